@@ -1,0 +1,57 @@
+"""Turns a config node into an object. A node is a mapping whose `_target_` names a Python class or function."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from dlrun.errors import Refused
+
+ALLOWED = ("dlrun", "torch.nn", "torch.optim", "torchvision.models", "torchvision.transforms")
+
+
+def allow(target: str, plugins: Iterable[str] = ()) -> None:
+    """Refuse a target outside dlrun, torch.nn, torch.optim, torchvision and the packages the user has named."""
+    known = (*ALLOWED, *plugins)
+    if not any(target.startswith(prefix + ".") for prefix in known):
+        raise Refused(
+            f"_target_ '{target}' is not allowed: it must be in {', '.join(known)}; "
+            f"to use a package of your own, name it on the command line: plugins=[{target.split('.')[0]}]"
+        )
+
+
+def locate(target: str, plugins: Iterable[str] = ()) -> Any:
+    """The class or function of this dotted name, checked where it is named and where it really lives."""
+    allow(target, plugins)
+    module_name, _, name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise Refused(f"_target_ '{target}' cannot be found: {error}") from error
+    home = getattr(found, "__module__", None)
+    if not callable(found) or home is None:
+        raise Refused(f"_target_ '{target}' is not a class or function")
+    allow(f"{home}.{name}", (*plugins, "torch") if target.startswith("torch") and home.startswith("torch.nn") else plugins)
+    return found
+
+
+def build(node: Mapping[str, Any], *context: Any, plugins: Iterable[str] = ()) -> Any:
+    """The object that a node describes: its target called with `context` and the node's other keys.
+
+    Nodes inside are built first. Raises Refused, naming the target, when the target refuses its arguments.
+    """
+    arguments = {key: _inner(value, plugins) for key, value in node.items() if key != "_target_"}
+    target = locate(node["_target_"], plugins)
+    try:
+        return target(*context, **arguments)
+    except (TypeError, ValueError) as error:
+        raise Refused(f"{node['_target_'].rpartition('.')[2]}: {error}") from error
+
+
+def _inner(value: Any, plugins: Iterable[str]) -> Any:
+    if isinstance(value, Mapping):
+        if "_target_" in value:
+            return build(value, plugins=plugins)
+        return {key: _inner(item, plugins) for key, item in value.items()}
+    return [_inner(item, plugins) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,8 @@
+"""The one exception that a user is meant to read."""
+
+
+class Refused(Exception):
+    """Something that was asked for makes no sense or is not there. Its text says what, and what there is instead.
+
+    The command line prints the text alone, without a traceback, and exits with code 2.
+    """

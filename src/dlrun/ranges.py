@@ -1,0 +1,51 @@
+"""Names for the numbers that settings take, so that a signature says what is in range. Needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers of one type between two ends. Ends are included unless `open_high` or `open_low` says otherwise."""
+
+    type: type
+    low: float
+    high: float
+    text: str
+    open_low: bool = False
+    open_high: bool = False
+
+    def holds(self, value: object) -> bool:
+        """Whether this value is of the type and in the range."""
+        kinds: tuple[type, ...] = (int,) if self.type is int else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds):
+            return False
+        above = value > self.low if self.open_low else value >= self.low
+        return above and (value < self.high if self.open_high else value <= self.high)
+
+
+_INF = float("inf")
+COUNT = Range(int, 1, _INF, "a whole number from 1 up")
+NATURAL = Range(int, 0, _INF, "a whole number from 0 up")
+POSITIVE = Range(float, 0, _INF, "a number above 0", open_low=True, open_high=True)
+NON_NEGATIVE = Range(float, 0, _INF, "a number from 0 up", open_high=True)
+PROBABILITY = Range(float, 0, 1, "a number from 0 up to, but not including, 1", open_high=True)
+FRACTION = Range(float, 0, 1, "a number from 0 to 1")
+
+Count = Annotated[int, COUNT]
+Natural = Annotated[int, NATURAL]
+Positive = Annotated[float, POSITIVE]
+NonNegative = Annotated[float, NON_NEGATIVE]
+Probability = Annotated[float, PROBABILITY]
+Fraction = Annotated[float, FRACTION]
+
+RANGES = {
+    "Count": COUNT,
+    "Natural": NATURAL,
+    "Positive": POSITIVE,
+    "NonNegative": NON_NEGATIVE,
+    "Probability": PROBABILITY,
+    "Fraction": FRACTION,
+}

@@ -1,0 +1,202 @@
+"""The nouns that the floors share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Kind = Literal["number", "fraction", "binary", "category", "multilabel", "tokens", "bag", "image", "series"]
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Field:
+    """What one column holds. A batch of it is a tensor of shape (B, *shape).
+
+    kind: number (float) · fraction (float in [0, 1]) · binary (float 0 or 1) · category (int64, 0..size-1) ·
+    multilabel (float 0 or 1 for each of `size` labels) · tokens (int64 ids, 0 = padding) · bag (sparse CSR counts of
+    words) · image (float, channels first) · series (float, time first). A scalar has shape (1,), a category shape ().
+    size: number of categories, labels or words. labels: their names. prior: what one would answer knowing nothing,
+    from training rows: class frequencies, label frequencies, or the mean.
+    """
+
+    kind: Kind
+    shape: tuple[int, ...] = ()
+    size: int = 0
+    labels: tuple[str, ...] = ()
+    prior: Tensor | None = None
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers a model answers for this target."""
+        if self.kind in ("category", "multilabel"):
+            return self.size
+        return torch.Size(self.shape).numel()
+
+    def activate(self, raw: Tensor) -> Tensor:
+        """The last layer of the book's table (§4.5): logits (B, outputs) → probabilities, or numbers as they are."""
+        if self.kind == "category":
+            return raw.softmax(-1)
+        if self.kind in ("binary", "multilabel", "fraction"):
+            return raw.sigmoid()
+        return raw
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a model is told of the data: its input and target columns by name."""
+
+    inputs: dict[str, Field]
+    targets: dict[str, Field] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Rows of different lengths: row i is values[offsets[i]:offsets[i + 1]]."""
+
+    values: np.ndarray
+    offsets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, rows: np.ndarray) -> Ragged:
+        """The rows of these indices, in this order."""
+        import numpy as np
+
+        lengths = np.diff(self.offsets)[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+        return Ragged(self.values[np.repeat(self.offsets[:-1][rows], lengths) + within], offsets)
+
+
+Column = Any  # a raw column: np.ndarray of any dtype (first axis = rows) or Ragged
+Rows = dict[str, Column]
+
+
+class Preparation(Protocol):
+    """One step from a raw column to numbers, learnt on training rows. Frozen: `fit` returns a copy that has learnt."""
+
+    def fit(self, column: Column) -> Preparation: ...
+
+    def __call__(self, column: Column) -> Column: ...
+
+    def state(self) -> dict[str, Any]:
+        """What was learnt, as plain JSON values; stored with the run."""
+        ...
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A dataset as found.
+
+    dev: all rows that may be looked at. test: reads the sealed rows; called by the final evaluation alone.
+    inputs, targets: column name → kind. learn: column name → the steps to learn on training rows, in order.
+    order: name of a column that puts rows in time, group: one that says who owns a row.
+    note: a line that must stand beside every result (SYNTHETIC, …).
+    """
+
+    dev: Rows
+    inputs: dict[str, Kind]
+    targets: dict[str, Kind]
+    learn: dict[str, tuple[Preparation, ...]]
+    test: Callable[[], Rows] | None = None
+    order: str | None = None
+    group: str | None = None
+    labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    note: str = ""
+
+    def __len__(self) -> int:
+        return len(next(iter(self.dev.values())))
+
+
+class Source(Protocol):
+    """Where batches come from."""
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        ...
+
+    def batches(self, size: int, *, seed: int | None = None, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
+        """Batches of `size` rows from batch number `start` on; without a seed in the rows' own order, else in an
+        order that is a function of (seed, epoch)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Data:
+    """What the engine is given: statistics, vocabularies and priors come from the training rows, never from the rest."""
+
+    spec: Spec
+    train: Source
+    val: Source | None = None
+    learnt: dict[str, tuple[Preparation, ...]] = field(default_factory=dict)
+
+
+@dataclass
+class Step:
+    """Minimise `loss` (a mean over the batch) over the objective's `groups[group]`, once."""
+
+    group: str
+    loss: Tensor
+    outputs: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one visit of a split came to. epoch counts from 1."""
+
+    epoch: int
+    split: str
+    values: dict[str, float]
+
+
+History = list[Row]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One fit: its stage, the settings that differ, and which fold of how many."""
+
+    stage: str = "fit"
+    fold: int = 0
+    folds: int = 1
+    repeat: int = 0
+    patch: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The name of its folder and its line in a table: 'fit', 'fold-2', 'repeat-1-fold-2'."""
+        repeat = f"repeat-{self.repeat + 1}-" if self.repeat else ""
+        return f"{repeat}fold-{self.fold + 1}" if self.folds > 1 else self.stage
+
+
+@dataclass(frozen=True)
+class Score:
+    """A measured mean with its 95 % interval over n rows; low and high are None where no interval is known."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one job: its scores on `split`, the common-sense baseline's beside them."""
+
+    job: Job
+    split: str
+    scores: dict[str, Score]
+    baseline: dict[str, Score] = field(default_factory=dict)
+    epochs: int = 0
+    checkpoint: str = ""
+    seconds: float = 0.0
+    note: str = ""
