@@ -1,0 +1,125 @@
+"""The door: words on the command line → one command. Nothing heavy is imported before it is known to be needed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from dlrun.errors import Refused
+
+
+def entry() -> None:
+    """What the `dlrun` command calls."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(words: list[str]) -> int:
+    """Run one command; answer with its exit code.
+
+    0 done · 1 something failed · 2 asked for something that makes no sense · 3 the loss became nan or infinite ·
+    130 Ctrl-C · 143 SIGTERM.
+    """
+    try:
+        return run(words)
+    except Refused as error:
+        print(f"dlrun: {error}".replace("\n", "\ndlrun: "), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("dlrun: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def run(words: list[str]) -> int:
+    """Find the command that these words name."""
+    if any(word in ("-h", "--help", "help") for word in words[:1]) or "--help" in words or "-h" in words:
+        return _help()
+    if words[:1] == ["--version"]:
+        from dlrun import __version__
+
+        print(f"dlrun {__version__}")
+        return 0
+    if words and words[0] in COMMANDS:
+        return COMMANDS[words[0]](words[1:])
+    return _train(words)
+
+
+def _help() -> int:
+    from dlrun.commands.help import help_text
+
+    print(help_text())
+    return 0
+
+
+def _ls(words: list[str]) -> int:
+    from dlrun.commands.ls import listing
+    from dlrun.commands.words import user_folders
+
+    folders, rest = user_folders(words)
+    print(listing(rest, folders))
+    return 0
+
+
+def _compare(words: list[str]) -> int:
+    from rich.console import Console
+
+    from dlrun.commands.compare import comparison
+
+    Console(highlight=False).print(comparison([Path(word) for word in words]))
+    return 0
+
+
+def _completion(words: list[str]) -> int:
+    from dlrun.commands.completion import completion
+
+    print(completion(words))
+    return 0
+
+
+def _complete(words: list[str]) -> int:
+    from dlrun.commands.completion import complete
+    from dlrun.commands.words import user_folders
+
+    folders, rest = user_folders(words[:-1])
+    print("\n".join(complete(rest, words[-1] if words else "", folders)))
+    return 0
+
+
+def _resume(words: list[str]) -> int:
+    from dlrun.commands.again import resume
+
+    return resume(words)
+
+
+def _rerun(words: list[str]) -> int:
+    from dlrun.commands.again import rerun
+
+    return rerun(words)
+
+
+def _evaluate(words: list[str]) -> int:
+    from dlrun.commands.again import evaluate
+
+    return evaluate(words)
+
+
+def _train(words: list[str]) -> int:
+    from dlrun.commands.train import train
+
+    return train(words)
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": _train,
+    "ls": _ls,
+    "compare": _compare,
+    "completion": _completion,
+    "complete": _complete,
+    "resume": _resume,
+    "rerun": _rerun,
+    "evaluate": _evaluate,
+}

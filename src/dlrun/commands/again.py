@@ -1,0 +1,97 @@
+"""Commands on a run that is there: `dlrun resume`, `dlrun rerun`, `dlrun evaluate`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dlrun.commands.check import check
+from dlrun.commands.configure import configure, keys, unknown_key
+from dlrun.commands.train import go, logging_to, make_folder, named_plugins, start
+from dlrun.commands.words import user_folders
+from dlrun.errors import Refused
+
+
+def opened(words: list[str], command: str) -> tuple[Path, dict[str, Any], list[str]]:
+    """The run folder that the first word names, its config, and the other words. Raises Refused where there is none."""
+    import yaml
+
+    if not words or "=" in words[0]:
+        raise Refused(f"dlrun {command} needs a run folder: dlrun {command} outputs/…")
+    folder = Path(words[0]).absolute()
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise Refused(f"{folder} is no run folder: it has no config.yaml")
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise Refused(f"{path} is damaged: {error}") from error
+    if not isinstance(config, dict) or not isinstance(config.get("engine"), dict):
+        raise Refused(f"{path} is not the config of a run")
+    return folder, config, words[1:]
+
+
+def change(config: dict[str, Any], words: list[str]) -> None:
+    """Set single keys of a saved config. Raises Refused for a key that is not there."""
+    import yaml
+
+    for word in words:
+        key, equals, value = word.partition("=")
+        node, parts = config, key.split(".")
+        for part in parts[:-1]:
+            node = node.get(part, {}) if isinstance(node, dict) else {}
+        if not equals or not isinstance(node, dict) or parts[-1] not in node:
+            raise Refused(unknown_key(key, keys(config)))
+        if isinstance(node[parts[-1]], dict):
+            raise Refused(f"{word}: a part cannot be exchanged in a run that is there; use dlrun rerun")
+        node[parts[-1]] = yaml.safe_load(value)
+
+
+def resume(words: list[str]) -> int:
+    """Go on with a run in its own folder, as if it had never stopped."""
+    folder, config, rest = opened(words, "resume")
+    plugins = named_plugins(rest)
+    change(config, [word for word in rest if not word.startswith("plugins=")])
+    check(config, plugins)
+    return go(config, folder, plugins)[0]
+
+
+def rerun(words: list[str]) -> int:
+    """Do a run again in a new folder: exactly, or with other settings on top of its words."""
+    folder, config, rest = opened(words, "rerun")
+    plugins = named_plugins(rest)
+    before = json.loads((folder / "command.txt").read_text(encoding="utf-8"))
+    if rest:
+        folders, more = user_folders(rest)
+        config = configure([*without(before, more), *more], folders, plugins)
+    check(config, plugins)
+    return start(config, [*without(before, rest), *rest], make_folder(config), plugins)
+
+
+def without(words: list[str], newer: list[str]) -> list[str]:
+    """The words whose keys are not set again by newer ones."""
+    again = {word.partition("=")[0].lstrip("+~") for word in newer}
+    return [word for word in words if word.partition("=")[0].lstrip("+~") not in again]
+
+
+def evaluate(words: list[str]) -> int:
+    """Score a finished run's checkpoint on its validation rows, or with test=true on the test rows (recorded)."""
+    folder, config, rest = opened(words, "evaluate")
+    plugins = named_plugins(rest)
+    name = next((word.partition("=")[2] for word in rest if word.startswith("checkpoint=")), "")
+    if name not in ("", "best", "last"):
+        raise Refused(f"checkpoint={name}: it must be best or last")
+    change(config, [word for word in rest if not word.startswith(("checkpoint=", "plugins="))])
+    check(config, plugins)
+    from rich.console import Console
+
+    from dlrun.experiment import Experiment
+    from dlrun.report.table import rich_table, summaries
+    from dlrun.rundir import result_line
+
+    console = Console(highlight=False)
+    with logging_to(folder, console):
+        results = Experiment(config, folder, plugins).evaluated(name)
+    console.print(*map(rich_table, summaries([result_line(result) for result in results], config)))
+    return 0

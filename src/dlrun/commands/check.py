@@ -1,0 +1,111 @@
+"""Checks a whole config before anything heavy is imported, and names all its faults at once."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from typing import Any
+
+from dlrun.build import allow
+from dlrun.errors import Refused
+from dlrun.models import model_fault
+from dlrun.problems import loss_fault, metric_fault
+from dlrun.signatures import misfit, signature
+
+CONTEXT = {"model": 1, "optimizer": 1, "loss": 1, "metric": 1}  # arguments that the runner gives, in order
+TYPES: dict[str, tuple[Any, str]] = {
+    "seed": (int, "a whole number"),
+    "test": (bool, "true or false"),
+    "output": (str, "a folder"),
+    "plugins": (list, "a list of package names"),
+}
+
+
+def check(config: dict[str, Any], plugins: tuple[str, ...]) -> None:
+    """Refuse a config with wrong keys, types, ranges, targets or combinations; one line a fault."""
+    faults = list(top_faults(config))
+    for group, node in config.items():
+        if group in ("metric", "callback"):
+            for name, part in node.items():
+                faults += node_faults(part, f"{group}.{name}", CONTEXT.get(group, 0), plugins)
+        elif isinstance(node, dict) and "_target_" in node:
+            faults += node_faults(node, group, CONTEXT.get(group, 0), plugins)
+    faults += pair_faults(config)
+    if faults:
+        raise Refused("\n".join(dict.fromkeys(faults)))
+
+
+def top_faults(config: dict[str, Any]) -> Iterator[str]:
+    """Faults of the settings at the root."""
+    for key, (wanted, text) in TYPES.items():
+        value = config[key]
+        if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+            yield f"{key}={value!r}: it must be {text}"
+    if config["source"] not in ("official", "sample"):
+        yield f"source={config['source']!r}: it must be official or sample"
+    weights = config["loss_weights"]
+    if weights is not None and not (
+        isinstance(weights, dict) and all(isinstance(v, int | float) and v >= 0 for v in weights.values())
+    ):
+        yield f"loss_weights={weights!r}: it must give a number from 0 up for each target, such as {{price: 1, rooms: 0.1}}"
+
+
+def node_faults(node: Any, place: str, context: int, plugins: tuple[str, ...]) -> Iterator[str]:
+    """Faults of one part: its target, its keys, and the types and ranges of its values."""
+    if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
+        yield f"{place}={node!r}: it is not a part; choose one by name: {place.partition('.')[0]}=NAME"
+        return
+    try:
+        allow(node["_target_"], plugins)
+    except Refused as error:
+        yield f"{place}: {error}"
+        return
+    found = signature(node["_target_"], context)
+    if found is None:
+        if node["_target_"].startswith("dlrun."):
+            yield f"{place}: there is no {node['_target_']}"
+        return
+    name = node["_target_"].rpartition(".")[2]
+    for key, value in node.items():
+        if key == "_target_":
+            continue
+        if key not in found.arguments:
+            if not found.open:
+                yield unknown_argument(place, key, name, list(found.arguments))
+        elif wanted := misfit(value, found.arguments[key]):
+            yield f"{place}.{key}={value!r}: it must be {wanted}"
+        elif isinstance(value, dict) and "_target_" in value:
+            yield from node_faults(value, f"{place}.{key}", 0, plugins)
+    for key, argument in found.arguments.items():
+        if argument.required and key not in node:
+            yield f"{place}: {name} needs a value for '{key}'"
+
+
+def unknown_argument(place: str, key: str, name: str, there: list[str]) -> str:
+    """The message for a key that a part does not have."""
+    close = difflib.get_close_matches(key, there, 1)
+    guess = f": did you mean '{close[0]}'?" if close else "."
+    return f"no setting '{place}.{key}' for {name}{guess} There are: {', '.join(there) or 'none'}"
+
+
+def pair_faults(config: dict[str, Any]) -> Iterator[str]:
+    """Parts that make no sense together, as far as the task says what its columns are."""
+    task = config.get("task") or {}
+    module, _, model = own(config, "model")
+    if task.get("inputs") and module and (fault := model_fault(model, task["inputs"])):
+        yield fault.replace("the data give", f"task={task['name']} gives")
+    for kind in (task.get("targets") or {}).values():
+        module, _, loss = own(config, "loss")
+        if module and (fault := loss_fault(loss, kind)):
+            yield fault
+        for metric in config["metric"]:
+            if config["metric"][metric]["_target_"] == f"dlrun.metrics.{metric}" and (
+                fault := metric_fault(metric, kind)
+            ):
+                yield fault
+
+
+def own(config: dict[str, Any], group: str) -> tuple[str, str, str]:
+    """The target of a group's part split at its last dot; empty where it is not dlrun's own."""
+    target = config[group].get("_target_", "")
+    return target.rpartition(".") if isinstance(target, str) and target.startswith("dlrun.") else ("", "", "")

@@ -1,0 +1,124 @@
+"""Words on the command line → a config of plain values. With commands/sweep.py the only importer of Hydra."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any
+
+from dlrun import places
+from dlrun.commands.check import check
+from dlrun.commands.words import check_words
+from dlrun.errors import Refused
+
+
+def configure(words: list[str], folders: list[Path], plugins: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The config that these words ask for, as plain values, checked. Raises Refused with all that is wrong in them."""
+    check_words(words, folders)
+    good, faults, unknown = list(words), [], []
+    while True:
+        try:
+            config = compose(good, folders)
+            break
+        except BadWord as bad:
+            if bad.word not in good:
+                raise Refused("\n".join([*faults, bad.text])) from bad
+            good.remove(bad.word)
+            unknown += [bad.key] if bad.key else []
+            faults += [] if bad.key else [bad.text]
+    faults += [unknown_key(key, keys(config)) for key in unknown]
+    try:
+        check(config, plugins)
+    except Refused as error:
+        faults.append(str(error))
+    if faults:
+        raise Refused("\n".join(faults))
+    return config
+
+
+class BadWord(Exception):
+    """A word that Hydra does not take: what it is, what is wrong, and the key where that does not exist."""
+
+    def __init__(self, word: str, text: str, key: str = "") -> None:
+        super().__init__(word, text, key)
+        self.word, self.text, self.key = word, text, key
+
+
+def compose(words: list[str], folders: list[Path]) -> dict[str, Any]:
+    """The config that these words ask for, resolved to plain values. Raises BadWord."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    _register(folders)
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(places.conf_folder()), version_base="1.3"):
+            found = hydra_compose("config", overrides=words)
+            config = OmegaConf.to_container(found, resolve=True, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise explain(error, words) from error
+    assert isinstance(config, dict)
+    return {str(key): value for key, value in config.items()}
+
+
+def _register(folders: list[Path]) -> None:
+    """Have Hydra look in the user's folders before ours."""
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+    class UserFolders(SearchPathPlugin):
+        def manipulate_search_path(self, search_path: Any) -> None:
+            for folder in reversed(current):
+                search_path.prepend("dlrun-user", f"file://{folder}", "main")
+
+    current[:] = folders
+    if not registered:
+        Plugins.instance().register(UserFolders)
+        registered.append(UserFolders)
+
+
+current: list[Path] = []  # read by the plugin above, which Hydra instantiates anew for each composition
+registered: list[type] = []
+
+
+def explain(error: Exception, words: list[str]) -> BadWord:
+    """What Hydra's error means, and which word it is about."""
+    text = str(error)
+    first = text.strip().splitlines()[0]
+    by_key = {word.partition("=")[0].lstrip("+~").partition("@")[0]: word for word in words}
+    if match := re.search(r"Could not override '([^'@]+)|Could not delete from config. '([^']+)'|Key '([^']+)' is not in struct", text):
+        key = next(filter(None, match.groups()))
+        key = key if key in by_key else next((k for k in by_key if k.endswith(f".{key}")), key)
+        return BadWord(by_key.get(key, ""), f"no setting '{key}'", key)
+    if match := re.search(r"Error merging override (\S+)", text):
+        return BadWord(match[1], f"{match[1]}: {str(error.__cause__ or error).strip().splitlines()[0]}")
+    if getattr(error, "options", None) is not None:
+        return BadWord("", f"no config '{getattr(error, 'missing_cfg_file', '')}' in the conf folders")
+    wrong = getattr(error, "override", None)
+    return BadWord(wrong or "", f"cannot read '{wrong}': {first}" if wrong else first)
+
+
+def unknown_key(key: str, there: list[str]) -> str:
+    """The message for a key that is not in the config, with the nearest that are."""
+    close = difflib.get_close_matches(key, there, 1, 0.6) or [k for k in there if k.rpartition(".")[2] == key][:1]
+    parent, _, _ = key.rpartition(".")
+    beside = [k for k in there if k.rpartition(".")[0] == parent] or [k for k in there if "." not in k]
+    guess = f": did you mean '{close[0]}'?" if close else "."
+    return f"no setting '{key}'{guess} There are: {', '.join(k.rpartition('.')[2] for k in beside)}"
+
+
+def keys(config: dict[str, Any], prefix: str = "") -> list[str]:
+    """Every key of a config in dotted form."""
+    found = []
+    for key, value in config.items():
+        if key == "_target_":
+            continue
+        found.append(prefix + key)
+        if isinstance(value, dict):
+            found += keys(value, f"{prefix}{key}.")
+    return found

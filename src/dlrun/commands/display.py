@@ -1,0 +1,179 @@
+"""Shows a fit while it goes on: a live bar on a terminal, one plain line an epoch anywhere else."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from dlrun.report.measures import lower_is_better, number
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+    from dlrun.engine import Trainer
+    from dlrun.types import Job, Row, Score
+
+PER_SECOND = 4
+WIDTH = 24
+
+
+class Display:
+    """Shows fits on one console. quiet: show nothing. monitor: the measure of 'so far' and 'baseline to beat'; without
+    it the baseline's first that is no loss. heartbeat: seconds of silence after which a line says how far it is."""
+
+    def __init__(self, console: Console, quiet: bool, monitor: str = "", heartbeat: float = 30.0) -> None:
+        self.console, self.quiet = console, quiet
+        self.monitor, self.heartbeat = monitor, heartbeat
+
+    @contextmanager
+    def __call__(self, trainer: Trainer, job: Job, baseline: dict[str, Score]) -> Iterator[None]:
+        """Show this fit as long as the block lasts. Only reads the trainer, and never from its inner loop."""
+        if self.quiet:
+            yield
+            return
+        look = Look(trainer, job.name, baseline, self.monitor)
+        with self._live(look) if self.console.is_terminal else self._lines(look):
+            yield
+        if self.console.is_terminal:
+            self._print(look.closing())
+
+    @contextmanager
+    def _live(self, look: Look) -> Iterator[None]:
+        from rich.live import Live
+
+        with Live(get_renderable=look.bar, console=self.console, refresh_per_second=PER_SECOND, transient=True):
+            yield
+
+    @contextmanager
+    def _lines(self, look: Look) -> Iterator[None]:
+        done = threading.Event()
+        watch = threading.Thread(target=self._beat, args=(look, done), daemon=True)
+
+        def after_epoch(trainer: Trainer) -> None:
+            self._print(look.epoch_line())
+
+        if look.to_beat():
+            self._print(f"{look.name}  {look.to_beat()}")
+        look.trainer.callbacks.append(after_epoch)
+        watch.start()
+        try:
+            yield
+        finally:
+            done.set()
+            watch.join()
+            look.trainer.callbacks.remove(after_epoch)
+
+    def _beat(self, look: Look, done: threading.Event) -> None:
+        while not done.wait(max(0.01, look.spoke_at + self.heartbeat - time.monotonic())):
+            if time.monotonic() - look.spoke_at >= self.heartbeat:
+                self._print(look.heartbeat_line())
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+class Look:
+    """What one fit looks like from outside, as text."""
+
+    def __init__(self, trainer: Trainer, name: str, baseline: dict[str, Any], monitor: str) -> None:
+        self.trainer, self.name, self.baseline = trainer, name, baseline
+        self.monitor = monitor or next((measure for measure in baseline if not measure.startswith("loss")), "")
+        self.began_at = self.epoch_at = self.spoke_at = time.monotonic()
+        self.began_with = epochs_done(trainer)
+        self.loss: float | None = None
+        self.loss_at = 0.0
+
+    def epoch_line(self) -> str:
+        """The epoch that has just ended, on one line; its time counts from the end of the one before."""
+        now = time.monotonic()
+        seconds, self.epoch_at, self.spoke_at = now - self.epoch_at, now, now
+        rows = [row for row in self.trainer.history[-2:] if row.epoch == self.trainer.epoch]
+        parts = [f"{self.name}  epoch {self.trainer.epoch}/{self.trainer.settings.epochs}", *map(row_text, rows)]
+        return "  ".join([*parts, f"{seconds:.1f} s"])
+
+    def heartbeat_line(self) -> str:
+        """How far a long epoch is, on one line."""
+        trainer, self.spoke_at = self.trainer, time.monotonic()
+        where = f"{self.name}  epoch {trainer.epoch + 1}/{trainer.settings.epochs}"
+        loss = "" if self._loss() is None else f"  loss {number(self.loss)}"
+        batches = f"  {trainer.split} batch {trainer.position}/{trainer.batches}"
+        return f"{where}{batches}{loss}  {self.spoke_at - self.epoch_at:.0f} s"
+
+    def bar(self) -> Text:
+        """The live picture: three short lines."""
+        from rich.text import Text
+
+        trainer = self.trainer
+        done = min(1.0, epochs_done(trainer) / max(trainer.settings.epochs, 1))
+        filled = round(done * WIDTH)
+        line = Text(f"{self.name}  ", style="bold", no_wrap=True, overflow="ellipsis")
+        line.append("━" * filled, style="green").append("━" * (WIDTH - filled), style="bright_black")
+        epoch = min(trainer.epoch + 1, trainer.settings.epochs)
+        line.append(f"  epoch {epoch}/{trainer.settings.epochs} {trainer.split}", style="not bold")
+        loss = "" if self._loss() is None else f"loss {number(self.loss)}"
+        for parts in ((loss, self._so_far(), self._remaining()), (self.to_beat(),)):
+            text = " · ".join(filter(None, parts))
+            line.append(f"\n{text}" if text else "", style="not bold cyan")
+        return line
+
+    def closing(self) -> str:
+        """What stays on a terminal once the fit is over: one line."""
+        seconds = f"{time.monotonic() - self.began_at:.1f} s"
+        parts = (f"{self.name}  {self.trainer.epoch} epochs", self._so_far(), self.to_beat(), seconds)
+        return "  ".join(filter(None, parts))
+
+    def to_beat(self) -> str:
+        """'baseline to beat: accuracy 0.5100', or nothing."""
+        score = self.baseline.get(self.monitor)
+        return f"baseline to beat: {self.monitor} {number(score.value)}" if score else ""
+
+    def _so_far(self) -> str:
+        return best_so_far(list(self.trainer.history), self.monitor or "loss")
+
+    def _remaining(self) -> str:
+        done = epochs_done(self.trainer)
+        seconds = time.monotonic() - self.began_at
+        if done - self.began_with < 0.02 or seconds < 1:
+            return ""
+        left = seconds / (done - self.began_with) * max(0.0, self.trainer.settings.epochs - done)
+        return f"about {duration(left)} left"
+
+    def _loss(self) -> float | None:
+        """The recent loss, read at most PER_SECOND times a second: on a GPU the reading waits for the device."""
+        now = time.monotonic()
+        if now - self.loss_at >= 1 / PER_SECOND:
+            self.loss, self.loss_at = self.trainer.running, now
+        return self.loss
+
+
+def epochs_done(trainer: Trainer) -> float:
+    """How many epochs are done; of the one that goes on, the share of its training."""
+    if trainer.split == "val":
+        return trainer.epoch + (1.0 if trainer.position else 0.0)
+    return trainer.epoch + (trainer.position / trainer.batches if trainer.batches else 0.0)
+
+
+def best_so_far(rows: list[Row], measure: str) -> str:
+    """'best val accuracy 0.8890 (epoch 7)', or nothing before the first validation."""
+    known = [row for row in rows if row.split == "val" and measure in row.values]
+    if not known:
+        return ""
+    best = (min if lower_is_better(measure) else max)(known, key=lambda row: row.values[measure])
+    return f"best val {measure} {number(best.values[measure])} (epoch {best.epoch})"
+
+
+def row_text(row: Row) -> str:
+    """'val loss 0.2790 accuracy 0.8890'."""
+    return " ".join([row.split, *(f"{name} {number(value)}" for name, value in row.values.items())])
+
+
+def duration(seconds: float) -> str:
+    """'8 s', '3:07 min', '2:05 h'."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60}:{whole % 60:02} min" if whole < 3600 else f"{whole // 3600}:{whole // 60 % 60:02} h"

@@ -1,0 +1,67 @@
+"""The text of `dlrun --help`: one screen, made from the file names of the conf folders."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+from dlrun.places import all_folders, all_groups
+
+COLUMNS, LINES = 80, 24
+COMMANDS = {
+    "resume": "go on with a run that was cut short",
+    "rerun": "the same run again, in a new folder",
+    "evaluate": "measure a finished run",
+    "compare": "runs side by side",
+    "ls": "what there is to choose from",
+    "completion": "TAB for bash, zsh or fish",
+}
+ARGUMENTS = {
+    "resume": "RUN",
+    "rerun": "RUN",
+    "evaluate": "RUN",
+    "compare": "RUN…",
+    "ls": "[GROUP]",
+    "completion": "SHELL",
+}
+KEYS = (
+    "engine.epochs=5",
+    "engine.batch_size=64",
+    "engine.device=cpu",
+    "optimizer=adam",
+    "optimizer.lr=0.01",
+    "loss=mae",
+    "protocol=kfold",
+    "seed=1",
+    "preset=smoke",
+    "test=true",
+)
+EXAMPLES = (
+    "dlrun task=mnist model=convnet",
+    "dlrun task=boston_housing protocol=kfold engine.epochs=80",
+    "dlrun -m task=imdb optimizer.lr=0.01,0.001",
+)
+
+
+def help_text(folders: Sequence[Path] = ()) -> str:
+    """At most 24 lines of 80 columns. folders: the user's conf folders, strongest first."""
+    found = all_groups(all_folders(folders))
+    lines = ["dlrun: run a deep-learning experiment and keep all of it in one folder", ""]
+    lines += ["dlrun [key=value]…              train; -m: a sweep over key=a,b"]
+    commands = [f"dlrun {name} {ARGUMENTS[name]}" for name in COMMANDS]
+    lines += [f"{call:<32}{text}" for call, text in zip(commands, COMMANDS.values(), strict=True)]
+    lines += ["", *_names("task=", found.get("task", []), 3), *_names("model=", found.get("model", []), 3)]
+    lines += _names("keys", list(KEYS), 3, "  ")
+    lines += ["", *(f"  {example}" for example in EXAMPLES)]
+    return "\n".join(lines[:LINES])
+
+
+def _names(head: str, names: list[str], most: int, between: str = " ") -> list[str]:
+    """Names in a hanging paragraph of at most `most` lines; what does not fit is told to be there."""
+    rest = f"… (all: dlrun ls {head.strip('=')})"
+    text = between.join(names) or "none"
+    wrapper = textwrap.TextWrapper(COLUMNS, initial_indent=f"{head:<8}", subsequent_indent=" " * 8, max_lines=most)
+    wrapper.break_long_words = wrapper.break_on_hyphens = False
+    wrapper.placeholder = f" {rest}"
+    return wrapper.wrap(text)

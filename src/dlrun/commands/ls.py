@@ -1,0 +1,64 @@
+"""`dlrun ls`: what each config group offers, in one line each. Reads the conf folders only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dlrun.errors import Refused
+from dlrun.places import all_folders, all_groups, option_file
+
+
+def listing(words: Sequence[str], folders: Sequence[Path] = ()) -> str:
+    """The text of `dlrun ls [group…]`: options with what they are for; without a group, how many each group has.
+
+    folders: the user's conf folders, strongest first. Raises Refused for a group that is not there.
+    """
+    places = all_folders(folders)
+    found = all_groups(places)
+    if not words:
+        return _counts(found)
+    return "\n\n".join(_options(group_named(word, found), found, places) for word in words)
+
+
+def group_named(word: str, found: dict[str, list[str]]) -> str:
+    """The group that is meant by a singular or plural name."""
+    for group in found:
+        if word.lower() in (group, f"{group}s", f"{group}es"):
+            return group
+    import difflib
+
+    near = difflib.get_close_matches(word, found, 1)
+    hint = f": did you mean '{near[0]}'?" if near else "."
+    raise Refused(f"no group '{word}'{hint} There are: {', '.join(found)}")
+
+
+def first_comment(file: Path) -> str:
+    """The first comment line of a YAML file that says something to people."""
+    with file.open(encoding="utf-8") as stream:
+        for line in stream:
+            text = line.strip()
+            if text.startswith("#") and "@package" not in text and text.strip("# "):
+                return text.lstrip("# ")
+            if text and not text.startswith("#"):
+                break
+    return ""
+
+
+def _counts(found: dict[str, list[str]]) -> str:
+    lines = [f"{group:<12}{len(choices):>4}   {_some(choices)}" for group, choices in found.items()]
+    return "\n".join([*lines, "", "What they are for: dlrun ls tasks, dlrun ls models, …"])
+
+
+def _some(choices: list[str]) -> str:
+    text = ", ".join(choices)
+    return text if len(text) <= 58 else text[:58].rpartition(",")[0] + ", …"
+
+
+def _options(group: str, found: dict[str, list[str]], places: list[Path]) -> str:
+    width = max(map(len, found[group])) + 2
+    lines = []
+    for option in found[group]:
+        file = option_file(places, group, option)
+        lines.append(f"  {option:<{width}}{first_comment(file) if file else ''}".rstrip())
+    return "\n".join([f"{group}=", *lines])

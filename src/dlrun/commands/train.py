@@ -1,0 +1,156 @@
+"""`dlrun task=… model=…`: one run from words to report."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dlrun.commands.configure import configure
+from dlrun.commands.words import user_folders
+from dlrun.errors import Refused
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dlrun.types import Result
+
+
+def train(words: list[str]) -> int:
+    """Train what the words say; with -m, everything that they say. Answers with the exit code."""
+    folders, rest = user_folders(words)
+    if "--cfg" in rest or "--cfg=job" in rest:
+        return show(rest, folders)
+    if "-m" in rest or "--multirun" in rest:
+        from dlrun.commands.sweep import sweep
+
+        return sweep([word for word in rest if word not in ("-m", "--multirun")], folders)
+    plugins = named_plugins(rest)
+    config = configure(rest, folders, plugins)
+    return start(config, rest, make_folder(config), plugins)
+
+
+def show(words: list[str], folders: list[Path]) -> int:
+    """Print the config that the words ask for, and stop."""
+    import yaml
+
+    kept = [word for word in words if word not in ("--cfg", "--cfg=job", "job", "-m", "--multirun")]
+    print(yaml.safe_dump(configure(kept, folders, named_plugins(kept)), sort_keys=False), end="")
+    return 0
+
+
+def named_plugins(words: list[str]) -> tuple[str, ...]:
+    """The packages that `plugins=[…]` names among these words; they become importable from the working folder."""
+    names = [word.partition("=")[2].strip("[]").split(",") for word in words if word.lstrip("+").startswith("plugins=")]
+    plugins = tuple(name.strip() for group in names for name in group if name.strip())
+    if plugins and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    return plugins
+
+
+def make_folder(config: dict[str, Any]) -> Path:
+    """A folder for a new run: output/task/model/time."""
+    from dlrun.rundir import create
+
+    return create(Path(config["output"]), config["task"]["name"], config["model"]["_target_"].rpartition(".")[2])
+
+
+def start(config: dict[str, Any], words: list[str], folder: Path, plugins: tuple[str, ...] = ()) -> int:
+    """Begin a run in a new folder. A run that is refused before it trained leaves no folder behind."""
+    import yaml
+
+    from dlrun.rundir import environment, write_text
+
+    write_text(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+    write_text(folder / "command.txt", json.dumps(words) + "\n")
+    write_text(folder / "environment.json", json.dumps(environment(), indent=1) + "\n")
+    try:
+        return go(config, folder, plugins)[0]
+    except Refused:
+        if not (folder / "history.jsonl").exists():
+            shutil.rmtree(folder)
+        raise
+
+
+def go(config: dict[str, Any], folder: Path, plugins: tuple[str, ...] = ()) -> tuple[int, list[Result]]:
+    """Run, or go on with, what the config says in this folder; answers with the exit code and the results."""
+    from rich.console import Console
+
+    from dlrun.commands.display import Display
+    from dlrun.engine import Interrupted
+    from dlrun.experiment import Experiment
+    from dlrun.meter import Diverged
+
+    console = Console(highlight=False)
+    with logging_to(folder, console):
+        try:
+            console.print(f"run folder: {folder}", soft_wrap=True)
+            results = Experiment(config, folder, plugins).results(Display(console, quiet=False))
+        except Interrupted as stop:
+            console.print(f"stopped and saved; to go on: dlrun resume {folder}", soft_wrap=True)
+            return 128 + stop.number, []
+        except Diverged as error:
+            logging.getLogger("dlrun").error("stopped: %s", error)
+            return 3, []
+        finish(config, folder, results, console)
+    return int(any("FAILED" in result.note for result in results)), results
+
+
+def finish(config: dict[str, Any], folder: Path, results: list[Result], console: Console) -> None:
+    """Write pictures and report, and show the small table at the end."""
+    from dlrun.report.table import result_tables
+    from dlrun.report.write import write
+
+    made = write(folder)
+    console.print(*result_tables(folder))
+    for line in book_lines(config, results):
+        console.print(line, soft_wrap=True)
+    console.print(f"report: {next(path for path in made if path.name == 'report.html')}", soft_wrap=True)
+
+
+def book_lines(config: dict[str, Any], results: list[Result]) -> list[str]:
+    """Ours beside the book's figure, where the run is one of the book's and the data are the real ones."""
+    book = config.get("book")
+    if not book:
+        return []
+    split, _, name = book["measure"].partition("/")
+    values = [result.scores[name].value for result in results if result.split == split and name in result.scores]
+    if not values or any("SYNTHETIC" in result.note for result in results):
+        return [f"book §{book['section']}: {book['measure']} {book['figure']}; nothing here to compare with it"]
+    mean = sum(values) / len(values)
+    reached = "inside" if book["low"] <= mean <= book["high"] else "OUTSIDE"
+    return [
+        f"book §{book['section']}: {book['measure']} {book['figure']}; here {mean:.4f}, "
+        f"{reached} the accepted range {book['low']} to {book['high']}"
+    ]
+
+
+@contextmanager
+def logging_to(folder: Path, console: Console) -> Iterator[None]:
+    """Inside, dlrun's log goes to the run's log.txt in full, and to the terminal as plain lines."""
+    from dlrun.rundir import RunDir
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            console.print(record.getMessage(), soft_wrap=True, markup=False)
+
+    logger = logging.getLogger("dlrun")
+    handlers = [RunDir(folder).log(), Lines()]
+    level, logger.level = logger.level, logging.INFO
+    for handler in handlers:
+        logger.addHandler(handler)
+    try:
+        yield
+    except Exception:
+        handlers[0].handle(logger.makeRecord("dlrun", logging.ERROR, "", 0, "failed", (), sys.exc_info()))
+        raise
+    finally:
+        for handler in handlers:
+            logger.removeHandler(handler)
+            handler.close()
+        logger.level = level

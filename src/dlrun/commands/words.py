@@ -1,0 +1,78 @@
+"""The words of a command line, looked at before anything heavy is imported."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from pathlib import Path
+
+from dlrun import places
+from dlrun.errors import Refused
+
+
+def user_folders(words: list[str]) -> tuple[list[Path], list[str]]:
+    """The user's own conf folders, strongest first, and the words without `--config-dir`.
+
+    Taken from --config-dir (as often as wanted), then DLRUN_CONFIG_PATH, then ./conf where that is not a whole
+    config tree of another project. Raises Refused for a folder that is not there.
+    """
+    folders, rest, queue = [], [], list(words)
+    while queue:
+        word = queue.pop(0)
+        if word == "--config-dir":
+            if not queue:
+                raise Refused("--config-dir needs a folder after it")
+            folders.append(Path(queue.pop(0)))
+        elif word.startswith("--config-dir="):
+            folders.append(Path(word.partition("=")[2]))
+        else:
+            rest.append(word)
+    folders += [Path(name) for name in os.environ.get("DLRUN_CONFIG_PATH", "").split(os.pathsep) if name]
+    for folder in folders:
+        if not folder.is_dir():
+            raise Refused(f"no config folder {folder.absolute()}")
+    here = Path("conf")
+    if here.is_dir() and not (here / "config.yaml").exists():
+        folders.append(here)
+    return [folder.absolute() for folder in folders], rest
+
+
+def check_words(words: list[str], folders: list[Path]) -> None:
+    """Refuse, all at once, words that are no overrides, unknown groups and unknown options. Imports nothing heavy."""
+    there = places.all_groups(places.all_folders(folders))
+    faults = [fault for word in words if (fault := _word_fault(word, there))]
+    if faults:
+        raise Refused("\n".join(faults))
+
+
+def _word_fault(word: str, there: dict[str, list[str]]) -> str | None:
+    key, equals, value = word.partition("=")
+    if word.startswith("-"):
+        return f"no flag {word}: see dlrun --help"
+    if not equals:
+        if key.startswith("~"):
+            return None
+        return f"'{word}' is neither a command nor a setting: settings are key=value, such as task=imdb{_near(word, there)}"
+    group = key.lstrip("+")
+    if group not in there or (value == "null" and group in ("experiment", "preset")):
+        return None
+    names = value.strip("[] ").split(",")
+    if value in ("null", "") or "{" in value:
+        return f"{word}: choose a {group} by name. There are: {', '.join(there[group])}"
+    if len(names) > 1 and "[" not in value:
+        return f"{word}: several values make a sweep: add -m"
+    unknown = [name.strip() for name in names if name.strip() not in there[group] and "[" not in name]
+    return "\n".join(missing_option(group, name, there) for name in unknown) or None
+
+
+def missing_option(group: str, name: str, there: dict[str, list[str]]) -> str:
+    """The message for an option that a group does not have."""
+    close = difflib.get_close_matches(name, there[group], 1)
+    guess = f": did you mean '{close[0]}'?" if close else "."
+    return f"no {group} '{name}'{guess} There are: {', '.join(there[group])}"
+
+
+def _near(word: str, there: dict[str, list[str]]) -> str:
+    owners = [group for group, options in there.items() if word in options]
+    return f"; did you mean {owners[0]}={word}?" if owners else ""

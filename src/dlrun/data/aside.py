@@ -1,0 +1,55 @@
+"""Sets test rows aside where a dataset has no official ones. The same rows for every seed of a run."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dlrun.errors import Refused
+
+SEED = 113  # a property of the dataset, not of the run
+
+
+def random(count: int, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Indices (development, test), both in the rows' own order: a random `share` of `count` rows is the test."""
+    order = np.random.RandomState(SEED).permutation(count)
+    return _sorted(order, int(round(count * share)))
+
+
+def stratified(labels: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Like `random`, with the same `share` of every class; a class never leaves the development rows."""
+    _, classes = np.unique(labels, return_inverse=True)
+    drawn = np.random.RandomState(SEED).permutation(len(labels))
+    wanted = np.bincount(classes) * share
+    ranks = np.empty(len(labels), np.int64)
+    by_class = drawn[np.argsort(classes[drawn], kind="stable")]
+    sizes = np.bincount(classes)
+    ranks[by_class] = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    taken = np.minimum(np.round(wanted), sizes - 1)
+    sealed = ranks < taken[classes]
+    return np.flatnonzero(~sealed), _some(np.flatnonzero(sealed), share)
+
+
+def latest(times: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Like `random`, but the test rows are the last `share` in time; rows of one moment keep together."""
+    cut = np.sort(times)[-max(1, int(round(len(times) * share)))]
+    return np.flatnonzero(times < cut), _some(np.flatnonzero(times >= cut), share)
+
+
+def grouped(owners: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Like `random`, but all rows of one owner go to one side; owners are drawn until `share` of the rows is there."""
+    names, which = np.unique(owners, return_inverse=True)
+    order = np.random.RandomState(SEED).permutation(len(names))
+    rows = np.cumsum(np.bincount(which)[order])
+    enough = int(np.searchsorted(rows, share * len(owners))) + 1
+    sealed = np.isin(which, order[: min(enough, len(names) - 1)])
+    return np.flatnonzero(~sealed), _some(np.flatnonzero(sealed), share)
+
+
+def _sorted(order: np.ndarray, test: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.sort(order[test:]), _some(np.sort(order[:test]), test / max(1, len(order)))
+
+
+def _some(test: np.ndarray, share: float) -> np.ndarray:
+    if share and not len(test):
+        raise Refused(f"data.test={share:g} sets no row aside: there are too few; data.test=0 goes without test rows")
+    return test

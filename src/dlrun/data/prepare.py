@@ -1,0 +1,149 @@
+"""From a dataset as found to what is trained on: every step is learnt on the training rows, and on no other."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dlrun.errors import Refused
+from dlrun.tables import Bag, Pixels, Plain, Table
+from dlrun.types import Column, Data, Field, Kind, Preparation, Ragged, Raw, Rows, Spec
+
+Steps = tuple[Preparation, ...]
+Stored = Plain | Pixels | Bag
+
+
+def prepare(raw: Raw, train: np.ndarray, val: np.ndarray | None) -> Data:
+    """Data whose statistics, vocabularies and priors come from the rows `train` of raw.dev.
+
+    train, val: row indices, used in their order. Raises Refused when there is no training row, when a target is
+    missing, or when all development rows are of one class.
+    """
+    _check(raw, train, val)
+    learnt: dict[str, Steps] = {}
+    columns: dict[str, Stored] = {}
+    for name, kind in (raw.inputs | raw.targets).items():
+        learnt[name], column = _learn(raw.learn.get(name, ()), raw.dev[name][train])
+        columns[name] = _store(name, kind, column)
+    inputs = {name: _field(raw, name, kind, columns[name], learnt[name]) for name, kind in raw.inputs.items()}
+    targets = {name: _field(raw, name, kind, columns[name], learnt[name]) for name, kind in raw.targets.items()}
+    data = Data(Spec(inputs, targets), Table(columns), None, learnt)
+    if val is None:
+        return data
+    held_out = {name: raw.dev[name][val] for name in columns}
+    return Data(data.spec, data.train, apply(raw, data, held_out), learnt)
+
+
+def apply(raw: Raw, data: Data, rows: Rows) -> Table:
+    """Other rows, such as raw.test(), prepared with what was learnt. Rows without a target column go without it.
+
+    Raises Refused when an input is absent, when a target value is missing, or when a class is unknown.
+    """
+    absent = [name for name in raw.inputs if name not in rows]
+    if absent:
+        raise Refused(f"these rows lack the input column {', '.join(absent)}; they have: {', '.join(rows)}")
+    columns: dict[str, Stored] = {}
+    for name, kind in (raw.inputs | raw.targets).items():
+        if name not in rows:
+            continue
+        if name in raw.targets:
+            _check_target(name, rows[name])
+        column = rows[name]
+        for step in data.learnt[name]:
+            column = step(column)
+        columns[name] = _store(name, kind, column)
+    return Table(columns)
+
+
+def state(learnt: dict[str, Steps]) -> dict[str, list[dict[str, Any]]]:
+    """What was learnt, as plain JSON values: column → its steps in order, each with its name."""
+    return {name: [{"step": type(step).__name__, **step.state()} for step in steps] for name, steps in learnt.items()}
+
+
+def fingerprint(rows: Rows) -> str:
+    """The sha256 of column names, dtypes, shapes and values: equal for equal rows in equal order, on any machine."""
+    digest = hashlib.sha256()
+    for name in sorted(rows):
+        column = rows[name]
+        parts = (column.values, column.offsets) if isinstance(column, Ragged) else (np.asarray(column),)
+        for part in parts:
+            digest.update(f"{name} {part.dtype.str} {part.shape};".encode())
+            digest.update(_bytes(part))
+    return digest.hexdigest()
+
+
+def _bytes(part: np.ndarray) -> Any:
+    if part.dtype.kind in "OU":
+        return "\0".join(map(str, part.ravel())).encode()
+    return np.ascontiguousarray(part).reshape(-1).view(np.uint8).data
+
+
+def _learn(steps: Steps, column: Column) -> tuple[Steps, Column]:
+    fitted: list[Preparation] = []
+    for step in steps:
+        fitted.append(step.fit(column))
+        column = fitted[-1](column)
+    return tuple(fitted), column
+
+
+def _store(name: str, kind: Kind, column: Column) -> Stored:
+    if isinstance(column, Bag):
+        return column
+    if isinstance(column, Ragged):
+        raise Refused(
+            f"'{name}' has rows of different lengths: a column of kind {kind} needs a step that evens them out"
+        )
+    if kind == "image" and column.dtype == np.uint8:
+        return Pixels(torch.from_numpy(np.require(column, requirements=["C", "W"])))
+    if kind in ("category", "tokens"):
+        return Plain(torch.from_numpy(np.require(column, np.int64, ["C", "W"])))
+    values = torch.from_numpy(np.require(column, np.float32, ["C", "W"]))
+    return Plain(values[:, None] if values.ndim == 1 else values)
+
+
+def _field(raw: Raw, name: str, kind: Kind, column: Stored, steps: Steps) -> Field:
+    learnt: tuple[str, ...] = getattr(steps[-1], "labels", ()) if steps else ()
+    labels = raw.labels.get(name) or learnt
+    if isinstance(column, Bag):
+        return Field(kind, (column.width,), column.width, labels)
+    shape = tuple(column.values.shape[1:])
+    if kind == "category":
+        size = len(labels) or 1 + int(column.values.max())
+    else:
+        size = shape[0] if kind == "multilabel" else 0
+    if kind in ("number", "series", "image") and labels and (len(shape) != 1 or len(labels) != shape[0]):
+        labels = ()  # the steps have added columns that have no name
+    prior = _prior(kind, column.values, size) if name in raw.targets else None
+    return Field(kind, shape, size, labels, prior)
+
+
+def _prior(kind: Kind, values: Tensor, size: int) -> Tensor:
+    """Class frequencies, label frequencies, or the mean, over the training rows."""
+    if kind == "category":
+        return torch.bincount(values.reshape(-1), minlength=size).to(torch.float32) / values.numel()
+    return values.to(torch.float64).mean(0).to(torch.float32)
+
+
+def _check(raw: Raw, train: np.ndarray, val: np.ndarray | None) -> None:
+    if not len(train) or (val is not None and not len(val)):
+        held_out = 0 if val is None else len(val)
+        raise Refused(f"{len(raw)} rows leave {len(train)} training and {held_out} validation rows: there are too few")
+    for name, kind in raw.targets.items():
+        _check_target(name, raw.dev[name])
+        if kind in ("binary", "category") and (raw.dev[name] == raw.dev[name][0]).all():
+            raise Refused(f"target '{name}' has one class only, '{raw.dev[name][0]}', in all {len(raw)} rows")
+
+
+def _check_target(name: str, column: np.ndarray) -> None:
+    if column.dtype.kind == "f":
+        missing = ~np.isfinite(column)
+    else:
+        missing = column == "" if column.dtype.kind in "OU" else np.zeros(len(column), bool)
+    rows = np.flatnonzero(missing.reshape(len(column), -1).any(axis=1))
+    if len(rows):
+        some = ", ".join(str(row + 1) for row in rows[:5]) + (", …" if len(rows) > 5 else "")
+        raise Refused(f"target '{name}' is missing in {len(rows)} rows (number {some}): take them out, or fill them in")

@@ -1,0 +1,82 @@
+"""Small SYNTHETIC stand-ins of the same shape as official datasets, for trying things out without a network."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dlrun.data.cells import Cells
+from dlrun.types import Ragged, Rows
+
+SEED = 113
+DEV, TEST = 600, 120
+VOCABULARY = 2000
+
+
+def note(name: str) -> str:
+    """The line that stands beside every result on a sample."""
+    return f"SYNTHETIC sample, not the real {name}: its figures say nothing about {name}"
+
+
+def images(task: str, target: str, split: str) -> Rows:
+    """Ten blurred patterns, moved about and noisy: uint8 (N, 1, 28, 28) and classes (N,)."""
+    shapes = np.random.RandomState(SEED + len(task))
+    patterns = (shapes.rand(10, 6, 6) > 0.55).repeat(4, 1).repeat(4, 2)
+    count, seed = (DEV, SEED) if split == "train" else (TEST, SEED + 1)
+    random = np.random.RandomState(seed)
+    labels = random.permutation(np.arange(count) % 10)
+    drawn = np.zeros((count, 28, 28))
+    for row, (down, right) in enumerate(random.randint(0, 5, (count, 2))):
+        drawn[row, down : down + 24, right : right + 24] = patterns[labels[row]]
+    drawn = 200 * drawn * random.uniform(0.6, 1, (count, 1, 1)) + random.normal(0, 25, drawn.shape)
+    return {"image": drawn.clip(0, 255).astype(np.uint8)[:, None], target: labels.astype(np.int64)}
+
+
+def reviews(split: str) -> tuple[Ragged, np.ndarray]:
+    """Word lists in which words 20 to 39 are said by the pleased and 40 to 59 by the others, and who is pleased."""
+    count, seed = (DEV, SEED) if split == "train" else (TEST, SEED + 1)
+    random = np.random.RandomState(seed)
+    labels = random.permutation(np.arange(count) % 2)
+    return _lists(random, labels, np.array([40, 20]), 20), labels.astype(np.int64)
+
+
+def newswires(topics: int) -> tuple[Ragged, np.ndarray]:
+    """Word lists with five words that only their topic uses; topics of falling frequency, topic 3 the most frequent."""
+    random = np.random.RandomState(SEED)
+    frequency = 1 / (1 + np.abs(np.arange(topics) - 3.0))
+    labels = random.choice(topics, DEV + TEST, p=frequency / frequency.sum())
+    labels[:topics] = np.arange(topics)
+    return _lists(random, labels, 20 + 5 * np.arange(topics), 5), labels.astype(np.int64)
+
+
+def _lists(random: np.random.RandomState, labels: np.ndarray, first: np.ndarray, own: int) -> Ragged:
+    """Lists of common words and of the class's `own` words, which begin with number first[class]."""
+    lengths = random.randint(15, 60, len(labels))
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    common = (VOCABULARY ** random.rand(offsets[-1])).astype(np.int32)  # few words are frequent, as in a language
+    special = np.repeat(first[labels], lengths) + random.randint(0, own, offsets[-1])
+    values = np.where(random.rand(offsets[-1]) < 0.12, special, common)
+    return Ragged(values.astype(np.int32), offsets)
+
+
+def boston() -> tuple[np.ndarray, np.ndarray]:
+    """13 random columns (506, 13) of different scales, and prices (506,) in k$ that follow from five of them."""
+    random = np.random.RandomState(SEED)
+    columns = random.normal(size=(506, 13))
+    prices = 22 + columns[:, :5] @ np.array([3.0, -2.0, 4.0, 1.0, -1.5]) + 2 * np.tanh(columns[:, 0] * columns[:, 1])
+    prices = (prices + random.normal(0, 1.5, 506)).clip(5, 50)
+    return columns * np.geomspace(0.1, 100, 13) + np.arange(13), prices
+
+
+def california(columns: tuple[str, ...]) -> Cells:
+    """A table with the given columns (the last but one the target, the last a text), and 1 % missing bedrooms."""
+    random = np.random.RandomState(SEED)
+    count = DEV + TEST
+    places = np.array(["<1H OCEAN", "INLAND", "NEAR BAY", "NEAR OCEAN"])[random.randint(0, 4, count)]
+    numbers = random.lognormal(1.5, 0.5, (count, len(columns) - 2))
+    value = 60_000 + 35_000 * numbers[:, -1] + 50_000 * (places != "INLAND") + random.normal(0, 20_000, count)
+    table = {name: [f"{number:.4f}" for number in numbers[:, place]] for place, name in enumerate(columns[:-2])}
+    for row in random.choice(count, count // 100, replace=False):
+        table["total_bedrooms"][row] = ""
+    table[columns[-2]] = [f"{number:.0f}" for number in value.clip(15_000, 500_001)]
+    table[columns[-1]] = places.tolist()
+    return Cells("the synthetic sample", table, list(range(2, count + 2)))

@@ -1,0 +1,148 @@
+"""From cells to a dataset: which columns are numbers, which are categories, and what is learnt of each."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from dlrun.data import features as made
+from dlrun.data.answers import Target
+from dlrun.data.cells import Cells
+from dlrun.data.features import Feature
+from dlrun.data.steps import Bins, Categories, Impute, Standardise, Unit
+from dlrun.errors import Refused
+from dlrun.types import Kind, Preparation, Raw, Rows
+
+log = logging.getLogger("dlrun")
+
+SCALING: dict[str, tuple[Preparation, ...]] = {"standardise": (Standardise(),), "unit": (Unit(),), "none": ()}
+NUMBERS = "features"  # all number columns together are one input of this name
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What becomes of each column of a table. It is the same for development and test rows."""
+
+    numeric: tuple[str, ...]
+    text: tuple[str, ...]
+    features: tuple[Feature, ...]
+    targets: tuple[Target, ...]
+    order: str | None = None
+    group: str | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that rows must have."""
+        made_from = [column for feature in self.features for column in feature.columns]
+        asked = [column for target in self.targets for column in target.columns]
+        return (*self.numeric, *self.text, *made_from, *asked, *filter(None, (self.order, self.group)))
+
+    @property
+    def bins(self) -> tuple[Feature, ...]:
+        """The made features that become categories."""
+        return tuple(feature for feature in self.features if feature.how == "bins")
+
+    def rows(self, cells: Cells) -> Rows:
+        """The raw columns: numbers (N, F), one column of texts a category, targets, and the order and group columns."""
+        rows: Rows = {}
+        numbers = self.numbers(cells)
+        if numbers:
+            rows[NUMBERS] = np.stack(list(numbers.values()), 1)
+        for name in self.text:
+            rows[name] = cells.texts(name)
+        for feature in self.bins:
+            rows |= made.values(feature, cells)
+        for target in self.targets:
+            rows[target.name] = target.values(cells)
+        if self.order:
+            rows[self.order] = times(cells, self.order)
+        if self.group:
+            rows[self.group] = cells.texts(self.group)
+        return rows
+
+    def numbers(self, cells: Cells) -> dict[str, np.ndarray]:
+        """The number columns by name, the made ones last."""
+        numbers = {name: cells.numbers(name) for name in self.numeric}
+        for feature in self.features:
+            if feature.how != "bins":
+                numbers |= made.values(feature, cells)
+        return numbers
+
+
+def split_columns(cells: Cells, skip: set[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the number columns and of the text columns that inputs can be made of; says in the log what it drops."""
+    numeric, text = [], []
+    for name in cells.columns:
+        if name in skip:
+            continue
+        missing = cells.missing(name)
+        if missing.all():
+            log.warning("column '%s' is left out: it is empty", name)
+        elif cells.numeric(name):
+            numeric.append(name)
+            _warn_of_row_numbers(cells, name)
+        elif len(set(cells.texts(name)[~missing])) == (~missing).sum():
+            log.warning("column '%s' is left out: its texts all differ, as names of rows do", name)
+        else:
+            text.append(name)
+    return tuple(numeric), tuple(text)
+
+
+def dataset(
+    plan: Plan,
+    dev: Cells,
+    test: Callable[[], Cells] | None,
+    *,
+    scale: str,
+    impute: str,
+    indicator: bool,
+    note: str = "",
+) -> Raw:
+    """The dataset of a table. Raises Refused when no input column is left, or when two columns would share a name."""
+    columns = dict.fromkeys(plan.numbers(dev))
+    inputs: dict[str, Kind] = {NUMBERS: "number"} if columns else {}
+    inputs |= dict.fromkeys((*plan.text, *(feature.name for feature in plan.bins)), "category")
+    if not inputs:
+        raise Refused(f"{dev.place} has no input column left: all are targets, dropped, or left out (see above)")
+    names = [*inputs, *(target.name for target in plan.targets), *filter(None, (plan.order, plan.group))]
+    twice = {name for name in names if names.count(name) > 1} | ({NUMBERS} & set(plan.text))
+    if twice:
+        raise Refused(f"the name '{min(twice)}' would stand for two columns; rename that column in {dev.place}")
+    learn = _steps(plan, (Impute(impute, indicator), *SCALING[scale]) if columns else ())  # type: ignore[arg-type]
+    labels = {NUMBERS: tuple(columns)} | {target.name: target.names for target in plan.targets if target.names}
+    sealed = None if test is None else lambda: plan.rows(test())
+    kinds = {target.name: target.kind for target in plan.targets}
+    return Raw(plan.rows(dev), inputs, kinds, learn, sealed, plan.order, plan.group, labels, note)
+
+
+def _steps(plan: Plan, numbers: tuple[Preparation, ...]) -> dict[str, tuple[Preparation, ...]]:
+    learn: dict[str, tuple[Preparation, ...]] = dict.fromkeys(plan.text, (Categories(),))
+    learn |= {feature.name: (Bins(feature.count),) for feature in plan.bins}
+    learn |= {target.name: target.steps() for target in plan.targets}
+    return learn | ({NUMBERS: numbers} if numbers else {})
+
+
+def times(cells: Cells, name: str) -> np.ndarray:
+    """A column that puts rows in time, as float64: numbers as they are, times in seconds. Raises Refused otherwise."""
+    missing = cells.missing(name)
+    if missing.any():
+        raise Refused(f"the order column '{name}' is missing in {cells.where(missing)} of {cells.place}")
+    if cells.numeric(name):
+        return cells.numbers(name)
+    moments = [made.moment(cell) for cell in cells.columns[name]]
+    strange = np.array([moment is None for moment in moments])
+    if strange.any():
+        raise Refused(
+            f"the order column '{name}' has neither number nor time in {cells.where(strange)} of {cells.place}"
+        )
+    epoch = made.moment("1970-01-01")
+    return np.array([(moment - epoch).total_seconds() for moment in moments])  # type: ignore[operator]
+
+
+def _warn_of_row_numbers(cells: Cells, name: str) -> None:
+    values = cells.numbers(name)
+    if len(values) > 10 and (np.diff(values) == 1).all():
+        log.warning("column '%s' counts the rows; if it is a mere number of the row, say data.drop=[%s]", name, name)

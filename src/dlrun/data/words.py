@@ -1,0 +1,130 @@
+"""Texts as word numbers: IMDB reviews and Reuters newswires, in the order and numbering of Keras' `load_data`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from dlrun.data import samples
+from dlrun.data.files import Official, fetch
+from dlrun.data.pickles import read_lists, read_numbers
+from dlrun.data.steps import MultiHot
+from dlrun.errors import Refused
+from dlrun.ranges import Count
+from dlrun.types import Preparation, Ragged, Raw, Rows
+
+SEED = 113
+START, OUT_OF_WORDS, INDEX_FROM = 1, 2, 3
+REUTERS_DEV = 0.8
+SENTIMENTS = ("negative", "positive")
+TOPICS = (
+    "cocoa", "grain", "veg-oil", "earn", "acq", "wheat", "copper", "housing", "money-supply", "coffee", "sugar",
+    "trade", "reserves", "ship", "cotton", "carcass", "crude", "nat-gas", "cpi", "money-fx", "interest", "gnp",
+    "meal-feed", "alum", "oilseed", "gold", "tin", "strategic-metal", "livestock", "retail", "ipi", "iron-steel",
+    "rubber", "heat", "jobs", "lei", "bop", "zinc", "orange", "pet-chem", "dlr", "gas", "silver", "wpi", "hog", "lead",
+)  # fmt: skip
+MIRRORS = ("https://storage.googleapis.com/tensorflow/tf-keras-datasets/", "https://s3.amazonaws.com/text-datasets/")
+IMDB_SUM = "69664113be75683a8fe16e3ed0ab59fda8886cb3cd7ada244f7d9544e4676b9f"
+IMDB = Official("imdb", "imdb.npz", IMDB_SUM, tuple(mirror + "imdb.npz" for mirror in MIRRORS))
+REUTERS_SUM = "d6586e694ee56d7a4e65172e12b3e987c03096cb01eab99753921ef915959916"
+REUTERS = Official("reuters", "reuters.npz", REUTERS_SUM, tuple(mirror + "reuters.npz" for mirror in MIRRORS))
+
+
+def imdb(*, source: Literal["official", "sample"], words: Count, pool: bool) -> Raw:
+    """Film reviews (Maas et al. 2011; book §3.4): 25,000 development rows, 25,000 test rows.
+
+    words: the most frequent ones that keep a number of their own; the rest is word 2. pool: official train and test
+    rows together become the development rows, in this order, and no test set is left: the book's 4.4 validates on the
+    test set. Input `review`, a bag of words; target `sentiment`. Raises Refused when the file cannot be had.
+    """
+    _check(words)
+
+    def read(split: str) -> Rows:
+        lists, labels = samples.reviews(split) if source == "sample" else _imdb_split(split)
+        order = _imdb_order(split, len(labels))
+        return {"review": _number(lists[order], words), "sentiment": labels[order]}
+
+    dev = _joined(read("train"), read("test")) if pool else read("train")
+    test = None if pool else lambda: read("test")
+    raw = Raw(dev, {"review": "bag"}, {"sentiment": "binary"}, {}, test, labels={"sentiment": SENTIMENTS})
+    return _raw(raw, "imdb", words, source)
+
+
+def reuters(*, source: Literal["official", "sample"], words: Count) -> Raw:
+    """Newswires of 46 topics (Reuters-21578; book §3.5): 8,982 development rows, 2,246 test rows.
+
+    words: as for `imdb`. Input `newswire`, a bag of words; target `topic`. Raises Refused when the file cannot be had.
+    """
+    _check(words)
+
+    def read(test: bool) -> Rows:
+        lists, labels = samples.newswires(len(TOPICS)) if source == "sample" else _reuters_all()
+        order = np.arange(len(labels))
+        np.random.RandomState(SEED).shuffle(order)
+        first = int(len(labels) * REUTERS_DEV)
+        order = order[first:] if test else order[:first]
+        return {"newswire": _number(lists[order], words), "topic": labels[order]}
+
+    labels: dict[str, tuple[str, ...]] = {"topic": TOPICS}
+    raw = Raw(read(False), {"newswire": "bag"}, {"topic": "category"}, {}, lambda: read(True), labels=labels)
+    return _raw(raw, "reuters", words, source)
+
+
+def _raw(raw: Raw, task: str, words: int, source: str) -> Raw:
+    """The same dataset, its texts to become bags of words, with the note of a sample."""
+    learn: dict[str, tuple[Preparation, ...]] = {text: (MultiHot(words),) for text in raw.inputs}
+    return replace(raw, learn=learn, note=samples.note(task) if source == "sample" else "")
+
+
+def _check(words: int) -> None:
+    if words <= INDEX_FROM:
+        raise Refused(f"words={words}: numbers 0 to {INDEX_FROM} are no words; it must be {INDEX_FROM + 1} or more")
+
+
+def _imdb_split(split: str) -> tuple[Ragged, np.ndarray]:
+    path = fetch(IMDB)
+    return read_lists(path, f"x_{split}"), read_numbers(path, f"y_{split}")
+
+
+def _reuters_all() -> tuple[Ragged, np.ndarray]:
+    path = fetch(REUTERS)
+    return read_lists(path, "x"), read_numbers(path, "y")
+
+
+def _imdb_order(split: str, count: int) -> np.ndarray:
+    """Keras shuffles the training rows and then, with the same generator, the test rows."""
+    generator = np.random.RandomState(SEED)
+    order = np.arange(count)
+    generator.shuffle(order)
+    if split == "test":
+        order = np.arange(count)
+        generator.shuffle(order)
+    return order
+
+
+def _number(lists: Ragged, words: int) -> Ragged:
+    """Every list with the start word in front and its numbers moved up; a number from `words` on becomes word 2."""
+    values = lists.values + INDEX_FROM
+    np.copyto(values, OUT_OF_WORDS, where=values >= words)
+    count = len(lists)
+    offsets = lists.offsets + np.arange(count + 1)
+    numbered = np.empty(len(values) + count, np.int32)
+    within = np.ones(len(numbered), np.bool_)
+    within[offsets[:-1]] = False
+    numbered[within] = values
+    numbered[offsets[:-1]] = START
+    return Ragged(numbered, offsets)
+
+
+def _joined(first: Rows, second: Rows) -> Rows:
+    together: Rows = {}
+    for name, column in first.items():
+        other = second[name]
+        if isinstance(column, Ragged):
+            offsets = np.concatenate([column.offsets, column.offsets[-1] + other.offsets[1:]])
+            together[name] = Ragged(np.concatenate([column.values, other.values]), offsets)
+        else:
+            together[name] = np.concatenate([column, other])
+    return together

@@ -1,0 +1,194 @@
+"""The one loop. It visits batches, takes the steps that an objective yields, and writes down what happened."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dlrun import checkpoint, runtime
+from dlrun.learner import Learner
+from dlrun.meter import Measures, Meter
+from dlrun.settings import Settings
+from dlrun.tables import mix
+from dlrun.types import Batch, Data, History, Row, Source, Step
+
+Callback = Callable[["Trainer"], None]  # after each epoch: reads the history, may set trainer.stop; keeps no state
+SPLITS = ("train", "val", "test")
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop; everything up to now is saved."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class Trainer:
+    """Fits one objective on one dataset. The order of batches and all noise are functions of (seed, epoch, split)."""
+
+    def __init__(
+        self, objective: nn.Module, data: Data, settings: Settings, learner: Learner, measures: Measures, folder: Path
+    ) -> None:
+        self.objective, self.data, self.settings = objective, data, settings
+        self.learner, self.measures, self.folder = learner, measures, folder
+        self.device = next(iter((*objective.parameters(), *objective.buffers())), torch.empty(0)).device
+        self.seed = 0
+        self.callbacks: list[Callback] = []
+        self.history: History = learner.history
+        self.epoch = self.position = self.batches = 0
+        self.split = ""
+        self.stop = ""  # why the fit ends early, once it does
+        self.interrupted = 0
+        self.meter: Meter | None = None
+        self.saved_at = time.monotonic()
+        if settings.compile:
+            for child in objective.children():
+                child.compile()
+
+    def fit(self) -> None:
+        """Train until the epochs or steps are used up, or a callback sets `stop`. Goes on from a restored state."""
+        self.learner.total = self.steps_planned
+        while not self.finished:
+            self.visit("train", self.data.train, learn=True)
+            if self.data.val is not None:
+                self.visit("val", self.data.val)
+            self.epoch += 1
+            for callback in self.callbacks:
+                callback(self)
+        self.save("last")
+
+    def visit(self, split: str, source: Source, *, learn: bool = False) -> None:
+        """Sweep a split, unless the history says that this epoch has done so already."""
+        done = any(row.epoch == self.epoch + 1 and row.split == split for row in reversed(self.history[-2:]))
+        if not done:
+            scores = self.sweep(split, source, learn=learn).scores()
+            self.history.append(Row(self.epoch + 1, split, {name: score.value for name, score in scores.items()}))
+
+    def sweep(self, split: str, source: Source, *, learn: bool = False, keep: bool = False) -> Meter:
+        """Visit every batch of a split once, and answer with what was seen."""
+        meter = self._begin(split, source, learn, keep)
+        with torch.set_grad_enabled(learn), nullcontext() if learn else self.learner.averaged():
+            for batch in self._batches(source, learn):
+                rows = len(next(iter(batch.values()))) if batch else 1
+                last = self._window_ends()
+                for step in self.steps(batch):
+                    if learn:
+                        self.learner.learn(step, rows, last)
+                    meter.add(step, batch, rows)
+                self.position += 1
+                self._pause(learn)
+                if learn and self.out_of_steps:
+                    break
+        meter.flush()
+        self.meter, self.position = None, 0
+        return meter
+
+    def steps(self, batch: Batch) -> Iterator[Step]:
+        """What the objective yields for this batch, each computed in the precision that was asked for."""
+        if self.settings.precision == "fp32":
+            yield from self.objective.steps(batch)  # type: ignore[operator]
+            return
+        steps = iter(self.objective.steps(batch))  # type: ignore[operator]
+        while True:
+            with runtime.autocast(self.device, self.settings.precision):
+                step = next(steps, None)
+            if step is None:
+                return
+            yield step
+
+    def _begin(self, split: str, source: Source, learn: bool, keep: bool) -> Meter:
+        size = self._size(learn)
+        self.split, self.batches = split, -(-len(source) // size)
+        self.objective.train(learn)
+        if self.meter is None:
+            torch.manual_seed(mix(self.seed, self.epoch, SPLITS.index(split)))
+            self.meter = self._meter(split, keep)
+        return self.meter
+
+    def _meter(self, split: str, keep: bool = False) -> Meter:
+        where = f"epoch {self.epoch + 1}, {split}, "
+        return Meter(self.measures, self.data.spec.targets, self.device, where, keep)
+
+    def _batches(self, source: Source, learn: bool) -> Iterator[Batch]:
+        seed = self.seed if learn else None
+        return source.batches(self._size(learn), seed=seed, epoch=self.epoch, start=self.position)
+
+    def _size(self, learn: bool) -> int:
+        size = self.settings.batch_size
+        return size if learn else self.settings.eval_batch_size or max(size, 256)
+
+    def _window_ends(self) -> bool:
+        return (self.position + 1) % self.settings.accumulate == 0 or self.position + 1 == self.batches
+
+    def _pause(self, learn: bool) -> None:
+        """Between two batches: save when it is time, and leave when a signal asks for it."""
+        if learn and self.learner.whole and time.monotonic() - self.saved_at >= self.settings.save_every:
+            self.save("last")
+        if self.interrupted and self.learner.whole:
+            if not learn:  # a cut validation starts anew
+                self.meter, self.position = None, 0
+            self.save("last")
+            raise Interrupted(self.interrupted)
+
+    @property
+    def steps_planned(self) -> int:
+        """Optimizer steps of the whole fit."""
+        batches = -(-len(self.data.train) // self.settings.batch_size)
+        planned = self.settings.epochs * -(-batches // self.settings.accumulate)
+        return min(planned, self.settings.max_steps or planned)
+
+    @property
+    def out_of_steps(self) -> bool:
+        """Whether max_steps optimizer steps have been taken."""
+        limit = self.settings.max_steps
+        return limit is not None and max(self.learner.taken.values(), default=limit) >= limit
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to train."""
+        return bool(self.stop) or self.epoch >= self.settings.epochs or self.out_of_steps
+
+    @property
+    def running(self) -> float | None:
+        """The loss of the latest step, for whoever looks on from another thread."""
+        meter = self.meter
+        pending = meter.pending if meter is not None else []
+        return float(pending[-1][1]) if pending else None
+
+    def save(self, name: str) -> None:
+        """Write checkpoints/<name>.pt: weights, and all that the next step depends on."""
+        if self.meter is not None:
+            self.meter.check()
+        checkpoint.save(self.folder / f"{name}.pt", self.state())
+        self.saved_at = time.monotonic()
+
+    def state(self) -> dict[str, Any]:
+        """The whole state as tensors and plain values."""
+        return {
+            "objective": self.objective.state_dict(),
+            "learner": self.learner.state(),
+            "history": [[row.epoch, row.split, row.values] for row in self.history],
+            "epoch": self.epoch,
+            "position": self.position,
+            "stop": self.stop,
+            "random": runtime.random_state(self.device),
+            "meter": self.meter.state() if self.meter is not None else None,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state: the same weights and rows come out as if it had never stopped."""
+        self.objective.load_state_dict(state["objective"])
+        self.learner.restore(state["learner"])
+        self.history[:] = [Row(*entry) for entry in state["history"]]
+        self.epoch, self.position, self.stop = state["epoch"], state["position"], state["stop"]
+        runtime.restore_random_state(state["random"], self.device)
+        if state["meter"] is not None:
+            self.meter = self._meter("train")
+            self.meter.restore(state["meter"])

@@ -1,0 +1,132 @@
+"""How one step changes the weights: gradient, accumulation, clipping, optimizer, schedule, running average."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from dlrun.optim import Moment, Schedule, quick_step, set_rate, spare_compiler
+from dlrun.settings import Settings
+from dlrun.types import History, Step
+
+
+class Learner:
+    """One optimizer for each group of parameters. It knows nothing of what the steps are about."""
+
+    def __init__(
+        self,
+        groups: dict[str, list[nn.Parameter]],
+        make: Callable[[list[nn.Parameter]], Optimizer],
+        settings: Settings,
+        schedule: Schedule | None,
+        device: torch.device,
+    ) -> None:
+        if not settings.compile:
+            spare_compiler()
+        self.groups, self.settings, self.schedule = groups, settings, schedule
+        self.optimizers = {name: make(parameters) for name, parameters in groups.items()}
+        self.apply = {name: quick_step(optimizer) for name, optimizer in self.optimizers.items()}
+        self.scaler = torch.amp.GradScaler(device.type) if settings.precision == "fp16" else None
+        self.average = {n: [p.detach().clone() for p in ps] for n, ps in groups.items()} if settings.ema else {}
+        self.taken = dict.fromkeys(groups, 0)
+        self.waiting = dict.fromkeys(groups, 0)  # rows whose gradient is in, but not yet applied
+        self.history: History = []
+        self.total = 1
+
+    @property
+    def whole(self) -> bool:
+        """No gradient is waiting: a checkpoint taken now loses nothing."""
+        return not any(self.waiting.values())
+
+    def learn(self, step: Step, rows: int, last: bool) -> None:
+        """Take in one step's gradient; change the weights when its window is full. last: the window ends here.
+
+        A group that is not there has nothing to learn: the step was only measured.
+        """
+        if step.group not in self.groups:
+            return
+        loss = step.loss * rows if self.settings.accumulate > 1 else step.loss
+        if self.scaler is not None:
+            loss = self.scaler.scale(loss)
+        if len(self.groups) > 1:
+            loss.backward(inputs=self.groups[step.group])
+        else:
+            loss.backward()
+        self.waiting[step.group] += rows
+        if last:
+            with torch.no_grad():
+                self._apply(step.group)
+
+    def _apply(self, name: str) -> None:
+        parameters, optimizer = self.groups[name], self.optimizers[name]
+        if self.scaler is not None:
+            self.scaler.unscale_(optimizer)
+        if self.settings.accumulate > 1:  # the mean over the rows that were really in the window
+            for parameter in parameters:
+                if parameter.grad is not None:
+                    parameter.grad /= self.waiting[name]
+        self._clip(parameters)
+        if self.schedule is not None:
+            set_rate([optimizer], self.schedule(Moment(self.taken[name], self.total, self.history)))
+        if self.scaler is not None:
+            self.scaler.step(optimizer)
+            self.scaler.update()
+        else:
+            self.apply[name]()
+        for parameter in parameters:
+            parameter.grad = None
+        if self.average:
+            torch._foreach_lerp_(self.average[name], parameters, 1 - (self.settings.ema or 0))
+        self.taken[name] += 1
+        self.waiting[name] = 0
+
+    def _clip(self, parameters: list[nn.Parameter]) -> None:
+        if self.settings.clip_value is not None:
+            nn.utils.clip_grad_value_(parameters, self.settings.clip_value)
+        if self.settings.clip_norm is not None:
+            nn.utils.clip_grad_norm_(parameters, self.settings.clip_norm)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the weights are their running averages, where those are kept."""
+        if not self.average:
+            yield
+            return
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        with torch.no_grad():
+            for name, parameters in self.groups.items():
+                for parameter, average in zip(parameters, self.average[name], strict=True):
+                    held = parameter.clone()
+                    parameter.copy_(average)
+                    average.copy_(held)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next step depends on, besides the weights."""
+        return {
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "scaler": self.scaler.state_dict() if self.scaler is not None else None,
+            "average": self.average,
+            "taken": self.taken,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        if self.scaler is not None and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        for name, averages in self.average.items():
+            for average, kept in zip(averages, state["average"][name], strict=True):
+                average.copy_(kept)
+        self.taken = dict(state["taken"])

@@ -1,0 +1,128 @@
+"""What a sweep adds up: losses and measures, kept on the device and looked at once in a while."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dlrun.metrics import Metric, interval, zeros
+from dlrun.types import Batch, Field, Score, Step
+
+Measures = dict[str, tuple[str, Metric]]  # name in a row → target column, measure
+PENDING_STEPS = 256
+PENDING_NUMBERS = 1 << 20
+
+
+class Diverged(Exception):
+    """The loss is no longer a number. Its text says where."""
+
+
+class Meter:
+    """Sums over one sweep. `add` only remembers; measures are taken for many steps at once, so tiny steps stay tiny."""
+
+    def __init__(
+        self, measures: Measures, fields: dict[str, Field], device: torch.device, where: str = "", keep: bool = False
+    ) -> None:
+        self.measures = measures
+        self.where = where
+        self.fields = fields
+        self.device = device
+        self.keep = keep or any(metric.whole for _, metric in measures.values())
+        self.sums = {name: zeros(1, device)[0] for name, (_, metric) in measures.items() if metric.each}
+        self.losses: dict[str, list[float]] = {}
+        self.rows = 0
+        self.steps = 0
+        self.kept: dict[str, tuple[list[Tensor], list[Tensor]]] = {name: ([], []) for name in fields}
+        self.pending: list[tuple[str, Tensor, int, dict[str, Tensor], Batch]] = []
+        self.pending_numbers = 0
+
+    def add(self, step: Step, batch: Batch, rows: int) -> None:
+        """Remember one step over a batch of so many rows."""
+        outputs = {name: step.outputs[name].detach() for name in self.fields if name in step.outputs}
+        self.pending.append((step.group, step.loss.detach(), rows, outputs, {name: batch[name] for name in outputs}))
+        self.pending_numbers += sum(map(torch.numel, outputs.values()))
+        if len(self.pending) >= PENDING_STEPS or self.pending_numbers >= PENDING_NUMBERS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Take the measures of all remembered steps. Raises Diverged when a loss is not finite."""
+        if not self.pending:
+            return
+        self.check()
+        weights = [rows for _, _, rows, _, _ in self.pending]
+        values = torch.stack([loss for _, loss, _, _, _ in self.pending]).tolist()
+        for (group, *_), value, rows in zip(self.pending, values, weights, strict=True):
+            total = self.losses.setdefault(group, [0.0, 0])
+            total[0] += value * rows
+            total[1] += rows
+        with torch.no_grad():
+            self._measure([(rows, outputs, targets) for _, _, rows, outputs, targets in self.pending if outputs])
+        self.steps += len(self.pending)
+        self.pending, self.pending_numbers = [], 0
+
+    def check(self) -> None:
+        """Raise Diverged, naming the first step since the last look whose loss is nan or infinite."""
+        if not self.pending:
+            return
+        finite = torch.stack([loss for _, loss, _, _, _ in self.pending]).isfinite()
+        if not bool(finite.all()):
+            first = int((~finite).nonzero()[0, 0])
+            raise Diverged(f"{self.where}step {self.steps + first + 1}: the loss is {float(self.pending[first][1])}")
+
+    def _measure(self, seen: list[tuple[int, dict[str, Tensor], Batch]]) -> None:
+        if not seen:
+            return
+        self.rows += sum(rows for rows, _, _ in seen)
+        for target in self.fields:
+            raw = torch.cat([outputs[target] for _, outputs, _ in seen]).float()
+            truth = torch.cat([targets[target] for _, _, targets in seen])
+            for name, (of, metric) in self.measures.items():
+                if of == target and metric.each:
+                    values = metric.each(raw, truth).to(self.sums[name].dtype)
+                    self.sums[name] += torch.stack([values.sum(), values.square().sum()])
+            if self.keep:
+                self.kept[target][0].append(self.fields[target].activate(raw).cpu())
+                self.kept[target][1].append(truth.cpu())
+
+    def scores(self) -> dict[str, Score]:
+        """Every measure of the sweep with its interval, losses first."""
+        self.flush()
+        found: dict[str, Score] = {}
+        for group, (total, rows) in self.losses.items():
+            found["loss" if len(self.losses) == 1 else f"loss_{group}"] = Score(total / rows, n=rows)
+        for name, (target, metric) in self.measures.items():
+            if metric.each and self.rows:
+                total, squares = self.sums[name].tolist()
+                found[name] = interval(total, squares, self.rows, metric.finish)
+            elif metric.whole:
+                answers, truths = self.answers()[target]
+                found[name] = Score(metric.whole(answers, truths) if len(truths) else math.nan, n=len(truths))
+        return found
+
+    def answers(self) -> dict[str, tuple[Any, Any]]:
+        """Target name → (what the model answered, the truth), as numpy arrays; only with keep."""
+        return {name: (torch.cat(a).numpy(), torch.cat(t).numpy()) for name, (a, t) in self.kept.items() if a}
+
+    def state(self) -> dict[str, Any]:
+        """Everything so far, as tensors and plain values, so that a sweep can go on where it was cut."""
+        names = ("sums", "losses", "rows", "steps", "pending_numbers")
+        kept = {name: [list(answers), list(truths)] for name, (answers, truths) in self.kept.items()}
+        return {**{name: getattr(self, name) for name in names}, "kept": kept, "pending": [list(p) for p in self.pending]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        for name in ("losses", "rows", "steps", "pending_numbers"):
+            setattr(self, name, state[name])
+        self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
+        self.kept = {name: (answers, truths) for name, (answers, truths) in state["kept"].items()}
+        self.pending = [tuple(move(part, self.device) for part in entry) for entry in state["pending"]]  # type: ignore[misc]
+
+
+def move(value: Any, device: torch.device) -> Any:
+    """The same tensor, or mapping of tensors, on a device; other values as they are."""
+    if isinstance(value, dict):
+        return {name: move(part, device) for name, part in value.items()}
+    return value.to(device) if isinstance(value, Tensor) else value

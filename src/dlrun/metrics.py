@@ -1,0 +1,194 @@
+"""Measures of success, exact over any batch size: per-example values are summed, whole-split measures see every row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from dlrun.errors import Refused
+from dlrun.problems import PROBLEMS, metric_fault
+from dlrun.ranges import Count, Fraction
+from dlrun.types import Field, Score
+
+Each = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One measure. each: (raw outputs, targets) → values (B,), or whole: (answers, targets of a split) → number.
+
+    goal: which direction is better. finish: applied to the mean (the root of RMSE).
+    """
+
+    goal: Literal["max", "min"]
+    each: Each | None = None
+    whole: Callable[[Any, Any], float] | None = None
+    finish: Callable[[float], float] = float
+
+
+def accuracy(field: Field, *, threshold: Fraction) -> Metric:
+    """Share of rows, or of labels, that are right. threshold: probability from which the answer is yes."""
+    _check("accuracy", field)
+    if field.kind == "category":
+        return Metric("max", lambda raw, target: (raw.argmax(-1) == target).float())
+    cut = _logit(threshold)
+    return Metric("max", lambda raw, target: ((raw > cut) == (target > 0.5)).float().flatten(1).mean(1))
+
+
+def exact_match(field: Field, *, threshold: Fraction) -> Metric:
+    """Share of rows whose labels are all right."""
+    _check("exact_match", field)
+    cut = _logit(threshold)
+    return Metric("max", lambda raw, target: ((raw > cut) == (target > 0.5)).all(-1).float())
+
+
+def top_k(field: Field, *, k: Count) -> Metric:
+    """Share of rows whose class is among the k most likely."""
+    _check("top_k", field)
+    if k > field.size:
+        raise ValueError(f"k={k}, but there are only {field.size} classes")
+    return Metric("max", lambda raw, target: (raw.topk(k, -1).indices == target[:, None]).any(-1).float())
+
+
+def mae(field: Field) -> Metric:
+    """Mean absolute error, in the target's own unit."""
+    _check("mae", field)
+    return Metric("min", lambda raw, target: (field.activate(raw) - target).abs().flatten(1).mean(1))
+
+
+def mse(field: Field) -> Metric:
+    """Mean squared error."""
+    _check("mse", field)
+    return Metric("min", _squared(field))
+
+
+def rmse(field: Field) -> Metric:
+    """Root of the mean squared error, in the target's own unit."""
+    _check("rmse", field)
+    return Metric("min", _squared(field), finish=math.sqrt)
+
+
+def r2(field: Field) -> Metric:
+    """Coefficient of determination: 1 is perfect, 0 is the mean's."""
+    return _whole("r2", field, lambda answer, target: _sklearn("r2_score")(target, answer))
+
+
+def precision(field: Field, *, average: Literal["macro", "micro", "weighted"]) -> Metric:
+    """Of those called positive, the share that is; averaged over classes where there are several."""
+    return _counted("precision", field, average)
+
+
+def recall(field: Field, *, average: Literal["macro", "micro", "weighted"]) -> Metric:
+    """Of those that are positive, the share found; averaged over classes where there are several."""
+    return _counted("recall", field, average)
+
+
+def f1(field: Field, *, average: Literal["macro", "micro", "weighted"]) -> Metric:
+    """Harmonic mean of precision and recall; averaged over classes where there are several."""
+    return _counted("f1", field, average)
+
+
+def roc_auc(field: Field) -> Metric:
+    """Area under the ROC curve; one against the rest, averaged, where there are several classes. nan if undefined."""
+
+    def score(answer: Any, target: Any) -> float:
+        if field.kind == "category":
+            answer = answer / answer.sum(-1, keepdims=True)
+            return float(
+                _sklearn("roc_auc_score")(target, answer, multi_class="ovr", labels=list(range(field.size)))
+            )
+        return float(_sklearn("roc_auc_score")(target, answer))
+
+    return _whole("roc_auc", field, score)
+
+
+def pr_auc(field: Field) -> Metric:
+    """Average precision: area under the precision-recall curve; averaged over labels where there are several."""
+    return _whole("pr_auc", field, lambda answer, target: _sklearn("average_precision_score")(target, answer))
+
+
+def _counted(name: str, field: Field, average: str) -> Metric:
+    kind = "binary" if field.kind == "binary" else average
+
+    def score(answer: Any, target: Any) -> float:
+        said = answer.argmax(-1) if field.kind == "category" else answer > 0.5
+        return float(_sklearn(f"{name}_score")(target, said, average=kind, zero_division=0))
+
+    return _whole(name, field, score)
+
+
+def _whole(name: str, field: Field, score: Callable[[Any, Any], float]) -> Metric:
+    _check(name, field)
+
+    def safe(answer: Any, target: Any) -> float:
+        if field.kind in ("binary", "number", "fraction"):
+            answer, target = answer.ravel(), target.ravel()
+        try:
+            return float(score(answer, target))
+        except ValueError:  # one class only in this split: not defined
+            return math.nan
+
+    return Metric("max", whole=safe)
+
+
+def _sklearn(name: str) -> Callable[..., float]:
+    from sklearn import metrics
+
+    return getattr(metrics, name)  # type: ignore[no-any-return]
+
+
+def _squared(field: Field) -> Each:
+    return lambda raw, target: (field.activate(raw) - target).square().flatten(1).mean(1)
+
+
+def _logit(threshold: float) -> float:
+    if threshold in (0, 1):
+        return math.inf if threshold else -math.inf
+    return math.log(threshold / (1 - threshold))
+
+
+def _check(name: str, field: Field) -> None:
+    if fault := metric_fault(name, field.kind):
+        raise Refused(fault)
+
+
+def defaults(field: Field) -> dict[str, Metric]:
+    """The measures of this kind of target when none is asked for."""
+    made: dict[str, Callable[[Field], Metric]] = {
+        "accuracy": lambda f: accuracy(f, threshold=0.5),
+        "mae": mae,
+        "rmse": rmse,
+    }
+    return {name: made[name](field) for name in PROBLEMS[field.kind].default_metrics}
+
+
+def interval(total: float, squares: float, n: int, finish: Callable[[float], float] = float) -> Score:
+    """The mean of n values with its 95 % interval, from their sum and sum of squares.
+
+    Wilson's interval where every value is 0 or 1 (Wilson 1927), the normal approximation elsewhere.
+    """
+    mean = total / n
+    if abs(squares - total) < 1e-9 * max(1.0, total) and 0 <= mean <= 1 and float(total).is_integer():
+        z = 1.959964
+        middle = (mean + z * z / (2 * n)) / (1 + z * z / n)
+        half = z / (1 + z * z / n) * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
+    else:
+        middle = mean
+        half = 1.959964 * math.sqrt(max(0.0, squares / n - mean * mean) / max(1, n - 1))
+    low, high = max(0.0, middle - half), middle + half
+    return Score(finish(mean), finish(low), finish(high), n)
+
+
+def measure_all(metrics: dict[str, Metric]) -> dict[str, str]:
+    """Name → direction of every measure that a row will hold."""
+    return {"loss": "min", **{name: metric.goal for name, metric in metrics.items()}}
+
+
+def zeros(count: int, device: torch.device) -> Tensor:
+    """Sums on the device: (count, 2), double where the device can."""
+    return torch.zeros(count, 2, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)

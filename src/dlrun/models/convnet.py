@@ -1,0 +1,105 @@
+"""Convolutional networks for pictures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from dlrun.models.dense import Dense, head_layers
+from dlrun.models.layers import ACTIVATIONS, Activation, Init, initialise, penalty
+from dlrun.ranges import Count, NonNegative, Probability
+from dlrun.types import Batch, Spec
+
+
+class Convnet(nn.Module):
+    """A tower of convolutions for each image input; what comes out joins the other inputs in a dense tail."""
+
+    def __init__(self, towers: nn.ModuleDict, tail: Dense, l1: float, l2: float) -> None:
+        super().__init__()
+        self.towers, self.tail = towers, tail
+        self.l1, self.l2 = l1, l2
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        seen = {name: tower(batch[name]).flatten(1) for name, tower in self.towers.items()}
+        return cast(dict[str, Tensor], self.tail({**batch, **seen}))
+
+    def penalty(self) -> Tensor | None:
+        """The L1 and L2 penalty on convolution and hidden kernels; None when there is none."""
+        if not (self.l1 or self.l2):
+            return None
+        kernels = [layer.weight for layer in self.towers.modules() if isinstance(layer, nn.Conv2d)]
+        tail = self.tail.penalty()
+        return penalty(kernels, self.l1, self.l2) + (0 if tail is None else tail)
+
+
+def convnet(
+    spec: Spec,
+    *,
+    filters: list[Count],
+    kernel: Count,
+    pool: Count | list[Count],
+    pooling: Literal["max", "average"],
+    padding: Literal["valid", "same"],
+    ends: Literal["flatten", "average"],
+    dense: list[Count],
+    activation: Activation,
+    dropout: Probability,
+    batch_norm: bool,
+    l1: NonNegative,
+    l2: NonNegative,
+    init: Init,
+) -> nn.Module:
+    """Blocks of convolution, activation and pooling, then dense layers (book §5.1, §5.2).
+
+    filters: one block each. pool: factor after each block (1 = none), one for all or one a block. ends: how the last
+    feature map becomes a vector. dropout: of that vector, before the first dense layer. ValueError when nothing is left.
+    """
+    pools = list(pool) if isinstance(pool, list) else [pool] * len(filters)
+    if len(pools) != len(filters):
+        raise ValueError(f"{len(filters)} filters but {len(pools)} pools: give one pool a block, or one for all")
+    style = (kernel, padding, pooling, activation, batch_norm)
+    images = {name: field for name, field in spec.inputs.items() if field.kind == "image"}
+    towers = {name: tower(field.shape[0], filters, pools, style) for name, field in images.items()}
+    if ends == "average":
+        towers = {name: nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1)) for name, layers in towers.items()}
+    seen = {
+        name: replace(field, kind="number", shape=(features(towers[name], field.shape),))
+        for name, field in images.items()
+    }
+    hidden, heads = head_layers(spec, {**spec.inputs, **seen}, dense, 0, (activation, 0.0, batch_norm))
+    if dropout:  # the book drops the features themselves, before the first dense layer (§5.2)
+        towers = {name: nn.Sequential(*layers, nn.Dropout(dropout)) for name, layers in towers.items()}
+    model = Convnet(nn.ModuleDict(towers), Dense(hidden, heads, l1, l2), l1, l2)
+    initialise(model, init)
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def tower(channels: int, filters: list[int], pools: list[int], style: tuple[int, str, str, str, bool]) -> nn.Sequential:
+    """The convolutions of one image input."""
+    kernel, padding, pooling, activation, batch_norm = style
+    layers: list[nn.Module] = []
+    for count, factor in zip(filters, pools, strict=True):
+        layers.append(nn.Conv2d(channels, count, kernel, padding=padding))
+        layers += [nn.BatchNorm2d(count)] if batch_norm else []
+        layers += [ACTIVATIONS[activation]()]
+        if factor > 1:
+            layers.append(nn.MaxPool2d(factor) if pooling == "max" else nn.AvgPool2d(factor))
+        channels = count
+    return nn.Sequential(*layers)
+
+
+def features(layers: nn.Module, shape: tuple[int, ...]) -> int:
+    """How many numbers come out of these layers for one image of this shape (C, H, W); ValueError when none do."""
+    with torch.no_grad():
+        try:
+            return layers.eval()(torch.zeros(1, *shape)).numel()
+        except RuntimeError as error:
+            size = "×".join(str(side) for side in shape)
+            raise ValueError(
+                f"an image of {size} is too small for so many blocks: use fewer filters, less pooling or padding=same"
+            ) from error
+        finally:
+            layers.train()

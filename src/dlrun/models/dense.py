@@ -1,0 +1,99 @@
+"""Densely connected networks, and the linear model that is one without hidden layers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from dlrun.models.layers import ACTIVATIONS, Activation, Init, Join, initialise, penalty
+from dlrun.ranges import Count, NonNegative, Probability
+from dlrun.types import Batch, Field, Spec
+
+
+class Dense(nn.Module):
+    """Hidden layers over all inputs, and one linear head a target. Answers target name → raw output (B, outputs)."""
+
+    def __init__(self, hidden: nn.ModuleList, heads: nn.ModuleDict, l1: float = 0, l2: float = 0) -> None:
+        super().__init__()
+        self.hidden, self.heads = hidden, heads
+        self.l1, self.l2 = l1, l2
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        if not self.hidden:
+            return {name: head(batch) for name, head in self.heads.items()}
+        x = batch
+        for layer in self.hidden:
+            x = layer(x)
+        return {name: head(x) for name, head in self.heads.items()}
+
+    def penalty(self) -> Tensor | None:
+        """The L1 and L2 penalty on the hidden kernels; None when there is none."""
+        if not (self.l1 or self.l2):
+            return None
+        kernels = [k for layer in self.hidden.modules() if isinstance(layer, Join) for k in layer.kernels]
+        inside = {id(k) for k in kernels}
+        kernels += [
+            layer.weight
+            for layer in self.hidden.modules()
+            if isinstance(layer, nn.Linear) and id(layer.weight) not in inside
+        ]
+        return penalty(kernels, self.l1, self.l2)
+
+
+def stack(units: list[int], first: nn.Module | int, activation: str, dropout: float, batch_norm: bool) -> list[nn.Module]:
+    """Linear, batch norm, activation and dropout for each of `units`; the first linear layer is given or sized."""
+    layers: list[nn.Module] = []
+    width: nn.Module | int = first
+    for count in units:
+        layers.append(width if isinstance(width, nn.Module) else nn.Linear(width, count))
+        layers += [nn.BatchNorm1d(count)] if batch_norm else []
+        layers += [] if activation == "none" else [ACTIVATIONS[activation]()]
+        layers += [nn.Dropout(dropout)] if dropout else []
+        width = count
+    return layers
+
+
+def dense(
+    spec: Spec,
+    *,
+    units: list[Count],
+    activation: Activation,
+    dropout: Probability,
+    batch_norm: bool,
+    l1: NonNegative,
+    l2: NonNegative,
+    category: Literal["onehot", "embedding"],
+    embedding: Count,
+    init: Init,
+) -> nn.Module:
+    """A stack of fully connected layers of `units` (book §2.1, §3.5–3.7), over any mixture of inputs.
+
+    category: how category inputs are read; embedding: width of a learnt vector. l1, l2: penalty on hidden kernels.
+    """
+    width = embedding if category == "embedding" else 0
+    hidden, heads = head_layers(spec, spec.inputs, units, width, (activation, dropout, batch_norm))
+    model = Dense(hidden, heads, l1, l2)
+    initialise(model, init)
+    return model
+
+
+def head_layers(
+    spec: Spec, inputs: dict[str, Field], units: list[int], embedding: int, style: tuple[str, float, bool]
+) -> tuple[nn.ModuleList, nn.ModuleDict]:
+    """Hidden layers over `inputs` and a linear head for each target."""
+    if not units:
+        heads = {name: Join(inputs, field.outputs, embedding=embedding) for name, field in spec.targets.items()}
+        return nn.ModuleList(), nn.ModuleDict(heads)
+    hidden = stack(units, Join(inputs, units[0], embedding=embedding), *style)
+    linear = {name: nn.Linear(units[-1], field.outputs) for name, field in spec.targets.items()}
+    return nn.ModuleList(hidden), nn.ModuleDict(linear)
+
+
+def linear(spec: Spec, *, category: Literal["onehot", "embedding"], embedding: Count, init: Init) -> nn.Module:
+    """One linear layer from the inputs to each target: logistic or linear regression."""
+    width = embedding if category == "embedding" else 0
+    hidden, heads = head_layers(spec, spec.inputs, [], width, ("none", 0, False))
+    model = Dense(hidden, heads)
+    initialise(model, init)
+    return model

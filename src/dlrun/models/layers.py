@@ -1,0 +1,133 @@
+"""What the models are made of: one linear layer over any mixture of inputs, and the starting weights."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from dlrun.types import Batch, Field
+
+Init = Literal["torch", "keras"]
+Activation = Literal["relu", "tanh", "gelu", "elu", "selu", "sigmoid", "leaky_relu", "none"]
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "gelu": nn.GELU,
+    "elu": nn.ELU,
+    "selu": nn.SELU,
+    "sigmoid": nn.Sigmoid,
+    "leaky_relu": nn.LeakyReLU,
+    "none": nn.Identity,
+}
+
+
+class BagProduct(torch.autograd.Function):
+    """bag (B, V) sparse CSR times weight (V, units), with a gradient that never makes the bag dense."""
+
+    @staticmethod
+    def forward(ctx: Any, bag: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(bag)
+        with torch.autocast(weight.device.type, enabled=False):
+            return cast(Tensor, bag @ weight)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
+        (bag,) = ctx.saved_tensors
+        return None, transposed_product(bag, gradients[0].float())
+
+
+def transposed_product(bag: Tensor, gradient: Tensor) -> Tensor:
+    """bagᵀ (V, B) times gradient (B, units): rows of the gradient added up by word."""
+    starts, columns, values = bag.crow_indices(), bag.col_indices(), bag.values()
+    if bag.device.type == "cpu":  # scipy adds rows as it reads them; torch would copy one row a word first (2x slower)
+        from scipy.sparse import csr_array
+
+        parts = (values.numpy(), columns.numpy(), starts.numpy())
+        return torch.from_numpy(csr_array(parts, shape=tuple(bag.shape)).T @ gradient.numpy())
+    rows = torch.repeat_interleave(torch.arange(len(starts) - 1, device=bag.device), starts.diff())
+    weighted = gradient.index_select(0, rows) * values[:, None]
+    return gradient.new_zeros(bag.shape[1], gradient.shape[1]).index_add_(0, columns, weighted)
+
+
+class Join(nn.Module):
+    """One linear layer over several inputs side by side: what each contributes, added up, plus one bias.
+
+    Numbers and images are flattened and concatenated; a bag is multiplied sparsely; a category is one-hot, which is a
+    look-up of weight rows, or, with `embedding` > 0, a learnt vector of that width. Answers (B, units).
+    """
+
+    def __init__(self, inputs: dict[str, Field], units: int, *, embedding: int = 0) -> None:
+        super().__init__()
+        names = [name for name, field in inputs.items() if field.kind != "bag"]
+        learnt = [name for name in names if inputs[name].kind == "category" and embedding]
+        self.lookups = [name for name in names if inputs[name].kind == "category" and not embedding]
+        self.bags = [name for name, field in inputs.items() if field.kind == "bag"]
+        self.flat = [name for name in names if inputs[name].kind != "category"]
+        self.embeddings = nn.ModuleDict({name: nn.Embedding(inputs[name].size, embedding) for name in learnt})
+        width = sum(inputs[name].outputs for name in self.flat) + embedding * len(learnt)
+        sparse = {name: inputs[name].size or inputs[name].outputs for name in (*self.bags, *self.lookups)}
+        self.fan_in = width + sum(sparse.values())
+        self.linear = nn.Linear(width, units) if width else None
+        self.rows = nn.ParameterDict({name: nn.Parameter(torch.empty(size, units)) for name, size in sparse.items()})
+        self.bias = None if width else nn.Parameter(torch.zeros(units))
+
+    @property
+    def kernels(self) -> list[Tensor]:
+        """The weights, without biases and embeddings."""
+        return [*([self.linear.weight] if self.linear is not None else []), *self.rows.values()]
+
+    def initialise(self, init: Init) -> None:
+        """Starting weights as if it were one layer over all inputs."""
+        units = self.kernels[0].shape[0] if self.linear is not None else self.kernels[0].shape[1]
+        fan = self.fan_in + units if init == "keras" else 2 * self.fan_in
+        bound = math.sqrt(6 / fan) if init == "keras" else 1 / math.sqrt(self.fan_in)
+        for kernel in self.kernels:
+            nn.init.uniform_(kernel, -bound, bound)
+        for embedding in self.embeddings.values():
+            if init == "keras":
+                nn.init.uniform_(cast(nn.Embedding, embedding).weight, -0.05, 0.05)
+        bias = self.linear.bias if self.linear is not None else self.bias
+        assert bias is not None
+        nn.init.zeros_(bias) if init == "keras" else nn.init.uniform_(bias, -bound, bound)
+
+    def forward(self, batch: Batch) -> Tensor:
+        if self.linear is not None and not self.rows:
+            return cast(Tensor, self.linear(self._wide(batch)))
+        total = self.bias if self.linear is None else self.linear(self._wide(batch))
+        for name in self.bags:
+            total = total + BagProduct.apply(batch[name], self.rows[name])
+        for name in self.lookups:
+            total = total + nn.functional.embedding(batch[name], self.rows[name])
+        return cast(Tensor, total)
+
+    def _wide(self, batch: Batch) -> Tensor:
+        parts = [batch[name] if batch[name].dim() == 2 else batch[name].flatten(1) for name in self.flat]
+        parts += [layer(batch[name]) for name, layer in self.embeddings.items()]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+def initialise(module: nn.Module, init: Init) -> None:
+    """Starting weights: torch's own, or Keras' (glorot-uniform kernels, zero biases; BOOK §0)."""
+    for part in module.modules():
+        if isinstance(part, Join):
+            part.initialise(init)
+    inside = {id(part.linear) for part in module.modules() if isinstance(part, Join)}
+    for part in module.modules():
+        if init == "keras" and isinstance(part, nn.Linear | nn.Conv2d) and id(part) not in inside:
+            nn.init.xavier_uniform_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
+def penalty(kernels: list[Tensor], l1: float, l2: float) -> Tensor:
+    """l1 · Σ|w| + l2 · Σw² over these kernels, as Keras adds it to the loss (no ½)."""
+    total = torch.zeros((), device=kernels[0].device)
+    for kernel in kernels:
+        if l1:
+            total = total + l1 * kernel.abs().sum()
+        if l2:
+            total = total + l2 * kernel.square().sum()
+    return total

@@ -1,0 +1,59 @@
+"""Where configs are found: the built-in conf folder, the user's own, and what each group offers. Stdlib only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from dlrun.errors import Refused
+
+HIDDEN = ("hydra",)
+
+
+def conf_folder() -> Path:
+    """The built-in conf folder: beside the package in a wheel, <repository>/conf in a checkout."""
+    here = Path(__file__).resolve().parent
+    places = (here / "conf", here.parents[1] / "conf")
+    for place in places:
+        if place.is_dir():
+            return place
+    raise Refused(f"the conf folder is missing; looked for {' and '.join(map(str, places))}: reinstall dlrun")
+
+
+def groups(conf: Path) -> dict[str, list[str]]:
+    """Group name → its options, for one conf folder; without Hydra's own group and without empty ones."""
+    names = sorted(entry.name for entry in os.scandir(conf) if entry.is_dir())
+    found = {name: options(conf, name) for name in names if name not in HIDDEN and name[0] not in "._"}
+    return {name: choices for name, choices in found.items() if choices}
+
+
+def options(conf: Path, group: str) -> list[str]:
+    """The options of a group in one conf folder, sorted: file names without .yaml, folders inside as 'folder/name'."""
+    top = conf / group
+    found = []
+    for folder, _, files in os.walk(top):
+        prefix = os.path.relpath(folder, top).replace(os.sep, "/") + "/"
+        prefix = "" if prefix == "./" else prefix
+        found += [prefix + name[:-5] for name in files if name.endswith(".yaml") and name[0] not in "._"]
+    return sorted(found)
+
+
+def all_folders(folders: Iterable[Path] = ()) -> list[Path]:
+    """The user's conf folders, strongest first, then the built-in one."""
+    return [*folders, conf_folder()]
+
+
+def all_groups(folders: Iterable[Path]) -> dict[str, list[str]]:
+    """Group name → options over several conf folders."""
+    merged: dict[str, set[str]] = {}
+    for folder in folders:
+        for group, choices in groups(folder).items() if folder.is_dir() else ():
+            merged.setdefault(group, set()).update(choices)
+    return {group: sorted(merged[group]) for group in sorted(merged)}
+
+
+def option_file(folders: Iterable[Path], group: str, option: str) -> Path | None:
+    """The file of an option: the first folder that has it wins."""
+    files = (folder / group / f"{option}.yaml" for folder in folders)
+    return next((file for file in files if file.is_file()), None)

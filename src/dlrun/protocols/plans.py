@@ -1,0 +1,90 @@
+"""Protocols as plans: a pure function from the results so far to the next job, and the rows of each job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from dlrun.protocols.split import By, folds, held_out
+from dlrun.ranges import Count, Positive
+from dlrun.types import Job, Raw, Result
+
+Rows = tuple[np.ndarray, np.ndarray | None]
+
+
+class Plan(Protocol):
+    """What the runner asks: which job is next, and on which rows."""
+
+    def __call__(self, results: list[Result]) -> Job | None: ...
+
+    def rows(self, raw: Raw, job: Job, seed: int) -> Rows: ...
+
+
+@dataclass(frozen=True)
+class Holdout:
+    """One fit; part of the development rows is held out for validation (book §4.2)."""
+
+    validation: float
+    by: By
+
+    def __call__(self, results: list[Result]) -> Job | None:
+        return None if results else Job()
+
+    def rows(self, raw: Raw, job: Job, seed: int) -> Rows:
+        return held_out(raw, self.validation, self.by, seed)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """One fit on every development row; nothing is held out. For the last fit, before the test (book §3.5, §3.7)."""
+
+    def __call__(self, results: list[Result]) -> Job | None:
+        return None if results else Job()
+
+    def rows(self, raw: Raw, job: Job, seed: int) -> Rows:
+        return np.arange(len(raw)), None
+
+
+@dataclass(frozen=True)
+class Kfold:
+    """A fit for each fold, held out in turn; `repeats` times over, each with its own shuffle (book §4.2)."""
+
+    folds: int
+    repeats: int
+    by: By
+    shuffle: bool
+
+    def __call__(self, results: list[Result]) -> Job | None:
+        done = len(results)
+        if done >= self.folds * self.repeats:
+            return None
+        return Job(fold=done % self.folds, folds=self.folds, repeat=done // self.folds)
+
+    def rows(self, raw: Raw, job: Job, seed: int) -> Rows:
+        return folds(raw, self.folds, self.by, self.shuffle, seed + job.repeat)[job.fold]
+
+
+def holdout(*, validation: Positive, by: By) -> Holdout:
+    """Hold out a share, or a number, of the rows."""
+    return Holdout(validation, by)
+
+
+def whole() -> Whole:
+    """Train on every development row."""
+    return Whole()
+
+
+def kfold(*, folds: Count, by: By, shuffle: bool) -> Kfold:
+    """K-fold validation."""
+    return iterated_kfold(folds=folds, repeats=1, by=by, shuffle=shuffle)
+
+
+def iterated_kfold(*, folds: Count, repeats: Count, by: By, shuffle: bool) -> Kfold:
+    """K-fold validation, again and again with new shuffles."""
+    if folds < 2:
+        raise ValueError("folds=1 holds nothing out: use 2 or more, or protocol=whole")
+    if repeats > 1 and not shuffle:
+        raise ValueError("repeats without shuffle=true would repeat the same folds")
+    return Kfold(folds, repeats, by, shuffle)

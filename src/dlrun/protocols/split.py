@@ -1,0 +1,94 @@
+"""Row numbers for training and for validation. Splits are scikit-learn's wherever they are drawn."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+from dlrun.errors import Refused
+from dlrun.types import Raw
+
+By = Literal["auto", "stratified", "random", "group", "time", "first", "last"]
+Split = tuple[np.ndarray, np.ndarray]
+
+
+def held_out(raw: Raw, validation: float, by: By, seed: int) -> Split:
+    """(training rows, validation rows) of one hold-out.
+
+    validation: a share below 1, or a number of rows. by: stratified keeps class shares, group keeps owners whole, time
+    holds out the latest, first and last take the rows as they lie (BOOK §3.5), auto is stratified for classes.
+    """
+    total = len(raw)
+    count = round(validation * total) if validation < 1 else int(validation)
+    if not 0 < count < total:
+        raise Refused(f"protocol.validation={validation} leaves {total - count} of {total} rows for training")
+    rows = np.arange(total)
+    if by == "first":
+        return rows[count:], rows[:count]
+    if by == "last":
+        return rows[:-count], rows[-count:]
+    if by == "time":
+        latest = np.argsort(column(raw, raw.order, "order"), kind="stable")
+        return latest[:-count], latest[-count:]
+    if by == "group":
+        return _by_group(raw, count, seed)
+    return _drawn(raw, rows, count, by, seed)
+
+
+def _drawn(raw: Raw, rows: np.ndarray, count: int, by: By, seed: int) -> Split:
+    from sklearn.model_selection import train_test_split
+
+    classes = strata(raw, by, least=2)
+    train, val = train_test_split(rows, test_size=count, random_state=seed % 2**32, stratify=classes)
+    return np.sort(train), np.sort(val)
+
+
+def _by_group(raw: Raw, count: int, seed: int) -> Split:
+    from sklearn.model_selection import GroupShuffleSplit
+
+    owners = column(raw, raw.group, "group")
+    splitter = GroupShuffleSplit(1, test_size=count / len(raw), random_state=seed % 2**32)
+    return next(splitter.split(owners, groups=owners))
+
+
+def folds(raw: Raw, count: int, by: By, shuffle: bool, seed: int) -> list[Split]:
+    """(training rows, validation rows) of each of `count` folds."""
+    from sklearn import model_selection as ms
+
+    if count > len(raw):
+        raise Refused(f"protocol.folds={count}, but there are only {len(raw)} rows")
+    random = {"shuffle": True, "random_state": seed % 2**32} if shuffle else {}
+    if by == "group":
+        owners = column(raw, raw.group, "group")
+        if len(np.unique(owners)) < count:
+            raise Refused(f"protocol.folds={count}, but there are only {len(np.unique(owners))} groups")
+        return list(ms.GroupKFold(count, **random).split(owners, groups=owners))
+    if by in ("first", "last", "time"):
+        raise Refused(f"protocol.by={by} makes no folds: use by=auto, stratified, random or group, or protocol=holdout")
+    classes = strata(raw, by, least=count)
+    splitter: Any = ms.KFold(count, **random) if classes is None else ms.StratifiedKFold(count, **random)
+    return list(splitter.split(np.zeros(len(raw)), classes))
+
+
+def strata(raw: Raw, by: By, least: int) -> np.ndarray | None:
+    """The column to stratify on; None where that is not asked for or not possible (fewer than `least` rows a class)."""
+    if by == "random":
+        return None
+    classes = [name for name, kind in raw.targets.items() if kind in ("binary", "category")]
+    if not classes:
+        if by == "stratified":
+            raise Refused("protocol.by=stratified needs a target of classes: use by=auto or by=random")
+        return None
+    values = np.unique(np.asarray(raw.dev[classes[0]]).astype(str), return_inverse=True)[1].reshape(-1)
+    rarest = np.bincount(values).min()
+    if rarest < least and by == "stratified":
+        raise Refused(f"protocol.by=stratified: one class of '{classes[0]}' has {rarest} rows, fewer than {least}")
+    return values if rarest >= least else None
+
+
+def column(raw: Raw, name: str | None, what: str) -> np.ndarray:
+    """A column that the data name for this purpose; Refused when they name none."""
+    if name is None:
+        raise Refused(f"protocol.by={'time' if what == 'order' else what} needs data.{what}=COLUMN")
+    return np.asarray(raw.dev[name])

@@ -1,0 +1,105 @@
+"""Reads what a run folder holds, as plain dicts. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dlrun.errors import Refused
+
+Lines = list[dict[str, Any]]
+
+
+def lines(file: Path) -> Lines:
+    """One dict a line; empty when there is no file. A last line that is only half written is left out."""
+    if not file.is_file():
+        return []
+    texts = file.read_text(encoding="utf-8", errors="replace").split("\n")
+    found = []
+    for number, text in enumerate(texts, 1):
+        try:
+            found.append(json.loads(text))
+        except ValueError:
+            if text.strip() and any(map(str.strip, texts[number:])):
+                raise Refused(f"{file}, line {number} is no JSON: {text[:60]!r}") from None
+    return [line for line in found if isinstance(line, dict)]
+
+
+def history(folder: Path) -> Lines:
+    """The rows of history.jsonl; where an epoch was trained anew after a resume, its later row."""
+    latest = {(row["job"], row["split"], row["epoch"]): row for row in lines(folder / "history.jsonl")}
+    return list(latest.values())
+
+
+def results(folder: Path) -> Lines:
+    """The results of results.jsonl, in the order in which they came; a result written twice counts once."""
+    latest = {(line["name"], line["split"]): line for line in lines(folder / "results.jsonl")}
+    return list(latest.values())
+
+
+def config(folder: Path) -> dict[str, Any]:
+    """The resolved config. Raises Refused where the folder is no run."""
+    import yaml
+
+    file = folder / "config.yaml"
+    if not folder.is_dir():
+        raise Refused(f"there is no folder {folder}")
+    if not file.is_file():
+        raise Refused(f"{folder} is no run folder: it has no config.yaml")
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return yaml.load(file.read_text(encoding="utf-8"), Loader=loader) or {}
+
+
+def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one dict: {'optimizer': {'lr': .1}} → {'optimizer.lr': .1}."""
+    if not isinstance(node, dict) or not node:
+        return {prefix: node} if prefix else {}
+    found: dict[str, Any] = {}
+    for key, value in node.items():
+        found |= flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return found
+
+
+def targets(folder: Path) -> dict[str, dict[str, Any]]:
+    """Target name → its kind and labels, from fields.json; empty when there is none."""
+    file = folder / "fields.json"
+    if not file.is_file():
+        return {}
+    return json.loads(file.read_text(encoding="utf-8")).get("targets", {})
+
+
+def text(file: Path) -> str:
+    """The text of a small file, or nothing when it is not there."""
+    return file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else ""
+
+
+def name_of_model(config: dict[str, Any]) -> str:
+    """'dense' from a model node whose _target_ is 'dlrun.models.dense.dense'."""
+    node = config.get("model")
+    target = node.get("_target_", "") if isinstance(node, dict) else str(node or "")
+    return target.rpartition(".")[2]
+
+
+def name_of_task(config: dict[str, Any]) -> str:
+    """The name of the task."""
+    node = config.get("task")
+    return str(node.get("name", "")) if isinstance(node, dict) else str(node or "")
+
+
+def notes_of(results: Lines) -> list[str]:
+    """The different remarks that stand beside results, in their order."""
+    parts = [part.strip() for line in results for part in str(line.get("note") or "").split("; ")]
+    return list(dict.fromkeys(filter(None, parts)))
+
+
+def warning_of(results: Lines) -> str:
+    """The remark that must stand beside every score, because its data is made up (SYNTHETIC …), or nothing."""
+    return next((note for note in notes_of(results) if "SYNTHETIC" in note), "")
+
+
+def family(job: str) -> str:
+    """'folds' for each job that is one fold of several, else the job's own name."""
+    import re
+
+    return "folds" if re.search(r"(^|-)fold-\d+$", job) else job

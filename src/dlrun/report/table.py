@@ -1,0 +1,96 @@
+"""The small table at the end of a run: each score with its 95 % interval beside the common-sense baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dlrun.report import measures, read
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+FOLD_COLUMNS = 4  # more folds than these share one column, so that the table fits a terminal
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One table as plain text, for the terminal and for report.html alike."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    caption: str = ""
+    notes: tuple[str, ...] = ()
+    right: frozenset[int] = field(default_factory=frozenset)
+
+
+def summaries(results: read.Lines, config: dict[str, Any]) -> list[Summary]:
+    """One table for each stage and split; the folds of one stage share theirs."""
+    together: dict[tuple[str, str], read.Lines] = {}
+    for line in results:
+        together.setdefault((read.family(line["name"]), line["split"]), []).append(line)
+    return [_summary(name, split, lines, config) for (name, split), lines in together.items()]
+
+
+def rich_table(summary: Summary) -> Table:
+    """The same table for a terminal; a SYNTHETIC note stands in red in its title."""
+    from rich.table import Table
+    from rich.text import Text
+
+    title = Text(summary.title, style="bold")
+    for note in summary.notes:
+        title.append("\n" + note, style="bold red" if "SYNTHETIC" in note else "not bold")
+    table = Table(title=title, caption=summary.caption or None, title_justify="left", caption_justify="left")
+    for position, column in enumerate(summary.columns):
+        table.add_column(Text(column), justify="right" if position in summary.right else "left")
+    for row in summary.rows:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def result_tables(folder: Path) -> list[Table]:
+    """The tables of a finished run folder."""
+    config, results = read.config(folder), read.results(folder)
+    return [rich_table(summary) for summary in summaries(results, config)]
+
+
+def _summary(name: str, split: str, lines: read.Lines, config: dict[str, Any]) -> Summary:
+    folds = len(lines) > 1
+    scores = [line.get("scores") or {} for line in lines]
+    baselines = [line.get("baseline") or {} for line in lines]
+    names = list(dict.fromkeys(measure for score in scores for measure in score))
+    interval = "mean ± sd" if folds else "95 % interval"
+    columns = ["measure", f"{split} ({interval})", "baseline", *_fold_columns(lines)]
+    rows = []
+    for measure in names:
+        each = [measures.number(score.get(measure, {}).get("value")) for score in scores] if folds else []
+        beside = [measures.over_folds(kind, measure) for kind in (scores, baselines)]
+        rows.append([measure, *beside, *(each if len(each) <= FOLD_COLUMNS else [" ".join(each)])])
+    task, model = read.name_of_task(config), read.name_of_model(config)
+    title = f"{' · '.join(filter(None, (task, model)))}: {f'{len(lines)} folds' if folds else name}, {split}"
+    notes = tuple(read.notes_of(lines))
+    return Summary(title, columns, rows, _caption(lines), notes, frozenset(range(1, len(columns))))
+
+
+def _fold_columns(lines: read.Lines) -> list[str]:
+    if len(lines) == 1:
+        return []
+    return [line["name"] for line in lines] if len(lines) <= FOLD_COLUMNS else [f"each of {len(lines)}"]
+
+
+def _caption(lines: read.Lines) -> str:
+    kept = list(dict.fromkeys(str(line.get("checkpoint") or "") for line in lines))
+    epochs = sorted({int(line.get("epochs") or 0) for line in lines})
+    counts = [score.get("n") or 0 for line in lines for score in list((line.get("scores") or {}).values())[:1]]
+    seconds = sum(float(line.get("seconds") or 0) for line in lines)
+    parts = [
+        f"checkpoint: {', '.join(filter(None, kept)) or 'none'}",
+        f"{'–'.join(map(str, dict.fromkeys((epochs[0], epochs[-1]))))} epochs",
+        f"{seconds:.1f} s",
+    ]
+    if any(counts):
+        parts.insert(1, f"{sum(counts):,} rows")
+    return " · ".join(parts)

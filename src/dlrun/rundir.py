@@ -1,0 +1,143 @@
+"""The run folder: every run has its own, nothing in it is overwritten by another, and all of it is plain files."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from dlrun.errors import Refused
+from dlrun.types import History, Job, Result, Row, Score
+
+
+def create(root: Path, *names: str) -> Path:
+    """A new folder root/<names>/<date>_<time>[-n], which nobody else has. Raises Refused where it cannot be made."""
+    parent = root.absolute().joinpath(*names)
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    for number in range(1, 10_000):
+        folder = parent / (stamp if number == 1 else f"{stamp}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            if not folder.is_dir():
+                raise Refused(f"cannot make the run folder {folder}: there is a file of that name") from None
+            continue
+        except OSError as error:
+            raise Refused(f"cannot make the run folder {folder}: {error.strerror}; choose another: output=…") from error
+        return folder
+    raise Refused(f"no free name left in {parent}")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file's content at once: a reader finds the old text or the new, never half."""
+    fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh.write_text(text, encoding="utf-8")
+    os.replace(fresh, path)
+
+
+def lines(path: Path) -> list[Any]:
+    """The JSON lines of a file; a last line cut short by a kill is left out."""
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return found
+
+
+class RunDir:
+    """A run folder and the few things that are written to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def checkpoints(self, job: Job) -> Path:
+        """The folder of one job's checkpoints."""
+        return self.folder / "checkpoints" / job.name
+
+    def write_history(self, job: Job, history: History) -> None:
+        """Set the rows of one job; other jobs' rows stay."""
+        path = self.folder / "history.jsonl"
+        others = [line for line in lines(path) if line["job"] != job.name]
+        mine = [{"job": job.name, **asdict(row)} for row in history]
+        write_text(path, "".join(json.dumps(line) + "\n" for line in (*others, *mine)))
+
+    def append_history(self, job: Job, rows: Iterable[Row]) -> None:
+        """Add rows of one job."""
+        with (self.folder / "history.jsonl").open("a", encoding="utf-8") as file:
+            file.write("".join(json.dumps({"job": job.name, **asdict(row)}) + "\n" for row in rows))
+
+    def results(self) -> list[Result]:
+        """What has come of the jobs so far."""
+        return [read_result(line) for line in lines(self.folder / "results.jsonl")]
+
+    def add_result(self, result: Result) -> None:
+        """Add one job's result."""
+        path = self.folder / "results.jsonl"
+        found = [*lines(path), result_line(result)]
+        write_text(path, "".join(json.dumps(line) + "\n" for line in found))
+
+    def write_answers(self, job: Job, split: str, answers: dict[str, tuple[Any, Any]]) -> None:
+        """Keep what the model answered on a split, and the truth: predictions/<job>-<split>.npz."""
+        import numpy as np
+
+        path = self.folder / "predictions" / f"{job.name}-{split}.npz"
+        path.parent.mkdir(exist_ok=True)
+        arrays = {f"output/{name}": answer for name, (answer, _) in answers.items()}
+        np.savez_compressed(path, **arrays, **{f"target/{name}": truth for name, (_, truth) in answers.items()})
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a small file of plain values."""
+        write_text(self.folder / name, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+    def log(self) -> logging.Handler:
+        """A handler that adds to log.txt."""
+        handler = logging.FileHandler(self.folder / "log.txt", encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        return handler
+
+
+def result_line(result: Result) -> dict[str, Any]:
+    """A result as plain values, as results.jsonl holds it."""
+    return {"name": result.job.name, **asdict(result)}
+
+
+def read_result(line: dict[str, Any]) -> Result:
+    """A result from its JSON line."""
+    parts = {key: value for key, value in line.items() if key != "name"}
+    for key in ("scores", "baseline"):
+        parts[key] = {name: Score(**score) for name, score in parts[key].items()}
+    return Result(**{**parts, "job": Job(**parts["job"])})
+
+
+def environment() -> dict[str, Any]:
+    """Python, platform, packages, and the git commit of the working folder with its uncommitted changes."""
+    packages = {dist.metadata["Name"]: dist.version for dist in metadata.distributions() if dist.metadata["Name"]}
+    return {
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "python": sys.version,
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "cpus": os.cpu_count(),
+        "packages": dict(sorted(packages.items())),
+        "git": {"commit": _git("rev-parse", "HEAD"), "diff": _git("diff", "HEAD"), "status": _git("status", "--short")},
+    }
+
+
+def _git(*words: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *words], capture_output=True, text=True, timeout=20, check=True, errors="replace")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

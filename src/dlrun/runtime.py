@@ -1,0 +1,59 @@
+"""Where and how numbers are computed: device, precision, seeds, determinism."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from dlrun.errors import Refused
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of this name; 'auto' is CUDA where there is one, then MPS, then the CPU. Raises Refused."""
+    there = devices()
+    if name == "auto":
+        return torch.device(there[0])
+    if name not in there:
+        raise Refused(f"no device '{name}' here: there are {', '.join(there)} (and auto, which takes the first)")
+    return torch.device(name)
+
+
+def devices() -> list[str]:
+    """The names of the devices of this machine, best first."""
+    cuda = [f"cuda:{number}" for number in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    return [*(["cuda"] if cuda else []), *cuda, *mps, "cpu"]
+
+
+def be_deterministic(wanted: bool) -> None:
+    """Ask torch for the same bits every time, at some cost of speed, or stop asking."""
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if wanted != torch.are_deterministic_algorithms_enabled():  # the call imports torch's compiler
+        torch.use_deterministic_algorithms(wanted)
+    torch.backends.cudnn.benchmark = not wanted
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """The context in which a step is computed; nothing at all for fp32."""
+    dtype = PRECISIONS[precision]
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
+
+
+def random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """The state of torch's generators, as tensors."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def restore_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
+    """Put the generators back where `random_state` found them."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)

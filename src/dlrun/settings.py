@@ -1,0 +1,34 @@
+"""The engine's own settings, as conf/engine/ gives them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dlrun.ranges import Count, NonNegative, Positive, Probability
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """epochs: visits of the training rows. max_steps: stop after so many optimizer steps. accumulate: batches a step.
+
+    eval_batch_size: rows a batch when nothing is learnt; null = the larger of batch_size and 256.
+    clip_norm, clip_value: bounds on the gradient. ema: decay of the running average of the weights that is used for
+    evaluation. save_every: seconds between checkpoints. overfit: train and validate on the same so many rows, and say
+    whether the model can learn them by heart.
+    """
+
+    epochs: Count
+    batch_size: Count
+    eval_batch_size: Count | None
+    max_steps: Count | None
+    device: str
+    precision: Literal["fp32", "bf16", "fp16"]
+    accumulate: Count
+    clip_norm: Positive | None
+    clip_value: Positive | None
+    ema: Probability | None
+    compile: bool
+    deterministic: bool
+    save_every: NonNegative
+    overfit: Count | None

@@ -1,0 +1,202 @@
+"""The arguments of a class or function read from its source, so that a config is checked without importing it."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from dlrun.ranges import RANGES
+
+PLAIN: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "str": (str,),
+    "bool": (bool,),
+    "dict": (dict,),
+    "list": (list,),
+    "tuple": (list,),
+}
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument: its annotation as a syntax tree of `module`, and whether it must be given."""
+
+    name: str
+    annotation: ast.expr | None
+    required: bool
+    module: Path
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What can be set. open: any other key is accepted too. context: how many arguments the caller gives in order."""
+
+    arguments: dict[str, Argument]
+    open: bool
+
+
+def signature(target: str, context: int = 0) -> Signature | None:
+    """The arguments of a target by name, less the first `context`; None when its source cannot be read."""
+    found = definition(target)
+    if found is None:
+        return None
+    node, module = found
+    if isinstance(node, ast.ClassDef):
+        if any("dataclass" in ast.unparse(mark) for mark in node.decorator_list):
+            return _of_dataclass(node, module)
+        init = [part for part in node.body if isinstance(part, ast.FunctionDef) and part.name == "__init__"]
+        return _of_function(init[0].args, module, context + 1) if init else None
+    return _of_function(node.args, module, context)
+
+
+def _of_dataclass(node: ast.ClassDef, module: Path) -> Signature:
+    fields = [part for part in node.body if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name)]
+    made = [Argument(part.target.id, part.annotation, part.value is None, module) for part in fields]  # type: ignore[union-attr]
+    return Signature({argument.name: argument for argument in made}, False)
+
+
+def _of_function(args: ast.arguments, module: Path, skip: int) -> Signature:
+    positional = [*args.posonlyargs, *args.args]
+    required = len(positional) - len(args.defaults)
+    made = [Argument(a.arg, a.annotation, i < required, module) for i, a in enumerate(positional)][skip:]
+    made += [
+        Argument(a.arg, a.annotation, default is None, module)
+        for a, default in zip(args.kwonlyargs, args.kw_defaults, strict=True)
+    ]
+    return Signature({argument.name: argument for argument in made}, args.kwarg is not None)
+
+
+def definition(target: str, depth: int = 5) -> tuple[ast.FunctionDef | ast.ClassDef, Path] | None:
+    """Where a dotted name is defined, followed through re-exports; None when it cannot be found."""
+    module_name, _, name = target.rpartition(".")
+    path = source_file(module_name)
+    if path is None or depth == 0:
+        return None
+    for node in parsed(path).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
+            return node, path
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    package = module_name if path.name == "__init__.py" else module_name.rpartition(".")[0]
+                    home = _absolute(node, package)
+                    return definition(f"{home}.{alias.name}", depth - 1)
+    return None
+
+
+def _absolute(node: ast.ImportFrom, package: str) -> str:
+    if not node.level:
+        return node.module or ""
+    base = package.split(".")[: len(package.split(".")) - node.level + 1]
+    return ".".join([*base, *([node.module] if node.module else [])])
+
+
+@lru_cache(maxsize=256)
+def source_file(module: str) -> Path | None:
+    """The source file of a module, found without importing it or its parents."""
+    top, *rest = module.split(".")
+    try:
+        spec = importlib.util.find_spec(top) if top else None
+    except (ImportError, ValueError):
+        return None
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return None
+    origin = Path(spec.origin)
+    if not rest:
+        return origin
+    place = origin.parent.joinpath(*rest)
+    for path in (place.with_suffix(".py"), place / "__init__.py"):
+        if path.is_file():
+            return path
+    return None
+
+
+@lru_cache(maxsize=256)
+def parsed(path: Path) -> ast.Module:
+    """The syntax tree of a file."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def misfit(value: Any, argument: Argument) -> str | None:
+    """What the argument wants, when this value is not it; None when it fits or when that cannot be judged."""
+    if argument.annotation is None or _fits(value, argument.annotation, argument.module) is not False:
+        return None
+    return describe(argument.annotation, argument.module)
+
+
+def _fits(value: Any, note: ast.expr, module: Path) -> bool | None:
+    """True or False; None when the annotation is beyond this check."""
+    if isinstance(value, dict) and "_target_" in value:
+        return None
+    if isinstance(note, ast.Constant):
+        return value is None if note.value is None else None
+    if isinstance(note, ast.BinOp):
+        sides = [_fits(value, side, module) for side in (note.left, note.right)]
+        return True if True in sides else False if False in sides else None
+    if isinstance(note, ast.Name):
+        return _fits_name(value, note.id, module)
+    if isinstance(note, ast.Subscript):
+        return _fits_subscript(value, note, module)
+    return None
+
+
+def _fits_name(value: Any, name: str, module: Path) -> bool | None:
+    if name in RANGES:
+        return RANGES[name].holds(value)
+    if name in PLAIN:
+        return isinstance(value, PLAIN[name]) and (name == "bool" or not isinstance(value, bool))
+    alias = _alias(name, module)
+    return None if alias is None else _fits(value, *alias)
+
+
+def _fits_subscript(value: Any, note: ast.Subscript, module: Path) -> bool | None:
+    head = ast.unparse(note.value).rpartition(".")[2]
+    inner = note.slice.elts if isinstance(note.slice, ast.Tuple) else [note.slice]
+    if head == "Literal":
+        return value in [option.value for option in inner if isinstance(option, ast.Constant)]
+    if head == "Optional":
+        return value is None or _fits(value, inner[0], module)
+    if head == "list":
+        return isinstance(value, list) and all(_fits(item, inner[0], module) is not False for item in value)
+    if head == "tuple":
+        return isinstance(value, list)
+    if head == "dict":
+        return isinstance(value, dict) and all(_fits(item, inner[1], module) is not False for item in value.values())
+    return None
+
+
+def _alias(name: str, module: Path) -> tuple[ast.expr, Path] | None:
+    """What a type alias stands for, in this module or where it is imported from."""
+    for node in parsed(module).body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
+            return node.value, module
+        if isinstance(node, ast.ImportFrom) and any((a.asname or a.name) == name for a in node.names):
+            path = source_file(node.module or "") if not node.level else None
+            return _alias(name, path) if path and path != module else None
+    return None
+
+
+def describe(note: ast.expr, module: Path) -> str:
+    """An annotation in words."""
+    if isinstance(note, ast.BinOp):
+        return f"{describe(note.left, module)} or {describe(note.right, module)}"
+    if isinstance(note, ast.Constant):
+        return "null"
+    if isinstance(note, ast.Name):
+        words = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
+        if note.id in RANGES:
+            return RANGES[note.id].text
+        alias = None if note.id in PLAIN else _alias(note.id, module)
+        return words.get(note.id) or (describe(*alias) if alias else note.id)
+    if isinstance(note, ast.Subscript):
+        inner = note.slice.elts if isinstance(note.slice, ast.Tuple) else [note.slice]
+        if ast.unparse(note.value).endswith("Literal"):
+            return "one of " + ", ".join(str(option.value) for option in inner if isinstance(option, ast.Constant))
+        if ast.unparse(note.value) == "list":
+            return f"a list, each item {describe(inner[0], module)}"
+    return ast.unparse(note)

@@ -1,0 +1,97 @@
+"""A fit is shown as a bar on a terminal, and as one plain line an epoch anywhere else."""
+
+import io
+import re
+import time
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from dlrun.commands.display import Display
+
+
+@dataclass
+class FakeTrainer:
+    epoch: int = 0
+    split: str = ""
+    position: int = 0
+    batches: int = 10
+    epochs: int = 3
+    pause: float = 0.0
+    history: list = field(default_factory=list)
+    callbacks: list = field(default_factory=list)
+    looks: int = 0
+
+    @property
+    def settings(self):
+        return SimpleNamespace(epochs=self.epochs)
+
+    @property
+    def running(self):
+        self.looks += 1
+        return 0.25
+
+    def fit(self):
+        while self.epoch < self.epochs:
+            for split in ("train", "val"):
+                self.split = split
+                for position in range(self.batches):
+                    self.position = position
+                    time.sleep(self.pause)
+                values = {"loss": 0.1 * (self.epoch + 1), "accuracy": 0.9 - 0.1 * self.epoch}
+                self.history.append(SimpleNamespace(epoch=self.epoch + 1, split=split, values=values))
+            self.epoch += 1
+            for callback in self.callbacks:
+                callback(self)
+
+
+BASELINE = {"loss": SimpleNamespace(value=2.3), "accuracy": SimpleNamespace(value=0.51)}
+JOB = SimpleNamespace(name="fold-2")
+
+
+def shown(trainer, terminal, **options):
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=terminal, width=80)
+    with Display(console, options.pop("quiet", False), **options)(trainer, JOB, BASELINE):
+        trainer.fit()
+    return stream.getvalue()
+
+
+def test_off_a_terminal_each_epoch_is_exactly_one_plain_line():
+    trainer = FakeTrainer()
+    lines = shown(trainer, False).splitlines()
+    assert lines[0] == "fold-2  baseline to beat: accuracy 0.5100" and len(lines) == 4
+    expected = "fold-2  epoch 2/3  train loss 0.2000 accuracy 0.8000  val loss 0.2000 accuracy 0.8000  0.0 s"
+    assert lines[2] == expected
+    assert not re.search(r"[\x00-\x09\x0b-\x1f]", "\n".join(lines)) and trainer.callbacks == []
+
+
+def test_a_long_epoch_gives_signs_of_life():
+    lines = shown(FakeTrainer(epochs=1, pause=0.02), False, heartbeat=0.1).splitlines()
+    beats = [line for line in lines if " batch " in line]
+    assert 2 <= len(beats) <= 6
+    assert re.fullmatch(r"fold-2  epoch 1/1  (train|val) batch \d+/10  loss 0.2500  0 s", beats[0])
+
+
+def test_a_terminal_shows_a_bar_and_leaves_one_line():
+    trainer = FakeTrainer(pause=0.03)
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown(trainer, True))
+    for piece in ("━━━━", "epoch 2/3 train", "loss 0.2500", "best val accuracy 0.9000 (epoch 1)", "baseline to beat"):
+        assert piece in text
+    assert re.search(r"about \d+ s left", text)
+    assert text.rstrip().splitlines()[-1].startswith("fold-2  3 epochs  best val accuracy 0.9000 (epoch 1)")
+    assert 1 <= trainer.looks <= 10  # 1.8 s at four a second, however often it is drawn
+
+
+def test_quiet_says_nothing_and_touches_nothing():
+    trainer = FakeTrainer()
+    assert shown(trainer, True, quiet=True) == "" and trainer.looks == 0
+
+
+def test_a_fit_that_fails_leaves_no_callback_and_no_thread():
+    trainer = FakeTrainer()
+    with pytest.raises(KeyError), Display(Console(file=io.StringIO()), quiet=False)(trainer, JOB, {}):
+        raise KeyError
+    assert trainer.callbacks == []

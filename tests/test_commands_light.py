@@ -1,0 +1,198 @@
+"""The commands that must answer at once: what they say, and that they import nothing heavy."""
+
+import io
+import os
+import re
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from dlrun import places
+from dlrun.commands.compare import comparison
+from dlrun.commands.completion import complete, completion
+from dlrun.commands.help import COMMANDS, help_text
+from dlrun.commands.ls import listing
+from dlrun.errors import Refused
+from made_up import classes_run, result, write_lines
+
+HERE = os.environ | {"PYTHONPATH": str(Path(places.__file__).parents[1])}
+FILES = {
+    "config.yaml": "defaults:\n  - _self_\n  - model: dense\n  - optimizer: sgd # plain\n  - task: toy\nseed: 0\n",
+    "task/toy.yaml": "# @package _global_\n# A toy.\ndefaults:\n  - override /model: dense\n",
+    "task/words.yaml": "# @package _global_\n# Words.\ndefaults:\n  - override /optimizer: adam\n",
+    "experiment/best.yaml": "# @package _global_\ndefaults:\n  - override /task: words\n  - override /model: deep\n",
+    "model/dense.yaml": "# Fully connected layers.\n_target_: a.b\nunits: [64]\n",
+    "model/deep.yaml": "# Many of them.\ndefaults: [dense, _self_]\n_target_: a.b\ndepth: 9\nblock: {width: 3}\n",
+    "loss/mse.yaml": "# Mean squared error.\n_target_: a.b\n",
+    "optimizer/sgd.yaml": "_target_: a.b\nlr: 0.1\n",
+    "optimizer/adam.yaml": "# Adam.\n_target_: a.b\nlr: 0.1\nbetas: [0.9, 0.999]\n",
+    "hydra/inside.yaml": "{}\n",
+}
+
+
+@pytest.fixture
+def conf(tmp_path, monkeypatch):
+    top = tmp_path / "conf"
+    for name, text in FILES.items():
+        (top / name).parent.mkdir(parents=True, exist_ok=True)
+        (top / name).write_text(text)
+    monkeypatch.setattr(places, "conf_folder", lambda: top)
+    monkeypatch.chdir(tmp_path)
+    return top
+
+
+def test_the_real_conf_folder_has_tasks_and_its_groups():
+    found = places.groups(places.conf_folder())
+    assert len(found["task"]) >= 5 and {"data", "model", "loss", "optimizer", "protocol"} <= set(found)
+
+
+@pytest.mark.parametrize("group", ["task", "model", "experiment"])
+def test_every_real_option_says_what_it_is_for(group):
+    lines = listing([group]).splitlines()[1:]
+    assert len(lines) >= 3 and all(len(line.split()) > 1 for line in lines), lines
+
+
+def test_listing_takes_singular_and_plural_and_skips_package_lines(conf):
+    assert listing(["tasks"]) == listing(["task"]) == "task=\n  toy    A toy.\n  words  Words."
+    assert "mse  Mean squared error." in listing(["losses"])
+    assert re.search(r"^model +2 +deep, dense$", listing([]), re.MULTILINE) and "hydra" not in listing([])
+
+
+def test_an_unknown_group_is_refused_with_what_there_is(conf):
+    with pytest.raises(Refused, match="did you mean 'model'.*There are: experiment, loss, model"):
+        listing(["modle"])
+
+
+def test_user_folders_come_first(conf, tmp_path):
+    own = tmp_path / "own"
+    (own / "model").mkdir(parents=True)
+    (own / "model" / "dense.yaml").write_text("# Mine.\nmine: 1\n")
+    (own / "model" / "net.yaml").write_text("# New.\n")
+    text = listing(["model"], [own])
+    assert "dense  Mine." in text and "net    New." in text and "deep   Many" in text
+    assert complete([], "model.", [own]) == ["model.mine="]
+
+
+def test_help_fits_a_screen_even_with_many_tasks(conf):
+    for number in range(60):
+        (conf / "task" / f"quite_a_long_task_name_{number}.yaml").write_text("# x\n")
+    for text in (help_text(), help_text([conf])):
+        lines = text.split("\n")
+        assert len(lines) <= 24 and max(map(len, lines)) <= 80
+        assert "dlrun ls task" in text and "dense" in text and all(name in text for name in COMMANDS)
+    assert "dlrun -m task=imdb" in help_text()
+
+
+def test_real_help_fits_a_screen(monkeypatch):
+    lines = help_text().split("\n")
+    assert len(lines) <= 24 and max(map(len, lines)) <= 80 and "mnist" in help_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "last", "expected"),
+    [
+        ([], "ta", ["task="]),
+        ([], "task=", ["task=toy", "task=words"]),
+        ([], "res", ["resume"]),
+        (["task=toy"], "res", []),
+        (["-m"], "model=dense,de", ["model=dense,deep", "model=dense,dense"]),
+        ([], "model=[de", ["model=[deep", "model=[dense"]),
+        ([], "optimizer.", ["optimizer.lr="]),
+        (["task=words"], "optimizer.", ["optimizer.lr=", "optimizer.betas="]),
+        (["experiment=best"], "optimizer.b", ["optimizer.betas="]),
+        (["experiment=best", "optimizer=sgd"], "optimizer.b", []),
+        (["model=deep"], "model.", ["model.units=", "model.depth=", "model.block.width="]),
+        ([], "++optimizer.l", ["++optimizer.lr="]),
+        ([], "see", ["seed="]),
+        (["ls"], "mo", ["model"]),
+        (["completion"], "", ["bash", "zsh", "fish"]),
+        ([], "nothing_like_it=", []),
+    ],
+)
+def test_completion_offers(conf, words, last, expected):
+    assert complete(words, last) == expected
+
+
+def test_completion_offers_run_folders_the_newest_first(conf, tmp_path):
+    for age, name in ((50, "new"), (100, "old")):
+        run = tmp_path / "outputs" / "toy" / name
+        run.mkdir(parents=True)
+        (run / "config.yaml").write_text("")
+        os.utime(run / "config.yaml", (time.time() - age,) * 2)
+    (tmp_path / "outputs" / "toy" / "no-run").mkdir()
+    assert complete(["resume"], "") == ["outputs/toy/new", "outputs/toy/old"]
+    assert complete(["compare", "outputs/toy/new"], "outputs/toy/o") == ["outputs/toy/old"]
+    assert complete(["evaluate"], "con") == ["conf/"]
+
+
+def test_bash_itself_completes(conf, tmp_path):
+    code = "import sys; from dlrun import places; from pathlib import Path; places.conf_folder = lambda: Path('conf')"
+    code += "; from dlrun.commands.completion import complete"
+    code += "; print(*complete(sys.argv[1:-1], sys.argv[-1]), sep=chr(10))"
+    script = f"""dlrun() {{ shift; '{sys.executable}' -c "{code}" "$@"; }}
+{completion(["bash"])}
+for COMP_LINE in 'dlrun task=wo' 'dlrun ta' 'dlrun task=words optimizer.b'; do
+    COMP_POINT=${{#COMP_LINE}}; _dlrun; printf '[%s]' "${{COMPREPLY[@]}}"
+done"""
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=tmp_path, env=HERE)
+    assert done.stdout == "[words ][task=][optimizer.betas=]", done.stderr
+
+
+def test_an_unknown_shell_is_refused():
+    with pytest.raises(Refused, match="no completion for 'csh'. There are: bash, zsh, fish"):
+        completion(["csh"])
+
+
+def test_runs_side_by_side_show_only_the_keys_that_differ(tmp_path):
+    runs = [classes_run(tmp_path / "a"), classes_run(tmp_path / "b", lr=0.01, note="SYNTHETIC: made up")]
+    write_lines(runs[0] / "results.jsonl", [result("fit"), result("fit", split="test", value=0.8)])
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(comparison(runs))
+    text = console.export_text()
+    for piece in ("optimizer.lr", "0.01", "0.8890 [0.8690, 0.9080]", "test accuracy", "0.8000", "SYNTHETIC: made up"):
+        assert piece in text
+    assert "optimizer._target_" not in text and "seed" not in text
+
+
+def test_folders_that_are_no_runs_are_refused_by_name(tmp_path):
+    run = classes_run(tmp_path / "a")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(Refused, match="empty has no config.yaml and no results.jsonl; there is no folder .*gone"):
+        comparison([run, tmp_path / "empty", tmp_path / "gone"])
+
+
+LIGHT = ["commands.help", "commands.ls", "commands.completion", "commands.compare", "commands.display"]
+REPORT = [f"report.{file.stem}" for file in Path(places.__file__).parent.glob("report/[!_]*.py")]
+
+
+@pytest.mark.parametrize(
+    "call", ["help_text()", "listing(['tasks'])", "complete([], 'optimizer.')", "complete([], 't')"]
+)
+def test_a_light_command_is_quick_and_imports_nothing_heavy(call):
+    code = "import sys\n" + "\n".join(
+        f"from dlrun.commands.{module} import {name}"
+        for module, name in (("help", "help_text"), ("ls", "listing"), ("completion", "complete"))
+    )
+    heavy = "{'torch', 'hydra', 'omegaconf', 'numpy', 'rich', 'matplotlib'} & set(sys.modules)"
+    code += f"\nassert {call}\nassert not {heavy}, {heavy}\n"
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-c", code], check=True, env=HERE)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.2  # 0.1 on a machine at rest
+
+
+def test_reports_and_light_commands_never_import_torch(tmp_path):
+    assert len(REPORT) >= 8
+    run = classes_run(tmp_path / "run")
+    code = (
+        f"import sys, {', '.join(f'dlrun.{name}' for name in LIGHT + REPORT)}, dlrun.events\nfrom pathlib import Path\n"
+    )
+    code += "assert not {'torch', 'matplotlib', 'tensorboard', 'hydra', 'numpy'} & set(sys.modules)\n"
+    code += f"dlrun.report.write.write(Path({str(run)!r}))\ndlrun.commands.compare.comparison([Path({str(run)!r})])\n"
+    code += "assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, env=HERE)

@@ -1,0 +1,225 @@
+"""Laws of preparation: what is learnt comes from training rows alone, for every dataset there is."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from dlrun.data import embedded, housing, mnist, words
+from dlrun.data.prepare import apply, fingerprint, prepare, state
+from dlrun.data.steps import Bins, Categories, Impute, Labels, Standardise, Unit
+from dlrun.data.table_csv import csv
+from dlrun.errors import Refused
+from dlrun.types import Ragged, Raw
+
+# torch announces once a process that sparse CSR is young, and whose checks are off
+pytestmark = pytest.mark.filterwarnings("ignore:Sparse:UserWarning")
+
+CONF = Path(__file__).parents[1] / "conf" / "data"
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    random = np.random.RandomState(0)
+    lines = ["size,age,town,when,kind"]
+    for row in range(120):
+        size = "" if row % 11 == 0 else f"{random.lognormal():.3f}"
+        lines.append(
+            f"{size},{random.randint(90)},{'abcd'[random.randint(4)]},2024-01-01 {row % 24}:00,{'xyz'[row % 3]}"
+        )
+    path = tmp_path_factory.mktemp("csv") / "own.csv"
+    path.write_text("\n".join(lines).replace(" 0:", " 00:"))
+    settings = yaml.safe_load((CONF / "csv.yaml").read_text())
+    settings |= {"path": str(path), "target": "kind", "indicator": True, "drop": ["when"]}
+    settings["features"] = {"age_group": {"bins": ["age", 3]}}
+    return csv(**{name: value for name, value in settings.items() if name != "_target_"})
+
+
+DATASETS = {
+    "digits": lambda: embedded.digits(test=0.2),
+    "breast_cancer": lambda: embedded.breast_cancer(test=0.2),
+    "wine": lambda: embedded.wine(test=0.2),
+    "diabetes": lambda: embedded.diabetes(test=0.2),
+    "mnist": lambda: mnist.mnist(source="sample"),
+    "fashion_mnist": lambda: mnist.fashion_mnist(source="sample"),
+    "imdb": lambda: words.imdb(source="sample", words=1000, pool=False),
+    "reuters": lambda: words.reuters(source="sample", words=1000),
+    "boston_housing": lambda: housing.boston_housing(source="sample"),
+    "california_housing": lambda: housing.california_housing(source="sample", test=0.2),
+    "csv": None,
+}
+
+
+@pytest.fixture(params=DATASETS)
+def raw(request):
+    return DATASETS[request.param]() if DATASETS[request.param] else request.getfixturevalue("table")
+
+
+def poisoned(raw, rows):
+    """The same dataset with rows that are wildly different, but of the same type."""
+    dev = {}
+    for name, column in raw.dev.items():
+        if isinstance(column, Ragged):
+            values = column.values.copy()
+            for row in rows:
+                values[column.offsets[row] : column.offsets[row + 1]] = 7
+            dev[name] = Ragged(values, column.offsets)
+            continue
+        dev[name] = column.copy()
+        if name in raw.targets and raw.targets[name] in ("binary", "category"):
+            dev[name][rows] = column[0]
+        else:
+            dev[name][rows] = {"f": 1e6, "u": 255, "i": 3, "O": "poison"}[column.dtype.kind]
+    return dataclasses.replace(raw, dev=dev)
+
+
+def equal(one, other):
+    if one is None or other is None:
+        return one is other
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if one.layout == torch.sparse_csr:
+        return torch.equal(one.to_dense(), other.to_dense())
+    return torch.equal(one, other)
+
+
+def test_every_loader_has_its_yaml():
+    files = sorted(path.stem for path in CONF.glob("*.yaml"))
+    assert set(DATASETS) <= set(files)
+
+
+def test_statistics_never_see_held_out_rows(raw):
+    order = np.random.RandomState(1).permutation(len(raw))
+    train, val = order[: 2 * len(raw) // 3], order[2 * len(raw) // 3 :]
+    clean, other = prepare(raw, train, val), prepare(poisoned(raw, val), train, val)
+    assert json.dumps(state(clean.learnt)) == json.dumps(state(other.learnt))
+    for name, field in (clean.spec.inputs | clean.spec.targets).items():
+        poison = (other.spec.inputs | other.spec.targets)[name]
+        assert dataclasses.replace(field, prior=None) == dataclasses.replace(poison, prior=None)
+        assert equal(field.prior, poison.prior)
+    size = len(raw)
+    assert equal(next(clean.train.batches(size)), next(other.train.batches(size)))
+    assert not equal(next(clean.val.batches(size)), next(other.val.batches(size)))
+
+
+def test_batches_are_what_the_spec_says(raw):
+    data = prepare(raw, np.arange(len(raw)), None)
+    batch = next(data.train.batches(5))
+    for name, field in (data.spec.inputs | data.spec.targets).items():
+        assert tuple(batch[name].shape) == (5, *field.shape)
+        if field.kind == "category":
+            assert batch[name].dtype == torch.int64 and batch[name].min() >= 0 and batch[name].max() < field.size
+        else:
+            assert batch[name].dtype == torch.float32
+        assert (field.prior is not None) == (name in data.spec.targets)
+        if field.prior is not None:
+            assert len(field.prior) == field.outputs
+        if field.size and field.labels:
+            assert len(field.labels) == field.size
+
+
+def test_test_rows_are_prepared_with_what_was_learnt(raw):
+    data = prepare(raw, np.arange(len(raw)), None)
+    rows = raw.test()
+    table = apply(raw, data, rows)
+    assert len(table) >= 24 and set(table.columns) == set(raw.inputs | raw.targets)
+    again = apply(raw, data, raw.test())
+    assert equal(next(table.batches(len(table))), next(again.batches(len(table))))
+    without = apply(raw, data, {name: rows[name] for name in raw.inputs})
+    assert set(without.columns) == set(raw.inputs)
+    with pytest.raises(Refused, match="lack the input column"):
+        apply(raw, data, {name: rows[name] for name in raw.targets})
+
+
+def test_test_rows_are_not_read_before_they_are_asked_for(monkeypatch):
+    asked = []
+    monkeypatch.setattr(mnist, "_read", lambda task, target, split: asked.append(split))
+    raw = mnist.mnist(source="official")
+    assert asked == ["train"]
+    raw.test()
+    assert asked == ["train", "t10k"]
+    asked.clear()
+
+    def split(name):
+        asked.append(name)
+        return Ragged(np.array([5], np.int32), np.array([0, 1])), np.array([1])
+
+    monkeypatch.setattr(words, "_imdb_split", split)
+    raw = words.imdb(source="official", words=10, pool=False)
+    assert asked == ["train"] and len(raw.test()["sentiment"]) == 1
+    assert asked == ["train", "test"]
+
+
+def test_samples_say_that_they_are_synthetic():
+    for name in ("mnist", "fashion_mnist", "imdb", "reuters", "boston_housing", "california_housing"):
+        assert DATASETS[name]().note.startswith(f"SYNTHETIC sample, not the real {name}")
+    assert DATASETS["wine"]().note == ""
+
+
+def test_samples_can_be_learnt():
+    """Nearest class means beat the most frequent class by far."""
+    for name in ("mnist", "fashion_mnist", "imdb", "reuters"):
+        raw = DATASETS[name]()
+        data = prepare(raw, np.arange(len(raw)), None)
+        (inputs,), (target,) = raw.inputs, raw.targets
+        seen, new = next(data.train.batches(9999)), next(apply(raw, data, raw.test()).batches(9999))
+        x, y = (batch[inputs].to_dense().flatten(1) for batch in (seen, new))
+        truth = seen[target].flatten().long()
+        means = torch.stack([x[truth == one].mean(0) for one in truth.unique()])
+        found = truth.unique()[torch.cdist(y, means).argmin(1)]
+        right = (found == new[target].flatten().long()).float().mean()
+        assert right > 1.3 * data.spec.targets[target].prior.max() and right > 0.4, (name, right)
+
+
+def test_fingerprint_is_a_function_of_names_types_shapes_and_values():
+    rows = {"a": np.arange(6.0), "b": Ragged(np.arange(3), np.array([0, 1, 3])), "c": np.array(["x", ""], object)}
+    same = {name: rows[name] for name in "cba"}
+    assert fingerprint(rows) == fingerprint(same)
+    others = [
+        {**rows, "a": np.arange(6.0)[::-1]},
+        {**rows, "a": np.arange(6.0).reshape(2, 3)},
+        {**rows, "a": np.arange(6)},
+        {**rows, "b": Ragged(np.arange(3), np.array([0, 2, 3]))},
+        {**rows, "c": np.array(["", "x"], object)},
+        {"z": rows["a"], "b": rows["b"], "c": rows["c"]},
+    ]
+    assert len({fingerprint(other) for other in [rows, *others]}) == 7
+
+
+def test_standardise_is_numpys_and_leaves_constants():
+    column = np.array([[1.0, 0.1], [2.0, 0.1], [6.0, 0.1]])
+    out = Standardise().fit(column)(column)
+    assert np.allclose(out[:, 0], (column[:, 0] - 3) / np.std([1, 2, 6])) and np.allclose(out[:, 1], 0)
+    assert np.allclose(Unit().fit(column)(column), [[0, 0], [0.2, 0], [1, 0]])
+
+
+def test_impute_fills_a_column_that_training_rows_do_not_know():
+    column = np.array([[np.nan, 1.0], [np.nan, 3.0]])
+    step = Impute("mean", constant=-1.0).fit(column)
+    assert step(np.array([[np.nan, np.nan], [5.0, 4.0]])).tolist() == [[-1, 2], [5, 4]]
+    assert Impute("constant", constant=9.0).fit(column)(column)[:, 0].tolist() == [9, 9]
+
+
+def test_small_steps():
+    assert Labels("y").fit(np.array([3, 1, 3])).labels == ("1", "3")
+    with pytest.raises(Refused, match="y: 1 held-out rows.*'2'.*Classes known: 1, 3"):
+        Labels("y").fit(np.array([3, 1]))(np.array([1, 2]))
+    assert Categories().fit(np.array(["b", "", "a"], object))(np.array(["a", "", "c"], object)).tolist() == [2, 1, 0]
+    assert Bins(3).fit(np.zeros(5))(np.array([-1.0, 0, 1, np.nan])).tolist() == [1, 1, 2, 0]
+
+
+def test_rows_that_cannot_be_trained_on_are_refused():
+    raw = Raw({"x": np.zeros((4, 1)), "y": np.array([1.0, np.nan, 2.0, np.inf])}, {"x": "number"}, {"y": "number"}, {})
+    with pytest.raises(Refused, match=r"'y' is missing in 2 rows \(number 2, 4\)"):
+        prepare(raw, np.arange(2), None)
+    raw = dataclasses.replace(raw, dev={**raw.dev, "y": np.ones(4)}, targets={"y": "binary"})
+    with pytest.raises(Refused, match="one class only"):
+        prepare(raw, np.arange(2), None)
+    raw = dataclasses.replace(raw, targets={"y": "number"})
+    for train, val in ((np.arange(0), None), (np.arange(4), np.arange(0))):
+        with pytest.raises(Refused, match="too few"):
+            prepare(raw, train, val)

@@ -1,0 +1,187 @@
+"""Word lists: a pickle can do nothing but hold numbers, and the rows are those of Keras' `load_data`."""
+
+import os
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+
+from dlrun.data import housing, mnist, words
+from dlrun.data.pickles import read_lists, read_numbers
+from dlrun.data.prepare import apply, prepare
+from dlrun.data.steps import MultiHot
+from dlrun.errors import Refused
+from dlrun.types import Ragged
+
+real = pytest.mark.skipif("DLRUN_DATA" not in os.environ, reason="needs the official files: set DLRUN_DATA")
+
+
+def npz(path, content, shape="(2,)"):
+    """An .npz whose member x is an object array with this pickle."""
+    head = f"{{'descr': '|O', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    magic = b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x.npy", magic + head.encode() + content)
+    return path
+
+
+class Evil:
+    def __init__(self, function, argument):
+        self.made_of = function, (argument,)
+
+    def __reduce__(self):
+        return self.made_of
+
+
+def lists(*rows):
+    array = np.empty(len(rows), object)
+    array[:] = rows
+    return array
+
+
+def test_lists_of_numbers_are_read(tmp_path):
+    for protocol in (2, 4):
+        path = npz(tmp_path / "x.npz", pickle.dumps(lists([1, 2, 300000], []), protocol))
+        found = read_lists(path, "x")
+        assert found.values.tolist() == [1, 2, 300000]
+        assert found.offsets.tolist() == [0, 3, 3]
+
+
+@pytest.mark.parametrize("function, argument", [(os.system, "exit 1"), (eval, "1"), (np.load, "x"), (getattr, "x")])
+def test_a_malicious_pickle_is_refused_and_not_run(tmp_path, function, argument):
+    path = npz(tmp_path / "x.npz", pickle.dumps(lists([1], [Evil(function, argument)]), 2))
+    with pytest.raises(Refused, match="it asks for"):
+        read_lists(path, "x")
+
+
+def test_a_call_to_codecs_encode_admits_latin1_only(tmp_path):
+    import codecs
+
+    path = npz(tmp_path / "x.npz", b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x03\x00\x00\x00hex\x86R.")
+    with pytest.raises(Refused, match="hex"):
+        read_lists(path, "x")
+    assert codecs.encode(b"a", "hex") == b"61"  # which the real one would have done
+
+
+@pytest.mark.parametrize("held", [[1, 2], lists("ab", [1]), lists([1], [2], [3]), lists(["a"], [1]), lists([[1]], [1])])
+def test_anything_but_lists_of_numbers_is_refused(tmp_path, held):
+    with pytest.raises(Refused, match="x.npz"):
+        read_lists(npz(tmp_path / "x.npz", pickle.dumps(held, 2)), "x")
+
+
+def test_broken_files_are_refused(tmp_path):
+    path = tmp_path / "x.npz"
+    path.write_bytes(b"no archive")
+    for read in (read_lists, read_numbers):
+        with pytest.raises(Refused, match="x.npz"):
+            read(path, "x")
+    np.savez(path, y=np.arange(3))
+    with pytest.raises(Refused, match="'x'"):
+        read_numbers(path, "x")
+    with pytest.raises(Refused, match="lists of whole numbers"):
+        read_lists(path, "y")
+
+
+def test_multi_hot_is_the_set_of_words_of_each_row():
+    random = np.random.RandomState(0)
+    lengths = random.randint(0, 9, 1200)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    column = Ragged(random.randint(0, 50, offsets[-1]).astype(np.int32), offsets)
+    bag = MultiHot(50)(column)
+    assert len(bag) == 1200 and bag.width == 50
+    for row in range(1200):
+        expected = sorted(set(column.values[offsets[row] : offsets[row + 1]].tolist()))
+        assert bag.columns[bag.starts[row] : bag.starts[row + 1]].tolist() == expected
+    assert len(MultiHot(50)(Ragged(np.empty(0, np.int32), np.zeros(1, np.int64)))) == 0
+
+
+def test_numbering_is_that_of_keras():
+    found = words._number(Ragged(np.array([1, 6, 7, 9000], np.int32), np.array([0, 1, 1, 4])), 10)
+    assert found.values.tolist() == [1, 4, 1, 1, 9, 2, 2]
+    assert found.offsets.tolist() == [0, 2, 3, 7]
+    with pytest.raises(Refused, match="4 or more"):
+        words.imdb(source="sample", words=3, pool=False)
+
+
+def test_pool_puts_test_rows_behind_training_rows():
+    apart = words.imdb(source="sample", words=500, pool=False)
+    pooled = words.imdb(source="sample", words=500, pool=True)
+    assert pooled.test is None
+    rows = apart.test()
+    assert len(pooled) == len(apart) + len(rows["sentiment"])
+    assert (pooled.dev["sentiment"] == np.concatenate([apart.dev["sentiment"], rows["sentiment"]])).all()
+    last = pooled.dev["review"][np.array([len(pooled) - 1])].values
+    assert (last == rows["review"][np.array([len(rows["review"]) - 1])].values).all()
+
+
+@real
+def test_imdb_is_kerass():
+    raw = words.imdb(source="official", words=10000, pool=False)
+    first = raw.dev["review"][np.array([0])].values
+    assert len(raw) == 25000 and raw.dev["sentiment"].sum() == 12500
+    assert first[:10].tolist() == [1, 14, 22, 16, 43, 530, 973, 1622, 1385, 65] and len(first) == 218
+    assert raw.dev["sentiment"][:5].tolist() == [1, 0, 0, 1, 0]
+    test = raw.test()
+    assert test["review"][np.array([0])].values[:8].tolist() == [1, 591, 202, 14, 31, 6, 717, 10]
+    assert test["sentiment"][:5].tolist() == [0, 1, 1, 0, 1]
+    data = prepare(raw, np.arange(10000, 25000), np.arange(10000))
+    assert data.spec.inputs["review"].shape == (10000,) and len(data.train) == 15000 and len(data.val) == 10000
+    assert len(apply(raw, data, test)) == 25000
+
+
+@real
+def test_reuters_is_kerass():
+    raw = words.reuters(source="official", words=10000)
+    assert len(raw) == 8982 and raw.dev["topic"][:5].tolist() == [3, 4, 3, 4, 4]
+    assert raw.dev["newswire"][np.array([0])].values[:8].tolist() == [1, 2, 2, 8, 43, 10, 447, 5]
+    test = raw.test()
+    assert len(test["topic"]) == 2246 and test["topic"][:3].tolist() == [3, 10, 1]
+    both = np.bincount(np.concatenate([raw.dev["topic"], test["topic"]]))
+    assert len(both) == 46 and both[3] == 3972 and both[4] == 2423
+
+
+@real
+def test_boston_is_kerass():
+    raw = housing.boston_housing(source="official")
+    assert len(raw) == 404 and len(raw.test()["price"]) == 102
+    assert raw.dev["features"][0, 0] == pytest.approx(1.23247) and raw.dev["price"][0] == 15.2
+    assert raw.dev["features"][:, 0].mean() == pytest.approx(3.74511057)
+
+
+@real
+def test_california_has_its_rows_and_its_gaps():
+    raw = housing.california_housing(source="official", test=0.2)
+    test = raw.test()
+    assert len(raw) == 16512 and len(test["features"]) == 4128
+    assert np.isnan(raw.dev["features"]).sum() + np.isnan(test["features"]).sum() == 207
+    data = prepare(raw, np.arange(100, 16512), np.arange(100))
+    assert data.spec.inputs["ocean_proximity"].labels[2:] == ("<1H OCEAN", "INLAND", "ISLAND", "NEAR BAY", "NEAR OCEAN")
+
+
+@real
+@pytest.mark.parametrize("load, target", [(mnist.mnist, "digit"), (mnist.fashion_mnist, "garment")])
+def test_images_are_the_official_ones(load, target):
+    raw = load(source="official")
+    assert raw.dev["image"].shape == (60000, 1, 28, 28) and raw.test()["image"].shape == (10000, 1, 28, 28)
+    if target == "digit":
+        assert raw.dev["digit"][:5].tolist() == [5, 0, 4, 1, 9]
+        assert raw.dev["image"].mean() / 255 == pytest.approx(0.1307, abs=1e-4)
+    else:
+        assert np.bincount(raw.dev["garment"]).tolist() == [6000] * 10
+
+
+def test_a_damaged_idx_file_is_refused(tmp_path):
+    import gzip
+
+    path = tmp_path / "x.gz"
+    good = b"\0\0\x08\x01\0\0\0\x02ab"
+    path.write_bytes(gzip.compress(good))
+    assert mnist.read_idx(path).tolist() == [97, 98]
+    for bad, why in [(good[:-1], "announces"), (b"\0\0\x0d\x01", "IDX"), (b"", "IDX")]:
+        path.write_bytes(gzip.compress(bad))
+        with pytest.raises(Refused, match=why):
+            mnist.read_idx(path)
+    path.write_bytes(gzip.compress(good)[:-3])
+    with pytest.raises(Refused, match="gzip"):
+        mnist.read_idx(path)
