@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from dlrun.commands.display import Display
+from dlrun.commands.display import Display, Look
 
 
 @dataclass
@@ -82,7 +82,15 @@ def test_a_terminal_shows_a_bar_and_leaves_one_line():
         assert piece in text
     assert re.search(r"about \d+ s left", text)
     assert text.rstrip().splitlines()[-1].startswith("fold-2  3 epochs  best val accuracy 0.9000 (epoch 1)")
-    assert 1 <= trainer.looks <= 10  # 1.8 s at four a second, however often it is drawn
+
+
+def test_the_running_loss_is_looked_at_four_times_a_second_however_often_it_is_drawn():
+    trainer = FakeTrainer()
+    look = Look(trainer, "fit", BASELINE, "")
+    began = time.monotonic()
+    for _ in range(200):
+        assert "loss 0.2500" in look.bar().plain
+    assert 1 <= trainer.looks <= 2 + 4 * (time.monotonic() - began)
 
 
 def test_quiet_says_nothing_and_touches_nothing():

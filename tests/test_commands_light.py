@@ -18,7 +18,7 @@ from dlrun.commands.completion import complete, completion
 from dlrun.commands.help import COMMANDS, help_text
 from dlrun.commands.ls import listing
 from dlrun.errors import Refused
-from made_up import classes_run, result, write_lines
+from made_up import classes_run, folds_run, result, write_lines
 
 HERE = os.environ | {"PYTHONPATH": str(Path(places.__file__).parents[1])}
 FILES = {
@@ -157,6 +157,15 @@ def test_runs_side_by_side_show_only_the_keys_that_differ(tmp_path):
     for piece in ("optimizer.lr", "0.01", "0.8890 [0.8690, 0.9080]", "test accuracy", "0.8000", "SYNTHETIC: made up"):
         assert piece in text
     assert "optimizer._target_" not in text and "seed" not in text
+
+
+def test_runs_that_differ_in_many_things_have_a_column_each(tmp_path):
+    runs = [classes_run(tmp_path / "a"), folds_run(tmp_path / "b")]
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(comparison(runs))
+    text = console.export_text()
+    assert re.search(r"data._target_ +dlrun.data.mnist.load +dlrun.data.housing.load", text)
+    assert re.search(r"val mae +2.5500 ± 0.1291", text)
 
 
 def test_folders_that_are_no_runs_are_refused_by_name(tmp_path):

@@ -31,6 +31,8 @@ def test_appended_epochs_are_one_curve_in_one_file_for_each_split(tmp_path):
         events.append(tmp_path, rows([epoch]), "fold-1")
     assert scalars(tmp_path, "fold-1", "val", "loss") == [(e, pytest.approx(1 / e)) for e in (1, 2, 3)]
     assert scalars(tmp_path, "fold-1", "train", "accuracy") == [(e, pytest.approx(e / 10)) for e in (1, 2, 3)]
+    content = events.events_file(tmp_path, "fold-1", "val").read_bytes()
+    assert content.count(b"brain.Event:2") == 1
     files = sorted(file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*") if file.is_file())
     assert files == [f"tensorboard/fold-1/{split}/events.out.tfevents.0.dlrun" for split in ("train", "val")]
 

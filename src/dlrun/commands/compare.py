@@ -12,6 +12,7 @@ from dlrun.report import measures, read
 if TYPE_CHECKING:
     from rich.table import Table
 
+WIDE = 7  # columns that fit a terminal
 NEEDED = ("config.yaml", "results.jsonl")
 PRIVATE = ("output", "hydra.", "note")
 
@@ -19,8 +20,10 @@ PRIVATE = ("output", "hydra.", "note")
 def comparison(runs: Sequence[Path]) -> Table:
     """One row a run: scores with their intervals, epochs, seconds, and what the runs do differently.
 
+    Where runs differ in more than a few things, one column a run.
     Raises Refused for a folder that is no finished run, naming what it lacks.
     """
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
@@ -28,8 +31,10 @@ def comparison(runs: Sequence[Path]) -> Table:
         raise Refused("compare which runs? dlrun compare RUN RUN…, such as outputs/*/*")
     check(runs)
     columns, rows, notes = cells(runs)
+    if len(columns) > max(WIDE, len(runs)):
+        columns, *rows = map(list, zip(columns, *rows, strict=True))
     title = Text("\n".join(notes), style="bold red") if notes else None
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for column in columns:
         table.add_column(Text(column), overflow="fold")
     for row in rows:

@@ -152,8 +152,8 @@ class Look:
 
 def epochs_done(trainer: Trainer) -> float:
     """How many epochs are done; of the one that goes on, the share of its training."""
-    if trainer.split == "val":
-        return trainer.epoch + (1.0 if trainer.position else 0.0)
+    if trainer.history and trainer.history[-1].epoch > trainer.epoch:  # trained, and now validated
+        return trainer.epoch + 1.0
     return trainer.epoch + (trainer.position / trainer.batches if trainer.batches else 0.0)
 
 

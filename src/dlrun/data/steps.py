@@ -210,9 +210,9 @@ class MultiHot:
             flat[where] = False
             found.append(where % self.words)
             sizes.append(np.bincount(where // self.words, minlength=len(offsets) - 1))
-        starts = np.concatenate([[0], np.cumsum(np.concatenate([*sizes, []]))]).astype(np.int64)
-        columns = np.concatenate([*found, np.empty(0, np.int64)])
-        return Bag(torch.from_numpy(starts), torch.from_numpy(columns.astype(np.int64)), self.words)
+        starts = np.concatenate([[0], np.cumsum(np.concatenate([*sizes, []]))]).astype(np.int32)
+        columns = np.concatenate([*found, np.empty(0, np.int64)]).astype(np.int32)
+        return Bag(torch.from_numpy(starts), torch.from_numpy(columns), torch.ones(len(columns)), self.words)
 
     def state(self) -> dict[str, Any]:
         """How many words there are."""

@@ -37,8 +37,12 @@ def score_text(score: dict[str, Any] | None) -> str:
 
 
 def spread_text(mean: float | None, deviation: float | None) -> str:
-    """A mean with its standard deviation."""
-    return number(mean) if deviation is None else f"{number(mean)} ± {number(deviation)}"
+    """A mean with its standard deviation, which has as many decimals."""
+    text = number(mean)
+    if deviation is None:
+        return text
+    decimals = len(text.partition(".")[2])
+    return f"{text} ± {number(deviation) if 'e' in text else f'{deviation:.{decimals}f}'}"
 
 
 def values(scores: list[Scores], measure: str) -> list[float]:

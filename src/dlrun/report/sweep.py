@@ -140,13 +140,14 @@ def _markdown(title: str, columns: list[str], cells: list[list[str]], notes: lis
 
 
 def _table(title: str, columns: list[str], cells: list[list[str]], notes: list[str]) -> Table:
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
     heading = Text(f"sweep {title}", style="bold")
     for note in notes:
         heading.append(f"\n{note}", style="bold red")
-    table = Table(title=heading, title_justify="left")
+    table = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD)
     for column in columns:
         table.add_column(Text(column), overflow="fold")
     for row in cells:

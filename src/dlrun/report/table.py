@@ -37,13 +37,15 @@ def summaries(results: read.Lines, config: dict[str, Any]) -> list[Summary]:
 
 def rich_table(summary: Summary) -> Table:
     """The same table for a terminal; a SYNTHETIC note stands in red in its title."""
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
     title = Text(summary.title, style="bold")
     for note in summary.notes:
         title.append("\n" + note, style="bold red" if "SYNTHETIC" in note else "not bold")
-    table = Table(title=title, caption=summary.caption or None, title_justify="left", caption_justify="left")
+    look: dict[str, Any] = {"title_justify": "left", "caption_justify": "left", "box": box.SIMPLE_HEAD}
+    table = Table(title=title, caption=summary.caption or None, **look)
     for position, column in enumerate(summary.columns):
         table.add_column(Text(column), justify="right" if position in summary.right else "left")
     for row in summary.rows:
@@ -67,7 +69,8 @@ def _summary(name: str, split: str, lines: read.Lines, config: dict[str, Any]) -
     rows = []
     for measure in names:
         each = [measures.number(score.get(measure, {}).get("value")) for score in scores] if folds else []
-        beside = [measures.over_folds(kind, measure) for kind in (scores, baselines)]
+        mean = measures.number(measures.mean_and_deviation(measures.values(baselines, measure))[0])
+        beside = [measures.over_folds(scores, measure), mean if folds else measures.over_folds(baselines, measure)]
         rows.append([measure, *beside, *(each if len(each) <= FOLD_COLUMNS else [" ".join(each)])])
     task, model = read.name_of_task(config), read.name_of_model(config)
     title = f"{' · '.join(filter(None, (task, model)))}: {f'{len(lines)} folds' if folds else name}, {split}"
