@@ -58,6 +58,7 @@ class Experiment:
         self.plan: Plan = self.part("protocol")
         self.schedule = self.part("scheduler")
         runtime.be_deterministic(self.settings.deterministic)
+        runtime.flush_denormals()
         optim.spare_compiler()
         optim.rehearse(lambda parameters: self.part("optimizer", parameters))
         self.raw: Raw = self.part("data")

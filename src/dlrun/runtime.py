@@ -38,6 +38,15 @@ def be_deterministic(wanted: bool) -> None:
     torch.backends.cudnn.benchmark = not wanted
 
 
+def flush_denormals() -> None:
+    """Round numbers below 1e-38 to zero on the CPU.
+
+    An optimizer's running averages shrink to such numbers wherever a unit has died, and a square root of one costs some
+    hundred times that of a normal number: a step of the MNIST network took 9.7 ms instead of 3.4.
+    """
+    torch.set_flush_denormal(True)
+
+
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """The context in which a step is computed; nothing at all for fp32."""
     dtype = PRECISIONS[precision]
