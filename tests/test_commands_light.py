@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from made_up import classes_run, folds_run, result, write_lines
 from rich.console import Console
 
 from dlrun import places
@@ -18,7 +19,6 @@ from dlrun.commands.completion import complete, completion
 from dlrun.commands.help import COMMANDS, help_text
 from dlrun.commands.ls import listing
 from dlrun.errors import Refused
-from made_up import classes_run, folds_run, result, write_lines
 
 HERE = os.environ | {"PYTHONPATH": str(Path(places.__file__).parents[1])}
 FILES = {

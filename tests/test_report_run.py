@@ -4,13 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from made_up import classes_run, folds_run, history, result, run_folder, write_lines
 from rich.console import Console
 
 from dlrun.errors import Refused
 from dlrun.report import confusion, curves, measures, read
 from dlrun.report.table import result_tables, summaries
 from dlrun.report.write import write
-from made_up import classes_run, folds_run, history, result, run_folder, write_lines
 
 
 def shown(tables, width=110):

@@ -3,11 +3,11 @@
 import csv
 
 import pytest
+from made_up import classes_run, folds_run, result, write_lines
 from rich.console import Console
 
 from dlrun.errors import Refused
 from dlrun.report.sweep import write_sweep
-from made_up import classes_run, folds_run, result, write_lines
 
 
 def sweep(folder, entries):

@@ -19,7 +19,7 @@ class KeepBest:
     def __call__(self, trainer: Trainer) -> None:
         values = monitored(trainer.history, self.monitor)
         if best_epoch(values, self.goal) == len(values):
-            trainer.save("best")
+            trainer.keep("best")
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class TensorBoard:
 
 
 def best_epoch(values: list[float], goal: str) -> int:
-    """The first epoch (from 1) with the best value; 0 for no values. nan is never best, unless nothing else is there."""
+    """The first epoch (from 1) with the best value; 0 for no values. nan is best only where nothing else is there."""
     best = 0
     for number, value in enumerate(values, 1):
         if best == 0 or values[best - 1] != values[best - 1] or better(value, values[best - 1], goal):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -47,6 +48,7 @@ class Trainer:
         self.stop = ""  # why the fit ends early, once it does
         self.interrupted = 0
         self.meter: Meter | None = None
+        self.kept: dict[str, dict[str, Any]] = {}
         self.saved_at = time.monotonic()
         if settings.compile:
             for child in objective.children():
@@ -62,7 +64,7 @@ class Trainer:
             self.epoch += 1
             for callback in self.callbacks:
                 callback(self)
-        self.save("last")
+        self.save()
 
     def visit(self, split: str, source: Source, *, learn: bool = False) -> None:
         """Sweep a split, unless the history says that this epoch has done so already."""
@@ -130,11 +132,11 @@ class Trainer:
     def _pause(self, learn: bool) -> None:
         """Between two batches: save when it is time, and leave when a signal asks for it."""
         if learn and self.learner.whole and time.monotonic() - self.saved_at >= self.settings.save_every:
-            self.save("last")
+            self.save()
         if self.interrupted and self.learner.whole:
             if not learn:  # a cut validation starts anew
                 self.meter, self.position = None, 0
-            self.save("last")
+            self.save()
             raise Interrupted(self.interrupted)
 
     @property
@@ -162,11 +164,17 @@ class Trainer:
         pending = meter.pending if meter is not None else []
         return float(pending[-1][1]) if pending else None
 
-    def save(self, name: str) -> None:
-        """Write checkpoints/<name>.pt: weights, and all that the next step depends on."""
+    def keep(self, name: str) -> None:
+        """Remember the state of now, to be written as <name>.pt with the next checkpoint: a disk is slow to be sure."""
+        self.kept[name] = copy.deepcopy(self.state())
+
+    def save(self) -> None:
+        """Write what is kept, then last.pt: weights, and all that the next step depends on."""
         if self.meter is not None:
             self.meter.check()
-        checkpoint.save(self.folder / f"{name}.pt", self.state())
+        for name in list(self.kept):
+            checkpoint.save(self.folder / f"{name}.pt", self.kept.pop(name))
+        checkpoint.save(self.folder / "last.pt", self.state())
         self.saved_at = time.monotonic()
 
     def state(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dlrun.optim import Moment, Schedule, quick_step, set_rate, spare_compiler
@@ -81,7 +81,7 @@ class Learner:
         for parameter in parameters:
             parameter.grad = None
         if self.average:
-            torch._foreach_lerp_(self.average[name], parameters, 1 - (self.settings.ema or 0))
+            torch._foreach_lerp_(self.average[name], list[Tensor](parameters), 1 - (self.settings.ema or 0))
         self.taken[name] += 1
         self.waiting[name] = 0
 

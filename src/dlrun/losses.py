@@ -1,4 +1,4 @@
-"""Losses: what is minimised. Each is a function of a target's Field and answers with (raw output, target) → mean loss."""
+"""Losses: what is minimised. Each is a function of a target's Field and answers (raw output, target) → mean loss."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Meter:
         self.device = device
         self.keep = keep or any(metric.whole for _, metric in measures.values())
         self.sums = {name: zeros(1, device)[0] for name, (_, metric) in measures.items() if metric.each}
-        self.losses: dict[str, list[float]] = {}
+        self.losses: dict[str, list[Any]] = {}  # group → [sum over rows, rows]
         self.rows = 0
         self.steps = 0
         self.kept: dict[str, tuple[list[Tensor], list[Tensor]]] = {name: ([], []) for name in fields}
@@ -110,7 +110,11 @@ class Meter:
         """Everything so far, as tensors and plain values, so that a sweep can go on where it was cut."""
         names = ("sums", "losses", "rows", "steps", "pending_numbers")
         kept = {name: [list(answers), list(truths)] for name, (answers, truths) in self.kept.items()}
-        return {**{name: getattr(self, name) for name in names}, "kept": kept, "pending": [list(p) for p in self.pending]}
+        return {
+            **{name: getattr(self, name) for name in names},
+            "kept": kept,
+            "pending": [list(p) for p in self.pending],
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state."""

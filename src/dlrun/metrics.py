@@ -99,9 +99,7 @@ def roc_auc(field: Field) -> Metric:
     def score(answer: Any, target: Any) -> float:
         if field.kind == "category":
             answer = answer / answer.sum(-1, keepdims=True)
-            return float(
-                _sklearn("roc_auc_score")(target, answer, multi_class="ovr", labels=list(range(field.size)))
-            )
+            return float(_sklearn("roc_auc_score")(target, answer, multi_class="ovr", labels=list(range(field.size))))
         return float(_sklearn("roc_auc_score")(target, answer))
 
     return _whole("roc_auc", field, score)

@@ -1,4 +1,4 @@
-"""Optimizers as torch has them, stepped without the detours; and schedules, which are functions of what has happened."""
+"""Optimizers as torch has them, stepped without detours; and schedules: functions of what has happened so far."""
 
 from __future__ import annotations
 

@@ -22,6 +22,7 @@ class Range:
         kinds: tuple[type, ...] = (int,) if self.type is int else (int, float)
         if isinstance(value, bool) or not isinstance(value, kinds):
             return False
+        assert isinstance(value, int | float)
         above = value > self.low if self.open_low else value >= self.low
         return above and (value < self.high if self.open_high else value <= self.high)
 

@@ -101,6 +101,11 @@ class RunDir:
         """Write a small file of plain values."""
         write_text(self.folder / name, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
+    def read_json(self, name: str) -> Any:
+        """What write_json wrote; None if it is not there."""
+        path = self.folder / name
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
     def log(self) -> logging.Handler:
         """A handler that adds to log.txt."""
         handler = logging.FileHandler(self.folder / "log.txt", encoding="utf-8")

@@ -31,13 +31,9 @@ class Pixels:
     def to(self, device: torch.device) -> Pixels:
         return Pixels(self.values.to(device))
 
-    def take(self, rows: Tensor | slice) -> Tensor:
-        """The images of these rows, still uint8."""
-        return select(self.values, rows)
-
-    def cut(self, taken: Tensor, size: int) -> Iterator[Tensor]:
-        """Float images, `size` at a time: few enough to stay in the cache."""
-        return (part.to(torch.float32).div_(255) for part in taken.split(size))
+    def batches(self, rows: Tensor | slice, size: int) -> Iterator[Tensor]:
+        """Float images of these rows, made `size` at a time: few enough to stay in the cache."""
+        return (part.to(torch.float32).div_(255) for part in select(self.values, rows).split(size))
 
 
 @dataclass(frozen=True)
@@ -70,15 +66,17 @@ class Bag:
 
             parts = (self.values.numpy(), self.columns.numpy(), self.starts.numpy())
             taken = csr_array(parts, shape=(len(self), self.width))[rows.numpy()]
-            return Bag(*map(torch.from_numpy, (taken.indptr, taken.indices, taken.data)), self.width)
+            starts, columns, values = map(torch.from_numpy, (taken.indptr, taken.indices, taken.data))
+            return Bag(starts, columns, values, self.width)
         first, lengths = self.starts[rows], self.starts.diff()[rows]
         starts = torch.cat([lengths.new_zeros(1), lengths.cumsum(0, dtype=torch.int32)])
         where = torch.arange(int(starts[-1]), device=starts.device)
         where += torch.repeat_interleave(first - starts[:-1], lengths)
         return Bag(starts, self.columns[where], self.values[where], self.width)
 
-    def cut(self, taken: Bag, size: int) -> Iterator[Tensor]:
-        """Sparse CSR tensors of `size` rows each."""
+    def batches(self, rows: Tensor | slice, size: int) -> Iterator[Tensor]:
+        """Sparse CSR tensors of these rows, `size` rows each."""
+        taken = self.take(rows)
         edges = [*taken.starts[:-1:size].tolist(), len(taken.columns)]
         for number, (low, high) in enumerate(zip(edges, edges[1:], strict=False)):
             starts = taken.starts[number * size : (number + 1) * size + 1] - low
@@ -102,11 +100,9 @@ class Plain:
     def to(self, device: torch.device) -> Plain:
         return Plain(self.values.to(device))
 
-    def take(self, rows: Tensor | slice) -> Tensor:
-        return select(self.values, rows)
-
-    def cut(self, taken: Tensor, size: int) -> Iterator[Tensor]:
-        return iter(taken.split(size))
+    def batches(self, rows: Tensor | slice, size: int) -> Iterator[Tensor]:
+        """These rows, `size` at a time."""
+        return iter(select(self.values, rows).split(size))
 
 
 def select(values: Tensor, rows: Tensor | slice) -> Tensor:
@@ -136,7 +132,7 @@ class Table:
         step = size * self._batches_a_chunk(size)
         for low in range(start * size, len(self), step):
             rows = slice(low, low + step) if order is None else order[low : low + step]
-            cuts = [column.cut(column.take(rows), size) for column in self.columns.values()]
+            cuts = [column.batches(rows, size) for column in self.columns.values()]
             for parts in zip(*cuts, strict=True):
                 yield dict(zip(self.columns, parts, strict=True))
 

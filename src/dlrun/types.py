@@ -132,7 +132,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Data:
-    """What the engine is given: statistics, vocabularies and priors come from the training rows, never from the rest."""
+    """What the engine is given: statistics, vocabularies and priors come from the training rows alone."""
 
     spec: Spec
     train: Source

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dlrun.commands.check import check
-from dlrun.commands.configure import configure, keys, unknown_key
+from dlrun.commands.configure import configure, keys, unknown_key, value_of
 from dlrun.commands.train import go, logging_to, make_folder, named_plugins, start
 from dlrun.commands.words import user_folders
 from dlrun.errors import Refused
@@ -26,7 +26,7 @@ def opened(words: list[str], command: str) -> tuple[Path, dict[str, Any], list[s
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise Refused(f"{path} is damaged: {error}") from error
+        raise Refused(f"{path} is damaged: {' '.join(str(error).split())}") from error
     if not isinstance(config, dict) or not isinstance(config.get("engine"), dict):
         raise Refused(f"{path} is not the config of a run")
     return folder, config, words[1:]
@@ -34,10 +34,8 @@ def opened(words: list[str], command: str) -> tuple[Path, dict[str, Any], list[s
 
 def change(config: dict[str, Any], words: list[str]) -> None:
     """Set single keys of a saved config. Raises Refused for a key that is not there."""
-    import yaml
-
     for word in words:
-        key, equals, value = word.partition("=")
+        key, equals, _ = word.partition("=")
         node, parts = config, key.split(".")
         for part in parts[:-1]:
             node = node.get(part, {}) if isinstance(node, dict) else {}
@@ -45,28 +43,61 @@ def change(config: dict[str, Any], words: list[str]) -> None:
             raise Refused(unknown_key(key, keys(config)))
         if isinstance(node[parts[-1]], dict):
             raise Refused(f"{word}: a part cannot be exchanged in a run that is there; use dlrun rerun")
-        node[parts[-1]] = yaml.safe_load(value)
+        node[parts[-1]] = value_of(word)
 
 
 def resume(words: list[str]) -> int:
-    """Go on with a run in its own folder, as if it had never stopped."""
+    """Go on with a run in its own folder, as if it had never stopped; with other settings, which are kept."""
+    import yaml
+
     folder, config, rest = opened(words, "resume")
     plugins = named_plugins(rest)
-    change(config, [word for word in rest if not word.startswith("plugins=")])
+    changes = [word for word in rest if not word.startswith("plugins=")]
+    change(config, changes)
     check(config, plugins)
+    if changes:
+        if finished(config, folder, plugins):
+            again = f"dlrun rerun {words[0]} {' '.join(changes)}"
+            raise Refused(f"{folder} is finished and takes no other settings; a new run with them: {again}")
+        from dlrun.rundir import write_text
+
+        write_text(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     return go(config, folder, plugins)[0]
+
+
+def finished(config: dict[str, Any], folder: Path, plugins: tuple[str, ...]) -> bool:
+    """Whether every job that this config asks for has its result, and the test its own where one is asked for."""
+    from dlrun.build import build
+    from dlrun.rundir import RunDir
+
+    results = RunDir(folder).results()
+    fitted = [result for result in results if result.split != "test"]
+    untested = config["test"] and len(fitted) == len(results)
+    return build(config["protocol"], plugins=plugins)(fitted) is None and not untested
 
 
 def rerun(words: list[str]) -> int:
     """Do a run again in a new folder: exactly, or with other settings on top of its words."""
     folder, config, rest = opened(words, "rerun")
     plugins = named_plugins(rest)
-    before = json.loads((folder / "command.txt").read_text(encoding="utf-8"))
+    before = words_of(folder)
     if rest:
         folders, more = user_folders(rest)
         config = configure([*without(before, more), *more], folders, plugins)
     check(config, plugins)
     return start(config, [*without(before, rest), *rest], make_folder(config), plugins)
+
+
+def words_of(folder: Path) -> list[str]:
+    """The words that a run began with. Raises Refused where they are not kept."""
+    path = folder / "command.txt"
+    try:
+        words = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Refused(f"{path} does not hold the words of the run: {error}") from error
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise Refused(f"{path} does not hold the words of the run")
+    return words
 
 
 def without(words: list[str], newer: list[str]) -> list[str]:

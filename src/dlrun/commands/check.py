@@ -13,6 +13,8 @@ from dlrun.problems import loss_fault, metric_fault
 from dlrun.signatures import misfit, signature
 
 CONTEXT = {"model": 1, "optimizer": 1, "loss": 1, "metric": 1}  # arguments that the runner gives, in order
+PARTS = ("data", "model", "loss", "optimizer", "scheduler", "protocol", "engine")  # one each
+NEEDED = (*PARTS, "task", "metric", "callback", "source", "loss_weights")
 TYPES: dict[str, tuple[Any, str]] = {
     "seed": (int, "a whole number"),
     "test": (bool, "true or false"),
@@ -23,16 +25,30 @@ TYPES: dict[str, tuple[Any, str]] = {
 
 def check(config: dict[str, Any], plugins: tuple[str, ...]) -> None:
     """Refuse a config with wrong keys, types, ranges, targets or combinations; one line a fault."""
+    if faults := list(shape_faults(config)):
+        raise Refused("\n".join(faults))
     faults = list(top_faults(config))
     for group, node in config.items():
         if group in ("metric", "callback"):
             for name, part in node.items():
                 faults += node_faults(part, f"{group}.{name}", CONTEXT.get(group, 0), plugins)
-        elif isinstance(node, dict) and "_target_" in node:
+        elif group in PARTS or (isinstance(node, dict) and "_target_" in node):
             faults += node_faults(node, group, CONTEXT.get(group, 0), plugins)
     faults += pair_faults(config)
     if faults:
         raise Refused("\n".join(dict.fromkeys(faults)))
+
+
+def shape_faults(config: dict[str, Any]) -> Iterator[str]:
+    """What a config lacks altogether."""
+    for key in (*NEEDED, *TYPES):
+        if key not in config:
+            yield f"the config has no '{key}'"
+    for key in ("metric", "callback", "task"):
+        if not isinstance(config.get(key, {}), dict):
+            yield f"{key}={config[key]!r}: it must be a mapping; choose one by name: {key}=NAME"
+    if isinstance(task := config.get("task"), dict) and not isinstance(task.get("name"), str):
+        yield f"task.name={task.get('name')!r}: it must be text"
 
 
 def top_faults(config: dict[str, Any]) -> Iterator[str]:
@@ -47,7 +63,7 @@ def top_faults(config: dict[str, Any]) -> Iterator[str]:
     if weights is not None and not (
         isinstance(weights, dict) and all(isinstance(v, int | float) and v >= 0 for v in weights.values())
     ):
-        yield f"loss_weights={weights!r}: it must give a number from 0 up for each target, such as {{price: 1, rooms: 0.1}}"
+        yield f"loss_weights={weights!r}: it must give each target a number from 0 up, such as {{price: 1, rooms: 0.1}}"
 
 
 def node_faults(node: Any, place: str, context: int, plugins: tuple[str, ...]) -> Iterator[str]:
@@ -99,13 +115,12 @@ def pair_faults(config: dict[str, Any]) -> Iterator[str]:
         if module and (fault := loss_fault(loss, kind)):
             yield fault
         for metric in config["metric"]:
-            if config["metric"][metric]["_target_"] == f"dlrun.metrics.{metric}" and (
-                fault := metric_fault(metric, kind)
-            ):
+            mine = own(config["metric"], metric)[2] == metric
+            if mine and (fault := metric_fault(metric, kind)):
                 yield fault
 
 
-def own(config: dict[str, Any], group: str) -> tuple[str, str, str]:
-    """The target of a group's part split at its last dot; empty where it is not dlrun's own."""
-    target = config[group].get("_target_", "")
+def own(parts: dict[str, Any], name: str) -> tuple[str, str, str]:
+    """The target of one of these parts split at its last dot; empty where it is not dlrun's own."""
+    target = parts[name].get("_target_") if isinstance(parts[name], dict) else None
     return target.rpartition(".") if isinstance(target, str) and target.startswith("dlrun.") else ("", "", "")

@@ -49,6 +49,8 @@ def check(runs: Sequence[Path]) -> None:
         missing = [name for name in NEEDED if not (run / name).is_file()]
         if missing:
             faults.append(f"{run} has no {' and no '.join(missing)}" if run.is_dir() else f"there is no folder {run}")
+        elif not read.results(run):
+            faults.append(f"{run}/results.jsonl holds no result")
     if faults:
         raise Refused("not every one of these is a finished run: " + "; ".join(faults))
 

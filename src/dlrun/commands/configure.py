@@ -9,14 +9,16 @@ from typing import Any
 
 from dlrun import places
 from dlrun.commands.check import check
-from dlrun.commands.words import check_words
+from dlrun.commands.words import still_clear, word_faults
 from dlrun.errors import Refused
 
 
 def configure(words: list[str], folders: list[Path], plugins: tuple[str, ...] = ()) -> dict[str, Any]:
     """The config that these words ask for, as plain values, checked. Raises Refused with all that is wrong in them."""
-    check_words(words, folders)
-    good, faults, unknown = list(words), [], []
+    wrong = word_faults(words, folders)
+    good, faults, unknown = still_clear(words, wrong), list(wrong.values()), list[str]()
+    if faults and not good:
+        raise Refused("\n".join(faults))
     while True:
         try:
             config = compose(good, folders)
@@ -53,6 +55,7 @@ def compose(words: list[str], folders: list[Path]) -> dict[str, Any]:
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     _register(folders)
     GlobalHydra.instance().clear()
@@ -60,6 +63,8 @@ def compose(words: list[str], folders: list[Path]) -> dict[str, Any]:
         with initialize_config_dir(str(places.conf_folder()), version_base="1.3"):
             found = hydra_compose("config", overrides=words)
             config = OmegaConf.to_container(found, resolve=True, throw_on_missing=True)
+    except YAMLError as error:
+        raise BadWord("", f"a config file is no YAML: {' '.join(str(error).split())}") from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise explain(error, words) from error
     assert isinstance(config, dict)
@@ -91,10 +96,14 @@ def explain(error: Exception, words: list[str]) -> BadWord:
     text = str(error)
     first = text.strip().splitlines()[0]
     by_key = {word.partition("=")[0].lstrip("+~").partition("@")[0]: word for word in words}
-    if match := re.search(r"Could not override '([^'@]+)|Could not delete from config. '([^']+)'|Key '([^']+)' is not in struct", text):
+    if match := re.search(
+        r"Could not override '([^'@]+)|Could not delete from config. '([^']+)'|Key '([^']+)' is not in struct", text
+    ):
         key = next(filter(None, match.groups()))
         key = key if key in by_key else next((k for k in by_key if k.endswith(f".{key}")), key)
         return BadWord(by_key.get(key, ""), f"no setting '{key}'", key)
+    if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
+        return BadWord(match[1], f"{match[1]}: several values make a sweep: add -m")
     if match := re.search(r"Error merging override (\S+)", text):
         return BadWord(match[1], f"{match[1]}: {str(error.__cause__ or error).strip().splitlines()[0]}")
     if getattr(error, "options", None) is not None:
@@ -103,11 +112,26 @@ def explain(error: Exception, words: list[str]) -> BadWord:
     return BadWord(wrong or "", f"cannot read '{wrong}': {first}" if wrong else first)
 
 
+def value_of(word: str) -> Any:
+    """The value in a word, read as in training: 1e-3 is a number. Raises Refused."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        return OverridesParser.create().parse_override(word).value()
+    except HydraException as error:
+        raise Refused(f"cannot read '{word}': {str(error).splitlines()[0]}") from error
+
+
 def unknown_key(key: str, there: list[str]) -> str:
     """The message for a key that is not in the config, with the nearest that are."""
-    close = difflib.get_close_matches(key, there, 1, 0.6) or [k for k in there if k.rpartition(".")[2] == key][:1]
-    parent, _, _ = key.rpartition(".")
+    parent, _, name = key.rpartition(".")
     beside = [k for k in there if k.rpartition(".")[0] == parent] or [k for k in there if "." not in k]
+    near = [k for k in beside if difflib.get_close_matches(name, [k.rpartition(".")[2]])]
+    close = (
+        difflib.get_close_matches(key, near or there, 1, 0.6 if near else 0.8)
+        or [k for k in there if k.endswith(f".{name}")][:1]
+    )
     guess = f": did you mean '{close[0]}'?" if close else "."
     return f"no setting '{key}'{guess} There are: {', '.join(k.rpartition('.')[2] for k in beside)}"
 

@@ -56,9 +56,7 @@ def _configured(job: list[str], folders: list[Path], plugins: tuple[str, ...]) -
         return error
 
 
-def one(
-    folder: Path, number: int, job: list[str], config: dict[str, Any] | Refused, plugins: tuple[str, ...]
-) -> int:
+def one(folder: Path, number: int, job: list[str], config: dict[str, Any] | Refused, plugins: tuple[str, ...]) -> int:
     """Run one job in its own folder and note how it ended."""
     import yaml
 

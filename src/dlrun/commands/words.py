@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from dlrun import places
+from dlrun.commands.help import COMMANDS
 from dlrun.errors import Refused
 
 
@@ -38,12 +39,18 @@ def user_folders(words: list[str]) -> tuple[list[Path], list[str]]:
     return [folder.absolute() for folder in folders], rest
 
 
-def check_words(words: list[str], folders: list[Path]) -> None:
-    """Refuse, all at once, words that are no overrides, unknown groups and unknown options. Imports nothing heavy."""
+def word_faults(words: list[str], folders: list[Path]) -> dict[str, str]:
+    """What is wrong with words that are no settings, or name options that are not there. Imports nothing heavy."""
     there = places.all_groups(places.all_folders(folders))
-    faults = [fault for word in words if (fault := _word_fault(word, there))]
-    if faults:
-        raise Refused("\n".join(faults))
+    return {word: fault for word in words if (fault := _word_fault(word, there))}
+
+
+def still_clear(words: list[str], wrong: Iterable[str]) -> list[str]:
+    """The words that can be judged though some are wrong: not those about a part that nobody knows."""
+    groups = {word.partition("=")[0].lstrip("+") for word in wrong if "=" in word}
+    if groups & {"task", "experiment", "preset"}:
+        return []
+    return [word for word in words if word not in wrong and word.partition(".")[0].lstrip("+~") not in groups]
 
 
 def _word_fault(word: str, there: dict[str, list[str]]) -> str | None:
@@ -53,7 +60,7 @@ def _word_fault(word: str, there: dict[str, list[str]]) -> str | None:
     if not equals:
         if key.startswith("~"):
             return None
-        return f"'{word}' is neither a command nor a setting: settings are key=value, such as task=imdb{_near(word, there)}"
+        return f"'{word}' is neither a command nor a setting (key=value, such as task=imdb){_near(word, there)}"
     group = key.lstrip("+")
     if group not in there or (value == "null" and group in ("experiment", "preset")):
         return None
@@ -74,5 +81,7 @@ def missing_option(group: str, name: str, there: dict[str, list[str]]) -> str:
 
 
 def _near(word: str, there: dict[str, list[str]]) -> str:
-    owners = [group for group, options in there.items() if word in options]
-    return f"; did you mean {owners[0]}={word}?" if owners else ""
+    owners = sorted((group for group, options in there.items() if word in options), key=lambda group: group != "task")
+    close = difflib.get_close_matches(word, COMMANDS, 1)
+    guess = f"{owners[0]}={word}" if owners else f"dlrun {close[0]}" if close else ""
+    return f"; did you mean {guess}?" if guess else ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 ANY = ("number", "binary", "category", "multilabel", "fraction", "bag", "image")
 
 ACCEPTS: dict[str, tuple[str, ...]] = {
@@ -13,15 +15,18 @@ ACCEPTS: dict[str, tuple[str, ...]] = {
 NEEDS: dict[str, str] = {"convnet": "image"}
 
 
-def model_fault(model: str, inputs: dict[str, str]) -> str | None:
-    """Why this model cannot read these inputs (name → kind), with who can; None if it can, or if it is the user's own."""
-    if model not in ACCEPTS:
-        return None
+def reads(model: str, kinds: Iterable[str]) -> bool:
+    """Whether a model of ours can read inputs of these kinds."""
     need = NEEDS.get(model)
-    wrong = [f"{kind} '{name}'" for name, kind in inputs.items() if kind not in ACCEPTS[model]]
-    if not wrong and (need is None or need in inputs.values()):
+    return all(kind in ACCEPTS[model] for kind in kinds) and (need is None or need in kinds)
+
+
+def model_fault(model: str, inputs: dict[str, str]) -> str | None:
+    """Why this model cannot read these inputs (name → kind), and who can; None if it can, or is the user's own."""
+    if model not in ACCEPTS or reads(model, inputs.values()):
         return None
+    wrong = [f"{kind} '{name}'" for name, kind in inputs.items() if kind not in ACCEPTS[model]]
+    wants = f"cannot read {', '.join(wrong)}" if wrong else f"needs an {NEEDS[model]} input"
     given = ", ".join(f"{kind} '{name}'" for name, kind in inputs.items())
-    able = [m for m in sorted(ACCEPTS) if m != model and model_fault(m, inputs) is None]
-    wants = f"needs an {need} input" if need else f"cannot read {', '.join(wrong)}"
-    return f"model={model} {wants}, but the data give {given}; models that can read it: {', '.join(able)}"
+    able = ", ".join(name for name in sorted(ACCEPTS) if reads(name, inputs.values()))
+    return f"model={model} {wants}, but the data give {given}; models that can read it: {able}"

@@ -55,7 +55,7 @@ def convnet(
     """Blocks of convolution, activation and pooling, then dense layers (book §5.1, §5.2).
 
     filters: one block each. pool: factor after each block (1 = none), one for all or one a block. ends: how the last
-    feature map becomes a vector. dropout: of that vector, before the first dense layer. ValueError when nothing is left.
+    feature map becomes a vector. dropout: of that vector, before the first dense layer. ValueError: nothing is left.
     """
     pools = list(pool) if isinstance(pool, list) else [pool] * len(filters)
     if len(pools) != len(filters):

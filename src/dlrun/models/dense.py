@@ -41,7 +41,9 @@ class Dense(nn.Module):
         return penalty(kernels, self.l1, self.l2)
 
 
-def stack(units: list[int], first: nn.Module | int, activation: str, dropout: float, batch_norm: bool) -> list[nn.Module]:
+def stack(
+    units: list[int], first: nn.Module | int, activation: str, dropout: float, batch_norm: bool
+) -> list[nn.Module]:
     """Linear, batch norm, activation and dropout for each of `units`; the first linear layer is given or sized."""
     layers: list[nn.Module] = []
     width: nn.Module | int = first

@@ -96,7 +96,7 @@ class Join(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         if self.linear is not None and not self.rows:
             return cast(Tensor, self.linear(self._wide(batch)))
-        total = self.bias if self.linear is None else self.linear(self._wide(batch))
+        total: Any = self.bias if self.linear is None else self.linear(self._wide(batch))
         for name in self.bags:
             total = total + BagProduct.apply(batch[name], self.rows[name])
         for name in self.lookups:

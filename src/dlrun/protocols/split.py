@@ -22,7 +22,9 @@ def held_out(raw: Raw, validation: float, by: By, seed: int) -> Split:
     total = len(raw)
     count = round(validation * total) if validation < 1 else int(validation)
     if not 0 < count < total:
-        raise Refused(f"protocol.validation={validation} leaves {total - count} of {total} rows for training")
+        raise Refused(
+            f"protocol.validation={validation:g} holds out {count} of {total} rows; some must be left on each side"
+        )
     rows = np.arange(total)
     if by == "first":
         return rows[count:], rows[:count]
@@ -40,6 +42,12 @@ def _drawn(raw: Raw, rows: np.ndarray, count: int, by: By, seed: int) -> Split:
     from sklearn.model_selection import train_test_split
 
     classes = strata(raw, by, least=2)
+    if classes is not None and min(count, len(rows) - count) <= classes.max():  # not one row of each class
+        if by == "stratified":
+            raise Refused(
+                f"protocol.by=stratified: {count} of {len(rows)} rows are too few for {classes.max() + 1} classes"
+            )
+        classes = None
     train, val = train_test_split(rows, test_size=count, random_state=seed % 2**32, stratify=classes)
     return np.sort(train), np.sort(val)
 
@@ -48,6 +56,8 @@ def _by_group(raw: Raw, count: int, seed: int) -> Split:
     from sklearn.model_selection import GroupShuffleSplit
 
     owners = column(raw, raw.group, "group")
+    if len(np.unique(owners)) < 2:
+        raise Refused(f"protocol.by=group: all rows have the same '{raw.group}', so none can be held out")
     splitter = GroupShuffleSplit(1, test_size=count / len(raw), random_state=seed % 2**32)
     return next(splitter.split(owners, groups=owners))
 

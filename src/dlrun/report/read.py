@@ -48,7 +48,13 @@ def config(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         raise Refused(f"{folder} is no run folder: it has no config.yaml")
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.load(file.read_text(encoding="utf-8"), Loader=loader) or {}
+    try:
+        found = yaml.load(file.read_text(encoding="utf-8"), Loader=loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise Refused(f"{file} is damaged: {' '.join(str(error).split())}") from error
+    if not isinstance(found, dict):
+        raise Refused(f"{file} is not the config of a run")
+    return found
 
 
 def flat(node: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,0 +1,169 @@
+"""From a config to objects: everything that one job needs, built and wired."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from dlrun import metrics, optim, runtime
+from dlrun.build import build
+from dlrun.callbacks import KeepBest
+from dlrun.data.prepare import apply, fingerprint, prepare, state
+from dlrun.engine import Trainer
+from dlrun.errors import Refused
+from dlrun.learner import Learner
+from dlrun.meter import Measures
+from dlrun.models import model_fault
+from dlrun.models.constant import constant
+from dlrun.objectives.supervised import Supervised
+from dlrun.protocols.plans import Plan
+from dlrun.rundir import RunDir
+from dlrun.settings import Settings
+from dlrun.tables import Table, mix
+from dlrun.types import Data, Job, Raw, Spec
+
+
+@dataclass
+class Fit:
+    """Everything of one job, ready to train or to be scored. weights: which checkpoint the trainer holds."""
+
+    job: Job
+    data: Data
+    trainer: Trainer
+    baseline: Trainer
+    weights: str = ""
+
+
+class Assembly:
+    """The parts that a config of plain values describes, its data, and the folder that takes what comes of them."""
+
+    def __init__(self, config: dict[str, Any], folder: Path, plugins: tuple[str, ...] = ()) -> None:
+        self.config, self.plugins, self.run = config, plugins, RunDir(folder)
+        self.settings: Settings = self.part("engine")
+        self.device = runtime.choose_device(self.settings.device)
+        self.plan: Plan = self.part("protocol")
+        self.schedule = self.part("scheduler")
+        runtime.be_deterministic(self.settings.deterministic)
+        runtime.flush_denormals()
+        optim.spare_compiler()
+        optim.rehearse(lambda parameters: self.part("optimizer", parameters))
+        self.raw: Raw = self.part("data")
+        self._check_data()
+
+    def part(self, name: str, *context: Any) -> Any:
+        """The object that one group of the config describes."""
+        return build(self.config[name], *context, plugins=self.plugins)
+
+    def _check_data(self) -> None:
+        module, _, name = self.config["model"]["_target_"].rpartition(".")
+        fault = model_fault(name, dict(self.raw.inputs)) if module.startswith("dlrun.") else None
+        if fault:
+            raise Refused(fault)
+        if self.config["test"] and self.raw.test is None:
+            raise Refused("test=true, but these data have no test rows")
+        found = {"fingerprint": fingerprint(self.raw.dev), "rows": len(self.raw), "note": self.raw.note}
+        if (before := self.run.read_json("data.json")) not in (None, found):
+            raise Refused(f"the data are not those that {self.run.folder} began with: {before} then, {found} now")
+        self.run.write_json("data.json", found)
+
+    def fit(self, job: Job) -> Fit:
+        """Split, prepare, and build the model and all around it."""
+        data = self._data(job)
+        first = mix(self.config["seed"], job.repeat, job.fold)
+        torch.manual_seed(first)
+        model: nn.Module = self.part("model", data.spec)
+        objective = self._objective(model, data.spec)
+        learner = self._learner(objective)
+        trainer = self._trainer(objective, learner, data, job)
+        baseline = self._objective(constant(data.spec), data.spec)
+        fit = Fit(job, data, trainer, self._trainer(baseline, self._learner(baseline), data, job))
+        trainer.callbacks = self._callbacks(trainer)
+        self.run.write_json(f"preparation/{job.name}.json", state(data.learnt))
+        self.run.write_json("fields.json", _fields(data.spec))
+        return fit
+
+    def _data(self, job: Job) -> Data:
+        train, val = self.plan.rows(self.raw, job, self.config["seed"])
+        if self.settings.overfit:
+            train = val = np.asarray(train)[: self.settings.overfit]
+        data = prepare(self.raw, train, val)
+        assert isinstance(data.train, Table) and isinstance(data.val, Table | None)
+        held_out = data.val.to(self.device) if data.val is not None else None
+        return replace(data, train=data.train.to(self.device), val=held_out)
+
+    def source(self, fit: Fit, split: str) -> Table:
+        if split == "test":
+            if self.raw.test is None:
+                raise Refused("these data have no test rows")
+            return apply(self.raw, fit.data, self.raw.test()).to(self.device)
+        source = fit.data.train if split == "train" else fit.data.val
+        if source is None:
+            raise Refused(
+                f"protocol={self.config['protocol']['_target_'].rpartition('.')[2]} holds no {split} rows out"
+            )
+        return source  # type: ignore[return-value]
+
+    def _objective(self, model: nn.Module, spec: Spec) -> Supervised:
+        chosen = {name: self.part("loss", field) for name, field in spec.targets.items()}
+        weights = self.config["loss_weights"] or {}
+        if unknown := sorted(set(weights) - set(chosen)):
+            raise Refused(f"loss_weights names {', '.join(unknown)}; the targets are {', '.join(chosen)}")
+        return Supervised(model, chosen, weights).to(self.device)
+
+    def _learner(self, objective: Supervised) -> Learner:
+        make = lambda parameters: self.part("optimizer", parameters)  # noqa: E731
+        return Learner(objective.groups, make, self.settings, self.schedule, self.device)
+
+    def _trainer(self, objective: Supervised, learner: Learner, data: Data, job: Job) -> Trainer:
+        measures = self._measures(data.spec)
+        trainer = Trainer(objective, data, self.settings, learner, measures, self.run.checkpoints(job))
+        trainer.seed = mix(self.config["seed"], job.repeat, job.fold)
+        return trainer
+
+    def _measures(self, spec: Spec) -> Measures:
+        found: Measures = {}
+        for target, field in spec.targets.items():
+            nodes = self.config["metric"]
+            chosen = {name: build(node, field, plugins=self.plugins) for name, node in nodes.items()}
+            prefix = f"{target}_" if len(spec.targets) > 1 else ""
+            for name, metric in (chosen or metrics.defaults(field)).items():
+                found[prefix + name] = (target, metric)
+        return found
+
+    def _callbacks(self, trainer: Trainer) -> list[Any]:
+        """The callbacks, each told which direction is better; refused when they watch what is not measured."""
+        goals = metrics.measure_all({name: metric for name, (_, metric) in trainer.measures.items()})
+        splits = ["train"] if trainer.data.val is None else ["train", "val"]
+        there = [f"{split}/{name}" for split in splits for name in goals]
+        found = []
+        for name, node in self.config["callback"].items():
+            callback = build(node, plugins=self.plugins)
+            if isinstance(callback, KeepBest) and callback.monitor.startswith("val/") and len(splits) == 1:
+                continue  # nothing is held out: the last epoch is what there is
+            found.append(aimed(callback, f"callback.{name}", there, goals))
+        if hasattr(self.schedule, "monitor"):
+            trainer.learner.schedule = aimed(self.schedule, "scheduler", there, goals)
+        return found
+
+
+def aimed(part: Any, name: str, there: list[str], goals: dict[str, str]) -> Any:
+    """A part that monitors a measure, told which direction of it is better. Raises Refused when nobody measures it."""
+    monitor = getattr(part, "monitor", None)
+    if monitor is None:
+        return part
+    if monitor not in there:
+        raise Refused(f"{name}.monitor={monitor} is not measured; there are: {', '.join(there)}")
+    return replace(part, goal=goals[monitor.partition("/")[2]])
+
+
+def _fields(spec: Spec) -> dict[str, Any]:
+    plain = lambda fields: {  # noqa: E731
+        name: {"kind": f.kind, "shape": list(f.shape), "size": f.size, "labels": list(f.labels)}
+        for name, f in fields.items()
+    }
+    return {"inputs": plain(spec.inputs), "targets": plain(spec.targets)}

@@ -1,0 +1,68 @@
+"""Small objects for the tests of the engine: a table, a model, a trainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from dlrun import metrics
+from dlrun.build import build
+from dlrun.engine import Trainer
+from dlrun.learner import Learner
+from dlrun.objectives.supervised import Supervised
+from dlrun.places import conf_folder
+from dlrun.tables import Plain, Table
+from dlrun.types import Data, Field, Spec
+
+SPEC = Spec({"x": Field("number", (5,))}, {"y": Field("category", (), 3, ("a", "b", "c"))})
+
+
+def node(group: str, name: str, **changes: Any) -> dict[str, Any]:
+    """A shipped part's YAML with some values changed."""
+    folder = conf_folder() / group
+    found = yaml.safe_load((folder / f"{name}.yaml").read_text())
+    if "defaults" in found:
+        found = {**yaml.safe_load((folder / "default.yaml").read_text()), **found}
+        del found["defaults"]
+    return {**found, **changes}
+
+
+def table(rows: int = 50, seed: int = 1) -> Table:
+    """A table that a model can learn something from."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, 5, generator=generator)
+    return Table({"x": Plain(x), "y": Plain((x @ torch.arange(15.0).reshape(5, 3).sin()).argmax(1))})
+
+
+def trainer(folder: Path, **settings: Any) -> Trainer:
+    """A trainer of a small network with dropout; settings beginning with optimizer_ go to RMSprop."""
+    optimizer = {key[10:]: settings.pop(key) for key in list(settings) if key.startswith("optimizer_")}
+    name = settings.pop("optimizer", "rmsprop")
+    schedule = settings.pop("schedule", None)
+    dropout = settings.pop("dropout", 0.3)
+    engine = build(node("engine", "default", **{"epochs": 3, "batch_size": 8, "device": "cpu", **settings}))
+    torch.manual_seed(0)
+    model = build(node("model", "dense", units=[16], dropout=dropout), SPEC)
+    return wired(model, engine, folder, node("optimizer", name, **optimizer), schedule)
+
+
+def wired(model: nn.Module, engine: Any, folder: Path, optimizer: dict[str, Any], schedule: Any = None) -> Trainer:
+    """A trainer around any model of SPEC."""
+    objective = Supervised(model, {"y": build(node("loss", "auto"), SPEC.targets["y"])})
+    learner = Learner(objective.groups, lambda ps: build(optimizer, ps), engine, schedule, torch.device("cpu"))
+    measures = {name: ("y", metric) for name, metric in metrics.defaults(SPEC.targets["y"]).items()}
+    return Trainer(objective, Data(SPEC, table(), table(20, 2)), engine, learner, measures, folder)
+
+
+def weights(of: Trainer) -> list[torch.Tensor]:
+    """Copies of all weights."""
+    return [value.detach().clone() for value in of.objective.state_dict().values()]
+
+
+def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
+    """Equal bit for bit."""
+    return len(first) == len(second) and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))

@@ -1,0 +1,81 @@
+"""Imports point down: a module imports only from lower floors, or from its own folder."""
+
+import ast
+from pathlib import Path
+
+import dlrun
+
+SRC = Path(dlrun.__file__).parent
+FLOORS = [
+    {"errors", "ranges", "types", "build", "signatures", "problems", "places"},
+    {"tables", "runtime", "rundir", "settings", "events"},
+    {"data", "models", "losses", "metrics", "optim", "protocols"},
+    {"objectives", "engine", "meter", "learner", "callbacks", "checkpoint"},
+    {"assembly", "experiment"},
+    {"report"},
+    {"cli", "commands"},
+]
+FAMILIES = [{"engine", "meter", "learner", "callbacks", "checkpoint"}, {"assembly", "experiment"}, {"cli", "commands"}]
+
+
+def floor(name):
+    return next(number for number, names in enumerate(FLOORS) if name in names)
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "dlrun":
+            parts = node.module.split(".")[1:]
+            yield from [parts[0]] if parts else [alias.name for alias in node.names]
+
+
+def modules():
+    found = [path for path in SRC.rglob("*.py") if path.name != "__init__.py" or path.parent != SRC]
+    assert len(found) > 40
+    return found
+
+
+def test_imports_point_down():
+    wrong, seen = [], 0
+    for path in modules():
+        home = path.relative_to(SRC).with_suffix("").parts[0]
+        for name in imports(path):
+            if name == "__version__" or name == home:
+                continue
+            seen += 1
+            family = floor(home) <= 1 or any({home, name} <= names for names in FAMILIES)
+            if floor(name) > floor(home) or (floor(name) == floor(home) and not family):
+                wrong.append(f"{path.relative_to(SRC)} imports {name}")
+    assert seen > 100
+    assert not wrong
+
+
+def test_engine_and_objectives_never_meet():
+    engine = [SRC / f"{name}.py" for name in FAMILIES[0]]
+    assert not [path for path in engine if "objectives" in imports(path)]
+    objectives = list((SRC / "objectives").glob("*.py"))
+    assert len(objectives) >= 2
+    assert not [path for path in objectives if FAMILIES[0] & set(imports(path))]
+
+
+def test_data_models_and_protocols_meet_only_through_types():
+    siblings = {"data", "models", "protocols"}
+    for home in siblings:
+        for path in (SRC / home).rglob("*.py"):
+            assert not (siblings - {home}) & set(imports(path)), path
+
+
+def test_only_the_door_knows_hydra():
+    knows = [
+        path.relative_to(SRC).as_posix()
+        for path in modules()
+        if "import hydra" in (t := path.read_text()) or "from hydra" in t
+    ]
+    assert knows and all(name.startswith("commands/") for name in knows), knows
+
+
+def test_the_engine_names_no_problem():
+    words = ("supervised", "binary", "category", "classif", "regress", "vae", "gan", "baseline")
+    for name in ("engine", "learner", "meter"):
+        text = (SRC / f"{name}.py").read_text().lower()
+        assert not [word for word in words if word in text.replace("organ", "").replace("began", "")], name

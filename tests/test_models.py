@@ -1,0 +1,171 @@
+"""Every model on every kind of field that it accepts, and the sparse layer against the dense one."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from laboratory import node
+
+from dlrun.build import build
+from dlrun.errors import Refused
+from dlrun.losses import auto
+from dlrun.metrics import defaults
+from dlrun.models import ACCEPTS, NEEDS, model_fault
+from dlrun.models.layers import BagProduct, Join
+from dlrun.objectives.supervised import Supervised
+from dlrun.problems import PROBLEMS
+from dlrun.tables import Bag
+from dlrun.types import Field, Spec
+
+ROWS = 6
+INPUTS = {
+    "number": Field("number", (4,)),
+    "fraction": Field("fraction", (1,)),
+    "binary": Field("binary", (1,)),
+    "category": Field("category", (), 5),
+    "multilabel": Field("multilabel", (3,), 3),
+    "bag": Field("bag", (20,), 20),
+    "image": Field("image", (2, 12, 12)),
+    "tokens": Field("tokens", (7,), 30),
+    "series": Field("series", (9, 2)),
+}
+TARGETS = {
+    "number": Field("number", (2,), prior=torch.tensor([1.0, 2.0])),
+    "fraction": Field("fraction", (1,), prior=torch.tensor([0.3])),
+    "binary": Field("binary", (1,), prior=torch.tensor([0.4])),
+    "category": Field("category", (), 4, prior=torch.tensor([0.1, 0.2, 0.3, 0.4])),
+    "multilabel": Field("multilabel", (3,), 3, prior=torch.tensor([0.1, 0.5, 0.9])),
+}
+
+
+def a_bag(rows=ROWS, width=20, each=3):
+    torch.manual_seed(2)
+    columns = torch.cat([torch.randperm(width)[:each].sort().values for _ in range(rows)]).int()
+    return Bag(torch.arange(0, rows * each + 1, each).int(), columns, torch.rand(rows * each) + 0.5, width)
+
+
+def values(field):
+    if field.kind in ("category", "tokens"):
+        return torch.randint(0, field.size, (ROWS, *field.shape))
+    if field.kind == "bag":
+        return next(a_bag().batches(slice(None), ROWS))
+    drawn = torch.rand(ROWS, *field.shape)
+    return drawn.round() if field.kind in ("binary", "multilabel") else drawn
+
+
+CASES = [(model, kind, target) for model in sorted(ACCEPTS) for kind in ACCEPTS[model] for target in TARGETS]
+
+
+def test_every_problem_and_field_is_in_the_table():
+    assert set(TARGETS) == set(PROBLEMS) and len(CASES) >= 120
+
+
+@pytest.mark.parametrize(("model", "kind", "target"), CASES)
+def test_every_model_reads_and_answers_every_kind_it_accepts(model, kind, target):
+    inputs = {"x": INPUTS[kind]}
+    if NEEDS.get(model, kind) != kind:
+        inputs["picture"] = INPUTS[NEEDS[model]]
+    spec = Spec(inputs, {"y": TARGETS[target]})
+    for init in ("torch", "keras") if model != "constant" else ("",):
+        torch.manual_seed(0)
+        changes = {"init": init} if init else {}
+        built = build(node("model", model, **changes), spec)
+        batch = {name: values(field) for name, field in {**spec.inputs, **spec.targets}.items()}
+        objective = Supervised(built, {"y": auto(spec.targets["y"])})
+        (step,) = objective.steps(batch)
+        assert step.outputs["y"].shape == (ROWS, spec.targets["y"].outputs)
+        assert math.isfinite(float(step.loss.detach()))
+        if model != "constant":
+            step.loss.backward()
+            assert all(p.grad is not None and p.grad.isfinite().all() for p in built.parameters())
+        for metric in defaults(spec.targets["y"]).values():
+            assert metric.each(step.outputs["y"].detach(), batch["y"]).shape == (ROWS,)
+
+
+def test_a_model_answers_several_targets_from_several_inputs():
+    spec = Spec({k: INPUTS[k] for k in ("number", "category", "bag", "image")}, dict(TARGETS))
+    batch = {name: values(field) for name, field in spec.inputs.items()}
+    for model in ("dense", "linear", "convnet"):
+        for category in ("onehot", "embedding") if model != "convnet" else ("",):
+            built = build(node("model", model, **({"category": category} if category else {})), spec)
+            outputs = built(batch)
+            assert {name: tuple(raw.shape) for name, raw in outputs.items()} == {
+                name: (ROWS, field.outputs) for name, field in spec.targets.items()
+            }
+
+
+def test_what_a_model_cannot_read_is_refused_by_name():
+    assert model_fault("dense", {"x": "number"}) is None
+    for model in ("dense", "linear", "convnet"):
+        fault = model_fault(model, {"story": "tokens"})
+        assert model in fault and "'story'" in fault and "constant" in fault
+    assert "image" in model_fault("convnet", {"x": "number"})
+
+
+def test_the_sparse_layer_is_the_dense_layer():
+    bag = next(a_bag().batches(slice(None), ROWS))
+    sparse = Join({"words": Field("bag", (20,), 20), "x": Field("number", (4,))}, 7)
+    sparse.initialise("keras")
+    x = torch.randn(ROWS, 4)
+    dense = torch.nn.Linear(24, 7)
+    with torch.no_grad():
+        dense.weight.copy_(torch.cat([sparse.rows["words"].T, sparse.linear.weight], 1))
+        dense.bias.copy_(sparse.linear.bias)
+    one, other = sparse({"words": bag, "x": x}), dense(torch.cat([bag.to_dense(), x], 1))
+    assert torch.allclose(one, other, atol=1e-6)
+    one.square().sum().backward(), other.square().sum().backward()
+    gradient = torch.cat([sparse.rows["words"].grad.T, sparse.linear.weight.grad], 1)
+    assert torch.allclose(gradient, dense.weight.grad, atol=1e-5)
+
+
+def test_the_sparse_product_has_the_right_gradient():
+    bag = next(a_bag().batches(slice(None), ROWS))
+    bag = torch.sparse_csr_tensor(bag.crow_indices(), bag.col_indices(), bag.values(), bag.shape, check_invariants=True)
+    weight = torch.randn(20, 3, requires_grad=True)
+    wanted = torch.autograd.grad((bag.to_dense() @ weight).cos().sum(), weight)[0]
+    found = torch.autograd.grad(BagProduct.apply(bag, weight).cos().sum(), weight)[0]
+    assert torch.allclose(found, wanted, atol=1e-5)
+
+
+def test_bags_in_chunks_are_the_rows():
+    bag = a_bag(rows=11)
+    whole = next(bag.batches(slice(None), 11)).to_dense()
+    rows = torch.tensor([4, 4, 0, 10, 7])
+    parts = torch.cat([part.to_dense() for part in bag.batches(rows, 2)])
+    assert torch.equal(parts, whole[rows])
+
+
+def test_keras_starting_weights():
+    model = build(
+        node("model", "dense", units=[300], init="keras"),
+        Spec({"x": Field("number", (500,))}, {"y": TARGETS["binary"]}),
+    )
+    first = model.hidden[0].linear.requires_grad_(False)
+    bound = math.sqrt(6 / 800)
+    assert float(first.weight.abs().max()) <= bound and float(first.weight.std()) == pytest.approx(
+        bound / math.sqrt(3), rel=0.02
+    )
+    assert not first.bias.any() and not model.heads["y"].bias.any()
+
+
+def test_penalties_are_those_of_keras():
+    spec = Spec({"x": Field("number", (4,))}, {"y": TARGETS["binary"]})
+    model = build(node("model", "dense", units=[3, 2], l1=0.01, l2=0.1), spec)
+    kernels = [model.hidden[0].linear.weight, model.hidden[2].weight]
+    wanted = sum(0.01 * k.abs().sum() + 0.1 * k.square().sum() for k in kernels)
+    assert torch.allclose(model.penalty(), wanted)
+
+
+def test_an_image_too_small_is_refused_with_its_size():
+    spec = Spec({"x": Field("image", (1, 8, 8))}, {"y": TARGETS["category"]})
+    with pytest.raises(Refused, match="1×8×8 is too small"):
+        build(node("model", "convnet", filters=[8, 8, 8], padding="valid"), spec)
+
+
+def test_the_book_convnet_has_its_93322_weights():
+    spec = Spec({"x": Field("image", (1, 28, 28))}, {"y": Field("category", (), 10)})
+    settings = {"filters": [32, 64, 64], "pool": [2, 2, 1], "padding": "valid", "dense": [64]}
+    model = build(node("model", "convnet", **settings), spec)
+    assert sum(p.numel() for p in model.parameters()) == 93322

@@ -1,0 +1,95 @@
+"""Every task and every experiment file runs from words to report, in seconds and offline."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from dlrun.cli import main
+from dlrun.places import conf_folder, options
+
+TASKS = [name for name in options(conf_folder(), "task") if name != "csv"]
+EXPERIMENTS = options(conf_folder(), "experiment")
+EMBEDDED = {"digits", "breast_cancer", "wine", "diabetes"}
+
+
+def run(words, folder):
+    """Run offline in `folder`; answers with the exit code and the results."""
+    code = main([*words, f"output={folder}"])
+    lines = [line for path in folder.rglob("results.jsonl") for line in path.read_text().splitlines()]
+    return code, [json.loads(line) for line in lines]
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch, tmp_path):
+    monkeypatch.setenv("DLRUN_DATA", str(tmp_path / "no data here"))
+
+
+def test_the_globs_are_not_quiet():
+    assert len(TASKS) >= 10 and len(EXPERIMENTS) >= 14
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_in_smoke_size(task, tmp_path, capsys):
+    code, results = run([f"task={task}", "preset=smoke", "test=true", "protocol=holdout"], tmp_path)
+    said = capsys.readouterr().out
+    assert code == 0 and [result["split"] for result in results] == ["val", "test"]
+    assert ("SYNTHETIC" in said) == (task not in EMBEDDED) == all("SYNTHETIC" in r["note"] for r in results)
+    assert all(result["baseline"].keys() == result["scores"].keys() for result in results)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_in_smoke_size(experiment, tmp_path, capsys):
+    code, results = run([f"experiment={experiment}", "preset=smoke"], tmp_path)
+    assert code == 0 and results and all("SYNTHETIC" in result["note"] for result in results)
+    assert "nothing here to compare" in capsys.readouterr().out
+
+
+TABLE = "age,town,rooms,price\n" + "".join(
+    f"{i % 40 + 20},{'abc'[i % 3]},{i % 5},{i % 40 * 2 + i % 5}\n" for i in range(120)
+)
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("price", []),
+        ("town", []),
+        ("[price,rooms]", ["loss_weights={price: 1, rooms: 0.5}"]),
+        ("price", ["model=linear"]),
+    ],
+)
+def test_a_table_of_ones_own(target, words, tmp_path, capsys):
+    (tmp_path / "houses.csv").write_text(TABLE)
+    words = ["task=csv", f"data.path={tmp_path}/houses.csv", f"data.target={target}", "engine.epochs=3", *words]
+    code, results = run(words, tmp_path / "out")
+    assert code == 0 and results[0]["scores"]["loss"]["n"] > 0
+    assert "data.kind" in capsys.readouterr().out  # the kind was inferred, and stated
+
+
+@pytest.mark.parametrize("protocol", ["kfold", "iterated_kfold"])
+def test_folds(protocol, tmp_path):
+    code, results = run(["task=wine", f"protocol={protocol}", "engine.epochs=2"], tmp_path)
+    names = [result["name"] for result in results]
+    assert code == 0 and len(set(names)) == len(names) == {"kfold": 4, "iterated_kfold": 12}[protocol]
+
+
+def test_overfitting_a_few_rows_passes_or_fails(tmp_path, capsys):
+    code, results = run(["task=digits", "preset=overfit"], tmp_path / "a")
+    assert code == 0 and "passed" in results[0]["note"]
+    code, results = run(["task=digits", "preset=overfit", "engine.epochs=1"], tmp_path / "b")
+    assert code == 1 and "FAILED" in results[0]["note"]
+
+
+def test_whole_split_measures_and_other_parts(tmp_path):
+    words = [
+        "task=breast_cancer",
+        "metric=[accuracy,f1,roc_auc,pr_auc]",
+        "optimizer=adamw",
+        "scheduler=cosine",
+        "loss=focal",
+    ]
+    code, results = run([*words, "callback=[keep_best,early_stopping]", "engine.epochs=15"], tmp_path)
+    scores = results[0]["scores"]
+    assert code == 0 and scores["roc_auc"]["value"] > 0.95 and scores["accuracy"]["low"] < scores["accuracy"]["value"]
