@@ -78,7 +78,7 @@ class Experiment:
         """Fit one job, from its last checkpoint if there is one, and score its validation rows."""
         trainer, started = fit.trainer, time.perf_counter()
         split = "train" if fit.data.val is None else "val"
-        baseline = fit.baseline.sweep(split, self.assembly.source(fit, split)).scores()  # before restoring: it sets seeds
+        baseline = fit.baseline.sweep(split, self.assembly.source(fit, split)).scores()  # before restoring: it seeds
         if self._restore(fit, "last"):
             log.info("%s goes on at epoch %d, batch %d", fit.job.name, trainer.epoch + 1, trainer.position + 1)
         self._start_records(fit)

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +127,8 @@ def read_result(line: dict[str, Any]) -> Result:
 
 def environment() -> dict[str, Any]:
     """Python, platform, packages, and the git commit of the working folder with its uncommitted changes."""
-    packages = {dist.metadata["Name"]: dist.version for dist in metadata.distributions() if dist.metadata["Name"]}
+    folders = [Path(place) for place in sys.path if place]
+    packages = dict(found.stem.rsplit("-", 1) for place in folders for found in place.glob("*-*.dist-info"))
     return {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "python": sys.version,
