@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +92,11 @@ def words_of(folder: Path) -> list[str]:
     """The words that a run began with. Raises Refused where they are not kept."""
     path = folder / "command.txt"
     try:
-        words = json.loads(path.read_text(encoding="utf-8"))
+        name, *words = shlex.split(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise Refused(f"{path} does not hold the words of the run: {error}") from error
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise Refused(f"{path} does not hold the words of the run")
+    if name != "dlrun":
+        raise Refused(f"{path} does not hold the words of the run: it does not begin with dlrun")
     return words
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dlrun.commands.configure import configure
-from dlrun.commands.train import go, named_plugins
+from dlrun.commands.train import go, named_plugins, note
 from dlrun.errors import Refused
 
 
@@ -58,8 +58,6 @@ def _configured(job: list[str], folders: list[Path], plugins: tuple[str, ...]) -
 
 def one(folder: Path, number: int, job: list[str], config: dict[str, Any] | Refused, plugins: tuple[str, ...]) -> int:
     """Run one job in its own folder and note how it ended."""
-    import yaml
-
     from dlrun.rundir import write_text
 
     name, error, code = f"{number:03d}", "", 0
@@ -68,8 +66,7 @@ def one(folder: Path, number: int, job: list[str], config: dict[str, Any] | Refu
     try:
         if isinstance(config, Refused):
             raise config
-        write_text(place / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-        write_text(place / "command.txt", json.dumps(job) + "\n")
+        note(config, job, place)
         code, _ = go(config, place, plugins)
         error = {0: "", 3: "the loss became nan or infinite"}.get(code, f"exit code {code}")
     except Refused as refused:

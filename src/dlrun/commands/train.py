@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -62,19 +63,24 @@ def make_folder(config: dict[str, Any]) -> Path:
 
 def start(config: dict[str, Any], words: list[str], folder: Path, plugins: tuple[str, ...] = ()) -> int:
     """Begin a run in a new folder. A run that is refused before it trained leaves no folder behind."""
-    import yaml
-
-    from dlrun.rundir import environment, write_text
-
-    write_text(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-    write_text(folder / "command.txt", json.dumps(words) + "\n")
-    write_text(folder / "environment.json", json.dumps(environment(), indent=1) + "\n")
+    note(config, words, folder)
     try:
         return go(config, folder, plugins)[0]
     except Refused:
         if not (folder / "history.jsonl").exists():
             shutil.rmtree(folder)
         raise
+
+
+def note(config: dict[str, Any], words: list[str], folder: Path) -> None:
+    """Write down what a run was asked for and where: config, words, environment."""
+    import yaml
+
+    from dlrun.rundir import environment, write_text
+
+    write_text(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+    write_text(folder / "command.txt", shlex.join(["dlrun", *words]) + "\n")
+    write_text(folder / "environment.json", json.dumps(environment(), indent=1) + "\n")
 
 
 def go(config: dict[str, Any], folder: Path, plugins: tuple[str, ...] = ()) -> tuple[int, list[Result]]:
