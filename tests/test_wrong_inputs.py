@@ -296,14 +296,14 @@ CASES = {
         "'os.system' is not allowed",
     ),
     "a model of one's own with a wrong argument": within(
-        "--config-dir mine model=own plugins=[mypkg]",
-        node("mypkg.Net", unit=3) | {"mypkg.py": "class Net:\n    def __init__(self, spec, units: int): ...\n"},
+        "--config-dir mine model=own plugins=[oddpkg]",
+        node("oddpkg.Net", unit=3) | {"oddpkg.py": "class Net:\n    def __init__(self, spec, units: int): ...\n"},
         "no setting 'model.unit' for Net: did you mean 'units'",
         "Net needs a value for 'units'",
     ),
     "a model of one's own of a wrong type": within(
-        "--config-dir mine model=own plugins=[mypkg]",
-        node("mypkg.Net", units="many") | {"mypkg.py": "class Net:\n    def __init__(self, spec, units: int): ...\n"},
+        "--config-dir mine model=own plugins=[oddpkg]",
+        node("oddpkg.Net", units="many") | {"oddpkg.py": "class Net:\n    def __init__(self, spec, units: int): ...\n"},
         "model.units='many': it must be a whole number",
     ),
     "a package that is not there": within(

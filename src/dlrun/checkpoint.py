@@ -25,7 +25,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     body = buffer.getvalue()
-    fresh = path.with_name(path.name + f".{os.getpid()}.new")
+    fresh = path.with_name(path.name + ".new")
     path.parent.mkdir(parents=True, exist_ok=True)
     with fresh.open("wb") as file:
         file.write(body + MARK + hashlib.sha256(body).hexdigest().encode())

@@ -96,7 +96,6 @@ def _absolute(node: ast.ImportFrom, package: str) -> str:
     return ".".join([*base, *([node.module] if node.module else [])])
 
 
-@lru_cache(maxsize=256)
 def source_file(module: str) -> Path | None:
     """The source file of a module, found without importing it or its parents."""
     top, *rest = module.split(".")

@@ -95,8 +95,9 @@ def go(config: dict[str, Any], folder: Path, plugins: tuple[str, ...] = ()) -> t
     console = Console(highlight=False)
     with logging_to(folder, console):
         try:
+            experiment = Experiment(config, folder, plugins)
             console.print(f"run folder: {folder}", soft_wrap=True)
-            results = Experiment(config, folder, plugins).results(Display(console, quiet=False))
+            results = experiment.results(Display(console, quiet=False))
         except Interrupted as stop:
             console.print(f"stopped and saved; to go on: dlrun resume {folder}", soft_wrap=True)
             return 128 + stop.number, []
@@ -147,7 +148,8 @@ def logging_to(folder: Path, console: Console) -> Iterator[None]:
 
     logger = logging.getLogger("dlrun")
     handlers = [RunDir(folder).log(), Lines()]
-    level, logger.level = logger.level, logging.INFO
+    level = logger.level
+    logger.setLevel(logging.INFO)
     for handler in handlers:
         logger.addHandler(handler)
     try:
@@ -159,4 +161,4 @@ def logging_to(folder: Path, console: Console) -> Iterator[None]:
         for handler in handlers:
             logger.removeHandler(handler)
             handler.close()
-        logger.level = level
+        logger.setLevel(level)
