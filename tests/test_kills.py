@@ -176,7 +176,7 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-@pytest.mark.parametrize("batch", [1, 14, 24])
+@pytest.mark.parametrize("batch", [1, 24])
 def test_a_signal_stops_and_saves_and_the_run_goes_on(tmp_path, monkeypatch, capsys, whole, number, code, batch):
     with monkeypatch.context() as patch:
         cut(patch, batch, lambda trainer: os.kill(os.getpid(), number))
@@ -186,6 +186,21 @@ def test_a_signal_stops_and_saves_and_the_run_goes_on(tmp_path, monkeypatch, cap
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # put back
     assert main(["resume", str(run)]) == 0
     check_same(run, whole)
+
+
+def test_a_signal_during_validation_writes_no_row_twice(tmp_path, monkeypatch, whole):
+    inner = engine.Trainer._pause
+
+    def pause(trainer, learn):
+        if trainer.split == "val" and trainer.history and not trainer.interrupted:
+            os.kill(os.getpid(), signal.SIGTERM)
+        inner(trainer, learn)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.Trainer, "_pause", pause)
+        assert main([*SHORT, f"output={tmp_path}"]) == 143
+    assert main(["resume", str(only_run(tmp_path))]) == 0
+    check_same(only_run(tmp_path), whole)
 
 
 def test_a_signal_from_outside_stops_a_process_and_the_run_goes_on(tmp_path, whole):

@@ -125,7 +125,7 @@ def test_the_sparse_product_has_the_right_gradient():
     bag = torch.sparse_csr_tensor(bag.crow_indices(), bag.col_indices(), bag.values(), bag.shape, check_invariants=True)
     weight = torch.randn(20, 3, requires_grad=True)
     wanted = torch.autograd.grad((bag.to_dense() @ weight).cos().sum(), weight)[0]
-    found = torch.autograd.grad(BagProduct.apply(bag, weight).cos().sum(), weight)[0]
+    found = torch.autograd.grad(BagProduct.apply(bag, weight, torch.zeros(3)).cos().sum(), weight)[0]
     assert torch.allclose(found, wanted, atol=1e-5)
 
 

@@ -57,13 +57,19 @@ class Trainer:
     def fit(self) -> None:
         """Train until the epochs or steps are used up, or a callback sets `stop`. Goes on from a restored state."""
         self.learner.total = self.steps_planned
-        while not self.finished:
-            self.visit("train", self.data.train, learn=True)
-            if self.data.val is not None:
-                self.visit("val", self.data.val)
-            self.epoch += 1
-            for callback in self.callbacks:
-                callback(self)
+        try:
+            while not self.finished:
+                self.visit("train", self.data.train, learn=True)
+                if self.data.val is not None:
+                    self.visit("val", self.data.val)
+                self.epoch += 1
+                for callback in self.callbacks:
+                    callback(self)
+        except Interrupted:
+            if self.split != "train":  # a cut validation starts anew
+                self.meter, self.position = None, 0
+            self.save()
+            raise
         self.save()
 
     def visit(self, split: str, source: Source, *, learn: bool = False) -> None:
@@ -130,13 +136,10 @@ class Trainer:
         return (self.position + 1) % self.settings.accumulate == 0 or self.position + 1 == self.batches
 
     def _pause(self, learn: bool) -> None:
-        """Between two batches: save when it is time, and leave when a signal asks for it."""
+        """Between two batches: save when it is time, and leave when a signal asks for it (`fit` saves then)."""
         if learn and self.learner.whole and time.monotonic() - self.saved_at >= self.settings.save_every:
             self.save()
         if self.interrupted and self.learner.whole:
-            if not learn:  # a cut validation starts anew
-                self.meter, self.position = None, 0
-            self.save()
             raise Interrupted(self.interrupted)
 
     @property

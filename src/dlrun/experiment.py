@@ -113,14 +113,15 @@ class Experiment:
     def _start_records(self, fit: Fit) -> None:
         """Set history and event files to what the trainer knows, and have every epoch added to them."""
         trainer = fit.trainer
-        self.run.write_history(fit.job, trainer.history)
+        whole = [row for row in trainer.history if row.epoch <= trainer.epoch]  # a cut epoch is added when it is whole
+        self.run.write_history(fit.job, whole)
         trainer.callbacks.insert(
             0, lambda t: self.run.append_history(fit.job, [row for row in t.history if row.epoch == t.epoch])
         )
         if any(isinstance(callback, TensorBoard) for callback in trainer.callbacks):
             from dlrun import events
 
-            events.rewrite(self.run.folder, trainer.history, fit.job.name)
+            events.rewrite(self.run.folder, whole, fit.job.name)
 
     def _verdict(self, scores: dict[str, Score], baseline: dict[str, Score]) -> str:
         if not self.assembly.settings.overfit:

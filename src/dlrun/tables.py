@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,14 +60,19 @@ class Bag:
     def to(self, device: torch.device) -> Bag:
         return Bag(self.starts.to(device), self.columns.to(device), self.values.to(device), self.width)
 
+    @cached_property
+    def matrix(self) -> Any:
+        """The same rows as scipy sees them, without a copy; on the CPU only."""
+        from scipy.sparse import csr_array
+
+        parts = (self.values.numpy(), self.columns.numpy(), self.starts.numpy())
+        return csr_array(parts, shape=(len(self), self.width))
+
     def take(self, rows: Tensor | slice) -> Bag:
         """The bag of these rows."""
         rows = torch.arange(len(self), device=self.starts.device)[rows] if isinstance(rows, slice) else rows
         if self.starts.device.type == "cpu":  # scipy copies row by row, torch word by word (10x slower)
-            from scipy.sparse import csr_array
-
-            parts = (self.values.numpy(), self.columns.numpy(), self.starts.numpy())
-            taken = csr_array(parts, shape=(len(self), self.width))[rows.numpy()]
+            taken = self.matrix[rows.numpy()]
             starts, columns, values = map(torch.from_numpy, (taken.indptr, taken.indices, taken.data))
             return Bag(starts, columns, values, self.width)
         first, lengths = self.starts[rows], self.starts.diff()[rows]

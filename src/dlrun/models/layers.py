@@ -25,28 +25,30 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 class BagProduct(torch.autograd.Function):
-    """bag (B, V) sparse CSR times weight (V, units), with a gradient that never makes the bag dense."""
+    """bias + bag (B, V) sparse CSR times weight (V, units), with a gradient that never makes the bag dense."""
 
     @staticmethod
-    def forward(ctx: Any, bag: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, bag: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(bag)
+        ctx.rows = bias.dim() == 2
         with torch.autocast(weight.device.type, enabled=False):
-            return cast(Tensor, bag @ weight)
+            return torch.addmm(bias.float(), bag, weight)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, Tensor]:
         (bag,) = ctx.saved_tensors
-        return None, transposed_product(bag, gradients[0].float())
+        gradient = gradients[0].float()
+        return None, transposed_product(bag, gradient), gradient if ctx.rows else gradient.sum(0)
 
 
 def transposed_product(bag: Tensor, gradient: Tensor) -> Tensor:
     """bagᵀ (V, B) times gradient (B, units): rows of the gradient added up by word."""
     starts, columns, values = bag.crow_indices(), bag.col_indices(), bag.values()
     if bag.device.type == "cpu":  # scipy adds rows as it reads them; torch would copy one row a word first (2x slower)
-        from scipy.sparse import csr_array
+        from scipy.sparse import csc_array
 
-        parts = (values.numpy(), columns.numpy(), starts.numpy())
-        return torch.from_numpy(csr_array(parts, shape=tuple(bag.shape)).T @ gradient.numpy())
+        parts = (values.numpy(), columns.numpy(), starts.numpy())  # rows of the bag are columns of its transpose
+        return torch.from_numpy(csc_array(parts, shape=tuple(bag.shape)[::-1]) @ gradient.numpy())
     rows = torch.repeat_interleave(torch.arange(len(starts) - 1, device=bag.device), starts.diff())
     weighted = gradient.index_select(0, rows) * values[:, None]
     return gradient.new_zeros(bag.shape[1], gradient.shape[1]).index_add_(0, columns, weighted)
@@ -98,7 +100,7 @@ class Join(nn.Module):
             return cast(Tensor, self.linear(self._wide(batch)))
         total: Any = self.bias if self.linear is None else self.linear(self._wide(batch))
         for name in self.bags:
-            total = total + BagProduct.apply(batch[name], self.rows[name])
+            total = BagProduct.apply(batch[name], self.rows[name], total)
         for name in self.lookups:
             total = total + nn.functional.embedding(batch[name], self.rows[name])
         return cast(Tensor, total)
