@@ -31,8 +31,11 @@ class Official:
 def root() -> Path:
     """The folder that holds official files: $DLRUN_DATA, else the user's cache folder."""
     chosen = os.environ.get("DLRUN_DATA")
-    if chosen:
-        return Path(chosen).expanduser()
+    return Path(chosen).expanduser() if chosen else user_cache()
+
+
+def user_cache() -> Path:
+    """The folder for what can be made or downloaded again, where this system keeps such things."""
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "dlrun"
     if sys.platform == "darwin":

@@ -9,6 +9,7 @@ import numpy as np
 
 from dlrun.data import samples
 from dlrun.data.files import Official, fetch
+from dlrun.data.parsed import parsed
 from dlrun.data.pickles import read_lists, read_numbers
 from dlrun.data.steps import MultiHot
 from dlrun.errors import Refused
@@ -84,13 +85,13 @@ def _check(words: int) -> None:
 
 
 def _imdb_split(split: str) -> tuple[Ragged, np.ndarray]:
-    path = fetch(IMDB)
-    return read_lists(path, f"x_{split}"), read_numbers(path, f"y_{split}")
+    path, member = fetch(IMDB), f"x_{split}"
+    return parsed(IMDB, member, lambda: read_lists(path, member)), read_numbers(path, f"y_{split}")
 
 
 def _reuters_all() -> tuple[Ragged, np.ndarray]:
     path = fetch(REUTERS)
-    return read_lists(path, "x"), read_numbers(path, "y")
+    return parsed(REUTERS, "x", lambda: read_lists(path, "x")), read_numbers(path, "y")
 
 
 def _imdb_order(split: str, count: int) -> np.ndarray:
