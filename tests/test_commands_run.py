@@ -168,10 +168,11 @@ def test_evaluate_gives_the_runs_score(run, capsys):
     }
 
 
-def test_a_test_is_recorded_and_gives_what_the_run_itself_would_have_given(tmp_path):
+def test_a_test_is_recorded_and_gives_what_the_run_itself_would_have_given(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     run = train(tmp_path / "a", *SMOKE)
     assert main(["evaluate", str(run), "test=true"]) == 0
-    tested = train(tmp_path / "b", *SMOKE, "test=true")
+    tested = train(tmp_path / "b", *SMOKE, "test=true", "reason=to compare")
     for key in ("scores", "baseline", "checkpoint", "split"):
         assert result(run, "test")[key] == result(tested, "test")[key]
     assert (run / "predictions/fit-test.npz").is_file()

@@ -7,15 +7,19 @@ import dlrun
 
 SRC = Path(dlrun.__file__).parent
 FLOORS = [
-    {"errors", "ranges", "types", "build", "signatures", "problems", "places"},
-    {"tables", "runtime", "rundir", "settings", "events"},
+    {"errors", "ranges", "types", "build", "signatures", "problems", "places", "figures"},
+    {"tables", "runtime", "rundir", "settings", "events", "bootstrap", "scores", "predictions", "curve", "diagnosis"},
     {"data", "models", "losses", "metrics", "optim", "protocols"},
-    {"objectives", "engine", "meter", "learner", "callbacks", "checkpoint"},
-    {"assembly", "experiment"},
+    {"objectives", "engine", "meter", "learner", "callbacks", "checkpoint", "gallery", "ledger"},
+    {"assembly", "experiment", "workflow", "inspect"},
     {"report"},
     {"cli", "commands"},
 ]
-FAMILIES = [{"engine", "meter", "learner", "callbacks", "checkpoint"}, {"assembly", "experiment"}, {"cli", "commands"}]
+FAMILIES = [
+    {"engine", "meter", "learner", "callbacks", "checkpoint"},
+    {"assembly", "experiment", "workflow"},
+    {"cli", "commands"},
+]
 
 
 def floor(name):

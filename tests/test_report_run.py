@@ -37,8 +37,13 @@ def test_an_epoch_that_was_trained_anew_counts_once(tmp_path):
 
 def test_write_makes_every_file_and_says_so(tmp_path):
     files = write(classes_run(tmp_path / "run", note="SYNTHETIC: made up"))
-    assert [file.name for file in files] == ["learning-curves.png", "confusion-digit-fit-val.png", "report.html"]
-    assert all(file.stat().st_size > 5000 for file in files)
+    assert [file.name for file in files] == [
+        "learning-curves.png",
+        "confusion-digit-fit-val.png",
+        "report.md",
+        "report.html",
+    ]
+    assert all(file.stat().st_size > 5000 for file in files if file.suffix != ".md")
     assert files[0].read_bytes()[:4] == b"\x89PNG"
 
 
@@ -47,7 +52,7 @@ def test_the_page_is_whole_in_itself_and_escapes_what_it_shows(tmp_path):
     assert page.count("data:image/png;base64,") == 2 and 'src="http' not in page
     for text in ("Which digit is it? &lt;0-9&gt;", "SYNTHETIC: made up", "0.8890 [0.8690, 0.9080]", "3.11.7"):
         assert text in page
-    assert "dlrun task=mnist optimizer.lr=0.001" in page and "<td>optimizer.lr</td>" in page
+    assert "dlrun task=mnist optimizer.lr=0.001" in page and "<th>optimizer.lr</th>" in page
 
 
 def test_folds_share_one_picture_and_one_table_with_mean_and_deviation(tmp_path):
@@ -118,7 +123,7 @@ def test_a_run_with_neither_validation_nor_predictions_still_has_a_report(tmp_pa
     folder = run_folder(tmp_path / "run")
     rows = [row for row in history(["octave-1", "octave-2"], epochs=1) if row["split"] == "train"]
     write_lines(folder / "history.jsonl", rows)
-    assert [file.name for file in write(folder)] == ["learning-curves.png", "report.html"]
+    assert [file.name for file in write(folder)] == ["learning-curves.png", "report.md", "report.html"]
 
 
 def test_scores_that_are_no_numbers_do_not_stop_the_report(tmp_path):

@@ -32,7 +32,8 @@ def test_the_globs_are_not_quiet():
 
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_in_smoke_size(task, tmp_path, capsys):
-    code, results = run([f"task={task}", "preset=smoke", "test=true", "protocol=holdout"], tmp_path)
+    words = ["preset=smoke", "test=true", "reason=a smoke run", "protocol=holdout"]
+    code, results = run([f"task={task}", *words], tmp_path)
     said = capsys.readouterr().out
     assert code == 0 and [result["split"] for result in results] == ["val", "test"]
     assert ("SYNTHETIC" in said) == (task not in EMBEDDED) == all("SYNTHETIC" in r["note"] for r in results)

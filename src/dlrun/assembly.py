@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 from torch import nn
 
 from dlrun import metrics, optim, runtime
-from dlrun.build import build
+from dlrun.build import build, patched
 from dlrun.callbacks import KeepBest
 from dlrun.data.prepare import apply, fingerprint, prepare, state
 from dlrun.engine import Trainer
@@ -21,21 +23,25 @@ from dlrun.meter import Measures
 from dlrun.models import model_fault
 from dlrun.models.constant import constant
 from dlrun.objectives.supervised import Supervised
-from dlrun.protocols.plans import Plan
+from dlrun.protocols.repeats import repeated
 from dlrun.rundir import RunDir
 from dlrun.settings import Settings
 from dlrun.tables import Table, mix
-from dlrun.types import Data, Job, Raw, Spec
+from dlrun.types import Data, Job, Raw, Rows, Spec
 
 
 @dataclass
 class Fit:
-    """Everything of one job, ready to train or to be scored. weights: which checkpoint the trainer holds."""
+    """Everything of one job, ready to train or to be scored.
+
+    rows: split → the development rows that it holds, in order. weights: which checkpoint the trainer holds.
+    """
 
     job: Job
     data: Data
     trainer: Trainer
     baseline: Trainer
+    rows: dict[str, np.ndarray]
     weights: str = ""
 
 
@@ -46,7 +52,7 @@ class Assembly:
         self.config, self.plugins, self.run = config, plugins, RunDir(folder)
         self.settings: Settings = self.part("engine")
         self.device = runtime.choose_device(self.settings.device)
-        self.plan: Plan = self.part("protocol")
+        self.plan = repeated(self.part("protocol"), config["repeat"])
         self.schedule = self.part("scheduler")
         runtime.be_deterministic(self.settings.deterministic)
         runtime.flush_denormals()
@@ -72,8 +78,18 @@ class Assembly:
         self.run.write_json("data.json", found)
 
     def fit(self, job: Job) -> Fit:
-        """Split, prepare, and build the model and all around it."""
-        data = self._data(job)
+        """Split, prepare, and build the model and all around it, with the settings that this job changes."""
+        return self.under(job.patch)._fit(job)
+
+    def under(self, patch: dict[str, Any]) -> Assembly:
+        """The same data and folder with other settings."""
+        other = copy.copy(self)
+        other.config = patched(self.config, patch)
+        other.settings, other.schedule = other.part("engine"), other.part("scheduler")
+        return other
+
+    def _fit(self, job: Job) -> Fit:
+        data, rows = self._data(job)
         first = mix(self.config["seed"], job.repeat, job.fold)
         torch.manual_seed(first)
         model: nn.Module = self.part("model", data.spec)
@@ -81,32 +97,49 @@ class Assembly:
         learner = self._learner(objective)
         trainer = self._trainer(objective, learner, data, job)
         baseline = self._objective(constant(data.spec), data.spec)
-        fit = Fit(job, data, trainer, self._trainer(baseline, self._learner(baseline), data, job))
+        fit = Fit(job, data, trainer, self._trainer(baseline, self._learner(baseline), data, job), rows)
         trainer.callbacks = self._callbacks(trainer)
         self.run.write_json(f"preparation/{job.name}.json", state(data.learnt))
         self.run.write_json("fields.json", _fields(data.spec))
         return fit
 
-    def _data(self, job: Job) -> Data:
+    def _data(self, job: Job) -> tuple[Data, dict[str, np.ndarray]]:
         train, val = self.plan.rows(self.raw, job, self.config["seed"])
         if self.settings.overfit:
             train = val = np.asarray(train)[: self.settings.overfit]
         data = prepare(self.raw, train, val)
         assert isinstance(data.train, Table) and isinstance(data.val, Table | None)
         held_out = data.val.to(self.device) if data.val is not None else None
-        return replace(data, train=data.train.to(self.device), val=held_out)
+        rows = {"train": np.asarray(train)} | ({} if val is None else {"val": np.asarray(val)})
+        return replace(data, train=data.train.to(self.device), val=held_out), rows
 
     def source(self, fit: Fit, split: str) -> Table:
         if split == "test":
-            if self.raw.test is None:
-                raise Refused("these data have no test rows")
-            return apply(self.raw, fit.data, self.raw.test()).to(self.device)
+            return apply(self.raw, fit.data, self.test_rows).to(self.device)
         source = fit.data.train if split == "train" else fit.data.val
         if source is None:
             raise Refused(
                 f"protocol={self.config['protocol']['_target_'].rpartition('.')[2]} holds no {split} rows out"
             )
         return source  # type: ignore[return-value]
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the rows are made up: a sample, which says so beside every result."""
+        return "SYNTHETIC" in self.raw.note
+
+    @cached_property
+    def test_rows(self) -> Rows:
+        """The sealed rows, read when they are first asked for."""
+        if self.raw.test is None:
+            raise Refused("these data have no test rows")
+        return self.raw.test()
+
+    def raw_rows(self, fit: Fit, split: str) -> tuple[Rows, np.ndarray]:
+        """The raw columns that a split comes from, and which of their rows it holds, in order."""
+        if split == "test":
+            return self.test_rows, np.arange(len(next(iter(self.test_rows.values()))))
+        return self.raw.dev, fit.rows[split]
 
     def _objective(self, model: nn.Module, spec: Spec) -> Supervised:
         chosen = {name: self.part("loss", field) for name, field in spec.targets.items()}

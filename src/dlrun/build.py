@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -55,6 +56,18 @@ def build(node: Mapping[str, Any], *context: Any, plugins: Iterable[str] = ()) -
         return target(*context, **arguments)
     except (TypeError, ValueError) as error:
         raise Refused(f"{node['_target_'].rpartition('.')[2]}: {error}") from error
+
+
+def patched(config: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a config with some values, or whole nodes, set: dotted key → value."""
+    changed = copy.deepcopy(dict(config))
+    for key, value in patch.items():
+        node, *inner = key.split(".")
+        place = changed
+        for name in inner:
+            place, node = place[node], name
+        place[node] = copy.deepcopy(value)
+    return changed
 
 
 def _inner(value: Any, plugins: Iterable[str]) -> Any:

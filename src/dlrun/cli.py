@@ -113,8 +113,50 @@ def _train(words: list[str]) -> int:
     return train(words)
 
 
+def _workflow(words: list[str]) -> int:
+    from dlrun.commands.workflow import workflow
+
+    return workflow(words)
+
+
+def _final(words: list[str]) -> int:
+    from dlrun.commands.workflow import final
+
+    return final(words)
+
+
+def _ledger(words: list[str]) -> int:
+    from dlrun.commands.ledger import ledger
+
+    return ledger(words)
+
+
+def _explain(words: list[str]) -> int:
+    from dlrun.commands.explain import explain
+
+    return explain(words)
+
+
+def _lr(words: list[str]) -> int:
+    from dlrun.commands.lr import lr
+
+    return lr(words)
+
+
+def _report(words: list[str]) -> int:
+    from dlrun.commands.report import report
+
+    return report(words)
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
+    "workflow": _workflow,
+    "final": _final,
+    "explain": _explain,
+    "lr": _lr,
+    "report": _report,
+    "ledger": _ledger,
     "ls": _ls,
     "compare": _compare,
     "completion": _completion,

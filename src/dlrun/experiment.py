@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,11 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dlrun import checkpoint
+from dlrun import checkpoint, gallery, ledger
 from dlrun.assembly import Assembly, Fit
 from dlrun.callbacks import TensorBoard
 from dlrun.engine import Trainer
 from dlrun.errors import Refused
+from dlrun.meter import Meter
 from dlrun.types import Job, Result, Score
 
 log = logging.getLogger("dlrun")
@@ -29,37 +31,96 @@ class Experiment:
     def __init__(self, config: dict[str, Any], folder: Path, plugins: tuple[str, ...] = ()) -> None:
         self.assembly = Assembly(config, folder, plugins)
         self.run, self.wants_test = self.assembly.run, config["test"]
+        self.latest: Fit | None = None
         if self.assembly.raw.note:
             log.warning("%s", self.assembly.raw.note)
 
-    def results(self, watch: Watch | None = None) -> list[Result]:
-        """Fit what the protocol asks for and has no result yet, then open the test rows if that was asked for."""
-        done = self.run.results()
-        fitted = [result for result in done if result.split != "test"]
-        fit: Fit | None = None
-        while (job := self.assembly.plan(fitted)) is not None:
-            if self.wants_test and job.folds > 1:
-                raise Refused("test=true needs one model to test: use protocol=whole or protocol=holdout, not folds")
-            fit = self.assembly.fit(job)
-            fitted.append(self.train(fit, watch))
-            self.run.add_result(fitted[-1])
-        if self.wants_test and not any(result.split == "test" for result in done):
-            fit = fit or self.assembled(fitted[-1].job)
-            self.run.add_result(self.score(fit, "test"))
-            log.info("the test rows were opened: %s", self.run.folder)
-        if len(self.run.results()) == len(done):
+    def results(self, watch: Watch | None = None, stage: str = "fit") -> list[Result]:
+        """Fit what the protocol asks for and has no result yet, then open the test rows if that was asked for.
+
+        stage: whose fits are tested.
+        """
+        done = len(self.run.results())
+        if self.wants_test and not self.tested(stage):
+            self._may_open()
+        while self.advance(watch) is not None:
+            pass
+        if self.wants_test:
+            self.open_test(stage)
+        if len(self.run.results()) == done:
             log.info("nothing left to do: this run is finished")
         return self.run.results()
 
+    def advance(self, watch: Watch | None = None) -> Result | None:
+        """Fit the next job that the protocol asks for and write down what came of it; None when there is none."""
+        job = self.assembly.plan(self.fitted())
+        if job is None:
+            return None
+        if self.wants_test and job.folds > 1:
+            raise Refused("test=true needs one model to test: use protocol=whole or protocol=holdout, not folds")
+        self.latest = self.assembly.fit(job)
+        result = self.train(self.latest, watch)
+        self.run.add_result(result)
+        return result
+
+    def fitted(self) -> list[Result]:
+        """The results of fits, without those of the test."""
+        return [result for result in self.run.results() if result.split != "test"]
+
+    def tested(self, stage: str) -> set[str]:
+        """The names of this stage's fits that have been measured on the test rows."""
+        return {r.job.name for r in self.run.results() if r.split == "test" and r.job.stage == stage}
+
+    def open_test(self, stage: str) -> None:
+        """Measure every fit of a stage that has no test result yet on the test rows; it is one opening."""
+        mine = [result.job for result in self.fitted() if result.job.stage == stage]
+        waiting = [job for job in mine if job.name not in self.tested(stage)]
+        found = []
+        for job in waiting:
+            latest = self.latest if self.latest is not None and self.latest.job == job else self.assembled(job)
+            found.append(self.score(latest, "test"))
+        if found:
+            self._enter(found)
+
+    @property
+    def _reason(self) -> str:
+        """Why the test rows are opened: the book's experiments say so themselves."""
+        config = self.assembly.config
+        return config["reason"] or (f"the book's §{config['book']['section']}" if config["book"] else "")
+
+    def _may_open(self) -> None:
+        """Refuse to open test rows that have been opened before without a reason, or that nobody could account for."""
+        if not self.assembly.synthetic:
+            ledger.check_writable()
+            ledger.must_have_reason(*self._whose(), self._reason)
+
+    def _whose(self) -> tuple[str, str]:
+        return self.assembly.config["task"]["name"], self.run.read_json("data.json")["fingerprint"]
+
+    def _enter(self, found: list[Result]) -> None:
+        """Enter one opening in the ledger, then write its results."""
+        if not self.assembly.synthetic:
+            names = found[0].scores
+            score = {name: statistics.fmean(result.scores[name].value for result in found) for name in names}
+            task, fingerprint = self._whose()
+            config, folder = self.assembly.config, self.run.folder
+            ledger.enter(
+                task=task, fingerprint=fingerprint, config=config, score=score, run=folder, reason=self._reason
+            )
+        for result in found:
+            self.run.add_result(result)
+        log.info("the test rows were opened: %s", self.run.folder)
+
     def evaluated(self, name: str = "") -> list[Result]:
         """Every job's checkpoint (`best`, `last`, or the first of them that is there) scored again; records a test."""
+        if self.wants_test:
+            self._may_open()
         found = []
-        for result in [result for result in self.run.results() if result.split != "test"]:
+        for result in self.fitted():
             fit = self.assembled(result.job, name)
-            split = "test" if self.wants_test else result.split
-            found.append(self.score(fit, split))
-            if split == "test":
-                self.run.add_result(found[-1])
+            found.append(self.score(fit, "test" if self.wants_test else result.split))
+        if found and self.wants_test:
+            self._enter(found)
         if not found:
             raise Refused(
                 f"nothing to evaluate: no fit has finished in {self.run.folder}; dlrun resume goes on with it"
@@ -81,6 +142,8 @@ class Experiment:
         baseline = fit.baseline.sweep(split, self.assembly.source(fit, split)).scores()  # before restoring: it seeds
         if self._restore(fit, "last"):
             log.info("%s goes on at epoch %d, batch %d", fit.job.name, trainer.epoch + 1, trainer.position + 1)
+        elif hasattr(model := trainer.objective.model, "solve"):
+            model.solve(fit.data.train)  # type: ignore[operator, union-attr]
         self._start_records(fit)
         with watch(trainer, fit.job, baseline) if watch else nullcontext(), signals(trainer):
             trainer.fit()
@@ -99,9 +162,18 @@ class Experiment:
         meter = trainer.sweep(split, source, keep=True)
         scores = meter.scores()
         baseline = baseline or fit.baseline.sweep(split, source).scores()
-        self.run.write_answers(fit.job, split, meter.answers())
+        self._show(fit, split, meter)
         notes = (self.assembly.raw.note, self._verdict(scores, baseline))
         return Result(fit.job, split, scores, baseline, trainer.epoch, fit.weights, note="; ".join(filter(None, notes)))
+
+    def _show(self, fit: Fit, split: str, meter: Meter) -> None:
+        """Keep what was answered, and the worst of it as a person sees it."""
+        answers, raw = meter.answers(), self.assembly.raw
+        if not answers:
+            return
+        rows, which = self.assembly.raw_rows(fit, split)
+        self.run.write_answers(fit.job, split, answers, which, meter.values())
+        gallery.write(self.run.folder, fit.job.name, split, raw, rows, which, answers, fit.data.spec.targets)
 
     def _restore(self, fit: Fit, name: str) -> bool:
         found = checkpoint.newest(fit.trainer.folder / f"{name}.pt")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from dlrun import bootstrap
 from dlrun.metrics import Metric, interval, zeros
+from dlrun.scores import resampled
 from dlrun.types import Batch, Field, Score, Step
 
 Measures = dict[str, tuple[str, Metric]]  # name in a row → target column, measure
@@ -21,7 +25,10 @@ class Diverged(Exception):
 
 
 class Meter:
-    """Sums over one sweep. `add` only remembers; measures are taken for many steps at once, so tiny steps stay tiny."""
+    """Sums over one sweep. `add` only remembers; measures are taken for many steps at once, so tiny steps stay tiny.
+
+    keep: remember every row's answers and values too.
+    """
 
     def __init__(
         self, measures: Measures, fields: dict[str, Field], device: torch.device, where: str = "", keep: bool = False
@@ -32,6 +39,7 @@ class Meter:
         self.device = device
         self.keep = keep or any(metric.whole for _, metric in measures.values())
         self.sums = {name: zeros(1, device)[0] for name, (_, metric) in measures.items() if metric.each}
+        self.each: dict[str, list[Tensor]] = {name: [] for name in self.sums} if keep else {}
         self.losses: dict[str, list[Any]] = {}  # group → [sum over rows, rows]
         self.rows = 0
         self.steps = 0
@@ -79,13 +87,19 @@ class Meter:
         for target in self.fields:
             raw = torch.cat([outputs[target] for _, outputs, _ in seen]).float()
             truth = torch.cat([targets[target] for _, _, targets in seen])
-            for name, (of, metric) in self.measures.items():
-                if of == target and metric.each:
-                    values = metric.each(raw, truth).to(self.sums[name].dtype)
-                    self.sums[name] += torch.stack([values.sum(), values.square().sum()])
+            self._sum(target, raw, truth)
             if self.keep:
                 self.kept[target][0].append(self.fields[target].activate(raw).cpu())
                 self.kept[target][1].append(truth.cpu())
+
+    def _sum(self, target: str, raw: Tensor, truth: Tensor) -> None:
+        for name, (of, metric) in self.measures.items():
+            if of != target or not metric.each:
+                continue
+            values = metric.each(raw, truth).to(self.sums[name].dtype)
+            self.sums[name] += torch.stack([values.sum(), values.square().sum()])
+            if name in self.each:
+                self.each[name].append(values.cpu())
 
     def scores(self) -> dict[str, Score]:
         """Every measure of the sweep with its interval, losses first."""
@@ -106,6 +120,10 @@ class Meter:
         """Target name → (what the model answered, the truth), as numpy arrays; only with keep."""
         return {name: (torch.cat(a).numpy(), torch.cat(t).numpy()) for name, (a, t) in self.kept.items() if a}
 
+    def values(self) -> dict[str, Any]:
+        """Measure → its value for every row, before `finish`, as numpy arrays (n,); only with keep."""
+        return {name: torch.cat(parts).double().numpy() for name, parts in self.each.items() if parts}
+
     def state(self) -> dict[str, Any]:
         """Everything so far, as tensors and plain values, so that a sweep can go on where it was cut."""
         names = ("sums", "losses", "rows", "steps", "pending_numbers")
@@ -113,6 +131,7 @@ class Meter:
         return {
             **{name: getattr(self, name) for name in names},
             "kept": kept,
+            "each": {name: list(parts) for name, parts in self.each.items()},
             "pending": [list(p) for p in self.pending],
         }
 
@@ -122,7 +141,23 @@ class Meter:
             setattr(self, name, state[name])
         self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
         self.kept = {name: (answers, truths) for name, (answers, truths) in state["kept"].items()}
+        self.each = state.get("each", {})  # checkpoints of older versions have none
         self.pending = [tuple(move(part, self.device) for part in entry) for entry in state["pending"]]  # type: ignore[misc]
+
+
+def with_intervals(meter: Meter, *, seed: int) -> dict[str, Score]:
+    """The scores of a sweep that kept its answers, those of whole-split measures with a bootstrap interval too.
+
+    A score keeps None for its ends where resampling says nothing: fewer than 20 rows, or no spread at all.
+    """
+    found, answers = meter.scores(), meter.answers()
+    for name, (target, metric) in meter.measures.items():
+        if metric.whole and target in answers:
+            measure = resampled(metric.whole, *answers[target])
+            rarer = getattr(metric.whole, "rarer", len)(answers[target][1])
+            known = bootstrap.statistic(measure, np.arange(found[name].n), telling=rarer, seed=seed)
+            found[name] = replace(found[name], low=known.low, high=known.high)
+    return found
 
 
 def move(value: Any, device: torch.device) -> Any:

@@ -13,9 +13,11 @@ from torch import Tensor
 from dlrun.errors import Refused
 from dlrun.problems import PROBLEMS, metric_fault
 from dlrun.ranges import Count, Fraction
+from dlrun.scores import FINISHES, Whole
 from dlrun.types import Field, Score
 
 Each = Callable[[Tensor, Tensor], Tensor]
+Average = Literal["macro", "micro", "weighted"]
 
 
 @dataclass(frozen=True)
@@ -70,74 +72,42 @@ def mse(field: Field) -> Metric:
 def rmse(field: Field) -> Metric:
     """Root of the mean squared error, in the target's own unit."""
     _check("rmse", field)
-    return Metric("min", _squared(field), finish=math.sqrt)
+    return Metric("min", _squared(field), finish=FINISHES["rmse"])
 
 
 def r2(field: Field) -> Metric:
-    """Coefficient of determination: 1 is perfect, 0 is the mean's."""
-    return _whole("r2", field, lambda answer, target: _sklearn("r2_score")(target, answer))
+    """Coefficient of determination: 1 is perfect, 0 is the mean's. nan where the target is one number."""
+    return _whole("r2", field)
 
 
-def precision(field: Field, *, average: Literal["macro", "micro", "weighted"]) -> Metric:
+def precision(field: Field, *, average: Average) -> Metric:
     """Of those called positive, the share that is; averaged over classes where there are several."""
-    return _counted("precision", field, average)
+    return _whole("precision", field, average)
 
 
-def recall(field: Field, *, average: Literal["macro", "micro", "weighted"]) -> Metric:
+def recall(field: Field, *, average: Average) -> Metric:
     """Of those that are positive, the share found; averaged over classes where there are several."""
-    return _counted("recall", field, average)
+    return _whole("recall", field, average)
 
 
-def f1(field: Field, *, average: Literal["macro", "micro", "weighted"]) -> Metric:
+def f1(field: Field, *, average: Average) -> Metric:
     """Harmonic mean of precision and recall; averaged over classes where there are several."""
-    return _counted("f1", field, average)
+    return _whole("f1", field, average)
 
 
 def roc_auc(field: Field) -> Metric:
-    """Area under the ROC curve; one against the rest, averaged, where there are several classes. nan if undefined."""
-
-    def score(answer: Any, target: Any) -> float:
-        if field.kind == "category":
-            answer = answer / answer.sum(-1, keepdims=True)
-            return float(_sklearn("roc_auc_score")(target, answer, multi_class="ovr", labels=list(range(field.size))))
-        return float(_sklearn("roc_auc_score")(target, answer))
-
-    return _whole("roc_auc", field, score)
+    """Area under the ROC curve; each class against the rest, averaged over those that occur. nan if none does."""
+    return _whole("roc_auc", field)
 
 
 def pr_auc(field: Field) -> Metric:
-    """Average precision: area under the precision-recall curve; averaged over labels where there are several."""
-    return _whole("pr_auc", field, lambda answer, target: _sklearn("average_precision_score")(target, answer))
+    """Average precision: area under the precision-recall curve; averaged over the labels that occur."""
+    return _whole("pr_auc", field)
 
 
-def _counted(name: str, field: Field, average: str) -> Metric:
-    kind = "binary" if field.kind == "binary" else average
-
-    def score(answer: Any, target: Any) -> float:
-        said = answer.argmax(-1) if field.kind == "category" else answer > 0.5
-        return float(_sklearn(f"{name}_score")(target, said, average=kind, zero_division=0))
-
-    return _whole(name, field, score)
-
-
-def _whole(name: str, field: Field, score: Callable[[Any, Any], float]) -> Metric:
+def _whole(name: str, field: Field, average: str = "") -> Metric:
     _check(name, field)
-
-    def safe(answer: Any, target: Any) -> float:
-        if field.kind in ("binary", "number", "fraction"):
-            answer, target = answer.ravel(), target.ravel()
-        try:
-            return float(score(answer, target))
-        except ValueError:  # one class only in this split: not defined
-            return math.nan
-
-    return Metric("max", whole=safe)
-
-
-def _sklearn(name: str) -> Callable[..., float]:
-    from sklearn import metrics
-
-    return getattr(metrics, name)  # type: ignore[no-any-return]
+    return Metric("max", whole=Whole(name, field.kind, average))
 
 
 def _squared(field: Field) -> Each:

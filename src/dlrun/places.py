@@ -1,10 +1,11 @@
-"""Where configs are found: the built-in conf folder, the user's own, and what each group offers. Stdlib only."""
+"""Where configs are found: the built-in conf folder, the user's own, and what each group offers. Needs no torch."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from dlrun.errors import Refused
 
@@ -57,3 +58,14 @@ def option_file(folders: Iterable[Path], group: str, option: str) -> Path | None
     """The file of an option: the first folder that has it wins."""
     files = (folder / group / f"{option}.yaml" for folder in folders)
     return next((file for file in files if file.is_file()), None)
+
+
+def shipped(group: str, option: str) -> dict[str, Any]:
+    """The values of a part that comes with dlrun: its own file, without what it inherits. Raises Refused."""
+    import yaml
+
+    path = conf_folder() / group / f"{option}.yaml"
+    if not path.is_file():
+        raise Refused(f"no {group} '{option}'. There are: {', '.join(options(conf_folder(), group))}")
+    found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return {key: value for key, value in found.items() if key != "defaults"}

@@ -87,14 +87,25 @@ class RunDir:
         found = [*lines(path), result_line(result)]
         write_text(path, "".join(json.dumps(line) + "\n" for line in found))
 
-    def write_answers(self, job: Job, split: str, answers: dict[str, tuple[Any, Any]]) -> None:
-        """Keep what the model answered on a split, and the truth: predictions/<job>-<split>.npz."""
+    def write_answers(
+        self, job: Job, split: str, answers: dict[str, tuple[Any, Any]], rows: Any, values: dict[str, Any]
+    ) -> None:
+        """Keep what the model answered on a split, and the truth: predictions/<job>-<split>.npz.
+
+        rows (n,): which development (or test) row each is. values: measure → its value for each row (n,).
+        """
         import numpy as np
 
+        arrays = {"row": np.asarray(rows, np.int64)}
+        for name, (answer, truth) in answers.items():
+            arrays |= {f"output/{name}": answer, f"target/{name}": truth}
+        arrays |= {f"value/{name}": value for name, value in values.items()}
+        lengths = {name: len(array) for name, array in arrays.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"predictions of {job.name} on {split} have different lengths: {lengths}")
         path = self.folder / "predictions" / f"{job.name}-{split}.npz"
         path.parent.mkdir(exist_ok=True)
-        arrays = {f"output/{name}": answer for name, (answer, _) in answers.items()}
-        np.savez_compressed(path, **arrays, **{f"target/{name}": truth for name, (_, truth) in answers.items()})
+        np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a small file of plain values."""

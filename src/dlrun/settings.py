@@ -1,11 +1,11 @@
-"""The engine's own settings, as conf/engine/ gives them."""
+"""The settings of the engine and of the workflow, as conf/engine/ and conf/workflow/ give them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from dlrun.ranges import Count, NonNegative, Positive, Probability
+from dlrun.ranges import Count, Natural, NonNegative, Positive, Probability
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,3 +32,19 @@ class Settings:
     deterministic: bool
     save_every: NonNegative
     overfit: Count | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workflow:
+    """What `dlrun workflow` tries, as conf/workflow/ gives it; there stands what each of them means."""
+
+    budget: str | int
+    measure: str
+    protocol: Literal["auto", "task"]
+    small: dict[str, Any]
+    ladder: dict[str, Any]
+    study: dict[str, Any]
+    search: Natural
+    space: dict[str, Any]
+    patience: Probability
+    seeds: Count

@@ -135,8 +135,9 @@ def _fits(value: Any, note: ast.expr, module: Path) -> bool | None:
     if isinstance(note, ast.Constant):
         return value is None if note.value is None else None
     if isinstance(note, ast.BinOp):
-        sides = [_fits(value, side, module) for side in (note.left, note.right)]
-        return True if True in sides else False if False in sides else None
+        left = _fits(value, note.left, module)
+        right = None if left else _fits(value, note.right, module)  # may be an alias, and its file a large one
+        return left or right or (False if False in (left, right) else None)
     if isinstance(note, ast.Name):
         return _fits_name(value, note.id, module)
     if isinstance(note, ast.Subscript):

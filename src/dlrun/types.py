@@ -100,7 +100,8 @@ class Raw:
     dev: all rows that may be looked at. test: reads the sealed rows; called by the final evaluation alone.
     inputs, targets: column name → kind. learn: column name → the steps to learn on training rows, in order.
     order: name of a column that puts rows in time, group: one that says who owns a row.
-    note: a line that must stand beside every result (SYNTHETIC, …).
+    note: a line that must stand beside every result (SYNTHETIC, …). words: reads what the word numbers of text columns
+    mean, number → word ('' for padding and the start); empty when that cannot be known.
     """
 
     dev: Rows
@@ -112,6 +113,7 @@ class Raw:
     group: str | None = None
     labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
     note: str = ""
+    words: Callable[[], tuple[str, ...]] | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.dev.values())))
@@ -163,7 +165,7 @@ History = list[Row]
 
 @dataclass(frozen=True)
 class Job:
-    """One fit: its stage, the settings that differ, and which fold of how many."""
+    """One fit: its stage, which fold of how many, and the settings that differ: dotted config key → plain value."""
 
     stage: str = "fit"
     fold: int = 0
@@ -173,9 +175,11 @@ class Job:
 
     @property
     def name(self) -> str:
-        """The name of its folder and its line in a table: 'fit', 'fold-2', 'repeat-1-fold-2'."""
-        repeat = f"repeat-{self.repeat + 1}-" if self.repeat else ""
-        return f"{repeat}fold-{self.fold + 1}" if self.folds > 1 else self.stage
+        """The name of its folder and its line in a table: 'fit', 'fold-2', 'repeat-2-fold-1', 'wider-fold-2'."""
+        parts = [self.stage] if self.stage != "fit" else []
+        parts += [f"repeat-{self.repeat + 1}"] if self.repeat else []
+        parts += [f"fold-{self.fold + 1}"] if self.folds > 1 else []
+        return "-".join(parts) or self.stage
 
 
 @dataclass(frozen=True)

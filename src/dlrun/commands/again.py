@@ -70,6 +70,8 @@ def finished(config: dict[str, Any], folder: Path, plugins: tuple[str, ...]) -> 
     from dlrun.build import build
     from dlrun.rundir import RunDir
 
+    if "workflow" in config:
+        return any(entry["step"] == 7 or entry["stopped"] for entry in RunDir(folder).read_json("workflow.json") or [])
     results = RunDir(folder).results()
     fitted = [result for result in results if result.split != "test"]
     untested = config["test"] and len(fitted) == len(results)
@@ -81,6 +83,10 @@ def rerun(words: list[str]) -> int:
     folder, config, rest = opened(words, "rerun")
     plugins = named_plugins(rest)
     before = words_of(folder)
+    if before[:1] == ["workflow"]:
+        from dlrun.commands.workflow import workflow
+
+        return workflow([*without(before[1:], rest), *rest])
     if rest:
         folders, more = user_folders(rest)
         config = configure([*without(before, more), *more], folders, plugins)
@@ -109,6 +115,10 @@ def without(words: list[str], newer: list[str]) -> list[str]:
 def evaluate(words: list[str]) -> int:
     """Score a finished run's checkpoint on its validation rows, or with test=true on the test rows (recorded)."""
     folder, config, rest = opened(words, "evaluate")
+    if "workflow" in config:
+        raise Refused(
+            f"{folder} is a workflow: its scores are in its report, and dlrun final {words[0]} tests its winner"
+        )
     plugins = named_plugins(rest)
     name = next((word.partition("=")[2] for word in rest if word.startswith("checkpoint=")), "")
     if name not in ("", "best", "last"):

@@ -17,6 +17,8 @@ PARTS = ("data", "model", "loss", "optimizer", "scheduler", "protocol", "engine"
 NEEDED = (*PARTS, "task", "metric", "callback", "source", "loss_weights")
 TYPES: dict[str, tuple[Any, str]] = {
     "seed": (int, "a whole number"),
+    "repeat": (int, "a whole number from 1 up"),
+    "reason": (str, "text"),
     "test": (bool, "true or false"),
     "output": (str, "a folder"),
     "plugins": (list, "a list of package names"),
@@ -55,7 +57,8 @@ def top_faults(config: dict[str, Any]) -> Iterator[str]:
     """Faults of the settings at the root."""
     for key, (wanted, text) in TYPES.items():
         value = config[key]
-        if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+        low = key == "repeat" and isinstance(value, int) and value < 1
+        if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)) or low:
             yield f"{key}={value!r}: it must be {text}"
     if config["source"] not in ("official", "sample"):
         yield f"source={config['source']!r}: it must be official or sample"

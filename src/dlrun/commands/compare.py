@@ -1,29 +1,33 @@
-"""`dlrun compare`: runs side by side, with only the config keys that differ."""
+"""`dlrun compare`: runs side by side, with only the config keys that differ, and whether the difference is real."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlrun.errors import Refused
-from dlrun.report import measures, read
+from dlrun.report import measures, read, stages
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
+
+    from dlrun.bootstrap import Interval
 
 WIDE = 7  # columns that fit a terminal
 NEEDED = ("config.yaml", "results.jsonl")
 PRIVATE = ("output", "hydra.", "note")
 
 
-def comparison(runs: Sequence[Path]) -> Table:
+def comparison(runs: Sequence[Path]) -> Group:
     """One row a run: scores with their intervals, epochs, seconds, and what the runs do differently.
 
-    Where runs differ in more than a few things, one column a run.
+    Where runs differ in more than a few things, one column a run. Below, whether the others differ from the first.
     Raises Refused for a folder that is no finished run, naming what it lacks.
     """
     from rich import box
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
@@ -39,7 +43,7 @@ def comparison(runs: Sequence[Path]) -> Table:
         table.add_column(Text(column), overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
-    return table
+    return Group(table, *(Text(line) for line in pairs(runs)))
 
 
 def check(runs: Sequence[Path]) -> None:
@@ -53,6 +57,63 @@ def check(runs: Sequence[Path]) -> None:
             faults.append(f"{run}/results.jsonl holds no result")
     if faults:
         raise Refused("not every one of these is a finished run: " + "; ".join(faults))
+
+
+def pairs(runs: Sequence[Path]) -> list[str]:
+    """A line for each run after the first: how much it differs from the first on the same rows, and whether it does."""
+    first, *others = runs
+    shared = os.path.commonpath([run.parent for run in runs])
+    names = [os.path.relpath(run, shared) for run in runs]
+    found, compared = [], 0
+    for name, other in zip(names[1:], others, strict=True):
+        try:
+            text, compared = said(*_difference(first, other)), compared + 1
+        except Refused as fault:
+            text = f"cannot be compared row by row: {fault}"
+        found.append(f"{name} − {names[0]}: {text}")
+    if compared > 1:
+        found.append(f"{compared} differences were looked at: by chance alone about 1 in 20 would seem real")
+    return found
+
+
+def _difference(first: Path, second: Path) -> tuple[str, Interval]:
+    from dlrun import predictions
+
+    before, after = (predictions.of_stage(run, _stage(run), "val") for run in (first, second))
+    measure = _measure(first, second)
+    return measure, predictions.difference(before, after, measure)
+
+
+def said(measure: str, found: Interval) -> str:
+    """A difference in words: how much, on how many rows, and whether it is more than chance."""
+    sign = "+" if found.value > 0 else ""
+    what = f"{measure} (less is better)" if measures.lower_is_better(measure) else measure
+    ends = "" if found.low is None else f" [{measures.number(found.low)}, {measures.number(found.high)}]"
+    text = f"{what} {sign}{measures.number(found.value)}{ends} on the same {found.n:,} validation rows: "
+    if found.why:
+        return text + found.why
+    if found.real:
+        return text + "the difference is real (95 % interval excludes zero)"
+    return text + "it may be chance (95 % interval includes zero)"
+
+
+def _stage(run: Path) -> str:
+    """The stage that stands for a run: the winner of a workflow, or else that of its last fit."""
+    fitted = [line for line in read.results(run) if line["split"] == "val"]
+    if not fitted:
+        raise Refused(f"{run} was not validated")
+    return stages.winner(stages.verdicts(run)) or str(fitted[-1]["job"]["stage"])
+
+
+def _measure(first: Path, second: Path) -> str:
+    names = [
+        [name for line in read.results(run) if line["split"] == "val" for name in line["scores"]]
+        for run in (first, second)
+    ]
+    shared = [name for name in names[0] if name in names[1] and not name.startswith("loss")]
+    if not shared:
+        raise Refused("they have no measure in common beside the loss")
+    return shared[0]
 
 
 def cells(runs: Sequence[Path]) -> tuple[list[str], list[list[str]], list[str]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from dlrun import places
 from dlrun.commands.check import check
+from dlrun.commands.preview import preview
 from dlrun.commands.words import still_clear, word_faults
 from dlrun.errors import Refused
 
@@ -19,6 +20,8 @@ def configure(words: list[str], folders: list[Path], plugins: tuple[str, ...] = 
     good, faults, unknown = still_clear(words, wrong), list(wrong.values()), list[str]()
     if faults and not good:
         raise Refused("\n".join(faults))
+    if early := preview(good, folders):
+        judge(*early, faults, plugins)
     while True:
         try:
             config = compose(good, folders)
@@ -29,14 +32,19 @@ def configure(words: list[str], folders: list[Path], plugins: tuple[str, ...] = 
             good.remove(bad.word)
             unknown += [bad.key] if bad.key else []
             faults += [] if bad.key else [bad.text]
-    faults += [unknown_key(key, keys(config)) for key in unknown]
+    judge(config, unknown, faults, plugins)
+    return config
+
+
+def judge(config: dict[str, Any], unknown: list[str], faults: list[str], plugins: tuple[str, ...]) -> None:
+    """Refuse a config for the faults found so far, the keys that it does not have, and what is wrong in itself."""
+    found = [*faults, *(unknown_key(key, keys(config)) for key in unknown)]
     try:
         check(config, plugins)
     except Refused as error:
-        faults.append(str(error))
-    if faults:
-        raise Refused("\n".join(faults))
-    return config
+        found.append(str(error))
+    if found:
+        raise Refused("\n".join(found))
 
 
 class BadWord(Exception):

@@ -22,11 +22,17 @@ WIDTH = 24
 
 
 class Display:
-    """Shows fits on one console. quiet: show nothing. monitor: the measure of 'so far' and 'baseline to beat'; without
-    it the baseline's first that is no loss. heartbeat: seconds of silence after which a line says how far it is."""
+    """Shows fits on one console.
 
-    def __init__(self, console: Console, quiet: bool, monitor: str = "", heartbeat: float = 30.0) -> None:
-        self.console, self.quiet = console, quiet
+    quiet: show nothing. brief: off a terminal one line a fit instead of one an epoch. monitor: the measure of 'so far'
+    and 'baseline to beat'; without it the baseline's first that is no loss. heartbeat: seconds of silence after which a
+    line says how far it is.
+    """
+
+    def __init__(
+        self, console: Console, quiet: bool, monitor: str = "", heartbeat: float = 30.0, brief: bool = False
+    ) -> None:
+        self.console, self.quiet, self.brief = console, quiet, brief
         self.monitor, self.heartbeat = monitor, heartbeat
 
     @contextmanager
@@ -38,7 +44,7 @@ class Display:
         look = Look(trainer, job.name, baseline, self.monitor)
         with self._live(look) if self.console.is_terminal else self._lines(look):
             yield
-        if self.console.is_terminal:
+        if self.console.is_terminal or self.brief:
             self._print(look.closing())
 
     @contextmanager
@@ -54,9 +60,11 @@ class Display:
         watch = threading.Thread(target=self._beat, args=(look, done), daemon=True)
 
         def after_epoch(trainer: Trainer) -> None:
-            self._print(look.epoch_line())
+            line = look.epoch_line()
+            if not self.brief:
+                self._print(line)
 
-        if look.to_beat():
+        if look.to_beat() and not self.brief:
             self._print(f"{look.name}  {look.to_beat()}")
         look.trainer.callbacks.append(after_epoch)
         watch.start()

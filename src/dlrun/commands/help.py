@@ -10,18 +10,30 @@ from dlrun.places import all_folders, all_groups
 
 COLUMNS, LINES = 80, 24
 COMMANDS = {
+    "workflow": "the book's seven steps, from data to tuned model",
+    "final": "test a workflow's winner, once",
+    "explain": "layers, memory and first loss, untrained",
+    "lr": "a learning rate to use, from a range test",
     "resume": "go on with a run that was cut short",
     "rerun": "the same run again, in a new folder",
     "evaluate": "measure a finished run",
-    "compare": "runs side by side",
+    "compare": "runs side by side: which difference is real",
+    "report": "one page of a run, or of several",
+    "ledger": "which test rows have been opened",
     "ls": "what there is to choose from",
     "completion": "TAB for bash, zsh or fish",
 }
 ARGUMENTS = {
+    "workflow": "[key=value]…",
+    "final": "RUN",
+    "explain": "[key=value]…",
+    "lr": "[key=value]…",
     "resume": "RUN",
     "rerun": "RUN",
     "evaluate": "RUN",
     "compare": "RUN…",
+    "report": "RUN…",
+    "ledger": "[TASK]",
     "ls": "[GROUP]",
     "completion": "SHELL",
 }

@@ -89,15 +89,14 @@ def go(config: dict[str, Any], folder: Path, plugins: tuple[str, ...] = ()) -> t
 
     from dlrun.commands.display import Display
     from dlrun.engine import Interrupted
-    from dlrun.experiment import Experiment
     from dlrun.meter import Diverged
 
     console = Console(highlight=False)
     with logging_to(folder, console):
         try:
-            experiment = Experiment(config, folder, plugins)
+            experiment = begun(config, folder, plugins)
             console.print(f"run folder: {folder}", soft_wrap=True)
-            results = experiment.results(Display(console, quiet=False))
+            results = experiment.results(Display(console, quiet=False, brief="workflow" in config))
         except Interrupted as stop:
             console.print(f"stopped and saved; to go on: dlrun resume {folder}", soft_wrap=True)
             return 128 + stop.number, []
@@ -108,13 +107,29 @@ def go(config: dict[str, Any], folder: Path, plugins: tuple[str, ...] = ()) -> t
     return int(any("FAILED" in result.note for result in results)), results
 
 
+def begun(config: dict[str, Any], folder: Path, plugins: tuple[str, ...]) -> Any:
+    """What this config asks for, ready to be carried out: one experiment, a workflow, or the end of one."""
+    if "workflow" not in config:
+        from dlrun.experiment import Experiment
+
+        return Experiment(config, folder, plugins)
+    if config["test"]:
+        from dlrun.workflow.final import Final
+
+        return Final(config, folder, plugins)
+    from dlrun.workflow.course import Workflow
+
+    return Workflow(config, folder, plugins)
+
+
 def finish(config: dict[str, Any], folder: Path, results: list[Result], console: Console) -> None:
     """Write pictures and report, and show the small table at the end."""
     from dlrun.report.table import result_tables
     from dlrun.report.write import write
 
     made = write(folder)
-    console.print(*result_tables(folder))
+    if "workflow" not in config:
+        console.print(*result_tables(folder))
     for line in book_lines(config, results):
         console.print(line, soft_wrap=True)
     console.print(f"report: {next(path for path in made if path.name == 'report.html')}", soft_wrap=True)

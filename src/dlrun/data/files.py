@@ -57,6 +57,21 @@ def fetch(file: Official) -> Path:
     return found
 
 
+def present(file: Official) -> Path | None:
+    """The checked local path of an official file, or None where it is not there; nothing is downloaded.
+
+    A file with a wrong checksum counts as not there, and is warned of.
+    """
+    found = _find(file)
+    try:
+        if found is not None:
+            _verify(found, file)
+    except Refused as error:
+        log.warning("not used: %s", error)
+        return None
+    return found
+
+
 def _find(file: Official) -> Path | None:
     places = (f"{file.task}/{file.name}", *file.elsewhere)
     return next((root() / place for place in places if (root() / place).is_file()), None)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from dataclasses import replace
+from functools import cache
 from typing import Literal
 
 import numpy as np
 
 from dlrun.data import samples
-from dlrun.data.files import Official, fetch
+from dlrun.data.files import Official, fetch, present, root
 from dlrun.data.parsed import parsed
 from dlrun.data.pickles import read_lists, read_numbers
 from dlrun.data.steps import MultiHot
 from dlrun.errors import Refused
 from dlrun.ranges import Count
 from dlrun.types import Preparation, Ragged, Raw, Rows
+
+log = logging.getLogger("dlrun")
 
 SEED = 113
 START, OUT_OF_WORDS, INDEX_FROM = 1, 2, 3
@@ -31,6 +36,22 @@ IMDB_SUM = "69664113be75683a8fe16e3ed0ab59fda8886cb3cd7ada244f7d9544e4676b9f"
 IMDB = Official("imdb", "imdb.npz", IMDB_SUM, tuple(mirror + "imdb.npz" for mirror in MIRRORS))
 REUTERS_SUM = "d6586e694ee56d7a4e65172e12b3e987c03096cb01eab99753921ef915959916"
 REUTERS = Official("reuters", "reuters.npz", REUTERS_SUM, tuple(mirror + "reuters.npz" for mirror in MIRRORS))
+
+NAMES = {
+    "imdb": Official(
+        "imdb",
+        "imdb_word_index.json",
+        "027313fe9a320280f3bf0fac5baf58c4a683cf39a7ed9c3d3d3912bde4284cf6",
+        tuple(mirror + "imdb_word_index.json" for mirror in MIRRORS),
+    ),
+    "reuters": Official(
+        "reuters",
+        "reuters_word_index.json",
+        "9b56000edc4b34a32e89fd5a23b2605594682c74efcf7d8f4e2a5514b771e633",
+        tuple(mirror + "reuters_word_index.json" for mirror in MIRRORS),
+    ),
+}
+UNKNOWN = "▯"  # stands for a word that has no number of its own
 
 
 def imdb(*, source: Literal["official", "sample"], words: Count, pool: bool) -> Raw:
@@ -76,7 +97,26 @@ def reuters(*, source: Literal["official", "sample"], words: Count) -> Raw:
 def _raw(raw: Raw, task: str, words: int, source: str) -> Raw:
     """The same dataset, its texts to become bags of words, with the note of a sample."""
     learn: dict[str, tuple[Preparation, ...]] = {text: (MultiHot(words),) for text in raw.inputs}
-    return replace(raw, learn=learn, note=samples.note(task) if source == "sample" else "")
+    note = samples.note(task) if source == "sample" else ""
+    return replace(raw, learn=learn, note=note, words=cache(lambda: _names(task, words, source)))
+
+
+def _names(task: str, words: int, source: str) -> tuple[str, ...]:
+    """The word of each number up to `words`; empty when the official list is not there. Never downloads it."""
+    file = NAMES[task]
+    if source == "sample":
+        known = {f"word{number}": number for number in range(1, words)}
+    elif (path := present(file)) is not None:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    else:
+        place = root() / file.task / file.name
+        log.info("%s: texts are shown as word numbers, for %s is not there; it is at %s", task, place, file.urls[0])
+        return ()
+    names = ["", "", *[UNKNOWN] * (words - OUT_OF_WORDS)]
+    for word, number in known.items():
+        if number + INDEX_FROM < words:
+            names[number + INDEX_FROM] = word
+    return tuple(names)
 
 
 def _check(words: int) -> None:

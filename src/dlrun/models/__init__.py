@@ -9,6 +9,7 @@ ANY = ("number", "binary", "category", "multilabel", "fraction", "bag", "image")
 ACCEPTS: dict[str, tuple[str, ...]] = {
     "constant": (*ANY, "tokens", "series"),
     "linear": ANY,
+    "linear_solved": ANY,
     "dense": ANY,
     "convnet": ANY,
 }

@@ -7,8 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
-from dlrun.protocols.split import By, folds, held_out
-from dlrun.ranges import Count, Positive
+from dlrun.protocols.split import By, folds, forward, held_out
+from dlrun.ranges import Count, Natural, Positive
 from dlrun.types import Job, Raw, Result
 
 Rows = tuple[np.ndarray, np.ndarray | None]
@@ -66,6 +66,22 @@ class Kfold:
         return folds(raw, self.folds, self.by, self.shuffle, seed + job.repeat)[job.fold]
 
 
+@dataclass(frozen=True)
+class WalkForward:
+    """A fit for each window of time: trained on what lies before it, validated in it; the training rows grow."""
+
+    folds: int
+    gap: int
+    size: int | None
+
+    def __call__(self, results: list[Result]) -> Job | None:
+        done = len(results)
+        return Job(fold=done, folds=self.folds) if done < self.folds else None
+
+    def rows(self, raw: Raw, job: Job, seed: int) -> Rows:
+        return forward(raw, self.folds, self.gap, self.size)[job.fold]
+
+
 def holdout(*, validation: Positive, by: By) -> Holdout:
     """Hold out a share, or a number, of the rows."""
     return Holdout(validation, by)
@@ -88,3 +104,8 @@ def iterated_kfold(*, folds: Count, repeats: Count, by: By, shuffle: bool) -> Kf
     if repeats > 1 and not shuffle:
         raise ValueError("repeats without shuffle=true would repeat the same folds")
     return Kfold(folds, repeats, by, shuffle)
+
+
+def walk_forward(*, folds: Count, gap: Natural, size: Count | None) -> WalkForward:
+    """Validation on one window of time after another, each after `gap` rows that nobody sees."""
+    return WalkForward(folds, gap, size)

@@ -17,7 +17,8 @@ def held_out(raw: Raw, validation: float, by: By, seed: int) -> Split:
     """(training rows, validation rows) of one hold-out.
 
     validation: a share below 1, or a number of rows. by: stratified keeps class shares, group keeps owners whole, time
-    holds out the latest, first and last take the rows as they lie (BOOK §3.5), auto is stratified for classes.
+    holds out the latest (rows of one moment keep together, so it may hold out more), first and last take the rows as
+    they lie (BOOK §3.5), auto is stratified for classes.
     """
     total = len(raw)
     count = round(validation * total) if validation < 1 else int(validation)
@@ -31,8 +32,7 @@ def held_out(raw: Raw, validation: float, by: By, seed: int) -> Split:
     if by == "last":
         return rows[:-count], rows[-count:]
     if by == "time":
-        latest = np.argsort(column(raw, raw.order, "order"), kind="stable")
-        return latest[:-count], latest[-count:]
+        return later(raw, [total - count, total], 0)[0]
     if by == "group":
         return _by_group(raw, count, seed)
     return _drawn(raw, rows, count, by, seed)
@@ -75,10 +75,49 @@ def folds(raw: Raw, count: int, by: By, shuffle: bool, seed: int) -> list[Split]
             raise Refused(f"protocol.folds={count}, but there are only {len(np.unique(owners))} groups")
         return list(ms.GroupKFold(count, **random).split(owners, groups=owners))
     if by in ("first", "last", "time"):
-        raise Refused(f"protocol.by={by} makes no folds: use by=auto, stratified, random or group, or protocol=holdout")
+        other = "walk_forward" if by == "time" else "holdout"
+        raise Refused(f"protocol.by={by} makes no folds: use by=auto, stratified, random or group, or protocol={other}")
     classes = strata(raw, by, least=count)
     splitter: Any = ms.KFold(count, **random) if classes is None else ms.StratifiedKFold(count, **random)
     return list(splitter.split(np.zeros(len(raw)), classes))
+
+
+def forward(raw: Raw, count: int, gap: int, size: int | None) -> list[Split]:
+    """(training rows, validation rows) of each of `count` folds, in time: what lies before, and the `size` rows after.
+
+    The windows are those of scikit-learn's TimeSeriesSplit: the last count · size rows are validated, one after the
+    other, and a fold trains on all rows before its own, less the last `gap`. Rows of one moment keep together, for
+    which a window may begin earlier. size: null is rows / (count + 1). Raises Refused when there are too few rows.
+    """
+    if raw.order is None:
+        raise Refused("protocol=walk_forward needs data.order=COLUMN")
+    total = len(raw)
+    size = size or total // (count + 1)
+    first = total - count * size
+    if not size or first <= gap:
+        raise Refused(
+            f"protocol=walk_forward: {count} folds of {size} rows and a gap of {gap} leave {max(0, first - gap)} of "
+            f"{total} rows to train on: use fewer folds, a smaller size or a smaller gap"
+        )
+    return later(raw, [first + size * fold for fold in range(count + 1)], gap)
+
+
+def later(raw: Raw, edges: list[int], gap: int) -> list[Split]:
+    """The rows before each window, less `gap`, and the rows of the window, in time; windows lie between the edges.
+
+    An edge amid rows of one moment moves to the first of them. Raises Refused when a window or its training rows then
+    are none.
+    """
+    times = column(raw, raw.order, "order")
+    order = np.argsort(times, kind="stable")
+    moments = times[order]
+    whole = [*(int(np.searchsorted(moments, moments[edge])) for edge in edges[:-1]), edges[-1]]
+    if whole[0] <= gap or min(np.diff(whole)) == 0:
+        raise Refused(
+            f"rows of one moment of '{raw.order}' keep together, and {len(np.unique(moments))} moments in {len(raw)} "
+            f"rows are too few for {len(edges) - 1} windows of validation rows and a gap of {gap}"
+        )
+    return [(order[: low - gap], order[low:high]) for low, high in zip(whole, whole[1:], strict=False)]
 
 
 def strata(raw: Raw, by: By, least: int) -> np.ndarray | None:

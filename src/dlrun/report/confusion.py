@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlrun.report import read
-from dlrun.report.curves import title
+from dlrun.report.picture import COLOURS, GREY, WIDTH, picture
 
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 CLASSES = ("binary", "category")
 NUMBERS = ("number", "fraction")
@@ -20,15 +21,19 @@ CLASSES_WITH_COUNTS = 60
 CLASSES_WITH_NAMES = 120
 
 
-def predictions(folder: Path) -> dict[tuple[str, str], dict[str, np.ndarray]]:
-    """(family, split) → "target/<name>" and "output/<name>" of all rows; the folds of a family are laid together."""
+def predictions(folder: Path, only: Collection[str] | None = None) -> dict[tuple[str, str], dict[str, np.ndarray]]:
+    """(family, split) → "target/<name>" and "output/<name>", each row once: the folds of a family are laid together,
+    of several repeats the first is taken. only: the families to read, where not all of them."""
     import numpy as np
 
     parts: dict[tuple[str, str], list[dict[str, np.ndarray]]] = {}
     for file in sorted((folder / "predictions").glob("*-*.npz")):
         job, _, split = file.stem.rpartition("-")
+        if "repeat-" in job or (only is not None and read.family(job) not in only):
+            continue
         with np.load(file, allow_pickle=False) as arrays:
-            parts.setdefault((read.family(job), split), []).append(dict(arrays))
+            kept = {name: arrays[name] for name in arrays.files if name.startswith(("target/", "output/"))}
+        parts.setdefault((read.family(job), split), []).append(kept)
     return {key: {name: np.concatenate([p[name] for p in some]) for name in some[0]} for key, some in parts.items()}
 
 
@@ -49,21 +54,18 @@ def draw_matrix(
     size = len(counts)
     labels = [str(label) for label in labels] if len(labels) == size else [str(number) for number in range(size)]
     shares = counts / counts.sum(1, keepdims=True).clip(min=1)
-    side = min(max(4.2, 0.62 * size if size <= 12 else 2.5 + 0.3 * size), 18)
-    figure = _figure(side + 1.4, side if size > 12 else side + 0.7)
-    axes = figure.subplots()
-    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-    figure.colorbar(picture, ax=axes, shrink=0.7, fraction=0.6 / side, pad=0.02, label="share of the true class")
-    axes.set(xlabel="answered", ylabel="true (rows)")
-    if size <= CLASSES_WITH_NAMES:
-        small = 9 if size <= 60 else 7
-        rows = [f"{label} ({total:,})" for label, total in zip(labels, counts.sum(1), strict=True)]
-        axes.set_xticks(range(size), labels, rotation=0 if max(map(len, labels)) * size < 40 else 90, fontsize=small)
-        axes.set_yticks(range(size), rows, fontsize=small)
-    if size <= CLASSES_WITH_COUNTS:
-        _write_counts(axes, counts, shares)
-    title(figure, what, config, warning)
-    figure.savefig(file)
+    side = min(max(4.2, 0.5 * size if size <= 12 else 2.5 + 0.3 * size), 18)
+    look: dict[str, Any] = {"height": side + 0.1, "width": max(side + 1.2, WIDTH), "dpi": 150 if size <= 12 else 110}
+    with picture(file, what, config, warning, **look) as figure:
+        axes = figure.subplots()
+        drawn = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
+        figure.colorbar(drawn, ax=axes, shrink=0.7, fraction=0.6 / side, pad=0.02, label="share of the true class")
+        axes.set(xlabel="answered", ylabel="true (rows)")
+        axes.grid(visible=False)
+        if size <= CLASSES_WITH_NAMES:
+            _write_names(axes, labels, counts.sum(1).tolist())
+        if size <= CLASSES_WITH_COUNTS:
+            _write_counts(axes, counts, shares)
     return file
 
 
@@ -79,60 +81,61 @@ def draw_residuals(
     if len(truth) > POINTS:
         chosen = np.linspace(0, len(truth) - 1, POINTS).astype(int)
         truth, answer = truth[chosen], answer[chosen]
-    figure = _figure(10, 4.9)
-    left, right = figure.subplots(1, 2)
-    ends = [min(truth.min(), answer.min()), max(truth.max(), answer.max())]
-    left.plot(ends, ends, "--", color="#777777", linewidth=1.2, label="predicted = true")
-    left.set(xlabel="true", ylabel="predicted", title="predicted against true")
-    left.legend(fontsize=8, frameon=False)
-    right.axhline(0, linestyle="--", color="#777777", linewidth=1.2)
-    right.set(xlabel="predicted", ylabel="predicted - true", title=about)
-    _points(left, truth, answer)
-    _points(right, answer, answer - truth)
-    title(figure, what, config, warning)
-    figure.savefig(file)
+    with picture(file, what, config, warning, height=7.4, width=WIDTH) as figure:
+        upper, lower = figure.subplots(2, 1, height_ratios=(3, 2))
+        ends = [min(truth.min(), answer.min()), max(truth.max(), answer.max())]
+        upper.plot(ends, ends, "--", color=GREY, linewidth=1.4)
+        upper.set(xlabel="true", ylabel="predicted", title="predicted against true; dashed: no error")
+        lower.axhline(0, linestyle="--", color=GREY, linewidth=1.4)
+        lower.set(xlabel="predicted", ylabel="predicted - true", title=about)
+        _points(upper, truth, answer)
+        _points(lower, answer, answer - truth)
     return file
 
 
-def draw_all(folder: Path, results: read.Lines, config: dict[str, Any]) -> list[Path]:
+def draw_all(
+    folder: Path, results: read.Lines, config: dict[str, Any], only: Collection[str] | None = None
+) -> list[Path]:
     """One picture for each target, family of jobs, and split; targets of other kinds have none."""
     warning = read.warning_of(results)
     fields = read.targets(folder)
+    found = predictions(folder, only) if fields else {}
     files = []
-    for (family, split), arrays in predictions(folder).items() if fields else ():
-        for target, about in fields.items():
-            truth, output = arrays.get(f"target/{target}"), arrays.get(f"output/{target}")
-            if truth is None or output is None or not len(truth):
-                continue
-            end = f"{target}-{family}-{split}.png"
-            what = f"{target}, {split} of {family}"
-            if about["kind"] in CLASSES:
-                labels = list(about.get("labels") or ())
-                counts = matrix(truth, output, about["kind"], len(labels))
-                files.append(draw_matrix(counts, labels, what, config, warning, folder / f"confusion-{end}"))
-            elif about["kind"] in NUMBERS:
-                files.append(draw_residuals(truth, output, what, config, warning, folder / f"residuals-{end}"))
+    for (family, split), target in product(read.worth_showing(found), fields):
+        truth, output = (found[family, split].get(f"{part}/{target}") for part in ("target", "output"))
+        if truth is None or output is None or not len(truth):
+            continue
+        end = f"{target}-{family}-{split}.png"
+        what = f"{target}, {split} of {family}{seed(results, family)}"
+        kind, labels = fields[target]["kind"], list(fields[target].get("labels") or ())
+        if kind in CLASSES:
+            counts = matrix(truth, output, kind, len(labels))
+            files.append(draw_matrix(counts, labels, what, config, warning, folder / f"confusion-{end}"))
+        elif kind in NUMBERS:
+            files.append(draw_residuals(truth, output, what, config, warning, folder / f"residuals-{end}"))
     return files
 
 
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained", dpi=110)
-    FigureCanvasAgg(figure)
-    return figure
+def seed(results: read.Lines, family: str) -> str:
+    """What is said of a picture that shows one of several repeats."""
+    repeats = {line["job"].get("repeat") or 0 for line in results if read.family(line["name"]) == family}
+    return f" (the first of {len(repeats)} repeats)" if len(repeats) > 1 else ""
 
 
 def _points(panel: Axes, across: np.ndarray, up: np.ndarray) -> None:
-    panel.scatter(across, up, s=14 if len(up) < 1000 else 5, alpha=0.45, color="#1f5fa8", linewidths=0)
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.title.set_fontsize(10)
+    panel.scatter(across, up, s=14 if len(up) < 1000 else 5, alpha=0.45, color=COLOURS[0], linewidths=0)
+
+
+def _write_names(axes: Axes, labels: list[str], totals: list[int]) -> None:
+    size, small = len(labels), 10 if len(labels) <= 12 else 9 if len(labels) <= 60 else 7
+    rows = [f"{label} ({total:,})" for label, total in zip(labels, totals, strict=True)]
+    axes.set_xticks(range(size), labels, rotation=0 if max(map(len, labels)) * size < 40 else 90, fontsize=small)
+    axes.set_yticks(range(size), rows, fontsize=small)
 
 
 def _write_counts(axes: Axes, counts: np.ndarray, shares: np.ndarray) -> None:
     size = len(counts)
-    letters = 9 if size <= 12 else max(6.5, 9.5 - 0.04 * size)
+    letters = 10 if size <= 12 else max(6.5, 9.5 - 0.04 * size)
     for row, column in zip(*counts.nonzero(), strict=True):
         place: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": letters}
         colour = "white" if shares[row, column] > 0.55 else "#333333"

@@ -1,54 +1,34 @@
-"""Draws the learning curves of a run: one panel a measure, training dotted and validation solid."""
+"""Draws learning curves: one panel a measure, training dotted and validation solid."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlrun.report import measures, read
+from dlrun.report.picture import COLOURS, GREY, WIDTH, Curve, legend_below, picture, whole_epochs, window
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-COLOURS = ("#1f5fa8", "#c8501e", "#2e8540", "#7b4fa3", "#8c6d1f", "#1a8a94")
-GREY = "#777777"
-PANELS_A_ROW = 3
-FAR = 4  # heights of the curves
-Curve = dict[int, float]  # epoch → value
 
 
-def draw(history: read.Lines, results: read.Lines, config: dict[str, Any], file: Path) -> Path | None:
-    """Write the picture; None when there is nothing to draw."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    names = list(dict.fromkeys(name for row in history for name in row["values"]))
+def draw(
+    history: read.Lines, results: read.Lines, config: dict[str, Any], file: Path, *, only: Collection[str] | None
+) -> Path | None:
+    """Write the picture; None when there is nothing to draw. only: the families to show, where not all of them."""
+    rows = [row for row in history if only is None or read.family(row["job"]) in only]
+    names = list(dict.fromkeys(name for row in rows for name in row["values"]))
     if not names:
         return None
-    columns = min(len(names), PANELS_A_ROW)
-    height = -(-len(names) // columns)
-    figure = Figure(figsize=(max(5.0 * columns, 6.5), 3.8 * height + 0.7), layout="constrained", dpi=110)
-    FigureCanvasAgg(figure)
-    axes = list(figure.subplots(height, columns, squeeze=False).flat)
-    for name, panel in zip(names, axes, strict=False):
-        _panel(panel, name, history, results)
-    for panel in axes[len(names) :]:
-        panel.set_axis_off()
-    title(figure, "Learning curves", config, read.warning_of(results))
-    figure.savefig(file)
+    families = len({read.family(row["job"]) for row in rows})
+    height = (2.9 + 0.35 * families) * len(names) + 0.5
+    with picture(file, "Learning curves", config, read.warning_of(results), height=height, width=WIDTH) as figure:
+        for name, panel in zip(names, figure.subplots(len(names), 1, squeeze=False).flat, strict=True):
+            _panel(panel, name, rows, results)
     return file
-
-
-def title(figure: Figure, what: str, config: dict[str, Any], warning: str) -> None:
-    """Head a picture with task and model, and stamp it where its data is made up."""
-    parts = (read.name_of_task(config), read.name_of_model(config))
-    figure.suptitle(f"{what}: {' · '.join(filter(None, parts))}", fontsize=12, x=0.01, ha="left")
-    if warning:
-        place: dict[str, Any] = {"x": 0.99, "y": 0.985, "ha": "right", "va": "top", "weight": "bold"}
-        figure.text(**place, s="SYNTHETIC DATA", fontsize=10, color="#b00020", bbox={"fc": "white", "ec": "#b00020"})
 
 
 def curves(history: read.Lines, measure: str, split: str) -> dict[str, dict[str, Curve]]:
@@ -76,8 +56,6 @@ def best_epoch(curve: Curve, measure: str) -> int | None:
 
 
 def _panel(panel: Axes, measure: str, history: read.Lines, results: read.Lines) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     families = list(dict.fromkeys(read.family(row["job"]) for row in history))
     by_split = {split: curves(history, measure, split) for split in ("train", "val")}
     several = len(families) > 1
@@ -87,14 +65,13 @@ def _panel(panel: Axes, measure: str, history: read.Lines, results: read.Lines) 
             of_jobs = by_split[split].get(family, {})
             label = f"{family} {split}" if several or family == "folds" else split
             _lines(panel, list(of_jobs.values()), colour, style, label)
-        _mark_best(panel, measure, by_split["val"].get(family, {}), results, colour)
+        kept = f"{family}, " if several else ""
+        _mark_best(panel, measure, by_split["val"].get(family, {}), results, {"color": colour, "label": kept})
+    shown = window(curve for split in by_split.values() for jobs in split.values() for curve in jobs.values())
+    panel.set(title=measure, ylim=shown)
     _baseline(panel, measure, results)
-    panel.set(title=measure, xlabel="epoch")
-    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-    panel.grid(alpha=0.25)
-    panel.spines[["top", "right"]].set_visible(False)
-    if panel.get_legend_handles_labels()[0]:
-        panel.legend(fontsize=8, frameon=True, framealpha=0.85, edgecolor="none")
+    whole_epochs(panel)
+    legend_below(panel)
 
 
 def _lines(panel: Axes, several: list[Curve], colour: str, style: str, label: str) -> None:
@@ -109,7 +86,7 @@ def _lines(panel: Axes, several: list[Curve], colour: str, style: str, label: st
     panel.plot(list(main), list(main.values()), color=colour, linestyle=style, linewidth=2, label=label, **marker)
 
 
-def _mark_best(panel: Axes, measure: str, of_jobs: dict[str, Curve], results: read.Lines, colour: str) -> None:
+def _mark_best(panel: Axes, measure: str, of_jobs: dict[str, Curve], results: read.Lines, look: dict[str, Any]) -> None:
     """A ring at the epoch whose checkpoint was kept; over folds, where their mean is best."""
     if not of_jobs:
         return
@@ -123,8 +100,8 @@ def _mark_best(panel: Axes, measure: str, of_jobs: dict[str, Curve], results: re
         curve = mean_curve(list(of_jobs.values()))
         epoch = best_epoch(curve, measure)
     if epoch in curve and math.isfinite(curve[epoch]):
-        label = f"epoch {epoch}: {measures.number(curve[epoch])}"
-        panel.plot([epoch], [curve[epoch]], "o", color=colour, mfc="white", mew=2, ms=8, zorder=5, label=label)
+        look["label"] += f"epoch {epoch}: {measures.number(curve[epoch])}"
+        panel.plot([epoch], [curve[epoch]], "o", mfc="white", mew=2, ms=8, zorder=5, **look)
 
 
 def _baseline(panel: Axes, measure: str, results: read.Lines) -> None:
@@ -134,9 +111,11 @@ def _baseline(panel: Axes, measure: str, results: read.Lines) -> None:
     if mean is None or not math.isfinite(mean):
         return
     low, high = panel.get_ylim()
-    away = max(low - mean, mean - high, 0)
-    look: dict[str, Any] = {"color": GREY, "linestyle": "--", "linewidth": 1.3}
-    if away > FAR * (high - low):
+    away = max(low - mean, mean - high)
+    look: dict[str, Any] = {"color": GREY, "linestyle": "--", "linewidth": 1.4}
+    if away > high - low:
         panel.plot([], [], **look, label=f"baseline {measures.number(mean)} ({'below' if mean < low else 'above'})")
-    else:
-        panel.axhline(mean, **look, label=f"baseline {measures.number(mean)}")
+        return
+    panel.axhline(mean, **look, label=f"baseline {measures.number(mean)}")
+    margin = 0.05 * (high - low) if away > 0 else 0
+    panel.set_ylim(min(low, mean - margin), max(high, mean + margin))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,34 @@ def warning_of(results: Lines) -> str:
 
 
 def family(job: str) -> str:
-    """'folds' for each job that is one fold of several, else the job's own name."""
+    """What the fits of one stage share: 'wider' for 'wider-fold-2' and 'wider-repeat-3'; of a plain run 'folds' for
+    all its folds and 'fit' for all its seeds."""
     import re
 
-    return "folds" if re.search(r"(^|-)fold-\d+$", job) else job
+    found = re.fullmatch(r"(?:(.+?)-)??(repeat-\d+)?-?(fold-\d+)?", job)
+    if not found or not (found[2] or found[3]):
+        return job
+    return found[1] or ("folds" if found[3] else "fit")
+
+
+def worth_showing(found: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Of (family, split): not the training rows where the family was measured on others too; test rows last."""
+    keys = list(found)
+    measured = {family for family, split in keys if split != "train"}
+    kept = [(family, split) for family, split in keys if split != "train" or family not in measured]
+    return sorted(kept, key=lambda key: key[1] == "test")
+
+
+def plain(file: Path) -> Any:
+    """The value of a JSON file; None when it is not there. Raises Refused when it is damaged."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    except ValueError as error:
+        raise Refused(f"{file} is no JSON: {error}") from error
+
+
+def differing(configs: list[dict[str, Any]], private: tuple[str, ...] = ("output", "note")) -> list[str]:
+    """The flat keys whose values are not the same in all configs, without the private ones."""
+    flats = [flat(config) for config in configs]
+    keys = [key for key in dict.fromkeys(key for one in flats for key in one) if not key.startswith(private)]
+    return [key for key in keys if any(one.get(key) != flats[0].get(key) for one in flats)]

@@ -60,22 +60,34 @@ def result_tables(folder: Path) -> list[Table]:
 
 
 def _summary(name: str, split: str, lines: read.Lines, config: dict[str, Any]) -> Summary:
-    folds = len(lines) > 1
+    several = len(lines) > 1
     scores = [line.get("scores") or {} for line in lines]
     baselines = [line.get("baseline") or {} for line in lines]
     names = list(dict.fromkeys(measure for score in scores for measure in score))
-    interval = "mean ± sd" if folds else "95 % interval"
+    interval = "mean ± sd" if several else "95 % interval"
     columns = ["measure", f"{split} ({interval})", "baseline", *_fold_columns(lines)]
     rows = []
     for measure in names:
-        each = [measures.number(score.get(measure, {}).get("value")) for score in scores] if folds else []
+        each = [measures.number(score.get(measure, {}).get("value")) for score in scores] if several else []
         mean = measures.number(measures.mean_and_deviation(measures.values(baselines, measure))[0])
-        beside = [measures.over_folds(scores, measure), mean if folds else measures.over_folds(baselines, measure)]
+        beside = [measures.over_folds(scores, measure), mean if several else measures.over_folds(baselines, measure)]
         rows.append([measure, *beside, *(each if len(each) <= FOLD_COLUMNS else [" ".join(each)])])
     task, model = read.name_of_task(config), read.name_of_model(config)
-    title = f"{' · '.join(filter(None, (task, model)))}: {f'{len(lines)} folds' if folds else name}, {split}"
+    title = f"{' · '.join(filter(None, (task, model)))}: {_fits(name, lines)}, {split}"
     notes = tuple(read.notes_of(lines))
     return Summary(title, columns, rows, _caption(lines), notes, frozenset(range(1, len(columns))))
+
+
+def _fits(name: str, lines: read.Lines) -> str:
+    """'fit', '4 folds', '3 seeds', '2 × 4 folds', and before it the stage of a workflow: 'final, 3 seeds'."""
+    folds = max(int(line["job"].get("folds") or 1) for line in lines)
+    repeats = len({line["job"].get("repeat") for line in lines})
+    if folds > 1:
+        said = f"{repeats} × {folds} folds" if repeats > 1 else f"{len(lines)} folds"
+    else:
+        said = f"{repeats} seeds" if repeats > 1 else ""
+    stage = "" if name in ("folds", "fit") and said else name
+    return ", ".join(filter(None, (stage, said)))
 
 
 def _fold_columns(lines: read.Lines) -> list[str]:
@@ -87,7 +99,8 @@ def _fold_columns(lines: read.Lines) -> list[str]:
 def _caption(lines: read.Lines) -> str:
     kept = list(dict.fromkeys(str(line.get("checkpoint") or "") for line in lines))
     epochs = sorted({int(line.get("epochs") or 0) for line in lines})
-    counts = [score.get("n") or 0 for line in lines for score in list((line.get("scores") or {}).values())[:1]]
+    once = [line for line in lines if not line["job"].get("repeat")]  # seeds see the same rows again
+    counts = [score.get("n") or 0 for line in once for score in list((line.get("scores") or {}).values())[:1]]
     seconds = sum(float(line.get("seconds") or 0) for line in lines)
     parts = [
         f"checkpoint: {', '.join(filter(None, kept)) or 'none'}",

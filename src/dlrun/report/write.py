@@ -3,25 +3,58 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from dlrun.report import confusion, curves, html, read
+from dlrun.report import compared, confusion, curves, html, intervals, markdown, overfitting, read, stages, story
+
+Pictures = dict[str, list[Path]]
 
 
 def write(folder: Path) -> list[Path]:
-    """Write the pictures and report.html into the folder, and say which files these are.
+    """Write the pictures, report.md and report.html into the folder, and say which files these are.
 
-    learning-curves.png · confusion-<target>-<job>-<split>.png or residuals-…, where <job> is 'folds' for several folds
-    together · report.html, which has them all inside, and what lies in samples/. Raises Refused where there is no run.
+    learning-curves.png · confusion-<target>-<stage>-<split>.png or residuals-…, where <stage> is 'folds' for the folds
+    of a plain run together · of a workflow stages.png, ladder.png, study.png · report.html has them all inside, with
+    what lies in samples/ and errors/. Raises Refused where there is no run.
     """
+    drawn = draw(folder)
+    sections = story.sections(folder, drawn)
+    heading = story.heading(folder)
+    replace(folder / "report.md", markdown.page(heading, sections, folder))
+    replace(folder / "report.html", html.page(heading, sections))
+    made = [file for name, files in drawn.items() if name != "samples" for file in files]
+    return [*made, folder / "report.md", folder / "report.html"]
+
+
+def write_comparison(runs: Sequence[Path]) -> list[Path]:
+    """Write report-compare.md, report-compare.html and validation-curves.png into the first run's folder.
+
+    The other folders are only read. Raises Refused where one of them is no run.
+    """
+    folder = runs[0]
+    drawn = compared.draw(runs, folder / "validation-curves.png")
+    sections = compared.sections(runs, drawn)
+    heading = f"{len(runs)} runs side by side"
+    replace(folder / "report-compare.md", markdown.page(heading, sections, folder))
+    replace(folder / "report-compare.html", html.page(heading, sections))
+    return [*([drawn] if drawn else []), folder / "report-compare.md", folder / "report-compare.html"]
+
+
+def draw(folder: Path) -> Pictures:
+    """Draw what there are data for: 'curves', 'stages', 'ladder', 'study', 'answers'; beside them all 'samples'."""
     config, history, results = read.config(folder), read.history(folder), read.results(folder)
-    drawn = curves.draw(history, results, config, folder / "learning-curves.png")
-    files = [drawn] if drawn else []
-    files += confusion.draw_all(folder, results, config)
-    samples = sorted(file for file in (folder / "samples").glob("*") if file.suffix in (".png", ".jpg"))
-    page = folder / "report.html"
-    replace(page, html.page(folder, files + samples))
-    return [*files, page]
+    steps = stages.verdicts(folder)
+    drawn = {"curves": curves.draw(history, results, config, folder / "learning-curves.png", only=_shown(steps))}
+    if steps:
+        drawn["stages"] = intervals.draw(results, steps, config, folder / "stages.png")
+    if any(step["step"] > stages.BASELINE for step in steps):
+        drawn["ladder"] = overfitting.draw_ladder(history, results, config, folder / "ladder.png")
+        drawn["study"] = overfitting.draw_study(history, results, config, folder / "study.png")
+    found = {name: [file] for name, file in drawn.items() if file is not None}
+    found["answers"] = confusion.draw_all(folder, results, config, stages.chosen(steps))
+    found["samples"] = sorted(file for file in (folder / "samples").glob("*") if file.suffix in (".png", ".jpg"))
+    return found
 
 
 def replace(file: Path, text: str) -> None:
@@ -29,3 +62,8 @@ def replace(file: Path, text: str) -> None:
     fresh = file.with_name(f".{file.name}.{os.getpid()}")
     fresh.write_text(text, encoding="utf-8")
     os.replace(fresh, file)
+
+
+def _shown(steps: read.Lines) -> set[str] | None:
+    """Whose learning curves are shown: of a workflow the configured network's and the winner's; None means all."""
+    return {stages.CONFIGURED, stages.winner(steps)} if steps else None

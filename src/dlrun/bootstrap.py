@@ -1,0 +1,209 @@
+"""How far a score could have come out otherwise: bootstrap intervals over rows, of one model or between two."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+Array = np.ndarray
+Statistic = Callable[[Array], float]  # row numbers, which may repeat → the measure of these rows
+LEAST_ROWS = 20
+MEANS, STATISTICS = 2000, 1000  # resamples: of means, which are cheap, and of whole-split statistics
+CHUNK_NUMBERS = 1 << 20
+GROUPS = 100  # left out in turn to see how skewed a statistic is
+NORMAL = NormalDist()
+UNDEFINED = 0.05  # a larger share of resamples without a value leaves no interval
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value, or a difference, with its 95 % interval over n different rows; `why` says why there is none."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    why: str = ""
+
+    @property
+    def real(self) -> bool:
+        """Whether zero lies outside: of a difference, whether it is more than chance."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+
+def mean(values: Array, rows: Array | None = None, *, finish: Callable[[float], float] = float, seed: int) -> Interval:
+    """The interval of finish(mean of per-row values (n,)).
+
+    rows (n,): who each value belongs to; values of one row are drawn together (cluster bootstrap). None: each its own.
+    The percentile interval, widened for few rows as in Hesterberg (2015), "What teachers should know about the
+    bootstrap", 3.3; rows that all say the most frequent value do not count among the many.
+    """
+    values, units = np.asarray(values, float), Units.of(rows, len(values))
+    if fault := _fault(values, units):
+        return Interval(finish(float(values.mean())) if len(values) else math.nan, n=len(units), why=fault)
+    value = finish(float(values.mean()))
+    distinct, counts = np.unique(values, return_counts=True)
+    if len(distinct) == 1:
+        return Interval(value, n=len(units), why="all rows have the same value, so resampling says nothing")
+    drawn = [finish(one) for one in _means(values[:, None], units, seed)[:, 0]]
+    telling = round(len(units) * (1 - counts.max() / len(values)))
+    return _interval(value, np.array(drawn), len(units), telling)
+
+
+def statistic(function: Statistic, rows: Array, *, telling: int | None = None, seed: int) -> Interval:
+    """The interval of function(row numbers), such as an area under a curve; fewer resamples than for a mean.
+
+    Corrected for bias and skewness (BCa, Efron 1987), without which that of an area near 1 is too short.
+    rows (n,): who each of the n rows belongs to, as in `mean`. telling: of how many rows the statistic depends, where
+    it is fewer than all (those of the rarer class; those on which two models differ).
+    """
+    units = Units.of(rows, len(rows))
+    value = float(function(np.arange(len(rows)))) if len(rows) else math.nan
+    if fault := _fault(np.array([value]), units):
+        return Interval(value, n=len(units), why=fault)
+    drawn = np.array([function(units.rows(chosen)) for chosen in _draws(len(units), STATISTICS, seed)])
+    if np.ptp(drawn) == 0:
+        return Interval(value, n=len(units), why="every resample has the same value, so resampling says nothing")
+    skewed = _acceleration(function, units, seed)
+    return _interval(value, drawn, len(units), len(units) if telling is None else telling, skewed)
+
+
+def paired(
+    first: Array | Statistic,
+    second: Array | Statistic,
+    rows: Array,
+    *,
+    finish: Callable[[float], float] = float,
+    telling: int | None = None,
+    seed: int,
+) -> Interval:
+    """Second minus first on the same rows: both are taken on the same resamples, so what is hard for both cancels.
+
+    first, second: per-row values (n,), or statistics as in `statistic`. Rows on which the two are equal do not count
+    among the many: a handful of rows apart is no proof, however many there are besides (McNemar 1947).
+    """
+    if callable(first) and callable(second):
+        if telling == 0:
+            return _equal(rows)
+        one, other = first, second
+        return statistic(lambda chosen: other(chosen) - one(chosen), rows, telling=telling, seed=seed)
+    both, units = np.stack([np.asarray(first, float), np.asarray(second, float)], 1), Units.of(rows, len(rows))
+    before, after = map(finish, both.mean(0).tolist()) if len(both) else (math.nan, math.nan)
+    if fault := _fault(both, units):
+        return Interval(after - before, n=len(units), why=fault)
+    apart = len(np.unique(units.owner[both[:, 0] != both[:, 1]]))
+    if not apart:
+        return _equal(rows)
+    drawn = _means(both, units, seed)
+    differences = np.array([finish(b) - finish(a) for a, b in drawn.tolist()])
+    return _interval(after - before, differences, len(units), apart)
+
+
+@dataclass(frozen=True)
+class Units:
+    """What is drawn as one: rows with the same id. owner (n,): the unit of each row, numbered as they first appear."""
+
+    owner: Array
+    order: Array  # the rows, unit by unit
+    starts: Array  # where each unit begins in `order`, and the end
+
+    @classmethod
+    def of(cls, ids: Array | None, n: int) -> Units:
+        """The units of n rows. Raises ValueError when there is not one id a row."""
+        if ids is None:
+            return cls(np.arange(n), np.arange(n), np.arange(n + 1))
+        if len(ids) != n:
+            raise ValueError(f"{len(ids)} row ids for {n} values")
+        _, first, owner = np.unique(np.asarray(ids), return_index=True, return_inverse=True)
+        owner = np.argsort(np.argsort(first))[owner.ravel()] if n else owner
+        starts = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(first)))]).astype(int)
+        return cls(owner, np.argsort(owner, kind="stable"), starts)
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def rows(self, chosen: Array) -> Array:
+        """The row numbers of these units."""
+        if len(self) == len(self.owner):
+            return self.order[chosen]
+        lengths = np.diff(self.starts)[chosen]
+        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        return self.order[np.repeat(self.starts[:-1][chosen], lengths) + within]
+
+    def sums(self, values: Array) -> Array:
+        """The sum over each unit of values (n, k)."""
+        return np.stack([np.bincount(self.owner, column, len(self)) for column in values.T], 1)
+
+
+def _draws(n: int, times: int, seed: int) -> Iterator[Array]:
+    random = np.random.default_rng(seed)
+    for _ in range(times):
+        yield random.integers(0, n, n, np.int32)
+
+
+def _means(values: Array, units: Units, seed: int) -> Array:
+    """Means (MEANS, k) of values (n, k) over resampled units."""
+    sums, lengths = units.sums(values), np.diff(units.starts)
+    together, random, n = max(1, CHUNK_NUMBERS // len(units)), np.random.default_rng(seed), len(units)
+    found = []
+    for done in range(0, MEANS, together):
+        chosen = random.integers(0, n, (min(together, MEANS - done), n), np.int32)
+        totals = np.stack([column[chosen].sum(1) for column in sums.T], 1)
+        found.append(totals / (lengths[chosen].sum(1)[:, None] if lengths.max() > 1 else n))
+    return np.concatenate(found)
+
+
+def _equal(rows: Array) -> Interval:
+    return Interval(0.0, 0.0, 0.0, len(np.unique(rows)), "the two are equal on every row")
+
+
+def _fault(values: Array, units: Units) -> str:
+    if len(units) < LEAST_ROWS:
+        return f"{len(units)} rows are too few for an interval: at least {LEAST_ROWS} are needed"
+    return "" if np.isfinite(values).all() else "it is not defined on these rows"
+
+
+def _acceleration(function: Statistic, units: Units, seed: int) -> float:
+    """How skewed a statistic is, by leaving out groups of units in turn (Efron and Tibshirani 1993, 14.15)."""
+    order = np.random.default_rng(seed).permutation(len(units))
+    parts = np.array_split(order, min(len(units), GROUPS))
+    without = np.array([function(units.rows(np.setdiff1d(order, part))) for part in parts])
+    moved = without[np.isfinite(without)]
+    moved = moved.mean() - moved
+    spread = float((moved**2).sum() ** 1.5)
+    return float((moved**3).sum()) / (6 * spread) if spread else 0.0
+
+
+def _interval(value: float, drawn: Array, n: int, telling: int, skewed: float | None = None) -> Interval:
+    """From resamples to an interval: percentiles, moved for bias and skewness where the skewness is given."""
+    defined = drawn[np.isfinite(drawn)]
+    if len(defined) < (1 - UNDEFINED) * len(drawn):
+        lost = len(drawn) - len(defined)
+        return Interval(value, n=n, why=f"it is not defined on {lost} of {len(drawn)} resamples")
+    tails = _tail(min(telling, n)), 1 - _tail(min(telling, n))
+    if skewed is not None:
+        share = (np.mean(defined < value) + np.mean(defined <= value)) / 2
+        tails = _moved(tails[0], NORMAL.inv_cdf(min(max(float(share), 0.001), 0.999)), skewed)
+    low, high = np.quantile(defined, tails)
+    return Interval(value, float(low), float(high), n)
+
+
+def _moved(tail: float, bias: float, skewed: float) -> tuple[float, float]:
+    edge = -NORMAL.inv_cdf(tail)
+    below, above = (NORMAL.cdf(bias + z / max(1e-6, 1 - skewed * z)) for z in (bias - edge, bias + edge))
+    return below, above
+
+
+def _tail(n: int) -> float:
+    """Which share of resamples to leave out at each end: 2.5 %, less for few rows, since they spread too little.
+
+    Student's quantile by the Cornish-Fisher expansion (Abramowitz and Stegun, 26.7.5), back through the normal one.
+    """
+    z, nu = 1.959964, max(1, n - 1)
+    student = z + (z**3 + z) / (4 * nu) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * nu**2)
+    student += (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * nu**3)
+    return 0.5 * math.erfc(student * math.sqrt((nu + 1) / nu) / math.sqrt(2))

@@ -1,0 +1,101 @@
+"""`dlrun ledger [TASK]`: which test rows have been opened, how often, and with what score."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dlrun import ledger as book
+from dlrun.commands.words import user_folders
+from dlrun.errors import Refused
+from dlrun.places import all_folders, all_groups
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+COLUMNS = ("date", "task", "data", "opening", "score", "reason", "run")
+SHORT = 8  # letters of a fingerprint that tell datasets apart
+
+
+def ledger(words: list[str]) -> int:
+    """Print the ledger, of one task or of all. Raises Refused for a word that names no task."""
+    from rich.console import Console
+
+    folders, rest = user_folders(words)
+    Console(highlight=False).print(listing(rest, folders))
+    return 0
+
+
+def listing(words: Sequence[str], folders: Sequence[Path] = ()) -> Table | str:
+    """The openings as a table, newest last, with counts; a sentence where there is none.
+
+    folders: the user's conf folders, strongest first. Raises Refused for a word that names no task.
+    """
+    found, damaged = book.entries()
+    task = task_named(words, {entry.task for entry in found}, folders)
+    chosen = [entry for entry in found if task in (None, entry.task)]
+    marks = [f"line {', '.join(map(str, damaged))} of {book.path()} is damaged and is not shown"] if damaged else []
+    if not chosen:
+        whose = f"the test rows of {task} have" if task else "no test rows have"
+        return "\n".join([f"{whose} {'never ' if task else ''}been opened: {book.path()}", *marks])
+    return _table(chosen, [*counts(chosen), *marks])
+
+
+def task_named(words: Sequence[str], entered: set[str], folders: Sequence[Path]) -> str | None:
+    """The one task that is meant, or None for all. Raises Refused for anything else."""
+    if not words:
+        return None
+    if len(words) > 1:
+        raise Refused(f"dlrun ledger takes one task, or none for all; got {' '.join(words)}")
+    there = sorted({*entered, *all_groups(all_folders(folders)).get("task", [])})
+    word = words[0].removeprefix("task=")
+    if word not in there:
+        near = difflib.get_close_matches(word, there, 1)
+        hint = f": did you mean '{near[0]}'?" if near else "."
+        raise Refused(f"no task '{word}'{hint} There are: {', '.join(there)}")
+    return word
+
+
+def counts(entries: Sequence[book.Entry]) -> list[str]:
+    """A line a task: how often its test rows were opened, and of how many datasets."""
+    lines = []
+    for task, times in Counter(entry.task for entry in entries).items():
+        data = len({entry.fingerprint for entry in entries if entry.task == task})
+        of = "" if data == 1 else f" of {data} datasets"
+        lines.append(f"{task}: {times} {'opening' if times == 1 else 'openings'}{of}")
+    return lines
+
+
+def rows(entries: Sequence[book.Entry]) -> list[list[str]]:
+    """The cells of the table, in the order of COLUMNS; `opening` counts those of the same task and data."""
+    seen: Counter[tuple[str, str]] = Counter()
+    found = []
+    for entry in entries:
+        seen[entry.task, entry.fingerprint] += 1
+        number = str(seen[entry.task, entry.fingerprint])
+        found.append(
+            [entry.date[:10], entry.task, entry.fingerprint[:SHORT], number, entry.told, entry.reason, _near(entry.run)]
+        )
+    return found
+
+
+def _near(run: str) -> str:
+    """The folder as seen from here, where it lies below."""
+    here = Path.cwd()
+    return str(Path(run).relative_to(here)) if Path(run).is_relative_to(here) else run
+
+
+def _table(entries: Sequence[book.Entry], below: Sequence[str]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(caption=Text("\n".join(below)), caption_justify="left", box=box.SIMPLE_HEAD)
+    for column in COLUMNS:
+        table.add_column(column, overflow="fold")
+    for cells in rows(entries):
+        table.add_row(*map(Text, cells))
+    return table

@@ -1,0 +1,105 @@
+"""`dlrun lr task=… model=…`: which learning rate to use, from a few steps with a rising one (an LR range test)."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dlrun.commands.configure import value_of
+from dlrun.commands.explain import assembled
+from dlrun.errors import Refused
+from dlrun.ranges import POSITIVE, Range
+from dlrun.report.measures import number
+from dlrun.report.table import Summary, rich_table
+
+if TYPE_CHECKING:
+    from dlrun.assembly import Assembly, Fit
+
+STEPS = Range(int, 20, float("inf"), "a whole number from 20 up")
+OWN: dict[str, tuple[Range, Any]] = {"low": (POSITIVE, 1e-7), "high": (POSITIVE, 10.0), "steps": (STEPS, 100)}
+
+
+def lr(words: list[str]) -> int:
+    """Raise the rate from `low` to `high` over `steps` steps, and say what to set. Answers with the exit code."""
+    from rich.console import Console
+
+    from dlrun.rundir import create
+
+    own, rest = own_words(words)
+    console = Console(highlight=False)
+    with assembled(rest, console) as (assembly, fit):
+        record = measured(assembly, fit, rest, **own)
+        folder = create(Path(assembly.config["output"]), assembly.config["task"]["name"], "lr")
+        write(record, assembly.config, folder)
+    console.print(rich_table(table(record)))
+    for line in says(record):
+        console.print(line, soft_wrap=True, markup=False)
+    console.print(f"curve: {folder / 'lr.png'}", soft_wrap=True, markup=False)
+    return 0
+
+
+def own_words(words: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """This command's settings, and the words that are for the config. Raises Refused."""
+    own = {name: usual for name, (_, usual) in OWN.items()}
+    rest, faults = [], []
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if name not in OWN or not equals:
+            rest.append(word)
+            continue
+        own[name] = value_of(word)
+        if not OWN[name][0].holds(own[name]):
+            faults.append(f"{word}: it must be {OWN[name][0].text}")
+    if not faults and own["low"] >= own["high"]:
+        faults.append(f"low={own['low']:g} high={own['high']:g}: the rate rises from low to high")
+    if faults:
+        raise Refused("\n".join(faults))
+    return own, rest
+
+
+def measured(assembly: Assembly, fit: Fit, words: list[str], low: float, high: float, steps: int) -> dict[str, Any]:
+    """The test as plain values, as lr.json holds it."""
+    from dlrun.inspect.rates import advice, range_test
+
+    curve = range_test(fit.trainer, low, high, steps)
+    found = asdict(advice(curve))
+    kept = [word for word in words if not word.startswith("optimizer.lr=")]
+    use = shlex.join(["dlrun", *kept, f"optimizer.lr={found['rate']:.2g}"]) if found["rate"] else None
+    return {
+        "command": shlex.join(["dlrun", "lr", *words, f"low={low:g}", f"high={high:g}", f"steps={steps}"]),
+        "note": assembly.raw.note,
+        **found,
+        "use": use,
+        "stopped": curve.stopped,
+        **{name: getattr(curve, name).tolist() for name in ("rates", "losses", "smoothed")},
+    }
+
+
+def write(record: dict[str, Any], config: dict[str, Any], folder: Path) -> None:
+    """Keep the numbers and their picture: lr.json and lr.png."""
+    from dlrun.report.lr import draw
+    from dlrun.rundir import RunDir
+
+    RunDir(folder).write_json("lr.json", record)
+    draw(record, config, folder / "lr.png")
+
+
+def table(record: dict[str, Any]) -> Summary:
+    """The places of the curve that matter."""
+    rates, smoothed = record["rates"], record["smoothed"]
+    places = {"first": rates[0], "steepest fall": record["steepest"], "lowest": record["lowest"], "last": rates[-1]}
+    rows = [
+        [name, f"{rate:.2g}", number(smoothed[rates.index(rate)])] for name, rate in places.items() if rate is not None
+    ]
+    return Summary("learning rates", ["", "rate", "smoothed loss"], rows, right=frozenset({1, 2}))
+
+
+def says(record: dict[str, Any]) -> list[str]:
+    """How far it came, the suggestion with its reason, and the command that uses it."""
+    end = f", ended early: {record['stopped']}" if record["stopped"] else ""
+    steps = f"{len(record['rates'])} steps{end}"
+    if record["rate"] is None:
+        return [steps, f"no suggestion: {record['why']}"]
+    return [steps, f"suggestion: {record['rate']:.2g}: {record['why']}", f"to use it: {record['use']}"]

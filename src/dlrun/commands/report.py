@@ -1,0 +1,50 @@
+"""`dlrun report`: one page for a run, or for several side by side, written into the folder of the first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dlrun.errors import Refused
+
+
+def report(words: list[str]) -> int:
+    """Write report.html and report.md anew, say where they are, and with --open show the page in a browser.
+
+    Of several runs: report-compare.html and report-compare.md. Raises Refused for a folder that is no run.
+    """
+    runs = [Path(word) for word in words if not word.startswith("-")]
+    unknown = [word for word in words if word.startswith("-") and word != "--open"]
+    if unknown:
+        raise Refused(f"no flag {unknown[0]}: dlrun report RUN [RUN…] [--open]")
+    if not runs:
+        raise Refused("report of which run? dlrun report RUN [RUN…] [--open], such as outputs/imdb/dense/…")
+    from dlrun.report import read
+
+    for run in runs:
+        read.config(run)
+    page = written(runs)
+    if "--open" in words:
+        show(page)
+    return 0
+
+
+def written(runs: list[Path]) -> Path:
+    """Write the pages, print their paths, and answer with the HTML one. Raises Refused where that is not allowed."""
+    from dlrun.report.write import write, write_comparison
+
+    try:
+        made = write(runs[0]) if len(runs) == 1 else write_comparison(runs)
+    except OSError as error:
+        raise Refused(f"cannot write the report into {runs[0]}: {error.strerror or error}") from error
+    for file in made:
+        if file.suffix in (".html", ".md"):
+            print(file)
+    return made[-1]
+
+
+def show(page: Path) -> None:
+    """Open a page in the browser of this system."""
+    import webbrowser
+
+    if not webbrowser.open(page.absolute().as_uri()):
+        print(f"no browser could be started; open {page} in one")

@@ -1,0 +1,48 @@
+"""`dlrun workflow`: the seven steps of the book's universal workflow; `dlrun final RUN`: its test rows, opened once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dlrun.commands.again import change, opened
+from dlrun.commands.check import check
+from dlrun.commands.configure import configure
+from dlrun.commands.train import go, named_plugins, start
+from dlrun.commands.words import user_folders
+from dlrun.errors import Refused
+
+
+def workflow(words: list[str]) -> int:
+    """Run steps 1 to 7 in a new folder; words as for a single run, and workflow=NAME or workflow.KEY=VALUE."""
+    folders, rest = user_folders(words)
+    if "-m" in rest or "--multirun" in rest:
+        raise Refused("dlrun workflow has a search of its own (workflow.search, workflow.space) and takes no -m")
+    plugins = named_plugins(rest)
+    config = workflow_config(rest, folders, plugins)
+    if config["test"]:
+        raise Refused("a workflow does not open its test rows (test=true): once it has ended, dlrun final RUN does")
+    from dlrun.rundir import create
+
+    folder = create(Path(config["output"]), config["task"]["name"], "workflow")
+    return start(config, ["workflow", *rest], folder, plugins)
+
+
+def workflow_config(words: list[str], folders: list[Path], plugins: tuple[str, ...]) -> dict[str, Any]:
+    """The config of these words with the workflow's own part; the protocol stays as it is where the words name it."""
+    chosen = next((word for word in words if word.startswith("workflow=")), "workflow=default")
+    rest = [word for word in words if not word.startswith("workflow=")]
+    if any(word.startswith(("protocol=", "protocol.")) for word in rest):
+        rest.append("workflow.protocol=task")
+    return configure([f"+{chosen}", *rest], folders, plugins)
+
+
+def final(words: list[str]) -> int:
+    """Train the winner of a workflow on all development rows, open the test rows, and enter that in the ledger."""
+    folder, config, rest = opened(words, "final")
+    if "workflow" not in config:
+        raise Refused(f"{folder} is no workflow; for a single run: dlrun evaluate {words[0]} test=true")
+    plugins = named_plugins(rest)
+    change(config, [word for word in rest if not word.startswith("plugins=")])
+    check(config, plugins)
+    return go({**config, "test": True}, folder, plugins)[0]

@@ -1,0 +1,32 @@
+"""Looks at the development rows before anything is trained on them: what would make scores lie, worst first."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dlrun.data import audit_alone, audit_columns, audit_order, audit_rows, audit_targets
+from dlrun.data.audit_finding import Finding, Severity
+from dlrun.types import Raw
+
+__all__ = ["Finding", "audit"]
+
+RANKS: tuple[Severity, ...] = ("leak", "warning", "note")
+
+
+def audit(raw: Raw, train: np.ndarray, val: np.ndarray | None, seed: int) -> list[Finding]:
+    """What is remarkable in the development rows, worst first; the test rows are never read.
+
+    train, val: row indices of the split that scores will come from. seed: of the held-out parts on which single
+    columns are tried. leak: validation scores cannot be believed. warning: something to look into. note: good to know.
+    """
+    train = np.asarray(train)
+    val = None if val is None else np.asarray(val)
+    rows = audit_rows.identities(raw, raw.inputs)
+    found = [
+        *audit_rows.findings(raw, rows, train, val),
+        *audit_order.findings(raw, train, val),
+        *audit_alone.findings(raw, rows, seed),
+        *audit_targets.findings(raw, train, val),
+        *audit_columns.findings(raw, train),
+    ]
+    return sorted(found, key=lambda finding: RANKS.index(finding.severity))

@@ -1,0 +1,97 @@
+"""What an audit finds, and how its sentences are put together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from dlrun.types import Ragged, Raw
+
+Severity = Literal["leak", "warning", "note"]
+NAMED = 5  # that many columns or classes are named in a sentence
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that an audit found: how bad it is, its kind, a sentence with the numbers, and the columns concerned.
+
+    count: how many rows (or columns, or classes) the sentence is about.
+    """
+
+    severity: Severity
+    what: str
+    text: str
+    columns: tuple[str, ...] = ()
+    count: int = 0
+
+
+@dataclass(frozen=True)
+class Single:
+    """One input column that can be looked at by itself: numbers (N,), NaN where missing, or levels (N,) of any type."""
+
+    name: str
+    values: np.ndarray
+    number: bool
+
+    @cached_property
+    def missing(self) -> np.ndarray:
+        """The mask of rows without a value."""
+        if self.values.dtype.kind == "f":
+            return np.isnan(self.values)
+        if self.values.dtype.kind != "O":
+            return np.asarray(self.values == "") if self.values.dtype.kind == "U" else np.zeros(len(self.values), bool)
+        return np.array([value is None or value == "" or value != value for value in self.values], bool)
+
+    @cached_property
+    def codes(self) -> np.ndarray:
+        """Equal values as equal whole numbers from 0 (int64), numbers in their order, missing ones last."""
+        values = self.values if self.values.dtype.kind != "O" else self.values.astype(str)
+        return np.unique(values, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+
+def separable(raw: Raw, name: str) -> bool:
+    """Whether an input is made of columns that stand for one thing each; images, texts and series are not."""
+    column = raw.dev[name]
+    whole = isinstance(column, Ragged) or raw.inputs[name] not in ("number", "fraction", "binary", "category")
+    return not whole and column.ndim <= 2
+
+
+def singles(raw: Raw) -> list[Single]:
+    """The input columns that stand for one thing each: those of number tables by name, and categories."""
+    found = []
+    for name, kind in raw.inputs.items():
+        column = raw.dev[name]
+        if not separable(raw, name):
+            continue
+        if column.ndim == 1:
+            found.append(Single(name, column, kind in ("number", "fraction") or column.dtype.kind == "f"))
+        else:
+            labels = raw.labels.get(name, ())
+            named = labels if len(labels) == column.shape[1] else [f"{name}[{i}]" for i in range(column.shape[1])]
+            found += [Single(str(one), column[:, place], True) for place, one in enumerate(named)]
+    return found
+
+
+def percent(share: float) -> str:
+    """0.1561 → '15.6 %'; near 0 and near 100 with as many digits as it takes to tell them apart."""
+    value = 100 * share
+    if 0 < value < 1:
+        return f"{value:.2g} %"
+    if 99.9 < value < 100:
+        return f"{100 - float(f'{100 - value:.1g}'):.10g} %"
+    return f"{value:.1f} %" if value % 100 else f"{value:.0f} %"
+
+
+def of(count: int, total: int, what: str) -> str:
+    """'312 of 2,000 validation rows (15.6 %)'."""
+    return f"{count:,} of {total:,} {what} ({percent(count / max(1, total))})"
+
+
+def listed(names: Sequence[str]) -> str:
+    """'a, b, c, d, e and 7 more'."""
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more

@@ -1,0 +1,68 @@
+"""The audit's look at rows that lie in time or belong to owners."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from dlrun.data.audit_finding import Finding, of
+from dlrun.types import Raw
+
+LONG = 10  # usual steps without a row make a gap
+
+
+def findings(raw: Raw, train: np.ndarray, val: np.ndarray | None) -> Iterator[Finding]:
+    """Validation on the past, owners on both sides, and what is irregular in time."""
+    if raw.group and val is not None:
+        yield from _shared(raw.group, np.asarray(raw.dev[raw.group]).astype(str), train, val)
+    if not raw.order:
+        return
+    times = np.asarray(raw.dev[raw.order])
+    if val is not None:
+        yield from _past(raw.order, times, train, val)
+    owners = np.asarray(raw.dev[raw.group]).astype(str) if raw.group else np.zeros(len(times), np.int64)
+    yield from _irregular(raw.order, times, np.unique(owners, return_inverse=True)[1].reshape(-1))
+
+
+def _shared(name: str, owners: np.ndarray, train: np.ndarray, val: np.ndarray) -> Iterator[Finding]:
+    shared = np.isin(owners[val], owners[train])
+    count, both = int(shared.sum()), len(np.unique(owners[val][shared]))
+    if count:
+        text = f"{both:,} of the owners in '{name}' have rows on both sides: {of(count, len(val), 'validation rows')} "
+        text += "are of owners that training has seen; say protocol.by=group"
+        yield Finding("leak", "owners on both sides", text, (name,), count)
+
+
+def _past(name: str, times: np.ndarray, train: np.ndarray, val: np.ndarray) -> Iterator[Finding]:
+    count = int((times[val] < times[train].max()).sum())
+    if count:
+        text = f"{of(count, len(val), 'validation rows')} {'is' if count == 1 else 'are'} earlier in '{name}' than the "
+        text += "last training row: the future foretells the past; say protocol.by=time"
+        yield Finding("leak", "validation before training", text, (name,), count)
+
+
+def _irregular(name: str, times: np.ndarray, owners: np.ndarray) -> Iterator[Finding]:
+    """Rows that lie unsorted, rows of one moment, and gaps; where rows have owners, within the rows of each."""
+    order = np.lexsort((times, owners))
+    neighbours = np.diff(owners[order]) == 0
+    steps = np.diff(times[order])[neighbours]
+    back = 0 if owners.any() else int((np.diff(times) < 0).sum())
+    if back:
+        text = f"the rows do not lie in the order of '{name}': it goes back {_times(back)}"
+        yield Finding("note", "rows not in time order", text, (name,), back)
+    same = int((steps == 0).sum())
+    if same:
+        text = f"{of(same, len(times), 'rows')} have the same '{name}' as another row"
+        yield Finding("warning" if same > len(times) / 100 else "note", "repeated times", text, (name,), same)
+    usual = float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
+    gaps = steps[steps > LONG * usual] if usual else steps[:0]
+    if len(gaps):
+        text = (
+            f"'{name}' goes on for more than {LONG} usual steps without a row, {_times(len(gaps))}; the usual step is "
+        )
+        yield Finding("note", "gaps in time", f"{text}{usual:g}, the longest {gaps.max():g}", (name,), len(gaps))
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count:,} times"

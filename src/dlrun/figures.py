@@ -1,0 +1,25 @@
+"""How a measure is written for people, and which way it is better. Needs nothing."""
+
+from __future__ import annotations
+
+import math
+import re
+
+LOWER = {"loss", "mae", "mse", "rmse", "perplexity", "error"}
+
+
+def lower_is_better(measure: str) -> bool:
+    """Whether less of this measure is better: losses and errors ('loss', 'loss_generator', 'price_mae')."""
+    return not LOWER.isdisjoint(re.split(r"[^a-z0-9]+", measure.lower()))
+
+
+def number(value: float | None) -> str:
+    """Four significant figures at least, and no needless exponent: 0.8891, 12.35, 5.2e-05."""
+    if value is None:
+        return ""
+    if not math.isfinite(value):
+        return str(value)
+    size = abs(value)
+    if size >= 100000 or 0 < size < 0.0001:
+        return f"{value:.3g}"
+    return f"{value:.4f}" if size < 10 else f"{value:.{max(0, 6 - len(str(int(size))) - 1)}f}"

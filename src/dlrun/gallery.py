@@ -1,0 +1,100 @@
+"""The worst errors of a fit as a person sees them: errors/<job>-<split>.json, with a PNG beside it for each picture."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dlrun.data.shown import number, shown, span
+from dlrun.rundir import write_text
+from dlrun.types import Field, Raw, Rows
+
+LEAST = 1e-7  # about what float32 can still tell from 0 beside 1: keeps the logarithm finite
+SIDE = 140  # pixels, to which small pictures are enlarged
+WRITTEN_OUT = 6  # as many numbers of one answer
+
+
+def write(
+    folder: Path,
+    job: str,
+    split: str,
+    raw: Raw,
+    rows: Rows,
+    indices: np.ndarray,
+    answers: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    targets: Mapping[str, Field],
+    *,
+    count: int = 12,
+) -> Path:
+    """Write the `count` rows with the largest loss in the first target, worst first; answers with the JSON file.
+
+    rows: raw columns (raw.dev, or what raw.test gave). indices: (n,) the row of `rows` that each answer is for.
+    answers: target → (activated answers, truths), n of each. Entries: see `entry`; their 'target' names the target.
+    """
+    target = next(name for name in targets if name in answers)
+    answer, truth = answers[target]
+    losses = each_loss(targets[target], answer, truth)
+    found: list[dict[str, Any]] = []
+    for place in np.argsort(-losses, kind="stable")[:count]:
+        row = int(indices[place])
+        about = entry(targets[target], answer[place], truth[place])
+        view = shown(raw, rows, row)
+        if "image" in view:
+            view["image"] = _save(view["image"], folder / "errors" / f"{job}-{split}-{len(found) + 1}.png")
+        found.append({"row": row, "target": target, **about, "loss": float(losses[place]), "shown": view})
+    path = folder / "errors" / f"{job}-{split}.json"
+    write_text(path, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    return path
+
+
+def each_loss(field: Field, answer: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """The loss of each row (n,): cross-entropy for classes and labels (their mean), absolute error for numbers."""
+    answer, rows = answer.astype(np.float64), len(answer)
+    if field.kind == "category":
+        return -np.log(answer[np.arange(rows), truth.reshape(rows).astype(np.int64)].clip(LEAST))
+    answer, truth = answer.reshape(rows, -1), truth.reshape(rows, -1)
+    if field.kind in ("binary", "multilabel"):
+        return -np.log(np.where(truth > 0.5, answer, 1 - answer).clip(LEAST)).mean(axis=1)
+    return np.abs(answer - truth).mean(axis=1)
+
+
+def entry(field: Field, answer: np.ndarray, truth: np.ndarray) -> dict[str, str]:
+    """One row's 'truth' and 'answer' in words: class names, the answer's with its probability, or numbers."""
+    if field.kind == "category":
+        best = int(answer.argmax())
+        return {"truth": _label(field, int(truth)), "answer": f"{_label(field, best)} {answer[best]:.2f}"}
+    answer, truth = answer.ravel(), truth.ravel()
+    if field.kind == "binary":
+        one = int(answer[0] > 0.5)
+        probability = answer[0] if one else 1 - answer[0]
+        return {"truth": _label(field, int(truth[0])), "answer": f"{_label(field, one)} {probability:.2f}"}
+    if field.kind == "multilabel":
+        true = [_label(field, place) for place in np.flatnonzero(truth > 0.5).tolist()]
+        said = [f"{_label(field, place)} {answer[place]:.2f}" for place in np.flatnonzero(answer > 0.5).tolist()]
+        return {"truth": ", ".join(true) or "(none)", "answer": ", ".join(said) or "(none)"}
+    return {"truth": _numbers(truth), "answer": _numbers(answer)}
+
+
+def _label(field: Field, place: int) -> str:
+    return field.labels[place] if place < len(field.labels) else str(place)
+
+
+def _numbers(values: np.ndarray) -> str:
+    return ", ".join(map(number, values.tolist())) if len(values) <= WRITTEN_OUT else span(values)
+
+
+def _save(pixels: np.ndarray, path: Path) -> str:
+    """Write a picture at once, small ones with every pixel as a square; answers with the file's name."""
+    from PIL import Image
+
+    times = max(1, round(SIDE / max(pixels.shape[:2])))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
+    Image.fromarray(pixels.repeat(times, 0).repeat(times, 1)).save(fresh, format="PNG")
+    os.replace(fresh, path)
+    return path.name

@@ -1,0 +1,136 @@
+"""Which learning rate to use: a few steps with a rising rate on a copy, and what their losses say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import count, islice
+
+import numpy as np
+
+from dlrun.engine import Trainer
+from dlrun.errors import Refused
+from dlrun.inspect.trial import Held, untouched
+from dlrun.meter import Diverged
+
+MEMORY = 0.8  # of the running mean: a fifth of each new loss comes in
+TOO_MUCH = 4  # times the lowest loss so far: the rest of the curve says nothing more
+SURE = 5  # standard errors by which the loss must fall before it counts as a fall
+BELOW_LOWEST = 10
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Each step's rate, its loss, and the losses smoothed. stopped: why it ended before the last rate, if it did."""
+
+    rates: np.ndarray
+    losses: np.ndarray
+    smoothed: np.ndarray
+    stopped: str = ""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What a curve says. All rates are None where no rate lowers the loss."""
+
+    rate: float | None
+    why: str
+    steepest: float | None = None
+    lowest: float | None = None
+
+
+def range_test(trainer: Trainer, low: float, high: float, steps: int) -> Curve:
+    """Train `steps` optimizer steps on the training rows, the rate rising by the same factor from `low` to `high`.
+
+    Ends early when the smoothed loss passes 4 times its lowest, or is no number any more. The trainer is left as it
+    was. Source: Smith 2017, Cyclical learning rates, §3.3. Raises Refused where there is nothing to learn.
+    """
+    if not trainer.learner.groups:
+        raise Refused("this model has nothing to learn, so there is no learning rate to look for")
+    rates, losses, stopped = np.geomspace(low, high, steps), list[float](), ""
+    with untouched(trainer):
+        trainer.settings = replace(trainer.settings, max_steps=None, save_every=math.inf)
+        trainer.measures, trainer.learner.schedule = {}, None
+        for rate, window in zip(rates, windows(trainer), strict=False):
+            try:
+                losses.append(step(trainer, float(rate), window))
+            except Diverged:
+                stopped = f"at {rate:.2g} the loss is no number any more"
+                break
+            if too_much(smooth(losses)):
+                stopped = f"at {rate:.2g} the smoothed loss is more than {TOO_MUCH} times its lowest"
+                break
+    return Curve(rates[: len(losses)], np.array(losses), smooth(losses), stopped)
+
+
+def step(trainer: Trainer, rate: float, window: Held) -> float:
+    """Take one optimizer step with this rate; answers with the loss before it. Raises Diverged."""
+    for optimizer in trainer.learner.optimizers.values():
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+    scores = trainer.sweep("train", window, learn=True).scores()
+    trainer.epoch += 1  # so that the next step draws other noise
+    return sum(score.value for score in scores.values())
+
+
+def windows(trainer: Trainer) -> Iterator[Held]:
+    """The training batches of one optimizer step after the other, epoch after epoch without end."""
+    settings = trainer.settings
+    for epoch in count():
+        batches = trainer.data.train.batches(settings.batch_size, seed=trainer.seed, epoch=epoch)
+        while held := list(islice(batches, settings.accumulate)):
+            yield Held(held)
+
+
+def smooth(losses: list[float]) -> np.ndarray:
+    """The running mean that forgets, divided by the weight that it has so far, so that it does not begin at 0."""
+    found, mean = [], 0.0
+    for number, loss in enumerate(losses, 1):
+        mean = MEMORY * mean + (1 - MEMORY) * loss
+        found.append(mean / (1 - MEMORY**number))
+    return np.array(found)
+
+
+def too_much(smoothed: np.ndarray) -> bool:
+    """Whether the last loss is more than 4 times the lowest, or as far above it where that one is negative."""
+    lowest = smoothed.min()
+    return bool(smoothed[-1] > lowest + (TOO_MUCH - 1) * abs(lowest))
+
+
+def advice(curve: Curve) -> Advice:
+    """A tenth of the rate where the smoothed loss is lowest, or the rate where it falls fastest if that is smaller.
+
+    At its lowest the loss already rises with the next larger rate, and the optimizer has had a few steps only: a whole
+    fit needs a margin. No rate where the fall is within the noise of the batches.
+    """
+    if not falls(curve):
+        return Advice(None, "no rate lowers the loss by more than its noise from batch to batch")
+    place = int(curve.smoothed.argmin())
+    slopes = np.gradient(curve.smoothed, np.log(curve.rates))
+    settled = min(place, round(1 / (1 - MEMORY)))
+    steepest = float(curve.rates[settled + int(slopes[settled : place + 1].argmin())])
+    lowest = float(curve.rates[place])
+    rate = min(steepest, lowest / BELOW_LOWEST)
+    if rate == steepest:
+        why = "the loss falls fastest there, far below the rate at which it is lowest"
+    elif place < len(curve.rates) - 1:
+        why = "a tenth of the rate at which the loss is lowest, since beyond that one it rises"
+    else:
+        why = "a tenth of the last rate, at which the loss still falls: try a larger high="
+    if rate < curve.rates[0]:
+        why = f"{why} (it is below the rates tried here)"
+    return Advice(rate, why, steepest, lowest)
+
+
+def falls(curve: Curve) -> bool:
+    """Whether the smoothed loss gets below its start by more than chance.
+
+    The noise is that of neighbouring steps in the first fifth, whose rates change nothing yet.
+    """
+    first = curve.losses[: max(3, len(curve.losses) // 5)]
+    if len(first) < 3:
+        return False
+    noise = np.diff(first).std() / math.sqrt(2)
+    error = noise * math.sqrt((1 - MEMORY) / (1 + MEMORY) + 1 / len(first))
+    return bool(first.mean() - curve.smoothed.min() > SURE * error)

@@ -1,0 +1,44 @@
+"""Trying something on a trainer without a trace: batches in hand, and a state that is put back."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from dlrun.engine import Trainer
+from dlrun.types import Batch
+
+
+@dataclass(frozen=True)
+class Held:
+    """A few batches in hand, as a source: each time the same, in the same order."""
+
+    held: list[Batch]
+
+    def __len__(self) -> int:
+        return sum(map(rows_of, self.held))
+
+    def batches(self, size: int, *, seed: int | None = None, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
+        """The batches as they were cut, from number `start` on."""
+        return iter(self.held[start:])
+
+
+def rows_of(batch: Batch) -> int:
+    """How many rows a batch has."""
+    return len(next(iter(batch.values())))
+
+
+@contextmanager
+def untouched(trainer: Trainer) -> Iterator[None]:
+    """Inside, anything may be tried; afterwards weights, optimizer, epoch and torch's generators are the same bits."""
+    before, training = copy.deepcopy(trainer.state()), trainer.objective.training
+    parts = trainer.settings, trainer.measures, trainer.learner.schedule
+    try:
+        yield
+    finally:
+        trainer.settings, trainer.measures, trainer.learner.schedule = parts
+        trainer.meter = None
+        trainer.restore(before)
+        trainer.objective.train(training)

@@ -1,0 +1,148 @@
+"""The ledger of test openings: who looked at which test rows, when, with what score, and why again."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from dlrun.data.files import user_cache
+from dlrun.errors import Refused
+
+log = logging.getLogger("dlrun")
+
+NOT_OF_THE_MODEL = ("output", "plugins")
+WAIT = 60.0  # seconds for the ledger to be free
+TOLD = 5  # earlier openings are told one by one
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One opening of test rows. fingerprint: of the development rows. config: its sha256. run: the run's folder."""
+
+    date: str
+    task: str
+    fingerprint: str
+    config: str
+    score: dict[str, float]
+    run: str
+    reason: str
+
+    @property
+    def told(self) -> str:
+        """'accuracy 0.8821': the first measure that is no loss."""
+        name = next((name for name in self.score if not name.startswith("loss")), next(iter(self.score), ""))
+        return f"{name} {self.score[name]:.4f}" if name else "no score"
+
+
+def path() -> Path:
+    """Where the ledger lies: beside the data in the user's cache folder."""
+    return user_cache() / "ledger.jsonl"
+
+
+def entries() -> tuple[list[Entry], list[int]]:
+    """Every opening in the order in which they were entered, and the numbers of the lines that cannot be read.
+
+    Raises Refused when the file is there and cannot be read: not knowing is not the same as none.
+    """
+    try:
+        content = path().read_bytes() if path().exists() else b""
+    except OSError as error:
+        raise Refused(f"the ledger of test openings, {path()}, cannot be read: {error.strerror}") from error
+    found, damaged = [], []
+    for number, line in enumerate(content.split(b"\n"), 1):
+        entry = _entry(line)
+        if entry is not None:
+            found.append(entry)
+        elif line.strip():
+            damaged.append(number)
+    return found, damaged
+
+
+def openings(task: str, fingerprint: str) -> list[Entry]:
+    """The earlier openings of the test rows of these data for this task; damaged lines are told in the log."""
+    found, damaged = entries()
+    if damaged:
+        log.warning("%s: line %s is damaged and was not counted", path(), ", ".join(map(str, damaged)))
+    return [entry for entry in found if (entry.task, entry.fingerprint) == (task, fingerprint)]
+
+
+def must_have_reason(task: str, fingerprint: str, reason: str | None) -> None:
+    """Raise Refused, naming the earlier openings, when there are any and no reason is given to look again."""
+    earlier = openings(task, fingerprint)
+    if not earlier or (reason or "").strip():
+        return
+    told = [f"{entry.date[:10]}, {entry.told}, {entry.run}" for entry in earlier[-TOLD:]]
+    times = "1 time" if len(earlier) == 1 else f"{len(earlier)} times"
+    more = "the last ones: " if len(earlier) > TOLD else ""
+    raise Refused(
+        f"the test rows of {task} have been opened {times} before ({more}{'; '.join(told)}): each look makes the score "
+        f'less believable. Say why they are opened again: reason="…"'
+    )
+
+
+def check_writable() -> None:
+    """Raise Refused when no opening could be entered. To be called before any test row is read."""
+    with _opened():
+        pass
+
+
+def enter(
+    *, task: str, fingerprint: str, config: Mapping[str, Any], score: Mapping[str, float], run: Path, reason: str
+) -> Entry:
+    """Add one opening, dated now, and answer with it. Safe when several runs do so at once.
+
+    config: the run's plain values. score: measure → value. Raises Refused when it cannot be written.
+    """
+    date = datetime.now().astimezone().isoformat(timespec="seconds")
+    entry = Entry(date, task, fingerprint, config_hash(config), dict(score), str(run), reason.strip())
+    line = json.dumps(asdict(entry), ensure_ascii=False).encode() + b"\n"
+    with _opened() as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 1))
+        cut = file.read(1) not in (b"", b"\n")  # a kill may have cut the last line short: it must not swallow this one
+        file.write(b"\n" + line if cut else line)
+        os.fsync(file.fileno())
+    return entry
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """The sha256 of a config as canonical JSON, without what says only where things go or come from."""
+    kept = {key: value for key, value in config.items() if key not in NOT_OF_THE_MODEL}
+    text = json.dumps(kept, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@contextmanager
+def _opened() -> Iterator[io.FileIO]:
+    """The ledger, to be read and added to by nobody else meanwhile. Raises Refused when that cannot be had."""
+    from filelock import FileLock
+
+    try:
+        path().parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path().with_name(".ledger.lock"), timeout=WAIT), path().open("a+b", buffering=0) as file:
+            yield file
+    except (OSError, NotImplementedError) as error:
+        raise Refused(
+            f"the opening of test rows cannot be entered in {path()} ({error}), and what cannot be entered must not "
+            f"happen. Make that folder writable, or choose another cache folder"
+        ) from error
+
+
+def _entry(line: bytes) -> Entry | None:
+    try:
+        found = json.loads(line)
+        entry = Entry(**{field.name: found[field.name] for field in fields(Entry)})
+        texts = (entry.date, entry.task, entry.fingerprint, entry.config, entry.run, entry.reason)
+        scores = {name: float(value) for name, value in entry.score.items()}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+    return replace(entry, score=scores) if all(isinstance(text, str) for text in texts) else None

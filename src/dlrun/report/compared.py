@@ -1,0 +1,118 @@
+"""Tells several runs side by side: their scores, their validation curves, and the settings in which they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dlrun.report import measures, read, stages, story
+from dlrun.report.curves import best_epoch, curves, mean_curve
+from dlrun.report.picture import COLOURS, WIDTH, Curve, legend_below, picture, whole_epochs, window
+from dlrun.report.section import Block, Code, Picture, Section, Text, remark, section
+from dlrun.report.table import Summary
+
+MOST = len(COLOURS)  # curves in one panel
+
+
+def sections(runs: Sequence[Path], drawn: Path | None) -> list[Section]:
+    """What is the same and what is not, then each run by itself."""
+    notes = dict.fromkeys(note for run in runs if (note := read.warning_of(read.results(run))))
+    shown = f"Validation curves of {'the runs' if len(runs) <= MOST else f'the first {MOST} of {len(runs)} runs'}"
+    found = [
+        *section("", [*map(remark, notes), _scores(runs)]),
+        *section("What differs", [_differences(runs)]),
+        *section(
+            "Validation curves", [Picture(drawn, shown, f"{shown}; the ring is the best epoch.")] if drawn else []
+        ),
+    ]
+    for place, run in enumerate(runs, 1):
+        found += section(f"{place}. {story.heading(run)}", _alone(run))
+    return found
+
+
+def draw(runs: Sequence[Path], file: Path) -> Path | None:
+    """Write the validation curves of the first runs, a panel a measure; None when there are none."""
+    histories = {place: _curves(run) for place, run in enumerate(runs[:MOST], 1)}
+    names = list(dict.fromkeys(name for found in histories.values() for name in found))
+    if not names:
+        return None
+    warning = next(filter(None, (read.warning_of(read.results(run)) for run in runs)), "")
+    height = (2.9 + 0.15 * len(histories)) * len(names) + 0.5
+    with picture(file, "Validation curves", {}, warning, height=height, width=WIDTH) as figure:
+        for name, panel in zip(names, figure.subplots(len(names), 1, squeeze=False).flat, strict=True):
+            for (place, found), colour in zip(histories.items(), COLOURS, strict=False):
+                _curve(panel, found.get(name, {}), name, str(place), colour)
+            panel.set(title=name, ylim=window(found[name] for found in histories.values() if name in found))
+            whole_epochs(panel)
+            legend_below(panel)
+    return file
+
+
+def main_stage(run: Path) -> str:
+    """What stands for a run: the winner of a workflow, or else the last of its fits."""
+    results = read.results(run)
+    fitted = [line for line in results if line["split"] != "test"] or results
+    return stages.winner(stages.verdicts(run)) or (read.family(fitted[-1]["name"]) if fitted else "")
+
+
+def _curve(panel: Any, curve: Curve, measure: str, label: str, colour: str) -> None:
+    best = best_epoch(curve, measure)
+    if best is None:
+        return
+    label = f"{label}: {measures.number(curve[best])} at {best}"
+    panel.plot(list(curve), list(curve.values()), color=colour, linewidth=2, label=label)
+    panel.plot([best], [curve[best]], "o", color=colour, mfc="white", mew=2, ms=7, zorder=5)
+
+
+def _curves(run: Path) -> dict[str, Curve]:
+    """Measure → the validation curve of the run's main stage, over folds their mean."""
+    history, stage = read.history(run), main_stage(run)
+    names = dict.fromkeys(name for row in history if row["split"] == "val" for name in row["values"])
+    found = {name: curves(history, name, "val").get(stage, {}) for name in names}
+    return {name: mean_curve(list(jobs.values())) for name, jobs in found.items() if jobs}
+
+
+def _scores(runs: Sequence[Path]) -> Summary:
+    found = [_scored(run) for run in runs]
+    heads = sorted({head for scores in found for head in scores}, key=lambda head: (head[0] != "val", head))
+    columns = ["run", "folder", "stage", *(f"{split} {measure}" for split, measure in heads)]
+    rows = [
+        [f"{place}. {story.heading(run)}", str(run), main_stage(run), *(scores.get(head, "") for head in heads)]
+        for place, (run, scores) in enumerate(zip(runs, found, strict=True), 1)
+    ]
+    caption = "With 95 % intervals; over several fits mean ± sd. Whether a difference is real: dlrun compare."
+    return Summary("Scores", columns, rows, caption, right=frozenset(range(3, len(columns))))
+
+
+def _scored(run: Path) -> dict[tuple[str, str], str]:
+    """(split, measure) → score: of the main stage on validation rows, and of whatever was tested."""
+    stage, found = main_stage(run), {}
+    for split in ("val", "train", "test"):
+        lines = [line for line in read.results(run) if line["split"] == split]
+        lines = [line for line in lines if split == "test" or read.family(line["name"]) == stage]
+        scores = [line.get("scores") or {} for line in lines]
+        for measure in dict.fromkeys(name for score in scores for name in score):
+            found[split, measure] = measures.over_folds(scores, measure)
+    return found
+
+
+def _differences(runs: Sequence[Path]) -> Block:
+    configs = [read.config(run) for run in runs]
+    flats = [read.flat(config) for config in configs]
+    rows = [
+        [key, *("" if flat.get(key) is None else str(flat[key]) for flat in flats)] for key in read.differing(configs)
+    ]
+    if not rows:
+        return Text("The configs of these runs are the same.")
+    return Summary("Config keys that differ", ["key", *map(str, range(1, len(runs) + 1))], rows)
+
+
+def _alone(run: Path) -> list[Block]:
+    config, results, steps = read.config(run), read.results(run), stages.verdicts(run)
+    told = story.scores(results, steps, {}) if steps else story.plain_scores(results, config)
+    found: list[Block] = [Text(str(run), "small"), *(block for part in told for block in part.blocks)]
+    curve = run / "learning-curves.png"
+    found += [Picture(curve, story.CURVES, story.CURVES)] if curve.is_file() else []
+    command = read.text(run / "command.txt")
+    return [*found, *([Code(command)] if command else [])]

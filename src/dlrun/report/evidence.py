@@ -1,0 +1,114 @@
+"""Tells what was found on the way: the audit, the verdicts of a workflow, the worst errors, the final score."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from dlrun.report import measures, read
+from dlrun.report.section import Block, Gallery, Mistake, Points, Section, Text, section
+from dlrun.report.table import Summary, summaries
+
+MISTAKES = 12
+SEVERITIES = {"leak": ("loud", "LEAK"), "warning": ("strong", "warning"), "note": ("", "note")}
+
+
+def audit(folder: Path) -> list[Section]:
+    """What the audit of the data found: leaks loud, then warnings, then notes."""
+    found = read.plain(folder / "audit.json")
+    if found is None:
+        return []
+    lines: list[Block] = []
+    for severity, (tone, called) in SEVERITIES.items():
+        some = [finding for finding in found if finding["severity"] == severity]
+        lines += [Text(f"{called}, {finding['what']}: {finding['text']}", tone) for finding in some]
+    return section("Audit of the data", lines or [Text("Nothing was found that speaks against these data.")])
+
+
+def steps(verdicts: read.Lines) -> list[Section]:
+    """The steps of the workflow, each with its verdict, evidence and tables."""
+    blocks: list[Block] = []
+    for step in verdicts:
+        blocks.append(Text(f"{step['step']}. {step['title']}", "heading"))
+        blocks.append(Text(str(step["verdict"]), "loud" if step.get("stopped") else "strong"))
+        if step.get("evidence"):
+            blocks.append(Points(tuple(map(str, step["evidence"]))))
+        blocks += [_table(table) for table in step.get("tables") or ()]
+    return section("The steps", blocks)
+
+
+def gallery(folder: Path, only: Collection[str] | None) -> list[Section]:
+    """The rows that were answered worst; folds of a family together. only: the families to show, where not all."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for file in sorted((folder / "errors").glob("*-*.json")):
+        job, _, split = file.stem.rpartition("-")
+        family = read.family(job)
+        if "repeat-" not in job and (only is None or family in only):
+            found.setdefault((family, split), []).extend(read.plain(file) or ())
+    blocks: list[Block] = []
+    for family, split in read.worth_showing(found):
+        worst = sorted(found[family, split], key=lambda entry: -_loss(entry))[:MISTAKES]
+        rows = "test rows" if split == "test" else "training rows" if split == "train" else "validation rows"
+        blocks.append(Text(f"{family}, {rows}", "heading"))
+        blocks.append(Gallery(tuple(_mistake(folder, entry) for entry in worst)))
+    return section("The worst errors", blocks)
+
+
+def final(folder: Path, results: read.Lines, config: dict[str, Any], workflow: bool) -> list[Section]:
+    """The score on the test rows, and how often these were opened. A plain run tells its test score among the rest."""
+    tested = [line for line in results if line["split"] == "test"]
+    openings = read.plain(folder / "openings.json") or {}
+    blocks: list[Block] = list(summaries(tested, config)) if workflow else []
+    if openings:
+        blocks += _openings(openings)
+    elif workflow and not tested:
+        blocks.append(Text("The test rows are sealed: no model has been measured on them. dlrun final opens them."))
+    return section("The final score", blocks)
+
+
+def _openings(openings: dict[str, Any]) -> list[Block]:
+    count = int(openings.get("count") or 0)
+    if not count:
+        return [Text("The test rows of these data have never been opened.")]
+    often = "once" if count == 1 else f"{count} times"
+    said = f"The test rows of these data have been opened {often}, as the ledger says."
+    if count > 1:
+        said += " Each opening makes the score a little too good: whoever chooses by it is no longer measuring."
+    rows = [
+        [str(entry.get("date", "")), _scores(entry.get("score") or {}), str(entry.get("reason") or "")]
+        for entry in openings.get("entries") or ()
+    ]
+    table = [Summary("Openings of the test rows", ["date", "score", "reason"], rows)] if rows else []
+    return [Text(said, "strong"), *table]
+
+
+def _scores(score: dict[str, float | None]) -> str:
+    return ", ".join(f"{name} {measures.number(value)}" for name, value in score.items())
+
+
+def _table(table: dict[str, Any]) -> Summary:
+    rows = [[str(cell) for cell in row] for row in table["rows"]]
+    return Summary(str(table.get("title", "")), [str(column) for column in table["columns"]], rows)
+
+
+def _loss(entry: dict[str, Any]) -> float:
+    """How bad an error is; one whose loss is no number is the worst."""
+    loss = entry.get("loss")
+    return math.inf if loss is None or math.isnan(loss) else float(loss)
+
+
+def _mistake(folder: Path, entry: dict[str, Any]) -> Mistake:
+    shown = entry.get("shown") or {}
+    cells = tuple((str(name), str(value)) for name, value in (shown.get("cells") or {}).items())
+    image = folder / "errors" / Path(str(shown["image"])).name if shown.get("image") else None
+    return Mistake(
+        row=str(entry["row"]),
+        truth=str(entry["truth"]),
+        answer=str(entry["answer"]),
+        loss=measures.number(entry.get("loss")),
+        text=str(shown.get("text") or ""),
+        cells=cells,
+        image=image if image and image.is_file() else None,
+    )

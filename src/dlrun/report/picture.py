@@ -1,0 +1,94 @@
+"""What all pictures share: their size, letters, colours and heading, and a legend that covers no curve."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dlrun.report import read
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH = 5.6  # inches: narrow, so that the letters are still readable when a phone shows the picture
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # told apart by the colour-blind
+GREY = "#6b6b6b"
+LOUD = "#b00020"
+LETTERS_A_LINE = 11  # of a heading, for each inch
+LOOK: Any = {
+    "font.size": 11,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "legend.fontsize": 10,
+    "text.parse_math": False,  # a column may be called $price$
+}
+FAR = 4  # times the range of what comes later: first epochs as far off as that are cut off
+Curve = dict[int, float]  # epoch → value
+
+
+@contextmanager
+def picture(
+    file: Path, what: str, config: dict[str, Any], warning: str, *, height: float, width: float, dpi: int = 150
+) -> Iterator[Figure]:
+    """A figure to draw on; afterwards it gets its heading (what, task, model) and is written to the file.
+
+    height, width: inches. warning: what must stand beside every figure; it makes the heading red.
+    """
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with rc_context(LOOK):
+        figure = Figure(figsize=(width, height), layout="constrained", dpi=dpi)
+        FigureCanvasAgg(figure)
+        yield figure
+        about = " · ".join(filter(None, (read.name_of_task(config), read.name_of_model(config))))
+        lines = textwrap.wrap(f"{what}: {about}" if about else what, round(width * LETTERS_A_LINE))
+        if warning:
+            lines.insert(0, "SYNTHETIC DATA")
+        look: dict[str, Any] = {"color": LOUD, "weight": "bold"} if warning else {}
+        figure.suptitle("\n".join(lines), fontsize=12, x=0.01, ha="left", **look)
+        figure.savefig(file)
+
+
+def legend_below(panel: Axes, columns: int = 2) -> None:
+    """The names of a panel's curves, under its axis."""
+    if panel.get_legend_handles_labels()[0]:
+        panel.legend(loc="upper left", bbox_to_anchor=(0, -0.2), ncols=columns, borderaxespad=0, columnspacing=1.2)
+
+
+def whole_epochs(panel: Axes) -> None:
+    """An axis of epochs, which are whole numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    panel.set_xlabel("epoch")
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
+
+
+def window(curves: Iterable[Curve]) -> tuple[float, float] | None:
+    """The range of values to show: all, or without the first tenth of the epochs where these lie far off.
+
+    None when there is no finite value. (The book, §3.7, drops the first ten points for the same reason.)
+    """
+    import math
+
+    curves = list(curves)
+    known = [(epoch / max(curve), value) for curve in curves for epoch, value in curve.items() if math.isfinite(value)]
+    later = [value for place, value in known if place > 0.1] or [value for _, value in known]
+    if not later:
+        return None
+    low, high = min(later), max(later)
+    lowest, highest = min(value for _, value in known), max(value for _, value in known)
+    if highest - lowest <= FAR * (high - low):
+        low, high = lowest, highest
+    margin = 0.05 * (high - low) or 0.05 * abs(high) or 0.05
+    return low - margin, high + margin

@@ -1,0 +1,98 @@
+"""Tells one run as sections: what was asked, how it was tried, what came of it, and how to do it again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dlrun.report import evidence, read, stages, surroundings
+from dlrun.report.section import Block, Picture, Section, Text, remark, section
+from dlrun.report.table import summaries
+
+
+def heading(folder: Path) -> str:
+    """'imdb · dense', or the folder's name."""
+    config = read.config(folder)
+    return " · ".join(filter(None, (read.name_of_task(config), read.name_of_model(config)))) or folder.name
+
+
+def sections(folder: Path, pictures: dict[str, list[Path]]) -> list[Section]:
+    """All sections there are data for, in the order in which they are read. pictures: see `report.write.draw`."""
+    config, results, steps = read.config(folder), read.results(folder), stages.verdicts(folder)
+    workflow, measured = bool(steps), [line for line in results if line.get("scores")]
+    return [
+        *section("", [*map(remark, read.notes_of(measured)), *short(results, steps)]),
+        *surroundings.question(config),
+        *surroundings.data_card(folder, config),
+        *evidence.audit(folder),
+        *evidence.steps(steps),
+        *(scores(results, steps, pictures) if workflow else plain_scores(results, config)),
+        *curves(pictures),
+        *answers(pictures),
+        *evidence.gallery(folder, stages.chosen(steps)),
+        *section("Samples", [Picture(file, file.stem) for file in pictures.get("samples", ())]),
+        *evidence.final(folder, results, config, workflow),
+        *surroundings.config(folder, config, stages.changes_table(results, config) if workflow else None),
+        *surroundings.environment(folder),
+        *surroundings.again(folder),
+    ]
+
+
+def short(results: read.Lines, steps: read.Lines) -> list[Block]:
+    """What came of a workflow, in one paragraph; nothing for other runs."""
+    last = steps[-1] if steps else {}
+    if not last:
+        return []
+    stopped = bool(last.get("stopped"))
+    said = f"Stopped at step {last['step']}: {last['verdict']}" if stopped else str(last["verdict"])
+    found: list[Block] = [Text(said, "loud" if stopped else "strong")]
+    if stages.winner(steps):
+        found.append(Text(stages.tried(results, steps)))
+    return found
+
+
+def scores(results: read.Lines, steps: read.Lines, pictures: dict[str, list[Path]]) -> list[Section]:
+    """The stages of a workflow against the constant answer."""
+    if not stages.by_stage(results):
+        return []
+    said = "Each dot is a stage; the dashed line is the constant answer's score. " + stages.tried(results, steps)
+    drawn = [Picture(file, "The score of every stage with its interval", said) for file in pictures.get("stages", ())]
+    return section("Baseline against models", [*drawn, stages.scores_table(results, steps)])
+
+
+def plain_scores(results: read.Lines, config: dict[str, Any]) -> list[Section]:
+    """The scores of a run that is no workflow."""
+    return section("Results", summaries(results, config) or [Text("No result was written.")])
+
+
+def curves(pictures: dict[str, list[Path]]) -> list[Section]:
+    """What happened during training: curves, the overfit ladder, the regularisation study."""
+    told = (
+        ("Learning curves", "curves", CURVES),
+        ("The overfit ladder", "ladder", LADDER),
+        ("The regularisation study", "study", STUDY),
+    )
+    found: list[Section] = []
+    for title, name, about in told:
+        found += section(title, [Picture(file, about, about) for file in pictures.get(name, ())])
+    return found
+
+
+def answers(pictures: dict[str, list[Path]]) -> list[Section]:
+    """What was answered against what is true."""
+    drawn = [Picture(file, file.stem.replace("-", " ")) for file in pictures.get("answers", ())]
+    return section("Answers against the truth", drawn)
+
+
+CURVES = (
+    "Each measure by epoch: training dotted, validation solid; the ring is the epoch that was kept, "
+    "over several fits the best of their mean."
+)
+LADDER = (
+    "Validation loss solid, training loss dotted. The ring is the epoch where the validation loss was best, noise "
+    "aside, over folds their median; where there is a dashed line, the network overfits from there on."
+)
+STUDY = (
+    "Validation loss by epoch of the network that overfits (dashed) and of each variant of it (solid), all on one "
+    "scale; the ring is the variant's lowest. Over folds: their mean, as far as every fold goes."
+)

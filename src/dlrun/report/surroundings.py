@@ -1,0 +1,92 @@
+"""Tells what a run was made of: its question, data, config, environment, and the command that repeats it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dlrun.report import read
+from dlrun.report.section import Block, Code, Pairs, Section, Text, remark, section
+from dlrun.report.table import Summary
+
+SHOWN = (
+    *("data", "model", "loss", "optimizer", "scheduler", "metric", "protocol", "engine", "callback"),
+    *("workflow", "seed", "repeat", "source"),
+)
+PACKAGES = ("torch", "torchvision", "numpy", "dlrun", "hydra_core", "scikit_learn")
+LABELS = 12  # of a target that are named
+LONG = 200  # letters of a value that is told only with all the rest
+
+
+def question(config: dict[str, Any]) -> list[Section]:
+    """What is predicted from what."""
+    task = _node(config, "task")
+    lines: list[Block] = [Text(str(task["question"]))] if task.get("question") else []
+    if task.get("book"):
+        lines.append(Text(f"In the book: §{str(task['book']).removeprefix('§')}", "small"))
+    return section("The question", lines)
+
+
+def data_card(folder: Path, config: dict[str, Any]) -> list[Section]:
+    """Which data these are: columns and their kinds, rows, fingerprint, where they come from."""
+    about, fields = read.plain(folder / "data.json") or {}, read.plain(folder / "fields.json") or {}
+    task, data = _node(config, "task"), _node(config, "data")
+    rows = [("task", read.name_of_task(config))]
+    for what in ("inputs", "targets"):
+        known = fields.get(what) or task.get(what) or {}
+        rows += [(what.removesuffix("s"), f"{name}: {_kind(field)}") for name, field in known.items()]
+    if about.get("rows"):
+        rows.append(("rows to develop on", f"{about['rows']:,}"))
+    origin = data.get("path") or data.get("source") or config.get("source")
+    rows += [("source", str(origin))] if origin else []
+    rows += [("fingerprint", str(about["fingerprint"]))] if about.get("fingerprint") else []
+    note = [remark(str(about["note"]))] if about.get("note") else []
+    return section("The data", [*note, Pairs(tuple((name, value) for name, value in rows if value))])
+
+
+def config(folder: Path, node: dict[str, Any], changes: Summary | None) -> list[Section]:
+    """What each stage of a workflow changes, then the settings of the run."""
+    rows = []
+    for group in SHOWN:
+        values = read.flat(node.get(group), group) if node.get(group) is not None else {}
+        rows += [(key, str(value)) for key, value in values.items() if value is not None]
+    whole = Code(read.text(folder / "config.yaml"), "config.yaml, all of it")
+    return section("Config", [*([changes] if changes else []), Pairs(tuple(rows)), whole])
+
+
+def environment(folder: Path) -> list[Section]:
+    """On which machine, and with which packages."""
+    found = read.plain(folder / "environment.json")
+    if not found:
+        return section("Environment", [Text("not recorded")])
+    values = {key: str(value) for key, value in read.flat(found).items() if value not in (None, "")}
+    rows = tuple((key, value) for key, value in values.items() if not _long(key, value))
+    rest = "\n".join(f"{key}: {value}" for key, value in values.items())
+    return section("Environment", [Pairs(rows), Code(rest, "all packages and changes")])
+
+
+def again(folder: Path) -> list[Section]:
+    """The words that the run began with."""
+    command = read.text(folder / "command.txt")
+    return section("The command that repeats it", [Code(command)] if command else [])
+
+
+def _node(config: dict[str, Any], name: str) -> dict[str, Any]:
+    found = config.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _kind(field: dict[str, Any] | str) -> str:
+    """'bag of 10000', 'number, 13', 'binary: negative, positive'."""
+    if isinstance(field, str):
+        return field
+    shape = [size for size in field.get("shape") or () if size != 1]
+    wide = f", {' × '.join(map(str, shape))}" if shape else ""
+    labels = [str(label) for label in field.get("labels") or ()]
+    many = f", … ({len(labels)} in all)" if len(labels) > LABELS else ""
+    return f"{field['kind']}{wide}{': ' if labels else ''}{', '.join(labels[:LABELS])}{many}"
+
+
+def _long(key: str, value: str) -> bool:
+    other = key.startswith("packages.") and key.removeprefix("packages.").replace("-", "_") not in PACKAGES
+    return other or len(value) > LONG or "\n" in value

@@ -1,0 +1,107 @@
+"""Steps 2 and 3: what success is and how it is measured, chosen from what is known of the development rows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dlrun.errors import Refused
+from dlrun.places import shipped
+from dlrun.problems import PROBLEMS, metric_fault
+from dlrun.types import Raw
+
+SKEWED = 2 / 3  # share of the commonest class from which accuracy flatters
+NARROW, WIDE = 0.025, 0.05  # half a 95 % interval of a share: of one hold-out, of all rows together
+MEASURES = {
+    "binary": ("accuracy", "roc_auc"),
+    "category": ("accuracy",),
+    "multilabel": ("pr_auc", "accuracy"),
+    "number": ("mae", "rmse"),
+    "fraction": ("mae", "rmse"),
+}
+SKEWED_MEASURES = {"binary": ("pr_auc", "f1", "accuracy"), "category": ("f1", "accuracy")}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen, the nodes of the config that say so, and why."""
+
+    name: str
+    nodes: dict[str, Any]
+    reason: str
+
+
+def measure(raw: Raw, asked: str) -> Choice:
+    """The measure of success of the first target, with those beside it. asked: auto, or a measure's name."""
+    target, kind = next(iter(raw.targets.items()))
+    share = commonest(raw, target) if kind in SKEWED_MEASURES else 0.0
+    names = SKEWED_MEASURES[kind] if share > SKEWED else MEASURES[kind]
+    reason = _reason(kind, share)
+    if asked != "auto":
+        if fault := metric_fault(asked, kind):
+            raise Refused(f"workflow.{fault.replace('metric', 'measure', 1)}")
+        names, reason = (asked, *(name for name in names if name != asked)), "it was asked for"
+    several = len(raw.targets) > 1
+    fits = all(name in PROBLEMS[other].metrics for other in raw.targets.values() for name in names)
+    nodes = {key: node for name in names for key, node in shipped("metric", name).items()} if fits else {}
+    first = names[0] if fits else PROBLEMS[kind].default_metrics[0]
+    return Choice(f"{target}_{first}" if several else first, nodes, reason)
+
+
+def commonest(raw: Raw, target: str) -> float:
+    """The share of the commonest class among the development rows."""
+    counts = np.unique(np.asarray(raw.dev[target]).astype(str), return_counts=True)[1]
+    return float(counts.max() / counts.sum())
+
+
+def _reason(kind: str, share: float) -> str:
+    if kind == "multilabel":
+        return "mean average precision does not reward silence about rare labels, as the share of right labels would"
+    if kind in ("number", "fraction"):
+        return "the mean absolute error is in the target's own unit, and one far miss does not rule it"
+    classes = f"the commonest class has {share:.1%} of the rows"
+    if share <= SKEWED:
+        return f"{classes}, so the share of right answers says what it seems to say"
+    better = "average precision" if kind == "binary" else "the mean F1 over classes"
+    return f"{classes}: always answering it would look good, so {better} is used, which does not reward that"
+
+
+def protocol(raw: Raw, asked: str, own: dict[str, Any]) -> Choice:
+    """How the measure is taken. asked: auto, or task for the node that the config holds already."""
+    rows = len(raw)
+    if asked == "task":
+        return Choice(own["_target_"].rpartition(".")[2], own, "the task, or the command line, says so")
+    if raw.order:
+        reason = (
+            f"'{raw.order}' puts the rows in time: every fold trains on the past and is measured on what came after"
+        )
+        return Choice("walk_forward", shipped("protocol", "walk_forward"), reason)
+    name, reason = _by_size(rows)
+    node = shipped("protocol", name)
+    if raw.group:
+        owners = len(np.unique(np.asarray(raw.dev[raw.group]).astype(str)))
+        reason += f"; each of the {owners:,} owners of rows ('{raw.group}') is on one side only"
+        node |= {"by": "group"}
+    return Choice(name, node, reason)
+
+
+def _by_size(rows: int) -> tuple[str, str]:
+    held_out = rows // 5
+    one, all_rows = half_width(held_out), half_width(rows)
+    if one <= NARROW:
+        return (
+            "holdout",
+            f"a fifth of {rows:,} rows pins a share down to ± {one:.1%} or better, so one hold-out will do",
+        )
+    wide = f"a hold-out of {held_out:,} rows would pin a share down to ± {one:.1%} only"
+    if all_rows <= WIDE:
+        return "kfold", f"{wide}; with k folds all {rows:,} rows take part: ± {all_rows:.1%}"
+    return "iterated_kfold", f"{wide}, and even all {rows:,} rows to ± {all_rows:.1%}: k folds, several times shuffled"
+
+
+def half_width(rows: int) -> float:
+    """Half of a 95 % interval of a share near one half, measured on so many rows."""
+    return 1.96 * math.sqrt(0.25 / max(1, rows))

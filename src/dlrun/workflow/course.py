@@ -1,0 +1,141 @@
+"""The workflow carried out: fits in their order, and after each what has been decided, written down and told."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dlrun.build import build, patched
+from dlrun.data.audit import audit
+from dlrun.data.before_after import before_and_after
+from dlrun.data.prepare import prepare
+from dlrun.errors import Refused
+from dlrun.experiment import Experiment, Watch
+from dlrun.figures import lower_is_better
+from dlrun.meter import Diverged
+from dlrun.rundir import write_text
+from dlrun.types import Result
+from dlrun.workflow import choices, verdicts
+from dlrun.workflow.evidence import Evidence
+from dlrun.workflow.stages import FIRST, Course, Stage, Staged, verified
+from dlrun.workflow.verdicts import Verdict
+
+log = logging.getLogger("dlrun")
+
+
+class Workflow:
+    """Steps 1 to 7 over one experiment. Asked again after an interruption, it goes on where it was cut."""
+
+    def __init__(self, config: dict[str, Any], folder: Path, plugins: tuple[str, ...] = ()) -> None:
+        if config["repeat"] > 1:
+            raise Refused("a workflow has no repeat: the seeds of its last fits are workflow.seeds")
+        self.settings = verified(config, build(config["workflow"]))
+        self.experiment = Experiment(config, folder, plugins)
+        self.run, raw = self.experiment.run, self.experiment.assembly.raw
+        self.measure = choices.measure(raw, self.settings.measure)
+        self.protocol = choices.protocol(raw, self.settings.protocol, config["protocol"])
+        self.config = patched(config, {"protocol": self.protocol.nodes} | ({"metric": self.measure.nodes}))
+        write_text(folder / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))  # what really runs
+        self.course = Course(self.config, self.settings)
+        self.seen = Evidence(
+            self.run, self.config, self.measure.name, "min" if lower_is_better(self.measure.name) else "max"
+        )
+        self.experiment.assembly.config = self.config
+        self.inner = build(self.protocol.nodes)
+        self.experiment.assembly.plan = Staged(self.inner, lambda results: iter(self.stages(results)))
+
+    def stages(self, results: list[Result]) -> list[Stage]:
+        """The stages as far as they are known after these results."""
+        self.seen.results = results
+        found = []
+        for stage in self.course(self.seen):
+            found.append(stage)
+            if not self.done(stage, results):
+                break
+        return found
+
+    def done(self, stage: Stage, results: list[Result]) -> bool:
+        """Whether every fold of a stage has its result."""
+        return self.inner([result for result in results if result.job.stage == stage.name]) is None
+
+    def results(self, watch: Watch | None = None) -> list[Result]:
+        """Carry it out to the end, and answer with all results."""
+        self.tell([*self.before()])
+        while (job := self.experiment.assembly.plan(self.experiment.fitted())) is not None:
+            try:
+                self.experiment.advance(watch)
+            except Diverged as error:
+                log.warning("%s failed: %s", job.name, error)
+                self.run.add_result(Result(job, "val", {}, note=str(error)))
+            self.tell(self.after())
+        return self.run.results()
+
+    def tell(self, found: list[Verdict]) -> None:
+        """Write the verdicts down, and say those that were not there before."""
+        before = self.run.read_json("workflow.json") or []
+        known = {entry["step"]: entry for entry in before} | {verdict.step: verdict.plain() for verdict in found}
+        self.run.write_json("workflow.json", [known[step] for step in sorted(known)])
+        for verdict in found:
+            if verdict.plain() not in before:
+                log.info("\n%s", told(verdict))
+
+    def before(self) -> list[Verdict]:
+        """Steps 1 to 4: what is known before anything is trained."""
+        assembly = self.experiment.assembly
+        raw, seed = assembly.raw, self.config["seed"]
+        job = self.inner([])
+        assert job is not None
+        train, val = self.inner.rows(raw, job, seed)
+        found = audit(raw, train, val, seed)
+        self.run.write_json("audit.json", [asdict(finding) for finding in found])
+        prepared = before_and_after(raw, prepare(raw, train, val), raw.dev, train)
+        return [
+            verdicts.problem(raw, self.config, found),
+            verdicts.measure(self.measure),
+            verdicts.protocol(self.protocol, job, len(train), 0 if val is None else len(val)),
+            verdicts.preparation(prepared),
+        ]
+
+    def after(self) -> list[Verdict]:
+        """Steps 5 to 7, as far as they are decided."""
+        results = self.experiment.fitted()
+        stages = self.stages(results)
+        whole = self.done(stages[-1], results)
+        names = [stage.name for stage in stages if self.done(stage, results)]
+        if FIRST[3] not in names:
+            return []
+        found = [verdicts.baseline(self.seen)]
+        ladder = [name for name, _ in self.course.ladder()]
+        further = [stage.name for stage in stages if stage.name not in (*FIRST, *ladder)]
+        if found[0].stopped or not (further or whole):
+            return found
+        found.append(verdicts.overfit(self.seen, ladder))
+        if not whole:
+            return found
+        base = [name for name in names if name in ladder][-1]
+        left_out = [stage.name for stage in self.planned(stages, base) if stage.name not in names]
+        return [*found, verdicts.regularise(self.seen, stages, base, left_out)]
+
+    def planned(self, stages: list[Stage], base: str) -> list[Stage]:
+        """Every stage of study and search, whether the budget lasts or not."""
+        changes = next(stage.changes for stage in stages if stage.name == base)
+        return list(self.course.stages([*self.course.study(changes), *self.course.search(changes)]))
+
+
+def told(verdict: Verdict) -> str:
+    """A verdict as lines for the terminal."""
+    title = f"{verdict.step}. {verdicts.TITLES[verdict.step - 1]}: {verdict.verdict}"
+    tables = [f"{table['title']}:\n" + aligned([table["columns"], *table["rows"]]) for table in verdict.tables]
+    return "\n".join([title, *(f"   · {line}" for line in verdict.evidence), *tables])
+
+
+def aligned(rows: list[list[str]], widest: int = 40) -> str:
+    """Rows of text in columns; long cells are cut."""
+    cut = [[cell if len(cell) <= widest else f"{cell[: widest - 1]}…" for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cut, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cut)
+    return "\n".join(f"   {line.rstrip()}" for line in lines)

@@ -1,0 +1,113 @@
+"""What the fits so far show, read from the run folder alone: scores, differences on the same rows, diagnoses."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+from dlrun import predictions
+from dlrun.bootstrap import Interval
+from dlrun.diagnosis import Diagnosis, diagnose, over_folds
+from dlrun.predictions import Pooled
+from dlrun.rundir import RunDir, lines
+from dlrun.types import Result
+
+
+@dataclass
+class Evidence:
+    """Of one run folder and its config. measure: what success is; goal: 'max' or 'min'. What a finished stage shows is kept."""
+
+    run: RunDir
+    config: dict[str, Any]
+    measure: str
+    goal: str
+    results: list[Result] = field(default_factory=list)
+    known: dict[Hashable, Any] = field(default_factory=dict)
+
+    def of(self, stage: str) -> list[Result]:
+        """The results of a stage: one a fold."""
+        return [result for result in self.results if result.job.stage == stage and result.split == "val"]
+
+    def tried(self, *without: str) -> list[str]:
+        """The stages that have a result and a score, in order."""
+        names = dict.fromkeys(result.job.stage for result in self.results if result.split == "val")
+        return [name for name in names if name not in without and self.score(name) is not None]
+
+    def score(self, stage: str) -> Interval | None:
+        """The measure over all folds' rows with its 95 % interval; None where a fold has come to nothing."""
+        return self._once(("score", stage), lambda: self._score(stage))
+
+    def _score(self, stage: str) -> Interval | None:
+        pooled = self._pooled(stage)
+        return None if pooled is None else predictions.interval(pooled, self.measure)
+
+    def better(self, stage: str, than: str) -> Interval | None:
+        """How much better a stage is than another on the same rows, above 0 for better; None where one has failed."""
+        return self._once(("better", stage, than), lambda: self._better(stage, than))
+
+    def _better(self, stage: str, than: str) -> Interval | None:
+        first, second = self._pooled(than), self._pooled(stage)
+        if first is None or second is None:
+            return None
+        pair = (first, second) if self.goal == "max" else (second, first)
+        return predictions.difference(*pair, self.measure)
+
+    def _pooled(self, stage: str) -> Pooled | None:
+        found = self.of(stage)
+        if not found or any(self.measure not in result.scores for result in found):
+            return None
+        return predictions.pooled(self.run.folder, [result.job.name for result in found], "val")
+
+    def beats_baseline(self, stage: str) -> bool:
+        """Whether the interval of its lead over the common-sense answer lies above zero."""
+        lead = self.better(stage, "constant")
+        return lead is not None and lead.low is not None and lead.low > 0
+
+    def diagnosis(self, stage: str) -> Diagnosis:
+        """What the learning curves of a stage say, over its folds."""
+        return self._once(("diagnosis", stage), lambda: self._diagnosis(stage))
+
+    def _diagnosis(self, stage: str) -> Diagnosis:
+        names = [result.job.name for result in self.of(stage)]
+        rows: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+        for line in lines(self.run.folder / "history.jsonl"):
+            if line["job"] in rows:
+                rows[line["job"]].append(line)
+        losses = [result.baseline["loss"].value for result in self.of(stage) if "loss" in result.baseline]
+        bar = statistics.fmean(losses) if losses else None
+        histories = list(rows.values())
+        patch = self.of(stage)[0].job.patch
+        hindered = bool(patch.get("model.dropout", self.config["model"].get("dropout", 0)))
+        how = {"baseline_loss": bar, "measure": self.measure, "goal": self.goal, "hindered": hindered}
+        return diagnose(histories[0], **how) if len(histories) == 1 else over_folds(histories, **how)
+
+    def overfits(self, stage: str) -> bool:
+        """Whether training improves while validation worsens."""
+        return self.diagnosis(stage).kind == "overfitting"
+
+    def best_epoch(self, stage: str) -> int:
+        """The epoch with the least validation loss: of several folds, their median."""
+        found = []
+        for result in self.of(stage):
+            rows = [line for line in lines(self.run.folder / "history.jsonl") if line["job"] == result.job.name]
+            losses = {line["epoch"]: line["values"]["loss"] for line in rows if line["split"] == "val"}
+            found.append(min(losses, key=lambda epoch: losses[epoch]))
+        return max(1, round(statistics.median(found)))
+
+    def best(self, names: list[str]) -> str:
+        """The stage with the best score."""
+        scores = {name: self.score(name) for name in names}
+        known = {name: score.value for name, score in scores.items() if score is not None}
+        return (max if self.goal == "max" else min)(known, key=lambda name: known[name])
+
+    def spent(self) -> tuple[float, int]:
+        """Seconds of training, and number of fits."""
+        return sum(result.seconds for result in self.results), len(self.results)
+
+    def _once(self, key: Hashable, find: Callable[[], Any]) -> Any:
+        key = (key, len(self.of(key[1])))  # type: ignore[index]
+        if key not in self.known:
+            self.known[key] = find()
+        return self.known[key]

@@ -1,0 +1,79 @@
+"""Step 8: the winner trained on every development row, and the test rows opened once."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from dlrun.build import patched
+from dlrun.errors import Refused
+from dlrun.experiment import Experiment, Watch
+from dlrun.figures import number
+from dlrun.places import shipped
+from dlrun.protocols.plans import Whole
+from dlrun.protocols.repeats import repeated
+from dlrun.types import Result
+from dlrun.workflow.course import Workflow
+from dlrun.workflow.stages import Stage, Staged
+from dlrun.workflow.verdicts import Verdict
+
+
+class Final:
+    """The last fits of a workflow that has come to its end. Raises Refused where there is no winner to test."""
+
+    def __init__(self, config: dict[str, Any], folder: Path, plugins: tuple[str, ...] = ()) -> None:
+        self.workflow = Workflow({**config, "test": False}, folder, plugins)
+        winner = self._winner(folder)
+        self.epochs, stage = self.workflow.seen.best_epoch(winner.name), winner
+        self.experiment = Experiment(self._config(config), folder, plugins)
+        self.winner = stage
+        final = Stage("final", {}, self._patch(stage))
+        plan = repeated(Whole(), self.workflow.settings.seeds)
+        self.experiment.assembly.plan = Staged(plan, lambda results: iter([final]))
+
+    def _winner(self, folder: Path) -> Stage:
+        results = self.workflow.experiment.fitted()
+        stages = self.workflow.stages(results)
+        told = {entry["step"]: entry for entry in self.workflow.run.read_json("workflow.json") or []}
+        if told.get(5, {}).get("stopped"):
+            raise Refused(f"{folder}: nothing beat the baseline, so there is nothing to test")
+        if "winner" not in told.get(7, {}):
+            raise Refused(f"{folder}: the workflow has not come to its end; go on with: dlrun resume {folder}")
+        return next(stage for stage in stages if stage.name == told[7]["winner"])
+
+    def _config(self, config: dict[str, Any]) -> dict[str, Any]:
+        nodes = {"protocol": shipped("protocol", "whole"), "metric": self.workflow.measure.nodes}
+        return patched({**config, "test": True}, nodes)
+
+    def _patch(self, stage: Stage) -> dict[str, Any]:
+        """The winner's changes, its best epoch, and no callback that looks at validation rows: there are none."""
+        kept = {key: value for key, value in stage.patch.items() if not key.startswith("callback")}
+        callbacks = self.workflow.config["callback"].items()
+        blind = {name: node for name, node in callbacks if not str(node.get("monitor", "")).startswith("val/")}
+        return kept | {"engine.epochs": self.epochs, "callback": blind}
+
+    def results(self, watch: Watch | None = None) -> list[Result]:
+        """Train with every seed, then open the test rows, once."""
+        results = self.experiment.results(watch, stage="final")
+        self.workflow.tell([self.verdict([r for r in results if r.job.stage == "final" and r.split == "test"])])
+        return results
+
+    def verdict(self, results: list[Result]) -> Verdict:
+        """What the test rows say."""
+        measure, seen = self.workflow.measure.name, self.workflow.seen
+        values = [result.scores[measure].value for result in results]
+        mean = statistics.fmean(values)
+        spread = f" ± {statistics.stdev(values):.4f} over {len(values)} seeds" if len(values) > 1 else ""
+        validated = seen.score(self.winner.name)
+        assert validated is not None
+        first = results[0].scores[measure]
+        ends = f" [{number(first.low)}, {number(first.high)}]" if first.low is not None else ""
+        rows = len(self.experiment.assembly.raw)
+        evidence = [
+            f"'{self.winner.name}' trained on all {rows:,} development rows, {self.epochs} epochs",
+            f"the first seed: {number(first.value)}{ends} on {first.n:,} test rows",
+            f"the constant answer has {number(results[0].baseline[measure].value)} on them",
+            f"validation had said {number(validated.value)}, of {len(seen.tried('constant'))} candidates the best",
+        ]
+        return Verdict(8, f"{measure} on the test rows: {number(mean)}{spread}.", evidence)

@@ -1,0 +1,198 @@
+"""The steps of the workflow in words: what was decided, and what it rests on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from dlrun.bootstrap import Interval
+from dlrun.data.audit import Finding
+from dlrun.figures import number
+from dlrun.problems import PROBLEMS
+from dlrun.types import Job, Raw
+from dlrun.workflow.choices import Choice
+from dlrun.workflow.evidence import Evidence
+from dlrun.workflow.stages import FIRST, Stage
+
+TITLES = (
+    "Problem and data",
+    "Measure of success",
+    "Evaluation protocol",
+    "Preparation",
+    "Beat the baseline",
+    "Overfit",
+    "Regularise and tune",
+    "Final evaluation",
+)
+NAMES = {"constant": "the constant answer", "linear": "a linear model", "small": "a small network"}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One step: its sentence, the lines that it rests on, and tables {title, columns, rows} of plain text."""
+
+    step: int
+    verdict: str
+    evidence: list[str] = field(default_factory=list)
+    tables: list[dict[str, Any]] = field(default_factory=list)
+    stopped: bool = False
+    winner: str = ""
+
+    def plain(self) -> dict[str, Any]:
+        """As workflow.json holds it."""
+        found = {"step": self.step, "title": TITLES[self.step - 1], "verdict": self.verdict, "evidence": self.evidence}
+        found |= {"tables": self.tables, "stopped": self.stopped}
+        return found | ({"winner": self.winner} if self.winner else {})
+
+
+def problem(raw: Raw, config: dict[str, Any], found: list[Finding]) -> Verdict:
+    """Step 1: what is predicted from what, and what an audit of the development rows found."""
+    inputs = ", ".join(f"{name} ({kind})" for name, kind in raw.inputs.items())
+    targets = ", ".join(f"{name} ({PROBLEMS[kind].text})" for name, kind in raw.targets.items())
+    leaks = [finding for finding in found if finding.severity == "leak"]
+    counts = f"{len(leaks)} leaks, {sum(f.severity == 'warning' for f in found)} warnings" if found else "nothing"
+    text = f"{targets} from {inputs}, learnt from {len(raw):,} development rows. The audit found {counts}."
+    if leaks:
+        text += f" LEAK: {leaks[0].text}. Scores cannot be believed until that is mended."
+    lines = [f"{finding.severity.upper()}: {finding.text}" for finding in found]
+    return Verdict(1, text, [*([raw.note] if raw.note else []), *lines])
+
+
+def measure(choice: Choice) -> Verdict:
+    """Step 2."""
+    beside = [name for name in choice.nodes if name != choice.name]
+    return Verdict(
+        2, f"Success is {choice.name}: {choice.reason}.", [f"beside it: {', '.join(beside)}"] if beside else []
+    )
+
+
+def protocol(choice: Choice, job: Job, train: int, val: int) -> Verdict:
+    """Step 3."""
+    folds = f", {job.folds} folds" if job.folds > 1 else ""
+    rows = f"the first fit trains on {train:,} rows and is measured on {val:,}; test rows stay closed until dlrun final"
+    return Verdict(3, f"{choice.name}{folds}: {choice.reason}.", [rows])
+
+
+def preparation(prepared: dict[str, Any]) -> Verdict:
+    """Step 4."""
+    text = "Learnt on the training rows of each fit, and applied to all others as it is."
+    return Verdict(4, text, prepared["evidence"], prepared["tables"])
+
+
+def baseline(seen: Evidence) -> Verdict:
+    """Step 5: whether anything beats the common-sense answer, on the same rows."""
+    tried = [name for name in FIRST[1:] if seen.of(name)]
+    winners = [name for name in tried if seen.beats_baseline(name)]
+    constant = seen.score("constant")
+    evidence = [f"the constant answer has {seen.measure} {interval(constant)}"]
+    evidence += [f"{called(name)} has {interval(seen.score(name))}: {lead(seen, name, 'constant')}" for name in tried]
+    if not winners:
+        return Verdict(5, _nothing(seen, tried), evidence, stopped=True)
+    best = seen.best(winners)
+    text = f"{called(best)} beats the constant answer: {seen.measure} {interval(seen.score(best))}."
+    networks = [name for name in winners if name not in ("constant", "linear")]
+    if networks and "linear" in winners:
+        best = seen.best(networks)
+        text += f" Against the linear model, {called(best)} is {lead(seen, best, 'linear')}."
+    elif not networks:
+        text += " No network does better than it yet: what there is to learn may be linear."
+    return Verdict(5, text[0].upper() + text[1:], evidence)
+
+
+def _nothing(seen: Evidence, tried: list[str]) -> str:
+    leads = [seen.better(name, "constant") for name in tried]
+    rows = max((found.n for found in leads if found), default=0)
+    half = min((_half(found) for found in leads if found and found.low is not None), default=None)
+    small = (
+        f"On {rows:,} validation rows a lead below about {number(half)} cannot be told from chance. " if half else ""
+    )
+    return (
+        f"Nothing beats the constant answer. {small}One of two hypotheses fails: that the targets can be predicted "
+        "from these inputs, or that these rows are enough to learn how. Look at the inputs: is what a person would "
+        "need to answer in them? Then more rows, better features, or another question."
+    )
+
+
+def _half(found: Interval) -> float:
+    assert found.low is not None and found.high is not None
+    return (found.high - found.low) / 2
+
+
+def overfit(seen: Evidence, ladder: list[str]) -> Verdict:
+    """Step 6: the rung at which training improves while validation worsens."""
+    climbed = [name for name in ladder if seen.of(name)]
+    last = climbed[-1]
+    evidence = [
+        f"{called(name)}: {seen.diagnosis(name).text}" for name in ("linear", "small", *climbed) if seen.of(name)
+    ]
+    if seen.overfits(last):
+        epoch = seen.diagnosis(last).epoch
+        name = called(last)[0].upper() + called(last)[1:]
+        less = "it can do more than the rows can teach it, and from here on less is more"
+        return Verdict(6, f"{name} overfits from epoch {epoch}: {less}.", evidence)
+    rest = [name for name in ladder if name not in climbed]
+    why = f"; {', '.join(rest)} were not tried, the budget is used up" if rest else ""
+    text = f"No rung of the ladder overfits{why}: a larger network, or longer training, may still gain."
+    return Verdict(6, text, evidence)
+
+
+def regularise(seen: Evidence, stages: list[Stage], base: str, left_out: list[str]) -> Verdict:
+    """Step 7: what each change does to the network that overfits, and the best of all candidates."""
+    names = seen.tried("constant")
+    winner, count = seen.best(names), len(names)
+    rows = [_line(seen, name, stages, base, winner) for name in names]
+    columns = ["candidate", "changes", f"{seen.measure} [95 %]", f"better than {base}", "best epoch", "diagnosis"]
+    title = f"Every candidate on the same validation rows; below {base}, what is changed in {base}"
+    table = {"title": title, "columns": columns, "rows": rows}
+    text = (
+        f"The best of {count} candidates is {winner}: {seen.measure} {interval(seen.score(winner))}. The best of many "
+        f"looks better than it is; only the test rows can say what it is worth."
+    )
+    evidence = [f"against {base}: {lead(seen, winner, base)}"] if winner != base else []
+    evidence += [f"failed: {name}" for name in failed(seen)]
+    evidence += [f"not tried, the budget is used up: {', '.join(left_out)}"] if left_out else []
+    return Verdict(7, text, evidence, [table], winner=winner)
+
+
+def _line(seen: Evidence, name: str, stages: list[Stage], base: str, winner: str) -> list[str]:
+    patches = {stage.name: stage.patch for stage in stages}
+    before = {} if name in list(patches)[: list(patches).index(base) + 1] else patches[base]
+    changed = {key: value for key, value in patches[name].items() if before.get(key) != value}
+    changes = ", ".join(f"{key}={value}" for key, value in changed.items() if not key.startswith("callback"))
+    changes = "scikit-learn" if name == "linear" else changes or "as configured"
+    than = "" if name == base else lead(seen, name, base)
+    mark = f"{name} (best)" if name == winner else name
+    curve = ["", ""] if name == "linear" else [str(seen.best_epoch(name)), seen.diagnosis(name).kind]
+    return [mark, changes, interval(seen.score(name)), than, *curve]
+
+
+def failed(seen: Evidence) -> list[str]:
+    """Stages that have results but no score, with the reason."""
+    return list(dict.fromkeys(f"{r.job.stage} ({r.note})" for r in seen.results if r.split == "val" and not r.scores))
+
+
+def lead(seen: Evidence, stage: str, than: str) -> str:
+    """'0.0123 better [0.0041, 0.0204]', '… worse …', or that it may be chance."""
+    found = seen.better(stage, than)
+    if found is None:
+        return "not comparable"
+    way = "better" if found.value >= 0 else "worse"
+    if found.low is None or found.high is None:
+        return f"{number(abs(found.value))} {way} ({found.why})"
+    ends = (found.low, found.high) if found.value >= 0 else (-found.high, -found.low)
+    text = f"{number(abs(found.value))} {way} [{number(ends[0])}, {number(ends[1])}]"
+    return text if found.real else f"{text}, which may be chance"
+
+
+def interval(score: Interval | None) -> str:
+    """'0.8891 [0.8802, 0.8977]'."""
+    if score is None:
+        return "failed"
+    if score.low is None or score.high is None:
+        return number(score.value)
+    return f"{number(score.value)} [{number(score.low)}, {number(score.high)}]"
+
+
+def called(stage: str) -> str:
+    """A stage in words."""
+    return NAMES.get(stage, f"'{stage}'" if stage != "configured" else "the configured network")

@@ -1,0 +1,208 @@
+"""Every opening of test rows is in the ledger, whatever else happens, and a second one needs a reason."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from dlrun import ledger
+from dlrun.commands import ledger as command
+from dlrun.errors import Refused
+
+PRINT = "a1b2c3d4" * 8
+CONFIG = {"task": {"name": "imdb"}, "model": {"units": [16, 16]}, "seed": 0, "output": "outputs", "plugins": []}
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(ledger, "user_cache", lambda: tmp_path / "cache" / "dlrun")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "cache"
+
+
+def entered(task="imdb", fingerprint=PRINT, score=0.88213, reason="", run="outputs/imdb/one"):
+    scores = {"loss": 0.3, "accuracy": score}
+    return ledger.enter(
+        task=task, fingerprint=fingerprint, config=CONFIG, score=scores, run=Path.cwd() / run, reason=reason
+    )
+
+
+def printed(words):
+    file = io.StringIO()
+    Console(file=file, width=160).print(command.listing(words))
+    return file.getvalue()
+
+
+def test_what_is_entered_is_read_again_in_order(cache):
+    made = [entered(), entered("reuters", "0" * 64, 0.79, "warum? „ümlaut“\nand a second line")]
+    assert ledger.entries() == (made, [])
+    assert [json.loads(line)["task"] for line in ledger.path().read_text().splitlines()] == ["imdb", "reuters"]
+    assert ledger.path() == cache / "dlrun" / "ledger.jsonl"
+
+
+def test_openings_are_those_of_the_same_task_and_data(cache):
+    first, _, _, last = entered(), entered("reuters"), entered(fingerprint="0" * 64), entered(reason="again")
+    assert ledger.openings("imdb", PRINT) == [first, last]
+    assert ledger.openings("mnist", PRINT) == []
+
+
+def test_a_second_opening_needs_a_reason_and_is_told_of_the_first(cache):
+    ledger.must_have_reason("imdb", PRINT, "")
+    first = entered()
+    for nothing in ("", "  \n", None):
+        with pytest.raises(Refused) as refused:
+            ledger.must_have_reason("imdb", PRINT, nothing)
+        told = f"opened 1 time before ({first.date[:10]}, accuracy 0.8821, {first.run})"
+        assert told in str(refused.value) and 'reason="…"' in str(refused.value)
+    ledger.must_have_reason("imdb", PRINT, "a bug was found")
+    ledger.must_have_reason("imdb", "0" * 64, "")
+    ledger.must_have_reason("reuters", PRINT, "")
+
+
+def test_of_many_openings_all_are_counted_and_the_last_are_named(cache):
+    for number in range(9):
+        entered(score=number / 10, reason="again")
+    with pytest.raises(Refused, match="9 times before.*0.8000") as refused:
+        ledger.must_have_reason("imdb", PRINT, "")
+    assert "0.1000" not in str(refused.value)
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from dlrun import ledger
+ledger.user_cache = lambda: Path(sys.argv[1])
+assert "torch" not in sys.modules
+for number in range(60):
+    ledger.enter(task=sys.argv[2], fingerprint="f", config={}, score={"accuracy": number / 100},
+                 run=Path("run"), reason="x" * 3000)
+"""
+
+
+def test_two_processes_that_enter_at_once_lose_nothing(cache):
+    names = ["first", "second"]
+    folder = str(cache / "dlrun")
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, folder, name]) for name in names]
+    assert [writer.wait(60) for writer in writers] == [0, 0]
+    found, damaged = ledger.entries()
+    assert not damaged
+    for name in names:
+        assert [entry.score["accuracy"] for entry in found if entry.task == name] == [n / 100 for n in range(60)]
+
+
+@pytest.mark.parametrize(
+    "damage", [b'{"date": "2026', b"\xff\xfe\n", b"[1]\n", b'"text"\n', b"{}\n", b'{"task": "imdb"', b"null\n\n"]
+)
+def test_a_damaged_line_is_kept_and_told_and_costs_no_other_line(cache, damage, caplog):
+    first = entered()
+    with ledger.path().open("ab") as file:
+        file.write(damage)
+    last = entered(reason="again")
+    assert ledger.entries() == ([first, last], [2])
+    assert ledger.openings("imdb", PRINT) == [first, last] and "line 2 is damaged" in caplog.text
+    assert damage.strip() in ledger.path().read_bytes()
+    assert "line 2 of" in printed([]) and "damaged" in printed([])
+
+
+def test_a_line_of_a_later_version_is_understood(cache):
+    first = entered()
+    line = json.loads(ledger.path().read_text()) | {"machine": "a new key"}
+    ledger.path().write_text(json.dumps(line) + "\n")
+    assert ledger.entries() == ([first], [])
+
+
+def test_scores_that_are_no_numbers_or_absent_are_damage_or_nothing(cache):
+    line = json.loads(json.dumps(ledger.asdict(entered())))
+    ledger.path().write_text(
+        json.dumps(line | {"score": {"accuracy": "high"}}) + "\n" + json.dumps(line | {"score": {}})
+    )
+    found, damaged = ledger.entries()
+    assert damaged == [1] and found[0].told == "no score"
+
+
+def test_an_unwritable_cache_is_refused_before_anything_is_read(cache):
+    cache.write_text("a file where the folder should be")
+    with pytest.raises(Refused, match="must not happen") as refused:
+        ledger.check_writable()
+    assert str(ledger.path()) in str(refused.value)
+    with pytest.raises(Refused):
+        entered()
+
+
+def test_a_ledger_that_cannot_be_read_is_not_an_empty_one(cache):
+    ledger.path().mkdir(parents=True)
+    for ask in (ledger.entries, ledger.check_writable, lambda: ledger.must_have_reason("imdb", PRINT, "")):
+        with pytest.raises(Refused, match="ledger.jsonl"):
+            ask()
+
+
+def test_checking_enters_nothing_and_can_be_done_again(cache):
+    ledger.check_writable()
+    ledger.check_writable()
+    assert ledger.entries() == ([], [])
+    entered()
+    before = ledger.path().read_bytes()
+    ledger.check_writable()
+    assert ledger.path().read_bytes() == before
+
+
+def test_the_hash_of_a_config_knows_values_and_neither_order_nor_places():
+    same = dict(reversed(CONFIG.items())) | {"output": "elsewhere", "plugins": ["mine"]}
+    assert ledger.config_hash(CONFIG) == ledger.config_hash(same)
+    assert ledger.config_hash(CONFIG) != ledger.config_hash(CONFIG | {"seed": 1})
+    assert len(ledger.config_hash(CONFIG)) == 64
+
+
+def test_an_empty_ledger_says_so_with_its_path(cache):
+    assert "no test rows have been opened" in printed([]).replace("\n", "")
+    assert "the test rows of imdb have never been opened" in printed(["imdb"])
+    assert not cache.exists()
+
+
+def test_the_table_has_every_opening_newest_last_with_counts(cache):
+    entered()
+    entered("reuters", "0" * 64, 0.79)
+    entered(score=0.885, reason="a bug [red]was[/red] found")
+    entered(fingerprint="9" * 64)
+    lines = printed([]).splitlines()
+    shown = [line.split() for line in lines if "accuracy" in line]
+    assert [(line[1], line[3], line[5]) for line in shown] == [
+        ("imdb", "1", "0.8821"),
+        ("reuters", "1", "0.7900"),
+        ("imdb", "2", "0.8850"),
+        ("imdb", "1", "0.8821"),
+    ]
+    assert ["a bug [red]was[/red] found" in line for line in lines if "accuracy" in line] == [False, False, True, False]
+    text = " ".join(printed([]).split())
+    assert "imdb: 3 openings of 2 datasets" in text and "reuters: 1 opening" in text
+    assert "outputs/imdb/one" in text and str(Path.cwd()) not in text
+    assert "imdb" not in printed(["reuters"]).replace("outputs/imdb", "")
+
+
+@pytest.mark.parametrize("words", [["imbd"], ["imdb", "mnist"], ["--all"], ["model=dense"]])
+def test_wrong_words_are_refused_with_what_there_is(cache, words):
+    with pytest.raises(Refused) as refused:
+        command.ledger(words)
+    assert "There are: " in str(refused.value) or "takes one task" in str(refused.value)
+    if words == ["imbd"]:
+        assert "did you mean 'imdb'" in str(refused.value)
+
+
+def test_a_task_that_is_only_in_the_ledger_can_be_asked_for(cache):
+    entered("my_own")
+    assert "my_own: 1 opening" in printed(["my_own"])
+    assert command.ledger(["my_own"]) == 0
+
+
+def test_the_command_needs_no_torch(cache):
+    code = (
+        "import sys; from dlrun.commands.ledger import ledger; ledger([]); print({'torch', 'numpy'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
