@@ -18,7 +18,15 @@ from dlrun.cli import main
 SMOKE = ["task=digits", "preset=smoke", "model.units=[8]"]
 FILES = {
     *("config.yaml", "command.txt", "environment.json", "data.json", "fields.json", "log.txt", "history.jsonl"),
-    *("results.jsonl", "report.html", "learning-curves.png", "preparation/fit.json", "predictions/fit-val.npz"),
+    *(
+        "results.jsonl",
+        "report.html",
+        "report.md",
+        "openings.json",
+        "learning-curves.png",
+        "preparation/fit.json",
+        "predictions/fit-val.npz",
+    ),
     *("checkpoints/fit/last.pt", "checkpoints/fit/best.pt"),
 }
 OWN = '''
@@ -74,7 +82,7 @@ def files(folder):
 
 def content(folder):
     """What must not change: all but the log, and what is written anew from the rest."""
-    kept = files(folder) - {"log.txt", "report.html"}
+    kept = files(folder) - {"log.txt", "report.html", "report.md", "openings.json"}
     return {name: (folder / name).read_bytes() for name in kept if not name.endswith(".png")}
 
 

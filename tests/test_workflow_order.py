@@ -39,6 +39,10 @@ class Fake:
     overfitting: set = field(default_factory=lambda: {"wider"})
     seconds: float = 0.0
     fits: int = 0
+    done: set = field(default_factory=set)
+
+    def begun(self, stage):
+        return stage in self.done
 
     def beats_baseline(self, stage):
         return stage in self.beating
@@ -81,6 +85,14 @@ def test_a_budget_ends_study_and_search_but_not_the_baselines():
     assert len(names(Fake(seconds=10), budget="100s")) == 10
 
 
+def test_what_was_done_within_the_budget_stays_when_it_is_used_up():
+    """Else the ladder would be forgotten by the fits that came after it."""
+    seen = Fake(overfitting={"longer"}, fits=100, done={"wider", "deeper", "smaller"})
+    assert [stage.name for stage in course(budget=5)(seen)] == [
+        "constant", "linear", "small", "configured", "wider", "deeper", "smaller"
+    ]  # fmt: skip
+
+
 def test_what_a_model_does_not_have_is_left_out():
     found = names(Fake(), model="linear")
     assert not {"small", "wider", "l1", "l2", "dropout", "smaller"} & set(found)
@@ -113,7 +125,11 @@ def test_asked_again_it_answers_the_same_after_any_number_of_fits(folds):
     plan = build(node("protocol", "kfold", folds=folds) if folds > 1 else node("protocol", "holdout"))
 
     def staged():
-        return Staged(plan, lambda results: course(budget=13 * folds)(Fake(fits=len(results))))
+        def stages(results):
+            done = {result.job.stage for result in results}
+            return course(budget=13 * folds)(Fake(fits=len(results), done=done))
+
+        return Staged(plan, stages)
 
     done, jobs = [], []
     while (job := staged()(list(done))) is not None:

@@ -40,17 +40,14 @@ ARGUMENTS = {
 KEYS = (
     "engine.epochs=5",
     "engine.batch_size=64",
-    "engine.device=cpu",
     "optimizer=adam",
     "optimizer.lr=0.01",
     "loss=mae",
     "protocol=kfold",
     "seed=1",
     "preset=smoke",
-    "test=true",
 )
 EXAMPLES = (
-    "dlrun task=mnist model=convnet",
     "dlrun task=boston_housing protocol=kfold engine.epochs=80",
     "dlrun -m task=imdb optimizer.lr=0.01,0.001",
 )
@@ -63,7 +60,7 @@ def help_text(folders: Sequence[Path] = ()) -> str:
     lines += ["dlrun [key=value]…              train; -m: a sweep over key=a,b"]
     commands = [f"dlrun {name} {ARGUMENTS[name]}" for name in COMMANDS]
     lines += [f"{call:<32}{text}" for call, text in zip(commands, COMMANDS.values(), strict=True)]
-    lines += ["", *_names("task=", found.get("task", []), 3), *_names("model=", found.get("model", []), 3)]
+    lines += ["", *_names("task=", found.get("task", []), 2), *_names("model=", found.get("model", []), 1)]
     lines += _names("keys", list(KEYS), 3, "  ")
     lines += ["", *(f"  {example}" for example in EXAMPLES)]
     return "\n".join(lines[:LINES])

@@ -127,12 +127,26 @@ def finish(config: dict[str, Any], folder: Path, results: list[Result], console:
     from dlrun.report.table import result_tables
     from dlrun.report.write import write
 
+    count_openings(config, folder)
     made = write(folder)
     if "workflow" not in config:
         console.print(*result_tables(folder))
     for line in book_lines(config, results):
         console.print(line, soft_wrap=True)
     console.print(f"report: {next(path for path in made if path.name == 'report.html')}", soft_wrap=True)
+
+
+def count_openings(config: dict[str, Any], folder: Path) -> None:
+    """Keep with the run how often the test rows of its data have been opened; made-up rows are not counted."""
+    from dlrun import ledger
+    from dlrun.rundir import RunDir
+
+    run = RunDir(folder)
+    data = run.read_json("data.json")
+    if "SYNTHETIC" not in data["note"]:
+        found = ledger.openings(config["task"]["name"], data["fingerprint"])
+        told = [{"date": entry.date, "score": entry.score, "reason": entry.reason} for entry in found]
+        run.write_json("openings.json", {"count": len(found), "entries": told})
 
 
 def book_lines(config: dict[str, Any], results: list[Result]) -> list[str]:

@@ -17,7 +17,7 @@ from dlrun.types import Result
 
 @dataclass
 class Evidence:
-    """Of one run folder and its config. measure: what success is; goal: 'max' or 'min'. What a finished stage shows is kept."""
+    """Of one run folder and its config. measure: what success is; goal: 'max' or 'min'. What is known is kept."""
 
     run: RunDir
     config: dict[str, Any]
@@ -80,7 +80,7 @@ class Evidence:
         histories = list(rows.values())
         patch = self.of(stage)[0].job.patch
         hindered = bool(patch.get("model.dropout", self.config["model"].get("dropout", 0)))
-        how = {"baseline_loss": bar, "measure": self.measure, "goal": self.goal, "hindered": hindered}
+        how: dict[str, Any] = {"baseline_loss": bar, "measure": self.measure, "goal": self.goal, "hindered": hindered}
         return diagnose(histories[0], **how) if len(histories) == 1 else over_folds(histories, **how)
 
     def overfits(self, stage: str) -> bool:
@@ -101,6 +101,10 @@ class Evidence:
         scores = {name: self.score(name) for name in names}
         known = {name: score.value for name, score in scores.items() if score is not None}
         return (max if self.goal == "max" else min)(known, key=lambda name: known[name])
+
+    def begun(self, stage: str) -> bool:
+        """Whether a stage has a result."""
+        return bool(self.of(stage))
 
     def spent(self) -> tuple[float, int]:
         """Seconds of training, and number of fits."""

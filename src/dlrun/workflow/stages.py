@@ -28,6 +28,8 @@ class Seen(Protocol):
 
     def overfits(self, stage: str) -> bool: ...
 
+    def begun(self, stage: str) -> bool: ...
+
     def spent(self) -> tuple[float, int]:
         """Seconds of training, and number of fits."""
         ...
@@ -57,11 +59,11 @@ class Course:
         ladder = list(self.stages(self.ladder()))
         base = ladder[0]
         for rung in ladder[1:]:
-            if seen.overfits(base.name) or self.over(seen):
+            if seen.overfits(base.name) or self.over(seen, rung):
                 break
             yield (base := rung)
         for stage in self.stages([*self.study(base.changes), *self.search(base.changes)]):
-            if self.over(seen):
+            if self.over(seen, stage):
                 return
             yield stage
 
@@ -109,8 +111,10 @@ class Course:
                 found.append(change)
         return [(f"search-{number + 1}", combined(base, change)) for number, change in enumerate(found)]
 
-    def over(self, seen: Seen) -> bool:
-        """Whether the budget is used up."""
+    def over(self, seen: Seen, stage: Stage) -> bool:
+        """Whether the budget is used up before this stage; one that has begun was within it."""
+        if seen.begun(stage.name):
+            return False
         seconds, fits = seen.spent()
         kind, limit = budget(self.settings.budget)
         return (seconds if kind == "seconds" else fits) >= limit

@@ -37,12 +37,14 @@ class Verdict:
     tables: list[dict[str, Any]] = field(default_factory=list)
     stopped: bool = False
     winner: str = ""
+    measure: str = ""
 
     def plain(self) -> dict[str, Any]:
         """As workflow.json holds it."""
         found = {"step": self.step, "title": TITLES[self.step - 1], "verdict": self.verdict, "evidence": self.evidence}
         found |= {"tables": self.tables, "stopped": self.stopped}
-        return found | ({"winner": self.winner} if self.winner else {})
+        named = {"winner": self.winner, "measure": self.measure}
+        return found | {key: value for key, value in named.items() if value}
 
 
 def problem(raw: Raw, config: dict[str, Any], found: list[Finding]) -> Verdict:
@@ -126,7 +128,7 @@ def overfit(seen: Evidence, ladder: list[str]) -> Verdict:
         f"{called(name)}: {seen.diagnosis(name).text}" for name in ("linear", "small", *climbed) if seen.of(name)
     ]
     if seen.overfits(last):
-        epoch = seen.diagnosis(last).epoch
+        epoch = (seen.diagnosis(last).epoch or 0) + 1
         name = called(last)[0].upper() + called(last)[1:]
         less = "it can do more than the rows can teach it, and from here on less is more"
         return Verdict(6, f"{name} overfits from epoch {epoch}: {less}.", evidence)
