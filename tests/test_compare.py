@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import subprocess
 import sys
@@ -265,4 +264,3 @@ def test_a_sweep_of_the_engine_keeps_what_a_run_writes(tmp_path):
     RunDir(tmp_path).write_answers(Job(), "val", meter.answers(), np.arange(20), meter.values())
     with np.load(tmp_path / "predictions" / "fit-val.npz", allow_pickle=False) as arrays:
         assert set(arrays) == {"row", "output/y", "target/y", "value/accuracy"} and arrays["row"].dtype == np.int64
-    assert json.dumps(sorted(meter.state()))

@@ -20,6 +20,12 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Without the report, which has tests of its own and takes as long as the fits."""
+    monkeypatch.setattr("dlrun.report.write.write", lambda folder: [folder / "report.html"])
+
+
 def folder():
     (found,) = [path for path in os.scandir("outputs") for path in os.scandir(path.path + "/workflow")]
     return found.path
@@ -67,7 +73,7 @@ def test_the_seven_steps_and_the_test(capsys):
     assert all(f"{step}. {steps[step]['title']}" in said for step in steps)
 
 
-def test_the_test_rows_are_opened_once():
+def test_the_test_rows_are_opened_once(undrawn):
     assert main(["workflow", "task=wine", *QUICK]) == 0
     assert main(["final", folder()]) == 0
     assert main(["final", folder()]) == 0  # nothing left to do
@@ -78,7 +84,7 @@ def test_the_test_rows_are_opened_once():
     assert main(["evaluate", folder(), "test=true"]) == 2
 
 
-def test_no_test_row_is_read_before_the_end(monkeypatch):
+def test_no_test_row_is_read_before_the_end(monkeypatch, undrawn):
     def poisoned(self):
         raise AssertionError("the test rows were read")
 
@@ -96,14 +102,14 @@ def test_no_test_row_is_read_before_the_end(monkeypatch):
         main(["final", folder()])
 
 
-def test_noise_stops_at_step_five():
+def test_noise_stops_at_step_five(undrawn):
     assert main(["workflow", *table(noise=True), *QUICK]) == 0
     assert told()[5]["stopped"] and max(told()) == 5
     assert "hypotheses" in told()[5]["verdict"]
     assert main(["final", folder()]) == 2
 
 
-def test_leaks_are_named():
+def test_leaks_are_named(undrawn):
     assert main(["workflow", *table(leak=True, twice=40), *QUICK]) == 0
     with open(f"{folder()}/audit.json") as file:
         leaks = [finding for finding in json.load(file) if finding["severity"] == "leak"]
@@ -119,7 +125,7 @@ class Cut(Exception):
 @pytest.mark.parametrize(
     "task", [["task=wine", "protocol=kfold", "protocol.folds=2"], ["task=diabetes", "protocol=holdout"]]
 )
-def test_cut_at_every_boundary_it_comes_to_the_same(task, monkeypatch, tmp_path):
+def test_cut_at_every_boundary_it_comes_to_the_same(task, monkeypatch, undrawn):
     words = ["workflow", *task, *QUICK, "workflow.budget=14"]
     assert main(words) == 0
     whole, verdicts = results(), told()
@@ -143,7 +149,7 @@ def test_cut_at_every_boundary_it_comes_to_the_same(task, monkeypatch, tmp_path)
     assert results() == whole and told() == verdicts
 
 
-def test_a_candidate_that_diverges_is_a_line_and_no_end():
+def test_a_candidate_that_diverges_is_a_line_and_no_end(undrawn):
     words = ["+workflow.study.afterall={rate: 1e30}", "workflow.budget=20", "protocol=holdout"]
     assert main(["workflow", "task=diabetes", *QUICK, *words]) == 0
     assert any("afterall" in line and "failed" in line for line in told()[7]["evidence"])
@@ -167,7 +173,7 @@ def test_what_makes_no_sense_is_refused(words, message, capsys):
     assert not os.path.exists("outputs/wine/workflow") or not os.listdir("outputs/wine/workflow")
 
 
-def test_a_workflow_is_rerun_as_a_workflow():
+def test_a_workflow_is_rerun_as_a_workflow(undrawn):
     assert main(["workflow", "task=wine", *QUICK]) == 0
     first, before = folder(), told()
     os.rename(first, "first")
@@ -176,7 +182,7 @@ def test_a_workflow_is_rerun_as_a_workflow():
 
 
 @pytest.mark.slow
-def test_shuffled_labels_beat_the_baseline_about_once_in_twenty():
+def test_shuffled_labels_beat_the_baseline_about_once_in_twenty(undrawn):
     """20 seeds of noise: a nominal one-sided 2.5 % for each of three models allows one or two."""
     beaten = 0
     for seed in range(20):

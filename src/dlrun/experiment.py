@@ -18,7 +18,7 @@ from dlrun.assembly import Assembly, Fit
 from dlrun.callbacks import TensorBoard
 from dlrun.engine import Trainer
 from dlrun.errors import Refused
-from dlrun.meter import Meter
+from dlrun.meter import Meter, with_intervals
 from dlrun.types import Job, Result, Score
 
 log = logging.getLogger("dlrun")
@@ -56,8 +56,6 @@ class Experiment:
         job = self.assembly.plan(self.fitted())
         if job is None:
             return None
-        if self.wants_test and job.folds > 1:
-            raise Refused("test=true needs one model to test: use protocol=whole or protocol=holdout, not folds")
         self.latest = self.assembly.fit(job)
         result = self.train(self.latest, watch)
         self.run.add_result(result)
@@ -89,7 +87,10 @@ class Experiment:
         return config["reason"] or (f"the book's §{config['book']['section']}" if config["book"] else "")
 
     def _may_open(self) -> None:
-        """Refuse to open test rows that have been opened before without a reason, or that nobody could account for."""
+        """Refuse to open test rows for several models, again without a reason, or where it could not be entered."""
+        first = self.assembly.plan([])
+        if first is not None and first.folds > 1:
+            raise Refused("test=true needs one model to test: use protocol=whole or protocol=holdout, not folds")
         if not self.assembly.synthetic:
             ledger.check_writable()
             ledger.must_have_reason(*self._whose(), self._reason)
@@ -160,7 +161,7 @@ class Experiment:
         source, trainer = self.assembly.source(fit, split), fit.trainer
         trainer.meter, trainer.position = None, 0
         meter = trainer.sweep(split, source, keep=True)
-        scores = meter.scores()
+        scores = with_intervals(meter, seed=self.assembly.config["seed"])
         baseline = baseline or fit.baseline.sweep(split, source).scores()
         self._show(fit, split, meter)
         notes = (self.assembly.raw.note, self._verdict(scores, baseline))

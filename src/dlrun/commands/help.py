@@ -17,7 +17,7 @@ COMMANDS = {
     "resume": "go on with a run that was cut short",
     "rerun": "the same run again, in a new folder",
     "evaluate": "measure a finished run",
-    "compare": "runs side by side: which difference is real",
+    "compare": "runs side by side, and whether they differ",
     "report": "one page of a run, or of several",
     "ledger": "which test rows have been opened",
     "ls": "what there is to choose from",

@@ -75,13 +75,17 @@ class Evidence:
         for line in lines(self.run.folder / "history.jsonl"):
             if line["job"] in rows:
                 rows[line["job"]].append(line)
-        losses = [result.baseline["loss"].value for result in self.of(stage) if "loss" in result.baseline]
-        bar = statistics.fmean(losses) if losses else None
-        histories = list(rows.values())
-        patch = self.of(stage)[0].job.patch
-        hindered = bool(patch.get("model.dropout", self.config["model"].get("dropout", 0)))
-        how: dict[str, Any] = {"baseline_loss": bar, "measure": self.measure, "goal": self.goal, "hindered": hindered}
+        histories, how = list(rows.values()), self._circumstances(stage)
         return diagnose(histories[0], **how) if len(histories) == 1 else over_folds(histories, **how)
+
+    def _circumstances(self, stage: str) -> dict[str, Any]:
+        """What a diagnosis must know. A penalty is in the loss: that cannot be held against the constant answer's."""
+        patch, model = self.of(stage)[0].job.patch, self.config["model"]
+        set_to = {name: patch.get(f"model.{name}", model.get(name, 0)) for name in ("dropout", "l1", "l2")}
+        losses = [result.baseline["loss"].value for result in self.of(stage) if "loss" in result.baseline]
+        bar = None if set_to["l1"] or set_to["l2"] or not losses else statistics.fmean(losses)
+        hindered = bool(set_to["dropout"])
+        return {"baseline_loss": bar, "measure": self.measure, "goal": self.goal, "hindered": hindered}
 
     def overfits(self, stage: str) -> bool:
         """Whether training improves while validation worsens."""
