@@ -11,7 +11,14 @@ from dlrun.assembly import Assembly
 from dlrun.cli import main
 from dlrun.experiment import Experiment
 
-QUICK = ["workflow.search=1", "workflow.budget=9", "engine.epochs=6", "callback=[keep_best]", "workflow.seeds=2"]
+QUICK = [
+    "workflow.search=1",
+    "workflow.budget=9",
+    "engine.epochs=4",
+    "engine.batch_size=32",
+    "callback=[keep_best]",
+    "workflow.seeds=2",
+]
 
 
 @pytest.fixture(autouse=True)
