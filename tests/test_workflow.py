@@ -10,6 +10,7 @@ from dlrun import ledger
 from dlrun.assembly import Assembly
 from dlrun.cli import main
 from dlrun.experiment import Experiment
+from dlrun.learner import Learner
 
 QUICK = [
     "workflow.search=1",
@@ -153,6 +154,34 @@ def test_cut_at_every_boundary_it_comes_to_the_same(task, monkeypatch, undrawn):
             main(["resume", folder()])
     assert main(["resume", folder()]) == 0
     assert len(seen) == len(whole) > 6
+    assert results() == whole and told() == verdicts
+
+
+def test_cut_in_the_middle_of_every_fit_it_comes_to_the_same(monkeypatch, undrawn):
+    words = ["workflow", "task=wine", "protocol=holdout", *QUICK, "engine.save_every=0"]
+    assert main(words) == 0
+    whole, verdicts = results(), told()
+    os.rename("outputs", "whole")
+    learn, cuts, again = Learner.learn, [], []
+
+    def cut(self, *arguments):
+        learn(self, *arguments)
+        if sum(self.taken.values()) == 7 and not again:
+            cuts.append(1)
+            again.append(1)  # the same step is taken once more after the resume
+            raise Cut
+        if sum(self.taken.values()) == 7:
+            again.clear()
+
+    monkeypatch.setattr(Learner, "learn", cut)
+    code = None
+    for _ in range(2 * len(whole)):
+        try:
+            code = main(["resume", folder()] if os.path.exists("outputs") else words)
+            break
+        except Cut:
+            continue
+    assert code == 0 and len(cuts) >= 5
     assert results() == whole and told() == verdicts
 
 
