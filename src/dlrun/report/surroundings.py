@@ -18,10 +18,20 @@ LABELS = 12  # of a target that are named
 LONG = 200  # letters of a value that is told only with all the rest
 
 
+def own_table(config: dict[str, Any]) -> str:
+    """What is asked of a table of one's own: 'price from the other columns of houses.csv'; else nothing."""
+    data = config.get("data")
+    if not isinstance(data, dict) or not data.get("path") or not data.get("target"):
+        return ""
+    targets = data["target"] if isinstance(data["target"], list) else [data["target"]]
+    return f"{', '.join(map(str, targets))} from the other columns of {Path(str(data['path'])).name}"
+
+
 def question(config: dict[str, Any]) -> list[Section]:
     """What is predicted from what."""
     task = _node(config, "task")
-    lines: list[Block] = [Text(str(task["question"]))] if task.get("question") else []
+    asked = own_table(config) or task.get("question")
+    lines: list[Block] = [Text(str(asked))] if asked else []
     if task.get("book"):
         lines.append(Text(f"In the book: §{str(task['book']).removeprefix('§')}", "small"))
     return section("The question", lines)

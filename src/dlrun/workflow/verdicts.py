@@ -52,7 +52,8 @@ def problem(raw: Raw, config: dict[str, Any], found: list[Finding]) -> Verdict:
     inputs = ", ".join(f"{name} ({kind})" for name, kind in raw.inputs.items())
     targets = ", ".join(f"{name} ({PROBLEMS[kind].text})" for name, kind in raw.targets.items())
     leaks = [finding for finding in found if finding.severity == "leak"]
-    counts = f"{len(leaks)} leaks, {sum(f.severity == 'warning' for f in found)} warnings" if found else "nothing"
+    warnings = sum(finding.severity == "warning" for finding in found)
+    counts = f"{counted(len(leaks), 'leak')} and {counted(warnings, 'warning')}"
     text = f"{targets} from {inputs}, learnt from {len(raw):,} development rows. The audit found {counts}."
     if leaks:
         text += f" LEAK: {leaks[0].text}. Scores cannot be believed until that is mended."
@@ -193,6 +194,11 @@ def interval(score: Interval | None) -> str:
     if score.low is None or score.high is None:
         return number(score.value)
     return f"{number(score.value)} [{number(score.low)}, {number(score.high)}]"
+
+
+def counted(count: int, thing: str) -> str:
+    """'no leaks', '1 leak', '2 leaks'."""
+    return f"{count or 'no'} {thing}{'' if count == 1 else 's'}"
 
 
 def called(stage: str) -> str:
