@@ -21,6 +21,8 @@ QUICK = [
     "workflow.seeds=2",
 ]
 
+HOLD = [*QUICK, "protocol=holdout"]  # one fit a stage: quicker than what small tables get
+
 
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch):
@@ -82,7 +84,7 @@ def test_the_seven_steps_and_the_test(capsys):
 
 
 def test_the_test_rows_are_opened_once(undrawn):
-    assert main(["workflow", "task=wine", *QUICK]) == 0
+    assert main(["workflow", "task=wine", *HOLD]) == 0
     assert main(["final", folder()]) == 0
     assert main(["final", folder()]) == 0  # nothing left to do
     assert len(ledger.entries()[0]) == 1
@@ -105,20 +107,20 @@ def test_no_test_row_is_read_before_the_end(monkeypatch, undrawn):
         object.__setattr__(self.raw, "test", lambda: poisoned(self))
 
     monkeypatch.setattr(Assembly, "__init__", init)
-    assert main(["workflow", "task=wine", *QUICK]) == 0
+    assert main(["workflow", "task=wine", *HOLD]) == 0
     with pytest.raises(AssertionError, match="test rows were read"):
         main(["final", folder()])
 
 
 def test_noise_stops_at_step_five(undrawn):
-    assert main(["workflow", *table(noise=True), *QUICK]) == 0
+    assert main(["workflow", *table(noise=True), *HOLD]) == 0
     assert told()[5]["stopped"] and max(told()) == 5
     assert "hypotheses" in told()[5]["verdict"]
     assert main(["final", folder()]) == 2
 
 
 def test_leaks_are_named(undrawn):
-    assert main(["workflow", *table(leak=True, twice=40), *QUICK]) == 0
+    assert main(["workflow", *table(leak=True, twice=40), *HOLD]) == 0
     with open(f"{folder()}/audit.json") as file:
         leaks = [finding for finding in json.load(file) if finding["severity"] == "leak"]
     assert any(finding["columns"] == ["code"] for finding in leaks)
@@ -210,7 +212,7 @@ def test_what_makes_no_sense_is_refused(words, message, capsys):
 
 
 def test_a_workflow_is_rerun_as_a_workflow(undrawn):
-    assert main(["workflow", "task=wine", *QUICK]) == 0
+    assert main(["workflow", "task=wine", *HOLD]) == 0
     first, before = folder(), told()
     os.rename(first, "first")
     assert main(["rerun", "first"]) == 0

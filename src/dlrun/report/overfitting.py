@@ -90,7 +90,7 @@ def _rung(panel: Axes, found: Diagnosis, rung: str, losses: tuple[Curve, Curve],
     """Both losses of a rung; a ring where validation was best, and a line where it overfits from there on."""
     val, train = losses
     overfits = found.kind == "overfitting"
-    label = f"{rung}: {'overfits from' if overfits else 'best at'} {found.epoch}" if found.epoch else rung
+    label = f"{rung}: {'overfits after' if overfits else 'best at'} {found.epoch}" if found.epoch else rung
     panel.plot(list(train), list(train.values()), ":", color=colour, linewidth=1.4, alpha=0.7)
     panel.plot(list(val), list(val.values()), color=colour, linewidth=2, label=label)
     if found.epoch in val:
