@@ -16,7 +16,7 @@ from dlrun.protocols.repeats import repeated
 from dlrun.types import Result
 from dlrun.workflow.course import Workflow
 from dlrun.workflow.stages import Stage, Staged
-from dlrun.workflow.verdicts import Verdict
+from dlrun.workflow.verdicts import Verdict, counted
 
 
 class Final:
@@ -29,7 +29,8 @@ class Final:
         self.experiment = Experiment(self._config(config), folder, plugins)
         self.winner = stage
         final = Stage("final", {}, self._patch(stage))
-        plan = repeated(Whole(), self.workflow.settings.seeds)
+        seeds = 1 if stage.name == "linear" else self.workflow.settings.seeds  # solved, not trained: no luck in it
+        plan = repeated(Whole(), seeds)
         self.experiment.assembly.plan = Staged(plan, lambda results: iter([final]))
 
     def _winner(self, folder: Path) -> Stage:
@@ -71,7 +72,7 @@ class Final:
         ends = f" [{number(first.low)}, {number(first.high)}]" if first.low is not None else ""
         rows = len(self.experiment.assembly.raw)
         evidence = [
-            f"'{self.winner.name}' trained on all {rows:,} development rows, {self.epochs} epochs",
+            f"'{self.winner.name}' trained on all {rows:,} development rows, {counted(self.epochs, 'epoch')}",
             f"the first seed: {number(first.value)}{ends} on {first.n:,} test rows",
             f"the constant answer has {number(results[0].baseline[measure].value)} on them",
             f"validation had said {number(validated.value)}, of {len(seen.tried('constant'))} candidates the best",
