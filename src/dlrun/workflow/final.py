@@ -24,12 +24,12 @@ class Final:
 
     def __init__(self, config: dict[str, Any], folder: Path, plugins: tuple[str, ...] = ()) -> None:
         self.workflow = Workflow({**config, "test": False}, folder, plugins)
-        winner = self._winner(folder)
-        self.epochs, stage = self.workflow.seen.best_epoch(winner.name), winner
+        self.winner = self._winner(folder)
+        self.epochs = self.workflow.seen.best_epoch(self.winner.name)
         self.experiment = Experiment(self._config(config), folder, plugins)
-        self.winner = stage
-        final = Stage("final", {}, self._patch(stage))
-        seeds = 1 if stage.name == "linear" else self.workflow.settings.seeds  # solved, not trained: no luck in it
+        final = Stage("final", {}, self._patch(self.winner))
+        solved = self.winner.name == "linear"  # not trained: there is no luck in it
+        seeds = 1 if solved else self.workflow.settings.seeds
         plan = repeated(Whole(), seeds)
         self.experiment.assembly.plan = Staged(plan, lambda results: iter([final]))
 
