@@ -116,8 +116,15 @@ def test_no_test_row_is_read_before_the_end(monkeypatch, undrawn):
 def test_noise_stops_at_step_five(undrawn):
     assert main(["workflow", *table(noise=True), *HOLD]) == 0
     assert told()[5]["stopped"] and max(told()) == 5
-    assert "hypotheses" in told()[5]["verdict"]
+    assert told()[5]["verdict"].startswith("Nothing beats the constant answer")
     assert main(["final", folder()]) == 2
+
+
+def test_a_smoke_run_can_be_ended():
+    """Twenty steps at most: a solved model then has no epoch."""
+    assert main(["workflow", "task=wine", "preset=smoke", "workflow.budget=3", "protocol=holdout"]) == 0
+    assert main(["final", folder()]) == 0
+    assert "test rows" in told()[8]["verdict"]
 
 
 def test_leaks_are_named(undrawn):

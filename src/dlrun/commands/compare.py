@@ -105,6 +105,12 @@ def _stage(run: Path) -> str:
     return stages.winner(stages.verdicts(run)) or str(fitted[-1]["job"]["stage"])
 
 
+def standing(run: Path) -> read.Lines:
+    """The results that stand for a run: of a workflow those of its winner, and of its final evaluation."""
+    lines, winner = read.results(run), stages.winner(stages.verdicts(run))
+    return [line for line in lines if not winner or line["job"]["stage"] in (winner, "final")]
+
+
 def _measure(first: Path, second: Path) -> str:
     names = [
         [name for line in read.results(run) if line["split"] == "val" for name in line["scores"]]
@@ -119,7 +125,7 @@ def _measure(first: Path, second: Path) -> str:
 def cells(runs: Sequence[Path]) -> tuple[list[str], list[list[str]], list[str]]:
     """The table as text: columns, rows, and the notes that must stand beside the scores."""
     configs = [read.config(run) for run in runs]
-    results = [read.results(run) for run in runs]
+    results = [standing(run) for run in runs]
     differing = differences(configs)
     scored = [_scores(lines) for lines in results]
     heads = sorted({head for scores in scored for head in scores}, key=_val_first)

@@ -85,7 +85,9 @@ def split_columns(cells: Cells, skip: set[str]) -> tuple[tuple[str, ...], tuple[
             numeric.append(name)
             _warn_of_row_numbers(cells, name)
         elif len(set(cells.texts(name)[~missing])) == (~missing).sum():
-            log.warning("column '%s' is left out: its texts all differ, as names of rows do", name)
+            when = made.moment(cells.columns[name][int(np.argmin(missing))]) is not None
+            hint = f"; if it says when a row was made, name it: data.order={name}" if when else ""
+            log.warning("column '%s' is left out: its texts all differ, as names of rows do%s", name, hint)
         else:
             text.append(name)
     return tuple(numeric), tuple(text)

@@ -20,6 +20,7 @@ from dlrun.meter import Diverged
 from dlrun.rundir import write_text
 from dlrun.types import Result
 from dlrun.workflow import choices, verdicts
+from dlrun.workflow.changes import patch
 from dlrun.workflow.evidence import Evidence
 from dlrun.workflow.stages import FIRST, Course, Stage, Staged, verified
 from dlrun.workflow.verdicts import Verdict
@@ -39,7 +40,9 @@ class Workflow:
         self.measure = choices.measure(raw, self.settings.measure)
         self.protocol = choices.protocol(raw, self.settings.protocol, config["protocol"])
         self.config = patched(config, {"protocol": self.protocol.nodes} | ({"metric": self.measure.nodes}))
-        write_text(folder / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))  # what really runs
+        if not (folder / "workflow.json").exists():  # what really runs
+            write_text(folder / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
+            self._warn_of_nothing()
         self.course = Course(self.config, self.settings)
         self.seen = Evidence(
             self.run, self.config, self.measure.name, "min" if lower_is_better(self.measure.name) else "max"
@@ -47,6 +50,13 @@ class Workflow:
         self.experiment.assembly.config = self.config
         self.inner = build(self.protocol.nodes)
         self.experiment.assembly.plan = Staged(self.inner, lambda results: iter(self.stages(results)))
+
+    def _warn_of_nothing(self) -> None:
+        """Say which changes are left out because this model has nothing of the kind."""
+        for group in ("ladder", "study"):
+            for name, change in getattr(self.settings, group).items():
+                if patch(self.config, change) is None:
+                    log.warning("workflow.%s.%s is left out: there is no %s here", group, name, ", ".join(change))
 
     def stages(self, results: list[Result]) -> list[Stage]:
         """The stages as far as they are known after these results."""
@@ -95,7 +105,7 @@ class Workflow:
         prepared = before_and_after(raw, prepare(raw, train, val), raw.dev, train)
         return [
             verdicts.problem(raw, self.config, found),
-            verdicts.measure(self.measure),
+            verdicts.measure(self.measure, list(raw.targets)[1:]),
             verdicts.protocol(self.protocol, job, len(train), 0 if val is None else len(val)),
             verdicts.preparation(prepared),
         ]

@@ -97,7 +97,7 @@ class Evidence:
         for result in self.of(stage):
             rows = [line for line in lines(self.run.folder / "history.jsonl") if line["job"] == result.job.name]
             losses = {line["epoch"]: line["values"]["loss"] for line in rows if line["split"] == "val"}
-            found.append(min(losses, key=lambda epoch: losses[epoch]))
+            found.append(min(losses, key=lambda epoch: losses[epoch]) if losses else 1)
         return max(1, round(statistics.median(found)))
 
     def best(self, names: list[str]) -> str:

@@ -65,16 +65,20 @@ class Final:
         measure, seen = self.workflow.measure.name, self.workflow.seen
         values = [result.scores[measure].value for result in results]
         mean = statistics.fmean(values)
-        spread = f" ± {statistics.stdev(values):.4f} over {len(values)} seeds" if len(values) > 1 else ""
+        spread = f", ± {statistics.stdev(values):.4f} over {len(values)} seeds" if len(values) > 1 else ""
         validated = seen.score(self.winner.name)
         assert validated is not None
         first = results[0].scores[measure]
-        ends = f" [{number(first.low)}, {number(first.high)}]" if first.low is not None else ""
+        ends = (
+            f" (95 % over {first.n:,} rows: {number(first.low)} to {number(first.high)})"
+            if first.low is not None
+            else ""
+        )
         rows = len(self.experiment.assembly.raw)
         evidence = [
             f"'{self.winner.name}' trained on all {rows:,} development rows, {counted(self.epochs, 'epoch')}",
-            f"the first seed: {number(first.value)}{ends} on {first.n:,} test rows",
+            f"the first fit has {number(first.value)}{ends}; the spread over seeds is that of training alone",
             f"the constant answer has {number(results[0].baseline[measure].value)} on them",
             f"validation had said {number(validated.value)}, of {len(seen.tried('constant'))} candidates the best",
         ]
-        return Verdict(8, f"{measure} on the test rows: {number(mean)}{spread}.", evidence)
+        return Verdict(8, f"{measure} on the test rows: {number(mean)}{ends}{spread}.", evidence)

@@ -24,6 +24,7 @@ TITLES = (
     "Regularise and tune",
     "Final evaluation",
 )
+UNFINISHED = ("not learning", "underfitting", "unstable", "unclear")
 NAMES = {"constant": "the constant answer", "linear": "a linear model", "small": "a small network"}
 
 
@@ -56,12 +57,13 @@ def problem(raw: Raw, config: dict[str, Any], found: list[Finding]) -> Verdict:
     counts = f"{counted(len(leaks), 'leak')} and {counted(warnings, 'warning')}"
     text = f"{targets} from {inputs}, learnt from {len(raw):,} development rows. The audit found {counts}."
     if leaks:
-        text += f" LEAK: {leaks[0].text}. Scores cannot be believed until that is mended."
+        text += " LEAK: scores cannot be believed until it is mended: take such columns or copies of rows out, or keep "
+        text += "the rows of one owner together (data.group)."
     lines = [f"{finding.severity.upper()}: {finding.text}" for finding in found]
     return Verdict(1, text, [*([raw.note] if raw.note else []), *lines])
 
 
-def measure(choice: Choice) -> Verdict:
+def measure(choice: Choice, others: list[str]) -> Verdict:
     """Step 2."""
     beside = [name for name in choice.nodes if name != choice.name]
     return Verdict(
@@ -98,17 +100,36 @@ def baseline(seen: Evidence) -> Verdict:
         best = seen.best(networks)
         text += f" Against the linear model, {called(best)} is {lead(seen, best, 'linear')}."
     elif not networks:
-        text += " No network does better than it yet: what there is to learn may be linear."
+        text += f" {_unfinished(seen, tried) or 'No network does better yet: what there is to learn may be linear.'}"
     return Verdict(5, text[0].upper() + text[1:], evidence)
+
+
+def _unfinished(seen: Evidence, tried: list[str]) -> str:
+    """That no network was tried, or that those that were had not learnt yet; nothing where they had."""
+    networks = [name for name in tried if name != "linear"]
+    kinds = {name: seen.diagnosis(name).kind for name in networks if seen.score(name) is not None}
+    if not kinds:
+        return "No network was tried, or none came to an end."
+    if any(kind not in UNFINISHED for kind in kinds.values()):
+        return ""
+    told = ", ".join(f"{called(name)}: {kind}" for name, kind in kinds.items())
+    return (
+        f"The networks have not learnt what they can ({told}): train longer, or with another learning rate (dlrun lr), "
+        "before this says anything about the data."
+    )
 
 
 def _nothing(seen: Evidence, tried: list[str]) -> str:
     leads = [seen.better(name, "constant") for name in tried]
     rows = max((found.n for found in leads if found), default=0)
-    half = min((_half(found) for found in leads if found and found.low is not None), default=None)
+    if all(found is None or found.low is None for found in leads):
+        return f"Whether anything beats the constant answer cannot be told: {rows:,} validation rows are too few."
+    half = max((_half(found) for found in leads if found and found.low is not None), default=None)
     small = (
         f"On {rows:,} validation rows a lead below about {number(half)} cannot be told from chance. " if half else ""
     )
+    if unfinished := _unfinished(seen, tried):
+        return f"Nothing beats the constant answer. {small}{unfinished}"
     return (
         f"Nothing beats the constant answer. {small}One of two hypotheses fails: that the targets can be predicted "
         "from these inputs, or that these rows are enough to learn how. Look at the inputs: is what a person would "
@@ -151,7 +172,8 @@ def regularise(seen: Evidence, stages: list[Stage], base: str, left_out: list[st
         f"The best of {count} candidates is {winner}: {seen.measure} {interval(seen.score(winner))}. The best of many "
         f"looks better than it is; only the test rows can say what it is worth."
     )
-    evidence = [f"against {base}: {lead(seen, winner, base)}"] if winner != base else []
+    rivals = [name for name in (base, "linear") if name != winner and name in names]
+    evidence = [f"against {called(name)}: {lead(seen, winner, name)}" for name in rivals]
     evidence += [f"failed: {name}" for name in failed(seen)]
     evidence += [f"not tried, the budget is used up: {', '.join(left_out)}"] if left_out else []
     return Verdict(7, text, evidence, [table], winner=winner)
@@ -179,6 +201,8 @@ def lead(seen: Evidence, stage: str, than: str) -> str:
     found = seen.better(stage, than)
     if found is None:
         return "not comparable"
+    if found.value == found.low == found.high == 0:
+        return "equal on every row"
     way = "better" if found.value >= 0 else "worse"
     if found.low is None or found.high is None:
         return f"{number(abs(found.value))} {way} ({found.why})"
