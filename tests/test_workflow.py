@@ -120,6 +120,11 @@ def test_noise_stops_at_step_five(undrawn):
     assert main(["final", folder()]) == 2
 
 
+def test_the_config_can_be_seen_without_a_fit(capsys):
+    assert main(["workflow", "task=wine", "workflow.budget=3", "--cfg", "job"]) == 0
+    assert "budget: 3" in capsys.readouterr().out and not os.path.exists("outputs")
+
+
 def test_a_smoke_run_can_be_ended():
     """Twenty steps at most: a solved model then has no epoch."""
     assert main(["workflow", "task=wine", "preset=smoke", "workflow.budget=3", "protocol=holdout"]) == 0

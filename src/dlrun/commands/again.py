@@ -120,6 +120,7 @@ def evaluate(words: list[str]) -> int:
             f"{folder} is a workflow: its scores are in its report, and dlrun final {words[0]} tests its winner"
         )
     plugins = named_plugins(rest)
+    config["reason"] = ""  # a reason is given for each opening anew
     name = next((word.partition("=")[2] for word in rest if word.startswith("checkpoint=")), "")
     if name not in ("", "best", "last"):
         raise Refused(f"checkpoint={name}: it must be best or last")

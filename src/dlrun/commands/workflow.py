@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from dlrun.commands.again import change, opened
 from dlrun.commands.check import check
 from dlrun.commands.configure import configure
@@ -18,8 +20,12 @@ def workflow(words: list[str]) -> int:
     folders, rest = user_folders(words)
     if "-m" in rest or "--multirun" in rest:
         raise Refused("dlrun workflow has a search of its own (workflow.search, workflow.space) and takes no -m")
-    plugins = named_plugins(rest)
-    config = workflow_config(rest, folders, plugins)
+    asked = [word for word in rest if word not in ("--cfg", "--cfg=job", "job")]
+    plugins = named_plugins(asked)
+    config = workflow_config(asked, folders, plugins)
+    if asked != rest:
+        print(yaml.safe_dump(config, sort_keys=False), end="")
+        return 0
     if config["test"]:
         raise Refused("a workflow does not open its test rows (test=true): once it has ended, dlrun final RUN does")
     from dlrun.rundir import create
@@ -43,6 +49,7 @@ def final(words: list[str]) -> int:
     if "workflow" not in config:
         raise Refused(f"{folder} is no workflow; for a single run: dlrun evaluate {words[0]} test=true")
     plugins = named_plugins(rest)
+    config["reason"] = ""  # a reason is given for each opening anew
     change(config, [word for word in rest if not word.startswith("plugins=")])
     check(config, plugins)
     return go({**config, "test": True}, folder, plugins)[0]

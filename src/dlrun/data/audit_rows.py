@@ -61,8 +61,12 @@ def _across(raw: Raw, rows: np.ndarray, train: np.ndarray, val: np.ndarray) -> I
     share, chance = count / len(val), _by_chance(raw, len(train))
     leak = share > TOLERATED and share > CHANCE * chance
     verb, whose = ("is", "its score is") if count == 1 else ("are", "their scores are")
-    text = f"{of(count, len(val), 'validation rows')} {verb} also among the training rows: {whose} "
-    text += f"remembered, not predicted{_other_answers(raw, rows, train, val, count)}"
+    text = f"{of(count, len(val), 'validation rows')} {verb} also among the training rows"
+    if share <= chance:
+        told = f"{text}, no more than the {percent(chance)} that columns as coarse as these make equal by mere chance"
+        yield Finding("note", "duplicates across splits", told, (), count)
+        return
+    text += f": {whose} remembered, not predicted{_other_answers(raw, rows, train, val, count)}"
     if chance * CHANCE >= share:
         text += f" (columns as coarse as these make {percent(chance)} equal by mere chance)"
     yield Finding("leak" if leak else "warning", "duplicates across splits", text, (), count)
