@@ -63,7 +63,7 @@ def write_run(folder, skill=1.0, seed=0, jobs=None, mark="same", metric=None, ki
         else:
             scores["rmse"] = Score(float(each["rmse"].mean()) ** 0.5)
         run.write_answers(job, "val", {"y": (answer, target)}, rows, each)
-        run.add_result(Result(job, "val", scores))
+        run.add_results([Result(job, "val", scores)])
     return folder
 
 

@@ -260,3 +260,15 @@ def test_checkpoints_are_atomic_plain_and_checked(tmp_path):
     path.write_bytes(broken)
     assert checkpoint.newest(path)["n"] == 1
     assert SPEC.targets["y"].outputs == 3
+
+
+def test_a_fit_knows_how_long_it_has_taken_over_all_its_starts(tmp_path, monkeypatch):
+    """A budget in seconds would else grow with each interruption."""
+    clock = iter(range(0, 10**6, 10))
+    monkeypatch.setattr("dlrun.engine.time.monotonic", lambda: float(next(clock)))
+    first = trainer(tmp_path)
+    first.fit()
+    state = first.state()
+    again = trainer(tmp_path)
+    again.restore(state)
+    assert again.seconds >= state["seconds"] > 0

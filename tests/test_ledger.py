@@ -28,9 +28,8 @@ def cache(tmp_path, monkeypatch):
 
 def entered(task="imdb", fingerprint=PRINT, score=0.88213, reason="", run="outputs/imdb/one"):
     scores = {"loss": 0.3, "accuracy": score}
-    return ledger.enter(
-        task=task, fingerprint=fingerprint, config=CONFIG, score=scores, run=Path.cwd() / run, reason=reason
-    )
+    entry = ledger.enter(task=task, fingerprint=fingerprint, config=CONFIG, run=Path.cwd() / run, reason=reason)
+    return ledger.complete(entry, scores)
 
 
 def printed(words):
@@ -42,7 +41,9 @@ def printed(words):
 def test_what_is_entered_is_read_again_in_order(cache):
     made = [entered(), entered("reuters", "0" * 64, 0.79, "warum? „ümlaut“\nand a second line")]
     assert ledger.entries() == (made, [])
-    assert [json.loads(line)["task"] for line in ledger.path().read_text().splitlines()] == ["imdb", "reuters"]
+    assert [json.loads(line)["task"] for line in ledger.path().read_text().splitlines()] == 2 * ["imdb"] + 2 * [
+        "reuters"
+    ]
     assert ledger.path() == cache / "dlrun" / "ledger.jsonl"
 
 
@@ -80,8 +81,8 @@ from dlrun import ledger
 ledger.user_cache = lambda: Path(sys.argv[1])
 assert "torch" not in sys.modules
 for number in range(60):
-    ledger.enter(task=sys.argv[2], fingerprint="f", config={}, score={"accuracy": number / 100},
-                 run=Path("run"), reason="x" * 3000)
+    entry = ledger.enter(task=sys.argv[2], fingerprint="f", config={}, run=Path("run"), reason="x" * 3000)
+    ledger.complete(entry, {"accuracy": number / 100})
 """
 
 
@@ -104,17 +105,30 @@ def test_a_damaged_line_is_kept_and_told_and_costs_no_other_line(cache, damage, 
     with ledger.path().open("ab") as file:
         file.write(damage)
     last = entered(reason="again")
-    assert ledger.entries() == ([first, last], [2])
-    assert ledger.openings("imdb", PRINT) == [first, last] and "line 2 is damaged" in caplog.text
+    assert ledger.entries() == ([first, last], [3])
+    assert ledger.openings("imdb", PRINT) == [first, last] and "line 3 is damaged" in caplog.text
     assert damage.strip() in ledger.path().read_bytes()
-    assert "line 2 of" in printed([]) and "damaged" in printed([])
+    assert "line 3 of" in printed([]) and "damaged" in printed([])
 
 
 def test_a_line_of_a_later_version_is_understood(cache):
     first = entered()
-    line = json.loads(ledger.path().read_text()) | {"machine": "a new key"}
+    line = json.loads(ledger.path().read_text().splitlines()[-1]) | {"machine": "a new key"}
     ledger.path().write_text(json.dumps(line) + "\n")
     assert ledger.entries() == ([first], [])
+
+
+def test_an_opening_without_a_score_counts_and_goes_on_for_its_own_run(cache):
+    asked = {"task": "imdb", "fingerprint": PRINT, "config": CONFIG, "reason": ""}
+    begun = ledger.enter(**asked, run=cache / "one")
+    assert ledger.openings("imdb", PRINT) == [begun] and begun.told == "no score"
+    with pytest.raises(Refused, match="no score"):
+        ledger.enter(**asked, run=cache / "other")
+    assert ledger.enter(**asked, run=cache / "one") == begun
+    done = ledger.complete(begun, {"accuracy": 0.5})
+    assert ledger.openings("imdb", PRINT) == [done]
+    with pytest.raises(Refused, match="0.5000"):
+        ledger.enter(**asked, run=cache / "one")
 
 
 def test_scores_that_are_no_numbers_or_absent_are_damage_or_nothing(cache):

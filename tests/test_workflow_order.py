@@ -23,7 +23,12 @@ def config(model="dense", **workflow):
         "engine": node("engine", "default"),
         "optimizer": node("optimizer", "rmsprop"),
     }
-    return found | {"callback": {}, "seed": 0, "workflow": node("workflow", "default", **workflow)}
+    return found | {
+        "scheduler": node("scheduler", "constant"),
+        "callback": {},
+        "seed": 0,
+        "workflow": node("workflow", "default", **workflow),
+    }
 
 
 def course(**changes):
@@ -40,6 +45,9 @@ class Fake:
     seconds: float = 0.0
     fits: int = 0
     done: set = field(default_factory=set)
+
+    def failed(self, stage):
+        return False
 
     def begun(self, stage):
         return stage in self.done

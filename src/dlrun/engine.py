@@ -49,14 +49,15 @@ class Trainer:
         self.interrupted = 0
         self.meter: Meter | None = None
         self.kept: dict[str, dict[str, Any]] = {}
-        self.saved_at = time.monotonic()
+        self.saved_at = self.began_at = time.monotonic()
+        self.spent = 0.0  # seconds of fitting before this start
         if settings.compile:
             for child in objective.children():
                 child.compile()
 
     def fit(self) -> None:
         """Train until the epochs or steps are used up, or a callback sets `stop`. Goes on from a restored state."""
-        self.learner.total = self.steps_planned
+        self.learner.total, self.began_at = self.steps_planned, time.monotonic()
         try:
             while not self.finished:
                 self.visit("train", self.data.train, learn=True)
@@ -143,6 +144,11 @@ class Trainer:
             raise Interrupted(self.interrupted)
 
     @property
+    def seconds(self) -> float:
+        """How long this fit has taken, earlier starts included."""
+        return self.spent + time.monotonic() - self.began_at
+
+    @property
     def steps_planned(self) -> int:
         """Optimizer steps of the whole fit."""
         batches = -(-len(self.data.train) // self.settings.batch_size)
@@ -189,6 +195,7 @@ class Trainer:
             "epoch": self.epoch,
             "position": self.position,
             "stop": self.stop,
+            "seconds": self.seconds,
             "random": runtime.random_state(self.device),
             "meter": self.meter.state() if self.meter is not None else None,
         }
@@ -199,6 +206,7 @@ class Trainer:
         self.learner.restore(state["learner"])
         self.history[:] = [Row(*entry) for entry in state["history"]]
         self.epoch, self.position, self.stop = state["epoch"], state["position"], state["stop"]
+        self.spent, self.began_at = state["seconds"], time.monotonic()
         runtime.restore_random_state(state["random"], self.device)
         if state["meter"] is not None:
             self.meter = self._meter("train")

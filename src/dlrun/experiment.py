@@ -6,7 +6,6 @@ import logging
 import signal
 import statistics
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -41,7 +40,7 @@ class Experiment:
         stage: whose fits are tested.
         """
         done = len(self.run.results())
-        if self.wants_test and not self.tested(stage):
+        if self.wants_test and (self.assembly.plan(self.fitted()) is not None or self.untested(stage)):
             self._may_open()
         while self.advance(watch) is not None:
             pass
@@ -58,27 +57,38 @@ class Experiment:
             return None
         self.latest = self.assembly.fit(job)
         result = self.train(self.latest, watch)
-        self.run.add_result(result)
+        self.run.add_results([result])
         return result
 
     def fitted(self) -> list[Result]:
         """The results of fits, without those of the test."""
         return [result for result in self.run.results() if result.split != "test"]
 
-    def tested(self, stage: str) -> set[str]:
-        """The names of this stage's fits that have been measured on the test rows."""
-        return {r.job.name for r in self.run.results() if r.split == "test" and r.job.stage == stage}
+    def untested(self, stage: str) -> list[Job]:
+        """The fits of a stage that have not been measured on the test rows."""
+        tested = {result.job.name for result in self.run.results() if result.split == "test"}
+        return [r.job for r in self.fitted() if r.job.stage == stage and r.job.name not in tested]
 
     def open_test(self, stage: str) -> None:
         """Measure every fit of a stage that has no test result yet on the test rows; it is one opening."""
-        mine = [result.job for result in self.fitted() if result.job.stage == stage]
-        waiting = [job for job in mine if job.name not in self.tested(stage)]
-        found = []
-        for job in waiting:
-            latest = self.latest if self.latest is not None and self.latest.job == job else self.assembled(job)
-            found.append(self.score(latest, "test"))
-        if found:
-            self._enter(found)
+        waiting = self.untested(stage)
+        if waiting:
+            latest = self.latest if self.latest is not None and self.latest.job == waiting[-1] else None
+            self._open([(latest if job == waiting[-1] and latest else self.assembled(job)) for job in waiting])
+
+    def _open(self, fits: list[Fit]) -> list[Result]:
+        """Enter one opening in the ledger, read the test rows, write all results, and complete the entry."""
+        config, folder, entry = self.assembly.config, self.run.folder, None
+        if not self.assembly.synthetic:
+            task, fingerprint = self._whose()
+            entry = ledger.enter(task=task, fingerprint=fingerprint, config=config, run=folder, reason=self._reason)
+        found = [self.score(fit, "test") for fit in fits]
+        self.run.add_results(found)
+        if entry is not None:
+            values = {name: [result.scores[name].value for result in found] for name in found[0].scores}
+            ledger.complete(entry, {name: statistics.fmean(each) for name, each in values.items()})
+        log.info("the test rows were opened: %s", folder)
+        return found
 
     @property
     def _reason(self) -> str:
@@ -93,40 +103,22 @@ class Experiment:
             raise Refused("test=true needs one model to test: use protocol=whole or protocol=holdout, not folds")
         if not self.assembly.synthetic:
             ledger.check_writable()
-            ledger.must_have_reason(*self._whose(), self._reason)
+            ledger.must_have_reason(*self._whose(), self._reason, self.run.folder)
 
     def _whose(self) -> tuple[str, str]:
         return self.assembly.config["task"]["name"], self.run.read_json("data.json")["fingerprint"]
 
-    def _enter(self, found: list[Result]) -> None:
-        """Enter one opening in the ledger, then write its results."""
-        if not self.assembly.synthetic:
-            names = found[0].scores
-            score = {name: statistics.fmean(result.scores[name].value for result in found) for name in names}
-            task, fingerprint = self._whose()
-            config, folder = self.assembly.config, self.run.folder
-            ledger.enter(
-                task=task, fingerprint=fingerprint, config=config, score=score, run=folder, reason=self._reason
-            )
-        for result in found:
-            self.run.add_result(result)
-        log.info("the test rows were opened: %s", self.run.folder)
-
     def evaluated(self, name: str = "") -> list[Result]:
         """Every job's checkpoint (`best`, `last`, or the first of them that is there) scored again; records a test."""
-        if self.wants_test:
-            self._may_open()
-        found = []
-        for result in self.fitted():
-            fit = self.assembled(result.job, name)
-            found.append(self.score(fit, "test" if self.wants_test else result.split))
-        if found and self.wants_test:
-            self._enter(found)
-        if not found:
+        done = self.fitted()
+        if not done:
             raise Refused(
                 f"nothing to evaluate: no fit has finished in {self.run.folder}; dlrun resume goes on with it"
             )
-        return found
+        if self.wants_test:
+            self._may_open()
+            return self._open([self.assembled(result.job, name) for result in done])
+        return [self.score(self.assembled(result.job, name), result.split) for result in done]
 
     def assembled(self, job: Job, name: str = "") -> Fit:
         """A job as its finished fit left it: its best checkpoint, or its last. Raises Refused when there is none."""
@@ -138,7 +130,7 @@ class Experiment:
 
     def train(self, fit: Fit, watch: Watch | None = None) -> Result:
         """Fit one job, from its last checkpoint if there is one, and score its validation rows."""
-        trainer, started = fit.trainer, time.perf_counter()
+        trainer = fit.trainer
         split = "train" if fit.data.val is None else "val"
         baseline = fit.baseline.sweep(split, self.assembly.source(fit, split)).scores()  # before restoring: it seeds
         if self._restore(fit, "last"):
@@ -150,11 +142,11 @@ class Experiment:
             trainer.fit()
         if trainer.stop:
             log.info("%s stopped after epoch %d: %s", fit.job.name, trainer.epoch, trainer.stop)
-        epochs = trainer.epoch
+        epochs, seconds = trainer.epoch, trainer.seconds
         fit.weights = f"last (epoch {epochs})"
         self._restore(fit, "best")
         result = self.score(fit, split, baseline)
-        return replace(result, epochs=epochs, seconds=round(time.perf_counter() - started, 3))
+        return replace(result, epochs=epochs, seconds=round(seconds, 3))
 
     def score(self, fit: Fit, split: str, baseline: dict[str, Score] | None = None) -> Result:
         """Measure one split with the weights as they are, beside the constant answer; the answers are kept."""

@@ -6,11 +6,16 @@ import math
 import re
 
 LOWER = {"loss", "mae", "mse", "rmse", "perplexity", "error"}
+HIGHER = {"accuracy", "match", "k", "precision", "recall", "f1", "auc", "r2"}  # last words of measures
 
 
 def lower_is_better(measure: str) -> bool:
-    """Whether less of this measure is better: losses and errors ('loss', 'loss_generator', 'price_mae')."""
-    return not LOWER.isdisjoint(re.split(r"[^a-z0-9]+", measure.lower()))
+    """Whether less of this measure is better: losses and errors ('loss', 'loss_generator', 'price_mae').
+
+    A measure's name comes last, behind that of its target: 'error_accuracy' is the accuracy of the target 'error'.
+    """
+    words = re.split(r"[^a-z0-9]+", measure.lower())
+    return words[-1] not in HIGHER and not LOWER.isdisjoint(words)
 
 
 def number(value: float | None) -> str:

@@ -57,11 +57,12 @@ def entries() -> tuple[list[Entry], list[int]]:
         content = path().read_bytes() if path().exists() else b""
     except OSError as error:
         raise Refused(f"the ledger of test openings, {path()}, cannot be read: {error.strerror}") from error
-    found, damaged = [], []
+    found, damaged = list[Entry](), []
     for number, line in enumerate(content.split(b"\n"), 1):
         entry = _entry(line)
         if entry is not None:
-            found.append(entry)
+            begun = replace(entry, score={})
+            found = [one for one in found if one != begun] + [entry]  # a line with a score completes the one without
         elif line.strip():
             damaged.append(number)
     return found, damaged
@@ -75,9 +76,12 @@ def openings(task: str, fingerprint: str) -> list[Entry]:
     return [entry for entry in found if (entry.task, entry.fingerprint) == (task, fingerprint)]
 
 
-def must_have_reason(task: str, fingerprint: str, reason: str | None) -> None:
-    """Raise Refused, naming the earlier openings, when there are any and no reason is given to look again."""
-    earlier = openings(task, fingerprint)
+def must_have_reason(task: str, fingerprint: str, reason: str | None, run: Path | None = None) -> None:
+    """Raise Refused, naming the earlier openings, when there are any and no reason is given to look again.
+
+    run: whose own opening, begun and never completed, is no earlier one.
+    """
+    earlier = [entry for entry in openings(task, fingerprint) if entry.score or entry.run != str(run)]
     if not earlier or (reason or "").strip():
         return
     told = [f"{entry.date[:10]}, {entry.told}, {entry.run}" for entry in earlier[-TOLD:]]
@@ -95,23 +99,38 @@ def check_writable() -> None:
         pass
 
 
-def enter(
-    *, task: str, fingerprint: str, config: Mapping[str, Any], score: Mapping[str, float], run: Path, reason: str
-) -> Entry:
-    """Add one opening, dated now, and answer with it. Safe when several runs do so at once.
+def enter(*, task: str, fingerprint: str, config: Mapping[str, Any], run: Path, reason: str) -> Entry:
+    """Add one opening, dated now and without a score yet, and answer with it; to be called before a row is read.
 
-    config: the run's plain values. score: measure → value. Raises Refused when it cannot be written.
+    An opening of the same run that was never completed goes on instead. Whether a reason is needed is asked while
+    nobody else can write: of two runs at once only one is the first. Raises Refused, also when it cannot be written.
     """
-    date = datetime.now().astimezone().isoformat(timespec="seconds")
-    entry = Entry(date, task, fingerprint, config_hash(config), dict(score), str(run), reason.strip())
-    line = json.dumps(asdict(entry), ensure_ascii=False).encode() + b"\n"
     with _opened() as file:
-        end = file.seek(0, os.SEEK_END)
-        file.seek(max(0, end - 1))
-        cut = file.read(1) not in (b"", b"\n")  # a kill may have cut the last line short: it must not swallow this one
-        file.write(b"\n" + line if cut else line)
-        os.fsync(file.fileno())
+        begun = [entry for entry in openings(task, fingerprint) if entry.run == str(run) and not entry.score]
+        if begun:
+            return begun[-1]
+        must_have_reason(task, fingerprint, reason)
+        date = datetime.now().astimezone().isoformat(timespec="seconds")
+        entry = Entry(date, task, fingerprint, config_hash(config), {}, str(run), reason.strip())
+        _append(file, entry)
     return entry
+
+
+def complete(entry: Entry, score: Mapping[str, float]) -> Entry:
+    """Enter what an opening came to. score: measure → value."""
+    done = replace(entry, score=dict(score))
+    with _opened() as file:
+        _append(file, done)
+    return done
+
+
+def _append(file: io.FileIO, entry: Entry) -> None:
+    line = json.dumps(asdict(entry), ensure_ascii=False).encode() + b"\n"
+    end = file.seek(0, os.SEEK_END)
+    file.seek(max(0, end - 1))
+    cut = file.read(1) not in (b"", b"\n")  # a kill may have cut the last line short: it must not swallow this one
+    file.write(b"\n" + line if cut else line)
+    os.fsync(file.fileno())
 
 
 def config_hash(config: Mapping[str, Any]) -> str:

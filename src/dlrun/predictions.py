@@ -130,7 +130,7 @@ def _difference_of_wholes(first: Pooled, second: Pooled, definition: Definition,
         statistics.append(whole.of(answers[order], targets[order]))
         said.append(whole.decided(answers[order]).reshape(len(rows), -1))
     apart = len(np.unique(rows[(said[0] != said[1]).any(1)]))
-    telling = min(apart, whole.rarer(targets))
+    telling = min(apart, max(1, whole.rarer(targets)))
     return bootstrap.paired(statistics[0], statistics[1], rows, telling=telling, seed=SEED)
 
 

@@ -45,13 +45,15 @@ def write_text(path: Path, text: str) -> None:
 
 
 def lines(path: Path) -> list[Any]:
-    """The JSON lines of a file; a last line cut short by a kill is left out."""
+    """The JSON lines of a file; a last line cut short by a kill is left out. Raises Refused for any other damage."""
     found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    texts = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    for number, text in enumerate(texts, 1):
         try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            found.append(json.loads(text))
+        except json.JSONDecodeError as error:
+            if number < len(texts):
+                raise Refused(f"{path}, line {number} is no JSON: {text[:60]!r}") from error
     return found
 
 
@@ -81,10 +83,10 @@ class RunDir:
         """What has come of the jobs so far."""
         return [read_result(line) for line in lines(self.folder / "results.jsonl")]
 
-    def add_result(self, result: Result) -> None:
-        """Add one job's result."""
+    def add_results(self, results: Iterable[Result]) -> None:
+        """Add jobs' results, all of them or none."""
         path = self.folder / "results.jsonl"
-        found = [*lines(path), result_line(result)]
+        found = [*lines(path), *map(result_line, results)]
         write_text(path, "".join(json.dumps(line) + "\n" for line in found))
 
     def write_answers(

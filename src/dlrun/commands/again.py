@@ -12,6 +12,8 @@ from dlrun.commands.train import go, logging_to, make_folder, named_plugins, sta
 from dlrun.commands.words import user_folders
 from dlrun.errors import Refused
 
+RESUMED = ("workflow.budget", "engine.device", "engine.save_every", "reason")
+
 
 def opened(words: list[str], command: str) -> tuple[Path, dict[str, Any], list[str]]:
     """The run folder that the first word names, its config, and the other words. Raises Refused where there is none."""
@@ -46,6 +48,13 @@ def change(config: dict[str, Any], words: list[str]) -> None:
         node[parts[-1]] = value_of(word)
 
 
+def only(words: list[str], keys: tuple[str, ...], why: str) -> None:
+    """Refuse settings other than these."""
+    for word in words:
+        if word.partition("=")[0] not in keys:
+            raise Refused(f"{word}: {why}. What can be set: {', '.join(keys)}")
+
+
 def resume(words: list[str]) -> int:
     """Go on with a run in its own folder, as if it had never stopped; with other settings, which are kept."""
     import yaml
@@ -53,6 +62,8 @@ def resume(words: list[str]) -> int:
     folder, config, rest = opened(words, "resume")
     plugins = named_plugins(rest)
     changes = [word for word in rest if not word.startswith("plugins=")]
+    if "workflow" in config:
+        only(changes, RESUMED, "a workflow goes on as it began; dlrun rerun begins one with other settings")
     change(config, changes)
     check(config, plugins)
     if changes:
@@ -68,6 +79,7 @@ def resume(words: list[str]) -> int:
 def finished(config: dict[str, Any], folder: Path, plugins: tuple[str, ...]) -> bool:
     """Whether every job that this config asks for has its result, and the test its own where one is asked for."""
     from dlrun.build import build
+    from dlrun.protocols.repeats import repeated
     from dlrun.rundir import RunDir
 
     if "workflow" in config:
@@ -75,7 +87,8 @@ def finished(config: dict[str, Any], folder: Path, plugins: tuple[str, ...]) -> 
     results = RunDir(folder).results()
     fitted = [result for result in results if result.split != "test"]
     untested = config["test"] and len(fitted) == len(results)
-    return build(config["protocol"], plugins=plugins)(fitted) is None and not untested
+    plan = repeated(build(config["protocol"], plugins=plugins), config["repeat"])
+    return plan(fitted) is None and not untested
 
 
 def rerun(words: list[str]) -> int:

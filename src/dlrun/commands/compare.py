@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dlrun.errors import Refused
 from dlrun.report import measures, read, stages
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 WIDE = 7  # columns that fit a terminal
 NEEDED = ("config.yaml", "results.jsonl")
-PRIVATE = ("output", "hydra.", "note")
+PRIVATE = ("output", "hydra.", "note", "task.question")
 
 
 def comparison(runs: Sequence[Path]) -> Group:
@@ -99,7 +99,7 @@ def said(measure: str, found: Interval) -> str:
 
 def _stage(run: Path) -> str:
     """The stage that stands for a run: the winner of a workflow, or else that of its last fit."""
-    fitted = [line for line in read.results(run) if line["split"] == "val"]
+    fitted = [line for line in read.results(run) if line["split"] == "val" and line["scores"]]
     if not fitted:
         raise Refused(f"{run} was not validated")
     return stages.winner(stages.verdicts(run)) or str(fitted[-1]["job"]["stage"])
@@ -126,7 +126,7 @@ def cells(runs: Sequence[Path]) -> tuple[list[str], list[list[str]], list[str]]:
     """The table as text: columns, rows, and the notes that must stand beside the scores."""
     configs = [read.config(run) for run in runs]
     results = [standing(run) for run in runs]
-    differing = differences(configs)
+    differing = read.differing(configs, PRIVATE)
     scored = [_scores(lines) for lines in results]
     heads = sorted({head for scores in scored for head in scores}, key=_val_first)
     columns = ["run", *(f"{split} {measure}" for split, measure in heads), "epochs", "seconds", *differing]
@@ -137,14 +137,6 @@ def cells(runs: Sequence[Path]) -> tuple[list[str], list[list[str]], list[str]]:
         rows.append([str(run), *(scores.get(head, "") for head in heads), *_effort(lines), *own])
     notes = [read.warning_of(lines) for lines in results]
     return columns, rows, sorted(set(filter(None, notes)))
-
-
-def differences(configs: list[dict[str, Any]]) -> list[str]:
-    """The flat keys whose values are not the same in all configs."""
-    flats = [read.flat(config) for config in configs]
-    keys = dict.fromkeys(key for flat in flats for key in flat)
-    told = [key for key in keys if not key.startswith(PRIVATE) and not key.startswith("task.question")]
-    return [key for key in told if any(flat.get(key) != flats[0].get(key) for flat in flats)]
 
 
 def _scores(lines: read.Lines) -> dict[tuple[str, str], str]:

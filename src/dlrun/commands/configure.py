@@ -133,6 +133,10 @@ def value_of(word: str) -> Any:
 
 def unknown_key(key: str, there: list[str]) -> str:
     """The message for a key that is not in the config, with the nearest that are."""
+    if key in there:  # it is a mapping that was given a name which it does not have
+        inside = [k.removeprefix(f"{key}.") for k in there if k.startswith(f"{key}.")]
+        names = ", ".join(name for name in inside if "." not in name)
+        return f"'{key}' has {names}: to set one, {key}.NAME=…; to add one, +{key}.NAME=…"
     parent, _, name = key.rpartition(".")
     beside = [k for k in there if k.rpartition(".")[0] == parent] or [k for k in there if "." not in k]
     near = [k for k in beside if difflib.get_close_matches(name, [k.rpartition(".")[2]])]

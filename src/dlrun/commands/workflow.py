@@ -7,12 +7,14 @@ from typing import Any
 
 import yaml
 
-from dlrun.commands.again import change, opened
+from dlrun.commands.again import change, only, opened
 from dlrun.commands.check import check
 from dlrun.commands.configure import configure
 from dlrun.commands.train import go, named_plugins, start
 from dlrun.commands.words import user_folders
 from dlrun.errors import Refused
+
+FINAL = ("reason", "plugins", "engine.device")
 
 
 def workflow(words: list[str]) -> int:
@@ -49,6 +51,7 @@ def final(words: list[str]) -> int:
     if "workflow" not in config:
         raise Refused(f"{folder} is no workflow; for a single run: dlrun evaluate {words[0]} test=true")
     plugins = named_plugins(rest)
+    only(rest, FINAL, "dlrun final tests what the workflow has found, as it was found")
     config["reason"] = ""  # a reason is given for each opening anew
     change(config, [word for word in rest if not word.startswith("plugins=")])
     check(config, plugins)

@@ -9,6 +9,7 @@ from dlrun.errors import Refused
 Changes = dict[str, Any]
 SIZES = ("filters", "units", "dense")  # of a model: lists with one number a hidden layer
 RELATIVE = ("scale", "layers", "epochs", "rate")
+GROUPS = ("model", "optimizer", "engine", "loss", "scheduler")  # whose keys make another candidate on the same rows
 
 
 def combined(first: Changes, second: Changes) -> Changes:
@@ -54,13 +55,14 @@ def _resized(model: dict[str, Any], before: dict[str, Any], key: str, value: Any
     return {name: [*widths, *widths[-1:] * value] for name, widths in list(lists.items())[-1:]}
 
 
-def check(config: dict[str, Any], place: str, changes: Any) -> None:
+def check(place: str, changes: Any) -> None:
     """Refuse what is no change: not a mapping, a key that is neither relative nor of a group, a factor below 0."""
     if not isinstance(changes, dict):
         raise Refused(f"{place}={changes!r}: it must be a mapping such as {{model.dropout: 0.5}}")
     for key, value in changes.items():
-        if key not in RELATIVE and not isinstance(config.get(key.partition(".")[0]), dict):
-            raise Refused(f"{place}: nothing is called '{key}'. There are: {', '.join(RELATIVE)}, and keys as model.l2")
+        if key not in RELATIVE and key.partition(".")[0] not in GROUPS:
+            there = f"{', '.join(RELATIVE)}, and keys of {', '.join(GROUPS)}, such as model.l2"
+            raise Refused(f"{place}: nothing is called '{key}'. There are: {there}")
         kinds = int if key == "layers" else int | float
         if key in RELATIVE and (not isinstance(value, kinds) or isinstance(value, bool) or value <= 0):
             raise Refused(f"{place}.{key}={value!r}: it must be a {'whole ' * (key == 'layers')}number above 0")

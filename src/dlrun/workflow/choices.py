@@ -48,6 +48,11 @@ def measure(raw: Raw, asked: str) -> Choice:
     fits = all(name in PROBLEMS[other].metrics for other in raw.targets.values() for name in names)
     nodes = {key: node for name in names for key, node in shipped("metric", name).items()} if fits else {}
     first = names[0] if fits else PROBLEMS[kind].default_metrics[0]
+    if not fits and asked != "auto":
+        kinds = ", ".join(f"{name} ({other})" for name, other in raw.targets.items())
+        raise Refused(f"workflow.measure={asked} cannot be taken of every target: {kinds}")
+    if not fits:
+        reason = "the targets are of different kinds, and each is judged by the usual measure of its own"
     return Choice(f"{target}_{first}" if several else first, nodes, reason)
 
 
@@ -78,6 +83,7 @@ def protocol(raw: Raw, asked: str, own: dict[str, Any]) -> Choice:
         reason = (
             f"'{raw.order}' puts the rows in time: every fold trains on the past and is measured on what came after"
         )
+        reason += f"; owners ('{raw.group}') are then on both sides" if raw.group else ""
         return Choice("walk_forward", shipped("protocol", "walk_forward"), reason)
     name, reason = _by_size(rows)
     node = shipped("protocol", name)

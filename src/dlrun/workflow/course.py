@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from dlrun.build import build, patched
@@ -16,9 +17,10 @@ from dlrun.data.prepare import prepare
 from dlrun.errors import Refused
 from dlrun.experiment import Experiment, Watch
 from dlrun.figures import lower_is_better
+from dlrun.ledger import config_hash
 from dlrun.meter import Diverged
 from dlrun.rundir import write_text
-from dlrun.types import Result
+from dlrun.types import Job, Result
 from dlrun.workflow import choices, verdicts
 from dlrun.workflow.changes import patch
 from dlrun.workflow.evidence import Evidence
@@ -26,6 +28,7 @@ from dlrun.workflow.stages import FIRST, Course, Stage, Staged, verified
 from dlrun.workflow.verdicts import Verdict
 
 log = logging.getLogger("dlrun")
+FREE = ("workflow.budget", "engine.device", "engine.save_every", "reason", "test")  # may be set when it goes on
 
 
 class Workflow:
@@ -39,7 +42,8 @@ class Workflow:
         self.run, raw = self.experiment.run, self.experiment.assembly.raw
         self.measure = choices.measure(raw, self.settings.measure)
         self.protocol = choices.protocol(raw, self.settings.protocol, config["protocol"])
-        self.config = patched(config, {"protocol": self.protocol.nodes} | ({"metric": self.measure.nodes}))
+        measures = self.measure.nodes | config["metric"]
+        self.config = patched(config, {"protocol": self.protocol.nodes, "metric": measures})
         if not (folder / "workflow.json").exists():  # what really runs
             write_text(folder / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
             self._warn_of_nothing()
@@ -49,7 +53,17 @@ class Workflow:
         )
         self.experiment.assembly.config = self.config
         self.inner = build(self.protocol.nodes)
+        self.split = self._first_split()
         self.experiment.assembly.plan = Staged(self.inner, lambda results: iter(self.stages(results)))
+
+    def _first_split(self) -> tuple[Job, np.ndarray, np.ndarray]:
+        """The first fit's training and validation rows. Raises Refused for a protocol without the latter."""
+        job, raw = self.inner([]), self.experiment.assembly.raw
+        assert job is not None
+        train, val = self.inner.rows(raw, job, self.config["seed"])
+        if val is None:
+            raise Refused(f"protocol={self.protocol.name} holds no rows out, and a workflow compares on such rows")
+        return job, train, val
 
     def _warn_of_nothing(self) -> None:
         """Say which changes are left out because this model has nothing of the kind."""
@@ -74,15 +88,29 @@ class Workflow:
 
     def results(self, watch: Watch | None = None) -> list[Result]:
         """Carry it out to the end, and answer with all results."""
-        self.tell([*self.before()])
+        self._unchanged()
+        self.tell([*self.before(), *self.after()])
         while (job := self.experiment.assembly.plan(self.experiment.fitted())) is not None:
             try:
                 self.experiment.advance(watch)
-            except Diverged as error:
+            except (Diverged, Refused) as error:
+                if isinstance(error, Refused) and job.stage in FIRST:
+                    raise
                 log.warning("%s failed: %s", job.name, error)
-                self.run.add_result(Result(job, "val", {}, note=str(error)))
+                latest = self.experiment.latest
+                seconds = latest.trainer.seconds if latest is not None and latest.job == job else 0.0
+                self.run.add_results([Result(job, "val", {}, seconds=round(seconds, 3), note=str(error))])
             self.tell(self.after())
         return self.run.results()
+
+    def _unchanged(self) -> None:
+        """Refuse to go on with another config than the one that it began with: the order of stages hangs on it."""
+        mark = {"config": config_hash(patched(self.config, dict.fromkeys(FREE)))}
+        if self.run.read_json("begun.json") not in (None, mark):
+            raise Refused(
+                f"{self.run.folder}/config.yaml was changed since this workflow began; it goes on as it began"
+            )
+        self.run.write_json("begun.json", mark)
 
     def tell(self, found: list[Verdict]) -> None:
         """Write the verdicts down, and say those that were not there before."""
@@ -97,22 +125,20 @@ class Workflow:
         """Steps 1 to 4: what is known before anything is trained."""
         assembly = self.experiment.assembly
         raw, seed = assembly.raw, self.config["seed"]
-        job = self.inner([])
-        assert job is not None
-        train, val = self.inner.rows(raw, job, seed)
+        job, train, val = self.split
         found = audit(raw, train, val, seed)
         self.run.write_json("audit.json", [asdict(finding) for finding in found])
         prepared = before_and_after(raw, prepare(raw, train, val), raw.dev, train)
         return [
             verdicts.problem(raw, self.config, found),
             verdicts.measure(self.measure, list(raw.targets)[1:]),
-            verdicts.protocol(self.protocol, job, len(train), 0 if val is None else len(val)),
+            verdicts.protocol(self.protocol, job, len(train), len(val)),
             verdicts.preparation(prepared),
         ]
 
     def after(self) -> list[Verdict]:
         """Steps 5 to 7, as far as they are decided."""
-        results = self.experiment.fitted()
+        results = [result for result in self.experiment.fitted() if result.job.stage != "final"]
         stages = self.stages(results)
         whole = self.done(stages[-1], results)
         names = [stage.name for stage in stages if self.done(stage, results)]
@@ -126,14 +152,9 @@ class Workflow:
         found.append(verdicts.overfit(self.seen, ladder))
         if not whole:
             return found
-        base = [name for name in names if name in ladder][-1]
-        left_out = [stage.name for stage in self.planned(stages, base) if stage.name not in names]
-        return [*found, verdicts.regularise(self.seen, stages, base, left_out)]
-
-    def planned(self, stages: list[Stage], base: str) -> list[Stage]:
-        """Every stage of study and search, whether the budget lasts or not."""
-        changes = next(stage.changes for stage in stages if stage.name == base)
-        return list(self.course.stages([*self.course.study(changes), *self.course.search(changes)]))
+        base = [stage for stage in stages if stage.name in ladder and not self.seen.failed(stage.name)][-1]
+        left_out = [stage.name for stage in self.course.variants(base) if stage.name not in names]
+        return [*found, verdicts.regularise(self.seen, stages, base.name, left_out)]
 
 
 def told(verdict: Verdict) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -40,8 +41,13 @@ class Evidence:
         return self._once(("score", stage), lambda: self._score(stage))
 
     def _score(self, stage: str) -> Interval | None:
-        pooled = self._pooled(stage)
-        return None if pooled is None else predictions.interval(pooled, self.measure)
+        pooled, found = self._pooled(stage), self.of(stage)
+        if pooled is None:
+            return None
+        if len(found) > 1:
+            return predictions.interval(pooled, self.measure)
+        one = found[0].scores[self.measure]  # as the fit itself was scored
+        return Interval(one.value, one.low, one.high, one.n)
 
     def better(self, stage: str, than: str) -> Interval | None:
         """How much better a stage is than another on the same rows, above 0 for better; None where one has failed."""
@@ -92,13 +98,9 @@ class Evidence:
         return self.diagnosis(stage).kind == "overfitting"
 
     def best_epoch(self, stage: str) -> int:
-        """The epoch with the least validation loss: of several folds, their median."""
-        found = []
-        for result in self.of(stage):
-            rows = [line for line in lines(self.run.folder / "history.jsonl") if line["job"] == result.job.name]
-            losses = {line["epoch"]: line["values"]["loss"] for line in rows if line["split"] == "val"}
-            found.append(min(losses, key=lambda epoch: losses[epoch]) if losses else 1)
-        return max(1, round(statistics.median(found)))
+        """The epoch whose weights were scored: of several folds, their median."""
+        kept = [re.search(r"epoch (\d+)", result.checkpoint) for result in self.of(stage)]
+        return max(1, round(statistics.median(int(found[1]) if found else 1 for found in kept)))
 
     def best(self, names: list[str]) -> str:
         """The stage with the best score."""
@@ -109,6 +111,10 @@ class Evidence:
     def begun(self, stage: str) -> bool:
         """Whether a stage has a result."""
         return bool(self.of(stage))
+
+    def failed(self, stage: str) -> bool:
+        """Whether a stage has come to nothing."""
+        return self.begun(stage) and self.score(stage) is None
 
     def spent(self) -> tuple[float, int]:
         """Seconds of training, and number of fits."""

@@ -60,6 +60,12 @@ class Final:
         self.workflow.tell([self.verdict([r for r in results if r.job.stage == "final" and r.split == "test"])])
         return results
 
+    def _squeezed(self) -> list[str]:
+        name = self.workflow.config["scheduler"]["_target_"].rpartition(".")[2]
+        return (
+            [] if name == "constant" else [f"the {name} schedule runs over these epochs, not over those planned before"]
+        )
+
     def verdict(self, results: list[Result]) -> Verdict:
         """What the test rows say."""
         measure, seen = self.workflow.measure.name, self.workflow.seen
@@ -79,6 +85,7 @@ class Final:
             f"'{self.winner.name}' trained on all {rows:,} development rows, {counted(self.epochs, 'epoch')}",
             f"the first fit has {number(first.value)}{ends}; the spread over seeds is that of training alone",
             f"the constant answer has {number(results[0].baseline[measure].value)} on them",
+            *self._squeezed(),
             f"validation had said {number(validated.value)}, of {len(seen.tried('constant'))} candidates the best",
         ]
         return Verdict(8, f"{measure} on the test rows: {number(mean)}{ends}{spread}.", evidence)

@@ -18,6 +18,7 @@ from dlrun.workflow.changes import RELATIVE, Changes, check, combined, patch
 
 FIRST = ("constant", "linear", "small", "configured")
 LEAST_PATIENCE = 3  # epochs
+STOP = "callback.early_stopping"
 DRAWS = 50  # tries for a candidate that is not there yet
 
 
@@ -29,6 +30,8 @@ class Seen(Protocol):
     def overfits(self, stage: str) -> bool: ...
 
     def begun(self, stage: str) -> bool: ...
+
+    def failed(self, stage: str) -> bool: ...
 
     def spent(self) -> tuple[float, int]:
         """Seconds of training, and number of fits."""
@@ -61,8 +64,9 @@ class Course:
         for rung in ladder[1:]:
             if seen.overfits(base.name) or self.over(seen, rung):
                 break
-            yield (base := rung)
-        for stage in self.stages([*self.study(base.changes), *self.search(base.changes)]):
+            yield rung
+            base = base if seen.failed(rung.name) else rung
+        for stage in self.variants(base):
             if self.over(seen, stage):
                 return
             yield stage
@@ -81,6 +85,16 @@ class Course:
             if found is not None and (found or not changes):
                 yield Stage(name, changes, found | self._stop(name, found))
 
+    def variants(self, base: Stage) -> list[Stage]:
+        """Study and search around the network that overfits, each candidate once."""
+        found, patches = list[Stage](), [base.patch]
+        for stage in self.stages([*self.study(base.changes), *self.search(base.changes)]):
+            mine = {key: value for key, value in stage.patch.items() if key != STOP}
+            if mine not in patches:
+                found.append(stage)
+                patches.append(mine)
+        return found
+
     def _stop(self, name: str, found: dict[str, Any]) -> dict[str, Any]:
         """Study and search stop early; the first stages and the ladder do not, to be seen whole."""
         if name in (*FIRST, *self.settings.ladder):
@@ -88,13 +102,15 @@ class Course:
         epochs = found.get("engine.epochs", self.config["engine"]["epochs"])
         patience = max(LEAST_PATIENCE, round(self.settings.patience * epochs))
         node = shipped("callback", "early_stopping")["early_stopping"]
-        return {"callback.early_stopping": {**node, "patience": patience}}
+        return {STOP: {**node, "patience": patience}}
 
     def ladder(self) -> list[tuple[str, Changes]]:
         """The configured network, then each rung on top of those before."""
         rungs: list[tuple[str, Changes]] = [("configured", {})]
         for name, change in self.settings.ladder.items():
-            rungs.append((name, combined(rungs[-1][1], change)))
+            whole = combined(rungs[-1][1], change)
+            if patch(self.config, whole) is not None:  # else this model has nothing of the kind
+                rungs.append((name, whole))
         return rungs
 
     def study(self, base: Changes) -> list[tuple[str, Changes]]:
@@ -152,15 +168,20 @@ def budget(text: str | int) -> tuple[str, float]:
 def verified(config: dict[str, Any], settings: Workflow) -> Workflow:
     """The settings, looked through before anything is trained. Raises Refused."""
     budget(settings.budget)
-    check(config, "workflow.small", settings.small)
+    if config["engine"]["overfit"]:
+        raise Refused("engine.overfit validates on the training rows, and nothing that a workflow says would be true")
+    if str(config["scheduler"].get("monitor", "")).startswith("val/"):
+        watched = config["scheduler"]["monitor"]
+        raise Refused(f"the scheduler watches {watched}, and the final fit holds no rows out: choose another scheduler")
+    check("workflow.small", settings.small)
     for group in ("ladder", "study"):
         for name, change in getattr(settings, group).items():
-            check(config, f"workflow.{group}.{name}", change)
+            check(f"workflow.{group}.{name}", change)
     for key, values in settings.space.items():
         if not isinstance(values, list) or not values:
             raise Refused(f"workflow.space.{key}={values!r}: it must be a list of values to draw from")
         for value in values:
-            check(config, "workflow.space", {key: value})
+            check("workflow.space", {key: value})
     names = [*FIRST, *settings.ladder, *settings.study]
     twice = [name for name in names if names.count(name) > 1]
     strange = [

@@ -66,9 +66,9 @@ def problem(raw: Raw, config: dict[str, Any], found: list[Finding]) -> Verdict:
 def measure(choice: Choice, others: list[str]) -> Verdict:
     """Step 2."""
     beside = [name for name in choice.nodes if name != choice.name]
-    return Verdict(
-        2, f"Success is {choice.name}: {choice.reason}.", [f"beside it: {', '.join(beside)}"] if beside else []
-    )
+    lines = [f"beside it: {', '.join(beside)}"] if beside else []
+    lines += [f"judged by the first target; learnt beside it: {', '.join(others)}"] if others else []
+    return Verdict(2, f"Success is {choice.name}: {choice.reason}.", lines, measure=choice.name)
 
 
 def protocol(choice: Choice, job: Job, train: int, val: int) -> Verdict:
@@ -144,17 +144,15 @@ def _half(found: Interval) -> float:
 
 def overfit(seen: Evidence, ladder: list[str]) -> Verdict:
     """Step 6: the rung at which training improves while validation worsens."""
-    climbed = [name for name in ladder if seen.of(name)]
+    climbed = [name for name in ladder if seen.of(name) and not seen.failed(name)]
     last = climbed[-1]
-    evidence = [
-        f"{called(name)}: {seen.diagnosis(name).text}" for name in ("linear", "small", *climbed) if seen.of(name)
-    ]
+    evidence = [f"{called(name)}: {seen.diagnosis(name).text}" for name in ("small", *climbed) if seen.of(name)]
     if seen.overfits(last):
         epoch = (seen.diagnosis(last).epoch or 0) + 1
         name = called(last)[0].upper() + called(last)[1:]
         less = "it can do more than the rows can teach it, and from here on less is more"
         return Verdict(6, f"{name} overfits from epoch {epoch}: {less}.", evidence)
-    rest = [name for name in ladder if name not in climbed]
+    rest = [name for name in ladder if not seen.of(name)]
     why = f"; {', '.join(rest)} were not tried, the budget is used up" if rest else ""
     text = f"No rung of the ladder overfits{why}: a larger network, or longer training, may still gain."
     return Verdict(6, text, evidence)
