@@ -23,11 +23,9 @@ SPEC = Spec({"x": Field("number", (5,))}, {"y": Field("category", (), 3, ("a", "
 
 def node(group: str, name: str, **changes: Any) -> dict[str, Any]:
     """A shipped part's YAML with some values changed."""
-    folder = conf_folder() / group
-    found = yaml.safe_load((folder / f"{name}.yaml").read_text())
-    if "defaults" in found:
-        found = {**yaml.safe_load((folder / "default.yaml").read_text()), **found}
-        del found["defaults"]
+    found = yaml.safe_load((conf_folder() / group / f"{name}.yaml").read_text())
+    for parent in found.pop("defaults", []):
+        found = found if parent == "_self_" else {**node(group, parent), **found}
     return {**found, **changes}
 
 

@@ -8,16 +8,19 @@ import dlrun
 SRC = Path(dlrun.__file__).parent
 FLOORS = [
     {"errors", "ranges", "types", "build", "signatures", "problems", "places", "figures"},
-    {"tables", "runtime", "rundir", "settings", "events", "bootstrap", "scores", "predictions", "curve", "diagnosis"},
-    {"data", "models", "losses", "metrics", "optim", "protocols"},
-    {"objectives", "engine", "meter", "learner", "callbacks", "checkpoint", "gallery", "ledger"},
-    {"assembly", "experiment", "workflow", "inspect"},
+    {
+        *("tables", "pixels", "runtime", "rundir", "settings", "events", "bootstrap", "scores", "predictions", "curve"),
+        *("diagnosis", "checkpoint"),
+    },
+    {"data", "models", "losses", "metrics", "optim", "protocols", "augment"},
+    {"objectives", "engine", "meter", "learner", "callbacks", "gallery", "ledger", "ahead"},
+    {"assembly", "experiment", "workflow", "inspect", "inference"},
     {"report"},
     {"cli", "commands"},
 ]
 FAMILIES = [
-    {"engine", "meter", "learner", "callbacks", "checkpoint"},
-    {"assembly", "experiment", "workflow"},
+    {"engine", "meter", "learner", "callbacks"},
+    {"assembly", "experiment", "workflow", "inference"},
     {"cli", "commands"},
 ]
 

@@ -3,6 +3,7 @@
 import json
 import time
 
+import made_up_pictures
 import numpy as np
 import pytest
 import torch
@@ -32,6 +33,11 @@ def load(name, folder, **changes):
     if name == "csv":
         (folder / "own.csv").write_text(TABLE)
         settings |= {"path": str(folder / "own.csv"), "target": "kind"}
+    if name == "images":
+        made_up_pictures.folder(folder / "photos", {"cat": 40, "dog": 40})
+        settings |= {"path": str(folder / "photos")}
+    if "size" in settings:
+        settings["size"] = [32, 48]
     return build({**settings, **changes})
 
 

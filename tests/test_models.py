@@ -39,6 +39,15 @@ TARGETS = {
     "category": Field("category", (), 4, prior=torch.tensor([0.1, 0.2, 0.3, 0.4])),
     "multilabel": Field("multilabel", (3,), 3, prior=torch.tensor([0.1, 0.5, 0.9])),
 }
+CHANGES = {  # a small base without weights, all of which learns
+    "pretrained": {
+        "architecture": "shufflenet_v2_x0_5",
+        "weights": None,
+        "preprocess": "normalise",
+        "unfreeze": "all",
+    }
+}
+PICTURES = {"pretrained": Field("image", (1, 12, 12))}  # of as many channels as it can read
 
 
 def a_bag(rows=ROWS, width=20, each=3):
@@ -68,11 +77,12 @@ def test_every_model_reads_and_answers_every_kind_it_accepts(model, kind, target
     inputs = {"x": INPUTS[kind]}
     if NEEDS.get(model, kind) != kind:
         inputs["picture"] = INPUTS[NEEDS[model]]
+    inputs = {name: PICTURES.get(model, field) if field.kind == "image" else field for name, field in inputs.items()}
     spec = Spec(inputs, {"y": TARGETS[target]})
     for init in ("torch", "keras") if model not in UNTRAINED else ("",):
         torch.manual_seed(0)
         changes = {"init": init} if init else {}
-        built = build(node("model", model, **changes), spec)
+        built = build(node("model", model, **changes, **CHANGES.get(model, {})), spec)
         batch = {name: values(field) for name, field in {**spec.inputs, **spec.targets}.items()}
         objective = Supervised(built, {"y": auto(spec.targets["y"])})
         (step,) = objective.steps(batch)
@@ -88,8 +98,8 @@ def test_every_model_reads_and_answers_every_kind_it_accepts(model, kind, target
 def test_a_model_answers_several_targets_from_several_inputs():
     spec = Spec({k: INPUTS[k] for k in ("number", "category", "bag", "image")}, dict(TARGETS))
     batch = {name: values(field) for name, field in spec.inputs.items()}
-    for model in ("dense", "linear", "convnet"):
-        for category in ("onehot", "embedding") if model != "convnet" else ("",):
+    for model in ("dense", "linear", "convnet", "residual", "inception", "separable"):
+        for category in ("onehot", "embedding") if model not in NEEDS else ("",):
             built = build(node("model", model, **({"category": category} if category else {})), spec)
             outputs = built(batch)
             assert {name: tuple(raw.shape) for name, raw in outputs.items()} == {

@@ -13,7 +13,7 @@ from dlrun.data import words
 from dlrun.data.before_after import before_and_after
 from dlrun.data.files import Official, present
 from dlrun.data.prepare import prepare
-from dlrun.data.shown import number, picture, shortened, shown
+from dlrun.data.shown import number, picture, shortened, shown, span
 from dlrun.types import Ragged, Raw
 
 real = pytest.mark.skipif(
@@ -127,7 +127,9 @@ def test_before_is_raw_and_after_is_what_a_model_is_given(name, tmp_path):
             count = int((prepared[column].to_dense()[row] != 0).sum())
             assert table["rows"][1][position].startswith(f"{count} different words of ")
         elif raw.inputs.get(column) == "image":
-            assert ", 0 to 255" in table["rows"][0][position] and ", 0 to 1" in table["rows"][1][position]
+            row = list(train).index(numbers[0])
+            assert table["rows"][0][position] == span(raw.dev[column][numbers[0]])
+            assert table["rows"][1][position] == span(prepared[column][row].numpy())
 
 
 def test_what_is_learnt_is_told_with_its_values(tmp_path):

@@ -9,9 +9,13 @@ import pytest
 from dlrun.cli import main
 from dlrun.places import conf_folder, options
 
-TASKS = [name for name in options(conf_folder(), "task") if name != "csv"]
+TASKS = [name for name in options(conf_folder(), "task") if name not in ("csv", "images")]  # they need a path
 EXPERIMENTS = options(conf_folder(), "experiment")
 EMBEDDED = {"digits", "breast_cancer", "wine", "diabetes"}
+
+
+SMALL = ["data.size=[48,48]"]  # of photographs
+ON_VGG16 = ("cats_dogs_features", "cats_dogs_frozen", "cats_dogs_tuned")  # which takes its time
 
 
 def run(words, folder):
@@ -33,6 +37,7 @@ def test_the_globs_are_not_quiet():
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_in_smoke_size(task, tmp_path, capsys):
     words = ["preset=smoke", "test=true", "reason=a smoke run", "protocol=holdout"]
+    words += SMALL if task == "cats_dogs" else []
     code, results = run([f"task={task}", *words], tmp_path)
     said = capsys.readouterr().out
     assert code == 0 and [result["split"] for result in results] == ["val", "test"]
@@ -40,9 +45,19 @@ def test_every_task_in_smoke_size(task, tmp_path, capsys):
     assert all(result["baseline"].keys() == result["scores"].keys() for result in results)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", ON_VGG16)
+def test_the_experiments_on_vgg16_in_smoke_size(experiment, tmp_path):
+    code, results = run([f"experiment={experiment}", "preset=smoke", *SMALL], tmp_path)
+    assert code == 0 and results
+
+
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_in_smoke_size(experiment, tmp_path, capsys):
-    code, results = run([f"experiment={experiment}", "preset=smoke"], tmp_path)
+    smaller = SMALL if experiment.startswith("cats_dogs") else []
+    if experiment in ON_VGG16:
+        smaller = [*smaller, "model.architecture=squeezenet1_1"]
+    code, results = run([f"experiment={experiment}", "preset=smoke", *smaller], tmp_path)
     assert code == 0 and results and all("SYNTHETIC" in result["note"] for result in results)
     assert "nothing here to compare" in capsys.readouterr().out
 

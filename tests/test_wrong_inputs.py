@@ -60,7 +60,7 @@ CASES = {
     # words
     "misspelt group": wrong("modle=dense", "no setting 'modle': did you mean 'model'"),
     "misspelt option": wrong(
-        "model=dnse", "no model 'dnse': did you mean 'dense'.*There are: constant, convnet, dense"
+        "model=dnse", "no model 'dnse': did you mean 'dense'.*There are: constant, convnet, convnet_150, dense"
     ),
     "misspelt command": wrong("resum run", "'resum' is neither a command nor a setting.*did you mean dlrun resume"),
     "misspelt task": wrong("task=minst", "no task 'minst': did you mean 'mnist'"),
@@ -233,7 +233,7 @@ CASES = {
         f"target {target}": within(
             "--config-dir mine model=own",
             node(target),
-            f"model: _target_ '{target}' is not allowed: it must be in dlrun.callbacks, ",
+            f"model: _target_ '{target}' is not allowed: it must be in dlrun.augment, ",
         )
         for target in ("os.system", "subprocess.run", "torch.load", "builtins.eval", "shutil.rmtree", "dlrunner.x")
     },
@@ -282,7 +282,7 @@ CASES = {
     "a package named in the folder of a run": within(
         "resume run",
         run_with({"plugins": ["os"], "model": {"_target_": "os.system", "command": "touch evil"}}),
-        "'os.system' is not allowed: it must be in dlrun.callbacks, ",
+        "'os.system' is not allowed: it must be in dlrun.augment, ",
         "plugins=",
     ),
     "a package named in the words of a run": within(

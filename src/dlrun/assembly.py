@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
-from dlrun import metrics, optim, runtime
+from dlrun import checkpoint, metrics, optim, runtime
+from dlrun.ahead import looked_ahead
+from dlrun.augment import Augment, augmented
 from dlrun.build import build, patched
 from dlrun.callbacks import KeepBest
 from dlrun.data.prepare import apply, fingerprint, prepare, state
@@ -23,7 +26,7 @@ from dlrun.meter import Measures
 from dlrun.models import model_fault
 from dlrun.models.constant import constant
 from dlrun.objectives.supervised import Supervised
-from dlrun.protocols.repeats import repeated
+from dlrun.protocols.stages import plan_of
 from dlrun.rundir import RunDir
 from dlrun.settings import Settings
 from dlrun.tables import Table, mix
@@ -52,7 +55,7 @@ class Assembly:
         self.config, self.plugins, self.run = config, plugins, RunDir(folder)
         self.settings: Settings = self.part("engine")
         self.device = runtime.choose_device(self.settings.device)
-        self.plan = repeated(self.part("protocol"), config["repeat"])
+        self.plan = plan_of(config, plugins)
         self.schedule = self.part("scheduler")
         runtime.be_deterministic(self.settings.deterministic)
         runtime.flush_denormals()
@@ -93,14 +96,20 @@ class Assembly:
         first = mix(self.config["seed"], job.repeat, job.fold)
         torch.manual_seed(first)
         model: nn.Module = self.part("model", data.spec)
-        objective = self._objective(model, data.spec)
+        objective = self._objective(model, data.spec, self._augment(data.spec))
+        if job.start:
+            checkpoint.put(objective, checkpoint.best(self.run.folder / "checkpoints" / job.start))
         learner = self._learner(objective)
         trainer = self._trainer(objective, learner, data, job)
         baseline = self._objective(constant(data.spec), data.spec)
         fit = Fit(job, data, trainer, self._trainer(baseline, self._learner(baseline), data, job), rows)
         trainer.callbacks = self._callbacks(trainer)
+        held_out = None if data.val is None else self._looked_ahead(fit, "val", data.val)
+        fit.data = trainer.data = replace(data, train=self._looked_ahead(fit, "train", data.train), val=held_out)
         self.run.write_json(f"preparation/{job.name}.json", state(data.learnt))
         self.run.write_json("fields.json", _fields(data.spec))
+        if hasattr(model, "admit"):
+            model.admit(self.run.folder, job, rows.get("val"))  # type: ignore[operator]
         return fit
 
     def _data(self, job: Job) -> tuple[Data, dict[str, np.ndarray]]:
@@ -115,13 +124,27 @@ class Assembly:
 
     def source(self, fit: Fit, split: str) -> Table:
         if split == "test":
-            return apply(self.raw, fit.data, self.test_rows).to(self.device)
+            return self._looked_ahead(fit, split, apply(self.raw, fit.data, self.test_rows).to(self.device))
         source = fit.data.train if split == "train" else fit.data.val
         if source is None:
             raise Refused(
                 f"protocol={self.config['protocol']['_target_'].rpartition('.')[2]} holds no {split} rows out"
             )
         return source  # type: ignore[return-value]
+
+    def _looked_ahead(self, fit: Fit, split: str, table: Any) -> Table:
+        """A split as the model asks for it: what its frozen networks answer may stand for the pictures themselves."""
+        objective: Any = fit.trainer.objective
+        networks = objective.model.ahead() if hasattr(objective.model, "ahead") else {}
+        if networks and objective.augment is not None:
+            raise Refused("model.cache=true: a frozen base answers once to each picture, but augment changes the "
+                          "pictures every time; say model.cache=false")  # fmt: skip
+        if not networks:
+            return table  # type: ignore[no-any-return]
+        rows, which = self.raw_rows(fit, split)
+        learnt = state(fit.data.learnt)
+        content = lambda name: f"{fingerprint({name: rows[name][which]})} {learnt[name]}"  # noqa: E731
+        return looked_ahead(table, networks, content)
 
     @property
     def synthetic(self) -> bool:
@@ -141,20 +164,37 @@ class Assembly:
             return self.test_rows, np.arange(len(next(iter(self.test_rows.values()))))
         return self.raw.dev, fit.rows[split]
 
-    def _objective(self, model: nn.Module, spec: Spec) -> Supervised:
+    def _augment(self, spec: Spec) -> Augment | None:
+        """What is done to training pictures; None where nothing is asked for."""
+        steps = {name: build(node, plugins=self.plugins) for name, node in self.config["augment"].items()}
+        return augmented(steps, spec)
+
+    def _objective(self, model: nn.Module, spec: Spec, augment: Augment | None = None) -> Supervised:
         chosen = {name: self.part("loss", field) for name, field in spec.targets.items()}
         weights = self.config["loss_weights"] or {}
         if unknown := sorted(set(weights) - set(chosen)):
             raise Refused(f"loss_weights names {', '.join(unknown)}; the targets are {', '.join(chosen)}")
-        return Supervised(model, chosen, weights).to(self.device)
+        return Supervised(model, chosen, weights, augment).to(self.device)
 
     def _learner(self, objective: Supervised) -> Learner:
-        make = lambda parameters: self.part("optimizer", parameters)  # noqa: E731
+        make = lambda parameters: self._optimizer(parameters, objective.model)  # noqa: E731
         return Learner(objective.groups, make, self.settings, self.schedule, self.device)
+
+    def _optimizer(self, parameters: list[nn.Parameter], model: nn.Module) -> Optimizer:
+        """The optimizer over these parameters; a model may ask for some to be changed more slowly (`rates`)."""
+        factors: dict[nn.Parameter, float] = model.rates() if hasattr(model, "rates") else {}  # type: ignore[operator]
+        groups: dict[float, list[nn.Parameter]] = {}
+        for parameter in parameters:
+            groups.setdefault(factors.get(parameter, 1.0), []).append(parameter)
+        optimizer: Optimizer = self.part("optimizer", [{"params": group} for group in groups.values()])
+        for group, factor in zip(optimizer.param_groups, groups, strict=True):
+            group["lr"] = group["lr"] * factor
+        return optimizer
 
     def _trainer(self, objective: Supervised, learner: Learner, data: Data, job: Job) -> Trainer:
         measures = self._measures(data.spec)
-        trainer = Trainer(objective, data, self.settings, learner, measures, self.run.checkpoints(job))
+        settings = self.settings if objective.groups else replace(self.settings, epochs=1)  # there is nothing to learn
+        trainer = Trainer(objective, data, settings, learner, measures, self.run.checkpoints(job))
         trainer.seed = mix(self.config["seed"], job.repeat, job.fold)
         return trainer
 
@@ -195,8 +235,9 @@ def aimed(part: Any, name: str, there: list[str], goals: dict[str, str]) -> Any:
 
 
 def _fields(spec: Spec) -> dict[str, Any]:
+    prior = lambda f: None if f.prior is None else f.prior.tolist()  # noqa: E731
     plain = lambda fields: {  # noqa: E731
-        name: {"kind": f.kind, "shape": list(f.shape), "size": f.size, "labels": list(f.labels)}
+        name: {"kind": f.kind, "shape": list(f.shape), "size": f.size, "labels": list(f.labels), "prior": prior(f)}
         for name, f in fields.items()
     }
     return {"inputs": plain(spec.inputs), "targets": plain(spec.targets)}

@@ -9,11 +9,11 @@ from typing import Any
 
 from dlrun.errors import Refused
 
-PARTS = ("callbacks", "data", "losses", "metrics", "models", "objectives", "optim", "protocols", "settings")
+PARTS = ("augment", "callbacks", "data", "losses", "metrics", "models", "objectives", "optim", "protocols", "settings")
 ALLOWED = (
     *(f"dlrun.{part}" for part in PARTS), "torch.nn", "torch.optim", "torchvision.models", "torchvision.transforms",
 )  # fmt: skip
-EXCEPT = ("dlrun.data.files",)  # it writes wherever it is told to
+EXCEPT = ("dlrun.data.files", "dlrun.models.weights")  # they write wherever they are told to
 
 
 def allow(target: str, plugins: Iterable[str] = ()) -> None:
@@ -68,6 +68,15 @@ def patched(config: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, An
             place, node = place[node], name
         place[node] = copy.deepcopy(value)
     return changed
+
+
+def dotted(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted keys: {optimizer: {lr: 1}} → {optimizer.lr: 1}."""
+    found: dict[str, Any] = {}
+    for key, value in node.items():
+        inside = isinstance(value, Mapping) and "_target_" not in value
+        found |= dotted(value, f"{prefix}{key}.") if inside else {f"{prefix}{key}": value}
+    return found
 
 
 def _inner(value: Any, plugins: Iterable[str]) -> Any:

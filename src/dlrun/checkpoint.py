@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from dlrun.errors import Refused
 
@@ -60,3 +61,21 @@ def newest(path: Path) -> dict[str, Any] | None:
         except Refused as error:
             log.warning("%s; falling back to the one before it", error)
     return None
+
+
+def best(folder: Path) -> dict[str, Any]:
+    """The state of a job's best epoch, or of its last where no best one was kept. Raises Refused where none is."""
+    for name in ("best", "last"):
+        if (found := newest(folder / f"{name}.pt")) is not None:
+            return found
+    raise Refused(f"no checkpoint in {folder}")
+
+
+def put(objective: nn.Module, state: dict[str, Any]) -> None:
+    """Give an objective the weights of a state: their running averages, where those were kept."""
+    objective.load_state_dict(state["objective"])
+    groups: Any = objective.groups
+    with torch.no_grad():
+        for name, averages in state["learner"]["average"].items():
+            for parameter, average in zip(groups[name], averages, strict=True):
+                parameter.copy_(average)

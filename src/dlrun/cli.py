@@ -107,6 +107,12 @@ def _evaluate(words: list[str]) -> int:
     return evaluate(words)
 
 
+def _predict(words: list[str]) -> int:
+    from dlrun.commands.predict import predict
+
+    return predict(words)
+
+
 def _train(words: list[str]) -> int:
     from dlrun.commands.train import train
 
@@ -137,6 +143,12 @@ def _explain(words: list[str]) -> int:
     return explain(words)
 
 
+def _show(words: list[str]) -> int:
+    from dlrun.commands.show import show
+
+    return show(words)
+
+
 def _lr(words: list[str]) -> int:
     from dlrun.commands.lr import lr
 
@@ -149,13 +161,21 @@ def _report(words: list[str]) -> int:
     return report(words)
 
 
+def _visualize(words: list[str]) -> int:
+    from dlrun.commands.visualize import visualize
+
+    return visualize(words)
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "workflow": _workflow,
     "final": _final,
     "explain": _explain,
+    "show": _show,
     "lr": _lr,
     "report": _report,
+    "visualize": _visualize,
     "ledger": _ledger,
     "ls": _ls,
     "compare": _compare,
@@ -164,4 +184,5 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "resume": _resume,
     "rerun": _rerun,
     "evaluate": _evaluate,
+    "predict": _predict,
 }

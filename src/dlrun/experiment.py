@@ -18,6 +18,7 @@ from dlrun.callbacks import TensorBoard
 from dlrun.engine import Trainer
 from dlrun.errors import Refused
 from dlrun.meter import Meter, with_intervals
+from dlrun.rundir import RunDir
 from dlrun.types import Job, Result, Score
 
 log = logging.getLogger("dlrun")
@@ -135,8 +136,8 @@ class Experiment:
         baseline = fit.baseline.sweep(split, self.assembly.source(fit, split)).scores()  # before restoring: it seeds
         if self._restore(fit, "last"):
             log.info("%s goes on at epoch %d, batch %d", fit.job.name, trainer.epoch + 1, trainer.position + 1)
-        elif hasattr(model := trainer.objective.model, "solve"):
-            model.solve(fit.data.train)  # type: ignore[operator, union-attr]
+        else:
+            solve(fit, self.run)
         self._start_records(fit)
         with watch(trainer, fit.job, baseline) if watch else nullcontext(), signals(trainer):
             trainer.fit()
@@ -197,6 +198,15 @@ class Experiment:
             f"overfit check {outcome}: the loss on the same {self.assembly.settings.overfit} rows is {loss:.4g}, "
             f"{than} a tenth of the constant answer's ({bar:.4g})"
         )
+
+
+def solve(fit: Fit, run: RunDir) -> None:
+    """Have a model that no step trains find its weights: on the training rows, an ensemble on the validation rows."""
+    objective: Any = fit.trainer.objective
+    if hasattr(objective.model, "solve"):
+        objective.model.solve(fit.data.train)
+    elif hasattr(objective.model, "weigh"):
+        run.write_json("members.json", objective.model.weigh(fit.data.val, objective.total))
 
 
 @contextmanager

@@ -1,4 +1,7 @@
-"""Losses: what is minimised. Each is a function of a target's Field and answers (raw output, target) → mean loss."""
+"""Losses: what is minimised. Each is a function of a target's Field and answers (raw output, target) → mean loss.
+
+A target may be shares instead of labels, as mixed pictures have: probabilities (B, size) for a category.
+"""
 
 from __future__ import annotations
 
@@ -61,16 +64,17 @@ def _weights(field: Field, weights: str | list[float] | None) -> Tensor | None:
 
 
 def focal(field: Field, *, gamma: NonNegative) -> Loss:
-    """Cross-entropy with easy rows turned down by (1 − p)^gamma (Lin et al. 2017)."""
+    """Cross-entropy with easy rows turned down by (1 − p)^gamma (Lin et al. 2017); of shares, the mean so weighted."""
     _check("focal", field)
+    turned_down = lambda entropy: (1 - torch.exp(-entropy)).clamp_min(1e-12) ** gamma * entropy  # noqa: E731
 
     def of_classes(raw: Tensor, target: Tensor) -> Tensor:
-        entropy = F.cross_entropy(raw, target, reduction="none")
-        return ((1 - torch.exp(-entropy)) ** gamma * entropy).mean()
+        if target.is_floating_point():
+            return (target * turned_down(-raw.log_softmax(-1))).sum(-1).mean()
+        return turned_down(F.cross_entropy(raw, target, reduction="none")).mean()
 
     def of_labels(raw: Tensor, target: Tensor) -> Tensor:
-        entropy = F.binary_cross_entropy_with_logits(raw, target, reduction="none")
-        return ((1 - torch.exp(-entropy)) ** gamma * entropy).mean()
+        return (target * turned_down(F.softplus(-raw)) + (1 - target) * turned_down(F.softplus(raw))).mean()
 
     return of_classes if field.kind == "category" else of_labels
 
@@ -95,7 +99,7 @@ def _distance(name: str, field: Field, distance: Loss) -> Loss:
     if field.kind == "number":
         return distance
     if field.kind == "category":
-        return lambda raw, target: distance(field.activate(raw), F.one_hot(target, field.size).to(raw.dtype))
+        return lambda raw, target: distance(field.activate(raw), field.shares(target).to(raw.dtype))
     return lambda raw, target: distance(field.activate(raw), target)
 
 

@@ -29,6 +29,28 @@ def quick_step(optimizer: Optimizer) -> Callable[[], Any]:
     return lambda: step(optimizer)
 
 
+TINY = 1e-12
+
+
+class Normalised(Optimizer):
+    """Gradient descent whose step on each row of a parameter has the length `lr`, whatever the gradient's (book §5.4).
+
+    Each row's gradient is divided by its root mean square. A row moves among others as it would alone, though the loss
+    is a mean over them all. What the book adds so as not to divide by 0, 1e-5, is as large as many a gradient here.
+    """
+
+    def __init__(self, parameters: Iterable[torch.Tensor], lr: float) -> None:
+        super().__init__(parameters, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for parameter in (each for each in group["params"] if each.grad is not None):
+                own = parameter.grad * len(parameter)
+                length = own.square().mean(tuple(range(1, own.dim())), keepdim=True).sqrt()
+                parameter.sub_(group["lr"] * own / (length + TINY))
+
+
 @dataclass(frozen=True)
 class Moment:
     """When a learning rate is asked for: optimizer steps taken, steps planned, and what has been written down."""

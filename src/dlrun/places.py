@@ -1,8 +1,9 @@
-"""Where configs are found: the built-in conf folder, the user's own, and what each group offers. Needs no torch."""
+"""Where configs, official files and caches are found, and what each group offers. Needs no torch."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,21 @@ from typing import Any
 from dlrun.errors import Refused
 
 HIDDEN = ("hydra",)
+
+
+def data_root() -> Path:
+    """The folder that holds official files: $DLRUN_DATA, else the user's cache folder."""
+    chosen = os.environ.get("DLRUN_DATA")
+    return Path(chosen).expanduser() if chosen else user_cache()
+
+
+def user_cache() -> Path:
+    """The folder for what can be made or downloaded again, where this system keeps such things."""
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "dlrun"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "dlrun"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dlrun"
 
 
 def conf_folder() -> Path:

@@ -11,31 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dlrun.pixels import Pixels as Pixels
+from dlrun.pixels import Streamed as Streamed
+from dlrun.pixels import select
 from dlrun.types import Batch
 
 warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
 CHUNK_BYTES = 1 << 22  # rows are gathered for many small batches at once, then cut: a cut costs a microsecond
-
-
-@dataclass(frozen=True)
-class Pixels:
-    """Images kept as uint8 (N, C, H, W); a batch is float, value / 255."""
-
-    values: Tensor
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    @property
-    def row_bytes(self) -> int:
-        return max(1, self.values[:1].numel())
-
-    def to(self, device: torch.device) -> Pixels:
-        return Pixels(self.values.to(device))
-
-    def batches(self, rows: Tensor | slice, size: int) -> Iterator[Tensor]:
-        """Float images of these rows, made `size` at a time: few enough to stay in the cache."""
-        return (part.to(torch.float32).div_(255) for part in select(self.values, rows).split(size))
 
 
 @dataclass(frozen=True)
@@ -52,6 +34,10 @@ class Bag:
 
     def __len__(self) -> int:
         return len(self.starts) - 1
+
+    @property
+    def place(self) -> torch.device:
+        return self.starts.device
 
     @property
     def row_bytes(self) -> int:
@@ -101,6 +87,14 @@ class Plain:
         return len(self.values)
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.values.shape[1:])
+
+    @property
+    def place(self) -> torch.device:
+        return self.values.device
+
+    @property
     def row_bytes(self) -> int:
         return max(1, self.values[:1].numel() * self.values.element_size())
 
@@ -112,15 +106,10 @@ class Plain:
         return iter(select(self.values, rows).split(size))
 
 
-def select(values: Tensor, rows: Tensor | slice) -> Tensor:
-    """These rows of a tensor."""
-    return values[rows] if isinstance(rows, slice) else values.index_select(0, rows)
-
-
 class Table:
     """A source of batches over columns in memory. The order of a shuffled epoch is a function of (seed, epoch)."""
 
-    def __init__(self, columns: dict[str, Plain | Pixels | Bag]) -> None:
+    def __init__(self, columns: dict[str, Plain | Pixels | Streamed | Bag]) -> None:
         lengths = {name: len(column) for name, column in columns.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"columns of different lengths: {lengths}")
@@ -148,12 +137,27 @@ class Table:
             return None
         generator = torch.Generator().manual_seed(mix(seed, epoch))
         first = next(iter(self.columns.values()))
-        device = first.starts.device if isinstance(first, Bag) else first.values.device
-        return torch.randperm(len(self), generator=generator).to(device)
+        return torch.randperm(len(self), generator=generator).to(first.place)
 
     def _batches_a_chunk(self, size: int) -> int:
+        if any(isinstance(column, Streamed) for column in self.columns.values()):
+            return -(-len(self) // size)  # all at once: its workers read ahead
         row = sum(column.row_bytes for column in self.columns.values())
         return max(1, min(256, CHUNK_BYTES // (row * size)))
+
+
+@dataclass(frozen=True)
+class Ticks:
+    """A source of empty batches, for an objective that reads no data: as if there were `count` rows of nothing."""
+
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def batches(self, size: int, *, seed: int | None = None, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
+        """Empty batches from number `start` on, one for each `size` ticks."""
+        return ({} for _ in range(start, -(-self.count // size)))
 
 
 def mix(*numbers: int) -> int:

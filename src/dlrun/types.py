@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["number", "fraction", "binary", "category", "multilabel", "tokens", "bag", "image", "series"]
 Batch = dict[str, Tensor]
+AHEAD = ".ahead"  # column `image.ahead` stands for `image`: what a frozen network answers to it, computed once
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,12 @@ class Field:
         if self.kind in ("category", "multilabel"):
             return self.size
         return torch.Size(self.shape).numel()
+
+    def shares(self, target: Tensor) -> Tensor:
+        """A target's labels as shares (B, outputs): one-hot for a category; those that are shares as they are."""
+        if self.kind != "category" or target.is_floating_point():
+            return target
+        return torch.nn.functional.one_hot(target, self.size).float()
 
     def activate(self, raw: Tensor) -> Tensor:
         """The last layer of the book's table (§4.5): logits (B, outputs) → probabilities, or numbers as they are."""
@@ -101,7 +108,8 @@ class Raw:
     inputs, targets: column name → kind. learn: column name → the steps to learn on training rows, in order.
     order: name of a column that puts rows in time, group: one that says who owns a row.
     note: a line that must stand beside every result (SYNTHETIC, …). words: reads what the word numbers of text columns
-    mean, number → word ('' for padding and the start); empty when that cannot be known.
+    mean, number → word ('' for padding and the start); empty when that cannot be known. further: reads new rows like
+    these from a CSV file, and the line of each; a target comes along where no row misses it.
     """
 
     dev: Rows
@@ -114,6 +122,7 @@ class Raw:
     labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
     note: str = ""
     words: Callable[[], tuple[str, ...]] | None = None
+    further: Callable[[str], tuple[Rows, list[int]]] | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.dev.values())))
@@ -165,13 +174,17 @@ History = list[Row]
 
 @dataclass(frozen=True)
 class Job:
-    """One fit: its stage, which fold of how many, and the settings that differ: dotted config key → plain value."""
+    """One fit: its stage, which fold of how many, and the settings that differ: dotted config key → plain value.
+
+    start: the name of the job whose weights it begins with; '' for new ones.
+    """
 
     stage: str = "fit"
     fold: int = 0
     folds: int = 1
     repeat: int = 0
     patch: dict[str, Any] = field(default_factory=dict)
+    start: str = ""
 
     @property
     def name(self) -> str:

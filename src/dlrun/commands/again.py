@@ -78,8 +78,7 @@ def resume(words: list[str]) -> int:
 
 def finished(config: dict[str, Any], folder: Path, plugins: tuple[str, ...]) -> bool:
     """Whether every job that this config asks for has its result, and the test its own where one is asked for."""
-    from dlrun.build import build
-    from dlrun.protocols.repeats import repeated
+    from dlrun.protocols.stages import plan_of
     from dlrun.rundir import RunDir
 
     if "workflow" in config:
@@ -87,8 +86,7 @@ def finished(config: dict[str, Any], folder: Path, plugins: tuple[str, ...]) -> 
     results = RunDir(folder).results()
     fitted = [result for result in results if result.split != "test"]
     untested = config["test"] and len(fitted) == len(results)
-    plan = repeated(build(config["protocol"], plugins=plugins), config["repeat"])
-    return plan(fitted) is None and not untested
+    return plan_of(config, plugins)(fitted) is None and not untested
 
 
 def rerun(words: list[str]) -> int:

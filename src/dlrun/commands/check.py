@@ -6,15 +6,16 @@ import difflib
 from collections.abc import Iterator
 from typing import Any
 
-from dlrun.build import allow
+from dlrun.build import allow, dotted, patched
 from dlrun.errors import Refused
-from dlrun.models import model_fault
+from dlrun.models import members, model_fault
 from dlrun.problems import loss_fault, metric_fault
 from dlrun.signatures import misfit, signature
 
 CONTEXT = {"model": 1, "optimizer": 1, "loss": 1, "metric": 1}  # arguments that the runner gives, in order
-PARTS = ("data", "model", "loss", "optimizer", "scheduler", "protocol", "engine")  # one each
-NEEDED = (*PARTS, "task", "metric", "callback", "source", "loss_weights")
+PARTS = ("data", "model", "loss", "optimizer", "scheduler", "protocol", "engine", "stages")  # one each
+LISTS = ("metric", "callback", "augment")  # any number of each
+NEEDED = (*PARTS, *LISTS, "task", "source", "loss_weights")
 TYPES: dict[str, tuple[Any, str]] = {
     "seed": (int, "a whole number"),
     "repeat": (int, "a whole number from 1 up"),
@@ -31,12 +32,14 @@ def check(config: dict[str, Any], plugins: tuple[str, ...]) -> None:
         raise Refused("\n".join(faults))
     faults = list(top_faults(config))
     for group, node in config.items():
-        if group in ("metric", "callback"):
+        if group in LISTS:
             for name, part in node.items():
                 faults += node_faults(part, f"{group}.{name}", CONTEXT.get(group, 0), plugins)
         elif group in PARTS or (isinstance(node, dict) and "_target_" in node):
             faults += node_faults(node, group, CONTEXT.get(group, 0), plugins)
-    faults += pair_faults(config)
+    faults += [*pair_faults(config), *stage_faults(config, plugins)]
+    if own(config, "model")[2] == "ensemble":
+        faults += members.faults(config["model"].get("members"))
     if faults:
         raise Refused("\n".join(dict.fromkeys(faults)))
 
@@ -46,7 +49,7 @@ def shape_faults(config: dict[str, Any]) -> Iterator[str]:
     for key in (*NEEDED, *TYPES):
         if key not in config:
             yield f"the config has no '{key}'"
-    for key in ("metric", "callback", "task"):
+    for key in (*LISTS, "task"):
         if not isinstance(config.get(key, {}), dict):
             yield f"{key}={config[key]!r}: it must be a mapping; choose one by name: {key}=NAME"
     if isinstance(task := config.get("task"), dict) and not isinstance(task.get("name"), str):
@@ -105,6 +108,25 @@ def unknown_argument(place: str, key: str, name: str, there: list[str]) -> str:
     close = difflib.get_close_matches(key, there, 1)
     guess = f": did you mean '{close[0]}'?" if close else "."
     return f"no setting '{place}.{key}' for {name}{guess} There are: {', '.join(there) or 'none'}"
+
+
+def stage_faults(config: dict[str, Any], plugins: tuple[str, ...]) -> Iterator[str]:
+    """Settings of a stage that are not there, or that their part would refuse."""
+    for name in ("first", "then"):
+        for key, value in dotted(config["stages"].get(name) or {}).items():
+            node, groups = config, key.split(".")
+            for group in groups[:-1]:
+                node = node[group] if isinstance(node.get(group), dict) else {}
+            if groups[-1] not in node:
+                yield f"stages.{name}.{key}={value!r}: there is no setting {key}{_there(node)}"
+            elif groups[0] in PARTS:
+                changed = patched(config, {key: value})[groups[0]]
+                yield from node_faults(changed, f"stages.{name}.{groups[0]}", CONTEXT.get(groups[0], 0), plugins)
+
+
+def _there(node: dict[str, Any]) -> str:
+    names = ", ".join(name for name in node if name != "_target_")
+    return f"; there are: {names}" if names else ""
 
 
 def pair_faults(config: dict[str, Any]) -> Iterator[str]:

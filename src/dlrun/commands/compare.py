@@ -67,7 +67,7 @@ def pairs(runs: Sequence[Path]) -> list[str]:
     found, compared = [], 0
     for name, other in zip(names[1:], others, strict=True):
         try:
-            text, compared = said(*_difference(first, other)), compared + 1
+            text, compared = measures.said(*_difference(first, other)), compared + 1
         except Refused as fault:
             text = f"cannot be compared row by row: {fault}"
         found.append(f"{name} − {names[0]}: {text}")
@@ -82,19 +82,6 @@ def _difference(first: Path, second: Path) -> tuple[str, Interval]:
     before, after = (predictions.of_stage(run, _stage(run), "val") for run in (first, second))
     measure = _measure(first, second)
     return measure, predictions.difference(before, after, measure)
-
-
-def said(measure: str, found: Interval) -> str:
-    """A difference in words: how much, on how many rows, and whether it is more than chance."""
-    sign = "+" if found.value > 0 else ""
-    what = f"{measure} (less is better)" if measures.lower_is_better(measure) else measure
-    ends = "" if found.low is None else f" [{measures.number(found.low)}, {measures.number(found.high)}]"
-    text = f"{what} {sign}{measures.number(found.value)}{ends} on the same {found.n:,} validation rows: "
-    if found.why:
-        return text + found.why
-    if found.real:
-        return text + "the difference is real (95 % interval excludes zero)"
-    return text + "it may be chance (95 % interval includes zero)"
 
 
 def _stage(run: Path) -> str:

@@ -11,7 +11,7 @@ from dlrun.commands.help import COMMANDS
 from dlrun.errors import Refused
 from dlrun.places import all_folders, all_groups, option_file
 
-ON_RUNS = ("resume", "rerun", "evaluate", "compare")
+ON_RUNS = ("resume", "rerun", "evaluate", "compare", "visualize", "predict")
 FLAGS = ("--help", "--version", "-m", "--cfg")
 CHOOSERS = ("preset", "experiment", "task")  # strongest first; each may override the option of another group
 DEPTH = 4
@@ -73,7 +73,9 @@ def complete(words: list[str], last: str, folders: Sequence[Path] = ()) -> list[
     places = all_folders(folders)
     found = all_groups(places)
     command = words[0] if words and words[0] in COMMANDS else ""
-    if command in ON_RUNS:
+    if command == "visualize" and len(words) > 1:
+        offers = looks(last)
+    elif command in ON_RUNS:
         offers = run_folders(last)
     elif command == "ls":
         offers = list(found)
@@ -87,6 +89,16 @@ def complete(words: list[str], last: str, folders: Sequence[Path] = ()) -> list[
         offers += [] if words or mark else list(COMMANDS)
         offers += FLAGS if last.startswith("-") else ()
     return [offer for offer in offers if offer.startswith(last)]
+
+
+def looks(last: str) -> list[str]:
+    """The settings of `dlrun visualize`, and the kinds of pictures that it draws."""
+    from dlrun.commands.visualize import KINDS, SETTINGS
+
+    if last.startswith("kind="):
+        before = last[: len(last) - len(re.split(r"[,\[=]", last)[-1])]
+        return [before + kind for kind in (*KINDS, "all")]
+    return [f"{name}=" for name in SETTINGS]
 
 
 def run_folders(last: str = "", top: Path = Path("outputs")) -> list[str]:

@@ -71,6 +71,8 @@ def assembled(words: list[str], console: Console) -> Iterator[tuple[Assembly, Fi
     plugins = named_plugins(rest)
     config = configure(rest, folders, plugins)
     config["engine"]["compile"] = False  # a few steps do not pay for it, and hooks do not see inside
+    if "cache" in config["model"]:
+        config["model"]["cache"] = False  # the whole network is to be seen, and looking at all pictures takes long
     from dlrun.assembly import Assembly
 
     with tempfile.TemporaryDirectory(prefix="dlrun-") as name, logging_to(Path(name), console):

@@ -13,12 +13,15 @@ COMMANDS = {
     "workflow": "the book's seven steps, from data to tuned model",
     "final": "test a workflow's winner, once",
     "explain": "layers, memory and first loss, untrained",
+    "show": "a sheet of training pictures, augmented",
     "lr": "a learning rate to use, from a range test",
     "resume": "go on with a run that was cut short",
     "rerun": "the same run again, in a new folder",
     "evaluate": "measure a finished run",
+    "predict": "answers for your own pictures or rows",
     "compare": "runs side by side, and whether they differ",
     "report": "one page of a run, or of several",
+    "visualize": "a look inside an image model",
     "ledger": "which test rows have been opened",
     "ls": "what there is to choose from",
     "completion": "TAB for bash, zsh or fish",
@@ -27,30 +30,21 @@ ARGUMENTS = {
     "workflow": "[key=value]…",
     "final": "RUN",
     "explain": "[key=value]…",
+    "show": "[key=value]…",
     "lr": "[key=value]…",
     "resume": "RUN",
     "rerun": "RUN",
     "evaluate": "RUN",
+    "predict": "RUN FILE… [to=…]",
     "compare": "RUN…",
     "report": "RUN…",
+    "visualize": "RUN [kind=…]",
     "ledger": "[TASK]",
     "ls": "[GROUP]",
     "completion": "SHELL",
 }
-KEYS = (
-    "engine.epochs=5",
-    "engine.batch_size=64",
-    "optimizer=adam",
-    "optimizer.lr=0.01",
-    "loss=mae",
-    "protocol=kfold",
-    "seed=1",
-    "preset=smoke",
-)
-EXAMPLES = (
-    "dlrun task=boston_housing protocol=kfold engine.epochs=80",
-    "dlrun -m task=imdb optimizer.lr=0.01,0.001",
-)
+KEYS = ("engine.epochs=5", "optimizer=adam", "protocol=kfold", "seed=1", "preset=smoke")
+EXAMPLES = ("dlrun -m task=imdb optimizer.lr=0.01,0.001",)
 
 
 def help_text(folders: Sequence[Path] = ()) -> str:
@@ -62,7 +56,7 @@ def help_text(folders: Sequence[Path] = ()) -> str:
     lines += [f"{call:<32}{text}" for call, text in zip(commands, COMMANDS.values(), strict=True)]
     lines += ["", *_names("task=", found.get("task", []), 2), *_names("model=", found.get("model", []), 1)]
     lines += _names("keys", list(KEYS), 3, "  ")
-    lines += ["", *(f"  {example}" for example in EXAMPLES)]
+    lines += [f"  {example}" for example in EXAMPLES]
     return "\n".join(lines[:LINES])
 
 

@@ -131,9 +131,21 @@ def finish(config: dict[str, Any], folder: Path, results: list[Result], console:
     made = write(folder)
     if "workflow" not in config:
         console.print(*result_tables(folder))
+    against_members(folder, console)
     for line in book_lines(config, results):
         console.print(line, soft_wrap=True)
     console.print(f"report: {next(path for path in made if path.name == 'report.html')}", soft_wrap=True)
+
+
+def against_members(folder: Path, console: Console) -> None:
+    """Show an ensemble beside its members; nothing for other runs."""
+    from dlrun.report import members
+    from dlrun.report.table import rich_table
+
+    if found := members.told(folder):
+        console.print(rich_table(found[0]))
+        for line in found[1]:
+            console.print(line, soft_wrap=True, markup=False)
 
 
 def count_openings(config: dict[str, Any], folder: Path) -> None:

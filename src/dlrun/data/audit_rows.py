@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from dlrun.data.audit_finding import Finding, Severity, of, percent, separable, singles
+from dlrun.data.pictures import Pictures
 from dlrun.types import Column, Ragged, Raw
 
 TOLERATED = 0.01  # of the validation rows may be known from training before it is called a leak
@@ -28,6 +29,9 @@ def _pieces(column: Column) -> Iterator[bytes]:
         values, ends = np.ascontiguousarray(column.values), column.offsets.tolist()
         for first, last in zip(ends, ends[1:], strict=False):
             yield b"%d:" % (last - first) + values[first:last].tobytes()
+        return
+    if isinstance(column, Pictures):
+        yield from (mark.tobytes() for mark in column.marks)
         return
     column = np.asarray(column)
     if column.dtype.kind in "OU":

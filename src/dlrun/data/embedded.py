@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from dlrun.data import aside
+from dlrun.data import aside, table
 from dlrun.data.steps import Standardise
 from dlrun.ranges import Probability
 from dlrun.types import Kind, Raw, Rows
@@ -60,8 +61,8 @@ def _table(loader: str, target: str, kind: Kind, test: float, **options: Any) ->
     classes = () if kind == "number" else tuple(str(name) for name in found.target_names)
     raw = _raw(columns, {"features": "number"}, {target: kind}, classes, test)
     raw.learn["features"] = (Standardise(),)
-    raw.labels["features"] = tuple(str(name) for name in found.feature_names)
-    return raw
+    raw.labels["features"] = names = tuple(str(name) for name in found.feature_names)
+    return replace(raw, further=table.numbers_only(names, target, kind, classes))
 
 
 def _raw(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from dlrun.errors import Refused
+from dlrun.places import data_root as root
+from dlrun.places import user_cache as user_cache
 
 log = logging.getLogger("dlrun")
 
@@ -26,21 +27,6 @@ class Official:
     sha256: str
     urls: tuple[str, ...]
     elsewhere: tuple[str, ...] = ()
-
-
-def root() -> Path:
-    """The folder that holds official files: $DLRUN_DATA, else the user's cache folder."""
-    chosen = os.environ.get("DLRUN_DATA")
-    return Path(chosen).expanduser() if chosen else user_cache()
-
-
-def user_cache() -> Path:
-    """The folder for what can be made or downloaded again, where this system keeps such things."""
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "dlrun"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "dlrun"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dlrun"
 
 
 def fetch(file: Official) -> Path:

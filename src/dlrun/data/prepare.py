@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dlrun.data.pictures import Pictures
 from dlrun.errors import Refused
-from dlrun.tables import Bag, Pixels, Plain, Table
+from dlrun.tables import Bag, Pixels, Plain, Streamed, Table
 from dlrun.types import Column, Data, Field, Kind, Preparation, Ragged, Raw, Rows, Spec
 
 Steps = tuple[Preparation, ...]
-Stored = Plain | Pixels | Bag
+Stored = Plain | Pixels | Streamed | Bag
 
 
 def prepare(raw: Raw, train: np.ndarray, val: np.ndarray | None) -> Data:
@@ -69,6 +70,9 @@ def fingerprint(rows: Rows) -> str:
     digest = hashlib.sha256()
     for name in sorted(rows):
         column = rows[name]
+        if isinstance(column, Pictures):  # known by what its files hold: nothing is read
+            digest.update(f"{name} {column.digest};".encode())
+            continue
         parts = (column.values, column.offsets) if isinstance(column, Ragged) else (np.asarray(column),)
         for part in parts:
             digest.update(f"{name} {part.dtype.str} {part.shape};".encode())
@@ -97,6 +101,9 @@ def _store(name: str, kind: Kind, column: Column) -> Stored:
         raise Refused(
             f"'{name}' has rows of different lengths: a column of kind {kind} needs a step that evens them out"
         )
+    if isinstance(column, Pictures):
+        kept, rows = column.store.values, torch.from_numpy(np.ascontiguousarray(column.rows))
+        return Streamed(column, rows) if kept is None else Pixels(torch.from_numpy(kept), rows)
     if kind == "image" and column.dtype == np.uint8:
         return Pixels(torch.from_numpy(np.require(column, requirements=["C", "W"])))
     if kind in ("category", "tokens"):
@@ -110,14 +117,15 @@ def _field(raw: Raw, name: str, kind: Kind, column: Stored, steps: Steps) -> Fie
     labels = raw.labels.get(name) or learnt
     if isinstance(column, Bag):
         return Field(kind, (column.width,), column.width, labels)
-    shape = tuple(column.values.shape[1:])
+    shape = column.shape
     if kind == "category":
+        assert isinstance(column, Plain)
         size = len(labels) or 1 + int(column.values.max())
     else:
         size = shape[0] if kind == "multilabel" else 0
     if kind in ("number", "series", "image") and labels and (len(shape) != 1 or len(labels) != shape[0]):
         labels = ()  # the steps have added columns that have no name
-    prior = _prior(kind, column.values, size) if name in raw.targets else None
+    prior = _prior(kind, column.values, size) if name in raw.targets and isinstance(column, Plain) else None
     return Field(kind, shape, size, labels, prior)
 
 

@@ -10,6 +10,7 @@ from dlrun.types import Ragged, Rows
 SEED = 113
 DEV, TEST = 600, 120
 VOCABULARY = 2000
+PICTURES = 120
 
 
 def note(name: str) -> str:
@@ -80,3 +81,21 @@ def california(columns: tuple[str, ...]) -> Cells:
     table[columns[-2]] = [f"{number:.0f}" for number in value.clip(15_000, 500_001)]
     table[columns[-1]] = places.tolist()
     return Cells("the synthetic sample", table, list(range(2, count + 2)))
+
+
+def animals(split: str, channels: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Bright discs (0) and crosses (1) of any colour, place and size before noise: uint8 (N, C, H, W) and classes."""
+    count, seed = (PICTURES, SEED) if split == "train" else (PICTURES // 3, SEED + 1)
+    random = np.random.RandomState(seed)
+    labels = np.arange(count) % 2
+    down, right = np.mgrid[0 : size[0], 0 : size[1]]
+    drawn = np.empty((count, channels, *size), np.uint8)
+    for row, label in enumerate(labels):
+        radius = random.uniform(0.15, 0.3) * min(size)
+        far = np.abs(down - random.uniform(0.3, 0.7) * size[0]), np.abs(right - random.uniform(0.3, 0.7) * size[1])
+        cross = (np.minimum(*far) < radius / 3) & (np.maximum(*far) < 1.3 * radius)
+        shape = cross if label else far[0] ** 2 + far[1] ** 2 < radius**2
+        colours = random.randint(0, 110, (channels, 1, 1)), random.randint(140, 256, (channels, 1, 1))
+        noise = random.randint(-20, 21, size)
+        drawn[row] = (np.where(shape, colours[1], colours[0]) + noise).clip(0, 255)
+    return drawn, labels.astype(np.int64)

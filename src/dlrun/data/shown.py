@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from dlrun.data.pictures import Pictures
 from dlrun.types import Column, Ragged, Raw, Rows
 
 FIRST_WORDS, LAST_WORDS = 80, 40
@@ -16,11 +17,13 @@ def shown(raw: Raw, rows: Rows, index: int) -> dict[str, Any]:
     """One row of raw columns, such as raw.dev, with its inputs as a person reads them.
 
     'kind' is 'text', 'image', or 'row' where there are cells beside, or nothing else. 'text': the first word list,
-    long ones without their middle. 'image': the first picture, uint8 (H, W) or (H, W, 3). 'cells': column → text of
-    all other inputs.
+    long ones without their middle. 'image': the first picture, uint8 (H, W) or (H, W, 3); 'file' names it where it has
+    one. 'cells': column → text of all other inputs.
     """
     found: dict[str, Any] = {}
     cells: dict[str, str] = {}
+    files = [rows[name].name(index) for name in raw.inputs if isinstance(rows[name], Pictures)]
+    named = {"file": files[0]} if files else {}
     for name, kind in raw.inputs.items():
         if kind in ("bag", "tokens") and "text" not in found:
             found["text"] = shortened(words(raw, rows[name], index))
@@ -29,8 +32,8 @@ def shown(raw: Raw, rows: Rows, index: int) -> dict[str, Any]:
         else:
             cells |= _cells(raw, name, rows[name], index)
     if cells or len(found) != 1:
-        return {"kind": "row", **found, "cells": cells}
-    return {"kind": next(iter(found)), **found}
+        return {"kind": "row", **found, **named, "cells": cells}
+    return {"kind": next(iter(found)), **found, **named}
 
 
 def words(raw: Raw, column: Column, index: int) -> list[str]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from dlrun.data import features as made
 from dlrun.data.answers import Target
-from dlrun.data.cells import Cells
+from dlrun.data.cells import Cells, read
 from dlrun.data.features import Feature
-from dlrun.data.steps import Bins, Categories, Impute, Standardise, Unit
+from dlrun.data.steps import Bins, Categories, Impute, Labels, Standardise, Unit
 from dlrun.errors import Refused
 from dlrun.types import Kind, Preparation, Raw, Rows
 
@@ -117,7 +118,49 @@ def dataset(
     labels = {NUMBERS: tuple(columns)} | {target.name: target.names for target in plan.targets if target.names}
     sealed = None if test is None else lambda: plan.rows(test())
     kinds = {target.name: target.kind for target in plan.targets}
-    return Raw(plan.rows(dev), inputs, kinds, learn, sealed, plan.order, plan.group, labels, note)
+    more = partial(further, plan)
+    return Raw(plan.rows(dev), inputs, kinds, learn, sealed, plan.order, plan.group, labels, note, further=more)
+
+
+def further(
+    plan: Plan, path: str, *, separator: str | None = None, header: list[str] | None = None
+) -> tuple[Rows, list[int]]:
+    """New rows from a CSV file with the plan's input columns, and the line of each.
+
+    A target comes along unless a row misses it. Raises Refused, naming the input columns that are not there.
+    """
+    found = read(path, separator=separator, header=header)
+    known = tuple(target for target in plan.targets if _whole(target, found))
+    asked = replace(plan, targets=known, order=None, group=None)
+    if absent := [name for name in dict.fromkeys(asked.columns) if name not in found.columns]:
+        there = ", ".join(found.columns)
+        raise Refused(f"{path} lacks {', '.join(absent)}, which the run was trained on; it has: {there}")
+    return asked.rows(found), found.lines
+
+
+def _whole(target: Target, found: Cells) -> bool:
+    """Whether every row has this target; says so where only some have."""
+    if any(column not in found.columns for column in target.columns):
+        return False
+    missing = np.any([found.missing(column) for column in target.columns], axis=0)
+    if missing.any() and not missing.all():
+        log.warning("target '%s' is missing in %s of %s: no score", target.name, found.where(missing), found.place)
+    return not missing.any()
+
+
+def numbers_only(
+    names: tuple[str, ...], target: str, kind: Kind, classes: tuple[str, ...] = ()
+) -> Callable[[str], tuple[Rows, list[int]]]:
+    """What reads new rows of a dataset whose inputs are these number columns, and its classes numbered from 0."""
+    plan = Plan(names, (), (), (Target(target, kind, (target,), classes),))
+
+    def more(path: str) -> tuple[Rows, list[int]]:
+        rows, lines = further(plan, path)
+        if classes and target in rows:
+            rows[target] = Labels(target, classes)(rows[target])
+        return rows, lines
+
+    return more
 
 
 def _steps(plan: Plan, numbers: tuple[Preparation, ...]) -> dict[str, tuple[Preparation, ...]]:

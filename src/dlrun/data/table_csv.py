@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -50,7 +51,8 @@ def csv(
     named = tuple(answers.name_classes(one, dev, sealed) for one in plan.targets)
     plan = replace(plan, targets=named)
     later = _later(test_path, plan, separator, header, sealed)
-    return table.dataset(plan, dev, later, scale=scale, impute=impute, indicator=indicator)
+    raw = table.dataset(plan, dev, later, scale=scale, impute=impute, indicator=indicator)
+    return replace(raw, further=partial(table.further, plan, separator=separator, header=header))
 
 
 def _plan(

@@ -12,8 +12,12 @@ ACCEPTS: dict[str, tuple[str, ...]] = {
     "linear_solved": ANY,
     "dense": ANY,
     "convnet": ANY,
+    "residual": ANY,
+    "inception": ANY,
+    "separable": ANY,
+    "pretrained": ANY,
 }
-NEEDS: dict[str, str] = {"convnet": "image"}
+NEEDS: dict[str, str] = dict.fromkeys(("convnet", "residual", "inception", "separable", "pretrained"), "image")
 
 
 def reads(model: str, kinds: Iterable[str]) -> bool:

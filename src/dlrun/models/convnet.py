@@ -1,8 +1,8 @@
-"""Convolutional networks for pictures."""
+"""Convolutional networks for pictures: the book's, and what all of them have in common."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 import torch
@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from dlrun.models.dense import Dense, head_layers
 from dlrun.models.layers import ACTIVATIONS, Activation, Init, initialise, penalty
 from dlrun.ranges import Count, NonNegative, Probability
-from dlrun.types import Batch, Spec
+from dlrun.types import Batch, Field, Spec
+
+Ends = Literal["flatten", "average"]
 
 
 class Convnet(nn.Module):
@@ -35,6 +37,20 @@ class Convnet(nn.Module):
         return penalty(kernels, self.l1, self.l2) + (0 if tail is None else tail)
 
 
+@dataclass(frozen=True)
+class Ending:
+    """How feature maps become answers. dropout: of the features, before the first dense layer."""
+
+    ends: str
+    dense: list[int]
+    activation: str
+    dropout: float
+    batch_norm: bool
+    l1: float
+    l2: float
+    init: Init
+
+
 def convnet(
     spec: Spec,
     *,
@@ -43,7 +59,7 @@ def convnet(
     pool: Count | list[Count],
     pooling: Literal["max", "average"],
     padding: Literal["valid", "same"],
-    ends: Literal["flatten", "average"],
+    ends: Ends,
     dense: list[Count],
     activation: Activation,
     dropout: Probability,
@@ -57,23 +73,40 @@ def convnet(
     filters: one block each. pool: factor after each block (1 = none), one for all or one a block. ends: how the last
     feature map becomes a vector. dropout: of that vector, before the first dense layer. ValueError: nothing is left.
     """
-    pools = list(pool) if isinstance(pool, list) else [pool] * len(filters)
-    if len(pools) != len(filters):
-        raise ValueError(f"{len(filters)} filters but {len(pools)} pools: give one pool a block, or one for all")
+    pools = each(pool, len(filters))
     style = (kernel, padding, pooling, activation, batch_norm)
-    images = {name: field for name, field in spec.inputs.items() if field.kind == "image"}
-    towers = {name: tower(field.shape[0], filters, pools, style) for name, field in images.items()}
-    if ends == "average":
+    towers = {name: tower(field.shape[0], filters, pools, style) for name, field in images(spec).items()}
+    return joined(spec, towers, Ending(ends, dense, activation, dropout, batch_norm, l1, l2, init))
+
+
+def images(spec: Spec) -> dict[str, Field]:
+    """The image inputs, whose shape is (channels, height, width)."""
+    return {name: field for name, field in spec.inputs.items() if field.kind == "image"}
+
+
+def each(value: int | list[int], blocks: int) -> list[int]:
+    """One number a block. ValueError where there are more or fewer."""
+    found = list(value) if isinstance(value, list) else [value] * blocks
+    if len(found) != blocks:
+        raise ValueError(f"{blocks} blocks but {len(found)} pools: give one pool a block, or one for all")
+    return found
+
+
+def joined(spec: Spec, towers: dict[str, nn.Sequential], ending: Ending) -> nn.Module:
+    """The model of these towers (input name → layers over its pictures), with its starting weights."""
+    if ending.ends == "average":
         towers = {name: nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1)) for name, layers in towers.items()}
     seen = {
         name: replace(field, kind="number", shape=(features(towers[name], field.shape),))
-        for name, field in images.items()
+        for name, field in images(spec).items()
     }
-    hidden, heads = head_layers(spec, {**spec.inputs, **seen}, dense, 0, (activation, 0.0, batch_norm))
-    if dropout:  # the book drops the features themselves, before the first dense layer (§5.2)
-        towers = {name: nn.Sequential(*layers, nn.Dropout(dropout)) for name, layers in towers.items()}
-    model = Convnet(nn.ModuleDict(towers), Dense(hidden, heads, l1, l2), l1, l2)
-    initialise(model, init)
+    style = (ending.activation, 0.0, ending.batch_norm)
+    hidden, heads = head_layers(spec, {**spec.inputs, **seen}, ending.dense, 0, style)
+    if ending.dropout:  # the book drops the features themselves, before the first dense layer (§5.2)
+        towers = {name: nn.Sequential(*layers, nn.Dropout(ending.dropout)) for name, layers in towers.items()}
+    tail = Dense(hidden, heads, ending.l1, ending.l2)
+    model = Convnet(nn.ModuleDict(towers), tail, ending.l1, ending.l2)
+    initialise(model, ending.init)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 

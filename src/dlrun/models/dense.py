@@ -38,7 +38,7 @@ class Dense(nn.Module):
             for layer in self.hidden.modules()
             if isinstance(layer, nn.Linear) and id(layer.weight) not in inside
         ]
-        return penalty(kernels, self.l1, self.l2)
+        return penalty(kernels, self.l1, self.l2) if kernels else None
 
 
 def stack(

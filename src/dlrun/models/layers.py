@@ -115,13 +115,35 @@ class Join(nn.Module):
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
+def convolution(
+    channels: int, filters: int, kernel: int, activation: str, batch_norm: bool, stride: int = 1
+) -> list[nn.Module]:
+    """One convolution that keeps the size (a side of n becomes ⌈n / stride⌉), its batch norm and its activation."""
+    first = strided(stride) if kernel == 1 else []
+    layer = nn.Conv2d(channels, filters, kernel, 1 if first else stride, kernel // 2, bias=not batch_norm)
+    return [*first, layer, *([nn.BatchNorm2d(filters)] if batch_norm else []), ACTIVATIONS[activation]()]
+
+
+def strided(stride: int) -> list[nn.Module]:
+    """Every `stride`-th place, to be followed by a 1×1 convolution: the same as that convolution with this stride.
+
+    torch 2.14 writes beyond its memory in the backward pass of the latter, channels last, for 2 to 7 input channels.
+    """
+    return [nn.AvgPool2d(1, stride)] if stride > 1 else []
+
+
 def initialise(module: nn.Module, init: Init) -> None:
-    """Starting weights: torch's own, or Keras' (glorot-uniform kernels, zero biases; BOOK §0)."""
+    """Starting weights: torch's own, or Keras' (glorot-uniform kernels, zero biases; BOOK §0), with its batch norm.
+
+    The kernel of a depthwise convolution has the same bound in both, as only the sum of its two fans counts.
+    """
     for part in module.modules():
         if isinstance(part, Join):
             part.initialise(init)
     inside = {id(part.linear) for part in module.modules() if isinstance(part, Join)}
     for part in module.modules():
+        if init == "keras" and isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
+            part.momentum, part.eps = 0.01, 1e-3  # Keras: momentum .99, which is the share that is kept
         if init == "keras" and isinstance(part, nn.Linear | nn.Conv2d) and id(part) not in inside:
             nn.init.xavier_uniform_(part.weight)
             if part.bias is not None:

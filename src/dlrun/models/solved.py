@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dlrun.errors import Refused
 from dlrun.models.layers import BagProduct
 from dlrun.ranges import Count, Positive
-from dlrun.tables import Bag, Pixels, Plain, Table
+from dlrun.tables import Bag, Pixels, Plain, Streamed, Table
 from dlrun.types import Batch, Field, Spec
 
 log = logging.getLogger("dlrun")
@@ -102,19 +102,20 @@ def matrix(inputs: dict[str, Field], table: Table) -> Any:
     return whole.astype(np.float64) if whole.size <= LARGE else whole  # a sparse one counts what it stores
 
 
-def _part(name: str, field: Field, column: Plain | Pixels | Bag) -> Any:
+def _part(name: str, field: Field, column: Plain | Pixels | Streamed | Bag) -> Any:
     from scipy.sparse import csr_array
 
     if isinstance(column, Bag):
         return column.to(torch.device("cpu")).matrix
-    values, rows = column.values.cpu().numpy(), len(column)
+    values = (column.values if isinstance(column, Plain) else column.whole()).cpu().numpy()
+    rows = len(column)
     if field.kind == "category":
         ones, starts = np.ones(rows, np.float32), np.arange(rows + 1, dtype=np.int32)
         return csr_array((ones, values.astype(np.int32), starts), shape=(rows, field.size))
     flat = values.reshape(rows, -1).astype(np.float32)
     if not np.isfinite(flat).all():
         raise Refused(f"model=linear_solved cannot read missing numbers, and input '{name}' has some: fill them in")
-    return flat / np.float32(255) if isinstance(column, Pixels) else flat
+    return flat / np.float32(255) if isinstance(column, Pixels | Streamed) else flat
 
 
 def classes(x: Any, y: np.ndarray, field: Field, ask: Ask) -> Layer:

@@ -108,7 +108,7 @@ def _mistake(folder: Path, entry: dict[str, Any]) -> Mistake:
         truth=str(entry["truth"]),
         answer=str(entry["answer"]),
         loss=measures.number(entry.get("loss")),
-        text=str(shown.get("text") or ""),
+        text=str(shown.get("text") or shown.get("file") or ""),
         cells=cells,
         image=image if image and image.is_file() else None,
     )

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dlrun.figures import lower_is_better, number
+
+if TYPE_CHECKING:
+    from dlrun.bootstrap import Interval
 
 __all__ = ["lower_is_better", "number"]
 
@@ -51,3 +54,16 @@ def over_folds(scores: list[Scores], measure: str) -> str:
     if len(scores) == 1:
         return score_text(scores[0].get(measure))
     return spread_text(*mean_and_deviation(values(scores, measure)))
+
+
+def said(measure: str, found: Interval) -> str:
+    """A difference in words: how much, on how many rows, and whether it is more than chance."""
+    sign = "+" if found.value > 0 else ""
+    what = f"{measure} (less is better)" if lower_is_better(measure) else measure
+    ends = "" if found.low is None else f" [{number(found.low)}, {number(found.high)}]"
+    text = f"{what} {sign}{number(found.value)}{ends} on the same {found.n:,} validation rows: "
+    if found.why:
+        return text + found.why
+    if found.real:
+        return text + "the difference is real (95 % interval excludes zero)"
+    return text + "it may be chance (95 % interval includes zero)"

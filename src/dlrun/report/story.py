@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dlrun.report import evidence, read, stages, surroundings
+from dlrun.report import evidence, looking, members, read, stages, surroundings
 from dlrun.report.section import Block, Picture, Section, Text, remark, section
 from dlrun.report.table import summaries
+
+LAST = 7  # the step that ends a workflow
 
 
 def heading(folder: Path) -> str:
@@ -27,9 +29,11 @@ def sections(folder: Path, pictures: dict[str, list[Path]]) -> list[Section]:
         *evidence.audit(folder),
         *evidence.steps(steps),
         *(scores(results, steps, pictures) if workflow else plain_scores(results, config)),
+        *members.sections(folder),
         *curves(pictures),
         *answers(pictures),
         *evidence.gallery(folder, stages.chosen(steps)),
+        *looking.sections(folder),
         *section("Samples", [Picture(file, file.stem) for file in pictures.get("samples", ())]),
         *evidence.final(folder, results, config, workflow),
         *surroundings.config(folder, config, stages.changes_table(results, config) if workflow else None),
@@ -46,6 +50,8 @@ def short(results: read.Lines, steps: read.Lines) -> list[Block]:
     stopped = bool(last.get("stopped"))
     said = f"Stopped at step {last['step']}: {last['verdict']}" if stopped else str(last["verdict"])
     found: list[Block] = [Text(said, "loud" if stopped else "strong")]
+    if not stopped and last["step"] < LAST:
+        found.append(Text(f"Not finished: it was cut after step {last['step']}; dlrun resume goes on with it.", "loud"))
     if stages.winner(steps):
         found.append(Text(stages.tried(results, steps)))
     return found

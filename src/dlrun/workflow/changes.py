@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from dlrun.errors import Refused
+from dlrun.places import shipped
 
 Changes = dict[str, Any]
 SIZES = ("filters", "units", "dense")  # of a model: lists with one number a hidden layer
 RELATIVE = ("scale", "layers", "epochs", "rate")
+NAMED = ("augment",)  # an option by name, where there is something to change
 GROUPS = ("model", "optimizer", "engine", "loss", "scheduler")  # whose keys make another candidate on the same rows
 
 
@@ -40,6 +42,9 @@ def _changed(config: dict[str, Any], before: dict[str, Any], key: str, value: An
     """What one change sets; nothing where there is nothing to change."""
     if key == "epochs":
         return {"engine.epochs": max(1, round(config["engine"]["epochs"] * value))}
+    if key == "augment":
+        inputs = (config.get("task") or {}).get("inputs") or {}
+        return {"augment": shipped("augment", value)} if "image" in inputs.values() else {}
     if key == "rate":
         return {"optimizer.lr": float(f"{config['optimizer']['lr'] * value:.4g}")}
     if key in RELATIVE:
@@ -60,8 +65,8 @@ def check(place: str, changes: Any) -> None:
     if not isinstance(changes, dict):
         raise Refused(f"{place}={changes!r}: it must be a mapping such as {{model.dropout: 0.5}}")
     for key, value in changes.items():
-        if key not in RELATIVE and key.partition(".")[0] not in GROUPS:
-            there = f"{', '.join(RELATIVE)}, and keys of {', '.join(GROUPS)}, such as model.l2"
+        if key not in (*RELATIVE, *NAMED) and key.partition(".")[0] not in GROUPS:
+            there = f"{', '.join((*RELATIVE, *NAMED))}, and keys of {', '.join(GROUPS)}, such as model.l2"
             raise Refused(f"{place}: nothing is called '{key}'. There are: {there}")
         kinds = int if key == "layers" else int | float
         if key in RELATIVE and (not isinstance(value, kinds) or isinstance(value, bool) or value <= 0):

@@ -37,6 +37,8 @@ class Workflow:
     def __init__(self, config: dict[str, Any], folder: Path, plugins: tuple[str, ...] = ()) -> None:
         if config["repeat"] > 1:
             raise Refused("a workflow has no repeat: the seeds of its last fits are workflow.seeds")
+        if config["stages"]["first"] or config["stages"]["then"]:
+            raise Refused("a workflow has stages of its own: leave stages=none, and fine-tune its winner in a run")
         self.settings = verified(config, build(config["workflow"]))
         self.experiment = Experiment(config, folder, plugins)
         self.run, raw = self.experiment.run, self.experiment.assembly.raw

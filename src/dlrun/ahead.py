@@ -1,0 +1,107 @@
+"""What frozen networks answer to the pictures of a table: computed once, and kept on the disk for other runs."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from torch import nn
+
+from dlrun.places import user_cache
+from dlrun.tables import Plain, Table
+from dlrun.types import AHEAD
+
+log = logging.getLogger("dlrun")
+
+SIZE = 64  # pictures that a network looks at together
+
+
+def looked_ahead(table: Table, networks: dict[str, nn.Module], content: Callable[[str], str]) -> Table:
+    """The table with a column `<name>.ahead` in the place of each that a frozen network (by its name) is to look at.
+
+    content: column name → a digest of what it holds. The networks are asked in evaluation mode and full precision.
+    """
+    columns = dict(table.columns)
+    for name, network in networks.items():
+        column = columns.pop(name)
+        source, path = Table({name: column}), place(network, content(name))
+        answers = kept(path, len(table))
+        if answers is None:
+            answers = computed(source, name, network, path)
+        columns[name + AHEAD] = Plain(torch.from_numpy(answers)).to(column.place)
+    return Table(columns)
+
+
+def place(network: nn.Module, content: str) -> Path:
+    """Where the answers of this network to this content are kept: a name that is a function of both."""
+    digest = hashlib.sha256(f"{content};{network!r};".encode())
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(f"{name};".encode())
+        digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return user_cache() / "features" / f"{digest.hexdigest()[:32]}.npy"
+
+
+def kept(path: Path, rows: int) -> np.ndarray | None:
+    """Answers from an earlier time, mapped from the disk; None where there are none that can be read."""
+    if not path.is_file():
+        return None
+    try:
+        found: np.ndarray = np.load(path, mmap_mode="c")
+    except (OSError, ValueError) as error:
+        log.warning("features are computed again: %s cannot be read (%s)", path, error)
+        return None
+    if len(found) != rows:
+        return None
+    log.info("what the frozen base answers to %s pictures was found in %s", f"{rows:,}", path)
+    return found
+
+
+def computed(source: Table, name: str, network: nn.Module, path: Path) -> np.ndarray:
+    """The network's answers to all pictures, float32: written to `path`, or in memory where that cannot be."""
+    began = time.monotonic()
+    log.info("computing what the frozen base answers to %s pictures, once", f"{len(source):,}")
+    try:
+        written(path, len(source), lambda: answers(source, name, network))
+        found: np.ndarray = np.load(path, mmap_mode="c")
+        where = str(path)
+    except OSError as error:
+        log.warning("features are kept in memory: %s cannot be written (%s)", path, error)
+        found, where = np.concatenate(list(answers(source, name, network))), "memory"
+    log.info("computed in %.0f s, kept in %s", time.monotonic() - began, where)
+    return found
+
+
+def answers(source: Table, name: str, network: nn.Module) -> Iterator[np.ndarray]:
+    """The network's answers, batch by batch."""
+    network.eval()
+    with torch.inference_mode():
+        for batch in source.batches(SIZE):
+            yield network(batch[name]).float().cpu().contiguous().numpy()
+
+
+def written(path: Path, rows: int, parts: Callable[[], Iterator[np.ndarray]]) -> None:
+    """Write the parts as one .npy file, which is there as a whole or not at all. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        with fresh.open("wb") as file:
+            fill(file, rows, parts())
+        os.replace(fresh, path)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def fill(file: BinaryIO, rows: int, parts: Iterator[np.ndarray]) -> None:
+    """The parts one after the other, behind the header of an array of so many rows."""
+    for number, part in enumerate(parts):
+        if not number:
+            header = {"descr": "<f4", "fortran_order": False, "shape": (rows, *part.shape[1:])}
+            np.lib.format.write_array_header_1_0(file, header)
+        file.write(part.astype("<f4", copy=False).tobytes())

@@ -1,0 +1,156 @@
+"""`dlrun show task=… augment=…`: training pictures on one sheet, each beside what augmentation makes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dlrun.commands.explain import assembled
+from dlrun.errors import Refused
+from dlrun.report.sheet import Line, draw
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dlrun.assembly import Assembly, Fit
+    from dlrun.types import Batch, Field
+
+ROWS, MOST_ROWS, COLUMNS = 6, 10, 8
+FAINT = 0.005  # a share of a label below this is not told
+
+
+def show(words: list[str]) -> int:
+    """Write the sheet, to the file that to=… names or in a new folder, and print where. Answers with the exit code."""
+    from rich.console import Console
+
+    named, rest = own_word(words)
+    console = Console(highlight=False)
+    with assembled(rest, console) as (assembly, fit):
+        lines = sheet(fit)
+        file = named or new_file(assembly)
+        draw(lines, heading(assembly), assembly.config, assembly.raw.note, file)
+    console.print(f"pictures: {file}", soft_wrap=True, markup=False)
+    return 0
+
+
+def own_word(words: list[str]) -> tuple[Path | None, list[str]]:
+    """The file that to=FILE names, and the words that are for the config. Raises Refused where none can be written."""
+    own = [word.partition("=")[2] for word in words if word.startswith("to=")]
+    file = Path(own[-1]) if own else None
+    if file is not None and (file.suffix.lower() != ".png" or not file.absolute().parent.is_dir() or file.is_dir()):
+        raise Refused(f"to={own[-1]}: it must be a file in a folder that is there, and its name end in .png")
+    return file, [word for word in words if not word.startswith("to=")]
+
+
+def new_file(assembly: Assembly) -> Path:
+    """A place for the sheet that nobody else has."""
+    from dlrun.rundir import create
+
+    return create(Path(assembly.config["output"]), assembly.config["task"]["name"], "show") / "show.png"
+
+
+def heading(assembly: Assembly) -> str:
+    """What the sheet shows."""
+    steps = ", ".join(assembly.config["augment"])
+    return f"Training pictures (left), and what {steps} make of them" if steps else "Training pictures"
+
+
+def sheet(fit: Fit) -> list[Line]:
+    """Rows of the sheet: a few pictures of each class with their changed versions; without augmentation, a class each.
+
+    Raises Refused where the data have no pictures, or the model takes features in their stead.
+    """
+    import torch
+
+    spec, objective = fit.data.spec, fit.trainer.objective
+    images = [name for name, field in spec.inputs.items() if field.kind == "image"]
+    if not images:
+        there = ", ".join(f"{name} ({field.kind})" for name, field in spec.inputs.items())
+        raise Refused(f"these data have no image input to show; the inputs are {there}")
+    target = next(iter(spec.targets))
+    found = pictures_of_classes(fit, target, COLUMNS if objective.augment is None else 1)  # type: ignore[union-attr]
+    if missing := [name for name in images if name not in next(iter(found.values()))[0]]:
+        raise Refused(f"the model takes features that are computed ahead instead of {', '.join(missing)}: no pictures")
+    if objective.augment is None:
+        return [line for name in images for line in by_class(found, name, f" · {name}" * (len(images) > 1))]
+    torch.manual_seed(fit.trainer.seed)
+    return [line for name in images for line in versions(fit, found, name, f" · {name}" * (len(images) > 1))]
+
+
+def pictures_of_classes(fit: Fit, target: str, least: int) -> dict[str, list[Batch]]:
+    """Class → some of its training rows, in the order of their names: `least` of each, more where classes are few."""
+    import torch
+
+    field = fit.data.spec.targets[target]
+    classes = {"category": field.size, "binary": 2}.get(field.kind, ROWS)
+    wanted, each = min(classes, MOST_ROWS), max(least, ROWS // classes)
+    found: dict[str, list[Batch]] = {}
+    for batch in fit.data.train.batches(64, seed=fit.trainer.seed):
+        columns = {name: column for name, column in batch.items() if column.layout == torch.strided}
+        for row in range(len(batch[target])):
+            name = label(field, batch[target][row])
+            if name in found or len(found) < wanted:
+                rows = found.setdefault(name, [])
+                rows += [{key: column[row] for key, column in columns.items()}] if len(rows) < each else []
+        if len(found) == wanted and all(len(rows) == each for rows in found.values()):
+            break
+    return dict(sorted(found.items()))
+
+
+def by_class(found: dict[str, list[Batch]], name: str, where: str) -> list[Line]:
+    """A row for each class."""
+    return [Line(text + where, [pixels(row[name]) for row in rows]) for text, rows in found.items()]
+
+
+def versions(fit: Fit, found: dict[str, list[Batch]], name: str, where: str) -> list[Line]:
+    """A row for each picture: as it is, then changed, anew each time."""
+    import torch
+
+    augment: Any = fit.trainer.objective.augment
+    rows = [(text, row) for text, some in found.items() for row in some]
+    batch = {key: torch.stack([row[key] for _, row in rows]) for key in rows[0][1]}
+    changed = [augment(batch) for _ in range(COLUMNS - 1)]
+    return [
+        Line(
+            text + where,
+            [pixels(batch[name][place]), *(pixels(new[name][place]) for new in changed)],
+            ["", *(mixture(fit, batch, new, place) for new in changed)],
+        )
+        for place, (text, _) in enumerate(rows)
+    ]
+
+
+def pixels(picture: Tensor) -> Any:
+    """A picture (C, H, W) in [0, 1] as uint8 (H, W) or (H, W, 3)."""
+    from dlrun.data.shown import picture as shown
+
+    return shown(picture.clamp(0, 1).mul(255).round().byte().cpu().numpy())
+
+
+def label(field: Field, value: Tensor) -> str:
+    """What a row's target is called."""
+    if field.kind == "category":
+        return named(field, int(value))
+    if field.kind == "binary":
+        return named(field, round(float(value.flatten()[0])))
+    if field.kind == "multilabel":
+        return ", ".join(named(field, place) for place in value.nonzero().flatten().tolist()) or "none"
+    return " ".join(f"{number:.4g}" for number in value.flatten().tolist())
+
+
+def named(field: Field, place: int) -> str:
+    """The name of a class or label."""
+    return field.labels[place] if place < len(field.labels) else str(place)
+
+
+def mixture(fit: Fit, batch: Batch, new: Batch, place: int) -> str:
+    """The labels of a picture that has been mixed, with their shares; '' for one that has not."""
+    target, field = next(iter(fit.data.spec.targets.items()))
+    before, after = field.shares(batch[target])[place], field.shares(new[target])[place]
+    if before.equal(after):
+        return ""
+    if field.kind == "binary":
+        parts = [1 - float(after[0]), float(after[0])]
+    else:
+        parts = after.tolist()
+    return ", ".join(f"{named(field, index)}\u00a0{part:.2f}" for index, part in enumerate(parts) if part > FAINT)

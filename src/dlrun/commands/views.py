@@ -1,0 +1,90 @@
+"""The pictures that `dlrun visualize` looks at: files of one's own, or rows of the run's data, never of its test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+import numpy as np
+import torch
+
+from dlrun import gallery
+from dlrun.assembly import Assembly
+from dlrun.data.prepare import apply, prepare
+from dlrun.errors import Refused
+from dlrun.models.trained import Trained
+from dlrun.rundir import RunDir
+from dlrun.types import Batch
+
+FEW, CLASSES = 3, 4  # rows to show where nothing was named; and where there are classes, one row each of so many
+
+
+@dataclass(frozen=True)
+class View:
+    """One picture. text: which it is, in words. batch: its row of all inputs, (1, …) each."""
+
+    text: str
+    batch: Batch
+
+
+def given(net: Trained, image: str, files: Sequence[Path], rows: Sequence[int], plugins: tuple[str, ...]) -> list[View]:
+    """The pictures that were named: files first, then development rows. Raises Refused."""
+    found = [of_file(net, image, file) for file in files]
+    return found + (of_rows(net, rows, assembled(net, plugins)) if rows else [])
+
+
+def of_file(net: Trained, image: str, file: Path) -> View:
+    """A picture from a file, made as the run's own pictures were. Raises Refused where that cannot be."""
+    from dlrun.data.picture_files import Reading, Unreadable, read
+
+    if len(net.spec.inputs) > 1:
+        others = ", ".join(name for name in net.spec.inputs if name != image)
+        raise Refused(f"image={file}: a row has {others} too, which a file does not: use row=…")
+    steps = (RunDir(net.folder).read_json(f"preparation/{net.job.name}.json") or {}).get(image)
+    channels, height, width = net.spec.inputs[image].shape
+    if steps or channels not in (1, 3):
+        raise Refused(f"image={file}: this run's pictures are not made from files alone: use row=…")
+    fit = net.config["data"].get("fit", "stretch")
+    try:
+        pixels = read(file, Reading((height, width), cast(Literal[1, 3], channels), fit))
+    except Unreadable as error:
+        raise Refused(f"image={file}: {error}") from error
+    return View(file.name, {image: torch.from_numpy(pixels[None].astype(np.float32) / 255)})
+
+
+def assembled(net: Trained, plugins: tuple[str, ...]) -> Assembly:
+    """The run's data. Raises Refused where they are not there, or not those that it was trained on."""
+    return Assembly(net.config, net.folder, plugins)
+
+
+def of_rows(net: Trained, rows: Sequence[int], assembly: Assembly) -> list[View]:
+    """Development rows, prepared with what the run has learnt on its training rows."""
+    raw, settings = assembly.raw, assembly.settings
+    if wrong := [row for row in rows if row >= len(raw)]:
+        raise Refused(f"row={wrong[0]}: there are {len(raw):,} development rows, 0 to {len(raw) - 1}")
+    train, _ = assembly.plan.rows(raw, net.job, net.config["seed"])
+    data = prepare(raw, np.asarray(train)[: settings.overfit], None)
+    table = apply(raw, data, {name: column[np.asarray(rows)] for name, column in raw.dev.items()})
+    found = []
+    for row, batch in zip(rows, table.batches(1), strict=True):
+        truths = [
+            gallery.entry(field, np.zeros(field.outputs), batch[name][0].numpy())["truth"]
+            for name, field in net.spec.targets.items()
+        ]
+        text = f"row {row} ({', '.join(truths)})"
+        found.append(View(text, {name: batch[name] for name in net.spec.inputs}))
+    return found
+
+
+def few_rows(net: Trained, plugins: tuple[str, ...]) -> list[View]:
+    """A few rows that the run was validated on (else trained on): one of each class, where there are classes."""
+    assembly = assembled(net, plugins)
+    train, val = assembly.plan.rows(assembly.raw, net.job, net.config["seed"])
+    rows = np.asarray(train if val is None else val)
+    name, kind = next(iter(assembly.raw.targets.items()))
+    if kind not in ("binary", "category"):
+        return of_rows(net, rows[:FEW].tolist(), assembly)
+    _, first = np.unique(np.asarray(assembly.raw.dev[name])[rows].reshape(len(rows), -1), axis=0, return_index=True)
+    return of_rows(net, rows[np.sort(first)[:CLASSES]].tolist(), assembly)

@@ -1,0 +1,157 @@
+"""`dlrun visualize RUN`: pictures of what a finished run's network has learnt, and of what it looks at."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dlrun.commands.again import opened
+from dlrun.commands.configure import value_of
+from dlrun.commands.train import named_plugins
+from dlrun.errors import Refused
+from dlrun.ranges import COUNT, POSITIVE, Range
+
+if TYPE_CHECKING:
+    from dlrun.commands.looks import Drawing
+
+KINDS = ("activations", "heatmap", "saliency", "filters", "weights")
+LISTS = ("kind", "layer", "image", "row")
+NAMES = ("class", "target", "input")
+NUMBERS: dict[str, tuple[Range, Any]] = {
+    "steps": (COUNT, 40),  # of gradient ascent (book §5.4)
+    "rate": (POSITIVE, 1.0),  # how far a step goes, in pixel values from 0 to 255
+    "size": (COUNT, 64),  # height and width of filters' pictures, where the network's own is larger
+    "count": (COUNT, 64),  # filters of a layer that are shown
+}
+SETTINGS = (*LISTS, *NAMES, *NUMBERS)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the words ask for. label, target, input: '' where nothing was said."""
+
+    kinds: tuple[str, ...]
+    layers: tuple[str, ...]
+    images: tuple[Path, ...]
+    rows: tuple[int, ...]
+    label: str
+    target: str
+    input: str
+    steps: int
+    rate: float
+    size: int
+    count: int
+
+
+def visualize(words: list[str]) -> int:
+    """Draw what was asked for into RUN/visualize, and write the report anew. Answers with the exit code.
+
+    Raises Refused for words that make no sense; of kind=all, what cannot be drawn is told and left out.
+    """
+    folder, _, rest = opened(words, "visualize")
+    plugins = named_plugins(rest)
+    asked = read_words([word for word in rest if not word.lstrip("+").startswith("plugins=")])
+    from dlrun.commands.looks import look_into, makers
+
+    look = look_into(folder, plugins, asked)
+    found: dict[str, list[Drawing]] = {}
+    left_out: list[str] = []
+    for kind in KINDS if "all" in asked.kinds else asked.kinds:
+        try:
+            found[kind] = list(makers(kind)(look))
+        except Refused as error:
+            left_out.append(f"{kind}: {error}")
+            if "all" not in asked.kinds:
+                raise
+    if not found:
+        raise Refused("\n".join(left_out))
+    for file in write(folder, found, look.net.config, look.warning):
+        print(file)
+    for line in left_out:
+        print(f"left out: {line}")
+    from dlrun.commands.report import written
+
+    written([folder])
+    return 0
+
+
+def read_words(words: Sequence[str]) -> Asked:
+    """This command's settings. Raises Refused with all that is wrong in them."""
+    lists: dict[str, list[str]] = {name: [] for name in LISTS}
+    rest: dict[str, Any] = dict.fromkeys(NAMES, "") | {name: usual for name, (_, usual) in NUMBERS.items()}
+    faults: list[str] = []
+    for word in words:
+        name, _, value = word.partition("=")
+        if fault := word_fault(word):
+            faults.append(fault)
+        elif name in LISTS:
+            lists[name] += items(value)
+        else:
+            rest[name] = value_of(word) if name in NUMBERS else value
+    if faults:
+        raise Refused("\n".join(faults))
+    return Asked(
+        tuple(dict.fromkeys(lists["kind"])) or ("all",), tuple(dict.fromkeys(lists["layer"])),
+        tuple(map(Path, lists["image"])), tuple(map(int, lists["row"])), rest.pop("class"), **rest,
+    )  # fmt: skip
+
+
+def items(value: str) -> list[str]:
+    """The parts of `a` or `[a, b]`, letter by letter: file names may hold anything but commas."""
+    inside = value[1:-1].split(",") if value.startswith("[") and value.endswith("]") else [value]
+    return [part.strip() for part in inside if part.strip()]
+
+
+def word_fault(word: str) -> str:
+    """What is wrong with a word, or nothing."""
+    name, equals, value = word.partition("=")
+    if not equals or name not in SETTINGS:
+        close = difflib.get_close_matches(name, SETTINGS, 1)
+        guess = f": did you mean {close[0]}=…?" if close else "."
+        return f"visualize has no setting '{name}'{guess} There are: {', '.join(SETTINGS)}"
+    if name in LISTS and not items(value):
+        return f"{word}: there is nothing after {name}="
+    if name == "kind":
+        unknown = [kind for kind in items(value) if kind not in (*KINDS, "all")]
+        close = difflib.get_close_matches(unknown[0], KINDS, 1) if unknown else []
+        guess = f": did you mean '{close[0]}'?" if close else "."
+        return f"no kind '{unknown[0]}'{guess} There are: {', '.join(KINDS)}, all" if unknown else ""
+    if name == "image":
+        missing = [file for file in items(value) if not Path(file).is_file()]
+        return f"there is no file {missing[0]}" if missing else ""
+    if name == "row":
+        return "" if all(re.fullmatch(r"\d+", row) for row in items(value)) else f"{word}: a row is a whole number"
+    if name in NUMBERS and not NUMBERS[name][0].holds(value_of(word)):
+        return f"{word}: it must be {NUMBERS[name][0].text}"
+    return ""
+
+
+def write(folder: Path, found: Mapping[str, list[Drawing]], config: dict[str, Any], warning: str) -> list[Path]:
+    """Draw, and list in visualize/pictures.json what there is; what these kinds had before is taken away."""
+    from dlrun.report.looking import listed
+    from dlrun.rundir import write_text
+
+    place = folder / "visualize"
+    place.mkdir(exist_ok=True)
+    before = listed(folder)
+    entries = [entry for entry in before if entry["kind"] not in found]
+    made: list[Path] = []
+    for kind, drawings in found.items():
+        numbers: dict[str, int] = {}
+        for drawing in drawings:
+            number = numbers[drawing.layer] = numbers.get(drawing.layer, 0) + 1
+            layer = re.sub(r"[^\w.-]", "_", drawing.layer) or "model"
+            name = f"{kind}-{layer}-{number}.png"
+            drawing.draw(place / name, config, warning)
+            made.append(place / name)
+            entries.append({"file": name, "kind": kind, "layer": drawing.layer, "caption": drawing.caption})
+    entries.sort(key=lambda entry: KINDS.index(entry["kind"]))
+    write_text(place / "pictures.json", json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
+    for old in {entry["file"] for entry in before} - {entry["file"] for entry in entries}:
+        (place / old).unlink(missing_ok=True)
+    return made

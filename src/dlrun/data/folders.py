@@ -1,0 +1,110 @@
+"""What picture files there are in a folder or an archive, and of which class they are where each has its folder."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tarfile
+import unicodedata
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from dlrun.data.archives import Files, members
+from dlrun.data.pictures import listed
+from dlrun.errors import Refused
+
+log = logging.getLogger("dlrun")
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff", ".avif")
+NOT_MEANT = {"thumbs.db", "desktop.ini", "__macosx"}
+PARTS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+
+def found(path: str) -> Files:
+    """The picture files at a path, in the order of their names, which have '/' between folders.
+
+    What is a picture is told by the ending. What is left out is said; hidden files are not worth a word.
+
+    Links that lead out of the folder, and links to folders, are not followed. Raises Refused when there is no such
+    folder or archive, or no picture in it.
+    """
+    place = Path(path).expanduser()
+    if place.is_dir():
+        names = list(_walked(place.resolve()))
+    elif place.is_file() and (zipfile.is_zipfile(place) or tarfile.is_tarfile(place)):
+        place, names = members(place)
+    else:
+        kind = "is no zip or tar archive" if place.exists() else "does not exist"
+        raise Refused(f"{path} {kind} (looked at {place.absolute()}); give a folder, or a zip or tar archive")
+    names = [name for name in names if not any(_hidden(part) for part in name.split("/"))]
+    pictures = [name for name in names if name.lower().endswith(ENDINGS)]
+    if others := sorted(set(names) - set(pictures)):
+        log.warning("%s: %s no picture by the ending: %s", path, _are(len(others)), listed(others))
+    if not pictures:
+        raise Refused(f"{path} holds no picture: no file there ends in {', '.join(ENDINGS)}")
+    return Files(place, tuple(sorted(pictures, key=plain)))
+
+
+def plain(name: str) -> str:
+    """A name as text that can be written anywhere, the same for both ways to write an accent."""
+    return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "replace"))
+
+
+def _are(count: int) -> str:
+    return "1 file is left out, as it is" if count == 1 else f"{count:,} files are left out, as they are"
+
+
+def _hidden(part: str) -> bool:
+    return part.startswith(".") or part.lower() in NOT_MEANT
+
+
+def _walked(place: Path) -> Iterator[str]:
+    """The files below a folder."""
+    links = []
+    for folder, inside, files in os.walk(place):
+        links += [Path(folder, name) for name in inside if Path(folder, name).is_symlink()]
+        for name in files:
+            path = Path(folder, name)
+            if path.is_symlink() and not path.resolve().is_relative_to(place):
+                links.append(path)
+            else:
+                yield path.relative_to(place).as_posix()
+    if links:
+        told = listed(sorted(str(path.relative_to(place)) for path in links))
+        log.warning("%s: links to other places are not followed: %s", place, told)
+
+
+def classes(found: Files, path: str) -> tuple[list[str], list[str], list[str]]:
+    """Of each picture its name, its class and its part: 'train', 'validation', 'test', or '' where there are none.
+
+    The first folder names the class, or the second where the first ones are parts. Raises Refused when there is no
+    folder a class, or one class only.
+    """
+    rows = [tuple(name.split("/")) for name in found.names]
+    tops = {row[0] for row in rows if len(row) > 1}
+    if found.place.is_file() and len(tops) == 1 and all(len(row) > 1 for row in rows):  # an archive of one folder
+        rows = [row[1:] for row in rows]
+        tops = {row[0] for row in rows if len(row) > 1}
+    parts = bool(tops) and {top.lower() for top in tops} <= set(PARTS) and "train" in {PARTS[t.lower()] for t in tops}
+    depth = 1 if parts else 0
+    inside = [place for place, row in enumerate(rows) if len(row) > depth + 1]
+    loose = [found.names[place] for place, row in enumerate(rows) if len(row) <= depth + 1]
+    named = [plain(rows[place][depth]) for place in inside]
+    _check(path, sorted(set(named)), loose)
+    part = [PARTS[rows[place][0].lower()] if parts else "" for place in inside]
+    return [found.names[place] for place in inside], named, part
+
+
+def _check(path: str, names: list[str], loose: list[str]) -> None:
+    ways = "put the pictures of each class into a folder of its own, or say data.labels=FILE.csv (columns file, label)"
+    if not names:
+        raise Refused(f"{path} has no folder for each class ({len(loose):,} pictures lie in none): {ways}")
+    if len(names) == 1:
+        raise Refused(f"{path} has pictures of one class only, '{names[0]}': there is nothing to tell apart; {ways}")
+    if loose:
+        log.warning("%s: %s in no class's folder: %s", path, _are(len(loose)), listed(loose))

@@ -1,0 +1,157 @@
+"""Your own pictures: a folder for each class, or a table of file names and labels."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from dlrun.data import answers, aside, cells, folders, picture_files
+from dlrun.data.archives import Files
+from dlrun.data.cells import Cells
+from dlrun.data.folders import plain
+from dlrun.data.picture_files import Fit
+from dlrun.data.pictures import listed, pictures
+from dlrun.errors import Refused
+from dlrun.ranges import Count, Probability
+from dlrun.types import Kind, Raw, Rows
+
+log = logging.getLogger("dlrun")
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Picture files with what is asked of them. values: class numbers (N,), or a 0/1 table (N, labels).
+
+    test: which of them are test rows; None where nothing says so.
+    """
+
+    files: Files
+    values: np.ndarray
+    names: tuple[str, ...]
+    test: np.ndarray | None = None
+
+    @property
+    def target(self) -> tuple[str, Kind]:
+        if self.values.ndim == 2:
+            return "labels", "multilabel"
+        return "label", "binary" if len(self.names) == 2 else "category"
+
+
+def images(
+    *,
+    path: str | None,
+    labels: str | None,
+    separator: str | None,
+    test: Probability,
+    unreadable: Literal["refuse", "skip"],
+    size: list[Count],
+    channels: Literal[1, 3],
+    fit: Fit,
+    cache: bool,
+) -> Raw:
+    """Pictures of a folder, or of a zip or tar archive, with their classes or labels.
+
+    labels: a CSV file with the columns file and label; without it the folders are the classes, and folders train,
+    validation and test are known by their names. separator: stands between several labels of one picture. Test rows:
+    the folder test, or else the share `test`, the same of each class. Input `image` uint8 (N, channels, *size), target
+    `label` or `labels`. Raises Refused for whatever is wrong with the files or the question.
+    """
+    if path is None:
+        raise Refused("say where the pictures are: data.path=FOLDER (one folder a class), or data.labels=FILE.csv too")
+    reading = picture_files.reading(size, channels, fit)
+    found = folders.found(path)
+    known = _by_table(found, path, labels, separator) if labels else _by_folder(found, path)
+    dev, sealed = _divided(known, test)
+    target, kind = known.target
+    advice = "; data.unreadable=skip leaves such files out"
+
+    def read(which: np.ndarray) -> Rows:
+        column = pictures(
+            known.files.take(which.tolist()), reading, keep=cache, skip=unreadable == "skip", advice=advice
+        )
+        return {"image": column, target: known.values[which][column.rows]}
+
+    later: Callable[[], Rows] | None = (lambda: read(sealed)) if len(sealed) else None
+    return Raw(read(dev), {"image": "image"}, {target: kind}, {}, later, labels={target: known.names})
+
+
+def _by_folder(found: Files, path: str) -> Labelled:
+    files, named, part = folders.classes(found, path)
+    order = sorted(range(len(files)), key=lambda row: part[row] == "validation")  # train first; test goes elsewhere
+    files, named, part = ([column[row] for row in order] for column in (files, named, part))
+    names, values = np.unique(np.array(named), return_inverse=True)
+    test = np.array(part) == "test"
+    if strange := sorted(set(np.array(named)[test]) - set(np.array(named)[~test])):
+        raise Refused(f"{path}: the folder test has classes that no other folder has: {listed(strange)}")
+    if count := part.count("validation"):
+        log.info("validation pictures are the last %d rows: protocol=last_rows protocol.validation=%d", count, count)
+    classes = tuple(map(str, names))
+    _tell("label", classes)
+    return Labelled(Files(found.place, tuple(files)), values.reshape(-1), classes, test if test.any() else None)
+
+
+def _by_table(found: Files, path: str, labels: str, separator: str | None) -> Labelled:
+    inside = Path(path).expanduser() / labels
+    table = cells.read(str(inside) if inside.is_file() else labels, separator=None, header=None)
+    table.need(("file", "label"), "column")
+    files = Files(found.place, _listed_files(table, found, path))
+    if separator:
+        texts = [cell.split(separator) for cell in table.columns["label"]]
+        each = [{plain(label.strip()) for label in row if label.strip()} for row in texts]
+        names = tuple(sorted(set().union(*each)))
+        if len(names) < 2:
+            raise Refused(
+                f"{table.place} has {len(names)} different labels with data.separator='{separator}'; 2 or more"
+            )
+        _tell("labels", names)
+        return Labelled(files, np.array([[name in row for name in names] for row in each], np.int64), names)
+    empty = table.missing("label")
+    if empty.any():
+        raise Refused(f"{table.place}: the label is missing in {table.where(empty)}")
+    target = answers.find(table, "label", "category" if len(set(table.columns["label"])) > 2 else "binary")[0]
+    names = answers.name_classes(target, table, None).names
+    values = np.array([names.index(name) for name in target.values(table)], np.int64)
+    return Labelled(files, values, names)
+
+
+def _tell(target: str, names: tuple[str, ...]) -> None:
+    log.info("%s: %s", target, listed([f"{number} = {name}" for number, name in enumerate(names)]))
+
+
+def _listed_files(table: Cells, found: Files, path: str) -> tuple[str, ...]:
+    """The file of each line. Raises Refused when a file is absent, lies outside, or is named twice."""
+    known = {plain(name): name for name in found.names}
+    wanted = [plain(cell).replace("\\", "/").removeprefix("./") for cell in table.columns["file"]]
+    outside = np.array([name.startswith("/") or ".." in name.split("/") for name in wanted])
+    if outside.any():
+        raise Refused(f"{table.place}: files outside {path} are not read: {table.where(outside)}")
+    absent = np.array([name not in known for name in wanted])
+    if absent.any():
+        some = listed([wanted[row] for row in np.flatnonzero(absent)])
+        raise Refused(f"{table.place}: {table.where(absent)} name no picture in {path}: {some}")
+    _, first = np.unique(wanted, return_index=True)
+    again = np.ones(len(wanted), bool)
+    again[first] = False
+    if again.any():
+        hint = "several labels stand in one line, with data.separator between them"
+        raise Refused(f"{table.place}: {table.where(again)} name a file that an earlier line has: {hint}")
+    if unused := len(known) - len(wanted):
+        log.warning("%s: %s pictures have no line in %s and are left out", path, f"{unused:,}", table.place)
+    return tuple(known[name] for name in wanted)
+
+
+def _divided(known: Labelled, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Development rows and test rows."""
+    rows = np.arange(len(known.files))
+    if known.test is not None:
+        return rows[~known.test], rows[known.test]
+    if not share:
+        return rows, rows[:0]
+    if known.values.ndim == 2:
+        return aside.random(len(rows), share)
+    return aside.stratified(known.values, share)

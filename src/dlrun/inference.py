@@ -1,0 +1,184 @@
+"""What a finished run answers for new rows: pictures from files, or the lines of a table."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from dlrun import checkpoint, runtime
+from dlrun.assembly import Assembly, Fit
+from dlrun.data.archives import content
+from dlrun.data.picture_files import Reading, Unreadable, read
+from dlrun.data.prepare import apply, state
+from dlrun.errors import Refused
+from dlrun.meter import with_intervals
+from dlrun.models.trained import Trained, trained
+from dlrun.rundir import RunDir
+from dlrun.settings import Settings
+from dlrun.tables import Pixels, Plain, Table
+from dlrun.types import Batch, Field, Rows, Score, Spec
+
+Place = tuple[Path, str]  # a folder or an archive and the name of a file in it; or a file by itself, and ''
+
+
+@dataclass(frozen=True)
+class Answers:
+    """names (n,): which file, or which line, each row is. outputs: target → (n, outputs), probabilities or numbers.
+
+    truths: target → what is true, where the rows say so; then scores. skipped: file → why it gives no picture.
+    """
+
+    spec: Spec
+    names: list[str] | list[int]
+    outputs: dict[str, np.ndarray]
+    truths: dict[str, np.ndarray] = field(default_factory=dict)
+    scores: dict[str, Score] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def of_pictures(folder: Path, places: Sequence[Place], plugins: tuple[str, ...] = ()) -> Answers:
+    """The answers of a run for picture files, each brought to the size and the channels of the run's own.
+
+    Raises Refused where the run's inputs are not one picture that comes from a file alone.
+    """
+    net = trained(folder, plugins)
+    name, reading = _reading(net)
+    runtime.flush_denormals()
+    device, settings = _device(net.config), net.config["engine"]
+    size = settings["eval_batch_size"] or max(settings["batch_size"], 256)
+    seen: list[str] = []
+    skipped: dict[str, str] = {}
+    pieces = (Pixels(torch.from_numpy(piece)).to(device) for piece in _pieces(places, reading, size, seen, skipped))
+    batches = ({name: next(pixels.batches(slice(None), len(pixels)))} for pixels in pieces)
+    outputs = answered(net.model.to(device), net.spec.targets, batches, device, settings["precision"])
+    return Answers(net.spec, seen, outputs, skipped=skipped)
+
+
+def of_table(folder: Path, file: Path, plugins: tuple[str, ...] = ()) -> Answers:
+    """The answers of a run for the lines of a CSV file, prepared with what the run has learnt on its training rows.
+
+    Where every line has the targets, the scores too. Raises Refused where the run reads no table, where its data have
+    changed since, and where the file lacks a column or a number.
+    """
+    net = trained(folder, plugins)
+    with tempfile.TemporaryDirectory(prefix="dlrun-") as name:
+        assembly = Assembly({**net.config, "test": False}, Path(name), plugins)
+        if assembly.raw.further is None:
+            raise Refused(f"{folder} was not trained on a table: its rows cannot be read from {file}")
+        fit = assembly.fit(replace(net.job, patch={}, start=""))
+        _check_same(RunDir(folder), RunDir(Path(name)), net.job.name, fit)
+    rows, lines = assembly.raw.further(str(file))
+    if own_rows(net.config, file):
+        rows = {column: values for column, values in rows.items() if column not in assembly.raw.targets}
+    table = apply(assembly.raw, fit.data, rows)
+    _check_numbers(table, fit.data.spec, lines, file)
+    fit.trainer.restore(checkpoint.best(RunDir(folder).checkpoints(net.job)))
+    found = Answers(net.spec, lines, _outputs(fit, table))
+    return _scored(found, fit, table, rows, net.config["seed"])
+
+
+def own_rows(config: dict[str, Any], file: Path) -> bool:
+    """Whether a file is the table, or the test table, that a run was made from: scores on it would break the seal."""
+    named = [config["data"].get(key) for key in ("path", "test_path")]
+    places = [Path(name).expanduser() for name in named if isinstance(name, str)]
+    return any(place.exists() and place.samefile(file) for place in places)
+
+
+def answered(
+    model: nn.Module, targets: dict[str, Field], batches: Iterable[Batch], device: torch.device, precision: str
+) -> dict[str, np.ndarray]:
+    """Target → what the model answers (n, outputs): probabilities, or numbers as they are."""
+    found: dict[str, list[torch.Tensor]] = {name: [] for name in targets}
+    model.eval()
+    with torch.no_grad():
+        for batch in batches:
+            with runtime.autocast(device, precision):
+                outputs = model(batch)
+            for name, about in targets.items():
+                found[name].append(about.activate(outputs[name].float()).cpu())
+    return {name: torch.cat(parts).numpy() for name, parts in found.items() if parts}
+
+
+def _reading(net: Trained) -> tuple[str, Reading]:
+    """The run's one picture input, and how a file becomes such a picture."""
+    kinds = ", ".join(f"{about.kind} '{name}'" for name, about in net.spec.inputs.items())
+    (name, about), *others = net.spec.inputs.items()
+    steps = (RunDir(net.folder).read_json(f"preparation/{net.job.name}.json") or {}).get(name)
+    if others or about.kind != "image" or steps or about.shape[0] not in (1, 3):
+        raise Refused(f"{net.folder} reads {kinds}, which picture files alone do not give")
+    channels, height, width = about.shape
+    return name, Reading((height, width), channels, net.config["data"].get("fit", "stretch"))  # type: ignore[arg-type]
+
+
+def _pieces(
+    places: Sequence[Place], reading: Reading, size: int, seen: list[str], skipped: dict[str, str]
+) -> Iterator[np.ndarray]:
+    """Pictures as uint8 (B, C, H, W), `size` at a time; their names are added to `seen`, the others' to `skipped`."""
+    waiting: list[np.ndarray] = []
+    for place, inner in places:
+        name = str(place / inner) if inner else str(place)
+        try:
+            waiting.append(read(content(place, inner) if inner else place, reading))
+            seen.append(name)
+        except Unreadable as error:
+            skipped[name] = str(error)
+        if len(waiting) == size:
+            yield np.stack(waiting)
+            waiting = []
+    if waiting:
+        yield np.stack(waiting)
+
+
+def _device(config: dict[str, Any]) -> torch.device:
+    """The device of the run, or the best one here."""
+    name = config["engine"]["device"]
+    return runtime.choose_device(name if name in runtime.devices() else "auto")
+
+
+def _check_same(run: RunDir, again: RunDir, job: str, fit: Fit) -> None:
+    """Refuse data, or a preparation, that are no longer those of the run: its answers would be for other numbers."""
+    before, now = (place.read_json("data.json") for place in (run, again))
+    if before["fingerprint"] != now["fingerprint"]:
+        raise Refused(f"the data that {run.folder} was trained on have changed since: {before} then, {now} now")
+    if json.loads(json.dumps(state(fit.data.learnt))) != run.read_json(f"preparation/{job}.json"):
+        raise Refused(f"the preparation is no longer the one in {run.folder}/preparation/{job}.json")
+
+
+def _check_numbers(table: Table, spec: Spec, lines: list[int], file: Path) -> None:
+    """Refuse rows with missing numbers where the run has no step that fills them."""
+    for name in spec.inputs:
+        column = table.columns[name]
+        if isinstance(column, Plain) and column.values.is_floating_point():
+            missing = ~torch.isfinite(column.values).reshape(len(column), -1).all(1)
+            if missing.any():
+                some = ", ".join(str(lines[row]) for row in missing.nonzero()[:5, 0].tolist())
+                raise Refused(f"{file} misses numbers (line {some}), and this run was not told how to fill them in")
+
+
+def _outputs(fit: Fit, table: Table) -> dict[str, np.ndarray]:
+    objective: Any = fit.trainer.objective
+    settings: Settings = fit.trainer.settings
+    batches = table.to(fit.trainer.device).batches(settings.eval_batch_size or max(settings.batch_size, 256))
+    with fit.trainer.learner.averaged():
+        targets = fit.data.spec.targets
+        return answered(objective.model, targets, batches, fit.trainer.device, settings.precision)
+
+
+def _scored(found: Answers, fit: Fit, table: Table, rows: Rows, seed: int) -> Answers:
+    """The same with truths and scores, where the rows have all targets."""
+    targets = fit.data.spec.targets
+    if not all(name in rows for name in targets):
+        return found
+    trainer = fit.trainer
+    trainer.meter, trainer.position = None, 0
+    meter = trainer.sweep("val", table.to(trainer.device), keep=True)
+    truths = {name: truth for name, (_, truth) in meter.answers().items()}
+    return replace(found, truths=truths, scores=with_intervals(meter, seed=seed))

@@ -1,0 +1,142 @@
+"""Which layers of a network answer a picture with maps, and what they answer, with the way back for gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dlrun.inspect.layers import called
+from dlrun.types import Batch, Field, Spec
+
+PASSING = ("Dropout", "Identity", "Sequential")  # layers whose answer is that of the one before, or inside
+
+
+@dataclass(frozen=True)
+class Map:
+    """A layer and what it answers to one picture. shape: (channels, height, width), or (units,) for a vector."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+
+    @property
+    def wide(self) -> bool:
+        """Whether there is more than one place on its maps."""
+        return len(self.shape) == 3 and self.shape[1] * self.shape[2] > 1
+
+    @property
+    def convolves(self) -> bool:
+        """Whether it is a convolution with maps."""
+        return self.kind == "Conv2d" and self.wide
+
+    @property
+    def pools(self) -> bool:
+        """Whether it is a pooling with maps."""
+        return "Pool" in self.kind and self.wide
+
+    @property
+    def text(self) -> str:
+        """'towers.image.3 (Conv2d, 64 × 14 × 14)'."""
+        return f"{self.name or '(model)'} ({self.kind}, {' × '.join(map(str, self.shape))})"
+
+
+def blank(spec: Spec) -> Batch:
+    """One row of nothing: a black picture, zeros, padding, an empty bag."""
+
+    def column(field: Field) -> Tensor:
+        if field.kind == "bag":
+            none, size = torch.zeros(0, dtype=torch.int32), (1, field.size)
+            starts = torch.zeros(2, dtype=torch.int32)
+            return torch.sparse_csr_tensor(starts, none, none.float(), size, check_invariants=False)
+        dtype = torch.int64 if field.kind in ("category", "tokens") else torch.float32
+        return torch.zeros(1, *field.shape, dtype=dtype)
+
+    return {name: column(field) for name, field in spec.inputs.items()}
+
+
+def maps(model: nn.Module, batch: Batch) -> list[Map]:
+    """Every layer whose answer to this batch of one row is a tensor, in the order in which they are done."""
+    names = {module: name for name, module in model.named_modules()}
+    outputs = called(model, batch).items()
+    return [
+        Map(names[module], kind_of(module), tuple(output.shape[1:]))
+        for module, output in outputs
+        if isinstance(output, Tensor) and output.dim() in (2, 4) and len(output) == 1
+    ]
+
+
+def kind_of(module: nn.Module) -> str:
+    """The name of a layer's class; whatever is derived from a convolution is called one."""
+    return "Conv2d" if isinstance(module, nn.Conv2d) else type(module).__name__
+
+
+def within(found: list[Map], model: nn.Module, image: str) -> list[Map]:
+    """The layers of the tower that reads this image; all of them where the model has no towers."""
+    if image not in getattr(model, "towers", {}):
+        return found
+    return [each for each in found if each.name.startswith(f"towers.{image}.")]
+
+
+def first_layers(found: list[Map], count: int = 8) -> list[Map]:
+    """The first convolutions, each with its activation, and poolings (the book's first eight layers, §5.4)."""
+    stages: list[Map] = []
+    for each in found:
+        if each.convolves or each.pools:
+            stages.append(each)
+        elif stages and continues(stages[-1], each):
+            stages[-1] = each
+    return stages[:count]
+
+
+def continues(stage: Map, after: Map) -> bool:
+    """Whether a layer is what a convolution is followed by at once: its batch norm, its activation."""
+    return not stage.pools and after.shape == stage.shape and not after.kind.startswith(PASSING)
+
+
+def last_layer(found: list[Map]) -> Map | None:
+    """The last layer with maps as large as the last convolution's: its activation, or the block it ends; None: none.
+
+    Maps of one single place are not looked at.
+    """
+    last = next((each for each in reversed(found) if each.convolves), None)
+    if last is None:
+        return None
+    after = found[found.index(last) :]
+    same = [each for each in after if each.wide and each.shape[1:] == last.shape[1:]]
+    return next(each for each in reversed(same) if not each.kind.startswith(PASSING))
+
+
+def spread_layers(found: list[Map], count: int = 4) -> list[Map]:
+    """So many convolutions from the first to the last, evenly."""
+    convolutions = [each for each in found if each.convolves]
+    if len(convolutions) <= count:
+        return convolutions
+    return [convolutions[round(place * (len(convolutions) - 1) / (count - 1))] for place in range(count)]
+
+
+def heard(run: Callable[[], Any], layers: Mapping[str, nn.Module]) -> tuple[Any, dict[str, Tensor]]:
+    """What `run` answers, and what these layers answer meanwhile, at their first call.
+
+    What comes after a layer gets a copy: it may work in place, as torchvision's activations do.
+    """
+    kept: dict[str, Tensor] = {}
+
+    def note(name: str) -> Callable[[nn.Module, Any, Any], Tensor | None]:
+        def hook(_: nn.Module, __: Any, output: Any) -> Tensor | None:
+            if name in kept or not isinstance(output, Tensor):
+                return None
+            kept[name] = output
+            return output.clone()
+
+        return hook
+
+    hooks = [module.register_forward_hook(note(name)) for name, module in layers.items()]
+    try:
+        return run(), kept
+    finally:
+        for hook in hooks:
+            hook.remove()

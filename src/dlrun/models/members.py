@@ -1,0 +1,106 @@
+"""Whether finished runs may answer together for a new run's rows, told from their files alone. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dlrun.errors import Refused
+
+if TYPE_CHECKING:
+    import numpy as np
+
+ALIKE = ("kind", "shape", "size", "labels")  # of a column; its prior follows from the training rows
+
+
+def faults(members: Any) -> Iterator[str]:
+    """What is wrong with model.members as a setting: none named, or a folder in which no fit has finished."""
+    if not isinstance(members, list) or not all(isinstance(name, str) for name in members):
+        return  # the check of types says so
+    if not members:
+        yield "model.members is empty: say which finished runs answer together: model.members=[RUN,RUN]"
+    yield from filter(None, map(_fault, members))
+
+
+def _fault(name: str) -> str:
+    folder = Path(name)
+    if not folder.is_dir():
+        return f"model.members: there is no folder {name} (looked at {folder.absolute()})"
+    if not (folder / "config.yaml").is_file():
+        return f"model.members: {name} is no run folder: it has no config.yaml"
+    finished = (folder / "results.jsonl").is_file()
+    return "" if finished else f"model.members: no fit has finished in {name}; dlrun resume goes on with it"
+
+
+def admit(member: Path, job: str, run: Path, own: str, rows: np.ndarray | None) -> None:
+    """Raise Refused, naming the member and what differs, unless its fit `job` may answer for the fit `own` of a run.
+
+    rows: this run's validation rows, which the member must not have been trained on; None where it has none.
+    """
+    _same_data(member, run)
+    _same_fields(member, run)
+    if rows is not None:
+        _unseen(member, job, rows)
+    _same_preparation(member, job, run, own)
+
+
+def _same_data(member: Path, run: Path) -> None:
+    theirs, ours = (_plain(folder, "data.json") for folder in (member, run))
+    if theirs["fingerprint"] != ours["fingerprint"]:
+        raise Refused(
+            f"{member} cannot be a member: it was trained on other data ({theirs['rows']:,} development rows, here "
+            f"{ours['rows']:,}; the fingerprints in data.json differ)"
+        )
+
+
+def _same_fields(member: Path, run: Path) -> None:
+    theirs, ours = (_plain(folder, "fields.json") for folder in (member, run))
+    for part in ("inputs", "targets"):
+        if list(theirs[part]) != list(ours[part]):
+            there, here = (", ".join(fields[part]) for fields in (theirs, ours))
+            raise Refused(f"{member} cannot be a member: its {part} are {there}, here {here}")
+        for name, key in product(ours[part], ALIKE):
+            there, here = theirs[part][name][key], ours[part][name][key]
+            if there != here:
+                raise Refused(f"{member} cannot be a member: {key} of '{name}' is {there}, here {here}")
+
+
+def _unseen(member: Path, job: str, rows: np.ndarray) -> None:
+    """Refuse a member that may have been trained on some of these rows."""
+    import numpy as np
+
+    file = member / "predictions" / f"{job}-val.npz"
+    if not file.is_file():
+        raise Refused(
+            f"{member} cannot be a member: it has no {file.relative_to(member)}, so nothing says that it was not "
+            f"trained on this run's {len(rows):,} validation rows (with protocol=whole it was)"
+        )
+    with np.load(file, allow_pickle=False) as arrays:
+        if "row" not in arrays:
+            raise Refused(f"{file} does not say which row is which: dlrun evaluate {member} writes it again")
+        seen = np.setdiff1d(rows, arrays["row"])
+    if len(seen):
+        raise Refused(
+            f"{member} cannot be a member: it was trained on {len(seen):,} of this run's {len(rows):,} validation "
+            "rows, so its answers there say nothing; the same protocol, seed and sizes give the same rows"
+        )
+
+
+def _same_preparation(member: Path, job: str, run: Path, own: str) -> None:
+    theirs, ours = _plain(member, f"preparation/{job}.json"), _plain(run, f"preparation/{own}.json")
+    differing = [name for name in ours if theirs.get(name) != ours[name]]
+    if differing:
+        raise Refused(
+            f"{member} cannot be a member: its preparation of {', '.join(differing)} is another: see "
+            f"preparation/{job}.json"
+        )
+
+
+def _plain(folder: Path, name: str) -> Any:
+    file = folder / name
+    if not file.is_file():
+        raise Refused(f"{folder} cannot be a member: it has no {name}")
+    return json.loads(file.read_text(encoding="utf-8"))

@@ -1,0 +1,74 @@
+"""Residual networks: blocks whose input is added to what comes out of them."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from torch import Tensor, nn
+
+from dlrun.models.convnet import Ending, Ends, each, images, joined
+from dlrun.models.layers import Activation, Init, convolution, strided
+from dlrun.ranges import Count, NonNegative, Probability
+from dlrun.types import Spec
+
+
+class Residual(nn.Module):
+    """body(x) + shortcut(x) (He et al. 2015; book §7.1)."""
+
+    def __init__(self, body: nn.Module, shortcut: nn.Module) -> None:
+        super().__init__()
+        self.body, self.shortcut = body, shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.body(x) + self.shortcut(x))
+
+
+def shortcut(channels: int, filters: int, pool: int) -> nn.Module:
+    """x as it is where shapes allow it; else a 1×1 convolution that takes every `pool`-th place (book §7.1)."""
+    if channels == filters and pool == 1:
+        return nn.Identity()
+    return nn.Sequential(*strided(pool), nn.Conv2d(channels, filters, 1))
+
+
+def pooled(pool: int) -> list[nn.Module]:
+    """Max pooling as Keras pads it with padding=same: a side of n becomes ⌈n / pool⌉, as in a strided convolution."""
+    return [nn.MaxPool2d(pool, ceil_mode=True)] if pool > 1 else []
+
+
+def residual_block(channels: int, filters: int, depth: int, pool: int, style: tuple[str, bool]) -> Residual:
+    """`depth` 3×3 convolutions and pooling, beside the shortcut. style: activation, batch norm."""
+    sizes = [channels, *[filters] * (depth - 1)]
+    layers = [layer for size in sizes for layer in convolution(size, filters, 3, *style)]
+    return Residual(nn.Sequential(*layers, *pooled(pool)), shortcut(channels, filters, pool))
+
+
+def residual(
+    spec: Spec,
+    *,
+    filters: list[Count],
+    depth: Count,
+    pool: Count | list[Count],
+    ends: Ends,
+    dense: list[Count],
+    activation: Activation,
+    dropout: Probability,
+    batch_norm: bool,
+    l1: NonNegative,
+    l2: NonNegative,
+    init: Init,
+) -> nn.Module:
+    """Residual blocks of `depth` 3×3 convolutions, then dense layers (He et al. 2015; book §7.1).
+
+    filters: one block each. pool: factor at the end of each block (1 = none), one for all or one a block. ends: how the
+    last feature map becomes a vector. dropout: of that vector, before the first dense layer.
+    """
+    pools, style = each(pool, len(filters)), (activation, batch_norm)
+    towers = {}
+    for name, field in images(spec).items():
+        sizes = [field.shape[0], *filters]
+        blocks = [
+            residual_block(before, after, depth, factor, style)
+            for before, after, factor in zip(sizes, filters, pools, strict=False)
+        ]
+        towers[name] = nn.Sequential(*blocks)
+    return joined(spec, towers, Ending(ends, dense, activation, dropout, batch_norm, l1, l2, init))

@@ -1,0 +1,80 @@
+"""Networks of depthwise separable convolutions: a small Xception, and the book's."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import nn
+
+from dlrun.models.convnet import Ending, Ends, each, images, joined
+from dlrun.models.layers import ACTIVATIONS, Activation, Init, convolution
+from dlrun.models.residual import Residual, pooled, shortcut
+from dlrun.ranges import Count, Natural, NonNegative, Probability
+from dlrun.types import Spec
+
+
+def separable_convolution(channels: int, filters: int, kernel: int, padding: str, bias: bool) -> nn.Sequential:
+    """A convolution of each channel by itself, then a 1×1 over all: k²·C + C·filters (+ filters) weights (book §7.3).
+
+    As in Keras, the bias comes after the second.
+    """
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, kernel, padding=padding, groups=channels, bias=False),
+        nn.Conv2d(channels, filters, 1, bias=bias),
+    )
+
+
+def separable_block(
+    channels: int, filters: list[int], pool: int, style: tuple[int, str, str, bool], *, residual: bool
+) -> nn.Module:
+    """Separable convolutions, each with its batch norm and activation, and pooling. style: kernel, padding, both."""
+    kernel, padding, activation, batch_norm = style
+    layers: list[nn.Module] = []
+    for size, count in zip([channels, *filters], filters, strict=False):
+        layers.append(separable_convolution(size, count, kernel, padding, not batch_norm))
+        layers += [nn.BatchNorm2d(count)] if batch_norm else []
+        layers.append(ACTIVATIONS[activation]())
+    if not residual:
+        return nn.Sequential(*layers, *([nn.MaxPool2d(pool)] if pool > 1 else []))
+    return Residual(nn.Sequential(*layers, *pooled(pool)), shortcut(channels, filters[-1], pool))
+
+
+def separable(
+    spec: Spec,
+    *,
+    stem: Natural,
+    filters: list[list[Count]],
+    kernel: Count,
+    pool: Count | list[Count],
+    padding: Literal["valid", "same"],
+    residual: bool,
+    ends: Ends,
+    dense: list[Count],
+    activation: Activation,
+    dropout: Probability,
+    batch_norm: bool,
+    l1: NonNegative,
+    l2: NonNegative,
+    init: Init,
+) -> nn.Module:
+    """Blocks of depthwise separable convolutions, then dense layers (Chollet 2017; book §7.3).
+
+    stem: filters of a plain 3×3 convolution before them (0 = none). filters: a list a block, one number a convolution.
+    pool: factor at the end of each block, one for all or one a block. residual: each block's input is added to what
+    comes out. dropout: of the features, before the first dense layer. ValueError: nothing is left.
+    """
+    if residual and padding != "same":
+        raise ValueError("residual=true needs padding=same: else a block's input is larger than what is added to it")
+    if not all(filters):
+        raise ValueError(f"filters={filters}: each block needs a convolution at least")
+    pools, style = each(pool, len(filters)), (kernel, padding, activation, batch_norm)
+    towers = {}
+    for name, field in images(spec).items():
+        first = convolution(field.shape[0], stem, 3, activation, batch_norm) if stem else []
+        sizes = [stem or field.shape[0], *(counts[-1] for counts in filters)]
+        blocks = [
+            separable_block(size, counts, factor, style, residual=residual)
+            for size, counts, factor in zip(sizes, filters, pools, strict=False)
+        ]
+        towers[name] = nn.Sequential(*first, *blocks)
+    return joined(spec, towers, Ending(ends, dense, activation, dropout, batch_norm, l1, l2, init))

@@ -1,0 +1,87 @@
+"""A model as an earlier run left it: its parts, its description of the data, and its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from dlrun import checkpoint
+from dlrun.build import build, patched
+from dlrun.errors import Refused
+from dlrun.models import weights
+from dlrun.rundir import RunDir
+from dlrun.types import Field, Job, Spec
+
+
+@dataclass(frozen=True)
+class Trained:
+    """folder: the run. config: as the job had it. spec: what the model reads and answers. model: in evaluation mode."""
+
+    folder: Path
+    config: dict[str, Any]
+    job: Job
+    spec: Spec
+    model: nn.Module
+
+
+def trained(folder: Path, plugins: tuple[str, ...] = ()) -> Trained:
+    """The model of a run's last finished fit (its final one, or its first fold), with its best weights, on the CPU.
+
+    No data are read. Raises Refused where there is no run, no finished fit, or no checkpoint.
+    """
+    run, job = RunDir(folder), main_job(folder)
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    config = patched(config, job.patch)
+    spec = read_spec(run)
+    with weights.unneeded():
+        model: nn.Module = build(config["model"], spec, plugins=plugins)
+    state = checkpoint.best(run.checkpoints(job))
+    objective = _Weights(model)
+    kept = {name: value for name, value in state["objective"].items() if name.startswith("model.")}
+    checkpoint.put(objective, {**state, "objective": kept})
+    return Trained(folder, config, job, spec, model.eval())
+
+
+class _Weights(nn.Module):
+    """A model where an objective's checkpoint expects it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.groups = {"model": [parameter for parameter in model.parameters() if parameter.requires_grad]}
+
+
+def main_job(folder: Path) -> Job:
+    """The fit that a run is about: its final one, a workflow's winner, its plain fit, or the last one that is there."""
+    if not (folder / "config.yaml").is_file():
+        raise Refused(f"{folder} is no run folder: it has no config.yaml")
+    jobs = [result.job for result in RunDir(folder).results()]
+    steps = RunDir(folder).read_json("workflow.json") or []
+    won = [step["winner"] for step in steps if step.get("winner")]
+    for stage in ("final", *won[-1:], "fit"):
+        if found := [job for job in jobs if job.stage == stage]:
+            return found[0]
+    if not jobs:
+        raise Refused(f"no fit has finished in {folder}; dlrun resume goes on with it")
+    return jobs[-1]
+
+
+def read_spec(run: RunDir) -> Spec:
+    """What the run's model was told of its data."""
+    kept = run.read_json("fields.json")
+    if kept is None:
+        raise Refused(f"{run.folder} has no fields.json: it was made by an older dlrun, or has not begun to train")
+    return Spec(*({name: _field(node) for name, node in kept[part].items()} for part in ("inputs", "targets")))
+
+
+def _field(node: dict[str, Any]) -> Field:
+    prior = node.get("prior")
+    return Field(
+        node["kind"], tuple(node["shape"]), node["size"], tuple(node["labels"]),
+        None if prior is None else torch.tensor(prior),
+    )  # fmt: skip

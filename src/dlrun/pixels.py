@@ -1,0 +1,116 @@
+"""Columns of images: kept as bytes, in memory, on a device or on the disk, or decoded for each batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Images kept as uint8 (N, C, H, W), in memory or mapped from the disk; a batch is float, value / 255.
+
+    rows: which of them these are (int64), in order; None for all. device: where batches go, when that is not where the
+    images are.
+    """
+
+    values: Tensor
+    rows: Tensor | None = None
+    device: torch.device | None = None
+
+    def __len__(self) -> int:
+        return len(self.values if self.rows is None else self.rows)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.values.shape[1:])
+
+    @property
+    def place(self) -> torch.device:
+        return self.device or self.values.device
+
+    @property
+    def row_bytes(self) -> int:
+        return max(1, self.values[:1].numel())
+
+    def whole(self) -> Tensor:
+        """All of them, uint8 (N, C, H, W), where they are kept."""
+        return self.values if self.rows is None else self.values.index_select(0, self.rows)
+
+    def to(self, device: torch.device) -> Pixels:
+        """On a device where they fit beside a model; else they stay, and each batch is moved."""
+        if device == self.values.device:
+            return replace(self, device=None)
+        if not fits(device, len(self) * self.row_bytes):
+            return replace(self, device=device)
+        return Pixels(self.whole().to(device))
+
+    def batches(self, rows: Tensor | slice, size: int) -> Iterator[Tensor]:
+        """Float images of these rows, made `size` at a time: few enough to stay in the cache."""
+        if self.rows is not None:
+            rows = select(self.rows, rows)
+        found = moved(select(self.values, rows), self.device)
+        return (part.to(torch.float32).div_(255) for part in found.split(size))
+
+
+class Reader(Protocol):
+    """What decodes images as they are asked for, reading ahead."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def batches(self, rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
+        """The images of these rows, uint8 (B, C, H, W), `size` at a time."""
+        ...
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """Images that are decoded for each batch. rows: which of the reader's these are, in order."""
+
+    reader: Reader
+    rows: Tensor
+    place: torch.device = torch.device("cpu")
+
+    row_bytes = 0  # nothing of them is gathered beforehand
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.reader.shape[1:])
+
+    def whole(self) -> Tensor:
+        """All of them, uint8 (N, C, H, W), in memory."""
+        return torch.from_numpy(next(self.reader.batches(self.rows.numpy(), len(self))))
+
+    def to(self, device: torch.device) -> Streamed:
+        return replace(self, place=device)
+
+    def batches(self, rows: Tensor | slice, size: int) -> Iterator[Tensor]:
+        """Float images of these rows, `size` at a time."""
+        for part in self.reader.batches(select(self.rows, rows).numpy(), size):
+            yield moved(torch.from_numpy(part), self.place).to(torch.float32).div_(255)
+
+
+def select(values: Tensor, rows: Tensor | slice) -> Tensor:
+    """These rows of a tensor."""
+    return values[rows] if isinstance(rows, slice) else values.index_select(0, rows.to(values.device))
+
+
+def moved(values: Tensor, device: torch.device | None) -> Tensor:
+    """The same on a device; towards CUDA without waiting for it."""
+    if device is None or device == values.device:
+        return values
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
+
+
+def fits(device: torch.device, size: int) -> bool:
+    """Whether so many bytes leave at least half of a device's free memory to others."""
+    return device.type != "cuda" or 2 * size <= torch.cuda.mem_get_info(device)[0]

@@ -1,0 +1,162 @@
+"""Draws a look inside a network, and tells a report of what was drawn."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dlrun.report import read
+from dlrun.report.picture import LETTERS_A_LINE, WIDTH, picture
+from dlrun.report.section import Block, Picture, Section, Text, section
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+COLUMNS = 16  # of a grid (book §5.4)
+DPI = 200
+LEAST = 720  # pixels that a grid is wide at least
+WHITE, PALE = (255, 255, 255), (205, 222, 238)  # between cells
+TOLD = {
+    "activations": (
+        "Activations",
+        "What layers answer to a picture. First layers show edges; deeper ones are more abstract, and more of their "
+        "channels are silent.",
+    ),
+    "heatmap": (
+        "Class-activation heatmaps",
+        "Which places of a picture speak for a class (Grad-CAM): the warmer, the more.",
+    ),
+    "saliency": ("Saliency", "Which pixels the answer hangs on: the brighter, the more it changes with them."),
+    "filters": ("Filter patterns", "Pictures that excite one filter each, found by gradient ascent on the pixels."),
+    "weights": ("Weights", "The kernels that look at the picture itself; mid-grey is zero."),
+}
+name_of = read.name_of_model
+
+
+def listed(folder: Path) -> list[dict[str, str]]:
+    """The pictures that `dlrun visualize` has left in a run folder and that are there: file, kind, layer, caption."""
+    found = read.plain(folder / "visualize" / "pictures.json") or []
+    named = [{**entry, "file": Path(entry["file"]).name} for entry in found]
+    return [entry for entry in named if entry["kind"] in TOLD and (folder / "visualize" / entry["file"]).is_file()]
+
+
+def sections(folder: Path) -> list[Section]:
+    """A look inside, kind by kind, where there is one."""
+    blocks: list[Block] = []
+    entries = listed(folder)
+    for kind, (title, about) in TOLD.items():
+        some = [entry for entry in entries if entry["kind"] == kind]
+        if some:
+            blocks += [Text(title, "heading"), Text(about)]
+        for entry in some:
+            blocks.append(Picture(folder / "visualize" / entry["file"], entry["caption"], entry["caption"]))
+    return section("A look inside", blocks)
+
+
+def pixels(image: Tensor) -> np.ndarray:
+    """A picture (C, H, W) from 0 to 1 as uint8: (H, W, 3), or (H, W) for other numbers of channels than three."""
+    from dlrun.data.shown import picture as shown
+
+    scaled = (image.detach().float().clamp(0, 1) * 255).round().byte().cpu().numpy()
+    return shown(scaled)
+
+
+def mosaic(cells: np.ndarray, columns: int, between: tuple[int, int, int]) -> np.ndarray:
+    """Cells (N, height, width, 3) of uint8 side by side. between: the colour of the gaps, a twelfth of a cell."""
+    import numpy as np
+
+    count, height, width, _ = cells.shape
+    gap = max(1, width // 12)
+    lines = -(-count // columns)
+    sheet = np.full((lines * (height + gap) - gap, columns * (width + gap) - gap, 3), between, np.uint8)
+    for place, cell in enumerate(cells):
+        top, left = place // columns * (height + gap), place % columns * (width + gap)
+        sheet[top : top + height, left : left + width] = cell
+    return sheet
+
+
+def coloured(cells: np.ndarray, name: str) -> np.ndarray:
+    """Cells as colours (N, height, width, 3): (N, 3, height, width) as they are, else the mean channel by a map."""
+    from matplotlib import colormaps
+
+    if cells.ndim == 4 and cells.shape[1] == 3:
+        return cells.transpose(0, 2, 3, 1)
+    flat = cells if cells.ndim == 3 else cells.mean(1).round().astype(cells.dtype)
+    colours: np.ndarray = (colormaps[name](flat)[..., :3] * 255).round().astype("uint8")
+    return colours
+
+
+def draw_grid(
+    cells: np.ndarray, what: str, file: Path, config: dict[str, Any], warning: str, *, columns: int = COLUMNS
+) -> None:
+    """Draw uint8 cells (N, height, width) in viridis, or (N, C, height, width) in colour or grey, as a grid.
+
+    A pixel of the sheet is one of the file: resampled, fine stripes would make patterns that are not there.
+    """
+    columns = max(4, min(columns, len(cells)))
+    look, between = ("viridis", WHITE) if cells.ndim == 3 else ("gray", PALE)  # white is a value of grey ones
+    sheet = fitted(mosaic(coloured(cells, look), columns, between))
+    tall, above = WIDTH * sheet.shape[0] / sheet.shape[1], heading(what, config, warning)
+    dpi = round(sheet.shape[1] / WIDTH)
+    with picture(file, what, config, warning, height=tall + above, width=WIDTH, dpi=dpi) as figure:
+        figure.set_layout_engine("none")
+        panel = figure.add_axes((0, 0, sheet.shape[1] / dpi / WIDTH, tall / (tall + above)))
+        panel.imshow(sheet, interpolation="nearest", aspect="auto")
+        panel.set_axis_off()
+
+
+def fitted(sheet: np.ndarray) -> np.ndarray:
+    """A sheet made larger or smaller by a whole number, to some width between LEAST and twice as much."""
+    from PIL import Image
+
+    width = sheet.shape[1]
+    if width < LEAST:
+        times = -(-LEAST // width)
+        return sheet.repeat(times, 0).repeat(times, 1)
+    import numpy as np
+
+    return np.asarray(Image.fromarray(sheet).reduce(max(1, width // LEAST)))
+
+
+def draw_heatmap(
+    image: np.ndarray, warmth: np.ndarray, label: str, file: Path, config: dict[str, Any], warning: str
+) -> None:
+    """Draw the picture, its heatmap, and one on the other."""
+    panels = {"the picture": (image, None), f"what speaks for {label}": (warmth, None), "both": (image, warmth)}
+    _panels(panels, f"Where {label} is seen", "jet", file, config, warning)
+
+
+def draw_saliency(
+    image: np.ndarray, found: np.ndarray, label: str, file: Path, config: dict[str, Any], warning: str
+) -> None:
+    """Draw the picture, and how much each of its pixels matters."""
+    import numpy as np
+
+    bright = max(float(np.quantile(found, 0.995)), 1e-12)  # a few pixels outshine the rest
+    panels = {"the picture": (image, None), "pixels that matter": ((found / bright).clip(0, 1), None)}
+    _panels(panels, f"Saliency of {label}", "inferno", file, config, warning)
+
+
+def heading(what: str, config: dict[str, Any], warning: str) -> float:
+    """Inches that the heading takes, as `picture` writes it."""
+    text = f"{what}: {read.name_of_task(config)} · {read.name_of_model(config)}"
+    return 0.15 + 0.21 * (len(textwrap.wrap(text, round(WIDTH * LETTERS_A_LINE))) + bool(warning))
+
+
+def _panels(panels: dict[str, Any], what: str, colours: str, file: Path, config: dict[str, Any], warning: str) -> None:
+    """Draw pictures (uint8) and values from 0 to 1 side by side; the second of a pair lies over the first."""
+    shape = next(iter(panels.values()))[0].shape
+    height = WIDTH / len(panels) * shape[0] / shape[1] + heading(what, config, warning) + 0.25
+    with picture(file, what, config, warning, height=height, width=WIDTH, dpi=DPI) as figure:
+        row = figure.subplots(1, len(panels))
+        for panel, (title, (below, above)) in zip(row, panels.items(), strict=True):
+            if below.dtype == "uint8":
+                panel.imshow(below, cmap="gray", vmin=0, vmax=255)
+            else:
+                panel.imshow(below, cmap=colours, vmin=0, vmax=1)
+            if above is not None:
+                panel.imshow(above, cmap=colours, vmin=0, vmax=1, alpha=0.6 * above)
+            panel.set_title(textwrap.shorten(title, 26, placeholder="…"))
+            panel.set_axis_off()

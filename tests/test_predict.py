@@ -1,0 +1,237 @@
+"""Answers for new pictures and rows: those that the run kept, in words, and what is refused or left out."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dlrun.cli import main
+from dlrun.data import aside
+from dlrun.data.embedded import digits
+from dlrun.data.samples import images
+from dlrun.report import answered
+from dlrun.rundir import lines
+from dlrun.types import Field
+
+FIELDS = {
+    "category": Field("category", (), 3, ("a", "b", "c")),
+    "binary": Field("binary", (1,), 0, ("cat", "dog")),
+    "multilabel": Field("multilabel", (3,), 3, ("x", "y", "z")),
+    "number": Field("number", (1,)),
+    "several": Field("number", (2,), 0, ("high", "low")),
+    "fraction": Field("fraction", (1,)),
+}
+TABLE = "area,town,price,kind\n" + "".join(
+    f"{area},{'abc'[area % 3]},{area * 2 + area % 3},{'yes' if area > 30 else 'no'}\n" for area in range(10, 70)
+)
+
+
+def run(output, *words):
+    """A new run folder."""
+    before = set(output.rglob("config.yaml"))
+    assert main([*words, "callback=none", f"output={output}"]) == 0
+    (file,) = set(output.rglob("config.yaml")) - before
+    return file.parent
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A run on pictures, and a folder with its validation pictures as files, named by row."""
+    folder = run(tmp_path_factory.mktemp("digits"), "task=digits", "model=convnet", "engine.epochs=1")
+    files, raw = tmp_path_factory.mktemp("files"), digits(test=0.2)
+    for place, row in enumerate(kept(folder)["row"]):
+        Image.fromarray(raw.dev["image"][row, 0]).save(files / f"{place:04}.png")
+    return folder, files
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    """A run on a CSV file with a number and a class as its targets, and the file."""
+    place = tmp_path_factory.mktemp("csv")
+    (place / "t.csv").write_text(TABLE)
+    words = ("task=csv", f"data.path={place / 't.csv'}", "data.target=[price,kind]", "engine.epochs=2")
+    return run(place, *words, "model.units=[4]", "data.features={size: {log: area}}"), place / "t.csv"
+
+
+def kept(folder):
+    with np.load(folder / "predictions" / "fit-val.npz") as arrays:
+        return dict(arrays)
+
+
+def rows_of(file):
+    with file.open(newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def some(file, rows, *columns):
+    """Some rows of the table as text, with these columns."""
+    with file.open(newline="") as handle:
+        found = list(csv.DictReader(handle))
+    return "\n".join([",".join(columns), *(",".join(found[row][name] for name in columns) for row in rows)]) + "\n"
+
+
+def test_pictures_of_the_validation_rows_get_the_answers_that_were_kept(pictures, tmp_path, capsys):
+    folder, files = pictures
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for name in ("a.csv", "a.json"):
+        assert main(["predict", str(folder), str(files), f"to={tmp_path / name}"]) == 0
+    wanted = kept(folder)["output/digit"]
+    table, whole = rows_of(tmp_path / "a.csv"), json.loads((tmp_path / "a.json").read_text())
+    assert list(table[0]) == ["file", "answer", *"0123456789"] and not whole["skipped"] and whole["note"] == ""
+    found = np.array([[float(row[digit]) for digit in "0123456789"] for row in table])
+    assert np.array_equal(found, wanted.astype(float))
+    assert np.array_equal([list(row["probabilities"].values()) for row in whole["rows"]], wanted.astype(float))
+    assert [row["answer"] for row in table] == [str(best) for best in wanted.argmax(1)]
+    assert [row["file"] for row in whole["rows"]] == [str(path) for path in sorted(files.iterdir())]
+    said = capsys.readouterr().out
+    assert "248 more rows" in said and "left out" not in said
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_gives_no_picture_is_named_and_the_rest_is_answered(pictures, tmp_path, capsys, monkeypatch):
+    folder, files = pictures
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in" / "ner").mkdir(parents=True)
+    whole = Image.open(files / "0000.png")
+    whole.convert("RGBA").resize((50, 30)).save(tmp_path / "in" / "ner" / "größer.png")
+    (tmp_path / "in" / "empty.jpg").write_bytes(b"")
+    (tmp_path / "in" / "cut.png").write_bytes((files / "0000.png").read_bytes()[:60])
+    (tmp_path / "in" / "notes.txt").write_text("no picture")
+    (tmp_path / "0001.png").write_bytes((files / "0001.png").read_bytes())
+    assert main(["predict", str(folder), "in", "0001.png"]) == 0
+    said = capsys.readouterr().out
+    assert "in/ner/größer.png" in said and "0001.png" in said and "2 answered, 2 left out" in said
+    assert "empty.jpg: empty: 0 bytes" in said and "left out: in/cut.png: " in said
+    assert main(["predict", str(folder), str(tmp_path / "in" / "empty.jpg")]) == 2
+    assert "none of 1 files" in capsys.readouterr().err
+
+
+def test_made_up_data_are_said_to_be(tmp_path, capsys):
+    folder = run(tmp_path, "task=mnist", "source=sample", "model=linear", "engine.epochs=1")
+    Image.fromarray(images("mnist", "digit", "train")["image"][0, 0]).save(tmp_path / "one.png")
+    capsys.readouterr()
+    for name in ("a.csv", "a.json"):
+        assert main(["predict", str(folder), str(tmp_path / "one.png"), f"to={tmp_path / name}"]) == 0
+        assert "SYNTHETIC" in capsys.readouterr().out and "SYNTHETIC" in (tmp_path / name).read_text()
+
+
+def test_rows_of_a_table_get_the_answers_that_were_kept_and_a_score(tables, tmp_path, capsys):
+    folder, table = tables
+    arrays = kept(folder)
+    dev = [row for row in range(60) if row not in set_aside()]
+    held_out = [dev[row] for row in arrays["row"]]
+    (tmp_path / "new.csv").write_text(some(table, held_out, "town", "kind", "price", "area"))
+    assert main(["predict", str(folder), str(tmp_path / "new.csv"), f"to={tmp_path / 'a.json'}"]) == 0
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert [row["line"] for row in found["rows"]] == list(range(2, 2 + len(held_out)))
+    targets = [row["targets"] for row in found["rows"]]
+    assert [t["price"]["answer"] for t in targets] == arrays["output/price"][:, 0].astype(float).tolist()
+    assert [t["kind"]["probabilities"]["yes"] for t in targets] == arrays["output/kind"][:, 0].astype(float).tolist()
+    assert [t["price"]["truth"] for t in targets] == arrays["target/price"][:, 0].astype(float).tolist()
+    assert [t["kind"]["truth"] == "yes" for t in targets] == arrays["target/kind"][:, 0].astype(bool).tolist()
+    (line,) = lines(folder / "results.jsonl")
+    assert found["scores"] == {name: score["value"] for name, score in line["scores"].items()}
+    assert "kind_accuracy" in capsys.readouterr().out
+
+
+def set_aside():
+    """The rows of the table that its run keeps sealed."""
+    return set(aside.random(60, 0.2)[1].tolist())
+
+
+def test_rows_without_the_target_are_answered_the_same(tables, tmp_path, capsys):
+    folder, table = tables
+    for name, columns in (("with.csv", ("area", "town", "price", "kind")), ("without.csv", ("town", "area"))):
+        (tmp_path / name).write_text(some(table, range(9), *columns))
+        assert main(["predict", str(folder), str(tmp_path / name), f"to={tmp_path / name}.json"]) == 0
+    whole, bare = (json.loads((tmp_path / f"{name}.csv.json").read_text()) for name in ("with", "without"))
+    assert whole["scores"] and not bare["scores"] and "truth" not in str(bare["rows"])
+    for one, other in zip(whole["rows"], bare["rows"], strict=True):
+        assert one["targets"]["price"]["answer"] == other["targets"]["price"]["answer"]
+        assert one["targets"]["kind"]["probabilities"] == other["targets"]["kind"]["probabilities"]
+
+
+def test_the_rows_that_a_run_was_made_from_get_no_score(tables, tmp_path, capsys):
+    folder, table = tables
+    assert main(["predict", str(folder), str(table), f"to={tmp_path / 'a.csv'}"]) == 0
+    assert "no score is taken" in capsys.readouterr().out
+    assert len(rows_of(tmp_path / "a.csv")) == 60 and "price: truth" not in rows_of(tmp_path / "a.csv")[0]
+
+
+def test_a_table_that_comes_with_a_package_is_answered_by_column_names(tmp_path, capsys):
+    from sklearn.datasets import load_wine
+
+    folder, found = run(tmp_path, "task=wine", "model=linear_solved"), load_wine()
+    rows = [
+        ",".join([*map(str, row), found.target_names[kind]]) for row, kind in zip(found.data, found.target, strict=True)
+    ]
+    (tmp_path / "w.csv").write_text("\n".join([",".join([*found.feature_names, "grower"]), *rows]))
+    assert main(["predict", str(folder), str(tmp_path / "w.csv"), f"to={tmp_path / 'a.csv'}"]) == 0
+    answers = rows_of(tmp_path / "a.csv")
+    assert np.mean([row["answer"] == row["truth"] for row in answers]) > 0.95 and "class_2" in answers[0]
+    (tmp_path / "gap.csv").write_text((tmp_path / "w.csv").read_text().replace("14.23", "", 1))
+    assert main(["predict", str(folder), str(tmp_path / "gap.csv")]) == 2
+    assert "misses numbers (line 2)" in capsys.readouterr().err
+
+
+def test_what_makes_no_sense_is_refused(pictures, tables, tmp_path, capsys):
+    (folder, files), (table_run, table) = pictures, tables
+    (tmp_path / "less.csv").write_text(some(table, range(3), "price", "kind"))
+    (tmp_path / "word.csv").write_text("area,town\nlarge,a\n")
+    cases = {
+        "needs a run folder": [],
+        "is no run folder": [str(tmp_path), "x.png"],
+        "answers for which files": [str(folder)],
+        "no file or folder gone.png": [str(folder), "gone.png", str(files)],
+        "must end in .csv or .json": [str(folder), str(files), "to=a.txt"],
+        "there is no folder": [str(folder), str(files), f"to={tmp_path / 'no' / 'a.csv'}"],
+        "name one CSV file": [str(table_run), str(files)],
+        "lacks area, town, which the run was trained on": [str(table_run), str(tmp_path / "less.csv")],
+        "line 2: column 'area' has 'large'": [str(table_run), str(tmp_path / "word.csv")],
+    }
+    for told, words in cases.items():
+        assert main(["predict", *words]) == 2
+        assert told in capsys.readouterr().err
+    before = table.read_text()
+    table.write_text(before.replace("10,", "11,", 1))
+    assert main(["predict", str(table_run), str(table)]) == 2
+    assert "have changed since" in capsys.readouterr().err
+    table.write_text(before)
+
+
+def test_texts_are_not_answered_yet_and_the_message_says_what_is(tmp_path, capsys):
+    folder = run(tmp_path, "task=imdb", "source=sample", "model=linear", "engine.epochs=1")
+    (tmp_path / "t.txt").write_text("a good film")
+    assert main(["predict", str(folder), str(tmp_path / "t.txt")]) == 2
+    said = capsys.readouterr().err
+    assert "bag 'review'" in said and "pictures, and for the rows of a table" in said
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_answers_are_written_in_the_words_of_their_field(name):
+    field = FIELDS[name]
+    torch.manual_seed(3)
+    outputs = {"t": field.activate(torch.randn(5, field.outputs)).numpy()}
+    names, text = list("abcde"), answered.csv_text({"t": field}, list("abcde"), outputs, {}, first="file", note="so")
+    rows = list(csv.DictReader(text.splitlines()))
+    assert [row["file"] for row in rows] == names and {row["note"] for row in rows} == {"so"}
+    told = answered.names_of(field, "t")
+    for row, output in zip(rows, outputs["t"].astype(float), strict=True):
+        if name in ("number", "fraction"):
+            assert float(row["answer"]) == output[0] and list(row) == ["file", "answer", "note"]
+            continue
+        found = [float(row[one]) for one in told]
+        assert found == ([1 - output[0], output[0]] if name == "binary" else output.tolist())
+        if name in ("category", "binary"):
+            assert row["answer"] == told[int(np.argmax(found))] and sum(found) == pytest.approx(1)
+        elif name == "multilabel":
+            assert row["answer"] == (", ".join(n for n, p in zip(told, found, strict=True) if p > 0.5) or "(none)")
+    table = answered.table({"t": field}, names, outputs, {}, first="file")
+    assert len(table.rows) == 5 and all(len(row) == len(table.columns) for row in table.rows)
+    whole = answered.json_text({"t": field}, names, outputs, {}, first="file", about={})
+    assert len(json.loads(whole)["rows"]) == 5
