@@ -109,6 +109,31 @@ def test_a_name_that_is_no_text_is_read_and_can_be_written(tmp_path):
     assert len(raw.dev["image"]) == 16
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_files_whose_names_are_no_text_go_through_a_run_and_predict(tmp_path, capsys):
+    place = made.folder(tmp_path / "photos", {"cat": 40, "dog": 40})
+    for path in [*place.rglob("*.png")]:
+        os.rename(path, os.path.join(os.fsencode(path.parent), b"caf\xe9" + os.fsencode(path.name)))
+    with open(os.path.join(os.fsencode(place), b"cat/bad\xe9.png"), "wb") as file:
+        file.write(b"no picture")
+    code, results = run(tmp_path / "out", f"data.path={place}", "data.unreadable=skip")
+    (folder,) = (path.parent for path in (tmp_path / "out").rglob("results.jsonl"))
+    assert code == 0 and results and "bad\ufffd.png" in (folder / "log.txt").read_text(encoding="utf-8")
+    assert main(["predict", str(folder), str(place / "cat"), f"to={tmp_path / 'answers.csv'}"]) == 0
+    written = (tmp_path / "answers.csv").read_text(encoding="utf-8")
+    assert "caf\ufffd000.png" in written and "bad" not in written
+    assert "bad\ufffd.png" in capsys.readouterr().out
+
+
+def test_validation_rows_are_counted_without_those_set_aside_for_the_test(tmp_path, caplog):
+    caplog.set_level("INFO", "dlrun")
+    for part, count in (("train", 10), ("validation", 10)):
+        made.folder(tmp_path / "photos" / part, {"cat": count, "dog": count})
+    raw = images(tmp_path / "photos", test=0.25)
+    count = sum(name.startswith("validation/") for name in names(raw.dev))
+    assert 0 < count < 20 and f"protocol.validation={count}" in caplog.text
+
+
 def test_train_validation_and_test_folders(tmp_path, caplog):
     caplog.set_level("INFO", "dlrun")
     for part, count in (("Train", 6), ("val", 3), ("test", 2)):
@@ -338,6 +363,46 @@ def test_damaged_archives_are_refused_and_damaged_members_named(tmp_path):
     (tmp_path / "locked.zip").write_bytes(content)
     with pytest.raises(Refused, match="is encrypted"):
         images(tmp_path / "locked.zip")
+
+
+def test_archives_damaged_in_any_way_are_refused_and_never_read_in_part(tmp_path):
+    place = photos(tmp_path)
+    for path in place.rglob("*.png"):  # so that there is something to damage
+        path.write_bytes(path.read_bytes() + np.random.default_rng(0).bytes(3000))
+    whole = packed(tmp_path, "tgz", place).read_bytes()
+    for number, content in enumerate([whole[:12], whole[:40], whole[:-5], zeroed(whole, len(whole) // 2)]):
+        (tmp_path / f"{number}.tgz").write_bytes(content)
+        with pytest.raises(Refused, match="no whole zip or tar archive|could not be repacked"):
+            images(tmp_path / f"{number}.tgz")
+    with tarfile.open(tmp_path / "plain.tar", "w", format=tarfile.USTAR_FORMAT) as archive:
+        archive.add(place, "photos")
+    content = (tmp_path / "plain.tar").read_bytes()
+    (tmp_path / "plain.tar").write_bytes(zeroed(content, content.index(b"photos/dog/003.png") + 100))
+    with pytest.raises(Refused, match="damaged in the middle"):
+        images(tmp_path / "plain.tar")
+    with zipfile.ZipFile(tmp_path / "lzma.zip", "w", zipfile.ZIP_LZMA) as archive:
+        for path in sorted(place.rglob("*.png")):
+            archive.write(path, f"{path.parent.name}/{path.name}")
+    (tmp_path / "lzma.zip").write_bytes(zeroed((tmp_path / "lzma.zip").read_bytes(), 300, b"\xff"))
+    with pytest.raises(Refused, match=r"damaged in lzma.zip"):
+        images(tmp_path / "lzma.zip", test=0.0)
+
+
+def zeroed(content, place, value=b"\0"):
+    """The same with 40 bytes changed."""
+    return content[:place] + 40 * value + content[place + 40 :]
+
+
+def test_a_name_that_an_archive_has_twice_is_one_picture(tmp_path):
+    with zipfile.ZipFile(tmp_path / "twice.zip", "w") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        for name in ("a/1.png", "a/1.png", "b/1.png"):
+            archive.writestr(name, made.encoded(made.pixels(0)))
+    assert names(images(tmp_path / "twice.zip", test=0.0).dev) == ["a/1.png", "b/1.png"]
+
+
+def test_no_config_can_have_an_archive_written(tmp_path):
+    with pytest.raises(Refused, match="is not allowed"):
+        build({"_target_": "dlrun.data.archives._write", "path": str(tmp_path / "a.zip"), "bodies": [["a", "b"]]})
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------

@@ -213,8 +213,8 @@ def test_a_cache_that_cannot_be_written_or_read_changes_nothing(tmp_path, monkey
     memory = run(tmp_path / "memory")
     (user_cache() / "features").unlink()
     disk = run(tmp_path / "disk")
-    for path in (user_cache() / "features").glob("*.npy"):
-        path.write_bytes(path.read_bytes()[:100])
+    for number, path in enumerate((user_cache() / "features").glob("*.npy")):
+        path.write_bytes(path.read_bytes()[: 100 * number])  # one of them empty, as a power cut leaves it
     mended = run(tmp_path / "mended")
     assert (history(memory) == history(disk)).all() and (history(disk) == history(mended)).all()
     assert "kept in memory" in (memory / "log.txt").read_text()
@@ -239,6 +239,21 @@ def test_head_first_then_the_last_block(tmp_path):
     assert all(".base.stage4." in name or ".base.conv5." in name or ".tail." in name for name in changed)
 
 
+def test_running_averages_go_over_to_the_second_stage_by_name(tmp_path):
+    words = ["stages=fine_tune", "engine.epochs=1", "engine.ema=0.5", "optimizer.lr=0.01"]
+    folder = run(tmp_path, *words, "+stages.then.engine.max_steps=1", "stages.then.optimizer.lr=1e-12")
+    state = checkpoint.best(folder / "checkpoints" / "head")
+    averages = dict(zip(state["groups"]["model"], state["learner"]["average"]["model"], strict=True))
+    begun = checkpoint.best(folder / "checkpoints" / "fit")["objective"]
+    assert averages and all(".tail." in name for name in averages)
+    for name, weight in state["objective"].items():
+        assert (
+            torch.allclose(begun[name].float(), averages.get(name, weight).float(), atol=1e-6)
+            or "running" in name
+            or "num_b" in name
+        )
+
+
 def test_an_earlier_run_is_a_base(tmp_path):
     words = ["task=digits", "data.test=0.9", "model=convnet", "model.filters=[4,8]", "engine.epochs=1"]
     assert main([*words, "callback=keep_best", f"output={tmp_path / 'first'}"]) == 0
@@ -260,6 +275,30 @@ def test_an_earlier_run_is_a_base(tmp_path):
         with pytest.raises(Refused, match=message):
             made(1, 8, weights=str(folder), unfreeze=unfreeze)
     assert all(weight.requires_grad for weight in made(1, 8, weights=str(second), unfreeze="all").parameters())
+
+
+def test_a_base_that_has_seen_the_validation_rows_is_refused(tmp_path, capsys):
+    words = ["task=digits", "model=convnet", "model.filters=[4]", "engine.epochs=1", "data.test=0.9"]
+    for name, more in (("same", []), ("other", ["seed=5"]), ("whole", ["protocol=whole"])):
+        assert main([*words, *more, f"output={tmp_path / name}"]) == 0
+    found = {path.relative_to(tmp_path).parts[0]: path.parent for path in tmp_path.rglob("results.jsonl")}
+    assert "trained on" in refusal(capsys, f"model.weights={found['other']}", f"output={tmp_path / 'no'}")
+    assert "protocol=whole" in refusal(capsys, f"model.weights={found['whole']}", f"output={tmp_path / 'no'}")
+    run(tmp_path / "yes", f"model.weights={found['same']}")
+
+
+def test_runs_on_runs_are_read_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["task=digits", "data.test=0.9", "model=convnet", "model.filters=[4]", "engine.epochs=1", "output=first"]
+    assert main(words) == 0
+    (first,) = [path.parent.relative_to(tmp_path) for path in (tmp_path / "first").rglob("results.jsonl")]
+    second = run(tmp_path / "second", f"model.weights={first}")
+    assert main(["task=digits", "data.test=0.9", "model=ensemble", f"model.members=[{first}]", "output=third"]) == 0
+    (third,) = [path.parent for path in (tmp_path / "third").rglob("results.jsonl")]
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert trained(second).model.runs == [(tmp_path / first, "fit")]
+    assert [member.folder for member in trained(third).model.found] == [tmp_path / first]
 
 
 def test_a_run_folder_holds_all_of_its_weights(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import torch
 from dlrun import checkpoint
 from dlrun.build import dotted
 from dlrun.cli import main
+from dlrun.commands.compare import standing
 from dlrun.protocols.plans import Holdout, Kfold
 from dlrun.protocols.stages import FIRST, Staged, Stages
 from dlrun.types import Result
@@ -69,6 +70,14 @@ def test_a_run_cut_between_its_stages_goes_on_to_the_same_end(tmp_path):
 
 def test_the_test_rows_are_for_the_second_stage_alone(tmp_path):
     _, results = run(tmp_path, *STAGES, "test=true", "reason=a test of the stages")
+    assert [(r["name"], r["split"]) for r in results] == [(FIRST, "val"), ("fit", "val"), ("fit", "test")]
+
+
+def test_the_second_stage_alone_stands_for_the_run(tmp_path):
+    folder, _ = run(tmp_path, *STAGES)
+    assert [line["name"] for line in standing(folder)] == ["fit"]
+    assert main(["evaluate", str(folder), "test=true", "reason=a test of the stages"]) == 0
+    results = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
     assert [(r["name"], r["split"]) for r in results] == [(FIRST, "val"), ("fit", "val"), ("fit", "test")]
 
 

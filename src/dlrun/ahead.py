@@ -54,7 +54,7 @@ def kept(path: Path, rows: int) -> np.ndarray | None:
         return None
     try:
         found: np.ndarray = np.load(path, mmap_mode="c")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         log.warning("features are computed again: %s cannot be read (%s)", path, error)
         return None
     if len(found) != rows:

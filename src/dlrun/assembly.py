@@ -59,6 +59,7 @@ class Assembly:
         self.schedule = self.part("scheduler")
         runtime.be_deterministic(self.settings.deterministic)
         runtime.flush_denormals()
+        runtime.keep_memory()
         optim.spare_compiler()
         optim.rehearse(lambda parameters: self.part("optimizer", parameters))
         self.raw: Raw = self.part("data")

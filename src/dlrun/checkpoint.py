@@ -72,9 +72,15 @@ def best(folder: Path) -> dict[str, Any]:
 
 
 def put(objective: nn.Module, state: dict[str, Any]) -> None:
-    """Give an objective the weights of a state: their running averages, where those were kept."""
+    """Give an objective the weights of a state: their running averages, where those were kept.
+
+    It may learn other weights than that of the state did: averages are known by their names.
+    """
     objective.load_state_dict(state["objective"])
+    named = dict(objective.named_parameters())
     groups: Any = objective.groups
+    if "groups" in state:  # which an older dlrun did not write
+        groups = {group: [named[name] for name in names] for group, names in state["groups"].items()}
     with torch.no_grad():
         for name, averages in state["learner"]["average"].items():
             for parameter, average in zip(groups[name], averages, strict=True):

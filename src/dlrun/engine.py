@@ -191,6 +191,7 @@ class Trainer:
         return {
             "objective": self.objective.state_dict(),
             "learner": self.learner.state(),
+            "groups": self._named_groups(),
             "history": [[row.epoch, row.split, row.values] for row in self.history],
             "epoch": self.epoch,
             "position": self.position,
@@ -199,6 +200,11 @@ class Trainer:
             "random": runtime.random_state(self.device),
             "meter": self.meter.state() if self.meter is not None else None,
         }
+
+    def _named_groups(self) -> dict[str, list[str]]:
+        """Group → the names of its parameters, so that running averages can be told apart elsewhere."""
+        names = {id(parameter): name for name, parameter in self.objective.named_parameters()}
+        return {group: [names[id(each)] for each in parameters] for group, parameters in self.learner.groups.items()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state: the same weights and rows come out as if it had never stopped."""

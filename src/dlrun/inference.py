@@ -15,7 +15,7 @@ from torch import nn
 
 from dlrun import checkpoint, runtime
 from dlrun.assembly import Assembly, Fit
-from dlrun.data.archives import content
+from dlrun.data.archives import content, printable
 from dlrun.data.picture_files import Reading, Unreadable, read
 from dlrun.data.prepare import apply, state
 from dlrun.errors import Refused
@@ -52,6 +52,7 @@ def of_pictures(folder: Path, places: Sequence[Place], plugins: tuple[str, ...] 
     net = trained(folder, plugins)
     name, reading = _reading(net)
     runtime.flush_denormals()
+    runtime.keep_memory()
     device, settings = _device(net.config), net.config["engine"]
     size = settings["eval_batch_size"] or max(settings["batch_size"], 256)
     seen: list[str] = []
@@ -124,7 +125,7 @@ def _pieces(
     """Pictures as uint8 (B, C, H, W), `size` at a time; their names are added to `seen`, the others' to `skipped`."""
     waiting: list[np.ndarray] = []
     for place, inner in places:
-        name = str(place / inner) if inner else str(place)
+        name = printable(str(place / inner) if inner else str(place))
         try:
             waiting.append(read(content(place, inner) if inner else place, reading))
             seen.append(name)

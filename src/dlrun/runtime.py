@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
 from dlrun.errors import Refused
 
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc, malloc.h
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -45,6 +48,18 @@ def flush_denormals() -> None:
     hundred times that of a normal number: a step of the MNIST network took 9.7 ms instead of 3.4.
     """
     torch.set_flush_denormal(True)
+
+
+def keep_memory() -> None:
+    """Have glibc keep the memory of large arrays for the next ones, instead of giving it back after each.
+
+    The system clears every page that it hands out again, which took a third of a convnet's training step at 150 × 150,
+    and half of its validation. Elsewhere than on glibc nothing happens.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        for parameter, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 1 << 26)):
+            mallopt(parameter, value)
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:

@@ -93,9 +93,12 @@ def _stage(run: Path) -> str:
 
 
 def standing(run: Path) -> read.Lines:
-    """The results that stand for a run: of a workflow those of its winner, and of its final evaluation."""
+    """The results that stand for a run: of a workflow those of its winner, and of its final evaluation; of stages
+    those of fits from which no other one began."""
     lines, winner = read.results(run), stages.winner(stages.verdicts(run))
-    return [line for line in lines if not winner or line["job"]["stage"] in (winner, "final")]
+    if winner:
+        return [line for line in lines if line["job"]["stage"] in (winner, "final")]
+    return read.standing(lines)
 
 
 def _measure(first: Path, second: Path) -> str:

@@ -33,7 +33,17 @@ def configure(words: list[str], folders: list[Path], plugins: tuple[str, ...] = 
             unknown += [bad.key] if bad.key else []
             faults += [] if bad.key else [bad.text]
     judge(config, unknown, faults, plugins)
+    rooted(config["model"])
     return config
+
+
+def rooted(model: dict[str, Any]) -> None:
+    """Name the earlier runs that a model is made of from the root on: it is read again from other folders, too."""
+    whole = lambda name: str(Path(name).absolute()) if isinstance(name, str) and Path(name).exists() else name  # noqa: E731
+    if "weights" in model:
+        model["weights"] = whole(model["weights"])
+    if isinstance(model.get("members"), list):
+        model["members"] = [whole(name) for name in model["members"]]
 
 
 def judge(config: dict[str, Any], unknown: list[str], faults: list[str], plugins: tuple[str, ...]) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import tarfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,12 +92,12 @@ def reads_pictures(folder: Path) -> bool:
 
 def places(paths: list[Path]) -> list[Place]:
     """The files: those that are named, and the pictures in folders and archives, in the order of their names."""
+    from dlrun.data.archives import packed
     from dlrun.data.folders import ENDINGS, found
 
     these: list[Place] = []
     for path in paths:
-        packed = path.is_file() and path.suffix.lower() not in ENDINGS
-        if path.is_dir() or (packed and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path))):
+        if path.is_dir() or (path.suffix.lower() not in ENDINGS and packed(path)):
             files = found(str(path))
             these += [(path if path.is_dir() else files.place, name) for name in files.names]
         else:

@@ -167,7 +167,9 @@ def book_lines(config: dict[str, Any], results: list[Result]) -> list[str]:
     if not book:
         return []
     split, _, name = book["measure"].partition("/")
-    values = [result.scores[name].value for result in results if result.split == split and name in result.scores]
+    passed = {result.job.start for result in results}
+    standing = [result for result in results if result.split == split and result.job.name not in passed]
+    values = [result.scores[name].value for result in standing if name in result.scores]
     if not values or any("SYNTHETIC" in result.note for result in results):
         return [f"book §{book['section']}: {book['measure']} {book['figure']}; nothing here to compare with it"]
     mean = sum(values) / len(values)

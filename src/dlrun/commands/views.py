@@ -37,6 +37,7 @@ def given(net: Trained, image: str, files: Sequence[Path], rows: Sequence[int], 
 
 def of_file(net: Trained, image: str, file: Path) -> View:
     """A picture from a file, made as the run's own pictures were. Raises Refused where that cannot be."""
+    from dlrun.data.archives import printable
     from dlrun.data.picture_files import Reading, Unreadable, read
 
     if len(net.spec.inputs) > 1:
@@ -51,7 +52,7 @@ def of_file(net: Trained, image: str, file: Path) -> View:
         pixels = read(file, Reading((height, width), cast(Literal[1, 3], channels), fit))
     except Unreadable as error:
         raise Refused(f"image={file}: {error}") from error
-    return View(file.name, {image: torch.from_numpy(pixels[None].astype(np.float32) / 255)})
+    return View(printable(file.name), {image: torch.from_numpy(pixels[None].astype(np.float32) / 255)})
 
 
 def assembled(net: Trained, plugins: tuple[str, ...]) -> Assembly:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import lzma
 import os
 import stat
 import tarfile
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -19,6 +21,7 @@ from dlrun.places import user_cache
 
 RATIO = 100  # times as large as they are packed: more is taken for a bomb, from SMALL bytes on
 SMALL = 10_000_000
+DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, NotImplementedError)
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def content(place: Path, name: str) -> bytes:
         return content_of(place / name)
     try:
         return _opened(place, os.getpid()).read(name)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, NotImplementedError, RuntimeError) as error:
+    except (*DAMAGE, OSError, KeyError, RuntimeError) as error:
         raise Unreadable(f"damaged in {place.name}: {error}") from error
 
 
@@ -71,6 +74,24 @@ def content(place: Path, name: str) -> bytes:
 def _opened(place: Path, process: int) -> zipfile.ZipFile:
     """An archive that stays open; one for each process, for all of them read at a place of their own."""
     return zipfile.ZipFile(place)
+
+
+def plain(name: str) -> str:
+    """A name as text that can be written anywhere, the same for both ways to write an accent."""
+    return unicodedata.normalize("NFC", printable(name))
+
+
+def printable(name: str) -> str:
+    """A name as it is, but for bytes that are no text."""
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
+def packed(path: Path) -> bool:
+    """Whether a file is an archive; a damaged one, or one that cannot be read, is: `members` says what is wrong."""
+    try:
+        return path.is_file() and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path))
+    except (*DAMAGE, OSError):
+        return True
 
 
 def members(path: Path) -> tuple[Path, list[str]]:
@@ -84,7 +105,7 @@ def members(path: Path) -> tuple[Path, list[str]]:
             path = _repacked(path)
         with zipfile.ZipFile(path) as archive:
             found = [info for info in archive.infolist() if not info.is_dir()]
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
+    except DAMAGE as error:
         raise Refused(f"{path} is no whole zip or tar archive: {error}") from error
     except OSError as error:
         raise Refused(f"{path} cannot be read: {error}") from error
@@ -94,7 +115,7 @@ def members(path: Path) -> tuple[Path, list[str]]:
         if info.flag_bits & 1:
             raise Refused(f"{path}: '{info.filename}' is encrypted; unpack the archive, and give the folder")
     _check_sum(path, sum(info.file_size for info in found))
-    return path, [info.filename for info in found]
+    return path, list(dict.fromkeys(info.filename for info in found))  # of two with one name, the last is read
 
 
 def _check(path: Path, name: str, size: int, packed: int | None, *, link: bool) -> None:
@@ -156,3 +177,15 @@ def _bodies(path: Path) -> Iterator[tuple[str, bytes]]:
             body = archive.extractfile(member)
             assert body is not None
             yield member.name.removeprefix("./"), body.read()
+        _check_end(archive)
+
+
+def _check_end(archive: tarfile.TarFile) -> None:
+    """Refuse an archive of which tarfile has left something unread: it takes a damaged head for the end."""
+    stream = archive.fileobj
+    assert stream is not None
+    stream.seek(archive.offset)
+    if stream.read(tarfile.BLOCKSIZE).strip(b"\0"):
+        raise tarfile.ReadError("damaged in the middle")
+    while stream.read(1 << 20):  # the checksum of a compressed one stands at its very end
+        pass

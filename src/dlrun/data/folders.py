@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import tarfile
-import unicodedata
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from dlrun.data.archives import Files, members
+from dlrun.data.archives import Files, members, packed, plain
 from dlrun.data.pictures import listed
 from dlrun.errors import Refused
 
@@ -36,7 +33,7 @@ def found(path: str) -> Files:
     place = Path(path).expanduser()
     if place.is_dir():
         names = list(_walked(place.resolve()))
-    elif place.is_file() and (zipfile.is_zipfile(place) or tarfile.is_tarfile(place)):
+    elif packed(place):
         place, names = members(place)
     else:
         kind = "is no zip or tar archive" if place.exists() else "does not exist"
@@ -44,15 +41,10 @@ def found(path: str) -> Files:
     names = [name for name in names if not any(_hidden(part) for part in name.split("/"))]
     pictures = [name for name in names if name.lower().endswith(ENDINGS)]
     if others := sorted(set(names) - set(pictures)):
-        log.warning("%s: %s no picture by the ending: %s", path, _are(len(others)), listed(others))
+        log.warning("%s: %s no picture by the ending: %s", path, _are(len(others)), listed([*map(plain, others)]))
     if not pictures:
         raise Refused(f"{path} holds no picture: no file there ends in {', '.join(ENDINGS)}")
     return Files(place, tuple(sorted(pictures, key=plain)))
-
-
-def plain(name: str) -> str:
-    """A name as text that can be written anywhere, the same for both ways to write an accent."""
-    return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "replace"))
 
 
 def _are(count: int) -> str:
@@ -75,7 +67,7 @@ def _walked(place: Path) -> Iterator[str]:
             else:
                 yield path.relative_to(place).as_posix()
     if links:
-        told = listed(sorted(str(path.relative_to(place)) for path in links))
+        told = listed(sorted(plain(str(path.relative_to(place))) for path in links))
         log.warning("%s: links to other places are not followed: %s", place, told)
 
 
@@ -107,4 +99,4 @@ def _check(path: str, names: list[str], loose: list[str]) -> None:
     if len(names) == 1:
         raise Refused(f"{path} has pictures of one class only, '{names[0]}': there is nothing to tell apart; {ways}")
     if loose:
-        log.warning("%s: %s in no class's folder: %s", path, _are(len(loose)), listed(loose))
+        log.warning("%s: %s in no class's folder: %s", path, _are(len(loose)), listed([*map(plain, loose)]))

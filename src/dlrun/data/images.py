@@ -11,9 +11,8 @@ from typing import Literal
 import numpy as np
 
 from dlrun.data import answers, aside, cells, folders, picture_files
-from dlrun.data.archives import Files
+from dlrun.data.archives import Files, plain
 from dlrun.data.cells import Cells
-from dlrun.data.folders import plain
 from dlrun.data.picture_files import Fit
 from dlrun.data.pictures import listed, pictures
 from dlrun.errors import Refused
@@ -27,13 +26,14 @@ log = logging.getLogger("dlrun")
 class Labelled:
     """Picture files with what is asked of them. values: class numbers (N,), or a 0/1 table (N, labels).
 
-    test: which of them are test rows; None where nothing says so.
+    test: which of them are test rows; None where nothing says so. validation: which ones a folder sets apart for it.
     """
 
     files: Files
     values: np.ndarray
     names: tuple[str, ...]
     test: np.ndarray | None = None
+    validation: np.ndarray | None = None
 
     @property
     def target(self) -> tuple[str, Kind]:
@@ -77,7 +77,15 @@ def images(
         return {"image": column, target: known.values[which][column.rows]}
 
     later: Callable[[], Rows] | None = (lambda: read(sealed)) if len(sealed) else None
-    return Raw(read(dev), {"image": "image"}, {target: kind}, {}, later, labels={target: known.names})
+    rows = read(dev)
+    _tell_validation(known, dev[rows["image"].rows])
+    return Raw(rows, {"image": "image"}, {target: kind}, {}, later, labels={target: known.names})
+
+
+def _tell_validation(known: Labelled, dev: np.ndarray) -> None:
+    """Say how to validate on what a folder sets apart for it: the last of the development rows."""
+    if known.validation is not None and (count := int(known.validation[dev].sum())):
+        log.info("validation pictures are the last %d rows: protocol=last_rows protocol.validation=%d", count, count)
 
 
 def _by_folder(found: Files, path: str) -> Labelled:
@@ -88,11 +96,11 @@ def _by_folder(found: Files, path: str) -> Labelled:
     test = np.array(part) == "test"
     if strange := sorted(set(np.array(named)[test]) - set(np.array(named)[~test])):
         raise Refused(f"{path}: the folder test has classes that no other folder has: {listed(strange)}")
-    if count := part.count("validation"):
-        log.info("validation pictures are the last %d rows: protocol=last_rows protocol.validation=%d", count, count)
     classes = tuple(map(str, names))
     _tell("label", classes)
-    return Labelled(Files(found.place, tuple(files)), values.reshape(-1), classes, test if test.any() else None)
+    validation = np.array(part) == "validation"
+    sealed = test if test.any() else None
+    return Labelled(Files(found.place, tuple(files)), values.reshape(-1), classes, sealed, validation)
 
 
 def _by_table(found: Files, path: str, labels: str, separator: str | None) -> Labelled:

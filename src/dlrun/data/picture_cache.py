@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from dlrun.data.archives import Files, content
+from dlrun.data.archives import Files, content, printable
 from dlrun.data.picture_files import Reading, Unreadable
 from dlrun.data.picture_pool import decoded, dismiss
 from dlrun.places import user_cache
@@ -182,7 +182,8 @@ def batches(store: Store, rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
     files = store.files.take(rows.tolist())
     for place, found in enumerate(decoded(files, store.reading)):
         if isinstance(found, str):
-            raise Unreadable(f"{store.files.place}: '{files.names[place]}' could be read at the start; now: {found}")
+            name = printable(files.names[place])
+            raise Unreadable(f"{store.files.place}: '{name}' could be read at the start; now: {found}")
         waiting.append(found)
         if len(waiting) == size:
             yield np.stack(waiting)

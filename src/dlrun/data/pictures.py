@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dlrun.data import picture_cache
-from dlrun.data.archives import Files
+from dlrun.data.archives import Files, printable
 from dlrun.data.picture_cache import Store
 from dlrun.data.picture_files import Reading
 from dlrun.errors import Refused
@@ -58,7 +58,7 @@ class Pictures:
 
     def name(self, index: int) -> str:
         """The file of a row."""
-        return self.store.files.names[int(self.rows[index])]
+        return printable(self.store.files.names[int(self.rows[index])])
 
     @property
     def digest(self) -> str:
@@ -74,7 +74,7 @@ class Pictures:
     @property
     def faults(self) -> dict[str, str]:
         """The files that were left out, and why."""
-        return {self.store.files.names[row]: reason for row, reason in self.store.look.faults.items()}
+        return {printable(self.store.files.names[row]): reason for row, reason in self.store.look.faults.items()}
 
 
 def pictures(files: Files, reading: Reading, *, keep: bool, skip: bool, advice: str = "") -> Pictures:
@@ -86,7 +86,7 @@ def pictures(files: Files, reading: Reading, *, keep: bool, skip: bool, advice: 
     faults = found.look.faults
     if not faults:
         return Pictures(found, np.arange(len(files)))
-    told = listed([f"'{files.names[row]}' ({reason})" for row, reason in faults.items()])
+    told = listed([f"'{printable(files.names[row])}' ({reason})" for row, reason in faults.items()])
     count = f"{len(faults):,} of {len(files):,} files in {files.place} {'gives' if len(faults) == 1 else 'give'}"
     if not skip or len(faults) == len(files):
         raise Refused(f"{count} no picture: {told}{advice}")

@@ -29,7 +29,7 @@ ENDS = (nn.AdaptiveAvgPool2d, nn.Dropout, nn.Flatten, nn.Identity)
 class Base:
     """Layers from pictures to a feature map. size: height and width that the weights were trained with.
 
-    mean, std: how they want each channel normalised; empty: as it is, in [0, 1].
+    mean, std: how they want each channel normalised; empty: as it is, in [0, 1]. run: folder and fit of an earlier run.
     """
 
     name: str
@@ -38,6 +38,7 @@ class Base:
     size: tuple[int, int]
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    run: tuple[Path, str] | None = None
 
 
 def base_of(architecture: str, weights: str | None, column: str) -> Base:
@@ -146,7 +147,8 @@ def of_run(folder: Path, column: str) -> Base:
     while layers and isinstance(layers[-1][1], ENDS):
         layers.pop()
     log.info("weights: the convolutional part of %s", folder)
-    return Base(f"the model of {folder}", nn.Sequential(OrderedDict(layers)), channels, (size[0], size[1]))
+    net, own = nn.Sequential(OrderedDict(layers)), (folder, found.job.name)
+    return Base(f"the model of {folder}", net, channels, (size[0], size[1]), run=own)
 
 
 def freeze(base: Base, unfreeze: str) -> list[nn.Module]:

@@ -68,25 +68,39 @@ def _same_fields(member: Path, run: Path) -> None:
                 raise Refused(f"{member} cannot be a member: {key} of '{name}' is {there}, here {here}")
 
 
+def admit_base(base: Path, job: str, run: Path, rows: np.ndarray | None) -> None:
+    """Raise Refused where a run that another stands on was trained on that one's validation rows."""
+    theirs, ours = (_plain(folder, "data.json") for folder in (base, run))
+    if rows is not None and theirs["fingerprint"] == ours["fingerprint"] and (fault := _seen(base, job, rows)):
+        raise Refused(f"weights={base}: {fault}")
+
+
 def _unseen(member: Path, job: str, rows: np.ndarray) -> None:
     """Refuse a member that may have been trained on some of these rows."""
+    if fault := _seen(member, job, rows):
+        raise Refused(f"{member} cannot be a member: {fault}")
+
+
+def _seen(member: Path, job: str, rows: np.ndarray) -> str:
+    """Why a fit may have been trained on some of these rows; '' where it was not."""
     import numpy as np
 
     file = member / "predictions" / f"{job}-val.npz"
     if not file.is_file():
-        raise Refused(
-            f"{member} cannot be a member: it has no {file.relative_to(member)}, so nothing says that it was not "
+        return (
+            f"it has no {file.relative_to(member)}, so nothing says that it was not "
             f"trained on this run's {len(rows):,} validation rows (with protocol=whole it was)"
         )
     with np.load(file, allow_pickle=False) as arrays:
         if "row" not in arrays:
             raise Refused(f"{file} does not say which row is which: dlrun evaluate {member} writes it again")
         seen = np.setdiff1d(rows, arrays["row"])
-    if len(seen):
-        raise Refused(
-            f"{member} cannot be a member: it was trained on {len(seen):,} of this run's {len(rows):,} validation "
-            "rows, so its answers there say nothing; the same protocol, seed and sizes give the same rows"
-        )
+    if not len(seen):
+        return ""
+    return (
+        f"it was trained on {len(seen):,} of this run's {len(rows):,} validation "
+        "rows, so its answers there say nothing; the same protocol, seed and sizes give the same rows"
+    )
 
 
 def _same_preparation(member: Path, job: str, run: Path, own: str) -> None:
@@ -102,5 +116,5 @@ def _same_preparation(member: Path, job: str, run: Path, own: str) -> None:
 def _plain(folder: Path, name: str) -> Any:
     file = folder / name
     if not file.is_file():
-        raise Refused(f"{folder} cannot be a member: it has no {name}")
+        raise Refused(f"{folder} cannot be used: it has no {name}")
     return json.loads(file.read_text(encoding="utf-8"))

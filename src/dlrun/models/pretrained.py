@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Self, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,8 +17,9 @@ from dlrun.models.bases import Base, base_of, freeze
 from dlrun.models.convnet import Ends, images
 from dlrun.models.dense import Dense, head_layers
 from dlrun.models.layers import Activation, Init, initialise
+from dlrun.models.members import admit_base
 from dlrun.ranges import Count, Positive, Probability
-from dlrun.types import AHEAD, Batch, Field, Spec
+from dlrun.types import AHEAD, Batch, Field, Job, Spec
 
 log = logging.getLogger("dlrun")
 
@@ -27,6 +29,7 @@ class Pretrained(nn.Module):
 
     frozen: modules of the towers that stay in evaluation mode, so that batch norms keep their statistics. rate: factor
     on the learning rate of the towers' other weights. cache: what wholly frozen towers answer may be computed once.
+    runs: the earlier runs, folder and fit, that it stands on.
     """
 
     def __init__(
@@ -36,6 +39,7 @@ class Pretrained(nn.Module):
         self.towers, self.tail = towers, tail
         self.dropout = nn.Dropout(dropout)
         self.frozen, self.rate, self.cache = frozen, rate, cache
+        self.runs: list[tuple[Path, str]] = []
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         seen = {}
@@ -49,6 +53,11 @@ class Pretrained(nn.Module):
         for module in self.frozen:
             module.training = False
         return self
+
+    def admit(self, run: Path, job: Job, rows: np.ndarray | None) -> None:
+        """Raise Refused where a run that this stands on was trained on this job's validation rows."""
+        for folder, fit in self.runs:
+            admit_base(folder, fit, run, rows)
 
     def rates(self) -> dict[nn.Parameter, float]:
         """Factors on the learning rate of weights that are to be changed more slowly (or faster)."""
@@ -119,10 +128,11 @@ def pretrained(
             "SYNTHETIC: random weights stand for %s of %s, as the pictures are made up, too", weights, architecture
         )
         weights = None
-    towers, frozen, seen = {}, [], {}
+    towers, frozen, seen, runs = {}, [], {}, []
     for name, field in images(spec).items():
         base = base_of(architecture, weights, name)
         frozen += freeze(base, unfreeze)
+        runs += [base.run] if base.run else []
         towers[name] = tower(base, field, preprocess, ends)
         seen[name] = replace(field, kind="number", shape=(width(towers[name], field, base),))
     if weights is None and unfreeze == "none" and source == "official":
@@ -131,6 +141,7 @@ def pretrained(
     tail = Dense(hidden, heads)
     initialise(tail, init)
     model = Pretrained(nn.ModuleDict(towers), tail, 0.0 if dense else dropout, frozen, rate, cache)
+    model.runs = runs
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 

@@ -94,6 +94,12 @@ def name_of_task(config: dict[str, Any]) -> str:
     return str(node.get("name", "")) if isinstance(node, dict) else str(node or "")
 
 
+def standing(results: Lines) -> Lines:
+    """Without the fits from which others have begun: of stages, the last one counts."""
+    passed = {(line.get("job") or {}).get("start") for line in results}
+    return [line for line in results if line.get("name") not in passed]
+
+
 def notes_of(results: Lines) -> list[str]:
     """The different remarks that stand beside results, in their order."""
     parts = [part.strip() for line in results for part in str(line.get("note") or "").split("; ")]

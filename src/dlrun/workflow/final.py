@@ -48,11 +48,15 @@ class Final:
         return patched({**config, "test": True}, nodes)
 
     def _patch(self, stage: Stage) -> dict[str, Any]:
-        """The winner's changes, its best epoch, and no callback that looks at validation rows: there are none."""
+        """The winner's changes, its best epoch, every row, and no callback that looks at validation rows: none is left.
+
+        The rows are said in the patch, too: whoever reads the job later has to prepare the same ones.
+        """
         kept = {key: value for key, value in stage.patch.items() if not key.startswith("callback")}
         callbacks = self.workflow.config["callback"].items()
         blind = {name: node for name, node in callbacks if not str(node.get("monitor", "")).startswith("val/")}
-        return kept | {"engine.epochs": self.epochs, "callback": blind}
+        whole = {"protocol": shipped("protocol", "whole")}
+        return kept | whole | {"engine.epochs": self.epochs, "callback": blind}
 
     def results(self, watch: Watch | None = None) -> list[Result]:
         """Train with every seed, then open the test rows, once."""
