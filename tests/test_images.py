@@ -469,3 +469,11 @@ def test_the_cache_is_told_of_once(tmp_path, caplog):
     caplog.clear()
     images(tmp_path / "photos")
     assert "decoding" not in caplog.text and picture_cache.FORMAT
+
+
+def test_random_weights_in_the_place_of_published_ones_are_said_beside_the_result(tmp_path, capsys):
+    words = ["task=images", f"data.path={photos(tmp_path)}", "model=pretrained", "data.size=[32,32]", "preset=smoke"]
+    assert main([*words, f"output={tmp_path / 'out'}"]) == 0
+    (results,) = (tmp_path / "out").rglob("results.jsonl")
+    assert "SYNTHETIC weights" in json.loads(results.read_text())["note"]
+    assert "SYNTHETIC weights" in (results.parent / "report.html").read_text() + capsys.readouterr().out

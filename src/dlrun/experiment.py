@@ -158,7 +158,8 @@ class Experiment:
         scores = with_intervals(meter, seed=self.assembly.config["seed"])
         baseline = baseline or fit.baseline.sweep(split, source).scores()
         self._show(fit, split, meter)
-        notes = (self.assembly.raw.note, self._verdict(scores, baseline))
+        own = getattr(trainer.objective.model, "note", "")
+        notes = (self.assembly.raw.note, own, self._verdict(scores, baseline))
         return Result(fit.job, split, scores, baseline, trainer.epoch, fit.weights, note="; ".join(filter(None, notes)))
 
     def _show(self, fit: Fit, split: str, meter: Meter) -> None:

@@ -62,7 +62,7 @@ def read(source: Path | bytes, reading: Reading) -> np.ndarray:
             warnings.simplefilter("ignore")  # of sizes that are looked at here, and of EXIF data that nobody needs
             image = _decoded(content, "L" if reading.channels == 1 else "RGB")
             pixels = np.asarray(_fitted(image, reading), np.uint8)
-    except Unreadable:
+    except (Unreadable, MemoryError):  # the latter is no fault of the file
         raise
     except Image.DecompressionBombError as error:
         found = re.search(r"\d+", str(error))

@@ -40,6 +40,7 @@ class Pretrained(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.frozen, self.rate, self.cache = frozen, rate, cache
         self.runs: list[tuple[Path, str]] = []
+        self.note = ""  # stands beside every result
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         seen = {}
@@ -123,10 +124,10 @@ def pretrained(
     there is none. unfreeze: none, last_block, all, or the layer of the base from which on it learns, with `rate` times
     the learning rate. cache: a frozen base's answers are computed once. Raises Refused.
     """
+    note = ""
     if source == "sample" and weights is not None and not Path(weights).exists():
-        log.warning(
-            "SYNTHETIC: random weights stand for %s of %s, as the pictures are made up, too", weights, architecture
-        )
+        note = f"SYNTHETIC weights: with source=sample random ones stand for {weights} of {architecture}"
+        log.warning("%s", note)
         weights = None
     towers, frozen, seen, runs = {}, [], {}, []
     for name, field in images(spec).items():
@@ -141,7 +142,7 @@ def pretrained(
     tail = Dense(hidden, heads)
     initialise(tail, init)
     model = Pretrained(nn.ModuleDict(towers), tail, 0.0 if dense else dropout, frozen, rate, cache)
-    model.runs = runs
+    model.runs, model.note = runs, note
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
