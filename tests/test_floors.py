@@ -7,10 +7,10 @@ import dlrun
 
 SRC = Path(dlrun.__file__).parent
 FLOORS = [
-    {"errors", "ranges", "types", "build", "signatures", "problems", "places", "figures"},
+    {"errors", "ranges", "types", "build", "signatures", "problems", "places", "figures", "whole"},
     {
         *("tables", "pixels", "runtime", "rundir", "settings", "events", "bootstrap", "scores", "predictions", "curve"),
-        *("diagnosis", "checkpoint"),
+        *("downloads", "diagnosis", "checkpoint"),
     },
     {"data", "models", "losses", "metrics", "optim", "protocols", "augment"},
     {"objectives", "engine", "meter", "learner", "callbacks", "gallery", "ledger", "ahead"},

@@ -14,7 +14,7 @@ from dlrun.cli import main
 from dlrun.data import aside
 from dlrun.data.embedded import digits
 from dlrun.data.samples import images
-from dlrun.report import answered
+from dlrun.report import predicted
 from dlrun.rundir import lines
 from dlrun.types import Field
 
@@ -163,14 +163,30 @@ def test_the_rows_that_a_run_was_made_from_get_no_score(tables, tmp_path, capsys
     assert len(rows_of(tmp_path / "a.csv")) == 60 and "price: truth" not in rows_of(tmp_path / "a.csv")[0]
 
 
-def test_a_table_that_comes_with_a_package_is_answered_by_column_names(tmp_path, capsys):
+def wines(file):
+    """The whole table of wines, with the names that its task gives the columns."""
     from sklearn.datasets import load_wine
 
-    folder, found = run(tmp_path, "task=wine", "model=linear_solved"), load_wine()
+    found = load_wine()
     rows = [
         ",".join([*map(str, row), found.target_names[kind]]) for row, kind in zip(found.data, found.target, strict=True)
     ]
-    (tmp_path / "w.csv").write_text("\n".join([",".join([*found.feature_names, "grower"]), *rows]))
+    file.write_text("\n".join([",".join([*found.feature_names, "grower"]), *rows]))
+    return file
+
+
+def test_the_final_model_of_a_workflow_answers_for_further_rows(tmp_path, capsys):
+    words = ["workflow", "task=wine", "workflow=quick", "workflow.budget=1", "engine.epochs=5", f"output={tmp_path}"]
+    assert main(words) == 0
+    (folder,) = [path.parent for path in tmp_path.rglob("workflow.json")]
+    assert main(["final", str(folder), "reason=a test of predict"]) == 0
+    assert main(["predict", str(folder), str(wines(tmp_path / "w.csv")), f"to={tmp_path / 'a.csv'}"]) == 0
+    assert len(rows_of(tmp_path / "a.csv")) == 178
+
+
+def test_a_table_that_comes_with_a_package_is_answered_by_column_names(tmp_path, capsys):
+    folder = run(tmp_path, "task=wine", "model=linear_solved")
+    wines(tmp_path / "w.csv")
     assert main(["predict", str(folder), str(tmp_path / "w.csv"), f"to={tmp_path / 'a.csv'}"]) == 0
     answers = rows_of(tmp_path / "a.csv")
     assert np.mean([row["answer"] == row["truth"] for row in answers]) > 0.95 and "class_2" in answers[0]
@@ -217,10 +233,10 @@ def test_answers_are_written_in_the_words_of_their_field(name):
     field = FIELDS[name]
     torch.manual_seed(3)
     outputs = {"t": field.activate(torch.randn(5, field.outputs)).numpy()}
-    names, text = list("abcde"), answered.csv_text({"t": field}, list("abcde"), outputs, {}, first="file", note="so")
+    names, text = list("abcde"), predicted.csv_text({"t": field}, list("abcde"), outputs, {}, first="file", note="so")
     rows = list(csv.DictReader(text.splitlines()))
     assert [row["file"] for row in rows] == names and {row["note"] for row in rows} == {"so"}
-    told = answered.names_of(field, "t")
+    told = predicted.names_of(field, "t")
     for row, output in zip(rows, outputs["t"].astype(float), strict=True):
         if name in ("number", "fraction"):
             assert float(row["answer"]) == output[0] and list(row) == ["file", "answer", "note"]
@@ -231,7 +247,7 @@ def test_answers_are_written_in_the_words_of_their_field(name):
             assert row["answer"] == told[int(np.argmax(found))] and sum(found) == pytest.approx(1)
         elif name == "multilabel":
             assert row["answer"] == (", ".join(n for n, p in zip(told, found, strict=True) if p > 0.5) or "(none)")
-    table = answered.table({"t": field}, names, outputs, {}, first="file")
+    table = predicted.table({"t": field}, names, outputs, {}, first="file")
     assert len(table.rows) == 5 and all(len(row) == len(table.columns) for row in table.rows)
-    whole = answered.json_text({"t": field}, names, outputs, {}, first="file", about={})
+    whole = predicted.json_text({"t": field}, names, outputs, {}, first="file", about={})
     assert len(json.loads(whole)["rows"]) == 5

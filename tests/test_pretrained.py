@@ -186,10 +186,19 @@ def test_computed_once_is_computed_each_time(tmp_path, monkeypatch):
     each = run(tmp_path / "each", "model.cache=false")
     once = run(tmp_path / "once", "test=true")
     files = sorted((user_cache() / "features").glob("*"))
-    assert [path.suffix for path in files] == [".npy"] * 3  # training, validation and test rows
+    assert [path.suffix for path in files] == [".npy"] * 2  # development and test rows
     assert np.abs(history(each) - history(once)).max() < 1e-5
     again = run(tmp_path / "again")
     assert (history(once) == history(again)).all() and sorted((user_cache() / "features").glob("*")) == files
+
+
+def test_all_folds_share_what_was_computed_once(tmp_path, monkeypatch):
+    from torchvision.models import get_model
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    torch.save(get_model(SMALL, weights=None).state_dict(), tmp_path / "some.pth")
+    run(tmp_path, f"model.weights={tmp_path / 'some.pth'}", "protocol=kfold", "protocol.folds=3")
+    assert len(list((user_cache() / "features").glob("*"))) == 1
 
 
 def test_answers_belong_to_pictures_weights_and_settings():
@@ -213,12 +222,12 @@ def test_a_cache_that_cannot_be_written_or_read_changes_nothing(tmp_path, monkey
     memory = run(tmp_path / "memory")
     (user_cache() / "features").unlink()
     disk = run(tmp_path / "disk")
-    for number, path in enumerate((user_cache() / "features").glob("*.npy")):
-        path.write_bytes(path.read_bytes()[: 100 * number])  # one of them empty, as a power cut leaves it
-    mended = run(tmp_path / "mended")
-    assert (history(memory) == history(disk)).all() and (history(disk) == history(mended)).all()
-    assert "kept in memory" in (memory / "log.txt").read_text()
-    assert "computed again" in (mended / "log.txt").read_text()
+    assert (history(memory) == history(disk)).all() and "kept in memory" in (memory / "log.txt").read_text()
+    (path,) = (user_cache() / "features").glob("*.npy")
+    for length in (0, 100):  # empty, as a power cut leaves it, and cut off
+        path.write_bytes(path.read_bytes()[:length])
+        mended = run(tmp_path / f"mended-{length}")
+        assert (history(disk) == history(mended)).all() and "computed again" in (mended / "log.txt").read_text()
 
 
 def test_changing_pictures_cannot_be_computed_once(tmp_path, capsys):

@@ -19,9 +19,9 @@ from dlrun.build import build
 from dlrun.cli import main
 from dlrun.commands.completion import complete
 from dlrun.commands.configure import configure
-from dlrun.commands.looks import look_into, makers
 from dlrun.commands.train import make_folder, note
 from dlrun.commands.visualize import KINDS, read_words
+from dlrun.commands.visualize_kinds import look_into, makers
 from dlrun.engine import Trainer
 from dlrun.errors import Refused
 from dlrun.experiment import Experiment
@@ -35,7 +35,7 @@ from dlrun.models import NEEDS
 from dlrun.objectives.canvas import Canvas
 from dlrun.optim import Normalised
 from dlrun.report import read
-from dlrun.report.looking import fitted, mosaic
+from dlrun.report.inside import fitted, mosaic
 from dlrun.report.write import write
 from dlrun.tables import Ticks
 from dlrun.types import Data, Field, Spec

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,25 +16,29 @@ from torch import nn
 from dlrun.places import user_cache
 from dlrun.tables import Plain, Table
 from dlrun.types import AHEAD
+from dlrun.whole import whole
 
 log = logging.getLogger("dlrun")
 
 SIZE = 64  # pictures that a network looks at together
 
 
-def looked_ahead(table: Table, networks: dict[str, nn.Module], content: Callable[[str], str]) -> Table:
+def looked_ahead(
+    table: Table, every: Table, rows: np.ndarray, networks: dict[str, nn.Module], content: Callable[[str], str]
+) -> Table:
     """The table with a column `<name>.ahead` in the place of each that a frozen network (by its name) is to look at.
 
-    content: column name → a digest of what it holds. The networks are asked in evaluation mode and full precision.
+    every: all rows, of which `rows` are the table's: they are looked at once for all splits and folds. content: column
+    name → a digest of all of it. The networks are asked in evaluation mode and full precision.
     """
     columns = dict(table.columns)
     for name, network in networks.items():
-        column = columns.pop(name)
-        source, path = Table({name: column}), place(network, content(name))
-        answers = kept(path, len(table))
+        device = columns.pop(name).place
+        source, path = Table({name: every.columns[name]}).to(device), place(network, content(name))
+        answers = kept(path, len(source))
         if answers is None:
             answers = computed(source, name, network, path)
-        columns[name + AHEAD] = Plain(torch.from_numpy(answers)).to(column.place)
+        columns[name + AHEAD] = Plain(torch.from_numpy(answers[rows])).to(device)
     return Table(columns)
 
 
@@ -68,7 +71,8 @@ def computed(source: Table, name: str, network: nn.Module, path: Path) -> np.nda
     began = time.monotonic()
     log.info("computing what the frozen base answers to %s pictures, once", f"{len(source):,}")
     try:
-        written(path, len(source), lambda: answers(source, name, network))
+        with whole(path) as fresh, fresh.open("wb") as file:
+            fill(file, len(source), answers(source, name, network))
         found: np.ndarray = np.load(path, mmap_mode="c")
         where = str(path)
     except OSError as error:
@@ -84,18 +88,6 @@ def answers(source: Table, name: str, network: nn.Module) -> Iterator[np.ndarray
     with torch.inference_mode():
         for batch in source.batches(SIZE):
             yield network(batch[name]).float().cpu().contiguous().numpy()
-
-
-def written(path: Path, rows: int, parts: Callable[[], Iterator[np.ndarray]]) -> None:
-    """Write the parts as one .npy file, which is there as a whole or not at all. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        with fresh.open("wb") as file:
-            fill(file, rows, parts())
-        os.replace(fresh, path)
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 def fill(file: BinaryIO, rows: int, parts: Iterator[np.ndarray]) -> None:

@@ -144,8 +144,8 @@ class Assembly:
             return table  # type: ignore[no-any-return]
         rows, which = self.raw_rows(fit, split)
         learnt = state(fit.data.learnt)
-        content = lambda name: f"{fingerprint({name: rows[name][which]})} {learnt[name]}"  # noqa: E731
-        return looked_ahead(table, networks, content)
+        content = lambda name: f"{fingerprint({name: rows[name]})} {learnt[name]}"  # noqa: E731
+        return looked_ahead(table, apply(self.raw, fit.data, rows), which, networks, content)
 
     @property
     def synthetic(self) -> bool:

@@ -18,6 +18,7 @@ from dlrun.callbacks import TensorBoard
 from dlrun.engine import Trainer
 from dlrun.errors import Refused
 from dlrun.meter import Meter, with_intervals
+from dlrun.protocols.stages import standing
 from dlrun.rundir import RunDir
 from dlrun.types import Job, Result, Score
 
@@ -118,8 +119,7 @@ class Experiment:
             )
         if self.wants_test:
             self._may_open()
-            passed = {result.job.start for result in done}  # a first stage is a step on the way, not what is tested
-            return self._open([self.assembled(r.job, name) for r in done if r.job.name not in passed])
+            return self._open([self.assembled(result.job, name) for result in standing(done)])
         return [self.score(self.assembled(result.job, name), result.split) for result in done]
 
     def assembled(self, job: Job, name: str = "") -> Fit:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from dlrun.data.shown import number, shown, span
-from dlrun.rundir import write_text
 from dlrun.types import Field, Raw, Rows
+from dlrun.whole import whole, write_text
 
 LEAST = 1e-7  # about what float32 can still tell from 0 beside 1: keeps the logarithm finite
 SIDE = 140  # pixels, to which small pictures are enlarged
@@ -67,20 +66,21 @@ def entry(field: Field, answer: np.ndarray, truth: np.ndarray) -> dict[str, str]
     """One row's 'truth' and 'answer' in words: class names, the answer's with its probability, or numbers."""
     if field.kind == "category":
         best = int(answer.argmax())
-        return {"truth": _label(field, int(truth)), "answer": f"{_label(field, best)} {answer[best]:.2f}"}
+        return {"truth": label(field, int(truth)), "answer": f"{label(field, best)} {answer[best]:.2f}"}
     answer, truth = answer.ravel(), truth.ravel()
     if field.kind == "binary":
         one = int(answer[0] > 0.5)
         probability = answer[0] if one else 1 - answer[0]
-        return {"truth": _label(field, int(truth[0])), "answer": f"{_label(field, one)} {probability:.2f}"}
+        return {"truth": label(field, int(truth[0])), "answer": f"{label(field, one)} {probability:.2f}"}
     if field.kind == "multilabel":
-        true = [_label(field, place) for place in np.flatnonzero(truth > 0.5).tolist()]
-        said = [f"{_label(field, place)} {answer[place]:.2f}" for place in np.flatnonzero(answer > 0.5).tolist()]
+        true = [label(field, place) for place in np.flatnonzero(truth > 0.5).tolist()]
+        said = [f"{label(field, place)} {answer[place]:.2f}" for place in np.flatnonzero(answer > 0.5).tolist()]
         return {"truth": ", ".join(true) or "(none)", "answer": ", ".join(said) or "(none)"}
     return {"truth": _numbers(truth), "answer": _numbers(answer)}
 
 
-def _label(field: Field, place: int) -> str:
+def label(field: Field, place: int) -> str:
+    """The name of a class or label, or its number."""
     return field.labels[place] if place < len(field.labels) else str(place)
 
 
@@ -93,8 +93,6 @@ def _save(pixels: np.ndarray, path: Path) -> str:
     from PIL import Image
 
     times = max(1, round(SIDE / max(pixels.shape[:2])))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
-    Image.fromarray(pixels.repeat(times, 0).repeat(times, 1)).save(fresh, format="PNG")
-    os.replace(fresh, path)
+    with whole(path) as fresh:
+        Image.fromarray(pixels.repeat(times, 0).repeat(times, 1)).save(fresh, format="PNG")
     return path.name

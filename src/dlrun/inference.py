@@ -53,7 +53,7 @@ def of_pictures(folder: Path, places: Sequence[Place], plugins: tuple[str, ...] 
     name, reading = _reading(net)
     runtime.flush_denormals()
     runtime.keep_memory()
-    device, settings = _device(net.config), net.config["engine"]
+    device, settings = device_of(net.config), net.config["engine"]
     size = settings["eval_batch_size"] or max(settings["batch_size"], 256)
     seen: list[str] = []
     skipped: dict[str, str] = {}
@@ -111,12 +111,21 @@ def answered(
 def _reading(net: Trained) -> tuple[str, Reading]:
     """The run's one picture input, and how a file becomes such a picture."""
     kinds = ", ".join(f"{about.kind} '{name}'" for name, about in net.spec.inputs.items())
-    (name, about), *others = net.spec.inputs.items()
-    steps = (RunDir(net.folder).read_json(f"preparation/{net.job.name}.json") or {}).get(name)
-    if others or about.kind != "image" or steps or about.shape[0] not in (1, 3):
+    name, *others = net.spec.inputs
+    reading = None if others else picture_reading(net, name)
+    if reading is None:
         raise Refused(f"{net.folder} reads {kinds}, which picture files alone do not give")
+    return name, reading
+
+
+def picture_reading(net: Trained, name: str) -> Reading | None:
+    """How a file becomes a picture as this input of a run has them; None where files alone do not give it."""
+    about = net.spec.inputs[name]
+    steps = (RunDir(net.folder).read_json(f"preparation/{net.job.name}.json") or {}).get(name)
+    if about.kind != "image" or steps or about.shape[0] not in (1, 3):
+        return None
     channels, height, width = about.shape
-    return name, Reading((height, width), channels, net.config["data"].get("fit", "stretch"))  # type: ignore[arg-type]
+    return Reading((height, width), channels, net.config["data"].get("fit", "stretch"))  # type: ignore[arg-type]
 
 
 def _pieces(
@@ -138,7 +147,7 @@ def _pieces(
         yield np.stack(waiting)
 
 
-def _device(config: dict[str, Any]) -> torch.device:
+def device_of(config: dict[str, Any]) -> torch.device:
     """The device of the run, or the best one here."""
     name = config["engine"]["device"]
     return runtime.choose_device(name if name in runtime.devices() else "auto")

@@ -16,6 +16,7 @@ from typing import Any
 
 from dlrun.errors import Refused
 from dlrun.types import History, Job, Result, Row, Score
+from dlrun.whole import write_text
 
 
 def create(root: Path, *names: str) -> Path:
@@ -34,14 +35,6 @@ def create(root: Path, *names: str) -> Path:
             raise Refused(f"cannot make the run folder {folder}: {error.strerror}; choose another: output=…") from error
         return folder
     raise Refused(f"no free name left in {parent}")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file's content at once: a reader finds the old text or the new, never half."""
-    fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh.write_text(text, encoding="utf-8")
-    os.replace(fresh, path)
 
 
 def lines(path: Path) -> list[Any]:

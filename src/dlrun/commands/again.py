@@ -70,7 +70,7 @@ def resume(words: list[str]) -> int:
         if finished(config, folder, plugins):
             again = f"dlrun rerun {words[0]} {' '.join(changes)}"
             raise Refused(f"{folder} is finished and takes no other settings; a new run with them: {again}")
-        from dlrun.rundir import write_text
+        from dlrun.whole import write_text
 
         write_text(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     return go(config, folder, plugins)[0]

@@ -126,7 +126,7 @@ def told_skipped(skipped: dict[str, str], answered: int, console: Console) -> No
 
 def show(asked: Asked, answers: Answers, first: str, console: Console) -> None:
     """The table on the terminal, scores where there are any, and the file that was asked for."""
-    from dlrun.report import answered, read
+    from dlrun.report import predicted, read
     from dlrun.report.table import rich_table
 
     config, data = read.config(asked.folder), read.plain(asked.folder / "data.json") or {}
@@ -136,18 +136,18 @@ def show(asked: Asked, answers: Answers, first: str, console: Console) -> None:
     console.print(f"{title}: answers", style="bold", soft_wrap=True, markup=False)
     if note:
         console.print(note, style="bold red", soft_wrap=True, markup=False)
-    console.print(rich_table(answered.table(*what, first=first)))
-    if below := answered.below(*what[:3]):
+    console.print(rich_table(predicted.table(*what, first=first)))
+    if below := predicted.below(*what[:3]):
         console.print(below, soft_wrap=True, markup=False)
     scores = told_scores(asked, answers, config, console)
     if asked.to is None:
         return
     if asked.to.suffix.lower() == ".csv":
-        text = answered.csv_text(*what, first=first, note=note)
+        text = predicted.csv_text(*what, first=first, note=note)
     else:
         skipped = [{"file": name, "reason": reason} for name, reason in answers.skipped.items()]
         about = {"run": str(asked.folder), "note": note, "scores": scores, "skipped": skipped}
-        text = answered.json_text(*what, first=first, about=about)
+        text = predicted.json_text(*what, first=first, about=about)
     write(asked.to, text)
     console.print(f"written: {asked.to}", soft_wrap=True, markup=False)
 
@@ -171,7 +171,7 @@ def told_scores(asked: Asked, answers: Answers, config: dict[str, Any], console:
 
 def write(file: Path, text: str) -> None:
     """Write a file whole or not at all. Raises Refused where that is not allowed."""
-    from dlrun.rundir import write_text
+    from dlrun.whole import write_text
 
     try:
         write_text(file, text)

@@ -129,22 +129,21 @@ def pixels(picture: Tensor) -> Any:
 
 def label(field: Field, value: Tensor) -> str:
     """What a row's target is called."""
+    from dlrun import gallery
+
     if field.kind == "category":
-        return named(field, int(value))
+        return gallery.label(field, int(value))
     if field.kind == "binary":
-        return named(field, round(float(value.flatten()[0])))
+        return gallery.label(field, round(float(value.flatten()[0])))
     if field.kind == "multilabel":
-        return ", ".join(named(field, place) for place in value.nonzero().flatten().tolist()) or "none"
+        return ", ".join(gallery.label(field, place) for place in value.nonzero().flatten().tolist()) or "none"
     return " ".join(f"{number:.4g}" for number in value.flatten().tolist())
-
-
-def named(field: Field, place: int) -> str:
-    """The name of a class or label."""
-    return field.labels[place] if place < len(field.labels) else str(place)
 
 
 def mixture(fit: Fit, batch: Batch, new: Batch, place: int) -> str:
     """The labels of a picture that has been mixed, with their shares; '' for one that has not."""
+    from dlrun import gallery
+
     target, field = next(iter(fit.data.spec.targets.items()))
     before, after = field.shares(batch[target])[place], field.shares(new[target])[place]
     if before.equal(after):
@@ -153,4 +152,6 @@ def mixture(fit: Fit, batch: Batch, new: Batch, place: int) -> str:
         parts = [1 - float(after[0]), float(after[0])]
     else:
         parts = after.tolist()
-    return ", ".join(f"{named(field, index)}\u00a0{part:.2f}" for index, part in enumerate(parts) if part > FAINT)
+    return ", ".join(
+        f"{gallery.label(field, index)}\u00a0{part:.2f}" for index, part in enumerate(parts) if part > FAINT
+    )

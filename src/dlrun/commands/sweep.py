@@ -58,7 +58,7 @@ def _configured(job: list[str], folders: list[Path], plugins: tuple[str, ...]) -
 
 def one(folder: Path, number: int, job: list[str], config: dict[str, Any] | Refused, plugins: tuple[str, ...]) -> int:
     """Run one job in its own folder and note how it ended."""
-    from dlrun.rundir import write_text
+    from dlrun.whole import write_text
 
     name, error, code = f"{number:03d}", "", 0
     place = folder / name

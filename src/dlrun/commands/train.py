@@ -76,7 +76,8 @@ def note(config: dict[str, Any], words: list[str], folder: Path) -> None:
     """Write down what a run was asked for and where: config, words, environment."""
     import yaml
 
-    from dlrun.rundir import environment, write_text
+    from dlrun.rundir import environment
+    from dlrun.whole import write_text
 
     write_text(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     write_text(folder / "command.txt", shlex.join(["dlrun", *words]) + "\n")
@@ -166,10 +167,11 @@ def book_lines(config: dict[str, Any], results: list[Result]) -> list[str]:
     book = config.get("book")
     if not book:
         return []
+    from dlrun.protocols.stages import standing
+
     split, _, name = book["measure"].partition("/")
-    passed = {result.job.start for result in results}
-    standing = [result for result in results if result.split == split and result.job.name not in passed]
-    values = [result.scores[name].value for result in standing if name in result.scores]
+    found = [result for result in standing(results) if result.split == split]
+    values = [result.scores[name].value for result in found if name in result.scores]
     if not values or any("SYNTHETIC" in result.note for result in results):
         return [f"book §{book['section']}: {book['measure']} {book['figure']}; nothing here to compare with it"]
     mean = sum(values) / len(values)

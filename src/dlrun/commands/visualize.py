@@ -17,7 +17,7 @@ from dlrun.errors import Refused
 from dlrun.ranges import COUNT, POSITIVE, Range
 
 if TYPE_CHECKING:
-    from dlrun.commands.looks import Drawing
+    from dlrun.commands.visualize_kinds import Drawing
 
 KINDS = ("activations", "heatmap", "saliency", "filters", "weights")
 LISTS = ("kind", "layer", "image", "row")
@@ -56,7 +56,7 @@ def visualize(words: list[str]) -> int:
     folder, _, rest = opened(words, "visualize")
     plugins = named_plugins(rest)
     asked = read_words([word for word in rest if not word.lstrip("+").startswith("plugins=")])
-    from dlrun.commands.looks import look_into, makers
+    from dlrun.commands.visualize_kinds import look_into, makers
 
     look = look_into(folder, plugins, asked)
     found: dict[str, list[Drawing]] = {}
@@ -133,8 +133,8 @@ def word_fault(word: str) -> str:
 
 def write(folder: Path, found: Mapping[str, list[Drawing]], config: dict[str, Any], warning: str) -> list[Path]:
     """Draw, and list in visualize/pictures.json what there is; what these kinds had before is taken away."""
-    from dlrun.report.looking import listed
-    from dlrun.rundir import write_text
+    from dlrun.report.inside import listed
+    from dlrun.whole import write_text
 
     place = folder / "visualize"
     place.mkdir(exist_ok=True)

@@ -18,6 +18,7 @@ from pathlib import Path
 from dlrun.data.picture_files import MOST_BYTES, Unreadable, content_of
 from dlrun.errors import Refused
 from dlrun.places import user_cache
+from dlrun.whole import whole
 
 RATIO = 100  # times as large as they are packed: more is taken for a bomb, from SMALL bytes on
 SMALL = 10_000_000
@@ -144,17 +145,13 @@ def _repacked(path: Path) -> Path:
     kept = user_cache() / "pictures" / f"{name}.zip"
     if kept.is_file():
         return kept
-    fresh = kept.with_suffix(".new")
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(kept.with_suffix(".lock")):
+        with FileLock(kept.with_suffix(".lock")), whole(kept) as fresh:
             _write(fresh, _bodies(path))
-            os.replace(fresh, kept)
     except (OSError, NotImplementedError) as error:
         where = f"could not be repacked into {kept.parent}"
         raise Refused(f"{path} {where} ({error}): unpack it yourself, and give the folder") from error
-    finally:
-        fresh.unlink(missing_ok=True)
     return kept
 
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from dlrun.downloads import downloader, reason
 from dlrun.errors import Refused
 from dlrun.places import data_root as root
 from dlrun.places import user_cache as user_cache
 
 log = logging.getLogger("dlrun")
 
-TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two pieces
 OFFLINE = "without a network, data.source=sample (or preset=smoke) runs on a small synthetic stand-in"
 
 
@@ -100,7 +99,7 @@ def _try_all(file: Official, path: Path) -> None:
         try:
             return _bring(url, file, path)
         except (RequestException, ValueError) as error:
-            failures.append(f"{url} ({_reason(error)})")
+            failures.append(f"{url} ({reason(error)})")
     raise Refused(
         f"{file.name} is not there and could not be downloaded. Put it at {path} (sha256 {file.sha256}). "
         f"Tried: {'; '.join(failures)}. Otherwise: {OFFLINE}"
@@ -110,40 +109,6 @@ def _try_all(file: Official, path: Path) -> None:
 def _bring(url: str, file: Official, path: Path) -> None:
     import pooch
 
-    pooch.get_logger().setLevel("WARNING")
     log.info("downloading %s to %s", url, path)
-    bar = _Bar(file.name) if sys.stderr.isatty() else False
-    downloader = pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 16, timeout=TIMEOUT)
     # written to a temporary file beside it, which is moved when its checksum is right
-    pooch.retrieve(url, f"sha256:{file.sha256}", path.name, str(path.parent), downloader=downloader)
-
-
-def _reason(error: Exception) -> str:
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if status:
-        return f"answers {status}"
-    if isinstance(error, ValueError) and "hash" in str(error):
-        return "gave a file with another sha256"
-    name = type(error).__name__
-    return {"ConnectionError": "no connection", "ChunkedEncodingError": "broke off"}.get(name, name)
-
-
-class _Bar:
-    """The progress bar that pooch drives: one line on the terminal."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.total = 0
-        self.done = 0
-
-    def update(self, size: int) -> None:
-        self.done += size
-        share = f"{min(100, 100 * self.done // self.total):3d} %" if self.total else f"{self.done >> 20} MiB"
-        sys.stderr.write(f"\r{self.name}: {share}")
-        sys.stderr.flush()
-
-    def reset(self) -> None:
-        self.done = 0
-
-    def close(self) -> None:
-        sys.stderr.write("\n")
+    pooch.retrieve(url, f"sha256:{file.sha256}", path.name, str(path.parent), downloader=downloader(file.name))

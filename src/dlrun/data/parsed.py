@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from dlrun.data.files import Official, user_cache
 from dlrun.types import Ragged
+from dlrun.whole import whole
 
 FORMAT = 1  # goes up when what is read from the same file changes
 
@@ -29,9 +27,6 @@ def parsed(file: Official, member: str, read: Callable[[], Ragged]) -> Ragged:
             return Ragged(kept["values"], kept["offsets"])
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
         found = read()
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=path.parent) as fresh:
-            np.savez(Path(fresh) / path.name, values=found.values, offsets=found.offsets)
-            os.replace(Path(fresh) / path.name, path)
+    with suppress(OSError), whole(path) as fresh, fresh.open("wb") as target:
+        np.savez(target, values=found.values, offsets=found.offsets)
     return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,6 +18,7 @@ from dlrun.data.archives import Files, content, printable
 from dlrun.data.picture_files import Reading, Unreadable
 from dlrun.data.picture_pool import decoded, dismiss
 from dlrun.places import user_cache
+from dlrun.whole import whole, write_text
 
 log = logging.getLogger("dlrun")
 
@@ -75,12 +75,8 @@ def digests(files: Files) -> np.ndarray:
             return found
     found = np.stack([_digest(files.place, name) for name in files.names])
     if not (found == ABSENT).all(1).any():  # a file that cannot be opened now may be there next time
-        with suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
-            with fresh.open("wb") as handle:
-                np.save(handle, found)
-            os.replace(fresh, path)
+        with suppress(OSError), whole(path) as fresh, fresh.open("wb") as handle:
+            np.save(handle, found)
     return found
 
 
@@ -137,25 +133,18 @@ def _check_space(folder: Path, needed: int) -> None:
 
 def _written(path: Path, files: Files, reading: Reading, keep: bool) -> Look:
     """Write the pixels, where they are to be kept, then the look; each whole or not at all."""
-    fresh = path.with_suffix(".new")
     if keep:
         log.info("decoding %s pictures, once: later starts read them from %s", f"{len(files):,}", path.parent)
-        try:
-            with fresh.open("wb") as handle:
-                shape = (len(files), reading.channels, *reading.size)
-                head: Any = {"descr": "|u1", "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(handle, head)
-                look = _looked(files, reading, handle)
-        except BaseException:
-            fresh.unlink(missing_ok=True)
-            raise
-        os.replace(fresh, path.with_suffix(".npy"))
+        with whole(path.with_suffix(".npy")) as fresh, fresh.open("wb") as handle:
+            shape = (len(files), reading.channels, *reading.size)
+            head: Any = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(handle, head)
+            look = _looked(files, reading, handle)
         dismiss()
     else:
         log.info("decoding %s pictures, once, to see that it can be done", f"{len(files):,}")
         look = _looked(files, reading, None)
-    fresh.write_text(json.dumps({"marks": look.marks.tobytes().hex(), "faults": look.faults}), encoding="utf-8")
-    os.replace(fresh, path.with_suffix(".json"))
+    write_text(path.with_suffix(".json"), json.dumps({"marks": look.marks.tobytes().hex(), "faults": look.faults}))
     return look
 
 

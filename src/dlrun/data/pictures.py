@@ -63,7 +63,9 @@ class Pictures:
     @property
     def digest(self) -> str:
         """The sha256 of what the files hold and how they are read: equal wherever they lie, kept or not."""
-        parts = f"{self.store.reading} {len(self)};".encode() + self.store.sums[self.rows].tobytes()
+        parts = (
+            f"{picture_cache.FORMAT} {self.store.reading} {len(self)};".encode() + self.store.sums[self.rows].tobytes()
+        )
         return hashlib.sha256(parts).hexdigest()
 
     @property

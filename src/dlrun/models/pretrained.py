@@ -119,10 +119,10 @@ def pretrained(
 
     weights: a name of torchvision's for this architecture, a .pth file, the folder of an earlier run (whose own
     convolutional part is the base then), or null: random. preprocess: as the weights' authors did (resized and
-    normalise), normalised only, or in [0, 1] (the book). source: with sample, random weights stand for published ones,
-    and are said to be made up. dropout: after each dense layer, or of the features where
-    there is none. unfreeze: none, last_block, all, or the layer of the base from which on it learns, with `rate` times
-    the learning rate. cache: a frozen base's answers are computed once. Raises Refused.
+    normalised), normalised only, or in [0, 1] (the book). source: with sample, random weights stand for published ones,
+    and are said to be made up. dropout: after each dense layer, or of the features where there is none. unfreeze: none,
+    last_block, all, or the layer of the base from which on it learns, with `rate` times the learning rate. cache: a
+    frozen base's answers are computed once. Raises Refused.
     """
     note = ""
     if source == "sample" and weights is not None and not Path(weights).exists():

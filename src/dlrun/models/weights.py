@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dlrun.downloads import downloader, reason
 from dlrun.errors import Refused
 from dlrun.places import data_root
 
 log = logging.getLogger("dlrun")
 
-TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two pieces
 _needed = ContextVar("needed", default=True)
 
 
@@ -80,16 +80,21 @@ def stand_ins(architecture: str, official: set[str]) -> list[Path]:
 def checked(path: Path) -> Path:
     """The path, if the file's sha256 begins with the hash in its name. Raises Refused."""
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        found = digest(path)
     except OSError as error:
         raise Refused(f"{path} cannot be read: {error}") from error
-    if not digest.startswith(prefix(path.name)):
+    if not found.startswith(prefix(path.name)):
         raise Refused(
-            f"{path} is not the official file: its sha256 begins with {digest[:8]}. Delete it to have it downloaded "
+            f"{path} is not the official file: its sha256 begins with {found[:8]}. Delete it to have it downloaded "
             "again; if it is meant to be other weights, give it another name"
         )
     return path
+
+
+def digest(path: Path) -> str:
+    """The sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def prefix(name: str) -> str:
@@ -122,22 +127,14 @@ def download(architecture: str, entry: Any) -> Path:
 
 def bring(url: str, fresh: Path, path: Path) -> str:
     """Download a file to `fresh`, and move it to `path` when its hash is right. Answers with what went wrong, or ''."""
-    import requests
-
     log.info("downloading %s to %s", url, path)
-    digest = hashlib.sha256()
     try:
-        with requests.get(url, stream=True, timeout=TIMEOUT) as answer, fresh.open("wb") as file:
-            answer.raise_for_status()
-            for piece in answer.iter_content(1 << 20):
-                digest.update(piece)
-                file.write(piece)
-        if not digest.hexdigest().startswith(prefix(path.name)):
+        downloader(path.name)(url, str(fresh), None)
+        if not digest(fresh).startswith(prefix(path.name)):
             return f"{url} gave a file with another hash"
         os.replace(fresh, path)
     except OSError as error:  # requests' own errors are such
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        return f"{url} answers {status}" if status else f"{url}: {type(error).__name__}"
+        return f"{url} ({reason(error)})"
     finally:
         fresh.unlink(missing_ok=True)
     return ""

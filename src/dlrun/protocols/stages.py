@@ -47,6 +47,12 @@ def stages(*, first: dict[str, Any], then: dict[str, Any]) -> Stages | None:
     return Stages(dotted(first), dotted(then)) if first or then else None
 
 
+def standing(results: list[Result]) -> list[Result]:
+    """Without the fits from which others began: a first stage is a step on the way."""
+    passed = {result.job.start for result in results}
+    return [result for result in results if result.job.name not in passed]
+
+
 def plan_of(config: Mapping[str, Any], plugins: tuple[str, ...] = ()) -> Plan:
     """The plan that a config describes: its protocol, repeated and in stages as it says."""
     plan = repeated(build(config["protocol"], plugins=plugins), config["repeat"])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dlrun.errors import Refused
 from dlrun.report import measures, read
-from dlrun.report.write import replace
+from dlrun.whole import write_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -40,10 +40,10 @@ def write_sweep(folder: Path) -> Table:
     measure = first_measure(found)
     ordered = ranked(found, measure)
     heads = _heads(ordered)
-    replace(folder / "sweep.csv", _csv(ordered, heads))
+    write_text(folder / "sweep.csv", _csv(ordered, heads))
     columns, cells = _cells(ordered, heads)
     notes = sorted({line.note for line in ordered if line.note})
-    replace(folder / "sweep.md", _markdown(folder.name, columns, cells, notes, measure))
+    write_text(folder / "sweep.md", _markdown(folder.name, columns, cells, notes, measure))
     return _table(folder.name, columns, cells, notes)
 
 

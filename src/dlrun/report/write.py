@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from dlrun.report import compared, confusion, curves, html, intervals, markdown, overfitting, read, stages, story
+from dlrun.whole import write_text
 
 Pictures = dict[str, list[Path]]
 
@@ -21,8 +21,8 @@ def write(folder: Path) -> list[Path]:
     drawn = draw(folder)
     sections = story.sections(folder, drawn)
     heading = story.heading(folder)
-    replace(folder / "report.md", markdown.page(heading, sections, folder))
-    replace(folder / "report.html", html.page(heading, sections))
+    write_text(folder / "report.md", markdown.page(heading, sections, folder))
+    write_text(folder / "report.html", html.page(heading, sections))
     made = [file for name, files in drawn.items() if name != "samples" for file in files]
     return [*made, folder / "report.md", folder / "report.html"]
 
@@ -36,8 +36,8 @@ def write_comparison(runs: Sequence[Path]) -> list[Path]:
     drawn = compared.draw(runs, folder / "validation-curves.png")
     sections = compared.sections(runs, drawn)
     heading = f"{len(runs)} runs side by side"
-    replace(folder / "report-compare.md", markdown.page(heading, sections, folder))
-    replace(folder / "report-compare.html", html.page(heading, sections))
+    write_text(folder / "report-compare.md", markdown.page(heading, sections, folder))
+    write_text(folder / "report-compare.html", html.page(heading, sections))
     return [*([drawn] if drawn else []), folder / "report-compare.md", folder / "report-compare.html"]
 
 
@@ -55,13 +55,6 @@ def draw(folder: Path) -> Pictures:
     found["answers"] = confusion.draw_all(folder, results, config, stages.chosen(steps))
     found["samples"] = sorted(file for file in (folder / "samples").glob("*") if file.suffix in (".png", ".jpg"))
     return found
-
-
-def replace(file: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    fresh = file.with_name(f".{file.name}.{os.getpid()}")
-    fresh.write_text(text, encoding="utf-8")
-    os.replace(fresh, file)
 
 
 def _shown(steps: read.Lines) -> set[str] | None:

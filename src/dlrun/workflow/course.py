@@ -19,8 +19,8 @@ from dlrun.experiment import Experiment, Watch
 from dlrun.figures import lower_is_better
 from dlrun.ledger import config_hash
 from dlrun.meter import Diverged
-from dlrun.rundir import write_text
 from dlrun.types import Job, Result
+from dlrun.whole import write_text
 from dlrun.workflow import choices, verdicts
 from dlrun.workflow.changes import patch
 from dlrun.workflow.evidence import Evidence

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -14,8 +13,8 @@ from dlrun import gallery
 from dlrun.assembly import Assembly
 from dlrun.data.prepare import apply, prepare
 from dlrun.errors import Refused
+from dlrun.inference import picture_reading
 from dlrun.models.trained import Trained
-from dlrun.rundir import RunDir
 from dlrun.types import Batch
 
 FEW, CLASSES = 3, 4  # rows to show where nothing was named; and where there are classes, one row each of so many
@@ -38,18 +37,16 @@ def given(net: Trained, image: str, files: Sequence[Path], rows: Sequence[int], 
 def of_file(net: Trained, image: str, file: Path) -> View:
     """A picture from a file, made as the run's own pictures were. Raises Refused where that cannot be."""
     from dlrun.data.archives import printable
-    from dlrun.data.picture_files import Reading, Unreadable, read
+    from dlrun.data.picture_files import Unreadable, read
 
     if len(net.spec.inputs) > 1:
         others = ", ".join(name for name in net.spec.inputs if name != image)
         raise Refused(f"image={file}: a row has {others} too, which a file does not: use row=…")
-    steps = (RunDir(net.folder).read_json(f"preparation/{net.job.name}.json") or {}).get(image)
-    channels, height, width = net.spec.inputs[image].shape
-    if steps or channels not in (1, 3):
+    reading = picture_reading(net, image)
+    if reading is None:
         raise Refused(f"image={file}: this run's pictures are not made from files alone: use row=…")
-    fit = net.config["data"].get("fit", "stretch")
     try:
-        pixels = read(file, Reading((height, width), cast(Literal[1, 3], channels), fit))
+        pixels = read(file, reading)
     except Unreadable as error:
         raise Refused(f"image={file}: {error}") from error
     return View(printable(file.name), {image: torch.from_numpy(pixels[None].astype(np.float32) / 255)})

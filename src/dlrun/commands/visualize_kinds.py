@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from dlrun import runtime
-from dlrun.commands.views import View, few_rows, given
+from dlrun.commands.visualize_pictures import View, few_rows, given
 from dlrun.errors import Refused
+from dlrun.inference import device_of
 from dlrun.inspect import activations as answers
 from dlrun.inspect import heatmap as grad
 from dlrun.inspect import maps, patterns
@@ -23,7 +23,7 @@ from dlrun.inspect.layers import layers
 from dlrun.inspect.question import Question, check_class, question, target_of
 from dlrun.models.pretrained import Preprocess
 from dlrun.models.trained import Trained, trained
-from dlrun.report import looking
+from dlrun.report import inside
 from dlrun.rundir import RunDir
 from dlrun.types import Batch
 
@@ -75,7 +75,7 @@ class Look:
         """The layers that were asked for, else the usual ones. Raises Refused for unknown ones, or where none is."""
         found = [self.named(name) for name in self.asked.layers] or [each for each in usual if each is not None]
         if not found:
-            raise Refused(f"model={looking.name_of(self.net.config)} {missing}")
+            raise Refused(f"model={inside.name_of(self.net.config)} {missing}")
         return found
 
     def named(self, name: str) -> maps.Map:
@@ -116,8 +116,7 @@ def look_into(folder: Path, plugins: tuple[str, ...], asked: Asked) -> Look:
         raise Refused(f"no picture '{asked.input}' among the inputs. There are: {', '.join(images)}")
     target = target_of(net.spec, asked.target)
     check_class(net.spec, target, asked.label)
-    name = net.config["engine"]["device"]
-    device = runtime.choose_device(name if name in runtime.devices() else "auto")
+    device = device_of(net.config)
     net.model.requires_grad_(False).to(device)
     note = (RunDir(folder).read_json("data.json") or {}).get("note", "")
     warning = note if "SYNTHETIC" in note else ""
@@ -143,7 +142,7 @@ def activations(look: Look) -> Iterator[Drawing]:
             caption += f"; {quiet} of {len(array)} channels do not answer at all" if quiet else ""
             caption += f"; the first {SHOWN} of {len(array)}" if some else ""
             cells = answers.contrasted(array)[:SHOWN]
-            yield Drawing(layer.name, caption, partial(looking.draw_grid, cells, f"Activations of {layer.name}"))
+            yield Drawing(layer.name, caption, partial(inside.draw_grid, cells, f"Activations of {layer.name}"))
 
 
 def heatmaps(look: Look) -> Iterator[Drawing]:
@@ -158,8 +157,8 @@ def heatmaps(look: Look) -> Iterator[Drawing]:
             warmth = grad.heatmap(look.net.model, view.batch, look.image, layer.name, asked)
             caption = f"{view.text}: where {layer.text} sees {look.told(asked)}"
             caption += "" if warmth.any() else "; nowhere: nothing here speaks for it"
-            picture = looking.pixels(view.batch[look.image][0])
-            yield Drawing(layer.name, caption, partial(looking.draw_heatmap, picture, warmth, asked.label))
+            picture = inside.pixels(view.batch[look.image][0])
+            yield Drawing(layer.name, caption, partial(inside.draw_heatmap, picture, warmth, asked.label))
 
 
 def saliency(look: Look) -> Iterator[Drawing]:
@@ -168,8 +167,8 @@ def saliency(look: Look) -> Iterator[Drawing]:
         asked = look.question(view.batch)
         found = grad.saliency(look.net.model, view.batch, look.image, asked)
         caption = f"{view.text}: the pixels whose change would change the answer most for {look.told(asked)}"
-        picture = looking.pixels(view.batch[look.image][0])
-        yield Drawing(look.image, caption, partial(looking.draw_saliency, picture, found, asked.label))
+        picture = inside.pixels(view.batch[look.image][0])
+        yield Drawing(look.image, caption, partial(inside.draw_saliency, picture, found, asked.label))
 
 
 def filters(look: Look) -> Iterator[Drawing]:
@@ -186,7 +185,7 @@ def filters(look: Look) -> Iterator[Drawing]:
         caption += f"; the first {count} of {layer.shape[0]}" if count < layer.shape[0] else ""
         caption += f"; {cold} stayed cold" if cold else ""
         cells = patterns.visible(found.pictures)
-        yield Drawing(layer.name, caption, partial(looking.draw_grid, cells, f"Filters of {layer.name}", columns=8))
+        yield Drawing(layer.name, caption, partial(inside.draw_grid, cells, f"Filters of {layer.name}", columns=8))
 
 
 def stage(look: Look, layer: maps.Map) -> tuple[Callable[[Tensor], object], tuple[int, ...]]:
@@ -225,4 +224,4 @@ def weights(look: Look) -> Iterator[Drawing]:
         cells = patterns.kernels(look.net.model.get_submodule(layer.name))
         caption = f"The weights of {layer.text}, each kernel on its own scale, zero at mid-grey"
         caption += f"; the first {SHOWN} of {len(cells)}" if len(cells) > SHOWN else ""
-        yield Drawing(layer.name, caption, partial(looking.draw_grid, cells[:SHOWN], f"Weights of {layer.name}"))
+        yield Drawing(layer.name, caption, partial(inside.draw_grid, cells[:SHOWN], f"Weights of {layer.name}"))
