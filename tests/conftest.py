@@ -16,13 +16,16 @@ atexit.register(shutil.rmtree, cache, ignore_errors=True)
 
 UNSEEN = {  # tests that look at no picture: to draw them is half of a small run
     *(
+        "test_callbacks",
         "test_commands_run",
         "test_ensemble",
         "test_images",
+        "test_neighbours",
         "test_predict",
         "test_pretrained",
         "test_preview",
         "test_stages",
+        "test_text_sources",
     ),
     *("test_workflow", "test_workflow_order", "test_workflow_seal", "test_wrong_inputs"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from dlrun import metrics
 from dlrun.build import build
+from dlrun.commands.preview import merged
 from dlrun.engine import Trainer
 from dlrun.learner import Learner
 from dlrun.objectives.supervised import Supervised
@@ -18,15 +20,24 @@ from dlrun.places import conf_folder
 from dlrun.tables import Plain, Table
 from dlrun.types import Data, Field, Spec
 
+BAG: dict[str, Any] = {"length": None, "pad": "front", "cut": "front", "bucket": False}  # words without their order
 SPEC = Spec({"x": Field("number", (5,))}, {"y": Field("category", (), 3, ("a", "b", "c"))})
 
 
 def node(group: str, name: str, **changes: Any) -> dict[str, Any]:
     """A shipped part's YAML with some values changed."""
-    found = yaml.safe_load((conf_folder() / group / f"{name}.yaml").read_text())
-    for parent in found.pop("defaults", []):
-        found = found if parent == "_self_" else {**node(group, parent), **found}
-    return {**found, **changes}
+    own = yaml.safe_load((conf_folder() / group / f"{name}.yaml").read_text())
+    found: dict[str, Any] = {}
+    for parent in own.pop("defaults", []):
+        if isinstance(parent, dict):  # /reader@readers.text: lstm
+            ((place, option),) = parent.items()
+            inner, _, key = place.removeprefix("override ").strip("/").partition("@")
+            *outer, last = key.split(".")
+            reduce(lambda part, step: part.setdefault(step, {}), outer, found)[last] = node(inner, option)
+        elif parent != "_self_":
+            found = merged(found, node(group, parent))
+    known = {**merged(found, own), **changes}
+    return {key: node("text", "multi_hot") if value == "${text}" else value for key, value in known.items()}
 
 
 def table(rows: int = 50, seed: int = 1) -> Table:

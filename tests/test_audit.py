@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from laboratory import BAG
 
 from dlrun.data import embedded, mnist, words
 from dlrun.data.audit import RANKS, audit
@@ -352,8 +353,8 @@ real = pytest.mark.skipif(not Path(os.environ.get("DLRUN_DATA", "none")).is_dir(
 def test_official_datasets_are_looked_at_in_three_seconds(task):
     load = {
         "mnist": lambda: mnist.mnist(source="official"),
-        "imdb": lambda: words.imdb(source="official", words=10_000, pool=False),
-        "reuters": lambda: words.reuters(source="official", words=10_000),
+        "imdb": lambda: words.imdb(source="official", words=10_000, pool=False, **BAG),
+        "reuters": lambda: words.reuters(source="official", words=10_000, **BAG),
     }
     raw = dataclasses.replace(load[task](), test=forbidden)
     split = held_out(raw, 0.2, "auto", 0)

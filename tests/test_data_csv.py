@@ -24,6 +24,10 @@ SETTINGS = {
     "indicator": False,
     "separator": None,
     "header": None,
+    "encoding": "utf-8",
+    "texts": [],
+    "text": None,
+    "share_words": False,
 }
 HOUSES = "area,town,sold,price\n" + "".join(
     f"{50 + 7 * row},{'abc'[row % 3]},{'yes' if row % 2 else 'no'},{100.5 + 3 * row}\n" for row in range(30)

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from laboratory import BAG, node
 
+from dlrun.build import build
 from dlrun.data import embedded, housing, mnist, words
 from dlrun.data.prepare import apply, fingerprint, prepare, state
 from dlrun.data.steps import Bins, Categories, Impute, Labels, Standardise, Unit
@@ -46,10 +48,12 @@ DATASETS = {
     "diabetes": lambda: embedded.diabetes(test=0.2),
     "mnist": lambda: mnist.mnist(source="sample"),
     "fashion_mnist": lambda: mnist.fashion_mnist(source="sample"),
-    "imdb": lambda: words.imdb(source="sample", words=1000, pool=False),
-    "reuters": lambda: words.reuters(source="sample", words=1000),
+    "imdb": lambda: words.imdb(source="sample", words=1000, pool=False, **BAG),
+    "reuters": lambda: words.reuters(source="sample", words=1000, **BAG),
     "boston_housing": lambda: housing.boston_housing(source="sample"),
     "california_housing": lambda: housing.california_housing(source="sample", test=0.2),
+    "imdb_text": lambda: build(node("data", "imdb_text", source="sample")),
+    "imdb_sequences": lambda: build(node("data", "imdb_sequences", source="sample")),
     "csv": None,
 }
 
@@ -114,7 +118,7 @@ def test_batches_are_what_the_spec_says(raw):
         if field.kind == "category":
             assert batch[name].dtype == torch.int64 and batch[name].min() >= 0 and batch[name].max() < field.size
         else:
-            assert batch[name].dtype == torch.float32
+            assert batch[name].dtype == (torch.int64 if field.kind == "tokens" else torch.float32)
         assert (field.prior is not None) == (name in data.spec.targets)
         if field.prior is not None:
             assert len(field.prior) == field.outputs
@@ -149,7 +153,7 @@ def test_test_rows_are_not_read_before_they_are_asked_for(monkeypatch):
         return Ragged(np.array([5], np.int32), np.array([0, 1])), np.array([1])
 
     monkeypatch.setattr(words, "_imdb_split", split)
-    raw = words.imdb(source="official", words=10, pool=False)
+    raw = words.imdb(source="official", words=10, pool=False, **BAG)
     assert asked == ["train"] and len(raw.test()["sentiment"]) == 1
     assert asked == ["train", "test"]
 

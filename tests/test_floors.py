@@ -7,20 +7,23 @@ import dlrun
 
 SRC = Path(dlrun.__file__).parent
 FLOORS = [
-    {"errors", "ranges", "types", "build", "signatures", "problems", "places", "figures", "whole"},
+    {
+        *("errors", "ranges", "types", "build", "signatures", "problems", "places", "figures", "whole", "columns"),
+        "outlook",
+    },
     {
         *("tables", "pixels", "runtime", "rundir", "settings", "events", "bootstrap", "scores", "predictions", "curve"),
-        *("downloads", "diagnosis", "checkpoint"),
+        *("downloads", "diagnosis", "checkpoint", "sequences", "calls"),
     },
     {"data", "models", "losses", "metrics", "optim", "protocols", "augment"},
-    {"objectives", "engine", "meter", "learner", "callbacks", "gallery", "ledger", "ahead"},
-    {"assembly", "experiment", "workflow", "inspect", "inference"},
+    {"objectives", "engine", "meter", "learner", "callbacks", "gallery", "ledger", "ahead", "foretold", "board"},
+    {"assembly", "experiment", "workflow", "inspect", "inference", "forecasts"},
     {"report"},
     {"cli", "commands"},
 ]
 FAMILIES = [
-    {"engine", "meter", "learner", "callbacks"},
-    {"assembly", "experiment", "workflow", "inference"},
+    {"engine", "meter", "learner", "callbacks", "board"},
+    {"assembly", "experiment", "workflow", "inference", "forecasts"},
     {"cli", "commands"},
 ]
 

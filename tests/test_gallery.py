@@ -33,6 +33,15 @@ def load(name, folder, **changes):
     if name == "csv":
         (folder / "own.csv").write_text(TABLE)
         settings |= {"path": str(folder / "own.csv"), "target": "kind"}
+    if name == "texts":
+        (folder / "own.csv").write_text(
+            "text,kind\n" + "".join(f"a {['good', 'poor'][r % 2]} one {r},{r % 2}\n" for r in range(90))
+        )
+        settings |= {"path": str(folder / "own.csv"), "text": "text", "target": "kind"}
+    if name == "series":
+        rows = (f"{row},{row * 7 % 11},{row * 3 % 5}" for row in range(150))
+        (folder / "own.csv").write_text("\n".join(["hour,sold,left", *rows]))
+        settings |= {"path": str(folder / "own.csv"), "time": "hour", "target": "sold", "lookback": 6}
     if name == "images":
         made_up_pictures.folder(folder / "photos", {"cat": 40, "dog": 40})
         settings |= {"path": str(folder / "photos")}
@@ -58,7 +67,7 @@ def torch_loss(field: Field, answer, truth):
     """The same loss as torch has it, row by row."""
     answer, truth = torch.from_numpy(answer), torch.from_numpy(truth)
     if field.kind == "category":
-        return F.nll_loss(answer.log(), truth, reduction="none")
+        return F.nll_loss(answer.clamp_min(gallery.LEAST).log(), truth, reduction="none")
     if field.kind in ("binary", "multilabel"):
         return F.binary_cross_entropy(answer, truth, reduction="none").mean(1)
     return F.l1_loss(answer, truth, reduction="none").mean(1)

@@ -39,13 +39,20 @@ TARGETS = {
     "category": Field("category", (), 4, prior=torch.tensor([0.1, 0.2, 0.3, 0.4])),
     "multilabel": Field("multilabel", (3,), 3, prior=torch.tensor([0.1, 0.5, 0.9])),
 }
-CHANGES = {  # a small base without weights, all of which learns
-    "pretrained": {
+SHORT = {  # for sequences of a few steps
+    "conv1d": {"filters": [3, 4], "kernel": 2, "pool": [2, 1]},
+    "conv_gru": {"filters": [3, 4], "kernel": 2, "pool": [2, 1]},
+    "transformer": {"embedding": 8},
+}
+CHANGES = {
+    "combined": {"reader": node("reader", "gru")},  # its own reads words only
+    **{name: {"reader": node("reader", name, **settings)} for name, settings in SHORT.items()},
+    "pretrained": {  # a small base without weights, all of which learns
         "architecture": "shufflenet_v2_x0_5",
         "weights": None,
         "preprocess": "normalise",
         "unfreeze": "all",
-    }
+    },
 }
 PICTURES = {"pretrained": Field("image", (1, 12, 12))}  # of as many channels as it can read
 
@@ -75,8 +82,8 @@ def test_every_problem_and_field_is_in_the_table():
 @pytest.mark.parametrize(("model", "kind", "target"), CASES)
 def test_every_model_reads_and_answers_every_kind_it_accepts(model, kind, target):
     inputs = {"x": INPUTS[kind]}
-    if NEEDS.get(model, kind) != kind:
-        inputs["picture"] = INPUTS[NEEDS[model]]
+    if kind not in NEEDS.get(model, (kind,)):
+        inputs["other"] = INPUTS[NEEDS[model][0]]
     inputs = {name: PICTURES.get(model, field) if field.kind == "image" else field for name, field in inputs.items()}
     spec = Spec(inputs, {"y": TARGETS[target]})
     for init in ("torch", "keras") if model not in UNTRAINED else ("",):
@@ -105,6 +112,19 @@ def test_a_model_answers_several_targets_from_several_inputs():
             assert {name: tuple(raw.shape) for name, raw in outputs.items()} == {
                 name: (ROWS, field.outputs) for name, field in spec.targets.items()
             }
+
+
+def test_columns_may_be_called_what_torch_takes_for_something_else():
+    names = ("a.b", "type", "keys", "training")
+    kinds = ("number", "category", "bag", "category")
+    for model in ("constant", "dense", "linear", "linear_solved", "combined"):
+        extra = {"x.y": INPUTS["tokens"]} if model == "combined" else {}
+        inputs = {name: INPUTS[kind] for name, kind in zip(names, kinds, strict=True)} | extra
+        spec = Spec(inputs, {"half": TARGETS["number"], "c.d": TARGETS["category"]})
+        built = build(node("model", model), spec)
+        outputs = built({name: values(field) for name, field in inputs.items()})
+        assert list(outputs) == ["half", "c.d"] and outputs["c.d"].shape == (ROWS, 4)
+        built.load_state_dict(built.state_dict())
 
 
 def test_what_a_model_cannot_read_is_refused_by_name():

@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 
 from dlrun.cli import main
+from dlrun.commands.predict_items import kind_of, like_a_path
 from dlrun.data import aside
 from dlrun.data.embedded import digits
 from dlrun.data.samples import images
+from dlrun.errors import Refused
 from dlrun.report import predicted
 from dlrun.rundir import lines
 from dlrun.types import Field
@@ -220,12 +222,195 @@ def test_what_makes_no_sense_is_refused(pictures, tables, tmp_path, capsys):
     table.write_text(before)
 
 
-def test_texts_are_not_answered_yet_and_the_message_says_what_is(tmp_path, capsys):
+MOODS = {"pleased": "wonderful superb lovely great", "cross": "awful dull boring poor"}
+
+
+def moods(rows=60):
+    """Texts of 3 to 9 words, and the mood of each."""
+    random = np.random.RandomState(3)
+    for row in range(rows):
+        mood = list(MOODS)[row % 2]
+        kinds = [MOODS[mood] if random.rand() < 0.6 else "the film was a story" for _ in range(3 + row % 7)]
+        yield " ".join(random.choice(kind.split()) for kind in kinds), mood
+
+
+WAYS = {
+    "sequence": ("text=sequence", "text.length=6", "model=embedding"),
+    "bag": ("text=multi_hot", "model.units=[4]"),
+    "bigrams": ("text=bigrams_tf_idf", "model=linear"),
+}
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def reading(request, tmp_path_factory):
+    """A run on texts from a CSV file, and the texts of its validation rows."""
+    place = tmp_path_factory.mktemp(request.param)
+    rows = list(moods())
+    (place / "t.csv").write_text("mood,text\n" + "".join(f"{mood},{text}\n" for text, mood in rows))
+    words = ("task=texts", f"data.path={place / 't.csv'}", "data.text=text", "data.target=mood", "engine.epochs=3")
+    folder = run(place / "out", *words, *WAYS[request.param])
+    dev = [row for row in range(60) if row not in _sealed(folder, rows)]
+    return folder, [rows[dev[row]] for row in kept(folder)["row"]]
+
+
+def _sealed(folder, rows):
+    """The rows that the run has put aside as test rows."""
+    labels = np.array([mood for _, mood in rows])
+    return set(aside.stratified(labels, 0.2)[1].tolist())
+
+
+def written_answers(place, *words):
+    assert main(["predict", *map(str, words), f"to={place / 'a.json'}"]) == 0
+    return json.loads((place / "a.json").read_text())
+
+
+def test_texts_are_answered_as_the_run_has_answered_them_in_every_way_of_giving_them(reading, tmp_path, capsys):
+    folder, rows = reading
+    expected = kept(folder)["output/mood"][:, 0]
+    (tmp_path / "texts").mkdir()
+    for place, (text, _) in enumerate(rows):
+        (tmp_path / "texts" / f"{place:03}.txt").write_text(text + "\n", encoding="utf-8")
+    (tmp_path / "bare.csv").write_text("\n".join(["text", *(text for text, _ in rows)]))
+    (tmp_path / "whole.csv").write_text("\n".join(["text,mood", *map(",".join, rows)]))
+    given = {
+        "text": [text for text, _ in rows],
+        "files": [tmp_path / "texts"],
+        "bare": [tmp_path / "bare.csv"],
+        "whole": [tmp_path / "whole.csv"],
+    }
+    for name, words in given.items():
+        found = written_answers(tmp_path, folder, *words)
+        names = list(found["rows"][0]["probabilities"])
+        assert np.allclose([row["probabilities"][names[1]] for row in found["rows"]], expected, atol=1e-6), name
+        assert [row["answer"] for row in found["rows"]] == [names[int(share > 0.5)] for share in expected]
+    (line,) = lines(folder / "results.jsonl")
+    assert found["scores"] == pytest.approx({name: score["value"] for name, score in line["scores"].items()})
+    assert [row["text"] for row in written_answers(tmp_path, folder, *given["text"])["rows"]] == given["text"]
+
+
+def test_what_the_run_does_not_know_is_counted(reading, tmp_path, capsys):
+    folder, _ = reading
+    found = written_answers(tmp_path, folder, "Great! zebra, film", "quagga okapi")
+    assert found["words"] == {"unknown": 3, "all": 5}
+    said = " ".join(capsys.readouterr().out.split())
+    assert "3 of 5 words (60%) are not among those that the run knows" in said
+    assert "no word of 'quagga okapi' is known" in said and "'Great! zebra" not in said
+
+
+def test_a_long_text_is_shown_without_its_middle_and_written_whole(reading, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    folder, _ = reading
+    text = "great " * 40 + "film"
+    (row,) = written_answers(tmp_path, folder, text)["rows"]
+    assert row["text"] == text
+    said = " ".join(capsys.readouterr().out.split())
+    assert "great great … great film" in said and text not in said
+
+
+def test_files_that_give_no_text_are_named_and_left_out(reading, tmp_path, capsys):
+    folder, _ = reading
+    (tmp_path / "latin.txt").write_bytes("größer and great".encode("latin-1"))
+    (tmp_path / "empty.txt").write_text(" \n")
+    (tmp_path / "good.TXT").write_text("great")
+    found = written_answers(tmp_path, folder, tmp_path)
+    assert [row["text"] for row in found["rows"]] == [str(tmp_path / "good.TXT")]
+    reasons = {one["file"].rpartition("/")[2]: one["reason"] for one in found["skipped"]}
+    assert reasons["empty.txt"] == "is empty" and "encoding=latin-1" in reasons["latin.txt"]
+    found = written_answers(tmp_path, folder, tmp_path / "latin.txt", "encoding=latin-1")
+    assert len(found["rows"]) == 1 and found["words"]["all"] == 3
+
+
+def test_what_is_no_text_is_refused(reading, tmp_path, capsys):
+    folder, _ = reading
+    (tmp_path / "none").mkdir()
+    (tmp_path / "a.pdf").write_text("x")
+    (tmp_path / "a.csv").write_text("words\ngreat\n")
+    (tmp_path / "e.txt").write_text("")
+    cases = {
+        "no file or folder mistyped.txt": ["mistyped.txt"],
+        "no file or folder some/where": ["some/where"],
+        "no file or folder my own letter.txt": ["my own letter.txt"],
+        "'  ' is an empty text": ["  "],
+        "there is no .txt file in": [tmp_path / "none"],
+        "a text is a .txt file": [tmp_path / "a.pdf"],
+        "lacks text": [tmp_path / "a.csv"],
+        "name one CSV file": [tmp_path / "a.csv", "great"],
+        "none of 1 files could be read as a text": [tmp_path / "e.txt"],
+        "no such encoding": [tmp_path / "e.txt", "encoding=klingon"],
+    }
+    for told, words in cases.items():
+        assert main(["predict", str(folder), *map(str, words)]) == 2, told
+        assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("word", "path"),
+    [
+        ("great", False),
+        ("great.", False),
+        ("film/10", True),
+        ("nine of 10/10 stars", False),
+        ("see imdb.com for more", False),
+        ("imdb.com", True),
+        ("rows of a.CSV", True),
+        ("...", False),
+    ],
+)
+def test_a_mistyped_path_is_no_text(word, path):
+    assert like_a_path(word) == path
+
+
+def test_texts_of_a_numbered_dataset_get_its_numbers(tmp_path, capsys):
     folder = run(tmp_path, "task=imdb", "source=sample", "model=linear", "engine.epochs=1")
-    (tmp_path / "t.txt").write_text("a good film")
-    assert main(["predict", str(folder), str(tmp_path / "t.txt")]) == 2
-    said = capsys.readouterr().err
-    assert "bag 'review'" in said and "pictures, and for the rows of a table" in said
+    found = written_answers(tmp_path, folder, "word5 Word700, elsewhere", "elsewhere")
+    assert found["words"] == {"unknown": 2, "all": 4} and "SYNTHETIC" in found["note"]
+    assert len(found["rows"]) == 2 and "no word of 'elsewhere' is known" in capsys.readouterr().out
+
+
+def test_what_follows_a_series_is_told_with_its_moment_and_unit(tmp_path, capsys):
+    moments = [f"2024-01-{1 + hour // 24:02} {hour % 24:02}:00" for hour in range(480)]
+    lines_ = [f"{when},{10 + hour % 24:.1f}" for hour, when in enumerate(moments)]
+    (tmp_path / "s.csv").write_text("\n".join(["when,temp (degC)", *lines_]))
+    words = ("task=series", f"data.path={tmp_path / 's.csv'}", "data.time=when", "data.target='temp (degC)'")
+    folder = run(tmp_path / "out", *words, "data.lookback=24", "data.delay=[1,24]", "engine.epochs=1")
+    found = written_answers(tmp_path, folder, tmp_path / "s.csv")["values"]
+    assert [(one["target"], one["column"], one["unit"]) for one in found] == [("temp", "temp (degC)", "°C")] * 2
+    assert [one["when"][8:13] for one in found] == ["21 01", "22 00"]  # the last row is at 23 o'clock, on the 20th
+    assert main(["predict", str(folder), str(tmp_path / "s.csv"), f"to={tmp_path / 'a.csv'}"]) == 0
+    assert [float(row["value"]) for row in rows_of(tmp_path / "a.csv")] == [one["value"] for one in found]
+    assert "2024-01-20 23:00:00" in capsys.readouterr().out
+    assert main(["predict", str(folder), "a text"]) == 2
+    assert "This run reads series: dlrun predict RUN series.csv" in capsys.readouterr().err
+
+
+def test_a_text_beside_numbers_is_answered_from_rows_alone(tmp_path, capsys):
+    rows = [f"{mood},{text},{len(text)}" for text, mood in moods()]
+    (tmp_path / "t.csv").write_text("\n".join(["mood,text,size", *rows]))
+    words = ("task=csv", f"data.path={tmp_path / 't.csv'}", "data.target=mood", "data.texts=[text]", "data.test=0")
+    folder = run(tmp_path / "out", *words, "text=sequence", "text.length=6", "model=combined", "engine.epochs=1")
+    arrays = kept(folder)
+    held_out = [rows[row] for row in arrays["row"]]
+    (tmp_path / "new.csv").write_text("\n".join(["mood,text,size", *held_out]))
+    found = written_answers(tmp_path, folder, tmp_path / "new.csv")
+    shares = [row["probabilities"]["pleased"] for row in found["rows"]]
+    assert np.allclose(shares, arrays["output/mood"][:, 0], atol=1e-6) and found["scores"]
+    assert main(["predict", str(folder), "a great film"]) == 2
+    assert "This run reads a table: dlrun predict RUN rows.csv" in capsys.readouterr().err
+
+
+def test_kinds_of_runs_by_what_they_read(tmp_path):
+    def kind(inputs, outlook=None):
+        plain = {"inputs": {f"{place}": {"kind": one} for place, one in enumerate(inputs)}}
+        plain["targets"] = {"t": {"kind": "number", "outlook": outlook}}
+        (tmp_path / "fields.json").write_text(json.dumps(plain))
+        return kind_of(tmp_path)
+
+    assert kind(["image"]) == "pictures" and kind(["tokens"]) == kind(["bag"]) == "texts"
+    assert kind(["number", "category"]) == kind(["tokens", "number"]) == kind(["bag", "bag"]) == "table"
+    assert kind(["series"], {"rows": [1]}) == "series"
+    for inputs in (["image", "number"], ["series"]):
+        with pytest.raises(Refused, match="predict answers for pictures, for texts, for series, and for rows"):
+            kind(inputs)
 
 
 @pytest.mark.parametrize("name", FIELDS)

@@ -13,7 +13,7 @@ from dlrun.build import build
 from dlrun.cli import main
 from dlrun.errors import Refused
 from dlrun.protocols.split import held_out
-from dlrun.types import Raw, Result
+from dlrun.types import Job, Raw, Result
 
 ROWS = 97
 
@@ -180,3 +180,15 @@ def test_walking_forward_without_an_order_is_refused(tmp_path, capsys):
     assert main(["task=csv", *table, "protocol=walk_forward", f"output={tmp_path / 'out'}"]) == 2
     said = capsys.readouterr()
     assert "protocol=walk_forward needs data.order=COLUMN" in said.out + said.err
+
+
+def test_a_few_rows_teach_others_are_validated_and_the_rest_takes_no_part():
+    raw = timed(range(50))
+    plan = build(node("protocol", "few_rows", train=6, validation=20))
+    train, val = plan.rows(raw, Job(), 1)
+    assert (len(train), len(val)) == (6, 20) and not set(train) & set(val)
+    assert train.tolist() == plan.rows(raw, Job(), 1)[0].tolist() != plan.rows(raw, Job(), 2)[0].tolist()
+    train, val = build(node("protocol", "few_rows", train=45, validation=20)).rows(raw, Job(), 1)
+    assert sorted([*train, *val]) == list(range(50))
+    with pytest.raises(Refused, match="leaves none of the 50 rows"):
+        build(node("protocol", "few_rows", train=50, validation=1)).rows(raw, Job(), 1)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from laboratory import BAG
 from test_gallery import DATASETS, load
 
 from dlrun.data import words
@@ -24,23 +25,23 @@ real = pytest.mark.skipif(
 
 @real
 def test_the_first_review_reads_as_it_is_known():
-    raw = words.imdb(source="official", words=10000, pool=False)
+    raw = words.imdb(source="official", words=10000, pool=False, **BAG)
     text = shown(raw, raw.dev, 0)["text"]
     assert text.startswith("this film was just brilliant casting location scenery story direction everyone's really")
     assert " robert ▯ is an amazing actor " in text and text.endswith(" shared with us all")
     assert len(text.split()) == 121 and text.split()[80] == "…"
-    few = words.imdb(source="official", words=50, pool=False)
+    few = words.imdb(source="official", words=50, pool=False, **BAG)
     assert shown(few, few.dev, 0)["text"].startswith("this film was just ▯ ▯ ▯ ▯ ▯ ▯ ▯ ▯ ▯ the")
 
 
 @real
 def test_the_first_newswire_reads_as_it_is_known():
-    raw = words.reuters(source="official", words=10000)
+    raw = words.reuters(source="official", words=10000, **BAG)
     assert shown(raw, raw.dev, 0)["text"].startswith("▯ ▯ said as a result of its december acquisition of space co it")
 
 
 def test_samples_say_word_numbers_as_keras_counts_them():
-    raw = words.imdb(source="sample", words=30, pool=False)
+    raw = words.imdb(source="sample", words=30, pool=False, **BAG)
     raw.dev["review"] = Ragged(np.array([1, 4, 5, 2, 29, 0, 0], np.int32), np.array([0, 7]))
     assert shown(raw, raw.dev, 0) == {"kind": "text", "text": "word1 word2 ▯ word26"}
     assert len(raw.words()) == 30
@@ -49,7 +50,7 @@ def test_samples_say_word_numbers_as_keras_counts_them():
 def test_without_the_list_of_words_there_are_numbers_and_a_remark(tmp_path, monkeypatch):
     monkeypatch.setenv("DLRUN_DATA", str(tmp_path))
     monkeypatch.setattr(words, "_imdb_split", lambda split: (Ragged(np.array([7, 9]), np.array([0, 2])), np.array([1])))
-    raw = words.imdb(source="official", words=100, pool=False)
+    raw = words.imdb(source="official", words=100, pool=False, **BAG)
     assert shown(raw, raw.dev, 0)["text"] == "[word numbers: there is no list of their words] 1 10 12"
     assert not list(tmp_path.iterdir())
 

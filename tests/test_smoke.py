@@ -9,12 +9,14 @@ import pytest
 from dlrun.cli import main
 from dlrun.places import conf_folder, options
 
-TASKS = [name for name in options(conf_folder(), "task") if name not in ("csv", "images")]  # they need a path
+NEED_A_PATH = ("csv", "images", "series", "texts")
+TASKS = [name for name in options(conf_folder(), "task") if name not in NEED_A_PATH]
 EXPERIMENTS = options(conf_folder(), "experiment")
 EMBEDDED = {"digits", "breast_cancer", "wine", "diabetes"}
 
 
 SMALL = ["data.size=[48,48]"]  # of photographs
+SHORT = ["data.lookback=480", "protocol.validation=200", "engine.max_steps=4"]  # of series
 ON_VGG16 = ("cats_dogs_features", "cats_dogs_frozen", "cats_dogs_tuned")  # which takes its time
 
 
@@ -37,7 +39,7 @@ def test_the_globs_are_not_quiet():
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_in_smoke_size(task, tmp_path, capsys):
     words = ["preset=smoke", "test=true", "reason=a smoke run", "protocol=holdout"]
-    words += SMALL if task == "cats_dogs" else []
+    words += {"cats_dogs": SMALL, "jena_climate": SHORT, "social": ["data.rows=200"]}.get(task, [])
     code, results = run([f"task={task}", *words], tmp_path)
     said = capsys.readouterr().out
     assert code == 0 and [result["split"] for result in results] == ["val", "test"]
@@ -54,9 +56,13 @@ def test_the_experiments_on_vgg16_in_smoke_size(experiment, tmp_path):
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_in_smoke_size(experiment, tmp_path, capsys):
-    smaller = SMALL if experiment.startswith("cats_dogs") else []
+    smaller = SMALL if experiment.startswith("cats_dogs") else SHORT if experiment.startswith("jena") else []
     if experiment in ON_VGG16:
         smaller = [*smaller, "model.architecture=squeezenet1_1"]
+    if experiment == "glove_200":  # published vectors have no sample
+        made = tmp_path / "glove.made.100d.txt"
+        made.write_text("".join(f"word{word}{' 0.1' * 100}\n" for word in range(1, 50)))
+        smaller = [f"model.reader.vectors={made}"]
     code, results = run([f"experiment={experiment}", "preset=smoke", *smaller], tmp_path)
     assert code == 0 and results and all("SYNTHETIC" in result["note"] for result in results)
     assert "nothing here to compare" in capsys.readouterr().out

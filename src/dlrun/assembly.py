@@ -23,9 +23,11 @@ from dlrun.engine import Trainer
 from dlrun.errors import Refused
 from dlrun.learner import Learner
 from dlrun.meter import Measures
-from dlrun.models import model_fault
-from dlrun.models.constant import constant
+from dlrun.models import fault_of
+from dlrun.models.naive import common_sense
+from dlrun.models.trained import plain_spec
 from dlrun.objectives.supervised import Supervised
+from dlrun.problems import of_target, targets_fault
 from dlrun.protocols.stages import plan_of
 from dlrun.rundir import RunDir
 from dlrun.settings import Settings
@@ -70,8 +72,7 @@ class Assembly:
         return build(self.config[name], *context, plugins=self.plugins)
 
     def _check_data(self) -> None:
-        module, _, name = self.config["model"]["_target_"].rpartition(".")
-        fault = model_fault(name, dict(self.raw.inputs)) if module.startswith("dlrun.") else None
+        fault = fault_of(self.config["model"], dict(self.raw.inputs)) or targets_fault(self.config, self.raw.targets)
         if fault:
             raise Refused(fault)
         if self.config["test"] and self.raw.test is None:
@@ -102,13 +103,13 @@ class Assembly:
             checkpoint.put(objective, checkpoint.best(self.run.folder / "checkpoints" / job.start))
         learner = self._learner(objective)
         trainer = self._trainer(objective, learner, data, job)
-        baseline = self._objective(constant(data.spec), data.spec)
+        baseline = self._objective(common_sense(data.spec), data.spec)
         fit = Fit(job, data, trainer, self._trainer(baseline, self._learner(baseline), data, job), rows)
         trainer.callbacks = self._callbacks(trainer)
         held_out = None if data.val is None else self._looked_ahead(fit, "val", data.val)
         fit.data = trainer.data = replace(data, train=self._looked_ahead(fit, "train", data.train), val=held_out)
         self.run.write_json(f"preparation/{job.name}.json", state(data.learnt))
-        self.run.write_json("fields.json", _fields(data.spec))
+        self.run.write_json("fields.json", plain_spec(data.spec))
         if hasattr(model, "admit"):
             model.admit(self.run.folder, job, rows.get("val"))  # type: ignore[operator]
         return fit
@@ -171,11 +172,9 @@ class Assembly:
         return augmented(steps, spec)
 
     def _objective(self, model: nn.Module, spec: Spec, augment: Augment | None = None) -> Supervised:
-        chosen = {name: self.part("loss", field) for name, field in spec.targets.items()}
-        weights = self.config["loss_weights"] or {}
-        if unknown := sorted(set(weights) - set(chosen)):
-            raise Refused(f"loss_weights names {', '.join(unknown)}; the targets are {', '.join(chosen)}")
-        return Supervised(model, chosen, weights, augment).to(self.device)
+        node = lambda target: of_target(self.config, "loss", target)  # noqa: E731
+        chosen = {name: build(node(name), field, plugins=self.plugins) for name, field in spec.targets.items()}
+        return Supervised(model, chosen, self.config["loss_weights"], augment).to(self.device)
 
     def _learner(self, objective: Supervised) -> Learner:
         make = lambda parameters: self._optimizer(parameters, objective.model)  # noqa: E731
@@ -202,7 +201,7 @@ class Assembly:
     def _measures(self, spec: Spec) -> Measures:
         found: Measures = {}
         for target, field in spec.targets.items():
-            nodes = self.config["metric"]
+            nodes = of_target(self.config, "metric", target)
             chosen = {name: build(node, field, plugins=self.plugins) for name, node in nodes.items()}
             prefix = f"{target}_" if len(spec.targets) > 1 else ""
             for name, metric in (chosen or metrics.defaults(field)).items():
@@ -212,6 +211,8 @@ class Assembly:
     def _callbacks(self, trainer: Trainer) -> list[Any]:
         """The callbacks, each told which direction is better; refused when they watch what is not measured."""
         goals = metrics.measure_all({name: metric for name, (_, metric) in trainer.measures.items()})
+        targets = trainer.data.spec.targets
+        goals |= {f"loss_{name}": "min" for name in targets} if len(targets) > 1 else {}
         splits = ["train"] if trainer.data.val is None else ["train", "val"]
         there = [f"{split}/{name}" for split in splits for name in goals]
         found = []
@@ -233,12 +234,3 @@ def aimed(part: Any, name: str, there: list[str], goals: dict[str, str]) -> Any:
     if monitor not in there:
         raise Refused(f"{name}.monitor={monitor} is not measured; there are: {', '.join(there)}")
     return replace(part, goal=goals[monitor.partition("/")[2]])
-
-
-def _fields(spec: Spec) -> dict[str, Any]:
-    prior = lambda f: None if f.prior is None else f.prior.tolist()  # noqa: E731
-    plain = lambda fields: {  # noqa: E731
-        name: {"kind": f.kind, "shape": list(f.shape), "size": f.size, "labels": list(f.labels), "prior": prior(f)}
-        for name, f in fields.items()
-    }
-    return {"inputs": plain(spec.inputs), "targets": plain(spec.targets)}

@@ -1,12 +1,17 @@
-"""What looks on after each epoch. A callback is a function of what has been written down, and keeps no state."""
+"""What looks on after each epoch. A callback is a function of what has been written down, and keeps no state.
+
+One that writes files of its own has a `begin` too: it sets them to what the trainer knows when a fit begins or goes on.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from dlrun.engine import Trainer
 from dlrun.optim import better, monitored
-from dlrun.ranges import Count, NonNegative
+from dlrun.ranges import Count, Natural, NonNegative
+from dlrun.whole import whole
 
 
 @dataclass(frozen=True)
@@ -45,13 +50,69 @@ class EarlyStopping:
 
 @dataclass(frozen=True)
 class TensorBoard:
-    """Adds the epoch's rows to the run's TensorBoard event files."""
+    """Adds the epoch's rows to the run's TensorBoard event files, and what else is asked for (see `tensorboard`)."""
+
+    histograms: int = 0
+    graph: bool = False
+    embeddings: bool = False
+    images: int = 0
+
+    def begin(self, trainer: Trainer) -> None:
+        """Set the files to what the trainer knows, and write what does not change."""
+        from dlrun import board, events
+
+        run, job = run_and_job(trainer)
+        events.rewrite(run, [row for row in trainer.history if row.epoch <= trainer.epoch], job)
+        events.forget(run, job, trainer.epoch)
+        if self.embeddings:
+            board.words(trainer)
+        pictures = {"summary": events.pictures(board.pictures(trainer, self.images))} if self.images else {}
+        graph = {"graph_def": events.graph(board.graph(trainer))} if self.graph else {}
+        if self.histograms or self.graph or self.embeddings or self.images:  # TensorBoard knows a run by its first file
+            events.write_epoch(run, job, 0, graph | pictures)
 
     def __call__(self, trainer: Trainer) -> None:
-        from dlrun import events
+        from dlrun import board, events
 
-        rows = [row for row in trainer.history if row.epoch == trainer.epoch]
-        events.append(trainer.folder.parent.parent, rows, trainer.folder.name)
+        run, job = run_and_job(trainer)
+        events.append(run, [row for row in trainer.history if row.epoch == trainer.epoch], job)
+        if self.histograms and trainer.epoch % self.histograms == 0:
+            events.write_epoch(run, job, trainer.epoch, {"summary": events.histograms(board.weights(trainer))})
+        if self.embeddings:
+            events.projector(run, job, board.words(trainer))
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Writes what all layers answer to the first `rows` validation rows: activations/<job>/epoch-001.npz."""
+
+    rows: int
+
+    def begin(self, trainer: Trainer) -> None:
+        """Take away what was written of epochs that will be done again, and find out whether all can be seen."""
+        from dlrun import board
+
+        for file in self._place(trainer).glob("epoch-*.npz"):
+            if int(file.stem.partition("-")[2]) > trainer.epoch:
+                file.unlink()
+        board.activations(trainer, self.rows)
+
+    def __call__(self, trainer: Trainer) -> None:
+        import numpy as np
+
+        from dlrun import board
+
+        with whole(self._place(trainer) / f"epoch-{trainer.epoch:03}.npz") as fresh, fresh.open("wb") as file:
+            np.savez_compressed(file, **board.activations(trainer, self.rows))  # type: ignore[arg-type]
+
+    def _place(self, trainer: Trainer) -> Path:
+        run, job = run_and_job(trainer)
+        return run / "activations" / job
+
+
+def run_and_job(trainer: Trainer) -> tuple[Path, str]:
+    """The run folder, and the name of the job in it."""
+    return trainer.folder.parent.parent, trainer.folder.name
 
 
 def best_epoch(values: list[float], goal: str) -> int:
@@ -73,6 +134,15 @@ def early_stopping(*, monitor: str, patience: Count, least: NonNegative) -> Earl
     return EarlyStopping(monitor, patience, least)
 
 
-def tensorboard() -> TensorBoard:
-    """Write TensorBoard event files."""
-    return TensorBoard()
+def tensorboard(*, histograms: Natural, graph: bool, embeddings: bool, images: Natural) -> TensorBoard:
+    """Write TensorBoard event files (book §7.2).
+
+    histograms: of all weights after every so many epochs. graph: which layer reads which. embeddings: word vectors for
+    the projector. images: so many training pictures, as they are before augmentation. 0 or false: none of it.
+    """
+    return TensorBoard(histograms, graph, embeddings, images)
+
+
+def activations(*, rows: Count) -> Activations:
+    """Write the activations of all layers for the first validation rows after every epoch (book §7.2)."""
+    return Activations(rows)

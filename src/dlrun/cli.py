@@ -113,6 +113,12 @@ def _predict(words: list[str]) -> int:
     return predict(words)
 
 
+def _neighbours(words: list[str]) -> int:
+    from dlrun.commands.neighbours import neighbours
+
+    return neighbours(words)
+
+
 def _train(words: list[str]) -> int:
     from dlrun.commands.train import train
 
@@ -185,4 +191,5 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "rerun": _rerun,
     "evaluate": _evaluate,
     "predict": _predict,
+    "neighbours": _neighbours,
 }

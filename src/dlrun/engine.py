@@ -93,7 +93,7 @@ class Trainer:
                     meter.add(step, batch, rows)
                 self.position += 1
                 self._pause(learn)
-                if learn and self.out_of_steps:
+                if learn and (self.out_of_steps or self.position == self.batches):
                     break
         meter.flush()
         self.meter, self.position = None, 0
@@ -114,7 +114,7 @@ class Trainer:
 
     def _begin(self, split: str, source: Source, learn: bool, keep: bool) -> Meter:
         size = self._size(learn)
-        self.split, self.batches = split, -(-len(source) // size)
+        self.split, self.batches = split, self._batches_of(source, size, learn)
         self.objective.train(learn)
         if self.meter is None:
             torch.manual_seed(mix(self.seed, self.epoch, SPLITS.index(split)))
@@ -132,6 +132,11 @@ class Trainer:
     def _size(self, learn: bool) -> int:
         size = self.settings.batch_size
         return size if learn else self.settings.eval_batch_size or max(size, 256)
+
+    def _batches_of(self, source: Source, size: int, learn: bool) -> int:
+        """How many batches a sweep takes."""
+        count = -(-len(source) // size)
+        return min(count, self.settings.epoch_batches or count) if learn else count
 
     def _window_ends(self) -> bool:
         return (self.position + 1) % self.settings.accumulate == 0 or self.position + 1 == self.batches
@@ -151,7 +156,7 @@ class Trainer:
     @property
     def steps_planned(self) -> int:
         """Optimizer steps of the whole fit."""
-        batches = -(-len(self.data.train) // self.settings.batch_size)
+        batches = self._batches_of(self.data.train, self.settings.batch_size, True)
         planned = self.settings.epochs * -(-batches // self.settings.accumulate)
         return min(planned, self.settings.max_steps or planned)
 

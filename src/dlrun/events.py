@@ -1,20 +1,28 @@
-"""Writes TensorBoard event files from a run's history, without torch.utils.tensorboard: one for each job and split.
+"""Writes TensorBoard event files, without torch.utils.tensorboard: of the history one for each job and split.
 
-Train and val are two runs with the same tags, so that TensorBoard lays their curves over each other.
+Train and val are two runs with the same tags, so that TensorBoard lays their curves over each other. What else there is
+to see of a network has a run of its own and a file for each epoch: an epoch that is done again is not there twice.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
+
+from dlrun.whole import whole, write_text
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from dlrun.types import Row
 
 NAME = "events.out.tfevents.0.dlrun"
+EPOCH = "events.out.tfevents.{:06}.dlrun"
+BINS = 30
 
 
 def append(folder: Path, rows: Iterable[Row], job: str) -> None:
@@ -44,6 +52,84 @@ def rewrite(folder: Path, rows: Iterable[Row], job: str) -> None:
 def events_file(folder: Path, job: str, split: str) -> Path:
     """Where the events of one job and split are."""
     return folder / "tensorboard" / job / split / NAME
+
+
+def write_epoch(folder: Path, job: str, epoch: int, parts: Mapping[str, Any]) -> None:
+    """Write the event file of one epoch in <folder>/tensorboard/<job>/model/, in the place of one that is there.
+
+    parts: what an Event holds: `summary` from `histograms` or `pictures`, `graph_def` from `graph`.
+    """
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    with whole(folder / "tensorboard" / job / "model" / EPOCH.format(epoch)) as fresh, fresh.open("wb") as stream:
+        writer, now = RecordWriter(stream), time.time()
+        writer.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
+        for name, value in parts.items():
+            writer.write(Event(wall_time=now, step=epoch, **{name: value}).SerializeToString())
+        writer.flush()
+
+
+def forget(folder: Path, job: str, epoch: int) -> None:
+    """Take away the files of epochs after this one."""
+    for file in (folder / "tensorboard" / job / "model").glob(EPOCH.replace("{:06}", "*")):
+        if int(file.suffixes[-2][1:]) > epoch:
+            file.unlink()
+
+
+def histograms(values: Mapping[str, np.ndarray]) -> Any:
+    """A Summary with a histogram of each array's finite numbers."""
+    import numpy as np
+    from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
+
+    found = []
+    for tag, array in values.items():
+        numbers = array[np.isfinite(array)].astype(np.float64)
+        if len(numbers):
+            counts, edges = np.histogram(numbers, BINS)
+            ends = {"min": numbers.min(), "max": numbers.max(), "num": len(numbers)}
+            sums = {"sum": numbers.sum(), "sum_squares": np.square(numbers).sum()}
+            shape = HistogramProto(**ends, **sums, bucket_limit=edges[1:].tolist(), bucket=counts.tolist())
+            found.append(Summary.Value(tag=tag, histo=shape))
+    return Summary(value=found)
+
+
+def pictures(values: Mapping[str, np.ndarray]) -> Any:
+    """A Summary of pictures, uint8 (H, W) or (H, W, 3)."""
+    from PIL import Image
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    found = []
+    for tag, array in values.items():
+        file = io.BytesIO()
+        Image.fromarray(array).save(file, "PNG")
+        size = {"height": array.shape[0], "width": array.shape[1], "colorspace": 3 if array.ndim == 3 else 1}
+        found.append(Summary.Value(tag=tag, image=Summary.Image(**size, encoded_image_string=file.getvalue())))
+    return Summary(value=found)
+
+
+def graph(nodes: Iterable[tuple[str, str, Sequence[str]]]) -> bytes:
+    """A network's graph from (name, kind, names of the nodes that it reads); dots in names become levels."""
+    from tensorboard.compat.proto.graph_pb2 import GraphDef
+    from tensorboard.compat.proto.node_def_pb2 import NodeDef
+
+    level = lambda name: name.replace(".", "/")  # noqa: E731
+    found = [NodeDef(name=level(name), op=kind, input=map(level, reads)) for name, kind, reads in nodes]
+    return bytes(GraphDef(node=found).SerializeToString())
+
+
+def projector(folder: Path, job: str, words: Mapping[str, tuple[np.ndarray, Sequence[str]]]) -> None:
+    """Write vectors (size, width) and their words for TensorBoard's projector, in the place of those that are there."""
+    place, config = folder / "tensorboard" / job / "model", []
+    for name, (vectors, labels) in words.items():
+        lines = ("\t".join(f"{value:.6g}" for value in row) for row in vectors.tolist())
+        write_text(place / f"{name}-vectors.tsv", "".join(f"{line}\n" for line in lines))
+        told = [" ".join(label.split()) or f"({number})" for number, label in enumerate(labels)]
+        told = told or [f"({number})" for number in range(len(vectors))]
+        write_text(place / f"{name}-words.tsv", "".join(f"{line}\n" for line in told))
+        paths = f'  tensor_path: "{name}-vectors.tsv"\n  metadata_path: "{name}-words.tsv"\n'
+        config.append(f'embeddings {{\n  tensor_name: "{name}"\n{paths}}}\n')
+    write_text(place / "projector_config.pbtxt", "".join(config))
 
 
 def _by_split(rows: Iterable[Row]) -> dict[str, list[Row]]:

@@ -12,9 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dlrun import checkpoint, gallery, ledger
+from dlrun import checkpoint, foretold, gallery, ledger
 from dlrun.assembly import Assembly, Fit
-from dlrun.callbacks import TensorBoard
 from dlrun.engine import Trainer
 from dlrun.errors import Refused
 from dlrun.meter import Meter, with_intervals
@@ -158,8 +157,9 @@ class Experiment:
         scores = with_intervals(meter, seed=self.assembly.config["seed"])
         baseline = baseline or fit.baseline.sweep(split, source).scores()
         self._show(fit, split, meter)
-        own = getattr(trainer.objective.model, "note", "")
-        notes = (self.assembly.raw.note, own, self._verdict(scores, baseline))
+        own, bar = (getattr(each.objective.model, "note", "") for each in (trainer, fit.baseline))
+        raw = self.assembly.raw
+        notes = (raw.note, own, bar, *foretold.notes(raw), self._verdict(scores, baseline))
         return Result(fit.job, split, scores, baseline, trainer.epoch, fit.weights, note="; ".join(filter(None, notes)))
 
     def _show(self, fit: Fit, split: str, meter: Meter) -> None:
@@ -170,6 +170,7 @@ class Experiment:
         rows, which = self.assembly.raw_rows(fit, split)
         self.run.write_answers(fit.job, split, answers, which, meter.values())
         gallery.write(self.run.folder, fit.job.name, split, raw, rows, which, answers, fit.data.spec.targets)
+        foretold.write(self.run.folder, fit.job.name, split, raw, rows, which, answers)
 
     def _restore(self, fit: Fit, name: str) -> bool:
         found = checkpoint.newest(fit.trainer.folder / f"{name}.pt")
@@ -179,17 +180,16 @@ class Experiment:
         return found is not None
 
     def _start_records(self, fit: Fit) -> None:
-        """Set history and event files to what the trainer knows, and have every epoch added to them."""
+        """Set history and the files of callbacks to what the trainer knows, and have every epoch added to them."""
         trainer = fit.trainer
+        for callback in trainer.callbacks:
+            if hasattr(callback, "begin"):
+                callback.begin(trainer)
         whole = [row for row in trainer.history if row.epoch <= trainer.epoch]  # a cut epoch is added when it is whole
         self.run.write_history(fit.job, whole)
         trainer.callbacks.insert(
             0, lambda t: self.run.append_history(fit.job, [row for row in t.history if row.epoch == t.epoch])
         )
-        if any(isinstance(callback, TensorBoard) for callback in trainer.callbacks):
-            from dlrun import events
-
-            events.rewrite(self.run.folder, whole, fit.job.name)
 
     def _verdict(self, scores: dict[str, Score], baseline: dict[str, Score]) -> str:
         if not self.assembly.settings.overfit:
@@ -198,7 +198,7 @@ class Experiment:
         outcome, than = ("passed", "below") if loss < bar else ("FAILED", "not below")
         return (
             f"overfit check {outcome}: the loss on the same {self.assembly.settings.overfit} rows is {loss:.4g}, "
-            f"{than} a tenth of the constant answer's ({bar:.4g})"
+            f"{than} a tenth of the baseline's ({bar:.4g})"
         )
 
 

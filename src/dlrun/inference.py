@@ -1,4 +1,4 @@
-"""What a finished run answers for new rows: pictures from files, or the lines of a table."""
+"""What a finished run answers for new rows: pictures from files, texts, or the lines of a table."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from dlrun.assembly import Assembly, Fit
 from dlrun.data.archives import content, printable
 from dlrun.data.picture_files import Reading, Unreadable, read
 from dlrun.data.prepare import apply, state
+from dlrun.data.strangers import strangers
 from dlrun.errors import Refused
 from dlrun.meter import with_intervals
 from dlrun.models.trained import Trained, trained
@@ -33,7 +34,8 @@ Place = tuple[Path, str]  # a folder or an archive and the name of a file in it;
 class Answers:
     """names (n,): which file, or which line, each row is. outputs: target → (n, outputs), probabilities or numbers.
 
-    truths: target → what is true, where the rows say so; then scores. skipped: file → why it gives no picture.
+    truths: target → what is true, where the rows say so; then scores. skipped: file → why it gives no row. strangers:
+    of each text (n, 2) how many words the run does not know, and how many there are; None where that cannot be said.
     """
 
     spec: Spec
@@ -42,6 +44,7 @@ class Answers:
     truths: dict[str, np.ndarray] = field(default_factory=dict)
     scores: dict[str, Score] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    strangers: np.ndarray | None = None
 
 
 def of_pictures(folder: Path, places: Sequence[Place], plugins: tuple[str, ...] = ()) -> Answers:
@@ -69,21 +72,45 @@ def of_table(folder: Path, file: Path, plugins: tuple[str, ...] = ()) -> Answers
     Where every line has the targets, the scores too. Raises Refused where the run reads no table, where its data have
     changed since, and where the file lacks a column or a number.
     """
-    net = trained(folder, plugins)
-    with tempfile.TemporaryDirectory(prefix="dlrun-") as name:
-        assembly = Assembly({**net.config, "test": False}, Path(name), plugins)
-        if assembly.raw.further is None:
-            raise Refused(f"{folder} was not trained on a table: its rows cannot be read from {file}")
-        fit = assembly.fit(replace(net.job, patch={}, start=""))
-        _check_same(RunDir(folder), RunDir(Path(name)), net.job.name, fit)
+    net, assembly, fit = again(folder, plugins)
+    if assembly.raw.further is None:
+        raise Refused(f"{folder} was not trained on a table: its rows cannot be read from {file}")
     rows, lines = assembly.raw.further(str(file))
     if own_rows(net.config, file):
         rows = {column: values for column, values in rows.items() if column not in assembly.raw.targets}
     table = apply(assembly.raw, fit.data, rows)
     _check_numbers(table, fit.data.spec, lines, file)
-    fit.trainer.restore(checkpoint.best(RunDir(folder).checkpoints(net.job)))
-    found = Answers(net.spec, lines, _outputs(fit, table))
+    found = Answers(net.spec, lines, outputs_of(fit, table))
     return _scored(found, fit, table, rows, net.config["seed"])
+
+
+def of_texts(folder: Path, texts: Sequence[tuple[str, str]], plugins: tuple[str, ...] = ()) -> Answers:
+    """The answers of a run for texts (name, text), prepared with what the run has learnt on its training rows.
+
+    Raises Refused where the run reads something else than one text, and where its data have changed since.
+    """
+    net, assembly, fit = again(folder, plugins)
+    if assembly.raw.of_texts is None:
+        kinds = ", ".join(f"{about.kind} '{name}'" for name, about in net.spec.inputs.items())
+        raise Refused(f"{folder} reads {kinds}, and its data do not say how a text becomes that")
+    rows = assembly.raw.of_texts([text for _, text in texts])
+    ((name, column),) = rows.items()
+    outputs = outputs_of(fit, apply(assembly.raw, fit.data, rows))
+    return Answers(net.spec, [name for name, _ in texts], outputs, strangers=strangers(column, fit.data.learnt[name]))
+
+
+def again(folder: Path, plugins: tuple[str, ...]) -> tuple[Trained, Assembly, Fit]:
+    """A run, its data and its fit as they were, with its best weights; what has been learnt is learnt again.
+
+    Raises Refused where the data, or what is learnt from them, are no longer the same.
+    """
+    net = trained(folder, plugins)
+    with tempfile.TemporaryDirectory(prefix="dlrun-") as name:
+        assembly = Assembly({**net.config, "test": False}, Path(name), plugins)
+        fit = assembly.fit(replace(net.job, patch={}, start=""))
+        check_same(RunDir(folder), RunDir(Path(name)), net.job.name, fit)
+    fit.trainer.restore(checkpoint.best(RunDir(folder).checkpoints(net.job)))
+    return net, assembly, fit
 
 
 def own_rows(config: dict[str, Any], file: Path) -> bool:
@@ -104,7 +131,7 @@ def answered(
             with runtime.autocast(device, precision):
                 outputs = model(batch)
             for name, about in targets.items():
-                found[name].append(about.activate(outputs[name].float()).cpu())
+                found[name].append(about.own(about.activate(outputs[name].float()).cpu()))
     return {name: torch.cat(parts).numpy() for name, parts in found.items() if parts}
 
 
@@ -153,7 +180,7 @@ def device_of(config: dict[str, Any]) -> torch.device:
     return runtime.choose_device(name if name in runtime.devices() else "auto")
 
 
-def _check_same(run: RunDir, again: RunDir, job: str, fit: Fit) -> None:
+def check_same(run: RunDir, again: RunDir, job: str, fit: Fit) -> None:
     """Refuse data, or a preparation, that are no longer those of the run: its answers would be for other numbers."""
     before, now = (place.read_json("data.json") for place in (run, again))
     if before["fingerprint"] != now["fingerprint"]:
@@ -173,7 +200,8 @@ def _check_numbers(table: Table, spec: Spec, lines: list[int], file: Path) -> No
                 raise Refused(f"{file} misses numbers (line {some}), and this run was not told how to fill them in")
 
 
-def _outputs(fit: Fit, table: Table) -> dict[str, np.ndarray]:
+def outputs_of(fit: Fit, table: Table) -> dict[str, np.ndarray]:
+    """What a fit answers for the rows of a table: target → (n, outputs), see `answered`."""
     objective: Any = fit.trainer.objective
     settings: Settings = fit.trainer.settings
     batches = table.to(fit.trainer.device).batches(settings.eval_batch_size or max(settings.batch_size, 256))

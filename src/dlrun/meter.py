@@ -41,16 +41,19 @@ class Meter:
         self.sums = {name: zeros(1, device)[0] for name, (_, metric) in measures.items() if metric.each}
         self.each: dict[str, list[Tensor]] = {name: [] for name in self.sums} if keep else {}
         self.losses: dict[str, list[Any]] = {}  # group → [sum over rows, rows]
+        self.parts: dict[str, list[Any]] = {}  # the same of what a loss is the sum of
         self.rows = 0
         self.steps = 0
         self.kept: dict[str, tuple[list[Tensor], list[Tensor]]] = {name: ([], []) for name in fields}
-        self.pending: list[tuple[str, Tensor, int, dict[str, Tensor], Batch]] = []
+        self.pending: list[tuple[str, Tensor, int, dict[str, Tensor], Batch, dict[str, Tensor]]] = []
         self.pending_numbers = 0
 
     def add(self, step: Step, batch: Batch, rows: int) -> None:
         """Remember one step over a batch of so many rows."""
         outputs = {name: step.outputs[name].detach() for name in self.fields if name in step.outputs}
-        self.pending.append((step.group, step.loss.detach(), rows, outputs, {name: batch[name] for name in outputs}))
+        parts = {name: part.detach() for name, part in step.parts.items()}
+        targets = {name: batch[name] for name in outputs}
+        self.pending.append((step.group, step.loss.detach(), rows, outputs, targets, parts))
         self.pending_numbers += sum(map(torch.numel, outputs.values()))
         if len(self.pending) >= PENDING_STEPS or self.pending_numbers >= PENDING_NUMBERS:
             self.flush()
@@ -60,14 +63,11 @@ class Meter:
         if not self.pending:
             return
         self.check()
-        weights = [rows for _, _, rows, _, _ in self.pending]
-        values = torch.stack([loss for _, loss, _, _, _ in self.pending]).tolist()
-        for (group, *_), value, rows in zip(self.pending, values, weights, strict=True):
-            total = self.losses.setdefault(group, [0.0, 0])
-            total[0] += value * rows
-            total[1] += rows
+        add_up(self.losses, [(group, loss, rows) for group, loss, rows, *_ in self.pending])
+        parts = [(name, part, rows) for _, _, rows, _, _, found in self.pending for name, part in found.items()]
+        add_up(self.parts, parts)
         with torch.no_grad():
-            self._measure([(rows, outputs, targets) for _, _, rows, outputs, targets in self.pending if outputs])
+            self._measure([(rows, outputs, targets) for _, _, rows, outputs, targets, _ in self.pending if outputs])
         self.steps += len(self.pending)
         self.pending, self.pending_numbers = [], 0
 
@@ -75,7 +75,7 @@ class Meter:
         """Raise Diverged, naming the first step since the last look whose loss is nan or infinite."""
         if not self.pending:
             return
-        finite = torch.stack([loss for _, loss, _, _, _ in self.pending]).isfinite()
+        finite = torch.stack([loss for _, loss, *_ in self.pending]).isfinite()
         if not bool(finite.all()):
             first = int((~finite).nonzero()[0, 0])
             raise Diverged(f"{self.where}step {self.steps + first + 1}: the loss is {float(self.pending[first][1])}")
@@ -89,8 +89,9 @@ class Meter:
             truth = torch.cat([targets[target] for _, _, targets in seen])
             self._sum(target, raw, truth)
             if self.keep:
-                self.kept[target][0].append(self.fields[target].activate(raw).cpu())
-                self.kept[target][1].append(truth.cpu())
+                field = self.fields[target]
+                self.kept[target][0].append(field.own(field.activate(raw)).cpu())
+                self.kept[target][1].append(field.own(truth).cpu())
 
     def _sum(self, target: str, raw: Tensor, truth: Tensor) -> None:
         for name, (of, metric) in self.measures.items():
@@ -107,6 +108,7 @@ class Meter:
         found: dict[str, Score] = {}
         for group, (total, rows) in self.losses.items():
             found["loss" if len(self.losses) == 1 else f"loss_{group}"] = Score(total / rows, n=rows)
+        found |= {f"loss_{name}": Score(total / rows, n=rows) for name, (total, rows) in self.parts.items()}
         for name, (target, metric) in self.measures.items():
             if metric.each and self.rows:
                 total, squares = self.sums[name].tolist()
@@ -117,7 +119,7 @@ class Meter:
         return found
 
     def answers(self) -> dict[str, tuple[Any, Any]]:
-        """Target name → (what the model answered, the truth), as numpy arrays; only with keep."""
+        """Target name → (what was answered, the truth), in its own unit, as numpy arrays; only with keep."""
         return {name: (torch.cat(a).numpy(), torch.cat(t).numpy()) for name, (a, t) in self.kept.items() if a}
 
     def values(self) -> dict[str, Any]:
@@ -126,7 +128,7 @@ class Meter:
 
     def state(self) -> dict[str, Any]:
         """Everything so far, as tensors and plain values, so that a sweep can go on where it was cut."""
-        names = ("sums", "losses", "rows", "steps", "pending_numbers")
+        names = ("sums", "losses", "parts", "rows", "steps", "pending_numbers")
         kept = {name: [list(answers), list(truths)] for name, (answers, truths) in self.kept.items()}
         return {
             **{name: getattr(self, name) for name in names},
@@ -139,10 +141,21 @@ class Meter:
         """Go on from a state."""
         for name in ("losses", "rows", "steps", "pending_numbers"):
             setattr(self, name, state[name])
+        self.parts = state.get("parts", {})  # checkpoints of older versions have neither these
         self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
         self.kept = {name: (answers, truths) for name, (answers, truths) in state["kept"].items()}
-        self.each = state.get("each", {})  # checkpoints of older versions have none
-        self.pending = [tuple(move(part, self.device) for part in entry) for entry in state["pending"]]  # type: ignore[misc]
+        self.each = state.get("each", {})  # nor these, nor parts in what is pending
+        entries = [(*entry, {})[:6] for entry in state["pending"]]
+        self.pending = [tuple(move(part, self.device) for part in entry) for entry in entries]  # type: ignore[misc]
+
+
+def add_up(totals: dict[str, list[Any]], seen: list[tuple[str, Tensor, int]]) -> None:
+    """Add means over so many rows, by name, to name → [sum over rows, rows]."""
+    values = torch.stack([mean for _, mean, _ in seen]).tolist() if seen else []
+    for (name, _, rows), value in zip(seen, values, strict=True):
+        total = totals.setdefault(name, [0.0, 0])
+        total[0] += value * rows
+        total[1] += rows
 
 
 def with_intervals(meter: Meter, *, seed: int) -> dict[str, Score]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dlrun.errors import Refused
-from dlrun.problems import PROBLEMS, metric_fault
+from dlrun.problems import metric_fault, usual_metrics
 from dlrun.ranges import Count, Fraction
 from dlrun.scores import FINISHES, Whole
 from dlrun.types import Field, Score
@@ -58,7 +58,7 @@ def top_k(field: Field, *, k: Count) -> Metric:
 
 
 def mae(field: Field) -> Metric:
-    """Mean absolute error, in the target's own unit."""
+    """Mean absolute error of the numbers as they are learnt: in standard deviations where they are standardised."""
     _check("mae", field)
     return Metric("min", lambda raw, target: (field.activate(raw) - target).abs().flatten(1).mean(1))
 
@@ -70,9 +70,22 @@ def mse(field: Field) -> Metric:
 
 
 def rmse(field: Field) -> Metric:
-    """Root of the mean squared error, in the target's own unit."""
+    """Root of the mean squared error of the numbers as they are learnt, see `mae`."""
     _check("rmse", field)
     return Metric("min", _squared(field), finish=FINISHES["rmse"])
+
+
+def mae_unit(field: Field) -> Metric:
+    """Mean absolute error in the target's own unit, such as °C; `mae` itself where nothing was standardised."""
+    _check("mae_unit", field)
+    return Metric("min", lambda raw, target: (field.own(raw) - field.own(target)).abs().flatten(1).mean(1))
+
+
+def rmse_unit(field: Field) -> Metric:
+    """Root of the mean squared error in the target's own unit."""
+    _check("rmse_unit", field)
+    squared = lambda raw, target: (field.own(raw) - field.own(target)).square().flatten(1).mean(1)  # noqa: E731
+    return Metric("min", squared, finish=FINISHES["rmse_unit"])
 
 
 def r2(field: Field) -> Metric:
@@ -131,8 +144,9 @@ def defaults(field: Field) -> dict[str, Metric]:
         "accuracy": lambda f: accuracy(f, threshold=0.5),
         "mae": mae,
         "rmse": rmse,
+        "mae_unit": mae_unit,
     }
-    return {name: made[name](field) for name in PROBLEMS[field.kind].default_metrics}
+    return {name: made[name](field) for name in usual_metrics(field.kind, field.scale is not None)}
 
 
 def interval(total: float, squares: float, n: int, finish: Callable[[float], float] = float) -> Score:

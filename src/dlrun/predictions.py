@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlrun.errors import Refused
-from dlrun.problems import PROBLEMS
+from dlrun.problems import of_target, usual_metrics
 
 if TYPE_CHECKING:
     import numpy as np
@@ -201,11 +201,13 @@ def _definition(folder: Path, measure: str) -> Definition:
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    nodes = yaml.load((folder / "config.yaml").read_text(encoding="utf-8"), Loader=loader).get("metric")
+    config = yaml.load((folder / "config.yaml").read_text(encoding="utf-8"), Loader=loader)
     fields, found = _plain(folder / "fields.json")["targets"], {}
     for target, about in fields.items():
-        usual = {name: USUAL.get(name, {"_target_": OURS + name}) for name in PROBLEMS[about["kind"]].default_metrics}
+        names = usual_metrics(about["kind"], about.get("scale") is not None)
+        usual = {name: USUAL.get(name, {"_target_": OURS + name}) for name in names}
         prefix = f"{target}_" if len(fields) > 1 else ""
+        nodes = of_target(config, "metric", target)
         for name, node in (nodes or usual).items():
             arguments = {key: value for key, value in node.items() if key != "_target_"}
             found[prefix + name] = Definition(target, about["kind"], node["_target_"], arguments)

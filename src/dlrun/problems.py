@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,13 @@ PROBLEMS = {
         ("accuracy", "exact_match", "precision", "recall", "f1", "roc_auc", "pr_auc"),
         ("accuracy",),
     ),
-    "number": Problem("a number", "none", ("mse", "mae", "huber"), ("mae", "mse", "rmse", "r2"), ("mae", "rmse")),
+    "number": Problem(
+        "a number",
+        "none",
+        ("mse", "mae", "huber"),
+        ("mae", "mse", "rmse", "r2", "mae_unit", "rmse_unit"),
+        ("mae", "rmse"),
+    ),
     "fraction": Problem(
         "a number in [0, 1]", "sigmoid", ("mse", "bce", "mae", "huber"), ("mae", "mse", "rmse", "r2"), ("mae", "rmse")
     ),
@@ -56,6 +64,11 @@ CONTRADICTIONS = {
 }
 
 
+def usual_metrics(kind: str, scaled: bool) -> tuple[str, ...]:
+    """The measures that nobody asked for. scaled: a number is learnt in another unit than its own."""
+    return PROBLEMS[kind].default_metrics + (("mae_unit",) if scaled else ())
+
+
 def loss_fault(loss: str, kind: str) -> str | None:
     """Why this loss makes no sense for this kind of target, with what does; None if it makes sense."""
     problem = PROBLEMS[kind]
@@ -71,3 +84,17 @@ def metric_fault(metric: str, kind: str) -> str | None:
     if metric in problem.metrics:
         return None
     return f"metric={metric} on a {kind} target is not defined; there are: {', '.join(problem.metrics)}"
+
+
+def of_target(config: dict[str, Any], group: str, target: str) -> Any:
+    """The loss (`loss`), or the measures (`metric`), of a target: its own, where it has some, or those of all."""
+    own = {"loss": "losses", "metric": "metrics"}[group]
+    return (config.get(own) or {}).get(target) or config.get(group)
+
+
+def targets_fault(config: dict[str, Any], targets: Iterable[str]) -> str | None:
+    """Which of the settings by target name one that is not there; None if all are."""
+    for group in ("losses", "metrics", "loss_weights"):
+        if unknown := sorted(set(config.get(group) or {}) - set(targets)):
+            return f"{group} names {', '.join(unknown)}; the targets are {', '.join(targets)}"
+    return None

@@ -12,7 +12,7 @@ import numpy as np
 Array = np.ndarray
 Counted = Callable[[Array], float]  # how often each entry counts → the measure
 Totals = tuple[Array, Array, Array]  # of each class, or label: rightly answered, answered, true
-FINISHES: dict[str, Callable[[float], float]] = {"rmse": math.sqrt}  # measure → what is done to the mean of its rows
+FINISHES: dict[str, Callable[[float], float]] = {"rmse": math.sqrt, "rmse_unit": math.sqrt}  # done to the mean of rows
 SHARES = ("precision", "recall", "f1")
 NAMES = (*SHARES, "roc_auc", "pr_auc", "r2")
 

@@ -11,6 +11,7 @@ from dlrun.ranges import Count, Natural, NonNegative, Positive, Probability
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """epochs: visits of the training rows. max_steps: stop after so many optimizer steps. accumulate: batches a step.
+    epoch_batches: training batches that make an epoch; null = all of them, so many others of them each time.
 
     eval_batch_size: rows a batch when nothing is learnt; null = the larger of batch_size and 256.
     clip_norm, clip_value: bounds on the gradient. ema: decay of the running average of the weights that is used for
@@ -22,6 +23,7 @@ class Settings:
     batch_size: Count
     eval_batch_size: Count | None
     max_steps: Count | None
+    epoch_batches: Count | None
     device: str
     precision: Literal["fp32", "bf16", "fp16"]
     accumulate: Count

@@ -14,6 +14,9 @@ from torch import Tensor
 from dlrun.pixels import Pixels as Pixels
 from dlrun.pixels import Streamed as Streamed
 from dlrun.pixels import select
+from dlrun.sequences import Sequences as Sequences
+from dlrun.sequences import Windows as Windows
+from dlrun.sequences import by_length
 from dlrun.types import Batch
 
 warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
@@ -106,10 +109,13 @@ class Plain:
         return iter(select(self.values, rows).split(size))
 
 
+Stored = Plain | Pixels | Streamed | Bag | Sequences | Windows
+
+
 class Table:
     """A source of batches over columns in memory. The order of a shuffled epoch is a function of (seed, epoch)."""
 
-    def __init__(self, columns: dict[str, Plain | Pixels | Streamed | Bag]) -> None:
+    def __init__(self, columns: dict[str, Stored]) -> None:
         lengths = {name: len(column) for name, column in columns.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"columns of different lengths: {lengths}")
@@ -124,7 +130,7 @@ class Table:
 
     def batches(self, size: int, *, seed: int | None = None, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """Batches of `size` rows (the last one may be smaller), from batch number `start` on."""
-        order = self._order(seed, epoch)
+        order = self._order(seed, epoch, size)
         step = size * self._batches_a_chunk(size)
         for low in range(start * size, len(self), step):
             rows = slice(low, low + step) if order is None else order[low : low + step]
@@ -132,12 +138,18 @@ class Table:
             for parts in zip(*cuts, strict=True):
                 yield dict(zip(self.columns, parts, strict=True))
 
-    def _order(self, seed: int | None, epoch: int) -> Tensor | None:
+    def _order(self, seed: int | None, epoch: int, size: int) -> Tensor | None:
         if seed is None:
             return None
         generator = torch.Generator().manual_seed(mix(seed, epoch))
         first = next(iter(self.columns.values()))
-        return torch.randperm(len(self), generator=generator).to(first.place)
+        order = torch.randperm(len(self), generator=generator)
+        found = [
+            lengths for column in self.columns.values() if (lengths := getattr(column, "lengths", None)) is not None
+        ]
+        if found:  # of several texts, that which takes longest decides
+            order = by_length(order, torch.stack(found).amax(0).cpu(), size, generator)
+        return order.to(first.place)
 
     def _batches_a_chunk(self, size: int) -> int:
         if any(isinstance(column, Streamed) for column in self.columns.values()):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    import numpy as np
+from dlrun.columns import Ragged as Ragged
+from dlrun.columns import Windowed as Windowed
+from dlrun.outlook import Outlook
 
 Kind = Literal["number", "fraction", "binary", "category", "multilabel", "tokens", "bag", "image", "series"]
 Batch = dict[str, Tensor]
@@ -22,10 +23,12 @@ class Field:
     """What one column holds. A batch of it is a tensor of shape (B, *shape).
 
     kind: number (float) · fraction (float in [0, 1]) · binary (float 0 or 1) · category (int64, 0..size-1) ·
-    multilabel (float 0 or 1 for each of `size` labels) · tokens (int64 ids, 0 = padding) · bag (sparse CSR counts of
-    words) · image (float, channels first) · series (float, time first). A scalar has shape (1,), a category shape ().
+    multilabel (float 0 or 1 for each of `size` labels) · tokens (int64 ids, 0 = padding; shape () where batches differ
+    in length) · bag (sparse CSR counts of words) · image (float, channels first) · series (float, time first). A scalar
+    has shape (1,), a category shape ().
     size: number of categories, labels or words. labels: their names. prior: what one would answer knowing nothing,
-    from training rows: class frequencies, label frequencies, or the mean.
+    from training rows: class frequencies, label frequencies, or the mean. shift, scale: of standardised numbers, what
+    brings them back to their own unit. outlook: of a target that is foretold from a series.
     """
 
     kind: Kind
@@ -33,6 +36,9 @@ class Field:
     size: int = 0
     labels: tuple[str, ...] = ()
     prior: Tensor | None = None
+    shift: Tensor | None = None
+    scale: Tensor | None = None
+    outlook: Outlook | None = None
 
     @property
     def outputs(self) -> int:
@@ -55,6 +61,12 @@ class Field:
             return raw.sigmoid()
         return raw
 
+    def own(self, numbers: Tensor) -> Tensor:
+        """Numbers as the model has them, in their own unit."""
+        if self.scale is None or self.shift is None:
+            return numbers
+        return numbers * self.scale.to(numbers.device) + self.shift.to(numbers.device)
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -64,27 +76,7 @@ class Spec:
     targets: dict[str, Field] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Ragged:
-    """Rows of different lengths: row i is values[offsets[i]:offsets[i + 1]]."""
-
-    values: np.ndarray
-    offsets: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def __getitem__(self, rows: np.ndarray) -> Ragged:
-        """The rows of these indices, in this order."""
-        import numpy as np
-
-        lengths = np.diff(self.offsets)[rows]
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
-        return Ragged(self.values[np.repeat(self.offsets[:-1][rows], lengths) + within], offsets)
-
-
-Column = Any  # a raw column: np.ndarray of any dtype (first axis = rows) or Ragged
+Column = Any  # a raw column: np.ndarray of any dtype (first axis = rows), Ragged or Windowed
 Rows = dict[str, Column]
 
 
@@ -109,7 +101,10 @@ class Raw:
     order: name of a column that puts rows in time, group: one that says who owns a row.
     note: a line that must stand beside every result (SYNTHETIC, …). words: reads what the word numbers of text columns
     mean, number → word ('' for padding and the start); empty when that cannot be known. further: reads new rows like
-    these from a CSV file, and the line of each; a target comes along where no row misses it.
+    these from a CSV file, and the line of each; a target comes along where no row misses it. of_texts: makes rows of
+    new texts, where a row is one text and nothing else. outlook: of targets that are foretold from a series, what each
+    looks ahead to. shared: groups of columns with the same steps, which learn from the training rows of them all, so
+    that the same words have the same numbers.
     """
 
     dev: Rows
@@ -123,6 +118,9 @@ class Raw:
     note: str = ""
     words: Callable[[], tuple[str, ...]] | None = None
     further: Callable[[str], tuple[Rows, list[int]]] | None = None
+    of_texts: Callable[[Sequence[str]], Rows] | None = None
+    outlook: dict[str, Outlook] = field(default_factory=dict)
+    shared: tuple[tuple[str, ...], ...] = ()
 
     def __len__(self) -> int:
         return len(next(iter(self.dev.values())))
@@ -153,11 +151,15 @@ class Data:
 
 @dataclass
 class Step:
-    """Minimise `loss` (a mean over the batch) over the objective's `groups[group]`, once."""
+    """Minimise `loss` (a mean over the batch) over the objective's `groups[group]`, once.
+
+    parts: what the loss is the sum of, by name; only written down.
+    """
 
     group: str
     loss: Tensor
     outputs: dict[str, Tensor] = field(default_factory=dict)
+    parts: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,15 @@ from typing import Any
 
 from dlrun.build import allow, dotted, patched
 from dlrun.errors import Refused
-from dlrun.models import members, model_fault
-from dlrun.problems import loss_fault, metric_fault
+from dlrun.models import fault_of, members
+from dlrun.problems import loss_fault, metric_fault, targets_fault
 from dlrun.signatures import misfit, signature
 
 CONTEXT = {"model": 1, "optimizer": 1, "loss": 1, "metric": 1}  # arguments that the runner gives, in order
 PARTS = ("data", "model", "loss", "optimizer", "scheduler", "protocol", "engine", "stages")  # one each
 LISTS = ("metric", "callback", "augment")  # any number of each
+BY_TARGET = ("losses", "metrics")  # what one target has of its own; older runs say nothing of it
+CHOOSE = {"losses": "+loss@losses.{}=NAME", "metrics": "'+metric@metrics.{}=[NAME]'"}
 NEEDED = (*PARTS, *LISTS, "task", "source", "loss_weights")
 TYPES: dict[str, tuple[Any, str]] = {
     "seed": (int, "a whole number"),
@@ -35,13 +37,33 @@ def check(config: dict[str, Any], plugins: tuple[str, ...]) -> None:
         if group in LISTS:
             for name, part in node.items():
                 faults += node_faults(part, f"{group}.{name}", CONTEXT.get(group, 0), plugins)
+        elif group in BY_TARGET:
+            faults += inner_faults(node, group, 1, plugins)
         elif group in PARTS or (isinstance(node, dict) and "_target_" in node):
+            node = apart(node, config.get("text")) if group == "data" else node
             faults += node_faults(node, group, CONTEXT.get(group, 0), plugins)
     faults += [*pair_faults(config), *stage_faults(config, plugins)]
     if own(config, "model")[2] == "ensemble":
         faults += members.faults(config["model"].get("members"))
     if faults:
         raise Refused("\n".join(dict.fromkeys(faults)))
+
+
+def apart(data: Any, text: Any) -> Any:
+    """A data part without the part of group `text` in it, which is checked by itself."""
+    if not isinstance(data, dict) or not isinstance(text, dict):
+        return data
+    return {key: None if value == text else value for key, value in data.items()}
+
+
+def idle_faults(config: dict[str, Any], words: list[str]) -> Iterator[str]:
+    """Words about how texts become numbers, where the data have no texts as they were written."""
+    data, text = config.get("data"), config.get("text")
+    if isinstance(data, dict) and isinstance(text, dict) and text not in list(data.values()):
+        for word in words:
+            if word.startswith(("text=", "text.")):
+                hint = "; data.length=500 reads their words in turn" if "length" in data else ""
+                yield f"{word}: these data have no texts as they were written (task=imdb_text and texts have){hint}"
 
 
 def shape_faults(config: dict[str, Any]) -> Iterator[str]:
@@ -52,6 +74,10 @@ def shape_faults(config: dict[str, Any]) -> Iterator[str]:
     for key in (*LISTS, "task"):
         if not isinstance(config.get(key, {}), dict):
             yield f"{key}={config[key]!r}: it must be a mapping; choose one by name: {key}=NAME"
+    for group in BY_TARGET:
+        for target, node in by_target(config, group):
+            if not is_parts(node, group):
+                yield f"{group}.{target}={node!r}: it must be of parts; choose by name: {CHOOSE[group].format(target)}"
     if isinstance(task := config.get("task"), dict) and not isinstance(task.get("name"), str):
         yield f"task.name={task.get('name')!r}: it must be text"
 
@@ -70,6 +96,18 @@ def top_faults(config: dict[str, Any]) -> Iterator[str]:
         isinstance(weights, dict) and all(isinstance(v, int | float) and v >= 0 for v in weights.values())
     ):
         yield f"loss_weights={weights!r}: it must give each target a number from 0 up, such as {{price: 1, rooms: 0.1}}"
+
+
+def by_target(config: dict[str, Any], group: str) -> list[tuple[str, Any]]:
+    """Target → what it has of its own; one nameless entry where that is no mapping."""
+    node = config.get(group) or {}
+    return list(node.items()) if isinstance(node, dict) else [("TARGET", node)]
+
+
+def is_parts(node: Any, group: str) -> bool:
+    """Whether this is a part, or for measures a mapping of parts."""
+    parts = list(node.values()) if group == "metrics" and isinstance(node, dict) else [node]
+    return bool(parts) and all(isinstance(part, dict) and "_target_" in part for part in parts)
 
 
 def node_faults(node: Any, place: str, context: int, plugins: tuple[str, ...]) -> Iterator[str]:
@@ -96,11 +134,20 @@ def node_faults(node: Any, place: str, context: int, plugins: tuple[str, ...]) -
                 yield unknown_argument(place, key, name, list(found.arguments))
         elif wanted := misfit(value, found.arguments[key]):
             yield f"{place}.{key}={value!r}: it must be {wanted}"
-        elif isinstance(value, dict) and "_target_" in value:
-            yield from node_faults(value, f"{place}.{key}", 0, plugins)
+        else:
+            yield from inner_faults(value, f"{place}.{key}", 0, plugins)
     for key, argument in found.arguments.items():
         if argument.required and key not in node:
             yield f"{place}: {name} needs a value for '{key}'"
+
+
+def inner_faults(value: Any, place: str, context: int, plugins: tuple[str, ...]) -> Iterator[str]:
+    """Faults of the parts inside a value: one part, or a mapping or list of parts, or of mappings of them."""
+    if isinstance(value, dict) and "_target_" in value:
+        yield from node_faults(value, place, context, plugins)
+    elif isinstance(value, dict | list):
+        for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from inner_faults(inner, f"{place}.{name}", context, plugins)
 
 
 def unknown_argument(place: str, key: str, name: str, there: list[str]) -> str:
@@ -132,17 +179,39 @@ def _there(node: dict[str, Any]) -> str:
 def pair_faults(config: dict[str, Any]) -> Iterator[str]:
     """Parts that make no sense together, as far as the task says what its columns are."""
     task = config.get("task") or {}
-    module, _, model = own(config, "model")
-    if task.get("inputs") and module and (fault := model_fault(model, task["inputs"])):
+    if task.get("inputs") and (fault := fault_of(config["model"], given_kinds(config))):
         yield fault.replace("the data give", f"task={task['name']} gives")
-    for kind in (task.get("targets") or {}).values():
-        module, _, loss = own(config, "loss")
-        if module and (fault := loss_fault(loss, kind)):
-            yield fault
-        for metric in config["metric"]:
-            mine = own(config["metric"], metric)[2] == metric
-            if mine and (fault := metric_fault(metric, kind)):
-                yield fault
+    targets = task.get("targets") or {}
+    if targets and (fault := targets_fault(config, targets)):
+        yield fault
+    for target, kind in targets.items():
+        yield from target_faults(config, target, kind)
+
+
+def given_kinds(config: dict[str, Any]) -> dict[str, str]:
+    """The task's inputs with their kinds: whether texts are sets of words or words in turn is said with the data."""
+    kinds, data = dict(config["task"]["inputs"]), config["data"]
+    text = data.get("text") if isinstance(data, dict) else None
+    if isinstance(text, dict):
+        as_read = "tokens" if str(text.get("_target_")).endswith(".sequence") else "bag"
+    elif isinstance(data, dict) and "length" in data:
+        as_read = "bag" if data["length"] is None else "tokens"
+    else:
+        return kinds
+    return {name: as_read if kind in ("bag", "tokens") else kind for name, kind in kinds.items()}
+
+
+def target_faults(config: dict[str, Any], target: str, kind: str) -> Iterator[str]:
+    """A loss or measures that make no sense for a target of this kind: its own, or those that all have."""
+    losses, metrics = ((config.get(group) or {}).get(target) for group in BY_TARGET)
+    module, _, loss = own({"loss": losses or config["loss"]}, "loss")
+    if module and (fault := loss_fault(loss, kind)):
+        yield fault.replace("loss=", f"losses.{target}=", 1) if losses else fault
+    chosen = metrics or config["metric"]
+    for metric in chosen:
+        mine = own(chosen, metric)[2] == metric
+        if mine and (fault := metric_fault(metric, kind)):
+            yield fault.replace("metric=", f"metrics.{target}=", 1) if metrics else fault
 
 
 def own(parts: dict[str, Any], name: str) -> tuple[str, str, str]:

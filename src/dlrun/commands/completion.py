@@ -11,7 +11,7 @@ from dlrun.commands.help import COMMANDS
 from dlrun.errors import Refused
 from dlrun.places import all_folders, all_groups, option_file
 
-ON_RUNS = ("resume", "rerun", "evaluate", "compare", "visualize", "predict")
+ON_RUNS = ("resume", "rerun", "evaluate", "compare", "visualize", "predict", "neighbours")
 FLAGS = ("--help", "--version", "-m", "--cfg")
 CHOOSERS = ("preset", "experiment", "task")  # strongest first; each may override the option of another group
 DEPTH = 4
@@ -75,6 +75,8 @@ def complete(words: list[str], last: str, folders: Sequence[Path] = ()) -> list[
     command = words[0] if words and words[0] in COMMANDS else ""
     if command == "visualize" and len(words) > 1:
         offers = looks(last)
+    elif command == "neighbours" and len(words) > 1:
+        offers = ["count=", "input="]
     elif command in ON_RUNS:
         offers = run_folders(last)
     elif command == "ls":

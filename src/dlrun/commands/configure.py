@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dlrun import places
-from dlrun.commands.check import check
+from dlrun.commands.check import check, idle_faults
 from dlrun.commands.preview import preview
 from dlrun.commands.words import still_clear, word_faults
 from dlrun.errors import Refused
@@ -21,7 +21,7 @@ def configure(words: list[str], folders: list[Path], plugins: tuple[str, ...] = 
     if faults and not good:
         raise Refused("\n".join(faults))
     if early := preview(good, folders):
-        judge(*early, faults, plugins)
+        judge(*early, [*faults, *idle_faults(early[0], good)], plugins)
     while True:
         try:
             config = compose(good, folders)
@@ -32,7 +32,7 @@ def configure(words: list[str], folders: list[Path], plugins: tuple[str, ...] = 
             good.remove(bad.word)
             unknown += [bad.key] if bad.key else []
             faults += [] if bad.key else [bad.text]
-    judge(config, unknown, faults, plugins)
+    judge(config, unknown, [*faults, *idle_faults(config, good)], plugins)
     rooted(config["model"])
     return config
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from dlrun.commands.configure import configure
 from dlrun.commands.train import logging_to, named_plugins
 from dlrun.commands.words import user_folders
-from dlrun.problems import PROBLEMS
+from dlrun.models import name_of
+from dlrun.problems import PROBLEMS, of_target
 from dlrun.report.measures import number
 from dlrun.report.table import Summary, rich_table
 
@@ -109,7 +110,7 @@ def layer_table(assembly: Assembly, fit: Fit, batch: Batch) -> Summary:
     rows = [[layer.name, layer.kind, layer.shape, f"{layer.parameters:,}"] for layer in found]
     total, trainable = sum(layer.parameters for layer in found), sum(layer.trainable for layer in found)
     caption = f"{total:,} parameters: {trainable:,} trainable, {total - trainable:,} frozen"
-    title = f"{assembly.config['task']['name']} · {part(assembly, 'model')}: layers"
+    title = f"{assembly.config['task']['name']} · {name_of(assembly.config['model'])}: layers"
     return Summary(title, ["name", "type", "output", "parameters"], inputs + rows, caption, right=frozenset({3}))
 
 
@@ -147,7 +148,7 @@ def target_table(assembly: Assembly, fit: Fit, name: str) -> Summary:
     """How one target is answered and judged, beside what the book's table allows for its kind (§4.5)."""
     field = fit.data.spec.targets[name]
     problem = PROBLEMS[field.kind]
-    chosen, auto = loss_name(assembly, field.kind), part(assembly, "loss") == "auto"
+    chosen, auto = loss_name(assembly, name, field.kind), last_of(of_target(assembly.config, "loss", name)) == "auto"
     judged = [measure for measure, (target, _) in fit.trainer.measures.items() if target == name]
     size = f" ({field.size})" if field.size else ""
     rows = [
@@ -167,11 +168,16 @@ def first_table(assembly: Assembly, fit: Fit, first: dict[str, First], sample: l
     rows = []
     for name, found in first.items():
         field = fit.data.spec.targets[name]
-        case = loss_name(assembly, field.kind), field.kind
+        case = loss_name(assembly, name, field.kind), field.kind
         zero = ZERO.get(case, "").format(size=field.size)
         rows += [
             [name, "0 (it knows nothing)", number(found.zero), f"expected: {zero}" if zero else "expected"],
-            [name, "the same for every row", number(found.constant), CONSTANT.get(case, "") if plain(assembly) else ""],
+            [
+                name,
+                "the same for every row",
+                number(found.constant),
+                CONSTANT.get(case, "") if plain(of_target(assembly.config, "loss", name)) else "",
+            ],
             [name, "this model's, untrained", number(found.measured), "measured"],
         ]
     objective: Any = fit.trainer.objective
@@ -196,18 +202,17 @@ def doubts(fit: Fit, first: dict[str, First], sample: list[Batch]) -> Iterator[s
             )
 
 
-def part(assembly: Assembly, group: str) -> str:
-    """The name of what a group of the config has chosen."""
-    return str(assembly.config[group]["_target_"]).rpartition(".")[2]
+def last_of(node: dict[str, Any]) -> str:
+    """The name of what a node has chosen."""
+    return str(node["_target_"]).rpartition(".")[2]
 
 
-def loss_name(assembly: Assembly, kind: str) -> str:
+def loss_name(assembly: Assembly, target: str, kind: str) -> str:
     """The loss that a target of this kind has."""
-    name = part(assembly, "loss")
+    name = last_of(of_target(assembly.config, "loss", target))
     return PROBLEMS[kind].losses[0] if name == "auto" else name
 
 
-def plain(assembly: Assembly) -> bool:
-    """Whether the loss is neither smoothed nor weighted, so that its names for the constant answer hold."""
-    loss = assembly.config["loss"]
+def plain(loss: dict[str, Any]) -> bool:
+    """Whether a loss is neither smoothed nor weighted, so that its names for the constant answer hold."""
     return not loss.get("label_smoothing") and not loss.get("class_weights")

@@ -18,7 +18,8 @@ COMMANDS = {
     "resume": "go on with a run that was cut short",
     "rerun": "the same run again, in a new folder",
     "evaluate": "measure a finished run",
-    "predict": "answers for your own pictures or rows",
+    "predict": "answers for your own pictures, texts, rows",
+    "neighbours": "words whose vectors are like a word's",
     "compare": "runs side by side, and whether they differ",
     "report": "one page of a run, or of several",
     "visualize": "a look inside an image model",
@@ -36,6 +37,7 @@ ARGUMENTS = {
     "rerun": "RUN",
     "evaluate": "RUN",
     "predict": "RUN FILE… [to=…]",
+    "neighbours": "RUN WORD…",
     "compare": "RUN…",
     "report": "RUN…",
     "visualize": "RUN [kind=…]",
@@ -50,7 +52,7 @@ EXAMPLES = ("dlrun -m task=imdb optimizer.lr=0.01,0.001",)
 def help_text(folders: Sequence[Path] = ()) -> str:
     """At most 24 lines of 80 columns. folders: the user's conf folders, strongest first."""
     found = all_groups(all_folders(folders))
-    lines = ["dlrun: run a deep-learning experiment and keep all of it in one folder", ""]
+    lines = ["dlrun: run a deep-learning experiment and keep all of it in one folder"]
     lines += ["dlrun [key=value]…              train; -m: a sweep over key=a,b"]
     commands = [f"dlrun {name} {ARGUMENTS[name]}" for name in COMMANDS]
     lines += [f"{call:<32}{text}" for call, text in zip(commands, COMMANDS.values(), strict=True)]

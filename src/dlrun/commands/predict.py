@@ -1,131 +1,124 @@
-"""`dlrun predict`: what a finished run answers for your own pictures, or for the rows of a table."""
+"""`dlrun predict`: what a finished run answers for your own pictures, texts or rows, and what follows a series."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlrun.commands.again import opened
+from dlrun.commands.predict_items import ROWS, Item, Kind, item, kind_of, one_table, places, texts
 from dlrun.commands.train import named_plugins
 from dlrun.errors import Refused
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dlrun.inference import Answers, Place
+    from dlrun.inference import Answers
 
-USAGE = "dlrun predict RUN photo.jpg folder/ … (or rows.csv) [to=answers.csv]"
-TABLES = ("number", "fraction", "binary", "category", "multilabel")
+USAGE: dict[Kind, str] = {
+    "pictures": "dlrun predict RUN photo.jpg folder/ … [to=answers.csv]",
+    "texts": "dlrun predict RUN 'a text' file.txt folder/ … (or rows.csv) [to=answers.csv]",
+    "series": "dlrun predict RUN series.csv [to=answers.csv]",
+    "table": "dlrun predict RUN rows.csv [to=answers.csv]",
+}
 NAMED = 20  # skipped files that are named on the terminal
+WIDE = 48  # letters of a text on the terminal
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What the words ask for: of which run, for which files and folders, written where."""
+    """What the words ask for: of which run, which reads what, for which files, folders or texts, written where.
+
+    encoding: of text files; '' for that of the run's own.
+    """
 
     folder: Path
-    paths: list[Path]
+    config: dict[str, Any]
+    kind: Kind
+    items: list[Item]
     to: Path | None
+    encoding: str
     plugins: tuple[str, ...]
 
 
 def predict(words: list[str]) -> int:
-    """Answer for new pictures, or rows; show them, and with to=FILE.csv or FILE.json write all. Gives the exit code.
+    """Answer for what is new; show the answers, and with to=FILE.csv or FILE.json write all. Gives the exit code.
 
-    Files that give no picture are named and left out. Raises Refused where nothing could be answered.
+    Files that give no picture or text are named and left out. Raises Refused where nothing could be answered.
     """
     from rich.console import Console
 
-    asked = read_words(words)
-    pictures = reads_pictures(asked.folder)
-    if pictures:
-        from dlrun.inference import of_pictures
+    asked, console = read_words(words), Console(highlight=False)
+    if asked.kind == "series":
+        from dlrun.commands.predict_series import foretold
 
-        answers = of_pictures(asked.folder, places(asked.paths), asked.plugins)
+        text = foretold(asked.folder, one_table(asked.items), asked.plugins, asked.to, console)
     else:
-        from dlrun.inference import of_table
-
-        answers = of_table(asked.folder, one_table(asked.paths), asked.plugins)
-    console = Console(highlight=False)
-    told_skipped(answers.skipped, len(answers.names), console)
-    show(asked, answers, "file" if pictures else "line", console)
+        answers, first = answered(asked, console)
+        text = show(asked, answers, first, console)
+    if asked.to is not None:
+        write(asked.to, text)
+        console.print(f"written: {asked.to}", soft_wrap=True, markup=False)
     return 0
 
 
+def answered(asked: Asked, console: Console) -> tuple[Answers, str]:
+    """The answers, and what the names of their rows are: file, text or line."""
+    if asked.kind == "pictures":
+        from dlrun.inference import of_pictures
+
+        answers = of_pictures(asked.folder, places([Path(one) for one in asked.items]), asked.plugins)
+        told_skipped(answers.skipped, len(answers.names), "picture", console)
+        return answers, "file"
+    if asked.kind == "texts" and not any(isinstance(one, Path) and one.suffix.lower() in ROWS for one in asked.items):
+        from dlrun.inference import of_texts
+
+        found, skipped = texts(asked.items, asked.config, asked.encoding)
+        told_skipped(skipped, len(found), "text", console)
+        return replace(of_texts(asked.folder, found, asked.plugins), skipped=skipped), "text"
+    from dlrun.inference import of_table
+
+    return of_table(asked.folder, one_table(asked.items), asked.plugins), "line"
+
+
 def read_words(words: list[str]) -> Asked:
-    """The run, the paths and the file to write. Raises Refused for words that make no sense, before torch is there."""
-    folder, _, rest = opened(words, "predict")
-    to, paths = None, list[Path]()
+    """What the words ask for. Raises Refused for words that make no sense, before torch is there."""
+    folder, config, rest = opened(words, "predict")
+    kind = kind_of(folder)
+    settings, others = {"to": "", "encoding": ""}, list[str]()
     for word in rest:
         key, equals, value = word.partition("=")
-        if key == "to" and equals:
-            to = Path(value).expanduser()
+        if key in settings and equals:
+            settings[key] = value
         elif key.lstrip("+") != "plugins":
-            paths.append(Path(word).expanduser())
-    if missing := [path for path in paths if not path.exists()]:
-        raise Refused(f"there is no file or folder {', '.join(map(str, missing))}. {USAGE}")
-    if not paths:
-        raise Refused(f"answers for which files? {USAGE}")
+            others.append(word)
+    items = [item(word, kind, USAGE[kind]) for word in others]
+    if not items:
+        raise Refused(f"answers for which files? {USAGE[kind]}")
+    to = Path(settings["to"]).expanduser() if settings["to"] else None
     if to is not None and to.suffix.lower() not in (".csv", ".json"):
         raise Refused(f"to={to}: it must end in .csv or .json")
     if to is not None and not to.absolute().parent.is_dir():
         raise Refused(f"to={to}: there is no folder {to.absolute().parent}")
-    return Asked(folder, paths, to, named_plugins(rest))
+    return Asked(folder, config, kind, items, to, settings["encoding"], named_plugins(rest))
 
 
-def reads_pictures(folder: Path) -> bool:
-    """Whether a run reads one picture, and not a table. Raises Refused for one that reads neither."""
-    file = folder / "fields.json"
-    if not file.is_file():
-        raise Refused(f"{folder} has no fields.json: no fit has begun there")
-    inputs = json.loads(file.read_text(encoding="utf-8"))["inputs"]
-    kinds = [about["kind"] for about in inputs.values()]
-    if kinds == ["image"]:
-        return True
-    if all(kind in TABLES for kind in kinds):
-        return False
-    told = ", ".join(f"{about['kind']} '{name}'" for name, about in inputs.items())
-    raise Refused(f"{folder} reads {told}; predict answers for pictures, and for the rows of a table")
-
-
-def places(paths: list[Path]) -> list[Place]:
-    """The files: those that are named, and the pictures in folders and archives, in the order of their names."""
-    from dlrun.data.archives import packed
-    from dlrun.data.folders import ENDINGS, found
-
-    these: list[Place] = []
-    for path in paths:
-        if path.is_dir() or (path.suffix.lower() not in ENDINGS and packed(path)):
-            files = found(str(path))
-            these += [(path if path.is_dir() else files.place, name) for name in files.names]
-        else:
-            these.append((path, ""))
-    return these
-
-
-def one_table(paths: list[Path]) -> Path:
-    """The CSV file. Raises Refused for several, and for a folder."""
-    if len(paths) > 1 or paths[0].is_dir():
-        raise Refused(f"this run reads a table: name one CSV file, not {', '.join(map(str, paths))}")
-    return paths[0]
-
-
-def told_skipped(skipped: dict[str, str], answered: int, console: Console) -> None:
-    """Name the files that gave no picture. Raises Refused when none gave one."""
+def told_skipped(skipped: dict[str, str], answered: int, what: str, console: Console) -> None:
+    """Name the files that gave no picture, or text. Raises Refused when none gave one."""
     lines = [f"left out: {name}: {reason}" for name, reason in list(skipped.items())[:NAMED]]
     lines += [f"left out: {len(skipped) - NAMED:,} more"] if len(skipped) > NAMED else []
     if not answered:
-        raise Refused("\n".join([*lines, f"none of {len(skipped):,} files could be read as a picture"]))
+        raise Refused("\n".join([*lines, f"none of {len(skipped):,} files could be read as a {what}"]))
     if skipped:
         lines.append(f"{answered:,} answered, {len(skipped):,} left out")
     for line in lines:
         console.print(line, soft_wrap=True, markup=False)
 
 
-def show(asked: Asked, answers: Answers, first: str, console: Console) -> None:
-    """The table on the terminal, scores where there are any, and the file that was asked for."""
+def show(asked: Asked, answers: Answers, first: str, console: Console) -> str:
+    """Print the table, and scores where there are any; answers with the text of the file that was asked for."""
     from dlrun.report import predicted, read
     from dlrun.report.table import rich_table
 
@@ -136,20 +129,44 @@ def show(asked: Asked, answers: Answers, first: str, console: Console) -> None:
     console.print(f"{title}: answers", style="bold", soft_wrap=True, markup=False)
     if note:
         console.print(note, style="bold red", soft_wrap=True, markup=False)
-    console.print(rich_table(predicted.table(*what, first=first)))
+    names = [short(name) for name in answers.names] if first == "text" else answers.names
+    console.print(rich_table(predicted.table(what[0], names, *what[2:], first=first)))
     if below := predicted.below(*what[:3]):
         console.print(below, soft_wrap=True, markup=False)
+    for line in told_strangers(answers):
+        console.print(line, soft_wrap=True, markup=False)
     scores = told_scores(asked, answers, config, console)
-    if asked.to is None:
+    if asked.to is not None and asked.to.suffix.lower() == ".csv":
+        return predicted.csv_text(*what, first=first, note=note)
+    return predicted.json_text(*what, first=first, about=about(asked, answers, note, scores))
+
+
+def about(asked: Asked, answers: Answers, note: str, scores: dict[str, float]) -> dict[str, Any]:
+    """What the JSON file says besides the answers."""
+    skipped = [{"file": name, "reason": reason} for name, reason in answers.skipped.items()]
+    found = {"run": str(asked.folder), "note": note, "scores": scores, "skipped": skipped}
+    if answers.strangers is not None:
+        unknown, words = answers.strangers.sum(0).tolist()
+        found["words"] = {"unknown": unknown, "all": words}
+    return found
+
+
+def short(name: object) -> str:
+    """A text on one line, a long one without its middle."""
+    text = str(name)
+    return text if len(text) <= WIDE else f"{text[: WIDE - 20].rsplit(None, 1)[0]} … {text[-17:].split(None, 1)[-1]}"
+
+
+def told_strangers(answers: Answers) -> Iterator[str]:
+    """How many of the texts' words the run does not know, and which texts have none that it knows."""
+    if answers.strangers is None:
         return
-    if asked.to.suffix.lower() == ".csv":
-        text = predicted.csv_text(*what, first=first, note=note)
-    else:
-        skipped = [{"file": name, "reason": reason} for name, reason in answers.skipped.items()]
-        about = {"run": str(asked.folder), "note": note, "scores": scores, "skipped": skipped}
-        text = predicted.json_text(*what, first=first, about=about)
-    write(asked.to, text)
-    console.print(f"written: {asked.to}", soft_wrap=True, markup=False)
+    unknown, words = answers.strangers.sum(0).tolist()
+    if words:
+        yield f"{unknown:,} of {words:,} words ({unknown / words:.0%}) are not among those that the run knows"
+    for name, (few, all_) in zip(answers.names, answers.strangers.tolist(), strict=True):
+        if few == all_:
+            yield f"no word of '{short(name)}' is known: the answer is that to a text of unknown words"
 
 
 def told_scores(asked: Asked, answers: Answers, config: dict[str, Any], console: Console) -> dict[str, float]:
@@ -157,7 +174,7 @@ def told_scores(asked: Asked, answers: Answers, config: dict[str, Any], console:
     from dlrun.inference import own_rows
     from dlrun.report import measures
 
-    if own_rows(config, asked.paths[0]):
+    if isinstance(file := asked.items[0], Path) and own_rows(config, file):
         console.print(
             "these are the rows that the run was made from, its test rows perhaps among them: no score is taken; "
             "dlrun evaluate gives the scores",

@@ -14,21 +14,13 @@ from typing import Any
 
 import yaml
 
+from dlrun.commands.grammar import Beyond, group_of, setting
 from dlrun.places import all_folders, option_file
 
 Layer = tuple[str, dict[str, Any]]  # a group, or "" for the root of the config, and values that belong there
 
-KEY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
-WHOLE = re.compile(r"[+-]?(0|[1-9]\d*)", re.ASCII)
-NUMBER = re.compile(r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-TEXT = re.compile(r"(\.{0,2}/)?[A-Za-z_][\w/.-]*", re.ASCII)
-NAMED = {"true": True, "false": False, "null": None}
 REFERENCE = re.compile(r"\$\{(\w+)\}", re.ASCII)
 SCIENTIFIC = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$")
-
-
-class Beyond(Exception):
-    """Only Hydra can tell what is meant here."""
 
 
 class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -63,36 +55,11 @@ def preview(words: list[str], folders: list[Path]) -> tuple[dict[str, Any], list
 def sorted_out(words: list[str], places: list[Path]) -> tuple[dict[str, Any], list[tuple[str, Any]]]:
     """The words that choose options, group → option, and those that set keys, in their order. Raises Beyond."""
     read_words = [setting(word) for word in words]
-    choices = [(key, value) for key, value in read_words if any((place / key).is_dir() for place in places)]
+    choices = [(key, value) for key, value in read_words if any((place / group_of(key)).is_dir() for place in places)]
     chosen = dict(choices)
     if len(chosen) < len(choices) or None in chosen.values():
         raise Beyond
     return chosen, [(key, value) for key, value in read_words if key not in chosen]
-
-
-def setting(word: str) -> tuple[str, Any]:
-    """The key and the value of a word. Raises Beyond."""
-    key, equals, text = word.partition("=")
-    if not equals or not KEY.fullmatch(key) or key.partition(".")[0] == "hydra":
-        raise Beyond
-    if text[:1] + text[-1:] == "[]":
-        inside = text[1:-1].strip(" ")
-        return key, [scalar(item.strip(" ")) for item in inside.split(",")] if inside else []
-    return key, scalar(text) if text else ""
-
-
-def scalar(text: str) -> Any:
-    """What Hydra's grammar makes of one plain value. Raises Beyond where that is not plain to see."""
-    low = text.lower()
-    if low in NAMED:
-        return NAMED[low]
-    if WHOLE.fullmatch(text):
-        return int(text)
-    if NUMBER.fullmatch(text) or low in ("inf", "nan"):
-        return float(text)
-    if not TEXT.fullmatch(text):
-        raise Beyond
-    return text
 
 
 def composed(chosen: dict[str, Any], places: list[Path]) -> dict[str, Any]:
@@ -112,31 +79,56 @@ def composed(chosen: dict[str, Any], places: list[Path]) -> dict[str, Any]:
             layers += brought(group, name, chosen, places)
     if chosen or "_self_" not in defaults:
         raise Beyond
-    whole = [{group: values} if group else values for group, values in reversed(layers)]
+    whole = [reduce(lambda inner, part: {part: inner}, reversed(place.split(".") if place else []), values)
+             for place, values in reversed(layers)]  # fmt: skip
     config: dict[str, Any] = reduce(merged, whole, {})
     if "hydra" in config:
         raise Beyond
     return config
 
 
-def brought(group: str, name: str, chosen: dict[str, Any], places: list[Path]) -> Iterator[Layer]:
-    """What an option brings, the strongest first. Adds to `chosen` what it overrides and nobody stronger has."""
-    home, defaults, values = read(group, name, places)
-    below = [entry for entry in defaults if isinstance(entry, str)]
-    for entry in defaults[len(below) :]:
-        key, option = pair(entry)
+def brought(group: str, name: str, chosen: dict[str, Any], places: list[Path], home: str = "") -> Iterator[Layer]:
+    """What an option brings, the strongest first. Adds to `chosen` what it overrides and nobody stronger has.
+
+    home: the place of its values, where that is not the group's own.
+    """
+    own, defaults, values = read(group, name, places)
+    if home and own != group:
+        raise Beyond
+    home = home or own
+    below: list[Any] = []
+    for entry in defaults:
+        key, option = pair(entry) if isinstance(entry, dict) else ("", "")
         word, _, other = key.partition(" /")
-        if word != "override":
-            raise Beyond
-        chosen.setdefault(other, option)
+        if word == "override":
+            chosen.setdefault(placed(other, home), option)
+        else:
+            below.append(entry)
     yield home, values
-    if below and (below.pop() != "_self_" or home != group):
+    if below and (below.pop() != "_self_" or own != group):
         raise Beyond
     for entry in reversed(below):
-        for place, inner in brought(group, entry, chosen, places):
-            if place != group:
-                raise Beyond
-            yield place, inner
+        yield from inherited(group, entry, chosen, places, home)
+
+
+def inherited(group: str, entry: Any, chosen: dict[str, Any], places: list[Path], home: str) -> Iterator[Layer]:
+    """What one line of an option's defaults brings: another option of its group, or `/group@place: option`."""
+    if isinstance(entry, str):
+        yield from brought(group, entry, chosen, places, home)
+        return
+    key, usual = pair(entry)
+    if not key.startswith("/") or "@" not in key:
+        raise Beyond
+    place = placed(key[1:], home)
+    option = chosen.pop(place, usual)
+    for part in names(option, False):
+        yield from brought(group_of(place), part, chosen, places, place.partition("@")[2])
+
+
+def placed(key: str, home: str) -> str:
+    """'reader@model.reader' for what an option of `model` calls 'reader@reader'; a group without a place as it is."""
+    group, at, place = key.partition("@")
+    return f"{group}@{home}.{place}" if at and home else key
 
 
 def read(group: str, name: str, places: list[Path]) -> tuple[str, list[Any], dict[str, Any]]:
@@ -217,6 +209,8 @@ def resolved(value: Any, config: dict[str, Any]) -> Any:
         return [resolved(inner, config) for inner in value]
     if isinstance(value, str) and (match := REFERENCE.fullmatch(value)):
         found = config.get(match[1])
+        if isinstance(found, dict):
+            return resolved(found, config)
         if not isinstance(found, str | int | float) or "${" in str(found):
             raise Beyond
         return found

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dlrun.commands.configure import configure
 from dlrun.commands.words import user_folders
 from dlrun.errors import Refused
+from dlrun.models import name_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -58,7 +59,7 @@ def make_folder(config: dict[str, Any]) -> Path:
     """A folder for a new run: output/task/model/time."""
     from dlrun.rundir import create
 
-    return create(Path(config["output"]), config["task"]["name"], config["model"]["_target_"].rpartition(".")[2])
+    return create(Path(config["output"]), config["task"]["name"], name_of(config["model"]))
 
 
 def start(config: dict[str, Any], words: list[str], folder: Path, plugins: tuple[str, ...] = ()) -> int:
@@ -172,7 +173,7 @@ def book_lines(config: dict[str, Any], results: list[Result]) -> list[str]:
     split, _, name = book["measure"].partition("/")
     found = [result for result in standing(results) if result.split == split]
     values = [result.scores[name].value for result in found if name in result.scores]
-    if not values or any("SYNTHETIC" in result.note for result in results):
+    if not values or any(word in result.note for result in results for word in ("SYNTHETIC", "not the book's")):
         return [f"book §{book['section']}: {book['measure']} {book['figure']}; nothing here to compare with it"]
     mean = sum(values) / len(values)
     reached = "inside" if book["low"] <= mean <= book["high"] else "OUTSIDE"

@@ -61,7 +61,7 @@ def _word_fault(word: str, there: dict[str, list[str]]) -> str | None:
         if key.startswith("~"):
             return None
         return f"'{word}' is neither a command nor a setting (key=value, such as task=imdb){_near(word, there)}"
-    group = key.lstrip("+")
+    group = key.lstrip("+").partition("@")[0]  # reader@model.readers.text=lstm
     if group not in there or (value == "null" and group in ("experiment", "preset")):
         return None
     names = value.strip("[] ").split(",")

@@ -148,7 +148,7 @@ def _repacked(path: Path) -> Path:
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(kept.with_suffix(".lock")), whole(kept) as fresh:
-            _write(fresh, _bodies(path))
+            _write(fresh, bodies(path))
     except (OSError, NotImplementedError) as error:
         where = f"could not be repacked into {kept.parent}"
         raise Refused(f"{path} {where} ({error}): unpack it yourself, and give the folder") from error
@@ -161,8 +161,11 @@ def _write(path: Path, bodies: Iterable[tuple[str, bytes]]) -> None:
             archive.writestr(name, body)
 
 
-def _bodies(path: Path) -> Iterator[tuple[str, bytes]]:
-    """The names and bytes of the files in a tar archive, in their order. Raises Refused as `members` does."""
+def bodies(path: Path) -> Iterator[tuple[str, bytes]]:
+    """The names and bytes of the files in a tar archive, in their order. Raises Refused as `members` does.
+
+    A damaged one raises one of DAMAGE.
+    """
     total = 0
     with tarfile.open(path, "r:*") as archive:
         for member in archive:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dlrun.data import audit_alone, audit_columns, audit_order, audit_pictures, audit_rows, audit_targets
+from dlrun.data import audit_alone, audit_columns, audit_order, audit_pictures, audit_rows, audit_targets, series_audit
 from dlrun.data.audit_finding import Finding, Severity
 from dlrun.types import Raw
 
@@ -29,5 +29,6 @@ def audit(raw: Raw, train: np.ndarray, val: np.ndarray | None, seed: int) -> lis
         *audit_targets.findings(raw, train, val),
         *audit_columns.findings(raw, train),
         *audit_pictures.findings(raw, train, seed),
+        *series_audit.findings(raw, train),
     ]
     return sorted(found, key=lambda finding: RANKS.index(finding.severity))

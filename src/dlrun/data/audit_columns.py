@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from dlrun.data.audit_finding import Finding, Single, listed, of, percent, singles
-from dlrun.types import Raw
+from dlrun.types import Raw, Windowed
 
 MOSTLY, ALMOST_ALL = 0.5, 0.9
 FAR = 10.0  # a network starts with weights for numbers about 1
@@ -22,7 +22,7 @@ def findings(raw: Raw, train: np.ndarray) -> Iterator[Finding]:
     for name, kind in raw.inputs.items():
         column = raw.dev[name]
         if kind in ("number", "fraction", "series") or (kind == "image" and column.dtype.kind == "f"):
-            labels = raw.labels.get(name, ()) if kind == "number" else ()
+            labels = raw.labels.get(name, ()) if kind in ("number", "series") else ()
             yield from _prepared(raw, name, labels, train)
 
 
@@ -65,7 +65,7 @@ def _prepared(raw: Raw, name: str, labels: tuple[str, ...], train: np.ndarray) -
     with np.errstate(invalid="ignore", over="ignore"):  # what is infinite is told below
         for step in raw.learn.get(name, ()):
             column = step.fit(column)(column)
-    values = np.asarray(column, np.float64)
+    values = np.asarray(column.seen() if isinstance(column, Windowed) else column, np.float64)
     values = values.reshape(-1, values.shape[-1] if values.ndim > 1 and raw.inputs[name] != "image" else 1)
     names = [str(one) for one in labels] if 0 < len(labels) <= values.shape[1] else []
     names += [f"{name}[{place}]" if values.shape[1] > 1 else name for place in range(len(names), values.shape[1])]

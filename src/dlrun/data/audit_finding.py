@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from dlrun.types import Ragged, Raw
+from dlrun.types import Ragged, Raw, Windowed
 
 Severity = Literal["leak", "warning", "note"]
 NAMED = 5  # that many columns or classes are named in a sentence
@@ -56,8 +56,9 @@ class Single:
 def separable(raw: Raw, name: str) -> bool:
     """Whether an input is made of columns that stand for one thing each; images, texts and series are not."""
     column = raw.dev[name]
-    whole = isinstance(column, Ragged) or raw.inputs[name] not in ("number", "fraction", "binary", "category")
-    return not whole and column.ndim <= 2
+    if isinstance(column, Ragged | Windowed) or raw.inputs[name] not in ("number", "fraction", "binary", "category"):
+        return False
+    return bool(column.ndim <= 2)
 
 
 def singles(raw: Raw) -> list[Single]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from dlrun.data.audit_finding import Finding, Severity, of, percent, separable, singles
 from dlrun.data.pictures import Pictures
-from dlrun.types import Column, Ragged, Raw
+from dlrun.types import Column, Ragged, Raw, Windowed
 
 TOLERATED = 0.01  # of the validation rows may be known from training before it is called a leak
 CHANCE = 100  # a leak has that many times more equal rows than coarse columns explain
@@ -29,6 +29,9 @@ def _pieces(column: Column) -> Iterator[bytes]:
         values, ends = np.ascontiguousarray(column.values), column.offsets.tolist()
         for first, last in zip(ends, ends[1:], strict=False):
             yield b"%d:" % (last - first) + values[first:last].tobytes()
+        return
+    if isinstance(column, Windowed):  # a window is where it begins: no two are the same
+        yield from (first.tobytes() for first in column.first)
         return
     if isinstance(column, Pictures):
         yield from (mark.tobytes() for mark in column.marks)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dlrun.data.prepare import apply, state
 from dlrun.data.shown import MISSING, cell, names, number, span, words
-from dlrun.types import Data, Raw, Rows
+from dlrun.types import Data, Raw, Rows, Windowed
 
 COLUMNS = 8  # of the table, the row's name and the targets among them
 FEW = 5  # learnt values that a line names
@@ -67,7 +67,10 @@ def _columns(raw: Raw, some: Rows, batch: dict[str, Tensor]) -> list[Column]:
 
 def _column(raw: Raw, name: str, column: Any, after: Tensor) -> list[Column]:
     if (raw.inputs | raw.targets)[name] in ("bag", "tokens"):
-        return [(name, *_texts(raw, column, after))]
+        return [(name, *_texts(raw, name, column, after))]
+    if isinstance(column, Windowed):
+        return [(name, [span(column.values[one + column.offsets]) for one in column.first],
+                 [span(value.numpy()) for value in after])]  # fmt: skip
     if column.ndim > 2:
         return [(name, [span(value) for value in column], [span(value.numpy()) for value in after])]
     if name in raw.targets and column.ndim == 1:
@@ -75,10 +78,13 @@ def _column(raw: Raw, name: str, column: Any, after: Tensor) -> list[Column]:
     return _numbers(raw, name, column.reshape(len(column), -1), after.reshape(len(column), -1))
 
 
-def _texts(raw: Raw, column: Any, after: Tensor) -> tuple[list[str], list[str]]:
+def _texts(raw: Raw, name: str, column: Any, after: Tensor) -> tuple[list[str], list[str]]:
     before = [words(raw, column, place) for place in range(len(column))]
-    dense = after.to_dense()
     first = [" ".join(text[:FIRST_WORDS]) + (" …" if len(text) > FIRST_WORDS else "") for text in before]
+    if raw.inputs.get(name) == "tokens":
+        there = [row[row != 0].tolist() for row in after]
+        return first, [f"{', '.join(map(str, row[:FIRST_WORDS]))}, … ({len(row)} numbers)" for row in there]
+    dense = after.to_dense()
     return first, [f"{int((row != 0).sum())} different words of {dense.shape[1]}" for row in dense]
 
 
@@ -124,6 +130,8 @@ def _evidence(raw: Raw, data: Data, rows: Rows, train: np.ndarray) -> list[str]:
 
 def _called(raw: Raw, name: str, rows: Rows) -> tuple[str, ...]:
     column = rows[name]
+    if isinstance(column, Windowed):
+        return names(raw, name, column.values.shape[1])
     return names(raw, name, column.shape[1]) if getattr(column, "ndim", 1) == 2 else (name,)
 
 
@@ -147,6 +155,10 @@ def _standardise(learnt: Learnt, called: tuple[str, ...], column: Any, train: np
     pairs = zip(_widened(called, learnt["mean"]), learnt["mean"], learnt["scale"], strict=True)
     parts = [f"{name} {number(mean)} ± {number(scale)}" for name, mean, scale in pairs]
     return f"each number less its mean, divided by its standard deviation: {_listed(parts)}"
+
+
+def _standardise_target(learnt: Learnt, called: tuple[str, ...], column: Any, train: np.ndarray) -> str:
+    return f"less {number(learnt['mean'])}, divided by {number(learnt['scale'])}, as its own column is"
 
 
 def _unit(learnt: Learnt, called: tuple[str, ...], column: Any, train: np.ndarray) -> str:
@@ -174,6 +186,22 @@ def _multi_hot(learnt: Learnt, called: tuple[str, ...], column: Any, train: np.n
     return f"which of {learnt['words']} words a text has; nothing is learnt: the dataset numbers its words"
 
 
+def _padded(learnt: Learnt, called: tuple[str, ...], column: Any, train: np.ndarray) -> str:
+    kept = {"front": "last", "back": "first"}[learnt["cut"]]
+    what = f"the {kept} {learnt['length']} word numbers of a text in turn"
+    return f"{what}; nothing is learnt: the dataset numbers its words"
+
+
+def _vocabulary(learnt: Learnt, called: tuple[str, ...], column: Any, train: np.ndarray) -> str:
+    runs = "" if learnt["ngrams"] == [1] else f", {' and '.join(map(str, learnt['ngrams']))} in turn"
+    what = f"the most frequent {learnt['tokens']}{runs} of the training rows: {_listed(learnt['entries'])}"
+    return what if learnt["entries"] else f"{learnt['tokens']}{runs}, numbered by their hash"
+
+
+def _hashed(learnt: Learnt, called: tuple[str, ...], column: Any, train: np.ndarray) -> str:
+    return f"{learnt['tokens']} at the place that their hash says, one of {learnt['size']}; no vocabulary is learnt"
+
+
 def _other(learnt: Learnt, called: tuple[str, ...], column: Any, train: np.ndarray) -> str:
     """A step of somebody else's: the names of what it learnt."""
     return f"{learnt['step']}, which learns {_listed([key for key in learnt if key != 'step']) or 'nothing'}"
@@ -187,9 +215,15 @@ def _widened(called: tuple[str, ...], values: list[float]) -> tuple[str, ...]:
 TOLD: dict[str, Callable[[Learnt, tuple[str, ...], Any, np.ndarray], str]] = {
     "Impute": _impute,
     "Standardise": _standardise,
+    "StandardiseSeries": _standardise,
+    "StandardiseTarget": _standardise_target,
     "Unit": _unit,
     "Labels": _labels,
     "Categories": _categories,
     "Bins": _bins,
     "MultiHot": _multi_hot,
+    "Padded": _padded,
+    "Bagged": _vocabulary,
+    "Hashed": _hashed,
+    "Numbered": _vocabulary,
 }

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dlrun.data.encodings import decoded
 from dlrun.errors import Refused
 
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "?"})
@@ -77,13 +78,17 @@ class Cells:
         return np.array(["" if cell.lower() in MISSING else cell for cell in self.columns[name]], object)
 
 
-def read(path: str, *, separator: str | None, header: list[str] | None) -> Cells:
-    """The columns of a CSV file in UTF-8, cells stripped of blanks around them, empty lines left out.
+def read(path: str, *, separator: str | None, header: list[str] | None, encoding: str = "utf-8") -> Cells:
+    """The columns of a CSV file, cells stripped of blanks around them, empty lines left out.
 
     separator: one character, or None to find it among , ; tab |. header: the columns' names, for a file whose first
     line has none. A column without a name is left out. Raises Refused, naming the line, for whatever is wrong.
     """
-    text = _text(path)
+    return parse(path, _text(path, encoding), separator=separator, header=header)
+
+
+def parse(path: str, text: str, *, separator: str | None, header: list[str] | None) -> Cells:
+    """The columns of a CSV file's text, see `read`."""
     separator = separator or _separator(text)
     if len(separator) != 1:
         raise Refused(f"separator must be one character, not '{separator}'")
@@ -97,9 +102,9 @@ def read(path: str, *, separator: str | None, header: list[str] | None) -> Cells
     return Cells(path, columns, lines)
 
 
-def peek(path: str, *, separator: str | None) -> Cells:
+def peek(path: str, *, separator: str | None, encoding: str = "utf-8") -> Cells:
     """The columns of a CSV file without any row: what can be checked of test rows before they may be read."""
-    text = _text(path)
+    text = _text(path, encoding)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator or _separator(text), skipinitialspace=True)
     names = [cell.strip() for cell in next(reader, [])]
     return Cells(path, {name: [] for name in names}, [])
@@ -113,15 +118,13 @@ def _number(cell: str) -> float | None:
     return number if abs(number) != float("inf") and "_" not in cell else None
 
 
-def _text(path: str) -> str:
+def _text(path: str, encoding: str) -> str:
     place = Path(path).expanduser()
     if not place.is_file():
         kind = "is a folder" if place.is_dir() else "does not exist"
         raise Refused(f"{path} {kind} (looked at {place.absolute()}); give the path of a CSV file")
     try:
-        return place.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise Refused(f"{path} is not UTF-8 text (byte {error.start}); save it as CSV in UTF-8") from error
+        return decoded(place.read_bytes(), encoding, path)
     except OSError as error:
         raise Refused(f"{path} cannot be read: {error}") from error
 

@@ -62,7 +62,7 @@ def _table(loader: str, target: str, kind: Kind, test: float, **options: Any) ->
     raw = _raw(columns, {"features": "number"}, {target: kind}, classes, test)
     raw.learn["features"] = (Standardise(),)
     raw.labels["features"] = names = tuple(str(name) for name in found.feature_names)
-    return replace(raw, further=table.numbers_only(names, target, kind, classes))
+    return replace(raw, further=table.columns_only(names, target, kind, classes))
 
 
 def _raw(

@@ -14,6 +14,10 @@ from dlrun.errors import Refused
 log = logging.getLogger("dlrun")
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff", ".avif")
+TABLES = {  # the other way to say what is of which class
+    "picture": "say data.labels=FILE.csv (columns file, label)",
+    "text": "give a table: data.path=FILE.csv data.text=COLUMN data.target=COLUMN",
+}
 NOT_MEANT = {"thumbs.db", "desktop.ini", "__macosx"}
 PARTS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -22,10 +26,11 @@ PARTS = {
 }
 
 
-def found(path: str) -> Files:
-    """The picture files at a path, in the order of their names, which have '/' between folders.
+def found(path: str, endings: tuple[str, ...] = ENDINGS, what: str = "picture") -> Files:
+    """The picture files at a path, in the order of their names, which have '/' between folders; or other ones.
 
-    What is a picture is told by the ending. What is left out is said; hidden files are not worth a word.
+    What is a picture, or whatever is meant, is told by the ending. What is left out is said; hidden files are not worth
+    a word.
 
     Links that lead out of the folder, and links to folders, are not followed. Raises Refused when there is no such
     folder or archive, or no picture in it.
@@ -39,12 +44,12 @@ def found(path: str) -> Files:
         kind = "is no zip or tar archive" if place.exists() else "does not exist"
         raise Refused(f"{path} {kind} (looked at {place.absolute()}); give a folder, or a zip or tar archive")
     names = [name for name in names if not any(_hidden(part) for part in name.split("/"))]
-    pictures = [name for name in names if name.lower().endswith(ENDINGS)]
-    if others := sorted(set(names) - set(pictures)):
-        log.warning("%s: %s no picture by the ending: %s", path, _are(len(others)), listed([*map(plain, others)]))
-    if not pictures:
-        raise Refused(f"{path} holds no picture: no file there ends in {', '.join(ENDINGS)}")
-    return Files(place, tuple(sorted(pictures, key=plain)))
+    meant = [name for name in names if name.lower().endswith(endings)]
+    if others := sorted(set(names) - set(meant)):
+        log.warning("%s: %s no %s by the ending: %s", path, _are(len(others)), what, listed([*map(plain, others)]))
+    if not meant:
+        raise Refused(f"{path} holds no {what}: no file there ends in {', '.join(endings)}")
+    return Files(place, tuple(sorted(meant, key=plain)))
 
 
 def _are(count: int) -> str:
@@ -71,8 +76,8 @@ def _walked(place: Path) -> Iterator[str]:
         log.warning("%s: links to other places are not followed: %s", place, told)
 
 
-def classes(found: Files, path: str) -> tuple[list[str], list[str], list[str]]:
-    """Of each picture its name, its class and its part: 'train', 'validation', 'test', or '' where there are none.
+def classes(found: Files, path: str, what: str = "picture") -> tuple[list[str], list[str], list[str]]:
+    """Of each file its name, its class and its part: 'train', 'validation', 'test', or '' where there are none.
 
     The first folder names the class, or the second where the first ones are parts. Raises Refused when there is no
     folder a class, or one class only.
@@ -87,16 +92,16 @@ def classes(found: Files, path: str) -> tuple[list[str], list[str], list[str]]:
     inside = [place for place, row in enumerate(rows) if len(row) > depth + 1]
     loose = [found.names[place] for place, row in enumerate(rows) if len(row) <= depth + 1]
     named = [plain(rows[place][depth]) for place in inside]
-    _check(path, sorted(set(named)), loose)
+    _check(path, sorted(set(named)), loose, what)
     part = [PARTS[rows[place][0].lower()] if parts else "" for place in inside]
     return [found.names[place] for place in inside], named, part
 
 
-def _check(path: str, names: list[str], loose: list[str]) -> None:
-    ways = "put the pictures of each class into a folder of its own, or say data.labels=FILE.csv (columns file, label)"
+def _check(path: str, names: list[str], loose: list[str], what: str) -> None:
+    ways = f"put the {what}s of each class into a folder of its own, or {TABLES[what]}"
     if not names:
-        raise Refused(f"{path} has no folder for each class ({len(loose):,} pictures lie in none): {ways}")
+        raise Refused(f"{path} has no folder for each class ({len(loose):,} {what}s lie in none): {ways}")
     if len(names) == 1:
-        raise Refused(f"{path} has pictures of one class only, '{names[0]}': there is nothing to tell apart; {ways}")
+        raise Refused(f"{path} has {what}s of one class only, '{names[0]}': there is nothing to tell apart; {ways}")
     if loose:
         log.warning("%s: %s in no class's folder: %s", path, _are(len(loose)), listed([*map(plain, loose)]))

@@ -66,7 +66,7 @@ def boston_housing(*, source: Literal["official", "sample"]) -> Raw:
         learn={"features": (Standardise(),)},
         labels={"features": BOSTON_COLUMNS},
         note=samples.note("boston_housing") if source == "sample" else "",
-        further=table.numbers_only(BOSTON_COLUMNS, "price", "number"),
+        further=table.columns_only(BOSTON_COLUMNS, "price", "number"),
     )
 
 

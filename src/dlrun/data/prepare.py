@@ -11,11 +11,10 @@ from torch import Tensor
 
 from dlrun.data.pictures import Pictures
 from dlrun.errors import Refused
-from dlrun.tables import Bag, Pixels, Plain, Streamed, Table
-from dlrun.types import Column, Data, Field, Kind, Preparation, Ragged, Raw, Rows, Spec
+from dlrun.tables import Bag, Pixels, Plain, Sequences, Stored, Streamed, Table, Windows
+from dlrun.types import Column, Data, Field, Kind, Preparation, Ragged, Raw, Rows, Spec, Windowed
 
 Steps = tuple[Preparation, ...]
-Stored = Plain | Pixels | Streamed | Bag
 
 
 def prepare(raw: Raw, train: np.ndarray, val: np.ndarray | None) -> Data:
@@ -28,7 +27,8 @@ def prepare(raw: Raw, train: np.ndarray, val: np.ndarray | None) -> Data:
     learnt: dict[str, Steps] = {}
     columns: dict[str, Stored] = {}
     for name, kind in (raw.inputs | raw.targets).items():
-        learnt[name], column = _learn(raw.learn.get(name, ()), raw.dev[name][train])
+        steps = tuple(step.beside(learnt) if hasattr(step, "beside") else step for step in raw.learn.get(name, ()))
+        learnt[name], column = _learn_shared(raw, name, steps, train, learnt)
         columns[name] = _store(name, kind, column)
     inputs = {name: _field(raw, name, kind, columns[name], learnt[name]) for name, kind in raw.inputs.items()}
     targets = {name: _field(raw, name, kind, columns[name], learnt[name]) for name, kind in raw.targets.items()}
@@ -73,7 +73,7 @@ def fingerprint(rows: Rows) -> str:
         if isinstance(column, Pictures):  # known by what its files hold: nothing is read
             digest.update(f"{name} {column.digest};".encode())
             continue
-        parts = (column.values, column.offsets) if isinstance(column, Ragged) else (np.asarray(column),)
+        parts = tuple(vars(column).values()) if isinstance(column, Ragged | Windowed) else (np.asarray(column),)
         for part in parts:
             digest.update(f"{name} {part.dtype.str} {part.shape};".encode())
             digest.update(_bytes(part))
@@ -94,9 +94,27 @@ def _learn(steps: Steps, column: Column) -> tuple[Steps, Column]:
     return tuple(fitted), column
 
 
+def _learn_shared(
+    raw: Raw, name: str, steps: Steps, train: np.ndarray, learnt: dict[str, Steps]
+) -> tuple[Steps, Column]:
+    """The same, learnt from the training rows of all columns that share the steps of this one."""
+    group = next((group for group in raw.shared if name in group), None)
+    if group is None:
+        return _learn(steps, raw.dev[name][train])
+    known = [learnt[other] for other in group if other in learnt]
+    steps = known[0] if known else _learn(steps, np.concatenate([raw.dev[other][train] for other in group]))[0]
+    column = raw.dev[name][train]
+    for step in steps:
+        column = step(column)
+    return steps, column
+
+
 def _store(name: str, kind: Kind, column: Column) -> Stored:
-    if isinstance(column, Bag):
+    if isinstance(column, Bag | Sequences):
         return column
+    if isinstance(column, Windowed):
+        values = torch.from_numpy(np.require(column.values, np.float32, ["C", "W"]))
+        return Windows(values, torch.from_numpy(column.first), torch.from_numpy(column.offsets))
     if isinstance(column, Ragged):
         raise Refused(
             f"'{name}' has rows of different lengths: a column of kind {kind} needs a step that evens them out"
@@ -117,16 +135,20 @@ def _field(raw: Raw, name: str, kind: Kind, column: Stored, steps: Steps) -> Fie
     labels = raw.labels.get(name) or learnt
     if isinstance(column, Bag):
         return Field(kind, (column.width,), column.width, labels)
+    if isinstance(column, Sequences):
+        return Field(kind, column.shape, column.size, labels)
     shape = column.shape
     if kind == "category":
         assert isinstance(column, Plain)
         size = len(labels) or 1 + int(column.values.max())
     else:
         size = shape[0] if kind == "multilabel" else 0
-    if kind in ("number", "series", "image") and labels and (len(shape) != 1 or len(labels) != shape[0]):
+    named = shape[-1:] if kind == "series" else shape
+    if kind in ("number", "series", "image") and labels and named != (len(labels),):
         labels = ()  # the steps have added columns that have no name
     prior = _prior(kind, column.values, size) if name in raw.targets and isinstance(column, Plain) else None
-    return Field(kind, shape, size, labels, prior)
+    shift, scale = getattr(steps[-1], "unscaled", (None, None)) if steps else (None, None)
+    return Field(kind, shape, size, labels, prior, shift, scale, raw.outlook.get(name))
 
 
 def _prior(kind: Kind, values: Tensor, size: int) -> Tensor:

@@ -11,6 +11,15 @@ SEED = 113
 DEV, TEST = 600, 120
 VOCABULARY = 2000
 PICTURES = 120
+COMMON = (
+    "the a an of in on and but with this that it was is were film movie story scene actor actress plot ending music "
+    "camera director cast script character dialogue first second last long short night house city family love war we "
+    "they she he you saw watched thought felt knew never always really quite almost again then there here when"
+)
+JUDGED = (  # words of blame, and of praise
+    "boring dreadful awful poor dull weak worst wooden tedious messy silly bland clumsy lazy flat",
+    "wonderful great superb moving brilliant lovely best gripping charming clever fresh perfect warm funny rich",
+)
 
 
 def note(name: str) -> str:
@@ -99,3 +108,19 @@ def animals(split: str, channels: int, size: tuple[int, int]) -> tuple[np.ndarra
         noise = random.randint(-20, 21, size)
         drawn[row] = (np.where(shape, colours[1], colours[0]) + noise).clip(0, 255)
     return drawn, labels.astype(np.int64)
+
+
+def texts(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Sentences of common words in which the pleased use words of praise and the others of blame: texts and classes."""
+    count, seed = (DEV, SEED) if split == "train" else (TEST, SEED + 1)
+    random = np.random.RandomState(seed)
+    labels = np.arange(count) % 2
+    found = np.empty(count, object)
+    for row, label in enumerate(labels):
+        words = random.choice(COMMON.split(), random.randint(15, 60))
+        told = random.rand(len(words)) < 0.12
+        words[told] = random.choice(JUDGED[label].split(), told.sum())
+        cut = sorted(random.choice(np.arange(3, len(words)), 2, replace=False))
+        parts = (" ".join(part) for part in np.split(words, cut))
+        found[row] = " ".join(f"{part.capitalize()}." for part in parts)
+    return found, labels.astype(np.int64)

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from dlrun.data.pictures import Pictures
-from dlrun.types import Column, Ragged, Raw, Rows
+from dlrun.types import Column, Ragged, Raw, Rows, Windowed
 
 FIRST_WORDS, LAST_WORDS = 80, 40
+LINE = 2000  # characters
 MISSING = "(missing)"
 
 
@@ -37,7 +38,9 @@ def shown(raw: Raw, rows: Rows, index: int) -> dict[str, Any]:
 
 
 def words(raw: Raw, column: Column, index: int) -> list[str]:
-    """The words of a row of word numbers, or its numbers behind a remark when no one knows the words."""
+    """The words of a text, or of a row of word numbers; its numbers behind a remark when no one knows the words."""
+    if isinstance(column, np.ndarray) and isinstance(column[index], str):
+        return str(column[index]).split()
     if isinstance(column, Ragged):
         numbers = column.values[column.offsets[index] : column.offsets[index + 1]].tolist()
     else:
@@ -52,7 +55,8 @@ def shortened(text: list[str]) -> str:
     """Words as one line; of a long text the start and the end."""
     if len(text) > FIRST_WORDS + LAST_WORDS:
         text = [*text[:FIRST_WORDS], "…", *text[-LAST_WORDS:]]
-    return " ".join(text)
+    line = " ".join(text)
+    return line if len(line) <= LINE else f"{line[: LINE * 2 // 3]} … {line[-LINE // 3 :]}"  # words may have no blanks
 
 
 def picture(values: np.ndarray) -> np.ndarray:
@@ -95,9 +99,19 @@ def span(values: np.ndarray) -> str:
 def _cells(raw: Raw, name: str, column: Column, index: int) -> dict[str, str]:
     if raw.inputs[name] in ("bag", "tokens"):
         return {name: shortened(words(raw, column, index))}
+    if isinstance(column, Windowed):
+        return _window(raw, name, column, index)
     value = column[index]
     if np.ndim(value) == 0:
         return {name: cell(value)}
     if np.ndim(value) > 1:
         return {name: span(value)}
     return dict(zip(names(raw, name, len(value)), map(cell, value), strict=True))
+
+
+def _window(raw: Raw, name: str, column: Windowed, index: int) -> dict[str, str]:
+    """How large a window is, and what it sees last."""
+    steps = column.first[index] + column.offsets
+    last = column.values[steps[-1]]
+    about = {name: f"{len(steps)} steps of {len(last)} columns; the last one:"}
+    return about | dict(zip(names(raw, name, len(last)), map(cell, last), strict=True))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,10 @@ NUMBERS = "features"  # all number columns together are one input of this name
 
 @dataclass(frozen=True)
 class Plan:
-    """What becomes of each column of a table. It is the same for development and test rows."""
+    """What becomes of each column of a table. It is the same for development and test rows.
+
+    text: columns of categories. texts: columns of texts, which are taken as they are.
+    """
 
     numeric: tuple[str, ...]
     text: tuple[str, ...]
@@ -33,13 +37,14 @@ class Plan:
     targets: tuple[Target, ...]
     order: str | None = None
     group: str | None = None
+    texts: tuple[str, ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns that rows must have."""
         made_from = [column for feature in self.features for column in feature.columns]
         asked = [column for target in self.targets for column in target.columns]
-        return (*self.numeric, *self.text, *made_from, *asked, *filter(None, (self.order, self.group)))
+        return (*self.numeric, *self.text, *self.texts, *made_from, *asked, *filter(None, (self.order, self.group)))
 
     @property
     def bins(self) -> tuple[Feature, ...]:
@@ -54,6 +59,8 @@ class Plan:
             rows[NUMBERS] = np.stack(list(numbers.values()), 1)
         for name in self.text:
             rows[name] = cells.texts(name)
+        for name in self.texts:
+            rows[name] = np.array(cells.columns[name], object)
         for feature in self.bins:
             rows |= made.values(feature, cells)
         for target in self.targets:
@@ -87,8 +94,9 @@ def split_columns(cells: Cells, skip: set[str]) -> tuple[tuple[str, ...], tuple[
             _warn_of_row_numbers(cells, name)
         elif len(set(cells.texts(name)[~missing])) == (~missing).sum():
             when = made.moment(cells.columns[name][int(np.argmin(missing))]) is not None
-            hint = f"; if it says when a row was made, name it: data.order={name}" if when else ""
-            log.warning("column '%s' is left out: its texts all differ, as names of rows do%s", name, hint)
+            hint = f"if it says when a row was made, name it: data.order={name}" if when else ""
+            hint = hint or f"data.texts=[{name}] reads it as texts"
+            log.warning("column '%s' is left out: its texts all differ, as names of rows do; %s", name, hint)
         else:
             text.append(name)
     return tuple(numeric), tuple(text)
@@ -103,33 +111,46 @@ def dataset(
     impute: str,
     indicator: bool,
     note: str = "",
+    text: Any = None,
 ) -> Raw:
-    """The dataset of a table. Raises Refused when no input column is left, or when two columns would share a name."""
+    """The dataset of a table. Raises Refused when no input column is left, or when two columns would share a name.
+
+    text: the step that columns of texts are prepared by; its `kind` is theirs.
+    """
     columns = dict.fromkeys(plan.numbers(dev))
     inputs: dict[str, Kind] = {NUMBERS: "number"} if columns else {}
     inputs |= dict.fromkeys((*plan.text, *(feature.name for feature in plan.bins)), "category")
+    inputs |= dict.fromkeys(plan.texts, text.kind) if plan.texts else {}
     if not inputs:
         raise Refused(f"{dev.place} has no input column left: all are targets, dropped, or left out (see above)")
     names = [*inputs, *(target.name for target in plan.targets), *filter(None, (plan.order, plan.group))]
-    twice = {name for name in names if names.count(name) > 1} | ({NUMBERS} & set(plan.text))
+    twice = {name for name in names if names.count(name) > 1} | ({NUMBERS} & {*plan.text, *plan.texts})
     if twice:
         raise Refused(f"the name '{min(twice)}' would stand for two columns; rename that column in {dev.place}")
     learn = _steps(plan, (Impute(impute, indicator), *SCALING[scale]) if columns else ())  # type: ignore[arg-type]
+    learn |= dict.fromkeys(plan.texts, (text,))
     labels = {NUMBERS: tuple(columns)} | {target.name: target.names for target in plan.targets if target.names}
     sealed = None if test is None else lambda: plan.rows(test())
     kinds = {target.name: target.kind for target in plan.targets}
-    more = partial(further, plan)
-    return Raw(plan.rows(dev), inputs, kinds, learn, sealed, plan.order, plan.group, labels, note, further=more)
+    raw = Raw(plan.rows(dev), inputs, kinds, learn, sealed, plan.order, plan.group, labels, note)
+    return replace(raw, further=partial(further, plan), of_texts=of_texts(inputs, plan.texts))
+
+
+def of_texts(inputs: dict[str, Kind], texts: tuple[str, ...]) -> Callable[[Sequence[str]], Rows] | None:
+    """What makes rows of new texts, where a row is one text and nothing else."""
+    if len(inputs) > 1 or not texts:
+        return None
+    return lambda found: {texts[0]: np.array(list(found), object)}
 
 
 def further(
-    plan: Plan, path: str, *, separator: str | None = None, header: list[str] | None = None
+    plan: Plan, path: str, *, separator: str | None = None, header: list[str] | None = None, encoding: str = "utf-8"
 ) -> tuple[Rows, list[int]]:
     """New rows from a CSV file with the plan's input columns, and the line of each.
 
     A target comes along unless a row misses it. Raises Refused, naming the input columns that are not there.
     """
-    found = read(path, separator=separator, header=header)
+    found = read(path, separator=separator, header=header, encoding=encoding)
     known = tuple(target for target in plan.targets if _whole(target, found))
     asked = replace(plan, targets=known, order=None, group=None)
     if absent := [name for name in dict.fromkeys(asked.columns) if name not in found.columns]:
@@ -148,11 +169,11 @@ def _whole(target: Target, found: Cells) -> bool:
     return not missing.any()
 
 
-def numbers_only(
-    names: tuple[str, ...], target: str, kind: Kind, classes: tuple[str, ...] = ()
+def columns_only(
+    numbers: tuple[str, ...], target: str, kind: Kind, classes: tuple[str, ...] = (), texts: tuple[str, ...] = ()
 ) -> Callable[[str], tuple[Rows, list[int]]]:
-    """What reads new rows of a dataset whose inputs are these number columns, and its classes numbered from 0."""
-    plan = Plan(names, (), (), (Target(target, kind, (target,), classes),))
+    """What reads new rows of a dataset whose inputs are these number and text columns, its classes numbered from 0."""
+    plan = Plan(numbers, (), (), (Target(target, kind, (target,), classes),), texts=texts)
 
     def more(path: str) -> tuple[Rows, list[int]]:
         rows, lines = further(plan, path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Literal
@@ -12,12 +13,16 @@ import numpy as np
 
 from dlrun.data import samples
 from dlrun.data.files import Official, fetch, present, root
+from dlrun.data.padding import Padded
 from dlrun.data.parsed import parsed
 from dlrun.data.pickles import read_lists, read_numbers
 from dlrun.data.steps import MultiHot
+from dlrun.data.text_steps import UNKNOWN
+from dlrun.data.tokens import Cutter
 from dlrun.errors import Refused
 from dlrun.ranges import Count
-from dlrun.types import Preparation, Ragged, Raw, Rows
+from dlrun.sequences import Side
+from dlrun.types import Kind, Preparation, Ragged, Raw, Rows
 
 log = logging.getLogger("dlrun")
 
@@ -51,17 +56,26 @@ NAMES = {
         tuple(mirror + "reuters_word_index.json" for mirror in MIRRORS),
     ),
 }
-UNKNOWN = "▯"  # stands for a word that has no number of its own
 
 
-def imdb(*, source: Literal["official", "sample"], words: Count, pool: bool) -> Raw:
+def imdb(
+    *,
+    source: Literal["official", "sample"],
+    words: Count,
+    pool: bool,
+    length: Count | None,
+    pad: Side,
+    cut: Side,
+    bucket: bool,
+) -> Raw:
     """Film reviews (Maas et al. 2011; book §3.4): 25,000 development rows, 25,000 test rows.
 
     words: the most frequent ones that keep a number of their own; the rest is word 2. pool: official train and test
     rows together become the development rows, in this order, and no test set is left: the book's 4.4 validates on the
-    test set. Input `review`, a bag of words; target `sentiment`. Raises Refused when the file cannot be had.
+    test set. length: null for a bag of words; else so many word numbers in turn, see `padded` for pad, cut and bucket.
+    Input `review`; target `sentiment`. Raises Refused when the file cannot be had.
     """
-    _check(words)
+    _check(words, length, bucket)
 
     def read(split: str) -> Rows:
         lists, labels = samples.reviews(split) if source == "sample" else _imdb_split(split)
@@ -71,15 +85,18 @@ def imdb(*, source: Literal["official", "sample"], words: Count, pool: bool) -> 
     dev = _joined(read("train"), read("test")) if pool else read("train")
     test = None if pool else lambda: read("test")
     raw = Raw(dev, {"review": "bag"}, {"sentiment": "binary"}, {}, test, labels={"sentiment": SENTIMENTS})
-    return _raw(raw, "imdb", words, source)
+    return _raw(raw, "imdb", source, _step("imdb", source, words, length, pad, cut, bucket))
 
 
-def reuters(*, source: Literal["official", "sample"], words: Count) -> Raw:
+def reuters(
+    *, source: Literal["official", "sample"], words: Count, length: Count | None, pad: Side, cut: Side, bucket: bool
+) -> Raw:
     """Newswires of 46 topics (Reuters-21578; book §3.5): 8,982 development rows, 2,246 test rows.
 
-    words: as for `imdb`. Input `newswire`, a bag of words; target `topic`. Raises Refused when the file cannot be had.
+    words, length, pad, cut, bucket: as for `imdb`. Input `newswire`; target `topic`. Raises Refused when the file
+    cannot be had.
     """
-    _check(words)
+    _check(words, length, bucket)
 
     def read(test: bool) -> Rows:
         lists, labels = samples.newswires(len(TOPICS)) if source == "sample" else _reuters_all()
@@ -91,14 +108,35 @@ def reuters(*, source: Literal["official", "sample"], words: Count) -> Raw:
 
     labels: dict[str, tuple[str, ...]] = {"topic": TOPICS}
     raw = Raw(read(False), {"newswire": "bag"}, {"topic": "category"}, {}, lambda: read(True), labels=labels)
-    return _raw(raw, "reuters", words, source)
+    return _raw(raw, "reuters", source, _step("reuters", source, words, length, pad, cut, bucket))
 
 
-def _raw(raw: Raw, task: str, words: int, source: str) -> Raw:
-    """The same dataset, its texts to become bags of words, with the note of a sample."""
-    learn: dict[str, tuple[Preparation, ...]] = {text: (MultiHot(words),) for text in raw.inputs}
+def _step(task: str, source: str, words: int, length: int | None, pad: Side, cut: Side, bucket: bool) -> Padded:
+    names = cache(lambda: _names(task, words, source))
+    return Padded(words, length, pad, cut, bucket, names)
+
+
+def _raw(raw: Raw, task: str, source: str, step: Padded) -> Raw:
+    """The same dataset, its texts to become bags of words or sequences, with the note of a sample."""
+    (text,) = raw.inputs
+    chosen: Preparation = step if step.length else MultiHot(step.words)
+    kinds: dict[str, Kind] = {text: "tokens" if step.length else "bag"}
     note = samples.note(task) if source == "sample" else ""
-    return replace(raw, learn=learn, note=note, words=cache(lambda: _names(task, words, source)))
+    of_texts = lambda texts: {text: _of_texts(task, texts, step.names(), step.words)}  # noqa: E731
+    return replace(raw, inputs=kinds, learn={text: (chosen,)}, note=note, words=step.names, of_texts=of_texts)
+
+
+def _of_texts(task: str, texts: Sequence[str], names: tuple[str, ...], words: int) -> Ragged:
+    """New texts as the dataset's own numbers of their words. Raises Refused where nobody knows what these mean."""
+    if not names:
+        file = NAMES[task]
+        place = root() / file.task / file.name
+        raise Refused(f"{task}: no text has numbers without the list of words: put {file.urls[0]} to {place}")
+    known = {word: number - INDEX_FROM for number, word in enumerate(names) if word not in ("", UNKNOWN)}
+    cutter = Cutter("words", True, "blank", words)  # as Keras' Tokenizer cuts, which made the list
+    cut = cutter(np.array(list(texts), object))
+    number = np.array([known.get(word, words) for word in cutter.names(range(len(cutter)))] or [words], np.int32)
+    return _number(Ragged(number[cut.values], cut.offsets), words)
 
 
 def _names(task: str, words: int, source: str) -> tuple[str, ...]:
@@ -119,7 +157,9 @@ def _names(task: str, words: int, source: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _check(words: int) -> None:
+def _check(words: int, length: int | None, bucket: bool) -> None:
+    if bucket and length is None:
+        raise Refused("bucket=true is for sequences: say how long they may be, such as length=500")
     if words <= INDEX_FROM:
         raise Refused(f"words={words}: numbers 0 to {INDEX_FROM} are no words; it must be {INDEX_FROM + 1} or more")
 

@@ -2,28 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 ANY = ("number", "binary", "category", "multilabel", "fraction", "bag", "image")
+SEQUENCES = ("tokens", "series")
+READERS: dict[str, tuple[str, ...]] = {"embedding": ("tokens",), "convnet": ("image",)}  # others: any sequence
 
-ACCEPTS: dict[str, tuple[str, ...]] = {
-    "constant": (*ANY, "tokens", "series"),
-    "linear": ANY,
-    "linear_solved": ANY,
-    "dense": ANY,
+ACCEPTS: dict[str, tuple[str, ...]] = {  # by the names of conf/model
+    "constant": (*ANY, *SEQUENCES),
+    "linear": (*ANY, "series"),
+    "linear_solved": (*ANY, "series"),
+    "dense": (*ANY, "series"),
+    "combined": (*ANY, *SEQUENCES),
+    "embedding": (*ANY, "tokens"),
+    **dict.fromkeys(("rnn", "lstm", "gru", "conv1d", "conv_gru", "transformer"), (*ANY, *SEQUENCES)),
     "convnet": ANY,
     "residual": ANY,
     "inception": ANY,
     "separable": ANY,
     "pretrained": ANY,
 }
-NEEDS: dict[str, str] = dict.fromkeys(("convnet", "residual", "inception", "separable", "pretrained"), "image")
+NEEDS: dict[str, tuple[str, ...]] = {  # at least one input of one of these kinds
+    "combined": SEQUENCES,
+    "embedding": ("tokens",),
+    **dict.fromkeys(("rnn", "lstm", "gru", "conv1d", "conv_gru", "transformer"), SEQUENCES),
+    **dict.fromkeys(("convnet", "residual", "inception", "separable", "pretrained"), ("image",)),
+}
+IN_WORDS = {"image": "an image input", "tokens": "tokens", "series": "a series"}
+HINT = "; texts are read word after word with data.length=500, or text=sequence where there is a text group"
+
+
+def name_of(node: dict[str, Any]) -> str:
+    """What the model that this node of a config describes is called: its reader's name where one reads all.
+
+    A recurrent reader is called after its cell.
+    """
+    name = str(node.get("cell") or str(node.get("_target_", "")).rpartition(".")[2])
+    reader = node.get("reader")
+    if name != "combined" or not isinstance(reader, dict) or node.get("readers"):
+        return name
+    return reader_name(reader)
+
+
+def reader_name(node: dict[str, Any]) -> str:
+    """What a reader is called: the kind of its cells, where it has cells."""
+    return str(node.get("cell") or str(node.get("_target_", "")).rpartition(".")[2])
+
+
+def fault_of(node: dict[str, Any], inputs: dict[str, str]) -> str | None:
+    """Why the model of this node cannot read these inputs (name → kind); None if it can, or is the user's own."""
+    if not str(node.get("_target_", "")).startswith("dlrun."):
+        return None
+    readers, share = node.get("readers") or {}, node.get("share") or []
+    if not isinstance(readers, dict) or not isinstance(share, list) or not all(isinstance(g, list) for g in share):
+        return None  # whoever checks types says so
+    for name, reader in readers.items():
+        if not isinstance(reader, dict):
+            return f"model.readers.{name}={reader!r}: choose a reader by name: +reader@model.readers.{name}=NAME"
+    named = next(reader_faults({name: reader_name(reader) for name, reader in readers.items()}, share, inputs), None)
+    return named or (None if readers else model_fault(name_of(node), inputs))
+
+
+def reader_faults(readers: dict[str, str], share: list[list[str]], inputs: dict[str, str]) -> Iterator[str]:
+    """What is wrong with readers by input (input → the reader's name, '' where unknown) and with who shares one."""
+    there = f"the inputs are {', '.join(f'{name} ({kind})' for name, kind in inputs.items())}"
+    for group in share:
+        if len(group) < 2:
+            yield f"model.share: {group} shares with nobody; name two inputs or more; {there}"
+        if unknown := [name for name in group if name not in inputs]:
+            yield f"model.share names {', '.join(unknown)}; {there}"
+        elif flat := [name for name in group if inputs[name] not in SEQUENCES and not set(group) & set(readers)]:
+            yield f"model.share names {', '.join(flat)}, which no reader reads; {there}"
+    for name, reader in readers.items():
+        if name not in inputs:
+            yield f"model.readers names {name}; {there}"
+            continue
+        kinds = READERS.get(reader, SEQUENCES) if reader else (*SEQUENCES, "image")
+        if inputs[name] not in kinds:
+            yield f"model.readers.{name}: {reader or 'a reader'} reads {' or '.join(kinds)}; {there}"
 
 
 def reads(model: str, kinds: Iterable[str]) -> bool:
     """Whether a model of ours can read inputs of these kinds."""
-    need = NEEDS.get(model)
-    return all(kind in ACCEPTS[model] for kind in kinds) and (need is None or need in kinds)
+    kinds, need = list(kinds), NEEDS.get(model)
+    return all(kind in ACCEPTS[model] for kind in kinds) and (need is None or bool(set(need) & set(kinds)))
 
 
 def model_fault(model: str, inputs: dict[str, str]) -> str | None:
@@ -31,7 +94,9 @@ def model_fault(model: str, inputs: dict[str, str]) -> str | None:
     if model not in ACCEPTS or reads(model, inputs.values()):
         return None
     wrong = [f"{kind} '{name}'" for name, kind in inputs.items() if kind not in ACCEPTS[model]]
-    wants = f"cannot read {', '.join(wrong)}" if wrong else f"needs an {NEEDS[model]} input"
+    needs = f"needs {' or '.join(IN_WORDS[kind] for kind in NEEDS.get(model, ()))}"
     given = ", ".join(f"{kind} '{name}'" for name, kind in inputs.items())
     able = ", ".join(name for name in sorted(ACCEPTS) if reads(name, inputs.values()))
-    return f"model={model} {wants}, but the data give {given}; models that can read it: {able}"
+    hint = HINT if not wrong and "tokens" in NEEDS[model] and "bag" in inputs.values() else ""
+    wants = f"cannot read {', '.join(wrong)}" if wrong else needs
+    return f"model={model} {wants}, but the data give {given}; models that can read it: {able}{hint}"

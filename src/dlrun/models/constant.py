@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from dlrun.models.named import safe
 from dlrun.types import Batch, Field, Spec
 
 
@@ -14,12 +15,12 @@ class Constant(nn.Module):
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         for name, field in spec.targets.items():
-            self.register_buffer(f"answer_{name}", raw_prior(field))
+            self.register_buffer(f"answer_{safe(name)}", raw_prior(field))
         self.names = list(spec.targets)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         rows = len(next(iter(batch.values())))
-        return {name: self.get_buffer(f"answer_{name}").expand(rows, -1) for name in self.names}
+        return {name: self.get_buffer(f"answer_{safe(name)}").expand(rows, -1) for name in self.names}
 
 
 def raw_prior(field: Field) -> Tensor:

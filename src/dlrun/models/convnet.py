@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dlrun.models.dense import Dense, head_layers
 from dlrun.models.layers import ACTIVATIONS, Activation, Init, initialise, penalty
+from dlrun.models.named import Named
 from dlrun.ranges import Count, NonNegative, Probability
 from dlrun.types import Batch, Field, Spec
 
@@ -105,7 +106,7 @@ def joined(spec: Spec, towers: dict[str, nn.Sequential], ending: Ending) -> nn.M
     if ending.dropout:  # the book drops the features themselves, before the first dense layer (§5.2)
         towers = {name: nn.Sequential(*layers, nn.Dropout(ending.dropout)) for name, layers in towers.items()}
     tail = Dense(hidden, heads, ending.l1, ending.l2)
-    model = Convnet(nn.ModuleDict(towers), tail, ending.l1, ending.l2)
+    model = Convnet(Named(towers), tail, ending.l1, ending.l2)
     initialise(model, ending.init)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 

@@ -7,6 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from dlrun.models.layers import ACTIVATIONS, Activation, Init, Join, initialise, penalty
+from dlrun.models.named import Named
 from dlrun.ranges import Count, NonNegative, Probability
 from dlrun.types import Batch, Field, Spec
 
@@ -86,10 +87,10 @@ def head_layers(
     """Hidden layers over `inputs` and a linear head for each target."""
     if not units:
         heads = {name: Join(inputs, field.outputs, embedding=embedding) for name, field in spec.targets.items()}
-        return nn.ModuleList(), nn.ModuleDict(heads)
+        return nn.ModuleList(), Named(heads)
     hidden = stack(units, Join(inputs, units[0], embedding=embedding), *style)
     linear = {name: nn.Linear(units[-1], field.outputs) for name, field in spec.targets.items()}
-    return nn.ModuleList(hidden), nn.ModuleDict(linear)
+    return nn.ModuleList(hidden), Named(linear)
 
 
 def linear(spec: Spec, *, category: Literal["onehot", "embedding"], embedding: Count, init: Init) -> nn.Module:

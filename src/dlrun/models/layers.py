@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from dlrun.models.named import Named, safe
 from dlrun.types import Batch, Field
 
 Init = Literal["torch", "keras"]
@@ -72,12 +73,13 @@ class Join(nn.Module):
         self.lookups = [name for name in names if inputs[name].kind == "category" and not embedding]
         self.bags = [name for name, field in inputs.items() if field.kind == "bag"]
         self.flat = [name for name in names if inputs[name].kind != "category"]
-        self.embeddings = nn.ModuleDict({name: nn.Embedding(inputs[name].size, embedding) for name in learnt})
+        self.embeddings = Named({name: nn.Embedding(inputs[name].size, embedding) for name in learnt})
         width = sum(inputs[name].outputs for name in self.flat) + embedding * len(learnt)
         sparse = {name: inputs[name].size or inputs[name].outputs for name in (*self.bags, *self.lookups)}
         self.fan_in = width + sum(sparse.values())
         self.linear = nn.Linear(width, units) if width else None
-        self.rows = nn.ParameterDict({name: nn.Parameter(torch.empty(size, units)) for name, size in sparse.items()})
+        rows = {safe(name): nn.Parameter(torch.empty(size, units)) for name, size in sparse.items()}
+        self.rows = nn.ParameterDict(rows)
         self.bias = None if width else nn.Parameter(torch.zeros(units))
 
     @property
@@ -104,9 +106,9 @@ class Join(nn.Module):
             return cast(Tensor, self.linear(self._wide(batch)))
         total: Any = self.bias if self.linear is None else self.linear(self._wide(batch))
         for name in self.bags:
-            total = BagProduct.apply(batch[name], self.rows[name], total)
+            total = BagProduct.apply(batch[name], self.rows[safe(name)], total)
         for name in self.lookups:
-            total = total + nn.functional.embedding(batch[name], self.rows[name])
+            total = total + nn.functional.embedding(batch[name], self.rows[safe(name)])
         return cast(Tensor, total)
 
     def _wide(self, batch: Batch) -> Tensor:
@@ -133,21 +135,50 @@ def strided(stride: int) -> list[nn.Module]:
 
 
 def initialise(module: nn.Module, init: Init) -> None:
-    """Starting weights: torch's own, or Keras' (glorot-uniform kernels, zero biases; BOOK §0), with its batch norm.
+    """Starting weights: torch's own, or Keras' (glorot-uniform kernels, zero biases; BOOK §0), with its norms.
 
-    The kernel of a depthwise convolution has the same bound in both, as only the sum of its two fans counts.
+    The kernel of a depthwise convolution has the same bound in both, as only the sum of its two fans counts. Published
+    word vectors stay as they are.
     """
     for part in module.modules():
         if isinstance(part, Join):
             part.initialise(init)
-    inside = {id(part.linear) for part in module.modules() if isinstance(part, Join)}
+    inside = {id(inner) for part in module.modules() if isinstance(part, Join) for inner in part.modules()}
     for part in module.modules():
-        if init == "keras" and isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
-            part.momentum, part.eps = 0.01, 1e-3  # Keras: momentum .99, which is the share that is kept
-        if init == "keras" and isinstance(part, nn.Linear | nn.Conv2d) and id(part) not in inside:
-            nn.init.xavier_uniform_(part.weight)
-            if part.bias is not None:
-                nn.init.zeros_(part.bias)
+        if init == "keras" and id(part) not in inside:
+            as_keras(part)
+
+
+def as_keras(part: nn.Module) -> None:
+    """The starting weights, and the constants of a norm, that Keras gives to a layer of this kind, if it is one."""
+    if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
+        part.momentum, part.eps = 0.01, 1e-3  # Keras: momentum .99, which is the share that is kept
+    if isinstance(part, nn.LayerNorm):
+        part.eps = 1e-3
+    if isinstance(part, nn.Linear | nn.Conv2d | nn.Conv1d):
+        nn.init.xavier_uniform_(part.weight)
+        if part.bias is not None:
+            nn.init.zeros_(part.bias)
+    if isinstance(part, nn.Embedding) and not getattr(part, "published", False):
+        nn.init.uniform_(part.weight, -0.05, 0.05)
+    if isinstance(part, nn.MultiheadAttention):
+        for kernel in part.in_proj_weight.data.chunk(3):  # queries, keys and values are three layers
+            nn.init.xavier_uniform_(kernel)
+    if isinstance(part, nn.RNNBase):
+        recurrent_as_keras(part)
+
+
+def recurrent_as_keras(part: nn.RNNBase) -> None:
+    """Glorot for the inputs' kernels of all gates together, an orthogonal one for the state, forget gates open at 1."""
+    for name, weight in part.named_parameters():
+        if name.startswith("weight_ih"):
+            nn.init.xavier_uniform_(weight)
+        elif name.startswith("weight_hh"):
+            nn.init.orthogonal_(weight)
+        else:
+            nn.init.zeros_(weight)
+        if isinstance(part, nn.LSTM) and name.startswith("bias_ih"):
+            weight.data[part.hidden_size : 2 * part.hidden_size] = 1  # in one of torch's two biases
 
 
 def penalty(kernels: list[Tensor], l1: float, l2: float) -> Tensor:

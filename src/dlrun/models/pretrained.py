@@ -18,6 +18,7 @@ from dlrun.models.convnet import Ends, images
 from dlrun.models.dense import Dense, head_layers
 from dlrun.models.layers import Activation, Init, initialise
 from dlrun.models.members import admit_base
+from dlrun.models.named import Named
 from dlrun.ranges import Count, Positive, Probability
 from dlrun.types import AHEAD, Batch, Field, Job, Spec
 
@@ -141,7 +142,7 @@ def pretrained(
     hidden, heads = head_layers(spec, {**spec.inputs, **seen}, dense, 0, (activation, dropout, False))
     tail = Dense(hidden, heads)
     initialise(tail, init)
-    model = Pretrained(nn.ModuleDict(towers), tail, 0.0 if dense else dropout, frozen, rate, cache)
+    model = Pretrained(Named(towers), tail, 0.0 if dense else dropout, frozen, rate, cache)
     model.runs, model.note = runs, note
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 

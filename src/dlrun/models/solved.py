@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from dlrun.errors import Refused
 from dlrun.models.layers import BagProduct
+from dlrun.models.named import safe
 from dlrun.ranges import Count, Positive
-from dlrun.tables import Bag, Pixels, Plain, Streamed, Table
+from dlrun.tables import Bag, Pixels, Plain, Sequences, Stored, Streamed, Table
 from dlrun.types import Batch, Field, Spec
 
 log = logging.getLogger("dlrun")
@@ -38,17 +39,17 @@ class Solved(nn.Module):
         self.spec, self.ask = spec, ask
         width = sum(map(columns, spec.inputs.values()))
         for name, field in spec.targets.items():
-            self.register_buffer(f"weight_{name}", torch.zeros(width, field.outputs))
-            self.register_buffer(f"bias_{name}", torch.zeros(field.outputs))
+            self.register_buffer(f"weight_{safe(name)}", torch.zeros(width, field.outputs))
+            self.register_buffer(f"bias_{safe(name)}", torch.zeros(field.outputs))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         return {name: self._answer(name, batch) for name in self.spec.targets}
 
     def _answer(self, target: str, batch: Batch) -> Tensor:
         """Inputs times weights, the sparse ones sparsely, plus the bias."""
-        total, low = self.get_buffer(f"bias_{target}"), 0
+        total, low = self.get_buffer(f"bias_{safe(target)}"), 0
         for name, field in self.spec.inputs.items():
-            weight = self.get_buffer(f"weight_{target}")[low : low + columns(field)]
+            weight = self.get_buffer(f"weight_{safe(target)}")[low : low + columns(field)]
             if field.kind == "bag":
                 total = BagProduct.apply(batch[name], weight, total)
             elif field.kind == "category":
@@ -70,8 +71,8 @@ class Solved(nn.Module):
             with warnings.catch_warnings(record=True) as said:
                 warnings.simplefilter("always")
                 weight, bias = SOLVERS[field.kind](x, column.values.cpu().numpy(), field, self.ask)
-            self.get_buffer(f"weight_{name}").copy_(torch.from_numpy(weight))
-            self.get_buffer(f"bias_{name}").copy_(torch.from_numpy(bias))
+            self.get_buffer(f"weight_{safe(name)}").copy_(torch.from_numpy(weight))
+            self.get_buffer(f"bias_{safe(name)}").copy_(torch.from_numpy(bias))
             report(name, said, self.ask)
 
 
@@ -102,11 +103,12 @@ def matrix(inputs: dict[str, Field], table: Table) -> Any:
     return whole.astype(np.float64) if whole.size <= LARGE else whole  # a sparse one counts what it stores
 
 
-def _part(name: str, field: Field, column: Plain | Pixels | Streamed | Bag) -> Any:
+def _part(name: str, field: Field, column: Stored) -> Any:
     from scipy.sparse import csr_array
 
     if isinstance(column, Bag):
         return column.to(torch.device("cpu")).matrix
+    assert not isinstance(column, Sequences)
     values = (column.values if isinstance(column, Plain) else column.whole()).cpu().numpy()
     rows = len(column)
     if field.kind == "category":

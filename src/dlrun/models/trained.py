@@ -14,6 +14,7 @@ from dlrun import checkpoint
 from dlrun.build import build, patched
 from dlrun.errors import Refused
 from dlrun.models import weights
+from dlrun.outlook import outlook
 from dlrun.rundir import RunDir
 from dlrun.types import Field, Job, Spec
 
@@ -80,8 +81,27 @@ def read_spec(run: RunDir) -> Spec:
 
 
 def _field(node: dict[str, Any]) -> Field:
-    prior = node.get("prior")
-    return Field(
-        node["kind"], tuple(node["shape"]), node["size"], tuple(node["labels"]),
-        None if prior is None else torch.tensor(prior),
-    )  # fmt: skip
+    given = {name: node.get(name) for name in ("prior", "shift", "scale")}
+    tensors = {name: None if value is None else torch.tensor(value) for name, value in given.items()}
+    ahead = outlook(node.get("outlook"))
+    return Field(node["kind"], tuple(node["shape"]), node["size"], tuple(node["labels"]), **tensors, outlook=ahead)
+
+
+def plain_spec(spec: Spec) -> dict[str, Any]:
+    """What `read_spec` reads, as fields.json holds it."""
+    return {
+        part: {name: _plain(field) for name, field in fields.items()}
+        for part, fields in (("inputs", spec.inputs), ("targets", spec.targets))
+    }
+
+
+def _plain(field: Field) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "kind": field.kind,
+        "shape": list(field.shape),
+        "size": field.size,
+        "labels": list(field.labels),
+    }
+    tensors = {"prior": field.prior, "shift": field.shift, "scale": field.scale}
+    found |= {name: None if value is None else value.tolist() for name, value in tensors.items()}
+    return found | {"outlook": None if field.outlook is None else field.outlook.plain()}

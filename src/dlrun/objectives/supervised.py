@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import reduce
 
 from torch import Tensor, nn
 
@@ -36,16 +37,20 @@ class Supervised(nn.Module):
         if self.augment is not None and self.training:
             batch = self.augment(batch)
         outputs = self.model(batch)
-        total, extra = self.total(outputs, batch), self.penalty()
-        yield Step("model", total if extra is None else total + extra, outputs)
+        parts, extra = self.parts(outputs, batch), self.penalty()
+        total = together(parts.values())
+        yield Step("model", total if extra is None else total + extra, outputs, parts if len(parts) > 1 else {})
+
+    def parts(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Target → what it adds to the loss of these answers: its own loss times its weight."""
+        losses = {name: loss(outputs[name], batch[name]) for name, loss in self.losses.items()}
+        return {name: part * self.weights[name] if name in self.weights else part for name, part in losses.items()}
 
     def total(self, outputs: dict[str, Tensor], batch: Batch) -> Tensor:
         """The losses of these answers together, each with its weight."""
-        total = None
-        for name, loss in self.losses.items():
-            part = loss(outputs[name], batch[name])
-            if name in self.weights:
-                part = part * self.weights[name]
-            total = part if total is None else total + part
-        assert total is not None
-        return total
+        return together(self.parts(outputs, batch).values())
+
+
+def together(parts: Iterable[Tensor]) -> Tensor:
+    """The sum of these, in their order."""
+    return reduce(Tensor.__add__, parts)

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from dlrun.protocols.split import By, folds, forward, held_out
+from dlrun.protocols.split import By, drawn, folds, forward, held_out
 from dlrun.ranges import Count, Natural, Positive
 from dlrun.types import Job, Raw, Result
 
@@ -34,6 +34,20 @@ class Holdout:
 
     def rows(self, raw: Raw, job: Job, seed: int) -> Rows:
         return held_out(raw, self.validation, self.by, seed)
+
+
+@dataclass(frozen=True)
+class Few:
+    """One fit on a few rows, validated on others; the rest takes no part (book §6.1.3)."""
+
+    train: int
+    validation: int
+
+    def __call__(self, results: list[Result]) -> Job | None:
+        return None if results else Job()
+
+    def rows(self, raw: Raw, job: Job, seed: int) -> Rows:
+        return drawn(raw, self.train, self.validation, seed)
 
 
 @dataclass(frozen=True)
@@ -85,6 +99,11 @@ class WalkForward:
 def holdout(*, validation: Positive, by: By) -> Holdout:
     """Hold out a share, or a number, of the rows."""
     return Holdout(validation, by)
+
+
+def few(*, train: Count, validation: Count) -> Few:
+    """Train on so many rows drawn at random, and validate on so many others, or on all of them where they are fewer."""
+    return Few(train, validation)
 
 
 def whole() -> Whole:

@@ -18,7 +18,8 @@ def held_out(raw: Raw, validation: float, by: By, seed: int) -> Split:
 
     validation: a share below 1, or a number of rows. by: stratified keeps class shares, group keeps owners whole, time
     holds out the latest (rows of one moment keep together, so it may hold out more), first and last take the rows as
-    they lie (BOOK §3.5), auto is stratified for classes.
+    they lie (BOOK §3.5), auto is stratified for classes. A series is split in time alone: the training rows end `span`
+    rows before the validation rows, so that no training row, or what it foretells, is seen in a validation window.
     """
     total = len(raw)
     count = round(validation * total) if validation < 1 else int(validation)
@@ -27,6 +28,9 @@ def held_out(raw: Raw, validation: float, by: By, seed: int) -> Split:
             f"protocol.validation={validation:g} holds out {count} of {total} rows; some must be left on each side"
         )
     rows = np.arange(total)
+    if (shared := span(raw)) and by in ("auto", "time"):
+        return later(raw, [total - count, total], shared)[0]
+    refuse_neighbours(raw, by)
     if by == "first":
         return rows[count:], rows[:count]
     if by == "last":
@@ -36,6 +40,18 @@ def held_out(raw: Raw, validation: float, by: By, seed: int) -> Split:
     if by == "group":
         return _by_group(raw, count, seed)
     return _drawn(raw, rows, count, by, seed)
+
+
+def drawn(raw: Raw, train: int, validation: int, seed: int) -> Split:
+    """(training rows, validation rows) drawn at random: so many of the first, and at most so many of the second.
+
+    Raises Refused where no row is left to validate on.
+    """
+    refuse_neighbours(raw, "random")
+    if train >= len(raw):
+        raise Refused(f"protocol.train={train} leaves none of the {len(raw)} rows to validate on")
+    order = np.random.RandomState(seed % 2**32).permutation(len(raw))
+    return np.sort(order[:train]), np.sort(order[train : train + validation])
 
 
 def _drawn(raw: Raw, rows: np.ndarray, count: int, by: By, seed: int) -> Split:
@@ -66,6 +82,7 @@ def folds(raw: Raw, count: int, by: By, shuffle: bool, seed: int) -> list[Split]
     """(training rows, validation rows) of each of `count` folds."""
     from sklearn import model_selection as ms
 
+    refuse_neighbours(raw, by)
     if count > len(raw):
         raise Refused(f"protocol.folds={count}, but there are only {len(raw)} rows")
     random = {"shuffle": True, "random_state": seed % 2**32} if shuffle else {}
@@ -87,11 +104,12 @@ def forward(raw: Raw, count: int, gap: int, size: int | None) -> list[Split]:
 
     The windows are those of scikit-learn's TimeSeriesSplit: the last count · size rows are validated, one after the
     other, and a fold trains on all rows before its own, less the last `gap`. Rows of one moment keep together, for
-    which a window may begin earlier. size: null is rows / (count + 1). Raises Refused when there are too few rows.
+    which a window may begin earlier. size: null is rows / (count + 1). Of a series the gap is `span` at least. Raises
+    Refused when there are too few rows.
     """
     if raw.order is None:
         raise Refused("protocol=walk_forward needs data.order=COLUMN")
-    total = len(raw)
+    total, gap = len(raw), max(gap, span(raw))
     size = size or total // (count + 1)
     first = total - count * size
     if not size or first <= gap:
@@ -112,12 +130,32 @@ def later(raw: Raw, edges: list[int], gap: int) -> list[Split]:
     order = np.argsort(times, kind="stable")
     moments = times[order]
     whole = [*(int(np.searchsorted(moments, moments[edge])) for edge in edges[:-1]), edges[-1]]
+    if whole[0] <= gap and span(raw):
+        raise Refused(
+            f"{len(raw)} windows of a series, {edges[-1] - edges[0]} of them held out, leave none to train on before a "
+            f"gap of {gap} (data.lookback and the largest data.delay): use a longer series, a smaller data.lookback or "
+            "a smaller protocol.validation"
+        )
     if whole[0] <= gap or min(np.diff(whole)) == 0:
         raise Refused(
             f"rows of one moment of '{raw.order}' keep together, and {len(np.unique(moments))} moments in {len(raw)} "
             f"rows are too few for {len(edges) - 1} windows of validation rows and a gap of {gap}"
         )
     return [(order[: low - gap], order[low:high]) for low, high in zip(whole, whole[1:], strict=False)]
+
+
+def span(raw: Raw) -> int:
+    """So many rows apart, two windows of a series share nothing, what they foretold included; 0 for other rows."""
+    return max((ahead.span for ahead in raw.outlook.values()), default=0)
+
+
+def refuse_neighbours(raw: Raw, by: By) -> None:
+    """Refuse to split a series otherwise than in time."""
+    if span(raw):
+        raise Refused(
+            f"protocol.by={by}: neighbouring windows of a series share their values, so held-out rows would be known "
+            "from training; use protocol=last_in_time (by=time), or protocol=walk_forward"
+        )
 
 
 def strata(raw: Raw, by: By, least: int) -> np.ndarray | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dlrun.errors import Refused
+from dlrun.models import name_of
 
 Lines = list[dict[str, Any]]
 
@@ -84,8 +85,7 @@ def text(file: Path) -> str:
 def name_of_model(config: dict[str, Any]) -> str:
     """'dense' from a model node whose _target_ is 'dlrun.models.dense.dense'."""
     node = config.get("model")
-    target = node.get("_target_", "") if isinstance(node, dict) else str(node or "")
-    return target.rpartition(".")[2]
+    return name_of(node if isinstance(node, dict) else {"_target_": str(node or "")})
 
 
 def name_of_task(config: dict[str, Any]) -> str:

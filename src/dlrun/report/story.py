@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dlrun.report import evidence, inside, members, read, stages, surroundings
+from dlrun.report import evidence, forecast, inside, members, read, stages, surroundings
 from dlrun.report.section import Block, Picture, Section, Text, remark, section
 from dlrun.report.table import summaries
 
@@ -61,7 +61,7 @@ def scores(results: read.Lines, steps: read.Lines, pictures: dict[str, list[Path
     """The stages of a workflow against the constant answer."""
     if not stages.by_stage(results):
         return []
-    said = "Each dot is a stage; the dashed line is the constant answer's score. " + stages.tried(results, steps)
+    said = "Each dot is a stage; the dashed line is an answer that costs nothing. " + stages.tried(results, steps)
     drawn = [Picture(file, "The score of every stage with its interval", said) for file in pictures.get("stages", ())]
     return section("Baseline against models", [*drawn, stages.scores_table(results, steps)])
 
@@ -87,7 +87,8 @@ def curves(pictures: dict[str, list[Path]]) -> list[Section]:
 def answers(pictures: dict[str, list[Path]]) -> list[Section]:
     """What was answered against what is true."""
     drawn = [Picture(file, file.stem.replace("-", " ")) for file in pictures.get("answers", ())]
-    return section("Answers against the truth", drawn)
+    ahead = [Picture(file, file.stem.replace("-", " "), forecast.CAPTION) for file in pictures.get("forecast", ())]
+    return [*section("Forecast against the truth", ahead), *section("Answers against the truth", drawn)]
 
 
 CURVES = (

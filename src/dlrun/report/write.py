@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from dlrun.report import compared, confusion, curves, html, intervals, markdown, overfitting, read, stages, story
+from dlrun.report import (
+    compared,
+    confusion,
+    curves,
+    forecast,
+    html,
+    intervals,
+    markdown,
+    overfitting,
+    read,
+    stages,
+    story,
+)
 from dlrun.whole import write_text
 
 Pictures = dict[str, list[Path]]
@@ -15,8 +27,9 @@ def write(folder: Path) -> list[Path]:
     """Write the pictures, report.md and report.html into the folder, and say which files these are.
 
     learning-curves.png · confusion-<target>-<stage>-<split>.png or residuals-…, where <stage> is 'folds' for the folds
-    of a plain run together · of a workflow stages.png, ladder.png, study.png · report.html has them all inside, with
-    what lies in samples/ and errors/. Raises Refused where there is no run.
+    of a plain run together · forecast-<target>-<stage>-<split>.png of a series · of a workflow stages.png, ladder.png,
+    study.png · report.html has them all inside, with what lies in samples/ and errors/. Raises Refused where there is
+    no run.
     """
     drawn = draw(folder)
     sections = story.sections(folder, drawn)
@@ -52,6 +65,7 @@ def draw(folder: Path) -> Pictures:
         drawn["ladder"] = overfitting.draw_ladder(history, results, config, folder / "ladder.png")
         drawn["study"] = overfitting.draw_study(history, results, config, folder / "study.png")
     found = {name: [file] for name, file in drawn.items() if file is not None}
+    found["forecast"] = forecast.draw_all(folder, results, config, stages.chosen(steps))
     found["answers"] = confusion.draw_all(folder, results, config, stages.chosen(steps))
     found["samples"] = sorted(file for file in (folder / "samples").glob("*") if file.suffix in (".png", ".jpg"))
     return found

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dlrun.errors import Refused
+from dlrun.models.naive import earlier
 from dlrun.places import shipped
 from dlrun.problems import PROBLEMS, metric_fault
 from dlrun.types import Raw
@@ -22,6 +23,7 @@ MEASURES = {
     "number": ("mae", "rmse"),
     "fraction": ("mae", "rmse"),
 }
+SERIES = "one far miss does not rule the mean absolute error; mae_unit beside it is in the target's own unit"
 SKEWED_MEASURES = {"binary": ("pr_auc", "f1", "accuracy"), "category": ("f1", "accuracy")}
 
 
@@ -39,7 +41,8 @@ def measure(raw: Raw, asked: str) -> Choice:
     target, kind = next(iter(raw.targets.items()))
     share = commonest(raw, target) if kind in SKEWED_MEASURES else 0.0
     names = SKEWED_MEASURES[kind] if share > SKEWED else MEASURES[kind]
-    reason = _reason(kind, share)
+    names = (*names, "mae_unit") if raw.outlook else names
+    reason = SERIES if raw.outlook else _reason(kind, share)
     if asked != "auto":
         if fault := metric_fault(asked, kind):
             raise Refused(f"workflow.{fault.replace('metric', 'measure', 1)}")
@@ -54,6 +57,19 @@ def measure(raw: Raw, asked: str) -> Choice:
     if not fits:
         reason = "the targets are of different kinds, and each is judged by the usual measure of its own"
     return Choice(f"{target}_{first}" if several else first, nodes, reason)
+
+
+def naive(raw: Raw) -> tuple[str, ...]:
+    """The answers that a series gives for nothing: those that its windows hold for every target."""
+    columns = {name for series, kind in raw.inputs.items() if kind == "series" for name in raw.labels.get(series, ())}
+    if not raw.outlook or any(ahead.column not in columns for ahead in raw.outlook.values()):
+        return ()
+    try:
+        for ahead in raw.outlook.values():
+            earlier(ahead, None)
+    except Refused:
+        return ("last_value",)
+    return ("last_value", "same_time_before")
 
 
 def commonest(raw: Raw, target: str) -> float:
@@ -79,6 +95,11 @@ def protocol(raw: Raw, asked: str, own: dict[str, Any]) -> Choice:
     rows = len(raw)
     if asked == "task":
         return Choice(own["_target_"].rpartition(".")[2], own, "the task, or the command line, says so")
+    if raw.outlook:
+        reason = (
+            "the windows of a series overlap: every fold trains on the past and is measured after a gap of one window"
+        )
+        return Choice("walk_forward", shipped("protocol", "walk_forward"), reason)
     if raw.order:
         reason = (
             f"'{raw.order}' puts the rows in time: every fold trains on the past and is measured on what came after"

@@ -49,7 +49,7 @@ class Workflow:
         if not (folder / "workflow.json").exists():  # what really runs
             write_text(folder / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
             self._warn_of_nothing()
-        self.course = Course(self.config, self.settings)
+        self.course = Course(self.config, self.settings, choices.naive(raw))
         self.seen = Evidence(
             self.run, self.config, self.measure.name, "min" if lower_is_better(self.measure.name) else "max"
         )

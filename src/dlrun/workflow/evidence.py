@@ -14,6 +14,7 @@ from dlrun.diagnosis import Diagnosis, diagnose, over_folds
 from dlrun.predictions import Pooled
 from dlrun.rundir import RunDir, lines
 from dlrun.types import Result
+from dlrun.workflow.stages import NAIVE
 
 
 @dataclass
@@ -66,9 +67,15 @@ class Evidence:
             return None
         return predictions.pooled(self.run.folder, [result.job.name for result in found], "val")
 
+    @property
+    def bar(self) -> str:
+        """What a model has to beat: the constant answer, or of a series a better one that it gives for nothing."""
+        free = [stage for stage in ("constant", *NAIVE) if self.score(stage) is not None]
+        return self.best(free) if free else "constant"
+
     def beats_baseline(self, stage: str) -> bool:
-        """Whether the interval of its lead over the common-sense answer lies above zero."""
-        lead = self.better(stage, "constant")
+        """Whether the interval of its lead over the best common-sense answer lies above zero."""
+        lead = self.better(stage, self.bar)
         return lead is not None and lead.low is not None and lead.low > 0
 
     def diagnosis(self, stage: str) -> Diagnosis:

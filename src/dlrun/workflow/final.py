@@ -15,8 +15,8 @@ from dlrun.protocols.plans import Whole
 from dlrun.protocols.repeats import repeated
 from dlrun.types import Result
 from dlrun.workflow.course import Workflow
-from dlrun.workflow.stages import Stage, Staged
-from dlrun.workflow.verdicts import Verdict, counted
+from dlrun.workflow.stages import NAIVE, Stage, Staged
+from dlrun.workflow.verdicts import Verdict, called, counted
 
 
 class Final:
@@ -28,7 +28,7 @@ class Final:
         self.epochs = self.workflow.seen.best_epoch(self.winner.name)
         self.experiment = Experiment(self._config(config), folder, plugins)
         final = Stage("final", {}, self._patch(self.winner))
-        solved = self.winner.name == "linear"  # not trained: there is no luck in it
+        solved = self.winner.name in ("linear", *NAIVE)  # not trained: there is no luck in it
         seeds = 1 if solved else self.workflow.settings.seeds
         plan = repeated(Whole(), seeds)
         self.experiment.assembly.plan = Staged(plan, lambda results: iter([final]))
@@ -64,6 +64,10 @@ class Final:
         self.workflow.tell([self.verdict([r for r in results if r.job.stage == "final" and r.split == "test"])])
         return results
 
+    def _bar(self) -> str:
+        """What results have beside them as their baseline."""
+        return called("last_value" if self.workflow.course.naive else "constant")
+
     def _squeezed(self) -> list[str]:
         name = self.workflow.config["scheduler"]["_target_"].rpartition(".")[2]
         return (
@@ -88,7 +92,7 @@ class Final:
         evidence = [
             f"'{self.winner.name}' trained on all {rows:,} development rows, {counted(self.epochs, 'epoch')}",
             f"the first fit has {number(first.value)}{ends}; the spread over seeds is that of training alone",
-            f"the constant answer has {number(results[0].baseline[measure].value)} on them",
+            f"{self._bar()} has {number(results[0].baseline[measure].value)} on them",
             *self._squeezed(),
             f"validation had said {number(validated.value)}, of {len(seen.tried('constant'))} candidates the best",
         ]

@@ -17,6 +17,7 @@ from dlrun.types import Job, Raw, Result
 from dlrun.workflow.changes import RELATIVE, Changes, check, combined, patch
 
 FIRST = ("constant", "linear", "small", "configured")
+NAIVE = ("last_value", "same_time_before")  # answers that a series gives for nothing
 LEAST_PATIENCE = 3  # epochs
 STOP = "callback.early_stopping"
 DRAWS = 50  # tries for a candidate that is not there yet
@@ -49,10 +50,11 @@ class Stage:
 
 @dataclass(frozen=True)
 class Course:
-    """The order of stages for one config."""
+    """The order of stages for one config. naive: the models of `NAIVE` that these data can be answered with."""
 
     config: dict[str, Any]
     settings: Workflow
+    naive: tuple[str, ...] = ()
 
     def __call__(self, seen: Seen) -> Iterator[Stage]:
         """The stages, one after the other; it is asked for the next only when the one before is done."""
@@ -72,8 +74,9 @@ class Course:
             yield stage
 
     def first(self, seen: Seen) -> Iterator[Stage]:
-        """The common-sense answer, a linear model, a small network; then the configured one."""
-        for name, model in (("constant", "constant"), ("linear", "linear_solved")):
+        """The common-sense answers, a linear model, a small network; then the configured one."""
+        free = [("constant", "constant"), *((name, name) for name in self.naive), ("linear", "linear_solved")]
+        for name, model in free:
             yield Stage(name, {}, {"model": shipped("model", model), "engine.epochs": 1, "callback": {}})
         yield from self.stages([("small", self.settings.small)])
         yield Stage("configured", {}, {})
@@ -97,7 +100,7 @@ class Course:
 
     def _stop(self, name: str, found: dict[str, Any]) -> dict[str, Any]:
         """Study and search stop early; the first stages and the ladder do not, to be seen whole."""
-        if name in (*FIRST, *self.settings.ladder):
+        if name in (*FIRST, *NAIVE, *self.settings.ladder):
             return {}
         epochs = found.get("engine.epochs", self.config["engine"]["epochs"])
         patience = max(LEAST_PATIENCE, round(self.settings.patience * epochs))
@@ -182,7 +185,7 @@ def verified(config: dict[str, Any], settings: Workflow) -> Workflow:
             raise Refused(f"workflow.space.{key}={values!r}: it must be a list of values to draw from")
         for value in values:
             check("workflow.space", {key: value})
-    names = [*FIRST, *settings.ladder, *settings.study]
+    names = [*FIRST, *NAIVE, *settings.ladder, *settings.study]
     twice = [name for name in names if names.count(name) > 1]
     strange = [
         name for name in names if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in ("fit", "final", *RELATIVE)

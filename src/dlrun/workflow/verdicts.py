@@ -12,7 +12,7 @@ from dlrun.problems import PROBLEMS
 from dlrun.types import Job, Raw
 from dlrun.workflow.choices import Choice
 from dlrun.workflow.evidence import Evidence
-from dlrun.workflow.stages import FIRST, Stage
+from dlrun.workflow.stages import FIRST, NAIVE, Stage
 
 TITLES = (
     "Problem and data",
@@ -25,7 +25,13 @@ TITLES = (
     "Final evaluation",
 )
 UNFINISHED = ("not learning", "underfitting", "unstable", "unclear")
-NAMES = {"constant": "the constant answer", "linear": "a linear model", "small": "a small network"}
+NAMES = {
+    "constant": "the constant answer",
+    "last_value": "the last value",
+    "same_time_before": "the value at the same time of an earlier day",
+    "linear": "a linear model",
+    "small": "a small network",
+}
 
 
 @dataclass(frozen=True)
@@ -88,13 +94,13 @@ def baseline(seen: Evidence) -> Verdict:
     """Step 5: whether anything beats the common-sense answer, on the same rows."""
     tried = [name for name in FIRST[1:] if seen.of(name)]
     winners = [name for name in tried if seen.beats_baseline(name)]
-    constant = seen.score("constant")
-    evidence = [f"the constant answer has {seen.measure} {interval(constant)}"]
-    evidence += [f"{called(name)} has {interval(seen.score(name))}: {lead(seen, name, 'constant')}" for name in tried]
+    free = ["constant", *(name for name in NAIVE if seen.of(name))]
+    evidence = [f"{called(name)} has {seen.measure} {interval(seen.score(name))}" for name in free]
+    evidence += [f"{called(name)} has {interval(seen.score(name))}: {lead(seen, name, seen.bar)}" for name in tried]
     if not winners:
         return Verdict(5, _nothing(seen, tried), evidence, stopped=True)
     best = seen.best(winners)
-    text = f"{called(best)} beats the constant answer: {seen.measure} {interval(seen.score(best))}."
+    text = f"{called(best)} beats {called(seen.bar)}: {seen.measure} {interval(seen.score(best))}."
     networks = [name for name in winners if name not in ("constant", "linear")]
     if networks and "linear" in winners:
         best = seen.best(networks)
@@ -120,18 +126,18 @@ def _unfinished(seen: Evidence, tried: list[str]) -> str:
 
 
 def _nothing(seen: Evidence, tried: list[str]) -> str:
-    leads = [seen.better(name, "constant") for name in tried]
+    leads = [seen.better(name, seen.bar) for name in tried]
     rows = max((found.n for found in leads if found), default=0)
     if all(found is None or found.low is None for found in leads):
-        return f"Whether anything beats the constant answer cannot be told: {rows:,} validation rows are too few."
+        return f"Whether anything beats {called(seen.bar)} cannot be told: {rows:,} validation rows are too few."
     half = max((_half(found) for found in leads if found and found.low is not None), default=None)
     small = (
         f"On {rows:,} validation rows a lead below about {number(half)} cannot be told from chance. " if half else ""
     )
     if unfinished := _unfinished(seen, tried):
-        return f"Nothing beats the constant answer. {small}{unfinished}"
+        return f"Nothing beats {called(seen.bar)}. {small}{unfinished}"
     return (
-        f"Nothing beats the constant answer. {small}One of two hypotheses fails: that the targets can be predicted "
+        f"Nothing beats {called(seen.bar)}. {small}One of two hypotheses fails: that the targets can be predicted "
         "from these inputs, or that these rows are enough to learn how. Look at the inputs: is what a person would "
         "need to answer in them? Then more rows, better features, or another question."
     )
@@ -182,10 +188,12 @@ def _line(seen: Evidence, name: str, stages: list[Stage], base: str, winner: str
     before = {} if name in list(patches)[: list(patches).index(base) + 1] else patches[base]
     changed = {key: value for key, value in patches[name].items() if before.get(key) != value}
     changes = ", ".join(f"{key}={value}" for key, value in changed.items() if not key.startswith("callback"))
-    changes = "scikit-learn" if name == "linear" else changes or "as configured"
+    changes = (
+        "scikit-learn" if name == "linear" else "nothing is learnt" if name in NAIVE else changes or "as configured"
+    )
     than = "" if name == base else lead(seen, name, base)
     mark = f"{name} (best)" if name == winner else name
-    curve = ["", ""] if name == "linear" else [str(seen.best_epoch(name)), seen.diagnosis(name).kind]
+    curve = ["", ""] if name in ("linear", *NAIVE) else [str(seen.best_epoch(name)), seen.diagnosis(name).kind]
     return [mark, changes, interval(seen.score(name)), than, *curve]
 
 

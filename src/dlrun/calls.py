@@ -1,0 +1,127 @@
+"""The calls of a network's modules while something runs: what each answers, and whose answers it reads."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+from torch.overrides import TorchFunctionMode
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call. name: the module's; of a later call of the same one with its number behind it ('reader_2').
+
+    reads: the calls, or columns, whose answers it has used by itself. inner: how many calls it has made. own: whether
+    the module has parameters of its own, outside of the modules in it.
+    """
+
+    name: str
+    kind: str
+    output: Any
+    reads: tuple[str, ...]
+    inner: int
+    own: bool
+
+
+def calls(root: nn.Module, run: Callable[[], Any], columns: Mapping[str, Tensor]) -> tuple[list[Call], Any]:
+    """The calls of the modules in `root` while `run` runs, those inside another before it, and what `run` answers.
+
+    columns: name → a tensor that `run` begins with. Modules are left without a hook.
+    """
+    names = {module: name for name, module in root.named_modules()}
+    watch = Watch(names)
+    for name, column in columns.items():
+        watch.flow.mark(column, (name,))
+    hooks = [module.register_forward_pre_hook(watch.enter) for module in names]
+    hooks += [module.register_forward_hook(watch.leave) for module in names]
+    try:
+        with watch.flow:
+            answer = run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return watch.done, answer
+
+
+class Flow(TorchFunctionMode):
+    """Inside, every tensor is known by what it was made of, through whatever functions it came.
+
+    used: what the tensors were made of that functions took, for each call that is under way.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used: list[dict[str, None]] = [{}]
+        self.made: dict[int, tuple[str, ...]] = {}
+        self.held: list[Tensor] = []  # as long as they are, no other tensor has their identity
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        answer = func(*args, **(kwargs or {}))
+        changed = args[0] if func is Tensor.__setitem__ else answer
+        sources = self.sources((args, kwargs))
+        if sources and next(tensors(changed), None) is not None:  # to ask for a shape is no use of it
+            self.used[-1].update(dict.fromkeys(sources))
+            self.mark(changed, sources)
+        return answer
+
+    def sources(self, value: Any) -> tuple[str, ...]:
+        """What the tensors in a value are made of."""
+        return tuple(dict.fromkeys(name for tensor in tensors(value) for name in self.made.get(id(tensor), ())))
+
+    def mark(self, value: Any, names: tuple[str, ...]) -> None:
+        """Say of the tensors in a value what they are made of."""
+        for tensor in tensors(value):
+            self.made[id(tensor)] = names
+            self.held.append(tensor)
+
+
+@dataclass
+class Watch:
+    """Notes calls as hooks tell of them."""
+
+    names: dict[nn.Module, str]
+    flow: Flow = field(default_factory=Flow)
+    done: list[Call] = field(default_factory=list)
+    open: list[int] = field(default_factory=list)
+    times: Counter[str] = field(default_factory=Counter)
+
+    def enter(self, module: nn.Module, args: Any) -> None:
+        self.open.append(len(self.done))
+        self.flow.used.append({})
+
+    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        inner, used = len(self.done) - self.open.pop(), self.flow.used.pop()
+        kept = [child for child in module.children() if isinstance(child, nn.ParameterDict | nn.ParameterList)]
+        own = any(list(part.parameters(recurse=False)) for part in (module, *kept))
+        name = self.names[module]
+        self.times[name] += 1
+        name += f"_{self.times[name]}" if self.times[name] > 1 else ""
+        reads = tuple(used) or self.flow.sources(args)  # one that only passes on what it is given uses no function
+        self.done.append(Call(name, type(module).__name__, output, reads, inner, own))
+        if own or not inner:
+            self.flow.mark(output, (name,))
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors in what a module is given or answers."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from tensors(part)
+
+
+def parts(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The tensors in a value, each with its place in it: '' for one alone, else '.key' or '.0'; sequences unpacked."""
+    if isinstance(value, PackedSequence):
+        value = pad_packed_sequence(value, batch_first=True)[0]
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, dict | list | tuple):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from parts(part, f"{name}.{key}")

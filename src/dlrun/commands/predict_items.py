@@ -1,0 +1,131 @@
+"""What `dlrun predict` is asked about: pictures, texts, or a table, as the run reads them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from dlrun.errors import Refused
+
+if TYPE_CHECKING:
+    from dlrun.inference import Place
+
+Kind = Literal["pictures", "texts", "series", "table"]
+Item = Path | str  # a file or folder, or a text itself
+ROWS = (".csv", ".tsv", ".tab")  # files that hold rows
+NOT_IN_TABLES = ("image", "series")
+
+
+def kind_of(folder: Path) -> Kind:
+    """What a run reads. Raises Refused for one whose inputs no files, texts or tables give."""
+    file = folder / "fields.json"
+    if not file.is_file():
+        raise Refused(f"{folder} has no fields.json: no fit has begun there")
+    fields = json.loads(file.read_text(encoding="utf-8"))
+    kinds = [about["kind"] for about in fields["inputs"].values()]
+    if kinds == ["image"]:
+        return "pictures"
+    if "series" in kinds and all(about.get("outlook") for about in fields["targets"].values()):
+        return "series"
+    if kinds in (["tokens"], ["bag"]):
+        return "texts"
+    if not set(kinds) & set(NOT_IN_TABLES):
+        return "table"
+    told = ", ".join(f"{about['kind']} '{name}'" for name, about in fields["inputs"].items())
+    raise Refused(
+        f"{folder} reads {told}; predict answers for pictures, for texts, for series, and for rows of a table"
+    )
+
+
+def item(word: str, kind: Kind, usage: str) -> Item:
+    """The file or folder that a word names, or the text that it is. Raises Refused for a file that is not there."""
+    path = Path(word).expanduser()
+    try:
+        there = path.exists()
+    except OSError:  # a text that is longer than any name
+        there = False
+    if there:
+        return path
+    if kind != "texts" or like_a_path(word):
+        what = "a table" if kind == "table" else kind
+        raise Refused(f"there is no file or folder {word}. This run reads {what}: {usage}")
+    if not word.strip():
+        raise Refused(f"'{word}' is an empty text")
+    return word
+
+
+def like_a_path(word: str) -> bool:
+    """Whether a word is rather a file that is not there than a text: without blanks, with a slash or an ending."""
+    if re.search(r"\s", word):
+        return word.lower().endswith((".txt", *ROWS))
+    return bool(re.search(r"[/\\]|\.\w+$", word))
+
+
+def places(paths: list[Path]) -> list[Place]:
+    """The picture files: those that are named, and those in folders and archives, in the order of their names."""
+    from dlrun.data.archives import packed
+    from dlrun.data.folders import ENDINGS, found
+
+    these: list[Place] = []
+    for path in paths:
+        if path.is_dir() or (path.suffix.lower() not in ENDINGS and packed(path)):
+            files = found(str(path))
+            these += [(path if path.is_dir() else files.place, name) for name in files.names]
+        else:
+            these.append((path, ""))
+    return these
+
+
+def one_table(items: list[Item]) -> Path:
+    """The CSV file. Raises Refused for several, and for a folder."""
+    only = items[0]
+    if len(items) > 1 or isinstance(only, str) or only.is_dir():
+        raise Refused(f"this run reads a table: name one CSV file, not {', '.join(map(str, items))}")
+    return only
+
+
+def texts(items: list[Item], config: dict[str, Any], encoding: str) -> tuple[list[tuple[str, str]], dict[str, str]]:
+    """Name and text, of texts themselves and of .txt files, also those in folders; and file → why it gives none.
+
+    encoding: of the files; '' for that of the run's own. Raises Refused for files of another kind.
+    """
+    given = encoding or config["data"].get("encoding") or "utf-8"
+    found: list[tuple[str, str]] = []
+    skipped: dict[str, str] = {}
+    for one in items:
+        if isinstance(one, str):
+            found.append((" ".join(one.split()), one))
+            continue
+        for file in _files(one):
+            try:
+                found.append((str(file), _content(file, given)))
+            except Refused as error:
+                skipped[str(file)] = str(error).removeprefix(f"{file} ")
+    return found, skipped
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() == ".txt" and file.is_file())
+        if not files:
+            raise Refused(f"there is no .txt file in {path}")
+        return files
+    if path.suffix.lower() != ".txt":
+        raise Refused(f"{path}: a text is a .txt file (or stands in quotes), and rows with texts are one .csv file")
+    return [path]
+
+
+def _content(file: Path, encoding: str) -> str:
+    from dlrun.data.encodings import decoded
+
+    try:
+        text = decoded(file.read_bytes(), encoding, str(file))
+    except OSError as error:
+        raise Refused(f"{file} cannot be read: {error.strerror or error}") from error
+    except Refused as error:
+        raise Refused(str(error).replace("data.encoding=", "encoding=")) from error
+    if not text.strip():
+        raise Refused(f"{file} is empty")
+    return text

@@ -1,0 +1,42 @@
+"""`dlrun predict` for a series: the values that come after the last row of a CSV file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dlrun.report.measures import number
+from dlrun.report.table import Summary, rich_table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+HEADS = ("target", "column", "when", "ahead", "value", "unit")
+
+
+def foretold(folder: Path, file: Path, plugins: tuple[str, ...], to: Path | None, console: Console) -> str:
+    """Print what comes next, and answer with the text of the file `to` (.csv or .json). Raises Refused."""
+    from dlrun.forecasts import of_series
+    from dlrun.report import read
+
+    found = of_series(folder, file, plugins)
+    config, data = read.config(folder), read.plain(folder / "data.json") or {}
+    note = str(data.get("note") or "")
+    title = " · ".join(filter(None, (read.name_of_task(config), read.name_of_model(config))))
+    console.print(f"{title}: after {found.last}, from {found.rows:,} rows", style="bold", soft_wrap=True)
+    if note:
+        console.print(note, style="bold red", soft_wrap=True, markup=False)
+    rows = [[one.column, one.when, one.ahead, " ".join((number(one.value), one.unit)).strip()] for one in found.values]
+    console.print(rich_table(Summary("", ["column", "when", "ahead", "value"], rows, right=frozenset({2, 3}))))
+    values = [asdict(one) for one in found.values]
+    if to is not None and to.suffix.lower() == ".csv":
+        text = io.StringIO()
+        lines = [[value[head] for head in HEADS] + ([note] if note else []) for value in values]
+        csv.writer(text, lineterminator="\n").writerows([[*HEADS, *(["note"] if note else [])], *lines])
+        return text.getvalue()
+    about = {"run": str(folder), "note": note, "after": found.last, "values": values}
+    return json.dumps(about, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

@@ -1,0 +1,43 @@
+"""The audit's look at series: columns that are constant, and values that stand for 'missing'."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from dlrun.data.audit_finding import Finding, listed, of
+from dlrun.types import Raw, Windowed
+
+MARKS = (-9999.0, -999.0, -99.0, 9999.0, 999.9, 99999.0)  # what loggers write when a sensor is silent
+FAR = 8  # times the spread of the other values: a mark that lies within them is a value
+
+
+def findings(raw: Raw, train: np.ndarray) -> Iterator[Finding]:
+    """What is wrong with single columns of series, as far as the development windows see them."""
+    for name in raw.inputs:
+        column = raw.dev[name]
+        if isinstance(column, Windowed):
+            yield from _columns(raw.labels.get(name, ()), column.seen(), column[train].seen())
+
+
+def _columns(names: tuple[str, ...], seen: np.ndarray, trained: np.ndarray) -> Iterator[Finding]:
+    constant = [name for name, values in zip(names, trained.T, strict=True) if (values == values[0]).all()]
+    if constant:
+        text = f"columns of the series that are constant in the training windows: {listed(constant)}"
+        yield Finding("warning", "constant columns", text, tuple(constant), len(constant))
+    for name, values in zip(names, seen.T, strict=True):
+        for mark in MARKS:
+            there = values == mark
+            if there.any() and _apart(mark, values[~there]):
+                text = f"{of(int(there.sum()), len(values), 'rows')} of the series have {name} = {mark:g}, which looks "
+                text += "like a mark for a missing value: it stretches the column's statistics and every window over it"
+                yield Finding("warning", "marks for missing", text, (name,), int(there.sum()))
+
+
+def _apart(mark: float, others: np.ndarray) -> bool:
+    if not len(others):
+        return False
+    low, high = np.percentile(others, [1, 99])
+    spread = max(float(high - low), np.finfo(float).tiny)
+    return bool(mark < low - FAR * spread or mark > high + FAR * spread)

@@ -1,0 +1,142 @@
+"""Your own texts: a folder for each class, or a table with a column of texts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from dlrun.data import answers, aside, cells, folders, table, table_csv
+from dlrun.data.answers import Target
+from dlrun.data.archives import Files, content, packed
+from dlrun.data.cells import Cells
+from dlrun.data.encodings import checked, decoded
+from dlrun.data.picture_files import Unreadable
+from dlrun.data.pictures import listed
+from dlrun.errors import Refused
+from dlrun.ranges import Probability
+from dlrun.types import Raw
+
+log = logging.getLogger("dlrun")
+
+Empty = Literal["refuse", "skip"]
+TEXT, LABEL = "text", "label"  # columns that a folder gives
+UNUSED = {"scale": "none", "impute": "constant", "indicator": False}  # of number columns, of which there are none
+
+
+def texts(
+    *,
+    path: str | None,
+    text: str | None,
+    target: str | None,
+    kind: Literal["auto", "binary", "category", "number", "fraction"],
+    test: Probability,
+    test_path: str | None,
+    encoding: str,
+    empty: Empty,
+    separator: str | None,
+    header: list[str] | None,
+    vectors: Any,
+) -> Raw:
+    """Texts of a folder (or a zip or tar archive), or of the column `text` of a CSV file, with what is asked of them.
+
+    In a folder, the folders inside are the classes, or the parts train, validation and test with the classes inside;
+    their .txt files are the texts: input `text`, target `label`. Test rows: the folder test, or test_path, or else the
+    share `test`, the same of each class. encoding: of all files. empty: what becomes of rows without a text. vectors:
+    the step that prepares texts. Raises Refused for whatever is wrong with the files or the question.
+    """
+    if path is None:
+        raise Refused("say where the texts are: data.path=FOLDER (one folder a class), "
+                      "or data.path=FILE.csv data.text=COLUMN data.target=COLUMN")  # fmt: skip
+    checked(encoding)
+    place = Path(path).expanduser()
+    if place.is_dir() or packed(place):
+        if named := [key for key, value in (("text", text), ("target", target), ("test_path", test_path)) if value]:
+            raise Refused(f"data.{named[0]} is for a CSV file, but {path} is none: its folders are the classes")
+        return _of_folder(path, test, encoding, empty, vectors)
+    reading: dict[str, Any] = {"separator": separator, "header": header, "encoding": encoding}
+    whole = _without_empty(cells.read(path, **reading), text, empty)
+    return table_csv.of_plan(
+        whole, _plan(whole, text, target, kind), test_path, test, reading, {**UNUSED, "text": vectors},
+        lambda found: _without_empty(found, text, empty),
+    )  # fmt: skip
+
+
+def _plan(whole: Cells, text: str | None, target: str | None, kind: str) -> table.Plan:
+    targets = answers.find(whole, target, kind)
+    assert text is not None
+    if text == targets[0].name:
+        raise Refused(f"column '{text}' cannot be the text and the target")
+    return table.Plan((), (), (), targets, texts=(text,))
+
+
+def _without_empty(found: Cells, text: str | None, empty: Empty) -> Cells:
+    """The rows that have a text. Raises Refused where that is asked for, and where there is no such column."""
+    if text is None:
+        raise Refused(f"say which column holds the texts: data.text=COLUMN. There are: {', '.join(found.columns)}")
+    found.need([text], "text")
+    none = np.array([not cell for cell in found.columns[text]], bool)
+    if not none.any():
+        return found
+    _refuse_or_tell(found.where(none), found.place, int(none.sum()), len(found), empty)
+    return found.take(np.flatnonzero(~none))
+
+
+def _refuse_or_tell(where: str, place: str, count: int, total: int, empty: Empty) -> None:
+    if empty == "refuse":
+        raise Refused(f"{place}: the text is empty in {where}: fill them in, or data.empty=skip leaves them out")
+    if count == total:
+        raise Refused(f"{place}: all {total:,} texts are empty")
+    log.warning("%s: left out, for their text is empty: %s", place, where)
+
+
+def _of_folder(path: str, test: float, encoding: str, empty: Empty, vectors: Any) -> Raw:
+    found = folders.found(path, (".txt",), "text")
+    files, named, part = folders.classes(found, path, "text")
+    order = sorted(range(len(files)), key=lambda row: part[row] == "validation")  # train first; test goes elsewhere
+    files, classes, parts = ([column[row] for row in order] for column in (files, named, part))
+    names = tuple(sorted(set(classes)))
+    dev, sealed = _divided(path, np.array(classes), np.array(parts), test)
+    log.info("label: %s", listed([f"{number} = {name}" for number, name in enumerate(names)]))
+    if validation := sum(parts[row] == "validation" for row in dev):
+        log.info("validation texts are the last %d rows: protocol=last_rows protocol.validation=%d", *[validation] * 2)
+    read = partial(_read, Files(found.place, tuple(files)), classes, path, encoding, empty)
+    later: Callable[[], Cells] | None = (lambda: read(sealed)) if len(sealed) else None
+    kind: Any = "binary" if len(names) == 2 else "category"
+    plan = table.Plan((), (), (), (Target(LABEL, kind, (LABEL,), names),), texts=(TEXT,))
+    return table.dataset(plan, read(dev), later, text=vectors, **UNUSED)  # type: ignore[arg-type]
+
+
+def _divided(path: str, classes: np.ndarray, parts: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Development rows and test rows: those of the folder test, where there is one."""
+    test = parts == "test"
+    if strange := sorted(set(classes[test]) - set(classes[~test])):
+        raise Refused(f"{path}: the folder test has classes that no other folder has: {listed(strange)}")
+    if test.any() or not share:
+        return np.flatnonzero(~test), np.flatnonzero(test)
+    return aside.stratified(classes, share)
+
+
+def _read(files: Files, classes: list[str], path: str, encoding: str, empty: Empty, rows: np.ndarray) -> Cells:
+    """The texts of these files, and their classes. Raises Refused, naming the file that cannot be read."""
+    found, lines = [], []
+    without: list[str] = []
+    for row in rows.tolist():
+        name = files.names[row]
+        try:
+            text = decoded(content(files.place, name), encoding, f"{path}/{name}").strip()
+        except Unreadable as error:
+            raise Refused(f"{path}/{name} cannot be read: {error}") from error
+        if text:
+            found.append(text)
+            lines.append(row)
+        else:
+            without.append(name)
+    if without:
+        _refuse_or_tell(f"{len(without):,} files: {listed(without)}", path, len(without), len(rows), empty)
+    columns = {TEXT: found, LABEL: [classes[row] for row in lines]}
+    return Cells(path, columns, [row + 1 for row in lines])

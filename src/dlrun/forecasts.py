@@ -1,0 +1,59 @@
+"""What a finished run foretells of a series: the values that come after the last row of a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dlrun.data.prepare import apply
+from dlrun.errors import Refused
+from dlrun.inference import again, outputs_of
+from dlrun.models.trained import read_spec
+from dlrun.rundir import RunDir
+
+
+@dataclass(frozen=True)
+class Next:
+    """One value to come. column: of the target in the file. when: its moment, ahead: how far after the last row that
+    is. value: in the column's own unit ('' where it names none)."""
+
+    target: str
+    column: str
+    when: str
+    ahead: str
+    value: float
+    unit: str
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """last: the moment of the file's last row. rows: how many the run looked at. values: by target and horizon."""
+
+    last: str
+    rows: int
+    values: list[Next]
+
+
+def of_series(folder: Path, file: Path, plugins: tuple[str, ...] = ()) -> Foretold:
+    """What a run foretells after the last row of a CSV file with its columns; the file needs no target beyond them.
+
+    The window ends with that last row, so that a target lies step + delay rows after it, as in training. Raises
+    Refused where the run reads no series, where its data have changed since, and where the file lacks columns or rows.
+    """
+    targets = read_spec(RunDir(folder)).targets
+    if not targets or any(field.outlook is None for field in targets.values()):
+        raise Refused(f"{folder} foretells no series")
+    _, assembly, fit = again(folder, plugins)
+    assert assembly.raw.further is not None and assembly.raw.order is not None
+    rows, _ = assembly.raw.further(str(file))
+    outputs = outputs_of(fit, apply(assembly.raw, fit.data, rows))
+    last = float(rows[assembly.raw.order][-1])
+    values: list[Next] = []
+    for target, ahead in assembly.raw.outlook.items():
+        for place, delay in enumerate(ahead.rows):
+            after = delay + ahead.step
+            when = ahead.clock(last + after * ahead.every)
+            value = float(outputs[target][0, place])
+            values.append(Next(target, ahead.column, when, ahead.lasting(after), value, ahead.unit))
+    some = next(iter(assembly.raw.outlook.values()))
+    return Foretold(some.clock(last), some.lookback - some.step + 1, values)

@@ -1,0 +1,52 @@
+"""Readers of pictures: what turns one image input into a vector, for models that read other inputs in other ways."""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from dlrun.errors import Refused
+from dlrun.models.convnet import Ends, each, features, tower
+from dlrun.models.layers import Activation
+from dlrun.models.readers import Reader
+from dlrun.ranges import Count
+from dlrun.types import Field
+
+
+class Seen(nn.Module):
+    """The convolutions of one picture (C, H, W), and their last feature map as a vector."""
+
+    def __init__(self, layers: nn.Sequential, width: int) -> None:
+        super().__init__()
+        self.layers, self.width = layers, width
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return cast(Tensor, self.layers(pictures)).flatten(1)
+
+
+def convnet(
+    *,
+    filters: list[Count],
+    kernel: Count,
+    pool: Count | list[Count],
+    pooling: Literal["max", "average"],
+    padding: Literal["valid", "same"],
+    ends: Ends,
+    activation: Activation,
+    batch_norm: bool,
+) -> Reader:
+    """Blocks of convolution, activation and pooling; see `dlrun.models.convnet`."""
+
+    def read(field: Field) -> nn.Module:
+        if field.kind != "image":
+            raise Refused(f"reader=convnet reads an image, not {field.kind}")
+        style = (kernel, padding, pooling, activation, batch_norm)
+        layers = tower(field.shape[0], filters, each(pool, len(filters)), style)
+        if ends == "average":
+            layers.append(nn.AdaptiveAvgPool2d(1))
+        seen = Seen(layers, features(layers, field.shape))
+        return seen.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+    return read

@@ -1,0 +1,119 @@
+"""Columns whose rows are sequences: texts of different lengths, and windows onto one series."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Side = Literal["front", "back"]
+POOL = 64  # batches whose rows are sorted by length together: few enough to stay random, many enough to fit
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Word numbers: row i is values[starts[i]:starts[i + 1]], int32, none of them 0, which stands for padding.
+
+    size: how many different numbers there are, 0 among them. length: no row is longer. pad: the side on which short
+    rows are filled up with 0. fixed: up to `length`; otherwise up to the longest row of a batch, and rows of about one
+    length make a batch. A batch is int64 (B, width).
+    """
+
+    values: Tensor
+    starts: Tensor
+    size: int
+    length: int
+    pad: Side
+    fixed: bool
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(length,) where every batch has it, else ()."""
+        return (self.length,) if self.fixed else ()
+
+    @property
+    def lengths(self) -> Tensor | None:
+        """How long each row is, where that decides which rows make a batch."""
+        return None if self.fixed else self.starts.diff()
+
+    @property
+    def place(self) -> torch.device:
+        return self.starts.device
+
+    @property
+    def row_bytes(self) -> int:
+        return max(1, 8 * (self.length if self.fixed else len(self.values) // max(1, len(self))))
+
+    def to(self, device: torch.device) -> Sequences:
+        return replace(self, values=self.values.to(device), starts=self.starts.to(device))
+
+    def batches(self, rows: Tensor | slice, size: int) -> Iterator[Tensor]:
+        """These rows, filled up with 0, `size` at a time."""
+        first = self.starts[:-1][rows]
+        lengths = self.starts.diff()[rows]
+        for begin, long in zip(first.split(size), lengths.split(size), strict=True):
+            width = self.length if self.fixed else max(1, int(long.max()))
+            place = torch.arange(width, device=self.place) - ((width - long)[:, None] if self.pad == "front" else 0)
+            there = (place >= 0) & (place < long[:, None])
+            where = (begin[:, None] + place).clamp_(0, max(0, len(self.values) - 1))
+            found = self.values[where] if len(self.values) else where
+            yield (found * there).to(torch.int64)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows onto one series: row i is values[first[i] + offsets], float (steps, columns). None of them is copied.
+
+    values: the whole series (T, columns). A batch is (B, steps, columns).
+    """
+
+    values: Tensor
+    first: Tensor
+    offsets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.offsets), *self.values.shape[1:])
+
+    @property
+    def place(self) -> torch.device:
+        return self.first.device
+
+    @property
+    def row_bytes(self) -> int:
+        return max(1, len(self.offsets) * self.values[:1].numel() * self.values.element_size())
+
+    def whole(self) -> Tensor:
+        """All of them, copied: (N, steps, columns)."""
+        return next(self.batches(slice(None), len(self)))
+
+    def to(self, device: torch.device) -> Windows:
+        return Windows(self.values.to(device), self.first.to(device), self.offsets.to(device))
+
+    def batches(self, rows: Tensor | slice, size: int) -> Iterator[Tensor]:
+        """These windows, `size` at a time."""
+        for begin in self.first[rows].split(size):
+            where = (begin[:, None] + self.offsets).reshape(-1)
+            yield self.values.index_select(0, where).reshape(len(begin), *self.shape)
+
+
+def by_length(order: Tensor, lengths: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """A random order of rows so changed that each `size` rows in turn are of about one length.
+
+    Rows are sorted by length among a few thousand neighbours of the random order; then the batches are shuffled. A last
+    one that is smaller stays the last.
+    """
+    pools = [pool[lengths[pool].argsort(stable=True)] for pool in order.split(size * POOL)]
+    batches = torch.cat(pools).split(size)
+    whole = [batch for batch in batches if len(batch) == size]
+    shuffled = [whole[place] for place in torch.randperm(len(whole), generator=generator).tolist()]
+    return torch.cat([*shuffled, *(batch for batch in batches if len(batch) < size)])

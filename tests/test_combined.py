@@ -1,0 +1,234 @@
+"""Laws of the model of several inputs: what is shared, what is combined, and what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import yaml
+from laboratory import node
+
+from dlrun.build import build
+from dlrun.cli import main
+from dlrun.errors import Refused
+from dlrun.models import ACCEPTS, NEEDS, fault_of, name_of
+from dlrun.places import conf_folder, options
+from dlrun.types import Field, Spec
+
+WORDS = Field("tokens", (7,), 30)
+INPUTS = {
+    "left": WORDS,
+    "right": WORDS,
+    "walk": Field("series", (9, 2)),
+    "town": Field("category", (), 5),
+    "age": Field("number", (3,)),
+    "picture": Field("image", (2, 12, 12)),
+}
+KINDS = {name: field.kind for name, field in INPUTS.items()}
+TARGETS = {"price": Field("number", (1,)), "kind": Field("category", (), 4)}
+SPEC = Spec(INPUTS, TARGETS)
+LSTM = {"units": 6, "embedding": 5}
+
+
+def lstm(**changes):
+    return node("reader", "lstm", **{**LSTM, **changes})
+
+
+def model(spec=SPEC, reader=None, **settings):
+    torch.manual_seed(0)
+    return build(node("model", "combined", reader=reader or lstm(), **settings), spec)
+
+
+def a_batch(rows=5):
+    torch.manual_seed(1)
+    draw = lambda f: torch.randint(1, f.size, (rows, *f.shape)) if f.size else torch.randn(rows, *f.shape)  # noqa: E731
+    return {name: draw(field) for name, field in INPUTS.items()}
+
+
+def parameters(of):
+    return sum(p.numel() for p in of.parameters())
+
+
+@pytest.mark.parametrize("combine", ["concat", "add", "attention"])
+@pytest.mark.parametrize("dense", [[], [7]])
+def test_every_way_to_combine_answers_all_targets_and_all_weights_learn(combine, dense):
+    built = model(combine=combine, dense=dense, readers={"right": lstm(units=3), "picture": node("reader", "convnet")})
+    answers = built(a_batch())
+    assert {name: tuple(raw.shape) for name, raw in answers.items()} == {"price": (5, 1), "kind": (5, 4)}
+    sum(raw.square().sum() for raw in answers.values()).backward()
+    for name, parameter in built.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+    assert set(built.readers) == {"left", "right", "walk", "picture"}
+
+
+@pytest.mark.parametrize("combine", ["concat", "add", "attention"])
+def test_every_input_counts(combine):
+    built, batch = model(combine=combine, readers={"picture": node("reader", "convnet")}).eval(), a_batch()
+    with torch.no_grad():
+        before = built(batch)["kind"]
+        for name in INPUTS:
+            changed = {**batch, name: batch[name].flip(0)}
+            assert not torch.allclose(built(changed)["kind"], before), name
+
+
+def test_vectors_of_one_width_are_added_as_they_are_and_others_are_projected():
+    texts = Spec({"left": WORDS, "right": WORDS}, TARGETS)
+    built, batch = model(texts, combine="add").eval(), a_batch()
+    assert not built.combiner.projections and built.combiner.rest is None and built.combiner.width == 6
+    read = {name: built.readers[name](batch[name]) for name in ("left", "right")}
+    with torch.no_grad():
+        assert torch.allclose(built.combiner({**batch, **read}), read["left"] + read["right"])
+    narrow = model(texts, combine="add", readers={"right": lstm(units=4)})
+    assert set(narrow.combiner.projections) == {"right"} and narrow.combiner.width == 6
+
+
+def test_attention_is_an_average_by_weights_that_depend_on_the_vectors():
+    combiner = model(Spec({"left": WORDS, "right": WORDS}, TARGETS), combine="attention").combiner
+    vectors = {"left": torch.randn(4, 6), "right": torch.randn(4, 6)}
+    with torch.no_grad():
+        low, high = torch.minimum(*vectors.values()), torch.maximum(*vectors.values())
+        found = combiner(vectors)
+        assert (found >= low - 1e-6).all() and (found <= high + 1e-6).all()
+        share = (found - vectors["right"]) / (vectors["left"] - vectors["right"])
+        assert share.std(1).max() < 1e-3 and share.mean(1).std() > 1e-3  # one weight a row, not the same for all rows
+        combiner.score.weight.zero_()
+        assert torch.allclose(combiner(vectors), (vectors["left"] + vectors["right"]) / 2)
+
+
+def test_inputs_that_share_a_reader_have_one_set_of_weights_and_both_teach_it():
+    texts = Spec({"left": WORDS, "right": WORDS}, TARGETS)
+    apart, shared = model(texts), model(texts, share=[["left", "right"]])
+    assert list(shared.readers) == ["left"]
+    one = parameters(shared.readers["left"])
+    assert parameters(apart) - parameters(shared) == one
+    batch = a_batch()
+    gradients = []
+    for silent in ((), ("left",), ("right",)):
+        shared.zero_grad()
+        read = {n: shared.readers["left"](batch[n]) for n in ("left", "right")}
+        read = {n: v.detach() if n in silent else v for n, v in read.items()}
+        sum(raw.sum() for raw in shared.tail(read).values()).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in shared.readers.parameters()]))
+    both, right, left = gradients
+    assert left.abs().sum() > 0 and right.abs().sum() > 0 and torch.allclose(both, left + right, atol=1e-5)
+    answers = shared.eval()({"left": batch["left"], "right": batch["left"]})
+    assert torch.isfinite(answers["price"]).all()
+
+
+def test_a_named_reader_may_be_shared():
+    built = model(share=[["left", "right"]], readers={"right": lstm(units=3)})
+    assert set(built.readers) == {"right", "walk"} and built.read_by["left"] == "right"
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"share": [["left", "write"]]}, "model.share names write; the inputs are left .tokens., right"),
+        ({"share": [["left"]]}, "shares with nobody"),
+        ({"share": [["town", "age"]]}, "town, age, which no reader reads"),
+        ({"readers": {"lift": lstm()}}, "model.readers names lift; the inputs are left"),
+        ({"readers": {"town": lstm()}}, "model.readers.town: a reader reads tokens or series or image"),
+        ({"share": [["left", "walk"]]}, "left and walk are not alike .tokens and series"),
+        ({"share": [["left", "right"]], "readers": {"left": lstm(), "right": lstm()}}, "names one for each"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_what_there_is(settings, says):
+    with pytest.raises(Refused, match=says):
+        model(**settings)
+
+
+def test_texts_with_numbers_of_their_own_cannot_share():
+    other = Spec({"left": WORDS, "right": Field("tokens", (7,), 31)}, TARGETS)
+    with pytest.raises(Refused, match="30 and 31 different words.*share_words"):
+        model(other, share=[["left", "right"]])
+
+
+def test_a_picture_and_a_text_with_a_reader_each():
+    spec = Spec({name: INPUTS[name] for name in ("picture", "left")}, TARGETS)
+    picture = node("reader", "convnet", filters=[4, 8])
+    built = model(spec, readers={"picture": picture}, combine="attention", dense=[6])
+    assert built(a_batch())["kind"].shape == (5, 4) and built.readers["picture"].width == 8
+    flat = build({**picture, "ends": "flatten"})(INPUTS["picture"])
+    assert flat.width == 8 * 3 * 3
+    with pytest.raises(Refused, match="reads an image, not tokens"):
+        build(picture)(WORDS)
+
+
+@pytest.mark.parametrize("name", [name for name in options(conf_folder(), "reader") if name != "convnet"])
+def test_every_reader_learns_in_half_precision_on_the_cpu(name):
+    small = {"conv1d": {"kernel": 2, "pool": [2, 1]}, "conv_gru": {"kernel": 2, "pool": [2, 1]}}.get(name, {})
+    built = model(Spec({"left": WORDS}, TARGETS), node("reader", name, **small))
+    with torch.autocast("cpu", torch.bfloat16):
+        answers = built(a_batch())
+        loss = sum(raw.float().square().sum() for raw in answers.values())
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in built.parameters())
+
+
+def test_runs_are_called_after_the_reader_that_reads_everything():
+    assert name_of(node("model", "lstm")) == "lstm" and name_of(node("model", "embedding")) == "embedding"
+    assert name_of(node("model", "dense")) == "dense" and name_of(node("model", "social")) == "conv1d"
+    assert name_of(node("model", "combined", readers={"a": lstm()})) == "combined"
+
+
+def test_models_with_a_reader_for_everything_are_in_the_tables():
+    nodes = {name: yaml.safe_load((conf_folder() / "model" / f"{name}.yaml").read_text()) for name in MODELS}
+    plain = [n for n, found in nodes.items() if "combined" in found.get("defaults", []) and not found.get("readers")]
+    assert len(plain) >= 7
+    for name in plain:
+        called = name_of(node("model", name))
+        assert "tokens" in ACCEPTS[called] and "tokens" in NEEDS[called], name
+
+
+MODELS = options(conf_folder(), "model")
+
+
+@pytest.mark.parametrize(
+    ("settings", "inputs", "says"),
+    [
+        ({}, {"review": "bag"}, "model=lstm needs tokens or a series, but the data give bag 'review'.*data.length=500"),
+        ({}, {"x": "number"}, "model=lstm needs tokens or a series.*models that can read it: constant, dense"),
+        ({"readers": {"walk": node("reader", "convnet")}}, KINDS, "model.readers.walk: convnet reads image"),
+        ({"readers": {"picture": lstm()}}, KINDS, "model.readers.picture: lstm reads tokens or series"),
+        ({"readers": {"walk": node("reader", "embedding")}}, KINDS, "embedding reads tokens"),
+        ({"share": [["left", "rigth"]]}, KINDS, "model.share names rigth"),
+    ],
+)
+def test_a_config_is_told_before_data_are_prepared(settings, inputs, says):
+    with pytest.raises(Refused, match=says):
+        raise Refused(fault_of(node("model", "lstm", **settings), inputs) or "nothing")
+
+
+def test_what_can_be_is_not_refused():
+    assert fault_of(node("model", "lstm", share=[["left", "right"]]), KINDS) is None
+    assert (
+        fault_of(node("model", "combined", readers={"picture": node("reader", "convnet")}), {"picture": "image"})
+        is None
+    )
+    assert fault_of({"_target_": "mine.net"}, {"x": "bag"}) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("task=similarity model.share=[[left,write]]", "model.share names write; the inputs are left (tokens)"),
+        ("task=similarity model.combine=multiply", "one of concat, add, attention"),
+        ("task=similarity +reader@model.readers.lift=lstm", "model.readers names lift"),
+        ("task=similarity +reader@model.readers.left=lstn", "no reader 'lstn': did you mean 'lstm'"),
+        ("task=similarity +reader@model.readers.left=lstm model.readers.left.units=0", "model.readers.left.units"),
+        (
+            "task=similarity +reader@model.readers.left=lstm +model.readers.left.unit=3",
+            "no setting 'model.readers.left.unit'",
+        ),
+        ("task=similarity +model.readers.left=lstm", "model.readers.left='lstm': choose a reader by name"),
+        ("task=similarity model.reader.units=none", "model.reader.units='none'"),
+        ("task=similarity reader@model.reader=gruu", "no reader 'gruu': did you mean 'gru'"),
+        ("task=imdb model=lstm", "model=lstm needs tokens or a series, but task=imdb gives bag 'review'"),
+        ("task=wine model=gru", "model=gru needs tokens or a series"),
+        ("task=tickets model=dense +reader@model.readers.body=lstm", "no setting 'model.readers'"),
+    ],
+)
+def test_wrong_words_get_exit_code_2_and_one_message(words, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(words.split()) == 2
+    assert says in " ".join(capsys.readouterr().err.split())
+    assert not list(tmp_path.iterdir())

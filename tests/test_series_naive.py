@@ -1,0 +1,138 @@
+"""Naive answers to series by hand, what rests on them, and what a run foretells after the end of a file."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from laboratory import node
+from test_series import DELAY, LOOKBACK, STEP, text, values
+
+from dlrun.build import build
+from dlrun.cli import main
+from dlrun.data.prepare import prepare
+from dlrun.errors import Refused
+from dlrun.forecasts import of_series
+from dlrun.models.constant import Constant
+from dlrun.models.naive import Naive, common_sense, earlier
+from dlrun.outlook import Outlook
+from dlrun.types import Field, Spec
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    def make(**changes):
+        path = tmp_path / "s.csv"
+        path.write_text(text(values()) + "\n")
+        usual = {"path": str(path), "time": "when", "target": "T (degC)", "lookback": LOOKBACK, "delay": DELAY}
+        raw = build(node("data", "series", **{**usual, "step": STEP, "test": 0, **changes}))
+        return raw, prepare(raw, np.arange(150), np.arange(260, 300))
+
+    return make
+
+
+def answered(model, data):
+    (batch,) = data.val.batches(100)
+    return {name: data.spec.targets[name].own(raw).numpy() for name, raw in model(batch).items()}
+
+
+@pytest.mark.parametrize("scale", ["standardise", "none"])
+def test_the_last_value_is_the_last_that_the_window_holds(prepared, scale):
+    _, data = prepared(target=["max. wv (m/s)", "T (degC)"], delay=[1, DELAY], scale=scale)
+    found = answered(build(node("model", "last_value"), data.spec), data)
+    last = values()[260 + LOOKBACK - STEP : 300 + LOOKBACK - STEP]  # one step before now, as the book's
+    np.testing.assert_allclose(found["T"], last[:, :1].repeat(2, 1), atol=1e-4)
+    np.testing.assert_allclose(found["max_wv"], last[:, 2:].repeat(2, 1), atol=1e-4)
+
+
+def test_the_same_time_before_is_whole_days_before_what_is_foretold(prepared):
+    _, data = prepared(lookback=48, step=1, delay=[5, 24, 30])
+    found = answered(build(node("model", "same_time_before"), data.spec), data)["T"]
+    for row in (0, 39):
+        now = 260 + row + 48
+        wanted = [values()[now + 5 - 24, 0], values()[now - 24, 0], values()[now + 30 - 48, 0]]  # now - 0 is not seen
+        np.testing.assert_allclose(found[row], wanted, atol=1e-4)
+
+
+def test_where_the_same_time_before_is_looked_for():
+    jena = Outlook("T (degC)", (144,), 1440, 6, 600.0, True)
+    assert earlier(jena, None) == [216]  # 144 rows before now: the window ends 6 before it
+    assert earlier(jena, 150) == [239]  # 6 rows before now: the last step
+    with pytest.raises(Refused, match="144 rows before now, and the window begins 72 before"):
+        earlier(Outlook("T", (144,), 72, 6, 600.0, True), None)
+    with pytest.raises(Refused, match="say model.period=ROWS"):
+        earlier(Outlook("T", (1,), 12, 1, 1.0, False), None)
+
+
+def test_what_needs_the_targets_own_column_says_so(prepared):
+    _, data = prepared(inputs=["p (mbar)"])
+    for model in ("last_value", "same_time_before"):
+        with pytest.raises(Refused, match=f"model={model}.*there are none of T"):
+            build(node("model", model), data.spec)
+    assert isinstance(common_sense(data.spec), Constant)
+    with pytest.raises(Refused, match="needs a series"):
+        build(node("model", "last_value"), Spec({"x": Field("number", (2,))}, {"y": Field("number", (1,))}))
+
+
+def test_a_forecast_is_measured_against_the_last_value(prepared):
+    _, data = prepared()
+    bar = common_sense(data.spec)
+    assert isinstance(bar, Naive) and bar.note == "baseline: the last value of T (degC) in the window"
+    last = build(node("model", "last_value"), data.spec)
+    (batch,) = data.val.batches(100)
+    assert torch.equal(bar(batch)["T"], last(batch)["T"]) and not list(bar.parameters())
+
+
+def run(tmp_path, *words):
+    path = tmp_path / "s.csv"
+    path.write_text(text(values()) + "\n")
+    about = [f"data.path={path}", "data.time=when", "data.target='T (degC)'", "data.lookback=24", "data.delay=[6,12]"]
+    begin = [words[0]] if words[0] == "workflow" else []
+    rest = [word for word in words if word != "workflow"]
+    code = main([*begin, "task=series", *about, "engine.device=cpu", f"output={tmp_path}/out", *rest])
+    return code, next((tmp_path / "out").rglob("config.yaml")).parent
+
+
+def test_a_run_draws_its_forecast(tmp_path):
+    code, folder = run(tmp_path, "engine.epochs=2", "protocol=walk_forward", "protocol.folds=2")
+    assert code == 0
+    kept = json.loads((folder / "forecast/fold-2-val.json").read_text())["T"]
+    assert len(kept["error"]) == 2 == len(kept["answer"][0]) and len(kept["now"]) == len(kept["truth"])
+    assert kept["last_error"][0] == pytest.approx(np.abs(np.subtract(kept["last"], kept["truth"])).mean(0)[0], rel=1e-3)
+    assert (folder / "forecast-T-folds-val.png").stat().st_size > 20_000
+    assert "Forecast against the truth" in (folder / "report.html").read_text()
+    assert "in °C" in (folder / "report.md").read_text()
+
+
+def test_what_comes_after_the_last_row(tmp_path):
+    code, folder = run(tmp_path, "model=last_value")
+    assert code == 0
+    new = values(60, seed=5)
+    (tmp_path / "new.csv").write_text(text(new, hours=1000 + np.arange(60)))
+    found = of_series(folder, tmp_path / "new.csv")
+    assert found.last == "2020-04-14 03:00:00" and found.rows == 24
+    assert [(one.when, one.ahead, one.unit) for one in found.values] == [
+        ("2020-04-14 10:00:00", "7 h", "°C"), ("2020-04-14 16:00:00", "13 h", "°C"),
+    ]  # fmt: skip
+    assert [one.value for one in found.values] == pytest.approx([new[-1, 0]] * 2, rel=1e-5)
+    (tmp_path / "few.csv").write_text(text(new[:10]))
+    with pytest.raises(Refused, match="has 10 rows, and a window needs 24"):
+        of_series(folder, tmp_path / "few.csv")
+    (tmp_path / "other.csv").write_text(text(new, names=("T (degC)", "p (mbar)", "x")))
+    with pytest.raises(Refused, match="'max. wv \\(m/s\\)' is no column of"):
+        of_series(folder, tmp_path / "other.csv")
+
+
+def test_the_workflow_has_to_beat_the_best_answer_that_costs_nothing(tmp_path, capsys):
+    code, folder = run(tmp_path, "workflow", "workflow.budget=1", "engine.epochs=1", "workflow.protocol=task")
+    assert code == 0
+    steps = {step["step"]: step for step in json.loads((folder / "workflow.json").read_text())}
+    told = "\n".join(steps[5]["evidence"])
+    assert "the constant answer has mae" in told and "the last value has mae" in told
+    assert "the value at the same time of an earlier day has mae" in told
+    stages = dict.fromkeys(json.loads(line)["job"]["stage"] for line in (folder / "results.jsonl").open())
+    assert list(stages)[:4] == ["constant", "last_value", "same_time_before", "linear"]
+    bars = ("the constant answer", "the last value", "the value at the same time of an earlier day")
+    assert any(bar in steps[5]["verdict"].lower() for bar in bars)
