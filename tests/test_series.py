@@ -52,7 +52,7 @@ def raw_of(tmp_path):
     def make(table=None, **changes):
         path = tmp_path / "s.csv"
         path.write_text(text(values() if table is None else table, changes.pop("hours", None)) + "\n")
-        usual = {"path": str(path), "time": "when", "target": "T (degC)", "lookback": LOOKBACK, "delay": DELAY}
+        usual = {"path": str(path), "time": "when", "target": "T (degC)", "lookback": LOOKBACK, "delay": DELAY + STEP}
         return build(node("data", "series", **{**usual, "step": STEP, **changes}))
 
     return make
@@ -161,9 +161,9 @@ def test_several_targets_and_horizons(raw_of):
     assert list(raw.targets) == ["T", "max_wv"] and raw.labels["T"] == ("in 1 h", "in 6 h", "in 24 h")
     row = 17
     for place, column in ((0, "T"), (2, "max_wv")):
-        wanted = [values()[row + LOOKBACK + delay, place] for delay in (1, 6, 24)]
+        wanted = [values()[row + LOOKBACK - STEP + delay, place] for delay in (1, 6, 24)]
         np.testing.assert_allclose(raw.dev[column][row], wanted, atol=1e-6)
-    assert raw.outlook["max_wv"].unit == "m/s" and raw.outlook["T"].span == LOOKBACK + 24
+    assert raw.outlook["max_wv"].unit == "m/s" and raw.outlook["T"].span == LOOKBACK - STEP + 24
     spec = prepare(raw, np.arange(200), None).spec
     assert spec.targets["T"].shape == (3,) and spec.inputs["series"].shape == (8, 2)
     own = raw.dev["max_wv"][:200]  # no input has this column: standardised as its own training values are
@@ -248,7 +248,7 @@ def test_names_and_units():
     ]  # fmt: skip
     assert [unit_of(c) for c in ("T (degC)", "p [mbar]", "sold")] == ["°C", "mbar", ""]
     ahead = Outlook("T", (6, 144), 1440, 6, 600.0, True, "°C")
-    assert ahead.horizons == ("in 1 h", "in 24 h") and ahead.day == 144 and ahead.steps == 240
+    assert ahead.horizons == ("in 2 h", "in 25 h") and ahead.day == 144 and ahead.steps == 240
     assert ahead.lasting(1008) == "7 d" and replace(ahead, dated=False).lasting(6) == "6 rows"
     assert outlook(ahead.plain()) == ahead and ahead.clock(0.0) == "1970-01-01 00:00:00"
 
@@ -348,3 +348,18 @@ def test_another_official_file_is_refused_by_what_it_holds(tmp_path, monkeypatch
 def test_windows_of_a_column_say_which_rows_they_touch():
     column = Windowed(np.arange(20.0)[:, None], np.array([2, 3, 12]), np.array([0, 2]))
     assert column.seen()[:, 0].tolist() == [2, 3, 4, 5, 12, 13, 14]
+
+
+def test_a_number_that_the_first_test_row_lacks_is_carried_from_the_row_before(raw_of):
+    table = values(100)
+    table[75, 0] = np.nan
+    raw = raw_of(table, test=0.25, impute="forward", lookback=6, step=1, delay=1)
+    assert raw.test()["series"].values[0, 0] == pytest.approx(table[74, 0], abs=1e-6)
+
+
+def test_the_next_row_is_one_row_ahead(raw_of):
+    raw = raw_of(lookback=5, step=1, delay=1, test=0)
+    assert raw.outlook["T"].ahead == (1,)
+    window = raw.dev["series"]
+    last = window.first + window.offsets[-1]
+    np.testing.assert_allclose(raw.dev["T"][:, 0], values()[last + 1, 0], atol=1e-6)

@@ -26,7 +26,7 @@ def prepared(tmp_path):
     def make(**changes):
         path = tmp_path / "s.csv"
         path.write_text(text(values()) + "\n")
-        usual = {"path": str(path), "time": "when", "target": "T (degC)", "lookback": LOOKBACK, "delay": DELAY}
+        usual = {"path": str(path), "time": "when", "target": "T (degC)", "lookback": LOOKBACK, "delay": DELAY + STEP}
         raw = build(node("data", "series", **{**usual, "step": STEP, "test": 0, **changes}))
         return raw, prepare(raw, np.arange(150), np.arange(260, 300))
 
@@ -40,7 +40,7 @@ def answered(model, data):
 
 @pytest.mark.parametrize("scale", ["standardise", "none"])
 def test_the_last_value_is_the_last_that_the_window_holds(prepared, scale):
-    _, data = prepared(target=["max. wv (m/s)", "T (degC)"], delay=[1, DELAY], scale=scale)
+    _, data = prepared(target=["max. wv (m/s)", "T (degC)"], delay=[1 + STEP, DELAY + STEP], scale=scale)
     found = answered(build(node("model", "last_value"), data.spec), data)
     last = values()[260 + LOOKBACK - STEP : 300 + LOOKBACK - STEP]  # one step before now, as the book's
     np.testing.assert_allclose(found["T"], last[:, :1].repeat(2, 1), atol=1e-4)
@@ -48,7 +48,7 @@ def test_the_last_value_is_the_last_that_the_window_holds(prepared, scale):
 
 
 def test_the_same_time_before_is_whole_days_before_what_is_foretold(prepared):
-    _, data = prepared(lookback=48, step=1, delay=[5, 24, 30])
+    _, data = prepared(lookback=48, step=1, delay=[6, 25, 31])
     found = answered(build(node("model", "same_time_before"), data.spec), data)["T"]
     for row in (0, 39):
         now = 260 + row + 48
@@ -114,7 +114,7 @@ def test_what_comes_after_the_last_row(tmp_path):
     found = of_series(folder, tmp_path / "new.csv")
     assert found.last == "2020-04-14 03:00:00" and found.rows == 24
     assert [(one.when, one.ahead, one.unit) for one in found.values] == [
-        ("2020-04-14 10:00:00", "7 h", "°C"), ("2020-04-14 16:00:00", "13 h", "°C"),
+        ("2020-04-14 09:00:00", "6 h", "°C"), ("2020-04-14 15:00:00", "12 h", "°C"),
     ]  # fmt: skip
     assert [one.value for one in found.values] == pytest.approx([new[-1, 0]] * 2, rel=1e-5)
     (tmp_path / "few.csv").write_text(text(new[:10]))

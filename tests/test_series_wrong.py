@@ -80,12 +80,12 @@ CASES = {
     "lookback longer than the data": (
         ASKED.replace("=24", "=500"),
         GOOD,
-        "150 rows, and a window needs 502: 500 to look back on .data.lookback. and 1",
+        "150 rows, and a window needs 501 .data.lookback.",
     ),
     "too few rows to hold some out": (
         ASKED.replace("=24", "=90") + " data.test=0",
         GOOD,
-        "leave none to train on before a gap of 91",
+        "leave none to train on before a gap of 90",
     ),
     "too few test rows for a window": (
         f"{ASKED} data.test=10",

@@ -37,7 +37,7 @@ class Foretold:
 def of_series(folder: Path, file: Path, plugins: tuple[str, ...] = ()) -> Foretold:
     """What a run foretells after the last row of a CSV file with its columns; the file needs no target beyond them.
 
-    The window ends with that last row, so that a target lies step + delay rows after it, as in training. Raises
+    The window ends with that last row, as in training. Raises
     Refused where the run reads no series, where its data have changed since, and where the file lacks columns or rows.
     """
     targets = read_spec(RunDir(folder)).targets
@@ -50,8 +50,7 @@ def of_series(folder: Path, file: Path, plugins: tuple[str, ...] = ()) -> Foreto
     last = float(rows[assembly.raw.order][-1])
     values: list[Next] = []
     for target, ahead in assembly.raw.outlook.items():
-        for place, delay in enumerate(ahead.rows):
-            after = delay + ahead.step
+        for place, after in enumerate(ahead.ahead):
             when = ahead.clock(last + after * ahead.every)
             value = float(outputs[target][0, place])
             values.append(Next(target, ahead.column, when, ahead.lasting(after), value, ahead.unit))

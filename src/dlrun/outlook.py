@@ -33,6 +33,11 @@ class Outlook:
         return self.lookback + max(self.rows)
 
     @property
+    def ahead(self) -> tuple[int, ...]:
+        """How many rows after the last one that a window sees each answer is for."""
+        return tuple(rows + self.step for rows in self.rows)
+
+    @property
     def steps(self) -> int:
         """How many rows of the series a window sees."""
         return self.lookback // self.step
@@ -45,8 +50,8 @@ class Outlook:
 
     @property
     def horizons(self) -> tuple[str, ...]:
-        """How far each answer looks ahead of now, in words."""
-        return tuple(f"in {self.lasting(rows)}" for rows in self.rows)
+        """How far each answer looks ahead of the last row seen, in words."""
+        return tuple(f"in {self.lasting(rows)}" for rows in self.ahead)
 
     def lasting(self, rows: int) -> str:
         """So many rows as a time: '24 h', '10 min', '3 d'; as rows where the time column holds no dates."""

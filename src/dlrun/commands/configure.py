@@ -13,6 +13,8 @@ from dlrun.commands.preview import preview
 from dlrun.commands.words import still_clear, word_faults
 from dlrun.errors import Refused
 
+OPEN = ("loss_weights", "losses", "metrics")  # mappings to which names may be added
+
 
 def configure(words: list[str], folders: list[Path], plugins: tuple[str, ...] = ()) -> dict[str, Any]:
     """The config that these words ask for, as plain values, checked. Raises Refused with all that is wrong in them."""
@@ -146,8 +148,12 @@ def unknown_key(key: str, there: list[str]) -> str:
     if key in there:  # it is a mapping that was given a name which it does not have
         inside = [k.removeprefix(f"{key}.") for k in there if k.startswith(f"{key}.")]
         names = ", ".join(name for name in inside if "." not in name)
-        return f"'{key}' has {names}: to set one, {key}.NAME=…; to add one, +{key}.NAME=…"
+        by_name = f"to choose one for a target, '+{key.removesuffix('s')}@{key}.NAME=…'"
+        add = {"losses": by_name, "metrics": by_name.replace("…", "[…]")}.get(key, f"to add one, +{key}.NAME=…")
+        return f"'{key}' has {names}: to set one, {key}.NAME=…; {add}" if names else f"'{key}' is empty: {add}"
     parent, _, name = key.rpartition(".")
+    if parent in there and parent in OPEN:
+        return f"'{parent}' has no '{name}' yet: to add one, +{key}=…"
     beside = [k for k in there if k.rpartition(".")[0] == parent] or [k for k in there if "." not in k]
     near = [k for k in beside if difflib.get_close_matches(name, [k.rpartition(".")[2]])]
     close = (

@@ -172,12 +172,7 @@ def first_table(assembly: Assembly, fit: Fit, first: dict[str, First], sample: l
         zero = ZERO.get(case, "").format(size=field.size)
         rows += [
             [name, "0 (it knows nothing)", number(found.zero), f"expected: {zero}" if zero else "expected"],
-            [
-                name,
-                "the same for every row",
-                number(found.constant),
-                CONSTANT.get(case, "") if plain(of_target(assembly.config, "loss", name)) else "",
-            ],
+            [name, *common_sense(assembly, fit, name, case, found.constant)],
             [name, "this model's, untrained", number(found.measured), "measured"],
         ]
     objective: Any = fit.trainer.objective
@@ -211,6 +206,14 @@ def loss_name(assembly: Assembly, target: str, kind: str) -> str:
     """The loss that a target of this kind has."""
     name = last_of(of_target(assembly.config, "loss", target))
     return PROBLEMS[kind].losses[0] if name == "auto" else name
+
+
+def common_sense(assembly: Any, fit: Any, target: str, case: tuple[str, str], loss: float) -> list[str]:
+    """The baseline's line: what it answers, the loss of that, and what this is called where it has a name."""
+    if note := getattr(fit.baseline.objective.model, "note", ""):
+        return [note.removeprefix("baseline: "), number(loss), "the baseline"]
+    named = plain(of_target(assembly.config, "loss", target))
+    return ["the same for every row", number(loss), CONSTANT.get(case, "") if named else ""]
 
 
 def plain(loss: dict[str, Any]) -> bool:

@@ -162,7 +162,7 @@ def told_strangers(answers: Answers) -> Iterator[str]:
     if answers.strangers is None:
         return
     unknown, words = answers.strangers.sum(0).tolist()
-    if words:
+    if unknown:
         yield f"{unknown:,} of {words:,} words ({unknown / words:.0%}) are not among those that the run knows"
     for name, (few, all_) in zip(answers.names, answers.strangers.tolist(), strict=True):
         if few == all_:

@@ -41,6 +41,8 @@ def kind_of(folder: Path) -> Kind:
 
 def item(word: str, kind: Kind, usage: str) -> Item:
     """The file or folder that a word names, or the text that it is. Raises Refused for a file that is not there."""
+    if not word.strip():
+        raise Refused(f"'{word}' is an empty text")
     path = Path(word).expanduser()
     try:
         there = path.exists()
@@ -51,8 +53,6 @@ def item(word: str, kind: Kind, usage: str) -> Item:
     if kind != "texts" or like_a_path(word):
         what = "a table" if kind == "table" else kind
         raise Refused(f"there is no file or folder {word}. This run reads {what}: {usage}")
-    if not word.strip():
-        raise Refused(f"'{word}' is an empty text")
     return word
 
 
@@ -82,7 +82,7 @@ def one_table(items: list[Item]) -> Path:
     """The CSV file. Raises Refused for several, and for a folder."""
     only = items[0]
     if len(items) > 1 or isinstance(only, str) or only.is_dir():
-        raise Refused(f"this run reads a table: name one CSV file, not {', '.join(map(str, items))}")
+        raise Refused(f"rows come from one CSV file by itself: name one, not {', '.join(map(str, items))}")
     return only
 
 

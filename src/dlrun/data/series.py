@@ -61,7 +61,8 @@ def series(
 ) -> Raw:
     """Windows onto a series from a CSV file, and what comes after each: see `windows` for the rows that they hold.
 
-    target: the column, or columns, to foretell. lookback, delay, step: in rows; several delays are several horizons.
+    target: the column, or columns, to foretell. lookback, delay, step: in rows; several delays are several horizons. A
+    delay counts from the last row that a window sees: 1 is the next row.
     inputs: columns of the windows; None takes every number column. test: the share, or number, of rows at the end that
     are set aside. Raises Refused for whatever is wrong with the file or the question.
     """
@@ -74,7 +75,7 @@ def series(
     asked = (*wanted, *(inputs or ()))
     read = partial(series_file.read, clock=time, layout=time_format, separator=separator)
     readings = read(path, asked=asked)
-    ahead = outlooks(readings, wanted, delays(delay), lookback, step)
+    ahead = outlooks(readings, wanted, tuple(rows - step for rows in delays(delay)), lookback, step)
     plan = Plan(tuple(inputs or readings.names), ahead, gaps, impute, scale == "standardise")
     return dataset(readings, plan, test, lambda file: read(file, asked=plan.inputs))
 
@@ -158,11 +159,11 @@ def windows(readings: Readings, plan: Plan, part: np.ndarray, rows: slice, what:
     some = next(iter(plan.targets.values()))
     moments, part = readings.moments[rows], part[rows]
     values = filled(readings, plan.inputs, rows, plan.impute)
-    now = np.arange(some.lookback, len(values) - max(some.rows))
+    now = np.arange(some.lookback, len(values) - max(0, *some.rows))
     if not len(now):
         raise Refused(
-            f"{what} of {readings.place} are {len(values):,} rows, and a window needs {some.span + 1:,}: "
-            f"{some.lookback:,} to look back on (data.lookback) and {max(some.rows):,} to look ahead (data.delay)"
+            f"{what} of {readings.place} are {len(values):,} rows, and a window needs {some.span + 1:,} "
+            "(data.lookback) with what comes after it (data.delay)"
         )
     now = now[part[now - some.lookback] == part[now + max(some.rows)]]
     answers = {name: _answers(readings, ahead, rows, now) for name, ahead in plan.targets.items()}

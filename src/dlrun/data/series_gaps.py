@@ -16,14 +16,18 @@ Impute = Literal["refuse", "interpolate", "forward"]
 
 
 def filled(readings: Readings, columns: tuple[str, ...], rows: slice, how: Impute) -> np.ndarray:
-    """(t, columns) of some rows of the series, without a missing number; each part is filled from its own rows.
+    """(t, columns) of some rows of the series, without a missing number.
 
-    forward: the last number before it. interpolate: on a line to the next number, which a window that ends between
-    could not know yet. Raises Refused, naming columns and lines, where nothing may be filled, or nothing comes before.
+    forward: the last number before it, which may lie before these rows. interpolate: on a line to the next number of
+    these rows, which a window that ends between could not know yet. Raises Refused, naming columns and lines, where
+    nothing may be filled, or nothing comes before.
     """
     places = [readings.names.index(name) for name in columns]
     values = readings.values[rows] if places == list(range(len(readings.names))) else readings.values[rows][:, places]
     missing = np.isnan(values)
+    if how == "forward" and rows.start and missing[:1].any():  # what came before these rows is known
+        whole = filled(readings, columns, slice(0, rows.stop), how)
+        return whole[rows.start :]
     if not missing.any():
         return values
     if how == "refuse":

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dlrun.calls import tensors
 from dlrun.inspect.trial import rows_of
 from dlrun.types import Batch
 
@@ -62,15 +62,6 @@ def called(model: nn.Module, batch: Batch) -> dict[nn.Module, Any]:
         for module, mode in training.items():
             module.training = mode
     return outputs
-
-
-def tensors(output: Any) -> Iterator[Tensor]:
-    """The tensors in what a module answers."""
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, dict | list | tuple):
-        for part in output.values() if isinstance(output, dict) else output:
-            yield from tensors(part)
 
 
 def shape_text(tensor: Tensor, rows: int) -> str:

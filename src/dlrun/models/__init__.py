@@ -30,7 +30,7 @@ NEEDS: dict[str, tuple[str, ...]] = {  # at least one input of one of these kind
     **dict.fromkeys(("convnet", "residual", "inception", "separable", "pretrained"), ("image",)),
 }
 IN_WORDS = {"image": "an image input", "tokens": "tokens", "series": "a series"}
-HINT = "; texts are read word after word with data.length=500, or text=sequence where there is a text group"
+HINT = "; words in turn come with text=sequence, for imdb and reuters with data.length=500"
 
 
 def name_of(node: dict[str, Any]) -> str:

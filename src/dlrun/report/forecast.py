@@ -68,7 +68,7 @@ def _course(panel: Axes, about: dict[str, Any], ahead: Any, place: int) -> None:
             continue
         said = f"{called}, off by {measures.number(error[place])}{unit} on average" if error else called
         panel.plot(when, [row[place] for row in about[name]], label=said, **look)
-    panel.set(title=f"{ahead.column}, foretold {ahead.lasting(ahead.rows[place])} before", ylabel=ahead.unit)
+    panel.set(title=f"{ahead.column}, foretold {ahead.lasting(ahead.ahead[place])} before", ylabel=ahead.unit)
     if ahead.dated:
         from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
@@ -85,5 +85,5 @@ def _by_horizon(panel: Axes, about: dict[str, Any], ahead: Any) -> None:
     if about["last_error"]:
         panel.plot(places, about["last_error"], "o--", color=COLOURS[1], label="last value known")
     panel.set(title="mean absolute error by horizon", ylabel=ahead.unit, ylim=(0, None))
-    panel.set_xticks(list(places), [ahead.lasting(rows) for rows in ahead.rows])
+    panel.set_xticks(list(places), [ahead.lasting(rows) for rows in ahead.ahead])
     legend_below(panel)

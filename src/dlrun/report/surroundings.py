@@ -24,7 +24,8 @@ def own_table(config: dict[str, Any]) -> str:
     if not isinstance(data, dict) or not data.get("path") or not data.get("target"):
         return ""
     targets = data["target"] if isinstance(data["target"], list) else [data["target"]]
-    return f"{', '.join(map(str, targets))} from the other columns of {Path(str(data['path'])).name}"
+    what = "what came before in" if data.get("lookback") else "the other columns of"
+    return f"{', '.join(map(str, targets))} from {what} {Path(str(data['path'])).name}"
 
 
 def question(config: dict[str, Any]) -> list[Section]:
