@@ -111,3 +111,12 @@ def test_a_model_that_has_its_weights_needs_no_file(home):
     assert not after.readers["x"].words.weight.requires_grad
     x = {"x": torch.tensor([[2, 3, 4, 5]])}
     assert torch.equal(after(x)["y"], before(x)["y"])
+
+
+@pytest.mark.parametrize("reader", ["embedding", "gru", "conv1d"])
+def test_one_hot_words_are_the_rows_of_the_identity(reader):
+    built = model(reader, vectors="one_hot", freeze=False)
+    words = built.readers["x"].words
+    found = words(torch.tensor([[0, 2, 5, 0]]))
+    assert torch.equal(found[0], torch.eye(6)[[0, 2, 5, 0]] * torch.tensor([0.0, 1, 1, 0])[:, None])
+    assert not list(words.parameters()) and built({"x": torch.tensor([[0, 2, 5, 3]])})["y"].shape == (1, 1)

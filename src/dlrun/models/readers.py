@@ -21,7 +21,7 @@ from dlrun.models.padding import GROUPS, compact, in_groups, pooled, worth
 from dlrun.models.recurrent import Cell, Drops, Recurrent
 from dlrun.models.sequence_convnet import ConvolutionReader, Convolutions, ConvolutionsThen
 from dlrun.models.transformer import Encoder
-from dlrun.models.vectors import WordVectors, word_vectors
+from dlrun.models.vectors import OneHot, WordVectors, word_vectors
 from dlrun.ranges import Count, Probability
 from dlrun.types import Field
 
@@ -31,7 +31,7 @@ Reader = Callable[[Field], nn.Module]
 class Embedded(nn.Module):
     """A vector for each word; they are laid side by side, or averaged or the largest taken of those that are there."""
 
-    def __init__(self, field: Field, words: WordVectors, ends: str) -> None:
+    def __init__(self, field: Field, words: WordVectors | OneHot, ends: str) -> None:
         super().__init__()
         if ends == "flatten" and not field.shape:
             raise Refused("ends=flatten needs texts of one length: say data.bucket=false, or ends=average")
@@ -51,7 +51,7 @@ class SequenceReader(nn.Module):
     reverse: the last step is read first.
     """
 
-    def __init__(self, words: WordVectors | None, body: nn.Module, mask: bool, reverse: bool = False) -> None:
+    def __init__(self, words: WordVectors | OneHot | None, body: nn.Module, mask: bool, reverse: bool = False) -> None:
         super().__init__()
         self.words, self.body, self.mask, self.reverse = words, body, mask, reverse
         self.width, self.note = body.width, "" if words is None else words.note
@@ -96,7 +96,7 @@ class SequenceReader(nn.Module):
         return torch.cat(answers)[order.argsort()]
 
 
-def _steps(field: Field, embedding: int, vectors: str | None, freeze: bool) -> tuple[WordVectors | None, int]:
+def _steps(field: Field, embedding: int, vectors: str | None, freeze: bool) -> tuple[WordVectors | OneHot | None, int]:
     """What makes steps of an input, word vectors or, for a series, nothing, and how wide they are."""
     if field.kind == "series":
         if vectors is not None:

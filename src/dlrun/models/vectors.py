@@ -1,4 +1,4 @@
-"""Word vectors: learnt from the start, or published ones (GloVe) read from their text file."""
+"""Word vectors: learnt from the start, published ones (GloVe) read from their text file, or one-hot."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from dlrun.types import Field
 
 log = logging.getLogger("dlrun")
 
+ONE_HOT = "one_hot"
+
 
 class WordVectors(nn.Embedding):
     """A vector for each word number. published: they are from a file, so that no starting weights are drawn for them.
@@ -31,10 +33,25 @@ class WordVectors(nn.Embedding):
         self.published, self.note = published, ""
 
 
-def word_vectors(field: Field, width: int, file: str | None, freeze: bool) -> WordVectors:
+class OneHot(nn.Module):
+    """For each word a vector that is 1 at its number and 0 elsewhere (book §6.1.1); that of padding is 0 everywhere."""
+
+    note = ""
+
+    def __init__(self, words: int) -> None:
+        super().__init__()
+        self.embedding_dim = words
+
+    def forward(self, words: Tensor) -> Tensor:
+        found = nn.functional.one_hot(words, self.embedding_dim).float()
+        return found * (words != 0).unsqueeze(-1)
+
+
+def word_vectors(field: Field, width: int, file: str | None, freeze: bool) -> WordVectors | OneHot:
     """A vector for each word of a tokens field: learnt, `width` wide, or those of a file, as wide as they are there.
 
     file: a path, or the name of a file under $DLRUN_DATA. Words that it does not know have the vector 0 (book §6.1.3).
+    Or `one_hot`, which reads no file and is for few words, as letters are.
     A model that gets its weights from a checkpoint needs no file: the name tells the width (glove.6B.100d.txt), or else
     `width` does. Raises Refused for a field that has no words, and where the file cannot be found or does not fit.
     """
@@ -46,6 +63,8 @@ def word_vectors(field: Field, width: int, file: str | None, freeze: bool) -> Wo
         if freeze:
             raise Refused("freeze=true would keep word vectors that are drawn at random: say vectors=FILE")
         return WordVectors(field.size, width)
+    if file == ONE_HOT:
+        return OneHot(field.size)
     layer = WordVectors(field.size, named_width(file) or width, published=True)
     if weights.needed():
         fill(layer, field.labels, file)
