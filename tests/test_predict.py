@@ -331,6 +331,7 @@ def test_what_is_no_text_is_refused(reading, tmp_path, capsys):
         "no file or folder some/where": ["some/where"],
         "no file or folder my own letter.txt": ["my own letter.txt"],
         "'  ' is an empty text": ["  "],
+        "'' is an empty text": [""],
         "there is no .txt file in": [tmp_path / "none"],
         "a text is a .txt file": [tmp_path / "a.pdf"],
         "lacks text": [tmp_path / "a.csv"],
@@ -375,7 +376,7 @@ def test_what_follows_a_series_is_told_with_its_moment_and_unit(tmp_path, capsys
     folder = run(tmp_path / "out", *words, "data.lookback=24", "data.delay=[1,24]", "engine.epochs=1")
     found = written_answers(tmp_path, folder, tmp_path / "s.csv")["values"]
     assert [(one["target"], one["column"], one["unit"]) for one in found] == [("temp", "temp (degC)", "°C")] * 2
-    assert [one["when"][8:13] for one in found] == ["21 01", "22 00"]  # the last row is at 23 o'clock, on the 20th
+    assert [one["when"][8:13] for one in found] == ["21 00", "21 23"]  # the last row is at 23 o'clock, on the 20th
     assert main(["predict", str(folder), str(tmp_path / "s.csv"), f"to={tmp_path / 'a.csv'}"]) == 0
     assert [float(row["value"]) for row in rows_of(tmp_path / "a.csv")] == [one["value"] for one in found]
     assert "2024-01-20 23:00:00" in capsys.readouterr().out

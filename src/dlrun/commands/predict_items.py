@@ -82,7 +82,7 @@ def one_table(items: list[Item]) -> Path:
     """The CSV file. Raises Refused for several, and for a folder."""
     only = items[0]
     if len(items) > 1 or isinstance(only, str) or only.is_dir():
-        raise Refused(f"rows come from one CSV file by itself: name one, not {', '.join(map(str, items))}")
+        raise Refused(f"rows come from a table: name one CSV file by itself, not {', '.join(map(str, items))}")
     return only
 
 
