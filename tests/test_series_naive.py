@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from dlrun.models.constant import Constant
 from dlrun.models.naive import Naive, common_sense, earlier
 from dlrun.outlook import Outlook
 from dlrun.types import Field, Spec
+from dlrun.workflow import choices
 
 
 @pytest.fixture
@@ -31,6 +33,13 @@ def prepared(tmp_path):
         return raw, prepare(raw, np.arange(150), np.arange(260, 300))
 
     return make
+
+
+def test_the_same_answer_is_not_tried_twice(prepared):
+    daily = Outlook("T (degC)", (0,), LOOKBACK, 1, 86400.0, True)
+    raw, _ = prepared()
+    assert choices.naive(raw) == ("last_value", "same_time_before")
+    assert choices.naive(replace(raw, outlook={"T": daily})) == ("last_value",)
 
 
 def answered(model, data):

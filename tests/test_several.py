@@ -153,6 +153,8 @@ def test_a_part_of_the_loss_can_be_watched(tmp_path):
         ("task=social losses=3", "+loss@losses.TARGET=NAME"),
         ("task=social +losses.age=3", "+loss@losses.age=NAME"),
         ("task=social +loss_weights.aeg=1", "loss_weights names aeg"),
+        ("task=digits loss_weights.digit=2", "to add one, +loss_weights.digit=NUMBER"),
+        ("task=social losses.age=huber", "to add one, +loss@losses.age=NAME"),
         ("task=social loss_weights.age=-1", "loss_weights="),
         ("task=questions data.answers=30", "a multiple of 20"),
         ("task=questions data.words=100", "data.words=100 are too few"),

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from dlrun import places
-from dlrun.commands.check import check, idle_faults
+from dlrun.commands.check import CHOOSE, check, idle_faults
 from dlrun.commands.preview import preview
 from dlrun.commands.words import still_clear, word_faults
 from dlrun.errors import Refused
 
-OPEN = ("loss_weights", "losses", "metrics")  # mappings to which names may be added
+OPEN = {"loss_weights": "+loss_weights.{}=NUMBER", **CHOOSE}  # mappings to which the names of targets may be added
 
 
 def configure(words: list[str], folders: list[Path], plugins: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -148,12 +148,11 @@ def unknown_key(key: str, there: list[str]) -> str:
     if key in there:  # it is a mapping that was given a name which it does not have
         inside = [k.removeprefix(f"{key}.") for k in there if k.startswith(f"{key}.")]
         names = ", ".join(name for name in inside if "." not in name)
-        by_name = f"to choose one for a target, '+{key.removesuffix('s')}@{key}.NAME=…'"
-        add = {"losses": by_name, "metrics": by_name.replace("…", "[…]")}.get(key, f"to add one, +{key}.NAME=…")
+        add = f"to add one, {OPEN.get(key, f'+{key}.{{}}=…').format('NAME')}"
         return f"'{key}' has {names}: to set one, {key}.NAME=…; {add}" if names else f"'{key}' is empty: {add}"
     parent, _, name = key.rpartition(".")
     if parent in there and parent in OPEN:
-        return f"'{parent}' has no '{name}' yet: to add one, +{key}=…"
+        return f"'{parent}' has no '{name}' yet: to add one, {OPEN[parent].format(name)}"
     beside = [k for k in there if k.rpartition(".")[0] == parent] or [k for k in there if "." not in k]
     near = [k for k in beside if difflib.get_close_matches(name, [k.rpartition(".")[2]])]
     close = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -48,9 +48,7 @@ class Cells:
 
     def where(self, wrong: np.ndarray) -> str:
         """'3 rows (lines 5, 9, 12)' for a mask of rows."""
-        rows = np.flatnonzero(wrong)
-        some = ", ".join(str(self.lines[row]) for row in rows[:5]) + (", …" if len(rows) > 5 else "")
-        return f"1 row (line {some})" if len(rows) == 1 else f"{len(rows)} rows (lines {some})"
+        return where(self.lines, wrong)
 
     def missing(self, name: str) -> np.ndarray:
         """The mask of rows whose cell is empty or says NA, N/A, nan, null or ?."""
@@ -76,6 +74,13 @@ class Cells:
     def texts(self, name: str) -> np.ndarray:
         """A column as an array of texts, missing cells as ''."""
         return np.array(["" if cell.lower() in MISSING else cell for cell in self.columns[name]], object)
+
+
+def where(lines: Sequence[int] | np.ndarray, wrong: np.ndarray) -> str:
+    """'3 rows (lines 5, 9, 12)' for a mask of rows. lines: that of each row in its file."""
+    rows = np.flatnonzero(wrong)
+    some = ", ".join(str(lines[row]) for row in rows[:5]) + (", …" if len(rows) > 5 else "")
+    return f"1 row (line {some})" if len(rows) == 1 else f"{len(rows):,} rows (lines {some})"
 
 
 def read(path: str, *, separator: str | None, header: list[str] | None, encoding: str = "utf-8") -> Cells:

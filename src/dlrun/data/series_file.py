@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 
 from dlrun.data import cells
-from dlrun.data.cells import MISSING, Cells
+from dlrun.data.cells import MISSING, SEPARATORS, Cells
 from dlrun.data.series_clock import moments
 from dlrun.errors import Refused
 
-SEPARATORS = ",;\t|"
 LOOKED_AT = 50  # rows that say which columns hold numbers
 
 
@@ -40,9 +39,7 @@ class Readings:
 
     def where(self, wrong: np.ndarray) -> str:
         """'3 rows (lines 5, 9, 12)' for a mask of rows."""
-        rows = np.flatnonzero(wrong)
-        some = ", ".join(str(self.lines[row]) for row in rows[:5]) + (", …" if len(rows) > 5 else "")
-        return f"1 row (line {some})" if len(rows) == 1 else f"{len(rows):,} rows (lines {some})"
+        return cells.where(self.lines, wrong)
 
 
 def read(

@@ -65,11 +65,10 @@ def naive(raw: Raw) -> tuple[str, ...]:
     if not raw.outlook or any(ahead.column not in columns for ahead in raw.outlook.values()):
         return ()
     try:
-        for ahead in raw.outlook.values():
-            earlier(ahead, None)
+        steps = [step == ahead.steps - 1 for ahead in raw.outlook.values() for step in earlier(ahead, None)]
     except Refused:
         return ("last_value",)
-    return ("last_value", "same_time_before")
+    return ("last_value",) if all(steps) else ("last_value", "same_time_before")  # of daily rows they are the same
 
 
 def commonest(raw: Raw, target: str) -> float:
