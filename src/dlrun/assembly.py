@@ -24,28 +24,30 @@ from dlrun.errors import Refused
 from dlrun.learner import Learner
 from dlrun.meter import Measures
 from dlrun.models import fault_of
-from dlrun.models.naive import common_sense
 from dlrun.models.trained import plain_spec
-from dlrun.objectives.supervised import Supervised
+from dlrun.objectives.given import Given
 from dlrun.problems import of_target, targets_fault
 from dlrun.protocols.stages import plan_of
 from dlrun.rundir import RunDir
 from dlrun.settings import Settings
-from dlrun.tables import Table, mix
-from dlrun.types import Data, Job, Raw, Rows, Spec
+from dlrun.tables import Table, Ticks, mix
+from dlrun.types import Data, Field, Job, Raw, Rows, Spec
+
+SUPERVISED = {"_target_": "dlrun.objectives.supervised.supervised"}  # of runs from before there was a choice
 
 
 @dataclass
 class Fit:
     """Everything of one job, ready to train or to be scored.
 
-    rows: split → the development rows that it holds, in order. weights: which checkpoint the trainer holds.
+    baseline: what has to be beaten, where the objective knows of something. rows: split → the development rows that it
+    holds, in order. weights: which checkpoint the trainer holds.
     """
 
     job: Job
     data: Data
     trainer: Trainer
-    baseline: Trainer
+    baseline: Trainer | None
     rows: dict[str, np.ndarray]
     weights: str = ""
 
@@ -54,7 +56,7 @@ class Assembly:
     """The parts that a config of plain values describes, its data, and the folder that takes what comes of them."""
 
     def __init__(self, config: dict[str, Any], folder: Path, plugins: tuple[str, ...] = ()) -> None:
-        self.config, self.plugins, self.run = config, plugins, RunDir(folder)
+        self.config, self.plugins, self.run = {"objective": SUPERVISED, **config}, plugins, RunDir(folder)
         self.settings: Settings = self.part("engine")
         self.device = runtime.choose_device(self.settings.device)
         self.plan = plan_of(config, plugins)
@@ -97,21 +99,23 @@ class Assembly:
         data, rows = self._data(job)
         first = mix(self.config["seed"], job.repeat, job.fold)
         torch.manual_seed(first)
-        model: nn.Module = self.part("model", data.spec)
-        objective = self._objective(model, data.spec, self._augment(data.spec))
+        objective = self._objective(data)
+        data = replace(data, train=Ticks(objective.ticks)) if hasattr(objective, "ticks") else data
         if job.start:
-            checkpoint.put(objective, checkpoint.best(self.run.folder / "checkpoints" / job.start))
+            self._begin_with(objective, checkpoint.best(self.run.folder / "checkpoints" / job.start))
         learner = self._learner(objective)
         trainer = self._trainer(objective, learner, data, job)
-        baseline = self._objective(common_sense(data.spec), data.spec)
-        fit = Fit(job, data, trainer, self._trainer(baseline, self._learner(baseline), data, job), rows)
+        bar = objective.bar() if hasattr(objective, "bar") else None
+        baseline = None if bar is None else self._trainer(bar.to(self.device), self._learner(bar), data, job)
+        fit = Fit(job, data, trainer, baseline, rows)
         trainer.callbacks = self._callbacks(trainer)
         held_out = None if data.val is None else self._looked_ahead(fit, "val", data.val)
         fit.data = trainer.data = replace(data, train=self._looked_ahead(fit, "train", data.train), val=held_out)
         self.run.write_json(f"preparation/{job.name}.json", state(data.learnt))
-        self.run.write_json("fields.json", plain_spec(data.spec))
+        self.run.write_json("fields.json", plain_spec(Spec(data.spec.inputs, answered(objective, data.spec))))
+        model: Any = getattr(objective, "model", None)
         if hasattr(model, "admit"):
-            model.admit(self.run.folder, job, rows.get("val"))  # type: ignore[operator]
+            model.admit(self.run.folder, job, rows.get("val"))
         return fit
 
     def _data(self, job: Job) -> tuple[Data, dict[str, np.ndarray]]:
@@ -137,7 +141,8 @@ class Assembly:
     def _looked_ahead(self, fit: Fit, split: str, table: Any) -> Table:
         """A split as the model asks for it: what its frozen networks answer may stand for the pictures themselves."""
         objective: Any = fit.trainer.objective
-        networks = objective.model.ahead() if hasattr(objective.model, "ahead") else {}
+        model: Any = getattr(objective, "model", None)
+        networks = model.ahead() if hasattr(model, "ahead") else {}
         if networks and objective.augment is not None:
             raise Refused("model.cache=true: a frozen base answers once to each picture, but augment changes the "
                           "pictures every time; say model.cache=false")  # fmt: skip
@@ -171,18 +176,29 @@ class Assembly:
         steps = {name: build(node, plugins=self.plugins) for name, node in self.config["augment"].items()}
         return augmented(steps, spec)
 
-    def _objective(self, model: nn.Module, spec: Spec, augment: Augment | None = None) -> Supervised:
+    def _objective(self, data: Data) -> Any:
+        """What is minimised, with the model that the config names; on the device."""
         node = lambda target: of_target(self.config, "loss", target)  # noqa: E731
-        chosen = {name: build(node(name), field, plugins=self.plugins) for name, field in spec.targets.items()}
-        return Supervised(model, chosen, self.config["loss_weights"], augment).to(self.device)
+        model: nn.Module = self.part("model", data.spec)
+        losses = {name: build(node(name), field, plugins=self.plugins) for name, field in data.spec.targets.items()}
+        weights, augment = self.config["loss_weights"], self._augment(data.spec)
+        given = Given(model, data, self.raw, losses, weights, augment, self.device)
+        return self.part("objective", given).to(self.device)
 
-    def _learner(self, objective: Supervised) -> Learner:
-        make = lambda parameters: self._optimizer(parameters, objective.model)  # noqa: E731
+    def _begin_with(self, objective: Any, state: dict[str, Any]) -> None:
+        """Let a fit begin where another one ended: with its weights, or in the objective's own way."""
+        if hasattr(objective, "begin_with"):
+            objective.begin_with(state["objective"])
+        else:
+            checkpoint.put(objective, state)
+
+    def _learner(self, objective: Any) -> Learner:
+        make = lambda parameters: self._optimizer(parameters, objective)  # noqa: E731
         return Learner(objective.groups, make, self.settings, self.schedule, self.device)
 
-    def _optimizer(self, parameters: list[nn.Parameter], model: nn.Module) -> Optimizer:
-        """The optimizer over these parameters; a model may ask for some to be changed more slowly (`rates`)."""
-        factors: dict[nn.Parameter, float] = model.rates() if hasattr(model, "rates") else {}  # type: ignore[operator]
+    def _optimizer(self, parameters: list[nn.Parameter], objective: Any) -> Optimizer:
+        """The optimizer over these parameters; an objective may ask for some to be changed more slowly (`rates`)."""
+        factors: dict[nn.Parameter, float] = objective.rates() if hasattr(objective, "rates") else {}
         groups: dict[float, list[nn.Parameter]] = {}
         for parameter in parameters:
             groups.setdefault(factors.get(parameter, 1.0), []).append(parameter)
@@ -191,28 +207,26 @@ class Assembly:
             group["lr"] = group["lr"] * factor
         return optimizer
 
-    def _trainer(self, objective: Supervised, learner: Learner, data: Data, job: Job) -> Trainer:
-        measures = self._measures(data.spec)
+    def _trainer(self, objective: Any, learner: Learner, data: Data, job: Job) -> Trainer:
+        measures = self._measures(answered(objective, data.spec))
         settings = self.settings if objective.groups else replace(self.settings, epochs=1)  # there is nothing to learn
         trainer = Trainer(objective, data, settings, learner, measures, self.run.checkpoints(job))
         trainer.seed = mix(self.config["seed"], job.repeat, job.fold)
         return trainer
 
-    def _measures(self, spec: Spec) -> Measures:
+    def _measures(self, targets: dict[str, Field]) -> Measures:
         found: Measures = {}
-        for target, field in spec.targets.items():
+        for target, field in targets.items():
             nodes = of_target(self.config, "metric", target)
             chosen = {name: build(node, field, plugins=self.plugins) for name, node in nodes.items()}
-            prefix = f"{target}_" if len(spec.targets) > 1 else ""
+            prefix = f"{target}_" if len(targets) > 1 else ""
             for name, metric in (chosen or metrics.defaults(field)).items():
                 found[prefix + name] = (target, metric)
         return found
 
     def _callbacks(self, trainer: Trainer) -> list[Any]:
         """The callbacks, each told which direction is better; refused when they watch what is not measured."""
-        goals = metrics.measure_all({name: metric for name, (_, metric) in trainer.measures.items()})
-        targets = trainer.data.spec.targets
-        goals |= {f"loss_{name}": "min" for name in targets} if len(targets) > 1 else {}
+        goals = goals_of(trainer)
         splits = ["train"] if trainer.data.val is None else ["train", "val"]
         there = [f"{split}/{name}" for split in splits for name in goals]
         found = []
@@ -220,10 +234,27 @@ class Assembly:
             callback = build(node, plugins=self.plugins)
             if isinstance(callback, KeepBest) and callback.monitor.startswith("val/") and len(splits) == 1:
                 continue  # nothing is held out: the last epoch is what there is
+            if isinstance(callback, KeepBest) and callback.monitor == "val/loss" and "loss" not in goals:
+                continue  # several groups with losses of their own: there is no one loss to be best by
             found.append(aimed(callback, f"callback.{name}", there, goals))
         if hasattr(self.schedule, "monitor"):
             trainer.learner.schedule = aimed(self.schedule, "scheduler", there, goals)
         return found
+
+
+def answered(objective: Any, spec: Spec) -> dict[str, Field]:
+    """The targets that an objective answers: those that it has a loss for."""
+    return {name: spec.targets[name] for name in getattr(objective, "losses", ())}
+
+
+def goals_of(trainer: Trainer) -> dict[str, str]:
+    """Name → better direction of every measure that a row will hold; an objective with others says so (`goals`)."""
+    objective: Any = trainer.objective
+    if hasattr(objective, "goals"):
+        return dict(objective.goals)
+    targets = answered(objective, trainer.data.spec)
+    several = {f"loss_{name}": "min" for name in targets} if len(targets) > 1 else {}
+    return metrics.measure_all({name: metric for name, (_, metric) in trainer.measures.items()}) | several
 
 
 def aimed(part: Any, name: str, there: list[str], goals: dict[str, str]) -> Any:

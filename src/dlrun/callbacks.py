@@ -8,9 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from dlrun import artifacts, making
 from dlrun.engine import Trainer
 from dlrun.optim import better, monitored
 from dlrun.ranges import Count, Natural, NonNegative
+from dlrun.tables import mix
 from dlrun.whole import whole
 
 
@@ -110,6 +112,39 @@ class Activations:
         return run / "activations" / job
 
 
+@dataclass(frozen=True)
+class Samples:
+    """Writes what the objective has to show: samples/<job>/<kind>-epoch-0001.png or .txt; nothing where it has nothing.
+
+    every: after so many epochs, and after the last one.
+    """
+
+    every: int
+    kinds: tuple[str, ...] | None = None
+
+    def begin(self, trainer: Trainer) -> None:
+        """Take away what was made in epochs that will be done again. Raises Refused for a kind that is not made."""
+        for kind in self._kinds(trainer):
+            making.maker(trainer.objective, kind)
+        for file in self._place(trainer).glob("*-epoch-*.*"):
+            if int(file.stem.rpartition("-epoch-")[2].partition("-")[0]) > trainer.epoch:
+                file.unlink()
+
+    def __call__(self, trainer: Trainer) -> None:
+        if trainer.epoch % self.every and not trainer.finished:
+            return
+        for kind in self._kinds(trainer):
+            found = making.made(trainer, kind, mix(trainer.seed, trainer.epoch))
+            artifacts.write(found, self._place(trainer), f"{kind}-epoch-{trainer.epoch:04}")
+
+    def _kinds(self, trainer: Trainer) -> tuple[str, ...]:
+        return getattr(trainer.objective, "shown", ()) if self.kinds is None else self.kinds  # type: ignore[return-value]
+
+    def _place(self, trainer: Trainer) -> Path:
+        run, job = run_and_job(trainer)
+        return run / "samples" / job
+
+
 def run_and_job(trainer: Trainer) -> tuple[Path, str]:
     """The run folder, and the name of the job in it."""
     return trainer.folder.parent.parent, trainer.folder.name
@@ -146,3 +181,8 @@ def tensorboard(*, histograms: Natural, graph: bool, embeddings: bool, images: N
 def activations(*, rows: Count) -> Activations:
     """Write the activations of all layers for the first validation rows after every epoch (book §7.2)."""
     return Activations(rows)
+
+
+def samples(*, every: Count, kinds: list[str] | None) -> Samples:
+    """Keep what the objective makes, after every so many epochs. kinds: null for those that it shows by itself."""
+    return Samples(every, None if kinds is None else tuple(kinds))

@@ -113,6 +113,12 @@ def _predict(words: list[str]) -> int:
     return predict(words)
 
 
+def _generate(words: list[str]) -> int:
+    from dlrun.commands.generate import generate
+
+    return generate(words)
+
+
 def _neighbours(words: list[str]) -> int:
     from dlrun.commands.neighbours import neighbours
 
@@ -191,5 +197,6 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "rerun": _rerun,
     "evaluate": _evaluate,
     "predict": _predict,
+    "generate": _generate,
     "neighbours": _neighbours,
 }

@@ -16,6 +16,7 @@ from dlrun import checkpoint, foretold, gallery, ledger
 from dlrun.assembly import Assembly, Fit
 from dlrun.engine import Trainer
 from dlrun.errors import Refused
+from dlrun.making import judged
 from dlrun.meter import Meter, with_intervals
 from dlrun.protocols.stages import standing
 from dlrun.rundir import RunDir
@@ -133,7 +134,7 @@ class Experiment:
         """Fit one job, from its last checkpoint if there is one, and score its validation rows."""
         trainer = fit.trainer
         split = "train" if fit.data.val is None else "val"
-        baseline = fit.baseline.sweep(split, self.assembly.source(fit, split)).scores()  # before restoring: it seeds
+        baseline = self._baseline(fit, split)  # before restoring: it seeds
         if self._restore(fit, "last"):
             log.info("%s goes on at epoch %d, batch %d", fit.job.name, trainer.epoch + 1, trainer.position + 1)
         else:
@@ -154,13 +155,17 @@ class Experiment:
         source, trainer = self.assembly.source(fit, split), fit.trainer
         trainer.meter, trainer.position = None, 0
         meter = trainer.sweep(split, source, keep=True)
-        scores = with_intervals(meter, seed=self.assembly.config["seed"])
-        baseline = baseline or fit.baseline.sweep(split, source).scores()
+        seed = self.assembly.config["seed"]
+        scores = with_intervals(meter, seed=seed) | judged(trainer, source, seed)
+        baseline = self._baseline(fit, split) if baseline is None else baseline
         self._show(fit, split, meter)
-        own, bar = (getattr(each.objective.model, "note", "") for each in (trainer, fit.baseline))
         raw = self.assembly.raw
-        notes = (raw.note, own, bar, *foretold.notes(raw), self._verdict(scores, baseline))
+        notes = (raw.note, *models_notes(fit), *foretold.notes(raw), self._verdict(scores, baseline))
         return Result(fit.job, split, scores, baseline, trainer.epoch, fit.weights, note="; ".join(filter(None, notes)))
+
+    def _baseline(self, fit: Fit, split: str) -> dict[str, Score]:
+        """What the answer that has to be beaten comes to; nothing where there is none."""
+        return {} if fit.baseline is None else fit.baseline.sweep(split, self.assembly.source(fit, split)).scores()
 
     def _show(self, fit: Fit, split: str, meter: Meter) -> None:
         """Keep what was answered, and the worst of it as a person sees it."""
@@ -192,7 +197,7 @@ class Experiment:
         )
 
     def _verdict(self, scores: dict[str, Score], baseline: dict[str, Score]) -> str:
-        if not self.assembly.settings.overfit:
+        if not self.assembly.settings.overfit or "loss" not in baseline:
             return ""
         loss, bar = scores["loss"].value, baseline["loss"].value / 10
         outcome, than = ("passed", "below") if loss < bar else ("FAILED", "not below")
@@ -205,10 +210,17 @@ class Experiment:
 def solve(fit: Fit, run: RunDir) -> None:
     """Have a model that no step trains find its weights: on the training rows, an ensemble on the validation rows."""
     objective: Any = fit.trainer.objective
-    if hasattr(objective.model, "solve"):
-        objective.model.solve(fit.data.train)
-    elif hasattr(objective.model, "weigh"):
-        run.write_json("members.json", objective.model.weigh(fit.data.val, objective.total))
+    model: Any = getattr(objective, "model", None)
+    if hasattr(model, "solve"):
+        model.solve(fit.data.train)
+    elif hasattr(model, "weigh"):
+        run.write_json("members.json", model.weigh(fit.data.val, objective.total))
+
+
+def models_notes(fit: Fit) -> list[str]:
+    """What the model, and the one to beat, say of themselves beside a result."""
+    models = [getattr(each.objective, "model", None) for each in (fit.trainer, fit.baseline) if each is not None]
+    return [getattr(model, "note", "") for model in models]
 
 
 @contextmanager

@@ -43,7 +43,7 @@ def of_series(folder: Path, file: Path, plugins: tuple[str, ...] = ()) -> Foreto
     targets = read_spec(RunDir(folder)).targets
     if not targets or any(field.outlook is None for field in targets.values()):
         raise Refused(f"{folder} foretells no series")
-    _, assembly, fit = again(folder, plugins)
+    assembly, fit = again(folder, plugins)
     assert assembly.raw.further is not None and assembly.raw.order is not None
     rows, _ = assembly.raw.further(str(file))
     outputs = outputs_of(fit, apply(assembly.raw, fit.data, rows))

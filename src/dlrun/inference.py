@@ -21,7 +21,7 @@ from dlrun.data.prepare import apply, state
 from dlrun.data.strangers import strangers
 from dlrun.errors import Refused
 from dlrun.meter import with_intervals
-from dlrun.models.trained import Trained, trained
+from dlrun.models.trained import Trained, done, trained
 from dlrun.rundir import RunDir
 from dlrun.settings import Settings
 from dlrun.tables import Pixels, Plain, Table
@@ -72,7 +72,8 @@ def of_table(folder: Path, file: Path, plugins: tuple[str, ...] = ()) -> Answers
     Where every line has the targets, the scores too. Raises Refused where the run reads no table, where its data have
     changed since, and where the file lacks a column or a number.
     """
-    net, assembly, fit = again(folder, plugins)
+    net = trained(folder, plugins)
+    assembly, fit = again(folder, plugins)
     if assembly.raw.further is None:
         raise Refused(f"{folder} was not trained on a table: its rows cannot be read from {file}")
     rows, lines = assembly.raw.further(str(file))
@@ -89,7 +90,8 @@ def of_texts(folder: Path, texts: Sequence[tuple[str, str]], plugins: tuple[str,
 
     Raises Refused where the run reads something else than one text, and where its data have changed since.
     """
-    net, assembly, fit = again(folder, plugins)
+    net = trained(folder, plugins)
+    assembly, fit = again(folder, plugins)
     if assembly.raw.of_texts is None:
         kinds = ", ".join(f"{about.kind} '{name}'" for name, about in net.spec.inputs.items())
         raise Refused(f"{folder} reads {kinds}, and its data do not say how a text becomes that")
@@ -99,18 +101,18 @@ def of_texts(folder: Path, texts: Sequence[tuple[str, str]], plugins: tuple[str,
     return Answers(net.spec, [name for name, _ in texts], outputs, strangers=strangers(column, fit.data.learnt[name]))
 
 
-def again(folder: Path, plugins: tuple[str, ...]) -> tuple[Trained, Assembly, Fit]:
+def again(folder: Path, plugins: tuple[str, ...]) -> tuple[Assembly, Fit]:
     """A run, its data and its fit as they were, with its best weights; what has been learnt is learnt again.
 
     Raises Refused where the data, or what is learnt from them, are no longer the same.
     """
-    net = trained(folder, plugins)
+    config, job = done(folder)
     with tempfile.TemporaryDirectory(prefix="dlrun-") as name:
-        assembly = Assembly({**net.config, "test": False}, Path(name), plugins)
-        fit = assembly.fit(replace(net.job, patch={}, start=""))
-        check_same(RunDir(folder), RunDir(Path(name)), net.job.name, fit)
-    fit.trainer.restore(checkpoint.best(RunDir(folder).checkpoints(net.job)))
-    return net, assembly, fit
+        assembly = Assembly({**config, "test": False}, Path(name), plugins)
+        fit = assembly.fit(replace(job, patch={}, start=""))
+        check_same(RunDir(folder), RunDir(Path(name)), job.name, fit)
+    fit.trainer.restore(checkpoint.best(RunDir(folder).checkpoints(job)))
+    return assembly, fit
 
 
 def own_rows(config: dict[str, Any], file: Path) -> bool:

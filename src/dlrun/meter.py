@@ -41,7 +41,7 @@ class Meter:
         self.sums = {name: zeros(1, device)[0] for name, (_, metric) in measures.items() if metric.each}
         self.each: dict[str, list[Tensor]] = {name: [] for name in self.sums} if keep else {}
         self.losses: dict[str, list[Any]] = {}  # group → [sum over rows, rows]
-        self.parts: dict[str, list[Any]] = {}  # the same of what a loss is the sum of
+        self.parts: dict[str, list[Any]] = {}  # the same of what a loss is the sum of, and of what else is measured
         self.rows = 0
         self.steps = 0
         self.kept: dict[str, tuple[list[Tensor], list[Tensor]]] = {name: ([], []) for name in fields}
@@ -51,7 +51,8 @@ class Meter:
     def add(self, step: Step, batch: Batch, rows: int) -> None:
         """Remember one step over a batch of so many rows."""
         outputs = {name: step.outputs[name].detach() for name in self.fields if name in step.outputs}
-        parts = {name: part.detach() for name, part in step.parts.items()}
+        parts = {f"loss_{name}": part.detach() for name, part in step.parts.items()}
+        parts |= {name: value.detach() for name, value in step.measured.items()}
         targets = {name: batch[name] for name in outputs}
         self.pending.append((step.group, step.loss.detach(), rows, outputs, targets, parts))
         self.pending_numbers += sum(map(torch.numel, outputs.values()))
@@ -108,7 +109,7 @@ class Meter:
         found: dict[str, Score] = {}
         for group, (total, rows) in self.losses.items():
             found["loss" if len(self.losses) == 1 else f"loss_{group}"] = Score(total / rows, n=rows)
-        found |= {f"loss_{name}": Score(total / rows, n=rows) for name, (total, rows) in self.parts.items()}
+        found |= {name: Score(total / rows, n=rows) for name, (total, rows) in self.parts.items()}
         for name, (target, metric) in self.measures.items():
             if metric.each and self.rows:
                 total, squares = self.sums[name].tolist()

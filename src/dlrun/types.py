@@ -153,13 +153,14 @@ class Data:
 class Step:
     """Minimise `loss` (a mean over the batch) over the objective's `groups[group]`, once.
 
-    parts: what the loss is the sum of, by name; only written down.
+    parts: what the loss is the sum of, by name; measured: other means over the batch. Both are only written down.
     """
 
     group: str
     loss: Tensor
     outputs: dict[str, Tensor] = field(default_factory=dict)
     parts: dict[str, Tensor] = field(default_factory=dict)
+    measured: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,26 @@ import difflib
 from collections.abc import Iterator
 from typing import Any
 
+from dlrun import objectives
 from dlrun.build import allow, dotted, patched
 from dlrun.errors import Refused
 from dlrun.models import fault_of, members
 from dlrun.problems import loss_fault, metric_fault, targets_fault
 from dlrun.signatures import misfit, signature
 
-CONTEXT = {"model": 1, "optimizer": 1, "loss": 1, "metric": 1}  # arguments that the runner gives, in order
-PARTS = ("data", "model", "loss", "optimizer", "scheduler", "protocol", "engine", "stages")  # one each
+CONTEXT = {
+    "model": 1,
+    "objective": 1,
+    "optimizer": 1,
+    "loss": 1,
+    "metric": 1,
+}  # arguments that the runner gives, in order
+PARTS = ("data", "model", "objective", "loss", "optimizer", "scheduler", "protocol", "engine", "stages")  # one each
 LISTS = ("metric", "callback", "augment")  # any number of each
 BY_TARGET = ("losses", "metrics")  # what one target has of its own; older runs say nothing of it
 CHOOSE = {"losses": "+loss@losses.{}=NAME", "metrics": "'+metric@metrics.{}=[NAME]'"}
-NEEDED = (*PARTS, *LISTS, "task", "source", "loss_weights")
+LATER = ("objective",)  # of which older runs say nothing
+NEEDED = (*(part for part in PARTS if part not in LATER), *LISTS, "task", "source", "loss_weights")
 TYPES: dict[str, tuple[Any, str]] = {
     "seed": (int, "a whole number"),
     "repeat": (int, "a whole number from 1 up"),
@@ -178,6 +186,8 @@ def _there(node: dict[str, Any]) -> str:
 
 def pair_faults(config: dict[str, Any]) -> Iterator[str]:
     """Parts that make no sense together, as far as the task says what its columns are."""
+    if fault := objectives.fault_of(own(config, "objective")[2], own(config, "model")[2]):
+        yield fault
     task = config.get("task") or {}
     if task.get("inputs") and (fault := fault_of(config["model"], given_kinds(config))):
         yield fault.replace("the data give", f"task={task['name']} gives")
@@ -216,5 +226,5 @@ def target_faults(config: dict[str, Any], target: str, kind: str) -> Iterator[st
 
 def own(parts: dict[str, Any], name: str) -> tuple[str, str, str]:
     """The target of one of these parts split at its last dot; empty where it is not dlrun's own."""
-    target = parts[name].get("_target_") if isinstance(parts[name], dict) else None
+    target = parts[name].get("_target_") if isinstance(parts.get(name), dict) else None
     return target.rpartition(".") if isinstance(target, str) and target.startswith("dlrun.") else ("", "", "")

@@ -11,7 +11,7 @@ from dlrun.commands.help import COMMANDS
 from dlrun.errors import Refused
 from dlrun.places import all_folders, all_groups, option_file
 
-ON_RUNS = ("resume", "rerun", "evaluate", "compare", "visualize", "predict", "neighbours")
+ON_RUNS = ("resume", "rerun", "evaluate", "compare", "visualize", "predict", "generate", "neighbours")
 FLAGS = ("--help", "--version", "-m", "--cfg")
 CHOOSERS = ("preset", "experiment", "task")  # strongest first; each may override the option of another group
 DEPTH = 4

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dlrun.commands.configure import configure
 from dlrun.commands.train import logging_to, named_plugins
 from dlrun.commands.words import user_folders
+from dlrun.errors import Refused
 from dlrun.models import name_of
 from dlrun.problems import PROBLEMS, of_target
 from dlrun.report.measures import number
@@ -56,6 +57,7 @@ def explain(words: list[str]) -> int:
         from dlrun.inspect.first import first_losses
 
         sample = training_sample(fit)
+        assert fit.baseline is not None
         first = first_losses(fit.trainer, fit.baseline, sample)
         tables = [layer_table(assembly, fit, sample[0]), memory_table(fit, sample[0]), size_table(fit)]
         tables += [target_table(assembly, fit, name) for name in fit.data.spec.targets]
@@ -81,6 +83,9 @@ def assembled(words: list[str], console: Console) -> Iterator[tuple[Assembly, Fi
         job = assembly.plan([])
         assert job is not None
         fit = assembly.fit(job)
+        if fit.baseline is None:
+            objective = config["objective"]["_target_"].rpartition(".")[2]
+            raise Refused(f"objective={objective} answers no target, and this command looks at answers")
         if assembly.raw.note:
             console.print(assembly.raw.note, style="bold red", soft_wrap=True, markup=False)
         yield assembly, fit

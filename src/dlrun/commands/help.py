@@ -19,6 +19,7 @@ COMMANDS = {
     "rerun": "the same run again, in a new folder",
     "evaluate": "measure a finished run",
     "predict": "answers for your own pictures, texts, rows",
+    "generate": "texts or pictures that a run makes",
     "neighbours": "words whose vectors are like a word's",
     "compare": "runs side by side, and whether they differ",
     "report": "one page of a run, or of several",
@@ -37,6 +38,7 @@ ARGUMENTS = {
     "rerun": "RUN",
     "evaluate": "RUN",
     "predict": "RUN FILE… [to=…]",
+    "generate": "RUN [kind=…]",
     "neighbours": "RUN WORD…",
     "compare": "RUN…",
     "report": "RUN…",
@@ -46,19 +48,17 @@ ARGUMENTS = {
     "completion": "SHELL",
 }
 KEYS = ("engine.epochs=5", "optimizer=adam", "protocol=kfold", "seed=1", "preset=smoke")
-EXAMPLES = ("dlrun -m task=imdb optimizer.lr=0.01,0.001",)
 
 
 def help_text(folders: Sequence[Path] = ()) -> str:
     """At most 24 lines of 80 columns. folders: the user's conf folders, strongest first."""
     found = all_groups(all_folders(folders))
     lines = ["dlrun: run a deep-learning experiment and keep all of it in one folder"]
-    lines += ["dlrun [key=value]…              train; -m: a sweep over key=a,b"]
+    lines += ["dlrun [key=value]…              train; a sweep: dlrun -m task=imdb seed=1,2"]
     commands = [f"dlrun {name} {ARGUMENTS[name]}" for name in COMMANDS]
     lines += [f"{call:<32}{text}" for call, text in zip(commands, COMMANDS.values(), strict=True)]
     lines += ["", *_names("task=", found.get("task", []), 2), *_names("model=", found.get("model", []), 1)]
     lines += _names("keys", list(KEYS), 3, "  ")
-    lines += [f"  {example}" for example in EXAMPLES]
     return "\n".join(lines[:LINES])
 
 

@@ -33,12 +33,12 @@ class Trained:
 def trained(folder: Path, plugins: tuple[str, ...] = ()) -> Trained:
     """The model of a run's last finished fit (its final one, or its first fold), with its best weights, on the CPU.
 
-    No data are read. Raises Refused where there is no run, no finished fit, or no checkpoint.
+    No data are read. Raises Refused where there is no run, no finished fit, no checkpoint, or no target to answer.
     """
-    run, job = RunDir(folder), main_job(folder)
-    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    config = patched(config, job.patch)
+    run, (config, job) = RunDir(folder), done(folder)
     spec = read_spec(run)
+    if not spec.targets:
+        raise Refused(f"{folder} answers no target, it makes something: dlrun generate {folder}")
     with weights.unneeded():
         model: nn.Module = build(config["model"], spec, plugins=plugins)
     state = checkpoint.best(run.checkpoints(job))
@@ -46,6 +46,13 @@ def trained(folder: Path, plugins: tuple[str, ...] = ()) -> Trained:
     kept = {name: value for name, value in state["objective"].items() if name.startswith("model.")}
     checkpoint.put(objective, {**state, "objective": kept})
     return Trained(folder, config, job, spec, model.eval())
+
+
+def done(folder: Path) -> tuple[dict[str, Any], Job]:
+    """The config of a run as its last finished fit (see `trained`) had it, and the job of that fit."""
+    job = main_job(folder)
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    return patched(config, job.patch), job
 
 
 class _Weights(nn.Module):

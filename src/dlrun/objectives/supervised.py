@@ -7,7 +7,10 @@ from functools import reduce
 
 from torch import Tensor, nn
 
+from dlrun.artifacts import Maker
 from dlrun.losses import Loss
+from dlrun.models.naive import common_sense
+from dlrun.objectives.given import Given
 from dlrun.types import Batch, Step
 
 
@@ -15,6 +18,7 @@ class Supervised(nn.Module):
     """One step a batch. losses: target name → loss; weights: target name → its share in the sum (1 unless given).
 
     augment: what is done to a batch before it is learnt from. `steps` touches no optimizer, gradient or device.
+    bar: makes the objective that this one has to beat. makes, shown: see `making`.
     """
 
     def __init__(
@@ -23,12 +27,16 @@ class Supervised(nn.Module):
         losses: dict[str, Loss],
         weights: dict[str, float] | None = None,
         augment: Callable[[Batch], Batch] | None = None,
+        bar: Callable[[], Supervised | None] = lambda: None,
     ) -> None:
         super().__init__()
         self.model = model
         self.losses = losses
         self.weights = weights or {}
         self.augment = augment
+        self.bar = bar
+        self.makes: dict[str, Maker] = {}
+        self.shown: tuple[str, ...] = ()
         learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.groups = {"model": learning} if learning else {}
         self.penalty = getattr(model, "penalty", lambda: None)
@@ -40,6 +48,10 @@ class Supervised(nn.Module):
         parts, extra = self.parts(outputs, batch), self.penalty()
         total = together(parts.values())
         yield Step("model", total if extra is None else total + extra, outputs, parts if len(parts) > 1 else {})
+
+    def rates(self) -> dict[nn.Parameter, float]:
+        """Weights that the model wants changed more slowly, and by which factor."""
+        return self.model.rates() if hasattr(self.model, "rates") else {}  # type: ignore[operator,no-any-return]
 
     def parts(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Target → what it adds to the loss of these answers: its own loss times its weight."""
@@ -54,3 +66,10 @@ class Supervised(nn.Module):
 def together(parts: Iterable[Tensor]) -> Tensor:
     """The sum of these, in their order."""
     return reduce(Tensor.__add__, parts)
+
+
+def supervised(given: Given) -> Supervised:
+    """The model's answers against the targets of the data; what has to be beaten is the common-sense answer."""
+    spec, losses, weights = given.data.spec, given.losses, given.weights
+    bar = lambda: Supervised(common_sense(spec), losses, weights)  # noqa: E731
+    return Supervised(given.model, losses, weights, given.augment, bar)

@@ -85,7 +85,7 @@ def _picture(block: Picture) -> str:
 
 def image(file: Path, about: str) -> str:
     """An image with its bytes inside the page."""
-    kind = "jpeg" if file.suffix.lower() in (".jpg", ".jpeg") else "png"
+    kind = {".jpg": "jpeg", ".jpeg": "jpeg", ".gif": "gif"}.get(file.suffix.lower(), "png")
     code = base64.b64encode(file.read_bytes()).decode("ascii")
     return f'<img alt="{escape(about)}" src="data:image/{kind};base64,{code}">'
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dlrun.report import evidence, forecast, inside, members, read, stages, surroundings
+from dlrun.report import evidence, forecast, inside, made, members, read, stages, surroundings
 from dlrun.report.section import Block, Picture, Section, Text, remark, section
 from dlrun.report.table import summaries
 
@@ -34,7 +34,7 @@ def sections(folder: Path, pictures: dict[str, list[Path]]) -> list[Section]:
         *answers(pictures),
         *evidence.gallery(folder, stages.chosen(steps)),
         *inside.sections(folder),
-        *section("Samples", [Picture(file, file.stem) for file in pictures.get("samples", ())]),
+        *made.sections(folder),
         *evidence.final(folder, results, config, workflow),
         *surroundings.config(folder, config, stages.changes_table(results, config) if workflow else None),
         *surroundings.environment(folder),

@@ -10,7 +10,7 @@ from dlrun.report.section import Block, Code, Pairs, Section, Text, remark, sect
 from dlrun.report.table import Summary
 
 SHOWN = (
-    *("data", "model", "loss", "optimizer", "scheduler", "metric", "protocol", "engine", "callback"),
+    *("data", "model", "objective", "loss", "optimizer", "scheduler", "metric", "protocol", "engine", "callback"),
     *("workflow", "seed", "repeat", "source"),
 )
 PACKAGES = ("torch", "torchvision", "numpy", "dlrun", "hydra_core", "scikit_learn")

@@ -28,15 +28,15 @@ def write(folder: Path) -> list[Path]:
 
     learning-curves.png · confusion-<target>-<stage>-<split>.png or residuals-…, where <stage> is 'folds' for the folds
     of a plain run together · forecast-<target>-<stage>-<split>.png of a series · of a workflow stages.png, ladder.png,
-    study.png · report.html has them all inside, with what lies in samples/ and errors/. Raises Refused where there is
-    no run.
+    study.png · report.html has them all inside, with what lies in samples/, generated/ and errors/. Raises Refused
+    where there is no run.
     """
     drawn = draw(folder)
     sections = story.sections(folder, drawn)
     heading = story.heading(folder)
     write_text(folder / "report.md", markdown.page(heading, sections, folder))
     write_text(folder / "report.html", html.page(heading, sections))
-    made = [file for name, files in drawn.items() if name != "samples" for file in files]
+    made = [file for files in drawn.values() for file in files]
     return [*made, folder / "report.md", folder / "report.html"]
 
 
@@ -55,7 +55,7 @@ def write_comparison(runs: Sequence[Path]) -> list[Path]:
 
 
 def draw(folder: Path) -> Pictures:
-    """Draw what there are data for: 'curves', 'stages', 'ladder', 'study', 'answers'; beside them all 'samples'."""
+    """Draw what there are data for: 'curves', 'stages', 'ladder', 'study', 'answers'."""
     config, history, results = read.config(folder), read.history(folder), read.results(folder)
     steps = stages.verdicts(folder)
     drawn = {"curves": curves.draw(history, results, config, folder / "learning-curves.png", only=_shown(steps))}
@@ -67,7 +67,6 @@ def draw(folder: Path) -> Pictures:
     found = {name: [file] for name, file in drawn.items() if file is not None}
     found["forecast"] = forecast.draw_all(folder, results, config, stages.chosen(steps))
     found["answers"] = confusion.draw_all(folder, results, config, stages.chosen(steps))
-    found["samples"] = sorted(file for file in (folder / "samples").glob("*") if file.suffix in (".png", ".jpg"))
     return found
 
 

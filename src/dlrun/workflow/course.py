@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from dlrun.assembly import SUPERVISED
 from dlrun.build import build, patched
 from dlrun.data.audit import audit
 from dlrun.data.before_after import before_and_after
@@ -39,6 +40,8 @@ class Workflow:
             raise Refused("a workflow has no repeat: the seeds of its last fits are workflow.seeds")
         if config["stages"]["first"] or config["stages"]["then"]:
             raise Refused("a workflow has stages of its own: leave stages=none, and fine-tune its winner in a run")
+        if config.get("objective", SUPERVISED) != SUPERVISED:
+            raise Refused("a workflow compares answers with targets: it needs objective=supervised")
         self.settings = verified(config, build(config["workflow"]))
         self.experiment = Experiment(config, folder, plugins)
         self.run, raw = self.experiment.run, self.experiment.assembly.raw

@@ -1,0 +1,84 @@
+"""`dlrun generate RUN`: what a finished run makes, as text on the terminal and as files in the run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dlrun.commands.again import opened
+from dlrun.commands.arguments import arguments
+from dlrun.commands.train import named_plugins
+from dlrun.errors import Refused
+
+if TYPE_CHECKING:
+    from dlrun.artifacts import Artifact
+
+OWN = ("kind", "to", "seed")  # words of every kind
+
+
+def generate(words: list[str]) -> int:
+    """Make what the words ask for: `kind=` one of the run's kinds (its first where none is said), and its arguments.
+
+    Text streams to the terminal. Files go to RUN/generated, or to=FOLDER, and overwrite nothing; the report is written
+    anew. Answers with the exit code. Raises Refused for words that make no sense, naming those that do.
+    """
+    folder, _, rest = opened(words, "generate")
+    plugins = named_plugins(rest)
+    said = dict(read_word(word) for word in rest if not word.startswith("plugins="))
+    kind, to, seed = (said.pop(name, "") for name in OWN)
+    place = Path(to) if to else folder / "generated"
+    if to and place.exists() and not place.is_dir():
+        raise Refused(f"to={to}: there is a file of that name, and it must be a folder")
+    for file in made(folder, plugins, kind, seed, said, place):
+        print(file)
+    if not to:
+        from dlrun.commands.report import written
+
+        written([folder])
+    return 0
+
+
+def read_word(word: str) -> tuple[str, str]:
+    """Key and value, letter by letter. Raises Refused for a word that is none."""
+    key, equals, value = word.partition("=")
+    if not equals or not key.isidentifier():
+        raise Refused(f"'{word}' is no setting: dlrun generate RUN kind=… key=value …")
+    return key, value
+
+
+def made(folder: Path, plugins: tuple[str, ...], kind: str, seed: str, said: dict[str, str], place: Path) -> list[Path]:
+    """Make it from the run's best weights; answers with the files that were written."""
+    from dlrun import artifacts, making
+    from dlrun.inference import again
+
+    assembly, fit = again(folder, plugins)
+    kinds = list(getattr(fit.trainer.objective, "makes", {}))
+    if not kinds:
+        raise Refused(f"{folder} predicts and makes nothing: dlrun predict answers for new rows")
+    maker = making.maker(fit.trainer.objective, kind or kinds[0])
+    number, chosen = arguments({"seed": seed or "0"}, seeded)["seed"], arguments(said, maker, OWN, kind or kinds[0])
+    if assembly.raw.note:
+        print(assembly.raw.note)
+    found = making.made(fit.trainer, kind or kinds[0], number, **chosen)
+    return artifacts.write(streamed(found), place, free(place, kind or kinds[0]))
+
+
+def seeded(*, seed: int) -> None:
+    """What the seed may be."""
+
+
+def streamed(found: Iterator[Artifact]) -> Iterator[Artifact]:
+    """The same artifacts; text is shown as it comes."""
+    from dlrun.artifacts import Writing
+
+    for artifact in found:
+        if isinstance(artifact, Writing):
+            print(artifact.text, end="", flush=True)
+        yield artifact
+
+
+def free(place: Path, kind: str) -> str:
+    """'kind-1', or with the first number that no file there has yet."""
+    taken = {file.stem for file in place.glob(f"{kind}-*")}
+    return next(name for number in range(1, 10**6) if (name := f"{kind}-{number}") not in taken)

@@ -1,0 +1,100 @@
+"""Laws of all that makes something: it runs offline, resumes exactly, sweeps, and has its section in the report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from dlrun import checkpoint
+from dlrun.cli import main
+from dlrun.engine import Trainer
+from dlrun.places import conf_folder, options
+
+CASES: dict[str, list[str]] = {  # one for each option of conf/objective that makes something
+}
+KINDS: dict[str, list[list[str]]] = {  # what `dlrun generate` is asked for: every kind
+}
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch, tmp_path):
+    monkeypatch.setenv("DLRUN_DATA", str(tmp_path / "no data here"))
+
+
+def run(words, folder):
+    """The run folders that these words leave under `folder`, in smoke size."""
+    assert main([*words, "preset=smoke", f"output={folder}"]) == 0
+    return sorted(path.parent for path in folder.rglob("results.jsonl"))
+
+
+def test_every_objective_is_a_case():
+    assert set(CASES) == set(options(conf_folder(), "objective")) - {"supervised"} == set(KINDS)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_runs_shows_what_it_makes_and_generates_every_kind(name, tmp_path, capsys):
+    (folder,) = run(CASES[name], tmp_path)
+    note = json.loads((folder / "data.json").read_text())["note"]
+    samples = [file for file in (folder / "samples").rglob("*") if file.is_file()]
+    report = (folder / "report.html").read_text()
+    assert samples and ">Samples<" in report and ("SYNTHETIC" in report) == ("SYNTHETIC" in note)
+    for words in KINDS[name]:
+        assert main(["generate", str(folder), *words]) == 0
+    made = list((folder / "generated").iterdir())
+    assert len(made) >= len(KINDS[name]) and ">Generated<" in (folder / "report.html").read_text()
+    asked = {word.partition("=")[2] for words in KINDS[name] for word in words if word.startswith("kind=")}
+    capsys.readouterr()
+    assert main(["generate", str(folder), "kind=nothing"]) == 2
+    there = capsys.readouterr().err.partition("there are: ")[2].strip().split(", ")
+    assert asked == set(there)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_resumes_exactly(name, tmp_path, monkeypatch):
+    """Stopped in the middle of its second epoch and taken up again, it ends with the same weights and rows."""
+    (whole,) = run(CASES[name], tmp_path / "whole")
+    taken = {"steps": 0}
+    pause = Trainer._pause
+    counted = checkpoint.load(next((whole / "checkpoints").rglob("last.pt")))["learner"]["taken"]
+    half = max(1, max(counted.values()) * 3 // 4)
+
+    def cut(trainer, learn):
+        taken["steps"] += learn
+        if taken["steps"] == half:
+            trainer.interrupted = 15
+        pause(trainer, learn)
+
+    monkeypatch.setattr(Trainer, "_pause", cut)
+    assert main([*CASES[name], "preset=smoke", f"output={tmp_path / 'cut'}"]) == 143
+    monkeypatch.setattr(Trainer, "_pause", pause)
+    (config,) = (tmp_path / "cut").rglob("config.yaml")
+    assert main(["resume", str(config.parent)]) == 0
+    assert alike(whole, config.parent)
+
+
+def alike(one: Path, other: Path) -> bool:
+    """Whether two runs have the same rows, weights and samples, bit for bit."""
+    files = sorted(path.relative_to(one) for path in one.rglob("last.pt"))
+    assert files == sorted(path.relative_to(other) for path in other.rglob("last.pt")) and files
+    for file in files:
+        ours, theirs = (checkpoint.load(folder / file)["objective"] for folder in (one, other))
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours if isinstance(ours[key], torch.Tensor))
+    rows = [(folder / "history.jsonl").read_text() for folder in (one, other)]
+    made = [
+        {path.relative_to(folder): path.read_bytes() for path in (folder / "samples").rglob("*") if path.is_file()}
+        for folder in (one, other)
+    ]
+    return rows[0] == rows[1] and made[0] == made[1]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_works_in_a_sweep(name, tmp_path):
+    assert main(["-m", *CASES[name], "preset=smoke", "engine.max_steps=2", "seed=1,2", f"output={tmp_path}"]) == 0
+    (table,) = tmp_path.rglob("sweep.csv")
+    assert len(table.read_text().splitlines()) == 3
+    shutil.rmtree(tmp_path)
