@@ -124,7 +124,7 @@ def show(asked: Asked, answers: Answers, first: str, console: Console) -> str:
 
     config, data = read.config(asked.folder), read.plain(asked.folder / "data.json") or {}
     note = str(data.get("note") or "")
-    title = " · ".join(filter(None, (read.name_of_task(config), read.name_of_model(config))))
+    title = read.called(config)
     what = (answers.spec.targets, answers.names, answers.outputs, answers.truths)
     console.print(f"{title}: answers", style="bold", soft_wrap=True, markup=False)
     if note:

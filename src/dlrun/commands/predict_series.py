@@ -26,7 +26,7 @@ def foretold(folder: Path, file: Path, plugins: tuple[str, ...], to: Path | None
     found = of_series(folder, file, plugins)
     config, data = read.config(folder), read.plain(folder / "data.json") or {}
     note = str(data.get("note") or "")
-    title = " · ".join(filter(None, (read.name_of_task(config), read.name_of_model(config))))
+    title = read.called(config)
     console.print(f"{title}: after {found.last}, from {found.rows:,} rows", style="bold", soft_wrap=True)
     if note:
         console.print(note, style="bold red", soft_wrap=True, markup=False)

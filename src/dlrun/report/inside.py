@@ -141,7 +141,7 @@ def draw_saliency(
 
 def heading(what: str, config: dict[str, Any], warning: str) -> float:
     """Inches that the heading takes, as `picture` writes it."""
-    text = f"{what}: {read.name_of_task(config)} · {read.name_of_model(config)}"
+    text = f"{what}: {read.called(config)}"
     return 0.15 + 0.21 * (len(textwrap.wrap(text, round(WIDTH * LETTERS_A_LINE))) + bool(warning))
 
 

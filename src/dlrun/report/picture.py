@@ -51,7 +51,7 @@ def picture(
         figure = Figure(figsize=(width, height), layout="constrained", dpi=dpi)
         FigureCanvasAgg(figure)
         yield figure
-        about = " · ".join(filter(None, (read.name_of_task(config), read.name_of_model(config))))
+        about = read.called(config)
         lines = textwrap.wrap(f"{what}: {about}" if about else what, round(width * LETTERS_A_LINE))
         if warning:
             lines.insert(0, "SYNTHETIC DATA")

@@ -94,6 +94,14 @@ def name_of_task(config: dict[str, Any]) -> str:
     return str(node.get("name", "")) if isinstance(node, dict) else str(node or "")
 
 
+def called(config: dict[str, Any]) -> str:
+    """'imdb · dense', or 'mnist · variational · vae' where the objective is not the usual one."""
+    node = config.get("objective")
+    objective = str(node.get("_target_", "")).rpartition(".")[2] if isinstance(node, dict) else ""
+    names = (name_of_task(config), "" if objective == "supervised" else objective, name_of_model(config))
+    return " · ".join(filter(None, names))
+
+
 def standing(results: Lines) -> Lines:
     """Without the fits from which others have begun: of stages, the last one counts."""
     passed = {(line.get("job") or {}).get("start") for line in results}

@@ -15,7 +15,7 @@ LAST = 7  # the step that ends a workflow
 def heading(folder: Path) -> str:
     """'imdb · dense', or the folder's name."""
     config = read.config(folder)
-    return " · ".join(filter(None, (read.name_of_task(config), read.name_of_model(config)))) or folder.name
+    return read.called(config) or folder.name
 
 
 def sections(folder: Path, pictures: dict[str, list[Path]]) -> list[Section]:

@@ -65,15 +65,16 @@ def _summary(name: str, split: str, lines: read.Lines, config: dict[str, Any]) -
     baselines = [line.get("baseline") or {} for line in lines]
     names = list(dict.fromkeys(measure for score in scores for measure in score))
     interval = "mean ± sd" if several else "95 % interval"
-    columns = ["measure", f"{split} ({interval})", "baseline", *_fold_columns(lines)]
+    there = any(baselines)  # what makes something need not have anything to beat
+    columns = ["measure", f"{split} ({interval})", *(["baseline"] if there else []), *_fold_columns(lines)]
     rows = []
     for measure in names:
         each = [measures.number(score.get(measure, {}).get("value")) for score in scores] if several else []
         mean = measures.number(measures.mean_and_deviation(measures.values(baselines, measure))[0])
-        beside = [measures.over_folds(scores, measure), mean if several else measures.over_folds(baselines, measure)]
-        rows.append([measure, *beside, *(each if len(each) <= FOLD_COLUMNS else [" ".join(each)])])
-    task, model = read.name_of_task(config), read.name_of_model(config)
-    title = f"{' · '.join(filter(None, (task, model)))}: {_fits(name, lines)}, {split}"
+        bar = [mean if several else measures.over_folds(baselines, measure)] if there else []
+        own = measures.over_folds(scores, measure)
+        rows.append([measure, own, *bar, *(each if len(each) <= FOLD_COLUMNS else [" ".join(each)])])
+    title = f"{read.called(config)}: {_fits(name, lines)}, {split}"
     notes = tuple(read.notes_of(lines))
     return Summary(title, columns, rows, _caption(lines), notes, frozenset(range(1, len(columns))))
 
