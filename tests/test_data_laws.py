@@ -46,14 +46,16 @@ DATASETS = {
     "breast_cancer": lambda: embedded.breast_cancer(test=0.2),
     "wine": lambda: embedded.wine(test=0.2),
     "diabetes": lambda: embedded.diabetes(test=0.2),
-    "mnist": lambda: mnist.mnist(source="sample"),
-    "fashion_mnist": lambda: mnist.fashion_mnist(source="sample"),
+    "mnist": lambda: mnist.mnist(source="sample", pool=False),
+    "fashion_mnist": lambda: mnist.fashion_mnist(source="sample", pool=False),
     "imdb": lambda: words.imdb(source="sample", words=1000, pool=False, **BAG),
     "reuters": lambda: words.reuters(source="sample", words=1000, **BAG),
     "boston_housing": lambda: housing.boston_housing(source="sample"),
     "california_housing": lambda: housing.california_housing(source="sample", test=0.2),
     "imdb_text": lambda: build(node("data", "imdb_text", source="sample")),
     "imdb_sequences": lambda: build(node("data", "imdb_sequences", source="sample")),
+    "rotations": lambda: build(node("data", "rotations")),
+    "cartpole": lambda: build(node("data", "cartpole")),
     "csv": None,
 }
 
@@ -142,7 +144,7 @@ def test_test_rows_are_prepared_with_what_was_learnt(raw):
 def test_test_rows_are_not_read_before_they_are_asked_for(monkeypatch):
     asked = []
     monkeypatch.setattr(mnist, "_read", lambda task, target, split: asked.append(split))
-    raw = mnist.mnist(source="official")
+    raw = mnist.mnist(source="official", pool=False)
     assert asked == ["train"]
     raw.test()
     assert asked == ["train", "t10k"]

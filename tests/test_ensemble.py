@@ -141,8 +141,8 @@ def test_members_stay_frozen_and_in_evaluation_mode(weighted):
 def test_probabilities_are_averaged_and_numbers_too(kind):
     torch.manual_seed(1)
     field, weights = TARGETS[kind], torch.tensor([0.5, 0.2, 0.3])
-    raw = torch.randn(3, 7, field.outputs) * 4
-    wanted = (weights.reshape(3, 1, 1) * field.activate(raw)).sum(0)
+    raw = torch.randn(3, 7, *field.answered) * 4
+    wanted = torch.einsum("m,m...->...", weights, field.activate(raw))
     torch.testing.assert_close(field.activate(combined(field, raw, weights)), wanted)
     alone = combined(field, raw, torch.tensor([0.0, 1.0, 0.0]))
     torch.testing.assert_close(field.activate(alone), field.activate(raw[1]))
@@ -151,8 +151,8 @@ def test_probabilities_are_averaged_and_numbers_too(kind):
 @pytest.mark.parametrize("kind", TARGETS)
 def test_sure_members_give_finite_losses(kind):
     field = TARGETS[kind]
-    raw = torch.stack([torch.full((6, field.outputs), 300.0), torch.full((6, field.outputs), -300.0)])
-    raw[0, :, 0] = -300
+    raw = torch.stack([torch.full((6, *field.answered), sure) for sure in (300.0, -300.0)])
+    raw[0, ..., 0] = -300
     found = auto(field)(combined(field, raw, torch.tensor([0.5, 0.5])), values(field))
     assert torch.isfinite(found)
 

@@ -29,13 +29,13 @@ FLOORS = [
         "board",
         "making",
     },
-    {"assembly", "experiment", "workflow", "inspect", "inference", "forecasts"},
+    {"assembly", "goals", "experiment", "workflow", "inspect", "inference", "forecasts"},
     {"report"},
     {"cli", "commands"},
 ]
 FAMILIES = [
     {"engine", "meter", "learner", "callbacks", "board", "making"},
-    {"assembly", "experiment", "workflow", "inference", "forecasts"},
+    {"assembly", "goals", "experiment", "workflow", "inference", "forecasts"},
     {"cli", "commands"},
 ]
 

@@ -18,7 +18,7 @@ from dlrun.errors import Refused
 from dlrun.losses import auto
 from dlrun.models.solved import EDGE, matrix
 from dlrun.objectives.supervised import Supervised
-from dlrun.tables import Bag, Pixels, Plain, Table
+from dlrun.tables import Bag, Pixels, Plain, Sequences, Table
 from dlrun.types import Field, Raw, Spec
 
 C, ROWS = 0.7, 90
@@ -28,6 +28,7 @@ INPUTS = {
     "bag": Field("bag", (12,), 12),
     "image": Field("image", (2, 3, 3)),
     "multilabel": Field("multilabel", (3,), 3),
+    "tokens": Field("tokens", (), 9),
 }
 TARGETS = {
     "binary": Field("binary", (1,)),
@@ -50,8 +51,12 @@ def columns(seed=0):
         torch.tensor(starts, dtype=torch.int32), torch.tensor(words.nonzero()[1], dtype=torch.int32),
         torch.tensor(words[words > 0], dtype=torch.float32), 12,
     )  # fmt: skip
+    texts = [random.integers(1, 9, random.integers(0, 7)) for _ in range(ROWS)]
+    ends = torch.tensor(np.cumsum([0, *map(len, texts)]), dtype=torch.int64)
+    tokens = Sequences(torch.tensor(np.concatenate(texts), dtype=torch.int32), ends, 9, 7, "front", False)
     found = {
         "number": Plain(torch.tensor(number)),
+        "tokens": tokens,
         "category": Plain(torch.tensor(level)),
         "bag": bag,
         "image": Pixels(torch.tensor(pixels)),
@@ -63,6 +68,7 @@ def columns(seed=0):
         "bag": words,
         "image": pixels.reshape(ROWS, -1) / 255,
         "multilabel": several,
+        "tokens": np.stack([np.bincount(text, minlength=9) for text in texts]),
     }
     return found, dense
 
@@ -99,7 +105,9 @@ def solved(inputs, targets, table, **changes):
 
 
 @pytest.mark.parametrize("kind", list(TARGETS))
-@pytest.mark.parametrize("names", [["number"], ["image"], ["bag"], ["category"], list(INPUTS)], ids="+".join)
+@pytest.mark.parametrize(
+    "names", [["number"], ["image"], ["bag"], ["category"], ["tokens"], list(INPUTS)], ids="+".join
+)
 def test_activated_answers_are_those_of_scikit_learn(names, kind):
     found, dense = columns()
     x = np.concatenate([dense[name] for name in names], 1)
@@ -108,7 +116,7 @@ def test_activated_answers_are_those_of_scikit_learn(names, kind):
     field = TARGETS[kind]
     model = solved({name: INPUTS[name] for name in names}, {"y": field}, table)
     (batch,) = table.batches(ROWS)
-    x = csr_array(x) if {"bag", "category"} & {*names} else x
+    x = csr_array(x) if {"bag", "category", "tokens"} & {*names} else x
     assert np.abs(field.activate(model(batch)["y"]).numpy() - wanted(x, y, kind)).max() < 1e-4 * max(1, np.abs(y).max())
     again = build(node("model", "linear_solved"), model.spec)
     again.load_state_dict(model.state_dict())
@@ -126,7 +134,7 @@ def test_it_has_nothing_to_train_and_answers_zero_until_solved():
 def test_bags_and_categories_never_become_dense():
     found, dense = columns()
     table = Table(found)
-    for name, sparse in {"number": False, "image": False, "bag": True, "category": True}.items():
+    for name, sparse in {"number": False, "image": False, "bag": True, "category": True, "tokens": True}.items():
         assert issparse(matrix({name: INPUTS[name]}, table)) == sparse
     together = matrix(INPUTS, table)
     assert issparse(together) and np.allclose(together.toarray(), np.concatenate(list(dense.values()), 1))

@@ -60,7 +60,7 @@ CASES = {
     # words
     "misspelt group": wrong("modle=dense", "no setting 'modle': did you mean 'model'"),
     "misspelt option": wrong(
-        "model=dnse", "no model 'dnse': did you mean 'dense'.*There are: combined, constant, conv1d, .*dense"
+        "model=dnse", "no model 'dnse': did you mean 'dense'.*There are: .*combined, constant, conv1d, .*dense"
     ),
     "misspelt command": wrong("resum run", "'resum' is neither a command nor a setting.*did you mean dlrun resume"),
     "misspelt task": wrong("task=minst", "no task 'minst': did you mean 'mnist'"),

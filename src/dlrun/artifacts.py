@@ -27,12 +27,16 @@ class Writing:
 
 @dataclass(frozen=True)
 class Pictures:
-    """pixels (N, 1 or 3, H, W), from 0 to 1, `columns` side by side. moving: they are moments of one picture."""
+    """pixels (N, 1 or 3, H, W), from 0 to 1, `columns` side by side. moving: they are moments of one picture.
+
+    own_size: small ones are not enlarged.
+    """
 
     pixels: Tensor
     columns: int
     about: str
     moving: bool = False
+    own_size: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,20 +78,23 @@ def _picture(artifact: Pictures | Points, path: Path) -> Path:
 
     if isinstance(artifact, Pictures) and artifact.moving:
         path = path.with_name(f"{path.name}.gif")
-        first, *others = [image(each[None], 1) for each in artifact.pixels]
+        first, *others = [image(each[None], 1, artifact.own_size) for each in artifact.pixels]
         with whole(path) as fresh, fresh.open("wb") as file:
             first.save(file, "gif", save_all=True, append_images=others, duration=MOMENT, loop=0)
         return path
     info = PngInfo()
     info.add_text("Description", artifact.about)
-    drawn = image(artifact.pixels, artifact.columns) if isinstance(artifact, Pictures) else plane(artifact)
+    if isinstance(artifact, Pictures):
+        drawn = image(artifact.pixels, artifact.columns, artifact.own_size)
+    else:
+        drawn = plane(artifact)
     path = path.with_name(f"{path.name}.png")
     with whole(path) as fresh, fresh.open("wb") as file:
         drawn.save(file, "png", pnginfo=info)
     return path
 
 
-def image(pixels: Tensor, columns: int) -> Image.Image:
+def image(pixels: Tensor, columns: int, own_size: bool = False) -> Image.Image:
     """Pictures (N, C, H, W) as one: a grid, in which small ones are enlarged without smoothing."""
     from PIL import Image
     from torchvision.transforms.functional import to_pil_image  # type: ignore[import-untyped]
@@ -96,7 +103,7 @@ def image(pixels: Tensor, columns: int) -> Image.Image:
     pixels = pixels.detach().float().cpu().clamp(0, 1)
     found = pixels[0] if len(pixels) == 1 else make_grid(pixels, columns, 2, pad_value=1.0)
     drawn: Image.Image = to_pil_image(found)
-    times = max(1, round(GRID / drawn.width))
+    times = 1 if own_size else max(1, round(GRID / drawn.width))
     return drawn.resize((drawn.width * times, drawn.height * times), Image.Resampling.NEAREST)
 
 

@@ -17,10 +17,10 @@ from dlrun import checkpoint, metrics, optim, runtime
 from dlrun.ahead import looked_ahead
 from dlrun.augment import Augment, augmented
 from dlrun.build import build, patched
-from dlrun.callbacks import KeepBest
 from dlrun.data.prepare import apply, fingerprint, prepare, state
 from dlrun.engine import Trainer
 from dlrun.errors import Refused
+from dlrun.goals import answered, callbacks
 from dlrun.learner import Learner
 from dlrun.meter import Measures
 from dlrun.models import fault_of
@@ -74,7 +74,8 @@ class Assembly:
         return build(self.config[name], *context, plugins=self.plugins)
 
     def _check_data(self) -> None:
-        fault = fault_of(self.config["model"], dict(self.raw.inputs)) or targets_fault(self.config, self.raw.targets)
+        columns: tuple[dict[str, str], ...] = (dict(self.raw.inputs), dict(self.raw.targets))
+        fault = fault_of(self.config["model"], *columns) or targets_fault(self.config, self.raw.targets)
         if fault:
             raise Refused(fault)
         if self.config["test"] and self.raw.test is None:
@@ -108,7 +109,7 @@ class Assembly:
         bar = objective.bar() if hasattr(objective, "bar") else None
         baseline = None if bar is None else self._trainer(bar.to(self.device), self._learner(bar), data, job)
         fit = Fit(job, data, trainer, baseline, rows)
-        trainer.callbacks = self._callbacks(trainer)
+        trainer.callbacks = callbacks(self.config["callback"], trainer, self.schedule, self.plugins)
         held_out = None if data.val is None else self._looked_ahead(fit, "val", data.val)
         fit.data = trainer.data = replace(data, train=self._looked_ahead(fit, "train", data.train), val=held_out)
         self.run.write_json(f"preparation/{job.name}.json", state(data.learnt))
@@ -223,45 +224,3 @@ class Assembly:
             for name, metric in (chosen or metrics.defaults(field)).items():
                 found[prefix + name] = (target, metric)
         return found
-
-    def _callbacks(self, trainer: Trainer) -> list[Any]:
-        """The callbacks, each told which direction is better; refused when they watch what is not measured."""
-        goals = goals_of(trainer)
-        splits = ["train"] if trainer.data.val is None else ["train", "val"]
-        there = [f"{split}/{name}" for split in splits for name in goals]
-        found = []
-        for name, node in self.config["callback"].items():
-            callback = build(node, plugins=self.plugins)
-            if isinstance(callback, KeepBest) and callback.monitor.startswith("val/") and len(splits) == 1:
-                continue  # nothing is held out: the last epoch is what there is
-            if isinstance(callback, KeepBest) and callback.monitor == "val/loss" and "loss" not in goals:
-                continue  # several groups with losses of their own: there is no one loss to be best by
-            found.append(aimed(callback, f"callback.{name}", there, goals))
-        if hasattr(self.schedule, "monitor"):
-            trainer.learner.schedule = aimed(self.schedule, "scheduler", there, goals)
-        return found
-
-
-def answered(objective: Any, spec: Spec) -> dict[str, Field]:
-    """The targets that an objective answers: those that it has a loss for."""
-    return {name: spec.targets[name] for name in getattr(objective, "losses", ())}
-
-
-def goals_of(trainer: Trainer) -> dict[str, str]:
-    """Name → better direction of every measure that a row will hold; an objective with others says so (`goals`)."""
-    objective: Any = trainer.objective
-    if hasattr(objective, "goals"):
-        return dict(objective.goals)
-    targets = answered(objective, trainer.data.spec)
-    several = {f"loss_{name}": "min" for name in targets} if len(targets) > 1 else {}
-    return metrics.measure_all({name: metric for name, (_, metric) in trainer.measures.items()}) | several
-
-
-def aimed(part: Any, name: str, there: list[str], goals: dict[str, str]) -> Any:
-    """A part that monitors a measure, told which direction of it is better. Raises Refused when nobody measures it."""
-    monitor = getattr(part, "monitor", None)
-    if monitor is None:
-        return part
-    if monitor not in there:
-        raise Refused(f"{name}.monitor={monitor} is not measured; there are: {', '.join(there)}")
-    return replace(part, goal=goals[monitor.partition("/")[2]])

@@ -5,6 +5,7 @@ One that writes files of its own has a `begin` too: it sets them to what the tra
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from dlrun.optim import better, monitored
 from dlrun.ranges import Count, Natural, NonNegative
 from dlrun.tables import mix
 from dlrun.whole import whole
+
+log = logging.getLogger("dlrun")
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,41 @@ class EarlyStopping:
                 wait += 1
         if wait >= self.patience:
             trainer.stop = f"{self.monitor} has not become better for {wait} epochs"
+
+
+@dataclass(frozen=True)
+class Collapse:
+    """Warns, or stops, when `monitor` has stayed below a bound for `patience` epochs in a row."""
+
+    monitor: str
+    below: float
+    patience: int
+    stop: bool
+    goal: str = "max"
+
+    def __call__(self, trainer: Trainer) -> None:
+        latest = monitored(trainer.history, self.monitor)[-self.patience :]
+        if len(latest) < self.patience or not all(value < self.below for value in latest):
+            return
+        told = f"{self.monitor} has been below {self.below:g} for {self.patience} epochs: {latest[-1]:.3g}"
+        if self.stop:
+            trainer.stop = told
+        else:
+            log.warning("epoch %d: %s", trainer.epoch, told)
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Stops when `monitor` has gone past `most`: above it where more is better, else below it."""
+
+    monitor: str
+    most: float
+    goal: str = "max"
+
+    def __call__(self, trainer: Trainer) -> None:
+        latest = monitored(trainer.history, self.monitor)[-1:]
+        if any(better(value, self.most, self.goal) for value in latest):
+            trainer.stop = f"{self.monitor} has gone past {self.most:g}"
 
 
 @dataclass(frozen=True)
@@ -167,6 +205,16 @@ def keep_best(*, monitor: str) -> KeepBest:
 def early_stopping(*, monitor: str, patience: Count, least: NonNegative) -> EarlyStopping:
     """Stop when nothing has become better for a while (book §7.2)."""
     return EarlyStopping(monitor, patience, least)
+
+
+def collapse(*, monitor: str, below: NonNegative, patience: Count, stop: bool) -> Collapse:
+    """Notice when all that is made becomes the same: what `monitor` says of its variety stays below a bound."""
+    return Collapse(monitor, below, patience, stop)
+
+
+def limit(*, monitor: str, most: float) -> Limit:
+    """Stop when a measure has gone far enough, however good more of it would be (book §8.2)."""
+    return Limit(monitor, most)
 
 
 def tensorboard(*, histograms: Natural, graph: bool, embeddings: bool, images: Natural) -> TensorBoard:

@@ -31,7 +31,10 @@ class Ragged:
 
 @dataclass(frozen=True)
 class Windowed:
-    """Windows onto one series (T, columns): row i is values[first[i] + offsets]. Steps change `values` for all rows."""
+    """Windows onto one series (T, columns), or onto the tokens of one text (T,): row i is values[first[i] + offsets].
+
+    Steps change `values` for all rows.
+    """
 
     values: np.ndarray
     first: np.ndarray
@@ -48,7 +51,7 @@ class Windowed:
         """The part of the series (t, columns) that lies within these windows, each row of it once."""
         import numpy as np
 
-        inside = np.zeros(len(self.values) + 1, np.int64)
-        np.add.at(inside, self.first + self.offsets[0], 1)
-        np.add.at(inside, self.first + self.offsets[-1] + 1, -1)
-        return self.values[np.cumsum(inside)[:-1] > 0]
+        length = len(self.values) + 1
+        begun = np.bincount(self.first + self.offsets[0], minlength=length)
+        ended = np.bincount(self.first + self.offsets[-1] + 1, minlength=length)
+        return self.values[np.cumsum(begun - ended)[:-1] > 0]

@@ -170,10 +170,10 @@ class Experiment:
     def _show(self, fit: Fit, split: str, meter: Meter) -> None:
         """Keep what was answered, and the worst of it as a person sees it."""
         answers, raw = meter.answers(), self.assembly.raw
+        rows, which = self.assembly.raw_rows(fit, split)
+        self.run.write_answers(fit.job, split, answers, which, meter.values())  # which rows, at least: others ask
         if not answers:
             return
-        rows, which = self.assembly.raw_rows(fit, split)
-        self.run.write_answers(fit.job, split, answers, which, meter.values())
         gallery.write(self.run.folder, fit.job.name, split, raw, rows, which, answers, fit.data.spec.targets)
         foretold.write(self.run.folder, fit.job.name, split, raw, rows, which, answers)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-LOWER = {"loss", "mae", "mse", "rmse", "perplexity", "error"}
+LOWER = {"loss", "mae", "mse", "rmse", "perplexity", "bits", "error", "frechet"}
 HIGHER = {"accuracy", "match", "k", "precision", "recall", "f1", "auc", "r2"}  # last words of measures
 
 

@@ -29,13 +29,17 @@ def write(
     targets: Mapping[str, Field],
     *,
     count: int = 12,
-) -> Path:
+) -> Path | None:
     """Write the `count` rows with the largest loss in the first target, worst first; answers with the JSON file.
+
+    None where all targets are tokens: what came next at each place says nothing that a person could see.
 
     rows: raw columns (raw.dev, or what raw.test gave). indices: (n,) the row of `rows` that each answer is for.
     answers: target → (activated answers, truths), n of each. Entries: see `entry`; their 'target' names the target.
     """
-    target = next(name for name in targets if name in answers)
+    target = next((name for name in targets if name in answers and targets[name].kind != "tokens"), None)
+    if target is None:
+        return None
     answer, truth = answers[target]
     losses = each_loss(targets[target], answer, truth)
     found: list[dict[str, Any]] = []

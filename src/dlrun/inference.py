@@ -154,7 +154,8 @@ def picture_reading(net: Trained, name: str) -> Reading | None:
     if about.kind != "image" or steps or about.shape[0] not in (1, 3):
         return None
     channels, height, width = about.shape
-    return Reading((height, width), channels, net.config["data"].get("fit", "stretch"))  # type: ignore[arg-type]
+    data = net.config["data"]
+    return Reading((height, width), channels, data.get("of", data).get("fit", "stretch"))  # type: ignore[arg-type]
 
 
 def _pieces(

@@ -38,7 +38,10 @@ def bce(field: Field, *, label_smoothing: Probability) -> Loss:
 def cross_entropy(
     field: Field, *, label_smoothing: Probability, class_weights: Literal["balanced"] | list[float] | None
 ) -> Loss:
-    """Categorical cross-entropy on logits. class_weights: one a class, or 'balanced' = 1 / (classes · frequency)."""
+    """Categorical cross-entropy on logits; of tokens the mean over all places.
+
+    class_weights: one a class, or 'balanced' = 1 / (classes · frequency).
+    """
     _check("cross_entropy", field)
     weights = _weights(field, class_weights)
 
@@ -48,7 +51,10 @@ def cross_entropy(
             weights = weights.to(raw.device)
         return F.cross_entropy(raw, target, weights, label_smoothing=label_smoothing)
 
-    return loss if weights is not None or label_smoothing else F.cross_entropy
+    plain = loss if weights is not None or label_smoothing else F.cross_entropy
+    if field.kind != "tokens":
+        return plain
+    return lambda raw, target: plain(raw.flatten(0, 1), target.flatten())  # all rows have the same number of places
 
 
 def _weights(field: Field, weights: str | list[float] | None) -> Tensor | None:

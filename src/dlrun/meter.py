@@ -91,7 +91,7 @@ class Meter:
             self._sum(target, raw, truth)
             if self.keep:
                 field = self.fields[target]
-                self.kept[target][0].append(field.own(field.activate(raw)).cpu())
+                self.kept[target][0].append(field.said(raw).cpu())
                 self.kept[target][1].append(field.own(truth).cpu())
 
     def _sum(self, target: str, raw: Tensor, truth: Tensor) -> None:

@@ -34,8 +34,10 @@ class Metric:
 
 
 def accuracy(field: Field, *, threshold: Fraction) -> Metric:
-    """Share of rows, or of labels, that are right. threshold: probability from which the answer is yes."""
+    """Share of rows, of labels or of tokens that are right. threshold: probability from which the answer is yes."""
     _check("accuracy", field)
+    if field.kind == "tokens":
+        return Metric("max", lambda raw, target: (raw.argmax(-1) == target).float().mean(1))
     if field.kind == "category":
         return Metric("max", lambda raw, target: (raw.argmax(-1) == target).float())
     cut = _logit(threshold)
@@ -50,11 +52,30 @@ def exact_match(field: Field, *, threshold: Fraction) -> Metric:
 
 
 def top_k(field: Field, *, k: Count) -> Metric:
-    """Share of rows whose class is among the k most likely."""
+    """Share of rows, or of tokens, whose class is among the k most likely."""
     _check("top_k", field)
     if k > field.size:
         raise ValueError(f"k={k}, but there are only {field.size} classes")
-    return Metric("max", lambda raw, target: (raw.topk(k, -1).indices == target[:, None]).any(-1).float())
+    found = lambda raw, target: (raw.topk(k, -1).indices == target.unsqueeze(-1)).any(-1).float()  # noqa: E731
+    return Metric("max", lambda raw, target: found(raw, target).reshape(len(target), -1).mean(1))
+
+
+def perplexity(field: Field) -> Metric:
+    """Among how many equally likely classes, or next tokens, one would be as unsure: e to the mean cross-entropy."""
+    _check("perplexity", field)
+    return Metric("min", nats, finish=FINISHES["perplexity"])
+
+
+def bits(field: Field) -> Metric:
+    """Mean cross-entropy in bits a row, or a token: how much it takes to write down what the model did not foresee."""
+    _check("bits", field)
+    return Metric("min", nats, finish=FINISHES["bits"])
+
+
+def nats(raw: Tensor, target: Tensor) -> Tensor:
+    """The cross-entropy of each row (B,) from logits (B, …, classes); of several places their mean."""
+    right = raw.gather(-1, target.unsqueeze(-1)).squeeze(-1)
+    return (raw.logsumexp(-1) - right).reshape(len(target), -1).mean(1)
 
 
 def mae(field: Field) -> Metric:
@@ -145,6 +166,8 @@ def defaults(field: Field) -> dict[str, Metric]:
         "mae": mae,
         "rmse": rmse,
         "mae_unit": mae_unit,
+        "perplexity": perplexity,
+        "bits": bits,
     }
     return {name: made[name](field) for name in usual_metrics(field.kind, field.scale is not None)}
 

@@ -51,6 +51,22 @@ class Normalised(Optimizer):
                 parameter.sub_(group["lr"] * own / (length + TINY))
 
 
+class MeanNormalised(Optimizer):
+    """Gradient descent by the gradient over the mean of its absolute values, or over `eps` where that is larger.
+
+    A step so moves the numbers of a parameter by `lr` on average, whatever the gradient's scale (book §8.2).
+    """
+
+    def __init__(self, parameters: Iterable[torch.Tensor], lr: Positive, eps: Positive) -> None:
+        super().__init__(parameters, {"lr": lr, "eps": eps})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for parameter in (each for each in group["params"] if each.grad is not None):
+                parameter.sub_(group["lr"] * parameter.grad / parameter.grad.abs().mean().clamp(min=group["eps"]))
+
+
 @dataclass(frozen=True)
 class Moment:
     """When a learning rate is asked for: optimizer steps taken, steps planned, and what has been written down."""

@@ -12,7 +12,13 @@ import numpy as np
 Array = np.ndarray
 Counted = Callable[[Array], float]  # how often each entry counts → the measure
 Totals = tuple[Array, Array, Array]  # of each class, or label: rightly answered, answered, true
-FINISHES: dict[str, Callable[[float], float]] = {"rmse": math.sqrt, "rmse_unit": math.sqrt}  # done to the mean of rows
+LARGEST = 700.0  # nats, whose exponential a float can still hold
+FINISHES: dict[str, Callable[[float], float]] = {  # done to the mean of rows
+    "rmse": math.sqrt,
+    "rmse_unit": math.sqrt,
+    "perplexity": lambda nats: math.exp(min(nats, LARGEST)),
+    "bits": lambda nats: nats / math.log(2),
+}
 SHARES = ("precision", "recall", "f1")
 NAMES = (*SHARES, "roc_auc", "pr_auc", "r2")
 

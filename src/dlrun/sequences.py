@@ -70,7 +70,8 @@ class Sequences:
 class Windows:
     """Windows onto one series: row i is values[first[i] + offsets], float (steps, columns). None of them is copied.
 
-    values: the whole series (T, columns). A batch is (B, steps, columns).
+    values: the whole series (T, columns); or the tokens of one text, int32 (T,). A batch is (B, steps, columns), or of
+    tokens int64 (B, steps).
     """
 
     values: Tensor
@@ -83,6 +84,14 @@ class Windows:
     @property
     def shape(self) -> tuple[int, ...]:
         return (len(self.offsets), *self.values.shape[1:])
+
+    @property
+    def counts(self) -> Tensor:
+        """In how many of the windows each row of the series lies: (T,)."""
+        places = self.first[:, None] + self.offsets[[0, -1]]
+        ends = self.first.new_zeros(len(self.values) + 1)
+        ones = torch.ones_like(self.first)
+        return (ends.index_add(0, places[:, 0], ones).index_add(0, places[:, 1] + 1, -ones)).cumsum(0)[:-1]
 
     @property
     def place(self) -> torch.device:
@@ -103,7 +112,8 @@ class Windows:
         """These windows, `size` at a time."""
         for begin in self.first[rows].split(size):
             where = (begin[:, None] + self.offsets).reshape(-1)
-            yield self.values.index_select(0, where).reshape(len(begin), *self.shape)
+            found = self.values.index_select(0, where).reshape(len(begin), *self.shape)
+            yield found if found.is_floating_point() else found.long()
 
 
 def by_length(order: Tensor, lengths: Tensor, size: int, generator: torch.Generator) -> Tensor:

@@ -47,6 +47,11 @@ class Field:
             return self.size
         return torch.Size(self.shape).numel()
 
+    @property
+    def answered(self) -> tuple[int, ...]:
+        """The shape of what a model answers to one row: (outputs,), or (steps, size) where the target is tokens."""
+        return (*self.shape, self.size) if self.kind == "tokens" else (self.outputs,)
+
     def shares(self, target: Tensor) -> Tensor:
         """A target's labels as shares (B, outputs): one-hot for a category; those that are shares as they are."""
         if self.kind != "category" or target.is_floating_point():
@@ -55,11 +60,15 @@ class Field:
 
     def activate(self, raw: Tensor) -> Tensor:
         """The last layer of the book's table (§4.5): logits (B, outputs) → probabilities, or numbers as they are."""
-        if self.kind == "category":
+        if self.kind in ("category", "tokens"):
             return raw.softmax(-1)
         if self.kind in ("binary", "multilabel", "fraction"):
             return raw.sigmoid()
         return raw
+
+    def said(self, raw: Tensor) -> Tensor:
+        """What is kept of raw answers: probabilities, or numbers in their own unit; of tokens only the likeliest."""
+        return raw.argmax(-1) if self.kind == "tokens" else self.own(self.activate(raw))
 
     def own(self, numbers: Tensor) -> Tensor:
         """Numbers as the model has them, in their own unit."""
@@ -104,7 +113,8 @@ class Raw:
     these from a CSV file, and the line of each; a target comes along where no row misses it. of_texts: makes rows of
     new texts, where a row is one text and nothing else. outlook: of targets that are foretold from a series, what each
     looks ahead to. shared: groups of columns with the same steps, which learn from the training rows of them all, so
-    that the same words have the same numbers.
+    that the same words have the same numbers. apart: two rows that are so many rows apart, or fewer, may share
+    values; 0 where none do, or where outlook says it.
     """
 
     dev: Rows
@@ -121,6 +131,7 @@ class Raw:
     of_texts: Callable[[Sequence[str]], Rows] | None = None
     outlook: dict[str, Outlook] = field(default_factory=dict)
     shared: tuple[tuple[str, ...], ...] = ()
+    apart: int = 0
 
     def __len__(self) -> int:
         return len(next(iter(self.dev.values())))

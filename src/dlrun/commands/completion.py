@@ -162,10 +162,10 @@ def _names(words: list[str], last: str, found: dict[str, list[str]], places: lis
 
 
 def _options(last: str, found: dict[str, list[str]]) -> list[str]:
-    """`group=option`, also after a comma or an opening bracket."""
+    """`group=option`, `group@place=option`, also after a comma or an opening bracket."""
     key, _, value = last.partition("=")
     before = last[: len(last) - len(re.split(r"[,\[]", value)[-1])]
-    return [before + option for option in found.get(key.lstrip("+"), [])]
+    return [before + option for option in found.get(key.lstrip("+").partition("@")[0], [])]
 
 
 def _last_named(words: Sequence[str], group: str) -> list[str] | None:

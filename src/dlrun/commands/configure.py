@@ -13,6 +13,7 @@ from dlrun.commands.preview import preview
 from dlrun.commands.words import still_clear, word_faults
 from dlrun.errors import Refused
 
+PICTURES = ("image", "content", "style")  # words for single files
 OPEN = {"loss_weights": "+loss_weights.{}=NUMBER", **CHOOSE}  # mappings to which the names of targets may be added
 
 
@@ -35,17 +36,19 @@ def configure(words: list[str], folders: list[Path], plugins: tuple[str, ...] = 
             unknown += [bad.key] if bad.key else []
             faults += [] if bad.key else [bad.text]
     judge(config, unknown, [*faults, *idle_faults(config, good)], plugins)
-    rooted(config["model"])
+    rooted(config["model"], ("weights", "members"))
+    rooted(config["objective"].get("judge") or {}, ("features",))
+    for node in (config, config["data"]):
+        rooted(node, PICTURES)
     return config
 
 
-def rooted(model: dict[str, Any]) -> None:
-    """Name the earlier runs that a model is made of from the root on: it is read again from other folders, too."""
+def rooted(node: dict[str, Any], keys: tuple[str, ...]) -> None:
+    """Name the files, or earlier runs, of these keys from the root on: they are read again from other folders, too."""
     whole = lambda name: str(Path(name).absolute()) if isinstance(name, str) and Path(name).exists() else name  # noqa: E731
-    if "weights" in model:
-        model["weights"] = whole(model["weights"])
-    if isinstance(model.get("members"), list):
-        model["members"] = [whole(name) for name in model["members"]]
+    for key in keys:
+        if key in node:
+            node[key] = [whole(name) for name in node[key]] if isinstance(node[key], list) else whole(node[key])
 
 
 def judge(config: dict[str, Any], unknown: list[str], faults: list[str], plugins: tuple[str, ...]) -> None:

@@ -29,6 +29,7 @@ ROWS, BYTES = 4096, 1 << 26  # the first loss is measured on so many rows, or as
 MEGA = 1e6
 ZERO = {  # the loss of an answer of 0 (before the last layer), where it has a name
     ("cross_entropy", "category"): "ln {size}",
+    ("cross_entropy", "tokens"): "ln {size}",
     ("bce", "binary"): "ln 2",
     ("bce", "multilabel"): "ln 2",
     ("bce", "fraction"): "ln 2",
@@ -37,6 +38,7 @@ ZERO = {  # the loss of an answer of 0 (before the last layer), where it has a n
 }
 CONSTANT = {  # the loss of the prior as the answer for every row, where it has a name
     ("cross_entropy", "category"): "entropy of the class frequencies",
+    ("cross_entropy", "tokens"): "entropy of the token frequencies",
     ("bce", "binary"): "entropy of the class frequencies",
     ("bce", "multilabel"): "mean entropy of the labels",
     ("mse", "number"): "variance of y",

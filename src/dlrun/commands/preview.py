@@ -211,7 +211,7 @@ def resolved(value: Any, config: dict[str, Any]) -> Any:
         found = config.get(match[1])
         if isinstance(found, dict):
             return resolved(found, config)
-        if not isinstance(found, str | int | float) or "${" in str(found):
+        if match[1] not in config or "${" in str(found):
             raise Beyond
         return found
     return value

@@ -9,6 +9,7 @@ import numpy as np
 
 from dlrun.data.audit_finding import Finding, Severity, of, percent, separable, singles
 from dlrun.data.pictures import Pictures
+from dlrun.data.turned import Turned
 from dlrun.types import Column, Ragged, Raw, Windowed
 
 TOLERATED = 0.01  # of the validation rows may be known from training before it is called a leak
@@ -33,7 +34,7 @@ def _pieces(column: Column) -> Iterator[bytes]:
     if isinstance(column, Windowed):  # a window is where it begins: no two are the same
         yield from (first.tobytes() for first in column.first)
         return
-    if isinstance(column, Pictures):
+    if isinstance(column, Pictures | Turned):
         yield from (mark.tobytes() for mark in column.marks)
         return
     column = np.asarray(column)

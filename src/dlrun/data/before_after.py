@@ -9,12 +9,13 @@ import numpy as np
 from torch import Tensor
 
 from dlrun.data.prepare import apply, state
-from dlrun.data.shown import MISSING, cell, names, number, span, words
+from dlrun.data.shown import MISSING, cell, names, number, span, words, written
 from dlrun.types import Data, Raw, Rows, Windowed
 
 COLUMNS = 8  # of the table, the row's name and the targets among them
 FEW = 5  # learnt values that a line names
 FIRST_WORDS = 8
+LETTERS = 40  # of a window onto one text
 Column = tuple[str, list[str], list[str]]  # its name, its values before, its values after
 Learnt = dict[str, Any]  # a step's name and state
 
@@ -81,7 +82,9 @@ def _column(raw: Raw, name: str, column: Any, after: Tensor) -> list[Column]:
 def _texts(raw: Raw, name: str, column: Any, after: Tensor) -> tuple[list[str], list[str]]:
     before = [words(raw, column, place) for place in range(len(column))]
     first = [" ".join(text[:FIRST_WORDS]) + (" …" if len(text) > FIRST_WORDS else "") for text in before]
-    if raw.inputs.get(name) == "tokens":
+    if isinstance(column, Windowed):
+        first = [f"{written(raw, column, place)[:LETTERS]} …" for place in range(len(column))]
+    if (raw.inputs | raw.targets)[name] == "tokens":
         there = [row[row != 0].tolist() for row in after]
         return first, [f"{', '.join(map(str, row[:FIRST_WORDS]))}, … ({len(row)} numbers)" for row in there]
     dense = after.to_dense()
@@ -131,7 +134,7 @@ def _evidence(raw: Raw, data: Data, rows: Rows, train: np.ndarray) -> list[str]:
 def _called(raw: Raw, name: str, rows: Rows) -> tuple[str, ...]:
     column = rows[name]
     if isinstance(column, Windowed):
-        return names(raw, name, column.values.shape[1])
+        return names(raw, name, column.values.shape[1]) if column.values.ndim > 1 else (name,)
     return names(raw, name, column.shape[1]) if getattr(column, "ndim", 1) == 2 else (name,)
 
 
@@ -198,6 +201,13 @@ def _vocabulary(learnt: Learnt, called: tuple[str, ...], column: Any, train: np.
     return what if learnt["entries"] else f"{learnt['tokens']}{runs}, numbered by their hash"
 
 
+def _tokens(learnt: Learnt, called: tuple[str, ...], column: Any, train: np.ndarray) -> str:
+    if "as" in learnt:
+        return f"numbered as {learnt['as']} is"
+    shown = [repr(name) for name in learnt["entries"]]
+    return f"the {learnt['unit']}s of the training windows, the most frequent first: {_listed(shown)}"
+
+
 def _hashed(learnt: Learnt, called: tuple[str, ...], column: Any, train: np.ndarray) -> str:
     return f"{learnt['tokens']} at the place that their hash says, one of {learnt['size']}; no vocabulary is learnt"
 
@@ -226,4 +236,5 @@ TOLD: dict[str, Callable[[Learnt, tuple[str, ...], Any, np.ndarray], str]] = {
     "Bagged": _vocabulary,
     "Hashed": _hashed,
     "Numbered": _vocabulary,
+    "Tokens": _tokens,
 }

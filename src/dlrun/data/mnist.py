@@ -40,35 +40,43 @@ SUMS = {
 }
 
 
-def mnist(*, source: Literal["official", "sample"]) -> Raw:
+def mnist(*, source: Literal["official", "sample"], pool: bool) -> Raw:
     """Handwritten digits (LeCun et al. 1998; book §2.1): 60,000 development rows, 10,000 test rows.
 
+    pool: official train and test rows together become the development rows, in this order, and no test set is left:
+    the book's 8.4 validates on the test set.
     Input `image` uint8 (N, 1, 28, 28), target `digit` of ten classes. Raises Refused when the files cannot be had.
     """
-    return _raw("mnist", "digit", DIGITS, source)
+    return _raw("mnist", "digit", DIGITS, source, pool)
 
 
-def fashion_mnist(*, source: Literal["official", "sample"]) -> Raw:
+def fashion_mnist(*, source: Literal["official", "sample"], pool: bool) -> Raw:
     """Pictures of garments (Xiao et al. 2017): 60,000 development rows, 10,000 test rows.
 
+    pool: as for `mnist`.
     Input `image` uint8 (N, 1, 28, 28), target `garment` of ten classes. Raises Refused when the files cannot be had.
     """
-    return _raw("fashion_mnist", "garment", GARMENTS, source)
+    return _raw("fashion_mnist", "garment", GARMENTS, source, pool)
 
 
-def _raw(task: str, target: str, names: tuple[str, ...], source: str) -> Raw:
+def _raw(task: str, target: str, names: tuple[str, ...], source: str, pool: bool) -> Raw:
     def read(split: str) -> Rows:
         return samples.images(task, target, split) if source == "sample" else _read(task, target, split)
 
     return Raw(
-        dev=read("train"),
-        test=lambda: read("t10k"),
+        dev=joined(read("train"), read("t10k")) if pool else read("train"),
+        test=None if pool else lambda: read("t10k"),
         inputs={"image": "image"},
         targets={target: "category"},
         learn={},
         labels={target: names},
         note=samples.note(task) if source == "sample" else "",
     )
+
+
+def joined(first: Rows, then: Rows) -> Rows:
+    """The rows of both, one after the other."""
+    return {name: np.concatenate([column, then[name]]) for name, column in first.items()}
 
 
 def _read(task: str, target: str, split: str) -> Rows:

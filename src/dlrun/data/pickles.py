@@ -56,6 +56,17 @@ def read_lists(path: Path, member: str) -> Ragged:
         raise Refused(f"{path}: '{member}' does not hold lists of whole numbers: {error}") from error
 
 
+def read_mapping(content: bytes) -> dict[str, Any]:
+    """A pickled mapping of arrays and lists of plain values. Raises ValueError when it is anything else."""
+    try:
+        found = _Restricted(io.BytesIO(content), encoding="latin1").load()
+    except (pickle.UnpicklingError, EOFError, AttributeError, IndexError, TypeError) as error:
+        raise ValueError(f"a pickle that cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{type(found).__name__} where a mapping was expected")
+    return found
+
+
 def _unpickle(handle: IO[bytes]) -> list[list[int]]:
     if np.lib.format.read_magic(handle) != (1, 0):
         raise ValueError("an unknown version of the .npy format")

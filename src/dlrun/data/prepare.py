@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dlrun.data.pictures import Pictures
+from dlrun.data.turned import Turned
 from dlrun.errors import Refused
 from dlrun.tables import Bag, Pixels, Plain, Sequences, Stored, Streamed, Table, Windows
 from dlrun.types import Column, Data, Field, Kind, Preparation, Ragged, Raw, Rows, Spec, Windowed
@@ -70,7 +71,7 @@ def fingerprint(rows: Rows) -> str:
     digest = hashlib.sha256()
     for name in sorted(rows):
         column = rows[name]
-        if isinstance(column, Pictures):  # known by what its files hold: nothing is read
+        if isinstance(column, Pictures | Turned):  # known by what its files hold: nothing is read
             digest.update(f"{name} {column.digest};".encode())
             continue
         parts = tuple(vars(column).values()) if isinstance(column, Ragged | Windowed) else (np.asarray(column),)
@@ -113,12 +114,15 @@ def _store(name: str, kind: Kind, column: Column) -> Stored:
     if isinstance(column, Bag | Sequences):
         return column
     if isinstance(column, Windowed):
-        values = torch.from_numpy(np.require(column.values, np.float32, ["C", "W"]))
+        dtype = np.int32 if kind == "tokens" else np.float32
+        values = torch.from_numpy(np.require(column.values, dtype, ["C", "W"]))
         return Windows(values, torch.from_numpy(column.first), torch.from_numpy(column.offsets))
     if isinstance(column, Ragged):
         raise Refused(
             f"'{name}' has rows of different lengths: a column of kind {kind} needs a step that evens them out"
         )
+    if isinstance(column, Turned):
+        return Streamed(column, torch.from_numpy(column.rows))
     if isinstance(column, Pictures):
         kept, rows = column.store.values, torch.from_numpy(np.ascontiguousarray(column.rows))
         return Streamed(column, rows) if kept is None else Pixels(torch.from_numpy(kept), rows)
@@ -137,6 +141,8 @@ def _field(raw: Raw, name: str, kind: Kind, column: Stored, steps: Steps) -> Fie
         return Field(kind, (column.width,), column.width, labels)
     if isinstance(column, Sequences):
         return Field(kind, column.shape, column.size, labels)
+    if isinstance(column, Windows) and kind == "tokens":
+        return Field(kind, column.shape, len(labels), labels, _shares(column, len(labels)))
     shape = column.shape
     if kind == "category":
         assert isinstance(column, Plain)
@@ -158,6 +164,12 @@ def _prior(kind: Kind, values: Tensor, size: int) -> Tensor:
     return values.to(torch.float64).mean(0).to(torch.float32)
 
 
+def _shares(column: Windows, size: int) -> Tensor:
+    """How often each token stands in the windows, as a share of all that stand there."""
+    counts = torch.bincount(column.values, column.counts.double(), size)
+    return (counts / counts.sum()).float()
+
+
 def _check(raw: Raw, train: np.ndarray, val: np.ndarray | None) -> None:
     if not len(train) or (val is not None and not len(val)):
         held_out = 0 if val is None else len(val)
@@ -168,7 +180,9 @@ def _check(raw: Raw, train: np.ndarray, val: np.ndarray | None) -> None:
             raise Refused(f"target '{name}' has one class only, '{raw.dev[name][0]}', in all {len(raw)} rows")
 
 
-def _check_target(name: str, column: np.ndarray) -> None:
+def _check_target(name: str, column: Column) -> None:
+    if isinstance(column, Windowed):
+        return  # of tokens, of which none is missing
     if column.dtype.kind == "f":
         missing = ~np.isfinite(column)
     else:

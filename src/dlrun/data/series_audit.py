@@ -15,9 +15,9 @@ FAR = 8  # times the spread of the other values: a mark that lies within them is
 
 def findings(raw: Raw, train: np.ndarray) -> Iterator[Finding]:
     """What is wrong with single columns of series, as far as the development windows see them."""
-    for name in raw.inputs:
+    for name, kind in raw.inputs.items():
         column = raw.dev[name]
-        if isinstance(column, Windowed):
+        if kind == "series" and isinstance(column, Windowed):
             yield from _columns(raw.labels.get(name, ()), column.seen(), column[train].seen())
 
 

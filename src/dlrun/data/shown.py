@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from dlrun.data.language_steps import joined
 from dlrun.data.pictures import Pictures
+from dlrun.data.turned import Turned
 from dlrun.types import Column, Ragged, Raw, Rows, Windowed
 
 FIRST_WORDS, LAST_WORDS = 80, 40
@@ -23,11 +25,11 @@ def shown(raw: Raw, rows: Rows, index: int) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     cells: dict[str, str] = {}
-    files = [rows[name].name(index) for name in raw.inputs if isinstance(rows[name], Pictures)]
+    files = [rows[name].name(index) for name in raw.inputs if isinstance(rows[name], Pictures | Turned)]
     named = {"file": files[0]} if files else {}
     for name, kind in raw.inputs.items():
         if kind in ("bag", "tokens") and "text" not in found:
-            found["text"] = shortened(words(raw, rows[name], index))
+            found["text"] = written(raw, rows[name], index)
         elif kind == "image" and "image" not in found:
             found["image"] = picture(rows[name][index])
         else:
@@ -43,12 +45,22 @@ def words(raw: Raw, column: Column, index: int) -> list[str]:
         return str(column[index]).split()
     if isinstance(column, Ragged):
         numbers = column.values[column.offsets[index] : column.offsets[index + 1]].tolist()
+    elif isinstance(column, Windowed):
+        numbers = column.values[column.first[index] + column.offsets].tolist()
     else:
         numbers = column[index].tolist()
     names = raw.words() if raw.words else ()
     if not names:
         return ["[word numbers: there is no list of their words]", *map(str, numbers)]
     return [word for number in numbers if (word := names[number])]
+
+
+def written(raw: Raw, column: Column, index: int) -> str:
+    """A text as one line; a window onto one text with its line ends."""
+    if not isinstance(column, Windowed):
+        return shortened(words(raw, column, index))
+    tokens = words(raw, column, index)
+    return joined(tokens, "character" if max(map(len, tokens)) == 1 else "word")
 
 
 def shortened(text: list[str]) -> str:
@@ -98,7 +110,7 @@ def span(values: np.ndarray) -> str:
 
 def _cells(raw: Raw, name: str, column: Column, index: int) -> dict[str, str]:
     if raw.inputs[name] in ("bag", "tokens"):
-        return {name: shortened(words(raw, column, index))}
+        return {name: written(raw, column, index)}
     if isinstance(column, Windowed):
         return _window(raw, name, column, index)
     value = column[index]

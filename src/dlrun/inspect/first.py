@@ -36,10 +36,10 @@ class First:
 def first_losses(trainer: Trainer, baseline: Trainer, batches: list[Batch]) -> dict[str, First]:
     """Target → its first losses on these rows, without weights and penalties; both objectives are Supervised."""
     fields = trainer.data.spec.targets
-    outputs = {name: field.outputs for name, field in fields.items()}
+    shapes = {name: field.answered for name, field in fields.items()}
 
     def zeros(batch: Batch) -> dict[str, Tensor]:
-        return {name: torch.zeros(rows_of(batch), width, device=trainer.device) for name, width in outputs.items()}
+        return {name: torch.zeros(rows_of(batch), *shape, device=trainer.device) for name, shape in shapes.items()}
 
     answers: tuple[Any, ...] = (zeros, baseline.objective.model, trainer.objective.model)
     each = [mean_losses(trainer, answer, batches) for answer in answers]

@@ -7,12 +7,13 @@ from typing import Any
 
 ANY = ("number", "binary", "category", "multilabel", "fraction", "bag", "image")
 SEQUENCES = ("tokens", "series")
+SINGLE = ("number", "fraction", "binary", "category", "multilabel")  # targets with one answer a row
 READERS: dict[str, tuple[str, ...]] = {"embedding": ("tokens",), "convnet": ("image",)}  # others: any sequence
 
 ACCEPTS: dict[str, tuple[str, ...]] = {  # by the names of conf/model
     "constant": (*ANY, *SEQUENCES),
     "linear": (*ANY, "series"),
-    "linear_solved": (*ANY, "series"),
+    "linear_solved": (*ANY, *SEQUENCES),
     "dense": (*ANY, "series"),
     "combined": (*ANY, *SEQUENCES),
     "embedding": (*ANY, "tokens"),
@@ -22,12 +23,19 @@ ACCEPTS: dict[str, tuple[str, ...]] = {  # by the names of conf/model
     "inception": ANY,
     "separable": ANY,
     "pretrained": ANY,
+    **dict.fromkeys(("bigram", "language_lstm", "language_gru", "language_transformer"), ("tokens",)),
+}
+ANSWERS: dict[str, tuple[str, ...]] = {  # kinds of target; others: SINGLE
+    "constant": (*SINGLE, "tokens"),
+    "bigram": ("tokens", "category"),
+    **dict.fromkeys(("language_lstm", "language_gru", "language_transformer"), ("tokens",)),
 }
 NEEDS: dict[str, tuple[str, ...]] = {  # at least one input of one of these kinds
     "combined": SEQUENCES,
     "embedding": ("tokens",),
     **dict.fromkeys(("rnn", "lstm", "gru", "conv1d", "conv_gru", "transformer"), SEQUENCES),
     **dict.fromkeys(("convnet", "residual", "inception", "separable", "pretrained"), ("image",)),
+    **dict.fromkeys(("bigram", "language_lstm", "language_gru", "language_transformer"), ("tokens",)),
 }
 IN_WORDS = {"image": "an image input", "tokens": "tokens", "series": "a series"}
 HINT = "; words in turn come with text=sequence, for imdb and reuters with data.length=500"
@@ -50,8 +58,9 @@ def reader_name(node: dict[str, Any]) -> str:
     return str(node.get("cell") or str(node.get("_target_", "")).rpartition(".")[2])
 
 
-def fault_of(node: dict[str, Any], inputs: dict[str, str]) -> str | None:
-    """Why the model of this node cannot read these inputs (name → kind); None if it can, or is the user's own."""
+def fault_of(node: dict[str, Any], inputs: dict[str, str], targets: dict[str, str] | None = None) -> str | None:
+    """Why the model of this node cannot read these inputs, or answer these targets (name → kind), where they are known;
+    None if it can, or is the user's own."""
     if not str(node.get("_target_", "")).startswith("dlrun."):
         return None
     readers, share = node.get("readers") or {}, node.get("share") or []
@@ -61,7 +70,7 @@ def fault_of(node: dict[str, Any], inputs: dict[str, str]) -> str | None:
         if not isinstance(reader, dict):
             return f"model.readers.{name}={reader!r}: choose a reader by name: +reader@model.readers.{name}=NAME"
     named = next(reader_faults({name: reader_name(reader) for name, reader in readers.items()}, share, inputs), None)
-    return named or (None if readers else model_fault(name_of(node), inputs))
+    return named or (None if readers else model_fault(name_of(node), inputs, targets or {}))
 
 
 def reader_faults(readers: dict[str, str], share: list[list[str]], inputs: dict[str, str]) -> Iterator[str]:
@@ -89,14 +98,43 @@ def reads(model: str, kinds: Iterable[str]) -> bool:
     return all(kind in ACCEPTS[model] for kind in kinds) and (need is None or bool(set(need) & set(kinds)))
 
 
-def model_fault(model: str, inputs: dict[str, str]) -> str | None:
-    """Why this model cannot read these inputs (name → kind), and who can; None if it can, or is the user's own."""
-    if model not in ACCEPTS or reads(model, inputs.values()):
+def answers(model: str, kinds: Iterable[str]) -> bool:
+    """Whether a model of ours can answer targets of these kinds."""
+    return all(kind in ANSWERS.get(model, SINGLE) for kind in kinds)
+
+
+def model_fault(model: str, inputs: dict[str, str], targets: dict[str, str] | None = None) -> str | None:
+    """Why this model cannot read these inputs, or answer these targets (name → kind), and who can; None if it can, or
+    is the user's own."""
+    targets = targets or {}
+    if model not in ACCEPTS:
         return None
+    if reads(model, inputs.values()):
+        return answer_fault(model, inputs, targets)
     wrong = [f"{kind} '{name}'" for name, kind in inputs.items() if kind not in ACCEPTS[model]]
     needs = f"needs {' or '.join(IN_WORDS[kind] for kind in NEEDS.get(model, ()))}"
     given = ", ".join(f"{kind} '{name}'" for name, kind in inputs.items())
-    able = ", ".join(name for name in sorted(ACCEPTS) if reads(name, inputs.values()))
+    able = ", ".join(fitting(inputs, targets))
     hint = HINT if not wrong and "tokens" in NEEDS[model] and "bag" in inputs.values() else ""
     wants = f"cannot read {', '.join(wrong)}" if wrong else needs
     return f"model={model} {wants}, but the data give {given}; models that can read it: {able}{hint}"
+
+
+def fitting(inputs: dict[str, str], targets: dict[str, str]) -> list[str]:
+    """The models that read such inputs and answer such targets; of no known targets, those with one answer a row."""
+    kinds = list(targets.values()) or ["number"]
+    return [name for name in sorted(ACCEPTS) if reads(name, inputs.values()) and answers(name, kinds)]
+
+
+def answer_fault(model: str, inputs: dict[str, str], targets: dict[str, str]) -> str | None:
+    """Why this model cannot answer these targets (name → kind), and who can; None if it can."""
+    wrong = [name for name, kind in targets.items() if not answers(model, [kind])]
+    if not wrong:
+        return None
+    every = targets[wrong[0]] == "tokens"
+    does = "answers once for each row" if every else "answers at each place of a text"
+    asks = "what comes next at each place of a text" if every else f"one {targets[wrong[0]]} for each row"
+    other = "next" if every else "every"
+    hint = f"; or say data.predict={other}" if {"tokens"} == set(inputs.values()) else ""
+    return (f"model={model} {does}, but target '{wrong[0]}' is {asks}; models that can answer it: "
+            f"{', '.join(fitting(inputs, targets))}{hint}")  # fmt: skip

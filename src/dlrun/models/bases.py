@@ -135,7 +135,7 @@ def fill(net: nn.Module, base: nn.Sequential, path: Path) -> None:
 
 def of_run(folder: Path, column: str) -> Base:
     """The convolutional part of the model of an earlier run."""
-    found = trained(folder)
+    found = trained(folder, answers=False)
     towers: Any = getattr(found.model, "towers", None)
     if not towers:
         raise Refused(f"weights={folder}: the model of that run has no convolutional part to stand on")

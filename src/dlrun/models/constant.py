@@ -16,11 +16,12 @@ class Constant(nn.Module):
         super().__init__()
         for name, field in spec.targets.items():
             self.register_buffer(f"answer_{safe(name)}", raw_prior(field))
-        self.names = list(spec.targets)
+        self.targets = spec.targets
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         rows = len(next(iter(batch.values())))
-        return {name: self.get_buffer(f"answer_{safe(name)}").expand(rows, -1) for name in self.names}
+        answers = {name: self.get_buffer(f"answer_{safe(name)}") for name in self.targets}
+        return {name: answer.expand(rows, *self.targets[name].answered) for name, answer in answers.items()}
 
 
 def raw_prior(field: Field) -> Tensor:
@@ -28,7 +29,7 @@ def raw_prior(field: Field) -> Tensor:
     if field.prior is None:
         raise ValueError("a constant answer needs a prior, and this target has none")
     prior = field.prior.float().reshape(-1)
-    if field.kind == "category":
+    if field.kind in ("category", "tokens"):
         return prior.clamp_min(1e-7).log()
     if field.kind in ("binary", "multilabel", "fraction"):
         return prior.clamp(1e-6, 1 - 1e-6).logit()

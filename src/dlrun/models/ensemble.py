@@ -101,7 +101,7 @@ def combined(field: Field, raw: Tensor, weights: Tensor) -> Tensor:
         return raw[0]
     raw = raw.to(torch.promote_types(raw.dtype, weights.dtype))
     weights = weights.to(raw.dtype).reshape(-1, *[1] * (raw.ndim - 1))
-    if field.kind == "category":
+    if field.kind in ("category", "tokens"):
         return (raw.log_softmax(-1) + weights.log()).logsumexp(0)
     if field.kind in ("binary", "multilabel", "fraction"):
         yes, no = ((logsigmoid(sign * raw) + weights.log()).logsumexp(0) for sign in (1, -1))

@@ -155,7 +155,7 @@ def as_keras(part: nn.Module) -> None:
         part.momentum, part.eps = 0.01, 1e-3  # Keras: momentum .99, which is the share that is kept
     if isinstance(part, nn.LayerNorm):
         part.eps = 1e-3
-    if isinstance(part, nn.Linear | nn.Conv2d | nn.Conv1d):
+    if isinstance(part, nn.Linear | nn.Conv2d | nn.Conv1d | nn.ConvTranspose2d):
         nn.init.xavier_uniform_(part.weight)
         if part.bias is not None:
             nn.init.zeros_(part.bias)

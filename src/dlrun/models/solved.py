@@ -24,6 +24,7 @@ log = logging.getLogger("dlrun")
 Layer = tuple[np.ndarray, np.ndarray]  # weights (F, outputs) and biases (outputs,)
 
 LARGE = 10_000_000  # stored cells of a matrix above which 32 bits have to do
+COUNTED = 1024  # rows of words at a time
 UNSEEN = math.log(1e-7)  # logit of a class without a training row; those of the others add up to 0
 EDGE = 0.01  # fractions are kept this far from 0 and 1, where their logit has no end
 
@@ -46,16 +47,11 @@ class Solved(nn.Module):
         return {name: self._answer(name, batch) for name in self.spec.targets}
 
     def _answer(self, target: str, batch: Batch) -> Tensor:
-        """Inputs times weights, the sparse ones sparsely, plus the bias."""
+        """Inputs times weights, plus the bias."""
         total, low = self.get_buffer(f"bias_{safe(target)}"), 0
         for name, field in self.spec.inputs.items():
             weight = self.get_buffer(f"weight_{safe(target)}")[low : low + columns(field)]
-            if field.kind == "bag":
-                total = BagProduct.apply(batch[name], weight, total)
-            elif field.kind == "category":
-                total = total + nn.functional.embedding(batch[name], weight)
-            else:
-                total = total + batch[name].flatten(1) @ weight
+            total = added(total, batch[name], weight, field)
             low += columns(field)
         return total
 
@@ -85,8 +81,19 @@ class Ask:
 
 
 def columns(field: Field) -> int:
-    """How many columns of the matrix an input takes: a category takes one a level, as in one-hot."""
-    return field.size if field.kind in ("category", "bag") else field.outputs
+    """How many columns of the matrix an input takes: one a level of a category, or one a word that is counted."""
+    return field.size if field.kind in ("category", "bag", "tokens") else field.outputs
+
+
+def added(total: Tensor, values: Tensor, weight: Tensor, field: Field) -> Tensor:
+    """What is there plus an input times its weights; bags, words and categories are looked up, not multiplied."""
+    if field.kind == "bag":
+        return BagProduct.apply(values, weight, total)  # type: ignore[no-any-return]
+    if field.kind == "tokens":
+        return total + nn.functional.embedding_bag(values, weight, mode="sum", padding_idx=0)
+    if field.kind == "category":
+        return total + nn.functional.embedding(values, weight)
+    return total + values.flatten(1) @ weight
 
 
 def matrix(inputs: dict[str, Field], table: Table) -> Any:
@@ -108,6 +115,8 @@ def _part(name: str, field: Field, column: Stored) -> Any:
 
     if isinstance(column, Bag):
         return column.to(torch.device("cpu")).matrix
+    if field.kind == "tokens":
+        return counts(column, field.size)
     assert not isinstance(column, Sequences)
     values = (column.values if isinstance(column, Plain) else column.whole()).cpu().numpy()
     rows = len(column)
@@ -118,6 +127,20 @@ def _part(name: str, field: Field, column: Stored) -> Any:
     if not np.isfinite(flat).all():
         raise Refused(f"model=linear_solved cannot read missing numbers, and input '{name}' has some: fill them in")
     return flat / np.float32(255) if isinstance(column, Pixels | Streamed) else flat
+
+
+def counts(column: Stored, size: int) -> Any:
+    """How often each word occurs in each row (N, size), scipy CSR; 0 is padding, and not counted."""
+    from scipy.sparse import csr_array, vstack
+
+    parts = []
+    for batch in column.batches(slice(0, len(column)), COUNTED):
+        there = batch.cpu() > 0
+        starts = torch.cat([torch.zeros(1, dtype=torch.int64), there.sum(1).cumsum(0)]).numpy()
+        words = batch.cpu()[there].numpy()
+        parts.append(csr_array((np.ones(len(words), np.float32), words, starts), shape=(len(batch), size)))
+        parts[-1].sum_duplicates()
+    return vstack(parts, format="csr")
 
 
 def classes(x: Any, y: np.ndarray, field: Field, ask: Ask) -> Layer:

@@ -30,14 +30,15 @@ class Trained:
     model: nn.Module
 
 
-def trained(folder: Path, plugins: tuple[str, ...] = ()) -> Trained:
+def trained(folder: Path, plugins: tuple[str, ...] = (), *, answers: bool = True) -> Trained:
     """The model of a run's last finished fit (its final one, or its first fold), with its best weights, on the CPU.
 
-    No data are read. Raises Refused where there is no run, no finished fit, no checkpoint, or no target to answer.
+    No data are read. answers: it is asked for targets. Raises Refused where there is no run, no finished fit, no
+    checkpoint, or no target to answer.
     """
     run, (config, job) = RunDir(folder), done(folder)
     spec = read_spec(run)
-    if not spec.targets:
+    if answers and not spec.targets:
         raise Refused(f"{folder} answers no target, it makes something: dlrun generate {folder}")
     with weights.unneeded():
         model: nn.Module = build(config["model"], spec, plugins=plugins)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-PAIRS: dict[str, tuple[str, ...]] = {}  # objective → the models that it is made for, which answer no target
+PAIRS: dict[str, tuple[str, ...]] = {  # objective → the models that it is made for, which answer no target
+    "adversarial": ("dcgan", "dcgan_book"),
+    "variational": ("vae",),
+    "autoencoder": ("autoencoder",),
+    "dream": ("layers",),
+    "style": ("layers",),
+}
 
 
 def fault_of(objective: str, model: str) -> str | None:

@@ -29,6 +29,6 @@ def repeated(plan: Plan, times: int) -> Plan:
     if times == 1:
         return plan
     first = plan([])
-    if first is None or first.folds > 1:
+    if first is None or first.folds > 1 or first.stage != Job().stage:
         raise Refused(f"repeat={times} repeats one fit, but this protocol makes several: use protocol=iterated_kfold")
     return Repeated(plan, times)

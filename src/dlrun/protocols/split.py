@@ -18,8 +18,9 @@ def held_out(raw: Raw, validation: float, by: By, seed: int) -> Split:
 
     validation: a share below 1, or a number of rows. by: stratified keeps class shares, group keeps owners whole, time
     holds out the latest (rows of one moment keep together, so it may hold out more), first and last take the rows as
-    they lie (BOOK §3.5), auto is stratified for classes. A series is split in time alone: the training rows end `span`
-    rows before the validation rows, so that no training row, or what it foretells, is seen in a validation window.
+    they lie (BOOK §3.5), auto is group where the data name owners, else stratified for classes. A series is split in
+    time alone: the training rows end `span` rows before the validation rows, so that no training row, or what it
+    foretells, is seen in a validation window.
     """
     total = len(raw)
     count = round(validation * total) if validation < 1 else int(validation)
@@ -30,6 +31,7 @@ def held_out(raw: Raw, validation: float, by: By, seed: int) -> Split:
     rows = np.arange(total)
     if (shared := span(raw)) and by in ("auto", "time"):
         return later(raw, [total - count, total], shared)[0]
+    by = by_owner(raw, by)
     refuse_neighbours(raw, by)
     if by == "first":
         return rows[count:], rows[:count]
@@ -45,13 +47,23 @@ def held_out(raw: Raw, validation: float, by: By, seed: int) -> Split:
 def drawn(raw: Raw, train: int, validation: int, seed: int) -> Split:
     """(training rows, validation rows) drawn at random: so many of the first, and at most so many of the second.
 
-    Raises Refused where no row is left to validate on.
+    Where the data name owners, no validation row is of an owner of training rows. Raises Refused where no row is left
+    to validate on.
     """
     refuse_neighbours(raw, "random")
-    if train >= len(raw):
-        raise Refused(f"protocol.train={train} leaves none of the {len(raw)} rows to validate on")
     order = np.random.RandomState(seed % 2**32).permutation(len(raw))
-    return np.sort(order[:train]), np.sort(order[train : train + validation])
+    others = order[train:]
+    if raw.group is not None:
+        owners = column(raw, raw.group, "group")
+        others = others[~np.isin(owners[others], owners[order[:train]])]
+    if not len(others):
+        raise Refused(f"protocol.train={train} leaves none of the {len(raw)} rows to validate on")
+    return np.sort(order[:train]), np.sort(others[:validation])
+
+
+def by_owner(raw: Raw, by: By) -> By:
+    """What `auto` comes to where the data name owners, whose rows keep together: group; anything else as it is."""
+    return "group" if by == "auto" and raw.group is not None and len(np.unique(raw.dev[raw.group])) > 1 else by
 
 
 def _drawn(raw: Raw, rows: np.ndarray, count: int, by: By, seed: int) -> Split:
@@ -83,6 +95,7 @@ def folds(raw: Raw, count: int, by: By, shuffle: bool, seed: int) -> list[Split]
     from sklearn import model_selection as ms
 
     refuse_neighbours(raw, by)
+    by = by_owner(raw, by)
     if count > len(raw):
         raise Refused(f"protocol.folds={count}, but there are only {len(raw)} rows")
     random = {"shuffle": True, "random_state": seed % 2**32} if shuffle else {}
@@ -133,7 +146,7 @@ def later(raw: Raw, edges: list[int], gap: int) -> list[Split]:
     if whole[0] <= gap and span(raw):
         raise Refused(
             f"{len(raw)} windows of a series, {edges[-1] - edges[0]} of them held out, leave none to train on before a "
-            f"gap of {gap} (data.lookback and the largest data.delay): use a longer series, a smaller data.lookback or "
+            f"gap of {gap} ({_reach(raw)}): use a longer series, a smaller {_reach(raw).partition(' ')[0]} or "
             "a smaller protocol.validation"
         )
     if whole[0] <= gap or min(np.diff(whole)) == 0:
@@ -145,16 +158,21 @@ def later(raw: Raw, edges: list[int], gap: int) -> list[Split]:
 
 
 def span(raw: Raw) -> int:
-    """So many rows apart, two windows of a series share nothing, what they foretold included; 0 for other rows."""
-    return max((ahead.span for ahead in raw.outlook.values()), default=0)
+    """So many rows apart, two windows share nothing, what they foretold included; 0 for other rows."""
+    return max((raw.apart, *(ahead.span for ahead in raw.outlook.values())))
+
+
+def _reach(raw: Raw) -> str:
+    """The settings that say how far a window reaches."""
+    return "data.lookback and the largest data.delay" if raw.outlook else "data.length"
 
 
 def refuse_neighbours(raw: Raw, by: By) -> None:
     """Refuse to split a series otherwise than in time."""
     if span(raw):
         raise Refused(
-            f"protocol.by={by}: neighbouring windows of a series share their values, so held-out rows would be known "
-            "from training; use protocol=last_in_time (by=time), or protocol=walk_forward"
+            f"protocol.by={by}: neighbouring windows of a {'series' if raw.outlook else 'text'} share their values, so "
+            "held-out rows would be known from training; use protocol=last_in_time (by=time), or protocol=walk_forward"
         )
 
 

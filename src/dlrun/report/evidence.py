@@ -61,7 +61,8 @@ def final(folder: Path, results: read.Lines, config: dict[str, Any], workflow: b
     tested = [line for line in results if line["split"] == "test"]
     openings = read.plain(folder / "openings.json") or {}
     blocks: list[Block] = list(summaries(tested, config)) if workflow else []
-    if openings:
+    makes = not (read.plain(folder / "fields.json") or {"targets": True})["targets"]
+    if openings and (tested or openings.get("count") or not makes):  # what makes something may have no test rows
         blocks += _openings(openings)
     elif workflow and not tested:
         blocks.append(Text("The test rows are sealed: no model has been measured on them. dlrun final opens them."))

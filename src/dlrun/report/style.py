@@ -26,7 +26,7 @@ td:first-child { white-space: nowrap }
 figure { margin: .8rem 0 1.2rem } img { max-width: 100%; height: auto }
 figure img { width: min(100%, 40rem); border: 1px solid #eee }
 code, pre { font-family: ui-monospace, monospace; font-size: .85rem }
-pre { background: #f5f5f5; overflow-x: auto; padding: .6rem }
+pre { background: #f5f5f5; padding: .6rem; white-space: pre-wrap; overflow-wrap: anywhere }
 summary { cursor: pointer }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 15rem), 1fr)); gap: .8rem }
 .mistake { border: 1px solid #ddd; padding: .5rem .7rem; min-width: 0; font-size: .9rem }

@@ -39,6 +39,9 @@ class Choice:
 def measure(raw: Raw, asked: str) -> Choice:
     """The measure of success of the first target, with those beside it. asked: auto, or a measure's name."""
     target, kind = next(iter(raw.targets.items()))
+    if kind not in MEASURES:
+        raise Refused(f"a workflow judges one answer a row, and target '{target}' is {PROBLEMS[kind].text}; "
+                      "for a text say data.predict=next")  # fmt: skip
     share = commonest(raw, target) if kind in SKEWED_MEASURES else 0.0
     names = SKEWED_MEASURES[kind] if share > SKEWED else MEASURES[kind]
     names = (*names, "mae_unit") if raw.outlook else names

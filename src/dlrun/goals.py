@@ -1,0 +1,65 @@
+"""What is watched after each epoch: which measures there will be, which way they are better, and who looks at them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from dlrun import metrics
+from dlrun.build import build
+from dlrun.callbacks import KeepBest
+from dlrun.engine import Trainer
+from dlrun.errors import Refused
+from dlrun.types import Field, Spec
+
+
+def callbacks(nodes: Mapping[str, Any], trainer: Trainer, schedule: Any, plugins: tuple[str, ...]) -> list[Any]:
+    """The callbacks that these nodes describe, each told which direction is better, and the schedule likewise.
+
+    Raises Refused when one of them watches what is not measured.
+    """
+    goals = goals_of(trainer)
+    splits = ["train"] if trainer.data.val is None else ["train", "val"]
+    there = [f"{split}/{name}" for split in splits for name in goals]
+    found = []
+    for name, node in nodes.items():
+        callback = build(node, plugins=plugins)
+        if not (isinstance(callback, KeepBest) and keeps_nothing(callback.monitor, splits, goals)):
+            found.append(aimed(callback, f"callback.{name}", there, goals))
+    if hasattr(schedule, "monitor"):
+        trainer.learner.schedule = aimed(schedule, "scheduler", there, goals)
+    return found
+
+
+def keeps_nothing(monitor: str, splits: list[str], goals: dict[str, str]) -> bool:
+    """Whether there is nothing to be best by, so that the last epoch is what there is.
+
+    Either no row is held out, or there are several groups with losses of their own, and no one loss.
+    """
+    return (monitor.startswith("val/") and len(splits) == 1) or (monitor == "val/loss" and "loss" not in goals)
+
+
+def answered(objective: Any, spec: Spec) -> dict[str, Field]:
+    """The targets that an objective answers: those that it has a loss for."""
+    return {name: spec.targets[name] for name in getattr(objective, "losses", ())}
+
+
+def goals_of(trainer: Trainer) -> dict[str, str]:
+    """Name → better direction of every measure that a row will hold; an objective with others says so (`goals`)."""
+    objective: Any = trainer.objective
+    if hasattr(objective, "goals"):
+        return dict(objective.goals)
+    targets = answered(objective, trainer.data.spec)
+    several = {f"loss_{name}": "min" for name in targets} if len(targets) > 1 else {}
+    return metrics.measure_all({name: metric for name, (_, metric) in trainer.measures.items()}) | several
+
+
+def aimed(part: Any, name: str, there: list[str], goals: dict[str, str]) -> Any:
+    """A part that monitors a measure, told which direction of it is better. Raises Refused when nobody measures it."""
+    monitor = getattr(part, "monitor", None)
+    if monitor is None:
+        return part
+    if monitor not in there:
+        raise Refused(f"{name}.monitor={monitor} is not measured; there are: {', '.join(there)}")
+    return replace(part, goal=goals[monitor.partition("/")[2]])

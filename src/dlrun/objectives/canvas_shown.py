@@ -1,0 +1,54 @@
+"""What is shown of a picture that is being changed: the picture, and how it came from the photograph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dlrun.artifacts import Pictures
+from dlrun.errors import Refused
+from dlrun.objectives.given import Given
+
+HELD = 8  # frames that the last moment stays
+
+
+def pictures(given: Given) -> list[Tensor]:
+    """The first row of every input, (1, 3, H, W) each: what a canvas is made of."""
+    batch = next(iter(given.data.train.batches(1)))
+    return [batch[name] for name in given.data.spec.inputs]
+
+
+def resized(photos: Tensor, size: Sequence[int]) -> Tensor:
+    """Pictures (N, C, H, W) at another height and width, without aliasing; the same tensor where it has them."""
+    if list(photos.shape[2:]) == list(size):
+        return photos
+    return nn.functional.interpolate(photos, list(size), mode="bilinear", antialias=True)
+
+
+def whole(picture: Tensor, about: str) -> Pictures:
+    """The picture (1, 3, H, W) itself, pixel for pixel."""
+    return Pictures(picture, 1, about, own_size=True)
+
+
+def turning(before: Tensor, after: Tensor, count: int, width: int, zoom: float) -> Pictures:
+    """So many frames from one picture (1, 3, H, W) to the other, `width` pixels wide at most, the last one held.
+
+    zoom: how much nearer the last frame is than the first. Raises Refused for one that is farther.
+    """
+    if zoom < 1:
+        raise Refused(f"zoom={zoom:g}: it must be 1 or more, since nothing is known beyond the picture's edge")
+    smaller = min(1.0, width / after.shape[3])
+    size = [max(1, round(side * smaller)) for side in after.shape[2:]]
+    before = resized(before, after.shape[2:])
+    along = [moment / max(1, count - 1) for moment in range(count)]
+    frames = [resized(nearer(torch.lerp(before, after, share), zoom**share), size) for share in along]
+    return Pictures(torch.cat([*frames, *frames[-1:] * HELD]), 1, "from the photograph on", moving=True, own_size=True)
+
+
+def nearer(picture: Tensor, times: float) -> Tensor:
+    """The middle of a picture, so many times nearer."""
+    height, width = (max(1, round(side / times)) for side in picture.shape[2:])
+    down, right = ((side - inner) // 2 for side, inner in zip(picture.shape[2:], (height, width), strict=True))
+    return picture[:, :, down : down + height, right : right + width]

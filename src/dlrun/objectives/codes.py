@@ -1,0 +1,144 @@
+"""What codes have to show: what comes back of them, ways between two, directions of a label, points in a plane."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dlrun.artifacts import Pictures, Points
+from dlrun.errors import Refused
+from dlrun.objectives.held import Held, named_groups, target_of
+from dlrun.ranges import Count, Natural
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Makers over rows that are held out, or over training rows where none are.
+
+    encode: rows (B, *shape) → codes (B, latent). decode: codes → values as those of the rows. damage: what is done to
+    rows before they are encoded, where an encoder has learnt to undo something.
+    """
+
+    held: Held
+    encode: Callable[[Tensor], Tensor]
+    decode: Callable[[Tensor], Tensor]
+    damage: Callable[[Tensor], Tensor] | None = None
+
+    def reconstructions(self, *, count: Count = 10) -> Iterator[Pictures]:
+        """Pictures above, what comes back of them below; between them what was encoded, where it was damaged."""
+        rows = self.held.spread(count)
+        x = self.held.read(rows)
+        shown, about = [x], f"above: {len(x)} {self.held.what}; below: what comes back of their codes"
+        if self.damage is not None:
+            shown.append(self.damage(x))
+            about = about.replace("; below", "; between: what was encoded; below")
+        yield Pictures(torch.cat([*shown, self.decode(self.encode(shown[-1]))]), len(x), about)
+
+    def interpolation(self, *, first: Natural = 0, last: Natural = 1, steps: Count = 10) -> Iterator[Pictures]:
+        """What lies between the codes of two rows, by their numbers, on a straight line of so many steps."""
+        start, end = self.encode(self.held.read(self.held.numbered([first, last])))
+        weights = torch.linspace(0, 1, max(2, steps), device=start.device)[:, None]
+        about = f"from row {first} to row {last} of the {self.held.what}, on a straight line between their codes"
+        yield Pictures(self.decode(torch.lerp(start, end, weights)), len(weights), about)
+
+    def concept(
+        self,
+        *,
+        label: str,
+        against: str = "",
+        row: Natural = 0,
+        strength: list[float] = [-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0],  # noqa: B006
+        target: str = "",
+    ) -> Iterator[Pictures]:
+        """A row with a direction of the codes added, so many times: from the mean code of the rows of label `against`
+        (all others where none is said) to that of `label`. target: whose labels, where there are several."""
+        name = target_of(self.held.fields, target)
+        rows = self.held.spread(self.held.MANY)
+        of, names = self.held.groups(name, rows)
+        codes = self.coded(rows)
+        where = direction(codes, *sides(of, names, label, against))
+        code = self.encode(self.held.read(self.held.numbered([row])))
+        amounts = torch.tensor(strength or [1.0], device=code.device)[:, None]
+        than = against or "all others"
+        about = f"row {row} of the {self.held.what} with the direction '{name}' {label} less {than}, times {strength}"
+        yield Pictures(self.decode(code + amounts * where), len(amounts), about)
+
+    def plane(self, *, count: Count = 2000, target: str = "") -> Iterator[Points]:
+        """The codes of so many rows as points, a colour for each label; more than two numbers by their principal
+        components."""
+        rows = self.held.spread(count)
+        of, names, said = named_groups(self.held, target, rows)
+        positions, axes, how = flat(self.coded(rows))
+        yield Points(positions, of, names, axes, f"codes of {len(rows)} {self.held.what}{said}{how}")
+
+    def clusters(self, *, k: Natural = 0, count: Count = 2000, target: str = "") -> Iterator[Points]:
+        """The codes of so many rows in k groups (k-means; 0: as many as there are labels, or 8), and how good they are:
+        the silhouette, and how well they agree with the labels, where there are some."""
+        rows = self.held.spread(count)
+        codes = self.coded(rows)
+        of, labels, _ = named_groups(self.held, target, rows, numbers=False)
+        k = k or (len(labels) if len(labels) > 1 else 8)
+        found, quality = grouped(codes, of if len(labels) > 1 else None, k)
+        positions, axes, how = flat(codes)
+        about = f"codes of {len(rows)} {self.held.what} in {k} clusters (k-means): {quality}{how}"
+        yield Points(positions, found, tuple(f"cluster {number + 1}" for number in range(k)), axes, about)
+
+    def coded(self, rows: Tensor) -> Tensor:
+        """The codes of these rows (N, latent), a few hundred rows at a time."""
+        return torch.cat([self.encode(self.held.read(part)) for part in rows.split(256)])
+
+
+def direction(codes: Tensor, some: Tensor, others: Tensor) -> Tensor:
+    """From the mean of the other codes to the mean of some; the two are masks (N,)."""
+    return codes[some].mean(0) - codes[others].mean(0)
+
+
+def sides(of: Tensor, names: tuple[str, ...], label: str, against: str) -> tuple[Tensor, Tensor]:
+    """The rows of a label, and those of another, or all others, as masks. Raises Refused where one has no row."""
+    for name in filter(None, (label, against)):
+        if name not in names:
+            raise Refused(f"no label '{name}'; there are: {', '.join(names)}")
+    some = of == names.index(label)
+    others = of == names.index(against) if against else ~some
+    for mask, name in ((some, label), (others, against or f"other than {label}")):
+        if not mask.any():
+            raise Refused(f"none of the {len(of)} rows looked at is {name}")
+    return some, others
+
+
+def flat(codes: Tensor) -> tuple[Tensor, tuple[str, str], str]:
+    """Codes as positions in a plane (N, 2), what its axes are, and how that came about."""
+    width = codes.shape[1]
+    if width == 1:
+        return torch.cat([codes, torch.zeros_like(codes)], 1), ("code 1", ""), ""
+    if width == 2:
+        return codes, ("code 1", "code 2"), ""
+    from sklearn.decomposition import PCA  # type: ignore[import-untyped]
+
+    if len(codes) < 2:
+        raise Refused(f"{len(codes)} row: principal components need two or more")
+    found = PCA(2).fit(codes.double().cpu().numpy())
+    share = found.explained_variance_ratio_.sum()
+    how = f"; of {width} numbers the two principal components, which hold {share:.0%} of the variance"
+    return torch.from_numpy(found.transform(codes.double().cpu().numpy())), ("component 1", "component 2"), how
+
+
+def grouped(codes: Tensor, labels: Tensor | None, k: int) -> tuple[Tensor, str]:
+    """Which of k clusters each code is in, and how good they are. Raises Refused for fewer than 2 or too many."""
+    from sklearn.cluster import KMeans  # type: ignore[import-untyped]
+    from sklearn.metrics import adjusted_rand_score, silhouette_score  # type: ignore[import-untyped]
+
+    if not 2 <= k < len(codes):
+        raise Refused(f"k={k}: {len(codes)} rows can be put into 2 to {len(codes) - 1} clusters")
+    points = codes.double().cpu().numpy()
+    seed = int(torch.randint(2**31 - 1, ()))
+    found = KMeans(k, n_init=10, random_state=seed).fit_predict(points)
+    if len(set(found.tolist())) < 2:
+        raise Refused("all codes are the same: there are no clusters in them")
+    quality = f"silhouette {silhouette_score(points, found):.3f}"
+    if labels is not None:
+        quality += f", adjusted Rand index with the labels {adjusted_rand_score(labels.cpu().numpy(), found):.3f}"
+    return torch.from_numpy(found).long(), quality

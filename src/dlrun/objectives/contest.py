@@ -1,0 +1,68 @@
+"""What two networks play for: how well real and made pictures are told apart, and how well the made ones pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
+from torch.nn.functional import relu
+
+Kind = Literal["standard", "hinge", "wasserstein"]
+
+
+@dataclass(frozen=True)
+class Contest:
+    """kind: the loss. label_noise: of the standard loss. penalty: weight of the gradient penalty.
+
+    turns: steps of the discriminator for one of the generator.
+    """
+
+    kind: Kind
+    label_noise: float = 0.0
+    penalty: float = 0.0
+    turns: int = 1
+
+    def apart(self, real: Tensor, made: Tensor, noise: float = 0.0) -> Tensor:
+        """The discriminator's loss, of logits (B,) for real and for made pictures.
+
+        standard: the mean cross-entropy over both (Goodfellow et al. 2014): not knowing is ln 2. hinge (Lim & Ye
+        2017) and wasserstein (Arjovsky et al. 2017): the sum of both means.
+        """
+        if self.kind == "hinge":
+            return relu(1 - real).mean() + relu(1 + made).mean()
+        if self.kind == "wasserstein":
+            return made.mean() - real.mean()
+        return (labelled(real, 1.0, noise) + labelled(made, 0.0, noise)) / 2
+
+    def passing(self, made: Tensor) -> Tensor:
+        """The generator's loss, of logits (B,) for made pictures; the standard one is the non-saturating one."""
+        return labelled(made, 1.0, 0.0) if self.kind == "standard" else -made.mean()
+
+    def answer(self, logits: Tensor) -> Tensor:
+        """What the discriminator says on average: the probability that a picture is real, or its score as it is."""
+        return logits.sigmoid().mean() if self.kind == "standard" else logits.mean()
+
+
+def labelled(logits: Tensor, label: float, noise: float) -> Tensor:
+    """Cross-entropy against labels that are lowered by up to `noise`, each at random.
+
+    Real is 1 and made is 0, as is usual. The book has it the other way round and raises its labels by the noise: that
+    is the same loss, since -log(1 - p) of one is -log p of the other.
+    """
+    labels = torch.full_like(logits, label)
+    return cross_entropy(logits, labels - noise * torch.rand_like(labels) if noise else labels)
+
+
+def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, made: Tensor) -> Tensor:
+    """How far the critic's slope is from 1 between real and made pictures (B, …), squared (Gulrajani et al. 2017).
+
+    Needs gradients to be on.
+    """
+    share = torch.rand(len(real), *(1,) * (real.dim() - 1), device=real.device)
+    between = (share * real + (1 - share) * made).detach().requires_grad_()
+    (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
+    return (slope.flatten(1).norm(dim=1) - 1).square().mean()

@@ -1,0 +1,121 @@
+"""How far made pictures are from real ones as a whole: a Fréchet distance in a feature space that is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dlrun.models.bases import base_of
+from dlrun.models.pretrained import tower
+from dlrun.objectives.given import Given
+from dlrun.ranges import Count
+from dlrun.types import Score
+
+CHUNK = 250  # pictures that are looked at together
+FEWEST = 4  # rows of a split, below which nothing is measured
+Features = Callable[[Tensor], Tensor]
+Space = Callable[[], Features]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """space: makes the features, when they are asked for. name: what the score is called; note: what it is."""
+
+    name: str
+    note: str
+    rows: int
+    space: Space
+
+    def __call__(self, make: Callable[[int], Tensor], pictures: Iterable[Tensor]) -> dict[str, Score]:
+        """Distance of made pictures to half of the real ones, and of this half to the other: what is to be reached.
+
+        make: so many → pictures in [0, 1]. All three sets are of one size, as the distance grows when sets are small.
+        """
+        real = drawn(pictures, self.rows)
+        half = len(real) // 2
+        if 2 * half < FEWEST:
+            return {}
+        features = self.space()
+        made = [features(make(len(part))) for part in real[:half].split(CHUNK)]
+        one, other = (
+            torch.cat([features(part) for part in each.split(CHUNK)]) for each in real[: 2 * half].split(half)
+        )
+        return {
+            self.name: Score(distance(torch.cat(made), one), n=half),
+            f"{self.name}_floor": Score(distance(other, one), n=half),
+        }
+
+
+def frechet(*, features: str, rows: Count, components: Count) -> Callable[[Given, str], Judge]:
+    """A judge of made pictures: the Fréchet distance between Gaussians fitted to features (Heusel et al. 2017).
+
+    features: pixels (so many principal `components` of the training pictures), a network of torchvision's, or the
+    folder of an earlier run: then the convolutional part of its model, averaged over the picture. Only the distance in
+    the features of Inception is called FID: these are other numbers. rows: real pictures that are looked at.
+    """
+
+    def build(given: Given, column: str) -> Judge:
+        if features == "pixels":
+            training = lambda: (batch[column] for batch in given.data.train.batches(CHUNK))  # noqa: E731
+            what = f"{components} principal components of the training pictures"
+            return Judge(
+                "frechet_pixels", told("frechet_pixels", what), rows, lambda: pca(training(), rows, components)
+            )
+        base = base_of(features, features if Path(features).is_dir() else "DEFAULT", column)
+        name = "frechet_run" if base.run else f"frechet_{features}"
+        net = tower(base, given.data.spec.inputs[column], "weights", "average").append(nn.Flatten())
+        net = net.eval().requires_grad_(False).to(given.device)
+        return Judge(name, told(name, f"the averaged last feature map of {base.name}"), rows, lambda: net)
+
+    return build
+
+
+def told(name: str, features: str) -> str:
+    """What stands beside the score."""
+    return (
+        f"{name} is no FID: its features are {features}; {name}_floor is that between two halves of the real pictures"
+    )
+
+
+def pca(pictures: Iterable[Tensor], rows: int, components: int) -> Features:
+    """Pictures → their principal components (N, components or fewer), learnt from some of these."""
+    seen = drawn(pictures, rows).flatten(1)
+    middle = seen.mean(0)
+    _, _, axes = torch.pca_lowrank(seen, min(components, *seen.shape), center=True, niter=4)
+    return lambda found: (found.flatten(1) - middle) @ axes
+
+
+def drawn(batches: Iterable[Tensor], count: int) -> Tensor:
+    """At most `count` rows of these batches, drawn at random and in a random order."""
+    keys, kept = list[Tensor](), list[Tensor]()
+    for batch in batches:
+        keys.append(torch.rand(len(batch)))
+        kept.append(batch)
+        if sum(map(len, keys)) > 2 * count:
+            keys, kept = lowest(keys, kept, count)
+    return lowest(keys, kept, count)[1][0]
+
+
+def lowest(keys: list[Tensor], rows: list[Tensor], count: int) -> tuple[list[Tensor], list[Tensor]]:
+    """The rows with the lowest keys, in the order of these."""
+    together = torch.cat(keys)
+    best = together.argsort()[:count]
+    return [together[best]], [torch.cat(rows)[best.to(rows[0].device)]]
+
+
+def distance(one: Tensor, other: Tensor) -> float:
+    """|μ₁ - μ₂|² + tr(C₁ + C₂ - 2 (C₁C₂)^½) of the Gaussians that fit features (N, D) best.
+
+    The last trace is the sum of the square roots of the eigenvalues of √C₁ C₂ √C₁, which is symmetric.
+    """
+    one, other = one.double(), other.double()
+    first, second = one.T.cov(correction=0), other.T.cov(correction=0)
+    values, vectors = torch.linalg.eigh(first)
+    root = vectors * values.clamp_min(0).sqrt() @ vectors.T
+    mixed = torch.linalg.eigvalsh(root @ second @ root).clamp_min(0).sqrt().sum()
+    apart = (one.mean(0) - other.mean(0)).square().sum()
+    return max(0.0, float(apart + first.trace() + second.trace() - 2 * mixed))

@@ -1,0 +1,177 @@
+"""Neural style transfer: change a photograph so that it keeps what it shows, in the manner of other pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from dlrun.artifacts import Artifact, Maker
+from dlrun.errors import Refused
+from dlrun.models.layered import Layers
+from dlrun.objectives.canvas_shown import pictures, turning, whole
+from dlrun.objectives.given import Given
+from dlrun.ranges import Count, NonNegative, Positive
+from dlrun.types import Batch, Step
+
+LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue (Rec. 601)
+TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What the canvas is to come to: layer → answer (1, C, h, w) to the content, layer → Gram matrix of the styles."""
+
+    content: dict[str, Tensor]
+    style: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How much each part of the loss counts."""
+
+    content: float
+    style: float
+    variation: float
+
+
+class Style(nn.Module):
+    """One step a tick: down the distance to the content and the styles, plus what the picture varies (book §8.3).
+
+    photo (1, 3, H, W) in [0, 1]. start (1, C, H, W): the canvas at the beginning; with C = 1 it is luminance, and the
+    colours are the photograph's. Row `remaining`: which share of the loss at the beginning is left.
+    """
+
+    goals = dict.fromkeys(("loss", "loss_content", "loss_style", "loss_variation", "remaining"), "min")
+    shown = ("picture",)
+    photo: Tensor
+
+    def __init__(self, model: Layers, photo: Tensor, start: Tensor, aim: Aim, shares: Shares, ticks: int) -> None:
+        super().__init__()
+        self.model, self.aim, self.shares, self.ticks = model, aim, shares, ticks
+        self.layers = {role: shared(model.layers(role)) for role in ("content", "style")}
+        self.register_buffer("photo", photo, persistent=False)
+        self.pictures = nn.Parameter(start.clone())
+        self.groups = {"canvas": [self.pictures]}
+        self.makes: dict[str, Maker] = {"picture": self.picture, "frames": self.frames}
+        with torch.no_grad():
+            self.first = torch.stack([*self.parts().values()]).sum()
+
+    def steps(self, batch: Batch) -> Iterator[Step]:
+        parts = self.parts()
+        loss = torch.stack([*parts.values()]).sum()
+        yield Step("canvas", loss, parts=parts, measured={"remaining": loss / self.first.clamp(min=TINY)})
+
+    def parts(self) -> dict[str, Tensor]:
+        """What the loss is the sum of: each distance as a share of what it is the distance to."""
+        found = self.model(self.pictures, {**self.layers["content"], **self.layers["style"]})
+        content = [
+            weight * apart(found[name], self.aim.content[name]) for name, weight in self.layers["content"].items()
+        ]
+        style = [
+            weight * apart(gram(found[name]), self.aim.style[name]) for name, weight in self.layers["style"].items()
+        ]
+        return {
+            "content": self.shares.content * torch.stack(content).sum(),
+            "style": self.shares.style * torch.stack(style).sum(),
+            "variation": self.shares.variation * variation(self.pictures),
+        }
+
+    def painted(self) -> Tensor:
+        """The canvas as a picture (1, 3, H, W), in colours."""
+        if self.pictures.shape[1] == 3:
+            return self.pictures
+        return self.photo + (self.pictures - luminance(self.photo))
+
+    def picture(self) -> Iterator[Artifact]:
+        """The picture as it is now."""
+        yield whole(self.painted(), f"the photograph in another manner, by {self.model.name}")
+
+    def frames(self, *, count: Count = 24, width: Count = 320, zoom: Positive = 1.0) -> Iterator[Artifact]:
+        """From the photograph to the picture."""
+        yield turning(self.photo, self.painted(), count, width, zoom)
+
+
+def gram(answer: Tensor) -> Tensor:
+    """How much each two channels of a layer's answer (1, C, h, w) go together, wherever that is: (C, C)."""
+    flat = answer[0].flatten(1)
+    return flat @ flat.T / flat.shape[1]
+
+
+def apart(found: Tensor, aim: Tensor) -> Tensor:
+    """The mean squared distance as a share of the aim's own mean square, so that layers of any scale count alike."""
+    return (found - aim).square().mean() / aim.square().mean().clamp(min=TINY)
+
+
+def variation(pictures: Tensor) -> Tensor:
+    """How much neighbouring pixels differ: the mean of (down² + right²)^1.25 (book §8.3)."""
+    down = pictures[:, :, 1:, :-1] - pictures[:, :, :-1, :-1]
+    right = pictures[:, :, :-1, 1:] - pictures[:, :, :-1, :-1]
+    return (down.square() + right.square()).pow(1.25).mean()
+
+
+def luminance(pictures: Tensor) -> Tensor:
+    """Pictures (N, 3, H, W) in grey: (N, 1, H, W)."""
+    return (pictures * pictures.new_tensor(LUMINANCE).reshape(3, 1, 1)).sum(1, keepdim=True)
+
+
+def as_grey(picture: Tensor, photo: Tensor) -> Tensor:
+    """The luminance of a picture, with the mean and the deviation of a photograph's (Gatys et al. 2016)."""
+    own, other = luminance(picture), luminance(photo)
+    return (own - own.mean()) * (other.std() / own.std().clamp(min=1e-6)) + other.mean()
+
+
+def style(
+    given: Given,
+    *,
+    content_weight: NonNegative,
+    style_weight: NonNegative,
+    variation_weight: NonNegative,
+    style_weights: list[NonNegative] | None,
+    start: Literal["content", "noise"],
+    keep_colours: bool,
+    ticks: Count,
+) -> Style:
+    """The photograph of input `content` in the manner of the others, by the model's layers of role content and style.
+
+    style_weights: how much each style counts; null: all the same. start: what the canvas is at first. keep_colours:
+    only the luminance is changed. Raises Refused.
+    """
+    photo, *styles = pictures(given)
+    if not styles:
+        raise Refused("objective=style needs a second picture, the style: data=content_style has one")
+    model = given.model.to(given.device)
+    assert isinstance(model, Layers)
+    seen = luminance(photo) if keep_colours else photo
+    styles = [as_grey(each, photo) for each in styles] if keep_colours else styles
+    with torch.no_grad():
+        grams = [{name: gram(answer) for name, answer in model(each, model.layers("style")).items()} for each in styles]
+        aim = Aim(model(seen, model.layers("content")), together(grams, shares_of(style_weights, len(styles))))
+    canvas = seen if start == "content" else torch.rand(seen.shape).to(seen)
+    shares = Shares(content_weight, style_weight, variation_weight)
+    return Style(model, photo, canvas, aim, shares, ticks)
+
+
+def shared(weights: dict[str, float]) -> dict[str, float]:
+    """Weights whose sum is 1."""
+    return {name: weight / sum(weights.values()) for name, weight in weights.items()}
+
+
+def shares_of(weights: list[float] | None, count: int) -> list[float]:
+    """Which share of the whole each style has. Raises Refused for another number of weights, or only zeros."""
+    weights = [1.0] * count if weights is None else weights
+    if len(weights) != count or not sum(weights):
+        many = "the one style" if count == 1 else f"each of {count} styles"
+        raise Refused(f"objective.style_weights={weights}: give {many} a weight, not all of them 0")
+    return [weight / sum(weights) for weight in weights]
+
+
+def together(grams: list[dict[str, Tensor]], shares: list[float]) -> dict[str, Tensor]:
+    """The weighted mean of several styles' Gram matrices, layer by layer: nearest to them all."""
+    return {
+        name: torch.stack([share * each[name] for each, share in zip(grams, shares, strict=True)]).sum(0)
+        for name in grams[0]
+    }
