@@ -317,3 +317,10 @@ def test_a_run_with_all_of_them_is_the_run_without(tmp_path):
 def test_settings_that_make_no_sense(tmp_path, capsys, words, told):
     assert main([*RUN, *words, f"output={tmp_path}"]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_what_is_shown_of_the_last_epoch_is_kept_when_another_callback_ends_the_fit(tmp_path):
+    words = ["task=digits", "objective=variational", "model=vae_dense", "callback=[samples,early_stopping]"]
+    words += ["callback.samples.every=50", "callback.early_stopping.patience=1", "callback.early_stopping.least=1e9"]
+    assert main([*words, "engine.epochs=5", f"output={tmp_path}"]) == 0
+    assert {file.name.partition("-")[2] for file in tmp_path.rglob("samples/fit/*")} == {"epoch-0002.png"}

@@ -56,6 +56,7 @@ DATASETS = {
     "imdb_sequences": lambda: build(node("data", "imdb_sequences", source="sample")),
     "rotations": lambda: build(node("data", "rotations")),
     "cartpole": lambda: build(node("data", "cartpole")),
+    "frogs": lambda: build(node("data", "frogs", source="sample")),
     "csv": None,
 }
 

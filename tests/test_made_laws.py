@@ -12,6 +12,9 @@ import torch
 from dlrun import checkpoint
 from dlrun.cli import main
 from dlrun.engine import Trainer
+from dlrun.figures import lower_is_better
+from dlrun.goals import goals_of
+from dlrun.inference import again
 from dlrun.places import conf_folder, options
 
 CASES: dict[str, list[str]] = {  # one for each option of conf/objective that makes something
@@ -77,6 +80,19 @@ def test_it_runs_shows_what_it_makes_and_generates_every_kind(name, tmp_path, ca
     assert main(["generate", str(folder), "kind=nothing"]) == 2
     there = capsys.readouterr().err.partition("there are: ")[2].strip().split(", ")
     assert asked == set(there)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_reports_know_which_way_its_measures_are_better_and_commands_about_answers_refuse(name, tmp_path, capsys):
+    (folder,) = run([*CASES[name], "engine.max_steps=1", "callback=none"], tmp_path)
+    _, fit = again(folder, ())
+    goals = goals_of(fit.trainer)
+    assert goals and {measure: lower_is_better(measure) for measure in goals} == {
+        m: g == "min" for m, g in goals.items()
+    }
+    capsys.readouterr()
+    code = main(["explain", *CASES[name], "preset=smoke"])
+    assert code == (0 if hasattr(fit.trainer.objective, "losses") else 2), capsys.readouterr()
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -104,6 +104,8 @@ class Assembly:
         data = replace(data, train=Ticks(objective.ticks)) if hasattr(objective, "ticks") else data
         if job.start:
             self._begin_with(objective, checkpoint.best(self.run.folder / "checkpoints" / job.start))
+        if self.settings.compile and not hasattr(objective, "losses"):
+            raise Refused("engine.compile=true compiles a model that answers targets, and this objective has none")
         learner = self._learner(objective)
         trainer = self._trainer(objective, learner, data, job)
         bar = objective.bar() if hasattr(objective, "bar") else None

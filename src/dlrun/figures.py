@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 import re
 
-LOWER = {"loss", "mae", "mse", "rmse", "perplexity", "bits", "error", "frechet"}
+LOWER = {
+    *("loss", "mae", "mse", "rmse", "perplexity", "bits", "error", "frechet"),
+    *("negative", "remaining", "made"),  # negative_elbo, remaining, answer_made
+}
 HIGHER = {"accuracy", "match", "k", "precision", "recall", "f1", "auc", "r2"}  # last words of measures
 
 

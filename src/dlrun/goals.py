@@ -8,10 +8,12 @@ from typing import Any
 
 from dlrun import metrics
 from dlrun.build import build
-from dlrun.callbacks import KeepBest
+from dlrun.callbacks import Collapse, EarlyStopping, KeepBest, Limit
 from dlrun.engine import Trainer
 from dlrun.errors import Refused
 from dlrun.types import Field, Spec
+
+STOPPERS = (Collapse, EarlyStopping, Limit)
 
 
 def callbacks(nodes: Mapping[str, Any], trainer: Trainer, schedule: Any, plugins: tuple[str, ...]) -> list[Any]:
@@ -27,6 +29,7 @@ def callbacks(nodes: Mapping[str, Any], trainer: Trainer, schedule: Any, plugins
         callback = build(node, plugins=plugins)
         if not (isinstance(callback, KeepBest) and keeps_nothing(callback.monitor, splits, goals)):
             found.append(aimed(callback, f"callback.{name}", there, goals))
+    found.sort(key=lambda callback: not isinstance(callback, STOPPERS))  # others are to know that an epoch is the last
     if hasattr(schedule, "monitor"):
         trainer.learner.schedule = aimed(schedule, "scheduler", there, goals)
     return found

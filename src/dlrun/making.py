@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dlrun import runtime
 from dlrun.artifacts import Artifact, Maker
 from dlrun.engine import Trainer
 from dlrun.errors import Refused
@@ -50,7 +51,8 @@ def judged(trainer: Trainer, source: Source, seed: int) -> dict[str, Score]:
 def aside(trainer: Trainer, seed: int) -> Iterator[None]:
     """Inside, the objective is in evaluation with its averaged weights, and random numbers come from this seed."""
     cuda = [trainer.device] if trainer.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda), torch.no_grad(), trainer.learner.averaged():
+    precise = runtime.autocast(trainer.device, trainer.settings.precision)
+    with torch.random.fork_rng(devices=cuda), torch.no_grad(), trainer.learner.averaged(), precise:
         torch.manual_seed(seed)
         trainer.objective.eval()
         yield

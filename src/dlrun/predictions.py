@@ -212,7 +212,8 @@ def _definition(folder: Path, measure: str) -> Definition:
             arguments = {key: value for key, value in node.items() if key != "_target_"}
             found[prefix + name] = Definition(target, about["kind"], node["_target_"], arguments)
     if measure not in found:
-        raise Refused(f"{folder} has no measure '{measure}'; it has {', '.join(found)}")
+        there = f"it has {', '.join(found)}" if found else "it answers no target, so there are no rows to compare"
+        raise Refused(f"{folder} has no measure '{measure}' for each row; {there}")
     return found[measure]
 
 

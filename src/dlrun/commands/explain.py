@@ -85,7 +85,7 @@ def assembled(words: list[str], console: Console) -> Iterator[tuple[Assembly, Fi
         job = assembly.plan([])
         assert job is not None
         fit = assembly.fit(job)
-        if fit.baseline is None:
+        if not hasattr(fit.trainer.objective, "losses"):
             objective = config["objective"]["_target_"].rpartition(".")[2]
             raise Refused(f"objective={objective} answers no target, and this command looks at answers")
         if assembly.raw.note:

@@ -57,15 +57,19 @@ def made(folder: Path, plugins: tuple[str, ...], kind: str, seed: str, said: dic
     if not kinds:
         raise Refused(f"{folder} predicts and makes nothing: dlrun predict answers for new rows")
     maker = making.maker(fit.trainer.objective, kind or kinds[0])
-    number, chosen = arguments({"seed": seed or "0"}, seeded)["seed"], arguments(said, maker, OWN, kind or kinds[0])
+    number, chosen = whole_number("seed", seed or "0"), arguments(said, maker, OWN, kind or kinds[0])
     if assembly.raw.note:
         print(assembly.raw.note)
     found = making.made(fit.trainer, kind or kinds[0], number, **chosen)
     return artifacts.write(streamed(found), place, free(place, kind or kinds[0]))
 
 
-def seeded(*, seed: int) -> None:
-    """What the seed may be."""
+def whole_number(name: str, text: str) -> int:
+    """The number in a word. Raises Refused."""
+    try:
+        return int(text)
+    except ValueError:
+        raise Refused(f"{name}={text}: it must be a whole number") from None
 
 
 def streamed(found: Iterator[Artifact]) -> Iterator[Artifact]:

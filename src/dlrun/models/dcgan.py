@@ -16,6 +16,7 @@ from dlrun.ranges import Count, NonNegative, Probability
 from dlrun.types import Spec
 
 Output = Literal["sigmoid", "tanh", "book"]
+FIRST, LAST = 4, 2  # sides of the smallest feature maps of a generator and of a discriminator
 
 
 class Dcgan(nn.Module):
@@ -77,17 +78,28 @@ def dcgan(
 
     generator: channels of its feature maps, each with twice the sides of the one before; the last is as large as the
     picture, which one more convolution makes of it. Sides are doubled by repeating pixels, as transposed convolutions
-    leave a pattern (Odena et al. 2016). discriminator: filters of its convolutions. slope: of its leaky ReLU. dropout:
-    of its last feature map. batch_norm: in the generator. spectral_norm: bounds every layer of the discriminator
-    (Miyato et al. 2018). Raises Refused unless there is one image input, ValueError for one that is too small.
+    leave a pattern (Odena et al. 2016). discriminator: filters of its convolutions. Of small pictures only the first of
+    the former and the last of the latter are there: the generator begins with 4×4, the discriminator ends with 2×2.
+    slope: of its leaky ReLU. dropout: of its last feature map. batch_norm: in the generator. spectral_norm: bounds all
+    layers of the discriminator (Miyato et al. 2018). Raises Refused unless there is one image input.
     """
     column, (channels, *sides) = picture(spec)
-    maker = nn.Sequential(*made_of(latent, generator, (channels, sides[0], sides[1]), batch_norm), squash(output))
+    widths = generator[: 1 + halvings(sides, FIRST)]
+    maker = nn.Sequential(*made_of(latent, widths, (channels, sides[0], sides[1]), batch_norm), squash(output))
     layers: list[nn.Module] = []
-    for before, count in zip([channels, *discriminator], discriminator, strict=False):
+    filters = discriminator[max(0, len(discriminator) - halvings(sides, LAST)) :]
+    for before, count in zip([channels, *filters], filters, strict=False):
         layers += [nn.Conv2d(before, count, 4, 2, 1), nn.LeakyReLU(slope)]
     judge = nn.Sequential(*layers, *verdict(layers, (channels, *sides), dropout))
     return started(Dcgan(maker, judge, column, latent, output), init, spectral_norm)
+
+
+def halvings(sides: list[int], least: int) -> int:
+    """How often both sides can be halved, rounded up, before one is below `least`."""
+    side, count = min(sides), 0
+    while -(-side // 2) >= least:
+        side, count = -(-side // 2), count + 1
+    return count
 
 
 def made_of(latent: int, widths: list[int], shape: tuple[int, int, int], batch_norm: bool) -> Iterator[nn.Module]:

@@ -51,7 +51,6 @@ class Adversarial(nn.Module):
             "generator": list(model.generator.parameters()),
         }
         self.goals = {"loss_discriminator": "min", "loss_generator": "min"}
-        self.goals |= {"loss_penalty": "min"} if contest.penalty else {}
         self.goals |= {"answer_real": "max", "answer_made": "min", "diversity": "max"}
         self.makes: dict[str, Maker] = {
             "samples": self.samples,

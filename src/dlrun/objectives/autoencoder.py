@@ -64,8 +64,8 @@ class Autoencoding(nn.Module):
 
     def bar(self) -> MeanRow:
         """The mean of the training rows as the answer to all."""
-        none = torch.zeros(()) if self.sparsity else None
-        step = lambda raw, rows: self.measure(raw, rows, none)  # noqa: E731
+        none = lambda rows: rows.new_zeros(()) if self.sparsity else None  # noqa: E731
+        step = lambda raw, rows: self.measure(raw, rows, none(rows))  # noqa: E731
         return MeanRow(self.data.train, self.model.read, self.model.shape, self.model.pictures, step)
 
     def judge(self, batches: Iterable[Batch]) -> dict[str, Score]:

@@ -84,8 +84,11 @@ class Variational(nn.Module):
 
     def bar(self) -> MeanRow:
         """The mean picture of the training rows as the answer to all, which needs no code: its divergence is 0."""
-        none = torch.zeros(1, 1)
-        step = lambda logits, pixels: self.measure.step(logits, pixels, (none, none, none[0]))  # noqa: E731
+
+        def step(logits: Tensor, pixels: Tensor) -> Step:
+            none = pixels.new_zeros(1, 1)
+            return self.measure.step(logits, pixels, (none, none, none[0]))
+
         return MeanRow(self.train_rows, self.model.read, self.model.shape, True, step)
 
     def judge(self, batches: Iterable[Batch]) -> dict[str, Score]:
