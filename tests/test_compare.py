@@ -171,7 +171,7 @@ def test_runs_of_older_versions_and_answers_of_other_weights_are_named_with_the_
     damage(stale, lambda arrays: arrays | {"value/accuracy": 1 - arrays["value/accuracy"]})
     with pytest.raises(Refused, match=f"they are from other weights; dlrun evaluate {stale}"):
         predictions.interval(stage(stale), "accuracy")
-    with pytest.raises(Refused, match="has no measure 'f1'; it has accuracy, roc_auc"):
+    with pytest.raises(Refused, match="has no measure 'f1' for each row; it has accuracy, roc_auc"):
         predictions.interval(stage(write_run(tmp_path / "a")), "f1")
     with pytest.raises(Refused, match="has no fit that was scored on test rows"):
         predictions.of_stage(tmp_path / "a", "fit", "test")

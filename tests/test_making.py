@@ -119,7 +119,7 @@ def test_generate_streams_text_and_writes_files_that_nothing_overwrites(run):
         (["kind=plane"], "kind=plane needs scale=…"),
         (["seed=x"], "seed=x: it must be a whole number"),
         (["grid"], "'grid' is no setting"),
-        (["to=chase.py"], "to=chase.py: there is a file of that name"),
+        (["to=chase.py/x"], "to=chase.py/x: no folder can be made there"),
     ],
 )
 def test_generate_refuses_words_that_make_no_sense(run, words, said):

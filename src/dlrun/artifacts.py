@@ -117,11 +117,12 @@ def plane(points: Points) -> Image.Image:
     figure = Figure(figsize=(6.4, 5.6), layout="constrained")
     panel = figure.subplots()
     positions, of = points.positions.detach().cpu().numpy(), points.of.cpu().numpy()
+    size = max(6.0, min(36.0, 5000 / max(1, len(positions))))  # square points (of print): few are large
     for number, name in enumerate(points.names):
         mine = positions[of == number]
-        panel.scatter(mine[:, 0], mine[:, 1], s=6, label=name, color=f"C{number % 10}", linewidths=0)
+        panel.scatter(mine[:, 0], mine[:, 1], s=size, label=name, color=f"C{number % 10}", linewidths=0)
     panel.set(xlabel=points.axes[0], ylabel=points.axes[1])
-    panel.legend(markerscale=2.5, fontsize="small", frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    panel.legend(markerscale=1.5, fontsize="small", frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     return Image.open(buffer)

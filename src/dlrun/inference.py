@@ -94,7 +94,8 @@ def of_texts(folder: Path, texts: Sequence[tuple[str, str]], plugins: tuple[str,
     assembly, fit = again(folder, plugins)
     if assembly.raw.of_texts is None:
         kinds = ", ".join(f"{about.kind} '{name}'" for name, about in net.spec.inputs.items())
-        raise Refused(f"{folder} reads {kinds}, and its data do not say how a text becomes that")
+        makes = f"; it writes texts: dlrun generate {folder}" if getattr(fit.trainer.objective, "makes", {}) else ""
+        raise Refused(f"{folder} reads {kinds}, and its data do not say how a text becomes that{makes}")
     rows = assembly.raw.of_texts([text for _, text in texts])
     ((name, column),) = rows.items()
     outputs = outputs_of(fit, apply(assembly.raw, fit.data, rows))
@@ -111,7 +112,11 @@ def again(folder: Path, plugins: tuple[str, ...]) -> tuple[Assembly, Fit]:
         assembly = Assembly({**config, "test": False}, Path(name), plugins)
         fit = assembly.fit(replace(job, patch={}, start=""))
         check_same(RunDir(folder), RunDir(Path(name)), job.name, fit)
-    fit.trainer.restore(checkpoint.best(RunDir(folder).checkpoints(job)))
+    try:
+        fit.trainer.restore(checkpoint.best(RunDir(folder).checkpoints(job)))
+    except (RuntimeError, KeyError, ValueError) as error:
+        what = str(error).splitlines()[0]
+        raise Refused(f"the checkpoint of {folder} is not of this model: another dlrun wrote it ({what})") from error
     return assembly, fit
 
 

@@ -28,8 +28,6 @@ def generate(words: list[str]) -> int:
     said = dict(read_word(word) for word in rest if not word.startswith("plugins="))
     kind, to, seed = (said.pop(name, "") for name in OWN)
     place = Path(to) if to else folder / "generated"
-    if to and place.exists() and not place.is_dir():
-        raise Refused(f"to={to}: there is a file of that name, and it must be a folder")
     for file in made(folder, plugins, kind, seed, said, place):
         print(file)
     if not to:
@@ -58,10 +56,19 @@ def made(folder: Path, plugins: tuple[str, ...], kind: str, seed: str, said: dic
         raise Refused(f"{folder} predicts and makes nothing: dlrun predict answers for new rows")
     maker = making.maker(fit.trainer.objective, kind or kinds[0])
     number, chosen = whole_number("seed", seed or "0"), arguments(said, maker, OWN, kind or kinds[0])
+    make_place(place)
     if assembly.raw.note:
         print(assembly.raw.note)
     found = making.made(fit.trainer, kind or kinds[0], number, **chosen)
     return artifacts.write(streamed(found), place, free(place, kind or kinds[0]))
+
+
+def make_place(place: Path) -> None:
+    """Make the folder for what will be made. Raises Refused where that cannot be."""
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refused(f"to={place}: no folder can be made there ({error.strerror})") from error
 
 
 def whole_number(name: str, text: str) -> int:
@@ -73,12 +80,12 @@ def whole_number(name: str, text: str) -> int:
 
 
 def streamed(found: Iterator[Artifact]) -> Iterator[Artifact]:
-    """The same artifacts; text is shown as it comes."""
+    """The same artifacts; text is shown as it comes, and of pictures what they are about."""
     from dlrun.artifacts import Writing
 
     for artifact in found:
-        if isinstance(artifact, Writing):
-            print(artifact.text, end="", flush=True)
+        said = (artifact.text, "") if isinstance(artifact, Writing) else (artifact.about, "\n")
+        print(said[0], end=said[1], flush=True)
         yield artifact
 
 

@@ -101,6 +101,8 @@ def sides(of: Tensor, names: tuple[str, ...], label: str, against: str) -> tuple
     for name in filter(None, (label, against)):
         if name not in names:
             raise Refused(f"no label '{name}'; there are: {', '.join(names)}")
+    if label == against:
+        raise Refused(f"label={label} against={against}: there is no way from a label to itself")
     some = of == names.index(label)
     others = of == names.index(against) if against else ~some
     for mask, name in ((some, label), (others, against or f"other than {label}")):
