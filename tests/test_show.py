@@ -108,3 +108,15 @@ def test_features_computed_ahead_are_no_pictures():
         fit.data.train.columns = {"image.ahead": columns["image"], "digit": columns["digit"]}
         with pytest.raises(Refused, match="computed ahead instead of image"):
             sheet(fit)
+
+
+def test_pictures_are_shown_whatever_is_made_of_them():
+    fit, lines = lines_of("task=digits", "objective=variational", "model=vae_dense")
+    assert not hasattr(fit.trainer.objective, "losses") and len(lines) == 10
+    fit, (line,) = lines_of("task=frogs", "source=sample")
+    assert not fit.data.spec.targets and len(line.pictures) == COLUMNS
+
+
+def test_a_photograph_that_changes_has_no_training_pictures():
+    with pytest.raises(Refused, match="nothing is learnt from rows here"):
+        lines_of("task=deepdream", "preset=smoke")

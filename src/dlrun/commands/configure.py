@@ -152,6 +152,8 @@ def unknown_key(key: str, there: list[str]) -> str:
         inside = [k.removeprefix(f"{key}.") for k in there if k.startswith(f"{key}.")]
         names = ", ".join(name for name in inside if "." not in name)
         add = f"to add one, {OPEN.get(key, f'+{key}.{{}}=…').format('NAME')}"
+        if inside and not names:  # names with dots, such as those of layers
+            return f"'{key}' has {', '.join(inside)}: to add to them, '++{key}={{NAME: …}}'"
         return f"'{key}' has {names}: to set one, {key}.NAME=…; {add}" if names else f"'{key}' is empty: {add}"
     parent, _, name = key.rpartition(".")
     if parent in there and parent in OPEN:

@@ -58,6 +58,7 @@ def explain(words: list[str]) -> int:
     with assembled(words, console) as (assembly, fit):
         from dlrun.inspect.first import first_losses
 
+        must_answer(assembly, fit)
         sample = training_sample(fit)
         assert fit.baseline is not None
         first = first_losses(fit.trainer, fit.baseline, sample)
@@ -85,12 +86,16 @@ def assembled(words: list[str], console: Console) -> Iterator[tuple[Assembly, Fi
         job = assembly.plan([])
         assert job is not None
         fit = assembly.fit(job)
-        if not hasattr(fit.trainer.objective, "losses"):
-            objective = config["objective"]["_target_"].rpartition(".")[2]
-            raise Refused(f"objective={objective} answers no target, and this command looks at answers")
         if assembly.raw.note:
             console.print(assembly.raw.note, style="bold red", soft_wrap=True, markup=False)
         yield assembly, fit
+
+
+def must_answer(assembly: Assembly, fit: Fit) -> None:
+    """Raise Refused where there are no answers to look at."""
+    if not hasattr(fit.trainer.objective, "losses"):
+        objective = assembly.config["objective"]["_target_"].rpartition(".")[2]
+        raise Refused(f"objective={objective} answers no target, and this command looks at answers")
 
 
 def training_sample(fit: Fit) -> list[Batch]:

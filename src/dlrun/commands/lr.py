@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlrun.commands.configure import value_of
-from dlrun.commands.explain import assembled
+from dlrun.commands.explain import assembled, must_answer
 from dlrun.errors import Refused
 from dlrun.ranges import POSITIVE, Range
 from dlrun.report.measures import number
@@ -30,6 +30,7 @@ def lr(words: list[str]) -> int:
     own, rest = own_words(words)
     console = Console(highlight=False)
     with assembled(rest, console) as (assembly, fit):
+        must_answer(assembly, fit)
         record = measured(assembly, fit, rest, **own)
         folder = create(Path(assembly.config["output"]), assembly.config["task"]["name"], "lr")
         write(record, assembly.config, folder)

@@ -67,28 +67,33 @@ def sheet(fit: Fit) -> list[Line]:
     if not images:
         there = ", ".join(f"{name} ({field.kind})" for name, field in spec.inputs.items())
         raise Refused(f"these data have no image input to show; the inputs are {there}")
-    target = next(iter(spec.targets))
-    found = pictures_of_classes(fit, target, COLUMNS if objective.augment is None else 1)  # type: ignore[union-attr]
+    augment = getattr(objective, "augment", None)
+    found = pictures_of_classes(fit, next(iter(spec.targets), ""), COLUMNS if augment is None else 1)
+    if not found:
+        raise Refused("nothing is learnt from rows here: the photograph itself is what changes")
     if missing := [name for name in images if name not in next(iter(found.values()))[0]]:
         raise Refused(f"the model takes features that are computed ahead instead of {', '.join(missing)}: no pictures")
-    if objective.augment is None:
+    if augment is None:
         return [line for name in images for line in by_class(found, name, f" · {name}" * (len(images) > 1))]
     torch.manual_seed(fit.trainer.seed)
     return [line for name in images for line in versions(fit, found, name, f" · {name}" * (len(images) > 1))]
 
 
 def pictures_of_classes(fit: Fit, target: str, least: int) -> dict[str, list[Batch]]:
-    """Class → some of its training rows, in the order of their names: `least` of each, more where classes are few."""
+    """Class → some of its training rows, in the order of their names: `least` of each, more where classes are few.
+
+    Rows without a target are of one class, ''. None where no rows are read.
+    """
     import torch
 
-    field = fit.data.spec.targets[target]
-    classes = {"category": field.size, "binary": 2}.get(field.kind, ROWS)
+    field = fit.data.spec.targets.get(target)
+    classes = 1 if field is None else {"category": field.size, "binary": 2}.get(field.kind, ROWS)
     wanted, each = min(classes, MOST_ROWS), max(least, ROWS // classes)
     found: dict[str, list[Batch]] = {}
     for batch in fit.data.train.batches(64, seed=fit.trainer.seed):
         columns = {name: column for name, column in batch.items() if column.layout == torch.strided}
-        for row in range(len(batch[target])):
-            name = label(field, batch[target][row])
+        for row in range(len(next(iter(batch.values()), ()))):
+            name = "" if field is None else label(field, batch[target][row])
             if name in found or len(found) < wanted:
                 rows = found.setdefault(name, [])
                 rows += [{key: column[row] for key, column in columns.items()}] if len(rows) < each else []
