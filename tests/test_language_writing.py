@@ -169,8 +169,7 @@ def test_a_bigram_stands_beside_the_result(tmp_path):
     assert main([*words, f"output={tmp_path}"]) == 0
     (folder,) = (tmp_path / "nietzsche").glob("*/*")
     (result,) = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
-    told = re.search(r"bigram, by the character before: ([\d.]+) bits \[([\d.]+), ([\d.]+)\]", result["note"])
-    value, low, high = map(float, told.groups())
+    value, low, high = (result["scores"]["bits_bigram"][part] for part in ("value", "low", "high"))
     assert low < value < high and value < result["baseline"]["bits"]["value"]
     scores = {name: score["value"] for name, score in result["scores"].items()}
     assert scores["perplexity"] == pytest.approx(math.exp(scores["loss"]), rel=1e-4)
@@ -179,4 +178,4 @@ def test_a_bigram_stands_beside_the_result(tmp_path):
                  f"output={tmp_path / 'bigram'}"]) == 0  # fmt: skip
     (file,) = (tmp_path / "bigram").rglob("results.jsonl")
     counted = json.loads(file.read_text())["scores"]["bits"]["value"]
-    assert counted == pytest.approx(value, abs=2e-4)
+    assert counted == pytest.approx(value, rel=1e-6)

@@ -130,8 +130,7 @@ class Trainer:
         return source.batches(self._size(learn), seed=seed, epoch=self.epoch, start=self.position)
 
     def _size(self, learn: bool) -> int:
-        size = self.settings.batch_size
-        return size if learn else self.settings.eval_batch_size or max(size, 256)
+        return self.settings.batch_size if learn else self.settings.rows_at_once
 
     def _batches_of(self, source: Source, size: int, learn: bool) -> int:
         """How many batches a sweep takes."""

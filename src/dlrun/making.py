@@ -42,9 +42,8 @@ def judged(trainer: Trainer, source: Source, seed: int) -> dict[str, Score]:
     judge: Any = getattr(trainer.objective, "judge", None)
     if judge is None:
         return {}
-    size = trainer.settings.eval_batch_size or max(trainer.settings.batch_size, 256)
     with aside(trainer, seed):
-        return judge(source.batches(size))  # type: ignore[no-any-return]
+        return judge(source.batches(trainer.settings.rows_at_once))  # type: ignore[no-any-return]
 
 
 @contextmanager

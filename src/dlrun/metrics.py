@@ -189,6 +189,12 @@ def interval(total: float, squares: float, n: int, finish: Callable[[float], flo
     return Score(finish(mean), finish(low), finish(high), n)
 
 
+def over_rows(values: Tensor, finish: Callable[[float], float] = float) -> Score:
+    """The mean of a value from 0 up of each row (N,), with its 95 % interval."""
+    values = values.double()
+    return interval(float(values.sum()), float(values.square().sum()), len(values), finish)
+
+
 def measure_all(metrics: dict[str, Metric]) -> dict[str, str]:
     """Name → direction of every measure that a row will hold."""
     return {"loss": "min", **{name: metric.goal for name, metric in metrics.items()}}

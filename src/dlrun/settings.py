@@ -35,6 +35,11 @@ class Settings:
     save_every: NonNegative
     overfit: Count | None
 
+    @property
+    def rows_at_once(self) -> int:
+        """Rows of a batch when nothing is learnt."""
+        return self.eval_batch_size or max(self.batch_size, 256)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Workflow:

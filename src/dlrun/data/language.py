@@ -20,18 +20,20 @@ INPUT, TARGET, PLACE = "text", "next", "place"
 TWENTIETH = 20  # of a window, after which the next one begins where it answers for its end alone: 3 of the book's 60
 INVENTED = 200  # texts that make up a sample
 
-NIETZSCHE = Official(
-    "nietzsche",
-    "nietzsche.txt",
-    "23cf69874ab69d3d256099ab530ea4be24d47d9675b673bcc67cbcd6298ec647",
-    ("https://s3.amazonaws.com/text-datasets/nietzsche.txt",),
-)
-SHAKESPEARE = Official(
-    "tinyshakespeare",
-    "input.txt",
-    "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
-    ("https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",),
-)
+BOOKS = {
+    "nietzsche": Official(
+        "nietzsche",
+        "nietzsche.txt",
+        "23cf69874ab69d3d256099ab530ea4be24d47d9675b673bcc67cbcd6298ec647",
+        ("https://s3.amazonaws.com/text-datasets/nietzsche.txt",),
+    ),
+    "shakespeare": Official(
+        "tinyshakespeare",
+        "input.txt",
+        "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+        ("https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,9 @@ class Cut:
         return self.step or (self.length if self.predict == "every" else max(1, self.length // TWENTIETH))
 
 
-def nietzsche(
+def book(
     *,
+    name: Literal["nietzsche", "shakespeare"],
     source: Literal["official", "sample"],
     predict: Predict,
     unit: Unit,
@@ -66,25 +69,13 @@ def nietzsche(
     vocabulary: Count | None,
     test: NonNegative,
 ) -> Raw:
-    """Nietzsche's Beyond Good and Evil, translated by Zimmern: 600,893 characters (book §8.1). See `dataset`."""
-    how = Cut(predict, unit, length, step, lower, vocabulary)
-    return dataset(_text(NIETZSCHE, source), how, test, "nietzsche" if source == "sample" else "")
+    """A published text; see `dataset`.
 
-
-def shakespeare(
-    *,
-    source: Literal["official", "sample"],
-    predict: Predict,
-    unit: Unit,
-    length: Count,
-    step: Count | None,
-    lower: bool,
-    vocabulary: Count | None,
-    test: NonNegative,
-) -> Raw:
-    """Scenes from Shakespeare's plays: 1,115,394 characters (Karpathy's char-rnn, 2015). See `dataset`."""
+    nietzsche: Beyond Good and Evil, translated by Zimmern, 600,893 characters (book §8.1). shakespeare: scenes from the
+    plays, 1,115,394 characters (Karpathy's char-rnn, 2015).
+    """
     how = Cut(predict, unit, length, step, lower, vocabulary)
-    return dataset(_text(SHAKESPEARE, source), how, test, "shakespeare" if source == "sample" else "")
+    return dataset(_text(BOOKS[name], source), how, test, name if source == "sample" else "")
 
 
 def _text(file: Official, source: str) -> str:

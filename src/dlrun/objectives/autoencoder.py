@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlrun.artifacts import Maker
-from dlrun.metrics import interval
+from dlrun.metrics import over_rows
 from dlrun.models.autoencoders import Autoencoder
 from dlrun.models.encoders import product
 from dlrun.objectives.codes import Codes
@@ -79,17 +79,12 @@ class Autoencoding(nn.Module):
         errors: dict[str, list[Tensor]] = {name: [] for name in answers}
         for rows in map(self.model.read, batches):
             for name, answer in answers.items():
-                errors[name].append((answer(rows) - rows).square().flatten(1).mean(1).double())
-        return {name: mean(torch.cat(found)) for name, found in errors.items()}
+                errors[name].append((answer(rows) - rows).square().flatten(1).mean(1))
+        return {name: over_rows(torch.cat(found)) for name, found in errors.items()}
 
     def components(self) -> Principal:
         """As many principal components of the training rows as a code has numbers."""
         return principal((self.model.read(batch) for batch in self.data.train.batches(512)), self.model.latent)
-
-
-def mean(values: Tensor) -> Score:
-    """The mean of a value of each row, with its interval."""
-    return interval(float(values.sum()), float(values.square().sum()), len(values))
 
 
 def autoencoder(

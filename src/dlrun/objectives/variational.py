@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlrun.artifacts import Maker
-from dlrun.metrics import interval
+from dlrun.metrics import over_rows
 from dlrun.models.autoencoders import Autoencoder
 from dlrun.objectives.codes import Codes
 from dlrun.objectives.drawn import Drawn
@@ -96,9 +96,8 @@ class Variational(nn.Module):
         that of so many codes, weighted by how likely they are (Burda, Grosse & Salakhutdinov 2016)."""
         if not self.importance:
             return {}
-        nats = torch.cat([self.bound(self.model.read(batch)) for batch in batches]).double()
-        score = interval(float(nats.sum()), float(nats.square().sum()), len(nats))
-        return {f"negative_bound_of_{self.importance}": score}
+        nats = torch.cat([self.bound(self.model.read(batch)) for batch in batches])
+        return {f"negative_bound_of_{self.importance}": over_rows(nats)}
 
     def bound(self, pixels: Tensor) -> Tensor:
         """-log of the mean of p(x|z) p(z) / q(z|x) over `importance` codes z drawn from q, for each picture (B,)."""
