@@ -15,6 +15,7 @@ from torch import nn
 from dlrun import checkpoint, runtime
 from dlrun.learner import Learner
 from dlrun.meter import Measures, Meter
+from dlrun.replay import Replay, steady
 from dlrun.settings import Settings
 from dlrun.tables import mix
 from dlrun.types import Batch, Data, History, Row, Source, Step
@@ -51,6 +52,8 @@ class Trainer:
         self.kept: dict[str, dict[str, Any]] = {}
         self.saved_at = self.began_at = time.monotonic()
         self.spent = 0.0  # seconds of fitting before this start
+        plain = settings.accumulate == 1 and self.device.type == "cpu" and not settings.compile
+        self.replay = Replay(objective) if plain and steady(objective) else None
         if settings.compile:
             for child in objective.children():
                 child.compile()
@@ -102,7 +105,8 @@ class Trainer:
     def steps(self, batch: Batch) -> Iterator[Step]:
         """What the objective yields for this batch, each computed in the precision that was asked for."""
         if self.settings.precision == "fp32":
-            yield from self.objective.steps(batch)  # type: ignore[operator]
+            steps: Any = self.replay if self.replay is not None and self.objective.training else self.objective
+            yield from steps.steps(batch)
             return
         steps = iter(self.objective.steps(batch))  # type: ignore[operator]
         while True:

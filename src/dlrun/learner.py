@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dlrun.flat import Flat, fits
 from dlrun.optim import Moment, Schedule, quick_step, set_rate, spare_compiler
 from dlrun.settings import Settings
 from dlrun.types import History, Step
@@ -33,6 +34,8 @@ class Learner:
         self.apply = {name: quick_step(optimizer) for name, optimizer in self.optimizers.items()}
         self.scaler = torch.amp.GradScaler(device.type) if settings.precision == "fp16" else None
         self.average = {n: [p.detach().clone() for p in ps] for n, ps in groups.items()} if settings.ema else {}
+        self.members = 1  # models whose weights are stacked in these
+        self.flat: dict[str, Flat | None] = {}
         self.taken = dict.fromkeys(groups, 0)
         self.waiting = dict.fromkeys(groups, 0)  # rows whose gradient is in, but not yet applied
         self.history: History = []
@@ -50,6 +53,17 @@ class Learner:
         """
         if step.group not in self.groups:
             return
+        if step.gradient is None:
+            self._walk_back(step, rows)
+        else:
+            for parameter, gradient in zip(self.groups[step.group], step.gradient, strict=True):
+                parameter.grad = gradient
+        self.waiting[step.group] += rows
+        if last:
+            with torch.no_grad():
+                self._apply(step.group)
+
+    def _walk_back(self, step: Step, rows: int) -> None:
         loss = step.loss * rows if self.settings.accumulate > 1 else step.loss
         if self.scaler is not None:
             loss = self.scaler.scale(loss)
@@ -57,10 +71,6 @@ class Learner:
             loss.backward(inputs=self.groups[step.group])
         else:
             loss.backward()
-        self.waiting[step.group] += rows
-        if last:
-            with torch.no_grad():
-                self._apply(step.group)
 
     def _apply(self, name: str) -> None:
         parameters, optimizer = self.groups[name], self.optimizers[name]
@@ -77,13 +87,30 @@ class Learner:
             self.scaler.step(optimizer)
             self.scaler.update()
         else:
-            self.apply[name]()
+            self._step(name)
         for parameter in parameters:
             parameter.grad = None
         if self.average:
             torch._foreach_lerp_(self.average[name], list[Tensor](parameters), 1 - (self.settings.ema or 0))
         self.taken[name] += 1
         self.waiting[name] = 0
+
+    def _step(self, name: str) -> None:
+        """The optimizer's step, on all weights of the group at once where that can be."""
+        parameters, optimizer = self.groups[name], self.optimizers[name]
+        gradients = [parameter.grad for parameter in parameters]
+        whole = all(gradient is not None for gradient in gradients)
+        if name not in self.flat:
+            can = whole and fits(parameters, optimizer, self.members)
+            self.flat[name] = Flat(parameters, optimizer, self.members) if can else None
+        flat = self.flat[name]
+        if flat is not None and not whole:
+            flat.settle()
+            flat = self.flat[name] = None
+        if flat is None:
+            self.apply[name]()
+        else:
+            flat.step(gradients)  # type: ignore[arg-type]
 
     def _clip(self, parameters: list[nn.Parameter]) -> None:
         if self.settings.clip_value is not None:
@@ -113,6 +140,8 @@ class Learner:
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on, besides the weights."""
+        for flat in filter(None, self.flat.values()):
+            flat.settle()
         return {
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "scaler": self.scaler.state_dict() if self.scaler is not None else None,
@@ -124,6 +153,8 @@ class Learner:
         """Go on from a state."""
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
+            if (flat := self.flat.get(name)) is not None:
+                flat.tie()
         if self.scaler is not None and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         for name, averages in self.average.items():

@@ -144,9 +144,11 @@ class Source(Protocol):
         """Number of rows."""
         ...
 
-    def batches(self, size: int, *, seed: int | None = None, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
+    def batches(
+        self, size: int, *, seed: int | None = None, epoch: int = 0, start: int = 0, rank: int = 0, world: int = 1
+    ) -> Iterator[Batch]:
         """Batches of `size` rows from batch number `start` on; without a seed in the rows' own order, else in an
-        order that is a function of (seed, epoch)."""
+        order that is a function of (seed, epoch). Of each batch only what process `rank` of `world` holds (`shares`)."""
         ...
 
 
@@ -165,6 +167,7 @@ class Step:
     """Minimise `loss` (a mean over the batch) over the objective's `groups[group]`, once.
 
     parts: what the loss is the sum of, by name; measured: other means over the batch. Both are only written down.
+    gradient: of the loss by each parameter of the group, where that is known already.
     """
 
     group: str
@@ -172,6 +175,7 @@ class Step:
     outputs: dict[str, Tensor] = field(default_factory=dict)
     parts: dict[str, Tensor] = field(default_factory=dict)
     measured: dict[str, Tensor] = field(default_factory=dict)
+    gradient: list[Tensor] | None = None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from dlrun.types import Batch, Field, Spec
 class Dense(nn.Module):
     """Hidden layers over all inputs, and one linear head a target. Answers target name → raw output (B, outputs)."""
 
+    steady = True
+
     def __init__(self, hidden: nn.ModuleList, heads: nn.ModuleDict, l1: float = 0, l2: float = 0) -> None:
         super().__init__()
         self.hidden, self.heads = hidden, heads

@@ -66,6 +66,8 @@ class Join(nn.Module):
     look-up of weight rows, or, with `embedding` > 0, a learnt vector of that width. Answers (B, units).
     """
 
+    steady = True
+
     def __init__(self, inputs: dict[str, Field], units: int, *, embedding: int = 0) -> None:
         super().__init__()
         names = [name for name, field in inputs.items() if field.kind != "bag"]

@@ -17,6 +17,8 @@ def safe(name: str) -> str:
 class Named(nn.ModuleDict):
     """Modules by name, for any names; in a checkpoint they go by those that torch takes."""
 
+    steady = True
+
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
         super().__init__({safe(name): module for name, module in modules.items()})
         self.names = tuple(modules)

@@ -34,6 +34,7 @@ class Supervised(nn.Module):
         self.losses = losses
         self.weights = weights or {}
         self.augment = augment
+        self.steady = augment is None
         self.bar = bar
         self.makes: dict[str, Maker] = {}
         self.shown: tuple[str, ...] = ()

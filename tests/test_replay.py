@@ -1,0 +1,211 @@
+"""Laws of played steps and of weights in one buffer: the same bits as the ordinary step, or not used at all."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from laboratory import SPEC, node, same, trainer, weights, wired
+from torch import nn
+
+from dlrun import checkpoint, flat
+from dlrun.build import build
+from dlrun.flat import Flat
+from dlrun.replay import Replay, steady
+from dlrun.tables import Plain, Table
+from dlrun.types import Step
+
+
+def plainly(of):
+    """The same trainer, whose steps are all taken by autograd."""
+    of.replay = None
+    return of
+
+
+def many(of, rows=200):
+    """The same trainer on more rows."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(rows, 5, generator=generator)
+    of.data = type(of.data)(of.data.spec, Table({"x": Plain(x), "y": Plain((x[:, 0] > 0).long())}), of.data.val)
+    return of
+
+
+@pytest.mark.parametrize("optimizer", ["rmsprop", "adam", "adamw", "sgd", "nadam"])
+@pytest.mark.parametrize("settings", [{}, {"clip_norm": 0.5}, {"ema": 0.9}])
+def test_played_steps_are_the_ordinary_ones(tmp_path, optimizer, settings):
+    ours, plain = (
+        many(trainer(tmp_path, optimizer=optimizer, **settings)),
+        many(trainer(tmp_path, optimizer=optimizer, **settings)),
+    )
+    ours.fit(), plainly(plain).fit()
+    assert len(ours.replay.proved) == 1  # 25 whole batches an epoch
+    assert same(weights(ours), weights(plain)) and ours.history == plain.history
+
+
+@pytest.mark.parametrize("model", [{"batch_norm": True}, {"l2": 0.01}, {"activation": "gelu", "dropout": 0.5}])
+def test_of_all_that_a_dense_network_may_have(tmp_path, model):
+    found = []
+    for play in (True, False):
+        torch.manual_seed(0)
+        engine = build(node("engine", "default", epochs=2, batch_size=8, device="cpu"))
+        network = build(node("model", "dense", units=[16, 8], **model), SPEC)
+        found.append(many(wired(network, engine, tmp_path, node("optimizer", "rmsprop"))))
+        found[-1].replay = found[-1].replay if play else None
+        found[-1].fit()
+    assert found[0].replay.proved
+    assert same(weights(found[0]), weights(found[1])) and found[0].history == found[1].history
+
+
+def test_batches_of_several_sizes_have_notes_of_their_own(tmp_path):
+    ours, plain = (many(trainer(tmp_path, epochs=6), rows=203) for _ in range(2))
+    ours.fit(), plainly(plain).fit()
+    assert len(ours.replay.proved) == 2
+    assert same(weights(ours), weights(plain)) and ours.history == plain.history
+
+
+class Restless(nn.Module):
+    """Says that it is steady, and is not: what it does depends on the batch, or on how often it was asked."""
+
+    steady = True
+
+    def __init__(self, how):
+        super().__init__()
+        self.linear, self.how, self.asked = nn.Linear(5, 3), how, 0
+
+    def forward(self, batch):
+        self.asked += 1
+        x = batch["x"]
+        if self.how == "branch" and float(x[0, 0]) > 0:
+            x = -x
+        if self.how == "count":
+            x = x * self.asked
+        if self.how == "elsewhere":
+            x = torch.from_numpy(x.numpy() * 2)
+        return {"y": self.linear(x)}
+
+
+@pytest.mark.parametrize("how", ["branch", "count", "elsewhere"])
+def test_a_step_that_is_not_the_same_calls_each_time_is_taken_as_ever(tmp_path, how):
+    found = []
+    for play in (True, False):
+        torch.manual_seed(0)
+        engine = build(node("engine", "default", epochs=2, batch_size=8, device="cpu"))
+        found.append(many(wired(Restless(how), engine, tmp_path, node("optimizer", "sgd"))))
+        found[-1].replay = found[-1].replay if play else None
+        found[-1].fit()
+    assert same(weights(found[0]), weights(found[1]))
+    assert not found[0].replay.proved
+
+
+def test_only_what_says_so_is_steady(tmp_path):
+    class Own(nn.Linear):
+        pass
+
+    ours = trainer(tmp_path)
+    assert steady(ours.objective)
+    ours.objective.model.extra = Own(1, 1)
+    assert not steady(ours.objective)
+    ours.objective.augment = ours.objective.steady = False
+    assert not steady(ours.objective)
+
+
+def made(name, shapes, **settings):
+    torch.manual_seed(0)
+    parameters = [nn.Parameter(torch.randn(shape)) for shape in shapes]
+    return parameters, build(node("optimizer", name, **settings), parameters)
+
+
+SHAPES = [(16, 5), (16,), (3, 16), (3,)]
+OPTIMIZERS = [
+    ("rmsprop", {}),
+    ("rmsprop", {"momentum": 0.5, "weight_decay": 0.1}),
+    ("sgd", {}),
+    ("sgd", {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
+    ("adam", {}),
+    ("adam", {"fused": False, "weight_decay": 0.1}),
+    ("adamw", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), OPTIMIZERS)
+def test_a_step_in_one_buffer_is_that_of_torch_also_after_a_restart(name, settings):
+    plain, theirs = made(name, SHAPES, **settings)
+    flat_ones, ours = made(name, SHAPES, **settings)
+    buffer = Flat(flat_ones, ours)
+    for number in range(12):
+        gradients = [torch.randn(shape) for shape in SHAPES]
+        for parameter, gradient in zip(plain, gradients, strict=True):
+            parameter.grad = gradient
+        theirs.step()
+        with torch.no_grad():
+            buffer.step(gradients)
+        if number == 5:  # written down, and begun again from there
+            buffer.settle()
+            state = ours.state_dict()
+            flat_ones = [nn.Parameter(parameter.detach().clone()) for parameter in flat_ones]
+            ours = type(ours)(flat_ones, lr=1.0)
+            ours.load_state_dict(state)
+            buffer = Flat(flat_ones, ours)
+    for a, b in zip(plain, flat_ones, strict=True):
+        assert torch.allclose(a, b, rtol=1e-6, atol=1e-6)
+    buffer.settle()
+    theirs.load_state_dict(ours.state_dict())  # torch takes the state as its own
+
+
+@pytest.mark.parametrize(("name", "settings"), OPTIMIZERS)
+def test_members_are_updated_as_each_would_be_alone(name, settings):
+    rates, decays = [0.1, 0.01, 0.001], [0.0, 0.1, 0.2]
+    alone = [
+        made(name, SHAPES, **{**settings, "lr": lr, "weight_decay": wd}) for lr, wd in zip(rates, decays, strict=True)
+    ]
+    together = [nn.Parameter(torch.stack([ps[n].detach() for ps, _ in alone])) for n in range(len(SHAPES))]
+    optimizer = build(node("optimizer", name, **{**settings, "weight_decay": 0.1}), together)
+    optimizer.param_groups[0].update(lr=torch.tensor(rates)[:, None], weight_decay=torch.tensor(decays)[:, None])
+    buffer = Flat(together, optimizer, members=3)
+    for _ in range(8):
+        gradients = [torch.randn(3, *shape) for shape in SHAPES]
+        for member, (parameters, theirs) in enumerate(alone):
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient[member].clone()
+            theirs.step()
+        with torch.no_grad():
+            buffer.step(gradients)
+    for number, stacked in enumerate(together):
+        for member, (parameters, _) in enumerate(alone):
+            assert torch.allclose(stacked[member], parameters[number], rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_large_or_strange_is_left_to_torch():
+    small, optimizer = made("rmsprop", SHAPES)
+    assert flat.fits(small, optimizer)
+    assert not flat.fits(*made("rmsprop", [(600, 600)]))
+    assert not flat.fits(*made("nadam", SHAPES))
+    assert not flat.fits(small, torch.optim.RMSprop(small, centered=True))
+    assert not flat.fits(small, torch.optim.SGD([{"params": small[:1]}, {"params": small[1:], "lr": 1.0}], lr=0.1))
+    assert not flat.fits([*small, nn.Parameter(torch.zeros(1, dtype=torch.float64))], optimizer)
+
+
+def test_a_weight_that_is_not_always_used_is_left_to_torch(tmp_path):
+    found = []
+    for start in ({}, {"model": None}):
+        ours = trainer(tmp_path)
+        ours.learner.flat = start
+        parameters = ours.learner.groups["model"]
+        for number in range(5):
+            used = parameters[1:] if number == 2 else parameters
+            ours.learner.learn(Step("model", torch.stack([p.square().sum() for p in used]).sum()), 8, True)
+        assert ours.learner.flat == {"model": None}
+        found.append(weights(ours))
+    assert same(*found)
+
+
+def test_a_run_goes_on_from_a_checkpoint_of_plain_steps(tmp_path):
+    whole = many(trainer(tmp_path / "whole", epochs=4))
+    whole.fit()
+    first = plainly(many(trainer(tmp_path / "cut", epochs=2)))
+    first.learner.flat = {"model": None}
+    first.fit()
+    second = many(trainer(tmp_path / "cut", epochs=4))
+    second.restore(checkpoint.newest(tmp_path / "cut" / "last.pt"))
+    second.fit()
+    assert same(weights(second), weights(whole)) and second.history == whole.history
+    assert isinstance(second.replay, Replay) and second.replay.proved
