@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from laboratory import SPEC, node, same, trainer, weights, wired
@@ -172,6 +174,20 @@ def test_members_are_updated_as_each_would_be_alone(name, settings):
     for number, stacked in enumerate(together):
         for member, (parameters, _) in enumerate(alone):
             assert torch.allclose(stacked[member], parameters[number], rtol=1e-5, atol=1e-6)
+
+
+def test_a_state_that_is_put_back_is_gone_on_with(tmp_path):
+    """Also that of before the first step; and its learning rate, which is in another mapping then."""
+    ours = many(trainer(tmp_path, epochs=2))
+    before = copy.deepcopy(ours.state())
+    ours.learner.optimizers["model"].param_groups[0]["lr"] = 1.0
+    ours.fit()
+    ours.restore(before)
+    assert ours.learner.optimizers["model"].state_dict() == before["learner"]["optimizers"]["model"]
+    ours.fit()
+    fresh = many(trainer(tmp_path, epochs=2))
+    fresh.fit()
+    assert same(weights(ours), weights(fresh)) and ours.history == fresh.history
 
 
 def test_what_is_large_or_strange_is_left_to_torch():

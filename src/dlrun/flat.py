@@ -104,42 +104,50 @@ class Flat:
 
     def __init__(self, parameters: Sequence[nn.Parameter], optimizer: Optimizer, members: int = 1) -> None:
         self.parameters, self.optimizer, self.members = list(parameters), optimizer, members
-        self.group: Group = optimizer.param_groups[0]
+        group: Group = optimizer.param_groups[0]
         self.update, names = UPDATES[type(optimizer)]
-        names += ("momentum_buffer",) if anything(self.group.get("momentum", 0)) else ()
+        names += ("momentum_buffer",) if anything(group.get("momentum", 0)) else ()
         self.weights = torch.cat([p.detach().reshape(members, -1) for p in parameters], 1)
         self.state = {name: torch.zeros_like(self.weights) for name in names}
-        self.call = KERNELS.get(type(optimizer)) if self.group.get("fused") and members == 1 else None
+        self.call = KERNELS.get(type(optimizer)) if group.get("fused") and members == 1 else None
         for parameter, view in zip(parameters, self.views(self.weights), strict=True):
             parameter.data = view
-        self.taken = 0
         self.tie()
 
     def tie(self) -> None:
-        """Take the state over from the optimizer, as after it was loaded, and let it see ours from now on."""
+        """Take the state over from the optimizer, as after it was loaded; what it does not have begins at 0."""
         for name, buffer in self.state.items():
             for parameter, view in zip(self.parameters, self.views(buffer), strict=True):
-                known = self.optimizer.state[parameter]
-                if known.get(name) is not None:
-                    view.copy_(known[name])
-                known[name] = view
+                known = self.optimizer.state.get(parameter, {}).get(name)
+                view.zero_() if known is None else view.copy_(known)
         steps = [known["step"] for known in self.optimizer.state.values() if "step" in known]
         self.taken = int(steps[0]) if steps else 0
+        self.shown = False
+
+    def _show(self) -> None:
+        """Let the optimizer see our state from now on."""
+        for name, buffer in self.state.items():
+            for parameter, view in zip(self.parameters, self.views(buffer), strict=True):
+                self.optimizer.state[parameter][name] = view
+        self.shown = True
 
     def settle(self) -> None:
-        """Write the number of steps to where the optimizer keeps it; SGD keeps none."""
-        if not isinstance(self.optimizer, SGD):
+        """Write the number of steps to where the optimizer keeps it, once there was one; SGD keeps none."""
+        if self.shown and not isinstance(self.optimizer, SGD):
             for parameter in self.parameters:
                 self.optimizer.state[parameter]["step"] = torch.tensor(float(self.taken))
 
     def step(self, gradients: Sequence[Tensor]) -> None:
         """Take one step of the optimizer. gradients: one for each parameter, of its shape. Call under no_grad."""
+        if not self.shown:
+            self._show()
         self.taken += 1
+        group = self.optimizer.param_groups[0]  # another one after a state was loaded
         gradient = torch.cat([each.reshape(self.members, -1) for each in gradients], 1)
         if self.call is not None:
-            kernel(self.group, self.weights, gradient, self.state, self.taken, self.call)
+            kernel(group, self.weights, gradient, self.state, self.taken, self.call)
         else:
-            self.update(self.group, self.weights, gradient, self.state, self.taken)
+            self.update(group, self.weights, gradient, self.state, self.taken)
 
     def views(self, buffer: Tensor) -> list[Tensor]:
         """The parts of a buffer (members, P), each in the shape of its parameter."""
