@@ -25,6 +25,7 @@ UNSEEN = {  # tests that look at no picture: to draw them is half of a small run
         "test_pretrained",
         "test_preview",
         "test_stages",
+        "test_sweeps",
         "test_text_sources",
     ),
     *("test_workflow", "test_workflow_order", "test_workflow_seal", "test_wrong_inputs"),

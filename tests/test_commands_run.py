@@ -90,6 +90,12 @@ def history(folder):
     return rundir.lines(folder / "history.jsonl")
 
 
+def ended(path):
+    """The last line of each job of a sweep."""
+    latest = {line["job"]: line for line in rundir.lines(path)}
+    return [latest[job] for job in sorted(latest)]
+
+
 def result(folder, split="val"):
     (line,) = [line for line in rundir.lines(folder / "results.jsonl") if line["split"] == split]
     return line
@@ -208,11 +214,11 @@ def test_a_sweep_goes_on_after_failures_and_sorts_its_table(tmp_path, capsys):
     words = ["-m", "task=digits", "preset=smoke", "model=linear,dense", "optimizer=sgd", "optimizer.lr=0.1,1e38,-1"]
     assert main([*words, f"output={tmp_path}"]) == 1
     (folder,) = (path.parent for path in tmp_path.rglob("sweep.csv"))
-    jobs = rundir.lines(folder / "sweep.jsonl")
+    jobs = ended(folder / "sweep.jsonl")
     assert [job["status"] for job in jobs] == ["done", "failed", "failed"] * 2
     assert "nan or infinite" in jobs[1]["error"] and "-1" in jobs[2]["error"]
     assert all((folder / job["folder"] / "error.txt").is_file() is (job["status"] == "failed") for job in jobs)
-    assert all((folder / jobs[number]["folder"] / "report.html").is_file() for number in (0, 3))
+    assert len(list(folder.glob("*/report.html"))) == 1  # of the best; dlrun report RUN makes that of another one
     table = (folder / "sweep.md").read_text()
     assert len([line for line in table.splitlines() if "failed" in line]) == 4
     scores = [result(folder / jobs[number]["folder"])["scores"]["accuracy"]["value"] for number in (0, 3)]
@@ -226,7 +232,7 @@ def test_a_job_with_a_wrong_word_is_a_line_in_the_sweep(tmp_path):
     words = ["-m", "task=digits", "preset=smoke", "model=linear", "engine.epochs=0,1"]
     assert main([*words, f"output={tmp_path}"]) == 1
     (path,) = tmp_path.rglob("sweep.jsonl")
-    wrong, right = rundir.lines(path)
+    wrong, right = ended(path)
     assert "engine.epochs=0" in wrong["error"] and right["status"] == "done"
 
 

@@ -9,17 +9,30 @@ SRC = Path(dlrun.__file__).parent
 FLOORS = [
     {
         *("errors", "ranges", "types", "build", "signatures", "problems", "places", "figures", "whole", "columns"),
-        "outlook",
+        *("outlook", "alike", "stopping"),
     },
     {
         *("tables", "pixels", "runtime", "rundir", "settings", "events", "bootstrap", "scores", "predictions", "curve"),
-        *("downloads", "diagnosis", "checkpoint", "sequences", "calls", "artifacts"),
+        *(
+            "downloads",
+            "diagnosis",
+            "checkpoint",
+            "sequences",
+            "calls",
+            "artifacts",
+            "processes",
+            "shares",
+            "sharded",
+            "stream",
+            "abreast",
+        ),
     },
-    {"data", "models", "losses", "metrics", "optim", "protocols", "augment"},
+    {"data", "models", "losses", "metrics", "optim", "flat", "protocols", "augment"},
     {
         "objectives",
         "engine",
         "meter",
+        "meters",
         "learner",
         "callbacks",
         "gallery",
@@ -28,15 +41,21 @@ FLOORS = [
         "foretold",
         "board",
         "making",
+        "tape",
+        "replay",
+        "united",
     },
-    {"assembly", "goals", "experiment", "workflow", "inspect", "inference", "forecasts"},
+    {
+        *("assembly", "goals", "experiment", "workflow", "inspect", "inference", "forecasts"),
+        *("stack", "lockstep", "together"),
+    },
     {"report"},
-    {"cli", "commands"},
+    {"cli", "commands", "sweeps", "__main__"},
 ]
 FAMILIES = [
-    {"engine", "meter", "learner", "callbacks", "board", "making"},
-    {"assembly", "goals", "experiment", "workflow", "inference", "forecasts"},
-    {"cli", "commands"},
+    {"engine", "meter", "meters", "learner", "callbacks", "board", "making", "tape", "replay", "united"},
+    {"assembly", "goals", "experiment", "workflow", "inference", "forecasts", "stack", "lockstep", "together"},
+    {"cli", "commands", "sweeps", "__main__"},
 ]
 
 

@@ -32,6 +32,7 @@ from dlrun.data.shown import shown
 from dlrun.errors import Refused
 from dlrun.models.solved import matrix
 from dlrun.pixels import Pixels, Streamed
+from dlrun.protocols.stages import protocol_of
 from dlrun.types import Raw
 
 COLOUR, GREY = Reading((8, 12), 3, "stretch"), Reading((8, 12), 1, "stretch")
@@ -540,10 +541,9 @@ def test_the_real_archive_gives_the_books_cut():
     raw = cats_dogs(source="official", **{**SMALL, "development": 1500, "test": 500, "size": [16, 16], "cache": False})
     from laboratory import node
 
-    from dlrun.build import build
     from dlrun.types import Job
 
-    train, val = build(node("protocol", "last_third")).rows(raw, Job(), 0)
+    train, val = protocol_of(node("protocol", "last_third")).rows(raw, Job(), 0)
     names = [raw.dev["image"].name(row) for row in range(3000)]
     numbers = lambda rows: sorted({int(names[row].split(".")[1]) for row in rows})  # noqa: E731
     assert numbers(train) == list(range(1000)) and numbers(val) == list(range(1000, 1500))

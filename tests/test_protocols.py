@@ -13,6 +13,7 @@ from dlrun.build import build
 from dlrun.cli import main
 from dlrun.errors import Refused
 from dlrun.protocols.split import held_out
+from dlrun.protocols.stages import protocol_of
 from dlrun.types import Job, Raw, Result
 
 ROWS = 97
@@ -41,7 +42,7 @@ def fits(plan, raw, seed=0):
 
 
 def walk(raw, **changes):
-    return fits(build(node("protocol", "walk_forward", **changes)), raw)
+    return fits(protocol_of(node("protocol", "walk_forward", **changes)), raw)
 
 
 @pytest.mark.parametrize("gap", [0, 1, 7])
@@ -140,7 +141,7 @@ def test_no_owner_stands_on_both_sides(tmp_path, protocol, fits_wanted, shuffle)
     changes = {"by": "group", "shuffle": shuffle}
     if protocol == "iterated_kfold" and not shuffle:
         changes["repeats"], fits_wanted = 1, 4
-    found = fits(build(node("protocol", protocol, **changes)), raw)
+    found = fits(protocol_of(node("protocol", protocol, **changes)), raw)
     assert len(found) == fits_wanted
     owner = np.asarray(raw.dev["patient"])
     for _, train, val in found:
@@ -153,7 +154,7 @@ def test_no_owner_stands_on_both_sides(tmp_path, protocol, fits_wanted, shuffle)
 
 def test_each_repeat_divides_the_owners_otherwise(tmp_path):
     raw = rows_with_owners(tmp_path)
-    found = fits(build(node("protocol", "iterated_kfold", by="group")), raw)
+    found = fits(protocol_of(node("protocol", "iterated_kfold", by="group")), raw)
     repeats = [frozenset(frozenset(val.tolist()) for job, _, val in found if job.repeat == r) for r in range(3)]
     assert len(set(repeats)) == 3
 
@@ -184,11 +185,11 @@ def test_walking_forward_without_an_order_is_refused(tmp_path, capsys):
 
 def test_a_few_rows_teach_others_are_validated_and_the_rest_takes_no_part():
     raw = timed(range(50))
-    plan = build(node("protocol", "few_rows", train=6, validation=20))
+    plan = protocol_of(node("protocol", "few_rows", train=6, validation=20))
     train, val = plan.rows(raw, Job(), 1)
     assert (len(train), len(val)) == (6, 20) and not set(train) & set(val)
     assert train.tolist() == plan.rows(raw, Job(), 1)[0].tolist() != plan.rows(raw, Job(), 2)[0].tolist()
-    train, val = build(node("protocol", "few_rows", train=45, validation=20)).rows(raw, Job(), 1)
+    train, val = protocol_of(node("protocol", "few_rows", train=45, validation=20)).rows(raw, Job(), 1)
     assert sorted([*train, *val]) == list(range(50))
     with pytest.raises(Refused, match="leaves none of the 50 rows"):
-        build(node("protocol", "few_rows", train=50, validation=1)).rows(raw, Job(), 1)
+        protocol_of(node("protocol", "few_rows", train=50, validation=1)).rows(raw, Job(), 1)

@@ -23,6 +23,7 @@ from dlrun.errors import Refused
 from dlrun.inference import picture_reading
 from dlrun.models.bases import base_of
 from dlrun.models.trained import trained
+from dlrun.protocols.stages import protocol_of
 from dlrun.types import Job, Raw
 
 TURNS = ("one", "all")
@@ -126,7 +127,7 @@ def test_test_rows_are_not_read_before_they_are_asked_for():
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_no_split_parts_the_turns_of_one_picture(protocol):
     changes = {"train": 100, "validation": 200} if protocol == "few_rows" else {}
-    plan, raw = build(node("protocol", protocol, **changes)), digits("all")[1]
+    plan, raw = protocol_of(node("protocol", protocol, **changes)), digits("all")[1]
     for job in (Job(), Job(fold=1, repeat=1)):
         train, val = plan.rows(raw, job, 3)
         sides = [set(raw.dev["original"][rows].tolist()) for rows in (train, val)]
@@ -136,7 +137,7 @@ def test_no_split_parts_the_turns_of_one_picture(protocol):
 def test_owners_that_the_data_name_are_kept():
     raw = rotations(of=own(), turns="all")
     assert raw.group == "who" and (raw.dev["who"] == own().dev["who"].repeat(4)).all() and "original" not in raw.dev
-    train, val = build(node("protocol", "holdout", validation=0.5)).rows(raw, Job(), 0)
+    train, val = protocol_of(node("protocol", "holdout", validation=0.5)).rows(raw, Job(), 0)
     assert not set(raw.dev["who"][train]) & set(raw.dev["who"][val])
     assert rotations(of=own(), turns="one").group == "who" and rotations(of=own(group=None), turns="one").group is None
 
@@ -254,7 +255,7 @@ def test_its_weights_serve_a_task_with_labels(model, tmp_path):
 def test_held_out_rows_change_nothing_in_training(tmp_path):
     of, other = own(count=40), own(count=40)
     raw = rotations(of=of, turns="all")
-    train, val = build(node("protocol", "holdout")).rows(raw, Job(), 0)
+    train, val = protocol_of(node("protocol", "holdout")).rows(raw, Job(), 0)
     other.dev["look"][np.unique(val // 4)] = 255
     poisoned = rotations(of=other, turns="all")
     batches = [next(prepare(each, train, val).train.batches(len(train))) for each in (raw, poisoned)]

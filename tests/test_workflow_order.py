@@ -9,6 +9,7 @@ from laboratory import node
 from dlrun.build import build, patched
 from dlrun.errors import Refused
 from dlrun.places import conf_folder
+from dlrun.protocols.stages import protocol_of
 from dlrun.types import Result
 from dlrun.workflow.changes import combined, patch
 from dlrun.workflow.stages import Course, Staged, budget, verified
@@ -130,7 +131,7 @@ def test_changes_add_up():
 @pytest.mark.parametrize("folds", [1, 3])
 def test_asked_again_it_answers_the_same_after_any_number_of_fits(folds):
     """However often it is interrupted, the same jobs come in the same order."""
-    plan = build(node("protocol", "kfold", folds=folds) if folds > 1 else node("protocol", "holdout"))
+    plan = protocol_of(node("protocol", "kfold", folds=folds) if folds > 1 else node("protocol", "holdout"))
 
     def staged():
         def stages(results):

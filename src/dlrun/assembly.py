@@ -13,10 +13,11 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from dlrun import checkpoint, metrics, optim, runtime
+from dlrun import checkpoint, metrics, optim, processes, runtime, sharded, united
 from dlrun.ahead import looked_ahead
 from dlrun.augment import Augment, augmented
 from dlrun.build import build, patched
+from dlrun.data import kept
 from dlrun.data.prepare import apply, fingerprint, prepare, state
 from dlrun.engine import Trainer
 from dlrun.errors import Refused
@@ -30,8 +31,9 @@ from dlrun.problems import of_target, targets_fault
 from dlrun.protocols.stages import plan_of
 from dlrun.rundir import RunDir
 from dlrun.settings import Settings
+from dlrun.stream import Stream
 from dlrun.tables import Table, Ticks, mix
-from dlrun.types import Data, Field, Job, Raw, Rows, Spec
+from dlrun.types import Data, Field, Job, Rows, Spec
 
 SUPERVISED = {"_target_": "dlrun.objectives.supervised.supervised"}  # of runs from before there was a choice
 
@@ -51,6 +53,11 @@ class Fit:
     rows: dict[str, np.ndarray]
     weights: str = ""
 
+    @property
+    def split(self) -> str:
+        """The split that it is scored on."""
+        return "train" if self.data.val is None else "val"
+
 
 class Assembly:
     """The parts that a config of plain values describes, its data, and the folder that takes what comes of them."""
@@ -58,7 +65,7 @@ class Assembly:
     def __init__(self, config: dict[str, Any], folder: Path, plugins: tuple[str, ...] = ()) -> None:
         self.config, self.plugins, self.run = {"objective": SUPERVISED, **config}, plugins, RunDir(folder)
         self.settings: Settings = self.part("engine")
-        self.device = runtime.choose_device(self.settings.device)
+        self.device = runtime.choose_device(processes.here.device or self.settings.own_device)
         self.plan = plan_of(config, plugins)
         self.schedule = self.part("scheduler")
         runtime.be_deterministic(self.settings.deterministic)
@@ -66,7 +73,7 @@ class Assembly:
         runtime.keep_memory()
         optim.spare_compiler()
         optim.rehearse(lambda parameters: self.part("optimizer", parameters))
-        self.raw: Raw = self.part("data")
+        self.raw, self.print = processes.in_turn(lambda: kept.read(self.config["data"], lambda: self.part("data")))
         self._check_data()
 
     def part(self, name: str, *context: Any) -> Any:
@@ -80,9 +87,11 @@ class Assembly:
             raise Refused(fault)
         if self.config["test"] and self.raw.test is None:
             raise Refused("test=true, but these data have no test rows")
-        found = {"fingerprint": fingerprint(self.raw.dev), "rows": len(self.raw), "note": self.raw.note}
+        found = {"fingerprint": self.print, "rows": len(self.raw), "note": self.raw.note}
         if (before := self.run.read_json("data.json")) not in (None, found):
             raise Refused(f"the data are not those that {self.run.folder} began with: {before} then, {found} now")
+        if processes.agreed(found) != found:
+            raise Refused(f"process {processes.here.rank + 1} has other data than the first: {found}")
         self.run.write_json("data.json", found)
 
     def fit(self, job: Job) -> Fit:
@@ -103,9 +112,13 @@ class Assembly:
         objective = self._objective(data)
         data = replace(data, train=Ticks(objective.ticks)) if hasattr(objective, "ticks") else data
         if job.start:
-            self._begin_with(objective, checkpoint.best(self.run.folder / "checkpoints" / job.start))
+            if sharded.wanted(self.settings):
+                raise Refused("engine.shard=true cannot begin where another fit ended: say stages=none")
+            before = self.run.folder / "checkpoints" / job.start
+            self._begin_with(objective, processes.told(lambda: checkpoint.best(before)))
         if self.settings.compile and not hasattr(objective, "losses"):
             raise Refused("engine.compile=true compiles a model that answers targets, and this objective has none")
+        united.check(objective, data.train, self.settings)
         learner = self._learner(objective)
         trainer = self._trainer(objective, learner, data, job)
         bar = objective.bar() if hasattr(objective, "bar") else None
@@ -126,7 +139,7 @@ class Assembly:
         if self.settings.overfit:
             train = val = np.asarray(train)[: self.settings.overfit]
         data = prepare(self.raw, train, val)
-        assert isinstance(data.train, Table) and isinstance(data.val, Table | None)
+        assert isinstance(data.train, Table | Stream) and isinstance(data.val, Table | Stream | None)
         held_out = data.val.to(self.device) if data.val is not None else None
         rows = {"train": np.asarray(train)} | ({} if val is None else {"val": np.asarray(val)})
         return replace(data, train=data.train.to(self.device), val=held_out), rows
@@ -151,10 +164,14 @@ class Assembly:
                           "pictures every time; say model.cache=false")  # fmt: skip
         if not networks:
             return table  # type: ignore[no-any-return]
+        if isinstance(table, Stream):
+            raise Refused("model.cache=true keeps what a frozen base answers to all rows, and these are read file by "
+                          "file because they are many; say model.cache=false")  # fmt: skip
         rows, which = self.raw_rows(fit, split)
         learnt = state(fit.data.learnt)
         content = lambda name: f"{fingerprint({name: rows[name]})} {learnt[name]}"  # noqa: E731
-        return looked_ahead(table, apply(self.raw, fit.data, rows), which, networks, content)
+        whole = apply(self.raw, fit.data, rows)
+        return processes.in_turn(lambda: looked_ahead(table, whole, which, networks, content))
 
     @property
     def synthetic(self) -> bool:
@@ -183,6 +200,7 @@ class Assembly:
         """What is minimised, with the model that the config names; on the device."""
         node = lambda target: of_target(self.config, "loss", target)  # noqa: E731
         model: nn.Module = self.part("model", data.spec)
+        sharded.shard(model, self.settings, self.device)
         losses = {name: build(node(name), field, plugins=self.plugins) for name, field in data.spec.targets.items()}
         weights, augment = self.config["loss_weights"], self._augment(data.spec)
         given = Given(model, data, self.raw, losses, weights, augment, self.device)

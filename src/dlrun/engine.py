@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dlrun import checkpoint, runtime
+from dlrun import checkpoint, processes, runtime, sharded, united
 from dlrun.learner import Learner
 from dlrun.meter import Measures, Meter
 from dlrun.replay import Replay, steady
@@ -52,7 +52,10 @@ class Trainer:
         self.kept: dict[str, dict[str, Any]] = {}
         self.saved_at = self.began_at = time.monotonic()
         self.spent = 0.0  # seconds of fitting before this start
-        plain = settings.accumulate == 1 and self.device.type == "cpu" and not settings.compile
+        self.shared = learner.shared  # by several processes, each with its part of every batch
+        if self.shared:
+            learner.wishes = lambda: united.wishes(self)
+        plain = settings.accumulate == 1 and self.device.type == "cpu" and not (settings.compile or learner.sharded)
         self.replay = Replay(objective) if plain and steady(objective) else None
         if settings.compile:
             for child in objective.children():
@@ -61,6 +64,8 @@ class Trainer:
     def fit(self) -> None:
         """Train until the epochs or steps are used up, or a callback sets `stop`. Goes on from a restored state."""
         self.learner.total, self.began_at = self.steps_planned, time.monotonic()
+        if self.shared:
+            united.begin(self)
         try:
             while not self.finished:
                 self.visit("train", self.data.train, learn=True)
@@ -69,6 +74,7 @@ class Trainer:
                 self.epoch += 1
                 for callback in self.callbacks:
                     callback(self)
+                self.stop = processes.agreed(self.stop)
         except Interrupted:
             if self.split != "train":  # a cut validation starts anew
                 self.meter, self.position = None, 0
@@ -85,10 +91,12 @@ class Trainer:
 
     def sweep(self, split: str, source: Source, *, learn: bool = False, keep: bool = False) -> Meter:
         """Visit every batch of a split once, and answer with what was seen."""
-        meter = self._begin(split, source, learn, keep)
+        meter, size = self._begin(split, source, learn, keep), self._size(learn)
         with torch.set_grad_enabled(learn), nullcontext() if learn else self.learner.averaged():
             for batch in self._batches(source, learn):
                 rows = len(next(iter(batch.values()))) if batch else 1
+                if self.shared:
+                    rows = processes.begin(min(size, len(source) - self.position * size), rows)
                 last = self._window_ends()
                 for step in self.steps(batch):
                     if learn:
@@ -99,6 +107,8 @@ class Trainer:
                 if learn and (self.out_of_steps or self.position == self.batches):
                     break
         meter.flush()
+        if self.shared:
+            united.end(self.objective, meter)
         self.meter, self.position = None, 0
         return meter
 
@@ -121,7 +131,7 @@ class Trainer:
         self.split, self.batches = split, self._batches_of(source, size, learn)
         self.objective.train(learn)
         if self.meter is None:
-            torch.manual_seed(mix(self.seed, self.epoch, SPLITS.index(split)))
+            processes.seed(mix(self.seed, self.epoch, SPLITS.index(split)), self.device)
             self.meter = self._meter(split, keep)
         return self.meter
 
@@ -130,8 +140,9 @@ class Trainer:
         return Meter(self.measures, self.data.spec.targets, self.device, where, keep)
 
     def _batches(self, source: Source, learn: bool) -> Iterator[Batch]:
-        seed = self.seed if learn else None
-        return source.batches(self._size(learn), seed=seed, epoch=self.epoch, start=self.position)
+        seed, here = self.seed if learn else None, processes.here
+        part = {"rank": here.rank, "world": here.size} if self.shared else {}
+        return source.batches(self._size(learn), seed=seed, epoch=self.epoch, start=self.position, **part)
 
     def _size(self, learn: bool) -> int:
         return self.settings.batch_size if learn else self.settings.rows_at_once
@@ -146,10 +157,16 @@ class Trainer:
 
     def _pause(self, learn: bool) -> None:
         """Between two batches: save when it is time, and leave when a signal asks for it (`fit` saves then)."""
-        if learn and self.learner.whole and time.monotonic() - self.saved_at >= self.settings.save_every:
+        late, number = united.asked(self, learn) if self.shared else (self.late, self.interrupted)
+        if late and learn and self.learner.whole:
             self.save()
-        if self.interrupted and self.learner.whole:
-            raise Interrupted(self.interrupted)
+        if number and self.learner.whole:
+            raise Interrupted(number)
+
+    @property
+    def late(self) -> bool:
+        """Whether it is time to save."""
+        return time.monotonic() - self.saved_at >= self.settings.save_every
 
     @property
     def seconds(self) -> float:
@@ -189,14 +206,16 @@ class Trainer:
         """Write what is kept, then last.pt: weights, and all that the next step depends on."""
         if self.meter is not None:
             self.meter.check()
-        for name in list(self.kept):
-            checkpoint.save(self.folder / f"{name}.pt", self.kept.pop(name))
-        checkpoint.save(self.folder / "last.pt", self.state())
+            united.fail_together(self.meter)
+        for name, state in {**self.kept, "last": self.state()}.items():
+            if processes.here.rank == 0:
+                checkpoint.save(self.folder / f"{name}.pt", state)
+        self.kept.clear()
         self.saved_at = time.monotonic()
 
     def state(self) -> dict[str, Any]:
         """The whole state as tensors and plain values."""
-        return {
+        state = {
             "objective": self.objective.state_dict(),
             "learner": self.learner.state(),
             "groups": self._named_groups(),
@@ -208,6 +227,8 @@ class Trainer:
             "random": runtime.random_state(self.device),
             "meter": self.meter.state() if self.meter is not None else None,
         }
+        state = sharded.gathered(state) if self.learner.sharded else state
+        return united.shared_state(self, state) if self.shared else state
 
     def _named_groups(self) -> dict[str, list[str]]:
         """Group → the names of its parameters, so that running averages can be told apart elsewhere."""
@@ -216,6 +237,8 @@ class Trainer:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state: the same weights and rows come out as if it had never stopped."""
+        if self.learner.sharded:
+            state = sharded.parted_state(state, self.objective, self.learner.optimizers)
         self.objective.load_state_dict(state["objective"])
         self.learner.restore(state["learner"])
         self.history[:] = [Row(*entry) for entry in state["history"]]
@@ -225,3 +248,5 @@ class Trainer:
         if state["meter"] is not None:
             self.meter = self._meter("train")
             self.meter.restore(state["meter"])
+        if self.shared:
+            united.restore_own(self, state)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-import signal
 import statistics
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dlrun import checkpoint, foretold, gallery, ledger
+from dlrun import checkpoint, foretold, gallery, ledger, processes, together
 from dlrun.assembly import Assembly, Fit
 from dlrun.engine import Trainer
 from dlrun.errors import Refused
@@ -20,6 +19,7 @@ from dlrun.making import judged
 from dlrun.meter import Meter, with_intervals
 from dlrun.protocols.stages import standing
 from dlrun.rundir import RunDir
+from dlrun.stopping import signals
 from dlrun.types import Job, Result, Score
 
 log = logging.getLogger("dlrun")
@@ -33,20 +33,23 @@ class Experiment:
         self.assembly = Assembly(config, folder, plugins)
         self.run, self.wants_test = self.assembly.run, config["test"]
         self.latest: Fit | None = None
+        self.alone: list[Fit] | None = None  # fits that are there already, once none is to be trained with others
         if self.assembly.raw.note:
             log.warning("%s", self.assembly.raw.note)
 
-    def results(self, watch: Watch | None = None, stage: str = "fit") -> list[Result]:
+    def results(
+        self, watch: Watch | None = None, stage: str = "fit", enough: Callable[[], bool] = lambda: False
+    ) -> list[Result]:
         """Fit what the protocol asks for and has no result yet, then open the test rows if that was asked for.
 
-        stage: whose fits are tested.
+        stage: whose fits are tested. enough: asked before each fit and before the test, whether that is not wanted.
         """
         done = len(self.run.results())
         if self.wants_test and (self.assembly.plan(self.fitted()) is not None or self.untested(stage)):
             self._may_open()
-        while self.advance(watch) is not None:
+        while not enough() and (together.advance(self, watch) or self.advance(watch) is not None):
             pass
-        if self.wants_test:
+        if self.wants_test and not enough():
             self.open_test(stage)
         if len(self.run.results()) == done:
             log.info("nothing left to do: this run is finished")
@@ -57,8 +60,9 @@ class Experiment:
         job = self.assembly.plan(self.fitted())
         if job is None:
             return None
-        self.latest = self.assembly.fit(job)
-        result = self.train(self.latest, watch)
+        there, self.alone = self.alone or [], []
+        self.latest = there[0] if there and there[0].job == job else self.assembly.fit(job)
+        result = processes.agreed(self.train(self.latest, watch))
         self.run.add_results([result])
         return result
 
@@ -83,12 +87,14 @@ class Experiment:
         config, folder, entry = self.assembly.config, self.run.folder, None
         if not self.assembly.synthetic:
             task, fingerprint = self._whose()
-            entry = ledger.enter(task=task, fingerprint=fingerprint, config=config, run=folder, reason=self._reason)
-        found = [self.score(fit, "test") for fit in fits]
+            enter = partial(ledger.enter, task=task, fingerprint=fingerprint, config=config, run=folder)
+            entry = processes.told(lambda: enter(reason=self._reason))
+        found = processes.agreed([self.score(fit, "test") for fit in fits])
         self.run.add_results(found)
         if entry is not None:
             values = {name: [result.scores[name].value for result in found] for name in found[0].scores}
-            ledger.complete(entry, {name: statistics.fmean(each) for name, each in values.items()})
+            means = {name: statistics.fmean(each) for name, each in values.items()}
+            processes.told(lambda: ledger.complete(entry, means))
         log.info("the test rows were opened: %s", folder)
         return found
 
@@ -104,8 +110,8 @@ class Experiment:
         if first is not None and first.folds > 1:
             raise Refused("test=true needs one model to test: use protocol=whole or protocol=holdout, not folds")
         if not self.assembly.synthetic:
-            ledger.check_writable()
-            ledger.must_have_reason(*self._whose(), self._reason, self.run.folder)
+            processes.told(ledger.check_writable)
+            processes.told(lambda: ledger.must_have_reason(*self._whose(), self._reason, self.run.folder))
 
     def _whose(self) -> tuple[str, str]:
         return self.assembly.config["task"]["name"], self.run.read_json("data.json")["fingerprint"]
@@ -132,22 +138,35 @@ class Experiment:
 
     def train(self, fit: Fit, watch: Watch | None = None) -> Result:
         """Fit one job, from its last checkpoint if there is one, and score its validation rows."""
+        baseline = self.begin(fit)
+        self.carry_on(fit, baseline, watch)
+        return self.conclude(fit, baseline)
+
+    def begin(self, fit: Fit) -> dict[str, Score]:
+        """Bring a fit to where its last checkpoint has it; answers with what the answer to beat comes to."""
         trainer = fit.trainer
-        split = "train" if fit.data.val is None else "val"
-        baseline = self._baseline(fit, split)  # before restoring: it seeds
+        baseline = self._baseline(fit, fit.split)  # before restoring: it seeds
         if self._restore(fit, "last"):
             log.info("%s goes on at epoch %d, batch %d", fit.job.name, trainer.epoch + 1, trainer.position + 1)
         else:
             solve(fit, self.run)
         self._start_records(fit)
-        with watch(trainer, fit.job, baseline) if watch else nullcontext(), signals(trainer):
-            trainer.fit()
+        return baseline
+
+    def carry_on(self, fit: Fit, baseline: dict[str, Score], watch: Watch | None = None) -> None:
+        """Train a fit to its end."""
+        with watch(fit.trainer, fit.job, baseline) if watch else nullcontext(), signals(fit.trainer):
+            fit.trainer.fit()
+
+    def conclude(self, fit: Fit, baseline: dict[str, Score]) -> Result:
+        """Score the best epoch of a fit that has ended."""
+        trainer = fit.trainer
         if trainer.stop:
             log.info("%s stopped after epoch %d: %s", fit.job.name, trainer.epoch, trainer.stop)
         epochs, seconds = trainer.epoch, trainer.seconds
         fit.weights = f"last (epoch {epochs})"
         self._restore(fit, "best")
-        result = self.score(fit, split, baseline)
+        result = self.score(fit, fit.split, baseline)
         return replace(result, epochs=epochs, seconds=round(seconds, 3))
 
     def score(self, fit: Fit, split: str, baseline: dict[str, Score] | None = None) -> Result:
@@ -183,7 +202,7 @@ class Experiment:
         foretold.write(self.run.folder, fit.job.name, split, raw, rows, which, answers)
 
     def _restore(self, fit: Fit, name: str) -> bool:
-        found = checkpoint.newest(fit.trainer.folder / f"{name}.pt")
+        found = processes.told(lambda: checkpoint.newest(fit.trainer.folder / f"{name}.pt"))
         if found is not None:
             fit.trainer.restore(found)
             fit.weights = f"{name} (epoch {fit.trainer.epoch})"
@@ -227,23 +246,3 @@ def models_notes(fit: Fit) -> list[str]:
     """What the model, and the one to beat, say of themselves beside a result."""
     models = [getattr(each.objective, "model", None) for each in (fit.trainer, fit.baseline) if each is not None]
     return [getattr(model, "note", "") for model in models]
-
-
-@contextmanager
-def signals(trainer: Trainer) -> Iterator[None]:
-    """Inside, Ctrl-C and SIGTERM let the step end and the state be saved; a second one stops at once."""
-
-    def ask(number: int, frame: object) -> None:
-        if trainer.interrupted:
-            raise KeyboardInterrupt
-        trainer.interrupted = number
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

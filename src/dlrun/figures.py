@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 
 LOWER = {
     *("loss", "mae", "mse", "rmse", "perplexity", "bits", "error", "frechet"),
@@ -19,6 +20,17 @@ def lower_is_better(measure: str) -> bool:
     """
     words = re.split(r"[^a-z0-9]+", measure.lower())
     return words[-1] not in HIGHER and not LOWER.isdisjoint(words)
+
+
+def deciding(scores: Iterable[str], wanted: str | None = None) -> str:
+    """The measure that several runs are told apart by: the one asked for, else the first no loss, else the first."""
+    names = list(scores)
+    return wanted or next((name for name in names if not name.startswith("loss")), names[0] if names else "")
+
+
+def sign(measure: str) -> int:
+    """1 where less of a measure is better, -1 where more is; 'parameters' and 'seconds' are costs."""
+    return 1 if lower_is_better(measure) or measure in ("parameters", "seconds") else -1
 
 
 def number(value: float | None) -> str:

@@ -91,7 +91,7 @@ def kernel(group: Group, weights: Tensor, gradient: Tensor, state: State, step: 
     """The same through torch's fused kernel, which takes one number of each hyperparameter."""
     first, second = group["betas"]
     numbers = {name: group[name] for name in ("lr", "weight_decay", "eps")}
-    lists = [weights], [gradient], [state["exp_avg"]], [state["exp_avg_sq"]], [], [torch.tensor(float(step))]
+    lists: Any = [weights], [gradient], [state["exp_avg"]], [state["exp_avg_sq"]], [], [torch.tensor(float(step))]
     call(*lists, beta1=first, beta2=second, amsgrad=False, maximize=False, **numbers)
 
 
@@ -124,7 +124,7 @@ class Flat:
         self.taken = int(steps[0]) if steps else 0
         self.shown = False
 
-    def _show(self) -> None:
+    def show(self) -> None:
         """Let the optimizer see our state from now on."""
         for name, buffer in self.state.items():
             for parameter, view in zip(self.parameters, self.views(buffer), strict=True):
@@ -140,7 +140,7 @@ class Flat:
     def step(self, gradients: Sequence[Tensor]) -> None:
         """Take one step of the optimizer. gradients: one for each parameter, of its shape. Call under no_grad."""
         if not self.shown:
-            self._show()
+            self.show()
         self.taken += 1
         group = self.optimizer.param_groups[0]  # another one after a state was loaded
         gradient = torch.cat([each.reshape(self.members, -1) for each in gradients], 1)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dlrun import processes, sharded, united
 from dlrun.flat import Flat, fits
 from dlrun.optim import Moment, Schedule, quick_step, set_rate, spare_compiler
 from dlrun.settings import Settings
@@ -31,9 +32,17 @@ class Learner:
             spare_compiler()
         self.groups, self.settings, self.schedule = groups, settings, schedule
         self.optimizers = {name: make(parameters) for name, parameters in groups.items()}
+        if sharded.wanted(settings):
+            for optimizer in self.optimizers.values():
+                optimizer.param_groups[:] = map(sharded.unfused, optimizer.param_groups)
         self.apply = {name: quick_step(optimizer) for name, optimizer in self.optimizers.items()}
         self.scaler = torch.amp.GradScaler(device.type) if settings.precision == "fp16" else None
         self.average = {n: [p.detach().clone() for p in ps] for n, ps in groups.items()} if settings.ema else {}
+        self.shared = processes.here.size > 1
+        self.sharded = sharded.wanted(settings)
+        self.wishes: Callable[[], list[float]] = list  # what goes along with the gradients to all processes,
+        self.rows = 0
+        self.heard: Tensor | None = None  # and has come with them
         self.members = 1  # models whose weights are stacked in these
         self.flat: dict[str, Flat | None] = {}
         self.taken = dict.fromkeys(groups, 0)
@@ -58,13 +67,14 @@ class Learner:
         else:
             for parameter, gradient in zip(self.groups[step.group], step.gradient, strict=True):
                 parameter.grad = gradient
-        self.waiting[step.group] += rows
+        self.rows = rows
+        self.waiting[step.group] += processes.whole(rows) if self.shared else rows
         if last:
             with torch.no_grad():
                 self._apply(step.group)
 
     def _walk_back(self, step: Step, rows: int) -> None:
-        loss = step.loss * rows if self.settings.accumulate > 1 else step.loss
+        loss = step.loss * rows if self.settings.accumulate > 1 or self.sharded else step.loss
         if self.scaler is not None:
             loss = self.scaler.scale(loss)
         if len(self.groups) > 1:
@@ -74,9 +84,14 @@ class Learner:
 
     def _apply(self, name: str) -> None:
         parameters, optimizer = self.groups[name], self.optimizers[name]
+        if self.sharded:
+            self.heard = sharded.add_gradients(parameters, self.waiting[name], self.wishes())
+        elif self.shared:
+            rows = 1 if self.settings.accumulate > 1 else self.rows
+            self.heard = united.add_gradients(parameters, rows, self.waiting[name], self.wishes())
         if self.scaler is not None:
             self.scaler.unscale_(optimizer)
-        if self.settings.accumulate > 1:  # the mean over the rows that were really in the window
+        if self.settings.accumulate > 1 and not self.shared:  # the mean over the rows that were really in the window
             for parameter in parameters:
                 if parameter.grad is not None:
                     parameter.grad /= self.waiting[name]
@@ -101,7 +116,7 @@ class Learner:
         gradients = [parameter.grad for parameter in parameters]
         whole = all(gradient is not None for gradient in gradients)
         if name not in self.flat:
-            can = whole and fits(parameters, optimizer, self.members)
+            can = whole and not self.sharded and fits(parameters, optimizer, self.members)
             self.flat[name] = Flat(parameters, optimizer, self.members) if can else None
         flat = self.flat[name]
         if flat is not None and not whole:

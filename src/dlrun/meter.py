@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dlrun import bootstrap
 from dlrun.metrics import Metric, interval, zeros
+from dlrun.processes import here
 from dlrun.scores import resampled
 from dlrun.types import Batch, Field, Score, Step
 
@@ -44,6 +45,8 @@ class Meter:
         self.parts: dict[str, list[Any]] = {}  # the same of what a loss is the sum of, and of what else is measured
         self.rows = 0
         self.steps = 0
+        self.counts: list[int] = []  # rows of each step that is kept
+        self.fault: tuple[int, str] | None = None  # among several processes: the first loss that is no number
         self.kept: dict[str, tuple[list[Tensor], list[Tensor]]] = {name: ([], []) for name in fields}
         self.pending: list[tuple[str, Tensor, int, dict[str, Tensor], Batch, dict[str, Tensor]]] = []
         self.pending_numbers = 0
@@ -54,6 +57,8 @@ class Meter:
         parts = {f"loss_{name}": part.detach() for name, part in step.parts.items()}
         parts |= {name: value.detach() for name, value in step.measured.items()}
         targets = {name: batch[name] for name in outputs}
+        if not rows:  # they are another process's
+            outputs, targets = ({name: part[:0] for name, part in parts.items()} for parts in (outputs, targets))
         self.pending.append((step.group, step.loss.detach(), rows, outputs, targets, parts))
         self.pending_numbers += sum(map(torch.numel, outputs.values()))
         if len(self.pending) >= PENDING_STEPS or self.pending_numbers >= PENDING_NUMBERS:
@@ -79,13 +84,19 @@ class Meter:
         finite = torch.stack([loss for _, loss, *_ in self.pending]).isfinite()
         if not bool(finite.all()):
             first = int((~finite).nonzero()[0, 0])
-            raise Diverged(f"{self.where}step {self.steps + first + 1}: the loss is {float(self.pending[first][1])}")
+            step = self.steps + first + 1
+            told = f"{self.where}step {step}: the loss is {float(self.pending[first][1])}"
+            if here.size == 1:
+                raise Diverged(told)
+            self.fault = self.fault or (step, told)
 
     def _measure(self, seen: list[tuple[int, dict[str, Tensor], Batch]]) -> None:
         if not seen:
             return
-        self.rows += sum(rows for rows, _, _ in seen)
-        for target in self.fields:
+        counts = [rows for rows, _, _ in seen]
+        self.rows += sum(counts)
+        self.counts += counts if self.keep else []
+        for target in self.fields if sum(counts) else ():
             raw = torch.cat([outputs[target] for _, outputs, _ in seen]).float()
             truth = torch.cat([targets[target] for _, _, targets in seen])
             self._sum(target, raw, truth)
@@ -129,7 +140,7 @@ class Meter:
 
     def state(self) -> dict[str, Any]:
         """Everything so far, as tensors and plain values, so that a sweep can go on where it was cut."""
-        names = ("sums", "losses", "parts", "rows", "steps", "pending_numbers")
+        names = ("sums", "losses", "parts", "rows", "steps", "counts", "pending_numbers")
         kept = {name: [list(answers), list(truths)] for name, (answers, truths) in self.kept.items()}
         return {
             **{name: getattr(self, name) for name in names},
@@ -142,7 +153,8 @@ class Meter:
         """Go on from a state."""
         for name in ("losses", "rows", "steps", "pending_numbers"):
             setattr(self, name, state[name])
-        self.parts = state.get("parts", {})  # checkpoints of older versions have neither these
+        self.counts = list(state.get("counts", [state["rows"]]))  # checkpoints of older versions have none of these,
+        self.parts = state.get("parts", {})
         self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
         self.kept = {name: (answers, truths) for name, (answers, truths) in state["kept"].items()}
         self.each = state.get("each", {})  # nor these, nor parts in what is pending

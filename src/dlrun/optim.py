@@ -170,7 +170,8 @@ def set_rate(optimizers: Iterable[Optimizer], factor: float) -> None:
     """Set every group's learning rate to `factor` times the one it began with."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group.setdefault("initial_lr", float(group["lr"]))
+            if "initial_lr" not in group:
+                group["initial_lr"] = float(group["lr"])
             group["lr"] = group["initial_lr"] * factor
 
 

@@ -24,52 +24,56 @@ class Replay:
         self.take: Callable[[Batch], Iterator[Step]] = objective.steps  # type: ignore[assignment]
         (self.group,) = objective.groups.values()  # type: ignore[operator,union-attr]
         self.buffers = list(objective.buffers())
+        self.streams = getattr(objective, "streams", ())  # what it draws from besides torch's own generator
         self.known = [*objective.parameters(), *self.buffers]
         self.notes: dict[Any, Play | None] = {}
         self.proved: dict[Any, Play] = {}
+        self.off = False
 
     def steps(self, batch: Batch) -> Iterator[Step]:
         """The step of this batch, with its gradient where that is known already."""
         key = tuple(map(torch.Tensor.size, batch.values()))
         if key in self.proved:
             yield self.proved[key](*batch.values())
-        elif key in self.notes and self.notes[key] is not None:
-            yield self._prove(key, batch)
+        elif (play := self.notes.get(key)) is not None:
+            yield self._prove(key, batch, play)
         else:
             yield from self._first(key, batch)
 
     def _first(self, key: Any, batch: Batch) -> Iterator[Step]:
-        if key not in self.notes or len(self.notes) > MOST_SHAPES:
+        if self.off or key not in self.notes or len(self.notes) > MOST_SHAPES:
             self.notes[key] = None
             yield from self.take(batch)
             return
-        before = torch.get_rng_state()
+        before = self._random()
         try:
             step, self.notes[key] = noted(self.take, batch, self.group, self.known)
             yield step
         except Beyond:
-            self.notes = {}
-            self.steps = self.take  # type: ignore[method-assign]
-            torch.set_rng_state(before)
+            self.off = True
+            self._set(before, [])
             yield from self.take(batch)
 
-    def _prove(self, key: Any, batch: Batch) -> Step:
-        before, buffers = torch.get_rng_state(), [buffer.clone() for buffer in self.buffers]
+    def _prove(self, key: Any, batch: Batch, play: Play) -> Step:
+        before, buffers = self._random(), [buffer.clone() for buffer in self.buffers]
         step = complete(next(self.take(batch)), self.group)
-        after = torch.get_rng_state(), [buffer.clone() for buffer in self.buffers]
+        after = self._random(), [buffer.clone() for buffer in self.buffers]
         self._set(before, buffers)
-        play = self.notes[key]
-        assert play is not None
-        if equal(step, play(*batch.values())) and torch.equal(torch.get_rng_state(), after[0]):
+        if equal(step, play(*batch.values())) and all(map(torch.equal, self._random(), after[0])):
             self.proved[key] = play
         else:
-            self.steps = self.take  # type: ignore[method-assign]
+            self.off, self.notes = True, {}
         self._set(*after)
         return step
 
-    def _set(self, state: Tensor, buffers: list[Tensor]) -> None:
-        torch.set_rng_state(state)
-        for buffer, value in zip(self.buffers, buffers, strict=True):
+    def _random(self) -> list[Tensor]:
+        return [torch.get_rng_state(), *(stream.get_state() for stream in self.streams)]
+
+    def _set(self, random: list[Tensor], buffers: list[Tensor]) -> None:
+        torch.set_rng_state(random[0])
+        for stream, state in zip(self.streams, random[1:], strict=True):
+            stream.set_state(state)
+        for buffer, value in zip(self.buffers, buffers, strict=False):
             buffer.copy_(value)
 
 

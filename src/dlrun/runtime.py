@@ -68,6 +68,17 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
 
 
+def seed(number: int, device: torch.device) -> None:
+    """Begin torch's random numbers anew, on the CPU and on this device.
+
+    torch.manual_seed alone would also see to every device that there might be, with a stack trace for each: 60 to 300
+    microseconds, for every sweep.
+    """
+    torch.default_generator.manual_seed(number)
+    if device.type != "cpu":
+        torch.manual_seed(number)
+
+
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:
     """The state of torch's generators, as tensors."""
     state = {"cpu": torch.get_rng_state()}

@@ -1,4 +1,4 @@
-"""The settings of the engine and of the workflow, as conf/engine/ and conf/workflow/ give them."""
+"""The settings of the engine, the workflow and a sweep, as conf/engine, conf/workflow and conf/sweep give them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ class Settings:
     eval_batch_size: rows a batch when nothing is learnt; null = the larger of batch_size and 256.
     clip_norm, clip_value: bounds on the gradient. ema: decay of the running average of the weights that is used for
     evaluation. save_every: seconds between checkpoints. overfit: train and validate on the same so many rows, and say
-    whether the model can learn them by heart.
+    whether the model can learn them by heart. devices: how many processes share every batch, each on a device of its
+    own (of the kind that `device` says), or the names of the devices; null = this process alone. shard: each of them
+    keeps only a part of the weights, for a model that does not fit one device.
     """
 
     epochs: Count
@@ -34,6 +36,13 @@ class Settings:
     deterministic: bool
     save_every: NonNegative
     overfit: Count | None
+    devices: Count | list[str] | None
+    shard: bool
+
+    @property
+    def own_device(self) -> str:
+        """The name of the device of a process that is alone."""
+        return self.devices[0] if isinstance(self.devices, list) and self.devices else self.device
 
     @property
     def rows_at_once(self) -> int:
@@ -55,3 +64,24 @@ class Workflow:
     space: dict[str, Any]
     patience: Probability
     seeds: Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """What `dlrun -m` tries and how, as conf/sweep/ gives it; there stands what each of them means."""
+
+    method: Literal["grid", "random", "tpe"]
+    prune: Literal["halving", "hyperband", "median"] | None
+    startup: Count
+    factor: Count
+    least: Count
+    jobs: Count
+    share: Count
+    devices: list[str] | None
+    trials: Count | None
+    limit: Positive | None
+    seed: int
+    measure: str | list[str] | None
+    zip: list[str]
+    retry: bool
+    fresh: bool

@@ -17,6 +17,7 @@ from dlrun.pixels import select
 from dlrun.sequences import Sequences as Sequences
 from dlrun.sequences import Windows as Windows
 from dlrun.sequences import by_length
+from dlrun.shares import pieces
 from dlrun.types import Batch
 
 warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
@@ -128,15 +129,24 @@ class Table:
         """The same table on a device."""
         return Table({name: column.to(device) for name, column in self.columns.items()})
 
-    def batches(self, size: int, *, seed: int | None = None, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
+    def batches(
+        self, size: int, *, seed: int | None = None, epoch: int = 0, start: int = 0, rank: int = 0, world: int = 1
+    ) -> Iterator[Batch]:
         """Batches of `size` rows (the last one may be smaller), from batch number `start` on."""
         order = self._order(seed, epoch, size)
         step = size * self._batches_a_chunk(size)
         for low in range(start * size, len(self), step):
             rows = slice(low, low + step) if order is None else order[low : low + step]
-            cuts = [column.batches(rows, size) for column in self.columns.values()]
-            for parts in zip(*cuts, strict=True):
-                yield dict(zip(self.columns, parts, strict=True))
+            for some, count in [(rows, size)] if world == 1 else pieces(self._numbers(rows), size, rank, world):
+                cuts = [column.batches(some, count) for column in self.columns.values()]
+                for parts in zip(*cuts, strict=True):
+                    found = parts if world == 1 else map(aligned, parts)
+                    yield dict(zip(self.columns, found, strict=True))
+
+    def _numbers(self, rows: Tensor | slice) -> Tensor:
+        if isinstance(rows, Tensor):
+            return rows
+        return torch.arange(len(self), device=next(iter(self.columns.values())).place)[rows]
 
     def _order(self, seed: int | None, epoch: int, size: int) -> Tensor | None:
         if seed is None:
@@ -167,9 +177,20 @@ class Ticks:
     def __len__(self) -> int:
         return self.count
 
-    def batches(self, size: int, *, seed: int | None = None, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
+    def batches(
+        self, size: int, *, seed: int | None = None, epoch: int = 0, start: int = 0, rank: int = 0, world: int = 1
+    ) -> Iterator[Batch]:
         """Empty batches from number `start` on, one for each `size` ticks."""
         return ({} for _ in range(start, -(-self.count // size)))
+
+
+def aligned(part: Tensor) -> Tensor:
+    """The same rows at the beginning of memory of their own.
+
+    The part of a batch may begin at any address, and at another one when a run goes on in the middle of an epoch; the
+    CPU's matrix products round in another way where memory is not aligned.
+    """
+    return part.clone() if part.layout is torch.strided and part.storage_offset() else part
 
 
 def mix(*numbers: int) -> int:

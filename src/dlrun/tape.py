@@ -40,6 +40,10 @@ class Tape(TorchDispatchMode):
         for tensor in known:
             self._keep(tensor)
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # or torch imports its compiler, 0.8 s of CPU, to have it overlook what is never compiled
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         name = func._schema.name.partition("::")[2]
@@ -158,6 +162,5 @@ def noted(take: Callable[[Batch], Any], batch: Batch, group: list[Tensor], known
 
 def complete(step: Step, group: list[Tensor]) -> Step:
     """A step with its gradient in it, and no history."""
-    bare = lambda parts: {name: part.detach() for name, part in parts.items()}  # noqa: E731
-    gradient = list(torch.autograd.grad(step.loss, group))
-    return Step(step.group, step.loss.detach(), *(bare(getattr(step, key)) for key in MAPPINGS), gradient)
+    bare = {key: {name: part.detach() for name, part in getattr(step, key).items()} for key in MAPPINGS}
+    return Step(step.group, step.loss.detach(), gradient=list(torch.autograd.grad(step.loss, group)), **bare)

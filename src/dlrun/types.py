@@ -148,7 +148,7 @@ class Source(Protocol):
         self, size: int, *, seed: int | None = None, epoch: int = 0, start: int = 0, rank: int = 0, world: int = 1
     ) -> Iterator[Batch]:
         """Batches of `size` rows from batch number `start` on; without a seed in the rows' own order, else in an
-        order that is a function of (seed, epoch). Of each batch only what process `rank` of `world` holds (`shares`)."""
+        order that is a function of (seed, epoch). Of each batch only what process `rank` of `world` holds."""
         ...
 
 

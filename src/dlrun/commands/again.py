@@ -12,7 +12,7 @@ from dlrun.commands.train import go, logging_to, make_folder, named_plugins, sta
 from dlrun.commands.words import user_folders
 from dlrun.errors import Refused
 
-RESUMED = ("workflow.budget", "engine.device", "engine.save_every", "reason")
+RESUMED = ("workflow.budget", "engine.device", "engine.devices", "engine.save_every", "reason")
 
 
 def opened(words: list[str], command: str) -> tuple[Path, dict[str, Any], list[str]]:

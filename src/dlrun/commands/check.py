@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from dlrun import objectives
+from dlrun.alike import asked, without_stacked
 from dlrun.build import allow, dotted, patched
 from dlrun.errors import Refused
 from dlrun.models import fault_of, members
@@ -49,6 +50,7 @@ def check(config: dict[str, Any], plugins: tuple[str, ...]) -> None:
             faults += inner_faults(node, group, 1, plugins)
         elif group in PARTS or (isinstance(node, dict) and "_target_" in node):
             node = apart(node, config.get("text")) if group == "data" else node
+            node = without_stacked(node) if group == "protocol" and isinstance(node, dict) else node
             faults += node_faults(node, group, CONTEXT.get(group, 0), plugins)
     faults += [*pair_faults(config), *stage_faults(config, plugins)]
     if own(config, "model")[2] == "ensemble":
@@ -97,6 +99,8 @@ def top_faults(config: dict[str, Any]) -> Iterator[str]:
         low = key == "repeat" and isinstance(value, int) and value < 1
         if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)) or low:
             yield f"{key}={value!r}: it must be {text}"
+    if isinstance(config["protocol"], dict) and (stacked := asked(config)) not in (True, False, "auto"):
+        yield f"protocol.stacked={stacked!r}: it must be true, false or auto"
     if config["source"] not in ("official", "sample"):
         yield f"source={config['source']!r}: it must be official or sample"
     weights = config["loss_weights"]

@@ -36,11 +36,16 @@ def configure(words: list[str], folders: list[Path], plugins: tuple[str, ...] = 
             unknown += [bad.key] if bad.key else []
             faults += [] if bad.key else [bad.text]
     judge(config, unknown, [*faults, *idle_faults(config, good)], plugins)
+    return settled(config)
+
+
+def settled(config: dict[str, Any]) -> dict[str, Any]:
+    """The config of one run: files named from the root on, and nothing of the sweep that it may be a job of."""
     rooted(config["model"], ("weights", "members"))
     rooted(config["objective"].get("judge") or {}, ("features",))
     for node in (config, config["data"]):
         rooted(node, PICTURES)
-    return config
+    return {key: value for key, value in config.items() if key != "sweep"}
 
 
 def rooted(node: dict[str, Any], keys: tuple[str, ...]) -> None:
@@ -70,22 +75,27 @@ class BadWord(Exception):
         self.word, self.text, self.key = word, text, key
 
 
-def compose(words: list[str], folders: list[Path]) -> dict[str, Any]:
-    """The config that these words ask for, resolved to plain values. Raises BadWord."""
+def composed(words: list[str], folders: list[Path]) -> Any:
+    """The config that these words ask for as Hydra's own object, nothing in it resolved."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
+
+    _register(folders)
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(places.conf_folder()), version_base="1.3"):
+        return hydra_compose("config", overrides=words)
+
+
+def compose(words: list[str], folders: list[Path]) -> dict[str, Any]:
+    """The config that these words ask for, resolved to plain values. Raises BadWord."""
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    _register(folders)
-    GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(places.conf_folder()), version_base="1.3"):
-            found = hydra_compose("config", overrides=words)
-            config = OmegaConf.to_container(found, resolve=True, throw_on_missing=True)
+        config = OmegaConf.to_container(composed(words, folders), resolve=True, throw_on_missing=True)
     except YAMLError as error:
         raise BadWord("", f"a config file is no YAML: {' '.join(str(error).split())}") from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:

@@ -1,92 +1,171 @@
-"""`dlrun -m`: every combination of the values given, one after the other, with a table that is true after each."""
+"""`dlrun -m`: every job that the words ask for, in one process or several, with a table that is true after each."""
 
 from __future__ import annotations
 
-import json
-import logging
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dlrun.commands.configure import configure
-from dlrun.commands.train import go, named_plugins, note
+from dlrun.commands.axes import Words, space_words
+from dlrun.commands.check import node_faults
+from dlrun.commands.composer import Composer
+from dlrun.commands.configure import BadWord, compose, keys, unknown_key
+from dlrun.commands.launching import Launched, split
+from dlrun.commands.preview import preview
+from dlrun.commands.train import command, named_plugins
+from dlrun.commands.words import missing_option
 from dlrun.errors import Refused
+from dlrun.places import all_folders, all_groups
+from dlrun.settings import Sweep
+from dlrun.sweeps.folder import SweepFolder, description, opened
+from dlrun.sweeps.study import Axis, Grid, Study, combinations
+
+if TYPE_CHECKING:
+    from dlrun.sweeps.loop import Crew
+
+TRIED = 200  # combinations of which one must make sense before anything is begun
 
 
-def sweep(words: list[str], folders: list[Path]) -> int:
-    """Run every job; a job that fails is a line in the table, and the others go on. Answers 1 if any failed."""
+def sweep(words: list[str], folders: list[Path], flags: list[str]) -> int:
+    """Run what is missing of a sweep. A job that fails is a line in its table, and the others go on.
+
+    flags: words that are no settings (--config-dir …), to be repeated in commands. Answers with 1 if any job failed.
+    """
+    line = command([*flags, "-m", *words])
+    words, launcher = split(words)
     plugins = named_plugins(words)
-    jobs = combinations(words)
-    configs = [_configured(job, folders, plugins) for job in jobs]
-    if faults := [f"{' '.join(job)}: {c}" for job, c in zip(jobs, configs, strict=True) if isinstance(c, Refused)]:
-        if len(faults) == len(jobs):
-            raise Refused("\n".join(dict.fromkeys(str(c) for c in configs)))
-        logging.getLogger("dlrun").info("\n".join(faults))
-    first = next(config for config in configs if isinstance(config, dict))
-    from dlrun.rundir import create
-
-    folder = create(Path(first["output"]), first["task"]["name"], "sweep")
-    codes = []
-    for number, (job, config) in enumerate(zip(jobs, configs, strict=True)):
-        print(f"job {number + 1}/{len(jobs)}: {' '.join(job)}", flush=True)
-        codes.append(one(folder, number, job, config, plugins))
-        tell(folder)
-        if codes[-1] in (130, 143):
-            return codes[-1]
-    return int(any(codes))
-
-
-def combinations(words: list[str]) -> list[list[str]]:
-    """The words of each job, in Hydra's own sweep grammar: lists, range(), choice(), glob()."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
+    own = [word for word in words if word.partition("=")[0].partition(".")[0] in ("sweep", "space")]
+    rest = [word for word in words if word not in own]
+    given = Words([*rest, *spaces(own, rest, folders)], folders)
+    settings = settings_of([word for word in own if word.startswith("sweep")], given.fixed, folders)
+    composer = Composer(folders, plugins)
+    first = sensible(given, settings, composer)
+    told = description([*flags, *given.given.values()], settings)
+    folder = opened(Path(first["output"]), first["task"]["name"], told, settings.fresh)
+    lock = folder.lock()
     try:
-        overrides = OverridesParser.create().parse_overrides(words)
-        batches = BasicSweeper.split_arguments(overrides, max_batch_size=None)
-    except HydraException as error:
-        raise Refused(f"cannot read the sweep: {str(error).splitlines()[0]}") from error
-    return [list(job) for batch in batches for job in batch]
+        return carried_out(folder, given, settings, composer, [line, *flags], launcher)
+    finally:
+        lock.release()
 
 
-def _configured(job: list[str], folders: list[Path], plugins: tuple[str, ...]) -> dict[str, Any] | Refused:
+def spaces(own: list[str], rest: list[str], folders: list[Path]) -> list[str]:
+    """The words of the spaces that are named, but for keys that the command line sets itself."""
+    named = [word.partition("=")[2].strip("[]") for word in own if word.startswith("space=")]
+    if wrong := [word for word in own if word.startswith("space") and not word.startswith("space=")]:
+        raise Refused(f"{wrong[0]}: name a space, such as space=dense; its keys are set by their own names")
+    names = [name.strip() for text in named for name in text.split(",") if name.strip() not in ("", "null")]
+    said = {word.partition("=")[0].lstrip("+~") for word in rest}
+    return [word for word in space_words(names, folders) if word.partition("=")[0].lstrip("+~") not in said]
+
+
+def settings_of(own: list[str], fixed: list[str], folders: list[Path]) -> Sweep:
+    """How the sweep is carried out. Raises Refused for settings that are not there or not allowed."""
+    alone = [word.lstrip("+") for word in own]
+    there = all_groups(all_folders(folders))
+    named = [word.partition("=")[2] for word in alone if word.startswith("sweep=")]
+    if faults := [missing_option("sweep", name, there) for name in named if name not in there["sweep"]]:
+        raise Refused("\n".join(faults))
+    config = composed([*fixed, *alone], folders) or composed(alone, folders)
+    if config is None:
+        raise Refused(wrong_word(alone, folders))
+    node = config.get("sweep")
+    if faults := list(node_faults(node, "sweep", 0, ())):
+        raise Refused("\n".join(faults))
+    settings = Sweep(**{key: value for key, value in dict(node or {}).items() if key != "_target_"})
+    if settings.zip and settings.method != "grid":
+        raise Refused(f"sweep.zip pairs the lists of a grid; sweep.method={settings.method} draws each key by itself")
+    return settings
+
+
+def composed(words: list[str], folders: list[Path]) -> dict[str, Any] | None:
+    """The config of these words; None where one of them is wrong."""
+    if early := preview(words, folders):
+        return None if early[1] else early[0]
     try:
-        return configure(job, folders, plugins)
-    except Refused as error:
-        return error
+        return compose(words, folders)
+    except BadWord:
+        return None
 
 
-def one(folder: Path, number: int, job: list[str], config: dict[str, Any] | Refused, plugins: tuple[str, ...]) -> int:
-    """Run one job in its own folder and note how it ended."""
-    from dlrun.whole import write_text
+def wrong_word(words: list[str], folders: list[Path]) -> str:
+    """What is wrong with words of which one is."""
+    for word in words:
+        try:
+            compose([word], folders)
+        except BadWord as bad:
+            return unknown_key(bad.key, keys(compose([], folders))) if bad.key else bad.text
+    return f"these make no sense together: {' '.join(words)}"
 
-    name, error, code = f"{number:03d}", "", 0
-    place = folder / name
-    place.mkdir()
-    try:
-        if isinstance(config, Refused):
-            raise config
-        note(config, job, place)
-        code, _ = go(config, place, plugins)
-        error = {0: "", 3: "the loss became nan or infinite"}.get(code, f"exit code {code}")
-    except Refused as refused:
-        error, code = str(refused), 2
-    except Exception as crash:
-        error, code = f"{type(crash).__name__}: {crash}", 1
-    if error:
-        write_text(place / "error.txt", error + "\n")
-    line = {"job": number, "words": job, "status": "failed" if error else "done", "error": error, "folder": name}
-    with (folder / "sweep.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+
+def sensible(given: Words, settings: Sweep, composer: Composer) -> dict[str, Any]:
+    """The config of the first job that makes sense. Raises Refused with what is wrong in them where none does."""
+    faults: dict[str, None] = {}
+    for own in islice(tried(given.axes, settings), TRIED):
+        try:
+            return composer(given.job(own))
+        except Refused as error:
+            faults[str(error)] = None
+    raise Refused("\n".join(faults))
+
+
+def tried(axes: list[Axis], settings: Sweep) -> Iterator[list[str]]:
+    """Combinations of what there is to try, with each interval's lower end for all of it."""
+    ends = [axis if axis.values else Axis(axis.key, (str(axis.low),)) for axis in axes]
+    yield from combinations(ends, settings.zip)
+
+
+def study_of(axes: list[Axis], settings: Sweep, folder: Path) -> tuple[Study, int | None]:
+    """What names the jobs, and how many there will be. Raises Refused."""
+    if settings.method == "grid" and settings.prune is None:
+        grid = Grid(axes, settings.zip, settings.trials)
+        return grid, len(grid.left)
+    from dlrun.sweeps.search import Search
+
+    return Search(axes, settings, folder), settings.trials
+
+
+def carried_out(
+    folder: SweepFolder, given: Words, settings: Sweep, composer: Composer, again: list[str], launcher: list[str]
+) -> int:
+    """Run what is missing, and show what came of it all. again: the command that goes on, and its flags.
+
+    launcher: words for a launcher that is not ours.
+    """
+    from rich.console import Console
+
+    from dlrun.commands.sweep_shown import Shown
+    from dlrun.sweeps.loop import Loop
+
+    console, (line, *flags) = Console(highlight=False), again
+    study, total = study_of(given.axes, settings, folder.path)
+    show = Shown(folder.path, console, total, beside=elsewhere(settings) or bool(launcher))
+    apart = launcher or settings.limit is not None or study.prunes or not isinstance(study, Grid)  # each job by itself
+    loop = Loop(folder, study, composer, given.job, show, stacks=0 if apart else settings.jobs)
+    there, further = loop.recall(settings.retry)
+    if there:
+        on = f", {further} of them to be gone on with" if further else ""
+        console.print(f"this sweep is there, with {there} jobs{on}: {folder.path}", soft_wrap=True)
+    judge = loop.prune if study.prunes else None
+    code = loop.run(crew_of(settings, launcher, composer, folder.path, judge))
+    if folder.entries:
+        show.close(flags, stopped=code > 1)
+    if code > 1:
+        console.print(f"stopped; what has run is kept, and the same command goes on: {line}", soft_wrap=True)
     return code
 
 
-def tell(folder: Path) -> None:
-    """Write sweep.csv and sweep.md anew and show the table."""
-    from rich.console import Console
+def elsewhere(settings: Sweep) -> bool:
+    """Whether jobs need processes of their own: several at a time, ones that can be killed, or devices of their own."""
+    return settings.jobs > 1 or settings.limit is not None or settings.devices is not None
 
-    from dlrun.report.sweep import write_sweep
 
-    console = Console(highlight=False)
-    console.print(write_sweep(folder))
-    console.print(f"sweep folder: {folder}", soft_wrap=True)
+def crew_of(settings: Sweep, launcher: list[str], composer: Composer, folder: Path, judge: Any) -> Crew:
+    """Who carries the jobs out: a launcher that is not ours, processes of ours, or this one."""
+    from dlrun.sweeps.alone import Alone
+    from dlrun.sweeps.pool import Pool
+
+    if launcher:
+        return Launched(launcher, composer.folders, composer.plugins, folder, settings)
+    return Pool(settings, composer.plugins, folder, judge) if elsewhere(settings) else Alone(composer.plugins, judge)

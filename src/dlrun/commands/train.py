@@ -7,7 +7,7 @@ import logging
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from dlrun.types import Result
 
+Carry = Callable[[Any, Any], "list[Result]"]
+
 
 def train(words: list[str]) -> int:
     """Train what the words say; with -m, everything that they say. Answers with the exit code."""
@@ -29,9 +31,13 @@ def train(words: list[str]) -> int:
     if "--cfg" in rest or "--cfg=job" in rest:
         return show(rest, folders)
     if "-m" in rest or "--multirun" in rest:
+        from dlrun.commands import ranks
         from dlrun.commands.sweep import sweep
 
-        return sweep([word for word in rest if word not in ("-m", "--multirun")], folders)
+        if ranks.standing.joined:
+            raise Refused("a sweep starts its processes itself: say dlrun -m … engine.devices=2, not torchrun")
+        named = [word for word in words if word not in rest]  # --config-dir
+        return sweep([word for word in rest if word not in ("-m", "--multirun")], folders, named)
     plugins = named_plugins(rest)
     config = configure(rest, folders, plugins)
     return start(config, rest, make_folder(config), plugins)
@@ -81,31 +87,58 @@ def note(config: dict[str, Any], words: list[str], folder: Path) -> None:
     from dlrun.whole import write_text
 
     write_text(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-    write_text(folder / "command.txt", shlex.join(["dlrun", *words]) + "\n")
+    write_text(folder / "command.txt", command(words) + "\n")
     write_text(folder / "environment.json", json.dumps(environment(), indent=1) + "\n")
 
 
-def go(config: dict[str, Any], folder: Path, plugins: tuple[str, ...] = ()) -> tuple[int, list[Result]]:
-    """Run, or go on with, what the config says in this folder; answers with the exit code and the results."""
+def command(words: list[str]) -> str:
+    """These words as one line for a shell."""
+    return shlex.join(["dlrun", *words])
+
+
+def go(
+    config: dict[str, Any], folder: Path, plugins: tuple[str, ...] = (), carry: Carry | None = None
+) -> tuple[int, list[Result]]:
+    """Run, or go on with, what the config says in this folder; answers with the exit code and the results.
+
+    carry: (experiment, display) → results, where somebody else carries it out, and looks after the report. Where the
+    config asks for several processes, these are started, and do it.
+    """
+    from dlrun.commands import launch, ranks
+
+    if launch.wanted(config) > 1:
+        return launch.launched(config, folder, plugins, report=carry is None)
+    ranks.lead(config, folder, plugins)
+    return carried_out(config, folder, plugins, carry)
+
+
+def carried_out(
+    config: dict[str, Any], folder: Path, plugins: tuple[str, ...], carry: Carry | None = None, first: bool = True
+) -> tuple[int, list[Result]]:
+    """What `go` does in this process. first: of several it is the one that is seen, and writes the report."""
     from rich.console import Console
 
     from dlrun.commands.display import Display
     from dlrun.engine import Interrupted
     from dlrun.meter import Diverged
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, quiet=not first)
     with logging_to(folder, console):
         try:
             experiment = begun(config, folder, plugins)
             console.print(f"run folder: {folder}", soft_wrap=True)
-            results = experiment.results(Display(console, quiet=False, brief="workflow" in config))
+            display = Display(console, quiet=not first, brief="workflow" in config)
+            results = experiment.results(display) if carry is None else carry(experiment, display)
         except Interrupted as stop:
             console.print(f"stopped and saved; to go on: dlrun resume {folder}", soft_wrap=True)
             return 128 + stop.number, []
         except Diverged as error:
             logging.getLogger("dlrun").error("stopped: %s", error)
             return 3, []
-        finish(config, folder, results, console)
+        if first and carry is None:
+            finish(config, folder, results, console)
+        elif first:
+            count_openings(config, folder)
     return int(any("FAILED" in result.note for result in results)), results
 
 

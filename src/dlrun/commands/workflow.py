@@ -14,7 +14,7 @@ from dlrun.commands.train import go, named_plugins, start
 from dlrun.commands.words import user_folders
 from dlrun.errors import Refused
 
-FINAL = ("reason", "plugins", "engine.device")
+FINAL = ("reason", "plugins", "engine.device", "engine.devices")
 
 
 def workflow(words: list[str]) -> int:

@@ -6,6 +6,8 @@ import numpy as np
 
 from dlrun.data import audit_alone, audit_columns, audit_order, audit_pictures, audit_rows, audit_targets, series_audit
 from dlrun.data.audit_finding import Finding, Severity
+from dlrun.data.sharded import Sharded
+from dlrun.errors import Refused
 from dlrun.types import Raw
 
 __all__ = ["Finding", "audit"]
@@ -18,7 +20,13 @@ def audit(raw: Raw, train: np.ndarray, val: np.ndarray | None, seed: int) -> lis
 
     train, val: row indices of the split that scores will come from. seed: of the held-out parts on which single
     columns are tried. leak: validation scores cannot be believed. warning: something to look into. note: good to know.
+    Raises Refused for rows that are read file by file.
     """
+    if any(isinstance(column, Sharded) for column in raw.dev.values()):
+        raise Refused(
+            "the audit of dlrun workflow compares every row with all others, and data=shards are too many to be in "
+            "memory together: say dlrun task=shards … for a run without it"
+        )
     train = np.asarray(train)
     val = None if val is None else np.asarray(val)
     rows = audit_rows.identities(raw, raw.inputs)

@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from dlrun.data.prepare import apply, state
+from dlrun.data.sharded import Sharded
 from dlrun.data.shown import MISSING, cell, names, number, span, words, written
 from dlrun.types import Data, Raw, Rows, Windowed
 
@@ -29,6 +30,7 @@ def before_and_after(raw: Raw, data: Data, rows: Rows, train: np.ndarray, *, cou
     chosen = _chosen(raw, rows, train, count)
     some = {name: column[chosen] for name, column in rows.items()}
     batch = next(apply(raw, data, some).batches(len(chosen)))
+    some = {name: np.asarray(column) if isinstance(column, Sharded) else column for name, column in some.items()}
     columns = _room(_columns(raw, some, batch), COLUMNS - 1, len(raw.targets))
     lines = []
     for place, row in enumerate(chosen.tolist()):
@@ -53,7 +55,7 @@ def _chosen(raw: Raw, rows: Rows, train: np.ndarray, count: int) -> np.ndarray:
 def _missing(column: Any, train: np.ndarray) -> np.ndarray:
     """Which of the training rows miss a value of a column."""
     values = getattr(column, "dtype", None)
-    if values is None or values.kind not in "fOU":
+    if values is None or values.kind not in "fOU" or isinstance(column, Sharded):  # of which none may be missing
         return np.zeros(len(train), bool)
     found = np.isnan(column[train]) if values.kind == "f" else column[train] == ""
     return found.reshape(len(train), -1).any(axis=1)

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from dlrun.data.pictures import Pictures
+from dlrun.data.sharded import Sharded
 from dlrun.data.turned import Turned
 from dlrun.errors import Refused
+from dlrun.stream import Paged, source_of
 from dlrun.tables import Bag, Pixels, Plain, Sequences, Stored, Streamed, Table, Windows
 from dlrun.types import Column, Data, Field, Kind, Preparation, Ragged, Raw, Rows, Spec, Windowed
 
@@ -26,14 +28,14 @@ def prepare(raw: Raw, train: np.ndarray, val: np.ndarray | None) -> Data:
     """
     _check(raw, train, val)
     learnt: dict[str, Steps] = {}
-    columns: dict[str, Stored] = {}
+    columns: dict[str, Stored | Paged] = {}
     for name, kind in (raw.inputs | raw.targets).items():
         steps = tuple(step.beside(learnt) if hasattr(step, "beside") else step for step in raw.learn.get(name, ()))
         learnt[name], column = _learn_shared(raw, name, steps, train, learnt)
         columns[name] = _store(name, kind, column)
     inputs = {name: _field(raw, name, kind, columns[name], learnt[name]) for name, kind in raw.inputs.items()}
     targets = {name: _field(raw, name, kind, columns[name], learnt[name]) for name, kind in raw.targets.items()}
-    data = Data(Spec(inputs, targets), Table(columns), None, learnt)
+    data = Data(Spec(inputs, targets), source_of(columns), None, learnt)
     if val is None:
         return data
     held_out = {name: raw.dev[name][val] for name in columns}
@@ -43,12 +45,14 @@ def prepare(raw: Raw, train: np.ndarray, val: np.ndarray | None) -> Data:
 def apply(raw: Raw, data: Data, rows: Rows) -> Table:
     """Other rows, such as raw.test(), prepared with what was learnt. Rows without a target column go without it.
 
+    Rows that are read file by file are a Stream, which has what callers ask of a Table.
+
     Raises Refused when an input is absent, when a target value is missing, or when a class is unknown.
     """
     absent = [name for name in raw.inputs if name not in rows]
     if absent:
         raise Refused(f"these rows lack the input column {', '.join(absent)}; they have: {', '.join(rows)}")
-    columns: dict[str, Stored] = {}
+    columns: dict[str, Stored | Paged] = {}
     for name, kind in (raw.inputs | raw.targets).items():
         if name not in rows:
             continue
@@ -56,9 +60,9 @@ def apply(raw: Raw, data: Data, rows: Rows) -> Table:
             _check_target(name, rows[name])
         column = rows[name]
         for step in data.learnt[name]:
-            column = step(column)
+            column = _done(step, column)
         columns[name] = _store(name, kind, column)
-    return Table(columns)
+    return source_of(columns)  # type: ignore[return-value]
 
 
 def state(learnt: dict[str, Steps]) -> dict[str, list[dict[str, Any]]]:
@@ -71,7 +75,7 @@ def fingerprint(rows: Rows) -> str:
     digest = hashlib.sha256()
     for name in sorted(rows):
         column = rows[name]
-        if isinstance(column, Pictures | Turned):  # known by what its files hold: nothing is read
+        if isinstance(column, Pictures | Turned | Sharded):  # known by what its files hold: nothing is read
             digest.update(f"{name} {column.digest};".encode())
             continue
         parts = tuple(vars(column).values()) if isinstance(column, Ragged | Windowed) else (np.asarray(column),)
@@ -91,8 +95,13 @@ def _learn(steps: Steps, column: Column) -> tuple[Steps, Column]:
     fitted: list[Preparation] = []
     for step in steps:
         fitted.append(step.fit(column))
-        column = fitted[-1](column)
+        column = _done(fitted[-1], column)
     return tuple(fitted), column
+
+
+def _done(step: Preparation, column: Column) -> Column:
+    """A column after a step: at once, or file by file whenever it is read."""
+    return column.then(step) if isinstance(column, Sharded) else step(column)
 
 
 def _learn_shared(
@@ -110,7 +119,7 @@ def _learn_shared(
     return steps, column
 
 
-def _store(name: str, kind: Kind, column: Column) -> Stored:
+def _store(name: str, kind: Kind, column: Column) -> Stored | Paged:
     if isinstance(column, Bag | Sequences):
         return column
     if isinstance(column, Windowed):
@@ -121,6 +130,8 @@ def _store(name: str, kind: Kind, column: Column) -> Stored:
         raise Refused(
             f"'{name}' has rows of different lengths: a column of kind {kind} needs a step that evens them out"
         )
+    if isinstance(column, Sharded):
+        return Paged(column, column.rows, kind)
     if isinstance(column, Turned):
         return Streamed(column, torch.from_numpy(column.rows))
     if isinstance(column, Pictures):
@@ -134,7 +145,7 @@ def _store(name: str, kind: Kind, column: Column) -> Stored:
     return Plain(values[:, None] if values.ndim == 1 else values)
 
 
-def _field(raw: Raw, name: str, kind: Kind, column: Stored, steps: Steps) -> Field:
+def _field(raw: Raw, name: str, kind: Kind, column: Stored | Paged, steps: Steps) -> Field:
     learnt: tuple[str, ...] = getattr(steps[-1], "labels", ()) if steps else ()
     labels = raw.labels.get(name) or learnt
     if isinstance(column, Bag):
@@ -145,14 +156,16 @@ def _field(raw: Raw, name: str, kind: Kind, column: Stored, steps: Steps) -> Fie
         return Field(kind, column.shape, len(labels), labels, _shares(column, len(labels)))
     shape = column.shape
     if kind == "category":
-        assert isinstance(column, Plain)
+        assert isinstance(column, Plain | Paged)
         size = len(labels) or 1 + int(column.values.max())
     else:
         size = shape[0] if kind == "multilabel" else 0
     named = shape[-1:] if kind == "series" else shape
     if kind in ("number", "series", "image") and labels and named != (len(labels),):
         labels = ()  # the steps have added columns that have no name
-    prior = _prior(kind, column.values, size) if name in raw.targets and isinstance(column, Plain) else None
+    prior = getattr(steps[-1], "prior", None) if isinstance(column, Paged) and name in raw.targets else None
+    if name in raw.targets and isinstance(column, Plain):
+        prior = _prior(kind, column.values, size)
     shift, scale = getattr(steps[-1], "unscaled", (None, None)) if steps else (None, None)
     return Field(kind, shape, size, labels, prior, shift, scale, raw.outlook.get(name))
 
@@ -176,13 +189,15 @@ def _check(raw: Raw, train: np.ndarray, val: np.ndarray | None) -> None:
         raise Refused(f"{len(raw)} rows leave {len(train)} training and {held_out} validation rows: there are too few")
     for name, kind in raw.targets.items():
         _check_target(name, raw.dev[name])
+        if isinstance(raw.dev[name], Sharded):
+            continue  # its steps look at it while they learn
         if kind in ("binary", "category") and (raw.dev[name] == raw.dev[name][0]).all():
             raise Refused(f"target '{name}' has one class only, '{raw.dev[name][0]}', in all {len(raw)} rows")
 
 
 def _check_target(name: str, column: Column) -> None:
-    if isinstance(column, Windowed):
-        return  # of tokens, of which none is missing
+    if isinstance(column, Windowed | Sharded):
+        return  # of tokens, of which none is missing; or looked at whenever it is read
     if column.dtype.kind == "f":
         missing = ~np.isfinite(column)
     else:

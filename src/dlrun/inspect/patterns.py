@@ -26,7 +26,7 @@ LEAK = 0.01  # of what is below zero counts, so that a filter that the noise lea
 ONCE = Settings(
     epochs=1, batch_size=1, eval_batch_size=None, max_steps=None, epoch_batches=None, device="cpu", precision="fp32",
     accumulate=1, clip_norm=None, clip_value=None, ema=None, compile=False, deterministic=False, save_every=math.inf,
-    overfit=None,
+    overfit=None, devices=None, shard=False,
 )  # fmt: skip
 
 

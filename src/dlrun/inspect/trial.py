@@ -20,7 +20,9 @@ class Held:
     def __len__(self) -> int:
         return sum(map(rows_of, self.held))
 
-    def batches(self, size: int, *, seed: int | None = None, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
+    def batches(
+        self, size: int, *, seed: int | None = None, epoch: int = 0, start: int = 0, rank: int = 0, world: int = 1
+    ) -> Iterator[Batch]:
         """The batches as they were cut, from number `start` on."""
         return iter(self.held[start:])
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
+from dlrun import processes
 from dlrun.artifacts import Maker, Pictures
 from dlrun.errors import Refused
 from dlrun.models.dcgan import Dcgan
@@ -82,7 +83,7 @@ class Adversarial(nn.Module):
         return Step("discriminator", loss, parts=parts, measured=answers)
 
     def _made(self, count: int) -> Tensor:
-        return self.model.generator(self.model.points(count))  # type: ignore[no-any-return]
+        return self.model.generator(processes.drawn(self.model.points, count))  # type: ignore[no-any-return]
 
     def rates(self) -> dict[nn.Parameter, float]:
         """The generator's weights change at `rate` times the learning rate."""
@@ -126,7 +127,7 @@ class Adversarial(nn.Module):
 
 def spread(pictures: Tensor) -> Tensor:
     """The standard deviation of each pixel across a batch (B, …), averaged over the pixels; never 0."""
-    return pictures.std(0, correction=0).mean().clamp_min(1e-12)
+    return processes.deviation(pictures).mean().clamp_min(1e-12)
 
 
 def between(begin: Tensor, end: Tensor, share: float) -> Tensor:

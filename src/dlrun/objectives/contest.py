@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
 from torch.nn.functional import relu
 
+from dlrun import processes
+
 Kind = Literal["standard", "hinge", "wasserstein"]
 
 
@@ -54,7 +56,10 @@ def labelled(logits: Tensor, label: float, noise: float) -> Tensor:
     is the same loss, since -log(1 - p) of one is -log p of the other.
     """
     labels = torch.full_like(logits, label)
-    return cross_entropy(logits, labels - noise * torch.rand_like(labels) if noise else labels)
+    if noise:
+        draw = lambda count: torch.rand(count, dtype=labels.dtype, device=labels.device)  # noqa: E731
+        labels = labels - noise * processes.drawn(draw, len(labels))
+    return cross_entropy(logits, labels)
 
 
 def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, made: Tensor) -> Tensor:
@@ -62,7 +67,8 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, made: Ten
 
     Needs gradients to be on.
     """
-    share = torch.rand(len(real), *(1,) * (real.dim() - 1), device=real.device)
+    one = (1,) * (real.dim() - 1)
+    share = processes.drawn(lambda count: torch.rand(count, *one, device=real.device), len(real))
     between = (share * real + (1 - share) * made).detach().requires_grad_()
     (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
     return (slope.flatten(1).norm(dim=1) - 1).square().mean()

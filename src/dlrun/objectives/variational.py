@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dlrun import processes
 from dlrun.artifacts import Maker
 from dlrun.metrics import over_rows
 from dlrun.models.autoencoders import Autoencoder
@@ -79,7 +80,7 @@ class Variational(nn.Module):
         pixels = self.model.read(batch)
         mean, log_var = self.model.encode(pixels)
         log_std = log_std_of(log_var, self.sampling)
-        logits = self.model.decode(mean + log_std.exp() * torch.randn_like(mean))
+        logits = self.model.decode(mean + log_std.exp() * processes.noise_like(mean))
         yield self.measure.step(logits, pixels, (mean, log_var, divergence(mean, log_std)))
 
     def bar(self) -> MeanRow:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from dlrun.alike import without_stacked
 from dlrun.build import build, dotted
 from dlrun.protocols.plans import Plan, Rows
 from dlrun.protocols.repeats import repeated
@@ -55,6 +56,12 @@ def standing(results: list[Result]) -> list[Result]:
 
 def plan_of(config: Mapping[str, Any], plugins: tuple[str, ...] = ()) -> Plan:
     """The plan that a config describes: its protocol, repeated and in stages as it says."""
-    plan = repeated(build(config["protocol"], plugins=plugins), config["repeat"])
+    plan = repeated(protocol_of(config["protocol"], plugins), config["repeat"])
     chosen = build(config["stages"], plugins=plugins)
     return plan if chosen is None else Staged(plan, chosen)
+
+
+def protocol_of(node: Mapping[str, Any], plugins: tuple[str, ...] = ()) -> Plan:
+    """The protocol that a node describes; how its fits are trained (`stacked`) is not its business."""
+    plan: Plan = build(without_stacked(node), plugins=plugins)
+    return plan

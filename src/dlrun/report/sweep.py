@@ -5,16 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlrun.errors import Refused
+from dlrun.figures import deciding, sign
 from dlrun.report import measures, read
 from dlrun.whole import write_text
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+ROWS = 30  # at most so many on a terminal; sweep.md has them all
 
 
 @dataclass(frozen=True)
@@ -31,13 +35,39 @@ class Line:
     note: str
 
 
+@dataclass(frozen=True)
+class Aim:
+    """What a sweep is decided by. names: the measures asked for, without their split; none: the first job says it."""
+
+    names: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, folder: Path) -> Aim:
+        """What sweep.yaml says; nothing for sweeps from before it."""
+        import yaml
+
+        text = read.text(folder / "sweep.yaml")
+        measure = (yaml.safe_load(text) or {}).get("search", {}).get("measure") if text else None
+        names = [measure] if isinstance(measure, str) else measure or []
+        return cls(tuple(name.removeprefix("val/") for name in names))
+
+    def first(self, found: Iterable[Line]) -> str:
+        """The measure that the table is sorted by."""
+        return deciding((name for line in found for name in line.scores), self.names[0] if self.names else None)
+
+
 def write_sweep(folder: Path) -> Table:
     """Write sweep.csv and sweep.md anew, each whole or not at all, and answer with the same table for a terminal.
 
     May be called after each job. Raises Refused where there is no sweep.
     """
-    found = [_line(folder, entry) for entry in _entries(folder)]
-    measure = first_measure(found)
+    aim = Aim.of(folder)
+    return write_lines(folder, lines_of(folder, aim), aim)
+
+
+def write_lines(folder: Path, found: list[Line], aim: Aim) -> Table:
+    """The same from lines that were read before."""
+    measure = aim.first(found)
     ordered = ranked(found, measure)
     heads = _heads(ordered)
     write_text(folder / "sweep.csv", _csv(ordered, heads))
@@ -47,23 +77,48 @@ def write_sweep(folder: Path) -> Table:
     return _table(folder.name, columns, cells, notes)
 
 
-def first_measure(found: list[Line]) -> str:
-    """What a sweep is sorted by: the first score of its first finished job."""
-    return next((name for line in found for name in line.scores), "")
+def lines_of(folder: Path, aim: Aim, known: dict[int, Line] | None = None) -> list[Line]:
+    """The lines of all jobs. known: lines of jobs that have ended, which are not read again; new ones are added."""
+    known, found = {} if known is None else known, []
+    for entry in _entries(folder):
+        line = known.get(entry["job"])
+        if line is None or line.status != entry["status"]:
+            line = _line(folder, entry, aim)
+            known[line.job] = line
+        found.append(line)
+    return found
 
 
 def ranked(found: list[Line], measure: str) -> list[Line]:
-    """The best first; then those without this score, and the failed ones last."""
-    sign = 1 if measures.lower_is_better(measure) else -1
+    """The best first, then the best of the pruned ones; then those without this score, and the failed ones last."""
 
     def place(line: Line) -> tuple[int, float, int]:
-        value = line.scores.get(measure, (None, None))[0]
-        if line.status == "failed":
-            return 2, 0.0, line.job
-        known = value is not None and math.isfinite(value)
-        return (0, sign * value, line.job) if known else (1, 0.0, line.job)  # type: ignore[operator]
+        value = value_of(line, measure)
+        order = {"done": 0, "pruned": 1, "failed": 3}.get(line.status, 2)
+        return (order, sign(measure) * value, line.job) if value is not None else (max(order, 2), 0.0, line.job)
 
     return sorted(found, key=place)
+
+
+def value_of(line: Line, measure: str) -> float | None:
+    """The score of a job, where it has one that is a number."""
+    value = line.scores.get(measure, (None, None))[0]
+    return value if value is not None and math.isfinite(value) and line.status != "failed" else None
+
+
+def best(found: list[Line], aim: Aim) -> list[Line]:
+    """The best finished job; where there are several aims, those that no other beats in all of them, the best first."""
+    measure = aim.first(found)
+    names = aim.names or (measure,)
+    done = [line for line in found if line.status == "done" and None not in [value_of(line, name) for name in names]]
+    scored = {line.job: [sign(name) * (value_of(line, name) or 0) for name in names] for line in done}
+
+    def beaten(job: int) -> bool:
+        mine = scored[job]
+        return any(all(a <= b for a, b in zip(other, mine, strict=True)) and other != mine for other in scored.values())
+
+    front = [line for line in ranked(found, measure) if line.job in scored and not beaten(line.job)]
+    return front if len(names) > 1 else front[:1]
 
 
 def varying(found: list[Line]) -> list[str]:
@@ -76,10 +131,10 @@ def _entries(folder: Path) -> read.Lines:
     entries = {line["job"]: line for line in read.lines(folder / "sweep.jsonl")}
     if not entries:
         raise Refused(f"{folder} is no sweep folder: it has no sweep.jsonl with jobs in it")
-    return [entries[job] for job in sorted(entries)]
+    return [entries[job] for job in sorted(entries) if entries[job].get("status") != "same"]
 
 
-def _line(folder: Path, entry: dict[str, Any]) -> Line:
+def _line(folder: Path, entry: dict[str, Any], aim: Aim) -> Line:
     name = str(entry.get("folder") or f"{entry['job']:03}")
     words = dict(word.partition("=")[::2] for word in entry.get("words", ()))
     results = read.results(folder / name)
@@ -91,6 +146,7 @@ def _line(folder: Path, entry: dict[str, Any]) -> Line:
         measure: measures.mean_and_deviation(measures.values(scored, measure))
         for measure in dict.fromkeys(measure for score in scored for measure in score)
     }
+    spread |= {cost: (entry[cost], None) for cost in ("parameters", "seconds") if cost in aim.names and spread}
     baseline = {measure: measures.mean_and_deviation(measures.values(known, measure))[0] for measure in spread}
     error = " ".join(str(entry.get("error") or "").split())
     status = str(entry.get("status", ""))
@@ -123,18 +179,31 @@ def _cells(found: list[Line], heads: tuple[list[str], list[str]]) -> tuple[list[
     columns = ["job", *keys, *names, *(f"{name} of baseline" for name in beside), "status"]
     cells = []
     for line in found:
-        own = [line.words.get(key, "") for key in keys]
-        scores = [measures.spread_text(*line.scores.get(name, (None, None))) for name in names]
+        own = [in_few(line.words.get(key, "")) for key in keys]
+        scores = [in_text(name, *line.scores.get(name, (None, None))) for name in names]
         baseline = [measures.number(line.baseline.get(name)) for name in beside]
         status = f"{line.status}: {line.error}" if line.error else line.status
         cells.append([line.folder, *own, *scores, *baseline, status])
     return columns, cells
 
 
+def in_text(name: str, mean: float | None, deviation: float | None) -> str:
+    """A score, or what it has cost."""
+    return str(mean) if name == "parameters" and mean is not None else measures.spread_text(mean, deviation)
+
+
+def in_few(text: str) -> str:
+    """A value in few letters: of a number with many digits the first four; sweep.csv has all of it."""
+    try:
+        return f"{float(text):.4g}" if len(text) > 8 else text
+    except ValueError:
+        return text
+
+
 def _markdown(title: str, columns: list[str], cells: list[list[str]], notes: list[str], measure: str) -> str:
     rows = [columns, ["---"] * len(columns), *cells]
     table = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    order = "lowest" if measures.lower_is_better(measure) else "highest"
+    order = "lowest" if sign(measure) > 0 else "highest"
     sorted_by = [f"Sorted by {measure}, {order} first.", ""] if measure else []
     return "\n".join([f"# Sweep {title}", "", *(f"**{note}**\n" for note in notes), *sorted_by, *table, ""])
 
@@ -148,8 +217,12 @@ def _table(title: str, columns: list[str], cells: list[list[str]], notes: list[s
     for note in notes:
         heading.append(f"\n{note}", style="bold red")
     table = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD)
-    for column in columns:
-        table.add_column(Text(column), overflow="fold")
-    for row in cells:
-        table.add_row(*map(Text, row), style="red" if row[-1].startswith("failed") else None)
+    shown = [place for place, column in enumerate(columns) if not column.endswith(" of baseline") or len(columns) < 8]
+    for place in shown:
+        table.add_column(Text(columns[place]), overflow="fold")
+    for row in cells[:ROWS]:
+        style = "red" if row[-1].startswith("failed") else None
+        table.add_row(*(Text(row[place]) for place in shown), style=style)
+    if len(cells) > ROWS:
+        table.caption = f"and {len(cells) - ROWS} more in sweep.md"
     return table

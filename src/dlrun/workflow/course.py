@@ -20,6 +20,7 @@ from dlrun.experiment import Experiment, Watch
 from dlrun.figures import lower_is_better
 from dlrun.ledger import config_hash
 from dlrun.meter import Diverged
+from dlrun.protocols.stages import protocol_of
 from dlrun.types import Job, Result
 from dlrun.whole import write_text
 from dlrun.workflow import choices, verdicts
@@ -29,7 +30,7 @@ from dlrun.workflow.stages import FIRST, Course, Stage, Staged, verified
 from dlrun.workflow.verdicts import Verdict
 
 log = logging.getLogger("dlrun")
-FREE = ("workflow.budget", "engine.device", "engine.save_every", "reason", "test")  # may be set when it goes on
+FREE = ("workflow.budget", "engine.device", "engine.devices", "engine.save_every", "reason", "test")  # may be set later
 
 
 class Workflow:
@@ -57,7 +58,7 @@ class Workflow:
             self.run, self.config, self.measure.name, "min" if lower_is_better(self.measure.name) else "max"
         )
         self.experiment.assembly.config = self.config
-        self.inner = build(self.protocol.nodes)
+        self.inner = protocol_of(self.protocol.nodes)
         self.split = self._first_split()
         self.experiment.assembly.plan = Staged(self.inner, lambda results: iter(self.stages(results)))
 

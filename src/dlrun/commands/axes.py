@@ -1,0 +1,107 @@
+"""What the words of a sweep say in Hydra's grammar, and what a named space says: keys with their values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dlrun.errors import Refused
+from dlrun.places import all_folders, all_groups, option_file
+from dlrun.sweeps.study import Axis
+
+
+class Words:
+    """The words of all jobs: those that stay, and the axes along which they differ, in the order of the command."""
+
+    def __init__(self, words: Sequence[str], folders: Sequence[Path]) -> None:
+        self.given: dict[str, str] = {}  # key → its word as it stands; of a key named twice the later word
+        self.axes: list[Axis] = []
+        for override in parsed(words):
+            self.given[override.get_key_element()] = override.input_line
+            self.axes = [axis for axis in self.axes if axis.key != override.get_key_element()]
+            if override.is_sweep_override():
+                self.axes.append(axis_of(override, folders))
+
+    @property
+    def fixed(self) -> list[str]:
+        """The words that are the same in every job."""
+        own = {axis.key for axis in self.axes}
+        return [word for key, word in self.given.items() if key not in own]
+
+    def job(self, own: Sequence[str]) -> list[str]:
+        """All words of the job that has these of its own, each in its place."""
+        chosen = {word.partition("=")[0]: word for word in own}
+        return [chosen.get(key, word) for key, word in self.given.items()]
+
+
+def parsed(words: Sequence[str]) -> list[Any]:
+    """The words as Hydra reads them. Raises Refused."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser, found = OverridesParser.create(), []
+    for word in words:
+        try:
+            found.append(parser.parse_override(word))
+        except HydraException as error:
+            raise Refused(f"cannot read '{word}': {str(error).splitlines()[0]}") from error
+    return found
+
+
+def axis_of(override: Any, folders: Sequence[Path]) -> Axis:
+    """One key with its list, range(), choice(), glob() or interval(). Raises Refused where that holds no value."""
+    from hydra.core.override_parser.types import Glob
+    from hydra.errors import HydraException
+
+    key, value = override.get_key_element(), override._value
+    if override.is_interval_sweep():
+        whole = isinstance(value.start, int) and isinstance(value.end, int)
+        log = "log" in value.tags
+        if value.start >= value.end or (log and value.start <= 0):
+            above = " above 0" if log else ""
+            raise Refused(f"{override.input_line}: an interval goes from one number{above} up to a larger one")
+        return Axis(key, (), value.start, value.end, log, whole)
+    try:
+        if isinstance(value, Glob):
+            values = tuple(value.filter(all_groups(all_folders(folders)).get(override.key_or_group, [])))
+        else:
+            values = tuple(override.sweep_string_iterator())
+    except HydraException as error:
+        raise Refused(f"cannot read '{override.input_line}': {error}") from error
+    if not values:
+        raise Refused(f"{override.input_line}: there is no value to try")
+    return Axis(key, values)
+
+
+def space_words(names: Sequence[str], folders: Sequence[Path]) -> list[str]:
+    """The words that named search spaces stand for; of a key that several have, the later one's. Raises Refused."""
+    import yaml
+
+    found: dict[str, str] = {}
+    for name in names:
+        file = option_file(all_folders(folders), "space", name)
+        if file is None:
+            there = all_groups(all_folders(folders)).get("space", [])
+            raise Refused(f"no space '{name}'. There are: {', '.join(there) or 'none'}")
+        try:
+            node = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise Refused(f"{file} is no YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(node, dict):
+            raise Refused(f"{file} must give keys with their values, such as optimizer.lr: tag(log,interval(1e-4,0.1))")
+        for key, value in node.items():
+            found[key] = f"{key}={expression(value)}"
+    return list(found.values())
+
+
+def expression(value: Any) -> str:
+    """A value of a space's file as a word says it: a list as its values in turn, text as it stands."""
+    return ",".join(map(inner, value)) if isinstance(value, list) else inner(value)
+
+
+def inner(value: Any) -> str:
+    """One value."""
+    if isinstance(value, list):
+        return f"[{','.join(map(inner, value))}]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,210 @@
+"""Starts the processes that share a run (`engine.devices=2`), passes signals on to them, and says which one died."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dlrun.commands import ranks
+from dlrun.errors import Refused
+
+if TYPE_CHECKING:
+    from dlrun.types import Result
+
+GRACE = 10.0  # seconds in which the others may end by themselves once one has died
+PROGRAM = "from dlrun.commands.ranks import main; main()"
+LOOK = 0.02  # seconds between two looks at them
+
+
+def wanted(config: dict[str, Any]) -> int:
+    """How many processes are to be started for this config; 1 where this one is enough, or is one of them."""
+    devices = config["engine"].get("devices")
+    if ranks.standing.joined or devices is None:
+        return 1
+    return len(devices) if isinstance(devices, list) else int(devices)
+
+
+def launched(
+    config: dict[str, Any], folder: Path, plugins: tuple[str, ...], report: bool = True
+) -> tuple[int, list[Result]]:
+    """Run a config in as many processes as it asks for; answers with the exit code and the results.
+
+    report: whether they write one. Raises Refused where they were refused.
+    """
+    from dlrun.rundir import RunDir
+
+    count = wanted(config)
+    devices = devices_of(config["engine"], count)
+    with tempfile.TemporaryDirectory(prefix="dlrun-") as place:
+        order = {"config": config, "folder": str(folder), "plugins": plugins, "report": report}
+        order |= {"path": sys.path, "outcomes": place}
+        (Path(place) / "order.json").write_text(json.dumps(order), encoding="utf-8")
+        crew = Crew(Path(place), count, devices)
+        with passing_on(crew):
+            crew.work()
+        code = crew.code()
+        if code is None:
+            tell(crew.death(), folder)
+    return (code, RunDir(folder).results() if code in (0, 1) else []) if code is not None else (1, [])
+
+
+@contextmanager
+def passing_on(crew: Crew) -> Iterator[None]:
+    """Inside, Ctrl-C and SIGTERM go to all processes of the crew, which save and stop; and none outlives the block."""
+    main = threading.current_thread() is threading.main_thread()
+    ask = lambda number, frame: crew.asked.append(number)  # noqa: E731
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)} if main else {}
+    try:
+        yield
+    finally:
+        crew.close()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def tell(death: str, folder: Path) -> None:
+    """Say which process died of what, what is saved, and how to go on."""
+    from rich.console import Console
+
+    from dlrun.commands.train import logging_to
+
+    with logging_to(folder, Console(highlight=False)):
+        logging.getLogger("dlrun").error(
+            "%s, and the others were stopped. %s To go on without it: dlrun resume %s engine.devices=1",
+            death, saved(folder), folder,
+        )  # fmt: skip
+
+
+def saved(folder: Path) -> str:
+    """What there is of a run, in a sentence."""
+    from dlrun import checkpoint
+
+    there = sorted(folder.glob("checkpoints/*/last.pt"), key=lambda path: path.stat().st_mtime)
+    state = checkpoint.newest(there[-1]) if there else None
+    if state is None:
+        return "Nothing had been saved yet."
+    where = f"epoch {state['epoch']}" + (f" and {state['position']} batches" if state["position"] else "")
+    return f"Saved is {there[-1].parent.name} after {where}."
+
+
+def devices_of(engine: dict[str, Any], count: int) -> str:
+    """The devices of the processes, with commas; '' where each of them finds its own. Raises Refused."""
+    devices, device = engine["devices"], engine["device"]
+    if isinstance(devices, list):
+        return ",".join(devices)
+    if ":" in device:
+        names = ", ".join([device, "…"])
+        raise Refused(f"engine.devices={count} needs {count} devices and engine.device={device} is one: "
+                      f"name them all, engine.devices=[{names}]")  # fmt: skip
+    return ""
+
+
+@dataclass
+class Crew:
+    """The processes of one run. place: a folder for what they are told, and tell.
+
+    running: number → process. ended: number → exit code, in the order of their ends. all: every process.
+    """
+
+    place: Path
+    count: int
+    devices: str
+    running: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
+    ended: dict[int, int] = field(default_factory=dict)
+    asked: list[int] = field(default_factory=list)  # signals to pass on
+    passed: int = 0
+    all: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def start(self) -> None:
+        """Start them all; the first one speaks for all, and what others print is kept for the case that they die."""
+        for rank in range(self.count):
+            words = [sys.executable, "-c", PROGRAM, str(self.place / "order.json")]
+            about: dict[str, Any] = {"env": self._about(rank), "stdin": subprocess.PIPE, "start_new_session": True}
+            with (self.place / f"{rank}.txt").open("wb") as aside:
+                about |= {"stdout": aside, "stderr": subprocess.STDOUT} if rank else {}
+                self.all.append(subprocess.Popen(words, **about))
+            self.running[rank] = self.all[-1]
+
+    def _about(self, rank: int) -> dict[str, str]:
+        number = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": self.count, "LOCAL_WORLD_SIZE": self.count}
+        there = [path for path in sys.path if path]
+        about = {"DLRUN_STORE": str(self.place / "store"), "PYTHONPATH": os.pathsep.join(there)}
+        about |= {"DLRUN_DEVICES": self.devices} if self.devices else {}
+        return os.environ | {name: str(value) for name, value in number.items()} | about
+
+    def work(self) -> None:
+        """Start them and wait until all have ended. Once one has died, those that do not end soon are stopped."""
+        self.start()
+        until = float("inf")
+        while self.running:
+            self._pass_on()
+            for rank, process in list(self.running.items()):
+                if (code := process.poll()) is not None:
+                    self.ended[rank] = code
+                    del self.running[rank]
+                    until = min(until, time.monotonic() + GRACE) if code else until
+            if time.monotonic() > until:
+                self.terminate()
+            time.sleep(LOOK)
+
+    def _pass_on(self) -> None:
+        while self.asked:
+            self.passed = self.asked.pop(0)
+            for process in self.running.values():
+                process.send_signal(self.passed)
+
+    def terminate(self) -> None:
+        """Stop those that still run, at once."""
+        for process in self.running.values():
+            process.kill()
+
+    def close(self) -> None:
+        """Stop all that still run, and let go of what they were spoken to through."""
+        self.terminate()
+        for process in self.all:
+            process.wait()
+            if process.stdin is not None:
+                process.stdin.close()
+
+    def outcome(self, rank: int) -> dict[str, Any]:
+        """What a process has written down about its end; nothing if it could not."""
+        path = self.place / f"{rank}.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def code(self) -> int | None:
+        """The exit code that all have come to; None where one has died. Raises Refused where they were refused."""
+        for rank in sorted(self.ended):
+            if "refused" in self.outcome(rank):
+                raise Refused(self.outcome(rank)["refused"])
+        codes = set(self.ended.values())
+        if len(codes) == 1 and not any("error" in self.outcome(rank) for rank in self.ended):
+            (code,) = codes
+            return code if code >= 0 else None if not self.passed else 128 - code
+        stopped = {0, 128 + self.passed, -self.passed, ranks.LOST, -signal.SIGKILL}
+        return 128 + self.passed if self.passed and codes <= stopped else None
+
+    def death(self) -> str:
+        """Which process died first, and of what, in words."""
+        order = list(self.ended)
+        killed = [rank for rank in order if self.ended[rank] < 0]
+        failed = [rank for rank in order if self.ended[rank] not in (0, ranks.LOST)]
+        rank = [*sorted(killed, key=lambda each: order.index(each)), *failed, *order][0]
+        if self.ended[rank] < 0:
+            return f"process {rank + 1} of {self.count} was killed ({signal.Signals(-self.ended[rank]).name})"
+        return f"process {rank + 1} of {self.count} failed: {self.outcome(rank).get('error') or self._last_words(rank)}"
+
+    def _last_words(self, rank: int) -> str:
+        lines = (self.place / f"{rank}.txt").read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else f"exit code {self.ended[rank]}"

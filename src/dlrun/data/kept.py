@@ -1,0 +1,49 @@
+"""Data read once for all runs of a process that has many of the same, where that was asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from dlrun.data.prepare import fingerprint
+from dlrun.types import Raw
+
+MOST = 2  # data sets that are held at a time
+_held: dict[str, tuple[Raw, str]] | None = None
+
+
+def keep() -> None:
+    """From here on, hold what is read: the same data part, value for value, is not read again."""
+    global _held
+    _held = {} if _held is None else _held
+
+
+def let_go() -> None:
+    """Hold nothing any more."""
+    global _held
+    _held = None
+
+
+def read(node: Mapping[str, Any], load: Callable[[], Raw]) -> tuple[Raw, str]:
+    """The data of this part with their fingerprint, as `load` reads them, or as they are held.
+
+    What is held cannot be written to: a run that tried to would change the rows of those after it.
+    """
+    if _held is None:
+        raw = load()
+        return raw, fingerprint(raw.dev)
+    key = json.dumps(node, sort_keys=True, default=str)
+    found = _held.pop(key, None)
+    if found is None:
+        raw = load()
+        for column in raw.dev.values():
+            if isinstance(column, np.ndarray):
+                column.flags.writeable = False
+        found = raw, fingerprint(raw.dev)
+    while len(_held) >= MOST:
+        del _held[next(iter(_held))]
+    _held[key] = found
+    return found

@@ -1,0 +1,123 @@
+"""A folder of .npz files with the same arrays in each: what they hold, told by their heads alone, and their rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+import zlib
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dlrun.errors import Refused
+from dlrun.places import user_cache
+from dlrun.whole import write_text
+
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError, NotImplementedError)
+Head = tuple[tuple[int, ...], np.dtype[Any]]  # of an array: shape of a row, and type
+
+
+@dataclass(frozen=True, eq=False)
+class Shelf:
+    """Files in the order of their names. edges: the number of each one's first row, and of the row behind the last.
+
+    heads: array name → what one row of it is.
+    """
+
+    paths: tuple[Path, ...]
+    edges: np.ndarray
+    heads: dict[str, Head]
+
+    def __len__(self) -> int:
+        return int(self.edges[-1])
+
+    def read(self, file: int, name: str) -> np.ndarray:
+        """One array of one file, whole. Raises Refused when it cannot be read, or has changed."""
+        try:
+            with np.load(self.paths[file], allow_pickle=False) as found:
+                values: np.ndarray = found[name]
+        except DAMAGE as error:
+            raise Refused(f"{self.paths[file]}: array '{name}' cannot be read: {error}") from error
+        if len(values) != self.edges[file + 1] - self.edges[file]:
+            raise Refused(f"{self.paths[file]} has changed since this run began")
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise Refused(f"{self.paths[file]}: array '{name}' has values that are missing or infinite: fill them in")
+        return values
+
+    @cached_property
+    def digest(self) -> str:
+        """The sha256 of what the files hold; each is read once, and again only when its size or time has changed."""
+        return hashlib.sha256("".join(map(_digest, self.paths)).encode()).hexdigest()
+
+
+def shelf(folder: Path, needed: Iterable[str] | None = None) -> Shelf:
+    """The .npz files of a folder. needed: names of arrays that there must be; None: those of the first file.
+
+    Raises Refused, naming the file, where one is damaged, lacks an array, or has one of another shape or type, and
+    where the arrays of a file have different lengths.
+    """
+    paths = tuple(sorted(folder.glob("*.npz"))) if folder.is_dir() else ()
+    if not paths:
+        raise Refused(f"no .npz file in {folder}: write some, each with numpy.savez(file, x=…, y=…)")
+    found = [heads(path) for path in paths]
+    names = list(needed if needed is not None else found[0])
+    counts = [_count(path, all_heads, names, found[0]) for path, all_heads in zip(paths, found, strict=True)]
+    edges = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return Shelf(paths, edges, {name: (found[0][name][0][1:], found[0][name][1]) for name in names})
+
+
+def heads(path: Path) -> dict[str, Head]:
+    """Array name → shape (rows first) and type, without reading the arrays. Raises Refused."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.endswith(".npy")]
+            return {name.removesuffix(".npy"): _head(archive, name) for name in names}
+    except DAMAGE as error:
+        raise Refused(f"{path} is no .npz file that can be read: {error}") from error
+
+
+def _head(archive: zipfile.ZipFile, name: str) -> Head:
+    with archive.open(name) as handle:
+        version = np.lib.format.read_magic(handle)
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+        shape, _, dtype = read(handle)
+    if dtype.hasobject:
+        raise ValueError(f"'{name}' holds Python objects, not numbers")
+    return shape, dtype
+
+
+def _count(path: Path, found: dict[str, Head], names: list[str], first: dict[str, Head]) -> int:
+    """How many rows a file has. Raises Refused where its arrays are not those of the first file."""
+    for name in names:
+        if name not in found or not found[name][0]:
+            raise Refused(f"{path} has no array '{name}' with rows; it has: {', '.join(found) or 'none'}")
+        (_, *shape), dtype = found[name]
+        if name in first and (tuple(shape), dtype) != (first[name][0][1:], first[name][1]):
+            raise Refused(
+                f"{path}: '{name}' is {dtype} of shape {tuple(shape)} a row, "
+                f"in the first file {first[name][1]} of {first[name][0][1:]}"
+            )
+    counts = {name: found[name][0][0] for name in names}
+    if len(set(counts.values())) > 1:
+        raise Refused(f"{path} has arrays of different lengths: {counts}")
+    return next(iter(counts.values()))
+
+
+def _digest(path: Path) -> str:
+    about = path.stat()
+    place = user_cache() / "shards" / f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:32]}.json"
+    with suppress(OSError, ValueError, KeyError):
+        kept = json.loads(place.read_text(encoding="utf-8"))
+        if (kept["size"], kept["time"]) == (about.st_size, about.st_mtime_ns):
+            return str(kept["sha256"])
+    with path.open("rb") as handle:
+        found = hashlib.file_digest(handle, "sha256").hexdigest()
+    with suppress(OSError):
+        write_text(place, json.dumps({"size": about.st_size, "time": about.st_mtime_ns, "sha256": found}))
+    return found

@@ -1,0 +1,153 @@
+"""Layers of several models at once: weights and activations have the members on their first axis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dlrun.models.layers import BagProduct, Join
+from dlrun.models.named import Named, safe
+from dlrun.types import Batch
+
+
+class StackedLinear(nn.Module):
+    """Each member's own linear layer: (members, B, in) → (members, B, out). weight: (members, in, out).
+
+    Turned like this, its gradient is computed as it is stored.
+    """
+
+    steady = True
+
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
+        super().__init__()
+        self.weight, self.bias = weight, bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.bmm(x, self.weight) if self.bias is None else torch.baddbmm(self.bias[:, None], x, self.weight)
+
+
+class StackedDropout(nn.Module):
+    """Each member's own dropout, drawn from a stream of its own: on the CPU the same bits that nn.Dropout draws alone.
+
+    rates: of each member, None where it has no such layer.
+    """
+
+    steady = True
+    kept: Tensor
+
+    def __init__(self, rates: Sequence[float | None], streams: Sequence[torch.Generator]) -> None:
+        super().__init__()
+        self.rates, self.streams = [rate or 0.0 for rate in rates], streams
+        shares = [1 - rate if rate < 1 else 1.0 for rate in self.rates]
+        self.register_buffer("kept", torch.tensor(shares, device=streams[0].device)[:, None, None], persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        noise = torch.empty_like(x, memory_format=torch.contiguous_format)
+        for row, rate, stream in zip(noise.unbind(), self.rates, self.streams, strict=True):
+            if 0 < rate < 1:
+                row.bernoulli_(1 - rate, generator=stream)
+            else:  # which takes nothing from the stream
+                row.fill_(1 - rate)
+        return x * noise.div_(self.kept)
+
+
+class StackedNorm(nn.Module):
+    """Each member's own batch norm: one over the features of all members side by side."""
+
+    steady = True
+
+    def __init__(self, first: nn.BatchNorm1d, learnt: Sequence[nn.Parameter | None], seen: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.momentum, self.eps = first.momentum, first.eps
+        self.weight, self.bias = learnt
+        for name, buffer in zip(("mean", "variance", "count"), seen, strict=True):
+            self.register_buffer(name, buffer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.count.add_(1)  # type: ignore[operator,union-attr]
+        side_by_side = x.transpose(0, 1).reshape(x.shape[1], -1)
+        learnt: Any = [None if part is None else part.reshape(-1) for part in (self.weight, self.bias)]
+        seen: Any = [part.view(-1) for part in (self.mean, self.variance)]  # type: ignore[operator,union-attr]
+        rest: Any = (*learnt, self.training, self.momentum or 0, self.eps)
+        y = torch.nn.functional.batch_norm(side_by_side, seen[0], seen[1], *rest)
+        return y.view(x.shape[1], x.shape[0], x.shape[2]).transpose(0, 1)
+
+
+class StackedJoin(nn.Module):
+    """Each member's own first layer, see `Join`. Columns are (B, members, …), a bag is one matrix: see `abreast`.
+
+    first: the layer of one member. learnt: the stacked weights of its linear layer, bias and so on.
+    """
+
+    steady = True
+    ids: Tensor
+
+    def __init__(self, first: Join, linear: StackedLinear | None, rows: dict[str, nn.Parameter], members: int) -> None:
+        super().__init__()
+        self.flat, self.bags, self.lookups = first.flat, first.bags, first.lookups
+        self.linear, self.members = linear, members
+        self.rows = nn.ParameterDict(rows)
+        self.vectors = nn.ParameterDict()
+        self.bias: nn.Parameter | None = None
+        device = next(iter([*rows.values(), *first.parameters()])).device
+        self.register_buffer("ids", torch.arange(members, device=device), persistent=False)
+
+    def forward(self, batch: Batch) -> Tensor:
+        total: Any = self.bias.unsqueeze(1) if self.bias is not None else None
+        if self.linear is not None:
+            total = self.linear(self._wide(batch))
+        for name in self.bags:
+            total = self._product(batch[name], self.rows[safe(name)], total)
+        for name in self.lookups:
+            total = total + self._looked_up(batch[name], self.rows[safe(name)])
+        return total  # type: ignore[no-any-return]
+
+    def _product(self, bag: Tensor, rows: Tensor, total: Tensor) -> Tensor:
+        count, units = bag.shape[0] // self.members, rows.shape[2]
+        before = total.expand(self.members, count, units).reshape(-1, units)
+        found: Tensor = BagProduct.apply(bag, rows.reshape(-1, units), before)
+        return found.view(self.members, count, units)
+
+    def _looked_up(self, chosen: Tensor, rows: Tensor) -> Tensor:
+        """Rows (members, size, width) by numbers (B, members): (members, B, width)."""
+        places = (chosen + self.ids * rows.shape[1]).t()
+        return nn.functional.embedding(places, rows.reshape(-1, rows.shape[2]))
+
+    def _wide(self, batch: Batch) -> Tensor:
+        parts = [batch[name] if batch[name].dim() == 3 else batch[name].flatten(2) for name in self.flat]
+        found = [part.transpose(0, 1) for part in parts]
+        found += [self._looked_up(batch[name], self.vectors[safe(name)]) for name in self.vectors]
+        return found[0] if len(found) == 1 else torch.cat(found, 2)
+
+
+class StackedDense(nn.Module):
+    """The stacked `Dense`: target name → raw outputs (members, B, outputs)."""
+
+    steady = True
+
+    def __init__(self, hidden: nn.ModuleList, heads: Named, l1: float, l2: float) -> None:
+        super().__init__()
+        self.hidden, self.heads, self.l1, self.l2 = hidden, heads, l1, l2
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        x: Any = batch
+        for layer in self.hidden:
+            x = layer(x)
+        return {name: head(x) for name, head in self.heads.items()}
+
+    def penalties(self) -> Tensor | None:
+        """Each member's own `Dense.penalty` (members,); None when there is none."""
+        parts = list(self.hidden.modules())
+        kernels = [part.weight for part in parts if isinstance(part, StackedLinear)]
+        kernels += [rows for part in parts if isinstance(part, StackedJoin) for rows in part.rows.values()]
+        if not kernels or not (self.l1 or self.l2):
+            return None
+        sums = [self.l1 * kernel.abs().sum((1, 2)) for kernel in kernels if self.l1]
+        sums += [self.l2 * kernel.square().sum((1, 2)) for kernel in kernels if self.l2]
+        return torch.stack(sums).sum(0)

@@ -1,0 +1,74 @@
+"""Several supervised objectives of one architecture as one: one step for all, and nothing of one reaches another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dlrun.models.stacked_layers import StackedDense
+from dlrun.models.stacking import Stacking, Unstackable
+from dlrun.objectives.supervised import Supervised
+from dlrun.types import Batch, Step
+
+PENALTY = "penalty"  # the part that is no target's
+
+
+class Stacked(nn.Module):
+    """One step a batch, whose loss is the sum of the members' losses, so that each gets the gradient of its own.
+
+    means: targets whose loss is a plain mean over rows. Where members weigh it alike, it is taken once for all rows,
+    and what it was for each member is found later, from many steps at once (`losses_of`); elsewhere each step says so:
+    part (members,) by target. Columns of a batch are (B, members, …), outputs (members, B, …).
+    """
+
+    steady = True
+
+    def __init__(self, members: Sequence[Supervised], streams: Sequence[torch.Generator], means: Iterable[str]) -> None:
+        super().__init__()
+        self.streams = streams
+        self.make = Stacking(streams)
+        self.model = self.make([member.model for member in members])
+        self.losses = [member.losses for member in members]
+        weights = [[member.weights.get(name, 1.0) for member in members] for name in self.losses[0]]
+        self.weights = dict(zip(self.losses[0], weights, strict=True))
+        self.alike = {name for name in means if len(set(self.weights.get(name, ()))) == 1}
+        learning = members[0].groups["model"]
+        if any(id(parameter) not in self.make.made for parameter in learning):
+            raise Unstackable("some of their weights are in no layer that can be stacked")
+        self.groups = {"model": [self.make.made[id(parameter)] for parameter in learning]}
+
+    def steps(self, batch: Batch) -> Iterator[Step]:
+        outputs = self.model(batch)
+        totals: list[Tensor] = []
+        parts: dict[str, Tensor] = {}
+        for name in self.losses[0]:
+            if name in self.alike:
+                totals.append(self._once(name, outputs[name], batch[name]))
+            else:
+                parts[name] = self._each(name, outputs[name], batch[name])
+        if isinstance(self.model, StackedDense) and (extra := self.model.penalties()) is not None:
+            parts[PENALTY] = extra
+        totals += [part.sum() for part in parts.values()]
+        yield Step("model", totals[0] if len(totals) == 1 else torch.stack(totals).sum(), outputs, parts)
+
+    def _once(self, name: str, raw: Tensor, target: Tensor) -> Tensor:
+        """The sum of the members' losses, from one mean over the rows of all."""
+        target = target.transpose(0, 1)
+        if target.dim() == 2:  # of categories: (members, B), and logits have their classes last
+            raw, target = raw.flatten(0, 1), target.flatten()
+        return self.losses[0][name](raw, target) * (len(self.losses) * self.weights[name][0])
+
+    def _each(self, name: str, raw: Tensor, target: Tensor) -> Tensor:
+        """Each member's loss (members,)."""
+        rows = zip(raw.unbind(), target.unbind(1), self.losses, self.weights[name], strict=True)
+        return torch.stack([losses[name](mine, truth) * weight for mine, truth, losses, weight in rows])
+
+    def losses_of(self, member: int, outputs: dict[str, Tensor], targets: Batch) -> dict[str, Tensor]:
+        """What the targets whose losses are taken once for all add to one member's loss over these rows, its own."""
+        return {
+            name: self.losses[member][name](outputs[name], targets[name]) * self.weights[name][member]
+            for name in self.losses[member]
+            if name in self.alike
+        }

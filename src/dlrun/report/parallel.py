@@ -1,0 +1,149 @@
+"""sweep.png: each job a line through its values and its score, so that one sees which values go with good scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dlrun.figures import number, sign
+from dlrun.report import read
+from dlrun.report.picture import GREY, LOUD, picture
+from dlrun.report.sweep import Aim, Line, best, value_of, varying
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FAR = 30  # values above 0 that are so many times apart stand on a logarithmic axis
+LABELS = 12  # at most so many beside one axis
+LETTERS = 14  # at most so many of one label
+COLOURS = "viridis"
+SPREAD = 0.06  # of an axis: how far apart jobs with the same value may be drawn
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One upright axis. heights: what a job has → where it is, 0 to 1. labels: (height, text) beside it."""
+
+    name: str
+    heights: dict[str, float]
+    labels: list[tuple[float, str]]
+
+
+def draw(folder: Path, found: Sequence[Line], aim: Aim) -> Path | None:
+    """Draw sweep.png; None where fewer than two jobs have a score, or nothing differs between them."""
+    measure = aim.first(found)
+    shown = [line for line in found if value_of(line, measure) is not None and line.status in ("done", "pruned")]
+    keys = varying(list(shown))
+    if len(shown) < 2 or not keys:
+        return None
+    values = [str(value_of(line, measure)) for line in shown]
+    scales = [scale(key, [line.words.get(key, "–") for line in shown]) for key in keys]
+    scales.append(scale(f"val {measure}", values, -sign(measure)))
+    first = best(list(shown), aim)[:1]
+    pruned = sum(line.status == "pruned" for line in shown)
+    left = sum(line.status == "failed" for line in found)
+    counts = [f"{len(shown)} jobs", f"{pruned} of them pruned (dashed)" if pruned else "", f"{left} failed, not shown"
+              if left else "", "the best one in red" if first else ""]  # fmt: skip
+    config = read.config(folder / shown[0].folder)
+    warning = next((line.note for line in shown if line.note), "")
+    size: dict[str, Any] = {"height": 4.4, "width": max(5.6, 1.45 * len(scales) + 0.8)}
+    with picture(folder / "sweep.png", f"Sweep of {read.name_of_task(config)}", {}, warning, **size) as figure:
+        panel = figure.add_subplot()
+        upright(panel, scales)
+        through(panel, scales, shown, first)
+        panel.set_title(" · ".join(filter(None, counts)), fontsize=10, color=GREY)
+    return folder / "sweep.png"
+
+
+def scale(name: str, values: Sequence[str], up: int = 1) -> Scale:
+    """The axis for these values: of numbers, logarithmic where they are far apart; anything else evenly spaced.
+
+    up: -1 where less is better, so that what is good stands above.
+    """
+    texts = list(dict.fromkeys(values))
+    numbers = [as_number(text) for text in texts]
+    known = sorted({value for value in numbers if value is not None})
+    far = len(known) > 1 and known[0] > 0 and known[-1] / known[0] >= FAR
+    mixed = len(known) > 1 and known[0] <= 0 < known[-1] and known[-1] / min(v for v in known if v > 0) >= 9.99
+    if len(known) < 2 or None in numbers or mixed:
+        order = sorted(texts, key=float) if None not in numbers else texts
+        heights = {text: (place + 0.5) / len(order) for place, text in enumerate(order)}
+        kept = order[:: -(-len(order) // LABELS)]
+        return Scale(name, heights, [(heights[text], shortened(text)) for text in kept])
+    put = math.log if far else float
+    low, high = put(known[0]), put(known[-1])
+    height = lambda value: (put(value) - low) / (high - low) if up > 0 else (high - put(value)) / (high - low)  # noqa: E731
+    ticks = known if len(known) <= 6 else marks(known[0], known[-1], far)
+    labels = [(height(value), short(value)) for value in ticks]
+    return Scale(name, {text: height(float(text)) for text in texts}, labels)
+
+
+def as_number(text: str) -> float | None:
+    """The number that a word's value is; None for anything else."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def marks(low: float, high: float, far: bool) -> list[float]:
+    """Round numbers between two ends: powers of ten, or some five at even distances."""
+    from matplotlib.ticker import LogLocator, MaxNLocator
+
+    locator: Any = LogLocator(numticks=8) if far else MaxNLocator(5)
+    found = [float(value) for value in locator.tick_values(low, high) if low <= value <= high]
+    return found if len(found) > 1 else [low, high]
+
+
+def short(value: float) -> str:
+    """A number beside an axis."""
+    text = f"{value:.3g}"
+    return text if "e" in text or len(text) < 7 else number(value)
+
+
+def shortened(text: str) -> str:
+    """A value in few letters: its end says more than its beginning."""
+    return text if len(text) <= LETTERS else "…" + text[1 - LETTERS :]
+
+
+def upright(panel: Axes, scales: Sequence[Scale]) -> None:
+    """The axes with their names below and their values beside them."""
+    for place, each in enumerate(scales):
+        panel.axvline(place, color="#222222", linewidth=1, zorder=3)
+        for height, text in each.labels:
+            panel.plot([place - 0.02, place + 0.02], [height, height], color="#222222", linewidth=1, zorder=3)
+            about: dict[str, Any] = {"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.8}
+            panel.text(place + 0.05, height, text, va="center", fontsize=9, bbox=about, zorder=5)
+    names = [each.name.replace(".", ".\n", 1) if len(each.name) > LETTERS else each.name for each in scales]
+    panel.set_xticks(range(len(scales)), names, fontsize=10)
+    panel.set_yticks([])
+    panel.set_xlim(-0.15, len(scales) - 1 + 0.45)
+    panel.set_ylim(-0.04, 1.04)
+    panel.grid(False)
+    panel.tick_params(length=0)
+    for side in ("left", "bottom"):
+        panel.spines[side].set_visible(False)
+
+
+def through(panel: Axes, scales: Sequence[Scale], shown: Sequence[Line], first: Sequence[Line]) -> None:
+    """The jobs as lines, coloured by their scores, the better ones above; the best one on top of all.
+
+    Where several have the same value they are spread a little, in the order of their scores, to be told apart.
+    """
+    from matplotlib import colormaps
+
+    measure = scales[-1].name.removeprefix("val ")
+    faint = max(0.35, min(0.9, 12 / len(shown)))
+    for line in sorted(shown, key=lambda line: scales[-1].heights[str(value_of(line, measure))]):
+        score = scales[-1].heights[str(value_of(line, measure))]
+        spread = {each.name: SPREAD * (score - 0.5) if len(each.heights) < len(shown) else 0 for each in scales}
+        heights = [each.heights[line.words.get(each.name, "–")] + spread[each.name] for each in scales[:-1]]
+        heights.append(score)
+        top = line in first
+        look: dict[str, Any] = {"color": LOUD if top else colormaps[COLOURS](0.9 * score)}
+        look |= {"linewidth": 2.6, "zorder": 4} if top else {"linewidth": 1.3, "alpha": faint, "zorder": 2}
+        panel.plot(range(len(scales)), heights, linestyle="--" if line.status == "pruned" else "-", **look)

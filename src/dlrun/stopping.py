@@ -1,0 +1,35 @@
+"""How a signal stops what is being trained: softly, at the end of a step, and at once when it comes again."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Stoppable(Protocol):
+    """What looks at `interrupted`, the number of a signal, and stops by itself when it is not 0."""
+
+    interrupted: int
+
+
+@contextmanager
+def signals(trainer: Stoppable) -> Iterator[None]:
+    """Inside, Ctrl-C and SIGTERM let the step end and the state be saved; a second one stops at once."""
+
+    def ask(number: int, frame: object) -> None:
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        trainer.interrupted = number
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,69 @@
+"""Jobs carried out in this process, one after the other: what a sweep does when it needs no other process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from dlrun.errors import Refused
+from dlrun.sweeps.jobs import Ended, Job
+from dlrun.sweeps.work import Judge, carried_out, carried_out_together
+
+
+class Alone:
+    """Carries out jobs when they are waited for, and shows them as plain runs."""
+
+    def __init__(self, plugins: tuple[str, ...], judge: Callable[[int, int, dict[str, float]], bool] | None) -> None:
+        self.plugins, self.judge = plugins, judge
+        self.jobs: list[Job] = []
+        self.over: list[Ended] = []
+        self.stopped = 0
+        self.fault: Refused | None = None  # what the judge cannot go on with
+
+    @property
+    def idle(self) -> int:
+        """How many jobs could begin now."""
+        return int(not self.jobs and not self.over and not self.stopped)
+
+    def start(self, job: Job, *others: Job) -> None:
+        """Take a job, and others that can be trained as one with it."""
+        self.jobs = [job, *others]
+
+    def wait(self) -> Ended | None:
+        """Run what there is to run, and say how one job ended; None where there is none. Raises what the judge does."""
+        jobs, self.jobs = self.jobs, []
+        if len(jobs) > 1:
+            self.over += carried_out_together(jobs, self.plugins)
+        elif jobs:
+            self.over.append(carried_out(jobs[0], self.plugins, self._judge(jobs[0].number)))
+        if self.fault is not None:
+            raise self.fault
+        ended = self.over.pop(0) if self.over else None
+        if ended is not None and ended.status == "cut":
+            self.stopped = ended.code - 128
+        return ended
+
+    def _judge(self, number: int) -> Judge | None:
+        judge = self.judge
+        if judge is None:
+            return None
+
+        def asked(epoch: int, values: dict[str, float]) -> bool:
+            try:
+                return judge(number, epoch, values)
+            except Refused as fault:
+                self.fault = fault
+                return True
+
+        return asked
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Inside, the data that several jobs read are read once."""
+        from dlrun.data import kept
+
+        kept.keep()
+        try:
+            yield
+        finally:
+            kept.let_go()

@@ -1,0 +1,107 @@
+"""A sweep's folder: sweep.yaml says what it is, sweep.jsonl what has begun and ended; nothing is ever overwritten."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dlrun.errors import Refused
+from dlrun.rundir import create, lines
+from dlrun.settings import Sweep
+from dlrun.sweeps.jobs import Ended, Job
+from dlrun.whole import write_text
+
+HOW = ("jobs", "share", "devices", "trials", "limit", "retry", "fresh")  # settings that do not make it another sweep
+OVER = ("done", "failed", "pruned")
+
+
+def description(words: Sequence[str], settings: Sweep) -> dict[str, Any]:
+    """What a sweep is known by: its words, those of its space too, and how it searches; not how it is carried out."""
+    kept = sorted(word for word in words if not word.startswith("output="))
+    search = {key: value for key, value in asdict(settings).items() if key not in HOW}
+    content = json.dumps([kept, search], sort_keys=True)
+    return {"identity": hashlib.sha256(content.encode()).hexdigest()[:16], "words": kept, "search": search}
+
+
+def opened(root: Path, task: str, told: dict[str, Any], fresh: bool) -> SweepFolder:
+    """The newest folder of this very sweep under root/task/sweep, else a new one."""
+    place = root.absolute() / task / "sweep"
+    for file in sorted(place.glob("*/sweep.yaml"), reverse=True) if not fresh else ():
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if isinstance(found, dict) and found.get("identity") == told["identity"]:
+            return SweepFolder(file.parent)
+    folder = create(root, task, "sweep")
+    write_text(folder / "sweep.yaml", yaml.safe_dump(told, sort_keys=False))
+    return SweepFolder(folder)
+
+
+class SweepFolder:
+    """What is known of a sweep's jobs: the last line of each in sweep.jsonl."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.entries: dict[int, dict[str, Any]] = {line["job"]: line for line in lines(path / "sweep.jsonl")}
+        self._mend()
+
+    def lock(self) -> Any:
+        """Held by whoever runs this sweep. Raises Refused where somebody else does."""
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise Refused(f"another dlrun is at work on {self.path}; sweep.fresh=true begins another sweep") from error
+        return lock
+
+    @property
+    def next(self) -> int:
+        """The number of a new job."""
+        return max(self.entries, default=-1) + 1
+
+    def place(self, number: int) -> Path:
+        """Where a job's files go."""
+        return self.path / f"{number:03d}"
+
+    def begin(self, job: Job) -> None:
+        """Note that a job has begun, before anything else of it is there."""
+        line = {"job": job.number, "words": job.words, "own": job.own, "identity": job.identity}
+        self._note({**line, "status": "begun", "error": "", "folder": job.folder.name})
+
+    def same(self, job: Job, other: int) -> None:
+        """Note that a job is another one under other words."""
+        line = {"job": job.number, "words": job.words, "own": job.own, "identity": job.identity}
+        self._note({**line, "status": "same", "of": other, "folder": self.place(other).name})
+
+    def end(self, ended: Ended) -> None:
+        """Note how a job ended; of one that was cut nothing, since it goes on."""
+        file = self.place(ended.number) / "error.txt"
+        if ended.error and ended.status == "failed":
+            write_text(file, ended.error + "\n")
+        else:
+            file.unlink(missing_ok=True)
+        if ended.status in OVER:
+            told = {"status": ended.status, "error": ended.error, "parameters": ended.parameters}
+            self._note({**self.entries[ended.number], **told, "seconds": round(ended.seconds, 3)})
+
+    def older(self, number: int) -> None:
+        """Note that a job was run with settings that its words no longer mean."""
+        self._note({**self.entries[number], "status": "older"})
+
+    def _note(self, entry: dict[str, Any]) -> None:
+        self.entries[entry["job"]] = entry
+        with (self.path / "sweep.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def _mend(self) -> None:
+        """Cut off a last line that a kill left half written, since more will follow it."""
+        file = self.path / "sweep.jsonl"
+        content = file.read_bytes() if file.exists() else b""
+        if content and not content.endswith(b"\n"):
+            write_text(file, content[: content.rfind(b"\n") + 1].decode("utf-8"))

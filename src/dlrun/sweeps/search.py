@@ -1,0 +1,207 @@
+"""Asks Optuna which jobs are worth running, and tells it what came of them; a journal beside the jobs keeps it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dlrun.errors import Refused
+from dlrun.settings import Sweep
+from dlrun.sweeps.samplers import optuna, pruner, sampler
+from dlrun.sweeps.study import Axis, Outcome, Recalled, deciding, sign
+
+JOURNAL = "search.jsonl"
+COSTS = ("parameters", "seconds")  # what a job can be judged by besides its measures
+
+
+class Search:
+    """A study in which trial k is job k. Opened again on the same folder it goes on, to `settings.trials` in all.
+
+    What a trial is given is a function of the seed, its number, and what came of the others: so a sweep that was cut
+    draws the points that it would have drawn, where jobs end in the same order. In the journal less is always better:
+    a measure of which more is better stands there with its sign changed.
+    """
+
+    def __init__(self, axes: Sequence[Axis], settings: Sweep, folder: Path) -> None:
+        """Raises Refused where there is nothing to search, or where the folder holds another search."""
+        if not axes:
+            raise Refused("there is nothing to search: give some keys several values, such as model=dense,linear")
+        if settings.trials is None:
+            raise Refused("a search has no end of its own: say how many trials there are to be, sweep.trials=20")
+        self.axes, self.settings, self.total = list(axes), settings, settings.trials
+        self.wanted = measures_of(settings)
+        self.prunes = settings.prune is not None
+        self.study = self._opened(folder)
+        self.running: dict[int, Any] = {}  # trials that will be told of, by their number
+        self.cut = [trial.number for trial in self._trials() if not trial.state.is_finished()]
+
+    def recall(self, earlier: Sequence[Recalled]) -> None:
+        """Take in jobs of earlier starts. One that was cut keeps its trial, and so its half-done folder.
+
+        Raises Refused where the journal does not know one of them.
+        """
+        for job in earlier:
+            if job.number >= len(self._trials()):
+                raise Refused(f"{JOURNAL} does not know job {job.number}: it is not the journal of this sweep")
+            if job.number in self.cut:
+                self.cut.remove(job.number)
+                self.running[job.number] = self._again(job.number)
+                if self._words(self.running[job.number]) != job.words:
+                    raise Refused(
+                        f"{JOURNAL} has other words for job {job.number}: it is not the journal of this sweep"
+                    )
+            if job.outcome is not None:
+                self.told(job.number, job.outcome)
+
+    def ask(self) -> list[str] | None:
+        """The words of the next trial; first those that were drawn and never begun. None when all were handed out."""
+        number = self.cut.pop(0) if self.cut else len(self._trials())
+        if number >= self.total:
+            return None
+        self.running[number] = self._again(number)
+        return self._words(self.running[number])
+
+    def told(self, number: int, outcome: Outcome) -> None:
+        """Note how a job ended. One that failed, or came to no number, counts as a trial and teaches nothing.
+
+        Raises Refused where a finished job did not measure what the sweep is to be decided by.
+        """
+        if self.running.pop(number, None) is None:
+            return
+        state = optuna().trial.TrialState
+        names = self._decided(outcome.scores) if outcome.status == "done" else []
+        values = [sign(name) * outcome.scores[name] for name in names if name in outcome.scores]
+        if outcome.status == "pruned":
+            self.study.tell(number, state=state.PRUNED)
+        elif names and len(values) == len(names) and all(map(math.isfinite, values)):
+            self.study.tell(number, values)
+        else:
+            self.study.tell(number, state=state.FAIL)
+        self._all_there(names, list(outcome.scores), "")
+
+    def prune(self, number: int, epoch: int, values: dict[str, float]) -> bool:
+        """Whether to stop a job after this epoch; what it said of an epoch before it was cut is not asked again."""
+        trial = self.running.get(number)
+        if trial is None or not self.prunes or epoch in self._trials()[number].intermediate_values:
+            return False
+        split = "val" if any(name.startswith("val/") for name in values) else "train"
+        here = {name.removeprefix(f"{split}/"): v for name, v in values.items() if name.startswith(f"{split}/")}
+        (name,) = self._decided(here)
+        self._all_there([name], list(here), " after each epoch")
+        trial.report(sign(name) * here[name], epoch)
+        return bool(trial.should_prune())
+
+    @property
+    def done(self) -> bool:
+        """Whether all trials were handed out."""
+        return not self.cut and len(self._trials()) >= self.total
+
+    def best(self) -> list[int]:
+        """The jobs that no other beats: the best one, or where there are several aims the Pareto front."""
+        return [trial.number for trial in self.study.best_trials]
+
+    def words_of(self, number: int) -> list[str]:
+        """The words of a trial that was handed out."""
+        return self._words(self._again(number))
+
+    def _trials(self) -> list[Any]:
+        return list(self.study.get_trials(deepcopy=False))
+
+    def _again(self, number: int) -> Any:
+        """Trial `number` to be given values and reports: a new one, or one that is there."""
+        self.study.sampler = sampler(self.settings, number)
+        there = self._trials()
+        return self.study.ask() if number == len(there) else optuna().trial.Trial(self.study, there[number]._trial_id)
+
+    def _words(self, trial: Any) -> list[str]:
+        return [axis.word(drawn(trial, axis)) for axis in self.axes]
+
+    def _decided(self, scores: Mapping[str, float]) -> list[str]:
+        """What the trials are judged by: what was asked for, else what the first trial that ended is judged by."""
+        if self.wanted:
+            return list(self.wanted)
+        known = self.study.user_attrs.get("measure")
+        if known is None:
+            known = deciding([name for name in scores if name not in COSTS])
+            self.study.set_user_attr("measure", known)
+        return [known]
+
+    def _all_there(self, names: Sequence[str], there: Sequence[str], when: str) -> None:
+        for name in names:
+            if name not in there:
+                raise Refused(f"sweep.measure={name} is not measured{when}; there are: {', '.join(there)}")
+
+    def _opened(self, folder: Path) -> Any:
+        """The study in this folder, new or as it was left."""
+        package = optuna()
+        mended(folder / JOURNAL)
+        backend = package.storages.journal.JournalFileBackend(str(folder / JOURNAL))
+        study = package.create_study(
+            study_name="sweep",
+            storage=package.storages.JournalStorage(backend),
+            directions=["minimize"] * max(1, len(self.wanted)),
+            pruner=pruner(self.settings),
+            load_if_exists=True,
+        )
+        asked = json.dumps([[asdict(axis) for axis in self.axes], self.wanted])
+        if study.user_attrs.get("asked", asked) != asked:
+            raise Refused(f"{folder} holds a search of other values, or by other measures: choose another folder")
+        study.set_user_attr("asked", asked)
+        return study
+
+
+def search(axes: Sequence[Axis], settings: Sweep, folder: Path) -> Search:
+    """The search that these settings ask for, in this sweep's folder. Raises Refused, also where Optuna is missing."""
+    return Search(axes, settings, folder)
+
+
+def measures_of(settings: Sweep) -> list[str]:
+    """The measures that a sweep is decided by, without their split; none where the first job is to say it.
+
+    Raises Refused for one that is not of validation rows, and for what cannot be judged while a trial runs.
+    """
+    given = [settings.measure] if isinstance(settings.measure, str) else settings.measure or []
+    names = [name.removeprefix("val/") for name in given]
+    for name in names:
+        if "/" in name:
+            raise Refused(f"sweep.measure={name}: a sweep is decided on validation rows, such as val/loss")
+    if settings.prune and (len(names) > 1 or set(names) & set(COSTS)):
+        told = ", ".join(names)
+        raise Refused(f"sweep.measure=[{told}] cannot be seen epoch by epoch as one number: say sweep.prune=null")
+    return names
+
+
+def drawn(trial: Any, axis: Axis) -> str:
+    """The value of an axis in a trial, as a word says it. Only numbers at even distances are known in their order."""
+    if axis.interval and axis.whole:
+        return str(trial.suggest_int(axis.key, int(axis.low), int(axis.high), log=axis.log))
+    if axis.interval:
+        return repr(float(trial.suggest_float(axis.key, axis.low, axis.high, log=axis.log)))
+    if step := even(axis.values):
+        number = trial.suggest_float(axis.key, float(axis.values[0]), float(axis.values[-1]), step=step)
+        return min(axis.values, key=lambda text: abs(float(text) - number))
+    return str(trial.suggest_categorical(axis.key, axis.values))
+
+
+def even(values: Sequence[str]) -> float | None:
+    """How far apart these are, where they are at least three numbers that rise by the same step."""
+    try:
+        numbers = [float(text) for text in values]
+    except ValueError:
+        return None
+    steps = [float(f"{after - before:.12g}") for before, after in zip(numbers, numbers[1:], strict=False)]
+    if len(steps) < 2 or not all(step > 0 and math.isclose(step, steps[0], rel_tol=1e-6) for step in steps):
+        return None
+    return steps[0]
+
+
+def mended(journal: Path) -> None:
+    """Cut off a last line that a kill left unfinished, and free a lock that a killed sweep held."""
+    journal.with_name(journal.name + ".lock").unlink(missing_ok=True)
+    content = journal.read_bytes() if journal.exists() else b""
+    if content and not content.endswith(b"\n"):
+        journal.write_bytes(content[: content.rfind(b"\n") + 1])

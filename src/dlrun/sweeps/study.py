@@ -1,0 +1,174 @@
+"""What a sweep runs next. A study names words and is told what came of them; it knows no processes and no files.
+
+The loop that asks it (sweeps/loop.py) does, in short:
+
+    study.recall(earlier)                           # once, before anything else
+    words = study.ask()                             # as often as there are idle workers, and again after each told()
+    ...                                             # number = how many ask() has given out, the recalled ones included
+    study.prune(number, epoch, values)              # after each epoch of a running job, where study.prunes
+    study.told(number, outcome)                     # exactly once for each number
+
+A job whose config has been run before under other words is not run again: it is told what came of that one.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from dlrun.errors import Refused
+from dlrun.figures import deciding as deciding
+from dlrun.figures import sign as sign
+
+Status = Literal["done", "failed", "pruned"]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One key of a sweep and what it may be: texts as words take them, in order, or else the numbers of an interval.
+
+    key: as in a word, with its + where it has one. log: an interval to be drawn from evenly in the logarithm. whole:
+    its numbers are whole, both ends included.
+    """
+
+    key: str
+    values: tuple[str, ...] = ()
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    whole: bool = False
+
+    @property
+    def interval(self) -> bool:
+        """Whether there is a number between two ends to be drawn, and no list."""
+        return not self.values
+
+    def word(self, value: str | float) -> str:
+        """The word that sets this key."""
+        return f"{self.key}={value}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one job.
+
+    scores: measure → its mean over the folds of the job on validation rows, as in the table (no prefix: 'accuracy',
+    'loss'); besides 'parameters' (weights that are learnt) and 'seconds', for sweeps with several aims. Of a pruned job
+    those of its best epoch up to then, of a failed one nothing. reason: why it failed or was pruned.
+    """
+
+    status: Status
+    scores: dict[str, float] = field(default_factory=dict)
+    reason: str = ""
+    epochs: int = 0
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """A job of an earlier start: its number, its own words, and what came of it; None where it was cut and goes on.
+
+    epochs: (epoch, values) of each epoch that it wrote down, values as prune() gets them.
+    """
+
+    number: int
+    words: list[str]
+    outcome: Outcome | None
+    epochs: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+
+
+class Study(Protocol):
+    """What to try. Called from one thread only, and never while a job's own code runs in it.
+
+    prunes: whether `prune` is to be asked: each worker then waits for the answer after each epoch.
+    """
+
+    prunes: bool
+
+    def recall(self, earlier: Sequence[Recalled]) -> None:
+        """Take in the jobs of earlier starts, before the first ask. Those without an outcome will be told later."""
+        ...
+
+    def ask(self) -> list[str] | None:
+        """The words of the next job that vary, `key=value` for each axis, or None: nothing to ask now."""
+        ...
+
+    def told(self, number: int, outcome: Outcome) -> None:
+        """Learn what came of a job."""
+        ...
+
+    def prune(self, number: int, epoch: int, values: dict[str, float]) -> bool:
+        """Whether to stop this job after this epoch.
+
+        epoch: from 1, counted on through the folds of one job. values: 'split/measure' of this epoch ('val/accuracy').
+        """
+        ...
+
+    @property
+    def done(self) -> bool:
+        """Whether no more words will ever come."""
+        ...
+
+
+class Grid:
+    """Every combination of the values, each once; values of zipped keys go together. At most `trials` of them."""
+
+    prunes = False
+
+    def __init__(self, axes: Sequence[Axis], zipped: Sequence[str] = (), trials: int | None = None) -> None:
+        if drawn := [axis.key for axis in axes if axis.interval]:
+            raise Refused(
+                f"{', '.join(drawn)}: a grid needs values, and an interval has no end of them; "
+                "sweep=random, sweep=tpe and sweep=halving draw from it"
+            )
+        found = combinations(axes, zipped)
+        self.left = found[:trials]
+
+    def recall(self, earlier: Sequence[Recalled]) -> None:
+        """Leave out what is there."""
+        there = {tuple(job.words) for job in earlier}
+        self.left = [words for words in self.left if tuple(words) not in there]
+
+    def ask(self) -> list[str] | None:
+        """The next combination."""
+        return self.left.pop(0) if self.left else None
+
+    def told(self, number: int, outcome: Outcome) -> None:
+        """Nothing: a grid learns nothing."""
+
+    def prune(self, number: int, epoch: int, values: dict[str, float]) -> bool:
+        """Never."""
+        return False
+
+    @property
+    def done(self) -> bool:
+        """Whether all combinations were named."""
+        return not self.left
+
+
+def combinations(axes: Sequence[Axis], zipped: Sequence[str] = ()) -> list[list[str]]:
+    """The words of each combination, the last key changing fastest; zipped keys move as one, where the first stands.
+
+    Raises Refused where a zipped key has no list, or lists of several lengths are paired.
+    """
+    pairs = [axis for key in zipped for axis in axes if axis.key.lstrip("+") == key]
+    if len(pairs) < len(zipped):
+        lists = ", ".join(axis.key for axis in axes) or "none"
+        absent = [key for key in zipped if key not in [axis.key.lstrip("+") for axis in pairs]]
+        raise Refused(f"sweep.zip: no list of values for {', '.join(absent)}; there are lists for: {lists}")
+    lengths = {axis.key: len(axis.values) for axis in pairs}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{key} has {count}" for key, count in lengths.items())
+        raise Refused(f"sweep.zip pairs lists of one length: {told}")
+    return [[word for words in chosen for word in words] for chosen in itertools.product(*_moving(axes, pairs))]
+
+
+def _moving(axes: Sequence[Axis], pairs: Sequence[Axis]) -> Iterator[list[list[str]]]:
+    """What moves by itself: for each place the words that it puts together."""
+    first = next((axis for axis in axes if axis in pairs), None)
+    for axis in axes:
+        if axis is first:
+            yield [list(words) for words in zip(*([p.word(v) for v in p.values] for p in pairs), strict=True)]
+        elif axis not in pairs:
+            yield [[axis.word(value)] for value in axis.values]

@@ -1,0 +1,167 @@
+"""One job carried out in this process: in a run folder of its own, as a plain run would be, but without its report."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from dlrun.errors import Refused
+from dlrun.sweeps.jobs import Ended, Job
+
+if TYPE_CHECKING:
+    from dlrun.engine import Trainer
+
+Judge = Callable[[int, dict[str, float]], bool]  # (epoch, its values) → whether to stop here
+
+
+def carried_out(job: Job, plugins: tuple[str, ...], judge: Judge | None) -> Ended:
+    """Run a job, or go on with it where it was cut, and say how it ended. Raises nothing but what is not its own."""
+    from dlrun.commands.train import go
+
+    began, looking = time.monotonic(), Looking(judge)
+    error, code = job.fault, 2
+    try:
+        if not error:
+            noted(job)
+            code, _ = go(job.config, job.folder, plugins, looking.carry)
+            error = {0: "", 3: "the loss became nan or infinite"}.get(code, f"exit code {code}")
+    except Exception as crash:
+        error, code = said(crash)
+    status = "cut" if code in (130, 143) else "failed" if error else "pruned" if looking.pruned else "done"
+    return Ended(job.number, status, error or looking.pruned, code, looking.parameters, time.monotonic() - began)
+
+
+def carried_out_together(jobs: Sequence[Job], plugins: tuple[str, ...]) -> list[Ended]:
+    """Run jobs that can be trained as one, each in its own folder; where that does not pay, one after the other.
+
+    What goes wrong with all of them at once is no fault of any: they are lost, and to be run each by itself.
+    """
+    from dlrun.commands.train import count_openings
+    from dlrun.engine import Interrupted
+
+    began, counted = time.monotonic(), dict[int, int]()
+    try:
+        with logged(jobs) as display:
+            outcomes = together(jobs, plugins, display, counted)
+    except Interrupted as stop:
+        return [Ended(job.number, "cut", code=128 + stop.number) for job in jobs]
+    except Exception:  # logged with its traceback
+        return [Ended(job.number, "lost") for job in jobs]
+    seconds, found = (time.monotonic() - began) / len(jobs), []
+    for number, (job, outcome) in enumerate(zip(jobs, outcomes, strict=True)):
+        if outcome.error is None:
+            count_openings(job.config, job.folder)
+        error, code = said(outcome.error)
+        found.append(Ended(job.number, "failed" if error else "done", error, code, counted.get(number, 0), seconds))
+    return found
+
+
+def together(jobs: Sequence[Job], plugins: tuple[str, ...], display: Any, counted: dict[int, int]) -> list[Any]:
+    """What came of each job; counted is filled with how many numbers each of them learns."""
+    from dlrun.together import run_together
+
+    for job in jobs:
+        noted(job)
+    configs, folders = [job.config for job in jobs], [job.folder for job in jobs]
+    return run_together(configs, folders, plugins, display, lambda n, trainer: counted.update({n: weights(trainer)}))
+
+
+@contextmanager
+def logged(jobs: Sequence[Job]) -> Iterator[Any]:
+    """Inside, all that is logged goes to the log of each job, and to the terminal; answers with what shows a fit."""
+    from rich.console import Console
+
+    from dlrun.commands.display import Display
+    from dlrun.commands.train import logging_to
+    from dlrun.rundir import RunDir
+
+    for job in jobs:
+        job.folder.mkdir(exist_ok=True)
+    console, logger = Console(highlight=False), logging.getLogger("dlrun")
+    handlers = [RunDir(job.folder).log() for job in jobs[1:]]  # that of the first one comes with logging_to
+    with logging_to(jobs[0].folder, console):
+        for handler in handlers:
+            logger.addHandler(handler)
+        try:
+            yield Display(console, quiet=False)
+        finally:
+            for handler in handlers:
+                logger.removeHandler(handler)
+                handler.close()
+
+
+def said(error: Exception | None) -> tuple[str, int]:
+    """Why a job failed, and the exit code that says so."""
+    from dlrun.meter import Diverged
+
+    if error is None:
+        return "", 0
+    if isinstance(error, Diverged):
+        return "the loss became nan or infinite", 3
+    return (str(error), 2) if isinstance(error, Refused) else (f"{type(error).__name__}: {error}", 1)
+
+
+def weights(trainer: Trainer) -> int:
+    """How many numbers a fit learns."""
+    groups: dict[str, list[Any]] = trainer.objective.groups  # type: ignore[assignment]
+    return sum(each.numel() for group in groups.values() for each in group) // trainer.learner.members
+
+
+def noted(job: Job) -> None:
+    """Write down what the job was asked for, unless an earlier start has."""
+    import yaml
+
+    from dlrun.commands.train import command
+    from dlrun.whole import write_text
+
+    job.folder.mkdir(exist_ok=True)
+    if (job.folder / "config.yaml").is_file():
+        return
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    around = {**surroundings(), "started": datetime.now().astimezone().isoformat(timespec="seconds")}
+    write_text(job.folder / "environment.json", json.dumps(around, indent=1) + "\n")
+    write_text(job.folder / "command.txt", command(job.words) + "\n")
+    write_text(job.folder / "config.yaml", yaml.dump(job.config, Dumper=dumper, sort_keys=False))
+
+
+@lru_cache(maxsize=1)
+def surroundings() -> dict[str, Any]:
+    """Python, packages and the git state, looked up once a process: to ask git takes longer than many a job."""
+    from dlrun.rundir import environment
+
+    return environment()
+
+
+class Looking:
+    """Looks on while a job trains: asks the judge after each epoch, and ends the job where it says so."""
+
+    def __init__(self, judge: Judge | None) -> None:
+        self.judge, self.pruned, self.parameters = judge, "", 0
+
+    def carry(self, experiment: Any, watch: Any) -> list[Any]:
+        """The results of an experiment, up to the fit after which no more is wanted."""
+
+        @contextmanager
+        def looked_on(trainer: Trainer, *rest: Any) -> Iterator[None]:
+            self.parameters = weights(trainer)
+            before = sum(result.epochs for result in experiment.fitted())
+            if self.judge is not None:
+                trainer.callbacks.append(lambda trainer: self._ask(trainer, before))
+            with watch(trainer, *rest):
+                yield
+
+        return experiment.results(looked_on, enough=lambda: bool(self.pruned))  # type: ignore[no-any-return]
+
+    def _ask(self, trainer: Trainer, before: int) -> None:
+        rows = [row for row in trainer.history if row.epoch == trainer.epoch]
+        values = {f"{row.split}/{name}": value for row in rows for name, value in row.values.items()}
+        assert self.judge is not None
+        if not trainer.finished and self.judge(before + trainer.epoch, values):
+            self.pruned = f"after epoch {before + trainer.epoch}"
+            trainer.stop = f"pruned: it does not promise enough {self.pruned}"

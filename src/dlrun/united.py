@@ -1,0 +1,236 @@
+"""What several processes that train one model do together: sums of sweeps, gradients, checkpoints, and when to stop."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import signal
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from dlrun import processes, runtime
+from dlrun.errors import Refused
+from dlrun.meter import Diverged, Meter, move
+from dlrun.processes import here
+from dlrun.settings import Settings
+from dlrun.shares import share
+from dlrun.tables import Ticks, mix
+from dlrun.types import Source
+
+if TYPE_CHECKING:
+    from dlrun.engine import Trainer
+
+log = logging.getLogger("dlrun")
+SEEN = 16  # batches between two looks at what others wish, where a look has a price
+RUNNING = ("running_mean", "running_var")
+CPU = torch.device("cpu")
+
+
+def check(objective: nn.Module, train: Source, settings: Settings) -> None:
+    """Say how batch norm fares. Raises Refused where there is nothing to share, or a process is left too few rows."""
+    if here.size == 1:
+        return
+    if isinstance(train, Ticks):
+        raise Refused(f"this objective reads no rows that {here.size} processes could share: say engine.devices=null")
+    if settings.shard and not hasattr(objective, "losses"):
+        raise Refused("engine.shard=true shards a model that answers targets, and this objective has none")
+    if not any(isinstance(module, _BatchNorm) for module in objective.modules()):
+        return
+    for whole in {min(settings.batch_size, len(train)), len(train) % settings.batch_size} - {0}:
+        if any(share(whole, rank, here.size).held == 1 for rank in range(here.size)):
+            raise Refused(
+                f"batch norm needs two rows, and of a batch of {whole} one of {here.size} processes has only one: "
+                "choose another engine.batch_size"
+            )
+    log.info("batch norm: each of %d processes has the statistics of its own part of a batch", here.size)
+
+
+def statistics(objective: nn.Module) -> dict[str, Tensor]:
+    """Name → running mean or variance of all batch norm."""
+    norms = {name: module for name, module in objective.named_modules() if isinstance(module, _BatchNorm)}
+    found = {f"{name}.{kind}": getattr(norm, kind) for name, norm in norms.items() for kind in RUNNING}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def means(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as their mean over all processes."""
+    if not tensors:
+        return {}
+    mean = processes.add_up(torch.cat([tensor.reshape(-1) for tensor in tensors.values()])) / here.size
+    parts = mean.split([tensor.numel() for tensor in tensors.values()])
+    return {name: part.view_as(tensors[name]) for name, part in zip(tensors, parts, strict=True)}
+
+
+def settle(objective: nn.Module) -> None:
+    """Set running means and variances to their mean over all processes, as after every epoch."""
+    own = statistics(objective)
+    for name, mean in means(own).items():
+        own[name].copy_(mean)
+
+
+def add_gradients(parameters: list[nn.Parameter], rows: float, whole: int, wishes: list[float]) -> Tensor:
+    """Make gradients the mean over the rows of all processes, in one go; answers with the sum of all wishes.
+
+    rows: what this process's gradients have still to be multiplied with. whole: rows in all processes. A parameter that
+    no process has a gradient of keeps none.
+    """
+    there = [float(parameter.grad is not None) for parameter in parameters]
+    parts = [(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1).float() for p in parameters]
+    sizes = [len(part) for part in parts]
+    total = torch.cat([*parts, parts[0].new_tensor([*there, *wishes])])
+    total[: sum(sizes)] *= rows
+    *found, told = processes.add_up(total).split([*sizes, len(there) + len(wishes)])
+    known = told[: len(there)].bool().tolist() if 0.0 in there else [True] * len(there)
+    for parameter, part, any_has in zip(parameters, found, known, strict=True):
+        parameter.grad = laid_out(part.div_(whole), parameter) if any_has else None
+    return told[len(there) :]
+
+
+def laid_out(numbers: Tensor, parameter: Tensor) -> Tensor:
+    """Numbers as a gradient of this parameter, in memory as it is: fused optimizers walk through both side by side."""
+    found = numbers.view_as(parameter)
+    if parameter.is_contiguous() and parameter.dtype == found.dtype:
+        return found
+    return torch.empty_like(parameter).copy_(found)
+
+
+def wishes(trainer: Trainer) -> list[float]:
+    """What this process would like all to do after this step, 0 or 1 each: stop (two signals), save, look at a loss."""
+    stop = [float(trainer.interrupted == number) for number in (signal.SIGINT, signal.SIGTERM)]
+    return [
+        *stop,
+        float(here.rank == 0 and trainer.late),
+        float(trainer.meter is not None and trainer.meter.fault is not None),
+    ]
+
+
+def heard(trainer: Trainer, learn: bool) -> list[float]:
+    """What anybody wishes, known to all after the same batch; nothing where this is no moment to ask.
+
+    In training it has come with the gradients; to look at it is to wait for the device.
+    """
+    learner, last = trainer.learner, trainer.position == trainer.batches
+    dear = not (learn and learner.groups) or trainer.device.type != "cpu"
+    if not learner.whole or (dear and trainer.position % SEEN and not last):
+        return []
+    if learn and learner.groups:
+        told, learner.heard = learner.heard, None
+        return [] if told is None else told.tolist()
+    return processes.add_up(torch.tensor(wishes(trainer), device=trainer.device)).tolist()
+
+
+def asked(trainer: Trainer, learn: bool) -> tuple[bool, int]:
+    """Whether all are to save now, and the signal on which all are to stop. Raises Diverged in all of them."""
+    told = heard(trainer, learn)
+    if not any(told):
+        return False, 0
+    interrupt, terminate, late, fault = told
+    if fault and trainer.meter is not None:
+        fail_together(trainer.meter)
+    number = signal.SIGTERM if terminate else signal.SIGINT if interrupt else 0
+    return bool(late), int(number)
+
+
+def fail_together(meter: Meter) -> None:
+    """Raise Diverged in every process, if the loss was no number in one of them: of the first such step."""
+    if faults := [fault for fault in processes.everyone(meter.fault) if fault is not None]:
+        processes.end()
+        raise Diverged(min(faults)[1])
+
+
+def end(objective: nn.Module, meter: Meter) -> None:
+    """End a sweep: its sums become those of all processes, and what was kept that of all rows in their order."""
+    processes.end()
+    fail_together(meter)
+    if objective.training:
+        settle(objective)
+    meter.restore(merged(processes.everyone(move_all(meter.state(), CPU))))
+
+
+def merged(states: list[dict[str, Any]]) -> dict[str, Any]:
+    """The state of a meter that has seen what these have seen, each its part of every batch; nothing is pending."""
+    counts = [state["counts"] for state in states]
+    first = states[0]
+    found = {name: sum(state[name] for state in states) for name in ("rows", "pending_numbers")}
+    found |= {name: sums([state[name] for state in states]) for name in ("losses", "parts")}
+    found["sums"] = {name: sum(state["sums"][name] for state in states) for name in first["sums"]}
+    found |= {"pending": [], "steps": first["steps"]}
+    found["kept"] = {
+        name: [in_order([state["kept"][name][side] for state in states], counts) for side in (0, 1)]
+        for name in first["kept"]
+    }
+    found["each"] = {name: in_order([state["each"][name] for state in states], counts) for name in first["each"]}
+    found["counts"] = [sum(parts) for parts in zip(*counts, strict=True)]
+    return found
+
+
+def sums(totals: list[dict[str, list[Any]]]) -> dict[str, list[Any]]:
+    """Name → [sum, rows] of all of these."""
+    names = dict.fromkeys(name for total in totals for name in total)
+    return {name: [sum(total[name][place] for total in totals) for place in (0, 1)] for name in names}
+
+
+def in_order(parts: list[list[Tensor]], counts: list[list[int]]) -> list[Tensor]:
+    """The rows of all processes, batch by batch. parts: of each process its rows; counts: how many of each batch."""
+    some = next((own[0] for own in parts if own), None)
+    if some is None:
+        return []
+    cut = [torch.cat([some[:0], *own]).split(count) for own, count in zip(parts, counts, strict=True)]
+    return [torch.cat([part for batch in zip(*cut, strict=True) for part in batch])]
+
+
+def move_all(value: Any, device: torch.device) -> Any:
+    """The same with every tensor in it on a device."""
+    if isinstance(value, list | tuple):
+        return [move_all(part, device) for part in value]
+    if isinstance(value, dict):
+        return {name: move_all(part, device) for name, part in value.items()}
+    return move(value, device)
+
+
+def begin(trainer: Trainer) -> None:
+    """Begin a fit with the first process's weights; save at once, so that a run which loses a process can go on."""
+    weights = [] if trainer.learner.sharded else [*trainer.objective.parameters()]  # those begin alike, by the seed
+    processes.spread([tensor.detach() for tensor in (*weights, *trainer.objective.buffers())])
+    if trainer.learner.groups and not any(trainer.learner.taken.values()):
+        trainer.save()
+
+
+def shared_state(trainer: Trainer, state: dict[str, Any]) -> dict[str, Any]:
+    """The state of a fit as one process would have it; in the middle of an epoch `ranks` is what is each one's own."""
+    state["random"] = here.common or state["random"]
+    if trainer.meter is None:
+        return state
+    running = statistics(trainer.objective)
+    own = {"random": runtime.random_state(trainer.device), "meter": trainer.meter.state(), "statistics": running}
+    whole = copy.deepcopy(trainer.meter)
+    whole.flush()
+    found = processes.everyone(move_all([own, whole.state()], CPU))
+    average = means({name: value.clone() for name, value in running.items()})
+    return state | {
+        "objective": state["objective"] | average,
+        "meter": merged([each for _, each in found]),
+        "ranks": [each for each, _ in found],
+    }
+
+
+def restore_own(trainer: Trainer, state: dict[str, Any]) -> None:
+    """Take up what is this process's own in a state, or its part of what another number of processes has left."""
+    here.common, ranks = state["random"], state.get("ranks", [])
+    if trainer.meter is None:
+        return
+    if len(ranks) == here.size:
+        own = ranks[here.rank]
+        runtime.restore_random_state(own["random"], trainer.device)
+        trainer.meter.restore(own["meter"])
+        for name, value in statistics(trainer.objective).items():
+            value.copy_(own["statistics"][name])
+        return
+    torch.manual_seed(mix(trainer.seed, trainer.epoch, trainer.position, here.rank))
+    if here.rank:  # the first goes on with what all have added up
+        before = trainer.meter
+        trainer.meter = Meter(before.measures, before.fields, before.device, before.where)
+        trainer.meter.steps, trainer.meter.counts = before.steps, [0] * len(before.counts)

@@ -1,0 +1,89 @@
+"""`hydra/launcher=dlrun` and `hydra/sweeper=dlrun`: the names by which Hydra finds what dlrun's sweeps are made of.
+
+Without postponed annotations: Hydra runs this file before its module can be found, and dataclasses would look for it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+@dataclass
+class LauncherSettings:
+    """jobs: processes at a time. limit: seconds a job may take. devices, share: CUDA devices, and jobs on each."""
+
+    _target_: str = "hydra_plugins.dlrun.plugins.DlrunLauncher"
+    jobs: int = 1
+    limit: float | None = None
+    devices: list[str] | None = None
+    share: int = 1
+
+
+@dataclass
+class SweeperSettings:
+    """method: grid, random or tpe. trials: in all, earlier ones included. goal: min or max of what a job returns, one
+    for each number where it returns several. params: more values to try, as in Hydra's own sweeper. jobs: at once."""
+
+    _target_: str = "hydra_plugins.dlrun.plugins.DlrunSweeper"
+    method: str = "grid"
+    trials: int | None = None
+    jobs: int = 1
+    seed: int = 0
+    startup: int = 10
+    goal: list[str] = field(default_factory=lambda: ["min"])
+    params: dict[str, str] = field(default_factory=dict)
+
+
+class DlrunLauncher(Launcher):
+    """Runs jobs whose config is one of dlrun in processes that load torch once; a job that is lost costs itself alone.
+
+    What a job returns is its first score on the validation rows that is no loss, or else its loss.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Take in what the jobs are made from; the function is not called, since dlrun runs a config by itself."""
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run these jobs, each in a folder of its own below hydra.sweep.dir."""
+        from dlrun.commands.hydra_jobs import launched
+
+        return launched(self, job_overrides, initial_job_idx)
+
+
+class DlrunSweeper(Sweeper):
+    """Tries what dlrun's studies name: every combination, or what Optuna draws from intervals and lists.
+
+    The journal lies in hydra.sweep.dir: with the same folder a search goes on, to `trials` in all. A job that fails, or
+    returns no number, is a failed trial and ends nothing.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Make the launcher that was chosen."""
+        from hydra.core.plugins import Plugins
+
+        self.hydra_context, self.config = hydra_context, config
+        self.launcher = Plugins.instance().instantiate_launcher(hydra_context, task_function, config)
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run what the words ask for; answers with what each job returned."""
+        from dlrun.commands.hydra_jobs import swept
+
+        return swept(self, arguments)
+
+
+for kind, node in (("launcher", LauncherSettings), ("sweeper", SweeperSettings)):
+    ConfigStore.instance().store(group=f"hydra/{kind}", name="dlrun", node=node, provider="dlrun")

@@ -1,0 +1,254 @@
+"""What several processes do together in tests/test_distributed.py, and one by itself: fits, and what comes of them."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from laboratory import SPEC, node, table, trainer, weights, wired
+from torch import nn
+
+from dlrun import checkpoint, processes, sharded, united
+from dlrun.build import build
+from dlrun.callbacks import KeepBest
+from dlrun.engine import Interrupted, Trainer
+from dlrun.learner import Learner
+from dlrun.meter import Diverged, with_intervals
+from dlrun.objectives.adversarial import Adversarial
+from dlrun.objectives.contest import Contest
+from dlrun.objectives.supervised import Supervised
+from dlrun.tables import Plain, Table
+from dlrun.types import Data, Field, Spec
+
+SGD = {"optimizer": "sgd", "dropout": 0.0}
+BINARY = Spec({"x": Field("number", (5,))}, {"y": Field("binary", (1,), 2, ("no", "yes"))})
+PICTURES = Spec({"image": Field("image", (1, 8, 8))})
+CODE = "from crew import main; main()"
+
+
+def learnt(of: Trainer) -> dict[str, Any]:
+    """What a fit has come to."""
+    of.fit()
+    return {"weights": weights(of), "history": [[row.epoch, row.split, row.values] for row in of.history]}
+
+
+def classifier(folder: Path, **settings: Any) -> dict[str, Any]:
+    """50 rows in batches of 8: the last batch has 2, and no two processes of three have as many rows as each other."""
+    return learnt(trainer(folder / "classifier", **{**SGD, **settings}))
+
+
+def windows(folder: Path) -> dict[str, Any]:
+    """Accumulated and clipped; the last window has one batch of 2 rows."""
+    return learnt(trainer(folder / "windows", **SGD, batch_size=6, accumulate=4, clip_norm=0.2, ema=0.5))
+
+
+def tiny(folder: Path) -> dict[str, Any]:
+    """Batches of one row: most processes have none of their own."""
+    return learnt(trainer(folder / "tiny", **SGD, batch_size=1, max_steps=60, eval_batch_size=1))
+
+
+def ranked(folder: Path) -> dict[str, Any]:
+    """A whole-split measure, and the answers of every row in their order, over 23 rows in batches of 7."""
+    x = torch.randn(73, 5, generator=torch.Generator().manual_seed(3))
+    y = (x[:, :1] + 0.5 * x[:, 1:2] > 0).float()
+    cut = lambda low, high: Table({"x": Plain(x[low:high]), "y": Plain(y[low:high])})  # noqa: E731
+    engine = build(node("engine", "default", epochs=2, batch_size=8, eval_batch_size=7, device="cpu"))
+    torch.manual_seed(0)
+    model = build(node("model", "dense", units=[8], dropout=0.0), BINARY)
+    objective = Supervised(model, {"y": build(node("loss", "auto"), BINARY.targets["y"])})
+    learner = Learner(
+        objective.groups, lambda ps: build(node("optimizer", "sgd"), ps), engine, None, torch.device("cpu")
+    )
+    measures = {name: ("y", build(node("metric", name)[name], BINARY.targets["y"])) for name in ("accuracy", "roc_auc")}
+    of = Trainer(objective, Data(BINARY, cut(0, 50), cut(50, 73)), engine, learner, measures, folder / "ranked")
+    found = learnt(of)
+    meter = of.sweep("val", cut(50, 73), keep=True)
+    scores = {name: [s.value, s.low, s.high, s.n] for name, s in with_intervals(meter, seed=1).items()}
+    answers, truths = meter.answers()["y"]
+    return found | {"scores": scores, "answers": [answers, truths, meter.values()["accuracy"]]}
+
+
+def contest(folder: Path) -> dict[str, Any]:
+    """Two networks against each other, with label noise, a penalty, and latent points drawn for the whole batch."""
+    pictures = torch.rand(37, 1, 8, 8, generator=torch.Generator().manual_seed(5))
+    source = Table({"image": Plain(pictures)})
+    small = {"latent": 4, "generator": [8], "discriminator": [8], "batch_norm": False, "dropout": 0.0}
+    torch.manual_seed(0)
+    model = build(node("model", "dcgan", **small), PICTURES)
+    objective = Adversarial(model, Contest("standard", 0.1, 1.0, 2), source)
+    engine = build(node("engine", "default", epochs=2, batch_size=8, device="cpu"))
+    learner = Learner(
+        objective.groups, lambda ps: build(node("optimizer", "sgd"), ps), engine, None, torch.device("cpu")
+    )
+    return learnt(Trainer(objective, Data(PICTURES, source), engine, learner, {}, folder / "contest"))
+
+
+class Broken(nn.Module):
+    """Answers nan for one row, once so many batches have been seen."""
+
+    def __init__(self, good: int) -> None:
+        super().__init__()
+        self.layer, self.good = nn.Linear(5, 3), good
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        self.good -= 1
+        wrong = (batch["x"][:, :1] == table().columns["x"].values[7, 0]) & (self.good < 0)
+        return {"y": self.layer(batch["x"]) * torch.where(wrong, math.nan, 1.0)}
+
+
+def diverged(folder: Path) -> dict[str, Any]:
+    """A row that one process holds makes the loss nan: all stop, and say the same."""
+    of = trainer(folder / "diverged")
+    of = wired(Broken(9), of.settings, folder / "diverged", {"_target_": "torch.optim.SGD", "lr": 0.0})
+    try:
+        of.fit()
+    except Diverged as error:
+        return {"told": processes.everyone(str(error))}
+    return {"told": []}
+
+
+def cut(folder: Path, dropout: float = 0.3) -> dict[str, Any]:
+    """One process is asked to stop in the middle of an epoch: all stop after the same batch, and go on."""
+    settings = {**SGD, "dropout": dropout, "save_every": 0.0}
+    whole = learnt(trainer(folder / f"whole-{dropout}", **settings, schedule=None))
+    place = folder / f"cut-{dropout}"
+    first = trainer(place, **settings)
+    first.callbacks = [KeepBest("val/loss")]
+    take, taken = first.steps, []
+
+    def counted(batch: Any) -> Any:
+        taken.append(1)
+        if len(taken) == 12 and processes.here.rank == processes.here.size - 1:
+            first.interrupted = 15
+        return take(batch)
+
+    first.steps = counted  # type: ignore[method-assign]
+    try:
+        first.fit()
+        raise AssertionError("nobody stopped")
+    except Interrupted as stop:
+        where = processes.everyone([stop.number, first.epoch, first.position, first.split])
+    again = trainer(place, **settings)
+    again.restore(processes.told(lambda: checkpoint.newest(place / "last.pt")))  # type: ignore[arg-type]
+    return {"where": where, "whole": whole, "again": learnt(again)}
+
+
+def normed(folder: Path) -> dict[str, Any]:
+    """Batch norm: running statistics are the same in all processes after an epoch."""
+    of = trainer(folder / "normed", **SGD)
+    model = build(node("model", "dense", units=[8], dropout=0.0, batch_norm=True), of.data.spec)
+    settings = replace(of.settings, batch_size=10)
+    of = wired(model, settings, folder / "normed", node("optimizer", "sgd"))
+    united.check(of.objective, of.data.train, settings)
+    of.fit()
+    return {"running": processes.everyone([value.clone() for value in united.statistics(of.objective).values()])}
+
+
+def split(folder: Path, optimizer: str = "sgd", **settings: Any) -> dict[str, Any]:
+    """Each process keeps a part of the weights; saved in the middle of an epoch, and gone on with."""
+    engine = {"epochs": 3, "batch_size": 8, "device": "cpu", "accumulate": 2, "clip_norm": 0.5, "ema": 0.9}
+    engine = build(node("engine", "default", **{**engine, "shard": True, **settings}))
+    place = folder / f"split-{optimizer}"
+
+    def made() -> Trainer:
+        torch.manual_seed(0)
+        model = build(node("model", "dense", units=[16, 9], dropout=0.0), SPEC)
+        sharded.shard(model, engine, torch.device("cpu"))
+        return wired(model, engine, place, node("optimizer", optimizer))
+
+    whole = made()
+    whole.fit()
+    first = made()
+    take, taken = first.steps, []
+
+    def counted(batch: Any) -> Any:
+        taken.append(1)
+        first.interrupted = 15 if len(taken) == 10 else first.interrupted
+        return take(batch)
+
+    first.steps = counted  # type: ignore[method-assign]
+    with suppress(Interrupted):
+        first.fit()
+    saved = processes.told(lambda: checkpoint.load(place / "last.pt"))
+    again = made()
+    again.restore(saved)
+    again.fit()
+    rows = [[[row.epoch, row.split, row.values] for row in of.history] for of in (whole, again)]
+    states = [sharded.gathered(of.objective.state_dict()) for of in (whole, again)]
+    weights = [[value.clone() for value in state.values()] for state in states]
+    held = sum(p.to_local().numel() if hasattr(p, "to_local") else p.numel() for p in whole.objective.parameters())
+    again.restore(saved)  # other weights than those that were validated last
+    again.meter, again.position = None, 0
+    scored = [score.value for score in again.sweep("val", again.data.val).scores().values()]
+    return {"rows": rows, "weights": weights, "held": processes.everyone(held), "saved": saved, "scored": scored}
+
+
+def restored(state: dict[str, Any]) -> int:
+    """In which batch a process by itself goes on with such a state."""
+    engine = build(node("engine", "default", epochs=1, batch_size=8, device="cpu", accumulate=2, ema=0.9))
+    optimizer = "adam" if "exp_avg" in str(state["learner"]["optimizers"]) else "sgd"
+    of = wired(
+        build(node("model", "dense", units=[16, 9], dropout=0.0), SPEC), engine, Path(), node("optimizer", optimizer)
+    )
+    of.restore(state)
+    return of.position
+
+
+def masks(folder: Path) -> dict[str, Any]:
+    """Dropout differs from process to process; what is drawn for the whole batch does not."""
+    processes.seed(5, torch.device("cpu"))
+    processes.begin(2 * processes.here.size, 2)
+    own, common = torch.rand(3), processes.drawn(lambda count: torch.rand(count, 2), 2)
+    processes.end()
+    return {"own": processes.everyone(own), "common": torch.cat(processes.everyone(common))}
+
+
+CASES = (classifier, windows, tiny, ranked, contest, diverged, cut, normed, masks, split)
+
+
+def found(folder: Path) -> dict[str, Any]:
+    """What all cases come to in this process, or in this one and the others."""
+    return {case.__name__: case(folder) for case in CASES} | {
+        "plain": cut(folder, 0.0),
+        "adam": split(folder, "adam", epochs=1),
+    }
+
+
+def main() -> None:
+    """What each process does: the first one writes down what has come of it."""
+    folder = Path(sys.argv[1])
+    processes.start("cpu")
+    result = found(folder)
+    if processes.here.rank == 0:
+        torch.save(result, folder / "found.pt")
+    processes.stop()
+
+
+def run(folder: Path, count: int, timeout: float) -> dict[str, Any]:
+    """What so many processes find."""
+    folder.mkdir()
+    here = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "DLRUN_STORE": folder / "store", "OMP_NUM_THREADS": 1}
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(processes.__file__).parents[1])])
+    common = os.environ | {name: str(value) for name, value in here.items()} | {"PYTHONPATH": paths}
+    crew = [
+        subprocess.Popen(
+            [sys.executable, "-c", CODE, str(folder)],
+            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, stdout=-1, stderr=subprocess.STDOUT,
+        )
+        for rank in range(count)
+    ]  # fmt: skip
+    try:
+        for process in crew:
+            out, _ = process.communicate(timeout=timeout)
+            assert process.returncode == 0, out.decode()[-4000:]
+    finally:
+        for process in crew:
+            process.kill()
+    return torch.load(folder / "found.pt", weights_only=False)

@@ -1,0 +1,286 @@
+"""Jobs handed to published Hydra launchers, and dlrun's own plugins in other Hydra programs."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dlrun import rundir
+from dlrun.cli import main
+from dlrun.commands import launching
+from dlrun.errors import Refused
+from dlrun.sweeps.jobs import Ended
+
+JOBS = ["-m", "task=digits", "preset=smoke", "model=linear", "optimizer=sgd", "optimizer.lr=0.1,1e38,0.01"]
+NUMBER = """
+import hydra
+from hydra.core.config_store import ConfigStore
+
+@hydra.main(version_base="1.3", config_path=None, config_name="c")
+def app(config):
+    if config.kind == "bad":
+        raise ValueError("no good")
+    return (config.x - 3) ** 2 + config.n
+
+ConfigStore.instance().store(name="c", node={"x": 0.0, "n": 1, "kind": "good"})
+app()
+"""
+OWN = """
+import hydra
+from dlrun.places import conf_folder
+
+@hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
+def app(config):
+    raise AssertionError("dlrun runs a config by itself")
+
+app()
+"""
+
+
+def entries(output):
+    """The last line of each job of the one sweep below, and its folder."""
+    (folder,) = (path.parent for path in output.rglob("sweep.jsonl"))
+    found = {line["job"]: line for line in rundir.lines(folder / "sweep.jsonl")}
+    return folder, [found[number] for number in sorted(found)]
+
+
+def program(folder, text, *words, timeout=120):
+    """Run a Hydra program of these lines in this folder."""
+    (folder / "program.py").write_text(text)
+    return subprocess.run(
+        [sys.executable, "program.py", "-m", *words], cwd=folder, capture_output=True, text=True, timeout=timeout
+    )
+
+
+class Half:
+    """A launcher that runs all jobs but one, and then says that it lost its process."""
+
+    def __init__(self, task, lost):
+        self.task, self.lost, self.launches = task, lost, []
+
+    def launch(self, overrides, first):
+        from hydra.conf import HydraConf
+        from hydra.core.hydra_config import HydraConfig
+        from omegaconf import OmegaConf
+
+        self.launches.append([list(words) for words in overrides])
+        for place in range(len(overrides)):
+            if first + place != self.lost:
+                config = OmegaConf.create({"hydra": OmegaConf.structured(HydraConf)})
+                config.hydra.job.num = first + place
+                HydraConfig.instance().set_config(config)
+                self.task(None)
+        raise RuntimeError("a worker was terminated")
+
+
+@pytest.fixture
+def half(monkeypatch):
+    made = []
+
+    def instead(words, folders, folder, task):
+        made.append(Half(task, 2))
+        return made[-1]
+
+    monkeypatch.setattr(launching, "instantiated", instead)
+    return made
+
+
+def test_whose_words_are_whose():
+    words = ["model=linear", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "+hydra.launcher.verbose=1"]
+    assert launching.split(words) == (words[:1], words[1:])
+    assert launching.split(["hydra/launcher=dlrun", "hydra.launcher.jobs=2"]) == (["sweep.jobs=2"], [])
+    mixed = ["hydra/sweeper=dlrun", "hydra.sweeper.trials=9", "hydra/launcher=ray"]
+    assert launching.split(mixed) == (["sweep.trials=9"], ["hydra/launcher=ray"])
+    with pytest.raises(Refused, match="sweep=grid, random, tpe"):
+        launching.split(["hydra/sweeper=optuna"])
+
+
+def test_a_job_whose_process_was_lost_is_one_failed_row(half, tmp_path, capsys):
+    assert main([*JOBS, "hydra/launcher=joblib", f"output={tmp_path}"]) == 1
+    folder, jobs = entries(tmp_path)
+    assert [job["status"] for job in jobs] == ["done", "failed", "failed"]
+    assert "nan or infinite" in jobs[1]["error"]
+    assert "joblib lost its process: RuntimeError: a worker was terminated" in jobs[2]["error"]
+    assert half[0].launches == [[["optimizer.lr=0.1"], ["optimizer.lr=1e+38"], ["optimizer.lr=0.01"]]]
+    assert "best: dlrun" in capsys.readouterr().out and "epoch" in (folder / "000" / "console.txt").read_text()
+    before = (folder / "000" / "results.jsonl").read_bytes()
+    assert main([*JOBS, "sweep.retry=true", "hydra/launcher=joblib", f"output={tmp_path}"]) == 1
+    folder, jobs = entries(tmp_path)
+    assert [job["status"] for job in jobs] == ["done", "failed", "done"]  # now its place is the second
+    assert half[1].launches == [[["optimizer.lr=1e+38"], ["optimizer.lr=0.01"]]]
+    assert (folder / "000" / "results.jsonl").read_bytes() == before
+
+
+def test_a_search_hands_over_as_many_at_once_as_it_tries_at_once(half, tmp_path):
+    pytest.importorskip("optuna")
+    words = ["-m", "task=digits", "preset=smoke", "model=linear", "optimizer.lr=tag(log,interval(1e-3,1e-1))"]
+    more = ["sweep=random", "sweep.trials=5", "sweep.jobs=2", "hydra/launcher=joblib", f"output={tmp_path}"]
+    assert main([*words, *more]) == 1
+    assert [len(batch) for batch in half[0].launches] == [2, 2, 1]
+    assert [job["status"] for job in entries(tmp_path)[1]] == ["done", "done", "failed", "done", "done"]
+
+
+def test_a_job_that_was_told_to_stop_has_failed_and_says_the_way_on(tmp_path):
+    launching.note(tmp_path, "ended", 4, {"number": 4, "status": "cut", "code": 143})
+    found = launching.said(tmp_path, 4, "lost")
+    assert found.status == "failed" and "signal 15" in found.error and "sweep.retry=true" in found.error
+    assert launching.said(tmp_path, 5, "lost") == Ended(5, "failed", "lost", 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["hydra/launcher=nope"], "Could not find 'hydra/launcher/nope'; there are: dlrun, basic"),
+        (["hydra/launcher=basic", "hydra.launcher.nope=1"], "Could not override 'hydra.launcher.nope'"),
+        (["hydra/launcher=basic", "sweep.limit=3"], "sweep.limit is kept by dlrun's own processes"),
+        (["hydra/sweeper=basic"], "dlrun -m searches by itself"),
+    ],
+)
+def test_what_cannot_be_is_refused(words, said, tmp_path, capsys):
+    assert main([*JOBS, *words, f"output={tmp_path}"]) == 2
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.rglob("sweep.jsonl"))
+
+
+def test_pruning_needs_our_own_processes(tmp_path, capsys):
+    pytest.importorskip("optuna")
+    assert main([*JOBS, "sweep=halving", "hydra/launcher=basic", f"output={tmp_path}"]) == 2
+    assert "sweep.prune=halving needs dlrun's own processes" in capsys.readouterr().err
+
+
+def test_hydras_own_launcher_runs_jobs_too(tmp_path):
+    assert main([*JOBS, "hydra/launcher=basic", f"output={tmp_path}"]) == 1
+    folder, jobs = entries(tmp_path)
+    assert [job["status"] for job in jobs] == ["done", "failed", "done"]
+    assert not list(folder.rglob(".hydra"))
+
+
+def test_hydras_plugins_are_found_without_torch_or_optuna():
+    told = (
+        "import sys, hydra_plugins.dlrun.plugins; print([n for n in ('torch', 'optuna', 'dlrun') if n in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, timeout=60)
+    assert found.stdout.strip() == "[]", found.stderr
+
+
+def same(output, words):
+    """Jobs through a launcher come out as they do here, but for the one that cannot be finished."""
+    assert main([*JOBS, *words, f"output={output / 'there'}"]) == 1
+    assert main([*JOBS, f"output={output / 'here'}"]) == 1
+    (there, jobs), (here, _) = entries(output / "there"), entries(output / "here")
+    assert [job["status"] for job in jobs] == ["done", "failed", "done"] and "nan or infinite" in jobs[1]["error"]
+    for name in ("000", "002"):
+        assert rundir.lines(there / name / "history.jsonl") == rundir.lines(here / name / "history.jsonl")
+        assert len(rundir.lines(there / name / "results.jsonl")) == 1
+    assert (there / "sweep.md").is_file()
+    return there
+
+
+def killing(folder):
+    """A package whose model ends the process that makes it, and the words that choose it in one job of three."""
+    (folder / "deadly").mkdir()
+    text = "import os, signal\n\n\ndef model(spec, *, sure: bool):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    (folder / "deadly" / "__init__.py").write_text(text)
+    place = folder / "mine" / "model"
+    place.mkdir(parents=True)
+    (place / "deadly.yaml").write_text("# Ends its process.\n_target_: deadly.model\nsure: true\n")
+    words = ["--config-dir", str(folder / "mine"), "-m", "task=digits", "preset=smoke", "plugins=[deadly]"]
+    return [*words, "model=linear,deadly,constant"]
+
+
+def one_is_killed(folder, monkeypatch, words):
+    """A job that kills its process is a failed row, and at most what ran in that pool is lost with it."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert main([*killing(folder), *words, f"output={folder / 'o'}"]) == 1
+    jobs = entries(folder / "o")[1]
+    assert jobs[1]["status"] == "failed" and "lost its process" in jobs[1]["error"]
+    assert main([*killing_again(folder), *words, "sweep.retry=true", f"output={folder / 'o'}"]) == 1
+    assert [job["status"] for job in entries(folder / "o")[1]] == ["done", "failed", "done"]
+
+
+def killing_again(folder):
+    shutil.rmtree(folder / "deadly")
+    shutil.rmtree(folder / "mine")
+    return killing(folder)
+
+
+@pytest.mark.slow
+def test_joblib(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="hydra-joblib-launcher is not installed")
+    same(tmp_path, ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"])
+
+
+@pytest.mark.slow
+def test_joblib_loses_a_process(tmp_path, monkeypatch):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="hydra-joblib-launcher is not installed")
+    one_is_killed(tmp_path, monkeypatch, ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"])
+
+
+@pytest.mark.slow
+def test_slurms_way_through_submitits_local_executor(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="hydra-submitit-launcher is not installed")
+    folder = same(tmp_path, ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5"])
+    assert len(list((folder / ".submitit").rglob("*_submitted.pkl"))) == 3
+
+
+@pytest.mark.slow
+def test_submitit_loses_a_process(tmp_path, monkeypatch):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="hydra-submitit-launcher is not installed")
+    one_is_killed(tmp_path, monkeypatch, ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5"])
+
+
+@pytest.mark.slow
+def test_ray(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="hydra-ray-launcher is not installed")
+    home = tmp_path / "home"  # Ray writes a token there
+    home.mkdir()
+    code = "import sys; from test_launchers import same, Path; same(Path(sys.argv[1]), sys.argv[2:])"
+    words = ["hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2"]
+    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+    environment = {**os.environ, "HOME": str(home), "PYTHONPATH": path}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path), *words],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_our_sweeper_in_another_program_searches_and_goes_on(tmp_path):
+    pytest.importorskip("optuna")
+    words = ["hydra/sweeper=dlrun", "hydra.sweeper.method=tpe", "hydra.sweeper.jobs=3", "hydra.sweep.dir=s"]
+    space = ["x=interval(-10,10)", "n=int(interval(1,4))", "kind=good,bad"]
+    for trials in (8, 12):
+        done = program(tmp_path, NUMBER, *words, f"hydra.sweeper.trials={trials}", *space)
+        assert "no good" in done.stderr and done.returncode == 1
+        assert len(list((tmp_path / "s").glob("*/.hydra"))) == trials
+    (best,) = yaml.safe_load((tmp_path / "s" / "best.yaml").read_text())
+    said = dict(word.split("=") for word in best["words"])
+    assert said["kind"] == "good" and best["values"] == [pytest.approx((float(said["x"]) - 3) ** 2 + int(said["n"]))]
+
+
+@pytest.mark.slow
+def test_our_sweeper_tries_every_combination(tmp_path):
+    done = program(tmp_path, NUMBER, "hydra/sweeper=dlrun", "x=1,2", "n=range(1,3)", "hydra.sweep.dir=s")
+    assert done.returncode == 0, done.stderr
+    tried = [yaml.safe_load(path.read_text()) for path in (tmp_path / "s").glob("*/.hydra/config.yaml")]
+    assert sorted((one["x"], one["n"]) for one in tried) == [(1, 1), (1, 2), (2, 1), (2, 2)]
+
+
+@pytest.mark.slow
+def test_our_launcher_runs_configs_of_dlrun_and_nothing_else(tmp_path):
+    ours = ["hydra/launcher=dlrun", "hydra.launcher.jobs=2", "hydra.sweep.dir=s"]
+    done = program(tmp_path, OWN, *ours, *JOBS[1:])
+    assert done.returncode == 1 and "nan or infinite" in done.stderr
+    done = [len(rundir.lines(tmp_path / "s" / str(number) / "results.jsonl")) for number in range(3)]
+    assert done == [1, 0, 1]
+    other = program(tmp_path, NUMBER, *ours, "x=1,2")
+    assert other.returncode == 1 and "runs configs of dlrun" in other.stderr

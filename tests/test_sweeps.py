@@ -1,0 +1,458 @@
+"""Sweeps: what is tried, what a job is, and that what has been run is never run again or overwritten."""
+
+from __future__ import annotations
+
+import csv
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dlrun import rundir
+from dlrun.cli import main
+from dlrun.commands import composer as composing
+from dlrun.commands import sweep as commands
+from dlrun.commands.axes import Words, expression, space_words
+from dlrun.commands.composer import Composer
+from dlrun.commands.configure import configure
+from dlrun.commands.sweep import settings_of, study_of
+from dlrun.data import kept
+from dlrun.errors import Refused
+from dlrun.places import conf_folder, options
+from dlrun.report import parallel
+from dlrun.report.sweep import Aim, Line, best, ranked
+from dlrun.sweeps import alone, earlier
+from dlrun.sweeps.folder import SweepFolder
+from dlrun.sweeps.jobs import identity
+from dlrun.sweeps.loop import Loop
+from dlrun.sweeps.study import Axis, Grid, Outcome, Recalled, combinations
+
+TINY = ["task=digits", "preset=smoke", "engine.max_steps=2", "model.units=[4]", "protocol.stacked=false"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """A working folder of its own."""
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return here
+
+
+def folder_of(output):
+    (file,) = output.rglob("sweep.yaml")
+    return file.parent
+
+
+def table(folder):
+    with (folder / "sweep.csv").open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def files(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.parent != folder}
+
+
+def counted(monkeypatch):
+    """The numbers of the jobs that are carried out from here on."""
+    run, numbers = alone.carried_out, []
+
+    def noted(job, *rest):
+        numbers.append(job.number)
+        return run(job, *rest)
+
+    monkeypatch.setattr(alone, "carried_out", noted)
+    return numbers
+
+
+# what is tried
+
+
+def test_every_combination_comes_once_the_last_key_fastest():
+    axes = [Axis("a", ("1", "2")), Axis("b", ("x", "y", "z"))]
+    found = combinations(axes)
+    assert found == [["a=1", "b=x"], ["a=1", "b=y"], ["a=1", "b=z"], ["a=2", "b=x"], ["a=2", "b=y"], ["a=2", "b=z"]]
+    assert combinations([]) == [[]]
+
+
+def test_zipped_keys_move_as_one_and_the_others_multiply():
+    axes = [Axis("a", ("1", "2")), Axis("b", ("x", "y")), Axis("+c", ("7", "8"))]
+    assert combinations(axes, ["a", "c"]) == [
+        ["a=1", "+c=7", "b=x"],
+        ["a=1", "+c=7", "b=y"],
+        ["a=2", "+c=8", "b=x"],
+        ["a=2", "+c=8", "b=y"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("axes", "zipped", "said"),
+    [
+        ([Axis("a", ("1", "2")), Axis("b", ("1",))], ["a", "b"], "lists of one length: a has 2, b has 1"),
+        ([Axis("a", ("1", "2"))], ["a", "b"], "no list of values for b; there are lists for: a"),
+        ([Axis("a", low=0, high=1)], [], "a: a grid needs values"),
+    ],
+)
+def test_what_cannot_be_combined_is_refused(axes, zipped, said):
+    with pytest.raises(Refused, match=said):
+        Grid(axes, zipped)
+
+
+def test_a_grid_leaves_out_what_is_there_and_ends_at_its_total():
+    grid = Grid([Axis("a", tuple("12345"))], trials=4)
+    grid.recall([Recalled(0, ["a=2"], Outcome("failed")), Recalled(1, ["a=5"], Outcome("done"))])
+    asked = [grid.ask() for _ in range(3)]
+    assert asked == [["a=1"], ["a=3"], ["a=4"]] and grid.done and grid.ask() is None
+
+
+def test_words_are_read_as_hydra_reads_them():
+    words = [
+        "model=dense,linear",
+        "a=range(1,4)",
+        "b=tag(log,interval(1e-3,1))",
+        "+c=choice([1,2],[3])",
+        "d=int(1)",
+        "d=2",
+    ]
+    given = Words([*words, "loss=glob(m*)", "e=interval(2,8)"], [])
+    axes = {axis.key: axis for axis in given.axes}
+    assert axes["model"].values == ("dense", "linear") and axes["a"].values == ("1", "2", "3")
+    assert axes["b"] == Axis("b", (), 0.001, 1, log=True) and axes["+c"].values == ("[1,2]", "[3]")
+    assert set(axes["loss"].values) == {"mae", "mse"} and axes["e"].interval
+    assert given.fixed == ["d=2"]
+    assert given.job(["a=2", "+c=[3]", "model=linear"])[:2] == ["model=linear", "a=2"]
+
+
+@pytest.mark.parametrize("word", ["a=interval(1,1)", "a=tag(log,interval(0,1))", "model=glob(nothing)", "a=range("])
+def test_values_that_are_none_are_refused(word):
+    with pytest.raises(Refused, match="a=|model="):
+        Words([word], [])
+
+
+@pytest.mark.parametrize("name", options(conf_folder(), "space"))
+def test_every_shipped_space_makes_jobs_that_make_sense(name):
+    words = Words([*TINY[:-2], *space_words([name], [])], [])
+    composer = Composer([], ())
+    assert len(words.axes) >= 2
+    for axis in words.axes:
+        for value in axis.values or (repr(axis.low), repr(axis.high)):
+            ends = {other.key: (other.values or (repr(other.low),))[0] for other in words.axes}
+            composer(words.job([f"{key}={text}" for key, text in (ends | {axis.key: value}).items()]))
+
+
+def test_a_space_of_ones_own_and_words_that_win(tmp_path, capsys):
+    place = tmp_path / "mine" / "space"
+    place.mkdir(parents=True)
+    (place / "small.yaml").write_text("# Mine.\nseed: [1, 2]\noptimizer.lr: [0.1, 0.01]\nmodel.l2: [0.0, null]\n")
+    assert expression([[1, 2], None, True, 0.5]) == "[1,2],null,true,0.5"
+    words = ["-m", "--config-dir", str(tmp_path / "mine"), *TINY, "space=small", "model.l2=0", "optimizer.lr=0.02"]
+    assert main([*words, f"output={tmp_path / 'o'}"]) == 0
+    assert [row["seed"] for row in sorted(table(folder_of(tmp_path / "o")), key=lambda row: row["job"])] == ["1", "2"]
+    out = capsys.readouterr().out
+    assert f"best: dlrun --config-dir {tmp_path / 'mine'}" in out and "job 2/2" in out
+    assert main(["-m", *TINY, "space=smal"]) == 2
+    assert "no space 'smal'" in capsys.readouterr().err
+
+
+# what a job is
+
+
+@pytest.mark.parametrize("task", ["digits", "imdb"])
+def test_configs_put_together_quickly_are_those_of_the_long_way(task, monkeypatch):
+    composer, slow = Composer([], ()), []
+    monkeypatch.setattr(composing, "configure", lambda words, *rest: slow.append(words) or configure(words, *rest))
+    for words in (
+        ["optimizer.lr=0.1", "seed=3"],
+        ["optimizer.lr=1e-3", "seed=4", "source=sample"],
+        ["optimizer=adam", "optimizer.lr=1e-3", "test=true", "reason='a b'"],
+        ["optimizer=adam", "optimizer.lr=2", "++engine.clip_norm=1", "callback=[early_stopping]"],
+        ["optimizer=adam", "optimizer.lr=3", "callback=[early_stopping]", "callback.early_stopping.patience=1"],
+        ["preset=smoke", "engine.epochs=7"],
+        ["preset=smoke", "engine.epochs=8", "++engine.epochs=9", "output=elsewhere"],
+    ):
+        assert composer([f"task={task}", *words]) == configure([f"task={task}", *words], [], ())
+    assert len(slow) == 4  # once for each choice of parts
+    with pytest.raises(Refused, match="engine.epochs=0: it must be a whole number from 1 up"):
+        composer([f"task={task}", "preset=smoke", "engine.epochs=0"])
+    with pytest.raises(Refused, match="did you mean 'engine.epochs'"):
+        composer([f"task={task}", "preset=smoke", "engine.epoch=1"])
+
+
+def test_a_job_is_its_config_and_not_its_words_or_its_place():
+    plain = configure(["task=digits"], [], ())
+    assert "sweep" not in plain
+    assert identity(plain) == identity(configure(["seed=0", "output=elsewhere", "task=digits"], [], ()))
+    assert identity(plain) != identity(configure(["task=digits", "seed=1"], [], ()))
+
+
+def test_two_words_for_one_config_are_one_job(tmp_path, monkeypatch):
+    numbers = counted(monkeypatch)
+    assert main(["-m", *TINY, "optimizer.lr=0.01,1e-2,0.02", f"output={tmp_path}"]) == 0
+    assert numbers == [0, 2] and [row["job"] for row in table(folder_of(tmp_path))] in (["0", "2"], ["2", "0"])
+    assert main(["-m", *TINY, "optimizer.lr=0.01,1e-2,0.02", f"output={tmp_path}"]) == 0
+    assert numbers == [0, 2]
+
+
+# what has been run
+
+
+def test_the_same_command_again_runs_only_what_is_missing_and_overwrites_nothing(tmp_path, monkeypatch, capsys):
+    numbers, show = counted(monkeypatch), Loop._ended
+
+    def stopped(self, ended):
+        show(self, ended)
+        if ended.number == 2:
+            raise KeyboardInterrupt
+
+    words = ["-m", *TINY, "seed=1,2,3,4", "optimizer.lr=0.01,0.02", f"output={tmp_path}", "sweep.trials=6"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "_ended", stopped)
+        assert main(words) == 130
+    folder = folder_of(tmp_path)
+    before = files(folder)
+    assert numbers == [0, 1, 2] and len(table(folder)) == 3
+    assert main(words) == 0
+    assert numbers == [0, 1, 2, 3, 4, 5] and "this sweep is there, with 3 jobs" in capsys.readouterr().out
+    assert {path: text for path, text in files(folder).items() if path in before and path.suffix != ".md"} == {
+        path: text for path, text in before.items() if path.suffix != ".md"
+    }
+    assert main(words) == 0 and len(numbers) == 6
+    assert main([*words[:-1], "sweep.trials=8"]) == 0  # a total, and how many is not what a sweep is
+    assert numbers[6:] == [6, 7] and len(table(folder)) == 8 and folder_of(tmp_path) == folder
+    assert len({row["seed"] + row["optimizer.lr"] for row in table(folder)}) == 8
+
+
+def test_other_words_or_fresh_make_another_sweep(tmp_path):
+    words = ["-m", *TINY, "seed=1,2", f"output={tmp_path}"]
+    for more in ([], ["sweep.fresh=true"], ["optimizer.lr=0.1"], ["sweep.measure=loss"]):
+        assert main([*words, *more]) == 0
+    assert len(list(tmp_path.rglob("sweep.yaml"))) == 4
+
+
+def test_a_job_cut_in_the_middle_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+    from dlrun.engine import Interrupted, Trainer
+
+    visit = Trainer.visit
+
+    def cut(trainer, split, *args, **named):
+        if trainer.epoch == 2:
+            trainer.save()
+            raise Interrupted(15)
+        visit(trainer, split, *args, **named)
+
+    words = ["-m", *TINY, "engine.max_steps=null", "engine.epochs=4", "seed=1,2"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "visit", cut)
+        assert main([*words, f"output={tmp_path / 'a'}"]) == 143
+    folder = folder_of(tmp_path / "a")
+    assert [row["status"] for row in table(folder)] == ["begun"] and not (folder / "001").exists()
+    assert main([*words, f"output={tmp_path / 'a'}"]) == 0
+    assert main([*words, f"output={tmp_path / 'b'}"]) == 0
+    assert "goes on at epoch 3" in (folder / "000" / "log.txt").read_text()
+    for job in ("000", "001"):
+        assert [epoch for epoch, _ in earlier.epochs(folder / job)] == [1, 2, 3, 4]
+        rows = [rundir.lines(place / job / "history.jsonl") for place in (folder, folder_of(tmp_path / "b"))]
+        assert rows[0] == rows[1]
+
+
+def test_failed_jobs_are_run_again_only_where_that_is_asked_for(tmp_path, monkeypatch):
+    numbers = counted(monkeypatch)
+    words = ["-m", *TINY, "optimizer=sgd", "optimizer.lr=1e38,0.1", f"output={tmp_path}"]
+    assert main(words) == 1 and main(words) == 1
+    assert numbers == [0, 1]
+    assert main([*words, "sweep.retry=true"]) == 1
+    assert numbers == [0, 1, 0]
+    assert [row["status"] for row in table(folder_of(tmp_path))] == ["done", "failed"]
+
+
+def test_words_that_mean_something_else_now_are_run_beside_what_is_there(tmp_path, capsys):
+    mine = tmp_path / "mine" / "model"
+    mine.mkdir(parents=True)
+    file = mine / "own.yaml"
+    file.write_text("# Mine.\ndefaults: [dense, _self_]\nunits: [4]\n")
+    words = ["-m", "--config-dir", str(tmp_path / "mine"), "task=digits", "preset=smoke", "model=own", "seed=1,2"]
+    assert main([*words, f"output={tmp_path / 'o'}"]) == 0
+    before = files(folder_of(tmp_path / "o"))
+    file.write_text("# Mine.\ndefaults: [dense, _self_]\nunits: [8]\n")
+    assert main([*words, f"output={tmp_path / 'o'}"]) == 0
+    rows = table(folder_of(tmp_path / "o"))
+    assert [row["status"] for row in rows] == ["done", "done", "older", "older"]
+    assert sorted(row["job"] for row in rows) == ["0", "1", "2", "3"]
+    assert {path: files(folder_of(tmp_path / "o"))[path] for path in before} == before
+
+
+def test_two_at_once_on_one_sweep_are_refused(tmp_path, capsys):
+    words = ["-m", *TINY, "seed=1,2", f"output={tmp_path}"]
+    assert main(words) == 0
+    lock = SweepFolder(folder_of(tmp_path)).lock()
+    try:
+        assert main(words) == 2
+    finally:
+        lock.release()
+    assert "another dlrun is at work on" in capsys.readouterr().err
+
+
+def test_the_best_command_runs_again_and_opens_no_test_rows(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    words = ["-m", *TINY, "optimizer.lr=0.0001,0.05", "test=true", "reason=a first look", f"output={tmp_path / 'o'}"]
+    assert main(words) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("best: "))
+    name, *again = shlex.split(line.removeprefix("best: "))
+    assert name == "dlrun" and not [word for word in again if word.startswith(("test=", "reason="))]
+    folder = folder_of(tmp_path / "o")
+    (page,) = folder.glob("*/report.html")
+    assert main(again) == 0
+    (run,) = (path.parent for path in (tmp_path / "o").glob("digits/dense/*/config.yaml"))
+    mine, there = (
+        [line["scores"] for line in rundir.lines(place / "results.jsonl") if line["split"] == "val"]
+        for place in (run, page.parent)
+    )
+    assert mine == there
+    assert (folder / "sweep.png").is_file()
+
+
+# how it is said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["sweep.jobs=2"], "sweep.jobs=2: it is about a sweep: add -m"),
+        (["space=dense"], "space=dense: it is about a sweep: add -m"),
+        (["-m", "sweep.jbs=2"], "no setting 'sweep.jbs': did you mean 'sweep.jobs'"),
+        (["-m", "sweep.jobs=0"], "sweep.jobs=0: it must be a whole number from 1 up"),
+        (["-m", "sweep=gird"], "no sweep 'gird': did you mean 'grid'"),
+        (["-m", "sweep.zip=[seed,optimizer.lr]", "seed=1,2"], "no list of values for optimizer.lr"),
+        (["-m", "sweep.zip=[seed,optimizer.lr]", "seed=1,2", "optimizer.lr=1,2,3"], "seed has 2, optimizer.lr has 3"),
+        (["-m", "optimizer.lr=interval(0.1,1)"], "a grid needs values"),
+        (["-m", "sweep=random", "sweep.zip=[seed]", "seed=1,2"], "sweep.zip pairs the lists of a grid"),
+        (["-m", "sweep.devices=['0']", "sweep.jobs=2", "seed=1,2"], "are room for 1 at a time"),
+        (["-m", "space.dense=1"], "name a space, such as space=dense"),
+    ],
+)
+def test_wrong_sweeps_are_refused_with_what_is_wrong(words, said, tmp_path, capsys):
+    assert main([*TINY, *words, f"output={tmp_path / 'o'}"]) == 2
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.rglob("000"))
+
+
+def test_completion_and_ls_know_sweeps(capsys):
+    assert main(["complete", "-m", "sweep"]) == 0
+    assert {"sweep=", "sweep.jobs=", "sweep.zip="} <= set(capsys.readouterr().out.split())
+    assert main(["ls", "sweep", "space"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("grid", "random", "tpe", "halving", "dense", "rates"))
+
+
+def made_up(job, status="done", **scores):
+    return Line(job, status, {"seed": str(job)}, {k: (v, None) for k, v in scores.items()}, {}, "", f"{job:03}", "")
+
+
+def test_the_best_is_a_finished_one_and_of_several_aims_none_is_beaten():
+    lines = [made_up(0, loss=1.0, accuracy=0.5), made_up(1, loss=3.0, accuracy=0.7), made_up(2, "pruned", accuracy=0.9),
+             made_up(3, "failed"), made_up(4, loss=2.0, accuracy=0.5)]  # fmt: skip
+    assert [line.job for line in best(lines, Aim())] == [1]
+    assert [line.job for line in best(lines, Aim(("loss",)))] == [0]
+    assert [line.job for line in ranked(lines, "accuracy")] == [1, 0, 4, 2, 3]
+    assert [line.job for line in best(lines, Aim(("loss", "accuracy")))] == [0, 1]
+    assert best([made_up(0, "failed")], Aim()) == []
+
+
+def test_axes_are_logarithmic_where_values_are_far_apart_and_what_is_good_stands_above():
+    rates = parallel.scale("optimizer.lr", ["0.1", "0.001", "1e-2"])
+    assert rates.heights == pytest.approx({"0.1": 1, "0.001": 0, "1e-2": 0.5})
+    assert parallel.scale("units", ["10", "20", "30"]).heights == pytest.approx({"10": 0, "20": 0.5, "30": 1})
+    decays = parallel.scale("model.l2", ["0.001", "0", "0.0001"]).heights
+    assert sorted(decays, key=decays.get) == ["0", "0.0001", "0.001"]
+    assert sorted(decays.values()) == pytest.approx([1 / 6, 3 / 6, 5 / 6])
+    names = parallel.scale("model", ["dense", "linear"])
+    assert names.heights == {"dense": 0.25, "linear": 0.75} and [text for _, text in names.labels] == [
+        "dense",
+        "linear",
+    ]
+    assert parallel.scale("val loss", ["1.0", "3.0"], -1).heights == {"1.0": 1, "3.0": 0}
+
+
+def test_there_is_no_picture_of_one_score(tmp_path):
+    assert parallel.draw(tmp_path, [made_up(0, accuracy=0.5), made_up(1, "failed")], Aim()) is None
+    assert not list(tmp_path.rglob("*.png"))
+
+
+# while it runs
+
+
+class Pruner(Grid):
+    """A grid that ends every second job after two epochs."""
+
+    prunes = True
+
+    def __init__(self, axes):
+        super().__init__(axes)
+        self.heard, self.outcomes = [], {}
+
+    def prune(self, number, epoch, values):
+        self.heard.append((number, epoch))
+        assert "val/accuracy" in values
+        return number % 2 == 1 and epoch == 2
+
+    def told(self, number, outcome):
+        self.outcomes[number] = outcome
+
+
+@pytest.mark.parametrize("more", [[], ["protocol=kfold", "protocol.stacked=auto"]])
+def test_a_pruned_job_ends_normally_and_its_row_says_so(more, tmp_path, monkeypatch):
+    study = Pruner([Axis("seed", ("1", "2"))])
+    monkeypatch.setattr(commands, "study_of", lambda *rest: (study, 2))
+    words = [*TINY, "engine.max_steps=null", "engine.epochs=3", *more]
+    assert main(["-m", *words, "seed=1,2", f"output={tmp_path}"]) == 0
+    folder = folder_of(tmp_path)
+    assert {row["job"]: row["status"] for row in table(folder)} == {"0": "done", "1": "pruned"}
+    assert study.outcomes[1].status == "pruned" and "epoch 2" in study.outcomes[1].reason
+    assert study.outcomes[0].scores["accuracy"] > 0 and study.outcomes[0].scores["parameters"] == 64 * 4 + 4 + 40 + 10
+    ends = [row["epoch"] for row in rundir.lines(folder / "001" / "history.jsonl")]
+    assert max(ends) == 2 and (1, 2) in study.heard
+
+
+def test_settings_come_from_the_group_and_a_preset_may_change_them(tmp_path):
+    plain = settings_of([], ["task=digits"], [])
+    assert (plain.method, plain.jobs, plain.trials, plain.limit) == ("grid", 1, None, None)
+    assert settings_of(["sweep=tpe", "sweep.trials=7"], [], []) == replace(plain, method="tpe", trials=7)
+    place = tmp_path / "preset"
+    place.mkdir()
+    (place / "many.yaml").write_text("# @package _global_\n# Many.\nsweep: {jobs: 3}\n")
+    assert settings_of([], ["preset=many"], [tmp_path]).jobs == 3
+    assert study_of([Axis("a", ("1", "2"))], replace(plain, trials=1), tmp_path)[1] == 1
+
+
+def test_data_are_read_once_and_cannot_be_written_to(tmp_path):
+    read = []
+
+    def load():
+        read.append(1)
+        from dlrun.data.embedded import digits
+
+        return digits(**{k: v for k, v in node.items() if k != "_target_"})
+
+    node = yaml.safe_load((conf_folder() / "data" / "digits.yaml").read_text())
+    kept.keep()
+    try:
+        first, again = kept.read(node, load), kept.read(dict(node), load)
+        assert first[0] is again[0] and first[1] == again[1] and len(read) == 1
+        with pytest.raises(ValueError, match="read-only"):
+            next(iter(first[0].dev.values()))[0] = 0
+        for number in range(kept.MOST):
+            kept.read({"other": number}, load)
+        kept.read(node, load)
+        assert len(read) == 2 + kept.MOST
+    finally:
+        kept.let_go()
+    assert kept.read(node, load)[1] == first[1] and len(read) == 3 + kept.MOST
+
+
+def test_a_sweep_leaves_nothing_held(tmp_path):
+    assert main(["-m", *TINY, "seed=1,2", f"output={tmp_path}"]) == 0
+    assert kept._held is None and Path.cwd().name == "here"

@@ -1,0 +1,214 @@
+"""Sweeps in several processes: whatever becomes of one job, the table is whole, and the same command goes on."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from dlrun import rundir
+from dlrun.sweeps import earlier
+
+OWN = '''
+import os, signal, time
+from torch import nn
+
+class Net(nn.Module):
+    """Answers one number a class, or comes to a bad end."""
+
+    def __init__(self, spec, width: int, ends: str, seconds: float):
+        super().__init__()
+        (self.name, field), = spec.inputs.items()
+        (self.target, goal), = spec.targets.items()
+        self.first, self.second = nn.Linear(field.outputs, width), nn.Linear(width, goal.outputs)
+        self.ends, self.seconds = ends, seconds
+        if self.ends.startswith("raises"):
+            raise RuntimeError(f"no good: {self.ends}")
+        if self.ends.startswith("killed"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.ends == "hangs for good":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if self.ends.startswith("hangs"):
+            time.sleep(1000)
+
+    def forward(self, batch):
+        if self.training:
+            time.sleep(self.seconds)
+        return {self.target: self.second(self.first(batch[self.name].float().flatten(1)).relu())}
+'''
+LIMIT = 110  # seconds after which a test is stopped, whatever it waits for
+
+
+@pytest.fixture
+def here(tmp_path):
+    """A working folder with a package of one's own, and a model in it."""
+    (tmp_path / "mypkg").mkdir()
+    (tmp_path / "mypkg" / "__init__.py").write_text(OWN)
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    text = "# Mine.\n_target_: mypkg.Net\nwidth: 4\nends: well\nseconds: 0.0\n"
+    (tmp_path / "conf" / "model" / "net.yaml").write_text(text)
+    return tmp_path
+
+
+def words(*more):
+    fixed = ["task=digits", "preset=smoke", "model=net", "plugins=[mypkg]", "output=o", "engine.batch_size=512"]
+    return [sys.executable, "-m", "dlrun", "-m", *fixed, "engine.max_steps=null", "sweep.jobs=2", *more]
+
+
+def started(here, *more):
+    return subprocess.Popen(words(*more), cwd=here, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def ran(here, *more):
+    done = subprocess.run(words(*more), cwd=here, capture_output=True, text=True, timeout=LIMIT)
+    return done.returncode, done.stdout + done.stderr
+
+
+def folder_of(here):
+    (file,) = here.glob("o/digits/sweep/*/sweep.yaml")
+    return file.parent
+
+
+def table(here):
+    with (folder_of(here) / "sweep.csv").open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def ended(here):
+    """Job → its status so far."""
+    lines = [entry for file in here.glob("o/digits/sweep/*/sweep.jsonl") for entry in rundir.lines(file)]
+    return {entry["job"]: entry["status"] for entry in lines}
+
+
+def wait_for(process, happens):
+    began = time.monotonic()
+    while not happens():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() - began < LIMIT
+        time.sleep(0.05)
+
+
+def children(of):
+    """The processes that this one has started."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat") as file:
+                    text = file.read()
+            except OSError:
+                continue
+            if int(text.rpartition(")")[2].split()[1]) == of:
+                found.append(int(name))
+    return found
+
+
+def test_one_that_raises_one_that_is_killed_and_one_that_hangs_are_three_failed_rows(here):
+    ends = "model.ends=well,'raises 1',killed,well2,well3,well4,well5,hangs"
+    code, out = ran(here, ends, "sweep.limit=4")
+    rows = {row["model.ends"].strip("'"): row for row in table(here)}
+    assert code == 1 and len(rows) == 8, out
+    assert {name for name, row in rows.items() if row["status"] == "failed"} == {"raises 1", "killed", "hangs"}
+    assert "RuntimeError: no good: raises 1" in rows["raises 1"]["error"]
+    assert "SIGKILL" in rows["killed"]["error"] and "longer than sweep.limit=4 seconds" in rows["hangs"]["error"]
+    assert all(float(row["accuracy"]) >= 0 for row in rows.values() if row["status"] == "done")
+    assert "no good" in (folder_of(here) / rows["raises 1"]["folder"] / "log.txt").read_text()
+    assert "epoch 2/2" in (folder_of(here) / rows["well"]["folder"] / "console.txt").read_text()
+    assert "epoch" not in out and out.count("job ") >= 8 and "best: dlrun task=digits" in out
+
+
+@pytest.mark.slow
+def test_forty_jobs_of_which_five_come_to_bad_ends(here):
+    ends = ["killed", "'hangs for good'", *(f"'raises {n}'" for n in range(3)), *(f"well{n}" for n in range(35))]
+    ends = ends[5:20] + ends[:5] + ends[20:]
+    code, out = ran(here, f"model.ends={','.join(ends)}", "sweep.limit=4")
+    rows = table(here)
+    assert code == 1 and len(rows) == 40 and len({row["job"] for row in rows}) == 40, out
+    failed = [row for row in rows if row["status"] == "failed"]
+    assert [row["status"] for row in rows] == ["done"] * 35 + ["failed"] * 5
+    assert sorted(row["error"].split(":")[0][:11] for row in failed) == sorted(
+        ["RuntimeErro"] * 3 + ["its process", "it ran long"]
+    )
+    assert (folder_of(here) / "sweep.png").stat().st_size > 10_000
+    assert len((folder_of(here) / "sweep.md").read_text().splitlines()) >= 42
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_sweep_ended_in_the_middle_goes_on_where_it_was(here, number):
+    more = ["seed=range(6)", "engine.epochs=12", "engine.save_every=0", "model.seconds=0.04"]
+    process = started(here, *more)
+    try:
+        wait_for(process, lambda: list(ended(here).values()).count("done") >= 2)
+        workers = children(process.pid)
+        process.send_signal(number)
+        out = process.communicate(timeout=LIMIT)[0]
+    finally:
+        process.kill()
+    assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number), out
+    if number != signal.SIGKILL:
+        assert "the same command goes on: dlrun -m task=digits" in out
+    began = time.monotonic()
+    while any(os.path.exists(f"/proc/{worker}") for worker in workers):  # they save and leave when nobody is there
+        assert time.monotonic() - began < 20
+        time.sleep(0.1)
+    first, folder = ended(here), folder_of(here)
+    assert list(first.values()).count("done") < 6
+    over = [place for place in first if first[place] == "done"]
+    kept = {path: path.read_bytes() for job in over for path in (folder / f"{job:03d}").rglob("*") if path.is_file()}
+    cut = [job for job in first if first[job] == "begun" and (folder / f"{job:03d}" / "checkpoints").exists()]
+    assert len(workers) == 2 and cut
+    code, out = ran(here, *more)
+    assert code == 0 and "to be gone on with" in out and len(table(here)) == 6
+    assert {row["status"] for row in table(here)} == {"done"}
+    same = [path for path in kept if path.read_bytes() == kept[path]]
+    assert {path.name for path in set(kept) - set(same)} <= {"report.html", "report.md"}
+    for job in range(6):
+        assert [epoch for epoch, _ in earlier.epochs(folder / f"{job:03d}")] == list(range(1, 13))
+    assert any("goes on at epoch" in (folder / f"{job:03d}" / "log.txt").read_text() for job in cut)
+
+
+@pytest.mark.slow
+def test_jobs_trained_as_one_whose_process_dies_are_run_by_themselves(here):
+    rates = "optimizer.lr=0.01,0.02,0.03,0.04,0.05,0.06"
+    more = [
+        "model=dense",
+        "model.units=[16]",
+        "engine.batch_size=16",
+        rates,
+        "engine.epochs=3000",
+        "protocol.stacked=true",
+        "sweep.jobs=1",
+        "sweep.devices=['0']",
+    ]
+    process = started(here, *more)
+    try:
+        wait_for(process, lambda: any(here.glob("o/digits/sweep/*/005/history.jsonl")))
+        (worker,) = children(process.pid)
+        os.kill(worker, signal.SIGKILL)
+        wait_for(process, lambda: children(process.pid) not in ([], [worker]))
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=LIMIT)
+    finally:
+        process.kill()
+    assert process.returncode == 143 and set(ended(here).values()) == {"begun"}
+    entries = [json.loads(line) for line in (folder_of(here) / "sweep.jsonl").read_text().splitlines()]
+    assert len({entry["job"] for entry in entries}) == 6
+
+
+@pytest.mark.slow
+def test_each_worker_sees_its_own_device(here):
+    text = (here / "mypkg" / "__init__.py").read_text()
+    seen = '        open(f"seen-{os.getpid()}", "a").write(os.environ.get("CUDA_VISIBLE_DEVICES", "none") + "\\n")\n'
+    (here / "mypkg" / "__init__.py").write_text(
+        text.replace('        if self.ends.startswith("raises', seen + '        if self.ends.startswith("raises', 1)
+    )
+    code, out = ran(here, "seed=range(6)", "sweep.devices=['3','5']", "sweep.share=1")
+    assert code == 0, out
+    assert sorted({file.read_text().split()[0] for file in here.glob("seen-*")}) == ["3", "5"]
