@@ -228,7 +228,7 @@ def main() -> None:
     result = found(folder)
     if processes.here.rank == 0:
         torch.save(result, folder / "found.pt")
-    processes.stop()
+    processes.leave(0)
 
 
 def run(folder: Path, count: int, timeout: float) -> dict[str, Any]:

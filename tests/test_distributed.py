@@ -235,6 +235,57 @@ def test_a_process_that_is_killed_ends_the_run_which_goes_on_with_one(tmp_path):
     ]
 
 
+FAULTY = """
+import os
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, spec, after: int):
+        super().__init__()
+        (self.name, field), = spec.inputs.items()
+        (self.target, goal), = spec.targets.items()
+        self.layer, self.after = nn.Linear(64, goal.outputs), after
+
+    def forward(self, batch):
+        self.after -= 1
+        if self.after < 0 and os.environ.get("RANK") == "1":
+            raise ValueError("cannot restore the sound")
+        return {self.target: self.layer(batch[self.name].flatten(1))}
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_fails_says_of_what(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "faulty.py").write_text(FAULTY)
+    (tmp_path / "conf/model").mkdir(parents=True)
+    (tmp_path / "conf/model/faulty.yaml").write_text("_target_: faulty.Net\nafter: 40\n")
+    words = ["task=digits", "engine.device=cpu", "model=faulty", "plugins=[faulty]", "callback=keep_best"]
+    code, said = end(begin(*words, "engine.devices=2", "engine.save_every=0", "output=out"))
+    assert code == 1 and "process 2 of 2 failed: ValueError: cannot restore the sound" in said, said
+    assert "Saved is fit after epoch" in said and "Traceback" not in said
+
+
+@pytest.mark.slow
+def test_a_model_in_parts_is_trained_saved_and_gone_on_with_by_one(tmp_path):
+    words = [
+        *WORDS,
+        "model.units=[64,32]",
+        "optimizer=adam",
+        "engine.epochs=3",
+        "callback=[keep_best,tensorboard,samples]",
+    ]
+    for name, more in (("one", []), ("parts", ["engine.devices=2", "engine.shard=true"])):
+        code, said = end(begin(*words, *more, f"output={tmp_path}/{name}"))
+        assert code == 0, said
+    one, parts = only_run(tmp_path / "one"), only_run(tmp_path / "parts")
+    scores = [rundir.lines(run / "results.jsonl")[0]["scores"]["loss"]["value"] for run in (one, parts)]
+    assert scores[1] == pytest.approx(scores[0], rel=1e-3)
+    assert main(["evaluate", str(parts)]) == 0
+    code, said = end(begin("resume", parts, "engine.devices=null", "engine.epochs=4"))
+    assert code == 2 and "is finished" in said
+
+
 @linux
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

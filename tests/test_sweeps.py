@@ -456,3 +456,24 @@ def test_data_are_read_once_and_cannot_be_written_to(tmp_path):
 def test_a_sweep_leaves_nothing_held(tmp_path):
     assert main(["-m", *TINY, "seed=1,2", f"output={tmp_path}"]) == 0
     assert kept._held is None and Path.cwd().name == "here"
+
+
+@pytest.mark.parametrize("pays", [True, False])
+def test_jobs_that_can_be_one_have_each_a_row_and_come_to_the_same(pays, tmp_path, monkeypatch, capsys):
+    from dlrun import together
+
+    monkeypatch.setattr(together, "pays", lambda *rest: pays)
+    words = ["-m", *TINY, "engine.max_steps=null", "optimizer=sgd", "optimizer.lr=0.1,1e38,0.3", "seed=1,2"]
+    assert main([*words, f"output={tmp_path / 'alone'}"]) == 1
+    assert main([*words, "protocol.stacked=auto", f"output={tmp_path / 'one'}"]) == 1
+    rows = {
+        name: {row["optimizer.lr"] + row["seed"]: row for row in table(folder_of(tmp_path / name))}
+        for name in ("alone", "one")
+    }
+    for key, row in rows["alone"].items():
+        assert rows["one"][key]["status"] == row["status"] and rows["one"][key]["error"] == row["error"]
+        if row["status"] == "done":
+            assert float(rows["one"][key]["loss"]) == pytest.approx(float(row["loss"]), rel=1e-4)
+    out = capsys.readouterr().out
+    assert "6 jobs as one, from job 1/6 to job 6/6" in out and ("6 fits  epoch 1/2" in out) is pays
+    assert len(rows["one"]) == 6

@@ -16,13 +16,13 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from dlrun.errors import Refused
 
 MIRRORED = ("*.json", "*.jsonl", "*.yaml", "preparation/*.json", "predictions/*.npz")  # what decisions are made of
 LOST = 75  # exit code of a process that could not go on without the others
-SIGNS = ("gloo", "NCCL", "closed by peer", "Connection reset", "Broken pipe", "TCPStore", "store")
+SIGNS = ("gloo", "NCCL", "closed by peer", "Connection reset")  # in what torch says when another one is gone
 
 
 @dataclass
@@ -45,19 +45,24 @@ def join(kind: str = "auto") -> int:
     return processes.here.rank
 
 
-def together(words: list[str], run: Callable[[list[str]], int]) -> int:
-    """A command among several processes that others have started: the first carries it out, and the others follow."""
+def together(words: list[str], run: Callable[[list[str]], int]) -> NoReturn:
+    """A command among several processes that others have started: the first carries it out, and the others follow.
+
+    Raises Refused where the first one was asked for what cannot be.
+    """
+    from dlrun import processes
+
     kind = next((word.partition("=")[2] for word in words if word.startswith("engine.device=")), "auto")
     if join(kind):
-        return follow()
+        processes.leave(follow())
     try:
         code = run(words)
     except Refused:
         if not standing.led:
-            dismiss(2)
+            processes.agreed(2)
         raise
-    dismiss(code)
-    return code
+    processes.agreed(code)
+    processes.leave(code)
 
 
 def lead(config: dict[str, Any], folder: Path, plugins: tuple[str, ...]) -> None:
@@ -66,24 +71,14 @@ def lead(config: dict[str, Any], folder: Path, plugins: tuple[str, ...]) -> None
         from dlrun import processes
 
         standing.led = True
-
         found = {
             path.relative_to(folder).as_posix(): path.read_bytes() for kind in MIRRORED for path in folder.glob(kind)
         }
         processes.agreed({"config": config, "plugins": plugins, "files": found})
 
 
-def dismiss(code: int) -> None:
-    """Let the other processes end with this exit code."""
-    from dlrun import processes
-
-    processes.agreed(code)
-    processes.stop()
-
-
 def follow() -> int:
     """Run what the first process runs, until it lets us go."""
-    from dlrun import processes
     from dlrun.commands.train import carried_out
 
     while not isinstance(order := told_next(), int):
@@ -92,7 +87,6 @@ def follow() -> int:
                 (Path(place) / name).parent.mkdir(exist_ok=True)
                 (Path(place) / name).write_bytes(content)
             carried_out(order["config"], Path(place), tuple(order["plugins"]), first=False)
-    processes.stop()
     return order
 
 
@@ -120,7 +114,7 @@ def main() -> None:
     except KeyboardInterrupt:
         code = 130
     except Exception as error:
-        lost = any(sign in str(error) for sign in SIGNS)
+        lost = isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
         code, told = (LOST if lost else 1), {"error": f"{type(error).__name__}: {error}"}
         if not lost:
             traceback.print_exc()
@@ -132,6 +126,7 @@ def main() -> None:
 
 def of(order: dict[str, Any]) -> int:
     """Carry out, or follow, what is ordered; answers with the exit code."""
+    from dlrun import processes
     from dlrun.commands.train import go
 
     config = order["config"]
@@ -139,8 +134,7 @@ def of(order: dict[str, Any]) -> int:
         return follow()
     carry = None if order["report"] else lambda experiment, display: experiment.results(display)
     code = go(config, Path(order["folder"]), tuple(order["plugins"]), carry)[0]
-    dismiss(code)
-    return code
+    return processes.agreed(code)
 
 
 def until_parent_ends() -> None:

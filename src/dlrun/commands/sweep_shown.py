@@ -33,10 +33,12 @@ class Shown:
         self.drawn_at = time.monotonic()
         self.changed = False
 
-    def begun(self, job: Job) -> None:
+    def begun(self, jobs: list[Job]) -> None:
         """Say which job begins, where it shows itself after this line."""
-        if not self.beside:
-            self._say(f"job {self._which(job)}: {' '.join(job.words)}")
+        if not self.beside and len(jobs) > 1:
+            self._say(f"{len(jobs)} jobs as one, from job {self._which(jobs[0])} to job {self._which(jobs[-1])}")
+        elif not self.beside:
+            self._say(f"job {self._which(jobs[0])}: {' '.join(jobs[0].words)}")
 
     def ended(self, job: Job, ended: Ended) -> None:
         """Say how a job has ended; write the table, and draw the picture unless that took too much of the time."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from dlrun.errors import Refused
 from dlrun.sweeps.jobs import Ended, Job
-from dlrun.sweeps.work import Judge, carried_out, carried_out_together
+from dlrun.sweeps.work import Judge, carried_out, carried_out_as_one
 
 
 class Alone:
@@ -16,32 +16,35 @@ class Alone:
     def __init__(self, plugins: tuple[str, ...], judge: Callable[[int, int, dict[str, float]], bool] | None) -> None:
         self.plugins, self.judge = plugins, judge
         self.jobs: list[Job] = []
-        self.over: list[Ended] = []
+        self.over: Iterator[Ended] = iter(())  # how the jobs of now end, one after the other
         self.stopped = 0
         self.fault: Refused | None = None  # what the judge cannot go on with
 
     @property
     def idle(self) -> int:
         """How many jobs could begin now."""
-        return int(not self.jobs and not self.over and not self.stopped)
+        return int(not self.jobs and not self.stopped)
 
     def start(self, job: Job, *others: Job) -> None:
         """Take a job, and others that can be trained as one with it."""
         self.jobs = [job, *others]
+        self.over = self._ended(self.jobs)
 
     def wait(self) -> Ended | None:
         """Run what there is to run, and say how one job ended; None where there is none. Raises what the judge does."""
-        jobs, self.jobs = self.jobs, []
-        if len(jobs) > 1:
-            self.over += carried_out_together(jobs, self.plugins)
-        elif jobs:
-            self.over.append(carried_out(jobs[0], self.plugins, self._judge(jobs[0].number)))
+        ended = next(self.over, None)
+        self.jobs = [job for job in self.jobs if ended is not None and job.number != ended.number]
         if self.fault is not None:
             raise self.fault
-        ended = self.over.pop(0) if self.over else None
         if ended is not None and ended.status == "cut":
             self.stopped = ended.code - 128
         return ended
+
+    def _ended(self, jobs: Sequence[Job]) -> Iterator[Ended]:
+        if len(jobs) > 1:
+            yield from carried_out_as_one(jobs, self.plugins)
+        else:
+            yield carried_out(jobs[0], self.plugins, self._judge(jobs[0].number))
 
     def _judge(self, number: int) -> Judge | None:
         judge = self.judge

@@ -45,8 +45,8 @@ class Crew(Protocol):
 class Show(Protocol):
     """Who is told what happens: the terminal, the table and the picture (commands/sweep_shown.py)."""
 
-    def begun(self, job: Job) -> None:
-        """A job begins."""
+    def begun(self, jobs: list[Job]) -> None:
+        """A job begins, or several that can be trained as one."""
         ...
 
     def ended(self, job: Job, ended: Ended) -> None:
@@ -161,9 +161,9 @@ class Loop:
 
     def _start(self, crew: Crew, jobs: list[Job]) -> None:
         """The one place where jobs are handed out."""
+        self.show.begun(jobs)
         for job in jobs:
             self.folder.begin(job)
-            self.show.begun(job)
             self.running[job.number] = job
         if jobs[0].fault:
             self._ended(Ended(jobs[0].number, "failed", jobs[0].fault, 2))
@@ -172,7 +172,7 @@ class Loop:
 
     def _ended(self, ended: Ended) -> None:
         job = self.running.pop(ended.number)
-        if ended.status == "lost":  # its process died, by the fault of one of those that were trained with it
+        if ended.status == "lost":  # not run, or its process died by the fault of one that was trained with it
             self.waiting.append(job)
             return
         job.folder.mkdir(exist_ok=True)

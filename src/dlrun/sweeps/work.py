@@ -37,11 +37,35 @@ def carried_out(job: Job, plugins: tuple[str, ...], judge: Judge | None) -> Ende
     return Ended(job.number, status, error or looking.pruned, code, looking.parameters, time.monotonic() - began)
 
 
-def carried_out_together(jobs: Sequence[Job], plugins: tuple[str, ...]) -> list[Ended]:
-    """Run jobs that can be trained as one, each in its own folder; where that does not pay, one after the other.
+def carried_out_as_one(jobs: Sequence[Job], plugins: tuple[str, ...]) -> Iterator[Ended]:
+    """Run jobs that can be trained as one, each in its own folder. Where it does not pay, the first alone.
 
-    What goes wrong with all of them at once is no fault of any: they are lost, and to be run each by itself.
+    The others are lost then: they have not been run, and are to be run each by itself.
     """
+    if worthwhile(jobs, plugins):
+        yield from trained_as_one(jobs, plugins)
+        return
+    for job in jobs[1:]:
+        yield Ended(job.number, "lost")
+    yield carried_out(jobs[0], plugins, None)
+
+
+def worthwhile(jobs: Sequence[Job], plugins: tuple[str, ...]) -> bool:
+    """Whether these are trained faster as one. What fails here is to be said by the job that it belongs to."""
+    from dlrun.experiment import Experiment
+    from dlrun.together import pays, pending
+
+    jobs[0].folder.mkdir(exist_ok=True)
+    try:
+        experiment = Experiment(jobs[0].config, jobs[0].folder, plugins)
+        fits = pending(experiment)
+        return bool(fits) and pays(experiment.assembly.fit(fits[0]).trainer, len(fits) * len(jobs))
+    except Exception:
+        return False
+
+
+def trained_as_one(jobs: Sequence[Job], plugins: tuple[str, ...]) -> list[Ended]:
+    """What came of each; what goes wrong with all of them at once is no fault of any, and they are lost."""
     from dlrun.commands.train import count_openings
     from dlrun.engine import Interrupted
 

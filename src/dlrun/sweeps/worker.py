@@ -12,6 +12,7 @@ import queue
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
@@ -62,29 +63,27 @@ def main() -> None:
     keep()
     line.say(event="ready")
     while (message := line.jobs.get()) is not None:
-        over = done(line, message)
-        for ended in over:
+        for ended in done(line, message):
+            sys.stdout.flush()
+            sys.stderr.flush()
             line.say(event="ended", ended=asdict(ended))
-        if over[0].status == "cut":
+        if ended.status == "cut":
             break
     os._exit(0)  # what else lives in this process, such as readers of pictures, need not be waited for
 
 
-def done(line: Line, message: dict[str, Any]) -> list[Ended]:
-    """Carry out the jobs of one message."""
-    from dlrun.sweeps.work import carried_out, carried_out_together
+def done(line: Line, message: dict[str, Any]) -> Iterator[Ended]:
+    """Carry out the jobs of one message, at least one."""
+    from dlrun.sweeps.work import carried_out, carried_out_as_one
 
     plugins, jobs = tuple(message["plugins"]), [Job.of(values) for values in message["jobs"]]
     if plugins and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     aside(jobs[0].folder)
     if len(jobs) > 1:
-        over = carried_out_together(jobs, plugins)
+        yield from carried_out_as_one(jobs, plugins)
     else:
-        over = [carried_out(jobs[0], plugins, line.judge if message["asks"] else None)]
-    sys.stdout.flush()
-    sys.stderr.flush()
-    return over
+        yield carried_out(jobs[0], plugins, line.judge if message["asks"] else None)
 
 
 def aside(folder: Path) -> None:
