@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shlex
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -338,6 +339,14 @@ def test_wrong_sweeps_are_refused_with_what_is_wrong(words, said, tmp_path, caps
     assert main([*TINY, *words, f"output={tmp_path / 'o'}"]) == 2
     assert said in capsys.readouterr().err
     assert not list(tmp_path.rglob("000"))
+
+
+def test_a_wrong_sweep_is_refused_before_anything_heavy_is_imported():
+    heavy = "{'torch', 'optuna', 'matplotlib'} & set(sys.modules)"
+    code = f"import sys; from dlrun.cli import main; sys.exit(main(sys.argv[1:]) + 10 * bool({heavy}))"
+    for words in (["sweep.jbs=2", "seed=1,2"], ["model=dnse,liner"], ["sweep=tpe", "sweep.trials=0", "seed=1,2"]):
+        done = subprocess.run([sys.executable, "-c", code, "-m", *words], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2, done.stderr
 
 
 def test_completion_and_ls_know_sweeps(capsys):

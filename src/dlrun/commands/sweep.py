@@ -18,10 +18,10 @@ from dlrun.commands.words import missing_option
 from dlrun.errors import Refused
 from dlrun.places import all_folders, all_groups
 from dlrun.settings import Sweep
-from dlrun.sweeps.folder import SweepFolder, description, opened
 from dlrun.sweeps.study import Axis, Grid, Study, combinations
 
 if TYPE_CHECKING:
+    from dlrun.sweeps.folder import SweepFolder
     from dlrun.sweeps.loop import Crew
 
 TRIED = 200  # combinations of which one must make sense before anything is begun
@@ -41,6 +41,8 @@ def sweep(words: list[str], folders: list[Path], flags: list[str]) -> int:
     settings = settings_of([word for word in own if word.startswith("sweep")], given.fixed, folders)
     composer = Composer(folders, plugins)
     first = sensible(given, settings, composer)
+    from dlrun.sweeps.folder import description, opened  # imports torch: not before all is known to make sense
+
     told = description([*flags, *given.given.values()], settings)
     folder = opened(Path(first["output"]), first["task"]["name"], told, settings.fresh)
     lock = folder.lock()
