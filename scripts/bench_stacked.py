@@ -85,3 +85,11 @@ STACKED: dict[str, tuple[str, float]] = {  # name → the workload of one of the
     "boston_16_members": ("boston_batch_1", 14.0),
     "imdb_5_seeds": ("imdb_dense", 6.0),
 }
+
+
+def begun(name: str, workloads: dict[str, Any], node: Node, folder: Path) -> tuple[Any, Table, list[Iterator[int]]]:
+    """A workload of one of the fits, all its rows, and the fits as one and one after the other."""
+    work = workloads[STACKED[name][0]][0]()
+    table = Table(work.columns())
+    tables, rates = tables_of(name, table)
+    return work, table, [way(work, tables, rates, node, folder) for way in (stacked, one_by_one)]

@@ -200,7 +200,9 @@ class Trainer:
 
     def keep(self, name: str) -> None:
         """Remember the state of now, to be written as <name>.pt with the next checkpoint: a disk is slow to be sure."""
-        self.kept[name] = copy.deepcopy(self.state())
+        state = self.state()
+        rows = state.pop("history")  # which do not change: to copy them all takes longer than a small epoch
+        self.kept[name] = {**copy.deepcopy(state), "history": rows}
 
     def save(self) -> None:
         """Write what is kept, then last.pt: weights, and all that the next step depends on."""

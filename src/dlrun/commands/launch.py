@@ -141,6 +141,7 @@ class Crew:
         number = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": self.count, "LOCAL_WORLD_SIZE": self.count}
         there = [path for path in sys.path if path]
         about = {"DLRUN_STORE": str(self.place / "store"), "PYTHONPATH": os.pathsep.join(there)}
+        about |= {"TMPDIR": str(self.place)}  # so that what a killed one leaves behind goes with the rest
         about |= {"DLRUN_DEVICES": self.devices} if self.devices else {}
         return os.environ | {name: str(value) for name, value in number.items()} | about
 
