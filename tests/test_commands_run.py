@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -171,6 +172,19 @@ def test_resume_of_a_finished_run_with_more_epochs_is_told_the_way(run, capsys):
     assert main(["resume", str(run), "engine.epochs=5"]) == 2
     assert f"a new run with them: dlrun rerun {run} engine.epochs=5" in capsys.readouterr().err
     assert content(run) == before
+
+
+def test_a_run_of_an_older_dlrun_is_gone_on_with(run, tmp_path):
+    """Its config lacks what its engine and protocol could not be told yet."""
+    older = tmp_path / "older"
+    shutil.copytree(run, older)
+    config = yaml.safe_load((older / "config.yaml").read_text())
+    for group, key in (("engine", "devices"), ("engine", "shard"), ("protocol", "stacked")):
+        del config[group][key]
+    (older / "config.yaml").write_text(yaml.safe_dump(config))
+    assert main(["evaluate", str(older)]) == main(["resume", str(older)]) == main(["report", str(older)]) == 0
+    assert result(older)["scores"] == result(run)["scores"]
+    assert main(["rerun", str(older), f"output={tmp_path / 'o'}"]) == 0
 
 
 def test_evaluate_gives_the_runs_score(run, capsys):

@@ -50,9 +50,13 @@ def test_engine_is_the_hand_written_loop(tmp_path, optimizer):
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"accumulate": 2}, {"ema": 0.9}, {"clip_norm": 0.5}, {"schedule": cosine(floor=0.1, warmup=0.2)}]
+    "settings",
+    [
+        *({}, {"accumulate": 2}, {"ema": 0.9}, {"clip_norm": 0.5}, {"schedule": cosine(floor=0.1, warmup=0.2)}),
+        *({"batch_size": 3, "clip_norm": 0.5}, {"batch_size": 7}),  # whose batches begin anywhere in memory
+    ],
 )
-@pytest.mark.parametrize("cut", [1, 4, 7, 10, 13])
+@pytest.mark.parametrize("cut", [1, 2, 4, 5, 7, 10, 11, 13])
 def test_resume_anywhere_is_no_stop_at_all(tmp_path, settings, cut):
     whole = trainer(tmp_path / "whole", **settings)
     whole.callbacks = [KeepBest("val/loss")]

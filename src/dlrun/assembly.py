@@ -30,7 +30,7 @@ from dlrun.objectives.given import Given
 from dlrun.problems import of_target, targets_fault
 from dlrun.protocols.stages import plan_of
 from dlrun.rundir import RunDir
-from dlrun.settings import Settings
+from dlrun.settings import LATER, Settings
 from dlrun.stream import Stream
 from dlrun.tables import Table, Ticks, mix
 from dlrun.types import Data, Field, Job, Rows, Spec
@@ -63,7 +63,9 @@ class Assembly:
     """The parts that a config of plain values describes, its data, and the folder that takes what comes of them."""
 
     def __init__(self, config: dict[str, Any], folder: Path, plugins: tuple[str, ...] = ()) -> None:
-        self.config, self.plugins, self.run = {"objective": SUPERVISED, **config}, plugins, RunDir(folder)
+        engine = {**LATER, **config["engine"]}
+        self.config, self.plugins = {"objective": SUPERVISED, **config, "engine": engine}, plugins
+        self.run = RunDir(folder)
         self.settings: Settings = self.part("engine")
         self.device = runtime.choose_device(processes.here.device or self.settings.own_device)
         self.plan = plan_of(config, plugins)

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from dlrun.ranges import Count, Natural, NonNegative, Positive, Probability
 
+LATER = {"devices": None, "shard": False}  # what runs of an older dlrun did not say of their engine
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:

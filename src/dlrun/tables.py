@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import torch
@@ -132,11 +133,19 @@ class Table:
     def batches(
         self, size: int, *, seed: int | None = None, epoch: int = 0, start: int = 0, rank: int = 0, world: int = 1
     ) -> Iterator[Batch]:
-        """Batches of `size` rows (the last one may be smaller), from batch number `start` on."""
-        order = self._order(seed, epoch, size)
-        step = size * self._batches_a_chunk(size)
-        for low in range(start * size, len(self), step):
-            rows = slice(low, low + step) if order is None else order[low : low + step]
+        """Batches of `size` rows (the last one may be smaller), from batch number `start` on.
+
+        They lie in memory as if all from the first one on were asked for: where a batch begins at another address, the
+        CPU's matrix products round in another way.
+        """
+        order, chunk = self._order(seed, epoch, size), self._batches_a_chunk(size)
+        begun = start if self._streams else start // chunk * chunk
+        return islice(self._cut(order, size, begun, chunk, rank, world), start - begun, None)
+
+    def _cut(self, order: Tensor | None, size: int, start: int, chunk: int, rank: int, world: int) -> Iterator[Batch]:
+        """Batches from number `start` on, gathered `chunk` batches at a time."""
+        for low in range(start * size, len(self), chunk * size):
+            rows = slice(low, low + chunk * size) if order is None else order[low : low + chunk * size]
             for some, count in [(rows, size)] if world == 1 else pieces(self._numbers(rows), size, rank, world):
                 cuts = [column.batches(some, count) for column in self.columns.values()]
                 for parts in zip(*cuts, strict=True):
@@ -161,8 +170,12 @@ class Table:
             order = by_length(order, torch.stack(found).amax(0).cpu(), size, generator)
         return order.to(first.place)
 
+    @property
+    def _streams(self) -> bool:
+        return any(isinstance(column, Streamed) for column in self.columns.values())
+
     def _batches_a_chunk(self, size: int) -> int:
-        if any(isinstance(column, Streamed) for column in self.columns.values()):
+        if self._streams:
             return -(-len(self) // size)  # all at once: its workers read ahead
         row = sum(column.row_bytes for column in self.columns.values())
         return max(1, min(256, CHUNK_BYTES // (row * size)))

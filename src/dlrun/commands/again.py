@@ -11,6 +11,7 @@ from dlrun.commands.configure import configure, keys, unknown_key, value_of
 from dlrun.commands.train import go, logging_to, make_folder, named_plugins, start
 from dlrun.commands.words import user_folders
 from dlrun.errors import Refused
+from dlrun.settings import LATER
 
 RESUMED = ("workflow.budget", "engine.device", "engine.devices", "engine.save_every", "reason")
 
@@ -31,6 +32,7 @@ def opened(words: list[str], command: str) -> tuple[Path, dict[str, Any], list[s
         raise Refused(f"{path} is damaged: {' '.join(str(error).split())}") from error
     if not isinstance(config, dict) or not isinstance(config.get("engine"), dict):
         raise Refused(f"{path} is not the config of a run")
+    config["engine"] = {**LATER, **config["engine"]}
     return folder, config, words[1:]
 
 
