@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from typing import Any
 
 import torch
@@ -140,7 +139,10 @@ class Table:
         """
         order, chunk = self._order(seed, epoch, size), self._batches_a_chunk(size)
         begun = start if self._streams else start // chunk * chunk
-        return islice(self._cut(order, size, begun, chunk, rank, world), start - begun, None)
+        found = self._cut(order, size, begun, chunk, rank, world)
+        for _ in range(start - begun):
+            next(found, None)
+        return found
 
     def _cut(self, order: Tensor | None, size: int, start: int, chunk: int, rank: int, world: int) -> Iterator[Batch]:
         """Batches from number `start` on, gathered `chunk` batches at a time."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dlrun.models.layers import ACTIVATIONS, Activation, Init, Join, initialise, penalty
 from dlrun.models.named import Named
+from dlrun.models.product import Linear
 from dlrun.ranges import Count, NonNegative, Probability
 from dlrun.types import Batch, Field, Spec
 
@@ -51,7 +52,7 @@ def stack(
     layers: list[nn.Module] = []
     width: nn.Module | int = first
     for count in units:
-        layers.append(width if isinstance(width, nn.Module) else nn.Linear(width, count))
+        layers.append(width if isinstance(width, nn.Module) else Linear(width, count))
         layers += [nn.BatchNorm1d(count)] if batch_norm else []
         layers += [] if activation == "none" else [ACTIVATIONS[activation]()]
         layers += [nn.Dropout(dropout)] if dropout else []
@@ -91,7 +92,7 @@ def head_layers(
         heads = {name: Join(inputs, field.outputs, embedding=embedding) for name, field in spec.targets.items()}
         return nn.ModuleList(), Named(heads)
     hidden = stack(units, Join(inputs, units[0], embedding=embedding), *style)
-    linear = {name: nn.Linear(units[-1], field.outputs) for name, field in spec.targets.items()}
+    linear = {name: Linear(units[-1], field.outputs) for name, field in spec.targets.items()}
     return nn.ModuleList(hidden), Named(linear)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dlrun.models.named import Named, safe
+from dlrun.models.product import Linear
 from dlrun.types import Batch, Field
 
 Init = Literal["torch", "keras"]
@@ -50,10 +51,13 @@ def transposed_product(bag: Tensor, gradient: Tensor) -> Tensor:
     """bagᵀ (V, B) times gradient (B, units): rows of the gradient added up by word."""
     starts, columns, values = bag.crow_indices(), bag.col_indices(), bag.values()
     if bag.device.type == "cpu":  # scipy adds rows as it reads them; torch would copy one row a word first (2x slower)
-        from scipy.sparse import csc_array
+        from scipy.sparse._sparsetools import csc_matvecs  # a csc_array around it takes as long as it does
 
-        parts = (values.numpy(), columns.numpy(), starts.numpy())  # rows of the bag are columns of its transpose
-        return torch.from_numpy(csc_array(parts, shape=tuple(bag.shape)[::-1]) @ gradient.numpy())
+        rows, units = bag.shape[0], gradient.shape[1]
+        found = gradient.new_zeros(bag.shape[1], units)  # rows of the bag are columns of its transpose
+        parts = starts.numpy(), columns.numpy(), values.numpy(), gradient.contiguous().numpy().ravel()
+        csc_matvecs(bag.shape[1], rows, units, *parts, found.numpy().ravel())
+        return found
     rows = torch.repeat_interleave(torch.arange(len(starts) - 1, device=bag.device), starts.diff())
     weighted = gradient.index_select(0, rows) * values[:, None]
     return gradient.new_zeros(bag.shape[1], gradient.shape[1]).index_add_(0, columns, weighted)
@@ -79,7 +83,7 @@ class Join(nn.Module):
         width = sum(inputs[name].outputs for name in self.flat) + embedding * len(learnt)
         sparse = {name: inputs[name].size or inputs[name].outputs for name in (*self.bags, *self.lookups)}
         self.fan_in = width + sum(sparse.values())
-        self.linear = nn.Linear(width, units) if width else None
+        self.linear = Linear(width, units) if width else None
         rows = {safe(name): nn.Parameter(torch.empty(size, units)) for name, size in sparse.items()}
         self.rows = nn.ParameterDict(rows)
         self.bias = None if width else nn.Parameter(torch.zeros(units))
