@@ -11,10 +11,13 @@ from torch import nn
 
 from dlrun import checkpoint, flat
 from dlrun.build import build
+from dlrun.engine import Trainer
 from dlrun.flat import Flat
+from dlrun.learner import Learner
+from dlrun.objectives.supervised import Supervised
 from dlrun.replay import Replay, steady
 from dlrun.tables import Plain, Table
-from dlrun.types import Step
+from dlrun.types import Data, Field, Spec, Step
 
 
 def plainly(of):
@@ -55,6 +58,27 @@ def test_of_all_that_a_dense_network_may_have(tmp_path, model):
         found[-1].fit()
     assert found[0].replay.proved
     assert same(weights(found[0]), weights(found[1])) and found[0].history == found[1].history
+
+
+@pytest.mark.parametrize(("field", "loss"), [
+    (Field("binary", (1,)), "bce"), (Field("binary", (1,)), "mse"), (Field("number", (1,)), "mae"),
+    (Field("number", (1,)), "huber"), (Field("category", (), 3), "focal"), (Field("multilabel", (3,), 3), "bce"),
+])  # fmt: skip
+def test_every_loss_is_played(tmp_path, field, loss):
+    spec = Spec({"x": Field("number", (5,))}, {"y": field})
+    y = torch.arange(200) % 3 if field.kind == "category" else (torch.randn(200, *field.shape) > 0).float()
+    rows = Table({"x": Plain(torch.randn(200, 5)), "y": Plain(y)})
+    found = []
+    for play in (True, False):
+        torch.manual_seed(0)
+        objective = Supervised(build(node("model", "dense", units=[8]), spec), {"y": build(node("loss", loss), field)})
+        settings = build(node("engine", "default", epochs=1, batch_size=8, device="cpu"))
+        make = lambda parameters: build(node("optimizer", "rmsprop"), parameters)  # noqa: E731
+        learner = Learner(objective.groups, make, settings, None, torch.device("cpu"))
+        found.append(Trainer(objective, Data(spec, rows), settings, learner, {}, tmp_path))
+        found[-1].replay = found[-1].replay if play else None
+        found[-1].fit()
+    assert found[0].replay.proved and same(weights(found[0]), weights(found[1]))
 
 
 def test_batches_of_several_sizes_have_notes_of_their_own(tmp_path):

@@ -133,8 +133,6 @@ def forgetful(lines: list[str], end: str) -> list[str]:
 
 def defaults(func: Any, given: int) -> list[Any]:
     """What the arguments that were not given are by default: torch's own functions have others here and there."""
-    if getattr(torch._C._nn, func._schema.name.partition("::")[2], None) is None:
-        return []
     return [each.default_value for each in func._schema.arguments[given:] if not each.kwarg_only]
 
 

@@ -53,10 +53,9 @@ def transposed_product(bag: Tensor, gradient: Tensor) -> Tensor:
     if bag.device.type == "cpu":  # scipy adds rows as it reads them; torch would copy one row a word first (2x slower)
         from scipy.sparse._sparsetools import csc_matvecs  # a csc_array around it takes as long as it does
 
-        rows, units = bag.shape[0], gradient.shape[1]
-        found = gradient.new_zeros(bag.shape[1], units)  # rows of the bag are columns of its transpose
+        found = gradient.new_zeros(bag.shape[1], gradient.shape[1])  # rows of the bag are columns of its transpose
         parts = starts.numpy(), columns.numpy(), values.numpy(), gradient.contiguous().numpy().ravel()
-        csc_matvecs(bag.shape[1], rows, units, *parts, found.numpy().ravel())
+        csc_matvecs(bag.shape[1], *gradient.shape, *parts, found.numpy().ravel())
         return found
     rows = torch.repeat_interleave(torch.arange(len(starts) - 1, device=bag.device), starts.diff())
     weighted = gradient.index_select(0, rows) * values[:, None]

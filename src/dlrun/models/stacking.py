@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dlrun.models.dense import Dense
 from dlrun.models.layers import ACTIVATIONS, Join
 from dlrun.models.named import Named, safe
+from dlrun.models.product import Linear
 from dlrun.models.stacked_layers import StackedDense, StackedDropout, StackedJoin, StackedLinear, StackedNorm
 
 Models = Sequence[Any]
@@ -145,6 +146,7 @@ def dense(make: Stacking, models: Models) -> StackedDense:
 RULES: dict[type, Callable[[Stacking, Models], nn.Module]] = {
     Dense: dense,
     Join: join,
+    Linear: linear,
     nn.Linear: linear,
     nn.BatchNorm1d: norm,
     **{kind: lambda make, layers, kind=kind: kind() for kind in ACTIVATIONS.values()},  # type: ignore[misc]
