@@ -2,8 +2,10 @@
 And a cache of its own: no test reads or writes the user's."""
 
 import atexit
+import logging
 import os
 import shutil
+import sys
 import tempfile
 from base64 import b64decode
 from pathlib import Path
@@ -39,3 +41,15 @@ def sketches(request, monkeypatch):
     if request.module.__name__ in UNSEEN:
         write = lambda figure, file, *_, **__: Path(file).write_bytes(DOT)  # noqa: E731
         monkeypatch.setattr("matplotlib.figure.Figure.savefig", write)
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """A working folder of its own, which no run may write to."""
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield here
+    assert Path.cwd() == here
+    assert not logging.getLogger("dlrun").handlers

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 import shlex
 import shutil
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
@@ -48,16 +46,7 @@ class Net(nn.Module):
 '''
 
 
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    """A working folder of its own, which no run may write to."""
-    here = tmp_path / "here"
-    here.mkdir()
-    monkeypatch.chdir(here)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    yield here
-    assert Path.cwd() == here
-    assert not logging.getLogger("dlrun").handlers
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 def new_runs(output):

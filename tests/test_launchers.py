@@ -216,12 +216,6 @@ def test_joblib(tmp_path):
 
 
 @pytest.mark.slow
-def test_joblib_loses_a_process(tmp_path, monkeypatch):
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="hydra-joblib-launcher is not installed")
-    one_is_killed(tmp_path, monkeypatch, ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"])
-
-
-@pytest.mark.slow
 def test_slurms_way_through_submitits_local_executor(tmp_path):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="hydra-submitit-launcher is not installed")
     folder = same(tmp_path, ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5"])
@@ -229,9 +223,16 @@ def test_slurms_way_through_submitits_local_executor(tmp_path):
 
 
 @pytest.mark.slow
-def test_submitit_loses_a_process(tmp_path, monkeypatch):
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="hydra-submitit-launcher is not installed")
-    one_is_killed(tmp_path, monkeypatch, ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5"])
+@pytest.mark.parametrize(
+    ("plugin", "words"),
+    [
+        ("joblib", ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]),
+        ("submitit", ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5"]),
+    ],
+)
+def test_a_job_that_kills_its_process_is_a_failed_row(tmp_path, monkeypatch, plugin, words):
+    pytest.importorskip(f"hydra_plugins.hydra_{plugin}_launcher", reason=f"hydra-{plugin}-launcher is not installed")
+    one_is_killed(tmp_path, monkeypatch, words)
 
 
 @pytest.mark.slow

@@ -34,14 +34,7 @@ from dlrun.sweeps.study import Axis, Grid, Outcome, Recalled, combinations
 TINY = ["task=digits", "preset=smoke", "engine.max_steps=2", "model.units=[4]", "protocol.stacked=false"]
 
 
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    """A working folder of its own."""
-    here = tmp_path / "here"
-    here.mkdir()
-    monkeypatch.chdir(here)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    return here
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 def folder_of(output):

@@ -114,10 +114,7 @@ class Assembly:
         objective = self._objective(data)
         data = replace(data, train=Ticks(objective.ticks)) if hasattr(objective, "ticks") else data
         if job.start:
-            if sharded.wanted(self.settings):
-                raise Refused("engine.shard=true cannot begin where another fit ended: say stages=none")
-            before = self.run.folder / "checkpoints" / job.start
-            self._begin_with(objective, processes.told(lambda: checkpoint.best(before)))
+            self._begin_where(objective, job.start)
         if self.settings.compile and not hasattr(objective, "losses"):
             raise Refused("engine.compile=true compiles a model that answers targets, and this objective has none")
         united.check(objective, data.train, self.settings)
@@ -208,8 +205,11 @@ class Assembly:
         given = Given(model, data, self.raw, losses, weights, augment, self.device)
         return self.part("objective", given).to(self.device)
 
-    def _begin_with(self, objective: Any, state: dict[str, Any]) -> None:
+    def _begin_where(self, objective: Any, ended: str) -> None:
         """Let a fit begin where another one ended: with its weights, or in the objective's own way."""
+        if sharded.wanted(self.settings):
+            raise Refused("engine.shard=true cannot begin where another fit ended: say stages=none")
+        state = processes.told(lambda: checkpoint.best(self.run.folder / "checkpoints" / ended))
         if hasattr(objective, "begin_with"):
             objective.begin_with(state["objective"])
         else:
