@@ -75,7 +75,7 @@ def dlrun(given: Given, work: Any, table: Table, settings: dict[str, str]) -> Fi
         bench().node = node
         yield from bench().ours(work, table, folder)
 
-    return fit_of(epochs(), epochs(epoch_batches=1))
+    return fit_of(epochs(), epochs(epoch_batches=3 if "compile" in settings else 1))  # the third is compiled
 
 
 def over_loader(work: Any, table: Table, folder: Path) -> Iterator[int]:

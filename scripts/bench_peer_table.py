@@ -26,6 +26,7 @@ PEERS = {  # what its process is told → how the table names it, the modules th
     "fastai": ("fastai", ("fastai",)),
 }
 VERSIONS = ("torch", "lightning", "keras", "jax", "skorch", "fastai")
+SMALL = ("boston_batch_1", "boston_batch_16", "mnist_dense")
 COMMON = ("boston_batch_1", "boston_batch_16", "mnist_dense", "imdb_dense", "mnist_convnet", "jena_gru", "imdb_lstm")
 
 
@@ -109,7 +110,8 @@ def told(rounds: int, seconds: float) -> list[str]:
         f"{platform.python_version()}; {processor()}, one core and one thread each, CPU time of the whole process.",
         "Same tensors, network, RMSprop, loss, measure and batches for all; medians of interleaved rounds, ratios to",
         "the hand-written loop of the same round; a first step is counted from the start of the process, reading",
-        "data left out; a peak is the process's. What each was given, and why: `scripts/bench_peer*.py`.",
+        "data left out and compilers included (of `engine.compile=step` it is the third, which is compiled); a peak",
+        "is the process's. What each was given, and why: `scripts/bench_peer*.py`.",
         *([f"Not installed: {missing}."] if missing else []),
     ]
 

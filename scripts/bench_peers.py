@@ -18,14 +18,13 @@ import json
 import subprocess
 import sys
 import tempfile
-import typing
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Timer
 from typing import Any
 
-from bench_peer_table import COMMON, PEERS, Found, absent, table, write
+from bench_peer_table import COMMON, PEERS, SMALL, Found, absent, table, write
 
 HERE = Path(__file__).resolve().parent
 PATIENCE = 900.0  # seconds that one answer may take
@@ -82,13 +81,10 @@ def compare_peers(names: Sequence[str], rounds: int, seconds: float) -> list[Fou
     return found
 
 
-def present() -> list[str]:
-    """The peers that can run here."""
-    from dlrun.settings import Settings
-
-    can_compile = "step" in str(typing.get_type_hints(Settings)["compile"])
+def present(workload: str) -> list[str]:
+    """The peers that can run here; only steps of small dense networks are compiled."""
     missing = absent()
-    return [peer for peer in PEERS if peer not in missing and (can_compile or "compile=step" not in peer)]
+    return [peer for peer in PEERS if peer not in missing and (workload in SMALL or "compile=step" not in peer)]
 
 
 def prepare(name: str, folder: Path) -> None:
@@ -113,7 +109,7 @@ def prepare(name: str, folder: Path) -> None:
 
 def compare(name: str, folder: Path, rounds: int, seconds: float) -> list[Found]:
     """All peers on one workload: each started and warmed, then round by round."""
-    found = {peer: Found(peer, name) for peer in present()}
+    found = {peer: Found(peer, name) for peer in present(name)}
     with ExitStack() as stack:
         running: dict[str, Process] = {}
         for peer, one in found.items():

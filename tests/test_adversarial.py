@@ -53,8 +53,8 @@ def test_the_engine_is_a_hand_written_alternating_loop(tmp_path):
     ours.seed = 7
     twin: Dcgan = copy.deepcopy(ours.objective.model)
     judge, maker = twin.discriminator, twin.generator
-    slow = {"alpha": 0.9, "eps": 1e-7, "foreach": True}
-    optimizers = [torch.optim.RMSprop(p.parameters(), lr, **slow) for p, lr in ((judge, 8e-4), (maker, 4e-4))]
+    made = lambda model, lr: build(node("optimizer", "rmsprop", lr=lr), list(model.parameters()))  # noqa: E731
+    optimizers = [made(judge, 8e-4), made(maker, 4e-4)]
     torch.manual_seed(mix(7, 0, 0))
     twin.train()
     for number, batch in enumerate(ours.data.train.batches(20, seed=7)):

@@ -25,6 +25,8 @@ FLOORS = [
             "sharded",
             "stream",
             "abreast",
+            "compiled",
+            "fused",
         ),
     },
     {"data", "models", "losses", "metrics", "optim", "flat", "protocols", "augment"},

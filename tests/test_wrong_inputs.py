@@ -108,7 +108,9 @@ CASES = {
     "type: fraction for a whole number": wrong("engine.batch_size=0.5", "engine.batch_size=0.5: it must be a whole"),
     "type: number for a list": wrong("model.units=64", "model.units=64: it must be a list"),
     "type: word in a list": wrong("model.units=[64,big]", "model.units=.*it must be a list, each item a whole number"),
-    "type: word for true": wrong("engine.compile=perhaps", "engine.compile='perhaps': it must be true or false"),
+    "type: word for true": wrong(
+        "engine.compile=perhaps", "engine.compile='perhaps': it must be true or false or step"
+    ),
     "type: seed": wrong("seed=now", "seed='now': it must be a whole number"),
     "type: null": wrong("engine.epochs=null", "engine.epochs=None: it must be a whole number from 1 up"),
     "type: output": wrong("output=3", "output=3: it must be a folder"),

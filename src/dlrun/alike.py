@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 MODELS = ("dlrun.models.dense.dense", "dlrun.models.dense.linear")
-OPTIMIZERS = ("torch.optim.SGD", "torch.optim.RMSprop", "torch.optim.Adam", "torch.optim.AdamW")
+OPTIMIZERS = ("torch.optim.SGD", "torch.optim.RMSprop", "dlrun.optim.RMSprop", "torch.optim.Adam", "torch.optim.AdamW")
 OWN = (  # what members may have for themselves
     *("optimizer.lr", "optimizer.weight_decay", "optimizer.momentum", "model.dropout"),
     *("loss_weights", "seed", "output", "reason"),
@@ -36,7 +36,7 @@ def fault(config: Mapping[str, Any]) -> str | None:
         "objective is not supervised": config.get("objective", {}).get("_target_", ".supervised")
         .rpartition(".")[2] != "supervised",
         "augment changes the batches": bool(config.get("augment")),
-        f"optimizer is none of {', '.join(name.rpartition('.')[2] for name in OPTIMIZERS)}": str(
+        f"optimizer is none of {', '.join(dict.fromkeys(name.rpartition('.')[2] for name in OPTIMIZERS))}": str(
             config["optimizer"].get("_target_")) not in OPTIMIZERS,
         "scheduler=plateau watches each fit by itself": "monitor" in (config.get("scheduler") or {}),
         "engine.clip_norm bounds the gradient of one model": engine.get("clip_norm") is not None,

@@ -115,7 +115,7 @@ class Assembly:
         data = replace(data, train=Ticks(objective.ticks)) if hasattr(objective, "ticks") else data
         if job.start:
             self._begin_where(objective, job.start)
-        if self.settings.compile and not hasattr(objective, "losses"):
+        if self.settings.compile is True and not hasattr(objective, "losses"):
             raise Refused("engine.compile=true compiles a model that answers targets, and this objective has none")
         united.check(objective, data.train, self.settings)
         learner = self._learner(objective)

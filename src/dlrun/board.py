@@ -44,7 +44,7 @@ def first_rows(trainer: Trainer, rows: int) -> Batch:
 
 def called(trainer: Trainer, rows: int) -> tuple[list[Call], Batch, dict[str, Any]]:
     """The calls of all modules for the first rows, these rows, and target → answer."""
-    if trainer.settings.compile:
+    if trainer.settings.compile is True:
         raise Refused("engine.compile=true: nobody can look inside a compiled network; say engine.compile=false")
     batch = first_rows(trainer, rows)
     with at_rest(trainer):

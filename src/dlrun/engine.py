@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from dlrun import checkpoint, processes, runtime, sharded, united
+from dlrun import checkpoint, processes, replay, runtime, sharded, united
 from dlrun.learner import Learner
 from dlrun.meter import Measures, Meter
-from dlrun.replay import Replay, steady
 from dlrun.settings import Settings
 from dlrun.tables import mix
 from dlrun.types import Batch, Data, History, Row, Source, Step
@@ -55,9 +54,8 @@ class Trainer:
         self.shared = learner.shared  # by several processes, each with its part of every batch
         if self.shared:
             learner.wishes = lambda: united.wishes(self)
-        plain = settings.accumulate == 1 and self.device.type == "cpu" and not (settings.compile or learner.sharded)
-        self.replay = Replay(objective) if plain and steady(objective) else None
-        if settings.compile:
+        self.replay = replay.of(objective, self._taken, settings, self.device)
+        if settings.compile is True:
             for child in objective.children():
                 child.compile()
 
@@ -114,17 +112,12 @@ class Trainer:
 
     def steps(self, batch: Batch) -> Iterator[Step]:
         """What the objective yields for this batch, each computed in the precision that was asked for."""
-        if self.settings.precision == "fp32":
-            steps: Any = self.replay if self.replay is not None and self.objective.training else self.objective
-            yield from steps.steps(batch)
-            return
-        steps = iter(self.objective.steps(batch))  # type: ignore[operator]
-        while True:
-            with runtime.autocast(self.device, self.settings.precision):
-                step = next(steps, None)
-            if step is None:
-                return
-            yield step
+        played = self.replay is not None and self.objective.training
+        return self.replay.steps(batch) if played else self._taken(batch)  # type: ignore[union-attr]
+
+    def _taken(self, batch: Batch) -> Iterator[Step]:
+        found: Iterator[Step] = self.objective.steps(batch)  # type: ignore[operator]
+        return runtime.in_precision(found, self.device, self.settings.precision)
 
     def _begin(self, split: str, source: Source, learn: bool, keep: bool) -> Meter:
         size = self._size(learn)
@@ -145,7 +138,7 @@ class Trainer:
         return source.batches(self._size(learn), seed=seed, epoch=self.epoch, start=self.position, **part)
 
     def _size(self, learn: bool) -> int:
-        return self.settings.batch_size if learn else self.settings.rows_at_once
+        return self.settings.batch_size if learn else self.settings.rows_at_once(self.data.spec)
 
     def _batches_of(self, source: Source, size: int, learn: bool) -> int:
         """How many batches a sweep takes."""

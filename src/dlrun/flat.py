@@ -13,13 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
+from dlrun.compiled import Run, compiled
+from dlrun.fused import ELSEWHERE, STATES, Group, Keeper, anything, kernel, kind, laid_as, take
+
 SMALL = 1 << 18  # numbers; from about there on reading and writing them costs more than the calls
-Group = dict[str, Any]  # hyperparameters, each a number, or a tensor (members, 1) where members differ
+OWN = ("lr", "weight_decay")  # of these hyperparameters each member may have its own, as a tensor (members, 1)
 State = dict[str, Tensor]
-Update = Callable[[Group, Tensor, Tensor, State, int], None]
+Change = Callable[[Group, Tensor, Tensor, State, Any], None]  # of weights and state, in place
 
 
-def rmsprop(group: Group, weights: Tensor, gradient: Tensor, state: State, step: int) -> None:
+def rmsprop(group: Group, weights: Tensor, gradient: Tensor, state: State, step: Any) -> None:
     """RMSprop as torch has it, not centred (Tieleman & Hinton 2012)."""
     gradient = decayed(group, weights, gradient)
     square = state["square_avg"].mul_(group["alpha"]).addcmul_(gradient, gradient, value=1 - group["alpha"])
@@ -32,7 +35,7 @@ def rmsprop(group: Group, weights: Tensor, gradient: Tensor, state: State, step:
         weights.addcdiv_(gradient, root, value=-group["lr"])
 
 
-def sgd(group: Group, weights: Tensor, gradient: Tensor, state: State, step: int) -> None:
+def sgd(group: Group, weights: Tensor, gradient: Tensor, state: State, step: Any) -> None:
     """Gradient descent as torch has it, with momentum if wanted: the first gradient is taken whole."""
     gradient = decayed(group, weights, gradient)
     if "momentum_buffer" in state:
@@ -42,18 +45,18 @@ def sgd(group: Group, weights: Tensor, gradient: Tensor, state: State, step: int
     go(weights, gradient, group["lr"])
 
 
-def adam(group: Group, weights: Tensor, gradient: Tensor, state: State, step: int) -> None:
+def adam(group: Group, weights: Tensor, gradient: Tensor, state: State, step: Any) -> None:
     """Adam (Kingma & Ba 2015), with the decay in the gradient."""
     _adam(group, weights, decayed(group, weights, gradient), state, step)
 
 
-def adamw(group: Group, weights: Tensor, gradient: Tensor, state: State, step: int) -> None:
+def adamw(group: Group, weights: Tensor, gradient: Tensor, state: State, step: Any) -> None:
     """Adam with decoupled decay (Loshchilov & Hutter 2019)."""
     weights.mul_(1 - group["lr"] * group["weight_decay"])
     _adam(group, weights, gradient, state, step)
 
 
-def _adam(group: Group, weights: Tensor, gradient: Tensor, state: State, step: int) -> None:
+def _adam(group: Group, weights: Tensor, gradient: Tensor, state: State, step: Any) -> None:
     first, second = group["betas"]
     mean = state["exp_avg"].lerp_(gradient, 1 - first)
     square = state["exp_avg_sq"].mul_(second).addcmul_(gradient, gradient, value=1 - second)
@@ -77,77 +80,75 @@ def go(weights: Tensor, direction: Tensor, rate: Any) -> None:
         weights.add_(direction, alpha=-rate)
 
 
-UPDATES: dict[type[Optimizer], tuple[Update, tuple[str, ...]]] = {  # and what each keeps of a weight
-    RMSprop: (rmsprop, ("square_avg",)),
-    SGD: (sgd, ()),
-    Adam: (adam, ("exp_avg", "exp_avg_sq")),
-    AdamW: (adamw, ("exp_avg", "exp_avg_sq")),
-}
-KERNELS: dict[type[Optimizer], Any] = {Adam: torch._fused_adam_, AdamW: torch._fused_adamw_}
-ELSEWHERE = ("centered", "amsgrad", "maximize", "capturable", "differentiable", "dampening")  # torch's own step does it
+CHANGES: dict[type[Optimizer], Change] = {RMSprop: rmsprop, SGD: sgd, Adam: adam, AdamW: adamw}
 
 
-def kernel(group: Group, weights: Tensor, gradient: Tensor, state: State, step: int, call: Any) -> None:
-    """The same through torch's fused kernel, which takes one number of each hyperparameter."""
-    first, second = group["betas"]
-    numbers = {name: group[name] for name in ("lr", "weight_decay", "eps")}
-    lists: Any = [weights], [gradient], [state["exp_avg"]], [state["exp_avg_sq"]], [], [torch.tensor(float(step))]
-    call(*lists, beta1=first, beta2=second, amsgrad=False, maximize=False, **numbers)
-
-
-class Flat:
+class Flat(Keeper):
     """One group's weights in a buffer (members, P), and the state of their optimizer beside it.
 
     parameters: of shape (…), or with several members (members, …). They become views of the buffer. What can be here,
-    `fits` says; hyperparameters are read from the optimizer's one group at each step.
+    `fits` says. compile_: the change is compiled at the first step; of the hyperparameters only the rate is free then.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], optimizer: Optimizer, members: int = 1) -> None:
-        self.parameters, self.optimizer, self.members = list(parameters), optimizer, members
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], optimizer: Optimizer, members: int = 1, compile_: bool = False
+    ) -> None:
+        super().__init__(parameters, optimizer)
+        self.members = members
         group: Group = optimizer.param_groups[0]
-        self.update, names = UPDATES[type(optimizer)]
-        names += ("momentum_buffer",) if anything(group.get("momentum", 0)) else ()
+        self.change, self.call = CHANGES[kind(optimizer)], kernel(parameters, optimizer)
+        names = STATES[kind(optimizer)] + (("momentum_buffer",) if anything(group.get("momentum", 0)) else ())
         self.weights = torch.cat([p.detach().reshape(members, -1) for p in parameters], 1)
         self.state = {name: torch.zeros_like(self.weights) for name in names}
-        self.call = KERNELS.get(type(optimizer)) if group.get("fused") and members == 1 else None
+        self.compile = compile_
+        self.run: Run | None = None
+        self.rate, self.count = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
         for parameter, view in zip(parameters, self.views(self.weights), strict=True):
             parameter.data = view
         self.tie()
 
-    def tie(self) -> None:
-        """Take the state over from the optimizer, as after it was loaded; what it does not have begins at 0."""
-        for name, buffer in self.state.items():
-            for parameter, view in zip(self.parameters, self.views(buffer), strict=True):
-                known = self.optimizer.state.get(parameter, {}).get(name)
-                view.zero_() if known is None else view.copy_(known)
-        steps = [known["step"] for known in self.optimizer.state.values() if "step" in known]
-        self.taken = int(steps[0]) if steps else 0
-        self.shown = False
+    def parts(self) -> dict[str, list[Tensor]]:
+        return {name: self.views(buffer) for name, buffer in self.state.items()}
 
-    def show(self) -> None:
-        """Let the optimizer see our state from now on."""
-        for name, buffer in self.state.items():
-            for parameter, view in zip(self.parameters, self.views(buffer), strict=True):
-                self.optimizer.state[parameter][name] = view
-        self.shown = True
-
-    def settle(self) -> None:
-        """Write the number of steps to where the optimizer keeps it, once there was one; SGD keeps none."""
-        if self.shown and not isinstance(self.optimizer, SGD):
-            for parameter in self.parameters:
-                self.optimizer.state[parameter]["step"] = torch.tensor(float(self.taken))
-
-    def step(self, gradients: Sequence[Tensor]) -> None:
-        """Take one step of the optimizer. gradients: one for each parameter, of its shape. Call under no_grad."""
-        if not self.shown:
-            self.show()
-        self.taken += 1
-        group = self.optimizer.param_groups[0]  # another one after a state was loaded
+    def update(self, group: Group, gradients: Sequence[Tensor]) -> None:
+        if self.compile:
+            self._update_fast(group, gradients)
+            return
         gradient = torch.cat([each.reshape(self.members, -1) for each in gradients], 1)
         if self.call is not None:
-            kernel(group, self.weights, gradient, self.state, self.taken, self.call)
+            self._by_kernel(group, gradient)
         else:
-            self.update(group, self.weights, gradient, self.state, self.taken)
+            self.change(group, self.weights, gradient, self.state, self.taken)
+
+    def _by_kernel(self, group: Group, gradient: Tensor) -> None:
+        """One call for all members; where they differ in rate or decay, it finds the directions to go in."""
+        own = [name for name in OWN if isinstance(group[name], Tensor)]
+        weights, call = self.weights, self.call
+        if own:
+            weights, call = torch.zeros_like(self.weights), torch._fused_adam_
+            if isinstance(self.optimizer, AdamW):
+                self.weights.mul_(1 - group["lr"] * group["weight_decay"])
+            else:
+                gradient = decayed(group, self.weights, gradient)
+        numbers = group | ({"lr": 1.0, "weight_decay": 0.0} if own else {})
+        state = {name: [buffer] for name, buffer in self.state.items()}
+        take(call, numbers, self.taken, [weights], [gradient], state)
+        if own:
+            self.weights.addcmul_(weights, torch.as_tensor(group["lr"]))
+
+    def _update_fast(self, group: Group, gradients: Sequence[Tensor]) -> None:
+        names = list(self.state)
+
+        def change(weights: Tensor, rate: Tensor, step: Tensor, *rest: Tensor) -> list[Tensor]:
+            state, gradient = dict(zip(names, rest, strict=False)), [each.reshape(-1) for each in rest[len(names) :]]
+            self.change({**group, "lr": rate}, weights, torch.cat(gradient)[None], state, step)
+            return []
+
+        self.rate.fill_(group["lr"])
+        self.count.fill_(self.taken)
+        inputs = [self.weights, self.rate, self.count, *self.state.values(), *map(laid_as, gradients, self.parameters)]
+        self.run = self.run or compiled(change, inputs, "the optimizer's step")
+        self.run(inputs)
 
     def views(self, buffer: Tensor) -> list[Tensor]:
         """The parts of a buffer (members, P), each in the shape of its parameter."""
@@ -155,18 +156,13 @@ class Flat:
         return [part.view(parameter.shape) for part, parameter in zip(parts, self.parameters, strict=True)]
 
 
-def fits(parameters: Sequence[Tensor], optimizer: Optimizer, members: int = 1) -> bool:
+def fits(parameters: Sequence[Tensor], optimizer: Optimizer, members: int = 1, compile_: bool = False) -> bool:
     """Whether an optimizer's step on these can, and should, be done here: one group of a few plain numbers."""
     return (
-        type(optimizer) in UPDATES
+        kind(optimizer) in CHANGES
         and len(optimizer.param_groups) == 1
         and {(p.dtype, p.device, p.is_contiguous()) for p in parameters}
         == {(torch.float32, parameters[0].device, True)}
         and not any(anything(optimizer.param_groups[0].get(name, False)) for name in ELSEWHERE)
-        and (members > 1 or sum(map(torch.numel, parameters)) <= SMALL)
+        and (members > 1 or compile_ or sum(map(torch.numel, parameters)) <= SMALL)
     )
-
-
-def anything(value: Any) -> bool:
-    """Whether a hyperparameter, a number or one for each member, is not 0 for all."""
-    return bool(value.any()) if isinstance(value, Tensor) else bool(value)

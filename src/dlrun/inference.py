@@ -212,7 +212,7 @@ def outputs_of(fit: Fit, table: Table) -> dict[str, np.ndarray]:
     """What a fit answers for the rows of a table: target → (n, outputs), see `answered`."""
     objective: Any = fit.trainer.objective
     settings: Settings = fit.trainer.settings
-    batches = table.to(fit.trainer.device).batches(settings.rows_at_once)
+    batches = table.to(fit.trainer.device).batches(settings.rows_at_once(fit.data.spec))
     with fit.trainer.learner.averaged():
         targets = fit.data.spec.targets
         return answered(objective.model, targets, batches, fit.trainer.device, settings.precision)

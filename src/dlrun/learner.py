@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from dlrun import processes, sharded, united
 from dlrun.flat import Flat, fits
+from dlrun.fused import Fused, kernel, laid_as
 from dlrun.optim import Moment, Schedule, quick_step, set_rate, spare_compiler
 from dlrun.settings import Settings
 from dlrun.types import History, Step
@@ -44,7 +45,7 @@ class Learner:
         self.rows = 0
         self.heard: Tensor | None = None  # and has come with them
         self.members = 1  # models whose weights are stacked in these
-        self.flat: dict[str, Flat | None] = {}
+        self.flat: dict[str, Flat | Fused | None] = {}
         self.taken = dict.fromkeys(groups, 0)
         self.waiting = dict.fromkeys(groups, 0)  # rows whose gradient is in, but not yet applied
         self.history: History = []
@@ -91,10 +92,7 @@ class Learner:
             self.heard = united.add_gradients(parameters, rows, self.waiting[name], self.wishes())
         if self.scaler is not None:
             self.scaler.unscale_(optimizer)
-        if self.settings.accumulate > 1 and not self.shared:  # the mean over the rows that were really in the window
-            for parameter in parameters:
-                if parameter.grad is not None:
-                    parameter.grad /= self.waiting[name]
+        self._average(parameters, self.waiting[name])
         self._clip(parameters)
         if self.schedule is not None:
             set_rate([optimizer], self.schedule(Moment(self.taken[name], self.total, self.history)))
@@ -110,22 +108,38 @@ class Learner:
         self.taken[name] += 1
         self.waiting[name] = 0
 
+    def _average(self, parameters: list[nn.Parameter], rows: int) -> None:
+        """Make sums of gradients their mean over the rows that were really in the window."""
+        if self.settings.accumulate > 1 and not self.shared:
+            for parameter in parameters:
+                if parameter.grad is not None:
+                    parameter.grad /= rows
+
     def _step(self, name: str) -> None:
         """The optimizer's step, on all weights of the group at once where that can be."""
         parameters, optimizer = self.groups[name], self.optimizers[name]
         gradients = [parameter.grad for parameter in parameters]
         whole = all(gradient is not None for gradient in gradients)
         if name not in self.flat:
-            can = whole and not self.sharded and fits(parameters, optimizer, self.members)
-            self.flat[name] = Flat(parameters, optimizer, self.members) if can else None
+            self.flat[name] = self._flat(parameters, optimizer, whole) if not self.sharded else None
         flat = self.flat[name]
-        if flat is not None and not whole:
+        if isinstance(flat, Flat) and not whole:
             flat.settle()
             flat = self.flat[name] = None
         if flat is None:
+            for parameter in () if self.sharded else parameters:  # torch's kernels do not look how a gradient lies
+                parameter.grad = None if parameter.grad is None else laid_as(parameter.grad, parameter)
             self.apply[name]()
         else:
-            flat.step(gradients)  # type: ignore[arg-type]
+            flat.step(gradients)
+
+    def _flat(self, parameters: list[nn.Parameter], optimizer: Optimizer, whole: bool) -> Flat | Fused | None:
+        """What takes an optimizer's step faster than it does itself, where that can be."""
+        compile_ = self.settings.compile == "step"
+        if self.members == 1 and not compile_ and kernel(parameters, optimizer):
+            return Fused(parameters, optimizer)
+        can = whole and fits(parameters, optimizer, self.members, compile_)
+        return Flat(parameters, optimizer, self.members, compile_) if can else None
 
     def _clip(self, parameters: list[nn.Parameter]) -> None:
         if self.settings.clip_value is not None:

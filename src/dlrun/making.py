@@ -43,7 +43,7 @@ def judged(trainer: Trainer, source: Source, seed: int) -> dict[str, Score]:
     if judge is None:
         return {}
     with aside(trainer, seed):
-        return judge(source.batches(trainer.settings.rows_at_once))  # type: ignore[no-any-return]
+        return judge(source.batches(trainer.settings.rows_at_once(trainer.data.spec)))  # type: ignore[no-any-return]
 
 
 @contextmanager

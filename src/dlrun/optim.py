@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from dlrun.fused import fusable, laid_as, take
 from dlrun.ranges import Count, Fraction, NonNegative, Positive, Probability
 from dlrun.types import History
 
@@ -65,6 +66,48 @@ class MeanNormalised(Optimizer):
         for group in self.param_groups:
             for parameter in (each for each in group["params"] if each.grad is not None):
                 parameter.sub_(group["lr"] * parameter.grad / parameter.grad.abs().mean().clamp(min=group["eps"]))
+
+
+class RMSprop(torch.optim.RMSprop):
+    """torch's RMSprop. fused: on the CPU, and without momentum, all weights are updated in one call.
+
+    That rounds otherwise than torch does, in the last digit. Its state is torch's own.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        momentum: float = 0.0,
+        centered: bool = False,
+        fused: bool = False,
+    ) -> None:
+        super().__init__(params, lr, alpha, eps, weight_decay, momentum, centered, foreach=True)
+        for group in (self.defaults, *self.param_groups):
+            group["fused"] = fused
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+        """Take one step with the gradients that are there."""
+        for group in self.param_groups:
+            parameters = [each for each in group["params"] if each.grad is not None]
+            if closure or not fusable(group, parameters):
+                return inspect.unwrap(torch.optim.RMSprop.step)(self, closure)
+        for group in self.param_groups:
+            self._step(group, [each for each in group["params"] if each.grad is not None])
+        return None
+
+    def _step(self, group: dict[str, Any], parameters: list[torch.Tensor]) -> None:
+        for parameter in parameters:
+            state = self.state[parameter]
+            state.setdefault("step", torch.tensor(0.0)).add_(1)
+            state.setdefault("square_avg", torch.zeros_like(parameter))
+        laid = [laid_as(each.grad, each) for each in parameters]  # type: ignore[arg-type]
+        squares = [self.state[each]["square_avg"] for each in parameters]
+        take(torch._fused_adam_, group, 0, parameters, laid, {"square_avg": squares})
 
 
 @dataclass(frozen=True)

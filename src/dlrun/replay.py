@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from types import FunctionType
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from dlrun.tape import Beyond, Play, complete, noted
+from dlrun import sharded
+from dlrun.compiled import INSTEAD, compilable, compiled
+from dlrun.errors import Refused
+from dlrun.fused import laid_as
+from dlrun.settings import Settings
+from dlrun.tape import MAPPINGS, Beyond, Play, complete, noted
 from dlrun.types import Batch, Step
 
+TOLERANCES = {"fp32": 1e-5, "bf16": 0.1}  # of a compiled step, which rounds elsewhere
+Take = Callable[[Batch], Iterator[Step]]
 MOST_SHAPES = 4  # notes of one objective: of whole batches, of the last one, …
 
 
@@ -18,10 +26,11 @@ class Replay:
     """An objective's training steps. Of each shape of batch the first step is taken as ever, the second noted down.
 
     The third is taken as ever and played from the note as well: only where both give the same bits is the note used.
+    take: batch → its steps. tolerance: of a compiled step's numbers, relative to their size; None = none is compiled.
     """
 
-    def __init__(self, objective: nn.Module) -> None:
-        self.take: Callable[[Batch], Iterator[Step]] = objective.steps  # type: ignore[assignment]
+    def __init__(self, objective: nn.Module, take: Take, tolerance: float | None = None) -> None:
+        self.take, self.tolerance = take, tolerance
         (self.group,) = objective.groups.values()  # type: ignore[operator,union-attr]
         self.buffers = list(objective.buffers())
         self.streams = getattr(objective, "streams", ())  # what it draws from besides torch's own generator
@@ -49,8 +58,8 @@ class Replay:
         try:
             step, self.notes[key] = noted(self.take, batch, self.group, self.known)
             yield step
-        except Beyond:
-            self.off = True
+        except Beyond as error:
+            self._give_up(str(error))
             self._set(before, [])
             yield from self.take(batch)
 
@@ -60,11 +69,21 @@ class Replay:
         after = self._random(), [buffer.clone() for buffer in self.buffers]
         self._set(before, buffers)
         if same(step, play, batch) and all(map(torch.equal, self._random(), after[0])):
-            self.proved[key] = play
+            self._set(before, buffers)
+            self.proved[key] = self._compiled(step, play, batch)
         else:
-            self.off, self.notes = True, {}
+            self._give_up("it is more than the same calls of torch for every batch")
         self._set(*after)
         return step
+
+    def _compiled(self, step: Step, play: Play, batch: Batch) -> Play:
+        wanted = self.tolerance is not None and not self.proved  # the shape of whole batches is proved first
+        return in_machine_code(step, play, batch, self.tolerance) if wanted else play  # type: ignore[arg-type]
+
+    def _give_up(self, why: str) -> None:
+        if self.tolerance is not None:
+            raise Refused(f"engine.compile=step: a training step of this model cannot be noted down: {why}; {INSTEAD}")
+        self.off, self.notes = True, {}
 
     def _random(self) -> list[Tensor]:
         return [torch.get_rng_state(), *(stream.get_state() for stream in self.streams)]
@@ -79,12 +98,71 @@ class Replay:
 
 def same(step: Step, play: Play, batch: Batch) -> bool:
     """Whether what is played comes to this step, bit for bit."""
-    parts = lambda step: [step.loss, *step.gradient, *step.outputs.values(), *step.parts.values()]  # noqa: E731
     try:
         played = play(*batch.values())
     except (RuntimeError, TypeError):  # one of torch's: a call that cannot be made in this way
         return False
-    return all(torch.equal(a, b) for a, b in zip(parts(step), parts(played), strict=True))
+    return all(map(torch.equal, tensors(step), tensors(played)))
+
+
+def tensors(step: Step) -> list[Tensor]:
+    """All that is in a step, its gradient last."""
+    return [step.loss, *(part for name in MAPPINGS for part in getattr(step, name).values()), *(step.gradient or ())]
+
+
+def in_machine_code(step: Step, play: Play, batch: Batch, tolerance: float) -> Play:
+    """What is played, compiled. step: what it comes to for this batch. Raises Refused where this comes to another.
+
+    tolerance: how large a difference may be, relative to the size of a tensor.
+    """
+    code, scope = cast(FunctionType, play).__code__, cast(FunctionType, play).__globals__
+    names = [name for name, value in scope.items() if isinstance(value, Tensor)]
+    kept, shown, count = [scope[name] for name in names], list(batch.values()), len(batch)
+    calls = {name: compilable(value) for name, value in scope.items()}
+
+    def whole(*inputs: Tensor) -> list[Tensor]:
+        return tensors(FunctionType(code, calls | dict(zip(names, inputs[count:], strict=True)))(*inputs[:count]))
+
+    run = compiled(whole, [*shown, *kept], "the training step")
+
+    def play_fast(*columns: Tensor) -> Step:
+        found = iter(run([*map(laid_as, columns, shown), *kept]))
+        loss = next(found)
+        parts = {key: {name: next(found) for name in getattr(step, key)} for key in MAPPINGS}
+        return Step(step.group, loss, gradient=list(found), **parts)
+
+    found = tensors(play_fast(*batch.values()))
+    if not all(close(one, other, tolerance) for one, other in zip(tensors(step), found, strict=True)):
+        raise Refused(f"engine.compile=step: the compiled step comes to other numbers than torch's; {INSTEAD}")
+    return play_fast
+
+
+def close(one: Tensor, other: Tensor, tolerance: float) -> bool:
+    """Whether two tensors are the same but for rounding."""
+    error, size = (one - other).float().norm(), one.float().norm()
+    return bool(error <= tolerance * size + torch.finfo(torch.float32).eps)
+
+
+def of(objective: nn.Module, take: Take, settings: Settings, device: torch.device) -> Any:
+    """What plays an objective's training steps, where that can be; else None. Raises Refused where it was asked for.
+
+    take: batch → its steps, in the precision that the settings say.
+    """
+    if not objective.groups:  # nothing is learnt
+        return None
+    against = {
+        f"it is compiled for the CPU, and the device is {device}": device.type != "cpu",
+        "engine.accumulate is above 1": settings.accumulate > 1,
+        "engine.precision=fp16 scales the loss": settings.precision == "fp16",
+        "engine.shard keeps weights in parts": sharded.wanted(settings),
+        "the network is compiled by itself": settings.compile is True,
+        "this model or objective does more than the same calls for every batch": not steady(objective),
+    }
+    reason = next((reason for reason, holds in against.items() if holds), None)
+    if reason and settings.compile == "step":
+        raise Refused(f"engine.compile=step: {reason}; {INSTEAD}")
+    tolerance = TOLERANCES[settings.precision] if settings.compile == "step" else None
+    return None if reason else Replay(objective, take, tolerance)
 
 
 def steady(objective: nn.Module) -> bool:

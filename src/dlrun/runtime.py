@@ -5,13 +5,16 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
 
 import torch
 
 from dlrun.errors import Refused
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc, malloc.h
+Item = TypeVar("Item")
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -66,6 +69,23 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     """The context in which a step is computed; nothing at all for fp32."""
     dtype = PRECISIONS[precision]
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
+
+
+def in_precision(found: Iterator[Item], device: torch.device, precision: str) -> Iterator[Item]:
+    """The same items, each computed in a precision."""
+    if precision == "fp32":
+        return found
+    missing = object()
+
+    def each() -> Iterator[Item]:
+        while True:
+            with autocast(device, precision):
+                item = next(found, missing)
+            if item is missing:
+                return
+            yield item  # type: ignore[misc]
+
+    return each()
 
 
 def seed(number: int, device: torch.device) -> None:

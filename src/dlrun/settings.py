@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from dlrun.ranges import Count, Natural, NonNegative, Positive, Probability
 
+if TYPE_CHECKING:
+    from dlrun.types import Spec
+
+AT_ONCE = 1 << 14  # numbers in a batch of small rows
 LATER = {"devices": None, "shard": False}  # what runs of an older dlrun did not say of their engine
 
 
@@ -15,12 +20,14 @@ class Settings:
     """epochs: visits of the training rows. max_steps: stop after so many optimizer steps. accumulate: batches a step.
     epoch_batches: training batches that make an epoch; null = all of them, so many others of them each time.
 
-    eval_batch_size: rows a batch when nothing is learnt; null = the larger of batch_size and 256.
+    eval_batch_size: rows a batch when nothing is learnt; null = the larger of batch_size and 256, and up to
+    1024 of rows of a few numbers.
     clip_norm, clip_value: bounds on the gradient. ema: decay of the running average of the weights that is used for
-    evaluation. save_every: seconds between checkpoints. overfit: train and validate on the same so many rows, and say
-    whether the model can learn them by heart. devices: how many processes share every batch, each on a device of its
-    own (of the kind that `device` says), or the names of the devices; null = this process alone. shard: each of them
-    keeps only a part of the weights, for a model that does not fit one device.
+    evaluation. compile: true = the network; step = the whole training step with the optimizer, for a small network that
+    is trained for long on the CPU. save_every: seconds between checkpoints. overfit: train and validate on the same so
+    many rows, and say whether the model can learn them by heart. devices: how many processes share every batch, each on
+    a device of its own (of the kind that `device` says), or the names of the devices; null = this process alone. shard:
+    each of them keeps only a part of the weights, for a model that does not fit one device.
     """
 
     epochs: Count
@@ -34,7 +41,7 @@ class Settings:
     clip_norm: Positive | None
     clip_value: Positive | None
     ema: Probability | None
-    compile: bool
+    compile: bool | Literal["step"]
     deterministic: bool
     save_every: NonNegative
     overfit: Count | None
@@ -46,10 +53,12 @@ class Settings:
         """The name of the device of a process that is alone."""
         return self.devices[0] if isinstance(self.devices, list) and self.devices else self.device
 
-    @property
-    def rows_at_once(self) -> int:
-        """Rows of a batch when nothing is learnt."""
-        return self.eval_batch_size or max(self.batch_size, 256)
+    def rows_at_once(self, spec: Spec) -> int:
+        """Rows of a batch of such inputs when nothing is learnt; of small rows many, for a batch has a price too."""
+        known = all(field.kind != "bag" and (field.kind != "tokens" or field.shape) for field in spec.inputs.values())
+        numbers = sum(math.prod(field.shape) for field in spec.inputs.values())
+        small = AT_ONCE // max(1, numbers) if known and numbers else 0
+        return self.eval_batch_size or max(self.batch_size, 256, min(small, 1024))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -196,7 +196,9 @@ def describe(note: ast.expr, module: Path) -> str:
     if isinstance(note, ast.Subscript):
         inner = note.slice.elts if isinstance(note.slice, ast.Tuple) else [note.slice]
         if ast.unparse(note.value).endswith("Literal"):
-            return "one of " + ", ".join(str(option.value) for option in inner if isinstance(option, ast.Constant))
+            return ("one of " if len(inner) > 1 else "") + ", ".join(
+                str(option.value) for option in inner if isinstance(option, ast.Constant)
+            )
         if ast.unparse(note.value) == "list":
             return f"a list, each item {describe(inner[0], module)}"
     return ast.unparse(note)

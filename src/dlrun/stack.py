@@ -99,7 +99,7 @@ class Stack:
     def _stretches(self, split: str) -> list[tuple[int, int, Abreast]]:
         """What is swept one after the other: all members abreast, then the ends of those that have more rows."""
         settings, sources = self.members[0].settings, [source_of(member, split) for member in self.members]
-        size = settings.batch_size if split == "train" else settings.rows_at_once
+        size = settings.batch_size if split == "train" else settings.rows_at_once(self.members[0].data.spec)
         most = settings.epoch_batches if split == "train" else None
         counts = [min(len(source), (most or len(source)) * size) for source in sources]
         seeds = [member.seed for member in self.members]
@@ -200,7 +200,10 @@ def averages_of(member: Trainer) -> list[Tensor]:
 def own_flat(member: Trainer) -> Flat:
     """A member's own weights and optimizer's state in one buffer each."""
     learner = member.learner
-    if (found := learner.flat.get(GROUP)) is None:
+    found = learner.flat.get(GROUP)
+    if not isinstance(found, Flat):
+        if found is not None:
+            found.settle()
         found = learner.flat[GROUP] = Flat(learner.groups[GROUP], learner.optimizers[GROUP])
     return found
 

@@ -1,0 +1,84 @@
+"""A function of tensors as machine code, by torch's AOTInductor: compiled once a run, then one call from Python."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from dlrun.errors import Refused
+
+log = logging.getLogger(__name__)
+Compute = Callable[..., Sequence[Tensor]]
+OPTIONS = {"fallback_random": True}  # chance is drawn as torch draws it elsewhere
+INSTEAD = "say engine.compile=false"
+Run = Callable[[list[Any]], list[Tensor]]
+made: dict[Any, Run] = {}  # the same function of another fold, or of a sweep's next job, is compiled already
+
+
+@cache
+def opaque_linear() -> Callable[..., Tensor]:
+    """oneDNN's linear layer as a call that the compiler leaves alone: its own takes only weights that never change."""
+    linear = torch.ops.mkldnn._linear_pointwise
+
+    @torch.library.custom_op("dlrun::linear", mutates_args=(), device_types="cpu")
+    def whole(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return cast(Tensor, linear(x, weight, bias, "none", [], ""))
+
+    whole.register_fake(lambda x, weight, bias: x.new_empty(len(x), len(weight)))
+    return lambda x, weight, bias, *plain: whole(x, weight, bias)
+
+
+def compilable(value: Any) -> Any:
+    """A torch call, or any other value, as it can be compiled."""
+    name = value.name() if isinstance(value, torch._ops.OpOverload) else ""
+    return opaque_linear() if name == "mkldnn::_linear_pointwise" else value
+
+
+class Whole(nn.Module):
+    """A function as the module that torch.export wants."""
+
+    def __init__(self, function: Compute) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.function(*inputs))
+
+
+def compiled(function: Compute, inputs: Sequence[Tensor], what: str) -> Run:
+    """The same function of a list of tensors with the shapes and strides of these; it may change them in place.
+
+    what: names it in what is told of the seconds that this took. Raises Refused where it cannot be compiled.
+    """
+    began = time.monotonic()
+    try:
+        with torch.no_grad():
+            exported = torch.export.export(Whole(function), tuple(inputs), strict=False)
+            key = (exported.graph_module.code, *((each.dtype, each.shape, each.stride()) for each in inputs))
+            if key not in made:
+                made[key] = _built(exported)
+                log.info("engine.compile=step: %s took %.1f s to compile", what, time.monotonic() - began)
+    except Exception as error:  # torch raises of all kinds here; whoever reads on wants the first line
+        told = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise Refused(f"engine.compile=step: {what} cannot be compiled here ({told[:300]}); {INSTEAD}") from error
+    return made[key]
+
+
+def _built(exported: Any) -> Run:
+    from torch._inductor import aoti_compile_and_package, aoti_load_package
+
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses CUDA, which nothing here needs
+    with tempfile.TemporaryDirectory(prefix="dlrun-compiled-") as folder:
+        place = str(Path(folder) / "step.pt2")
+        aoti_compile_and_package(exported, package_path=place, inductor_configs=dict(OPTIONS))
+        loader: Any = aoti_load_package(place).loader
+    run: Run = loader.run  # without what checks and unpacks arguments by name
+    return run

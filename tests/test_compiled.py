@@ -1,0 +1,110 @@
+"""Laws of engine.compile=step: the same training but for rounding, or refused with the reason."""
+
+import logging
+import shutil
+
+import pytest
+import torch
+from laboratory import SPEC, node, same, trainer, weights, wired
+from test_replay import Restless, many
+
+from dlrun import checkpoint, replay
+from dlrun.build import build
+from dlrun.compiled import compiled
+from dlrun.errors import Refused
+
+BUILDS = pytest.mark.skipif(not shutil.which("g++") and not shutil.which("clang++"), reason="no C++ compiler is here")
+COSINE = {"_target_": "dlrun.optim.cosine", "floor": 0.0, "warmup": 0.2}
+
+
+def fitted(folder, compile_, **settings):
+    """A trainer of a network with dropout after its fit; each begins with the same weights."""
+    found = many(trainer(folder, **{"compile": compile_, "schedule": build(COSINE), **settings}))
+    found.fit()
+    return found
+
+
+def close(ours, plain):
+    """The same weights and history but for rounding."""
+    history = zip(ours.history, plain.history, strict=True)
+    return all(torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(weights(ours), weights(plain), strict=True)) \
+        and all(a.values == pytest.approx(b.values, rel=1e-3, abs=1e-4) for a, b in history)  # fmt: skip
+
+
+@BUILDS
+def test_a_compiled_step_learns_what_torch_does(tmp_path, caplog):
+    """Dropout draws the same, and the rate changes; it is told what it cost, and another fit pays nothing."""
+    caplog.set_level(logging.INFO, "dlrun")
+    plain, ours = (fitted(tmp_path / str(how), how) for how in (False, "step"))
+    assert ours.replay.proved and ours.learner.flat["model"].run is not None and close(ours, plain)
+    told = [text for text in caplog.messages if text.startswith("engine.compile=step: ")]
+    assert [" to compile" in text for text in told] == [True, True]
+    again = fitted(tmp_path / "again", "step")
+    assert len(told) == sum("engine.compile=step: " in text for text in caplog.messages)
+    assert same(weights(again), weights(ours)) and again.history == ours.history
+
+
+@BUILDS
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [
+    {"optimizer": "adamw"}, {"optimizer": "sgd", "optimizer_momentum": 0.9, "optimizer_nesterov": True},
+    {"clip_norm": 0.5, "ema": 0.9}, {"optimizer": "nadam"},
+])  # fmt: skip
+def test_so_it_does_with_other_optimizers_and_settings(tmp_path, settings):
+    plain, ours = (fitted(tmp_path / str(how), how, **settings) for how in (False, "step"))
+    assert ours.replay.proved and close(ours, plain)
+
+
+@BUILDS
+@pytest.mark.slow
+def test_a_run_that_was_cut_goes_on_but_for_rounding(tmp_path):
+    whole = fitted(tmp_path / "whole", "step", schedule=None)
+    fitted(tmp_path / "cut", "step", schedule=None, epochs=1)
+    ours = many(trainer(tmp_path / "cut", compile="step"))
+    ours.restore(checkpoint.newest(tmp_path / "cut" / "last.pt"))
+    ours.fit()
+    assert close(ours, whole)
+
+
+@BUILDS
+@pytest.mark.slow
+def test_bf16_is_compiled_too(tmp_path):
+    plain, ours = (fitted(tmp_path / str(how), how, precision="bf16") for how in (False, "step"))
+    assert ours.replay.proved
+    assert ours.history[-1].values["loss"] == pytest.approx(plain.history[-1].values["loss"], rel=0.1)
+
+
+@pytest.mark.parametrize(("settings", "reason"), [
+    ({"accumulate": 2}, "accumulate is above 1"), ({"precision": "fp16"}, "precision=fp16"),
+])  # fmt: skip
+def test_what_cannot_be_compiled_is_refused_before_it_begins(tmp_path, settings, reason):
+    with pytest.raises(Refused, match=f"engine.compile=step: .*{reason}.*engine.compile=false"):
+        trainer(tmp_path, compile="step", **settings)
+
+
+def test_so_is_a_model_that_does_not_say_that_it_is_steady(tmp_path):
+    engine = build(node("engine", "default", compile="step", device="cpu"))
+    model = build(node("model", "dense", units=[8]), SPEC)
+    model.register_module("extra", type("Own", (torch.nn.Identity,), {})())
+    with pytest.raises(Refused, match="more than the same calls"):
+        wired(model, engine, tmp_path, node("optimizer", "sgd"))
+
+
+@pytest.mark.parametrize("how", ["branch", "count", "elsewhere"])
+def test_a_step_that_is_not_the_same_calls_each_time_is_refused(tmp_path, how):
+    engine = build(node("engine", "default", epochs=2, batch_size=8, device="cpu", compile="step"))
+    with pytest.raises(Refused, match="cannot be noted down: it .*engine.compile=false"):
+        many(wired(Restless(how), engine, tmp_path, node("optimizer", "nadam"))).fit()
+
+
+def test_a_compiler_that_errs_is_found_out(tmp_path, monkeypatch):
+    """Its numbers are held against torch's before they are used."""
+    monkeypatch.setattr(replay, "compiled", lambda whole, inputs, what: lambda now: [2 * part for part in whole(*now)])
+    with pytest.raises(Refused, match="comes to other numbers"):
+        fitted(tmp_path, "step", optimizer="nadam")
+
+
+def test_what_the_compiler_says_is_told_in_a_line():
+    with pytest.raises(Refused, match="a sum cannot be compiled here .*; say engine.compile=false") as found:
+        compiled(lambda x: [torch.from_numpy(x.numpy().sum())], [torch.ones(3)], "a sum")
+    assert "\n" not in str(found.value)
