@@ -86,7 +86,7 @@ def test_so_is_a_model_that_does_not_say_that_it_is_steady(tmp_path):
     engine = build(node("engine", "default", compile="step", device="cpu"))
     model = build(node("model", "dense", units=[8]), SPEC)
     model.register_module("extra", type("Own", (torch.nn.Identity,), {})())
-    with pytest.raises(Refused, match="more than the same calls"):
+    with pytest.raises(Refused, match="Own is not known to do the same calls"):
         wired(model, engine, tmp_path, node("optimizer", "sgd"))
 
 

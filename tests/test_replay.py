@@ -17,7 +17,7 @@ from dlrun.fused import Fused, kernel
 from dlrun.learner import Learner
 from dlrun.objectives.supervised import Supervised
 from dlrun.optim import RMSprop
-from dlrun.replay import Replay, steady
+from dlrun.replay import Replay, restless
 from dlrun.tables import Plain, Table
 from dlrun.types import Data, Field, Spec, Step
 
@@ -129,11 +129,11 @@ def test_only_what_says_so_is_steady(tmp_path):
         pass
 
     ours = trainer(tmp_path)
-    assert steady(ours.objective)
+    assert restless(ours.objective) == ""
     ours.objective.model.extra = Own(1, 1)
-    assert not steady(ours.objective)
+    assert restless(ours.objective) == "Own"
     ours.objective.augment = ours.objective.steady = False
-    assert not steady(ours.objective)
+    assert restless(ours.objective) == "Supervised"
 
 
 def made(name, shapes, **settings):
@@ -182,7 +182,7 @@ def test_a_step_in_our_place_is_that_of_torch_also_after_a_restart(name, setting
         with torch.no_grad():
             buffer.step(gradients)
         if number == 5:  # written down, and begun again from there
-            buffer.settle()
+            buffer.kept.settle()
             state = ours.state_dict()
             flat_ones = [nn.Parameter(parameter.detach().clone()) for parameter in flat_ones]
             ours = type(ours)(flat_ones, lr=1.0)
@@ -190,7 +190,7 @@ def test_a_step_in_our_place_is_that_of_torch_also_after_a_restart(name, setting
             buffer = make(flat_ones, ours)
     for a, b in zip(plain, flat_ones, strict=True):
         assert torch.allclose(a, b, rtol=1e-6, atol=1e-6)
-    buffer.settle()
+    buffer.kept.settle()
     theirs.load_state_dict(ours.state_dict())  # torch takes the state as its own
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 from dlrun.compiled import Run, compiled
-from dlrun.fused import ELSEWHERE, STATES, Group, Keeper, anything, kernel, kind, laid_as, take
+from dlrun.fused import ELSEWHERE, STATES, Group, Kept, anything, kernel, kind, laid_as, take
 
 SMALL = 1 << 18  # numbers; from about there on reading and writing them costs more than the calls
 OWN = ("lr", "weight_decay")  # of these hyperparameters each member may have its own, as a tensor (members, 1)
@@ -83,7 +83,7 @@ def go(weights: Tensor, direction: Tensor, rate: Any) -> None:
 CHANGES: dict[type[Optimizer], Change] = {RMSprop: rmsprop, SGD: sgd, Adam: adam, AdamW: adamw}
 
 
-class Flat(Keeper):
+class Flat:
     """One group's weights in a buffer (members, P), and the state of their optimizer beside it.
 
     parameters: of shape (…), or with several members (members, …). They become views of the buffer. What can be here,
@@ -93,8 +93,7 @@ class Flat(Keeper):
     def __init__(
         self, parameters: Sequence[nn.Parameter], optimizer: Optimizer, members: int = 1, compile_: bool = False
     ) -> None:
-        super().__init__(parameters, optimizer)
-        self.members = members
+        self.parameters, self.optimizer, self.members = list(parameters), optimizer, members
         group: Group = optimizer.param_groups[0]
         self.change, self.call = CHANGES[kind(optimizer)], kernel(parameters, optimizer)
         names = STATES[kind(optimizer)] + (("momentum_buffer",) if anything(group.get("momentum", 0)) else ())
@@ -105,12 +104,12 @@ class Flat(Keeper):
         self.rate, self.count = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
         for parameter, view in zip(parameters, self.views(self.weights), strict=True):
             parameter.data = view
-        self.tie()
+        parts = lambda: {name: self.views(buffer) for name, buffer in self.state.items()}  # noqa: E731
+        self.kept = Kept(parameters, optimizer, parts)
 
-    def parts(self) -> dict[str, list[Tensor]]:
-        return {name: self.views(buffer) for name, buffer in self.state.items()}
-
-    def update(self, group: Group, gradients: Sequence[Tensor]) -> None:
+    def step(self, gradients: Sequence[Tensor]) -> None:
+        """Take one step of the optimizer. gradients: one for each parameter, of its shape. Call under no_grad."""
+        group = self.kept.begin()
         if self.compile:
             self._update_fast(group, gradients)
             return
@@ -118,7 +117,7 @@ class Flat(Keeper):
         if self.call is not None:
             self._by_kernel(group, gradient)
         else:
-            self.change(group, self.weights, gradient, self.state, self.taken)
+            self.change(group, self.weights, gradient, self.state, self.kept.taken)
 
     def _by_kernel(self, group: Group, gradient: Tensor) -> None:
         """One call for all members; where they differ in rate or decay, it finds the directions to go in."""
@@ -132,7 +131,7 @@ class Flat(Keeper):
                 gradient = decayed(group, self.weights, gradient)
         numbers = group | ({"lr": 1.0, "weight_decay": 0.0} if own else {})
         state = {name: [buffer] for name, buffer in self.state.items()}
-        take(call, numbers, self.taken, [weights], [gradient], state)
+        take(call, numbers, self.kept.taken, [weights], [gradient], state)
         if own:
             self.weights.addcmul_(weights, torch.as_tensor(group["lr"]))
 
@@ -145,7 +144,7 @@ class Flat(Keeper):
             return []
 
         self.rate.fill_(group["lr"])
-        self.count.fill_(self.taken)
+        self.count.fill_(self.kept.taken)
         inputs = [self.weights, self.rate, self.count, *self.state.values(), *map(laid_as, gradients, self.parameters)]
         self.run = self.run or compiled(change, inputs, "the optimizer's step")
         self.run(inputs)

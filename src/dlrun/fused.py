@@ -8,7 +8,7 @@ takes up to ten times that of other numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn, optim
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 Group = dict[str, Any]  # hyperparameters
+Parts = Callable[[], Mapping[str, Sequence[Tensor]]]
 ELSEWHERE = ("centered", "amsgrad", "maximize", "capturable", "differentiable", "dampening")  # torch's own step does it
 LONG_AGO = torch.tensor(math.inf)
 KERNELS: dict[type[Optimizer], Any] = {
@@ -31,33 +32,28 @@ STATES: dict[type[Optimizer], tuple[str, ...]] = {  # what an optimizer keeps of
 }
 
 
-class Keeper:
-    """Takes an optimizer's steps in its place, with the state in tensors of its own, which the optimizer sees too.
+class Kept:
+    """What a torch optimizer keeps of its weights, in tensors of ours, for whoever steps in its place.
 
-    Hyperparameters are read from the optimizer's one group at each step.
+    parts: name of a state → its tensors now, one for each parameter.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], optimizer: Optimizer) -> None:
-        self.parameters, self.optimizer = list(parameters), optimizer
-        self.taken, self.shown = 0, False
-        self.missed = [0] * len(self.parameters)  # steps in which a parameter had no gradient
-
-    def parts(self) -> dict[str, list[Tensor]]:
-        """Name of a state → its tensors, one for each parameter."""
-        raise NotImplementedError
+    def __init__(self, parameters: Sequence[nn.Parameter], optimizer: Optimizer, parts: Parts) -> None:
+        self.parameters, self.optimizer, self.parts = list(parameters), optimizer, parts
+        self.tie()
 
     def tie(self) -> None:
-        """Take the state over from the optimizer, as after it was loaded; what it does not have begins at 0."""
+        """Take all over from the optimizer, as after its state was loaded; what it does not have begins at 0."""
         for name, tensors in self.parts().items():
             for parameter, tensor in zip(self.parameters, tensors, strict=True):
                 known = self.optimizer.state.get(parameter, {}).get(name)
                 tensor.zero_() if known is None else tensor.copy_(known)
         steps = [int(self.optimizer.state.get(each, {}).get("step", 0)) for each in self.parameters]
         self.taken, self.shown = max(steps), False
-        self.missed = [self.taken - count for count in steps]
+        self.missed = [self.taken - count for count in steps]  # steps in which a parameter had no gradient
 
     def show(self) -> None:
-        """Let the optimizer see our state from now on."""
+        """Let the optimizer see our tensors from now on."""
         for name, tensors in self.parts().items():
             for parameter, tensor in zip(self.parameters, tensors, strict=True):
                 self.optimizer.state[parameter][name] = tensor
@@ -69,45 +65,35 @@ class Keeper:
             for parameter, missed in zip(self.parameters, self.missed, strict=True):
                 self.optimizer.state[parameter]["step"] = torch.tensor(float(self.taken - missed))
 
-    def step(self, gradients: Sequence[Tensor | None]) -> None:
-        """Take one step of the optimizer. gradients: one for each parameter, of its shape. Call under no_grad."""
+    def begin(self) -> Group:
+        """Count one more step; answers with its hyperparameters, which are another mapping after a state was loaded."""
         if not self.shown:
             self.show()
         self.taken += 1
-        self.update(self.optimizer.param_groups[0], gradients)  # another group after a state was loaded
-
-    def update(self, group: Group, gradients: Sequence[Any]) -> None:
-        """Change weights and state."""
-        raise NotImplementedError
+        return self.optimizer.param_groups[0]
 
 
-class Fused(Keeper):
+class Fused:
     """One group's weights, wherever they lie, as far as they have gradients. What can be here, `kernel` says."""
 
     def __init__(self, parameters: Sequence[nn.Parameter], optimizer: Optimizer) -> None:
-        super().__init__(parameters, optimizer)
-        self.call = KERNELS[kind(optimizer)]
+        self.parameters, self.call = list(parameters), KERNELS[kind(optimizer)]
         self.state = {name: [torch.zeros_like(each) for each in parameters] for name in STATES[kind(optimizer)]}
-        self.tie()
+        self.kept = Kept(parameters, optimizer, lambda: self.state)
 
-    def parts(self) -> dict[str, list[Tensor]]:
-        return self.state
-
-    def update(self, group: Group, gradients: Sequence[Any]) -> None:
-        for count, some in self._by_count(gradients):
-            laid = [laid_as(gradients[n], self.parameters[n]) for n in some]
-            state = {name: [tensors[n] for n in some] for name, tensors in self.state.items()}
-            take(self.call, group, count, [self.parameters[n] for n in some], laid, state)
-
-    def _by_count(self, gradients: Sequence[Any]) -> Iterator[tuple[int, Iterable[int]]]:
-        """Steps taken → the parameters with a gradient that took so many."""
-        found: dict[int, list[int]] = {}
+    def step(self, gradients: Sequence[Tensor | None]) -> None:
+        """Take one step of the optimizer. gradients: one for each parameter, of its shape. Call under no_grad."""
+        group, found = self.kept.begin(), dict[int, list[int]]()  # steps taken → which parameters took so many
         for number, gradient in enumerate(gradients):
             if gradient is None:
-                self.missed[number] += 1
+                self.kept.missed[number] += 1
             else:
-                found.setdefault(self.taken - self.missed[number], []).append(number)
-        return iter(found.items())
+                found.setdefault(self.kept.taken - self.kept.missed[number], []).append(number)
+        for count, some in found.items():
+            weights = [self.parameters[n] for n in some]
+            laid = [laid_as(gradients[n], self.parameters[n]) for n in some]  # type: ignore[arg-type]
+            state = {name: [tensors[n] for n in some] for name, tensors in self.state.items()}
+            take(self.call, group, count, weights, laid, state)
 
 
 def take(

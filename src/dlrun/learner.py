@@ -124,14 +124,14 @@ class Learner:
             self.flat[name] = self._flat(parameters, optimizer, whole) if not self.sharded else None
         flat = self.flat[name]
         if isinstance(flat, Flat) and not whole:
-            flat.settle()
+            flat.kept.settle()
             flat = self.flat[name] = None
         if flat is None:
             for parameter in () if self.sharded else parameters:  # torch's kernels do not look how a gradient lies
                 parameter.grad = None if parameter.grad is None else laid_as(parameter.grad, parameter)
             self.apply[name]()
         else:
-            flat.step(gradients)
+            flat.step(gradients)  # type: ignore[arg-type]
 
     def _flat(self, parameters: list[nn.Parameter], optimizer: Optimizer, whole: bool) -> Flat | Fused | None:
         """What takes an optimizer's step faster than it does itself, where that can be."""
@@ -169,8 +169,8 @@ class Learner:
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on, besides the weights."""
-        for flat in filter(None, self.flat.values()):
-            flat.settle()
+        for flat in [each for each in self.flat.values() if each is not None]:
+            flat.kept.settle()
         return {
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "scaler": self.scaler.state_dict() if self.scaler is not None else None,
@@ -183,7 +183,7 @@ class Learner:
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
             if (flat := self.flat.get(name)) is not None:
-                flat.tie()
+                flat.kept.tie()
         if self.scaler is not None and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         for name, averages in self.average.items():

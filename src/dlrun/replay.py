@@ -50,6 +50,8 @@ class Replay:
             yield from self._first(key, batch)
 
     def _first(self, key: Any, batch: Batch) -> Iterator[Step]:
+        if self.tolerance is not None and any(part.layout is not torch.strided for part in batch.values()):
+            self._give_up("rows of words are multiplied elsewhere, as the sparse matrices that they are")
         if self.off or key not in self.notes or len(self.notes) > MOST_SHAPES:
             self.notes[key] = None
             yield from self.take(batch)
@@ -150,13 +152,14 @@ def of(objective: nn.Module, take: Take, settings: Settings, device: torch.devic
     """
     if not objective.groups:  # nothing is learnt
         return None
+    who = restless(objective)
     against = {
         f"it is compiled for the CPU, and the device is {device}": device.type != "cpu",
         "engine.accumulate is above 1": settings.accumulate > 1,
         "engine.precision=fp16 scales the loss": settings.precision == "fp16",
         "engine.shard keeps weights in parts": sharded.wanted(settings),
         "the network is compiled by itself": settings.compile is True,
-        "this model or objective does more than the same calls for every batch": not steady(objective),
+        f"{who} is not known to do the same calls for every batch, as dense networks do": bool(who),
     }
     reason = next((reason for reason, holds in against.items() if holds), None)
     if reason and settings.compile == "step":
@@ -165,12 +168,12 @@ def of(objective: nn.Module, take: Take, settings: Settings, device: torch.devic
     return None if reason else Replay(objective, take, tolerance)
 
 
-def steady(objective: nn.Module) -> bool:
-    """Whether a step is the same calls for every batch of one shape: the objective says so, and so do its modules.
+def restless(objective: nn.Module) -> str:
+    """The objective, or which of its modules, may do other calls for another batch of one shape; '' where none does.
 
     torch's own modules are steady. One of dlrun's or of the user's has `steady = True`.
     """
-    own = getattr(objective, "steady", False) and len(objective.groups) == 1  # type: ignore[arg-type]
-    modules = (type(module).__module__.startswith("torch.nn.") or getattr(module, "steady", False)
-               for module in objective.modules())  # fmt: skip
-    return bool(own) and all(modules)
+    if len(objective.groups) > 1:  # type: ignore[arg-type]
+        return type(objective).__name__
+    own = (each for each in objective.modules() if not type(each).__module__.startswith("torch.nn."))
+    return next((type(each).__name__ for each in own if not getattr(each, "steady", False)), "")

@@ -147,11 +147,11 @@ class Stack:
             trainer, meters = lead.trainer, Meters(made[some], lead.objective.losses_of, failed[some], steps[some])
             trainer.epoch, trainer.interrupted = self.members[0].epoch, self.running.interrupted
             trainer.meter, self.running = meters, trainer  # type: ignore[assignment]
-            before = trainer.learner.taken[GROUP] = lead.flat.taken = self.taken[low]
+            before = trainer.learner.taken[GROUP] = lead.flat.kept.taken = self.taken[low]
             if split == "train" and trainer.out_of_steps:
                 continue
             trainer.sweep(split, source, learn=split == "train")
-            self.taken[some] = [count + lead.flat.taken - before for count in self.taken[some]]
+            self.taken[some] = [count + lead.flat.kept.taken - before for count in self.taken[some]]
             steps[some], failed[some] = meters.steps, meters.failed
         return made
 
@@ -182,8 +182,8 @@ class Stack:
             flat.weights.copy_(weights[row : row + 1])
             for name, buffer in flat.state.items():
                 buffer.copy_(state[name][row : row + 1])
-            flat.show()
-            flat.taken = member.learner.taken[GROUP] = self.taken[row]
+            flat.kept.show()
+            flat.kept.taken = member.learner.taken[GROUP] = self.taken[row]
             if averages is not None:
                 own = averages_of(member)
                 for mine, part in zip(own, averages[row].split([each.numel() for each in own]), strict=True):
@@ -203,7 +203,7 @@ def own_flat(member: Trainer) -> Flat:
     found = learner.flat.get(GROUP)
     if not isinstance(found, Flat):
         if found is not None:
-            found.settle()
+            found.kept.settle()
         found = learner.flat[GROUP] = Flat(learner.groups[GROUP], learner.optimizers[GROUP])
     return found
 
