@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -23,6 +24,7 @@ from dlrun.data.steps import Standardise
 from dlrun.engine import Interrupted
 from dlrun.errors import Refused
 from dlrun.protocols.split import held_out
+from dlrun.stream import ahead
 from dlrun.types import Raw
 
 LENGTHS = (30, 17, 41, 1, 25, 36)  # rows of each file
@@ -343,6 +345,7 @@ def test_a_run_on_files_of_ones_own_and_a_model_that_wants_all_at_once(folder, t
 
 MEMORY = """
 import sys
+import threading
 from pathlib import Path
 import numpy as np
 from dlrun.build import build
@@ -384,3 +387,28 @@ def test_memory_does_not_grow_with_the_number_of_files(tmp_path):
 def test_the_workflow_says_that_it_needs_all_rows_at_once(folder, tmp_path, capsys):
     assert main(["workflow", "task=shards", f"data.path={folder}", "engine.device=cpu", f"output={tmp_path}"]) == 2
     assert "data=shards are too many" in capsys.readouterr().err
+
+
+def test_the_next_files_are_read_while_these_are_used():
+    """One ahead and no more; what goes wrong is told in its turn, and who stops early waits for no more than that."""
+    made, go = [], threading.Event()
+
+    def make(number):
+        if number == 1:
+            assert go.wait(20)  # for the user of what was made before
+        if number == 3:
+            raise Refused("the fourth is damaged")
+        made.append(number)
+        return number
+
+    found = ahead(make, ((number,) for number in range(9)))
+    assert next(found) == 0
+    go.set()
+    assert [next(found), next(found)] == [1, 2] and made[:3] == [0, 1, 2]
+    with pytest.raises(Refused, match="fourth"):
+        next(found)
+    assert set(made) <= {0, 1, 2, 4}
+    early = ahead(lambda number: number, ((number,) for number in range(5)))
+    assert next(early) == 0
+    early.close()
+    assert list(ahead(make, iter([]))) == []

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from dlrun.shares import share
 from dlrun.tables import Table, mix
 from dlrun.types import Batch, Kind
 
+Made = TypeVar("Made")
 Run = tuple[int, np.ndarray]  # a file's number, and row numbers within it
 KEPT = {"category": np.int64, "image": np.uint8}  # what values are kept as; float32 otherwise
 
@@ -102,7 +104,8 @@ class Paged:
 
 
 class Stream:
-    """A source of batches over columns in files. Memory holds the rows of `window` files, however many there are.
+    """A source of batches over columns in files. Memory holds the rows of `window` files, however many there are, and
+    of as many more, which a thread reads meanwhile.
 
     A shuffled epoch takes the files in an order, and the rows of each `window` files mixed in an order, that are
     functions of (seed, epoch); files before batch number `start` are counted and not read.
@@ -130,24 +133,29 @@ class Stream:
 
     def _cut(self, size: int, seed: int | None, epoch: int, start: int) -> Iterator[dict[str, Tensor]]:
         """The rows of each batch, as they are kept; a batch may take its rows from two windows."""
-        skip, rest = start * size, dict[str, Tensor]()
-        for number, runs in enumerate(self._windows(seed, epoch)):
-            count = sum(len(rows) for _, rows in runs)
-            if skip >= count:
-                skip -= count
-                continue
-            order = torch.arange(count) if seed is None else permuted(count, mix(seed, epoch, number + 1))
-            window = {name: column.read(runs) for name, column in self.columns.items()}
-            for rows in cuts(order[skip:], size, len(next(iter(rest.values()), ())) % size):
+        rest = dict[str, Tensor]()
+        for order, window in ahead(self._read, self._orders(seed, epoch, start * size)):
+            for rows in cuts(order, size, len(next(iter(rest.values()), ())) % size):
                 found = {name: values.index_select(0, rows) for name, values in window.items()}
                 found = {name: torch.cat([rest[name], part]) for name, part in found.items()} if rest else found
                 rest = found if len(next(iter(found.values()))) < size else {}
                 if not rest:
                     yield found
-            skip = 0
             del window
         if rest:
             yield rest
+
+    def _orders(self, seed: int | None, epoch: int, skip: int) -> Iterator[tuple[Tensor, list[Run]]]:
+        """The order of the rows of each window, and where they are, without the first `skip` rows of all."""
+        for number, runs in enumerate(self._windows(seed, epoch)):
+            count = sum(len(rows) for _, rows in runs)
+            if skip < count:
+                order = torch.arange(count) if seed is None else permuted(count, mix(seed, epoch, number + 1))
+                yield order[skip:], runs
+            skip = max(0, skip - count)
+
+    def _read(self, order: Tensor, runs: list[Run]) -> tuple[Tensor, dict[str, Tensor]]:
+        return order, {name: column.read(runs) for name, column in self.columns.items()}
 
     def _windows(self, seed: int | None, epoch: int) -> Iterator[list[Run]]:
         """The runs that are in memory together: in the rows' own order one by one, else `window` of them, shuffled."""
@@ -162,6 +170,18 @@ class Stream:
     def _files(self) -> list[Run]:
         """One run for each file that has rows here."""
         return runs_of(np.sort(self.first.rows), self.first.pages.edges)
+
+
+def ahead(make: Callable[..., Made], items: Iterator[tuple[Any, ...]]) -> Iterator[Made]:
+    """What is made of each item, the next one by a thread while one is used. No more than these two are there."""
+    with ThreadPoolExecutor(1, "dlrun-reader") as reader:
+        waiting: list[Future[Made]] = []
+        for item in items:
+            waiting.append(reader.submit(make, *item))
+            if len(waiting) > 1:
+                yield waiting.pop(0).result()
+        if waiting:
+            yield waiting.pop().result()
 
 
 def runs_of(rows: np.ndarray, edges: np.ndarray) -> list[Run]:
