@@ -108,3 +108,15 @@ def test_what_the_compiler_says_is_told_in_a_line():
     with pytest.raises(Refused, match="a sum cannot be compiled here .*; say engine.compile=false") as found:
         compiled(lambda x: [torch.from_numpy(x.numpy().sum())], [torch.ones(3)], "a sum")
     assert "\n" not in str(found.value)
+
+
+@BUILDS
+@pytest.mark.slow
+def test_only_the_same_function_is_taken_for_the_same():
+    """Numbers and tensors inside it, shapes and strides tell functions apart."""
+    here = torch.arange(6.0).view(2, 3)
+    times = lambda factor: lambda x: [x * factor]  # noqa: E731
+    inside = lambda values: lambda x: [x + torch.tensor(values)]  # noqa: E731
+    for function in (times(2.0), times(3.0), times(2.0), inside([1.0, 2.0, 3.0]), inside([3.0, 2.0, 1.0])):
+        for x in (here, here.T.contiguous().T):
+            assert torch.equal(compiled(function, [x], "a product")([x])[0], function(x)[0])

@@ -62,7 +62,11 @@ def compiled(function: Compute, inputs: Sequence[Tensor], what: str) -> Run:
     try:
         with torch.no_grad():
             exported = torch.export.export(Whole(function), tuple(inputs), strict=False)
-            key = (exported.graph_module.code, *((each.dtype, each.shape, each.stride()) for each in inputs))
+            held = [
+                f"{name} {value.tolist()}" for name, value in exported.constants.items() if isinstance(value, Tensor)
+            ]
+            places = [(each.dtype, each.shape, each.stride()) for each in inputs]
+            key = (exported.graph_module.code, *held, *places)
             if key not in made:
                 made[key] = _built(exported)
                 log.info("engine.compile=step: %s took %.1f s to compile", what, time.monotonic() - began)
