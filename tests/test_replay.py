@@ -154,6 +154,7 @@ OPTIMIZERS = [
     ("adam", {}),
     ("adam", {"fused": False, "weight_decay": 0.1}),
     ("adamw", {}),
+    ("adam", {"decoupled_weight_decay": True, "weight_decay": 0.1}),
 ]
 
 
@@ -312,3 +313,39 @@ def test_a_gradient_may_lie_otherwise_than_its_weights(tmp_path, optimizer):
         learner.learn(Step("model", torch.zeros(()), gradient=[gradient if turn else gradient.contiguous()]), 1, True)
         found.append(weight.detach())
     assert torch.equal(*found) and not torch.equal(found[0], torch.ones(600, 500))
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+def test_sparse_gradients_and_groups_without_any_are_torch_s_affair():
+    weight = nn.Parameter(torch.ones(10, 3))
+    settings = build(node("engine", "default", device="cpu"))
+    for name, more in (("sgd", {"fused": False}), ("adagrad", {})):
+        make = lambda ps, name=name, more=more: build(node("optimizer", name, **more), ps)  # noqa: E731
+        learner = Learner({"model": [weight]}, make, settings, None, torch.device("cpu"))
+        learner.learn(Step("model", nn.functional.embedding(torch.tensor([1, 2]), weight, sparse=True).sum()), 2, True)
+        assert torch.equal((weight != 1).any(1), torch.isin(torch.arange(10), torch.tensor([1, 2])))
+    still, moved = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    moved.grad = torch.ones(2)
+    RMSprop([{"params": [still]}, {"params": [moved]}], lr=0.1, fused=True).step()
+    assert torch.equal(still, torch.ones(2)) and not torch.equal(moved, torch.ones(2))
+
+
+class Spare(nn.Module):
+    """Has a weight that no step uses."""
+
+    steady = True
+
+    def __init__(self):
+        super().__init__()
+        self.used, self.spare = nn.Linear(5, 3), nn.Linear(5, 3)
+
+    def forward(self, batch):
+        return {"y": self.used(batch["x"])}
+
+
+def test_a_weight_that_is_never_used_is_no_reason_to_fail(tmp_path):
+    engine = build(node("engine", "default", epochs=2, batch_size=8, device="cpu"))
+    ours = many(wired(Spare(), engine, tmp_path, node("optimizer", "rmsprop")))
+    before = ours.objective.model.spare.weight.detach().clone()
+    ours.fit()
+    assert torch.equal(before, ours.objective.model.spare.weight) and ours.replay.off

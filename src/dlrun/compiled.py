@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
+import signal
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +21,7 @@ from dlrun.errors import Refused
 log = logging.getLogger(__name__)
 Compute = Callable[..., Sequence[Tensor]]
 OPTIONS = {"fallback_random": True}  # chance is drawn as torch draws it elsewhere
+ROUNDING = 1e-5
 INSTEAD = "say engine.compile=false"
 Run = Callable[[list[Any]], list[Tensor]]
 made: dict[Any, Run] = {}  # the same function of another fold, or of a sweep's next job, is compiled already
@@ -60,7 +64,7 @@ def compiled(function: Compute, inputs: Sequence[Tensor], what: str) -> Run:
     """
     began = time.monotonic()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), undisturbed():
             exported = torch.export.export(Whole(function), tuple(inputs), strict=False)
             held = [
                 f"{name} {value.tolist()}" for name, value in exported.constants.items() if isinstance(value, Tensor)
@@ -71,9 +75,44 @@ def compiled(function: Compute, inputs: Sequence[Tensor], what: str) -> Run:
                 made[key] = _built(exported)
                 log.info("engine.compile=step: %s took %.1f s to compile", what, time.monotonic() - began)
     except Exception as error:  # torch raises of all kinds here; whoever reads on wants the first line
-        told = (str(error).strip() or type(error).__name__).splitlines()[0]
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        told = next((line for line in lines if ": error: " in line or ": fatal error: " in line), lines[0])
         raise Refused(f"engine.compile=step: {what} cannot be compiled here ({told[:300]}); {INSTEAD}") from error
     return made[key]
+
+
+def proved(function: Compute, run: Run, inputs: list[Tensor]) -> Run:
+    """What is compiled, once it was run on these and changed them as the function does. Raises Refused."""
+    wanted = [each.clone() for each in inputs]
+    function(*wanted)
+    run(inputs)
+    return run if close(wanted, inputs, ROUNDING) else refuse()
+
+
+def refuse() -> NoReturn:
+    """Raise Refused: the compiler errs."""
+    raise Refused(f"engine.compile=step: what was compiled comes to other numbers than torch does; {INSTEAD}")
+
+
+def close(some: Sequence[Tensor], others: Sequence[Tensor], tolerance: float) -> bool:
+    """Whether tensors are the same but for rounding, relative to the size of each and of all."""
+    sizes = [float(each.double().norm()) for each in some]
+    whole = math.hypot(*sizes)
+    errors = [float((a - b).double().norm()) for a, b in zip(some, others, strict=True)]
+    return all(error <= tolerance * (size + whole) for error, size in zip(errors, sizes, strict=True))
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Inside, Ctrl-C and SIGTERM do not reach the compilers that are started; this process is told afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _built(exported: Any) -> Run:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
-from dlrun.compiled import Run, compiled
+from dlrun.compiled import Run, compiled, proved
 from dlrun.fused import ELSEWHERE, STATES, Group, Kept, anything, kernel, kind, laid_as, take
 
 SMALL = 1 << 18  # numbers; from about there on reading and writing them costs more than the calls
@@ -125,7 +125,7 @@ class Flat:
         weights, call = self.weights, self.call
         if own:
             weights, call = torch.zeros_like(self.weights), torch._fused_adam_
-            if isinstance(self.optimizer, AdamW):
+            if kind(self.optimizer) is AdamW:
                 self.weights.mul_(1 - group["lr"] * group["weight_decay"])
             else:
                 gradient = decayed(group, self.weights, gradient)
@@ -146,8 +146,10 @@ class Flat:
         self.rate.fill_(group["lr"])
         self.count.fill_(self.kept.taken)
         inputs = [self.weights, self.rate, self.count, *self.state.values(), *map(laid_as, gradients, self.parameters)]
-        self.run = self.run or compiled(change, inputs, "the optimizer's step")
-        self.run(inputs)
+        if self.run is None:
+            self.run = proved(change, compiled(change, inputs, "the optimizer's step"), inputs)
+        else:
+            self.run(inputs)
 
     def views(self, buffer: Tensor) -> list[Tensor]:
         """The parts of a buffer (members, P), each in the shape of its parameter."""

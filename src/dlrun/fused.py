@@ -105,6 +105,8 @@ def take(
     state: Mapping[str, list[Tensor]],
 ) -> None:
     """Let a kernel change weights and state. taken: steps, this one included."""
+    if not weights:
+        return
     if "square_avg" in state:  # RMSprop; its mean is the gradient itself, with the decay
         means = list(map(torch.zeros_like, gradients)) if group["weight_decay"] else gradients
         squares, count, betas = state["square_avg"], LONG_AGO, (0.0, group["alpha"])
@@ -117,7 +119,12 @@ def take(
 
 
 def laid_as(gradient: Tensor, parameter: Tensor) -> Tensor:
-    """The same gradient, in memory as its parameter is: a kernel takes them number by number as they lie there."""
+    """The same gradient, in memory as its parameter is: a kernel takes them number by number as they lie there.
+
+    A sparse one stays as it is.
+    """
+    if gradient.layout is not torch.strided:
+        return gradient
     return gradient if gradient.stride() == parameter.stride() else torch.empty_like(parameter).copy_(gradient)
 
 
@@ -135,9 +142,11 @@ def fusable(group: Group, parameters: Sequence[Tensor]) -> bool:
 
 
 def kind(optimizer: Optimizer) -> type[Optimizer]:
-    """Which of torch's optimizers it is; dlrun's own RMSprop is torch's with `fused`."""
-    own = isinstance(optimizer, optim.RMSprop) and "fused" in optimizer.defaults
-    return optim.RMSprop if own else type(optimizer)
+    """Which of torch's optimizers it is; dlrun's own RMSprop is torch's with `fused`, and Adam may be AdamW."""
+    if isinstance(optimizer, optim.RMSprop) and "fused" in optimizer.defaults:
+        return optim.RMSprop
+    decoupled = type(optimizer) is Adam and optimizer.param_groups[0].get("decoupled_weight_decay")
+    return AdamW if decoupled else type(optimizer)
 
 
 def anything(value: Any) -> bool:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dlrun import processes, sharded, united
+from dlrun.compiled import INSTEAD
+from dlrun.errors import Refused
 from dlrun.flat import Flat, fits
 from dlrun.fused import Fused, kernel, laid_as
 from dlrun.optim import Moment, Schedule, quick_step, set_rate, spare_compiler
@@ -33,6 +35,12 @@ class Learner:
             spare_compiler()
         self.groups, self.settings, self.schedule = groups, settings, schedule
         self.optimizers = {name: make(parameters) for name, parameters in groups.items()}
+        for name, optimizer in self.optimizers.items() if settings.compile == "step" else ():
+            if not fits(groups[name], optimizer, compile_=True):
+                raise Refused(
+                    f"engine.compile=step: the step of {type(optimizer).__name__}, as it is set, cannot be compiled "
+                    f"(those of SGD, RMSprop, Adam and AdamW can, at one rate for all weights); {INSTEAD}"
+                )
         if sharded.wanted(settings):
             for optimizer in self.optimizers.values():
                 optimizer.param_groups[:] = map(sharded.unfused, optimizer.param_groups)
@@ -121,7 +129,8 @@ class Learner:
         gradients = [parameter.grad for parameter in parameters]
         whole = all(gradient is not None for gradient in gradients)
         if name not in self.flat:
-            self.flat[name] = self._flat(parameters, optimizer, whole) if not self.sharded else None
+            plain = not any(each is not None and each.layout is not torch.strided for each in gradients)
+            self.flat[name] = self._flat(parameters, optimizer, whole) if plain and not self.sharded else None
         flat = self.flat[name]
         if isinstance(flat, Flat) and not whole:
             flat.kept.settle()

@@ -94,7 +94,9 @@ class Tape(TorchDispatchMode):
         """A value as Python. Raises Beyond for a tensor that came from elsewhere."""
         if isinstance(value, Tensor):
             if id(value) not in self.names:
-                raise Beyond("it works on a tensor that is neither a weight nor of the batch")
+                raise Beyond(
+                    "it works on a tensor that is neither a weight nor of the batch, as class_weights of a loss are"
+                )
             return self.names[id(value)]
         if isinstance(value, list | tuple):
             return f"[{', '.join(map(self.text, value))}]"
@@ -161,4 +163,7 @@ def noted(take: Callable[[Batch], Any], batch: Batch, group: list[Tensor], known
 def complete(step: Step, group: list[Tensor]) -> Step:
     """A step with its gradient in it, and no history."""
     bare = {key: {name: part.detach() for name, part in getattr(step, key).items()} for key in MAPPINGS}
-    return Step(step.group, step.loss.detach(), gradient=list(torch.autograd.grad(step.loss, group)), **bare)
+    gradient = torch.autograd.grad(step.loss, group, allow_unused=True)
+    if any(part is None for part in gradient):
+        raise Beyond("not every weight is used")
+    return Step(step.group, step.loss.detach(), gradient=list(gradient), **bare)
