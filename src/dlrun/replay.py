@@ -56,13 +56,13 @@ class Replay:
             self.notes[key] = None
             yield from self.take(batch)
             return
-        before = self._random()
+        before, buffers = self._random(), [buffer.clone() for buffer in self.buffers]
         try:
             step, self.notes[key] = noted(self.take, batch, self.group, self.known)
             yield step
         except Beyond as error:
             self._give_up(str(error))
-            self._set(before, [])
+            self._set(before, buffers)
             yield from self.take(batch)
 
     def _prove(self, key: Any, batch: Batch, play: Play) -> Step:
@@ -98,7 +98,7 @@ class Replay:
         torch.set_rng_state(random[0])
         for stream, state in zip(self.streams, random[1:], strict=True):
             stream.set_state(state)
-        for buffer, value in zip(self.buffers, buffers, strict=False):
+        for buffer, value in zip(self.buffers, buffers, strict=True):
             buffer.copy_(value)
 
 
