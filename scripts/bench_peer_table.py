@@ -87,11 +87,19 @@ def versions() -> str:
     return ", ".join(told)
 
 
-def write(found: list[Found], rounds: int, seconds: float) -> None:
+def write(found: list[Found], rounds: int, seconds: float, alone: list[tuple[str, float, float, float, float]]) -> None:
     """Put the tables into docs/benchmarks.md, in the place of those of the run before."""
     lines = [BEGIN, "## Against the other frameworks", "", *told(rounds, seconds)]
     for name in dict.fromkeys(one.workload for one in found):
         lines += table([one for one in found if one.workload == name])
+    if alone:
+        lines += [
+            "",
+            "### What no other does: several fits as one, a step of one of them; and texts in batches of one length",
+            "",
+        ]
+        lines += ["| workload | hand-written loop, samples/s | dlrun | ratio | bar |", "|---|--:|--:|--:|--:|"]
+        lines += ["| {} | {:,.0f} | {:,.0f} | {:.2f} | {:g} |".format(*one) for one in alone]
     section = "\n".join([*lines, "", END])
     text = BENCHMARKS.read_text(encoding="utf-8")
     if BEGIN in text:
