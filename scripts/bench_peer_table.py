@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import platform
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -87,7 +88,9 @@ def versions() -> str:
     return ", ".join(told)
 
 
-def write(found: list[Found], rounds: int, seconds: float, alone: list[tuple[str, float, float, float, float]]) -> None:
+def write(
+    found: list[Found], rounds: int, seconds: float, alone: Sequence[tuple[str, float, float, float, float]] = ()
+) -> None:
     """Put the tables into docs/benchmarks.md, in the place of those of the run before."""
     lines = [BEGIN, "## Against the other frameworks", "", *told(rounds, seconds)]
     for name in dict.fromkeys(one.workload for one in found):

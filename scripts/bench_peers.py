@@ -165,7 +165,7 @@ def main() -> int:
     args = parser.parse_args()
     found = compare_peers(args.workloads, args.rounds, args.seconds)
     if args.write:
-        write(found, args.rounds, args.seconds, [])
+        write(found, args.rounds, args.seconds)
     return int(any(one.fault for one in found))
 
 

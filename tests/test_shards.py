@@ -412,3 +412,11 @@ def test_the_next_files_are_read_while_these_are_used():
     assert next(early) == 0
     early.close()
     assert list(ahead(make, iter([]))) == []
+
+
+def test_folds_of_files_are_trained_one_by_one(tmp_path, capsys):
+    """They cannot be stacked: auto leaves them alone, true says why."""
+    words = ["task=shards", "source=sample", "protocol=kfold", "engine.epochs=1", f"output={tmp_path}"]
+    assert main(words) == 0
+    assert main([*words, "protocol.stacked=true"]) == 2
+    assert "protocol.stacked=true: " in capsys.readouterr().err

@@ -204,3 +204,9 @@ def test_configs_are_grouped_by_what_they_have_in_common():
     groups = alike.stackable([base, others[0], *alike_ones, *apart, others[1], *apart])
     assert groups == [[0, 2, 3, 4, 5, 6], [1], [7], [8], [9], [10], [11]]
     assert yaml.safe_dump(base) == before
+
+
+def test_what_a_job_costs_may_be_asked_of_jobs_that_are_trained_as_one(tmp_path):
+    """The table is drawn after the first has ended, when nothing is known of the others' costs yet."""
+    words = ["-m", "task=wine", "optimizer.lr=0.1,0.01", "engine.epochs=1", "protocol.stacked=true"]
+    assert main([*words, "sweep.measure=[val/accuracy,parameters]", f"output={tmp_path}"]) == 0

@@ -146,7 +146,8 @@ def _line(folder: Path, entry: dict[str, Any], aim: Aim) -> Line:
         measure: measures.mean_and_deviation(measures.values(scored, measure))
         for measure in dict.fromkeys(measure for score in scored for measure in score)
     }
-    spread |= {cost: (entry[cost], None) for cost in ("parameters", "seconds") if cost in aim.names and spread}
+    costs = [cost for cost in ("parameters", "seconds") if cost in aim.names and cost in entry]  # once it has ended
+    spread |= {cost: (entry[cost], None) for cost in costs if spread}
     baseline = {measure: measures.mean_and_deviation(measures.values(known, measure))[0] for measure in spread}
     error = " ".join(str(entry.get("error") or "").split())
     status = str(entry.get("status", ""))
