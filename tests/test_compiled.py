@@ -38,7 +38,7 @@ def test_a_compiled_step_learns_what_torch_does(tmp_path, caplog):
     """Dropout draws the same, and the rate changes; it is told what it cost, and another fit pays nothing."""
     caplog.set_level(logging.INFO, "dlrun")
     plain, ours = (fitted(tmp_path / str(how), how) for how in (False, "step"))
-    assert ours.replay.proved and ours.learner.flat["model"].run is not None and close(ours, plain)
+    assert ours.replay.proved and ours.learner.faster["model"].run is not None and close(ours, plain)
     told = [text for text in caplog.messages if text.startswith("engine.compile=step: ")]
     assert [" to compile" in text for text in told] == [True, True]
     again = fitted(tmp_path / "again", "step")
@@ -144,7 +144,14 @@ def normed(folder, scale):
 
 def test_gradients_that_are_all_rounding_are_no_reason_to_refuse(tmp_path, monkeypatch):
     """A bias before batch norm has none but what rounding leaves."""
-    rounds = lambda function: lambda now: [part * (1 + 1e-6) for part in function(*now)]  # noqa: E731
+
+    def rounds(function):
+        def run(now):
+            found = function(*now)
+            return [part + 1e-7 * max(float(each.abs().max()) for each in found) for part in found]
+
+        return run
+
     not_compiled(monkeypatch, replay=rounds)
     ours = normed(tmp_path, 1e4)
     ours.settings = ours.learner.settings

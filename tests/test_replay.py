@@ -248,7 +248,7 @@ def test_a_weight_that_is_not_always_used_is_stepped_as_torch_does(tmp_path, opt
     found = []
     for start in ({}, {"model": None}):
         ours = trainer(tmp_path, optimizer=optimizer)
-        ours.learner.flat = start
+        ours.learner.faster = start
         parameters = ours.learner.groups["model"]
         for number in range(8):
             used = parameters[1:] if number in (0, 2) else parameters
@@ -256,7 +256,7 @@ def test_a_weight_that_is_not_always_used_is_stepped_as_torch_does(tmp_path, opt
             if number == 4:
                 ours.learner.restore(copy.deepcopy(ours.learner.state()))
         found.append(ours)
-    assert isinstance(found[0].learner.flat["model"], Fused) == (optimizer != "sgd")
+    assert isinstance(found[0].learner.faster["model"], Fused) == (optimizer != "sgd")
     assert all(map(torch.allclose, weights(found[0]), weights(found[1])))
     steps = [
         each["step"] for each in found[0].learner.state()["optimizers"]["model"]["state"].values() if "step" in each
@@ -268,7 +268,7 @@ def test_a_run_goes_on_from_a_checkpoint_of_plain_steps(tmp_path):
     whole = many(trainer(tmp_path / "whole", epochs=4))
     whole.fit()
     first = plainly(many(trainer(tmp_path / "cut", epochs=2)))
-    first.learner.flat = {"model": None}
+    first.learner.faster = {"model": None}
     first.fit()
     second = many(trainer(tmp_path / "cut", epochs=4))
     second.restore(checkpoint.newest(tmp_path / "cut" / "last.pt"))

@@ -479,3 +479,15 @@ def test_jobs_that_can_be_one_have_each_a_row_and_come_to_the_same(pays, tmp_pat
     out = capsys.readouterr().out
     assert "6 jobs as one, from job 1/6 to job 6/6" in out and ("6 fits  epoch 1/2" in out) is pays
     assert len(rows["one"]) == 6
+
+
+@pytest.mark.parametrize(("wanted", "said"), [
+    ("val/mae", "sweep.measure=mae is not measured; there are: loss, accuracy, parameters, seconds"),
+    ("[val/accuracy,parameterz]", "sweep.measure=parameterz is not measured"),
+    ("test/accuracy", "sweep.measure=test/accuracy: a sweep is decided on validation rows"),
+])  # fmt: skip
+def test_a_grid_that_is_to_be_sorted_by_what_nobody_measures_is_refused(tmp_path, capsys, wanted, said):
+    words = ["-m", "task=wine", "optimizer.lr=0.1,0.01", "engine.epochs=1", f"output={tmp_path}"]
+    assert main([*words, f"sweep.measure={wanted}"]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert main([*words, "sweep.measure=val/accuracy"]) == 0

@@ -54,7 +54,7 @@ def build(node: Mapping[str, Any], *context: Any, plugins: Iterable[str] = ()) -
     target = locate(node["_target_"], plugins)
     try:
         return target(*context, **arguments)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, IndexError) as error:
         raise Refused(f"{node['_target_'].rpartition('.')[2]}: {error}") from error
 
 

@@ -53,7 +53,7 @@ class Learner:
         self.rows = 0
         self.heard: Tensor | None = None  # and has come with them
         self.members = 1  # models whose weights are stacked in these
-        self.flat: dict[str, Flat | Fused | None] = {}
+        self.faster: dict[str, Flat | Fused | None] = {}
         self.taken = dict.fromkeys(groups, 0)
         self.waiting = dict.fromkeys(groups, 0)  # rows whose gradient is in, but not yet applied
         self.history: History = []
@@ -128,21 +128,21 @@ class Learner:
         parameters, optimizer = self.groups[name], self.optimizers[name]
         gradients = [parameter.grad for parameter in parameters]
         whole = all(gradient is not None for gradient in gradients)
-        if name not in self.flat:
+        if name not in self.faster:
             plain = not any(each is not None and each.layout is not torch.strided for each in gradients)
-            self.flat[name] = self._flat(parameters, optimizer, whole) if plain and not self.sharded else None
-        flat = self.flat[name]
-        if isinstance(flat, Flat) and not whole:
-            flat.kept.settle()
-            flat = self.flat[name] = None
-        if flat is None:
+            self.faster[name] = self._faster(parameters, optimizer, whole) if plain and not self.sharded else None
+        own = self.faster[name]
+        if isinstance(own, Flat) and not whole:
+            own.kept.settle()
+            own = self.faster[name] = None
+        if own is None:
             for parameter in () if self.sharded else parameters:  # torch's kernels do not look how a gradient lies
                 parameter.grad = None if parameter.grad is None else laid_as(parameter.grad, parameter)
             self.apply[name]()
         else:
-            flat.step(gradients)  # type: ignore[arg-type]
+            own.step(gradients)  # type: ignore[arg-type]
 
-    def _flat(self, parameters: list[nn.Parameter], optimizer: Optimizer, whole: bool) -> Flat | Fused | None:
+    def _faster(self, parameters: list[nn.Parameter], optimizer: Optimizer, whole: bool) -> Flat | Fused | None:
         """What takes an optimizer's step faster than it does itself, where that can be."""
         compile_ = self.settings.compile == "step"
         if self.members == 1 and not compile_ and kernel(parameters, optimizer):
@@ -178,8 +178,8 @@ class Learner:
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on, besides the weights."""
-        for flat in [each for each in self.flat.values() if each is not None]:
-            flat.kept.settle()
+        for own in [each for each in self.faster.values() if each is not None]:
+            own.kept.settle()
         return {
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "scaler": self.scaler.state_dict() if self.scaler is not None else None,
@@ -191,8 +191,8 @@ class Learner:
         """Go on from a state."""
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
-            if (flat := self.flat.get(name)) is not None:
-                flat.kept.tie()
+            if (own := self.faster.get(name)) is not None:
+                own.kept.tie()
         if self.scaler is not None and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         for name, averages in self.average.items():

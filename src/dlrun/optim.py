@@ -103,8 +103,9 @@ class RMSprop(torch.optim.RMSprop):
     def _step(self, group: dict[str, Any], parameters: list[torch.Tensor]) -> None:
         for parameter in parameters:
             state = self.state[parameter]
-            state.setdefault("step", torch.tensor(0.0)).add_(1)
-            state.setdefault("square_avg", torch.zeros_like(parameter))
+            if not state:
+                state.update(step=torch.tensor(0.0), square_avg=torch.zeros_like(parameter))
+            state["step"] += 1
         laid = [laid_as(each.grad, each) for each in parameters]  # type: ignore[arg-type]
         squares = [self.state[each]["square_avg"] for each in parameters]
         take(torch._fused_adam_, group, 0, parameters, laid, {"square_avg": squares})

@@ -43,7 +43,7 @@ class Lead:
         learner.members, learner.total = len(members), first.steps_planned
         if not fits(self.parameters, learner.optimizers[GROUP], len(members)):
             raise Unstackable(f"the optimizer {type(optimizers[0]).__name__} cannot step for several members at once")
-        self.flat = learner.flat[GROUP] = Flat(self.parameters, learner.optimizers[GROUP], len(members))
+        self.flat = learner.faster[GROUP] = Flat(self.parameters, learner.optimizers[GROUP], len(members))
         data = Data(first.data.spec, first.data.train)
         self.trainer = Trainer(self.objective, data, settings, learner, {}, first.folder)
 
@@ -200,11 +200,11 @@ def averages_of(member: Trainer) -> list[Tensor]:
 def own_flat(member: Trainer) -> Flat:
     """A member's own weights and optimizer's state in one buffer each."""
     learner = member.learner
-    found = learner.flat.get(GROUP)
+    found = learner.faster.get(GROUP)
     if not isinstance(found, Flat):
         if found is not None:
             found.kept.settle()
-        found = learner.flat[GROUP] = Flat(learner.groups[GROUP], learner.optimizers[GROUP])
+        found = learner.faster[GROUP] = Flat(learner.groups[GROUP], learner.optimizers[GROUP])
     return found
 
 

@@ -18,7 +18,7 @@ from dlrun.commands.words import missing_option
 from dlrun.errors import Refused
 from dlrun.places import all_folders, all_groups
 from dlrun.settings import Sweep
-from dlrun.sweeps.study import Axis, Grid, Study, combinations
+from dlrun.sweeps.study import Axis, Grid, Study, combinations, measures_of
 
 if TYPE_CHECKING:
     from dlrun.sweeps.folder import SweepFolder
@@ -121,7 +121,7 @@ def tried(axes: list[Axis], settings: Sweep) -> Iterator[list[str]]:
 def study_of(axes: list[Axis], settings: Sweep, folder: Path) -> tuple[Study, int | None]:
     """What names the jobs, and how many there will be. Raises Refused."""
     if settings.method == "grid" and settings.prune is None:
-        grid = Grid(axes, settings.zip, settings.trials)
+        grid = Grid(axes, settings.zip, settings.trials, measures_of(settings))
         return grid, len(grid.left)
     from dlrun.sweeps.search import Search
 

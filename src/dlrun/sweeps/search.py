@@ -12,10 +12,9 @@ from typing import Any
 from dlrun.errors import Refused
 from dlrun.settings import Sweep
 from dlrun.sweeps.samplers import optuna, pruner, sampler
-from dlrun.sweeps.study import Axis, Outcome, Recalled, deciding, sign
+from dlrun.sweeps.study import COSTS, Axis, Outcome, Recalled, all_there, deciding, measures_of, sign
 
 JOURNAL = "search.jsonl"
-COSTS = ("parameters", "seconds")  # what a job can be judged by besides its measures
 
 
 class Search:
@@ -81,7 +80,7 @@ class Search:
             self.study.tell(number, values)
         else:
             self.study.tell(number, state=state.FAIL)
-        self._all_there(names, list(outcome.scores), "")
+        all_there(names, list(outcome.scores), "")
 
     def prune(self, number: int, epoch: int, values: dict[str, float]) -> bool:
         """Whether to stop a job after this epoch; what it said of an epoch before it was cut is not asked again."""
@@ -91,7 +90,7 @@ class Search:
         split = "val" if any(name.startswith("val/") for name in values) else "train"
         here = {name.removeprefix(f"{split}/"): v for name, v in values.items() if name.startswith(f"{split}/")}
         (name,) = self._decided(here)
-        self._all_there([name], list(here), " after each epoch")
+        all_there([name], list(here), " after each epoch")
         trial.report(sign(name) * here[name], epoch)
         return bool(trial.should_prune())
 
@@ -130,11 +129,6 @@ class Search:
             self.study.set_user_attr("measure", known)
         return [known]
 
-    def _all_there(self, names: Sequence[str], there: Sequence[str], when: str) -> None:
-        for name in names:
-            if name not in there:
-                raise Refused(f"sweep.measure={name} is not measured{when}; there are: {', '.join(there)}")
-
     def _opened(self, folder: Path) -> Any:
         """The study in this folder, new or as it was left."""
         package = optuna()
@@ -157,22 +151,6 @@ class Search:
 def search(axes: Sequence[Axis], settings: Sweep, folder: Path) -> Search:
     """The search that these settings ask for, in this sweep's folder. Raises Refused, also where Optuna is missing."""
     return Search(axes, settings, folder)
-
-
-def measures_of(settings: Sweep) -> list[str]:
-    """The measures that a sweep is decided by, without their split; none where the first job is to say it.
-
-    Raises Refused for one that is not of validation rows, and for what cannot be judged while a trial runs.
-    """
-    given = [settings.measure] if isinstance(settings.measure, str) else settings.measure or []
-    names = [name.removeprefix("val/") for name in given]
-    for name in names:
-        if "/" in name:
-            raise Refused(f"sweep.measure={name}: a sweep is decided on validation rows, such as val/loss")
-    if settings.prune and (len(names) > 1 or set(names) & set(COSTS)):
-        told = ", ".join(names)
-        raise Refused(f"sweep.measure=[{told}] cannot be seen epoch by epoch as one number: say sweep.prune=null")
-    return names
 
 
 def drawn(trial: Any, axis: Axis) -> str:

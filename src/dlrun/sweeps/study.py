@@ -16,12 +16,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from dlrun.errors import Refused
 from dlrun.figures import deciding as deciding
 from dlrun.figures import sign as sign
 
+if TYPE_CHECKING:
+    from dlrun.settings import Sweep
+
+COSTS = ("parameters", "seconds")  # what a job can be judged by besides its measures
 Status = Literal["done", "failed", "pruned"]
 
 
@@ -112,18 +116,23 @@ class Study(Protocol):
 
 
 class Grid:
-    """Every combination of the values, each once; values of zipped keys go together. At most `trials` of them."""
+    """Every combination of the values, each once; values of zipped keys go together. At most `trials` of them.
+
+    wanted: the measures that the table is sorted by.
+    """
 
     prunes = False
 
-    def __init__(self, axes: Sequence[Axis], zipped: Sequence[str] = (), trials: int | None = None) -> None:
+    def __init__(
+        self, axes: Sequence[Axis], zipped: Sequence[str] = (), trials: int | None = None, wanted: Sequence[str] = ()
+    ) -> None:
         if drawn := [axis.key for axis in axes if axis.interval]:
             raise Refused(
                 f"{', '.join(drawn)}: a grid needs values, and an interval has no end of them; "
                 "sweep=random, sweep=tpe and sweep=halving draw from it"
             )
         found = combinations(axes, zipped)
-        self.left = found[:trials]
+        self.left, self.wanted = found[:trials], wanted
 
     def recall(self, earlier: Sequence[Recalled]) -> None:
         """Leave out what is there."""
@@ -135,7 +144,10 @@ class Grid:
         return self.left.pop(0) if self.left else None
 
     def told(self, number: int, outcome: Outcome) -> None:
-        """Nothing: a grid learns nothing."""
+        """See that the first job that is done has measured what is wanted. Raises Refused."""
+        if outcome.status == "done":
+            all_there(self.wanted, list(outcome.scores))
+            self.wanted = ()
 
     def prune(self, number: int, epoch: int, values: dict[str, float]) -> bool:
         """Never."""
@@ -145,6 +157,29 @@ class Grid:
     def done(self) -> bool:
         """Whether all combinations were named."""
         return not self.left
+
+
+def measures_of(settings: Sweep) -> list[str]:
+    """The measures that a sweep is decided by, without their split; none where the first job is to say it.
+
+    Raises Refused for one that is not of validation rows, and for what cannot be judged while a trial runs.
+    """
+    given = [settings.measure] if isinstance(settings.measure, str) else settings.measure or []
+    names = [name.removeprefix("val/") for name in given]
+    for name in names:
+        if "/" in name:
+            raise Refused(f"sweep.measure={name}: a sweep is decided on validation rows, such as val/loss")
+    if settings.prune and (len(names) > 1 or set(names) & set(COSTS)):
+        told = ", ".join(names)
+        raise Refused(f"sweep.measure=[{told}] cannot be seen epoch by epoch as one number: say sweep.prune=null")
+    return names
+
+
+def all_there(names: Sequence[str], there: Sequence[str], when: str = "") -> None:
+    """Raise Refused where a job has not measured what its sweep is to be decided by."""
+    for name in names:
+        if name not in there:
+            raise Refused(f"sweep.measure={name} is not measured{when}; there are: {', '.join(there)}")
 
 
 def combinations(axes: Sequence[Axis], zipped: Sequence[str] = ()) -> list[list[str]]:
