@@ -195,22 +195,28 @@ def test_a_test_is_recorded_and_gives_what_the_run_itself_would_have_given(tmp_p
     assert (run / "predictions/fit-test.npz").is_file()
 
 
-def test_more_epochs_for_a_run_that_is_not_finished_are_kept(tmp_path, monkeypatch):
+def test_more_epochs_for_a_run_that_is_not_finished_are_kept_and_what_is_refused_is_not(tmp_path, monkeypatch, capsys):
     visit = engine.Trainer.visit
 
     def broken(trainer, split, *args, **named):
-        assert trainer.epoch < 1
+        assert trainer.epoch < 2
         visit(trainer, split, *args, **named)
 
+    whole = ["engine.epochs=4", "engine.max_steps=null", "engine.save_every=0"]
     with monkeypatch.context() as patch:
         patch.setattr(engine.Trainer, "visit", broken)
         with pytest.raises(AssertionError):
-            main([*SMOKE, "engine.save_every=0", f"output={tmp_path}"])
+            main([*SMOKE, *whole, f"output={tmp_path}"])
     (run,) = new_runs(tmp_path)
-    assert main(["resume", str(run), "engine.epochs=3", "engine.max_steps=null", "optimizer.lr=1e-3"]) == 0
-    assert [row["epoch"] for row in history(run)] == [1, 1, 2, 2, 3, 3]
+    before = (run / "config.yaml").read_bytes()
+    assert main(["resume", str(run), "engine.epochs=1"]) == 2
+    assert "fit is in epoch 2, and engine.epochs=1; a new run with them: dlrun rerun" in capsys.readouterr().err
+    assert main(["resume", str(run), "engine.device=cuda:99"]) == 2
+    assert (run / "config.yaml").read_bytes() == before
+    assert main(["resume", str(run), "engine.epochs=5", "optimizer.lr=1e-3"]) == 0
+    assert [row["epoch"] for row in history(run)] == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
     config = yaml.safe_load((run / "config.yaml").read_text())
-    assert config["engine"]["epochs"] == 3 and config["optimizer"]["lr"] == 0.001
+    assert config["engine"]["epochs"] == 5 and config["optimizer"]["lr"] == 0.001
 
 
 def test_a_sweep_goes_on_after_failures_and_sorts_its_table(tmp_path, capsys):

@@ -138,6 +138,8 @@ def test_a_job_that_was_told_to_stop_has_failed_and_says_the_way_on(tmp_path):
         (["hydra/launcher=nope"], "Could not find 'hydra/launcher/nope'; there are: dlrun, basic"),
         (["hydra/launcher=basic", "hydra.launcher.nope=1"], "Could not override 'hydra.launcher.nope'"),
         (["hydra/launcher=basic", "sweep.limit=3"], "sweep.limit is kept by dlrun's own processes"),
+        (["hydra.sweep.dir=s"], "hydra.sweep.dir=s: without another launcher"),
+        (["hydra/launcher=dlrun", "hydra.sweep.dir=s"], "output=FOLDER says where sweeps are kept"),
         (["hydra/sweeper=basic"], "dlrun -m searches by itself"),
     ],
 )

@@ -477,7 +477,8 @@ def test_jobs_that_can_be_one_have_each_a_row_and_come_to_the_same(pays, tmp_pat
         if row["status"] == "done":
             assert float(rows["one"][key]["loss"]) == pytest.approx(float(row["loss"]), rel=1e-4)
     out = capsys.readouterr().out
-    assert "6 jobs as one, from job 1/6 to job 6/6" in out and ("6 fits  epoch 1/2" in out) is pays
+    assert "job 1/6 to job 6/6: 6 as one, if that is faster" in out and ("6 fits  epoch 1/2" in out) is pays
+    assert "nothing left to do" not in out
     assert len(rows["one"]) == 6
 
 

@@ -51,7 +51,7 @@ class Experiment:
             pass
         if self.wants_test and not enough():
             self.open_test(stage)
-        if len(self.run.results()) == done:
+        if self.latest is None and len(self.run.results()) == done:
             log.info("nothing left to do: this run is finished")
         return self.run.results()
 

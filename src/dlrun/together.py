@@ -99,6 +99,7 @@ def run_together(
     for number, member in members:
         with into(outcomes[number]):
             there[number].run.add_results([concluded(member)])
+            there[number].latest = member.fit
     for number, experiment in there.items():
         if outcomes[number].error is None:
             with into(outcomes[number]):

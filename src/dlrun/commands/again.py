@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +70,44 @@ def resume(words: list[str]) -> int:
         only(changes, RESUMED, "a workflow goes on as it began; dlrun rerun begins one with other settings")
     change(config, changes)
     check(config, plugins)
-    if changes:
-        if finished(config, folder, plugins):
-            again = f"dlrun rerun {words[0]} {' '.join(changes)}"
-            raise Refused(f"{folder} is finished and takes no other settings; a new run with them: {again}")
-        from dlrun.whole import write_text
+    if not changes:
+        return go(config, folder, plugins)[0]
+    again = f"a new run with them: dlrun rerun {words[0]} {' '.join(changes)}"
+    if finished(config, folder, plugins):
+        raise Refused(f"{folder} is finished and takes no other settings; {again}")
+    if (epochs := gone(config, folder, plugins)) is not None:
+        raise Refused(f"{folder} has gone further already: {epochs}; {again}")
+    with kept(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False)):
+        return go(config, folder, plugins)[0]
 
-        write_text(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-    return go(config, folder, plugins)[0]
+
+@contextmanager
+def kept(path: Path, text: str) -> Iterator[None]:
+    """Write a changed config; inside, what is refused puts the one before back."""
+    from dlrun.whole import write_text
+
+    before = path.read_text(encoding="utf-8")
+    write_text(path, text)
+    try:
+        yield
+    except Refused:
+        write_text(path, before)
+        raise
+
+
+def gone(config: dict[str, Any], folder: Path, plugins: tuple[str, ...]) -> str | None:
+    """In words, by how much the fit that is to be gone on with is past the epochs that it is to have; None if not."""
+    from dlrun import checkpoint
+    from dlrun.build import patched
+    from dlrun.protocols.stages import plan_of
+    from dlrun.rundir import RunDir
+
+    job = plan_of(config, plugins)([result for result in RunDir(folder).results() if result.split != "test"])
+    state = checkpoint.newest(folder / "checkpoints" / job.name / "last.pt") if job else None
+    if job is None or state is None:
+        return None
+    begun, wanted = state["epoch"] + (state["position"] > 0), patched(config, job.patch)["engine"]["epochs"]
+    return f"{job.name} is in epoch {begun}, and engine.epochs={wanted}" if begun > wanted else None
 
 
 def finished(config: dict[str, Any], folder: Path, plugins: tuple[str, ...]) -> bool:

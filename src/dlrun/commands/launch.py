@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 GRACE = 10.0  # seconds in which the others may end by themselves once one has died
 PROGRAM = "from dlrun.commands.ranks import main; main()"
+LEAST = 4  # processes that may be started on any machine; else two a processor
 LOOK = 0.02  # seconds between two looks at them
 
 
@@ -104,6 +105,9 @@ def devices_of(engine: dict[str, Any], count: int) -> str:
     devices, device = engine["devices"], engine["device"]
     if isinstance(devices, list):
         return ",".join(devices)
+    if count > (most := max(LEAST, 2 * (os.cpu_count() or 1))):
+        raise Refused(f"engine.devices={count}: this machine has {os.cpu_count()} processors, and at most {most} "
+                      "processes are started on it")  # fmt: skip
     if ":" in device:
         names = ", ".join([device, "…"])
         raise Refused(f"engine.devices={count} needs {count} devices and engine.device={device} is one: "

@@ -43,7 +43,12 @@ def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
             foreign.append(word)
         else:
             rest.append(word)
-    return rest, [] if own["launcher"] else [word for word in foreign if not word.startswith("hydra/sweeper=")]
+    named = [word for word in foreign if not word.startswith("hydra/sweeper=")]
+    idle = [word for word in named if own["launcher"] and not word.startswith("hydra/launcher=")]
+    if idle:
+        raise Refused(f"{idle[0]}: without another launcher (hydra/launcher=…) a sweep takes no settings of Hydra's "
+                      "own; output=FOLDER says where sweeps are kept")  # fmt: skip
+    return rest, [] if own["launcher"] else named
 
 
 class Launched:

@@ -148,6 +148,8 @@ def carried_out(
     there, further = loop.recall(settings.retry)
     if there:
         on = f", {further} of them to be gone on with" if further else ""
+        failed = 0 if settings.retry else sum(entry["status"] == "failed" for entry in folder.entries.values())
+        on += f", {failed} of them failed (sweep.retry=true does these again)" if failed else ""
         console.print(f"this sweep is there, with {there} jobs{on}: {folder.path}", soft_wrap=True)
     judge = loop.prune if study.prunes else None
     code = loop.run(crew_of(settings, launcher, composer, folder.path, judge))

@@ -36,7 +36,9 @@ class Shown:
     def begun(self, jobs: list[Job]) -> None:
         """Say which job begins, where it shows itself after this line."""
         if not self.beside and len(jobs) > 1:
-            self._say(f"{len(jobs)} jobs as one, from job {self._which(jobs[0])} to job {self._which(jobs[-1])}")
+            self._say(
+                f"job {self._which(jobs[0])} to job {self._which(jobs[-1])}: {len(jobs)} as one, if that is faster"
+            )
         elif not self.beside:
             self._say(f"job {self._which(jobs[0])}: {' '.join(jobs[0].words)}")
 

@@ -63,6 +63,8 @@ def _word_fault(word: str, there: dict[str, list[str]]) -> str | None:
         return f"'{word}' is neither a command nor a setting (key=value, such as task=imdb){_near(word, there)}"
     if key.partition(".")[0] in ("sweep", "space"):
         return f"{word}: it is about a sweep: add -m"
+    if key.lstrip("+~").startswith(("hydra.", "hydra/")):
+        return f"{word}: one run takes no settings of Hydra's own; output=FOLDER says where runs are kept"
     group = key.lstrip("+").partition("@")[0]  # reader@model.readers.text=lstm
     if group not in there or (value == "null" and group in ("experiment", "preset")):
         return None
