@@ -245,6 +245,15 @@ def test_a_job_with_a_wrong_word_is_a_line_in_the_sweep(tmp_path):
     assert "engine.epochs=0" in wrong["error"] and right["status"] == "done"
 
 
+def test_a_long_error_is_cut_on_a_terminal_and_whole_in_the_files(tmp_path, capsys):
+    words = ["-m", "task=digits", "preset=smoke", "model=linear,nobody"]
+    assert main([*words, f"output={tmp_path}"]) == 1
+    table = " ".join(capsys.readouterr().out.partition("status")[2].split())
+    assert "no model" in table and "…" in table and "vae_dense" not in table
+    (path,) = tmp_path.rglob("sweep.md")
+    assert "vae_dense" in path.read_text() and "vae_dense" in (path.parent / "001" / "error.txt").read_text()
+
+
 def test_a_diverging_run_says_where_and_ends_with_its_own_code(tmp_path, capsys):
     assert main([*SMOKE, "optimizer=sgd", "optimizer.lr=1e30", f"output={tmp_path}"]) == 3
     assert re.search(r"stopped: epoch 1, .*step \d+: the loss is (nan|inf)", capsys.readouterr().out)

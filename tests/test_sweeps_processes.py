@@ -13,7 +13,8 @@ import time
 import pytest
 
 from dlrun import rundir
-from dlrun.sweeps import earlier
+from dlrun.commands.sweep import settings_of
+from dlrun.sweeps import earlier, pool
 
 OWN = '''
 import os, signal, time
@@ -172,6 +173,25 @@ def test_a_sweep_ended_in_the_middle_goes_on_where_it_was(here, number):
     for job in range(6):
         assert [epoch for epoch, _ in earlier.epochs(folder / f"{job:03d}")] == list(range(1, 13))
     assert any("goes on at epoch" in (folder / f"{job:03d}" / "log.txt").read_text() for job in cut)
+
+
+def test_a_worker_that_starts_while_the_sweep_is_told_to_stop_is_told_so_too(monkeypatch, tmp_path):
+    asked = []
+
+    class Starting:
+        def __init__(self, *rest):
+            crew.stop(signal.SIGTERM)
+
+        def begin(self, jobs, *rest):
+            self.jobs = jobs
+
+        def ask_to_stop(self, seconds):
+            asked.append(seconds)
+
+    monkeypatch.setattr(pool, "Worker", Starting)
+    crew = pool.Pool(settings_of([], [], []), (), tmp_path, None)
+    crew.start(object())
+    assert asked == [pool.LEAVING] and not crew.idle
 
 
 @pytest.mark.slow

@@ -6,9 +6,11 @@ import json
 import logging
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -35,6 +37,14 @@ def create(root: Path, *names: str) -> Path:
             raise Refused(f"cannot make the run folder {folder}: {error.strerror}; choose another: output=…") from error
         return folder
     raise Refused(f"no free name left in {parent}")
+
+
+def discard(folder: Path) -> None:
+    """Remove the folder of a run that came to nothing, and those of its model and task where they are empty then."""
+    shutil.rmtree(folder)
+    with suppress(OSError):
+        for parent in list(folder.parents)[:2]:
+            parent.rmdir()
 
 
 def lines(path: Path) -> list[Any]:

@@ -41,13 +41,18 @@ def sweep(words: list[str], folders: list[Path], flags: list[str]) -> int:
     settings = settings_of([word for word in own if word.startswith("sweep")], given.fixed, folders)
     composer = Composer(folders, plugins)
     first = sensible(given, settings, composer)
-    from dlrun.sweeps.folder import description, opened  # imports torch: not before all is known to make sense
+    from dlrun.rundir import discard  # imports torch: not before all is known to make sense
+    from dlrun.sweeps.folder import description, opened
 
     told = description([*flags, *given.given.values()], settings)
     folder = opened(Path(first["output"]), first["task"]["name"], told, settings.fresh)
     lock = folder.lock()
     try:
         return carried_out(folder, given, settings, composer, [line, *flags], launcher)
+    except Refused:
+        if not folder.entries:
+            discard(folder.path)
+        raise
     finally:
         lock.release()
 

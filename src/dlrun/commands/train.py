@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import shlex
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -70,12 +69,14 @@ def make_folder(config: dict[str, Any]) -> Path:
 
 def start(config: dict[str, Any], words: list[str], folder: Path, plugins: tuple[str, ...] = ()) -> int:
     """Begin a run in a new folder. A run that is refused before it trained leaves no folder behind."""
+    from dlrun.rundir import discard
+
     note(config, words, folder)
     try:
         return go(config, folder, plugins)[0]
     except Refused:
         if not (folder / "history.jsonl").exists():
-            shutil.rmtree(folder)
+            discard(folder)
         raise
 
 

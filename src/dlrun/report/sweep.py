@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from dlrun.errors import Refused
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 ROWS = 30  # at most so many on a terminal; sweep.md has them all
+SHOWN = 160  # letters of what went wrong, on a terminal
 
 
 @dataclass(frozen=True)
@@ -223,6 +225,7 @@ def _table(title: str, columns: list[str], cells: list[list[str]], notes: list[s
         table.add_column(Text(columns[place]), overflow="fold")
     for row in cells[:ROWS]:
         style = "red" if row[-1].startswith("failed") else None
+        row = [*row[:-1], shorten(row[-1], SHOWN, placeholder=" …")]
         table.add_row(*(Text(row[place]) for place in shown), style=style)
     if len(cells) > ROWS:
         table.caption = f"and {len(cells) - ROWS} more in sweep.md"

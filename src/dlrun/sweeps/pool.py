@@ -41,8 +41,10 @@ class Worker:
         threading.Thread(target=self._listen, args=(events,), daemon=True).start()
 
     def _listen(self, events: Events) -> None:
-        for line in self.process.stdout or ():
-            events.put((self, json.loads(line)))
+        assert self.process.stdout is not None
+        with self.process.stdout as lines:
+            for line in lines:
+                events.put((self, json.loads(line)))
         events.put((self, {"event": "gone"}))
 
     def say(self, **message: Any) -> None:
@@ -70,9 +72,15 @@ class Worker:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(-whom, number) if whom < 0 and hasattr(os, "killpg") else os.kill(abs(whom), number)
 
+    def left(self) -> int:
+        """Wait until it has ended, and let go of what it was spoken to through; answers with its exit code."""
+        with suppress(OSError):  # what was never read
+            self.process.stdin.close()  # type: ignore[union-attr]
+        return self.process.wait()
+
     def death(self) -> str:
         """How it died, in words."""
-        code = self.process.wait()
+        code = self.left()
         name = signal.Signals(-code).name if code < 0 else ""
         return f"its process was ended by {name}" if name else f"its process ended by itself with exit code {code}"
 
@@ -108,6 +116,8 @@ class Pool:
             slot = next(slot for slot in range(self.settings.jobs) if slot not in self.workers)
             free = self.workers[slot] = Worker(self.events, self._extra(slot), self.folder / f"worker-{slot + 1}.log")
         free.begin([job, *others], self.plugins, self.judge is not None)
+        if self.stopped:  # meanwhile: `stop` did not know of this worker
+            free.ask_to_stop(LEAVING)
 
     def _extra(self, slot: int) -> dict[str, str]:
         """What a worker's environment has besides ours: its device, and its share of the cores."""
@@ -198,6 +208,6 @@ class Pool:
         finally:
             for worker in self.workers.values():
                 worker.kill()
-                worker.process.wait()
+                worker.left()
             for number, handler in before.items():
                 signal.signal(number, handler)
