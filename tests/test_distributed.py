@@ -6,6 +6,7 @@ differs is only in which order float32 numbers are added up.
 
 from __future__ import annotations
 
+import csv
 import os
 import signal
 import socket
@@ -400,10 +401,13 @@ def test_a_run_in_two_processes_is_the_run_in_one(tmp_path, words):
 @pytest.mark.slow
 def test_a_job_of_a_sweep_may_have_several_processes(tmp_path):
     words = ["-m", *WORDS, "preset=smoke", "engine.devices=2", "optimizer.lr=0.1,0.01", f"output={tmp_path}"]
-    code, said = end(begin(*words))
+    code, said = end(begin(*words, "sweep.measure=[val/loss,parameters]"))
     assert code == 0, said
     jobs = sorted(tmp_path.glob("*/sweep/*/0*/results.jsonl"))
-    assert len(jobs) == 2 and all(rundir.lines(job) for job in jobs)
+    assert len(jobs) == 2 and all(rundir.lines(job)[0]["parameters"] > 0 for job in jobs)
+    (table,) = tmp_path.rglob("sweep.csv")
+    costs = [row["parameters"] for row in csv.DictReader(table.open())]
+    assert costs == [str(rundir.lines(job)[0]["parameters"]) for job in jobs]
 
 
 @pytest.mark.slow

@@ -170,28 +170,13 @@ def test_members_of_a_sweep_are_as_each_alone(tmp_path):
     folders = [tmp_path / f"{number:03}" for number in range(4)]
     for folder in folders:
         folder.mkdir()
-    watch, seen = Watched(), []
-    outcomes = run_together(configs, folders, (), watch, lambda number, trainer: seen.append((number, trainer.epoch)))
+    watch = Watched()
+    outcomes = run_together(configs, folders, (), watch)
     for outcome, mine, folder in zip(outcomes, alone, folders, strict=False):
         assert outcome.error is None and plain(outcome.results) == told(mine)
         assert plain(RunDir(folder).results()) == plain(outcome.results)
     assert isinstance(outcomes[3].error, Diverged) and not outcomes[3].results
     assert [shown[0] for shown in watch.shown] == ["16 fits"]
-    assert sorted(set(seen)) == [(number, epoch) for number in range(3) for epoch in (1, 2, 3)]
-
-
-@pytest.mark.parametrize("words", [["protocol.stacked=true"], ["optimizer=nadam"]])  # together, and one by one
-def test_a_member_of_a_sweep_can_be_pruned(tmp_path, words):
-    def prune(number, trainer):
-        if number == 1 and trainer.epoch == 2:
-            trainer.stop = "pruned"
-
-    configs = [config(f"seed={seed}", *words) for seed in range(3)]
-    folders = [tmp_path / str(number) for number in range(3)]
-    for folder in folders:
-        folder.mkdir()
-    outcomes = run_together(configs, folders, onlooker=prune)
-    assert [outcome.results[0].epochs for outcome in outcomes] == [3, 2, 3]
 
 
 def test_configs_are_grouped_by_what_they_have_in_common():

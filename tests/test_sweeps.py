@@ -325,6 +325,7 @@ def test_the_best_command_runs_again_and_opens_no_test_rows(tmp_path, capsys, mo
         (["-m", "optimizer.lr=interval(0.1,1)"], "a grid needs values"),
         (["-m", "sweep=random", "sweep.zip=[seed]", "seed=1,2"], "sweep.zip pairs the lists of a grid"),
         (["-m", "sweep.devices=['0']", "sweep.jobs=2", "seed=1,2"], "are room for 1 at a time"),
+        (["-m", "sweep=halving", "seed=1,2", "engine.devices=2"], "cannot see into engine.devices=2"),
         (["-m", "space.dense=1"], "name a space, such as space=dense"),
     ],
 )

@@ -167,7 +167,7 @@ class Experiment:
         fit.weights = f"last (epoch {epochs})"
         self._restore(fit, "best")
         result = self.score(fit, fit.split, baseline)
-        return replace(result, epochs=epochs, seconds=round(seconds, 3))
+        return replace(result, epochs=epochs, seconds=round(seconds, 3), parameters=trainer.learner.numbers)
 
     def score(self, fit: Fit, split: str, baseline: dict[str, Score] | None = None) -> Result:
         """Measure one split with the weights as they are, beside the constant answer; the answers are kept."""

@@ -60,6 +60,11 @@ class Learner:
         self.total = 1
 
     @property
+    def numbers(self) -> int:
+        """How many numbers are learnt, of each member."""
+        return sum(each.numel() for group in self.groups.values() for each in group) // self.members
+
+    @property
     def whole(self) -> bool:
         """No gradient is waiting: a checkpoint taken now loses nothing."""
         return not any(self.waiting.values())

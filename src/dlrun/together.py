@@ -9,10 +9,9 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +29,7 @@ from dlrun.objectives.supervised import Supervised
 from dlrun.problems import of_target
 from dlrun.processes import here
 from dlrun.stack import GROUP, Lead
-from dlrun.types import Job, Result, Score
+from dlrun.types import Job, Result
 
 if TYPE_CHECKING:
     from dlrun.experiment import Experiment, Watch
@@ -76,12 +75,10 @@ def run_together(
     folders: Sequence[Path],
     plugins: tuple[str, ...] = (),
     watch: Watch | None = None,
-    onlooker: Callable[[int, Trainer], None] = lambda number, trainer: None,
 ) -> list[Outcome]:
     """Carry out the configs of one group of `alike.stackable`, each in its own run folder, all their fits as one.
 
-    Where that cannot be, one after the other. onlooker: called with the number of a config and the trainer of one of
-    its fits after each of its epochs; it may set trainer.stop. Raises Interrupted, once all members are saved.
+    Where that cannot be, one after the other. Raises Interrupted, once all members are saved.
     """
     from dlrun.experiment import Experiment
 
@@ -93,8 +90,6 @@ def run_together(
     fits, reason = assembled([(there[number], job) for number, job in jobs], must=False)
     fits = [] if reason is not None else fits
     members = [(number, begun(there[number], fit)) for (number, _), fit in zip(jobs, fits, strict=False)]
-    for number, member in members:
-        member.trainer.callbacks.append(partial(onlooker, number))
     train([member for _, member in members], watch)
     for number, member in members:
         with into(outcomes[number]):
@@ -103,20 +98,8 @@ def run_together(
     for number, experiment in there.items():
         if outcomes[number].error is None:
             with into(outcomes[number]):
-                outcomes[number].results = experiment.results(seen(watch, partial(onlooker, number)))
+                outcomes[number].results = experiment.results(watch)
     return outcomes
-
-
-def seen(watch: Watch | None, look: Callable[[Trainer], None]) -> Watch:
-    """The same watch, with somebody who looks on after each epoch of what is trained alone."""
-
-    @contextmanager
-    def both(trainer: Trainer, job: Job, baseline: dict[str, Score]) -> Iterator[None]:
-        trainer.callbacks.append(look)
-        with watch(trainer, job, baseline) if watch else nullcontext():
-            yield
-
-    return both
 
 
 @contextmanager

@@ -225,7 +225,10 @@ class Score:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one job: its scores on `split`, the common-sense baseline's beside them."""
+    """What came of one job: its scores on `split`, the common-sense baseline's beside them.
+
+    seconds: of training. parameters: how many numbers it learnt; 0 where an older dlrun did not say.
+    """
 
     job: Job
     split: str
@@ -235,3 +238,4 @@ class Result:
     checkpoint: str = ""
     seconds: float = 0.0
     note: str = ""
+    parameters: int = 0

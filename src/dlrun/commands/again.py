@@ -75,7 +75,7 @@ def resume(words: list[str]) -> int:
     again = f"a new run with them: dlrun rerun {words[0]} {' '.join(changes)}"
     if finished(config, folder, plugins):
         raise Refused(f"{folder} is finished and takes no other settings; {again}")
-    if (epochs := gone(config, folder, plugins)) is not None:
+    if "workflow" not in config and (epochs := gone(config, folder, plugins)):
         raise Refused(f"{folder} has gone further already: {epochs}; {again}")
     with kept(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False)):
         return go(config, folder, plugins)[0]

@@ -37,6 +37,13 @@ def wanted(config: dict[str, Any]) -> int:
     return len(devices) if isinstance(devices, list) else int(devices)
 
 
+def must_be_seen(config: dict[str, Any], seen: bool) -> None:
+    """Raise Refused where whoever prunes a sweep would not see the epochs of this job."""
+    if seen and wanted(config) > 1:
+        raise Refused("sweep.prune looks at every epoch of a job, and cannot see into engine.devices="
+                      f"{config['engine']['devices']}: say sweep.prune=null, or engine.devices=null")  # fmt: skip
+
+
 def launched(
     config: dict[str, Any], folder: Path, plugins: tuple[str, ...], report: bool = True
 ) -> tuple[int, list[Result]]:

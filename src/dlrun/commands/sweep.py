@@ -11,6 +11,7 @@ from dlrun.commands.axes import Words, space_words
 from dlrun.commands.check import node_faults
 from dlrun.commands.composer import Composer
 from dlrun.commands.configure import BadWord, compose, keys, unknown_key
+from dlrun.commands.launch import must_be_seen
 from dlrun.commands.launching import Launched, split
 from dlrun.commands.preview import preview
 from dlrun.commands.train import command, named_plugins
@@ -41,6 +42,7 @@ def sweep(words: list[str], folders: list[Path], flags: list[str]) -> int:
     settings = settings_of([word for word in own if word.startswith("sweep")], given.fixed, folders)
     composer = Composer(folders, plugins)
     first = sensible(given, settings, composer)
+    must_be_seen(first, settings.prune is not None)
     from dlrun.rundir import discard  # imports torch: not before all is known to make sense
     from dlrun.sweeps.folder import description, opened
 

@@ -16,25 +16,29 @@ from dlrun.sweeps.jobs import Ended, Job
 
 if TYPE_CHECKING:
     from dlrun.engine import Trainer
+    from dlrun.together import Outcome
+    from dlrun.types import Result
 
 Judge = Callable[[int, dict[str, float]], bool]  # (epoch, its values) → whether to stop here
 
 
 def carried_out(job: Job, plugins: tuple[str, ...], judge: Judge | None) -> Ended:
     """Run a job, or go on with it where it was cut, and say how it ended. Raises nothing but what is not its own."""
+    from dlrun.commands.launch import must_be_seen
     from dlrun.commands.train import go
 
-    began, looking = time.monotonic(), Looking(judge)
+    began, looking, results = time.monotonic(), Looking(judge), list["Result"]()
     error, code = job.fault, 2
     try:
         if not error:
+            must_be_seen(job.config, judge is not None)
             noted(job)
-            code, _ = go(job.config, job.folder, plugins, looking.carry)
+            code, results = go(job.config, job.folder, plugins, looking.carry)
             error = {0: "", 3: "the loss became nan or infinite"}.get(code, f"exit code {code}")
     except Exception as crash:
         error, code = said(crash)
     status = "cut" if code in (130, 143) else "failed" if error else "pruned" if looking.pruned else "done"
-    return Ended(job.number, status, error or looking.pruned, code, looking.parameters, time.monotonic() - began)
+    return Ended(job.number, status, error or looking.pruned, code, learnt(results), time.monotonic() - began)
 
 
 def carried_out_as_one(jobs: Sequence[Job], plugins: tuple[str, ...]) -> Iterator[Ended]:
@@ -69,31 +73,31 @@ def trained_as_one(jobs: Sequence[Job], plugins: tuple[str, ...]) -> list[Ended]
     from dlrun.commands.train import count_openings
     from dlrun.engine import Interrupted
 
-    began, counted = time.monotonic(), dict[int, int]()
+    began = time.monotonic()
     try:
         with logged(jobs) as display:
-            outcomes = together(jobs, plugins, display, counted)
+            outcomes = together(jobs, plugins, display)
     except Interrupted as stop:
         return [Ended(job.number, "cut", code=128 + stop.number) for job in jobs]
     except Exception:  # logged with its traceback
         return [Ended(job.number, "lost") for job in jobs]
     seconds, found = (time.monotonic() - began) / len(jobs), []
-    for number, (job, outcome) in enumerate(zip(jobs, outcomes, strict=True)):
+    for job, outcome in zip(jobs, outcomes, strict=True):
         if outcome.error is None:
             count_openings(job.config, job.folder)
         error, code = said(outcome.error)
-        found.append(Ended(job.number, "failed" if error else "done", error, code, counted.get(number, 0), seconds))
+        found.append(Ended(job.number, "failed" if error else "done", error, code, learnt(outcome.results), seconds))
     return found
 
 
-def together(jobs: Sequence[Job], plugins: tuple[str, ...], display: Any, counted: dict[int, int]) -> list[Any]:
-    """What came of each job; counted is filled with how many numbers each of them learns."""
+def together(jobs: Sequence[Job], plugins: tuple[str, ...], display: Any) -> list[Outcome]:
+    """What came of each job."""
     from dlrun.together import run_together
 
     for job in jobs:
         noted(job)
     configs, folders = [job.config for job in jobs], [job.folder for job in jobs]
-    return run_together(configs, folders, plugins, display, lambda n, trainer: counted.update({n: weights(trainer)}))
+    return run_together(configs, folders, plugins, display)
 
 
 @contextmanager
@@ -131,10 +135,9 @@ def said(error: Exception | None) -> tuple[str, int]:
     return (str(error), 2) if isinstance(error, Refused) else (f"{type(error).__name__}: {error}", 1)
 
 
-def weights(trainer: Trainer) -> int:
-    """How many numbers a fit learns."""
-    groups: dict[str, list[Any]] = trainer.objective.groups  # type: ignore[assignment]
-    return sum(each.numel() for group in groups.values() for each in group) // trainer.learner.members
+def learnt(results: Sequence[Result]) -> int:
+    """How many numbers the fits of a job have learnt, each of them."""
+    return max((result.parameters for result in results), default=0)
 
 
 def noted(job: Job) -> None:
@@ -166,14 +169,13 @@ class Looking:
     """Looks on while a job trains: asks the judge after each epoch, and ends the job where it says so."""
 
     def __init__(self, judge: Judge | None) -> None:
-        self.judge, self.pruned, self.parameters = judge, "", 0
+        self.judge, self.pruned = judge, ""
 
     def carry(self, experiment: Any, watch: Any) -> list[Any]:
         """The results of an experiment, up to the fit after which no more is wanted."""
 
         @contextmanager
         def looked_on(trainer: Trainer, *rest: Any) -> Iterator[None]:
-            self.parameters = weights(trainer)
             before = sum(result.epochs for result in experiment.fitted())
             if self.judge is not None:
                 trainer.callbacks.append(lambda trainer: self._ask(trainer, before))
