@@ -70,6 +70,11 @@ CASES = {
     "misspelt nested key": wrong("model.unit=[3]", r"no setting 'model.unit': did you mean 'model.units'.*activation"),
     "key of another option": wrong("model=linear model.units=[3]", "no setting 'model.units'.*embedding"),
     "key added that the part lacks": wrong("+model.width=3", "no setting 'model.width' for dense.*There are: units"),
+    "numbers of a tuple": wrong(
+        "optimizer=adam optimizer.betas=[0.9]", r"betas=\[0.9\]: it must be a list of 2: a number, a number$"
+    ),
+    "texts in a tuple of numbers": wrong("optimizer=adam optimizer.betas=[a,b]", "it must be a list of 2: a number"),
+    "Hydra's own setting": wrong("hydra.run.dir=x", "one run takes no settings of Hydra's own; output=FOLDER"),
     "key of nothing": wrong("frobnicate.deep=3", "no setting 'frobnicate.deep'.*There are: .*seed"),
     "key taken out that is not there": wrong("~modle", "no setting 'modle': did you mean 'model'"),
     "several faults at once": wrong(

@@ -164,10 +164,18 @@ def _fits_subscript(value: Any, note: ast.Subscript, module: Path) -> bool | Non
     if head == "list":
         return isinstance(value, list) and all(_fits(item, inner[0], module) is not False for item in value)
     if head == "tuple":
-        return isinstance(value, list)
+        each = zip(value, inner, strict=False) if isinstance(value, list) else ()
+        return isinstance(value, list) and (
+            _endless(inner) or (len(value) == len(inner) and all(_fits(*one, module) is not False for one in each))
+        )
     if head == "dict":
         return isinstance(value, dict) and all(_fits(item, inner[1], module) is not False for item in value.values())
     return None
+
+
+def _endless(inner: list[ast.expr]) -> bool:
+    """Whether a tuple is of any length."""
+    return isinstance(inner[-1], ast.Constant) and inner[-1].value is ...
 
 
 def _alias(name: str, module: Path) -> tuple[ast.expr, Path] | None:
@@ -184,7 +192,8 @@ def _alias(name: str, module: Path) -> tuple[ast.expr, Path] | None:
 def describe(note: ast.expr, module: Path) -> str:
     """An annotation in words."""
     if isinstance(note, ast.BinOp):
-        return f"{describe(note.left, module)} or {describe(note.right, module)}"
+        parts = [each for each in (note.left, note.right) if ast.unparse(each) != "Tensor"]  # no config has one
+        return " or ".join(describe(each, module) for each in parts)
     if isinstance(note, ast.Constant):
         return "null"
     if isinstance(note, ast.Name):
@@ -201,4 +210,6 @@ def describe(note: ast.expr, module: Path) -> str:
             )
         if ast.unparse(note.value) == "list":
             return f"a list, each item {describe(inner[0], module)}"
+        if ast.unparse(note.value) == "tuple" and not _endless(inner):
+            return f"a list of {len(inner)}: {', '.join(describe(each, module) for each in inner)}"
     return ast.unparse(note)
