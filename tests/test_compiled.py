@@ -166,7 +166,7 @@ def test_a_loss_that_is_no_number_is_told_as_such(tmp_path, monkeypatch):
 
 
 def test_an_optimizer_whose_step_is_not_compiled_is_refused(tmp_path):
-    with pytest.raises(Refused, match="the step of NAdam, as it is set, cannot be compiled"):
+    with pytest.raises(Refused, match="the step of NAdam cannot be compiled for these weights"):
         trainer(tmp_path, compile="step", optimizer="nadam")
 
 

@@ -129,6 +129,14 @@ def test_ids_and_empty_columns_are_left_out_with_a_word(load, caplog):
     assert "'n' counts the rows" in caplog.text
 
 
+def test_a_column_of_numbers_with_a_slip_is_told(load, caplog):
+    rows = [f"{n},{n / 2},{n % 3}" for n in range(20)]
+    raw = load("\n".join(["a,b,y", "x1,7,1", *rows, ""]), target="y")
+    assert set(raw.dev) == {"features", "y"}
+    assert "column 'a' is none of numbers, for 'x1' in 1 row (line 2) is no number" in caplog.text
+    assert "column 'a' is left out" in caplog.text and "column 'b'" not in caplog.text
+
+
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 def test_separators_are_found_and_cells_may_be_quoted(load, separator):
     text = separator.join(["a", '"b, or ; so"', "y"]) + "\r\n"

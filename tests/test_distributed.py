@@ -421,6 +421,7 @@ def test_workflow_in_two_processes(tmp_path):
 
 @pytest.mark.parametrize("words, told", [
     (["engine.devices=[cpu,tpu]"], "no device 'tpu'"),
+    (["engine.devices=[cuda:88,cuda:99]"], "no device 'cuda:"),
     (["engine.devices=0"], "engine.devices=0"),
     (["engine.devices=100000"], "processors, and at most"),
     (["engine.devices=2", "engine.device=cuda:0"], "name them all"),

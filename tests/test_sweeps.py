@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shlex
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -493,3 +494,49 @@ def test_a_grid_that_is_to_be_sorted_by_what_nobody_measures_is_refused(tmp_path
     assert main([*words, f"sweep.measure={wanted}"]) == 2
     assert said in " ".join(capsys.readouterr().err.split())
     assert main([*words, "sweep.measure=val/accuracy"]) == 0
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["model.units=[4]", "optimizer.lr=0.1,0.2"], None),
+    (["model=convnet", "seed=1,2"], "model convnet has layers that cannot be stacked"),
+    (["model.units=[4]", "seed=1,2", "sweep.limit=60"], "sweep.limit ends each by itself"),
+])  # fmt: skip
+def test_a_sweep_that_is_to_be_trained_as_one_is_or_says_why_not(words, said, tmp_path, monkeypatch, capsys):
+    from dlrun import together
+
+    monkeypatch.setattr(together, "pays", lambda *rest: False)
+    more = ["task=digits", "preset=smoke", "engine.max_steps=2", "protocol.stacked=true", f"output={tmp_path}"]
+    assert main(["-m", *more, *words]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert (f"protocol.stacked=true: jobs are trained one by one, for {said}" in out) is (said is not None)
+    assert ("2 as one" in out and "2 fits epoch 1/" in out) is (said is None)
+
+
+def test_jobs_that_were_cut_as_one_go_on_as_one(tmp_path, monkeypatch, capsys):
+    from dlrun import lockstep
+    from dlrun.engine import Interrupted
+
+    words = ["-m", *TINY, "engine.max_steps=null", "engine.epochs=3", "protocol.stacked=true", "optimizer.lr=0.1,0.2"]
+    words += [f"output={tmp_path}"]
+    epoch = lockstep.one_epoch
+
+    def cut(members, face):
+        left = epoch(members, face)
+        for member in members:
+            member.trainer.save()
+        raise Interrupted(signal.SIGTERM) if left else AssertionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lockstep, "one_epoch", cut)
+        assert main(words) == 143
+    capsys.readouterr()
+    assert main(words) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "with 2 jobs, 2 of them to be gone on with" in out and "2 fits epoch 2/3" in out
+
+
+def test_a_sweep_that_opens_test_rows_in_every_job_says_why(tmp_path, capsys):
+    words = ["-m", "task=wine", "seed=1,2", "engine.epochs=1", "test=true", f"output={tmp_path}"]
+    assert main(words) == 2
+    assert 'say why, reason="' in capsys.readouterr().err and not list(tmp_path.glob("wine"))
+    assert main([*words, "reason=seeds"]) == 0

@@ -35,12 +35,8 @@ class Learner:
             spare_compiler()
         self.groups, self.settings, self.schedule = groups, settings, schedule
         self.optimizers = {name: make(parameters) for name, parameters in groups.items()}
-        for name, optimizer in self.optimizers.items() if settings.compile == "step" else ():
-            if not fits(groups[name], optimizer, compile_=True):
-                raise Refused(
-                    f"engine.compile=step: the step of {type(optimizer).__name__}, as it is set, cannot be compiled "
-                    f"(those of SGD, RMSprop, Adam and AdamW can, at one rate for all weights); {INSTEAD}"
-                )
+        if settings.compile == "step":
+            must_compile(groups, self.optimizers)
         if sharded.wanted(settings):
             for optimizer in self.optimizers.values():
                 optimizer.param_groups[:] = map(sharded.unfused, optimizer.param_groups)
@@ -204,3 +200,14 @@ class Learner:
             for average, kept in zip(averages, state["average"][name], strict=True):
                 average.copy_(kept)
         self.taken = dict(state["taken"])
+
+
+def must_compile(groups: dict[str, list[nn.Parameter]], optimizers: dict[str, Optimizer]) -> None:
+    """Raise Refused where the step of an optimizer cannot be compiled."""
+    for name, optimizer in optimizers.items():
+        if not fits(groups[name], optimizer, compile_=True):
+            raise Refused(
+                f"engine.compile=step: the step of {type(optimizer).__name__} cannot be compiled for these weights "
+                "(those of SGD, RMSprop, Adam and AdamW can, at one rate for all, on weights in row order, as dense "
+                f"layers have them and convolutions here do not); {INSTEAD}"
+            )

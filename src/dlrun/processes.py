@@ -71,7 +71,7 @@ def start(kind: str = "auto") -> None:
 def own_device(kind: str, local: int) -> str:
     """The name of the device of process number `local` on this machine. Raises Refused where there are too few."""
     if DEVICES in os.environ:
-        return os.environ[DEVICES].split(",")[local]
+        return str(runtime.choose_device(os.environ[DEVICES].split(",")[local]))
     there = [name for name in runtime.devices() if name.startswith("cuda:")]
     if kind == "cpu" or (kind == "auto" and not there):
         return "cpu"

@@ -87,7 +87,10 @@ def run_together(
         with into(outcomes[number]):
             there[number] = Experiment(config, folder, plugins)
     jobs = [(number, job) for number, experiment in there.items() for job in pending(experiment)]
-    fits, reason = assembled([(there[number], job) for number, job in jobs], must=False)
+    insists = any(alike.asked(config) is True for config in configs)
+    fits, reason = assembled([(there[number], job) for number, job in jobs], must=insists)
+    if insists and reason is not None:
+        log.warning("protocol.stacked=true: these are trained one after the other: %s", reason)
     fits = [] if reason is not None else fits
     members = [(number, begun(there[number], fit)) for (number, _), fit in zip(jobs, fits, strict=False)]
     train([member for _, member in members], watch)

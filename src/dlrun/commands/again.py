@@ -26,6 +26,9 @@ def opened(words: list[str], command: str) -> tuple[Path, dict[str, Any], list[s
         raise Refused(f"dlrun {command} needs a run folder: dlrun {command} outputs/…")
     folder = Path(words[0]).absolute()
     path = folder / "config.yaml"
+    if (folder / "sweep.jsonl").is_file():
+        raise Refused(f"{folder} is a sweep: the same dlrun -m … goes on with it; its jobs are run folders, such as "
+                      f"{words[0]}/000")  # fmt: skip
     if not path.is_file():
         raise Refused(f"{folder} is no run folder: it has no config.yaml")
     try:

@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dlrun.alike import asked, fault
 from dlrun.commands.axes import Words, space_words
 from dlrun.commands.check import node_faults
 from dlrun.commands.composer import Composer
@@ -43,6 +44,9 @@ def sweep(words: list[str], folders: list[Path], flags: list[str]) -> int:
     composer = Composer(folders, plugins)
     first = sensible(given, settings, composer)
     must_be_seen(first, settings.prune is not None)
+    may_open(first, given)
+    if reason := one_by_one(first, settings, launcher):
+        print(f"protocol.stacked=true: jobs are trained one by one, for {reason}")
     from dlrun.rundir import discard  # imports torch: not before all is known to make sense
     from dlrun.sweeps.folder import description, opened
 
@@ -117,6 +121,26 @@ def sensible(given: Words, settings: Sweep, composer: Composer) -> dict[str, Any
         except Refused as error:
             faults[str(error)] = None
     raise Refused("\n".join(faults))
+
+
+def may_open(first: dict[str, Any], given: Words) -> None:
+    """Refuse to open the same test rows in every job for no reason: the second would be refused, the first be spent."""
+    said = first["reason"] or first["book"] or any(axis.key == "reason" for axis in given.axes)
+    if first["test"] and given.axes and first["source"] == "official" and not said:
+        raise Refused('test=true in a sweep opens the test rows in every job; say why, reason="…"')
+
+
+def one_by_one(first: dict[str, Any], settings: Sweep, launcher: list[str]) -> str | None:
+    """Why jobs that are to be trained as one are not; None where they are, or are not to be."""
+    against = {
+        "a launcher hands each out by itself": bool(launcher),
+        "sweep.limit ends each by itself": settings.limit is not None,
+        f"sweep.method={settings.method}, sweep.prune={settings.prune} ask for one at a time": settings.method != "grid"
+        or settings.prune is not None,
+        "test=true opens the test rows for each by itself": bool(first["test"]),
+    }
+    told = next((reason for reason, holds in against.items() if holds), None) or fault(first)
+    return told if asked(first) is True else None
 
 
 def tried(axes: list[Axis], settings: Sweep) -> Iterator[list[str]]:

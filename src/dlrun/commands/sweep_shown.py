@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dlrun.alike import asked
 from dlrun.commands.display import duration
 from dlrun.commands.train import command
 from dlrun.figures import number
@@ -36,9 +37,8 @@ class Shown:
     def begun(self, jobs: list[Job]) -> None:
         """Say which job begins, where it shows itself after this line."""
         if not self.beside and len(jobs) > 1:
-            self._say(
-                f"job {self._which(jobs[0])} to job {self._which(jobs[-1])}: {len(jobs)} as one, if that is faster"
-            )
+            when = "" if asked(jobs[0].config) is True else ", if that is faster"
+            self._say(f"job {self._which(jobs[0])} to job {self._which(jobs[-1])}: {len(jobs)} as one{when}")
         elif not self.beside:
             self._say(f"job {self._which(jobs[0])}: {' '.join(jobs[0].words)}")
 

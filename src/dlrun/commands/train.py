@@ -168,9 +168,19 @@ def finish(config: dict[str, Any], folder: Path, results: list[Result], console:
     if "workflow" not in config:
         console.print(*result_tables(folder))
     against_members(folder, console)
-    for line in book_lines(config, results):
+    for line in [*behind(results), *book_lines(config, results)]:
         console.print(line, soft_wrap=True)
     console.print(f"report: {next(path for path in made if path.name == 'report.html')}", soft_wrap=True)
+
+
+def behind(results: list[Result]) -> list[str]:
+    """Which fits are no better than the answer to beat, by the loss on rows that they have not learnt from."""
+    from dlrun.protocols.stages import standing
+
+    told = [each for each in standing(results) if {"loss"} <= each.scores.keys() & each.baseline.keys()]
+    names = [each.job.name for each in told if each.scores["loss"].value >= each.baseline["loss"].value]
+    hint = "dlrun lr and dlrun explain, with the same words, look for the reason"
+    return [f"no better than the baseline by the loss: {', '.join(dict.fromkeys(names))}; {hint}"] if names else []
 
 
 def against_members(folder: Path, console: Console) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import io
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -59,7 +60,7 @@ class Cells:
         values = np.empty(len(self))
         for row, cell in enumerate(self.columns[name]):
             number = float("nan") if cell.lower() in MISSING else _number(cell)
-            if number is None:
+            if number is None or math.isinf(number):
                 raise Refused(
                     f"{self.place}, line {self.lines[row]}: column '{name}' has '{cell}', not a finite number"
                 )
@@ -67,9 +68,12 @@ class Cells:
         return values
 
     def numeric(self, name: str) -> bool:
-        """Whether every cell that is not missing is a finite number, and there is one."""
-        present = [cell for cell in self.columns[name] if cell.lower() not in MISSING]
-        return bool(present) and all(_number(cell) is not None for cell in present)
+        """Whether every cell that is not missing is a number, and there is one; `numbers` refuses infinite ones."""
+        return not self.no_numbers(name).any() and not self.missing(name).all()
+
+    def no_numbers(self, name: str) -> np.ndarray:
+        """The mask of rows whose cell is neither missing nor a number."""
+        return np.array([cell.lower() not in MISSING and _number(cell) is None for cell in self.columns[name]], bool)
 
     def texts(self, name: str) -> np.ndarray:
         """A column as an array of texts, missing cells as ''."""
@@ -120,7 +124,7 @@ def _number(cell: str) -> float | None:
         number = float(cell)
     except ValueError:
         return None
-    return number if abs(number) != float("inf") and "_" not in cell else None
+    return None if "_" in cell else number
 
 
 def _text(path: str, encoding: str) -> str:

@@ -22,6 +22,7 @@ log = logging.getLogger("dlrun")
 
 SCALING: dict[str, tuple[Preparation, ...]] = {"standardise": (Standardise(),), "unit": (Unit(),), "none": ()}
 NUMBERS = "features"  # all number columns together are one input of this name
+FEW = 0.1  # of a column's cells: so many that are no numbers are likelier slips than categories
 
 
 @dataclass(frozen=True)
@@ -86,20 +87,35 @@ def split_columns(cells: Cells, skip: set[str]) -> tuple[tuple[str, ...], tuple[
     for name in cells.columns:
         if name in skip:
             continue
-        missing = cells.missing(name)
-        if missing.all():
+        if cells.missing(name).all():
             log.warning("column '%s' is left out: it is empty", name)
         elif cells.numeric(name):
             numeric.append(name)
             _warn_of_row_numbers(cells, name)
-        elif len(set(cells.texts(name)[~missing])) == (~missing).sum():
-            when = made.moment(cells.columns[name][int(np.argmin(missing))]) is not None
-            hint = f"if it says when a row was made, name it: data.order={name}" if when else ""
-            hint = hint or f"data.texts=[{name}] reads it as texts"
-            log.warning("column '%s' is left out: its texts all differ, as names of rows do; %s", name, hint)
         else:
-            text.append(name)
+            _warn_of_few_texts(cells, name)
+            text += [] if _names_rows(cells, name) else [name]
     return tuple(numeric), tuple(text)
+
+
+def _names_rows(cells: Cells, name: str) -> bool:
+    """Whether no text of this column comes twice, so that nothing can be learnt of it; says so."""
+    missing = cells.missing(name)
+    if len(set(cells.texts(name)[~missing])) < (~missing).sum():
+        return False
+    when = made.moment(cells.columns[name][int(np.argmin(missing))]) is not None
+    hint = f"if it says when a row was made, name it: data.order={name}" if when else ""
+    hint = hint or f"data.texts=[{name}] reads it as texts"
+    log.warning("column '%s' is left out: its texts all differ, as names of rows do; %s", name, hint)
+    return True
+
+
+def _warn_of_few_texts(cells: Cells, name: str) -> None:
+    """Say when a column would be one of numbers but for a few cells."""
+    texts, missing = cells.no_numbers(name), cells.missing(name)
+    if texts.sum() <= FEW * (~missing).sum():
+        one, rows = cells.columns[name][int(texts.argmax())], cells.where(texts)
+        log.warning("column '%s' is none of numbers, for '%s' in %s is no number", name, one, rows)
 
 
 def dataset(

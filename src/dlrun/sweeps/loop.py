@@ -76,7 +76,7 @@ class Loop:
         self.count = self.folder.next  # the number of the next new job
         self.ahead: deque[list[Job]] = deque()  # asked for, and not begun yet: those together that can be one
         self.running: dict[int, Job] = {}
-        self.waiting: deque[Job] = deque()  # of earlier starts, to be gone on with
+        self.waiting: deque[list[Job]] = deque()  # to be gone on with: those together that can be one
         self.known: dict[str, int] = {}  # identity → the job that has it
         self.followers: dict[int, list[int]] = {}  # job → others that are the same, and have not been told yet
 
@@ -99,6 +99,7 @@ class Loop:
 
         Raises Refused where words have come to mean something else and the study cannot do without these jobs.
         """
+        again = list[Job]()
         for number, entry in list(self.folder.entries.items()):
             if entry["status"] in ("same", "older"):
                 continue
@@ -108,11 +109,12 @@ class Loop:
                 continue
             self.known[job.identity] = number
             if entry["status"] == "begun" or (retry and entry["status"] == "failed"):
-                self.waiting.append(job)
+                again.append(job)
+        self.waiting.extend(self._parted(again))
         there = [number for number, entry in self.folder.entries.items() if entry["status"] != "older"]
-        again = {job.number for job in self.waiting}
-        self.study.recall([recalled(self.folder, n, {} if n in again else self._scores(n)) for n in there])
-        return len(there), len(again)
+        on = {job.number for job in again}
+        self.study.recall([recalled(self.folder, n, {} if n in on else self._scores(n)) for n in there])
+        return sum(self.folder.entries[number]["status"] != "same" for number in there), len(again)
 
     def prune(self, number: int, epoch: int, values: dict[str, float]) -> bool:
         """Whether to stop a job after this epoch."""
@@ -127,13 +129,14 @@ class Loop:
         self.folder.older(number)
 
     def _batch(self) -> list[Job]:
-        """What to begin next: a job that goes on, or those that can be trained as one; empty where there is nothing."""
-        if self.waiting:
-            return [self.waiting.popleft()]
-        if not self.ahead:
-            jobs = list(islice(iter(self._next, None), LOOK_AHEAD if self.stacks else 1))
-            self.ahead.extend(parted(jobs, self.stacks) if self.stacks else [jobs] if jobs else [])
-        return self.ahead.popleft() if self.ahead else []
+        """What to begin next, those together that can be trained as one; empty where there is nothing."""
+        if not self.waiting and not self.ahead:
+            self.ahead.extend(self._parted(list(islice(iter(self._next, None), LOOK_AHEAD if self.stacks else 1))))
+        first = self.waiting or self.ahead
+        return first.popleft() if first else []
+
+    def _parted(self, jobs: list[Job]) -> list[list[Job]]:
+        return parted(jobs, self.stacks) if self.stacks else [[job] for job in jobs]
 
     def _next(self) -> Job | None:
         """The next job that the study asks for; one that has been run is not run again."""
@@ -173,7 +176,7 @@ class Loop:
     def _ended(self, ended: Ended) -> None:
         job = self.running.pop(ended.number)
         if ended.status == "lost":  # not run, or its process died by the fault of one that was trained with it
-            self.waiting.append(job)
+            self.waiting.append([job])
             return
         job.folder.mkdir(exist_ok=True)
         self.folder.end(ended)

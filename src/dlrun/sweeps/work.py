@@ -56,6 +56,7 @@ def carried_out_as_one(jobs: Sequence[Job], plugins: tuple[str, ...]) -> Iterato
 
 def worthwhile(jobs: Sequence[Job], plugins: tuple[str, ...]) -> bool:
     """Whether these are trained faster as one. What fails here is to be said by the job that it belongs to."""
+    from dlrun.alike import asked
     from dlrun.experiment import Experiment
     from dlrun.together import pays, pending
 
@@ -63,7 +64,8 @@ def worthwhile(jobs: Sequence[Job], plugins: tuple[str, ...]) -> bool:
     try:
         experiment = Experiment(jobs[0].config, jobs[0].folder, plugins)
         fits = pending(experiment)
-        return bool(fits) and pays(experiment.assembly.fit(fits[0]).trainer, len(fits) * len(jobs))
+        insists = asked(jobs[0].config) is True
+        return bool(fits) and (insists or pays(experiment.assembly.fit(fits[0]).trainer, len(fits) * len(jobs)))
     except Exception:
         return False
 
