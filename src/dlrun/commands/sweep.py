@@ -125,7 +125,8 @@ def sensible(given: Words, settings: Sweep, composer: Composer) -> dict[str, Any
 
 def may_open(first: dict[str, Any], given: Words) -> None:
     """Refuse to open the same test rows in every job for no reason: the second would be refused, the first be spent."""
-    said = first["reason"] or first["book"] or any(axis.key == "reason" for axis in given.axes)
+    varies = {axis.key for axis in given.axes}
+    said = first["reason"] or first["book"] or varies & {"reason", "task", "experiment"}
     if first["test"] and given.axes and first["source"] == "official" and not said:
         raise Refused('test=true in a sweep opens the test rows in every job; say why, reason="…"')
 
