@@ -72,7 +72,7 @@ def worthwhile(jobs: Sequence[Job], plugins: tuple[str, ...]) -> bool:
 
 def trained_as_one(jobs: Sequence[Job], plugins: tuple[str, ...]) -> list[Ended]:
     """What came of each; what goes wrong with all of them at once is no fault of any, and they are lost."""
-    from dlrun.commands.train import count_openings
+    from dlrun.commands.ending import count_openings
     from dlrun.engine import Interrupted
 
     began = time.monotonic()

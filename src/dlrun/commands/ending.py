@@ -1,0 +1,80 @@
+"""What is said and written at the end of a run: tables, pictures, a report, and its figures beside others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dlrun.types import Result
+
+
+def finish(config: dict[str, Any], folder: Path, results: list[Result], console: Console) -> None:
+    """Write pictures and report, and show the small table at the end."""
+    from dlrun.report.table import result_tables
+    from dlrun.report.write import write
+
+    count_openings(config, folder)
+    made = write(folder)
+    if "workflow" not in config:
+        console.print(*result_tables(folder))
+    against_members(folder, console)
+    for line in [*behind(results), *book_lines(config, results)]:
+        console.print(line, soft_wrap=True)
+    console.print(f"report: {next(path for path in made if path.name == 'report.html')}", soft_wrap=True)
+
+
+def behind(results: list[Result]) -> list[str]:
+    """Which fits are no better than the answer to beat, by the loss on rows that they have not learnt from."""
+    from dlrun.protocols.stages import standing
+
+    told = [each for each in standing(results) if {"loss"} <= each.scores.keys() & each.baseline.keys()]
+    names = [each.job.name for each in told if each.scores["loss"].value >= each.baseline["loss"].value]
+    hint = "dlrun lr and dlrun explain, with the same words, look for the reason"
+    return [f"no better than the baseline by the loss: {', '.join(dict.fromkeys(names))}; {hint}"] if names else []
+
+
+def against_members(folder: Path, console: Console) -> None:
+    """Show an ensemble beside its members; nothing for other runs."""
+    from dlrun.report import members
+    from dlrun.report.table import rich_table
+
+    if found := members.told(folder):
+        console.print(rich_table(found[0]))
+        for line in found[1]:
+            console.print(line, soft_wrap=True, markup=False)
+
+
+def count_openings(config: dict[str, Any], folder: Path) -> None:
+    """Keep with the run how often the test rows of its data have been opened; made-up rows are not counted."""
+    from dlrun import ledger
+    from dlrun.rundir import RunDir
+
+    run = RunDir(folder)
+    data = run.read_json("data.json")
+    if "SYNTHETIC" not in data["note"]:
+        found = ledger.openings(config["task"]["name"], data["fingerprint"])
+        told = [{"date": entry.date, "score": entry.score, "reason": entry.reason} for entry in found]
+        run.write_json("openings.json", {"count": len(found), "entries": told})
+
+
+def book_lines(config: dict[str, Any], results: list[Result]) -> list[str]:
+    """Ours beside the book's figure, where the run is one of the book's and the data are the real ones."""
+    book = config.get("book")
+    if not book:
+        return []
+    from dlrun.protocols.stages import standing
+
+    split, _, name = book["measure"].partition("/")
+    found = [result for result in standing(results) if result.split == split]
+    values = [result.scores[name].value for result in found if name in result.scores]
+    if not values or any(word in result.note for result in results for word in ("SYNTHETIC", "not the book's")):
+        return [f"book §{book['section']}: {book['measure']} {book['figure']}; nothing here to compare with it"]
+    mean = sum(values) / len(values)
+    reached = "inside" if book["low"] <= mean <= book["high"] else "OUTSIDE"
+    return [
+        f"book §{book['section']}: {book['measure']} {book['figure']}; here {mean:.4f}, "
+        f"{reached} the accepted range {book['low']} to {book['high']}"
+    ]
