@@ -63,6 +63,23 @@ def newest(path: Path) -> dict[str, Any] | None:
     return None
 
 
+def not_after(path: Path, epoch: int) -> dict[str, Any] | None:
+    """The state before the one at `path`, where that one is of a later epoch than this, which is to be trained again.
+
+    So it is where a fit has ended after its best epoch was written and before the next checkpoint.
+    """
+    now, earlier = (newest(path), previous(path)) if path.exists() else (None, path)
+    if now is None or now["epoch"] <= epoch or not earlier.exists():
+        return None
+    state = load(earlier)
+    return state if state["epoch"] <= epoch else None
+
+
+def there(folder: Path) -> bool:
+    """Whether a job has left a checkpoint."""
+    return any((folder / f"{name}.pt").exists() for name in ("best", "last"))
+
+
 def best(folder: Path) -> dict[str, Any]:
     """The state of a job's best epoch, or of its last where no best one was kept. Raises Refused where none is."""
     for name in ("best", "last"):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from dlrun.settings import Settings
 from dlrun.tables import mix
 from dlrun.types import Batch, Data, History, Row, Source, Step
 
+log = logging.getLogger("dlrun")
 Callback = Callable[["Trainer"], None]  # after each epoch: reads the history, may set trainer.stop; keeps no state
 SPLITS = ("train", "val", "test")
 
@@ -64,21 +66,41 @@ class Trainer:
         self.learner.total, self.began_at = self.steps_planned, time.monotonic()
         if self.shared:
             united.begin(self)
-        try:
-            while not self.finished:
-                self.visit("train", self.data.train, learn=True)
-                if self.data.val is not None:
-                    self.visit("val", self.data.val)
-                self.epoch += 1
-                for callback in self.callbacks:
-                    callback(self)
-                self.stop = processes.agreed(self.stop)
-        except Interrupted:
-            if self.split != "train":  # a cut validation starts anew
-                self.meter, self.position = None, 0
+        with self.rescued():
+            try:
+                while not self.finished:
+                    self._epoch()
+            except Interrupted:
+                if self.split != "train":  # a cut validation starts anew
+                    self.meter, self.position = None, 0
+                self.save()
+                raise
             self.save()
+
+    def _epoch(self) -> None:
+        self.visit("train", self.data.train, learn=True)
+        if self.data.val is not None:
+            self.visit("val", self.data.val)
+        self.epoch += 1
+        for callback in self.callbacks:
+            callback(self)
+        self.stop = processes.agreed(self.stop)
+
+    @contextmanager
+    def rescued(self) -> Iterator[None]:
+        """Inside, no exception loses the best epoch: it is written, and the state of now, which may be cut, is not."""
+        try:
+            yield
+        except BaseException:
+            self.rescue()
             raise
-        self.save()
+
+    def rescue(self) -> None:
+        """Write what is kept and nothing else. Raises nothing: what ended the fit is what is to be read."""
+        try:
+            self._write(self.kept)
+        except Exception as error:
+            log.warning("the best epoch of %s could not be written: %s", self.folder.name, error)
 
     def visit(self, split: str, source: Source, *, learn: bool = False) -> None:
         """Sweep a split, unless the history says that this epoch has done so already."""
@@ -202,11 +224,14 @@ class Trainer:
         if self.meter is not None:
             self.meter.check()
             united.fail_together(self.meter)
-        for name, state in {**self.kept, "last": self.state()}.items():
+        self._write({**self.kept, "last": self.state()})
+        self.saved_at = time.monotonic()
+
+    def _write(self, states: dict[str, dict[str, Any]]) -> None:
+        for name, state in list(states.items()):
             if processes.here.rank == 0:
                 checkpoint.save(self.folder / f"{name}.pt", state)
-        self.kept.clear()
-        self.saved_at = time.monotonic()
+            self.kept.pop(name, None)
 
     def state(self) -> dict[str, Any]:
         """The whole state as tensors and plain values."""

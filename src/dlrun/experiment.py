@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import statistics
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,10 +13,11 @@ from typing import Any
 
 from dlrun import checkpoint, foretold, gallery, ledger, processes, together
 from dlrun.assembly import Assembly, Fit
-from dlrun.engine import Trainer
+from dlrun.callbacks import KeepBest
+from dlrun.engine import Interrupted, Trainer
 from dlrun.errors import Refused
 from dlrun.making import judged
-from dlrun.meter import Meter, with_intervals
+from dlrun.meter import Diverged, Meter, with_intervals
 from dlrun.protocols.stages import standing
 from dlrun.rundir import RunDir
 from dlrun.stopping import signals
@@ -119,14 +120,22 @@ class Experiment:
     def evaluated(self, name: str = "") -> list[Result]:
         """Every job's checkpoint (`best`, `last`, or the first of them that is there) scored again; records a test."""
         done = self.fitted()
-        if not done:
-            raise Refused(
-                f"nothing to evaluate: no fit has finished in {self.run.folder}; dlrun resume goes on with it"
-            )
+        cut = [] if self.wants_test else [job for job in self.run.cut() if checkpoint.there(self.run.checkpoints(job))]
+        if not done and not cut:
+            raise Refused(f"nothing to evaluate: no fit has finished in {self.run.folder}; {self.run.advice()}")
         if self.wants_test:
             self._may_open()
             return self._open([self.assembled(result.job, name) for result in standing(done)])
-        return [self.score(self.assembled(result.job, name), result.split) for result in done]
+        found = [self.score(self.assembled(result.job, name), result.split) for result in done]
+        return [*found, *(self._cautious(job, name) for job in cut)]
+
+    def _cautious(self, job: Job, name: str) -> Result:
+        """The scores of a fit that did not end well, which say so."""
+        caution = self.run.caution(job)
+        log.warning("%s", caution)
+        fit = self.assembled(job, name)
+        result = self.score(fit, fit.split)
+        return replace(result, note="; ".join(filter(None, (caution, result.note))))
 
     def assembled(self, job: Job, name: str = "") -> Fit:
         """A job as its finished fit left it: its best checkpoint, or its last. Raises Refused when there is none."""
@@ -148,6 +157,8 @@ class Experiment:
         baseline = self._baseline(fit, fit.split)  # before restoring: it seeds
         if self._restore(fit, "last"):
             log.info("%s goes on at epoch %d, batch %d", fit.job.name, trainer.epoch + 1, trainer.position + 1)
+            earlier = checkpoint.not_after(trainer.folder / "best.pt", trainer.epoch)
+            trainer.kept |= {"best": earlier} if earlier is not None else {}
         else:
             solve(fit, self.run)
         self._start_records(fit)
@@ -155,8 +166,20 @@ class Experiment:
 
     def carry_on(self, fit: Fit, baseline: dict[str, Score], watch: Watch | None = None) -> None:
         """Train a fit to its end."""
-        with watch(fit.trainer, fit.job, baseline) if watch else nullcontext(), signals(fit.trainer):
-            fit.trainer.fit()
+        try:
+            with watch(fit.trainer, fit.job, baseline) if watch else nullcontext(), signals(fit.trainer):
+                fit.trainer.fit()
+        except Exception as error:
+            self.ended_early(fit, error)
+            raise
+
+    def ended_early(self, fit: Fit, error: BaseException) -> None:
+        """Leave the best epoch of a fit that an error ends on the disk, and note why there will be no result of it."""
+        fit.trainer.rescue()
+        if isinstance(error, Exception) and not isinstance(error, Interrupted):
+            why = str(error).splitlines()[0] if str(error) else type(error).__name__
+            with suppress(OSError, Refused):  # where there is no room, what there is no room for is what is told
+                self.run.note_cut(fit.job, why, diverged=isinstance(error, Diverged))
 
     def conclude(self, fit: Fit, baseline: dict[str, Score]) -> Result:
         """Score the best epoch of a fit that has ended."""
@@ -216,9 +239,9 @@ class Experiment:
                 callback.begin(trainer)
         whole = [row for row in trainer.history if row.epoch <= trainer.epoch]  # a cut epoch is added when it is whole
         self.run.write_history(fit.job, whole)
-        trainer.callbacks.insert(
-            0, lambda t: self.run.append_history(fit.job, [row for row in t.history if row.epoch == t.epoch])
-        )
+        written = lambda t: self.run.append_history(fit.job, [row for row in t.history if row.epoch == t.epoch])  # noqa: E731
+        first = sum(isinstance(callback, KeepBest) for callback in trainer.callbacks)  # what fails then loses no epoch
+        trainer.callbacks.insert(first, written)
 
     def _verdict(self, scores: dict[str, Score], baseline: dict[str, Score], answers: bool) -> str:
         """Whether a few rows were learnt by heart; only an objective that answers targets can do so."""

@@ -29,10 +29,15 @@ def callbacks(nodes: Mapping[str, Any], trainer: Trainer, schedule: Any, plugins
         callback = build(node, plugins=plugins)
         if not (isinstance(callback, KeepBest) and keeps_nothing(callback.monitor, splits, goals)):
             found.append(aimed(callback, f"callback.{name}", there, goals))
-    found.sort(key=lambda callback: not isinstance(callback, STOPPERS))  # others are to know that an epoch is the last
+    found.sort(key=turn)
     if hasattr(schedule, "monitor"):
         trainer.learner.schedule = aimed(schedule, "scheduler", there, goals)
     return found
+
+
+def turn(callback: Any) -> int:
+    """Who is called first: so no other's exception loses an epoch, and others know that an epoch is the last."""
+    return 0 if isinstance(callback, KeepBest) else 1 if isinstance(callback, STOPPERS) else 2
 
 
 def keeps_nothing(monitor: str, splits: list[str], goals: dict[str, str]) -> bool:

@@ -40,6 +40,11 @@ class Member:
     def done(self) -> bool:
         return self.error is not None or self.trainer.finished
 
+    def end_early(self, error: BaseException) -> None:
+        """Take this one out, and leave its best epoch on the disk."""
+        self.error = error if isinstance(error, Exception) else None
+        self.experiment.ended_early(self.fit, error)
+
 
 class Face:
     """What looks on, and what a signal reaches, sees of several fits: one trainer, whose rows are their mean."""
@@ -116,13 +121,18 @@ def train_stack(members: Sequence[Member], watch: Watch | None) -> None:
             for member in left:
                 member.trainer.save()
             raise
+        except BaseException as error:
+            for member in left:
+                member.end_early(error)
+            raise
 
 
 def one_epoch(members: list[Member], face: Face) -> list[Member]:
     """Train members for an epoch; answers with those that are not done. Raises Interrupted."""
     stack, by_trainer = face.stack, {id(member.trainer): member for member in members}
     for trainer, fault in zip(stack.members, stack.epoch(), strict=True):
-        by_trainer[id(trainer)].error = fault
+        if fault is not None:
+            by_trainer[id(trainer)].end_early(fault)
     for member in members:
         if member.error is None:
             look_on(member)
@@ -154,4 +164,4 @@ def look_on(member: Member) -> None:
         if time.monotonic() - trainer.saved_at >= trainer.settings.save_every:
             trainer.save()
     except Exception as error:
-        member.error = error
+        member.end_early(error)

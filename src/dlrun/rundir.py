@@ -20,6 +20,8 @@ from dlrun.errors import Refused
 from dlrun.types import History, Job, Result, Row, Score
 from dlrun.whole import write_text
 
+CUT = "unfinished.json"
+
 
 def create(root: Path, *names: str) -> Path:
     """A new folder root/<names>/<date>_<time>[-n], which nobody else has. Raises Refused where it cannot be made."""
@@ -91,6 +93,27 @@ class RunDir:
         path = self.folder / "results.jsonl"
         found = [*lines(path), *map(result_line, results)]
         write_text(path, "".join(json.dumps(line) + "\n" for line in found))
+
+    def note_cut(self, job: Job, why: str, *, diverged: bool) -> None:
+        """Keep what ended a fit that has no result. diverged: its loss was no number, as it would be again."""
+        known = self.read_json(CUT) or {}
+        self.write_json(CUT, known | {job.name: {"job": asdict(job), "why": why, "diverged": diverged}})
+
+    def cut(self) -> list[Job]:
+        """The fits that an error has ended, and that have no result."""
+        done = {result.job.name for result in self.results()}
+        return [Job(**about["job"]) for name, about in (self.read_json(CUT) or {}).items() if name not in done]
+
+    def caution(self, job: Job) -> str:
+        """What is to be said beside what comes of such a fit."""
+        return f"{job.name} has no result: it was ended by an error ({(self.read_json(CUT) or {})[job.name]['why']})"
+
+    def advice(self) -> str:
+        """How to go on with a run that is not finished."""
+        known = self.read_json(CUT) or {}
+        for about in [known[job.name] for job in self.cut() if known[job.name]["diverged"]][:1]:
+            return f"it ended with {about['why']}: dlrun rerun {self.folder} optimizer.lr=… trains with a lower rate"
+        return "dlrun resume goes on with it"
 
     def write_answers(
         self, job: Job, split: str, answers: dict[str, tuple[Any, Any]], rows: Any, values: dict[str, Any]

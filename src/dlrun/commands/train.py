@@ -135,13 +135,26 @@ def carried_out(
             console.print(f"stopped and saved; to go on: dlrun resume {folder}", soft_wrap=True)
             return 128 + stop.number, []
         except Diverged as error:
-            logging.getLogger("dlrun").error("stopped: %s", error)
+            diverged(error, folder)
             return 3, []
         if first and carry is None:
             finish(config, folder, results, console)
         elif first:
             count_openings(config, folder)
     return int(any("FAILED" in result.note for result in results)), results
+
+
+def diverged(error: Exception, folder: Path) -> None:
+    """Say that a fit has ended in a loss that is no number, and what there is of it."""
+    from dlrun import checkpoint
+    from dlrun.rundir import RunDir
+
+    log, run = logging.getLogger("dlrun"), RunDir(folder)
+    log.error("stopped: %s", error)
+    for name, state in [(job.name, checkpoint.newest(run.checkpoints(job) / "best.pt")) for job in run.cut()]:
+        if state is not None:
+            log.info("kept: epoch %d of %s, the best one before; dlrun evaluate %s", state["epoch"], name, folder)
+    log.info("to go on would end the same; with a lower rate: dlrun rerun %s optimizer.lr=…", folder)
 
 
 def begun(config: dict[str, Any], folder: Path, plugins: tuple[str, ...]) -> Any:

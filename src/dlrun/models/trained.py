@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from dlrun.models import weights
 from dlrun.outlook import outlook
 from dlrun.rundir import RunDir
 from dlrun.types import Field, Job, Spec
+
+log = logging.getLogger("dlrun")
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,17 @@ def main_job(folder: Path) -> Job:
         if found := [job for job in jobs if job.stage == stage]:
             return found[0]
     if not jobs:
-        raise Refused(f"no fit has finished in {folder}; dlrun resume goes on with it")
+        return _cut_job(RunDir(folder))
     return jobs[-1]
+
+
+def _cut_job(run: RunDir) -> Job:
+    """The first fit that an error has ended, with a word of caution. Raises Refused where it left no weights."""
+    for job in run.cut():
+        if checkpoint.there(run.checkpoints(job)):
+            log.warning("%s: the answers are those of its best epoch", run.caution(job))
+            return job
+    raise Refused(f"no fit has finished in {run.folder}; {run.advice()}")
 
 
 def read_spec(run: RunDir) -> Spec:

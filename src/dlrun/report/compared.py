@@ -110,7 +110,7 @@ def _differences(runs: Sequence[Path]) -> Block:
 
 def _alone(run: Path) -> list[Block]:
     config, results, steps = read.config(run), read.results(run), stages.verdicts(run)
-    told = story.scores(results, steps, {}) if steps else story.plain_scores(results, config)
+    told = story.scores(results, steps, {}) if steps else story.plain_scores(run, results, config)
     found: list[Block] = [Text(str(run), "small"), *(block for part in told for block in part.blocks)]
     curve = run / "learning-curves.png"
     found += [Picture(curve, story.CURVES, story.CURVES)] if curve.is_file() else []

@@ -40,6 +40,12 @@ def results(folder: Path) -> Lines:
     return list(latest.values())
 
 
+def cut(folder: Path, results: Lines) -> dict[str, str]:
+    """The fits that an error has ended and that have no result → the error."""
+    known, done = plain(folder / "unfinished.json") or {}, {line["name"] for line in results}
+    return {name: str(about["why"]) for name, about in known.items() if name not in done}
+
+
 def config(folder: Path) -> dict[str, Any]:
     """The resolved config. Raises Refused where the folder is no run."""
     import yaml

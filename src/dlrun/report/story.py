@@ -28,7 +28,7 @@ def sections(folder: Path, pictures: dict[str, list[Path]]) -> list[Section]:
         *surroundings.data_card(folder, config),
         *evidence.audit(folder),
         *evidence.steps(steps),
-        *(scores(results, steps, pictures) if workflow else plain_scores(results, config)),
+        *(scores(results, steps, pictures) if workflow else plain_scores(folder, results, config)),
         *members.sections(folder),
         *curves(pictures),
         *answers(pictures),
@@ -66,9 +66,10 @@ def scores(results: read.Lines, steps: read.Lines, pictures: dict[str, list[Path
     return section("Baseline against models", [*drawn, stages.scores_table(results, steps)])
 
 
-def plain_scores(results: read.Lines, config: dict[str, Any]) -> list[Section]:
-    """The scores of a run that is no workflow."""
-    return section("Results", summaries(results, config) or [Text("No result was written.")])
+def plain_scores(folder: Path, results: read.Lines, config: dict[str, Any]) -> list[Section]:
+    """The scores of a run that is no workflow, and which of its fits have none because an error ended them."""
+    cut = [Text(f"{name} has no result: {why}.", "loud") for name, why in read.cut(folder, results).items()]
+    return section("Results", [*cut, *summaries(results, config)] or [Text("No result was written.")])
 
 
 def curves(pictures: dict[str, list[Path]]) -> list[Section]:
