@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import time
 from pathlib import Path
 
 import numpy as np
@@ -126,7 +125,7 @@ def test_a_leak_into_one_of_many_classes_or_labels_is_named():
     labels = random.integers(0, 2, (ROWS, 3))
     raw = dataclasses.replace(raw, targets={"answer": "multilabel"}, labels={**raw.labels, "answer": ("x", "y", "z")})
     (leak,) = leaks(look(with_column(changed(raw, answer=labels), "code", labels[:, 1]), by="random"))
-    assert "foretells y" in leak.text
+    assert "predicts y" in leak.text
 
 
 def twice(raw, count, other=False):
@@ -150,10 +149,12 @@ def test_copies_across_the_split_are_a_leak_with_their_share(seed):
     assert not named(findings, "contradictions")
 
 
-def test_a_few_copies_are_a_warning_and_copies_on_one_side_no_leak():
+def test_a_few_copies_are_a_note_and_copies_on_one_side_no_leak():
     train, val = np.arange(ROWS - 200), np.arange(ROWS - 200, ROWS)
     findings = audit(twice(honest(0), 1), train, val, 0)
-    assert named(findings, "duplicates across splits", "warning") and not leaks(findings)
+    (found,) = named(findings, "duplicates across splits", "note")
+    assert "0.5 % of a score on 200 rows, whose 95 % interval is ± 6.9 %" in found.effect
+    assert not leaks(findings)
     findings = audit(twice(honest(0), 60), np.arange(100, ROWS), np.arange(60, 100), 0)
     assert not named(findings, "duplicates across splits") and named(findings, "duplicates")
     assert not leaks(audit(twice(honest(0), 60), np.arange(ROWS), None, 0))
@@ -162,15 +163,15 @@ def test_a_few_copies_are_a_warning_and_copies_on_one_side_no_leak():
 def test_coarse_columns_whose_rows_meet_by_chance_are_no_leak():
     random = np.random.default_rng(0)
     raw = changed(honest(0), features=random.integers(0, 2, (ROWS, 4)).astype(float))
-    (found,) = named(look(raw), "duplicates across splits", "warning")
-    assert "by mere chance" in found.text
+    (found,) = named(look(raw), "duplicates across splits", "note")
+    assert "independent rows" in found.text
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_contradictions_bound_what_can_be_reached(seed):
     findings = look(twice(honest(seed), 60, other=True))
     (found,) = named(findings, "contradictions", "warning")
-    assert found.count == 120 and "120 of 600" in found.text and "more than 90.0 %" in found.text
+    assert found.count == 120 and "120 of 600" in found.text and "more than 90.0 %" in found.effect
 
 
 def test_contradicting_numbers_bound_the_explained_variance():
@@ -179,7 +180,7 @@ def test_contradicting_numbers_bound_the_explained_variance():
     half = {name: np.concatenate([column[: ROWS // 2]] * 2) for name, column in raw.dev.items()}
     (found,) = named(look(dataclasses.replace(raw, dev={**half, "answer": values})), "contradictions")
     within = np.stack([values[: ROWS // 2], values[ROWS // 2 :]])
-    assert f"{100 * (1 - within.var(0).mean() / values.var()):.1f} %" in found.text
+    assert f"{100 * (1 - within.var(0).mean() / values.var()):.1f} %" in found.effect
 
 
 def test_rows_are_equal_when_all_their_cells_are():
@@ -251,7 +252,7 @@ def test_classes_that_are_rare_absent_or_lopsided_are_told():
     findings = audit(changed(raw, answer=answer), np.arange(450), np.arange(450, 600), 0)
     assert "z (5)" in named(findings, "classes with few rows")[0].text
     assert "w (0)" in named(findings, "classes with few rows")[0].text
-    assert named(findings, "classes without validation rows")[0].text.count("x, z:") == 1
+    assert named(findings, "classes without validation rows")[0].text.endswith("x, z")
     assert "x 295 + 0" in named(findings, "imbalance", "warning")[0].text
     answer[460] = 3
     findings = audit(changed(raw, answer=answer), np.arange(450), np.arange(450, 600), 0)
@@ -289,7 +290,7 @@ def test_constant_and_missing_columns_are_named_wherever_they_are():
     town = raw.dev["town"].copy()
     town[:6] = ""
     findings = look(changed(raw, features=features, town=town))
-    assert named(findings, "constant columns", "warning")[0].columns == ("d",)
+    assert named(findings, "constant columns", "note")[0].columns == ("d",)
     assert named(findings, "mostly missing columns", "warning")[0].columns == ("c",)
     assert named(findings, "missing values", "note")[0].columns == ("b", "town")
     assert "b in 33.3 %, town in 1.0 %" in named(findings, "missing values")[0].text
@@ -350,7 +351,7 @@ real = pytest.mark.skipif(not Path(os.environ.get("DLRUN_DATA", "none")).is_dir(
 @real
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["mnist", "imdb", "reuters"])
-def test_official_datasets_are_looked_at_in_three_seconds(task):
+def test_official_datasets_have_no_leak_but_in_reuters(task):
     load = {
         "mnist": lambda: mnist.mnist(source="official", pool=False),
         "imdb": lambda: words.imdb(source="official", words=10_000, pool=False, **BAG),
@@ -358,10 +359,8 @@ def test_official_datasets_are_looked_at_in_three_seconds(task):
     }
     raw = dataclasses.replace(load[task](), test=forbidden)
     split = held_out(raw, 0.2, "auto", 0)
-    started = time.perf_counter()
     findings = audit(raw, *split, 0)
-    assert time.perf_counter() - started < 3
     across = named(findings, "duplicates across splits")
-    severity = {"mnist": [], "imdb": ["warning"], "reuters": ["leak"]}  # Reuters sent some newswires again and again
+    severity = {"mnist": [], "imdb": ["note"], "reuters": ["leak"]}  # Reuters sent some newswires again and again
     assert [one.severity for one in across] == severity[task]
     assert leaks(findings) == [one for one in across if one.severity == "leak"]

@@ -114,7 +114,8 @@ class Raw:
     new texts, where a row is one text and nothing else. outlook: of targets that are foretold from a series, what each
     looks ahead to. shared: groups of columns with the same steps, which learn from the training rows of them all, so
     that the same words have the same numbers. apart: two rows that are so many rows apart, or fewer, may share
-    values; 0 where none do, or where outlook says it.
+    values; 0 where none do, or where outlook says it. identifiers: columns of the development rows that are neither
+    inputs nor targets, by name: they tell rows apart that look alike.
     """
 
     dev: Rows
@@ -132,6 +133,7 @@ class Raw:
     outlook: dict[str, Outlook] = field(default_factory=dict)
     shared: tuple[tuple[str, ...], ...] = ()
     apart: int = 0
+    identifiers: Rows = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(next(iter(self.dev.values())))

@@ -155,15 +155,16 @@ def counting(column: Single) -> bool:
 
 
 def _gives_away(name: str, answer: Answer, look: Look, total: int) -> Finding:
-    text = f"{name} alone foretells {answer.name} on {total:,} held-out rows with {look.measure} {look.score:.4f} "
-    text += f"(without any column: {look.constant:.4f}): it gives the target away. "
-    text += f"Unless it is known when the question is asked: data.drop=[{name}]"
-    return Finding("leak", "a column gives the target away", text, (name,), total)
+    text = f"{name} alone predicts {answer.name} on {total:,} held-out rows with {look.measure} {look.score:.4f} "
+    text += f"(without any column: {look.constant:.4f}); unless it is known at prediction time: data.drop=[{name}]"
+    effect = "every score may come from this column alone"
+    return Finding("leak", "a column gives the target away", text, (name,), total, effect)
 
 
 def _counts(name: str, target: str, look: Look) -> Finding:
     text = f"{name} counts the rows"
     if look.skill < TELLING:
         return Finding("note", "row numbers", f"{text}: it says nothing of a new row; data.drop=[{name}]", (name,))
-    text += f", and foretells {target} ({look.measure} {look.score:.2f}; without it {look.constant:.2f}): the rows lie "
-    return Finding("warning", "row numbers", f"{text}in an order that new ones will not have", (name,))
+    text += f", and predicts {target} ({look.measure} {look.score:.2f}; without it {look.constant:.2f})"
+    effect = f"the rows lie in an order that new ones will not have: scores come out too high; data.drop=[{name}]"
+    return Finding("warning", "row numbers", text, (name,), effect=effect)

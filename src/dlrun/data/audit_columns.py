@@ -11,6 +11,9 @@ from dlrun.types import Raw, Windowed
 
 MOSTLY, ALMOST_ALL = 0.5, 0.9
 FAR = 10.0  # a network starts with weights for numbers about 1
+ELSEWHERE = "their other values stand in held-out rows alone, where the model cannot know them"
+IMPUTED = "most of what the model sees of them is imputed; no score is inflated by that"
+SLOWED = "networks learn slowly or not at all, so their scores come out too low; scale these columns"
 
 
 def findings(raw: Raw, train: np.ndarray) -> Iterator[Finding]:
@@ -27,11 +30,19 @@ def findings(raw: Raw, train: np.ndarray) -> Iterator[Finding]:
 
 
 def _constant(columns: list[Single], train: np.ndarray) -> Iterator[Finding]:
-    dead = [one.name for one in columns if len(np.unique(one.codes[train][~one.missing[train]])) <= 1]
-    if dead:
-        verb = "has the same value" if len(dead) == 1 else "have the same value each"
-        text = f"{listed(dead)} {verb} in all {len(train):,} training rows: nothing can be learnt from it"
-        yield Finding("warning", "constant columns", text, tuple(dead), len(dead))
+    dead = [one for one in columns if len(np.unique(one.codes[train][~one.missing[train]])) <= 1]
+    moving = [one.name for one in dead if len(np.unique(one.codes[~one.missing])) > 1]
+    still = [one.name for one in dead if one.name not in moving]
+    if moving:
+        yield Finding("warning", "constant columns", _same(moving, train), tuple(moving), len(moving), ELSEWHERE)
+    if still:
+        text = f"{_same(still, train)}: nothing can be learned from it"
+        yield Finding("note", "constant columns", text, tuple(still), len(still))
+
+
+def _same(names: list[str], train: np.ndarray) -> str:
+    verb = "has the same value" if len(names) == 1 else "have the same value each"
+    return f"{listed(names)} {verb} in all {len(train):,} training rows"
 
 
 def _missing(columns: list[Single], total: int) -> Iterator[Finding]:
@@ -45,7 +56,8 @@ def _missing(columns: list[Single], total: int) -> Iterator[Finding]:
         if chosen:
             told = listed([f"{name} in {percent(share)}" for name, share in chosen.items()])
             text = f"missing: {told} of the {total:,} development rows"
-            yield Finding(severity, what, text, tuple(chosen), len(chosen))  # type: ignore[arg-type]
+            effect = "" if severity == "note" else IMPUTED
+            yield Finding(severity, what, text, tuple(chosen), len(chosen), effect)  # type: ignore[arg-type]
 
 
 def _names(columns: list[Single], total: int) -> Iterator[Finding]:
@@ -53,10 +65,9 @@ def _names(columns: list[Single], total: int) -> Iterator[Finding]:
     for one in columns:
         levels = 0 if one.number else len(np.unique(one.codes[~one.missing]))
         if levels > ALMOST_ALL * total:
-            text = (
-                f"{one.name} has {levels:,} different values in {total:,} rows: it names rows, and no new row has them"
-            )
-            yield Finding("warning", "a column of names", text, (one.name,), levels)
+            text = f"{one.name} has {levels:,} different values in {total:,} rows: it names rows"
+            effect = f"new rows have other names, so it helps training rows alone; data.drop=[{one.name}]"
+            yield Finding("warning", "a column of names", text, (one.name,), levels, effect)
 
 
 def _prepared(raw: Raw, name: str, labels: tuple[str, ...], train: np.ndarray) -> Iterator[Finding]:
@@ -73,10 +84,8 @@ def _prepared(raw: Raw, name: str, labels: tuple[str, ...], train: np.ndarray) -
     if wrong.any():
         bad = [names[place] for place in np.flatnonzero(wrong.any(0))]
         count = int(wrong.any(1).sum())
-        text = (
-            f"{of(count, len(values), 'training rows')} still hold nan or infinity after preparation, in {listed(bad)}"
-        )
-        yield Finding("warning", "not finite", f"{text}: the loss will too", tuple(bad), count)
+        text = f"{of(count, len(values), 'training rows')} hold nan or infinity after preparation, in {listed(bad)}"
+        yield Finding("warning", "not finite", text, tuple(bad), count, "the loss will be nan, and training ends")
     yield from _scales(names, values, ~wrong.any(0) & (np.ptp(np.where(wrong, 0, values), axis=0) > 0))
 
 
@@ -90,9 +99,9 @@ def _scales(names: list[str], values: np.ndarray, usable: np.ndarray) -> Iterato
         told = [named[place] for place in np.flatnonzero(far)]
         low, high = values[:, far].min(), values[:, far].max()
         text = f"{len(told):,} of {len(named):,} number columns reach the model far from 0 ({low:g} to {high:g}): "
-        yield Finding("warning", "unscaled inputs", text + f"{listed(told)}; scale them", tuple(told), len(told))
+        yield Finding("warning", "unscaled inputs", text + listed(told), tuple(told), len(told), SLOWED)
     elif min(spread.max() / spread.min(), width.max() / width.min()) > FAR:
         large, small = named[int(spread.argmax())], named[int(spread.argmin())]
         times = spread.max() / spread.min()
-        text = f"number columns differ in scale: {large} varies {times:,.0f} times as much as {small}; scale them"
-        yield Finding("warning", "unscaled inputs", text, (large, small), len(named))
+        text = f"number columns differ in scale: {large} varies {times:,.0f} times as much as {small}"
+        yield Finding("warning", "unscaled inputs", text, (large, small), len(named), SLOWED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,13 +14,15 @@ from dlrun.types import Ragged, Raw, Windowed
 
 Severity = Literal["leak", "warning", "note"]
 NAMED = 5  # that many columns or classes are named in a sentence
+TOLERATED = 0.01  # of the rows may be doubtful before it is called a leak, however many there are
 
 
 @dataclass(frozen=True)
 class Finding:
     """One thing that an audit found: how bad it is, its kind, a sentence with the numbers, and the columns concerned.
 
-    count: how many rows (or columns, or classes) the sentence is about.
+    count: how many rows (or columns, or classes) the sentence is about. effect: what it can do to a score; leaks and
+    warnings must say it.
     """
 
     severity: Severity
@@ -27,6 +30,16 @@ class Finding:
     text: str
     columns: tuple[str, ...] = ()
     count: int = 0
+    effect: str = ""
+
+    def __post_init__(self) -> None:
+        if self.severity != "note" and not self.effect:
+            raise ValueError(f"'{self.what}' is a {self.severity} that does not say what it can do to a score")
+
+    @property
+    def told(self) -> str:
+        """The evidence, then the effect."""
+        return f"{self.text}; effect: {self.effect}" if self.effect else self.text
 
 
 @dataclass(frozen=True)
@@ -75,6 +88,23 @@ def singles(raw: Raw) -> list[Single]:
             named = labels if len(labels) == column.shape[1] else [f"{name}[{i}]" for i in range(column.shape[1])]
             found += [Single(str(one), column[:, place], True) for place, one in enumerate(named)]
     return found
+
+
+def half_width(rows: int) -> float:
+    """Half of a 95 % interval of a share near one half, measured on so many rows."""
+    return 1.96 * math.sqrt(0.25 / max(1, rows))
+
+
+def alarm(share: float, rows: int) -> Severity:
+    """How bad it is if this share of so many validation rows is scored wrongly: within its interval a note."""
+    if share <= half_width(rows):
+        return "note"
+    return "leak" if share > TOLERATED else "warning"
+
+
+def reach(share: float, rows: int) -> str:
+    """What that can do to a score, beside what chance does."""
+    return f"at most {percent(share)} of a score on {rows:,} rows, whose 95 % interval is ± {percent(half_width(rows))}"
 
 
 def percent(share: float) -> str:

@@ -6,16 +6,17 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from dlrun.data.audit_finding import Finding, of
+from dlrun.data.audit_finding import Finding, alarm, of, reach
 from dlrun.types import Raw
 
+KNOWN = "scores hold for later rows of known owners, not for new owners"
 LONG = 10  # usual steps without a row make a gap
 
 
 def findings(raw: Raw, train: np.ndarray, val: np.ndarray | None) -> Iterator[Finding]:
     """Validation on the past, owners on both sides, and what is irregular in time."""
     if raw.group and val is not None:
-        yield from _shared(raw.group, np.asarray(raw.dev[raw.group]).astype(str), train, val)
+        yield from _shared(raw, np.asarray(raw.dev[raw.group]).astype(str), train, val)
     if not raw.order:
         return
     times = np.asarray(raw.dev[raw.order])
@@ -25,21 +26,33 @@ def findings(raw: Raw, train: np.ndarray, val: np.ndarray | None) -> Iterator[Fi
     yield from _irregular(raw.order, times, np.unique(owners, return_inverse=True)[1].reshape(-1))
 
 
-def _shared(name: str, owners: np.ndarray, train: np.ndarray, val: np.ndarray) -> Iterator[Finding]:
-    shared = np.isin(owners[val], owners[train])
+def _shared(raw: Raw, owners: np.ndarray, train: np.ndarray, val: np.ndarray) -> Iterator[Finding]:
+    """Owners whose rows training has seen; where it has seen their past alone, that is what is known of them later."""
+    name, shared = str(raw.group), np.isin(owners[val], owners[train])
     count, both = int(shared.sum()), len(np.unique(owners[val][shared]))
-    if count:
-        text = f"{both:,} of the owners in '{name}' have rows on both sides: {of(count, len(val), 'validation rows')} "
-        text += "are of owners that training has seen; say protocol.by=group"
-        yield Finding("leak", "owners on both sides", text, (name,), count)
+    if not count:
+        return
+    text = f"{both:,} of the owners in '{name}' have rows on both sides: {of(count, len(val), 'validation rows')} "
+    text += "are of owners that training has seen"
+    past = bool(raw.order) and not _before(np.asarray(raw.dev[str(raw.order)]), train, val).any()
+    severity = "note" if past else alarm(count / len(val), len(val))
+    effect = KNOWN if past else reach(count / len(val), len(val))
+    effect += "" if severity == "note" else "; say protocol.by=group"
+    yield Finding(severity, "owners on both sides", text, (name,), count, effect)
+
+
+def _before(times: np.ndarray, train: np.ndarray, val: np.ndarray) -> np.ndarray:
+    """The mask of validation rows that are earlier than the last training row."""
+    return np.asarray(times[val] < times[train].max())
 
 
 def _past(name: str, times: np.ndarray, train: np.ndarray, val: np.ndarray) -> Iterator[Finding]:
-    count = int((times[val] < times[train].max()).sum())
+    count = int(_before(times, train, val).sum())
     if count:
         text = f"{of(count, len(val), 'validation rows')} {'is' if count == 1 else 'are'} earlier in '{name}' than the "
-        text += "last training row: the future foretells the past; say protocol.by=time"
-        yield Finding("leak", "validation before training", text, (name,), count)
+        text += "last training row; say protocol.by=time"
+        effect = f"the past is predicted from its future: {reach(count / len(val), len(val))}"
+        yield Finding(alarm(count / len(val), len(val)), "validation before training", text, (name,), count, effect)
 
 
 def _irregular(name: str, times: np.ndarray, owners: np.ndarray) -> Iterator[Finding]:
@@ -54,7 +67,7 @@ def _irregular(name: str, times: np.ndarray, owners: np.ndarray) -> Iterator[Fin
     same = int((steps == 0).sum())
     if same:
         text = f"{of(same, len(times), 'rows')} have the same '{name}' as another row"
-        yield Finding("warning" if same > len(times) / 100 else "note", "repeated times", text, (name,), same)
+        yield Finding("note", "repeated times", text, (name,), same)  # a split in time keeps one moment together
     usual = float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
     gaps = steps[steps > LONG * usual] if usual else steps[:0]
     if len(gaps):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from dlrun.data.audit_finding import Finding, listed, of
+from dlrun.data.audit_finding import TOLERATED, Finding, Severity, listed, of, percent
 from dlrun.data.pictures import Pictures
 from dlrun.types import Raw
 
@@ -29,7 +29,8 @@ def _left_out(name: str, column: Pictures) -> Iterator[Finding]:
         told = listed([f"'{file}' ({reason})" for file, reason in column.faults.items()])
         count, total = len(column.faults), len(column.store.files)
         text = f"{of(count, total, 'development files')} gave no picture and {'is' if count == 1 else 'are'} left out: "
-        yield Finding("warning", "unreadable pictures", text + told, (name,), count)
+        effect = "nothing is learned from these files and nothing is measured on them"
+        yield Finding("warning", "unreadable pictures", text + told, (name,), count, effect)
 
 
 def _colours(name: str, pixels: np.ndarray) -> Iterator[Finding]:
@@ -38,7 +39,9 @@ def _colours(name: str, pixels: np.ndarray) -> Iterator[Finding]:
     blank = int((np.ptp(pixels.reshape(total, -1), axis=1) == 0).sum())
     if blank:
         text = f"{of(blank, total, 'training pictures looked at')} {'has' if blank == 1 else 'have'} one colour only"
-        yield Finding("warning", "blank pictures", text, (name,), blank)
+        severity: Severity = "warning" if blank > TOLERATED * total else "note"
+        effect = f"no model can tell these apart: up to {percent(blank / total)} of a score is guessing"
+        yield Finding(severity, "blank pictures", text, (name,), blank, effect)
     grey = int((pixels == pixels[:, :1]).all(axis=(1, 2, 3)).sum()) if pixels.shape[1] > 1 else 0
     if grey:
         told = "; data.channels=1 would do" if grey == total else " among coloured ones"

@@ -7,13 +7,11 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from dlrun.data.audit_finding import Finding, Severity, of, percent, separable, singles
+from dlrun.data.audit_chance import look_alikes, unexplained
+from dlrun.data.audit_finding import TOLERATED, Finding, Severity, alarm, half_width, listed, of, percent, reach
 from dlrun.data.pictures import Pictures
 from dlrun.data.turned import Turned
 from dlrun.types import Column, Ragged, Raw, Windowed
-
-TOLERATED = 0.01  # of the validation rows may be known from training before it is called a leak
-CHANCE = 100  # a leak has that many times more equal rows than coarse columns explain
 
 
 def identities(raw: Raw, names: Iterable[str]) -> np.ndarray:
@@ -49,79 +47,111 @@ def _pieces(column: Column) -> Iterator[bytes]:
 
 def findings(raw: Raw, rows: np.ndarray, train: np.ndarray, val: np.ndarray | None) -> Iterator[Finding]:
     """Copies within the development rows and across the split, and equal inputs with different targets."""
-    if val is not None:
-        yield from _across(raw, rows, train, val)
     copies = len(rows) - len(np.unique(rows))
-    if copies:
-        text = f"{of(copies, len(rows), 'development rows')} {_be(copies)} of an earlier row's inputs"
-        yield Finding("warning" if copies > TOLERATED * len(rows) else "note", "duplicates", text, (), copies)
-    yield from _contradictions(raw, rows)
+    if not copies:
+        return
+    share, same = look_alikes(raw), _with_owners(raw, rows)
+    if val is not None:
+        yield from _across(raw, rows, same, share, train, val)
+    yield _copies(raw, rows, same, share)
+    yield from _contradictions(raw, rows, len(train) if val is None else len(val))
 
 
-def _be(count: int) -> str:
-    return "is a copy" if count == 1 else "are copies"
+def _telling(raw: Raw) -> dict[str, np.ndarray]:
+    """The columns that are no inputs and say whose a row is: rows that differ in one of them are no copies."""
+    owners = {raw.group: np.asarray(raw.dev[raw.group])} if raw.group and raw.group not in raw.inputs else {}
+    return owners | {name: np.asarray(values) for name, values in raw.identifiers.items() if len(values) == len(raw)}
 
 
-def _across(raw: Raw, rows: np.ndarray, train: np.ndarray, val: np.ndarray) -> Iterator[Finding]:
-    count = int(np.isin(rows[val], rows[train]).sum())
+def _with_owners(raw: Raw, rows: np.ndarray) -> np.ndarray:
+    """Equal whole numbers for rows that are equal in their inputs and in what says whose they are."""
+    for values in _telling(raw).values():
+        codes = np.unique(values.astype(str), return_inverse=True)[1].reshape(-1)
+        rows = np.unique(rows * (int(codes.max()) + 1) + codes, return_inverse=True)[1].reshape(-1)
+    return rows
+
+
+def _copies(raw: Raw, rows: np.ndarray, same: np.ndarray, share: float) -> Finding:
+    first = np.unique(rows, return_index=True)[1]
+    others = np.bincount(rows)[rows] - 1
+    others[first] = 0
+    count = int((others > 0).sum())
+    by_chance = count - unexplained(others, share)
+    doubtful = min(len(same) - len(np.unique(same)), count - by_chance)
+    text = f"{of(count, len(rows), 'development rows')} {_have(count)} the inputs of an earlier row"
+    text += _explained(raw, by_chance, count - doubtful)
+    severity: Severity = "warning" if doubtful > TOLERATED * len(rows) else "note"
+    weight = f"copies weigh double: at most {percent(doubtful / len(rows))} of what is learned and measured"
+    return Finding(severity, "duplicates", text, (), count, weight if doubtful else "")
+
+
+def _have(count: int) -> str:
+    return "has" if count == 1 else "have"
+
+
+def _explained(raw: Raw, by_chance: int, alike: int) -> str:
+    """Why so many equal rows are look-alikes: by chance, or for they are of different owners."""
+    told = ""
+    if by_chance:
+        told = f"; independent rows with these columns' joint frequencies would give about {by_chance:,}"
+    if alike > by_chance:
+        told += f"; {alike:,} of them differ in {listed(list(_telling(raw)))}: look-alikes, not copies"
+    return told
+
+
+def _across(
+    raw: Raw, rows: np.ndarray, same: np.ndarray, share: float, train: np.ndarray, val: np.ndarray
+) -> Iterator[Finding]:
+    """Validation rows that training has seen: how many of them no chance and no owner explains."""
+    equals = np.bincount(rows[train], minlength=len(rows))[rows[val]]
+    count, total = int((equals > 0).sum()), len(val)
     if not count:
         return
-    share, chance = count / len(val), _by_chance(raw, len(train))
-    leak = share > TOLERATED and share > CHANCE * chance
-    verb, whose = ("is", "its score is") if count == 1 else ("are", "their scores are")
-    text = f"{of(count, len(val), 'validation rows')} {verb} also among the training rows"
-    if share <= chance:
-        told = f"{text}, no more than the {percent(chance)} that columns as coarse as these make equal by mere chance"
-        yield Finding("note", "duplicates across splits", told, (), count)
-        return
-    text += f": {whose} remembered, not predicted{_other_answers(raw, rows, train, val, count)}"
-    if chance * CHANCE >= share:
-        text += f" (columns as coarse as these make {percent(chance)} equal by mere chance)"
-    yield Finding("leak" if leak else "warning", "duplicates across splits", text, (), count)
+    by_chance = count - unexplained(equals, share)
+    known = int(np.isin(same[val], same[train]).sum())
+    other = count - int(np.isin(_asked(raw, rows)[val], _asked(raw, rows)[train]).sum())
+    text = f"{of(count, total, 'validation rows')} {_have(count)} the inputs of a training row"
+    text += _explained(raw, by_chance, max(count - known, by_chance))
+    text += f"; {other:,} of them had another target there" if other else ""
+    unnamed = min(count - by_chance, count - other) / total  # if owners are disregarded
+    doubtful = min(known / total, unnamed)
+    severity, effect = alarm(doubtful, total), reach(doubtful, total) if doubtful > 0 else ""
+    if severity != "note":
+        effect = f"scores on them may reflect memorization: {effect}"
+    elif alarm(unnamed, total) != "note":
+        severity, effect = "warning", f"if these are copies under new names, {reach(unnamed, total)}"
+    yield Finding(severity, "duplicates across splits", text, (), count, effect)
 
 
-def _other_answers(raw: Raw, rows: np.ndarray, train: np.ndarray, val: np.ndarray, count: int) -> str:
-    """How many of the copies have a target that no training copy has."""
-    pairs = rows * len(rows) + identities(raw, raw.targets)
-    other = count - int(np.isin(pairs[val], pairs[train]).sum())
-    return f"; {other:,} of them had another target there" if other else ""
+def _asked(raw: Raw, rows: np.ndarray) -> np.ndarray:
+    """Equal numbers for rows that are equal in inputs and targets."""
+    return rows * len(rows) + identities(raw, raw.targets)
 
 
-def _by_chance(raw: Raw, train: int) -> float:
-    """The share of rows that would have an equal training row if the columns knew nothing of each other."""
-    if not all(separable(raw, name) for name in raw.inputs):
-        return 0.0  # images and texts are not equal by chance
-    equal = 1.0
-    for column in singles(raw):
-        shares = np.bincount(column.codes) / len(column.values)
-        equal *= float((shares**2).sum())
-    return 1 - (1 - equal) ** train
-
-
-def _contradictions(raw: Raw, rows: np.ndarray) -> Iterator[Finding]:
-    answers = identities(raw, raw.targets)
-    pairs, counts = np.unique(rows * len(rows) + answers, return_counts=True)
+def _contradictions(raw: Raw, rows: np.ndarray, measured: int) -> Iterator[Finding]:
+    pairs, counts = np.unique(_asked(raw, rows), return_counts=True)
     owner = pairs // len(rows)
     different = np.bincount(owner, minlength=rows.max() + 1)[rows] > 1
     count = int(different.sum())
     if not count:
         return
-    verb = "have inputs that another row has too, with another target"
-    text = f"{of(count, len(rows), 'development rows')} {verb}{_bound(raw, rows, owner, counts)}"
-    severity: Severity = "warning" if count > TOLERATED / 10 * len(rows) else "note"
-    yield Finding(severity, "contradictions", text, tuple(raw.targets), count)
+    text = f"{of(count, len(rows), 'development rows')} have inputs that another row has too, with another target"
+    lost, effect = _bound(raw, rows, owner, counts)
+    severity: Severity = "warning" if lost > half_width(measured) else "note"
+    yield Finding(severity, "contradictions", text, tuple(raw.targets), count, effect)
 
 
-def _bound(raw: Raw, rows: np.ndarray, owner: np.ndarray, counts: np.ndarray) -> str:
-    """What the best of all models could reach on these very rows."""
+def _bound(raw: Raw, rows: np.ndarray, owner: np.ndarray, counts: np.ndarray) -> tuple[float, str]:
+    """The share that the best of all models must lose on these very rows, and that in words."""
     (target, kind), *more = raw.targets.items()
-    if more:
-        return ""
-    if kind in ("binary", "category"):
-        best = np.zeros(rows.max() + 1, np.int64)
-        np.maximum.at(best, owner, counts)
-        return f": no model can be right on more than {percent(best.sum() / len(rows))} of them all"
-    values = np.asarray(raw.dev[target], np.float64).reshape(len(rows), -1)[:, 0]
-    means = np.bincount(rows, values) / np.bincount(rows)
-    left = ((values - means[rows]) ** 2).mean() / max(values.var(), np.finfo(float).tiny)
-    return f": no model can explain more than {percent(1 - left)} of the variance" if kind == "number" else ""
+    if more or kind not in ("binary", "category", "number"):
+        return 0.0, ""
+    if kind == "number":
+        values = np.asarray(raw.dev[target], np.float64).reshape(len(rows), -1)[:, 0]
+        means = np.bincount(rows, values) / np.bincount(rows)
+        lost = float(((values - means[rows]) ** 2).mean() / max(values.var(), np.finfo(float).tiny))
+        return lost, f"no model can explain more than {percent(1 - lost)} of the variance"
+    best = np.zeros(rows.max() + 1, np.int64)
+    np.maximum.at(best, owner, counts)
+    lost = 1 - float(best.sum()) / len(rows)
+    return lost, f"no model can be right on more than {percent(1 - lost)} of them all"

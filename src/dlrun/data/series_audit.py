@@ -25,14 +25,16 @@ def _columns(names: tuple[str, ...], seen: np.ndarray, trained: np.ndarray) -> I
     constant = [name for name, values in zip(names, trained.T, strict=True) if (values == values[0]).all()]
     if constant:
         text = f"columns of the series that are constant in the training windows: {listed(constant)}"
-        yield Finding("warning", "constant columns", text, tuple(constant), len(constant))
+        told = f"{text}; nothing can be learned from them"
+        yield Finding("note", "constant columns", told, tuple(constant), len(constant))
     for name, values in zip(names, seen.T, strict=True):
         for mark in MARKS:
             there = values == mark
             if there.any() and _apart(mark, values[~there]):
                 text = f"{of(int(there.sum()), len(values), 'rows')} of the series have {name} = {mark:g}, which looks "
-                text += "like a mark for a missing value: it stretches the column's statistics and every window over it"
-                yield Finding("warning", "marks for missing", text, (name,), int(there.sum()))
+                text += "like a mark for a missing value"
+                effect = "it stretches the column's statistics, and every window over such a row is off"
+                yield Finding("warning", "marks for missing", text, (name,), int(there.sum()), effect)
 
 
 def _apart(mark: float, others: np.ndarray) -> bool:

@@ -76,7 +76,9 @@ def of_plan(
     named = tuple(answers.name_classes(one, dev, sealed) for one in plan.targets)
     plan = replace(plan, targets=named)
     later = _later(test_path, plan, reading, sealed, clean)
-    return replace(table.dataset(plan, dev, later, **prepared), further=partial(table.further, plan, **reading))
+    further = partial(table.further, plan, **reading)
+    others = {name: dev.texts(name) for name in dev.columns if name not in plan.columns}
+    return replace(table.dataset(plan, dev, later, **prepared), further=further, identifiers=others)
 
 
 def _plan(

@@ -23,8 +23,13 @@ def audit(folder: Path) -> list[Section]:
     lines: list[Block] = []
     for severity, (tone, called) in SEVERITIES.items():
         some = [finding for finding in found if finding["severity"] == severity]
-        lines += [Text(f"{called}, {finding['what']}: {finding['text']}", tone) for finding in some]
+        lines += [Text(f"{called}, {finding['what']}: {_told(finding)}", tone) for finding in some]
     return section("Audit of the data", lines or [Text("Nothing was found that speaks against these data.")])
+
+
+def _told(finding: dict[str, Any]) -> str:
+    effect = finding.get("effect")  # older audits have none
+    return f"{finding['text']}; effect: {effect}" if effect else str(finding["text"])
 
 
 def steps(verdicts: read.Lines) -> list[Section]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from dlrun.data.audit_finding import half_width
 from dlrun.errors import Refused
 from dlrun.models.naive import earlier
 from dlrun.places import shipped
@@ -129,8 +129,3 @@ def _by_size(rows: int) -> tuple[str, str]:
     if all_rows <= WIDE:
         return "kfold", f"{wide}; with k folds all {rows:,} rows take part: ± {all_rows:.1%}"
     return "iterated_kfold", f"{wide}, and even all {rows:,} rows to ± {all_rows:.1%}: k folds, several times shuffled"
-
-
-def half_width(rows: int) -> float:
-    """Half of a 95 % interval of a share near one half, measured on so many rows."""
-    return 1.96 * math.sqrt(0.25 / max(1, rows))

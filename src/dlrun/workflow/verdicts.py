@@ -61,11 +61,11 @@ def problem(raw: Raw, config: dict[str, Any], found: list[Finding]) -> Verdict:
     leaks = [finding for finding in found if finding.severity == "leak"]
     warnings = sum(finding.severity == "warning" for finding in found)
     counts = f"{counted(len(leaks), 'leak')} and {counted(warnings, 'warning')}"
-    text = f"{targets} from {inputs}, learnt from {len(raw):,} development rows. The audit found {counts}."
+    text = f"{targets} from {inputs}, {len(raw):,} training + validation rows. The audit found {counts}."
     if leaks:
-        text += " LEAK: scores cannot be believed until it is mended: take such columns or copies of rows out, or keep "
+        text += " LEAK: scores cannot be believed before that is looked into: drop such columns or duplicates, or keep "
         text += "the rows of one owner together (data.group)."
-    lines = [f"{finding.severity.upper()}: {finding.text}" for finding in found]
+    lines = [f"{finding.severity.upper()}: {finding.told}" for finding in found]
     return Verdict(1, text, [*([raw.note] if raw.note else []), *lines])
 
 
