@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dlrun.errors import Refused
+from dlrun.signatures import as_meant, signature
 
 PARTS = ("augment", "callbacks", "data", "losses", "metrics", "models", "objectives", "optim", "protocols", "settings")
 ALLOWED = (
@@ -52,10 +53,20 @@ def build(node: Mapping[str, Any], *context: Any, plugins: Iterable[str] = ()) -
     """
     arguments = {key: _inner(value, plugins) for key, value in node.items() if key != "_target_"}
     target = locate(node["_target_"], plugins)
+    arguments |= _as_meant(node["_target_"], arguments, len(context))
     try:
         return target(*context, **arguments)
     except (TypeError, ValueError, IndexError) as error:
         raise Refused(f"{node['_target_'].rpartition('.')[2]}: {error}") from error
+
+
+def _as_meant(target: str, arguments: dict[str, Any], context: int) -> dict[str, Any]:
+    """The arguments with whole numbers that are to be read as floats."""
+    whole = {key: value for key, value in arguments.items() if isinstance(value, int | list)}
+    known = signature(target, context) if whole else None
+    if known is None:
+        return {}
+    return {key: as_meant(value, known.arguments[key]) for key, value in whole.items() if key in known.arguments}
 
 
 def patched(config: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
-"""Losses: what is minimised. Each is a function of a target's Field and answers (raw output, target) → mean loss.
+"""Losses: what is minimized. Each is a function of a target's Field and answers (raw output, target) → mean loss.
 
+The mean is over rows, whichever they are: a sum over batches of loss · rows is the loss of all rows.
 A target may be shares instead of labels, as mixed pictures have: probabilities (B, size) for a category.
 """
 
@@ -18,38 +19,55 @@ from dlrun.ranges import NonNegative, Positive, Probability
 from dlrun.types import Field
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+ClassWeights = Literal["balanced"] | list[float] | None  # a config of an older dlrun has none for bce and focal
 
 
-def auto(field: Field) -> Loss:
-    """The book's choice for this kind of target (§4.5, table 4.1)."""
-    return _DEFAULTS[PROBLEMS[field.kind].losses[0]](field)
+def auto(field: Field, *, class_weights: ClassWeights = None) -> Loss:
+    """The book's choice for this kind of target (§4.5, table 4.1). class_weights: as that loss takes them."""
+    name = PROBLEMS[field.kind].losses[0]
+    if name == "bce":
+        return bce(field, label_smoothing=0.0, class_weights=class_weights)
+    if name == "cross_entropy":
+        return cross_entropy(field, label_smoothing=0.0, class_weights=class_weights)
+    if class_weights is not None:
+        raise ValueError(f"class weights need classes, and the target is a {field.kind}")
+    return mse(field)
 
 
-def bce(field: Field, *, label_smoothing: Probability) -> Loss:
-    """Binary cross-entropy on logits, for binary, multilabel and fraction targets."""
-    _check("bce", field)
-    if not label_smoothing:
-        return F.binary_cross_entropy_with_logits
-    return lambda raw, target: F.binary_cross_entropy_with_logits(
-        raw, target * (1 - label_smoothing) + label_smoothing / 2
-    )
+def bce(field: Field, *, label_smoothing: Probability, class_weights: ClassWeights = None) -> Loss:
+    """Binary cross-entropy on logits, for binary, multilabel and fraction targets.
 
-
-def cross_entropy(
-    field: Field, *, label_smoothing: Probability, class_weights: Literal["balanced"] | list[float] | None
-) -> Loss:
-    """Categorical cross-entropy on logits; of tokens the mean over all places.
-
-    class_weights: one a class, or 'balanced' = 1 / (classes · frequency).
+    class_weights: of no and yes, or one a label for the rows that have it; 'balanced' as for several classes.
     """
-    _check("cross_entropy", field)
-    weights = _weights(field, class_weights)
+    _check("bce", field)
+    no_yes = _weights_of_labels(field, class_weights)
+    if not label_smoothing and no_yes is None:
+        return F.binary_cross_entropy_with_logits
 
     def loss(raw: Tensor, target: Tensor) -> Tensor:
-        nonlocal weights
-        if weights is not None and weights.device != raw.device:
-            weights = weights.to(raw.device)
-        return F.cross_entropy(raw, target, weights, label_smoothing=label_smoothing)
+        target = target * (1 - label_smoothing) + label_smoothing / 2 if label_smoothing else target
+        if no_yes is None:
+            return F.binary_cross_entropy_with_logits(raw, target)
+        no, yes = no_yes.to(raw.device)
+        return (target * yes * F.softplus(-raw) + (1 - target) * no * F.softplus(raw)).mean()
+
+    return loss
+
+
+def cross_entropy(field: Field, *, label_smoothing: Probability, class_weights: ClassWeights) -> Loss:
+    """Categorical cross-entropy on logits; of tokens the mean over all places.
+
+    class_weights: one a class, or 'balanced' = 1 / (classes · frequency). The weighted losses are divided by the number
+    of rows, not by the weights that happen to be in a batch: so the loss is one number however rows are batched.
+    """
+    _check("cross_entropy", field)
+    weights = _weights_of_classes(field, class_weights)
+
+    def loss(raw: Tensor, target: Tensor) -> Tensor:
+        own = None if weights is None else weights.to(raw.device)
+        if own is None:
+            return F.cross_entropy(raw, target, label_smoothing=label_smoothing)
+        return F.cross_entropy(raw, target, own, label_smoothing=label_smoothing, reduction="sum") / len(raw)
 
     plain = loss if weights is not None or label_smoothing else F.cross_entropy
     if field.kind != "tokens":
@@ -57,30 +75,68 @@ def cross_entropy(
     return lambda raw, target: plain(raw.flatten(0, 1), target.flatten())  # all rows have the same number of places
 
 
-def _weights(field: Field, weights: str | list[float] | None) -> Tensor | None:
+def _weights_of_classes(field: Field, weights: ClassWeights) -> Tensor | None:
+    """The weight of each class (size,); None where none are given."""
     if weights is None:
         return None
     if isinstance(weights, str):
-        if field.prior is None:
-            raise ValueError("balanced class weights need class frequencies, and this target has none")
-        return 1 / (field.size * field.prior.float().clamp_min(1e-7))
-    if len(weights) != field.size:
-        raise ValueError(f"{len(weights)} class weights for {field.size} classes: {', '.join(field.labels)}")
-    return torch.tensor(weights)
+        return _balanced(_prior(field))
+    return _numbers(weights, field.size, field.labels)
 
 
-def focal(field: Field, *, gamma: NonNegative) -> Loss:
-    """Cross-entropy with easy rows turned down by (1 − p)^gamma (Lin et al. 2017); of shares, the mean so weighted."""
+def _weights_of_labels(field: Field, weights: ClassWeights) -> Tensor | None:
+    """The weights of no and yes (2, outputs); None where none are given."""
+    if weights is None:
+        return None
+    if field.kind == "fraction":
+        raise ValueError("class weights need classes, and a fraction has none")
+    if isinstance(weights, str):
+        yes = _prior(field).reshape(-1)
+        return torch.stack([_balanced(torch.stack([1 - share, share])) for share in yes], 1)
+    if field.kind == "multilabel":
+        return torch.stack([torch.ones(field.size), _numbers(weights, field.size, field.labels)])
+    return _numbers(weights, 2, field.labels)[:, None]
+
+
+def _prior(field: Field) -> Tensor:
+    if field.prior is None:
+        raise ValueError("balanced class weights need class frequencies, and this target has none")
+    return field.prior.float()
+
+
+def _balanced(shares: Tensor) -> Tensor:
+    """1 / (classes · frequency), whose mean over training rows is 1; 1 for a class that no training row has."""
+    there = shares > 0
+    return torch.where(there, 1 / (there.sum() * shares.clamp_min(1e-12)), 1.0)
+
+
+def _numbers(weights: list[float], count: int, labels: tuple[str, ...]) -> Tensor:
+    if len(weights) != count:
+        names = f": {', '.join(labels)}" if labels else ""
+        raise ValueError(f"{len(weights)} class weights for {count} classes{names}")
+    return torch.tensor(weights, dtype=torch.float32)
+
+
+def focal(field: Field, *, gamma: NonNegative, class_weights: ClassWeights = None) -> Loss:
+    """Cross-entropy with easy rows turned down by (1 − p)^gamma (Lin et al. 2017); of shares, the mean so weighted.
+
+    class_weights: as in `cross_entropy` and `bce`; there called alpha.
+    """
     _check("focal", field)
     turned_down = lambda entropy: (1 - torch.exp(-entropy)).clamp_min(1e-12) ** gamma * entropy  # noqa: E731
+    find = _weights_of_classes if field.kind == "category" else _weights_of_labels
+    weights = find(field, class_weights)
 
     def of_classes(raw: Tensor, target: Tensor) -> Tensor:
+        own = 1.0 if weights is None else weights.to(raw.device)
         if target.is_floating_point():
-            return (target * turned_down(-raw.log_softmax(-1))).sum(-1).mean()
-        return turned_down(F.cross_entropy(raw, target, reduction="none")).mean()
+            return (target * own * turned_down(-raw.log_softmax(-1))).sum(-1).mean()
+        entropy = turned_down(F.cross_entropy(raw, target, reduction="none"))
+        return entropy.mean() if isinstance(own, float) else (own[target] * entropy).mean()
 
     def of_labels(raw: Tensor, target: Tensor) -> Tensor:
-        return (target * turned_down(F.softplus(-raw)) + (1 - target) * turned_down(F.softplus(raw))).mean()
+        no, yes = (1.0, 1.0) if weights is None else weights.to(raw.device)
+        return (target * yes * turned_down(F.softplus(-raw)) + (1 - target) * no * turned_down(F.softplus(raw))).mean()
 
     return of_classes if field.kind == "category" else of_labels
 
@@ -112,10 +168,3 @@ def _distance(name: str, field: Field, distance: Loss) -> Loss:
 def _check(name: str, field: Field) -> None:
     if fault := loss_fault(name, field.kind):
         raise Refused(fault)
-
-
-_DEFAULTS: dict[str, Callable[[Field], Loss]] = {
-    "bce": lambda field: bce(field, label_smoothing=0.0),
-    "cross_entropy": lambda field: cross_entropy(field, label_smoothing=0.0, class_weights=None),
-    "mse": mse,
-}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fractions
 import inspect
 import math
 from collections.abc import Callable, Iterable
@@ -144,7 +145,9 @@ def step(*, every: Fraction, factor: Positive, warmup: Probability) -> Schedule:
     """Times `factor` after each `every` share of the steps."""
     if not every:
         raise ValueError("every=0: say after which share of the steps the rate drops, such as 0.33")
-    return warm(lambda moment: factor ** math.floor(moment.step / max(1, moment.total) / every), warmup)
+    share = fractions.Fraction(repr(every))  # a tenth is a tenth: in floats the third of ten steps comes before 3 × 0.1
+    drops = lambda moment: moment.step * share.denominator // (max(1, moment.total) * share.numerator)  # noqa: E731
+    return warm(lambda moment: float(factor ** drops(moment)), warmup)
 
 
 def cosine(*, floor: Fraction, warmup: Probability) -> Schedule:

@@ -189,6 +189,47 @@ def _alias(name: str, module: Path) -> tuple[ast.expr, Path] | None:
     return None
 
 
+def as_meant(value: Any, argument: Argument) -> Any:
+    """A value whose whole numbers are floats where only floats are meant: torch makes integers of [1, 2, 3]."""
+    return value if argument.annotation is None else _as_meant(value, argument.annotation, argument.module)
+
+
+def _as_meant(value: Any, note: ast.expr, module: Path) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | list):
+        return value
+    if isinstance(note, ast.Name):
+        if note.id in (*PLAIN, *RANGES):
+            only_float = note.id == "float" or (note.id in RANGES and RANGES[note.id].type is float)
+            return float(value) if only_float and isinstance(value, int) else value
+        alias = _alias(note.id, module)
+        return value if alias is None else _as_meant(value, *alias)
+    if isinstance(note, ast.BinOp):
+        return _of_choices(value, _choices(note), module)
+    if not isinstance(note, ast.Subscript):
+        return value
+    inner = note.slice.elts if isinstance(note.slice, ast.Tuple) else [note.slice]
+    head = ast.unparse(note.value).rpartition(".")[2]
+    if head in ("Union", "Optional"):
+        return _of_choices(value, inner, module)
+    if head not in ("list", "tuple") or not isinstance(value, list):
+        return value
+    notes = inner if len(inner) == len(value) else [inner[0]] * len(value)
+    return [_as_meant(item, each, module) for item, each in zip(value, notes, strict=True)]
+
+
+def _choices(note: ast.expr) -> list[ast.expr]:
+    return [*_choices(note.left), *_choices(note.right)] if isinstance(note, ast.BinOp) else [note]
+
+
+def _of_choices(value: Any, notes: list[ast.expr], module: Path) -> Any:
+    """As the first choice means it that takes it otherwise; as it is where one of them is a whole number."""
+    names = [note.id for note in notes if isinstance(note, ast.Name)]
+    if isinstance(value, int) and any(n == "int" or (n in RANGES and RANGES[n].type is int) for n in names):
+        return value
+    found = [_as_meant(value, note, module) for note in notes]
+    return next((each for each in found if repr(each) != repr(value)), value)
+
+
 def describe(note: ast.expr, module: Path) -> str:
     """An annotation in words."""
     if isinstance(note, ast.BinOp):

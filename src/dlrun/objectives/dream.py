@@ -77,7 +77,8 @@ def dream(given: Given, *, octave: Natural, scale: Positive, ticks: Count, edge:
     octave: how many times it is smaller by `scale`; 0 is its full size. Raises Refused where it is too small then.
     """
     photo, *_ = pictures(given)
-    size = (max(1, int(photo.shape[2] / scale**octave)), max(1, int(photo.shape[3] / scale**octave)))
+    height, width = (round(side / scale**octave, 9) for side in photo.shape[2:])  # 169 / 1.3² is 99.99999999999999
+    size = (max(1, int(height)), max(1, int(width)))
     model = given.model.to(given.device)
     assert isinstance(model, Layers)
     found = Dream(model, photo, size, ticks, edge, jitter)

@@ -84,9 +84,11 @@ def _by_group(raw: Raw, count: int, seed: int) -> Split:
     from sklearn.model_selection import GroupShuffleSplit
 
     owners = column(raw, raw.group, "group")
-    if len(np.unique(owners)) < 2:
+    groups = len(np.unique(owners))
+    if groups < 2:
         raise Refused(f"protocol.by=group: all rows have the same '{raw.group}', so none can be held out")
-    splitter = GroupShuffleSplit(1, test_size=count / len(raw), random_state=seed % 2**32)
+    held = -(-count * groups // len(raw))  # the share of owners, rounded up; in floats 7 / 100 · 100 is above 7
+    splitter = GroupShuffleSplit(1, test_size=held, random_state=seed % 2**32)
     return next(splitter.split(owners, groups=owners))
 
 
