@@ -1,5 +1,8 @@
 """The workflow's judgement on strangers' data: what it calls a leak, how it reads curves, and what it recommends."""
 
+import json
+import os
+
 import numpy as np
 import pytest
 
@@ -15,6 +18,21 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("dlrun.report.write.write", lambda folder: [folder / "report.html"])
+
+
+def folder():
+    (found,) = [path for path in os.scandir("outputs") for path in os.scandir(path.path + "/workflow")]
+    return found.path
+
+
+def read(name):
+    with open(f"{folder()}/{name}") as file:
+        return json.load(file)
+
+
+def lines(name):
+    with open(f"{folder()}/{name}") as file:
+        return [json.loads(line) for line in file]
 
 
 def customers(seed=0, rows=2500):
@@ -106,3 +124,26 @@ def test_row_28_every_alarm_says_what_it_can_do_to_a_score():
         with pytest.raises(ValueError, match="does not say"):
             Finding(severity, "x", "y")
     assert Finding("warning", "x", "evidence", effect="harm").told == "evidence; effect: harm"
+
+
+def weak(rows=600, columns=12):
+    """A table of which one column says a little, so that a large network soon learns its training rows by heart."""
+    random = np.random.default_rng(0)
+    table = random.normal(size=(rows, columns)).round(3)
+    left = np.where(table[:, 0] + 1.3 * random.normal(size=rows) > 0, "yes", "no")
+    return write({f"x{n}": column for n, column in enumerate(table.T)} | {"left": left})
+
+
+def test_row_29_a_rising_loss_of_three_epochs_is_called_so_and_ends_the_ladder():
+    words = ["optimizer=adam", "optimizer.lr=0.03", "engine.batch_size=8", "model.units=[128]"]
+    words += ["protocol=holdout", "engine.epochs=3", "workflow.budget=6"]
+    assert main(["workflow", *weak(), *words]) == 0
+    losses = {}
+    for line in lines("history.jsonl"):
+        if line["split"] == "val":
+            losses.setdefault(line["job"], []).append(line["values"]["loss"])
+    assert losses["wider"][-1] > 1.1 * min(losses["wider"]), "the case must be one"
+    step = read("workflow.json")[5]
+    (said,) = [line for line in step["evidence"] if "'wider'" in line]
+    assert "rising" in said and "still falling" not in said and "3 epochs say little" in said
+    assert "rising validation loss" in step["verdict"] and "deeper" not in losses

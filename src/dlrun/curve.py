@@ -7,7 +7,9 @@ from statistics import median
 from typing import Any
 
 CLEAR = 0.05  # a change counts from this share of the level,
+FEW = 5  # values; with fewer there is no telling noise from a trend
 SMALL = 0.005  # and from this share of the loss that the fit began with, so that nothing near zero counts,
+RISEN, ALONE = 0.1, 5  # so much for a last value alone: a share of the level, standard deviations of the noise
 NOISE = 2.5  # and from so many standard deviations of the epochs' noise
 
 
@@ -19,7 +21,7 @@ class Curve:
         self.width = 1 if len(values) < 30 else 2 * (len(values) // 20) + 1
         self.smooth = running_mean(running_median(values), self.width)
         self.noise = noise(values)
-        self.few = max(self.width, 2 if len(values) < 5 else 3)
+        self.few = max(self.width, 2 if len(values) < FEW else 3)
 
     @property
     def late(self) -> float:
@@ -42,6 +44,15 @@ class Curve:
     def shown(self, index: int) -> str:
         """The value at an index as a text may state it: as measured, or smoothed where the curve is."""
         return number(self.values[index] if self.width == 1 else self.smooth[index])
+
+    @property
+    def rise(self) -> float:
+        """How far the last value lies above the lowest, noise aside; 0 where that is not clear."""
+        low = min(self.smooth)
+        least = max(RISEN * abs(low), SMALL * abs(self.values[0]), ALONE * self.noise)
+        if self.values[-1] - low <= least:
+            return 0.0
+        return self.values[-1] - low
 
     @property
     def turns(self) -> float:
@@ -71,7 +82,7 @@ def curve(entries: list[dict[str, Any]], split: str) -> Curve | None:
 
 def running_median(values: list[float]) -> list[float]:
     """Medians of three neighbours, which leave no single blip; fewer than five values stay as they are."""
-    if len(values) < 5:
+    if len(values) < FEW:
         return values
     last = len(values) - 1
     return [median(values[min(max(i - 1, 0), last - 2) : min(max(i - 1, 0), last - 2) + 3]) for i in range(last + 1)]
@@ -90,7 +101,7 @@ def noise(values: list[float]) -> float:
     Distances from the median of three neighbours: a slope has none, a single blip has one. Three in four of them are
     below 0.93 standard deviations where all is noise.
     """
-    if len(values) < 5:
+    if len(values) < FEW:
         return 0.0
     away = sorted(abs(value - middle) for value, middle in zip(values[1:], running_median(values)[1:-1], strict=False))
     return away[3 * (len(away) - 1) // 4] / 0.93

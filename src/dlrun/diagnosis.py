@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal
 
-from dlrun.curve import CLEAR, NOISE, Curve, curve, number, series
+from dlrun.curve import CLEAR, FEW, NOISE, RISEN, Curve, curve, number, series
 
 Kind = Literal[
-    "unstable", "suspiciously good", "not learning", "overfitting", "underfitting", "converged", "unclear"
+    "unstable", "suspiciously good", "not learning", "overfitting", "rising", "underfitting", "converged", "unclear"
 ]  # worst first
 ORDER: tuple[Kind, ...] = Kind.__args__  # type: ignore[attr-defined]
 
@@ -23,6 +23,9 @@ LARGE = 0.02  # when it is also this share of the loss that the fit began with
 TURNING = 1 / 3  # and when so many epochs are peaks or troughs; of pure noise two thirds are
 PERFECT, TINY = 0.995, 0.02  # a measure, and a share of the constant answer's loss, that come suspiciously early
 EASIER = 0.4  # validation loss as a share of training loss that asks for a reason
+
+
+TURNED: tuple[Kind, ...] = ("overfitting", "rising")  # validation loss ends above its best while training goes on
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ def diagnose(
     train, val = curve(entries, "train"), curve(entries, "val")
     epoch = val.epochs[val.best] if val else None
     if train is None or len(train.values) < 3:
-        few = f"{len(train.values) if train else 0} epochs are too few to tell how the fit goes; three are enough"
+        few = f"{len(train.values) if train else 0} epochs are too few to tell how the fit goes"
         return Diagnosis("unclear", epoch, few.replace("1 epochs are", "1 epoch is"))
     start = max(train.values[0], baseline_loss or 0.0)
     checks = (
@@ -64,10 +67,12 @@ def diagnose(
         val and not hindered and easier(train, val),
         nothing_learnt(train, baseline_loss),
         val and jumping(val, start, "validation"),
+        val and rising(train, val),
         underfitting(train, val, start, baseline_loss),
     )
     kind, text = next((found for found in checks if found), None) or settled(train, val, start)
-    return Diagnosis(kind, epoch, text)
+    few = f" ({len(train.values)} epochs say little)" if len(train.values) < FEW else ""
+    return Diagnosis(kind, epoch, text + few)
 
 
 def over_folds(
@@ -88,10 +93,9 @@ def over_folds(
     best = [one.epoch for one in found if one.epoch is not None]
     if not best:
         return Diagnosis(kind, None, text)
-    middle = round(median(best))
-    return Diagnosis(
-        kind, middle, f"{text}; validation loss is best at epoch {middle} (median of {', '.join(map(str, best))})"
-    )
+    middle, spread = round(median(best)), f"{min(best)} to {max(best)}"
+    told = f"about epoch {middle} (median; {spread} over folds)" if min(best) < max(best) else f"epoch {middle} in each"
+    return Diagnosis(kind, middle, f"{text}; validation loss is best at {told}")
 
 
 Found = tuple[Kind, str] | None
@@ -154,6 +158,8 @@ def overfitting(train: Curve, val: Curve, start: float) -> Found:
     count = max(val.few, after // 2)
     if after < 2 * val.width or not val.clearly(val.end(count) - low, low, start, count):
         return None
+    if len(val.values) < FEW:
+        return None  # it may be said to rise, no more
     then = train.epochs.index(val.epochs[best])
     if not train.clearly(train.smooth[then] - train.late, train.smooth[then], 0, train.few):
         return None
@@ -162,6 +168,33 @@ def overfitting(train: Curve, val: Curve, start: float) -> Found:
         f"overfitting from epoch {val.epochs[best] + 1}: training loss went on from {train.shown(then)} to "
         f"{train.shown(-1)} while validation loss rose from {val.shown(best)} to {end}"
     )
+
+
+def rising(train: Curve, val: Curve) -> Found:
+    """A loss that ends clearly above its lowest value, in too few epochs to be sure why."""
+    if train.rise:
+        end = f"{number(train.values[-1])}, {percent(above(train.values[-1], min(train.values)))} above its lowest"
+        return "unstable", f"unstable: training loss ends at {end}; a smaller learning rate may help"
+    if not val.rise:
+        return None
+    low, last = min(val.values), val.values[-1]
+    place = val.values.index(low)
+    after = len(val.values) - 1 - place
+    why = "one epoch may be chance" if after == 1 else f"{after} epochs do not tell overfitting from chance"
+    return "rising", (
+        f"rising: validation loss rose from {number(low)} at epoch {val.epochs[place]} to {number(last)} "
+        f"({percent(above(last, low))} more) while training loss went to {train.shown(-1)}; {why}"
+    )
+
+
+def above(value: float, low: float) -> float:
+    """How far a value is above a lower one, as a share of it."""
+    return (value - low) / abs(low) if low else math.inf
+
+
+def percent(share: float) -> str:
+    """0.163 → '16 %'; from ten times on, how many times."""
+    return f"{100 * share:.0f} %" if share < 9 else f"{share + 1:.3g} times"
 
 
 def underfitting(train: Curve, val: Curve | None, start: float, baseline: float | None) -> Found:
@@ -174,7 +207,13 @@ def underfitting(train: Curve, val: Curve | None, start: float, baseline: float 
             "are still falling; more epochs, or a larger model"
         )
     alike = abs(val.late - train.late) <= 2 * CLEAR * abs(train.late)
-    if baseline and alike and train.late > MUCH * baseline and not still_falling(train, start):
+    if (
+        baseline
+        and alike
+        and len(train.values) >= FEW
+        and train.late > MUCH * baseline
+        and not still_falling(train, start)
+    ):
         return "underfitting", (
             f"underfitting: training loss has stopped at {train.shown(-1)}, where validation loss is too "
             f"({val.shown(-1)}), and the constant answer's is {number(baseline)}; a larger model, or better inputs"
@@ -185,19 +224,26 @@ def underfitting(train: Curve, val: Curve | None, start: float, baseline: float 
 def settled(train: Curve, val: Curve | None, start: float) -> tuple[Kind, str]:
     """What is left to say where nothing is wrong."""
     course = f"training loss went from {number(train.values[0])} to {train.shown(-1)}"
+    if len(train.values) < FEW and val is not None:
+        return "unclear", f"unclear: {course}, validation loss from {number(val.values[0])} to {val.shown(-1)}"
     if val is None:
         falling = still_falling(train, start)
         more = " and is still falling" if falling else " and has settled"
         text = f"{course}{more}; without validation rows nothing can be said of overfitting"
         return ("unclear" if falling else "converged"), text
+    smoothed = " (smoothed)" if val.width > 1 else ""
+    apart = above(val.values[-1], val.smooth[val.best])
+    noise = f", its last value {percent(apart)} above that, within its noise" if apart > RISEN else ""
     return "converged", (
-        f"converged: validation loss is best, {val.shown(val.best)}, at epoch {val.epochs[val.best]} "
-        f"and {val.shown(-1)} at the end; {course}"
+        f"converged: validation loss{smoothed} is best, {val.shown(val.best)}, at epoch {val.epochs[val.best]} "
+        f"and {val.shown(-1)} at the end{noise}; {course}"
     )
 
 
 def still_falling(curve: Curve, start: float) -> bool:
-    """Whether the last quarter of the epochs made a clear difference."""
+    """Whether the last quarter of the epochs made a clear difference, and the last one is not above all of it."""
+    if curve.rise or (len(curve.values) < FEW and curve.values[-1] > curve.values[-2]):
+        return False
     back = max(2, len(curve.values) // 4)
     before = curve.smooth[max(0, len(curve.smooth) - 1 - back)]
     return curve.clearly(before - curve.late, before, start, curve.few)

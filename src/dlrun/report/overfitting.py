@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.diagnosis import Diagnosis, diagnose, over_folds
+from dlrun.diagnosis import TURNED, Diagnosis, diagnose, over_folds
 from dlrun.report import measures, read, stages
 from dlrun.report.curves import best_epoch, curves, mean_curve
 from dlrun.report.picture import COLOURS, GREY, WIDTH, Curve, legend_below, picture, whole_epochs, window
@@ -89,7 +89,7 @@ def diagnosed(history: read.Lines, results: read.Lines, stage: str) -> Diagnosis
 def _rung(panel: Axes, found: Diagnosis, rung: str, losses: tuple[Curve, Curve], colour: str) -> None:
     """Both losses of a rung; a ring where validation was best, and a line where it overfits from there on."""
     val, train = losses
-    overfits = found.kind == "overfitting"
+    overfits = found.kind in TURNED
     label = f"{rung}: {'overfits after' if overfits else 'best at'} {found.epoch}" if found.epoch else rung
     panel.plot(list(train), list(train.values()), ":", color=colour, linewidth=1.4, alpha=0.7)
     panel.plot(list(val), list(val.values()), color=colour, linewidth=2, label=label)

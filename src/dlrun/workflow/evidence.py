@@ -10,7 +10,7 @@ from typing import Any
 
 from dlrun import predictions
 from dlrun.bootstrap import Interval
-from dlrun.diagnosis import Diagnosis, diagnose, over_folds
+from dlrun.diagnosis import TURNED, Diagnosis, diagnose, over_folds
 from dlrun.predictions import Pooled
 from dlrun.rundir import RunDir, lines
 from dlrun.types import Result
@@ -101,8 +101,8 @@ class Evidence:
         return {"baseline_loss": bar, "measure": self.measure, "goal": self.goal, "hindered": hindered}
 
     def overfits(self, stage: str) -> bool:
-        """Whether training improves while validation worsens."""
-        return self.diagnosis(stage).kind == "overfitting"
+        """Whether training improves while validation worsens, as far as its epochs can tell."""
+        return self.diagnosis(stage).kind in TURNED
 
     def best_epoch(self, stage: str) -> int:
         """The epoch whose weights were scored: of several folds, their median."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from dlrun.bootstrap import Interval
 from dlrun.data.audit import Finding
+from dlrun.diagnosis import Diagnosis
 from dlrun.figures import number
 from dlrun.problems import PROBLEMS
 from dlrun.types import Job, Raw
@@ -154,14 +155,20 @@ def overfit(seen: Evidence, ladder: list[str]) -> Verdict:
     last = climbed[-1]
     evidence = [f"{called(name)}: {seen.diagnosis(name).text}" for name in ("small", *climbed) if seen.of(name)]
     if seen.overfits(last):
-        epoch = (seen.diagnosis(last).epoch or 0) + 1
         name = called(last)[0].upper() + called(last)[1:]
-        less = "it can do more than the rows can teach it, and from here on less is more"
-        return Verdict(6, f"{name} overfits from epoch {epoch}: {less}.", evidence)
+        return Verdict(6, f"{name} {_turns(seen.diagnosis(last))}.", evidence)
     rest = [name for name in ladder if not seen.of(name)]
     why = f"; {', '.join(rest)} were not tried, the budget is used up" if rest else ""
-    text = f"No rung of the ladder overfits{why}: a larger network, or longer training, may still gain."
+    text = f"No model overfits yet{why}: a larger one, or longer training, may still gain."
     return Verdict(6, text, evidence)
+
+
+def _turns(found: Diagnosis) -> str:
+    """From where validation loss goes up, and what to do about it."""
+    epoch = (found.epoch or 0) + 1
+    if found.kind == "rising":
+        return f"ends with a rising validation loss, from epoch {epoch} on: overfitting, as far as its epochs can tell"
+    return f"overfits from epoch {epoch}: more capacity than the data support; regularize or stop earlier"
 
 
 def regularise(seen: Evidence, stages: list[Stage], base: str, left_out: list[str]) -> Verdict:
