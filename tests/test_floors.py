@@ -9,7 +9,7 @@ SRC = Path(dlrun.__file__).parent
 FLOORS = [
     {
         *("errors", "ranges", "types", "build", "signatures", "problems", "places", "figures", "whole", "columns"),
-        *("outlook", "alike", "stopping"),
+        *("outlook", "alike", "stopping", "contracts"),
     },
     {
         *("tables", "pixels", "runtime", "rundir", "settings", "events", "bootstrap", "scores", "predictions", "curve"),
@@ -48,7 +48,7 @@ FLOORS = [
         "united",
     },
     {
-        *("assembly", "goals", "experiment", "workflow", "inspect", "inference", "forecasts"),
+        *("assembly", "goals", "own", "experiment", "workflow", "inspect", "inference", "forecasts"),
         *("stack", "lockstep", "together"),
     },
     {"report"},
@@ -56,7 +56,7 @@ FLOORS = [
 ]
 FAMILIES = [
     {"engine", "meter", "meters", "learner", "callbacks", "board", "making", "tape", "replay", "united"},
-    {"assembly", "goals", "experiment", "workflow", "inference", "forecasts", "stack", "lockstep", "together"},
+    {"assembly", "goals", "own", "experiment", "workflow", "inference", "forecasts", "stack", "lockstep", "together"},
     {"cli", "commands", "sweeps", "__main__"},
 ]
 

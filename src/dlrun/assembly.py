@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import logging
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from dlrun.ahead import looked_ahead
 from dlrun.augment import Augment, augmented
 from dlrun.build import build, patched
 from dlrun.data import kept
+from dlrun.data.own import raw_of
 from dlrun.data.prepare import apply, fingerprint, prepare, state
 from dlrun.engine import Trainer
 from dlrun.errors import Refused
@@ -25,16 +27,19 @@ from dlrun.goals import answered, callbacks
 from dlrun.learner import Learner
 from dlrun.meter import Measures
 from dlrun.models import fault_of
+from dlrun.models.own import model_of
 from dlrun.models.trained import plain_spec
 from dlrun.objectives.given import Given
+from dlrun.own import loss_of, metric_of
 from dlrun.problems import of_target, targets_fault
 from dlrun.protocols.stages import plan_of
 from dlrun.rundir import RunDir
 from dlrun.settings import LATER, Settings
 from dlrun.stream import Stream
 from dlrun.tables import Table, Ticks, mix
-from dlrun.types import Data, Field, Job, Rows, Spec
+from dlrun.types import Data, Field, Job, Raw, Rows, Spec
 
+log = logging.getLogger("dlrun")
 SUPERVISED = {"_target_": "dlrun.objectives.supervised.supervised"}  # of runs from before there was a choice
 
 
@@ -66,6 +71,7 @@ class Assembly:
         engine = {**LATER, **config["engine"]}
         self.config, self.plugins = {"objective": SUPERVISED, **config, "engine": engine}, plugins
         self.run = RunDir(folder)
+        self.told: set[str] = set()
         self.settings: Settings = self.part("engine")
         self.device = runtime.choose_device(processes.here.device or self.settings.own_device)
         self.plan = plan_of(config, plugins)
@@ -75,12 +81,21 @@ class Assembly:
         runtime.keep_memory()
         optim.spare_compiler()
         optim.rehearse(lambda parameters: self.part("optimizer", parameters))
-        self.raw, self.print = processes.in_turn(lambda: kept.read(self.config["data"], lambda: self.part("data")))
+        self.raw, self.print = processes.in_turn(lambda: kept.read(self.config["data"], self._dataset))
         self._check_data()
+
+    def _dataset(self) -> Raw:
+        return raw_of(self.config["data"], self.part("data"))
+
+    def tell(self, text: str) -> None:
+        """Say once in this run what holds for all of its fits."""
+        if text not in self.told:
+            self.told.add(text)
+            log.warning("%s", text)
 
     def part(self, name: str, *context: Any) -> Any:
         """The object that one group of the config describes."""
-        return build(self.config[name], *context, plugins=self.plugins)
+        return build(self.config[name], *context, kind=name, plugins=self.plugins)
 
     def _check_data(self) -> None:
         columns: tuple[dict[str, str], ...] = (dict(self.raw.inputs), dict(self.raw.targets))
@@ -198,9 +213,9 @@ class Assembly:
     def _objective(self, data: Data) -> Any:
         """What is minimised, with the model that the config names; on the device."""
         node = lambda target: of_target(self.config, "loss", target)  # noqa: E731
-        model: nn.Module = self.part("model", data.spec)
+        model = model_of(self.config["model"], data.spec, self.plugins, self.tell)
         sharded.shard(model, self.settings, self.device)
-        losses = {name: build(node(name), field, plugins=self.plugins) for name, field in data.spec.targets.items()}
+        losses = {name: loss_of(node(name), field, self.plugins) for name, field in data.spec.targets.items()}
         weights, augment = self.config["loss_weights"], self._augment(data.spec)
         given = Given(model, data, self.raw, losses, weights, augment, self.device)
         return self.part("objective", given).to(self.device)
@@ -241,7 +256,8 @@ class Assembly:
         found: Measures = {}
         for target, field in targets.items():
             nodes = of_target(self.config, "metric", target)
-            chosen = {name: build(node, field, plugins=self.plugins) for name, node in nodes.items()}
+            made = partial(metric_of, field=field, plugins=self.plugins, tell=self.tell)
+            chosen = {name: made(node, name) for name, node in nodes.items()}
             prefix = f"{target}_" if len(targets) > 1 else ""
             for name, metric in (chosen or metrics.defaults(field)).items():
                 found[prefix + name] = (target, metric)

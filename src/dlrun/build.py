@@ -7,6 +7,7 @@ import importlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from dlrun.contracts import call, failed, own
 from dlrun.errors import Refused
 from dlrun.signatures import as_meant, signature
 
@@ -46,7 +47,7 @@ def locate(target: str, plugins: Iterable[str] = ()) -> Any:
     return found
 
 
-def build(node: Mapping[str, Any], *context: Any, plugins: Iterable[str] = ()) -> Any:
+def build(node: Mapping[str, Any], *context: Any, kind: str = "", plugins: Iterable[str] = ()) -> Any:
     """The object that a node describes: its target called with `context` and the node's other keys.
 
     Nodes inside are built first. Raises Refused, naming the target, when the target refuses its arguments.
@@ -55,7 +56,11 @@ def build(node: Mapping[str, Any], *context: Any, plugins: Iterable[str] = ()) -
     target = locate(node["_target_"], plugins)
     arguments |= _as_meant(node["_target_"], arguments, len(context))
     try:
-        return target(*context, **arguments)
+        return call(kind, target, context, arguments) if own(node["_target_"]) else target(*context, **arguments)
+    except (AttributeError, KeyError, RuntimeError) as error:
+        if own(node["_target_"]) and not isinstance(error, Refused):
+            raise Refused(failed(node["_target_"], error)) from error
+        raise
     except (TypeError, ValueError, IndexError) as error:
         raise Refused(f"{node['_target_'].rpartition('.')[2]}: {error}") from error
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from dlrun import metrics
-from dlrun.build import build
 from dlrun.callbacks import Collapse, EarlyStopping, KeepBest, Limit
 from dlrun.engine import Trainer
 from dlrun.errors import Refused
+from dlrun.own import callback_of
 from dlrun.types import Field, Spec
 
 STOPPERS = (Collapse, EarlyStopping, Limit)
@@ -26,7 +26,7 @@ def callbacks(nodes: Mapping[str, Any], trainer: Trainer, schedule: Any, plugins
     there = [f"{split}/{name}" for split in splits for name in goals]
     found = []
     for name, node in nodes.items():
-        callback = build(node, plugins=plugins)
+        callback = callback_of(node, plugins)
         if not (isinstance(callback, KeepBest) and keeps_nothing(callback.monitor, splits, goals)):
             found.append(aimed(callback, f"callback.{name}", there, goals))
     found.sort(key=turn)

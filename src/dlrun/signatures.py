@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from dlrun.contracts import CALLED_WITH, GIVES, is_given, is_plain, own
 from dlrun.ranges import RANGES
 
 PLAIN: dict[str, tuple[type, ...]] = {
@@ -21,15 +22,21 @@ PLAIN: dict[str, tuple[type, ...]] = {
     "tuple": (list,),
 }
 
+GOAL = ast.parse("Literal['min', 'max']", mode="eval").body
+
 
 @dataclass(frozen=True)
 class Argument:
-    """One argument: its annotation as a syntax tree of `module`, and whether it must be given."""
+    """One argument: its annotation as a syntax tree of `module`, and whether it must be given.
+
+    ordered: it can be given by its place, too.
+    """
 
     name: str
     annotation: ast.expr | None
     required: bool
     module: Path
+    ordered: bool = True
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,27 @@ def signature(target: str, context: int = 0) -> Signature | None:
     return _of_function(node.args, module, context)
 
 
+def settable(target: str, kind: str, context: int = 0) -> Signature | None:
+    """The settings of a part: the arguments of its target, less those that dlrun gives to a part of this kind."""
+    if not own(target) or kind not in GIVES:
+        return signature(target, context)
+    found, whole = definition(target), signature(target)
+    if found is None or whole is None:
+        return None
+    named = {name: ast.unparse(each.annotation) if each.annotation else "" for name, each in whole.arguments.items()}
+    ordered = [(name, named[name]) for name, each in whole.arguments.items() if each.ordered]
+    if isinstance(found[0], ast.FunctionDef) and is_plain(kind, ordered):
+        given = {name for name, _ in ordered[: CALLED_WITH[kind]]}
+    elif isinstance(found[0], ast.FunctionDef) and kind == "loss" and len(ordered) == 1:
+        given = {ordered[0][0]}
+    else:
+        given = {name for name, note in named.items() if is_given(kind, name, note)}
+    left = {name: each for name, each in whole.arguments.items() if name not in given}
+    if kind == "metric":
+        left["goal"] = Argument("goal", GOAL, False, found[1])
+    return Signature(left, whole.open)
+
+
 def _of_dataclass(node: ast.ClassDef, module: Path) -> Signature:
     fields = [part for part in node.body if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name)]
     made = [Argument(part.target.id, part.annotation, part.value is None, module) for part in fields]  # type: ignore[union-attr]
@@ -65,7 +93,7 @@ def _of_function(args: ast.arguments, module: Path, skip: int) -> Signature:
     required = len(positional) - len(args.defaults)
     made = [Argument(a.arg, a.annotation, i < required, module) for i, a in enumerate(positional)][skip:]
     made += [
-        Argument(a.arg, a.annotation, default is None, module)
+        Argument(a.arg, a.annotation, default is None, module, ordered=False)
         for a, default in zip(args.kwonlyargs, args.kw_defaults, strict=True)
     ]
     return Signature({argument.name: argument for argument in made}, args.kwarg is not None)

@@ -121,7 +121,7 @@ class Raw:
     dev: Rows
     inputs: dict[str, Kind]
     targets: dict[str, Kind]
-    learn: dict[str, tuple[Preparation, ...]]
+    learn: dict[str, tuple[Preparation, ...]] = field(default_factory=dict)
     test: Callable[[], Rows] | None = None
     order: str | None = None
     group: str | None = None

@@ -12,7 +12,7 @@ from dlrun.build import allow, dotted, patched
 from dlrun.errors import Refused
 from dlrun.models import fault_of, members
 from dlrun.problems import loss_fault, metric_fault, targets_fault
-from dlrun.signatures import misfit, signature
+from dlrun.signatures import misfit, settable
 
 CONTEXT = {
     "model": 1,
@@ -132,7 +132,7 @@ def node_faults(node: Any, place: str, context: int, plugins: tuple[str, ...]) -
     except Refused as error:
         yield f"{place}: {error}"
         return
-    found = signature(node["_target_"], context)
+    found = settable(node["_target_"], kind_of(place), context)
     if found is None:
         if node["_target_"].startswith("dlrun."):
             yield f"{place}: there is no {node['_target_']}"
@@ -150,7 +150,15 @@ def node_faults(node: Any, place: str, context: int, plugins: tuple[str, ...]) -
             yield from inner_faults(value, f"{place}.{key}", 0, plugins)
     for key, argument in found.arguments.items():
         if argument.required and key not in node:
-            yield f"{place}: {name} needs a value for '{key}'"
+            yield f"{place}: {name} needs a value for '{key}'{needed_hint(place, key)}"
+
+
+def kind_of(place: str) -> str:
+    """The kind of the part at this place of a config; '' inside another part."""
+    group, *inner = place.split(".")
+    whole = {"losses": "loss", "metrics": "metric"}.get(group, group)
+    depth = {"metrics": 2, "losses": 1, **dict.fromkeys(LISTS, 1)}.get(group, 0)
+    return whole if len(inner) == depth else ""
 
 
 def inner_faults(value: Any, place: str, context: int, plugins: tuple[str, ...]) -> Iterator[str]:
@@ -160,6 +168,12 @@ def inner_faults(value: Any, place: str, context: int, plugins: tuple[str, ...])
     elif isinstance(value, dict | list):
         for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
             yield from inner_faults(inner, f"{place}.{name}", context, plugins)
+
+
+def needed_hint(place: str, key: str) -> str:
+    """How to say a setting; for a model, also how to be told of the data."""
+    spec = " (to be given the Spec of the data, call the argument spec)" if place == "model" else ""
+    return f": {place}.{key}=…{spec}"
 
 
 def unknown_argument(place: str, key: str, name: str, there: list[str]) -> str:

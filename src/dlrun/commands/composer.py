@@ -33,6 +33,8 @@ class Composer:
         from hydra._internal.config_loader_impl import ConfigLoaderImpl
         from omegaconf import OmegaConf
 
+        if any("._target_=" in word or word.startswith("data=") for word in words):
+            raise Refused("said by configure")
         overrides = parsed(words)
         choices = tuple(each.input_line for each in overrides if self._chooses(each))
         if choices not in self.known:

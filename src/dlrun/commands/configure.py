@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dlrun import places
+from dlrun.commands import own_parts
 from dlrun.commands.check import CHOOSE, check, idle_faults
 from dlrun.commands.preview import preview
 from dlrun.commands.words import still_clear, word_faults
@@ -20,11 +21,14 @@ OPEN = {"loss_weights": "+loss_weights.{}=NUMBER", **CHOOSE}  # mappings to whic
 def configure(words: list[str], folders: list[Path], plugins: tuple[str, ...] = ()) -> dict[str, Any]:
     """The config that these words ask for, as plain values, checked. Raises Refused with all that is wrong in them."""
     wrong = word_faults(words, folders)
-    good, faults, unknown = still_clear(words, wrong), list(wrong.values()), list[str]()
+    good, faults = still_clear(words, wrong), list(wrong.values())
     if faults and not good:
         raise Refused("\n".join(faults))
+    dropped: list[tuple[str, str]] = []  # words whose key is not there
     if early := preview(good, folders):
-        judge(*early, [*faults, *idle_faults(early[0], good)], plugins)
+        own_parts.settle(early[0], good)
+        if not any(own_parts.takes(early[0], key) for key in early[1]):
+            judge(*early, [*faults, *idle_faults(early[0], good)], plugins)
     while True:
         try:
             config = compose(good, folders)
@@ -33,9 +37,12 @@ def configure(words: list[str], folders: list[Path], plugins: tuple[str, ...] = 
             if bad.word not in good:
                 raise Refused("\n".join([*faults, bad.text])) from bad
             good.remove(bad.word)
-            unknown += [bad.key] if bad.key else []
+            dropped += [(bad.word, bad.key)] if bad.key else []
             faults += [] if bad.key else [bad.text]
-    judge(config, unknown, [*faults, *idle_faults(config, good)], plugins)
+    own_parts.settle(config, words)
+    if added := {word: f"++{word.lstrip('+')}" for word, key in dropped if own_parts.takes(config, key)}:
+        return configure([added.get(word, word) for word in words], folders, plugins)
+    judge(config, [key for _, key in dropped], [*faults, *idle_faults(config, good)], plugins)
     return settled(config)
 
 
@@ -58,7 +65,7 @@ def rooted(node: dict[str, Any], keys: tuple[str, ...]) -> None:
 
 def judge(config: dict[str, Any], unknown: list[str], faults: list[str], plugins: tuple[str, ...]) -> None:
     """Refuse a config for the faults found so far, the keys that it does not have, and what is wrong in itself."""
-    found = [*faults, *(unknown_key(key, keys(config)) for key in unknown)]
+    found = [*faults, *(unknown_key(key, [*keys(config), *own_parts.further_keys(config)]) for key in unknown)]
     try:
         check(config, plugins)
     except Refused as error:

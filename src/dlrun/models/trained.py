@@ -12,9 +12,10 @@ import yaml
 from torch import nn
 
 from dlrun import checkpoint
-from dlrun.build import build, patched
+from dlrun.build import patched
 from dlrun.errors import Refused
 from dlrun.models import weights
+from dlrun.models.own import model_of
 from dlrun.outlook import outlook
 from dlrun.rundir import RunDir
 from dlrun.types import Field, Job, Spec
@@ -44,7 +45,7 @@ def trained(folder: Path, plugins: tuple[str, ...] = (), *, answers: bool = True
     if answers and not spec.targets:
         raise Refused(f"{folder} answers no target, it makes something: dlrun generate {folder}")
     with weights.unneeded():
-        model: nn.Module = build(config["model"], spec, plugins=plugins)
+        model = model_of(config["model"], spec, plugins)
     state = checkpoint.best(run.checkpoints(job))
     objective = _Weights(model)
     kept = {name: value for name, value in state["objective"].items() if name.startswith("model.")}

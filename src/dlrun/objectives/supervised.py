@@ -34,7 +34,7 @@ class Supervised(nn.Module):
         self.losses = losses
         self.weights = weights or {}
         self.augment = augment
-        self.steady = augment is None
+        self.steady = augment is None and all(getattr(loss, "steady", True) for loss in losses.values())
         self.bar = bar
         self.makes: dict[str, Maker] = {}
         self.shown: tuple[str, ...] = ()
@@ -45,7 +45,7 @@ class Supervised(nn.Module):
     def steps(self, batch: Batch) -> Iterator[Step]:
         if self.augment is not None and self.training:
             batch = self.augment(batch)
-        outputs = self.model(batch)
+        outputs = self.model({name: column for name, column in batch.items() if name not in self.losses})
         parts, extra = self.parts(outputs, batch), self.penalty()
         total = together(parts.values())
         yield Step("model", total if extra is None else total + extra, outputs, parts if len(parts) > 1 else {})

@@ -1,0 +1,170 @@
+"""Data of one's own: what a dataset function may answer, and how that becomes a Raw.
+
+The contract. `_target_` names a function (or class) whose arguments are settings. It answers one of:
+
+- a `dlrun.types.Raw`: `dev` has the columns of the rows for training and validation, as numpy arrays or tensors,
+  `inputs` and `targets` say of which kind each column is, `test` is a function that reads the test rows;
+- two arrays or tensors `(x, y)`: input and target of each row;
+- a `torch.utils.data.Dataset` of pairs `(x, y)`, or of mappings of which `target`, `label` or `y` is the target;
+- a pair of such datasets, of which the second holds the test rows.
+
+Kinds that are not said are inferred: of inputs, three axes are an image, other fractions are numbers; of targets, whole
+numbers are classes (two: binary) and fractions are numbers.
+
+Example:
+    def points(rows=200):
+        x = torch.rand(rows, 2)
+        return x, (x.sum(1) > 1).long()
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, IterableDataset
+
+from dlrun.contracts import own
+from dlrun.errors import Refused
+from dlrun.types import Kind, Raw, Rows
+
+log = logging.getLogger("dlrun")
+TARGETS = ("target", "label", "y")  # what the target is called in items that are mappings
+EXPECTED = "expected a dlrun.types.Raw, a torch.utils.data.Dataset, or two arrays (x, y)"
+KINDS: tuple[str, ...] = get_args(Kind)
+
+
+def raw_of(node: Mapping[str, Any], found: Any) -> Raw:
+    """The dataset that the target of a node has answered with; one that is not dlrun's is looked at first."""
+    if not own(node["_target_"]):
+        return found  # type: ignore[no-any-return]
+    name = node["_target_"]
+    if isinstance(found, Raw):
+        return checked(name, tensors_too(found))
+    return checked(name, _inferred(name, found))
+
+
+def tensors_too(raw: Raw) -> Raw:
+    """The same, with numpy arrays where there were tensors or lists."""
+    test = raw.test
+    later: Callable[[], Rows] | None = None if test is None or not callable(test) else lambda: _arrays(test())
+    return replace(raw, dev=_arrays(raw.dev), test=later if callable(test) else test)
+
+
+def checked(name: str, raw: Raw) -> Raw:
+    """Raise Refused with the first thing in a dataset that cannot be."""
+    for column, kind in (raw.inputs | raw.targets).items():
+        if column not in raw.dev:
+            raise Refused(f"{name}: '{column}' is not among the columns of dev: {', '.join(raw.dev)}")
+        if kind not in KINDS:
+            raise Refused(f"{name}: '{column}' is of kind {kind!r}; available: {', '.join(KINDS)}")
+    lengths = {column: len(values) for column, values in raw.dev.items()}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{column} {length}" for column, length in lengths.items())
+        raise Refused(f"{name}: the columns have different numbers of rows: {told}")
+    if not raw.inputs or not raw.targets:
+        raise Refused(f"{name}: no {'targets' if raw.inputs else 'inputs'} in its Raw; expected {{name: kind}}")
+    if raw.test is not None and not callable(raw.test):
+        raise Refused(f"{name}: test is {type(raw.test).__name__}; expected a function that answers with the test "
+                      "rows: lambda: {…}")  # fmt: skip
+    for column, kind in (raw.inputs | raw.targets).items():
+        if not raw.learn.get(column) and (fault := _fault(raw.dev[column], kind)):
+            raise Refused(f"{name}: '{column}' is of kind {kind}, {fault}")
+    return raw
+
+
+def _fault(column: Any, kind: str) -> str:
+    if not isinstance(column, np.ndarray):
+        return ""
+    if column.dtype.kind not in "biuf":
+        return f"and holds {column.dtype}; expected numbers"
+    if kind == "category" and (column.dtype.kind not in "biu" or column.ndim != 1 or column.min(initial=0) < 0):
+        return f"and is {column.dtype} {column.shape}; expected whole numbers from 0 up, one for each row"
+    if kind == "binary" and not np.isin(column, (0, 1)).all():
+        return "and holds other numbers than 0 and 1"
+    if kind == "image" and column.ndim != 4:
+        return f"and has the shape {column.shape}; expected (rows, channels, height, width)"
+    return ""
+
+
+def _inferred(name: str, found: Any) -> Raw:
+    test = None
+    if isinstance(found, tuple | list) and len(found) == 2 and isinstance(found[0], Dataset):
+        found, test = found
+    dev = _columns(name, found)
+    targets = [column for column in dev if column in TARGETS] or list(dev)[1:]
+    if len(targets) != 1 or len(dev) < 2:
+        raise Refused(f"{name}: items of {', '.join(dev) or 'nothing'}; which is the target? Call it target, label or "
+                      "y, or answer with a dlrun.types.Raw")  # fmt: skip
+    kinds = {column: _kind_of(values, column in targets) for column, values in dev.items()}
+    labels = tuple(map(str, getattr(found, "classes", ())))
+    raw = Raw(
+        dev=dev,
+        inputs={column: kind for column, kind in kinds.items() if column not in targets},
+        targets={column: kinds[column] for column in targets},
+        learn={},
+        test=None if test is None else lambda: _columns(name, test),
+        labels={targets[0]: labels} if labels and kinds[targets[0]] == "category" else {},
+    )
+    log.info("%s: taken as %s", name, ", ".join(f"{column} ({kind})" for column, kind in kinds.items()))
+    return raw
+
+
+def _columns(name: str, found: Any) -> Rows:
+    if isinstance(found, tuple | list) and len(found) == 2 and all(_is_array(each) for each in found):
+        return _arrays({"x": found[0], "y": found[1]})
+    if isinstance(found, IterableDataset) or not isinstance(found, Dataset) or not hasattr(found, "__len__"):
+        raise Refused(f"{name} answers {_described(found)}; {EXPECTED}")
+    items = [found[index] for index in range(len(found))]  # type: ignore[arg-type]
+    if not items:
+        raise Refused(f"{name}: the dataset has no rows")
+    first = items[0]
+    if isinstance(first, Mapping):
+        return {str(key): _stacked(name, str(key), [item[key] for item in items]) for key in first}
+    if not isinstance(first, tuple | list) or len(first) != 2:
+        raise Refused(f"{name}: an item is {_described(first)}; expected a pair (x, y), or a mapping with a target")
+    return {key: _stacked(name, key, [item[at] for item in items]) for at, key in enumerate(("x", "y"))}
+
+
+def _stacked(name: str, column: str, values: Sequence[Any]) -> np.ndarray:
+    arrays = [_image(value) if hasattr(value, "getbands") else np.asarray(value) for value in values]
+    if len({each.shape for each in arrays}) > 1:
+        shapes = " and ".join(str(shape) for shape in list(dict.fromkeys(each.shape for each in arrays))[:2])
+        raise Refused(f"{name}: the items of '{column}' have different shapes: {shapes}; expected one shape")
+    return np.stack(arrays)
+
+
+def _image(picture: Any) -> np.ndarray:
+    """A PIL image, channels first."""
+    values = np.asarray(picture)
+    return values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
+
+
+def _kind_of(values: np.ndarray, target: bool) -> Kind:
+    whole = values.dtype.kind in "biu"
+    if target:
+        if whole and values.ndim == 1:
+            return "binary" if set(np.unique(values)) == {0, 1} else "category"
+        return "number"
+    if values.ndim == 4:
+        return "image"
+    if values.ndim == 3:
+        return "series"
+    return "tokens" if whole and values.ndim == 2 else "number"
+
+
+def _arrays(rows: Rows) -> Rows:
+    plain = lambda value: value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value  # noqa: E731
+    return {key: np.asarray(value) if isinstance(value, list) else plain(value) for key, value in rows.items()}
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray | torch.Tensor)
+
+
+def _described(value: Any) -> str:
+    return f"a {type(value).__name__}" + (f" of {len(value)}" if isinstance(value, tuple | list) else "")

@@ -1,0 +1,198 @@
+"""A model of one's own: what its `forward` is given, and what its answer is taken for.
+
+The contract. `_target_` names a class or a function that answers with an `nn.Module`. Its arguments are
+settings (`model.hidden=64`); one called `spec`, or annotated `Spec`, receives the description of the data.
+
+`forward` takes one of:
+
+- one tensor, where the data have one input: `forward(self, x)`. Words as a set come as counts (rows, words);
+- inputs by name: `forward(self, title, body)`;
+- all inputs as a mapping: `forward(self, batch)` (also called `inputs`, or annotated `dict`).
+
+Targets are never among them. It answers raw outputs, without a last softmax or sigmoid: one tensor
+(rows, outputs) where there is one target, else a mapping of target names to such tensors.
+
+Example:
+    class Net(nn.Module):
+        def __init__(self, hidden=32):
+            super().__init__()
+            self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, 10))
+
+        def forward(self, x):
+            return self.layers(x)
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
+
+from dlrun.build import build
+from dlrun.contracts import failed, own, parameters
+from dlrun.errors import Refused
+from dlrun.types import Batch, Field, Spec
+
+log = logging.getLogger("dlrun")
+ALL = ("batch", "inputs")  # names of an argument that takes all inputs
+MAPPINGS = ("batch", "dict", "mapping")  # what its annotation begins with otherwise
+TORCHVISION = "torchvision.models."
+
+
+def model_of(
+    node: dict[str, Any], spec: Spec, plugins: tuple[str, ...], tell: Callable[[str], None] = log.warning
+) -> nn.Module:
+    """The model that a node describes; one that is not dlrun's keeps to the contract above, or is refused."""
+    target = node["_target_"]
+    if not own(target):
+        return build(node, spec, kind="model", plugins=plugins)  # type: ignore[no-any-return]
+    with_torchvision = target.startswith(TORCHVISION)
+    if with_torchvision and len(spec.targets) == 1:
+        node = {"num_classes": next(iter(spec.targets.values())).outputs, **node}
+    model = build(node, spec, kind="model", plugins=plugins)
+    if not isinstance(model, nn.Module):
+        raise Refused(f"{target} answers {type(model).__name__}; expected a torch.nn.Module")
+    if isinstance(model, LazyModuleMixin):  # its own hook would be given the mapping
+        model = nn.Sequential(model)
+    model.forward = Forward(model.forward, spec, target, tell, with_torchvision)  # type: ignore[method-assign]
+    _complete(model, spec)
+    if not any(True for _ in model.parameters()):
+        tell(f"{target} has no parameters, so nothing is learned: layers must be attributes of the module, or in an "
+             "nn.ModuleList or nn.ModuleDict")  # fmt: skip
+    return model
+
+
+class Forward:
+    """A module's own `forward` between what objectives give and what they expect.
+
+    colored: gray images are given as three equal channels.
+    """
+
+    def __init__(
+        self, forward: Callable[..., Any], spec: Spec, name: str, tell: Callable[[str], None], colored: bool
+    ) -> None:
+        self.forward, self.spec, self.name = forward, spec, name
+        self.tell, self.colored = tell, colored
+        self.arguments = _arguments(forward, spec, name)
+        self.called = False
+
+    def __call__(self, batch: Any, *rest: Any, **named: Any) -> Any:
+        if not isinstance(batch, dict):  # an objective of the user's own has its own way
+            return self.forward(batch, *rest, **named)
+        inputs = {name: column for name, column in batch.items() if name not in self.spec.targets}
+        try:
+            answer = self.forward(*self._given(inputs), *rest, **named)
+        except (TypeError, ValueError, KeyError, IndexError, AttributeError, RuntimeError) as error:
+            if self.called or isinstance(error, torch.OutOfMemoryError | Refused):
+                raise
+            raise Refused(self._failed(error, inputs)) from error
+        rows = len(next(iter(inputs.values()))) if inputs else None
+        found = self._answered(answer, rows)
+        if not self.called:
+            self.called = True
+            self._look(found)
+        return found
+
+    def _given(self, inputs: Batch) -> list[Any]:
+        if self.arguments is None:
+            return [inputs]
+        found = [inputs[name] for name in self.arguments]
+        found = [each.to_dense() if each.layout is not torch.strided else each for each in found]
+        return [_three(each) for each in found] if self.colored else found
+
+    def _answered(self, answer: Any, rows: int | None) -> dict[str, Tensor]:
+        targets = self.spec.targets
+        if isinstance(answer, Tensor) and len(targets) == 1:
+            answer = {next(iter(targets)): answer}
+        if not isinstance(answer, dict):
+            raise Refused(f"{self.name}: forward answers {_shown(answer)}; {self._expected()}")
+        if lacking := [name for name in targets if not isinstance(answer.get(name), Tensor)]:
+            there = ", ".join(map(repr, answer)) or "nothing"
+            raise Refused(f"{self.name}: forward answers {there}, without {lacking[0]!r}; {self._expected()}")
+        return {**answer, **{name: self._shaped(answer[name], name, rows) for name in targets}}
+
+    def _shaped(self, raw: Tensor, name: str, rows: int | None) -> Tensor:
+        field = self.spec.targets[name]
+        if field.outputs == 1 and field.kind != "tokens" and raw.ndim == 1:
+            raw = raw[:, None]
+        shape, wanted = tuple(raw.shape), field.answered
+        fits = shape[-1:] == wanted[-1:] if field.kind == "tokens" else shape[1:] == wanted
+        if not fits or (rows is not None and shape[0] != rows) or not raw.is_floating_point():
+            got = f"{_kind(raw)} {shape}" if raw.ndim else "one number"
+            about = f" for {rows} rows" if rows is not None else ""
+            raise Refused(f"{self.name}: forward answers {got}{about}; {self._expected()}")
+        return raw
+
+    def _expected(self) -> str:
+        each = [f"{name!r}: {_wanted(field)}" for name, field in self.spec.targets.items()]
+        alone = ", or that tensor alone" if len(each) == 1 else ""
+        return f"expected {{{', '.join(each)}}}{alone}"
+
+    def _failed(self, error: Exception, inputs: Batch) -> str:
+        given = ", ".join(f"{name} {_shown(column)}" for name, column in inputs.items())
+        if isinstance(error, KeyError) and error.args and error.args[0] not in inputs:
+            return f"{self.name}: forward asks for {error.args[0]!r}, which is not an input; it is given {given}"
+        return f"{failed(f'{self.name}: forward', error)}; it was given {given}"
+
+    def _look(self, answers: dict[str, Tensor]) -> None:
+        """Tell once where the answers look like probabilities, on which a loss of logits learns badly."""
+        for name, field in self.spec.targets.items():
+            raw = answers[name].detach()
+            ones = field.kind == "category" and raw.min() >= 0 and (raw.sum(-1) - 1).abs().max() < 1e-3
+            if field.size > 1 and bool(ones):
+                self.tell(f"{self.name} answers probabilities for '{name}', and losses take logits: leave out the last "
+                          "softmax")  # fmt: skip
+
+
+def _arguments(forward: Callable[..., Any], spec: Spec, name: str) -> list[str] | None:
+    """The inputs that are given in order, by name; None for all of them as one mapping."""
+    there = [p for p in parameters(forward) if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    needed = [p.name for p in there if p.default is p.empty]
+    note = str(getattr(there[0].annotation, "__name__", there[0].annotation)) if there else ""
+    if there and (there[0].name in ALL or note.strip("'\"").lower().rpartition(".")[2].startswith(MAPPINGS)):
+        return None
+    if needed and set(needed) <= set(spec.inputs):
+        return [p.name for p in there if p.name in spec.inputs]
+    if len(spec.inputs) == 1 and len(needed) <= 1:
+        return list(spec.inputs)
+    inputs = ", ".join(spec.inputs)
+    raise Refused(
+        f"{name}: forward({', '.join(needed)}) does not fit the inputs, which are: {inputs}; write "
+        f"forward(self, {inputs}), or forward(self, batch) for all of them by name: batch['{next(iter(spec.inputs))}']"
+    )
+
+
+def _complete(model: nn.Module, spec: Spec) -> None:
+    """Give lazy layers their shapes, which an optimizer needs."""
+    if not any(nn.parameter.is_lazy(each) for each in model.parameters()):
+        return
+    with torch.no_grad():
+        model.eval()({name: _zeros(field) for name, field in spec.inputs.items()})
+    model.train().forward.called = False  # type: ignore[attr-defined]
+
+
+def _zeros(field: Field) -> Tensor:
+    shape = field.shape if field.shape or field.kind != "tokens" else (4,)
+    return torch.zeros(2, *shape, dtype=torch.int64 if field.kind in ("category", "tokens") else torch.float32)
+
+
+def _three(image: Tensor) -> Tensor:
+    return image.expand(-1, 3, -1, -1) if image.ndim == 4 and image.shape[1] == 1 else image
+
+
+def _wanted(field: Field) -> str:
+    outputs = ", ".join(str(each) for each in ("rows", *field.answered))
+    what = {"number": "numbers", "series": "numbers"}.get(field.kind, "logits")
+    return f"{what} ({outputs})"
+
+
+def _shown(value: Any) -> str:
+    return f"{_kind(value)} {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+
+
+def _kind(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")

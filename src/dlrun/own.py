@@ -1,0 +1,142 @@
+"""Losses, metrics and callbacks of one's own; each contract stands in a docstring below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dlrun.build import build
+from dlrun.contracts import failed, own, parameters
+from dlrun.errors import Refused
+from dlrun.losses import Loss
+from dlrun.metrics import Metric
+from dlrun.types import Field
+
+Plugins = tuple[str, ...]
+
+
+def loss_of(node: Mapping[str, Any], field: Field, plugins: Plugins) -> Loss:
+    """The loss that a node describes for one target.
+
+    The contract of a loss of one's own: a function `(prediction, target)` that answers with one number, the mean over
+    the rows of the batch, as a tensor with a gradient. `prediction` is the model's raw output (rows, outputs): logits,
+    or standardized numbers; `target` is (rows,) class numbers, else (rows, outputs). Further arguments are settings. A
+    class is made with its settings and then called, such as torch.nn.HuberLoss; a function with an argument `field`
+    makes the loss for that target.
+
+    Example:
+        def squared(prediction, target, weight=1.0):
+            return weight * (prediction - target).square().mean()
+    """
+    made = build(node, field, kind="loss", plugins=plugins)
+    if not own(node["_target_"]):
+        return made  # type: ignore[no-any-return]
+    if not callable(made):
+        raise Refused(f"loss {node['_target_']} answers a {type(made).__name__}; expected a function (prediction, "
+                      "target), or an nn.Module that is called so")  # fmt: skip
+    return OwnLoss(made, node["_target_"])
+
+
+@dataclass(frozen=True)
+class OwnLoss:
+    """A loss of the user's own that answers one number, or is refused. It may do otherwise each time: not steady."""
+
+    function: Callable[[Tensor, Tensor], Any]
+    name: str
+    steady = False
+
+    def __call__(self, raw: Tensor, target: Tensor) -> Tensor:
+        """The mean loss of these rows."""
+        try:
+            found = self.function(raw, target)
+        except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
+            raise Refused(_failed(f"loss {self.name}", error, raw, target)) from error
+        if not isinstance(found, Tensor) or found.numel() != 1:
+            got = f"{tuple(found.shape)} numbers" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+            raise Refused(f"loss {self.name} answers {got}; expected a tensor of one number, such as loss.mean()")
+        return found.reshape(())
+
+
+def metric_of(
+    node: Mapping[str, Any], name: str, field: Field, plugins: Plugins, tell: Callable[[str], None]
+) -> Metric:
+    """The metric that a node describes for one target.
+
+    The contract of a metric of one's own: a function `(prediction, target)` of all rows of a split, as tensors on the
+    CPU, that answers with a number, or with one for each row, of which the mean is taken. `prediction` holds
+    probabilities (rows, classes), or numbers in their own unit (rows, 1); `target` likewise, classes as (rows,).
+    Further arguments are settings; a class is made with its settings and then called. `goal: min` in the YAML file says
+    that less is better (max unless said). A function with an argument `field` makes a dlrun.metrics.Metric.
+
+    Example:
+        def within(prediction, target, tolerance=1.0):
+            return (prediction - target).abs() <= tolerance
+    """
+    if not own(node["_target_"]):
+        return build(node, field, kind="metric", plugins=plugins)  # type: ignore[no-any-return]
+    goal = node.get("goal", "max")
+    made = build({key: value for key, value in node.items() if key != "goal"}, field, kind="metric", plugins=plugins)
+    if isinstance(made, Metric):
+        return made
+    if not callable(made):
+        raise Refused(f"metric {node['_target_']} answers a {type(made).__name__}; expected a function (prediction, "
+                      "target), or a dlrun.metrics.Metric")  # fmt: skip
+    if "goal" not in node:
+        tell(f"metric '{name}': taken as better where larger; where smaller is better: metric.{name}.goal=min")
+    return Metric(goal, whole=OwnMetric(made, node["_target_"]))
+
+
+@dataclass(frozen=True)
+class OwnMetric:
+    """A metric of the user's own over all rows of a split, as a number."""
+
+    function: Callable[[Tensor, Tensor], Any]
+    name: str
+
+    def __call__(self, answers: np.ndarray, targets: np.ndarray) -> float:
+        """The metric of these rows."""
+        prediction, target = torch.from_numpy(answers), torch.from_numpy(targets)
+        try:
+            found = torch.as_tensor(self.function(prediction, target)).double()
+        except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
+            raise Refused(_failed(f"metric {self.name}", error, prediction, target)) from error
+        if found.ndim and len(found) != len(target):
+            raise Refused(f"metric {self.name} answers {tuple(found.shape)} numbers for {len(target)} rows; expected "
+                          "one number, or one for each row")  # fmt: skip
+        return float(found.mean())
+
+
+def _failed(name: str, error: Exception, prediction: Tensor, target: Tensor) -> str:
+    """What went wrong in a function of the user's own, and what it was given."""
+    given = f"prediction {tuple(prediction.shape)} {prediction.dtype}, target {tuple(target.shape)} {target.dtype}"
+    return f"{failed(name, error)}; it was given {given}".replace("torch.", "")
+
+
+def callback_of(node: Mapping[str, Any], plugins: Plugins) -> Any:
+    """The callback that a node describes.
+
+    The contract of a callback of one's own: a function `(trainer)`, called after each epoch, once its training and
+    validation are done. `trainer.epoch` counts from 1; `trainer.history` has a row for each epoch and split, with
+    `epoch`, `split` and `values`; `trainer.folder` is where the job's checkpoints are. To end the fit it sets
+    `trainer.stop` to the reason; `trainer.keep("best")` keeps the weights of now. It keeps no state: a run that is
+    resumed has nothing but the history. Further arguments are settings; a class is made with its settings and then
+    called, and may have a `begin(trainer)`, called when a fit begins or goes on.
+
+    Example:
+        def patient(trainer, most=0.01):
+            losses = [row.values["loss"] for row in trainer.history if row.split == "val"]
+            if losses and losses[-1] < most:
+                trainer.stop = f"the validation loss is below {most}"
+    """
+    made = build(node, kind="callback", plugins=plugins)
+    if not callable(made):
+        raise Refused(f"callback {node['_target_']} answers a {type(made).__name__}; expected a function (trainer), "
+                      "or a class with __call__(self, trainer)")  # fmt: skip
+    if own(node["_target_"]) and not parameters(made):
+        raise Refused(f"callback {node['_target_']} takes no argument; write (trainer)")
+    return made
