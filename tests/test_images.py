@@ -131,7 +131,8 @@ def test_validation_rows_are_counted_without_those_set_aside_for_the_test(tmp_pa
         made.folder(tmp_path / "photos" / part, {"cat": count, "dog": count})
     raw = images(tmp_path / "photos", test=0.25)
     count = sum(name.startswith("validation/") for name in names(raw.dev))
-    assert 0 < count < 20 and f"protocol.validation={count}" in caplog.text
+    assert 0 < count < 20 and raw.validation == count
+    assert f"validation pictures are the {count} of the folder validation" in caplog.text
 
 
 def test_train_validation_and_test_folders(tmp_path, caplog):
@@ -140,11 +141,13 @@ def test_train_validation_and_test_folders(tmp_path, caplog):
         made.folder(tmp_path / "photos" / part, {"cat": count, "dog": count})
     raw = images(tmp_path / "photos")
     assert names(raw.dev)[0] == "Train/cat/000.png" and [n.split("/")[0] for n in names(raw.dev)[12:]] == ["val"] * 6
+    assert raw.validation == 6 and "validation pictures are the 6 of the folder validation" in caplog.text
+    assert not images(tmp_path / "photos", validation="mixed").validation
     assert "protocol=last_rows protocol.validation=6" in caplog.text
     assert names(raw.test()) == [f"test/{animal}/00{number}.png" for animal in ("cat", "dog") for number in (0, 1)]
     made.folder(tmp_path / "photos" / "test", {"cow": 1})
-    with pytest.raises(Refused, match="the folder test has classes that no other folder has: cow"):
-        images(tmp_path / "photos")
+    raw = images(tmp_path / "photos")
+    assert raw.labels["label"] == ("cat", "cow", "dog") and len(raw.test()["label"]) == 5
 
 
 def test_links_that_lead_out_are_not_followed(tmp_path, caplog):

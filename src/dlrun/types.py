@@ -115,7 +115,8 @@ class Raw:
     looks ahead to. shared: groups of columns with the same steps, which learn from the training rows of them all, so
     that the same words have the same numbers. apart: two rows that are so many rows apart, or fewer, may share
     values; 0 where none do, or where outlook says it. identifiers: columns of the development rows that are neither
-    inputs nor targets, by name: they tell rows apart that look alike.
+    inputs nor targets, by name: they tell rows apart that look alike. validation: so many of the development rows, the
+    last ones, are set apart for validation by the data themselves.
     """
 
     dev: Rows
@@ -134,6 +135,7 @@ class Raw:
     shared: tuple[tuple[str, ...], ...] = ()
     apart: int = 0
     identifiers: Rows = field(default_factory=dict)
+    validation: int = 0
 
     def __len__(self) -> int:
         return len(next(iter(self.dev.values())))

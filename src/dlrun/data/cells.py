@@ -5,29 +5,39 @@ from __future__ import annotations
 import csv
 import difflib
 import io
+import logging
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
+from dlrun.data import numerals
 from dlrun.data.encodings import decoded
+from dlrun.data.numerals import LARGEST, MISSING, Numbers, Numerals, plain
 from dlrun.errors import Refused
 
-MISSING = frozenset({"", "na", "n/a", "nan", "null", "?"})
+log = logging.getLogger("dlrun")
+
 SEPARATORS = ",;\t|"
 SAMPLE_LINES = 20
 
 
 @dataclass(frozen=True)
 class Cells:
-    """A table of text. place: where it came from. lines: the line in the file of each row."""
+    """A table of text. place: where it came from. lines: the line in the file where each row begins.
+
+    written: how the numbers of each column are written, by all rows of the file; None for columns of texts. A part of
+    the rows keeps it, so that all parts agree on what is a number. words: what means that a cell is missing.
+    """
 
     place: str
     columns: dict[str, list[str]]
     lines: list[int]
+    written: Mapping[str, Numerals | None] = field(default_factory=dict)
+    words: frozenset[str] = MISSING
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -36,7 +46,7 @@ class Cells:
         """The rows of these indices, in this order."""
         chosen = rows.tolist()
         columns = {name: [cells[row] for row in chosen] for name, cells in self.columns.items()}
-        return Cells(self.place, columns, [self.lines[row] for row in chosen])
+        return replace(self, columns=columns, lines=[self.lines[row] for row in chosen])
 
     def need(self, names: Iterable[str], what: str) -> None:
         """Raise Refused, with the nearest name, unless all these columns are there."""
@@ -52,32 +62,56 @@ class Cells:
         return where(self.lines, wrong)
 
     def missing(self, name: str) -> np.ndarray:
-        """The mask of rows whose cell is empty or says NA, N/A, nan, null or ?."""
-        return np.array([cell.lower() in MISSING for cell in self.columns[name]], bool)
+        """The mask of rows whose cell is empty or says NA, N/A, nan, null or ?, or another word for it."""
+        one = self._numerals(name)
+        blanks = one.blanks if one else self.words
+        return np.array([cell.lower() in blanks for cell in self.columns[name]], bool)
 
     def numbers(self, name: str) -> np.ndarray:
-        """A column as float64, missing cells as NaN. Raises Refused when a cell is no finite number."""
+        """A column as float64, missing cells as NaN. Raises Refused when a cell is no finite number.
+
+        A number that float32 cannot hold is a missing one, which is said.
+        """
+        one = self._numerals(name) or Numerals(blanks=self.words)
         values = np.empty(len(self))
         for row, cell in enumerate(self.columns[name]):
-            number = float("nan") if cell.lower() in MISSING else _number(cell)
+            number = float("nan") if cell.lower() in one.blanks else one.number(cell)
             if number is None or math.isinf(number):
                 raise Refused(
                     f"{self.place}, line {self.lines[row]}: column '{name}' has '{cell}', not a finite number"
                 )
             values[row] = number
-        return values
+        return self._within_range(name, values)
+
+    def _within_range(self, name: str, values: np.ndarray) -> np.ndarray:
+        beyond = np.abs(values) > LARGEST
+        if not beyond.any():
+            return values
+        cell, at = self.columns[name][int(beyond.argmax())], self.where(beyond)
+        log.warning(
+            "%s: column '%s' has %s in %s, beyond what float32 holds (3.4e38): taken for missing",
+            self.place, name, cell, at,
+        )  # fmt: skip
+        return np.where(beyond, np.nan, values)
 
     def numeric(self, name: str) -> bool:
         """Whether every cell that is not missing is a number, and there is one; `numbers` refuses infinite ones."""
-        return not self.no_numbers(name).any() and not self.missing(name).all()
+        return self._numerals(name) is not None
 
     def no_numbers(self, name: str) -> np.ndarray:
-        """The mask of rows whose cell is neither missing nor a number."""
-        return np.array([cell.lower() not in MISSING and _number(cell) is None for cell in self.columns[name]], bool)
+        """The mask of rows whose cell is neither missing nor a number, however that is written."""
+        cells = self.columns[name]
+        return np.array([cell.lower() not in self.words and not numerals.is_number(cell) for cell in cells], bool)
 
     def texts(self, name: str) -> np.ndarray:
-        """A column as an array of texts, missing cells as ''."""
-        return np.array(["" if cell.lower() in MISSING else cell for cell in self.columns[name]], object)
+        """A column as an array of texts as they are written, missing cells as ''."""
+        return np.array(["" if cell.lower() in self.words else cell for cell in self.columns[name]], object)
+
+    def _numerals(self, name: str) -> Numerals | None:
+        if name in self.written:
+            return self.written[name]
+        found = numerals.decided({name: self.columns[name]}, separator=",", numbers="plain", missing=self.words)
+        return found[name]
 
 
 def where(lines: Sequence[int] | np.ndarray, wrong: np.ndarray) -> str:
@@ -87,16 +121,37 @@ def where(lines: Sequence[int] | np.ndarray, wrong: np.ndarray) -> str:
     return f"1 row (line {some})" if len(rows) == 1 else f"{len(rows):,} rows (lines {some})"
 
 
-def read(path: str, *, separator: str | None, header: list[str] | None, encoding: str = "utf-8") -> Cells:
+def read(
+    path: str,
+    *,
+    separator: str | None,
+    header: list[str] | None,
+    encoding: str = "utf-8",
+    numbers: Numbers = "plain",
+    missing: Iterable[str] = (),
+    written: Mapping[str, Numerals | None] | None = None,
+) -> Cells:
     """The columns of a CSV file, cells stripped of blanks around them, empty lines left out.
 
     separator: one character, or None to find it among , ; tab |. header: the columns' names, for a file whose first
-    line has none. A column without a name is left out. Raises Refused, naming the line, for whatever is wrong.
+    line has none. A column without a name is left out. numbers: how they are written, see `numerals.decided`. missing:
+    further words that mean that a cell is missing. written: how the numbers of each column are written, where that is
+    known from another file. Raises Refused, naming the line, for whatever is wrong.
     """
-    return parse(path, _text(path, encoding), separator=separator, header=header)
+    text = _text(path, encoding)
+    return parse(path, text, separator=separator, header=header, numbers=numbers, missing=missing, written=written)
 
 
-def parse(path: str, text: str, *, separator: str | None, header: list[str] | None) -> Cells:
+def parse(
+    path: str,
+    text: str,
+    *,
+    separator: str | None,
+    header: list[str] | None,
+    numbers: Numbers = "plain",
+    missing: Iterable[str] = (),
+    written: Mapping[str, Numerals | None] | None = None,
+) -> Cells:
     """The columns of a CSV file's text, see `read`."""
     separator = separator or _separator(text)
     if len(separator) != 1:
@@ -108,7 +163,10 @@ def parse(path: str, text: str, *, separator: str | None, header: list[str] | No
     lines = lines if header else lines[1:]
     _check(path, names, lines, rows, has_header=header is None)
     columns = {name: list(cells) for name, cells in zip(names, zip(*rows, strict=True), strict=True) if name}
-    return Cells(path, columns, lines)
+    words = MISSING | {word.strip().lower() for word in missing}
+    if written is None:
+        written = numerals.decided(columns, separator=separator, numbers=numbers, missing=words, place=path)
+    return Cells(path, columns, lines, written, words)
 
 
 def peek(path: str, *, separator: str | None, encoding: str = "utf-8") -> Cells:
@@ -117,14 +175,6 @@ def peek(path: str, *, separator: str | None, encoding: str = "utf-8") -> Cells:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator or _separator(text), skipinitialspace=True)
     names = [cell.strip() for cell in next(reader, [])]
     return Cells(path, {name: [] for name in names}, [])
-
-
-def _number(cell: str) -> float | None:
-    try:
-        number = float(cell)
-    except ValueError:
-        return None
-    return None if "_" in cell else number
 
 
 def _text(path: str, encoding: str) -> str:
@@ -153,21 +203,30 @@ def _separator(text: str) -> str:
 
 
 def _rows(path: str, text: str, separator: str) -> tuple[list[int], list[list[str]]]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
-    lines, rows = [], []
+    """The rows that are not empty, and the line where each begins; a quoted cell may go over several lines."""
+    last = ""
+
+    def fed() -> Iterator[str]:
+        nonlocal last
+        for last in io.StringIO(text, newline=""):  # noqa: B007, UP028
+            yield last
+
+    reader = csv.reader(fed(), delimiter=separator, skipinitialspace=True, strict=True)
+    lines, rows, begins = list[int](), list[list[str]](), 1
     try:
         for row in reader:
             cells = [cell.strip() for cell in row]
-            if any(cells) or len(cells) > 1:
-                lines.append(reader.line_num)
+            if any(cells) or len(cells) > 1 or (cells and '"' in last):  # a row of one empty cell is quoted
+                lines.append(begins)
                 rows.append(cells)
+            begins = reader.line_num + 1
     except csv.Error as error:
-        raise Refused(f"{path}, line {reader.line_num}: {error}") from error
+        raise Refused(f"{path}, line {begins}: {error}") from error
     return lines, rows
 
 
 def _check(path: str, names: list[str], lines: list[int], rows: list[list[str]], *, has_header: bool) -> None:
-    if has_header and all(_number(name) is not None for name in names):
+    if has_header and all(plain(name) is not None for name in names):
         raise Refused(f"{path}: the first line is numbers only; if it has no header, say data.header=[name, name, …]")
     twice = sorted({name for name in names if name and names.count(name) > 1})
     if twice:

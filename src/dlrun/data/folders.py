@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from dlrun.data.archives import Files, members, packed, plain
 from dlrun.data.pictures import listed
@@ -24,6 +25,8 @@ PARTS = {
     **dict.fromkeys(("validation", "valid", "val"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+
+Validation = Literal["folder", "mixed"]
 
 
 def found(path: str, endings: tuple[str, ...] = ENDINGS, what: str = "picture") -> Files:
@@ -95,6 +98,15 @@ def classes(found: Files, path: str, what: str = "picture") -> tuple[list[str], 
     _check(path, sorted(set(named)), loose, what)
     part = [PARTS[rows[place][0].lower()] if parts else "" for place in inside]
     return [found.names[place] for place in inside], named, part
+
+
+def validated(count: int, what: str, how: Validation) -> int:
+    """How many of the development rows, the last ones, are held out for validation, as their folder asks for; said."""
+    if count and how == "mixed":
+        log.info("validation %s are the last %d rows: protocol=last_rows protocol.validation=%d", what, count, count)
+    elif count:
+        log.info("validation %s are the %d of the folder validation; data.validation=mixed: any others", what, count)
+    return count if how == "folder" else 0
 
 
 def _check(path: str, names: list[str], loose: list[str], what: str) -> None:

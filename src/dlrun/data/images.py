@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from dlrun.data import answers, aside, cells, folders, picture_files
+from dlrun.data.answers import Classes
 from dlrun.data.archives import Files, plain
 from dlrun.data.cells import Cells
 from dlrun.data.picture_files import Fit
@@ -53,19 +54,24 @@ def images(
     channels: Literal[1, 3],
     fit: Fit,
     cache: bool,
+    encoding: str = "utf-8",
+    classes: Classes = "numbers",
+    validation: folders.Validation = "mixed",
 ) -> Raw:
-    """Pictures of a folder, or of a zip or tar archive, with their classes or labels.
+    """Pictures of a folder, or of a zip or tar archive, with their classes or labels. The defaults are dlrun 0.1.0's.
 
     labels: a CSV file with the columns file and label; without it the folders are the classes, and folders train,
     validation and test are known by their names. separator: stands between several labels of one picture. Test rows:
     the folder test, or else the share `test`, the same of each class. Input `image` uint8 (N, channels, *size), target
-    `label` or `labels`. Raises Refused for whatever is wrong with the files or the question.
+    `label` or `labels`. encoding, classes: of the labels' file, see `table_csv.csv`. validation: folder holds out the
+    pictures of a folder validation; mixed takes them as it takes others. Raises Refused for whatever is wrong with the
+    files or the question.
     """
     if path is None:
         raise Refused("say where the pictures are: data.path=FOLDER (one folder a class), or data.labels=FILE.csv too")
     reading = picture_files.reading(size, channels, fit)
     found = folders.found(path)
-    known = _by_table(found, path, labels, separator) if labels else _by_folder(found, path)
+    known = _by_table(found, path, labels, separator, encoding, classes) if labels else _by_folder(found, path)
     dev, sealed = _divided(known, test)
     target, kind = known.target
     advice = "; data.unreadable=skip leaves such files out"
@@ -78,14 +84,9 @@ def images(
 
     later: Callable[[], Rows] | None = (lambda: read(sealed)) if len(sealed) else None
     rows = read(dev)
-    _tell_validation(known, dev[rows["image"].rows])
-    return Raw(rows, {"image": "image"}, {target: kind}, {}, later, labels={target: known.names})
-
-
-def _tell_validation(known: Labelled, dev: np.ndarray) -> None:
-    """Say how to validate on what a folder sets apart for it: the last of the development rows."""
-    if known.validation is not None and (count := int(known.validation[dev].sum())):
-        log.info("validation pictures are the last %d rows: protocol=last_rows protocol.validation=%d", count, count)
+    apart = 0 if known.validation is None else int(known.validation[dev[rows["image"].rows]].sum())
+    last = folders.validated(apart, "pictures", validation)
+    return Raw(rows, {"image": "image"}, {target: kind}, {}, later, labels={target: known.names}, validation=last)
 
 
 def _by_folder(found: Files, path: str) -> Labelled:
@@ -94,8 +95,6 @@ def _by_folder(found: Files, path: str) -> Labelled:
     files, named, part = ([column[row] for row in order] for column in (files, named, part))
     names, values = np.unique(np.array(named), return_inverse=True)
     test = np.array(part) == "test"
-    if strange := sorted(set(np.array(named)[test]) - set(np.array(named)[~test])):
-        raise Refused(f"{path}: the folder test has classes that no other folder has: {listed(strange)}")
     classes = tuple(map(str, names))
     _tell("label", classes)
     validation = np.array(part) == "validation"
@@ -103,9 +102,9 @@ def _by_folder(found: Files, path: str) -> Labelled:
     return Labelled(Files(found.place, tuple(files)), values.reshape(-1), classes, sealed, validation)
 
 
-def _by_table(found: Files, path: str, labels: str, separator: str | None) -> Labelled:
+def _by_table(found: Files, path: str, labels: str, separator: str | None, encoding: str, classes: Classes) -> Labelled:
     inside = Path(path).expanduser() / labels
-    table = cells.read(str(inside) if inside.is_file() else labels, separator=None, header=None)
+    table = cells.read(str(inside) if inside.is_file() else labels, separator=None, header=None, encoding=encoding)
     table.need(("file", "label"), "column")
     files = Files(found.place, _listed_files(table, found, path))
     if separator:
@@ -121,8 +120,9 @@ def _by_table(found: Files, path: str, labels: str, separator: str | None) -> La
     empty = table.missing("label")
     if empty.any():
         raise Refused(f"{table.place}: the label is missing in {table.where(empty)}")
-    target = answers.find(table, "label", "category" if len(set(table.columns["label"])) > 2 else "binary")[0]
-    names = answers.name_classes(target, table, None).names
+    kind = "category" if len(set(table.columns["label"])) > 2 else "binary"
+    target = answers.find(table, "label", kind, classes)[0]
+    names = answers.name_classes(target, (table,)).names
     values = np.array([names.index(name) for name in target.values(table)], np.int64)
     return Labelled(files, values, names)
 

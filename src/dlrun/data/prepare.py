@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dlrun.data.news import tell_unlearnable
 from dlrun.data.pictures import Pictures
 from dlrun.data.sharded import Sharded
 from dlrun.data.turned import Turned
@@ -27,6 +28,7 @@ def prepare(raw: Raw, train: np.ndarray, val: np.ndarray | None) -> Data:
     missing, or when all development rows are of one class.
     """
     _check(raw, train, val)
+    tell_unlearnable(raw, train, val)
     learnt: dict[str, Steps] = {}
     columns: dict[str, Stored | Paged] = {}
     for name, kind in (raw.inputs | raw.targets).items():

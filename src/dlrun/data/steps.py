@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -12,8 +11,6 @@ import torch
 from dlrun.errors import Refused
 from dlrun.tables import Bag
 from dlrun.types import Ragged
-
-log = logging.getLogger("dlrun")
 
 Learnt = Any  # an array, once `fit` has learnt it
 
@@ -100,8 +97,8 @@ class Labels:
     """Class names → 0, 1, 2, … (int64).
 
     names: the classes that the question is about, in order; without them they are those of the training rows, sorted.
-    A class that is stated but has no training row keeps its place (held-out rows of it then count as wrong) and is
-    warned of. A row of a class that is not stated raises Refused.
+    A class that is stated but has no training row keeps its place: held-out rows of it then count as wrong. A row
+    of a class that is not stated raises Refused.
     """
 
     column: str
@@ -113,11 +110,7 @@ class Labels:
 
     def fit(self, column: np.ndarray) -> Labels:
         """Learn the classes, unless they are stated."""
-        present = {str(value) for value in column}
-        absent = [name for name in self.names if name not in present]
-        if absent:
-            log.warning("%s: no training row is of class %s: no model can learn it", self.column, ", ".join(absent[:5]))
-        return self if self.names else replace(self, names=tuple(sorted(present)))
+        return self if self.names else replace(self, names=tuple(sorted({str(value) for value in column})))
 
     def __call__(self, column: np.ndarray) -> np.ndarray:
         index = {name: number for number, name in enumerate(self.names)}

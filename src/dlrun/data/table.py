@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from dlrun.data import features as made
-from dlrun.data.answers import Target
+from dlrun.data.answers import CLASSES, Target
 from dlrun.data.cells import Cells, read
 from dlrun.data.features import Feature
+from dlrun.data.numerals import Numerals
 from dlrun.data.steps import Bins, Categories, Impute, Labels, Standardise, Unit
 from dlrun.errors import Refused
 from dlrun.types import Kind, Preparation, Raw, Rows
@@ -22,14 +23,15 @@ log = logging.getLogger("dlrun")
 
 SCALING: dict[str, tuple[Preparation, ...]] = {"standardise": (Standardise(),), "unit": (Unit(),), "none": ()}
 NUMBERS = "features"  # all number columns together are one input of this name
-FEW = 0.1  # of a column's cells: so many that are no numbers are likelier slips than categories
+FEW = 0.5  # of a column's cells: where no more are no numbers, they may be slips
 
 
 @dataclass(frozen=True)
 class Plan:
     """What becomes of each column of a table. It is the same for development and test rows.
 
-    text: columns of categories. texts: columns of texts, which are taken as they are.
+    text: columns of categories. texts: columns of texts, which are taken as they are. written: how the numbers of each
+    column are written, by all rows of the file that the plan was made from.
     """
 
     numeric: tuple[str, ...]
@@ -39,6 +41,7 @@ class Plan:
     order: str | None = None
     group: str | None = None
     texts: tuple[str, ...] = ()
+    written: Mapping[str, Numerals | None] = field(default_factory=dict)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -111,11 +114,21 @@ def _names_rows(cells: Cells, name: str) -> bool:
 
 
 def _warn_of_few_texts(cells: Cells, name: str) -> None:
-    """Say when a column would be one of numbers but for a few cells."""
+    """Say when a column would be one of numbers but for some cells, or but for how they are written."""
     texts, missing = cells.no_numbers(name), cells.missing(name)
-    if texts.sum() <= FEW * (~missing).sum():
-        one, rows = cells.columns[name][int(texts.argmax())], cells.where(texts)
-        log.warning("column '%s' is none of numbers, for '%s' in %s is no number", name, one, rows)
+    if texts.sum() > FEW * (~missing).sum():
+        return
+    if not texts.any():
+        log.warning(
+            "column '%s' is none of numbers, for they are written in several ways: data.numbers=… says how", name
+        )
+        return
+    words = sorted({cell for cell, text in zip(cells.columns[name], texts, strict=True) if text})
+    told = ", ".join(f"'{word}'" for word in words[:3]) + (f" and {len(words) - 3} more" if len(words) > 3 else "")
+    log.warning(
+        "column '%s' is none of numbers, for %s in %s is no number; data.missing=[%s] takes that for missing numbers",
+        name, told, cells.where(texts), ",".join(words[:3]),
+    )  # fmt: skip
 
 
 def dataset(
@@ -159,15 +172,14 @@ def of_texts(inputs: dict[str, Kind], texts: tuple[str, ...]) -> Callable[[Seque
     return lambda found: {texts[0]: np.array(list(found), object)}
 
 
-def further(
-    plan: Plan, path: str, *, separator: str | None = None, header: list[str] | None = None, encoding: str = "utf-8"
-) -> tuple[Rows, list[int]]:
-    """New rows from a CSV file with the plan's input columns, and the line of each.
+def further(plan: Plan, path: str, **reading: Any) -> tuple[Rows, list[int]]:
+    """New rows from a CSV file with the plan's input columns, and the line of each. reading: see `cells.read`.
 
-    A target comes along unless a row misses it. Raises Refused, naming the input columns that are not there.
+    A target comes along unless a row misses it, or has a value that the plan's targets do not have, which is said.
+    Raises Refused, naming the input columns that are not there.
     """
-    found = read(path, separator=separator, header=header, encoding=encoding)
-    known = tuple(target for target in plan.targets if _whole(target, found))
+    found = read(path, **({"separator": None, "header": None} | reading), written=plan.written or None)
+    known = tuple(target for target in plan.targets if _scored(target, found))
     asked = replace(plan, targets=known, order=None, group=None)
     if absent := [name for name in dict.fromkeys(asked.columns) if name not in found.columns]:
         there = ", ".join(found.columns)
@@ -175,14 +187,28 @@ def further(
     return asked.rows(found), found.lines
 
 
-def _whole(target: Target, found: Cells) -> bool:
-    """Whether every row has this target; says so where only some have."""
+def _scored(target: Target, found: Cells) -> bool:
+    """Whether every row has this target, as the run knows it; says so where only some have."""
     if any(column not in found.columns for column in target.columns):
         return False
-    missing = np.any([found.missing(column) for column in target.columns], axis=0)
-    if missing.any() and not missing.all():
-        log.warning("target '%s' is missing in %s of %s: no score", target.name, found.where(missing), found.place)
-    return not missing.any()
+    missing = target.missing(found)
+    if missing.any():
+        if not missing.all():
+            log.warning("target '%s' is missing in %s of %s: no score", target.name, found.where(missing), found.place)
+        return False
+    try:
+        values = target.values(found)
+    except Refused as error:
+        log.warning("no score: %s", error)
+        return False
+    strange = np.array([bool(target.names) and str(value) not in target.names for value in values], bool)
+    if target.kind in CLASSES and strange.any():
+        log.warning(
+            "target '%s' is of a class that the run does not know in %s of %s ('%s'): no score",
+            target.name, found.where(strange), found.place, values[int(strange.argmax())],
+        )  # fmt: skip
+        return False
+    return True
 
 
 def columns_only(

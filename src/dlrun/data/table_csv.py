@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -10,8 +9,9 @@ from typing import Any, Literal
 import numpy as np
 
 from dlrun.data import answers, aside, cells, features, table
-from dlrun.data.answers import Target
+from dlrun.data.answers import Classes, MissingTarget, Target
 from dlrun.data.cells import Cells
+from dlrun.data.numerals import Numbers
 from dlrun.errors import Refused
 from dlrun.ranges import Probability
 from dlrun.types import Raw
@@ -39,59 +39,74 @@ def csv(
     texts: list[str],
     text: Any,
     share_words: bool,
+    numbers: Numbers = "plain",
+    missing: list[str] | None = None,
+    classes: Classes = "numbers",
+    missing_target: MissingTarget = "refuse",
 ) -> Raw:
-    """A table from a CSV file with one line of column names.
+    """A table from a CSV file with one line of column names. The defaults are what dlrun 0.1.0 did.
 
     target: the column, or columns, to predict. kind: of the target; auto finds it out and says so. Number columns
     become one input `features` (N, F), each other column one input of kind category, or, where `texts` names it, one of
     texts, which the step `text` prepares. Test rows: test_path, or else the
     share `test` of the rows: the last in time with `order`, whole owners with `group`, else the same share of each
     class. features: see data/features.py. share_words: all columns of texts have one vocabulary, so that one reader can
-    read them. Raises Refused for whatever is wrong with the file or the question.
+    read them. numbers, missing: see `cells.read`. classes: see `Target`. missing_target: what becomes of rows without
+    a target. Raises Refused for whatever is wrong with the file or the question; a test file is looked at for that too.
     """
     if path is None:
         raise Refused("say which table: data.path=FILE.csv data.target=COLUMN")
     reading: dict[str, Any] = {"separator": separator, "header": header, "encoding": encoding}
-    whole = cells.read(path, **reading)
-    plan = _plan(whole, target, kind, drop, order, group, features, texts)
+    reading |= {"numbers": numbers, "missing": missing or ()}
+    clean = partial(answers.with_target, target=target, kind=kind, missing=missing_target)
+    whole = clean(cells.read(path, **reading))
+    sealed = None if test_path is None else clean(test_file(test_path, whole, reading))
+    targets = answers.find(whole, target, kind, classes, sealed)
+    plan = _plan(whole, targets, drop, order, group, features, texts)
     prepared = {"scale": scale, "impute": impute, "indicator": indicator, "text": text}
-    raw = of_plan(whole, plan, test_path, test, reading, prepared)
+    raw = of_plan(whole, plan, sealed, test, reading, prepared)
     return replace(raw, shared=(tuple(texts),)) if share_words and texts else raw
 
 
 def of_plan(
     whole: Cells,
     plan: table.Plan,
-    test_path: str | None,
+    sealed: Cells | None,
     test: float,
     reading: dict[str, Any],
     prepared: dict[str, Any],
-    clean: Callable[[Cells], Cells] = lambda found: found,
 ) -> Raw:
     """The dataset of a table whose plan is made. reading, prepared: how files are read, and what `dataset` is told.
 
-    clean: what is done to the rows of test_path when they are read.
+    sealed: the rows of a file of test rows. They are looked at for what is wrong with them, and for their classes: a
+    fault must be found before a model is trained and the rows are opened.
     """
-    dev, sealed = _divide(whole, plan, 0.0 if test_path else test)
-    named = tuple(answers.name_classes(one, dev, sealed) for one in plan.targets)
-    plan = replace(plan, targets=named)
-    later = _later(test_path, plan, reading, sealed, clean)
+    dev, sealed = _divide(whole, plan, test) if sealed is None else (whole, sealed)
+    named = tuple(answers.name_classes(one, (dev, sealed)) for one in plan.targets)
+    plan = replace(plan, targets=named, written=whole.written)
+    if sealed is not None:
+        sealed.need(plan.columns, "column")
+        plan.rows(sealed)
+    later = None if sealed is None else lambda: sealed
     further = partial(table.further, plan, **reading)
     others = {name: dev.texts(name) for name in dev.columns if name not in plan.columns}
     return replace(table.dataset(plan, dev, later, **prepared), further=further, identifiers=others)
 
 
+def test_file(path: str, whole: Cells, reading: dict[str, Any]) -> Cells:
+    """The rows of a file of test rows, whose numbers are written as those of the others."""
+    return cells.read(path, **reading, written=whole.written)
+
+
 def _plan(
     whole: Cells,
-    target: str | list[str] | None,
-    kind: str,
+    targets: tuple[Target, ...],
     drop: list[str],
     order: str | None,
     group: str | None,
     specs: _FeatureSpecs | None,
     texts: list[str],
 ) -> table.Plan:
-    targets = answers.find(whole, target, kind)
     whole.need(drop, "data.drop:")
     whole.need(texts, "data.texts:")
     roles = [name for name in (order, group) if name]
@@ -127,25 +142,3 @@ def _by_class(whole: Cells, target: Target, share: float) -> tuple[np.ndarray, n
     if target.kind in ("binary", "category"):
         return aside.stratified(target.values(whole).astype(str), share)
     return aside.random(len(whole), share)
-
-
-def _later(
-    test_path: str | None,
-    plan: table.Plan,
-    reading: dict[str, Any],
-    sealed: Cells | None,
-    clean: Callable[[Cells], Cells],
-) -> Callable[[], Cells] | None:
-    """What reads the test rows when they are asked for."""
-    if test_path is None:
-        return None if sealed is None else lambda: sealed
-
-    peeked = cells.peek(test_path, separator=reading["separator"], encoding=reading["encoding"])
-    peeked.need(() if reading["header"] else plan.columns, "column")
-
-    def read() -> Cells:
-        found = cells.read(test_path, **reading)
-        found.need(plan.columns, "column")
-        return clean(found)
-
-    return read

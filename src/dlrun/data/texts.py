@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -11,10 +12,11 @@ from typing import Any, Literal
 import numpy as np
 
 from dlrun.data import answers, aside, cells, folders, table, table_csv
-from dlrun.data.answers import Target
+from dlrun.data.answers import Classes, MissingTarget, Target
 from dlrun.data.archives import Files, content, packed
 from dlrun.data.cells import Cells
 from dlrun.data.encodings import checked, decoded
+from dlrun.data.numerals import Numbers
 from dlrun.data.picture_files import Unreadable
 from dlrun.data.pictures import listed
 from dlrun.errors import Refused
@@ -41,13 +43,21 @@ def texts(
     separator: str | None,
     header: list[str] | None,
     vectors: Any,
+    numbers: Numbers = "plain",
+    missing: list[str] | None = None,
+    classes: Classes = "numbers",
+    missing_target: MissingTarget = "refuse",
+    validation: folders.Validation = "mixed",
 ) -> Raw:
     """Texts of a folder (or a zip or tar archive), or of the column `text` of a CSV file, with what is asked of them.
+
+    The defaults are what dlrun 0.1.0 did.
 
     In a folder, the folders inside are the classes, or the parts train, validation and test with the classes inside;
     their .txt files are the texts: input `text`, target `label`. Test rows: the folder test, or test_path, or else the
     share `test`, the same of each class. encoding: of all files. empty: what becomes of rows without a text. vectors:
-    the step that prepares texts. Raises Refused for whatever is wrong with the files or the question.
+    the step that prepares texts. numbers, missing, classes, missing_target: see `table_csv.csv`. validation: see
+    `images`. Raises Refused for whatever is wrong with the files or the question.
     """
     if path is None:
         raise Refused("say where the texts are: data.path=FOLDER (one folder a class), "
@@ -57,17 +67,20 @@ def texts(
     if place.is_dir() or packed(place):
         if named := [key for key, value in (("text", text), ("target", target), ("test_path", test_path)) if value]:
             raise Refused(f"data.{named[0]} is for a CSV file, but {path} is none: its folders are the classes")
-        return _of_folder(path, test, encoding, empty, vectors)
+        return _of_folder(path, test, encoding, empty, vectors, validation)
     reading: dict[str, Any] = {"separator": separator, "header": header, "encoding": encoding}
-    whole = _without_empty(cells.read(path, **reading), text, empty)
-    return table_csv.of_plan(
-        whole, _plan(whole, text, target, kind), test_path, test, reading, {**UNUSED, "text": vectors},
-        lambda found: _without_empty(found, text, empty),
-    )  # fmt: skip
+    reading |= {"numbers": numbers, "missing": missing or ()}
+
+    def clean(found: Cells) -> Cells:
+        return answers.with_target(_without_empty(found, text, empty), target, kind, missing_target)
+
+    whole = clean(cells.read(path, **reading))
+    sealed = None if test_path is None else clean(table_csv.test_file(test_path, whole, reading))
+    plan = _plan(whole, text, answers.find(whole, target, kind, classes, sealed))
+    return table_csv.of_plan(whole, plan, sealed, test, reading, {**UNUSED, "text": vectors})
 
 
-def _plan(whole: Cells, text: str | None, target: str | None, kind: str) -> table.Plan:
-    targets = answers.find(whole, target, kind)
+def _plan(whole: Cells, text: str | None, targets: tuple[Target, ...]) -> table.Plan:
     assert text is not None
     if text == targets[0].name:
         raise Refused(f"column '{text}' cannot be the text and the target")
@@ -94,28 +107,29 @@ def _refuse_or_tell(where: str, place: str, count: int, total: int, empty: Empty
     log.warning("%s: left out, for their text is empty: %s", place, where)
 
 
-def _of_folder(path: str, test: float, encoding: str, empty: Empty, vectors: Any) -> Raw:
+def _of_folder(
+    path: str, test: float, encoding: str, empty: Empty, vectors: Any, validation: folders.Validation
+) -> Raw:
     found = folders.found(path, (".txt",), "text")
     files, named, part = folders.classes(found, path, "text")
     order = sorted(range(len(files)), key=lambda row: part[row] == "validation")  # train first; test goes elsewhere
     files, classes, parts = ([column[row] for row in order] for column in (files, named, part))
     names = tuple(sorted(set(classes)))
-    dev, sealed = _divided(path, np.array(classes), np.array(parts), test)
+    dev, sealed = _divided(np.array(classes), np.array(parts), test)
     log.info("label: %s", listed([f"{number} = {name}" for number, name in enumerate(names)]))
-    if validation := sum(parts[row] == "validation" for row in dev):
-        log.info("validation texts are the last %d rows: protocol=last_rows protocol.validation=%d", *[validation] * 2)
     read = partial(_read, Files(found.place, tuple(files)), classes, path, encoding, empty)
     later: Callable[[], Cells] | None = (lambda: read(sealed)) if len(sealed) else None
     kind: Any = "binary" if len(names) == 2 else "category"
-    plan = table.Plan((), (), (), (Target(LABEL, kind, (LABEL,), names),), texts=(TEXT,))
-    return table.dataset(plan, read(dev), later, text=vectors, **UNUSED)  # type: ignore[arg-type]
+    plan = table.Plan((), (), (), (Target(LABEL, kind, (LABEL,), names, "written"),), texts=(TEXT,))
+    rows = read(dev)
+    apart = sum(parts[line - 1] == "validation" for line in rows.lines)
+    raw = table.dataset(plan, rows, later, text=vectors, **UNUSED)  # type: ignore[arg-type]
+    return replace(raw, validation=folders.validated(apart, "texts", validation))
 
 
-def _divided(path: str, classes: np.ndarray, parts: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+def _divided(classes: np.ndarray, parts: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
     """Development rows and test rows: those of the folder test, where there is one."""
     test = parts == "test"
-    if strange := sorted(set(classes[test]) - set(classes[~test])):
-        raise Refused(f"{path}: the folder test has classes that no other folder has: {listed(strange)}")
     if test.any() or not share:
         return np.flatnonzero(~test), np.flatnonzero(test)
     return aside.stratified(classes, share)
@@ -139,4 +153,4 @@ def _read(files: Files, classes: list[str], path: str, encoding: str, empty: Emp
     if without:
         _refuse_or_tell(f"{len(without):,} files: {listed(without)}", path, len(without), len(rows), empty)
     columns = {TEXT: found, LABEL: [classes[row] for row in lines]}
-    return Cells(path, columns, [row + 1 for row in lines])
+    return Cells(path, columns, [row + 1 for row in lines], words=frozenset({""}))  # a folder may be called null

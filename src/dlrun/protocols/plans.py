@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from dlrun.protocols.split import By, drawn, folds, forward, held_out
+from dlrun.protocols.strata import Rare
 from dlrun.ranges import Count, Natural, Positive
 from dlrun.types import Job, Raw, Result
 
@@ -28,12 +29,13 @@ class Holdout:
 
     validation: float
     by: By
+    rare: Rare = "stratify_none"
 
     def __call__(self, results: list[Result]) -> Job | None:
         return None if results else Job()
 
     def rows(self, raw: Raw, job: Job, seed: int) -> Rows:
-        return held_out(raw, self.validation, self.by, seed)
+        return held_out(raw, self.validation, self.by, seed, self.rare)
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Kfold:
     repeats: int
     by: By
     shuffle: bool
+    rare: Rare = "stratify_none"
 
     def __call__(self, results: list[Result]) -> Job | None:
         done = len(results)
@@ -77,7 +80,8 @@ class Kfold:
         return Job(fold=done % self.folds, folds=self.folds, repeat=done // self.folds)
 
     def rows(self, raw: Raw, job: Job, seed: int) -> Rows:
-        return folds(raw, self.folds, self.by, self.shuffle, seed + job.repeat)[job.fold]
+        first = job.fold == job.repeat == 0
+        return folds(raw, self.folds, self.by, self.shuffle, seed + job.repeat, self.rare, tell=first)[job.fold]
 
 
 @dataclass(frozen=True)
@@ -96,9 +100,9 @@ class WalkForward:
         return forward(raw, self.folds, self.gap, self.size)[job.fold]
 
 
-def holdout(*, validation: Positive, by: By) -> Holdout:
-    """Hold out a share, or a number, of the rows."""
-    return Holdout(validation, by)
+def holdout(*, validation: Positive, by: By, rare: Rare = "stratify_none") -> Holdout:
+    """Hold out a share, or a number, of the rows. rare: as dlrun 0.1.0 did, see `strata`."""
+    return Holdout(validation, by, rare)
 
 
 def few(*, train: Count, validation: Count) -> Few:
@@ -111,18 +115,18 @@ def whole() -> Whole:
     return Whole()
 
 
-def kfold(*, folds: Count, by: By, shuffle: bool) -> Kfold:
-    """K-fold validation."""
-    return iterated_kfold(folds=folds, repeats=1, by=by, shuffle=shuffle)
+def kfold(*, folds: Count, by: By, shuffle: bool, rare: Rare = "stratify_none") -> Kfold:
+    """K-fold validation. rare: see `holdout`."""
+    return iterated_kfold(folds=folds, repeats=1, by=by, shuffle=shuffle, rare=rare)
 
 
-def iterated_kfold(*, folds: Count, repeats: Count, by: By, shuffle: bool) -> Kfold:
-    """K-fold validation, again and again with new shuffles."""
+def iterated_kfold(*, folds: Count, repeats: Count, by: By, shuffle: bool, rare: Rare = "stratify_none") -> Kfold:
+    """K-fold validation, again and again with new shuffles. rare: see `holdout`."""
     if folds < 2:
         raise ValueError("folds=1 holds nothing out: use 2 or more, or protocol=whole")
     if repeats > 1 and not shuffle:
         raise ValueError("repeats without shuffle=true would repeat the same folds")
-    return Kfold(folds, repeats, by, shuffle)
+    return Kfold(folds, repeats, by, shuffle, rare)
 
 
 def walk_forward(*, folds: Count, gap: Natural, size: Count | None) -> WalkForward:

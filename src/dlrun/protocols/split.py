@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Literal
 
 import numpy as np
 
 from dlrun.errors import Refused
+from dlrun.protocols.strata import Rare, single, strata, tell_not_stratified
 from dlrun.types import Raw
 
 By = Literal["auto", "stratified", "random", "group", "time", "first", "last"]
 Split = tuple[np.ndarray, np.ndarray]
 
 
-def held_out(raw: Raw, validation: float, by: By, seed: int) -> Split:
-    """(training rows, validation rows) of one hold-out.
+def held_out(raw: Raw, validation: float, by: By, seed: int, rare: Rare = "stratify_none") -> Split:
+    """(training rows, validation rows) of one hold-out: auto holds out what the data set apart for it, if they do.
 
     validation: a share below 1, or a number of rows. by: stratified keeps class shares, group keeps owners whole, time
     holds out the latest (rows of one moment keep together, so it may hold out more), first and last take the rows as
     they lie (BOOK §3.5), auto is group where the data name owners, else stratified for classes. A series is split in
     time alone: the training rows end `span` rows before the validation rows, so that no training row, or what it
-    foretells, is seen in a validation window.
+    foretells, is seen in a validation window. rare: see `strata`.
     """
     total = len(raw)
+    if by == "auto" and 0 < raw.validation < total:
+        return np.arange(total - raw.validation), np.arange(total - raw.validation, total)
     count = round(validation * total) if validation < 1 else int(validation)
     if not 0 < count < total:
         raise Refused(
@@ -31,7 +35,7 @@ def held_out(raw: Raw, validation: float, by: By, seed: int) -> Split:
     rows = np.arange(total)
     if (shared := span(raw)) and by in ("auto", "time"):
         return later(raw, [total - count, total], shared)[0]
-    by = by_owner(raw, by)
+    by = by_owner(raw, by, tell=True)
     refuse_neighbours(raw, by)
     if by == "first":
         return rows[count:], rows[:count]
@@ -41,7 +45,7 @@ def held_out(raw: Raw, validation: float, by: By, seed: int) -> Split:
         return later(raw, [total - count, total], 0)[0]
     if by == "group":
         return _by_group(raw, count, seed)
-    return _drawn(raw, rows, count, by, seed)
+    return _drawn(raw, rows, count, by, seed, rare)
 
 
 def drawn(raw: Raw, train: int, validation: int, seed: int) -> Split:
@@ -51,6 +55,7 @@ def drawn(raw: Raw, train: int, validation: int, seed: int) -> Split:
     to validate on.
     """
     refuse_neighbours(raw, "random")
+    tell_not_stratified(raw, "the few training rows are drawn at random")
     order = np.random.RandomState(seed % 2**32).permutation(len(raw))
     others = order[train:]
     if raw.group is not None:
@@ -61,23 +66,30 @@ def drawn(raw: Raw, train: int, validation: int, seed: int) -> Split:
     return np.sort(order[:train]), np.sort(others[:validation])
 
 
-def by_owner(raw: Raw, by: By) -> By:
+def by_owner(raw: Raw, by: By, *, tell: bool = False) -> By:
     """What `auto` comes to where the data name owners, whose rows keep together: group; anything else as it is."""
-    return "group" if by == "auto" and raw.group is not None and len(np.unique(raw.dev[raw.group])) > 1 else by
+    if by != "auto" or raw.group is None or len(np.unique(raw.dev[raw.group])) < 2:
+        return by
+    if tell:
+        tell_not_stratified(raw, f"the rows of one '{raw.group}' keep together")
+    return "group"
 
 
-def _drawn(raw: Raw, rows: np.ndarray, count: int, by: By, seed: int) -> Split:
+def _drawn(raw: Raw, rows: np.ndarray, count: int, by: By, seed: int, rare: Rare) -> Split:
     from sklearn.model_selection import train_test_split
 
-    classes = strata(raw, by, least=2)
-    if classes is not None and min(count, len(rows) - count) <= classes.max():  # not one row of each class
+    classes = strata(raw, by, 2, rare)
+    left = rows if classes is None else rows[~single(classes)]  # one alone in its class is trained on
+    if classes is not None and min(count, len(left) - count) <= len(np.unique(classes[left])) - 1:  # one row of each
         if by == "stratified":
             raise Refused(
                 f"protocol.by=stratified: {count} of {len(rows)} rows are too few for {classes.max() + 1} classes"
             )
-        classes = None
-    train, val = train_test_split(rows, test_size=count, random_state=seed % 2**32, stratify=classes)
-    return np.sort(train), np.sort(val)
+        tell_not_stratified(raw, f"{count} of {len(rows)} rows are too few for {classes.max() + 1} classes")
+        classes, left = None, rows
+    chosen = None if classes is None else classes[left]
+    train, val = train_test_split(left, test_size=count, random_state=seed % 2**32, stratify=chosen)
+    return np.setdiff1d(rows, val), np.sort(val)
 
 
 def _by_group(raw: Raw, count: int, seed: int) -> Split:
@@ -92,12 +104,14 @@ def _by_group(raw: Raw, count: int, seed: int) -> Split:
     return next(splitter.split(owners, groups=owners))
 
 
-def folds(raw: Raw, count: int, by: By, shuffle: bool, seed: int) -> list[Split]:
-    """(training rows, validation rows) of each of `count` folds."""
+def folds(
+    raw: Raw, count: int, by: By, shuffle: bool, seed: int, rare: Rare = "stratify_none", *, tell: bool = True
+) -> list[Split]:
+    """(training rows, validation rows) of each of `count` folds. tell: whether to say what is not stratified."""
     from sklearn import model_selection as ms
 
     refuse_neighbours(raw, by)
-    by = by_owner(raw, by)
+    by = by_owner(raw, by, tell=tell)
     if count > len(raw):
         raise Refused(f"protocol.folds={count}, but there are only {len(raw)} rows")
     random = {"shuffle": True, "random_state": seed % 2**32} if shuffle else {}
@@ -109,9 +123,10 @@ def folds(raw: Raw, count: int, by: By, shuffle: bool, seed: int) -> list[Split]
     if by in ("first", "last", "time"):
         other = "walk_forward" if by == "time" else "holdout"
         raise Refused(f"protocol.by={by} makes no folds: use by=auto, stratified, random or group, or protocol={other}")
-    classes = strata(raw, by, least=count)
+    classes = strata(raw, by, count, rare, tell=tell)
     splitter: Any = ms.KFold(count, **random) if classes is None else ms.StratifiedKFold(count, **random)
-    return list(splitter.split(np.zeros(len(raw)), classes))
+    with warnings.catch_warnings(action="ignore"):  # of classes with fewer rows than folds, which is said already
+        return list(splitter.split(np.zeros(len(raw)), classes))
 
 
 def forward(raw: Raw, count: int, gap: int, size: int | None) -> list[Split]:
@@ -176,22 +191,6 @@ def refuse_neighbours(raw: Raw, by: By) -> None:
             f"protocol.by={by}: neighbouring windows of a {'series' if raw.outlook else 'text'} share their values, so "
             "held-out rows would be known from training; use protocol=last_in_time (by=time), or protocol=walk_forward"
         )
-
-
-def strata(raw: Raw, by: By, least: int) -> np.ndarray | None:
-    """The column to stratify on; None where that is not asked for or not possible (fewer than `least` rows a class)."""
-    if by == "random":
-        return None
-    classes = [name for name, kind in raw.targets.items() if kind in ("binary", "category")]
-    if not classes:
-        if by == "stratified":
-            raise Refused("protocol.by=stratified needs a target of classes: use by=auto or by=random")
-        return None
-    values = np.unique(np.asarray(raw.dev[classes[0]]).astype(str), return_inverse=True)[1].reshape(-1)
-    rarest = np.bincount(values).min()
-    if rarest < least and by == "stratified":
-        raise Refused(f"protocol.by=stratified: one class of '{classes[0]}' has {rarest} rows, fewer than {least}")
-    return values if rarest >= least else None
 
 
 def column(raw: Raw, name: str | None, what: str) -> np.ndarray:

@@ -1,0 +1,63 @@
+"""Which rows share a class, so that a split keeps its shares; and what is said where it cannot."""
+
+from __future__ import annotations
+
+import logging
+from typing import Literal
+
+import numpy as np
+
+from dlrun.errors import Refused
+from dlrun.types import Raw
+
+log = logging.getLogger("dlrun")
+
+Rare = Literal["stratify_others", "stratify_none"]
+NAMED = 5
+
+
+def strata(raw: Raw, by: str, least: int, rare: Rare, *, tell: bool = True) -> np.ndarray | None:
+    """(N,) the number of each row's class, to stratify on; None where that is not asked for, or not possible.
+
+    least: rows that a class must have. rare: whether one with fewer keeps the others from being stratified, as in dlrun
+    0.1.0. Raises Refused where by=stratified asks for what cannot be.
+    """
+    if by == "random":
+        return None
+    target = _target(raw)
+    if target is None:
+        if by == "stratified":
+            raise Refused("protocol.by=stratified needs a target of classes: use by=auto or by=random")
+        return None
+    names, values = np.unique(np.asarray(raw.dev[target]).astype(str), return_inverse=True)
+    values, counts = values.reshape(-1), np.bincount(values.reshape(-1))
+    few = counts < least
+    if few.any() and by == "stratified":
+        raise Refused(f"protocol.by=stratified: one class of '{target}' has {counts.min()} rows, fewer than {least}")
+    if few.any() and tell:
+        _tell(target, names, few, least, counts, rare)
+    return None if few.all() or (few.any() and rare == "stratify_none") else values
+
+
+def single(classes: np.ndarray) -> np.ndarray:
+    """The mask of rows that are alone in their class."""
+    return (np.bincount(classes) == 1)[classes]
+
+
+def tell_not_stratified(raw: Raw, why: str) -> None:
+    """Say that a split does not keep the shares of classes, where there are any."""
+    target = _target(raw)
+    if target is not None:
+        log.info("'%s' is not stratified: %s", target, why)
+
+
+def _target(raw: Raw) -> str | None:
+    """The first target of classes."""
+    return next((name for name, kind in raw.targets.items() if kind in ("binary", "category")), None)
+
+
+def _tell(target: str, names: np.ndarray, few: np.ndarray, least: int, counts: np.ndarray, rare: Rare) -> None:
+    some = [f"{name}: {count}" for name, count in zip(names[few], counts[few], strict=True)]
+    told = ", ".join(some[:NAMED]) + (f" and {len(some) - NAMED:,} more" if len(some) > NAMED else "")
+    rest = "no class is stratified" if few.all() or rare == "stratify_none" else "the other classes are stratified"
+    log.warning("'%s': classes of fewer than %d rows (%s) cannot be stratified; %s", target, least, told, rest)
