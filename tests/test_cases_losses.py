@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from laboratory import node
+from laboratory import SPEC, node, same, trainer, weights, wired
 
+from dlrun import checkpoint, runtime
 from dlrun.build import build
 from dlrun.cli import main
+from dlrun.engine import Interrupted
 from dlrun.errors import Refused
 from dlrun.optim import Moment
 from dlrun.places import conf_folder, options
@@ -132,12 +134,12 @@ def test_row_01_a_weighted_loss_is_the_same_accumulated_and_stacked(tmp_path):
 
 
 def test_row_01_class_weights_act_on_single_rows():
-    for name, field, raw, weights in (
+    for name, field, raw, given in (
         ("cross_entropy", CLASS, torch.zeros(1, 3), [1.0, 2.0, 5.0]),
         ("focal", CLASS, torch.zeros(1, 3), [1.0, 2.0, 5.0]),
     ):
-        plain, own = (build(node("loss", name, class_weights=each), field) for each in (None, weights))
-        for label, weight in enumerate(weights):
+        plain, own = (build(node("loss", name, class_weights=each), field) for each in (None, given))
+        for label, weight in enumerate(given):
             target = torch.tensor([label])
             assert float(own(raw, target)) == pytest.approx(weight * float(plain(raw, target)))
 
@@ -179,8 +181,8 @@ BINARY = "a,y\n" + "".join(f"{(7 * n) % 10 - 5},{'yes' if n % 5 == 0 else 'no'}\
 def test_row_16_two_classes_have_weights(tmp_path, loss):
     Path("t.csv").write_text(BINARY)
     words = ["task=csv", "data.path=t.csv", "data.target=y", "model=linear", f"loss={loss}", "engine.epochs=1", *PLAIN]
-    for weights in ("balanced", "[1,4]"):
-        found = losses(train(tmp_path, *words, f"loss.class_weights={weights}"))
+    for given in ("balanced", "[1,4]"):
+        found = losses(train(tmp_path, *words, f"loss.class_weights={given}"))
         assert found != losses(train(tmp_path, *words))
 
 
@@ -213,3 +215,116 @@ def test_row_21_the_rate_drops_on_time(every, total):
     hundredths = round(every * 100)
     for step in range(total):
         assert schedule(Moment(step, total, [])) == 0.5 ** (step * 100 // (total * hundredths))
+
+
+# Row 3: a batch of one row
+
+NORMED = [name for name in options(conf_folder(), "model") if "batch_norm" in node("model", name)]
+SMALL = {
+    "convnet": ["model.filters=[4,4,4]", "model.dense=[]"],
+    "residual": ["model.filters=[4]", "model.pool=[2]"],
+    "inception": ["model.filters=[4]", "model.dense=[4]"],
+    "separable": ["model.filters=[[4,4]]"],
+    "dense": ["model.units=[4]"],
+    "dcgan": ["objective=adversarial", "model.generator=[8,4]", "model.discriminator=[4,4]"],
+}
+SKIP = ("tickets", "separable_book", "convnet_150")  # settings of others, for data of their own
+BASE = ["model.architecture=mobilenet_v3_small", "model.weights=null", "model.unfreeze=all", "model.cache=false"]
+SMALL["pretrained"] = [*BASE, "model.preprocess=normalise"]
+EDGE = ["task=digits", "protocol=few_rows", "protocol.validation=5", "engine.epochs=2", *PLAIN]
+
+
+@pytest.mark.parametrize("model", ["pretrained", *(name for name in NORMED if name not in SKIP)])
+def test_row_03_a_last_row_alone_is_left_out_and_said(tmp_path, model):
+    own = [f"model={model}", *SMALL[model], *(["model.batch_norm=true"] if model in NORMED else [])]
+    run = train(tmp_path, *EDGE, *own, "protocol.train=9", "engine.batch_size=4")
+    (result,) = lines(run / "results.jsonl")
+    assert "leaves out one of 9" in result["note"]
+    assert (run / "log.txt").read_text().count("leaves out one of 9") == 1
+
+
+def of_table(tmp_path, file, *words, code=0):
+    common = ["task=csv", f"data.path={CASES}/{file}.csv", "data.target=y", "data.test=0", "engine.epochs=1"]
+    return train(tmp_path, *common, "engine.batch_size=16", "model.batch_norm=true", *PLAIN, *words, code=code)
+
+
+def test_row_03_the_reported_tables_train(tmp_path):
+    rows = len((CASES / "one_row_left.csv").read_text().splitlines()) - 1
+    run = of_table(tmp_path, "one_row_left", "protocol.validation=9")
+    assert (rows - 9) % 16 == 1 and f"leaves out one of {rows - 9}" in lines(run / "results.jsonl")[0]["note"]
+    assert "leaves out one of 17" in lines(of_table(tmp_path, "bn", "protocol=whole") / "results.jsonl")[0]["note"]
+
+
+def test_row_03_folds_with_a_last_row_alone_are_stacked(tmp_path):
+    """17 rows in 4 folds: one trains on 12, and three on 13 in batches of 4, which leave a row out."""
+    words = ["protocol=kfold", "protocol.folds=4", "engine.batch_size=4", "engine.epochs=2"]
+    found = [of_table(tmp_path, "bn", *words, f"protocol.stacked={way}") for way in ("false", "true")]
+    one, other = ({row["name"]: row for row in lines(run / "results.jsonl")} for run in found)
+    assert {"leaves out one of 13" in row["note"] for row in other.values()} == {True, False}
+    for name, row in one.items():
+        assert other[name]["note"] == row["note"]
+        assert other[name]["scores"]["loss"]["value"] == pytest.approx(row["scores"]["loss"]["value"], rel=1e-3)
+
+
+@pytest.mark.parametrize("words", [["engine.batch_size=1"], ["engine.overfit=1"]])
+def test_row_03_batches_of_one_row_are_refused_before_training(tmp_path, capsys, words):
+    output = tmp_path / "runs"
+    common = ["task=csv", f"data.path={CASES}/bn.csv", "data.target=y", "model.batch_norm=true", f"output={output}"]
+    assert main([*common, *words, *PLAIN]) == 2
+    assert "batch normalization needs two rows in a batch" in capsys.readouterr().err
+    assert not [*output.rglob("history.jsonl")]
+
+
+def test_row_03_cut_where_a_row_is_left_out_a_run_goes_on_to_the_same_bits(tmp_path):
+    def made(name):
+        torch.manual_seed(0)
+        found = trainer(tmp_path / name, batch_size=7, epochs=3, save_every=0)
+        torch.manual_seed(1)
+        model = build(node("model", "dense", units=[4], batch_norm=True), SPEC)
+        return wired(model, found.settings, tmp_path / name, node("optimizer", "rmsprop"))
+
+    whole, cut = made("whole"), made("cut")
+    whole.fit()
+    assert whole.learner.taken == {"model": 3 * 7}, "50 rows are 7 batches of 7 and one row"
+    pause = cut._pause
+    cut._pause = lambda learn: (setattr(cut, "interrupted", 15 * (cut.position == 7 and learn)), pause(learn))
+    with pytest.raises(Interrupted):
+        cut.fit()
+    again = made("cut")
+    again.restore(checkpoint.load(tmp_path / "cut" / "last.pt"))
+    assert again.position == 7
+    again.fit()
+    assert same(weights(whole), weights(again)) and whole.history == again.history
+
+
+# Row 6: steps that are none
+
+
+def half(tmp_path, *words):
+    common = ["task=wine", "model.units=[4]", "engine.precision=fp16", "engine.batch_size=64", "engine.epochs=4"]
+    return train(tmp_path, *common, *PLAIN, *words)
+
+
+def test_row_06_updates_beyond_fp16_are_no_steps_and_are_told(tmp_path):
+    run = half(tmp_path, "loss_weights={grower: 1e7}")
+    (result,) = lines(run / "results.jsonl")
+    assert "8 of 8 updates were skipped" in result["note"] and "nothing was learned" in result["note"]
+    assert (run / "log.txt").read_text().count("updates were skipped") == 1
+    state = checkpoint.load(run / "checkpoints" / "fit" / "last.pt")
+    assert state["learner"]["taken"] == {"model": 0} and state["learner"]["skipped"] == 8
+
+
+def test_row_06_schedule_average_and_bound_count_steps_that_were_taken(tmp_path):
+    run = half(tmp_path, "loss_weights={grower: 3e2}", "engine.epochs=40", "engine.max_steps=9", "engine.ema=0.5")
+    state = checkpoint.load(run / "checkpoints" / "fit" / "last.pt")["learner"]
+    assert state["taken"] == {"model": 9} and state["skipped"] > 0
+    assert f"{state['skipped']} of {state['skipped'] + 9} updates" in lines(run / "results.jsonl")[0]["note"]
+
+
+def test_row_06_bf16_without_units_for_it_is_told_once(tmp_path, monkeypatch):
+    for units, count in ((set(), 1), ({"fpu"}, 0)):
+        monkeypatch.setattr(runtime, "BF16_UNITS", units, raising=False)
+        words = ["task=wine", "model.units=[4]", "engine.precision=bf16", "engine.epochs=1", "protocol=kfold", *PLAIN]
+        run = train(tmp_path, *words)
+        assert (run / "log.txt").read_text().count("no bf16 units") == count
+        assert all(("no bf16 units" in row["note"]) == bool(count) for row in lines(run / "results.jsonl"))

@@ -46,6 +46,7 @@ FLOORS = [
         "tape",
         "replay",
         "united",
+        "pairs",
     },
     {
         *("assembly", "goals", "own", "experiment", "workflow", "inspect", "inference", "forecasts"),
@@ -55,7 +56,7 @@ FLOORS = [
     {"cli", "commands", "sweeps", "__main__"},
 ]
 FAMILIES = [
-    {"engine", "meter", "meters", "learner", "callbacks", "board", "making", "tape", "replay", "united"},
+    {"engine", "meter", "meters", "learner", "callbacks", "board", "making", "tape", "replay", "united", "pairs"},
     {"assembly", "goals", "own", "experiment", "workflow", "inference", "forecasts", "stack", "lockstep", "together"},
     {"cli", "commands", "sweeps", "__main__"},
 ]

@@ -7,13 +7,14 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from dlrun import checkpoint, processes, replay, runtime, sharded, united
+from dlrun import checkpoint, pairs, processes, replay, runtime, sharded, united
 from dlrun.learner import Learner
 from dlrun.meter import Measures, Meter
 from dlrun.settings import Settings
@@ -53,6 +54,7 @@ class Trainer:
         self.kept: dict[str, dict[str, Any]] = {}
         self.saved_at = self.began_at = time.monotonic()
         self.spent = 0.0  # seconds of fitting before this start
+        self.paired = pairs.normalizes(objective)  # no batch that is learned from may be a single row
         self.shared = learner.shared  # by several processes, each with its part of every batch
         if self.shared:
             learner.wishes = lambda: united.wishes(self)
@@ -124,7 +126,7 @@ class Trainer:
                     meter.add(step, batch, rows)
                 self.position += 1
                 self._pause(learn)
-                if learn and (self.out_of_steps or self.position == self.batches):
+                if learn and self.out_of_steps:
                     break
         meter.flush()
         if self.shared:
@@ -157,15 +159,22 @@ class Trainer:
     def _batches(self, source: Source, learn: bool) -> Iterator[Batch]:
         seed, here = self.seed if learn else None, processes.here
         part = {"rank": here.rank, "world": here.size} if self.shared else {}
-        return source.batches(self._size(learn), seed=seed, epoch=self.epoch, start=self.position, **part)
+        found = source.batches(self._size(learn), seed=seed, epoch=self.epoch, start=self.position, **part)
+        return islice(found, max(0, self.batches - self.position)) if learn else found
 
     def _size(self, learn: bool) -> int:
         return self.settings.batch_size if learn else self.settings.rows_at_once(self.data.spec)
 
     def _batches_of(self, source: Source, size: int, learn: bool) -> int:
         """How many batches a sweep takes."""
-        count = -(-len(source) // size)
-        return min(count, self.settings.epoch_batches or count) if learn else count
+        if not learn:
+            return -(-len(source) // size)
+        count = -(-self.rows_learned(source) // size)
+        return min(count, self.settings.epoch_batches or count)
+
+    def rows_learned(self, source: Source) -> int:
+        """How many of these rows an epoch learns from, unless epoch_batches ends it before."""
+        return pairs.learned(source, self.settings.batch_size, self.paired)
 
     def _window_ends(self) -> bool:
         return (self.position + 1) % self.settings.accumulate == 0 or self.position + 1 == self.batches
@@ -189,10 +198,14 @@ class Trainer:
         return self.spent + time.monotonic() - self.began_at
 
     @property
+    def batches_planned(self) -> int:
+        """Training batches of an epoch."""
+        return self._batches_of(self.data.train, self.settings.batch_size, True)
+
+    @property
     def steps_planned(self) -> int:
         """Optimizer steps of the whole fit."""
-        batches = self._batches_of(self.data.train, self.settings.batch_size, True)
-        planned = self.settings.epochs * -(-batches // self.settings.accumulate)
+        planned = self.settings.epochs * -(-self.batches_planned // self.settings.accumulate)
         return min(planned, self.settings.max_steps or planned)
 
     @property

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dlrun import checkpoint, foretold, gallery, ledger, processes, together
+from dlrun import checkpoint, foretold, gallery, ledger, pairs, processes, runtime, together
 from dlrun.assembly import Assembly, Fit
 from dlrun.callbacks import KeepBest
 from dlrun.engine import Interrupted, Trainer
@@ -34,6 +34,7 @@ class Experiment:
         self.assembly = Assembly(config, folder, plugins)
         self.run, self.wants_test = self.assembly.run, config["test"]
         self.latest: Fit | None = None
+        self.told: set[str] = set()  # remarks that stand in the log
         self.alone: list[Fit] | None = None  # fits that are there already, once none is to be trained with others
         if self.assembly.raw.note:
             log.warning("%s", self.assembly.raw.note)
@@ -160,7 +161,11 @@ class Experiment:
             earlier = checkpoint.not_after(trainer.folder / "best.pt", trainer.epoch)
             trainer.kept |= {"best": earlier} if earlier is not None else {}
         else:
+            pairs.check(trainer.objective, fit.data.train, trainer.settings.batch_size)
             solve(fit, self.run)
+        for line in set(remarks(trainer)) - self.told:
+            log.warning("%s", line)
+            self.told.add(line)
         self._start_records(fit)
         return baseline
 
@@ -186,11 +191,14 @@ class Experiment:
         trainer = fit.trainer
         if trainer.stop:
             log.info("%s stopped after epoch %d: %s", fit.job.name, trainer.epoch, trainer.stop)
-        epochs, seconds = trainer.epoch, trainer.seconds
+        epochs, seconds, skips = trainer.epoch, trainer.seconds, skipped(trainer)
+        for line in skips:
+            log.warning("%s: %s", fit.job.name, line)
         fit.weights = f"last (epoch {epochs})"
         self._restore(fit, "best")
         result = self.score(fit, fit.split, baseline)
-        return replace(result, epochs=epochs, seconds=round(seconds, 3), parameters=trainer.learner.numbers)
+        note = "; ".join(filter(None, (result.note, *remarks(trainer), *skips)))
+        return replace(result, epochs=epochs, seconds=round(seconds, 3), parameters=trainer.learner.numbers, note=note)
 
     def score(self, fit: Fit, split: str, baseline: dict[str, Score] | None = None) -> Result:
         """Measure one split with the weights as they are, beside the constant answer; the answers are kept."""
@@ -269,3 +277,23 @@ def models_notes(fit: Fit) -> list[str]:
     """What the model, and the one to beat, say of themselves beside a result."""
     models = [getattr(each.objective, "model", None) for each in (fit.trainer, fit.baseline) if each is not None]
     return [getattr(model, "note", "") for model in models]
+
+
+def remarks(trainer: Trainer) -> list[str]:
+    """What is to be known of a fit before it begins: a row that it leaves out, a precision that costs time."""
+    rows, found = len(trainer.data.train), list[str]()
+    if trainer.learner.groups and trainer.rows_learned(trainer.data.train) < rows:
+        found.append(f"batch normalization needs two rows in a batch: each epoch leaves out one of {rows:,}, at random")
+    if trainer.settings.precision == "bf16" and runtime.slow_bf16(trainer.device):
+        found.append("this processor has no bf16 units: engine.precision=bf16 takes several times as long as fp32")
+    return found
+
+
+def skipped(trainer: Trainer) -> list[str]:
+    """How many updates of a fit were none, because fp16 could not hold their gradients."""
+    count = trainer.learner.skipped
+    if not count:
+        return []
+    planned = count + sum(trainer.learner.taken.values())
+    none = ", so nothing was learned: use engine.precision=fp32 or bf16" if count == planned else ""
+    return [f"{count:,} of {planned:,} updates were skipped, their gradients were beyond fp16{none}"]

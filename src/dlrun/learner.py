@@ -51,6 +51,7 @@ class Learner:
         self.members = 1  # models whose weights are stacked in these
         self.faster: dict[str, Flat | Fused | None] = {}
         self.taken = dict.fromkeys(groups, 0)
+        self.skipped = 0  # updates that fp16 could not hold: they are no steps
         self.waiting = dict.fromkeys(groups, 0)  # rows whose gradient is in, but not yet applied
         self.history: History = []
         self.total = 1
@@ -105,17 +106,21 @@ class Learner:
         self._clip(parameters)
         if self.schedule is not None:
             set_rate([optimizer], self.schedule(Moment(self.taken[name], self.total, self.history)))
-        if self.scaler is not None:
-            self.scaler.step(optimizer)
-            self.scaler.update()
-        else:
-            self._step(name)
+        done = self._scaled_step(self.scaler, optimizer) if self.scaler is not None else self._step(name)
         for parameter in parameters:
             parameter.grad = None
-        if self.average:
+        if self.average and done:
             torch._foreach_lerp_(self.average[name], list[Tensor](parameters), 1 - (self.settings.ema or 0))
-        self.taken[name] += 1
+        self.taken[name] += done
+        self.skipped += not done
         self.waiting[name] = 0
+
+    def _scaled_step(self, scaler: torch.amp.GradScaler, optimizer: Optimizer) -> bool:
+        """The optimizer's step; False where a gradient was beyond fp16, so that none was taken."""
+        before = scaler.get_scale()
+        scaler.step(optimizer)
+        scaler.update()
+        return scaler.get_scale() >= before  # it is lowered after a step that was skipped, and then alone
 
     def _average(self, parameters: list[nn.Parameter], rows: int) -> None:
         """Make sums of gradients their mean over the rows that were really in the window."""
@@ -124,8 +129,8 @@ class Learner:
                 if parameter.grad is not None:
                     parameter.grad /= rows
 
-    def _step(self, name: str) -> None:
-        """The optimizer's step, on all weights of the group at once where that can be."""
+    def _step(self, name: str) -> bool:
+        """The optimizer's step, on all weights of the group at once where that can be. True: it is always taken."""
         parameters, optimizer = self.groups[name], self.optimizers[name]
         gradients = [parameter.grad for parameter in parameters]
         whole = all(gradient is not None for gradient in gradients)
@@ -142,6 +147,7 @@ class Learner:
             self.apply[name]()
         else:
             own.step(gradients)  # type: ignore[arg-type]
+        return True
 
     def _faster(self, parameters: list[nn.Parameter], optimizer: Optimizer, whole: bool) -> Flat | Fused | None:
         """What takes an optimizer's step faster than it does itself, where that can be."""
@@ -186,6 +192,7 @@ class Learner:
             "scaler": self.scaler.state_dict() if self.scaler is not None else None,
             "average": self.average,
             "taken": self.taken,
+            "skipped": self.skipped,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -199,7 +206,7 @@ class Learner:
         for name, averages in self.average.items():
             for average, kept in zip(averages, state["average"][name], strict=True):
                 average.copy_(kept)
-        self.taken = dict(state["taken"])
+        self.taken, self.skipped = dict(state["taken"]), state.get("skipped", 0)
 
 
 def must_compile(groups: dict[str, list[nn.Parameter]], optimizers: dict[str, Optimizer]) -> None:

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -15,6 +16,7 @@ from dlrun.errors import Refused
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc, malloc.h
 Item = TypeVar("Item")
+BF16_UNITS = {"avx512_bf16", "amx_bf16", "bf16"}  # as Linux names them, on x86 and on ARM
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -69,6 +71,16 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     """The context in which a step is computed; nothing at all for fp32."""
     dtype = PRECISIONS[precision]
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
+
+
+def slow_bf16(device: torch.device) -> bool:
+    """Whether a CPU is known to have no units for bf16, which then takes several times as long as fp32."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace") if device.type == "cpu" else ""
+    except OSError:
+        text = ""
+    lines = [line.partition(":")[2].split() for line in text.splitlines() if line.startswith(("flags", "Features"))]
+    return bool(lines) and not BF16_UNITS & set(lines[0])
 
 
 def in_precision(found: Iterator[Item], device: torch.device, precision: str) -> Iterator[Item]:

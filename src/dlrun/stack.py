@@ -99,9 +99,11 @@ class Stack:
     def _stretches(self, split: str) -> list[tuple[int, int, Abreast]]:
         """What is swept one after the other: all members abreast, then the ends of those that have more rows."""
         settings, sources = self.members[0].settings, [source_of(member, split) for member in self.members]
-        size = settings.batch_size if split == "train" else settings.rows_at_once(self.members[0].data.spec)
-        most = settings.epoch_batches if split == "train" else None
-        counts = [min(len(source), (most or len(source)) * size) for source in sources]
+        learn, first = split == "train", self.members[0]
+        size = settings.batch_size if learn else settings.rows_at_once(first.data.spec)
+        most = settings.epoch_batches if learn else None
+        rows = [first.rows_learned(source) if learn else len(source) for source in sources]
+        counts = [min(count, (most or count) * size) for count in rows]
         seeds = [member.seed for member in self.members]
         return [
             (low, high, Abreast(sources[low:high], seeds[low:high], first, rows))

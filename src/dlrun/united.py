@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dlrun import processes, runtime
+from dlrun import pairs, processes, runtime
 from dlrun.errors import Refused
 from dlrun.meter import Diverged, Meter, move
 from dlrun.processes import here
@@ -37,9 +37,10 @@ def check(objective: nn.Module, train: Source, settings: Settings) -> None:
         raise Refused(f"this objective reads no rows that {here.size} processes could share: say engine.devices=null")
     if settings.shard and not hasattr(objective, "losses"):
         raise Refused("engine.shard=true shards a model that answers targets, and this objective has none")
-    if not any(isinstance(module, _BatchNorm) for module in objective.modules()):
+    if not pairs.normalizes(objective):
         return
-    for whole in {min(settings.batch_size, len(train)), len(train) % settings.batch_size} - {0}:
+    rows = pairs.learned(train, settings.batch_size, True)
+    for whole in {min(settings.batch_size, rows), rows % settings.batch_size} - {0}:
         if any(share(whole, rank, here.size).held == 1 for rank in range(here.size)):
             raise Refused(
                 f"batch norm needs two rows, and of a batch of {whole} one of {here.size} processes has only one: "

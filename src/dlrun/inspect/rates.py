@@ -78,7 +78,8 @@ def windows(trainer: Trainer) -> Iterator[Held]:
     """The training batches of one optimizer step after the other, epoch after epoch without end."""
     settings = trainer.settings
     for epoch in count():
-        batches = trainer.data.train.batches(settings.batch_size, seed=trainer.seed, epoch=epoch)
+        found = trainer.data.train.batches(settings.batch_size, seed=trainer.seed, epoch=epoch)
+        batches = islice(found, trainer.batches_planned)
         while held := list(islice(batches, settings.accumulate)):
             yield Held(held)
 

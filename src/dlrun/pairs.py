@@ -1,0 +1,46 @@
+"""Batch normalization and single rows: a mean over a batch needs two of them, so a last row alone is left out."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from dlrun.errors import Refused
+from dlrun.tables import Ticks
+from dlrun.types import Source
+
+
+def normalizes(objective: nn.Module) -> bool:
+    """Whether a training step takes statistics over the rows of its batch; frozen layers do not."""
+    before = objective.training
+    objective.train()
+    found = any(isinstance(module, _BatchNorm) and module.training for module in objective.modules())
+    objective.train(before)
+    return found
+
+
+def learned(source: Source, size: int, paired: bool) -> int:
+    """How many rows an epoch learns from: all, or all but one where that would be a batch by itself.
+
+    paired: whether a batch needs two rows. An epoch is shuffled, so it is another row each time.
+    """
+    rows = len(source)
+    alone = paired and rows > size and rows % size == 1 and not isinstance(source, Ticks)
+    return rows - alone
+
+
+def check(objective: nn.Module, train: Source, size: int) -> None:
+    """Raise Refused where batch normalization would see no batch of two rows."""
+    rows = min(size, len(train))
+    if rows > 1 or isinstance(train, Ticks) or not normalizes(objective):
+        return
+    why = "there is one training row" if len(train) == 1 else "engine.batch_size is 1"
+    raise Refused(
+        f"batch normalization needs two rows in a batch, and {why}: "
+        + (
+            "use a model without it, "
+            if len(train) == 1
+            else "say engine.batch_size=2 or more, or use a model without it, "
+        )
+        + "such as model.batch_norm=false"
+    )
