@@ -71,7 +71,7 @@ class Assembly:
         engine = {**LATER, **config["engine"]}
         self.config, self.plugins = {"objective": SUPERVISED, **config, "engine": engine}, plugins
         self.run = RunDir(folder)
-        self.told: set[str] = set()
+        self.told: dict[str, None] = {}  # what was said once, in order
         self.settings: Settings = self.part("engine")
         self.device = runtime.choose_device(processes.here.device or self.settings.own_device)
         self.plan = plan_of(config, plugins)
@@ -88,9 +88,9 @@ class Assembly:
         return raw_of(self.config["data"], self.part("data"))
 
     def tell(self, text: str) -> None:
-        """Say once in this run what holds for all of its fits."""
+        """Say once in this run, and beside its results, what holds for all of its fits."""
         if text not in self.told:
-            self.told.add(text)
+            self.told[text] = None
             log.warning("%s", text)
 
     def part(self, name: str, *context: Any) -> Any:

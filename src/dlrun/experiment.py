@@ -212,6 +212,7 @@ class Experiment:
         raw = self.assembly.raw
         notes = (
             raw.note,
+            *self.assembly.told,
             *models_notes(fit),
             *foretold.notes(raw),
             self._verdict(scores, baseline, hasattr(trainer.objective, "losses")),

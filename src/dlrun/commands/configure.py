@@ -9,7 +9,7 @@ from typing import Any
 
 from dlrun import places
 from dlrun.commands import own_parts
-from dlrun.commands.check import CHOOSE, check, idle_faults
+from dlrun.commands.check import CHOOSE, LISTS, check, idle_faults
 from dlrun.commands.preview import preview
 from dlrun.commands.words import still_clear, word_faults
 from dlrun.errors import Refused
@@ -173,6 +173,10 @@ def unknown_key(key: str, there: list[str]) -> str:
             return f"'{key}' has {', '.join(inside)}: to add to them, '++{key}={{NAME: …}}'"
         return f"'{key}' has {names}: to set one, {key}.NAME=…; {add}" if names else f"'{key}' is empty: {add}"
     parent, _, name = key.rpartition(".")
+    group, _, option = key.partition(".")
+    if group in LISTS and (option := option.partition(".")[0]) and f"{group}.{option}" not in there:
+        chosen = ", ".join(k.partition(".")[2] for k in there if k.count(".") == 1 and k.startswith(f"{group}."))
+        return f"no setting '{key}': {group} has {chosen or 'nothing'}; to add one: +{group}={option}"
     if parent in there and parent in OPEN:
         return f"'{parent}' has no '{name}' yet: to add one, {OPEN[parent].format(name)}"
     beside = [k for k in there if k.rpartition(".")[0] == parent] or [k for k in there if "." not in k]

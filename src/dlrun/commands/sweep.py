@@ -12,6 +12,7 @@ from dlrun.commands.axes import Words, space_words
 from dlrun.commands.check import node_faults
 from dlrun.commands.composer import Composer
 from dlrun.commands.configure import BadWord, compose, keys, unknown_key
+from dlrun.commands.idle import notes
 from dlrun.commands.launch import must_be_seen
 from dlrun.commands.launching import Launched, split
 from dlrun.commands.preview import preview
@@ -43,6 +44,8 @@ def sweep(words: list[str], folders: list[Path], flags: list[str]) -> int:
     settings = settings_of([word for word in own if word.startswith("sweep")], given.fixed, folders)
     composer = Composer(folders, plugins)
     first = sensible(given, settings, composer)
+    for text in notes(first, given.fixed, folders):
+        print(text)
     must_be_seen(first, settings.prune is not None)
     may_open(first, given)
     if reason := one_by_one(first, settings, launcher):

@@ -129,6 +129,7 @@ def carried_out(
         try:
             experiment = begun(config, folder, plugins)
             console.print(f"run folder: {folder}", soft_wrap=True)
+            tell_of_words(experiment, config, folder)
             display = Display(console, quiet=not first, brief="workflow" in config)
             results = experiment.results(display) if carry is None else carry(experiment, display)
         except Interrupted as stop:
@@ -155,6 +156,18 @@ def diverged(error: Exception, folder: Path) -> None:
         if state is not None:
             log.info("kept: epoch %d of %s, the best one before; dlrun evaluate %s", state["epoch"], name, folder)
     log.info("to go on would end the same; with a lower rate: dlrun rerun %s optimizer.lr=…", folder)
+
+
+def tell_of_words(experiment: Any, config: dict[str, Any], folder: Path) -> None:
+    """Say, also beside the result, which words of a run change nothing, or take something away."""
+    from dlrun.commands.again import words_of
+    from dlrun.commands.idle import notes
+
+    if "workflow" in config or not (folder / "command.txt").is_file():
+        return
+    folders, words = user_folders(words_of(folder))
+    for text in notes(config, words, folders):
+        experiment.assembly.tell(text)
 
 
 def begun(config: dict[str, Any], folder: Path, plugins: tuple[str, ...]) -> Any:

@@ -1,0 +1,161 @@
+"""Settings on the command line that change nothing here, and options that one takes the place of: said, not dropped."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dlrun.commands.preview import preview
+from dlrun.models import name_of
+
+Config = dict[str, Any]
+UNTRAINED = ("constant", "linear_solved", "last_value", "same_time_before", "ensemble")
+LOSSES_OF_THEIR_OWN = ("adversarial", "autoencoder", "dream", "policy", "style", "variational")
+UNAUGMENTED = ("dream", "policy", "style")
+STEPS = ("optimizer", "scheduler", "augment")
+STEPS_OF_ENGINE = ("epochs", "max_steps", "epoch_batches", "accumulate", "clip_norm", "clip_value", "ema", "compile")
+PACKED = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
+ADDED = ("callback", "augment")  # groups of which any number may be chosen
+
+
+@dataclass(frozen=True)
+class Idle:
+    """Settings, or whole groups, that are not used while `when` holds."""
+
+    keys: tuple[str, ...]
+    when: Callable[[Config], bool]
+    why: str
+
+
+def _model(config: Config) -> str:
+    return name_of(config["model"])
+
+
+def _objective(config: Config) -> str:
+    return str((config.get("objective") or {}).get("_target_", "")).rpartition(".")[2]
+
+
+def _part(config: Config, group: str) -> str:
+    return str(config[group].get("_target_", "")).removeprefix("dlrun.")
+
+
+def _no_sample(config: Config) -> bool:
+    """Whether no part of this config has a made-up stand-in to be used."""
+    data, model = config["data"], config["model"]
+    inside = [each for each in data.values() if isinstance(each, dict)]
+    there = any("source" in each for each in (data, model, *inside))
+    return not there or (_part(config, "data") == "data.shards.shards" and data["path"] is not None)
+
+
+def _of_folder(config: Config) -> bool:
+    path = config["data"].get("path")
+    return isinstance(path, str) and (Path(path).expanduser().is_dir() or path.endswith(PACKED))
+
+
+def _data(name: str, holds: Callable[[Config], bool]) -> Callable[[Config], bool]:
+    return lambda config: _part(config, "data") == name and holds(config["data"])
+
+
+CSV, IMAGES, TEXTS = "data.table_csv.csv", "data.images.images", "data.texts.texts"
+IDLE = (
+    Idle(
+        (*STEPS, *(f"engine.{key}" for key in STEPS_OF_ENGINE)),
+        lambda c: _model(c) in UNTRAINED,
+        "this model is not trained by steps",
+    ),
+    Idle(
+        ("loss", "losses", "loss_weights", "metric", "metrics"),
+        lambda c: _objective(c) in LOSSES_OF_THEIR_OWN,
+        "this objective has a loss and metrics of its own (objective.loss, where it can be chosen)",
+    ),
+    Idle(("augment",), lambda c: _objective(c) in UNAUGMENTED, "this objective augments nothing"),
+    Idle(
+        ("engine.shard",),
+        lambda c: c["engine"]["shard"] and not (c["engine"]["devices"] or "WORLD_SIZE" in os.environ),
+        "one process keeps all weights; engine.devices=2 starts two",
+    ),
+    Idle(
+        ("engine.device",),
+        lambda c: isinstance(c["engine"]["devices"], list),
+        "engine.devices names the devices",
+    ),
+    Idle(
+        ("protocol.validation", "protocol.by", "protocol.folds", "protocol.shuffle"),
+        lambda c: c["engine"]["overfit"] is not None,
+        "engine.overfit trains and validates on the same first rows",
+    ),
+    Idle(
+        ("callback.keep_best",),
+        lambda c: _part(c, "protocol").endswith(".whole"),
+        "no rows are held out, so the last epoch is kept",
+    ),
+    Idle(("reason",), lambda c: not c["test"], "it is for test=true"),
+    Idle(("source",), _no_sample, "these data have no made-up sample; the real ones are used"),
+    Idle(
+        ("model.embedding",),
+        lambda c: c["model"].get("category") == "onehot",
+        "it is the width of learned vectors: model.category=embedding",
+    ),
+    Idle(
+        ("model.activation", "model.dropout", "model.batch_norm", "model.l1", "model.l2"),
+        lambda c: c["model"].get("units") == [],
+        "there is no hidden layer (model.units)",
+    ),
+    Idle(
+        ("model.rate",),
+        lambda c: c["model"].get("unfreeze") == "none",
+        "the base is frozen (model.unfreeze)",
+    ),
+    Idle(
+        ("model.reader.embedding",),
+        lambda c: (c["model"].get("reader") or {}).get("vectors") is not None,
+        "model.reader.vectors brings its own width",
+    ),
+    Idle(("data.test",), lambda c: bool(c["data"].get("test_path")), "data.test_path has the test rows"),
+    Idle(("data.share_words",), _data(CSV, lambda d: len(d["texts"]) < 2), "data.texts names fewer than two columns"),
+    Idle(("text",), _data(CSV, lambda d: not d["texts"]), "no column is read as a text (data.texts=[COLUMN])"),
+    Idle(("data.separator",), _data(IMAGES, lambda d: d["labels"] is None), "it is for data.labels=FILE.csv"),
+    Idle(
+        ("data.separator", "data.header"),
+        lambda c: _part(c, "data") == TEXTS and _of_folder(c),
+        "it is for a CSV file, and these texts are in a folder",
+    ),
+    Idle(("data.time_format",), _data("data.series.series", lambda d: d["time"] is None), "it is for data.time=COLUMN"),
+    Idle(("data.encoding",), _data("data.text_file.text_file", lambda d: d["path"] is None), "it is for data.path"),
+)
+
+
+def notes(config: Config, words: list[str], folders: list[Path]) -> list[str]:
+    """What these words ask for in vain, and what they take away without having said so; one line each."""
+    return list(dict.fromkeys([*_idle(config, words), *_replaced(config, words, folders)]))
+
+
+def _idle(config: Config, words: list[str]) -> Iterator[str]:
+    for word in words:
+        key = word.partition("=")[0].lstrip("+~").partition("@")[0]
+        for rule in IDLE:
+            if any(key == each or key.startswith(f"{each}.") for each in rule.keys) and rule.when(config):
+                yield f"{word} has no effect: {rule.why}"
+
+
+def _replaced(config: Config, words: list[str], folders: list[Path]) -> Iterator[str]:
+    for word in words:
+        group, _, names = word.partition("=")
+        if group in ADDED and names.strip("[]") not in ("none", ""):
+            before = preview([each for each in words if each != word], folders)
+            lost = [name for name in (before[0][group] if before else {}) if name not in config[group]]
+            if lost:
+                yield (f"{word} takes the place of {', '.join(lost)}; to add to what there is: "
+                       f"{quoted(f'+{word}')}")  # fmt: skip
+        added = group == "+metric" or (group == "metric" and "auto" in names.strip("[]").split(","))
+        if added and config["metric"]:
+            yield (f"{word}: the usual metrics are measured only where no other is named; name all that are wanted: "
+                   "'metric=[accuracy,…]'")  # fmt: skip
+
+
+def quoted(word: str) -> str:
+    """A word as a shell takes it."""
+    return f"'{word}'" if set("[]{}* ") & set(word) else word

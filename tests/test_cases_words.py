@@ -1,0 +1,98 @@
+"""Words on the command line: what changes nothing here, or takes something away, is told; help and suggestions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dlrun.cli import main
+
+ROOT = Path(__file__).parents[1]
+QUICK = ("engine.epochs=1", "engine.device=cpu", "engine.batch_size=256")
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
+IDLE = {  # words → of which it is said that they change nothing here
+    "engine.shard=true": "engine.devices=2",
+    "engine.devices=[cpu] engine.device=cuda": "engine.devices names",
+    "engine.overfit=8 protocol.validation=0.5": "the same first rows",
+    "task=wine model=constant optimizer.lr=0.1": "not trained by steps",
+    "task=wine model=linear_solved engine.epochs=3": "not trained by steps",
+    "task=wine model=constant scheduler=cosine": "not trained by steps",
+    "experiment=vae_mnist metric=[accuracy]": "a loss and metrics of its own",
+    "task=style augment=[flip]": "augments nothing",
+    "task=pictures loss=mse": "a loss and metrics of its own",
+    "protocol=whole callback.keep_best.monitor=val/accuracy": "no rows are held out",
+    "reason=fun": "for test=true",
+    "source=sample": "no made-up sample",
+    "task=csv data.test_path=a.csv data.test=0.1": "data.test_path has",
+    "task=csv data.share_words=true": "fewer than two",
+    "task=csv text=bigrams": "data.texts=[COLUMN]",
+    "task=images data.separator=:": "data.labels=FILE.csv",
+    "task=texts data.path=tests data.header=[a]": "in a folder",
+    "task=series data.time_format=x": "data.time=COLUMN",
+    "task=text_file data.encoding=latin-1": "data.path",
+    "model.embedding=4": "model.category=embedding",
+    "model.units=[] model.dropout=0.5": "no hidden layer",
+    "task=cats_dogs model=pretrained model.rate=0.1": "base is frozen",
+    "task=imdb_sequences model=lstm model.reader.vectors=one_hot model.reader.embedding=9": "its own width",
+}
+USED = (  # and words that do something
+    "engine.devices=2 engine.shard=true",
+    "task=wine optimizer.lr=0.1 scheduler=cosine engine.epochs=3 metric=[accuracy] callback.keep_best.monitor=val/loss",
+    "task=mnist source=sample test=true reason=fun augment=[flip]",
+    "task=csv data.texts=[a,b] data.share_words=true text=bigrams data.test=0.1",
+    "task=images data.labels=a.csv data.separator=:",
+    "task=texts data.path=a.csv data.header=[a]",
+    "model.category=embedding model.embedding=4 model.units=[4] model.dropout=0.5",
+    "task=cats_dogs model=pretrained model.unfreeze=last_block model.rate=0.1",
+    "+callback=early_stopping",
+    "callback=[keep_best,tensorboard,samples,early_stopping]",
+)
+
+
+def told_of(text, monkeypatch):
+    from dlrun.commands.configure import configure
+    from dlrun.commands.idle import notes
+
+    with monkeypatch.context() as patched:
+        patched.chdir(ROOT)
+        return notes(configure(text.split(), []), text.split(), [])
+
+
+@pytest.mark.parametrize("text", IDLE)
+def test_row_own_a_setting_that_changes_nothing_is_told(text, monkeypatch):
+    told = told_of(text, monkeypatch)
+    assert len(told) == 1 and told[0].startswith(f"{text.split()[-1]} has no effect") and IDLE[text] in told[0]
+
+
+@pytest.mark.parametrize("text", USED)
+def test_row_own_nothing_is_told_of_settings_that_are_used(text, monkeypatch):
+    assert told_of(text, monkeypatch) == []
+
+
+def test_row_own_every_idle_rule_has_a_case():
+    from dlrun.commands.idle import IDLE as rules
+
+    words = [case.split()[-1].partition("=")[0] for case in IDLE]
+    assert all(any(word == k or word.startswith(f"{k}.") for k in rule.keys for word in words) for rule in rules)
+
+
+def test_row_own_callbacks_that_a_choice_drops_are_named_with_the_result(tmp_path, capsys):
+    assert main(["callback=early_stopping", f"output={tmp_path / 'o'}", *QUICK]) == 0
+    said = "callback=early_stopping takes the place of keep_best, tensorboard, samples; to add to what there is: +call"
+    assert said in capsys.readouterr().out
+    (found,) = (tmp_path / "o").glob("*/*/*")
+    assert said in json.loads((found / "results.jsonl").read_text())["note"] and said in (found / "log.txt").read_text()
+
+
+def test_row_own_usual_metrics_that_a_choice_drops_are_told(monkeypatch):
+    for text in ("metric=[auto,top_k]", "+metric=top_k"):
+        (told,) = told_of(text, monkeypatch)
+        assert told.startswith(f"{text}: the usual metrics")
+
+
+def test_row_own_a_callback_that_is_not_there_is_told_how_to_add(capsys):
+    assert main(["callback.early_stopping.patience=3"]) == 2
+    assert "+callback=early_stopping" in capsys.readouterr().err
