@@ -21,6 +21,7 @@ UNSEEN = {  # tests that look at no picture: to draw them is half of a small run
         "test_callbacks",
         "test_cases_own",
         "test_cases_words",
+        "test_cases_parts",
         "test_commands_run",
         "test_ensemble",
         "test_images",

@@ -8,8 +8,8 @@ import dlrun
 SRC = Path(dlrun.__file__).parent
 FLOORS = [
     {
-        *("errors", "ranges", "types", "build", "signatures", "problems", "places", "figures", "whole", "columns"),
-        *("outlook", "alike", "stopping", "contracts"),
+        *("errors", "ranges", "types", "build", "parts", "signatures", "problems", "places", "figures", "whole"),
+        *("columns", "outlook", "alike", "stopping", "contracts"),
     },
     {
         *("tables", "pixels", "runtime", "rundir", "settings", "events", "bootstrap", "scores", "predictions", "curve"),

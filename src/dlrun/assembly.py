@@ -207,7 +207,9 @@ class Assembly:
 
     def _augment(self, spec: Spec) -> Augment | None:
         """What is done to training pictures; None where nothing is asked for."""
-        steps = {name: build(node, plugins=self.plugins) for name, node in self.config["augment"].items()}
+        steps = {
+            name: build(node, kind="augment", plugins=self.plugins) for name, node in self.config["augment"].items()
+        }
         return augmented(steps, spec)
 
     def _objective(self, data: Data) -> Any:

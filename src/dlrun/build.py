@@ -5,64 +5,96 @@ from __future__ import annotations
 import copy
 import importlib
 from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
 from typing import Any
 
+from dlrun import parts
 from dlrun.contracts import call, failed, own
 from dlrun.errors import Refused
 from dlrun.signatures import as_meant, signature
 
-PARTS = ("augment", "callbacks", "data", "losses", "metrics", "models", "objectives", "optim", "protocols", "settings")
-ALLOWED = (
-    *(f"dlrun.{part}" for part in PARTS), "torch.nn", "torch.optim", "torchvision.models", "torchvision.transforms",
-)  # fmt: skip
-EXCEPT = ("dlrun.data.archives", "dlrun.data.files", "dlrun.models.weights")  # they write wherever they are told to
+_named: ContextVar[tuple[str, ...]] = ContextVar("plugins", default=())  # of the part that is being built
 
 
-def allow(target: str, plugins: Iterable[str] = ()) -> None:
-    """Refuse a target outside dlrun's parts, torch.nn, torch.optim, torchvision and the packages the user has named.
+def build(node: Mapping[str, Any], *context: Any, kind: str = parts.ANY, plugins: Iterable[str] | None = None) -> Any:
+    """The object that a node describes: its target called with `context` and the node's other keys.
 
-    dlrun's commands are no parts: one of them, called from a config, could name any package.
+    Nodes inside are built first.
+
+    Args:
+        node: A mapping with `_target_`.
+        context: What the caller gives the target, in order.
+        kind: The kind of part that belongs here; see `parts`.
+        plugins: The user's own packages; None: those with which the part around this one is built, so that a member of
+            an ensemble may come from them, too.
+
+    Raises:
+        Refused: The target is no part of this kind, or refuses its arguments.
     """
-    known = (*ALLOWED, *plugins)
-    inside = lambda prefixes: any(target.startswith(prefix + ".") for prefix in prefixes)  # noqa: E731
-    if inside(EXCEPT) or not inside(known):
-        raise Refused(
-            f"_target_ '{target}' is not allowed: it must be in {', '.join(known)}; "
-            f"to use a package of your own, name it on the command line: plugins=[{target.split('.')[0]}]"
-        )
+    chosen = _named.get() if plugins is None else tuple(plugins)
+    name = parts.resolved(node["_target_"])
+    target = located(name, kind, chosen)
+    said = {key: value for key, value in node.items() if key != "_target_"}
+    place = _last(name) if kind == parts.ANY else kind
+    arguments = {
+        key: _inner(value, f"{place}.{key}", parts.takes(name, kind, chosen, key), chosen)
+        for key, value in said.items()
+    }
+    arguments |= _as_meant(name, arguments, len(context))
+    token = _named.set(chosen)
+    try:
+        return call(kind, target, context, arguments) if own(name) else target(*context, **arguments)
+    except (AttributeError, KeyError, RuntimeError) as error:
+        if own(name) and not isinstance(error, Refused):
+            raise Refused(failed(name, error)) from error
+        raise
+    except (TypeError, ValueError, IndexError) as error:
+        raise Refused(f"{_last(name)}: {error}") from error
+    finally:
+        _named.reset(token)
 
 
-def locate(target: str, plugins: Iterable[str] = ()) -> Any:
-    """The class or function of this dotted name, checked where it is named and where it really lives."""
-    allow(target, plugins)
+def located(target: str, kind: str, plugins: Iterable[str]) -> Any:
+    """The class or function of this full name, checked before anything is imported, and where it really lives."""
+    parts.admit(target, kind, plugins)
     module_name, _, name = target.rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError) as error:
         raise Refused(f"_target_ '{target}' cannot be found: {error}") from error
-    home = getattr(found, "__module__", None)
-    if not callable(found) or home is None:
-        raise Refused(f"_target_ '{target}' is not a class or function")
-    allow(f"{home}.{name}", plugins)
+    home = f"{getattr(found, '__module__', None)}.{name}"
+    if not callable(found) or not (_of_its_class(found, target) or parts.is_plugin(home, plugins)):
+        raise Refused(f"_target_ '{target}' is not allowed: it is {home}, and no part")
     return found
 
 
-def build(node: Mapping[str, Any], *context: Any, kind: str = "", plugins: Iterable[str] = ()) -> Any:
-    """The object that a node describes: its target called with `context` and the node's other keys.
+def _of_its_class(found: Any, target: str) -> bool:
+    """Whether what was found is what the table promises: dlrun's own, or of the class of its library."""
+    module_name, _, name = target.rpartition(".")
+    if target.startswith("dlrun."):
+        return True
+    if module_name == "torchvision.models":
+        return name in importlib.import_module(module_name).list_models()
+    home, _, base = parts.CLASSES.get(module_name, "").rpartition(".")
+    return bool(home) and isinstance(found, type) and issubclass(found, getattr(importlib.import_module(home), base))
 
-    Nodes inside are built first. Raises Refused, naming the target, when the target refuses its arguments.
-    """
-    arguments = {key: _inner(value, plugins) for key, value in node.items() if key != "_target_"}
-    target = locate(node["_target_"], plugins)
-    arguments |= _as_meant(node["_target_"], arguments, len(context))
-    try:
-        return call(kind, target, context, arguments) if own(node["_target_"]) else target(*context, **arguments)
-    except (AttributeError, KeyError, RuntimeError) as error:
-        if own(node["_target_"]) and not isinstance(error, Refused):
-            raise Refused(failed(node["_target_"], error)) from error
-        raise
-    except (TypeError, ValueError, IndexError) as error:
-        raise Refused(f"{node['_target_'].rpartition('.')[2]}: {error}") from error
+
+def _inner(value: Any, place: str, kind: str | None, plugins: tuple[str, ...]) -> Any:
+    """A value with the parts in it built. Raises Refused for a part where none belongs."""
+    if kind is None:
+        if fault := next(parts.part_faults(value, place, None), None):
+            raise Refused(fault)
+        return value
+    if isinstance(value, Mapping):
+        if "_target_" in value:
+            return build(value, kind=kind, plugins=plugins)
+        return {key: _inner(item, f"{place}.{key}", kind, plugins) for key, item in value.items()}
+    many = isinstance(value, list | tuple)
+    return [_inner(item, f"{place}.{at}", kind, plugins) for at, item in enumerate(value)] if many else value
+
+
+def _last(target: str) -> str:
+    return target.rpartition(".")[2]
 
 
 def _as_meant(target: str, arguments: dict[str, Any], context: int) -> dict[str, Any]:
@@ -93,11 +125,3 @@ def dotted(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         inside = isinstance(value, Mapping) and "_target_" not in value
         found |= dotted(value, f"{prefix}{key}.") if inside else {f"{prefix}{key}": value}
     return found
-
-
-def _inner(value: Any, plugins: Iterable[str]) -> Any:
-    if isinstance(value, Mapping):
-        if "_target_" in value:
-            return build(value, plugins=plugins)
-        return {key: _inner(item, plugins) for key, item in value.items()}
-    return [_inner(item, plugins) for item in value] if isinstance(value, list | tuple) else value

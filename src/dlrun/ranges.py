@@ -1,9 +1,9 @@
-"""Names for the numbers that settings take, so that a signature says what is in range. Needs no torch."""
+"""Names for the numbers and parts that settings take, so that a signature says what fits. Needs no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 
 @dataclass(frozen=True)
@@ -50,3 +50,17 @@ RANGES = {
     "Probability": PROBABILITY,
     "Fraction": FRACTION,
 }
+
+TextPart = Annotated[Any, "how texts become numbers"]
+ReaderPart = Annotated[Any, "what reads a text, a series or a picture"]
+DataPart = Annotated[Any, "other data"]
+JudgePart = Annotated[Any, "what judges pictures"]
+WorldPart = Annotated[Any, "what is acted in"]
+
+PARTS = {
+    "TextPart": "text",
+    "ReaderPart": "reader",
+    "DataPart": "data",
+    "JudgePart": "objective.judge",
+    "WorldPart": "objective.world",
+}  # the kind of part that is meant: see parts.py

@@ -18,13 +18,16 @@ from typing import Any
 
 from dlrun.errors import Refused
 from dlrun.types import History, Job, Result, Row, Score
-from dlrun.whole import write_text
+from dlrun.whole import is_name, write_text
 
 CUT = "unfinished.json"
 
 
 def create(root: Path, *names: str) -> Path:
     """A new folder root/<names>/<date>_<time>[-n], which nobody else has. Raises Refused where it cannot be made."""
+    for name in names:
+        if not is_name(name):
+            raise Refused(f"'{name}' cannot be the name of a folder, and one is made for each task and model")
     parent = root.absolute().joinpath(*names)
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     for number in range(1, 10_000):
@@ -161,6 +164,9 @@ def read_result(line: dict[str, Any]) -> Result:
     parts = {key: value for key, value in line.items() if key != "name"}
     for key in ("scores", "baseline"):
         parts[key] = {name: Score(**score) for name, score in parts[key].items()}
+    for name in filter(None, (parts["job"].get("stage"), parts["job"].get("start"))):
+        if not is_name(name):
+            raise Refused(f"results.jsonl: '{name}' is no name of a fit")
     return Result(**{**parts, "job": Job(**parts["job"])})
 
 
@@ -175,13 +181,20 @@ def environment() -> dict[str, Any]:
         "host": platform.node(),
         "cpus": os.cpu_count(),
         "packages": dict(sorted(packages.items())),
-        "git": {"commit": _git("rev-parse", "HEAD"), "diff": _git("diff", "HEAD"), "status": _git("status", "--short")},
+        "git": {
+            "commit": _git("rev-parse", "HEAD"),
+            "diff": _git("diff", "--no-ext-diff", "--no-textconv", "HEAD"),
+            "status": _git("status", "--short"),
+        },
     }
 
 
 def _git(*words: str) -> str | None:
+    safe = ("-c", "core.fsmonitor=false")  # no program that the settings of the folder name
     try:
-        done = subprocess.run(["git", *words], capture_output=True, text=True, timeout=20, check=True, errors="replace")
+        done = subprocess.run(
+            ["git", *safe, *words], capture_output=True, text=True, timeout=20, check=True, errors="replace"
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

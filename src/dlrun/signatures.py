@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dlrun.contracts import CALLED_WITH, GIVES, is_given, is_plain, own
-from dlrun.ranges import RANGES
+from dlrun.ranges import PARTS, RANGES
 
 PLAIN: dict[str, tuple[type, ...]] = {
     "int": (int,),
@@ -37,6 +37,12 @@ class Argument:
     required: bool
     module: Path
     ordered: bool = True
+
+    @property
+    def names(self) -> list[str]:
+        """The names that its annotation is made of."""
+        found = ast.walk(self.annotation) if self.annotation else ()
+        return [node.id for node in found if isinstance(node, ast.Name)]
 
 
 @dataclass(frozen=True)
@@ -176,6 +182,8 @@ def _fits(value: Any, note: ast.expr, module: Path) -> bool | None:
 def _fits_name(value: Any, name: str, module: Path) -> bool | None:
     if name in RANGES:
         return RANGES[name].holds(value)
+    if name in PARTS:
+        return None if value is None else False
     if name in PLAIN:
         return isinstance(value, PLAIN[name]) and (name == "bool" or not isinstance(value, bool))
     alias = _alias(name, module)
@@ -269,6 +277,8 @@ def describe(note: ast.expr, module: Path) -> str:
         words = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
         if note.id in RANGES:
             return RANGES[note.id].text
+        if note.id in PARTS:
+            return f"a part of the kind {PARTS[note.id].rpartition('.')[2]}"
         alias = None if note.id in PLAIN else _alias(note.id, module)
         return words.get(note.id) or (describe(*alias) if alias else note.id)
     if isinstance(note, ast.Subscript):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,11 @@ from dlrun.commands.configure import configure, keys, unknown_key, value_of
 from dlrun.commands.train import go, logging_to, make_folder, named_plugins, start
 from dlrun.commands.words import user_folders
 from dlrun.errors import Refused
+from dlrun.parts import bounded, faults
 from dlrun.settings import LATER
+from dlrun.whole import contained
+
+log = logging.getLogger("dlrun")
 
 RESUMED = ("workflow.budget", "engine.device", "engine.devices", "engine.save_every", "reason")
 
@@ -33,10 +38,14 @@ def opened(words: list[str], command: str) -> tuple[Path, dict[str, Any], list[s
         raise Refused(f"{folder} is no run folder: it has no config.yaml")
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise Refused(f"{path} is damaged: {' '.join(str(error).split())}") from error
+    bounded(config, str(path))
+    contained(folder)
     if not isinstance(config, dict) or not isinstance(config.get("engine"), dict):
         raise Refused(f"{path} is not the config of a run")
+    if strange := list(faults(config, named_plugins(words[1:]))):
+        raise Refused("\n".join(strange))
     config["engine"] = {**LATER, **config["engine"]}
     return folder, config, words[1:]
 
@@ -130,6 +139,7 @@ def rerun(words: list[str]) -> int:
     """Do a run again in a new folder: exactly, or with other settings on top of its words."""
     folder, config, rest = opened(words, "rerun")
     plugins = named_plugins(rest)
+    at_home(config, folder, rest)
     before = words_of(folder)
     if before[:1] == ["workflow"]:
         from dlrun.commands.workflow import workflow
@@ -142,6 +152,15 @@ def rerun(words: list[str]) -> int:
     return start(config, [*without(before, rest), *rest], make_folder(config), plugins)
 
 
+def at_home(config: dict[str, Any], folder: Path, words: list[str]) -> None:
+    """Raise Refused where a run would be done again in a place that its folder alone names."""
+    output = Path(str(config.get("output")))
+    said = any(word.startswith("output=") for word in words)
+    inside = not output.is_absolute() and ".." not in output.parts
+    if not said and not inside and output.absolute() not in folder.parents:
+        raise Refused(f"{folder} says output={output}, and does not lie there: say where the new run goes: output=…")
+
+
 def words_of(folder: Path) -> list[str]:
     """The words that a run began with. Raises Refused where they are not kept."""
     path = folder / "command.txt"
@@ -151,7 +170,15 @@ def words_of(folder: Path) -> list[str]:
         raise Refused(f"{path} does not hold the words of the run: {error}") from error
     if name != "dlrun":
         raise Refused(f"{path} does not hold the words of the run: it does not begin with dlrun")
-    return words
+    return trusted(words, folder)
+
+
+def trusted(words: list[str], folder: Path) -> list[str]:
+    """Kept words without those that are for the command line alone: which packages may be run. Says so."""
+    packages = [word for word in words if word.lstrip("+").startswith("plugins=")]
+    for word in packages:
+        log.warning("%s: not taken from %s, for it runs code; where you trust it, type it again", word, folder)
+    return [word for word in words if word not in packages]
 
 
 def without(words: list[str], newer: list[str]) -> list[str]:

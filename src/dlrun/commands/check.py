@@ -6,13 +6,14 @@ import difflib
 from collections.abc import Iterator
 from typing import Any
 
-from dlrun import objectives
+from dlrun import objectives, parts
 from dlrun.alike import asked, without_stacked
-from dlrun.build import allow, dotted, patched
+from dlrun.build import dotted, patched
 from dlrun.errors import Refused
 from dlrun.models import fault_of, members
+from dlrun.parts import shortened
 from dlrun.problems import loss_fault, metric_fault, targets_fault
-from dlrun.signatures import misfit, settable
+from dlrun.signatures import Argument, Signature, misfit, settable
 
 CONTEXT = {
     "model": 1,
@@ -23,7 +24,6 @@ CONTEXT = {
 }  # arguments that the runner gives, in order
 PARTS = ("data", "model", "objective", "loss", "optimizer", "scheduler", "protocol", "engine", "stages")  # one each
 LISTS = ("metric", "callback", "augment")  # any number of each
-BY_TARGET = ("losses", "metrics")  # what one target has of its own; older runs say nothing of it
 CHOOSE = {"losses": "+loss@losses.{}=NAME", "metrics": "'+metric@metrics.{}=[NAME]'"}
 LATER = ("objective",)  # of which older runs say nothing
 NEEDED = (*(part for part in PARTS if part not in LATER), *LISTS, "task", "source", "loss_weights")
@@ -41,22 +41,27 @@ def check(config: dict[str, Any], plugins: tuple[str, ...]) -> None:
     """Refuse a config with wrong keys, types, ranges, targets or combinations; one line a fault."""
     if faults := list(shape_faults(config)):
         raise Refused("\n".join(faults))
-    faults = list(top_faults(config))
+    faults = [*top_faults(config), *parts.faults(config, plugins)]
     for group, node in config.items():
-        if group in LISTS:
-            for name, part in node.items():
-                faults += node_faults(part, f"{group}.{name}", CONTEXT.get(group, 0), plugins)
-        elif group in BY_TARGET:
-            faults += inner_faults(node, group, 1, plugins)
-        elif group in PARTS or (isinstance(node, dict) and "_target_" in node):
-            node = apart(node, config.get("text")) if group == "data" else node
-            node = without_stacked(node) if group == "protocol" and isinstance(node, dict) else node
-            faults += node_faults(node, group, CONTEXT.get(group, 0), plugins)
+        faults += group_faults(config, group, node, plugins)
     faults += [*pair_faults(config), *stage_faults(config, plugins)]
     if own(config, "model")[2] == "ensemble":
         faults += members.faults(config["model"].get("members"))
     if faults:
         raise Refused("\n".join(dict.fromkeys(faults)))
+
+
+def group_faults(config: dict[str, Any], group: str, node: Any, plugins: tuple[str, ...]) -> Iterator[str]:
+    """What is wrong in the values of the parts of one group."""
+    if group in LISTS:
+        for name, part in node.items():
+            yield from node_faults(part, f"{group}.{name}", group, plugins)
+    elif group in parts.BY_TARGET:
+        yield from inner_faults(node, group, parts.BY_TARGET[group], plugins)
+    elif group in PARTS or (isinstance(node, dict) and "_target_" in node and group in parts.KINDS):
+        node = apart(node, config.get("text")) if group == "data" else node
+        node = without_stacked(node) if group == "protocol" and isinstance(node, dict) else node
+        yield from node_faults(node, group, group, plugins)
 
 
 def apart(data: Any, text: Any) -> Any:
@@ -84,7 +89,7 @@ def shape_faults(config: dict[str, Any]) -> Iterator[str]:
     for key in (*LISTS, "task"):
         if not isinstance(config.get(key, {}), dict):
             yield f"{key}={config[key]!r}: it must be a mapping; choose one by name: {key}=NAME"
-    for group in BY_TARGET:
+    for group in parts.BY_TARGET:
         for target, node in by_target(config, group):
             if not is_parts(node, group):
                 yield f"{group}.{target}={node!r}: it must be of parts; choose by name: {CHOOSE[group].format(target)}"
@@ -122,35 +127,24 @@ def is_parts(node: Any, group: str) -> bool:
     return bool(parts) and all(isinstance(part, dict) and "_target_" in part for part in parts)
 
 
-def node_faults(node: Any, place: str, context: int, plugins: tuple[str, ...]) -> Iterator[str]:
-    """Faults of one part: its target, its keys, and the types and ranges of its values."""
+def node_faults(node: Any, place: str, kind: str, plugins: tuple[str, ...]) -> Iterator[str]:
+    """Faults of one part's values: its keys, and their types and ranges."""
     if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
-        yield f"{place}={node!r}: it is not a part; choose one by name: {place.partition('.')[0]}=NAME"
+        yield f"{place}={shortened(node)}: it is not a part; choose one by name: {place.partition('.')[0]}=NAME"
         return
-    try:
-        allow(node["_target_"], plugins)
-    except Refused as error:
-        yield f"{place}: {error}"
+    target = parts.resolved(node["_target_"])
+    if not parts.is_part(target, kind, plugins):
         return
-    found = settable(node["_target_"], kind_of(place), context)
-    if found is None:
-        if node["_target_"].startswith("dlrun."):
-            yield f"{place}: there is no {node['_target_']}"
-        return
-    name = node["_target_"].rpartition(".")[2]
+    found = settable(target, kind, CONTEXT.get(kind, 0)) or Signature({}, open=True)
     for key, value in node.items():
-        if key == "_target_":
-            continue
-        if key not in found.arguments:
-            if not found.open:
-                yield unknown_argument(place, key, name, list(found.arguments))
-        elif wanted := misfit(value, found.arguments[key]):
-            yield f"{place}.{key}={value!r}: it must be {wanted}"
-        else:
-            yield from inner_faults(value, f"{place}.{key}", 0, plugins)
+        if key in found.arguments:
+            inside = parts.takes(target, kind, plugins, key)
+            yield from argument_faults(found.arguments[key], value, f"{place}.{key}", inside, plugins)
+        elif key != "_target_" and not found.open:
+            yield unknown_argument(place, key, target.rpartition(".")[2], list(found.arguments))
     for key, argument in found.arguments.items():
         if argument.required and key not in node:
-            yield f"{place}: {name} needs a value for '{key}'{needed_hint(place, key)}"
+            yield f"{place}: {target.rpartition('.')[2]} needs a value for '{key}'{needed_hint(place, key)}"
 
 
 def kind_of(place: str) -> str:
@@ -161,13 +155,23 @@ def kind_of(place: str) -> str:
     return whole if len(inner) == depth else ""
 
 
-def inner_faults(value: Any, place: str, context: int, plugins: tuple[str, ...]) -> Iterator[str]:
+def argument_faults(
+    argument: Argument, value: Any, place: str, inside: str | None, plugins: tuple[str, ...]
+) -> Iterator[str]:
+    """Faults of one value of a part. inside: the kind of part that belongs there, if any."""
+    if wanted := misfit(value, argument):
+        yield f"{place}={shortened(value)}: it must be {wanted}"
+    elif inside is not None:
+        yield from inner_faults(value, place, inside, plugins)
+
+
+def inner_faults(value: Any, place: str, kind: str, plugins: tuple[str, ...]) -> Iterator[str]:
     """Faults of the parts inside a value: one part, or a mapping or list of parts, or of mappings of them."""
     if isinstance(value, dict) and "_target_" in value:
-        yield from node_faults(value, place, context, plugins)
+        yield from node_faults(value, place, kind, plugins)
     elif isinstance(value, dict | list):
         for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from inner_faults(inner, f"{place}.{name}", context, plugins)
+            yield from inner_faults(inner, f"{place}.{name}", kind, plugins)
 
 
 def needed_hint(place: str, key: str) -> str:
@@ -194,7 +198,8 @@ def stage_faults(config: dict[str, Any], plugins: tuple[str, ...]) -> Iterator[s
                 yield f"stages.{name}.{key}={value!r}: there is no setting {key}{_there(node)}"
             elif groups[0] in PARTS:
                 changed = patched(config, {key: value})[groups[0]]
-                yield from node_faults(changed, f"stages.{name}.{groups[0]}", CONTEXT.get(groups[0], 0), plugins)
+                yield from parts.part_faults(changed, f"stages.{name}.{groups[0]}", groups[0], plugins)
+                yield from node_faults(changed, f"stages.{name}.{groups[0]}", groups[0], plugins)
 
 
 def _there(node: dict[str, Any]) -> str:
@@ -231,7 +236,7 @@ def given_kinds(config: dict[str, Any]) -> dict[str, str]:
 
 def target_faults(config: dict[str, Any], target: str, kind: str) -> Iterator[str]:
     """A loss or measures that make no sense for a target of this kind: its own, or those that all have."""
-    losses, metrics = ((config.get(group) or {}).get(target) for group in BY_TARGET)
+    losses, metrics = ((config.get(group) or {}).get(target) for group in parts.BY_TARGET)
     module, _, loss = own({"loss": losses or config["loss"]}, "loss")
     if module and (fault := loss_fault(loss, kind)):
         yield fault.replace("loss=", f"losses.{target}=", 1) if losses else fault

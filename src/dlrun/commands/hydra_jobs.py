@@ -26,7 +26,7 @@ def settings(**changes: Any) -> Sweep:
     from dlrun.commands.check import node_faults
 
     node = yaml.safe_load((conf_folder() / "sweep" / "grid.yaml").read_text(encoding="utf-8"))
-    if faults := list(node_faults({**node, **changes}, "sweep", 0, ())):
+    if faults := list(node_faults({**node, **changes}, "sweep", "sweep", ())):
         raise Refused("\n".join(faults).replace("sweep.", "hydra: "))
     return Sweep(**{key: value for key, value in {**node, **changes}.items() if key != "_target_"})
 

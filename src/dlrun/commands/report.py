@@ -19,9 +19,11 @@ def report(words: list[str]) -> int:
     if not runs:
         raise Refused("report of which run? dlrun report RUN [RUN…] [--open], such as outputs/imdb/dense/…")
     from dlrun.report import read
+    from dlrun.whole import contained
 
     for run in runs:
         read.config(run)
+        contained(run)
     page = written(runs)
     if "--open" in words:
         show(page)

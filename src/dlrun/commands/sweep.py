@@ -87,7 +87,7 @@ def settings_of(own: list[str], fixed: list[str], folders: list[Path]) -> Sweep:
     if config is None:
         raise Refused(wrong_word(alone, folders))
     node = config.get("sweep")
-    if faults := list(node_faults(node, "sweep", 0, ())):
+    if faults := list(node_faults(node, "sweep", "sweep", ())):
         raise Refused("\n".join(faults))
     settings = Sweep(**{key: value for key, value in dict(node or {}).items() if key != "_target_"})
     if settings.zip and settings.method != "grid":

@@ -16,6 +16,7 @@ from dlrun.commands.ending import count_openings, finish
 from dlrun.commands.words import user_folders
 from dlrun.errors import Refused
 from dlrun.models import name_of
+from dlrun.parts import named_packages
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,7 +56,7 @@ def show(words: list[str], folders: list[Path]) -> int:
 def named_plugins(words: list[str]) -> tuple[str, ...]:
     """The packages that `plugins=[…]` names among these words; they become importable from the working folder."""
     names = [word.partition("=")[2].strip("[]").split(",") for word in words if word.lstrip("+").startswith("plugins=")]
-    plugins = tuple(name.strip() for group in names for name in group if name.strip())
+    plugins = named_packages(name for group in names for name in group)
     if plugins and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     return plugins

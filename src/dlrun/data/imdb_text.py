@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from dlrun.data.files import Official, fetch, present, root
 from dlrun.data.parsed import parsed
 from dlrun.data.words import SENTIMENTS
 from dlrun.errors import Refused
+from dlrun.ranges import TextPart
 from dlrun.types import Ragged, Raw, Rows
 
 SEED = 113  # a property of the dataset, not of the run
@@ -30,7 +31,7 @@ FOLDERS = ("neg", "pos")
 BREAK = b"<br />"
 
 
-def imdb_text(*, source: Literal["official", "sample"], text: Any) -> Raw:
+def imdb_text(*, source: Literal["official", "sample"], text: TextPart) -> Raw:
     """Film reviews (Maas et al. 2011): 25,000 development rows, 25,000 test rows, half of each positive.
 
     Rows are shuffled once and for all, so that the last ones are a fair sample too; line breaks of HTML are blanks.

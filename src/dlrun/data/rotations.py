@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from dlrun.data import aside
 from dlrun.data.turned import QUARTERS, turned_column
 from dlrun.errors import Refused
+from dlrun.ranges import DataPart
 from dlrun.types import Raw, Rows
 
 TURNS = tuple(f"{90 * quarters}°" for quarters in range(QUARTERS))
@@ -16,7 +17,7 @@ OWNER = "original"
 CHOOSE = "choose a dataset of pictures, such as data@data.of=mnist"
 
 
-def rotations(*, of: Any, turns: Literal["one", "all"]) -> Raw:
+def rotations(*, of: DataPart, turns: Literal["one", "all"]) -> Raw:
     """The pictures of `of`, turned to the left by 0°, 90°, 180° or 270° (Gidaris, Singh & Komodakis 2018).
 
     turns: one, drawn for each picture, always the same; or all, of which a split by group, as by=auto makes it, has

@@ -13,7 +13,7 @@ from dlrun.data.answers import Classes, MissingTarget, Target
 from dlrun.data.cells import Cells
 from dlrun.data.numerals import Numbers
 from dlrun.errors import Refused
-from dlrun.ranges import Probability
+from dlrun.ranges import Probability, TextPart
 from dlrun.types import Raw
 
 _FeatureSpecs = dict[str, Any]
@@ -37,7 +37,7 @@ def csv(
     header: list[str] | None,
     encoding: str,
     texts: list[str],
-    text: Any,
+    text: TextPart,
     share_words: bool,
     numbers: Numbers = "plain",
     missing: list[str] | None = None,

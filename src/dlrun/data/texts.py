@@ -20,7 +20,7 @@ from dlrun.data.numerals import Numbers
 from dlrun.data.picture_files import Unreadable
 from dlrun.data.pictures import listed
 from dlrun.errors import Refused
-from dlrun.ranges import Probability
+from dlrun.ranges import Probability, TextPart
 from dlrun.types import Raw
 
 log = logging.getLogger("dlrun")
@@ -42,7 +42,7 @@ def texts(
     empty: Empty,
     separator: str | None,
     header: list[str] | None,
-    vectors: Any,
+    vectors: TextPart,
     numbers: Numbers = "plain",
     missing: list[str] | None = None,
     classes: Classes = "numbers",

@@ -13,7 +13,7 @@ from dlrun.models import SEQUENCES, reader_faults
 from dlrun.models.dense import Dense, head_layers
 from dlrun.models.layers import Activation, Init, Join, initialise
 from dlrun.models.named import Named
-from dlrun.ranges import Count, NonNegative, Probability
+from dlrun.ranges import Count, NonNegative, Probability, ReaderPart
 from dlrun.types import Batch, Field, Spec
 
 TOGETHER = "together"  # the one input of the tail, where vectors are made one before it
@@ -75,8 +75,8 @@ class Combined(nn.Module):
 def combined(
     spec: Spec,
     *,
-    reader: Any,
-    readers: dict[str, Any],
+    reader: ReaderPart,
+    readers: dict[str, ReaderPart],
     share: list[list[str]],
     combine: Literal["concat", "add", "attention"],
     dense: list[Count],
@@ -96,9 +96,8 @@ def combined(
     for fault in reader_faults(dict.fromkeys(readers, ""), share, kinds):  # type: ignore[arg-type]
         raise Refused(fault)
     read_by = sharing(spec, readers, share)
-    modules = {
-        name: made(name, readers.get(name, reader), spec.inputs[name]) for name in dict.fromkeys(read_by.values())
-    }
+    reading = {**dict.fromkeys(read_by.values(), reader), **readers}
+    modules = {name: made(name, reading[name], spec.inputs[name]) for name in dict.fromkeys(read_by.values())}
     seen = {name: Field("number", (cast(int, modules[owner].width),)) for name, owner in read_by.items()}
     inputs: dict[str, Field] = {**spec.inputs, **seen}
     combiner = None if combine == "concat" or not seen else Combiner(inputs, list(seen), combine == "attention")

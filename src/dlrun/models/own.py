@@ -44,7 +44,7 @@ TORCHVISION = "torchvision.models."
 
 
 def model_of(
-    node: dict[str, Any], spec: Spec, plugins: tuple[str, ...], tell: Callable[[str], None] = log.warning
+    node: dict[str, Any], spec: Spec, plugins: tuple[str, ...] | None, tell: Callable[[str], None] = log.warning
 ) -> nn.Module:
     """The model that a node describes; one that is not dlrun's keeps to the contract above, or is refused."""
     target = node["_target_"]

@@ -34,10 +34,11 @@ class Trained:
     model: nn.Module
 
 
-def trained(folder: Path, plugins: tuple[str, ...] = (), *, answers: bool = True) -> Trained:
+def trained(folder: Path, plugins: tuple[str, ...] | None = None, *, answers: bool = True) -> Trained:
     """The model of a run's last finished fit (its final one, or its first fold), with its best weights, on the CPU.
 
-    No data are read. answers: it is asked for targets. Raises Refused where there is no run, no finished fit, no
+    No data are read. plugins: the user's own packages; None: those of the part that is being built, if any.
+    answers: it is asked for targets. Raises Refused where there is no run, no finished fit, no
     checkpoint, or no target to answer.
     """
     run, (config, job) = RunDir(folder), done(folder)

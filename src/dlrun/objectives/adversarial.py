@@ -14,7 +14,7 @@ from dlrun.models.dcgan import Dcgan
 from dlrun.objectives.contest import Contest, Kind, gradient_penalty
 from dlrun.objectives.frechet import Judge
 from dlrun.objectives.given import Given
-from dlrun.ranges import Count, NonNegative, Positive
+from dlrun.ranges import Count, JudgePart, NonNegative, Positive
 from dlrun.types import Batch, Score, Source, Step
 
 FOLLOWED = 36  # latent points whose pictures are shown after every epoch
@@ -155,7 +155,7 @@ def adversarial(
     penalty: NonNegative,
     critic_steps: Count,
     generator_rate: Positive,
-    judge: Judging | None,
+    judge: JudgePart | None,
 ) -> Adversarial:
     """Generative adversarial networks (Goodfellow et al. 2014; book §8.5).
 

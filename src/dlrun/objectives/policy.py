@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from dlrun.data.control import World
 from dlrun.errors import Refused
 from dlrun.models.naive import common_sense
 from dlrun.objectives.given import Given
-from dlrun.ranges import Count, Fraction, Natural
+from dlrun.ranges import Count, Fraction, Natural, WorldPart
 from dlrun.types import Batch, Score, Spec, Step
 
 SEEN, DONE = "observation", "action"
@@ -153,7 +153,7 @@ class Policy(nn.Module):
         yield Points(seen[:, [across, up]], done, actions, (names[across], names[up]), about)
 
 
-def policy(given: Given, *, world: Any, discount: Fraction, baseline: Literal["normalise", "none"]) -> Policy:
+def policy(given: Given, *, world: WorldPart, discount: Fraction, baseline: Literal["normalise", "none"]) -> Policy:
     """The model as a player: it reads `observation` and answers `action`; the rows are where episodes begin.
 
     world: what it acts in (see data.control). discount, baseline: see Credit. What has to be beaten is a player who

@@ -57,11 +57,11 @@ def standing(results: list[Result]) -> list[Result]:
 def plan_of(config: Mapping[str, Any], plugins: tuple[str, ...] = ()) -> Plan:
     """The plan that a config describes: its protocol, repeated and in stages as it says."""
     plan = repeated(protocol_of(config["protocol"], plugins), config["repeat"])
-    chosen = build(config["stages"], plugins=plugins)
+    chosen = build(config["stages"], kind="stages", plugins=plugins)
     return plan if chosen is None else Staged(plan, chosen)
 
 
 def protocol_of(node: Mapping[str, Any], plugins: tuple[str, ...] = ()) -> Plan:
     """The protocol that a node describes; how its fits are trained (`stacked`) is not its business."""
-    plan: Plan = build(without_stacked(node), plugins=plugins)
+    plan: Plan = build(without_stacked(node), kind="protocol", plugins=plugins)
     return plan

@@ -43,7 +43,7 @@ class Workflow:
             raise Refused("a workflow has stages of its own: leave stages=none, and fine-tune its winner in a run")
         if config.get("objective", SUPERVISED) != SUPERVISED:
             raise Refused("a workflow compares answers with targets: it needs objective=supervised")
-        self.settings = verified(config, build(config["workflow"]))
+        self.settings = verified(config, build(config["workflow"], kind="workflow"))
         self.experiment = Experiment(config, folder, plugins)
         self.run, raw = self.experiment.run, self.experiment.assembly.raw
         self.measure = choices.measure(raw, self.settings.measure)
