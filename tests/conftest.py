@@ -33,7 +33,14 @@ UNSEEN = {  # tests that look at no picture: to draw them is half of a small run
         "test_sweeps",
         "test_text_sources",
     ),
-    *("test_cases_losses", "test_workflow", "test_workflow_order", "test_workflow_seal", "test_wrong_inputs"),
+    *(
+        "test_cases_losses",
+        "test_cases_metrics",
+        "test_workflow",
+        "test_workflow_order",
+        "test_workflow_seal",
+        "test_wrong_inputs",
+    ),
 }
 DOT = b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYAAAAAYAAjCB0C8AAAAASUVORK5CYII=")
 

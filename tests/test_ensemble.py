@@ -124,11 +124,11 @@ def test_what_is_said_of_the_best_member():
         return members.Beside(name, "dense", 0.5, value, Interval(low + (high - low) / 2, low, high, 100))
 
     worse, better = beside("a", 0.8, 0.05, 0.15), beside("b", 0.9, -0.02, 0.02)
-    assert "cannot be told from its best member, b:" in members._verdict([worse, better], "accuracy")[0]
-    assert "is better than its best member, a:" in members._verdict([worse], "accuracy")[0]
-    assert "is worse than its best member, a:" in members._verdict([worse, better], "mae")[0]
+    assert "cannot be told from its best member, b:" in members._verdict([worse, better], "accuracy", {})[0]
+    assert "is better than its best member, a:" in members._verdict([worse], "accuracy", {})[0]
+    assert "is worse than its best member, a:" in members._verdict([worse, better], "mae", {})[0]
     fault = members.Beside("c", "dense", 0.5, fault="other rows")
-    assert members._verdict([fault], "mae") == ["No member can be compared with it row by row."]
+    assert members._verdict([fault], "mae", {}) == ["No member can be compared with it row by row."]
 
 
 def test_members_stay_frozen_and_in_evaluation_mode(weighted):

@@ -99,24 +99,24 @@ def test_the_matrix_counts_what_was_answered():
 def test_the_mean_curve_goes_as_far_as_every_fold_and_best_knows_the_direction():
     assert curves.mean_curve([{1: 1.0, 2: 3.0}, {1: 3.0}]) == {1: 2.0}
     curve = {1: 0.3, 2: float("nan"), 3: 0.9}
-    assert curves.best_epoch(curve, "loss") == 1 and curves.best_epoch(curve, "accuracy") == 3
-    assert curves.best_epoch({1: float("nan")}, "loss") is None
+    assert curves.best_epoch(curve, "min") == 1 and curves.best_epoch(curve, "max") == 3
+    assert curves.best_epoch({1: float("nan")}, "min") is None
 
 
 @pytest.mark.parametrize("name", ["loss", "loss_generator", "val/mae", "price_rmse", "mse"])
 def test_less_is_better_for_losses_and_errors(name):
-    assert measures.lower_is_better(name)
+    assert measures.goal(name, {}) == "min" and measures.goal(name, {name: "max"}) == "max"
 
 
 @pytest.mark.parametrize("name", ["accuracy", "r2", "roc_auc", "top_k", "maestro"])
 def test_more_is_better_for_the_rest(name):
-    assert not measures.lower_is_better(name)
+    assert measures.goal(name, {}) == "max" and measures.goal(name, {name: "min"}) == "min"
 
 
 def test_numbers_are_short_and_lose_nothing_that_matters():
     numbers = {0.88914: "0.8891", 12.3456: "12.346", 45678.912: "45679", 0.0000521: "5.21e-05", 0: "0.0000"}
     assert {value: measures.number(value) for value in numbers} == numbers
-    assert measures.number(float("nan")) == "nan" and measures.number(None) == ""
+    assert measures.number(float("nan")) == "undefined" and measures.number(None) == ""
 
 
 def test_a_run_with_neither_validation_nor_predictions_still_has_a_report(tmp_path):

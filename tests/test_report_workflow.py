@@ -177,11 +177,11 @@ def test_the_whiskers_are_the_interval_or_mean_and_deviation():
 
 def test_of_many_candidates_the_worst_of_the_search_give_way():
     dots = {f"search-{place}": (place / 100, None, None) for place in range(1, 31)} | {"linear": (0.0, None, None)}
-    kept = intervals.shown(dots, "search-2", "accuracy")
+    kept = intervals.shown(dots, "search-2", -1)
     assert len(kept) == intervals.MOST + 1  # the winner stays, though its score is low
     assert "linear" in kept and "search-2" in kept and "search-30" in kept and "search-3" not in kept
-    assert "search-30" not in intervals.shown(dots, "", "mae")
-    assert intervals.shown({"small": (1.0, None, None)}, "", "mae") == {"small": (1.0, None, None)}
+    assert "search-30" not in intervals.shown(dots, "", 1)
+    assert intervals.shown({"small": (1.0, None, None)}, "", 1) == {"small": (1.0, None, None)}
 
 
 def test_first_epochs_that_lie_far_off_are_cut_and_a_late_explosion_is_not():

@@ -15,6 +15,7 @@ from dlrun.sweeps.study import Axis, Outcome, Recalled
 
 optuna = pytest.importorskip("optuna")
 
+GOALS = {"mae": "min", "accuracy": "max", "loss": "min"}
 LR = Axis("optimizer.lr", low=1e-4, high=1e-1, log=True)
 UNITS = Axis("model.units", low=2, high=64, whole=True)
 KIND = Axis("model", values=("dense", "linear"))
@@ -186,7 +187,7 @@ def test_pruning_stops_what_is_behind_and_never_what_leads(prune, kept, tmp_path
     for epoch in range(1, 10):
         for number in sorted(alive):
             values = {"train/mae": 0.0, "val/mae": number + 1 / epoch}
-            if search.prune(number, epoch, values):
+            if search.prune(number, epoch, values, GOALS):
                 alive.discard(number)
                 search.told(number, Outcome("pruned", {"mae": number + 1 / epoch}))
             elif epoch == 9:
@@ -198,7 +199,7 @@ def test_more_may_be_better(tmp_path):
     search = Search([LR], settings("random", trials=3, measure="val/accuracy", prune="halving", factor=3), tmp_path)
     asked = [search.ask() for _ in range(3)]
     assert len(asked) == 3
-    cut = [search.prune(number, 1, {"val/accuracy": score}) for number, score in enumerate((0.9, 0.2, 0.1))]
+    cut = [search.prune(number, 1, {"val/accuracy": score}, GOALS) for number, score in enumerate((0.9, 0.2, 0.1))]
     assert cut[1:] == [True, True]
     search.told(0, Outcome("done", {"accuracy": 0.9}))
     search.told(1, Outcome("pruned"))
@@ -211,12 +212,12 @@ def test_an_epoch_that_was_judged_is_not_judged_again(tmp_path):
     search = Search([LR], chosen, tmp_path)
     words = [search.ask(), search.ask()]
     for epoch in (1, 2):
-        search.prune(0, epoch, {"val/mae": 0.0})
+        search.prune(0, epoch, {"val/mae": 0.0}, GOALS)
     search.told(0, Outcome("done", {"mae": 0.0}))
-    search.prune(1, 1, {"val/mae": 1.0})
+    search.prune(1, 1, {"val/mae": 1.0}, GOALS)
     again = Search([LR], chosen, tmp_path)
     again.recall([Recalled(0, words[0], Outcome("done", {"mae": 0.0})), Recalled(1, words[1], None)])
-    assert not again.prune(1, 1, {"val/mae": 1.0}) and again.prune(1, 2, {"val/mae": 1.0})
+    assert not again.prune(1, 1, {"val/mae": 1.0}, GOALS) and again.prune(1, 2, {"val/mae": 1.0}, GOALS)
 
 
 def test_where_no_measure_is_named_the_first_that_is_no_loss_decides_and_stays(tmp_path):
@@ -259,7 +260,7 @@ def test_a_measure_that_is_not_there_is_named_with_what_is(tmp_path):
     search = Search([LR], settings("random", measure="mea", prune="median", trials=2), tmp_path)
     search.ask()
     with pytest.raises(Refused, match="sweep.measure=mea is not measured after each epoch; there are: loss, mae"):
-        search.prune(0, 1, {"train/loss": 1.0, "val/loss": 1.0, "val/mae": 1.0})
+        search.prune(0, 1, {"train/loss": 1.0, "val/loss": 1.0, "val/mae": 1.0}, GOALS)
     with pytest.raises(Refused, match="there are: loss, mae"):
         search.told(0, Outcome("done", {"loss": 1.0, "mae": 1.0}))
 

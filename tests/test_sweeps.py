@@ -25,7 +25,7 @@ from dlrun.data import kept
 from dlrun.errors import Refused
 from dlrun.places import conf_folder, options
 from dlrun.report import parallel
-from dlrun.report.sweep import Aim, Line, best, ranked
+from dlrun.report.sweep_lines import Aim, Line, best, ranked
 from dlrun.sweeps import alone, earlier
 from dlrun.sweeps.folder import SweepFolder
 from dlrun.sweeps.jobs import identity
@@ -353,7 +353,8 @@ def test_completion_and_ls_know_sweeps(capsys):
 
 
 def made_up(job, status="done", **scores):
-    return Line(job, status, {"seed": str(job)}, {k: (v, None) for k, v in scores.items()}, {}, "", f"{job:03}", "")
+    spread = {name: (value, None) for name, value in scores.items()}
+    return Line(job, status, {"optimizer.lr": str(job)}, spread, {}, "", f"{job:03}", "")
 
 
 def test_the_best_is_a_finished_one_and_of_several_aims_none_is_beaten():
@@ -398,7 +399,7 @@ class Pruner(Grid):
         super().__init__(axes)
         self.heard, self.outcomes = [], {}
 
-    def prune(self, number, epoch, values):
+    def prune(self, number, epoch, values, goals):
         self.heard.append((number, epoch))
         assert "val/accuracy" in values
         return number % 2 == 1 and epoch == 2

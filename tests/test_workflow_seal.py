@@ -9,7 +9,7 @@ from test_workflow import HOLD, Cut, folder, results, told
 from dlrun import gallery, ledger, rundir
 from dlrun.cli import main
 from dlrun.experiment import Experiment
-from dlrun.figures import lower_is_better
+from dlrun.figures import remembered
 from dlrun.workflow.course import Workflow
 
 
@@ -186,4 +186,4 @@ def test_a_verdict_and_the_table_have_one_interval():
      ("error_f1", False), ("top_k", False), ("y_r2", False), ("rmse", True), ("exact_match", False)],
 )  # fmt: skip
 def test_the_measure_says_which_way_is_better_and_not_its_target(measure, lower):
-    assert lower_is_better(measure) is lower
+    assert (remembered(measure) == "min") is lower

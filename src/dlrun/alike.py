@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from dlrun import as_json
 
 MODELS = ("dlrun.models.dense.dense", "dlrun.models.dense.linear")
 OPTIMIZERS = ("torch.optim.SGD", "torch.optim.RMSprop", "dlrun.optim.RMSprop", "torch.optim.Adam", "torch.optim.AdamW")
@@ -75,4 +76,4 @@ def content(config: Mapping[str, Any]) -> str:
         for name in outer:
             place = place.get(name) or {}
         place.pop(last, None)
-    return json.dumps(common, sort_keys=True, default=str)
+    return as_json.canonical(common)

@@ -16,7 +16,18 @@ MEANS, STATISTICS = 2000, 1000  # resamples: of means, which are cheap, and of w
 CHUNK_NUMBERS = 1 << 20
 GROUPS = 100  # left out in turn to see how skewed a statistic is
 NORMAL = NormalDist()
+ALIKE = "all rows have the same value, so that they say nothing of how others would come out"
 UNDEFINED = 0.05  # a larger share of resamples without a value leaves no interval
+
+
+def too_few(rows: int) -> str:
+    """Why there is no interval over so few rows; '' where there is one.
+
+    An interval is of one score of one fit over its rows, or of a difference on the same rows: how far it could have
+    come out otherwise with other rows. Of several fits, or of two or three rows, it is not taken.
+    """
+    counted = "1 row is" if rows == 1 else f"{rows} rows are"
+    return f"{counted} too few for an interval: at least {LEAST_ROWS} are needed" if rows < LEAST_ROWS else ""
 
 
 @dataclass(frozen=True)
@@ -48,7 +59,7 @@ def mean(values: Array, rows: Array | None = None, *, finish: Callable[[float], 
     value = finish(float(values.mean()))
     distinct, counts = np.unique(values, return_counts=True)
     if len(distinct) == 1:
-        return Interval(value, n=len(units), why="all rows have the same value, so resampling says nothing")
+        return Interval(value, n=len(units), why=ALIKE)
     drawn = [finish(one) for one in _means(values[:, None], units, seed)[:, 0]]
     telling = round(len(units) * (1 - counts.max() / len(values)))
     return _interval(value, np.array(drawn), len(units), telling)
@@ -162,8 +173,8 @@ def _equal(rows: Array) -> Interval:
 
 
 def _fault(values: Array, units: Units) -> str:
-    if len(units) < LEAST_ROWS:
-        return f"{len(units)} rows are too few for an interval: at least {LEAST_ROWS} are needed"
+    if few := too_few(len(units)):
+        return few
     return "" if np.isfinite(values).all() else "it is not defined on these rows"
 
 

@@ -30,6 +30,7 @@ class KeepBest:
         values = monitored(trainer.history, self.monitor)
         if best_epoch(values, self.goal) == len(values):
             trainer.keep("best")
+        tell_undefined(trainer, self.monitor, values, "the last one is kept as the best")
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,13 @@ class EarlyStopping:
     def __call__(self, trainer: Trainer) -> None:
         best: float | None = None
         wait = 0
-        for value in monitored(trainer.history, self.monitor):
+        values = monitored(trainer.history, self.monitor)
+        for value in values:
             if best is None or better(value, best, self.goal, self.least):
                 best, wait = value, 0
-            else:
+            elif best == best:
                 wait += 1
+        tell_undefined(trainer, self.monitor, values, "nothing could be stopped early")
         if wait >= self.patience:
             trainer.stop = f"{self.monitor} has not become better for {wait} epochs"
 
@@ -188,11 +191,18 @@ def run_and_job(trainer: Trainer) -> tuple[Path, str]:
     return trainer.folder.parent.parent, trainer.folder.name
 
 
+def tell_undefined(trainer: Trainer, monitor: str, values: list[float], so: str) -> None:
+    """Say, once a fit has ended, that what was to be watched never had a value, and what follows from that."""
+    if all(value != value for value in values) and trainer.finished:
+        log.warning("%s was not defined in any epoch, so that %s", monitor, so)
+
+
 def best_epoch(values: list[float], goal: str) -> int:
     """The first epoch (from 1) with the best value; 0 for no values. nan is best only where nothing else is there."""
     best = 0
     for number, value in enumerate(values, 1):
-        if best == 0 or values[best - 1] != values[best - 1] or better(value, values[best - 1], goal):
+        undefined = best == 0 or values[best - 1] != values[best - 1]
+        if undefined or better(value, values[best - 1], goal):
             best = number
     return best
 

@@ -16,6 +16,7 @@ from dlrun.assembly import Assembly, Fit
 from dlrun.callbacks import KeepBest
 from dlrun.engine import Interrupted, Trainer
 from dlrun.errors import Refused
+from dlrun.goals import goals_of
 from dlrun.making import judged
 from dlrun.meter import Diverged, Meter, with_intervals
 from dlrun.protocols.stages import standing
@@ -206,7 +207,7 @@ class Experiment:
         trainer.meter, trainer.position = None, 0
         meter = trainer.sweep(split, source, keep=True)
         seed = self.assembly.config["seed"]
-        scores = with_intervals(meter, seed=seed) | judged(trainer, source, seed)
+        scores = directed(with_intervals(meter, seed=seed) | judged(trainer, source, seed), goals_of(trainer))
         baseline = self._baseline(fit, split) if baseline is None else baseline
         self._show(fit, split, meter)
         raw = self.assembly.raw
@@ -215,13 +216,17 @@ class Experiment:
             *self.assembly.told,
             *models_notes(fit),
             *foretold.notes(raw),
+            *undefined(scores, split),
             self._verdict(scores, baseline, hasattr(trainer.objective, "losses")),
         )
         return Result(fit.job, split, scores, baseline, trainer.epoch, fit.weights, note="; ".join(filter(None, notes)))
 
     def _baseline(self, fit: Fit, split: str) -> dict[str, Score]:
         """What the answer that has to be beaten comes to; nothing where there is none."""
-        return {} if fit.baseline is None else fit.baseline.sweep(split, self.assembly.source(fit, split)).scores()
+        if fit.baseline is None:
+            return {}
+        scores = fit.baseline.sweep(split, self.assembly.source(fit, split)).scores()
+        return directed(scores, goals_of(fit.baseline))
 
     def _show(self, fit: Fit, split: str, meter: Meter) -> None:
         """Keep what was answered, and the worst of it as a person sees it."""
@@ -262,6 +267,18 @@ class Experiment:
             f"overfit check {outcome}: the loss on the same {self.assembly.settings.overfit} rows is {loss:.4g}, "
             f"{than} a tenth of the baseline's ({bar:.4g})"
         )
+
+
+def directed(scores: dict[str, Score], goals: dict[str, str]) -> dict[str, Score]:
+    """Scores that say which way each of them is better, as the metric or the objective declares it."""
+    return {name: replace(score, goal=goals.get(name) or score.goal) for name, score in scores.items()}
+
+
+def undefined(scores: dict[str, Score], split: str) -> list[str]:
+    """Which measures have no value on a split, and why."""
+    told = [name for name, score in scores.items() if score.value != score.value]
+    rows = {"val": "validation", "train": "training"}.get(split, split)
+    return [f"{name} is not defined on these {rows} rows: {scores[name].why}" for name in told]
 
 
 def solve(fit: Fit, run: RunDir) -> None:

@@ -3,23 +3,52 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-LOWER = {
-    *("loss", "mae", "mse", "rmse", "perplexity", "bits", "error", "frechet"),
-    *("negative", "remaining", "made"),  # negative_elbo, remaining, answer_made
+LONG = 1e9  # from here on a number is written with an exponent: prices in full, and their intervals alike
+COSTS = ("parameters", "seconds")  # what a job can be judged by besides its measures
+EARLIER = {  # runs of before 0.1.1 do not say it of their measures; all that dlrun had of its own
+    **dict.fromkeys(("loss", "mae", "mse", "rmse", "mae_unit", "rmse_unit", "perplexity", "bits"), "min"),
+    **dict.fromkeys(("negative_elbo", "remaining", "answer_made", "frechet_pixels"), "min"),
+    **dict.fromkeys(("mse_undamaged", "mse_pca", "bits_bigram"), "min"),
+    **dict.fromkeys(("accuracy", "exact_match", "top_k", "precision", "recall", "f1"), "max"),
+    **dict.fromkeys(("roc_auc", "pr_auc", "r2", "reward", "length", "diversity"), "max"),
+    **dict.fromkeys(("excitement", "answer_real"), "max"),
 }
-HIGHER = {"accuracy", "match", "k", "precision", "recall", "f1", "auc", "r2"}  # last words of measures
 
 
-def lower_is_better(measure: str) -> bool:
-    """Whether less of this measure is better: losses and errors ('loss', 'loss_generator', 'price_mae').
+def goal(measure: str, said: Mapping[str, str]) -> str:
+    """'min' where less of this measure is better, else 'max'. said: what the run has written down of its measures.
+
+    Where it says nothing, dlrun's own measures are known by name; of any other more is taken to be better, and
+    `unsaid` has a line for that.
+    """
+    return said.get(measure) or ("min" if measure in COSTS else remembered(measure)) or "max"
+
+
+def remembered(measure: str) -> str:
+    """The direction of a measure that dlrun has, or had, of its own; '' of any other.
 
     A measure's name comes last, behind that of its target: 'error_accuracy' is the accuracy of the target 'error'.
     """
-    words = re.split(r"[^a-z0-9]+", measure.lower())
-    return words[-1] not in HIGHER and not LOWER.isdisjoint(words)
+    name = measure.rpartition("/")[2]
+    known = [own for own in EARLIER if name == own or name.endswith(f"_{own}")]
+    if known:
+        return EARLIER[max(known, key=len)]
+    return "min" if name.startswith(("loss_", "frechet_", "negative_bound_of_")) else ""
+
+
+def unsaid(measure: str, said: Mapping[str, str]) -> str:
+    """What is to be said where nobody knows which way a measure is better; '' where it is known."""
+    if not measure or measure in (*said, *COSTS) or remembered(measure):
+        return ""
+    return f"which way {measure} is better was not written down by the dlrun that ran this: more is taken as better"
+
+
+def goals_of(scores: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Measure → its direction, as scores (measure → plain score) say it; without those that do not."""
+    return {name: s["goal"] for each in scores for name, s in each.items() if isinstance(s, dict) and s.get("goal")}
 
 
 def deciding(scores: Iterable[str], wanted: str | None = None) -> str:
@@ -28,18 +57,20 @@ def deciding(scores: Iterable[str], wanted: str | None = None) -> str:
     return wanted or next((name for name in names if not name.startswith("loss")), names[0] if names else "")
 
 
-def sign(measure: str) -> int:
-    """1 where less of a measure is better, -1 where more is; 'parameters' and 'seconds' are costs."""
-    return 1 if lower_is_better(measure) or measure in ("parameters", "seconds") else -1
+def sign(measure: str, said: Mapping[str, str]) -> int:
+    """1 where less of a measure is better, -1 where more is, see `goal`."""
+    return 1 if goal(measure, said) == "min" else -1
 
 
 def number(value: float | None) -> str:
-    """Four significant figures at least, and no needless exponent: 0.8891, 12.35, 5.2e-05."""
+    """Four significant figures at least, and no needless exponent: 0.8891, 12.35, 109123, 5.2e-05; none: undefined."""
     if value is None:
         return ""
-    if not math.isfinite(value):
+    if math.isnan(value):
+        return "undefined"
+    if math.isinf(value):
         return str(value)
     size = abs(value)
-    if size >= 100000 or 0 < size < 0.0001:
-        return f"{value:.3g}"
+    if size >= LONG or 0 < size < 0.0001:
+        return f"{value:.3e}" if size >= LONG else f"{value:.3g}"
     return f"{value:.4f}" if size < 10 else f"{value:.{max(0, 6 - len(str(int(size))) - 1)}f}"

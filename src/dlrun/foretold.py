@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dlrun import as_json
 from dlrun.outlook import DAY, Outlook
 from dlrun.types import Raw, Rows, Windowed
 from dlrun.whole import write_text
@@ -36,7 +36,7 @@ def write(
     if not found:
         return None
     path = folder / "forecast" / f"{job}-{split}.json"
-    write_text(path, json.dumps(found, ensure_ascii=False) + "\n")
+    write_text(path, as_json.text(found) + "\n")
     return path
 
 

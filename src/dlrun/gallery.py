@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dlrun import as_json
 from dlrun.data.shown import number, shown, span
 from dlrun.types import Field, Raw, Rows
 from dlrun.whole import whole, write_text
@@ -51,7 +51,7 @@ def write(
             view["image"] = _save(view["image"], folder / "errors" / f"{job}-{split}-{len(found) + 1}.png")
         found.append({"row": row, "target": target, **about, "loss": float(losses[place]), "shown": view})
     path = folder / "errors" / f"{job}-{split}.json"
-    write_text(path, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, as_json.text(found, 1) + "\n")
     return path
 
 

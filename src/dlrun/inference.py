@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dlrun import checkpoint, runtime
+from dlrun import as_json, checkpoint, runtime
 from dlrun.assembly import Assembly, Fit
 from dlrun.data.archives import content, printable
 from dlrun.data.picture_files import Reading, Unreadable, read
@@ -193,7 +193,7 @@ def check_same(run: RunDir, again: RunDir, job: str, fit: Fit) -> None:
     before, now = (place.read_json("data.json") for place in (run, again))
     if before["fingerprint"] != now["fingerprint"]:
         raise Refused(f"the data that {run.folder} was trained on have changed since: {before} then, {now} now")
-    if json.loads(json.dumps(state(fit.data.learnt))) != run.read_json(f"preparation/{job}.json"):
+    if json.loads(as_json.text(state(fit.data.learnt))) != run.read_json(f"preparation/{job}.json"):
         raise Refused(f"the preparation is no longer the one in {run.folder}/preparation/{job}.json")
 
 

@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from dlrun import as_json
 from dlrun.data.files import user_cache
 from dlrun.errors import Refused
 
@@ -125,7 +126,7 @@ def complete(entry: Entry, score: Mapping[str, float]) -> Entry:
 
 
 def _append(file: io.FileIO, entry: Entry) -> None:
-    line = json.dumps(asdict(entry), ensure_ascii=False).encode() + b"\n"
+    line = as_json.text(asdict(entry)).encode() + b"\n"
     end = file.seek(0, os.SEEK_END)
     file.seek(max(0, end - 1))
     cut = file.read(1) not in (b"", b"\n")  # a kill may have cut the last line short: it must not swallow this one
@@ -136,7 +137,7 @@ def _append(file: io.FileIO, entry: Entry) -> None:
 def config_hash(config: Mapping[str, Any]) -> str:
     """The sha256 of a config as canonical JSON, without what says only where things go or come from."""
     kept = {key: value for key, value in config.items() if key not in NOT_OF_THE_MODEL}
-    text = json.dumps(kept, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    text = as_json.canonical(kept, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

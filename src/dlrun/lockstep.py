@@ -54,6 +54,8 @@ class Face:
         self.epoch = stack.members[0].epoch
         self.history: list[Row] = []
         self.callbacks: list[Callback] = []
+        first = stack.members[0]  # what is measured, and how, is the same for all
+        self.objective, self.data, self.measures = first.objective, first.data, first.measures
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stack.running, name)
@@ -111,7 +113,10 @@ def train_stack(members: Sequence[Member], watch: Watch | None) -> None:
     """Train members as one. Who stops early, leaves; the others go on as if it had never been there."""
     left = list(members)
     face = Face(Stack([member.trainer for member in left], left[0].means))
-    baseline = {name: Score(statistics.fmean(m.baseline[name].value for m in left)) for name in left[0].baseline}
+    baseline = {
+        name: Score(statistics.fmean(m.baseline[name].value for m in left), goal=score.goal)
+        for name, score in left[0].baseline.items()
+    }
     looking = watch(face, Job(stage=f"{len(left)} fits"), baseline) if watch else nullcontext()  # type: ignore[arg-type]
     with looking, signals(face):
         try:

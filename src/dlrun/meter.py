@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from dlrun import bootstrap
 from dlrun.metrics import Metric, interval, zeros
 from dlrun.processes import here
-from dlrun.scores import resampled
+from dlrun.scores import resampled, taken
 from dlrun.types import Batch, Field, Score, Step
 
 Measures = dict[str, tuple[str, Metric]]  # name in a row → target column, measure
@@ -119,15 +118,15 @@ class Meter:
         self.flush()
         found: dict[str, Score] = {}
         for group, (total, rows) in self.losses.items():
-            found["loss" if len(self.losses) == 1 else f"loss_{group}"] = Score(total / rows, n=rows)
+            found["loss" if len(self.losses) == 1 else f"loss_{group}"] = Score(total / rows, n=rows, goal="min")
         found |= {name: Score(total / rows, n=rows) for name, (total, rows) in self.parts.items()}
         for name, (target, metric) in self.measures.items():
             if metric.each and self.rows:
                 total, squares = self.sums[name].tolist()
-                found[name] = interval(total, squares, self.rows, metric.finish)
+                found[name] = interval(total, squares, self.rows, metric.finish, metric.goal)
             elif metric.whole:
-                answers, truths = self.answers()[target]
-                found[name] = Score(metric.whole(answers, truths) if len(truths) else math.nan, n=len(truths))
+                value, why = taken(metric.whole, *self.answers()[target])
+                found[name] = Score(value, n=len(self.answers()[target][1]), goal=metric.goal, why=why)
         return found
 
     def answers(self) -> dict[str, tuple[Any, Any]]:
@@ -179,10 +178,12 @@ def with_intervals(meter: Meter, *, seed: int) -> dict[str, Score]:
     found, answers = meter.scores(), meter.answers()
     for name, (target, metric) in meter.measures.items():
         if metric.whole and target in answers:
+            if found[name].why:
+                continue
             measure = resampled(metric.whole, *answers[target])
             rarer = getattr(metric.whole, "rarer", len)(answers[target][1])
             known = bootstrap.statistic(measure, np.arange(found[name].n), telling=rarer, seed=seed)
-            found[name] = replace(found[name], low=known.low, high=known.high)
+            found[name] = replace(found[name], low=known.low, high=known.high, why=known.why)
     return found
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from dlrun.bootstrap import ALIKE, too_few
 from dlrun.errors import Refused
 from dlrun.problems import metric_fault, usual_metrics
 from dlrun.ranges import Count, Fraction
@@ -172,25 +173,34 @@ def defaults(field: Field) -> dict[str, Metric]:
     return {name: made[name](field) for name in usual_metrics(field.kind, field.scale is not None)}
 
 
-def interval(total: float, squares: float, n: int, finish: Callable[[float], float] = float) -> Score:
+def interval(
+    total: float, squares: float, n: int, finish: Callable[[float], float] = float, goal: str = "min"
+) -> Score:
     """The mean of n values with its 95 % interval, from their sum and sum of squares.
 
-    Wilson's interval where every value is 0 or 1 (Wilson 1927), the normal approximation elsewhere.
+    Wilson's interval where every value is 0 or 1 (Wilson 1927), the normal approximation elsewhere. What an interval
+    is of, and when there is none, `bootstrap.too_few` says for all.
     """
     mean = total / n
+    if not math.isfinite(mean):
+        return Score(math.nan, n=n, goal=goal, why="some rows have no value")
+    if why := too_few(n):
+        return Score(finish(mean), n=n, goal=goal, why=why)
     if abs(squares - total) < 1e-9 * max(1.0, total) and 0 <= mean <= 1 and float(total).is_integer():
         z = 1.959964
         middle = (mean + z * z / (2 * n)) / (1 + z * z / n)
         half = z / (1 + z * z / n) * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
     else:
         middle = mean
-        half = 1.959964 * math.sqrt(max(0.0, squares / n - mean * mean) / max(1, n - 1))
-    low, high = max(0.0, middle - half), middle + half
-    return Score(finish(mean), finish(low), finish(high), n)
+        half = 1.959964 * math.sqrt(max(0.0, squares / n - mean * mean) / (n - 1))
+        if not half:
+            return Score(finish(mean), n=n, goal=goal, why=ALIKE)
+    low, high = middle - half if mean < 0 else max(0.0, middle - half), middle + half
+    return Score(finish(mean), finish(low), finish(high), n, goal)
 
 
 def over_rows(values: Tensor, finish: Callable[[float], float] = float) -> Score:
-    """The mean of a value from 0 up of each row (N,), with its 95 % interval."""
+    """The mean of an error, a value from 0 up, of each row (N,), with its 95 % interval."""
     values = values.double()
     return interval(float(values.sum()), float(values.square().sum()), len(values), finish)
 

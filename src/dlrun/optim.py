@@ -190,7 +190,7 @@ class Plateau:
         for value in monitored(moment.history, self.monitor):
             if best is None or better(value, best, self.goal):
                 best, wait = value, 0
-            else:
+            elif best == best:
                 wait += 1
                 if wait >= self.patience:
                     drops, wait = drops + 1, 0
@@ -209,7 +209,9 @@ def monitored(history: History, monitor: str) -> list[float]:
 
 
 def better(value: float, best: float, goal: str, least: float = 0.0) -> bool:
-    """Whether a value beats the best so far by more than `least`. nan never does."""
+    """Whether a value beats the best so far by more than `least`. nan never does, and any number beats nan."""
+    if best != best:
+        return value == value
     return value < best - least if goal == "min" else value > best + least
 
 

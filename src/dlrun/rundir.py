@@ -16,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from dlrun import as_json
 from dlrun.errors import Refused
 from dlrun.types import History, Job, Result, Row, Score
 from dlrun.whole import is_name, write_text
@@ -80,12 +81,12 @@ class RunDir:
         path = self.folder / "history.jsonl"
         others = [line for line in lines(path) if line["job"] != job.name]
         mine = [{"job": job.name, **asdict(row)} for row in history]
-        write_text(path, "".join(json.dumps(line) + "\n" for line in (*others, *mine)))
+        write_text(path, "".join(as_json.line(line) for line in (*others, *mine)))
 
     def append_history(self, job: Job, rows: Iterable[Row]) -> None:
         """Add rows of one job."""
         with (self.folder / "history.jsonl").open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps({"job": job.name, **asdict(row)}) + "\n" for row in rows))
+            file.write("".join(as_json.line({"job": job.name, **asdict(row)}) for row in rows))
 
     def results(self) -> list[Result]:
         """What has come of the jobs so far."""
@@ -95,7 +96,7 @@ class RunDir:
         """Add jobs' results, all of them or none."""
         path = self.folder / "results.jsonl"
         found = [*lines(path), *map(result_line, results)]
-        write_text(path, "".join(json.dumps(line) + "\n" for line in found))
+        write_text(path, "".join(as_json.line(line) for line in found))
 
     def note_cut(self, job: Job, why: str, *, diverged: bool) -> None:
         """Keep what ended a fit that has no result. diverged: its loss was no number, as it would be again."""
@@ -140,7 +141,7 @@ class RunDir:
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a small file of plain values."""
-        write_text(self.folder / name, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+        write_text(self.folder / name, as_json.text(value, 1) + "\n")
 
     def read_json(self, name: str) -> Any:
         """What write_json wrote; None if it is not there."""
@@ -163,11 +164,16 @@ def read_result(line: dict[str, Any]) -> Result:
     """A result from its JSON line."""
     parts = {key: value for key, value in line.items() if key != "name"}
     for key in ("scores", "baseline"):
-        parts[key] = {name: Score(**score) for name, score in parts[key].items()}
+        parts[key] = {name: read_score(score) for name, score in parts[key].items()}
     for name in filter(None, (parts["job"].get("stage"), parts["job"].get("start"))):
         if not is_name(name):
             raise Refused(f"results.jsonl: '{name}' is no name of a fit")
     return Result(**{**parts, "job": Job(**parts["job"])})
+
+
+def read_score(score: dict[str, Any]) -> Score:
+    """A score from its plain values; one that has none is nan."""
+    return Score(**{**score, "value": as_json.number(score["value"])})
 
 
 def environment() -> dict[str, Any]:

@@ -33,7 +33,27 @@ class Whole:
 
     def __call__(self, answers: Array, targets: Array) -> float:
         """The measure of answers (n, outputs), as probabilities or numbers; nan where it is not defined."""
+        if self.fault(answers, targets):
+            return math.nan
         return self.of(answers, targets)(np.arange(len(targets)))
+
+    def fault(self, answers: Array, targets: Array) -> str:
+        """Why the measure is not defined on these rows; '' where it is."""
+        rows = f"all {len(targets):,} rows are" if len(targets) != 1 else "the one row is"
+        if not len(targets):
+            return "there are no rows"
+        if answers.dtype.kind == "f" and not np.isfinite(answers).all():
+            return "some of the model's answers are no numbers"
+        if self.name == "r2":
+            return f"{rows} of one target" if np.ptp(targets.astype(float)) == 0 else ""
+        if self.name in SHARES:
+            return ""
+        truth = _truths(self.kind, answers, targets)
+        there, absent = truth.any(0), ~truth.all(0)
+        if self.name == "pr_auc":
+            return "" if there.any() else "no row is positive"
+        one = "of one class" if self.kind != "multilabel" else "alike in every label"
+        return "" if (there & absent).any() else f"{rows} {one}"
 
     def of(self, answers: Array, targets: Array) -> Callable[[Array], float]:
         """Row numbers, which may repeat → the measure of these rows. Sorts once, so that many drawings cost little."""
@@ -69,7 +89,7 @@ class Whole:
         curve = {"roc_auc": _roc, "pr_auc": _precision_recall}[self.name]
         if self.kind == "binary":
             return curve(answers.ravel(), targets.ravel() > 0.5)
-        truth = targets[:, None] == np.arange(answers.shape[-1]) if self.kind == "category" else targets > 0.5
+        truth = _truths(self.kind, answers, targets)
         curves = [curve(one, true) for one, true in zip(answers.T, truth.T, strict=True)]
         return lambda counts: _mean_of_defined([one(counts) for one in curves])
 
@@ -86,7 +106,27 @@ def resampled(whole: Callable[[Any, Any], float], answers: Array, targets: Array
     """Row numbers → the measure of these rows, for our own measures and for anybody's (answers, targets) → number."""
     if isinstance(whole, Whole):
         return whole.of(answers, targets)
-    return lambda chosen: whole(answers[chosen], targets[chosen])
+    return lambda chosen: taken(whole, answers[chosen], targets[chosen])[0]
+
+
+def taken(whole: Callable[[Any, Any], float], answers: Array, targets: Array) -> tuple[float, str]:
+    """The measure of these rows, or nan and why there is none, also where somebody's own function fails on them."""
+    fault = whole.fault(answers, targets) if isinstance(whole, Whole) else "" if len(targets) else "there are no rows"
+    if fault:
+        return math.nan, fault
+    try:
+        value = float(whole(answers, targets))
+    except (ValueError, ArithmeticError) as error:
+        return math.nan, str(error) or type(error).__name__
+    return value, "" if math.isfinite(value) else f"it comes to {value} on these rows"
+
+
+def _truths(kind: str, answers: Array, targets: Array) -> Array:
+    """Which classes, or labels, each row is of (n, classes); of two classes whether it is the positive one (n, 1)."""
+    if kind == "category":
+        return targets[:, None] == np.arange(answers.shape[-1])
+    truth: Array = targets.reshape(len(targets), -1) > 0.5
+    return truth
 
 
 def _of_classes(said: Array, true: Array, counts: Array, binary: bool) -> Totals:

@@ -219,12 +219,18 @@ class Job:
 
 @dataclass(frozen=True)
 class Score:
-    """A measured mean with its 95 % interval over n rows; low and high are None where no interval is known."""
+    """A measured mean with its 95 % interval over n rows; low and high are None where no interval is known.
+
+    value: nan where the measure is not defined on these rows. goal: which direction is better, 'min' or 'max'; '' where
+    nobody has said it. why: why there is no value, or else no interval.
+    """
 
     value: float
     low: float | None = None
     high: float | None = None
     n: int = 0
+    goal: str = ""
+    why: str = ""
 
 
 @dataclass(frozen=True)

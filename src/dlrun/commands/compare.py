@@ -67,7 +67,8 @@ def pairs(runs: Sequence[Path]) -> list[str]:
     found, compared = [], 0
     for name, other in zip(names[1:], others, strict=True):
         try:
-            text, compared = measures.said(*_difference(first, other)), compared + 1
+            goals = read.goals([*read.results(first), *read.results(other)])
+            text, compared = measures.said(*_difference(first, other), goals), compared + 1
         except Refused as fault:
             text = f"cannot be compared row by row: {fault}"
         found.append(f"{name} − {names[0]}: {text}")

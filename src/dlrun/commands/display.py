@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from dlrun.report.measures import lower_is_better, number
+from dlrun.figures import goal, number
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -137,10 +137,13 @@ class Look:
     def to_beat(self) -> str:
         """'baseline to beat: accuracy 0.5100', or nothing."""
         score = self.baseline.get(self.monitor)
-        return f"baseline to beat: {self.monitor} {number(score.value)}" if score else ""
+        return f"baseline to beat: {self.monitor} {number(score.value)}" if score and score.value == score.value else ""
 
     def _so_far(self) -> str:
-        return best_so_far(list(self.trainer.history), self.monitor or "loss")
+        from dlrun.goals import goals_of
+
+        rows, measure = list(self.trainer.history), self.monitor or "loss"
+        return best_so_far(rows, measure, goal(measure, goals_of(self.trainer)))
 
     def _remaining(self) -> str:
         done = epochs_done(self.trainer)
@@ -165,12 +168,13 @@ def epochs_done(trainer: Trainer) -> float:
     return trainer.epoch + (trainer.position / trainer.batches if trainer.batches else 0.0)
 
 
-def best_so_far(rows: list[Row], measure: str) -> str:
-    """'best val accuracy 0.8890 (epoch 7)', or nothing before the first validation."""
-    known = [row for row in rows if row.split == "val" and measure in row.values]
+def best_so_far(rows: list[Row], measure: str, goal: str) -> str:
+    """'best val accuracy 0.8890 (epoch 7)', or nothing before the first epoch in which it is defined."""
+    there = [row for row in rows if row.split == "val" and measure in row.values]
+    known = [row for row in there if row.values[measure] == row.values[measure]]
     if not known:
         return ""
-    best = (min if lower_is_better(measure) else max)(known, key=lambda row: row.values[measure])
+    best = (min if goal == "min" else max)(known, key=lambda row: row.values[measure])
     return f"best val {measure} {number(best.values[measure])} (epoch {best.epoch})"
 
 

@@ -21,16 +21,24 @@ def finish(config: dict[str, Any], folder: Path, results: list[Result], console:
     if "workflow" not in config:
         console.print(*result_tables(folder))
     against_members(folder, console)
-    for line in [*behind(results), *book_lines(config, results)]:
+    for line in [*behind(results, config), *book_lines(config, results)]:
         console.print(line, soft_wrap=True)
     console.print(f"report: {next(path for path in made if path.name == 'report.html')}", soft_wrap=True)
 
 
-def behind(results: list[Result]) -> list[str]:
-    """Which fits are no better than the answer to beat, by the loss on rows that they have not learnt from."""
+BASELINES = ("dlrun.models.constant.constant", "dlrun.models.naive.", "dlrun.models.bigram.")
+
+
+def behind(results: list[Result], config: dict[str, Any]) -> list[str]:
+    """Which fits are no better than the answer to beat, by the loss on rows that they have not learnt from.
+
+    Fits of that very answer are none of them.
+    """
     from dlrun.protocols.stages import standing
 
     told = [each for each in standing(results) if {"loss"} <= each.scores.keys() & each.baseline.keys()]
+    model = lambda each: str((each.job.patch.get("model") or config["model"]).get("_target_"))  # noqa: E731
+    told = [each for each in told if not model(each).startswith(BASELINES)]
     names = [each.job.name for each in told if each.scores["loss"].value >= each.baseline["loss"].value]
     hint = "dlrun lr and dlrun explain, with the same words, look for the reason"
     return [f"no better than the baseline by the loss: {', '.join(dict.fromkeys(names))}; {hint}"] if names else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,7 @@ def swept(sweeper: Any, arguments: list[str]) -> list[Any]:
     names = [f"{NAMES[goal]}_{place}" for place, goal in enumerate(goals)]
     said = {word.partition("=")[0] for word in arguments}
     given = Words([*arguments, *(f"{key}={value}" for key, value in params.items() if key not in said)], [])
+    goals_of = dict(zip(names, goals, strict=True))
     how = settings(**chosen, measure=names)
     folder = Path(str(sweeper.config.hydra.sweep.dir)).absolute()
     folder.mkdir(parents=True, exist_ok=True)
@@ -121,7 +122,7 @@ def swept(sweeper: Any, arguments: list[str]) -> list[Any]:
         sweeper.validate_batch_is_legal(words)
         found = list(sweeper.launcher.launch(words, batch[0][0]))
         for (number, _), answer in zip(batch, found, strict=True):
-            study.told(number, outcome(answer, names))
+            study.told(number, outcome(answer, goals_of))
         answers += found
     note_best(study, folder)
     for answer in answers:
@@ -155,23 +156,22 @@ def batches(study: Study, most: int | None) -> Iterator[list[tuple[int, list[str
         asked = asked[len(together) :]
 
 
-def outcome(answer: Any, names: Sequence[str]) -> Outcome:
-    """What a job returned, as a study takes it."""
+def outcome(answer: Any, goals: Mapping[str, str]) -> Outcome:
+    """What a job returned, as a study takes it. goals: the name of each number → its direction."""
     from hydra.core.utils import JobStatus
 
     if answer.status != JobStatus.COMPLETED:
         return Outcome("failed", reason="it raised an error")
     values = list(answer.return_value) if isinstance(answer.return_value, list | tuple) else [answer.return_value]
     numbers = [float(value) if isinstance(value, int | float) else math.nan for value in values]
-    if len(numbers) != len(names):
-        raise Refused(f"a job returned {len(numbers)} numbers, and hydra.sweeper.goal names {len(names)}")
-    return Outcome("done", dict(zip(names, numbers, strict=True)))
+    if len(numbers) != len(goals):
+        raise Refused(f"a job returned {len(numbers)} numbers, and hydra.sweeper.goal names {len(goals)}")
+    return Outcome("done", dict(zip(goals, numbers, strict=True)), goals=dict(goals))
 
 
 def note_best(study: Study, folder: Path) -> None:
     """Write best.yaml: the trials that no other beats, with their values; a grid compares nothing."""
     from dlrun.sweeps.search import Search
-    from dlrun.sweeps.study import sign
 
     if not isinstance(study, Search):
         return
@@ -183,7 +183,7 @@ def note_best(study: Study, folder: Path) -> None:
         {
             "job": trial.number,
             "words": study.words_of(trial.number),
-            "values": [sign(name) * value for name, value in zip(study.wanted, trial.values, strict=True)],
+            "values": [study.sign(name, {}) * value for name, value in zip(study.wanted, trial.values, strict=True)],
         }
         for trial in (study.study.trials[number] for number in study.best())
     ]

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dlrun import as_json
 from dlrun.commands import ranks
 from dlrun.errors import Refused
 
@@ -58,7 +59,7 @@ def launched(
     with tempfile.TemporaryDirectory(prefix="dlrun-") as place:
         order = {"config": config, "folder": str(folder), "plugins": plugins, "report": report}
         order |= {"path": sys.path, "outcomes": place}
-        (Path(place) / "order.json").write_text(json.dumps(order), encoding="utf-8")
+        (Path(place) / "order.json").write_text(as_json.message(order), encoding="utf-8")
         crew = Crew(Path(place), count, devices)
         with passing_on(crew):
             crew.work()

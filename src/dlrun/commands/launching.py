@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dlrun import places
+from dlrun import as_json, places
 from dlrun.errors import Refused
 from dlrun.settings import Sweep
 from dlrun.sweeps.jobs import Ended, Job
@@ -197,7 +197,7 @@ def left(folder: Path, what: str, number: int) -> Path:
 def note(folder: Path, what: str, number: int, values: dict[str, Any]) -> None:
     """Write such a file, whole or not at all."""
     left(folder, what, number).parent.mkdir(exist_ok=True)
-    write_text(left(folder, what, number), json.dumps(values) + "\n")
+    write_text(left(folder, what, number), as_json.message(values) + "\n")
 
 
 def said(folder: Path, number: int, lost: str) -> Ended:

@@ -144,7 +144,9 @@ def show(asked: Asked, answers: Answers, first: str, console: Console) -> str:
 def about(asked: Asked, answers: Answers, note: str, scores: dict[str, float]) -> dict[str, Any]:
     """What the JSON file says besides the answers."""
     skipped = [{"file": name, "reason": reason} for name, reason in answers.skipped.items()]
+    undefined = {name: score.why for name, score in answers.scores.items() if score.value != score.value}
     found = {"run": str(asked.folder), "note": note, "scores": scores, "skipped": skipped}
+    found |= {"undefined": undefined} if undefined else {}
     if answers.strangers is not None:
         unknown, words = answers.strangers.sum(0).tolist()
         found["words"] = {"unknown": unknown, "all": words}
@@ -181,6 +183,9 @@ def told_scores(asked: Asked, answers: Answers, config: dict[str, Any], console:
             soft_wrap=True,
         )
     for name, score in answers.scores.items():
+        if score.value != score.value:
+            console.print(f"{name} is not defined on these rows: {score.why}", soft_wrap=True, markup=False)
+            continue
         ends = {"value": score.value, "low": score.low, "high": score.high}
         console.print(f"{name} {measures.score_text(ends)} on {score.n:,} rows", soft_wrap=True, markup=False)
     return {name: score.value for name, score in answers.scores.items()}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dlrun import as_json
 from dlrun.report.measures import number
 from dlrun.report.table import Summary, rich_table
 
@@ -39,4 +39,4 @@ def foretold(folder: Path, file: Path, plugins: tuple[str, ...], to: Path | None
         csv.writer(text, lineterminator="\n").writerows([[*HEADS, *(["note"] if note else [])], *lines])
         return text.getvalue()
     about = {"run": str(folder), "note": note, "after": found.last, "values": values}
-    return json.dumps(about, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return as_json.text(about, 1) + "\n"

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from dlrun import as_json
 from dlrun.errors import Refused
 
 MIRRORED = ("*.json", "*.jsonl", "*.yaml", "preparation/*.json", "predictions/*.npz")  # what decisions are made of
@@ -118,7 +119,7 @@ def main() -> None:
         code, told = (LOST if lost else 1), {"error": f"{type(error).__name__}: {error}"}
         if not lost:
             traceback.print_exc()
-    outcome.write_text(json.dumps(told), encoding="utf-8")
+    outcome.write_text(as_json.text(told), encoding="utf-8")
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # whoever waits for us in vain is the parent's concern

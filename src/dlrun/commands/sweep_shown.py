@@ -11,7 +11,11 @@ from dlrun.commands.display import duration
 from dlrun.commands.train import command
 from dlrun.figures import number
 from dlrun.report import read
-from dlrun.report.sweep import Aim, Line, best, lines_of, value_of, write_lines
+from dlrun.report.sweep import write_lines
+from dlrun.report.sweep_chance import beside_the_best, over_seeds
+from dlrun.report.sweep_lines import Aim, Line, best, lines_of, value_of
+from dlrun.report.table import Summary, rich_table
+from dlrun.sweeps.earlier import Scored
 from dlrun.sweeps.jobs import Ended, Job
 
 if TYPE_CHECKING:
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
 
 SHARE = 0.05  # of the time, at most, goes into drawing the picture anew
 FIRST = 1.0  # seconds that the first drawing is thought to take, with the import of what draws
+MOST_SEEDS = 30  # rows of the table over seeds on a terminal; sweep.md has them all
 UNSAID = ("test=", "reason=")  # words that are not repeated with the best job: to open test rows is decided anew
 
 
@@ -52,10 +57,11 @@ class Shown:
         if time.monotonic() - self.drawn_at >= self.drawing / SHARE:
             self.draw()
 
-    def scores(self, job: int) -> dict[str, float]:
-        """The means of a job's scores."""
+    def scores(self, job: int) -> Scored:
+        """The means of a job's scores, and which way each measure is better."""
         lines_of(self.folder, self.aim, self.known)
-        return {name: mean for name, (mean, _) in self.known[job].scores.items() if mean is not None}
+        line = self.known[job]
+        return {name: mean for name, (mean, _) in line.scores.items() if mean is not None}, line.goals
 
     def draw(self) -> None:
         """Draw sweep.png, and remember how long that takes."""
@@ -70,12 +76,17 @@ class Shown:
         """The table, the picture, the best job as a command and with its report, and where all of it lies."""
         found = lines_of(self.folder, self.aim, self.known)
         self.console.print(write_lines(self.folder, found, self.aim))
+        columns, rows = over_seeds(found, self.aim)
+        if rows:
+            self.console.print(rich_table(Summary("over seeds, mean ± sd", columns, rows[:MOST_SEEDS])))
         if self.changed or not (self.folder / "sweep.png").exists():
             self.draw()
         first = best(found, self.aim)
         for line in first[:5]:
             words = [word for word in self._words(line) if not word.startswith(UNSAID)]
             self._say(f"best: {command([*flags, *words])}")
+        for text in beside_the_best(self.folder, found, self.aim):
+            self._say(f"  {text}")
         if len(first) > 5:
             self._say(f"and {len(first) - 5} more that no other beats; they are in sweep.md")
         if first and not stopped:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shlex
 import sys
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dlrun import as_json
 from dlrun.commands.configure import configure
 from dlrun.commands.ending import count_openings, finish
 from dlrun.commands.words import user_folders
@@ -91,7 +91,7 @@ def note(config: dict[str, Any], words: list[str], folder: Path) -> None:
 
     write_text(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     write_text(folder / "command.txt", command(words) + "\n")
-    write_text(folder / "environment.json", json.dumps(environment(), indent=1) + "\n")
+    write_text(folder / "environment.json", as_json.text(environment(), 1) + "\n")
 
 
 def command(words: list[str]) -> str:

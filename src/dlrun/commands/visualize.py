@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dlrun import as_json
 from dlrun.commands.again import opened
 from dlrun.commands.configure import value_of
 from dlrun.commands.train import named_plugins
@@ -151,7 +151,7 @@ def write(folder: Path, found: Mapping[str, list[Drawing]], config: dict[str, An
             made.append(place / name)
             entries.append({"file": name, "kind": kind, "layer": drawing.layer, "caption": drawing.caption})
     entries.sort(key=lambda entry: KINDS.index(entry["kind"]))
-    write_text(place / "pictures.json", json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
+    write_text(place / "pictures.json", as_json.text(entries, 1) + "\n")
     for old in {entry["file"] for entry in before} - {entry["file"] for entry in entries}:
         (place / old).unlink(missing_ok=True)
     return made

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from dlrun import as_json
 from dlrun.data.prepare import fingerprint
 from dlrun.types import Raw
 
@@ -35,7 +35,7 @@ def read(node: Mapping[str, Any], load: Callable[[], Raw]) -> tuple[Raw, str]:
     if _held is None:
         raw = load()
         return raw, fingerprint(raw.dev)
-    key = json.dumps(node, sort_keys=True, default=str)
+    key = as_json.canonical(node)
     found = _held.pop(key, None)
     if found is None:
         raw = load()

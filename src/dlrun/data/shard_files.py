@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from dlrun import as_json
 from dlrun.errors import Refused
 from dlrun.places import user_cache
 from dlrun.whole import write_text
@@ -120,5 +121,5 @@ def _digest(path: Path) -> str:
     with path.open("rb") as handle:
         found = hashlib.file_digest(handle, "sha256").hexdigest()
     with suppress(OSError):
-        write_text(place, json.dumps({"size": about.st_size, "time": about.st_mtime_ns, "sha256": found}))
+        write_text(place, as_json.text({"size": about.st_size, "time": about.st_mtime_ns, "sha256": found}))
     return found

@@ -45,8 +45,8 @@ class Judge:
             torch.cat([features(part) for part in each.split(CHUNK)]) for each in real[: 2 * half].split(half)
         )
         return {
-            self.name: Score(distance(torch.cat(made), one), n=half),
-            f"{self.name}_floor": Score(distance(other, one), n=half),
+            self.name: Score(distance(torch.cat(made), one), n=half, goal="min"),
+            f"{self.name}_floor": Score(distance(other, one), n=half, goal="min"),
         }
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dlrun.artifacts import Maker, Pictures, Points
+from dlrun.bootstrap import ALIKE, too_few
 from dlrun.data.control import World
 from dlrun.errors import Refused
 from dlrun.models.naive import common_sense
@@ -131,7 +132,9 @@ class Policy(nn.Module):
         totals = torch.cat([self.played(batch[SEEN]).totals for batch in batches]).double()
         mean, count = float(totals.mean()), len(totals)
         half = 1.96 * float(totals.std()) / count**0.5 if count > 1 else 0.0
-        return {"reward": Score(mean, mean - half, mean + half, count)}
+        why = too_few(count) or ("" if half else ALIKE)
+        low, high = (None, None) if why else (mean - half, mean + half)
+        return {"reward": Score(mean, low, high, count, "max", why)}
 
     def episode(self, *, number: Natural = 0, every: Count = 4, steps: Count = 200) -> Iterator[Pictures]:
         """One episode, or its first steps: a moment of `every` steps. number: which of the rows it begins with."""

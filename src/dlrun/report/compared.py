@@ -37,12 +37,15 @@ def draw(runs: Sequence[Path], file: Path) -> Path | None:
     names = list(dict.fromkeys(name for found in histories.values() for name in found))
     if not names:
         return None
-    warning = next(filter(None, (read.warning_of(read.results(run)) for run in runs)), "")
+    results = [read.results(run) for run in runs]
+    warning = next(filter(None, map(read.warning_of, results)), "")
+    goals = {name: each for lines in results for name, each in read.goals(lines).items()}
     height = (2.9 + 0.15 * len(histories)) * len(names) + 0.5
     with picture(file, "Validation curves", {}, warning, height=height, width=WIDTH) as figure:
         for name, panel in zip(names, figure.subplots(len(names), 1, squeeze=False).flat, strict=True):
             for (place, found), colour in zip(histories.items(), COLOURS, strict=False):
-                _curve(panel, found.get(name, {}), name, str(place), colour)
+                best = best_epoch(found.get(name, {}), measures.goal(name, goals))
+                _curve(panel, found.get(name, {}), best, str(place), colour)
             panel.set(title=name, ylim=window(found[name] for found in histories.values() if name in found))
             whole_epochs(panel)
             legend_below(panel)
@@ -56,8 +59,7 @@ def main_stage(run: Path) -> str:
     return stages.winner(stages.verdicts(run)) or (read.family(fitted[-1]["name"]) if fitted else "")
 
 
-def _curve(panel: Any, curve: Curve, measure: str, label: str, colour: str) -> None:
-    best = best_epoch(curve, measure)
+def _curve(panel: Any, curve: Curve, best: int | None, label: str, colour: str) -> None:
     if best is None:
         return
     label = f"{label}: {measures.number(curve[best])} at {best}"

@@ -47,12 +47,12 @@ def mean_curve(several: list[Curve]) -> Curve:
     return {epoch: math.fsum(curve[epoch] for curve in several) / len(several) for epoch in shared}
 
 
-def best_epoch(curve: Curve, measure: str) -> int | None:
-    """Where a curve is at its best; None when it holds no number."""
+def best_epoch(curve: Curve, goal: str) -> int | None:
+    """Where a curve is at its best, 'min' or 'max' of it; None when it holds no number."""
     finite = {epoch: value for epoch, value in curve.items() if math.isfinite(value)}
     if not finite:
         return None
-    return (min if measures.lower_is_better(measure) else max)(finite, key=lambda epoch: finite[epoch])
+    return (min if goal == "min" else max)(finite, key=lambda epoch: finite[epoch])
 
 
 def _panel(panel: Axes, measure: str, history: read.Lines, results: read.Lines) -> None:
@@ -90,15 +90,16 @@ def _mark_best(panel: Axes, measure: str, of_jobs: dict[str, Curve], results: re
     """A ring at the epoch whose checkpoint was kept; over folds, where their mean is best."""
     if not of_jobs:
         return
+    goal = measures.goal(measure, read.goals(results))
     if len(of_jobs) == 1:
         (job, curve), *_ = of_jobs.items()
         named = [
             re.search(r"best.*epoch (\d+)", str(line.get("checkpoint"))) for line in results if line["name"] == job
         ]
-        epoch = next((int(match[1]) for match in named if match), None) or best_epoch(curve, measure)
+        epoch = next((int(match[1]) for match in named if match), None) or best_epoch(curve, goal)
     else:
         curve = mean_curve(list(of_jobs.values()))
-        epoch = best_epoch(curve, measure)
+        epoch = best_epoch(curve, goal)
     if epoch in curve and math.isfinite(curve[epoch]):
         look["label"] += f"epoch {epoch}: {measures.number(curve[epoch])}"
         panel.plot([epoch], [curve[epoch]], "o", mfc="white", mew=2, ms=8, zorder=5, **look)

@@ -22,7 +22,8 @@ def draw(results: read.Lines, steps: read.Lines, config: dict[str, Any], file: P
     measure, won = stages.main_measure(steps, results), stages.winner(steps)
     dots = dots_of(results, measure)
     answer = dots.pop(stages.CONSTANT, (stages.constant(results, measure), None, None))
-    dots = shown(dots, won, measure)
+    less = measures.goal(measure, read.goals(results)) == "min"
+    dots = shown(dots, won, 1 if less else -1)
     if not dots:
         return None
     fits = max(map(len, stages.by_stage(results).values()))
@@ -33,7 +34,7 @@ def draw(results: read.Lines, steps: read.Lines, config: dict[str, Any], file: P
         panel = figure.subplots()
         _dots(panel, dots, won)
         _constant(panel, *answer)
-        better = "less" if measures.lower_is_better(measure) else "more"
+        better = "less" if less else "more"
         panel.set_xlabel(f"validation {measure} ({whiskers}; {better} is better)", fontsize=10)
     return file
 
@@ -49,9 +50,8 @@ def dots_of(results: read.Lines, measure: str) -> dict[str, Dot]:
     return found
 
 
-def shown(dots: dict[str, Dot], won: str, measure: str) -> dict[str, Dot]:
-    """As many stages as there is room for: all but the worst of the search."""
-    sign = 1 if measures.lower_is_better(measure) else -1
+def shown(dots: dict[str, Dot], won: str, sign: int) -> dict[str, Dot]:
+    """As many stages as there is room for: all but the worst of the search. sign: 1 where less is better, else -1."""
     searched = sorted((name for name in dots if name.startswith("search-")), key=lambda name: sign * dots[name][0])
     surplus = max(0, len(dots) - MOST)
     dropped = {name for name in searched[len(searched) - surplus :] if name != won} if surplus else set()

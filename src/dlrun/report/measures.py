@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dlrun.figures import lower_is_better, number
+from dlrun import as_json
+from dlrun.figures import goal, number
 
 if TYPE_CHECKING:
     from dlrun.bootstrap import Interval
 
-__all__ = ["lower_is_better", "number"]
+__all__ = ["goal", "number"]
 
 Scores = dict[str, dict[str, Any]]
 
@@ -19,15 +21,28 @@ def score_text(score: dict[str, Any] | None) -> str:
     """A score with its 95 % interval, where it has one."""
     if not score:
         return ""
-    if score.get("low") is None or score.get("high") is None:
-        return number(score["value"])
-    return f"{number(score['value'])} [{number(score['low'])}, {number(score['high'])}]"
+    return with_ends(as_json.number(score.get("value")), score.get("low"), score.get("high"))
+
+
+def headed(several: bool, scores: list[Scores]) -> str:
+    """What stands beside the values of a column: of several fits their deviation, of one an interval, if it has any."""
+    if several:
+        return "mean ± sd"
+    ends = any(score.get("low") is not None for each in scores for score in each.values())
+    return "95 % interval" if ends else ""
+
+
+def with_ends(value: float, low: float | None, high: float | None) -> str:
+    """'0.8821 [0.8780, 0.8861]', or the value alone where there is no interval."""
+    if low is None or high is None:
+        return number(value)
+    return f"{number(value)} [{number(low)}, {number(high)}]"
 
 
 def spread_text(mean: float | None, deviation: float | None) -> str:
     """A mean with its standard deviation, which has as many decimals."""
     text = number(mean)
-    if deviation is None:
+    if deviation is None or mean is None or not math.isfinite(mean):
         return text
     decimals = len(text.partition(".")[2])
     return f"{text} ± {number(deviation) if 'e' in text else f'{deviation:.{decimals}f}'}"
@@ -35,31 +50,41 @@ def spread_text(mean: float | None, deviation: float | None) -> str:
 
 def values(scores: list[Scores], measure: str) -> list[float]:
     """The values of one measure over several results; NaN where it could not be taken (JSON null)."""
-    found = [score[measure].get("value") for score in scores if measure in score]
-    return [math.nan if value is None else float(value) for value in found]
+    return [as_json.number(score[measure].get("value")) for score in scores if measure in score]
 
 
 def mean_and_deviation(numbers: list[float]) -> tuple[float | None, float | None]:
-    """The mean, and the standard deviation (n - 1) where there are at least two."""
-    if not numbers:
-        return None, None
-    mean = math.fsum(numbers) / len(numbers)
-    if len(numbers) < 2:
+    """The mean, and the standard deviation (n - 1) where there are at least two; of those that are defined.
+
+    Where none is, the mean is nan.
+    """
+    defined = [value for value in numbers if not math.isnan(value)]
+    if not defined:
+        return (math.nan if numbers else None), None
+    mean = math.fsum(defined) / len(defined)
+    if len(defined) < 2:
         return mean, None
-    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in numbers) / (len(numbers) - 1))
+    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in defined) / (len(defined) - 1))
+
+
+def share_defined(numbers: list[float]) -> str:
+    """'mean of 3 of 4 fits' where a measure is not defined for all of them; else ''."""
+    defined = sum(not math.isnan(value) for value in numbers)
+    return f"mean of {defined} of {len(numbers)} fits" if 0 < defined < len(numbers) else ""
 
 
 def over_folds(scores: list[Scores], measure: str) -> str:
     """One score with its interval, or mean ± deviation over folds."""
     if len(scores) == 1:
         return score_text(scores[0].get(measure))
-    return spread_text(*mean_and_deviation(values(scores, measure)))
+    found = values(scores, measure)
+    return " · ".join(filter(None, (spread_text(*mean_and_deviation(found)), share_defined(found))))
 
 
-def said(measure: str, found: Interval) -> str:
+def said(measure: str, found: Interval, goals: Mapping[str, str]) -> str:
     """A difference in words: how much, on how many rows, and whether it is more than chance."""
     sign = "+" if found.value > 0 else ""
-    what = f"{measure} (less is better)" if lower_is_better(measure) else measure
+    what = f"{measure} (less is better)" if goal(measure, goals) == "min" else measure
     ends = "" if found.low is None else f" [{number(found.low)}, {number(found.high)}]"
     text = f"{what} {sign}{number(found.value)}{ends} on the same {found.n:,} validation rows: "
     if found.why:

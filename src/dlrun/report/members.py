@@ -47,7 +47,7 @@ def told(folder: Path) -> tuple[Summary, list[str]] | None:
         return None
     measure = next(iter([name for name in lines[-1]["scores"] if not name.startswith("loss")]), "loss")
     found = [_beside(folder, lines[-1]["name"], member, measure) for member in _named(account["members"])]
-    said = _verdict(found, measure)
+    said = _verdict(found, measure, read.goals(lines))
     return _table(found, lines[-1], measure), [*said, *([OPTIMISTIC] if account["combine"] == "weighted" else [])]
 
 
@@ -85,12 +85,12 @@ def _gain(gain: Interval) -> str:
     return f"{'+' if gain.value > 0 else ''}{measures.number(gain.value)}{ends}"
 
 
-def _verdict(found: list[Beside], measure: str) -> list[str]:
+def _verdict(found: list[Beside], measure: str, goals: dict[str, str]) -> list[str]:
     """One sentence on the member that is best on the same rows."""
     compared = [each for each in found if each.value is not None and each.gain is not None]
     if not compared:
         return ["No member can be compared with it row by row."]
-    lower = measures.lower_is_better(measure)
+    lower = measures.goal(measure, goals) == "min"
     best = min(compared, key=lambda each: (each.value or 0) * (1 if lower else -1))
     assert best.gain is not None
     if not best.gain.real:
@@ -99,7 +99,7 @@ def _verdict(found: list[Beside], measure: str) -> list[str]:
         head = "The ensemble is better than its best member"
     else:
         head = "The ensemble is worse than its best member"
-    return [f"{head}, {best.name}: {measures.said(measure, best.gain)}."]
+    return [f"{head}, {best.name}: {measures.said(measure, best.gain, goals)}."]
 
 
 def _text(line: str) -> Block:

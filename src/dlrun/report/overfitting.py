@@ -102,7 +102,7 @@ def _rung(panel: Axes, found: Diagnosis, rung: str, losses: tuple[Curve, Curve],
 def _variant(panel: Axes, heading: str, variant: Curve, base: Curve) -> None:
     panel.plot(list(base), list(base.values()), color=GREY, linewidth=1.6, linestyle="--", label="base")
     panel.plot(list(variant), list(variant.values()), color=COLOURS[0], linewidth=2.2, label="variant")
-    best = best_epoch(variant, "loss")
+    best = best_epoch(variant, "min")
     if best is not None:
         panel.plot([best], [variant[best]], "o", color=COLOURS[0], mfc="white", mew=1.8, ms=7, zorder=5)
         side = "left" if best < 0.15 * max(*base, *variant) else "center"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dlrun.figures import number, sign
 from dlrun.report import read
 from dlrun.report.picture import GREY, LOUD, picture
-from dlrun.report.sweep import Aim, Line, best, value_of, varying
+from dlrun.report.sweep_lines import Aim, Line, best, goals_of, value_of, varying
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +41,7 @@ def draw(folder: Path, found: Sequence[Line], aim: Aim) -> Path | None:
         return None
     values = [str(value_of(line, measure)) for line in shown]
     scales = [scale(key, [line.words.get(key, "–") for line in shown]) for key in keys]
-    scales.append(scale(f"val {measure}", values, -sign(measure)))
+    scales.append(scale(f"val {measure}", values, -sign(measure, goals_of(found))))
     first = best(list(shown), aim)[:1]
     pruned = sum(line.status == "pruned" for line in shown)
     left = sum(line.status == "failed" for line in found)

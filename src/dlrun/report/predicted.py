@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from dlrun import as_json
 from dlrun.report import measures
 from dlrun.report.table import Summary
 
@@ -152,7 +152,7 @@ def json_text(
     for place, name in enumerate(names):
         said = {target: _said(field, target, place, outputs, truths) for target, field in fields.items()}
         rows.append({first: name, **(next(iter(said.values())) if len(said) == 1 else {"targets": said})})
-    return json.dumps({**about, "rows": rows}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return as_json.text({**about, "rows": rows}, 1) + "\n"
 
 
 def _said(field: Field, target: str, place: int, outputs: Outputs, truths: Outputs) -> dict[str, Any]:

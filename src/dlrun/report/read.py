@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dlrun.errors import Refused
+from dlrun.figures import goals_of
 from dlrun.models import name_of
 
 Lines = list[dict[str, Any]]
@@ -112,6 +113,11 @@ def standing(results: Lines) -> Lines:
     """Without the fits from which others have begun: of stages, the last one counts."""
     passed = {(line.get("job") or {}).get("start") for line in results}
     return [line for line in results if line.get("name") not in passed]
+
+
+def goals(results: Lines) -> dict[str, str]:
+    """Measure → 'min' or 'max', as the run has written it down; without those of which it says nothing."""
+    return goals_of(line.get("scores") or {} for line in results)
 
 
 def notes_of(results: Lines) -> list[str]:

@@ -97,10 +97,11 @@ def scores_table(results: read.Lines, steps: read.Lines) -> Summary:
         called = f"{stage}\u00a0{STAR}" if stage == won else stage if all(scores) else f"{stage} (failed)"
         rows.append([called, *cells, epochs, seconds])
     fits = max((len(lines) for lines in stages.values()), default=1)
-    interval = f"mean ± sd over {fits} fits" if fits > 1 else "95 % interval"
+    each = [line.get("scores") or {} for lines in stages.values() for line in lines]
+    interval = f"mean ± sd over {fits} fits" if fits > 1 else measures.headed(False, each)
     columns = ["stage", *names, "epochs", "seconds"]
     right = frozenset(range(1, len(columns)))
-    title = f"Every stage on its validation rows ({interval})"
+    title = f"Every stage on its validation rows{f' ({interval})' if interval else ''}"
     return Summary(title, columns, rows, tried(results, steps), right=right)
 
 

@@ -64,12 +64,17 @@ def _summary(name: str, split: str, lines: read.Lines, config: dict[str, Any]) -
     scores = [line.get("scores") or {} for line in lines]
     baselines = [line.get("baseline") or {} for line in lines]
     names = list(dict.fromkeys(measure for score in scores for measure in score))
-    interval = "mean ± sd" if several else "95 % interval"
+    beside = measures.headed(several, scores)
     there = any(baselines)  # what makes something need not have anything to beat
-    columns = ["measure", f"{split} ({interval})", *(["baseline"] if there else []), *_fold_columns(lines)]
+    columns = [
+        "measure",
+        f"{split} ({beside})" if beside else split,
+        *(["baseline"] if there else []),
+        *_fold_columns(lines),
+    ]
     rows = []
     for measure in names:
-        each = [measures.number(score.get(measure, {}).get("value")) for score in scores] if several else []
+        each = [measures.score_text(_value(score.get(measure))) for score in scores] if several else []
         mean = measures.number(measures.mean_and_deviation(measures.values(baselines, measure))[0])
         bar = [mean if several else measures.over_folds(baselines, measure)] if there else []
         own = measures.over_folds(scores, measure)
@@ -77,6 +82,11 @@ def _summary(name: str, split: str, lines: read.Lines, config: dict[str, Any]) -
     title = f"{read.called(config)}: {_fits(name, lines)}, {split}"
     notes = tuple(read.notes_of(lines))
     return Summary(title, columns, rows, _caption(lines), notes, frozenset(range(1, len(columns))))
+
+
+def _value(score: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A score without its interval: beside a mean over fits it would be taken for the mean's."""
+    return None if score is None else {"value": score.get("value")}
 
 
 def _fits(name: str, lines: read.Lines) -> str:

@@ -9,11 +9,13 @@ from dlrun.errors import Refused
 from dlrun.sweeps.jobs import Ended, Job
 from dlrun.sweeps.work import Judge, carried_out, carried_out_as_one
 
+Judging = Callable[[int, int, dict[str, float], dict[str, str]], bool]  # job, epoch, values, goals → whether to stop
+
 
 class Alone:
     """Carries out jobs when they are waited for, and shows them as plain runs."""
 
-    def __init__(self, plugins: tuple[str, ...], judge: Callable[[int, int, dict[str, float]], bool] | None) -> None:
+    def __init__(self, plugins: tuple[str, ...], judge: Judging | None) -> None:
         self.plugins, self.judge = plugins, judge
         self.jobs: list[Job] = []
         self.over: Iterator[Ended] = iter(())  # how the jobs of now end, one after the other
@@ -51,9 +53,9 @@ class Alone:
         if judge is None:
             return None
 
-        def asked(epoch: int, values: dict[str, float]) -> bool:
+        def asked(epoch: int, values: dict[str, float], goals: dict[str, str]) -> bool:
             try:
-                return judge(number, epoch, values)
+                return judge(number, epoch, values, goals)
             except Refused as fault:
                 self.fault = fault
                 return True

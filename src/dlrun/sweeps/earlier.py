@@ -8,22 +8,26 @@ from dlrun.rundir import lines
 from dlrun.sweeps.folder import OVER, SweepFolder
 from dlrun.sweeps.study import Outcome, Recalled
 
+Scored = tuple[dict[str, float], dict[str, str]]  # measure → its mean; measure → which way it is better
+NOTHING: Scored = ({}, {})
 
-def told_of(folder: SweepFolder, number: int, scores: dict[str, float]) -> Outcome | None:
+
+def told_of(folder: SweepFolder, number: int, scored: Scored) -> Outcome | None:
     """What came of a job with these scores; None where it has not ended."""
     entry = folder.entries[number]
     if entry["status"] not in OVER:
         return None
     costs = {name: float(entry.get(name, 0)) for name in ("parameters", "seconds")}
+    scores, goals = scored
     told = {**scores, **costs} if entry["status"] != "failed" else {}
-    return Outcome(entry["status"], told, entry["error"], len(epochs(folder.place(number))))
+    return Outcome(entry["status"], told, entry["error"], len(epochs(folder.place(number))), goals)
 
 
-def recalled(folder: SweepFolder, number: int, scores: dict[str, float]) -> Recalled:
-    """A job of an earlier start, as a study takes it in; scores: of the job that it is, or is the same as."""
+def recalled(folder: SweepFolder, number: int, scored: Scored) -> Recalled:
+    """A job of an earlier start, as a study takes it in; scored: of the job that it is, or is the same as."""
     entry = folder.entries[number]
     of = entry["of"] if entry["status"] == "same" else number
-    return Recalled(number, entry["own"], told_of(folder, of, scores), epochs(folder.place(of)))
+    return Recalled(number, entry["own"], told_of(folder, of, scored), epochs(folder.place(of)))
 
 
 def epochs(place: Path) -> list[tuple[int, dict[str, float]]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from dlrun import as_json
 from dlrun.errors import Refused
 from dlrun.rundir import create, lines
 from dlrun.settings import Sweep
@@ -25,7 +25,7 @@ def description(words: Sequence[str], settings: Sweep) -> dict[str, Any]:
     """What a sweep is known by: its words, those of its space too, and how it searches; not how it is carried out."""
     kept = sorted(word for word in words if not word.startswith("output="))
     search = {key: value for key, value in asdict(settings).items() if key not in HOW}
-    content = json.dumps([kept, search], sort_keys=True)
+    content = as_json.canonical([kept, search])
     return {"identity": hashlib.sha256(content.encode()).hexdigest()[:16], "words": kept, "search": search}
 
 
@@ -97,7 +97,7 @@ class SweepFolder:
     def _note(self, entry: dict[str, Any]) -> None:
         self.entries[entry["job"]] = entry
         with (self.path / "sweep.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+            file.write(as_json.line(entry))
 
     def _mend(self) -> None:
         """Cut off a last line that a kill left half written, since more will follow it."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from dlrun import as_json
 
 APART = ("output", "sweep", "space")  # of a config: where it goes, and how it is looked for, is no part of what it is
 
@@ -15,7 +16,7 @@ APART = ("output", "sweep", "space")  # of a config: where it goes, and how it i
 def identity(config: Mapping[str, Any]) -> str:
     """What a job is known by: a hash of its whole resolved config but for where its files go."""
     content = {key: value for key, value in config.items() if key not in APART}
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return hashlib.sha256(as_json.canonical(content).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

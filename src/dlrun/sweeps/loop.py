@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from dlrun.alike import stackable
 from dlrun.errors import Refused
-from dlrun.sweeps.earlier import recalled, told_of
+from dlrun.sweeps.earlier import NOTHING, Scored, recalled, told_of
 from dlrun.sweeps.folder import OVER, SweepFolder
 from dlrun.sweeps.jobs import Ended, Job, identity
 from dlrun.sweeps.study import Grid, Study
@@ -53,8 +53,8 @@ class Show(Protocol):
         """A job has ended, and the folder says so."""
         ...
 
-    def scores(self, number: int) -> dict[str, float]:
-        """The means of a job's scores, as the table has them."""
+    def scores(self, number: int) -> Scored:
+        """The means of a job's scores, as the table has them, and which way each measure is better."""
         ...
 
 
@@ -113,12 +113,12 @@ class Loop:
         self.waiting.extend(self._parted(again))
         there = [number for number, entry in self.folder.entries.items() if entry["status"] != "older"]
         on = {job.number for job in again}
-        self.study.recall([recalled(self.folder, n, {} if n in on else self._scores(n)) for n in there])
+        self.study.recall([recalled(self.folder, n, NOTHING if n in on else self._scores(n)) for n in there])
         return sum(self.folder.entries[number]["status"] != "same" for number in there), len(again)
 
-    def prune(self, number: int, epoch: int, values: dict[str, float]) -> bool:
+    def prune(self, number: int, epoch: int, values: dict[str, float], goals: dict[str, str]) -> bool:
         """Whether to stop a job after this epoch."""
-        return self.study.prune(number, epoch, values)
+        return self.study.prune(number, epoch, values, goals)
 
     def _outdated(self, number: int) -> None:
         if not isinstance(self.study, Grid):
@@ -191,10 +191,10 @@ class Loop:
             for follower in self.followers.pop(number, []):
                 self.study.told(follower, outcome)
 
-    def _scores(self, number: int) -> dict[str, float]:
+    def _scores(self, number: int) -> Scored:
         entry = self.folder.entries[number]
         of = entry["of"] if entry["status"] == "same" else number
-        return self.show.scores(of) if self.folder.entries[of]["status"] in OVER else {}
+        return self.show.scores(of) if self.folder.entries[of]["status"] in OVER else NOTHING
 
 
 def parted(jobs: list[Job], parts: int) -> list[list[Job]]:

@@ -10,13 +10,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from dlrun import as_json
 from dlrun.errors import Refused
 from dlrun.settings import Sweep
+from dlrun.sweeps.alone import Judging
 from dlrun.sweeps.jobs import Ended, Job
 
 SAVING = 5.0  # seconds for a job that has to stop until it is killed
@@ -51,7 +53,7 @@ class Worker:
         """Send something; a process that is gone does not hear it, which is noticed elsewhere."""
         assert self.process.stdin is not None
         with suppress(OSError):
-            self.process.stdin.write(json.dumps(message) + "\n")
+            self.process.stdin.write(as_json.message(message) + "\n")
             self.process.stdin.flush()
 
     def begin(self, jobs: Sequence[Job], plugins: tuple[str, ...], asks: bool) -> None:
@@ -90,7 +92,7 @@ class Pool:
 
     def __init__(
         self, settings: Sweep, plugins: tuple[str, ...], folder: Path,
-        judge: Callable[[int, int, dict[str, float]], bool] | None,
+        judge: Judging | None,
     ) -> None:  # fmt: skip
         self.settings, self.plugins, self.folder, self.judge = settings, plugins, folder, judge
         if settings.devices is not None and settings.jobs > (slots := len(settings.devices) * settings.share):
@@ -147,7 +149,7 @@ class Pool:
 
     def _asked(self, worker: Worker, message: dict[str, Any]) -> None:
         judge = self.judge
-        stop = judge is not None and judge(worker.jobs[0].number, message["epoch"], message["values"])
+        stop = judge is not None and judge(worker.jobs[0].number, message["epoch"], message["values"], message["goals"])
         worker.say(answer=stop)
 
     def _over(self, worker: Worker, message: dict[str, Any]) -> None:

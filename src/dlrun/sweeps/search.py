@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dlrun import as_json
 from dlrun.errors import Refused
 from dlrun.settings import Sweep
 from dlrun.sweeps.samplers import optuna, pruner, sampler
@@ -73,7 +73,7 @@ class Search:
             return
         state = optuna().trial.TrialState
         names = self._decided(outcome.scores) if outcome.status == "done" else []
-        values = [sign(name) * outcome.scores[name] for name in names if name in outcome.scores]
+        values = [self.sign(name, outcome.goals) * outcome.scores[name] for name in names if name in outcome.scores]
         if outcome.status == "pruned":
             self.study.tell(number, state=state.PRUNED)
         elif names and len(values) == len(names) and all(map(math.isfinite, values)):
@@ -82,7 +82,7 @@ class Search:
             self.study.tell(number, state=state.FAIL)
         all_there(names, list(outcome.scores), "")
 
-    def prune(self, number: int, epoch: int, values: dict[str, float]) -> bool:
+    def prune(self, number: int, epoch: int, values: dict[str, float], goals: dict[str, str]) -> bool:
         """Whether to stop a job after this epoch; what it said of an epoch before it was cut is not asked again."""
         trial = self.running.get(number)
         if trial is None or not self.prunes or epoch in self._trials()[number].intermediate_values:
@@ -91,7 +91,9 @@ class Search:
         here = {name.removeprefix(f"{split}/"): v for name, v in values.items() if name.startswith(f"{split}/")}
         (name,) = self._decided(here)
         all_there([name], list(here), " after each epoch")
-        trial.report(sign(name) * here[name], epoch)
+        if not math.isfinite(here[name]):
+            return False  # not defined at this epoch: nothing to judge by
+        trial.report(self.sign(name, goals) * here[name], epoch)
         return bool(trial.should_prune())
 
     @property
@@ -129,6 +131,15 @@ class Search:
             self.study.set_user_attr("measure", known)
         return [known]
 
+    def sign(self, name: str, goals: Mapping[str, str]) -> int:
+        """`sign`, the same for all trials of the journal: one that an older dlrun began goes on as it began."""
+        known = self.study.user_attrs.get("goals")
+        if known is None:
+            begun = any(trial.values or trial.intermediate_values for trial in self._trials())
+            known = {} if begun else dict(goals)
+            self.study.set_user_attr("goals", known)
+        return sign(name, known)
+
     def _opened(self, folder: Path) -> Any:
         """The study in this folder, new or as it was left."""
         package = optuna()
@@ -141,7 +152,7 @@ class Search:
             pruner=pruner(self.settings),
             load_if_exists=True,
         )
-        asked = json.dumps([[asdict(axis) for axis in self.axes], self.wanted])
+        asked = as_json.message([[asdict(axis) for axis in self.axes], self.wanted])
         if study.user_attrs.get("asked", asked) != asked:
             raise Refused(f"{folder} holds a search of other values, or by other measures: choose another folder")
         study.set_user_attr("asked", asked)

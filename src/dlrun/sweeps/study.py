@@ -19,13 +19,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from dlrun.errors import Refused
+from dlrun.figures import COSTS as COSTS
 from dlrun.figures import deciding as deciding
 from dlrun.figures import sign as sign
 
 if TYPE_CHECKING:
     from dlrun.settings import Sweep
 
-COSTS = ("parameters", "seconds")  # what a job can be judged by besides its measures
 Status = Literal["done", "failed", "pruned"]
 
 
@@ -60,13 +60,15 @@ class Outcome:
 
     scores: measure → its mean over the folds of the job on validation rows, as in the table (no prefix: 'accuracy',
     'loss'); besides 'parameters' (weights that are learnt) and 'seconds', for sweeps with several aims. Of a pruned job
-    those of its best epoch up to then, of a failed one nothing. reason: why it failed or was pruned.
+    those of its best epoch up to then, of a failed one nothing. reason: why it failed or was pruned. goals: measure →
+    'min' or 'max', as the job has written it down.
     """
 
     status: Status
     scores: dict[str, float] = field(default_factory=dict)
     reason: str = ""
     epochs: int = 0
+    goals: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -102,10 +104,11 @@ class Study(Protocol):
         """Learn what came of a job."""
         ...
 
-    def prune(self, number: int, epoch: int, values: dict[str, float]) -> bool:
+    def prune(self, number: int, epoch: int, values: dict[str, float], goals: dict[str, str]) -> bool:
         """Whether to stop this job after this epoch.
 
         epoch: from 1, counted on through the folds of one job. values: 'split/measure' of this epoch ('val/accuracy').
+        goals: measure → 'min' or 'max'.
         """
         ...
 
@@ -149,7 +152,7 @@ class Grid:
             all_there(self.wanted, list(outcome.scores))
             self.wanted = ()
 
-    def prune(self, number: int, epoch: int, values: dict[str, float]) -> bool:
+    def prune(self, number: int, epoch: int, values: dict[str, float], goals: dict[str, str]) -> bool:
         """Never."""
         return False
 

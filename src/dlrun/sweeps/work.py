@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +10,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from dlrun import as_json
 from dlrun.errors import Refused
 from dlrun.sweeps.jobs import Ended, Job
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dlrun.together import Outcome
     from dlrun.types import Result
 
-Judge = Callable[[int, dict[str, float]], bool]  # (epoch, its values) → whether to stop here
+Judge = Callable[[int, dict[str, float], dict[str, str]], bool]  # epoch, its values, goals → whether to stop here
 
 
 def carried_out(job: Job, plugins: tuple[str, ...], judge: Judge | None) -> Ended:
@@ -154,7 +154,7 @@ def noted(job: Job) -> None:
         return
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
     around = {**surroundings(), "started": datetime.now().astimezone().isoformat(timespec="seconds")}
-    write_text(job.folder / "environment.json", json.dumps(around, indent=1) + "\n")
+    write_text(job.folder / "environment.json", as_json.text(around, 1) + "\n")
     write_text(job.folder / "command.txt", command(job.words) + "\n")
     write_text(job.folder / "config.yaml", yaml.dump(job.config, Dumper=dumper, sort_keys=False))
 
@@ -187,9 +187,11 @@ class Looking:
         return experiment.results(looked_on, enough=lambda: bool(self.pruned))  # type: ignore[no-any-return]
 
     def _ask(self, trainer: Trainer, before: int) -> None:
+        from dlrun.goals import goals_of
+
         rows = [row for row in trainer.history if row.epoch == trainer.epoch]
         values = {f"{row.split}/{name}": value for row in rows for name, value in row.values.items()}
         assert self.judge is not None
-        if not trainer.finished and self.judge(before + trainer.epoch, values):
+        if not trainer.finished and self.judge(before + trainer.epoch, values, goals_of(trainer)):
             self.pruned = f"after epoch {before + trainer.epoch}"
             trainer.stop = f"pruned: it does not promise enough {self.pruned}"

@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
+from dlrun import as_json
 from dlrun.sweeps.jobs import Ended, Job
 
 
@@ -42,12 +43,12 @@ class Line:
 
     def say(self, **message: Any) -> None:
         """Tell the parent."""
-        self.to_parent.write(json.dumps(message) + "\n")
+        self.to_parent.write(as_json.message(message) + "\n")
         self.to_parent.flush()
 
-    def judge(self, epoch: int, values: dict[str, float]) -> bool:
+    def judge(self, epoch: int, values: dict[str, float], goals: dict[str, str]) -> bool:
         """Ask the parent whether to stop after this epoch."""
-        self.say(event="epoch", epoch=epoch, values=values)
+        self.say(event="epoch", epoch=epoch, values=values, goals=goals)
         return self.answers.get()
 
 

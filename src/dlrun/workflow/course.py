@@ -17,7 +17,6 @@ from dlrun.data.before_after import before_and_after
 from dlrun.data.prepare import prepare
 from dlrun.errors import Refused
 from dlrun.experiment import Experiment, Watch
-from dlrun.figures import lower_is_better
 from dlrun.ledger import config_hash
 from dlrun.meter import Diverged
 from dlrun.protocols.stages import protocol_of
@@ -54,9 +53,7 @@ class Workflow:
             write_text(folder / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
             self._warn_of_nothing()
         self.course = Course(self.config, self.settings, choices.naive(raw))
-        self.seen = Evidence(
-            self.run, self.config, self.measure.name, "min" if lower_is_better(self.measure.name) else "max"
-        )
+        self.seen = Evidence(self.run, self.config, self.measure.name)
         self.experiment.assembly.config = self.config
         self.inner = protocol_of(self.protocol.nodes)
         self.split = self._first_split()

@@ -11,6 +11,7 @@ from typing import Any
 from dlrun import predictions
 from dlrun.bootstrap import Interval
 from dlrun.diagnosis import TURNED, Diagnosis, diagnose, over_folds
+from dlrun.figures import goal
 from dlrun.predictions import Pooled
 from dlrun.rundir import RunDir, lines
 from dlrun.types import Result
@@ -19,14 +20,19 @@ from dlrun.workflow.stages import NAIVE
 
 @dataclass
 class Evidence:
-    """Of one run folder and its config. measure: what success is; goal: 'max' or 'min'. What is known is kept."""
+    """Of one run folder and its config. measure: what success is. What is known is kept."""
 
     run: RunDir
     config: dict[str, Any]
     measure: str
-    goal: str
     results: list[Result] = field(default_factory=list)
     known: dict[Hashable, Any] = field(default_factory=dict)
+
+    @property
+    def goal(self) -> str:
+        """Which way the measure is better, 'max' or 'min', as its results say it."""
+        scored = [result.scores[self.measure].goal for result in self.results if self.measure in result.scores]
+        return goal(self.measure, {self.measure: next(filter(None, scored), "")})
 
     def of(self, stage: str) -> list[Result]:
         """The results of a stage: one a fold."""

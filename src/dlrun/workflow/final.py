@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import statistics
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from dlrun import predictions
+from dlrun.bootstrap import Interval
 from dlrun.build import patched
 from dlrun.errors import Refused
 from dlrun.experiment import Experiment, Watch
@@ -13,7 +17,7 @@ from dlrun.figures import number
 from dlrun.places import shipped
 from dlrun.protocols.plans import Whole
 from dlrun.protocols.repeats import repeated
-from dlrun.types import Result
+from dlrun.types import Result, Score
 from dlrun.workflow.course import Workflow
 from dlrun.workflow.stages import NAIVE, Stage, Staged
 from dlrun.workflow.verdicts import Verdict, called, counted
@@ -74,6 +78,18 @@ class Final:
             [] if name == "constant" else [f"the {name} schedule runs over these epochs, not over those planned before"]
         )
 
+    def _ends(self, results: list[Result], mean: float) -> str:
+        """The 95 % interval over the test rows of what is shown, the mean over all fits; '' where it is not known."""
+        measure = self.workflow.measure.name
+        found: Score | Interval = results[0].scores[measure]
+        if len(results) > 1:
+            jobs = [result.job.name for result in results]
+            with suppress(Refused):
+                found = predictions.interval(predictions.pooled(self.workflow.run.folder, jobs, "test"), measure)
+        if found.low is None or not math.isclose(found.value, mean, rel_tol=1e-5):
+            return ""  # of an area under a curve the mean over fits is not that of all rows together
+        return f" (95 % over {found.n:,} rows: {number(found.low)} to {number(found.high)})"
+
     def verdict(self, results: list[Result]) -> Verdict:
         """What the test rows say."""
         measure, seen = self.workflow.measure.name, self.workflow.seen
@@ -83,15 +99,11 @@ class Final:
         validated = seen.score(self.winner.name)
         assert validated is not None
         first = results[0].scores[measure]
-        ends = (
-            f" (95 % over {first.n:,} rows: {number(first.low)} to {number(first.high)})"
-            if first.low is not None
-            else ""
-        )
+        ends = self._ends(results, mean)
         rows = len(self.experiment.assembly.raw)
         evidence = [
             f"'{self.winner.name}' trained on all {rows:,} development rows, {counted(self.epochs, 'epoch')}",
-            f"the first fit has {number(first.value)}{ends}; the spread over seeds is that of training alone",
+            f"the first fit has {number(first.value)}; the spread over seeds is that of training alone",
             f"{self._bar()} has {number(results[0].baseline[measure].value)} on them",
             *self._squeezed(),
             f"validation had said {number(validated.value)}, of {len(seen.tried('constant'))} candidates the best",

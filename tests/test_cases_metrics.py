@@ -1,0 +1,229 @@
+"""Measures as strangers met them: which way one is better, what has no value, and what an interval is of."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import dlrun
+from dlrun import metrics, places
+from dlrun.build import build
+from dlrun.cli import main
+from dlrun.meter import Meter, with_intervals
+from dlrun.problems import PROBLEMS
+from dlrun.rundir import RunDir
+from dlrun.types import Field, Job, Result, Step
+
+BRIER = """
+from dlrun.metrics import Metric
+
+def brier(field):
+    return Metric("min", lambda raw, target: (field.activate(raw) - field.shares(target)).square().mean(1))
+"""
+TINY = ["engine.max_steps=2", "model.units=[4]"]
+
+
+def sorted_table(file, rows=48):
+    """A table whose second class stands in its first rows alone."""
+    lines = [f"{row % 7},{row * 5 % 11},{'yes' if row < 10 and row % 2 else 'no'}" for row in range(rows)]
+    file.write_text("\n".join(["a,b,k", *lines]) + "\n")
+    return file
+
+
+def strict(file):
+    """The JSON lines, or the JSON, of a file; NaN is none."""
+
+    def refused(word):
+        raise ValueError(f"{word} in {file}")
+
+    texts = file.read_text().splitlines() if file.suffix == ".jsonl" else [file.read_text()]
+    return [json.loads(text, parse_constant=refused) for text in texts]
+
+
+def run(folder, *words):
+    """Run a command that must go well; answers with the newest run folder."""
+    assert main([*words, f"output={folder}"]) == 0
+    return max((file.parent for file in folder.rglob("results.jsonl")), key=lambda each: each.stat().st_mtime_ns)
+
+
+@pytest.fixture
+def brier(elsewhere):
+    (elsewhere / "my_brier.py").write_text(BRIER)
+    (elsewhere / "conf" / "metric").mkdir(parents=True)
+    (elsewhere / "conf" / "metric" / "brier.yaml").write_text("# Mine.\nbrier: {_target_: my_brier.brier}\n")
+    return ["metric=[brier]", "plugins=[my_brier]"]
+
+
+def test_row_18_a_metric_of_ones_own_decides_as_it_declares(brier, tmp_path, capsys):
+    learns = ["optimizer=adam", "optimizer.lr=0.05", "engine.epochs=6"]
+    assert main(["-m", "task=wine", *brier, "model=constant,dense", *learns, f"output={tmp_path}"]) == 0
+    (file,) = tmp_path.rglob("sweep.csv")
+    first, second = csv.DictReader(file.open())
+    assert (first["model"], second["model"]) == ("dense", "constant") and float(first["brier"]) < float(second["brier"])
+    out = capsys.readouterr().out
+    assert re.search(r"best: .*model=dense", out) and "brier, lowest first" in (file.parent / "sweep.md").read_text()
+    runs = [str(file.parent / row["folder"]) for row in (first, second)]
+    history = [row["values"]["brier"] for row in strict(Path(runs[0]) / "history.jsonl") if row["split"] == "val"]
+    assert len(set(history)) > 1
+    assert main(["compare", *runs]) == 0 and "brier (less is better)" in capsys.readouterr().out
+    assert main(["report", runs[0]]) == 0
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in PROBLEMS for name in PROBLEMS[kind].metrics])
+def test_row_18_what_is_registered_says_its_direction_in_each_score(kind, name):
+    metric, meter = measured(kind, name, torch.arange(24) % 2)
+    assert metric.goal in ("min", "max")
+    assert with_intervals(meter, seed=0)[name].goal == metric.goal
+
+
+KINDS = {
+    "binary": ((1,), 0, 1), "category": ((), 3, 3), "tokens": ((2,), 3, 6), "multilabel": ((3,), 3, 3),
+    "number": ((1,), 0, 1), "fraction": ((1,), 0, 1),
+}  # fmt: skip  # kind → shape and size of the field, and how many numbers are answered
+
+
+def measured(kind, name, classes, raw=None):
+    """A registered metric, and a meter that has seen rows of these classes."""
+    shape, size, outputs = KINDS[kind]
+    field = Field(kind, shape, size, tuple("abc"[:size]))
+    (node,) = yaml.safe_load((places.conf_folder() / "metric" / f"{name}.yaml").read_text()).values()
+    metric = build(node, field)
+    rows = len(classes)
+    target = classes if kind == "category" else classes.float()[:, None].expand(rows, max(1, math.prod(shape)))
+    target = classes[:, None].expand(rows, 2) if kind == "tokens" else target
+    raw = torch.linspace(-1, 1, rows * outputs).reshape(rows, outputs) if raw is None else raw.expand(rows, outputs)
+    raw = raw.reshape(rows, 2, 3) if kind == "tokens" else raw
+    meter = Meter({name: ("y", metric)}, {"y": field}, torch.device("cpu"), keep=True)
+    meter.add(Step("model", torch.tensor(1.0), {"y": raw}), {"y": target}, rows)
+    return metric, meter
+
+
+SPLITS = {
+    "one row": (torch.tensor([1]), None),
+    "one class": (torch.ones(24, dtype=torch.long), None),
+    "an empty class": (torch.arange(24) % 2, None),
+    "no positive row": (torch.zeros(24, dtype=torch.long), None),
+    "answers that are no numbers": (torch.arange(24) % 2, torch.tensor([[math.nan]])),
+}
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in PROBLEMS for name in PROBLEMS[kind].metrics])
+def test_row_17_no_measure_fails_on_a_split_that_it_is_not_defined_on(kind, name, split, tmp_path):
+    score = with_intervals(measured(kind, name, *SPLITS[split])[1], seed=0)[name]
+    RunDir(tmp_path).add_results([Result(Job(), "val", {name: score})])
+    (line,) = strict(tmp_path / "results.jsonl")
+    written = line["scores"][name]
+    assert written["n"] == len(SPLITS[split][0]) and (written["value"] is not None or written["why"])
+    (read,) = RunDir(tmp_path).results()
+    assert read.scores[name].value == score.value or math.isnan(read.scores[name].value)
+    if score.n < 20:
+        assert score.low is None and score.high is None
+
+
+def test_row_17_in_folds_those_with_a_value_are_averaged_and_counted(tmp_path, capsys):
+    table = sorted_table(tmp_path / "t.csv")
+    words = ["task=csv", f"data.path={table}", "data.target=k", "data.test=0", "metric=[roc_auc]", *TINY]
+    folder = run(tmp_path / "out", *words, "protocol=kfold", "protocol.by=random")
+    lines = strict(folder / "results.jsonl")
+    values = [line["scores"]["roc_auc"]["value"] for line in lines]
+    folder = run(tmp_path / "last", *words, "protocol=kfold", "protocol.by=random", "protocol.shuffle=false")
+    values = [line["scores"]["roc_auc"]["value"] for line in strict(folder / "results.jsonl")]
+    assert values.count(None) == 3 and strict(folder / "history.jsonl")
+    out = capsys.readouterr().out
+    flat = " ".join(out.split())
+    assert "of one class" in flat and "nan" not in flat and "of 4 fits" in flat
+    page = (folder / "report.md").read_text()
+    assert "mean of 1 of 4 fits" in page and "nan ±" not in page
+
+
+def test_row_17_the_best_epoch_and_early_stopping_know_what_is_not_defined(tmp_path, capsys):
+    table = sorted_table(tmp_path / "t.csv")
+    words = ["task=csv", f"data.path={table}", "data.target=k", "data.test=0", "metric=[roc_auc]", "protocol.by=last"]
+    watched = ["callback=[keep_best,early_stopping]", *(f"callback.{name}.monitor=val/roc_auc" for name in
+               ("keep_best", "early_stopping")), "callback.early_stopping.patience=1"]  # fmt: skip
+    folder = run(tmp_path / "out", *words, *watched, "engine.epochs=3", "model.units=[4]")
+    (line,) = strict(folder / "results.jsonl")
+    assert line["epochs"] == 3 and "all 10 rows are of one class" in line["note"]
+    told = capsys.readouterr()
+    assert (told.out + told.err).count("was not defined in any epoch, so that the last one is kept") == 1
+
+
+def test_row_17_a_sweep_ranks_what_is_not_defined_last_and_says_so(tmp_path, capsys):
+    table = sorted_table(tmp_path / "t.csv")
+    words = ["task=csv", f"data.path={table}", "data.target=k", "data.test=0", "metric=[roc_auc]", *TINY]
+    assert main(["-m", *words, "protocol.by=last,stratified", f"output={tmp_path}"]) == 0
+    (file,) = tmp_path.rglob("sweep.csv")
+    first, second = csv.DictReader(file.open())
+    assert first["protocol.by"] == "stratified" and second["roc_auc"] == ""
+    assert "roc_auc is not defined" in (file.parent / "sweep.md").read_text()
+    assert "best: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_row_27_labelled_rows_of_one_class_are_answered(rows, tmp_path, capsys):
+    table = sorted_table(tmp_path / "t.csv")
+    words = ["task=csv", f"data.path={table}", "data.target=k", "data.test=0", "metric=[roc_auc,accuracy]", *TINY]
+    folder = run(tmp_path / "out", *words)
+    new, to = tmp_path / "new.csv", tmp_path / "answers.json"
+    new.write_text("a,b,k\n" + "1,2,no\n" * rows)
+    assert main(["predict", str(folder), str(new), f"to={to}"]) == 0
+    (answers,) = strict(to)
+    assert len(answers["rows"]) == rows and answers["scores"]["roc_auc"] is None
+    out = capsys.readouterr().out
+    assert "roc_auc is not defined on these rows" in out
+    assert "accuracy" in out and "[" not in out.partition("accuracy")[2].partition("\n")[0]  # row 39
+
+
+def test_row_17_runs_of_before_hold_nan_and_are_read(tmp_path):
+    table = sorted_table(tmp_path / "t.csv")
+    words = ["task=csv", f"data.path={table}", "data.target=k", "data.test=0", "metric=[roc_auc]", *TINY]
+    folder = run(tmp_path / "out", *words, "protocol.by=last")
+    for name in ("results.jsonl", "history.jsonl"):
+        text = (folder / name).read_text()
+        assert '"roc_auc": null' in text or '"value": null' in text
+        text = re.sub(r', "goal": "m..", "why": "[^"]*"', "", text.replace('null, "low"', 'NaN, "low"'))
+        (folder / name).write_text(text.replace('"roc_auc": null', '"roc_auc": NaN'))
+    assert "NaN" in (folder / "results.jsonl").read_text()
+    for words in (["report"], ["compare"], ["evaluate"]):
+        assert main([*words, str(folder)]) == 0
+
+
+def test_row_17_one_place_writes_json():
+    source = Path(dlrun.__file__).parent
+    writers = {file.name for file in source.rglob("*.py") if re.search(r"\bjson\.dumps?\(", file.read_text())}
+    assert writers == {"as_json.py"}
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 19])
+def test_row_39_few_rows_have_no_interval(rows):
+    score = metrics.interval(1.0, 1.0, rows)
+    assert (score.low, score.high) == (None, None) and f"{rows} row" in score.why
+
+
+def test_row_39_a_run_of_few_rows_is_shown_without_intervals(tmp_path, capsys):
+    folder = run(tmp_path, "task=wine", "protocol.validation=3", *TINY)
+    assert all(score["low"] is None for score in strict(folder / "results.jsonl")[0]["scores"].values())
+    out = capsys.readouterr().out
+    assert (
+        "95 % interval" not in out and "95 % interval" not in (folder / "report.md").read_text().partition("\n## ")[2]
+    )
+
+
+def test_row_39_the_baseline_is_not_behind_itself(tmp_path, capsys):
+    run(tmp_path, "task=wine", "model=constant", "protocol=kfold", "engine.epochs=1")
+    assert "no better than the baseline" not in capsys.readouterr().out
+
+
+def test_row_39_large_numbers_are_written_alike():
+    from dlrun.report import measures
+
+    score = {"value": 109123.4, "low": 99950.2, "high": 116001.0}
+    assert measures.score_text(score) == "109123 [99950, 116001]"
