@@ -6,9 +6,11 @@ import os
 import numpy as np
 import pytest
 
+from dlrun import ledger
 from dlrun.cli import main
 from dlrun.data.audit import Finding, audit
 from dlrun.errors import Refused
+from dlrun.figures import number
 
 SHORT = ["protocol=holdout", "engine.epochs=1", "engine.batch_size=256", "workflow.budget=1", "workflow.ladder={}"]
 
@@ -147,3 +149,45 @@ def test_row_29_a_rising_loss_of_three_epochs_is_called_so_and_ends_the_ladder()
     (said,) = [line for line in step["evidence"] if "'wider'" in line]
     assert "rising" in said and "still falling" not in said and "3 epochs say little" in said
     assert "rising validation loss" in step["verdict"] and "deeper" not in losses
+
+
+def crossed(rows=700):
+    """A table whose classes no linear model can tell apart, and a network soon can."""
+    random = np.random.default_rng(0)
+    a, b = random.normal(size=(2, rows)).round(3)
+    left = np.where((a * b + 0.1 * random.normal(size=rows) > 0) ^ (random.random(rows) < 0.05), "yes", "no")
+    return [*write({"a": a, "b": b, "left": left}), "optimizer=adam", "optimizer.lr=0.02", "engine.batch_size=32"]
+
+
+def test_row_38_winner_linear_model_and_baseline_are_tested_at_one_opening():
+    words = [*crossed(), "protocol=holdout", "engine.epochs=8", "workflow.budget=5", "workflow.seeds=2"]
+    assert main(["workflow", *words]) == 0
+    step = read("workflow.json")[6]
+    assert step["winner"] not in ("linear", "constant")
+    assert any("selected on these very validation rows" in line for line in step["evidence"])
+    assert main(["final", folder()]) == 0
+    tested = [line for line in lines("results.jsonl") if line["split"] == "test"]
+    assert [line["name"] for line in tested] == ["final", "final-repeat-2", "final_linear"]
+    assert all(line["baseline"] and line["scores"]["accuracy"]["n"] == 140 for line in tested)
+    (entry,) = ledger.entries()[0]  # one opening, with the winner's scores
+    own = [line["scores"]["accuracy"]["value"] for line in tested[:2]]
+    assert entry.score["accuracy"] == pytest.approx(sum(own) / 2)
+    said = read("workflow.json")[7]["evidence"]
+    beside = number(tested[2]["scores"]["accuracy"]["value"])
+    assert any(beside in line and "better [" in line and "a linear model" in line for line in said)
+    assert any("the constant answer has" in line or "baseline" in line for line in said)
+    assert main(["final", folder()]) == 0 and len(ledger.entries()[0]) == 1  # nothing left to do
+
+
+def test_row_38_a_lead_over_the_linear_model_that_may_be_chance_recommends_the_linear_model():
+    random = np.random.default_rng(5)
+    x = random.normal(size=(300, 3)).round(3)
+    left = np.where(x[:, 0] + x[:, 1] + 0.8 * random.normal(size=300) > 0, "yes", "no")
+    words = write({f"x{n}": column for n, column in enumerate(x.T)} | {"left": left})
+    words += ["optimizer=adam", "optimizer.lr=0.01", "protocol=holdout", "engine.epochs=8", "workflow.budget=8"]
+    assert main(["workflow", *words]) == 0
+    step = read("workflow.json")[6]
+    scores = {line["name"]: line["scores"]["accuracy"]["value"] for line in lines("results.jsonl")}
+    assert max(scores, key=scores.get) != "linear", "the case must be one"
+    assert step["winner"] == "linear" and "the simpler model is preferred" in step["verdict"]
+    assert any(row[0] == "linear (recommended)" for row in step["tables"][0]["rows"])

@@ -41,19 +41,20 @@ class Experiment:
             log.warning("%s", self.assembly.raw.note)
 
     def results(
-        self, watch: Watch | None = None, stage: str = "fit", enough: Callable[[], bool] = lambda: False
+        self, watch: Watch | None = None, stages: tuple[str, ...] = ("fit",), enough: Callable[[], bool] = lambda: False
     ) -> list[Result]:
         """Fit what the protocol asks for and has no result yet, then open the test rows if that was asked for.
 
-        stage: whose fits are tested. enough: asked before each fit and before the test, whether that is not wanted.
+        stages: whose fits are tested, all at one opening; the ledger has the scores of the first one. enough: asked
+        before each fit and before the test, whether that is not wanted.
         """
         done = len(self.run.results())
-        if self.wants_test and (self.assembly.plan(self.fitted()) is not None or self.untested(stage)):
+        if self.wants_test and (self.assembly.plan(self.fitted()) is not None or self.untested(stages)):
             self._may_open()
         while not enough() and (together.advance(self, watch) or self.advance(watch) is not None):
             pass
         if self.wants_test and not enough():
-            self.open_test(stage)
+            self.open_test(stages)
         if self.latest is None and len(self.run.results()) == done:
             log.info("nothing left to do: this run is finished")
         return self.run.results()
@@ -73,14 +74,14 @@ class Experiment:
         """The results of fits, without those of the test."""
         return [result for result in self.run.results() if result.split != "test"]
 
-    def untested(self, stage: str) -> list[Job]:
-        """The fits of a stage that have not been measured on the test rows."""
+    def untested(self, stages: tuple[str, ...]) -> list[Job]:
+        """The fits of these stages that have not been measured on the test rows."""
         tested = {result.job.name for result in self.run.results() if result.split == "test"}
-        return [r.job for r in self.fitted() if r.job.stage == stage and r.job.name not in tested]
+        return [r.job for r in self.fitted() if r.job.stage in stages and r.job.name not in tested]
 
-    def open_test(self, stage: str) -> None:
-        """Measure every fit of a stage that has no test result yet on the test rows; it is one opening."""
-        waiting = self.untested(stage)
+    def open_test(self, stages: tuple[str, ...]) -> None:
+        """Measure every fit of these stages that has no test result yet on the test rows; it is one opening."""
+        waiting = self.untested(stages)
         if waiting:
             latest = self.latest if self.latest is not None and self.latest.job == waiting[-1] else None
             self._open([(latest if job == waiting[-1] and latest else self.assembled(job)) for job in waiting])
@@ -95,7 +96,8 @@ class Experiment:
         found = processes.agreed([self.score(fit, "test") for fit in fits])
         self.run.add_results(found)
         if entry is not None:
-            values = {name: [result.scores[name].value for result in found] for name in found[0].scores}
+            first = [result for result in found if result.job.stage == found[0].job.stage]
+            values = {name: [result.scores[name].value for result in first] for name in first[0].scores}
             means = {name: statistics.fmean(each) for name, each in values.items()}
             processes.told(lambda: ledger.complete(entry, means))
         log.info("the test rows were opened: %s", folder)

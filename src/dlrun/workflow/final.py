@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,30 @@ from dlrun.errors import Refused
 from dlrun.experiment import Experiment, Watch
 from dlrun.figures import number
 from dlrun.places import shipped
-from dlrun.protocols.plans import Whole
+from dlrun.protocols.plans import Plan, Rows, Whole
 from dlrun.protocols.repeats import repeated
-from dlrun.types import Result, Score
+from dlrun.types import Job, Raw, Result, Score
 from dlrun.workflow.course import Workflow
-from dlrun.workflow.stages import NAIVE, Stage, Staged
-from dlrun.workflow.verdicts import Verdict, called, counted
+from dlrun.workflow.stages import FINALS, Stage, Staged
+from dlrun.workflow.verdicts import UNTRAINED, Verdict, apart, called, counted, interval
+
+
+def _alone(stage: Stage, plan: Plan) -> Staged:
+    """One stage through one plan."""
+    return Staged(plan, lambda results: iter([stage]))
+
+
+@dataclass(frozen=True)
+class Both:
+    """Plans over the same rows, one after the other."""
+
+    plans: tuple[Staged, ...]
+
+    def __call__(self, results: list[Result]) -> Job | None:
+        return next((job for plan in self.plans if (job := plan(results)) is not None), None)
+
+    def rows(self, raw: Raw, job: Job, seed: int) -> Rows:
+        return self.plans[0].rows(raw, job, seed)
 
 
 class Final:
@@ -28,24 +47,42 @@ class Final:
 
     def __init__(self, config: dict[str, Any], folder: Path, plugins: tuple[str, ...] = ()) -> None:
         self.workflow = Workflow({**config, "test": False}, folder, plugins)
+        self.workflow.stages(self._fitted())
         self.winner = self._winner(folder)
+        self.rival = self._rival()
         self.epochs = self.workflow.seen.best_epoch(self.winner.name)
         self.experiment = Experiment(self._config(config), folder, plugins)
-        final = Stage("final", {}, self._patch(self.winner))
-        solved = self.winner.name in ("linear", *NAIVE)  # not trained: there is no luck in it
+        solved = self.winner.name in UNTRAINED  # there is no luck in it
         seeds = 1 if solved else self.workflow.settings.seeds
-        plan = repeated(Whole(), seeds)
-        self.experiment.assembly.plan = Staged(plan, lambda results: iter([final]))
+        plans = [_alone(Stage(FINALS[0], {}, self._patch(self.winner)), repeated(Whole(), seeds))]
+        if self.rival is not None:
+            plans.append(_alone(Stage(FINALS[1], {}, self._patch(self.rival) | {"engine.epochs": 1}), Whole()))
+        self.experiment.assembly.plan = Both(tuple(plans))
+
+    def _rival(self) -> Stage | None:
+        """The linear model, which is tested beside another winner; not where test rows were opened without it."""
+        results = self.workflow.run.results()
+        tested = {result.job.stage for result in results if result.split == "test"}
+        late = FINALS[0] in tested and FINALS[1] not in tested
+        if self.winner.name in UNTRAINED or late or self.workflow.seen.score("linear") is None:
+            return None
+        return self._as_fitted("linear")
+
+    def _as_fitted(self, name: str) -> Stage:
+        """A stage with the changes that its fits had."""
+        return Stage(name, {}, self.workflow.seen.of(name)[0].job.patch)
 
     def _winner(self, folder: Path) -> Stage:
-        results = self.workflow.experiment.fitted()
-        stages = self.workflow.stages(results)
         told = {entry["step"]: entry for entry in self.workflow.run.read_json("workflow.json") or []}
         if told.get(5, {}).get("stopped"):
             raise Refused(f"{folder}: nothing beat the baseline, so there is nothing to test")
         if "winner" not in told.get(7, {}):
             raise Refused(f"{folder}: the workflow has not come to its end; go on with: dlrun resume {folder}")
-        return next(stage for stage in stages if stage.name == told[7]["winner"])
+        return self._as_fitted(told[7]["winner"])
+
+    def _fitted(self) -> list[Result]:
+        """What the workflow has fitted, without the final fits."""
+        return [each for each in self.workflow.experiment.fitted() if each.job.stage not in FINALS]
 
     def _config(self, config: dict[str, Any]) -> dict[str, Any]:
         nodes = {"protocol": shipped("protocol", "whole"), "metric": self.workflow.measure.nodes}
@@ -64,8 +101,8 @@ class Final:
 
     def results(self, watch: Watch | None = None) -> list[Result]:
         """Train with every seed, then open the test rows, once."""
-        results = self.experiment.results(watch, stage="final")
-        self.workflow.tell([self.verdict([r for r in results if r.job.stage == "final" and r.split == "test"])])
+        results = self.experiment.results(watch, stages=FINALS)
+        self.workflow.tell([self.verdict([r for r in results if r.split == "test"])])
         return results
 
     def _bar(self) -> str:
@@ -90,9 +127,25 @@ class Final:
             return ""  # of an area under a curve the mean over fits is not that of all rows together
         return f" (95 % over {found.n:,} rows: {number(found.low)} to {number(found.high)})"
 
-    def verdict(self, results: list[Result]) -> Verdict:
+    def _beside(self, results: list[Result]) -> list[str]:
+        """The linear model on the same test rows, and by how much the winner is better."""
+        found = [result for result in results if result.job.stage == FINALS[1]]
+        if not found:
+            return []
+        measure, folder = self.workflow.measure.name, self.workflow.run.folder
+        jobs = [result.job.name for result in results if result.job.stage == FINALS[0]]
+        rival, own = (predictions.pooled(folder, names, "test") for names in ([FINALS[1]], jobs))
+        pair = (rival, own) if self.workflow.seen.goal == "max" else (own, rival)
+        lead = apart(predictions.difference(*pair, measure))
+        return [
+            f"a linear model trained on the same rows has {interval(found[0].scores[measure])}: "
+            f"'{self.winner.name}' is {lead}; here neither has the advantage of selection on the rows that judge them"
+        ]
+
+    def verdict(self, tested: list[Result]) -> Verdict:
         """What the test rows say."""
         measure, seen = self.workflow.measure.name, self.workflow.seen
+        results = [result for result in tested if result.job.stage == FINALS[0]]
         values = [result.scores[measure].value for result in results]
         mean = statistics.fmean(values)
         spread = f", ± {statistics.stdev(values):.4f} over {len(values)} seeds" if len(values) > 1 else ""
@@ -102,8 +155,9 @@ class Final:
         ends = self._ends(results, mean)
         rows = len(self.experiment.assembly.raw)
         evidence = [
-            f"'{self.winner.name}' trained on all {rows:,} development rows, {counted(self.epochs, 'epoch')}",
+            f"'{self.winner.name}' trained on all {rows:,} training + validation rows, {counted(self.epochs, 'epoch')}",
             f"the first fit has {number(first.value)}; the spread over seeds is that of training alone",
+            *self._beside(tested),
             f"{self._bar()} has {number(results[0].baseline[measure].value)} on them",
             *self._squeezed(),
             f"validation had said {number(validated.value)}, of {len(seen.tried('constant'))} candidates the best",

@@ -17,6 +17,10 @@ from dlrun.types import Job, Raw, Result
 from dlrun.workflow.changes import RELATIVE, Changes, check, combined, patch
 
 FIRST = ("constant", "linear", "small", "configured")
+FINALS = (
+    "final",
+    "final_linear",
+)  # fitted on all rows that are not test rows: the winner, and a linear model beside it
 NAIVE = ("last_value", "same_time_before")  # answers that a series gives for nothing
 LEAST_PATIENCE = 3  # epochs
 STOP = "callback.early_stopping"
@@ -188,7 +192,7 @@ def verified(config: dict[str, Any], settings: Workflow) -> Workflow:
     names = [*FIRST, *NAIVE, *settings.ladder, *settings.study]
     twice = [name for name in names if names.count(name) > 1]
     strange = [
-        name for name in names if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in ("fit", "final", *RELATIVE)
+        name for name in names if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in ("fit", *FINALS, *RELATIVE)
     ]
     if twice or strange:
         raise Refused(f"workflow: '{(twice + strange)[0]}' cannot be the name of a rung or a study: choose another")

@@ -10,7 +10,7 @@ from dlrun.data.audit import Finding
 from dlrun.diagnosis import Diagnosis
 from dlrun.figures import number
 from dlrun.problems import PROBLEMS
-from dlrun.types import Job, Raw
+from dlrun.types import Job, Raw, Score
 from dlrun.workflow.choices import Choice
 from dlrun.workflow.evidence import Evidence
 from dlrun.workflow.stages import FIRST, NAIVE, Stage
@@ -25,14 +25,26 @@ TITLES = (
     "Regularise and tune",
     "Final evaluation",
 )
+LAST = len(TITLES)
 UNFINISHED = ("not learning", "underfitting", "unstable", "unclear")
 NAMES = {
     "constant": "the constant answer",
     "last_value": "the last value",
     "same_time_before": "the value at the same time of an earlier day",
     "linear": "a linear model",
+    "final_linear": "a linear model",
     "small": "a small network",
 }
+
+
+UNTRAINED = (*NAIVE, "linear")  # candidates without epochs, the simplest first
+SELECTED = (
+    "Its validation score is optimistically biased (selection bias): only the test rows can say what it is worth."
+)
+ADVANTAGE = (
+    "the networks have an advantage over the linear model here: their epoch and settings were selected on these very "
+    "validation rows"
+)
 
 
 @dataclass(frozen=True)
@@ -174,23 +186,39 @@ def _turns(found: Diagnosis) -> str:
 def regularise(seen: Evidence, stages: list[Stage], base: str, left_out: list[str]) -> Verdict:
     """Step 7: what each change does to the network that overfits, and the best of all candidates."""
     names = seen.tried("constant")
-    winner, count = seen.best(names), len(names)
-    rows = [_line(seen, name, stages, base, winner) for name in names]
+    best, count = seen.best(names), len(names)
+    winner = simplest(seen, names)
+    marks = {best: f"{best} (best)", winner: f"{winner} ({'best' if winner == best else 'recommended'})"}
+    rows = [[marks.get(name, name), *_line(seen, name, stages, base)] for name in names]
     columns = ["candidate", "changes", f"{seen.measure} [95 %]", f"better than {base}", "best epoch", "diagnosis"]
     title = f"Every candidate on the same validation rows; below {base}, what is changed in {base}"
     table = {"title": title, "columns": columns, "rows": rows}
-    text = (
-        f"The best of {count} candidates is {winner}: {seen.measure} {interval(seen.score(winner))}. The best of many "
-        f"looks better than it is; only the test rows can say what it is worth."
-    )
-    rivals = [name for name in (base, "linear") if name != winner and name in names]
-    evidence = [f"against {called(name)}: {lead(seen, winner, name)}" for name in rivals]
+    text = f"The best of {count} candidates is {best}: {seen.measure} {interval(seen.score(best))}. {SELECTED}"
+    if winner != best:
+        text += (
+            f" Recommended: {called(winner)}, {interval(seen.score(winner))}, for {best} is {lead(seen, best, winner)}"
+        )
+        text += "; where the lead may be chance, the simpler model is preferred."
+    rivals = [name for name in dict.fromkeys((base, winner, "linear")) if name != best and name in names]
+    evidence = [f"against {called(name)}: {lead(seen, best, name)}" for name in rivals]
+    evidence += [ADVANTAGE] if best not in UNTRAINED and "linear" in names else []
     evidence += [f"failed: {name}" for name in failed(seen)]
     evidence += [f"not tried, the budget is used up: {', '.join(left_out)}"] if left_out else []
     return Verdict(7, text, evidence, [table], winner=winner)
 
 
-def _line(seen: Evidence, name: str, stages: list[Stage], base: str, winner: str) -> list[str]:
+def simplest(seen: Evidence, names: list[str]) -> str:
+    """The best candidate, or a simpler one where its lead over that may be chance."""
+    best = seen.best(names)
+    for name in UNTRAINED:
+        found = seen.better(best, name) if name in names and name != best else None
+        if found is not None and found.low is not None and not found.real:
+            return name
+    return best
+
+
+def _line(seen: Evidence, name: str, stages: list[Stage], base: str) -> list[str]:
+    """A candidate's row of the table, without its name."""
     patches = {stage.name: stage.patch for stage in stages}
     before = {} if name in list(patches)[: list(patches).index(base) + 1] else patches[base]
     changed = {key: value for key, value in patches[name].items() if before.get(key) != value}
@@ -199,9 +227,8 @@ def _line(seen: Evidence, name: str, stages: list[Stage], base: str, winner: str
         "scikit-learn" if name == "linear" else "nothing is learnt" if name in NAIVE else changes or "as configured"
     )
     than = "" if name == base else lead(seen, name, base)
-    mark = f"{name} (best)" if name == winner else name
     curve = ["", ""] if name in ("linear", *NAIVE) else [str(seen.best_epoch(name)), seen.diagnosis(name).kind]
-    return [mark, changes, interval(seen.score(name)), than, *curve]
+    return [changes, interval(seen.score(name)), than, *curve]
 
 
 def failed(seen: Evidence) -> list[str]:
@@ -211,7 +238,11 @@ def failed(seen: Evidence) -> list[str]:
 
 def lead(seen: Evidence, stage: str, than: str) -> str:
     """'0.0123 better [0.0041, 0.0204]', '… worse …', or that it may be chance."""
-    found = seen.better(stage, than)
+    return apart(seen.better(stage, than))
+
+
+def apart(found: Interval | None) -> str:
+    """A difference in words, see `lead`."""
     if found is None:
         return "not comparable"
     if found.value == found.low == found.high == 0:
@@ -224,7 +255,7 @@ def lead(seen: Evidence, stage: str, than: str) -> str:
     return text if found.real else f"{text}, which may be chance"
 
 
-def interval(score: Interval | None) -> str:
+def interval(score: Interval | Score | None) -> str:
     """'0.8891 [0.8802, 0.8977]'."""
     if score is None:
         return "failed"
