@@ -96,3 +96,69 @@ def test_row_own_usual_metrics_that_a_choice_drops_are_told(monkeypatch):
 def test_row_own_a_callback_that_is_not_there_is_told_how_to_add(capsys):
     assert main(["callback.early_stopping.patience=3"]) == 2
     assert "+callback=early_stopping" in capsys.readouterr().err
+
+
+def test_row_own_every_command_has_a_help_of_its_own(capsys, monkeypatch):
+    from dlrun.cli import COMMANDS
+    from dlrun.commands.usage import ABOUT
+
+    assert set(ABOUT) == set(COMMANDS) - {"complete"}
+    screens = set()
+    for command in ABOUT:
+        for words in ([command, "--help"], ["help", command], [command, "-h"]):
+            assert main(words) == 0
+            screens.add(text := capsys.readouterr().out)
+        lines = text.splitlines()
+        assert len(lines) <= 24 and max(map(len, lines)) <= 80, command
+        assert f"dlrun {command}" in f"{text} dlrun train"
+    assert len(screens) == len(ABOUT)
+    assert main(["--help"]) == 0 and "dlrun train --help" in capsys.readouterr().out
+
+
+def test_row_own_help_names_flags_and_the_settings_of_sweeps(capsys):
+    assert main(["train", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("--cfg", "--config-dir", "--version", "sweep.jobs", "plugins=", "-m "))
+    assert main(["resume", "--help"]) == 0 and "reason=" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("word", ["export", "publish", "convert"])
+def test_row_own_no_command_is_suggested_that_does_something_else(word, capsys):
+    assert main([word]) == 2
+    assert "did you mean" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"), [("runs", "compare RUN RUN"), ("comapre", "compare"), ("test", "evaluate RUN"), ("imdb", "")]
+)
+def test_row_own_what_is_meant_is_suggested(word, meant, capsys):
+    assert main([word]) == 2
+    assert f"did you mean {f'dlrun {meant}' if meant else 'task=imdb'}?" in capsys.readouterr().err
+
+
+def test_row_own_ls_lists_the_settings_of_every_option(capsys):
+    from dlrun.places import conf_folder, groups
+
+    for group, options in groups(conf_folder()).items():
+        for option in options:
+            assert main(["ls", group, option]) == 0
+            assert len(capsys.readouterr().out.splitlines()) > 1, (group, option)
+    assert main(["ls", "model", "dense"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["model.dropout", "0.0", "a", "number", "from", "0"] in [line[:6] for line in lines]
+    assert main(["ls", "models", "tasks"]) == 0 and "task=" in capsys.readouterr().out
+
+
+def test_row_own_columns_of_the_file_of_labels_are_named(tmp_path, capsys):
+    from PIL import Image
+
+    for number in range(20):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(Path(f"{number}.png"))
+    Path("labels.csv").write_text("name,kind\n" + "".join(f"{n}.png,{'ab'[n % 2]}\n" for n in range(20)))
+    words = ["task=images", "data.path=.", "data.labels=labels.csv", "data.size=[8,8]", f"output={tmp_path / 'o'}"]
+    assert main([*words, *QUICK]) == 2
+    assert (
+        "'file' is not a column of labels.csv; available: name, kind; say which hold file and label: data.columns="
+        in capsys.readouterr().err
+    )
+    assert main([*words, *QUICK, "model=linear", "data.columns=[name,kind]"]) == 0

@@ -264,7 +264,7 @@ def test_other_faults_of_a_table(tmp_path):
     with pytest.raises(Refused, match="1 different labels"):
         images(place, labels="labels.csv", separator="|")
     (place / "other.csv").write_text("name,label\n0.png,a\n")
-    with pytest.raises(Refused, match="column 'file' is no column of .*other.csv"):
+    with pytest.raises(Refused, match="'file' is not a column of .*other.csv; available: name, label; .*data.columns="):
         images(place, labels="other.csv")
     with pytest.raises(Refused, match="none.csv does not exist"):
         images(place, labels="none.csv")

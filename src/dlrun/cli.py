@@ -48,8 +48,8 @@ def _among_others(words: list[str]) -> int:
 
 def run(words: list[str]) -> int:
     """Find the command that these words name."""
-    if any(word in ("-h", "--help", "help") for word in words[:1]) or "--help" in words or "-h" in words:
-        return _help()
+    if words[:1] == ["help"] or {"-h", "--help"} & set(words):
+        return _help([word for word in words if word not in ("help", "-h", "--help")])
     if words[:1] == ["--version"]:
         from dlrun import __version__
 
@@ -60,10 +60,11 @@ def run(words: list[str]) -> int:
     return _train(words)
 
 
-def _help() -> int:
+def _help(words: list[str]) -> int:
     from dlrun.commands.help import help_text
+    from dlrun.commands.usage import ABOUT, usage
 
-    print(help_text())
+    print(usage(words[0]) if words and words[0] in ABOUT else help_text())
     return 0
 
 

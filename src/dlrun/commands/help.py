@@ -44,7 +44,7 @@ ARGUMENTS = {
     "report": "RUN…",
     "visualize": "RUN [kind=…]",
     "ledger": "[TASK]",
-    "ls": "[GROUP]",
+    "ls": "[GROUP [OPTION]]",
     "completion": "SHELL",
 }
 KEYS = ("engine.epochs=5", "optimizer=adam", "protocol=kfold", "seed=1", "preset=smoke")
@@ -57,7 +57,8 @@ def help_text(folders: Sequence[Path] = ()) -> str:
     lines += ["dlrun [key=value]…              train; a sweep: dlrun -m task=imdb seed=1,2"]
     commands = [f"dlrun {name} {ARGUMENTS[name]}" for name in COMMANDS]
     lines += [f"{call:<32}{text}" for call, text in zip(commands, COMMANDS.values(), strict=True)]
-    lines += ["", *_names("task=", found.get("task", []), 2), *_names("model=", found.get("model", []), 1)]
+    lines += ["help of one: dlrun COMMAND --help; of training and its flags: dlrun train --help"]
+    lines += [*_names("task=", found.get("task", []), 2), *_names("model=", found.get("model", []), 1)]
     lines += _names("keys", list(KEYS), 3, "  ")
     return "\n".join(lines[:LINES])
 

@@ -117,7 +117,11 @@ IDLE = (
     Idle(("data.test",), lambda c: bool(c["data"].get("test_path")), "data.test_path has the test rows"),
     Idle(("data.share_words",), _data(CSV, lambda d: len(d["texts"]) < 2), "data.texts names fewer than two columns"),
     Idle(("text",), _data(CSV, lambda d: not d["texts"]), "no column is read as a text (data.texts=[COLUMN])"),
-    Idle(("data.separator",), _data(IMAGES, lambda d: d["labels"] is None), "it is for data.labels=FILE.csv"),
+    Idle(
+        ("data.separator", "data.columns"),
+        _data(IMAGES, lambda d: d["labels"] is None),
+        "it is for data.labels=FILE.csv",
+    ),
     Idle(
         ("data.separator", "data.header"),
         lambda c: _part(c, "data") == TEXTS and _of_folder(c),

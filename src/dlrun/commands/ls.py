@@ -1,4 +1,4 @@
-"""`dlrun ls`: what each config group offers, in one line each. Reads the conf folders only."""
+"""`dlrun ls`: what each config group offers, and what an option's settings accept. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from dlrun.places import all_folders, all_groups, option_file
 
 
 def listing(words: Sequence[str], folders: Sequence[Path] = ()) -> str:
-    """The text of `dlrun ls [group…]`: options with what they are for; without a group, how many each group has.
+    """The text of `dlrun ls [group…]`: options with what they are for; without a group, how many each group has; of a
+    group and one of its options, the settings of that one.
 
     folders: the user's conf folders, strongest first. Raises Refused for a group that is not there.
     """
@@ -18,6 +19,10 @@ def listing(words: Sequence[str], folders: Sequence[Path] = ()) -> str:
     found = all_groups(places)
     if not words:
         return _counts(found)
+    if len(words) == 2 and words[1] in found[group_named(words[0], found)]:
+        from dlrun.commands.ls_option import settings
+
+        return settings(group_named(words[0], found), words[1], places)
     return "\n\n".join(_options(group_named(word, found), found, places) for word in words)
 
 

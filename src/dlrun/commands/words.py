@@ -11,6 +11,19 @@ from dlrun import places
 from dlrun.commands.help import COMMANDS
 from dlrun.errors import Refused
 
+ELSEWHERE = {  # what commands are called in other programs
+    **dict.fromkeys(("fit", "run"), "task=NAME model=NAME"),
+    **dict.fromkeys(("eval", "test", "score"), "evaluate RUN"),
+    **dict.fromkeys(("infer", "inference"), "predict RUN FILE"),
+    **dict.fromkeys(("list", "options"), "ls"),
+    **dict.fromkeys(("plot", "html"), "report RUN"),
+    **dict.fromkeys(("diff", "runs"), "compare RUN RUN"),
+    **dict.fromkeys(("continue", "restart"), "resume RUN"),
+    **dict.fromkeys(("tune", "search", "automl"), "workflow"),
+    **dict.fromkeys(("summary", "layers"), "explain"),
+    **dict.fromkeys(("sweep", "multirun"), "-m KEY=VALUE,VALUE"),
+}
+
 
 def user_folders(words: list[str]) -> tuple[list[Path], list[str]]:
     """The user's own conf folders, strongest first, and the words without `--config-dir`.
@@ -86,6 +99,16 @@ def missing_option(group: str, name: str, there: dict[str, list[str]]) -> str:
 
 def _near(word: str, there: dict[str, list[str]]) -> str:
     owners = sorted((group for group, options in there.items() if word in options), key=lambda group: group != "task")
-    close = difflib.get_close_matches(word, COMMANDS, 1)
-    guess = f"{owners[0]}={word}" if owners else f"dlrun {close[0]}" if close else ""
-    return f"; did you mean {guess}?" if guess else ""
+    guess = f"{owners[0]}={word}" if owners else meant(word)
+    return f"; did you mean {guess}?" if guess else "; the commands: dlrun --help"
+
+
+def meant(word: str) -> str:
+    """The command that a word stands for elsewhere, or is a slip of; '' where none is.
+
+    A slip begins with the right letter, and has most others: 'export' is not 'report'.
+    """
+    if word in ELSEWHERE:
+        return f"dlrun {ELSEWHERE[word]}"
+    alike = difflib.get_close_matches(word, [name for name in COMMANDS if name[0] == word[:1]], 1, 0.75)
+    return f"dlrun {alike[0]}" if alike else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +21,7 @@ from dlrun.ranges import Count, Probability
 from dlrun.types import Kind, Raw, Rows
 
 log = logging.getLogger("dlrun")
+CALLED = ("file", "label")  # the columns of a file of labels
 
 
 @dataclass(frozen=True)
@@ -57,21 +58,25 @@ def images(
     encoding: str = "utf-8",
     classes: Classes = "numbers",
     validation: folders.Validation = "mixed",
+    columns: list[str] | None = None,
 ) -> Raw:
     """Pictures of a folder, or of a zip or tar archive, with their classes or labels. The defaults are dlrun 0.1.0's.
 
-    labels: a CSV file with the columns file and label; without it the folders are the classes, and folders train,
-    validation and test are known by their names. separator: stands between several labels of one picture. Test rows:
-    the folder test, or else the share `test`, the same of each class. Input `image` uint8 (N, channels, *size), target
-    `label` or `labels`. encoding, classes: of the labels' file, see `table_csv.csv`. validation: folder holds out the
-    pictures of a folder validation; mixed takes them as it takes others. Raises Refused for whatever is wrong with the
-    files or the question.
+    labels: a CSV file, whose `columns` hold the file and the label (None: file, label); without it the folders are the
+    classes, and folders train, validation and test are known by their names. separator: stands between several labels
+    of one picture. Test rows: the folder test, or else the share `test`, the same of each class. Input `image` uint8
+    (N, channels, *size), target `label` or `labels`. encoding, classes: of the labels' file, see `table_csv.csv`.
+    validation: folder holds out the pictures of a folder validation; mixed takes them as it takes others. Raises
+    Refused for whatever is wrong with the files or the question.
     """
     if path is None:
         raise Refused("say where the pictures are: data.path=FOLDER (one folder a class), or data.labels=FILE.csv too")
     reading = picture_files.reading(size, channels, fit)
     found = folders.found(path)
-    known = _by_table(found, path, labels, separator, encoding, classes) if labels else _by_folder(found, path)
+    if labels:
+        known = _by_table(found, path, labels, columns or [*CALLED], separator, encoding, classes)
+    else:
+        known = _by_folder(found, path)
     dev, sealed = _divided(known, test)
     target, kind = known.target
     advice = "; data.unreadable=skip leaves such files out"
@@ -102,10 +107,12 @@ def _by_folder(found: Files, path: str) -> Labelled:
     return Labelled(Files(found.place, tuple(files)), values.reshape(-1), classes, sealed, validation)
 
 
-def _by_table(found: Files, path: str, labels: str, separator: str | None, encoding: str, classes: Classes) -> Labelled:
+def _by_table(
+    found: Files, path: str, labels: str, columns: list[str], separator: str | None, encoding: str, classes: Classes
+) -> Labelled:
     inside = Path(path).expanduser() / labels
     table = cells.read(str(inside) if inside.is_file() else labels, separator=None, header=None, encoding=encoding)
-    table.need(("file", "label"), "column")
+    table = _named(table, columns)
     files = Files(found.place, _listed_files(table, found, path))
     if separator:
         texts = [cell.split(separator) for cell in table.columns["label"]]
@@ -125,6 +132,19 @@ def _by_table(found: Files, path: str, labels: str, separator: str | None, encod
     names = answers.name_classes(target, (table,)).names
     values = np.array([names.index(name) for name in target.values(table)], np.int64)
     return Labelled(files, values, names)
+
+
+def _named(table: Cells, columns: list[str]) -> Cells:
+    """The same table, with the columns that hold file and label called so. Raises Refused where it has none such."""
+    if len(columns) != 2:
+        raise Refused(f"data.columns={columns!r}: expected two, the column of files and that of labels")
+    if missing := [name for name in columns if name not in table.columns]:
+        raise Refused(f"'{missing[0]}' is not a column of {table.place}; available: {', '.join(table.columns)}; "
+                      "say which hold file and label: data.columns=[FILE,LABEL]")  # fmt: skip
+    known = dict(zip(CALLED, columns, strict=True))
+    renamed = {called: table.columns[name] for called, name in known.items()}
+    written = {called: table.written[name] for called, name in known.items() if name in table.written}
+    return replace(table, columns=table.columns | renamed, written={**table.written, **written})
 
 
 def _tell(target: str, names: tuple[str, ...]) -> None:

@@ -1,0 +1,82 @@
+"""`dlrun ls GROUP OPTION`: the settings of one option, their values, and what they accept. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+from dlrun.commands.check import CONTEXT, kind_of
+from dlrun.commands.grammar import Beyond
+from dlrun.commands.ls import first_comment
+from dlrun.commands.preview import Loader, brought, merged
+from dlrun.places import option_file
+from dlrun.signatures import describe, settable
+
+WIDTH = 34  # of a value
+
+
+def settings(group: str, option: str, places: list[Path]) -> str:
+    """The text: a line for each setting."""
+    file = option_file(places, group, option)
+    assert file is not None
+    chosen: dict[str, Any] = {}
+    config = _composed(group, option, chosen, places, file)
+    comments = _comments(file)
+    rows = [(key, shown, " ".join(filter(None, (accepts, comments.get(key.rpartition(".")[2])))))
+            for key, shown, accepts in _rows(config, "")]  # fmt: skip
+    rows = [(f"{name}={value}", "", "") for name, value in chosen.items()] + rows
+    key_width = max((len(key) for key, _, _ in rows), default=0) + 2
+    value_width = max((len(value) for _, value, _ in rows), default=0) + 2
+    lines = [f"  {key:<{key_width}}{value:<{value_width}}{text}".rstrip() for key, value, text in rows]
+    return "\n".join([f"{group}={option}  {first_comment(file)}".rstrip(), *(lines or ["  no settings"])])
+
+
+def _composed(group: str, option: str, chosen: dict[str, Any], places: list[Path], file: Path) -> dict[str, Any]:
+    """The part of a config that an option brings. chosen: gets the options of other groups that it asks for."""
+    import yaml
+
+    try:
+        layers = list(brought(group, option, chosen, places))
+        whole = [reduce(lambda inner, part: {part: inner}, reversed(home.split(".") if home else []), values)
+                 for home, values in reversed(layers)]  # fmt: skip
+        return reduce(merged, whole, {})
+    except Beyond:  # a file that only Hydra reads as it is meant: what stands in it
+        values = yaml.load(file.read_text(encoding="utf-8"), Loader=Loader)
+        return {group: {key: value for key, value in (values or {}).items() if key != "defaults"}}
+
+
+def _rows(node: dict[str, Any], place: str) -> Iterator[tuple[str, str, str]]:
+    """Key, value and what is accepted, for each value in a config."""
+    target = node.get("_target_")
+    found = settable(target, kind_of(place), CONTEXT.get(place, 0)) if isinstance(target, str) else None
+    for name, value in node.items():
+        if name == "_target_":
+            continue
+        key = f"{place}.{name}" if place else name
+        if isinstance(value, dict) and value:
+            yield from _rows(value, key)
+            continue
+        argument = found.arguments.get(name) if found else None
+        note = argument.annotation if argument else None
+        yield key, _shown(value), describe(note, argument.module) if argument and note else ""
+
+
+def _shown(value: Any) -> str:
+    """A value as it would be typed."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = f"[{','.join(map(_shown, value))}]" if isinstance(value, list) else str(value)
+    return text if len(text) <= WIDTH else text[: WIDTH - 1] + "…"
+
+
+def _comments(file: Path) -> dict[str, str]:
+    """What the file says beside its settings: key → comment."""
+    found = {}
+    for line in file.read_text(encoding="utf-8").splitlines():
+        key, _, text = line.partition("#")
+        name = key.partition(":")[0].strip()
+        if text.strip() and name:
+            found[name] = f"({text.strip()})"
+    return found
