@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
+import zipfile
 from pathlib import Path
 
 import made_up_pictures as made
 import numpy as np
 import pytest
+from laboratory import node
 
+from dlrun.build import build
 from dlrun.cli import main
 
 CASES = Path(__file__).parent / "fixtures" / "cases"
@@ -222,3 +227,183 @@ def test_row_23_every_row_has_an_answer_also_an_empty_one(train, run):
     code, _ = run("predict", str(folder), "new.csv", "to=answers.csv")
     lines = Path("answers.csv").read_text().splitlines()
     assert code == 0 and [line.partition(",")[0] for line in lines] == ["line", "2", "3", "4"]
+
+
+def series_file(name, dates, values=None):
+    values = values or [f"{n % 7 + 0.25}" for n in range(len(dates))]
+    return table(name, "when,x", [f"{date},{value}" for date, value in zip(dates, values, strict=True)])
+
+
+def test_row_36_series_are_read_with_the_options_of_other_files(train):
+    rows = "".join(f"{n};{n % 7 + 0.5};süß\n".replace(".", ",") for n in range(60))
+    Path("s.csv").write_bytes(f"Tag;x;Größe\n{rows}".encode("latin-1"))
+    words = ("task=series", "data.path=s.csv", "data.time=Tag", "data.target=x", "data.lookback=3")
+    code, said, _ = train(*words)
+    assert code == 2 and "data.encoding=latin-1" in said
+    code, said, folder = train(*words, "data.encoding=latin-1")
+    assert code == 0 and "0,5 is 0.5" in said
+    Path("t.csv").write_text("".join(f"{n},{n % 7 if n % 11 else 'off'}\n" for n in range(60)))
+    words = ("task=series", "data.path=t.csv", "data.header=[t,x]", "data.time=t", "data.target=x", "data.lookback=3")
+    code, said, _ = train(*words, "data.missing=[off]", "data.impute=forward", "data.inputs=[x]")
+    assert code == 2 and "nothing comes before line 1" in said
+
+
+def packed(name, content):
+    with zipfile.ZipFile(name, "w") as archive:
+        for inner, text in content.items():
+            archive.writestr(inner, text)
+
+
+FORMATS = {
+    "t.parquet": (b"PAR1\x15\x04\x15\x00" + bytes(40) + b"PAR1", "a Parquet file", "read_parquet"),
+    "t.feather": (b"ARROW1\0\0\xff\xff\xff\xff" + bytes(40), "Feather", "read_feather"),
+    "t.csv.gz": (gzip.compress(b"a,y\n1,2\n"), "packed by gzip", "gunzip -k"),
+    "t.csv": (gzip.compress(b"a,y\n1,2\n"), "packed by gzip", "gunzip -k"),
+    "t.bz2": (bz2.compress(b"a,y\n1,2\n"), "packed by bzip2", "bunzip2"),
+    "t.sqlite": (b"SQLite format 3\0" + bytes(range(100)), "an SQLite database", "select"),
+    "t.xls": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(40), "old Office file", "CSV"),
+    "t.pkl": (b"\x80\x04\x95" + bytes(40), "a Python pickle", "read_pickle"),
+    "t.orc": (b"no magic\0\x01\x02\x03" * 9, "an ORC file", "read_orc"),
+    "t.bin": (bytes(range(256)) * 4, "binary data", "CSV or text file"),
+    "t.zip": ({"a.csv": "a,y\n1,2\n", "b.csv": ""}, "one CSV file", "holds 2"),
+    "t.xlsx": ({"xl/workbook.xml": "", "[Content_Types].xml": ""}, "an Excel workbook", "CSV file"),
+    "u.csv": ({"readme.txt": "no table"}, "a zip archive", "unzip"),
+}
+
+
+@pytest.mark.parametrize("task", ["csv", "texts", "series"])
+def test_row_35_files_that_are_no_text_are_named_with_what_to_do(train, task):
+    words = {
+        "csv": ("data.target=y",),
+        "texts": ("data.text=a", "data.target=y"),
+        "series": ("data.time=a", "data.target=y", "data.lookback=3"),
+    }
+    for name, (content, what, how) in FORMATS.items():
+        if task == "texts" and isinstance(content, dict):
+            continue  # archives are folders there
+        packed(name, content) if isinstance(content, dict) else Path(name).write_bytes(content)
+        code, said, _ = train(f"task={task}", f"data.path={name}", *words[task])
+        assert code == 2 and what in said and how in said and "latin-1" not in said, name
+
+
+def test_row_35_a_text_may_begin_like_another_format_and_a_zip_may_hold_a_table(train):
+    code, _, folder = train(
+        "task=csv", table("t.csv", "ORC,y", [f"{n % 9},{n / 3:.2f}" for n in range(40)]), "data.target=y"
+    )
+    assert code == 0 and numbers_of(folder) == ["ORC"]
+    packed("t.zip", {"t.csv": Path("t.csv").read_text()})
+    assert train("task=csv", "data.path=t.zip", "data.target=y")[0] == 0
+
+
+def test_row_22_a_number_too_large_for_float32_is_told_and_kills_no_column(train, run):
+    rows = [f"{n % 9 if n != 7 else '1e200'},{n / 3:.2f}" for n in range(60)]
+    code, said, folder = train("task=csv", table("t.csv", "a,y", rows), "data.target=y")
+    assert code == 0 and "'a' is beyond what float32 holds (3.4e+38) in 1 row (line 9) (1e+200)" in said
+    learned = json.loads((folder / "preparation" / "fit.json").read_text())["features"]
+    assert all(np.isfinite(step.get("scale", [1])).all() and max(step.get("scale", [1])) < 9 for step in learned)
+    table("new.csv", "a", ["1", "1e39"])
+    code, said = run("predict", str(folder), "new.csv", "to=answers.csv")
+    assert code == 0 and "in 1 row (line 3) (1e+39)" in said
+    assert np.isfinite([float(line.split(",")[1]) for line in Path("answers.csv").read_text().splitlines()[1:]]).all()
+    code, said, _ = train("task=csv", table("u.csv", "a,y", [f"{n % 9},{n if n != 7 else '1e200'}" for n in range(60)]),
+                          "data.target=y")  # fmt: skip
+    assert code == 2 and "'y' is not within" in said and "line 9" in said
+    values = ["1e200" if n == 7 else "1" for n in range(60)]
+    code, said, _ = train("task=series", series_file("s.csv", range(60), values),
+                          "data.time=when", "data.target=x", "data.lookback=3")  # fmt: skip
+    assert code == 2 and "beyond what float32 holds" in said and "line 9" in said
+
+
+def test_row_11_what_rows_bring_that_training_rows_have_not_is_counted(train, run):
+    rows = [f"{n % 9},{'pq'[n % 2]},{n / 3:.2f}" for n in range(60)]
+    folder = train("task=csv", table("t.csv", "a,kind,y", rows), "data.target=y")[2]
+    table("new.csv", "a,kind", ["1,p", ",q", "900,r", "2,"])
+    code, said = run("predict", str(folder), "new.csv", "to=answers.csv")
+    assert code == 0 and len(Path("answers.csv").read_text().splitlines()) == 5
+    for told in ("a is missing (1 rows)", "a is far beyond 0 to 8 (1 rows)", "kind is r (1 rows)", "kind is missing"):
+        assert told in said
+
+
+SLASHED = {
+    "day_first": [f"{n % 28 + 1:02}/{n // 28 + 1:02}/2024" for n in range(84)],
+    "month_first": [f"{n // 28 + 1}/{n % 28 + 1}/2024" for n in range(84)],
+}
+
+
+def foretold(run, folder, name):
+    code, said = run("predict", str(folder), name, "to=next.csv")
+    assert code == 0, said
+    return Path("next.csv").read_text().splitlines()[1].split(",")[2]
+
+
+def test_row_13_dates_of_a_series_that_can_be_read_in_two_ways_are_refused(train, run):
+    words = ("task=series", "data.time=when", "data.target=x", "data.lookback=3", "data.test=0", "data.gaps=ignore")
+    some = [f"{day:02}/{month:02}/2024" for month in (1, 2, 3) for day in range(1, 13)]
+    code, said, _ = train(*words, series_file("s.csv", some))
+    assert code == 2 and "can be read in two ways" in said and "'02/01/2024' in line 3" in said
+    assert "data.dates=day_first" in said
+    code, _, folder = train(*words, series_file("s.csv", some), "data.dates=day_first")
+    assert code == 0 and foretold(run, folder, "s.csv").startswith("2024-03-13")
+
+
+@pytest.mark.parametrize("order", SLASHED)
+def test_row_13_one_day_above_12_decides_for_the_whole_column_and_is_said(train, run, order):
+    code, said, folder = train("task=series", "data.time=when", "data.target=x", "data.lookback=3", "data.test=0",
+                               series_file("s.csv", SLASHED[order]), "data.gaps=ignore")  # fmt: skip
+    first = {"day_first": "day, month, year", "month_first": "month, day, year"}[order]
+    assert code == 0 and f"the dates of 'when' are {first}, by line 14" in said
+    series_file("new.csv", SLASHED[order][28:33])  # by themselves they could be either
+    assert foretold(run, folder, "new.csv").startswith("2024-02-06")
+
+
+def test_row_13_dates_that_order_a_table_or_make_features(train):
+    rows = [f"{n % 12 + 1:02}/{n // 12 + 1:02}/2024,{n % 9},{n / 3:.2f}" for n in range(60)]
+    words = ("task=csv", table("t.csv", "when,a,y", rows), "data.target=y", "protocol=walk_forward")
+    code, said, _ = train(*words, "data.order=when")
+    assert code == 2 and "data.dates=month_first" in said
+    code, said, _ = train("task=csv", words[1], "data.target=y", "data.features={day: {weekday: when}}")
+    assert code == 2 and "data.dates=month_first" in said
+    code, _, folder = train(*words, "data.order=when", "data.dates=day_first")
+    assert code == 0
+    mixed = table("u.csv", "when,a,y", [*rows, "31/01/2024,1,1", "01/31/2024,1,1"])
+    code, said, _ = train("task=csv", mixed, "data.target=y", "data.order=when", "protocol=walk_forward")
+    assert code == 2 and "the day first in line 62 (31/01/2024), and the month in line 63" in said
+
+
+def test_row_34_a_column_of_nearly_unique_texts_is_left_out_and_said(train):
+    rows = [f"{n % 9},street {n if n > 5 else 0},{n / 3:.2f}" for n in range(60)]
+    words = ("task=csv", table("t.csv", "a,address,y", rows), "data.target=y")
+    code, said, folder = train(*words)
+    assert code == 0 and "'address' is left out: 55 of its 60 texts differ" in said and "data.texts=[address]" in said
+    assert list(fields(folder)["inputs"]) == ["features"]
+    code, _, folder = train(*words, "data.unique=1")
+    assert code == 0 and "address" in fields(folder)["inputs"]
+
+
+def test_row_34_categories_are_bounded_and_the_frequent_ones_are_kept(train):
+    rows = [f"{n % 9},{'often' if n % 2 else f'level {n // 4}'},{n / 3:.2f}" for n in range(80)]
+    code, said, folder = train("task=csv", table("t.csv", "a,kind,y", rows), "data.target=y", "data.levels=5")
+    kind = fields(folder)["inputs"]["kind"]
+    assert (
+        code == 0 and "'kind' has 21 different texts" in said and len(kind["labels"]) == 7 and "often" in kind["labels"]
+    )
+
+
+@pytest.mark.parametrize("impute", ["forward", "interpolate"])
+def test_law_nothing_in_a_window_depends_on_a_later_value(tmp_path, impute):
+    """Whatever fills gaps: change all rows after a window's last one, and the window stays as it is."""
+    values = np.where(np.arange(60) % 7 > 4, np.nan, np.arange(60.0) ** 1.5)
+    drawn = lambda last: np.where(np.arange(60) > last, 1000.0 + np.arange(60), values)  # noqa: E731
+    whole = windows_of(tmp_path, values, impute)
+    for last, window in whole.items():
+        assert np.array_equal(windows_of(tmp_path, drawn(last), impute)[last], window)
+    assert len(whole) > 20
+
+
+def windows_of(place, values, impute):
+    """Last row of a window → the window, as a data part makes it."""
+    rows = [f"{row},{'' if np.isnan(value) else value},{row}" for row, value in enumerate(values)]
+    table(place / "s.csv", "t,x,y", rows)
+    found = build(node("data", "series", path=str(place / "s.csv"), time="t", target="y", lookback=4, inputs=["x"],
+                       test=0, impute=impute)).dev["series"]  # fmt: skip
+    return {int(first) + 3: found.values[first : first + 4].copy() for first in found.first}

@@ -19,6 +19,7 @@ from dlrun.ahead import looked_ahead
 from dlrun.augment import Augment, augmented
 from dlrun.build import build, patched
 from dlrun.data import kept
+from dlrun.data.news import tell_new
 from dlrun.data.own import raw_of
 from dlrun.data.prepare import apply, fingerprint, prepare, state
 from dlrun.engine import Trainer
@@ -160,6 +161,7 @@ class Assembly:
 
     def source(self, fit: Fit, split: str) -> Table:
         if split == "test":
+            tell_new(self.raw, fit.data, self.test_rows, fit.rows["train"], "test rows", words=True)
             return self._looked_ahead(fit, split, apply(self.raw, fit.data, self.test_rows).to(self.device))
         source = fit.data.train if split == "train" else fit.data.val
         if source is None:

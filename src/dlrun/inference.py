@@ -16,6 +16,7 @@ from torch import nn
 from dlrun import as_json, checkpoint, runtime
 from dlrun.assembly import Assembly, Fit
 from dlrun.data.archives import content, printable
+from dlrun.data.news import tell_new
 from dlrun.data.picture_files import Reading, Unreadable, read
 from dlrun.data.prepare import apply, state
 from dlrun.data.strangers import strangers
@@ -79,6 +80,7 @@ def of_table(folder: Path, file: Path, plugins: tuple[str, ...] = ()) -> Answers
     rows, lines = assembly.raw.further(str(file))
     if own_rows(net.config, file):
         rows = {column: values for column, values in rows.items() if column not in assembly.raw.targets}
+    tell_new(assembly.raw, fit.data, rows, fit.rows["train"], str(file), words=True)
     table = apply(assembly.raw, fit.data, rows)
     _check_numbers(table, fit.data.spec, lines, file)
     found = Answers(net.spec, lines, outputs_of(fit, table))
@@ -205,7 +207,10 @@ def _check_numbers(table: Table, spec: Spec, lines: list[int], file: Path) -> No
             missing = ~torch.isfinite(column.values).reshape(len(column), -1).all(1)
             if missing.any():
                 some = ", ".join(str(lines[row]) for row in missing.nonzero()[:5, 0].tolist())
-                raise Refused(f"{file} misses numbers (line {some}), and this run was not told how to fill them in")
+                raise Refused(
+                    f"{file} misses numbers (line {some}), or has ones that are too large, and this run was not told "
+                    "how to fill them in"
+                )
 
 
 def outputs_of(fit: Fit, table: Table) -> dict[str, np.ndarray]:

@@ -10,12 +10,11 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 
 from dlrun.data import numerals
-from dlrun.data.encodings import decoded
+from dlrun.data.encodings import text_of
 from dlrun.data.numerals import LARGEST, MISSING, Numbers, Numerals, plain
 from dlrun.errors import Refused
 
@@ -81,16 +80,16 @@ class Cells:
                     f"{self.place}, line {self.lines[row]}: column '{name}' has '{cell}', not a finite number"
                 )
             values[row] = number
-        return self._within_range(name, values)
+        return self.within_range(name, values)
 
-    def _within_range(self, name: str, values: np.ndarray) -> np.ndarray:
+    def within_range(self, name: str, values: np.ndarray) -> np.ndarray:
+        """The same numbers, those missing that float32 cannot hold, which is said."""
         beyond = np.abs(values) > LARGEST
         if not beyond.any():
             return values
-        cell, at = self.columns[name][int(beyond.argmax())], self.where(beyond)
         log.warning(
-            "%s: column '%s' has %s in %s, beyond what float32 holds (3.4e38): taken for missing",
-            self.place, name, cell, at,
+            "%s: '%s' is beyond what float32 holds (%.2g) in %s (%.4g): taken for missing",
+            self.place, name, LARGEST, self.where(beyond), values[int(beyond.argmax())],
         )  # fmt: skip
         return np.where(beyond, np.nan, values)
 
@@ -138,7 +137,7 @@ def read(
     further words that mean that a cell is missing. written: how the numbers of each column are written, where that is
     known from another file. Raises Refused, naming the line, for whatever is wrong.
     """
-    text = _text(path, encoding)
+    text = text_of(path, encoding)
     return parse(path, text, separator=separator, header=header, numbers=numbers, missing=missing, written=written)
 
 
@@ -167,25 +166,6 @@ def parse(
     if written is None:
         written = numerals.decided(columns, separator=separator, numbers=numbers, missing=words, place=path)
     return Cells(path, columns, lines, written, words)
-
-
-def peek(path: str, *, separator: str | None, encoding: str = "utf-8") -> Cells:
-    """The columns of a CSV file without any row: what can be checked of test rows before they may be read."""
-    text = _text(path, encoding)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator or _separator(text), skipinitialspace=True)
-    names = [cell.strip() for cell in next(reader, [])]
-    return Cells(path, {name: [] for name in names}, [])
-
-
-def _text(path: str, encoding: str) -> str:
-    place = Path(path).expanduser()
-    if not place.is_file():
-        kind = "is a folder" if place.is_dir() else "does not exist"
-        raise Refused(f"{path} {kind} (looked at {place.absolute()}); give the path of a CSV file")
-    try:
-        return decoded(place.read_bytes(), encoding, path)
-    except OSError as error:
-        raise Refused(f"{path} cannot be read: {error}") from error
 
 
 def _separator(text: str) -> str:

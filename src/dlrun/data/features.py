@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 import numpy as np
 
 from dlrun.data.cells import MISSING, Cells
+from dlrun.data.dates import Dates, moment
 from dlrun.errors import Refused
 
 FORMS = {
@@ -21,7 +21,7 @@ FORMS = {
     "weekday": "{weekday: time column}",
     "day": "{day: time column}",
 }
-LAYOUTS = ("%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%d.%m.%Y", "%m/%d/%Y %H:%M:%S", "%m/%d/%Y %H:%M", "%m/%d/%Y")
+TIMES = ("hour", "weekday", "day")
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,16 @@ def parse(specs: Mapping[str, Any] | None, cells: Cells) -> tuple[Feature, ...]:
     return features
 
 
-def values(feature: Feature, cells: Cells) -> dict[str, np.ndarray]:
+def values(feature: Feature, cells: Cells, dates: Dates = "each") -> dict[str, np.ndarray]:
     """The number columns (N,) of a feature, by name; NaN where a cell it is made from is missing.
 
     log: natural logarithm. ratio: first / second, missing where the second is 0. hour (of the day), weekday and day
     (of the year): two columns, sine and cosine, so that 23 h and 0 h are neighbours. bins: the column as it is, for
-    the edges are learnt later, on training rows. Raises Refused for a logarithm of a number not above 0.
+    the edges are learnt later, on training rows. dates: how those of its column are written. Raises Refused for a
+    logarithm of a number not above 0.
     """
-    if feature.how in ("hour", "weekday", "day"):
-        angle = 2 * math.pi * np.array([_turn(feature, cells, row) for row in range(len(cells))])
+    if feature.how in TIMES:
+        angle = 2 * math.pi * np.array([_turn(feature, cells, row, dates) for row in range(len(cells))])
         return {f"{feature.name}_sin": np.sin(angle), f"{feature.name}_cos": np.cos(angle)}
     first, *rest = (cells.numbers(column) for column in feature.columns)
     if feature.how == "log":
@@ -63,22 +64,8 @@ def values(feature: Feature, cells: Cells) -> dict[str, np.ndarray]:
             )
         return {feature.name: np.log(first)}
     if feature.how == "ratio":
-        return {feature.name: first / np.where(rest[0] == 0, np.nan, rest[0])}
+        return {feature.name: cells.within_range(feature.name, first / np.where(rest[0] == 0, np.nan, rest[0]))}
     return {feature.name: first}
-
-
-def moment(cell: str) -> datetime | None:
-    """The time that a cell says, ISO 8601 or day.month.year or month/day/year; None when it says none."""
-    try:
-        return datetime.fromisoformat(cell).replace(tzinfo=None)
-    except ValueError:
-        pass
-    for layout in LAYOUTS:
-        try:
-            return datetime.strptime(cell, layout)
-        except ValueError:
-            continue
-    return None
 
 
 def _one(name: str, spec: Any) -> Feature:
@@ -95,12 +82,12 @@ def _one(name: str, spec: Any) -> Feature:
     return Feature(name, how, tuple(parts), count)
 
 
-def _turn(feature: Feature, cells: Cells, row: int) -> float:
+def _turn(feature: Feature, cells: Cells, row: int, dates: Dates) -> float:
     """How much of a day, week or year has gone, 0 to 1."""
     cell = cells.columns[feature.columns[0]][row]
     if cell.lower() in MISSING:
         return math.nan
-    time = moment(cell)
+    time = moment(cell, dates)
     if time is None:
         where = f"{cells.place}, line {cells.lines[row]}"
         raise Refused(

@@ -47,6 +47,7 @@ def jena_climate(
     gaps: Gaps,
     impute: Impute,
     scale: Literal["standardise", "none"],
+    look_ahead: bool = True,
 ) -> Raw:
     """14 measures of the weather station of the Max Planck Institute for Biogeochemistry in Jena, 2009 to 2016.
 
@@ -58,7 +59,7 @@ def jena_climate(
     wanted = [target] if isinstance(target, str) else list(target)
     series_file.need(readings, (*wanted, *(inputs or ())))
     ahead = series.outlooks(readings, wanted, series.delays(delay), lookback, step)
-    plan = Plan(tuple(inputs or readings.names), ahead, gaps, impute, scale == "standardise")
+    plan = Plan(tuple(inputs or readings.names), ahead, gaps, impute, scale == "standardise", look_ahead)
     note = f"{file}: not the book's file, {len(readings):,} rows" if file != JENA.name else ""
     note = (
         "SYNTHETIC sample, not the real jena_climate: its figures say nothing about it" if source == "sample" else note

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlrun.data.news import tell_unlearnable
+from dlrun.data.news import tell_new, tell_unlearnable, within_float32
 from dlrun.data.pictures import Pictures
 from dlrun.data.sharded import Sharded
 from dlrun.data.turned import Turned
@@ -41,6 +41,7 @@ def prepare(raw: Raw, train: np.ndarray, val: np.ndarray | None) -> Data:
     if val is None:
         return data
     held_out = {name: raw.dev[name][val] for name in columns}
+    tell_new(raw, data, held_out, train, "validation rows")
     return Data(data.spec, data.train, apply(raw, data, held_out), learnt)
 
 
@@ -143,7 +144,7 @@ def _store(name: str, kind: Kind, column: Column) -> Stored | Paged:
         return Pixels(torch.from_numpy(np.require(column, requirements=["C", "W"])))
     if kind in ("category", "tokens"):
         return Plain(torch.from_numpy(np.require(column, np.int64, ["C", "W"])))
-    values = torch.from_numpy(np.require(column, np.float32, ["C", "W"]))
+    values = torch.from_numpy(np.require(within_float32(name, column), np.float32, ["C", "W"]))
     return Plain(values[:, None] if values.ndim == 1 else values)
 
 

@@ -6,14 +6,15 @@ import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Literal
 
 import numpy as np
 
 from dlrun.data import series_file
+from dlrun.data.dates import Dates
+from dlrun.data.numerals import Numbers
 from dlrun.data.series_clock import Gaps, parts, usual_step
-from dlrun.data.series_file import Readings
+from dlrun.data.series_file import How, Readings
 from dlrun.data.series_gaps import Impute, filled
 from dlrun.data.series_steps import StandardiseSeries, StandardiseTarget
 from dlrun.errors import Refused
@@ -29,13 +30,17 @@ UNITS = {"degC": "°C", "degF": "°F", "deg": "°"}
 
 @dataclass(frozen=True)
 class Plan:
-    """What is foretold from what. inputs: columns of the windows. targets: name → what it looks ahead to."""
+    """What is foretold from what. inputs: columns of the windows. targets: name → what it looks ahead to.
+
+    look_ahead: whether a window that ends amid a gap may draw on the value after it, as in dlrun 0.1.0.
+    """
 
     inputs: tuple[str, ...]
     targets: dict[str, Outlook]
     gaps: Gaps
     impute: Impute
     scaled: bool
+    look_ahead: bool = True
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -58,26 +63,35 @@ def series(
     scale: Literal["standardise", "none"],
     time_format: str | None,
     separator: str | None,
+    encoding: str = "utf-8",
+    header: list[str] | None = None,
+    numbers: Numbers = "plain",
+    missing: list[str] | None = None,
+    dates: Dates = "each",
+    look_ahead: bool = True,
 ) -> Raw:
     """Windows onto a series from a CSV file, and what comes after each: see `windows` for the rows that they hold.
+
+    The defaults are what dlrun 0.1.0 did.
 
     target: the column, or columns, to foretell. lookback, delay, step: in rows; several delays are several horizons. A
     delay counts from the last row that a window sees: 1 is the next row.
     inputs: columns of the windows; None takes every number column. test: the share, or number, of rows at the end that
-    are set aside. Raises Refused for whatever is wrong with the file or the question.
+    are set aside. encoding, header, numbers, missing, dates: see `table_csv.csv`. look_ahead: see Plan. Raises Refused
+    for whatever is wrong with the file or the question.
     """
+    how = How(separator, header, encoding, numbers, tuple(missing or ()), dates, time_format)
     if path is None:
         raise Refused("say which series: data.path=FILE.csv data.time=COLUMN data.target=COLUMN data.lookback=ROWS")
     wanted = [target] if isinstance(target, str) else list(target or ())
     if not wanted or lookback is None:
-        missing = "data.target=COLUMN" if not wanted else "data.lookback=ROWS, how far a window looks back"
-        raise Refused(f"say {missing}; {path} has: {', '.join(series_file.header(path, separator))}")
-    asked = (*wanted, *(inputs or ()))
-    read = partial(series_file.read, clock=time, layout=time_format, separator=separator)
-    readings = read(path, asked=asked)
+        lacks = "data.target=COLUMN" if not wanted else "data.lookback=ROWS, how far a window looks back"
+        raise Refused(f"say {lacks}; {path} has: {', '.join(series_file.header(path, how))}")
+    readings = series_file.read(path, time, (*wanted, *(inputs or ())), how)
     ahead = outlooks(readings, wanted, tuple(rows - step for rows in delays(delay)), lookback, step)
-    plan = Plan(tuple(inputs or readings.names), ahead, gaps, impute, scale == "standardise")
-    return dataset(readings, plan, test, lambda file: read(file, asked=plan.inputs))
+    plan = Plan(tuple(inputs or readings.names), ahead, gaps, impute, scale == "standardise", look_ahead)
+    again = replace(how, dates=readings.dates, written=readings.written or None)
+    return dataset(readings, plan, test, lambda file: series_file.read(file, time, plan.inputs, again))
 
 
 def delays(delay: int | list[int]) -> tuple[int, ...]:
@@ -172,6 +186,9 @@ def windows(readings: Readings, plan: Plan, part: np.ndarray, rows: slice, what:
         log.warning("%s windows are left out: the value that they would foretell is missing", f"{(~there).sum():,}")
     if not there.any():
         raise Refused(f"no window of {some.span + 1:,} rows lies within {what} without crossing a gap (data.gaps)")
+    there &= _known(readings, plan, rows, now - some.step)
+    if not there.any():
+        raise Refused(f"every window of {what} ends amid missing numbers: say data.impute=forward")
     now = now[there]
     first = now - some.lookback
     offsets = np.arange(0, some.lookback, some.step)
@@ -179,6 +196,20 @@ def windows(readings: Readings, plan: Plan, part: np.ndarray, rows: slice, what:
         moments = moments[0] + some.every * np.arange(len(moments))
     found: Rows = {INPUT: Windowed(values, first, offsets), readings.clock: moments[now]}
     return found | {name: answer[there] for name, answer in answers.items()}
+
+
+def _known(readings: Readings, plan: Plan, rows: slice, last: np.ndarray) -> np.ndarray:
+    """The mask of windows, by their last rows, in which nothing depends on a later value; says how many are not."""
+    if plan.impute != "interpolate" or plan.look_ahead:
+        return np.ones(len(last), bool)
+    places = [readings.names.index(name) for name in plan.inputs]
+    known = ~np.isnan(readings.values[rows][last][:, places]).any(axis=1)
+    if not known.all():
+        log.warning(
+            "%s windows are left out: they end amid missing numbers, and a line to the next one would tell them of it",
+            f"{(~known).sum():,}",
+        )
+    return known
 
 
 def _answers(readings: Readings, ahead: Outlook, rows: slice, now: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from dlrun.data.features import moment
+from dlrun.data.dates import Dates, decided, moment
 from dlrun.errors import Refused
 from dlrun.outlook import Outlook
 
@@ -22,25 +22,33 @@ GERMAN = 19  # letters of 31.12.2009 23:50:00
 WIDE, NARROW = 1.5, 0.5  # usual steps: further apart is a gap, nearer is uneven
 
 
-def moments(texts: np.ndarray, layout: str | None, place: str, name: str, lines: np.ndarray) -> tuple[np.ndarray, bool]:
-    """(T,) seconds since 1970 and True, or the numbers that the cells hold and False. Raises Refused with the line."""
+def moments(
+    texts: np.ndarray, layout: str | None, place: str, name: str, lines: np.ndarray, dates: Dates = "each"
+) -> tuple[np.ndarray, bool, Dates]:
+    """(T,) seconds since 1970 and True, or the numbers that the cells hold and False; and how dates are written.
+
+    layout: as strptime writes it. Raises Refused with the line.
+    """
     if not len(texts):
         raise Refused(f"{place} has a header but no rows")
     if layout is None:
-        for way in (_numbers, _iso, _german):
+        for way in (_numbers, _iso):
             if (found := way(texts)) is not None:
-                return found, way is not _numbers
+                return found, way is not _numbers, dates
+        dates = decided(texts.tolist(), dates, name, place, lines.tolist())
+        if dates in ("each", "day_first") and (found := _german(texts)) is not None:
+            return found, True, dates
     epoch = datetime(1970, 1, 1)
     found = np.empty(len(texts))
     for row, text in enumerate(texts.tolist()):
-        when = moment(text) if layout is None else _said(text, layout)
+        when = moment(text, dates) if layout is None else _said(text, layout)
         if when is None:
             hint = (
                 f"data.time_format={layout}" if layout else "say how it is written, such as data.time_format=%d/%m/%y"
             )
             raise Refused(f"{place}, line {lines[row]}: '{text}' in '{name}' is no time that can be read: {hint}")
         found[row] = (when - epoch).total_seconds()
-    return found, True
+    return found, True, dates
 
 
 def _said(text: str, layout: str) -> datetime | None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import csv
-import io
-import zipfile
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from dlrun.data import cells
 from dlrun.data.cells import MISSING, SEPARATORS, Cells
+from dlrun.data.dates import Dates
+from dlrun.data.encodings import text_of
+from dlrun.data.numerals import LARGEST, Numbers, Numerals, is_number
 from dlrun.data.series_clock import moments
 from dlrun.errors import Refused
 
@@ -23,7 +24,7 @@ LOOKED_AT = 50  # rows that say which columns hold numbers
 class Readings:
     """A series. place: where it came from. clock: the name of its time column. moments (T,): seconds since 1970 where
     they are `dated`, else the numbers of that column. names, values (T, F): number columns, NaN where one is missing.
-    lines (T,): the line in the file of each row.
+    lines (T,): the line in the file of each row. written, dates: how numbers and dates are written, by the whole file.
     """
 
     place: str
@@ -33,6 +34,8 @@ class Readings:
     names: tuple[str, ...]
     values: np.ndarray
     lines: np.ndarray
+    written: Mapping[str, Numerals | None] = field(default_factory=dict)
+    dates: Dates = "each"
 
     def __len__(self) -> int:
         return len(self.moments)
@@ -42,39 +45,56 @@ class Readings:
         return cells.where(self.lines, wrong)
 
 
-def read(
-    path: str, clock: str | None, asked: tuple[str, ...], *, layout: str | None = None, separator: str | None = None
-) -> Readings:
-    """The series in a CSV file in UTF-8, or in a zip archive of one.
+@dataclass(frozen=True)
+class How:
+    """How a file is to be read: see `cells.read`. layout: of times, as strptime writes it; None finds out."""
 
-    clock: its time column. asked: columns that must hold numbers. layout: of times, as strptime writes it; None finds
-    out. Raises Refused, naming column and line, for whatever is wrong.
+    separator: str | None = None
+    header: list[str] | None = None
+    encoding: str = "utf-8"
+    numbers: Numbers = "plain"
+    missing: tuple[str, ...] = ()
+    dates: Dates = "each"
+    layout: str | None = None
+    written: Mapping[str, Numerals | None] | None = None
+
+
+PLAIN = How()
+
+
+def read(path: str, clock: str | None, asked: tuple[str, ...], how: How = PLAIN) -> Readings:
+    """The series in a CSV file, or in a zip archive of one.
+
+    clock: its time column. asked: columns that must hold numbers. Raises Refused, naming column and line, for whatever
+    is wrong.
     """
-    text = _text(Path(path).expanduser(), path)
-    first, _, body = text.partition("\n")
-    separator = separator or max(SEPARATORS, key=first.count)
-    names = _names(first, separator)
+    text = _text(path, how)
+    names, separator = _head(text, how)
     if clock is None:
         raise Refused(f"say which column of {path} holds the time: data.time=COLUMN. There are: {', '.join(names)}")
     there = Cells(path, {name: [] for name in names}, [])
     there.need([clock], "data.time:")
     there.need(asked, "column")
-    found = _quick(names, clock, body.splitlines(), separator)
+    body = text if how.header else text.partition("\n")[2]
+    found = _quick(names, clock, body.splitlines(), replace(how, separator=separator))
     if found is None or not set(asked) <= set(found[1]):
-        found = _careful(path, text, clock, asked, separator)
-    times, columns, values, numbers = found
-    order, dated = moments(times, layout, path, clock, numbers)
-    return Readings(path, clock, order, dated, columns, values, numbers)
+        found = _careful(path, text, clock, asked, replace(how, separator=separator))
+    times, columns, values, numbers, written = found
+    order, dated, dates = moments(times, how.layout, path, clock, numbers, how.dates)
+    return Readings(path, clock, order, dated, columns, values, numbers, written, dates)
 
 
-def header(path: str, separator: str | None) -> list[str]:
+def header(path: str, how: How) -> list[str]:
     """The names of a file's columns."""
-    first = _text(Path(path).expanduser(), path).partition("\n")[0]
-    return _names(first, separator or max(SEPARATORS, key=first.count))
+    return _head(_text(path, how), how)[0]
 
 
-def _names(first: str, separator: str) -> list[str]:
-    return [name.strip() for name in next(csv.reader([first], delimiter=separator), [])]
+def _head(text: str, how: How) -> tuple[list[str], str]:
+    """The names of the columns, and what separates them."""
+    first = text.partition("\n")[0]
+    separator = how.separator or max(SEPARATORS, key=first.count)
+    names = how.header or [name.strip() for name in next(csv.reader([first], delimiter=separator), [])]
+    return names, separator
 
 
 def need(readings: Readings, columns: tuple[str, ...]) -> None:
@@ -82,26 +102,37 @@ def need(readings: Readings, columns: tuple[str, ...]) -> None:
     Cells(readings.place, {name: [] for name in readings.names}, []).need(columns, "column")
 
 
-Found = tuple[np.ndarray, tuple[str, ...], np.ndarray, np.ndarray]  # times as texts, columns, their values, lines
+# times as texts, columns, their values, lines, how their numbers are written
+Found = tuple[np.ndarray, tuple[str, ...], np.ndarray, np.ndarray, Mapping[str, Numerals | None]]
 
 
-def _quick(names: list[str], clock: str, lines: list[str], separator: str) -> Found | None:
+def _quick(names: list[str], clock: str, lines: list[str], how: How) -> Found | None:
     """The whole file by numpy; None where it is not as plain as that needs."""
+    separator = how.separator or ","
     while lines and not lines[-1].strip():
         lines.pop()
     if '"' in "".join(lines[:LOOKED_AT]) or {line.count(separator) for line in lines} != {len(names) - 1}:
         return None
     some = [line.split(separator) for line in lines[:LOOKED_AT]]
-    usable = [place for place, name in enumerate(names) if name not in ("", clock) and _numbers(some, place)]
+    meant = [place for place, name in enumerate(names) if name not in ("", clock)]
+    usable = [place for place in meant if _numbers(some, place)]
+    if how.numbers in ("point", "comma") or (how.numbers == "auto" and _otherwise(some, {*meant} - {*usable})):
+        return None
     plain: dict[str, Any] = {"delimiter": separator, "comments": None, "ndmin": 2}
     try:
         values = np.loadtxt(lines, np.float64, usecols=usable, **plain) if usable else np.empty((len(lines), 0))
         times = np.loadtxt(lines, np.str_, usecols=[names.index(clock)], **plain)[:, 0]
     except ValueError:
         return None
-    if np.isinf(values).any():
+    if (np.abs(values) > LARGEST).any():  # told with its line, cell by cell
         return None
-    return times, tuple(names[place] for place in usable), values, np.arange(2, len(lines) + 2)
+    numbers = np.arange(len(lines)) + (1 if how.header else 2)
+    return times, tuple(names[place] for place in usable), values, numbers, {}
+
+
+def _otherwise(some: list[list[str]], places: set[int]) -> bool:
+    """Whether a column of no plain numbers may be one of numbers that are written otherwise."""
+    return any(is_number(row[place].strip()) for row in some for place in places)
 
 
 def _numbers(some: list[list[str]], place: int) -> bool:
@@ -112,9 +143,10 @@ def _numbers(some: list[list[str]], place: int) -> bool:
         return False
 
 
-def _careful(path: str, text: str, clock: str, asked: tuple[str, ...], separator: str) -> Found:
+def _careful(path: str, text: str, clock: str, asked: tuple[str, ...], how: How) -> Found:
     """Cell by cell, with gaps, and a message for what cannot be read."""
-    whole = cells.parse(path, text, separator=separator, header=None)
+    reading = {name: getattr(how, name) for name in ("separator", "header", "numbers", "missing", "written")}
+    whole = cells.parse(path, text, **reading)
     missing = whole.missing(clock)
     if missing.any():
         raise Refused(f"the time column '{clock}' is empty in {whole.where(missing)} of {path}")
@@ -122,25 +154,9 @@ def _careful(path: str, text: str, clock: str, asked: tuple[str, ...], separator
     values = np.empty((len(whole), len(names)))
     for place, name in enumerate(names):
         values[:, place] = whole.numbers(name)
-    return np.array(whole.columns[clock], np.str_), tuple(names), values, np.array(whole.lines)
+    written = {name: whole.written.get(name) for name in names}
+    return np.array(whole.columns[clock], np.str_), tuple(names), values, np.array(whole.lines), written
 
 
-def _text(place: Path, path: str) -> str:
-    if not place.is_file():
-        kind = "is a folder" if place.is_dir() else "does not exist"
-        raise Refused(f"{path} {kind} (looked at {place.absolute()}); give the path of a CSV file, or of a zip of one")
-    try:
-        content = _unpacked(place) if zipfile.is_zipfile(place) else place.read_bytes()
-        return io.StringIO(content.decode("utf-8-sig"), newline=None).read()
-    except UnicodeDecodeError as error:
-        raise Refused(f"{path} is not UTF-8 text (byte {error.start}); save it as CSV in UTF-8") from error
-    except (OSError, zipfile.BadZipFile, EOFError) as error:
-        raise Refused(f"{path} cannot be read: {error}") from error
-
-
-def _unpacked(place: Path) -> bytes:
-    with zipfile.ZipFile(place) as archive:
-        files = [name for name in archive.namelist() if name.lower().endswith(".csv") and "__MACOSX" not in name]
-        if len(files) != 1:
-            raise Refused(f"{place} must hold one CSV file, and holds {len(files)}")
-        return archive.read(files[0])
+def _text(path: str, how: How) -> str:
+    return text_of(path, how.encoding).replace("\r\n", "\n").replace("\r", "\n")

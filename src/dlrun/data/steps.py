@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -131,9 +132,13 @@ class Labels:
 
 @dataclass(frozen=True, eq=False)
 class Categories:
-    """Texts → 2, 3, … (int64) for the levels that training rows have; 0 = any other level, 1 = missing ('')."""
+    """Texts → 2, 3, … (int64) for the levels that training rows have; 0 = any other level, 1 = missing ('').
+
+    most: so many levels, the most frequent ones, are told apart; None for all.
+    """
 
     levels: tuple[str, ...] = ()
+    most: int | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -141,7 +146,10 @@ class Categories:
 
     def fit(self, column: np.ndarray) -> Categories:
         """Learn the levels."""
-        return replace(self, levels=tuple(sorted({str(value) for value in column} - {""})))
+        counts = Counter(str(value) for value in column)
+        counts.pop("", None)
+        frequent = sorted(counts, key=lambda level: (-counts[level], level))[: self.most]
+        return replace(self, levels=tuple(sorted(frequent)))
 
     def __call__(self, column: np.ndarray) -> np.ndarray:
         index = {level: number for number, level in enumerate(self.levels, start=2)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from dlrun.data import features as made
 from dlrun.data.answers import CLASSES, Target
 from dlrun.data.cells import Cells, read
+from dlrun.data.dates import Dates, moment
 from dlrun.data.features import Feature
 from dlrun.data.numerals import Numerals
 from dlrun.data.steps import Bins, Categories, Impute, Labels, Standardise, Unit
@@ -23,6 +25,7 @@ log = logging.getLogger("dlrun")
 
 SCALING: dict[str, tuple[Preparation, ...]] = {"standardise": (Standardise(),), "unit": (Unit(),), "none": ()}
 NUMBERS = "features"  # all number columns together are one input of this name
+MANY = 20  # different texts, from which on it can be seen whether most of them come once
 FEW = 0.5  # of a column's cells: where no more are no numbers, they may be slips
 
 
@@ -31,7 +34,7 @@ class Plan:
     """What becomes of each column of a table. It is the same for development and test rows.
 
     text: columns of categories. texts: columns of texts, which are taken as they are. written: how the numbers of each
-    column are written, by all rows of the file that the plan was made from.
+    column are written, and dates: how its dates are, by all rows of the file that the plan was made from.
     """
 
     numeric: tuple[str, ...]
@@ -42,6 +45,7 @@ class Plan:
     group: str | None = None
     texts: tuple[str, ...] = ()
     written: Mapping[str, Numerals | None] = field(default_factory=dict)
+    dates: Mapping[str, Dates] = field(default_factory=dict)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -70,7 +74,7 @@ class Plan:
         for target in self.targets:
             rows[target.name] = target.values(cells)
         if self.order:
-            rows[self.order] = times(cells, self.order)
+            rows[self.order] = times(cells, self.order, self.dates.get(self.order, "each"))
         if self.group:
             rows[self.group] = cells.texts(self.group)
         return rows
@@ -80,12 +84,17 @@ class Plan:
         numbers = {name: cells.numbers(name) for name in self.numeric}
         for feature in self.features:
             if feature.how != "bins":
-                numbers |= made.values(feature, cells)
+                numbers |= made.values(feature, cells, self.dates.get(feature.columns[0], "each"))
         return numbers
 
 
-def split_columns(cells: Cells, skip: set[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of the number columns and of the text columns that inputs can be made of; says in the log what it drops."""
+def split_columns(
+    cells: Cells, skip: set[str], unique: float = 1.0, levels: int | None = None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the number columns and of the text columns that inputs can be made of; says in the log what it drops.
+
+    unique: the share of different texts from which on a column names rows. levels: so many categories a column has.
+    """
     numeric, text = [], []
     for name in cells.columns:
         if name in skip:
@@ -97,19 +106,26 @@ def split_columns(cells: Cells, skip: set[str]) -> tuple[tuple[str, ...], tuple[
             _warn_of_row_numbers(cells, name)
         else:
             _warn_of_few_texts(cells, name)
-            text += [] if _names_rows(cells, name) else [name]
+            text += [] if _names_rows(cells, name, unique, levels) else [name]
     return tuple(numeric), tuple(text)
 
 
-def _names_rows(cells: Cells, name: str) -> bool:
-    """Whether no text of this column comes twice, so that nothing can be learnt of it; says so."""
-    missing = cells.missing(name)
-    if len(set(cells.texts(name)[~missing])) < (~missing).sum():
+def _names_rows(cells: Cells, name: str, unique: float, levels: int | None) -> bool:
+    """Whether too many texts of this column come once, so that nothing can be learnt of it; says so."""
+    texts = cells.texts(name)
+    different, known = len(set(texts) - {""}), int((texts != "").sum())
+    if different == known:
+        why = "its texts all differ, as names of rows do"
+    elif different > unique * known and different >= MANY:
+        why = f"{different:,} of its {known:,} texts differ, as names of rows do (data.unique={unique:g})"
+    else:
+        if levels is not None and different > levels:
+            told = "column '%s' has %s different texts: those that are not among the %s most frequent ones are one"
+            log.warning(told + " category; data.levels=… to change it", name, f"{different:,}", levels)
         return False
-    when = made.moment(cells.columns[name][int(np.argmin(missing))]) is not None
+    when = moment(next(filter(None, texts)), "day_first") is not None
     hint = f"if it says when a row was made, name it: data.order={name}" if when else ""
-    hint = hint or f"data.texts=[{name}] reads it as texts"
-    log.warning("column '%s' is left out: its texts all differ, as names of rows do; %s", name, hint)
+    log.warning("column '%s' is left out: %s; %s", name, why, hint or f"data.texts=[{name}] reads it as texts")
     return True
 
 
@@ -141,10 +157,11 @@ def dataset(
     indicator: bool,
     note: str = "",
     text: Any = None,
+    levels: int | None = None,
 ) -> Raw:
     """The dataset of a table. Raises Refused when no input column is left, or when two columns would share a name.
 
-    text: the step that columns of texts are prepared by; its `kind` is theirs.
+    text: the step that columns of texts are prepared by; its `kind` is theirs. levels: see `split_columns`.
     """
     columns = dict.fromkeys(plan.numbers(dev))
     inputs: dict[str, Kind] = {NUMBERS: "number"} if columns else {}
@@ -157,7 +174,7 @@ def dataset(
     if twice:
         raise Refused(f"the name '{min(twice)}' would stand for two columns; rename that column in {dev.place}")
     learn = _steps(plan, (Impute(impute, indicator), *SCALING[scale]) if columns else ())  # type: ignore[arg-type]
-    learn |= dict.fromkeys(plan.texts, (text,))
+    learn |= dict.fromkeys(plan.text, (Categories(most=levels),)) | dict.fromkeys(plan.texts, (text,))
     labels = {NUMBERS: tuple(columns)} | {target.name: target.names for target in plan.targets if target.names}
     sealed = None if test is None else lambda: plan.rows(test())
     kinds = {target.name: target.kind for target in plan.targets}
@@ -227,27 +244,26 @@ def columns_only(
 
 
 def _steps(plan: Plan, numbers: tuple[Preparation, ...]) -> dict[str, tuple[Preparation, ...]]:
-    learn: dict[str, tuple[Preparation, ...]] = dict.fromkeys(plan.text, (Categories(),))
-    learn |= {feature.name: (Bins(feature.count),) for feature in plan.bins}
+    learn: dict[str, tuple[Preparation, ...]] = {feature.name: (Bins(feature.count),) for feature in plan.bins}
     learn |= {target.name: target.steps() for target in plan.targets}
     return learn | ({NUMBERS: numbers} if numbers else {})
 
 
-def times(cells: Cells, name: str) -> np.ndarray:
+def times(cells: Cells, name: str, dates: Dates) -> np.ndarray:
     """A column that puts rows in time, as float64: numbers as they are, times in seconds. Raises Refused otherwise."""
     missing = cells.missing(name)
     if missing.any():
         raise Refused(f"the order column '{name}' is missing in {cells.where(missing)} of {cells.place}")
     if cells.numeric(name):
         return cells.numbers(name)
-    moments = [made.moment(cell) for cell in cells.columns[name]]
-    strange = np.array([moment is None for moment in moments])
+    moments = [moment(cell, dates) for cell in cells.columns[name]]
+    strange = np.array([when is None for when in moments])
     if strange.any():
         raise Refused(
             f"the order column '{name}' has neither number nor time in {cells.where(strange)} of {cells.place}"
         )
-    epoch = made.moment("1970-01-01")
-    return np.array([(moment - epoch).total_seconds() for moment in moments])  # type: ignore[operator]
+    epoch = datetime(1970, 1, 1)
+    return np.array([(when - epoch).total_seconds() for when in moments if when is not None])
 
 
 def _warn_of_row_numbers(cells: Cells, name: str) -> None:

@@ -11,9 +11,10 @@ import numpy as np
 from dlrun.data import answers, aside, cells, features, table
 from dlrun.data.answers import Classes, MissingTarget, Target
 from dlrun.data.cells import Cells
+from dlrun.data.dates import Dates, decided
 from dlrun.data.numerals import Numbers
 from dlrun.errors import Refused
-from dlrun.ranges import Probability, TextPart
+from dlrun.ranges import Count, Fraction, Probability, TextPart
 from dlrun.types import Raw
 
 _FeatureSpecs = dict[str, Any]
@@ -43,6 +44,9 @@ def csv(
     missing: list[str] | None = None,
     classes: Classes = "numbers",
     missing_target: MissingTarget = "refuse",
+    dates: Dates = "each",
+    unique: Fraction = 1.0,
+    levels: Count | None = None,
 ) -> Raw:
     """A table from a CSV file with one line of column names. The defaults are what dlrun 0.1.0 did.
 
@@ -52,7 +56,8 @@ def csv(
     share `test` of the rows: the last in time with `order`, whole owners with `group`, else the same share of each
     class. features: see data/features.py. share_words: all columns of texts have one vocabulary, so that one reader can
     read them. numbers, missing: see `cells.read`. classes: see `Target`. missing_target: what becomes of rows without
-    a target. Raises Refused for whatever is wrong with the file or the question; a test file is looked at for that too.
+    a target. dates: see `dates.decided`. unique, levels: see `table.split_columns`. Raises Refused for whatever is
+    wrong with the file or the question; a file of test rows is looked at for that too.
     """
     if path is None:
         raise Refused("say which table: data.path=FILE.csv data.target=COLUMN")
@@ -63,7 +68,8 @@ def csv(
     sealed = None if test_path is None else clean(test_file(test_path, whole, reading))
     targets = answers.find(whole, target, kind, classes, sealed)
     plan = _plan(whole, targets, drop, order, group, features, texts)
-    prepared = {"scale": scale, "impute": impute, "indicator": indicator, "text": text}
+    plan = _with_dates(_with_inputs(plan, whole, drop, unique, levels), whole, dates)
+    prepared = {"scale": scale, "impute": impute, "indicator": indicator, "text": text, "levels": levels}
     raw = of_plan(whole, plan, sealed, test, reading, prepared)
     return replace(raw, shared=(tuple(texts),)) if share_words and texts else raw
 
@@ -120,15 +126,30 @@ def _plan(
     leaks = [one.name for one in made if asked & set(one.columns)]
     if leaks:
         raise Refused(f"feature '{leaks[0]}' is made from the target: the answer would be given away")
-    numeric, text = table.split_columns(whole, {*asked, *drop, *roles, *texts})
-    return table.Plan(numeric, text, made, targets, order, group, tuple(texts))
+    return table.Plan((), (), made, targets, order, group, tuple(texts))
+
+
+def _with_inputs(plan: table.Plan, whole: Cells, drop: list[str], unique: float, levels: int | None) -> table.Plan:
+    """The plan with the columns of numbers and of categories: all that nothing else is said of."""
+    asked = {column for one in plan.targets for column in one.columns}
+    skip = {*asked, *drop, *filter(None, (plan.order, plan.group)), *plan.texts}
+    numeric, text = table.split_columns(whole, skip, unique, levels)
+    return replace(plan, numeric=numeric, text=text)
+
+
+def _with_dates(plan: table.Plan, whole: Cells, dates: Dates) -> table.Plan:
+    """The plan with how the dates are written in each column that says a time."""
+    clocks = [feature.columns[0] for feature in plan.features if feature.how in features.TIMES]
+    clocks += [plan.order] if plan.order and not whole.numeric(plan.order) else []
+    found = {name: decided(whole.columns[name], dates, name, whole.place, whole.lines) for name in clocks}
+    return replace(plan, dates=found)
 
 
 def _divide(whole: Cells, plan: table.Plan, share: float) -> tuple[Cells, Cells | None]:
     if not share:
         return whole, None
     if plan.order:
-        dev, test = aside.latest(table.times(whole, plan.order), share)
+        dev, test = aside.latest(table.times(whole, plan.order, plan.dates.get(plan.order, "each")), share)
     elif plan.group:
         dev, test = aside.grouped(whole.texts(plan.group).astype(str), share)
     else:
