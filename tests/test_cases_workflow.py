@@ -191,3 +191,27 @@ def test_row_38_a_lead_over_the_linear_model_that_may_be_chance_recommends_the_l
     assert max(scores, key=scores.get) != "linear", "the case must be one"
     assert step["winner"] == "linear" and "the simpler model is preferred" in step["verdict"]
     assert any(row[0] == "linear (recommended)" for row in step["tables"][0]["rows"])
+
+
+def test_findings_a_budget_in_seconds_stops_fits_and_says_what_it_left_out():
+    words = ["protocol=kfold", "protocol.folds=2", "engine.epochs=4", "workflow.budget=0.001s"]
+    assert main(["workflow", *weak(rows=300, columns=3), *words]) == 0
+    found = {line["name"]: line["epochs"] for line in lines("results.jsonl")}
+    assert found["small-fold-1"] == found["configured-fold-2"] == 1 and not any("wider" in name for name in found)
+    steps = {step["step"]: step for step in read("workflow.json")}
+    (cut,) = [line for line in steps[5]["evidence"] if "stopped by the budget" in line]
+    assert "configured-fold-1 after 1 of 4 epochs" in cut
+    assert any("would go beyond the budget: smaller" in line for line in steps[7]["evidence"])
+    before = lines("results.jsonl")
+    assert main(["resume", folder()]) == 0 and lines("results.jsonl") == before
+
+
+def test_findings_folds_of_a_stopped_stage_have_equally_many_epochs(monkeypatch):
+    times = iter(range(0, 100_000, 5))  # each look at the clock is five seconds later
+    monkeypatch.setattr("dlrun.workflow.spending.clock", lambda: float(next(times)))
+    words = ["protocol=kfold", "protocol.folds=3", "engine.epochs=4", "workflow.budget=90s"]
+    assert main(["workflow", *weak(rows=300, columns=3), *words]) == 0
+    epochs = {}
+    for line in lines("results.jsonl"):
+        epochs.setdefault(line["job"]["stage"], []).append(line["epochs"])
+    assert all(len(set(each)) == 1 for each in epochs.values()) and 1 <= epochs["configured"][0] < 4

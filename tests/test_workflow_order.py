@@ -62,6 +62,9 @@ class Fake:
     def spent(self):
         return self.seconds * self.fits, self.fits
 
+    def expected(self, stage):
+        return self.seconds
+
 
 def names(seen, **changes):
     found = []
@@ -92,6 +95,7 @@ def test_a_budget_ends_study_and_search_but_not_the_baselines():
     assert names(Fake(), budget=6) == ["constant", "linear", "small", "configured", "wider", "smaller"]
     assert names(Fake(), budget=1) == ["constant", "linear", "small", "configured"]
     assert len(names(Fake(seconds=10), budget="100s")) == 10
+    assert len(names(Fake(seconds=10), budget="99s")) == 9  # the tenth would go beyond it
 
 
 def test_what_was_done_within_the_budget_stays_when_it_is_used_up():

@@ -25,7 +25,8 @@ from dlrun.whole import write_text
 from dlrun.workflow import choices, verdicts
 from dlrun.workflow.changes import patch
 from dlrun.workflow.evidence import Evidence
-from dlrun.workflow.stages import FINALS, FIRST, Course, Stage, Staged, verified
+from dlrun.workflow.spending import Spending
+from dlrun.workflow.stages import FINALS, FIRST, Course, Stage, Staged, budget, verified
 from dlrun.workflow.verdicts import LAST, Verdict
 
 log = logging.getLogger("dlrun")
@@ -53,7 +54,9 @@ class Workflow:
             write_text(folder / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
             self._warn_of_nothing()
         self.course = Course(self.config, self.settings, choices.naive(raw))
-        self.seen = Evidence(self.run, self.config, self.measure.name)
+        kind, limit = budget(self.settings.budget)
+        spending = Spending(self.run, limit if kind == "seconds" else None, str(self.settings.budget))
+        self.seen = Evidence(self.run, self.config, self.measure.name, spending)
         self.experiment.assembly.config = self.config
         self.inner = protocol_of(self.protocol.nodes)
         self.split = self._first_split()
@@ -95,7 +98,8 @@ class Workflow:
         self.tell([*self.before(), *self.after()])
         while (job := self.experiment.assembly.plan(self.experiment.fitted())) is not None:
             try:
-                self.experiment.advance(watch)
+                self.seen.spending.begin(job, self.experiment.fitted())
+                self.experiment.advance(self.seen.spending.watching(watch))
             except (Diverged, Refused) as error:
                 if isinstance(error, Refused) and job.stage in FIRST:
                     raise
@@ -103,6 +107,7 @@ class Workflow:
                 latest = self.experiment.latest
                 seconds = latest.trainer.seconds if latest is not None and latest.job == job else 0.0
                 self.run.add_results([Result(job, "val", {}, seconds=round(seconds, 3), note=str(error))])
+            self.seen.spending.end(job)
             self.tell(self.after())
         return self.run.results()
 

@@ -15,16 +15,18 @@ from dlrun.figures import goal
 from dlrun.predictions import Pooled
 from dlrun.rundir import RunDir, lines
 from dlrun.types import Result
-from dlrun.workflow.stages import NAIVE
+from dlrun.workflow.spending import Spending
+from dlrun.workflow.stages import NAIVE, UNTRAINED, Stage
 
 
 @dataclass
 class Evidence:
-    """Of one run folder and its config. measure: what success is. What is known is kept."""
+    """Of one run folder and its config. measure: what success is; spending: of the budget. What is known is kept."""
 
     run: RunDir
     config: dict[str, Any]
     measure: str
+    spending: Spending
     results: list[Result] = field(default_factory=list)
     known: dict[Hashable, Any] = field(default_factory=dict)
 
@@ -130,8 +132,18 @@ class Evidence:
         return self.begun(stage) and self.score(stage) is None
 
     def spent(self) -> tuple[float, int]:
-        """Seconds of training, and number of fits."""
-        return sum(result.seconds for result in self.results), len(self.results)
+        """Seconds of fitting, and number of fits."""
+        return sum(map(self.spending.seconds, self.results)), len(self.results)
+
+    def expected(self, stage: Stage) -> float:
+        """The seconds that a stage is likely to take, an epoch as long as those of the slowest network so far.
+
+        So that it never becomes less: what was too much for the budget once stays so.
+        """
+        fits = [result for result in self.results if result.job.stage not in UNTRAINED and result.epochs]
+        longest = max((self.spending.seconds(result) / result.epochs for result in fits), default=0.0)
+        epochs = stage.patch.get("engine.epochs", self.config["engine"]["epochs"])
+        return longest * epochs * (fits[-1].job.folds if fits else 1)
 
     def _once(self, key: Hashable, find: Callable[[], Any]) -> Any:
         key = (key, len(self.of(key[1])))  # type: ignore[index]

@@ -20,8 +20,8 @@ from dlrun.protocols.plans import Plan, Rows, Whole
 from dlrun.protocols.repeats import repeated
 from dlrun.types import Job, Raw, Result, Score
 from dlrun.workflow.course import Workflow
-from dlrun.workflow.stages import FINALS, Stage, Staged
-from dlrun.workflow.verdicts import UNTRAINED, Verdict, apart, called, counted, interval
+from dlrun.workflow.stages import FINALS, UNTRAINED, Stage, Staged
+from dlrun.workflow.verdicts import Verdict, apart, called, counted, interval
 
 
 def _alone(stage: Stage, plan: Plan) -> Staged:

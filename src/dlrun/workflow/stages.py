@@ -22,6 +22,7 @@ FINALS = (
     "final_linear",
 )  # fitted on all rows that are not test rows: the winner, and a linear model beside it
 NAIVE = ("last_value", "same_time_before")  # answers that a series gives for nothing
+UNTRAINED = ("constant", *NAIVE, "linear")  # have no epochs; the simplest first
 LEAST_PATIENCE = 3  # epochs
 STOP = "callback.early_stopping"
 DRAWS = 50  # tries for a candidate that is not there yet
@@ -39,7 +40,11 @@ class Seen(Protocol):
     def failed(self, stage: str) -> bool: ...
 
     def spent(self) -> tuple[float, int]:
-        """Seconds of training, and number of fits."""
+        """Seconds of fitting, and number of fits."""
+        ...
+
+    def expected(self, stage: Stage) -> float:
+        """The seconds that a stage is likely to take."""
         ...
 
 
@@ -135,12 +140,12 @@ class Course:
         return [(f"search-{number + 1}", combined(base, change)) for number, change in enumerate(found)]
 
     def over(self, seen: Seen, stage: Stage) -> bool:
-        """Whether the budget is used up before this stage; one that has begun was within it."""
+        """Whether this stage would go beyond the budget; one that has begun was within it."""
         if seen.begun(stage.name):
             return False
         seconds, fits = seen.spent()
         kind, limit = budget(self.settings.budget)
-        return (seconds if kind == "seconds" else fits) >= limit
+        return fits >= limit if kind == "fits" else seconds >= limit or seconds + seen.expected(stage) > limit
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dlrun.problems import PROBLEMS
 from dlrun.types import Job, Raw, Score
 from dlrun.workflow.choices import Choice
 from dlrun.workflow.evidence import Evidence
-from dlrun.workflow.stages import FIRST, NAIVE, Stage
+from dlrun.workflow.stages import FIRST, NAIVE, UNTRAINED, Stage
 
 TITLES = (
     "Problem and data",
@@ -37,7 +37,6 @@ NAMES = {
 }
 
 
-UNTRAINED = (*NAIVE, "linear")  # candidates without epochs, the simplest first
 SELECTED = (
     "Its validation score is optimistically biased (selection bias): only the test rows can say what it is worth."
 )
@@ -110,6 +109,7 @@ def baseline(seen: Evidence) -> Verdict:
     free = ["constant", *(name for name in NAIVE if seen.of(name))]
     evidence = [f"{called(name)} has {seen.measure} {interval(seen.score(name))}" for name in free]
     evidence += [f"{called(name)} has {interval(seen.score(name))}: {lead(seen, name, seen.bar)}" for name in tried]
+    evidence += seen.spending.stopped(FIRST)
     if not winners:
         return Verdict(5, _nothing(seen, tried), evidence, stopped=True)
     best = seen.best(winners)
@@ -170,7 +170,7 @@ def overfit(seen: Evidence, ladder: list[str]) -> Verdict:
         name = called(last)[0].upper() + called(last)[1:]
         return Verdict(6, f"{name} {_turns(seen.diagnosis(last))}.", evidence)
     rest = [name for name in ladder if not seen.of(name)]
-    why = f"; {', '.join(rest)} were not tried, the budget is used up" if rest else ""
+    why = f" ({', '.join(rest)} would go beyond the budget)" if rest else ""
     text = f"No model overfits yet{why}: a larger one, or longer training, may still gain."
     return Verdict(6, text, evidence)
 
@@ -203,7 +203,8 @@ def regularise(seen: Evidence, stages: list[Stage], base: str, left_out: list[st
     evidence = [f"against {called(name)}: {lead(seen, best, name)}" for name in rivals]
     evidence += [ADVANTAGE] if best not in UNTRAINED and "linear" in names else []
     evidence += [f"failed: {name}" for name in failed(seen)]
-    evidence += [f"not tried, the budget is used up: {', '.join(left_out)}"] if left_out else []
+    evidence += [f"not tried, they would go beyond the budget: {', '.join(left_out)}"] if left_out else []
+    evidence += seen.spending.stopped(names)
     return Verdict(7, text, evidence, [table], winner=winner)
 
 

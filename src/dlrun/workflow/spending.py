@@ -1,0 +1,83 @@
+"""What a workflow has spent of its budget, which ends a fit with the epoch in which it is used up."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from time import monotonic as clock
+from typing import TYPE_CHECKING, Any
+
+from dlrun.rundir import RunDir
+from dlrun.types import Job, Result, Score
+
+if TYPE_CHECKING:
+    from dlrun.engine import Trainer
+    from dlrun.experiment import Watch
+
+FILE = "budget.json"
+
+
+@dataclass
+class Spending:
+    """Of one run folder. limit: seconds, None without such a limit; text: the budget as it was asked for."""
+
+    run: RunDir
+    limit: float | None
+    text: str
+    before: float = 0.0
+    least: int = 0
+    began: float = 0.0
+    cut: str = ""
+
+    @property
+    def known(self) -> dict[str, dict[str, Any]]:
+        """Job → its seconds, loading, solving and scoring included, and where it was stopped."""
+        return self.run.read_json(FILE) or {}
+
+    def seconds(self, result: Result) -> float:
+        """What a fit took; runs of earlier versions know the time of training alone."""
+        entry = self.known.get(result.job.name, {})
+        return max(result.seconds, float(entry.get("seconds", 0.0)))
+
+    def stopped(self, stages: Collection[str]) -> list[str]:
+        """One line that names the fits of these stages that the budget has stopped, or none."""
+        found = [(job, entry["stopped"]) for job, entry in self.known.items() if entry["stage"] in stages]
+        told = ", ".join(f"{job} after {where}" for job, where in found if where)
+        return [f"stopped by the budget: {told}"] if told else []
+
+    def begin(self, job: Job, results: list[Result]) -> None:
+        """Start the clock of a fit. Later folds are trained for as many epochs as the first, so that they compare."""
+        self.began, self.cut = clock(), ""
+        self.before = sum(map(self.seconds, results))
+        done = [result.epochs for result in results if result.job.stage == job.stage]
+        self.least = max(1, *done) if done else 1
+
+    def end(self, job: Job) -> None:
+        """Write down what a fit has taken."""
+        entry = {"stage": job.stage, "seconds": round(clock() - self.began, 3), "stopped": self.cut}
+        self.run.write_json(FILE, self.known | {job.name: entry})
+
+    def watching(self, watch: Watch | None) -> Watch:
+        """The same watch, and the fit ends with the epoch in which the budget is used up."""
+
+        @contextmanager
+        def watched(trainer: Trainer, job: Job, baseline: dict[str, Score]) -> Iterator[None]:
+            trainer.callbacks.append(self._after_epoch)
+            inner: AbstractContextManager[object] = watch(trainer, job, baseline) if watch else nullcontext()
+            with inner:
+                yield
+            if trainer.stop == self._reason:
+                self.cut = f"{trainer.epoch} of {trainer.settings.epochs} epochs"
+
+        return watched
+
+    def _after_epoch(self, trainer: Trainer) -> None:
+        spent = self.before + max(trainer.seconds, clock() - self.began)
+        whole = trainer.epoch >= trainer.settings.epochs
+        if self.limit is not None and spent > self.limit and trainer.epoch >= self.least and not whole:
+            trainer.stop = trainer.stop or self._reason
+
+    @property
+    def _reason(self) -> str:
+        return f"workflow.budget={self.text} is used up"
