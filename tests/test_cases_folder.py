@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import suppress
 
 import pytest
@@ -114,3 +115,106 @@ def test_row_04_folds_trained_as_one_lose_no_best_epoch_to_another_ones_error(tm
     with pytest.raises(Broken):
         main([*words, f"output={tmp_path}"])
     assert kept_epochs(only_run(tmp_path)) == best_epochs(only_run(tmp_path)) == {"fold-1": 2, "fold-2": 2}
+
+
+TABLE = ["task=csv", "data.path=t.csv", "data.target=y", "preset=smoke", "model.units=[4]"]
+DAMAGES = {
+    "cut": lambda content: content[: len(content) * 3 // 5],
+    "empty": lambda content: b"",
+    "garbage": lambda content: bytes(range(255, 55, -1)),
+    "list": lambda content: b"[1, 2]\n",
+}
+WHOLE = ["config.yaml", "data.json", "fields.json", "results.jsonl", "preparation/fit.json", "checkpoints/fit/best.pt"]
+READ = {  # command → words after the run, and the files of the run that it reads
+    "resume": ([], ["config.yaml", "data.json", "results.jsonl"]),
+    "rerun": (["engine.epochs=1"], ["config.yaml", "command.txt"]),
+    "evaluate": ([], ["config.yaml", "data.json", "results.jsonl", "checkpoints/fit/best.pt"]),
+    "predict": (["new.csv"], WHOLE),
+    "report": (
+        [],
+        [
+            *("config.yaml", "command.txt", "data.json", "fields.json", "results.jsonl", "history.jsonl"),
+            *("environment.json", "openings.json", "errors/fit-val.json", "predictions/fit-val.npz"),
+        ],
+    ),
+    "compare": (["other"], ["config.yaml", "results.jsonl", "data.json", "fields.json", "predictions/fit-val.npz"]),
+    "ensemble": ([], [*WHOLE, "predictions/fit-val.npz"]),
+    "visualize": ([], ["config.yaml", "fields.json", "results.jsonl", "checkpoints/fit/best.pt"]),
+    "generate": ([], ["config.yaml", "data.json", "results.jsonl", "preparation/fit.json", "checkpoints/fit/best.pt"]),
+    "weights": ([], ["config.yaml", "fields.json", "results.jsonl", "checkpoints/fit/best.pt"]),
+}
+PAIRS = [(command, file) for command, (_, files) in READ.items() for file in files]
+
+
+def words_of(command, run):
+    if command == "ensemble":
+        return [*TABLE[:4], "model=ensemble", f"model.members=[other,{run}]", "output=e"]
+    if command == "weights":
+        return ["task=digits", "preset=smoke", "model=pretrained", f"model.weights={run}", "output=w"]
+    return [command, str(run), *READ[command][0]]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A folder with three small finished runs: of a table, of pictures, and one that makes pictures."""
+    place = tmp_path_factory.mktemp("runs")
+    rows = [f"{n % 7},{n % 5},{'yes' if n % 7 > 3 else 'no'}" for n in range(120)]
+    (place / "t.csv").write_text("\n".join(["a,b,y", *rows]) + "\n")
+    (place / "new.csv").write_text("a,b\n1,2\n5,4\n")
+    pictures = [*TINY[:2], "engine.epochs=1", "engine.max_steps=2"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, *_, **__: open(file, "wb").close())
+        for name, words in {
+            "table": TABLE,
+            "pictures": [*pictures, "model.units=[4]"],
+            "made": [*pictures, "objective=variational", "model=vae_dense"],
+        }.items():
+            assert main([*words, f"output={name}-o"]) == 0
+            only_run(place / f"{name}-o").rename(place / name)
+    return place
+
+
+@pytest.mark.parametrize(("number", "command", "file"), [(n, *pair) for n, pair in enumerate(PAIRS)])
+def test_row_20_a_damaged_file_is_named_in_one_line(runs, elsewhere, capsys, caplog, number, command, file):
+    kind = {"visualize": "pictures", "weights": "pictures", "generate": "made"}.get(command, "table")
+    for name in ("t.csv", "new.csv"):
+        shutil.copy(runs / name, elsewhere)
+    for name in ("other", "run"):
+        shutil.copytree(runs / kind, elsewhere / name)
+    damages = list(DAMAGES.values())[:3] if file.startswith("history") else list(DAMAGES.values())
+    whole = (path := elsewhere / "run" / file).read_bytes()
+    for damage in (damages[number % len(damages)], damages[(number + 1) % len(damages)]):
+        path.write_bytes(damage(whole))
+        capsys.readouterr()
+        code = main(words_of(command, "run"))
+        out, err = capsys.readouterr()
+        if code == 0 and file.startswith("history"):  # a kill may leave it so
+            assert not path.read_bytes() or (
+                whole.startswith(path.read_bytes()) and path.name in out + err + caplog.text
+            )
+        else:
+            assert code == 2 and err.count("\n") == 1 and err.startswith("dlrun: ") and path.name in err
+
+
+def test_row_20_a_sweep_and_a_workflow_name_their_damaged_files(elsewhere, runs, capsys):
+    shutil.copytree(runs / "table", elsewhere / "run")
+    for name in ("t.csv", "new.csv"):
+        shutil.copy(runs / name, elsewhere)
+    for name, files in {"workflow.json": ["report", "predict"], "members.json": ["report"]}.items():
+        for damage in DAMAGES.values():
+            (elsewhere / "run" / name).write_bytes(damage(b'[{"step": 7, "verdict": "well"}]\n'))
+            for command in files:
+                assert main([command, "run", *READ[command][0]]) == 2
+                assert name in (err := capsys.readouterr().err) and err.count("\n") == 1
+        (elsewhere / "run" / name).unlink()
+    assert main(["-m", *TABLE, "engine.epochs=1,2", "output=s"]) == 0
+    (jobs,) = elsewhere.glob("s/csv/sweep/*/sweep.jsonl")
+    for path in (jobs, jobs.with_name("sweep.yaml")):
+        whole = path.read_bytes()
+        for damage in ("garbage", "list"):
+            path.write_bytes(DAMAGES[damage](whole))
+            capsys.readouterr()
+            assert main(["-m", *TABLE, "engine.epochs=1,2", "output=s"]) == 2
+            assert path.name in (err := capsys.readouterr().err) and err.count("\n") == 1
+        path.write_bytes(whole)

@@ -167,7 +167,7 @@ def test_weights_are_found_where_the_least_lies():
 
 def test_a_wrong_setting_is_told_before_torch_is_needed(tmp_path):
     (tmp_path / "begun").mkdir()
-    (tmp_path / "begun" / "config.yaml").write_text("{}")
+    (tmp_path / "begun" / "config.yaml").write_text("{}\n")
     (tmp_path / "other").mkdir()
     (tmp_path / "results.jsonl").write_text("")
     told = {name: list(faults([str(tmp_path / name)])) for name in ("gone", "other", "begun")}
@@ -210,7 +210,11 @@ def test_folds_and_runs_that_may_have_seen_all_rows_are_refused(runs, tmp_path, 
     ("file", "change", "told"),
     [
         ("data.json", lambda found: found.update(fingerprint="0"), "other data"),
-        ("fields.json", lambda found: found["targets"].update(more={}), "its targets are diagnosis, more"),
+        (
+            "fields.json",
+            lambda found: found["targets"].update(more={"kind": "number"}),
+            "its targets are diagnosis, more",
+        ),
         ("fields.json", lambda found: found["inputs"]["features"].update(shape=[29]), "shape of 'features' is [29]"),
         ("preparation/fit.json", lambda found: found["features"][0]["mean"].reverse(), "preparation of features"),
     ],

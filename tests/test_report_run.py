@@ -21,10 +21,10 @@ def shown(tables, width=110):
 
 
 def test_a_half_written_last_line_is_left_out_and_one_in_the_middle_is_refused(tmp_path):
-    file = tmp_path / "results.jsonl"
-    file.write_text('{"name": "fit", "split": "val"}\n{"name": "fi')
-    assert [line["name"] for line in read.lines(file)] == ["fit"]
-    file.write_text('{"name": "fi\n{"name": "fit", "split": "val"}\n')
+    file, row = tmp_path / "history.jsonl", '{"job": "fit", "epoch": 1, "split": "val", "values": {}}'
+    file.write_text(row + '\n{"job": "fi')
+    assert [line["job"] for line in read.lines(file)] == ["fit"]
+    file.write_text('{"job": "fi\n' + row + "\n")
     with pytest.raises(Refused, match="line 1 is no JSON"):
         read.lines(file)
 

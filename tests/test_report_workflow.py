@@ -155,7 +155,9 @@ def test_a_workflow_that_is_cut_short_at_any_step_has_a_report(tmp_path):
     folder = workflow_run(tmp_path / "run")
     for done, fits in ((1, 0), (4, 0), (5, 4), (6, 6)):
         write_json(folder / "workflow.json", steps()[:done])
-        write_lines(folder / "results.jsonl", [stage_result(stage, 0, 1, "") for stage in list(STAGES)[:fits]])
+        (folder / "results.jsonl").unlink(missing_ok=True)
+        if fits:
+            write_lines(folder / "results.jsonl", [stage_result(stage, 0, 1, "") for stage in list(STAGES)[:fits]])
         told = story.sections(folder, {})
         assert f"{done}. " in "".join(getattr(block, "text", "") for part in told for block in part.blocks)
         assert ("Baseline against models" in [part.title for part in told]) == bool(fits)
@@ -164,7 +166,7 @@ def test_a_workflow_that_is_cut_short_at_any_step_has_a_report(tmp_path):
 def test_files_that_are_damaged_are_named(tmp_path):
     folder = workflow_run(tmp_path / "run")
     (folder / "workflow.json").write_text('[{"step": 1')
-    with pytest.raises(Refused, match=r"workflow\.json is no JSON"):
+    with pytest.raises(Refused, match=r"workflow\.json is damaged: it is no JSON"):
         write(folder)
 
 

@@ -21,7 +21,7 @@ from dlrun.data import files
 HERE = os.environ | {"PYTHONPATH": str(Path(places.__file__).parents[1])}
 TABLE = "area,town,price\n" + "".join(f"{50 + 7 * n},{'abc'[n % 3]},{100.5 + 3 * n}\n" for n in range(30))
 CSV = "task=csv data.path=t.csv data.target=price"
-RESULT = '{"name": "fit", "split": "val"}\n'
+RESULT = '{"name": "fit", "split": "val", "job": {"stage": "fit"}, "scores": {}}\n'
 MNIST = "cache/mnist/train-images-idx3-ubyte.gz"
 
 
@@ -47,7 +47,7 @@ def within(words, files, *says):
 
 def run_with(change, **more):
     """The files of a run that never trained, its config changed."""
-    return {"run/config.yaml": ("made", change), "run/command.txt": "dlrun task=digits", **more}
+    return {"run/config.yaml": ("made", change), "run/command.txt": "dlrun task=digits\n", **more}
 
 
 def node(target, place="model", **values):
@@ -295,7 +295,7 @@ CASES = {
     ),
     "a package named in the words of a run": within(
         "rerun run",
-        run_with({"model": {"_target_": "os.system"}}, **{"run/command.txt": "dlrun plugins=[os] model=dense"}),
+        run_with({"model": {"_target_": "os.system"}}, **{"run/command.txt": "dlrun plugins=[os] model=dense\n"}),
         "'os.system' is not allowed",
     ),
     "a package named in a conf folder": within(
@@ -330,7 +330,7 @@ CASES = {
     **{
         f"{command} of a run with a damaged config ({kind})": within(
             f"{command} run",
-            {"run/config.yaml": text, "run/results.jsonl": RESULT, "run/command.txt": "dlrun"},
+            {"run/config.yaml": text, "run/results.jsonl": RESULT, "run/command.txt": "dlrun\n"},
             "config.yaml",
         )
         for command in ("resume", "rerun", "evaluate", "compare")

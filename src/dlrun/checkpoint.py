@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dlrun.errors import Refused
+from dlrun.errors import Damaged, Refused
 
 log = logging.getLogger("dlrun")
 MARK = b"\ndlrun sha256 "  # behind the archive: a flipped bit is seen, and other readers do not mind
@@ -44,23 +44,37 @@ def previous(path: Path) -> Path:
 
 def load(path: Path) -> dict[str, Any]:
     """The state in a checkpoint file. Raises Refused when the file is damaged."""
-    body, mark, digest = path.read_bytes().rpartition(MARK)
+    try:
+        body, mark, digest = path.read_bytes().rpartition(MARK)
+    except OSError as error:
+        raise Refused(f"checkpoint {path} cannot be read: {error.strerror}") from error
     if not mark or hashlib.sha256(body).hexdigest().encode() != digest:
-        raise Refused(f"checkpoint {path} is damaged: its checksum does not match its content")
+        raise Damaged(f"checkpoint {path} is damaged: its checksum does not match its content")
     state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     return state
 
 
-def newest(path: Path) -> dict[str, Any] | None:
-    """The state of the newest sound checkpoint at `path`, falling back to the one before; None if there is none."""
-    for candidate in (path, previous(path)):
-        if not candidate.exists():
-            continue
+def sound(path: Path) -> dict[str, Any] | None:
+    """The state of the newest sound checkpoint at `path`, falling back to the one before; None if there is none.
+
+    Raises Refused where there are some and all are damaged: that is no answer to another question.
+    """
+    there = [candidate for candidate in (path, previous(path)) if candidate.exists()]
+    for candidate in there[:-1]:
         try:
             return load(candidate)
         except Refused as error:
             log.warning("%s; falling back to the one before it", error)
-    return None
+    return load(there[-1]) if there else None
+
+
+def newest(path: Path) -> dict[str, Any] | None:
+    """As `sound`, for whoever can begin anew: None also where all are damaged, which is told."""
+    try:
+        return sound(path)
+    except Refused as error:
+        log.warning("%s, and there is none before it", error)
+        return None
 
 
 def not_after(path: Path, epoch: int) -> dict[str, Any] | None:
@@ -83,7 +97,7 @@ def there(folder: Path) -> bool:
 def best(folder: Path) -> dict[str, Any]:
     """The state of a job's best epoch, or of its last where no best one was kept. Raises Refused where none is."""
     for name in ("best", "last"):
-        if (found := newest(folder / f"{name}.pt")) is not None:
+        if (found := sound(folder / f"{name}.pt")) is not None:
             return found
     raise Refused(f"no checkpoint in {folder}")
 

@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to read."""
+"""The exceptions that a user is meant to read."""
 
 
 class Refused(Exception):
@@ -6,3 +6,7 @@ class Refused(Exception):
 
     The command line prints the text alone, without a traceback, and exits with code 2.
     """
+
+
+class Damaged(Refused):
+    """A file that dlrun has written is not as it was written. Its text names the file."""

@@ -145,7 +145,7 @@ class Experiment:
         """A job as its finished fit left it: its best checkpoint, or its last. Raises Refused when there is none."""
         fit = self.assembly.fit(job)
         for candidate in (name,) if name else ("best", "last"):
-            if self._restore(fit, candidate):
+            if self._restore(fit, candidate, checkpoint.sound):
                 return fit
         raise Refused(f"no checkpoint to evaluate in {fit.trainer.folder}")
 
@@ -240,8 +240,8 @@ class Experiment:
         gallery.write(self.run.folder, fit.job.name, split, raw, rows, which, answers, fit.data.spec.targets)
         foretold.write(self.run.folder, fit.job.name, split, raw, rows, which, answers)
 
-    def _restore(self, fit: Fit, name: str) -> bool:
-        found = processes.told(lambda: checkpoint.newest(fit.trainer.folder / f"{name}.pt"))
+    def _restore(self, fit: Fit, name: str, read: Callable[[Path], Any] = checkpoint.newest) -> bool:
+        found = processes.told(lambda: read(fit.trainer.folder / f"{name}.pt"))
         if found is not None:
             fit.trainer.restore(found)
             fit.weights = f"{name} (epoch {fit.trainer.epoch})"

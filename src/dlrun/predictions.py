@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dlrun import stored
 from dlrun.errors import Refused
 from dlrun.problems import of_target, usual_metrics
 
@@ -75,7 +75,7 @@ def pooled(folder: Path, jobs: Sequence[str], split: str) -> Pooled:
 
 def of_stage(folder: Path, stage: str, split: str) -> Pooled:
     """The predictions of all folds and repeats of a stage that have a result."""
-    lines = [line for line in _lines(folder / "results.jsonl") if line["split"] == split]
+    lines = [line for line in stored.lines(folder / "results.jsonl") if line["split"] == split]
     jobs = dict.fromkeys(line["name"] for line in lines if line["job"]["stage"] == stage)
     return pooled(folder, list(jobs), split)
 
@@ -149,7 +149,7 @@ def _whole(of: Pooled, definition: Definition, measure: str) -> tuple[Whole, np.
 def _checked(of: Pooled, measure: str) -> Definition:
     """How a measure is taken, once its predictions have been found to be those of the recorded scores."""
     definition = _definition(of.folder, measure)
-    lines = {line["name"]: line for line in _lines(of.folder / "results.jsonl") if line["split"] == of.split}
+    lines = {line["name"]: line for line in stored.lines(of.folder / "results.jsonl") if line["split"] == of.split}
     end = 0
     for job, length in of.lengths.items():
         start, end = end, end + length
@@ -174,7 +174,7 @@ def _check_rows(first: Pooled, second: Pooled, target: str) -> None:
     """Refuse two that were not scored on the same rows of the same data with the same truth."""
     import numpy as np
 
-    marks = [_plain(of.folder / "data.json").get("fingerprint") for of in (first, second)]
+    marks = [stored.value(of.folder / "data.json")["fingerprint"] for of in (first, second)]
     if marks[0] != marks[1] or first.split != second.split:
         raise Refused("they were not scored on the same data (the fingerprints in data.json differ)")
     (ids, at), (others, there) = (np.unique(of.rows, return_index=True) for of in (first, second))
@@ -198,11 +198,8 @@ def _mean_of_each(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _definition(folder: Path, measure: str) -> Definition:
-    import yaml
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    config = yaml.load((folder / "config.yaml").read_text(encoding="utf-8"), Loader=loader)
-    fields, found = _plain(folder / "fields.json")["targets"], {}
+    config = stored.config(folder)
+    fields, found = stored.value(folder / "fields.json")["targets"], {}
     for target, about in fields.items():
         names = usual_metrics(about["kind"], about.get("scale") is not None)
         usual = {name: USUAL.get(name, {"_target_": OURS + name}) for name in names}
@@ -218,12 +215,7 @@ def _definition(folder: Path, measure: str) -> Definition:
 
 
 def _arrays(file: Path, folder: Path) -> dict[str, np.ndarray]:
-    import numpy as np
-
-    if not file.is_file():
-        raise Refused(f"{folder} has no predictions/{file.name}")
-    with np.load(file, allow_pickle=False) as arrays:
-        found = dict(arrays)
+    found = stored.arrays(file)
     if "row" not in found:
         raise Refused(f"{file} does not say which row is which: an older dlrun wrote it; {_again(folder)}")
     return found
@@ -236,14 +228,3 @@ def _again(folder: Path) -> str:
 def _told(definition: Definition) -> str:
     arguments = ", ".join(f"{key}={value}" for key, value in definition.arguments.items())
     return f"{definition.function}({arguments}) of '{definition.target}'"
-
-
-def _plain(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise Refused(f"{file.parent} has no {file.name}")
-    return json.loads(file.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
-
-
-def _lines(file: Path) -> list[dict[str, Any]]:
-    texts = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    return [json.loads(text) for text in texts if text.endswith("}")]

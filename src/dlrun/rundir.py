@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import platform
@@ -16,8 +15,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from dlrun import as_json
+from dlrun import as_json, stored
 from dlrun.errors import Refused
+from dlrun.stored import lines as lines
 from dlrun.types import History, Job, Result, Row, Score
 from dlrun.whole import is_name, write_text
 
@@ -53,19 +53,6 @@ def discard(folder: Path) -> None:
             parent.rmdir()
 
 
-def lines(path: Path) -> list[Any]:
-    """The JSON lines of a file; a last line cut short by a kill is left out. Raises Refused for any other damage."""
-    found = []
-    texts = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    for number, text in enumerate(texts, 1):
-        try:
-            found.append(json.loads(text))
-        except json.JSONDecodeError as error:
-            if number < len(texts):
-                raise Refused(f"{path}, line {number} is no JSON: {text[:60]!r}") from error
-    return found
-
-
 class RunDir:
     """A run folder and the few things that are written to it."""
 
@@ -90,7 +77,11 @@ class RunDir:
 
     def results(self) -> list[Result]:
         """What has come of the jobs so far."""
-        return [read_result(line) for line in lines(self.folder / "results.jsonl")]
+        path = self.folder / "results.jsonl"
+        try:
+            return [read_result(line) for line in lines(path)]
+        except (KeyError, TypeError) as error:
+            raise Refused(f"{path} is damaged, or another dlrun wrote it: {error}") from error
 
     def add_results(self, results: Iterable[Result]) -> None:
         """Add jobs' results, all of them or none."""
@@ -144,9 +135,8 @@ class RunDir:
         write_text(self.folder / name, as_json.text(value, 1) + "\n")
 
     def read_json(self, name: str) -> Any:
-        """What write_json wrote; None if it is not there."""
-        path = self.folder / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        """What write_json wrote; None if it is not there. Raises Refused where it is damaged."""
+        return stored.value_or_none(self.folder / name)
 
     def log(self) -> logging.Handler:
         """A handler that adds to log.txt."""

@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dlrun import stored
 from dlrun.commands.check import check
 from dlrun.commands.configure import configure, keys, unknown_key, value_of
 from dlrun.commands.train import go, logging_to, make_folder, named_plugins, start
 from dlrun.commands.words import user_folders
-from dlrun.errors import Refused
-from dlrun.parts import bounded, faults
+from dlrun.errors import Damaged, Refused
+from dlrun.parts import faults
 from dlrun.settings import LATER
 from dlrun.whole import contained
 
@@ -25,25 +26,16 @@ RESUMED = ("workflow.budget", "engine.device", "engine.devices", "engine.save_ev
 
 def opened(words: list[str], command: str) -> tuple[Path, dict[str, Any], list[str]]:
     """The run folder that the first word names, its config, and the other words. Raises Refused where there is none."""
-    import yaml
-
     if not words or "=" in words[0]:
         raise Refused(f"dlrun {command} needs a run folder: dlrun {command} outputs/…")
     folder = Path(words[0]).absolute()
-    path = folder / "config.yaml"
     if (folder / "sweep.jsonl").is_file():
         raise Refused(f"{folder} is a sweep: the same dlrun -m … goes on with it; its jobs are run folders, such as "
                       f"{words[0]}/000")  # fmt: skip
-    if not path.is_file():
-        raise Refused(f"{folder} is no run folder: it has no config.yaml")
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise Refused(f"{path} is damaged: {' '.join(str(error).split())}") from error
-    bounded(config, str(path))
+    config = stored.config(folder)
     contained(folder)
-    if not isinstance(config, dict) or not isinstance(config.get("engine"), dict):
-        raise Refused(f"{path} is not the config of a run")
+    if "engine" not in config:
+        raise Refused(f"{folder / 'config.yaml'} is not the config of a run")
     if strange := list(faults(config, named_plugins(words[1:]))):
         raise Refused("\n".join(strange))
     config["engine"] = {**LATER, **config["engine"]}
@@ -163,13 +155,10 @@ def at_home(config: dict[str, Any], folder: Path, words: list[str]) -> None:
 
 def words_of(folder: Path) -> list[str]:
     """The words that a run began with. Raises Refused where they are not kept."""
-    path = folder / "command.txt"
     try:
-        name, *words = shlex.split(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise Refused(f"{path} does not hold the words of the run: {error}") from error
-    if name != "dlrun":
-        raise Refused(f"{path} does not hold the words of the run: it does not begin with dlrun")
+        words = shlex.split(stored.command(folder))[1:]
+    except ValueError as error:
+        raise Damaged(f"{folder / 'command.txt'} is damaged: {error}") from error
     return trusted(words, folder)
 
 

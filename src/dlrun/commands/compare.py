@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dlrun.errors import Refused
+from dlrun.errors import Damaged, Refused
 from dlrun.report import measures, read, stages
 
 if TYPE_CHECKING:
@@ -69,6 +69,8 @@ def pairs(runs: Sequence[Path]) -> list[str]:
         try:
             goals = read.goals([*read.results(first), *read.results(other)])
             text, compared = measures.said(*_difference(first, other), goals), compared + 1
+        except Damaged:
+            raise
         except Refused as fault:
             text = f"cannot be compared row by row: {fault}"
         found.append(f"{name} − {names[0]}: {text}")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dlrun import stored
 from dlrun.commands.again import opened
 from dlrun.commands.configure import value_of
 from dlrun.commands.train import named_plugins
@@ -78,10 +78,7 @@ def read_words(words: list[str]) -> Asked:
 
 def labelled(folder: Path, name: str) -> tuple[str, tuple[str, ...]]:
     """The input of words, and the word of each number. Raises Refused where there is none, or more than one."""
-    file = folder / "fields.json"
-    if not file.is_file():
-        raise Refused(f"{folder} has no fields.json: no fit has begun there")
-    inputs = json.loads(file.read_text(encoding="utf-8"))["inputs"]
+    inputs = stored.value(folder / "fields.json", {"inputs": stored.FIELDS})["inputs"]
     known = [one for one, about in inputs.items() if about["kind"] == "tokens" and about["labels"]]
     if not known:
         told = ", ".join(f"{about['kind']} '{one}'" for one, about in inputs.items())

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from dlrun import stored
 from dlrun.errors import Refused
 
 if TYPE_CHECKING:
@@ -20,10 +20,7 @@ NOT_IN_TABLES = ("image", "series")
 
 def kind_of(folder: Path) -> Kind:
     """What a run reads. Raises Refused for one whose inputs no files, texts or tables give."""
-    file = folder / "fields.json"
-    if not file.is_file():
-        raise Refused(f"{folder} has no fields.json: no fit has begun there")
-    fields = json.loads(file.read_text(encoding="utf-8"))
+    fields = stored.value(folder / "fields.json", {"inputs": stored.FIELDS})
     kinds = [about["kind"] for about in fields["inputs"].values()]
     if kinds == ["image"]:
         return "pictures"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dlrun import stored
 from dlrun.errors import Refused
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def admit(member: Path, job: str, run: Path, own: str, rows: np.ndarray | None) 
 
 
 def _same_data(member: Path, run: Path) -> None:
-    theirs, ours = (_plain(folder, "data.json") for folder in (member, run))
+    theirs, ours = (stored.value(folder / "data.json") for folder in (member, run))
     if theirs["fingerprint"] != ours["fingerprint"]:
         raise Refused(
             f"{member} cannot be a member: it was trained on other data ({theirs['rows']:,} development rows, here "
@@ -57,20 +57,25 @@ def _same_data(member: Path, run: Path) -> None:
 
 
 def _same_fields(member: Path, run: Path) -> None:
-    theirs, ours = (_plain(folder, "fields.json") for folder in (member, run))
+    theirs, ours = (_fields(folder) for folder in (member, run))
     for part in ("inputs", "targets"):
         if list(theirs[part]) != list(ours[part]):
             there, here = (", ".join(fields[part]) for fields in (theirs, ours))
             raise Refused(f"{member} cannot be a member: its {part} are {there}, here {here}")
         for name, key in product(ours[part], ALIKE):
-            there, here = theirs[part][name][key], ours[part][name][key]
+            there, here = (fields[part][name].get(key) for fields in (theirs, ours))
             if there != here:
                 raise Refused(f"{member} cannot be a member: {key} of '{name}' is {there}, here {here}")
 
 
+def _fields(folder: Path) -> Any:
+    """What a run's model was told of its data. Raises Refused where the file is damaged."""
+    return stored.value(folder / "fields.json", {"inputs": stored.FIELDS})
+
+
 def admit_base(base: Path, job: str, run: Path, rows: np.ndarray | None) -> None:
     """Raise Refused where a run that another stands on was trained on that one's validation rows."""
-    theirs, ours = (_plain(folder, "data.json") for folder in (base, run))
+    theirs, ours = (stored.value(folder / "data.json") for folder in (base, run))
     if rows is not None and theirs["fingerprint"] == ours["fingerprint"] and (fault := _seen(base, job, rows)):
         raise Refused(f"weights={base}: {fault}")
 
@@ -91,10 +96,9 @@ def _seen(member: Path, job: str, rows: np.ndarray) -> str:
             f"it has no {file.relative_to(member)}, so nothing says that it was not "
             f"trained on this run's {len(rows):,} validation rows (with protocol=whole it was)"
         )
-    with np.load(file, allow_pickle=False) as arrays:
-        if "row" not in arrays:
-            raise Refused(f"{file} does not say which row is which: dlrun evaluate {member} writes it again")
-        seen = np.setdiff1d(rows, arrays["row"])
+    if "row" not in (arrays := stored.arrays(file)):
+        raise Refused(f"{file} does not say which row is which: dlrun evaluate {member} writes it again")
+    seen = np.setdiff1d(rows, arrays["row"])
     if not len(seen):
         return ""
     return (
@@ -104,17 +108,12 @@ def _seen(member: Path, job: str, rows: np.ndarray) -> str:
 
 
 def _same_preparation(member: Path, job: str, run: Path, own: str) -> None:
-    theirs, ours = _plain(member, f"preparation/{job}.json"), _plain(run, f"preparation/{own}.json")
+    theirs, ours = (
+        stored.value(folder / "preparation" / f"{name}.json") for folder, name in ((member, job), (run, own))
+    )
     differing = [name for name in ours if theirs.get(name) != ours[name]]
     if differing:
         raise Refused(
             f"{member} cannot be a member: its preparation of {', '.join(differing)} is another: see "
             f"preparation/{job}.json"
         )
-
-
-def _plain(folder: Path, name: str) -> Any:
-    file = folder / name
-    if not file.is_file():
-        raise Refused(f"{folder} cannot be used: it has no {name}")
-    return json.loads(file.read_text(encoding="utf-8"))

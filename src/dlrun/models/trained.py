@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import nn
 
-from dlrun import checkpoint
+from dlrun import checkpoint, stored
 from dlrun.build import patched
 from dlrun.errors import Refused
 from dlrun.models import weights
@@ -57,8 +56,7 @@ def trained(folder: Path, plugins: tuple[str, ...] | None = None, *, answers: bo
 def done(folder: Path) -> tuple[dict[str, Any], Job]:
     """The config of a run as its last finished fit (see `trained`) had it, and the job of that fit."""
     job = main_job(folder)
-    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    return patched(config, job.patch), job
+    return patched(stored.config(folder), job.patch), job
 
 
 class _Weights(nn.Module):
@@ -72,8 +70,7 @@ class _Weights(nn.Module):
 
 def main_job(folder: Path) -> Job:
     """The fit that a run is about: its final one, a workflow's winner, its plain fit, or the last one that is there."""
-    if not (folder / "config.yaml").is_file():
-        raise Refused(f"{folder} is no run folder: it has no config.yaml")
+    stored.config(folder)
     jobs = [result.job for result in RunDir(folder).results()]
     steps = RunDir(folder).read_json("workflow.json") or []
     won = [step["winner"] for step in steps if step.get("winner")]
@@ -99,7 +96,10 @@ def read_spec(run: RunDir) -> Spec:
     kept = run.read_json("fields.json")
     if kept is None:
         raise Refused(f"{run.folder} has no fields.json: it was made by an older dlrun, or has not begun to train")
-    return Spec(*({name: _field(node) for name, node in kept[part].items()} for part in ("inputs", "targets")))
+    try:
+        return Spec(*({name: _field(node) for name, node in kept[part].items()} for part in ("inputs", "targets")))
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise Refused(f"{run.folder / 'fields.json'} is damaged: {type(error).__name__} {error}") from error
 
 
 def _field(node: dict[str, Any]) -> Field:

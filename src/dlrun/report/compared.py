@@ -116,5 +116,5 @@ def _alone(run: Path) -> list[Block]:
     found: list[Block] = [Text(str(run), "small"), *(block for part in told for block in part.blocks)]
     curve = run / "learning-curves.png"
     found += [Picture(curve, story.CURVES, story.CURVES)] if curve.is_file() else []
-    command = read.text(run / "command.txt")
+    command = read.command(run)
     return [*found, *([Code(command)] if command else [])]

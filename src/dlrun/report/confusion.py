@@ -7,6 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dlrun import stored
 from dlrun.report import read
 from dlrun.report.picture import COLOURS, GREY, WIDTH, picture
 
@@ -31,8 +32,7 @@ def predictions(folder: Path, only: Collection[str] | None = None) -> dict[tuple
         job, _, split = file.stem.rpartition("-")
         if "repeat-" in job or (only is not None and read.family(job) not in only):
             continue
-        with np.load(file, allow_pickle=False) as arrays:
-            kept = {name: arrays[name] for name in arrays.files if name.startswith(("target/", "output/"))}
+        kept = {name: each for name, each in stored.arrays(file).items() if name.startswith(("target/", "output/"))}
         parts.setdefault((read.family(job), split), []).append(kept)
     return {key: {name: np.concatenate([p[name] for p in some]) for name in some[0]} for key, some in parts.items()}
 

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from dlrun.errors import Refused
+from dlrun import stored
 from dlrun.figures import goals_of
 from dlrun.models import name_of
+from dlrun.stored import config as config
+from dlrun.stored import lines as lines
+from dlrun.stored import value_or_none as plain
 
 Lines = list[dict[str, Any]]
-
-
-def lines(file: Path) -> Lines:
-    """One dict a line; empty when there is no file. A last line that is only half written is left out."""
-    if not file.is_file():
-        return []
-    texts = file.read_text(encoding="utf-8", errors="replace").split("\n")
-    found = []
-    for number, text in enumerate(texts, 1):
-        try:
-            found.append(json.loads(text))
-        except ValueError:
-            if text.strip() and any(map(str.strip, texts[number:])):
-                raise Refused(f"{file}, line {number} is no JSON: {text[:60]!r}") from None
-    return [line for line in found if isinstance(line, dict)]
 
 
 def history(folder: Path) -> Lines:
@@ -47,25 +34,6 @@ def cut(folder: Path, results: Lines) -> dict[str, str]:
     return {name: str(about["why"]) for name, about in known.items() if name not in done}
 
 
-def config(folder: Path) -> dict[str, Any]:
-    """The resolved config. Raises Refused where the folder is no run."""
-    import yaml
-
-    file = folder / "config.yaml"
-    if not folder.is_dir():
-        raise Refused(f"there is no folder {folder}")
-    if not file.is_file():
-        raise Refused(f"{folder} is no run folder: it has no config.yaml")
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    try:
-        found = yaml.load(file.read_text(encoding="utf-8"), Loader=loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise Refused(f"{file} is damaged: {' '.join(str(error).split())}") from error
-    if not isinstance(found, dict):
-        raise Refused(f"{file} is not the config of a run")
-    return found
-
-
 def flat(node: Any, prefix: str = "") -> dict[str, Any]:
     """Nested dicts as one dict: {'optimizer': {'lr': .1}} → {'optimizer.lr': .1}."""
     if not isinstance(node, dict) or not node:
@@ -78,15 +46,18 @@ def flat(node: Any, prefix: str = "") -> dict[str, Any]:
 
 def targets(folder: Path) -> dict[str, dict[str, Any]]:
     """Target name → its kind and labels, from fields.json; empty when there is none."""
-    file = folder / "fields.json"
-    if not file.is_file():
-        return {}
-    return json.loads(file.read_text(encoding="utf-8")).get("targets", {})
+    found: dict[str, dict[str, Any]] = (plain(folder / "fields.json") or {"targets": {}})["targets"]
+    return found
 
 
 def text(file: Path) -> str:
     """The text of a small file, or nothing when it is not there."""
-    return file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else ""
+    return stored.text(file).strip() if file.is_file() else ""
+
+
+def command(folder: Path) -> str:
+    """The words that a run began with, or nothing when they are not kept."""
+    return stored.command(folder) if (folder / "command.txt").is_file() else ""
 
 
 def name_of_model(config: dict[str, Any]) -> str:
@@ -148,14 +119,6 @@ def worth_showing(found: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     measured = {family for family, split in keys if split != "train"}
     kept = [(family, split) for family, split in keys if split != "train" or family not in measured]
     return sorted(kept, key=lambda key: key[1] == "test")
-
-
-def plain(file: Path) -> Any:
-    """The value of a JSON file; None when it is not there. Raises Refused when it is damaged."""
-    try:
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-    except ValueError as error:
-        raise Refused(f"{file} is no JSON: {error}") from error
 
 
 def differing(configs: list[dict[str, Any]], private: tuple[str, ...] = ("output", "note")) -> list[str]:

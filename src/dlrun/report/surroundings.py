@@ -78,7 +78,7 @@ def environment(folder: Path) -> list[Section]:
 
 def again(folder: Path) -> list[Section]:
     """The words that the run began with."""
-    command = read.text(folder / "command.txt")
+    command = read.command(folder)
     return section("The command that repeats it", [Code(command)] if command else [])
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dlrun import stored
 from dlrun.errors import Refused
 from dlrun.figures import deciding, sign
 from dlrun.report import measures, read
@@ -45,10 +46,8 @@ class Aim:
     @classmethod
     def of(cls, folder: Path) -> Aim:
         """What sweep.yaml says; nothing for sweeps from before it."""
-        import yaml
-
-        text = read.text(folder / "sweep.yaml")
-        measure = (yaml.safe_load(text) or {}).get("search", {}).get("measure") if text else None
+        file = folder / "sweep.yaml"
+        measure = stored.mapping(file).get("search", {}).get("measure") if file.is_file() else None
         names = [measure] if isinstance(measure, str) else measure or []
         return cls(tuple(name.removeprefix("val/") for name in names))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from dlrun import as_json
+from dlrun import as_json, stored
 from dlrun.errors import Refused
 from dlrun.rundir import create, lines
 from dlrun.settings import Sweep
@@ -33,8 +33,7 @@ def opened(root: Path, task: str, told: dict[str, Any], fresh: bool) -> SweepFol
     """The newest folder of this very sweep under root/task/sweep, else a new one."""
     place = root.absolute() / task / "sweep"
     for file in sorted(place.glob("*/sweep.yaml"), reverse=True) if not fresh else ():
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-        if isinstance(found, dict) and found.get("identity") == told["identity"]:
+        if stored.mapping(file)["identity"] == told["identity"]:
             return SweepFolder(file.parent)
     folder = create(root, task, "sweep")
     write_text(folder / "sweep.yaml", yaml.safe_dump(told, sort_keys=False))

@@ -1,0 +1,205 @@
+"""Reads the files of a run folder. Here alone is decided that one is damaged; whoever asks has one line that names it.
+
+Needs no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dlrun.errors import Damaged, Refused
+from dlrun.parts import bounded
+
+if TYPE_CHECKING:
+    import numpy as np
+
+log = logging.getLogger("dlrun")
+
+# What a value is expected to be: a type or several · {key: form}, a mapping with these keys at least ·
+# {"?key": form}, if it is there · {...: form}, a mapping whose values all are such · [form], a list of such.
+Form = Any
+
+NUMBER = (int, float, type(None))
+SCORES: Form = {...: {"value": NUMBER}}
+JOB: Form = {"stage": str}
+FIELDS: Form = {...: {"kind": str}}
+FORMS: dict[str, Form] = {
+    "config.yaml": {"?engine": dict, "?model": dict, "?task": (dict, str)},
+    "sweep.yaml": {"identity": str, "words": list},
+    "data.json": {"fingerprint": str, "rows": int, "note": str},
+    "fields.json": {"targets": FIELDS},
+    "workflow.json": [{"step": int, "verdict": str}],
+    "begun.json": {"config": str},
+    "audit.json": [{"severity": str, "what": str, "text": str}],
+    "openings.json": {"count": int},
+    "environment.json": dict,
+    "pictures.json": list,
+    "members.json": {"combine": str, "members": [{"folder": str, "job": str, "model": str, "weight": NUMBER}]},
+    "unfinished.json": {...: {"job": JOB, "why": str, "diverged": bool}},
+    "results.jsonl": {"name": str, "split": str, "job": JOB, "scores": SCORES},
+    "history.jsonl": {"job": str, "epoch": int, "split": str, "values": {...: NUMBER}},
+    "sweep.jsonl": {"job": int, "status": str},
+    "preparation": dict,
+    "errors": [dict],
+}
+GROWS = ("history.jsonl", "sweep.jsonl")  # are added to line by line, so that a kill may cut the last one short
+NOUNS = {dict: "a mapping", list: "a list", str: "text", int: "a whole number", bool: "true or false"}
+BROKEN = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)  # what numpy meets in an archive
+_told: set[tuple[Path, int]] = set()  # cut last lines that were told, with the time of the file: once is enough
+
+
+def text(path: Path) -> str:
+    """The text of a file. Raises Refused where it is not there, cannot be read, or is none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise Refused(f"{path.parent} has no {path.name}") from None
+    except OSError as error:
+        raise Refused(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise Damaged(f"{path} is damaged: it is no text") from None
+
+
+def whole_text(path: Path) -> str:
+    """The text of a file of whole lines. Raises Refused, also where its last line is cut short."""
+    found = text(path)
+    if not found.endswith("\n"):
+        raise Damaged(f"{path} is damaged: {'its last line is cut short' if found else 'it is empty'}")
+    return found
+
+
+def command(folder: Path) -> str:
+    """The words that a run began with, as they were typed. Raises Refused where they are not kept."""
+    found = whole_text(path := folder / "command.txt").strip()
+    if not found.startswith("dlrun"):
+        raise Damaged(f"{path} is damaged: it does not begin with dlrun")
+    return found
+
+
+def value(path: Path, form: Form = None) -> Any:
+    """What a JSON file holds. form: what is asked of it here, besides its usual form.
+
+    Raises Refused where it is not there, or is damaged.
+    """
+    content = text(path)
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        why = "it is empty" if not content.strip() else f"it is no JSON ({error})"
+        raise Damaged(f"{path} is damaged: {why}") from None
+    return checked(path, checked(path, found, FORMS.get(path.name) or FORMS.get(path.parent.name)), form)
+
+
+def value_or_none(path: Path) -> Any:
+    """What a JSON file holds; None where it is not there. Raises Refused where it is damaged."""
+    return value(path) if path.exists() else None
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON lines of a file; none where it is not there. Raises Refused where it is damaged.
+
+    Of a file that is added to line by line, a last line that a kill has cut short is left out.
+    """
+    if not path.exists():
+        return []
+    texts, found, form = text(path).split("\n"), [], FORMS.get(path.name, dict)
+    for number, line in enumerate(texts, 1):
+        if not line.strip():
+            continue
+        try:
+            found.append(checked(path, json.loads(line), form, f"line {number}: "))
+        except (ValueError, RecursionError):
+            if number == len(texts) and path.name in GROWS:
+                _tell_cut(path)
+                break
+            raise Damaged(f"{path} is damaged: line {number} is no JSON: {line[:60]!r}") from None
+    if not found and path.name not in GROWS:
+        raise Damaged(f"{path} is damaged: it is empty")
+    return found
+
+
+def _tell_cut(path: Path) -> None:
+    if (mark := (path, path.stat().st_mtime_ns)) not in _told:
+        _told.add(mark)
+        log.warning("%s: its last line was cut short, and is left out", path)
+
+
+def mapping(path: Path) -> dict[str, Any]:
+    """What a YAML file holds. Raises Refused where it is not there, or is damaged."""
+    import yaml
+
+    content = whole_text(path)
+    try:
+        found = yaml.load(content, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise Damaged(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from None
+    bounded(found, str(path))
+    return checked(path, found, FORMS.get(path.name, dict))  # type: ignore[no-any-return]
+
+
+def config(folder: Path) -> dict[str, Any]:
+    """The resolved config of a run. Raises Refused where the folder is no run, or its config is damaged."""
+    if not folder.is_dir():
+        raise Refused(f"there is no folder {folder}")
+    if not (folder / "config.yaml").is_file():
+        raise Refused(f"{folder} is no run folder: it has no config.yaml")
+    return mapping(folder / "config.yaml")
+
+
+def arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file. Raises Refused where it is not there, or is damaged."""
+    import numpy as np
+
+    if not path.is_file():
+        raise Refused(f"{path.parent.parent} has no {path.parent.name}/{path.name}")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return dict(archive)
+    except (*BROKEN, AttributeError, TypeError) as error:  # a lone array has no arrays in it
+        raise Damaged(f"{path} is damaged: {str(error).splitlines()[0] if str(error) else 'it is empty'}") from None
+
+
+def checked(path: Path, found: Any, form: Form, where: str = "") -> Any:
+    """The value, if it has this form. Raises Refused, naming the file and the part that has not."""
+    if form is not None and (fault := misfit(found, form)):
+        raise Damaged(f"{path} is damaged: {where}{fault}")
+    return found
+
+
+def misfit(found: Any, form: Form, name: str = "it") -> str:
+    """What is wrong with a value that should have a form, in words; '' where nothing is."""
+    if isinstance(form, Mapping):
+        return misfit(found, dict, name) or _misfit_of_parts(found, form, name)
+    if isinstance(form, list):
+        parts = enumerate(found, 1) if isinstance(found, list) else ()
+        return misfit(found, list, name) or _first(misfit(part, form[0], f"{name}[{at}]") for at, part in parts)
+    kinds = form if isinstance(form, tuple) else (form,)
+    if isinstance(found, kinds) and (bool in kinds or not isinstance(found, bool)):
+        return ""
+    return f"{name} is {_noun(found)}, where {NOUNS.get(kinds[0], 'a number')} is expected"
+
+
+def _misfit_of_parts(found: dict[str, Any], form: Mapping[Any, Form], name: str) -> str:
+    inside = "" if name == "it" else f"{name}."
+    if ... in form:
+        return _first(misfit(part, form[...], f"{inside}{key}") for key, part in found.items())
+    for key, inner in form.items():
+        bare = key.removeprefix("?")
+        missing = "" if bare != key else f"{name} has no '{key}'"
+        if fault := misfit(found[bare], inner, f"{inside}{bare}") if bare in found else missing:
+            return fault
+    return ""
+
+
+def _first(faults: Any) -> str:
+    return next(filter(None, faults), "")
+
+
+def _noun(found: Any) -> str:
+    return "empty" if found is None else NOUNS.get(type(found), "a number")
