@@ -162,3 +162,61 @@ def test_row_own_columns_of_the_file_of_labels_are_named(tmp_path, capsys):
         in capsys.readouterr().err
     )
     assert main([*words, *QUICK, "model=linear", "data.columns=[name,kind]"]) == 0
+
+
+def only_run(output):
+    return sorted(output.glob("*/*/*"))[-1]
+
+
+def test_row_own_a_rerun_says_whether_the_scores_are_those_of_the_original(tmp_path, capsys):
+    output = f"output={tmp_path / 'o'}"
+    assert main(["task=wine", "model=linear", output, *QUICK]) == 0
+    first = only_run(tmp_path / "o")
+    assert main(["rerun", str(first)]) == 0
+    said = capsys.readouterr().out
+    assert "the same as the original: 2 scores, equal to the last bit" in said
+    assert "the same as the original" in (only_run(tmp_path / "o") / "log.txt").read_text()
+    text = (first / "results.jsonl").read_text()
+    loss = json.loads(text)["scores"]["loss"]["value"]
+    for factor, told in ((1 + 1e-6, "the scores of the original within 1e-06"), (1.1, "NOT the scores of the orig")):
+        (first / "results.jsonl").write_text(text.replace(str(loss), str(loss * factor)))
+        assert main(["rerun", str(first)]) == 0 and told in capsys.readouterr().out
+    assert main(["rerun", str(first), "seed=3"]) == 0 and "of the original" not in capsys.readouterr().out
+
+
+def test_row_own_predictions_stand_beside_the_files_columns_without_noise(tmp_path):
+    import csv
+
+    rows = [f"{n},{n % 3},{1000 + n * 3.7:.1f},{'ny'[n % 2]}" for n in range(40)]
+    Path("t.csv").write_text("\n".join(["size,rooms,price,sold", *rows]) + "\n")
+    words = ["task=csv", "data.path=t.csv", "data.target=[price,sold]", "model=linear", f"output={tmp_path / 'o'}"]
+    assert main([*words, *QUICK]) == 0
+    Path("new.csv").write_text("\n".join(["size,rooms,sold", "3,1,y", "", "5,2,n"]) + "\n")
+    assert main(["predict", str(only_run(tmp_path / "o")), "new.csv", "to=out.csv"]) == 0
+    with Path("out.csv").open() as file:
+        found = list(csv.DictReader(file))
+    assert [(row["line"], row["size"], row["rooms"], row["sold"]) for row in found] == [
+        ("2", "3", "1", "y"),
+        ("4", "5", "2", "n"),
+    ]
+    for row in found:
+        numbers = [row["price: answer"], row["sold: n"], row["sold: y"]]
+        assert all(len(text.replace("-", "").replace(".", "").lstrip("0")) <= 9 or "e" in text for text in numbers)
+        assert abs(float(row["sold: n"]) + float(row["sold: y"]) - 1) < 1e-6
+
+
+def test_row_own_a_terminal_shows_the_losses_of_the_last_epoch_and_says_that_it_draws(tmp_path, monkeypatch):
+    import io
+
+    from rich.console import Console
+
+    screen = io.StringIO()
+    made = Console.__init__
+
+    def terminal(self, *args, **named):
+        made(self, *args, **{**named, "file": screen, "force_terminal": True, "width": 120})
+
+    monkeypatch.setattr(Console, "__init__", terminal)
+    assert main(["task=wine", "model=linear", f"output={tmp_path / 'o'}", *QUICK]) == 0
+    said = screen.getvalue()
+    assert "epoch 1: train loss" in said and ", val loss" in said and "drawing plots" in said

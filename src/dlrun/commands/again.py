@@ -141,7 +141,13 @@ def rerun(words: list[str]) -> int:
         folders, more = user_folders(rest)
         config = configure([*without(before, more), *more], folders, plugins)
     check(config, plugins)
-    return start(config, [*without(before, rest), *rest], make_folder(config), plugins)
+    new = make_folder(config)
+    code = start(config, [*without(before, rest), *rest], new, plugins)
+    if code == 0 and all(word.startswith(("plugins=", "output=")) for word in rest):
+        from dlrun.commands.repeated import verdict
+
+        print(verdict(folder, new))
+    return code
 
 
 def at_home(config: dict[str, Any], folder: Path, words: list[str]) -> None:

@@ -123,7 +123,7 @@ class Look:
         epoch = min(trainer.epoch + 1, trainer.settings.epochs)
         line.append(f"  epoch {epoch}/{trainer.settings.epochs} {trainer.split}", style="not bold")
         loss = "" if self._loss() is None else f"loss {number(self.loss)}"
-        for parts in ((loss, self._so_far(), self._remaining()), (self.to_beat(),)):
+        for parts in ((loss, self._so_far(), self._remaining()), (self.latest(), self.to_beat())):
             text = " · ".join(filter(None, parts))
             line.append(f"\n{text}" if text else "", style="not bold cyan")
         return line
@@ -131,8 +131,14 @@ class Look:
     def closing(self) -> str:
         """What stays on a terminal once the fit is over: one line."""
         seconds = f"{time.monotonic() - self.began_at:.1f} s"
-        parts = (f"{self.name}  {self.trainer.epoch} epochs", self._so_far(), self.to_beat(), seconds)
+        parts = (f"{self.name}  {self.trainer.epoch} epochs", self.latest(), self._so_far(), self.to_beat(), seconds)
         return "  ".join(filter(None, parts))
+
+    def latest(self) -> str:
+        """The losses of the last epoch that is done: 'epoch 3: train loss 0.2810, val loss 0.3012'."""
+        rows = [row for row in self.trainer.history[-3:] if row.epoch == self.trainer.epoch and "loss" in row.values]
+        losses = ", ".join(f"{row.split} loss {number(row.values['loss'])}" for row in rows)
+        return f"epoch {self.trainer.epoch}: {losses}" if losses else ""
 
     def to_beat(self) -> str:
         """'baseline to beat: accuracy 0.5100', or nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,8 @@ def finish(config: dict[str, Any], folder: Path, results: list[Result], console:
     from dlrun.report.write import write
 
     count_openings(config, folder)
-    made = write(folder)
+    with console.status("drawing plots and writing the report") if console.is_terminal else nullcontext():
+        made = write(folder)
     if "workflow" not in config:
         console.print(*result_tables(folder))
     against_members(folder, console)

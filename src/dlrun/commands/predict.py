@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,8 +137,20 @@ def show(asked: Asked, answers: Answers, first: str, console: Console) -> str:
         console.print(line, soft_wrap=True, markup=False)
     scores = told_scores(asked, answers, config, console)
     if asked.to is not None and asked.to.suffix.lower() == ".csv":
-        return predicted.csv_text(*what, first=first, note=note)
+        beside = file_columns(asked, answers.names) if first == "line" else {}
+        return predicted.csv_text(*what, first=first, note=note, beside=beside)
     return predicted.json_text(*what, first=first, about=about(asked, answers, note, scores))
+
+
+def file_columns(asked: Asked, lines: Sequence[Any]) -> dict[str, list[str]]:
+    """The columns of the file that was answered, as they stand there, of these lines."""
+    from dlrun.data import cells
+
+    data = asked.config["data"]
+    reading = {"separator": data.get("separator"), "header": data.get("header")}
+    whole = cells.read(str(one_table(asked.items)), encoding=data.get("encoding") or "utf-8", **reading)
+    place = {line: row for row, line in enumerate(whole.lines)}
+    return {name: [column[place[line]] for line in lines] for name, column in whole.columns.items()}
 
 
 def about(asked: Asked, answers: Answers, note: str, scores: dict[str, float]) -> dict[str, Any]:

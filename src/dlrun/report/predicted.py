@@ -38,8 +38,8 @@ def names_of(field: Field, target: str) -> tuple[str, ...]:
 
 def shares(field: Field, output: np.ndarray) -> list[float]:
     """One row's probabilities by class or label, or its numbers; of a binary target that of both classes."""
-    found = [float(value) for value in output.reshape(-1)]
-    return [1 - found[0], found[0]] if field.kind == "binary" else found
+    found = [output.dtype.type(1) - output.reshape(-1)[0]] if field.kind == "binary" else []
+    return [float(str(value)) for value in (*found, *output.reshape(-1))]  # the shortest digits that say it
 
 
 def answer(field: Field, target: str, output: np.ndarray) -> str | float:
@@ -108,9 +108,18 @@ def _written(value: str | float) -> str:
 
 
 def csv_text(
-    fields: Mapping[str, Field], names: Names, outputs: Outputs, truths: Outputs, *, first: str, note: str = ""
+    fields: Mapping[str, Field],
+    names: Names,
+    outputs: Outputs,
+    truths: Outputs,
+    *,
+    first: str,
+    note: str = "",
+    beside: Mapping[str, list[str]] | None = None,
 ) -> str:
-    """Columns: file (or line), answer, truth where it is known, one for each class, and a note where there is one."""
+    """Columns: file (or line), answer, truth where it is known, one for each class, a note where there is one, and
+    those of `beside`, of which one that is called as another has ' (file)' behind its name.
+    """
     heads, columns = [first], [list(map(str, names))]
     for target, field in fields.items():
         prefix = f"{target}: " if len(fields) > 1 else ""
@@ -126,6 +135,9 @@ def csv_text(
     if note:
         heads.append("note")
         columns.append([note] * len(names))
+    for name, column in (beside or {}).items():
+        heads.append(f"{name} (file)" if name in heads else name)
+        columns.append(column)
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([heads, *zip(*columns, strict=True)])
     return text.getvalue()
