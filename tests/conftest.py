@@ -19,6 +19,7 @@ atexit.register(shutil.rmtree, cache, ignore_errors=True)
 UNSEEN = {  # tests that look at no picture: to draw them is half of a small run
     *(
         "test_callbacks",
+        "test_cases_tables",
         "test_cases_own",
         "test_cases_words",
         "test_cases_parts",

@@ -407,3 +407,39 @@ def windows_of(place, values, impute):
     found = build(node("data", "series", path=str(place / "s.csv"), time="t", target="y", lookback=4, inputs=["x"],
                        test=0, impute=impute)).dev["series"]  # fmt: skip
     return {int(first) + 3: found.values[first : first + 4].copy() for first in found.first}
+
+
+NAMES = ["p/q", "..", "A", "a", "con", "NUL.txt", "x.y", "a b", "-", "\\", "ü" * 100, "t" * 300, "t" * 301, "Ä", "ä"]
+
+
+def test_law_no_name_from_data_becomes_a_path(tmp_path):
+    """One function makes file names: short, in one folder, different whatever a file system makes of large letters."""
+    from dlrun.whole import file_names, is_name
+
+    found = file_names([*NAMES, "nul\0x", "a/../b", ".hidden", "trailing.", "\udcff"])
+    assert len({name.casefold() for name in found.values()}) == len(found)
+    for name in found.values():
+        assert is_name(name) and len(name.encode()) < 80 and not name.startswith(".") and not name.endswith(".")
+        assert name.partition(".")[0].casefold() not in {"con", "nul"}
+        (tmp_path / name).write_text("there")
+    assert found["A"] == "A" and found["x.y"] == "x.y"  # what may stand as it is does
+
+
+def test_row_07_targets_of_any_name_go_through_a_run_its_report_and_predict(run):
+    names = ["p/q", "..", "A", "a", "con", "t" * 300]
+    head = ",".join(["x", *names])
+    rows = [",".join([str(n % 9), *(f"{n % 9 + place + n / 50}" for place in range(len(names)))]) for n in range(30)]
+    asked = ",".join(f'"{name}"' for name in names)
+    code, said = run(
+        "task=csv", table("t.csv", head, rows), f"data.target=[{asked}]", "engine.epochs=1", "model=linear"
+    )
+    assert code == 0 and "Traceback" not in said
+    (folder,) = (path.parent for path in Path("outputs").rglob("fields.json"))
+    assert len(list(folder.glob("residuals-*.png"))) == len(names)
+    assert run("report", str(folder))[0] == 0 and run("predict", str(folder), "t.csv")[0] == 0
+
+
+def test_row_07_the_same_for_a_workflow_and_a_sweep(run):
+    words = ("task=csv", f"data.path={CASES / 'slash.csv'}", "data.target=p/q", "engine.epochs=1", "model=linear")
+    assert run("-m", *words, "optimizer.lr=0.1,0.01", "callback=none")[0] == 0
+    assert run("workflow", *words, "workflow=quick", "workflow.budget=1")[0] == 0

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from dlrun.whole import whole, write_text
+from dlrun.whole import file_names, whole, write_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -120,8 +120,9 @@ def graph(nodes: Iterable[tuple[str, str, Sequence[str]]]) -> bytes:
 
 def projector(folder: Path, job: str, words: Mapping[str, tuple[np.ndarray, Sequence[str]]]) -> None:
     """Write vectors (size, width) and their words for TensorBoard's projector, in the place of those that are there."""
-    place, config = folder / "tensorboard" / job / "model", []
-    for name, (vectors, labels) in words.items():
+    place, config, named = folder / "tensorboard" / job / "model", [], file_names(words)
+    for layer, (vectors, labels) in words.items():
+        name = named[layer]
         lines = ("\t".join(f"{value:.6g}" for value in row) for row in vectors.tolist())
         write_text(place / f"{name}-vectors.tsv", "".join(f"{line}\n" for line in lines))
         told = [" ".join(label.split()) or f"({number})" for number, label in enumerate(labels)]

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from dlrun.errors import Refused
+
+MOST_BYTES = 60  # of a name from data: other parts of a file's name stand beside it
+RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(10))}
 
 
 @contextmanager
@@ -31,6 +37,24 @@ def write_text(path: Path, text: str) -> None:
 def is_name(text: str) -> bool:
     """Whether this names something in a folder, and leads nowhere else."""
     return text not in ("", ".", "..") and not set(text) & {"/", "\\", "\0"}
+
+
+def file_names(names: Iterable[str]) -> dict[str, str]:
+    """For each name from data one that a file can have: short, in one folder, different from all others in any case.
+
+    A name that may stand as it is does; another one is made of its letters and a digest.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        bare = re.sub(r"[^\w.+=-]+", "-", unicodedata.normalize("NFC", name)).strip("-.")
+        short = bare.encode()[:MOST_BYTES].decode(errors="ignore")
+        if short.partition(".")[0].casefold() in RESERVED:
+            short = "-" + short.replace(".", "-")
+        taken = {other.casefold() for other in found.values()}
+        if short != name or short.casefold() in taken:
+            short = f"{short}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:8]}".lstrip("-")
+        found[name] = short
+    return found
 
 
 def contained(folder: Path) -> None:

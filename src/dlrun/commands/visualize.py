@@ -134,7 +134,7 @@ def word_fault(word: str) -> str:
 def write(folder: Path, found: Mapping[str, list[Drawing]], config: dict[str, Any], warning: str) -> list[Path]:
     """Draw, and list in visualize/pictures.json what there is; what these kinds had before is taken away."""
     from dlrun.report.inside import listed
-    from dlrun.whole import write_text
+    from dlrun.whole import file_names, write_text
 
     place = folder / "visualize"
     place.mkdir(exist_ok=True)
@@ -143,10 +143,10 @@ def write(folder: Path, found: Mapping[str, list[Drawing]], config: dict[str, An
     made: list[Path] = []
     for kind, drawings in found.items():
         numbers: dict[str, int] = {}
+        named = file_names(dict.fromkeys(drawing.layer for drawing in drawings))
         for drawing in drawings:
             number = numbers[drawing.layer] = numbers.get(drawing.layer, 0) + 1
-            layer = re.sub(r"[^\w.-]", "_", drawing.layer) or "model"
-            name = f"{kind}-{layer}-{number}.png"
+            name = f"{kind}-{named[drawing.layer] or 'model'}-{number}.png"
             drawing.draw(place / name, config, warning)
             made.append(place / name)
             entries.append({"file": name, "kind": kind, "layer": drawing.layer, "caption": drawing.caption})

@@ -8,7 +8,7 @@ from typing import Any
 
 from dlrun.report import measures, read, stages, story
 from dlrun.report.curves import best_epoch, curves, mean_curve
-from dlrun.report.picture import COLOURS, WIDTH, Curve, legend_below, picture, whole_epochs, window
+from dlrun.report.picture import COLOURS, WIDTH, Curve, legend_below, picture, short, whole_epochs, window
 from dlrun.report.section import Block, Code, Picture, Section, Text, remark, section
 from dlrun.report.table import Summary
 
@@ -46,7 +46,7 @@ def draw(runs: Sequence[Path], file: Path) -> Path | None:
             for (place, found), colour in zip(histories.items(), COLOURS, strict=False):
                 best = best_epoch(found.get(name, {}), measures.goal(name, goals))
                 _curve(panel, found.get(name, {}), best, str(place), colour)
-            panel.set(title=name, ylim=window(found[name] for found in histories.values() if name in found))
+            panel.set(title=short(name), ylim=window(found[name] for found in histories.values() if name in found))
             whole_epochs(panel)
             legend_below(panel)
     return file

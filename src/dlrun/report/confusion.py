@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dlrun import stored
 from dlrun.report import read
 from dlrun.report.picture import COLOURS, GREY, WIDTH, picture
+from dlrun.whole import file_names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -99,13 +100,14 @@ def draw_all(
     """One picture for each target, family of jobs, and split; targets of other kinds have none."""
     warning = read.warning_of(results)
     fields = read.targets(folder)
+    named = file_names(fields)
     found = predictions(folder, only) if fields else {}
     files = []
     for (family, split), target in product(read.worth_showing(found), fields):
         truth, output = (found[family, split].get(f"{part}/{target}") for part in ("target", "output"))
         if truth is None or output is None or not len(truth):
             continue
-        end = f"{target}-{family}-{split}.png"
+        end = f"{named[target]}-{family}-{split}.png"
         what = f"{target}, {split} of {family}{seed(results, family)}"
         kind, labels = fields[target]["kind"], list(fields[target].get("labels") or ())
         if kind in CLASSES:

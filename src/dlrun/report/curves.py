@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlrun.report import measures, read
-from dlrun.report.picture import COLOURS, GREY, WIDTH, Curve, legend_below, picture, whole_epochs, window
+from dlrun.report.picture import COLOURS, GREY, WIDTH, Curve, legend_below, picture, short, whole_epochs, window
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,7 +68,7 @@ def _panel(panel: Axes, measure: str, history: read.Lines, results: read.Lines) 
         kept = f"{family}, " if several else ""
         _mark_best(panel, measure, by_split["val"].get(family, {}), results, {"color": colour, "label": kept})
     shown = window(curve for split in by_split.values() for jobs in split.values() for curve in jobs.values())
-    panel.set(title=measure, ylim=shown)
+    panel.set(title=short(measure), ylim=shown)
     _baseline(panel, measure, results)
     whole_epochs(panel)
     legend_below(panel)

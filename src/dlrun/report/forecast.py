@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dlrun.report import measures, read
 from dlrun.report.picture import COLOURS, GREY, WIDTH, legend_below, picture
+from dlrun.whole import file_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,8 +31,10 @@ def draw_all(folder: Path, results: read.Lines, config: dict[str, Any], only: Co
             found[family, split] = file  # of several folds the latest in time
     drawn = []
     for family, split in read.worth_showing(found):
-        for target, about in (read.plain(found[family, split]) or {}).items():
-            place = folder / f"forecast-{target}-{family}-{split}.png"
+        about_all = read.plain(found[family, split]) or {}
+        named = file_names(about_all)
+        for target, about in about_all.items():
+            place = folder / f"forecast-{named[target]}-{family}-{split}.png"
             drawn.append(_draw(about, f"{target}, {family} {split}", config, read.warning_of(results), place))
     return drawn
 

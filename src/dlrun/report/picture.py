@@ -32,7 +32,14 @@ LOOK: Any = {
     "text.parse_math": False,  # a column may be called $price$
 }
 FAR = 4  # times the range of what comes later: first epochs as far off as that are cut off
+MOST_LINES = 4  # of a heading
+MOST_LETTERS = 60  # of a name in a panel's title
 Curve = dict[int, float]  # epoch → value
+
+
+def short(name: str) -> str:
+    """A name from data, a long one without its end."""
+    return name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 1]}…"
 
 
 @contextmanager
@@ -53,6 +60,7 @@ def picture(
         yield figure
         about = read.called(config)
         lines = textwrap.wrap(f"{what}: {about}" if about else what, round(width * LETTERS_A_LINE))
+        lines = lines if len(lines) <= MOST_LINES else [*lines[: MOST_LINES - 1], "…"]
         if warning:
             lines.insert(0, "SYNTHETIC DATA")
         look: dict[str, Any] = {"color": LOUD, "weight": "bold"} if warning else {}
