@@ -227,3 +227,87 @@ def test_row_39_large_numbers_are_written_alike():
 
     score = {"value": 109123.4, "low": 99950.2, "high": 116001.0}
     assert measures.score_text(score) == "109123 [99950, 116001]"
+
+
+# which fit of a run answers
+
+
+def lettered(file, rows=60):
+    """A table of 60 rows with one of 26 letters, so that no training part of four folds knows them all."""
+    lines = [f"{chr(97 + (row * 7) % 26)},{row % 5},{row % 3 + (row * 7) % 26 / 10}" for row in range(rows)]
+    file.write_text("\n".join(["c,x,y", *lines]) + "\n")
+    new = file.with_name("new.csv")
+    new.write_text("c,x\na,1\nq,2\nz,3\n")
+    return new
+
+
+def answers_of(folder, new, to, *words):
+    """What predict writes for new rows: (answers, the whole JSON)."""
+    assert main(["predict", str(folder), str(new), f"to={to}", *words]) == 0
+    (found,) = strict(to)
+    return [row["answer"] for row in found["rows"]], found
+
+
+def test_row_26_of_folds_the_mean_answers_or_the_one_that_is_named(tmp_path, capsys):
+    new, to = lettered(tmp_path / "t.csv"), tmp_path / "answers.json"
+    words = ["task=csv", f"data.path={tmp_path / 't.csv'}", "data.target=y", "data.test=0", "model.units=[4]"]
+    folder = run(tmp_path / "out", *words, "protocol=kfold", "protocol.folds=2", "engine.epochs=2")
+    capsys.readouterr()
+    mean, found = answers_of(folder, new, to)
+    assert "the mean of what 2 folds answer" in capsys.readouterr().out and len(found["fits"]) == 2
+    each = [answers_of(folder, new, to, f"fit=fold-{number}")[0] for number in (1, 2)]
+    assert mean == pytest.approx([sum(column) / 2 for column in zip(*each, strict=True)], rel=1e-5)
+    assert each[0] != each[1]
+    assert main(["predict", str(folder), str(new), "fit=fold-9"]) == 2
+    assert "there are: fold-1, fold-2" in capsys.readouterr().err
+    labelled = tmp_path / "labelled.csv"
+    labelled.write_text("c,x,y\na,1,0.5\nq,2,1.5\nz,3,2\n")
+    _, found = answers_of(folder, labelled, to)
+    errors = [abs(answer - truth) for answer, truth in zip(mean, (0.5, 1.5, 2), strict=True)]
+    assert found["scores"]["mae"] == pytest.approx(sum(errors) / 3, rel=1e-4)
+
+
+def test_row_26_folds_of_before_have_the_fields_of_the_last_one(tmp_path):
+    new, to = lettered(tmp_path / "t.csv"), tmp_path / "answers.json"
+    words = ["task=csv", f"data.path={tmp_path / 't.csv'}", "data.target=y", "data.test=0", "model.units=[4]"]
+    folder = run(tmp_path / "out", *words, "protocol=kfold", "engine.epochs=2")
+    now = answers_of(folder, new, to)[0]
+    for file in (folder / "fields").iterdir():
+        file.unlink()
+    assert answers_of(folder, new, to)[0] == pytest.approx(now)
+
+
+def test_row_26_a_walk_forward_answers_with_its_last_fold(tmp_path, capsys):
+    new, to = lettered(tmp_path / "t.csv"), tmp_path / "answers.json"
+    words = ["task=csv", f"data.path={tmp_path / 't.csv'}", "data.target=y", "data.test=0", "model.units=[4]"]
+    folder = run(tmp_path / "out", *words, "protocol=walk_forward", "data.order=x", "engine.epochs=2")
+    new.write_text("c,x\na,1\n")
+    capsys.readouterr()
+    assert answers_of(folder, new, to)[0] == answers_of(folder, new, to, "fit=fold-4")[0]
+    assert "of 4 folds the last, fold-4, answers" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("step", "stage"), [({"step": 7, "winner": "linear"}, "linear"),
+                                             ({"step": 5, "stopped": True}, "constant")])  # fmt: skip
+def test_row_26_a_workflow_answers_with_its_winner_or_with_what_nothing_beat(step, stage, tmp_path, capsys):
+    new, to = lettered(tmp_path / "t.csv"), tmp_path / "answers.json"
+    words = ["task=csv", f"data.path={tmp_path / 't.csv'}", "data.target=y", "data.test=0", "workflow.budget=1"]
+    assert main(["workflow", *words, "protocol=holdout", "workflow.protocol=task", "engine.epochs=2",
+                 f"output={tmp_path / 'out'}"]) == 0  # fmt: skip
+    folder = next((tmp_path / "out").rglob("workflow.json")).parent
+    steps = [one for one in strict(folder / "workflow.json")[0] if one["step"] < 5]
+    (folder / "workflow.json").write_text(json.dumps([*steps, step]))
+    capsys.readouterr()
+    found, about = answers_of(folder, new, to)
+    assert about["fits"] == [stage] and f"{stage} answers" in capsys.readouterr().out
+    assert len(set(found)) == (1 if stage == "constant" else 3)
+
+
+def test_row_26_what_is_looked_into_says_which_fold_it_is(tmp_path, caplog):
+    words = ["task=digits", "model=convnet", "protocol=kfold", "protocol.folds=2", "preset=smoke"]
+    folder = run(tmp_path / "out", *words, "engine.max_steps=2")
+    assert main(["visualize", str(folder), "kind=weights"]) == 0
+    assert "of 2 folds fold-1 is looked into" in caplog.text and "fit=fold-2 names another" in caplog.text
+    caplog.clear()
+    assert main(["visualize", str(folder), "kind=weights", "fit=fold-2"]) == 0
+    assert "fold-2" in caplog.text and "fold-1" not in caplog.text

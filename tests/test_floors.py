@@ -49,15 +49,18 @@ FLOORS = [
         "pairs",
     },
     {
-        *("assembly", "goals", "own", "experiment", "workflow", "inspect", "inference", "forecasts"),
-        *("stack", "lockstep", "together"),
+        *("assembly", "goals", "own", "experiment", "workflow", "inspect", "inference", "inference_folds"),
+        *("forecasts", "stack", "lockstep", "together"),
     },
     {"report"},
     {"cli", "commands", "sweeps", "__main__"},
 ]
 FAMILIES = [
     {"engine", "meter", "meters", "learner", "callbacks", "board", "making", "tape", "replay", "united", "pairs"},
-    {"assembly", "goals", "own", "experiment", "workflow", "inference", "forecasts", "stack", "lockstep", "together"},
+    {
+        *("assembly", "goals", "own", "experiment", "workflow", "inference", "inference_folds", "forecasts", "stack"),
+        *("lockstep", "together"),
+    },
     {"cli", "commands", "sweeps", "__main__"},
 ]
 

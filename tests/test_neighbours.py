@@ -130,15 +130,15 @@ def fields(folder, **inputs):
 
 def test_runs_without_words_say_what_they_read(tmp_path):
     with pytest.raises(Refused, match="has no word vectors: it reads image 'image'"):
-        labelled(fields(tmp_path, image=("image", ())), "")
+        labelled(fields(tmp_path, image=("image", ())), "", "")
     with pytest.raises(Refused, match="has no word vectors: it reads bag 'review'"):
-        labelled(fields(tmp_path, review=("bag", ("a", "b"))), "")
+        labelled(fields(tmp_path, review=("bag", ("a", "b"))), "", "")
     with pytest.raises(Refused, match="does not know the words of its numbers: it reads tokens 'text'"):
-        labelled(fields(tmp_path, text=("tokens", ())), "")
+        labelled(fields(tmp_path, text=("tokens", ())), "", "")
     two = fields(tmp_path, text=("tokens", ("", "a")), question=("tokens", ("", "b")))
     with pytest.raises(Refused, match=r"say input=NAME\. There are: text, question"):
-        labelled(two, "")
-    assert labelled(two, "question") == ("question", ("", "b"))
+        labelled(two, "", "")
+    assert labelled(two, "question", "") == ("question", ("", "b"))
 
 
 def test_a_model_without_vectors_is_named(run, monkeypatch):
@@ -147,7 +147,7 @@ def test_a_model_without_vectors_is_named(run, monkeypatch):
     net = SimpleNamespace(
         model=nn.Linear(2, 2), spec=trained(run).spec, config={"model": {"_target_": "dlrun.models.x"}}
     )
-    monkeypatch.setattr("dlrun.models.trained.trained", lambda *_: net)
+    monkeypatch.setattr("dlrun.models.trained.trained", lambda *_, **__: net)
     with pytest.raises(Refused, match="the model x has no vectors of the words of 'text'"):
         neighbours.vectors_of(read_words([str(run), "great"]))
 

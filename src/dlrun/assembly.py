@@ -143,7 +143,9 @@ class Assembly:
         held_out = None if data.val is None else self._looked_ahead(fit, "val", data.val)
         fit.data = trainer.data = replace(data, train=self._looked_ahead(fit, "train", data.train), val=held_out)
         self.run.write_json(f"preparation/{job.name}.json", state(data.learnt))
-        self.run.write_json("fields.json", plain_spec(Spec(data.spec.inputs, answered(objective, data.spec))))
+        fields = plain_spec(Spec(data.spec.inputs, answered(objective, data.spec)))
+        for name in ("fields.json", f"fields/{job.name}.json"):  # the first for whoever asks of no fit in particular
+            self.run.write_json(name, fields)
         model: Any = getattr(objective, "model", None)
         if hasattr(model, "admit"):
             model.admit(self.run.folder, job, rows.get("val"))

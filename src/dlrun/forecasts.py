@@ -7,8 +7,9 @@ from pathlib import Path
 
 from dlrun.data.prepare import apply
 from dlrun.errors import Refused
-from dlrun.inference import again, outputs_of
-from dlrun.models.trained import read_spec
+from dlrun.inference import fits_again, outputs_of
+from dlrun.inference_folds import Part, mean_of
+from dlrun.models.trained import answering_jobs, read_spec
 from dlrun.rundir import RunDir
 
 
@@ -27,26 +28,33 @@ class Next:
 
 @dataclass(frozen=True)
 class Foretold:
-    """last: the moment of the file's last row. rows: how many the run looked at. values: by target and horizon."""
+    """last: the moment of the file's last row. rows: how many the run looked at. values: by target and horizon. told:
+    whose answers these are, where that needs a word."""
 
     last: str
     rows: int
     values: list[Next]
+    told: str = ""
 
 
-def of_series(folder: Path, file: Path, plugins: tuple[str, ...] = ()) -> Foretold:
+def of_series(folder: Path, file: Path, plugins: tuple[str, ...] = (), fit: str = "") -> Foretold:
     """What a run foretells after the last row of a CSV file with its columns; the file needs no target beyond them.
 
     The window ends with that last row, as in training. Raises
     Refused where the run reads no series, where its data have changed since, and where the file lacks columns or rows.
     """
-    targets = read_spec(RunDir(folder)).targets
+    jobs, told = answering_jobs(folder, fit)
+    targets = read_spec(RunDir(folder), jobs[0].name).targets
     if not targets or any(field.outlook is None for field in targets.values()):
         raise Refused(f"{folder} foretells no series")
-    assembly, fit = again(folder, plugins)
-    assert assembly.raw.further is not None and assembly.raw.order is not None
-    rows, _ = assembly.raw.further(str(file))
-    outputs = outputs_of(fit, apply(assembly.raw, fit.data, rows))
+    parts = list[Part]()
+    for assembly, one in fits_again(folder, jobs, plugins):
+        assert assembly.raw.further is not None and assembly.raw.order is not None
+        rows, _ = assembly.raw.further(str(file))
+        table = apply(assembly.raw, one.data, rows)
+        parts.append(Part(one, table, outputs_of(one, table)))
+    outputs = mean_of(parts)
+    assert assembly.raw.order is not None
     last = float(rows[assembly.raw.order][-1])
     values: list[Next] = []
     for target, ahead in assembly.raw.outlook.items():
@@ -55,4 +63,4 @@ def of_series(folder: Path, file: Path, plugins: tuple[str, ...] = ()) -> Foreto
             value = float(outputs[target][0, place])
             values.append(Next(target, ahead.column, when, ahead.lasting(after), value, ahead.unit))
     some = next(iter(assembly.raw.outlook.values()))
-    return Foretold(some.clock(last), some.lookback - some.step + 1, values)
+    return Foretold(some.clock(last), some.lookback - some.step + 1, values, told)

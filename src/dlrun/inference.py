@@ -21,12 +21,13 @@ from dlrun.data.picture_files import Reading, Unreadable, read
 from dlrun.data.prepare import apply, state
 from dlrun.data.strangers import strangers
 from dlrun.errors import Refused
-from dlrun.meter import with_intervals
-from dlrun.models.trained import Trained, done, trained
+from dlrun.inference_folds import Part, mean_of, scored, spec_of
+from dlrun.models.ensemble import Ensemble
+from dlrun.models.trained import Trained, answering_jobs, config_of, main_job, trained
 from dlrun.rundir import RunDir
 from dlrun.settings import Settings
 from dlrun.tables import Pixels, Plain, Table
-from dlrun.types import Batch, Field, Rows, Score, Spec
+from dlrun.types import Batch, Field, Job, Score, Spec
 
 Place = tuple[Path, str]  # a folder or an archive and the name of a file in it; or a file by itself, and ''
 
@@ -37,6 +38,7 @@ class Answers:
 
     truths: target → what is true, where the rows say so; then scores. skipped: file → why it gives no row. strangers:
     of each text (n, 2) how many words the run does not know, and how many there are; None where that cannot be said.
+    fits: whose answers these are, the mean where there are several; told: what is to be said of that.
     """
 
     spec: Spec
@@ -46,14 +48,18 @@ class Answers:
     scores: dict[str, Score] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     strangers: np.ndarray | None = None
+    fits: tuple[str, ...] = ()
+    told: str = ""
 
 
-def of_pictures(folder: Path, places: Sequence[Place], plugins: tuple[str, ...] = ()) -> Answers:
+def of_pictures(folder: Path, places: Sequence[Place], plugins: tuple[str, ...] = (), fit: str = "") -> Answers:
     """The answers of a run for picture files, each brought to the size and the channels of the run's own.
 
     Raises Refused where the run's inputs are not one picture that comes from a file alone.
     """
-    net = trained(folder, plugins)
+    jobs, told = answering_jobs(folder, fit)
+    nets = [trained(folder, plugins, fit=job.name) for job in jobs] if told else [trained(folder, plugins)]
+    net, names = nets[0], tuple(each.job.name for each in nets)
     name, reading = _reading(net)
     runtime.flush_denormals()
     runtime.keep_memory()
@@ -63,63 +69,87 @@ def of_pictures(folder: Path, places: Sequence[Place], plugins: tuple[str, ...] 
     skipped: dict[str, str] = {}
     pieces = (Pixels(torch.from_numpy(piece)).to(device) for piece in _pieces(places, reading, size, seen, skipped))
     batches = ({name: next(pixels.batches(slice(None), len(pixels)))} for pixels in pieces)
-    outputs = answered(net.model.to(device), net.spec.targets, batches, device, settings["precision"])
-    return Answers(net.spec, seen, outputs, skipped=skipped)
+    model = net.model if len(nets) == 1 else Ensemble(net.spec, nets, list(names), "mean")
+    outputs = answered(model.to(device), net.spec.targets, batches, device, settings["precision"])
+    return Answers(net.spec, seen, outputs, skipped=skipped, fits=names, told=told)
 
 
-def of_table(folder: Path, file: Path, plugins: tuple[str, ...] = ()) -> Answers:
+def of_table(folder: Path, file: Path, plugins: tuple[str, ...] = (), fit: str = "") -> Answers:
     """The answers of a run for the lines of a CSV file, prepared with what the run has learnt on its training rows.
 
     Where every line has the targets, the scores too. Raises Refused where the run reads no table, where its data have
     changed since, and where the file lacks a column or a number.
     """
-    net = trained(folder, plugins)
-    assembly, fit = again(folder, plugins)
-    if assembly.raw.further is None:
-        raise Refused(f"{folder} was not trained on a table: its rows cannot be read from {file}")
-    rows, lines = assembly.raw.further(str(file))
-    if own_rows(net.config, file):
-        rows = {column: values for column, values in rows.items() if column not in assembly.raw.targets}
-    tell_new(assembly.raw, fit.data, rows, fit.rows["train"], str(file), words=True)
-    table = apply(assembly.raw, fit.data, rows)
-    _check_numbers(table, fit.data.spec, lines, file)
-    found = Answers(net.spec, lines, outputs_of(fit, table))
-    return _scored(found, fit, table, rows, net.config["seed"])
+    jobs, told = answering_jobs(folder, fit)
+    parts, lines = list[Part](), list[int]()
+    for assembly, one in fits_again(folder, jobs, plugins):
+        if assembly.raw.further is None:
+            raise Refused(f"{folder} was not trained on a table: its rows cannot be read from {file}")
+        rows, lines = assembly.raw.further(str(file))
+        if own_rows(assembly.config, file):
+            rows = {column: values for column, values in rows.items() if column not in assembly.raw.targets}
+        if not parts:
+            tell_new(assembly.raw, one.data, rows, one.rows["train"], str(file), words=True)
+        table = apply(assembly.raw, one.data, rows)
+        _check_numbers(table, one.data.spec, lines, file)
+        parts.append(Part(one, table, outputs_of(one, table)))
+    found = Answers(spec_of(folder, parts[0].fit), lines, mean_of(parts), fits=names_of(jobs), told=told)
+    labelled = all(name in parts[0].table.columns for name in found.spec.targets)
+    return scored(found, parts, assembly.config["seed"]) if labelled else found
 
 
-def of_texts(folder: Path, texts: Sequence[tuple[str, str]], plugins: tuple[str, ...] = ()) -> Answers:
+def of_texts(folder: Path, texts: Sequence[tuple[str, str]], plugins: tuple[str, ...] = (), fit: str = "") -> Answers:
     """The answers of a run for texts (name, text), prepared with what the run has learnt on its training rows.
 
     Raises Refused where the run reads something else than one text, and where its data have changed since.
     """
-    net = trained(folder, plugins)
-    assembly, fit = again(folder, plugins)
-    if assembly.raw.of_texts is None:
-        kinds = ", ".join(f"{about.kind} '{name}'" for name, about in net.spec.inputs.items())
-        makes = f"; it writes texts: dlrun generate {folder}" if getattr(fit.trainer.objective, "makes", {}) else ""
-        raise Refused(f"{folder} reads {kinds}, and its data do not say how a text becomes that{makes}")
-    rows = assembly.raw.of_texts([text for _, text in texts])
-    ((name, column),) = rows.items()
-    outputs = outputs_of(fit, apply(assembly.raw, fit.data, rows))
-    return Answers(net.spec, [name for name, _ in texts], outputs, strangers=strangers(column, fit.data.learnt[name]))
+    jobs, told = answering_jobs(folder, fit)
+    parts, known = list[Part](), None
+    for assembly, one in fits_again(folder, jobs, plugins):
+        if assembly.raw.of_texts is None:
+            kinds = ", ".join(f"{about.kind} '{name}'" for name, about in one.data.spec.inputs.items())
+            makes = f"; it writes texts: dlrun generate {folder}" if getattr(one.trainer.objective, "makes", {}) else ""
+            raise Refused(f"{folder} reads {kinds}, and its data do not say how a text becomes that{makes}")
+        rows = assembly.raw.of_texts([text for _, text in texts])
+        ((name, column),) = rows.items()
+        table = apply(assembly.raw, one.data, rows)
+        parts.append(Part(one, table, outputs_of(one, table)))
+        known = strangers(column, one.data.learnt[name]) if known is None else known
+    about: dict[str, Any] = {"strangers": known, "fits": names_of(jobs), "told": told}
+    return Answers(spec_of(folder, parts[0].fit), [name for name, _ in texts], mean_of(parts), **about)
 
 
-def again(folder: Path, plugins: tuple[str, ...]) -> tuple[Assembly, Fit]:
-    """A run, its data and its fit as they were, with its best weights; what has been learnt is learnt again.
+def again(folder: Path, plugins: tuple[str, ...], fit: str = "") -> tuple[Assembly, Fit]:
+    """A run, its data and the one fit that stands for it (see `main_job`) as they were, with its best weights."""
+    return next(fits_again(folder, [main_job(folder, fit, quiet=False)], plugins))
+
+
+def fits_again(folder: Path, jobs: Sequence[Job], plugins: tuple[str, ...]) -> Iterator[tuple[Assembly, Fit]]:
+    """A run's data and fits of one stage as they were, with their best weights; what has been learnt is learnt again.
 
     Raises Refused where the data, or what is learnt from them, are no longer the same.
     """
-    config, job = done(folder)
+    config = config_of(folder, jobs[0])
     with tempfile.TemporaryDirectory(prefix="dlrun-") as name:
         assembly = Assembly({**config, "test": False}, Path(name), plugins)
-        fit = assembly.fit(replace(job, patch={}, start=""))
-        check_same(RunDir(folder), RunDir(Path(name)), job.name, fit)
+        for job in jobs:
+            fit = assembly.fit(replace(job, patch={}, start=""))
+            check_same(RunDir(folder), RunDir(Path(name)), job.name, fit)
+            _restored(fit, folder, job)
+            yield assembly, fit
+
+
+def _restored(fit: Fit, folder: Path, job: Job) -> None:
     try:
         fit.trainer.restore(checkpoint.best(RunDir(folder).checkpoints(job)))
     except (RuntimeError, KeyError, ValueError) as error:
         what = str(error).splitlines()[0]
         raise Refused(f"the checkpoint of {folder} is not of this model: another dlrun wrote it ({what})") from error
-    return assembly, fit
+
+
+def names_of(jobs: Sequence[Job]) -> tuple[str, ...]:
+    """The names of these fits."""
+    return tuple(job.name for job in jobs)
 
 
 def own_rows(config: dict[str, Any], file: Path) -> bool:
@@ -221,15 +251,3 @@ def outputs_of(fit: Fit, table: Table) -> dict[str, np.ndarray]:
     with fit.trainer.learner.averaged():
         targets = fit.data.spec.targets
         return answered(objective.model, targets, batches, fit.trainer.device, settings.precision)
-
-
-def _scored(found: Answers, fit: Fit, table: Table, rows: Rows, seed: int) -> Answers:
-    """The same with truths and scores, where the rows have all targets."""
-    targets = fit.data.spec.targets
-    if not all(name in rows for name in targets):
-        return found
-    trainer = fit.trainer
-    trainer.meter, trainer.position = None, 0
-    meter = trainer.sweep("val", table.to(trainer.device), keep=True)
-    truths = {name: truth for name, (_, truth) in meter.answers().items()}
-    return replace(found, truths=truths, scores=with_intervals(meter, seed=seed))

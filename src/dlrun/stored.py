@@ -46,6 +46,7 @@ FORMS: dict[str, Form] = {
     "history.jsonl": {"job": str, "epoch": int, "split": str, "values": {...: NUMBER}},
     "sweep.jsonl": {"job": int, "status": str},
     "preparation": dict,
+    "fields": {"targets": FIELDS},
     "errors": [dict],
 }
 GROWS = ("history.jsonl", "sweep.jsonl")  # are added to line by line, so that a kill may cut the last one short

@@ -14,7 +14,7 @@ from dlrun.errors import Refused
 if TYPE_CHECKING:
     from dlrun.artifacts import Artifact
 
-OWN = ("kind", "to", "seed")  # words of every kind
+OWN = ("kind", "to", "seed", "fit")  # words of every kind
 
 
 def generate(words: list[str]) -> int:
@@ -26,9 +26,9 @@ def generate(words: list[str]) -> int:
     folder, _, rest = opened(words, "generate")
     plugins = named_plugins(rest)
     said = dict(read_word(word) for word in rest if not word.startswith("plugins="))
-    kind, to, seed = (said.pop(name, "") for name in OWN)
+    to = said.pop("to", "")
     place = Path(to) if to else folder / "generated"
-    for file in made(folder, plugins, kind, seed, said, place):
+    for file in made(folder, plugins, said, place):
         print(file)
     if not to:
         from dlrun.commands.report import written
@@ -45,12 +45,13 @@ def read_word(word: str) -> tuple[str, str]:
     return key, value
 
 
-def made(folder: Path, plugins: tuple[str, ...], kind: str, seed: str, said: dict[str, str], place: Path) -> list[Path]:
-    """Make it from the run's best weights; answers with the files that were written."""
+def made(folder: Path, plugins: tuple[str, ...], said: dict[str, str], place: Path) -> list[Path]:
+    """Make it from the run's best weights; answers with the files that were written. said: key → value of the words."""
     from dlrun import artifacts, making
     from dlrun.inference import again
 
-    assembly, fit = again(folder, plugins)
+    kind, seed, name = (said.pop(word, "") for word in ("kind", "seed", "fit"))
+    assembly, fit = again(folder, plugins, name)
     kinds = list(getattr(fit.trainer.objective, "makes", {}))
     if not kinds:
         raise Refused(f"{folder} predicts and makes nothing: dlrun predict answers for new rows")

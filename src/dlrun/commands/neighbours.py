@@ -14,6 +14,7 @@ from dlrun.commands.configure import value_of
 from dlrun.commands.train import named_plugins
 from dlrun.errors import Refused
 from dlrun.models import name_of
+from dlrun.models.answering import answering, fields_file
 from dlrun.ranges import COUNT
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
     from dlrun.report.table import Summary
 
-USAGE = "dlrun neighbours RUN word… [count=10] [input=NAME]"
-SETTINGS = ("count", "input", "plugins")
+USAGE = "dlrun neighbours RUN word… [count=10] [input=NAME] [fit=NAME]"
+SETTINGS = ("count", "input", "fit", "plugins")
 COUNT_UNLESS_SAID = 10
 CLOSE = 5  # words in a message
 NONE = ("", "▯")  # padding, and what stands for words that have no number of their own
@@ -38,6 +39,7 @@ class Asked:
     words: tuple[str, ...]
     count: int
     plugins: tuple[str, ...]
+    fit: str
 
 
 def neighbours(words: list[str]) -> int:
@@ -69,16 +71,19 @@ def read_words(words: list[str]) -> Asked:
     count: Any = value_of(f"count={settings['count']}") if "count" in settings else COUNT_UNLESS_SAID
     if not COUNT.holds(count):
         raise Refused(f"count={settings['count']}: it must be {COUNT.text}")
-    name, labels = labelled(folder, settings.get("input", ""))
+    fit = settings.get("fit", "")
+    name, labels = labelled(folder, settings.get("input", ""), fit)
     for word in these:
         if word in NONE or word not in labels:
             raise Refused(unknown(word, labels, folder))
-    return Asked(folder, name, labels, these, count, named_plugins(rest))
+    return Asked(folder, name, labels, these, count, named_plugins(rest), fit)
 
 
-def labelled(folder: Path, name: str) -> tuple[str, tuple[str, ...]]:
+def labelled(folder: Path, name: str, fit: str) -> tuple[str, tuple[str, ...]]:
     """The input of words, and the word of each number. Raises Refused where there is none, or more than one."""
-    inputs = stored.value(folder / "fields.json", {"inputs": stored.FIELDS})["inputs"]
+    found = answering(folder, fit)
+    file = fields_file(folder, found.one if found else "")
+    inputs = stored.value(file, {"inputs": stored.FIELDS})["inputs"]
     known = [one for one, about in inputs.items() if about["kind"] == "tokens" and about["labels"]]
     if not known:
         told = ", ".join(f"{about['kind']} '{one}'" for one, about in inputs.items())
@@ -106,7 +111,7 @@ def vectors_of(asked: Asked) -> np.ndarray:
     from dlrun.models.embedded import embedded_words
     from dlrun.models.trained import trained
 
-    net = trained(asked.folder, asked.plugins)
+    net = trained(asked.folder, asked.plugins, fit=asked.fit, quiet=False)
     found = embedded_words(net.model, net.spec.inputs)
     if asked.input not in found:
         model = name_of(net.config["model"])

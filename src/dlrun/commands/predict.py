@@ -31,7 +31,7 @@ WIDE = 48  # letters of a text on the terminal
 class Asked:
     """What the words ask for: of which run, which reads what, for which files, folders or texts, written where.
 
-    encoding: of text files; '' for that of the run's own.
+    encoding: of text files; '' for that of the run's own. fit: the one that is to answer; '' where the run says it.
     """
 
     folder: Path
@@ -41,6 +41,7 @@ class Asked:
     to: Path | None
     encoding: str
     plugins: tuple[str, ...]
+    fit: str = ""
 
 
 def predict(words: list[str]) -> int:
@@ -54,7 +55,7 @@ def predict(words: list[str]) -> int:
     if asked.kind == "series":
         from dlrun.commands.predict_series import foretold
 
-        text = foretold(asked.folder, one_table(asked.items), asked.plugins, asked.to, console)
+        text = foretold(asked.folder, one_table(asked.items), asked.plugins, asked.to, console, asked.fit)
     else:
         answers, first = answered(asked, console)
         text = show(asked, answers, first, console)
@@ -69,7 +70,7 @@ def answered(asked: Asked, console: Console) -> tuple[Answers, str]:
     if asked.kind == "pictures":
         from dlrun.inference import of_pictures
 
-        answers = of_pictures(asked.folder, places([Path(one) for one in asked.items]), asked.plugins)
+        answers = of_pictures(asked.folder, places([Path(one) for one in asked.items]), asked.plugins, asked.fit)
         told_skipped(answers.skipped, len(answers.names), "picture", console)
         return answers, "file"
     if asked.kind == "texts" and not any(isinstance(one, Path) and one.suffix.lower() in ROWS for one in asked.items):
@@ -77,17 +78,17 @@ def answered(asked: Asked, console: Console) -> tuple[Answers, str]:
 
         found, skipped = texts(asked.items, asked.config, asked.encoding)
         told_skipped(skipped, len(found), "text", console)
-        return replace(of_texts(asked.folder, found, asked.plugins), skipped=skipped), "text"
+        return replace(of_texts(asked.folder, found, asked.plugins, asked.fit), skipped=skipped), "text"
     from dlrun.inference import of_table
 
-    return of_table(asked.folder, one_table(asked.items), asked.plugins), "line"
+    return of_table(asked.folder, one_table(asked.items), asked.plugins, asked.fit), "line"
 
 
 def read_words(words: list[str]) -> Asked:
     """What the words ask for. Raises Refused for words that make no sense, before torch is there."""
     folder, config, rest = opened(words, "predict")
     kind = kind_of(folder)
-    settings, others = {"to": "", "encoding": ""}, list[str]()
+    settings, others = {"to": "", "encoding": "", "fit": ""}, list[str]()
     for word in rest:
         key, equals, value = word.partition("=")
         if key in settings and equals:
@@ -102,7 +103,7 @@ def read_words(words: list[str]) -> Asked:
         raise Refused(f"to={to}: it must end in .csv or .json")
     if to is not None and not to.absolute().parent.is_dir():
         raise Refused(f"to={to}: there is no folder {to.absolute().parent}")
-    return Asked(folder, config, kind, items, to, settings["encoding"], named_plugins(rest))
+    return Asked(folder, config, kind, items, to, settings["encoding"], named_plugins(rest), settings["fit"])
 
 
 def told_skipped(skipped: dict[str, str], answered: int, what: str, console: Console) -> None:
@@ -129,6 +130,8 @@ def show(asked: Asked, answers: Answers, first: str, console: Console) -> str:
     console.print(f"{title}: answers", style="bold", soft_wrap=True, markup=False)
     if note:
         console.print(note, style="bold red", soft_wrap=True, markup=False)
+    if answers.told:
+        console.print(answers.told, soft_wrap=True, markup=False)
     names = [short(name) for name in answers.names] if first == "text" else answers.names
     console.print(rich_table(predicted.table(what[0], names, *what[2:], first=first)))
     if below := predicted.below(*what[:3]):
@@ -159,6 +162,7 @@ def about(asked: Asked, answers: Answers, note: str, scores: dict[str, float]) -
     undefined = {name: score.why for name, score in answers.scores.items() if score.value != score.value}
     found = {"run": str(asked.folder), "note": note, "scores": scores, "skipped": skipped}
     found |= {"undefined": undefined} if undefined else {}
+    found |= {"fits": list(answers.fits)} if answers.told else {}
     if answers.strangers is not None:
         unknown, words = answers.strangers.sum(0).tolist()
         found["words"] = {"unknown": unknown, "all": words}

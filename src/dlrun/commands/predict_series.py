@@ -18,18 +18,22 @@ if TYPE_CHECKING:
 HEADS = ("target", "column", "when", "ahead", "value", "unit")
 
 
-def foretold(folder: Path, file: Path, plugins: tuple[str, ...], to: Path | None, console: Console) -> str:
+def foretold(
+    folder: Path, file: Path, plugins: tuple[str, ...], to: Path | None, console: Console, fit: str = ""
+) -> str:
     """Print what comes next, and answer with the text of the file `to` (.csv or .json). Raises Refused."""
     from dlrun.forecasts import of_series
     from dlrun.report import read
 
-    found = of_series(folder, file, plugins)
+    found = of_series(folder, file, plugins, fit)
     config, data = read.config(folder), read.plain(folder / "data.json") or {}
     note = str(data.get("note") or "")
     title = read.called(config)
     console.print(f"{title}: after {found.last}, from {found.rows:,} rows", style="bold", soft_wrap=True)
     if note:
         console.print(note, style="bold red", soft_wrap=True, markup=False)
+    if found.told:
+        console.print(found.told, soft_wrap=True, markup=False)
     rows = [[one.column, one.when, one.ahead, " ".join((number(one.value), one.unit)).strip()] for one in found.values]
     console.print(rich_table(Summary("", ["column", "when", "ahead", "value"], rows, right=frozenset({2, 3}))))
     values = [asdict(one) for one in found.values]

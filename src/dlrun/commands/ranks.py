@@ -21,7 +21,8 @@ from typing import Any, NoReturn
 from dlrun import as_json
 from dlrun.errors import Refused
 
-MIRRORED = ("*.json", "*.jsonl", "*.yaml", "preparation/*.json", "predictions/*.npz")  # what decisions are made of
+# What decisions are made of:
+MIRRORED = ("*.json", "*.jsonl", "*.yaml", "preparation/*.json", "fields/*.json", "predictions/*.npz")
 LOST = 75  # exit code of a process that could not go on without the others
 SIGNS = ("gloo", "NCCL", "closed by peer", "Connection reset")  # in what torch says when another one is gone
 

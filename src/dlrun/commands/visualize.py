@@ -55,10 +55,11 @@ def visualize(words: list[str]) -> int:
     """
     folder, _, rest = opened(words, "visualize")
     plugins = named_plugins(rest)
-    asked = read_words([word for word in rest if not word.lstrip("+").startswith("plugins=")])
+    fit = next((word.partition("=")[2] for word in rest if word.startswith("fit=")), "")
+    asked = read_words([word for word in rest if not word.lstrip("+").startswith(("plugins=", "fit="))])
     from dlrun.commands.visualize_kinds import look_into, makers
 
-    look = look_into(folder, plugins, asked)
+    look = look_into(folder, plugins, asked, fit)
     found: dict[str, list[Drawing]] = {}
     left_out: list[str] = []
     for kind in KINDS if "all" in asked.kinds else asked.kinds:

@@ -105,9 +105,9 @@ class Look:
         return maps.within(self.there, self.net.model, self.image)
 
 
-def look_into(folder: Path, plugins: tuple[str, ...], asked: Asked) -> Look:
+def look_into(folder: Path, plugins: tuple[str, ...], asked: Asked, fit: str = "") -> Look:
     """The network of a run, frozen, on the device of the run or the best one here. Raises Refused."""
-    net = trained(folder, plugins)
+    net = trained(folder, plugins, fit=fit, quiet=False)
     images = [name for name, field in net.spec.inputs.items() if field.kind == "image"]
     if not images:
         inputs = ", ".join(f"{field.kind} '{name}'" for name, field in net.spec.inputs.items())

@@ -14,9 +14,10 @@ from dlrun import checkpoint, stored
 from dlrun.build import patched
 from dlrun.errors import Refused
 from dlrun.models import weights
+from dlrun.models.answering import answering, fields_file, looked_into
 from dlrun.models.own import model_of
 from dlrun.outlook import outlook
-from dlrun.rundir import RunDir
+from dlrun.rundir import RunDir, lines, read_result
 from dlrun.types import Field, Job, Spec
 
 log = logging.getLogger("dlrun")
@@ -33,15 +34,17 @@ class Trained:
     model: nn.Module
 
 
-def trained(folder: Path, plugins: tuple[str, ...] | None = None, *, answers: bool = True) -> Trained:
-    """The model of a run's last finished fit (its final one, or its first fold), with its best weights, on the CPU.
+def trained(
+    folder: Path, plugins: tuple[str, ...] | None = None, *, answers: bool = True, fit: str = "", quiet: bool = True
+) -> Trained:
+    """The model of the one fit of a run that is looked into (see `answering`), with its best weights, on the CPU.
 
     No data are read. plugins: the user's own packages; None: those of the part that is being built, if any.
-    answers: it is asked for targets. Raises Refused where there is no run, no finished fit, no
-    checkpoint, or no target to answer.
+    answers: it is asked for targets. fit: which one, by name. quiet: do not say which of several it is. Raises Refused
+    where there is no run, no finished fit, no checkpoint, or no target to answer.
     """
-    run, (config, job) = RunDir(folder), done(folder)
-    spec = read_spec(run)
+    run, job = RunDir(folder), main_job(folder, fit, quiet=quiet)
+    config, spec = config_of(folder, job), read_spec(run, job.name)
     if answers and not spec.targets:
         raise Refused(f"{folder} answers no target, it makes something: dlrun generate {folder}")
     with weights.unneeded():
@@ -53,10 +56,9 @@ def trained(folder: Path, plugins: tuple[str, ...] | None = None, *, answers: bo
     return Trained(folder, config, job, spec, model.eval())
 
 
-def done(folder: Path) -> tuple[dict[str, Any], Job]:
-    """The config of a run as its last finished fit (see `trained`) had it, and the job of that fit."""
-    job = main_job(folder)
-    return patched(stored.config(folder), job.patch), job
+def config_of(folder: Path, job: Job) -> dict[str, Any]:
+    """The config of a run as one of its fits had it."""
+    return patched(stored.config(folder), job.patch)
 
 
 class _Weights(nn.Module):
@@ -68,18 +70,29 @@ class _Weights(nn.Module):
         self.groups = {"model": [parameter for parameter in model.parameters() if parameter.requires_grad]}
 
 
-def main_job(folder: Path) -> Job:
-    """The fit that a run is about: its final one, a workflow's winner, its plain fit, or the last one that is there."""
+def main_job(folder: Path, fit: str = "", *, quiet: bool = True) -> Job:
+    """The one fit that stands for a run where its folds cannot answer together, see `answering`."""
     stored.config(folder)
-    jobs = [result.job for result in RunDir(folder).results()]
-    steps = RunDir(folder).read_json("workflow.json") or []
-    won = [step["winner"] for step in steps if step.get("winner")]
-    for stage in ("final", *won[-1:], "fit"):
-        if found := [job for job in jobs if job.stage == stage]:
-            return found[0]
-    if not jobs:
+    found = answering(folder, fit)
+    if found is None:
         return _cut_job(RunDir(folder))
-    return jobs[-1]
+    if not quiet and (told := looked_into(found)):
+        log.warning("%s", told)
+    return job_called(folder, found.one)
+
+
+def answering_jobs(folder: Path, fit: str = "") -> tuple[list[Job], str]:
+    """The fits whose mean is a run's answer, and what is to be said of them; see `answering`."""
+    found = answering(folder, fit)
+    if found is None:
+        return [main_job(folder)], ""
+    return [job_called(folder, name) for name in found.names], found.told
+
+
+def job_called(folder: Path, name: str) -> Job:
+    """The finished fit of this name."""
+    found = [line for line in lines(folder / "results.jsonl") if line["name"] == name]
+    return read_result(found[0]).job
 
 
 def _cut_job(run: RunDir) -> Job:
@@ -91,9 +104,10 @@ def _cut_job(run: RunDir) -> Job:
     raise Refused(f"no fit has finished in {run.folder}; {run.advice()}")
 
 
-def read_spec(run: RunDir) -> Spec:
-    """What the run's model was told of its data."""
-    kept = run.read_json("fields.json")
+def read_spec(run: RunDir, fit: str = "") -> Spec:
+    """What the model of a fit was told of its data."""
+    file = fields_file(run.folder, fit)
+    kept = run.read_json(str(file.relative_to(run.folder)))
     if kept is None:
         raise Refused(f"{run.folder} has no fields.json: it was made by an older dlrun, or has not begun to train")
     try:
