@@ -52,24 +52,24 @@ USED = (  # and words that do something
 )
 
 
-def told_of(text, monkeypatch):
-    from dlrun.commands.configure import configure
-    from dlrun.commands.idle import notes
-
+def told_of(text, capsys, monkeypatch):
+    """What is told of these words, which nothing is trained with."""
+    capsys.readouterr()
     with monkeypatch.context() as patched:
         patched.chdir(ROOT)
-        return notes(configure(text.split(), []), text.split(), [])
+        assert main([*text.split(), "--cfg", "job"]) == 0
+    return capsys.readouterr().err.splitlines()
 
 
 @pytest.mark.parametrize("text", IDLE)
-def test_row_own_a_setting_that_changes_nothing_is_told(text, monkeypatch):
-    told = told_of(text, monkeypatch)
-    assert len(told) == 1 and told[0].startswith(f"{text.split()[-1]} has no effect") and IDLE[text] in told[0]
+def test_row_own_a_setting_that_changes_nothing_is_told(text, capsys, monkeypatch):
+    told = told_of(text, capsys, monkeypatch)
+    assert len(told) == 1 and told[0].startswith(f"dlrun: {text.split()[-1]} has no effect") and IDLE[text] in told[0]
 
 
 @pytest.mark.parametrize("text", USED)
-def test_row_own_nothing_is_told_of_settings_that_are_used(text, monkeypatch):
-    assert told_of(text, monkeypatch) == []
+def test_row_own_nothing_is_told_of_settings_that_are_used(text, capsys, monkeypatch):
+    assert told_of(text, capsys, monkeypatch) == []
 
 
 def test_row_own_every_idle_rule_has_a_case():
@@ -87,10 +87,10 @@ def test_row_own_callbacks_that_a_choice_drops_are_named_with_the_result(tmp_pat
     assert said in json.loads((found / "results.jsonl").read_text())["note"] and said in (found / "log.txt").read_text()
 
 
-def test_row_own_usual_metrics_that_a_choice_drops_are_told(monkeypatch):
+def test_row_own_usual_metrics_that_a_choice_drops_are_told(capsys, monkeypatch):
     for text in ("metric=[auto,top_k]", "+metric=top_k"):
-        (told,) = told_of(text, monkeypatch)
-        assert told.startswith(f"{text}: the usual metrics")
+        (told,) = told_of(text, capsys, monkeypatch)
+        assert told.startswith(f"dlrun: {text}: the usual metrics")
 
 
 def test_row_own_a_callback_that_is_not_there_is_told_how_to_add(capsys):
@@ -98,20 +98,18 @@ def test_row_own_a_callback_that_is_not_there_is_told_how_to_add(capsys):
     assert "+callback=early_stopping" in capsys.readouterr().err
 
 
-def test_row_own_every_command_has_a_help_of_its_own(capsys, monkeypatch):
+def test_row_own_every_command_has_a_help_of_its_own(capsys):
     from dlrun.cli import COMMANDS
-    from dlrun.commands.usage import ABOUT
 
-    assert set(ABOUT) == set(COMMANDS) - {"complete"}
-    screens = set()
-    for command in ABOUT:
+    screens, commands = set(), set(COMMANDS) - {"complete"}
+    for command in commands:
         for words in ([command, "--help"], ["help", command], [command, "-h"]):
             assert main(words) == 0
             screens.add(text := capsys.readouterr().out)
         lines = text.splitlines()
         assert len(lines) <= 24 and max(map(len, lines)) <= 80, command
         assert f"dlrun {command}" in f"{text} dlrun train"
-    assert len(screens) == len(ABOUT)
+    assert len(screens) == len(commands)
     assert main(["--help"]) == 0 and "dlrun train --help" in capsys.readouterr().out
 
 

@@ -134,8 +134,9 @@ def test_rows_of_a_table_get_the_answers_that_were_kept_and_a_score(tables, tmp_
     assert [row["line"] for row in found["rows"]] == list(range(2, 2 + len(held_out)))
     targets = [row["targets"] for row in found["rows"]]
     assert np.array_equal(np.float32([t["price"]["answer"] for t in targets]), arrays["output/price"][:, 0])
-    assert [t["kind"]["probabilities"]["yes"] for t in targets] == arrays["output/kind"][:, 0].astype(float).tolist()
-    assert [t["price"]["truth"] for t in targets] == arrays["target/price"][:, 0].astype(float).tolist()
+    shares = [t["kind"]["probabilities"]["yes"] for t in targets]
+    assert np.array_equal(np.float32(shares), arrays["output/kind"][:, 0])
+    assert np.array_equal(np.float32([t["price"]["truth"] for t in targets]), arrays["target/price"][:, 0])
     assert [t["kind"]["truth"] == "yes" for t in targets] == arrays["target/kind"][:, 0].astype(bool).tolist()
     (line,) = lines(folder / "results.jsonl")
     assert found["scores"] == {name: score["value"] for name, score in line["scores"].items()}

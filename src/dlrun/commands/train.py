@@ -45,11 +45,16 @@ def train(words: list[str]) -> int:
 
 
 def show(words: list[str], folders: list[Path]) -> int:
-    """Print the config that the words ask for, and stop."""
+    """Print the config that the words ask for, and stop; on the other channel what changes nothing in it."""
     import yaml
 
+    from dlrun.commands.idle import notes
+
     kept = [word for word in words if word not in ("--cfg", "--cfg=job", "job", "-m", "--multirun")]
-    print(yaml.safe_dump(configure(kept, folders, named_plugins(kept)), sort_keys=False), end="")
+    config = configure(kept, folders, named_plugins(kept))
+    print(yaml.safe_dump(config, sort_keys=False), end="")
+    for text in notes(config, kept, folders):
+        print(f"dlrun: {text}", file=sys.stderr)
     return 0
 
 
