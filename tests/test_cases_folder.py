@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from contextlib import suppress
 
 import pytest
+from filelock import FileLock
 
 from dlrun import callbacks, checkpoint, engine, learner, rundir, stack
 from dlrun.cli import main
@@ -218,3 +221,62 @@ def test_row_20_a_sweep_and_a_workflow_name_their_damaged_files(elsewhere, runs,
             assert main(["-m", *TABLE, "engine.epochs=1,2", "output=s"]) == 2
             assert path.name in (err := capsys.readouterr().err) and err.count("\n") == 1
         path.write_bytes(whole)
+
+
+@pytest.fixture(scope="module")
+def unfinished(tmp_path_factory):
+    """A run that was cut after two of its four epochs: a folder to be copied."""
+    place = tmp_path_factory.mktemp("unfinished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        cut_after(2, patch)
+        assert main([*TINY, "engine.epochs=4", "output=o"]) == 130
+    return only_run(place / "o")
+
+
+def cut_after(epochs, patch):
+    """Stop a fit, as Ctrl-C does, once it has had so many epochs."""
+    whole = engine.Trainer.visit
+
+    def visit(trainer, split, *rest, **named):
+        whole(trainer, split, *rest, **named)
+        if trainer.epoch + 1 == epochs and split == "val":
+            trainer.interrupted = 2
+
+    patch.setattr(engine.Trainer, "visit", visit)
+
+
+def test_row_43_the_second_at_work_on_a_run_is_refused_in_one_line(tmp_path, unfinished, runs, capsys):
+    run = shutil.copytree(unfinished, tmp_path / "run")
+    before = {path: path.read_bytes() for path in run.rglob("*.*") if path.is_file()}
+    with FileLock(run / ".lock"):
+        for words in (["resume", run], ["resume", run, "engine.epochs=5"], ["evaluate", run, "test=true"]):
+            capsys.readouterr()
+            assert main([str(word) for word in words]) == 2
+            err = capsys.readouterr().err
+            assert err == f"dlrun: another dlrun is at work on {run}\n"
+        assert {path: path.read_bytes() for path in before} == before
+        assert main(["report", str(run)]) == 0
+    assert main(["resume", str(run)]) == 0
+    assert [row["epoch"] for row in history(run)] == [1, 1, 2, 2, 3, 3, 4, 4]
+    table = shutil.copytree(runs / "table", tmp_path / "table")
+    with FileLock(table / ".lock"):
+        assert main(["report", str(table)]) == main(["compare", str(table), str(run)]) == 0
+
+
+def test_row_43_a_run_that_trains_is_held_and_one_that_has_died_holds_nothing(tmp_path, monkeypatch, capsys):
+    said, whole = [], engine.Trainer.fit
+
+    def fit(trainer):
+        (run,) = tmp_path.glob("*/*/*")
+        code = "import sys; from dlrun.cli import main; sys.exit(main(sys.argv[1:]))"
+        said.append(subprocess.run([sys.executable, "-c", code, "resume", run], capture_output=True, text=True))
+        whole(trainer)
+
+    monkeypatch.setattr(engine.Trainer, "fit", fit)
+    assert main([*TINY, "engine.epochs=1", f"output={tmp_path}"]) == 0
+    (second,) = said
+    assert second.returncode == 2 and "another dlrun is at work on" in second.stderr
+    assert second.stderr.count("\n") == 1
+    copy = shutil.copytree(only_run(tmp_path), tmp_path / "copy")  # with the file of the lock, which is nobody's now
+    assert (copy / ".lock").exists() and main(["resume", str(copy)]) == 0

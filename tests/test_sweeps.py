@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
 
 from dlrun import rundir
 from dlrun.cli import main
@@ -27,7 +28,6 @@ from dlrun.places import conf_folder, options
 from dlrun.report import parallel
 from dlrun.report.sweep_lines import Aim, Line, best, ranked
 from dlrun.sweeps import alone, earlier
-from dlrun.sweeps.folder import SweepFolder
 from dlrun.sweeps.jobs import identity
 from dlrun.sweeps.loop import Loop
 from dlrun.sweeps.study import Axis, Grid, Outcome, Recalled, combinations
@@ -283,11 +283,8 @@ def test_words_that_mean_something_else_now_are_run_beside_what_is_there(tmp_pat
 def test_two_at_once_on_one_sweep_are_refused(tmp_path, capsys):
     words = ["-m", *TINY, "seed=1,2", f"output={tmp_path}"]
     assert main(words) == 0
-    lock = SweepFolder(folder_of(tmp_path)).lock()
-    try:
+    with FileLock(folder_of(tmp_path) / ".lock"):
         assert main(words) == 2
-    finally:
-        lock.release()
     assert "another dlrun is at work on" in capsys.readouterr().err
 
 

@@ -160,7 +160,7 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise Refused(f"{path.parent.parent} has no {path.parent.name}/{path.name}")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:  # which a damaged one keeps open
             return dict(archive)
     except (*BROKEN, AttributeError, TypeError) as error:  # a lone array has no arrays in it
         raise Damaged(f"{path} is damaged: {str(error).splitlines()[0] if str(error) else 'it is empty'}") from None

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from dlrun import stored
+from dlrun.at_work import at_work
 from dlrun.commands.check import check
 from dlrun.commands.configure import configure, keys, unknown_key, value_of
 from dlrun.commands.train import go, logging_to, make_folder, named_plugins, start
@@ -65,9 +66,14 @@ def only(words: list[str], keys: tuple[str, ...], why: str) -> None:
 
 def resume(words: list[str]) -> int:
     """Go on with a run in its own folder, as if it had never stopped; with other settings, which are kept."""
+    with at_work(opened(words, "resume")[0]):
+        return gone_on_with(*opened(words, "resume"), words[0])
+
+
+def gone_on_with(folder: Path, config: dict[str, Any], rest: list[str], name: str) -> int:
+    """What `resume` does while no other dlrun is at work on the run. name: of the folder, as it was typed."""
     import yaml
 
-    folder, config, rest = opened(words, "resume")
     plugins = named_plugins(rest)
     changes = [word for word in rest if not word.startswith("plugins=")]
     if "workflow" in config:
@@ -76,7 +82,7 @@ def resume(words: list[str]) -> int:
     check(config, plugins)
     if not changes:
         return go(config, folder, plugins)[0]
-    again = f"a new run with them: dlrun rerun {words[0]} {' '.join(changes)}"
+    again = f"a new run with them: dlrun rerun {name} {' '.join(changes)}"
     if finished(config, folder, plugins):
         raise Refused(f"{folder} is finished and takes no other settings; {again}")
     if "workflow" not in config and (epochs := gone(config, folder, plugins)):
@@ -203,7 +209,7 @@ def evaluate(words: list[str]) -> int:
     from dlrun.rundir import result_line
 
     console = Console(highlight=False)
-    with logging_to(folder, console):
+    with at_work(folder) if config["test"] else nullcontext(), logging_to(folder, console):
         results = Experiment(config, folder, plugins).evaluated(name)
     console.print(*map(rich_table, summaries([result_line(result) for result in results], config)))
     return 0

@@ -47,6 +47,11 @@ def join(kind: str = "auto") -> int:
     return processes.here.rank
 
 
+def started_by_us() -> bool:
+    """Whether this is one of the processes of a job whose parent is at work on its folder for all of them."""
+    return standing.joined and "DLRUN_STORE" in os.environ
+
+
 def together(words: list[str], run: Callable[[list[str]], int]) -> NoReturn:
     """A command among several processes that others have started: the first carries it out, and the others follow.
 

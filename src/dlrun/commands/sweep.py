@@ -55,15 +55,13 @@ def sweep(words: list[str], folders: list[Path], flags: list[str]) -> int:
 
     told = description([*flags, *given.given.values()], settings)
     folder = opened(Path(first["output"]), first["task"]["name"], told, settings.fresh)
-    lock = folder.lock()
-    try:
-        return carried_out(folder, given, settings, composer, [line, *flags], launcher)
-    except Refused:
-        if not folder.entries:
-            discard(folder.path)
-        raise
-    finally:
-        lock.release()
+    with folder.lock():
+        try:
+            return carried_out(folder, given, settings, composer, [line, *flags], launcher)
+        except Refused:
+            if not folder.entries:
+                discard(folder.path)
+            raise
 
 
 def spaces(own: list[str], rest: list[str], folders: list[Path]) -> list[str]:

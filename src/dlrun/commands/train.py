@@ -6,7 +6,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,12 +112,14 @@ def go(
     carry: (experiment, display) → results, where somebody else carries it out, and looks after the report. Where the
     config asks for several processes, these are started, and do it.
     """
+    from dlrun.at_work import at_work
     from dlrun.commands import launch, ranks
 
-    if launch.wanted(config) > 1:
-        return launch.launched(config, folder, plugins, report=carry is None)
-    ranks.lead(config, folder, plugins)
-    return carried_out(config, folder, plugins, carry)
+    with nullcontext() if ranks.started_by_us() else at_work(folder):
+        if launch.wanted(config) > 1:
+            return launch.launched(config, folder, plugins, report=carry is None)
+        ranks.lead(config, folder, plugins)
+        return carried_out(config, folder, plugins, carry)
 
 
 def carried_out(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import yaml
 
 from dlrun import as_json, stored
-from dlrun.errors import Refused
+from dlrun.at_work import at_work
 from dlrun.rundir import create, lines
 from dlrun.settings import Sweep
 from dlrun.sweeps.jobs import Ended, Job
@@ -45,19 +46,15 @@ class SweepFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.entries: dict[int, dict[str, Any]] = {line["job"]: line for line in lines(path / "sweep.jsonl")}
-        self._mend()
+        self.entries: dict[int, dict[str, Any]] = {}
 
-    def lock(self) -> Any:
-        """Held by whoever runs this sweep. Raises Refused where somebody else does."""
-        from filelock import FileLock, Timeout
-
-        lock = FileLock(self.path / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise Refused(f"another dlrun is at work on {self.path}; sweep.fresh=true begins another sweep") from error
-        return lock
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Inside, nobody else runs this sweep, and what has become of its jobs is known. Raises Refused."""
+        with at_work(self.path, "sweep.fresh=true begins another sweep"):
+            self.entries = {line["job"]: line for line in lines(self.path / "sweep.jsonl")}
+            self._mend()
+            yield
 
     @property
     def next(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -94,12 +94,16 @@ def trained_as_one(jobs: Sequence[Job], plugins: tuple[str, ...]) -> list[Ended]
 
 def together(jobs: Sequence[Job], plugins: tuple[str, ...], display: Any) -> list[Outcome]:
     """What came of each job."""
+    from dlrun.at_work import at_work
     from dlrun.together import run_together
 
     for job in jobs:
         noted(job)
     configs, folders = [job.config for job in jobs], [job.folder for job in jobs]
-    return run_together(configs, folders, plugins, display)
+    with ExitStack() as locks:
+        for folder in folders:
+            locks.enter_context(at_work(folder))
+        return run_together(configs, folders, plugins, display)
 
 
 @contextmanager
