@@ -443,3 +443,51 @@ def test_row_07_the_same_for_a_workflow_and_a_sweep(run):
     words = ("task=csv", f"data.path={CASES / 'slash.csv'}", "data.target=p/q", "engine.epochs=1", "model=linear")
     assert run("-m", *words, "optimizer.lr=0.1,0.01", "callback=none")[0] == 0
     assert run("workflow", *words, "workflow=quick", "workflow.budget=1")[0] == 0
+
+
+TWENTY = [f"{n},{n % 2}" for n in range(20)]
+ASKED = {
+    "csv": ("data.target=y",),
+    "series": ("data.time=a", "data.target=y", "data.lookback=2"),
+    "texts": ("data.text=a", "data.target=y"),
+}
+EDGES = {  # task, file, further words → what is said, or None where it trains
+    "empty": ("csv", "", (), "t.csv is empty"),
+    "blank": ("csv", "\n\n", (), "t.csv is empty"),
+    "a mark alone": ("csv", "\ufeff", (), "t.csv is empty"),
+    "header only": ("csv", "a,y\n", (), "has a header but no rows"),
+    "no line end": ("csv", "a,y", (), "has a header but no rows"),
+    "one row": ("csv", "a,y\n1,2\n", (), "in the only row: there is nothing to learn"),
+    "two rows": ("csv", "a,y\n1,2\n3,4\n", (), "sets no row aside"),
+    "two rows for all": ("csv", "a,y\n1,2\n3,4\n", ("data.test=0",), "holds out 0 of 2 rows"),
+    "one and one": ("csv", "a,y\n1,2\n3,4\n", ("data.test=0", "data.kind=number", "protocol.validation=1"), None),
+    "one fold each": ("csv", "a,y\n1,2\n3,4\n",
+                      ("data.test=0", "data.kind=number", "protocol=kfold", "protocol.folds=2"), None),
+    "one class": ("csv", "a,y\n1,x\n2,x\n", (), "'x' in all 2 rows"),
+    "one class till now": ("csv", "a,t,y\n" + "".join(f"{n},{n},{n > 17}\n" for n in range(20)), ("data.order=t",),
+                           "one class only, 'False', in the development rows"),
+    "one column": ("csv", "y\n1\n2\n3\n", (), "no input column left"),
+    "one owner": ("csv", "a,g,y\n" + "".join(f"{n},me,{n % 2}\n" for n in range(20)), ("data.group=g",),
+                  "all rows have the same owner, 'me'"),
+    "one known number": ("csv", "a,b,y\n3,3,1\n" + "".join(f",{n},{n % 2}\n" for n in range(19)), (), None),
+    "one label": ("csv", "\n".join(["a,y", *TWENTY]), ("data.kind=multilabel",), "needs several columns"),
+    "no target at all": ("csv", "a,y\n1,\n2,\n", ("data.missing_target=drop",), "all 2 rows miss the target"),
+    "one test row": ("csv", "\n".join(["a,y", *TWENTY]), ("data.test_path=one.csv", "test=true"), None),
+    "an empty series": ("series", "", (), "t.csv is empty"),
+    "a series of a header": ("series", "a,y\n", (), "has a header but no rows"),
+    "a series of one row": ("series", "a,y\n1,1\n", (), "a window needs 3"),
+    "one value to foretell": ("series", "a,y\n" + "".join(f"{n},{'' if n else 1}\n" for n in range(40)),
+                              ("data.impute=forward",), "the value to foretell is missing for every window"),
+    "no text": ("texts", "", (), "t.csv is empty"),
+    "one word": ("texts", "a,y\n" + "".join(f"word,{n % 2}\n" for n in range(20)), (), None),
+    "empty texts": ("texts", 'a,y\n"",1\n"",0\n', ("data.empty=skip",), "all 2 texts are empty"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("edge", EDGES)
+def test_law_the_edge_of_one_works_or_is_said(train, edge):
+    task, text, words, says = EDGES[edge]
+    Path("t.csv").write_text(text, encoding="utf-8")
+    table("one.csv", "a,y", ["1,1"])
+    code, said, _ = train(f"task={task}", "data.path=t.csv", *ASKED[task], *words)
+    assert code == (2 if says else 0) and (says or "") in said and "Traceback" not in said

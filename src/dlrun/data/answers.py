@@ -175,7 +175,8 @@ def _one(cells: Cells, column: str, kind: str, how: Classes, test: Cells | None)
     if kind == "binary" and len(set(values)) > 2:
         raise Refused(f"data.kind=binary: '{column}' has {len(set(values))} different values; say data.kind=category")
     if len(set(values)) == 1:
-        raise Refused(f"target '{column}' is '{values[0]}' in all {len(cells)} rows: there is nothing to learn")
+        rows = f"all {len(cells):,} rows" if len(cells) > 1 else "the only row"
+        raise Refused(f"target '{column}' is '{values[0]}' in {rows}: there is nothing to learn")
     if found == "category" and len(set(values)) == len(values):
         raise Refused(f"target '{column}' differs in all {len(cells)} rows: it names rows, and is no class")
     article = "" if found == "binary" else "a "

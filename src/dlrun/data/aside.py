@@ -38,6 +38,8 @@ def latest(times: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
 def grouped(owners: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
     """Like `random`, but all rows of one owner go to one side; owners are drawn until `share` of the rows is there."""
     names, which = np.unique(owners, return_inverse=True)
+    if len(names) < 2:
+        raise Refused(f"all rows have the same owner, '{names[0]}': data.test=0 goes without test rows")
     order = np.random.RandomState(SEED).permutation(len(names))
     rows = np.cumsum(np.bincount(which)[order])
     enough = int(np.searchsorted(rows, round(share * len(owners), 9))) + 1  # 0.07 · 100 is 7.000000000000001

@@ -180,12 +180,14 @@ def windows(readings: Readings, plan: Plan, part: np.ndarray, rows: slice, what:
             "(data.lookback) with what comes after it (data.delay)"
         )
     now = now[part[now - some.lookback] == part[now + max(some.rows)]]
+    if not len(now):
+        raise Refused(f"no window of {some.span + 1:,} rows lies within {what} without crossing a gap (data.gaps)")
     answers = {name: _answers(readings, ahead, rows, now) for name, ahead in plan.targets.items()}
     there = np.all([np.isfinite(answer).all(axis=1) for answer in answers.values()], axis=0)
     if not there.all():
         log.warning("%s windows are left out: the value that they would foretell is missing", f"{(~there).sum():,}")
     if not there.any():
-        raise Refused(f"no window of {some.span + 1:,} rows lies within {what} without crossing a gap (data.gaps)")
+        raise Refused(f"{what} of {readings.place}: the value to foretell is missing for every window")
     there &= _known(readings, plan, rows, now - some.step)
     if not there.any():
         raise Refused(f"every window of {what} ends amid missing numbers: say data.impute=forward")

@@ -69,6 +69,8 @@ def read(path: str, clock: str | None, asked: tuple[str, ...], how: How = PLAIN)
     is wrong.
     """
     text = _text(path, how)
+    if not text.strip():
+        raise Refused(f"{path} is empty")
     names, separator = _head(text, how)
     if clock is None:
         raise Refused(f"say which column of {path} holds the time: data.time=COLUMN. There are: {', '.join(names)}")
