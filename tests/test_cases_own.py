@@ -78,6 +78,15 @@ class Clash(Net):
         return self.first(x)
 
 
+class Sigmoid(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(30, 1)
+
+    def forward(self, x):
+        return torch.sigmoid(self.layer(x)).squeeze(-1)
+
+
 class Softmax(Net):
     def forward(self, x):
         return super().forward(x).softmax(-1)
@@ -117,6 +126,23 @@ def squeezed():
 def points(rows=80):
     x = torch.rand(rows, 2)
     return x, (x.sum(1) > 1).long()
+
+
+def names():
+    x, y = points()
+    return x.numpy(), np.array(["no", "yes"])[y]
+
+
+def gone():
+    raise FileNotFoundError("photos/1.png")
+
+
+class Gone(Dataset):
+    def __len__(self):
+        return 9
+
+    def __getitem__(self, row):
+        raise FileNotFoundError("photos/1.png")
 
 
 def tensors():
@@ -200,6 +226,14 @@ def first(trainer, most=1):
     trainer.stop = "that is enough" if trainer.epoch >= most else ""
 
 
+def epoch(epoch):
+    pass
+
+
+def slip(trainer):
+    trainer.nothing
+
+
 class Watch:
     def __call__(self, trainer):
         assert trainer.history[-1].epoch == trainer.epoch
@@ -227,9 +261,10 @@ def package(elsewhere):
         path.parent.mkdir(parents=True, exist_ok=True)
         goal = ", goal: max" if path.stem == "share" else ""
         path.write_text(f"{path.stem}: {{_target_: my_package.{path.stem}{goal}}}\n")
-    model = elsewhere / "conf" / "model" / "mine.yaml"
-    model.parent.mkdir()
-    model.write_text("# Mine.\n_target_: my_package.Net\n")
+    (elsewhere / "conf" / "model").mkdir()
+    (elsewhere / "conf" / "model" / "mine.yaml").write_text("# Mine.\n_target_: my_package.Net\n")
+    (elsewhere / "conf" / "model" / "nested.yaml").write_text("model:\n  _target_: my_package.Net\n")
+    (elsewhere / "conf" / "metric" / "flat.yaml").write_text("_target_: my_package.hits\n")
     yield
     forget("my_package")
 
@@ -296,6 +331,12 @@ MISTAKES = {
     "loss._target_=my_package.of_rows": "answers (N,) numbers; expected a tensor of one number",
     "loss._target_=my_package.plain_number": "answers a float; expected a tensor of one number",
     "loss._target_=my_package.no_loss": "it was given prediction (N, 10) float32, target (N,) int64",
+    "data._target_=my_package.gone": 'raise FileNotFoundError("photos/1.png")): FileNotFoundError: photos/1.png',
+    "data._target_=my_package.Gone": "FileNotFoundError: photos/1.png",
+    "model=nested": "expected in conf/model/NAME.yaml: _target_: my_package.NAME",
+    "metric=[flat]": "expected in conf/metric/NAME.yaml: NAME: {_target_: my_package.NAME}",
+    "+callback.c={_target_: my_package.epoch}": "(to be called after each epoch: (trainer, …))",
+    "+callback.c={_target_: my_package.slip}": "trainer.nothing): AttributeError: 'Trainer' object has no attribute",
     "metric=[halves]": "numbers for 288 rows; expected one number, or one for each row",
 }
 
@@ -305,7 +346,7 @@ def test_row_own_a_mistake_is_answered_with_what_to_write(word, package, capsys)
     assert MISTAKES[word] in re.sub(r"\b(64|256)\b(?=,| rows)", "N", refused(capsys, word))
 
 
-@pytest.mark.parametrize("name", ["points", "tensors", "dataset", "Pictures"])
+@pytest.mark.parametrize("name", ["points", "tensors", "dataset", "Pictures", "names"])
 def test_row_own_data_of_any_form_work_at_the_first_try(name, package, tmp_path):
     test = ("test=true",) if name in ("tensors", "dataset") else ()
     folder, result = run(tmp_path, f"data._target_=my_package.{name}", *test)
@@ -344,7 +385,18 @@ def test_row_own_what_looks_wrong_is_told_once(package, tmp_path):
     folder, result = run(tmp_path / "a", "model._target_=my_package.Softmax", "protocol=kfold", "protocol.folds=2")
     assert (folder / "log.txt").read_text().count("leave out the last softmax") == 1
     assert "leave out the last softmax" in result["note"]
+    words = ("task=breast_cancer", "model._target_=my_package.Sigmoid")
+    assert "leave out the last sigmoid" in run(tmp_path / "c", *words)[1]["note"]
     assert "has no parameters" in run(tmp_path / "b", "model._target_=my_package.Listed")[1]["note"]
+
+
+def test_row_own_a_package_that_cannot_be_read_is_named_with_its_line(elsewhere, capsys):
+    write("broken", "x = 1\ny = (\n")
+    write("bad", "x = 1\nraise ValueError('not today')\n")
+    for package, told in (("broken", "line 2: y = ()"), ("bad", "ValueError: not today")):
+        assert main([f"model._target_={package}.Net", f"plugins=[{package}]"]) == 2
+        assert told in capsys.readouterr().err
+        forget(package)
 
 
 def blocks(text):

@@ -9,9 +9,9 @@ from contextvars import ContextVar
 from typing import Any
 
 from dlrun import parts
-from dlrun.contracts import call, failed, own
+from dlrun.contracts import call, failed, own, place_of
 from dlrun.errors import Refused
-from dlrun.signatures import as_meant, signature
+from dlrun.signatures import as_meant, settable
 
 _named: ContextVar[tuple[str, ...]] = ContextVar("plugins", default=())  # of the part that is being built
 
@@ -40,16 +40,18 @@ def build(node: Mapping[str, Any], *context: Any, kind: str = parts.ANY, plugins
         key: _inner(value, f"{place}.{key}", parts.takes(name, kind, chosen, key), chosen)
         for key, value in said.items()
     }
-    arguments |= _as_meant(name, arguments, len(context))
+    arguments |= _as_meant(name, kind, arguments, len(context))
     token = _named.set(chosen)
     try:
         return call(kind, target, context, arguments) if own(name) else target(*context, **arguments)
-    except (AttributeError, KeyError, RuntimeError) as error:
-        if own(name) and not isinstance(error, Refused):
-            raise Refused(failed(name, error)) from error
+    except Refused:
         raise
     except (TypeError, ValueError, IndexError) as error:
-        raise Refused(f"{_last(name)}: {error}") from error
+        raise Refused(f"{_last(name)}{place_of(error)}: {error}") from error
+    except Exception as error:
+        if own(name):
+            raise Refused(failed(name, error)) from error
+        raise
     finally:
         _named.reset(token)
 
@@ -62,6 +64,8 @@ def located(target: str, kind: str, plugins: Iterable[str]) -> Any:
         found = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError) as error:
         raise Refused(f"_target_ '{target}' cannot be found: {error}") from error
+    except Exception as error:  # whatever a package of the user's own does when it is imported
+        raise Refused(failed(module_name, error)) from error
     home = f"{getattr(found, '__module__', None)}.{name}"
     if not callable(found) or not (_of_its_class(found, target) or parts.is_plugin(home, plugins)):
         raise Refused(f"_target_ '{target}' is not allowed: it is {home}, and no part")
@@ -97,10 +101,10 @@ def _last(target: str) -> str:
     return target.rpartition(".")[2]
 
 
-def _as_meant(target: str, arguments: dict[str, Any], context: int) -> dict[str, Any]:
+def _as_meant(target: str, kind: str, arguments: dict[str, Any], context: int) -> dict[str, Any]:
     """The arguments with whole numbers that are to be read as floats."""
     whole = {key: value for key, value in arguments.items() if isinstance(value, int | list)}
-    known = signature(target, context) if whole else None
+    known = settable(target, kind, context) if whole else None
     if known is None:
         return {}
     return {key: as_meant(value, known.arguments[key]) for key, value in whole.items() if key in known.arguments}

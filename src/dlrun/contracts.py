@@ -7,7 +7,6 @@ import linecache
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 Named = Sequence[tuple[str, str]]  # arguments in order: name, annotation as text ('' where there is none)
@@ -74,12 +73,14 @@ def call(kind: str, target: Callable[..., Any], context: Sequence[Any], argument
 def failed(name: str, error: Exception) -> str:
     """What failed in code of the user's own, and in which line of it, in one line."""
     said = str(error).strip() or "(no message)"
-    return f"{name}{place_of(error.__traceback__)}: {type(error).__name__}: {said.splitlines()[0]}"
+    return f"{name}{place_of(error)}: {type(error).__name__}: {said.splitlines()[0]}"
 
 
-def place_of(traceback: TracebackType | None) -> str:
+def place_of(error: Exception) -> str:
     """The innermost line outside dlrun and installed packages: ' (net.py, line 12: x = self.fc(x))'."""
-    ours, found = Path(__file__).parent, ""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f" ({Path(error.filename).name}, line {error.lineno}: {(error.text or '').strip()})"
+    ours, found, traceback = Path(__file__).parent, "", error.__traceback__
     while traceback is not None:
         file, line = traceback.tb_frame.f_code.co_filename, traceback.tb_lineno
         if "site-packages" not in file and not Path(file).is_relative_to(ours) and Path(file).is_file():

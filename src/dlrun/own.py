@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -139,4 +140,19 @@ def callback_of(node: Mapping[str, Any], plugins: Plugins) -> Any:
                       "or a class with __call__(self, trainer)")  # fmt: skip
     if own(node["_target_"]) and not parameters(made):
         raise Refused(f"callback {node['_target_']} takes no argument; write (trainer)")
-    return made
+    return OwnCallback(made, node["_target_"]) if isinstance(made, partial) else made
+
+
+@dataclass(frozen=True)
+class OwnCallback:
+    """A function of the user's own after each epoch; what fails in it is said in one line."""
+
+    function: Callable[[Any], Any]
+    name: str
+
+    def __call__(self, trainer: Any) -> None:
+        """Call it."""
+        try:
+            self.function(trainer)
+        except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+            raise Refused(failed(f"callback {self.name}", error)) from error

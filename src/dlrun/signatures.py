@@ -111,7 +111,11 @@ def definition(target: str, depth: int = 5) -> tuple[ast.FunctionDef | ast.Class
     path = source_file(module_name)
     if path is None or depth == 0:
         return None
-    for node in parsed(path).body:
+    try:
+        body = parsed(path).body
+    except (SyntaxError, ValueError):  # whoever imports it says what is wrong
+        return None
+    for node in body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
             return node, path
         if isinstance(node, ast.ImportFrom):

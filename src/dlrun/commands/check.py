@@ -25,6 +25,12 @@ CONTEXT = {
 PARTS = ("data", "model", "objective", "loss", "optimizer", "scheduler", "protocol", "engine", "stages")  # one each
 LISTS = ("metric", "callback", "augment")  # any number of each
 CHOOSE = {"losses": "+loss@losses.{}=NAME", "metrics": "'+metric@metrics.{}=[NAME]'"}
+HINTS = {
+    "model": "to be given the Spec of the data, call the argument spec",
+    "callback": "to be called after each epoch: (trainer, …)",
+    "loss": "a plain function is (prediction, target, …)",
+    "metric": "a plain function is (prediction, target, …)",
+}
 LATER = ("objective",)  # of which older runs say nothing
 NEEDED = (*(part for part in PARTS if part not in LATER), *LISTS, "task", "source", "loss_weights")
 TYPES: dict[str, tuple[Any, str]] = {
@@ -130,7 +136,7 @@ def is_parts(node: Any, group: str) -> bool:
 def node_faults(node: Any, place: str, kind: str, plugins: tuple[str, ...]) -> Iterator[str]:
     """Faults of one part's values: its keys, and their types and ranges."""
     if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
-        yield f"{place}={shortened(node)}: it is not a part; choose one by name: {place.partition('.')[0]}=NAME"
+        yield no_part(node, place)
         return
     target = parts.resolved(node["_target_"])
     if not parts.is_part(target, kind, plugins):
@@ -145,6 +151,15 @@ def node_faults(node: Any, place: str, kind: str, plugins: tuple[str, ...]) -> I
     for key, argument in found.arguments.items():
         if argument.required and key not in node:
             yield f"{place}: {target.rpartition('.')[2]} needs a value for '{key}'{needed_hint(place, key)}"
+
+
+def no_part(node: Any, place: str) -> str:
+    """The message for what stands where a part belongs."""
+    group, _, name = place.partition(".")
+    if name == "_target_" or (isinstance(node, dict) and "_target_" not in node and group in (*PARTS, *LISTS)):
+        form = "NAME: {_target_: my_package.NAME}" if group in LISTS else "_target_: my_package.NAME"
+        return f"{place}={shortened(node)}: it is not a part; expected in conf/{group}/NAME.yaml: {form}"
+    return f"{place}={shortened(node)}: it is not a part; choose one by name: {group}=NAME"
 
 
 def kind_of(place: str) -> str:
@@ -175,9 +190,9 @@ def inner_faults(value: Any, place: str, kind: str, plugins: tuple[str, ...]) ->
 
 
 def needed_hint(place: str, key: str) -> str:
-    """How to say a setting; for a model, also how to be told of the data."""
-    spec = " (to be given the Spec of the data, call the argument spec)" if place == "model" else ""
-    return f": {place}.{key}=…{spec}"
+    """How to say a setting; for some parts, also how to be given what dlrun knows."""
+    hint = HINTS.get(kind_of(place), "")
+    return f": {place}.{key}=…{hint and f' ({hint})'}"
 
 
 def unknown_argument(place: str, key: str, name: str, there: list[str]) -> str:

@@ -93,7 +93,7 @@ IDLE = (
         "no rows are held out, so the last epoch is kept",
     ),
     Idle(("reason",), lambda c: not c["test"], "it is for test=true"),
-    Idle(("source",), _no_sample, "these data have no made-up sample; the real ones are used"),
+    Idle(("source",), _no_sample, "these data have no made-up sample in place of their own"),
     Idle(
         ("model.embedding",),
         lambda c: c["model"].get("category") == "onehot",

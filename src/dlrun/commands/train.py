@@ -168,12 +168,11 @@ def diverged(error: Exception, folder: Path) -> None:
 
 def tell_of_words(experiment: Any, config: dict[str, Any], folder: Path) -> None:
     """Say, also beside the result, which words of a run change nothing, or take something away."""
-    from dlrun.commands.again import words_of
     from dlrun.commands.idle import notes
 
     if "workflow" in config or not (folder / "command.txt").is_file():
         return
-    folders, words = user_folders(words_of(folder))
+    folders, words = user_folders(shlex.split((folder / "command.txt").read_text(encoding="utf-8"))[1:])
     for text in notes(config, words, folders):
         experiment.assembly.tell(text)
 

@@ -22,13 +22,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, IterableDataset
 
-from dlrun.contracts import own
+from dlrun.contracts import failed, own
 from dlrun.errors import Refused
 from dlrun.types import Kind, Raw, Rows
 
@@ -100,18 +101,30 @@ def _inferred(name: str, found: Any) -> Raw:
     if len(targets) != 1 or len(dev) < 2:
         raise Refused(f"{name}: items of {', '.join(dev) or 'nothing'}; which is the target? Call it target, label or "
                       "y, or answer with a dlrun.types.Raw")  # fmt: skip
-    kinds = {column: _kind_of(values, column in targets) for column, values in dev.items()}
     labels = tuple(map(str, getattr(found, "classes", ())))
+    if named := dev[targets[0]].dtype.kind in "OU":
+        labels = tuple(sorted(set(dev[targets[0]].astype(str).tolist())))
+    read = partial(_numbered, name, targets[0], labels) if named else lambda rows: rows
+    dev = read(dev)
+    kinds = {column: _kind_of(values, column in targets) for column, values in dev.items()}
     raw = Raw(
         dev=dev,
         inputs={column: kind for column, kind in kinds.items() if column not in targets},
         targets={column: kinds[column] for column in targets},
         learn={},
-        test=None if test is None else lambda: _columns(name, test),
-        labels={targets[0]: labels} if labels and kinds[targets[0]] == "category" else {},
+        test=None if test is None else lambda: read(_columns(name, test)),
+        labels={targets[0]: labels} if labels and kinds[targets[0]] != "number" else {},
     )
     log.info("%s: taken as %s", name, ", ".join(f"{column} ({kind})" for column, kind in kinds.items()))
     return raw
+
+
+def _numbered(name: str, target: str, labels: tuple[str, ...], rows: Rows) -> Rows:
+    """The same rows with numbers for the names of classes."""
+    texts = rows[target].astype(str).tolist()
+    if strange := sorted(set(texts) - set(labels)):
+        raise Refused(f"{name}: '{strange[0]}' is a class of the test rows alone; the others: {', '.join(labels[:9])}")
+    return {**rows, target: np.array([labels.index(text) for text in texts])}
 
 
 def _columns(name: str, found: Any) -> Rows:
@@ -119,7 +132,10 @@ def _columns(name: str, found: Any) -> Rows:
         return _arrays({"x": found[0], "y": found[1]})
     if isinstance(found, IterableDataset) or not isinstance(found, Dataset) or not hasattr(found, "__len__"):
         raise Refused(f"{name} answers {_described(found)}; {EXPECTED}")
-    items = [found[index] for index in range(len(found))]  # type: ignore[arg-type]
+    try:
+        items = [found[index] for index in range(len(found))]  # type: ignore[arg-type]
+    except Exception as error:
+        raise Refused(failed(name, error)) from error
     if not items:
         raise Refused(f"{name}: the dataset has no rows")
     first = items[0]

@@ -40,6 +40,7 @@ from dlrun.types import Batch, Field, Spec
 log = logging.getLogger("dlrun")
 ALL = ("batch", "inputs")  # names of an argument that takes all inputs
 MAPPINGS = ("batch", "dict", "mapping")  # what its annotation begins with otherwise
+SHAPES = ("squeeze", "unsqueeze", "view", "reshapealias", "slice", "select", "unsafeview", "alias")
 TORCHVISION = "torchvision.models."
 
 
@@ -78,7 +79,7 @@ class Forward:
         self.forward, self.spec, self.name = forward, spec, name
         self.tell, self.colored = tell, colored
         self.arguments = _arguments(forward, spec, name)
-        self.called = False
+        self.called = self.looked = False
 
     def __call__(self, batch: Any, *rest: Any, **named: Any) -> Any:
         if not isinstance(batch, dict):  # an objective of the user's own has its own way
@@ -92,8 +93,9 @@ class Forward:
             raise Refused(self._failed(error, inputs)) from error
         rows = len(next(iter(inputs.values()))) if inputs else None
         found = self._answered(answer, rows)
-        if not self.called:
-            self.called = True
+        self.called = True
+        if not self.looked and torch.is_grad_enabled():
+            self.looked = True
             self._look(found)
         return found
 
@@ -139,13 +141,23 @@ class Forward:
         return f"{failed(f'{self.name}: forward', error)}; it was given {given}"
 
     def _look(self, answers: dict[str, Tensor]) -> None:
-        """Tell once where the answers look like probabilities, on which a loss of logits learns badly."""
+        """Tell once of a last softmax or sigmoid, after which a loss of logits learns badly."""
         for name, field in self.spec.targets.items():
-            raw = answers[name].detach()
-            ones = field.kind == "category" and raw.min() >= 0 and (raw.sum(-1) - 1).abs().max() < 1e-3
-            if field.size > 1 and bool(ones):
+            last = _last_step(answers[name])
+            if last in ("softmax", "sigmoid") and field.kind not in ("number", "series"):
                 self.tell(f"{self.name} answers probabilities for '{name}', and losses take logits: leave out the last "
-                          "softmax")  # fmt: skip
+                          f"{last}")  # fmt: skip
+
+
+def _last_step(raw: Tensor) -> str:
+    """What the answers last went through, if that was 'softmax' or 'sigmoid'; changes of shape do not count."""
+    step = raw.grad_fn
+    while step is not None:
+        name = step.name().partition("Backward")[0].removeprefix("_").lower()
+        if name not in SHAPES:
+            return name
+        step = step.next_functions[0][0]
+    return ""
 
 
 def _arguments(forward: Callable[..., Any], spec: Spec, name: str) -> list[str] | None:
