@@ -131,7 +131,9 @@ class Look:
     def closing(self) -> str:
         """What stays on a terminal once the fit is over: one line."""
         seconds = f"{time.monotonic() - self.began_at:.1f} s"
-        parts = (f"{self.name}  {self.trainer.epoch} epochs", self.latest(), self._so_far(), self.to_beat(), seconds)
+        epochs = f"{self.trainer.epoch} epoch{'' if self.trainer.epoch == 1 else 's'}"
+        score = self._kept() or self._so_far()
+        parts = (f"{self.name}  {epochs}", self.latest(), score, self.to_beat(), seconds)
         return "  ".join(filter(None, parts))
 
     def latest(self) -> str:
@@ -150,6 +152,18 @@ class Look:
 
         rows, measure = list(self.trainer.history), self.monitor or "loss"
         return best_so_far(rows, measure, goal(measure, goals_of(self.trainer)))
+
+    def _kept(self) -> str:
+        """'kept epoch 7 (best val/loss): val accuracy 0.8890', what is scored; nothing where no epoch was chosen."""
+        from dlrun.callbacks import KeepBest, best_epoch
+        from dlrun.optim import monitored
+
+        chosen = next((one for one in self.trainer.callbacks if isinstance(one, KeepBest)), None)
+        rows, measure = [row for row in self.trainer.history if row.split == "val"], self.monitor or "loss"
+        if chosen is None or not rows or measure not in rows[-1].values:
+            return ""
+        row = rows[best_epoch(monitored(self.trainer.history, chosen.monitor), chosen.goal) - 1]
+        return f"kept epoch {row.epoch} (best {chosen.monitor}): val {measure} {number(row.values[measure])}"
 
     def _remaining(self) -> str:
         done = epochs_done(self.trainer)

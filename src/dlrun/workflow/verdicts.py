@@ -190,8 +190,8 @@ def regularise(seen: Evidence, stages: list[Stage], base: str, left_out: list[st
     winner = simplest(seen, names)
     marks = {best: f"{best} (best)", winner: f"{winner} ({'best' if winner == best else 'recommended'})"}
     rows = [[marks.get(name, name), *_line(seen, name, stages, base)] for name in names]
-    columns = ["candidate", "changes", f"{seen.measure} [95 %]", f"better than {base}", "best epoch", "diagnosis"]
-    title = f"Every candidate on the same validation rows; below {base}, what is changed in {base}"
+    columns = ["candidate", "changes", f"{seen.measure} [95 %]", f"better than {base}", "kept epoch", "diagnosis"]
+    title = f"Every candidate on the same validation rows, scored with its kept epoch; below {base}, changes to {base}"
     table = {"title": title, "columns": columns, "rows": rows}
     text = f"The best of {count} candidates is {best}: {seen.measure} {interval(seen.score(best))}. {SELECTED}"
     if winner != best:
