@@ -177,5 +177,5 @@ def reports() -> dict[str, list[Path]]:
         "folds": write(workflow_run(room / "folds", folds=4, note="SYNTHETIC: made up")),
         "stopped": write(workflow_run(room / "stopped", stopped=True)),
         "plain": write(folds_run(room / "plain")),
-        "compared": write_comparison([classes_run(room / "compared"), room / "binary"]),
+        "compared": write_comparison([classes_run(room / "compared"), room / "binary"], room),
     }

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,10 +17,13 @@ SHORT = ["protocol=holdout", "engine.epochs=1", "engine.batch_size=256", "workfl
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
+def undrawn(tmp_path, monkeypatch):
+    """In a folder of its own, and without reports, which take as long as the fits; undone where they are wanted."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("dlrun.report.write.write", lambda folder: [folder / "report.html"])
+    with pytest.MonkeyPatch.context() as drawing:
+        drawing.setattr("dlrun.report.write.write", lambda folder: [folder / "report.html"])
+        yield drawing
 
 
 def folder():
@@ -32,8 +36,8 @@ def read(name):
         return json.load(file)
 
 
-def lines(name):
-    with open(f"{folder()}/{name}") as file:
+def lines(name, run=None):
+    with open(f"{run or folder()}/{name}") as file:
         return [json.loads(line) for line in file]
 
 
@@ -215,3 +219,32 @@ def test_findings_folds_of_a_stopped_stage_have_equally_many_epochs(monkeypatch)
     for line in lines("results.jsonl"):
         epochs.setdefault(line["job"]["stage"], []).append(line["epochs"])
     assert all(len(set(each)) == 1 for each in epochs.values()) and 1 <= epochs["configured"][0] < 4
+
+
+def test_findings_the_line_of_a_candidate_and_its_row_name_one_epoch_and_one_score(capsys):
+    words = [*weak(rows=300, columns=6), "protocol=holdout", "engine.epochs=6", "workflow.budget=4"]
+    assert main(["workflow", *words, "optimizer=adam", "optimizer.lr=0.03"]) == 0
+    said = capsys.readouterr().out
+    for row in read("workflow.json")[6]["tables"][0]["rows"]:
+        name, score, epoch = row[0].partition(" (")[0], row[2].split()[0], row[4]
+        assert not epoch or f"kept epoch {epoch} (best val/loss): val accuracy {score}" in said, name
+
+
+def test_findings_reports_of_runs_begin_with_the_score_and_comparisons_with_a_verdict(capsys, undrawn):
+    undrawn.undo()
+    words = [*crossed(), "protocol=holdout", "callback=keep_best"]
+    assert main([*words, "model=dense", "engine.epochs=8", "output=a"]) == 0
+    assert main([*words, "model=linear", "engine.epochs=4", "output=b"]) == 0
+    runs = [str(run) for top in ("a", "b") for run in Path(top).glob("*/*/*")]
+    for run in runs:
+        (scores,) = [line["scores"] for line in lines("results.jsonl", run)]
+        page = Path(run, "report.md").read_text()
+        head = page.partition("\n## ")[0]
+        assert f"Validation accuracy: {number(scores['accuracy']['value'])} [" in head and "baseline 0." in head
+    capsys.readouterr()
+    assert main(["report", *runs]) == 0
+    (page,) = Path().glob("report-*.md")
+    assert str(page) in capsys.readouterr().out and not list(Path("a").rglob("report-*"))
+    head = " ".join(page.read_text().partition("\n## ")[0].split())
+    assert "Best by validation accuracy: run 1" in head and "the difference is real" in head
+    assert "the ring is the epoch that was kept" in page.read_text()

@@ -197,13 +197,15 @@ def test_first_epochs_that_lie_far_off_are_cut_and_a_late_explosion_is_not():
 def test_the_ladder_says_of_a_rung_what_its_diagnosis_says():
     folder = reports()["binary"][-1].parent
     history, results = read.history(folder), read.results(folder)
-    assert overfitting.diagnosed(history, results, "deeper").kind == "overfitting"
+    config = read.config(folder)
+    assert overfitting.diagnosed(history, results, "deeper", config, "accuracy").kind == "overfitting"
     rows = [row for row in history if row["job"] == "deeper"]
     losses = {row["epoch"]: row["values"]["loss"] for row in rows if row["split"] == "val"}
-    assert overfitting.diagnosed(history, results, "deeper").epoch == min(losses, key=losses.get)
-    assert overfitting.diagnosed(history, results, "small").kind != "overfitting"
+    found = overfitting.diagnosed(history, results, "deeper", config, "accuracy")
+    assert found.epoch == min(losses, key=losses.get)
+    assert overfitting.diagnosed(history, results, "small", config, "accuracy").kind != "overfitting"
     folds = reports()["folds"][-1].parent
-    found = overfitting.diagnosed(read.history(folds), read.results(folds), "deeper")
+    found = overfitting.diagnosed(read.history(folds), read.results(folds), "deeper", read.config(folds), "mae")
     assert "overfitting in 4 of 4 folds" in found.text
 
 
@@ -273,16 +275,19 @@ def test_without_a_browser_the_command_says_so(tmp_path, capsys, monkeypatch):
     assert "no browser could be started" in capsys.readouterr().out
 
 
-def test_several_runs_are_compared_and_only_the_first_folder_is_written_to(tmp_path):
+def test_several_runs_are_compared_in_the_current_folder_and_none_of_theirs_is_written_to(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     first, second = classes_run(tmp_path / "a"), classes_run(tmp_path / "b", lr=0.5)
     third = folds_run(tmp_path / "c", note="SYNTHETIC: made up")
-    before = {file: file.stat().st_mtime_ns for run in (second, third) for file in run.rglob("*")}
+    before = {file: file.stat().st_mtime_ns for run in (first, second, third) for file in run.rglob("*")}
     assert report([str(run) for run in (first, second, third)]) == 0
-    assert {file: file.stat().st_mtime_ns for run in (second, third) for file in run.rglob("*")} == before
-    told = (first / "report-compare.md").read_text()
+    assert {file: file.stat().st_mtime_ns for run in (first, second, third) for file in run.rglob("*")} == before
+    told = (tmp_path / "report-a-b-c.md").read_text()
+    assert "Best by validation" in told or "No run can be called the best" in told
     assert re.search(r"\| optimizer.lr +\| 0.001 +\| 0.5 +\| 0.001 +\|", told) and "engine.epochs" not in told
     assert "**SYNTHETIC: made up**" in told and re.search(r"folds +\|.*2.5500 ± 0.1291", told)
-    assert (first / "validation-curves.png").is_file() and not (first / "report.html").exists()
+    assert (tmp_path / "report-a-b-c.png").is_file()
+    assert report([str(first), str(second), "to=there"]) == 0 and (tmp_path / "there" / "report-a-b.html").is_file()
 
 
 def test_of_a_workflow_the_winner_stands_for_the_run():

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median
 from typing import Any, Literal
 
 from dlrun.curve import CLEAR, FEW, NOISE, RISEN, Curve, curve, number, series
@@ -73,6 +73,19 @@ def diagnose(
     kind, text = next((found for found in checks if found), None) or settled(train, val, start)
     few = f" ({len(train.values)} epochs say little)" if len(train.values) < FEW else ""
     return Diagnosis(kind, epoch, text + few)
+
+
+def circumstances(
+    patch: Mapping[str, Any], model: Mapping[str, Any], losses: Sequence[float], measure: str, goal: str
+) -> dict[str, Any]:
+    """What a diagnosis must know of a fit, as its keywords.
+
+    patch, model: what the fit changes in the config, and the config's model. losses: the baseline's, of each fold; a
+    penalty is in the loss, which cannot be held against them then.
+    """
+    set_to = {name: patch.get(f"model.{name}", model.get(name, 0)) for name in ("dropout", "l1", "l2")}
+    bar = None if set_to["l1"] or set_to["l2"] or not losses else fmean(losses)
+    return {"baseline_loss": bar, "measure": measure, "goal": goal, "hindered": bool(set_to["dropout"])}
 
 
 def over_folds(

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dlrun.errors import Damaged, Refused
+from dlrun.errors import Refused
 from dlrun.report import measures, read, stages
+from dlrun.report.apart import pairs
 
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from dlrun.bootstrap import Interval
 
 WIDE = 7  # columns that fit a terminal
 NEEDED = ("config.yaml", "results.jsonl")
@@ -59,42 +58,6 @@ def check(runs: Sequence[Path]) -> None:
         raise Refused("not every one of these is a finished run: " + "; ".join(faults))
 
 
-def pairs(runs: Sequence[Path]) -> list[str]:
-    """A line for each run after the first: how much it differs from the first on the same rows, and whether it does."""
-    first, *others = runs
-    shared = os.path.commonpath([run.parent for run in runs])
-    names = [os.path.relpath(run, shared) for run in runs]
-    found, compared = [], 0
-    for name, other in zip(names[1:], others, strict=True):
-        try:
-            goals = read.goals([*read.results(first), *read.results(other)])
-            text, compared = measures.said(*_difference(first, other), goals), compared + 1
-        except Damaged:
-            raise
-        except Refused as fault:
-            text = f"cannot be compared row by row: {fault}"
-        found.append(f"{name} − {names[0]}: {text}")
-    if compared > 1:
-        found.append(f"{compared} differences were looked at: by chance alone about 1 in 20 would seem real")
-    return found
-
-
-def _difference(first: Path, second: Path) -> tuple[str, Interval]:
-    from dlrun import predictions
-
-    before, after = (predictions.of_stage(run, _stage(run), "val") for run in (first, second))
-    measure = _measure(first, second)
-    return measure, predictions.difference(before, after, measure)
-
-
-def _stage(run: Path) -> str:
-    """The stage that stands for a run: the winner of a workflow, or else that of its last fit."""
-    fitted = [line for line in read.results(run) if line["split"] == "val" and line["scores"]]
-    if not fitted:
-        raise Refused(f"{run} was not validated")
-    return stages.winner(stages.verdicts(run)) or str(fitted[-1]["job"]["stage"])
-
-
 def standing(run: Path) -> read.Lines:
     """The results that stand for a run: of a workflow those of its winner, and of its final evaluation; of stages
     those of fits from which no other one began."""
@@ -102,17 +65,6 @@ def standing(run: Path) -> read.Lines:
     if winner:
         return [line for line in lines if line["job"]["stage"] in (winner, "final")]
     return read.standing(lines)
-
-
-def _measure(first: Path, second: Path) -> str:
-    names = [
-        [name for line in read.results(run) if line["split"] == "val" for name in line["scores"]]
-        for run in (first, second)
-    ]
-    shared = [name for name in names[0] if name in names[1] and not name.startswith("loss")]
-    if not shared:
-        raise Refused("they have no measure in common beside the loss")
-    return shared[0]
 
 
 def cells(runs: Sequence[Path]) -> tuple[list[str], list[list[str]], list[str]]:

@@ -1,4 +1,4 @@
-"""`dlrun report`: one page for a run, or for several side by side, written into the folder of the first."""
+"""`dlrun report`: one page for a run, in its folder, or one that compares several, in the current folder or `to=`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from dlrun.errors import Refused
 def report(words: list[str]) -> int:
     """Write report.html and report.md anew, say where they are, and with --open show the page in a browser.
 
-    Of several runs: report-compare.html and report-compare.md. Raises Refused for a folder that is no run.
+    Of several runs: report-A-B.html and report-A-B.md, in the current folder or in that of to=FOLDER. Raises Refused
+    for a folder that is no run.
     """
-    runs = [Path(word) for word in words if not word.startswith("-")]
+    named = [word.removeprefix("to=") for word in words if word.startswith("to=")]
+    runs = [Path(word) for word in words if not word.startswith(("-", "to="))]
     unknown = [word for word in words if word.startswith("-") and word != "--open"]
     if unknown:
-        raise Refused(f"no flag {unknown[0]}: dlrun report RUN [RUN…] [--open]")
+        raise Refused(f"no flag {unknown[0]}: dlrun report RUN [RUN…] [to=FOLDER] [--open]")
+    if named and len(runs) == 1:
+        raise Refused("to= is for a page of several runs; that of one lies in its folder")
     if not runs:
         raise Refused("report of which run? dlrun report RUN [RUN…] [--open], such as outputs/imdb/dense/…")
     from dlrun.report import read
@@ -24,20 +28,24 @@ def report(words: list[str]) -> int:
     for run in runs:
         read.config(run)
         contained(run)
-    page = written(runs)
+    page = written(runs, Path(named[-1] if named else "."))
     if "--open" in words:
         show(page)
     return 0
 
 
-def written(runs: list[Path]) -> Path:
-    """Write the pages, print their paths, and answer with the HTML one. Raises Refused where that is not allowed."""
+def written(runs: list[Path], to: Path = Path()) -> Path:
+    """Write the pages, print their paths, and answer with the HTML one. Raises Refused where that is not allowed.
+
+    to: the folder for the page of several runs.
+    """
     from dlrun.report.write import write, write_comparison
 
     try:
-        made = write(runs[0]) if len(runs) == 1 else write_comparison(runs)
+        made = write(runs[0]) if len(runs) == 1 else write_comparison(runs, to)
     except OSError as error:
-        raise Refused(f"cannot write the report into {runs[0]}: {error.strerror or error}") from error
+        place = runs[0] if len(runs) == 1 else to
+        raise Refused(f"cannot write the report into {place}: {error.strerror or error}") from error
     for file in made:
         if file.suffix in (".html", ".md"):
             print(file)

@@ -58,7 +58,8 @@ input=NAME           which input, where there are several{PLUGINS}""",
     "compare": """
 RUN…                 run folders""",
     "report": """
-RUN…                 run folders; of several one page about them all
+RUN…                 run folders; of several one page that compares them
+to=FOLDER            where that page is written (the current folder)
 --open               open the page in a browser""",
     "visualize": f"""{RUN}
 kind=NAME            activations, heatmap, saliency, filters, weights, or all

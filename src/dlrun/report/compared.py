@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from dlrun.report import measures, read, stages, story
-from dlrun.report.curves import best_epoch, curves, mean_curve
+from dlrun.report.apart import verdict
+from dlrun.report.curves import RING, best_epoch, curves, kept_epoch, mean_curve
 from dlrun.report.picture import COLOURS, WIDTH, Curve, legend_below, picture, short, whole_epochs, window
-from dlrun.report.section import Block, Code, Picture, Section, Text, remark, section
+from dlrun.report.section import Block, Code, Picture, Points, Section, Text, remark, section
 from dlrun.report.table import Summary
 
 MOST = len(COLOURS)  # curves in one panel
@@ -20,15 +21,18 @@ def sections(runs: Sequence[Path], drawn: Path | None) -> list[Section]:
     notes = dict.fromkeys(note for run in runs if (note := read.warning_of(read.results(run))))
     shown = f"Validation curves of {'the runs' if len(runs) <= MOST else f'the first {MOST} of {len(runs)} runs'}"
     found = [
-        *section("", [*map(remark, notes), _scores(runs)]),
+        *section("", [*map(remark, notes), *_verdict(runs), _scores(runs)]),
         *section("What differs", [_differences(runs)]),
-        *section(
-            "Validation curves", [Picture(drawn, shown, f"{shown}; the ring is the best epoch.")] if drawn else []
-        ),
+        *section("Validation curves", [Picture(drawn, shown, f"{shown}; {RING}")] if drawn else []),
     ]
     for place, run in enumerate(runs, 1):
         found += section(f"{place}. {story.heading(run)}", _alone(run))
     return found
+
+
+def _verdict(runs: Sequence[Path]) -> list[Block]:
+    first, *others = verdict(runs)
+    return [Text(first, "strong"), *([Points(tuple(others))] if others else [])]
 
 
 def draw(runs: Sequence[Path], file: Path) -> Path | None:
@@ -44,8 +48,9 @@ def draw(runs: Sequence[Path], file: Path) -> Path | None:
     with picture(file, "Validation curves", {}, warning, height=height, width=WIDTH) as figure:
         for name, panel in zip(names, figure.subplots(len(names), 1, squeeze=False).flat, strict=True):
             for (place, found), colour in zip(histories.items(), COLOURS, strict=False):
-                best = best_epoch(found.get(name, {}), measures.goal(name, goals))
-                _curve(panel, found.get(name, {}), best, str(place), colour)
+                curve, kept = found.get(name, {}), kept_epoch(results[place - 1], main_stage(runs[place - 1]))
+                best = kept if kept in curve else best_epoch(curve, measures.goal(name, goals))
+                _curve(panel, curve, best, str(place), colour)
             panel.set(title=short(name), ylim=window(found[name] for found in histories.values() if name in found))
             whole_epochs(panel)
             legend_below(panel)
@@ -83,7 +88,7 @@ def _scores(runs: Sequence[Path]) -> Summary:
         [f"{place}. {story.heading(run)}", str(run), main_stage(run), *(scores.get(head, "") for head in heads)]
         for place, (run, scores) in enumerate(zip(runs, found, strict=True), 1)
     ]
-    caption = "With 95 % intervals; over several fits mean ± sd. Whether a difference is real: dlrun compare."
+    caption = "In brackets 95 % intervals; over several fits mean ± sd."
     return Summary("Scores", columns, rows, caption, right=frozenset(range(3, len(columns))))
 
 

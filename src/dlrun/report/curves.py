@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from dlrun.report import measures, read
 from dlrun.report.picture import COLOURS, GREY, WIDTH, Curve, legend_below, picture, short, whole_epochs, window
 
+RING = "the ring is the epoch that was kept, over several fits the best of their mean."
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -55,6 +57,12 @@ def best_epoch(curve: Curve, goal: str) -> int | None:
     return (min if goal == "min" else max)(finite, key=lambda epoch: finite[epoch])
 
 
+def kept_epoch(results: read.Lines, job: str) -> int | None:
+    """The epoch whose weights were kept and scored; None where none was chosen."""
+    named = [re.search(r"best.*epoch (\d+)", str(line.get("checkpoint"))) for line in results if line["name"] == job]
+    return next((int(match[1]) for match in named if match), None)
+
+
 def _panel(panel: Axes, measure: str, history: read.Lines, results: read.Lines) -> None:
     families = list(dict.fromkeys(read.family(row["job"]) for row in history))
     by_split = {split: curves(history, measure, split) for split in ("train", "val")}
@@ -93,10 +101,7 @@ def _mark_best(panel: Axes, measure: str, of_jobs: dict[str, Curve], results: re
     goal = measures.goal(measure, read.goals(results))
     if len(of_jobs) == 1:
         (job, curve), *_ = of_jobs.items()
-        named = [
-            re.search(r"best.*epoch (\d+)", str(line.get("checkpoint"))) for line in results if line["name"] == job
-        ]
-        epoch = next((int(match[1]) for match in named if match), None) or best_epoch(curve, goal)
+        epoch = kept_epoch(results, job) or best_epoch(curve, goal)
     else:
         curve = mean_curve(list(of_jobs.values()))
         epoch = best_epoch(curve, goal)

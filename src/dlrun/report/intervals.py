@@ -27,7 +27,8 @@ def draw(results: read.Lines, steps: read.Lines, config: dict[str, Any], file: P
     if not dots:
         return None
     fits = max(map(len, stages.by_stage(results).values()))
-    whiskers = f"mean ± sd of {fits} fits" if fits > 1 else "95 % interval"
+    ends = any(low is not None for _, low, _ in dots.values())
+    whiskers = f"mean ± sd of {fits} fits; " if fits > 1 else "95 % interval; " if ends else ""
     height = 1.5 + 0.27 * (len(dots) + 1)
     warning = read.warning_of(results)
     with picture(file, "Baseline and models", config, warning, height=height, width=WIDTH) as figure:
@@ -35,7 +36,7 @@ def draw(results: read.Lines, steps: read.Lines, config: dict[str, Any], file: P
         _dots(panel, dots, won)
         _constant(panel, *answer)
         better = "less" if less else "more"
-        panel.set_xlabel(f"validation {measure} ({whiskers}; {better} is better)", fontsize=10)
+        panel.set_xlabel(f"validation {measure} ({whiskers}{better} is better)", fontsize=10)
     return file
 
 

@@ -24,6 +24,22 @@ def score_text(score: dict[str, Any] | None) -> str:
     return with_ends(as_json.number(score.get("value")), score.get("low"), score.get("high"))
 
 
+def labels(scores: list[Scores]) -> dict[str, str]:
+    """Measure → what its row is called: those in the target's own unit first, a loss that is a measure with it."""
+    names = list(dict.fromkeys(name for score in scores for name in score))
+    unit = [name for name in names if name.endswith("_unit")]
+    same = [name for name in names if name not in ("loss", *unit) and _alike(scores, name, "loss")]
+    order = [name for name in (*unit, *names) if not (name == "loss" and same)]
+    return {name: f"{name} (the loss)" if name in same[:1] else name for name in dict.fromkeys(order)}
+
+
+def _alike(scores: list[Scores], one: str, other: str) -> bool:
+    first, second = values(scores, one), values(scores, other)
+    return len(first) == len(second) > 0 and all(
+        abs(a - b) <= 1e-9 * abs(a) for a, b in zip(first, second, strict=True)
+    )
+
+
 def headed(several: bool, scores: list[Scores]) -> str:
     """What stands beside the values of a column: of several fits their deviation, of one an interval, if it has any."""
     if several:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.diagnosis import TURNED, Diagnosis, diagnose, over_folds
+from dlrun.diagnosis import TURNED, Diagnosis, circumstances, diagnose, over_folds
 from dlrun.report import measures, read, stages
 from dlrun.report.curves import best_epoch, curves, mean_curve
 from dlrun.report.picture import COLOURS, GREY, WIDTH, Curve, legend_below, picture, whole_epochs, window
@@ -17,7 +17,9 @@ PANELS_A_ROW = 2
 WIDER = 6.4  # inches
 
 
-def draw_ladder(history: read.Lines, results: read.Lines, config: dict[str, Any], file: Path) -> Path | None:
+def draw_ladder(
+    history: read.Lines, results: read.Lines, config: dict[str, Any], file: Path, steps: read.Lines
+) -> Path | None:
     """Write the losses of all rungs; None where none was climbed."""
     val, train = loss_curves(history, "val"), loss_curves(history, "train")
     rungs = [rung for rung in stages.ladder(config) if rung in val]
@@ -27,7 +29,8 @@ def draw_ladder(history: read.Lines, results: read.Lines, config: dict[str, Any]
     with picture(file, "Overfit ladder", config, warning, height=4.6, width=WIDTH) as figure:
         panel = figure.subplots()
         for rung, colour in zip(rungs, COLOURS, strict=False):
-            _rung(panel, diagnosed(history, results, rung), rung, (val[rung], train.get(rung, {})), colour)
+            found = diagnosed(history, results, rung, config, stages.main_measure(steps, results))
+            _rung(panel, found, rung, (val[rung], train.get(rung, {})), colour)
         panel.plot([], [], ":", color=GREY, linewidth=1.4, label="training loss")
         limits = window([*(val[rung] for rung in rungs), *(train[rung] for rung in rungs if rung in train)])
         panel.set(ylabel="loss", ylim=limits)
@@ -76,14 +79,18 @@ def changed(name: str, lines: read.Lines, base: read.Lines) -> str:
     return text if name in own else f"{name}: {text}"
 
 
-def diagnosed(history: read.Lines, results: read.Lines, stage: str) -> Diagnosis:
+def diagnosed(history: read.Lines, results: read.Lines, stage: str, config: dict[str, Any], measure: str) -> Diagnosis:
     """What the verdicts of a workflow say of a stage: how its fits went, and the epoch where they were best."""
-    bar = stages.constant(stages.by_stage(results).get(stage, []), "loss")
+    lines = stages.by_stage(results).get(stage, [])
+    patch = (lines[0]["job"].get("patch") or {}) if lines else {}
+    losses = measures.values([line.get("baseline") or {} for line in lines], "loss")
+    goal = measures.goal(measure, read.goals(results))
+    how = circumstances(patch, config.get("model") or {}, losses, measure, goal)
     jobs: dict[str, read.Lines] = {}
     for row in history:
         if read.family(row["job"]) == stage:
             jobs.setdefault(row["job"], []).append(row)
-    return over_folds(jobs.values(), bar) if len(jobs) > 1 else diagnose(next(iter(jobs.values()), []), bar)
+    return over_folds(jobs.values(), **how) if len(jobs) > 1 else diagnose(next(iter(jobs.values()), []), **how)
 
 
 def _rung(panel: Axes, found: Diagnosis, rung: str, losses: tuple[Curve, Curve], colour: str) -> None:

@@ -10,6 +10,7 @@ from dlrun.report.table import Summary
 
 CONSTANT, CONFIGURED = "constant", "configured"
 FINAL = "final"
+TUNE, SCORE = 7, 2  # the step that compares all candidates, and the column of its table with their scores
 BASELINE = 5  # the step that decides whether there is anything to go on with
 STAR = "★"  # of the winner
 
@@ -99,9 +100,14 @@ def scores_table(results: read.Lines, steps: read.Lines) -> Summary:
     fits = max((len(lines) for lines in stages.values()), default=1)
     each = [line.get("scores") or {} for lines in stages.values() for line in lines]
     interval = f"mean ± sd over {fits} fits" if fits > 1 else measures.headed(False, each)
-    columns = ["stage", *names, "epochs", "seconds"]
+    columns = ["candidate", *names, "epochs", "seconds"]
     right = frozenset(range(1, len(columns)))
-    title = f"Every stage on its validation rows{f' ({interval})' if interval else ''}"
+    title = f"Every candidate on its validation rows{f' ({interval})' if interval else ''}"
+    together = pooled(steps) if fits > 1 else {}
+    if together:  # as the verdicts have it
+        columns.insert(1, f"{main}, folds together [95 %]")
+        rows = [[row[0], together.get(row[0].split("\u00a0")[0], ""), *row[1:]] for row in rows]
+        right = frozenset(range(1, len(columns)))
     return Summary(title, columns, rows, tried(results, steps), right=right)
 
 
@@ -110,9 +116,15 @@ def tried(results: read.Lines, steps: read.Lines) -> str:
     scored = [stage for stage, lines in by_stage(results).items() if all(line.get("scores") for line in lines)]
     count, won = len([stage for stage in scored if stage != CONSTANT]), winner(steps)
     said = f"{count} candidate{'s were' if count != 1 else ' was'} tried"
-    return (
-        f"{STAR} {won} is the best. {said}: the best of many looks a little better than it is." if won else f"{said}."
-    )
+    biased = "its validation score is optimistically biased (selection bias)"
+    return f"{STAR} {won} was chosen. {said}: {biased}." if won else f"{said}."
+
+
+def pooled(steps: read.Lines) -> dict[str, str]:
+    """Candidate → its score over the rows of all folds together, as the table of step 7 has it."""
+    tables = [table for step in steps if step["step"] == TUNE for table in step.get("tables") or ()]
+    rows = [row for table in tables for row in table["rows"] if len(row) > SCORE]
+    return {str(row[0]).partition(" (")[0]: str(row[SCORE]) for row in rows}
 
 
 def changes_table(results: read.Lines, config: dict[str, Any]) -> Summary | None:

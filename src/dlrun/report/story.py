@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dlrun.report import evidence, forecast, inside, made, members, read, stages, surroundings
+from dlrun.report import evidence, forecast, inside, made, measures, members, read, stages, surroundings
+from dlrun.report.curves import RING
 from dlrun.report.section import Block, Picture, Section, Text, remark, section
 from dlrun.report.table import summaries
 
 LAST = 7  # the step that ends a workflow
+SPLITS = {"test": "Test", "val": "Validation", "train": "Training"}
 
 
 def heading(folder: Path) -> str:
@@ -23,7 +25,7 @@ def sections(folder: Path, pictures: dict[str, list[Path]]) -> list[Section]:
     config, results, steps = read.config(folder), read.results(folder), stages.verdicts(folder)
     workflow, measured = bool(steps), [line for line in results if line.get("scores")]
     return [
-        *section("", [*map(remark, read.notes_of(measured)), *short(results, steps)]),
+        *section("", [*headline(results, steps), *map(remark, read.notes_of(measured)), *short(results, steps)]),
         *surroundings.question(config),
         *surroundings.data_card(folder, config),
         *evidence.audit(folder),
@@ -40,6 +42,32 @@ def sections(folder: Path, pictures: dict[str, list[Path]]) -> list[Section]:
         *surroundings.environment(folder),
         *surroundings.again(folder),
     ]
+
+
+def headline(results: read.Lines, steps: read.Lines) -> list[Block]:
+    """The score of a run that is no workflow, beside its baseline; on test rows where it has any."""
+    fitted = [line for line in read.standing(results) if line.get("scores")]
+    if steps or not fitted:
+        return []
+    family = read.family(fitted[-1]["name"])
+    for split in ("test", "val", "train"):
+        lines = [line for line in fitted if line["split"] == split and read.family(line["name"]) == family]
+        if lines:
+            return [Text(_headline(split, lines), "strong")]
+    return []
+
+
+def _headline(split: str, lines: read.Lines) -> str:
+    scores = [line["scores"] for line in lines]
+    names = list(measures.labels(scores))
+    name = next((name for name in names if not name.startswith("loss")), names[0])
+    text = f"{SPLITS[split]} {name}: {measures.over_folds(scores, name)}"
+    bars = measures.values([line.get("baseline") or {} for line in lines], name)
+    bar, own = (measures.mean_and_deviation(each)[0] for each in (bars, measures.values(scores, name)))
+    if bar is None or own is None:
+        return f"{text}."
+    ahead = own < bar if measures.goal(name, read.goals(lines)) == "min" else own > bar
+    return f"{text}; baseline {measures.number(bar)}{'' if ahead else ', which is not beaten'}."
 
 
 def short(results: read.Lines, steps: read.Lines) -> list[Block]:
@@ -61,7 +89,8 @@ def scores(results: read.Lines, steps: read.Lines, pictures: dict[str, list[Path
     """The stages of a workflow against the constant answer."""
     if not stages.by_stage(results):
         return []
-    said = "Each dot is a stage; the dashed line is an answer that costs nothing. " + stages.tried(results, steps)
+    about = "Each dot is a candidate; the baseline is gray: a dashed line, or an arrow to it."
+    said = f"{about} {stages.tried(results, steps)}"
     drawn = [Picture(file, "The score of every stage with its interval", said) for file in pictures.get("stages", ())]
     return section("Baseline against models", [*drawn, stages.scores_table(results, steps)])
 
@@ -92,10 +121,7 @@ def answers(pictures: dict[str, list[Path]]) -> list[Section]:
     return [*section("Forecast against the truth", ahead), *section("Answers against the truth", drawn)]
 
 
-CURVES = (
-    "Each measure by epoch: training dotted, validation solid; the ring is the epoch that was kept, "
-    "over several fits the best of their mean."
-)
+CURVES = f"Each measure by epoch: training dotted, validation solid; {RING}"
 LADDER = (
     "Validation loss solid, training loss dotted. The ring is the epoch where the validation loss was best, noise "
     "aside, over folds their median; where there is a dashed line, the network overfits from there on."

@@ -47,10 +47,10 @@ def data_card(folder: Path, config: dict[str, Any]) -> list[Section]:
         known = fields.get(what) or task.get(what) or {}
         rows += [(what.removesuffix("s"), f"{name}: {_kind(field)}") for name, field in known.items()]
     if about.get("rows"):
-        rows.append(("rows to develop on", f"{about['rows']:,}"))
+        rows.append(("training + validation rows", f"{about['rows']:,}"))
     origin = data.get("path") or data.get("source") or config.get("source")
     rows += [("source", str(origin))] if origin else []
-    rows += [("fingerprint", str(about["fingerprint"]))] if about.get("fingerprint") else []
+    rows += [("fingerprint", f"{str(about['fingerprint'])[:12]}…")] if about.get("fingerprint") else []
     note = [remark(str(about["note"]))] if about.get("note") else []
     return section("The data", [*note, Pairs(tuple((name, value) for name, value in rows if value))])
 

@@ -63,7 +63,6 @@ def _summary(name: str, split: str, lines: read.Lines, config: dict[str, Any]) -
     several = len(lines) > 1
     scores = [line.get("scores") or {} for line in lines]
     baselines = [line.get("baseline") or {} for line in lines]
-    names = list(dict.fromkeys(measure for score in scores for measure in score))
     beside = measures.headed(several, scores)
     there = any(baselines)  # what makes something need not have anything to beat
     columns = [
@@ -73,12 +72,12 @@ def _summary(name: str, split: str, lines: read.Lines, config: dict[str, Any]) -
         *_fold_columns(lines),
     ]
     rows = []
-    for measure in names:
+    for measure, label in measures.labels(scores).items():
         each = [measures.score_text(_value(score.get(measure))) for score in scores] if several else []
         mean = measures.number(measures.mean_and_deviation(measures.values(baselines, measure))[0])
         bar = [mean if several else measures.over_folds(baselines, measure)] if there else []
         own = measures.over_folds(scores, measure)
-        rows.append([measure, own, *bar, *(each if len(each) <= FOLD_COLUMNS else [" ".join(each)])])
+        rows.append([label, own, *bar, *(each if len(each) <= FOLD_COLUMNS else [" ".join(each)])])
     title = f"{read.called(config)}: {_fits(name, lines)}, {split}"
     notes = tuple(read.notes_of(lines))
     return Summary(title, columns, rows, _caption(lines), notes, frozenset(range(1, len(columns))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from dlrun.report import (
 )
 from dlrun.whole import write_text
 
+NAMED, LONGEST = 3, 60  # runs that are named in a file's name, letters of each
 Pictures = dict[str, list[Path]]
 
 
@@ -40,18 +42,25 @@ def write(folder: Path) -> list[Path]:
     return [*made, folder / "report.md", folder / "report.html"]
 
 
-def write_comparison(runs: Sequence[Path]) -> list[Path]:
-    """Write report-compare.md, report-compare.html and validation-curves.png into the first run's folder.
+def write_comparison(runs: Sequence[Path], folder: Path) -> list[Path]:
+    """Write report-A-B.md, .html and .png into a folder, A and B being the names of the runs' folders.
 
-    The other folders are only read. Raises Refused where one of them is no run.
+    The runs are only read. Raises Refused where one of them is no run.
     """
-    folder = runs[0]
-    drawn = compared.draw(runs, folder / "validation-curves.png")
+    stem = comparison_name(runs)
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = compared.draw(runs, folder / f"{stem}.png")
     sections = compared.sections(runs, drawn)
-    heading = f"{len(runs)} runs side by side"
-    write_text(folder / "report-compare.md", markdown.page(heading, sections, folder))
-    write_text(folder / "report-compare.html", html.page(heading, sections))
-    return [*([drawn] if drawn else []), folder / "report-compare.md", folder / "report-compare.html"]
+    heading = f"Comparison of {len(runs)} runs"
+    write_text(folder / f"{stem}.md", markdown.page(heading, sections, folder))
+    write_text(folder / f"{stem}.html", html.page(heading, sections))
+    return [*([drawn] if drawn else []), folder / f"{stem}.md", folder / f"{stem}.html"]
+
+
+def comparison_name(runs: Sequence[Path]) -> str:
+    """'report-A-B', of more than three runs 'report-A-and-5-more'; letters that a file name may have."""
+    names = [re.sub(r"[^\w.-]+", "_", run.resolve().name)[:LONGEST] for run in runs]
+    return "-".join(["report", *(names if len(names) <= NAMED else (names[0], "and", str(len(names) - 1), "more"))])
 
 
 def draw(folder: Path) -> Pictures:
@@ -62,7 +71,7 @@ def draw(folder: Path) -> Pictures:
     if steps:
         drawn["stages"] = intervals.draw(results, steps, config, folder / "stages.png")
     if any(step["step"] > stages.BASELINE for step in steps):
-        drawn["ladder"] = overfitting.draw_ladder(history, results, config, folder / "ladder.png")
+        drawn["ladder"] = overfitting.draw_ladder(history, results, config, folder / "ladder.png", steps)
         drawn["study"] = overfitting.draw_study(history, results, config, folder / "study.png")
     found = {name: [file] for name, file in drawn.items() if file is not None}
     found["forecast"] = forecast.draw_all(folder, results, config, stages.chosen(steps))

@@ -10,7 +10,7 @@ from typing import Any
 
 from dlrun import predictions
 from dlrun.bootstrap import Interval
-from dlrun.diagnosis import TURNED, Diagnosis, diagnose, over_folds
+from dlrun.diagnosis import TURNED, Diagnosis, circumstances, diagnose, over_folds
 from dlrun.figures import goal
 from dlrun.predictions import Pooled
 from dlrun.rundir import RunDir, lines
@@ -100,13 +100,8 @@ class Evidence:
         return diagnose(histories[0], **how) if len(histories) == 1 else over_folds(histories, **how)
 
     def _circumstances(self, stage: str) -> dict[str, Any]:
-        """What a diagnosis must know. A penalty is in the loss: that cannot be held against the constant answer's."""
-        patch, model = self.of(stage)[0].job.patch, self.config["model"]
-        set_to = {name: patch.get(f"model.{name}", model.get(name, 0)) for name in ("dropout", "l1", "l2")}
         losses = [result.baseline["loss"].value for result in self.of(stage) if "loss" in result.baseline]
-        bar = None if set_to["l1"] or set_to["l2"] or not losses else statistics.fmean(losses)
-        hindered = bool(set_to["dropout"])
-        return {"baseline_loss": bar, "measure": self.measure, "goal": self.goal, "hindered": hindered}
+        return circumstances(self.of(stage)[0].job.patch, self.config["model"], losses, self.measure, self.goal)
 
     def overfits(self, stage: str) -> bool:
         """Whether training improves while validation worsens, as far as its epochs can tell."""

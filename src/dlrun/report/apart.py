@@ -1,0 +1,104 @@
+"""Says how far runs are apart on the same rows, and which is the best of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dlrun.errors import Damaged, Refused
+from dlrun.report import measures, read, stages
+
+if TYPE_CHECKING:
+    from dlrun.bootstrap import Interval
+
+
+def pairs(runs: Sequence[Path]) -> list[str]:
+    """A line for each run after the first: how much it differs from the first on the same rows, and whether it does."""
+    first, *others = runs
+    places = [Path(os.path.abspath(run)) for run in runs]
+    shared = os.path.commonpath([place.parent for place in places])
+    names = [os.path.relpath(place, shared) for place in places]
+    found, compared = [], 0
+    for name, other in zip(names[1:], others, strict=True):
+        try:
+            goals = read.goals([*read.results(first), *read.results(other)])
+            measure = _measure(first, other)
+            text, compared = measures.said(measure, _difference(first, other, measure), goals), compared + 1
+        except Damaged:
+            raise
+        except Refused as fault:
+            text = f"cannot be compared row by row: {fault}"
+        found.append(f"{name} − {names[0]}: {text}")
+    if compared > 1:
+        found.append(f"{compared} differences were looked at: by chance alone about 1 in 20 would seem real")
+    return found
+
+
+def verdict(runs: Sequence[Path]) -> list[str]:
+    """Which run is the best on its validation rows, and whether the others are more than chance away from it.
+
+    Runs are called by their places, from 1. One line where they share no measure.
+    """
+    results = [read.results(run) for run in runs]
+    goals = read.goals([line for lines in results for line in lines])
+    try:
+        measure = next(iter({_measure(runs[0], run): None for run in runs}))
+        found = [_value(run, measure) for run in runs]
+    except Damaged:
+        raise
+    except Refused as fault:
+        return [f"No run can be called the best: {fault}."]
+    sign = 1 if measures.goal(measure, goals) == "min" else -1
+    best = min(range(len(runs)), key=lambda place: sign * found[place])
+    lines, chance = [f"Best by validation {measure}: run {best + 1}, {measures.number(found[best])}."], []
+    for place, run in enumerate(runs):
+        if place == best:
+            continue
+        try:
+            apart = _difference(run, runs[best], measure)
+        except Damaged:
+            raise
+        except Refused as fault:
+            lines.append(f"Run {place + 1} cannot be compared with it row by row: {fault}.")
+            continue
+        lines.append(f"Run {best + 1} − run {place + 1}: {measures.said(measure, apart, goals)}.")
+        chance += [] if apart.real else [f"run {place + 1}"]
+    return [*lines, *([f"Within chance of the best: {', '.join(chance)}."] if chance else [])]
+
+
+def _value(run: Path, measure: str) -> float:
+    """The score that stands for a run, over folds their mean."""
+    stage = _stage(run)
+    lines = [line for line in read.results(run) if line["split"] == "val" and line["job"]["stage"] == stage]
+    mean, _ = measures.mean_and_deviation(measures.values([line["scores"] for line in lines], measure))
+    if mean is None or mean != mean:
+        raise Refused(f"{run} has no {measure}")
+    return mean
+
+
+def _difference(first: Path, second: Path, measure: str) -> Interval:
+    from dlrun import predictions
+
+    before, after = (predictions.of_stage(run, _stage(run), "val") for run in (first, second))
+    return predictions.difference(before, after, measure)
+
+
+def _stage(run: Path) -> str:
+    """The stage that stands for a run: the winner of a workflow, or else that of its last fit."""
+    fitted = [line for line in read.results(run) if line["split"] == "val" and line["scores"]]
+    if not fitted:
+        raise Refused(f"{run} was not validated")
+    return stages.winner(stages.verdicts(run)) or str(fitted[-1]["job"]["stage"])
+
+
+def _measure(first: Path, second: Path) -> str:
+    names = [
+        [name for line in read.results(run) if line["split"] == "val" for name in line["scores"]]
+        for run in (first, second)
+    ]
+    shared = [name for name in names[0] if name in names[1] and not name.startswith("loss")]
+    if not shared:
+        raise Refused("they have no measure in common beside the loss")
+    return shared[0]
