@@ -287,8 +287,8 @@ def test_row_26_a_walk_forward_answers_with_its_last_fold(tmp_path, capsys):
     assert "of 4 folds the last, fold-4, answers" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("step", "stage"), [({"step": 7, "winner": "linear"}, "linear"),
-                                             ({"step": 5, "stopped": True}, "constant")])  # fmt: skip
+@pytest.mark.parametrize(("step", "stage"), [({"step": 7, "verdict": "", "winner": "linear"}, "linear"),
+                                             ({"step": 5, "verdict": "", "stopped": True}, "constant")])  # fmt: skip
 def test_row_26_a_workflow_answers_with_its_winner_or_with_what_nothing_beat(step, stage, tmp_path, capsys):
     new, to = lettered(tmp_path / "t.csv"), tmp_path / "answers.json"
     words = ["task=csv", f"data.path={tmp_path / 't.csv'}", "data.target=y", "data.test=0", "workflow.budget=1"]
@@ -311,3 +311,39 @@ def test_row_26_what_is_looked_into_says_which_fold_it_is(tmp_path, caplog):
     caplog.clear()
     assert main(["visualize", str(folder), "kind=weights", "fit=fold-2"]) == 0
     assert "fold-2" in caplog.text and "fold-1" not in caplog.text
+
+
+# the same rows for several seeds
+
+
+def rows_of(folder):
+    import numpy as np
+
+    return [np.load(file)["row"].tolist() for file in sorted(folder.rglob("predictions/*-val.npz"))]
+
+
+def test_row_32_a_seed_of_the_protocol_holds_the_same_rows_out_for_every_seed(tmp_path, capsys):
+    assert main(["-m", "task=wine", *TINY, "seed=1,2,3", "protocol.seed=0", f"output={tmp_path / 'own'}"]) == 0
+    first, *others = rows_of(tmp_path / "own")
+    assert len(others) == 2 and all(rows == first for rows in others)
+    out = capsys.readouterr().out
+    assert "over seeds, mean ± sd" in out and "over 3 seeds, of which this job is the middle one" in out
+    assert "## Over seeds" in next((tmp_path / "own").rglob("sweep.md")).read_text()
+    assert main(["-m", "task=wine", *TINY, "seed=1,2", f"output={tmp_path / 'one'}"]) == 0
+    one, other = rows_of(tmp_path / "one")
+    assert one != other
+    (zero,) = rows_of(run(tmp_path / "zero", "task=wine", *TINY, "seed=0"))
+    assert first == zero  # null is as ever: the rows of the one seed
+    runs = [str(file.parent) for file in (tmp_path / "own").rglob("results.jsonl")]
+    assert main(["compare", *runs[:2]]) == 0 and "on the same 28 validation rows" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
+def test_row_32_a_run_of_before_has_no_seed_of_the_protocol(tmp_path):
+    folder = run(tmp_path, "task=wine", *TINY, "seed=3")
+    before = rows_of(folder)
+    file = folder / "config.yaml"
+    file.write_text("".join(line for line in file.read_text().splitlines(True) if line != "  seed: null\n"))
+    assert "seed: null" not in file.read_text()
+    assert main(["evaluate", str(folder)]) == 0 and rows_of(folder) == before

@@ -23,9 +23,15 @@ def asked(config: Mapping[str, Any]) -> bool | str:
     return found
 
 
-def without_stacked(node: Mapping[str, Any]) -> dict[str, Any]:
-    """A protocol's node without what says how its fits are trained: no protocol needs to know."""
-    return {key: value for key, value in node.items() if key != "stacked"}
+def without_common(node: Mapping[str, Any]) -> dict[str, Any]:
+    """A protocol's node without what all of them have: how fits are trained, and the seed, which is handed over."""
+    return {key: value for key, value in node.items() if key not in ("stacked", "seed")}
+
+
+def split_seed(config: Mapping[str, Any]) -> int:
+    """What decides which rows are held out: protocol.seed, else the seed of everything, as in older runs."""
+    own: int | None = config["protocol"].get("seed")
+    return int(config["seed"]) if own is None else own
 
 
 def fault(config: Mapping[str, Any]) -> str | None:

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from dlrun import checkpoint, metrics, optim, processes, runtime, sharded, united
 from dlrun.ahead import looked_ahead
+from dlrun.alike import split_seed
 from dlrun.augment import Augment, augmented
 from dlrun.build import build, patched
 from dlrun.data import kept
@@ -152,7 +153,7 @@ class Assembly:
         return fit
 
     def _data(self, job: Job) -> tuple[Data, dict[str, np.ndarray]]:
-        train, val = self.plan.rows(self.raw, job, self.config["seed"])
+        train, val = self.plan.rows(self.raw, job, split_seed(self.config))
         if self.settings.overfit:
             train = val = np.asarray(train)[: self.settings.overfit]
         data = prepare(self.raw, train, val)

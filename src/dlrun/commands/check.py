@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from dlrun import objectives, parts
-from dlrun.alike import asked, without_stacked
+from dlrun.alike import asked, without_common
 from dlrun.build import dotted, patched
 from dlrun.errors import Refused
 from dlrun.models import fault_of, members
@@ -66,7 +66,7 @@ def group_faults(config: dict[str, Any], group: str, node: Any, plugins: tuple[s
         yield from inner_faults(node, group, parts.BY_TARGET[group], plugins)
     elif group in PARTS or (isinstance(node, dict) and "_target_" in node and group in parts.KINDS):
         node = apart(node, config.get("text")) if group == "data" else node
-        node = without_stacked(node) if group == "protocol" and isinstance(node, dict) else node
+        node = without_common(node) if group == "protocol" and isinstance(node, dict) else node
         yield from node_faults(node, group, group, plugins)
 
 
@@ -112,6 +112,9 @@ def top_faults(config: dict[str, Any]) -> Iterator[str]:
             yield f"{key}={value!r}: it must be {text}"
     if isinstance(config["protocol"], dict) and (stacked := asked(config)) not in (True, False, "auto"):
         yield f"protocol.stacked={stacked!r}: it must be true, false or auto"
+    seed = config["protocol"].get("seed") if isinstance(config["protocol"], dict) else None
+    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
+        yield f"protocol.seed={seed!r}: it must be a whole number, or null for that of seed"
     if config["source"] not in ("official", "sample"):
         yield f"source={config['source']!r}: it must be official or sample"
     weights = config["loss_weights"]

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from dlrun import gallery
+from dlrun.alike import split_seed
 from dlrun.assembly import Assembly
 from dlrun.data.prepare import apply, prepare
 from dlrun.errors import Refused
@@ -62,7 +63,7 @@ def of_rows(net: Trained, rows: Sequence[int], assembly: Assembly) -> list[View]
     raw, settings = assembly.raw, assembly.settings
     if wrong := [row for row in rows if row >= len(raw)]:
         raise Refused(f"row={wrong[0]}: there are {len(raw):,} development rows, 0 to {len(raw) - 1}")
-    train, _ = assembly.plan.rows(raw, net.job, net.config["seed"])
+    train, _ = assembly.plan.rows(raw, net.job, split_seed(net.config))
     data = prepare(raw, np.asarray(train)[: settings.overfit], None)
     table = apply(raw, data, {name: column[np.asarray(rows)] for name, column in raw.dev.items()})
     found = []
@@ -79,7 +80,7 @@ def of_rows(net: Trained, rows: Sequence[int], assembly: Assembly) -> list[View]
 def few_rows(net: Trained, plugins: tuple[str, ...]) -> list[View]:
     """A few rows that the run was validated on (else trained on): one of each class, where there are classes."""
     assembly = assembled(net, plugins)
-    train, val = assembly.plan.rows(assembly.raw, net.job, net.config["seed"])
+    train, val = assembly.plan.rows(assembly.raw, net.job, split_seed(net.config))
     rows = np.asarray(train if val is None else val)
     name, kind = next(iter(assembly.raw.targets.items()))
     if kind not in ("binary", "category"):

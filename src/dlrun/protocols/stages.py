@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dlrun.alike import without_stacked
+from dlrun.alike import without_common
 from dlrun.build import build, dotted
 from dlrun.protocols.plans import Plan, Rows
 from dlrun.protocols.repeats import repeated
@@ -63,5 +63,5 @@ def plan_of(config: Mapping[str, Any], plugins: tuple[str, ...] = ()) -> Plan:
 
 def protocol_of(node: Mapping[str, Any], plugins: tuple[str, ...] = ()) -> Plan:
     """The protocol that a node describes; how its fits are trained (`stacked`) is not its business."""
-    plan: Plan = build(without_stacked(node), kind="protocol", plugins=plugins)
+    plan: Plan = build(without_common(node), kind="protocol", plugins=plugins)
     return plan

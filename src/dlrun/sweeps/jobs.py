@@ -16,6 +16,9 @@ APART = ("output", "sweep", "space")  # of a config: where it goes, and how it i
 def identity(config: Mapping[str, Any]) -> str:
     """What a job is known by: a hash of its whole resolved config but for where its files go."""
     content = {key: value for key, value in config.items() if key not in APART}
+    protocol = content.get("protocol")
+    if isinstance(protocol, dict) and protocol.get("seed") is None:  # which older sweeps do not say
+        content["protocol"] = {key: value for key, value in protocol.items() if key != "seed"}
     return hashlib.sha256(as_json.canonical(content).encode()).hexdigest()[:16]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -93,7 +93,15 @@ def _reason(kind: str, share: float) -> str:
 
 
 def protocol(raw: Raw, asked: str, own: dict[str, Any]) -> Choice:
-    """How the measure is taken. asked: auto, or task for the node that the config holds already."""
+    """How the measure is taken. asked: auto, or task for the node that the config holds already.
+
+    Which rows are held out is decided by the config's protocol.seed either way.
+    """
+    found = _protocol(raw, asked, own)
+    return replace(found, nodes={**found.nodes, "seed": own["seed"]}) if own.get("seed") is not None else found
+
+
+def _protocol(raw: Raw, asked: str, own: dict[str, Any]) -> Choice:
     rows = len(raw)
     if asked == "task":
         return Choice(own["_target_"].rpartition(".")[2], own, "the task, or the command line, says so")

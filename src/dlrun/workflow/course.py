@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
+from dlrun.alike import split_seed
 from dlrun.assembly import SUPERVISED
 from dlrun.build import build, patched
 from dlrun.data.audit import audit
@@ -48,6 +49,8 @@ class Workflow:
         self.run, raw = self.experiment.run, self.experiment.assembly.raw
         self.measure = choices.measure(raw, self.settings.measure)
         self.protocol = choices.protocol(raw, self.settings.protocol, config["protocol"])
+        if (folder / "begun.json").exists():  # as it began, though a newer dlrun would write the protocol otherwise
+            self.protocol = replace(self.protocol, nodes=config["protocol"])
         measures = self.measure.nodes | config["metric"]
         self.config = patched(config, {"protocol": self.protocol.nodes, "metric": measures})
         if not (folder / "workflow.json").exists():  # what really runs
@@ -66,7 +69,7 @@ class Workflow:
         """The first fit's training and validation rows. Raises Refused for a protocol without the latter."""
         job, raw = self.inner([]), self.experiment.assembly.raw
         assert job is not None
-        train, val = self.inner.rows(raw, job, self.config["seed"])
+        train, val = self.inner.rows(raw, job, split_seed(self.config))
         if val is None:
             raise Refused(f"protocol={self.protocol.name} holds no rows out, and a workflow compares on such rows")
         return job, train, val
