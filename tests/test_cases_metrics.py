@@ -347,3 +347,67 @@ def test_row_32_a_run_of_before_has_no_seed_of_the_protocol(tmp_path):
     file.write_text("".join(line for line in file.read_text().splitlines(True) if line != "  seed: null\n"))
     assert "seed: null" not in file.read_text()
     assert main(["evaluate", str(folder)]) == 0 and rows_of(folder) == before
+
+
+# which rows are the same
+
+
+def measured_table(file, rows=120, seed=0):
+    """A table of three inputs and a number to predict."""
+    import numpy as np
+
+    values = np.random.default_rng(seed).normal(size=(rows, 3)).round(3)
+    lines = [f"{a},{b},{c},{2 * a - b + c / 5:.3f}" for a, b, c in values.tolist()]
+    file.write_text("\n".join(["a,b,c,y", *lines]) + "\n")
+    return file
+
+
+@pytest.fixture
+def ledger(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def table(tmp_path):
+    file = measured_table(tmp_path / "t.csv")
+    return ["task=csv", f"data.path={file}", "data.target=y", *TINY, f"output={tmp_path / 'out'}"]
+
+
+def test_row_31_other_inputs_do_not_make_other_test_rows(ledger, table, capsys):
+    assert main([*table, "data.drop=[a]", "test=true"]) == 0
+    for drop in ("[b]", "[c]", "[]"):
+        assert main([*table, f"data.drop={drop}", "test=true"]) == 2
+        assert "opened 1 time before" in capsys.readouterr().err
+    assert main([*table, "data.drop=[b]", "test=true", "reason=another column"]) == 0
+    assert main(["ledger"]) == 0
+    told = capsys.readouterr().out
+    assert "csv: 2 openings" in told and "datasets" not in told
+
+
+def test_row_14_another_test_file_is_another_test_set(ledger, table, tmp_path, capsys):
+    files = [measured_table(tmp_path / f"test{number}.csv", 40, number) for number in (1, 2)]
+    for file in files:
+        assert main([*table, f"data.test_path={file}", "test=true"]) == 0
+    assert main([*table, f"data.test_path={files[0]}", "test=true"]) == 2
+    assert "opened 1 time before" in capsys.readouterr().err
+
+
+def test_row_31_entries_of_before_count_by_their_fingerprint(ledger, table, tmp_path, capsys):
+    assert main([*table, "test=true"]) == 0
+    (book,) = (tmp_path / "cache").rglob("ledger.jsonl")
+    entries = [{key: value for key, value in line.items() if key != "test"} for line in strict(book)]
+    book.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    assert main([*table, "test=true"]) == 2 and "opened 1 time before" in capsys.readouterr().err
+
+
+def test_row_32_runs_with_other_inputs_are_compared_on_the_same_rows(table, tmp_path, capsys):
+    runs = [run(tmp_path / name, *table, f"data.drop={drop}", "data.test=0")
+            for name, drop in (("all", "[]"), ("less", "[a]"))]  # fmt: skip
+    capsys.readouterr()
+    assert main(["compare", *map(str, runs)]) == 0
+    assert "on the same 24 validation rows" in " ".join(capsys.readouterr().out.split())
+    other = run(tmp_path / "other", *table[:1], f"data.path={measured_table(tmp_path / 'o.csv', seed=5)}",
+                *table[2:-1], "data.test=0")  # fmt: skip
+    capsys.readouterr()
+    assert main(["compare", str(runs[0]), str(other)]) == 0
+    assert "not scored on the same data" in " ".join(capsys.readouterr().out.split())

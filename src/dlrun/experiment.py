@@ -90,8 +90,7 @@ class Experiment:
         """Enter one opening in the ledger, read the test rows, write all results, and complete the entry."""
         config, folder, entry = self.assembly.config, self.run.folder, None
         if not self.assembly.synthetic:
-            task, fingerprint = self._whose()
-            enter = partial(ledger.enter, task=task, fingerprint=fingerprint, config=config, run=folder)
+            enter = partial(ledger.enter, **self._whose(), config=config, run=folder)
             entry = processes.told(lambda: enter(reason=self._reason))
         found = processes.agreed([self.score(fit, "test") for fit in fits])
         self.run.add_results(found)
@@ -116,10 +115,13 @@ class Experiment:
             raise Refused("test=true needs one model to test: use protocol=whole or protocol=holdout, not folds")
         if not self.assembly.synthetic:
             processes.told(ledger.check_writable)
-            processes.told(lambda: ledger.must_have_reason(*self._whose(), self._reason, self.run.folder))
+            about: dict[str, Any] = {**self._whose(), "reason": self._reason, "run": self.run.folder}
+            processes.told(lambda: ledger.must_have_reason(**about))
 
-    def _whose(self) -> tuple[str, str]:
-        return self.assembly.config["task"]["name"], self.run.read_json("data.json")["fingerprint"]
+    def _whose(self) -> dict[str, str]:
+        """Whose test rows are opened, as the ledger knows them."""
+        data = self.run.read_json("data.json")
+        return {"task": self.assembly.config["task"]["name"], "fingerprint": data["fingerprint"], "test": data["test"]}
 
     def evaluated(self, name: str = "") -> list[Result]:
         """Every job's checkpoint (`best`, `last`, or the first of them that is there) scored again; records a test."""

@@ -27,7 +27,11 @@ TOLD = 5  # earlier openings are told one by one
 
 @dataclass(frozen=True)
 class Entry:
-    """One opening of test rows. fingerprint: of the development rows. config: its sha256. run: the run's folder."""
+    """One opening of test rows. fingerprint: of the development rows. config: its sha256. run: the run's folder.
+
+    test: what the test rows and their targets are known by, whichever inputs are read from them; '' in entries of
+    before 0.1.1, which are known by their fingerprint.
+    """
 
     date: str
     task: str
@@ -36,6 +40,7 @@ class Entry:
     score: dict[str, float]
     run: str
     reason: str
+    test: str = ""
 
     @property
     def told(self) -> str:
@@ -69,20 +74,24 @@ def entries() -> tuple[list[Entry], list[int]]:
     return found, damaged
 
 
-def openings(task: str, fingerprint: str) -> list[Entry]:
-    """The earlier openings of the test rows of these data for this task; damaged lines are told in the log."""
+def openings(task: str, fingerprint: str, test: str = "") -> list[Entry]:
+    """The earlier openings of the test rows of these data for this task; damaged lines are told in the log.
+
+    Where an entry and the question both say which test rows they are of (`test`), that decides; else the fingerprint.
+    """
     found, damaged = entries()
     if damaged:
         log.warning("%s: line %s is damaged and was not counted", path(), ", ".join(map(str, damaged)))
-    return [entry for entry in found if (entry.task, entry.fingerprint) == (task, fingerprint)]
+    same = lambda e: e.test == test if e.test and test else e.fingerprint == fingerprint  # noqa: E731
+    return [entry for entry in found if entry.task == task and same(entry)]
 
 
-def must_have_reason(task: str, fingerprint: str, reason: str | None, run: Path | None = None) -> None:
+def must_have_reason(task: str, fingerprint: str, reason: str | None, run: Path | None = None, test: str = "") -> None:
     """Raise Refused, naming the earlier openings, when there are any and no reason is given to look again.
 
     run: whose own opening, begun and never completed, is no earlier one.
     """
-    earlier = [entry for entry in openings(task, fingerprint) if entry.score or entry.run != str(run)]
+    earlier = [entry for entry in openings(task, fingerprint, test) if entry.score or entry.run != str(run)]
     if not earlier or (reason or "").strip():
         return
     told = [f"{entry.date[:10]}, {entry.told}, {entry.run}" for entry in earlier[-TOLD:]]
@@ -100,19 +109,19 @@ def check_writable() -> None:
         pass
 
 
-def enter(*, task: str, fingerprint: str, config: Mapping[str, Any], run: Path, reason: str) -> Entry:
+def enter(*, task: str, fingerprint: str, config: Mapping[str, Any], run: Path, reason: str, test: str = "") -> Entry:
     """Add one opening, dated now and without a score yet, and answer with it; to be called before a row is read.
 
     An opening of the same run that was never completed goes on instead. Whether a reason is needed is asked while
     nobody else can write: of two runs at once only one is the first. Raises Refused, also when it cannot be written.
     """
     with _opened() as file:
-        begun = [entry for entry in openings(task, fingerprint) if entry.run == str(run) and not entry.score]
+        begun = [entry for entry in openings(task, fingerprint, test) if entry.run == str(run) and not entry.score]
         if begun:
             return begun[-1]
-        must_have_reason(task, fingerprint, reason)
+        must_have_reason(task, fingerprint, reason, test=test)
         date = datetime.now().astimezone().isoformat(timespec="seconds")
-        entry = Entry(date, task, fingerprint, config_hash(config), {}, str(run), reason.strip())
+        entry = Entry(date, task, fingerprint, config_hash(config), {}, str(run), reason.strip(), test)
         _append(file, entry)
     return entry
 
@@ -160,9 +169,10 @@ def _opened() -> Iterator[io.FileIO]:
 def _entry(line: bytes) -> Entry | None:
     try:
         found = json.loads(line)
-        entry = Entry(**{field.name: found[field.name] for field in fields(Entry)})
-        texts = (entry.date, entry.task, entry.fingerprint, entry.config, entry.run, entry.reason)
-        scores = {name: float(value) for name, value in entry.score.items()}
+        entry = Entry(**{field.name: found[field.name] for field in fields(Entry) if field.name != "test"})
+        entry = replace(entry, test=found.get("test", ""))
+        texts = (entry.date, entry.task, entry.fingerprint, entry.config, entry.run, entry.reason, entry.test)
+        scores = {name: as_json.number(value) for name, value in entry.score.items()}
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
     return replace(entry, score=scores) if all(isinstance(text, str) for text in texts) else None

@@ -170,12 +170,21 @@ def _value(of: Pooled, definition: Definition, measure: str, part: slice) -> flo
     return whole(answers[part], targets[part])
 
 
+def same_rows(first: dict[str, Any], second: dict[str, Any]) -> bool:
+    """Whether two data.json are of the same development rows and targets, whichever inputs are read from them.
+
+    Runs of before 0.1.1 say it of their inputs as well, and are told by that.
+    """
+    marks = [each.get("development") for each in (first, second)]
+    return marks[0] == marks[1] if all(marks) else first["fingerprint"] == second["fingerprint"]
+
+
 def _check_rows(first: Pooled, second: Pooled, target: str) -> None:
     """Refuse two that were not scored on the same rows of the same data with the same truth."""
     import numpy as np
 
-    marks = [stored.value(of.folder / "data.json")["fingerprint"] for of in (first, second)]
-    if marks[0] != marks[1] or first.split != second.split:
+    data = [stored.value(of.folder / "data.json") for of in (first, second)]
+    if not same_rows(*data) or first.split != second.split:
         raise Refused("they were not scored on the same data (the fingerprints in data.json differ)")
     (ids, at), (others, there) = (np.unique(of.rows, return_index=True) for of in (first, second))
     if not np.array_equal(ids, others):

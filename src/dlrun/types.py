@@ -116,7 +116,8 @@ class Raw:
     that the same words have the same numbers. apart: two rows that are so many rows apart, or fewer, may share
     values; 0 where none do, or where outlook says it. identifiers: columns of the development rows that are neither
     inputs nor targets, by name: they tell rows apart that look alike. validation: so many of the development rows, the
-    last ones, are set apart for validation by the data themselves.
+    last ones, are set apart for validation by the data themselves. marks: what the development rows and the test rows
+    are known by, with their targets, whichever inputs are read from them; '' where the inputs are always the same.
     """
 
     dev: Rows
@@ -136,6 +137,7 @@ class Raw:
     apart: int = 0
     identifiers: Rows = field(default_factory=dict)
     validation: int = 0
+    marks: tuple[str, str] = ("", "")
 
     def __len__(self) -> int:
         return len(next(iter(self.dev.values())))

@@ -65,7 +65,7 @@ def count_openings(config: dict[str, Any], folder: Path) -> None:
     run = RunDir(folder)
     data = run.read_json("data.json")
     if "SYNTHETIC" not in data["note"]:
-        found = ledger.openings(config["task"]["name"], data["fingerprint"])
+        found = ledger.openings(config["task"]["name"], data["fingerprint"], data.get("test", ""))
         told = [{"date": entry.date, "score": entry.score, "reason": entry.reason} for entry in found]
         run.write_json("openings.json", {"count": len(found), "entries": told})
 

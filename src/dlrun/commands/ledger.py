@@ -63,10 +63,15 @@ def counts(entries: Sequence[book.Entry]) -> list[str]:
     """A line a task: how often its test rows were opened, and of how many datasets."""
     lines = []
     for task, times in Counter(entry.task for entry in entries).items():
-        data = len({entry.fingerprint for entry in entries if entry.task == task})
+        data = len({known(entry) for entry in entries if entry.task == task})
         of = "" if data == 1 else f" of {data} datasets"
         lines.append(f"{task}: {times} {'opening' if times == 1 else 'openings'}{of}")
     return lines
+
+
+def known(entry: book.Entry) -> str:
+    """What the test rows of an opening are known by."""
+    return entry.test or entry.fingerprint
 
 
 def rows(entries: Sequence[book.Entry]) -> list[list[str]]:
@@ -74,10 +79,10 @@ def rows(entries: Sequence[book.Entry]) -> list[list[str]]:
     seen: Counter[tuple[str, str]] = Counter()
     found = []
     for entry in entries:
-        seen[entry.task, entry.fingerprint] += 1
-        number = str(seen[entry.task, entry.fingerprint])
+        seen[entry.task, known(entry)] += 1
+        number = str(seen[entry.task, known(entry)])
         found.append(
-            [entry.date[:10], entry.task, entry.fingerprint[:SHORT], number, entry.told, entry.reason, _near(entry.run)]
+            [entry.date[:10], entry.task, known(entry)[:SHORT], number, entry.told, entry.reason, _near(entry.run)]
         )
     return found
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from dlrun.data import answers, aside, cells, folders, picture_files
 from dlrun.data.answers import Classes
 from dlrun.data.archives import Files, plain
 from dlrun.data.cells import Cells
+from dlrun.data.fingerprints import fingerprint
 from dlrun.data.picture_files import Fit
 from dlrun.data.pictures import listed, pictures
 from dlrun.errors import Refused
@@ -91,7 +92,12 @@ def images(
     rows = read(dev)
     apart = 0 if known.validation is None else int(known.validation[dev[rows["image"].rows]].sum())
     last = folders.validated(apart, "pictures", validation)
-    return Raw(rows, {"image": "image"}, {target: kind}, {}, later, labels={target: known.names}, validation=last)
+    column = rows["image"]
+    own = fingerprint({"files": column.store.sums[column.rows], target: np.asarray(rows[target])})
+    names = np.array([known.files.names[row] for row in sealed], object)
+    marks = own, fingerprint({"files": names, target: known.values[sealed], "beside": np.array([own])})
+    about: dict[str, Any] = {"labels": {target: known.names}, "validation": last, "marks": marks}
+    return Raw(rows, {"image": "image"}, {target: kind}, {}, later, **about)
 
 
 def _by_folder(found: Files, path: str) -> Labelled:

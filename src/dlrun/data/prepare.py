@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dlrun.data.fingerprints import fingerprint as fingerprint
 from dlrun.data.news import tell_new, tell_unlearnable, within_float32
 from dlrun.data.pictures import Pictures
 from dlrun.data.sharded import Sharded
@@ -71,27 +71,6 @@ def apply(raw: Raw, data: Data, rows: Rows) -> Table:
 def state(learnt: dict[str, Steps]) -> dict[str, list[dict[str, Any]]]:
     """What was learnt, as plain JSON values: column → its steps in order, each with its name."""
     return {name: [{"step": type(step).__name__, **step.state()} for step in steps] for name, steps in learnt.items()}
-
-
-def fingerprint(rows: Rows) -> str:
-    """The sha256 of column names, dtypes, shapes and values: equal for equal rows in equal order, on any machine."""
-    digest = hashlib.sha256()
-    for name in sorted(rows):
-        column = rows[name]
-        if isinstance(column, Pictures | Turned | Sharded):  # known by what its files hold: nothing is read
-            digest.update(f"{name} {column.digest};".encode())
-            continue
-        parts = tuple(vars(column).values()) if isinstance(column, Ragged | Windowed) else (np.asarray(column),)
-        for part in parts:
-            digest.update(f"{name} {part.dtype.str} {part.shape};".encode())
-            digest.update(_bytes(part))
-    return digest.hexdigest()
-
-
-def _bytes(part: np.ndarray) -> Any:
-    if part.dtype.kind in "OU":
-        return "\0".join(map(str, part.ravel())).encode()
-    return np.ascontiguousarray(part).reshape(-1).view(np.uint8).data
 
 
 def _learn(steps: Steps, column: Column) -> tuple[Steps, Column]:

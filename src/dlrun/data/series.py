@@ -12,6 +12,7 @@ import numpy as np
 
 from dlrun.data import series_file
 from dlrun.data.dates import Dates
+from dlrun.data.fingerprints import fingerprint
 from dlrun.data.numerals import Numbers
 from dlrun.data.series_clock import Gaps, parts, usual_step
 from dlrun.data.series_file import How, Readings
@@ -161,7 +162,15 @@ def dataset(readings: Readings, plan: Plan, test: float, read: Callable[[str], R
         note=note,
         further=lambda path: latest(read(path), plan),
         outlook=plan.targets,
+        marks=(mark(readings, plan, slice(0, cut)), mark(readings, plan, slice(cut, None))),
     )
+
+
+def mark(readings: Readings, plan: Plan, rows: slice) -> str:
+    """What rows of a series and their targets are known by, whatever is looked back at."""
+    columns = sorted({ahead.column for ahead in plan.targets.values()})
+    known = {name: readings.values[rows, readings.names.index(name)] for name in columns}
+    return fingerprint({**known, "moments": readings.moments[rows]})
 
 
 def windows(readings: Readings, plan: Plan, part: np.ndarray, rows: slice, what: str) -> Rows:

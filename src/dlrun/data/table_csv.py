@@ -12,6 +12,7 @@ from dlrun.data import answers, aside, cells, features, table
 from dlrun.data.answers import Classes, MissingTarget, Target
 from dlrun.data.cells import Cells
 from dlrun.data.dates import Dates, decided
+from dlrun.data.fingerprints import fingerprint
 from dlrun.data.numerals import Numbers
 from dlrun.errors import Refused
 from dlrun.ranges import Count, Fraction, Probability, TextPart
@@ -96,7 +97,15 @@ def of_plan(
     later = None if sealed is None else lambda: sealed
     further = partial(table.further, plan, **reading)
     others = {name: dev.texts(name) for name in dev.columns if name not in plan.columns}
-    return replace(table.dataset(plan, dev, later, **prepared), further=further, identifiers=others)
+    marks = mark(dev, plan), "" if sealed is None else mark(sealed, plan)
+    return replace(table.dataset(plan, dev, later, **prepared), further=further, identifiers=others, marks=marks)
+
+
+def mark(rows: Cells, plan: table.Plan) -> str:
+    """What rows and their targets are known by: all cells as they are written, whichever of them are inputs."""
+    asked = [column for target in plan.targets for column in target.columns]
+    cells = {f"cells {name}": np.array(texts, object) for name, texts in rows.columns.items()}
+    return fingerprint({**cells, "targets": np.array(sorted(asked), object)})
 
 
 def test_file(path: str, whole: Cells, reading: dict[str, Any]) -> Cells:

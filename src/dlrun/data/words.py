@@ -7,12 +7,13 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from dlrun.data import samples
 from dlrun.data.files import Official, fetch, present, root
+from dlrun.data.fingerprints import fingerprint
 from dlrun.data.padding import Padded
 from dlrun.data.parsed import parsed
 from dlrun.data.pickles import read_lists, read_numbers
@@ -123,7 +124,9 @@ def _raw(raw: Raw, task: str, source: str, step: Padded) -> Raw:
     kinds: dict[str, Kind] = {text: "tokens" if step.length else "bag"}
     note = samples.note(task) if source == "sample" else ""
     of_texts = lambda texts: {text: _of_texts(task, texts, step.names(), step.words)}  # noqa: E731
-    return replace(raw, inputs=kinds, learn={text: (chosen,)}, note=note, words=step.names, of_texts=of_texts)
+    known = fingerprint({name: raw.dev[name] for name in raw.targets})  # the texts are cut as the settings say
+    about: dict[str, Any] = {"note": note, "words": step.names, "of_texts": of_texts, "marks": (known, known)}
+    return replace(raw, inputs=kinds, learn={text: (chosen,)}, **about)
 
 
 def _of_texts(task: str, texts: Sequence[str], names: tuple[str, ...], words: int) -> Ragged:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dlrun import stored
 from dlrun.errors import Refused
+from dlrun.predictions import same_rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,7 +77,7 @@ def _fields(folder: Path) -> Any:
 def admit_base(base: Path, job: str, run: Path, rows: np.ndarray | None) -> None:
     """Raise Refused where a run that another stands on was trained on that one's validation rows."""
     theirs, ours = (stored.value(folder / "data.json") for folder in (base, run))
-    if rows is not None and theirs["fingerprint"] == ours["fingerprint"] and (fault := _seen(base, job, rows)):
+    if rows is not None and same_rows(theirs, ours) and (fault := _seen(base, job, rows)):
         raise Refused(f"weights={base}: {fault}")
 
 
