@@ -25,6 +25,9 @@ IDLE = {  # words → of which it is said that they change nothing here
     "task=pictures loss=mse": "a loss and metrics of its own",
     "protocol=whole callback.keep_best.monitor=val/accuracy": "no rows are held out",
     "reason=fun": "for test=true",
+    "callback.samples.every=5": "nothing that could be shown",
+    "task=wine model.category=embedding": "no input is a category",
+    "task=jena_climate model=gru model.reader.freeze=true": "no input is a text",
     "source=sample": "no made-up sample",
     "task=csv data.test_path=a.csv data.test=0.1": "data.test_path has",
     "task=csv data.share_words=true": "fewer than two",
@@ -33,7 +36,7 @@ IDLE = {  # words → of which it is said that they change nothing here
     "task=texts data.path=tests data.header=[a]": "in a folder",
     "task=series data.time_format=x": "data.time=COLUMN",
     "task=text_file data.encoding=latin-1": "data.path",
-    "model.embedding=4": "model.category=embedding",
+    "task=csv model.embedding=4": "model.category=embedding",
     "model.units=[] model.dropout=0.5": "no hidden layer",
     "task=cats_dogs model=pretrained model.rate=0.1": "base is frozen",
     "task=imdb_sequences model=lstm model.reader.vectors=one_hot model.reader.embedding=9": "its own width",
@@ -45,7 +48,8 @@ USED = (  # and words that do something
     "task=csv data.texts=[a,b] data.share_words=true text=bigrams data.test=0.1",
     "task=images data.labels=a.csv data.separator=:",
     "task=texts data.path=a.csv data.header=[a]",
-    "model.category=embedding model.embedding=4 model.units=[4] model.dropout=0.5",
+    "task=csv model.category=embedding model.embedding=4 model.units=[4] model.dropout=0.5",
+    "task=nietzsche callback.samples.every=5",
     "task=cats_dogs model=pretrained model.unfreeze=last_block model.rate=0.1",
     "+callback=early_stopping",
     "callback=[keep_best,tensorboard,samples,early_stopping]",
@@ -218,3 +222,21 @@ def test_row_own_a_terminal_shows_the_losses_of_the_last_epoch_and_says_that_it_
     assert main(["task=wine", "model=linear", f"output={tmp_path / 'o'}", *QUICK]) == 0
     said = screen.getvalue()
     assert "epoch 1: train loss" in said and ", val loss" in said and "drawing plots" in said
+
+
+def test_row_own_settings_that_the_data_make_idle_are_told_beside_the_result(tmp_path):
+    Path("t.csv").write_text("a,b\n" + "x,1\ny,2\n" * 20)
+    words = ["task=csv", "data.path=t.csv", "data.target=b", "data.kind=number", "data.scale=unit", "model=linear"]
+    assert main([*words, f"output={tmp_path / 'o'}", *QUICK]) == 0
+    note = json.loads((only_run(tmp_path / "o") / "results.jsonl").read_text())["note"]
+    assert "data.scale=unit has no effect: no input is a number" in note
+
+
+def test_row_own_experiments_are_listed_with_their_sections_and_wrapped_between_words(capsys, monkeypatch):
+    assert main(["ls", "experiments"]) == 0
+    assert any(line.split()[:2] == ["boston_kfold", "§3.7"] for line in capsys.readouterr().out.splitlines())
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["ls", "experiments"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80 and sum("boston_kfold" in line for line in lines) == 1

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dlrun.commands.check import given_kinds
 from dlrun.commands.preview import preview
 from dlrun.models import name_of
 
@@ -92,6 +93,11 @@ IDLE = (
         lambda c: _part(c, "protocol").endswith(".whole"),
         "no rows are held out, so the last epoch is kept",
     ),
+    Idle(
+        ("callback.samples",),
+        lambda c: _objective(c) == "supervised",
+        "this objective makes nothing that could be shown",
+    ),
     Idle(("reason",), lambda c: not c["test"], "it is for test=true"),
     Idle(("source",), _no_sample, "these data have no made-up sample in place of their own"),
     Idle(
@@ -132,17 +138,39 @@ IDLE = (
 )
 
 
-def notes(config: Config, words: list[str], folders: list[Path]) -> list[str]:
-    """What these words ask for in vain, and what they take away without having said so; one line each."""
-    return list(dict.fromkeys([*_idle(config, words), *_replaced(config, words, folders)]))
+OF_KINDS = (  # while none of the inputs is of one of `needs`
+    (("model.category", "model.embedding"), ("category",), "no input is a category"),
+    (("data.scale", "data.impute", "data.indicator"), ("number", "series"), "no input is a number"),
+    (
+        ("model.reader.vectors", "model.reader.freeze", "model.reader.mask"),
+        ("tokens",),
+        "no input is a text; only its words have vectors and padding",
+    ),
+)
 
 
-def _idle(config: Config, words: list[str]) -> Iterator[str]:
+def notes(config: Config, words: list[str], folders: list[Path], inputs: Mapping[str, str] | None = None) -> list[str]:
+    """What these words ask for in vain, and what they take away without having said so; one line each.
+
+    inputs: name → kind, once the data are read; until then those that the task names, if it does.
+    """
+    task = config["task"].get("inputs") and given_kinds(config)
+    kinds = set((inputs or task or {}).values())
+    return list(dict.fromkeys([*_idle(config, words, kinds), *_replaced(config, words, folders)]))
+
+
+def _among(key: str, keys: tuple[str, ...]) -> bool:
+    """Whether a key is one of these, or inside one of these groups."""
+    return any(key == each or key.startswith(f"{each}.") for each in keys)
+
+
+def _idle(config: Config, words: list[str], kinds: set[str]) -> Iterator[str]:
     for word in words:
         key = word.partition("=")[0].lstrip("+~").partition("@")[0]
-        for rule in IDLE:
-            if any(key == each or key.startswith(f"{each}.") for each in rule.keys) and rule.when(config):
-                yield f"{word} has no effect: {rule.why}"
+        reasons = [rule.why for rule in IDLE if _among(key, rule.keys) and rule.when(config)]
+        reasons += [why for keys, needs, why in OF_KINDS if _among(key, keys) and kinds and not kinds & set(needs)]
+        if reasons:
+            yield f"{word} has no effect: {reasons[0]}"
 
 
 def _replaced(config: Config, words: list[str], folders: list[Path]) -> Iterator[str]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -65,5 +69,24 @@ def _options(group: str, found: dict[str, list[str]], places: list[Path]) -> str
     lines = []
     for option in found[group]:
         file = option_file(places, group, option)
-        lines.append(f"  {option:<{width}}{first_comment(file) if file else ''}".rstrip())
+        text = f"{section(file) if group == 'experiment' else ''}{first_comment(file)}" if file else ""
+        head = f"  {option:<{width}}"
+        lines += wrapped(head, text) if text else [head.rstrip()]
     return "\n".join([f"{group}=", *lines])
+
+
+def section(file: Path) -> str:
+    """'§3.5  ', the book's section that an experiment is of; '' where its file names none."""
+    found = re.search(r"section: *['\"]?([\w. ]+)", file.read_text(encoding="utf-8"))
+    return f"§{found[1]}  " if found else ""
+
+
+def wrapped(head: str, text: str) -> list[str]:
+    """A line with a hanging text, between words, as wide as the terminal; one line where nobody looks."""
+    if not sys.stdout.isatty():
+        return [f"{head}{text}"]
+    columns = max(shutil.get_terminal_size().columns, len(head) + 20)
+    return textwrap.wrap(
+        text, columns, initial_indent=head, subsequent_indent=" " * len(head), break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 
 from dlrun.commands.check import CONTEXT, kind_of
 from dlrun.commands.grammar import Beyond
-from dlrun.commands.ls import first_comment
+from dlrun.commands.ls import first_comment, wrapped
 from dlrun.commands.preview import Loader, brought, merged
 from dlrun.places import option_file
 from dlrun.signatures import describe, settable
@@ -29,7 +29,10 @@ def settings(group: str, option: str, places: list[Path]) -> str:
     rows = [(f"{name}={value}", "", "") for name, value in chosen.items()] + rows
     key_width = max((len(key) for key, _, _ in rows), default=0) + 2
     value_width = max((len(value) for _, value, _ in rows), default=0) + 2
-    lines = [f"  {key:<{key_width}}{value:<{value_width}}{text}".rstrip() for key, value, text in rows]
+    lines = []
+    for key, value, text in rows:
+        head = f"  {key:<{key_width}}{value:<{value_width}}"
+        lines += wrapped(head, text) if text else [head.rstrip()]
     return "\n".join([f"{group}={option}  {first_comment(file)}".rstrip(), *(lines or ["  no settings"])])
 
 

@@ -173,7 +173,7 @@ def tell_of_words(experiment: Any, config: dict[str, Any], folder: Path) -> None
     if "workflow" in config or not (folder / "command.txt").is_file():
         return
     folders, words = user_folders(shlex.split((folder / "command.txt").read_text(encoding="utf-8"))[1:])
-    for text in notes(config, words, folders):
+    for text in notes(config, words, folders, dict(experiment.assembly.raw.inputs)):
         experiment.assembly.tell(text)
 
 
