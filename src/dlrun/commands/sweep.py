@@ -24,8 +24,10 @@ from dlrun.settings import Sweep
 from dlrun.sweeps.study import Axis, Grid, Study, combinations, measures_of
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from dlrun.sweeps.folder import SweepFolder
-    from dlrun.sweeps.loop import Crew
+    from dlrun.sweeps.loop import Crew, Loop
 
 TRIED = 200  # combinations of which one must make sense before anything is begun
 
@@ -178,12 +180,7 @@ def carried_out(
     show = Shown(folder.path, console, total, beside=elsewhere(settings) or bool(launcher))
     apart = launcher or settings.limit is not None or study.prunes or not isinstance(study, Grid)  # each job by itself
     loop = Loop(folder, study, composer, given.job, show, stacks=0 if apart else settings.jobs)
-    there, further = loop.recall(settings.retry)
-    if there:
-        on = f", {further} of them to be gone on with" if further else ""
-        failed = 0 if settings.retry else sum(entry["status"] == "failed" for entry in folder.entries.values())
-        on += f", {failed} of them failed (sweep.retry=true does these again)" if failed else ""
-        console.print(f"this sweep is there, with {there} jobs{on}: {folder.path}", soft_wrap=True)
+    tell_what_is_there(loop, settings.retry, console)
     judge = loop.prune if study.prunes else None
     code = loop.run(crew_of(settings, launcher, composer, folder.path, judge))
     if folder.entries:
@@ -191,6 +188,21 @@ def carried_out(
     if code > 1:
         console.print(f"stopped; what has run is kept, and the same command goes on: {line}", soft_wrap=True)
     return code
+
+
+def tell_what_is_there(loop: Loop, retry: bool, console: Console) -> None:
+    """Take in the jobs of earlier starts, and say how many there are, and what an older dlrun did not know of them."""
+    there, further = loop.recall(retry)
+    if there:
+        on = f", {further} of them to be gone on with" if further else ""
+        failed = 0 if retry else sum(entry["status"] == "failed" for entry in loop.folder.entries.values())
+        on += f", {failed} of them failed (sweep.retry=true does these again)" if failed else ""
+        console.print(f"this sweep is there, with {there} jobs{on}: {loop.folder.path}", soft_wrap=True)
+    if loop.unknown:
+        told = (
+            f"they are of an older dlrun, which did not know {', '.join(sorted(loop.unknown))}, and count as they are"
+        )
+        console.print(told, soft_wrap=True)
 
 
 def elsewhere(settings: Sweep) -> bool:

@@ -65,6 +65,14 @@ class SweepFolder:
         """Where a job's files go."""
         return self.path / f"{number:03d}"
 
+    def config(self, number: int) -> dict[str, Any] | None:
+        """The config that a job was begun with; None where it is not there, or damaged."""
+        try:
+            found = yaml.safe_load((self.place(number) / "config.yaml").read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            return None
+        return found if isinstance(found, dict) else None
+
     def begin(self, job: Job) -> None:
         """Note that a job has begun, before anything else of it is there."""
         line = {"job": job.number, "words": job.words, "own": job.own, "identity": job.identity}

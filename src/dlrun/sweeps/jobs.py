@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,24 @@ def identity(config: Mapping[str, Any]) -> str:
     if isinstance(protocol, dict) and protocol.get("seed") is None:  # which older sweeps do not say
         content["protocol"] = {key: value for key, value in protocol.items() if key != "seed"}
     return hashlib.sha256(as_json.canonical(content).encode()).hexdigest()[:16]
+
+
+def later(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str] | None:
+    """The settings that only the second config has, by their dotted names; None where any other differs.
+
+    An older dlrun did not know them, and did what they say where nothing else is asked for.
+    """
+    was, new = (dict(leaves({key: value for key, value in of.items() if key not in APART})) for of in (before, now))
+    return None if was.items() - new.items() else sorted(new.keys() - was.keys())
+
+
+def leaves(node: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted name and value, as text, of every setting of a config."""
+    if isinstance(node, Mapping) and node:
+        for key, value in node.items():
+            yield from leaves(value, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, as_json.canonical(node)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dlrun.alike import stackable
 from dlrun.errors import Refused
 from dlrun.sweeps.earlier import NOTHING, Scored, recalled, told_of
 from dlrun.sweeps.folder import OVER, SweepFolder
-from dlrun.sweeps.jobs import Ended, Job, identity
+from dlrun.sweeps.jobs import Ended, Job, identity, later
 from dlrun.sweeps.study import Grid, Study
 
 LOOK_AHEAD = 64  # jobs among which those are looked for that can be trained as one
@@ -78,6 +78,7 @@ class Loop:
         self.running: dict[int, Job] = {}
         self.waiting: deque[list[Job]] = deque()  # to be gone on with: those together that can be one
         self.known: dict[str, int] = {}  # identity → the job that has it
+        self.unknown: set[str] = set()  # settings that an older dlrun, which ran a job, did not know
         self.followers: dict[int, list[int]] = {}  # job → others that are the same, and have not been told yet
 
     def run(self, crew: Crew) -> int:
@@ -104,7 +105,7 @@ class Loop:
             if entry["status"] in ("same", "older"):
                 continue
             job = self._job(number, entry["own"])
-            if job.identity != entry["identity"]:
+            if job.identity != entry["identity"] and not self._is_still(job, entry["words"]):
                 self._outdated(number)
                 continue
             self.known[job.identity] = number
@@ -119,6 +120,13 @@ class Loop:
     def prune(self, number: int, epoch: int, values: dict[str, float], goals: dict[str, str]) -> bool:
         """Whether to stop a job after this epoch."""
         return self.study.prune(number, epoch, values, goals)
+
+    def _is_still(self, job: Job, words: list[str]) -> bool:
+        """Whether a job is one of an older dlrun, which knew fewer settings and had no others."""
+        before = self.folder.config(job.number)
+        added = later(before, job.config) if before and words == job.words else None
+        self.unknown |= set(added or ())
+        return added is not None
 
     def _outdated(self, number: int) -> None:
         if not isinstance(self.study, Grid):
