@@ -30,6 +30,7 @@ UNSEEN = {  # tests that look at no picture: to draw them is half of a small run
         "test_predict",
         "test_pretrained",
         "test_preview",
+        "test_run_fixtures",
         "test_stages",
         "test_sweeps",
         "test_text_sources",
