@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -280,3 +282,104 @@ def test_row_43_a_run_that_trains_is_held_and_one_that_has_died_holds_nothing(tm
     assert second.stderr.count("\n") == 1
     copy = shutil.copytree(only_run(tmp_path), tmp_path / "copy")  # with the file of the lock, which is nobody's now
     assert (copy / ".lock").exists() and main(["resume", str(copy)]) == 0
+
+
+LONG = [*TINY, "optimizer=adam", "engine.device=cpu"]
+
+
+def weights(run, job="fit", name="last"):
+    state = checkpoint.load(run / "checkpoints" / job / f"{name}.pt")["objective"]
+    return {key: value.tolist() for key, value in state.items()}
+
+
+def results_of(run):
+    return [{key: line[key] for key in ("name", "scores", "epochs")} for line in rundir.lines(run / "results.jsonl")]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [[], ["protocol=kfold", "protocol.folds=2", "protocol.stacked=false"], ["protocol=kfold", "protocol.folds=2"]],
+    ids=["one", "folds", "stacked"],
+)
+def test_row_44_a_finished_run_trained_on_is_one_trained_so_long_from_the_start(tmp_path, more, capsys):
+    stacked = ["protocol.stacked=true"] if more[1:] and "protocol.stacked=false" not in more else []
+    words = [*LONG, *more, *stacked]
+    assert main([*words, "engine.epochs=2", f"output={tmp_path / 'a'}"]) == 0
+    assert main([*words, "engine.epochs=4", f"output={tmp_path / 'b'}"]) == 0
+    part, whole = only_run(tmp_path / "a"), only_run(tmp_path / "b")
+    assert main(["resume", str(part), "engine.epochs=4"]) == 0
+    assert sorted(map(str, history(part))) == sorted(map(str, history(whole)))
+    assert results_of(part) == results_of(whole)
+    for path in whole.glob("checkpoints/*"):
+        for name in ("last", "best"):
+            assert weights(part, path.name, name) == weights(whole, path.name, name)
+    assert {line["epochs"] for line in rundir.lines(part / "earlier_results.jsonl")} == {2}
+    changes = json.loads((part / "changes.json").read_text())
+    assert set(changes) == set(kept_epochs(part)) and all(
+        each[0]["epoch"] == 2 and each[0]["settings"] == {"engine.epochs": [2, 4]} for each in changes.values()
+    )
+    capsys.readouterr()
+    assert main(["resume", str(part), "engine.epochs=3"]) == 2 and "is in epoch 4" in capsys.readouterr().err
+    assert main(["resume", str(part)]) == 0 and results_of(part) == results_of(whole)
+    for command in (["evaluate", part], ["report", part], ["compare", part, whole]):
+        assert main([str(word) for word in command]) == 0
+
+
+def test_row_44_a_fit_that_stopped_early_goes_on_with_new_patience(tmp_path):
+    stopping = "{_target_: dlrun.callbacks.early_stopping, monitor: val/loss, patience: 2, least: 10}"
+    assert main([*LONG, f"+callback.stop={stopping}", "engine.epochs=9", f"output={tmp_path}"]) == 0
+    run = only_run(tmp_path)
+    assert [line["epochs"] for line in results_of(run)] == [3]
+    assert main(["resume", str(run)]) == 0 and [line["epochs"] for line in results_of(run)] == [3]
+    assert main(["resume", str(run), "engine.epochs=10"]) == 0  # waited for again from there
+    assert [line["epochs"] for line in results_of(run)] == [5]
+    assert main(["resume", str(run), "callback.stop.patience=3"]) == 0
+    assert [line["epochs"] for line in results_of(run)] == [8]
+
+
+def test_row_44_a_learning_rate_changes_from_the_epoch_that_is_noted(tmp_path, unfinished, capsys):
+    slow, fast = (shutil.copytree(unfinished, tmp_path / name) for name in ("slow", "fast"))
+    assert main(["resume", str(slow)]) == 0
+    assert main(["resume", str(fast), "optimizer.lr=0.05"]) == 0
+    assert "0.05 from epoch 3, batch 2 on" in capsys.readouterr().out
+    assert history(slow)[:4] == history(fast)[:4] and history(slow)[4:] != history(fast)[4:]
+    (line,) = rundir.lines(fast / "results.jsonl")
+    assert "→ 0.05 from epoch 3, batch 2 on" in line["note"]
+    (group,) = checkpoint.load(fast / "checkpoints/fit/last.pt")["learner"]["optimizers"]["model"]["param_groups"]
+    assert group["lr"] == 0.05
+
+
+REFUSED = ["seed=3", "protocol.validation=0.3", "model.units=[32]", "engine.ema=0.9", "data.test=0.3",
+           "callback.keep_best.monitor=val/accuracy", "optimizer.alpha=0.5", "repeat=2"]  # fmt: skip
+
+
+@pytest.mark.parametrize("end", ["cut", "finished"])
+def test_row_44_what_decides_the_rows_or_the_model_is_refused(tmp_path, unfinished, capsys, end):
+    run = shutil.copytree(unfinished, tmp_path / "run")
+    if end == "finished":
+        assert main(["resume", str(run)]) == 0
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "log.txt"}
+    for word in REFUSED:
+        capsys.readouterr()
+        code, err = main(["resume", str(run), word, "engine.epochs=6"]), capsys.readouterr().err
+        assert code == 2 and ("dlrun rerun" in err or "no setting" in err or "no fit" in err), (word, err)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_row_44_a_batch_size_cannot_change_amid_an_epoch(tmp_path, monkeypatch, capsys):
+    whole = learner.Learner.learn
+
+    def learn(self, *rest):
+        whole(self, *rest)
+        if self.taken["model"] == 12:  # of ten a epoch
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(learner.Learner, "learn", learn)
+        assert main([*LONG, "engine.epochs=3", "engine.epoch_batches=10", f"output={tmp_path}"]) == 130
+    run = only_run(tmp_path)
+    assert main(["resume", str(run), "engine.batch_size=32"]) == 2
+    assert "fit is in epoch 2, batch 4" in capsys.readouterr().err
+    assert main(["resume", str(run)]) == 0
+    assert main(["resume", str(run), "engine.batch_size=32", "engine.epochs=4"]) == 0
+    assert "engine.batch_size" in rundir.lines(run / "results.jsonl")[0]["note"]

@@ -156,10 +156,10 @@ def test_resume_of_a_finished_run_changes_nothing_and_says_so(run, capsys):
     assert content(run) == before
 
 
-def test_resume_of_a_finished_run_with_more_epochs_is_told_the_way(run, capsys):
+def test_resume_of_a_finished_run_with_nothing_left_to_train_is_told_the_way(run, capsys):
     before = content(run)
-    assert main(["resume", str(run), "engine.epochs=5"]) == 2
-    assert f"a new run with them: dlrun rerun {run} engine.epochs=5" in capsys.readouterr().err
+    assert main(["resume", str(run), "engine.save_every=5"]) == 2
+    assert f"a new run with them: dlrun rerun {run} engine.save_every=5" in capsys.readouterr().err
     assert content(run) == before
 
 

@@ -12,7 +12,19 @@ FLOORS = [
         *("columns", "outlook", "alike", "stopping", "contracts", "as_json", "stored", "at_work"),
     },
     {
-        *("tables", "pixels", "runtime", "rundir", "settings", "events", "bootstrap", "scores", "predictions", "curve"),
+        *(
+            "tables",
+            "pixels",
+            "runtime",
+            "rundir",
+            "changed",
+            "settings",
+            "events",
+            "bootstrap",
+            "scores",
+            "predictions",
+            "curve",
+        ),
         *(
             "downloads",
             "diagnosis",

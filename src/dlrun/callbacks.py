@@ -35,22 +35,26 @@ class KeepBest:
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Stops when `monitor` has not become better by more than `least` for `patience` epochs in a row."""
+    """Stops when `monitor` has not become better by more than `least` for `patience` epochs in a row.
+
+    since: only epochs after this one are waited for; where a fit that had stopped was asked to go on.
+    """
 
     monitor: str
     patience: int
     least: float
     goal: str = "min"
+    since: int = 0
 
     def __call__(self, trainer: Trainer) -> None:
         best: float | None = None
         wait = 0
         values = monitored(trainer.history, self.monitor)
-        for value in values:
+        for epoch, value in enumerate(values, 1):
             if best is None or better(value, best, self.goal, self.least):
                 best, wait = value, 0
             elif best == best:
-                wait += 1
+                wait += epoch > self.since
         tell_undefined(trainer, self.monitor, values, "nothing could be stopped early")
         if wait >= self.patience:
             trainer.stop = f"{self.monitor} has not become better for {wait} epochs"

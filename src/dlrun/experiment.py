@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dlrun import checkpoint, foretold, gallery, ledger, pairs, processes, runtime, together
+from dlrun import changed, checkpoint, foretold, gallery, ledger, pairs, processes, runtime, together
 from dlrun.assembly import Assembly, Fit
-from dlrun.callbacks import KeepBest
+from dlrun.callbacks import EarlyStopping, KeepBest
 from dlrun.engine import Interrupted, Trainer
 from dlrun.errors import Refused
 from dlrun.goals import goals_of
@@ -163,6 +163,7 @@ class Experiment:
         baseline = self._baseline(fit, fit.split)  # before restoring: it seeds
         if self._restore(fit, "last"):
             log.info("%s goes on at epoch %d, batch %d", fit.job.name, trainer.epoch + 1, trainer.position + 1)
+            self._told_of_changes(fit)
             earlier = checkpoint.not_after(trainer.folder / "best.pt", trainer.epoch)
             trainer.kept |= {"best": earlier} if earlier is not None else {}
         else:
@@ -173,6 +174,22 @@ class Experiment:
             self.told.add(line)
         self._start_records(fit)
         return baseline
+
+    def _told_of_changes(self, fit: Fit) -> None:
+        """Let a fit that has ended go on where it was asked to, and say what is otherwise from here on."""
+        trainer, name = fit.trainer, fit.job.name
+        known = changed.entries(self.run.folder, name)
+        here = [each for each in known if (each["epoch"], each["position"]) == (trainer.epoch, trainer.position)]
+        trainer.stop = "" if here else trainer.stop
+        for text in filter(None, map(changed.told, here)):
+            log.info("%s: %s", name, text)
+        replan = any(key.startswith(changed.PLANNED) for each in here for key in each["settings"])
+        if replan and trainer.learner.schedule is not None:
+            log.info("%s: its schedule is now one over %d steps", name, trainer.steps_planned)
+        since = changed.ended_at(self.run.folder, name)
+        for number, callback in enumerate(trainer.callbacks):
+            if isinstance(callback, EarlyStopping):
+                trainer.callbacks[number] = replace(callback, since=since)
 
     def carry_on(self, fit: Fit, baseline: dict[str, Score], watch: Watch | None = None) -> None:
         """Train a fit to its end."""
@@ -219,6 +236,7 @@ class Experiment:
             raw.note,
             *self.assembly.told,
             *models_notes(fit),
+            *changed.notes(self.run.folder, fit.job.name),
             *foretold.notes(raw),
             *undefined(scores, split),
             self._verdict(scores, baseline, hasattr(trainer.objective, "losses")),

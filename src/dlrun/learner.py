@@ -15,7 +15,7 @@ from dlrun.compiled import INSTEAD
 from dlrun.errors import Refused
 from dlrun.flat import Flat, fits
 from dlrun.fused import Fused, kernel, laid_as
-from dlrun.optim import Moment, Schedule, quick_step, set_rate, spare_compiler
+from dlrun.optim import Moment, Schedule, quick_step, retune, set_rate, spare_compiler
 from dlrun.settings import Settings
 from dlrun.types import History, Step
 
@@ -198,7 +198,9 @@ class Learner:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
         for name, optimizer in self.optimizers.items():
+            wanted = [dict(group) for group in optimizer.param_groups]
             optimizer.load_state_dict(state["optimizers"][name])
+            retune(optimizer, wanted)
             if (own := self.faster.get(name)) is not None:
                 own.kept.tie()
         if self.scaler is not None and state["scaler"]:

@@ -224,6 +224,20 @@ def set_rate(optimizers: Iterable[Optimizer], factor: float) -> None:
             group["lr"] = group["initial_lr"] * factor
 
 
+def retune(optimizer: Optimizer, wanted: list[dict[str, Any]]) -> None:
+    """Give an optimizer that goes on from a state the learning rate and the weight decay that it is to have now.
+
+    wanted: its groups before it took up the state. Where nothing was changed, nothing is changed here.
+    """
+    for group, now in zip(optimizer.param_groups, wanted, strict=True):
+        if group.get("initial_lr", group["lr"]) != now["lr"]:
+            group["lr"] = now["lr"]
+            if "initial_lr" in group:
+                group["initial_lr"] = float(now["lr"])
+        if "weight_decay" in now:
+            group["weight_decay"] = now["weight_decay"]
+
+
 def rehearse(make: Callable[[list[torch.Tensor]], Optimizer]) -> None:
     """Build the optimizer once over a number, so that settings it refuses are refused before any data are read."""
     make([torch.zeros(1, requires_grad=True)])

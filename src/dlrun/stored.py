@@ -42,6 +42,7 @@ FORMS: dict[str, Form] = {
     "pictures.json": list,
     "members.json": {"combine": str, "members": [{"folder": str, "job": str, "model": str, "weight": NUMBER}]},
     "unfinished.json": {...: {"job": JOB, "why": str, "diverged": bool}},
+    "changes.json": {...: [{"epoch": int, "position": int, "stopped": str, "settings": {...: list}}]},
     "results.jsonl": {"name": str, "split": str, "job": JOB, "scores": SCORES},
     "history.jsonl": {"job": str, "epoch": int, "split": str, "values": {...: NUMBER}},
     "sweep.jsonl": {"job": int, "status": str},

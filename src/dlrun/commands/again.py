@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -72,23 +72,54 @@ def resume(words: list[str]) -> int:
 
 def gone_on_with(folder: Path, config: dict[str, Any], rest: list[str], name: str) -> int:
     """What `resume` does while no other dlrun is at work on the run. name: of the folder, as it was typed."""
-    import yaml
+    from dlrun.report.read import flat
 
-    plugins = named_plugins(rest)
-    changes = [word for word in rest if not word.startswith("plugins=")]
+    plugins, before = named_plugins(rest), flat(config)
+    words = [word for word in rest if not word.startswith("plugins=")]
     if "workflow" in config:
-        only(changes, RESUMED, "a workflow goes on as it began; dlrun rerun begins one with other settings")
-    change(config, changes)
+        only(words, RESUMED, "a workflow goes on as it began; dlrun rerun begins one with other settings")
+    change(config, words)
     check(config, plugins)
+    changes = {key: value for key, value in flat(config).items() if before.get(key) != value}
     if not changes:
         return go(config, folder, plugins)[0]
-    again = f"a new run with them: dlrun rerun {name} {' '.join(changes)}"
-    if finished(config, folder, plugins):
+    again = f"a new run with them: dlrun rerun {name} {' '.join(words)}"
+    if "workflow" in config and workflow_ended(folder):
         raise Refused(f"{folder} is finished and takes no other settings; {again}")
-    if "workflow" not in config and (epochs := gone(config, folder, plugins)):
-        raise Refused(f"{folder} has gone further already: {epochs}; {again}")
-    with kept(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False)):
+    with changed(folder, config, {key: [before.get(key), value] for key, value in changes.items()}, again, plugins):
         return go(config, folder, plugins)[0]
+
+
+@contextmanager
+def changed(
+    folder: Path, config: dict[str, Any], changes: dict[str, Any], again: str, plugins: tuple[str, ...]
+) -> Iterator[None]:
+    """Inside, the run has these settings: dotted key → [before, now]. What is refused puts those before back."""
+    import yaml
+
+    from dlrun.changed import noted
+    from dlrun.commands import resuming
+    from dlrun.protocols.stages import plan_of
+    from dlrun.rundir import RunDir
+
+    run, plan = RunDir(folder), None if "workflow" in config else plan_of(config, plugins)
+    jobs = resuming.jobs_of(plan) if plan else []
+    begun = resuming.begun_fits(run, jobs, config)
+    if plan:
+        resuming.check_changes(changes, begun, jobs, again)
+    over = plan is not None and plan([result for result in run.results() if result.split != "test"]) is None
+    longer = over and resuming.go_on(changes, begun, config)
+    if over and not longer and "test" not in changes:
+        raise Refused(f"{folder} is finished, and nothing is left to train with these settings; {again}")
+    if longer and config["test"] and "test" not in changes:
+        config["test"] = False
+        log.warning("the test rows are not opened again; dlrun evaluate %s test=true reason=… opens them", folder)
+    with ExitStack() as taken_back:
+        taken_back.enter_context(kept(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False)))
+        taken_back.enter_context(noted(folder, {fit.job.name: fit.state for fit in begun}, changes))
+        if longer:
+            taken_back.enter_context(resuming.reopened(run, begun))
+        yield
 
 
 @contextmanager
@@ -105,32 +136,11 @@ def kept(path: Path, text: str) -> Iterator[None]:
         raise
 
 
-def gone(config: dict[str, Any], folder: Path, plugins: tuple[str, ...]) -> str | None:
-    """In words, by how much the fit that is to be gone on with is past the epochs that it is to have; None if not."""
-    from dlrun import checkpoint
-    from dlrun.build import patched
-    from dlrun.protocols.stages import plan_of
+def workflow_ended(folder: Path) -> bool:
+    """Whether a workflow has come to its end."""
     from dlrun.rundir import RunDir
 
-    job = plan_of(config, plugins)([result for result in RunDir(folder).results() if result.split != "test"])
-    state = checkpoint.newest(folder / "checkpoints" / job.name / "last.pt") if job else None
-    if job is None or state is None:
-        return None
-    begun, wanted = state["epoch"] + (state["position"] > 0), patched(config, job.patch)["engine"]["epochs"]
-    return f"{job.name} is in epoch {begun}, and engine.epochs={wanted}" if begun > wanted else None
-
-
-def finished(config: dict[str, Any], folder: Path, plugins: tuple[str, ...]) -> bool:
-    """Whether every job that this config asks for has its result, and the test its own where one is asked for."""
-    from dlrun.protocols.stages import plan_of
-    from dlrun.rundir import RunDir
-
-    if "workflow" in config:
-        return any(entry["step"] == 7 or entry["stopped"] for entry in RunDir(folder).read_json("workflow.json") or [])
-    results = RunDir(folder).results()
-    fitted = [result for result in results if result.split != "test"]
-    untested = config["test"] and len(fitted) == len(results)
-    return plan_of(config, plugins)(fitted) is None and not untested
+    return any(entry["step"] == 7 or entry["stopped"] for entry in RunDir(folder).read_json("workflow.json") or [])
 
 
 def rerun(words: list[str]) -> int:
