@@ -179,7 +179,7 @@ def test_row_38_winner_linear_model_and_baseline_are_tested_at_one_opening():
     said = read("workflow.json")[7]["evidence"]
     beside = number(tested[2]["scores"]["accuracy"]["value"])
     assert any(beside in line and "better [" in line and "a linear model" in line for line in said)
-    assert any("the constant answer has" in line or "baseline" in line for line in said)
+    assert any("the constant baseline has" in line or "baseline" in line for line in said)
     assert main(["final", folder()]) == 0 and len(ledger.entries()[0]) == 1  # nothing left to do
 
 
@@ -248,3 +248,22 @@ def test_findings_reports_of_runs_begin_with_the_score_and_comparisons_with_a_ve
     head = " ".join(page.read_text().partition("\n## ")[0].split())
     assert "Best by validation accuracy: run 1" in head and "the difference is real" in head
     assert "the ring is the epoch that was kept" in page.read_text()
+
+
+def test_findings_a_measure_that_one_fold_lacks_and_few_rows_are_told_as_such(capsys):
+    few = {name: column[:60] for name, column in customers().items()} | {"left": np.where(np.arange(60) % 20, "n", "y")}
+    words = ["protocol=kfold", "engine.epochs=1", "workflow.measure=roc_auc", "workflow.budget=1"]
+    assert main(["workflow", *write(few), *words]) == 0
+    step = read("workflow.json")[4]
+    assert step["stopped"] and "cannot be told: " in step["verdict"] and "not defined" in step["verdict"]
+    assert "not below the baseline" not in capsys.readouterr().out  # the verdicts say it
+
+
+@pytest.mark.parametrize("rows", [1, 10])
+def test_findings_one_column_one_epoch_and_one_validation_row_are_clear(rows):
+    one = {name: customers()[name][:50] for name in ("price", "left")}
+    words = ["protocol=holdout", f"protocol.validation={rows}", "engine.epochs=1", "workflow.budget=1"]
+    assert main(["workflow", *write(one), *words]) == 0
+    step = read("workflow.json")[4]
+    noun = "1 row is" if rows == 1 else "10 rows are"
+    assert f"cannot be told: {noun} too few for an interval" in step["verdict"]

@@ -139,9 +139,9 @@ def test_the_workflow_has_to_beat_the_best_answer_that_costs_nothing(tmp_path, c
     assert code == 0
     steps = {step["step"]: step for step in json.loads((folder / "workflow.json").read_text())}
     told = "\n".join(steps[5]["evidence"])
-    assert "the constant answer has mae" in told and "the last value has mae" in told
+    assert "the constant baseline has mae" in told and "the last value has mae" in told
     assert "the value at the same time of an earlier day has mae" in told
     stages = dict.fromkeys(json.loads(line)["job"]["stage"] for line in (folder / "results.jsonl").open())
     assert list(stages)[:4] == ["constant", "last_value", "same_time_before", "linear"]
-    bars = ("the constant answer", "the last value", "the value at the same time of an earlier day")
+    bars = ("the constant baseline", "the last value", "the value at the same time of an earlier day")
     assert any(bar in steps[5]["verdict"].lower() for bar in bars)

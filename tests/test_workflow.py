@@ -117,7 +117,7 @@ def test_no_test_row_is_read_before_the_end(monkeypatch, undrawn):
 def test_noise_stops_at_step_five(undrawn):
     assert main(["workflow", *table(noise=True), *HOLD]) == 0
     assert told()[5]["stopped"] and max(told()) == 5
-    assert told()[5]["verdict"].startswith("Nothing beats the constant answer")
+    assert told()[5]["verdict"].startswith("Nothing beats the constant baseline")
     assert main(["final", folder()]) == 2
 
 

@@ -158,7 +158,7 @@ def nothing_learnt(train: Curve, baseline: float | None) -> Found:
     if not baseline or min(train.smooth) < NOTHING * baseline:
         return None
     return "not learning", (
-        f"not learning: training loss never gets clearly below {number(baseline)}, the constant answer's (its lowest "
+        f"not learning: training loss never gets clearly below {number(baseline)}, the baseline's (its lowest "
         f"is {number(min(train.smooth))}); another learning rate, scaled inputs, or inputs that say more of the target"
     )
 
@@ -229,7 +229,7 @@ def underfitting(train: Curve, val: Curve | None, start: float, baseline: float 
     ):
         return "underfitting", (
             f"underfitting: training loss has stopped at {train.shown(-1)}, where validation loss is too "
-            f"({val.shown(-1)}), and the constant answer's is {number(baseline)}; a larger model, or better inputs"
+            f"({val.shown(-1)}), and the baseline's is {number(baseline)}; a larger model, or better inputs"
         )
     return None
 

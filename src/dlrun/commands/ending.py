@@ -32,18 +32,24 @@ BASELINES = ("dlrun.models.constant.constant", "dlrun.models.naive.", "dlrun.mod
 
 
 def behind(results: list[Result], config: dict[str, Any]) -> list[str]:
-    """Which fits are no better than the answer to beat, by the loss on rows that they have not learnt from.
+    """Which fits are not below the baseline, by the loss on rows that they have not learned from.
 
-    Fits of that very answer are none of them.
+    Fits of that very baseline are none of them, nor are the candidates of a workflow: its verdicts say it.
     """
     from dlrun.protocols.stages import standing
+    from dlrun.report.read import family
+
+    if "workflow" in config:
+        return []
 
     told = [each for each in standing(results) if {"loss"} <= each.scores.keys() & each.baseline.keys()]
     model = lambda each: str((each.job.patch.get("model") or config["model"]).get("_target_"))  # noqa: E731
     told = [each for each in told if not model(each).startswith(BASELINES)]
-    names = [each.job.name for each in told if each.scores["loss"].value >= each.baseline["loss"].value]
-    hint = "dlrun lr and dlrun explain, with the same words, look for the reason"
-    return [f"no better than the baseline by the loss: {', '.join(dict.fromkeys(names))}; {hint}"] if names else []
+    worse = [each.job.name for each in told if each.scores["loss"].value >= each.baseline["loss"].value]
+    names = [family(name) for name in dict.fromkeys(worse)]
+    counted = [f"{name} ({names.count(name)} fits)" if names.count(name) > 1 else name for name in dict.fromkeys(names)]
+    hint = "Try dlrun lr … and dlrun explain …, with the same words"
+    return [f"WARNING: the loss of {', '.join(counted)} is not below the baseline's. {hint}"] if names else []
 
 
 def against_members(folder: Path, console: Console) -> None:

@@ -87,9 +87,9 @@ def _reason(kind: str, share: float) -> str:
         return "the mean absolute error is in the target's own unit, and one far miss does not rule it"
     classes = f"the commonest class has {share:.1%} of the rows"
     if share <= SKEWED:
-        return f"{classes}, so the share of right answers says what it seems to say"
+        return f"{classes}, so the classes are balanced enough for accuracy"
     better = "average precision" if kind == "binary" else "the mean F1 over classes"
-    return f"{classes}: always answering it would look good, so {better} is used, which does not reward that"
+    return f"{classes}: always predicting it would look good, so {better} is used, which does not reward that"
 
 
 def protocol(raw: Raw, asked: str, own: dict[str, Any]) -> Choice:
@@ -131,9 +131,12 @@ def _by_size(rows: int) -> tuple[str, str]:
     if one <= NARROW:
         return (
             "holdout",
-            f"a fifth of {rows:,} rows pins a share down to ± {one:.1%} or better, so one hold-out will do",
+            f"on a fifth of {rows:,} rows a 95 % interval is at most ± {100 * one:.1f} points, so one hold-out will do",
         )
-    wide = f"a hold-out of {held_out:,} rows would pin a share down to ± {one:.1%} only"
+    wide = f"on a hold-out of {held_out:,} rows a 95 % interval would be ± {100 * one:.1f} points"
     if all_rows <= WIDE:
-        return "kfold", f"{wide}; with k folds all {rows:,} rows take part: ± {all_rows:.1%}"
-    return "iterated_kfold", f"{wide}, and even all {rows:,} rows to ± {all_rows:.1%}: k folds, several times shuffled"
+        return "kfold", f"{wide}; with k folds all {rows:,} rows take part: ± {100 * all_rows:.1f} points"
+    return (
+        "iterated_kfold",
+        f"{wide}, and even on all {rows:,} rows ± {100 * all_rows:.1f}: k folds, several times shuffled",
+    )

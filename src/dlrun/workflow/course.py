@@ -79,7 +79,7 @@ class Workflow:
         for group in ("ladder", "study"):
             for name, change in getattr(self.settings, group).items():
                 if patch(self.config, change) is None:
-                    log.warning("workflow.%s.%s is left out: there is no %s here", group, name, ", ".join(change))
+                    log.info("workflow.%s.%s is skipped: there is no %s to change here", group, name, ", ".join(change))
 
     def stages(self, results: list[Result]) -> list[Stage]:
         """The stages as far as they are known after these results."""

@@ -28,7 +28,7 @@ TITLES = (
 LAST = len(TITLES)
 UNFINISHED = ("not learning", "underfitting", "unstable", "unclear")
 NAMES = {
-    "constant": "the constant answer",
+    "constant": "the constant baseline",
     "last_value": "the last value",
     "same_time_before": "the value at the same time of an earlier day",
     "linear": "a linear model",
@@ -92,7 +92,7 @@ def measure(choice: Choice, others: list[str]) -> Verdict:
 def protocol(choice: Choice, job: Job, train: int, val: int) -> Verdict:
     """Step 3."""
     folds = f", {job.folds} folds" if job.folds > 1 else ""
-    rows = f"the first fit trains on {train:,} rows and is measured on {val:,}; test rows stay closed until dlrun final"
+    rows = f"the first fit trains on {train:,} rows and is validated on {val:,}; test rows are sealed"
     return Verdict(3, f"{choice.name}{folds}: {choice.reason}.", [rows])
 
 
@@ -142,7 +142,8 @@ def _nothing(seen: Evidence, tried: list[str]) -> str:
     leads = [seen.better(name, seen.bar) for name in tried]
     rows = max((found.n for found in leads if found), default=0)
     if all(found is None or found.low is None for found in leads):
-        return f"Whether anything beats {called(seen.bar)} cannot be told: {rows:,} validation rows are too few."
+        why = next((found.why for found in leads if found and found.why), "nothing has a score on all rows")
+        return f"Whether anything beats {called(seen.bar)} cannot be told: {why}."
     half = max((_half(found) for found in leads if found and found.low is not None), default=None)
     small = (
         f"On {rows:,} validation rows a lead below about {number(half)} cannot be told from chance. " if half else ""
@@ -188,12 +189,14 @@ def regularise(seen: Evidence, stages: list[Stage], base: str, left_out: list[st
     names = seen.tried("constant")
     best, count = seen.best(names), len(names)
     winner = simplest(seen, names)
+    changes = {name: _changes(name, stages, base) for name in names}
     marks = {best: f"{best} (best)", winner: f"{winner} ({'best' if winner == best else 'recommended'})"}
-    rows = [[marks.get(name, name), *_line(seen, name, stages, base)] for name in names]
+    rows = [[marks.get(name, name), *_line(seen, name, changes[name], base)] for name in names]
     columns = ["candidate", "changes", f"{seen.measure} [95 %]", f"better than {base}", "kept epoch", "diagnosis"]
     title = f"Every candidate on the same validation rows, scored with its kept epoch; below {base}, changes to {base}"
     table = {"title": title, "columns": columns, "rows": rows}
-    text = f"The best of {count} candidates is {best}: {seen.measure} {interval(seen.score(best))}. {SELECTED}"
+    made = f" ({changes[best]})" if best not in FIRST else ""
+    text = f"The best of {count} candidates is {best}{made}: {seen.measure} {interval(seen.score(best))}. {SELECTED}"
     if winner != best:
         text += (
             f" Recommended: {called(winner)}, {interval(seen.score(winner))}, for {best} is {lead(seen, best, winner)}"
@@ -218,15 +221,18 @@ def simplest(seen: Evidence, names: list[str]) -> str:
     return best
 
 
-def _line(seen: Evidence, name: str, stages: list[Stage], base: str) -> list[str]:
-    """A candidate's row of the table, without its name."""
+def _changes(name: str, stages: list[Stage], base: str) -> str:
+    """What a candidate changes: in the network that overfits, or, where it came before that, in the config."""
     patches = {stage.name: stage.patch for stage in stages}
     before = {} if name in list(patches)[: list(patches).index(base) + 1] else patches[base]
     changed = {key: value for key, value in patches[name].items() if before.get(key) != value}
     changes = ", ".join(f"{key}={value}" for key, value in changed.items() if not key.startswith("callback"))
-    changes = (
-        "scikit-learn" if name == "linear" else "nothing is learnt" if name in NAIVE else changes or "as configured"
-    )
+    special = {"linear": "scikit-learn", **dict.fromkeys(NAIVE, "nothing is learned")}
+    return special.get(name) or changes or "as configured"
+
+
+def _line(seen: Evidence, name: str, changes: str, base: str) -> list[str]:
+    """A candidate's row of the table, without its name."""
     than = "" if name == base else lead(seen, name, base)
     curve = ["", ""] if name in ("linear", *NAIVE) else [str(seen.best_epoch(name)), seen.diagnosis(name).kind]
     return [changes, interval(seen.score(name)), than, *curve]
