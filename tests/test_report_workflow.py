@@ -16,10 +16,10 @@ from dlrun.report import intervals, overfitting, picture, read, stages, story
 from dlrun.report.table import summaries
 from dlrun.report.write import write
 
-PLAIN = ["The question", "The data", "Results", "Learning curves", "Answers against the truth"]
+PLAIN = ["The question", "The data", "Results", "Learning curves", "Predicted vs actual"]
 LAST = ["Config", "Environment", "The command that repeats it"]
 FIRST = ["The question", "The data", "Audit of the data", "The steps", "Baseline against models", "Learning curves"]
-MIDDLE = ["The overfit ladder", "The regularisation study", "Answers against the truth", "The worst errors"]
+MIDDLE = ["The overfit ladder", "The regularisation study", "Predicted vs actual", "The worst errors"]
 SECTIONS = {
     "binary": [*FIRST, *MIDDLE, "The final score", *LAST],
     "folds": [*FIRST, *MIDDLE, "The final score", *LAST],

@@ -111,7 +111,7 @@ def test_a_run_draws_its_forecast(tmp_path):
     assert len(kept["error"]) == 2 == len(kept["answer"][0]) and len(kept["now"]) == len(kept["truth"])
     assert kept["last_error"][0] == pytest.approx(np.abs(np.subtract(kept["last"], kept["truth"])).mean(0)[0], rel=1e-3)
     assert (folder / "forecast-T-folds-val.png").stat().st_size > 20_000
-    assert "Forecast against the truth" in (folder / "report.html").read_text()
+    assert "Forecast vs actual" in (folder / "report.html").read_text()
     assert "in °C" in (folder / "report.md").read_text()
 
 

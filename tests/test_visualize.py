@@ -300,6 +300,14 @@ def test_a_run_is_evaluated_to_the_same_bits_afterwards(run, unreported):
     assert scores() == before
 
 
+def test_what_takes_long_says_what_it_is_doing(run, capsys, unreported, monkeypatch):
+    monkeypatch.setattr("dlrun.commands.visualize_kinds.SILENCE", 0.0)
+    assert main(["visualize", str(run), "kind=filters", *SMALL]) == 0
+    said = capsys.readouterr()
+    for line in ("computing filters …", "2 steps of gradient ascent", "step 1 of 2", "drawing", "writing the report"):
+        assert line in said.err and line not in said.out
+
+
 def test_a_kind_is_replaced_and_the_others_stay(run, unreported):
     assert main(["visualize", str(run), "kind=saliency", "row=[1,2]"]) == 0
     assert main(["visualize", str(run), "kind=heatmap", "row=3", "class=7", "layer=towers.image.0"]) == 0

@@ -57,12 +57,13 @@ def visualize(words: list[str]) -> int:
     plugins = named_plugins(rest)
     fit = next((word.partition("=")[2] for word in rest if word.startswith("fit=")), "")
     asked = read_words([word for word in rest if not word.lstrip("+").startswith(("plugins=", "fit="))])
-    from dlrun.commands.visualize_kinds import look_into, makers
+    from dlrun.commands.visualize_kinds import look_into, makers, say
 
     look = look_into(folder, plugins, asked, fit)
     found: dict[str, list[Drawing]] = {}
     left_out: list[str] = []
     for kind in KINDS if "all" in asked.kinds else asked.kinds:
+        say(f"computing {kind} …")
         try:
             found[kind] = list(makers(kind)(look))
         except Refused as error:
@@ -71,12 +72,14 @@ def visualize(words: list[str]) -> int:
                 raise
     if not found:
         raise Refused("\n".join(left_out))
+    say(f"drawing {sum(map(len, found.values()))} images …")
     for file in write(folder, found, look.net.config, look.warning):
         print(file)
     for line in left_out:
         print(f"left out: {line}")
     from dlrun.commands.report import written
 
+    say("writing the report …")
     written([folder])
     return 0
 

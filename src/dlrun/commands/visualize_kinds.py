@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import sys
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dlrun.commands.visualize_pictures import View, few_rows, given
-from dlrun.errors import Refused, in_short
+from dlrun.errors import Refused
 from dlrun.inference import device_of
 from dlrun.inspect import activations as answers
 from dlrun.inspect import heatmap as grad
@@ -30,6 +32,7 @@ from dlrun.types import Batch
 if TYPE_CHECKING:
     from dlrun.commands.visualize import Asked
 
+SILENCE = 10.0  # seconds at most between two lines of one layer
 SHOWN = 256  # maps of a layer, or kernels: 16 lines of 16
 
 
@@ -88,7 +91,7 @@ class Look:
         close = difflib.get_close_matches(name, there, 1)
         guess = f": did you mean '{close[0]}'?" if close else "."
         what = "answers with no tensor of its own" if name in there else "is no layer of this network"
-        raise Refused(f"'{name}' {what}{guess} There are: {in_short(there, name)}")
+        raise Refused(f"'{name}' {what}{guess} There are: {', '.join(there)}")
 
     def question(self, batch: Batch) -> Question:
         """The class that was asked for, or the one that the network answers."""
@@ -128,6 +131,27 @@ def makers(kind: str) -> Callable[[Look], Iterator[Drawing]]:
     return {
         "activations": activations, "heatmap": heatmaps, "saliency": saliency, "filters": filters, "weights": weights,
     }[kind]  # fmt: skip
+
+
+def say(text: str) -> None:
+    """One line on what is being done, beside the answers of this command."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def ticking(measure: Callable[[Tensor], Tensor], what: str, steps: int) -> Callable[[Tensor], Tensor]:
+    """The same measure, which says every SILENCE seconds which step of ascent it is at."""
+    began = said = time.monotonic()
+    step = 0
+
+    def ticked(pictures: Tensor) -> Tensor:
+        nonlocal said, step
+        if (now := time.monotonic()) - said >= SILENCE:
+            said = now
+            say(f"{what}: step {min(step, steps)} of {steps}, {now - began:.0f} s")
+        step += 1
+        return measure(pictures)
+
+    return ticked
 
 
 def activations(look: Look) -> Iterator[Drawing]:
@@ -177,7 +201,9 @@ def filters(look: Look) -> Iterator[Drawing]:
     for layer in look.chosen(maps.spread_layers(look.tower), "has no convolutions: name a layer, layer=…"):
         run, shape = stage(look, layer)
         count = min(layer.shape[0], asked.count)
-        measure = patterns.excitement(run, look.net.model.get_submodule(layer.name))
+        excited = patterns.excitement(run, look.net.model.get_submodule(layer.name))
+        say(f"filters of {layer.name}: {count} images, {asked.steps} steps of gradient ascent")
+        measure = ticking(excited, f"filters of {layer.name}", asked.steps)
         start = patterns.noise(count, shape, look.device)
         found = patterns.patterns(measure, start, asked.steps, asked.rate)
         cold = int((found.after <= 0).sum())

@@ -65,7 +65,8 @@ def verdict(runs: Sequence[Path]) -> list[str]:
             continue
         lines.append(f"Run {best + 1} − run {place + 1}: {measures.said(measure, apart, goals)}.")
         chance += [] if apart.real else [f"run {place + 1}"]
-    return [*lines, *([f"Within chance of the best: {', '.join(chance)}."] if chance else [])]
+    within = [f"Within chance of the best: {', '.join(chance)}."] if chance and len(runs) > 2 else []
+    return [*lines, *within]
 
 
 def _value(run: Path, measure: str) -> float:

@@ -118,7 +118,7 @@ def answers(pictures: dict[str, list[Path]]) -> list[Section]:
     """What was answered against what is true."""
     drawn = [Picture(file, file.stem.replace("-", " ")) for file in pictures.get("answers", ())]
     ahead = [Picture(file, file.stem.replace("-", " "), forecast.CAPTION) for file in pictures.get("forecast", ())]
-    return [*section("Forecast against the truth", ahead), *section("Answers against the truth", drawn)]
+    return [*section("Forecast vs actual", ahead), *section("Predicted vs actual", drawn)]
 
 
 CURVES = f"Each measure by epoch: training dotted, validation solid; {RING}"

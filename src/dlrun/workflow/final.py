@@ -154,9 +154,11 @@ class Final:
         first = results[0].scores[measure]
         ends = self._ends(results, mean)
         rows = len(self.experiment.assembly.raw)
+        epochs = "" if self.winner.name in UNTRAINED else f", {counted(self.epochs, 'epoch')}"
+        alone = f"the first fit has {number(first.value)}; the spread over seeds is that of training alone"
         evidence = [
-            f"'{self.winner.name}' trained on all {rows:,} training + validation rows, {counted(self.epochs, 'epoch')}",
-            f"the first fit has {number(first.value)}; the spread over seeds is that of training alone",
+            f"'{self.winner.name}' trained on all {rows:,} training + validation rows{epochs}",
+            *([alone] if len(results) > 1 else []),
             *self._beside(tested),
             f"{self._bar()} has {number(results[0].baseline[measure].value)} on them",
             *self._squeezed(),
