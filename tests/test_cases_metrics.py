@@ -410,4 +410,74 @@ def test_row_32_runs_with_other_inputs_are_compared_on_the_same_rows(table, tmp_
                 *table[2:-1], "data.test=0")  # fmt: skip
     capsys.readouterr()
     assert main(["compare", str(runs[0]), str(other)]) == 0
-    assert "not scored on the same data" in " ".join(capsys.readouterr().out.split())
+    out = " ".join(capsys.readouterr().out.split())
+    assert "not scored on the same data" in out and " − " not in out
+
+
+# runs side by side
+
+
+@pytest.fixture(scope="module")
+def five(tmp_path_factory):
+    """Five runs, a sweep of two jobs among them, and folders that are none."""
+    folder = tmp_path_factory.mktemp("five")
+    for rate in (0.001, 0.01, 0.1):
+        run(folder / "outputs", "task=wine", "engine.epochs=3", f"optimizer.lr={rate}")
+    assert main(["-m", "task=wine", "engine.epochs=3", "model.units=[4],[8]", f"output={folder / 'outputs'}"]) == 0
+    (folder / "outputs" / "wine" / "lr" / "1").mkdir(parents=True)
+    return folder
+
+
+def test_row_19_a_relative_and_an_absolute_folder_are_compared(five, monkeypatch, capsys):
+    first, second, _ = sorted((five / "outputs" / "wine" / "dense").iterdir())
+    monkeypatch.chdir(five)
+    assert main(["compare", str(first.relative_to(five)), str(second)]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "best: " in out and "by val accuracy (more is better)" in out and "on the same 28 validation rows" in out
+
+
+def test_row_19_what_is_no_run_is_left_out_and_a_sweep_stands_for_its_jobs(five, monkeypatch, capsys):
+    monkeypatch.chdir(five)
+    folders = [str(path) for path in sorted(Path().glob("outputs/*/*/*"))]
+    monkeypatch.setenv("COLUMNS", "80")
+    capsys.readouterr()
+    assert main(["compare", *folders]) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80 and "left out: outputs/wine/lr/1" in out.replace("\n", "")
+    assert out.count(" − ") == 4 and "4 differences were looked at" in out
+    assert re.search(r"optimizer\.lr", out) and re.search(r"^ +5 ", out, re.M)
+
+
+def test_row_19_without_runs_the_pattern_that_finds_them_is_named(five, monkeypatch, capsys):
+    monkeypatch.chdir(five)
+    assert main(["compare"]) == 2
+    pattern = re.search(r"such as (outputs/\S+?);", capsys.readouterr().err)[1]
+    assert any((path / "results.jsonl").is_file() for path in Path().glob(pattern))
+
+
+def test_row_19_one_row_without_a_measure_in_common_is_no_traceback(five, tmp_path, capsys):
+    other = run(tmp_path, "task=diabetes", "engine.epochs=1")
+    first = next((five / "outputs" / "wine" / "dense").iterdir())
+    capsys.readouterr()
+    assert main(["compare", str(first), str(other)]) == 0
+    assert "best:" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("rows", "said"), [(1000, "resamples, not 1,000"), (3000, "takes too long")])
+def test_row_25_what_would_take_long_is_resampled_less_or_not_at_all_and_says_so(rows, said, monkeypatch):
+    import numpy as np
+
+    from dlrun.scores import Whole
+
+    classes, taken = 500, []
+
+    def of(self, answers, targets):
+        return lambda chosen: taken.append(len(chosen)) or float(np.mean(chosen))
+
+    monkeypatch.setattr(Whole, "of", of)
+    field = Field("category", (), classes)
+    meter = Meter({"roc_auc": ("y", metrics.roc_auc(field))}, {"y": field}, torch.device("cpu"), keep=True)
+    target = torch.arange(rows) % classes
+    meter.add(Step("model", torch.tensor(1.0), {"y": torch.nn.functional.one_hot(target).float()}), {"y": target}, rows)
+    score = with_intervals(meter, seed=0)["roc_auc"]
+    assert sum(taken) * classes <= 2.1e8 and said in score.why and (score.low is None) == (rows == 3000)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -14,8 +14,11 @@ Statistic = Callable[[Array], float]  # row numbers, which may repeat → the me
 LEAST_ROWS = 20
 MEANS, STATISTICS = 2000, 1000  # resamples: of means, which are cheap, and of whole-split statistics
 CHUNK_NUMBERS = 1 << 20
+MOST_WORK = 200_000_000  # numbers that the resamples of one statistic may go through: some 8 s on one thread
+LEAST_DRAWS = 200  # fewer resamples say nothing of the ends
 GROUPS = 100  # left out in turn to see how skewed a statistic is
 NORMAL = NormalDist()
+COSTLY = "it has no interval"
 ALIKE = "all rows have the same value, so that they say nothing of how others would come out"
 UNDEFINED = 0.05  # a larger share of resamples without a value leaves no interval
 
@@ -65,22 +68,32 @@ def mean(values: Array, rows: Array | None = None, *, finish: Callable[[float], 
     return _interval(value, np.array(drawn), len(units), telling)
 
 
-def statistic(function: Statistic, rows: Array, *, telling: int | None = None, seed: int) -> Interval:
+def statistic(function: Statistic, rows: Array, *, telling: int | None = None, seed: int, work: int = 0) -> Interval:
     """The interval of function(row numbers), such as an area under a curve; fewer resamples than for a mean.
 
     Corrected for bias and skewness (BCa, Efron 1987), without which that of an area near 1 is too short.
     rows (n,): who each of the n rows belongs to, as in `mean`. telling: of how many rows the statistic depends, where
-    it is fewer than all (those of the rarer class; those on which two models differ).
+    it is fewer than all (those of the rarer class; those on which two models differ). work: how many numbers one
+    taking of it goes through; where many resamples would take too long there are fewer, or none, and `why` says so.
     """
-    units = Units.of(rows, len(rows))
+    units, draws = Units.of(rows, len(rows)), affordable(work)
     value = float(function(np.arange(len(rows)))) if len(rows) else math.nan
     if fault := _fault(np.array([value]), units):
         return Interval(value, n=len(units), why=fault)
-    drawn = np.array([function(units.rows(chosen)) for chosen in _draws(len(units), STATISTICS, seed)])
+    if draws < LEAST_DRAWS:
+        return Interval(value, n=len(units), why=f"{COSTLY}: resampling {work:,} numbers takes too long")
+    drawn = np.array([function(units.rows(chosen)) for chosen in _draws(len(units), draws, seed)])
     if np.ptp(drawn) == 0:
         return Interval(value, n=len(units), why="every resample has the same value, so resampling says nothing")
     skewed = _acceleration(function, units, seed)
-    return _interval(value, drawn, len(units), len(units) if telling is None else telling, skewed)
+    found = _interval(value, drawn, len(units), len(units) if telling is None else telling, skewed)
+    fewer = f"its interval is of {draws} resamples, not {STATISTICS:,}, which would take too long"
+    return replace(found, why=found.why or fewer) if draws < STATISTICS else found
+
+
+def affordable(work: int) -> int:
+    """How many resamples of a statistic there are, one taking of which goes through so many numbers."""
+    return min(STATISTICS, MOST_WORK // work - GROUPS) if work else STATISTICS
 
 
 def paired(
@@ -91,6 +104,7 @@ def paired(
     finish: Callable[[float], float] = float,
     telling: int | None = None,
     seed: int,
+    work: int = 0,
 ) -> Interval:
     """Second minus first on the same rows: both are taken on the same resamples, so what is hard for both cancels.
 
@@ -101,7 +115,7 @@ def paired(
         if telling == 0:
             return _equal(rows)
         one, other = first, second
-        return statistic(lambda chosen: other(chosen) - one(chosen), rows, telling=telling, seed=seed)
+        return statistic(lambda chosen: other(chosen) - one(chosen), rows, telling=telling, seed=seed, work=work)
     both, units = np.stack([np.asarray(first, float), np.asarray(second, float)], 1), Units.of(rows, len(rows))
     before, after = map(finish, both.mean(0).tolist()) if len(both) else (math.nan, math.nan)
     if fault := _fault(both, units):

@@ -13,6 +13,7 @@ from typing import Any
 
 from dlrun import changed, checkpoint, foretold, gallery, ledger, pairs, processes, runtime, together
 from dlrun.assembly import Assembly, Fit
+from dlrun.bootstrap import COSTLY
 from dlrun.callbacks import EarlyStopping, KeepBest
 from dlrun.engine import Interrupted, Trainer
 from dlrun.errors import Refused
@@ -239,6 +240,7 @@ class Experiment:
             *changed.notes(self.run.folder, fit.job.name),
             *foretold.notes(raw),
             *undefined(scores, split),
+            *costly(scores),
             self._verdict(scores, baseline, hasattr(trainer.objective, "losses")),
         )
         return Result(fit.job, split, scores, baseline, trainer.epoch, fit.weights, note="; ".join(filter(None, notes)))
@@ -301,6 +303,12 @@ def undefined(scores: dict[str, Score], split: str) -> list[str]:
     told = [name for name, score in scores.items() if score.value != score.value]
     rows = {"val": "validation", "train": "training"}.get(split, split)
     return [f"{name} is not defined on these {rows} rows: {scores[name].why}" for name in told]
+
+
+def costly(scores: dict[str, Score]) -> list[str]:
+    """Which measures have no interval, or a rougher one, because to resample them takes too long."""
+    told = {name: score.why for name, score in scores.items() if score.low is not None or score.why.startswith(COSTLY)}
+    return [f"{name}: {why}" for name, why in told.items() if why]
 
 
 def solve(fit: Fit, run: RunDir) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from dlrun import bootstrap
 from dlrun.metrics import Metric, interval, zeros
 from dlrun.processes import here
-from dlrun.scores import resampled, taken
+from dlrun.scores import Whole, resampled, taken
 from dlrun.types import Batch, Field, Score, Step
 
 Measures = dict[str, tuple[str, Metric]]  # name in a row → target column, measure
@@ -182,7 +182,8 @@ def with_intervals(meter: Meter, *, seed: int) -> dict[str, Score]:
                 continue
             measure = resampled(metric.whole, *answers[target])
             rarer = getattr(metric.whole, "rarer", len)(answers[target][1])
-            known = bootstrap.statistic(measure, np.arange(found[name].n), telling=rarer, seed=seed)
+            work = metric.whole.work(answers[target][0]) if isinstance(metric.whole, Whole) else 0
+            known = bootstrap.statistic(measure, np.arange(found[name].n), telling=rarer, seed=seed, work=work)
             found[name] = replace(found[name], low=known.low, high=known.high, why=known.why)
     return found
 

@@ -92,7 +92,8 @@ def interval(of: Pooled, measure: str) -> Interval:
     if measure in of.values:
         return bootstrap.mean(of.values[measure], of.rows, finish=definition.finish, seed=SEED)
     whole, answers, targets = _whole(of, definition, measure)
-    return bootstrap.statistic(whole.of(answers, targets), of.rows, telling=whole.rarer(targets), seed=SEED)
+    how = {"telling": whole.rarer(targets), "seed": SEED, "work": whole.work(answers)}
+    return bootstrap.statistic(whole.of(answers, targets), of.rows, **how)
 
 
 def difference(first: Pooled, second: Pooled, measure: str) -> Interval:
@@ -131,7 +132,8 @@ def _difference_of_wholes(first: Pooled, second: Pooled, definition: Definition,
         said.append(whole.decided(answers[order]).reshape(len(rows), -1))
     apart = len(np.unique(rows[(said[0] != said[1]).any(1)]))
     telling = min(apart, max(1, whole.rarer(targets)))
-    return bootstrap.paired(statistics[0], statistics[1], rows, telling=telling, seed=SEED)
+    work = 2 * whole.work(first.answers[definition.target])
+    return bootstrap.paired(statistics[0], statistics[1], rows, telling=telling, seed=SEED, work=work)
 
 
 def _whole(of: Pooled, definition: Definition, measure: str) -> tuple[Whole, np.ndarray, np.ndarray]:

@@ -80,6 +80,11 @@ class Whole:
         positive = int((targets > 0.5).sum())
         return min(positive, targets.size - positive)
 
+    def work(self, answers: Array) -> int:
+        """How many numbers one taking of the measure goes through."""
+        curves = answers.shape[-1] if self.name not in SHARES and self.kind != "binary" and answers.ndim > 1 else 1
+        return len(answers) * curves
+
     def _counted(self, answers: Array, targets: Array) -> Counted:
         if self.name == "r2":
             return _r2(answers.ravel().astype(float), targets.ravel().astype(float))

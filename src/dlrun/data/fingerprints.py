@@ -30,5 +30,5 @@ def fingerprint(rows: Rows) -> str:
 
 def _bytes(part: np.ndarray) -> Any:
     if part.dtype.kind in "OU":
-        return "\0".join(map(str, part.ravel())).encode()
+        return "\0".join(map(str, part.ravel())).encode("utf-8", "surrogatepass")
     return np.ascontiguousarray(part).reshape(-1).view(np.uint8).data
