@@ -299,6 +299,7 @@ def test_row_22_a_number_too_large_for_float32_is_told_and_kills_no_column(train
     rows = [f"{n % 9 if n != 7 else '1e200'},{n / 3:.2f}" for n in range(60)]
     code, said, folder = train("task=csv", table("t.csv", "a,y", rows), "data.target=y")
     assert code == 0 and "'a' is beyond what float32 holds (3.4e+38) in 1 row (line 9) (1e+200)" in said
+    assert said.count("beyond what float32 holds") == 1
     learned = json.loads((folder / "preparation" / "fit.json").read_text())["features"]
     assert all(np.isfinite(step.get("scale", [1])).all() and max(step.get("scale", [1])) < 9 for step in learned)
     table("new.csv", "a", ["1", "1e39"])

@@ -77,7 +77,7 @@ def folds_of(count):
 
 def test_a_better_run_is_called_better_and_the_first_measure_that_is_no_loss_is_told(tmp_path):
     a, b = write_run(tmp_path / "a", 0.5), write_run(tmp_path / "b", 2.0)
-    (line,) = pairs([a, b])
+    (line,) = pairs([b, a])
     assert line.startswith("b − a: accuracy +") and f"on the same {N} validation rows" in line
     assert line.endswith("the difference is real (95 % interval excludes zero)")
     found = predictions.difference(stage(a), stage(b), "accuracy")
@@ -96,7 +96,7 @@ def test_a_difference_of_luck_may_be_chance_and_none_is_said_to_be_none(tmp_path
 def test_less_is_better_where_it_is(tmp_path):
     metric = {"rmse": {"_target_": "dlrun.metrics.rmse"}}
     a, b = (write_run(tmp_path / name, skill, metric=metric, kind="number") for name, skill in (("a", 0.5), ("b", 2)))
-    (line,) = pairs([a, b])
+    (line,) = pairs([b, a])
     assert "rmse (less is better) -" in line and "is real" in line
     mean = predictions.interval(stage(a), "rmse")
     assert mean.low < mean.value < mean.high

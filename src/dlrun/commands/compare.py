@@ -1,61 +1,187 @@
-"""`dlrun compare`: runs side by side, with only the config keys that differ, and whether the difference is real."""
+"""`dlrun compare`: runs side by side, the best of them, and whether the others differ from it by more than chance."""
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlrun.errors import Refused
+from dlrun.figures import goal, unsaid
 from dlrun.report import measures, read, stages
-from dlrun.report.apart import pairs
 
 if TYPE_CHECKING:
     from rich.console import Group
 
+    from dlrun.bootstrap import Interval
 
-WIDE = 7  # columns that fit a terminal
 NEEDED = ("config.yaml", "results.jsonl")
-PRIVATE = ("output", "hydra.", "note", "task.question")
+USAGE = "compare which runs? dlrun compare RUN RUN…, such as outputs/*/*/*; a sweep's folder stands for its jobs"
+DIRECTIONS = {"min": "less is better", "max": "more is better"}
 
 
-def comparison(runs: Sequence[Path]) -> Group:
-    """One row a run: scores with their intervals, epochs, seconds, and what the runs do differently.
+@dataclass(frozen=True)
+class Best:
+    """The best of some runs on the same rows, by which measure, which way that is better, and what it comes to."""
 
-    Where runs differ in more than a few things, one column a run. Below, whether the others differ from the first.
-    Raises Refused for a folder that is no finished run, naming what it lacks.
+    run: Path
+    measure: str
+    goal: str
+    text: str
+
+
+def comparison(asked: Sequence[Path]) -> Group:
+    """The runs with their scores and what they do differently, the best of them, and the differences from it.
+
+    Of a sweep folder its finished jobs are taken; what is no finished run is left out, and said to be. Raises Refused
+    where nothing is left, naming what each folder lacks.
     """
-    from rich import box
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
+    from dlrun.commands.compare_tables import Tables
+
+    if not asked:
+        raise Refused(USAGE)
+    runs, left_out = chosen(asked)
     if not runs:
-        raise Refused("compare which runs? dlrun compare RUN RUN…, such as outputs/*/*")
-    check(runs)
-    columns, rows, notes = cells(runs)
-    if len(columns) > max(WIDE, len(runs)):
-        columns, *rows = map(list, zip(columns, *rows, strict=True))
-    title = Text("\n".join(notes), style="bold red") if notes else None
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for column in columns:
-        table.add_column(Text(column), overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    return Group(table, *(Text(line) for line in pairs(runs)))
+        raise Refused("not one of these is a finished run: " + "; ".join(left_out))
+    told = [f"left out: {line}" for line in left_out]
+    notes = sorted(set(filter(None, (read.warning_of(read.results(run)) for run in runs))))
+    names = named(runs)
+    lines = [*map(str, notes), *told]
+    groups = alike(runs)
+    below = [line for group in groups for line in verdict(group, names)]
+    if len(groups) > 1:
+        kinds = "of rows or targets: runs that were not scored on the same data are not compared"
+        below.append(f"there are {len(groups)} kinds {kinds}")
+    heading = [Text(line, style="bold red" if line in notes else "yellow") for line in lines]
+    return Group(*heading, Tables(runs, [names[run] for run in runs]), *map(Text, below))
 
 
-def check(runs: Sequence[Path]) -> None:
-    """Raise Refused, naming every folder that is no finished run and what it lacks."""
-    faults = []
+def chosen(asked: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """The finished runs that these folders are or hold, each once, and why the others are none."""
+    runs, left_out = dict[Path, None](), []
+    for folder in asked:
+        for run in jobs_of(folder):
+            if fault := fault_of(run):
+                left_out.append(fault)
+            else:
+                runs[run.absolute()] = None
+    return list(runs), left_out
+
+
+def jobs_of(folder: Path) -> list[Path]:
+    """The finished jobs of a sweep's folder; any other folder itself."""
+    if not (folder / "sweep.jsonl").is_file():
+        return [folder]
+    entries = {entry["job"]: entry for entry in read.lines(folder / "sweep.jsonl")}
+    done = [entry for entry in entries.values() if entry["status"] == "done"]
+    return [folder / str(entry.get("folder") or f"{entry['job']:03}") for entry in done]
+
+
+def fault_of(run: Path) -> str:
+    """Why a folder is no finished run; '' where it is one."""
+    if not run.is_dir():
+        return f"there is no folder {run}"
+    missing = [name for name in NEEDED if not (run / name).is_file()]
+    if missing == ["results.jsonl"]:
+        return f"{run} has no results.jsonl: no fit has finished there (dlrun resume goes on with a run)"
+    if missing:
+        return f"{run} has no {' and no '.join(missing)}: it is no run folder"
+    try:
+        read.config(run)
+        return "" if read.results(run) else f"{run}/results.jsonl holds no result"
+    except Refused as error:
+        return str(error)
+
+
+def named(runs: Sequence[Path]) -> dict[Path, str]:
+    """Each run's name: its folder without what all have in common."""
+    shared = os.path.commonpath([run.parent for run in runs])
+    return {run: os.path.relpath(run, shared) for run in runs}
+
+
+def alike(runs: Sequence[Path]) -> list[list[Path]]:
+    """Runs together that were developed on the same rows with the same targets."""
+    from dlrun.predictions import same_rows
+
+    groups: list[tuple[object, list[Path]]] = []
     for run in runs:
-        missing = [name for name in NEEDED if not (run / name).is_file()]
-        if missing:
-            faults.append(f"{run} has no {' and no '.join(missing)}" if run.is_dir() else f"there is no folder {run}")
-        elif not read.results(run):
-            faults.append(f"{run}/results.jsonl holds no result")
-    if faults:
-        raise Refused("not every one of these is a finished run: " + "; ".join(faults))
+        data = read.plain(run / "data.json")
+        for known, group in groups:
+            if isinstance(data, dict) and isinstance(known, dict) and same_rows(known, data):
+                group.append(run)
+                break
+        else:
+            groups.append((data, [run]))
+    return [group for _, group in groups]
+
+
+def verdict(runs: Sequence[Path], names: dict[Path, str]) -> list[str]:
+    """Which of these runs on the same rows is the best, and how the others differ from it."""
+    if len(runs) < 2:
+        return []
+    best = best_of(runs)
+    if best is None:
+        return ["they have no measure in common beside the loss that all of them have a value of"]
+    goals = read.goals([line for run in runs for line in read.results(run)])
+    found = [f"best: {names[best.run]}, by val {best.measure} ({DIRECTIONS[best.goal]}): {best.text}"]
+    found += filter(None, [unsaid(best.measure, goals)])
+    return [*found, *pairs([best.run, *(run for run in runs if run != best.run)], names)]
+
+
+def best_of(runs: Sequence[Path]) -> Best | None:
+    """The best run by the first measure that is no loss and that all have a value of, over folds their mean."""
+    scored = [[line["scores"] for line in standing(run) if line["split"] == "val" and line["scores"]] for run in runs]
+    if not all(scored):
+        return None
+    goals = read.goals([line for run in runs for line in read.results(run)])
+    for name in [name for name in scored[0][0] if not name.startswith("loss")]:
+        values = [measures.mean_and_deviation(measures.values(scores, name))[0] for scores in scored]
+        known = [value for value in values if value is not None and math.isfinite(value)]
+        if len(known) == len(runs):
+            way = goal(name, goals)
+            place = values.index((min if way == "min" else max)(known))
+            return Best(runs[place], name, way, measures.over_folds(scored[place], name))
+    return None
+
+
+def pairs(runs: Sequence[Path], names: dict[Path, str] | None = None) -> list[str]:
+    """A line for each run after the first: how much the first differs from it on the same rows, and whether it does."""
+    names = named(runs) if names is None else names
+    first, *others = runs
+    found, compared = [], 0
+    for other in others:
+        try:
+            goals = read.goals([*read.results(first), *read.results(other)])
+            text, compared = measures.said(*_difference(other, first), goals), compared + 1
+        except Refused as fault:
+            text = f"cannot be compared row by row: {fault}"
+        found.append(f"{names[first]} − {names[other]}: {text}")
+    if compared > 1:
+        found.append(f"{compared} differences were looked at: by chance alone about 1 in 20 would seem real")
+    return found
+
+
+def _difference(first: Path, second: Path) -> tuple[str, Interval]:
+    """Second minus first."""
+    from dlrun import predictions
+
+    before, after = (predictions.of_stage(run, _stage(run), "val") for run in (first, second))
+    measure = _measure(first, second)
+    return measure, predictions.difference(before, after, measure)
+
+
+def _stage(run: Path) -> str:
+    """The stage that stands for a run: the winner of a workflow, or else that of its last fit."""
+    fitted = [line for line in read.results(run) if line["split"] == "val" and line["scores"]]
+    if not fitted:
+        raise Refused(f"{run} was not validated")
+    return stages.winner(stages.verdicts(run)) or str(fitted[-1]["job"]["stage"])
 
 
 def standing(run: Path) -> read.Lines:
@@ -67,38 +193,12 @@ def standing(run: Path) -> read.Lines:
     return read.standing(lines)
 
 
-def cells(runs: Sequence[Path]) -> tuple[list[str], list[list[str]], list[str]]:
-    """The table as text: columns, rows, and the notes that must stand beside the scores."""
-    configs = [read.config(run) for run in runs]
-    results = [standing(run) for run in runs]
-    differing = read.differing(configs, PRIVATE)
-    scored = [_scores(lines) for lines in results]
-    heads = sorted({head for scores in scored for head in scores}, key=_val_first)
-    columns = ["run", *(f"{split} {measure}" for split, measure in heads), "epochs", "seconds", *differing]
-    rows = []
-    for run, lines, scores, config in zip(runs, results, scored, configs, strict=True):
-        flat = read.flat(config)
-        own = ["" if flat.get(key) is None else str(flat[key]) for key in differing]
-        rows.append([str(run), *(scores.get(head, "") for head in heads), *_effort(lines), *own])
-    notes = [read.warning_of(lines) for lines in results]
-    return columns, rows, sorted(set(filter(None, notes)))
-
-
-def _scores(lines: read.Lines) -> dict[tuple[str, str], str]:
-    found = {}
-    for split in dict.fromkeys(line["split"] for line in lines):
-        scores = [line.get("scores") or {} for line in lines if line["split"] == split]
-        for measure in dict.fromkeys(measure for score in scores for measure in score):
-            found[split, measure] = measures.over_folds(scores, measure)
-    return found
-
-
-def _val_first(head: tuple[str, str]) -> tuple[bool, str, bool, str]:
-    split, measure = head
-    return split != "val", split, not measure.startswith("loss"), measure
-
-
-def _effort(lines: read.Lines) -> list[str]:
-    fits = [line for line in lines if line["split"] != "test"] or lines
-    epochs = dict.fromkeys(str(line.get("epochs") or 0) for line in fits)
-    return ["/".join(epochs), f"{sum(float(line.get('seconds') or 0) for line in fits):.1f}"]
+def _measure(first: Path, second: Path) -> str:
+    names = [
+        [name for line in read.results(run) if line["split"] == "val" for name in line["scores"]]
+        for run in (first, second)
+    ]
+    shared = [name for name in names[0] if name in names[1] and not name.startswith("loss")]
+    if not shared:
+        raise Refused("they have no measure in common beside the loss")
+    return shared[0]

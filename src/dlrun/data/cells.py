@@ -37,6 +37,7 @@ class Cells:
     lines: list[int]
     written: Mapping[str, Numerals | None] = field(default_factory=dict)
     words: frozenset[str] = MISSING
+    told: set[str] = field(default_factory=set, compare=False)  # columns of which it is said that numbers are too large
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -72,26 +73,26 @@ class Cells:
         A number that float32 cannot hold is a missing one, which is said.
         """
         one = self._numerals(name) or Numerals(blanks=self.words)
-        values = np.empty(len(self))
-        for row, cell in enumerate(self.columns[name]):
+        cells = self.columns[name]
+        known: dict[str, float] = {}
+        for cell in dict.fromkeys(cells):
             number = float("nan") if cell.lower() in one.blanks else one.number(cell)
             if number is None or math.isinf(number):
-                raise Refused(
-                    f"{self.place}, line {self.lines[row]}: column '{name}' has '{cell}', not a finite number"
-                )
-            values[row] = number
-        return self.within_range(name, values)
+                line = self.lines[cells.index(cell)]
+                raise Refused(f"{self.place}, line {line}: column '{name}' has '{cell}', not a finite number")
+            known[cell] = number
+        return self.within_range(name, np.array([known[cell] for cell in cells], np.float64))
 
     def within_range(self, name: str, values: np.ndarray) -> np.ndarray:
         """The same numbers, those missing that float32 cannot hold, which is said."""
         beyond = np.abs(values) > LARGEST
-        if not beyond.any():
-            return values
-        log.warning(
-            "%s: '%s' is beyond what float32 holds (%.2g) in %s (%.4g): taken for missing",
-            self.place, name, LARGEST, self.where(beyond), values[int(beyond.argmax())],
-        )  # fmt: skip
-        return np.where(beyond, np.nan, values)
+        if beyond.any() and name not in self.told:
+            self.told.add(name)
+            log.warning(
+                "%s: '%s' is beyond what float32 holds (%.2g) in %s (%.4g): taken for missing",
+                self.place, name, LARGEST, self.where(beyond), values[int(beyond.argmax())],
+            )  # fmt: skip
+        return np.where(beyond, np.nan, values) if beyond.any() else values
 
     def numeric(self, name: str) -> bool:
         """Whether every cell that is not missing is a number, and there is one; `numbers` refuses infinite ones."""
@@ -100,7 +101,8 @@ class Cells:
     def no_numbers(self, name: str) -> np.ndarray:
         """The mask of rows whose cell is neither missing nor a number, however that is written."""
         cells = self.columns[name]
-        return np.array([cell.lower() not in self.words and not numerals.is_number(cell) for cell in cells], bool)
+        none = {cell for cell in set(cells) if cell.lower() not in self.words and not numerals.is_number(cell)}
+        return np.array([cell in none for cell in cells], bool)
 
     def texts(self, name: str) -> np.ndarray:
         """A column as an array of texts as they are written, missing cells as ''."""

@@ -21,6 +21,7 @@ STYLES: tuple[Literal["point", "comma"], ...] = ("point", "comma")
 SPACE = "[ \u00a0\u2009\u202f'’]"  # between groups of three digits, whatever the decimal sign
 SIGNS = "$€£¥₹"
 
+_DIGIT = re.compile(r"\d")
 _UNIT = re.compile(rf"([-+]?)([{SIGNS}]?)\s*([-+]?)(.*?)\s*([{SIGNS}%]?)", re.DOTALL)
 _POINT = re.compile(rf"(\d{{1,3}}((,|{SPACE})\d{{3}})+|\d*)(\.\d*)?(e[-+]?\d+)?", re.IGNORECASE)
 _COMMA = re.compile(rf"(\d{{1,3}}((\.|{SPACE})\d{{3}})+|\d*)(,\d*)?(e[-+]?\d+)?", re.IGNORECASE)
@@ -58,7 +59,7 @@ def written(cell: str, style: Literal["point", "comma"]) -> tuple[float, str] | 
     if parts is None:
         return None
     sign, before, inner, digits, after = parts.groups()
-    if not any(letter.isdigit() for letter in digits):
+    if _DIGIT.search(digits) is None:
         number = plain(sign + inner + digits)  # inf, which is refused where it stands
         return None if number is None or before or after else (number, "")
     if (before and after) or (sign and inner) or (_POINT if style == "point" else _COMMA).fullmatch(digits) is None:
@@ -85,10 +86,11 @@ def decided(
     number is missing. What is no plain number is said in the log, with the setting that changes it.
     """
     words = MISSING | {word.strip().lower() for word in missing}
-    found = {name: _one(cells, separator, numbers, words) for name, cells in columns.items()}
+    once = {name: list(dict.fromkeys(cells)) for name, cells in columns.items()}
+    found = {name: _one(cells, separator, numbers, words) for name, cells in once.items()}
     if numbers == "auto" and any(one and one.style == "comma" for one in found.values()):
         for name, one in found.items():  # a file has one decimal sign: 1.234 beside 0,5 is more than a thousand
-            if one and one.style == "plain" and _thousands(columns[name], one.blanks):
+            if one and one.style == "plain" and _thousands(once[name], one.blanks):
                 found[name] = Numerals("comma", "", one.blanks)
     if numbers != "plain":
         _tell(columns, found, place)

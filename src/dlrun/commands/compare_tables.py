@@ -1,0 +1,107 @@
+"""The tables of `dlrun compare`: which runs, what they came to, and which settings differ, for any width."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dlrun.commands.compare import standing
+from dlrun.report import measures, read
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+PRIVATE = ("output", "hydra.", "note", "task.question")
+LONGEST = 28  # letters of a setting, or of a name, on one line
+BESIDE = 3  # letters around each cell
+Cells = list[list[str]]
+
+
+class Tables:
+    """What is shown of runs. Drawn for the width that there is: columns that do not fit stand in a table below."""
+
+    def __init__(self, runs: Sequence[Path], names: Sequence[str]) -> None:
+        configs, self.results = [read.config(run) for run in runs], [standing(run) for run in runs]
+        self.flats = [read.flat(config) for config in configs]
+        self.differing = read.differing(configs, PRIVATE)
+        self.numbers = [str(number) for number in range(1, len(runs) + 1)]
+        called = [read.called(config) for config in configs]
+        self.named = [["run", "folder", "what"], *map(list, zip(self.numbers, names, called, strict=True))]
+
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Table]:
+        width = options.max_width
+        yield from fitting(self.named, width, longest=width)
+        for cells in (self.scores(), self.settings(width)):
+            yield from fitting(cells, width)
+
+    def scores(self) -> Cells:
+        """A row for each run: its scores with their intervals, its epochs and seconds."""
+        found = [_scores(lines) for lines in self.results]
+        heads = sorted({head for scores in found for head in scores}, key=_val_first)
+        columns = ["run", *(f"{split} {measure}" for split, measure in heads), "epochs", "seconds"]
+        rows = zip(self.numbers, found, self.results, strict=True)
+        return [
+            columns,
+            *([number, *(scores.get(head, "") for head in heads), *_effort(lines)] for number, scores, lines in rows),
+        ]
+
+    def settings(self, width: int) -> Cells:
+        """The keys that differ: a row for each key, or where there are fewer keys than runs a row for each run."""
+        values = [["" if flat.get(key) is None else str(flat[key]) for flat in self.flats] for key in self.differing]
+        if not values:
+            return []
+        by_key = [["key", *self.numbers], *([key, *row] for key, row in zip(self.differing, values, strict=True))]
+        fits = sum(map(_width, zip(*by_key, strict=True))) <= width
+        if fits or len(self.differing) > len(self.numbers):
+            return by_key
+        return [list(column) for column in zip(*by_key, strict=True)]
+
+
+def fitting(cells: Cells, width: int, longest: int = LONGEST) -> Iterator[Table]:
+    """One table, or several below each other that all begin with the first column. longest: letters on one line."""
+    columns = [list(column) for column in zip(*cells, strict=True)]
+    while len(columns) > 1:
+        first, taken, used = columns[0], 1, _width(columns[0])
+        while taken < len(columns) and (taken == 1 or used + _width(columns[taken]) <= width):
+            used += _width(columns[taken])
+            taken += 1
+        yield _table([first, *columns[1:taken]], longest)
+        columns = [first, *columns[taken:]]
+
+
+def _width(column: Sequence[str]) -> int:
+    return min(LONGEST, max(map(len, column))) + BESIDE
+
+
+def _table(columns: Sequence[Sequence[str]], longest: int) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    for head, *_ in columns:
+        table.add_column(Text(head), overflow="fold", max_width=longest)
+    for row in list(zip(*columns, strict=True))[1:]:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def _scores(lines: read.Lines) -> dict[tuple[str, str], str]:
+    found = {}
+    for split in dict.fromkeys(line["split"] for line in lines):
+        scores = [line.get("scores") or {} for line in lines if line["split"] == split]
+        for measure in dict.fromkeys(measure for score in scores for measure in score):
+            found[split, measure] = measures.over_folds(scores, measure)
+    return found
+
+
+def _val_first(head: tuple[str, str]) -> tuple[bool, str, bool, str]:
+    split, measure = head
+    return split != "val", split, measure.startswith("loss"), measure
+
+
+def _effort(lines: read.Lines) -> list[str]:
+    fits = [line for line in lines if line["split"] != "test"] or lines
+    epochs = dict.fromkeys(str(line.get("epochs") or 0) for line in fits)
+    return ["/".join(epochs), f"{sum(float(line.get('seconds') or 0) for line in fits):.1f}"]
