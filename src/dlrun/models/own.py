@@ -9,8 +9,9 @@ settings (`model.hidden=64`); one called `spec`, or annotated `Spec`, receives t
 - inputs by name: `forward(self, title, body)`;
 - all inputs as a mapping: `forward(self, batch)` (also called `inputs`, or annotated `dict`).
 
-Targets are never among them. It answers raw outputs, without a last softmax or sigmoid: one tensor
-(rows, outputs) where there is one target, else a mapping of target names to such tensors.
+Targets are never among them; an objective of one's own that wants one there names it otherwise. It answers raw outputs,
+without a last softmax or sigmoid: one tensor (rows, outputs) where there is one target, else a mapping of target names
+to such tensors.
 
 Example:
     class Net(nn.Module):
@@ -24,6 +25,7 @@ Example:
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -80,6 +82,12 @@ class Forward:
         self.tell, self.colored = tell, colored
         self.arguments = _arguments(forward, spec, name)
         self.called = self.looked = False
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Forward:
+        """A copy for a copied module; who is told is not copied along."""
+        made = copy.copy(self)
+        made.forward = copy.deepcopy(self.forward, memo)
+        return made
 
     def __call__(self, batch: Any, *rest: Any, **named: Any) -> Any:
         if not isinstance(batch, dict):  # an objective of the user's own has its own way
