@@ -240,3 +240,14 @@ def test_row_own_experiments_are_listed_with_their_sections_and_wrapped_between_
     assert main(["ls", "experiments"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80 and sum("boston_kfold" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("word", "form"), [("metric=[accuracy]", "'+metric@metrics.price=[NAME]'"), ("loss=bce", "+loss@losses.price=NAME")]
+)
+def test_row_own_what_suits_only_one_of_several_targets_is_told_with_its_name(word, form, capsys):
+    Path("t.csv").write_text("size,price,sold\n" + "".join(f"{n},{n * 1.5},{'ny'[n % 2]}\n" for n in range(30)))
+    assert main(["task=csv", "data.path=t.csv", "data.target=[price,sold]", "data.test=0", word, *QUICK]) == 2
+    assert f"that is target 'price', which gets its own by {form}" in capsys.readouterr().err
+    assert main(["task=social", word, *QUICK]) == 2
+    assert "that is target 'age'" in capsys.readouterr().err

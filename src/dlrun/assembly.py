@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -33,7 +34,7 @@ from dlrun.models.own import model_of
 from dlrun.models.trained import plain_spec
 from dlrun.objectives.given import Given
 from dlrun.own import loss_of, metric_of
-from dlrun.problems import of_target, targets_fault
+from dlrun.problems import OWN, for_one, of_target, targets_fault
 from dlrun.protocols.stages import plan_of
 from dlrun.rundir import RunDir
 from dlrun.settings import LATER, Settings
@@ -225,7 +226,10 @@ class Assembly:
         node = lambda target: of_target(self.config, "loss", target)  # noqa: E731
         model = model_of(self.config["model"], data.spec, self.plugins, self.tell)
         sharded.shard(model, self.settings, self.device)
-        losses = {name: loss_of(node(name), field, self.plugins) for name, field in data.spec.targets.items()}
+        made = lambda name, field: loss_of(node(name), field, self.plugins)  # noqa: E731
+        losses = {
+            name: self._for("loss", name, partial(made, name, field)) for name, field in data.spec.targets.items()
+        }
         weights, augment = self.config["loss_weights"], self._augment(data.spec)
         given = Given(model, data, self.raw, losses, weights, augment, self.device)
         return self.part("objective", given).to(self.device)
@@ -262,12 +266,21 @@ class Assembly:
         trainer.seed = mix(self.config["seed"], job.repeat, job.fold)
         return trainer
 
+    def _for(self, group: str, target: str, make: Callable[[], Any]) -> Any:
+        """What a loss or metric of a target is made to be; where it is refused, and another is all right, which one."""
+        try:
+            return make()
+        except Refused as error:
+            if len(self.raw.targets) < 2 or target in (self.config.get(OWN[group]) or {}):
+                raise
+            raise Refused(for_one(str(error), group, target)) from error
+
     def _measures(self, targets: dict[str, Field]) -> Measures:
         found: Measures = {}
         for target, field in targets.items():
             nodes = of_target(self.config, "metric", target)
             made = partial(metric_of, field=field, plugins=self.plugins, tell=self.tell)
-            chosen = {name: made(node, name) for name, node in nodes.items()}
+            chosen = {name: self._for("metric", target, partial(made, node, name)) for name, node in nodes.items()}
             prefix = f"{target}_" if len(targets) > 1 else ""
             for name, metric in (chosen or metrics.defaults(field)).items():
                 found[prefix + name] = (target, metric)

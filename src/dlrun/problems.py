@@ -59,6 +59,8 @@ PROBLEMS = {
     ),
 }
 
+OWN = {"loss": "losses", "metric": "metrics"}  # where a target has its own
+CHOOSE = {"losses": "+loss@losses.{}=NAME", "metrics": "'+metric@metrics.{}=[NAME]'"}
 CONTRADICTIONS = {
     ("cross_entropy", "binary"): "a binary target has one logit, and a softmax over one logit is always 1",
     ("cross_entropy", "multilabel"): "a softmax makes the labels exclude each other, but a row may have several",
@@ -94,10 +96,14 @@ def metric_fault(metric: str, kind: str) -> str | None:
     return f"metric={metric} on a {kind} target is not defined; there are: {', '.join(problem.metrics)}"
 
 
+def for_one(fault: str, group: str, target: str) -> str:
+    """A fault of what all targets have, with how the target that it is about gets its own."""
+    return f"{fault}; that is target '{target}', which gets its own by {CHOOSE[OWN[group]].format(target)}"
+
+
 def of_target(config: dict[str, Any], group: str, target: str) -> Any:
     """The loss (`loss`), or the measures (`metric`), of a target: its own, where it has some, or those of all."""
-    own = {"loss": "losses", "metric": "metrics"}[group]
-    return (config.get(own) or {}).get(target) or config.get(group)
+    return (config.get(OWN[group]) or {}).get(target) or config.get(group)
 
 
 def targets_fault(config: dict[str, Any], targets: Iterable[str]) -> str | None:

@@ -12,7 +12,7 @@ from dlrun.build import dotted, patched
 from dlrun.errors import Refused
 from dlrun.models import fault_of, members
 from dlrun.parts import shortened
-from dlrun.problems import loss_fault, metric_fault, targets_fault
+from dlrun.problems import CHOOSE, for_one, loss_fault, metric_fault, targets_fault
 from dlrun.signatures import Argument, Signature, misfit, settable
 
 CONTEXT = {
@@ -24,7 +24,6 @@ CONTEXT = {
 }  # arguments that the runner gives, in order
 PARTS = ("data", "model", "objective", "loss", "optimizer", "scheduler", "protocol", "engine", "stages")  # one each
 LISTS = ("metric", "callback", "augment")  # any number of each
-CHOOSE = {"losses": "+loss@losses.{}=NAME", "metrics": "'+metric@metrics.{}=[NAME]'"}
 HINTS = {
     "model": "to be given the Spec of the data, call the argument spec",
     "callback": "to be called after each epoch: (trainer, …)",
@@ -254,15 +253,17 @@ def given_kinds(config: dict[str, Any]) -> dict[str, str]:
 
 def target_faults(config: dict[str, Any], target: str, kind: str) -> Iterator[str]:
     """A loss or measures that make no sense for a target of this kind: its own, or those that all have."""
+    several = len((config.get("task") or {}).get("targets") or ()) > 1
+    whole = lambda fault, group: for_one(fault, group, target) if several else fault  # noqa: E731
     losses, metrics = ((config.get(group) or {}).get(target) for group in parts.BY_TARGET)
     module, _, loss = own({"loss": losses or config["loss"]}, "loss")
     if module and (fault := loss_fault(loss, kind)):
-        yield fault.replace("loss=", f"losses.{target}=", 1) if losses else fault
+        yield fault.replace("loss=", f"losses.{target}=", 1) if losses else whole(fault, "loss")
     chosen = metrics or config["metric"]
     for metric in chosen:
         mine = own(chosen, metric)[2] == metric
         if mine and (fault := metric_fault(metric, kind)):
-            yield fault.replace("metric=", f"metrics.{target}=", 1) if metrics else fault
+            yield fault.replace("metric=", f"metrics.{target}=", 1) if metrics else whole(fault, "metric")
 
 
 def own(parts: dict[str, Any], name: str) -> tuple[str, str, str]:
