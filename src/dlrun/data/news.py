@@ -58,16 +58,16 @@ def tell_new(raw: Raw, data: Data, rows: Rows, train: np.ndarray, what: str, *, 
 def _levels(name: str, column: np.ndarray, known: set[str]) -> Iterator[str]:
     new = Counter(str(value) for value in column if str(value) not in known and value != "")
     if new:
-        yield f"{name} is {', '.join(sorted(new)[:3])}{' …' if len(new) > 3 else ''} ({sum(new.values()):,} rows)"
+        yield f"{name} is {', '.join(sorted(new)[:3])}{' …' if len(new) > 3 else ''} ({_rows(sum(new.values()))})"
     if (missing := int((column == "").sum())) and "" not in known:
-        yield f"{name} is missing ({missing:,} rows)"
+        yield f"{name} is missing ({_rows(missing)})"
 
 
 def _numbers(names: tuple[str, ...], column: np.ndarray, trained: np.ndarray) -> Iterator[str]:
     gone = np.isnan(trained).any(axis=0)
     for place, name in enumerate(names[: column.shape[1]]):
         if (missing := int(np.isnan(column[:, place]).sum())) and not gone[place]:
-            yield f"{name} is missing ({missing:,} rows)"
+            yield f"{name} is missing ({_rows(missing)})"
         known = trained[~np.isnan(trained[:, place]), place]
         if not len(known):
             continue
@@ -76,7 +76,11 @@ def _numbers(names: tuple[str, ...], column: np.ndarray, trained: np.ndarray) ->
             ((column[:, place] < low - FAR * (high - low)) | (column[:, place] > high + FAR * (high - low))).sum()
         )
         if far:
-            yield f"{name} is far beyond {low:g} to {high:g} ({far:,} rows)"
+            yield f"{name} is far beyond {low:g} to {high:g} ({_rows(far)})"
+
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count:,} rows"
 
 
 def within_float32(name: str, column: np.ndarray) -> np.ndarray:

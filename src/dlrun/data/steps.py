@@ -61,8 +61,9 @@ class Standardise:
         """Learn each column's mean and standard deviation."""
         values = np.asarray(column, np.float64)
         constant = (values == values[:1]).all(axis=0)
-        scale = np.where(constant, 1.0, values.std(axis=0))
-        return replace(self, mean=values.mean(axis=0), scale=np.where(scale > 0, scale, 1.0))
+        with np.errstate(over="ignore"):  # numbers that float32 cannot hold are cut, and told, when they are stored
+            scale = np.where(constant, 1.0, values.std(axis=0))
+        return replace(self, mean=values.mean(axis=0), scale=np.where((scale > 0) & np.isfinite(scale), scale, 1.0))
 
     def __call__(self, column: np.ndarray) -> np.ndarray:
         return (np.asarray(column, np.float64) - self.mean) / self.scale

@@ -119,6 +119,7 @@ def _names_rows(cells: Cells, name: str, unique: float, levels: int | None) -> b
     elif different > unique * known and different >= MANY:
         why = f"{different:,} of its {known:,} texts differ, as names of rows do (data.unique={unique:g})"
     else:
+        _tell_dates(name, texts)
         if levels is not None and different > levels:
             told = "column '%s' has %s different texts: those that are not among the %s most frequent ones are one"
             log.warning(told + " category; data.levels=… to change it", name, f"{different:,}", levels)
@@ -127,6 +128,15 @@ def _names_rows(cells: Cells, name: str, unique: float, levels: int | None) -> b
     hint = f"if it says when a row was made, name it: data.order={name}" if when else ""
     log.warning("column '%s' is left out: %s; %s", name, why, hint or f"data.texts=[{name}] reads it as texts")
     return True
+
+
+def _tell_dates(name: str, texts: np.ndarray) -> None:
+    if all(moment(text, "day_first") or moment(text, "month_first") for text in set(texts) - {""}):
+        log.info(
+            "column '%s' holds dates, and is taken as categories; data.order=%s puts the rows in time, data.features="
+            "{NAME: {weekday: %s}} makes numbers of them",
+            name, name, name,
+        )  # fmt: skip
 
 
 def _warn_of_few_texts(cells: Cells, name: str) -> None:
@@ -143,7 +153,7 @@ def _warn_of_few_texts(cells: Cells, name: str) -> None:
     told = ", ".join(f"'{word}'" for word in words[:3]) + (f" and {len(words) - 3} more" if len(words) > 3 else "")
     log.warning(
         "column '%s' is none of numbers, for %s in %s is no number; data.missing=[%s] takes that for missing numbers",
-        name, told, cells.where(texts), ",".join(words[:3]),
+        name, told, cells.where(texts), ",".join(word if word.isalnum() else f'"{word}"' for word in words[:3]),
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from typing import Any, Literal
 
@@ -10,6 +11,8 @@ import numpy as np
 from dlrun.errors import Refused
 from dlrun.protocols.strata import Rare, single, strata, tell_not_stratified
 from dlrun.types import Raw
+
+log = logging.getLogger("dlrun")
 
 By = Literal["auto", "stratified", "random", "group", "time", "first", "last"]
 Split = tuple[np.ndarray, np.ndarray]
@@ -112,6 +115,8 @@ def folds(
 
     refuse_neighbours(raw, by)
     by = by_owner(raw, by, tell=tell)
+    if tell and raw.validation:
+        log.info("folds mix the %d rows of the folder validation with the others", raw.validation)
     if count > len(raw):
         raise Refused(f"protocol.folds={count}, but there are only {len(raw)} rows")
     random = {"shuffle": True, "random_state": seed % 2**32} if shuffle else {}
