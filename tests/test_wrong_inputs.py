@@ -394,7 +394,7 @@ def made_config():
 
 def found(folder):
     """Every file and every run folder below, but for the cache's locks and the log of the run that was asked for."""
-    below = {str(path.relative_to(folder)): path for path in folder.rglob("*")}
+    below = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.name != ".lock"}
     files = {name for name, path in below.items() if path.is_file() and path.suffix not in (".lock", ".pyc")}
     runs = {name for name, path in below.items() if re.match(r"\d{4}-\d\d-\d\d_", path.name)}
     return (files | runs) - {"run/log.txt", "run/data.json"}
