@@ -1,5 +1,6 @@
 """The workflow's judgement on strangers' data: what it calls a leak, how it reads curves, and what it recommends."""
 
+import csv
 import json
 import os
 from pathlib import Path
@@ -267,3 +268,17 @@ def test_findings_one_column_one_epoch_and_one_validation_row_are_clear(rows):
     step = read("workflow.json")[4]
     noun = "1 row is" if rows == 1 else "10 rows are"
     assert f"cannot be told: {noun} too few for an interval" in step["verdict"]
+
+
+def test_findings_a_sweeps_table_has_test_scores_and_the_seconds_of_training(undrawn):
+    words = ["-m", "task=digits", "model=linear,dense", "engine.epochs=1", "engine.batch_size=256", "test=true"]
+    assert main([*words, "output=out", "reason=table", "sweep.measure=[accuracy,seconds]"]) == 0
+    (swept,) = {file.parent for file in Path("out").rglob("sweep.csv")}
+    with open(swept / "sweep.csv") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        val, test = sorted(lines("results.jsonl", swept / row["folder"]), key=lambda line: line["split"] == "test")
+        assert float(row["test accuracy"]) == pytest.approx(test["scores"]["accuracy"]["value"])
+        assert float(row["accuracy"]) == pytest.approx(val["scores"]["accuracy"]["value"])
+        assert float(row["seconds"]) == pytest.approx(val["seconds"], abs=2e-3)
+    assert "test accuracy" in (swept / "sweep.md").read_text()

@@ -13,7 +13,7 @@ from dlrun.figures import number
 from dlrun.report import read
 from dlrun.report.sweep import write_lines
 from dlrun.report.sweep_chance import beside_the_best, over_seeds
-from dlrun.report.sweep_lines import Aim, Line, best, lines_of, value_of
+from dlrun.report.sweep_lines import TEST, Aim, Line, best, lines_of, value_of
 from dlrun.report.table import Summary, rich_table
 from dlrun.sweeps.earlier import Scored
 from dlrun.sweeps.jobs import Ended, Job
@@ -61,7 +61,8 @@ class Shown:
         """The means of a job's scores, and which way each measure is better."""
         lines_of(self.folder, self.aim, self.known)
         line = self.known[job]
-        return {name: mean for name, (mean, _) in line.scores.items() if mean is not None}, line.goals
+        there = {name: mean for name, (mean, _) in line.scores.items() if not name.startswith(TEST)}
+        return {name: mean for name, mean in there.items() if mean is not None}, line.goals
 
     def draw(self) -> None:
         """Draw sweep.png, and remember how long that takes."""

@@ -86,8 +86,9 @@ def scores_table(results: read.Lines, steps: read.Lines) -> Summary:
     """All stages with all their scores; the winner has a star."""
     stages, won = by_stage(results), winner(steps)
     main = main_measure(steps, results)
-    names = sorted({name for lines in stages.values() for line in lines for name in line.get("scores") or {}})
-    names.sort(key=lambda name: (name != main, name))
+    known = [line["scores"] for lines in stages.values() for line in lines if line.get("scores")]
+    labels = measures.labels(known)
+    names = sorted(labels, key=lambda name: (name != main, not name.endswith("_unit"), name))
     rows = [[CONSTANT, *(measures.number(constant(results, name)) for name in names), "", ""]]
     rows = [] if CONSTANT in stages else rows
     for stage, lines in stages.items():
@@ -100,7 +101,7 @@ def scores_table(results: read.Lines, steps: read.Lines) -> Summary:
     fits = max((len(lines) for lines in stages.values()), default=1)
     each = [line.get("scores") or {} for lines in stages.values() for line in lines]
     interval = f"mean ± sd over {fits} fits" if fits > 1 else measures.headed(False, each)
-    columns = ["candidate", *names, "epochs", "seconds"]
+    columns = ["candidate", *(labels[name] for name in names), "epochs", "seconds"]
     right = frozenset(range(1, len(columns)))
     title = f"Every candidate on its validation rows{f' ({interval})' if interval else ''}"
     together = pooled(steps) if fits > 1 else {}

@@ -13,6 +13,7 @@ from dlrun.errors import Refused
 from dlrun.figures import deciding, sign
 from dlrun.report import measures, read
 
+TEST = "test "  # before the name of a measure that was taken on test rows
 SEEDS = ("seed", "protocol.seed", "data.seed")  # what is drawn with these is chance, and no setting
 
 
@@ -153,7 +154,8 @@ def _line(folder: Path, entry: dict[str, Any], aim: Aim) -> Line:
     name = str(entry.get("folder") or f"{entry['job']:03}")
     words = dict(word.partition("=")[::2] for word in entry.get("words", ()))
     results = read.results(folder / name)
-    val = [line for line in results if line["split"] == "val"] or results
+    fitted = [line for line in results if line["split"] != "test"] or results  # what decides is never a test score
+    val = [line for line in fitted if line["split"] == "val"] or fitted
     stages = [line for line in val if read.family(line["name"]) == read.family(val[-1]["name"])]
     scored = [line.get("scores") or {} for line in stages]
     known = [line.get("baseline") or {} for line in stages]
@@ -161,11 +163,18 @@ def _line(folder: Path, entry: dict[str, Any], aim: Aim) -> Line:
         measure: measures.mean_and_deviation(measures.values(scored, measure))
         for measure in dict.fromkeys(measure for score in scored for measure in score)
     }
+    apart = [line for line in results if line["split"] == "test" and fitted is not results]
+    tested = [line.get("scores") or {} for line in apart]
+    spread |= {
+        f"{TEST}{measure}": measures.mean_and_deviation(measures.values(tested, measure))
+        for measure in dict.fromkeys(measure for score in tested for measure in score)
+    }
     costs = [cost for cost in ("parameters", "seconds") if cost in aim.names and cost in entry]  # once it has ended
     spread |= {cost: (entry[cost], None) for cost in costs if spread}
     baseline = {measure: measures.mean_and_deviation(measures.values(known, measure))[0] for measure in spread}
     error = " ".join(str(entry.get("error") or "").split())
-    about = (baseline, error, name, read.warning_of(results), ends_of(scored), read.goals(stages), undefined(scored))
+    ends = ends_of(scored) | {f"{TEST}{measure}": each for measure, each in ends_of(tested).items()}
+    about = (baseline, error, name, read.warning_of(results), ends, read.goals(stages), undefined(scored))
     return Line(entry["job"], str(entry.get("status", "")), words, spread, *about)
 
 

@@ -66,7 +66,7 @@ class Job:
 class Ended:
     """How a job ended: done, failed, pruned, or cut by a signal, whose number `code` then tells (128 + number).
 
-    parameters: how many weights were learnt. seconds: of this start.
+    parameters: how many weights were learnt. seconds: of training; of a job that came to no result, of this start.
     """
 
     number: int

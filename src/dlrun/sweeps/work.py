@@ -38,7 +38,14 @@ def carried_out(job: Job, plugins: tuple[str, ...], judge: Judge | None) -> Ende
     except Exception as crash:
         error, code = said(crash)
     status = "cut" if code in (130, 143) else "failed" if error else "pruned" if looking.pruned else "done"
-    return Ended(job.number, status, error or looking.pruned, code, learnt(results), time.monotonic() - began)
+    return Ended(
+        job.number,
+        status,
+        error or looking.pruned,
+        code,
+        learnt(results),
+        training(results) or time.monotonic() - began,
+    )
 
 
 def carried_out_as_one(jobs: Sequence[Job], plugins: tuple[str, ...]) -> Iterator[Ended]:
@@ -88,7 +95,8 @@ def trained_as_one(jobs: Sequence[Job], plugins: tuple[str, ...]) -> list[Ended]
         if outcome.error is None:
             count_openings(job.config, job.folder)
         error, code = said(outcome.error)
-        found.append(Ended(job.number, "failed" if error else "done", error, code, learnt(outcome.results), seconds))
+        took = training(outcome.results) or seconds
+        found.append(Ended(job.number, "failed" if error else "done", error, code, learnt(outcome.results), took))
     return found
 
 
@@ -144,6 +152,11 @@ def said(error: Exception | None) -> tuple[str, int]:
 def learnt(results: Sequence[Result]) -> int:
     """How many numbers the fits of a job have learnt, each of them."""
     return max((result.parameters for result in results), default=0)
+
+
+def training(results: Sequence[Result]) -> float:
+    """The seconds that fits took, without the start of a worker and the reading of data; 0 where there are none."""
+    return sum(result.seconds for result in results if result.split != "test")
 
 
 def noted(job: Job) -> None:
