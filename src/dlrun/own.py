@@ -24,7 +24,7 @@ Plugins = tuple[str, ...]
 def loss_of(node: Mapping[str, Any], field: Field, plugins: Plugins) -> Loss:
     """The loss that a node describes for one target.
 
-    The contract of a loss of one's own: a function `(prediction, target)` that answers with one number, the mean over
+    The contract of a loss of one's own: a function `(prediction, target)` that returns one number, the mean over
     the rows of the batch, as a tensor with a gradient. `prediction` is the model's raw output (rows, outputs): logits,
     or standardized numbers; `target` is (rows,) class numbers, else (rows, outputs). Further arguments are settings. A
     class is made with its settings and then called, such as torch.nn.HuberLoss; a function with an argument `field`
@@ -38,14 +38,14 @@ def loss_of(node: Mapping[str, Any], field: Field, plugins: Plugins) -> Loss:
     if not own(node["_target_"]):
         return made  # type: ignore[no-any-return]
     if not callable(made):
-        raise Refused(f"loss {node['_target_']} answers a {type(made).__name__}; expected a function (prediction, "
+        raise Refused(f"loss {node['_target_']} returns a {type(made).__name__}; expected a function (prediction, "
                       "target), or an nn.Module that is called so")  # fmt: skip
     return OwnLoss(made, node["_target_"])
 
 
 @dataclass(frozen=True)
 class OwnLoss:
-    """A loss of the user's own that answers one number, or is refused. It may do otherwise each time: not steady."""
+    """A loss of the user's own that returns one number, or is refused. It may do otherwise each time: not steady."""
 
     function: Callable[[Tensor, Tensor], Any]
     name: str
@@ -59,7 +59,7 @@ class OwnLoss:
             raise Refused(_failed(f"loss {self.name}", error, raw, target)) from error
         if not isinstance(found, Tensor) or found.numel() != 1:
             got = f"{tuple(found.shape)} numbers" if isinstance(found, Tensor) else f"a {type(found).__name__}"
-            raise Refused(f"loss {self.name} answers {got}; expected a tensor of one number, such as loss.mean()")
+            raise Refused(f"loss {self.name} returns {got}; expected a tensor of one number, such as loss.mean()")
         return found.reshape(())
 
 
@@ -69,7 +69,7 @@ def metric_of(
     """The metric that a node describes for one target.
 
     The contract of a metric of one's own: a function `(prediction, target)` of all rows of a split, as tensors on the
-    CPU, that answers with a number, or with one for each row, of which the mean is taken. `prediction` holds
+    CPU, that returns a number, or one for each row, of which the mean is taken. `prediction` holds
     probabilities (rows, classes), or numbers in their own unit (rows, 1); `target` likewise, classes as (rows,).
     Further arguments are settings; a class is made with its settings and then called. `goal: min` in the YAML file says
     that less is better (max unless said). A function with an argument `field` makes a dlrun.metrics.Metric.
@@ -85,10 +85,10 @@ def metric_of(
     if isinstance(made, Metric):
         return made
     if not callable(made):
-        raise Refused(f"metric {node['_target_']} answers a {type(made).__name__}; expected a function (prediction, "
+        raise Refused(f"metric {node['_target_']} returns a {type(made).__name__}; expected a function (prediction, "
                       "target), or a dlrun.metrics.Metric")  # fmt: skip
     if "goal" not in node:
-        tell(f"metric '{name}': taken as better where larger; where smaller is better: metric.{name}.goal=min")
+        tell(f"metric '{name}': larger is taken as better; if smaller is, say metric.{name}.goal=min")
     return Metric(goal, whole=OwnMetric(made, node["_target_"]))
 
 
@@ -107,7 +107,7 @@ class OwnMetric:
         except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
             raise Refused(_failed(f"metric {self.name}", error, prediction, target)) from error
         if found.ndim and len(found) != len(target):
-            raise Refused(f"metric {self.name} answers {tuple(found.shape)} numbers for {len(target)} rows; expected "
+            raise Refused(f"metric {self.name} returns {tuple(found.shape)} numbers for {len(target)} rows; expected "
                           "one number, or one for each row")  # fmt: skip
         return float(found.mean())
 
@@ -136,7 +136,7 @@ def callback_of(node: Mapping[str, Any], plugins: Plugins) -> Any:
     """
     made = build(node, kind="callback", plugins=plugins)
     if not callable(made):
-        raise Refused(f"callback {node['_target_']} answers a {type(made).__name__}; expected a function (trainer), "
+        raise Refused(f"callback {node['_target_']} returns a {type(made).__name__}; expected a function (trainer), "
                       "or a class with __call__(self, trainer)")  # fmt: skip
     if own(node["_target_"]) and not parameters(made):
         raise Refused(f"callback {node['_target_']} takes no argument; write (trainer)")

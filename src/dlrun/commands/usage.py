@@ -7,7 +7,7 @@ from dlrun.commands.help import ARGUMENTS, COMMANDS
 CONFIG = """
 GROUP=NAME           a part: task=imdb model=dense; all of them: dlrun ls
 KEY=VALUE            a setting: model.units=[32]; all: dlrun ls model dense
-+callback=NAME       adds a callback to those that there are
++callback=NAME       adds a callback to the default ones
 plugins=[PACKAGE]    your own packages in the working folder, for _target_
 --config-dir DIR     your own YAML files; ./conf is found by itself"""
 RUN = """

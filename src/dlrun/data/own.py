@@ -1,6 +1,6 @@
-"""Data of one's own: what a dataset function may answer, and how that becomes a Raw.
+"""Data of one's own: what a dataset function may return, and how that becomes a Raw.
 
-The contract. `_target_` names a function (or class) whose arguments are settings. It answers one of:
+The contract. `_target_` names a function (or class) whose arguments are settings. It returns one of:
 
 - a `dlrun.types.Raw`: `dev` has the columns of the rows for training and validation, as numpy arrays or tensors,
   `inputs` and `targets` say of which kind each column is, `test` is a function that reads the test rows;
@@ -40,7 +40,7 @@ KINDS: tuple[str, ...] = get_args(Kind)
 
 
 def raw_of(node: Mapping[str, Any], found: Any) -> Raw:
-    """The dataset that the target of a node has answered with; one that is not dlrun's is looked at first."""
+    """The dataset that the target of a node has returned; one that is not dlrun's is looked at first."""
     if not own(node["_target_"]):
         return found  # type: ignore[no-any-return]
     name = node["_target_"]
@@ -70,7 +70,7 @@ def checked(name: str, raw: Raw) -> Raw:
     if not raw.inputs or not raw.targets:
         raise Refused(f"{name}: no {'targets' if raw.inputs else 'inputs'} in its Raw; expected {{name: kind}}")
     if raw.test is not None and not callable(raw.test):
-        raise Refused(f"{name}: test is {type(raw.test).__name__}; expected a function that answers with the test "
+        raise Refused(f"{name}: test is {type(raw.test).__name__}; expected a function that returns the test "
                       "rows: lambda: {…}")  # fmt: skip
     for column, kind in (raw.inputs | raw.targets).items():
         if not raw.learn.get(column) and (fault := _fault(raw.dev[column], kind)):
@@ -100,7 +100,7 @@ def _inferred(name: str, found: Any) -> Raw:
     targets = [column for column in dev if column in TARGETS] or list(dev)[1:]
     if len(targets) != 1 or len(dev) < 2:
         raise Refused(f"{name}: items of {', '.join(dev) or 'nothing'}; which is the target? Call it target, label or "
-                      "y, or answer with a dlrun.types.Raw")  # fmt: skip
+                      "y, or return a dlrun.types.Raw")  # fmt: skip
     labels = tuple(map(str, getattr(found, "classes", ())))
     if named := dev[targets[0]].dtype.kind in "OU":
         labels = tuple(sorted(set(dev[targets[0]].astype(str).tolist())))
@@ -131,7 +131,7 @@ def _columns(name: str, found: Any) -> Rows:
     if isinstance(found, tuple | list) and len(found) == 2 and all(_is_array(each) for each in found):
         return _arrays({"x": found[0], "y": found[1]})
     if isinstance(found, IterableDataset) or not isinstance(found, Dataset) or not hasattr(found, "__len__"):
-        raise Refused(f"{name} answers {_described(found)}; {EXPECTED}")
+        raise Refused(f"{name} returns {_described(found)}; {EXPECTED}")
     try:
         items = [found[index] for index in range(len(found))]  # type: ignore[arg-type]
     except Exception as error:

@@ -1,6 +1,6 @@
-"""A model of one's own: what its `forward` is given, and what its answer is taken for.
+"""A model of one's own: what its `forward` is given, and what its output is taken for.
 
-The contract. `_target_` names a class or a function that answers with an `nn.Module`. Its arguments are
+The contract. `_target_` names a class or a function that returns an `nn.Module`. Its arguments are
 settings (`model.hidden=64`); one called `spec`, or annotated `Spec`, receives the description of the data.
 
 `forward` takes one of:
@@ -9,7 +9,7 @@ settings (`model.hidden=64`); one called `spec`, or annotated `Spec`, receives t
 - inputs by name: `forward(self, title, body)`;
 - all inputs as a mapping: `forward(self, batch)` (also called `inputs`, or annotated `dict`).
 
-Targets are never among them; an objective of one's own that wants one there names it otherwise. It answers raw outputs,
+Targets are never among them; an objective of one's own that wants one there names it otherwise. It returns raw outputs,
 without a last softmax or sigmoid: one tensor (rows, outputs) where there is one target, else a mapping of target names
 to such tensors.
 
@@ -58,7 +58,7 @@ def model_of(
         node = {"num_classes": next(iter(spec.targets.values())).outputs, **node}
     model = build(node, spec, kind="model", plugins=plugins)
     if not isinstance(model, nn.Module):
-        raise Refused(f"{target} answers {type(model).__name__}; expected a torch.nn.Module")
+        raise Refused(f"{target} returns {type(model).__name__}; expected a torch.nn.Module")
     if isinstance(model, LazyModuleMixin):  # its own hook would be given the mapping
         model = nn.Sequential(model)
     model.forward = Forward(model.forward, spec, target, tell, with_torchvision)  # type: ignore[method-assign]
@@ -119,10 +119,10 @@ class Forward:
         if isinstance(answer, Tensor) and len(targets) == 1:
             answer = {next(iter(targets)): answer}
         if not isinstance(answer, dict):
-            raise Refused(f"{self.name}: forward answers {_shown(answer)}; {self._expected()}")
+            raise Refused(f"{self.name}: forward returns {_shown(answer)}; {self._expected()}")
         if lacking := [name for name in targets if not isinstance(answer.get(name), Tensor)]:
             there = ", ".join(map(repr, answer)) or "nothing"
-            raise Refused(f"{self.name}: forward answers {there}, without {lacking[0]!r}; {self._expected()}")
+            raise Refused(f"{self.name}: forward returns {there}, without {lacking[0]!r}; {self._expected()}")
         return {**answer, **{name: self._shaped(answer[name], name, rows) for name in targets}}
 
     def _shaped(self, raw: Tensor, name: str, rows: int | None) -> Tensor:
@@ -134,7 +134,7 @@ class Forward:
         if not fits or (rows is not None and shape[0] != rows) or not raw.is_floating_point():
             got = f"{_kind(raw)} {shape}" if raw.ndim else "one number"
             about = f" for {rows} rows" if rows is not None else ""
-            raise Refused(f"{self.name}: forward answers {got}{about}; {self._expected()}")
+            raise Refused(f"{self.name}: forward returns {got}{about}; {self._expected()}")
         return raw
 
     def _expected(self) -> str:
@@ -153,8 +153,8 @@ class Forward:
         for name, field in self.spec.targets.items():
             last = _last_step(answers[name])
             if last in ("softmax", "sigmoid") and field.kind not in ("number", "series"):
-                self.tell(f"{self.name} answers probabilities for '{name}', and losses take logits: leave out the last "
-                          f"{last}")  # fmt: skip
+                said = f"{self.name}: the outputs for '{name}' end in a {last}, but losses expect logits"
+                self.tell(f"{said}: leave out the last {last}")
 
 
 def _last_step(raw: Tensor) -> str:
