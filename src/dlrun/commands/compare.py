@@ -63,15 +63,15 @@ def comparison(asked: Sequence[Path]) -> Group:
 
 
 def chosen(asked: Sequence[Path]) -> tuple[list[Path], list[str]]:
-    """The finished runs that these folders are or hold, each once, and why the others are none."""
-    runs, left_out = dict[Path, None](), []
+    """The finished runs that these folders are or hold, and why the others are none."""
+    runs, left_out = list[Path](), list[str]()
     for folder in asked:
         for run in jobs_of(folder):
             if fault := fault_of(run):
                 left_out.append(fault)
             else:
-                runs[run.absolute()] = None
-    return list(runs), left_out
+                runs.append(run.absolute())
+    return runs, left_out
 
 
 def jobs_of(folder: Path) -> list[Path]:
@@ -131,7 +131,10 @@ def verdict(runs: Sequence[Path], names: dict[Path, str]) -> list[str]:
     goals = read.goals([line for run in runs for line in read.results(run)])
     found = [f"best: {names[best.run]}, by val {best.measure} ({DIRECTIONS[best.goal]}): {best.text}"]
     found += filter(None, [unsaid(best.measure, goals)])
-    return [*found, *pairs([best.run, *(run for run in runs if run != best.run)], names)]
+    others = list(runs)
+    others.remove(best.run)
+    ordered = runs[::-1] if len(runs) == 2 else [best.run, *others]  # of two the second minus the first
+    return [*found, *pairs(ordered, names)]
 
 
 def best_of(runs: Sequence[Path]) -> Best | None:
