@@ -203,7 +203,9 @@ def told_scores(asked: Asked, answers: Answers, config: dict[str, Any], console:
             console.print(f"{name} is not defined on these rows: {score.why}", soft_wrap=True, markup=False)
             continue
         ends = {"value": score.value, "low": score.low, "high": score.high}
-        console.print(f"{name} {measures.score_text(ends)} on {score.n:,} rows", soft_wrap=True, markup=False)
+        console.print(
+            f"{name} {measures.score_text(ends)} on {score.n:,} row{'s' * (score.n != 1)}", soft_wrap=True, markup=False
+        )
     return {name: score.value for name, score in answers.scores.items()}
 
 

@@ -113,10 +113,11 @@ class Evidence:
         return max(1, round(statistics.median(int(found[1]) if found else 1 for found in kept)))
 
     def best(self, names: list[str]) -> str:
-        """The stage with the best score."""
+        """The stage with the best score; one whose measure is not defined only where all are."""
         scores = {name: self.score(name) for name in names}
         known = {name: score.value for name, score in scores.items() if score is not None}
-        return (max if self.goal == "max" else min)(known, key=lambda name: known[name])
+        defined = {name: value for name, value in known.items() if value == value}
+        return (max if self.goal == "max" else min)(defined or known, key=lambda name: known[name])
 
     def begun(self, stage: str) -> bool:
         """Whether a stage has a result."""

@@ -254,6 +254,8 @@ def apart(found: Interval | None) -> str:
         return "not comparable"
     if found.value == found.low == found.high == 0:
         return "equal on every row"
+    if found.value != found.value:
+        return "not comparable, where the measure is not defined"
     way = "better" if found.value >= 0 else "worse"
     if found.low is None or found.high is None:
         return f"{number(abs(found.value))} {way} ({found.why})"
