@@ -46,7 +46,7 @@ def build(node: Mapping[str, Any], *context: Any, kind: str = parts.ANY, plugins
         return call(kind, target, context, arguments) if own(name) else target(*context, **arguments)
     except Refused:
         raise
-    except (TypeError, ValueError, IndexError) as error:
+    except (TypeError, ValueError, IndexError, OverflowError, ZeroDivisionError) as error:
         raise Refused(f"{_last(name)}{place_of(error)}: {error}") from error
     except Exception as error:
         if own(name):

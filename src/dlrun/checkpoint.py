@@ -107,7 +107,11 @@ def put(objective: nn.Module, state: dict[str, Any]) -> None:
 
     It may learn other weights than that of the state did: averages are known by their names.
     """
-    objective.load_state_dict(state["objective"])
+    try:
+        objective.load_state_dict(state["objective"])
+    except RuntimeError as error:
+        first = str(error).partition("\n\t")[2].partition("\n")[0]
+        raise Refused(f"these weights are of another model than this: {first or error}") from error
     named = dict(objective.named_parameters())
     groups: Any = objective.groups
     if "groups" in state:  # which an older dlrun did not write

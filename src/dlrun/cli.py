@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from dlrun.errors import Refused
+from dlrun.errors import Refused, cut, in_one_line
 
 
 def entry() -> None:
@@ -30,14 +31,24 @@ def main(words: list[str]) -> int:
     try:
         return _among_others(words) if {"RANK", "WORLD_SIZE"} <= os.environ.keys() else run(words)
     except Refused as error:
-        print(f"dlrun: {error}".replace("\n", "\ndlrun: "), file=sys.stderr)
-        return 2
+        return refused(str(error))
     except KeyboardInterrupt:
         print("dlrun: stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except Exception as error:
+        if (text := in_one_line(error)) is None:
+            raise
+        return refused(text)
+
+
+def refused(text: str) -> int:
+    """Print why nothing is done, a line a reason, words without end shortened; answers with the exit code."""
+    short = re.sub(r"[^\s'\"=,]{400,}", lambda word: cut(word[0], 120), text)
+    print(f"dlrun: {short}".replace("\n", "\ndlrun: "), file=sys.stderr)
+    return 2
 
 
 def _among_others(words: list[str]) -> int:

@@ -1,4 +1,11 @@
-"""The exceptions that a user is meant to read."""
+"""The exceptions that a user is meant to read, and how their messages name things."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterable
 
 
 class Refused(Exception):
@@ -10,3 +17,54 @@ class Refused(Exception):
 
 class Damaged(Refused):
     """A file that dlrun has written is not as it was written. Its text names the file."""
+
+
+LETTERS, NAMED, LONGEST = 700, 5, 60  # of a list in a message: all of it up to so many letters, else so many names
+
+
+def in_short(names: Iterable[object], near: str = "") -> str:
+    """Names for a message: all of them where that is short, else the nearest to a word and how many there are."""
+    import difflib
+
+    there = [cut(str(name), LONGEST) for name in names]
+    whole = ", ".join(there)
+    if len(whole) <= LETTERS:
+        return whole
+    close = difflib.get_close_matches(near, there, NAMED, 0.5) if near else []
+    first = [*close, *(name for name in there if name not in close)][:NAMED]
+    return f"{', '.join(first)}, … ({len(there):,} in all)"
+
+
+def cut(text: str, most: int = 300) -> str:
+    """A text, shortened where it is longer than that."""
+    return text if len(text) <= most else f"{text[: most // 2]}… ({len(text):,} letters)"
+
+
+def in_one_line(error: BaseException) -> str | None:
+    """What an error of the machine means to whoever asked for too much; None for any other error."""
+    text = str(error)
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return f"no file can have so long a name: {cut(str(error.filename), LONGEST)}"
+    if isinstance(error, RecursionError):
+        return "what was asked for is nested too deep"
+    amount = re.search(r"allocate ([\d,.]+ ?\w+)", text)
+    if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text:
+        asked = f": {_size(amount[1])} were asked for at once" if amount else ""
+        return f"not enough memory{asked}{_free()}; ask for less: a smaller model or engine.batch_size"
+    if "Storage size calculation overflowed" in text or "overflow when unpacking long" in text.lower():
+        return "a number is larger than any that can be counted with; ask for less"
+    return None
+
+
+def _size(text: str) -> str:
+    """'40000000 bytes' as '0.04 GB'; anything else as it is."""
+    number, _, unit = text.partition(" ")
+    return f"{int(number) / 1e9:,.4g} GB" if unit == "bytes" and number.isdigit() else text
+
+
+def _free() -> str:
+    """How much memory this machine has, where the system tells."""
+    try:
+        return f", this machine has {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:,.4g} GB"
+    except (AttributeError, ValueError, OSError):
+        return ""

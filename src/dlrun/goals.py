@@ -9,7 +9,7 @@ from typing import Any
 from dlrun import metrics
 from dlrun.callbacks import Collapse, EarlyStopping, KeepBest, Limit
 from dlrun.engine import Trainer
-from dlrun.errors import Refused
+from dlrun.errors import Refused, in_short
 from dlrun.own import callback_of
 from dlrun.types import Field, Spec
 
@@ -69,5 +69,5 @@ def aimed(part: Any, name: str, there: list[str], goals: dict[str, str]) -> Any:
     if monitor is None:
         return part
     if monitor not in there:
-        raise Refused(f"{name}.monitor={monitor} is not measured; there are: {', '.join(there)}")
+        raise Refused(f"{name}.monitor={monitor} is not measured; there are: {in_short(there, monitor)}")
     return replace(part, goal=goals[monitor.partition("/")[2]])

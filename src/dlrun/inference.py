@@ -20,7 +20,7 @@ from dlrun.data.news import tell_new
 from dlrun.data.picture_files import Reading, Unreadable, read
 from dlrun.data.prepare import apply, state
 from dlrun.data.strangers import strangers
-from dlrun.errors import Refused
+from dlrun.errors import Refused, in_short
 from dlrun.inference_folds import Part, mean_of, scored, spec_of
 from dlrun.models.ensemble import Ensemble
 from dlrun.models.trained import Trained, answering_jobs, config_of, main_job, trained
@@ -107,7 +107,7 @@ def of_texts(folder: Path, texts: Sequence[tuple[str, str]], plugins: tuple[str,
     parts, known = list[Part](), None
     for assembly, one in fits_again(folder, jobs, plugins):
         if assembly.raw.of_texts is None:
-            kinds = ", ".join(f"{about.kind} '{name}'" for name, about in one.data.spec.inputs.items())
+            kinds = in_short(f"{about.kind} '{name}'" for name, about in one.data.spec.inputs.items())
             makes = f"; it writes texts: dlrun generate {folder}" if getattr(one.trainer.objective, "makes", {}) else ""
             raise Refused(f"{folder} reads {kinds}, and its data do not say how a text becomes that{makes}")
         rows = assembly.raw.of_texts([text for _, text in texts])

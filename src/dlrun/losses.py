@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dlrun.errors import Refused
+from dlrun.errors import Refused, in_short
 from dlrun.problems import PROBLEMS, loss_fault
 from dlrun.ranges import NonNegative, Positive, Probability
 from dlrun.types import Field
@@ -112,7 +112,7 @@ def _balanced(shares: Tensor) -> Tensor:
 
 def _numbers(weights: list[float], count: int, labels: tuple[str, ...]) -> Tensor:
     if len(weights) != count:
-        names = f": {', '.join(labels)}" if labels else ""
+        names = f": {in_short(labels)}" if labels else ""
         raise ValueError(f"{len(weights)} class weights for {count} classes{names}")
     return torch.tensor(weights, dtype=torch.float32)
 

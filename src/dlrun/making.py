@@ -17,7 +17,7 @@ from torch import nn
 from dlrun import runtime
 from dlrun.artifacts import Artifact, Maker
 from dlrun.engine import Trainer
-from dlrun.errors import Refused
+from dlrun.errors import Refused, in_short
 from dlrun.types import Score, Source
 
 
@@ -26,7 +26,7 @@ def maker(objective: nn.Module, kind: str) -> Maker:
     makes: Any = getattr(objective, "makes", {})
     if kind not in makes:
         name = type(objective).__name__
-        there = f"there are: {', '.join(makes)}" if makes else f"{name} makes nothing"
+        there = f"there are: {in_short(makes)}" if makes else f"{name} makes nothing"
         raise Refused(f"no kind '{kind}' to make; {there}")
     return makes[kind]  # type: ignore[no-any-return]
 

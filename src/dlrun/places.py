@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from dlrun.errors import Refused
+from dlrun.errors import Refused, in_short
 
 HIDDEN = ("hydra",)
 
@@ -82,6 +82,6 @@ def shipped(group: str, option: str) -> dict[str, Any]:
 
     path = conf_folder() / group / f"{option}.yaml"
     if not path.is_file():
-        raise Refused(f"no {group} '{option}'. There are: {', '.join(options(conf_folder(), group))}")
+        raise Refused(f"no {group} '{option}'. There are: {in_short(options(conf_folder(), group), option)}")
     found = yaml.safe_load(path.read_text(encoding="utf-8"))
     return {key: value for key, value in found.items() if key != "defaults"}

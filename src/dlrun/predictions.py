@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlrun import stored
-from dlrun.errors import Refused
+from dlrun.errors import Refused, in_short
 from dlrun.problems import of_target, usual_metrics
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def _definition(folder: Path, measure: str) -> Definition:
             arguments = {key: value for key, value in node.items() if key != "_target_"}
             found[prefix + name] = Definition(target, about["kind"], node["_target_"], arguments)
     if measure not in found:
-        there = f"it has {', '.join(found)}" if found else "it answers no target, so there are no rows to compare"
+        there = f"it has {in_short(found)}" if found else "it answers no target, so there are no rows to compare"
         raise Refused(f"{folder} has no measure '{measure}' for each row; {there}")
     return found[measure]
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from dlrun.errors import in_short
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -110,5 +112,5 @@ def targets_fault(config: dict[str, Any], targets: Iterable[str]) -> str | None:
     """Which of the settings by target name one that is not there; None if all are."""
     for group in ("losses", "metrics", "loss_weights"):
         if unknown := sorted(set(config.get(group) or {}) - set(targets)):
-            return f"{group} names {', '.join(unknown)}; the targets are {', '.join(targets)}"
+            return f"{group} names {', '.join(unknown)}; the targets are {in_short(targets)}"
     return None

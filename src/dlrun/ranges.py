@@ -23,11 +23,14 @@ class Range:
         if isinstance(value, bool) or not isinstance(value, kinds):
             return False
         assert isinstance(value, int | float)
+        if self.type is int and value > FARTHEST:
+            return False
         above = value > self.low if self.open_low else value >= self.low
         return above and (value < self.high if self.open_high else value <= self.high)
 
 
 _INF = float("inf")
+FARTHEST = 2**62  # whole numbers beyond it are not counted by torch, nor by anybody
 COUNT = Range(int, 1, _INF, "a whole number from 1 up")
 NATURAL = Range(int, 0, _INF, "a whole number from 0 up")
 POSITIVE = Range(float, 0, _INF, "a number above 0", open_low=True, open_high=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -163,7 +164,8 @@ def misfit(value: Any, argument: Argument) -> str | None:
     """What the argument wants, when this value is not it; None when it fits or when that cannot be judged."""
     if argument.annotation is None or _fits(value, argument.annotation, argument.module) is not False:
         return None
-    return describe(argument.annotation, argument.module)
+    endless = isinstance(value, float) and not math.isfinite(value)
+    return describe(argument.annotation, argument.module) + (", and not without end" if endless else "")
 
 
 def _fits(value: Any, note: ast.expr, module: Path) -> bool | None:
@@ -189,7 +191,8 @@ def _fits_name(value: Any, name: str, module: Path) -> bool | None:
     if name in PARTS:
         return None if value is None else False
     if name in PLAIN:
-        return isinstance(value, PLAIN[name]) and (name == "bool" or not isinstance(value, bool))
+        endless = isinstance(value, float) and not math.isfinite(value)
+        return isinstance(value, PLAIN[name]) and (name == "bool" or not isinstance(value, bool)) and not endless
     alias = _alias(name, module)
     return None if alias is None else _fits(value, *alias)
 

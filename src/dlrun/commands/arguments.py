@@ -8,10 +8,11 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
-from dlrun.errors import Refused
+from dlrun.errors import Refused, in_short
 from dlrun.ranges import Range
 
 IN_WORDS = {int: "a whole number", float: "a number", bool: "true or false"}
+MOST = 100_000  # of whatever is made in one go: all of it is held in memory
 
 
 def arguments(
@@ -29,7 +30,7 @@ def arguments(
     ]
     for name, text in said.items():
         if name not in there:
-            faults.append(f"no setting '{name}' for kind={kind}; there are: {', '.join((*own, *there))}")
+            faults.append(f"no setting '{name}' for kind={kind}; there are: {in_short((*own, *there), name)}")
             continue
         try:
             found[name] = value(text, notes[name])
@@ -66,6 +67,8 @@ def ranged(text: str, wanted: Range) -> Any:
         number = None
     if not wanted.holds(number):
         raise ValueError(wanted.text)
+    if wanted.type is int and number > MOST:
+        raise ValueError(f"{wanted.text}, {MOST:,} at most at a time")
     return number
 
 

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from dlrun import objectives, parts
-from dlrun.alike import asked, without_common
+from dlrun.alike import without_common
 from dlrun.build import dotted, patched
-from dlrun.errors import Refused
+from dlrun.commands.check_root import LISTS, PARTS, shape_faults, top_faults
+from dlrun.errors import Refused, in_short
 from dlrun.models import fault_of, members
 from dlrun.parts import shortened
-from dlrun.problems import CHOOSE, for_one, loss_fault, metric_fault, targets_fault
+from dlrun.problems import for_one, loss_fault, metric_fault, targets_fault
 from dlrun.signatures import Argument, Signature, misfit, settable
 
 CONTEXT = {
@@ -22,23 +23,11 @@ CONTEXT = {
     "loss": 1,
     "metric": 1,
 }  # arguments that the runner gives, in order
-PARTS = ("data", "model", "objective", "loss", "optimizer", "scheduler", "protocol", "engine", "stages")  # one each
-LISTS = ("metric", "callback", "augment")  # any number of each
 HINTS = {
     "model": "to be given the Spec of the data, call the argument spec",
     "callback": "to be called after each epoch: (trainer, …)",
     "loss": "a plain function is (prediction, target, …)",
     "metric": "a plain function is (prediction, target, …)",
-}
-LATER = ("objective",)  # of which older runs say nothing
-NEEDED = (*(part for part in PARTS if part not in LATER), *LISTS, "task", "source", "loss_weights")
-TYPES: dict[str, tuple[Any, str]] = {
-    "seed": (int, "a whole number"),
-    "repeat": (int, "a whole number from 1 up"),
-    "reason": (str, "text"),
-    "test": (bool, "true or false"),
-    "output": (str, "a folder"),
-    "plugins": (list, "a list of package names"),
 }
 
 
@@ -49,6 +38,8 @@ def check(config: dict[str, Any], plugins: tuple[str, ...]) -> None:
     faults = [*top_faults(config), *parts.faults(config, plugins)]
     for group, node in config.items():
         faults += group_faults(config, group, node, plugins)
+    if faults and not all(isinstance(config.get(part, {}), dict) for part in PARTS):
+        raise Refused("\n".join(dict.fromkeys(faults)))
     faults += [*pair_faults(config), *stage_faults(config, plugins)]
     if own(config, "model")[2] == "ensemble":
         faults += members.faults(config["model"].get("members"))
@@ -84,55 +75,6 @@ def idle_faults(config: dict[str, Any], words: list[str]) -> Iterator[str]:
             if word.startswith(("text=", "text.")):
                 hint = "; data.length=500 reads their words in turn" if "length" in data else ""
                 yield f"{word}: these data have no texts as they were written (task=imdb_text and texts have){hint}"
-
-
-def shape_faults(config: dict[str, Any]) -> Iterator[str]:
-    """What a config lacks altogether."""
-    for key in (*NEEDED, *TYPES):
-        if key not in config:
-            yield f"the config has no '{key}'"
-    for key in (*LISTS, "task"):
-        if not isinstance(config.get(key, {}), dict):
-            yield f"{key}={config[key]!r}: it must be a mapping; choose one by name: {key}=NAME"
-    for group in parts.BY_TARGET:
-        for target, node in by_target(config, group):
-            if not is_parts(node, group):
-                yield f"{group}.{target}={node!r}: it must be of parts; choose by name: {CHOOSE[group].format(target)}"
-    if isinstance(task := config.get("task"), dict) and not isinstance(task.get("name"), str):
-        yield f"task.name={task.get('name')!r}: it must be text"
-
-
-def top_faults(config: dict[str, Any]) -> Iterator[str]:
-    """Faults of the settings at the root."""
-    for key, (wanted, text) in TYPES.items():
-        value = config[key]
-        low = key == "repeat" and isinstance(value, int) and value < 1
-        if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)) or low:
-            yield f"{key}={value!r}: it must be {text}"
-    if isinstance(config["protocol"], dict) and (stacked := asked(config)) not in (True, False, "auto"):
-        yield f"protocol.stacked={stacked!r}: it must be true, false or auto"
-    seed = config["protocol"].get("seed") if isinstance(config["protocol"], dict) else None
-    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
-        yield f"protocol.seed={seed!r}: it must be a whole number, or null for that of seed"
-    if config["source"] not in ("official", "sample"):
-        yield f"source={config['source']!r}: it must be official or sample"
-    weights = config["loss_weights"]
-    if weights is not None and not (
-        isinstance(weights, dict) and all(isinstance(v, int | float) and v >= 0 for v in weights.values())
-    ):
-        yield f"loss_weights={weights!r}: it must give each target a number from 0 up, such as {{price: 1, rooms: 0.1}}"
-
-
-def by_target(config: dict[str, Any], group: str) -> list[tuple[str, Any]]:
-    """Target → what it has of its own; one nameless entry where that is no mapping."""
-    node = config.get(group) or {}
-    return list(node.items()) if isinstance(node, dict) else [("TARGET", node)]
-
-
-def is_parts(node: Any, group: str) -> bool:
-    """Whether this is a part, or for measures a mapping of parts."""
-    parts = list(node.values()) if group == "metrics" and isinstance(node, dict) else [node]
-    return bool(parts) and all(isinstance(part, dict) and "_target_" in part for part in parts)
 
 
 def node_faults(node: Any, place: str, kind: str, plugins: tuple[str, ...]) -> Iterator[str]:
@@ -201,7 +143,7 @@ def unknown_argument(place: str, key: str, name: str, there: list[str]) -> str:
     """The message for a key that a part does not have."""
     close = difflib.get_close_matches(key, there, 1)
     guess = f": did you mean '{close[0]}'?" if close else "."
-    return f"no setting '{place}.{key}' for {name}{guess} There are: {', '.join(there) or 'none'}"
+    return f"no setting '{place}.{key}' for {name}{guess} There are: {in_short(there, key) or 'none'}"
 
 
 def stage_faults(config: dict[str, Any], plugins: tuple[str, ...]) -> Iterator[str]:
@@ -220,7 +162,7 @@ def stage_faults(config: dict[str, Any], plugins: tuple[str, ...]) -> Iterator[s
 
 
 def _there(node: dict[str, Any]) -> str:
-    names = ", ".join(name for name in node if name != "_target_")
+    names = in_short(name for name in node if name != "_target_")
     return f"; there are: {names}" if names else ""
 
 

@@ -9,10 +9,12 @@ from typing import Any
 
 from dlrun import places
 from dlrun.commands import own_parts
-from dlrun.commands.check import CHOOSE, LISTS, check, idle_faults
+from dlrun.commands.check import check, idle_faults
+from dlrun.commands.check_root import LATER, LISTS
 from dlrun.commands.preview import preview
 from dlrun.commands.words import still_clear, word_faults
-from dlrun.errors import Refused
+from dlrun.errors import Refused, in_short
+from dlrun.problems import CHOOSE
 
 PICTURES = ("image", "content", "style")  # words for single files
 OPEN = {"loss_weights": "+loss_weights.{}=NUMBER", **CHOOSE}  # mappings to which the names of targets may be added
@@ -65,6 +67,7 @@ def rooted(node: dict[str, Any], keys: tuple[str, ...]) -> None:
 
 def judge(config: dict[str, Any], unknown: list[str], faults: list[str], plugins: tuple[str, ...]) -> None:
     """Refuse a config for the faults found so far, the keys that it does not have, and what is wrong in itself."""
+    faults = [*faults, *(f"the config has no '{part}'" for part in LATER if part not in config)]
     found = [*faults, *(unknown_key(key, [*keys(config), *own_parts.further_keys(config)]) for key in unknown)]
     try:
         check(config, plugins)
@@ -170,7 +173,7 @@ def unknown_key(key: str, there: list[str]) -> str:
         names = ", ".join(name for name in inside if "." not in name)
         add = f"to add one, {OPEN.get(key, f'+{key}.{{}}=…').format('NAME')}"
         if inside and not names:  # names with dots, such as those of layers
-            return f"'{key}' has {', '.join(inside)}: to add to them, '++{key}={{NAME: …}}'"
+            return f"'{key}' has {in_short(inside)}: to add to them, '++{key}={{NAME: …}}'"
         return f"'{key}' has {names}: to set one, {key}.NAME=…; {add}" if names else f"'{key}' is empty: {add}"
     parent, _, name = key.rpartition(".")
     group, _, option = key.partition(".")
@@ -186,7 +189,7 @@ def unknown_key(key: str, there: list[str]) -> str:
         or [k for k in there if k.endswith(f".{name}")][:1]
     )
     guess = f": did you mean '{close[0]}'?" if close else "."
-    return f"no setting '{key}'{guess} There are: {', '.join(k.rpartition('.')[2] for k in beside)}"
+    return f"no setting '{key}'{guess} There are: {in_short((k.rpartition('.')[2] for k in beside), name)}"
 
 
 def keys(config: dict[str, Any], prefix: str = "") -> list[str]:

@@ -10,6 +10,7 @@ from dlrun.commands.again import opened
 from dlrun.commands.arguments import arguments
 from dlrun.commands.train import named_plugins
 from dlrun.errors import Refused
+from dlrun.ranges import FARTHEST
 
 if TYPE_CHECKING:
     from dlrun.artifacts import Artifact
@@ -75,9 +76,11 @@ def make_place(place: Path) -> None:
 def whole_number(name: str, text: str) -> int:
     """The number in a word. Raises Refused."""
     try:
-        return int(text)
+        if abs(number := int(text)) <= FARTHEST:
+            return number
     except ValueError:
-        raise Refused(f"{name}={text}: it must be a whole number") from None
+        pass
+    raise Refused(f"{name}={text}: it must be a whole number of at most 63 bits")
 
 
 def streamed(found: Iterator[Artifact]) -> Iterator[Artifact]:

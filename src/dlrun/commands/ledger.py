@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dlrun import ledger as book
 from dlrun.commands.words import user_folders
-from dlrun.errors import Refused
+from dlrun.errors import Refused, in_short
 from dlrun.places import all_folders, all_groups
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def task_named(words: Sequence[str], entered: set[str], folders: Sequence[Path])
     if word not in there:
         near = difflib.get_close_matches(word, there, 1)
         hint = f": did you mean '{near[0]}'?" if near else "."
-        raise Refused(f"no task '{word}'{hint} There are: {', '.join(there)}")
+        raise Refused(f"no task '{word}'{hint} There are: {in_short(there, word)}")
     return word
 
 

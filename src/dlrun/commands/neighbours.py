@@ -12,7 +12,7 @@ from dlrun import stored
 from dlrun.commands.again import opened
 from dlrun.commands.configure import value_of
 from dlrun.commands.train import named_plugins
-from dlrun.errors import Refused
+from dlrun.errors import Refused, in_short
 from dlrun.models import name_of
 from dlrun.models.answering import answering, fields_file
 from dlrun.ranges import COUNT
@@ -91,7 +91,7 @@ def labelled(folder: Path, name: str, fit: str) -> tuple[str, tuple[str, ...]]:
         raise Refused(f"{folder} {why}: it reads {told}")
     if (name and name not in known) or (not name and len(known) > 1):
         asked = f"no input of words '{name}'" if name else "words of which input? say input=NAME"
-        raise Refused(f"{asked}. There are: {', '.join(known)}")
+        raise Refused(f"{asked}. There are: {in_short(known)}")
     name = name or known[0]
     return name, tuple(inputs[name]["labels"])
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from dlrun.commands.check import CONTEXT, LISTS, PARTS, kind_of
+from dlrun.commands.check import CONTEXT, kind_of
+from dlrun.commands.check_root import LISTS, PARTS
 from dlrun.contracts import own
 from dlrun.signatures import settable
 

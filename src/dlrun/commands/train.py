@@ -14,7 +14,7 @@ from dlrun import as_json
 from dlrun.commands.configure import configure
 from dlrun.commands.ending import count_openings, finish
 from dlrun.commands.words import user_folders
-from dlrun.errors import Refused
+from dlrun.errors import Refused, in_one_line
 from dlrun.models import name_of
 from dlrun.parts import named_packages
 
@@ -81,7 +81,9 @@ def start(config: dict[str, Any], words: list[str], folder: Path, plugins: tuple
     note(config, words, folder)
     try:
         return go(config, folder, plugins)[0]
-    except Refused:
+    except Exception as error:
+        if not isinstance(error, Refused) and in_one_line(error) is None:
+            raise
         if not (folder / "history.jsonl").exists():
             discard(folder)
         raise

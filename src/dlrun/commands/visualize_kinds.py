@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dlrun.commands.visualize_pictures import View, few_rows, given
-from dlrun.errors import Refused
+from dlrun.errors import Refused, in_short
 from dlrun.inference import device_of
 from dlrun.inspect import activations as answers
 from dlrun.inspect import heatmap as grad
@@ -91,7 +91,7 @@ class Look:
         close = difflib.get_close_matches(name, there, 1)
         guess = f": did you mean '{close[0]}'?" if close else "."
         what = "answers with no tensor of its own" if name in there else "is no layer of this network"
-        raise Refused(f"'{name}' {what}{guess} There are: {', '.join(there)}")
+        raise Refused(f"'{name}' {what}{guess} There are: {in_short(there, name)}")
 
     def question(self, batch: Batch) -> Question:
         """The class that was asked for, or the one that the network answers."""

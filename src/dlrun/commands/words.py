@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dlrun import places
 from dlrun.commands.help import COMMANDS
-from dlrun.errors import Refused
+from dlrun.errors import Refused, in_short
 
 ELSEWHERE = {  # what commands are called in other programs
     **dict.fromkeys(("fit", "run"), "task=NAME model=NAME"),
@@ -83,7 +83,7 @@ def _word_fault(word: str, there: dict[str, list[str]]) -> str | None:
         return None
     names = value.strip("[] ").split(",")
     if value in ("null", "") or "{" in value:
-        return f"{word}: choose a {group} by name. There are: {', '.join(there[group])}"
+        return f"{word}: choose a {group} by name. There are: {in_short(there[group])}"
     if len(names) > 1 and "[" not in value:
         return f"{word}: several values make a sweep: add -m"
     unknown = [name.strip() for name in names if name.strip() not in there[group] and "[" not in name]
@@ -94,7 +94,7 @@ def missing_option(group: str, name: str, there: dict[str, list[str]]) -> str:
     """The message for an option that a group does not have."""
     close = difflib.get_close_matches(name, there[group], 1)
     guess = f": did you mean '{close[0]}'?" if close else "."
-    return f"no {group} '{name}'{guess} There are: {', '.join(there[group])}"
+    return f"no {group} '{name}'{guess} There are: {in_short(there[group], name)}"
 
 
 def _near(word: str, there: dict[str, list[str]]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from dlrun.data.cells import Cells
 from dlrun.data.numerals import LARGEST, plain
 from dlrun.data.steps import Labels
-from dlrun.errors import Refused
+from dlrun.errors import Refused, in_short
 from dlrun.types import Column, Kind
 
 log = logging.getLogger("dlrun")
@@ -97,7 +97,7 @@ def named(cells: Cells, target: str | list[str] | None) -> list[str]:
     """The columns that are to be predicted. Raises Refused for none, for one that is not there or is named twice."""
     columns = [target] if isinstance(target, str) else list(target or [])
     if not columns:
-        raise Refused(f"say what is to be predicted: data.target=COLUMN. There are: {', '.join(cells.columns)}")
+        raise Refused(f"say what is to be predicted: data.target=COLUMN. There are: {in_short(cells.columns)}")
     cells.need(columns, "target")
     if len(set(columns)) < len(columns):
         raise Refused(f"a target is named twice: {', '.join(columns)}")

@@ -16,7 +16,7 @@ import numpy as np
 from dlrun.data import numerals
 from dlrun.data.encodings import text_of
 from dlrun.data.numerals import LARGEST, MISSING, Numbers, Numerals, plain
-from dlrun.errors import Refused
+from dlrun.errors import Refused, in_short
 
 log = logging.getLogger("dlrun")
 
@@ -54,7 +54,7 @@ class Cells:
             if name not in self.columns:
                 near = difflib.get_close_matches(name, self.columns, 1)
                 guess = f": did you mean '{near[0]}'?" if near else "."
-                there = ", ".join(self.columns)
+                there = in_short(self.columns, name)
                 raise Refused(f"{what} '{name}' is no column of {self.place}{guess} There are: {there}")
 
     def where(self, wrong: np.ndarray) -> str:
@@ -219,5 +219,5 @@ def _check(path: str, names: list[str], lines: list[int], rows: list[list[str]],
         if len(row) != len(names):
             what = "header" if has_header else "data.header"
             raise Refused(
-                f"{path}, line {line}: {len(row)} cells where the {what} has {len(names)} ({', '.join(names)})"
+                f"{path}, line {line}: {len(row)} cells where the {what} has {len(names)} ({in_short(names)})"
             )

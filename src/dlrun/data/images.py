@@ -17,7 +17,7 @@ from dlrun.data.cells import Cells
 from dlrun.data.fingerprints import fingerprint
 from dlrun.data.picture_files import Fit
 from dlrun.data.pictures import listed, pictures
-from dlrun.errors import Refused
+from dlrun.errors import Refused, in_short
 from dlrun.ranges import Count, Probability
 from dlrun.types import Kind, Raw, Rows
 
@@ -145,8 +145,9 @@ def _named(table: Cells, columns: list[str]) -> Cells:
     if len(columns) != 2:
         raise Refused(f"data.columns={columns!r}: expected two, the column of files and that of labels")
     if missing := [name for name in columns if name not in table.columns]:
-        raise Refused(f"'{missing[0]}' is not a column of {table.place}; available: {', '.join(table.columns)}; "
-                      "say which hold file and label: data.columns=[FILE,LABEL]")  # fmt: skip
+        raise Refused(f"'{missing[0]}' is not a column of {table.place}; available: "
+                      f"{in_short(table.columns, missing[0])}; say which hold file and label: "
+                      "data.columns=[FILE,LABEL]")  # fmt: skip
     known = dict(zip(CALLED, columns, strict=True))
     renamed = {called: table.columns[name] for called, name in known.items()}
     written = {called: table.written[name] for called, name in known.items() if name in table.written}

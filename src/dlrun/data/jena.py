@@ -12,7 +12,7 @@ from dlrun.data.series import Plan
 from dlrun.data.series_clock import Gaps
 from dlrun.data.series_file import Readings
 from dlrun.data.series_gaps import Impute
-from dlrun.errors import Refused
+from dlrun.errors import Refused, in_short
 from dlrun.ranges import Count, NonNegative
 from dlrun.types import Raw
 
@@ -74,7 +74,7 @@ def official(file: str) -> Readings:
         place = fetch(JENA)
     elif not place.is_file():
         there = sorted(path.name for path in place.parent.glob("*.csv*")) if place.parent.is_dir() else []
-        raise Refused(f"data.file={file} is not in {place.parent}; there are: {', '.join(there) or 'none'}")
+        raise Refused(f"data.file={file} is not in {place.parent}; there are: {in_short(there, file) or 'none'}")
     readings = series_file.read(str(place), CLOCK, COLUMNS)
     if readings.names != COLUMNS or (file == JENA.name and len(readings) not in ROWS):
         raise Refused(

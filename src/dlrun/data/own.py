@@ -30,7 +30,7 @@ import torch
 from torch.utils.data import Dataset, IterableDataset
 
 from dlrun.contracts import failed, own
-from dlrun.errors import Refused
+from dlrun.errors import Refused, in_short
 from dlrun.types import Kind, Raw, Rows
 
 log = logging.getLogger("dlrun")
@@ -60,7 +60,7 @@ def checked(name: str, raw: Raw) -> Raw:
     """Raise Refused with the first thing in a dataset that cannot be."""
     for column, kind in (raw.inputs | raw.targets).items():
         if column not in raw.dev:
-            raise Refused(f"{name}: '{column}' is not among the columns of dev: {', '.join(raw.dev)}")
+            raise Refused(f"{name}: '{column}' is not among the columns of dev: {in_short(raw.dev, column)}")
         if kind not in KINDS:
             raise Refused(f"{name}: '{column}' is of kind {kind!r}; available: {', '.join(KINDS)}")
     lengths = {column: len(values) for column, values in raw.dev.items()}

@@ -13,7 +13,7 @@ from dlrun.data.news import tell_new, tell_unlearnable, within_float32
 from dlrun.data.pictures import Pictures
 from dlrun.data.sharded import Sharded
 from dlrun.data.turned import Turned
-from dlrun.errors import Refused
+from dlrun.errors import Refused, in_short
 from dlrun.stream import Paged, source_of
 from dlrun.tables import Bag, Pixels, Plain, Sequences, Stored, Streamed, Table, Windows
 from dlrun.types import Column, Data, Field, Kind, Preparation, Ragged, Raw, Rows, Spec, Windowed
@@ -54,7 +54,7 @@ def apply(raw: Raw, data: Data, rows: Rows) -> Table:
     """
     absent = [name for name in raw.inputs if name not in rows]
     if absent:
-        raise Refused(f"these rows lack the input column {', '.join(absent)}; they have: {', '.join(rows)}")
+        raise Refused(f"these rows lack the input column {', '.join(absent)}; they have: {in_short(rows, absent[0])}")
     columns: dict[str, Stored | Paged] = {}
     for name, kind in (raw.inputs | raw.targets).items():
         if name not in rows:

@@ -18,7 +18,7 @@ from dlrun.data.series_clock import Gaps, parts, usual_step
 from dlrun.data.series_file import How, Readings
 from dlrun.data.series_gaps import Impute, filled
 from dlrun.data.series_steps import StandardiseSeries, StandardiseTarget
-from dlrun.errors import Refused
+from dlrun.errors import Refused, in_short
 from dlrun.outlook import Outlook
 from dlrun.ranges import Count, NonNegative
 from dlrun.types import Preparation, Raw, Rows, Windowed
@@ -87,7 +87,7 @@ def series(
     wanted = [target] if isinstance(target, str) else list(target or ())
     if not wanted or lookback is None:
         lacks = "data.target=COLUMN" if not wanted else "data.lookback=ROWS, how far a window looks back"
-        raise Refused(f"say {lacks}; {path} has: {', '.join(series_file.header(path, how))}")
+        raise Refused(f"say {lacks}; {path} has: {in_short(series_file.header(path, how))}")
     readings = series_file.read(path, time, (*wanted, *(inputs or ())), how)
     ahead = outlooks(readings, wanted, tuple(rows - step for rows in delays(delay)), lookback, step)
     plan = Plan(tuple(inputs or readings.names), ahead, gaps, impute, scale == "standardise", look_ahead)

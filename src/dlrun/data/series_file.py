@@ -15,7 +15,7 @@ from dlrun.data.dates import Dates
 from dlrun.data.encodings import text_of
 from dlrun.data.numerals import LARGEST, Numbers, Numerals, is_number
 from dlrun.data.series_clock import moments
-from dlrun.errors import Refused
+from dlrun.errors import Refused, in_short
 
 LOOKED_AT = 50  # rows that say which columns hold numbers
 
@@ -73,7 +73,7 @@ def read(path: str, clock: str | None, asked: tuple[str, ...], how: How = PLAIN)
         raise Refused(f"{path} is empty")
     names, separator = _head(text, how)
     if clock is None:
-        raise Refused(f"say which column of {path} holds the time: data.time=COLUMN. There are: {', '.join(names)}")
+        raise Refused(f"say which column of {path} holds the time: data.time=COLUMN. There are: {in_short(names)}")
     there = Cells(path, {name: [] for name in names}, [])
     there.need([clock], "data.time:")
     there.need(asked, "column")

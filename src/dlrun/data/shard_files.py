@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from dlrun import as_json
-from dlrun.errors import Refused
+from dlrun.errors import Refused, in_short
 from dlrun.places import user_cache
 from dlrun.whole import write_text
 
@@ -98,7 +98,7 @@ def _count(path: Path, found: dict[str, Head], names: list[str], first: dict[str
     """How many rows a file has. Raises Refused where its arrays are not those of the first file."""
     for name in names:
         if name not in found or not found[name][0]:
-            raise Refused(f"{path} has no array '{name}' with rows; it has: {', '.join(found) or 'none'}")
+            raise Refused(f"{path} has no array '{name}' with rows; it has: {in_short(found, name) or 'none'}")
         (_, *shape), dtype = found[name]
         if name in first and (tuple(shape), dtype) != (first[name][0][1:], first[name][1]):
             raise Refused(

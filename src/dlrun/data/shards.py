@@ -12,7 +12,7 @@ import numpy as np
 from dlrun.data.samples import note
 from dlrun.data.shard_files import Shelf, shelf
 from dlrun.data.sharded import Counted, Mean, Sharded, Spread, Yes
-from dlrun.errors import Refused
+from dlrun.errors import Refused, in_short
 from dlrun.places import user_cache
 from dlrun.ranges import Count
 from dlrun.types import Kind, Raw, Rows
@@ -102,12 +102,12 @@ def sealed(folder: Path, found: Shelf, window: int) -> Callable[[], Rows] | None
 def kinds_of(found: Shelf, target: str, kinds: dict[str, Any]) -> dict[str, Kind]:
     """The kind of every array, said in the log. Raises Refused."""
     if target not in found.heads:
-        raise Refused(f"data.target={target}: there is no such array; there are: {', '.join(found.heads)}")
+        raise Refused(f"data.target={target}: there is no such array; there are: {in_short(found.heads, target)}")
     chosen = {name: kind_of(found, name, name == target, kinds) for name in found.heads}
     strangers = [name for name in kinds if name not in chosen]
     if strangers:
-        raise Refused(f"data.kinds names '{strangers[0]}'; there are: {', '.join(chosen)}")
-    told = ", ".join(f"'{name}' is {kind}" for name, kind in chosen.items())
+        raise Refused(f"data.kinds names '{strangers[0]}'; there are: {in_short(chosen, strangers[0])}")
+    told = in_short(f"'{name}' is {kind}" for name, kind in chosen.items())
     log.info("%s rows in %d files: %s (else say data.kinds=…)", f"{len(found):,}", len(found.paths), told)
     return chosen
 

@@ -18,7 +18,7 @@ from dlrun.data.dates import Dates, moment
 from dlrun.data.features import Feature
 from dlrun.data.numerals import Numerals
 from dlrun.data.steps import Bins, Categories, Impute, Labels, Standardise, Unit
-from dlrun.errors import Refused
+from dlrun.errors import Refused, in_short
 from dlrun.types import Kind, Preparation, Raw, Rows
 
 log = logging.getLogger("dlrun")
@@ -209,8 +209,8 @@ def further(plan: Plan, path: str, **reading: Any) -> tuple[Rows, list[int]]:
     known = tuple(target for target in plan.targets if _scored(target, found))
     asked = replace(plan, targets=known, order=None, group=None)
     if absent := [name for name in dict.fromkeys(asked.columns) if name not in found.columns]:
-        there = ", ".join(found.columns)
-        raise Refused(f"{path} lacks {', '.join(absent)}, which the run was trained on; it has: {there}")
+        there = in_short(found.columns, absent[0])
+        raise Refused(f"{path} lacks {in_short(absent)}, which the run was trained on; it has: {there}")
     return asked.rows(found), found.lines
 
 

@@ -19,7 +19,7 @@ from dlrun.data.encodings import checked, decoded
 from dlrun.data.numerals import Numbers
 from dlrun.data.picture_files import Unreadable
 from dlrun.data.pictures import listed
-from dlrun.errors import Refused
+from dlrun.errors import Refused, in_short
 from dlrun.ranges import Probability, TextPart
 from dlrun.types import Raw
 
@@ -90,7 +90,7 @@ def _plan(whole: Cells, text: str | None, targets: tuple[Target, ...]) -> table.
 def _without_empty(found: Cells, text: str | None, empty: Empty) -> Cells:
     """The rows that have a text. Raises Refused where that is asked for, and where there is no such column."""
     if text is None:
-        raise Refused(f"say which column holds the texts: data.text=COLUMN. There are: {', '.join(found.columns)}")
+        raise Refused(f"say which column holds the texts: data.text=COLUMN. There are: {in_short(found.columns)}")
     found.need([text], "text")
     none = np.array([not cell for cell in found.columns[text]], bool)
     if not none.any():

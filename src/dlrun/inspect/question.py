@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dlrun.errors import Refused
+from dlrun.errors import Refused, in_short
 from dlrun.types import Field, Spec
 
 MANY = 40  # names in a message
@@ -34,7 +34,7 @@ class Question:
 def target_of(spec: Spec, name: str) -> str:
     """The target of this name, the first one without a name. Raises Refused."""
     if name and name not in spec.targets:
-        raise Refused(f"no target '{name}'. There are: {', '.join(spec.targets)}")
+        raise Refused(f"no target '{name}'. There are: {in_short(spec.targets, name)}")
     return name or next(iter(spec.targets))
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from dlrun.errors import in_short
+
 ANY = ("number", "binary", "category", "multilabel", "fraction", "bag", "image")
 SEQUENCES = ("tokens", "series")
 SINGLE = ("number", "fraction", "binary", "category", "multilabel")  # targets with one answer a row
@@ -75,7 +77,7 @@ def fault_of(node: dict[str, Any], inputs: dict[str, str], targets: dict[str, st
 
 def reader_faults(readers: dict[str, str], share: list[list[str]], inputs: dict[str, str]) -> Iterator[str]:
     """What is wrong with readers by input (input → the reader's name, '' where unknown) and with who shares one."""
-    there = f"the inputs are {', '.join(f'{name} ({kind})' for name, kind in inputs.items())}"
+    there = f"the inputs are {in_short(f'{name} ({kind})' for name, kind in inputs.items())}"
     for group in share:
         if len(group) < 2:
             yield f"model.share: {group} shares with nobody; name two inputs or more; {there}"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dlrun.errors import Refused
+from dlrun.errors import Refused, in_short
 from dlrun.models import weights as files
 from dlrun.models.trained import trained
 
@@ -72,10 +72,10 @@ def of_zoo(architecture: str, weights: str | None) -> Base:
 def unknown(architecture: str, there: list[str]) -> str:
     """The message for a name that cannot be had."""
     if architecture.startswith("vit_"):
-        return f"architecture={architecture} has no convolutional part; those that have: {', '.join(there)}"
+        return f"architecture={architecture} has no convolutional part; those that have: {in_short(there)}"
     near = difflib.get_close_matches(architecture.lower(), there, 1)
     guess = f": did you mean {near[0]}?" if near else "."
-    return f"no architecture '{architecture}'{guess} There are: {', '.join(there)}"
+    return f"no architecture '{architecture}'{guess} There are: {in_short(there, architecture)}"
 
 
 def chosen(architecture: str, weights: str | None, choices: Any) -> Any:

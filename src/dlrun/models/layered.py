@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from dlrun.errors import Refused
+from dlrun.errors import Refused, in_short
 from dlrun.models.bases import Base, base_of, blocks
 from dlrun.models.pretrained import Preprocess
 from dlrun.ranges import NonNegative
@@ -65,7 +65,7 @@ class Layers(nn.Module):
         if not found:
             raise Refused(
                 f"model.layers.{role} names no layer with a weight above 0: say 'model.layers.{role}={{LAYER: 1}}'. "
-                f"{self.name} has: {', '.join(self.there)}"
+                f"{self.name} has: {in_short(self.there)}"
             )
         return found
 

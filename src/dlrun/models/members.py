@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlrun import stored
-from dlrun.errors import Refused
+from dlrun.errors import Refused, in_short
 from dlrun.predictions import same_rows
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _same_fields(member: Path, run: Path) -> None:
     theirs, ours = (_fields(folder) for folder in (member, run))
     for part in ("inputs", "targets"):
         if list(theirs[part]) != list(ours[part]):
-            there, here = (", ".join(fields[part]) for fields in (theirs, ours))
+            there, here = (in_short(fields[part]) for fields in (theirs, ours))
             raise Refused(f"{member} cannot be a member: its {part} are {there}, here {here}")
         for name, key in product(ours[part], ALIKE):
             there, here = (fields[part][name].get(key) for fields in (theirs, ours))

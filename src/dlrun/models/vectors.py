@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dlrun.errors import Refused
+from dlrun.errors import Refused, in_short
 from dlrun.models import weights
 from dlrun.places import data_root
 from dlrun.types import Field
@@ -112,7 +112,7 @@ def find(file: str) -> Path | zipfile.Path:
     there = sorted(str(path) for folder in folders for path in folder.glob("glove.*.txt")) + list(map(str, archives))
     raise Refused(
         f"no word vectors {file}: it is no path, and neither in {folders[0]} nor in {folders[1]}; there is: "
-        f"{', '.join(there) or 'nothing of the kind (glove.*.txt)'}"
+        f"{in_short(there) or 'nothing of the kind (glove.*.txt)'}"
     )
 
 

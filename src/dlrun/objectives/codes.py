@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dlrun.artifacts import Pictures, Points
-from dlrun.errors import Refused
+from dlrun.errors import Refused, in_short
 from dlrun.objectives.held import Held, named_groups, target_of
 from dlrun.ranges import Count, Natural
 
@@ -100,7 +100,7 @@ def sides(of: Tensor, names: tuple[str, ...], label: str, against: str) -> tuple
     """The rows of a label, and those of another, or all others, as masks. Raises Refused where one has no row."""
     for name in filter(None, (label, against)):
         if name not in names:
-            raise Refused(f"no label '{name}'; there are: {', '.join(names)}")
+            raise Refused(f"no label '{name}'; there are: {in_short(names, name)}")
     if label == against:
         raise Refused(f"label={label} against={against}: there is no way from a label to itself")
     some = of == names.index(label)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dlrun.errors import Refused
+from dlrun.errors import Refused, in_short
 from dlrun.types import Batch, Data, Field, Source
 
 LABELLED = ("category", "binary")
@@ -73,7 +73,7 @@ def target_of(fields: dict[str, Field], target: str) -> str:
     there = [name for name, field in fields.items() if field.kind in LABELLED]
     if (target and target not in there) or not there:
         named = f"target '{target}' has no labels" if target else "no target has labels"
-        raise Refused(f"{named}; there are: {', '.join(there) or 'none'}")
+        raise Refused(f"{named}; there are: {in_short(there) or 'none'}")
     return target or there[0]
 
 

@@ -23,6 +23,9 @@ class Plan(Protocol):
     def rows(self, raw: Raw, job: Job, seed: int) -> Rows: ...
 
 
+MOST = 100_000  # fits of one run
+
+
 @dataclass(frozen=True)
 class Holdout:
     """One fit; part of the development rows is held out for validation (book §4.2)."""
@@ -122,6 +125,8 @@ def kfold(*, folds: Count, by: By, shuffle: bool, rare: Rare = "stratify_none") 
 
 def iterated_kfold(*, folds: Count, repeats: Count, by: By, shuffle: bool, rare: Rare = "stratify_none") -> Kfold:
     """K-fold validation, again and again with new shuffles. rare: see `holdout`."""
+    if folds * repeats > MOST:
+        raise ValueError(f"{folds:,} folds, {repeats:,} times: each is a fit, and more than {MOST:,} are none of a run")
     if folds < 2:
         raise ValueError("folds=1 holds nothing out: use 2 or more, or protocol=whole")
     if repeats > 1 and not shuffle:

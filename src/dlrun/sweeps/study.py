@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from dlrun.errors import Refused
+from dlrun.errors import Refused, in_short
 from dlrun.figures import COSTS as COSTS
 from dlrun.figures import deciding as deciding
 from dlrun.figures import sign as sign
@@ -182,7 +182,7 @@ def all_there(names: Sequence[str], there: Sequence[str], when: str = "") -> Non
     """Raise Refused where a job has not measured what its sweep is to be decided by."""
     for name in names:
         if name not in there:
-            raise Refused(f"sweep.measure={name} is not measured{when}; there are: {', '.join(there)}")
+            raise Refused(f"sweep.measure={name} is not measured{when}; there are: {in_short(there, name)}")
 
 
 def combinations(axes: Sequence[Axis], zipped: Sequence[str] = ()) -> list[list[str]]:

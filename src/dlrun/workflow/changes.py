@@ -9,6 +9,7 @@ from dlrun.places import shipped
 
 Changes = dict[str, Any]
 SIZES = ("filters", "units", "dense")  # of a model: lists with one number a hidden layer
+MOST = 1_000_000
 RELATIVE = ("scale", "layers", "epochs", "rate")
 NAMED = ("augment",)  # an option by name, where there is something to change
 GROUPS = ("model", "optimizer", "engine", "loss", "scheduler")  # whose keys make another candidate on the same rows
@@ -69,8 +70,10 @@ def check(place: str, changes: Any) -> None:
             there = f"{', '.join((*RELATIVE, *NAMED))}, and keys of {', '.join(GROUPS)}, such as model.l2"
             raise Refused(f"{place}: nothing is called '{key}'. There are: {there}")
         kinds = int if key == "layers" else int | float
-        if key in RELATIVE and (not isinstance(value, kinds) or isinstance(value, bool) or value <= 0):
-            raise Refused(f"{place}.{key}={value!r}: it must be a {'whole ' * (key == 'layers')}number above 0")
+        if key in RELATIVE and (not isinstance(value, kinds) or isinstance(value, bool) or not 0 < value <= MOST):
+            raise Refused(
+                f"{place}.{key}={value!r}: it must be a {'whole ' * (key == 'layers')}number above 0, {MOST:,} at most"
+            )
 
 
 def _there(config: dict[str, Any], key: str) -> bool:
