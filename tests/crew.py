@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-import subprocess
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from beside import HERE, Beside
 from laboratory import SPEC, node, table, trainer, weights, wired
 from torch import nn
 
@@ -231,24 +231,15 @@ def main() -> None:
     processes.leave(0)
 
 
-def run(folder: Path, count: int, timeout: float) -> dict[str, Any]:
+def run(folder: Path, count: int) -> dict[str, Any]:
     """What so many processes find."""
     folder.mkdir()
-    here = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "DLRUN_STORE": folder / "store", "OMP_NUM_THREADS": 1}
-    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(processes.__file__).parents[1])])
-    common = os.environ | {name: str(value) for name, value in here.items()} | {"PYTHONPATH": paths}
-    crew = [
-        subprocess.Popen(
-            [sys.executable, "-c", CODE, str(folder)],
-            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, stdout=-1, stderr=subprocess.STDOUT,
-        )
-        for rank in range(count)
-    ]  # fmt: skip
-    try:
-        for process in crew:
-            out, _ = process.communicate(timeout=timeout)
-            assert process.returncode == 0, out.decode()[-4000:]
-    finally:
-        for process in crew:
-            process.kill()
+    here = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "DLRUN_STORE": folder / "store"}
+    paths = os.pathsep.join([str(Path(__file__).parent), HERE["PYTHONPATH"]])
+    common = HERE | {name: str(value) for name, value in here.items()} | {"PYTHONPATH": paths}
+    with ExitStack() as crew:
+        about = [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+        for process in [crew.enter_context(Beside([sys.executable, "-c", CODE, folder], env=env)) for env in about]:
+            code, said = process.end()
+            assert code == 0, said[-4000:]
     return torch.load(folder / "found.pt", weights_only=False)

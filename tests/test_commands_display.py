@@ -2,13 +2,17 @@
 
 import io
 import re
-import time
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 from types import SimpleNamespace
 
 import pytest
+from beside import LIMIT
 from rich.console import Console
 
+from dlrun.commands import display
 from dlrun.commands.display import Display, Look
 
 
@@ -19,7 +23,7 @@ class FakeTrainer:
     position: int = 0
     batches: int = 10
     epochs: int = 3
-    pause: float = 0.0
+    pause: Callable = lambda trainer: None  # noqa: E731
     history: list = field(default_factory=list)
     callbacks: list = field(default_factory=list)
     looks: int = 0
@@ -43,7 +47,7 @@ class FakeTrainer:
                 self.split = split
                 for position in range(self.batches):
                     self.position = position
-                    time.sleep(self.pause)
+                    self.pause(self)
                 values = {"loss": 0.1 * (self.epoch + 1), "accuracy": 0.9 - 0.1 * self.epoch}
                 self.history.append(SimpleNamespace(epoch=self.epoch + 1, split=split, values=values))
             self.epoch += 1
@@ -55,15 +59,36 @@ BASELINE = {"loss": SimpleNamespace(value=2.3), "accuracy": SimpleNamespace(valu
 JOB = SimpleNamespace(name="fold-2")
 
 
-def shown(trainer, terminal, **options):
-    stream = io.StringIO()
+class Heard(io.StringIO):
+    """What is written, for another thread to wait for."""
+
+    def __init__(self):
+        super().__init__()
+        self.more = threading.Condition()
+
+    def write(self, text):
+        with self.more:
+            self.more.notify_all()
+            return super().write(text)
+
+    def plain(self):
+        return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", self.getvalue())
+
+    def wait_for(self, pattern, times=1):
+        with self.more:
+            assert self.more.wait_for(lambda: len(re.findall(pattern, self.plain())) >= times, LIMIT)
+
+
+def shown(trainer, terminal, stream=None, **options):
+    stream = stream or Heard()
     console = Console(file=stream, force_terminal=terminal, width=80)
     with Display(console, options.pop("quiet", False), **options)(trainer, JOB, BASELINE):
         trainer.fit()
     return stream.getvalue()
 
 
-def test_off_a_terminal_each_epoch_is_exactly_one_plain_line():
+def test_off_a_terminal_each_epoch_is_exactly_one_plain_line(monkeypatch):
+    monkeypatch.setattr(display, "time", SimpleNamespace(monotonic=lambda: 5.0))
     trainer = FakeTrainer()
     lines = shown(trainer, False).splitlines()
     assert lines[0] == "fold-2  baseline to beat: accuracy 0.5100" and len(lines) == 4
@@ -73,15 +98,22 @@ def test_off_a_terminal_each_epoch_is_exactly_one_plain_line():
 
 
 def test_a_long_epoch_gives_signs_of_life():
-    lines = shown(FakeTrainer(epochs=1, pause=0.02), False, heartbeat=0.1).splitlines()
-    beats = [line for line in lines if " batch " in line]
-    assert 2 <= len(beats) <= 6
-    assert re.fullmatch(r"fold-2  epoch 1/1  (train|val) batch \d+/10  loss 0.2500  0 s", beats[0])
+    heard = Heard()
+    long = FakeTrainer(epochs=1, pause=lambda trainer: trainer.position < 9 or heard.wait_for(" batch ", 2))
+    beats = [line for line in shown(long, False, heard, heartbeat=0.01).splitlines() if " batch " in line]
+    assert len(beats) >= 2
+    assert re.fullmatch(r"fold-2  epoch 1/1  (train|val) batch \d+/10  loss 0.2500  \d+ s", beats[0])
 
 
 def test_a_terminal_shows_a_bar_and_leaves_one_line():
-    trainer = FakeTrainer(pause=0.03)
-    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown(trainer, True))
+    heard = Heard()
+
+    def pause(trainer):
+        if (trainer.epoch, trainer.split, trainer.position) == (1, "train", 5):
+            heard.wait_for("epoch 2/3 train(.|\\n)*about [0-9]+ s left")
+
+    shown(FakeTrainer(pause=pause), True, heard)
+    text = heard.plain()
     for piece in ("━━━━", "epoch 2/3 train", "loss 0.2500", "best val accuracy 0.9000 (epoch 1)", "baseline to beat"):
         assert piece in text
     assert re.search(r"about \d+ s left", text)
@@ -89,13 +121,14 @@ def test_a_terminal_shows_a_bar_and_leaves_one_line():
     assert last.startswith("fold-2  3 epochs  ") and "best val accuracy 0.9000 (epoch 1)" in last
 
 
-def test_the_running_loss_is_looked_at_four_times_a_second_however_often_it_is_drawn():
+def test_the_running_loss_is_looked_at_four_times_a_second_however_often_it_is_drawn(monkeypatch):
+    clock = count(1000)  # of hundredths of a second
+    monkeypatch.setattr(display, "time", SimpleNamespace(monotonic=lambda: next(clock) / 100))
     trainer = FakeTrainer()
     look = Look(trainer, "fit", BASELINE, "")
-    began = time.monotonic()
     for _ in range(200):
         assert "loss 0.2500" in look.bar().plain
-    assert 1 <= trainer.looks <= 2 + 4 * (time.monotonic() - began)
+    assert 4 <= trainer.looks <= 2 + 4 * (next(clock) - 1000) / 100
 
 
 def test_quiet_says_nothing_and_touches_nothing():

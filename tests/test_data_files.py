@@ -8,6 +8,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from beside import LIMIT
 
 from dlrun.data.files import Official, fetch, root
 from dlrun.errors import Refused
@@ -149,7 +150,7 @@ def test_two_runs_share_an_empty_cache(cache, server):
     runs = [context.Process(target=_fetch_in_a_process, args=arguments) for _ in range(2)]
     for run in runs:
         run.start()
-    assert [results.get(timeout=60) for _ in runs] == [len(CONTENT)] * 2
+    assert [results.get(timeout=LIMIT) for _ in runs] == [len(CONTENT)] * 2
     for run in runs:
         run.join()
     assert server.served == 1

@@ -10,9 +10,7 @@ import csv
 import os
 import signal
 import socket
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +19,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from beside import Beside, dlrun, ended
 
 from dlrun import checkpoint, places, processes, rundir, shares
 from dlrun.cli import main
 
 TOLERANCE = 1e-6
-HERE = os.environ | {"PYTHONPATH": str(Path(places.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-CODE = "import sys; from dlrun.cli import entry; entry()"
 WORDS = [
     "task=digits",
     "engine.device=cpu",
@@ -51,7 +48,7 @@ def alone(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
 def several(request, tmp_path_factory):
-    return crew.run(tmp_path_factory.mktemp("crew") / str(request.param), request.param, timeout=120)
+    return crew.run(tmp_path_factory.mktemp("crew") / str(request.param), request.param)
 
 
 def near(one: Any, other: Any) -> None:
@@ -145,41 +142,10 @@ def test_the_parts_of_a_batch_make_the_batch(seed):
             assert torch.equal(part["x"], batch["x"][mine.first : mine.first + mine.held])
 
 
-def begin(*words: Any) -> subprocess.Popen[bytes]:
-    """A dlrun of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-c", CODE, *map(str, words)], env=HERE, stdout=-1, stderr=subprocess.STDOUT
-    )
-
-
-def end(process: subprocess.Popen[bytes]) -> tuple[int, str]:
-    """Its exit code, and what it said."""
-    try:
-        out, _ = process.communicate(timeout=120)
-    except subprocess.TimeoutExpired:
-        process.terminate()  # so that it ends those that it has started
-        out, _ = process.communicate(timeout=30)
-        raise AssertionError(out.decode()[-3000:]) from None
-    finally:
-        process.kill()
-    return process.returncode, " ".join(out.decode().split())
-
-
 def only_run(output: Path) -> Path:
     """The one run folder below."""
     (found,) = output.glob("*/*/*")
     return found
-
-
-def wait_for(sight: Any, process: subprocess.Popen[bytes], seconds: float = 90) -> Any:
-    """What comes in sight before the time is over."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until and process.poll() is None:
-        if found := sight():
-            return found
-        time.sleep(0.05)
-    process.kill()
-    raise AssertionError(process.communicate()[0].decode()[-3000:])
 
 
 def epochs(run: Path) -> int:
@@ -187,7 +153,7 @@ def epochs(run: Path) -> int:
     return max([line["epoch"] for line in rundir.lines(run / "history.jsonl")], default=0)
 
 
-def crew_of(process: subprocess.Popen[bytes]) -> dict[int, int]:
+def crew_of(process: Beside) -> dict[int, int]:
     """Rank → process id of those that this process has started."""
     found = {}
     for place in Path("/proc").glob("[0-9]*"):
@@ -202,18 +168,10 @@ def crew_of(process: subprocess.Popen[bytes]) -> dict[int, int]:
     return found
 
 
-def gone(number: int) -> bool:
-    """Whether a process has ended."""
-    try:
-        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
-
-
-def under_way(output: Path, *words: Any) -> tuple[subprocess.Popen[bytes], Path]:
+def under_way(output: Path, *words: Any) -> tuple[Beside, Path]:
     """A long run in two processes of which some epochs are done."""
-    process = begin(*LONG, "engine.devices=2", f"output={output}", *words)
-    wait_for(lambda: any(epochs(run) > 2 for run in output.glob("*/*/*")), process)
+    process = dlrun(*LONG, "engine.devices=2", f"output={output}", *words)
+    assert process.until("  epoch 4/"), process.said
     return process, only_run(output)
 
 
@@ -223,8 +181,8 @@ def test_a_process_that_is_killed_ends_the_run_which_goes_on_with_one(tmp_path):
     ranks = crew_of(process)
     assert sorted(ranks) == [0, 1]
     os.kill(ranks[1], signal.SIGKILL)
-    code, said = end(process)
-    assert code == 1 and all(map(gone, ranks.values()))
+    code, said = process.end()
+    assert code == 1 and all(map(ended, ranks.values()))
     assert "process 2 of 2 was killed (SIGKILL), and the others were stopped. Saved is fit after epoch" in said
     assert f"dlrun resume {run} engine.devices=1" in said and "Traceback" not in said
     assert "process 2 of 2 was killed" in (run / "log.txt").read_text()
@@ -262,7 +220,7 @@ def test_a_process_that_fails_says_of_what(tmp_path, monkeypatch):
     (tmp_path / "conf/model").mkdir(parents=True)
     (tmp_path / "conf/model/faulty.yaml").write_text("_target_: faulty.Net\nafter: 40\n")
     words = ["task=digits", "engine.device=cpu", "model=faulty", "plugins=[faulty]", "callback=keep_best"]
-    code, said = end(begin(*words, "engine.devices=2", "engine.save_every=0", "output=out"))
+    code, said = dlrun(*words, "engine.devices=2", "engine.save_every=0", "output=out").end()
     assert code == 1 and "process 2 of 2 failed: ValueError: cannot restore the sound" in said, said
     assert "Saved is fit after epoch" in said and "Traceback" not in said
 
@@ -277,13 +235,13 @@ def test_a_model_in_parts_is_trained_saved_and_gone_on_with_by_one(tmp_path):
         "callback=[keep_best,tensorboard,samples]",
     ]
     for name, more in (("one", []), ("parts", ["engine.devices=2", "engine.shard=true"])):
-        code, said = end(begin(*words, *more, f"output={tmp_path}/{name}"))
+        code, said = dlrun(*words, *more, f"output={tmp_path}/{name}").end()
         assert code == 0, said
     one, parts = only_run(tmp_path / "one"), only_run(tmp_path / "parts")
     scores = [rundir.lines(run / "results.jsonl")[0]["scores"]["loss"]["value"] for run in (one, parts)]
     assert scores[1] == pytest.approx(scores[0], rel=1e-3)
     assert main(["evaluate", str(parts)]) == 0
-    code, said = end(begin("resume", parts, "engine.devices=null", "engine.epochs=4"))
+    code, said = dlrun("resume", parts, "engine.devices=null", "engine.epochs=4").end()
     assert code == 2 and "is finished" in said
 
 
@@ -293,10 +251,10 @@ def test_a_model_in_parts_is_trained_saved_and_gone_on_with_by_one(tmp_path):
 def test_a_signal_to_the_parent_is_a_saved_run(tmp_path, number):
     process, run = under_way(tmp_path)
     ranks = crew_of(process)
-    process.send_signal(number)
-    code, said = end(process)
+    process.process.send_signal(number)
+    code, said = process.end()
     assert code == 128 + number and f"stopped and saved; to go on: dlrun resume {run}" in said
-    assert all(map(gone, ranks.values())) and "Traceback" not in said
+    assert all(map(ended, ranks.values())) and "Traceback" not in said
 
 
 @linux
@@ -305,10 +263,7 @@ def test_no_process_outlives_its_parent(tmp_path):
     process, run = under_way(tmp_path)
     ranks = crew_of(process)
     process.kill()
-    until = time.monotonic() + 30
-    while not all(map(gone, ranks.values())) and time.monotonic() < until:
-        time.sleep(0.1)
-    assert all(map(gone, ranks.values()))
+    assert all(map(ended, ranks.values()))
     assert (run / "checkpoints/fit/last.pt").exists()
 
 
@@ -334,35 +289,34 @@ def test_a_run_cut_in_the_middle_of_an_epoch_goes_on_in_one_two_or_three_process
     whole = outcome(only_run(tmp_path / "whole"))
     for count in (1, 2, 3):
         place = tmp_path / f"in-{count}"
-        process = begin(*words, "engine.devices=2", f"output={place}")
-        wait_for(lambda place=place: any(epochs(run) >= 1 for run in place.glob("*/*/*")), process)
-        process.send_signal(signal.SIGTERM)
-        code, said = end(process)
+        process = dlrun(*words, "engine.devices=2", f"output={place}")
+        assert process.until("  epoch 1/"), process.said
+        process.process.send_signal(signal.SIGTERM)
+        code, said = process.end()
         run = only_run(place)
         assert code == 143, said[-500:]
-        code, said = end(begin("resume", run, f"engine.devices={count}"))
+        code, said = dlrun("resume", run, f"engine.devices={count}").end()
         assert code == 0, said
         loose(whole, outcome(run))
 
 
-def torchrun(*words: Any) -> subprocess.Popen[bytes]:
+def torchrun(*words: Any) -> Beside:
     """What torchrun starts."""
-    about: dict[str, Any] = {"env": HERE, "stdout": -1, "stderr": subprocess.STDOUT}
-    return subprocess.Popen([sys.executable, "-m", "torch.distributed.run", *map(str, words)], **about)
+    return Beside([sys.executable, "-m", "torch.distributed.run", *words])
 
 
 @pytest.mark.slow
 def test_torchrun_leaves_one_run_folder_on_one_machine_or_two(tmp_path):
     words = [*WORDS, "engine.epochs=2"]
     assert main([*words, f"output={tmp_path}/alone"]) == 0
-    code, said = end(torchrun("--standalone", "--nproc-per-node=2", "-m", "dlrun", *words, f"output={tmp_path}/one"))
+    code, said = torchrun("--standalone", "--nproc-per-node=2", "-m", "dlrun", *words, f"output={tmp_path}/one").end()
     assert code == 0 and said.count("run folder:") == 1, said
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     about = ["--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={port}", "-m", "dlrun"]
     nodes = [torchrun(f"--node-rank={node}", *about, *words, f"output={tmp_path}/two") for node in (0, 1)]
-    ends = [end(node) for node in nodes]
+    ends = [node.end() for node in nodes]
     assert [code for code, _ in ends] == [0, 0] and "".join(said for _, said in ends).count("run folder:") == 1, ends
     alone = outcome(only_run(tmp_path / "alone"))
     for name in ("one", "two"):
@@ -374,7 +328,7 @@ def test_torchrun_leaves_one_run_folder_on_one_machine_or_two(tmp_path):
 @pytest.mark.slow
 def test_a_sweep_under_torchrun_is_refused(tmp_path):
     words = ["-m", "dlrun", "-m", *WORDS, "seed=1,2", f"output={tmp_path}/none"]
-    code, said = end(torchrun("--standalone", "--nproc-per-node=2", *words))
+    code, said = torchrun("--standalone", "--nproc-per-node=2", *words).end()
     assert code != 0 and "a sweep starts its processes itself" in said and not (tmp_path / "none").exists()
 
 
@@ -386,7 +340,7 @@ def test_a_sweep_under_torchrun_is_refused(tmp_path):
 def test_a_run_in_two_processes_is_the_run_in_one(tmp_path, words):
     common = [*words, "optimizer=sgd", "engine.device=cpu", "callback=keep_best"]
     for count in (1, 2):
-        code, said = end(begin(*common, f"engine.devices={count}", f"output={tmp_path}/{count}"))
+        code, said = dlrun(*common, f"engine.devices={count}", f"output={tmp_path}/{count}").end()
         assert code == 0, said
     rows = [[line["values"] for line in rundir.lines(only_run(tmp_path / str(c)) / "history.jsonl")] for c in (1, 2)]
     results = [[line["scores"] for line in rundir.lines(only_run(tmp_path / str(c)) / "results.jsonl")] for c in (1, 2)]
@@ -401,7 +355,7 @@ def test_a_run_in_two_processes_is_the_run_in_one(tmp_path, words):
 @pytest.mark.slow
 def test_a_job_of_a_sweep_may_have_several_processes(tmp_path):
     words = ["-m", *WORDS, "preset=smoke", "engine.devices=2", "optimizer.lr=0.1,0.01", f"output={tmp_path}"]
-    code, said = end(begin(*words, "sweep.measure=[val/loss,parameters]"))
+    code, said = dlrun(*words, "sweep.measure=[val/loss,parameters]").end()
     assert code == 0, said
     jobs = sorted(tmp_path.glob("*/sweep/*/0*/results.jsonl"))
     assert len(jobs) == 2 and all(rundir.lines(job)[0]["parameters"] > 0 for job in jobs)
@@ -413,7 +367,7 @@ def test_a_job_of_a_sweep_may_have_several_processes(tmp_path):
 @pytest.mark.slow
 def test_workflow_in_two_processes(tmp_path):
     quick = ["workflow", "task=wine", "protocol=holdout", "workflow.budget=6", "workflow.search=1", "engine.epochs=4"]
-    code, said = end(begin(*quick, "engine.device=cpu", "engine.devices=2", f"output={tmp_path}"))
+    code, said = dlrun(*quick, "engine.device=cpu", "engine.devices=2", f"output={tmp_path}").end()
     assert code in (0, 1) and "Traceback" not in said, said[-3000:]
     (run,) = tmp_path.glob("*/workflow/*")
     assert (run / "report.html").exists() and len(rundir.lines(run / "results.jsonl")) >= 3
@@ -438,7 +392,7 @@ def test_what_has_nothing_to_share_is_refused(tmp_path):
         (["model.batch_norm=true", "engine.batch_size=3"], "batch norm needs two rows"),
         (["model=dcgan", "objective=adversarial", "engine.batch_size=1"], "two rows"),
     ):
-        code, said = end(begin(*WORDS[:2], *words, "engine.devices=2", f"output={tmp_path}"))
+        code, said = dlrun(*WORDS[:2], *words, "engine.devices=2", f"output={tmp_path}").end()
         assert code == 2 and told in said and not list(tmp_path.glob("*/*/*")), said
 
 

@@ -5,21 +5,16 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
-import time
 from datetime import datetime
-from pathlib import Path
 
 import pytest
 import torch
+from beside import dlrun
 
-from dlrun import checkpoint, engine, places, rundir
+from dlrun import checkpoint, engine, rundir
 from dlrun.cli import main
 
-HERE = os.environ | {"PYTHONPATH": str(Path(places.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-CODE = "import sys; from dlrun.cli import entry; entry()"
 # dropout, batch norm, a schedule with warm-up, accumulation, a running average, and the best epoch kept: all have state
 CONFIG = [
     *("task=digits", "engine.device=cpu", "engine.save_every=0", "engine.accumulate=2", "engine.ema=0.9"),
@@ -34,16 +29,11 @@ def words(*more):
     return [*(word for word in CONFIG if word.partition("=")[0] not in keys), *more]
 
 
-def begin(*words):
-    """A dlrun of its own."""
-    return subprocess.Popen([sys.executable, "-c", CODE, *map(str, words)], env=HERE, stdout=-1, stderr=-1)
-
-
 def end(process, code=0):
-    """Wait until it has ended by itself."""
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == code, (process.returncode, out[-2000:], err[-2000:])
-    return out.decode()
+    """What it said until it ended by itself."""
+    found, said = process.end()
+    assert found == code, (found, said[-4000:])
+    return said
 
 
 def only_run(output):
@@ -90,29 +80,13 @@ def whole_run(output, *words):
     return only_run(output)
 
 
-def wait_for(test, process, seconds=60.0):
-    """Wait until this is so, or the process has ended."""
-    began = time.monotonic()
-    while not test() and process.poll() is None and time.monotonic() - began < seconds:
-        time.sleep(0.002)
-
-
-def saved(output):
-    """When a checkpoint below was last written; 0 where there is none."""
-    return max((path.stat().st_mtime_ns for path in output.glob("*/*/*/checkpoints/*/last.pt")), default=0)
-
-
 def kill_again_and_again(output, kills, chance, *words):
     """Begin a run, kill it at random moments while it trains, and resume it each time; answers with how many hit."""
-    process, hits = begin(*words, f"output={output}"), 0
+    process, hits = dlrun(*words, f"output={output}"), 0
     for _ in range(kills):
-        before = saved(output)
-        wait_for(lambda before=before: saved(output) > before, process)
-        time.sleep(chance.uniform(0, 0.3))
-        hits += process.poll() is None
-        process.kill()
-        process.communicate()
-        process = begin("resume", only_run(output))
+        process.until("  epoch ", chance.randint(1, 4))
+        hits += process.kill()
+        process = dlrun("resume", only_run(output))
     end(process)
     return hits
 
@@ -120,7 +94,7 @@ def kill_again_and_again(output, kills, chance, *words):
 @pytest.mark.slow
 def test_a_run_killed_twenty_times_ends_like_one_that_was_left_alone(tmp_path):
     chosen = words("engine.epochs=60", "engine.batch_size=32")
-    whole = end(begin(*chosen, f"output={tmp_path / 'whole'}")) and only_run(tmp_path / "whole")
+    whole = end(dlrun(*chosen, f"output={tmp_path / 'whole'}")) and only_run(tmp_path / "whole")
     hits = kill_again_and_again(tmp_path / "killed", 20, random.Random(0), *chosen)
     assert hits >= 15
     check_same(only_run(tmp_path / "killed"), whole)
@@ -129,16 +103,15 @@ def test_a_run_killed_twenty_times_ends_like_one_that_was_left_alone(tmp_path):
 @pytest.mark.slow
 def test_folds_killed_between_and_inside_them_end_like_folds_left_alone(tmp_path):
     chosen = words("protocol=kfold", "engine.epochs=15", "engine.batch_size=32")
-    whole = end(begin(*chosen, f"output={tmp_path / 'whole'}")) and only_run(tmp_path / "whole")
+    whole = end(dlrun(*chosen, f"output={tmp_path / 'whole'}")) and only_run(tmp_path / "whole")
     output, chance = tmp_path / "killed", random.Random(1)
-    process = begin(*chosen, f"output={output}")
-    for fold in range(4):  # as soon as this fold has its result, and once more a little later
-        for delay in (0, chance.uniform(0, 0.5)):
-            wait_for(lambda fold=fold: sum(1 for _ in output.rglob("*.npz")) > fold, process)
-            time.sleep(delay)
+    process = dlrun(*chosen, f"output={output}")
+    for fold in range(4):  # as soon as this fold begins, and once more a little later
+        for more in (0, chance.randint(1, 10)):
+            process.until(f"fold-{fold + 1}  ")
+            process.until("  epoch ", more)
             process.kill()
-            process.communicate()
-            process = begin("resume", only_run(output))
+            process = dlrun("resume", only_run(output))
     end(process)
     check_same(only_run(output), whole)
     assert [line["name"] for line in rundir.lines(only_run(output) / "results.jsonl")] == [
@@ -204,9 +177,9 @@ def test_a_signal_during_validation_writes_no_row_twice(tmp_path, monkeypatch, w
 
 
 def test_a_signal_from_outside_stops_a_process_and_the_run_goes_on(tmp_path, whole):
-    process = begin(*words("engine.epochs=4000", "callback=[keep_best,early_stopping]"), f"output={tmp_path}")
-    wait_for(lambda: saved(tmp_path), process)
-    process.send_signal(signal.SIGTERM)
+    process = dlrun(*words("engine.epochs=4000", "callback=[keep_best,early_stopping]"), f"output={tmp_path}")
+    assert process.until("  epoch 2/"), process.said
+    process.process.send_signal(signal.SIGTERM)
     assert "dlrun resume" in end(process, 143)
     state = checkpoint.load(next(only_run(tmp_path).glob("checkpoints/*/last.pt")))
     assert 0 < state["epoch"] * 12 + state["position"] < 4000 * 12
@@ -322,11 +295,6 @@ def test_a_finished_run_is_left_as_it_is(tmp_path, capsys):
     assert same(outcome(run), before) and (run / "command.txt").read_text().startswith("dlrun ")
 
 
-def fits(output):
-    """How many fits the one run below has finished."""
-    return sum(len(rundir.lines(path)) for path in output.glob("*/*/*/results.jsonl"))
-
-
 @pytest.mark.slow
 def test_a_workflow_that_is_killed_comes_to_the_same_verdicts(tmp_path):
     """kill -9 at a random moment after every second fit: the same fits, scores and verdicts as one left alone."""
@@ -334,17 +302,11 @@ def test_a_workflow_that_is_killed_comes_to_the_same_verdicts(tmp_path):
     quick = ["workflow.budget=12", "workflow.search=2", "engine.epochs=8", "engine.save_every=0", "protocol=holdout"]
     first, second = tmp_path / "first", tmp_path / "second"
     words = ["workflow", "task=breast_cancer", *quick]
-    end(begin(*words, f"output={first}"))
-    process, kills = begin(*words, f"output={second}"), 0
-    while process.poll() is None:
-        if fits(second) < 2 * kills + 1:
-            time.sleep(0.01)
-            continue
-        time.sleep(chosen.uniform(0, 0.4))
-        process.kill()
-        process.communicate()
-        kills += 1
-        process = begin("resume", only_run(second))
+    end(dlrun(*words, f"output={first}"))
+    process, kills = dlrun(*words, f"output={second}"), 0
+    while process.until("  best val ", chosen.randint(1, 3)):
+        kills += process.kill()
+        process = dlrun("resume", only_run(second))
     end(process)
     assert kills >= 5
     for one, other in zip(outcome(only_run(first)), outcome(only_run(second)), strict=True):

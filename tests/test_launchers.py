@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from beside import LIMIT
 
 from dlrun import rundir
 from dlrun.cli import main
@@ -49,12 +50,11 @@ def entries(output):
     return folder, [found[number] for number in sorted(found)]
 
 
-def program(folder, text, *words, timeout=120):
+def program(folder, text, *words):
     """Run a Hydra program of these lines in this folder."""
     (folder / "program.py").write_text(text)
-    return subprocess.run(
-        [sys.executable, "program.py", "-m", *words], cwd=folder, capture_output=True, text=True, timeout=timeout
-    )
+    command = [sys.executable, "program.py", "-m", *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=LIMIT)
 
 
 class Half:
@@ -166,7 +166,7 @@ def test_hydras_plugins_are_found_without_torch_or_optuna():
     told = (
         "import sys, hydra_plugins.dlrun.plugins; print([n for n in ('torch', 'optuna', 'dlrun') if n in sys.modules])"
     )
-    found = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, timeout=60)
+    found = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, timeout=LIMIT)
     assert found.stdout.strip() == "[]", found.stderr
 
 
@@ -222,7 +222,7 @@ def test_joblib(tmp_path):
 @pytest.mark.slow
 def test_slurms_way_through_submitits_local_executor(tmp_path):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="hydra-submitit-launcher is not installed")
-    folder = same(tmp_path, ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5"])
+    folder = same(tmp_path, ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=60"])
     assert len(list((folder / ".submitit").rglob("*_submitted.pkl"))) == 3
 
 
@@ -231,7 +231,7 @@ def test_slurms_way_through_submitits_local_executor(tmp_path):
     ("plugin", "words"),
     [
         ("joblib", ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]),
-        ("submitit", ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5"]),
+        ("submitit", ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=60"]),
     ],
 )
 def test_a_job_that_kills_its_process_is_a_failed_row(tmp_path, monkeypatch, plugin, words):
@@ -253,7 +253,7 @@ def test_ray(tmp_path):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=LIMIT,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 

@@ -8,6 +8,7 @@ import subprocess
 from html import unescape
 
 import pytest
+from beside import LIMIT
 from made_up_workflow import reports
 
 from dlrun.report.html import POLICY
@@ -39,7 +40,7 @@ def browse(folder, words):
     """What a browser started with these words writes on stdout, and its console's lines."""
     own = {name: str(folder / "home") for name in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME")}
     command = [BROWSER, *FLAGS, f"--user-data-dir={folder / 'home'}", *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=os.environ | own, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, env=os.environ | own, check=True)
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 

@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 import threading
 from dataclasses import replace
 
@@ -343,45 +341,18 @@ def test_a_run_on_files_of_ones_own_and_a_model_that_wants_all_at_once(folder, t
     assert "read file by file" in capsys.readouterr().err
 
 
-MEMORY = """
-import sys
-import threading
-from pathlib import Path
-import numpy as np
-from dlrun.build import build
-from dlrun.data.prepare import prepare
-
-def peak():
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1024
-
-def epoch(folder):
-    node = {"_target_": "dlrun.data.shards.shards", "source": "official", "path": folder, "inputs": None, "kinds": {}}
-    node |= {"target": "y", "labels": None, "hold_out": "rows", "scale": "standardise", "window": 2}
-    raw = build(node)
-    data = prepare(raw, np.arange(len(raw)), None)
-    return sum(len(batch["y"]) for batch in data.train.batches(100, seed=0))
-
-few, many = sys.argv[1:]
-epoch(few), epoch(few)
-before = peak()
-rows = epoch(many)
-print(rows, peak() - before)
-"""
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
-def test_memory_does_not_grow_with_the_number_of_files(tmp_path):
-    random = np.random.RandomState(0)
-    for name, count in (("few", 3), ("many", 40)):  # of 2 MB each
-        whole = {"x": random.normal(size=(500, 1000)).astype(np.float32), "y": np.arange(500) % 2}
-        for number in range(count):
-            (tmp_path / name).mkdir(exist_ok=True)
-            np.savez(tmp_path / name / f"{number:03}.npz", **whole)
-    command = [sys.executable, "-c", MEMORY, str(tmp_path / "few"), str(tmp_path / "many")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    rows, grown = done.stdout.split()
-    assert int(rows) == 20_000 and float(grown) < 12  # MB, of the 80 that all files have
+def test_no_more_files_are_held_than_two_windows_however_many_there_are(tmp_path, monkeypatch):
+    count, each, window = 24, 10, 2
+    own = write(tmp_path / "many", arrays(count * each), (each,) * count)
+    data = prepare(read(own, window=window), np.arange(count * each), None)
+    reads, ordinary = [], Shelf.read
+    monkeypatch.setattr(Shelf, "read", lambda self, file, name: reads.append(file) or ordinary(self, file, name))
+    given, held = 0, []
+    for batch in data.train.batches(5, seed=0):
+        held.append(len(set(reads)) - given // each)  # read, and not used up yet
+        given += len(batch["y"])
+    assert given == count * each and len(set(reads)) == count
+    assert max(held) <= 2 * window  # the one in use, and the one ahead
 
 
 def test_the_workflow_says_that_it_needs_all_rows_at_once(folder, tmp_path, capsys):

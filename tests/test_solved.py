@@ -189,23 +189,21 @@ def test_missing_numbers_are_refused_by_name():
         model.solve(table)
 
 
-def test_solving_ten_thousand_words_is_quick_and_small():
-    """A dense matrix of these rows would take 800 MB, and minutes."""
-    import time
-
+def test_ten_thousand_words_are_solved_without_a_dense_matrix(monkeypatch):
+    """Which would take gigabytes, and minutes, of as many rows as people have."""
+    for dense in ("scipy.sparse.csr_array.toarray", "scipy.sparse.csr_array.todense", "torch.Tensor.to_dense"):
+        monkeypatch.setattr(dense, None)
     random = np.random.default_rng(0)
-    rows, each, width = 20_000, 20, 10_000
+    rows, each, width = 4_000, 20, 10_000
     words = np.sort(random.integers(0, width // each, (rows, each)) + np.arange(each) * (width // each), 1)
     bag = Bag(
         torch.arange(0, rows * each + 1, each, dtype=torch.int32), torch.tensor(words.reshape(-1), dtype=torch.int32),
         torch.ones(rows * each), width,
     )  # fmt: skip
     y = torch.tensor((words[:, :5] % 2).mean(1) > 0.5).float()[:, None]
-    started = time.process_time()
     model = solved(
         {"bag": Field("bag", (width,), width)}, {"y": TARGETS["binary"]}, table := Table({"bag": bag, "y": Plain(y)})
     )
-    assert time.process_time() - started < 10
     (batch,) = table.batches(rows)
     assert (((model(batch)["y"] > 0) == (y > 0.5)).float().mean()) > 0.95
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from beside import LIMIT
 from filelock import FileLock
 
 from dlrun import rundir
@@ -337,7 +338,7 @@ def test_a_wrong_sweep_is_refused_before_anything_heavy_is_imported():
     heavy = "{'torch', 'optuna', 'matplotlib'} & set(sys.modules)"
     code = f"import sys; from dlrun.cli import main; sys.exit(main(sys.argv[1:]) + 10 * bool({heavy}))"
     for words in (["sweep.jbs=2", "seed=1,2"], ["model=dnse,liner"], ["sweep=tpe", "sweep.trials=0", "seed=1,2"]):
-        done = subprocess.run([sys.executable, "-c", code, "-m", *words], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([sys.executable, "-c", code, "-m", *words], capture_output=True, text=True, timeout=LIMIT)
         assert done.returncode == 2, done.stderr
 
 

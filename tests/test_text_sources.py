@@ -7,7 +7,6 @@ import io
 import os
 import re
 import tarfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -343,18 +342,16 @@ LABELLED = Path(os.environ.get("DLRUN_DATA", "none"), "imdb", imdb_text.LABELLED
 
 @pytest.mark.slow
 @pytest.mark.skipif(not LABELLED.exists(), reason="needs the reviews: set DLRUN_DATA to a folder that has them")
-def test_the_real_reviews_are_all_there_and_the_audit_is_quick():
+def test_the_real_reviews_are_all_there_and_the_audit_finds_copies():
     raw = build(node("data", "imdb_text", source="official"))
     rows, balance = raw.dev["review"], raw.dev["sentiment"]
     assert len(raw) == 25_000 and balance.sum() == 12_500 and 2300 < balance[-5000:].sum() < 2700
     assert any(text.startswith("Bromwell High is a cartoon comedy.") for text in rows)
     assert not any("<br />" in text for text in rows)
-    begun = time.perf_counter()
     found = audit(raw, np.arange(20_000), np.arange(20_000, 25_000), 0)
-    assert time.perf_counter() - begun < 10 and any(finding.what == "duplicates" for finding in found)
-    begun = time.perf_counter()
+    assert any(finding.what == "duplicates" for finding in found)
     data = prepare(raw, np.arange(20_000), None)
-    assert time.perf_counter() - begun < 20 and data.spec.inputs["review"].labels[:4] == ("the", "and", "a", "of")
+    assert data.spec.inputs["review"].labels[:4] == ("the", "and", "a", "of")
 
 
 # word numbers in turn

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import resource
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -457,14 +456,8 @@ def test_a_fault_in_the_words_is_found_without_torch(tmp_path, words):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("words", [["--help"], ["complete", "task="]])
-def test_help_and_completion_answer_at_once(tmp_path, words):
-    def seconds():
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        code = "import sys; from dlrun.cli import main; sys.exit(main(sys.argv[1:]))"
-        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, cwd=tmp_path, env=HERE)
-        assert done.returncode == 0 and b"mnist" in done.stdout
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-    assert min(seconds() for _ in range(3)) < 0.3
+def test_help_and_completion_import_nothing_heavy(tmp_path):
+    code = "import sys\nfrom dlrun.cli import main\nassert main(['--help']) == 0 and main(['complete', 'task=']) == 0\n"
+    code += "assert not {'torch', 'hydra', 'omegaconf', 'numpy', 'rich', 'matplotlib'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=HERE)
+    assert done.returncode == 0 and "mnist" in done.stdout, done.stderr
