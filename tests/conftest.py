@@ -23,6 +23,8 @@ UNSEEN = {  # tests that look at no picture: to draw them is half of a small run
         "test_cases_own",
         "test_cases_words",
         "test_cases_parts",
+        "test_cases_typed",
+        "test_cases_fuzz",
         "test_commands_run",
         "test_ensemble",
         "test_images",

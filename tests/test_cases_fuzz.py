@@ -11,6 +11,7 @@ LISTED = (
     *("stages.then=1.5", "++stages.first=inf", "~objective", "book=1", "++loss_weights=1e-9", "loss_weights=[1]"),
     *("seed=99999999999999999999", "task=deepdream objective.scale=1e308", "optimizer.lr=nan", "optimizer.lr=inf"),
     *("++task.inputs=1", "++task.targets.digit={a:1}", "++loss_weights.digit=1e400", "++loss_weights={digit:true}"),
+    *("-m seed=range(1,99999999999999)", "-m seed=range(1,10,0)", "-m seed=choice()", "-m stages.then=1,2"),
     *("engine.batch_size=999999999999999999999", "protocol=kfold protocol.folds=100000000000000"),
     *("++stages.first={model:{units:1}}", "++task.name=a/b", "++task.name=..", "repeat=99999999999999999999"),
     *("workflow ++workflow.small={scale:inf}", "workflow ~objective", "explain ~objective", "explain book=1"),

@@ -102,16 +102,21 @@ def best(folder: Path) -> dict[str, Any]:
     raise Refused(f"no checkpoint in {folder}")
 
 
+def load_weights(objective: nn.Module, weights: dict[str, Any]) -> None:
+    """Give an objective these weights. Raises Refused where they are of another model."""
+    try:
+        objective.load_state_dict(weights)
+    except RuntimeError as error:
+        first = str(error).partition("\n\t")[2].partition("\n")[0]
+        raise Refused(f"these weights are of another model than this: {first or error}") from error
+
+
 def put(objective: nn.Module, state: dict[str, Any]) -> None:
     """Give an objective the weights of a state: their running averages, where those were kept.
 
     It may learn other weights than that of the state did: averages are known by their names.
     """
-    try:
-        objective.load_state_dict(state["objective"])
-    except RuntimeError as error:
-        first = str(error).partition("\n\t")[2].partition("\n")[0]
-        raise Refused(f"these weights are of another model than this: {first or error}") from error
+    load_weights(objective, state["objective"])
     named = dict(objective.named_parameters())
     groups: Any = objective.groups
     if "groups" in state:  # which an older dlrun did not write

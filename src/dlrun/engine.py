@@ -272,7 +272,7 @@ class Trainer:
         """Go on from a state: the same weights and rows come out as if it had never stopped."""
         if self.learner.sharded:
             state = sharded.parted_state(state, self.objective, self.learner.optimizers)
-        self.objective.load_state_dict(state["objective"])
+        checkpoint.load_weights(self.objective, state["objective"])
         self.learner.restore(state["learner"])
         self.history[:] = [Row(*entry) for entry in state["history"]]
         self.epoch, self.position, self.stop = state["epoch"], state["position"], state["stop"]

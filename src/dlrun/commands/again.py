@@ -14,6 +14,7 @@ from dlrun.at_work import at_work
 from dlrun.commands.check import check
 from dlrun.commands.configure import configure, keys, unknown_key, value_of
 from dlrun.commands.train import go, logging_to, make_folder, named_plugins, start
+from dlrun.commands.typed import as_text
 from dlrun.commands.words import user_folders
 from dlrun.errors import Damaged, Refused
 from dlrun.parts import faults
@@ -55,6 +56,7 @@ def change(config: dict[str, Any], words: list[str]) -> None:
         if isinstance(node[parts[-1]], dict):
             raise Refused(f"{word}: a part cannot be exchanged in a run that is there; use dlrun rerun")
         node[parts[-1]] = value_of(word)
+    as_text(config, words)
 
 
 def only(words: list[str], keys: tuple[str, ...], why: str) -> None:

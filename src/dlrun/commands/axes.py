@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from dlrun.commands.typed import how_to_quote, quoted
 from dlrun.errors import Refused
 from dlrun.places import all_folders, all_groups, option_file
-from dlrun.sweeps.study import Axis
+from dlrun.sweeps.study import Axis, belongs
+
+MOST = 100_000  # values of a key
 
 
 class Words:
@@ -17,6 +22,9 @@ class Words:
     def __init__(self, words: Sequence[str], folders: Sequence[Path]) -> None:
         self.given: dict[str, str] = {}  # key → its word as it stands; of a key named twice the later word
         self.axes: list[Axis] = []
+        self.only: dict[
+            str, tuple[str, tuple[str, ...]]
+        ] = {}  # fixed key → the choice that has it, and with which values
         for override in parsed(words):
             self.given[override.get_key_element()] = override.input_line
             self.axes = [axis for axis in self.axes if axis.key != override.get_key_element()]
@@ -32,7 +40,15 @@ class Words:
     def job(self, own: Sequence[str]) -> list[str]:
         """All words of the job that has these of its own, each in its place."""
         chosen = {word.partition("=")[0]: word for word in own}
-        return [chosen.get(key, word) for key, word in self.given.items()]
+        axes = {axis.key for axis in self.axes}
+        words = {key: chosen.get(key, word) for key, word in self.given.items() if key in chosen or key not in axes}
+        return [word for key, word in words.items() if key not in self.only or belongs(self.only[key], own)]
+
+    def limit(self, key: str, choice: str, values: tuple[str, ...]) -> None:
+        """Have only the jobs in which a choice is one of these values set a key."""
+        self.axes = [replace(axis, when=(choice, values)) if axis.key == key else axis for axis in self.axes]
+        if key not in [axis.key for axis in self.axes]:
+            self.only[key] = (choice, values)
 
 
 def parsed(words: Sequence[str]) -> list[Any]:
@@ -43,9 +59,9 @@ def parsed(words: Sequence[str]) -> list[Any]:
     parser, found = OverridesParser.create(), []
     for word in words:
         try:
-            found.append(parser.parse_override(word))
+            found.append(parser.parse_override(quoted(word)))
         except HydraException as error:
-            raise Refused(f"cannot read '{word}': {str(error).splitlines()[0]}") from error
+            raise Refused(f"cannot read '{word}': {how_to_quote(word)}") from error
     return found
 
 
@@ -66,9 +82,11 @@ def axis_of(override: Any, folders: Sequence[Path]) -> Axis:
         if isinstance(value, Glob):
             values = tuple(value.filter(all_groups(all_folders(folders)).get(override.key_or_group, [])))
         else:
-            values = tuple(override.sweep_string_iterator())
-    except HydraException as error:
+            values = tuple(islice(override.sweep_string_iterator(), MOST + 1))
+    except (HydraException, ValueError) as error:
         raise Refused(f"cannot read '{override.input_line}': {error}") from error
+    if len(values) > MOST:
+        raise Refused(f"{override.input_line}: more than {MOST:,} values are none of one sweep")
     if not values:
         raise Refused(f"{override.input_line}: there is no value to try")
     return Axis(key, values)

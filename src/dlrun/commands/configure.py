@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dlrun import places
-from dlrun.commands import own_parts
+from dlrun.commands import own_parts, typed
 from dlrun.commands.check import check, idle_faults
 from dlrun.commands.check_root import LATER, LISTS
 from dlrun.commands.preview import preview
@@ -22,6 +22,7 @@ OPEN = {"loss_weights": "+loss_weights.{}=NUMBER", **CHOOSE}  # mappings to whic
 
 def configure(words: list[str], folders: list[Path], plugins: tuple[str, ...] = ()) -> dict[str, Any]:
     """The config that these words ask for, as plain values, checked. Raises Refused with all that is wrong in them."""
+    words = list(map(typed.quoted, words))
     wrong = word_faults(words, folders)
     good, faults = still_clear(words, wrong), list(wrong.values())
     if faults and not good:
@@ -29,6 +30,7 @@ def configure(words: list[str], folders: list[Path], plugins: tuple[str, ...] = 
     dropped: list[tuple[str, str]] = []  # words whose key is not there
     if early := preview(good, folders):
         own_parts.settle(early[0], good)
+        typed.as_text(early[0], good)
         if not any(own_parts.takes(early[0], key) for key in early[1]):
             judge(*early, [*faults, *idle_faults(early[0], good)], plugins)
     while True:
@@ -42,6 +44,7 @@ def configure(words: list[str], folders: list[Path], plugins: tuple[str, ...] = 
             dropped += [(bad.word, bad.key)] if bad.key else []
             faults += [] if bad.key else [bad.text]
     own_parts.settle(config, words)
+    typed.as_text(config, good)
     if added := {word: f"++{word.lstrip('+')}" for word, key in dropped if own_parts.takes(config, key)}:
         return configure([added.get(word, word) for word in words], folders, plugins)
     judge(config, [key for _, key in dropped], [*faults, *idle_faults(config, good)], plugins)
@@ -152,7 +155,7 @@ def explain(error: Exception, words: list[str]) -> BadWord:
     if getattr(error, "options", None) is not None:
         return BadWord("", f"no config '{getattr(error, 'missing_cfg_file', '')}' in the conf folders")
     wrong = getattr(error, "override", None)
-    return BadWord(wrong or "", f"cannot read '{wrong}': {first}" if wrong else first)
+    return BadWord(wrong or "", f"cannot read '{wrong}': {typed.how_to_quote(wrong)}" if wrong else first)
 
 
 def value_of(word: str) -> Any:
@@ -161,9 +164,9 @@ def value_of(word: str) -> Any:
     from hydra.errors import HydraException
 
     try:
-        return OverridesParser.create().parse_override(word).value()
+        return OverridesParser.create().parse_override(typed.quoted(word)).value()
     except HydraException as error:
-        raise Refused(f"cannot read '{word}': {str(error).splitlines()[0]}") from error
+        raise Refused(f"cannot read '{word}': {typed.how_to_quote(word)}") from error
 
 
 def unknown_key(key: str, there: list[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from dlrun.alike import asked, fault
 from dlrun.commands.axes import Words, space_words
 from dlrun.commands.check import node_faults
 from dlrun.commands.composer import Composer
+from dlrun.commands.conditional import settle
 from dlrun.commands.configure import BadWord, compose, keys, unknown_key
 from dlrun.commands.idle import notes
 from dlrun.commands.launch import must_be_seen
@@ -43,10 +45,11 @@ def sweep(words: list[str], folders: list[Path], flags: list[str]) -> int:
     own = [word for word in words if word.partition("=")[0].partition(".")[0] in ("sweep", "space")]
     rest = [word for word in words if word not in own]
     given = Words([*rest, *spaces(own, rest, folders)], folders)
+    told = settle(given, partial(composed, folders=folders))
     settings = settings_of([word for word in own if word.startswith("sweep")], given.fixed, folders)
     composer = Composer(folders, plugins)
     first = sensible(given, settings, composer)
-    for text in notes(first, given.fixed, folders):
+    for text in [*told, *notes(first, given.fixed, folders)]:
         print(text)
     must_be_seen(first, settings.prune is not None)
     may_open(first, given)
@@ -55,8 +58,8 @@ def sweep(words: list[str], folders: list[Path], flags: list[str]) -> int:
     from dlrun.rundir import discard  # imports torch: not before all is known to make sense
     from dlrun.sweeps.folder import description, opened
 
-    told = description([*flags, *given.given.values()], settings)
-    folder = opened(Path(first["output"]), first["task"]["name"], told, settings.fresh)
+    described = description([*flags, *given.given.values()], settings)
+    folder = opened(Path(first["output"]), first["task"]["name"], described, settings.fresh)
     with folder.lock():
         try:
             return carried_out(folder, given, settings, composer, [line, *flags], launcher)
@@ -149,7 +152,8 @@ def one_by_one(first: dict[str, Any], settings: Sweep, launcher: list[str]) -> s
 
 def tried(axes: list[Axis], settings: Sweep) -> Iterator[list[str]]:
     """Combinations of what there is to try, with each interval's lower end for all of it."""
-    ends = [axis if axis.values else Axis(axis.key, (str(axis.low),)) for axis in axes]
+    low = lambda axis: str(int(axis.low) if axis.whole else axis.low)  # noqa: E731
+    ends = [axis if axis.values else Axis(axis.key, (low(axis),), when=axis.when) for axis in axes]
     yield from combinations(ends, settings.zip)
 
 

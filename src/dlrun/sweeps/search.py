@@ -12,7 +12,7 @@ from dlrun import as_json
 from dlrun.errors import Refused
 from dlrun.settings import Sweep
 from dlrun.sweeps.samplers import optuna, pruner, sampler
-from dlrun.sweeps.study import COSTS, Axis, Outcome, Recalled, all_there, deciding, measures_of, sign
+from dlrun.sweeps.study import COSTS, Axis, Outcome, Recalled, all_there, belongs, deciding, measures_of, sign
 
 JOURNAL = "search.jsonl"
 
@@ -119,7 +119,12 @@ class Search:
         return self.study.ask() if number == len(there) else optuna().trial.Trial(self.study, there[number]._trial_id)
 
     def _words(self, trial: Any) -> list[str]:
-        return [axis.word(drawn(trial, axis)) for axis in self.axes]
+        first = [axis for axis in self.axes if not axis.when]
+        words = {axis.key: axis.word(drawn(trial, axis)) for axis in first}
+        for axis in self.axes:
+            if axis.when and belongs(axis.when, list(words.values())):
+                words[axis.key] = axis.word(drawn(trial, axis))
+        return [words[axis.key] for axis in self.axes if axis.key in words]
 
     def _decided(self, scores: Mapping[str, float]) -> list[str]:
         """What the trials are judged by: what was asked for, else what the first trial that ended is judged by."""
@@ -152,7 +157,7 @@ class Search:
             pruner=pruner(self.settings),
             load_if_exists=True,
         )
-        asked = as_json.message([[asdict(axis) for axis in self.axes], self.wanted])
+        asked = as_json.message([[_plain(axis) for axis in self.axes], self.wanted])
         if study.user_attrs.get("asked", asked) != asked:
             raise Refused(f"{folder} holds a search of other values, or by other measures: choose another folder")
         study.set_user_attr("asked", asked)
@@ -162,6 +167,11 @@ class Search:
 def search(axes: Sequence[Axis], settings: Sweep, folder: Path) -> Search:
     """The search that these settings ask for, in this sweep's folder. Raises Refused, also where Optuna is missing."""
     return Search(axes, settings, folder)
+
+
+def _plain(axis: Axis) -> dict[str, Any]:
+    """An axis as the journal knows it; those of an older dlrun do not know `when`."""
+    return {name: value for name, value in asdict(axis).items() if name != "when" or value}
 
 
 def drawn(trial: Any, axis: Axis) -> str:

@@ -34,7 +34,8 @@ class Axis:
     """One key of a sweep and what it may be: texts as words take them, in order, or else the numbers of an interval.
 
     key: as in a word, with its + where it has one. log: an interval to be drawn from evenly in the logarithm. whole:
-    its numbers are whole, both ends included.
+    its numbers are whole, both ends included. when: the key of a choice, and the values with which this key is there;
+    it belongs to every job where that says nothing.
     """
 
     key: str
@@ -43,6 +44,7 @@ class Axis:
     high: float = 0.0
     log: bool = False
     whole: bool = False
+    when: tuple[str, tuple[str, ...]] | tuple[()] = ()
 
     @property
     def interval(self) -> bool:
@@ -199,7 +201,19 @@ def combinations(axes: Sequence[Axis], zipped: Sequence[str] = ()) -> list[list[
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"{key} has {count}" for key, count in lengths.items())
         raise Refused(f"sweep.zip pairs lists of one length: {told}")
-    return [[word for words in chosen for word in words] for chosen in itertools.product(*_moving(axes, pairs))]
+    whens = {axis.key: axis.when for axis in axes}
+    found: list[list[str]] = []
+    for chosen in itertools.product(*_moving(axes, pairs)):
+        words = [word for each in chosen for word in each]
+        own = [word for word in words if belongs(whens[word.partition("=")[0]], words)]
+        if own == words or own not in found:
+            found.append(own)
+    return found
+
+
+def belongs(when: tuple[str, tuple[str, ...]] | tuple[()], words: Sequence[str]) -> bool:
+    """Whether a key belongs to the job of these words: see `Axis.when`."""
+    return not when or any(f"{when[0]}={value}" in words for value in when[1])
 
 
 def _moving(axes: Sequence[Axis], pairs: Sequence[Axis]) -> Iterator[list[list[str]]]:

@@ -1,0 +1,85 @@
+"""Words as they were typed: text where a key takes text, whatever Hydra's grammar would make of it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+from dlrun.commands.check import CONTEXT, kind_of
+from dlrun.parts import resolved
+from dlrun.signatures import Argument, misfit, settable
+
+WORD = re.compile(r"(\+{0,2}[A-Za-z_][\w.@/-]*)=(.+)", re.DOTALL)
+READ = re.compile(r"[A-Za-z0-9_/\-\\+.$%*@?|: \t]*", re.ASCII)  # what the grammar takes without quotes
+FORMS = set("[](){}'\"")  # of lists, mappings, calls and quotes
+
+
+def quoted(word: str) -> str:
+    """The word with quotes around the texts in its value that the grammar takes only so, and ~ as the home folder."""
+    match = WORD.fullmatch(word)
+    if match is None or "${" in match[2]:
+        return word
+    key, value = match.groups()
+    inside = value[1:-1] if value[0] + value[-1] == "[]" else value
+    if set(inside) & FORMS:
+        return word
+    items = ",".join(map(_quoted, inside.split(",")))
+    return f"{key}=[{items}]" if inside != value else f"{key}={items}"
+
+
+def _quoted(text: str) -> str:
+    text = str(Path(text).expanduser()) if text.startswith("~/") else text
+    return text if READ.fullmatch(text) else '"' + text.replace("\\", "\\\\") + '"'
+
+
+def how_to_quote(word: str) -> str:
+    """How a word must be typed that the grammar does not take, in a shell."""
+    key, _, value = word.partition("=")
+    plain = value.translate(str.maketrans("", "", "'\"[]{}()\\"))
+    typed = shlex.quote(f'{key}="{plain}"')
+    return f"text with other characters than A-Z, 0-9 and _-./ needs quotes: {typed}"
+
+
+def argument_of(config: dict[str, Any], key: str) -> Argument | None:
+    """The argument that a dotted key sets; None where that is not known."""
+    place, _, name = key.partition("@")[0].lstrip("+").rpartition(".")
+    node: Any = config
+    for step in place.split(".") if place else ():
+        node = node.get(step) if isinstance(node, dict) else None
+    if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
+        return None
+    kind = kind_of(place)
+    found = settable(resolved(node["_target_"]), kind, CONTEXT.get(kind, 0))
+    return found.arguments.get(name) if found else None
+
+
+def as_text(config: dict[str, Any], words: list[str]) -> None:
+    """Take values of the config as they were typed, where the grammar made numbers of texts: data.target=2019."""
+    for word in words:
+        if match := WORD.fullmatch(word):
+            key, said = match[1].lstrip("+"), match[2]
+            place, _, name = key.rpartition(".")
+            argument = argument_of(config, key)
+            if argument is not None:
+                _set(_node(config, place), name, said, argument)
+
+
+def _set(node: dict[str, Any], name: str, said: str, argument: Argument) -> None:
+    value = node.get(name)
+    if misfit(value, argument) is None:
+        return
+    text: Any = said
+    if isinstance(value, list):
+        each = said.strip("[]").split(",")
+        text = [one if isinstance(one, str) else typed.strip() for one, typed in zip(value, each, strict=False)]
+    if (isinstance(value, list) or not isinstance(value, str | dict | None)) and misfit(text, argument) is None:
+        node[name] = text
+
+
+def _node(config: dict[str, Any], place: str) -> dict[str, Any]:
+    node: Any = config
+    for step in place.split("."):
+        node = node[step]
+    return node  # type: ignore[no-any-return]
