@@ -168,7 +168,7 @@ class Assembly:
 
     def source(self, fit: Fit, split: str) -> Table:
         if split == "test":
-            tell_new(self.raw, fit.data, self.test_rows, fit.rows["train"], "test rows", words=True)
+            tell_new(self.raw, fit.data, self.test_rows, fit.rows["train"], "test rows")
             return self._looked_ahead(fit, split, apply(self.raw, fit.data, self.test_rows).to(self.device))
         source = fit.data.train if split == "train" else fit.data.val
         if source is None:

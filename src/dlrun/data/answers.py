@@ -142,7 +142,7 @@ def name_classes(target: Target, parts: Iterable[Cells | None]) -> Target:
     if len(dev) < 2:
         raise Refused(f"target '{column}' has one class only, '{min(dev)}', in the development rows")
     names = tuple(in_order(dev.union(*others)))
-    log.info("%s: %s", target.name, ", ".join(f"{number} = {name}" for number, name in enumerate(names[:FEW])))
+    log.info("%s: %s", target.name, in_short(f"{number} = {name}" for number, name in enumerate(names)))
     _warn_of_same_numbers(column, names)
     return replace(target, names=names)
 
@@ -197,7 +197,7 @@ def _with_test(target: Target, kind: str, known: set[str], test: Cells) -> Targe
     strange = np.isin(values.astype(str), sorted(new))
     log.warning(
         "%s: the class of %s (%s) is that of no other row: no model can learn it, and these count as wrong",
-        test.place, test.where(strange), ", ".join(sorted(new)[:5]),
+        test.place, test.where(strange), in_short(sorted(new)),
     )  # fmt: skip
     if kind == "binary":
         raise Refused(f"data.kind=binary: with the test rows '{target.name}' has more than two classes")

@@ -44,7 +44,7 @@ def tell_new(raw: Raw, data: Data, rows: Rows, train: np.ndarray, what: str, *, 
     for name in raw.inputs:
         column, steps = rows[name], data.learnt.get(name, ())
         if isinstance(column, np.ndarray) and steps and isinstance(steps[0], Categories):
-            found += _levels(name, column, {str(value) for value in raw.dev[name][train]})
+            found += _levels(name, column, steps[0], raw.dev[name][train])
         elif isinstance(column, np.ndarray) and steps and isinstance(steps[0], Impute) and len(column):
             names = raw.labels.get(name) or tuple(f"{name} {place}" for place in range(column.shape[1]))
             found += _numbers(names, column, raw.dev[name][train])
@@ -55,11 +55,12 @@ def tell_new(raw: Raw, data: Data, rows: Rows, train: np.ndarray, what: str, *, 
         log.warning("%s have what no training row has: %s", what, listed(found))
 
 
-def _levels(name: str, column: np.ndarray, known: set[str]) -> Iterator[str]:
+def _levels(name: str, column: np.ndarray, step: Categories, trained: np.ndarray) -> Iterator[str]:
+    known = {*step.levels} if step.most is None else {str(value) for value in trained}  # beside the most frequent ones
     new = Counter(str(value) for value in column if str(value) not in known and value != "")
     if new:
         yield f"{name} is {', '.join(sorted(new)[:3])}{' …' if len(new) > 3 else ''} ({_rows(sum(new.values()))})"
-    if (missing := int((column == "").sum())) and "" not in known:
+    if (missing := int((column == "").sum())) and not (trained == "").any():
         yield f"{name} is missing ({_rows(missing)})"
 
 

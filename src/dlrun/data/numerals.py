@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from dlrun.errors import in_short
+
 log = logging.getLogger("dlrun")
 
 Numbers = Literal["auto", "plain", "point", "comma"]
@@ -16,7 +18,6 @@ MISSING = frozenset({"", "na", "n/a", "nan", "null", "?"})
 UNKNOWN = frozenset({"unknown", "-", "--", "–", "—", ".", "none", "nil", "missing", "n.a.", "#n/a"})
 MINUS = "\u2212"  # a sign of its own, as word processors and spreadsheets write it
 LARGEST = 3.4028235e38  # of float32
-NAMED = 5
 STYLES: tuple[Literal["point", "comma"], ...] = ("point", "comma")
 SPACE = "[ \u00a0\u2009\u202f'’]"  # between groups of three digits, whatever the decimal sign
 SIGNS = "$€£¥₹"
@@ -161,15 +162,11 @@ def _tell(columns: Mapping[str, Sequence[str]], found: Mapping[str, Numerals | N
         if words:
             blanks.append(f"'{name}' ({', '.join(sorted(set(words)))}: {len(words):,} rows)")
     if ways:
-        log.info("%s: numbers written otherwise: %s; data.numbers=… to change it", place, _some(ways))
+        log.info("%s: numbers written otherwise: %s; data.numbers=… to change it", place, in_short(ways))
     if blanks:
-        log.warning("%s: taken for missing numbers: %s; data.numbers=plain does not", place, _some(blanks))
+        log.warning("%s: taken for missing numbers: %s; data.numbers=plain does not", place, in_short(blanks))
 
 
 def _otherwise(cell: str, one: Numerals) -> bool:
     """Whether a cell is another number than a program would read, or one where it would read none."""
     return one.style != "plain" and cell.lower() not in one.blanks and plain(cell) != one.number(cell)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED:,} more" if len(names) > NAMED else "")

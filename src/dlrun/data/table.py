@@ -150,7 +150,7 @@ def _warn_of_few_texts(cells: Cells, name: str) -> None:
         )
         return
     words = sorted({cell for cell, text in zip(cells.columns[name], texts, strict=True) if text})
-    told = ", ".join(f"'{word}'" for word in words[:3]) + (f" and {len(words) - 3} more" if len(words) > 3 else "")
+    told = in_short(f"'{word}'" for word in words)
     log.warning(
         "column '%s' is none of numbers, for %s in %s is no number; data.missing=[%s] takes that for missing numbers",
         name, told, cells.where(texts), ",".join(word if word.isalnum() else f'"{word}"' for word in words[:3]),

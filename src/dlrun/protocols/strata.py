@@ -7,13 +7,12 @@ from typing import Literal
 
 import numpy as np
 
-from dlrun.errors import Refused
+from dlrun.errors import Refused, in_short
 from dlrun.types import Raw
 
 log = logging.getLogger("dlrun")
 
 Rare = Literal["stratify_others", "stratify_none"]
-NAMED = 5
 
 
 def strata(raw: Raw, by: str, least: int, rare: Rare, *, tell: bool = True) -> np.ndarray | None:
@@ -58,6 +57,7 @@ def _target(raw: Raw) -> str | None:
 
 def _tell(target: str, names: np.ndarray, few: np.ndarray, least: int, counts: np.ndarray, rare: Rare) -> None:
     some = [f"{name}: {count}" for name, count in zip(names[few], counts[few], strict=True)]
-    told = ", ".join(some[:NAMED]) + (f" and {len(some) - NAMED:,} more" if len(some) > NAMED else "")
     rest = "no class is stratified" if few.all() or rare == "stratify_none" else "the other classes are stratified"
-    log.warning("'%s': classes of fewer than %d rows (%s) cannot be stratified; %s", target, least, told, rest)
+    log.warning(
+        "'%s': classes of fewer than %d rows (%s) cannot be stratified; %s", target, least, in_short(some), rest
+    )
