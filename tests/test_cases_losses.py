@@ -6,6 +6,7 @@ import json
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -16,9 +17,12 @@ from dlrun.build import build
 from dlrun.cli import main
 from dlrun.engine import Interrupted
 from dlrun.errors import Refused
+from dlrun.inspect.rates import Curve, advice, smooth
 from dlrun.optim import Moment
 from dlrun.places import conf_folder, options
-from dlrun.types import Field
+from dlrun.types import Field, Raw
+from dlrun.workflow.choices import measure
+from dlrun.workflow.stages import Course
 
 CASES = Path(__file__).parent / "fixtures" / "cases"
 PLAIN = ["callback=none", "engine.device=cpu"]
@@ -328,3 +332,131 @@ def test_row_06_bf16_without_units_for_it_is_told_once(tmp_path, monkeypatch):
         run = train(tmp_path, *words)
         assert (run / "log.txt").read_text().count("no bf16 units") == count
         assert all(("no bf16 units" in row["note"]) == bool(count) for row in lines(run / "results.jsonl"))
+
+
+# Row 30 and 33: the unit of what is predicted, and what has to be beaten
+
+
+def houses(rows=120):
+    """Prices around a million, rooms, and a column that nothing tells of."""
+    a, b, c = (np.random.default_rng(n).uniform(-1, 1, rows) for n in range(3))
+    noise = np.exp(np.random.default_rng(4).normal(size=rows))
+    lines = [
+        f"{x:.4f},{y:.4f},{1e6 + 3e5 * x + 2e5 * y:.0f},{5 + 2 * x:.3f},{z:.4f}"
+        for x, y, z in zip(a, b, noise, strict=True)
+    ]
+    Path("houses.csv").write_text("a,b,price,rooms,luck\n" + "\n".join(lines) + "\n")
+    return np.genfromtxt("houses.csv", delimiter=",", names=True)
+
+
+def on_houses(tmp_path, *words):
+    return train(tmp_path, "task=csv", "data.path=houses.csv", "data.drop=[luck]", "data.test=0", *words)
+
+
+def scored(run):
+    (result,) = lines(run / "results.jsonl")
+    return {name: (each["value"], result["baseline"][name]["value"]) for name, each in result["scores"].items()}
+
+
+def test_row_30_prices_in_dollars_are_learned_with_the_defaults(tmp_path):
+    houses()
+    run = on_houses(tmp_path, "data.target=price", "data.drop=[rooms,luck]", *PLAIN)
+    scores = scored(run)
+    assert scores["mae"][0] < scores["mae"][1] / 4 and scores["mae"][1] > 1e5, "in dollars"
+    assert scores["loss"][0] < 0.1 < scores["loss"][1], "in standard deviations, and that is said"
+    assert "price in standard deviations" in lines(run / "results.jsonl")[0]["note"]
+
+
+def test_row_30_predictions_and_truths_are_in_dollars_and_every_fold_has_its_own_scale(tmp_path):
+    prices = houses()["price"]
+    words = ["protocol=kfold", "protocol.folds=3", "engine.epochs=30", *PLAIN]
+    run = on_houses(tmp_path, "data.target=price", "data.drop=[rooms,luck]", *words)
+    for fold in ("fold-1", "fold-2", "fold-3"):
+        kept = np.load(run / "predictions" / f"{fold}-val.npz")
+        np.testing.assert_array_equal(kept["target/price"].ravel(), prices[kept["row"]].astype(np.float32))
+        errors = np.abs(kept["output/price"] - kept["target/price"]).ravel()
+        np.testing.assert_allclose(kept["value/mae"], errors, rtol=1e-3, atol=0.5)
+        (step,) = json.loads((run / "preparation" / f"{fold}.json").read_text())["price"]
+        learned = np.delete(prices, kept["row"])
+        assert (step["mean"], step["scale"]) == pytest.approx((learned.mean(), learned.std()))
+
+
+def test_row_30_two_targets_of_different_scale_are_both_learned(tmp_path):
+    houses()
+    scores = scored(on_houses(tmp_path, "data.target=[price,rooms]", "engine.epochs=60", *PLAIN))
+    for target in ("price", "rooms"):
+        assert scores[f"{target}_mae"][0] < scores[f"{target}_mae"][1] / 4
+
+
+def test_row_30_a_target_that_is_not_learned_is_told_beside_its_own_baseline(tmp_path):
+    houses()
+    run = on_houses(tmp_path, "data.target=[price,luck]", "data.drop=[rooms]", "engine.epochs=60", *PLAIN)
+    note, (value, bar) = lines(run / "results.jsonl")[0]["note"], scored(run)["luck_mae"]
+    assert value >= bar and "luck is no better than its baseline: luck_mae" in note and "price is no" not in note
+
+
+def test_row_30_configs_of_an_older_dlrun_learn_numbers_as_they_are():
+    houses()
+    own = {**node("data", "csv", path="houses.csv", target="price"), "text": None}
+    del own["standardize_target"]
+    assert build(own).learn["price"] == ()
+
+
+def test_row_30_the_suggested_rate_is_where_the_loss_falls_and_not_where_it_is_noise():
+    rates = np.geomspace(1e-7, 10, 100)
+    for seed in range(40):
+        noise = np.random.default_rng(seed).standard_normal(100)
+        losses = (1 - 0.8 / (1 + (3e-3 / rates) ** 2) + 50 * rates**2) * (1 + 0.25 * noise)
+        found = advice(Curve(rates, losses, smooth(list(losses))))
+        assert found.rate is None or 3e-4 <= found.rate <= 3e-2
+
+
+def test_row_30_batches_grow_with_the_table():
+    engine = build(node("engine", "table"))
+    sizes = [engine.sized(rows).batch_rows for rows in (1, 60, 4000, 8000, 16512, 39000, 10**6)]
+    assert sizes == [16, 16, 16, 32, 64, 128, 512]
+    assert build(node("engine", "small")).sized(10**6).batch_rows == 16
+
+
+@pytest.mark.parametrize("loss", ["mse", "mae", "huber"])
+def test_row_33_the_baseline_of_each_measure_is_its_own_best_constant(tmp_path, loss):
+    luck = houses()["luck"]
+    words = ["data.target=luck", "data.drop=[rooms,price]", f"loss={loss}", "metric=[mae,rmse,mse,r2]"]
+    run = on_houses(tmp_path, *words, "engine.epochs=1", *PLAIN)
+    held = np.load(run / "predictions" / "fit-val.npz")["row"]
+    learned, val, scores = np.delete(luck, held), luck[held], scored(run)
+    assert scores["mae"][1] == pytest.approx(np.abs(val - np.median(learned)).mean(), rel=1e-4)
+    assert scores["mse"][1] == pytest.approx(np.square(val - learned.mean()).mean(), rel=1e-4)
+    of, parts = build(node("loss", loss), Field("number", (1,))), []
+    for rows in (learned, val):
+        parts.append(torch.tensor((rows - learned.mean()) / learned.std(), dtype=torch.float32)[:, None])
+    loss_of = lambda rows, answer: float(of(torch.full_like(rows, float(answer)), rows))  # noqa: E731
+    tried = min(np.linspace(-2, 2, 4001), key=lambda answer: loss_of(parts[0], answer))
+    assert scores["loss"][1] == pytest.approx(loss_of(parts[1], tried), rel=1e-2)
+
+
+def test_row_33_always_yes_is_the_baseline_of_f1(tmp_path):
+    Path("t.csv").write_text(BINARY)
+    words = ["task=csv", "data.path=t.csv", "data.target=y", "data.test=0", "model=linear", "engine.epochs=1", *PLAIN]
+    run = train(tmp_path, *words, "metric=[f1,precision,accuracy]")
+    yes, scores = np.load(run / "predictions" / "fit-val.npz")["target/y"].mean(), scored(run)
+    assert scores["f1"][1] == pytest.approx(2 * yes / (1 + yes)) and scores["precision"][1] == pytest.approx(yes)
+    assert scores["accuracy"][1] == pytest.approx(1 - yes)
+
+
+def test_row_33_weights_move_the_baseline_of_the_loss(tmp_path):
+    """Balanced classes weigh the same together, so that equal shares are best."""
+    run = weighted(tmp_path, "protocol.validation=0.3", "engine.epochs=1")
+    kept = np.load(run / "predictions" / "fit-val.npz")
+    names = [line.rpartition(",")[2] for line in (CASES / "weights_train.csv").read_text().split()[1:]]
+    learned, held = np.delete(names, kept["row"]), np.array(names)[kept["row"]]
+    each = [len(learned) / (3 * (learned == name).sum()) for name in held]
+    assert scored(run)["loss"][1] == pytest.approx(np.log(3) * np.mean(each), rel=1e-3)
+
+
+def test_row_33_a_workflow_asks_the_constant_for_the_answer_of_its_measure():
+    kinds = {"price": "number"}
+    for asked, answer in (("auto", "median"), ("mae", "median"), ("rmse", "prior"), ("r2", "prior")):
+        raw = Raw({"price": np.arange(4.0)}, {}, kinds, {})
+        course = Course({}, None, (), measure(raw, asked).constant)
+        assert next(course.first(None)).patch["model"]["answer"] == answer

@@ -62,7 +62,7 @@ FLOORS = [
     },
     {
         *("assembly", "goals", "own", "experiment", "workflow", "inspect", "inference", "inference_folds"),
-        *("forecasts", "stack", "lockstep", "together"),
+        *("forecasts", "stack", "lockstep", "together", "baseline", "notes"),
     },
     {"report"},
     {"cli", "commands", "sweeps", "__main__"},
@@ -71,7 +71,7 @@ FAMILIES = [
     {"engine", "meter", "meters", "learner", "callbacks", "board", "making", "tape", "replay", "united", "pairs"},
     {
         *("assembly", "goals", "own", "experiment", "workflow", "inference", "inference_folds", "forecasts", "stack"),
-        *("lockstep", "together"),
+        *("lockstep", "together", "baseline", "notes"),
     },
     {"cli", "commands", "sweeps", "__main__"},
 ]

@@ -43,6 +43,7 @@ from dlrun.tables import Table, Ticks, mix
 from dlrun.types import Data, Field, Job, Raw, Rows, Spec
 
 log = logging.getLogger("dlrun")
+log = logging.getLogger("dlrun")
 SUPERVISED = {"_target_": "dlrun.objectives.supervised.supervised"}  # of runs from before there was a choice
 
 
@@ -85,6 +86,11 @@ class Assembly:
         optim.spare_compiler()
         optim.rehearse(lambda parameters: self.part("optimizer", parameters))
         self.raw, self.print = processes.in_turn(lambda: kept.read(self.config["data"], self._dataset))
+        if self.settings.batch_size == "auto":
+            self.settings = self.settings.sized(len(self.raw))
+            log.info(
+                "engine.batch_size=auto: batches of %d, for %s rows", self.settings.batch_rows, f"{len(self.raw):,}"
+            )
         self._check_data()
 
     def _dataset(self) -> Raw:
@@ -125,7 +131,7 @@ class Assembly:
         """The same data and folder with other settings."""
         other = copy.copy(self)
         other.config = patched(self.config, patch)
-        other.settings, other.schedule = other.part("engine"), other.part("scheduler")
+        other.settings, other.schedule = other.part("engine").sized(len(self.raw)), other.part("scheduler")
         return other
 
     def _fit(self, job: Job) -> Fit:

@@ -163,7 +163,7 @@ class Trainer:
         return islice(found, max(0, self.batches - self.position)) if learn else found
 
     def _size(self, learn: bool) -> int:
-        return self.settings.batch_size if learn else self.settings.rows_at_once(self.data.spec)
+        return self.settings.batch_rows if learn else self.settings.rows_at_once(self.data.spec)
 
     def _batches_of(self, source: Source, size: int, learn: bool) -> int:
         """How many batches a sweep takes."""
@@ -174,7 +174,7 @@ class Trainer:
 
     def rows_learned(self, source: Source) -> int:
         """How many of these rows an epoch learns from, unless epoch_batches ends it before."""
-        return pairs.learned(source, self.settings.batch_size, self.paired)
+        return pairs.learned(source, self.settings.batch_rows, self.paired)
 
     def _window_ends(self) -> bool:
         return (self.position + 1) % self.settings.accumulate == 0 or self.position + 1 == self.batches
@@ -200,7 +200,7 @@ class Trainer:
     @property
     def batches_planned(self) -> int:
         """Training batches of an epoch."""
-        return self._batches_of(self.data.train, self.settings.batch_size, True)
+        return self._batches_of(self.data.train, self.settings.batch_rows, True)
 
     @property
     def steps_planned(self) -> int:

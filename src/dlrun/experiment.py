@@ -11,15 +11,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dlrun import changed, checkpoint, foretold, gallery, ledger, pairs, processes, runtime, together
+from dlrun import changed, checkpoint, foretold, gallery, ledger, pairs, processes, together
 from dlrun.assembly import Assembly, Fit
-from dlrun.bootstrap import COSTLY
+from dlrun.baseline import bar_scores
 from dlrun.callbacks import EarlyStopping, KeepBest
 from dlrun.engine import Interrupted, Trainer
 from dlrun.errors import Refused
-from dlrun.goals import goals_of
+from dlrun.goals import directed, goals_of
 from dlrun.making import judged
 from dlrun.meter import Diverged, Meter, with_intervals
+from dlrun.notes import costly, models_notes, remarks, skipped, told_of_targets, undefined
 from dlrun.protocols.stages import standing
 from dlrun.rundir import RunDir
 from dlrun.stopping import signals
@@ -168,7 +169,7 @@ class Experiment:
             earlier = checkpoint.not_after(trainer.folder / "best.pt", trainer.epoch)
             trainer.kept |= {"best": earlier} if earlier is not None else {}
         else:
-            pairs.check(trainer.objective, fit.data.train, trainer.settings.batch_size)
+            pairs.check(trainer.objective, fit.data.train, trainer.settings.batch_rows)
             solve(fit, self.run)
         for line in set(remarks(trainer)) - self.told:
             log.warning("%s", line)
@@ -241,6 +242,7 @@ class Experiment:
             *foretold.notes(raw),
             *undefined(scores, split),
             *costly(scores),
+            *told_of_targets(fit, scores, baseline),
             self._verdict(scores, baseline, hasattr(trainer.objective, "losses")),
         )
         return Result(fit.job, split, scores, baseline, trainer.epoch, fit.weights, note="; ".join(filter(None, notes)))
@@ -249,8 +251,7 @@ class Experiment:
         """What the answer that has to be beaten comes to; nothing where there is none."""
         if fit.baseline is None:
             return {}
-        scores = fit.baseline.sweep(split, self.assembly.source(fit, split)).scores()
-        return directed(scores, goals_of(fit.baseline))
+        return directed(bar_scores(fit.baseline, split, self.assembly.source(fit, split)), goals_of(fit.baseline))
 
     def _show(self, fit: Fit, split: str, meter: Meter) -> None:
         """Keep what was answered, and the worst of it as a person sees it."""
@@ -293,24 +294,6 @@ class Experiment:
         )
 
 
-def directed(scores: dict[str, Score], goals: dict[str, str]) -> dict[str, Score]:
-    """Scores that say which way each of them is better, as the metric or the objective declares it."""
-    return {name: replace(score, goal=goals.get(name) or score.goal) for name, score in scores.items()}
-
-
-def undefined(scores: dict[str, Score], split: str) -> list[str]:
-    """Which measures have no value on a split, and why."""
-    told = [name for name, score in scores.items() if score.value != score.value]
-    rows = {"val": "validation", "train": "training"}.get(split, split)
-    return [f"{name} is not defined on these {rows} rows: {scores[name].why}" for name in told]
-
-
-def costly(scores: dict[str, Score]) -> list[str]:
-    """Which measures have no interval, or a rougher one, because to resample them takes too long."""
-    told = {name: score.why for name, score in scores.items() if score.low is not None or score.why.startswith(COSTLY)}
-    return [f"{name}: {why}" for name, why in told.items() if why]
-
-
 def solve(fit: Fit, run: RunDir) -> None:
     """Have a model that no step trains find its weights: on the training rows, an ensemble on the validation rows."""
     objective: Any = fit.trainer.objective
@@ -319,29 +302,3 @@ def solve(fit: Fit, run: RunDir) -> None:
         model.solve(fit.data.train)
     elif hasattr(model, "weigh"):
         run.write_json("members.json", model.weigh(fit.data.val, objective.total))
-
-
-def models_notes(fit: Fit) -> list[str]:
-    """What the model, and the one to beat, say of themselves beside a result."""
-    models = [getattr(each.objective, "model", None) for each in (fit.trainer, fit.baseline) if each is not None]
-    return [getattr(model, "note", "") for model in models]
-
-
-def remarks(trainer: Trainer) -> list[str]:
-    """What is to be known of a fit before it begins: a row that it leaves out, a precision that costs time."""
-    rows, found = len(trainer.data.train), list[str]()
-    if trainer.learner.groups and trainer.rows_learned(trainer.data.train) < rows:
-        found.append(f"batch normalization needs two rows in a batch: each epoch leaves out one of {rows:,}, at random")
-    if trainer.settings.precision == "bf16" and runtime.slow_bf16(trainer.device):
-        found.append("this processor has no bf16 units: engine.precision=bf16 takes several times as long as fp32")
-    return found
-
-
-def skipped(trainer: Trainer) -> list[str]:
-    """How many updates of a fit were none, because fp16 could not hold their gradients."""
-    count = trainer.learner.skipped
-    if not count:
-        return []
-    planned = count + sum(trainer.learner.taken.values())
-    none = ", so nothing was learned: use engine.precision=fp32 or bf16" if count == planned else ""
-    return [f"{count:,} of {planned:,} updates were skipped, their gradients were beyond fp16{none}"]

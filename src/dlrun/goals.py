@@ -11,7 +11,7 @@ from dlrun.callbacks import Collapse, EarlyStopping, KeepBest, Limit
 from dlrun.engine import Trainer
 from dlrun.errors import Refused, in_short
 from dlrun.own import callback_of
-from dlrun.types import Field, Spec
+from dlrun.types import Field, Score, Spec
 
 STOPPERS = (Collapse, EarlyStopping, Limit)
 
@@ -71,3 +71,8 @@ def aimed(part: Any, name: str, there: list[str], goals: dict[str, str]) -> Any:
     if monitor not in there:
         raise Refused(f"{name}.monitor={monitor} is not measured; there are: {in_short(there, monitor)}")
     return replace(part, goal=goals[monitor.partition("/")[2]])
+
+
+def directed(scores: dict[str, Score], goals: dict[str, str]) -> dict[str, Score]:
+    """Scores that say which way each of them is better, as the metric or the objective declares it."""
+    return {name: replace(score, goal=goals.get(name) or score.goal) for name, score in scores.items()}

@@ -64,7 +64,8 @@ def of_pictures(folder: Path, places: Sequence[Place], plugins: tuple[str, ...] 
     runtime.flush_denormals()
     runtime.keep_memory()
     device, settings = device_of(net.config), net.config["engine"]
-    size = settings["eval_batch_size"] or max(settings["batch_size"], 256)
+    own = 0 if settings["batch_size"] == "auto" else settings["batch_size"]
+    size = settings["eval_batch_size"] or max(own, 256)
     seen: list[str] = []
     skipped: dict[str, str] = {}
     pieces = (Pixels(torch.from_numpy(piece)).to(device) for piece in _pieces(places, reading, size, seen, skipped))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dlrun.bootstrap import ALIKE, too_few
 from dlrun.errors import Refused
-from dlrun.problems import metric_fault, usual_metrics
+from dlrun.problems import best_constant, metric_fault, usual_metrics
 from dlrun.ranges import Count, Fraction
 from dlrun.scores import FINISHES, Whole
 from dlrun.types import Field, Score
@@ -25,13 +25,15 @@ Average = Literal["macro", "micro", "weighted"]
 class Metric:
     """One measure. each: (raw outputs, targets) → values (B,), or whole: (answers, targets of a split) → number.
 
-    goal: which direction is better. finish: applied to the mean (the root of RMSE).
+    goal: which direction is better. finish: applied to the mean (the root of RMSE). constant: of the answers that are
+    the same for every row (`models.constant`), the one that is best by it.
     """
 
     goal: Literal["max", "min"]
     each: Each | None = None
     whole: Callable[[Any, Any], float] | None = None
     finish: Callable[[float], float] = float
+    constant: Literal["prior", "median", "yes"] = "prior"
 
 
 def accuracy(field: Field, *, threshold: Fraction) -> Metric:
@@ -80,9 +82,10 @@ def nats(raw: Tensor, target: Tensor) -> Tensor:
 
 
 def mae(field: Field) -> Metric:
-    """Mean absolute error of the numbers as they are learnt: in standard deviations where they are standardised."""
+    """Mean absolute error in the target's own unit; of a series in standard deviations (`mae_unit` is in its unit)."""
     _check("mae", field)
-    return Metric("min", lambda raw, target: (field.activate(raw) - target).abs().flatten(1).mean(1))
+    errors = lambda raw, target: field.apart(raw, target).abs().flatten(1).mean(1)  # noqa: E731
+    return Metric("min", errors, constant=best_constant("mae", field.kind))
 
 
 def mse(field: Field) -> Metric:
@@ -92,7 +95,7 @@ def mse(field: Field) -> Metric:
 
 
 def rmse(field: Field) -> Metric:
-    """Root of the mean squared error of the numbers as they are learnt, see `mae`."""
+    """Root of the mean squared error, in the unit of `mae`."""
     _check("rmse", field)
     return Metric("min", _squared(field), finish=FINISHES["rmse"])
 
@@ -100,7 +103,8 @@ def rmse(field: Field) -> Metric:
 def mae_unit(field: Field) -> Metric:
     """Mean absolute error in the target's own unit, such as °C; `mae` itself where nothing was standardised."""
     _check("mae_unit", field)
-    return Metric("min", lambda raw, target: (field.own(raw) - field.own(target)).abs().flatten(1).mean(1))
+    errors = lambda raw, target: (field.own(raw) - field.own(target)).abs().flatten(1).mean(1)  # noqa: E731
+    return Metric("min", errors, constant=best_constant("mae_unit", field.kind))
 
 
 def rmse_unit(field: Field) -> Metric:
@@ -142,11 +146,11 @@ def pr_auc(field: Field) -> Metric:
 
 def _whole(name: str, field: Field, average: str = "") -> Metric:
     _check(name, field)
-    return Metric("max", whole=Whole(name, field.kind, average))
+    return Metric("max", whole=Whole(name, field.kind, average), constant=best_constant(name, field.kind))
 
 
 def _squared(field: Field) -> Each:
-    return lambda raw, target: (field.activate(raw) - target).square().flatten(1).mean(1)
+    return lambda raw, target: field.apart(raw, target).square().flatten(1).mean(1)
 
 
 def _logit(threshold: float) -> float:
@@ -170,7 +174,10 @@ def defaults(field: Field) -> dict[str, Metric]:
         "perplexity": perplexity,
         "bits": bits,
     }
-    return {name: made[name](field) for name in usual_metrics(field.kind, field.scale is not None)}
+    return {
+        name: made[name](field)
+        for name in usual_metrics(field.kind, field.outlook is not None and field.scale is not None)
+    }
 
 
 def interval(

@@ -212,7 +212,7 @@ def _definition(folder: Path, measure: str) -> Definition:
     config = stored.config(folder)
     fields, found = stored.value(folder / "fields.json")["targets"], {}
     for target, about in fields.items():
-        names = usual_metrics(about["kind"], about.get("scale") is not None)
+        names = usual_metrics(about["kind"], bool(about.get("outlook") and about.get("scale")))
         usual = {name: USUAL.get(name, {"_target_": OURS + name}) for name in names}
         prefix = f"{target}_" if len(fields) > 1 else ""
         nodes = of_target(config, "metric", target)

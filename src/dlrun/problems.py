@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from dlrun.errors import in_short
 
@@ -77,8 +77,19 @@ CONTRADICTIONS = {
 
 
 def usual_metrics(kind: str, scaled: bool) -> tuple[str, ...]:
-    """The measures that nobody asked for. scaled: a number is learnt in another unit than its own."""
+    """The measures that nobody asked for. scaled: a number is measured in another unit than its own."""
     return PROBLEMS[kind].default_metrics + (("mae_unit",) if scaled else ())
+
+
+def best_constant(metric: str, kind: str) -> Literal["prior", "median", "yes"]:
+    """Of the answers that are the same for every row, the one that is best by a metric.
+
+    prior: class frequencies, of which the largest is the answer, or the mean. It is best by cross-entropy, accuracy and
+    squared errors, and ranks as well as any. yes: for binary targets and labels, which precision, recall and F1 favor.
+    """
+    if kind in ("number", "fraction"):
+        return "median" if metric in ("mae", "mae_unit") else "prior"
+    return "yes" if kind in ("binary", "multilabel") and metric in ("precision", "recall", "f1") else "prior"
 
 
 def loss_fault(loss: str, kind: str) -> str | None:

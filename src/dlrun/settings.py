@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from dlrun.ranges import Count, Natural, NonNegative, Positive, Probability
@@ -11,6 +11,7 @@ from dlrun.ranges import Count, Natural, NonNegative, Positive, Probability
 if TYPE_CHECKING:
     from dlrun.types import Spec
 
+BATCHES = 256  # an epoch, about, where a batch may have any size
 AT_ONCE = 1 << 14  # numbers in a batch of small rows
 LATER = {"devices": None, "shard": False}  # what runs of an older dlrun did not say of their engine
 
@@ -18,6 +19,7 @@ LATER = {"devices": None, "shard": False}  # what runs of an older dlrun did not
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """epochs: visits of the training rows. max_steps: stop after so many optimizer steps. accumulate: batches a step.
+    batch_size: rows of a training batch; auto = about a 256th of the development rows, from 16 to 512 (see `sized`).
     epoch_batches: training batches that make an epoch; null = all of them, so many others of them each time.
 
     eval_batch_size: rows a batch when nothing is learnt; null = the larger of batch_size and 256, and up to
@@ -31,7 +33,7 @@ class Settings:
     """
 
     epochs: Count
-    batch_size: Count
+    batch_size: Count | Literal["auto"]
     eval_batch_size: Count | None
     max_steps: Count | None
     epoch_batches: Count | None
@@ -49,6 +51,18 @@ class Settings:
     shard: bool
 
     @property
+    def batch_rows(self) -> int:
+        """Rows of a training batch, once it is known for how many rows."""
+        assert isinstance(self.batch_size, int)
+        return self.batch_size
+
+    def sized(self, rows: int) -> Settings:
+        """The same with a batch size for so many development rows, where that is `auto`: a power of two."""
+        if self.batch_size != "auto":
+            return self
+        return replace(self, batch_size=min(512, max(16, 1 << max(0, round(math.log2(max(1, rows) / BATCHES))))))
+
+    @property
     def own_device(self) -> str:
         """The name of the device of a process that is alone."""
         return self.devices[0] if isinstance(self.devices, list) and self.devices else self.device
@@ -58,7 +72,7 @@ class Settings:
         known = all(field.kind != "bag" and (field.kind != "tokens" or field.shape) for field in spec.inputs.values())
         numbers = sum(math.prod(field.shape) for field in spec.inputs.values())
         small = AT_ONCE // max(1, numbers) if known and numbers else 0
-        return self.eval_batch_size or max(self.batch_size, 256, min(small, 1024))
+        return self.eval_batch_size or max(self.batch_rows, 256, min(small, 1024))
 
 
 @dataclass(frozen=True, kw_only=True)

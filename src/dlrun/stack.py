@@ -100,7 +100,7 @@ class Stack:
         """What is swept one after the other: all members abreast, then the ends of those that have more rows."""
         settings, sources = self.members[0].settings, [source_of(member, split) for member in self.members]
         learn, first = split == "train", self.members[0]
-        size = settings.batch_size if learn else settings.rows_at_once(first.data.spec)
+        size = settings.batch_rows if learn else settings.rows_at_once(first.data.spec)
         most = settings.epoch_batches if learn else None
         rows = [first.rows_learned(source) if learn else len(source) for source in sources]
         counts = [min(count, (most or count) * size) for count in rows]

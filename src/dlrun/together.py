@@ -191,7 +191,7 @@ def pays(trainer: Trainer, members: int) -> bool:
     """
     table: Any = trainer.data.train
     weights = sum(map(torch.numel, trainer.learner.groups.get(GROUP, [])))
-    work = weights * min(trainer.settings.batch_size, len(table))
+    work = weights * min(trainer.settings.batch_rows, len(table))
     row = sum(getattr(column, "row_bytes", 0) for column in getattr(table, "columns", {}).values())
     small = weights <= MOST_WEIGHTS and work <= min(MOST_WORK, WORK_FOR_EACH * (members - 1))
     return trainer.device.type == "cpu" and small and members * len(table) * row <= free_memory() / 4

@@ -27,8 +27,8 @@ class Field:
     in length) · bag (sparse CSR counts of words) · image (float, channels first) · series (float, time first). A scalar
     has shape (1,), a category shape ().
     size: number of categories, labels or words. labels: their names. prior: what one would answer knowing nothing,
-    from training rows: class frequencies, label frequencies, or the mean. shift, scale: of standardised numbers, what
-    brings them back to their own unit. outlook: of a target that is foretold from a series.
+    from training rows: class frequencies, label frequencies, or the mean. median: of numbers. shift, scale: of
+    standardized numbers, what brings them back to their own unit. outlook: of a target that is foretold from a series.
     """
 
     kind: Kind
@@ -39,6 +39,7 @@ class Field:
     shift: Tensor | None = None
     scale: Tensor | None = None
     outlook: Outlook | None = None
+    median: Tensor | None = None
 
     @property
     def outputs(self) -> int:
@@ -69,6 +70,12 @@ class Field:
     def said(self, raw: Tensor) -> Tensor:
         """What is kept of raw answers: probabilities, or numbers in their own unit; of tokens only the likeliest."""
         return raw.argmax(-1) if self.kind == "tokens" else self.own(self.activate(raw))
+
+    def apart(self, raw: Tensor, target: Tensor) -> Tensor:
+        """Answer less target as measures see it: in the target's own unit; of a series in standard deviations, as the
+        book has it (§6.3)."""
+        found = self.activate(raw) - target
+        return found if self.scale is None or self.outlook is not None else found * self.scale.to(found.device)
 
     def own(self, numbers: Tensor) -> Tensor:
         """Numbers as the model has them, in their own unit."""

@@ -39,8 +39,8 @@ def check(objective: nn.Module, train: Source, settings: Settings) -> None:
         raise Refused("engine.shard=true shards a model that answers targets, and this objective has none")
     if not pairs.normalizes(objective):
         return
-    rows = pairs.learned(train, settings.batch_size, True)
-    for whole in {min(settings.batch_size, rows), rows % settings.batch_size} - {0}:
+    rows = pairs.learned(train, settings.batch_rows, True)
+    for whole in {min(settings.batch_rows, rows), rows % settings.batch_rows} - {0}:
         if any(share(whole, rank, here.size).held == 1 for rank in range(here.size)):
             raise Refused(
                 f"batch norm needs two rows, and of a batch of {whole} one of {here.size} processes has only one: "

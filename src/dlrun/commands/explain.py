@@ -98,14 +98,14 @@ def must_answer(assembly: Assembly, fit: Fit) -> None:
     if not hasattr(fit.trainer.objective, "losses"):
         objective = assembly.config["objective"]["_target_"].rpartition(".")[2]
         raise Refused(f"objective={objective} answers no target, and this command looks at answers")
-    pairs.check(fit.trainer.objective, fit.data.train, fit.trainer.settings.batch_size)
+    pairs.check(fit.trainer.objective, fit.data.train, fit.trainer.settings.batch_rows)
 
 
 def training_sample(fit: Fit) -> list[Batch]:
     """The first batches of the first epoch, as training will see them: at least one."""
     from dlrun.inspect.memory import bytes_of
 
-    size = fit.trainer.settings.batch_size
+    size = fit.trainer.settings.batch_rows
     batches = fit.data.train.batches(size, seed=fit.trainer.seed)
     first = next(batches)
     more = min(ROWS // size, BYTES // max(1, bytes_of(first.values()))) - 1
@@ -145,12 +145,12 @@ def size_table(fit: Fit) -> Summary:
     """Rows, batches and steps."""
     trainer, settings = fit.trainer, fit.trainer.settings
     rows, steps = len(fit.data.train), trainer.steps_planned
-    batches = -(-rows // settings.batch_size)
+    batches = -(-rows // settings.batch_rows)
     held_out = 0 if fit.data.val is None else len(fit.data.val)
     cells = {
         "training rows": f"{rows:,}",
         "validation rows": f"{held_out:,}",
-        "rows a batch": f"{settings.batch_size:,}",
+        "rows a batch": f"{settings.batch_rows:,}",
         "batches an epoch": f"{batches:,}",
         "epochs": f"{settings.epochs:,}",
         "optimizer steps": f"{steps:,}",

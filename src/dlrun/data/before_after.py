@@ -163,7 +163,7 @@ def _standardise(learnt: Learnt, called: tuple[str, ...], column: Any, train: np
 
 
 def _standardise_target(learnt: Learnt, called: tuple[str, ...], column: Any, train: np.ndarray) -> str:
-    return f"less {number(learnt['mean'])}, divided by {number(learnt['scale'])}, as its own column is"
+    return f"less {number(learnt['mean'])}, divided by {number(learnt['scale'])}"
 
 
 def _unit(learnt: Learnt, called: tuple[str, ...], column: Any, train: np.ndarray) -> str:

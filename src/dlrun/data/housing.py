@@ -70,7 +70,9 @@ def boston_housing(*, source: Literal["official", "sample"]) -> Raw:
     )
 
 
-def california_housing(*, source: Literal["official", "sample"], test: Probability) -> Raw:
+def california_housing(
+    *, source: Literal["official", "sample"], test: Probability, standardize_target: bool = False
+) -> Raw:
     """Median prices in $ (Pace & Barry 1997, as in Géron's handson-ml2): 20,640 rows.
 
     There are no official test rows: the loader sets a share `test` of the rows aside, the same ones for every run.
@@ -89,6 +91,7 @@ def california_housing(*, source: Literal["official", "sample"], test: Probabili
         scale="standardise",
         impute="median",
         indicator=False,
+        standardize_target=standardize_target,
         note=samples.note("california_housing") if sample else "",
     )
 

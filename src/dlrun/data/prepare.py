@@ -145,11 +145,13 @@ def _field(raw: Raw, name: str, kind: Kind, column: Stored | Paged, steps: Steps
     named = shape[-1:] if kind == "series" else shape
     if kind in ("number", "series", "image") and labels and named != (len(labels),):
         labels = ()  # the steps have added columns that have no name
+    median = None
     prior = getattr(steps[-1], "prior", None) if isinstance(column, Paged) and name in raw.targets else None
     if name in raw.targets and isinstance(column, Plain):
         prior = _prior(kind, column.values, size)
+        median = _median(column.values) if kind in ("number", "fraction") else None
     shift, scale = getattr(steps[-1], "unscaled", (None, None)) if steps else (None, None)
-    return Field(kind, shape, size, labels, prior, shift, scale, raw.outlook.get(name))
+    return Field(kind, shape, size, labels, prior, shift, scale, raw.outlook.get(name), median)
 
 
 def _prior(kind: Kind, values: Tensor, size: int) -> Tensor:
@@ -157,6 +159,10 @@ def _prior(kind: Kind, values: Tensor, size: int) -> Tensor:
     if kind == "category":
         return torch.bincount(values.reshape(-1), minlength=size).to(torch.float32) / values.numel()
     return values.to(torch.float64).mean(0).to(torch.float32)
+
+
+def _median(values: Tensor) -> Tensor:
+    return torch.from_numpy(np.median(values.numpy(), axis=0)).to(torch.float32)
 
 
 def _shares(column: Windows, size: int) -> Tensor:

@@ -44,11 +44,11 @@ class StandardiseSeries:
 class StandardiseTarget:
     """(y - mean) / std of a target (N, horizons): those of its column where the input holds it, else of training rows.
 
-    input: the series input, column: the place of the target's column in it; None where it is not there.
+    input: the series input, column: the place of the target's column in it; None where it is not there, as in a table.
     """
 
-    input: str
-    column: int | None
+    input: str = ""
+    column: int | None = None
     mean: Learnt = None
     scale: Learnt = None
 

@@ -17,6 +17,7 @@ from dlrun.data.cells import Cells, read
 from dlrun.data.dates import Dates, moment
 from dlrun.data.features import Feature
 from dlrun.data.numerals import Numerals
+from dlrun.data.series_steps import StandardiseTarget
 from dlrun.data.steps import Bins, Categories, Impute, Labels, Standardise, Unit
 from dlrun.errors import Refused, in_short
 from dlrun.types import Kind, Preparation, Raw, Rows
@@ -168,10 +169,12 @@ def dataset(
     note: str = "",
     text: Any = None,
     levels: int | None = None,
+    standardize_target: bool = False,
 ) -> Raw:
     """The dataset of a table. Raises Refused when no input column is left, or when two columns would share a name.
 
     text: the step that columns of texts are prepared by; its `kind` is theirs. levels: see `split_columns`.
+    standardize_target: number targets are learned in standard deviations, each in its own.
     """
     columns = dict.fromkeys(plan.numbers(dev))
     inputs: dict[str, Kind] = {NUMBERS: "number"} if columns else {}
@@ -185,6 +188,8 @@ def dataset(
         raise Refused(f"the name '{min(twice)}' would stand for two columns; rename that column in {dev.place}")
     learn = _steps(plan, (Impute(impute, indicator), *SCALING[scale]) if columns else ())  # type: ignore[arg-type]
     learn |= dict.fromkeys(plan.text, (Categories(most=levels),)) | dict.fromkeys(plan.texts, (text,))
+    if standardize_target:
+        learn |= {target.name: (StandardiseTarget(),) for target in plan.targets if target.kind == "number"}
     labels = {NUMBERS: tuple(columns)} | {target.name: target.names for target in plan.targets if target.names}
     sealed = None if test is None else lambda: plan.rows(test())
     kinds = {target.name: target.kind for target in plan.targets}

@@ -48,6 +48,7 @@ def csv(
     dates: Dates = "each",
     unique: Fraction = 1.0,
     levels: Count | None = None,
+    standardize_target: bool = False,
 ) -> Raw:
     """A table from a CSV file with one line of column names. The defaults are what dlrun 0.1.0 did.
 
@@ -57,8 +58,9 @@ def csv(
     share `test` of the rows: the last in time with `order`, whole owners with `group`, else the same share of each
     class. features: see data/features.py. share_words: all columns of texts have one vocabulary, so that one reader can
     read them. numbers, missing: see `cells.read`. classes: see `Target`. missing_target: what becomes of rows without
-    a target. dates: see `dates.decided`. unique, levels: see `table.split_columns`. Raises Refused for whatever is
-    wrong with the file or the question; a file of test rows is looked at for that too.
+    a target. dates: see `dates.decided`. unique, levels: see `table.split_columns`. standardize_target: see
+    `table.dataset`. Raises Refused for whatever is wrong with the file or the question; a file of test rows is looked
+    at for that too.
     """
     if path is None:
         raise Refused("say which table: data.path=FILE.csv data.target=COLUMN")
@@ -71,6 +73,7 @@ def csv(
     plan = _plan(whole, targets, drop, order, group, features, texts)
     plan = _with_dates(_with_inputs(plan, whole, drop, unique, levels), whole, dates)
     prepared = {"scale": scale, "impute": impute, "indicator": indicator, "text": text, "levels": levels}
+    prepared |= {"standardize_target": standardize_target}
     raw = of_plan(whole, plan, sealed, test, reading, prepared)
     return replace(raw, shared=(tuple(texts),)) if share_words and texts else raw
 

@@ -33,7 +33,7 @@ def memory(trainer: Trainer, batch: Batch) -> list[Part]:
         Part("weights", bytes_of(weights), "every parameter and buffer"),
         Part("gradients", bytes_of(learns), "one for each trainable parameter"),
         Part("optimizer", sum(map(states, trainer.learner.optimizers.values())), "measured after a step on a copy"),
-        Part("batch", bytes_of(batch.values()), f"measured: one batch of {trainer.settings.batch_size:,} rows at most"),
+        Part("batch", bytes_of(batch.values()), f"measured: one batch of {trainer.settings.batch_rows:,} rows at most"),
         Part("activations", kept(trainer, batch), "measured: what the backward pass of that batch needs"),
     ]
     if trainer.learner.average:

@@ -18,6 +18,7 @@ MEMORY = 0.8  # of the running mean: a fifth of each new loss comes in
 TOO_MUCH = 4  # times the lowest loss so far: the rest of the curve says nothing more
 SURE = 5  # standard errors by which the loss must fall before it counts as a fall
 BELOW_LOWEST = 10
+BEGUN = 0.1  # of the whole fall: less of it may be chance
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def windows(trainer: Trainer) -> Iterator[Held]:
     """The training batches of one optimizer step after the other, epoch after epoch without end."""
     settings = trainer.settings
     for epoch in count():
-        found = trainer.data.train.batches(settings.batch_size, seed=trainer.seed, epoch=epoch)
+        found = trainer.data.train.batches(settings.batch_rows, seed=trainer.seed, epoch=epoch)
         batches = islice(found, trainer.batches_planned)
         while held := list(islice(batches, settings.accumulate)):
             yield Held(held)
@@ -109,8 +110,8 @@ def advice(curve: Curve) -> Advice:
         return Advice(None, "no rate lowers the loss by more than its noise from batch to batch")
     place = int(curve.smoothed.argmin())
     slopes = np.gradient(curve.smoothed, np.log(curve.rates))
-    settled = min(place, round(1 / (1 - MEMORY)))
-    steepest = float(curve.rates[settled + int(slopes[settled : place + 1].argmin())])
+    begun = left_its_start(curve, place)
+    steepest = float(curve.rates[begun + int(slopes[begun : place + 1].argmin())])
     lowest = float(curve.rates[place])
     rate = min(steepest, lowest / BELOW_LOWEST)
     if rate == steepest:
@@ -122,6 +123,17 @@ def advice(curve: Curve) -> Advice:
     if rate < curve.rates[0]:
         why = f"{why} (it is below the rates tried here)"
     return Advice(rate, why, steepest, lowest)
+
+
+def left_its_start(curve: Curve, lowest: int) -> int:
+    """From which place on the smoothed loss has fallen by a tenth of its whole fall, down to its lowest.
+
+    Before that it goes up and down by chance, where batches are small as steeply as anywhere.
+    """
+    start = curve.losses[: max(3, len(curve.losses) // 5)].mean()
+    high = curve.smoothed[: lowest + 1] >= start - BEGUN * (start - curve.smoothed[lowest])
+    settled = round(1 / (1 - MEMORY))
+    return int(min(lowest, max(settled, np.flatnonzero(high).max(initial=0))))
 
 
 def falls(curve: Curve) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from dlrun.errors import Refused
-from dlrun.models.constant import constant, raw_prior
+from dlrun.models.constant import Loss, best_constant, raw_prior
 from dlrun.models.named import safe
 from dlrun.outlook import Outlook
 from dlrun.ranges import Count
@@ -71,11 +72,15 @@ def places(spec: Spec) -> dict[str, Place]:
     return found
 
 
-def common_sense(spec: Spec) -> nn.Module:
-    """What any model has to beat: the last value of a series that is foretold; else the most frequent class, or the
-    mean."""
+def common_sense(
+    spec: Spec, losses: Mapping[str, Loss] | None = None, values: Mapping[str, Tensor] | None = None
+) -> nn.Module:
+    """What any model has to beat: the last value of a series that is foretold; else the best constant answer.
+
+    losses: of the targets that are judged by one; values: target → its training rows, where they are in memory.
+    """
     known = places(spec)
-    return _last(spec, known, "baseline: ") if known else constant(spec)
+    return _last(spec, known, "baseline: ") if known else best_constant(spec, losses or {}, values or {})
 
 
 def last_value(spec: Spec) -> nn.Module:

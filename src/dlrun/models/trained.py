@@ -117,7 +117,7 @@ def read_spec(run: RunDir, fit: str = "") -> Spec:
 
 
 def _field(node: dict[str, Any]) -> Field:
-    given = {name: node.get(name) for name in ("prior", "shift", "scale")}
+    given = {name: node.get(name) for name in ("prior", "shift", "scale", "median")}
     tensors = {name: None if value is None else torch.tensor(value) for name, value in given.items()}
     ahead = outlook(node.get("outlook"))
     return Field(node["kind"], tuple(node["shape"]), node["size"], tuple(node["labels"]), **tensors, outlook=ahead)
@@ -138,6 +138,6 @@ def _plain(field: Field) -> dict[str, Any]:
         "size": field.size,
         "labels": list(field.labels),
     }
-    tensors = {"prior": field.prior, "shift": field.shift, "scale": field.scale}
+    tensors = {"prior": field.prior, "shift": field.shift, "scale": field.scale, "median": field.median}
     found |= {name: None if value is None else value.tolist() for name, value in tensors.items()}
     return found | {"outlook": None if field.outlook is None else field.outlook.plain()}

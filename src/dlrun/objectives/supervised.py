@@ -11,6 +11,7 @@ from dlrun.artifacts import Maker
 from dlrun.losses import Loss
 from dlrun.models.naive import common_sense
 from dlrun.objectives.given import Given
+from dlrun.tables import Plain
 from dlrun.types import Batch, Step
 
 
@@ -72,5 +73,7 @@ def together(parts: Iterable[Tensor]) -> Tensor:
 def supervised(given: Given) -> Supervised:
     """The model's answers against the targets of the data; what has to be beaten is the common-sense answer."""
     spec, losses, weights = given.data.spec, given.losses, given.weights
-    bar = lambda: Supervised(common_sense(spec), losses, weights)  # noqa: E731
+    columns = getattr(given.data.train, "columns", {})
+    values = {name: columns[name].values for name in spec.targets if isinstance(columns.get(name), Plain)}
+    bar = lambda: Supervised(common_sense(spec, losses, values), losses, weights)  # noqa: E731
     return Supervised(given.model, losses, weights, given.augment, bar)

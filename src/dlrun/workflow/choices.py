@@ -11,7 +11,7 @@ from dlrun.data.audit_finding import half_width
 from dlrun.errors import Refused
 from dlrun.models.naive import earlier
 from dlrun.places import shipped
-from dlrun.problems import PROBLEMS, metric_fault
+from dlrun.problems import PROBLEMS, best_constant, metric_fault
 from dlrun.types import Raw
 
 SKEWED = 2 / 3  # share of the commonest class from which accuracy flatters
@@ -29,11 +29,12 @@ SKEWED_MEASURES = {"binary": ("pr_auc", "f1", "accuracy"), "category": ("f1", "a
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen, the nodes of the config that say so, and why."""
+    """What was chosen, the nodes of the config that say so, and why. constant: the answer best by a measure."""
 
     name: str
     nodes: dict[str, Any]
     reason: str
+    constant: str = "prior"
 
 
 def measure(raw: Raw, asked: str) -> Choice:
@@ -59,7 +60,7 @@ def measure(raw: Raw, asked: str) -> Choice:
         raise Refused(f"workflow.measure={asked} cannot be taken of every target: {kinds}")
     if not fits:
         reason = "the targets are of different kinds, and each is judged by the usual measure of its own"
-    return Choice(f"{target}_{first}" if several else first, nodes, reason)
+    return Choice(f"{target}_{first}" if several else first, nodes, reason, best_constant(first, kind))
 
 
 def naive(raw: Raw) -> tuple[str, ...]:

@@ -56,7 +56,7 @@ class Workflow:
         if not (folder / "workflow.json").exists():  # what really runs
             write_text(folder / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
             self._warn_of_nothing()
-        self.course = Course(self.config, self.settings, choices.naive(raw))
+        self.course = Course(self.config, self.settings, choices.naive(raw), self.measure.constant)
         kind, limit = budget(self.settings.budget)
         spending = Spending(self.run, limit if kind == "seconds" else None, str(self.settings.budget))
         self.seen = Evidence(self.run, self.config, self.measure.name, spending)

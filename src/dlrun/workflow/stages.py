@@ -59,11 +59,15 @@ class Stage:
 
 @dataclass(frozen=True)
 class Course:
-    """The order of stages for one config. naive: the models of `NAIVE` that these data can be answered with."""
+    """The order of stages for one config. naive: the models of `NAIVE` that these data can be answered with.
+
+    answer: of the constant ones, the one that is best by the measure of success.
+    """
 
     config: dict[str, Any]
     settings: Workflow
     naive: tuple[str, ...] = ()
+    answer: str = "prior"
 
     def __call__(self, seen: Seen) -> Iterator[Stage]:
         """The stages, one after the other; it is asked for the next only when the one before is done."""
@@ -86,7 +90,8 @@ class Course:
         """The common-sense answers, a linear model, a small network; then the configured one."""
         free = [("constant", "constant"), *((name, name) for name in self.naive), ("linear", "linear_solved")]
         for name, model in free:
-            yield Stage(name, {}, {"model": shipped("model", model), "engine.epochs": 1, "callback": {}})
+            node = shipped("model", model) | ({"answer": self.answer} if model == "constant" else {})
+            yield Stage(name, {}, {"model": node, "engine.epochs": 1, "callback": {}})
         yield from self.stages([("small", self.settings.small)])
         yield Stage("configured", {}, {})
 
