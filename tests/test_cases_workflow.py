@@ -205,7 +205,7 @@ def test_findings_a_budget_in_seconds_stops_fits_and_says_what_it_left_out():
     assert found["small-fold-1"] == found["configured-fold-2"] == 1 and not any("wider" in name for name in found)
     steps = {step["step"]: step for step in read("workflow.json")}
     (cut,) = [line for line in steps[5]["evidence"] if "stopped by the budget" in line]
-    assert "configured-fold-1 after 1 of 4 epochs" in cut
+    assert "small after 1 of 4 epochs, configured after 1 of 4 epochs" in cut
     assert any("would go beyond the budget: smaller" in line for line in steps[7]["evidence"])
     before = lines("results.jsonl")
     assert main(["resume", folder()]) == 0 and lines("results.jsonl") == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dlrun.rundir import RunDir
 from dlrun.types import Job, Result, Score
+from dlrun.workflow.stages import FIRST
 
 if TYPE_CHECKING:
     from dlrun.engine import Trainer
@@ -26,7 +28,8 @@ class Spending:
     limit: float | None
     text: str
     before: float = 0.0
-    least: int = 0
+    least: int = 1
+    ends: float = math.inf
     began: float = 0.0
     cut: str = ""
 
@@ -41,17 +44,29 @@ class Spending:
         return max(result.seconds, float(entry.get("seconds", 0.0)))
 
     def stopped(self, stages: Collection[str]) -> list[str]:
-        """One line that names the fits of these stages that the budget has stopped, or none."""
-        found = [(job, entry["stopped"]) for job, entry in self.known.items() if entry["stage"] in stages]
-        told = ", ".join(f"{job} after {where}" for job, where in found if where)
+        """One line that names those of these stages whose fits the budget has stopped, or none."""
+        entries = [entry for entry in self.known.values() if entry["stopped"]]
+        found = dict.fromkeys((entry["stage"], entry["stopped"]) for entry in entries if entry["stage"] in stages)
+        told = ", ".join(f"{stage} after {where}" for stage, where in found)
         return [f"stopped by the budget: {told}"] if told else []
 
     def begin(self, job: Job, results: list[Result]) -> None:
-        """Start the clock of a fit. Later folds are trained for as many epochs as the first, so that they compare."""
-        self.began, self.cut = clock(), ""
+        """Start the clock of a fit.
+
+        The first fold has its share of what is left; where the budget stops it, later ones are trained for as many
+        epochs, so that they compare. The small network leaves half to the configured one.
+        """
+        self.began, self.cut, self.least, self.ends = clock(), "", 1, math.inf
         self.before = sum(map(self.seconds, results))
-        done = [result.epochs for result in results if result.job.stage == job.stage]
-        self.least = max(1, *done) if done else 1
+        first = next((result for result in results if result.job.stage == job.stage), None)
+        if self.limit is None:
+            return
+        if first is None:
+            fits = max(1, sum(result.job.stage == FIRST[0] for result in results))
+            stages = len(FIRST) - FIRST.index(job.stage) if job.stage in FIRST else 1
+            self.ends = self.before + max(0.0, self.limit - self.before) / (fits * stages)
+        elif self.known.get(first.job.name, {}).get("stopped"):
+            self.least, self.ends = first.epochs, 0.0
 
     def end(self, job: Job) -> None:
         """Write down what a fit has taken."""
@@ -75,7 +90,7 @@ class Spending:
     def _after_epoch(self, trainer: Trainer) -> None:
         spent = self.before + max(trainer.seconds, clock() - self.began)
         whole = trainer.epoch >= trainer.settings.epochs
-        if self.limit is not None and spent > self.limit and trainer.epoch >= self.least and not whole:
+        if spent > self.ends and trainer.epoch >= self.least and not whole:
             trainer.stop = trainer.stop or self._reason
 
     @property
