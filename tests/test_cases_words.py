@@ -52,6 +52,7 @@ USED = (  # and words that do something
     "task=nietzsche callback.samples.every=5",
     "task=cats_dogs model=pretrained model.unfreeze=last_block model.rate=0.1",
     "+callback=early_stopping",
+    "callback=[keep_best]",
     "callback=[keep_best,tensorboard,samples,early_stopping]",
 )
 
@@ -88,7 +89,9 @@ def test_row_own_callbacks_that_a_choice_drops_are_named_with_the_result(tmp_pat
     said = "callback=early_stopping takes the place of keep_best, tensorboard, samples; to add to what there is: +call"
     assert said in capsys.readouterr().out
     (found,) = (tmp_path / "o").glob("*/*/*")
-    assert said in json.loads((found / "results.jsonl").read_text())["note"] and said in (found / "log.txt").read_text()
+    assert said in json.loads((found / "results.jsonl").read_text())["note"]
+    assert main(["resume", str(found)]) == 0
+    assert (found / "log.txt").read_text().count(said) == 1
 
 
 def test_row_own_usual_metrics_that_a_choice_drops_are_told(capsys, monkeypatch):

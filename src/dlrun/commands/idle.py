@@ -178,12 +178,15 @@ def _replaced(config: Config, words: list[str], folders: list[Path]) -> Iterator
         group, _, names = word.partition("=")
         if group in ADDED and names.strip("[]") not in ("none", ""):
             before = preview([each for each in words if each != word], folders)
-            lost = [name for name in (before[0][group] if before else {}) if name not in config[group]]
-            if lost:
-                yield (f"{word} takes the place of {', '.join(lost)}; to add to what there is: "
-                       f"{quoted(f'+{word}')}")  # fmt: skip
-        added = group == "+metric" or (group == "metric" and "auto" in names.strip("[]").split(","))
-        if added and config["metric"]:
+            usual = list(before[0][group]) if before else []
+            lost = [name for name in usual if name not in config[group]]
+            new = [name for name in config[group] if name not in usual]
+            if lost and new:
+                together = f"[{','.join(new)}]" if len(new) > 1 else new[0]
+                added = quoted(f"+{group}={together}")
+                yield f"{word} takes the place of {', '.join(lost)}; to add to what there is: {added}"
+        beside_auto = group == "+metric" or (group == "metric" and "auto" in names.strip("[]").split(","))
+        if beside_auto and config["metric"]:
             yield (f"{word}: the usual metrics are measured only where no other is named; name all that are wanted: "
                    "'metric=[accuracy,…]'")  # fmt: skip
 

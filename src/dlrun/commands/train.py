@@ -175,8 +175,13 @@ def tell_of_words(experiment: Any, config: dict[str, Any], folder: Path) -> None
     if "workflow" in config or not (folder / "command.txt").is_file():
         return
     folders, words = user_folders(shlex.split((folder / "command.txt").read_text(encoding="utf-8"))[1:])
+    log = folder / "log.txt"
+    said = log.read_text(encoding="utf-8") if log.is_file() else ""
     for text in notes(config, words, folders, dict(experiment.assembly.raw.inputs)):
-        experiment.assembly.tell(text)
+        if text in said:
+            experiment.assembly.told[text] = None
+        else:
+            experiment.assembly.tell(text)
 
 
 def begun(config: dict[str, Any], folder: Path, plugins: tuple[str, ...]) -> Any:
