@@ -14,6 +14,8 @@ RUN = """
 RUN                  a run folder: outputs/TASK/MODEL/TIME"""
 PLUGINS = """
 plugins=[PACKAGE]    your own packages that the run was made with"""
+FIT = """
+fit=NAME             which of several fits, such as fold-2"""
 REASON = """
 reason="…"           why test rows are scored that have been scored before"""
 TEST = """
@@ -45,18 +47,18 @@ checkpoint=best      or last{TEST}{REASON}{PLUGINS}""",
     "predict": f"""{RUN}
 FILE…                images, folders, texts, or a CSV file of rows
 to=FILE.csv          or .json: where the predictions are written
-encoding=NAME        of text files{PLUGINS}""",
+encoding=NAME        of text files{FIT}{PLUGINS}""",
     "generate": f"""{RUN}
 kind=NAME            what is made; a wrong name lists what there is
 KEY=VALUE            a setting of that kind; a wrong name lists them
 to=FOLDER            where it is written; RUN/generated without it
-seed=N               of what is drawn{PLUGINS}""",
+seed=N               of what is drawn{FIT}{PLUGINS}""",
     "neighbours": f"""{RUN}
 WORD…                words that the run knows
 count=10             neighbors of each
-input=NAME           which input, where there are several{PLUGINS}""",
+input=NAME           which input, where there are several{FIT}{PLUGINS}""",
     "compare": """
-RUN…                 run folders""",
+RUN…                 run folders; a sweep's folder stands for its jobs""",
     "report": """
 RUN…                 run folders; of several one page that compares them
 to=FOLDER            where that page is written (the current folder)
@@ -65,7 +67,7 @@ to=FOLDER            where that page is written (the current folder)
 kind=NAME            activations, heatmap, saliency, filters, weights, or all
 layer=NAME           of which layer; also class=, target=, input=
 image=FILE           of which image; row=N for one of the data
-steps=40 rate=1      of filters: gradient ascent; also size=, count={PLUGINS}""",
+steps=40 rate=1      of filters: gradient ascent; also size=, count={FIT}{PLUGINS}""",
     "ledger": """
 TASK                 one task; all without it""",
     "ls": """
@@ -88,7 +90,7 @@ EXAMPLES = {
     "predict": ("dlrun predict RUN photo.jpg folder/ to=predictions.csv", "dlrun predict RUN rows.csv"),
     "generate": ("dlrun generate RUN", 'dlrun generate RUN prompt="once" temperature=0.5,1.0'),
     "neighbours": ("dlrun neighbours RUN good", "dlrun neighbours RUN good bad count=5"),
-    "compare": ("dlrun compare RUN RUN", "dlrun compare outputs/imdb/dense/*"),
+    "compare": ("dlrun compare RUN RUN", "dlrun compare outputs/*/*/*"),
     "report": ("dlrun report RUN --open", "dlrun report RUN RUN"),
     "visualize": ("dlrun visualize RUN", "dlrun visualize RUN kind=heatmap image=cat.jpg"),
     "ledger": ("dlrun ledger", "dlrun ledger imdb"),
