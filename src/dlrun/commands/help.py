@@ -15,7 +15,7 @@ COMMANDS = {
     "explain": "layers, memory and first loss, untrained",
     "show": "a sheet of training pictures, augmented",
     "lr": "a learning rate to use, from a range test",
-    "resume": "go on with a run that was cut, or train it for longer",
+    "resume": "go on with a cut run, or train it longer",
     "rerun": "the same run again, in a new folder",
     "evaluate": "measure a finished run",
     "predict": "answers for your own pictures, texts, rows",

@@ -40,7 +40,7 @@ to=FILE.png          the file that is written""",
 low=1e-7 high=10     the range of rates that is tested
 steps=100            in so many steps""",
     "resume": f"""{RUN}
-KEY=VALUE            a setting to go on with; of a workflow: workflow.budget{REASON}{PLUGINS}""",
+KEY=VALUE            a setting to go on with: engine.epochs=200, workflow.budget=1h{REASON}{PLUGINS}""",
     "rerun": RUN + CONFIG,
     "evaluate": f"""{RUN}
 checkpoint=best      or last{TEST}{REASON}{PLUGINS}""",
@@ -84,7 +84,7 @@ EXAMPLES = {
     "explain": ("dlrun explain task=mnist model=convnet", "dlrun explain task=imdb"),
     "show": ("dlrun show task=cats_dogs augment=[book]", "dlrun show task=mnist augment=[flip] to=sheet.png"),
     "lr": ("dlrun lr task=imdb", "dlrun lr task=digits model=dense high=1"),
-    "resume": ("dlrun resume outputs/imdb/dense/TIME", "dlrun resume RUN engine.device=cpu"),
+    "resume": ("dlrun resume outputs/imdb/dense/TIME", "dlrun resume RUN engine.epochs=200"),
     "rerun": ("dlrun rerun outputs/imdb/dense/TIME", "dlrun rerun RUN model=linear seed=1"),
     "evaluate": ("dlrun evaluate outputs/imdb/dense/TIME", "dlrun evaluate RUN test=true"),
     "predict": ("dlrun predict RUN photo.jpg folder/ to=predictions.csv", "dlrun predict RUN rows.csv"),
