@@ -224,6 +224,29 @@ def called(path):
     return {f".{call.attr}" if isinstance(call, ast.Attribute) else getattr(call, "id", "") for call in calls}
 
 
+def test_row_41_whoever_builds_says_of_which_kind():
+    calls = [
+        (path.name, call)
+        for path in SRC.rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "build"
+    ]
+    assert len(calls) > 8
+    assert [name for name, call in calls if "kind" not in [each.arg for each in call.keywords]] == []
+
+
+def test_row_41_what_a_part_builds_has_the_packages_of_its_caller(tmp_path, monkeypatch):
+    from dlrun.build import build
+    from dlrun.errors import Refused
+
+    text = "from dlrun.build import build\ndef inner(): return 7\n"
+    (tmp_path / "minepkg.py").write_text(text + "def outer(): return build({'_target_': 'minepkg.inner'})\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert build({"_target_": "minepkg.outer"}, kind="model", plugins=("minepkg",)) == 7
+    with pytest.raises(Refused, match="plugins=.minepkg."):
+        build({"_target_": "minepkg.inner"}, kind="model")
+
+
 @pytest.mark.parametrize("module", ["torch.nn", "torch.optim", "torch.optim.lr_scheduler", "torchvision.transforms.v2"])
 def test_row_41_of_a_library_only_its_classes_are_parts(module):
     from dlrun import parts
@@ -298,6 +321,20 @@ def test_row_41_the_name_of_a_fit_leads_nowhere_else(run, capsys, name):
             code = main([word.replace("RUN", str(run)) for word in command.split()])
         assert code == 2 or command.startswith("report")
         assert "Traceback" not in capsys.readouterr().err
+
+
+def test_row_41_nor_does_that_of_a_fit_that_was_cut(run, capsys):
+    (run / "results.jsonl").write_text("")
+    job = {"stage": "../../elsewhere"}
+    cut = {"../../elsewhere": {"job": job, "why": "nan", "diverged": False}}
+    (run / "unfinished.json").write_text(json.dumps(cut))
+    try:
+        for command in ("evaluate RUN", "predict RUN shown.png", "visualize RUN"):
+            with watching(run):
+                assert main([word.replace("RUN", str(run)) for word in command.split()]) == 2
+            one_line(capsys)
+    finally:
+        (run / "unfinished.json").unlink()
 
 
 ENDLESS = {

@@ -155,9 +155,6 @@ def read_result(line: dict[str, Any]) -> Result:
     parts = {key: value for key, value in line.items() if key != "name"}
     for key in ("scores", "baseline"):
         parts[key] = {name: read_score(score) for name, score in parts[key].items()}
-    for name in filter(None, (parts["job"].get("stage"), parts["job"].get("start"))):
-        if not is_name(name):
-            raise Refused(f"results.jsonl: '{name}' is no name of a fit")
     return Result(**{**parts, "job": Job(**parts["job"])})
 
 

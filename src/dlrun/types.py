@@ -11,7 +11,9 @@ from torch import Tensor
 
 from dlrun.columns import Ragged as Ragged
 from dlrun.columns import Windowed as Windowed
+from dlrun.errors import Refused
 from dlrun.outlook import Outlook
+from dlrun.whole import is_name
 
 Kind = Literal["number", "fraction", "binary", "category", "multilabel", "tokens", "bag", "image", "series"]
 Batch = dict[str, Tensor]
@@ -216,6 +218,11 @@ class Job:
     repeat: int = 0
     patch: dict[str, Any] = field(default_factory=dict)
     start: str = ""
+
+    def __post_init__(self) -> None:
+        """Raises Refused for names that would lead out of the run folder, as a stranger's may hold."""
+        if odd := [name for name in (self.stage, self.start) if name and not is_name(name)]:
+            raise Refused(f"'{odd[0]}' is no name of a fit")
 
     @property
     def name(self) -> str:
