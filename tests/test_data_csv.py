@@ -28,6 +28,7 @@ SETTINGS = {
     "texts": [],
     "text": None,
     "share_words": False,
+    "check_test": True,
 }
 HOUSES = "area,town,sold,price\n" + "".join(
     f"{50 + 7 * row},{'abc'[row % 3]},{'yes' if row % 2 else 'no'},{100.5 + 3 * row}\n" for row in range(30)
@@ -209,6 +210,15 @@ def test_a_class_that_only_test_rows_have_is_told_and_keeps_its_place(load, tmp_
     assert "the class of 1 row (line 2) (maybe) is that of no other row" in caplog.text
     data = everything(raw)
     assert next(apply(raw, data, raw.test()).batches(2))["sold"].tolist() == [0, 2]
+
+
+def test_a_run_of_0_1_0_reads_its_test_file_as_it_did(load, tmp_path):
+    other = tmp_path / "test.csv"
+    other.write_text("area,town,sold,price\n1,a,maybe,2\n2,a,yes,2\n")
+    raw = load(HOUSES, target="sold", test_path=str(other), check_test=False)
+    data = everything(raw)
+    with pytest.raises(Refused, match="1 held-out rows are of a class.*'maybe'.*Classes known: no, yes"):
+        apply(raw, data, raw.test())
 
 
 def test_a_class_without_training_rows_keeps_its_place(load, caplog):

@@ -49,6 +49,7 @@ def csv(
     unique: Fraction = 1.0,
     levels: Count | None = None,
     standardize_target: bool = False,
+    check_test: bool = False,
 ) -> Raw:
     """A table from a CSV file with one line of column names. The defaults are what dlrun 0.1.0 did.
 
@@ -59,8 +60,8 @@ def csv(
     class. features: see data/features.py. share_words: all columns of texts have one vocabulary, so that one reader can
     read them. numbers, missing: see `cells.read`. classes: see `Target`. missing_target: what becomes of rows without
     a target. dates: see `dates.decided`. unique, levels: see `table.split_columns`. standardize_target: see
-    `table.dataset`. Raises Refused for whatever is wrong with the file or the question; a file of test rows is looked
-    at for that too.
+    `table.dataset`. check_test: whether a file of test rows is looked at for what is wrong with it before it is opened,
+    and for its classes. Raises Refused for whatever is wrong with the file or the question.
     """
     if path is None:
         raise Refused("say which table: data.path=FILE.csv data.target=COLUMN")
@@ -69,12 +70,12 @@ def csv(
     clean = partial(answers.with_target, target=target, kind=kind, missing=missing_target)
     whole = clean(cells.read(path, **reading))
     sealed = None if test_path is None else clean(test_file(test_path, whole, reading))
-    targets = answers.find(whole, target, kind, classes, sealed)
+    targets = answers.find(whole, target, kind, classes, sealed if check_test else None)
     plan = _plan(whole, targets, drop, order, group, features, texts)
     plan = _with_dates(_with_inputs(plan, whole, drop, unique, levels), whole, dates)
     prepared = {"scale": scale, "impute": impute, "indicator": indicator, "text": text, "levels": levels}
     prepared |= {"standardize_target": standardize_target}
-    raw = of_plan(whole, plan, sealed, test, reading, prepared)
+    raw = of_plan(whole, plan, sealed, test, reading, prepared, check_test)
     return replace(raw, shared=(tuple(texts),)) if share_words and texts else raw
 
 
@@ -85,16 +86,18 @@ def of_plan(
     test: float,
     reading: dict[str, Any],
     prepared: dict[str, Any],
+    check: bool,
 ) -> Raw:
     """The dataset of a table whose plan is made. reading, prepared: how files are read, and what `dataset` is told.
 
-    sealed: the rows of a file of test rows. They are looked at for what is wrong with them, and for their classes: a
-    fault must be found before a model is trained and the rows are opened.
+    sealed: the rows of a file of test rows. check: whether they are looked at for what is wrong with them, and for
+    their classes: a fault must be found before a model is trained and the rows are opened.
     """
     dev, sealed = _divide(whole, plan, test) if sealed is None else (whole, sealed)
-    named = tuple(answers.name_classes(one, (dev, sealed)) for one in plan.targets)
+    parts = (dev, sealed) if check else (dev,)
+    named = tuple(answers.name_classes(one, parts) for one in plan.targets)
     plan = replace(plan, targets=named, written=whole.written)
-    if sealed is not None:
+    if sealed is not None and check:
         sealed.need(plan.columns, "column")
         plan.rows(sealed)
     later = None if sealed is None else lambda: sealed

@@ -48,6 +48,7 @@ def texts(
     classes: Classes = "numbers",
     missing_target: MissingTarget = "refuse",
     validation: folders.Validation = "mixed",
+    check_test: bool = False,
 ) -> Raw:
     """Texts of a folder (or a zip or tar archive), or of the column `text` of a CSV file, with what is asked of them.
 
@@ -56,8 +57,8 @@ def texts(
     In a folder, the folders inside are the classes, or the parts train, validation and test with the classes inside;
     their .txt files are the texts: input `text`, target `label`. Test rows: the folder test, or test_path, or else the
     share `test`, the same of each class. encoding: of all files. empty: what becomes of rows without a text. vectors:
-    the step that prepares texts. numbers, missing, classes, missing_target: see `table_csv.csv`. validation: see
-    `images`. Raises Refused for whatever is wrong with the files or the question.
+    the step that prepares texts. numbers, missing, classes, missing_target, check_test: see `table_csv.csv`.
+    validation: see `images`. Raises Refused for whatever is wrong with the files or the question.
     """
     if path is None:
         raise Refused("say where the texts are: data.path=FOLDER (one folder a class), "
@@ -76,8 +77,8 @@ def texts(
 
     whole = clean(cells.read(path, **reading))
     sealed = None if test_path is None else clean(table_csv.test_file(test_path, whole, reading))
-    plan = _plan(whole, text, answers.find(whole, target, kind, classes, sealed))
-    return table_csv.of_plan(whole, plan, sealed, test, reading, {**UNUSED, "text": vectors})
+    plan = _plan(whole, text, answers.find(whole, target, kind, classes, sealed if check_test else None))
+    return table_csv.of_plan(whole, plan, sealed, test, reading, {**UNUSED, "text": vectors}, check_test)
 
 
 def _plan(whole: Cells, text: str | None, targets: tuple[Target, ...]) -> table.Plan:
