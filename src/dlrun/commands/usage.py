@@ -40,7 +40,7 @@ to=FILE.png          the file that is written""",
 low=1e-7 high=10     the range of rates that is tested
 steps=100            in so many steps""",
     "resume": f"""{RUN}
-KEY=VALUE            a setting to go on with: engine.epochs=200, workflow.budget=1h{REASON}{PLUGINS}""",
+KEY=VALUE            a setting to go on with, such as engine.epochs=200{REASON}{PLUGINS}""",
     "rerun": RUN + CONFIG,
     "evaluate": f"""{RUN}
 checkpoint=best      or last{TEST}{REASON}{PLUGINS}""",
