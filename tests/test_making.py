@@ -113,7 +113,7 @@ def test_generate_streams_text_and_writes_files_that_nothing_overwrites(run):
     ("words", "said"),
     [
         (["kind=song"], "no kind 'song' to make; there are: text, grid, plane"),
-        (["kind=grid", "rows=3"], "no setting 'rows' for kind=grid; there are: kind, to, seed, columns"),
+        (["kind=grid", "rows=3"], "no setting 'rows' for kind=grid; there are: kind, to, seed, fit, columns"),
         (["kind=grid", "columns=0"], "columns=0: it must be a whole number from 1 up"),
         (["temperature=hot"], "temperature=hot: it must be a number"),
         (["kind=plane"], "kind=plane needs scale=…"),

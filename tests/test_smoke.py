@@ -54,7 +54,7 @@ def test_the_globs_are_not_quiet():
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_every_task_in_smoke_size(task, tmp_path, capsys):
+def test_every_task_in_smoke_size(task, tmp_path, capsys, drawn):
     words = ["preset=smoke", "test=true", "reason=a smoke run", "protocol=holdout"]
     words += {"cats_dogs": SMALL, "jena_climate": SHORT, "social": ["data.rows=200"]}.get(task, [])
     words += SEALED if objective(task) == "language" else []
