@@ -167,8 +167,10 @@ def crossed(rows=700):
     return [*write({"a": a, "b": b, "left": left}), "optimizer=adam", "optimizer.lr=0.02", "engine.batch_size=32"]
 
 
-def test_row_38_winner_linear_model_and_baseline_are_tested_at_one_opening():
+@pytest.mark.parametrize("measure", ["accuracy", "f1"])  # the latter is one number for all rows
+def test_row_38_winner_linear_model_and_baseline_are_tested_at_one_opening(measure):
     words = [*crossed(), "protocol=holdout", "engine.epochs=8", "workflow.budget=5", "workflow.seeds=2"]
+    words.append(f"workflow.measure={measure}")
     assert main(["workflow", *words]) == 0
     step = read("workflow.json")[6]
     assert step["winner"] not in ("linear", "constant")
@@ -176,12 +178,12 @@ def test_row_38_winner_linear_model_and_baseline_are_tested_at_one_opening():
     assert main(["final", folder()]) == 0
     tested = [line for line in lines("results.jsonl") if line["split"] == "test"]
     assert [line["name"] for line in tested] == ["final", "final-repeat-2", "final_linear"]
-    assert all(line["baseline"] and line["scores"]["accuracy"]["n"] == 140 for line in tested)
+    assert all(line["baseline"] and line["scores"][measure]["n"] == 140 for line in tested)
     (entry,) = ledger.entries()[0]  # one opening, with the winner's scores
-    own = [line["scores"]["accuracy"]["value"] for line in tested[:2]]
-    assert entry.score["accuracy"] == pytest.approx(sum(own) / 2)
+    own = [line["scores"][measure]["value"] for line in tested[:2]]
+    assert entry.score[measure] == pytest.approx(sum(own) / 2)
     said = read("workflow.json")[7]["evidence"]
-    beside = number(tested[2]["scores"]["accuracy"]["value"])
+    beside = number(tested[2]["scores"][measure]["value"])
     assert any(beside in line and "better [" in line and "a linear model" in line for line in said)
     assert any("the constant baseline has" in line or "baseline" in line for line in said)
     assert main(["final", folder()]) == 0 and len(ledger.entries()[0]) == 1  # nothing left to do

@@ -16,7 +16,7 @@ from dlrun.predictions import Pooled
 from dlrun.rundir import RunDir, lines
 from dlrun.types import Result
 from dlrun.workflow.spending import Spending
-from dlrun.workflow.stages import NAIVE, UNTRAINED, Stage
+from dlrun.workflow.stages import FIRST, NAIVE, UNTRAINED, Stage
 
 
 @dataclass
@@ -139,7 +139,7 @@ class Evidence:
         fits = [result for result in self.results if result.job.stage not in UNTRAINED and result.epochs]
         longest = max((self.spending.seconds(result) / result.epochs for result in fits), default=0.0)
         epochs = stage.patch.get("engine.epochs", self.config["engine"]["epochs"])
-        return longest * epochs * (fits[-1].job.folds if fits else 1)
+        return longest * epochs * max(1, len(self.of(FIRST[0])))  # folds, and these repeated
 
     def _once(self, key: Hashable, find: Callable[[], Any]) -> Any:
         key = (key, len(self.of(key[1])))  # type: ignore[index]

@@ -132,15 +132,27 @@ class Final:
         found = [result for result in results if result.job.stage == FINALS[1]]
         if not found:
             return []
-        measure, folder = self.workflow.measure.name, self.workflow.run.folder
-        jobs = [result.job.name for result in results if result.job.stage == FINALS[0]]
-        rival, own = (predictions.pooled(folder, names, "test") for names in ([FINALS[1]], jobs))
-        pair = (rival, own) if self.workflow.seen.goal == "max" else (own, rival)
-        lead = apart(predictions.difference(*pair, measure))
+        score = interval(found[0].scores[self.workflow.measure.name])
         return [
-            f"a linear model trained on the same rows has {interval(found[0].scores[measure])}: "
-            f"'{self.winner.name}' is {lead}; here neither has the advantage of selection on the rows that judge them"
+            f"a linear model trained on the same rows has {score}: '{self.winner.name}' is {self._lead(results)}; "
+            "here neither has the advantage of selection on the rows that judge them"
         ]
+
+    def _lead(self, results: list[Result]) -> str:
+        """By how much the winner is better than the linear model: all its fits, else its first one.
+
+        A measure of a whole split can be compared of one fit only.
+        """
+        jobs = [result.job.name for result in results if result.job.stage == FINALS[0]]
+        for names in (jobs, jobs[:1]):
+            with suppress(Refused):
+                rival, own = (
+                    predictions.pooled(self.workflow.run.folder, each, "test") for each in ([FINALS[1]], names)
+                )
+                pair = (rival, own) if self.workflow.seen.goal == "max" else (own, rival)
+                told = apart(predictions.difference(*pair, self.workflow.measure.name))
+                return told if names == jobs else f"{told} (its first fit)"
+        return "not comparable"
 
     def verdict(self, tested: list[Result]) -> Verdict:
         """What the test rows say."""

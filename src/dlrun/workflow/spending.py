@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from time import monotonic as clock
 from typing import TYPE_CHECKING, Any
 
+from dlrun import processes
 from dlrun.rundir import RunDir
 from dlrun.types import Job, Result, Score
 from dlrun.workflow.stages import FIRST
@@ -71,7 +72,7 @@ class Spending:
     def end(self, job: Job) -> None:
         """Write down what a fit has taken."""
         entry = {"stage": job.stage, "seconds": round(clock() - self.began, 3), "stopped": self.cut}
-        self.run.write_json(FILE, self.known | {job.name: entry})
+        self.run.write_json(FILE, self.known | {job.name: processes.agreed(entry)})
 
     def watching(self, watch: Watch | None) -> Watch:
         """The same watch, and the fit ends with the epoch in which the budget is used up."""
