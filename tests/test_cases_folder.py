@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -386,3 +389,76 @@ def test_row_44_a_batch_size_cannot_change_amid_an_epoch(tmp_path, monkeypatch, 
     assert main(["resume", str(run)]) == 0
     assert main(["resume", str(run), "engine.batch_size=32", "engine.epochs=4"]) == 0
     assert "engine.batch_size" in rundir.lines(run / "results.jsonl")[0]["note"]
+
+
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+from dlrun.cli import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("limit", [20_000])
+def test_row_42_a_file_that_is_too_large_is_one_line_and_the_run_goes_on_with_room(tmp_path, limit):
+    words = ["task=digits", "preset=smoke", "model.units=[64]", "engine.save_every=0", f"output={tmp_path / 'o'}"]
+    environment = {**os.environ, "DLRUN_DATA": str(tmp_path), "MPLCONFIGDIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(limit), *words], capture_output=True, text=True, env=environment
+    )
+    told = [line for line in done.stderr.splitlines() if "Matplotlib" not in line and "fontlist" not in line]
+    assert "Traceback" not in done.stderr + done.stdout and done.returncode in (0, 1)
+    if done.returncode:
+        assert len(told) == 1 and "cannot write" in told[0] and "too large" in told[0] and "free)" in told[0]
+        assert str(tmp_path) in told[0]
+    runs = list((tmp_path / "o").glob("*/*/*/config.yaml"))
+    for config in runs:
+        assert not list(config.parent.rglob("*.new"))
+        assert main(["resume", str(config.parent)]) == 0 and len(results_of(config.parent)) == 1
+
+
+FULL = {  # what does not fit → the exit code, whether there is a result
+    "checkpoints/": (1, False),
+    "history.jsonl": (1, False),
+    "results.jsonl": (1, False),
+    "predictions/": (0, True),
+    "tensorboard/": (0, True),
+    "report.html": (0, True),
+    ".png": (0, True),
+    "errors/": (0, True),
+    "log.txt": (0, True),
+}
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_row_42_a_full_disk_costs_what_does_not_fit_and_no_score(tmp_path, monkeypatch, capsys, name):
+    opened = io.open
+
+    def full(file, mode="r", *rest, **named):
+        if set(mode) & set("wa") and name in str(file):
+            raise OSError(errno.ENOSPC, "No space left on device", str(file))
+        return opened(file, mode, *rest, **named)
+
+    words = [*TINY, "engine.epochs=1", f"output={tmp_path}"]
+    with monkeypatch.context() as patch:
+        for place in ("io.open", "builtins.open"):
+            patch.setattr(place, full)
+        code = main(words)
+    out, err = capsys.readouterr()
+    assert (code, bool(list(tmp_path.glob("*/*/*/results.jsonl")))) == FULL[name]
+    assert "Traceback" not in out + err and ("No space left on device" in out + err or name == "log.txt")
+    assert err.count("\n") == code and ("dlrun resume" in err) == (code == 1 and name != "history.jsonl")
+    if name == "history.jsonl":  # nothing had begun
+        assert not list(tmp_path.glob("*/*/*"))
+        return
+    run = only_run(tmp_path)
+    assert main(["resume", str(run)]) == main(["report", str(run)]) == 0 and len(results_of(run)) == 1
+
+
+def test_row_runs_the_log_keeps_what_the_terminal_shows(tmp_path, capsys):
+    assert main([*TINY, "engine.epochs=2", f"output={tmp_path}"]) == 0
+    shown, log = capsys.readouterr().out, (only_run(tmp_path) / "log.txt").read_text()
+    lines = [line.strip() for line in shown.splitlines() if line.strip()]
+    assert len(lines) > 8 and any("epoch 2/2" in line for line in lines)
+    assert [line for line in lines if line not in log] == []
+    assert [line for line in lines if log.count(line) > 1 and "epoch" in line] == []

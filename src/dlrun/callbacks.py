@@ -14,7 +14,7 @@ from dlrun.engine import Trainer
 from dlrun.optim import better, monitored
 from dlrun.ranges import Count, Natural, NonNegative
 from dlrun.tables import mix
-from dlrun.whole import whole
+from dlrun.whole import spared, whole
 
 log = logging.getLogger("dlrun")
 
@@ -122,11 +122,12 @@ class TensorBoard:
         from dlrun import board, events
 
         run, job = run_and_job(trainer)
-        events.append(run, [row for row in trainer.history if row.epoch == trainer.epoch], job)
-        if self.histograms and trainer.epoch % self.histograms == 0:
-            events.write_epoch(run, job, trainer.epoch, {"summary": events.histograms(board.weights(trainer))})
-        if self.embeddings:
-            events.projector(run, job, board.words(trainer))
+        with spared("TensorBoard event files are", run / "tensorboard"):
+            events.append(run, [row for row in trainer.history if row.epoch == trainer.epoch], job)
+            if self.histograms and trainer.epoch % self.histograms == 0:
+                events.write_epoch(run, job, trainer.epoch, {"summary": events.histograms(board.weights(trainer))})
+            if self.embeddings:
+                events.projector(run, job, board.words(trainer))
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,8 @@ class Activations:
 
         from dlrun import board
 
-        with whole(self._place(trainer) / f"epoch-{trainer.epoch:03}.npz") as fresh, fresh.open("wb") as file:
+        path = self._place(trainer) / f"epoch-{trainer.epoch:03}.npz"
+        with spared("activations are", path.parent), whole(path) as fresh, fresh.open("wb") as file:
             np.savez_compressed(file, **board.activations(trainer, self.rows))  # type: ignore[arg-type]
 
     def _place(self, trainer: Trainer) -> Path:
@@ -180,7 +182,8 @@ class Samples:
             return
         for kind in self._kinds(trainer):
             found = making.made(trainer, kind, mix(trainer.seed, trainer.epoch))
-            artifacts.write(found, self._place(trainer), f"{kind}-epoch-{trainer.epoch:04}")
+            with spared("samples are", self._place(trainer)):
+                artifacts.write(found, self._place(trainer), f"{kind}-epoch-{trainer.epoch:04}")
 
     def _kinds(self, trainer: Trainer) -> tuple[str, ...]:
         return getattr(trainer.objective, "shown", ()) if self.kinds is None else self.kinds  # type: ignore[return-value]

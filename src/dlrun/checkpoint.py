@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from dlrun.errors import Damaged, Refused
+from dlrun.whole import written
 
 log = logging.getLogger("dlrun")
 MARK = b"\ndlrun sha256 "  # behind the archive: a flipped bit is seen, and other readers do not mind
@@ -21,20 +22,25 @@ MARK = b"\ndlrun sha256 "  # behind the archive: a flipped bit is seen, and othe
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write the state to `path` so that a reader finds the old file or the new one, never half of one.
 
-    The file that was there before is kept beside it as `<name>.previous`.
+    The file that was there before is kept beside it as `<name>.previous`. Raises Unwritable.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
     body = buffer.getvalue()
     fresh = path.with_name(path.name + ".new")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with fresh.open("wb") as file:
-        file.write(body + MARK + hashlib.sha256(body).hexdigest().encode())
-        file.flush()
-        os.fsync(file.fileno())
-    if path.exists():
-        os.replace(path, previous(path))
-    os.replace(fresh, path)
+    with written(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with fresh.open("wb") as file:
+                file.write(body + MARK + hashlib.sha256(body).hexdigest().encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            fresh.unlink(missing_ok=True)  # its room is wanted
+            raise
+        if path.exists():
+            os.replace(path, previous(path))
+        os.replace(fresh, path)
 
 
 def previous(path: Path) -> Path:

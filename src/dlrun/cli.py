@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from dlrun.errors import Refused, cut, in_one_line
+from dlrun.errors import Refused, Unwritable, cut, in_one_line
 
 
 def entry() -> None:
@@ -32,6 +32,9 @@ def main(words: list[str]) -> int:
         return _among_others(words) if {"RANK", "WORLD_SIZE"} <= os.environ.keys() else run(words)
     except Refused as error:
         return refused(str(error))
+    except Unwritable as error:
+        print(f"dlrun: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("dlrun: stopped", file=sys.stderr)
         return 130

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from dlrun import checkpoint, pairs, processes, replay, runtime, sharded, united
+from dlrun.errors import Unwritable
 from dlrun.learner import Learner
 from dlrun.meter import Measures, Meter
 from dlrun.settings import Settings
@@ -93,16 +94,17 @@ class Trainer:
         """Inside, no exception loses the best epoch: it is written, and the state of now, which may be cut, is not."""
         try:
             yield
-        except BaseException:
-            self.rescue()
+        except BaseException as error:
+            self.rescue(tell=not isinstance(error, Unwritable))
             raise
 
-    def rescue(self) -> None:
+    def rescue(self, tell: bool = True) -> None:
         """Write what is kept and nothing else. Raises nothing: what ended the fit is what is to be read."""
         try:
             self._write(self.kept)
         except Exception as error:
-            log.warning("the best epoch of %s could not be written: %s", self.folder.name, error)
+            level = logging.WARNING if tell else logging.DEBUG
+            log.log(level, "the best epoch of %s could not be written: %s", self.folder.name, error)
 
     def visit(self, split: str, source: Source, *, learn: bool = False) -> None:
         """Sweep a split, unless the history says that this epoch has done so already."""

@@ -19,6 +19,13 @@ class Damaged(Refused):
     """A file that dlrun has written is not as it was written. Its text names the file."""
 
 
+class Unwritable(OSError):
+    """Something could not be written: a full disk, a quota, a folder that is gone. Its text says what, where and why.
+
+    The command line prints the text alone and exits with code 1: what had been written before is whole.
+    """
+
+
 LETTERS, NAMED, LONGEST = 700, 5, 60  # of a list in a message: all of it up to so many letters, else so many names
 
 

@@ -16,7 +16,7 @@ from dlrun.assembly import Assembly, Fit
 from dlrun.baseline import bar_scores
 from dlrun.callbacks import EarlyStopping, KeepBest
 from dlrun.engine import Interrupted, Trainer
-from dlrun.errors import Refused
+from dlrun.errors import Refused, Unwritable
 from dlrun.goals import directed, goals_of
 from dlrun.making import judged
 from dlrun.meter import Diverged, Meter, with_intervals
@@ -25,6 +25,7 @@ from dlrun.protocols.stages import standing
 from dlrun.rundir import RunDir
 from dlrun.stopping import signals
 from dlrun.types import Job, Result, Score
+from dlrun.whole import spared
 
 log = logging.getLogger("dlrun")
 Watch = Callable[[Trainer, Job, dict[str, Score]], AbstractContextManager[object]]
@@ -204,10 +205,10 @@ class Experiment:
 
     def ended_early(self, fit: Fit, error: BaseException) -> None:
         """Leave the best epoch of a fit that an error ends on the disk, and note why there will be no result of it."""
-        fit.trainer.rescue()
+        fit.trainer.rescue(tell=not isinstance(error, Unwritable))
         if isinstance(error, Exception) and not isinstance(error, Interrupted):
             why = str(error).splitlines()[0] if str(error) else type(error).__name__
-            with suppress(OSError, Refused):  # where there is no room, what there is no room for is what is told
+            with suppress(OSError, Refused):  # what there was no room for is what is told
                 self.run.note_cut(fit.job, why, diverged=isinstance(error, Diverged))
 
     def conclude(self, fit: Fit, baseline: dict[str, Score]) -> Result:
@@ -257,11 +258,14 @@ class Experiment:
         """Keep what was answered, and the worst of it as a person sees it."""
         answers, raw = meter.answers(), self.assembly.raw
         rows, which = self.assembly.raw_rows(fit, split)
-        self.run.write_answers(fit.job, split, answers, which, meter.values())  # which rows, at least: others ask
+        folder, name = self.run.folder, fit.job.name
+        with spared("predictions are", folder / "predictions"):
+            self.run.write_answers(fit.job, split, answers, which, meter.values())  # which rows, at least: others ask
         if not answers:
             return
-        gallery.write(self.run.folder, fit.job.name, split, raw, rows, which, answers, fit.data.spec.targets)
-        foretold.write(self.run.folder, fit.job.name, split, raw, rows, which, answers)
+        with spared("the worst errors are", folder / "errors"):
+            gallery.write(folder, name, split, raw, rows, which, answers, fit.data.spec.targets)
+            foretold.write(folder, name, split, raw, rows, which, answers)
 
     def _restore(self, fit: Fit, name: str, read: Callable[[Path], Any] = checkpoint.newest) -> bool:
         found = processes.told(lambda: read(fit.trainer.folder / f"{name}.pt"))

@@ -19,7 +19,7 @@ from dlrun import as_json, stored
 from dlrun.errors import Refused
 from dlrun.stored import lines as lines
 from dlrun.types import History, Job, Result, Row, Score
-from dlrun.whole import is_name, write_text
+from dlrun.whole import is_name, whole, write_text, written
 
 CUT = "unfinished.json"
 
@@ -53,6 +53,23 @@ def discard(folder: Path) -> None:
             parent.rmdir()
 
 
+class Log(logging.FileHandler):
+    """A log that costs nothing but itself where there is no room for it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line, where that can be."""
+        with suppress(OSError):
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging calls it so)
+        """Say nothing: logging prints a traceback for every line."""
+
+    def close(self) -> None:
+        """Close the file, whatever could not be written to it."""
+        with suppress(OSError):
+            super().close()
+
+
 class RunDir:
     """A run folder and the few things that are written to it."""
 
@@ -72,7 +89,8 @@ class RunDir:
 
     def append_history(self, job: Job, rows: Iterable[Row]) -> None:
         """Add rows of one job."""
-        with (self.folder / "history.jsonl").open("a", encoding="utf-8") as file:
+        path = self.folder / "history.jsonl"
+        with written(path), path.open("a", encoding="utf-8") as file:
             file.write("".join(as_json.line({"job": job.name, **asdict(row)}) for row in rows))
 
     def results(self) -> list[Result]:
@@ -127,8 +145,8 @@ class RunDir:
         if len(set(lengths.values())) > 1:
             raise ValueError(f"predictions of {job.name} on {split} have different lengths: {lengths}")
         path = self.folder / "predictions" / f"{job.name}-{split}.npz"
-        path.parent.mkdir(exist_ok=True)
-        np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+        with whole(path) as fresh, fresh.open("wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a small file of plain values."""
@@ -139,8 +157,8 @@ class RunDir:
         return stored.value_or_none(self.folder / name)
 
     def log(self) -> logging.Handler:
-        """A handler that adds to log.txt."""
-        handler = logging.FileHandler(self.folder / "log.txt", encoding="utf-8")
+        """A handler that adds to log.txt, and keeps silent where that fails: what else fails then says why."""
+        handler = Log(self.folder / "log.txt", encoding="utf-8", delay=True)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         return handler
 

@@ -3,29 +3,74 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
+import shutil
 import unicodedata
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dlrun.errors import Refused
+from dlrun.errors import Refused, Unwritable
 
+log = logging.getLogger("dlrun")
+UNITS = ((10**9, "GB"), (10**6, "MB"), (10**3, "KB"), (1, "bytes"))
+_spared: set[tuple[str, Path]] = set()
 MOST_BYTES = 60  # of a name from data: other parts of a file's name stand beside it
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(10))}
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """Inside, a place to write to; it becomes `path` when the block ends well, and is taken away otherwise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
+def written(path: Path) -> Iterator[None]:
+    """Inside, `path` is written. Raises Unwritable where that fails: what, where, why, and how much room there is."""
     try:
-        yield fresh
-        os.replace(fresh, path)
-    finally:
-        fresh.unlink(missing_ok=True)
+        yield
+    except Unwritable:
+        raise
+    except OSError as error:
+        raise Unwritable(f"cannot write {path}: {error.strerror or error}{room(path)}") from error
+
+
+def room(path: Path) -> str:
+    """' (3.1 MB free)', or that the folder is gone, or nothing where the system does not say."""
+    if not path.parent.exists():
+        return " (its folder is no longer there)"
+    try:
+        free = shutil.disk_usage(path.parent).free
+    except OSError:
+        return ""
+    unit, name = next(((size, name) for size, name in UNITS if free >= size), UNITS[-1])
+    return f" ({free / unit:.3g} {name} free)"
+
+
+@contextmanager
+def spared(what: str, path: Path) -> Iterator[None]:
+    """Inside, something is written that a run can do without: where that fails, it is told once and left out."""
+    try:
+        with written(path):
+            yield
+    except Unwritable as error:
+        if (mark := (what, path)) not in _spared:
+            _spared.add(mark)
+            log.warning("%s left out: %s", what, error)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Inside, a place to write to; it becomes `path` when the block ends well, and is taken away otherwise.
+
+    Raises Unwritable.
+    """
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
+    with written(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield fresh
+            os.replace(fresh, path)
+        finally:
+            with suppress(OSError):
+                fresh.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -214,14 +214,13 @@ def evaluate(words: list[str]) -> int:
         raise Refused(f"checkpoint={name}: it must be best or last")
     change(config, [word for word in rest if not word.startswith(("checkpoint=", "plugins="))])
     check(config, plugins)
-    from rich.console import Console
-
+    from dlrun.commands.shown import Shown
     from dlrun.experiment import Experiment
     from dlrun.report.table import rich_table, summaries
     from dlrun.rundir import result_line
 
-    console = Console(highlight=False)
+    console = Shown()
     with at_work(folder) if config["test"] else nullcontext(), logging_to(folder, console):
         results = Experiment(config, folder, plugins).evaluated(name)
-    console.print(*map(rich_table, summaries([result_line(result) for result in results], config)))
+        console.print(*map(rich_table, summaries([result_line(result) for result in results], config)))
     return 0

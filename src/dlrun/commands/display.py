@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from dlrun.commands.shown import Shown
 from dlrun.figures import goal, number
 
 if TYPE_CHECKING:
@@ -51,8 +52,17 @@ class Display:
     def _live(self, look: Look) -> Iterator[None]:
         from rich.live import Live
 
-        with Live(get_renderable=look.bar, console=self.console, refresh_per_second=PER_SECOND, transient=True):
-            yield
+        keep = lambda trainer: self._keep(look.epoch_line())  # noqa: E731
+        look.trainer.callbacks.append(keep)
+        try:
+            with Live(get_renderable=look.bar, console=self.console, refresh_per_second=PER_SECOND, transient=True):
+                yield
+        finally:
+            look.trainer.callbacks.remove(keep)
+
+    def _keep(self, line: str) -> None:
+        if isinstance(self.console, Shown):
+            self.console.keep(line)
 
     @contextmanager
     def _lines(self, look: Look) -> Iterator[None]:
@@ -61,8 +71,7 @@ class Display:
 
         def after_epoch(trainer: Trainer) -> None:
             line = look.epoch_line()
-            if not self.brief:
-                self._print(line)
+            self._keep(line) if self.brief else self._print(line)
 
         if look.to_beat() and not self.brief:
             self._print(f"{look.name}  {look.to_beat()}")

@@ -16,16 +16,20 @@ def finish(config: dict[str, Any], folder: Path, results: list[Result], console:
     """Write pictures and report, and show the small table at the end."""
     from dlrun.report.table import result_tables
     from dlrun.report.write import write
+    from dlrun.whole import spared
 
-    count_openings(config, folder)
-    with console.status("drawing plots and writing the report") if console.is_terminal else nullcontext():
-        made = write(folder)
+    page = folder / "report.html"
+    with spared("the report is", page):
+        count_openings(config, folder)
+        with console.status("drawing plots and writing the report") if console.is_terminal else nullcontext():
+            write(folder)
     if "workflow" not in config:
         console.print(*result_tables(folder))
     against_members(folder, console)
     for line in [*behind(results, config), *book_lines(config, results)]:
         console.print(line, soft_wrap=True)
-    console.print(f"report: {next(path for path in made if path.name == 'report.html')}", soft_wrap=True)
+    if page.is_file():
+        console.print(f"report: {page}", soft_wrap=True)
 
 
 BASELINES = ("dlrun.models.constant.constant", "dlrun.models.naive.", "dlrun.models.bigram.")

@@ -85,11 +85,10 @@ def passing_on(crew: Crew) -> Iterator[None]:
 
 def tell(death: str, folder: Path) -> None:
     """Say which process died of what, what is saved, and how to go on."""
-    from rich.console import Console
-
+    from dlrun.commands.shown import Shown
     from dlrun.commands.train import logging_to
 
-    with logging_to(folder, Console(highlight=False)):
+    with logging_to(folder, Shown()):
         logging.getLogger("dlrun").error(
             "%s, and the others were stopped. %s To go on without it: dlrun resume %s engine.devices=1",
             death, saved(folder), folder,

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dlrun import as_json
-from dlrun.errors import Refused
+from dlrun.errors import Refused, Unwritable
 
 # What decisions are made of:
 MIRRORED = ("*.json", "*.jsonl", "*.yaml", "preparation/*.json", "fields/*.json", "predictions/*.npz")
@@ -118,6 +118,8 @@ def main() -> None:
         code = of(order)
     except Refused as error:
         code, told = 2, {"refused": str(error)}
+    except Unwritable as error:
+        code, told = 1, {"error": str(error)}
     except KeyboardInterrupt:
         code = 130
     except Exception as error:

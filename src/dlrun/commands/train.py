@@ -14,7 +14,7 @@ from dlrun import as_json
 from dlrun.commands.configure import configure
 from dlrun.commands.ending import count_openings, finish
 from dlrun.commands.words import user_folders
-from dlrun.errors import Refused, in_one_line
+from dlrun.errors import Refused, Unwritable, in_one_line
 from dlrun.models import name_of
 from dlrun.parts import named_packages
 
@@ -78,11 +78,11 @@ def start(config: dict[str, Any], words: list[str], folder: Path, plugins: tuple
     """Begin a run in a new folder. A run that is refused before it trained leaves no folder behind."""
     from dlrun.rundir import discard
 
-    note(config, words, folder)
     try:
+        note(config, words, folder)
         return go(config, folder, plugins)[0]
     except Exception as error:
-        if not isinstance(error, Refused) and in_one_line(error) is None:
+        if not isinstance(error, Refused | Unwritable) and in_one_line(error) is None:
             raise
         if not (folder / "history.jsonl").exists():
             discard(folder)
@@ -128,13 +128,12 @@ def carried_out(
     config: dict[str, Any], folder: Path, plugins: tuple[str, ...], carry: Carry | None = None, first: bool = True
 ) -> tuple[int, list[Result]]:
     """What `go` does in this process. first: of several it is the one that is seen, and writes the report."""
-    from rich.console import Console
-
     from dlrun.commands.display import Display
+    from dlrun.commands.shown import Shown
     from dlrun.engine import Interrupted
     from dlrun.meter import Diverged
 
-    console = Console(highlight=False, quiet=not first)
+    console = Shown(quiet=not first)
     with logging_to(folder, console):
         try:
             experiment = begun(config, folder, plugins)
@@ -148,6 +147,11 @@ def carried_out(
         except Diverged as error:
             diverged(error, folder)
             return 3, []
+        except Unwritable as error:
+            if not (folder / "history.jsonl").exists():  # nothing has begun
+                raise
+            saved = "what was saved before is whole, and with room for it"
+            raise Unwritable(f"{error}; {saved}, dlrun resume {folder} goes on") from error
         if first and carry is None:
             finish(config, folder, results, console)
         elif first:
@@ -201,25 +205,35 @@ def begun(config: dict[str, Any], folder: Path, plugins: tuple[str, ...]) -> Any
 
 @contextmanager
 def logging_to(folder: Path, console: Console) -> Iterator[None]:
-    """Inside, dlrun's log goes to the run's log.txt in full, and to the terminal as plain lines."""
+    """Inside, dlrun's log goes to the run's log.txt in full, with what a console of the run shows, and to that."""
+    from dlrun.commands.shown import Shown
     from dlrun.rundir import RunDir
 
     class Lines(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            console.print(record.getMessage(), soft_wrap=True, markup=False)
+            if isinstance(console, Shown):
+                console.show(record.getMessage())
+            else:
+                console.print(record.getMessage(), soft_wrap=True, markup=False)
 
     logger = logging.getLogger("dlrun")
     handlers = [RunDir(folder).log(), Lines()]
+    logs = console.logs if isinstance(console, Shown) else []
+    logs.append(handlers[0])
     level = logger.level
     logger.setLevel(logging.INFO)
     for handler in handlers:
         logger.addHandler(handler)
     try:
         yield
+    except (Refused, Unwritable) as error:
+        handlers[0].handle(logger.makeRecord("dlrun", logging.ERROR, "", 0, str(error), (), None))
+        raise
     except Exception:
         handlers[0].handle(logger.makeRecord("dlrun", logging.ERROR, "", 0, "failed", (), sys.exc_info()))
         raise
     finally:
+        logs.remove(handlers[0])
         for handler in handlers:
             logger.removeHandler(handler)
             handler.close()

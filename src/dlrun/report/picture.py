@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlrun.report import read
+from dlrun.whole import written
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,7 +66,8 @@ def picture(
             lines.insert(0, "SYNTHETIC DATA")
         look: dict[str, Any] = {"color": LOUD, "weight": "bold"} if warning else {}
         figure.suptitle("\n".join(lines), fontsize=12, x=0.01, ha="left", **look)
-        figure.savefig(file)
+        with written(file):
+            figure.savefig(file)
 
 
 def legend_below(panel: Axes, columns: int = 2) -> None:

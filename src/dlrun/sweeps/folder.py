@@ -16,7 +16,7 @@ from dlrun.at_work import at_work
 from dlrun.rundir import create, lines
 from dlrun.settings import Sweep
 from dlrun.sweeps.jobs import Ended, Job
-from dlrun.whole import write_text
+from dlrun.whole import write_text, written
 
 HOW = ("jobs", "share", "devices", "trials", "limit", "retry", "fresh")  # settings that do not make it another sweep
 OVER = ("done", "failed", "pruned")
@@ -100,7 +100,8 @@ class SweepFolder:
 
     def _note(self, entry: dict[str, Any]) -> None:
         self.entries[entry["job"]] = entry
-        with (self.path / "sweep.jsonl").open("a", encoding="utf-8") as file:
+        path = self.path / "sweep.jsonl"
+        with written(path), path.open("a", encoding="utf-8") as file:
             file.write(as_json.line(entry))
 
     def _mend(self) -> None:

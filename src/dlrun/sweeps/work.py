@@ -117,17 +117,17 @@ def together(jobs: Sequence[Job], plugins: tuple[str, ...], display: Any) -> lis
 @contextmanager
 def logged(jobs: Sequence[Job]) -> Iterator[Any]:
     """Inside, all that is logged goes to the log of each job, and to the terminal; answers with what shows a fit."""
-    from rich.console import Console
-
     from dlrun.commands.display import Display
+    from dlrun.commands.shown import Shown
     from dlrun.commands.train import logging_to
     from dlrun.rundir import RunDir
 
     for job in jobs:
         job.folder.mkdir(exist_ok=True)
-    console, logger = Console(highlight=False), logging.getLogger("dlrun")
+    console, logger = Shown(), logging.getLogger("dlrun")
     handlers = [RunDir(job.folder).log() for job in jobs[1:]]  # that of the first one comes with logging_to
     with logging_to(jobs[0].folder, console):
+        console.logs += handlers
         for handler in handlers:
             logger.addHandler(handler)
         try:
