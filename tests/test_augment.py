@@ -287,14 +287,19 @@ def test_evaluation_and_what_the_meter_reads_are_untouched():
             seen.append(batch)
             return {"y": batch["image0"].mean((2, 3)) @ torch.ones(3, 4)}
 
-    seen, batch = [], {"image0": pictures(), "y": TARGETS["category"]}
+    def loss(raw, target):
+        learned.append(target)
+        return F.cross_entropy(raw, target)
+
+    seen, learned, batch = [], [], {"image0": pictures(), "y": TARGETS["category"]}
     augment = augmented({"flip": flip(probability=1, axis="vertical"), "mixup": mixup(alpha=1.0)}, spec_of())
-    objective = Supervised(Mean(), {"y": F.cross_entropy}, augment=augment)
+    objective = Supervised(Mean(), {"y": loss}, augment=augment)
     state = torch.get_rng_state()
     list(objective.eval().steps(batch))
-    assert seen[0] is batch and torch.equal(state, torch.get_rng_state())
+    assert seen[0]["image0"] is batch["image0"] and learned[0] is batch["y"]
+    assert torch.equal(state, torch.get_rng_state())
     list(objective.train().steps(batch))
-    assert not near(seen[1]["image0"], batch["image0"], 0.1) and seen[1]["y"].shape == (6, 4)
+    assert not near(seen[1]["image0"], batch["image0"], 0.1) and learned[1].shape == (6, 4)
     assert torch.equal(batch["y"], TARGETS["category"]) and torch.equal(batch["image0"], pictures())
 
 

@@ -98,6 +98,9 @@ class Alone:
     def carry_on(self, fit, baseline, watch):
         fit.trainer.fit()
 
+    def ended_early(self, fit, error):
+        fit.trainer.rescue()
+
 
 def members(trainers, means=("y", "z", "c")):
     return [Member(Alone(), Fit(Job(), t.data, t, None, {}), {}, list(means)) for t in trainers]  # type: ignore[arg-type]
