@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dlrun.types import Result
 
 GRACE = 10.0  # seconds in which the others may end by themselves once one has died
+SAVING = 60.0  # the same, where all were asked to stop: the slowest of them may still be writing the checkpoint
 PROGRAM = "from dlrun.commands.ranks import main; main()"
 LEAST = 4  # processes that may be started on any machine; else two a processor
 LOOK = 0.02  # seconds between two looks at them
@@ -166,7 +167,8 @@ class Crew:
                 if (code := process.poll()) is not None:
                     self.ended[rank] = code
                     del self.running[rank]
-                    until = min(until, time.monotonic() + GRACE) if code else until
+                    left = SAVING if self.passed else GRACE
+                    until = min(until, time.monotonic() + left) if code else until
             if time.monotonic() > until:
                 self.terminate()
             time.sleep(LOOK)
