@@ -53,7 +53,7 @@ def load(name, folder, **changes):
 
 
 def answered(raw: Raw, rows, seed=0):
-    """Random answers for these rows as a trainer gives them: activated; beside the truths. Then the targets' fields."""
+    """Random answers as a trainer gives them, in their own unit, beside the truths. Then the targets' fields."""
     data = prepare(raw, np.arange(len(raw)), None)
     table = apply(raw, data, rows)
     truths = next(table.batches(len(table)))
@@ -61,7 +61,7 @@ def answered(raw: Raw, rows, seed=0):
     answers = {}
     for name, field in data.spec.targets.items():
         logits = 2 * torch.randn(len(table), field.outputs, generator=generator)
-        answers[name] = (field.activate(logits).numpy(), truths[name].numpy())
+        answers[name] = (field.own(field.activate(logits)).numpy(), field.own(truths[name]).numpy())
     return answers, data.spec.targets
 
 
