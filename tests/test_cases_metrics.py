@@ -384,6 +384,18 @@ def test_row_31_other_inputs_do_not_make_other_test_rows(ledger, table, capsys):
     assert "csv: 2 openings" in told and "datasets" not in told
 
 
+def test_row_14_other_test_rows_of_one_file_need_a_reason(ledger, table, tmp_path, capsys):
+    usual = run(tmp_path / "usual", *table[:-1], "seed=1")
+    other, again = (run(tmp_path / name, *table[:-1], "data.seed=5", f"seed={seed}")
+                    for seed, name in enumerate(("other", "again")))  # fmt: skip
+    marks = [json.loads((one / "data.json").read_text())["test"] for one in (usual, other, again)]
+    assert marks[0] != marks[1] == marks[2]
+    capsys.readouterr()
+    assert main([*table, "data.seed=5", "test=true"]) == 2
+    assert "data.seed draws other test rows" in capsys.readouterr().err
+    assert main([*table, "data.seed=5", "test=true", "reason=the usual ones are of one week"]) == 0
+
+
 def test_row_14_another_test_file_is_another_test_set(ledger, table, tmp_path, capsys):
     files = [measured_table(tmp_path / f"test{number}.csv", 40, number) for number in (1, 2)]
     for file in files:

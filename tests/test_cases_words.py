@@ -30,6 +30,7 @@ IDLE = {  # words → of which it is said that they change nothing here
     "task=jena_climate model=gru model.reader.freeze=true": "no input is a text",
     "source=sample": "no made-up sample",
     "task=csv data.test_path=a.csv data.test=0.1": "data.test_path has",
+    "task=csv data.order=day data.seed=5": "latest rows aside",
     "task=csv data.share_words=true": "fewer than two",
     "task=csv text=bigrams": "data.texts=[COLUMN]",
     "task=images data.separator=:": "data.labels=FILE.csv",

@@ -116,6 +116,11 @@ class Experiment:
         first = self.assembly.plan([])
         if first is not None and first.folds > 1:
             raise Refused("test=true needs one model to test: use protocol=whole or protocol=holdout, not folds")
+        if self.assembly.config["data"].get("seed") is not None and not self._reason:
+            raise Refused(
+                "data.seed draws other test rows than the usual ones, and of many draws one is kind by chance. "
+                'Say why these are opened: reason="…"'
+            )
         if not self.assembly.synthetic:
             processes.told(ledger.check_writable)
             about: dict[str, Any] = {**self._whose(), "reason": self._reason, "run": self.run.folder}

@@ -120,7 +120,12 @@ IDLE = (
         lambda c: (c["model"].get("reader") or {}).get("vectors") is not None,
         "model.reader.vectors brings its own width",
     ),
-    Idle(("data.test",), lambda c: bool(c["data"].get("test_path")), "data.test_path has the test rows"),
+    Idle(
+        ("data.test", "data.seed"),
+        lambda c: bool(c["data"].get("test_path")),
+        "data.test_path has the test rows",
+    ),
+    Idle(("data.seed",), _data(CSV, lambda d: bool(d["order"])), "data.order sets the latest rows aside"),
     Idle(("data.share_words",), _data(CSV, lambda d: len(d["texts"]) < 2), "data.texts names fewer than two columns"),
     Idle(("text",), _data(CSV, lambda d: not d["texts"]), "no column is read as a text (data.texts=[COLUMN])"),
     Idle(

@@ -1,4 +1,7 @@
-"""Sets test rows aside where a dataset has no official ones. The same rows for every seed of a run."""
+"""Sets test rows aside where a dataset has no official ones. The same rows for every seed of a run.
+
+Who asks for another draw (`data.seed`) gets other test rows, and has to say why before they are opened.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,19 @@ from dlrun.errors import Refused
 SEED = 113  # a property of the dataset, not of the run
 
 
-def random(count: int, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (development, test), both in the rows' own order: a random `share` of `count` rows is the test."""
-    order = np.random.RandomState(SEED).permutation(count)
+def random(count: int, share: float, seed: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Indices (development, test), both in the rows' own order: a random `share` of `count` rows is the test.
+
+    seed: of another draw than the usual one.
+    """
+    order = _draw(seed).permutation(count)
     return _sorted(order, int(round(count * share)))
 
 
-def stratified(labels: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+def stratified(labels: np.ndarray, share: float, seed: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Like `random`, with the same `share` of every class; a class never leaves the development rows."""
     _, classes = np.unique(labels, return_inverse=True)
-    drawn = np.random.RandomState(SEED).permutation(len(labels))
+    drawn = _draw(seed).permutation(len(labels))
     wanted = np.bincount(classes) * share
     ranks = np.empty(len(labels), np.int64)
     by_class = drawn[np.argsort(classes[drawn], kind="stable")]
@@ -35,16 +41,20 @@ def latest(times: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(times < cut), _some(np.flatnonzero(times >= cut), share)
 
 
-def grouped(owners: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+def grouped(owners: np.ndarray, share: float, seed: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Like `random`, but all rows of one owner go to one side; owners are drawn until `share` of the rows is there."""
     names, which = np.unique(owners, return_inverse=True)
     if len(names) < 2:
         raise Refused(f"all rows have the same owner, '{names[0]}': data.test=0 goes without test rows")
-    order = np.random.RandomState(SEED).permutation(len(names))
+    order = _draw(seed).permutation(len(names))
     rows = np.cumsum(np.bincount(which)[order])
     enough = int(np.searchsorted(rows, round(share * len(owners), 9))) + 1  # 0.07 · 100 is 7.000000000000001
     sealed = np.isin(which, order[: min(enough, len(names) - 1)])
     return np.flatnonzero(~sealed), _some(np.flatnonzero(sealed), share)
+
+
+def _draw(seed: int | None) -> np.random.RandomState:
+    return np.random.RandomState(SEED if seed is None else seed % 2**32)
 
 
 def _sorted(order: np.ndarray, test: int) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,7 @@ from dlrun.data.fingerprints import fingerprint
 from dlrun.data.picture_files import Fit
 from dlrun.data.pictures import listed, pictures
 from dlrun.errors import Refused, in_short
-from dlrun.ranges import Count, Probability
+from dlrun.ranges import Count, Natural, Probability
 from dlrun.types import Kind, Raw, Rows
 
 log = logging.getLogger("dlrun")
@@ -60,6 +60,7 @@ def images(
     classes: Classes = "numbers",
     validation: folders.Validation = "mixed",
     columns: list[str] | None = None,
+    seed: Natural | None = None,
 ) -> Raw:
     """Pictures of a folder, or of a zip or tar archive, with their classes or labels. The defaults are dlrun 0.1.0's.
 
@@ -67,8 +68,8 @@ def images(
     classes, and folders train, validation and test are known by their names. separator: stands between several labels
     of one picture. Test rows: the folder test, or else the share `test`, the same of each class. Input `image` uint8
     (N, channels, *size), target `label` or `labels`. encoding, classes: of the labels' file, see `table_csv.csv`.
-    validation: folder holds out the pictures of a folder validation; mixed takes them as it takes others. Raises
-    Refused for whatever is wrong with the files or the question.
+    seed: see `aside`. validation: folder holds out the pictures of a folder validation; mixed takes them as it takes
+    others. Raises Refused for whatever is wrong with the files or the question.
     """
     if path is None:
         raise Refused("say where the pictures are: data.path=FOLDER (one folder a class), or data.labels=FILE.csv too")
@@ -78,7 +79,7 @@ def images(
         known = _by_table(found, path, labels, columns or [*CALLED], separator, encoding, classes)
     else:
         known = _by_folder(found, path)
-    dev, sealed = _divided(known, test)
+    dev, sealed = _divided(known, test, seed)
     target, kind = known.target
     advice = "; data.unreadable=skip leaves such files out"
 
@@ -180,7 +181,7 @@ def _listed_files(table: Cells, found: Files, path: str) -> tuple[str, ...]:
     return tuple(known[name] for name in wanted)
 
 
-def _divided(known: Labelled, share: float) -> tuple[np.ndarray, np.ndarray]:
+def _divided(known: Labelled, share: float, seed: int | None) -> tuple[np.ndarray, np.ndarray]:
     """Development rows and test rows."""
     rows = np.arange(len(known.files))
     if known.test is not None:
@@ -188,5 +189,5 @@ def _divided(known: Labelled, share: float) -> tuple[np.ndarray, np.ndarray]:
     if not share:
         return rows, rows[:0]
     if known.values.ndim == 2:
-        return aside.random(len(rows), share)
-    return aside.stratified(known.values, share)
+        return aside.random(len(rows), share, seed)
+    return aside.stratified(known.values, share, seed)

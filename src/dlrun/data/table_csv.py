@@ -15,7 +15,7 @@ from dlrun.data.dates import Dates, decided
 from dlrun.data.fingerprints import fingerprint
 from dlrun.data.numerals import Numbers
 from dlrun.errors import Refused
-from dlrun.ranges import Count, Fraction, Probability, TextPart
+from dlrun.ranges import Count, Fraction, Natural, Probability, TextPart
 from dlrun.types import Raw
 
 _FeatureSpecs = dict[str, Any]
@@ -50,6 +50,7 @@ def csv(
     levels: Count | None = None,
     standardize_target: bool = False,
     check_test: bool = False,
+    seed: Natural | None = None,
 ) -> Raw:
     """A table from a CSV file with one line of column names. The defaults are what dlrun 0.1.0 did.
 
@@ -61,7 +62,7 @@ def csv(
     read them. numbers, missing: see `cells.read`. classes: see `Target`. missing_target: what becomes of rows without
     a target. dates: see `dates.decided`. unique, levels: see `table.split_columns`. standardize_target: see
     `table.dataset`. check_test: whether a file of test rows is looked at for what is wrong with it before it is opened,
-    and for its classes. Raises Refused for whatever is wrong with the file or the question.
+    and for its classes. seed: see `aside`. Raises Refused for whatever is wrong with the file or the question.
     """
     if path is None:
         raise Refused("say which table: data.path=FILE.csv data.target=COLUMN")
@@ -75,7 +76,7 @@ def csv(
     plan = _with_dates(_with_inputs(plan, whole, drop, unique, levels), whole, dates)
     prepared = {"scale": scale, "impute": impute, "indicator": indicator, "text": text, "levels": levels}
     prepared |= {"standardize_target": standardize_target}
-    raw = of_plan(whole, plan, sealed, test, reading, prepared, check_test)
+    raw = of_plan(whole, plan, sealed, (test, seed), reading, prepared, check_test)
     return replace(raw, shared=(tuple(texts),)) if share_words and texts else raw
 
 
@@ -83,17 +84,18 @@ def of_plan(
     whole: Cells,
     plan: table.Plan,
     sealed: Cells | None,
-    test: float,
+    share: tuple[float, int | None],
     reading: dict[str, Any],
     prepared: dict[str, Any],
     check: bool,
 ) -> Raw:
     """The dataset of a table whose plan is made. reading, prepared: how files are read, and what `dataset` is told.
 
-    sealed: the rows of a file of test rows. check: whether they are looked at for what is wrong with them, and for
+    sealed: the rows of a file of test rows. share: that of the test rows where there is none, and the seed of their
+    draw. check: whether they are looked at for what is wrong with them, and for
     their classes: a fault must be found before a model is trained and the rows are opened.
     """
-    dev, sealed = _divide(whole, plan, test) if sealed is None else (whole, sealed)
+    dev, sealed = _divide(whole, plan, *share) if sealed is None else (whole, sealed)
     parts = (dev, sealed) if check else (dev,)
     named = tuple(answers.name_classes(one, parts) for one in plan.targets)
     plan = replace(plan, targets=named, written=whole.written)
@@ -160,21 +162,21 @@ def _with_dates(plan: table.Plan, whole: Cells, dates: Dates) -> table.Plan:
     return replace(plan, dates=found)
 
 
-def _divide(whole: Cells, plan: table.Plan, share: float) -> tuple[Cells, Cells | None]:
+def _divide(whole: Cells, plan: table.Plan, share: float, seed: int | None) -> tuple[Cells, Cells | None]:
     if not share:
         return whole, None
     if plan.order:
         dev, test = aside.latest(table.times(whole, plan.order, plan.dates.get(plan.order, "each")), share)
     elif plan.group:
-        dev, test = aside.grouped(whole.texts(plan.group).astype(str), share)
+        dev, test = aside.grouped(whole.texts(plan.group).astype(str), share, seed)
     else:
-        dev, test = _by_class(whole, plan.targets[0], share)
+        dev, test = _by_class(whole, plan.targets[0], share, seed)
     if not len(dev):
         raise Refused(f"data.test={share:g} leaves none of the {len(whole)} rows of {whole.place} to learn from")
     return whole.take(dev), whole.take(test)
 
 
-def _by_class(whole: Cells, target: Target, share: float) -> tuple[np.ndarray, np.ndarray]:
+def _by_class(whole: Cells, target: Target, share: float, seed: int | None) -> tuple[np.ndarray, np.ndarray]:
     if target.kind in ("binary", "category"):
-        return aside.stratified(target.values(whole).astype(str), share)
-    return aside.random(len(whole), share)
+        return aside.stratified(target.values(whole).astype(str), share, seed)
+    return aside.random(len(whole), share, seed)

@@ -20,7 +20,7 @@ from dlrun.data.numerals import Numbers
 from dlrun.data.picture_files import Unreadable
 from dlrun.data.pictures import listed
 from dlrun.errors import Refused, in_short
-from dlrun.ranges import Probability, TextPart
+from dlrun.ranges import Natural, Probability, TextPart
 from dlrun.types import Raw
 
 log = logging.getLogger("dlrun")
@@ -49,6 +49,7 @@ def texts(
     missing_target: MissingTarget = "refuse",
     validation: folders.Validation = "mixed",
     check_test: bool = False,
+    seed: Natural | None = None,
 ) -> Raw:
     """Texts of a folder (or a zip or tar archive), or of the column `text` of a CSV file, with what is asked of them.
 
@@ -57,7 +58,7 @@ def texts(
     In a folder, the folders inside are the classes, or the parts train, validation and test with the classes inside;
     their .txt files are the texts: input `text`, target `label`. Test rows: the folder test, or test_path, or else the
     share `test`, the same of each class. encoding: of all files. empty: what becomes of rows without a text. vectors:
-    the step that prepares texts. numbers, missing, classes, missing_target, check_test: see `table_csv.csv`.
+    the step that prepares texts. numbers, missing, classes, missing_target, check_test, seed: see `table_csv.csv`.
     validation: see `images`. Raises Refused for whatever is wrong with the files or the question.
     """
     if path is None:
@@ -68,7 +69,7 @@ def texts(
     if place.is_dir() or packed(place):
         if named := [key for key, value in (("text", text), ("target", target), ("test_path", test_path)) if value]:
             raise Refused(f"data.{named[0]} is for a CSV file, but {path} is none: its folders are the classes")
-        return _of_folder(path, test, encoding, empty, vectors, validation)
+        return _of_folder(path, (test, seed), encoding, empty, vectors, validation)
     reading: dict[str, Any] = {"separator": separator, "header": header, "encoding": encoding}
     reading |= {"numbers": numbers, "missing": missing or ()}
 
@@ -78,7 +79,7 @@ def texts(
     whole = clean(cells.read(path, **reading))
     sealed = None if test_path is None else clean(table_csv.test_file(test_path, whole, reading))
     plan = _plan(whole, text, answers.find(whole, target, kind, classes, sealed if check_test else None))
-    return table_csv.of_plan(whole, plan, sealed, test, reading, {**UNUSED, "text": vectors}, check_test)
+    return table_csv.of_plan(whole, plan, sealed, (test, seed), reading, {**UNUSED, "text": vectors}, check_test)
 
 
 def _plan(whole: Cells, text: str | None, targets: tuple[Target, ...]) -> table.Plan:
@@ -109,14 +110,19 @@ def _refuse_or_tell(where: str, place: str, count: int, total: int, empty: Empty
 
 
 def _of_folder(
-    path: str, test: float, encoding: str, empty: Empty, vectors: Any, validation: folders.Validation
+    path: str,
+    share: tuple[float, int | None],
+    encoding: str,
+    empty: Empty,
+    vectors: Any,
+    validation: folders.Validation,
 ) -> Raw:
     found = folders.found(path, (".txt",), "text")
     files, named, part = folders.classes(found, path, "text")
     order = sorted(range(len(files)), key=lambda row: part[row] == "validation")  # train first; test goes elsewhere
     files, classes, parts = ([column[row] for row in order] for column in (files, named, part))
     names = tuple(sorted(set(classes)))
-    dev, sealed = _divided(np.array(classes), np.array(parts), test)
+    dev, sealed = _divided(np.array(classes), np.array(parts), *share)
     log.info("label: %s", listed([f"{number} = {name}" for number, name in enumerate(names)]))
     read = partial(_read, Files(found.place, tuple(files)), classes, path, encoding, empty)
     later: Callable[[], Cells] | None = (lambda: read(sealed)) if len(sealed) else None
@@ -128,12 +134,12 @@ def _of_folder(
     return replace(raw, validation=folders.validated(apart, "texts", validation))
 
 
-def _divided(classes: np.ndarray, parts: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+def _divided(classes: np.ndarray, parts: np.ndarray, share: float, seed: int | None) -> tuple[np.ndarray, np.ndarray]:
     """Development rows and test rows: those of the folder test, where there is one."""
     test = parts == "test"
     if test.any() or not share:
         return np.flatnonzero(~test), np.flatnonzero(test)
-    return aside.stratified(classes, share)
+    return aside.stratified(classes, share, seed)
 
 
 def _read(files: Files, classes: list[str], path: str, encoding: str, empty: Empty, rows: np.ndarray) -> Cells:
