@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from filelock import FileLock
@@ -462,3 +463,31 @@ def test_row_runs_the_log_keeps_what_the_terminal_shows(tmp_path, capsys):
     assert len(lines) > 8 and any("epoch 2/2" in line for line in lines)
     assert [line for line in lines if line not in log] == []
     assert [line for line in lines if log.count(line) > 1 and "epoch" in line] == []
+
+
+def test_row_runs_the_learning_rate_of_every_epoch_is_written_down(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    words = [*LONG, "engine.epochs=4", "optimizer.lr=0.1", "scheduler=step", "scheduler.every=0.5"]
+    assert main([*words, f"output={tmp_path / 'a'}"]) == 0
+    run = only_run(tmp_path / "a")
+    rates = [row["rates"]["lr"] for row in history(run) if row["split"] == "train"]
+    assert rates[0] == rates[1] == 0.1 and rates[2] == rates[3] == pytest.approx(0.01)
+    seen = EventAccumulator(str(run / "tensorboard/fit/train")).Reload().Scalars("learning_rate")
+    assert [each.value for each in seen] == pytest.approx(rates)
+    assert "0.1 → 0.01" in (run / "report.md").read_text()
+    folds = [*words, "protocol=kfold", "protocol.folds=2"]
+    for stacked in ("true", "false"):
+        assert main([*folds, f"protocol.stacked={stacked}", f"output={tmp_path / stacked}"]) == 0
+    both = [sorted(map(str, history(only_run(tmp_path / stacked)))) for stacked in ("true", "false")]
+    rates = [[row["rates"]["lr"] for row in history(only_run(tmp_path / name)) if "rates" in row] for name in
+             ("true", "false")]  # fmt: skip
+    assert sorted(rates[0]) == sorted(rates[1]) and len(rates[0]) == 8 and all(both)
+
+
+def test_row_runs_the_environment_says_which_dlrun_it_was(tmp_path, elsewhere):
+    assert main([*TINY, "engine.epochs=1", f"output={tmp_path}"]) == 0
+    about = json.loads((only_run(tmp_path) / "environment.json").read_text())
+    assert about["dlrun"]["version"] and about["git"]["commit"] is None  # the working folder is none of git's
+    root = Path(rundir.__file__).parents[2]
+    assert (root / ".git").exists() == bool(about["dlrun"].get("commit"))

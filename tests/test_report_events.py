@@ -1,6 +1,6 @@
 """TensorBoard reads back what the history says."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -12,6 +12,7 @@ class Row:
     epoch: int
     split: str
     values: dict
+    rates: dict = field(default_factory=dict)
 
 
 def rows(epochs):

@@ -111,7 +111,8 @@ class Trainer:
         done = any(row.epoch == self.epoch + 1 and row.split == split for row in reversed(self.history[-2:]))
         if not done:
             scores = self.sweep(split, source, learn=learn).scores()
-            self.history.append(Row(self.epoch + 1, split, {name: score.value for name, score in scores.items()}))
+            values, rates = {name: score.value for name, score in scores.items()}, self.learner.rates if learn else {}
+            self.history.append(Row(self.epoch + 1, split, values, rates))
 
     def sweep(self, split: str, source: Source, *, learn: bool = False, keep: bool = False) -> Meter:
         """Visit every batch of a split once, and answer with what was seen."""
@@ -254,7 +255,7 @@ class Trainer:
             "objective": self.objective.state_dict(),
             "learner": self.learner.state(),
             "groups": self._named_groups(),
-            "history": [[row.epoch, row.split, row.values] for row in self.history],
+            "history": [[row.epoch, row.split, row.values, row.rates] for row in self.history],
             "epoch": self.epoch,
             "position": self.position,
             "stop": self.stop,

@@ -150,6 +150,7 @@ def _write(stream: IO[bytes], rows: list[Row], opening: bool) -> None:
     if opening:
         writer.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
     for row in rows:
-        values = [Summary.Value(tag=name, simple_value=value) for name, value in row.values.items()]
+        rates = {"learning_rate" + (f"/{name}" if name != "lr" else ""): rate for name, rate in row.rates.items()}
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in (row.values | rates).items()]
         writer.write(Event(wall_time=now, step=row.epoch, summary=Summary(value=values)).SerializeToString())
     writer.flush()

@@ -66,6 +66,18 @@ class Learner:
         """No gradient is waiting: a checkpoint taken now loses nothing."""
         return not any(self.waiting.values())
 
+    @property
+    def rates(self) -> dict[str, float]:
+        """The learning rates of the latest step: 'lr', or one for each group and part of it."""
+        found: dict[str, float] = {}
+        for name, optimizer in self.optimizers.items():
+            latest = Moment(max(0, self.taken[name] - 1), self.total, self.history)
+            factor = self.schedule(latest) if self.schedule is not None else 1.0
+            bases = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
+            parts = [f"{name}/{number}" for number, _ in enumerate(bases, 1)] if len(bases) > 1 else [name]
+            found |= {part: base * factor for part, base in zip(parts, bases, strict=True)}
+        return {"lr": next(iter(found.values()))} if len(found) == 1 else found
+
     def learn(self, step: Step, rows: int, last: bool) -> None:
         """Take in one step's gradient; change the weights when its window is full. last: the window ends here.
 

@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from dlrun import as_json, stored
+from dlrun import __version__, as_json, stored
 from dlrun.errors import Refused
 from dlrun.stored import lines as lines
 from dlrun.types import History, Job, Result, Row, Score
@@ -84,14 +84,14 @@ class RunDir:
         """Set the rows of one job; other jobs' rows stay."""
         path = self.folder / "history.jsonl"
         others = [line for line in lines(path) if line["job"] != job.name]
-        mine = [{"job": job.name, **asdict(row)} for row in history]
+        mine = [history_line(job, row) for row in history]
         write_text(path, "".join(as_json.line(line) for line in (*others, *mine)))
 
     def append_history(self, job: Job, rows: Iterable[Row]) -> None:
         """Add rows of one job."""
         path = self.folder / "history.jsonl"
         with written(path), path.open("a", encoding="utf-8") as file:
-            file.write("".join(as_json.line({"job": job.name, **asdict(row)}) for row in rows))
+            file.write("".join(as_json.line(history_line(job, row)) for row in rows))
 
     def results(self) -> list[Result]:
         """What has come of the jobs so far."""
@@ -163,6 +163,12 @@ class RunDir:
         return handler
 
 
+def history_line(job: Job, row: Row) -> dict[str, Any]:
+    """A row as plain values, as history.jsonl holds it."""
+    line = {"job": job.name, **asdict(row)}
+    return line if row.rates else {key: value for key, value in line.items() if key != "rates"}
+
+
 def result_line(result: Result) -> dict[str, Any]:
     """A result as plain values, as results.jsonl holds it."""
     return {"name": result.job.name, **asdict(result)}
@@ -192,12 +198,23 @@ def environment() -> dict[str, Any]:
         "host": platform.node(),
         "cpus": os.cpu_count(),
         "packages": dict(sorted(packages.items())),
+        "dlrun": {"version": __version__} | _own_checkout(),
         "git": {
             "commit": _git("rev-parse", "HEAD"),
             "diff": _git("diff", "--no-ext-diff", "--no-textconv", "HEAD"),
             "status": _git("status", "--short"),
         },
     }
+
+
+def _own_checkout() -> dict[str, str | None]:
+    """The commit of this dlrun and what was changed since, where it runs from a git checkout of itself."""
+    package = Path(__file__).resolve().parent
+    root = package.parents[1]
+    if package != root / "src" / "dlrun" or not (root / ".git").exists():
+        return {}
+    at = ("-C", str(root))
+    return {"commit": _git(*at, "rev-parse", "HEAD"), "status": _git(*at, "status", "--short")}
 
 
 def _git(*words: str) -> str | None:

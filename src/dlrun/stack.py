@@ -94,6 +94,8 @@ class Stack:
         self.sweeps = {split: self._stretches(split) for split in ("train", "val") if source_of(self.members[0], split)}
         self.taken = [member.learner.taken[GROUP] for member in self.members]
         self.running = self.whole.trainer  # the one that sweeps now: a signal is told to it
+        for member in self.members:
+            member.learner.total = member.steps_planned
         self._take_up()
 
     def _stretches(self, split: str) -> list[tuple[int, int, Abreast]]:
@@ -134,7 +136,8 @@ class Stack:
         self._hand_down([fault is None for fault in failed])
         for member, mine, fault in zip(self.members, rows, failed, strict=True):
             if fault is None:
-                member.history.extend(mine)
+                rates = {"train": member.learner.rates}  # before the rows of this epoch are there, as alone
+                member.history.extend(replace(row, rates=rates.get(row.split, {})) for row in mine)
                 member.epoch, member.began_at = number + 1, time.monotonic()
                 member.spent += (member.began_at - began) / len(self.members)
         return failed

@@ -44,7 +44,7 @@ FORMS: dict[str, Form] = {
     "unfinished.json": {...: {"job": JOB, "why": str, "diverged": bool}},
     "changes.json": {...: [{"epoch": int, "position": int, "stopped": str, "settings": {...: list}}]},
     "results.jsonl": {"name": str, "split": str, "job": JOB, "scores": SCORES},
-    "history.jsonl": {"job": str, "epoch": int, "split": str, "values": {...: NUMBER}},
+    "history.jsonl": {"job": str, "epoch": int, "split": str, "values": {...: NUMBER}, "?rates": dict},
     "sweep.jsonl": {"job": int, "status": str},
     "preparation": dict,
     "fields": {"targets": FIELDS},

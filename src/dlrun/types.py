@@ -195,11 +195,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Row:
-    """What one visit of a split came to. epoch counts from 1."""
+    """What one visit of a split came to. epoch counts from 1. rates: learning rates of its last step, by name."""
 
     epoch: int
     split: str
     values: dict[str, float]
+    rates: dict[str, float] = field(default_factory=dict)
 
 
 History = list[Row]

@@ -7,7 +7,7 @@ from typing import Any
 
 from dlrun.report import evidence, forecast, inside, made, measures, members, read, stages, surroundings
 from dlrun.report.curves import RING
-from dlrun.report.section import Block, Picture, Section, Text, remark, section
+from dlrun.report.section import Block, Pairs, Picture, Section, Text, remark, section
 from dlrun.report.table import summaries
 
 LAST = 7  # the step that ends a workflow
@@ -33,6 +33,7 @@ def sections(folder: Path, pictures: dict[str, list[Path]]) -> list[Section]:
         *(scores(results, steps, pictures) if workflow else plain_scores(folder, results, config)),
         *members.sections(folder),
         *curves(pictures),
+        *rates(read.history(folder)),
         *answers(pictures),
         *evidence.gallery(folder, stages.chosen(steps)),
         *inside.sections(folder),
@@ -99,6 +100,22 @@ def plain_scores(folder: Path, results: read.Lines, config: dict[str, Any]) -> l
     """The scores of a run that is no workflow, and which of its fits have none because an error ended them."""
     cut = [Text(f"{name} has no result: {why}.", "loud") for name, why in read.cut(folder, results).items()]
     return section("Results", [*cut, *summaries(results, config)] or [Text("No result was written.")])
+
+
+def rates(history: read.Lines) -> list[Section]:
+    """The learning rates at the end of the epochs, of each fit: where they began, were highest, and ended."""
+    found: dict[str, list[float]] = {}
+    for row in history:
+        for name, rate in (row.get("rates") or {}).items():
+            found.setdefault(row["job"] if name == "lr" else f"{row['job']}, {name}", []).append(rate)
+    said = {name: " → ".join(f"{rate:.3g}" for rate in changing(each)) for name, each in found.items()}
+    return section("Learning rate", [Pairs(tuple(said.items()))] if said else [])
+
+
+def changing(rates: list[float]) -> list[float]:
+    """The first, highest and last of some numbers, without repetitions; one where they are all the same."""
+    kept = [rates[0], max(rates), rates[-1]]
+    return [each for place, each in enumerate(kept) if place == 0 or each != kept[place - 1]]
 
 
 def curves(pictures: dict[str, list[Path]]) -> list[Section]:
