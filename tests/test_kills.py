@@ -304,7 +304,7 @@ def test_a_workflow_that_is_killed_comes_to_the_same_verdicts(tmp_path):
     words = ["workflow", "task=breast_cancer", *quick]
     end(dlrun(*words, f"output={first}"))
     process, kills = dlrun(*words, f"output={second}"), 0
-    while process.until("  best val ", chosen.randint(1, 3)):
+    while process.until("  baseline to beat", chosen.randint(1, 3)):
         kills += process.kill()
         process = dlrun("resume", only_run(second))
     end(process)
