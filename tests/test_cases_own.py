@@ -373,7 +373,7 @@ def test_row_own_metrics_are_plain_functions(package, tmp_path):
     assert max(values) - min(values) < 1e-6
     assert found["hits"]["low"] < found["hits"]["value"] < found["hits"]["high"]
     said = (folder / "log.txt").read_text()
-    assert said.count("metric.hits.goal=min") == 1 and "metric.share.goal" not in said
+    assert said.count("WARNING metric 'hits': larger is") == 1 and "metric.share.goal" not in said
 
 
 def test_row_own_callbacks_are_functions_of_the_trainer(package, tmp_path, capsys):
