@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 
 from dlrun.errors import Refused
 from dlrun.figures import goal, unsaid
-from dlrun.report import measures, read, stages
+from dlrun.report import apart, measures, read, stages
 
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from dlrun.bootstrap import Interval
 
 NEEDED = ("config.yaml", "results.jsonl")
 USAGE = "compare which runs? dlrun compare RUN RUN…, such as outputs/*/*/*; a sweep's folder stands for its jobs"
@@ -161,30 +160,15 @@ def pairs(runs: Sequence[Path], names: dict[Path, str] | None = None) -> list[st
     for other in others:
         try:
             goals = read.goals([*read.results(first), *read.results(other)])
-            text, compared = measures.said(*_difference(other, first), goals), compared + 1
+            measure = apart.shared_measure(other, first)
+            text = measures.said(measure, apart.difference(other, first, measure), goals)
+            compared += 1
         except Refused as fault:
             text = f"cannot be compared row by row: {fault}"
         found.append(f"{names[first]} − {names[other]}: {text}")
     if compared > 1:
         found.append(f"{compared} differences were looked at: by chance alone about 1 in 20 would seem real")
     return found
-
-
-def _difference(first: Path, second: Path) -> tuple[str, Interval]:
-    """Second minus first."""
-    from dlrun import predictions
-
-    before, after = (predictions.of_stage(run, _stage(run), "val") for run in (first, second))
-    measure = _measure(first, second)
-    return measure, predictions.difference(before, after, measure)
-
-
-def _stage(run: Path) -> str:
-    """The stage that stands for a run: the winner of a workflow, or else that of its last fit."""
-    fitted = [line for line in read.results(run) if line["split"] == "val" and line["scores"]]
-    if not fitted:
-        raise Refused(f"{run} was not validated")
-    return stages.winner(stages.verdicts(run)) or str(fitted[-1]["job"]["stage"])
 
 
 def standing(run: Path) -> read.Lines:
@@ -194,14 +178,3 @@ def standing(run: Path) -> read.Lines:
     if winner:
         return [line for line in lines if line["job"]["stage"] in (winner, "final")]
     return read.standing(lines)
-
-
-def _measure(first: Path, second: Path) -> str:
-    names = [
-        [name for line in read.results(run) if line["split"] == "val" for name in line["scores"]]
-        for run in (first, second)
-    ]
-    shared = [name for name in names[0] if name in names[1] and not name.startswith("loss")]
-    if not shared:
-        raise Refused("they have no measure in common beside the loss")
-    return shared[0]

@@ -24,8 +24,8 @@ def pairs(runs: Sequence[Path]) -> list[str]:
     for name, other in zip(names[1:], others, strict=True):
         try:
             goals = read.goals([*read.results(first), *read.results(other)])
-            measure = _measure(first, other)
-            text, compared = measures.said(measure, _difference(first, other, measure), goals), compared + 1
+            measure = shared_measure(first, other)
+            text, compared = measures.said(measure, difference(first, other, measure), goals), compared + 1
         except Damaged:
             raise
         except Refused as fault:
@@ -44,7 +44,7 @@ def verdict(runs: Sequence[Path]) -> list[str]:
     results = [read.results(run) for run in runs]
     goals = read.goals([line for lines in results for line in lines])
     try:
-        measure = next(iter({_measure(runs[0], run): None for run in runs}))
+        measure = shared_measure(runs[0], runs[0])
         found = [_value(run, measure) for run in runs]
     except Damaged:
         raise
@@ -57,7 +57,7 @@ def verdict(runs: Sequence[Path]) -> list[str]:
         if place == best:
             continue
         try:
-            apart = _difference(run, runs[best], measure)
+            apart = difference(run, runs[best], measure)
         except Damaged:
             raise
         except Refused as fault:
@@ -79,7 +79,8 @@ def _value(run: Path, measure: str) -> float:
     return mean
 
 
-def _difference(first: Path, second: Path, measure: str) -> Interval:
+def difference(first: Path, second: Path, measure: str) -> Interval:
+    """How far the second run is from the first on the same rows. Raises Refused where these are not the same."""
     from dlrun import predictions
 
     before, after = (predictions.of_stage(run, _stage(run), "val") for run in (first, second))
@@ -94,7 +95,8 @@ def _stage(run: Path) -> str:
     return stages.winner(stages.verdicts(run)) or str(fitted[-1]["job"]["stage"])
 
 
-def _measure(first: Path, second: Path) -> str:
+def shared_measure(first: Path, second: Path) -> str:
+    """The first measure beside the loss that both runs have. Raises Refused where there is none."""
     names = [
         [name for line in read.results(run) if line["split"] == "val" for name in line["scores"]]
         for run in (first, second)
