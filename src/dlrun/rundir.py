@@ -201,8 +201,8 @@ def environment() -> dict[str, Any]:
         "dlrun": {"version": __version__} | _own_checkout(),
         "git": {
             "commit": _git("rev-parse", "HEAD"),
-            "diff": _git("diff", "--no-ext-diff", "--no-textconv", "HEAD"),
-            "status": _git("status", "--short"),
+            "diff": _git("diff", "--no-ext-diff", "--no-textconv", "--ignore-submodules=dirty", "HEAD"),
+            "status": _git("status", "--short", "--ignore-submodules=dirty"),
         },
     }
 
@@ -218,11 +218,29 @@ def _own_checkout() -> dict[str, str | None]:
 
 
 def _git(*words: str) -> str | None:
-    safe = ("-c", "core.fsmonitor=false")  # no program that the settings of the folder name
+    """What git answers; None where there is none. No program is run that the settings of the folder name."""
+    safe = ["core.fsmonitor=false", f"core.hooksPath={os.devnull}"]
+    safe += [f"{key}=" for scope in ("--local", "--worktree") for key in _filters(scope)]
+    return _asked_git(*(word for setting in safe for word in ("-c", setting)), *words)
+
+
+def _filters(scope: str) -> set[str]:
+    """Keys of the folder's own settings with programs through which git passes each file that may have changed."""
+    found = _asked_git("config", scope, "--includes", "--name-only", "--get-regexp", r"^filter\..*\.(clean|process)$")
+    return set((found or "").splitlines())
+
+
+def _asked_git(*words: str) -> str | None:
+    alone = {
+        "GIT_OPTIONAL_LOCKS": "0",
+        "GIT_ALLOW_PROTOCOL": "",
+        "GIT_NO_LAZY_FETCH": "1",
+    }  # it writes, fetches nothing
     try:
         done = subprocess.run(
-            ["git", *safe, *words], capture_output=True, text=True, timeout=20, check=True, errors="replace"
-        )
+            ["git", *words], env=os.environ | alone,
+            capture_output=True, text=True, timeout=20, check=True, errors="replace",
+        )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

@@ -202,6 +202,11 @@ class Row:
     values: dict[str, float]
     rates: dict[str, float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Raises Refused for a split that would lead out of the run folder, as one in a stranger's checkpoint may."""
+        if not is_name(self.split):
+            raise Refused(f"'{self.split}' is no name of a split")
+
 
 History = list[Row]
 

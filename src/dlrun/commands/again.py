@@ -154,10 +154,11 @@ def rerun(words: list[str]) -> int:
     if before[:1] == ["workflow"]:
         from dlrun.commands.workflow import workflow
 
-        return workflow([*without(before[1:], rest), *rest])
+        return workflow([*without(before[1:], rest), *rest], lambda config: at_home(config, folder, rest))
     if rest:
         folders, more = user_folders(rest)
         config = configure([*without(before, more), *more], folders, plugins)
+        at_home(config, folder, rest)  # which the kept words may say otherwise
     check(config, plugins)
     new = make_folder(config)
     code = start(config, [*without(before, rest), *rest], new, plugins)

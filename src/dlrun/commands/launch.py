@@ -142,7 +142,7 @@ class Crew:
     def start(self) -> None:
         """Start them all; the first one speaks for all, and what others print is kept for the case that they die."""
         for rank in range(self.count):
-            words = [sys.executable, "-c", PROGRAM, str(self.place / "order.json")]
+            words = [sys.executable, "-P", "-c", PROGRAM, str(self.place / "order.json")]
             about: dict[str, Any] = {"env": self._about(rank), "stdin": subprocess.PIPE, "start_new_session": True}
             with (self.place / f"{rank}.txt").open("wb") as aside:
                 about |= {"stdout": aside, "stderr": subprocess.STDOUT} if rank else {}

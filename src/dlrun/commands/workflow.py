@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ from dlrun.errors import Refused
 FINAL = ("reason", "plugins", "engine.device", "engine.devices")
 
 
-def workflow(words: list[str]) -> int:
-    """Run steps 1 to 7 in a new folder; words as for a single run, and workflow=NAME or workflow.KEY=VALUE."""
+def workflow(words: list[str], allow: Callable[[dict[str, Any]], None] = lambda config: None) -> int:
+    """Run steps 1 to 7 in a new folder; words as for a single run, and workflow=NAME or workflow.KEY=VALUE.
+
+    allow: refuses a config with which nothing is to begin.
+    """
     folders, rest = user_folders(words)
     if "-m" in rest or "--multirun" in rest:
         raise Refused("dlrun workflow has a search of its own (workflow.search, workflow.space) and takes no -m")
@@ -30,6 +34,7 @@ def workflow(words: list[str]) -> int:
         return 0
     if config["test"]:
         raise Refused("a workflow does not open its test rows (test=true): once it has ended, dlrun final RUN does")
+    allow(config)
     from dlrun.rundir import create
 
     folder = create(Path(config["output"]), config["task"]["name"], "workflow")

@@ -16,7 +16,7 @@ from dlrun.at_work import at_work
 from dlrun.rundir import create, lines
 from dlrun.settings import Sweep
 from dlrun.sweeps.jobs import Ended, Job
-from dlrun.whole import write_text, written
+from dlrun.whole import contained, write_text, written
 
 HOW = ("jobs", "share", "devices", "trials", "limit", "retry", "fresh")  # settings that do not make it another sweep
 OVER = ("done", "failed", "pruned")
@@ -35,6 +35,7 @@ def opened(root: Path, task: str, told: dict[str, Any], fresh: bool) -> SweepFol
     place = root.absolute() / task / "sweep"
     for file in sorted(place.glob("*/sweep.yaml"), reverse=True) if not fresh else ():
         if stored.mapping(file)["identity"] == told["identity"]:
+            contained(file.parent)
             return SweepFolder(file.parent)
     folder = create(root, task, "sweep")
     write_text(folder / "sweep.yaml", yaml.safe_dump(told, sort_keys=False))

@@ -1,0 +1,110 @@
+"""What else strangers' folders may not do: through git, modules beside them, kept words, sweeps, checkpoints."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dlrun
+from dlrun import checkpoint
+from dlrun.cli import main
+
+SRC = Path(dlrun.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a finished run with all that it writes by default."""
+    place = tmp_path_factory.mktemp("stranger")
+    before = Path.cwd()
+    os.chdir(place)
+    try:
+        assert main(["task=digits", "preset=smoke", "model=dense", "output=made"]) == 0
+    finally:
+        os.chdir(before)
+    (run,) = place.glob("made/digits/dense/*")
+    return run.rename(place / "RUN")
+
+
+def git(*words):
+    """One git command of the user's own."""
+    who = ("-c", "user.name=n", "-c", "user.email=e")
+    subprocess.run(["git", *who, *words], check=True, capture_output=True)
+
+
+def test_row_41_git_runs_no_program_that_the_folder_names(tmp_path, monkeypatch):
+    from dlrun.rundir import environment
+
+    monkeypatch.chdir(tmp_path)
+    git("init", ".")
+    Path(".gitattributes").write_text("* filter=a diff=a\n*.two filter=b\n")
+    for name in ("one.txt", "one.two"):
+        Path(name).write_text("as it was\n")
+    git("add", ".")
+    git("commit", "-m", "x")
+    evil = f"touch {tmp_path}/PWNED; cat"
+    for key in ("filter.a.clean", "filter.b.process", "diff.a.command", "diff.a.textconv", "core.fsmonitor"):
+        git("config", key, evil)
+    hook = Path(".git/hooks/post-index-change")
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(f"#!/bin/sh\n{evil}\n")
+    hook.chmod(0o755)
+    Path("one.txt").write_text("as it is\n")
+    os.utime("one.two", (1, 1))
+    found = environment()["git"]
+    assert "+as it is" in found["diff"] and "one.txt" in found["status"]
+    assert not Path("PWNED").exists()
+
+
+@pytest.mark.parametrize("name", ["pathlib", "re", "json", "torch"])
+def test_row_41_no_module_beside_python_m_dlrun_is_imported(tmp_path, name):
+    (tmp_path / f"{name}.py").write_text("open('PWNED', 'w')\n")
+    subprocess.run([sys.executable, "-m", "dlrun", "--version"], cwd=tmp_path, check=True, capture_output=True)
+    assert not (tmp_path / "PWNED").exists()
+
+
+def test_row_41_no_process_that_is_started_looks_for_modules_in_the_working_folder():
+    started = []
+    for path in SRC.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.List) and node.elts and ast.unparse(node.elts[0]) == "sys.executable":
+                started.append((path.name, ast.unparse(node.elts[1])))
+    assert len(started) >= 2 and {flag for _, flag in started} == {"'-P'"}, started
+
+
+def test_row_41_a_split_in_a_checkpoint_leads_nowhere_else(finished, capsys):
+    for path in (finished / "checkpoints" / "fit").glob("*.pt"):
+        state = checkpoint.load(path)
+        first, *others = state["history"]
+        checkpoint.save(path, state | {"history": [[first[0], "../../../../elsewhere", *first[2:]], *others]})
+    assert main(["resume", str(finished), "engine.epochs=5"]) == 2
+    assert "is no name of a split" in capsys.readouterr().err
+    assert not list(finished.parent.rglob("elsewhere"))
+
+
+@pytest.mark.parametrize("begin", ["dlrun task=digits", "dlrun workflow task=digits"])
+def test_row_41_kept_words_do_not_say_where_a_run_is_done_again(finished, capsys, tmp_path, monkeypatch, begin):
+    monkeypatch.chdir(tmp_path)
+    (finished / "command.txt").write_text(f"{begin} preset=smoke output={tmp_path}/../elsewhere\n")
+    assert main(["rerun", str(finished), "seed=3"]) == 2
+    assert "say where the new run goes: output=" in capsys.readouterr().err
+    assert not (tmp_path.parent / "elsewhere").exists()
+
+
+def test_row_41_a_sweep_goes_on_with_no_folder_that_leads_elsewhere(tmp_path, capsys, monkeypatch):
+    from dlrun.sweeps import folder
+
+    monkeypatch.chdir(tmp_path)
+    home = tmp_path / "outputs" / "digits" / "sweep" / "A"
+    home.mkdir(parents=True)
+    (tmp_path / "aside").mkdir()
+    (home / "000").symlink_to(tmp_path / "aside")
+    (home / "sweep.yaml").write_text("identity: x\nwords: []\n")
+    monkeypatch.setattr(folder, "description", lambda *_: {"identity": "x", "words": []})
+    monkeypatch.setattr("dlrun.commands.sweep.description", folder.description, raising=False)
+    assert main(["-m", "task=digits", "preset=smoke", "seed=1,2", "output=outputs"]) == 2
+    assert "is a link out of the run folder" in capsys.readouterr().err
+    assert not list((tmp_path / "aside").iterdir())
