@@ -14,6 +14,9 @@ from dlrun.signatures import Argument, misfit, settable
 WORD = re.compile(r"(\+{0,2}[A-Za-z_][\w.@/-]*)=(.+)", re.DOTALL)
 READ = re.compile(r"[A-Za-z0-9_/\-\\+.$%*@?|: \t]*", re.ASCII)  # what the grammar takes without quotes
 FORMS = set("[](){}'\"")  # of lists, mappings, calls and quotes
+QUOTES = " '\""
+MEANT = re.compile(r"""[\[({'"]|\w+\(""")  # how a list, a mapping, a quoted text or a call begins
+BETWEEN = re.compile(r"[^\[\],]+")  # what stands between the brackets and commas of lists
 
 
 def quoted(word: str) -> str:
@@ -22,24 +25,44 @@ def quoted(word: str) -> str:
     if match is None or "${" in match[2]:
         return word
     key, value = match.groups()
-    inside = value[1:-1] if value[0] + value[-1] == "[]" else value
-    if set(inside) & FORMS:
+    if value[0] == "[" and not set(value) & set("(){}'\""):
+        return f"{key}={BETWEEN.sub(lambda text: _quoted(text[0]), value)}"
+    if set(value) & FORMS and (MEANT.match(value) or _is_read(word)):
         return word
-    items = ",".join(map(_quoted, inside.split(",")))
-    return f"{key}=[{items}]" if inside != value else f"{key}={items}"
+    return f"{key}={','.join(map(_quoted, value.split(',')))}"
+
+
+def _is_read(word: str) -> bool:
+    """Whether the grammar takes the word as it is."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        return bool(OverridesParser.create().parse_override(word))
+    except HydraException:
+        return False
 
 
 def _quoted(text: str) -> str:
     text = str(Path(text).expanduser()) if text.startswith("~/") else text
-    return text if READ.fullmatch(text) else '"' + text.replace("\\", "\\\\") + '"'
+    return text if READ.fullmatch(text) else _in_quotes(text)
+
+
+def _in_quotes(text: str) -> str:
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    return QuotedString(text, Quote.double).with_quotes()
 
 
 def how_to_quote(word: str) -> str:
     """How a word must be typed that the grammar does not take, in a shell."""
     key, _, value = word.partition("=")
-    plain = value.translate(str.maketrans("", "", "'\"[]{}()\\"))
-    typed = shlex.quote(f'{key}="{plain}"')
-    return f"text with other characters than A-Z, 0-9 and _-./ needs quotes: {typed}"
+    if value[:1] + value[-1:] == "[]":
+        each = ",".join(_in_quotes(text.strip(QUOTES)) for text in value[1:-1].split(","))
+        typed = f"{key}=[{each}]"
+    else:
+        typed = f"{key}={_in_quotes(value.strip(QUOTES))}"
+    return f"text with other characters than A-Z, 0-9 and _-./ needs quotes: {shlex.quote(typed)}"
 
 
 def argument_of(config: dict[str, Any], key: str) -> Argument | None:
