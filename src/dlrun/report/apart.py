@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,28 +11,6 @@ from dlrun.report import measures, read, stages
 
 if TYPE_CHECKING:
     from dlrun.bootstrap import Interval
-
-
-def pairs(runs: Sequence[Path]) -> list[str]:
-    """A line for each run after the first: how much it differs from the first on the same rows, and whether it does."""
-    first, *others = runs
-    places = [Path(os.path.abspath(run)) for run in runs]
-    shared = os.path.commonpath([place.parent for place in places])
-    names = [os.path.relpath(place, shared) for place in places]
-    found, compared = [], 0
-    for name, other in zip(names[1:], others, strict=True):
-        try:
-            goals = read.goals([*read.results(first), *read.results(other)])
-            measure = shared_measure(first, other)
-            text, compared = measures.said(measure, difference(first, other, measure), goals), compared + 1
-        except Damaged:
-            raise
-        except Refused as fault:
-            text = f"cannot be compared row by row: {fault}"
-        found.append(f"{name} − {names[0]}: {text}")
-    if compared > 1:
-        found.append(f"{compared} differences were looked at: by chance alone about 1 in 20 would seem real")
-    return found
 
 
 def verdict(runs: Sequence[Path]) -> list[str]:
