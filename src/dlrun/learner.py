@@ -35,6 +35,7 @@ class Learner:
             spare_compiler()
         self.groups, self.settings, self.schedule = groups, settings, schedule
         self.optimizers = {name: make(parameters) for name, parameters in groups.items()}
+        self.asked = {name: list(map(dict, each.param_groups)) for name, each in self.optimizers.items()}
         if settings.compile == "step":
             must_compile(groups, self.optimizers)
         if sharded.wanted(settings):
@@ -210,9 +211,8 @@ class Learner:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
         for name, optimizer in self.optimizers.items():
-            wanted = [dict(group) for group in optimizer.param_groups]
             optimizer.load_state_dict(state["optimizers"][name])
-            retune(optimizer, wanted)
+            retune(optimizer, self.asked[name])
             if (own := self.faster.get(name)) is not None:
                 own.kept.tie()
         if self.scaler is not None and state["scaler"]:

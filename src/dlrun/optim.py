@@ -227,7 +227,7 @@ def set_rate(optimizers: Iterable[Optimizer], factor: float) -> None:
 def retune(optimizer: Optimizer, wanted: list[dict[str, Any]]) -> None:
     """Give an optimizer that goes on from a state the learning rate and the weight decay that it is to have now.
 
-    wanted: its groups before it took up the state. Where nothing was changed, nothing is changed here.
+    wanted: its groups as it was made. Where the state was made with the same, nothing is changed here.
     """
     for group, now in zip(optimizer.param_groups, wanted, strict=True):
         if group.get("initial_lr", group["lr"]) != now["lr"]:
