@@ -165,7 +165,9 @@ def test_perplexity_and_bits_are_the_loss_in_other_words(predict):
         values = metric.each(logits, batch[TARGET])
         assert values.shape == (len(batch[INPUT]),)
         score = interval(float(values.sum()), float(values.square().sum()), len(values), metric.finish)
-        assert score.value == pytest.approx(expected, rel=1e-5) and score.low < score.value < score.high
+        assert score.value == pytest.approx(expected, rel=1e-5)
+        enough = len(values) >= 20
+        assert score.low < score.value < score.high if enough else score.low is None
     assert perplexity(field).finish(1e6) < math.inf  # a loss that has exploded is told, and does not stop the run
 
 

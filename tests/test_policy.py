@@ -140,9 +140,10 @@ def test_the_same_seed_has_the_same_episodes_and_measuring_draws_nothing():
 
 def test_what_an_episode_has_brought_is_judged_with_an_interval():
     objective = player().eval()
-    score = objective.judge([{"observation": starts(3)}, {"observation": starts(1, 5.0)}])["reward"]
-    assert score.n == 4 and score.low < score.value < score.high
-    assert objective.judge([{"observation": starts(1)}])["reward"].n == 1
+    score = objective.judge([{"observation": starts(20)}, {"observation": starts(4, 5.0)}])["reward"]
+    assert score.n == 24 and score.low < score.value < score.high
+    few = objective.judge([{"observation": starts(1)}])["reward"]
+    assert few.n == 1 and few.low is None
 
 
 def test_it_is_given_what_it_needs_or_refuses():

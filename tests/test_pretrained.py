@@ -359,7 +359,7 @@ def test_inception_and_googlenet_see_what_torchvision_shows_them():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architecture": "resnet_18"}, "did you mean resnet18.*convnext_tiny"),
+        ({"architecture": "resnet_18"}, "did you mean resnet18.*75 in all"),
         ({"architecture": "vit_b_16"}, "no convolutional part"),
         ({"weights": "IMAGENET"}, "neither weights of shufflenet.*IMAGENET1K_V1.*nor a file"),
         ({"unfreeze": "stage9"}, "did you mean stage.*none, last_block, all, conv1"),

@@ -116,7 +116,7 @@ def test_several_styles_are_mixed_by_their_weights():
     for name in ("1", "3"):
         assert torch.allclose(both[name], (one[name] + other[name]) / 2) and torch.equal(first[name], one[name])
         assert torch.allclose(quarter[name], one[name] / 4 + 3 * other[name] / 4)
-    with pytest.raises(Refused, match=r"style_weights=\[1\]: give each of 2 styles a weight"):
+    with pytest.raises(Refused, match=r"style_weights=\[1.0\]: give each of 2 styles a weight"):
         objective((2, 5), style_weights=[1])
     with pytest.raises(Refused, match="needs a second picture"):
         objective(())

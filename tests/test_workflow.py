@@ -202,7 +202,7 @@ def test_cut_in_the_middle_of_every_fit_it_comes_to_the_same(monkeypatch, undraw
 
 
 def test_a_candidate_that_diverges_is_a_line_and_no_end(undrawn):
-    words = ["+workflow.study.afterall={rate: 1e30}", "workflow.budget=20", "protocol=holdout"]
+    words = ["+workflow.study.afterall={optimizer.lr: 1e30}", "workflow.budget=20", "protocol=holdout"]
     assert main(["workflow", "task=diabetes", *QUICK, *words]) == 0
     assert any("afterall" in line and "failed" in line for line in told()[7]["evidence"])
 

@@ -109,10 +109,11 @@ def find(file: str) -> Path | zipfile.Path:
     for archive in archives:
         if (inside := zipfile.Path(archive, file)).is_file():
             return inside
-    there = sorted(str(path) for folder in folders for path in folder.glob("glove.*.txt")) + list(map(str, archives))
+    there = sorted(path.name for folder in folders for path in folder.glob("glove.*.txt"))
+    there += [archive.name for archive in archives]
     raise Refused(
         f"no word vectors {file}: it is no path, and neither in {folders[0]} nor in {folders[1]}; there is: "
-        f"{in_short(there) or 'nothing of the kind (glove.*.txt)'}"
+        f"{in_short(there, file) or 'nothing of the kind (glove.*.txt)'}"
     )
 
 
