@@ -67,6 +67,9 @@ def test_row_04_the_best_epoch_outlives_a_loss_that_is_nan(tmp_path, capsys):
     assert not rundir.lines(run / "results.jsonl")
     assert main(["report", str(run)]) == 0 and "fit has no result" in (run / "report.md").read_text()
     assert main(["visualize", str(run)]) == 0
+    capsys.readouterr()
+    assert main(["compare", str(run), str(run)]) == 2
+    assert "resume" not in (told := capsys.readouterr().err) and f"dlrun rerun {run} optimizer.lr=" in told
 
 
 def test_row_04_folds_trained_as_one_keep_their_best_epochs(tmp_path):

@@ -165,6 +165,8 @@ def test_row_17_a_sweep_ranks_what_is_not_defined_last_and_says_so(tmp_path, cap
     assert first["protocol.by"] == "stratified" and second["roc_auc"] == ""
     assert "roc_auc is not defined" in (file.parent / "sweep.md").read_text()
     assert "best: " in capsys.readouterr().out
+    assert main(["-m", *words, "protocol.by=last", "model.units=[4],[8]", f"output={tmp_path / 'none'}"]) == 0
+    assert "no job is the best: roc_auc has no value in any" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("rows", [1, 3])

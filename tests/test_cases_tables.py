@@ -77,7 +77,9 @@ def test_row_08_classes_are_the_texts_that_stand_in_the_file(train):
     code, said, folder = train("task=csv", table("a.csv", "a,y", [f"{n},{names[n % 5]}" for n in range(60)]),
                                "data.target=y", "data.kind=category")  # fmt: skip
     assert code == 0 and sorted(classes_of(folder)) == sorted(names)
-    assert "kept apart as they are written: 007 and 7" in said
+    assert "kept apart as they are written: 007 and 7;" in said
+    code, said, folder = train("task=csv", "data.path=a.csv", "data.target=y", "data.classes=numbers")
+    assert code == 0 and classes_of(folder) == ["7", "501", "9007199254740992", "9007199254740993"]
 
 
 def test_row_08_folders_of_texts_are_classes_by_their_names(train):
@@ -112,6 +114,14 @@ def test_row_09_numbers_written_otherwise_are_numbers_and_said(train, way):
     assert code == 0 and says in said and numbers_of(folder) == ["a", "b"]
 
 
+def test_row_09_rows_written_another_way_than_the_runs_are_told_which(train, run):
+    head, rows, _ = WRITTEN["comma"]
+    _, _, folder = train("task=csv", table("t.csv", head, rows), "data.target=y", "data.kind=number")
+    table("new.csv", "a;b", ["0.5;1"])
+    code, said = run("predict", str(folder), "new.csv")
+    assert code == 2 and "has '0.5', not a finite number with a decimal comma (data.numbers)" in said
+
+
 def test_row_09_what_could_be_numbers_is_told_with_the_setting_that_makes_it_so(train):
     rows = [f"{n % 9 if n % 5 else 'tbd'},{n % 7},{n / 3:.2f}" for n in range(60)]
     words = ("task=csv", table("t.csv", "a,b,y", rows), "data.target=y")
@@ -131,6 +141,13 @@ def test_row_10_one_rare_class_leaves_the_others_stratified(train):
         drawn.add(int(counts[1]))
         assert counts[2] == 0  # the only row of its class is trained on
     assert len(drawn) == 1
+
+
+def test_row_10_it_is_said_once_however_many_fits_there_are(train):
+    words = ("task=csv", f"data.path={CASES / 'rare.csv'}", "data.target=y", "repeat=3")
+    code, said, folder = train(*words)
+    assert code == 0 and said.count("the other classes are stratified") == 1
+    assert (folder / "log.txt").read_text().count("the other classes are stratified") == 1
 
 
 def test_row_10_a_stratification_that_is_given_up_is_said(train):
@@ -189,10 +206,15 @@ def test_row_05_a_folder_validation_is_validated_on_and_its_new_classes_are_told
     code, said, folder = train(*words)
     assert code == 0 and "no training row is of class cow" in said and "3 validation rows of it count as wrong" in said
     assert kept(folder)["target/label"].ravel().tolist() == [1, 1, 1, 2, 2, 2]
+    assert "validated on: the 6 rows of the folder validation" in said
     code, said, folder = train(*words, "protocol.by=stratified")
-    assert code == 0 and len(kept(folder)["row"]) != 6
+    assert code == 0 and len(kept(folder)["row"]) != 6 and "validated on" not in said
+    code, said, folder = train(*words, "protocol=last_rows")
+    assert code == 0 and "validated on" not in said
+    assert "protocol.by=last mixes the 6 rows of the folder validation with the others" in said
     code, said, folder = train(*words, "protocol=kfold", "protocol.folds=2")
     assert code == 0 and "folds mix the 6 rows of the folder validation with the others" in said
+    assert "validated on" not in said
 
 
 def test_row_05_texts_too(train):

@@ -125,6 +125,8 @@ def test_row_15_a_search_draws_it_where_it_belongs(tmp_path, monkeypatch, capsys
     found = jobs(tmp_path)
     assert {status for _, status in found} <= {"done", "same"} and len(found) == 5
     assert {len(words) for words, _ in found} == {1, 2}
+    again = sum(status == "same" for _, status in found)
+    assert again and f"{again} of 5 trials drew the settings of an earlier job" in capsys.readouterr().out
     assert all(("optimizer=sgd" in words) == (len(words) == 2) for words, _ in found)
 
 

@@ -70,6 +70,23 @@ class Log(logging.FileHandler):
             super().close()
 
 
+class Once(logging.Filter):
+    """What is said of rows and how they are split is said once, however many fits are made of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether this is new."""
+        if Path(record.pathname).parent.name not in ("data", "protocols"):
+            return True
+        text = record.getMessage()
+        new = text not in self.told
+        self.told.add(text)
+        return new
+
+
 class RunDir:
     """A run folder and the few things that are written to it."""
 
@@ -159,6 +176,7 @@ class RunDir:
     def log(self) -> logging.Handler:
         """A handler that adds to log.txt, and keeps silent where that fails: what else fails then says why."""
         handler = Log(self.folder / "log.txt", encoding="utf-8", delay=True)
+        handler.addFilter(Once())
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         return handler
 

@@ -88,7 +88,9 @@ def fault_of(run: Path) -> str:
         return f"there is no folder {run}"
     missing = [name for name in NEEDED if not (run / name).is_file()]
     if missing == ["results.jsonl"]:
-        return f"{run} has no results.jsonl: no fit has finished there (dlrun resume goes on with a run)"
+        from dlrun.rundir import RunDir
+
+        return f"{run} has no results.jsonl: no fit has finished there ({RunDir(run).advice()})"
     if missing:
         return f"{run} has no {' and no '.join(missing)}: it is no run folder"
     try:

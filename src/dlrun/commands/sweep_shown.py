@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,11 +89,21 @@ class Shown:
             self._say(f"best: {command([*flags, *words])}")
         for text in beside_the_best(self.folder, found, self.aim):
             self._say(f"  {text}")
+        for text in self._untold(found, first):
+            self._say(text)
         if len(first) > 5:
             self._say(f"and {len(first) - 5} more that no other beats; they are in sweep.md")
         if first and not stopped:
             self._report(first[0])
         self._say(f"sweep folder: {self.folder}")
+
+    def _untold(self, found: list[Line], first: list[Line]) -> Iterator[str]:
+        """What no row of the table says: that no job is the best, and trials that were other jobs again."""
+        if not first and any(line.status == "done" for line in found):
+            yield f"no job is the best: {' and '.join(self.aim.names) or self.aim.first(found)} has no value in any"
+        entries = {entry["job"]: entry["status"] for entry in read.lines(self.folder / "sweep.jsonl")}
+        if again := sum(status == "same" for status in entries.values()):
+            yield f"{again} of {len(entries)} trials drew the settings of an earlier job: its result counts for them"
 
     def _report(self, line: Line) -> None:
         from dlrun.report.write import write

@@ -207,7 +207,7 @@ def begun(config: dict[str, Any], folder: Path, plugins: tuple[str, ...]) -> Any
 def logging_to(folder: Path, console: Console) -> Iterator[None]:
     """Inside, dlrun's log goes to the run's log.txt in full, with what a console of the run shows, and to that."""
     from dlrun.commands.shown import Shown
-    from dlrun.rundir import RunDir
+    from dlrun.rundir import Once, RunDir
 
     class Lines(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -218,6 +218,7 @@ def logging_to(folder: Path, console: Console) -> Iterator[None]:
 
     logger = logging.getLogger("dlrun")
     handlers = [RunDir(folder).log(), Lines()]
+    handlers[1].addFilter(Once())
     logs = console.logs if isinstance(console, Shown) else []
     logs.append(handlers[0])
     level = logger.level

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -124,9 +126,14 @@ def classes(cells: Cells, column: str, how: Classes) -> np.ndarray:
     """A column as class names: the texts that stand in the file, or by their numbers, whole ones without a point."""
     if how == "written" or not cells.numeric(column):
         return cells.texts(column)
-    return np.array(
-        [str(int(value)) if value == int(value) else repr(value) for value in _floats(cells, column)], object
-    )
+    values = zip(cells.columns[column], cells.numbers(column).tolist(), strict=True)
+    return np.array([_named(cell, value) for cell, value in values if not math.isnan(value)], object)
+
+
+def _named(cell: str, value: float) -> str:
+    """The name of a class by its number, which is exact where the cell is a whole number, however large."""
+    number = int(cell) if re.fullmatch(r"[+-]?\d+", cell, re.ASCII) else value
+    return str(int(number)) if number == int(number) else repr(number)
 
 
 def name_classes(target: Target, parts: Iterable[Cells | None]) -> Target:
@@ -155,10 +162,10 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 
 def _warn_of_same_numbers(column: str, names: tuple[str, ...]) -> None:
-    by_number: dict[float, list[str]] = {}
+    by_number: dict[str, list[str]] = {}
     for name in names:
-        if (number := plain(name)) is not None:
-            by_number.setdefault(number, []).append(name)
+        if (number := plain(name)) is not None and math.isfinite(number):
+            by_number.setdefault(_named(name, number), []).append(name)
     same = [" and ".join(group) for group in by_number.values() if len(group) > 1]
     if same:
         log.warning(

@@ -79,7 +79,8 @@ class Cells:
             number = float("nan") if cell.lower() in one.blanks else one.number(cell)
             if number is None or math.isinf(number):
                 line = self.lines[cells.index(cell)]
-                raise Refused(f"{self.place}, line {line}: column '{name}' has '{cell}', not a finite number")
+                way = f" with a decimal {one.style} (data.numbers)" if one.style != "plain" else ""
+                raise Refused(f"{self.place}, line {line}: column '{name}' has '{cell}', not a finite number{way}")
             known[cell] = number
         return self.within_range(name, np.array([known[cell] for cell in cells], np.float64))
 

@@ -101,11 +101,9 @@ def classes(found: Files, path: str, what: str = "picture") -> tuple[list[str], 
 
 
 def validated(count: int, what: str, how: Validation) -> int:
-    """How many of the development rows, the last ones, are held out for validation, as their folder asks for; said."""
+    """How many of the development rows, the last ones, a protocol is to hold out, as their folder asks for."""
     if count and how == "mixed":
         log.info("validation %s are the last %d rows: protocol=last_rows protocol.validation=%d", what, count, count)
-    elif count:
-        log.info("validation %s are the %d of the folder validation; data.validation=mixed: any others", what, count)
     return count if how == "folder" else 0
 
 

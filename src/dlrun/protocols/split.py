@@ -29,12 +29,15 @@ def held_out(raw: Raw, validation: float, by: By, seed: int, rare: Rare = "strat
     """
     total = len(raw)
     if by == "auto" and 0 < raw.validation < total:
+        log.info("validated on: the %d rows of the folder validation; data.validation=mixed: any", raw.validation)
         return np.arange(total - raw.validation), np.arange(total - raw.validation, total)
     count = round(validation * total) if validation < 1 else int(validation)
     if not 0 < count < total:
         raise Refused(
             f"protocol.validation={validation:g} holds out {count} of {total} rows; some must be left on each side"
         )
+    if raw.validation:
+        log.info("protocol.by=%s mixes the %d rows of the folder validation with the others", by, raw.validation)
     rows = np.arange(total)
     if (shared := span(raw)) and by in ("auto", "time"):
         return later(raw, [total - count, total], shared)[0]
