@@ -159,6 +159,12 @@ def test_row_02_whole_numbers_are_class_weights(tmp_path):
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize(("weights", "says"), [("[1,-2,3]", "a number from 0 up"), ("[0,0,0]", "all 0")])
+def test_row_02_weights_that_make_no_loss_are_refused(tmp_path, capsys, weights, says):
+    assert main(["task=wine", f"loss.class_weights={weights}", *PLAIN, f"output={tmp_path}"]) == 2
+    assert says in capsys.readouterr().err
+
+
 def numbers(group):
     """(option, key, whole numbers in the place of its numbers) of every part of a group."""
     for name in options(conf_folder(), group):

@@ -85,6 +85,14 @@ def test_row_own_every_idle_rule_has_a_case():
     assert all(any(word == k or word.startswith(f"{k}.") for k in rule.keys for word in words) for rule in rules)
 
 
+def test_row_own_a_sweep_tells_only_what_does_nothing_in_all_jobs(capsys):
+    words = ["-m", "task=digits", "preset=smoke", "callback=none", "engine.epochs=1"]
+    assert main([*words, "model=constant,linear"]) == 0
+    assert "has no effect" not in capsys.readouterr().out.partition("job 1/2")[0]  # each job tells its own
+    assert main([*words, "model=constant", "seed=1,2"]) == 0
+    assert "has no effect" in capsys.readouterr().out.partition("job 1/2")[0]
+
+
 def test_row_own_callbacks_that_a_choice_drops_are_named_with_the_result(tmp_path, capsys):
     assert main(["callback=early_stopping", f"output={tmp_path / 'o'}", *QUICK]) == 0
     said = "callback=early_stopping takes the place of keep_best, tensorboard, samples; to add to what there is: +call"

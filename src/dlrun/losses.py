@@ -19,7 +19,7 @@ from dlrun.ranges import NonNegative, Positive, Probability
 from dlrun.types import Field
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-ClassWeights = Literal["balanced"] | list[float] | None  # a config of an older dlrun has none for bce and focal
+ClassWeights = Literal["balanced"] | list[NonNegative] | None  # a config of an older dlrun has none for bce and focal
 
 
 def auto(field: Field, *, class_weights: ClassWeights = None) -> Loss:
@@ -114,6 +114,8 @@ def _numbers(weights: list[float], count: int, labels: tuple[str, ...]) -> Tenso
     if len(weights) != count:
         names = f": {in_short(labels)}" if labels else ""
         raise ValueError(f"{len(weights)} class weights for {count} classes{names}")
+    if not any(weights):
+        raise ValueError("class weights that are all 0 leave nothing to learn")
     return torch.tensor(weights, dtype=torch.float32)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from dlrun.sweeps.folder import SweepFolder
     from dlrun.sweeps.loop import Crew, Loop
 
+LOOKED_AT = 20  # combinations among which a word must do nothing, to be said to do nothing
 TRIED = 200  # combinations of which one must make sense before anything is begun
 
 
@@ -49,7 +51,7 @@ def sweep(words: list[str], folders: list[Path], flags: list[str]) -> int:
     settings = settings_of([word for word in own if word.startswith("sweep")], given.fixed, folders)
     composer = Composer(folders, plugins)
     first = sensible(given, settings, composer)
-    for text in [*told, *notes(first, given.fixed, folders)]:
+    for text in [*told, *in_vain(first, given, settings, composer)]:
         print(text)
     must_be_seen(first, settings.prune is not None)
     may_open(first, given)
@@ -127,6 +129,16 @@ def sensible(given: Words, settings: Sweep, composer: Composer) -> dict[str, Any
         except Refused as error:
             faults[str(error)] = None
     raise Refused("\n".join(faults))
+
+
+def in_vain(first: dict[str, Any], given: Words, settings: Sweep, composer: Composer) -> list[str]:
+    """What the words of all jobs ask for in vain in every job, as far as jobs are looked at."""
+    found = notes(first, given.fixed, composer.folders)
+    for own in islice(tried(given.axes, settings), LOOKED_AT if found else 0):
+        with suppress(Refused):
+            there = notes(composer(given.job(own)), given.fixed, composer.folders)
+            found = [text for text in found if text in there]
+    return found
 
 
 def may_open(first: dict[str, Any], given: Words) -> None:
