@@ -143,6 +143,12 @@ def test_row_10_one_rare_class_leaves_the_others_stratified(train):
     assert len(drawn) == 1
 
 
+def test_row_10_a_class_that_cannot_be_stratified_is_named_where_that_is_refused(train):
+    words = ("task=csv", f"data.path={CASES / 'rare.csv'}", "data.target=y", "protocol.by=stratified")
+    code, said, _ = train(*words)
+    assert code == 2 and "(C: 1); protocol.by=auto stratifies the others" in said
+
+
 def test_row_10_it_is_said_once_however_many_fits_there_are(train):
     words = ("task=csv", f"data.path={CASES / 'rare.csv'}", "data.target=y", "repeat=3")
     code, said, folder = train(*words)

@@ -181,7 +181,7 @@ CASES = {
     ),
     "stratified with a class of one row": wrong(
         "task=csv data.path=t.csv data.target=town data.test=0 protocol.by=stratified",
-        "one class of 'town' has 1 rows?, fewer than 2",
+        r"'town' has classes of fewer than 2 rows \(z: 1\); protocol.by=auto stratifies the others",
         t=TABLE.replace("50,a", "50,z"),
     ),
     "by group without a column": wrong("protocol.by=group", "protocol.by=group needs data.group=COLUMN"),

@@ -32,7 +32,8 @@ def strata(raw: Raw, by: str, least: int, rare: Rare, *, tell: bool = True) -> n
     values, counts = values.reshape(-1), np.bincount(values.reshape(-1))
     few = counts < least
     if few.any() and by == "stratified":
-        raise Refused(f"protocol.by=stratified: one class of '{target}' has {counts.min()} rows, fewer than {least}")
+        raise Refused(f"protocol.by=stratified: '{target}' has classes of fewer than {least} rows "
+                      f"({_listed(names, few, counts)}); protocol.by=auto stratifies the others")  # fmt: skip
     if few.any() and tell:
         _tell(target, names, few, least, counts, rare)
     return None if few.all() or (few.any() and rare == "stratify_none") else values
@@ -56,8 +57,10 @@ def _target(raw: Raw) -> str | None:
 
 
 def _tell(target: str, names: np.ndarray, few: np.ndarray, least: int, counts: np.ndarray, rare: Rare) -> None:
-    some = [f"{name}: {count}" for name, count in zip(names[few], counts[few], strict=True)]
+    some = _listed(names, few, counts)
     rest = "no class is stratified" if few.all() or rare == "stratify_none" else "the other classes are stratified"
-    log.warning(
-        "'%s': classes of fewer than %d rows (%s) cannot be stratified; %s", target, least, in_short(some), rest
-    )
+    log.warning("'%s': classes of fewer than %d rows (%s) cannot be stratified; %s", target, least, some, rest)
+
+
+def _listed(names: np.ndarray, few: np.ndarray, counts: np.ndarray) -> str:
+    return in_short([f"{name}: {count}" for name, count in zip(names[few], counts[few], strict=True)])
