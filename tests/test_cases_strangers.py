@@ -108,3 +108,21 @@ def test_row_41_a_sweep_goes_on_with_no_folder_that_leads_elsewhere(tmp_path, ca
     assert main(["-m", "task=digits", "preset=smoke", "seed=1,2", "output=outputs"]) == 2
     assert "is a link out of the run folder" in capsys.readouterr().err
     assert not list((tmp_path / "aside").iterdir())
+
+
+@pytest.mark.parametrize("word, said", [
+    ("engine.batch_size=interval(.5,.9)", "it takes whole numbers, and none lies there"),
+    ("model.units=[interval(8,32)]", "model.units=[1],[2] tries several lists"),
+    ("model.units=[8,choice(8,32)]", "not parts of one"),
+])  # fmt: skip
+def test_row_45_an_interval_that_holds_nothing_or_is_inside_a_list_is_refused(capsys, tmp_path, word, said):
+    words = ["task=digits", "preset=smoke", "sweep=random", "sweep.trials=2", f"output={tmp_path}"]
+    assert main(["-m", *words, word]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["model.{}=1", "+{}=1", "~{}"])
+def test_row_40_a_key_of_thousands_of_letters_is_no_file(capsys, word):
+    assert main(["task=digits", word.format("x" * 5000), "--cfg", "job"]) == 2
+    said = capsys.readouterr().err
+    assert "no setting" in said and len(said) < 400 and "site-packages" not in said

@@ -287,8 +287,8 @@ def packed(name, content):
 FORMATS = {
     "t.parquet": (b"PAR1\x15\x04\x15\x00" + bytes(40) + b"PAR1", "a Parquet file", "read_parquet"),
     "t.feather": (b"ARROW1\0\0\xff\xff\xff\xff" + bytes(40), "Feather", "read_feather"),
-    "t.csv.gz": (gzip.compress(b"a,y\n1,2\n"), "packed by gzip", "gunzip -k"),
-    "t.csv": (gzip.compress(b"a,y\n1,2\n"), "packed by gzip", "gunzip -k"),
+    "t.csv.gz": (gzip.compress(b"a,y\n1,2\n"), "packed by gzip", "t.csv'"),
+    "t.csv": (gzip.compress(b"a,y\n1,2\n"), "packed by gzip", "t.csv.csv'"),
     "t.bz2": (bz2.compress(b"a,y\n1,2\n"), "packed by bzip2", "bunzip2"),
     "t.sqlite": (b"SQLite format 3\0" + bytes(range(100)), "an SQLite database", "select"),
     "t.xls": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(40), "old Office file", "CSV"),

@@ -30,6 +30,9 @@ class Words:
             self.axes = [axis for axis in self.axes if axis.key != override.get_key_element()]
             if override.is_sweep_override():
                 self.axes.append(axis_of(override, folders))
+            elif varies(override._value):
+                raise Refused(f"{override.input_line}: interval(…) and its like are whole values, not parts of one; "
+                              f"{override.get_key_element()}=[1],[2] tries several lists")  # fmt: skip
 
     @property
     def fixed(self) -> list[str]:
@@ -63,6 +66,14 @@ def parsed(words: Sequence[str]) -> list[Any]:
         except HydraException as error:
             raise Refused(f"cannot read '{word}': {how_to_quote(word)}") from error
     return found
+
+
+def varies(value: Any) -> bool:
+    """Whether something that stands for several values is inside a value."""
+    from hydra.core.override_parser.types import Sweep
+
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return isinstance(value, Sweep) or any(map(varies, inner))
 
 
 def axis_of(override: Any, folders: Sequence[Path]) -> Axis:

@@ -12,6 +12,7 @@ from typing import Any
 
 from dlrun.commands.axes import Words
 from dlrun.commands.typed import argument_of
+from dlrun.errors import Refused
 from dlrun.signatures import misfit
 from dlrun.sweeps.study import Axis
 
@@ -55,10 +56,15 @@ def there(config: dict[str, Any], key: str) -> bool:
 
 
 def whole(axis: Axis, configs: list[dict[str, Any]]) -> Axis:
-    """An interval of whole numbers, where its key takes no others."""
+    """An interval of whole numbers, where its key takes no others. Raises Refused where there is none in it."""
     if not axis.interval or axis.whole:
         return axis
     arguments = filter(None, (argument_of(config, axis.key) for config in configs))
     argument = next(arguments, None)
     only = axis.key in WHOLE or (argument is not None and bool(misfit(2.5, argument)) and not misfit(2, argument))
-    return replace(axis, low=math.ceil(axis.low), high=math.floor(axis.high), whole=True) if only else axis
+    if not only:
+        return axis
+    low, high = math.ceil(axis.low), math.floor(axis.high)
+    if low > high:
+        raise Refused(f"{axis.key}=interval({axis.low},{axis.high}): it takes whole numbers, and none lies there")
+    return replace(axis, low=low, high=high, whole=True)

@@ -11,6 +11,7 @@ from dlrun import places
 from dlrun.commands.help import COMMANDS
 from dlrun.errors import Refused, in_short
 
+LONGEST = 200  # letters of a key: Hydra looks for a file of its name
 ELSEWHERE = {  # what commands are called in other programs
     **dict.fromkeys(("fit", "run"), "task=NAME model=NAME"),
     **dict.fromkeys(("eval", "test", "score"), "evaluate RUN"),
@@ -70,6 +71,8 @@ def _word_fault(word: str, there: dict[str, list[str]]) -> str | None:
     key, equals, value = word.partition("=")
     if word.startswith("-"):
         return f"no flag {word}: see dlrun --help"
+    if (equals or word.startswith("~")) and len(key) > LONGEST:
+        return f"no setting '{key}': none has so long a name"
     if not equals:
         if key.startswith("~"):
             return None

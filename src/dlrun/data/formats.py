@@ -10,6 +10,7 @@ from dlrun.errors import Refused
 
 CSV = "write it as a CSV file, such as with pandas: read_{}('{{place}}').to_csv('{{place}}.csv', index=False)"
 UNPACK = "unpack it first: {} '{{place}}'"
+STREAM = UNPACK.replace("{} ", "{} < ") + " > '{{unpacked}}'"  # whatever the file is called
 SHEET = "save its sheet as a CSV file, in the program that made it"
 OTHER = "give a CSV or text file"
 MAGIC = (
@@ -20,10 +21,10 @@ MAGIC = (
     (b"SQLite format 3\0", "an SQLite database", "write a table of it: sqlite3 -header -csv '{place}' 'select * from "
      "TABLE' > TABLE.csv"),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file", CSV.format("hdf")),
-    (b"\x1f\x8b", "packed by gzip", UNPACK.format("gunzip -k")),
-    (b"BZh", "packed by bzip2", UNPACK.format("bunzip2 -k")),
-    (b"\xfd7zXZ\0", "packed by xz", UNPACK.format("unxz -k")),
-    (b"\x28\xb5\x2f\xfd", "packed by zstd", UNPACK.format("unzstd")),
+    (b"\x1f\x8b", "packed by gzip", STREAM.format("gunzip")),
+    (b"BZh", "packed by bzip2", STREAM.format("bunzip2")),
+    (b"\xfd7zXZ\0", "packed by xz", STREAM.format("unxz")),
+    (b"\x28\xb5\x2f\xfd", "packed by zstd", STREAM.format("unzstd")),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", UNPACK.format("7z x")),
     (b"Rar!\x1a\x07", "a RAR archive", UNPACK.format("unrar x")),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Office file (xls, doc)", SHEET),
@@ -62,7 +63,13 @@ def refuse(content: bytes, place: str) -> None:
     if found is None and is_binary(content):
         found = ENDINGS.get(Path(place).suffix.lower(), (b"", "no text but binary data", OTHER))[1:]
     if found is not None:
-        raise Refused(f"{place} is {found[0]}: {found[1].format(place=place)}")
+        raise Refused(f"{place} is {found[0]}: {found[1].format(place=place, unpacked=_unpacked(place))}")
+
+
+def _unpacked(place: str) -> str:
+    """What the file is called once it is unpacked."""
+    bare, dot, ending = place.rpartition(".")
+    return bare if bare and dot and ending.lower() in ("gz", "bz2", "xz", "zst") else f"{place}.csv"
 
 
 def is_binary(content: bytes) -> bool:
