@@ -126,3 +126,12 @@ def test_row_40_a_key_of_thousands_of_letters_is_no_file(capsys, word):
     assert main(["task=digits", word.format("x" * 5000), "--cfg", "job"]) == 2
     said = capsys.readouterr().err
     assert "no setting" in said and len(said) < 400 and "site-packages" not in said
+
+
+def test_row_42_a_report_that_cannot_be_written_is_told_once(finished, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(27, "File too large")
+
+    monkeypatch.setattr("os.replace", full)
+    assert main(["report", str(finished)]) == 1
+    assert capsys.readouterr().err.count("cannot write") == 1

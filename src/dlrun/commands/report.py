@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dlrun.errors import Refused
+from dlrun.errors import Refused, Unwritable
 
 
 def report(words: list[str]) -> int:
@@ -43,6 +43,8 @@ def written(runs: list[Path], to: Path = Path()) -> Path:
 
     try:
         made = write(runs[0]) if len(runs) == 1 else write_comparison(runs, to)
+    except Unwritable:  # it says what and where by itself
+        raise
     except OSError as error:
         place = runs[0] if len(runs) == 1 else to
         raise Refused(f"cannot write the report into {place}: {error.strerror or error}") from error
