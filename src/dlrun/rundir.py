@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -217,35 +218,45 @@ def environment() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "packages": dict(sorted(packages.items())),
         "dlrun": {"version": __version__} | _own_checkout(),
-        "git": {
-            "commit": _git("rev-parse", "HEAD"),
-            "diff": _git("diff", "--no-ext-diff", "--no-textconv", "--ignore-submodules=dirty", "HEAD"),
-            "status": _git("status", "--short", "--ignore-submodules=dirty"),
-        },
+        "git": _checkout(),
     }
 
 
+@lru_cache(maxsize=1)
 def _own_checkout() -> dict[str, str | None]:
-    """The commit of this dlrun and what was changed since, where it runs from a git checkout of itself."""
+    """The commit of this dlrun and what was changed since, where it runs from a git checkout of itself.
+
+    It is asked once a process, whose code stays as it is.
+    """
     package = Path(__file__).resolve().parent
     root = package.parents[1]
     if package != root / "src" / "dlrun" or not (root / ".git").exists():
         return {}
-    at = ("-C", str(root))
-    return {"commit": _git(*at, "rev-parse", "HEAD"), "status": _git(*at, "status", "--short")}
+    found = _checkout("-C", str(root))
+    return {"commit": found["commit"], "status": found["status"]}
 
 
-def _git(*words: str) -> str | None:
-    """What git answers; None where there is none. No program is run that the settings of the folder name."""
-    safe = ["core.fsmonitor=false", f"core.hooksPath={os.devnull}"]
-    safe += [f"{key}=" for scope in ("--local", "--worktree") for key in _filters(scope)]
-    return _asked_git(*(word for setting in safe for word in ("-c", setting)), *words)
+def _checkout(*at: str) -> dict[str, str | None]:
+    """The commit of a folder and what was changed since; None where there is no git.
+
+    No program is run that the settings of the folder name.
+    """
+    if _asked_git(*at, "rev-parse", "--git-dir") is None:
+        return {"commit": None, "diff": None, "status": None}
+    safe = [*at, "-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}"]
+    for key in sorted(_filters(at, "--local") | _filters(at, "--worktree")):
+        safe += ["-c", f"{key}="]
+    return {
+        "commit": _asked_git(*safe, "rev-parse", "HEAD"),
+        "diff": _asked_git(*safe, "diff", "--no-ext-diff", "--no-textconv", "--ignore-submodules=dirty", "HEAD"),
+        "status": _asked_git(*safe, "status", "--short", "--ignore-submodules=dirty"),
+    }
 
 
-def _filters(scope: str) -> set[str]:
+def _filters(at: tuple[str, ...], scope: str) -> set[str]:
     """Keys of the folder's own settings with programs through which git passes each file that may have changed."""
-    found = _asked_git("config", scope, "--includes", "--name-only", "--get-regexp", r"^filter\..*\.(clean|process)$")
-    return set((found or "").splitlines())
+    asked = ("config", scope, "--includes", "--name-only", "--get-regexp", r"^filter\..*\.(clean|process)$")
+    return set((_asked_git(*at, *asked) or "").splitlines())
 
 
 def _asked_git(*words: str) -> str | None:

@@ -56,6 +56,16 @@ class Signature:
 
 def signature(target: str, context: int = 0) -> Signature | None:
     """The arguments of a target by name, less the first `context`; None when its source cannot be read."""
+    return _signature(target, context) if own(target) else _kept_signature(target, context)
+
+
+@lru_cache(maxsize=1024)
+def _kept_signature(target: str, context: int) -> Signature | None:
+    """Of dlrun's own parts, which do not change while a process runs."""
+    return _signature(target, context)
+
+
+def _signature(target: str, context: int) -> Signature | None:
     found = definition(target)
     if found is None:
         return None
