@@ -2,6 +2,7 @@
 And a cache of its own: no test reads or writes the user's."""
 
 import atexit
+import copy
 import logging
 import os
 import shutil
@@ -10,7 +11,10 @@ import tempfile
 from base64 import b64decode
 from pathlib import Path
 
+import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg as CANVAS
+from matplotlib.figure import Figure as FIGURE
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["XDG_CACHE_HOME"] = cache = tempfile.mkdtemp(prefix="dlrun-tests-")
@@ -25,25 +29,85 @@ SEEN = {  # tests that look at what is drawn; elsewhere a dot stands for it, for
 DOT = b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYAAAAAYAAjCB0C8AAAAASUVORK5CYII=")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def sketches(request):
-    """A dot in the place of each picture, where nobody looks; gives what draws."""
-    from matplotlib.figure import Figure
+class Blank:
+    """What is drawn on where nobody looks: takes all that is done to it, and answers what panels answer."""
 
-    def write(figure, file, *_, **__):
+    def __getattr__(self, name):
+        if name.startswith("__"):  # numpy asks whether it is an array
+            raise AttributeError(name)
+        known = {
+            "get_xlim": (0.0, 1.0),
+            "get_ylim": (0.0, 1.0),
+            "get_legend_handles_labels": ([], []),
+            "plot": [self],
+            "get_yticklabels": [self] * 1000,
+            "get_xticklabels": [self] * 1000,
+        }
+        return (lambda *_, **__: known[name]) if name in known else self
+
+    def __call__(self, *_, **__):
+        return self
+
+    def __getitem__(self, _):
+        return self
+
+    def __iter__(self):
+        return iter(())
+
+
+class Sketch(Blank):
+    """A figure of blank panels; the file that it is written to holds a dot."""
+
+    def __init__(self, *_, **__):
+        pass
+
+    def subplots(self, rows=1, columns=1, *, squeeze=True, ncols=None, nrows=None, **_):
+        panels = np.full((nrows or rows, ncols or columns), Blank(), object)
+        if not squeeze:
+            return panels
+        return panels[0, 0] if panels.size == 1 else panels.squeeze()
+
+    def savefig(self, file, *_, **__):
         file.write(DOT) if hasattr(file, "write") else Path(file).write_bytes(DOT)
 
+
+@pytest.fixture(autouse=True, scope="module")
+def sketches(request):
+    """A sketch in the place of each figure, where nobody looks; in the modules of SEEN it is drawn."""
     with pytest.MonkeyPatch.context() as patch:
-        ordinary = Figure.savefig
         if request.module.__name__ not in SEEN:
-            patch.setattr(Figure, "savefig", write)
-        yield ordinary
+            patch.setattr("matplotlib.figure.Figure", Sketch)
+            patch.setattr("matplotlib.backends.backend_agg.FigureCanvasAgg", Blank())
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def parsed_once():
+    """Config files of dlrun are parsed once: to parse two dozen of them anew is a third of composing a run."""
+    from omegaconf import OmegaConf
+
+    from dlrun.places import conf_folder
+
+    shipped, load, known = str(conf_folder().resolve()) + os.sep, OmegaConf.load, {}
+
+    def remembered(file):
+        name = str(getattr(file, "name", file))
+        if not name.startswith(shipped):
+            return load(file)
+        if name not in known:
+            known[name] = load(file)
+        return copy.deepcopy(known[name])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OmegaConf, "load", remembered)
+        yield
 
 
 @pytest.fixture
 def drawn(sketches, monkeypatch):
     """A test that looks at what is drawn, among others that do not."""
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", sketches)
+    monkeypatch.setattr("matplotlib.figure.Figure", FIGURE)
+    monkeypatch.setattr("matplotlib.backends.backend_agg.FigureCanvasAgg", CANVAS)
 
 
 @pytest.fixture

@@ -266,7 +266,7 @@ def test_the_config_can_be_seen_without_a_run(tmp_path, capsys):
     assert not (tmp_path / "o").exists()
 
 
-def test_synthetic_data_are_named_in_table_and_report_and_pictures(tmp_path, capsys, monkeypatch):
+def test_synthetic_data_are_named_in_table_and_report_and_pictures(tmp_path, capsys, monkeypatch, drawn):
     from matplotlib.figure import Figure
 
     titles, save = [], Figure.savefig
