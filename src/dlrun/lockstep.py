@@ -7,26 +7,51 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from dlrun.assembly import Fit
+from dlrun.assembly import Assembly, Fit
 from dlrun.engine import Callback, Interrupted, Trainer
+from dlrun.rundir import RunDir
 from dlrun.stack import Stack
 from dlrun.stopping import signals
-from dlrun.types import Job, Row, Score
+from dlrun.types import Job, Result, Row, Score
 
 if TYPE_CHECKING:
-    from dlrun.experiment import Experiment, Watch
+    from dlrun.experiment import Watch
 
 MOST = 64  # members of one stack
 COUNTING = ("Adam", "AdamW")  # optimizers whose steps depend on how many there were before
+
+
+class FitOwner(Protocol):
+    """The experiment that a fit belongs to, and that alone begins, continues and ends it."""
+
+    assembly: Assembly
+    run: RunDir
+    latest: Fit | None
+    alone: list[Fit] | None
+
+    def fitted(self) -> list[Result]:
+        """The results of fits so far."""
+
+    def begin(self, fit: Fit) -> dict[str, Score]:
+        """Begin or restore a fit, and say what its baseline scores."""
+
+    def carry_on(self, fit: Fit, baseline: dict[str, Score], watch: Watch | None = None) -> None:
+        """Train a fit by itself."""
+
+    def conclude(self, fit: Fit, baseline: dict[str, Score]) -> Result:
+        """Score a fit that has ended."""
+
+    def ended_early(self, fit: Fit, error: BaseException) -> None:
+        """Leave the best epoch of a fit that failed."""
 
 
 @dataclass
 class Member:
     """One fit among others. means: see `Stacked`. error: what ended it before its time."""
 
-    experiment: Experiment
+    experiment: FitOwner
     fit: Fit
     baseline: dict[str, Score]
     means: list[str]

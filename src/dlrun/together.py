@@ -23,7 +23,7 @@ from dlrun.assembly import Fit
 from dlrun.build import patched
 from dlrun.engine import Interrupted, Trainer
 from dlrun.errors import Refused
-from dlrun.lockstep import Member, train
+from dlrun.lockstep import FitOwner, Member, train
 from dlrun.models.stacking import Unstackable
 from dlrun.objectives.supervised import Supervised
 from dlrun.problems import of_target
@@ -32,7 +32,7 @@ from dlrun.stack import GROUP, Lead
 from dlrun.types import Job, Result
 
 if TYPE_CHECKING:
-    from dlrun.experiment import Experiment, Watch
+    from dlrun.experiment import Watch
 
 log = logging.getLogger("dlrun")
 MOST_WEIGHTS, MOST_WORK, WORK_FOR_EACH = 1 << 15, 1 << 20, 1 << 17  # of a member; times rows of a batch; see `pays`
@@ -46,7 +46,7 @@ class Outcome:
     error: Exception | None = None
 
 
-def advance(experiment: Experiment, watch: Watch | None = None) -> bool:
+def advance(experiment: FitOwner, watch: Watch | None = None) -> bool:
     """Fit what the protocol asks for next as one, where it asks for several fits that can be; whether it was so.
 
     Results are written in the protocol's order. Raises Refused where protocol.stacked=true asks for what cannot be.
@@ -116,7 +116,7 @@ def into(outcome: Outcome) -> Iterator[None]:
         outcome.error = error
 
 
-def pending(experiment: Experiment) -> list[Job]:
+def pending(experiment: FitOwner) -> list[Job]:
     """The jobs that the plan asks for next, whatever comes of them, up to one that begins where another one ends."""
     results, jobs = experiment.fitted(), list[Job]()
     while (job := experiment.assembly.plan(results)) is not None and not job.start:
@@ -125,7 +125,7 @@ def pending(experiment: Experiment) -> list[Job]:
     return jobs
 
 
-def assembled(jobs: Sequence[tuple[Experiment, Job]], must: bool) -> tuple[list[Fit], str | None]:
+def assembled(jobs: Sequence[tuple[FitOwner, Job]], must: bool) -> tuple[list[Fit], str | None]:
     """The fits of these jobs, as far as they were needed to find why they are not to be trained as one, and that.
 
     must: though it be slower.
@@ -168,7 +168,7 @@ def means(config: dict[str, Any], fit: Fit) -> list[str]:
     return [name for name in fit.data.spec.targets if alike.is_mean(of_target(config, "loss", name))]
 
 
-def begun(experiment: Experiment, fit: Fit) -> Member:
+def begun(experiment: FitOwner, fit: Fit) -> Member:
     """A fit ready to be trained, or to go on."""
     config = patched(experiment.assembly.config, fit.job.patch)
     return Member(experiment, fit, experiment.begin(fit), means(config, fit))

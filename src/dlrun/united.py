@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +20,31 @@ from dlrun.shares import share
 from dlrun.tables import Ticks, mix
 from dlrun.types import Source
 
-if TYPE_CHECKING:
-    from dlrun.engine import Trainer
-
 log = logging.getLogger("dlrun")
 SEEN = 16  # batches between two looks at what others wish, where a look has a price
 RUNNING = ("running_mean", "running_var")
 CPU = torch.device("cpu")
+
+
+class SharedFit(Protocol):
+    """What processes have to know of the trainer of the fit that they share."""
+
+    objective: nn.Module
+    learner: Any
+    meter: Meter | None
+    device: torch.device
+    seed: int
+    epoch: int
+    position: int  # batches of this epoch that are done
+    batches: int  # batches of this epoch
+    interrupted: int  # the signal that asks to stop, 0 while none does
+
+    @property
+    def late(self) -> bool:
+        """Whether a checkpoint is due."""
+
+    def save(self) -> None:
+        """Write a checkpoint."""
 
 
 def check(objective: nn.Module, train: Source, settings: Settings) -> None:
@@ -98,7 +116,7 @@ def laid_out(numbers: Tensor, parameter: Tensor) -> Tensor:
     return torch.empty_like(parameter).copy_(found)
 
 
-def wishes(trainer: Trainer) -> list[float]:
+def wishes(trainer: SharedFit) -> list[float]:
     """What this process would like all to do after this step, 0 or 1 each: stop (two signals), save, look at a loss."""
     stop = [float(trainer.interrupted == number) for number in (signal.SIGINT, signal.SIGTERM)]
     return [
@@ -108,7 +126,7 @@ def wishes(trainer: Trainer) -> list[float]:
     ]
 
 
-def heard(trainer: Trainer, learn: bool) -> list[float]:
+def heard(trainer: SharedFit, learn: bool) -> list[float]:
     """What anybody wishes, known to all after the same batch; nothing where this is no moment to ask.
 
     In training it has come with the gradients; to look at it is to wait for the device.
@@ -123,7 +141,7 @@ def heard(trainer: Trainer, learn: bool) -> list[float]:
     return processes.add_up(torch.tensor(wishes(trainer), device=trainer.device)).tolist()
 
 
-def asked(trainer: Trainer, learn: bool) -> tuple[bool, int]:
+def asked(trainer: SharedFit, learn: bool) -> tuple[bool, int]:
     """Whether all are to save now, and the signal on which all are to stop. Raises Diverged in all of them."""
     told = heard(trainer, learn)
     if not any(told):
@@ -192,7 +210,7 @@ def move_all(value: Any, device: torch.device) -> Any:
     return move(value, device)
 
 
-def begin(trainer: Trainer) -> None:
+def begin(trainer: SharedFit) -> None:
     """Begin a fit with the first process's weights; save at once, so that a run which loses a process can go on."""
     weights = [] if trainer.learner.sharded else [*trainer.objective.parameters()]  # those begin alike, by the seed
     processes.spread([tensor.detach() for tensor in (*weights, *trainer.objective.buffers())])
@@ -200,7 +218,7 @@ def begin(trainer: Trainer) -> None:
         trainer.save()
 
 
-def shared_state(trainer: Trainer, state: dict[str, Any]) -> dict[str, Any]:
+def shared_state(trainer: SharedFit, state: dict[str, Any]) -> dict[str, Any]:
     """The state of a fit as one process would have it; in the middle of an epoch `ranks` is what is each one's own."""
     state["random"] = here.common or state["random"]
     if trainer.meter is None:
@@ -218,7 +236,7 @@ def shared_state(trainer: Trainer, state: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def restore_own(trainer: Trainer, state: dict[str, Any]) -> None:
+def restore_own(trainer: SharedFit, state: dict[str, Any]) -> None:
     """Take up what is this process's own in a state, or its part of what another number of processes has left."""
     here.common, ranks = state["random"], state.get("ranks", [])
     if trainer.meter is None:

@@ -40,8 +40,11 @@ def cats_dogs(
     """
     reading = picture_files.reading(size, channels, fit)
     if source == "sample":
-        read = lambda split: dict(zip(("image", "animal"), samples.animals(split, channels, reading.size), strict=True))  # noqa: E731
-        return _raw(read("train"), lambda: read("test"), samples.note("cats_dogs"))
+
+        def drawn(split: str) -> Rows:
+            return dict(zip(("image", "animal"), samples.animals(split, channels, reading.size), strict=True))
+
+        return _raw(drawn("train"), lambda: drawn("test"), samples.note("cats_dogs"))
     dev, sealed = _numbered(0, development), _numbered(development, development + test)
     place, there = members(_archive())
     prefix = _prefix(set(there), dev + sealed)
