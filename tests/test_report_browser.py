@@ -29,6 +29,7 @@ FLAGS += ("--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFO
 ASK = """<script>addEventListener("load", () => { document.documentElement.dataset.seen = JSON.stringify({
 images: [...document.images].map(image => image.naturalWidth), scripts: document.scripts.length,
 inner: innerWidth, wide: document.documentElement.scrollWidth,
+cut: [...document.querySelectorAll(".scroll")].filter(box => box.scrollWidth > box.clientWidth).length,
 asked: performance.getEntriesByType("resource").map(entry => entry.name).filter(name => !name.startsWith("data:")),
 }) })</script>"""
 RELAY = """<script>addEventListener("load", () => { document.body.dataset.seen = JSON.stringify(
@@ -73,7 +74,7 @@ def looked(tmp_path_factory):
 def test_a_browser_shows_every_picture_in_the_width_there_is_and_asks_for_nothing(name, width, looked):
     found = looked[0][name, width]
     assert len(found["images"]) == PICTURES[name] and all(found["images"])
-    assert found["inner"] == width and found["wide"] == width
+    assert found["inner"] == width and found["wide"] == width and found["cut"] == 0
     assert found["asked"] == [] and found["scripts"] == 1
 
 
@@ -83,10 +84,11 @@ def test_nothing_is_told_on_the_console(looked):
 
 def test_each_of_these_faults_would_be_told(tmp_path):
     bad = """<html><head></head><body style="margin:0"><img src="no.png"><img src="http://example.invalid/a.png">
-    <script>throw new Error("failed")</script><div style="width:900px">wide</div></body></html>"""
+    <script>throw new Error("failed")</script><div style="width:900px">wide</div>
+    <div class="scroll" style="width:100px; overflow-x:auto"><p style="width:200px">cut</p></div></body></html>"""
     pages, console = look(tmp_path, {"bad": bad})
     found = pages["bad", PHONE]
-    assert found["images"] == [0, 0] and found["wide"] == 900 and found["scripts"] == 2
+    assert found["images"] == [0, 0] and found["wide"] == 900 and found["scripts"] == 2 and found["cut"] == 1
     assert "http://example.invalid/a.png" in found["asked"]
     assert any("failed" in line for line in console)
 

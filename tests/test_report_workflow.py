@@ -30,7 +30,7 @@ SECTIONS = {
 
 
 def html(name):
-    return reports()[name][-1].read_text()
+    return reports()[name][-1].read_text().replace("\xa0", " ")
 
 
 def text(name):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
@@ -14,6 +15,8 @@ from dlrun.report.style import STYLE
 from dlrun.report.table import Summary
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # what the page may load: nothing
+FIT = 3  # columns that fit side by side on a phone; those of a wider table stand below each other there, with names
+WHOLE = re.compile(r"\[[^\[\]]{,30}\]|± ")  # an interval, or a spread
 CLASSES = {"": "", "small": ' class="small"', "strong": ' class="strong"', "loud": ' class="loud"'}
 
 
@@ -64,18 +67,31 @@ def _pairs(block: Pairs) -> str:
 
 
 def _table(block: Summary) -> str:
-    def cell(text: str, place: int, tag: str = "td") -> str:
-        return f"<{tag}{' class=number' if place in block.right else ''}>{escape(text)}</{tag}>"
+    wide = len(block.columns) > FIT
 
-    head = "".join(cell(column, place, "th") for place, column in enumerate(block.columns))
+    def cell(text: str, place: int) -> str:
+        named = f' data-column="{escape(block.columns[place])}"' if wide and place < len(block.columns) else ""
+        return f"<td{_side(block, place)}{named}>{_breaking(text)}</td>"
+
+    head = "".join(f"<th{_side(block, place)}>{escape(column)}</th>" for place, column in enumerate(block.columns))
     lines = ""
     for row in block.rows:
         won = " class=won" if row and row[0].endswith(STAR) else ""
         lines += f"<tr{won}>{''.join(cell(text, place) for place, text in enumerate(row))}</tr>"
     title = f'<p class="caption">{escape(block.title)}</p>' if block.title else ""
     small = f'<p class="small">{escape(block.caption)}</p>' if block.caption else ""
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
+    opening = '<table class="wide">' if wide else "<table>"
+    table = f"{opening}<thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
     return f'{title}<div class="scroll">{table}</div>{small}'
+
+
+def _side(block: Summary, place: int) -> str:
+    return " class=number" if place in block.right else ""
+
+
+def _breaking(text: str) -> str:
+    """The text of a cell: it may be broken within a path and before an interval, and not within an interval."""
+    return escape(WHOLE.sub(lambda found: found[0].replace(" ", "\xa0"), text)).replace("/", "/<wbr>")
 
 
 def _picture(block: Picture) -> str:
