@@ -9,7 +9,7 @@ SRC = Path(dlrun.__file__).parent
 FLOORS = [
     {
         *("errors", "ranges", "types", "build", "parts", "signatures", "problems", "places", "figures", "whole"),
-        *("columns", "outlook", "alike", "stopping", "contracts", "as_json", "stored", "at_work"),
+        *("renamed_parts", "columns", "outlook", "alike", "stopping", "contracts", "as_json", "stored", "at_work"),
     },
     {
         *(

@@ -17,6 +17,7 @@ from typing import Any
 from dlrun import as_json
 from dlrun.data.files import user_cache
 from dlrun.errors import Refused
+from dlrun.renamed_parts import as_first_named
 
 log = logging.getLogger("dlrun")
 
@@ -146,7 +147,7 @@ def _append(file: io.FileIO, entry: Entry) -> None:
 def config_hash(config: Mapping[str, Any]) -> str:
     """The sha256 of a config as canonical JSON, without what says only where things go or come from."""
     kept = {key: value for key, value in config.items() if key not in NOT_OF_THE_MODEL}
-    text = as_json.canonical(kept, separators=(",", ":"), ensure_ascii=False)
+    text = as_json.canonical(as_first_named(kept), separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from dlrun.errors import Refused
 from dlrun.places import conf_folder
 from dlrun.ranges import PARTS
+from dlrun.renamed_parts import RENAMED
 from dlrun.signatures import signature
 
 ANY = "any"  # what a user's own part takes, and what a Python caller may build
@@ -41,14 +42,13 @@ CLASSES = {
     "torch.optim.lr_scheduler": "torch.optim.lr_scheduler.LRScheduler",
     "torchvision.transforms.v2": "torchvision.transforms.v2.Transform",
 }
-MOVED: dict[str, str] = {}  # full names of earlier versions → today's, so that their run folders keep working
 OURS = (*sys.stdlib_module_names, "dlrun", "hydra_plugins", "torch", "torchvision", "numpy", "scipy", "sklearn")
 DEEPEST, MOST = 40, 200_000  # levels and values of a config: more are no config, but an attack on whoever reads it
 
 
 def resolved(target: Any) -> str:
     """The full name that a `_target_` stands for today."""
-    return MOVED.get(target, target) if isinstance(target, str) else shortened(target)
+    return RENAMED.get(target, target) if isinstance(target, str) else shortened(target)
 
 
 def admit(target: str, kind: str, plugins: Iterable[str] = ()) -> None:

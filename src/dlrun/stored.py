@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from dlrun.errors import Damaged, Refused
 from dlrun.parts import bounded
+from dlrun.renamed_parts import renamed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,7 +96,7 @@ def value(path: Path, form: Form = None) -> Any:
     except (ValueError, RecursionError) as error:
         why = "it is empty" if not content.strip() else f"it is no JSON ({error})"
         raise Damaged(f"{path} is damaged: {why}") from None
-    return checked(path, checked(path, found, FORMS.get(path.name) or FORMS.get(path.parent.name)), form)
+    return renamed(checked(path, checked(path, found, FORMS.get(path.name) or FORMS.get(path.parent.name)), form))
 
 
 def value_or_none(path: Path) -> Any:
@@ -115,7 +116,8 @@ def lines(path: Path) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            found.append(checked(path, json.loads(line), form, f"line {number}: "))
+            each = checked(path, json.loads(line), form, f"line {number}: ")
+            found.append(renamed(each) if "_target_" in line else each)
         except (ValueError, RecursionError):
             if number == len(texts) and path.name in GROWS:
                 _tell_cut(path)
@@ -142,7 +144,7 @@ def mapping(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise Damaged(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from None
     bounded(found, str(path))
-    return checked(path, found, FORMS.get(path.name, dict))  # type: ignore[no-any-return]
+    return renamed(checked(path, found, FORMS.get(path.name, dict)))  # type: ignore[no-any-return]
 
 
 def config(folder: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import yaml
 
 from dlrun import as_json, stored
 from dlrun.at_work import at_work
+from dlrun.renamed_parts import renamed
 from dlrun.rundir import create, lines
 from dlrun.settings import Sweep
 from dlrun.sweeps.jobs import Ended, Job
@@ -72,7 +73,7 @@ class SweepFolder:
             found = yaml.safe_load((self.place(number) / "config.yaml").read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError):
             return None
-        return found if isinstance(found, dict) else None
+        return renamed(found) if isinstance(found, dict) else None
 
     def begin(self, job: Job) -> None:
         """Note that a job has begun, before anything else of it is there."""
