@@ -93,7 +93,8 @@ def test_so_is_a_model_that_does_not_say_that_it_is_steady(tmp_path):
 
 
 @pytest.mark.parametrize("how", ["branch", "count", "elsewhere"])
-def test_a_step_that_is_not_the_same_calls_each_time_is_refused(tmp_path, how):
+def test_a_step_that_is_not_the_same_calls_each_time_is_refused(tmp_path, monkeypatch, how):
+    not_compiled(monkeypatch)  # the calls are noted down before there is a step to compile
     engine = build(node("engine", "default", epochs=2, batch_size=8, device="cpu", compile="step"))
     with pytest.raises(Refused, match="cannot be noted down: it .*engine.compile=false"):
         many(wired(Restless(how), engine, tmp_path, node("optimizer", "sgd"))).fit()

@@ -23,6 +23,7 @@ from beside import Beside, dlrun, ended
 
 from dlrun import checkpoint, places, processes, rundir, shares
 from dlrun.cli import main
+from dlrun.commands import launch
 
 TOLERANCE = 1e-6
 WORDS = [
@@ -379,8 +380,10 @@ def test_workflow_in_two_processes(tmp_path):
     (["engine.devices=0"], "engine.devices=0"),
     (["engine.devices=100000"], "processors, and at most"),
     (["engine.devices=2", "engine.device=cuda:0"], "name them all"),
+    (["engine.devices=2", "engine.device=tpu"], "no device 'tpu'"),
 ])  # fmt: skip
-def test_devices_that_cannot_be(tmp_path, capsys, words, told):
+def test_devices_that_cannot_be(tmp_path, capsys, monkeypatch, words, told):
+    monkeypatch.setattr(launch.Crew, "start", None)  # refused before any process has started
     rest = [word for word in WORDS if not word.startswith("engine.device")]
     assert main([*rest, *words, f"output={tmp_path}"]) == 2
     assert told in capsys.readouterr().err and not list(tmp_path.iterdir())

@@ -112,6 +112,7 @@ def devices_of(engine: dict[str, Any], count: int) -> str:
     """The devices of the processes, with commas; '' where each of them finds its own. Raises Refused."""
     devices, device = engine["devices"], engine["device"]
     if isinstance(devices, list):
+        must_be_here(devices)
         return ",".join(devices)
     if count > (most := max(LEAST, 2 * (os.cpu_count() or 1))):
         raise Refused(f"engine.devices={count}: this machine has {os.cpu_count()} processors, and at most {most} "
@@ -120,7 +121,18 @@ def devices_of(engine: dict[str, Any], count: int) -> str:
         names = ", ".join([device, "…"])
         raise Refused(f"engine.devices={count} needs {count} devices and engine.device={device} is one: "
                       f"name them all, engine.devices=[{names}]")  # fmt: skip
+    must_be_here([device])
     return ""
+
+
+def must_be_here(devices: list[str]) -> None:
+    """Raise Refused where one of these devices is none, before any process has started."""
+    named = [name for name in devices if name not in ("cpu", "auto")]
+    if named:  # only these are worth an import of torch here
+        from dlrun import runtime
+
+        for name in named:
+            runtime.choose_device(name)
 
 
 @dataclass
