@@ -42,6 +42,16 @@ def test_row_40_words_of_no_sense_are_refused(tmp_path, monkeypatch, capsys, lin
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
+GROUPS = ("task", "data", "model", "objective", "loss", "optimizer", "scheduler", "protocol", "engine", "stages")
+
+
+@pytest.mark.parametrize("group", (*GROUPS, "metric", "callback", "augment"))
+def test_row_40_a_group_that_is_taken_away_is_answered_with_its_options(capsys, group):
+    for command in ([], ["-m"], ["workflow"]):
+        (said,) = refused([*command, "task=wine", f"~{group}"], capsys).splitlines()
+        assert f"{group}=" in said and "There are: " in said and "_target_" not in said
+
+
 def test_row_40_a_number_that_a_part_cannot_count_with_is_refused(monkeypatch):
     from dlrun import optim
     from dlrun.build import build

@@ -145,3 +145,15 @@ def test_row_45_an_interval_is_of_whole_numbers_where_the_key_takes_them(tmp_pat
     assert len(configs) == 3 and all(8 <= config["engine"]["batch_size"] <= 256 for config in configs)
     assert {type(config["engine"]["batch_size"]) for config in configs} == {int}
     assert {type(config["optimizer"]["lr"]) for config in configs} == {float}
+
+
+@pytest.mark.parametrize("value", ["interval(0.1,1)", "range(1,3)", "tag(log,interval(0.1,1))", "choice(1,2)"])
+def test_row_45_values_of_a_sweep_without_its_flag_are_told_which(capsys, value):
+    assert main(["task=wine", f"optimizer.lr={value}"]) == 2
+    assert "several values make a sweep: add -m" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["interval(a,b)", "interval(1)", "tag(log)"])
+def test_row_45_a_space_that_cannot_be_read_shows_how_one_is_typed(capsys, value):
+    assert main(["-m", "task=wine", f"optimizer.lr={value}"]) == 2
+    assert "'optimizer.lr=" in (said := capsys.readouterr().err) and "interval(0.001,0.1)" in said

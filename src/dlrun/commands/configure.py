@@ -148,8 +148,9 @@ def explain(error: Exception, words: list[str]) -> BadWord:
         key = next(filter(None, match.groups()))
         key = key if key in by_key else next((k for k in by_key if k.endswith(f".{key}")), key)
         return BadWord(by_key.get(key, ""), f"no setting '{key}'", key)
-    if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
-        return BadWord(match[1], f"{match[1]}: several values make a sweep: add -m")
+    if match := re.search(r"Ambiguous value for argument '([^']+)'|Sweep parameters '(.+)' requires", text):
+        word = match[1] or match[2]
+        return BadWord(word, f"{word}: several values make a sweep: add -m")
     if match := re.search(r"Error merging override (\S+)", text):
         return BadWord(match[1], f"{match[1]}: {str(error.__cause__ or error).strip().splitlines()[0]}")
     if getattr(error, "options", None) is not None:

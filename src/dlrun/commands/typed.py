@@ -16,6 +16,11 @@ READ = re.compile(r"[A-Za-z0-9_/\-\\+.$%*@?|: \t]*", re.ASCII)  # what the gramm
 FORMS = set("[](){}'\"")  # of lists, mappings, calls and quotes
 QUOTES = " '\""
 MEANT = re.compile(r"""[\[({'"]|\w+\(""")  # how a list, a mapping, a quoted text or a call begins
+SPACES = {  # what the grammar calls by these names in a sweep, as they are typed
+    "choice": "choice(1,2)", "range": "range(1,10)", "interval": "interval(0.001,0.1)", "shuffle": "shuffle(1,2)",
+    "tag": "tag(log,interval(0.001,0.1))", "sort": "sort(1,2)", "int": "int(interval(1,10))", "float": "float(1)",
+    "glob": "glob(*)",
+}  # fmt: skip
 BETWEEN = re.compile(r"[^\[\],]+")  # what stands between the brackets and commas of lists
 
 
@@ -62,6 +67,9 @@ def how_to_quote(word: str) -> str:
         typed = f"{key}=[{each}]"
     else:
         typed = f"{key}={_in_quotes(value.strip(QUOTES))}"
+    example = SPACES.get(value.partition("(")[0]) if "(" in value else None
+    if example is not None:
+        return f"in a sweep it is typed as {shlex.quote(f'{key}={example}')}, as text in quotes: {shlex.quote(typed)}"
     return f"text with other characters than A-Z, 0-9 and _-./ needs quotes: {shlex.quote(typed)}"
 
 

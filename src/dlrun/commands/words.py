@@ -75,7 +75,7 @@ def _word_fault(word: str, there: dict[str, list[str]]) -> str | None:
         return f"no setting '{key}': none has so long a name"
     if not equals:
         if key.startswith("~"):
-            return None
+            return _taken_away(key[1:].partition("@")[0], there)
         return f"'{word}' is neither a command nor a setting (key=value, such as task=imdb){_near(word, there)}"
     if key.partition(".")[0] in ("sweep", "space"):
         return f"{word}: it is about a sweep: add -m"
@@ -91,6 +91,18 @@ def _word_fault(word: str, there: dict[str, list[str]]) -> str | None:
         return f"{word}: several values make a sweep: add -m"
     unknown = [name.strip() for name in names if name.strip() not in there[group] and "[" not in name]
     return "\n".join(missing_option(group, name, there) for name in unknown) or None
+
+
+def _taken_away(group: str, there: dict[str, list[str]]) -> str | None:
+    """What is wrong with ~engine: every run needs such a group, and another option, or none, is chosen by name."""
+    from dlrun.commands.check_root import LISTS, PARTS
+
+    if group not in there or group not in (*PARTS, *LISTS, "task"):
+        return None
+    option = "none" if "none" in there[group] else "auto" if "auto" in there[group] else "NAME"
+    return (
+        f"~{group}: every run has a {group}: choose it by name, {group}={option}. There are: {in_short(there[group])}"
+    )
 
 
 def missing_option(group: str, name: str, there: dict[str, list[str]]) -> str:
