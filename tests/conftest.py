@@ -5,10 +5,12 @@ import atexit
 import copy
 import logging
 import os
+import pickle
 import shutil
 import sys
 import tempfile
 from base64 import b64decode
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +102,44 @@ def parsed_once():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(OmegaConf, "load", remembered)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def composed_once(parsed_once):
+    """Each choice of parts is put together once, and copied: Hydra takes a tenth of a second for it.
+
+    Words are read, and values set, by Hydra as ever; where a file of a user's folder changes all is done anew.
+    """
+    from hydra._internal import config_loader_impl as hydra
+    from hydra._internal.defaults_list import Overrides
+
+    from dlrun.places import conf_folder
+
+    listed, put_together = hydra.create_defaults_list, hydra.ConfigLoaderImpl._compose_config_from_defaults_list
+    shipped, lists, configs = str(conf_folder()), {}, {}
+
+    def files(source):
+        """All that can be read of a user's folder."""
+        of_user = source.scheme() == "file" and source.path != shipped
+        found = sorted(Path(source.path).rglob("*.yaml")) if of_user else []
+        return source.path, *((path, path.read_bytes()) for path in found if path.is_file())
+
+    def create_defaults_list(repo, overrides_list, **named):
+        values = Overrides(repo, overrides_list).config_overrides
+        chosen = (each.input_line for each in overrides_list if not any(each is value for value in values))
+        if (key := (*chosen, *named.items(), *map(files, repo.get_sources()))) not in lists:
+            lists[key] = listed(repo, overrides_list=overrides_list, **named)
+            configs[id(lists[key].defaults)] = None
+        return replace(lists[key], config_overrides=values)
+
+    def compose(loader, defaults, repo):
+        configs[id(defaults)] = configs[id(defaults)] or pickle.dumps(put_together(loader, defaults, repo))
+        return pickle.loads(configs[id(defaults)])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hydra, "create_defaults_list", create_defaults_list)
+        patch.setattr(hydra.ConfigLoaderImpl, "_compose_config_from_defaults_list", compose)
         yield
 
 
