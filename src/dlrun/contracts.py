@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dlrun.places import PACKAGE
+
 Named = Sequence[tuple[str, str]]  # arguments in order: name, annotation as text ('' where there is none)
 GIVES = {  # kind of part → the argument that receives what dlrun knows, by its name or its annotation
     "model": ("spec", "Spec"),
@@ -80,7 +82,7 @@ def place_of(error: Exception) -> str:
     """The innermost line outside dlrun and installed packages: ' (net.py, line 12: x = self.fc(x))'."""
     if isinstance(error, SyntaxError) and error.filename:
         return f" ({Path(error.filename).name}, line {error.lineno}: {(error.text or '').strip()})"
-    ours, found, traceback = Path(__file__).parent, "", error.__traceback__
+    ours, found, traceback = PACKAGE, "", error.__traceback__
     while traceback is not None:
         file, line = traceback.tb_frame.f_code.co_filename, traceback.tb_lineno
         if "site-packages" not in file and not Path(file).is_relative_to(ours) and Path(file).is_file():

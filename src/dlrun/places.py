@@ -8,8 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import dlrun
 from dlrun.errors import Refused, in_short
 
+PACKAGE = Path(dlrun.__file__).resolve().parent
 HIDDEN = ("hydra",)
 
 
@@ -30,8 +32,7 @@ def user_cache() -> Path:
 
 def conf_folder() -> Path:
     """The built-in conf folder: beside the package in a wheel, <repository>/conf in a checkout."""
-    here = Path(__file__).resolve().parent
-    places = (here / "conf", here.parents[1] / "conf")
+    places = (PACKAGE / "conf", PACKAGE.parents[1] / "conf")
     for place in places:
         if place.is_dir():
             return place

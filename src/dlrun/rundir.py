@@ -18,6 +18,7 @@ from typing import Any
 
 from dlrun import __version__, as_json, stored
 from dlrun.errors import Refused
+from dlrun.places import PACKAGE
 from dlrun.stored import lines as lines
 from dlrun.types import History, Job, Result, Row, Score
 from dlrun.whole import is_name, whole, write_text, written
@@ -80,7 +81,7 @@ class Once(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether this is new."""
-        if Path(record.pathname).parent.name not in ("data", "protocols"):
+        if not {"data", "protocols"} & set(Path(record.pathname.rpartition("dlrun")[2]).parts):
             return True
         text = record.getMessage()
         new = text not in self.told
@@ -228,9 +229,8 @@ def _own_checkout() -> dict[str, str | None]:
 
     It is asked once a process, whose code stays as it is.
     """
-    package = Path(__file__).resolve().parent
-    root = package.parents[1]
-    if package != root / "src" / "dlrun" or not (root / ".git").exists():
+    root = PACKAGE.parents[1]
+    if root / "src" / "dlrun" != PACKAGE or not (root / ".git").exists():
         return {}
     found = _checkout("-C", str(root))
     return {"commit": found["commit"], "status": found["status"]}
