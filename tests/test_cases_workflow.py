@@ -288,3 +288,10 @@ def test_findings_a_sweeps_table_has_test_scores_and_the_seconds_of_training(und
         assert float(row["accuracy"]) == pytest.approx(val["scores"]["accuracy"]["value"])
         assert float(row["seconds"]) == pytest.approx(val["seconds"], abs=2e-3)
     assert "test accuracy" in (swept / "sweep.md").read_text()
+
+
+def test_row_03_single_rows_under_batch_norm_are_refused_before_anything_is_trained(capsys):
+    words = [*weak(), *SHORT, "engine.batch_size=1", "model.batch_norm=true"]
+    assert main(["workflow", *words]) == 2
+    assert "engine.batch_size is 1" in capsys.readouterr().err
+    assert not list(Path().rglob("results.jsonl"))

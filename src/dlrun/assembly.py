@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from dlrun import checkpoint, metrics, optim, processes, runtime, sharded, united
+from dlrun import checkpoint, metrics, optim, pairs, processes, runtime, sharded, united
 from dlrun.ahead import looked_ahead
 from dlrun.alike import split_seed
 from dlrun.augment import Augment, augmented
@@ -126,6 +126,10 @@ class Assembly:
     def fit(self, job: Job) -> Fit:
         """Split, prepare, and build the model and all around it, with the settings that this job changes."""
         return self.under(job.patch)._fit(job)
+
+    def check_batches(self, data: Data) -> None:
+        """Raise Refused where the network of the config would see too few rows at once to be trained."""
+        pairs.check(self._objective(data), data.train, self.settings.batch_rows)
 
     def under(self, patch: dict[str, Any]) -> Assembly:
         """The same data and folder with other settings."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dlrun import artifacts, making
 from dlrun.engine import Trainer
+from dlrun.figures import counted
 from dlrun.optim import better, monitored
 from dlrun.ranges import Count, Natural, NonNegative
 from dlrun.tables import mix
@@ -57,7 +58,7 @@ class EarlyStopping:
                 wait += epoch > self.since
         tell_undefined(trainer, self.monitor, values, "nothing could be stopped early")
         if wait >= self.patience:
-            trainer.stop = f"{self.monitor} has not become better for {wait} epochs"
+            trainer.stop = f"{self.monitor} has not become better for {counted(wait, 'epoch')}"
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Collapse:
         latest = monitored(trainer.history, self.monitor)[-self.patience :]
         if len(latest) < self.patience or not all(value < self.below for value in latest):
             return
-        told = f"{self.monitor} has been below {self.below:g} for {self.patience} epochs: {latest[-1]:.3g}"
+        told = f"{self.monitor} has been below {self.below:g} for {counted(self.patience, 'epoch')}: {latest[-1]:.3g}"
         if self.stop:
             trainer.stop = told
         else:

@@ -10,6 +10,7 @@ from statistics import fmean, median
 from typing import Any, Literal
 
 from dlrun.curve import CLEAR, FEW, NOISE, RISEN, Curve, curve, number, series
+from dlrun.figures import counted
 
 Kind = Literal[
     "unstable", "suspiciously good", "not learning", "overfitting", "rising", "underfitting", "converged", "unclear"
@@ -57,8 +58,9 @@ def diagnose(
     train, val = curve(entries, "train"), curve(entries, "val")
     epoch = val.epochs[val.best] if val else None
     if train is None or len(train.values) < 3:
-        few = f"{len(train.values) if train else 0} epochs are too few to tell how the fit goes"
-        return Diagnosis("unclear", epoch, few.replace("1 epochs are", "1 epoch is"))
+        seen = len(train.values) if train else 0
+        few = f"{counted(seen, 'epoch')} {'is' if seen == 1 else 'are'} too few to tell how the fit goes"
+        return Diagnosis("unclear", epoch, few)
     start = max(train.values[0], baseline_loss or 0.0)
     checks = (
         val and perfect(entries, val, baseline_loss, measure if goal == "max" else None),

@@ -145,11 +145,9 @@ class Experiment:
 
     def _cautious(self, job: Job, name: str) -> Result:
         """The scores of a fit that did not end well, which say so."""
-        caution = self.run.caution(job)
-        log.warning("%s", caution)
         fit = self.assembled(job, name)
         result = self.score(fit, fit.split)
-        return replace(result, note="; ".join(filter(None, (caution, result.note))))
+        return replace(result, note="; ".join(filter(None, (self.run.caution(job), result.note))))
 
     def assembled(self, job: Job, name: str = "") -> Fit:
         """A job as its finished fit left it: its best checkpoint, or its last. Raises Refused when there is none."""

@@ -62,6 +62,11 @@ def sign(measure: str, said: Mapping[str, str]) -> int:
     return 1 if goal(measure, said) == "min" else -1
 
 
+def counted(count: int, thing: str) -> str:
+    """'0 rows', '1 row', '1,234 rows'."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
 def number(value: float | None) -> str:
     """Four significant figures at least, and no needless exponent: 0.8891, 12.35, 109123, 5.2e-05; none: undefined."""
     if value is None:

@@ -58,7 +58,7 @@ def of_pictures(folder: Path, places: Sequence[Place], plugins: tuple[str, ...] 
     Raises Refused where the run's inputs are not one picture that comes from a file alone.
     """
     jobs, told = answering_jobs(folder, fit)
-    nets = [trained(folder, plugins, fit=job.name) for job in jobs] if told else [trained(folder, plugins)]
+    nets = [trained(folder, plugins, job=job) for job in jobs]
     net, names = nets[0], tuple(each.job.name for each in nets)
     name, reading = _reading(net)
     runtime.flush_denormals()

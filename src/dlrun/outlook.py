@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from dlrun.figures import counted
+
 DAY = 86400.0
 LENGTHS = ((DAY, "d"), (3600.0, "h"), (60.0, "min"))
 
@@ -56,7 +58,7 @@ class Outlook:
     def lasting(self, rows: int) -> str:
         """So many rows as a time: '24 h', '10 min', '3 d'; as rows where the time column holds no dates."""
         if not self.dated:
-            return f"{rows} row{'' if rows == 1 else 's'}"
+            return counted(rows, "row")
         seconds = rows * self.every
         if 1.5 * DAY >= seconds >= 3600:
             return f"{seconds / 3600:.4g} h"

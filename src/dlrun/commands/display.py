@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from dlrun.commands.shown import Shown
-from dlrun.figures import goal, number
+from dlrun.figures import counted, goal, number
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -140,9 +140,8 @@ class Look:
     def closing(self) -> str:
         """What stays on a terminal once the fit is over: one line."""
         seconds = f"{time.monotonic() - self.began_at:.1f} s"
-        epochs = f"{self.trainer.epoch} epoch{'' if self.trainer.epoch == 1 else 's'}"
         score = self._kept() or self._so_far()
-        parts = (f"{self.name}  {epochs}", self.latest(), score, self.to_beat(), seconds)
+        parts = (f"{self.name}  {counted(self.trainer.epoch, 'epoch')}", self.latest(), score, self.to_beat(), seconds)
         return "  ".join(filter(None, parts))
 
     def latest(self) -> str:

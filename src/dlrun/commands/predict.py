@@ -11,6 +11,7 @@ from dlrun.commands.again import opened
 from dlrun.commands.predict_items import ROWS, Item, Kind, item, kind_of, one_table, places, texts
 from dlrun.commands.train import named_plugins
 from dlrun.errors import Refused
+from dlrun.figures import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -203,9 +204,7 @@ def told_scores(asked: Asked, answers: Answers, config: dict[str, Any], console:
             console.print(f"{name} is not defined on these rows: {score.why}", soft_wrap=True, markup=False)
             continue
         ends = {"value": score.value, "low": score.low, "high": score.high}
-        console.print(
-            f"{name} {measures.score_text(ends)} on {score.n:,} row{'s' * (score.n != 1)}", soft_wrap=True, markup=False
-        )
+        console.print(f"{name} {measures.score_text(ends)} on {counted(score.n, 'row')}", soft_wrap=True, markup=False)
     return {name: score.value for name, score in answers.scores.items()}
 
 

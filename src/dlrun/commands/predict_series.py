@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlrun import as_json
+from dlrun.figures import counted
 from dlrun.report.measures import number
 from dlrun.report.table import Summary, rich_table
 
@@ -29,7 +30,7 @@ def foretold(
     config, data = read.config(folder), read.plain(folder / "data.json") or {}
     note = str(data.get("note") or "")
     title = read.called(config)
-    console.print(f"{title}: after {found.last}, from {found.rows:,} rows", style="bold", soft_wrap=True)
+    console.print(f"{title}: after {found.last}, from {counted(found.rows, 'row')}", style="bold", soft_wrap=True)
     if note:
         console.print(note, style="bold red", soft_wrap=True, markup=False)
     if found.told:

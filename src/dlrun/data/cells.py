@@ -17,6 +17,7 @@ from dlrun.data import numerals
 from dlrun.data.encodings import text_of
 from dlrun.data.numerals import LARGEST, MISSING, Numbers, Numerals, plain
 from dlrun.errors import Refused, in_short
+from dlrun.figures import counted
 
 log = logging.getLogger("dlrun")
 
@@ -120,7 +121,7 @@ def where(lines: Sequence[int] | np.ndarray, wrong: np.ndarray) -> str:
     """'3 rows (lines 5, 9, 12)' for a mask of rows. lines: that of each row in its file."""
     rows = np.flatnonzero(wrong)
     some = ", ".join(str(lines[row]) for row in rows[:5]) + (", …" if len(rows) > 5 else "")
-    return f"1 row (line {some})" if len(rows) == 1 else f"{len(rows):,} rows (lines {some})"
+    return f"{counted(len(rows), 'row')} (line{'s' * (len(rows) != 1)} {some})"
 
 
 def read(

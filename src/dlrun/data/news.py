@@ -12,6 +12,7 @@ from dlrun.data.numerals import LARGEST
 from dlrun.data.pictures import listed
 from dlrun.data.steps import Categories, Impute
 from dlrun.data.strangers import strangers
+from dlrun.figures import counted
 from dlrun.types import Data, Raw, Rows
 
 log = logging.getLogger("dlrun")
@@ -59,16 +60,17 @@ def _levels(name: str, column: np.ndarray, step: Categories, trained: np.ndarray
     known = {*step.levels} if step.most is None else {str(value) for value in trained}  # beside the most frequent ones
     new = Counter(str(value) for value in column if str(value) not in known and value != "")
     if new:
-        yield f"{name} is {', '.join(sorted(new)[:3])}{' …' if len(new) > 3 else ''} ({_rows(sum(new.values()))})"
+        some = f"{', '.join(sorted(new)[:3])}{' …' if len(new) > 3 else ''}"
+        yield f"{name} is {some} ({counted(sum(new.values()), 'row')})"
     if (missing := int((column == "").sum())) and not (trained == "").any():
-        yield f"{name} is missing ({_rows(missing)})"
+        yield f"{name} is missing ({counted(missing, 'row')})"
 
 
 def _numbers(names: tuple[str, ...], column: np.ndarray, trained: np.ndarray) -> Iterator[str]:
     gone = np.isnan(trained).any(axis=0)
     for place, name in enumerate(names[: column.shape[1]]):
         if (missing := int(np.isnan(column[:, place]).sum())) and not gone[place]:
-            yield f"{name} is missing ({_rows(missing)})"
+            yield f"{name} is missing ({counted(missing, 'row')})"
         known = trained[~np.isnan(trained[:, place]), place]
         if not len(known):
             continue
@@ -77,11 +79,7 @@ def _numbers(names: tuple[str, ...], column: np.ndarray, trained: np.ndarray) ->
             ((column[:, place] < low - FAR * (high - low)) | (column[:, place] > high + FAR * (high - low))).sum()
         )
         if far:
-            yield f"{name} is far beyond {low:g} to {high:g} ({_rows(far)})"
-
-
-def _rows(count: int) -> str:
-    return "1 row" if count == 1 else f"{count:,} rows"
+            yield f"{name} is far beyond {low:g} to {high:g} ({counted(far, 'row')})"
 
 
 def within_float32(name: str, column: np.ndarray) -> np.ndarray:

@@ -35,15 +35,21 @@ class Trained:
 
 
 def trained(
-    folder: Path, plugins: tuple[str, ...] | None = None, *, answers: bool = True, fit: str = "", quiet: bool = True
+    folder: Path,
+    plugins: tuple[str, ...] | None = None,
+    *,
+    answers: bool = True,
+    fit: str = "",
+    job: Job | None = None,
+    quiet: bool = True,
 ) -> Trained:
     """The model of the one fit of a run that is looked into (see `answering`), with its best weights, on the CPU.
 
     No data are read. plugins: the user's own packages; None: those of the part that is being built, if any.
-    answers: it is asked for targets. fit: which one, by name. quiet: do not say which of several it is. Raises Refused
-    where there is no run, no finished fit, no checkpoint, or no target to answer.
+    answers: it is asked for targets. fit: which one, by name; job: that very one. quiet: do not say which of several it
+    is. Raises Refused where there is no run, no finished fit, no checkpoint, or no target to answer.
     """
-    run, job = RunDir(folder), main_job(folder, fit, quiet=quiet)
+    run, job = RunDir(folder), job or main_job(folder, fit, quiet=quiet)
     config, spec = config_of(folder, job), read_spec(run, job.name)
     if answers and not spec.targets:
         raise Refused(f"{folder} answers no target, it makes something: dlrun generate {folder}")
@@ -75,7 +81,9 @@ def main_job(folder: Path, fit: str = "", *, quiet: bool = True) -> Job:
     stored.config(folder)
     found = answering(folder, fit)
     if found is None:
-        return _cut_job(RunDir(folder))
+        job, told = _cut_job(RunDir(folder))
+        log.warning("%s", told)
+        return job
     if not quiet and (told := looked_into(found)):
         log.warning("%s", told)
     return job_called(folder, found.one)
@@ -85,7 +93,8 @@ def answering_jobs(folder: Path, fit: str = "") -> tuple[list[Job], str]:
     """The fits whose mean is a run's answer, and what is to be said of them; see `answering`."""
     found = answering(folder, fit)
     if found is None:
-        return [main_job(folder)], ""
+        job, told = _cut_job(RunDir(folder))
+        return [job], told
     return [job_called(folder, name) for name in found.names], found.told
 
 
@@ -95,12 +104,11 @@ def job_called(folder: Path, name: str) -> Job:
     return read_result(found[0]).job
 
 
-def _cut_job(run: RunDir) -> Job:
-    """The first fit that an error has ended, with a word of caution. Raises Refused where it left no weights."""
+def _cut_job(run: RunDir) -> tuple[Job, str]:
+    """The first fit that an error has ended, and a word of caution. Raises Refused where it left no weights."""
     for job in run.cut():
         if checkpoint.there(run.checkpoints(job)):
-            log.warning("%s: the answers are those of its best epoch", run.caution(job))
-            return job
+            return job, f"{run.caution(job)}: the answers are those of its best epoch"
     raise Refused(f"no fit has finished in {run.folder}; {run.advice()}")
 
 

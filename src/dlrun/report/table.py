@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dlrun.figures import counted
 from dlrun.report import measures, read
 
 if TYPE_CHECKING:
@@ -114,9 +115,9 @@ def _caption(lines: read.Lines) -> str:
     seconds = sum(float(line.get("seconds") or 0) for line in lines)
     parts = [
         f"checkpoint: {', '.join(filter(None, kept)) or 'none'}",
-        f"{'–'.join(map(str, dict.fromkeys((epochs[0], epochs[-1]))))} epochs",
+        f"{epochs[0]}–{epochs[-1]} epochs" if epochs[0] < epochs[-1] else counted(epochs[0], "epoch"),
         f"{seconds:.1f} s",
     ]
     if any(counts):
-        parts.insert(1, f"{sum(counts):,} rows")
+        parts.insert(1, counted(sum(counts), "row"))
     return " · ".join(parts)

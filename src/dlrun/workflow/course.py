@@ -141,7 +141,10 @@ class Workflow:
         job, train, val = self.split
         found = audit(raw, train, val, seed)
         self.run.write_json("audit.json", [asdict(finding) for finding in found])
-        prepared = before_and_after(raw, prepare(raw, train, val), raw.dev, train)
+        data = prepare(raw, train, val)
+        if not self.run.results():
+            assembly.check_batches(data)
+        prepared = before_and_after(raw, data, raw.dev, train)
         return [
             verdicts.problem(raw, self.config, found),
             verdicts.measure(self.measure, list(raw.targets)[1:]),

@@ -14,14 +14,14 @@ from dlrun.bootstrap import Interval
 from dlrun.build import patched
 from dlrun.errors import Refused
 from dlrun.experiment import Experiment, Watch
-from dlrun.figures import number
+from dlrun.figures import counted, number
 from dlrun.places import shipped
 from dlrun.protocols.plans import Plan, Rows, Whole
 from dlrun.protocols.repeats import repeated
 from dlrun.types import Job, Raw, Result, Score
 from dlrun.workflow.course import Workflow
 from dlrun.workflow.stages import FINALS, UNTRAINED, Stage, Staged
-from dlrun.workflow.verdicts import Verdict, apart, called, counted, interval
+from dlrun.workflow.verdicts import Verdict, apart, called, interval
 
 
 def _alone(stage: Stage, plan: Plan) -> Staged:

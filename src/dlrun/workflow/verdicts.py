@@ -8,7 +8,7 @@ from typing import Any
 from dlrun.bootstrap import Interval
 from dlrun.data.audit import Finding
 from dlrun.diagnosis import Diagnosis
-from dlrun.figures import number
+from dlrun.figures import counted, number
 from dlrun.problems import PROBLEMS
 from dlrun.types import Job, Raw, Score
 from dlrun.workflow.choices import Choice
@@ -72,7 +72,8 @@ def problem(raw: Raw, config: dict[str, Any], found: list[Finding]) -> Verdict:
     targets = ", ".join(f"{name} ({PROBLEMS[kind].text})" for name, kind in raw.targets.items())
     leaks = [finding for finding in found if finding.severity == "leak"]
     warnings = sum(finding.severity == "warning" for finding in found)
-    counts = f"{counted(len(leaks), 'leak')} and {counted(warnings, 'warning')}"
+    each = ((len(leaks), "leak"), (warnings, "warning"))
+    counts = " and ".join(counted(count, thing) if count else f"no {thing}s" for count, thing in each)
     text = f"{targets} from {inputs}, {len(raw):,} training + validation rows. The audit found {counts}."
     if leaks:
         text += " LEAK: scores cannot be believed before that is looked into: drop such columns or duplicates, or keep "
@@ -271,11 +272,6 @@ def interval(score: Interval | Score | None) -> str:
     if score.low is None or score.high is None:
         return number(score.value)
     return f"{number(score.value)} [{number(score.low)}, {number(score.high)}]"
-
-
-def counted(count: int, thing: str) -> str:
-    """'no leaks', '1 leak', '2 leaks'."""
-    return f"{count or 'no'} {thing}{'' if count == 1 else 's'}"
 
 
 def called(stage: str) -> str:
