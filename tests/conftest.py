@@ -2,7 +2,6 @@
 And a cache of its own: no test reads or writes the user's."""
 
 import atexit
-import copy
 import logging
 import os
 import pickle
@@ -85,20 +84,22 @@ def sketches(request):
 
 @pytest.fixture(autouse=True, scope="session")
 def parsed_once():
-    """Config files of dlrun are parsed once: to parse two dozen of them anew is a third of composing a run."""
+    """Files of dlrun and Hydra are parsed once: to parse two dozen of them anew is a third of composing a run."""
+    import hydra
     from omegaconf import OmegaConf
 
     from dlrun.places import conf_folder
 
-    shipped, load, known = str(conf_folder().resolve()) + os.sep, OmegaConf.load, {}
+    folders = conf_folder().resolve(), Path(hydra.__file__).parent / "conf"
+    shipped, load, known = tuple(f"{folder}{os.sep}" for folder in folders), OmegaConf.load, {}
 
     def remembered(file):
         name = str(getattr(file, "name", file))
         if not name.startswith(shipped):
             return load(file)
         if name not in known:
-            known[name] = load(file)
-        return copy.deepcopy(known[name])
+            known[name] = pickle.dumps(load(file))  # is read five times faster than it is copied
+        return pickle.loads(known[name])
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(OmegaConf, "load", remembered)
