@@ -21,6 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["XDG_CACHE_HOME"] = cache = tempfile.mkdtemp(prefix="dlrun-tests-")
 atexit.register(shutil.rmtree, cache, ignore_errors=True)
 
+ROOT = Path(__file__).parents[1]
 SEEN = {  # tests that look at what is drawn; elsewhere a dot stands for it, for to draw is half of a small run
     *("test_autoencoder", "test_commands_light", "test_dream", "test_explain", "test_gallery"),
     *("test_lr", "test_making", "test_pictures", "test_policy", "test_report_browser", "test_report_events"),
@@ -121,10 +122,11 @@ def composed_once(parsed_once):
     shipped, lists, configs = str(conf_folder()), {}, {}
 
     def files(source):
-        """All that can be read of a user's folder."""
-        of_user = source.scheme() == "file" and source.path != shipped
-        found = sorted(Path(source.path).rglob("*.yaml")) if of_user else []
-        return source.path, *((path, path.read_bytes()) for path in found if path.is_file())
+        """What decides what is read from there: of a user's folder all that stands in it."""
+        if source.scheme() != "file" or source.path == shipped:
+            return source.path
+        found = sorted(path for path in Path(source.path).rglob("*.yaml") if path.is_file())
+        return tuple((path.relative_to(source.path), path.read_bytes()) for path in found)
 
     def create_defaults_list(repo, overrides_list, **named):
         values = Overrides(repo, overrides_list).config_overrides
@@ -141,6 +143,27 @@ def composed_once(parsed_once):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hydra, "create_defaults_list", create_defaults_list)
         patch.setattr(hydra.ConfigLoaderImpl, "_compose_config_from_defaults_list", compose)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def answered_at_once():
+    """No test cuts the power, so none waits for the disk; git is asked where there is a checkout, of this one once."""
+    from dlrun import rundir
+
+    ask, known = rundir._asked_git, {}
+
+    def asked(*words):
+        here = Path.cwd()
+        if "-C" in words or here != ROOT and any((folder / ".git").exists() for folder in (here, *here.parents)):
+            return ask(*words)
+        if here == ROOT and words not in known:
+            known[words] = ask(*words)
+        return known[words] if here == ROOT else None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        patch.setattr(rundir, "_asked_git", asked)
         yield
 
 

@@ -25,6 +25,7 @@ def answer(words, folders):
 
 @pytest.mark.parametrize("words", WORDS, ids=" ".join)
 def test_what_is_remembered_of_composing_is_what_hydra_composes(tmp_path, words):
+    (tmp_path / "new.yaml").write_text(f"# {tmp_path}")
     expected, found = answer(words, [tmp_path]), answer(words, [])
     assert found == expected and str(found) == str(expected)  # in the same order
     if isinstance(found, dict):

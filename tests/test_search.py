@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import os
 
 import pytest
 import yaml
@@ -21,11 +20,6 @@ UNITS = Axis("model.units", low=2, high=64, whole=True)
 KIND = Axis("model", values=("dense", "linear"))
 DEPTH = Axis("depth", values=("1", "3", "5"))
 AXES = [LR, UNITS, KIND, DEPTH]
-
-
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda _: None)  # some ten a trial
 
 
 def settings(name="tpe", **changes):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,9 @@ def diabetes(*, test: Probability) -> Raw:
     return _table("load_diabetes", "progression", "number", test, scaled=False)
 
 
+@lru_cache(maxsize=8)
 def _load(name: str, **options: Any) -> Any:
+    """What scikit-learn reads from its files; jobs of a sweep share it, so that nothing may be written into it."""
     from sklearn import datasets
 
     return getattr(datasets, name)(**options)
