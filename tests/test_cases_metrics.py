@@ -305,6 +305,22 @@ def test_row_26_a_workflow_answers_with_its_winner_or_with_what_nothing_beat(ste
     assert len(set(found)) == (1 if stage == "constant" else 3)
 
 
+def test_row_26_a_workflow_of_folds_says_whose_answers_they_are_and_takes_the_name_of_a_candidate(tmp_path, capsys):
+    new, to = lettered(tmp_path / "t.csv"), tmp_path / "answers.json"
+    words = ["task=csv", f"data.path={tmp_path / 't.csv'}", "data.target=y", "data.test=0", "workflow.budget=1"]
+    assert main(["workflow", *words, "protocol=kfold", "protocol.folds=2", "workflow.protocol=task",
+                 "engine.epochs=1", f"output={tmp_path / 'out'}"]) == 0  # fmt: skip
+    folder = next((tmp_path / "out").rglob("workflow.json")).parent
+    capsys.readouterr()
+    answers_of(folder, new, to)
+    said = capsys.readouterr().out
+    assert "workflow" in said and "the mean of what 2 folds answer" in said
+    assert answers_of(folder, new, to, "fit=linear")[1]["fits"] == ["linear-fold-1", "linear-fold-2"]
+    assert main(["predict", str(folder), str(new), "fit=linea"]) == 2
+    said = capsys.readouterr().err
+    assert "there are: " in said and "linear" in said and len(said) < 1000
+
+
 def test_row_26_what_is_looked_into_says_which_fold_it_is(tmp_path, caplog):
     words = ["task=digits", "model=convnet", "protocol=kfold", "protocol.folds=2", "preset=smoke"]
     folder = run(tmp_path / "out", *words, "engine.max_steps=2")

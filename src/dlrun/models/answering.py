@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dlrun import stored
-from dlrun.errors import Refused
+from dlrun.errors import Refused, in_short
 from dlrun.figures import goal, goals_of
 from dlrun.whole import is_name
 
@@ -29,7 +29,7 @@ class Answering:
 
 
 def answering(folder: Path, fit: str = "") -> Answering | None:
-    """Who answers for a run; None where no fit has finished. fit: the name of the one that is asked for.
+    """Who answers for a run; None where no fit has finished. fit: the name of the fit, or stage, that is asked for.
 
     Of folds all answer, and the mean of their answers counts; of a walk forward the last one, which has seen the most.
     Of a workflow its final fit, else its winner, which may be the baseline or the linear model. Raises Refused for a
@@ -40,31 +40,33 @@ def answering(folder: Path, fit: str = "") -> Answering | None:
     names = list(dict.fromkeys(line["name"] for line in lines if line.get("scores")))
     if odd := [name for name in names if not is_name(name)]:
         raise Refused(f"{folder / 'results.jsonl'}: {odd[0]!r} is no name of a fit")
-    if fit and fit not in names:
-        raise Refused(f"fit={fit}: no such fit has finished in {folder}; there are: {', '.join(names) or 'none'}")
+    stages = list(dict.fromkeys(line["job"]["stage"] for line in lines if line.get("scores")))
+    if fit in names:
+        return Answering((fit,), f"the answers are those of {fit}", fit)
+    if fit and fit not in stages:
+        there = in_short(dict.fromkeys([*(stages if len(stages) > 1 else []), *names]), fit) or "none"
+        raise Refused(f"fit={fit}: no such fit has finished in {folder}; there are: {there}")
     if not names:
         return None
-    if fit:
-        return Answering((fit,), f"the answers are those of {fit}", fit)
-    stage, why = _stage(folder, lines)
+    stage, why = (fit, "") if fit else _stage(folder, lines)
     jobs = {line["name"]: line["job"] for line in lines if line["job"]["stage"] == stage and line.get("scores")}
     return _of_stage(folder, jobs, why) if jobs else Answering((names[-1],), "", names[-1])
 
 
 def _of_stage(folder: Path, jobs: Mapping[str, Mapping[str, Any]], why: str) -> Answering:
     names = tuple(jobs)
+    before = f"{why}: " if why else ""
     if len(names) == 1:
-        return Answering(names, f"{why}: {names[0]} answers" if why else "", names[0])
+        return Answering(names, f"{before}{names[0]} answers" if why else "", names[0])
     if next(iter(jobs.values())).get("folds", 1) == 1:
-        told = f"{why}: " if why else ""
-        return Answering(names[:1], f"{told}of {len(names)} seeds the first, {names[0]}, answers", names[0])
+        return Answering(names[:1], f"{before}of {len(names)} seeds the first, {names[0]}, answers", names[0])
     if _walks(folder):
         last = max(names, key=lambda name: (-jobs[name].get("repeat", 0), jobs[name]["fold"]))
-        told = f"of {len(names)} folds the last, {last}, answers: it has learnt from the most rows"
+        told = f"{before}of {len(names)} folds the last, {last}, answers: it has learnt from the most rows"
         return Answering((last,), told, last)
     shown = f"{names[0]} to {names[-1]}"
     one = names[0] if (folder / "fields" / f"{names[0]}.json").is_file() else names[-1]
-    told = f"the mean of what {len(names)} folds answer, {shown}; fit={names[0]} asks one of them"
+    told = f"{before}the mean of what {len(names)} folds answer, {shown}; fit={names[0]} asks one of them"
     return Answering(names, told, one)
 
 
