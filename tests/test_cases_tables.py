@@ -278,6 +278,31 @@ def test_row_36_series_are_read_with_the_options_of_other_files(train):
     assert code == 2 and "nothing comes before line 1" in said
 
 
+WRITTEN = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1", "cp1252", "mac_roman")
+
+
+@pytest.mark.parametrize("written", WRITTEN)
+def test_row_36_a_file_in_another_encoding_is_told_and_read(train, capsys, caplog, written):
+    rows = "".join(f"{n},{n % 7}.5\n" for n in range(60))
+    Path("s.csv").write_bytes(f"Tag,Größe\n{rows}".encode("latin-1"))
+    words = ("task=series", "data.path=s.csv", "data.time=Tag", "data.target=Größe", "data.lookback=3")
+    code, _, folder = train(*words, "data.encoding=latin-1")
+    assert code == 0
+    Path("new.csv").write_bytes(f"Tag,Größe\n{rows}".encode(written))
+    capsys.readouterr()
+    assert main(["predict", str(folder), "new.csv", f"encoding={written}"]) == 0
+    there = capsys.readouterr().out
+    alike = written in ("latin-1", "cp1252")
+    assert main(["predict", str(folder), "new.csv"]) == (0 if alike else 2)
+    seen = capsys.readouterr()
+    assert "\0" not in seen.err and ("Größe" in seen.out or "Größe" in seen.err or "data.encoding=utf" in seen.err)
+    assert (seen.out.split() == there.split()) == alike
+    if written == "utf-8":
+        assert "reads as UTF-8" in caplog.text
+    elif written.startswith("utf"):
+        assert f"data.encoding={written.removesuffix('-sig')}" in seen.err
+
+
 def packed(name, content):
     with zipfile.ZipFile(name, "w") as archive:
         for inner, text in content.items():

@@ -37,10 +37,10 @@ class Foretold:
     told: str = ""
 
 
-def of_series(folder: Path, file: Path, plugins: tuple[str, ...] = (), fit: str = "") -> Foretold:
+def of_series(folder: Path, file: Path, plugins: tuple[str, ...] = (), fit: str = "", **reading: str) -> Foretold:
     """What a run foretells after the last row of a CSV file with its columns; the file needs no target beyond them.
 
-    The window ends with that last row, as in training. Raises
+    The window ends with that last row, as in training. reading: its encoding, where that is another. Raises
     Refused where the run reads no series, where its data have changed since, and where the file lacks columns or rows.
     """
     jobs, told = answering_jobs(folder, fit)
@@ -50,7 +50,7 @@ def of_series(folder: Path, file: Path, plugins: tuple[str, ...] = (), fit: str 
     parts = list[Part]()
     for assembly, one in fits_again(folder, jobs, plugins):
         assert assembly.raw.further is not None and assembly.raw.order is not None
-        rows, _ = assembly.raw.further(str(file))
+        rows, _ = assembly.raw.further(str(file), **reading)
         table = apply(assembly.raw, one.data, rows)
         parts.append(Part(one, table, outputs_of(one, table)))
     outputs = mean_of(parts)

@@ -75,18 +75,19 @@ def of_pictures(folder: Path, places: Sequence[Place], plugins: tuple[str, ...] 
     return Answers(net.spec, seen, outputs, skipped=skipped, fits=names, told=told)
 
 
-def of_table(folder: Path, file: Path, plugins: tuple[str, ...] = (), fit: str = "") -> Answers:
+def of_table(folder: Path, file: Path, plugins: tuple[str, ...] = (), fit: str = "", **reading: str) -> Answers:
     """The answers of a run for the lines of a CSV file, prepared with what the run has learnt on its training rows.
 
-    Where every line has the targets, the scores too. Raises Refused where the run reads no table, where its data have
-    changed since, and where the file lacks a column or a number.
+    Where every line has the targets, the scores too. reading: its encoding, where that is another than the run's.
+    Raises Refused where the run reads no table, where its data have changed since, and where the file lacks a column
+    or a number.
     """
     jobs, told = answering_jobs(folder, fit)
     parts, lines = list[Part](), list[int]()
     for assembly, one in fits_again(folder, jobs, plugins):
         if assembly.raw.further is None:
             raise Refused(f"{folder} was not trained on a table: its rows cannot be read from {file}")
-        rows, lines = assembly.raw.further(str(file))
+        rows, lines = assembly.raw.further(str(file), **reading)
         if own_rows(assembly.config, file):
             rows = {column: values for column, values in rows.items() if column not in assembly.raw.targets}
         if not parts:

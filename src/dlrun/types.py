@@ -139,7 +139,7 @@ class Raw:
     labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
     note: str = ""
     words: Callable[[], tuple[str, ...]] | None = None
-    further: Callable[[str], tuple[Rows, list[int]]] | None = None
+    further: Callable[..., tuple[Rows, list[int]]] | None = None
     of_texts: Callable[[Sequence[str]], Rows] | None = None
     outlook: dict[str, Outlook] = field(default_factory=dict)
     shared: tuple[tuple[str, ...], ...] = ()

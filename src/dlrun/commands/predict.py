@@ -32,7 +32,7 @@ WIDE = 48  # letters of a text on the terminal
 class Asked:
     """What the words ask for: of which run, which reads what, for which files, folders or texts, written where.
 
-    encoding: of text files; '' for that of the run's own. fit: the one that is to answer; '' where the run says it.
+    encoding: of files; '' for that of the run's own. fit: the one that is to answer; '' where the run says it.
     """
 
     folder: Path
@@ -43,6 +43,11 @@ class Asked:
     encoding: str
     plugins: tuple[str, ...]
     fit: str = ""
+
+    @property
+    def reading(self) -> dict[str, str]:
+        """How a table or a series is read otherwise than that of the run."""
+        return {"encoding": self.encoding} if self.encoding else {}
 
 
 def predict(words: list[str]) -> int:
@@ -56,7 +61,9 @@ def predict(words: list[str]) -> int:
     if asked.kind == "series":
         from dlrun.commands.predict_series import foretold
 
-        text = foretold(asked.folder, one_table(asked.items), asked.plugins, asked.to, console, asked.fit)
+        text = foretold(
+            asked.folder, one_table(asked.items), asked.plugins, asked.to, console, asked.fit, **asked.reading
+        )
     else:
         answers, first = answered(asked, console)
         text = show(asked, answers, first, console)
@@ -82,7 +89,7 @@ def answered(asked: Asked, console: Console) -> tuple[Answers, str]:
         return replace(of_texts(asked.folder, found, asked.plugins, asked.fit), skipped=skipped), "text"
     from dlrun.inference import of_table
 
-    return of_table(asked.folder, one_table(asked.items), asked.plugins, asked.fit), "line"
+    return of_table(asked.folder, one_table(asked.items), asked.plugins, asked.fit, **asked.reading), "line"
 
 
 def read_words(words: list[str]) -> Asked:
@@ -91,7 +98,7 @@ def read_words(words: list[str]) -> Asked:
     kind = kind_of(folder)
     settings, others = {"to": "", "encoding": "", "fit": ""}, list[str]()
     for word in rest:
-        key, equals, value = word.partition("=")
+        key, equals, value = word.removeprefix("data.").partition("=")
         if key in settings and equals:
             settings[key] = value
         elif key.lstrip("+") != "plugins":
@@ -152,7 +159,9 @@ def file_columns(asked: Asked, lines: Sequence[Any]) -> dict[str, list[str]]:
 
     data = asked.config["data"]
     reading = {"separator": data.get("separator"), "header": data.get("header")}
-    whole = cells.read(str(one_table(asked.items)), encoding=data.get("encoding") or "utf-8", **reading)
+    whole = cells.read(
+        str(one_table(asked.items)), encoding=asked.encoding or data.get("encoding") or "utf-8", **reading
+    )
     place = {line: row for row, line in enumerate(whole.lines)}
     return {name: [column[place[line]] for line in lines] for name, column in whole.columns.items()}
 

@@ -20,13 +20,13 @@ HEADS = ("target", "column", "when", "ahead", "value", "unit")
 
 
 def foretold(
-    folder: Path, file: Path, plugins: tuple[str, ...], to: Path | None, console: Console, fit: str = ""
+    folder: Path, file: Path, plugins: tuple[str, ...], to: Path | None, console: Console, fit: str, **reading: str
 ) -> str:
     """Print what comes next, and answer with the text of the file `to` (.csv or .json). Raises Refused."""
     from dlrun.forecasts import of_series
     from dlrun.report import read
 
-    found = of_series(folder, file, plugins, fit)
+    found = of_series(folder, file, plugins, fit, **reading)
     config, data = read.config(folder), read.plain(folder / "data.json") or {}
     note = str(data.get("note") or "")
     title = read.called(config)

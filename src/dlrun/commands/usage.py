@@ -47,7 +47,7 @@ checkpoint=best      or last{TEST}{REASON}{PLUGINS}""",
     "predict": f"""{RUN}
 FILE…                images, folders, texts, or a CSV file of rows
 to=FILE.csv          or .json: where the predictions are written
-encoding=NAME        of text files{FIT}{PLUGINS}""",
+encoding=NAME        of the files, where that is another than the run's{FIT}{PLUGINS}""",
     "generate": f"""{RUN}
 kind=NAME            what is made; a wrong name lists what there is
 KEY=VALUE            a setting of that kind; a wrong name lists them

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import codecs
+import logging
 import zipfile
 from pathlib import Path
 
 from dlrun.data import formats
 from dlrun.errors import Refused
 
+log = logging.getLogger("dlrun")
+
+MARKS = {  # how a file begins that says itself what it is; that of UTF-32 begins as that of UTF-16
+    codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
+}  # fmt: skip
 SOME = "utf-8, utf-16, latin-1, cp1252, cp1250, cp1251, koi8-r, shift_jis, euc-jp, gb18030, big5, euc-kr"
 
 
@@ -19,10 +26,14 @@ def text_of(path: str, encoding: str) -> str:
         kind = "is a folder" if place.is_dir() else "does not exist"
         raise Refused(f"{path} {kind} (looked at {place.absolute()}); give the path of a CSV file, or of a zip of one")
     try:
-        content = place.read_bytes()
-        return decoded(_unpacked(place, content) or content, encoding, path)
+        packed = place.read_bytes()
+        content = _unpacked(place, packed) or packed
+        text = decoded(content, encoding, path)
     except (OSError, zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError) as error:
         raise Refused(f"{path} cannot be read: {error}") from error
+    if not checked(encoding).startswith("utf") and not content.isascii() and _is_utf8(content):
+        log.warning("%s reads as UTF-8, too, which is rarely by chance: was data.encoding=%s meant?", path, encoding)
+    return text
 
 
 def _unpacked(place: Path, content: bytes) -> bytes | None:
@@ -44,12 +55,27 @@ def decoded(content: bytes, encoding: str, place: str) -> str:
     """
     name = checked(encoding)
     formats.refuse(content, place)
+    said, mark = "UTF-8" if name == "utf-8" else encoding, _marked(content)
     try:
-        return content.decode("utf-8-sig" if name == "utf-8" else name).removeprefix("\ufeff")
+        text = content.decode("utf-8-sig" if name == "utf-8" else name).removeprefix("\ufeff")
     except UnicodeError as error:
         at = error.start if isinstance(error, UnicodeDecodeError) else 0
-        said = "UTF-8" if name == "utf-8" else encoding
         raise Refused(f"{place} is not {said} text (byte {at}): say what it is, {_guess(content)}") from error
+    if (mark and not name.startswith(mark)) or "\0" in text[:4096]:  # encodings of one byte a letter take any bytes
+        raise Refused(f"{place} is not {said} text: say what it is, {_guess(content)}")
+    return text
+
+
+def _marked(content: bytes) -> str:
+    """The encoding that the first bytes of a file name; '' where they name none."""
+    return next((name for mark, name in MARKS.items() if content.startswith(mark)), "")
+
+
+def _is_utf8(content: bytes) -> bool:
+    try:
+        return bool(content.decode("utf-8"))
+    except UnicodeDecodeError:
+        return False
 
 
 def checked(encoding: str) -> str:
@@ -64,8 +90,8 @@ def checked(encoding: str) -> str:
 
 
 def _guess(content: bytes) -> str:
-    if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        return "data.encoding=utf-16 by its first bytes"
+    if mark := _marked(content):
+        return f"data.encoding={mark} by its first bytes"
     if 4 * content[:4096].count(0) > len(content[:4096]):
         return f"data.encoding=utf-16-{'le' if content[1:2] == bytes(1) else 'be'} by its zeros"
     return "such as data.encoding=latin-1 or cp1252"

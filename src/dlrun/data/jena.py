@@ -64,7 +64,11 @@ def jena_climate(
     note = (
         "SYNTHETIC sample, not the real jena_climate: its figures say nothing about it" if source == "sample" else note
     )
-    return series.dataset(readings, plan, test, lambda path: series_file.read(path, CLOCK, plan.inputs), note)
+
+    def read(path: str, encoding: str | None) -> Readings:
+        return series_file.read(path, CLOCK, plan.inputs, series_file.How(encoding=encoding or "utf-8"))
+
+    return series.dataset(readings, plan, test, read, note)
 
 
 def official(file: str) -> Readings:

@@ -92,7 +92,11 @@ def series(
     ahead = outlooks(readings, wanted, tuple(rows - step for rows in delays(delay)), lookback, step)
     plan = Plan(tuple(inputs or readings.names), ahead, gaps, impute, scale == "standardise", look_ahead)
     again = replace(how, dates=readings.dates, written=readings.written or None)
-    return dataset(readings, plan, test, lambda file: series_file.read(file, time, plan.inputs, again))
+
+    def read(file: str, encoding: str | None) -> Readings:
+        return series_file.read(file, time, plan.inputs, replace(again, encoding=encoding or again.encoding))
+
+    return dataset(readings, plan, test, read)
 
 
 def delays(delay: int | list[int]) -> tuple[int, ...]:
@@ -137,7 +141,9 @@ def unit_of(column: str) -> str:
     return UNITS.get(unit, unit)
 
 
-def dataset(readings: Readings, plan: Plan, test: float, read: Callable[[str], Readings], note: str = "") -> Raw:
+def dataset(
+    readings: Readings, plan: Plan, test: float, read: Callable[[str, str | None], Readings], note: str = ""
+) -> Raw:
     """The dataset of a series: the last rows are set aside, and no window of either part reaches into the other."""
     count = round(test * len(readings)) if test < 1 else int(test)
     if count >= len(readings):
@@ -160,7 +166,7 @@ def dataset(readings: Readings, plan: Plan, test: float, read: Callable[[str], R
         order=readings.clock,
         labels={INPUT: plan.inputs} | {t: a.horizons for t, a in plan.targets.items() if len(a.rows) > 1},
         note=note,
-        further=lambda path: latest(read(path), plan),
+        further=lambda path, encoding=None: latest(read(path, encoding), plan),
         outlook=plan.targets,
         marks=(mark(readings, plan, slice(0, cut)), mark(readings, plan, slice(cut, None))),
     )

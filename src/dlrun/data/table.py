@@ -245,12 +245,12 @@ def _scored(target: Target, found: Cells) -> bool:
 
 def columns_only(
     numbers: tuple[str, ...], target: str, kind: Kind, classes: tuple[str, ...] = (), texts: tuple[str, ...] = ()
-) -> Callable[[str], tuple[Rows, list[int]]]:
+) -> Callable[..., tuple[Rows, list[int]]]:
     """What reads new rows of a dataset whose inputs are these number and text columns, its classes numbered from 0."""
     plan = Plan(numbers, (), (), (Target(target, kind, (target,), classes),), texts=texts)
 
-    def more(path: str) -> tuple[Rows, list[int]]:
-        rows, lines = further(plan, path)
+    def more(path: str, **reading: Any) -> tuple[Rows, list[int]]:
+        rows, lines = further(plan, path, **reading)
         if classes and target in rows:
             rows[target] = Labels(target, classes)(rows[target])
         return rows, lines
