@@ -278,10 +278,10 @@ def test_row_36_series_are_read_with_the_options_of_other_files(train):
     assert code == 2 and "nothing comes before line 1" in said
 
 
-WRITTEN = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1", "cp1252", "mac_roman")
+ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1", "cp1252", "mac_roman")
 
 
-@pytest.mark.parametrize("written", WRITTEN)
+@pytest.mark.parametrize("written", ENCODINGS)
 def test_row_36_a_file_in_another_encoding_is_told_and_read(train, capsys, caplog, written):
     rows = "".join(f"{n},{n % 7}.5\n" for n in range(60))
     Path("s.csv").write_bytes(f"Tag,Größe\n{rows}".encode("latin-1"))
