@@ -27,18 +27,18 @@ def observed(words: list[str]) -> Answer:
     """
     from dlrun.cli import main
 
-    before, out, err = files(), StringIO(), StringIO()
+    before, out, err = generated(words), StringIO(), StringIO()
     with redirect_stdout(out), redirect_stderr(err):
         code = main(list(words))
     if code:
         return {"words": words, "code": code, "refused": refusal(err.getvalue())}
-    found = {"words": words, "code": code, "made": dict(made(words, sorted(files() - before)))}
+    found = {"words": words, "code": code, "made": dict(made(words, sorted(generated(words) - before)))}
     return found if words[0] in TRAINING else found | {"said": numbers(out.getvalue())}
 
 
-def files() -> set[Path]:
-    """All files below the working folder."""
-    return {path for path in Path().rglob("*") if path.is_file()}
+def generated(words: list[str]) -> set[Path]:
+    """All that `generate` has made below the working folder; of other commands it is not asked."""
+    return set(Path().rglob("generated/**/*.*")) if words[0] == "generate" else set()
 
 
 def refusal(text: str) -> str:
@@ -60,7 +60,7 @@ def made(words: list[str], fresh: list[Path]) -> Iterator[tuple[str, Any]]:
         yield "answers", json.loads(answers.read_text()) | {"run": ""}
     if words[0] == "generate":
         for path in fresh:
-            if path.suffix in (".txt", ".png", ".gif") and "generated" in path.parts:
+            if path.suffix in (".txt", ".png", ".gif"):
                 yield path.name, path.read_text() if path.suffix == ".txt" else shades(path)
     if words[0] == "report":
         yield "whole", (folder / "report.html").read_text().rstrip().endswith("</html>")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 CONFIG = """\
 task:
@@ -88,3 +89,14 @@ def folds_run(folder: Path, folds=4, note="") -> Path:
         arrays = {"target/price": truth, "output/price": truth * 0.9 + noise.standard_normal((100, 1)) * 3}
         np.savez(folder / "predictions" / f"{name}-val.npz", **arrays)
     return folder
+
+
+def trained_run(place: Path, *words: str) -> Path:
+    """RUN in this folder: a small run that was trained there."""
+    from dlrun.cli import main
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        assert main(["task=digits", "preset=smoke", "model=dense", "output=made", *words]) == 0
+    (run,) = place.glob("made/digits/dense/*")
+    return run.rename(place / "RUN")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from made_up import trained_run
 
 import dlrun
 from dlrun.cli import main
@@ -72,16 +73,9 @@ def watching(*may):
 def finished(tmp_path_factory):
     """The folder of a finished run, which lies in a folder with a module `evil`."""
     place = tmp_path_factory.mktemp("stranger")
-    before = Path.cwd()
-    os.chdir(place)
-    try:
-        assert main(["task=digits", "preset=smoke", "callback=none", "model=dense", "output=made"]) == 0
-    finally:
-        os.chdir(before)
-    (run,) = place.glob("made/digits/dense/*")
-    run.rename(place / "RUN")
+    run = trained_run(place, "callback=none")
     (place / "evil.py").write_text("open('PWNED', 'w').write('evil')\ndef run(*_, **__): return 1e-3\n")
-    return place / "RUN"
+    return run
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from made_up import trained_run
 
 import dlrun
 from dlrun import checkpoint
@@ -18,15 +19,7 @@ SRC = Path(dlrun.__file__).parent
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The folder of a finished run with all that it writes by default."""
-    place = tmp_path_factory.mktemp("stranger")
-    before = Path.cwd()
-    os.chdir(place)
-    try:
-        assert main(["task=digits", "preset=smoke", "model=dense", "output=made"]) == 0
-    finally:
-        os.chdir(before)
-    (run,) = place.glob("made/digits/dense/*")
-    return run.rename(place / "RUN")
+    return trained_run(tmp_path_factory.mktemp("stranger"))
 
 
 def git(*words):
