@@ -78,10 +78,17 @@ def test_row_04_the_best_epoch_outlives_a_loss_that_is_nan(tmp_path, capsys):
     assert "resume" not in (told := capsys.readouterr().err) and f"dlrun rerun {run} optimizer.lr=" in told
 
 
-def test_row_04_folds_trained_as_one_keep_their_best_epochs(tmp_path):
+def test_row_04_folds_trained_as_one_keep_their_best_epochs(tmp_path, capsys):
     words = [*TINY, *NAN, "protocol=kfold", "protocol.folds=2", "protocol.stacked=true", "engine.epochs=4"]
     assert main([*words, f"output={tmp_path}"]) == 3
     assert set(kept_epochs(only_run(tmp_path)).values()) == {2}
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    capsys.readouterr()
+    for asked, answers in (("fit=", "fold-1"), ("fit=fold-2", "fold-2")):
+        assert main(["predict", str(only_run(tmp_path)), str(tmp_path / "a.png"), asked]) == 0
+        assert f"{answers} has no result" in capsys.readouterr().out
+    assert main(["predict", str(only_run(tmp_path)), str(tmp_path / "a.png"), "fit=fold-3"]) == 2
+    assert "there are: fold-1, fold-2" in capsys.readouterr().err
 
 
 class Broken(Exception):

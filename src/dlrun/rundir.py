@@ -132,9 +132,10 @@ class RunDir:
         self.write_json(CUT, known | {job.name: {"job": asdict(job), "why": why, "diverged": diverged}})
 
     def cut(self) -> list[Job]:
-        """The fits that an error has ended, and that have no result."""
+        """The fits that an error has ended, and that have no result, in the order of their folds."""
         done = {result.job.name for result in self.results()}
-        return [Job(**about["job"]) for name, about in (self.read_json(CUT) or {}).items() if name not in done]
+        found = [Job(**about["job"]) for name, about in (self.read_json(CUT) or {}).items() if name not in done]
+        return sorted(found, key=lambda job: (job.repeat, job.fold))
 
     def caution(self, job: Job) -> str:
         """What is to be said beside what comes of such a fit."""

@@ -40,14 +40,14 @@ def answering(folder: Path, fit: str = "") -> Answering | None:
     names = list(dict.fromkeys(line["name"] for line in lines if line.get("scores")))
     if odd := [name for name in names if not is_name(name)]:
         raise Refused(f"{folder / 'results.jsonl'}: {odd[0]!r} is no name of a fit")
+    if not names:
+        return None
     stages = list(dict.fromkeys(line["job"]["stage"] for line in lines if line.get("scores")))
     if fit in names:
         return Answering((fit,), f"the answers are those of {fit}", fit)
     if fit and fit not in stages:
-        there = in_short(dict.fromkeys([*(stages if len(stages) > 1 else []), *names]), fit) or "none"
+        there = in_short(dict.fromkeys([*(stages if len(stages) > 1 else []), *names]), fit)
         raise Refused(f"fit={fit}: no such fit has finished in {folder}; there are: {there}")
-    if not names:
-        return None
     stage, why = (fit, "") if fit else _stage(folder, lines)
     jobs = {line["name"]: line["job"] for line in lines if line["job"]["stage"] == stage and line.get("scores")}
     return _of_stage(folder, jobs, why) if jobs else Answering((names[-1],), "", names[-1])

@@ -12,7 +12,7 @@ from torch import nn
 
 from dlrun import checkpoint, stored
 from dlrun.build import patched
-from dlrun.errors import Refused
+from dlrun.errors import Refused, in_short
 from dlrun.models import weights
 from dlrun.models.answering import answering, fields_file, looked_into
 from dlrun.models.own import model_of
@@ -81,7 +81,7 @@ def main_job(folder: Path, fit: str = "", *, quiet: bool = True) -> Job:
     stored.config(folder)
     found = answering(folder, fit)
     if found is None:
-        job, told = _cut_job(RunDir(folder))
+        job, told = _cut_job(RunDir(folder), fit)
         log.warning("%s", told)
         return job
     if not quiet and (told := looked_into(found)):
@@ -93,7 +93,7 @@ def answering_jobs(folder: Path, fit: str = "") -> tuple[list[Job], str]:
     """The fits whose mean is a run's answer, and what is to be said of them; see `answering`."""
     found = answering(folder, fit)
     if found is None:
-        job, told = _cut_job(RunDir(folder))
+        job, told = _cut_job(RunDir(folder), fit)
         return [job], told
     return [job_called(folder, name) for name in found.names], found.told
 
@@ -104,12 +104,18 @@ def job_called(folder: Path, name: str) -> Job:
     return read_result(found[0]).job
 
 
-def _cut_job(run: RunDir) -> tuple[Job, str]:
-    """The first fit that an error has ended, and a word of caution. Raises Refused where it left no weights."""
-    for job in run.cut():
-        if checkpoint.there(run.checkpoints(job)):
-            return job, f"{run.caution(job)}: the answers are those of its best epoch"
-    raise Refused(f"no fit has finished in {run.folder}; {run.advice()}")
+def _cut_job(run: RunDir, fit: str) -> tuple[Job, str]:
+    """The first fit that an error has ended, or the one of this name, and a word of caution.
+
+    Raises Refused where it left no weights.
+    """
+    left = {job.name: job for job in run.cut() if checkpoint.there(run.checkpoints(job))}
+    if not left:
+        raise Refused(f"no fit has finished in {run.folder}; {run.advice()}")
+    if fit and fit not in left:
+        raise Refused(f"fit={fit}: no such fit in {run.folder}; there are: {in_short(left, fit)}")
+    job = left[fit] if fit else next(iter(left.values()))
+    return job, f"{run.caution(job)}: the answers are those of its best epoch"
 
 
 def read_spec(run: RunDir, fit: str = "") -> Spec:
