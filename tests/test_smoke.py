@@ -34,6 +34,11 @@ SMALL = ["data.size=[48,48]"]  # of photographs
 SEALED = ["data.test=0.1", "objective.length=20", "model.units=32"]  # of texts
 WRITING = ["objective.length=20", "data.step=40"]
 SHORT = ["data.lookback=480", "protocol.validation=200", "engine.max_steps=4"]  # of series
+FEWER = {
+    "gan_frogs": ["model.filters=8", "model.discriminator=8"],
+    "gan_digits": ["model.generator=[32,16,8,8]", "model.discriminator=[8,16,32]"],
+    "style_transfer": ["data.size=64"],
+}
 ON_VGG16 = ("cats_dogs_features", "cats_dogs_frozen", "cats_dogs_tuned")  # which takes its time
 
 
@@ -56,7 +61,8 @@ def test_the_globs_are_not_quiet():
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_in_smoke_size(task, tmp_path, capsys, drawn):
     words = ["preset=smoke", "test=true", "reason=a smoke run", "protocol=holdout"]
-    words += {"cats_dogs": SMALL, "jena_climate": SHORT, "social": ["data.rows=200"]}.get(task, [])
+    words += {"cats_dogs": SMALL, "jena_climate": SHORT, "questions": ["data.rows=1000"]}.get(task, [])
+    words += ["data.rows=200"] if task in ("social", "tickets") else []
     words += SEALED if objective(task) == "language" else []
     code, results = run([f"task={task}", *words], tmp_path)
     said = capsys.readouterr().out
@@ -86,7 +92,7 @@ def test_the_experiments_on_vgg16_in_smoke_size(experiment, tmp_path):
 def test_every_experiment_in_smoke_size(experiment, tmp_path, capsys):
     smaller = SMALL if experiment.startswith("cats_dogs") else SHORT if experiment.startswith("jena") else []
     smaller = WRITING if experiment.startswith("nietzsche") else smaller
-    smaller = ["model.filters=8", "model.discriminator=8"] if experiment == "gan_frogs" else smaller
+    smaller = FEWER.get(experiment, smaller)
     if experiment in ON_VGG16:
         smaller = [*smaller, "model.architecture=squeezenet1_1"]
     if experiment == "glove_200":  # published vectors have no sample
