@@ -116,17 +116,17 @@ def test_one_that_hangs_is_a_failed_row(here):
 
 
 def test_one_that_raises_and_one_that_is_killed_are_failed_rows(here):
-    ends = "model.ends=well,'raises 1',killed,well2,well3"
+    ends = "model.ends=killed,'raises 1',well"  # the last of them after both
     code, out = ran(here, ends)
     rows = {row["model.ends"].strip("'"): row for row in table(here)}
-    assert code == 1 and len(rows) == 5, out
+    assert code == 1 and len(rows) == 3, out
     assert {name for name, row in rows.items() if row["status"] == "failed"} == {"raises 1", "killed"}
     assert "RuntimeError: no good: raises 1" in rows["raises 1"]["error"]
     assert "SIGKILL" in rows["killed"]["error"]
     assert all(float(row["accuracy"]) >= 0 for row in rows.values() if row["status"] == "done")
     assert "no good" in (folder_of(here) / rows["raises 1"]["folder"] / "log.txt").read_text()
     assert "epoch 2/2" in (folder_of(here) / rows["well"]["folder"] / "console.txt").read_text()
-    assert "epoch" not in out and out.count("job ") >= 5 and "best: dlrun task=digits" in out
+    assert "epoch" not in out and out.count("job ") >= 3 and "best: dlrun task=digits" in out
 
 
 @pytest.mark.slow
