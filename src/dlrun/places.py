@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +81,16 @@ def option_file(folders: Iterable[Path], group: str, option: str) -> Path | None
 
 def shipped(group: str, option: str) -> dict[str, Any]:
     """The values of a part that comes with dlrun: its own file, without what it inherits. Raises Refused."""
-    import yaml
-
     path = conf_folder() / group / f"{option}.yaml"
     if not path.is_file():
         raise Refused(f"no {group} '{option}'. There are: {in_short(options(conf_folder(), group), option)}")
-    found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return {key: value for key, value in found.items() if key != "defaults"}
+    return {key: value for key, value in copy.deepcopy(_parsed(path)).items() if key != "defaults"}
+
+
+@cache
+def _parsed(path: Path) -> dict[str, Any]:
+    """A file that comes with dlrun; a workflow asks for the same few hundreds of times."""
+    import yaml
+
+    found: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return found
