@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 from filelock import FileLock
@@ -20,6 +19,7 @@ from PIL import Image
 from dlrun import callbacks, checkpoint, engine, learner, rundir, stack
 from dlrun.cli import main
 from dlrun.objectives import supervised
+from dlrun.places import PACKAGE
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -499,7 +499,7 @@ def test_row_runs_the_environment_says_which_dlrun_it_was(tmp_path, elsewhere):
     assert main([*TINY, "engine.epochs=1", f"output={tmp_path}"]) == 0
     about = json.loads((only_run(tmp_path) / "environment.json").read_text())
     assert about["dlrun"]["version"] and about["git"]["commit"] is None  # the working folder is none of git's
-    root = Path(rundir.__file__).parents[2]
+    root = PACKAGE.parents[1]
     assert (root / ".git").exists() == bool(about["dlrun"].get("commit"))
 
 

@@ -101,9 +101,9 @@ def test_a_step_that_is_not_the_same_calls_each_time_is_refused(tmp_path, monkey
 
 
 def not_compiled(monkeypatch, **places):
-    """No compiler: in its place what these make of a function, by module; the function itself where none does."""
-    for module in (replay, flat):
-        wrong = places.get(module.__name__.rpartition(".")[2], lambda function: lambda now: function(*now))
+    """No compiler: in its place what these make of a function, by what it is for; else the function itself."""
+    for place, module in (("replay", replay), ("flat", flat)):
+        wrong = places.get(place, lambda function: lambda now: function(*now))
         monkeypatch.setattr(module, "compiled", lambda function, inputs, what, wrong=wrong: wrong(function))
 
 

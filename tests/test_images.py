@@ -63,8 +63,8 @@ def test_two_folders_are_a_binary_question_and_three_are_classes(tmp_path):
 def test_test_pictures_are_not_opened_before_they_are_asked_for(tmp_path, monkeypatch):
     seen = set()
     whole = archives.content
-    for module in ("picture_cache", "picture_pool"):
-        monkeypatch.setattr(f"dlrun.data.{module}.content", lambda place, name: seen.add(name) or whole(place, name))
+    for module in ("dlrun.data.picture_cache", "dlrun.data.picture_pool"):
+        monkeypatch.setattr(f"{module}.content", lambda place, name: seen.add(name) or whole(place, name))
     raw = images(photos(tmp_path))
     assert seen == set(names(raw.dev))
     assert seen == set(names(raw.dev)) | set(names(raw.test()))

@@ -40,7 +40,7 @@ def _objective(config: Config) -> str:
 
 
 def _part(config: Config, group: str) -> str:
-    return str(config[group].get("_target_", "")).removeprefix("dlrun.")
+    return str(config[group].get("_target_", ""))
 
 
 def _no_sample(config: Config) -> bool:
@@ -48,7 +48,7 @@ def _no_sample(config: Config) -> bool:
     data, model = config["data"], config["model"]
     inside = [each for each in data.values() if isinstance(each, dict)]
     there = any("source" in each for each in (data, model, *inside))
-    return not there or (_part(config, "data") == "data.shards.shards" and data["path"] is not None)
+    return not there or (_part(config, "data") == "dlrun.data.shards.shards" and data["path"] is not None)
 
 
 def _of_folder(config: Config) -> bool:
@@ -60,7 +60,7 @@ def _data(name: str, holds: Callable[[Config], bool]) -> Callable[[Config], bool
     return lambda config: _part(config, "data") == name and holds(config["data"])
 
 
-CSV, IMAGES, TEXTS = "data.table_csv.csv", "data.images.images", "data.texts.texts"
+CSV, IMAGES, TEXTS = "dlrun.data.table_csv.csv", "dlrun.data.images.images", "dlrun.data.texts.texts"
 IDLE = (
     Idle(
         (*STEPS, *(f"engine.{key}" for key in STEPS_OF_ENGINE)),
@@ -138,8 +138,14 @@ IDLE = (
         lambda c: _part(c, "data") == TEXTS and _of_folder(c),
         "it is for a CSV file, and these texts are in a folder",
     ),
-    Idle(("data.time_format",), _data("data.series.series", lambda d: d["time"] is None), "it is for data.time=COLUMN"),
-    Idle(("data.encoding",), _data("data.text_file.text_file", lambda d: d["path"] is None), "it is for data.path"),
+    Idle(
+        ("data.time_format",),
+        _data("dlrun.data.series.series", lambda d: d["time"] is None),
+        "it is for data.time=COLUMN",
+    ),
+    Idle(
+        ("data.encoding",), _data("dlrun.data.text_file.text_file", lambda d: d["path"] is None), "it is for data.path"
+    ),
 )
 
 
