@@ -87,7 +87,8 @@ def cpu(act: Callable[[], Any], runs: int = 3) -> float:
 
 def worst(place: Path) -> Callable[[], Any]:
     from dlrun import gallery
-    from dlrun.types import Field, Raw
+    from dlrun.core.dataset import Raw
+    from dlrun.core.types import Field
 
     random, rows = np.random.RandomState(0), 10_000
     columns = {
@@ -105,8 +106,8 @@ def linear() -> Callable[[], Any]:
     from bench_peer_own import bench
 
     from dlrun.build import build
+    from dlrun.core.types import Field, Spec
     from dlrun.tables import Bag, Plain, Table
-    from dlrun.types import Field, Spec
 
     random, rows, each, width = np.random.default_rng(0), 20_000, 20, 10_000
     words = np.sort(random.integers(0, width // each, (rows, each)) + np.arange(each) * (width // each), 1)
@@ -122,8 +123,8 @@ def audits() -> Iterator[bool]:
     """Of the book's data sets, where the official files are."""
     from dlrun.build import build
     from dlrun.commands.configure import configure
+    from dlrun.core.paths import data_root
     from dlrun.data.audit import audit
-    from dlrun.places import data_root
 
     for task, most in AUDITS.items():
         if not (data_root() / task.partition("_")[0]).is_dir():

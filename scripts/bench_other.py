@@ -81,7 +81,7 @@ def bar(what: str, found: float, most: float, unit: str) -> bool:
 
 def there(task: str) -> list[str]:
     """The words that a task needs to run on its sample where its official files are not there; none otherwise."""
-    from dlrun.places import data_root
+    from dlrun.core.paths import data_root
 
     name = FILES.get(task)
     return [] if name is None or (data_root() / name).is_dir() else ["source=sample"]
@@ -117,7 +117,7 @@ def tell_rows(rounds: int = 5, seconds: float = 1.0) -> None:
     import torch
     from bench_peer_own import bench
 
-    from dlrun.runtime import flush_denormals
+    from dlrun.core.device import flush_denormals
 
     torch.set_num_threads(1)
     flush_denormals()
@@ -138,8 +138,8 @@ def table_of(bench: Any, rows: int) -> Any:
     import torch
     from torch import nn
 
+    from dlrun.core.types import Field, Spec
     from dlrun.tables import Plain
-    from dlrun.types import Field, Spec
 
     spec = Spec({"x": Field("number", (COLUMNS,))}, {"y": Field("number", (1,))})
     columns = lambda: {"x": Plain(torch.randn(rows, COLUMNS)), "y": Plain(torch.randn(rows, 1))}  # noqa: E731

@@ -20,7 +20,7 @@ import torch
 from bench_peer import EPS, LR, RHO, Fit, Given
 from torch.utils.data import DataLoader, TensorDataset
 
-from dlrun import runtime
+from dlrun.core import device
 from dlrun.tables import Plain, Table
 
 
@@ -47,7 +47,7 @@ def peer(given: Given, columns: Any, variant: str) -> tuple[Fit, int]:
     size = sum(parameter.numel() for parameter in given.network().parameters())
     name, *settings = variant.split(",")
     if name == "dlrun":
-        runtime.keep_memory()
+        device.keep_memory()
         return dlrun(given, work, table, dict(word.split("=") for word in settings)), size
     few = {key: Plain(value.to_dense()) for key, value in next(table.batches(given.batch_size)).items()}
     loop = bench().by_hand if name == "loop" else over_loader

@@ -7,8 +7,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from dlrun.tables import Plain, Sequences, Windows
-from dlrun.types import Field, Spec
+from dlrun.core.types import Field, Spec
+from dlrun.sequences import Sequences, Windows
+from dlrun.tables import Plain
 
 Parts = tuple[Any, ...]  # what a Workload is made of
 WORDS, STEPS = 10000, 500

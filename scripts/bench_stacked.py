@@ -10,12 +10,12 @@ import torch
 
 from dlrun import metrics
 from dlrun.build import build
+from dlrun.core.dataset import Data
 from dlrun.engine import Trainer
 from dlrun.learner import Learner
 from dlrun.objectives.supervised import Supervised
 from dlrun.stack import Stack
 from dlrun.tables import Plain, Table
-from dlrun.types import Data
 
 Node = Callable[..., dict[str, Any]]
 CPU = torch.device("cpu")

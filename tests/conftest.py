@@ -149,9 +149,9 @@ def composed_once(parsed_once):
 @pytest.fixture(autouse=True, scope="session")
 def answered_at_once():
     """No test cuts the power, so none waits for the disk; git is asked where there is a checkout, of this one once."""
-    from dlrun import rundir
+    from dlrun.core import run_folder
 
-    ask, known = rundir._asked_git, {}
+    ask, known = run_folder._asked_git, {}
 
     def asked(*words):
         here = Path.cwd()
@@ -163,7 +163,7 @@ def answered_at_once():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
-        patch.setattr(rundir, "_asked_git", asked)
+        patch.setattr(run_folder, "_asked_git", asked)
         yield
 
 

@@ -15,17 +15,20 @@ from beside import HERE, Beside
 from laboratory import SPEC, node, table, trainer, weights, wired
 from torch import nn
 
-from dlrun import checkpoint, processes, sharded, united
+from dlrun import processes, sharded, united
 from dlrun.build import build
 from dlrun.callbacks import KeepBest
-from dlrun.engine import Interrupted, Trainer
+from dlrun.core import checkpoint
+from dlrun.core.dataset import Data
+from dlrun.core.errors import Diverged, Interrupted
+from dlrun.core.types import Field, Spec
+from dlrun.engine import Trainer
 from dlrun.learner import Learner
-from dlrun.meter import Diverged, with_intervals
+from dlrun.meter import with_intervals
 from dlrun.objectives.adversarial import Adversarial
 from dlrun.objectives.contest import Contest
 from dlrun.objectives.supervised import Supervised
 from dlrun.tables import Plain, Table
-from dlrun.types import Data, Field, Spec
 
 SGD = {"optimizer": "sgd", "dropout": 0.0}
 BINARY = Spec({"x": Field("number", (5,))}, {"y": Field("binary", (1,), 2, ("no", "yes"))})

@@ -13,12 +13,13 @@ from torch import nn
 from dlrun import metrics
 from dlrun.build import build
 from dlrun.commands.preview import merged
+from dlrun.core.dataset import Data
+from dlrun.core.types import Field, Spec
 from dlrun.engine import Trainer
 from dlrun.learner import Learner
 from dlrun.objectives.supervised import Supervised
 from dlrun.places import conf_folder
 from dlrun.tables import Plain, Table
-from dlrun.types import Data, Field, Spec
 
 BAG: dict[str, Any] = {"length": None, "pad": "front", "cut": "front", "bucket": False}  # words without their order
 SPEC = Spec({"x": Field("number", (5,))}, {"y": Field("category", (), 3, ("a", "b", "c"))})

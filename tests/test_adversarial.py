@@ -17,13 +17,15 @@ from dlrun.assembly import Assembly
 from dlrun.build import build
 from dlrun.cli import main
 from dlrun.commands.configure import configure
+from dlrun.core.random import mix
+from dlrun.core.types import Field, Job, Spec
 from dlrun.models.dcgan import Dcgan
 from dlrun.objectives import frechet
 from dlrun.objectives.adversarial import Adversarial, between, nearest_of, spread
 from dlrun.objectives.contest import Contest, gradient_penalty
 from dlrun.objectives.frechet import Judge
-from dlrun.tables import Pixels, Table, mix
-from dlrun.types import Field, Job, Spec
+from dlrun.pixels import Pixels
+from dlrun.tables import Table
 
 SMALL = ("model.generator=[8,4]", "model.discriminator=[4,8]", "model.latent=5")
 WORDS = ("task=digits", "objective=adversarial", "model=dcgan", *SMALL, "callback=none", "engine.device=cpu")

@@ -17,9 +17,9 @@ from PIL import Image
 
 from dlrun.callbacks import Collapse
 from dlrun.cli import main
+from dlrun.core.errors import Refused
+from dlrun.core.types import Row
 from dlrun.data import frogs
-from dlrun.errors import Refused
-from dlrun.types import Row
 
 LIGHT = ("model.generator=[4]", "model.discriminator=[4]", "preset=smoke", "source=official", "engine.max_steps=3")
 

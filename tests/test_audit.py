@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from laboratory import BAG
 
+from dlrun.core.dataset import Ragged, Raw
 from dlrun.data import embedded, mnist, words
 from dlrun.data.audit import RANKS, audit
 from dlrun.data.audit_rows import identities
 from dlrun.data.steps import Categories, Impute, MultiHot, Standardise, Unit
 from dlrun.protocols.split import held_out
-from dlrun.types import Ragged, Raw
 
 SEEDS = range(4)
 ROWS = 600

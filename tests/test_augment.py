@@ -13,19 +13,19 @@ from laboratory import same, weights
 from rich.console import Console
 from torchvision.transforms.v2 import functional as tv
 
-from dlrun import checkpoint
-from dlrun.augment import augmented, colour, crop, cutmix, flip, mixup, moves, rotate, shear, shift, zoom
-from dlrun.augment.colours import turned
-from dlrun.augment.moves import moved, rotation, translation, warp
+from dlrun.augment import augmented, moves
+from dlrun.augment.colours import colour, turned
+from dlrun.augment.mixing import cutmix, mixup
+from dlrun.augment.moves import crop, flip, moved, rotate, rotation, shear, shift, translation, warp, zoom
 from dlrun.build import build
 from dlrun.cli import main
 from dlrun.commands.explain import assembled
-from dlrun.engine import Interrupted
-from dlrun.errors import Refused
+from dlrun.core import checkpoint
+from dlrun.core.errors import Interrupted, Refused
+from dlrun.core.types import Field, Spec
 from dlrun.losses import cross_entropy, focal, mae, mse
 from dlrun.objectives.supervised import Supervised
 from dlrun.places import conf_folder
-from dlrun.types import Field, Spec
 
 OPTIONS = sorted(path for path in (conf_folder() / "augment").glob("*.yaml") if path.stem != "none")
 STILL = {  # settings under which nothing happens

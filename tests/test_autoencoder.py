@@ -14,19 +14,19 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
 
-from dlrun import checkpoint
 from dlrun.build import build
 from dlrun.cli import main
+from dlrun.core import checkpoint
+from dlrun.core.errors import Refused
+from dlrun.core.random import mix
+from dlrun.core.types import Field, Spec
 from dlrun.data.embedded import breast_cancer, diabetes, digits, wine
 from dlrun.data.prepare import prepare
 from dlrun.engine import Trainer
-from dlrun.errors import Refused
 from dlrun.learner import Learner
 from dlrun.objectives.given import Given
 from dlrun.objectives.noise import Noise
 from dlrun.objectives.principal import principal
-from dlrun.tables import mix
-from dlrun.types import Field, Spec
 
 CONVOLUTIONS = {"filters": [4, 8], "strides": [2, 1], "dense": [], "decoder_dense": [], "decoder_filters": [4]}
 

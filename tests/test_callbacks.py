@@ -13,19 +13,21 @@ from laboratory import SPEC, node, same, table, trainer, weights, wired
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from dlrun import checkpoint, events
+from dlrun import events
 from dlrun.board import activations, graph
 from dlrun.build import build
 from dlrun.callbacks import Activations, EarlyStopping, KeepBest, TensorBoard
 from dlrun.calls import calls, parts
 from dlrun.cli import main
-from dlrun.engine import Interrupted
-from dlrun.errors import Refused
+from dlrun.core import checkpoint
+from dlrun.core.dataset import Data
+from dlrun.core.errors import Interrupted, Refused
+from dlrun.core.stored_files import lines
+from dlrun.core.types import Field, Row, Spec
 from dlrun.models.layers import Join
 from dlrun.optim import Moment, Plateau
-from dlrun.rundir import lines
-from dlrun.tables import Plain, Sequences, Table
-from dlrun.types import Data, Field, Row, Spec
+from dlrun.sequences import Sequences
+from dlrun.tables import Plain, Table
 
 WORDS = ("", "▯", "the", "good film", "bad\tfilm", "old", "new")
 READS = Spec({"text": Field("tokens", (), len(WORDS), WORDS)}, SPEC.targets)

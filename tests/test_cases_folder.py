@@ -16,10 +16,11 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from dlrun import callbacks, checkpoint, engine, learner, rundir, stack
+from dlrun import callbacks, engine, learner, stack
 from dlrun.cli import main
+from dlrun.core import checkpoint, run_folder, stored_files
+from dlrun.core.paths import PACKAGE
 from dlrun.objectives import supervised
-from dlrun.places import PACKAGE
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -40,7 +41,7 @@ def only_run(output):
 
 
 def history(run):
-    return rundir.lines(run / "history.jsonl")
+    return stored_files.lines(run / "history.jsonl")
 
 
 def best_epochs(run):
@@ -70,7 +71,7 @@ def test_row_04_the_best_epoch_outlives_a_loss_that_is_nan(tmp_path, capsys):
     assert main(["predict", str(run), str(tmp_path / "a.png")]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert told.count("the answers are those of its best epoch") == 1
-    assert not rundir.lines(run / "results.jsonl")
+    assert not stored_files.lines(run / "results.jsonl")
     assert main(["report", str(run)]) == 0 and "fit has no result" in (run / "report.md").read_text()
     assert main(["visualize", str(run)]) == 0
     capsys.readouterr()
@@ -100,7 +101,7 @@ PLACES = {
     "loss": (supervised.Supervised, "steps", MemoryError),
     "optimizer": (learner.Learner, "_apply", Broken),
     "evaluation": (engine.Trainer, "visit", MemoryError),
-    "history": (rundir.RunDir, "append_history", OSError),
+    "history": (run_folder.RunDir, "append_history", OSError),
     "keeping": (engine.Trainer, "state", MemoryError),
     "writing": (engine.Trainer, "save", OSError),
 }
@@ -317,7 +318,9 @@ def weights(run, job="fit", name="last"):
 
 
 def results_of(run):
-    return [{key: line[key] for key in ("name", "scores", "epochs")} for line in rundir.lines(run / "results.jsonl")]
+    return [
+        {key: line[key] for key in ("name", "scores", "epochs")} for line in stored_files.lines(run / "results.jsonl")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -337,7 +340,7 @@ def test_row_44_a_finished_run_trained_on_is_one_trained_so_long_from_the_start(
     for path in whole.glob("checkpoints/*"):
         for name in ("last", "best"):
             assert weights(part, path.name, name) == weights(whole, path.name, name)
-    assert {line["epochs"] for line in rundir.lines(part / "earlier_results.jsonl")} == {2}
+    assert {line["epochs"] for line in stored_files.lines(part / "earlier_results.jsonl")} == {2}
     changes = json.loads((part / "changes.json").read_text())
     assert set(changes) == set(kept_epochs(part)) and all(
         each[0]["epoch"] == 2 and each[0]["settings"] == {"engine.epochs": [2, 4]} for each in changes.values()
@@ -367,7 +370,7 @@ def test_row_44_a_learning_rate_changes_from_the_epoch_that_is_noted(tmp_path, u
     assert main(["resume", str(fast), "optimizer.lr=0.05"]) == 0
     assert "0.05 from epoch 3, batch 2 on" in capsys.readouterr().out
     assert history(slow)[:4] == history(fast)[:4] and history(slow)[4:] != history(fast)[4:]
-    (line,) = rundir.lines(fast / "results.jsonl")
+    (line,) = stored_files.lines(fast / "results.jsonl")
     assert "→ 0.05 from epoch 3, batch 2 on" in line["note"]
     (group,) = checkpoint.load(fast / "checkpoints/fit/last.pt")["learner"]["optimizers"]["model"]["param_groups"]
     assert group["lr"] == 0.05
@@ -406,7 +409,7 @@ def test_row_44_a_batch_size_cannot_change_amid_an_epoch(tmp_path, monkeypatch, 
     assert "fit is in epoch 2, batch 4" in capsys.readouterr().err
     assert main(["resume", str(run)]) == 0
     assert main(["resume", str(run), "engine.batch_size=32", "engine.epochs=4"]) == 0
-    assert "engine.batch_size" in rundir.lines(run / "results.jsonl")[0]["note"]
+    assert "engine.batch_size" in stored_files.lines(run / "results.jsonl")[0]["note"]
 
 
 def test_row_42_a_file_that_is_too_large_is_one_line_and_the_run_goes_on_with_room(tmp_path, monkeypatch, capsys):

@@ -12,15 +12,15 @@ import torch
 import yaml
 from laboratory import SPEC, node, same, trainer, weights, wired
 
-from dlrun import checkpoint, runtime
 from dlrun.build import build
 from dlrun.cli import main
-from dlrun.engine import Interrupted
-from dlrun.errors import Refused
+from dlrun.core import checkpoint, device
+from dlrun.core.dataset import Raw
+from dlrun.core.errors import Interrupted, Refused
+from dlrun.core.types import Field
 from dlrun.inspect.rates import Curve, advice, smooth
 from dlrun.optim import Moment
 from dlrun.places import conf_folder, options
-from dlrun.types import Field, Raw
 from dlrun.workflow.choices import measure
 from dlrun.workflow.stages import Course
 
@@ -338,7 +338,7 @@ def test_row_06_schedule_average_and_bound_count_steps_that_were_taken(tmp_path)
 
 def test_row_06_bf16_without_units_for_it_is_told_once(tmp_path, monkeypatch):
     for units, count in ((set(), 1), ({"fpu"}, 0)):
-        monkeypatch.setattr(runtime, "BF16_UNITS", units, raising=False)
+        monkeypatch.setattr(device, "BF16_UNITS", units, raising=False)
         words = ["task=wine", "model.units=[4]", "engine.precision=bf16", "engine.epochs=1", "protocol=kfold", *PLAIN]
         run = train(tmp_path, *words)
         assert warned(run, "no bf16 units") == count

@@ -13,13 +13,14 @@ import torch
 import yaml
 
 import dlrun
-from dlrun import as_json, metrics, places
+from dlrun import metrics, places
 from dlrun.build import build
 from dlrun.cli import main
+from dlrun.core import json_text
+from dlrun.core.run_folder import RunDir
+from dlrun.core.types import Field, Job, Result, Step
 from dlrun.meter import Meter, with_intervals
 from dlrun.problems import PROBLEMS
-from dlrun.rundir import RunDir
-from dlrun.types import Field, Job, Result, Step
 
 BRIER = """
 from dlrun.metrics import Metric
@@ -201,7 +202,7 @@ def test_row_17_runs_of_before_hold_nan_and_are_read(tmp_path):
 def test_row_17_one_place_writes_json():
     source = Path(dlrun.__file__).parent
     writers = {file.name for file in source.rglob("*.py") if re.search(r"\bjson\.dumps?\(", file.read_text())}
-    assert writers == {Path(as_json.__file__).name}
+    assert writers == {Path(json_text.__file__).name}
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 19])

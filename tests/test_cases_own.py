@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
-from dlrun.types import Raw
+from dlrun.core.dataset import Raw
 
 
 class Net(nn.Module):
@@ -324,7 +324,7 @@ MISTAKES = {
     "model._target_=my_package.nothing": "expected a torch.nn.Module",
     "model._target_=my_package.Keyword": "Keyword needs a value for 'hidden': model.hidden=",
     "model._target_=my_package.Nope": "has no attribute 'Nope'",
-    "data._target_=my_package.nothing": "expected a dlrun.types.Raw, a torch.utils.data.Dataset, or two arrays",
+    "data._target_=my_package.nothing": "expected a dlrun.core.dataset.Raw, a torch.utils.data.Dataset, or two arrays",
     "data._target_=my_package.kind": "'x' is of kind 'numbers'; available: number,",
     "data._target_=my_package.column": "'z' is not among the columns of dev: x, y",
     "data._target_=my_package.lengths": "different numbers of rows: x 9, y 8",

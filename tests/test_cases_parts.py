@@ -27,7 +27,7 @@ EVIL = (
         "folder": {"_target_": "dlrun.data.shards.named", "path": "other"},
         "plugins": ["os", "posix"],
     },
-    {"_target_": "dlrun.rundir._git", "words": ["status"]},
+    {"_target_": "dlrun.core.run_folder._git", "words": ["status"]},
     {"_target_": "dlrun.data.archives.fetch", "path": "PWNED"},
     {"_target_": "torch.hub.load", "repo_or_dir": ".", "model": "evil", "source": "local"},
     {"_target_": "evil.run"},
@@ -173,7 +173,7 @@ def kinds():
 
 def test_row_41_each_key_takes_parts_of_its_own_kind_alone():
     from dlrun import parts
-    from dlrun.errors import Refused
+    from dlrun.core.errors import Refused
 
     table = kinds()
     assert all(table.values())
@@ -232,7 +232,7 @@ def test_row_41_whoever_builds_says_of_which_kind():
 
 def test_row_41_what_a_part_builds_has_the_packages_of_its_caller(tmp_path, monkeypatch):
     from dlrun.build import build
-    from dlrun.errors import Refused
+    from dlrun.core.errors import Refused
 
     text = "from dlrun.build import build\ndef inner(): return 7\n"
     (tmp_path / "minepkg.py").write_text(text + "def outer(): return build({'_target_': 'minepkg.inner'})\n")
@@ -246,7 +246,7 @@ def test_row_41_what_a_part_builds_has_the_packages_of_its_caller(tmp_path, monk
 def test_row_41_of_a_library_only_its_classes_are_parts(module):
     from dlrun import parts
     from dlrun.build import located
-    from dlrun.errors import Refused
+    from dlrun.core.errors import Refused
 
     kind = next(kind for kind, modules in parts.LIBRARY.items() if module in modules)
     home, _, base = parts.CLASSES[module].rpartition(".")

@@ -10,8 +10,8 @@ import pytest
 from made_up import trained_run
 
 import dlrun
-from dlrun import checkpoint
 from dlrun.cli import main
+from dlrun.core import checkpoint
 
 SRC = Path(dlrun.__file__).parent
 
@@ -29,7 +29,7 @@ def git(*words):
 
 
 def test_row_41_git_runs_no_program_that_the_folder_names(tmp_path, monkeypatch):
-    from dlrun.rundir import environment
+    from dlrun.core.run_folder import environment
 
     monkeypatch.chdir(tmp_path)
     git("init", ".")

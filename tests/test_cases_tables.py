@@ -476,7 +476,7 @@ NAMES = ["p/q", "..", "A", "a", "con", "NUL.txt", "x.y", "a b", "-", "\\", "ü" 
 
 def test_law_no_name_from_data_becomes_a_path(tmp_path):
     """One function makes file names: short, in one folder, different whatever a file system makes of large letters."""
-    from dlrun.whole import file_names, is_name
+    from dlrun.core.files import file_names, is_name
 
     found = file_names([*NAMES, "nul\0x", "a/../b", ".hidden", "trailing.", "\udcff"])
     assert len({name.casefold() for name in found.values()}) == len(found)

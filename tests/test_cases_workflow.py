@@ -10,9 +10,10 @@ import pytest
 
 from dlrun import ledger
 from dlrun.cli import main
-from dlrun.data.audit import Finding, audit
-from dlrun.errors import Refused
-from dlrun.figures import number
+from dlrun.core.errors import Refused
+from dlrun.core.formatting import number
+from dlrun.data.audit import audit
+from dlrun.data.audit_finding import Finding
 
 SHORT = ["protocol=holdout", "engine.epochs=1", "engine.batch_size=256", "workflow.budget=1", "workflow.ladder={}"]
 

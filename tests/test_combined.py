@@ -9,10 +9,10 @@ from laboratory import node
 
 from dlrun.build import build
 from dlrun.cli import main
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
+from dlrun.core.types import Field, Spec
 from dlrun.models import ACCEPTS, NEEDS, fault_of, name_of
 from dlrun.places import conf_folder, options
-from dlrun.types import Field, Spec
 
 WORDS = Field("tokens", (7,), 30)
 INPUTS = {

@@ -16,7 +16,8 @@ from dlrun.commands.compare import comparison
 from dlrun.commands.completion import complete, completion
 from dlrun.commands.help import COMMANDS, help_text
 from dlrun.commands.ls import listing
-from dlrun.errors import Refused
+from dlrun.core import paths
+from dlrun.core.errors import Refused
 
 HERE = os.environ | {"PYTHONPATH": str(Path(places.__file__).parents[1])}
 FILES = {
@@ -181,7 +182,7 @@ LIGHT = [
     *("dlrun.commands.help", "dlrun.commands.ls", "dlrun.commands.completion", "dlrun.commands.compare"),
     *("dlrun.commands.display", "dlrun.events"),
 ]
-REPORT = [f"dlrun.report.{file.stem}" for file in places.PACKAGE.glob("report/[!_]*.py")]
+REPORT = [f"dlrun.report.{file.stem}" for file in paths.PACKAGE.glob("report/[!_]*.py")]
 
 
 def test_light_commands_import_nothing_heavy():

@@ -11,8 +11,9 @@ import sys
 import pytest
 import yaml
 
-from dlrun import engine, rundir
+from dlrun import engine
 from dlrun.cli import main
+from dlrun.core import stored_files
 
 SMOKE = ["task=digits", "preset=smoke", "model.units=[8]"]
 FILES = {
@@ -77,17 +78,17 @@ def content(folder):
 
 
 def history(folder):
-    return rundir.lines(folder / "history.jsonl")
+    return stored_files.lines(folder / "history.jsonl")
 
 
 def ended(path):
     """The last line of each job of a sweep."""
-    latest = {line["job"]: line for line in rundir.lines(path)}
+    latest = {line["job"]: line for line in stored_files.lines(path)}
     return [latest[job] for job in sorted(latest)]
 
 
 def result(folder, split="val"):
-    (line,) = [line for line in rundir.lines(folder / "results.jsonl") if line["split"] == split]
+    (line,) = [line for line in stored_files.lines(folder / "results.jsonl") if line["split"] == split]
     return line
 
 

@@ -19,11 +19,11 @@ from rich.console import Console
 import dlrun
 from dlrun import metrics, predictions
 from dlrun.commands.compare import comparison, pairs
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
+from dlrun.core.run_folder import RunDir
+from dlrun.core.types import Job, Result, Score, Step
 from dlrun.meter import Meter, with_intervals
-from dlrun.rundir import RunDir
 from dlrun.scores import Whole
-from dlrun.types import Job, Result, Score, Step
 
 N = 600
 METRIC = {name: {"_target_": f"dlrun.metrics.{name}"} for name in ("accuracy", "roc_auc")}

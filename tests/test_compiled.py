@@ -9,11 +9,11 @@ import torch
 from laboratory import SPEC, node, same, trainer, weights, wired
 from test_replay import Restless, many
 
-from dlrun import checkpoint, flat, replay
+from dlrun import flat, replay
 from dlrun.build import build
 from dlrun.compiled import compiled
-from dlrun.errors import Refused
-from dlrun.meter import Diverged
+from dlrun.core import checkpoint
+from dlrun.core.errors import Diverged, Refused
 
 BUILDS = pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="no C++ compiler is here")
 COSINE = {"_target_": "dlrun.optim.cosine", "floor": 0.0, "warmup": 0.2}

@@ -5,10 +5,10 @@ import logging
 import numpy as np
 import pytest
 
+from dlrun.core.errors import Refused
 from dlrun.data.cells import read
 from dlrun.data.prepare import apply, prepare
 from dlrun.data.table_csv import csv
-from dlrun.errors import Refused
 
 SETTINGS = {
     "target": "price",

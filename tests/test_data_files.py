@@ -10,8 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from beside import LIMIT
 
-from dlrun.data.files import Official, fetch, root
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
+from dlrun.core.paths import data_root as root
+from dlrun.data.files import Official, fetch
 
 CONTENT = b"official bytes" * 10_000
 SUM = hashlib.sha256(CONTENT).hexdigest()

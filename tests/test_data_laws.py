@@ -11,12 +11,13 @@ import yaml
 from laboratory import BAG, node
 
 from dlrun.build import build
+from dlrun.core.dataset import Ragged, Raw
+from dlrun.core.errors import Refused
 from dlrun.data import embedded, housing, mnist, words
-from dlrun.data.prepare import apply, fingerprint, prepare, state
+from dlrun.data.fingerprints import fingerprint
+from dlrun.data.prepare import apply, prepare, state
 from dlrun.data.steps import Bins, Categories, Impute, Labels, Standardise, Unit
 from dlrun.data.table_csv import csv
-from dlrun.errors import Refused
-from dlrun.types import Ragged, Raw
 
 # torch announces once a process that sparse CSR is young, and whose checks are off
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse:UserWarning")

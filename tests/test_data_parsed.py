@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from dlrun.data.files import Official, user_cache
+from dlrun.core.dataset import Ragged
+from dlrun.core.paths import user_cache
+from dlrun.data.files import Official
 from dlrun.data.parsed import parsed
-from dlrun.types import Ragged
 
 FILE = Official("imdb", "some.npz", "0" * 64, ())
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from laboratory import BAG
 
+from dlrun.core.dataset import Ragged
+from dlrun.core.errors import Refused
 from dlrun.data import housing, mnist, words
 from dlrun.data.pickles import read_lists, read_numbers
 from dlrun.data.prepare import apply, prepare
 from dlrun.data.steps import MultiHot
-from dlrun.errors import Refused
-from dlrun.types import Ragged
 
 real = pytest.mark.skipif(
     not Path(os.environ.get("DLRUN_DATA", "none"), "imdb", "imdb.npz").exists(),

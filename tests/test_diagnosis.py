@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 
+from dlrun.core.types import Row
 from dlrun.diagnosis import ORDER, diagnose, over_folds
-from dlrun.types import Row
 
 SEEDS = 20
 BASELINE = 0.69

@@ -21,9 +21,10 @@ import torch
 import yaml
 from beside import Beside, dlrun, ended
 
-from dlrun import checkpoint, places, processes, rundir, shares
+from dlrun import places, processes, shares
 from dlrun.cli import main
 from dlrun.commands import launch
+from dlrun.core import checkpoint, stored_files
 
 TOLERANCE = 1e-6
 WORDS = [
@@ -151,7 +152,7 @@ def only_run(output: Path) -> Path:
 
 def epochs(run: Path) -> int:
     """How many epochs are written down."""
-    return max([line["epoch"] for line in rundir.lines(run / "history.jsonl")], default=0)
+    return max([line["epoch"] for line in stored_files.lines(run / "history.jsonl")], default=0)
 
 
 def crew_of(process: Beside) -> dict[int, int]:
@@ -190,7 +191,7 @@ def test_a_process_that_is_killed_ends_the_run_which_goes_on_with_one(tmp_path):
     done = checkpoint.load(run / "checkpoints/fit/last.pt")["epoch"]
     assert main(["resume", str(run), "engine.devices=1", f"engine.epochs={done + 2}"]) == 0
     assert epochs(run) == done + 2
-    assert [line["epoch"] for line in rundir.lines(run / "history.jsonl")] == [
+    assert [line["epoch"] for line in stored_files.lines(run / "history.jsonl")] == [
         n for n in range(1, done + 3) for _ in "tv"
     ]
 
@@ -239,7 +240,7 @@ def test_a_model_in_parts_is_trained_saved_and_gone_on_with_by_one(tmp_path):
         code, said = dlrun(*words, *more, f"output={tmp_path}/{name}").end()
         assert code == 0, said
     one, parts = only_run(tmp_path / "one"), only_run(tmp_path / "parts")
-    scores = [rundir.lines(run / "results.jsonl")[0]["scores"]["loss"]["value"] for run in (one, parts)]
+    scores = [stored_files.lines(run / "results.jsonl")[0]["scores"]["loss"]["value"] for run in (one, parts)]
     assert scores[1] == pytest.approx(scores[0], rel=1e-3)
     assert main(["evaluate", str(parts)]) == 0
     code, said = dlrun("resume", parts, "engine.devices=null", "engine.epochs=4").end()
@@ -270,9 +271,9 @@ def test_no_process_outlives_its_parent(tmp_path):
 
 def outcome(run: Path) -> dict[str, Any]:
     """What a run has come to, without times."""
-    scores = [line["scores"] for line in rundir.lines(run / "results.jsonl")]
+    scores = [line["scores"] for line in stored_files.lines(run / "results.jsonl")]
     answers = {path.name: dict(np.load(path)) for path in sorted((run / "predictions").iterdir())}
-    rows = [line["values"] for line in rundir.lines(run / "history.jsonl")]
+    rows = [line["values"] for line in stored_files.lines(run / "history.jsonl")]
     state = checkpoint.load(run / "checkpoints/fit/last.pt")
     return {"scores": scores, "answers": answers, "rows": rows, "weights": list(state["objective"].values())}
 
@@ -343,8 +344,12 @@ def test_a_run_in_two_processes_is_the_run_in_one(tmp_path, words):
     for count in (1, 2):
         code, said = dlrun(*common, f"engine.devices={count}", f"output={tmp_path}/{count}").end()
         assert code == 0, said
-    rows = [[line["values"] for line in rundir.lines(only_run(tmp_path / str(c)) / "history.jsonl")] for c in (1, 2)]
-    results = [[line["scores"] for line in rundir.lines(only_run(tmp_path / str(c)) / "results.jsonl")] for c in (1, 2)]
+    rows = [
+        [line["values"] for line in stored_files.lines(only_run(tmp_path / str(c)) / "history.jsonl")] for c in (1, 2)
+    ]
+    results = [
+        [line["scores"] for line in stored_files.lines(only_run(tmp_path / str(c)) / "results.jsonl")] for c in (1, 2)
+    ]
     for one, two in zip(*rows, strict=True):
         assert one == pytest.approx(two, rel=1e-4)
     for one, two in zip(*results, strict=True):
@@ -359,10 +364,10 @@ def test_a_job_of_a_sweep_may_have_several_processes(tmp_path):
     code, said = dlrun(*words, "sweep.measure=[val/loss,parameters]").end()
     assert code == 0, said
     jobs = sorted(tmp_path.glob("*/sweep/*/0*/results.jsonl"))
-    assert len(jobs) == 2 and all(rundir.lines(job)[0]["parameters"] > 0 for job in jobs)
+    assert len(jobs) == 2 and all(stored_files.lines(job)[0]["parameters"] > 0 for job in jobs)
     (table,) = tmp_path.rglob("sweep.csv")
     costs = [row["parameters"] for row in csv.DictReader(table.open())]
-    assert costs == [str(rundir.lines(job)[0]["parameters"]) for job in jobs]
+    assert costs == [str(stored_files.lines(job)[0]["parameters"]) for job in jobs]
 
 
 @pytest.mark.slow
@@ -371,7 +376,7 @@ def test_workflow_in_two_processes(tmp_path):
     code, said = dlrun(*quick, "engine.device=cpu", "engine.devices=2", f"output={tmp_path}").end()
     assert code in (0, 1) and "Traceback" not in said, said[-3000:]
     (run,) = tmp_path.glob("*/workflow/*")
-    assert (run / "report.html").exists() and len(rundir.lines(run / "results.jsonl")) >= 3
+    assert (run / "report.html").exists() and len(stored_files.lines(run / "results.jsonl")) >= 3
 
 
 @pytest.mark.parametrize("words, told", [

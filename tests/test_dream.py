@@ -15,13 +15,15 @@ from laboratory import node
 from PIL import Image
 from torch import nn
 
-from dlrun import checkpoint
 from dlrun.build import build
 from dlrun.callbacks import limit
 from dlrun.cli import main
+from dlrun.core import checkpoint
+from dlrun.core.dataset import Data
+from dlrun.core.errors import Refused
+from dlrun.core.types import Field, Result, Row, Spec
 from dlrun.data.photograph import content_style, photograph
 from dlrun.engine import Trainer
-from dlrun.errors import Refused
 from dlrun.learner import Learner
 from dlrun.models.bases import Base
 from dlrun.models.layered import Layers
@@ -31,7 +33,6 @@ from dlrun.objectives.dream import Dream, energy
 from dlrun.optim import MeanNormalised
 from dlrun.protocols.octaves import octaves
 from dlrun.tables import Ticks
-from dlrun.types import Data, Field, Result, Row, Spec
 
 SQUEEZENET = Path(os.environ.get("DLRUN_DATA", "none"), "pretrained")
 real = pytest.mark.skipif(not list(SQUEEZENET.glob("squeezenet1_1*.pth")), reason="needs the weights of squeezenet1_1")

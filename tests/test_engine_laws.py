@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from laboratory import SPEC, node, same, table, trainer, weights, wired
 from torch import nn
 
-from dlrun import checkpoint
 from dlrun.build import build
 from dlrun.callbacks import EarlyStopping, KeepBest, best_epoch
-from dlrun.engine import Interrupted, Trainer
+from dlrun.core import checkpoint
+from dlrun.core.errors import Diverged, Interrupted
+from dlrun.core.random import mix
+from dlrun.core.types import Row, Step
+from dlrun.engine import Trainer
 from dlrun.learner import Learner
-from dlrun.meter import Diverged
 from dlrun.optim import Moment, Plateau, cosine, onecycle, step, warm
-from dlrun.tables import mix
-from dlrun.types import Row, Step
 
 
 @pytest.mark.parametrize("optimizer", ["rmsprop", "adam", "adamw", "nadam", "adagrad", "sgd"])

@@ -15,13 +15,13 @@ from test_models import TARGETS, values
 from dlrun.bootstrap import Interval
 from dlrun.build import build
 from dlrun.cli import main
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
+from dlrun.core.stored_files import lines
 from dlrun.losses import auto
 from dlrun.models.ensemble import combined, shares
 from dlrun.models.members import admit, faults
 from dlrun.models.trained import trained
 from dlrun.report import members
-from dlrun.rundir import lines
 
 DIGITS = ("task=digits", "engine.epochs=8", "engine.batch_size=64", "callback=[keep_best]", "optimizer.lr=0.005")
 MEMBERS = {

@@ -18,8 +18,8 @@ from PIL import Image
 
 from dlrun.build import build
 from dlrun.cli import main
+from dlrun.core.errors import Refused
 from dlrun.data import archives, picture_cache
-from dlrun.errors import Refused
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,9 @@ import pytest
 import torch
 from beside import dlrun
 
-from dlrun import checkpoint, engine, rundir
+from dlrun import engine
 from dlrun.cli import main
+from dlrun.core import checkpoint, run_folder, stored_files
 
 # dropout, batch norm, a schedule with warm-up, accumulation, a running average, and the best epoch kept: all have state
 CONFIG = [
@@ -49,10 +50,10 @@ def outcome(run):
         for path in run.glob(f"checkpoints/*/{name}"):
             state = checkpoint.load(path)
             states[path.parent.name, name] = state["objective"], state["learner"], state["history"]
-    results = rundir.lines(run / "results.jsonl")
+    results = stored_files.lines(run / "results.jsonl")
     scores = [{key: value for key, value in line.items() if key != "seconds"} for line in results]
     answers = {path.name: path.read_bytes() for path in sorted((run / "predictions").iterdir())}
-    return states, rundir.lines(run / "history.jsonl"), scores, answers
+    return states, stored_files.lines(run / "history.jsonl"), scores, answers
 
 
 def same(one, other):
@@ -114,8 +115,8 @@ def test_folds_killed_between_and_inside_them_end_like_folds_left_alone(tmp_path
             process = dlrun("resume", only_run(output))
     end(process)
     check_same(only_run(output), whole)
-    assert [line["name"] for line in rundir.lines(only_run(output) / "results.jsonl")] == [
-        line["name"] for line in rundir.lines(whole / "results.jsonl")
+    assert [line["name"] for line in stored_files.lines(only_run(output) / "results.jsonl")] == [
+        line["name"] for line in stored_files.lines(whole / "results.jsonl")
     ]
 
 
@@ -275,9 +276,11 @@ def test_three_runs_in_one_second_have_three_folders(tmp_path, monkeypatch):
         def now(cls, tz=None):
             return cls(2024, 1, 2, 3, 4, 5)
 
-    monkeypatch.setattr(rundir, "datetime", Still)
+    monkeypatch.setattr(run_folder, "datetime", Still)
     made = []
-    threads = [threading.Thread(target=lambda: made.append(rundir.create(tmp_path, "task", "model"))) for _ in range(3)]
+    threads = [
+        threading.Thread(target=lambda: made.append(run_folder.create(tmp_path, "task", "model"))) for _ in range(3)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -12,18 +12,18 @@ import torch
 from laboratory import node
 
 from dlrun.build import build
+from dlrun.core.errors import Refused
+from dlrun.core.types import Field, Job, Spec
 from dlrun.data import language_steps
 from dlrun.data.language import INPUT, TARGET, Cut, dataset
 from dlrun.data.language_steps import Tokens, cut, joined, numbered
 from dlrun.data.prepare import apply, prepare
 from dlrun.data.shown import shown
-from dlrun.errors import Refused
 from dlrun.losses import auto
 from dlrun.metrics import bits, interval, perplexity
 from dlrun.models import ACCEPTS, ANSWERS, fault_of
 from dlrun.models.bigram import smoothed
 from dlrun.protocols.plans import holdout, kfold, walk_forward
-from dlrun.types import Field, Job, Spec
 
 TEXT = "what is done out of love always takes place beyond good and evil. " * 12
 BOTH = ("every", "next")

@@ -14,9 +14,9 @@ from test_language import TEXT, raw_of
 
 from dlrun.build import build
 from dlrun.cli import main
+from dlrun.core.errors import Refused
 from dlrun.data.language import INPUT, TARGET
 from dlrun.data.prepare import prepare
-from dlrun.errors import Refused
 from dlrun.losses import auto
 from dlrun.models.language_sampling import chances
 from dlrun.objectives.given import Given

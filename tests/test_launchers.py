@@ -10,10 +10,10 @@ import pytest
 import yaml
 from beside import LIMIT
 
-from dlrun import rundir
 from dlrun.cli import main
 from dlrun.commands import launching
-from dlrun.errors import Refused
+from dlrun.core import stored_files
+from dlrun.core.errors import Refused
 from dlrun.sweeps.jobs import Ended
 
 JOBS = ["-m", "task=digits", "preset=smoke", "model=linear", "optimizer=sgd", "optimizer.lr=0.1,1e38,0.01"]
@@ -46,7 +46,7 @@ app()
 def entries(output):
     """The last line of each job of the one sweep below, and its folder."""
     (folder,) = (path.parent for path in output.rglob("sweep.jsonl"))
-    found = {line["job"]: line for line in rundir.lines(folder / "sweep.jsonl")}
+    found = {line["job"]: line for line in stored_files.lines(folder / "sweep.jsonl")}
     return folder, [found[number] for number in sorted(found)]
 
 
@@ -177,8 +177,8 @@ def same(output, words):
     (there, jobs), (here, _) = entries(output / "there"), entries(output / "here")
     assert [job["status"] for job in jobs] == ["done", "failed", "done"] and "nan or infinite" in jobs[1]["error"]
     for name in ("000", "002"):
-        assert rundir.lines(there / name / "history.jsonl") == rundir.lines(here / name / "history.jsonl")
-        assert len(rundir.lines(there / name / "results.jsonl")) == 1
+        assert stored_files.lines(there / name / "history.jsonl") == stored_files.lines(here / name / "history.jsonl")
+        assert len(stored_files.lines(there / name / "results.jsonl")) == 1
     assert (there / "sweep.md").is_file()
     return there
 
@@ -285,7 +285,7 @@ def test_our_launcher_runs_configs_of_dlrun_and_nothing_else(tmp_path):
     ours = ["hydra/launcher=dlrun", "hydra.launcher.jobs=2", "hydra.sweep.dir=s"]
     done = program(tmp_path, OWN, *ours, *JOBS[1:])
     assert done.returncode == 1 and "nan or infinite" in done.stderr
-    done = [len(rundir.lines(tmp_path / "s" / str(number) / "results.jsonl")) for number in range(3)]
+    done = [len(stored_files.lines(tmp_path / "s" / str(number) / "results.jsonl")) for number in range(3)]
     assert done == [1, 0, 1]
     other = program(tmp_path, NUMBER, *ours, "x=1,2")
     assert other.returncode == 1 and "runs configs of dlrun" in other.stderr

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from dlrun import ledger
 from dlrun.commands import ledger as command
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
 
 PRINT = "a1b2c3d4" * 8
 CONFIG = {"task": {"name": "imdb"}, "model": {"units": [16, 16]}, "seed": 0, "output": "outputs", "plugins": []}

@@ -12,10 +12,10 @@ import torch
 from laboratory import SPEC, same, trainer, weights, wired
 
 from dlrun.commands.lr import lr, own_words
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
+from dlrun.core.types import Field, Spec
 from dlrun.inspect.rates import Curve, advice, range_test, smooth, windows
 from dlrun.models.constant import constant
-from dlrun.types import Field, Spec
 
 
 @pytest.mark.parametrize("settings", [

@@ -7,9 +7,9 @@ import pytest
 PLUGIN = '''
 import torch
 from torch import nn
-from dlrun.artifacts import Pictures, Points, Writing
+from dlrun.core.artifacts import Pictures, Points, Writing
 from dlrun.ranges import Count, Positive
-from dlrun.types import Score, Step
+from dlrun.core.types import Score, Step
 
 
 class Two(nn.Module):

@@ -9,7 +9,8 @@ import torch
 from laboratory import node
 
 from dlrun.build import build
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
+from dlrun.core.types import Field, Spec
 from dlrun.losses import auto
 from dlrun.metrics import defaults
 from dlrun.models import ACCEPTS, NEEDS, SINGLE, answers, model_fault
@@ -17,7 +18,6 @@ from dlrun.models.layers import BagProduct, Join
 from dlrun.objectives.supervised import Supervised
 from dlrun.problems import PROBLEMS
 from dlrun.tables import Bag
-from dlrun.types import Field, Spec
 
 ROWS = 6
 UNTRAINED = ("constant", "linear_solved", "bigram")

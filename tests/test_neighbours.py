@@ -15,10 +15,10 @@ from torch import nn
 from dlrun.cli import main
 from dlrun.commands.completion import complete
 from dlrun.commands.neighbours import labelled, nearest, read_words
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
+from dlrun.core.types import Field
 from dlrun.models.embedded import embedded_words
 from dlrun.models.trained import trained
-from dlrun.types import Field
 
 KINDS = {"pleased": "wonderful superb lovely great moving", "cross": "awful dull boring poor weak"}
 IDLE = "the film was a story with actors in it"

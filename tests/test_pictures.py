@@ -21,19 +21,20 @@ import pytest
 import torch
 from PIL import Image
 
+from dlrun.core.dataset import Raw
+from dlrun.core.errors import Refused
 from dlrun.data import picture_cache, picture_pool, pictures
 from dlrun.data.archives import Files
 from dlrun.data.audit import audit
 from dlrun.data.before_after import before_and_after
 from dlrun.data.cats_dogs import cats_dogs
+from dlrun.data.fingerprints import fingerprint
 from dlrun.data.picture_files import LIMIT, Reading, Unreadable, read, reading
-from dlrun.data.prepare import apply, fingerprint, prepare
+from dlrun.data.prepare import apply, prepare
 from dlrun.data.shown import shown
-from dlrun.errors import Refused
 from dlrun.models.solved import matrix
 from dlrun.pixels import Pixels, Streamed
 from dlrun.protocols.stages import protocol_of
-from dlrun.types import Raw
 
 COLOUR, GREY = Reading((8, 12), 3, "stretch"), Reading((8, 12), 1, "stretch")
 REAL = Path(os.environ.get("DLRUN_DATA", "none"), "dogs_vs_cats", "train.zip")
@@ -534,7 +535,7 @@ def test_the_real_archive_gives_the_books_cut():
     raw = cats_dogs(source="official", **{**SMALL, "development": 1500, "test": 500, "size": [16, 16], "cache": False})
     from laboratory import node
 
-    from dlrun.types import Job
+    from dlrun.core.types import Job
 
     train, val = protocol_of(node("protocol", "last_third")).rows(raw, Job(), 0)
     names = [raw.dev["image"].name(row) for row in range(3000)]

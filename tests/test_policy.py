@@ -12,15 +12,15 @@ from laboratory import node
 from PIL import Image
 from torch import nn
 
-from dlrun import artifacts
 from dlrun.build import build
 from dlrun.cli import main
+from dlrun.core import artifacts
+from dlrun.core.errors import Refused
+from dlrun.core.types import Field, Spec
 from dlrun.data.cartpole import NEAR
 from dlrun.data.prepare import prepare
-from dlrun.errors import Refused
 from dlrun.objectives.given import Given
 from dlrun.objectives.policy import Credit, Played, Policy, play
-from dlrun.types import Field, Spec
 
 ACTIONS = Field("category", (), 2, ("left", "right"), torch.tensor([0.5, 0.5]))
 SPEC = Spec({"observation": Field("number", (2,), labels=("here", "one"))}, {"action": ACTIONS})

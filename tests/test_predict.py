@@ -12,13 +12,13 @@ from PIL import Image
 
 from dlrun.cli import main
 from dlrun.commands.predict_items import kind_of, like_a_path
+from dlrun.core.errors import Refused
+from dlrun.core.stored_files import lines
+from dlrun.core.types import Field
 from dlrun.data import aside
 from dlrun.data.embedded import digits
 from dlrun.data.samples import images
-from dlrun.errors import Refused
 from dlrun.report import predicted
-from dlrun.rundir import lines
-from dlrun.types import Field
 
 FIELDS = {
     "category": Field("category", (), 3, ("a", "b", "c")),

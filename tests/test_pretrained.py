@@ -17,18 +17,19 @@ from laboratory import node
 from rich.console import Console
 from torch import nn
 
-from dlrun import ahead, checkpoint
+from dlrun import ahead
 from dlrun.build import build
 from dlrun.cli import main
 from dlrun.commands.explain import assembled
+from dlrun.core import checkpoint
+from dlrun.core.errors import Refused
+from dlrun.core.paths import user_cache
+from dlrun.core.types import Field, Spec
 from dlrun.data.picture_files import Reading, read
-from dlrun.errors import Refused
 from dlrun.models import bases, weights
 from dlrun.models.bases import Base, base_of, blocks, cut, freeze, last_block
 from dlrun.models.pretrained import Preprocess
 from dlrun.models.trained import trained
-from dlrun.places import user_cache
-from dlrun.types import Field, Spec
 
 SMALL = "shufflenet_v2_x0_5"
 TARGETS = {"y": Field("category", (), 3)}

@@ -14,7 +14,7 @@ from dlrun import places
 from dlrun.commands import configure
 from dlrun.commands.configure import compose
 from dlrun.commands.preview import preview
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
 
 CONF = places.conf_folder()
 TAKEN = {

@@ -11,10 +11,11 @@ from sklearn.model_selection import TimeSeriesSplit
 
 from dlrun.build import build
 from dlrun.cli import main
-from dlrun.errors import Refused
+from dlrun.core.dataset import Raw
+from dlrun.core.errors import Refused
+from dlrun.core.types import Job, Result
 from dlrun.protocols.split import held_out
 from dlrun.protocols.stages import protocol_of
-from dlrun.types import Job, Raw, Result
 
 ROWS = 97
 

@@ -8,10 +8,10 @@ from laboratory import node
 from torch import nn
 
 from dlrun.build import build
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
+from dlrun.core.types import Field, Spec
 from dlrun.models.padding import compact, pooled, turned
 from dlrun.places import conf_folder, options
-from dlrun.types import Field, Spec
 
 SHORT = {
     "embedding": {"units": 5, "ends": "average"},

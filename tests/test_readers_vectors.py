@@ -9,10 +9,10 @@ import torch
 from laboratory import node
 
 from dlrun.build import build
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
+from dlrun.core.types import Field, Spec
 from dlrun.models import weights
 from dlrun.objectives.supervised import Supervised
-from dlrun.types import Field, Spec
 
 LABELS = ("", "", "film", "good", "bad", "unheard")
 FIELD = Field("tokens", (4,), 6, LABELS)

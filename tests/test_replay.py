@@ -9,8 +9,11 @@ import torch
 from laboratory import SPEC, node, same, trainer, weights, wired
 from torch import nn
 
-from dlrun import checkpoint, flat
+from dlrun import flat
 from dlrun.build import build
+from dlrun.core import checkpoint
+from dlrun.core.dataset import Data
+from dlrun.core.types import Field, Spec, Step
 from dlrun.engine import Trainer
 from dlrun.flat import Flat
 from dlrun.fused import Fused, kernel
@@ -19,7 +22,6 @@ from dlrun.objectives.supervised import Supervised
 from dlrun.optim import RMSprop
 from dlrun.replay import Replay, restless
 from dlrun.tables import Plain, Table
-from dlrun.types import Data, Field, Spec, Step
 
 
 def plainly(of):

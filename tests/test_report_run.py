@@ -7,8 +7,9 @@ import pytest
 from made_up import classes_run, folds_run, history, result, run_folder, write_lines
 from rich.console import Console
 
-from dlrun.errors import Refused
-from dlrun.report import confusion, curves, measures, read
+from dlrun.core import formatting, measure_names, run_reader, stored_files
+from dlrun.core.errors import Refused
+from dlrun.report import confusion, curves
 from dlrun.report.table import result_tables, summaries
 from dlrun.report.write import write
 
@@ -23,16 +24,16 @@ def shown(tables, width=110):
 def test_a_half_written_last_line_is_left_out_and_one_in_the_middle_is_refused(tmp_path):
     file, row = tmp_path / "history.jsonl", '{"job": "fit", "epoch": 1, "split": "val", "values": {}}'
     file.write_text(row + '\n{"job": "fi')
-    assert [line["job"] for line in read.lines(file)] == ["fit"]
+    assert [line["job"] for line in stored_files.lines(file)] == ["fit"]
     file.write_text('{"job": "fi\n' + row + "\n")
     with pytest.raises(Refused, match="line 1 is no JSON"):
-        read.lines(file)
+        stored_files.lines(file)
 
 
 def test_an_epoch_that_was_trained_anew_counts_once(tmp_path):
     rows = [{"job": "fit", "epoch": 1, "split": "val", "values": {"loss": value}} for value in (2.0, 1.0)]
     write_lines(tmp_path / "history.jsonl", rows)
-    assert [row["values"]["loss"] for row in read.history(tmp_path)] == [1.0]
+    assert [row["values"]["loss"] for row in run_reader.history(tmp_path)] == [1.0]
 
 
 def test_write_makes_every_file_and_says_so(tmp_path):
@@ -58,7 +59,7 @@ def test_the_page_is_whole_in_itself_and_escapes_what_it_shows(tmp_path):
 def test_folds_share_one_picture_and_one_table_with_mean_and_deviation(tmp_path):
     folder = folds_run(tmp_path / "run")
     assert [file.name for file in write(folder)][1] == "residuals-price-folds-val.png"
-    (summary,) = summaries(read.results(folder), read.config(folder))
+    (summary,) = summaries(run_reader.results(folder), stored_files.config(folder))
     row = dict(zip(summary.columns, summary.rows[1], strict=True))
     assert row["measure"] == "mae" and row["val (mean ± sd)"] == "2.5500 ± 0.1291"
     assert [row[f"fold-{fold}"] for fold in (1, 2, 3, 4)] == ["2.4000", "2.5000", "2.6000", "2.7000"]
@@ -83,7 +84,7 @@ def test_the_table_shows_interval_baseline_checkpoint_and_a_red_note(tmp_path):
 def test_val_and_test_have_a_table_each(tmp_path):
     folder = classes_run(tmp_path / "run")
     write_lines(folder / "results.jsonl", [result("fit"), result("fit", split="test", value=0.7)])
-    assert [summary.title for summary in summaries(read.results(folder), read.config(folder))] == [
+    assert [summary.title for summary in summaries(run_reader.results(folder), stored_files.config(folder))] == [
         "mnist · dense: fit, val",
         "mnist · dense: fit, test",
     ]
@@ -105,18 +106,18 @@ def test_the_mean_curve_goes_as_far_as_every_fold_and_best_knows_the_direction()
 
 @pytest.mark.parametrize("name", ["loss", "loss_generator", "val/mae", "price_rmse", "mse"])
 def test_less_is_better_for_losses_and_errors(name):
-    assert measures.goal(name, {}) == "min" and measures.goal(name, {name: "max"}) == "max"
+    assert measure_names.goal(name, {}) == "min" and measure_names.goal(name, {name: "max"}) == "max"
 
 
 @pytest.mark.parametrize("name", ["accuracy", "r2", "roc_auc", "top_k", "maestro"])
 def test_more_is_better_for_the_rest(name):
-    assert measures.goal(name, {}) == "max" and measures.goal(name, {name: "min"}) == "min"
+    assert measure_names.goal(name, {}) == "max" and measure_names.goal(name, {name: "min"}) == "min"
 
 
 def test_numbers_are_short_and_lose_nothing_that_matters():
     numbers = {0.88914: "0.8891", 12.3456: "12.346", 45678.912: "45679", 0.0000521: "5.21e-05", 0: "0.0000"}
-    assert {value: measures.number(value) for value in numbers} == numbers
-    assert measures.number(float("nan")) == "undefined" and measures.number(None) == ""
+    assert {value: formatting.number(value) for value in numbers} == numbers
+    assert formatting.number(float("nan")) == "undefined" and formatting.number(None) == ""
 
 
 def test_a_run_with_neither_validation_nor_predictions_still_has_a_report(tmp_path):

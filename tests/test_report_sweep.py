@@ -6,7 +6,7 @@ import pytest
 from made_up import classes_run, folds_run, result, write_lines
 from rich.console import Console
 
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
 from dlrun.report.sweep import write_sweep
 
 

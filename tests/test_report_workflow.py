@@ -11,8 +11,9 @@ from made_up import classes_run, folds_run, result, run_folder, write_lines
 from made_up_workflow import REVIEW, STAGES, WINNER, reports, stage_result, steps, workflow_run, write_json
 
 from dlrun.commands.report import report
-from dlrun.errors import Refused
-from dlrun.report import intervals, overfitting, picture, read, stages, story
+from dlrun.core import run_reader, stored_files
+from dlrun.core.errors import Refused
+from dlrun.report import intervals, overfitting, picture, stages, story
 from dlrun.report.table import summaries
 from dlrun.report.write import write
 
@@ -96,9 +97,9 @@ def test_the_winner_has_a_star_and_beside_it_stands_how_many_were_tried():
 def test_scores_have_intervals_or_over_folds_mean_and_deviation():
     assert "0.8930 [0.8870, 0.8990]" in html("binary")
     folder = reports()["folds"][-1].parent
-    lines = stages.by_stage(read.results(folder))
+    lines = stages.by_stage(run_reader.results(folder))
     assert list(lines) == list(STAGES) and {len(some) for some in lines.values()} == {4}
-    assert stages.scores_table(read.results(folder), steps()).rows[3][:2] == ["configured", "2.6140 ± 0.1291"]
+    assert stages.scores_table(run_reader.results(folder), steps()).rows[3][:2] == ["configured", "2.6140 ± 0.1291"]
     assert "mean ± sd over 4 fits" in html("folds")
 
 
@@ -120,7 +121,7 @@ def test_a_workflow_without_a_ledger_line_says_that_the_test_is_sealed(tmp_path)
 
 def test_each_stage_is_told_with_what_it_changes_and_what_was_there():
     folder = reports()["binary"][-1].parent
-    table = stages.changes_table(read.results(folder), read.config(folder))
+    table = stages.changes_table(run_reader.results(folder), stored_files.config(folder))
     assert ["wider", "model.units", "[512]", "[64, 64]"] in table.rows
     assert ["faster", "optimizer.lr", "0.001", "0.003"] in table.rows
     assert ["final", "engine.epochs", "12", "6"] in table.rows
@@ -196,8 +197,8 @@ def test_first_epochs_that_lie_far_off_are_cut_and_a_late_explosion_is_not():
 
 def test_the_ladder_says_of_a_rung_what_its_diagnosis_says():
     folder = reports()["binary"][-1].parent
-    history, results = read.history(folder), read.results(folder)
-    config = read.config(folder)
+    history, results = run_reader.history(folder), run_reader.results(folder)
+    config = stored_files.config(folder)
     assert overfitting.diagnosed(history, results, "deeper", config, "accuracy").kind == "overfitting"
     rows = [row for row in history if row["job"] == "deeper"]
     losses = {row["epoch"]: row["values"]["loss"] for row in rows if row["split"] == "val"}
@@ -205,7 +206,9 @@ def test_the_ladder_says_of_a_rung_what_its_diagnosis_says():
     assert found.epoch == min(losses, key=losses.get)
     assert overfitting.diagnosed(history, results, "small", config, "accuracy").kind != "overfitting"
     folds = reports()["folds"][-1].parent
-    found = overfitting.diagnosed(read.history(folds), read.results(folds), "deeper", read.config(folds), "mae")
+    found = overfitting.diagnosed(
+        run_reader.history(folds), run_reader.results(folds), "deeper", stored_files.config(folds), "mae"
+    )
     assert "overfitting in 4 of 4 folds" in found.text
 
 
@@ -219,7 +222,7 @@ def test_a_stage_that_failed_is_no_candidate_and_says_so():
 
 def test_training_rows_are_shown_only_where_there_are_no_others():
     found = [("final", "test"), ("final", "train"), ("fit", "val"), ("whole", "train")]
-    assert read.worth_showing(found) == [("fit", "val"), ("whole", "train"), ("final", "test")]
+    assert run_reader.worth_showing(found) == [("fit", "val"), ("whole", "train"), ("final", "test")]
 
 
 def test_a_variant_is_named_by_what_it_changes_of_the_last_rung():
@@ -247,7 +250,7 @@ def test_a_variant_is_named_by_what_it_changes_of_the_last_rung():
     }.items(),
 )
 def test_fits_of_one_stage_are_a_family(job, family):
-    assert read.family(job) == family
+    assert run_reader.family(job) == family
 
 
 def test_seeds_share_a_table_and_their_rows_count_once(tmp_path):

@@ -11,20 +11,22 @@ import pytest
 import torch
 from laboratory import node
 
-from dlrun import checkpoint
 from dlrun.build import build
 from dlrun.cli import main
+from dlrun.core import checkpoint
+from dlrun.core.dataset import Raw
+from dlrun.core.errors import Refused
+from dlrun.core.types import Job
 from dlrun.data import audit_rows
+from dlrun.data.fingerprints import fingerprint
 from dlrun.data.pictures import Pictures
-from dlrun.data.prepare import apply, fingerprint, prepare
+from dlrun.data.prepare import apply, prepare
 from dlrun.data.rotations import rotations
 from dlrun.data.turned import Turned
-from dlrun.errors import Refused
 from dlrun.inference import picture_reading
 from dlrun.models.bases import base_of
 from dlrun.models.trained import trained
 from dlrun.protocols.stages import protocol_of
-from dlrun.types import Job, Raw
 
 TURNS = ("one", "all")
 PROTOCOLS = ["holdout", "kfold", "iterated_kfold", "few_rows"]

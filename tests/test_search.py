@@ -6,7 +6,7 @@ import math
 import pytest
 import yaml
 
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
 from dlrun.places import conf_folder
 from dlrun.settings import Sweep
 from dlrun.sweeps.search import JOURNAL, Search, even

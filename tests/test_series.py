@@ -13,20 +13,21 @@ from laboratory import node
 
 from dlrun.build import build
 from dlrun.commands.configure import configure
+from dlrun.core.dataset import Windowed
+from dlrun.core.errors import Refused
+from dlrun.core.run_folder import RunDir
+from dlrun.core.types import Job, Outlook, outlook
 from dlrun.data import jena, series_file
 from dlrun.data.audit import audit
-from dlrun.data.prepare import apply, fingerprint, prepare
+from dlrun.data.fingerprints import fingerprint
+from dlrun.data.prepare import apply, prepare
 from dlrun.data.series import name_of, unit_of
 from dlrun.data.shown import shown
-from dlrun.errors import Refused
 from dlrun.foretold import last_values
 from dlrun.metrics import defaults, rmse_unit
 from dlrun.models.trained import read_spec
-from dlrun.outlook import Outlook, outlook
 from dlrun.protocols.plans import holdout, walk_forward
 from dlrun.protocols.split import folds
-from dlrun.rundir import RunDir
-from dlrun.types import Job, Windowed
 
 LOOKBACK, STEP, DELAY, ROWS = 24, 3, 6, 400
 START = np.datetime64("2020-03-01T00:00:00")

@@ -13,13 +13,12 @@ from test_series import DELAY, LOOKBACK, STEP, text, values
 
 from dlrun.build import build
 from dlrun.cli import main
+from dlrun.core.errors import Refused
+from dlrun.core.types import Field, Outlook, Spec
 from dlrun.data.prepare import prepare
-from dlrun.errors import Refused
 from dlrun.forecasts import of_series
 from dlrun.models.constant import Constant
 from dlrun.models.naive import Naive, common_sense, earlier
-from dlrun.outlook import Outlook
-from dlrun.types import Field, Spec
 from dlrun.workflow import choices
 
 

@@ -11,19 +11,19 @@ import torch
 from laboratory import node, table, trainer, weights
 from laboratory import same as equal_weights
 
-from dlrun import checkpoint
 from dlrun.build import build
 from dlrun.cli import main
+from dlrun.core import checkpoint
+from dlrun.core.dataset import Raw
+from dlrun.core.errors import Interrupted, Refused
 from dlrun.data import shard_files
-from dlrun.data.prepare import apply, fingerprint, prepare, state
+from dlrun.data.fingerprints import fingerprint
+from dlrun.data.prepare import apply, prepare, state
 from dlrun.data.shard_files import Shelf
 from dlrun.data.sharded import Counted, Spread
 from dlrun.data.steps import Standardise
-from dlrun.engine import Interrupted
-from dlrun.errors import Refused
 from dlrun.protocols.split import held_out
 from dlrun.stream import ahead
-from dlrun.types import Raw
 
 LENGTHS = (30, 17, 41, 1, 25, 36)  # rows of each file
 

@@ -11,8 +11,8 @@ from rich.console import Console
 from dlrun.cli import main
 from dlrun.commands.explain import assembled
 from dlrun.commands.show import COLUMNS, label, sheet
-from dlrun.errors import Refused
-from dlrun.types import Field
+from dlrun.core.errors import Refused
+from dlrun.core.types import Field
 
 DIGITS = ["task=digits", "model.units=[4]"]
 

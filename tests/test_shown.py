@@ -10,12 +10,12 @@ import pytest
 from laboratory import BAG
 from test_gallery import DATASETS, load
 
+from dlrun.core.dataset import Ragged, Raw
 from dlrun.data import words
 from dlrun.data.before_after import before_and_after
 from dlrun.data.files import Official, present
 from dlrun.data.prepare import prepare
 from dlrun.data.shown import number, picture, shortened, shown, span
-from dlrun.types import Ragged, Raw
 
 real = pytest.mark.skipif(
     not Path(os.environ.get("DLRUN_DATA", "none"), "imdb", "imdb_word_index.json").exists(),

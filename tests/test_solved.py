@@ -13,13 +13,16 @@ from scipy.sparse import csr_array, issparse
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from dlrun.build import build
+from dlrun.core.dataset import Raw
+from dlrun.core.errors import Refused
+from dlrun.core.types import Field, Spec
 from dlrun.data.prepare import prepare
-from dlrun.errors import Refused
 from dlrun.losses import auto
 from dlrun.models.solved import EDGE, matrix
 from dlrun.objectives.supervised import Supervised
-from dlrun.tables import Bag, Pixels, Plain, Sequences, Table
-from dlrun.types import Field, Raw, Spec
+from dlrun.pixels import Pixels
+from dlrun.sequences import Sequences
+from dlrun.tables import Bag, Plain, Table
 
 C, ROWS = 0.7, 90
 INPUTS = {

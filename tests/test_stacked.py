@@ -13,23 +13,26 @@ import torch
 from laboratory import node
 from torch import nn
 
-from dlrun import checkpoint, metrics
+from dlrun import metrics
 from dlrun.abreast import Abreast, stretches
 from dlrun.assembly import Fit
 from dlrun.build import build
 from dlrun.callbacks import EarlyStopping, KeepBest
-from dlrun.engine import Interrupted, Trainer
+from dlrun.core import checkpoint
+from dlrun.core.dataset import Data
+from dlrun.core.errors import Diverged, Interrupted, Unstackable
+from dlrun.core.random import mix
+from dlrun.core.types import Field, Job, Spec
+from dlrun.engine import Trainer
 from dlrun.learner import Learner
 from dlrun.lockstep import Member, train
-from dlrun.meter import Diverged
 from dlrun.models.layers import Join
 from dlrun.models.stacked_layers import StackedDropout
-from dlrun.models.stacking import Stacking, Unstackable
+from dlrun.models.stacking import Stacking
 from dlrun.objectives.supervised import Supervised
 from dlrun.optim import cosine
 from dlrun.stack import Stack
-from dlrun.tables import Bag, Plain, Table, mix
-from dlrun.types import Data, Field, Job, Spec
+from dlrun.tables import Bag, Plain, Table
 
 CPU = torch.device("cpu")
 NUMBERS = Spec({"x": Field("number", (5,))}, {"y": Field("category", (), 3, ("a", "b", "c"))})

@@ -14,11 +14,9 @@ from dlrun import alike
 from dlrun.build import patched
 from dlrun.cli import main
 from dlrun.commands.configure import configure
-from dlrun.engine import Interrupted
-from dlrun.errors import Refused
+from dlrun.core.errors import Diverged, Interrupted, Refused
+from dlrun.core.run_folder import RunDir
 from dlrun.experiment import Experiment
-from dlrun.meter import Diverged
-from dlrun.rundir import RunDir
 from dlrun.together import run_together
 
 WORDS = [

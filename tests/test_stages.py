@@ -7,13 +7,13 @@ import json
 import pytest
 import torch
 
-from dlrun import checkpoint
 from dlrun.build import dotted
 from dlrun.cli import main
 from dlrun.commands.compare import standing
+from dlrun.core import checkpoint
+from dlrun.core.types import Result
 from dlrun.protocols.plans import Holdout, Kfold
 from dlrun.protocols.stages import FIRST, Staged, Stages
-from dlrun.types import Result
 
 STAGES = ["+stages.first.engine.epochs=3", "+stages.then.engine.epochs=2"]
 WORDS = ["task=digits", "model.units=[16]", "engine.epochs=9", "engine.device=cpu", "callback=keep_best"]

@@ -12,13 +12,14 @@ from torch import nn
 
 from dlrun.build import build
 from dlrun.cli import main
-from dlrun.errors import Refused
+from dlrun.core.dataset import Data
+from dlrun.core.errors import Refused
+from dlrun.core.types import Field, Spec
 from dlrun.models.bases import Base
 from dlrun.models.layered import Layers
 from dlrun.objectives.given import Given
 from dlrun.objectives.style import as_grey, gram, luminance, variation
 from dlrun.tables import Plain, Table
-from dlrun.types import Data, Field, Spec
 
 ROLES = {"content": {"3": 1.0}, "style": {"1": 1.0, "3": 2.0}}
 

@@ -15,20 +15,20 @@ import yaml
 from beside import LIMIT
 from filelock import FileLock
 
-from dlrun import rundir
 from dlrun.cli import main
 from dlrun.commands import composer as composing
-from dlrun.commands import sweep as commands
+from dlrun.commands import sweep
 from dlrun.commands.axes import Words, expression, space_words
 from dlrun.commands.composer import Composer
 from dlrun.commands.configure import configure
 from dlrun.commands.sweep import settings_of, study_of
+from dlrun.core import stored_files
+from dlrun.core.errors import Refused
 from dlrun.data import kept
-from dlrun.errors import Refused
 from dlrun.places import conf_folder, options
 from dlrun.report import parallel
 from dlrun.report.sweep_lines import Aim, Line, best, ranked
-from dlrun.sweeps import alone, earlier
+from dlrun.sweeps import alone, earlier, work
 from dlrun.sweeps.jobs import identity
 from dlrun.sweeps.loop import Loop
 from dlrun.sweeps.study import Axis, Grid, Outcome, Recalled, combinations
@@ -55,7 +55,7 @@ def files(folder):
 
 def counted(monkeypatch):
     """The numbers of the jobs that are carried out from here on."""
-    run, numbers = alone.carried_out, []
+    run, numbers = work.carried_out, []
 
     def noted(job, *rest):
         numbers.append(job.number)
@@ -230,7 +230,8 @@ def test_other_words_or_fresh_make_another_sweep(tmp_path):
 
 
 def test_a_job_cut_in_the_middle_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
-    from dlrun.engine import Interrupted, Trainer
+    from dlrun.core.errors import Interrupted
+    from dlrun.engine import Trainer
 
     visit = Trainer.visit
 
@@ -251,7 +252,7 @@ def test_a_job_cut_in_the_middle_goes_on_from_its_checkpoint(tmp_path, monkeypat
     assert "goes on at epoch 3" in (folder / "000" / "log.txt").read_text()
     for job in ("000", "001"):
         assert [epoch for epoch, _ in earlier.epochs(folder / job)] == [1, 2, 3, 4]
-        rows = [rundir.lines(place / job / "history.jsonl") for place in (folder, folder_of(tmp_path / "b"))]
+        rows = [stored_files.lines(place / job / "history.jsonl") for place in (folder, folder_of(tmp_path / "b"))]
         assert rows[0] == rows[1]
 
 
@@ -301,7 +302,7 @@ def test_the_best_command_runs_again_and_opens_no_test_rows(tmp_path, capsys, mo
     assert main(again) == 0
     (run,) = (path.parent for path in (tmp_path / "o").glob("digits/dense/*/config.yaml"))
     mine, there = (
-        [line["scores"] for line in rundir.lines(place / "results.jsonl") if line["split"] == "val"]
+        [line["scores"] for line in stored_files.lines(place / "results.jsonl") if line["split"] == "val"]
         for place in (run, page.parent)
     )
     assert mine == there
@@ -409,14 +410,14 @@ class Pruner(Grid):
 @pytest.mark.parametrize("more", [[], ["protocol=kfold", "protocol.stacked=auto"]])
 def test_a_pruned_job_ends_normally_and_its_row_says_so(more, tmp_path, monkeypatch):
     study = Pruner([Axis("seed", ("1", "2"))])
-    monkeypatch.setattr(commands, "study_of", lambda *rest: (study, 2))
+    monkeypatch.setattr(sweep, "study_of", lambda *rest: (study, 2))
     words = [*TINY, "engine.max_steps=null", "engine.epochs=3", *more]
     assert main(["-m", *words, "seed=1,2", f"output={tmp_path}"]) == 0
     folder = folder_of(tmp_path)
     assert {row["job"]: row["status"] for row in table(folder)} == {"0": "done", "1": "pruned"}
     assert study.outcomes[1].status == "pruned" and "epoch 2" in study.outcomes[1].reason
     assert study.outcomes[0].scores["accuracy"] > 0 and study.outcomes[0].scores["parameters"] == 64 * 4 + 4 + 40 + 10
-    ends = [row["epoch"] for row in rundir.lines(folder / "001" / "history.jsonl")]
+    ends = [row["epoch"] for row in stored_files.lines(folder / "001" / "history.jsonl")]
     assert max(ends) == 2 and (1, 2) in study.heard
 
 
@@ -513,7 +514,7 @@ def test_a_sweep_that_is_to_be_trained_as_one_is_or_says_why_not(words, said, tm
 
 def test_jobs_that_were_cut_as_one_go_on_as_one(tmp_path, monkeypatch, capsys):
     from dlrun import lockstep
-    from dlrun.engine import Interrupted
+    from dlrun.core.errors import Interrupted
 
     words = ["-m", *TINY, "engine.max_steps=null", "engine.epochs=3", "protocol.stacked=true", "optimizer.lr=0.1,0.2"]
     words += [f"output={tmp_path}"]

@@ -12,8 +12,8 @@ import pytest
 from beside import Beside
 from beside import ended as gone
 
-from dlrun import rundir
 from dlrun.commands.sweep import settings_of
+from dlrun.core import stored_files
 from dlrun.sweeps import earlier, pool
 
 OWN = '''
@@ -83,7 +83,7 @@ def table(here):
 
 def ended(here):
     """Job → its status so far."""
-    lines = [entry for file in here.glob("o/digits/sweep/*/sweep.jsonl") for entry in rundir.lines(file)]
+    lines = [entry for file in here.glob("o/digits/sweep/*/sweep.jsonl") for entry in stored_files.lines(file)]
     return {entry["job"]: entry["status"] for entry in lines}
 
 

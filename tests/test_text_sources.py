@@ -16,13 +16,13 @@ from laboratory import BAG, node
 
 from dlrun.build import build
 from dlrun.cli import main
+from dlrun.core.errors import Refused
 from dlrun.data import imdb_text, words
 from dlrun.data.audit import audit
 from dlrun.data.encodings import decoded
 from dlrun.data.files import Official
 from dlrun.data.prepare import apply, prepare
 from dlrun.data.shown import shown
-from dlrun.errors import Refused
 
 REVIEWS = "text,stars,town,verdict\n" + "".join(
     f'"{["A great, moving", "A dull and tedious"][row % 2]} film, number {row}.",{row % 5},{"ab"[row % 3 % 2]},'

@@ -14,15 +14,16 @@ from laboratory import node
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 
 from dlrun.build import build
+from dlrun.core.dataset import Ragged
+from dlrun.core.errors import Refused
 from dlrun.data import text_steps
 from dlrun.data.imdb_text import imdb_text
 from dlrun.data.padding import padded
 from dlrun.data.prepare import prepare, state
 from dlrun.data.tokens import Cutter
-from dlrun.errors import Refused
 from dlrun.places import conf_folder, options
-from dlrun.tables import Bag, Sequences, Table
-from dlrun.types import Ragged
+from dlrun.sequences import Sequences
+from dlrun.tables import Bag, Table
 
 OPTIONS = options(conf_folder(), "text")
 TOY = np.array(["The cat sat on the mat.", "The dog ate my homework."], object)

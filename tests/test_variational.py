@@ -14,17 +14,17 @@ from torch.distributions import Normal, kl_divergence
 
 from dlrun.build import build
 from dlrun.cli import main
+from dlrun.core.errors import Refused
+from dlrun.core.random import mix
+from dlrun.core.types import Field, Spec
 from dlrun.data.embedded import digits
 from dlrun.data.mnist import fashion_mnist, mnist
 from dlrun.data.prepare import prepare
 from dlrun.engine import Trainer
-from dlrun.errors import Refused
 from dlrun.learner import Learner
 from dlrun.objectives.codes import direction
 from dlrun.objectives.given import Given
 from dlrun.objectives.variational import divergence
-from dlrun.tables import mix
-from dlrun.types import Field, Spec
 
 SMALL = {"filters": [4, 8], "strides": [2, 1], "dense": [8], "decoder_filters": [4]}
 PICTURE = Spec({"image": Field("image", (1, 8, 8))})

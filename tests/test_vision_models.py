@@ -14,14 +14,14 @@ from torch import nn
 
 from dlrun.build import build
 from dlrun.cli import main
+from dlrun.core.errors import Refused
+from dlrun.core.types import Field, Spec
 from dlrun.data.prepare import apply, prepare
-from dlrun.errors import Refused
 from dlrun.models.inception import Inception
 from dlrun.models.layers import strided
 from dlrun.models.residual import residual_block, shortcut
 from dlrun.models.separable import separable_convolution
 from dlrun.models.trained import trained
-from dlrun.types import Field, Spec
 
 NETS = ("convnet", "residual", "inception", "separable")
 PLAIN = ("relu", False)

@@ -22,8 +22,11 @@ from dlrun.commands.configure import configure
 from dlrun.commands.train import make_folder, note
 from dlrun.commands.visualize import KINDS, read_words
 from dlrun.commands.visualize_kinds import look_into, makers
+from dlrun.core import stored_files
+from dlrun.core.dataset import Data
+from dlrun.core.errors import Refused
+from dlrun.core.types import Field, Spec
 from dlrun.engine import Trainer
-from dlrun.errors import Refused
 from dlrun.experiment import Experiment
 from dlrun.inspect import maps, patterns
 from dlrun.inspect.activations import activations, contrasted, silent
@@ -34,11 +37,9 @@ from dlrun.learner import Learner
 from dlrun.models import NEEDS
 from dlrun.objectives.canvas import Canvas
 from dlrun.optim import Normalised
-from dlrun.report import read
 from dlrun.report.inside import fitted, mosaic
 from dlrun.report.write import write
 from dlrun.tables import Ticks
-from dlrun.types import Data, Field, Spec
 
 WITHOUT_WEIGHTS = {"pretrained"}  # those that read weights from a file are not offline
 MODELS = sorted({name for name, need in NEEDS.items() if need == "image"} - WITHOUT_WEIGHTS)
@@ -293,7 +294,7 @@ def test_the_run_is_left_as_it_was_and_its_report_shows_the_pictures(run, capsys
 
 def test_a_run_is_evaluated_to_the_same_bits_afterwards(run, unreported):
     def scores():
-        return [result.scores for result in Experiment(read.config(run), run).evaluated()]
+        return [result.scores for result in Experiment(stored_files.config(run), run).evaluated()]
 
     before = scores()
     assert main(["visualize", str(run), "kind=[heatmap,filters]", *SMALL]) == 0

@@ -7,10 +7,10 @@ import yaml
 from laboratory import node
 
 from dlrun.build import build, patched
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
+from dlrun.core.types import Result
 from dlrun.places import conf_folder
 from dlrun.protocols.stages import protocol_of
-from dlrun.types import Result
 from dlrun.workflow.changes import combined, patch
 from dlrun.workflow.stages import Course, Staged, budget, verified
 

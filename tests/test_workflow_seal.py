@@ -6,10 +6,11 @@ import os
 import pytest
 from test_workflow import HOLD, Cut, folder, results, told
 
-from dlrun import gallery, ledger, rundir
+from dlrun import gallery, ledger
 from dlrun.cli import main
+from dlrun.core import run_folder, stored_files
+from dlrun.core.measure_names import remembered
 from dlrun.experiment import Experiment
-from dlrun.figures import remembered
 from dlrun.workflow.course import Workflow
 
 
@@ -83,7 +84,7 @@ def test_a_kill_while_the_results_of_the_test_are_written_opens_nothing_twice(mo
 def test_more_seeds_are_another_opening():
     assert main(["task=wine", "repeat=2", "test=true", "engine.epochs=1"]) == 0
     (run,) = [path.path for path in os.scandir("outputs/wine/dense")]
-    lines = rundir.lines(rundir.Path(run) / "results.jsonl")
+    lines = stored_files.lines(run_folder.Path(run) / "results.jsonl")
     kept = [line for line in lines if line["name"] != "repeat-2" or line["split"] != "test"]
     with open(f"{run}/results.jsonl", "w") as file:
         file.writelines(json.dumps(line) + "\n" for line in kept)
@@ -130,7 +131,7 @@ def test_a_workflow_is_resumed_as_it_began(word, monkeypatch, capsys):
 
 def test_a_config_that_was_edited_between_is_noticed(capsys):
     run = finished()
-    path = rundir.Path(run) / "config.yaml"
+    path = run_folder.Path(run) / "config.yaml"
     path.write_text(path.read_text().replace("lr: 0.001", "lr: 0.002"))
     assert main(["resume", run]) == 2
     assert "was changed" in capsys.readouterr().err

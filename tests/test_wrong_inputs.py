@@ -249,7 +249,7 @@ CASES = {
         f"target {target}": within("--config-dir mine model=own", node(target), f"{re.escape(target)}")
         for target in (
             "dlrun.build.importlib.import_module",
-            "dlrun.rundir.subprocess.run",
+            "dlrun.core.run_folder.subprocess.run",
             "dlrun.cli.os.system",
             "dlrun.report.html.Path",
             "torch.nn.modules.module.torch.load",

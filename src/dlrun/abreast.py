@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dlrun.tables import CHUNK_BYTES, Bag, Pixels, Plain, Table, Windows
-from dlrun.types import Batch
+from dlrun.core.types import Batch
+from dlrun.pixels import Pixels
+from dlrun.sequences import Windows
+from dlrun.tables import CHUNK_BYTES, Bag, Plain, Table
 
 KINDS = (Plain, Pixels, Windows, Bag)
 

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from dlrun.places import user_cache
+from dlrun.core.files import whole
+from dlrun.core.paths import user_cache
+from dlrun.core.types import AHEAD
 from dlrun.tables import Plain, Table
-from dlrun.types import AHEAD
-from dlrun.whole import whole
 
 log = logging.getLogger("dlrun")
 

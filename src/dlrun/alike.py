@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dlrun import as_json
+from dlrun.core import json_text
 
 MODELS = ("dlrun.models.dense.dense", "dlrun.models.dense.linear")
 OPTIMIZERS = ("torch.optim.SGD", "torch.optim.RMSprop", "dlrun.optim.RMSprop", "torch.optim.Adam", "torch.optim.AdamW")
@@ -82,4 +82,4 @@ def content(config: Mapping[str, Any]) -> str:
         for name in outer:
             place = place.get(name) or {}
         place.pop(last, None)
-    return as_json.canonical(common)
+    return json_text.canonical(common)

@@ -15,17 +15,23 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from dlrun import checkpoint, metrics, optim, pairs, processes, runtime, sharded, united
+from dlrun import metrics, optim, pairs, processes, sharded, united
 from dlrun.ahead import looked_ahead
 from dlrun.alike import split_seed
 from dlrun.augment import Augment, augmented
 from dlrun.build import build, patched
+from dlrun.core import checkpoint, device
+from dlrun.core.dataset import Data, Raw, Rows
+from dlrun.core.errors import Refused
+from dlrun.core.random import mix
+from dlrun.core.run_folder import RunDir
+from dlrun.core.types import Field, Job, Spec
 from dlrun.data import kept
+from dlrun.data.fingerprints import fingerprint
 from dlrun.data.news import tell_new
 from dlrun.data.own import raw_of
-from dlrun.data.prepare import apply, fingerprint, prepare, state
+from dlrun.data.prepare import apply, prepare, state
 from dlrun.engine import Trainer
-from dlrun.errors import Refused
 from dlrun.goals import answered, callbacks
 from dlrun.learner import Learner
 from dlrun.meter import Measures
@@ -36,11 +42,9 @@ from dlrun.objectives.given import Given
 from dlrun.own import loss_of, metric_of
 from dlrun.problems import OWN, for_one, of_target, targets_fault
 from dlrun.protocols.stages import plan_of
-from dlrun.rundir import RunDir
 from dlrun.settings import LATER, Settings
 from dlrun.stream import Stream
-from dlrun.tables import Table, Ticks, mix
-from dlrun.types import Data, Field, Job, Raw, Rows, Spec
+from dlrun.tables import Table, Ticks
 
 log = logging.getLogger("dlrun")
 log = logging.getLogger("dlrun")
@@ -77,12 +81,12 @@ class Assembly:
         self.run = RunDir(folder)
         self.told: dict[str, None] = {}  # what was said once, in order
         self.settings: Settings = self.part("engine")
-        self.device = runtime.choose_device(processes.here.device or self.settings.own_device)
+        self.device = device.choose_device(processes.here.device or self.settings.own_device)
         self.plan = plan_of(config, plugins)
         self.schedule = self.part("scheduler")
-        runtime.be_deterministic(self.settings.deterministic)
-        runtime.flush_denormals()
-        runtime.keep_memory()
+        device.be_deterministic(self.settings.deterministic)
+        device.flush_denormals()
+        device.keep_memory()
         optim.spare_compiler()
         optim.rehearse(lambda parameters: self.part("optimizer", parameters))
         self.raw, self.print = processes.in_turn(lambda: kept.read(self.config["data"], self._dataset))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from dlrun.core.dataset import Source
+from dlrun.core.types import Score
 from dlrun.engine import Trainer
 from dlrun.models.constant import Answer, Constant
-from dlrun.types import Score, Source
 
 
 def bar_scores(baseline: Trainer, split: str, source: Source) -> dict[str, Score]:

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from dlrun import runtime
 from dlrun.calls import Call, calls, parts, tensors
+from dlrun.core import random as runtime
+from dlrun.core.errors import Refused
+from dlrun.core.types import Batch
 from dlrun.data.shown import picture
 from dlrun.engine import Trainer
-from dlrun.errors import Refused
 from dlrun.models.embedded import embedded_words
-from dlrun.types import Batch
 
 OWN = "model."  # where an objective has its one model: left out of names, as `dlrun explain` does
 Node = tuple[str, str, tuple[str, ...]]  # name, kind, and the nodes that it reads

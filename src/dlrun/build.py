@@ -10,7 +10,7 @@ from typing import Any
 
 from dlrun import parts
 from dlrun.contracts import call, failed, own, place_of
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
 from dlrun.signatures import as_meant, settable
 
 _named: ContextVar[tuple[str, ...]] = ContextVar("plugins", default=())  # of the part that is being built

@@ -9,13 +9,14 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from dlrun import artifacts, making
+from dlrun import making
+from dlrun.core import artifacts
+from dlrun.core.files import spared, whole
+from dlrun.core.formatting import counted
+from dlrun.core.random import mix
 from dlrun.engine import Trainer
-from dlrun.figures import counted
 from dlrun.optim import better, monitored
 from dlrun.ranges import Count, Natural, NonNegative
-from dlrun.tables import mix
-from dlrun.whole import spared, whole
 
 log = logging.getLogger("dlrun")
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from dlrun.errors import Refused, Unwritable, cut, in_one_line
+from dlrun.core.errors import Refused, Unwritable, cut, in_one_line
 
 
 def entry() -> None:

@@ -16,7 +16,7 @@ from typing import Any, NoReturn, cast
 import torch
 from torch import Tensor, nn
 
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
 
 log = logging.getLogger(__name__)
 Compute = Callable[..., Sequence[Tensor]]

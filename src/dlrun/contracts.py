@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dlrun.places import PACKAGE
+from dlrun.core.paths import PACKAGE
 
 Named = Sequence[tuple[str, str]]  # arguments in order: name, annotation as text ('' where there is none)
 GIVES = {  # kind of part → the argument that receives what dlrun knows, by its name or its annotation

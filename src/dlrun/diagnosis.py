@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any, Literal
 
+from dlrun.core.formatting import counted
 from dlrun.curve import CLEAR, FEW, NOISE, RISEN, Curve, curve, number, series
-from dlrun.figures import counted
 
 Kind = Literal[
     "unstable", "suspiciously good", "not learning", "overfitting", "rising", "underfitting", "converged", "unclear"

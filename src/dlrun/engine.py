@@ -14,25 +14,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from dlrun import checkpoint, pairs, processes, replay, runtime, sharded, united
-from dlrun.errors import Unwritable
+from dlrun import pairs, processes, replay, sharded, united
+from dlrun.core import checkpoint, device, random
+from dlrun.core.dataset import Data, Source
+from dlrun.core.errors import Interrupted, Unwritable
+from dlrun.core.random import mix
+from dlrun.core.types import Batch, History, Row, Step
 from dlrun.learner import Learner
 from dlrun.meter import Measures, Meter
 from dlrun.settings import Settings
-from dlrun.tables import mix
-from dlrun.types import Batch, Data, History, Row, Source, Step
 
 log = logging.getLogger("dlrun")
 Callback = Callable[["Trainer"], None]  # after each epoch: reads the history, may set trainer.stop; keeps no state
 SPLITS = ("train", "val", "test")
-
-
-class Interrupted(Exception):
-    """A signal asked the run to stop; everything up to now is saved."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
 
 
 class Trainer:
@@ -144,7 +138,7 @@ class Trainer:
 
     def _taken(self, batch: Batch) -> Iterator[Step]:
         found: Iterator[Step] = self.objective.steps(batch)  # type: ignore[operator]
-        return runtime.in_precision(found, self.device, self.settings.precision)
+        return device.in_precision(found, self.device, self.settings.precision)
 
     def _begin(self, split: str, source: Source, learn: bool, keep: bool) -> Meter:
         size = self._size(learn)
@@ -260,7 +254,7 @@ class Trainer:
             "position": self.position,
             "stop": self.stop,
             "seconds": self.seconds,
-            "random": runtime.random_state(self.device),
+            "random": random.random_state(self.device),
             "meter": self.meter.state() if self.meter is not None else None,
         }
         state = sharded.gathered(state) if self.learner.sharded else state
@@ -280,7 +274,7 @@ class Trainer:
         self.history[:] = [Row(*entry) for entry in state["history"]]
         self.epoch, self.position, self.stop = state["epoch"], state["position"], state["stop"]
         self.spent, self.began_at = state["seconds"], time.monotonic()
-        runtime.restore_random_state(state["random"], self.device)
+        random.restore_random_state(state["random"], self.device)
         if state["meter"] is not None:
             self.meter = self._meter("train")
             self.meter.restore(state["meter"])

@@ -13,12 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from dlrun.whole import file_names, whole, write_text
+from dlrun.core.files import file_names, whole, write_text
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from dlrun.types import Row
+    from dlrun.core.types import Row
 
 NAME = "events.out.tfevents.0.dlrun"
 EPOCH = "events.out.tfevents.{:06}.dlrun"

@@ -11,21 +11,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dlrun import changed, checkpoint, foretold, gallery, ledger, pairs, processes, together
+from dlrun import foretold, gallery, ledger, pairs, processes, together
 from dlrun.assembly import Assembly, Fit
 from dlrun.baseline import bar_scores
 from dlrun.callbacks import EarlyStopping, KeepBest
-from dlrun.engine import Interrupted, Trainer
-from dlrun.errors import Refused, Unwritable
+from dlrun.core import changed_settings, checkpoint
+from dlrun.core.errors import Diverged, Interrupted, Refused, Unwritable
+from dlrun.core.files import spared
+from dlrun.core.run_folder import RunDir
+from dlrun.core.types import Job, Result, Score
+from dlrun.engine import Trainer
 from dlrun.goals import directed, goals_of
 from dlrun.making import judged
-from dlrun.meter import Diverged, Meter, with_intervals
+from dlrun.meter import Meter, with_intervals
 from dlrun.notes import costly, models_notes, remarks, skipped, told_of_targets, undefined
 from dlrun.protocols.stages import standing
-from dlrun.rundir import RunDir
 from dlrun.stopping import signals
-from dlrun.types import Job, Result, Score
-from dlrun.whole import spared
 
 log = logging.getLogger("dlrun")
 Watch = Callable[[Trainer, Job, dict[str, Score]], AbstractContextManager[object]]
@@ -184,15 +185,15 @@ class Experiment:
     def _told_of_changes(self, fit: Fit) -> None:
         """Let a fit that has ended go on where it was asked to, and say what is otherwise from here on."""
         trainer, name = fit.trainer, fit.job.name
-        known = changed.entries(self.run.folder, name)
+        known = changed_settings.entries(self.run.folder, name)
         here = [each for each in known if (each["epoch"], each["position"]) == (trainer.epoch, trainer.position)]
         trainer.stop = "" if here else trainer.stop
-        for text in filter(None, map(changed.told, here)):
+        for text in filter(None, map(changed_settings.told, here)):
             log.info("%s: %s", name, text)
-        replan = any(key.startswith(changed.PLANNED) for each in here for key in each["settings"])
+        replan = any(key.startswith(changed_settings.PLANNED) for each in here for key in each["settings"])
         if replan and trainer.learner.schedule is not None:
             log.info("%s: its schedule is now one over %d steps", name, trainer.steps_planned)
-        since = changed.ended_at(self.run.folder, name)
+        since = changed_settings.ended_at(self.run.folder, name)
         for number, callback in enumerate(trainer.callbacks):
             if isinstance(callback, EarlyStopping):
                 trainer.callbacks[number] = replace(callback, since=since)
@@ -242,7 +243,7 @@ class Experiment:
             raw.note,
             *self.assembly.told,
             *models_notes(fit),
-            *changed.notes(self.run.folder, fit.job.name),
+            *changed_settings.notes(self.run.folder, fit.job.name),
             *foretold.notes(raw),
             *undefined(scores, split),
             *costly(scores),

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from dlrun.core.errors import Refused
+from dlrun.core.run_folder import RunDir
 from dlrun.data.prepare import apply
-from dlrun.errors import Refused
 from dlrun.inference import fits_again, outputs_of
 from dlrun.inference_folds import Part, mean_of
 from dlrun.models.trained import answering_jobs, read_spec
-from dlrun.rundir import RunDir
 
 
 @dataclass(frozen=True)

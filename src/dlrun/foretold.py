@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from dlrun import as_json
-from dlrun.outlook import DAY, Outlook
-from dlrun.types import Raw, Rows, Windowed
-from dlrun.whole import write_text
+from dlrun.core import json_text
+from dlrun.core.dataset import Raw, Rows, Windowed
+from dlrun.core.files import write_text
+from dlrun.core.types import DAY, Outlook
 
 DAYS, LEAST, MOST = 10, 300, 1500  # days that are kept; rows at least, and at most
 CAUTION = "neighbouring windows are alike, so the 95 % intervals are narrower than they should be"
@@ -36,7 +36,7 @@ def write(
     if not found:
         return None
     path = folder / "forecast" / f"{job}-{split}.json"
-    write_text(path, as_json.text(found) + "\n")
+    write_text(path, json_text.text(found) + "\n")
     return path
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from dlrun import as_json
+from dlrun.core import json_text
+from dlrun.core.dataset import Raw, Rows
+from dlrun.core.files import whole, write_text
+from dlrun.core.types import Field
 from dlrun.data.shown import number, shown, span
-from dlrun.types import Field, Raw, Rows
-from dlrun.whole import whole, write_text
 
 LEAST = 1e-7  # about what float32 can still tell from 0 beside 1: keeps the logarithm finite
 SIDE = 140  # pixels, to which small pictures are enlarged
@@ -51,7 +52,7 @@ def write(
             view["image"] = _save(view["image"], folder / "errors" / f"{job}-{split}-{len(found) + 1}.png")
         found.append({"row": row, "target": target, **about, "loss": float(losses[place]), "shown": view})
     path = folder / "errors" / f"{job}-{split}.json"
-    write_text(path, as_json.text(found, 1) + "\n")
+    write_text(path, json_text.text(found, 1) + "\n")
     return path
 
 

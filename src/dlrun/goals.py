@@ -8,10 +8,10 @@ from typing import Any
 
 from dlrun import metrics
 from dlrun.callbacks import Collapse, EarlyStopping, KeepBest, Limit
+from dlrun.core.errors import Refused, in_short
+from dlrun.core.types import Field, Score, Spec
 from dlrun.engine import Trainer
-from dlrun.errors import Refused, in_short
 from dlrun.own import callback_of
-from dlrun.types import Field, Score, Spec
 
 STOPPERS = (Collapse, EarlyStopping, Limit)
 

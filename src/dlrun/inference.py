@@ -13,21 +13,23 @@ import numpy as np
 import torch
 from torch import nn
 
-from dlrun import as_json, checkpoint, runtime
 from dlrun.assembly import Assembly, Fit
+from dlrun.core import checkpoint, json_text
+from dlrun.core import device as runtime
+from dlrun.core.errors import Refused, in_short
+from dlrun.core.run_folder import RunDir
+from dlrun.core.types import Batch, Field, Job, Score, Spec
 from dlrun.data.archives import content, printable
 from dlrun.data.news import tell_new
 from dlrun.data.picture_files import Reading, Unreadable, read
 from dlrun.data.prepare import apply, state
 from dlrun.data.strangers import strangers
-from dlrun.errors import Refused, in_short
 from dlrun.inference_folds import Part, mean_of, scored, spec_of
 from dlrun.models.ensemble import Ensemble
 from dlrun.models.trained import Trained, answering_jobs, config_of, main_job, trained
-from dlrun.rundir import RunDir
+from dlrun.pixels import Pixels
 from dlrun.settings import Settings
-from dlrun.tables import Pixels, Plain, Table
-from dlrun.types import Batch, Field, Job, Score, Spec
+from dlrun.tables import Plain, Table
 
 Place = tuple[Path, str]  # a folder or an archive and the name of a file in it; or a file by itself, and ''
 
@@ -227,7 +229,7 @@ def check_same(run: RunDir, again: RunDir, job: str, fit: Fit) -> None:
     before, now = (place.read_json("data.json") for place in (run, again))
     if before["fingerprint"] != now["fingerprint"]:
         raise Refused(f"the data that {run.folder} was trained on have changed since: {before} then, {now} now")
-    if json.loads(as_json.text(state(fit.data.learnt))) != run.read_json(f"preparation/{job}.json"):
+    if json.loads(json_text.text(state(fit.data.learnt))) != run.read_json(f"preparation/{job}.json"):
         raise Refused(f"the preparation is no longer the one in {run.folder}/preparation/{job}.json")
 
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from dlrun.assembly import Fit
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
+from dlrun.core.types import Batch, Field, Spec, Step
 from dlrun.goals import answered
 from dlrun.meter import Meter, with_intervals
 from dlrun.tables import Table
-from dlrun.types import Batch, Field, Spec, Step
 
 if TYPE_CHECKING:
     from dlrun.inference import Answers

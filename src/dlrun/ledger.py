@@ -14,10 +14,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from dlrun import as_json
-from dlrun.data.files import user_cache
-from dlrun.errors import Refused
-from dlrun.renamed_parts import as_first_named
+from dlrun.core import json_text
+from dlrun.core.errors import Refused
+from dlrun.core.paths import user_cache
+from dlrun.core.renamed_parts import as_first_named
 
 log = logging.getLogger("dlrun")
 
@@ -136,7 +136,7 @@ def complete(entry: Entry, score: Mapping[str, float]) -> Entry:
 
 
 def _append(file: io.FileIO, entry: Entry) -> None:
-    line = as_json.text(asdict(entry)).encode() + b"\n"
+    line = json_text.text(asdict(entry)).encode() + b"\n"
     end = file.seek(0, os.SEEK_END)
     file.seek(max(0, end - 1))
     cut = file.read(1) not in (b"", b"\n")  # a kill may have cut the last line short: it must not swallow this one
@@ -147,7 +147,7 @@ def _append(file: io.FileIO, entry: Entry) -> None:
 def config_hash(config: Mapping[str, Any]) -> str:
     """The sha256 of a config as canonical JSON, without what says only where things go or come from."""
     kept = {key: value for key, value in config.items() if key not in NOT_OF_THE_MODEL}
-    text = as_json.canonical(as_first_named(kept), separators=(",", ":"), ensure_ascii=False)
+    text = json_text.canonical(as_first_named(kept), separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -173,7 +173,7 @@ def _entry(line: bytes) -> Entry | None:
         entry = Entry(**{field.name: found[field.name] for field in fields(Entry) if field.name != "test"})
         entry = replace(entry, test=found.get("test", ""))
         texts = (entry.date, entry.task, entry.fingerprint, entry.config, entry.run, entry.reason, entry.test)
-        scores = {name: as_json.number(value) for name, value in entry.score.items()}
+        scores = {name: json_text.number(value) for name, value in entry.score.items()}
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
     return replace(entry, score=scores) if all(isinstance(text, str) for text in texts) else None

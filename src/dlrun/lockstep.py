@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dlrun.assembly import Assembly, Fit
-from dlrun.engine import Callback, Interrupted, Trainer
-from dlrun.rundir import RunDir
+from dlrun.core.errors import Interrupted
+from dlrun.core.run_folder import RunDir
+from dlrun.core.types import Job, Result, Row, Score
+from dlrun.engine import Callback, Trainer
 from dlrun.stack import Stack
 from dlrun.stopping import signals
-from dlrun.types import Job, Result, Row, Score
 
 if TYPE_CHECKING:
     from dlrun.experiment import Watch

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from dlrun import runtime
-from dlrun.artifacts import Artifact, Maker
+from dlrun.core import device
+from dlrun.core.artifacts import Artifact, Maker
+from dlrun.core.dataset import Source
+from dlrun.core.errors import Refused, in_short
+from dlrun.core.types import Score
 from dlrun.engine import Trainer
-from dlrun.errors import Refused, in_short
-from dlrun.types import Score, Source
 
 
 def maker(objective: nn.Module, kind: str) -> Maker:
@@ -50,7 +51,7 @@ def judged(trainer: Trainer, source: Source, seed: int) -> dict[str, Score]:
 def aside(trainer: Trainer, seed: int) -> Iterator[None]:
     """Inside, the objective is in evaluation with its averaged weights, and random numbers come from this seed."""
     cuda = [trainer.device] if trainer.device.type == "cuda" else []
-    precise = runtime.autocast(trainer.device, trainer.settings.precision)
+    precise = device.autocast(trainer.device, trainer.settings.precision)
     with torch.random.fork_rng(devices=cuda), torch.no_grad(), trainer.learner.averaged(), precise:
         torch.manual_seed(seed)
         trainer.objective.eval()

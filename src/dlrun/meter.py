@@ -10,18 +10,15 @@ import torch
 from torch import Tensor
 
 from dlrun import bootstrap
+from dlrun.core.errors import Diverged
+from dlrun.core.types import Batch, Field, Score, Step
 from dlrun.metrics import Metric, interval, zeros
 from dlrun.processes import here
 from dlrun.scores import Whole, resampled, taken
-from dlrun.types import Batch, Field, Score, Step
 
 Measures = dict[str, tuple[str, Metric]]  # name in a row → target column, measure
 PENDING_STEPS = 256
 PENDING_NUMBERS = 1 << 20
-
-
-class Diverged(Exception):
-    """The loss is no longer a number. Its text says where."""
 
 
 class Meter:

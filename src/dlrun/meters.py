@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlrun.meter import PENDING_NUMBERS, PENDING_STEPS, Diverged, Meter
-from dlrun.types import Batch, Step
+from dlrun.core.errors import Diverged
+from dlrun.core.types import Batch, Step
+from dlrun.meter import PENDING_NUMBERS, PENDING_STEPS, Meter
 
 Losses = Callable[[int, dict[str, Tensor], Batch], dict[str, Tensor]]
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from dlrun.bootstrap import ALIKE, too_few
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
+from dlrun.core.types import Field, Score
 from dlrun.problems import best_constant, metric_fault, usual_metrics
 from dlrun.ranges import Count, Fraction
 from dlrun.scores import FINISHES, Whole
-from dlrun.types import Field, Score
 
 Each = Callable[[Tensor, Tensor], Tensor]
 Average = Literal["macro", "micro", "weighted"]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dlrun import runtime
 from dlrun.assembly import Fit
 from dlrun.bootstrap import COSTLY
+from dlrun.core import device
+from dlrun.core.formatting import number
+from dlrun.core.types import Score
 from dlrun.engine import Trainer
-from dlrun.figures import number
 from dlrun.optim import better
-from dlrun.types import Score
 
 
 def models_notes(fit: Fit) -> list[str]:
@@ -24,7 +24,7 @@ def remarks(trainer: Trainer) -> list[str]:
     rows, found = len(trainer.data.train), list[str]()
     if trainer.learner.groups and trainer.rows_learned(trainer.data.train) < rows:
         found.append(f"batch normalization needs two rows in a batch: each epoch leaves out one of {rows:,}, at random")
-    if trainer.settings.precision == "bf16" and runtime.slow_bf16(trainer.device):
+    if trainer.settings.precision == "bf16" and device.slow_bf16(trainer.device):
         found.append("this processor has no bf16 units: engine.precision=bf16 takes several times as long as fp32")
     return found
 

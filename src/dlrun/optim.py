@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from dlrun.core.types import History
 from dlrun.fused import fusable, laid_as, take
 from dlrun.ranges import Count, Fraction, NonNegative, Positive, Probability
-from dlrun.types import History
 
 
 def spare_compiler() -> None:

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from dlrun.build import build
 from dlrun.contracts import failed, own, parameters
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
+from dlrun.core.types import Field
 from dlrun.losses import Loss
 from dlrun.metrics import Metric
-from dlrun.types import Field
 
 Plugins = tuple[str, ...]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dlrun.errors import Refused
+from dlrun.core.dataset import Source
+from dlrun.core.errors import Refused
 from dlrun.tables import Ticks
-from dlrun.types import Source
 
 
 def normalizes(objective: nn.Module) -> bool:

@@ -14,10 +14,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
+from dlrun.core.renamed_parts import RENAMED
+from dlrun.core.stored_files import DEEPEST
 from dlrun.places import conf_folder
 from dlrun.ranges import PARTS
-from dlrun.renamed_parts import RENAMED
 from dlrun.signatures import signature
 
 ANY = "any"  # what a user's own part takes, and what a Python caller may build
@@ -43,7 +44,6 @@ CLASSES = {
     "torchvision.transforms.v2": "torchvision.transforms.v2.Transform",
 }
 OURS = (*sys.stdlib_module_names, "dlrun", "hydra_plugins", "torch", "torchvision", "numpy", "scipy", "sklearn")
-DEEPEST, MOST = 40, 200_000  # levels and values of a config: more are no config, but an attack on whoever reads it
 
 
 def resolved(target: Any) -> str:
@@ -110,20 +110,6 @@ def part_faults(value: Any, place: str, kind: str | None, plugins: Iterable[str]
         inside = lambda key: takes(target, kind, plugins, key)  # noqa: E731
     for key, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
         yield from part_faults(inner, f"{place}.{key}", inside(key), plugins, level + 1)
-
-
-def bounded(config: Any, name: str) -> None:
-    """Raise Refused for a file whose values are without end: aliases that hold themselves, or each other many times."""
-    left, level = [config], 0
-    seen = 0
-    while left:
-        level, seen = level + 1, seen + len(left)
-        if level > DEEPEST or seen > MOST:
-            raise Refused(f"{name} is no config: its values go on without end")
-        inner = [
-            value.values() if isinstance(value, dict) else value for value in left if isinstance(value, dict | list)
-        ]
-        left = [each for one in inner for each in one][: MOST + 1]
 
 
 def shortened(value: Any, most: int = 80) -> str:

@@ -4,32 +4,15 @@ from __future__ import annotations
 
 import copy
 import os
-import sys
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import dlrun
-from dlrun.errors import Refused, in_short
+from dlrun.core.errors import Refused, in_short
+from dlrun.core.paths import PACKAGE
 
-PACKAGE = Path(dlrun.__file__).resolve().parent
 HIDDEN = ("hydra",)
-
-
-def data_root() -> Path:
-    """The folder that holds official files: $DLRUN_DATA, else the user's cache folder."""
-    chosen = os.environ.get("DLRUN_DATA")
-    return Path(chosen).expanduser() if chosen else user_cache()
-
-
-def user_cache() -> Path:
-    """The folder for what can be made or downloaded again, where this system keeps such things."""
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "dlrun"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "dlrun"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dlrun"
 
 
 def conf_folder() -> Path:

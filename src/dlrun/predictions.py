@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun import stored
-from dlrun.errors import Refused, in_short
+from dlrun.core import stored_files
+from dlrun.core.errors import Refused, in_short
 from dlrun.problems import of_target, usual_metrics
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def pooled(folder: Path, jobs: Sequence[str], split: str) -> Pooled:
 
 def of_stage(folder: Path, stage: str, split: str) -> Pooled:
     """The predictions of all folds and repeats of a stage that have a result."""
-    lines = [line for line in stored.lines(folder / "results.jsonl") if line["split"] == split]
+    lines = [line for line in stored_files.lines(folder / "results.jsonl") if line["split"] == split]
     jobs = dict.fromkeys(line["name"] for line in lines if line["job"]["stage"] == stage)
     return pooled(folder, list(jobs), split)
 
@@ -151,7 +151,9 @@ def _whole(of: Pooled, definition: Definition, measure: str) -> tuple[Whole, np.
 def _checked(of: Pooled, measure: str) -> Definition:
     """How a measure is taken, once its predictions have been found to be those of the recorded scores."""
     definition = _definition(of.folder, measure)
-    lines = {line["name"]: line for line in stored.lines(of.folder / "results.jsonl") if line["split"] == of.split}
+    lines = {
+        line["name"]: line for line in stored_files.lines(of.folder / "results.jsonl") if line["split"] == of.split
+    }
     end = 0
     for job, length in of.lengths.items():
         start, end = end, end + length
@@ -185,7 +187,7 @@ def _check_rows(first: Pooled, second: Pooled, target: str) -> None:
     """Refuse two that were not scored on the same rows of the same data with the same truth."""
     import numpy as np
 
-    data = [stored.value(of.folder / "data.json") for of in (first, second)]
+    data = [stored_files.value(of.folder / "data.json") for of in (first, second)]
     if not same_rows(*data) or first.split != second.split:
         raise Refused("they were not scored on the same data (the fingerprints in data.json differ)")
     (ids, at), (others, there) = (np.unique(of.rows, return_index=True) for of in (first, second))
@@ -209,8 +211,8 @@ def _mean_of_each(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _definition(folder: Path, measure: str) -> Definition:
-    config = stored.config(folder)
-    fields, found = stored.value(folder / "fields.json")["targets"], {}
+    config = stored_files.config(folder)
+    fields, found = stored_files.value(folder / "fields.json")["targets"], {}
     for target, about in fields.items():
         names = usual_metrics(about["kind"], bool(about.get("outlook") and about.get("scale")))
         usual = {name: USUAL.get(name, {"_target_": OURS + name}) for name in names}
@@ -226,7 +228,7 @@ def _definition(folder: Path, measure: str) -> Definition:
 
 
 def _arrays(file: Path, folder: Path) -> dict[str, np.ndarray]:
-    found = stored.arrays(file)
+    found = stored_files.arrays(file)
     if "row" not in found:
         raise Refused(f"{file} does not say which row is which: an older dlrun wrote it; {_again(folder)}")
     return found

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dlrun.errors import in_short
+from dlrun.core.errors import in_short
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dlrun import runtime
-from dlrun.errors import Refused
+from dlrun.core import device as runtime
+from dlrun.core import random
+from dlrun.core.errors import Refused
+from dlrun.core.random import mix
 from dlrun.shares import Share, share
-from dlrun.tables import mix
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=1)  # whoever starts the processes sees one die; a slow one is waited for
@@ -178,21 +179,21 @@ def whole(rows: int) -> int:
 
 def seed(number: int, device: torch.device) -> None:
     """Begin random numbers anew: those that all processes have in common, and each process's own."""
-    runtime.seed(number, device)
+    random.seed(number, device)
     if here.size > 1:
-        here.common = runtime.random_state(device)
-        runtime.seed(mix(number, here.rank), device)
+        here.common = random.random_state(device)
+        random.seed(mix(number, here.rank), device)
 
 
 @contextmanager
 def in_common(device: torch.device) -> Iterator[None]:
     """Inside, random numbers are those that all processes have in common."""
-    own = runtime.random_state(device)
+    own = random.random_state(device)
     if here.common is not None:
-        runtime.restore_random_state(here.common, device)
+        random.restore_random_state(here.common, device)
     yield
-    here.common = runtime.random_state(device)
-    runtime.restore_random_state(own, device)
+    here.common = random.random_state(device)
+    random.restore_random_state(own, device)
 
 
 def drawn(draw: Callable[[int], Tensor], rows: int) -> Tensor:

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from dlrun import sharded
 from dlrun.compiled import INSTEAD, ROUNDING, close, compilable, compiled, refuse
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
+from dlrun.core.types import Batch, Step
 from dlrun.fused import laid_as
 from dlrun.settings import Settings
 from dlrun.tape import MAPPINGS, Beyond, Play, complete, noted
-from dlrun.types import Batch, Step
 
 TOLERANCES = {"fp32": ROUNDING, "bf16": 0.1}  # of a compiled step, which rounds elsewhere
 Take = Callable[[Batch], Iterator[Step]]

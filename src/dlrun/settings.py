@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from dlrun.ranges import Count, Natural, NonNegative, Positive, Probability
 
 if TYPE_CHECKING:
-    from dlrun.types import Spec
+    from dlrun.core.types import Spec
 
 BATCHES = 256  # an epoch, about, where a batch may have any size
 AT_ONCE = 1 << 14  # numbers in a batch of small rows

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dlrun import processes
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
 from dlrun.processes import here
 
 if TYPE_CHECKING:

@@ -14,15 +14,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dlrun.abreast import Abreast, stretches
+from dlrun.core.dataset import Data
+from dlrun.core.errors import Diverged, Unstackable
+from dlrun.core.random import mix
+from dlrun.core.types import Row
 from dlrun.engine import SPLITS, Trainer
 from dlrun.flat import Flat, fits
 from dlrun.learner import Learner
-from dlrun.meter import Diverged, Meter
+from dlrun.meter import Meter
 from dlrun.meters import Meters
-from dlrun.models.stacking import Unstackable
 from dlrun.objectives.stacked import Stacked
-from dlrun.tables import mix
-from dlrun.types import Data, Row
 
 GROUP = "model"
 OWN = ("lr", "initial_lr", "weight_decay", "momentum")  # hyperparameters that each member may have for itself

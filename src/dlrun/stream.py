@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
+from dlrun.core.random import mix
+from dlrun.core.types import Batch, Kind
 from dlrun.pixels import moved
 from dlrun.shares import share
-from dlrun.tables import Table, mix
-from dlrun.types import Batch, Kind
+from dlrun.tables import Table
 
 Made = TypeVar("Made")
 Run = tuple[int, np.ndarray]  # a file's number, and row numbers within it

@@ -11,14 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlrun.pixels import Pixels as Pixels
-from dlrun.pixels import Streamed as Streamed
-from dlrun.pixels import select
-from dlrun.sequences import Sequences as Sequences
-from dlrun.sequences import Windows as Windows
-from dlrun.sequences import by_length
+from dlrun.core.random import mix
+from dlrun.core.types import Batch
+from dlrun.pixels import Pixels, Streamed, select
+from dlrun.sequences import Sequences, Windows, by_length
 from dlrun.shares import pieces
-from dlrun.types import Batch
 
 warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
 CHUNK_BYTES = 1 << 22  # rows are gathered for many small batches at once, then cut: a cut costs a microsecond
@@ -206,14 +203,3 @@ def aligned(part: Tensor) -> Tensor:
     CPU's matrix products round in another way where memory is not aligned.
     """
     return part.clone() if part.layout is torch.strided and part.storage_offset() else part
-
-
-def mix(*numbers: int) -> int:
-    """One 63-bit seed from several numbers, so that (1, 2) and (2, 1) differ. After splitmix64 (Steele et al. 2014)."""
-    state = 0
-    for number in numbers:
-        state = (state + number + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-        state ^= state >> 31
-    return state >> 1

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dlrun.types import Batch, Step
+from dlrun.core.types import Batch, Step
 
 MOST_CALLS = 400  # a longer step is not one of small calls
 SAME = ("detach", "alias", "lift_fresh")  # what is the tensor itself, without its history

@@ -21,15 +21,14 @@ from dlrun import alike
 from dlrun.abreast import KINDS
 from dlrun.assembly import Fit
 from dlrun.build import patched
-from dlrun.engine import Interrupted, Trainer
-from dlrun.errors import Refused
+from dlrun.core.errors import Interrupted, Refused, Unstackable
+from dlrun.core.types import Job, Result
+from dlrun.engine import Trainer
 from dlrun.lockstep import FitOwner, Member, train
-from dlrun.models.stacking import Unstackable
 from dlrun.objectives.supervised import Supervised
 from dlrun.problems import of_target
 from dlrun.processes import here
 from dlrun.stack import GROUP, Lead
-from dlrun.types import Job, Result
 
 if TYPE_CHECKING:
     from dlrun.experiment import Watch

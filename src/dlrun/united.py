@@ -11,14 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dlrun import pairs, processes, runtime
-from dlrun.errors import Refused
-from dlrun.meter import Diverged, Meter, move
+from dlrun import pairs, processes
+from dlrun.core import random
+from dlrun.core.dataset import Source
+from dlrun.core.errors import Diverged, Refused
+from dlrun.core.random import mix
+from dlrun.meter import Meter, move
 from dlrun.processes import here
 from dlrun.settings import Settings
 from dlrun.shares import share
-from dlrun.tables import Ticks, mix
-from dlrun.types import Source
+from dlrun.tables import Ticks
 
 log = logging.getLogger("dlrun")
 SEEN = 16  # batches between two looks at what others wish, where a look has a price
@@ -224,7 +226,7 @@ def shared_state(trainer: SharedFit, state: dict[str, Any]) -> dict[str, Any]:
     if trainer.meter is None:
         return state
     running = statistics(trainer.objective)
-    own = {"random": runtime.random_state(trainer.device), "meter": trainer.meter.state(), "statistics": running}
+    own = {"random": random.random_state(trainer.device), "meter": trainer.meter.state(), "statistics": running}
     whole = copy.deepcopy(trainer.meter)
     whole.flush()
     found = processes.everyone(move_all([own, whole.state()], CPU))
@@ -243,7 +245,7 @@ def restore_own(trainer: SharedFit, state: dict[str, Any]) -> None:
         return
     if len(ranks) == here.size:
         own = ranks[here.rank]
-        runtime.restore_random_state(own["random"], trainer.device)
+        random.restore_random_state(own["random"], trainer.device)
         trainer.meter.restore(own["meter"])
         for name, value in statistics(trainer.objective).items():
             value.copy_(own["statistics"][name])

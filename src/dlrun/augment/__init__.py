@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from dlrun.augment.colours import Colour, colour
 from dlrun.augment.mixing import cutmix, mix, mix_fault, mixes, mixup
 from dlrun.augment.moves import Move, crop, fill_of, flip, moved, rotate, shear, shift, zoom
-from dlrun.errors import Refused
-from dlrun.types import Batch, Field, Spec
+from dlrun.core.errors import Refused
+from dlrun.core.types import Batch, Field, Spec
 
 __all__ = ["augmented", "colour", "crop", "cutmix", "flip", "mixup", "rotate", "shear", "shift", "zoom"]
 

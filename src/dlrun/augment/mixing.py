@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dlrun.core.types import Batch, Field, Spec
 from dlrun.ranges import Positive
-from dlrun.types import Batch, Field, Spec
 
 LABELS = ("binary", "category", "multilabel")
 

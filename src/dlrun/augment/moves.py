@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
 from dlrun.ranges import Fraction, NonNegative, Positive, Probability
 
 Fill = Literal["nearest", "reflect", "black"]

@@ -9,17 +9,17 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from dlrun import stored
-from dlrun.at_work import at_work
 from dlrun.commands.check import check
 from dlrun.commands.configure import configure, keys, unknown_key, value_of
 from dlrun.commands.train import go, logging_to, make_folder, named_plugins, start
 from dlrun.commands.typed import as_text
 from dlrun.commands.words import user_folders
-from dlrun.errors import Damaged, Refused
+from dlrun.core import stored_files
+from dlrun.core.errors import Damaged, Refused
+from dlrun.core.files import contained
+from dlrun.core.folder_lock import at_work
 from dlrun.parts import faults
 from dlrun.settings import LATER
-from dlrun.whole import contained
 
 log = logging.getLogger("dlrun")
 
@@ -34,7 +34,7 @@ def opened(words: list[str], command: str) -> tuple[Path, dict[str, Any], list[s
     if (folder / "sweep.jsonl").is_file():
         raise Refused(f"{folder} is a sweep: the same dlrun -m … goes on with it; its jobs are run folders, such as "
                       f"{words[0]}/000")  # fmt: skip
-    config = stored.config(folder)
+    config = stored_files.config(folder)
     contained(folder)
     if "engine" not in config:
         raise Refused(f"{folder / 'config.yaml'} is not the config of a run")
@@ -74,7 +74,7 @@ def resume(words: list[str]) -> int:
 
 def gone_on_with(folder: Path, config: dict[str, Any], rest: list[str], name: str) -> int:
     """What `resume` does while no other dlrun is at work on the run. name: of the folder, as it was typed."""
-    from dlrun.report.read import flat
+    from dlrun.core.run_reader import flat
 
     plugins, before = named_plugins(rest), flat(config)
     words = [word for word in rest if not word.startswith("plugins=")]
@@ -99,10 +99,10 @@ def changed(
     """Inside, the run has these settings: dotted key → [before, now]. What is refused puts those before back."""
     import yaml
 
-    from dlrun.changed import noted
     from dlrun.commands import resuming
+    from dlrun.core.changed_settings import noted
+    from dlrun.core.run_folder import RunDir
     from dlrun.protocols.stages import plan_of
-    from dlrun.rundir import RunDir
 
     run, plan = RunDir(folder), None if "workflow" in config else plan_of(config, plugins)
     jobs = resuming.jobs_of(plan) if plan else []
@@ -127,7 +127,7 @@ def changed(
 @contextmanager
 def kept(path: Path, text: str) -> Iterator[None]:
     """Write a changed config; inside, what is refused puts the one before back."""
-    from dlrun.whole import write_text
+    from dlrun.core.files import write_text
 
     before = path.read_text(encoding="utf-8")
     write_text(path, text)
@@ -140,7 +140,7 @@ def kept(path: Path, text: str) -> Iterator[None]:
 
 def workflow_ended(folder: Path) -> bool:
     """Whether a workflow has come to its end."""
-    from dlrun.rundir import RunDir
+    from dlrun.core.run_folder import RunDir
 
     return any(entry["step"] == 7 or entry["stopped"] for entry in RunDir(folder).read_json("workflow.json") or [])
 
@@ -181,7 +181,7 @@ def at_home(config: dict[str, Any], folder: Path, words: list[str]) -> None:
 def words_of(folder: Path) -> list[str]:
     """The words that a run began with. Raises Refused where they are not kept."""
     try:
-        words = shlex.split(stored.command(folder))[1:]
+        words = shlex.split(stored_files.command(folder))[1:]
     except ValueError as error:
         raise Damaged(f"{folder / 'command.txt'} is damaged: {error}") from error
     return trusted(words, folder)
@@ -216,9 +216,9 @@ def evaluate(words: list[str]) -> int:
     change(config, [word for word in rest if not word.startswith(("checkpoint=", "plugins="))])
     check(config, plugins)
     from dlrun.commands.shown import Shown
+    from dlrun.core.run_folder import result_line
     from dlrun.experiment import Experiment
     from dlrun.report.table import rich_table, summaries
-    from dlrun.rundir import result_line
 
     console = Shown()
     with at_work(folder) if config["test"] else nullcontext(), logging_to(folder, console):

@@ -8,7 +8,7 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
-from dlrun.errors import Refused, in_short
+from dlrun.core.errors import Refused, in_short
 from dlrun.ranges import Range
 
 IN_WORDS = {int: "a whole number", float: "a number", bool: "true or false"}

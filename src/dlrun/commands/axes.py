@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dlrun.commands.typed import how_to_quote, quoted
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
 from dlrun.places import all_folders, all_groups, option_file
 from dlrun.sweeps.study import Axis, belongs
 

@@ -10,7 +10,7 @@ from dlrun import objectives, parts
 from dlrun.alike import without_common
 from dlrun.build import dotted, patched
 from dlrun.commands.check_root import LISTS, PARTS, shape_faults, top_faults
-from dlrun.errors import Refused, in_short
+from dlrun.core.errors import Refused, in_short
 from dlrun.models import fault_of, members
 from dlrun.parts import shortened
 from dlrun.problems import for_one, loss_fault, metric_fault, targets_fault

@@ -8,10 +8,10 @@ from typing import Any
 
 from dlrun import parts
 from dlrun.alike import asked
+from dlrun.core.files import is_name
 from dlrun.parts import shortened
 from dlrun.problems import CHOOSE
 from dlrun.ranges import FARTHEST
-from dlrun.whole import is_name
 
 PARTS = ("data", "model", "objective", "loss", "optimizer", "scheduler", "protocol", "engine", "stages")  # one each
 LISTS = ("metric", "callback", "augment")  # any number of each

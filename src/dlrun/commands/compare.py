@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dlrun.errors import Refused
-from dlrun.figures import goal, unsaid
-from dlrun.report import apart, measures, read, stages
+from dlrun.core import run_reader, stored_files
+from dlrun.core.errors import Refused
+from dlrun.core.measure_names import goal, unsaid
+from dlrun.report import apart, measures, stages
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -49,7 +50,7 @@ def comparison(asked: Sequence[Path]) -> Group:
     if not runs:
         raise Refused("not one of these is a finished run: " + "; ".join(left_out))
     told = [f"left out: {line}" for line in left_out]
-    notes = sorted(set(filter(None, (read.warning_of(read.results(run)) for run in runs))))
+    notes = sorted(set(filter(None, (run_reader.warning_of(run_reader.results(run)) for run in runs))))
     names = named(runs)
     lines = [*map(str, notes), *told]
     groups = alike(runs)
@@ -77,7 +78,7 @@ def jobs_of(folder: Path) -> list[Path]:
     """The finished jobs of a sweep's folder; any other folder itself."""
     if not (folder / "sweep.jsonl").is_file():
         return [folder]
-    entries = {entry["job"]: entry for entry in read.lines(folder / "sweep.jsonl")}
+    entries = {entry["job"]: entry for entry in stored_files.lines(folder / "sweep.jsonl")}
     done = [entry for entry in entries.values() if entry["status"] == "done"]
     return [folder / str(entry.get("folder") or f"{entry['job']:03}") for entry in done]
 
@@ -88,14 +89,14 @@ def fault_of(run: Path) -> str:
         return f"there is no folder {run}"
     missing = [name for name in NEEDED if not (run / name).is_file()]
     if missing == ["results.jsonl"]:
-        from dlrun.rundir import RunDir
+        from dlrun.core.run_folder import RunDir
 
         return f"{run} has no results.jsonl: no fit has finished there ({RunDir(run).advice()})"
     if missing:
         return f"{run} has no {' and no '.join(missing)}: it is no run folder"
     try:
-        read.config(run)
-        return "" if read.results(run) else f"{run}/results.jsonl holds no result"
+        stored_files.config(run)
+        return "" if run_reader.results(run) else f"{run}/results.jsonl holds no result"
     except Refused as error:
         return str(error)
 
@@ -112,7 +113,7 @@ def alike(runs: Sequence[Path]) -> list[list[Path]]:
 
     groups: list[tuple[object, list[Path]]] = []
     for run in runs:
-        data = read.plain(run / "data.json")
+        data = stored_files.value_or_none(run / "data.json")
         for known, group in groups:
             if isinstance(data, dict) and isinstance(known, dict) and same_rows(known, data):
                 group.append(run)
@@ -129,7 +130,7 @@ def verdict(runs: Sequence[Path], names: dict[Path, str]) -> list[str]:
     best = best_of(runs)
     if best is None:
         return ["they have no measure in common beside the loss that all of them have a value of"]
-    goals = read.goals([line for run in runs for line in read.results(run)])
+    goals = run_reader.goals([line for run in runs for line in run_reader.results(run)])
     found = [f"best: {names[best.run]}, by val {best.measure} ({DIRECTIONS[best.goal]}): {best.text}"]
     found += filter(None, [unsaid(best.measure, goals)])
     others = list(runs)
@@ -143,7 +144,7 @@ def best_of(runs: Sequence[Path]) -> Best | None:
     scored = [[line["scores"] for line in standing(run) if line["split"] == "val" and line["scores"]] for run in runs]
     if not all(scored):
         return None
-    goals = read.goals([line for run in runs for line in read.results(run)])
+    goals = run_reader.goals([line for run in runs for line in run_reader.results(run)])
     for name in [name for name in scored[0][0] if not name.startswith("loss")]:
         values = [measures.mean_and_deviation(measures.values(scores, name))[0] for scores in scored]
         known = [value for value in values if value is not None and math.isfinite(value)]
@@ -161,7 +162,7 @@ def pairs(runs: Sequence[Path], names: dict[Path, str] | None = None) -> list[st
     found, compared = [], 0
     for other in others:
         try:
-            goals = read.goals([*read.results(first), *read.results(other)])
+            goals = run_reader.goals([*run_reader.results(first), *run_reader.results(other)])
             measure = apart.shared_measure(other, first)
             text = measures.said(measure, apart.difference(other, first, measure), goals)
             compared += 1
@@ -173,10 +174,10 @@ def pairs(runs: Sequence[Path], names: dict[Path, str] | None = None) -> list[st
     return found
 
 
-def standing(run: Path) -> read.Lines:
+def standing(run: Path) -> run_reader.Lines:
     """The results that stand for a run: of a workflow those of its winner, and of its final evaluation; of stages
     those of fits from which no other one began."""
-    lines, winner = read.results(run), stages.winner(stages.verdicts(run))
+    lines, winner = run_reader.results(run), stages.winner(stages.verdicts(run))
     if winner:
         return [line for line in lines if line["job"]["stage"] in (winner, "final")]
-    return read.standing(lines)
+    return run_reader.standing(lines)

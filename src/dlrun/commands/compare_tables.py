@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlrun.commands.compare import standing
-from dlrun.report import measures, read
+from dlrun.core import run_reader, stored_files
+from dlrun.report import measures, naming
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,11 +23,11 @@ class Tables:
     """What is shown of runs. Drawn for the width that there is: columns that do not fit stand in a table below."""
 
     def __init__(self, runs: Sequence[Path], names: Sequence[str]) -> None:
-        configs, self.results = [read.config(run) for run in runs], [standing(run) for run in runs]
-        self.flats = [read.flat(config) for config in configs]
-        self.differing = read.differing(configs, PRIVATE)
+        configs, self.results = [stored_files.config(run) for run in runs], [standing(run) for run in runs]
+        self.flats = [run_reader.flat(config) for config in configs]
+        self.differing = run_reader.differing(configs, PRIVATE)
         self.numbers = [str(number) for number in range(1, len(runs) + 1)]
-        called = [read.called(config) for config in configs]
+        called = [naming.called(config) for config in configs]
         self.named = [["run", "folder", "what"], *map(list, zip(self.numbers, names, called, strict=True))]
 
     def __rich_console__(self, console: Any, options: Any) -> Iterator[Table]:
@@ -87,7 +88,7 @@ def _table(columns: Sequence[Sequence[str]], longest: int) -> Table:
     return table
 
 
-def _scores(lines: read.Lines) -> dict[tuple[str, str], str]:
+def _scores(lines: run_reader.Lines) -> dict[tuple[str, str], str]:
     found = {}
     for split in dict.fromkeys(line["split"] for line in lines):
         scores = [line.get("scores") or {} for line in lines if line["split"] == split]
@@ -101,7 +102,7 @@ def _val_first(head: tuple[str, str]) -> tuple[bool, str, bool, str]:
     return split != "val", split, measure.startswith("loss"), measure
 
 
-def _effort(lines: read.Lines) -> list[str]:
+def _effort(lines: run_reader.Lines) -> list[str]:
     fits = [line for line in lines if line["split"] != "test"] or lines
     epochs = dict.fromkeys(str(line.get("epochs") or 0) for line in fits)
     return ["/".join(epochs), f"{sum(float(line.get('seconds') or 0) for line in fits):.1f}"]

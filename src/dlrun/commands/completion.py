@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dlrun.commands.help import COMMANDS
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
 from dlrun.places import all_folders, all_groups, option_file
 
 ON_RUNS = ("resume", "rerun", "evaluate", "compare", "visualize", "predict", "generate", "neighbours")

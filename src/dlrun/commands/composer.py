@@ -10,7 +10,7 @@ from typing import Any
 from dlrun.commands.axes import parsed
 from dlrun.commands.check import check, idle_faults
 from dlrun.commands.configure import composed, configure, settled
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
 from dlrun.places import all_folders, all_groups
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from dlrun.commands.axes import Words
 from dlrun.commands.typed import argument_of
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
 from dlrun.signatures import misfit
 from dlrun.sweeps.study import Axis
 

@@ -13,7 +13,7 @@ from dlrun.commands.check import check, idle_faults
 from dlrun.commands.check_root import LATER, LISTS
 from dlrun.commands.preview import preview
 from dlrun.commands.words import still_clear, word_faults
-from dlrun.errors import Refused, in_short
+from dlrun.core.errors import Refused, in_short
 from dlrun.problems import CHOOSE
 
 PICTURES = ("image", "content", "style")  # words for single files

@@ -9,14 +9,16 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from dlrun.commands.shown import Shown
-from dlrun.figures import counted, goal, number
+from dlrun.core.formatting import counted, duration, number
+from dlrun.core.measure_names import goal
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
+    from dlrun.core.types import Job, Row, Score
     from dlrun.engine import Trainer
-    from dlrun.types import Job, Row, Score
+
 
 PER_SECOND = 4
 WIDTH = 24
@@ -209,11 +211,3 @@ def best_so_far(rows: list[Row], measure: str, goal: str) -> str:
 def row_text(row: Row) -> str:
     """'val loss 0.2790 accuracy 0.8890'."""
     return " ".join([row.split, *(f"{name} {number(value)}" for name, value in row.values.items())])
-
-
-def duration(seconds: float) -> str:
-    """'8 s', '3:07 min', '2:05 h'."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    return f"{whole // 60}:{whole % 60:02} min" if whole < 3600 else f"{whole // 3600}:{whole // 60 % 60:02} h"

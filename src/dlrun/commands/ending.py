@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dlrun.types import Result
+    from dlrun.core.types import Result
 
 
 def finish(config: dict[str, Any], folder: Path, results: list[Result], console: Console) -> None:
     """Write pictures and report, and show the small table at the end."""
+    from dlrun.core.files import spared
     from dlrun.report.table import result_tables
     from dlrun.report.write import write
-    from dlrun.whole import spared
 
     page = folder / "report.html"
     with spared("the report is", page):
@@ -40,8 +40,8 @@ def behind(results: list[Result], config: dict[str, Any]) -> list[str]:
 
     Fits of that very baseline are none of them, nor are the candidates of a workflow: its verdicts say it.
     """
+    from dlrun.core.run_reader import family
     from dlrun.protocols.stages import standing
-    from dlrun.report.read import family
 
     if "workflow" in config:
         return []
@@ -70,7 +70,7 @@ def against_members(folder: Path, console: Console) -> None:
 def count_openings(config: dict[str, Any], folder: Path) -> None:
     """Keep with the run how often the test rows of its data have been opened; made-up rows are not counted."""
     from dlrun import ledger
-    from dlrun.rundir import RunDir
+    from dlrun.core.run_folder import RunDir
 
     run = RunDir(folder)
     data = run.read_json("data.json")

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 from dlrun.commands.configure import configure
 from dlrun.commands.train import logging_to, named_plugins
 from dlrun.commands.words import user_folders
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
+from dlrun.core.formatting import number
 from dlrun.models import name_of
 from dlrun.problems import PROBLEMS, of_target
-from dlrun.report.measures import number
 from dlrun.report.table import Summary, rich_table
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from dlrun.assembly import Assembly, Fit
+    from dlrun.core.types import Batch
     from dlrun.inspect.first import First
-    from dlrun.types import Batch
 
 ROWS, BYTES = 4096, 1 << 26  # the first loss is measured on so many rows, or as many as take so many bytes
 MEGA = 1e6

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from dlrun.commands.again import opened
 from dlrun.commands.arguments import arguments
 from dlrun.commands.train import named_plugins
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
 from dlrun.ranges import FARTHEST
 
 if TYPE_CHECKING:
-    from dlrun.artifacts import Artifact
+    from dlrun.core.artifacts import Artifact
 
 OWN = ("kind", "to", "seed", "fit")  # words of every kind
 
@@ -48,7 +48,8 @@ def read_word(word: str) -> tuple[str, str]:
 
 def made(folder: Path, plugins: tuple[str, ...], said: dict[str, str], place: Path) -> list[Path]:
     """Make it from the run's best weights; answers with the files that were written. said: key → value of the words."""
-    from dlrun import artifacts, making
+    from dlrun import making
+    from dlrun.core import artifacts
     from dlrun.inference import again
 
     kind, seed, name = (said.pop(word, "") for word in ("kind", "seed", "fit"))
@@ -85,7 +86,7 @@ def whole_number(name: str, text: str) -> int:
 
 def streamed(found: Iterator[Artifact]) -> Iterator[Artifact]:
     """The same artifacts; text is shown as it comes, and of pictures what they are about."""
-    from dlrun.artifacts import Writing
+    from dlrun.core.artifacts import Writing
 
     for artifact in found:
         said = (artifact.text, "") if isinstance(artifact, Writing) else (artifact.about, "\n")

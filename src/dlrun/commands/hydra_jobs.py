@@ -10,11 +10,12 @@ from typing import Any
 from dlrun.commands.axes import Words
 from dlrun.commands.check import check
 from dlrun.commands.configure import settled
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
+from dlrun.core.measure_names import deciding
 from dlrun.places import conf_folder
 from dlrun.settings import Sweep
 from dlrun.sweeps.jobs import Ended, Job, identity
-from dlrun.sweeps.study import Grid, Outcome, Study, deciding
+from dlrun.sweeps.study import Grid, Outcome, Study
 
 NAMES = {"min": "loss", "max": "value"}  # what a returned number is called: less of a loss is better, more of a value
 
@@ -97,9 +98,10 @@ def returned(config: Any, job: Job, ended: Ended) -> Any:
 
 def score(folder: Path) -> float | None:
     """The mean of a run's deciding score; None where it has none."""
-    from dlrun.report import measures, read
+    from dlrun.core import run_reader
+    from dlrun.report import measures
 
-    scored = [line["scores"] for line in read.results(folder) if line["split"] != "test"]
+    scored = [line["scores"] for line in run_reader.results(folder) if line["split"] != "test"]
     name = deciding(list(scored[0])) if scored else ""
     return measures.mean_and_deviation(measures.values(scored, name))[0]
 
@@ -177,7 +179,7 @@ def note_best(study: Study, folder: Path) -> None:
         return
     import yaml
 
-    from dlrun.whole import write_text
+    from dlrun.core.files import write_text
 
     found = [
         {

@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun import as_json
 from dlrun.commands import ranks
-from dlrun.errors import Refused
+from dlrun.core import json_text
+from dlrun.core.errors import Refused
 
 if TYPE_CHECKING:
-    from dlrun.types import Result
+    from dlrun.core.types import Result
 
 GRACE = 10.0  # seconds in which the others may end by themselves once one has died
 SAVING = 60.0  # the same, where all were asked to stop: the slowest of them may still be writing the checkpoint
@@ -53,14 +53,14 @@ def launched(
 
     report: whether they write one. Raises Refused where they were refused.
     """
-    from dlrun.rundir import RunDir
+    from dlrun.core.run_folder import RunDir
 
     count = wanted(config)
     devices = devices_of(config["engine"], count)
     with tempfile.TemporaryDirectory(prefix="dlrun-") as place:
         order = {"config": config, "folder": str(folder), "plugins": plugins, "report": report}
         order |= {"path": sys.path, "outcomes": place}
-        (Path(place) / "order.json").write_text(as_json.message(order), encoding="utf-8")
+        (Path(place) / "order.json").write_text(json_text.message(order), encoding="utf-8")
         crew = Crew(Path(place), count, devices)
         with passing_on(crew):
             crew.work()
@@ -98,7 +98,7 @@ def tell(death: str, folder: Path) -> None:
 
 def saved(folder: Path) -> str:
     """What there is of a run, in a sentence."""
-    from dlrun import checkpoint
+    from dlrun.core import checkpoint
 
     there = sorted(folder.glob("checkpoints/*/last.pt"), key=lambda path: path.stat().st_mtime)
     state = checkpoint.newest(there[-1]) if there else None
@@ -129,7 +129,7 @@ def must_be_here(devices: list[str]) -> None:
     """Raise Refused where one of these devices is none, before any process has started."""
     named = [name for name in devices if name not in ("cpu", "auto")]
     if named:  # only these are worth an import of torch here
-        from dlrun import runtime
+        from dlrun.core import device as runtime
 
         for name in named:
             runtime.choose_device(name)

@@ -11,11 +11,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dlrun import as_json, places
-from dlrun.errors import Refused
+from dlrun import places
+from dlrun.core import json_text
+from dlrun.core.errors import Refused
+from dlrun.core.files import write_text
 from dlrun.settings import Sweep
 from dlrun.sweeps.jobs import Ended, Job
-from dlrun.whole import write_text
 
 EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
 QUIET = ("hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.output_subdir=null")
@@ -197,7 +198,7 @@ def left(folder: Path, what: str, number: int) -> Path:
 def note(folder: Path, what: str, number: int, values: dict[str, Any]) -> None:
     """Write such a file, whole or not at all."""
     left(folder, what, number).parent.mkdir(exist_ok=True)
-    write_text(left(folder, what, number), as_json.message(values) + "\n")
+    write_text(left(folder, what, number), json_text.message(values) + "\n")
 
 
 def said(folder: Path, number: int, lost: str) -> Ended:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dlrun import ledger as book
 from dlrun.commands.words import user_folders
-from dlrun.errors import Refused, in_short
+from dlrun.core.errors import Refused, in_short
 from dlrun.places import all_folders, all_groups
 
 if TYPE_CHECKING:

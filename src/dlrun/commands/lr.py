@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from dlrun.commands.configure import value_of
 from dlrun.commands.explain import assembled, must_answer
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
+from dlrun.core.formatting import number
 from dlrun.ranges import POSITIVE, Range
-from dlrun.report.measures import number
 from dlrun.report.table import Summary, rich_table
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def lr(words: list[str]) -> int:
     """Raise the rate from `low` to `high` over `steps` steps, and say what to set. Answers with the exit code."""
     from rich.console import Console
 
-    from dlrun.rundir import create
+    from dlrun.core.run_folder import create
 
     own, rest = own_words(words)
     console = Console(highlight=False)
@@ -80,8 +80,8 @@ def measured(assembly: Assembly, fit: Fit, words: list[str], low: float, high: f
 
 def write(record: dict[str, Any], config: dict[str, Any], folder: Path) -> None:
     """Keep the numbers and their picture: lr.json and lr.png."""
+    from dlrun.core.run_folder import RunDir
     from dlrun.report.lr import draw
-    from dlrun.rundir import RunDir
 
     RunDir(folder).write_json("lr.json", record)
     draw(record, config, folder / "lr.png")

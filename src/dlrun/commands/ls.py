@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-import shutil
-import sys
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
+from dlrun.core.formatting import wrapped
 from dlrun.places import all_folders, all_groups, option_file
 
 
@@ -79,14 +77,3 @@ def section(file: Path) -> str:
     """'§3.5  ', the book's section that an experiment is of; '' where its file names none."""
     found = re.search(r"section: *['\"]?([\w. ]+)", file.read_text(encoding="utf-8"))
     return f"§{found[1]}  " if found else ""
-
-
-def wrapped(head: str, text: str) -> list[str]:
-    """A line with a hanging text, between words, as wide as the terminal; one line where nobody looks."""
-    if not sys.stdout.isatty():
-        return [f"{head}{text}"]
-    columns = max(shutil.get_terminal_size().columns, len(head) + 20)
-    return textwrap.wrap(
-        text, columns, initial_indent=head, subsequent_indent=" " * len(head), break_long_words=False,
-        break_on_hyphens=False,
-    )  # fmt: skip

@@ -9,8 +9,9 @@ from typing import Any
 
 from dlrun.commands.check import CONTEXT, kind_of
 from dlrun.commands.grammar import Beyond
-from dlrun.commands.ls import first_comment, wrapped
+from dlrun.commands.ls import first_comment
 from dlrun.commands.preview import Loader, brought, merged
+from dlrun.core.formatting import wrapped
 from dlrun.places import option_file
 from dlrun.signatures import describe, settable
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun import stored
 from dlrun.commands.again import opened
 from dlrun.commands.configure import value_of
 from dlrun.commands.train import named_plugins
-from dlrun.errors import Refused, in_short
+from dlrun.core import stored_files
+from dlrun.core.errors import Refused, in_short
 from dlrun.models import name_of
 from dlrun.models.answering import answering, fields_file
 from dlrun.ranges import COUNT
@@ -83,7 +83,7 @@ def labelled(folder: Path, name: str, fit: str) -> tuple[str, tuple[str, ...]]:
     """The input of words, and the word of each number. Raises Refused where there is none, or more than one."""
     found = answering(folder, fit)
     file = fields_file(folder, found.one if found else "")
-    inputs = stored.value(file, {"inputs": stored.FIELDS})["inputs"]
+    inputs = stored_files.value(file, {"inputs": stored_files.FIELDS})["inputs"]
     known = [one for one, about in inputs.items() if about["kind"] == "tokens" and about["labels"]]
     if not known:
         told = ", ".join(f"{about['kind']} '{one}'" for one, about in inputs.items())

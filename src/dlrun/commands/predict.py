@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from dlrun.commands.again import opened
 from dlrun.commands.predict_items import ROWS, Item, Kind, item, kind_of, one_table, places, texts
 from dlrun.commands.train import named_plugins
-from dlrun.errors import Refused
-from dlrun.figures import counted
+from dlrun.core.errors import Refused
+from dlrun.core.formatting import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -128,12 +128,13 @@ def told_skipped(skipped: dict[str, str], answered: int, what: str, console: Con
 
 def show(asked: Asked, answers: Answers, first: str, console: Console) -> str:
     """Print the table, and scores where there are any; answers with the text of the file that was asked for."""
-    from dlrun.report import predicted, read
+    from dlrun.core import stored_files
+    from dlrun.report import naming, predicted
     from dlrun.report.table import rich_table
 
-    config, data = read.config(asked.folder), read.plain(asked.folder / "data.json") or {}
+    config, data = stored_files.config(asked.folder), stored_files.value_or_none(asked.folder / "data.json") or {}
     note = str(data.get("note") or "")
-    title = read.called(config)
+    title = naming.called(config)
     what = (answers.spec.targets, answers.names, answers.outputs, answers.truths)
     console.print(f"{title}: answers", style="bold", soft_wrap=True, markup=False)
     if note:
@@ -219,7 +220,7 @@ def told_scores(asked: Asked, answers: Answers, config: dict[str, Any], console:
 
 def write(file: Path, text: str) -> None:
     """Write a file whole or not at all. Raises Refused where that is not allowed."""
-    from dlrun.whole import write_text
+    from dlrun.core.files import write_text
 
     try:
         write_text(file, text)

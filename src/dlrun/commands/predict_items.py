@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from dlrun import stored
-from dlrun.errors import Refused
+from dlrun.core import stored_files
+from dlrun.core.errors import Refused
 
 if TYPE_CHECKING:
     from dlrun.inference import Place
@@ -20,7 +20,7 @@ NOT_IN_TABLES = ("image", "series")
 
 def kind_of(folder: Path) -> Kind:
     """What a run reads. Raises Refused for one whose inputs no files, texts or tables give."""
-    fields = stored.value(folder / "fields.json", {"inputs": stored.FIELDS})
+    fields = stored_files.value(folder / "fields.json", {"inputs": stored_files.FIELDS})
     kinds = [about["kind"] for about in fields["inputs"].values()]
     if kinds == ["image"]:
         return "pictures"

@@ -8,9 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dlrun import as_json
-from dlrun.figures import counted
-from dlrun.report.measures import number
+from dlrun.core import json_text
+from dlrun.core.formatting import counted, number
 from dlrun.report.table import Summary, rich_table
 
 if TYPE_CHECKING:
@@ -23,13 +22,14 @@ def foretold(
     folder: Path, file: Path, plugins: tuple[str, ...], to: Path | None, console: Console, fit: str, **reading: str
 ) -> str:
     """Print what comes next, and answer with the text of the file `to` (.csv or .json). Raises Refused."""
+    from dlrun.core import stored_files
     from dlrun.forecasts import of_series
-    from dlrun.report import read
+    from dlrun.report import naming
 
     found = of_series(folder, file, plugins, fit, **reading)
-    config, data = read.config(folder), read.plain(folder / "data.json") or {}
+    config, data = stored_files.config(folder), stored_files.value_or_none(folder / "data.json") or {}
     note = str(data.get("note") or "")
-    title = read.called(config)
+    title = naming.called(config)
     console.print(f"{title}: after {found.last}, from {counted(found.rows, 'row')}", style="bold", soft_wrap=True)
     if note:
         console.print(note, style="bold red", soft_wrap=True, markup=False)
@@ -44,4 +44,4 @@ def foretold(
         csv.writer(text, lineterminator="\n").writerows([[*HEADS, *(["note"] if note else [])], *lines])
         return text.getvalue()
     about = {"run": str(folder), "note": note, "after": found.last, "values": values}
-    return as_json.text(about, 1) + "\n"
+    return json_text.text(about, 1) + "\n"

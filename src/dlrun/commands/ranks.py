@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dlrun import as_json
-from dlrun.errors import Refused, Unwritable
+from dlrun.core import json_text
+from dlrun.core.errors import Refused, Unwritable
 
 # What decisions are made of:
 MIRRORED = ("*.json", "*.jsonl", "*.yaml", "preparation/*.json", "fields/*.json", "predictions/*.npz")
@@ -127,7 +127,7 @@ def main() -> None:
         code, told = (LOST if lost else 1), {"error": f"{type(error).__name__}: {error}"}
         if not lost:
             traceback.print_exc()
-    outcome.write_text(as_json.text(told), encoding="utf-8")
+    outcome.write_text(json_text.text(told), encoding="utf-8")
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # whoever waits for us in vain is the parent's concern

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from dlrun.rundir import RunDir
+from dlrun.core.run_folder import RunDir
 
 CLOSE = 1e-3  # a relative difference that rounding on other hardware comes to, over many steps
 Scores = dict[tuple[str, str, str], float]  # job, split, metric → value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dlrun.errors import Refused, Unwritable
+from dlrun.core.errors import Refused, Unwritable
 
 
 def report(words: list[str]) -> int:
@@ -22,11 +22,11 @@ def report(words: list[str]) -> int:
         raise Refused("to= is for a page of several runs; that of one lies in its folder")
     if not runs:
         raise Refused("report of which run? dlrun report RUN [RUN…] [--open], such as outputs/imdb/dense/…")
-    from dlrun.report import read
-    from dlrun.whole import contained
+    from dlrun.core import stored_files
+    from dlrun.core.files import contained
 
     for run in runs:
-        read.config(run)
+        stored_files.config(run)
         contained(run)
     page = written(runs, Path(named[-1] if named else "."))
     if "--open" in words:

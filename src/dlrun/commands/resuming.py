@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from dlrun.errors import Refused
-from dlrun.rundir import RunDir
-from dlrun.types import Job, Result
+from dlrun.core.errors import Refused
+from dlrun.core.run_folder import RunDir
+from dlrun.core.types import Job, Result
 
 # The one table. A key that stands nowhere decides the rows, the model or the loss, and takes a new run.
 FREE = (  # how long, where and how it is carried out, what is kept and drawn on the way
@@ -83,8 +83,8 @@ def jobs_of(plan: Callable[[list[Result]], Job | None]) -> list[Job]:
 
 def begun_fits(run: RunDir, jobs: list[Job], config: dict[str, Any]) -> list[Fitted]:
     """The fits that have a checkpoint to go on from, without those from which others began."""
-    from dlrun import checkpoint
     from dlrun.build import patched
+    from dlrun.core import checkpoint
 
     passed, found = {job.start for job in jobs}, []
     for job in (job for job in jobs if job.name not in passed):
@@ -108,7 +108,7 @@ def reopened(run: RunDir, begun: list[Fitted]) -> Iterator[None]:
 
     What is refused puts them back.
     """
-    from dlrun.whole import write_text
+    from dlrun.core.files import write_text
 
     path, names = run.folder / "results.jsonl", {fit.job.name for fit in begun}
     before, lines = path.read_text(encoding="utf-8"), path.read_text(encoding="utf-8").splitlines(keepends=True)

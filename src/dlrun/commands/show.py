@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlrun.commands.explain import assembled
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
 from dlrun.report.sheet import Line, draw
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from dlrun.assembly import Assembly, Fit
-    from dlrun.types import Batch, Field
+    from dlrun.core.types import Batch, Field
 
 ROWS, MOST_ROWS, COLUMNS = 6, 10, 8
 FAINT = 0.005  # a share of a label below this is not told
@@ -44,7 +44,7 @@ def own_word(words: list[str]) -> tuple[Path | None, list[str]]:
 
 def new_file(assembly: Assembly) -> Path:
     """A place for the sheet that nobody else has."""
-    from dlrun.rundir import create
+    from dlrun.core.run_folder import create
 
     return create(Path(assembly.config["output"]), assembly.config["task"]["name"], "show") / "show.png"
 

@@ -21,7 +21,7 @@ from dlrun.commands.launching import Launched, split
 from dlrun.commands.preview import preview
 from dlrun.commands.train import command, named_plugins
 from dlrun.commands.words import missing_option
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
 from dlrun.places import all_folders, all_groups
 from dlrun.settings import Sweep
 from dlrun.sweeps.study import Axis, Grid, Study, combinations, measures_of
@@ -57,7 +57,7 @@ def sweep(words: list[str], folders: list[Path], flags: list[str]) -> int:
     may_open(first, given)
     if reason := one_by_one(first, settings, launcher):
         print(f"protocol.stacked=true: jobs are trained one by one, for {reason}")
-    from dlrun.rundir import discard  # imports torch: not before all is known to make sense
+    from dlrun.core.run_folder import discard  # imports torch: not before all is known to make sense
     from dlrun.sweeps.folder import description, opened
 
     described = description([*flags, *given.given.values()], settings)

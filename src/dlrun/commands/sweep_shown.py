@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlrun.alike import asked
-from dlrun.commands.display import duration
 from dlrun.commands.train import command
-from dlrun.figures import number
-from dlrun.report import read
+from dlrun.core import stored_files
+from dlrun.core.formatting import duration, number
 from dlrun.report.sweep import write_lines
 from dlrun.report.sweep_chance import beside_the_best, over_seeds
 from dlrun.report.sweep_lines import TEST, Aim, Line, best, lines_of, value_of
@@ -101,7 +100,7 @@ class Shown:
         """What no row of the table says: that no job is the best, and trials that were other jobs again."""
         if not first and any(line.status == "done" for line in found):
             yield f"no job is the best: {' and '.join(self.aim.names) or self.aim.first(found)} has no value in any"
-        entries = {entry["job"]: entry["status"] for entry in read.lines(self.folder / "sweep.jsonl")}
+        entries = {entry["job"]: entry["status"] for entry in stored_files.lines(self.folder / "sweep.jsonl")}
         if again := sum(status == "same" for status in entries.values()):
             yield f"{again} of {len(entries)} trials drew the settings of an earlier job: its result counts for them"
 
@@ -114,7 +113,7 @@ class Shown:
         self._say(f"report of the best: {page}")
 
     def _words(self, line: Line) -> list[str]:
-        entries = {entry["job"]: entry for entry in read.lines(self.folder / "sweep.jsonl")}
+        entries = {entry["job"]: entry for entry in stored_files.lines(self.folder / "sweep.jsonl")}
         return [str(word) for word in entries[line.job]["words"]]
 
     def _line(self, job: Job, ended: Ended, found: list[Line]) -> str:

@@ -10,18 +10,18 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun import as_json
 from dlrun.commands.configure import configure
 from dlrun.commands.ending import count_openings, finish
 from dlrun.commands.words import user_folders
-from dlrun.errors import Refused, Unwritable, in_one_line
+from dlrun.core import json_text
+from dlrun.core.errors import Refused, Unwritable, in_one_line
 from dlrun.models import name_of
 from dlrun.parts import named_packages
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dlrun.types import Result
+    from dlrun.core.types import Result
 
 Carry = Callable[[Any, Any], "list[Result]"]
 
@@ -69,14 +69,14 @@ def named_plugins(words: list[str]) -> tuple[str, ...]:
 
 def make_folder(config: dict[str, Any]) -> Path:
     """A folder for a new run: output/task/model/time."""
-    from dlrun.rundir import create
+    from dlrun.core.run_folder import create
 
     return create(Path(config["output"]), config["task"]["name"], name_of(config["model"]))
 
 
 def start(config: dict[str, Any], words: list[str], folder: Path, plugins: tuple[str, ...] = ()) -> int:
     """Begin a run in a new folder. A run that is refused before it trained leaves no folder behind."""
-    from dlrun.rundir import discard
+    from dlrun.core.run_folder import discard
 
     try:
         note(config, words, folder)
@@ -93,12 +93,12 @@ def note(config: dict[str, Any], words: list[str], folder: Path) -> None:
     """Write down what a run was asked for and where: config, words, environment."""
     import yaml
 
-    from dlrun.rundir import environment
-    from dlrun.whole import write_text
+    from dlrun.core.files import write_text
+    from dlrun.core.run_folder import environment
 
     write_text(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     write_text(folder / "command.txt", command(words) + "\n")
-    write_text(folder / "environment.json", as_json.text(environment(), 1) + "\n")
+    write_text(folder / "environment.json", json_text.text(environment(), 1) + "\n")
 
 
 def command(words: list[str]) -> str:
@@ -114,8 +114,8 @@ def go(
     carry: (experiment, display) → results, where somebody else carries it out, and looks after the report. Where the
     config asks for several processes, these are started, and do it.
     """
-    from dlrun.at_work import at_work
     from dlrun.commands import launch, ranks
+    from dlrun.core.folder_lock import at_work
 
     with nullcontext() if ranks.started_by_us() else at_work(folder):
         if launch.wanted(config) > 1:
@@ -130,8 +130,7 @@ def carried_out(
     """What `go` does in this process. first: of several it is the one that is seen, and writes the report."""
     from dlrun.commands.display import Display
     from dlrun.commands.shown import Shown
-    from dlrun.engine import Interrupted
-    from dlrun.meter import Diverged
+    from dlrun.core.errors import Diverged, Interrupted
 
     console = Shown(quiet=not first)
     with logging_to(folder, console):
@@ -161,8 +160,8 @@ def carried_out(
 
 def diverged(error: Exception, folder: Path) -> None:
     """Say that a fit has ended in a loss that is no number, and what there is of it."""
-    from dlrun import checkpoint
-    from dlrun.rundir import RunDir
+    from dlrun.core import checkpoint
+    from dlrun.core.run_folder import RunDir
 
     log, run = logging.getLogger("dlrun"), RunDir(folder)
     log.error("stopped: %s", error)
@@ -207,7 +206,7 @@ def begun(config: dict[str, Any], folder: Path, plugins: tuple[str, ...]) -> Any
 def logging_to(folder: Path, console: Console) -> Iterator[None]:
     """Inside, dlrun's log goes to the run's log.txt in full, with what a console of the run shows, and to that."""
     from dlrun.commands.shown import Shown
-    from dlrun.rundir import Once, RunDir
+    from dlrun.core.run_folder import Once, RunDir
 
     class Lines(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:

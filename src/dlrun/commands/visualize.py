@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun import as_json
 from dlrun.commands.again import opened
 from dlrun.commands.configure import value_of
 from dlrun.commands.train import named_plugins
-from dlrun.errors import Refused
+from dlrun.core import json_text
+from dlrun.core.errors import Refused
 from dlrun.ranges import COUNT, POSITIVE, Range
 
 if TYPE_CHECKING:
@@ -137,8 +137,8 @@ def word_fault(word: str) -> str:
 
 def write(folder: Path, found: Mapping[str, list[Drawing]], config: dict[str, Any], warning: str) -> list[Path]:
     """Draw, and list in visualize/pictures.json what there is; what these kinds had before is taken away."""
+    from dlrun.core.files import file_names, write_text
     from dlrun.report.inside import listed
-    from dlrun.whole import file_names, write_text
 
     place = folder / "visualize"
     place.mkdir(exist_ok=True)
@@ -155,7 +155,7 @@ def write(folder: Path, found: Mapping[str, list[Drawing]], config: dict[str, An
             made.append(place / name)
             entries.append({"file": name, "kind": kind, "layer": drawing.layer, "caption": drawing.caption})
     entries.sort(key=lambda entry: KINDS.index(entry["kind"]))
-    write_text(place / "pictures.json", as_json.text(entries, 1) + "\n")
+    write_text(place / "pictures.json", json_text.text(entries, 1) + "\n")
     for old in {entry["file"] for entry in before} - {entry["file"] for entry in entries}:
         (place / old).unlink(missing_ok=True)
     return made

@@ -16,18 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from dlrun.commands.visualize_pictures import View, few_rows, given
-from dlrun.errors import Refused, in_short
+from dlrun.core.errors import Refused, in_short
+from dlrun.core.run_folder import RunDir
+from dlrun.core.types import Batch
 from dlrun.inference import device_of
 from dlrun.inspect import activations as answers
-from dlrun.inspect import heatmap as grad
-from dlrun.inspect import maps, patterns
+from dlrun.inspect import heatmap, maps, patterns
 from dlrun.inspect.layers import layers
 from dlrun.inspect.question import Question, check_class, question, target_of
 from dlrun.models.pretrained import Preprocess
 from dlrun.models.trained import Trained, trained
 from dlrun.report import inside
-from dlrun.rundir import RunDir
-from dlrun.types import Batch
 
 if TYPE_CHECKING:
     from dlrun.commands.visualize import Asked
@@ -178,7 +177,7 @@ def heatmaps(look: Look) -> Iterator[Drawing]:
             raise Refused(f"a heatmap needs a layer that answers with maps, which {layer.text} does not: {there}")
         for view in look.views:
             asked = look.question(view.batch)
-            warmth = grad.heatmap(look.net.model, view.batch, look.image, layer.name, asked)
+            warmth = heatmap.heatmap(look.net.model, view.batch, look.image, layer.name, asked)
             caption = f"{view.text}: where {layer.text} sees {look.told(asked)}"
             caption += "" if warmth.any() else "; nowhere: nothing here speaks for it"
             picture = inside.pixels(view.batch[look.image][0])
@@ -189,7 +188,7 @@ def saliency(look: Look) -> Iterator[Drawing]:
     """Which pixels the answer hangs on, in each picture."""
     for view in look.views:
         asked = look.question(view.batch)
-        found = grad.saliency(look.net.model, view.batch, look.image, asked)
+        found = heatmap.saliency(look.net.model, view.batch, look.image, asked)
         caption = f"{view.text}: the pixels whose change would change the answer most for {look.told(asked)}"
         picture = inside.pixels(view.batch[look.image][0])
         yield Drawing(look.image, caption, partial(inside.draw_saliency, picture, found, asked.label))

@@ -12,11 +12,11 @@ import torch
 from dlrun import gallery
 from dlrun.alike import split_seed
 from dlrun.assembly import Assembly
+from dlrun.core.errors import Refused
+from dlrun.core.types import Batch
 from dlrun.data.prepare import apply, prepare
-from dlrun.errors import Refused
 from dlrun.inference import picture_reading
 from dlrun.models.trained import Trained
-from dlrun.types import Batch
 
 FEW, CLASSES = 3, 4  # rows to show where nothing was named; and where there are classes, one row each of so many
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dlrun import places
 from dlrun.commands.help import COMMANDS
-from dlrun.errors import Refused, in_short
+from dlrun.core.errors import Refused, in_short
 
 LONGEST = 200  # letters of a key: Hydra looks for a file of its name
 ELSEWHERE = {  # what commands are called in other programs

@@ -13,7 +13,7 @@ from dlrun.commands.check import check
 from dlrun.commands.configure import configure
 from dlrun.commands.train import go, named_plugins, start
 from dlrun.commands.words import user_folders
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
 
 FINAL = ("reason", "plugins", "engine.device", "engine.devices")
 
@@ -35,7 +35,7 @@ def workflow(words: list[str], allow: Callable[[dict[str, Any]], None] = lambda 
     if config["test"]:
         raise Refused("a workflow does not open its test rows (test=true): once it has ended, dlrun final RUN does")
     allow(config)
-    from dlrun.rundir import create
+    from dlrun.core.run_folder import create
 
     folder = create(Path(config["output"]), config["task"]["name"], "workflow")
     return start(config, ["workflow", *rest], folder, plugins)

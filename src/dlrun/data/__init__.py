@@ -1,0 +1,1 @@
+"""Data: read, described, audited, prepared and loaded."""

@@ -11,11 +11,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dlrun.core.dataset import Column
+from dlrun.core.errors import Refused, in_short
+from dlrun.core.types import Kind
 from dlrun.data.cells import Cells
 from dlrun.data.numerals import LARGEST, plain
 from dlrun.data.steps import Labels
-from dlrun.errors import Refused, in_short
-from dlrun.types import Column, Kind
 
 log = logging.getLogger("dlrun")
 

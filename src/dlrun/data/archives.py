@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from dlrun.core.errors import Refused
+from dlrun.core.files import whole
+from dlrun.core.paths import user_cache
 from dlrun.data.picture_files import MOST_BYTES, Unreadable, content_of
-from dlrun.errors import Refused
-from dlrun.places import user_cache
-from dlrun.whole import whole
 
 RATIO = 100  # times as large as they are packed: more is taken for a bomb, from SMALL bytes on
 SMALL = 10_000_000

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
 
 SEED = 113  # a property of the dataset, not of the run
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from dlrun.core.dataset import Raw
+from dlrun.core.errors import Refused
 from dlrun.data import audit_alone, audit_columns, audit_order, audit_pictures, audit_rows, audit_targets, series_audit
 from dlrun.data.audit_finding import Finding, Severity
 from dlrun.data.sharded import Sharded
-from dlrun.errors import Refused
-from dlrun.types import Raw
 
 __all__ = ["Finding", "audit"]
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dlrun.core.dataset import Raw
 from dlrun.data.audit_finding import Finding, Single, singles
 from dlrun.data.audit_targets import classes
-from dlrun.types import Raw
 
 ROWS, PARTS = 3_000, 3  # each part of so many rows is foretold from the other parts
 LEAST = 50  # rows; with fewer, a perfect column may be luck

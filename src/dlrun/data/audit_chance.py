@@ -6,8 +6,8 @@ from itertools import combinations
 
 import numpy as np
 
+from dlrun.core.dataset import Raw
 from dlrun.data.audit_finding import Single, separable, singles
-from dlrun.types import Raw
 
 COLUMNS = 64  # those that rows agree on least are looked at; the others hold more rows together
 PAIRED = 8  # columns that are left out two at a time

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from dlrun.core.dataset import Raw, Windowed
 from dlrun.data.audit_finding import Finding, Single, listed, of, percent, singles
-from dlrun.types import Raw, Windowed
 
 MOSTLY, ALMOST_ALL = 0.5, 0.9
 FAR = 10.0  # a network starts with weights for numbers about 1

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from dlrun.types import Ragged, Raw, Windowed
+from dlrun.core.dataset import Ragged, Raw, Windowed
 
 Severity = Literal["leak", "warning", "note"]
 NAMED = 5  # that many columns or classes are named in a sentence

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from dlrun.core.dataset import Raw
 from dlrun.data.audit_finding import Finding, alarm, of, reach
-from dlrun.types import Raw
 
 KNOWN = "scores hold for later rows of known owners, not for new owners"
 LONG = 10  # usual steps without a row make a gap

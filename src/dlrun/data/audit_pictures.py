@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from dlrun.core.dataset import Raw
 from dlrun.data.audit_finding import TOLERATED, Finding, Severity, listed, of, percent
 from dlrun.data.pictures import Pictures
-from dlrun.types import Raw
 
 LOOKED_AT = 256  # pictures at most, whatever their number
 

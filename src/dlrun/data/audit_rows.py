@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from dlrun.core.dataset import Column, Ragged, Raw, Windowed
 from dlrun.data.audit_chance import look_alikes, unexplained
 from dlrun.data.audit_finding import TOLERATED, Finding, Severity, alarm, half_width, listed, of, percent, reach
 from dlrun.data.pictures import Pictures
 from dlrun.data.turned import Turned
-from dlrun.types import Column, Ragged, Raw, Windowed
 
 
 def identities(raw: Raw, names: Iterable[str]) -> np.ndarray:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from dlrun.core.dataset import Raw
 from dlrun.data.audit_finding import Finding, Severity, listed, of, percent
-from dlrun.types import Raw
 
 FEW = 10  # training rows; a class with fewer can hardly be learnt
 SKEWED, CAPPED, REPEATED = 2.0, 0.01, 0.1

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from dlrun.core.dataset import Data, Raw, Rows, Windowed
 from dlrun.data.prepare import apply, state
 from dlrun.data.sharded import Sharded
 from dlrun.data.shown import MISSING, cell, names, number, span, words, written
-from dlrun.types import Data, Raw, Rows, Windowed
 
 COLUMNS = 8  # of the table, the row's name and the targets among them
 FEW = 5  # learnt values that a line names

@@ -8,15 +8,16 @@ from typing import Literal
 
 import numpy as np
 
+from dlrun.core.dataset import Raw, Rows
+from dlrun.core.errors import Refused
+from dlrun.core.paths import data_root
+from dlrun.core.types import Kind
 from dlrun.data import picture_files, samples
 from dlrun.data.archives import Files, members
 from dlrun.data.files import OFFLINE
 from dlrun.data.picture_files import Fit, Reading
 from dlrun.data.pictures import pictures
-from dlrun.errors import Refused
-from dlrun.places import data_root
 from dlrun.ranges import Count, Natural
-from dlrun.types import Kind, Raw, Rows
 
 ANIMALS = ("cat", "dog")
 PAGE = "https://www.kaggle.com/c/dogs-vs-cats/data"

@@ -13,11 +13,11 @@ from itertools import islice
 
 import numpy as np
 
+from dlrun.core.errors import Refused, in_short
+from dlrun.core.formatting import counted
 from dlrun.data import numerals
 from dlrun.data.encodings import text_of
 from dlrun.data.numerals import LARGEST, MISSING, Numbers, Numerals, plain
-from dlrun.errors import Refused, in_short
-from dlrun.figures import counted
 
 log = logging.getLogger("dlrun")
 

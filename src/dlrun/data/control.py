@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
 from dlrun.ranges import Count
 
 WIDE, HIGH = 240, 100  # pixels of a picture

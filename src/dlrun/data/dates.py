@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Literal
 
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
 
 log = logging.getLogger("dlrun")
 

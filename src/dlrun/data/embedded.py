@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from dlrun.core.dataset import Raw, Rows
+from dlrun.core.types import Kind
 from dlrun.data import aside, table
 from dlrun.data.steps import Standardise
 from dlrun.ranges import Probability
-from dlrun.types import Kind, Raw, Rows
 
 
 def digits(*, test: Probability) -> Raw:

@@ -7,8 +7,8 @@ import logging
 import zipfile
 from pathlib import Path
 
+from dlrun.core.errors import Refused
 from dlrun.data import formats
-from dlrun.errors import Refused
 
 log = logging.getLogger("dlrun")
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from dlrun.data.cells import MISSING, Cells
+from dlrun.core.errors import Refused
+from dlrun.data.cells import Cells
 from dlrun.data.dates import Dates, moment
-from dlrun.errors import Refused
+from dlrun.data.numerals import MISSING
 
 FORMS = {
     "log": "{log: column}",

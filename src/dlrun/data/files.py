@@ -7,10 +7,9 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from dlrun.core.errors import Refused
+from dlrun.core.paths import data_root as root
 from dlrun.downloads import downloader, reason
-from dlrun.errors import Refused
-from dlrun.places import data_root as root
-from dlrun.places import user_cache as user_cache
 
 log = logging.getLogger("dlrun")
 

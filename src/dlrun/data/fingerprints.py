@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from dlrun.core.dataset import Ragged, Rows, Windowed
 from dlrun.data.pictures import Pictures
 from dlrun.data.sharded import Sharded
 from dlrun.data.turned import Turned
-from dlrun.types import Ragged, Rows, Windowed
 
 
 def fingerprint(rows: Rows) -> str:

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from dlrun.core.errors import Refused
 from dlrun.data.archives import Files, members, packed, plain
 from dlrun.data.pictures import listed
-from dlrun.errors import Refused
 
 log = logging.getLogger("dlrun")
 

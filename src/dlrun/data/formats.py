@@ -6,7 +6,7 @@ import io
 import zipfile
 from pathlib import Path
 
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
 
 CSV = "write it as a CSV file, such as with pandas: read_{}('{{place}}').to_csv('{{place}}.csv', index=False)"
 UNPACK = "unpack it first: {} '{{place}}'"

@@ -9,15 +9,15 @@ from typing import Literal
 
 import numpy as np
 
+from dlrun.core.dataset import Raw, Rows
+from dlrun.core.errors import Refused
+from dlrun.core.paths import data_root
 from dlrun.data import samples
 from dlrun.data.archives import DAMAGE, Files, bodies, members
 from dlrun.data.files import Official, fetch, present
 from dlrun.data.pickles import read_mapping
 from dlrun.data.picture_files import Reading
 from dlrun.data.pictures import pictures
-from dlrun.errors import Refused
-from dlrun.places import data_root
-from dlrun.types import Raw, Rows
 
 log = logging.getLogger("dlrun")
 

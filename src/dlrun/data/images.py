@@ -10,6 +10,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dlrun.core.dataset import Raw, Rows
+from dlrun.core.errors import Refused, in_short
+from dlrun.core.types import Kind
 from dlrun.data import answers, aside, cells, folders, picture_files
 from dlrun.data.answers import Classes
 from dlrun.data.archives import Files, plain
@@ -17,9 +20,7 @@ from dlrun.data.cells import Cells
 from dlrun.data.fingerprints import fingerprint
 from dlrun.data.picture_files import Fit
 from dlrun.data.pictures import listed, pictures
-from dlrun.errors import Refused, in_short
 from dlrun.ranges import Count, Natural, Probability
-from dlrun.types import Kind, Raw, Rows
 
 log = logging.getLogger("dlrun")
 CALLED = ("file", "label")  # the columns of a file of labels

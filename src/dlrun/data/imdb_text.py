@@ -8,14 +8,15 @@ from typing import Literal
 
 import numpy as np
 
+from dlrun.core.dataset import Ragged, Raw, Rows
+from dlrun.core.errors import Refused
+from dlrun.core.paths import data_root as root
 from dlrun.data import samples, table
 from dlrun.data.archives import DAMAGE, bodies
-from dlrun.data.files import Official, fetch, present, root
+from dlrun.data.files import Official, fetch, present
 from dlrun.data.parsed import parsed
 from dlrun.data.words import SENTIMENTS
-from dlrun.errors import Refused
 from dlrun.ranges import TextPart
-from dlrun.types import Ragged, Raw, Rows
 
 SEED = 113  # a property of the dataset, not of the run
 ARCHIVE = Official(

@@ -8,12 +8,13 @@ from functools import partial
 
 import numpy as np
 
+from dlrun.core.dataset import Preparation, Ragged, Raw, Rows
+from dlrun.core.errors import Refused
+from dlrun.core.types import Kind
 from dlrun.data.padding import Padded
 from dlrun.data.series_steps import StandardiseTarget
 from dlrun.data.steps import MultiHot
-from dlrun.errors import Refused
 from dlrun.ranges import Count
-from dlrun.types import Kind, Preparation, Ragged, Raw, Rows
 
 SEED = 713
 TEST = 5  # of so many rows, one is a test row

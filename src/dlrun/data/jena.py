@@ -6,15 +6,16 @@ from typing import Literal
 
 import numpy as np
 
+from dlrun.core.dataset import Raw
+from dlrun.core.errors import Refused, in_short
+from dlrun.core.paths import data_root as root
 from dlrun.data import series, series_file
-from dlrun.data.files import Official, fetch, root
+from dlrun.data.files import Official, fetch
 from dlrun.data.series import Plan
 from dlrun.data.series_clock import Gaps
 from dlrun.data.series_file import Readings
 from dlrun.data.series_gaps import Impute
-from dlrun.errors import Refused, in_short
 from dlrun.ranges import Count, NonNegative
-from dlrun.types import Raw
 
 CLOCK = "Date Time"
 COLUMNS = (

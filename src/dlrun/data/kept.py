@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from dlrun import as_json
-from dlrun.data.prepare import fingerprint
-from dlrun.types import Raw
+from dlrun.core import json_text
+from dlrun.core.dataset import Raw
+from dlrun.data.fingerprints import fingerprint
 
 MOST = 2  # data sets that are held at a time
 _held: dict[str, tuple[Raw, str]] | None = None
@@ -35,7 +35,7 @@ def read(node: Mapping[str, Any], load: Callable[[], Raw]) -> tuple[Raw, str]:
     if _held is None:
         raw = load()
         return raw, fingerprint(raw.dev)
-    key = as_json.canonical(node)
+    key = json_text.canonical(node)
     found = _held.pop(key, None)
     if found is None:
         raw = load()

@@ -7,13 +7,14 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dlrun.core.dataset import Raw, Rows, Windowed
+from dlrun.core.errors import Refused
+from dlrun.core.types import Kind
 from dlrun.data import samples
 from dlrun.data.encodings import decoded
 from dlrun.data.files import Official, fetch
 from dlrun.data.language_steps import Tokens, Unit, numbered
-from dlrun.errors import Refused
 from dlrun.ranges import Count, NonNegative
-from dlrun.types import Kind, Raw, Rows, Windowed
 
 Predict = Literal["every", "next"]
 INPUT, TARGET, PLACE = "text", "next", "place"

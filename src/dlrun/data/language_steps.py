@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dlrun.core.dataset import Windowed
 from dlrun.data.text_steps import UNKNOWN
-from dlrun.types import Windowed
 
 Unit = Literal["character", "word"]
 WORD = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]|\n")

@@ -9,10 +9,10 @@ from typing import Literal
 
 import numpy as np
 
+from dlrun.core.dataset import Raw, Rows
+from dlrun.core.errors import Refused
 from dlrun.data import samples
 from dlrun.data.files import Official, fetch
-from dlrun.errors import Refused
-from dlrun.types import Raw, Rows
 
 DIGITS = tuple("0123456789")
 GARMENTS = (

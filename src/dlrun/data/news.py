@@ -8,12 +8,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from dlrun.core.dataset import Data, Raw, Rows
+from dlrun.core.formatting import counted
 from dlrun.data.numerals import LARGEST
 from dlrun.data.pictures import listed
 from dlrun.data.steps import Categories, Impute
 from dlrun.data.strangers import strangers
-from dlrun.figures import counted
-from dlrun.types import Data, Raw, Rows
 
 log = logging.getLogger("dlrun")
 

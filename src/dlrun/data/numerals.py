@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from dlrun.errors import in_short
+from dlrun.core.errors import in_short
 
 log = logging.getLogger("dlrun")
 

@@ -2,7 +2,7 @@
 
 The contract. `_target_` names a function (or class) whose arguments are settings. It returns one of:
 
-- a `dlrun.types.Raw`: `dev` has the columns of the rows for training and validation, as numpy arrays or tensors,
+- a `dlrun.core.dataset.Raw`: `dev` has the columns of the rows for training and validation, as numpy arrays or tensors,
   `inputs` and `targets` say of which kind each column is, `test` is a function that reads the test rows;
 - two arrays or tensors `(x, y)`: input and target of each row;
 - a `torch.utils.data.Dataset` of pairs `(x, y)`, or of mappings of which `target`, `label` or `y` is the target;
@@ -30,12 +30,13 @@ import torch
 from torch.utils.data import Dataset, IterableDataset
 
 from dlrun.contracts import failed, own
-from dlrun.errors import Refused, in_short
-from dlrun.types import Kind, Raw, Rows
+from dlrun.core.dataset import Raw, Rows
+from dlrun.core.errors import Refused, in_short
+from dlrun.core.types import Kind
 
 log = logging.getLogger("dlrun")
 TARGETS = ("target", "label", "y")  # what the target is called in items that are mappings
-EXPECTED = "expected a dlrun.types.Raw, a torch.utils.data.Dataset, or two arrays (x, y)"
+EXPECTED = "expected a dlrun.core.dataset.Raw, a torch.utils.data.Dataset, or two arrays (x, y)"
 KINDS: tuple[str, ...] = get_args(Kind)
 
 
@@ -100,7 +101,7 @@ def _inferred(name: str, found: Any) -> Raw:
     targets = [column for column in dev if column in TARGETS] or list(dev)[1:]
     if len(targets) != 1 or len(dev) < 2:
         raise Refused(f"{name}: items of {', '.join(dev) or 'nothing'}; which is the target? Call it target, label or "
-                      "y, or return a dlrun.types.Raw")  # fmt: skip
+                      "y, or return a dlrun.core.dataset.Raw")  # fmt: skip
     labels = tuple(map(str, getattr(found, "classes", ())))
     if named := dev[targets[0]].dtype.kind in "OU":
         labels = tuple(sorted(set(dev[targets[0]].astype(str).tolist())))

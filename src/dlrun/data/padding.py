@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from dlrun.core.dataset import Ragged
 from dlrun.sequences import Sequences, Side
-from dlrun.types import Ragged
 
 
 def padded(rows: Ragged, size: int, length: int, pad: Side, cut: Side, *, bucket: bool) -> Sequences:

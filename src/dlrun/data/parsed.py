@@ -8,9 +8,10 @@ from contextlib import suppress
 
 import numpy as np
 
-from dlrun.data.files import Official, user_cache
-from dlrun.types import Ragged
-from dlrun.whole import whole
+from dlrun.core.dataset import Ragged
+from dlrun.core.files import whole
+from dlrun.core.paths import user_cache
+from dlrun.data.files import Official
 
 FORMAT = 1  # goes up when what is read from the same file changes
 

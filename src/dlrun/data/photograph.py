@@ -8,10 +8,11 @@ from typing import Literal
 
 import numpy as np
 
+from dlrun.core.dataset import Raw
+from dlrun.core.errors import Refused
+from dlrun.core.types import Kind
 from dlrun.data.picture_files import FORMATS, Reading, Unreadable, read
-from dlrun.errors import Refused
 from dlrun.ranges import Count
-from dlrun.types import Kind, Raw
 
 log = logging.getLogger("dlrun")
 

@@ -12,8 +12,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from dlrun.errors import Refused
-from dlrun.types import Ragged
+from dlrun.core.dataset import Ragged
+from dlrun.core.errors import Refused
 
 
 def _encode(text: str, encoding: str) -> bytes:

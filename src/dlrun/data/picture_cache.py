@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from dlrun import as_json
+from dlrun.core import json_text
+from dlrun.core.files import whole, write_text
+from dlrun.core.paths import user_cache
 from dlrun.data.archives import Files, content, printable
 from dlrun.data.picture_files import Reading, Unreadable
 from dlrun.data.picture_pool import decoded, dismiss
-from dlrun.places import user_cache
-from dlrun.whole import whole, write_text
 
 log = logging.getLogger("dlrun")
 
@@ -145,7 +145,7 @@ def _written(path: Path, files: Files, reading: Reading, keep: bool) -> Look:
     else:
         log.info("decoding %s pictures, once, to see that it can be done", f"{len(files):,}")
         look = _looked(files, reading, None)
-    write_text(path.with_suffix(".json"), as_json.text({"marks": look.marks.tobytes().hex(), "faults": look.faults}))
+    write_text(path.with_suffix(".json"), json_text.text({"marks": look.marks.tobytes().hex(), "faults": look.faults}))
     return look
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
 
 Fit = Literal["stretch", "crop", "pad"]
 LIMIT = 100_000_000  # pixels; more are taken for a decompression bomb

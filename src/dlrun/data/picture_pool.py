@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from dlrun.core.errors import Refused
 from dlrun.data.archives import Files, content
 from dlrun.data.picture_files import Reading, Unreadable, read
-from dlrun.errors import Refused
 
 FEW = 64  # pictures are decoded sooner than workers have begun
 PIECE = 16  # pictures decoded at a time, by one worker

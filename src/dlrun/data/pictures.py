@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from dlrun.core.errors import Refused
 from dlrun.data import picture_cache
 from dlrun.data.archives import Files, printable
 from dlrun.data.picture_cache import Store
 from dlrun.data.picture_files import Reading
-from dlrun.errors import Refused
 
 log = logging.getLogger("dlrun")
 

@@ -8,15 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlrun.data.fingerprints import fingerprint as fingerprint
+from dlrun.core.dataset import Column, Data, Preparation, Ragged, Raw, Rows, Windowed
+from dlrun.core.errors import Refused, in_short
+from dlrun.core.types import Field, Kind, Spec
 from dlrun.data.news import tell_new, tell_unlearnable, within_float32
 from dlrun.data.pictures import Pictures
 from dlrun.data.sharded import Sharded
 from dlrun.data.turned import Turned
-from dlrun.errors import Refused, in_short
+from dlrun.pixels import Pixels, Streamed
+from dlrun.sequences import Sequences, Windows
 from dlrun.stream import Paged, source_of
-from dlrun.tables import Bag, Pixels, Plain, Sequences, Stored, Streamed, Table, Windows
-from dlrun.types import Column, Data, Field, Kind, Preparation, Ragged, Raw, Rows, Spec, Windowed
+from dlrun.tables import Bag, Plain, Stored, Table
 
 Steps = tuple[Preparation, ...]
 

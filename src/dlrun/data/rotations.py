@@ -6,11 +6,11 @@ from typing import Literal
 
 import numpy as np
 
+from dlrun.core.dataset import Raw, Rows
+from dlrun.core.errors import Refused
 from dlrun.data import aside
 from dlrun.data.turned import QUARTERS, turned_column
-from dlrun.errors import Refused
 from dlrun.ranges import DataPart
-from dlrun.types import Raw, Rows
 
 TURNS = tuple(f"{90 * quarters}°" for quarters in range(QUARTERS))
 OWNER = "original"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from dlrun.core.dataset import Ragged, Rows
 from dlrun.data.cells import Cells
-from dlrun.types import Ragged, Rows
 
 SEED = 113
 DEV, TEST = 600, 120

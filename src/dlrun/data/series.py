@@ -10,6 +10,9 @@ from typing import Literal
 
 import numpy as np
 
+from dlrun.core.dataset import Preparation, Raw, Rows, Windowed
+from dlrun.core.errors import Refused, in_short
+from dlrun.core.types import Outlook
 from dlrun.data import series_file
 from dlrun.data.dates import Dates
 from dlrun.data.fingerprints import fingerprint
@@ -18,10 +21,7 @@ from dlrun.data.series_clock import Gaps, parts, usual_step
 from dlrun.data.series_file import How, Readings
 from dlrun.data.series_gaps import Impute, filled
 from dlrun.data.series_steps import StandardiseSeries, StandardiseTarget
-from dlrun.errors import Refused, in_short
-from dlrun.outlook import Outlook
 from dlrun.ranges import Count, NonNegative
-from dlrun.types import Preparation, Raw, Rows, Windowed
 
 log = logging.getLogger("dlrun")
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from dlrun.core.dataset import Raw, Windowed
 from dlrun.data.audit_finding import Finding, listed, of
-from dlrun.types import Raw, Windowed
 
 MARKS = (-9999.0, -999.0, -99.0, 9999.0, 999.9, 99999.0)  # what loggers write when a sensor is silent
 FAR = 8  # times the spread of the other values: a mark that lies within them is a value

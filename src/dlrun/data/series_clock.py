@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from dlrun.core.errors import Refused
+from dlrun.core.types import Outlook
 from dlrun.data.dates import Dates, decided, moment
-from dlrun.errors import Refused
-from dlrun.outlook import Outlook
 
 if TYPE_CHECKING:
     from dlrun.data.series_file import Readings

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from dlrun.core.errors import Refused, in_short
 from dlrun.data import cells
-from dlrun.data.cells import MISSING, SEPARATORS, Cells
+from dlrun.data.cells import SEPARATORS, Cells
 from dlrun.data.dates import Dates
 from dlrun.data.encodings import text_of
-from dlrun.data.numerals import LARGEST, Numbers, Numerals, is_number
+from dlrun.data.numerals import LARGEST, MISSING, Numbers, Numerals, is_number
 from dlrun.data.series_clock import moments
-from dlrun.errors import Refused, in_short
 
 LOOKED_AT = 50  # rows that say which columns hold numbers
 

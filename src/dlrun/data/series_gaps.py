@@ -7,8 +7,8 @@ from typing import Literal
 
 import numpy as np
 
+from dlrun.core.errors import Refused
 from dlrun.data.series_file import Readings
-from dlrun.errors import Refused
 
 log = logging.getLogger("dlrun")
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlrun.types import Windowed
+from dlrun.core.dataset import Windowed
 
 Learnt = Any  # an array, once `fit` has learnt it
 

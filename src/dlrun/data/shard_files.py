@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from dlrun import as_json
-from dlrun.errors import Refused, in_short
-from dlrun.places import user_cache
-from dlrun.whole import write_text
+from dlrun.core import json_text
+from dlrun.core.errors import Refused, in_short
+from dlrun.core.files import write_text
+from dlrun.core.paths import user_cache
 
 DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError, NotImplementedError)
 Head = tuple[tuple[int, ...], np.dtype[Any]]  # of an array: shape of a row, and type
@@ -121,5 +121,5 @@ def _digest(path: Path) -> str:
     with path.open("rb") as handle:
         found = hashlib.file_digest(handle, "sha256").hexdigest()
     with suppress(OSError):
-        write_text(place, as_json.text({"size": about.st_size, "time": about.st_mtime_ns, "sha256": found}))
+        write_text(place, json_text.text({"size": about.st_size, "time": about.st_mtime_ns, "sha256": found}))
     return found

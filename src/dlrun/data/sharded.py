@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dlrun.core.errors import Refused
 from dlrun.data.shard_files import Shelf
 from dlrun.data.steps import Standardise
-from dlrun.errors import Refused
 from dlrun.stream import runs_of
 
 MOST_CLASSES = 10_000

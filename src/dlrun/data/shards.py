@@ -9,14 +9,15 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
+from dlrun.core.dataset import Raw, Rows
+from dlrun.core.errors import Refused, in_short
+from dlrun.core.files import whole
+from dlrun.core.paths import user_cache
+from dlrun.core.types import Kind
 from dlrun.data.samples import note
 from dlrun.data.shard_files import Shelf, shelf
 from dlrun.data.sharded import Counted, Mean, Sharded, Spread, Yes
-from dlrun.errors import Refused, in_short
-from dlrun.places import user_cache
 from dlrun.ranges import Count
-from dlrun.types import Kind, Raw, Rows
-from dlrun.whole import whole
 
 log = logging.getLogger("dlrun")
 

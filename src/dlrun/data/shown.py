@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from dlrun.core.dataset import Column, Ragged, Raw, Rows, Windowed
 from dlrun.data.language_steps import joined
 from dlrun.data.pictures import Pictures
 from dlrun.data.turned import Turned
-from dlrun.types import Column, Ragged, Raw, Rows, Windowed
 
 FIRST_WORDS, LAST_WORDS = 80, 40
 LINE = 2000  # characters

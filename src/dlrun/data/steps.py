@@ -9,9 +9,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from dlrun.errors import Refused
+from dlrun.core.dataset import Ragged
+from dlrun.core.errors import Refused
 from dlrun.tables import Bag
-from dlrun.types import Ragged
 
 Learnt = Any  # an array, once `fit` has learnt it
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from dlrun.core.dataset import Column, Preparation, Ragged
 from dlrun.data.text_steps import Bagged, Numbered
 from dlrun.data.words import OUT_OF_WORDS, START
-from dlrun.types import Column, Preparation, Ragged
 
 
 def strangers(column: Column, steps: tuple[Preparation, ...]) -> np.ndarray | None:

@@ -11,6 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from dlrun.core.dataset import Preparation, Raw, Rows
+from dlrun.core.errors import Refused, in_short
+from dlrun.core.types import Kind
 from dlrun.data import features as made
 from dlrun.data.answers import CLASSES, Target
 from dlrun.data.cells import Cells, read
@@ -19,8 +22,6 @@ from dlrun.data.features import Feature
 from dlrun.data.numerals import Numerals
 from dlrun.data.series_steps import StandardiseTarget
 from dlrun.data.steps import Bins, Categories, Impute, Labels, Standardise, Unit
-from dlrun.errors import Refused, in_short
-from dlrun.types import Kind, Preparation, Raw, Rows
 
 log = logging.getLogger("dlrun")
 

@@ -8,15 +8,15 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dlrun.core.dataset import Raw
+from dlrun.core.errors import Refused
 from dlrun.data import answers, aside, cells, features, table
 from dlrun.data.answers import Classes, MissingTarget, Target
 from dlrun.data.cells import Cells
 from dlrun.data.dates import Dates, decided
 from dlrun.data.fingerprints import fingerprint
 from dlrun.data.numerals import Numbers
-from dlrun.errors import Refused
 from dlrun.ranges import Count, Fraction, Natural, Probability, TextPart
-from dlrun.types import Raw
 
 _FeatureSpecs = dict[str, Any]
 

@@ -8,14 +8,15 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from dlrun.core.dataset import Ragged
+from dlrun.core.errors import Refused
+from dlrun.core.types import Kind
 from dlrun.data.padding import padded
 from dlrun.data.tokens import Cutter, Punctuation, Tokens
 from dlrun.data.vocabulary import Index, hashes, learn, rows_of, runs
-from dlrun.errors import Refused
 from dlrun.ranges import Count
 from dlrun.sequences import Sequences, Side
 from dlrun.tables import Bag
-from dlrun.types import Kind, Ragged
 
 UNKNOWN = "▯"  # stands for a token that has no number of its own
 Values = Literal["multi_hot", "counts"]

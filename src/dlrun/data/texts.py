@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dlrun.core.dataset import Raw
+from dlrun.core.errors import Refused, in_short
 from dlrun.data import answers, aside, cells, folders, table, table_csv
 from dlrun.data.answers import Classes, MissingTarget, Target
 from dlrun.data.archives import Files, content, packed
@@ -19,9 +21,7 @@ from dlrun.data.encodings import checked, decoded
 from dlrun.data.numerals import Numbers
 from dlrun.data.picture_files import Unreadable
 from dlrun.data.pictures import listed
-from dlrun.errors import Refused, in_short
 from dlrun.ranges import Natural, Probability, TextPart
-from dlrun.types import Raw
 
 log = logging.getLogger("dlrun")
 

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dlrun.errors import Refused
-from dlrun.types import Ragged
+from dlrun.core.dataset import Ragged
+from dlrun.core.errors import Refused
 
 Tokens = Literal["words", "characters", "subwords"]
 Punctuation = Literal["strip", "blank", "keep"]

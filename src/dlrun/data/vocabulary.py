@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dlrun.core.dataset import Ragged
 from dlrun.data.tokens import Cutter
-from dlrun.types import Ragged
 
 STEP = np.uint64(1099511628211)  # the prime of the FNV hash (Fowler, Noll & Vo), for hashes of runs
 

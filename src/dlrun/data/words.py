@@ -11,8 +11,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dlrun.core.dataset import Preparation, Ragged, Raw, Rows
+from dlrun.core.errors import Refused
+from dlrun.core.paths import data_root as root
+from dlrun.core.types import Kind
 from dlrun.data import samples
-from dlrun.data.files import Official, fetch, present, root
+from dlrun.data.files import Official, fetch, present
 from dlrun.data.fingerprints import fingerprint
 from dlrun.data.padding import Padded
 from dlrun.data.parsed import parsed
@@ -20,10 +24,8 @@ from dlrun.data.pickles import read_lists, read_numbers
 from dlrun.data.steps import MultiHot
 from dlrun.data.text_steps import UNKNOWN
 from dlrun.data.tokens import Cutter
-from dlrun.errors import Refused
 from dlrun.ranges import Count
 from dlrun.sequences import Side
-from dlrun.types import Kind, Preparation, Ragged, Raw, Rows
 
 log = logging.getLogger("dlrun")
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from dlrun.core.types import Batch
 from dlrun.inspect.maps import heard
-from dlrun.types import Batch
 
 
 def activations(model: nn.Module, batch: Batch, names: Sequence[str]) -> dict[str, np.ndarray]:

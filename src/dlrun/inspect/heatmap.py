@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from dlrun.core.types import Batch
 from dlrun.inspect.maps import heard
 from dlrun.inspect.question import Question
-from dlrun.types import Batch
 
 
 def heatmap(model: nn.Module, batch: Batch, image: str, layer: str, asked: Question) -> np.ndarray:

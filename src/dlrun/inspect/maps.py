@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dlrun.core.types import Batch, Field, Spec
 from dlrun.inspect.layers import called
-from dlrun.types import Batch, Field, Spec
 
 PASSING = ("Dropout", "Identity", "Sequential")  # layers whose answer is that of the one before, or inside
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from dlrun.core.types import Batch
 from dlrun.engine import Trainer
 from dlrun.inspect.trial import untouched
 from dlrun.optim import quick_step
-from dlrun.types import Batch
 
 
 @dataclass(frozen=True)

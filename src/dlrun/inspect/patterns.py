@@ -12,15 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dlrun.core.dataset import Data
+from dlrun.core.errors import Refused
+from dlrun.core.types import Spec
 from dlrun.engine import Trainer
-from dlrun.errors import Refused
 from dlrun.inspect.maps import heard
 from dlrun.learner import Learner
 from dlrun.objectives.canvas import Canvas
 from dlrun.optim import Normalised
 from dlrun.settings import Settings
 from dlrun.tables import Ticks
-from dlrun.types import Data, Spec
 
 LEAK = 0.01  # of what is below zero counts, so that a filter that the noise leaves cold is led to what it looks for
 ONCE = Settings(

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dlrun.errors import Refused, in_short
-from dlrun.types import Field, Spec
+from dlrun.core.errors import Refused, in_short
+from dlrun.core.types import Field, Spec
 
 MANY = 40  # names in a message
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from dlrun.core.types import Batch
 from dlrun.engine import Trainer
-from dlrun.types import Batch
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
-"""Models: functions that read a Spec and answer with a torch module. Needs no torch to be asked who accepts what."""
+"""Models: torch modules made from a description of the data."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from dlrun.errors import in_short
+from dlrun.core.errors import in_short
 
 ANY = ("number", "binary", "category", "multilabel", "fraction", "bag", "image")
 SEQUENCES = ("tokens", "series")

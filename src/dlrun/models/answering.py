@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dlrun import stored
-from dlrun.errors import Refused, in_short
-from dlrun.figures import goal, goals_of
-from dlrun.whole import is_name
+from dlrun.core import stored_files
+from dlrun.core.errors import Refused, in_short
+from dlrun.core.files import is_name
+from dlrun.core.measure_names import goal, goals_of
 
 FREE = ("constant", "last_value", "same_time_before")  # stages of a workflow that give an answer for nothing
 Lines = list[dict[str, Any]]
@@ -35,7 +35,7 @@ def answering(folder: Path, fit: str = "") -> Answering | None:
     Of a workflow its final fit, else its winner, which may be the baseline or the linear model. Raises Refused for a
     fit that is not there.
     """
-    results = stored.lines(folder / "results.jsonl")
+    results = stored_files.lines(folder / "results.jsonl")
     lines = [line for line in results if line["split"] != "test"] or results
     names = list(dict.fromkeys(line["name"] for line in lines if line.get("scores")))
     if odd := [name for name in names if not is_name(name)]:
@@ -79,7 +79,7 @@ def looked_into(found: Answering) -> str:
 
 def _stage(folder: Path, lines: Lines) -> tuple[str, str]:
     """The stage that a run is about, and why, where that needs a word."""
-    steps = stored.value_or_none(folder / "workflow.json") or []
+    steps = stored_files.value_or_none(folder / "workflow.json") or []
     there = [line["job"]["stage"] for line in lines]
     won = next((step["winner"] for step in reversed(steps) if step.get("winner")), "")
     if "final" in there:
@@ -108,7 +108,7 @@ def _best_free(steps: Sequence[Mapping[str, Any]], lines: Lines) -> str:
 
 def _walks(folder: Path) -> bool:
     """Whether the folds of a run follow each other in time, each with more rows to learn from than the one before."""
-    protocol = stored.config(folder).get("protocol") or {}
+    protocol = stored_files.config(folder).get("protocol") or {}
     return str(protocol.get("_target_")).endswith(".walk_forward")
 
 

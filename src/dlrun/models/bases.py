@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dlrun.errors import Refused, in_short
+from dlrun.core.errors import Refused, in_short
 from dlrun.models import weights as files
 from dlrun.models.trained import trained
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
+from dlrun.core.types import Batch, Spec
 from dlrun.models.language import of_text
 from dlrun.sequences import Windows
 from dlrun.tables import Table
-from dlrun.types import Batch, Spec
 
 MOST = 10_000  # tokens, whose pairs still fit into memory
 

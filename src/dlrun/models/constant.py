@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from dlrun.core.types import Batch, Field, Spec
 from dlrun.models.named import safe
-from dlrun.types import Batch, Field, Spec
 
 Answer = Literal["prior", "median", "yes", "loss"]
 Answers = dict[Answer, Tensor]  # raw ones (outputs,), by what they are best by

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from dlrun.types import Field
+from dlrun.core.types import Field
 
 
 def embedded_words(model: nn.Module, inputs: Mapping[str, Field]) -> dict[str, Tensor]:

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from dlrun.errors import Refused
+from dlrun.core.dataset import Source
+from dlrun.core.errors import Refused
+from dlrun.core.types import Batch, Field, Job, Spec
 from dlrun.models import members as files
 from dlrun.models.trained import Trained, main_job, trained
-from dlrun.types import Batch, Field, Job, Source, Spec
 
 log = logging.getLogger("dlrun")
 

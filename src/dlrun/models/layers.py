@@ -1,4 +1,4 @@
-"""What the models are made of: one linear layer over any mixture of inputs, and the starting weights."""
+"""Building blocks that models share."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from dlrun.core.types import Batch, Field
 from dlrun.models.named import Named, safe
 from dlrun.models.product import Linear
-from dlrun.types import Batch, Field
 
 Init = Literal["torch", "keras"]
 Activation = Literal["relu", "tanh", "gelu", "elu", "selu", "sigmoid", "leaky_relu", "none"]

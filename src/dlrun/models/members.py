@@ -7,8 +7,8 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun import stored
-from dlrun.errors import Refused, in_short
+from dlrun.core import stored_files
+from dlrun.core.errors import Refused, in_short
 from dlrun.predictions import same_rows
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def admit(member: Path, job: str, run: Path, own: str, rows: np.ndarray | None) 
 
 
 def _same_data(member: Path, run: Path) -> None:
-    theirs, ours = (stored.value(folder / "data.json") for folder in (member, run))
+    theirs, ours = (stored_files.value(folder / "data.json") for folder in (member, run))
     if theirs["fingerprint"] != ours["fingerprint"]:
         raise Refused(
             f"{member} cannot be a member: it was trained on other data ({theirs['rows']:,} development rows, here "
@@ -71,12 +71,12 @@ def _same_fields(member: Path, run: Path) -> None:
 
 def _fields(folder: Path) -> Any:
     """What a run's model was told of its data. Raises Refused where the file is damaged."""
-    return stored.value(folder / "fields.json", {"inputs": stored.FIELDS})
+    return stored_files.value(folder / "fields.json", {"inputs": stored_files.FIELDS})
 
 
 def admit_base(base: Path, job: str, run: Path, rows: np.ndarray | None) -> None:
     """Raise Refused where a run that another stands on was trained on that one's validation rows."""
-    theirs, ours = (stored.value(folder / "data.json") for folder in (base, run))
+    theirs, ours = (stored_files.value(folder / "data.json") for folder in (base, run))
     if rows is not None and same_rows(theirs, ours) and (fault := _seen(base, job, rows)):
         raise Refused(f"weights={base}: {fault}")
 
@@ -97,7 +97,7 @@ def _seen(member: Path, job: str, rows: np.ndarray) -> str:
             f"it has no {file.relative_to(member)}, so nothing says that it was not "
             f"trained on this run's {len(rows):,} validation rows (with protocol=whole it was)"
         )
-    if "row" not in (arrays := stored.arrays(file)):
+    if "row" not in (arrays := stored_files.arrays(file)):
         raise Refused(f"{file} does not say which row is which: dlrun evaluate {member} writes it again")
     seen = np.setdiff1d(rows, arrays["row"])
     if not len(seen):
@@ -110,7 +110,7 @@ def _seen(member: Path, job: str, rows: np.ndarray) -> str:
 
 def _same_preparation(member: Path, job: str, run: Path, own: str) -> None:
     theirs, ours = (
-        stored.value(folder / "preparation" / f"{name}.json") for folder, name in ((member, job), (run, own))
+        stored_files.value(folder / "preparation" / f"{name}.json") for folder, name in ((member, job), (run, own))
     )
     differing = [name for name in ours if theirs.get(name) != ours[name]]
     if differing:

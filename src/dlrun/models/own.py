@@ -36,8 +36,8 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from dlrun.build import build
 from dlrun.contracts import failed, own, parameters
-from dlrun.errors import Refused
-from dlrun.types import Batch, Field, Spec
+from dlrun.core.errors import Refused
+from dlrun.core.types import Batch, Field, Spec
 
 log = logging.getLogger("dlrun")
 ALL = ("batch", "inputs")  # names of an argument that takes all inputs

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
+from dlrun.core.types import AHEAD, Batch, Field, Job, Spec
 from dlrun.models.bases import Base, base_of, freeze
 from dlrun.models.convnet import Ends, images
 from dlrun.models.dense import Dense, head_layers
@@ -20,7 +21,6 @@ from dlrun.models.layers import Activation, Init, initialise
 from dlrun.models.members import admit_base
 from dlrun.models.named import Named
 from dlrun.ranges import Count, Positive, Probability
-from dlrun.types import AHEAD, Batch, Field, Job, Spec
 
 log = logging.getLogger("dlrun")
 

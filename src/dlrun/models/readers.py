@@ -15,7 +15,8 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
+from dlrun.core.types import Field
 from dlrun.models.layers import Activation
 from dlrun.models.padding import GROUPS, compact, in_groups, pooled, worth
 from dlrun.models.recurrent import Cell, Drops, Recurrent
@@ -23,7 +24,6 @@ from dlrun.models.sequence_convnet import ConvolutionReader, Convolutions, Convo
 from dlrun.models.transformer import Encoder
 from dlrun.models.vectors import OneHot, WordVectors, word_vectors
 from dlrun.ranges import Count, Probability
-from dlrun.types import Field
 
 Reader = Callable[[Field], nn.Module]
 

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
 from dlrun.models.layers import ACTIVATIONS
 from dlrun.models.padding import pooled
 from dlrun.models.recurrent import Recurrent

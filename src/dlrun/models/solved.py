@@ -13,12 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
+from dlrun.core.types import Batch, Field, Spec
 from dlrun.models.layers import BagProduct
 from dlrun.models.named import safe
+from dlrun.pixels import Pixels, Streamed
 from dlrun.ranges import Count, Positive
-from dlrun.tables import Bag, Pixels, Plain, Sequences, Stored, Streamed, Table
-from dlrun.types import Batch, Field, Spec
+from dlrun.sequences import Sequences
+from dlrun.tables import Bag, Plain, Stored, Table
 
 log = logging.getLogger("dlrun")
 Layer = tuple[np.ndarray, np.ndarray]  # weights (F, outputs) and biases (outputs,)

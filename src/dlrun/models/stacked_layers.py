@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dlrun.core.types import Batch
 from dlrun.models.layers import BagProduct, Join
 from dlrun.models.named import Named, safe
-from dlrun.types import Batch
 
 
 class StackedLinear(nn.Module):

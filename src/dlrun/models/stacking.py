@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dlrun.core.errors import Unstackable
 from dlrun.models.dense import Dense
 from dlrun.models.layers import ACTIVATIONS, Join
 from dlrun.models.named import Named, safe
@@ -16,10 +17,6 @@ from dlrun.models.product import Linear
 from dlrun.models.stacked_layers import StackedDense, StackedDropout, StackedJoin, StackedLinear, StackedNorm
 
 Models = Sequence[Any]
-
-
-class Unstackable(Exception):
-    """These models cannot be one. Its text says why."""
 
 
 class Stacking:

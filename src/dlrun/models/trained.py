@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from dlrun import checkpoint, stored
 from dlrun.build import patched
-from dlrun.errors import Refused, in_short
+from dlrun.core import checkpoint, stored_files
+from dlrun.core.errors import Refused, in_short
+from dlrun.core.run_folder import RunDir, read_result
+from dlrun.core.stored_files import lines
+from dlrun.core.types import Field, Job, Spec, outlook
 from dlrun.models import weights
 from dlrun.models.answering import answering, fields_file, looked_into
 from dlrun.models.own import model_of
-from dlrun.outlook import outlook
-from dlrun.rundir import RunDir, lines, read_result
-from dlrun.types import Field, Job, Spec
 
 log = logging.getLogger("dlrun")
 
@@ -64,7 +64,7 @@ def trained(
 
 def config_of(folder: Path, job: Job) -> dict[str, Any]:
     """The config of a run as one of its fits had it."""
-    return patched(stored.config(folder), job.patch)
+    return patched(stored_files.config(folder), job.patch)
 
 
 class _Weights(nn.Module):
@@ -78,7 +78,7 @@ class _Weights(nn.Module):
 
 def main_job(folder: Path, fit: str = "", *, quiet: bool = True) -> Job:
     """The one fit that stands for a run where its folds cannot answer together, see `answering`."""
-    stored.config(folder)
+    stored_files.config(folder)
     found = answering(folder, fit)
     if found is None:
         job, told = _cut_job(RunDir(folder), fit)

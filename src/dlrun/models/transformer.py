@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
 from dlrun.models.padding import pooled
 
 

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dlrun.errors import Refused, in_short
+from dlrun.core.errors import Refused, in_short
+from dlrun.core.paths import data_root
+from dlrun.core.types import Field
 from dlrun.models import weights
-from dlrun.places import data_root
-from dlrun.types import Field
 
 log = logging.getLogger("dlrun")
 

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dlrun.core.errors import Refused
+from dlrun.core.paths import data_root
 from dlrun.downloads import downloader, reason
-from dlrun.errors import Refused
-from dlrun.places import data_root
 
 log = logging.getLogger("dlrun")
 

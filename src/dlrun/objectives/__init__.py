@@ -1,4 +1,4 @@
-"""Objectives: what is minimised, as steps over batches. Needs no torch to be asked what goes with what."""
+"""What is minimized: a problem is its losses, in the order in which they are taken."""
 
 from __future__ import annotations
 

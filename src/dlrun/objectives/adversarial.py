@@ -8,14 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from dlrun import processes
-from dlrun.artifacts import Maker, Pictures
-from dlrun.errors import Refused
+from dlrun.core.artifacts import Maker, Pictures
+from dlrun.core.dataset import Source
+from dlrun.core.errors import Refused
+from dlrun.core.types import Batch, Score, Step
 from dlrun.models.dcgan import Dcgan
 from dlrun.objectives.contest import Contest, Kind, gradient_penalty
 from dlrun.objectives.frechet import Judge
 from dlrun.objectives.given import Given
 from dlrun.ranges import Count, JudgePart, NonNegative, Positive
-from dlrun.types import Batch, Score, Source, Step
 
 FOLLOWED = 36  # latent points whose pictures are shown after every epoch
 CHUNK = 256  # pictures made, or compared, together

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlrun.artifacts import Maker
+from dlrun.core.artifacts import Maker
+from dlrun.core.types import Batch, Score, Step
 from dlrun.metrics import over_rows
 from dlrun.models.autoencoders import Autoencoder
 from dlrun.models.encoders import product
@@ -20,7 +21,6 @@ from dlrun.objectives.mean_row import MeanRow
 from dlrun.objectives.noise import Noise, NoiseKind
 from dlrun.objectives.principal import WIDEST, Principal, principal
 from dlrun.ranges import Count, NonNegative
-from dlrun.types import Batch, Score, Step
 
 LossKind = Literal["auto", "mse", "bce"]
 

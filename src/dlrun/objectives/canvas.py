@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from torch import Tensor, nn
 
-from dlrun.types import Batch, Step
+from dlrun.core.types import Batch, Step
 
 
 class Canvas(nn.Module):

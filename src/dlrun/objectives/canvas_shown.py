@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from dlrun.artifacts import Pictures
-from dlrun.errors import Refused
+from dlrun.core.artifacts import Pictures
+from dlrun.core.errors import Refused
 from dlrun.objectives.given import Given
 
 HELD = 8  # frames that the last moment stays

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dlrun.artifacts import Pictures, Points
-from dlrun.errors import Refused, in_short
+from dlrun.core.artifacts import Pictures, Points
+from dlrun.core.errors import Refused, in_short
 from dlrun.objectives.held import Held, named_groups, target_of
 from dlrun.ranges import Count, Natural
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dlrun.artifacts import Pictures
-from dlrun.errors import Refused
+from dlrun.core.artifacts import Pictures
+from dlrun.core.errors import Refused
 from dlrun.ranges import Count, Fraction, Positive
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from dlrun.core.dataset import Data, Raw
+from dlrun.core.types import Batch
 from dlrun.losses import Loss
-from dlrun.types import Batch, Data, Raw
 
 
 @dataclass(frozen=True)

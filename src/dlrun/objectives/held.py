@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dlrun.errors import Refused, in_short
-from dlrun.types import Batch, Data, Field, Source
+from dlrun.core.dataset import Data, Source
+from dlrun.core.errors import Refused, in_short
+from dlrun.core.types import Batch, Field
 
 LABELLED = ("category", "binary")
 

@@ -10,9 +10,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from dlrun.artifacts import Writing
+from dlrun.core.artifacts import Writing
+from dlrun.core.errors import Refused
+from dlrun.core.types import Batch, Score, Spec
 from dlrun.data.language_steps import Tokens, glue, joined
-from dlrun.errors import Refused
 from dlrun.metrics import over_rows
 from dlrun.models.bigram import MOST, Bigram, bigram
 from dlrun.models.language_sampling import chances
@@ -23,7 +24,6 @@ from dlrun.ranges import Count, Fraction, NonNegative
 from dlrun.scores import FINISHES
 from dlrun.sequences import Windows
 from dlrun.tables import Table
-from dlrun.types import Batch, Score, Spec
 
 Reader = Callable[[Tensor, Any], tuple[Tensor, Any]]  # tokens (1, T), state or None → logits (1, size), state
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from dlrun.types import Batch, Source, Step
+from dlrun.core.dataset import Source
+from dlrun.core.types import Batch, Step
 
 LEAST = 1e-6  # a pixel that is black in all training rows is answered with this chance of being white
 

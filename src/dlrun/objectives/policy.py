@@ -9,14 +9,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dlrun.artifacts import Maker, Pictures, Points
 from dlrun.bootstrap import ALIKE, too_few
+from dlrun.core.artifacts import Maker, Pictures, Points
+from dlrun.core.errors import Refused
+from dlrun.core.types import Batch, Score, Spec, Step
 from dlrun.data.control import World
-from dlrun.errors import Refused
 from dlrun.models.naive import common_sense
 from dlrun.objectives.given import Given
 from dlrun.ranges import Count, Fraction, Natural, WorldPart
-from dlrun.types import Batch, Score, Spec, Step
 
 SEEN, DONE = "observation", "action"
 

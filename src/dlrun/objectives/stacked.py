@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from dlrun.core.errors import Unstackable
+from dlrun.core.types import Batch, Step
 from dlrun.models.stacked_layers import StackedDense
-from dlrun.models.stacking import Stacking, Unstackable
+from dlrun.models.stacking import Stacking
 from dlrun.objectives.supervised import Supervised
-from dlrun.types import Batch, Step
 
 PENALTY = "penalty"  # the part that is no target's
 

@@ -7,12 +7,12 @@ from functools import reduce
 
 from torch import Tensor, nn
 
-from dlrun.artifacts import Maker
+from dlrun.core.artifacts import Maker
+from dlrun.core.types import Batch, Step
 from dlrun.losses import Loss
 from dlrun.models.naive import common_sense
 from dlrun.objectives.given import Given
 from dlrun.tables import Plain
-from dlrun.types import Batch, Step
 
 
 class Supervised(nn.Module):

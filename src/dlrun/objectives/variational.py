@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlrun import processes
-from dlrun.artifacts import Maker
+from dlrun.core.artifacts import Maker
+from dlrun.core.types import Batch, Score, Step
 from dlrun.metrics import over_rows
 from dlrun.models.autoencoders import Autoencoder
 from dlrun.objectives.codes import Codes
@@ -21,7 +22,6 @@ from dlrun.objectives.given import Given
 from dlrun.objectives.held import held
 from dlrun.objectives.mean_row import MeanRow
 from dlrun.ranges import Natural, NonNegative
-from dlrun.types import Batch, Score, Step
 
 BOOK = 5e-4  # the book's weight of the mean divergence of one number of a code
 Kind = Literal["book", "elbo"]

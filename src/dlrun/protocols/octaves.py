@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dlrun.core.dataset import Raw
+from dlrun.core.types import Job, Result
 from dlrun.protocols.plans import Rows
 from dlrun.ranges import Count
-from dlrun.types import Job, Raw, Result
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from dlrun.errors import Refused
+from dlrun.core.dataset import Raw
+from dlrun.core.errors import Refused
+from dlrun.core.types import Job, Result
 from dlrun.protocols.plans import Plan, Rows
-from dlrun.types import Job, Raw, Result
 
 
 @dataclass(frozen=True)

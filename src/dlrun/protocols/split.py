@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dlrun.errors import Refused
+from dlrun.core.dataset import Raw
+from dlrun.core.errors import Refused
 from dlrun.protocols.strata import Rare, single, strata, tell_not_stratified
-from dlrun.types import Raw
 
 log = logging.getLogger("dlrun")
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from dlrun.alike import without_common
 from dlrun.build import build, dotted
+from dlrun.core.dataset import Raw
+from dlrun.core.types import Job, Result
 from dlrun.protocols.plans import Plan, Rows
 from dlrun.protocols.repeats import repeated
-from dlrun.types import Job, Raw, Result
 
 Settings = dict[str, Any]
 FIRST = "head"  # the name of the first stage: what a new head learns while the rest is frozen

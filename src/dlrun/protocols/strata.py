@@ -7,8 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from dlrun.errors import Refused, in_short
-from dlrun.types import Raw
+from dlrun.core.dataset import Raw
+from dlrun.core.errors import Refused, in_short
 
 log = logging.getLogger("dlrun")
 

@@ -1,0 +1,1 @@
+"""From a run folder to pages, tables and plots. Needs no torch."""

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dlrun.errors import Damaged, Refused
-from dlrun.report import measures, read, stages
+from dlrun.core import formatting, measure_names, run_reader
+from dlrun.core.errors import Damaged, Refused
+from dlrun.report import measures, stages
 
 if TYPE_CHECKING:
     from dlrun.bootstrap import Interval
@@ -18,8 +19,8 @@ def verdict(runs: Sequence[Path]) -> list[str]:
 
     Runs are called by their places, from 1. One line where they share no measure.
     """
-    results = [read.results(run) for run in runs]
-    goals = read.goals([line for lines in results for line in lines])
+    results = [run_reader.results(run) for run in runs]
+    goals = run_reader.goals([line for lines in results for line in lines])
     try:
         measure = shared_measure(runs[0], runs[0])
         found = [_value(run, measure) for run in runs]
@@ -27,9 +28,9 @@ def verdict(runs: Sequence[Path]) -> list[str]:
         raise
     except Refused as fault:
         return [f"No run can be called the best: {fault}."]
-    sign = 1 if measures.goal(measure, goals) == "min" else -1
+    sign = 1 if measure_names.goal(measure, goals) == "min" else -1
     best = min(range(len(runs)), key=lambda place: sign * found[place])
-    lines, chance = [f"Best by validation {measure}: run {best + 1}, {measures.number(found[best])}."], []
+    lines, chance = [f"Best by validation {measure}: run {best + 1}, {formatting.number(found[best])}."], []
     for place, run in enumerate(runs):
         if place == best:
             continue
@@ -49,7 +50,7 @@ def verdict(runs: Sequence[Path]) -> list[str]:
 def _value(run: Path, measure: str) -> float:
     """The score that stands for a run, over folds their mean."""
     stage = _stage(run)
-    lines = [line for line in read.results(run) if line["split"] == "val" and line["job"]["stage"] == stage]
+    lines = [line for line in run_reader.results(run) if line["split"] == "val" and line["job"]["stage"] == stage]
     mean, _ = measures.mean_and_deviation(measures.values([line["scores"] for line in lines], measure))
     if mean is None or mean != mean:
         raise Refused(f"{run} has no {measure}")
@@ -66,7 +67,7 @@ def difference(first: Path, second: Path, measure: str) -> Interval:
 
 def _stage(run: Path) -> str:
     """The stage that stands for a run: the winner of a workflow, or else that of its last fit."""
-    fitted = [line for line in read.results(run) if line["split"] == "val" and line["scores"]]
+    fitted = [line for line in run_reader.results(run) if line["split"] == "val" and line["scores"]]
     if not fitted:
         raise Refused(f"{run} was not validated")
     return stages.winner(stages.verdicts(run)) or str(fitted[-1]["job"]["stage"])
@@ -75,7 +76,7 @@ def _stage(run: Path) -> str:
 def shared_measure(first: Path, second: Path) -> str:
     """The first measure beside the loss that both runs have. Raises Refused where there is none."""
     names = [
-        [name for line in read.results(run) if line["split"] == "val" for name in line["scores"]]
+        [name for line in run_reader.results(run) if line["split"] == "val" for name in line["scores"]]
         for run in (first, second)
     ]
     shared = [name for name in names[0] if name in names[1] and not name.startswith("loss")]

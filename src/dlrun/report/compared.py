@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dlrun.report import measures, read, stages, story
+from dlrun.core import formatting, measure_names, run_reader, stored_files
+from dlrun.report import measures, stages, story
 from dlrun.report.apart import verdict
 from dlrun.report.curves import RING, best_epoch, curves, kept_epoch, mean_curve
 from dlrun.report.picture import COLOURS, WIDTH, Curve, legend_below, picture, short, whole_epochs, window
@@ -18,7 +19,7 @@ MOST = len(COLOURS)  # curves in one panel
 
 def sections(runs: Sequence[Path], drawn: Path | None) -> list[Section]:
     """What is the same and what is not, then each run by itself."""
-    notes = dict.fromkeys(note for run in runs if (note := read.warning_of(read.results(run))))
+    notes = dict.fromkeys(note for run in runs if (note := run_reader.warning_of(run_reader.results(run))))
     shown = f"Validation curves of {'the runs' if len(runs) <= MOST else f'the first {MOST} of {len(runs)} runs'}"
     found = [
         *section("", [*map(remark, notes), *_verdict(runs), _scores(runs)]),
@@ -41,15 +42,15 @@ def draw(runs: Sequence[Path], file: Path) -> Path | None:
     names = list(dict.fromkeys(name for found in histories.values() for name in found))
     if not names:
         return None
-    results = [read.results(run) for run in runs]
-    warning = next(filter(None, map(read.warning_of, results)), "")
-    goals = {name: each for lines in results for name, each in read.goals(lines).items()}
+    results = [run_reader.results(run) for run in runs]
+    warning = next(filter(None, map(run_reader.warning_of, results)), "")
+    goals = {name: each for lines in results for name, each in run_reader.goals(lines).items()}
     height = (2.9 + 0.15 * len(histories)) * len(names) + 0.5
     with picture(file, "Validation curves", {}, warning, height=height, width=WIDTH) as figure:
         for name, panel in zip(names, figure.subplots(len(names), 1, squeeze=False).flat, strict=True):
             for (place, found), colour in zip(histories.items(), COLOURS, strict=False):
                 curve, kept = found.get(name, {}), kept_epoch(results[place - 1], main_stage(runs[place - 1]))
-                best = kept if kept in curve else best_epoch(curve, measures.goal(name, goals))
+                best = kept if kept in curve else best_epoch(curve, measure_names.goal(name, goals))
                 _curve(panel, curve, best, str(place), colour)
             panel.set(title=short(name), ylim=window(found[name] for found in histories.values() if name in found))
             whole_epochs(panel)
@@ -59,22 +60,22 @@ def draw(runs: Sequence[Path], file: Path) -> Path | None:
 
 def main_stage(run: Path) -> str:
     """What stands for a run: the winner of a workflow, or else the last of its fits."""
-    results = read.results(run)
+    results = run_reader.results(run)
     fitted = [line for line in results if line["split"] != "test"] or results
-    return stages.winner(stages.verdicts(run)) or (read.family(fitted[-1]["name"]) if fitted else "")
+    return stages.winner(stages.verdicts(run)) or (run_reader.family(fitted[-1]["name"]) if fitted else "")
 
 
 def _curve(panel: Any, curve: Curve, best: int | None, label: str, colour: str) -> None:
     if best is None:
         return
-    label = f"{label}: {measures.number(curve[best])} at {best}"
+    label = f"{label}: {formatting.number(curve[best])} at {best}"
     panel.plot(list(curve), list(curve.values()), color=colour, linewidth=2, label=label)
     panel.plot([best], [curve[best]], "o", color=colour, mfc="white", mew=2, ms=7, zorder=5)
 
 
 def _curves(run: Path) -> dict[str, Curve]:
     """Measure → the validation curve of the run's main stage, over folds their mean."""
-    history, stage = read.history(run), main_stage(run)
+    history, stage = run_reader.history(run), main_stage(run)
     names = dict.fromkeys(name for row in history if row["split"] == "val" for name in row["values"])
     found = {name: curves(history, name, "val").get(stage, {}) for name in names}
     return {name: mean_curve(list(jobs.values())) for name, jobs in found.items() if jobs}
@@ -96,8 +97,8 @@ def _scored(run: Path) -> dict[tuple[str, str], str]:
     """(split, measure) → score: of the main stage on validation rows, and of whatever was tested."""
     stage, found = main_stage(run), {}
     for split in ("val", "train", "test"):
-        lines = [line for line in read.results(run) if line["split"] == split]
-        lines = [line for line in lines if split == "test" or read.family(line["name"]) == stage]
+        lines = [line for line in run_reader.results(run) if line["split"] == split]
+        lines = [line for line in lines if split == "test" or run_reader.family(line["name"]) == stage]
         scores = [line.get("scores") or {} for line in lines]
         for measure in dict.fromkeys(name for score in scores for name in score):
             found[split, measure] = measures.over_folds(scores, measure)
@@ -105,10 +106,11 @@ def _scored(run: Path) -> dict[tuple[str, str], str]:
 
 
 def _differences(runs: Sequence[Path]) -> Block:
-    configs = [read.config(run) for run in runs]
-    flats = [read.flat(config) for config in configs]
+    configs = [stored_files.config(run) for run in runs]
+    flats = [run_reader.flat(config) for config in configs]
     rows = [
-        [key, *("" if flat.get(key) is None else str(flat[key]) for flat in flats)] for key in read.differing(configs)
+        [key, *("" if flat.get(key) is None else str(flat[key]) for flat in flats)]
+        for key in run_reader.differing(configs)
     ]
     if not rows:
         return Text("The configs of these runs are the same.")
@@ -116,10 +118,10 @@ def _differences(runs: Sequence[Path]) -> Block:
 
 
 def _alone(run: Path) -> list[Block]:
-    config, results, steps = read.config(run), read.results(run), stages.verdicts(run)
+    config, results, steps = stored_files.config(run), run_reader.results(run), stages.verdicts(run)
     told = story.scores(results, steps, {}) if steps else story.plain_scores(run, results, config)
     found: list[Block] = [Text(str(run), "small"), *(block for part in told for block in part.blocks)]
     curve = run / "learning-curves.png"
     found += [Picture(curve, story.CURVES, story.CURVES)] if curve.is_file() else []
-    command = read.command(run)
+    command = run_reader.command(run)
     return [*found, *([Code(command)] if command else [])]

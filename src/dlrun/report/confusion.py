@@ -7,10 +7,9 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun import stored
-from dlrun.report import read
+from dlrun.core import run_reader, stored_files
+from dlrun.core.files import file_names
 from dlrun.report.picture import COLOURS, GREY, WIDTH, picture
-from dlrun.whole import file_names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,10 +30,12 @@ def predictions(folder: Path, only: Collection[str] | None = None) -> dict[tuple
     parts: dict[tuple[str, str], list[dict[str, np.ndarray]]] = {}
     for file in sorted((folder / "predictions").glob("*-*.npz")):
         job, _, split = file.stem.rpartition("-")
-        if "repeat-" in job or (only is not None and read.family(job) not in only):
+        if "repeat-" in job or (only is not None and run_reader.family(job) not in only):
             continue
-        kept = {name: each for name, each in stored.arrays(file).items() if name.startswith(("target/", "output/"))}
-        parts.setdefault((read.family(job), split), []).append(kept)
+        kept = {
+            name: each for name, each in stored_files.arrays(file).items() if name.startswith(("target/", "output/"))
+        }
+        parts.setdefault((run_reader.family(job), split), []).append(kept)
     return {key: {name: np.concatenate([p[name] for p in some]) for name in some[0]} for key, some in parts.items()}
 
 
@@ -95,15 +96,15 @@ def draw_residuals(
 
 
 def draw_all(
-    folder: Path, results: read.Lines, config: dict[str, Any], only: Collection[str] | None = None
+    folder: Path, results: run_reader.Lines, config: dict[str, Any], only: Collection[str] | None = None
 ) -> list[Path]:
     """One picture for each target, family of jobs, and split; targets of other kinds have none."""
-    warning = read.warning_of(results)
-    fields = read.targets(folder)
+    warning = run_reader.warning_of(results)
+    fields = run_reader.targets(folder)
     named = file_names(fields)
     found = predictions(folder, only) if fields else {}
     files = []
-    for (family, split), target in product(read.worth_showing(found), fields):
+    for (family, split), target in product(run_reader.worth_showing(found), fields):
         truth, output = (found[family, split].get(f"{part}/{target}") for part in ("target", "output"))
         if truth is None or output is None or not len(truth):
             continue
@@ -118,9 +119,9 @@ def draw_all(
     return files
 
 
-def seed(results: read.Lines, family: str) -> str:
+def seed(results: run_reader.Lines, family: str) -> str:
     """What is said of a picture that shows one of several repeats."""
-    repeats = {line["job"].get("repeat") or 0 for line in results if read.family(line["name"]) == family}
+    repeats = {line["job"].get("repeat") or 0 for line in results if run_reader.family(line["name"]) == family}
     return f" (the first of {len(repeats)} repeats)" if len(repeats) > 1 else ""
 
 

@@ -8,7 +8,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.report import measures, read
+from dlrun.core import formatting, measure_names, run_reader
+from dlrun.report import measures
 from dlrun.report.picture import COLOURS, GREY, WIDTH, Curve, legend_below, picture, short, whole_epochs, window
 
 RING = "the ring is the epoch that was kept, over several fits the best of their mean."
@@ -18,28 +19,33 @@ if TYPE_CHECKING:
 
 
 def draw(
-    history: read.Lines, results: read.Lines, config: dict[str, Any], file: Path, *, only: Collection[str] | None
+    history: run_reader.Lines,
+    results: run_reader.Lines,
+    config: dict[str, Any],
+    file: Path,
+    *,
+    only: Collection[str] | None,
 ) -> Path | None:
     """Write the picture; None when there is nothing to draw. only: the families to show, where not all of them."""
-    rows = [row for row in history if only is None or read.family(row["job"]) in only]
+    rows = [row for row in history if only is None or run_reader.family(row["job"]) in only]
     names = list(dict.fromkeys(name for row in rows for name in row["values"]))
     if not names:
         return None
-    families = len({read.family(row["job"]) for row in rows})
+    families = len({run_reader.family(row["job"]) for row in rows})
     height = (2.9 + 0.35 * families) * len(names) + 0.5
-    with picture(file, "Learning curves", config, read.warning_of(results), height=height, width=WIDTH) as figure:
+    with picture(file, "Learning curves", config, run_reader.warning_of(results), height=height, width=WIDTH) as figure:
         for name, panel in zip(names, figure.subplots(len(names), 1, squeeze=False).flat, strict=True):
             _panel(panel, name, rows, results)
     return file
 
 
-def curves(history: read.Lines, measure: str, split: str) -> dict[str, dict[str, Curve]]:
+def curves(history: run_reader.Lines, measure: str, split: str) -> dict[str, dict[str, Curve]]:
     """Family → job → curve of one measure on one split; folds are one family."""
     found: dict[str, dict[str, Curve]] = {}
     for row in history:
         value = row["values"].get(measure)
         if row["split"] == split and value is not None:
-            found.setdefault(read.family(row["job"]), {}).setdefault(row["job"], {})[row["epoch"]] = value
+            found.setdefault(run_reader.family(row["job"]), {}).setdefault(row["job"], {})[row["epoch"]] = value
     return found
 
 
@@ -57,14 +63,14 @@ def best_epoch(curve: Curve, goal: str) -> int | None:
     return (min if goal == "min" else max)(finite, key=lambda epoch: finite[epoch])
 
 
-def kept_epoch(results: read.Lines, job: str) -> int | None:
+def kept_epoch(results: run_reader.Lines, job: str) -> int | None:
     """The epoch whose weights were kept and scored; None where none was chosen."""
     named = [re.search(r"best.*epoch (\d+)", str(line.get("checkpoint"))) for line in results if line["name"] == job]
     return next((int(match[1]) for match in named if match), None)
 
 
-def _panel(panel: Axes, measure: str, history: read.Lines, results: read.Lines) -> None:
-    families = list(dict.fromkeys(read.family(row["job"]) for row in history))
+def _panel(panel: Axes, measure: str, history: run_reader.Lines, results: run_reader.Lines) -> None:
+    families = list(dict.fromkeys(run_reader.family(row["job"]) for row in history))
     by_split = {split: curves(history, measure, split) for split in ("train", "val")}
     several = len(families) > 1
     for position, family in enumerate(families):
@@ -94,11 +100,13 @@ def _lines(panel: Axes, several: list[Curve], colour: str, style: str, label: st
     panel.plot(list(main), list(main.values()), color=colour, linestyle=style, linewidth=2, label=label, **marker)
 
 
-def _mark_best(panel: Axes, measure: str, of_jobs: dict[str, Curve], results: read.Lines, look: dict[str, Any]) -> None:
+def _mark_best(
+    panel: Axes, measure: str, of_jobs: dict[str, Curve], results: run_reader.Lines, look: dict[str, Any]
+) -> None:
     """A ring at the epoch whose checkpoint was kept; over folds, where their mean is best."""
     if not of_jobs:
         return
-    goal = measures.goal(measure, read.goals(results))
+    goal = measure_names.goal(measure, run_reader.goals(results))
     if len(of_jobs) == 1:
         (job, curve), *_ = of_jobs.items()
         epoch = kept_epoch(results, job) or best_epoch(curve, goal)
@@ -106,11 +114,11 @@ def _mark_best(panel: Axes, measure: str, of_jobs: dict[str, Curve], results: re
         curve = mean_curve(list(of_jobs.values()))
         epoch = best_epoch(curve, goal)
     if epoch in curve and math.isfinite(curve[epoch]):
-        look["label"] += f"epoch {epoch}: {measures.number(curve[epoch])}"
+        look["label"] += f"epoch {epoch}: {formatting.number(curve[epoch])}"
         panel.plot([epoch], [curve[epoch]], "o", mfc="white", mew=2, ms=8, zorder=5, **look)
 
 
-def _baseline(panel: Axes, measure: str, results: read.Lines) -> None:
+def _baseline(panel: Axes, measure: str, results: run_reader.Lines) -> None:
     """A dashed line; where it lies so far off that the curves would be squeezed flat, only its number."""
     known = [line.get("baseline") or {} for line in results if line["split"] == "val"]
     mean, _ = measures.mean_and_deviation(measures.values(known, measure))
@@ -120,8 +128,8 @@ def _baseline(panel: Axes, measure: str, results: read.Lines) -> None:
     away = max(low - mean, mean - high)
     look: dict[str, Any] = {"color": GREY, "linestyle": "--", "linewidth": 1.4}
     if away > high - low:
-        panel.plot([], [], **look, label=f"baseline {measures.number(mean)} ({'below' if mean < low else 'above'})")
+        panel.plot([], [], **look, label=f"baseline {formatting.number(mean)} ({'below' if mean < low else 'above'})")
         return
-    panel.axhline(mean, **look, label=f"baseline {measures.number(mean)}")
+    panel.axhline(mean, **look, label=f"baseline {formatting.number(mean)}")
     margin = 0.05 * (high - low) if away > 0 else 0
     panel.set_ylim(min(low, mean - margin), max(high, mean + margin))

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from dlrun.report import measures, read
+from dlrun.core import formatting, run_reader, stored_files
 from dlrun.report.section import Block, Gallery, Mistake, Points, Section, Text, section
 from dlrun.report.table import Summary, summaries
 
@@ -17,7 +17,7 @@ SEVERITIES = {"leak": ("loud", "LEAK"), "warning": ("strong", "warning"), "note"
 
 def audit(folder: Path) -> list[Section]:
     """What the audit of the data found: leaks loud, then warnings, then notes."""
-    found = read.plain(folder / "audit.json")
+    found = stored_files.value_or_none(folder / "audit.json")
     if found is None:
         return []
     lines: list[Block] = []
@@ -32,7 +32,7 @@ def _told(finding: dict[str, Any]) -> str:
     return f"{finding['text']}; effect: {effect}" if effect else str(finding["text"])
 
 
-def steps(verdicts: read.Lines) -> list[Section]:
+def steps(verdicts: run_reader.Lines) -> list[Section]:
     """The steps of the workflow, each with its verdict, evidence and tables."""
     blocks: list[Block] = []
     for step in verdicts:
@@ -49,11 +49,11 @@ def gallery(folder: Path, only: Collection[str] | None) -> list[Section]:
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for file in sorted((folder / "errors").glob("*-*.json")):
         job, _, split = file.stem.rpartition("-")
-        family = read.family(job)
+        family = run_reader.family(job)
         if "repeat-" not in job and (only is None or family in only):
-            found.setdefault((family, split), []).extend(read.plain(file) or ())
+            found.setdefault((family, split), []).extend(stored_files.value_or_none(file) or ())
     blocks: list[Block] = []
-    for family, split in read.worth_showing(found):
+    for family, split in run_reader.worth_showing(found):
         worst = sorted(found[family, split], key=lambda entry: -_loss(entry))[:MISTAKES]
         rows = "test rows" if split == "test" else "training rows" if split == "train" else "validation rows"
         blocks.append(Text(f"{family}, {rows}", "heading"))
@@ -61,12 +61,12 @@ def gallery(folder: Path, only: Collection[str] | None) -> list[Section]:
     return section("The worst errors", blocks)
 
 
-def final(folder: Path, results: read.Lines, config: dict[str, Any], workflow: bool) -> list[Section]:
+def final(folder: Path, results: run_reader.Lines, config: dict[str, Any], workflow: bool) -> list[Section]:
     """The score on the test rows, and how often these were opened. A plain run tells its test score among the rest."""
     tested = [line for line in results if line["split"] == "test"]
-    openings = read.plain(folder / "openings.json") or {}
+    openings = stored_files.value_or_none(folder / "openings.json") or {}
     blocks: list[Block] = list(summaries(tested, config)) if workflow else []
-    makes = not (read.plain(folder / "fields.json") or {"targets": True})["targets"]
+    makes = not (stored_files.value_or_none(folder / "fields.json") or {"targets": True})["targets"]
     if openings and (tested or openings.get("count") or not makes):  # what makes something may have no test rows
         blocks += _openings(openings)
     elif workflow and not tested:
@@ -91,7 +91,7 @@ def _openings(openings: dict[str, Any]) -> list[Block]:
 
 
 def _scores(score: dict[str, float | None]) -> str:
-    return ", ".join(f"{name} {measures.number(value)}" for name, value in score.items())
+    return ", ".join(f"{name} {formatting.number(value)}" for name, value in score.items())
 
 
 def _table(table: dict[str, Any]) -> Summary:
@@ -113,7 +113,7 @@ def _mistake(folder: Path, entry: dict[str, Any]) -> Mistake:
         row=str(entry["row"]),
         truth=str(entry["truth"]),
         answer=str(entry["answer"]),
-        loss=measures.number(entry.get("loss")),
+        loss=formatting.number(entry.get("loss")),
         text=str(shown.get("text") or shown.get("file") or ""),
         cells=cells,
         image=image if image and image.is_file() else None,

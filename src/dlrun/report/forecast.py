@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.report import measures, read
+from dlrun.core import formatting, run_reader, stored_files
+from dlrun.core.files import file_names
 from dlrun.report.picture import COLOURS, GREY, WIDTH, legend_below, picture
-from dlrun.whole import file_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,26 +21,28 @@ CAPTION = (
 )
 
 
-def draw_all(folder: Path, results: read.Lines, config: dict[str, Any], only: Collection[str] | None) -> list[Path]:
+def draw_all(
+    folder: Path, results: run_reader.Lines, config: dict[str, Any], only: Collection[str] | None
+) -> list[Path]:
     """A picture for each target, stage and split: forecast-<target>-<stage>-<split>.png. only: the stages to draw."""
     found: dict[tuple[str, str], Path] = {}
     for file in sorted((folder / "forecast").glob("*-*.json")):
         job, _, split = file.stem.rpartition("-")
-        family = read.family(job)
+        family = run_reader.family(job)
         if only is None or family in only:
             found[family, split] = file  # of several folds the latest in time
     drawn = []
-    for family, split in read.worth_showing(found):
-        about_all = read.plain(found[family, split]) or {}
+    for family, split in run_reader.worth_showing(found):
+        about_all = stored_files.value_or_none(found[family, split]) or {}
         named = file_names(about_all)
         for target, about in about_all.items():
             place = folder / f"forecast-{named[target]}-{family}-{split}.png"
-            drawn.append(_draw(about, f"{target}, {family} {split}", config, read.warning_of(results), place))
+            drawn.append(_draw(about, f"{target}, {family} {split}", config, run_reader.warning_of(results), place))
     return drawn
 
 
 def _draw(about: dict[str, Any], what: str, config: dict[str, Any], warning: str, file: Path) -> Path:
-    from dlrun.outlook import outlook
+    from dlrun.core.types import outlook
 
     ahead = outlook(about["outlook"])
     assert ahead is not None
@@ -69,7 +71,7 @@ def _course(panel: Axes, about: dict[str, Any], ahead: Any, place: int) -> None:
     for name, (called, error, look) in looks.items():
         if about[name] is None:
             continue
-        said = f"{called}, off by {measures.number(error[place])}{unit} on average" if error else called
+        said = f"{called}, off by {formatting.number(error[place])}{unit} on average" if error else called
         panel.plot(when, [row[place] for row in about[name]], label=said, **look)
     panel.set(title=f"{ahead.column}, foretold {ahead.lasting(ahead.ahead[place])} before", ylabel=ahead.unit)
     if ahead.dated:

@@ -1,4 +1,4 @@
-"""Writes sections as one HTML page that needs nothing else: no network, no script, pictures inside."""
+"""The HTML writer of reports, and how they look on a wide screen, on a phone and on paper."""
 
 from __future__ import annotations
 

@@ -6,7 +6,8 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.report import read
+from dlrun.core import stored_files
+from dlrun.report import naming
 from dlrun.report.picture import LETTERS_A_LINE, WIDTH, picture
 from dlrun.report.section import Block, Picture, Section, Text, section
 
@@ -32,12 +33,12 @@ TOLD = {
     "filters": ("Filter patterns", "Pictures that excite one filter each, found by gradient ascent on the pixels."),
     "weights": ("Weights", "The kernels that look at the picture itself; mid-grey is zero."),
 }
-name_of = read.name_of_model
+name_of = naming.name_of_model
 
 
 def listed(folder: Path) -> list[dict[str, str]]:
     """The pictures that `dlrun visualize` has left in a run folder and that are there: file, kind, layer, caption."""
-    found = read.plain(folder / "visualize" / "pictures.json") or []
+    found = stored_files.value_or_none(folder / "visualize" / "pictures.json") or []
     named = [{**entry, "file": Path(entry["file"]).name} for entry in found]
     return [entry for entry in named if entry["kind"] in TOLD and (folder / "visualize" / entry["file"]).is_file()]
 
@@ -141,7 +142,7 @@ def draw_saliency(
 
 def heading(what: str, config: dict[str, Any], warning: str) -> float:
     """Inches that the heading takes, as `picture` writes it."""
-    text = f"{what}: {read.called(config)}"
+    text = f"{what}: {naming.called(config)}"
     return 0.15 + 0.21 * (len(textwrap.wrap(text, round(WIDTH * LETTERS_A_LINE))) + bool(warning))
 
 

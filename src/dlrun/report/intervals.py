@@ -6,7 +6,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.report import measures, read, stages
+from dlrun.core import formatting, measure_names, run_reader
+from dlrun.report import stages
 from dlrun.report.picture import COLOURS, FAR, GREY, WIDTH, picture
 
 if TYPE_CHECKING:
@@ -17,12 +18,12 @@ BLUE, WON = COLOURS[0], COLOURS[1]
 Dot = tuple[float, float | None, float | None]  # score, and the ends of its whisker
 
 
-def draw(results: read.Lines, steps: read.Lines, config: dict[str, Any], file: Path) -> Path | None:
+def draw(results: run_reader.Lines, steps: run_reader.Lines, config: dict[str, Any], file: Path) -> Path | None:
     """Write the picture; None when no stage has a score."""
     measure, won = stages.main_measure(steps, results), stages.winner(steps)
     dots = dots_of(results, measure)
     answer = dots.pop(stages.CONSTANT, (stages.constant(results, measure), None, None))
-    less = measures.goal(measure, read.goals(results)) == "min"
+    less = measure_names.goal(measure, run_reader.goals(results)) == "min"
     dots = shown(dots, won, 1 if less else -1)
     if not dots:
         return None
@@ -30,7 +31,7 @@ def draw(results: read.Lines, steps: read.Lines, config: dict[str, Any], file: P
     ends = any(low is not None for _, low, _ in dots.values())
     whiskers = f"mean ± sd of {fits} fits; " if fits > 1 else "95 % interval; " if ends else ""
     height = 1.5 + 0.27 * (len(dots) + 1)
-    warning = read.warning_of(results)
+    warning = run_reader.warning_of(results)
     with picture(file, "Baseline and models", config, warning, height=height, width=WIDTH) as figure:
         panel = figure.subplots()
         _dots(panel, dots, won)
@@ -40,7 +41,7 @@ def draw(results: read.Lines, steps: read.Lines, config: dict[str, Any], file: P
     return file
 
 
-def dots_of(results: read.Lines, measure: str) -> dict[str, Dot]:
+def dots_of(results: run_reader.Lines, measure: str) -> dict[str, Dot]:
     """Stage → its dot; stages of which a fit has no finite score are left out."""
     found: dict[str, Dot] = {}
     for stage, lines in stages.by_stage(results).items():
@@ -87,6 +88,6 @@ def _constant(panel: Axes, value: float | None, low: float | None, high: float |
         if low is not None and high is not None:
             panel.plot([low, high], [0, 0], color=GREY, linewidth=2.2, solid_capstyle="butt")
         return
-    text, side = measures.number(value), "left" if value < left else "right"
+    text, side = formatting.number(value), "left" if value < left else "right"
     arrow = f"◀ {text}, far to the left" if side == "left" else f"{text}, far to the right ▶"
     panel.text(0.01 if side == "left" else 0.99, 0, arrow, ha=side, transform=panel.get_yaxis_transform(), **place)

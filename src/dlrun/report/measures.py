@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dlrun import as_json
-from dlrun.figures import goal, number
+from dlrun.core import json_text
+from dlrun.core.formatting import number
+from dlrun.core.measure_names import goal
 
 if TYPE_CHECKING:
     from dlrun.bootstrap import Interval
@@ -21,7 +22,7 @@ def score_text(score: dict[str, Any] | None) -> str:
     """A score with its 95 % interval, where it has one."""
     if not score:
         return ""
-    return with_ends(as_json.number(score.get("value")), score.get("low"), score.get("high"))
+    return with_ends(json_text.number(score.get("value")), score.get("low"), score.get("high"))
 
 
 def labels(scores: list[Scores]) -> dict[str, str]:
@@ -66,7 +67,7 @@ def spread_text(mean: float | None, deviation: float | None) -> str:
 
 def values(scores: list[Scores], measure: str) -> list[float]:
     """The values of one measure over several results; NaN where it could not be taken (JSON null)."""
-    return [as_json.number(score[measure].get("value")) for score in scores if measure in score]
+    return [json_text.number(score[measure].get("value")) for score in scores if measure in score]
 
 
 def mean_and_deviation(numbers: list[float]) -> tuple[float | None, float | None]:

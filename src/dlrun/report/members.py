@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.errors import Refused
-from dlrun.report import measures, read
+from dlrun.core import formatting, measure_names, run_reader, stored_files
+from dlrun.core.errors import Refused
+from dlrun.report import measures
 from dlrun.report.section import Block, Section, Text, section
 from dlrun.report.table import Summary
 
@@ -41,13 +42,13 @@ def sections(folder: Path) -> list[Section]:
 
 def told(folder: Path) -> tuple[Summary, list[str]] | None:
     """A table of the members with their weights and scores, and what follows from it; None where nothing does."""
-    account = read.plain(folder / "members.json")
-    lines = [line for line in read.results(folder) if line["split"] == "val" and line["scores"]]
+    account = stored_files.value_or_none(folder / "members.json")
+    lines = [line for line in run_reader.results(folder) if line["split"] == "val" and line["scores"]]
     if account is None or not lines:
         return None
     measure = next(iter([name for name in lines[-1]["scores"] if not name.startswith("loss")]), "loss")
     found = [_beside(folder, lines[-1]["name"], member, measure) for member in _named(account["members"])]
-    said = _verdict(found, measure, read.goals(lines))
+    said = _verdict(found, measure, run_reader.goals(lines))
     return _table(found, lines[-1], measure), [*said, *([OPTIMISTIC] if account["combine"] == "weighted" else [])]
 
 
@@ -74,15 +75,15 @@ def _table(found: list[Beside], own: dict[str, Any], measure: str) -> Summary:
     rows = []
     for each in found:
         gain = each.fault if each.gain is None else _gain(each.gain)
-        rows.append([each.name, each.model, f"{each.weight:.3f}", measures.number(each.value), gain])
-    rows.append(["the ensemble", "ensemble", "", measures.number(own["scores"][measure]["value"]), ""])
+        rows.append([each.name, each.model, f"{each.weight:.3f}", formatting.number(each.value), gain])
+    rows.append(["the ensemble", "ensemble", "", formatting.number(own["scores"][measure]["value"]), ""])
     columns = ["member", "model", "weight", f"val {measure}", "ensemble − member"]
     return Summary("Against its members", columns, rows, right=frozenset({2, 3, 4}))
 
 
 def _gain(gain: Interval) -> str:
-    ends = "" if gain.low is None else f" [{measures.number(gain.low)}, {measures.number(gain.high)}]"
-    return f"{'+' if gain.value > 0 else ''}{measures.number(gain.value)}{ends}"
+    ends = "" if gain.low is None else f" [{formatting.number(gain.low)}, {formatting.number(gain.high)}]"
+    return f"{'+' if gain.value > 0 else ''}{formatting.number(gain.value)}{ends}"
 
 
 def _verdict(found: list[Beside], measure: str, goals: dict[str, str]) -> list[str]:
@@ -90,7 +91,7 @@ def _verdict(found: list[Beside], measure: str, goals: dict[str, str]) -> list[s
     compared = [each for each in found if each.value is not None and each.gain is not None]
     if not compared:
         return ["No member can be compared with it row by row."]
-    lower = measures.goal(measure, goals) == "min"
+    lower = measure_names.goal(measure, goals) == "min"
     best = min(compared, key=lambda each: (each.value or 0) * (1 if lower else -1))
     assert best.gain is not None
     if not best.gain.real:

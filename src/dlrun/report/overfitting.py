@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dlrun.core import formatting, measure_names, run_reader
 from dlrun.diagnosis import TURNED, Diagnosis, circumstances, diagnose, over_folds
-from dlrun.report import measures, read, stages
+from dlrun.report import measures, stages
 from dlrun.report.curves import best_epoch, curves, mean_curve
 from dlrun.report.picture import COLOURS, GREY, WIDTH, Curve, legend_below, picture, whole_epochs, window
 
@@ -18,14 +19,14 @@ WIDER = 6.4  # inches
 
 
 def draw_ladder(
-    history: read.Lines, results: read.Lines, config: dict[str, Any], file: Path, steps: read.Lines
+    history: run_reader.Lines, results: run_reader.Lines, config: dict[str, Any], file: Path, steps: run_reader.Lines
 ) -> Path | None:
     """Write the losses of all rungs; None where none was climbed."""
     val, train = loss_curves(history, "val"), loss_curves(history, "train")
     rungs = [rung for rung in stages.ladder(config) if rung in val]
     if not rungs:
         return None
-    warning = read.warning_of(results)
+    warning = run_reader.warning_of(results)
     with picture(file, "Overfit ladder", config, warning, height=4.6, width=WIDTH) as figure:
         panel = figure.subplots()
         for rung, colour in zip(rungs, COLOURS, strict=False):
@@ -39,7 +40,7 @@ def draw_ladder(
     return file
 
 
-def draw_study(history: read.Lines, results: read.Lines, config: dict[str, Any], file: Path) -> Path | None:
+def draw_study(history: run_reader.Lines, results: run_reader.Lines, config: dict[str, Any], file: Path) -> Path | None:
     """Write a panel for each regularised variant, with its base; None where none was tried."""
     val, found = loss_curves(history, "val"), stages.by_stage(results)
     base = next((rung for rung in reversed(stages.ladder(config)) if rung in val), "")
@@ -52,7 +53,7 @@ def draw_study(history: read.Lines, results: read.Lines, config: dict[str, Any],
     low, high = window([base_curve, *(val[name] for name in variants)]) or (0, 1)
     about = f"Validation loss against '{base}'"
     size: dict[str, Any] = {"height": 2.35 * rows + 0.9, "width": WIDER}
-    with picture(file, about, config, read.warning_of(results), **size) as figure:
+    with picture(file, about, config, run_reader.warning_of(results), **size) as figure:
         panels = list(figure.subplots(rows, min(len(variants), PANELS_A_ROW), squeeze=False, sharey=True).flat)
         for name, panel in zip(variants, panels, strict=False):
             _variant(panel, changed(name, found.get(name, []), found.get(base, [])), val[name], base_curve)
@@ -64,12 +65,12 @@ def draw_study(history: read.Lines, results: read.Lines, config: dict[str, Any],
     return file
 
 
-def loss_curves(history: read.Lines, split: str) -> dict[str, Curve]:
+def loss_curves(history: run_reader.Lines, split: str) -> dict[str, Curve]:
     """Stage → its loss by epoch, over folds their mean."""
     return {stage: mean_curve(list(jobs.values())) for stage, jobs in curves(history, "loss", split).items()}
 
 
-def changed(name: str, lines: read.Lines, base: read.Lines) -> str:
+def changed(name: str, lines: run_reader.Lines, base: run_reader.Lines) -> str:
     """'dropout = 0.5', 'smaller: units = [8, 8]': what a variant changes, in few letters."""
     before = stages.patch(base)
     own = {key.rpartition(".")[2]: value for key, value in stages.patch(lines).items() if before.get(key) != value}
@@ -79,16 +80,18 @@ def changed(name: str, lines: read.Lines, base: read.Lines) -> str:
     return text if name in own else f"{name}: {text}"
 
 
-def diagnosed(history: read.Lines, results: read.Lines, stage: str, config: dict[str, Any], measure: str) -> Diagnosis:
+def diagnosed(
+    history: run_reader.Lines, results: run_reader.Lines, stage: str, config: dict[str, Any], measure: str
+) -> Diagnosis:
     """What the verdicts of a workflow say of a stage: how its fits went, and the epoch where they were best."""
     lines = stages.by_stage(results).get(stage, [])
     patch = (lines[0]["job"].get("patch") or {}) if lines else {}
     losses = measures.values([line.get("baseline") or {} for line in lines], "loss")
-    goal = measures.goal(measure, read.goals(results))
+    goal = measure_names.goal(measure, run_reader.goals(results))
     how = circumstances(patch, config.get("model") or {}, losses, measure, goal)
-    jobs: dict[str, read.Lines] = {}
+    jobs: dict[str, run_reader.Lines] = {}
     for row in history:
-        if read.family(row["job"]) == stage:
+        if run_reader.family(row["job"]) == stage:
             jobs.setdefault(row["job"], []).append(row)
     return over_folds(jobs.values(), **how) if len(jobs) > 1 else diagnose(next(iter(jobs.values()), []), **how)
 
@@ -113,7 +116,7 @@ def _variant(panel: Axes, heading: str, variant: Curve, base: Curve) -> None:
     if best is not None:
         panel.plot([best], [variant[best]], "o", color=COLOURS[0], mfc="white", mew=1.8, ms=7, zorder=5)
         side = "left" if best < 0.15 * max(*base, *variant) else "center"
-        panel.annotate(measures.number(variant[best]), (best, variant[best]), (0, -9), ha=side, **NEAR)
+        panel.annotate(formatting.number(variant[best]), (best, variant[best]), (0, -9), ha=side, **NEAR)
     panel.set_title(heading, fontsize=10.5)
     whole_epochs(panel)
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.figures import number, sign
-from dlrun.report import read
+from dlrun.core import stored_files
+from dlrun.core.formatting import number
+from dlrun.core.measure_names import sign
+from dlrun.report import naming
 from dlrun.report.picture import GREY, LOUD, picture
 from dlrun.report.sweep_lines import Aim, Line, best, goals_of, value_of, varying
 
@@ -47,10 +49,10 @@ def draw(folder: Path, found: Sequence[Line], aim: Aim) -> Path | None:
     left = sum(line.status == "failed" for line in found)
     counts = [f"{len(shown)} jobs", f"{pruned} of them pruned (dashed)" if pruned else "", f"{left} failed, not shown"
               if left else "", "the best one in red" if first else ""]  # fmt: skip
-    config = read.config(folder / shown[0].folder)
+    config = stored_files.config(folder / shown[0].folder)
     warning = next((line.note for line in shown if line.note), "")
     size: dict[str, Any] = {"height": 4.4, "width": max(5.6, 1.45 * len(scales) + 0.8)}
-    with picture(folder / "sweep.png", f"Sweep of {read.name_of_task(config)}", {}, warning, **size) as figure:
+    with picture(folder / "sweep.png", f"Sweep of {naming.name_of_task(config)}", {}, warning, **size) as figure:
         panel = figure.add_subplot()
         upright(panel, scales)
         through(panel, scales, shown, first)

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.report import read
-from dlrun.whole import written
+from dlrun.core.files import written
+from dlrun.report import naming
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,7 +59,7 @@ def picture(
         figure = Figure(figsize=(width, height), layout="constrained", dpi=dpi)
         FigureCanvasAgg(figure)
         yield figure
-        about = read.called(config)
+        about = naming.called(config)
         lines = textwrap.wrap(f"{what}: {about}" if about else what, round(width * LETTERS_A_LINE))
         lines = lines if len(lines) <= MOST_LINES else [*lines[: MOST_LINES - 1], "…"]
         if warning:

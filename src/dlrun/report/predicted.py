@@ -9,14 +9,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dlrun import as_json
-from dlrun.report import measures
+from dlrun.core import formatting
+from dlrun.core import json_text as as_json
 from dlrun.report.table import Summary
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from dlrun.types import Field
+    from dlrun.core.types import Field
 
 Names = Sequence[str] | Sequence[int]  # of the rows: files, or line numbers
 Outputs = Mapping[str, Any]  # target → an array (n, outputs): probabilities or numbers
@@ -51,7 +51,7 @@ def answer(field: Field, target: str, output: np.ndarray) -> str | float:
         return ", ".join(name for name, share in zip(names, found, strict=True) if share > 0.5) or "(none)"
     if len(found) == 1:
         return found[0]
-    return ", ".join(f"{name} {measures.number(value)}" for name, value in zip(names, found, strict=True))
+    return ", ".join(f"{name} {formatting.number(value)}" for name, value in zip(names, found, strict=True))
 
 
 def truth(field: Field, target: str, value: np.ndarray) -> str | float:
@@ -104,7 +104,7 @@ def below(fields: Mapping[str, Field], names: Names, outputs: Outputs) -> str:
 
 
 def _written(value: str | float) -> str:
-    return value if isinstance(value, str) else measures.number(value)
+    return value if isinstance(value, str) else formatting.number(value)
 
 
 def csv_text(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dlrun.report import measures, read
+from dlrun.core import formatting, run_reader, stored_files
+from dlrun.report import measures
 from dlrun.report.table import Summary
 
 CONSTANT, CONFIGURED = "constant", "configured"
@@ -15,27 +16,27 @@ BASELINE = 5  # the step that decides whether there is anything to go on with
 STAR = "★"  # of the winner
 
 
-def verdicts(folder: Path) -> read.Lines:
+def verdicts(folder: Path) -> run_reader.Lines:
     """The steps of workflow.json that were taken; none where the run is no workflow."""
-    return read.plain(folder / "workflow.json") or []
+    return stored_files.value_or_none(folder / "workflow.json") or []
 
 
-def winner(steps: read.Lines) -> str:
+def winner(steps: run_reader.Lines) -> str:
     """The stage that step 7 chose, or nothing."""
     return next((str(step["winner"]) for step in steps if step.get("winner")), "")
 
 
-def chosen(steps: read.Lines) -> set[str] | None:
+def chosen(steps: run_reader.Lines) -> set[str] | None:
     """The stages that are shown with every picture: of a workflow the winner and the final one; None means all."""
     return {winner(steps), FINAL} - {""} if steps else None
 
 
-def by_stage(results: read.Lines) -> dict[str, read.Lines]:
+def by_stage(results: run_reader.Lines) -> dict[str, run_reader.Lines]:
     """Stage → its results on validation rows, in the order in which they were fitted."""
-    found: dict[str, read.Lines] = {}
+    found: dict[str, run_reader.Lines] = {}
     for line in results:
         if line["split"] == "val":
-            found.setdefault(read.family(line["name"]), []).append(line)
+            found.setdefault(run_reader.family(line["name"]), []).append(line)
     return found
 
 
@@ -49,19 +50,19 @@ def study(config: dict[str, Any]) -> list[str]:
     return list((config.get("workflow") or {}).get("study") or {})
 
 
-def main_measure(steps: read.Lines, results: read.Lines) -> str:
+def main_measure(steps: run_reader.Lines, results: run_reader.Lines) -> str:
     """What the stages are judged by: the measure that step 2 names, or else the first that is no loss."""
     names = list(dict.fromkeys(name for line in results for name in line.get("scores") or {}))
     named = [str(step["measure"]) for step in steps if step.get("measure") in names]
     return next(iter([*named, *(name for name in names if not name.startswith("loss")), *names]), "")
 
 
-def patch(lines: read.Lines) -> dict[str, Any]:
+def patch(lines: run_reader.Lines) -> dict[str, Any]:
     """Flat config key → value: what a stage changes, its callbacks aside."""
     changes = (lines[0]["job"].get("patch") or {}) if lines else {}
     found: dict[str, Any] = {}
     for key, value in changes.items():
-        found |= read.flat(value, key)
+        found |= run_reader.flat(value, key)
     return {key: value for key, value in found.items() if not key.startswith("callback")}
 
 
@@ -76,20 +77,20 @@ def spread(scores: list[measures.Scores], measure: str) -> tuple[float | None, f
     return mean, mean - deviation, mean + deviation
 
 
-def constant(results: read.Lines, measure: str) -> float | None:
+def constant(results: run_reader.Lines, measure: str) -> float | None:
     """What the constant answer scores on the validation rows, over folds their mean."""
     known = [line.get("baseline") or {} for line in results if line["split"] == "val"]
     return measures.mean_and_deviation(measures.values(known, measure))[0]
 
 
-def scores_table(results: read.Lines, steps: read.Lines) -> Summary:
+def scores_table(results: run_reader.Lines, steps: run_reader.Lines) -> Summary:
     """All stages with all their scores; the winner has a star."""
     stages, won = by_stage(results), winner(steps)
     main = main_measure(steps, results)
     known = [line["scores"] for lines in stages.values() for line in lines if line.get("scores")]
     labels = measures.labels(known)
     names = sorted(labels, key=lambda name: (name != main, not name.endswith("_unit"), name))
-    rows = [[CONSTANT, *(measures.number(constant(results, name)) for name in names), "", ""]]
+    rows = [[CONSTANT, *(formatting.number(constant(results, name)) for name in names), "", ""]]
     rows = [] if CONSTANT in stages else rows
     for stage, lines in stages.items():
         scores = [line.get("scores") or {} for line in lines]
@@ -112,7 +113,7 @@ def scores_table(results: read.Lines, steps: read.Lines) -> Summary:
     return Summary(title, columns, rows, tried(results, steps), right=right)
 
 
-def tried(results: read.Lines, steps: read.Lines) -> str:
+def tried(results: run_reader.Lines, steps: run_reader.Lines) -> str:
     """How many candidates with a score the winner was chosen from: the more, the luckier the best of them."""
     scored = [stage for stage, lines in by_stage(results).items() if all(line.get("scores") for line in lines)]
     count, won = len([stage for stage in scored if stage != CONSTANT]), winner(steps)
@@ -121,16 +122,16 @@ def tried(results: read.Lines, steps: read.Lines) -> str:
     return f"{STAR} {won} was chosen. {said}: {biased}." if won else f"{said}."
 
 
-def pooled(steps: read.Lines) -> dict[str, str]:
+def pooled(steps: run_reader.Lines) -> dict[str, str]:
     """Candidate → its score over the rows of all folds together, as the table of step 7 has it."""
     tables = [table for step in steps if step["step"] == TUNE for table in step.get("tables") or ()]
     rows = [row for table in tables for row in table["rows"] if len(row) > SCORE]
     return {str(row[0]).partition(" (")[0]: str(row[SCORE]) for row in rows}
 
 
-def changes_table(results: read.Lines, config: dict[str, Any]) -> Summary | None:
+def changes_table(results: run_reader.Lines, config: dict[str, Any]) -> Summary | None:
     """What each stage changes in the config, before → after; None where no stage changes anything."""
-    before = read.flat(config)
+    before = run_reader.flat(config)
     tested = [line for line in results if line["split"] == "test"]
     rows = []
     for stage, lines in [*by_stage(results).items(), *([(FINAL, tested)] if tested else [])]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dlrun.report import evidence, forecast, inside, made, measures, members, read, stages, surroundings
+from dlrun.core import formatting, measure_names, run_reader, stored_files
+from dlrun.report import evidence, forecast, inside, made, measures, members, naming, stages, surroundings
 from dlrun.report.curves import RING
 from dlrun.report.section import Block, Pairs, Picture, Section, Text, remark, section
 from dlrun.report.table import summaries
@@ -16,16 +17,16 @@ SPLITS = {"test": "Test", "val": "Validation", "train": "Training"}
 
 def heading(folder: Path) -> str:
     """'imdb · dense', or the folder's name."""
-    config = read.config(folder)
-    return read.called(config) or folder.name
+    config = stored_files.config(folder)
+    return naming.called(config) or folder.name
 
 
 def sections(folder: Path, pictures: dict[str, list[Path]]) -> list[Section]:
     """All sections there are data for, in the order in which they are read. pictures: see `report.write.draw`."""
-    config, results, steps = read.config(folder), read.results(folder), stages.verdicts(folder)
+    config, results, steps = stored_files.config(folder), run_reader.results(folder), stages.verdicts(folder)
     workflow, measured = bool(steps), [line for line in results if line.get("scores")]
     return [
-        *section("", [*headline(results, steps), *map(remark, read.notes_of(measured)), *short(results, steps)]),
+        *section("", [*headline(results, steps), *map(remark, run_reader.notes_of(measured)), *short(results, steps)]),
         *surroundings.question(config),
         *surroundings.data_card(folder, config),
         *evidence.audit(folder),
@@ -33,7 +34,7 @@ def sections(folder: Path, pictures: dict[str, list[Path]]) -> list[Section]:
         *(scores(results, steps, pictures) if workflow else plain_scores(folder, results, config)),
         *members.sections(folder),
         *curves(pictures),
-        *rates(read.history(folder)),
+        *rates(run_reader.history(folder)),
         *answers(pictures),
         *evidence.gallery(folder, stages.chosen(steps)),
         *inside.sections(folder),
@@ -45,20 +46,20 @@ def sections(folder: Path, pictures: dict[str, list[Path]]) -> list[Section]:
     ]
 
 
-def headline(results: read.Lines, steps: read.Lines) -> list[Block]:
+def headline(results: run_reader.Lines, steps: run_reader.Lines) -> list[Block]:
     """The score of a run that is no workflow, beside its baseline; on test rows where it has any."""
-    fitted = [line for line in read.standing(results) if line.get("scores")]
+    fitted = [line for line in run_reader.standing(results) if line.get("scores")]
     if steps or not fitted:
         return []
-    family = read.family(fitted[-1]["name"])
+    family = run_reader.family(fitted[-1]["name"])
     for split in ("test", "val", "train"):
-        lines = [line for line in fitted if line["split"] == split and read.family(line["name"]) == family]
+        lines = [line for line in fitted if line["split"] == split and run_reader.family(line["name"]) == family]
         if lines:
             return [Text(_headline(split, lines), "strong")]
     return []
 
 
-def _headline(split: str, lines: read.Lines) -> str:
+def _headline(split: str, lines: run_reader.Lines) -> str:
     scores = [line["scores"] for line in lines]
     names = list(measures.labels(scores))
     name = next((name for name in names if not name.startswith("loss")), names[0])
@@ -67,11 +68,11 @@ def _headline(split: str, lines: read.Lines) -> str:
     bar, own = (measures.mean_and_deviation(each)[0] for each in (bars, measures.values(scores, name)))
     if bar is None or own is None:
         return f"{text}."
-    ahead = own < bar if measures.goal(name, read.goals(lines)) == "min" else own > bar
-    return f"{text}; baseline {measures.number(bar)}{'' if ahead else ', which is not beaten'}."
+    ahead = own < bar if measure_names.goal(name, run_reader.goals(lines)) == "min" else own > bar
+    return f"{text}; baseline {formatting.number(bar)}{'' if ahead else ', which is not beaten'}."
 
 
-def short(results: read.Lines, steps: read.Lines) -> list[Block]:
+def short(results: run_reader.Lines, steps: run_reader.Lines) -> list[Block]:
     """What came of a workflow, in one paragraph; nothing for other runs."""
     last = steps[-1] if steps else {}
     if not last:
@@ -86,7 +87,7 @@ def short(results: read.Lines, steps: read.Lines) -> list[Block]:
     return found
 
 
-def scores(results: read.Lines, steps: read.Lines, pictures: dict[str, list[Path]]) -> list[Section]:
+def scores(results: run_reader.Lines, steps: run_reader.Lines, pictures: dict[str, list[Path]]) -> list[Section]:
     """The stages of a workflow against the constant answer."""
     if not stages.by_stage(results):
         return []
@@ -96,13 +97,13 @@ def scores(results: read.Lines, steps: read.Lines, pictures: dict[str, list[Path
     return section("Baseline against models", [*drawn, stages.scores_table(results, steps)])
 
 
-def plain_scores(folder: Path, results: read.Lines, config: dict[str, Any]) -> list[Section]:
+def plain_scores(folder: Path, results: run_reader.Lines, config: dict[str, Any]) -> list[Section]:
     """The scores of a run that is no workflow, and which of its fits have none because an error ended them."""
-    cut = [Text(f"{name} has no result: {why}.", "loud") for name, why in read.cut(folder, results).items()]
+    cut = [Text(f"{name} has no result: {why}.", "loud") for name, why in run_reader.cut(folder, results).items()]
     return section("Results", [*cut, *summaries(results, config)] or [Text("No result was written.")])
 
 
-def rates(history: read.Lines) -> list[Section]:
+def rates(history: run_reader.Lines) -> list[Section]:
     """The learning rates at the end of the epochs, of each fit: where they began, were highest, and ended."""
     found: dict[str, list[float]] = {}
     for row in history:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dlrun.report import read
+from dlrun.core import run_reader, stored_files
+from dlrun.report import naming
 from dlrun.report.section import Block, Code, Pairs, Section, Text, remark, section
 from dlrun.report.table import Summary
 
@@ -40,9 +41,12 @@ def question(config: dict[str, Any]) -> list[Section]:
 
 def data_card(folder: Path, config: dict[str, Any]) -> list[Section]:
     """Which data these are: columns and their kinds, rows, fingerprint, where they come from."""
-    about, fields = read.plain(folder / "data.json") or {}, read.plain(folder / "fields.json") or {}
+    about, fields = (
+        stored_files.value_or_none(folder / "data.json") or {},
+        stored_files.value_or_none(folder / "fields.json") or {},
+    )
     task, data = _node(config, "task"), _node(config, "data")
-    rows = [("task", read.name_of_task(config))]
+    rows = [("task", naming.name_of_task(config))]
     for what in ("inputs", "targets"):
         known = fields.get(what) or task.get(what) or {}
         rows += [(what.removesuffix("s"), f"{name}: {_kind(field)}") for name, field in known.items()]
@@ -59,18 +63,18 @@ def config(folder: Path, node: dict[str, Any], changes: Summary | None) -> list[
     """What each stage of a workflow changes, then the settings of the run."""
     rows = []
     for group in SHOWN:
-        values = read.flat(node.get(group), group) if node.get(group) is not None else {}
+        values = run_reader.flat(node.get(group), group) if node.get(group) is not None else {}
         rows += [(key, str(value)) for key, value in values.items() if value is not None]
-    whole = Code(read.text(folder / "config.yaml"), "config.yaml, all of it")
+    whole = Code(run_reader.text(folder / "config.yaml"), "config.yaml, all of it")
     return section("Config", [*([changes] if changes else []), Pairs(tuple(rows)), whole])
 
 
 def environment(folder: Path) -> list[Section]:
     """On which machine, and with which packages."""
-    found = read.plain(folder / "environment.json")
+    found = stored_files.value_or_none(folder / "environment.json")
     if not found:
         return section("Environment", [Text("not recorded")])
-    values = {key: str(value) for key, value in read.flat(found).items() if value not in (None, "")}
+    values = {key: str(value) for key, value in run_reader.flat(found).items() if value not in (None, "")}
     rows = tuple((key, value) for key, value in values.items() if not _long(key, value))
     rest = "\n".join(f"{key}: {value}" for key, value in values.items())
     return section("Environment", [Pairs(rows), Code(rest, "all packages and changes")])
@@ -78,7 +82,7 @@ def environment(folder: Path) -> list[Section]:
 
 def again(folder: Path) -> list[Section]:
     """The words that the run began with."""
-    command = read.command(folder)
+    command = run_reader.command(folder)
     return section("The command that repeats it", [Code(command)] if command else [])
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
-from dlrun.figures import sign, unsaid
+from dlrun.core import formatting
+from dlrun.core.files import write_text
+from dlrun.core.measure_names import sign, unsaid
 from dlrun.report import measures
 from dlrun.report.sweep_chance import over_seeds
 from dlrun.report.sweep_lines import Aim, Line, goals_of, lines_of, ranked, varying
-from dlrun.whole import write_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -87,7 +88,7 @@ def _cells(found: list[Line], heads: tuple[list[str], list[str]]) -> tuple[list[
     for line in found:
         own = [in_few(line.words.get(key, "")) for key in keys]
         scores = [in_text(line, name) for name in names]
-        baseline = [measures.number(line.baseline.get(name)) for name in beside]
+        baseline = [formatting.number(line.baseline.get(name)) for name in beside]
         said = [line.error] if line.error else list(line.undefined.values())
         status = f"{line.status}: {'; '.join(said)}" if said else line.status
         cells.append([line.folder, *own, *scores, *baseline, status])

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dlrun.errors import Refused
-from dlrun.report import measures, read
+from dlrun.core import measure_names, run_reader
+from dlrun.core.errors import Refused
+from dlrun.report import measures
 from dlrun.report.sweep_lines import SEEDS, Aim, Line, best, goals_of, mean_of, ranked, seeded, value_of, varying
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def over_seeds(found: list[Line], aim: Aim) -> tuple[list[str], list[list[str]]]
     measure = aim.first(found)
     groups = [group for group in seeded(found, measure) if len(group) > 1]
     goals, keys = goals_of(found), [key for key in varying(found) if key not in SEEDS]
-    lower = measures.goal(measure, goals) == "min"
+    lower = measure_names.goal(measure, goals) == "min"
     groups.sort(key=lambda group: mean_of(group, measure) * (1 if lower else -1))
     names = list(dict.fromkeys(name for group in groups for line in group for name in line.scores))
     rows = []
@@ -91,7 +92,7 @@ def _difference(first: Path, second: Path, measure: str) -> Interval:
 
     pools = []
     for run in (first, second):
-        stages = [line["job"]["stage"] for line in read.results(run) if line["split"] == "val"]
+        stages = [line["job"]["stage"] for line in run_reader.results(run) if line["split"] == "val"]
         if not stages:
             raise Refused(f"{run} was not validated")
         pools.append(predictions.of_stage(run, stages[-1], "val"))

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dlrun import stored
-from dlrun.errors import Refused
-from dlrun.figures import deciding, sign
-from dlrun.report import measures, read
+from dlrun.core import run_reader, stored_files
+from dlrun.core import stored_files as stored
+from dlrun.core.errors import Refused
+from dlrun.core.measure_names import deciding, sign
+from dlrun.report import measures
 
 TEST = "test "  # before the name of a measure that was taken on test rows
 SEEDS = ("seed", "protocol.seed", "data.seed")  # what is drawn with these is chance, and no setting
@@ -143,8 +144,8 @@ def varying(found: list[Line]) -> list[str]:
     return [key for key in keys if len({line.words.get(key) for line in found}) > 1]
 
 
-def _entries(folder: Path) -> read.Lines:
-    entries = {line["job"]: line for line in read.lines(folder / "sweep.jsonl")}
+def _entries(folder: Path) -> run_reader.Lines:
+    entries = {line["job"]: line for line in stored_files.lines(folder / "sweep.jsonl")}
     if not entries:
         raise Refused(f"{folder} is no sweep folder: it has no sweep.jsonl with jobs in it")
     return [entries[job] for job in sorted(entries) if entries[job].get("status") != "same"]
@@ -153,10 +154,10 @@ def _entries(folder: Path) -> read.Lines:
 def _line(folder: Path, entry: dict[str, Any], aim: Aim) -> Line:
     name = str(entry.get("folder") or f"{entry['job']:03}")
     words = dict(word.partition("=")[::2] for word in entry.get("words", ()))
-    results = read.results(folder / name)
+    results = run_reader.results(folder / name)
     fitted = [line for line in results if line["split"] != "test"] or results  # what decides is never a test score
     val = [line for line in fitted if line["split"] == "val"] or fitted
-    stages = [line for line in val if read.family(line["name"]) == read.family(val[-1]["name"])]
+    stages = [line for line in val if run_reader.family(line["name"]) == run_reader.family(val[-1]["name"])]
     scored = [line.get("scores") or {} for line in stages]
     known = [line.get("baseline") or {} for line in stages]
     spread = {
@@ -174,7 +175,7 @@ def _line(folder: Path, entry: dict[str, Any], aim: Aim) -> Line:
     baseline = {measure: measures.mean_and_deviation(measures.values(known, measure))[0] for measure in spread}
     error = " ".join(str(entry.get("error") or "").split())
     ends = ends_of(scored) | {f"{TEST}{measure}": each for measure, each in ends_of(tested).items()}
-    about = (baseline, error, name, read.warning_of(results), ends, read.goals(stages), undefined(scored))
+    about = (baseline, error, name, run_reader.warning_of(results), ends, run_reader.goals(stages), undefined(scored))
     return Line(entry["job"], str(entry.get("status", "")), words, spread, *about)
 
 

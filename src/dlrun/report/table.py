@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.figures import counted
-from dlrun.report import measures, read
+from dlrun.core import formatting, run_reader, stored_files
+from dlrun.core.formatting import counted
+from dlrun.report import measures, naming
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,11 +29,11 @@ class Summary:
     right: frozenset[int] = field(default_factory=frozenset)
 
 
-def summaries(results: read.Lines, config: dict[str, Any]) -> list[Summary]:
+def summaries(results: run_reader.Lines, config: dict[str, Any]) -> list[Summary]:
     """One table for each stage and split; the folds of one stage share theirs."""
-    together: dict[tuple[str, str], read.Lines] = {}
+    together: dict[tuple[str, str], run_reader.Lines] = {}
     for line in results:
-        together.setdefault((read.family(line["name"]), line["split"]), []).append(line)
+        together.setdefault((run_reader.family(line["name"]), line["split"]), []).append(line)
     return [_summary(name, split, lines, config) for (name, split), lines in together.items()]
 
 
@@ -56,11 +57,11 @@ def rich_table(summary: Summary) -> Table:
 
 def result_tables(folder: Path) -> list[Table]:
     """The tables of a finished run folder."""
-    config, results = read.config(folder), read.results(folder)
+    config, results = stored_files.config(folder), run_reader.results(folder)
     return [rich_table(summary) for summary in summaries(results, config)]
 
 
-def _summary(name: str, split: str, lines: read.Lines, config: dict[str, Any]) -> Summary:
+def _summary(name: str, split: str, lines: run_reader.Lines, config: dict[str, Any]) -> Summary:
     several = len(lines) > 1
     scores = [line.get("scores") or {} for line in lines]
     baselines = [line.get("baseline") or {} for line in lines]
@@ -75,12 +76,12 @@ def _summary(name: str, split: str, lines: read.Lines, config: dict[str, Any]) -
     rows = []
     for measure, label in measures.labels(scores).items():
         each = [measures.score_text(_value(score.get(measure))) for score in scores] if several else []
-        mean = measures.number(measures.mean_and_deviation(measures.values(baselines, measure))[0])
+        mean = formatting.number(measures.mean_and_deviation(measures.values(baselines, measure))[0])
         bar = [mean if several else measures.over_folds(baselines, measure)] if there else []
         own = measures.over_folds(scores, measure)
         rows.append([label, own, *bar, *(each if len(each) <= FOLD_COLUMNS else [" ".join(each)])])
-    title = f"{read.called(config)}: {_fits(name, lines)}, {split}"
-    notes = tuple(read.notes_of(lines))
+    title = f"{naming.called(config)}: {_fits(name, lines)}, {split}"
+    notes = tuple(run_reader.notes_of(lines))
     return Summary(title, columns, rows, _caption(lines), notes, frozenset(range(1, len(columns))))
 
 
@@ -89,7 +90,7 @@ def _value(score: dict[str, Any] | None) -> dict[str, Any] | None:
     return None if score is None else {"value": score.get("value")}
 
 
-def _fits(name: str, lines: read.Lines) -> str:
+def _fits(name: str, lines: run_reader.Lines) -> str:
     """'fit', '4 folds', '3 seeds', '2 × 4 folds', and before it the stage of a workflow: 'final, 3 seeds'."""
     folds = max(int(line["job"].get("folds") or 1) for line in lines)
     repeats = len({line["job"].get("repeat") for line in lines})
@@ -101,13 +102,13 @@ def _fits(name: str, lines: read.Lines) -> str:
     return ", ".join(filter(None, (stage, said)))
 
 
-def _fold_columns(lines: read.Lines) -> list[str]:
+def _fold_columns(lines: run_reader.Lines) -> list[str]:
     if len(lines) == 1:
         return []
     return [line["name"] for line in lines] if len(lines) <= FOLD_COLUMNS else [f"each of {len(lines)}"]
 
 
-def _caption(lines: read.Lines) -> str:
+def _caption(lines: run_reader.Lines) -> str:
     kept = list(dict.fromkeys(str(line.get("checkpoint") or "") for line in lines))
     epochs = sorted({int(line.get("epochs") or 0) for line in lines})
     once = [line for line in lines if not line["job"].get("repeat")]  # seeds see the same rows again

@@ -6,20 +6,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from dlrun.report import (
-    compared,
-    confusion,
-    curves,
-    forecast,
-    html,
-    intervals,
-    markdown,
-    overfitting,
-    read,
-    stages,
-    story,
-)
-from dlrun.whole import write_text
+from dlrun.core import run_reader, stored_files
+from dlrun.core.files import write_text
+from dlrun.report import compared, confusion, curves, forecast, html, intervals, markdown, overfitting, stages, story
 
 NAMED, LONGEST = 3, 60  # runs that are named in a file's name, letters of each
 Pictures = dict[str, list[Path]]
@@ -65,7 +54,7 @@ def comparison_name(runs: Sequence[Path]) -> str:
 
 def draw(folder: Path) -> Pictures:
     """Draw what there are data for: 'curves', 'stages', 'ladder', 'study', 'answers'."""
-    config, history, results = read.config(folder), read.history(folder), read.results(folder)
+    config, history, results = stored_files.config(folder), run_reader.history(folder), run_reader.results(folder)
     steps = stages.verdicts(folder)
     drawn = {"curves": curves.draw(history, results, config, folder / "learning-curves.png", only=_shown(steps))}
     if steps:
@@ -79,6 +68,6 @@ def draw(folder: Path) -> Pictures:
     return found
 
 
-def _shown(steps: read.Lines) -> set[str] | None:
+def _shown(steps: run_reader.Lines) -> set[str] | None:
     """Whose learning curves are shown: of a workflow the configured network's and the winner's; None means all."""
     return {stages.CONFIGURED, stages.winner(steps)} if steps else None

@@ -1,1 +1,1 @@
-"""Sweeps: what to run next, worker processes that run it, and a folder that is true after every job."""
+"""Sweeps: what to run next, worker processes that run it, a folder that is true after every job."""

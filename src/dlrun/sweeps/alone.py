@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
 from dlrun.sweeps.jobs import Ended, Job
 from dlrun.sweeps.work import Judge, carried_out, carried_out_as_one
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dlrun.rundir import lines
+from dlrun.core.stored_files import lines
 from dlrun.sweeps.folder import OVER, SweepFolder
 from dlrun.sweeps.study import Outcome, Recalled
 

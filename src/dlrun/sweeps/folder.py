@@ -11,13 +11,14 @@ from typing import Any
 
 import yaml
 
-from dlrun import as_json, stored
-from dlrun.at_work import at_work
-from dlrun.renamed_parts import renamed
-from dlrun.rundir import create, lines
+from dlrun.core import json_text, stored_files
+from dlrun.core.files import contained, write_text, written
+from dlrun.core.folder_lock import at_work
+from dlrun.core.renamed_parts import renamed
+from dlrun.core.run_folder import create
+from dlrun.core.stored_files import lines
 from dlrun.settings import Sweep
 from dlrun.sweeps.jobs import Ended, Job
-from dlrun.whole import contained, write_text, written
 
 HOW = ("jobs", "share", "devices", "trials", "limit", "retry", "fresh")  # settings that do not make it another sweep
 OVER = ("done", "failed", "pruned")
@@ -27,7 +28,7 @@ def description(words: Sequence[str], settings: Sweep) -> dict[str, Any]:
     """What a sweep is known by: its words, those of its space too, and how it searches; not how it is carried out."""
     kept = sorted(word for word in words if not word.startswith("output="))
     search = {key: value for key, value in asdict(settings).items() if key not in HOW}
-    content = as_json.canonical([kept, search])
+    content = json_text.canonical([kept, search])
     return {"identity": hashlib.sha256(content.encode()).hexdigest()[:16], "words": kept, "search": search}
 
 
@@ -35,7 +36,7 @@ def opened(root: Path, task: str, told: dict[str, Any], fresh: bool) -> SweepFol
     """The newest folder of this very sweep under root/task/sweep, else a new one."""
     place = root.absolute() / task / "sweep"
     for file in sorted(place.glob("*/sweep.yaml"), reverse=True) if not fresh else ():
-        if stored.mapping(file)["identity"] == told["identity"]:
+        if stored_files.mapping(file)["identity"] == told["identity"]:
             contained(file.parent)
             return SweepFolder(file.parent)
     folder = create(root, task, "sweep")
@@ -104,7 +105,7 @@ class SweepFolder:
         self.entries[entry["job"]] = entry
         path = self.path / "sweep.jsonl"
         with written(path), path.open("a", encoding="utf-8") as file:
-            file.write(as_json.line(entry))
+            file.write(json_text.line(entry))
 
     def _mend(self) -> None:
         """Cut off a last line that a kill left half written, since more will follow it."""

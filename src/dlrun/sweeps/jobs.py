@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dlrun import as_json
-from dlrun.renamed_parts import as_first_named
+from dlrun.core import json_text
+from dlrun.core.renamed_parts import as_first_named
 
 APART = ("output", "sweep", "space")  # of a config: where it goes, and how it is looked for, is no part of what it is
 
@@ -20,7 +20,7 @@ def identity(config: Mapping[str, Any]) -> str:
     protocol = content.get("protocol")
     if isinstance(protocol, dict) and protocol.get("seed") is None:  # which older sweeps do not say
         content["protocol"] = {key: value for key, value in protocol.items() if key != "seed"}
-    return hashlib.sha256(as_json.canonical(as_first_named(content)).encode()).hexdigest()[:16]
+    return hashlib.sha256(json_text.canonical(as_first_named(content)).encode()).hexdigest()[:16]
 
 
 def later(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str] | None:
@@ -38,7 +38,7 @@ def leaves(node: Any, name: str = "") -> Iterator[tuple[str, str]]:
         for key, value in node.items():
             yield from leaves(value, f"{name}.{key}" if name else str(key))
     else:
-        yield name, as_json.canonical(node)
+        yield name, json_text.canonical(node)
 
 
 @dataclass(frozen=True)

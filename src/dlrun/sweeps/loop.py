@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any, Protocol
 
 from dlrun.alike import stackable
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
 from dlrun.sweeps.earlier import NOTHING, Scored, recalled, told_of
 from dlrun.sweeps.folder import OVER, SweepFolder
 from dlrun.sweeps.jobs import Ended, Job, identity, later

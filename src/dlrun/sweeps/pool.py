@@ -15,8 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from dlrun import as_json
-from dlrun.errors import Refused
+from dlrun.core import json_text
+from dlrun.core.errors import Refused
 from dlrun.settings import Sweep
 from dlrun.sweeps.alone import Judging
 from dlrun.sweeps.jobs import Ended, Job
@@ -53,7 +53,7 @@ class Worker:
         """Send something; a process that is gone does not hear it, which is noticed elsewhere."""
         assert self.process.stdin is not None
         with suppress(OSError):
-            self.process.stdin.write(as_json.message(message) + "\n")
+            self.process.stdin.write(json_text.message(message) + "\n")
             self.process.stdin.flush()
 
     def begin(self, jobs: Sequence[Job], plugins: tuple[str, ...], asks: bool) -> None:

@@ -6,7 +6,7 @@ import warnings
 from functools import cache
 from typing import Any
 
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
 from dlrun.settings import Sweep
 
 

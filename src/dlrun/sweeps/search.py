@@ -8,11 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dlrun import as_json
-from dlrun.errors import Refused
+from dlrun.core import json_text
+from dlrun.core.errors import Refused
+from dlrun.core.measure_names import COSTS, deciding, sign
 from dlrun.settings import Sweep
 from dlrun.sweeps.samplers import optuna, pruner, sampler
-from dlrun.sweeps.study import COSTS, Axis, Outcome, Recalled, all_there, belongs, deciding, measures_of, sign
+from dlrun.sweeps.study import Axis, Outcome, Recalled, all_there, belongs, measures_of
 
 JOURNAL = "search.jsonl"
 
@@ -157,7 +158,7 @@ class Search:
             pruner=pruner(self.settings),
             load_if_exists=True,
         )
-        asked = as_json.message([[_plain(axis) for axis in self.axes], self.wanted])
+        asked = json_text.message([[_plain(axis) for axis in self.axes], self.wanted])
         if study.user_attrs.get("asked", asked) != asked:
             raise Refused(f"{folder} holds a search of other values, or by other measures: choose another folder")
         study.set_user_attr("asked", asked)

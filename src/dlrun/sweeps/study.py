@@ -18,10 +18,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from dlrun.errors import Refused, in_short
-from dlrun.figures import COSTS as COSTS
-from dlrun.figures import deciding as deciding
-from dlrun.figures import sign as sign
+from dlrun.core.errors import Refused, in_short
+from dlrun.core.measure_names import COSTS
 
 if TYPE_CHECKING:
     from dlrun.settings import Sweep

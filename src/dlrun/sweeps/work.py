@@ -10,14 +10,14 @@ from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from dlrun import as_json
-from dlrun.errors import Refused
+from dlrun.core import json_text
+from dlrun.core.errors import Refused
 from dlrun.sweeps.jobs import Ended, Job
 
 if TYPE_CHECKING:
+    from dlrun.core.types import Result
     from dlrun.engine import Trainer
     from dlrun.together import Outcome
-    from dlrun.types import Result
 
 Judge = Callable[[int, dict[str, float], dict[str, str]], bool]  # epoch, its values, goals → whether to stop here
 
@@ -80,7 +80,7 @@ def worthwhile(jobs: Sequence[Job], plugins: tuple[str, ...]) -> bool:
 def trained_as_one(jobs: Sequence[Job], plugins: tuple[str, ...]) -> list[Ended]:
     """What came of each; what goes wrong with all of them at once is no fault of any, and they are lost."""
     from dlrun.commands.ending import count_openings
-    from dlrun.engine import Interrupted
+    from dlrun.core.errors import Interrupted
 
     began = time.monotonic()
     try:
@@ -102,7 +102,7 @@ def trained_as_one(jobs: Sequence[Job], plugins: tuple[str, ...]) -> list[Ended]
 
 def together(jobs: Sequence[Job], plugins: tuple[str, ...], display: Any) -> list[Outcome]:
     """What came of each job."""
-    from dlrun.at_work import at_work
+    from dlrun.core.folder_lock import at_work
     from dlrun.together import run_together
 
     for job in jobs:
@@ -120,7 +120,7 @@ def logged(jobs: Sequence[Job]) -> Iterator[Any]:
     from dlrun.commands.display import Display
     from dlrun.commands.shown import Shown
     from dlrun.commands.train import logging_to
-    from dlrun.rundir import RunDir
+    from dlrun.core.run_folder import RunDir
 
     for job in jobs:
         job.folder.mkdir(exist_ok=True)
@@ -140,7 +140,7 @@ def logged(jobs: Sequence[Job]) -> Iterator[Any]:
 
 def said(error: Exception | None) -> tuple[str, int]:
     """Why a job failed, and the exit code that says so."""
-    from dlrun.meter import Diverged
+    from dlrun.core.errors import Diverged
 
     if error is None:
         return "", 0
@@ -164,14 +164,14 @@ def noted(job: Job) -> None:
     import yaml
 
     from dlrun.commands.train import command
-    from dlrun.whole import write_text
+    from dlrun.core.files import write_text
 
     job.folder.mkdir(exist_ok=True)
     if (job.folder / "config.yaml").is_file():
         return
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
     around = {**surroundings(), "started": datetime.now().astimezone().isoformat(timespec="seconds")}
-    write_text(job.folder / "environment.json", as_json.text(around, 1) + "\n")
+    write_text(job.folder / "environment.json", json_text.text(around, 1) + "\n")
     write_text(job.folder / "command.txt", command(job.words) + "\n")
     write_text(job.folder / "config.yaml", yaml.dump(job.config, Dumper=dumper, sort_keys=False))
 
@@ -179,7 +179,7 @@ def noted(job: Job) -> None:
 @lru_cache(maxsize=1)
 def surroundings() -> dict[str, Any]:
     """Python, packages and the git state, looked up once a process: to ask git takes longer than many a job."""
-    from dlrun.rundir import environment
+    from dlrun.core.run_folder import environment
 
     return environment()
 

@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
-from dlrun import as_json
+from dlrun.core import json_text
 from dlrun.sweeps.jobs import Ended, Job
 
 
@@ -43,7 +43,7 @@ class Line:
 
     def say(self, **message: Any) -> None:
         """Tell the parent."""
-        self.to_parent.write(as_json.message(message) + "\n")
+        self.to_parent.write(json_text.message(message) + "\n")
         self.to_parent.flush()
 
     def judge(self, epoch: int, values: dict[str, float], goals: dict[str, str]) -> bool:

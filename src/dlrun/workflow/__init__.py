@@ -1,0 +1,1 @@
+"""The universal workflow of the book, step by step."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
 from dlrun.places import shipped
 
 Changes = dict[str, Any]

@@ -13,16 +13,15 @@ import yaml
 from dlrun.alike import split_seed
 from dlrun.assembly import SUPERVISED
 from dlrun.build import build, patched
+from dlrun.core.errors import Diverged, Refused
+from dlrun.core.files import write_text
+from dlrun.core.types import Job, Result
 from dlrun.data.audit import audit
 from dlrun.data.before_after import before_and_after
 from dlrun.data.prepare import prepare
-from dlrun.errors import Refused
 from dlrun.experiment import Experiment, Watch
 from dlrun.ledger import config_hash
-from dlrun.meter import Diverged
 from dlrun.protocols.stages import protocol_of
-from dlrun.types import Job, Result
-from dlrun.whole import write_text
 from dlrun.workflow import choices, verdicts
 from dlrun.workflow.changes import patch
 from dlrun.workflow.evidence import Evidence

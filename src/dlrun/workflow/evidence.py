@@ -10,11 +10,12 @@ from typing import Any
 
 from dlrun import predictions
 from dlrun.bootstrap import Interval
+from dlrun.core.measure_names import goal
+from dlrun.core.run_folder import RunDir
+from dlrun.core.stored_files import lines
+from dlrun.core.types import Result
 from dlrun.diagnosis import TURNED, Diagnosis, circumstances, diagnose, over_folds
-from dlrun.figures import goal
 from dlrun.predictions import Pooled
-from dlrun.rundir import RunDir, lines
-from dlrun.types import Result
 from dlrun.workflow.spending import Spending
 from dlrun.workflow.stages import FIRST, NAIVE, UNTRAINED, Stage
 

@@ -12,13 +12,14 @@ from typing import Any
 from dlrun import predictions
 from dlrun.bootstrap import Interval
 from dlrun.build import patched
-from dlrun.errors import Refused
+from dlrun.core.dataset import Raw
+from dlrun.core.errors import Refused
+from dlrun.core.formatting import counted, number
+from dlrun.core.types import Job, Result, Score
 from dlrun.experiment import Experiment, Watch
-from dlrun.figures import counted, number
 from dlrun.places import shipped
 from dlrun.protocols.plans import Plan, Rows, Whole
 from dlrun.protocols.repeats import repeated
-from dlrun.types import Job, Raw, Result, Score
 from dlrun.workflow.course import Workflow
 from dlrun.workflow.stages import FINALS, UNTRAINED, Stage, Staged
 from dlrun.workflow.verdicts import Verdict, apart, called, interval

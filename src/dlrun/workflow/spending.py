@@ -10,8 +10,8 @@ from time import monotonic as clock
 from typing import TYPE_CHECKING, Any
 
 from dlrun import processes
-from dlrun.rundir import RunDir
-from dlrun.types import Job, Result, Score
+from dlrun.core.run_folder import RunDir
+from dlrun.core.types import Job, Result, Score
 from dlrun.workflow.stages import FIRST
 
 if TYPE_CHECKING:

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dlrun.bootstrap import Interval
-from dlrun.data.audit import Finding
+from dlrun.core.dataset import Raw
+from dlrun.core.formatting import counted, number
+from dlrun.core.types import Job, Score
+from dlrun.data.audit_finding import Finding
 from dlrun.diagnosis import Diagnosis
-from dlrun.figures import counted, number
 from dlrun.problems import PROBLEMS
-from dlrun.types import Job, Raw, Score
 from dlrun.workflow.choices import Choice
 from dlrun.workflow.evidence import Evidence
 from dlrun.workflow.stages import FIRST, NAIVE, UNTRAINED, Stage

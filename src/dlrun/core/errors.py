@@ -8,6 +8,14 @@ import re
 from collections.abc import Iterable
 
 
+class Diverged(Exception):
+    """The loss is no longer a number. Its text says where."""
+
+
+class Unstackable(Exception):
+    """These models cannot be one. Its text says why."""
+
+
 class Refused(Exception):
     """Something that was asked for makes no sense or is not there. Its text says what, and what there is instead.
 
@@ -75,3 +83,11 @@ def _free() -> str:
         return f", this machine has {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:,.4g} GB"
     except (AttributeError, ValueError, OSError):
         return ""
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop; everything up to now is saved."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number

@@ -1,12 +1,10 @@
-"""How a measure is written for people, and which way it is better. Needs nothing."""
+"""Names of measures, which way of each is better, and which of them decides. Needs no torch."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-LONG = 1e9  # from here on a number is written with an exponent: prices in full, and their intervals alike
 COSTS = ("parameters", "seconds")  # what a job can be judged by besides its measures
 EARLIER = {  # runs of before 0.1.1 do not say it of their measures; all that dlrun had of its own
     **dict.fromkeys(("loss", "mae", "mse", "rmse", "mae_unit", "rmse_unit", "perplexity", "bits"), "min"),
@@ -60,22 +58,3 @@ def deciding(scores: Iterable[str], wanted: str | None = None) -> str:
 def sign(measure: str, said: Mapping[str, str]) -> int:
     """1 where less of a measure is better, -1 where more is, see `goal`."""
     return 1 if goal(measure, said) == "min" else -1
-
-
-def counted(count: int, thing: str) -> str:
-    """'0 rows', '1 row', '1,234 rows'."""
-    return f"{count:,} {thing}{'' if count == 1 else 's'}"
-
-
-def number(value: float | None) -> str:
-    """Four significant figures at least, and no needless exponent: 0.8891, 12.35, 109123, 5.2e-05; none: undefined."""
-    if value is None:
-        return ""
-    if math.isnan(value):
-        return "undefined"
-    if math.isinf(value):
-        return str(value)
-    size = abs(value)
-    if size >= LONG or 0 < size < 0.0001:
-        return f"{value:.3e}" if size >= LONG else f"{value:.3g}"
-    return f"{value:.4f}" if size < 10 else f"{value:.{max(0, 6 - len(str(int(size))) - 1)}f}"

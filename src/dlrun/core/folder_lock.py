@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
 
 log = logging.getLogger("dlrun")
 _held: set[Path] = set()  # by this process, so that a command may call another one

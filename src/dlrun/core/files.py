@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dlrun.errors import Refused, Unwritable
+from dlrun.core.errors import Refused, Unwritable
 
 log = logging.getLogger("dlrun")
 UNITS = ((10**9, "GB"), (10**6, "MB"), (10**3, "KB"), (1, "bytes"))

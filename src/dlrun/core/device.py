@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import torch
 
-from dlrun.errors import Refused
+from dlrun.core.errors import Refused
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc, malloc.h
 Item = TypeVar("Item")
@@ -98,29 +98,3 @@ def in_precision(found: Iterator[Item], device: torch.device, precision: str) ->
             yield item  # type: ignore[misc]
 
     return each()
-
-
-def seed(number: int, device: torch.device) -> None:
-    """Begin torch's random numbers anew, on the CPU and on this device.
-
-    torch.manual_seed alone would also see to every device that there might be, with a stack trace for each: 60 to 300
-    microseconds, for every sweep.
-    """
-    torch.default_generator.manual_seed(number)
-    if device.type != "cpu":
-        torch.manual_seed(number)
-
-
-def random_state(device: torch.device) -> dict[str, torch.Tensor]:
-    """The state of torch's generators, as tensors."""
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def restore_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
-    """Put the generators back where `random_state` found them."""
-    torch.set_rng_state(state["cpu"])
-    if device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)

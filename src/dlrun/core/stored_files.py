@@ -13,12 +13,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.errors import Damaged, Refused
-from dlrun.parts import bounded
-from dlrun.renamed_parts import renamed
+from dlrun.core.errors import Damaged, Refused
+from dlrun.core.renamed_parts import renamed
 
 if TYPE_CHECKING:
     import numpy as np
+
+DEEPEST, MOST = 40, 200_000  # levels and values of a config: more are no config, but an attack on whoever reads it
+
+
+def bounded(config: Any, name: str) -> None:
+    """Raise Refused for a file whose values are without end: aliases that hold themselves, or each other many times."""
+    left, level = [config], 0
+    seen = 0
+    while left:
+        level, seen = level + 1, seen + len(left)
+        if level > DEEPEST or seen > MOST:
+            raise Refused(f"{name} is no config: its values go on without end")
+        inner = [
+            value.values() if isinstance(value, dict) else value for value in left if isinstance(value, dict | list)
+        ]
+        left = [each for one in inner for each in one][: MOST + 1]
+
 
 log = logging.getLogger("dlrun")
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from dlrun.errors import Damaged, Refused
-from dlrun.whole import written
+from dlrun.core.errors import Damaged, Refused
+from dlrun.core.files import written
 
 log = logging.getLogger("dlrun")
 MARK = b"\ndlrun sha256 "  # behind the archive: a flipped bit is seen, and other readers do not mind

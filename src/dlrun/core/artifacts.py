@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from dlrun.whole import whole, write_text
+from dlrun.core.files import whole, write_text
 
 if TYPE_CHECKING:
     from PIL import Image
+
 
 GRID = 480  # pixels that a grid of small pictures is wide at least
 MOMENT = 80  # milliseconds

@@ -6,12 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from dlrun import stored
-from dlrun.figures import goals_of
-from dlrun.models import name_of
-from dlrun.stored import config as config
-from dlrun.stored import lines as lines
-from dlrun.stored import value_or_none as plain
+from dlrun.core import stored_files
+from dlrun.core.measure_names import goals_of
+from dlrun.core.stored_files import lines
+from dlrun.core.stored_files import value_or_none as plain
 
 Lines = list[dict[str, Any]]
 
@@ -52,32 +50,12 @@ def targets(folder: Path) -> dict[str, dict[str, Any]]:
 
 def text(file: Path) -> str:
     """The text of a small file, or nothing when it is not there."""
-    return stored.text(file).strip() if file.is_file() else ""
+    return stored_files.text(file).strip() if file.is_file() else ""
 
 
 def command(folder: Path) -> str:
     """The words that a run began with, or nothing when they are not kept."""
-    return stored.command(folder) if (folder / "command.txt").is_file() else ""
-
-
-def name_of_model(config: dict[str, Any]) -> str:
-    """'dense' from a model node whose _target_ is 'dlrun.models.dense.dense'."""
-    node = config.get("model")
-    return name_of(node if isinstance(node, dict) else {"_target_": str(node or "")})
-
-
-def name_of_task(config: dict[str, Any]) -> str:
-    """The name of the task."""
-    node = config.get("task")
-    return str(node.get("name", "")) if isinstance(node, dict) else str(node or "")
-
-
-def called(config: dict[str, Any]) -> str:
-    """'imdb · dense', or 'mnist · variational · vae' where the objective is not the usual one."""
-    node = config.get("objective")
-    objective = str(node.get("_target_", "")).rpartition(".")[2] if isinstance(node, dict) else ""
-    names = (name_of_task(config), "" if objective == "supervised" else objective, name_of_model(config))
-    return " · ".join(filter(None, names))
+    return stored_files.command(folder) if (folder / "command.txt").is_file() else ""
 
 
 def standing(results: Lines) -> Lines:

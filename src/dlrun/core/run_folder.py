@@ -16,12 +16,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from dlrun import __version__, as_json, stored
-from dlrun.errors import Refused
-from dlrun.places import PACKAGE
-from dlrun.stored import lines as lines
-from dlrun.types import History, Job, Result, Row, Score
-from dlrun.whole import is_name, whole, write_text, written
+from dlrun import __version__
+from dlrun.core import json_text, stored_files
+from dlrun.core.errors import Refused
+from dlrun.core.files import is_name, whole, write_text, written
+from dlrun.core.paths import PACKAGE
+from dlrun.core.stored_files import lines
+from dlrun.core.types import History, Job, Result, Row, Score
 
 CUT = "unfinished.json"
 
@@ -104,13 +105,13 @@ class RunDir:
         path = self.folder / "history.jsonl"
         others = [line for line in lines(path) if line["job"] != job.name]
         mine = [history_line(job, row) for row in history]
-        write_text(path, "".join(as_json.line(line) for line in (*others, *mine)))
+        write_text(path, "".join(json_text.line(line) for line in (*others, *mine)))
 
     def append_history(self, job: Job, rows: Iterable[Row]) -> None:
         """Add rows of one job."""
         path = self.folder / "history.jsonl"
         with written(path), path.open("a", encoding="utf-8") as file:
-            file.write("".join(as_json.line(history_line(job, row)) for row in rows))
+            file.write("".join(json_text.line(history_line(job, row)) for row in rows))
 
     def results(self) -> list[Result]:
         """What has come of the jobs so far."""
@@ -124,7 +125,7 @@ class RunDir:
         """Add jobs' results, all of them or none."""
         path = self.folder / "results.jsonl"
         found = [*lines(path), *map(result_line, results)]
-        write_text(path, "".join(as_json.line(line) for line in found))
+        write_text(path, "".join(json_text.line(line) for line in found))
 
     def note_cut(self, job: Job, why: str, *, diverged: bool) -> None:
         """Keep what ended a fit that has no result. diverged: its loss was no number, as it would be again."""
@@ -170,11 +171,11 @@ class RunDir:
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a small file of plain values."""
-        write_text(self.folder / name, as_json.text(value, 1) + "\n")
+        write_text(self.folder / name, json_text.text(value, 1) + "\n")
 
     def read_json(self, name: str) -> Any:
         """What write_json wrote; None if it is not there. Raises Refused where it is damaged."""
-        return stored.value_or_none(self.folder / name)
+        return stored_files.value_or_none(self.folder / name)
 
     def log(self) -> logging.Handler:
         """A handler that adds to log.txt, and keeps silent where that fails: what else fails then says why."""
@@ -205,7 +206,7 @@ def read_result(line: dict[str, Any]) -> Result:
 
 def read_score(score: dict[str, Any]) -> Score:
     """A score from its plain values; one that has none is nan."""
-    return Score(**{**score, "value": as_json.number(score["value"])})
+    return Score(**{**score, "value": json_text.number(score["value"])})
 
 
 def environment() -> dict[str, Any]:

@@ -1,19 +1,90 @@
-"""The nouns that the floors share."""
+"""The nouns of a fit: fields, specs, batches, steps, jobs, scores and results."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from dlrun.columns import Ragged as Ragged
-from dlrun.columns import Windowed as Windowed
-from dlrun.errors import Refused
-from dlrun.outlook import Outlook
-from dlrun.whole import is_name
+from dlrun.core.errors import Refused
+from dlrun.core.files import is_name
+from dlrun.core.formatting import counted
+
+DAY = 86400.0
+LENGTHS = ((DAY, "d"), (3600.0, "h"), (60.0, "min"))
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """A target of a series: the values of `column` that come `rows` rows after now.
+
+    The window that a model sees begins `lookback` rows before now and ends `step` rows before it, one row in `step`
+    (book §6.3). every: from one row to the next; in seconds where the time column holds dates (`dated`). unit: of the
+    column, '' where it names none.
+    """
+
+    column: str
+    rows: tuple[int, ...]
+    lookback: int
+    step: int
+    every: float
+    dated: bool
+    unit: str = ""
+
+    @property
+    def span(self) -> int:
+        """Rows from the first that a window sees to the last that is foretold: windows nearer than that share some."""
+        return self.lookback + max(self.rows)
+
+    @property
+    def ahead(self) -> tuple[int, ...]:
+        """How many rows after the last one that a window sees each answer is for."""
+        return tuple(rows + self.step for rows in self.rows)
+
+    @property
+    def steps(self) -> int:
+        """How many rows of the series a window sees."""
+        return self.lookback // self.step
+
+    @property
+    def day(self) -> int | None:
+        """How many rows make a day; None where that is no whole number, or not known."""
+        count = DAY / self.every if self.dated and self.every > 0 else 0
+        return round(count) if count >= 1 and abs(count - round(count)) < 1e-6 else None
+
+    @property
+    def horizons(self) -> tuple[str, ...]:
+        """How far each answer looks ahead of the last row seen, in words."""
+        return tuple(f"in {self.lasting(rows)}" for rows in self.ahead)
+
+    def lasting(self, rows: int) -> str:
+        """So many rows as a time: '24 h', '10 min', '3 d'; as rows where the time column holds no dates."""
+        if not self.dated:
+            return counted(rows, "row")
+        seconds = rows * self.every
+        if 1.5 * DAY >= seconds >= 3600:
+            return f"{seconds / 3600:.4g} h"
+        return next((f"{seconds / long:.4g} {name}" for long, name in LENGTHS if seconds >= long), f"{seconds:.4g} s")
+
+    def clock(self, moment: float) -> str:
+        """A moment as text: a date and time, or the number."""
+        if not self.dated:
+            return f"{moment:.10g}"
+        found = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=round(moment, 3))
+        return found.replace(tzinfo=None).isoformat(" ")
+
+    def plain(self) -> dict[str, Any]:
+        """As fields.json holds it."""
+        return asdict(self)
+
+
+def outlook(plain: dict[str, Any] | None) -> Outlook | None:
+    """From what fields.json holds."""
+    return None if plain is None else Outlook(**{**plain, "rows": tuple(plain["rows"])})
+
 
 Kind = Literal["number", "fraction", "binary", "category", "multilabel", "tokens", "bag", "image", "series"]
 Batch = dict[str, Tensor]
@@ -92,89 +163,6 @@ class Spec:
 
     inputs: dict[str, Field]
     targets: dict[str, Field] = field(default_factory=dict)
-
-
-Column = Any  # a raw column: np.ndarray of any dtype (first axis = rows), Ragged or Windowed
-Rows = dict[str, Column]
-
-
-class Preparation(Protocol):
-    """One step from a raw column to numbers, learnt on training rows. Frozen: `fit` returns a copy that has learnt."""
-
-    def fit(self, column: Column) -> Preparation: ...
-
-    def __call__(self, column: Column) -> Column: ...
-
-    def state(self) -> dict[str, Any]:
-        """What was learnt, as plain JSON values; stored with the run."""
-        ...
-
-
-@dataclass(frozen=True)
-class Raw:
-    """A dataset as found.
-
-    dev: all rows that may be looked at. test: reads the sealed rows; called by the final evaluation alone.
-    inputs, targets: column name → kind. learn: column name → the steps to learn on training rows, in order.
-    order: name of a column that puts rows in time, group: one that says who owns a row.
-    note: a line that must stand beside every result (SYNTHETIC, …). words: reads what the word numbers of text columns
-    mean, number → word ('' for padding and the start); empty when that cannot be known. further: reads new rows like
-    these from a CSV file, and the line of each; a target comes along where no row misses it. of_texts: makes rows of
-    new texts, where a row is one text and nothing else. outlook: of targets that are foretold from a series, what each
-    looks ahead to. shared: groups of columns with the same steps, which learn from the training rows of them all, so
-    that the same words have the same numbers. apart: two rows that are so many rows apart, or fewer, may share
-    values; 0 where none do, or where outlook says it. identifiers: columns of the development rows that are neither
-    inputs nor targets, by name: they tell rows apart that look alike. validation: so many of the development rows, the
-    last ones, are set apart for validation by the data themselves. marks: what the development rows and the test rows
-    are known by, with their targets, whichever inputs are read from them; '' where the inputs are always the same.
-    """
-
-    dev: Rows
-    inputs: dict[str, Kind]
-    targets: dict[str, Kind]
-    learn: dict[str, tuple[Preparation, ...]] = field(default_factory=dict)
-    test: Callable[[], Rows] | None = None
-    order: str | None = None
-    group: str | None = None
-    labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    note: str = ""
-    words: Callable[[], tuple[str, ...]] | None = None
-    further: Callable[..., tuple[Rows, list[int]]] | None = None
-    of_texts: Callable[[Sequence[str]], Rows] | None = None
-    outlook: dict[str, Outlook] = field(default_factory=dict)
-    shared: tuple[tuple[str, ...], ...] = ()
-    apart: int = 0
-    identifiers: Rows = field(default_factory=dict)
-    validation: int = 0
-    marks: tuple[str, str] = ("", "")
-
-    def __len__(self) -> int:
-        return len(next(iter(self.dev.values())))
-
-
-class Source(Protocol):
-    """Where batches come from."""
-
-    def __len__(self) -> int:
-        """Number of rows."""
-        ...
-
-    def batches(
-        self, size: int, *, seed: int | None = None, epoch: int = 0, start: int = 0, rank: int = 0, world: int = 1
-    ) -> Iterator[Batch]:
-        """Batches of `size` rows from batch number `start` on; without a seed in the rows' own order, else in an
-        order that is a function of (seed, epoch). Of each batch only what process `rank` of `world` holds."""
-        ...
-
-
-@dataclass(frozen=True)
-class Data:
-    """What the engine is given: statistics, vocabularies and priors come from the training rows alone."""
-
-    spec: Spec
-    train: Source
-    val: Source | None = None
-    learnt: dict[str, tuple[Preparation, ...]] = field(default_factory=dict)
 
 
 @dataclass

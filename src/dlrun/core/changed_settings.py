@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dlrun import as_json, stored
-from dlrun.errors import Refused
-from dlrun.whole import write_text
+from dlrun.core import json_text, stored_files
+from dlrun.core.errors import Refused
+from dlrun.core.files import write_text
 
 FILE = "changes.json"
 NOTED = ("optimizer.", "scheduler.", "engine.batch_size", "engine.epoch_batches")  # what the numbers depend on
@@ -20,7 +20,7 @@ Entry = dict[str, Any]  # epoch, position: where the fit was. stopped: why it ha
 
 def entries(folder: Path, job: str) -> list[Entry]:
     """The changes under a fit, in their order."""
-    found: list[Entry] = (stored.value_or_none(folder / FILE) or {}).get(job, [])
+    found: list[Entry] = (stored_files.value_or_none(folder / FILE) or {}).get(job, [])
     return found
 
 
@@ -32,11 +32,11 @@ def noted(folder: Path, states: Mapping[str, Mapping[str, Any]], settings: Mappi
     """
     path = folder / FILE
     before = path.read_text(encoding="utf-8") if path.exists() else None
-    known = stored.value_or_none(path) or {}
+    known = stored_files.value_or_none(path) or {}
     for job, state in states.items():
         entry = {key: state[key] for key in ("epoch", "position")} | {"stopped": state["stop"], "settings": settings}
         known[job] = [*known.get(job, []), entry]
-    write_text(path, as_json.text(known, 1) + "\n")
+    write_text(path, json_text.text(known, 1) + "\n")
     try:
         yield
     except Refused:

@@ -1,0 +1,26 @@
+"""Where data, caches and the ledger of the user lie."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import dlrun
+
+PACKAGE = Path(dlrun.__file__).resolve().parent
+
+
+def data_root() -> Path:
+    """The folder that holds official files: $DLRUN_DATA, else the user's cache folder."""
+    chosen = os.environ.get("DLRUN_DATA")
+    return Path(chosen).expanduser() if chosen else user_cache()
+
+
+def user_cache() -> Path:
+    """The folder for what can be made or downloaded again, where this system keeps such things."""
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "dlrun"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "dlrun"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dlrun"

@@ -1,0 +1,42 @@
+"""Seeds: derived from other seeds, set for all generators, saved and put back."""
+
+from __future__ import annotations
+
+import torch
+
+
+def mix(*numbers: int) -> int:
+    """One 63-bit seed from several numbers, so that (1, 2) and (2, 1) differ. After splitmix64 (Steele et al. 2014)."""
+    state = 0
+    for number in numbers:
+        state = (state + number + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+        state ^= state >> 31
+    return state >> 1
+
+
+def seed(number: int, device: torch.device) -> None:
+    """Begin torch's random numbers anew, on the CPU and on this device.
+
+    torch.manual_seed alone would also see to every device that there might be, with a stack trace for each: 60 to 300
+    microseconds, for every sweep.
+    """
+    torch.default_generator.manual_seed(number)
+    if device.type != "cpu":
+        torch.manual_seed(number)
+
+
+def random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """The state of torch's generators, as tensors."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def restore_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
+    """Put the generators back where `random_state` found them."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
