@@ -34,7 +34,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import numpy as np
 from bench_peer import peak
-from dlrun.build import build
+from dlrun.config.instantiate import build
 from dlrun.data.prepare import prepare
 
 def epoch(folder):
@@ -105,7 +105,7 @@ def linear() -> Callable[[], Any]:
     import torch
     from bench_peer_own import bench
 
-    from dlrun.build import build
+    from dlrun.config.instantiate import build
     from dlrun.core.types import Field, Spec
     from dlrun.tables import Bag, Plain, Table
 
@@ -121,8 +121,8 @@ def linear() -> Callable[[], Any]:
 
 def audits() -> Iterator[bool]:
     """Of the book's data sets, where the official files are."""
-    from dlrun.build import build
-    from dlrun.commands.configure import configure
+    from dlrun.config.compose import configure
+    from dlrun.config.instantiate import build
     from dlrun.core.paths import data_root
     from dlrun.data.audit import audit
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from dlrun import metrics
-from dlrun.build import build
+from dlrun.config.instantiate import build
 from dlrun.core.dataset import Data
 from dlrun.engine import Trainer
 from dlrun.learner import Learner

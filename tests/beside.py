@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dlrun import places
+from dlrun.config import groups
 
 LIMIT = 3600.0  # seconds: ends what hangs for good, and is never what a test is about
-HERE = os.environ | {"PYTHONPATH": str(Path(places.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+HERE = os.environ | {"PYTHONPATH": str(Path(groups.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
 DLRUN = [sys.executable, "-c", "import sys; from dlrun.cli import entry; entry()"]
 
 

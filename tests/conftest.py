@@ -89,7 +89,7 @@ def parsed_once():
     import hydra
     from omegaconf import OmegaConf
 
-    from dlrun.places import conf_folder
+    from dlrun.config.groups import conf_folder
 
     folders = conf_folder().resolve(), Path(hydra.__file__).parent / "conf"
     shipped, load, known = tuple(f"{folder}{os.sep}" for folder in folders), OmegaConf.load, {}
@@ -116,7 +116,7 @@ def composed_once(parsed_once):
     from hydra._internal import config_loader_impl as hydra
     from hydra._internal.defaults_list import Overrides
 
-    from dlrun.places import conf_folder
+    from dlrun.config.groups import conf_folder
 
     listed, put_together = hydra.create_defaults_list, hydra.ConfigLoaderImpl._compose_config_from_defaults_list
     shipped, lists, configs = str(conf_folder()), {}, {}

@@ -16,8 +16,8 @@ from laboratory import SPEC, node, table, trainer, weights, wired
 from torch import nn
 
 from dlrun import processes, sharded, united
-from dlrun.build import build
 from dlrun.callbacks import KeepBest
+from dlrun.config.instantiate import build
 from dlrun.core import checkpoint
 from dlrun.core.dataset import Data
 from dlrun.core.errors import Diverged, Interrupted

@@ -11,14 +11,14 @@ import yaml
 from torch import nn
 
 from dlrun import metrics
-from dlrun.build import build
-from dlrun.commands.preview import merged
+from dlrun.config.early_check import merged
+from dlrun.config.groups import conf_folder
+from dlrun.config.instantiate import build
 from dlrun.core.dataset import Data
 from dlrun.core.types import Field, Spec
 from dlrun.engine import Trainer
 from dlrun.learner import Learner
 from dlrun.objectives.supervised import Supervised
-from dlrun.places import conf_folder
 from dlrun.tables import Plain, Table
 
 BAG: dict[str, Any] = {"length": None, "pad": "front", "cut": "front", "bucket": False}  # words without their order

@@ -14,9 +14,9 @@ from torch import nn
 
 from dlrun import making
 from dlrun.assembly import Assembly
-from dlrun.build import build
 from dlrun.cli import main
-from dlrun.commands.configure import configure
+from dlrun.config.compose import configure
+from dlrun.config.instantiate import build
 from dlrun.core.random import mix
 from dlrun.core.types import Field, Job, Spec
 from dlrun.models.dcgan import Dcgan

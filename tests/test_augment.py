@@ -17,15 +17,15 @@ from dlrun.augment import augmented, moves
 from dlrun.augment.colours import colour, turned
 from dlrun.augment.mixing import cutmix, mixup
 from dlrun.augment.moves import crop, flip, moved, rotate, rotation, shear, shift, translation, warp, zoom
-from dlrun.build import build
 from dlrun.cli import main
 from dlrun.commands.explain import assembled
+from dlrun.config.groups import conf_folder
+from dlrun.config.instantiate import build
 from dlrun.core import checkpoint
 from dlrun.core.errors import Interrupted, Refused
 from dlrun.core.types import Field, Spec
 from dlrun.losses import cross_entropy, focal, mae, mse
 from dlrun.objectives.supervised import Supervised
-from dlrun.places import conf_folder
 
 OPTIONS = sorted(path for path in (conf_folder() / "augment").glob("*.yaml") if path.stem != "none")
 STILL = {  # settings under which nothing happens

@@ -15,10 +15,10 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from dlrun import events
 from dlrun.board import activations, graph
-from dlrun.build import build
 from dlrun.callbacks import Activations, EarlyStopping, KeepBest, TensorBoard
 from dlrun.calls import calls, parts
 from dlrun.cli import main
+from dlrun.config.instantiate import build
 from dlrun.core import checkpoint
 from dlrun.core.dataset import Data
 from dlrun.core.errors import Interrupted, Refused

@@ -54,7 +54,7 @@ def test_row_40_a_group_that_is_taken_away_is_answered_with_its_options(capsys, 
 
 def test_row_40_a_number_that_a_part_cannot_count_with_is_refused(monkeypatch):
     from dlrun import optim
-    from dlrun.build import build
+    from dlrun.config.instantiate import build
     from dlrun.core.errors import Refused
 
     def overflows(**_):
@@ -146,8 +146,8 @@ def test_row_40_no_words_end_in_a_traceback(tmp_path, monkeypatch, capsys):
 
 
 def test_row_40_no_value_ends_the_check_of_a_config_in_a_traceback():
-    from dlrun.commands.check import check
-    from dlrun.commands.configure import configure
+    from dlrun.config.compose import configure
+    from dlrun.config.validation import check
     from dlrun.core.errors import Refused
 
     drawn, config = random.Random(41), configure(["task=digits"], [])

@@ -12,15 +12,15 @@ import torch
 import yaml
 from laboratory import SPEC, node, same, trainer, weights, wired
 
-from dlrun.build import build
 from dlrun.cli import main
+from dlrun.config.groups import conf_folder, options
+from dlrun.config.instantiate import build
 from dlrun.core import checkpoint, device
 from dlrun.core.dataset import Raw
 from dlrun.core.errors import Interrupted, Refused
 from dlrun.core.types import Field
 from dlrun.inspect.rates import Curve, advice, smooth
 from dlrun.optim import Moment
-from dlrun.places import conf_folder, options
 from dlrun.workflow.choices import measure
 from dlrun.workflow.stages import Course
 

@@ -13,14 +13,15 @@ import torch
 import yaml
 
 import dlrun
-from dlrun import metrics, places
-from dlrun.build import build
+from dlrun import metrics
 from dlrun.cli import main
+from dlrun.config import groups
+from dlrun.config.compatibility import PROBLEMS
+from dlrun.config.instantiate import build
 from dlrun.core import json_text
 from dlrun.core.run_folder import RunDir
 from dlrun.core.types import Field, Job, Result, Step
 from dlrun.meter import Meter, with_intervals
-from dlrun.problems import PROBLEMS
 
 BRIER = """
 from dlrun.metrics import Metric
@@ -94,7 +95,7 @@ def measured(kind, name, classes, raw=None):
     """A registered metric, and a meter that has seen rows of these classes."""
     shape, size, outputs = KINDS[kind]
     field = Field(kind, shape, size, tuple("abc"[:size]))
-    (node,) = yaml.safe_load((places.conf_folder() / "metric" / f"{name}.yaml").read_text()).values()
+    (node,) = yaml.safe_load((groups.conf_folder() / "metric" / f"{name}.yaml").read_text()).values()
     metric = build(node, field)
     rows = len(classes)
     target = classes if kind == "category" else classes.float()[:, None].expand(rows, max(1, math.prod(shape)))

@@ -166,13 +166,13 @@ def test_row_41_a_run_that_another_stands_on_runs_nothing(run, capsys, tmp_path)
 
 def kinds():
     """Each kind of part with dlrun's own parts of it."""
-    from dlrun import parts
+    from dlrun.config import parts
 
     return {kind: parts.own_parts(kind) for kind in parts.KINDS}
 
 
 def test_row_41_each_key_takes_parts_of_its_own_kind_alone():
-    from dlrun import parts
+    from dlrun.config import parts
     from dlrun.core.errors import Refused
 
     table = kinds()
@@ -187,7 +187,7 @@ def test_row_41_each_key_takes_parts_of_its_own_kind_alone():
 
 
 def test_row_41_nothing_else_of_dlrun_can_be_named():
-    from dlrun import parts
+    from dlrun.config import parts
 
     known = set().union(*kinds().values())
     defined = {
@@ -201,7 +201,7 @@ def test_row_41_nothing_else_of_dlrun_can_be_named():
 
 
 def test_row_41_no_part_takes_plugins_imports_by_name_or_executes():
-    from dlrun.signatures import definition
+    from dlrun.config.signatures import definition
 
     for target in set().union(*kinds().values()):
         if target.startswith("dlrun."):
@@ -231,10 +231,10 @@ def test_row_41_whoever_builds_says_of_which_kind():
 
 
 def test_row_41_what_a_part_builds_has_the_packages_of_its_caller(tmp_path, monkeypatch):
-    from dlrun.build import build
+    from dlrun.config.instantiate import build
     from dlrun.core.errors import Refused
 
-    text = "from dlrun.build import build\ndef inner(): return 7\n"
+    text = "from dlrun.config.instantiate import build\ndef inner(): return 7\n"
     (tmp_path / "minepkg.py").write_text(text + "def outer(): return build({'_target_': 'minepkg.inner'})\n")
     monkeypatch.syspath_prepend(tmp_path)
     assert build({"_target_": "minepkg.outer"}, kind="model", plugins=("minepkg",)) == 7
@@ -244,8 +244,8 @@ def test_row_41_what_a_part_builds_has_the_packages_of_its_caller(tmp_path, monk
 
 @pytest.mark.parametrize("module", ["torch.nn", "torch.optim", "torch.optim.lr_scheduler", "torchvision.transforms.v2"])
 def test_row_41_of_a_library_only_its_classes_are_parts(module):
-    from dlrun import parts
-    from dlrun.build import located
+    from dlrun.config import parts
+    from dlrun.config.instantiate import located
     from dlrun.core.errors import Refused
 
     kind = next(kind for kind, modules in parts.LIBRARY.items() if module in modules)

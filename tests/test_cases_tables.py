@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from laboratory import node
 
-from dlrun.build import build
 from dlrun.cli import main
+from dlrun.config.instantiate import build
 
 CASES = Path(__file__).parent / "fixtures" / "cases"
 QUICK = ("model=linear", "callback=none", "engine.epochs=1")

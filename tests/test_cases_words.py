@@ -79,7 +79,7 @@ def test_row_own_nothing_is_told_of_settings_that_are_used(text, capsys, monkeyp
 
 
 def test_row_own_every_idle_rule_has_a_case():
-    from dlrun.commands.idle import IDLE as rules
+    from dlrun.config.unused_settings import IDLE as rules
 
     words = [case.split()[-1].partition("=")[0] for case in IDLE]
     assert all(any(word == k or word.startswith(f"{k}.") for k in rule.keys for word in words) for rule in rules)
@@ -151,7 +151,7 @@ def test_row_own_what_is_meant_is_suggested(word, meant, capsys):
 
 
 def test_row_own_ls_lists_the_settings_of_every_option(capsys):
-    from dlrun.places import conf_folder, groups
+    from dlrun.config.groups import conf_folder, groups
 
     for group, options in groups(conf_folder()).items():
         for option in options:

@@ -7,12 +7,12 @@ import torch
 import yaml
 from laboratory import node
 
-from dlrun.build import build
 from dlrun.cli import main
+from dlrun.config.compatibility import ACCEPTS, NEEDS, input_fault, name_of
+from dlrun.config.groups import conf_folder, options
+from dlrun.config.instantiate import build
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field, Spec
-from dlrun.models import ACCEPTS, NEEDS, fault_of, name_of
-from dlrun.places import conf_folder, options
 
 WORDS = Field("tokens", (7,), 30)
 INPUTS = {
@@ -195,16 +195,16 @@ MODELS = options(conf_folder(), "model")
 )
 def test_a_config_is_told_before_data_are_prepared(settings, inputs, says):
     with pytest.raises(Refused, match=says):
-        raise Refused(fault_of(node("model", "lstm", **settings), inputs) or "nothing")
+        raise Refused(input_fault(node("model", "lstm", **settings), inputs) or "nothing")
 
 
 def test_what_can_be_is_not_refused():
-    assert fault_of(node("model", "lstm", share=[["left", "right"]]), KINDS) is None
+    assert input_fault(node("model", "lstm", share=[["left", "right"]]), KINDS) is None
     assert (
-        fault_of(node("model", "combined", readers={"picture": node("reader", "convnet")}), {"picture": "image"})
+        input_fault(node("model", "combined", readers={"picture": node("reader", "convnet")}), {"picture": "image"})
         is None
     )
-    assert fault_of({"_target_": "mine.net"}, {"x": "bag"}) is None
+    assert input_fault({"_target_": "mine.net"}, {"x": "bag"}) is None
 
 
 @pytest.mark.parametrize(

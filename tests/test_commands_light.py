@@ -11,15 +11,16 @@ import pytest
 from made_up import classes_run, folds_run, result, write_lines
 from rich.console import Console
 
-from dlrun import places
 from dlrun.commands.compare import comparison
 from dlrun.commands.completion import complete, completion
-from dlrun.commands.help import COMMANDS, help_text
+from dlrun.commands.help import help_text
 from dlrun.commands.ls import listing
+from dlrun.config import groups
+from dlrun.config.command_names import COMMANDS
 from dlrun.core import paths
 from dlrun.core.errors import Refused
 
-HERE = os.environ | {"PYTHONPATH": str(Path(places.__file__).parents[1])}
+HERE = os.environ | {"PYTHONPATH": str(Path(groups.__file__).parents[1])}
 FILES = {
     "config.yaml": "defaults:\n  - _self_\n  - model: dense\n  - optimizer: sgd # plain\n  - task: toy\nseed: 0\n",
     "task/toy.yaml": "# @package _global_\n# A toy.\ndefaults:\n  - override /model: dense\n",
@@ -40,13 +41,13 @@ def conf(tmp_path, monkeypatch):
     for name, text in FILES.items():
         (top / name).parent.mkdir(parents=True, exist_ok=True)
         (top / name).write_text(text)
-    monkeypatch.setattr(places, "conf_folder", lambda: top)
+    monkeypatch.setattr(groups, "conf_folder", lambda: top)
     monkeypatch.chdir(tmp_path)
     return top
 
 
 def test_the_real_conf_folder_has_tasks_and_its_groups():
-    found = places.groups(places.conf_folder())
+    found = groups.groups(groups.conf_folder())
     assert len(found["task"]) >= 5 and {"data", "model", "loss", "optimizer", "protocol"} <= set(found)
 
 
@@ -130,7 +131,7 @@ def test_completion_offers_run_folders_the_newest_first(conf, tmp_path):
 
 
 def test_bash_itself_completes(conf, tmp_path):
-    code = "import sys; from dlrun import places; from pathlib import Path; places.conf_folder = lambda: Path('conf')"
+    code = "import sys; from dlrun.config import groups as places; from pathlib import Path; places.conf_folder = lambda: Path('conf')"
     code += "; from dlrun.commands.completion import complete"
     code += "; print(*complete(sys.argv[1:-1], sys.argv[-1]), sep=chr(10))"
     script = f"""dlrun() {{ shift; '{sys.executable}' -c "{code}" "$@"; }}

@@ -10,8 +10,8 @@ from laboratory import SPEC, node, same, trainer, weights, wired
 from test_replay import Restless, many
 
 from dlrun import flat, replay
-from dlrun.build import build
 from dlrun.compiled import compiled
+from dlrun.config.instantiate import build
 from dlrun.core import checkpoint
 from dlrun.core.errors import Diverged, Refused
 

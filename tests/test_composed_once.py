@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dlrun.commands.configure import BadWord, compose
+from dlrun.config.compose import BadWord, compose
 
 WORDS = [
     ["task=digits", "model=convnet", "model.width=3", "++extra={a: [1, 2]}", "~engine.epochs"],

@@ -10,7 +10,7 @@ import torch
 import yaml
 from laboratory import BAG, node
 
-from dlrun.build import build
+from dlrun.config.instantiate import build
 from dlrun.core.dataset import Ragged, Raw
 from dlrun.core.errors import Refused
 from dlrun.data import embedded, housing, mnist, words

@@ -21,9 +21,10 @@ import torch
 import yaml
 from beside import Beside, dlrun, ended
 
-from dlrun import places, processes, shares
+from dlrun import processes, shares
 from dlrun.cli import main
 from dlrun.commands import launch
+from dlrun.config import groups
 from dlrun.core import checkpoint, stored_files
 
 TOLERANCE = 1e-6
@@ -424,4 +425,4 @@ def test_one_process_is_left_alone():
     expected = torch.randn(4, 2)
     torch.manual_seed(1)
     assert torch.equal(processes.noise_like(expected), expected)
-    assert yaml.safe_load((places.conf_folder() / "engine/default.yaml").read_text())["devices"] is None
+    assert yaml.safe_load((groups.conf_folder() / "engine/default.yaml").read_text())["devices"] is None

@@ -15,9 +15,9 @@ from laboratory import node
 from PIL import Image
 from torch import nn
 
-from dlrun.build import build
 from dlrun.callbacks import limit
 from dlrun.cli import main
+from dlrun.config.instantiate import build
 from dlrun.core import checkpoint
 from dlrun.core.dataset import Data
 from dlrun.core.errors import Refused

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from laboratory import SPEC, node, same, table, trainer, weights, wired
 from torch import nn
 
-from dlrun.build import build
 from dlrun.callbacks import EarlyStopping, KeepBest, best_epoch
+from dlrun.config.instantiate import build
 from dlrun.core import checkpoint
 from dlrun.core.errors import Diverged, Interrupted
 from dlrun.core.random import mix

@@ -13,13 +13,14 @@ from laboratory import node
 from test_models import TARGETS, values
 
 from dlrun.bootstrap import Interval
-from dlrun.build import build
 from dlrun.cli import main
+from dlrun.config.instantiate import build
+from dlrun.config.validation import member_faults
 from dlrun.core.errors import Refused
 from dlrun.core.stored_files import lines
 from dlrun.losses import auto
 from dlrun.models.ensemble import combined, shares
-from dlrun.models.members import admit, faults
+from dlrun.models.members import admit
 from dlrun.models.trained import trained
 from dlrun.report import members
 
@@ -170,8 +171,10 @@ def test_a_wrong_setting_is_told_before_torch_is_needed(tmp_path):
     (tmp_path / "begun" / "config.yaml").write_text("{}\n")
     (tmp_path / "other").mkdir()
     (tmp_path / "results.jsonl").write_text("")
-    told = {name: list(faults([str(tmp_path / name)])) for name in ("gone", "other", "begun")}
-    assert [len(said) for said in told.values()] == [1, 1, 1] and list(faults([])) and not list(faults([1]))
+    told = {name: list(member_faults([str(tmp_path / name)])) for name in ("gone", "other", "begun")}
+    assert (
+        [len(said) for said in told.values()] == [1, 1, 1] and list(member_faults([])) and not list(member_faults([1]))
+    )
     assert "no folder" in told["gone"][0] and "no run folder" in told["other"][0] and "resume" in told["begun"][0]
 
 

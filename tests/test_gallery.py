@@ -11,12 +11,12 @@ from laboratory import node
 from PIL import Image
 
 from dlrun import gallery
-from dlrun.build import build
+from dlrun.config.groups import conf_folder, options
+from dlrun.config.instantiate import build
 from dlrun.core.dataset import Raw
 from dlrun.core.types import Field
 from dlrun.data import shown
 from dlrun.data.prepare import apply, prepare
-from dlrun.places import conf_folder, options
 
 WITHOUT_TARGETS = ("content_style", "frogs", "photograph", "pictures")  # nothing is answered, so nothing is wrong
 DATASETS = [name for name in options(conf_folder(), "data") if name not in WITHOUT_TARGETS]

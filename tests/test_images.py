@@ -16,8 +16,8 @@ import pytest
 from laboratory import node
 from PIL import Image
 
-from dlrun.build import build
 from dlrun.cli import main
+from dlrun.config.instantiate import build
 from dlrun.core.errors import Refused
 from dlrun.data import archives, picture_cache
 

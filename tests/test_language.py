@@ -11,7 +11,8 @@ import pytest
 import torch
 from laboratory import node
 
-from dlrun.build import build
+from dlrun.config.compatibility import ACCEPTS, ANSWERS, input_fault
+from dlrun.config.instantiate import build
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field, Job, Spec
 from dlrun.data import language_steps
@@ -21,7 +22,6 @@ from dlrun.data.prepare import apply, prepare
 from dlrun.data.shown import shown
 from dlrun.losses import auto
 from dlrun.metrics import bits, interval, perplexity
-from dlrun.models import ACCEPTS, ANSWERS, fault_of
 from dlrun.models.bigram import smoothed
 from dlrun.protocols.plans import holdout, kfold, walk_forward
 
@@ -250,10 +250,10 @@ def test_a_carried_state_is_the_whole_text_read_again(name, units):
 def test_who_answers_at_each_place_and_who_does_not():
     assert set(ANSWERS) <= set(ACCEPTS)
     tokens = {INPUT: "tokens"}
-    assert "language_lstm" in fault_of(node("model", "lstm"), tokens, {TARGET: "tokens"})
-    assert "data.predict=every" in fault_of(node("model", "language_gru"), tokens, {TARGET: "category"})
-    assert fault_of(node("model", "language_gru"), tokens, {TARGET: "tokens"}) is None
-    assert fault_of(node("model", "lstm"), tokens, {TARGET: "category"}) is None
+    assert "language_lstm" in input_fault(node("model", "lstm"), tokens, {TARGET: "tokens"})
+    assert "data.predict=every" in input_fault(node("model", "language_gru"), tokens, {TARGET: "category"})
+    assert input_fault(node("model", "language_gru"), tokens, {TARGET: "tokens"}) is None
+    assert input_fault(node("model", "lstm"), tokens, {TARGET: "category"}) is None
     with pytest.raises(Refused, match="reads one text"):
         build(node("model", "language_lstm"), Spec(spec_of().inputs, {"y": Field("binary", (1,))}))
     with pytest.raises(Refused, match="cannot be shared out"):

@@ -12,8 +12,8 @@ import torch
 from laboratory import node
 from test_language import TEXT, raw_of
 
-from dlrun.build import build
 from dlrun.cli import main
+from dlrun.config.instantiate import build
 from dlrun.core.errors import Refused
 from dlrun.data.language import INPUT, TARGET
 from dlrun.data.prepare import prepare

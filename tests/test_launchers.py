@@ -33,7 +33,7 @@ app()
 """
 OWN = """
 import hydra
-from dlrun.places import conf_folder
+from dlrun.config.groups import conf_folder
 
 @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
 def app(config):

@@ -8,7 +8,7 @@ PLUGIN = '''
 import torch
 from torch import nn
 from dlrun.core.artifacts import Pictures, Points, Writing
-from dlrun.ranges import Count, Positive
+from dlrun.config.constraints import Count, Positive
 from dlrun.core.types import Score, Step
 
 

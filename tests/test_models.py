@@ -8,15 +8,14 @@ import pytest
 import torch
 from laboratory import node
 
-from dlrun.build import build
+from dlrun.config.compatibility import ACCEPTS, NEEDS, PROBLEMS, SINGLE, answers, model_fault
+from dlrun.config.instantiate import build
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field, Spec
 from dlrun.losses import auto
 from dlrun.metrics import defaults
-from dlrun.models import ACCEPTS, NEEDS, SINGLE, answers, model_fault
 from dlrun.models.layers import BagProduct, Join
 from dlrun.objectives.supervised import Supervised
-from dlrun.problems import PROBLEMS
 from dlrun.tables import Bag
 
 ROWS = 6

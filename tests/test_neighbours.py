@@ -145,7 +145,7 @@ def test_a_model_without_vectors_is_named(run, monkeypatch):
     from dlrun.commands import neighbours
 
     net = SimpleNamespace(
-        model=nn.Linear(2, 2), spec=trained(run).spec, config={"model": {"_target_": "dlrun.models.x"}}
+        model=nn.Linear(2, 2), spec=trained(run).spec, config={"model": {"_target_": "dlrun.config.compatibility.x"}}
     )
     monkeypatch.setattr("dlrun.models.trained.trained", lambda *_, **__: net)
     with pytest.raises(Refused, match="the model x has no vectors of the words of 'text'"):

@@ -12,8 +12,8 @@ from laboratory import node
 from PIL import Image
 from torch import nn
 
-from dlrun.build import build
 from dlrun.cli import main
+from dlrun.config.instantiate import build
 from dlrun.core import artifacts
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field, Spec

@@ -18,9 +18,9 @@ from rich.console import Console
 from torch import nn
 
 from dlrun import ahead
-from dlrun.build import build
 from dlrun.cli import main
 from dlrun.commands.explain import assembled
+from dlrun.config.instantiate import build
 from dlrun.core import checkpoint
 from dlrun.core.errors import Refused
 from dlrun.core.paths import user_cache

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dlrun import places
-from dlrun.commands import configure
-from dlrun.commands.configure import compose
-from dlrun.commands.preview import preview
+from dlrun.config import compose as configure
+from dlrun.config import groups as places
+from dlrun.config.compose import compose
+from dlrun.config.early_check import preview
 from dlrun.core.errors import Refused
 
 CONF = places.conf_folder()

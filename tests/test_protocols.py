@@ -9,8 +9,8 @@ import pytest
 from laboratory import node
 from sklearn.model_selection import TimeSeriesSplit
 
-from dlrun.build import build
 from dlrun.cli import main
+from dlrun.config.instantiate import build
 from dlrun.core.dataset import Raw
 from dlrun.core.errors import Refused
 from dlrun.core.types import Job, Result

@@ -7,11 +7,11 @@ import torch
 from laboratory import node
 from torch import nn
 
-from dlrun.build import build
+from dlrun.config.groups import conf_folder, options
+from dlrun.config.instantiate import build
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field, Spec
 from dlrun.models.padding import compact, pooled, turned
-from dlrun.places import conf_folder, options
 
 SHORT = {
     "embedding": {"units": 5, "ends": "average"},

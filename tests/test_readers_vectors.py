@@ -8,7 +8,7 @@ import pytest
 import torch
 from laboratory import node
 
-from dlrun.build import build
+from dlrun.config.instantiate import build
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field, Spec
 from dlrun.models import weights

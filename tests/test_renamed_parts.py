@@ -2,8 +2,8 @@
 
 import pytest
 
+from dlrun.config.parts import KINDS, is_part
 from dlrun.core.renamed_parts import RENAMED, as_first_named, renamed
-from dlrun.parts import KINDS, is_part
 
 
 def test_an_old_name_is_one_of_a_part_that_there_is():

@@ -10,7 +10,7 @@ from laboratory import SPEC, node, same, trainer, weights, wired
 from torch import nn
 
 from dlrun import flat
-from dlrun.build import build
+from dlrun.config.instantiate import build
 from dlrun.core import checkpoint
 from dlrun.core.dataset import Data
 from dlrun.core.types import Field, Spec, Step

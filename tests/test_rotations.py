@@ -11,8 +11,8 @@ import pytest
 import torch
 from laboratory import node
 
-from dlrun.build import build
 from dlrun.cli import main
+from dlrun.config.instantiate import build
 from dlrun.core import checkpoint
 from dlrun.core.dataset import Raw
 from dlrun.core.errors import Refused

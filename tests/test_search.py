@@ -6,9 +6,9 @@ import math
 import pytest
 import yaml
 
+from dlrun.config.groups import conf_folder
+from dlrun.config.settings import Sweep
 from dlrun.core.errors import Refused
-from dlrun.places import conf_folder
-from dlrun.settings import Sweep
 from dlrun.sweeps.search import JOURNAL, Search, even
 from dlrun.sweeps.study import Axis, Outcome, Recalled
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from laboratory import node
 
-from dlrun.build import build
-from dlrun.commands.configure import configure
+from dlrun.config.compose import configure
+from dlrun.config.instantiate import build
 from dlrun.core.dataset import Windowed
 from dlrun.core.errors import Refused
 from dlrun.core.run_folder import RunDir

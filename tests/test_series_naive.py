@@ -11,8 +11,8 @@ import torch
 from laboratory import node
 from test_series import DELAY, LOOKBACK, STEP, text, values
 
-from dlrun.build import build
 from dlrun.cli import main
+from dlrun.config.instantiate import build
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field, Outlook, Spec
 from dlrun.data.prepare import prepare

@@ -11,15 +11,15 @@ import torch
 from laboratory import node
 
 from dlrun import losses
-from dlrun.build import build
 from dlrun.cli import main
+from dlrun.config.compatibility import targets_fault
+from dlrun.config.instantiate import build
 from dlrun.core.dataset import Raw
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field, Spec, Step
 from dlrun.data.prepare import prepare
 from dlrun.meter import Meter
 from dlrun.objectives.supervised import Supervised
-from dlrun.problems import targets_fault
 
 TASKS = {"questions": {"rows": 400, "answers": 40}, "social": {"rows": 200}, "tickets": {"rows": 300},
          "similarity": {"rows": 300}}  # fmt: skip

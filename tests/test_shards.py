@@ -11,8 +11,8 @@ import torch
 from laboratory import node, table, trainer, weights
 from laboratory import same as equal_weights
 
-from dlrun.build import build
 from dlrun.cli import main
+from dlrun.config.instantiate import build
 from dlrun.core import checkpoint
 from dlrun.core.dataset import Raw
 from dlrun.core.errors import Interrupted, Refused

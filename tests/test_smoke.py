@@ -8,7 +8,7 @@ import re
 import pytest
 
 from dlrun.cli import main
-from dlrun.places import conf_folder, options
+from dlrun.config.groups import conf_folder, options
 
 NEED_A_PATH = ("csv", "images", "pictures", "series", "texts")
 EXPERIMENTS = options(conf_folder(), "experiment")

@@ -12,7 +12,7 @@ from laboratory import node
 from scipy.sparse import csr_array, issparse
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from dlrun.build import build
+from dlrun.config.instantiate import build
 from dlrun.core.dataset import Raw
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field, Spec

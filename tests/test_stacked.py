@@ -16,8 +16,8 @@ from torch import nn
 from dlrun import metrics
 from dlrun.abreast import Abreast, stretches
 from dlrun.assembly import Fit
-from dlrun.build import build
 from dlrun.callbacks import EarlyStopping, KeepBest
+from dlrun.config.instantiate import build
 from dlrun.core import checkpoint
 from dlrun.core.dataset import Data
 from dlrun.core.errors import Diverged, Interrupted, Unstackable

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 import pytest
 import yaml
 
-from dlrun import alike
-from dlrun.build import patched
 from dlrun.cli import main
-from dlrun.commands.configure import configure
+from dlrun.config import parallel_fits
+from dlrun.config.compose import configure
+from dlrun.config.instantiate import patched
 from dlrun.core.errors import Diverged, Interrupted, Refused
 from dlrun.core.run_folder import RunDir
 from dlrun.experiment import Experiment
@@ -184,7 +184,7 @@ def test_configs_are_grouped_by_what_they_have_in_common():
     others = [patched(base, {"model.units": [9]}), patched(base, {"engine.epochs": 9})]
     apart = [patched(base, {"protocol.stacked": False}), patched(base, {"engine.clip_norm": 1.0})]
     before = yaml.safe_dump(base)
-    groups = alike.stackable([base, others[0], *alike_ones, *apart, others[1], *apart])
+    groups = parallel_fits.stackable([base, others[0], *alike_ones, *apart, others[1], *apart])
     assert groups == [[0, 2, 3, 4, 5, 6], [1], [7], [8], [9], [10], [11]]
     assert yaml.safe_dump(base) == before
 

@@ -7,9 +7,9 @@ import json
 import pytest
 import torch
 
-from dlrun.build import dotted
 from dlrun.cli import main
 from dlrun.commands.compare import standing
+from dlrun.config.instantiate import dotted
 from dlrun.core import checkpoint
 from dlrun.core.types import Result
 from dlrun.protocols.plans import Holdout, Kfold

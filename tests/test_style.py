@@ -10,8 +10,8 @@ from laboratory import node
 from test_dream import painter, real
 from torch import nn
 
-from dlrun.build import build
 from dlrun.cli import main
+from dlrun.config.instantiate import build
 from dlrun.core.dataset import Data
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field, Spec

@@ -16,16 +16,15 @@ from beside import LIMIT
 from filelock import FileLock
 
 from dlrun.cli import main
-from dlrun.commands import composer as composing
 from dlrun.commands import sweep
 from dlrun.commands.axes import Words, expression, space_words
-from dlrun.commands.composer import Composer
-from dlrun.commands.configure import configure
 from dlrun.commands.sweep import settings_of, study_of
+from dlrun.config import compose
+from dlrun.config.compose import Composer, configure
+from dlrun.config.groups import conf_folder, options
 from dlrun.core import stored_files
 from dlrun.core.errors import Refused
 from dlrun.data import kept
-from dlrun.places import conf_folder, options
 from dlrun.report import parallel
 from dlrun.report.sweep_lines import Aim, Line, best, ranked
 from dlrun.sweeps import alone, earlier, work
@@ -160,7 +159,7 @@ def test_a_space_of_ones_own_and_words_that_win(tmp_path, capsys):
 @pytest.mark.parametrize("task", ["digits", "imdb"])
 def test_configs_put_together_quickly_are_those_of_the_long_way(task, monkeypatch):
     composer, slow = Composer([], ()), []
-    monkeypatch.setattr(composing, "configure", lambda words, *rest: slow.append(words) or configure(words, *rest))
+    monkeypatch.setattr(compose, "configure", lambda words, *rest: slow.append(words) or configure(words, *rest))
     for words in (
         ["optimizer.lr=0.1", "seed=3"],
         ["optimizer.lr=1e-3", "seed=4", "source=sample"],

@@ -14,8 +14,8 @@ import pytest
 import torch
 from laboratory import BAG, node
 
-from dlrun.build import build
 from dlrun.cli import main
+from dlrun.config.instantiate import build
 from dlrun.core.errors import Refused
 from dlrun.data import imdb_text, words
 from dlrun.data.audit import audit

@@ -13,7 +13,8 @@ import torch
 from laboratory import node
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 
-from dlrun.build import build
+from dlrun.config.groups import conf_folder, options
+from dlrun.config.instantiate import build
 from dlrun.core.dataset import Ragged
 from dlrun.core.errors import Refused
 from dlrun.data import text_steps
@@ -21,7 +22,6 @@ from dlrun.data.imdb_text import imdb_text
 from dlrun.data.padding import padded
 from dlrun.data.prepare import prepare, state
 from dlrun.data.tokens import Cutter
-from dlrun.places import conf_folder, options
 from dlrun.sequences import Sequences
 from dlrun.tables import Bag, Table
 

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from laboratory import node
 from torch.distributions import Normal, kl_divergence
 
-from dlrun.build import build
 from dlrun.cli import main
+from dlrun.config.instantiate import build
 from dlrun.core.errors import Refused
 from dlrun.core.random import mix
 from dlrun.core.types import Field, Spec

@@ -12,8 +12,8 @@ import torch
 from laboratory import node
 from torch import nn
 
-from dlrun.build import build
 from dlrun.cli import main
+from dlrun.config.instantiate import build
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field, Spec
 from dlrun.data.prepare import apply, prepare

@@ -15,13 +15,14 @@ from PIL import Image
 from test_report_browser import BROWSER, DESK, PHONE, look
 from torch import nn
 
-from dlrun.build import build
 from dlrun.cli import main
 from dlrun.commands.completion import complete
-from dlrun.commands.configure import configure
 from dlrun.commands.train import make_folder, note
 from dlrun.commands.visualize import KINDS, read_words
 from dlrun.commands.visualize_kinds import look_into, makers
+from dlrun.config.compatibility import NEEDS
+from dlrun.config.compose import configure
+from dlrun.config.instantiate import build
 from dlrun.core import stored_files
 from dlrun.core.dataset import Data
 from dlrun.core.errors import Refused
@@ -34,7 +35,6 @@ from dlrun.inspect.heatmap import heatmap, saliency
 from dlrun.inspect.layers import layers
 from dlrun.inspect.question import question
 from dlrun.learner import Learner
-from dlrun.models import NEEDS
 from dlrun.objectives.canvas import Canvas
 from dlrun.optim import Normalised
 from dlrun.report.inside import fitted, mosaic

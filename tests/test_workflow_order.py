@@ -6,10 +6,10 @@ import pytest
 import yaml
 from laboratory import node
 
-from dlrun.build import build, patched
+from dlrun.config.groups import conf_folder
+from dlrun.config.instantiate import build, patched
 from dlrun.core.errors import Refused
 from dlrun.core.types import Result
-from dlrun.places import conf_folder
 from dlrun.protocols.stages import protocol_of
 from dlrun.workflow.changes import combined, patch
 from dlrun.workflow.stages import Course, Staged, budget, verified

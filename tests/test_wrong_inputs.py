@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dlrun import places
 from dlrun.cli import main
+from dlrun.config import groups
 from dlrun.data import files
 
-HERE = os.environ | {"PYTHONPATH": str(Path(places.__file__).parents[1])}
+HERE = os.environ | {"PYTHONPATH": str(Path(groups.__file__).parents[1])}
 TABLE = "area,town,price\n" + "".join(f"{50 + 7 * n},{'abc'[n % 3]},{100.5 + 3 * n}\n" for n in range(30))
 CSV = "task=csv data.path=t.csv data.target=price"
 RESULT = '{"name": "fit", "split": "val", "job": {"stage": "fit"}, "scores": {}}\n'
@@ -248,7 +248,7 @@ CASES = {
     **{
         f"target {target}": within("--config-dir mine model=own", node(target), f"{re.escape(target)}")
         for target in (
-            "dlrun.build.importlib.import_module",
+            "dlrun.config.instantiate.importlib.import_module",
             "dlrun.core.run_folder.subprocess.run",
             "dlrun.cli.os.system",
             "dlrun.report.html.Path",
@@ -386,7 +386,7 @@ def put(folder, path, content):
 
 def made_config():
     """The config of `dlrun task=digits preset=smoke`."""
-    from dlrun.commands.configure import configure
+    from dlrun.config.compose import configure
 
     return configure(["task=digits", "preset=smoke"], [])
 

@@ -17,9 +17,11 @@ from torch.optim import Optimizer
 
 from dlrun import metrics, optim, pairs, processes, sharded, united
 from dlrun.ahead import looked_ahead
-from dlrun.alike import split_seed
 from dlrun.augment import Augment, augmented
-from dlrun.build import build, patched
+from dlrun.config.compatibility import OWN, for_one, input_fault, of_target, targets_fault
+from dlrun.config.instantiate import build, patched
+from dlrun.config.parallel_fits import split_seed
+from dlrun.config.settings import LATER, Settings
 from dlrun.core import checkpoint, device
 from dlrun.core.dataset import Data, Raw, Rows
 from dlrun.core.errors import Refused
@@ -35,14 +37,11 @@ from dlrun.engine import Trainer
 from dlrun.goals import answered, callbacks
 from dlrun.learner import Learner
 from dlrun.meter import Measures
-from dlrun.models import fault_of
 from dlrun.models.own import model_of
 from dlrun.models.trained import plain_spec
 from dlrun.objectives.given import Given
 from dlrun.own import loss_of, metric_of
-from dlrun.problems import OWN, for_one, of_target, targets_fault
 from dlrun.protocols.stages import plan_of
-from dlrun.settings import LATER, Settings
 from dlrun.stream import Stream
 from dlrun.tables import Table, Ticks
 
@@ -112,7 +111,7 @@ class Assembly:
 
     def _check_data(self) -> None:
         columns: tuple[dict[str, str], ...] = (dict(self.raw.inputs), dict(self.raw.targets))
-        fault = fault_of(self.config["model"], *columns) or targets_fault(self.config, self.raw.targets)
+        fault = input_fault(self.config["model"], *columns) or targets_fault(self.config, self.raw.targets)
         if fault:
             raise Refused(fault)
         if self.config["test"] and self.raw.test is None:

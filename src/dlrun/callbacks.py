@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dlrun import making
+from dlrun.config.constraints import Count, Natural, NonNegative
 from dlrun.core import artifacts
 from dlrun.core.files import spared, whole
 from dlrun.core.formatting import counted
 from dlrun.core.random import mix
 from dlrun.engine import Trainer
 from dlrun.optim import better, monitored
-from dlrun.ranges import Count, Natural, NonNegative
 
 log = logging.getLogger("dlrun")
 

@@ -84,7 +84,7 @@ def _help(words: list[str]) -> int:
 
 def _ls(words: list[str]) -> int:
     from dlrun.commands.ls import listing
-    from dlrun.commands.words import user_folders
+    from dlrun.config.overrides import user_folders
 
     folders, rest = user_folders(words)
     print(listing(rest, folders))
@@ -109,7 +109,7 @@ def _completion(words: list[str]) -> int:
 
 def _complete(words: list[str]) -> int:
     from dlrun.commands.completion import complete
-    from dlrun.commands.words import user_folders
+    from dlrun.config.overrides import user_folders
 
     folders, rest = user_folders(words[:-1])
     print("\n".join(complete(rest, words[-1] if words else "", folders)))

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from dlrun import pairs, processes, replay, sharded, united
+from dlrun.config.settings import Settings
 from dlrun.core import checkpoint, device, random
 from dlrun.core.dataset import Data, Source
 from dlrun.core.errors import Interrupted, Unwritable
@@ -22,7 +23,6 @@ from dlrun.core.random import mix
 from dlrun.core.types import Batch, History, Row, Step
 from dlrun.learner import Learner
 from dlrun.meter import Measures, Meter
-from dlrun.settings import Settings
 
 log = logging.getLogger("dlrun")
 Callback = Callable[["Trainer"], None]  # after each epoch: reads the history, may set trainer.stop; keeps no state

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from dlrun.assembly import Assembly, Fit
+from dlrun.config.settings import Settings
 from dlrun.core import checkpoint, json_text
 from dlrun.core import device as runtime
 from dlrun.core.errors import Refused, in_short
@@ -28,7 +29,6 @@ from dlrun.inference_folds import Part, mean_of, scored, spec_of
 from dlrun.models.ensemble import Ensemble
 from dlrun.models.trained import Trained, answering_jobs, config_of, main_job, trained
 from dlrun.pixels import Pixels
-from dlrun.settings import Settings
 from dlrun.tables import Plain, Table
 
 Place = tuple[Path, str]  # a folder or an archive and the name of a file in it; or a file by itself, and ''

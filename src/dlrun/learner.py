@@ -12,12 +12,12 @@ from torch.optim import Optimizer
 
 from dlrun import processes, sharded, united
 from dlrun.compiled import INSTEAD
+from dlrun.config.settings import Settings
 from dlrun.core.errors import Refused
 from dlrun.core.types import History, Step
 from dlrun.flat import Flat, fits
 from dlrun.fused import Fused, kernel, laid_as
 from dlrun.optim import Moment, Schedule, quick_step, retune, set_rate, spare_compiler
-from dlrun.settings import Settings
 
 
 class Learner:

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dlrun.config.compatibility import PROBLEMS, loss_fault
+from dlrun.config.constraints import NonNegative, Positive, Probability
 from dlrun.core.errors import Refused, in_short
 from dlrun.core.types import Field
-from dlrun.problems import PROBLEMS, loss_fault
-from dlrun.ranges import NonNegative, Positive, Probability
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 ClassWeights = Literal["balanced"] | list[NonNegative] | None  # a config of an older dlrun has none for bce and focal

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from dlrun.bootstrap import ALIKE, too_few
+from dlrun.config.compatibility import best_constant, metric_fault, usual_metrics
+from dlrun.config.constraints import Count, Fraction
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field, Score
-from dlrun.problems import best_constant, metric_fault, usual_metrics
-from dlrun.ranges import Count, Fraction
 from dlrun.scores import FINISHES, Whole
 
 Each = Callable[[Tensor, Tensor], Tensor]

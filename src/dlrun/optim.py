@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from dlrun.config.constraints import Count, Fraction, NonNegative, Positive, Probability
 from dlrun.core.types import History
 from dlrun.fused import fusable, laid_as, take
-from dlrun.ranges import Count, Fraction, NonNegative, Positive, Probability
 
 
 def spare_compiler() -> None:

@@ -11,14 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlrun.build import build
-from dlrun.contracts import failed, own, parameters
+from dlrun.config.custom_contract import Plugins, failed, own, parameters
+from dlrun.config.instantiate import build
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field
 from dlrun.losses import Loss
 from dlrun.metrics import Metric
-
-Plugins = tuple[str, ...]
 
 
 def loss_of(node: Mapping[str, Any], field: Field, plugins: Plugins) -> Loss:

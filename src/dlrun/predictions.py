@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dlrun.config.compatibility import of_target, usual_metrics
 from dlrun.core import stored_files
 from dlrun.core.errors import Refused, in_short
-from dlrun.problems import of_target, usual_metrics
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from dlrun import sharded
 from dlrun.compiled import INSTEAD, ROUNDING, close, compilable, compiled, refuse
+from dlrun.config.settings import Settings
 from dlrun.core.errors import Refused
 from dlrun.core.types import Batch, Step
 from dlrun.fused import laid_as
-from dlrun.settings import Settings
 from dlrun.tape import MAPPINGS, Beyond, Play, complete, noted
 
 TOLERANCES = {"fp32": ROUNDING, "bf16": 0.1}  # of a compiled step, which rounds elsewhere

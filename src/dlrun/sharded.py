@@ -15,7 +15,7 @@ from dlrun.core.errors import Refused
 from dlrun.processes import here
 
 if TYPE_CHECKING:
-    from dlrun.settings import Settings
+    from dlrun.config.settings import Settings
 
 
 def wanted(settings: Settings) -> bool:

@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dlrun import alike
 from dlrun.abreast import KINDS
 from dlrun.assembly import Fit
-from dlrun.build import patched
+from dlrun.config import parallel_fits
+from dlrun.config.compatibility import of_target
+from dlrun.config.instantiate import patched
 from dlrun.core.errors import Interrupted, Refused, Unstackable
 from dlrun.core.types import Job, Result
 from dlrun.engine import Trainer
 from dlrun.lockstep import FitOwner, Member, train
 from dlrun.objectives.supervised import Supervised
-from dlrun.problems import of_target
 from dlrun.processes import here
 from dlrun.stack import GROUP, Lead
 
@@ -50,7 +50,7 @@ def advance(experiment: FitOwner, watch: Watch | None = None) -> bool:
 
     Results are written in the protocol's order. Raises Refused where protocol.stacked=true asks for what cannot be.
     """
-    asked = alike.asked(experiment.assembly.config)
+    asked = parallel_fits.asked(experiment.assembly.config)
     jobs = pending(experiment) if asked and experiment.alone is None else []
     if len(jobs) < 2:
         return False
@@ -86,7 +86,7 @@ def run_together(
         with into(outcomes[number]):
             there[number] = Experiment(config, folder, plugins)
     jobs = [(number, job) for number, experiment in there.items() for job in pending(experiment)]
-    insists = any(alike.asked(config) is True for config in configs)
+    insists = any(parallel_fits.asked(config) is True for config in configs)
     fits, reason = assembled([(there[number], job) for number, job in jobs], must=insists)
     if insists and reason is not None:
         log.warning("protocol.stacked=true: these are trained one after the other: %s", reason)
@@ -130,7 +130,7 @@ def assembled(jobs: Sequence[tuple[FitOwner, Job]], must: bool) -> tuple[list[Fi
     must: though it be slower.
     """
     configs = [patched(experiment.assembly.config, job.patch) for experiment, job in jobs]
-    reason = next(filter(None, map(alike.fault, configs)), None)
+    reason = next(filter(None, map(parallel_fits.fault, configs)), None)
     if here.size > 1 or len(jobs) < 2:
         reason = reason or "there is nothing to train together"
     fits: list[Fit] = []
@@ -164,7 +164,7 @@ def why_not(fits: Sequence[Fit], means: Sequence[str]) -> str | None:
 
 def means(config: dict[str, Any], fit: Fit) -> list[str]:
     """The targets whose loss is a plain mean over rows."""
-    return [name for name in fit.data.spec.targets if alike.is_mean(of_target(config, "loss", name))]
+    return [name for name in fit.data.spec.targets if parallel_fits.is_mean(of_target(config, "loss", name))]
 
 
 def begun(experiment: FitOwner, fit: Fit) -> Member:

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dlrun import pairs, processes
+from dlrun.config.settings import Settings
 from dlrun.core import random
 from dlrun.core.dataset import Source
 from dlrun.core.errors import Diverged, Refused
 from dlrun.core.random import mix
 from dlrun.meter import Meter, move
 from dlrun.processes import here
-from dlrun.settings import Settings
 from dlrun.shares import share
 from dlrun.tables import Ticks
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dlrun.augment.moves import uniform
-from dlrun.ranges import Fraction, NonNegative
+from dlrun.config.constraints import Fraction, NonNegative
 
 LUMA = (0.299, 0.587, 0.114)  # how bright red, green and blue look (ITU-R BT.601)
 

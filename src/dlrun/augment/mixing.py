@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dlrun.config.constraints import Positive
 from dlrun.core.types import Batch, Field, Spec
-from dlrun.ranges import Positive
 
 LABELS = ("binary", "category", "multilabel")
 

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dlrun.config.constraints import Fraction, NonNegative, Positive, Probability
 from dlrun.core.errors import Refused
-from dlrun.ranges import Fraction, NonNegative, Positive, Probability
 
 Fill = Literal["nearest", "reflect", "black"]
 PADDING = {"nearest": "border", "reflect": "reflection", "black": "zeros"}

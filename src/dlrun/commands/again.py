@@ -9,17 +9,17 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from dlrun.commands.check import check
-from dlrun.commands.configure import configure, keys, unknown_key, value_of
 from dlrun.commands.train import go, logging_to, make_folder, named_plugins, start
-from dlrun.commands.typed import as_text
-from dlrun.commands.words import user_folders
+from dlrun.config.compose import configure, keys, unknown_key, value_of
+from dlrun.config.literal_overrides import as_text
+from dlrun.config.overrides import user_folders
+from dlrun.config.parts import faults
+from dlrun.config.settings import LATER
+from dlrun.config.validation import check
 from dlrun.core import stored_files
 from dlrun.core.errors import Damaged, Refused
 from dlrun.core.files import contained
 from dlrun.core.folder_lock import at_work
-from dlrun.parts import faults
-from dlrun.settings import LATER
 
 log = logging.getLogger("dlrun")
 

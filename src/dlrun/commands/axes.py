@@ -8,9 +8,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from dlrun.commands.typed import how_to_quote, quoted
+from dlrun.config.groups import all_folders, all_groups, option_file
+from dlrun.config.overrides import parsed
 from dlrun.core.errors import Refused
-from dlrun.places import all_folders, all_groups, option_file
 from dlrun.sweeps.study import Axis, belongs
 
 MOST = 100_000  # values of a key
@@ -52,20 +52,6 @@ class Words:
         self.axes = [replace(axis, when=(choice, values)) if axis.key == key else axis for axis in self.axes]
         if key not in [axis.key for axis in self.axes]:
             self.only[key] = (choice, values)
-
-
-def parsed(words: Sequence[str]) -> list[Any]:
-    """The words as Hydra reads them. Raises Refused."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    parser, found = OverridesParser.create(), []
-    for word in words:
-        try:
-            found.append(parser.parse_override(quoted(word)))
-        except HydraException as error:
-            raise Refused(f"cannot read '{word}': {how_to_quote(word)}") from error
-    return found
 
 
 def varies(value: Any) -> bool:

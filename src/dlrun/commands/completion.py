@@ -7,9 +7,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from dlrun.commands.help import COMMANDS
+from dlrun.config.command_names import COMMANDS
+from dlrun.config.groups import all_folders, all_groups, option_file
 from dlrun.core.errors import Refused
-from dlrun.places import all_folders, all_groups, option_file
 
 ON_RUNS = ("resume", "rerun", "evaluate", "compare", "visualize", "predict", "generate", "neighbours")
 FLAGS = ("--help", "--version", "-m", "--cfg")

@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 from dlrun.commands.axes import Words
-from dlrun.commands.typed import argument_of
+from dlrun.config.literal_overrides import argument_of
+from dlrun.config.signatures import misfit
 from dlrun.core.errors import Refused
-from dlrun.signatures import misfit
 from dlrun.sweeps.study import Axis
 
 Compose = Callable[[list[str]], "dict[str, Any] | None"]  # words → their config; None where one is wrong

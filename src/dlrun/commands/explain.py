@@ -9,13 +9,12 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.commands.configure import configure
 from dlrun.commands.train import logging_to, named_plugins
-from dlrun.commands.words import user_folders
+from dlrun.config.compatibility import PROBLEMS, name_of, of_target
+from dlrun.config.compose import configure
+from dlrun.config.overrides import user_folders
 from dlrun.core.errors import Refused
 from dlrun.core.formatting import number
-from dlrun.models import name_of
-from dlrun.problems import PROBLEMS, of_target
 from dlrun.report.table import Summary, rich_table
 
 if TYPE_CHECKING:

@@ -6,28 +6,10 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from dlrun.places import all_folders, all_groups
+from dlrun.config.command_names import COMMANDS
+from dlrun.config.groups import all_folders, all_groups
 
 COLUMNS, LINES = 80, 24
-COMMANDS = {
-    "workflow": "the book's seven steps, from data to tuned model",
-    "final": "test a workflow's winner, once",
-    "explain": "layers, memory and first loss, untrained",
-    "show": "a sheet of training pictures, augmented",
-    "lr": "a learning rate to use, from a range test",
-    "resume": "go on with a cut run, or train it longer",
-    "rerun": "the same run again, in a new folder",
-    "evaluate": "measure a finished run",
-    "predict": "answers for your own pictures, texts, rows",
-    "generate": "texts or pictures that a run makes",
-    "neighbours": "words whose vectors are like a word's",
-    "compare": "runs side by side, and whether they differ",
-    "report": "one page of a run, or of several",
-    "visualize": "a look inside an image model",
-    "ledger": "which test rows have been opened",
-    "ls": "what there is to choose from",
-    "completion": "TAB for bash, zsh or fish",
-}
 ARGUMENTS = {
     "workflow": "[key=value]…",
     "final": "RUN",

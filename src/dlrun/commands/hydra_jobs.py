@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from dlrun.commands.axes import Words
-from dlrun.commands.check import check
-from dlrun.commands.configure import settled
+from dlrun.config.compose import settled
+from dlrun.config.groups import conf_folder
+from dlrun.config.settings import Sweep
+from dlrun.config.validation import check
 from dlrun.core.errors import Refused
 from dlrun.core.measure_names import deciding
-from dlrun.places import conf_folder
-from dlrun.settings import Sweep
 from dlrun.sweeps.jobs import Ended, Job, identity
 from dlrun.sweeps.study import Grid, Outcome, Study
 
@@ -24,7 +24,7 @@ def settings(**changes: Any) -> Sweep:
     """The settings of conf/sweep/grid.yaml with some of them changed. Raises Refused for one that makes no sense."""
     import yaml
 
-    from dlrun.commands.check import node_faults
+    from dlrun.config.validation import node_faults
 
     node = yaml.safe_load((conf_folder() / "sweep" / "grid.yaml").read_text(encoding="utf-8"))
     if faults := list(node_faults({**node, **changes}, "sweep", "sweep", ())):

@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dlrun import places
+from dlrun.config import groups
+from dlrun.config.settings import Sweep
 from dlrun.core import json_text
 from dlrun.core.errors import Refused
 from dlrun.core.files import write_text
-from dlrun.settings import Sweep
 from dlrun.sweeps.jobs import Ended, Job
 
 EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
@@ -177,11 +177,11 @@ def launcher_config(words: Sequence[str], folders: list[Path], folder: Path) -> 
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import open_dict
 
-    from dlrun.commands.configure import _register
+    from dlrun.config.compose import _register
 
     _register(folders)
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(places.conf_folder()), version_base="1.3", job_name="dlrun"):
+    with initialize_config_dir(str(groups.conf_folder()), version_base="1.3", job_name="dlrun"):
         config = compose("config", overrides=[*QUIET, *words], return_hydra_config=True)
     with open_dict(config):
         for key in [key for key in config if key != "hydra"]:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlrun import ledger as book
-from dlrun.commands.words import user_folders
+from dlrun.config.groups import all_folders, all_groups
+from dlrun.config.overrides import user_folders
 from dlrun.core.errors import Refused, in_short
-from dlrun.places import all_folders, all_groups
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -7,11 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.commands.configure import value_of
 from dlrun.commands.explain import assembled, must_answer
+from dlrun.config.compose import value_of
+from dlrun.config.constraints import POSITIVE, Range
 from dlrun.core.errors import Refused
 from dlrun.core.formatting import number
-from dlrun.ranges import POSITIVE, Range
 from dlrun.report.table import Summary, rich_table
 
 if TYPE_CHECKING:

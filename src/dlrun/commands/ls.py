@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from dlrun.config.groups import all_folders, all_groups, first_comment, option_file
 from dlrun.core.errors import Refused
 from dlrun.core.formatting import wrapped
-from dlrun.places import all_folders, all_groups, option_file
 
 
 def listing(words: Sequence[str], folders: Sequence[Path] = ()) -> str:
@@ -38,18 +38,6 @@ def group_named(word: str, found: dict[str, list[str]]) -> str:
     near = difflib.get_close_matches(word, found, 1)
     hint = f": did you mean '{near[0]}'?" if near else "."
     raise Refused(f"no group '{word}'{hint} There are: {', '.join(found)}")
-
-
-def first_comment(file: Path) -> str:
-    """The first comment line of a YAML file that says something to people."""
-    with file.open(encoding="utf-8") as stream:
-        for line in stream:
-            text = line.strip()
-            if text.startswith("#") and "@package" not in text and text.strip("# "):
-                return text.lstrip("# ")
-            if text and not text.startswith("#"):
-                break
-    return ""
 
 
 def _counts(found: dict[str, list[str]]) -> str:

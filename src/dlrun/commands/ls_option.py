@@ -7,13 +7,11 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from dlrun.commands.check import CONTEXT, kind_of
-from dlrun.commands.grammar import Beyond
-from dlrun.commands.ls import first_comment
-from dlrun.commands.preview import Loader, brought, merged
+from dlrun.config.early_check import Beyond, Loader, brought, merged
+from dlrun.config.groups import first_comment, option_file
+from dlrun.config.signatures import describe, settable
+from dlrun.config.validation import CONTEXT, kind_of
 from dlrun.core.formatting import wrapped
-from dlrun.places import option_file
-from dlrun.signatures import describe, settable
 
 WIDTH = 34  # of a value
 

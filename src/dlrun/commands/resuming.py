@@ -83,7 +83,7 @@ def jobs_of(plan: Callable[[list[Result]], Job | None]) -> list[Job]:
 
 def begun_fits(run: RunDir, jobs: list[Job], config: dict[str, Any]) -> list[Fitted]:
     """The fits that have a checkpoint to go on from, without those from which others began."""
-    from dlrun.build import patched
+    from dlrun.config.instantiate import patched
     from dlrun.core import checkpoint
 
     passed, found = {job.start for job in jobs}, []

@@ -9,21 +9,20 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.alike import asked, fault
 from dlrun.commands.axes import Words, space_words
-from dlrun.commands.check import node_faults
-from dlrun.commands.composer import Composer
 from dlrun.commands.conditional import settle
-from dlrun.commands.configure import BadWord, compose, keys, unknown_key
-from dlrun.commands.idle import notes
 from dlrun.commands.launch import must_be_seen
 from dlrun.commands.launching import Launched, split
-from dlrun.commands.preview import preview
 from dlrun.commands.train import command, named_plugins
-from dlrun.commands.words import missing_option
+from dlrun.config.compose import BadWord, Composer, compose, keys, unknown_key
+from dlrun.config.early_check import preview
+from dlrun.config.groups import all_folders, all_groups
+from dlrun.config.overrides import missing_option
+from dlrun.config.parallel_fits import asked, fault
+from dlrun.config.settings import Sweep
+from dlrun.config.unused_settings import notes
+from dlrun.config.validation import node_faults
 from dlrun.core.errors import Refused
-from dlrun.places import all_folders, all_groups
-from dlrun.settings import Sweep
 from dlrun.sweeps.study import Axis, Grid, Study, combinations, measures_of
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dlrun.alike import asked
 from dlrun.commands.train import command
+from dlrun.config.parallel_fits import asked
 from dlrun.core import stored_files
 from dlrun.core.formatting import duration, number
 from dlrun.report.sweep import write_lines

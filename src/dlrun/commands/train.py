@@ -10,13 +10,13 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.commands.configure import configure
 from dlrun.commands.ending import count_openings, finish
-from dlrun.commands.words import user_folders
+from dlrun.config.compatibility import name_of
+from dlrun.config.compose import configure
+from dlrun.config.overrides import user_folders
+from dlrun.config.parts import named_packages
 from dlrun.core import json_text
 from dlrun.core.errors import Refused, Unwritable, in_one_line
-from dlrun.models import name_of
-from dlrun.parts import named_packages
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,7 +48,7 @@ def show(words: list[str], folders: list[Path]) -> int:
     """Print the config that the words ask for, and stop; on the other channel what changes nothing in it."""
     import yaml
 
-    from dlrun.commands.idle import notes
+    from dlrun.config.unused_settings import notes
 
     kept = [word for word in words if word not in ("--cfg", "--cfg=job", "job", "-m", "--multirun")]
     config = configure(kept, folders, named_plugins(kept))
@@ -173,7 +173,7 @@ def diverged(error: Exception, folder: Path) -> None:
 
 def tell_of_words(experiment: Any, config: dict[str, Any], folder: Path) -> None:
     """Say, also beside the result, which words of a run change nothing, or take something away."""
-    from dlrun.commands.idle import notes
+    from dlrun.config.unused_settings import notes
 
     if "workflow" in config or not (folder / "command.txt").is_file():
         return

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dlrun.commands.help import ARGUMENTS, COMMANDS
+from dlrun.commands.help import ARGUMENTS
+from dlrun.config.command_names import COMMANDS
 
 CONFIG = """
 GROUP=NAME           a part: task=imdb model=dense; all of them: dlrun ls

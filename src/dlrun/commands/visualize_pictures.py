@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from dlrun import gallery
-from dlrun.alike import split_seed
 from dlrun.assembly import Assembly
+from dlrun.config.parallel_fits import split_seed
 from dlrun.core.errors import Refused
 from dlrun.core.types import Batch
 from dlrun.data.prepare import apply, prepare

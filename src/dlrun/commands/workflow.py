@@ -9,10 +9,10 @@ from typing import Any
 import yaml
 
 from dlrun.commands.again import change, only, opened
-from dlrun.commands.check import check
-from dlrun.commands.configure import configure
 from dlrun.commands.train import go, named_plugins, start
-from dlrun.commands.words import user_folders
+from dlrun.config.compose import configure
+from dlrun.config.overrides import user_folders
+from dlrun.config.validation import check
 from dlrun.core.errors import Refused
 
 FINAL = ("reason", "plugins", "engine.device", "engine.devices")

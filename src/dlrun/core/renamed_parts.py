@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-RENAMED: dict[str, str] = {}
+RENAMED: dict[str, str] = {
+    "dlrun.settings.Settings": "dlrun.config.settings.Settings",
+    "dlrun.settings.Sweep": "dlrun.config.settings.Sweep",
+    "dlrun.settings.Workflow": "dlrun.config.settings.Workflow",
+}
 
 
 def renamed(value: Any) -> Any:

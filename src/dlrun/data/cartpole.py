@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from dlrun.config.constraints import Count, Probability
 from dlrun.core.dataset import Raw, Rows
 from dlrun.data import aside
-from dlrun.ranges import Count, Probability
 
 SIGNS = ("position (m)", "speed (m/s)", "angle (rad)", "turning (rad/s)")
 PUSHES = ("left", "right")

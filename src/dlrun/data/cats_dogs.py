@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from dlrun.config.constraints import Count, Natural
 from dlrun.core.dataset import Raw, Rows
 from dlrun.core.errors import Refused
 from dlrun.core.paths import data_root
@@ -17,7 +18,6 @@ from dlrun.data.archives import Files, members
 from dlrun.data.files import OFFLINE
 from dlrun.data.picture_files import Fit, Reading
 from dlrun.data.pictures import pictures
-from dlrun.ranges import Count, Natural
 
 ANIMALS = ("cat", "dog")
 PAGE = "https://www.kaggle.com/c/dogs-vs-cats/data"

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dlrun.config.constraints import Count
 from dlrun.core.errors import Refused
-from dlrun.ranges import Count
 
 WIDE, HIGH = 240, 100  # pixels of a picture
 REACH = 2.4  # metres from the middle at which an episode ends

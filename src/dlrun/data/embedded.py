@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from dlrun.config.constraints import Probability
 from dlrun.core.dataset import Raw, Rows
 from dlrun.core.types import Kind
 from dlrun.data import aside, table
 from dlrun.data.steps import Standardise
-from dlrun.ranges import Probability
 
 
 def digits(*, test: Probability) -> Raw:

@@ -6,13 +6,13 @@ from typing import Literal
 
 import numpy as np
 
+from dlrun.config.constraints import Probability
 from dlrun.core.dataset import Raw, Rows
 from dlrun.data import aside, cells, samples, table
 from dlrun.data.answers import Target
 from dlrun.data.files import Official, fetch
 from dlrun.data.pickles import read_numbers
 from dlrun.data.steps import Standardise
-from dlrun.ranges import Probability
 
 SEED = 113
 BOSTON_DEV = 0.8

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dlrun.config.constraints import Count, Natural, Probability
 from dlrun.core.dataset import Raw, Rows
 from dlrun.core.errors import Refused, in_short
 from dlrun.core.types import Kind
@@ -20,7 +21,6 @@ from dlrun.data.cells import Cells
 from dlrun.data.fingerprints import fingerprint
 from dlrun.data.picture_files import Fit
 from dlrun.data.pictures import listed, pictures
-from dlrun.ranges import Count, Natural, Probability
 
 log = logging.getLogger("dlrun")
 CALLED = ("file", "label")  # the columns of a file of labels

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from dlrun.config.constraints import TextPart
 from dlrun.core.dataset import Ragged, Raw, Rows
 from dlrun.core.errors import Refused
 from dlrun.core.paths import data_root as root
@@ -16,7 +17,6 @@ from dlrun.data.archives import DAMAGE, bodies
 from dlrun.data.files import Official, fetch, present
 from dlrun.data.parsed import parsed
 from dlrun.data.words import SENTIMENTS
-from dlrun.ranges import TextPart
 
 SEED = 113  # a property of the dataset, not of the run
 ARCHIVE = Official(

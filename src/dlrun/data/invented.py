@@ -8,13 +8,13 @@ from functools import partial
 
 import numpy as np
 
+from dlrun.config.constraints import Count
 from dlrun.core.dataset import Preparation, Ragged, Raw, Rows
 from dlrun.core.errors import Refused
 from dlrun.core.types import Kind
 from dlrun.data.padding import Padded
 from dlrun.data.series_steps import StandardiseTarget
 from dlrun.data.steps import MultiHot
-from dlrun.ranges import Count
 
 SEED = 713
 TEST = 5  # of so many rows, one is a test row

@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from dlrun.config.constraints import Count, NonNegative
 from dlrun.core.dataset import Raw
 from dlrun.core.errors import Refused, in_short
 from dlrun.core.paths import data_root as root
@@ -15,7 +16,6 @@ from dlrun.data.series import Plan
 from dlrun.data.series_clock import Gaps
 from dlrun.data.series_file import Readings
 from dlrun.data.series_gaps import Impute
-from dlrun.ranges import Count, NonNegative
 
 CLOCK = "Date Time"
 COLUMNS = (

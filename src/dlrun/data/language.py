@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dlrun.config.constraints import Count, NonNegative
 from dlrun.core.dataset import Raw, Rows, Windowed
 from dlrun.core.errors import Refused
 from dlrun.core.types import Kind
@@ -14,7 +15,6 @@ from dlrun.data import samples
 from dlrun.data.encodings import decoded
 from dlrun.data.files import Official, fetch
 from dlrun.data.language_steps import Tokens, Unit, numbered
-from dlrun.ranges import Count, NonNegative
 
 Predict = Literal["every", "next"]
 INPUT, TARGET, PLACE = "text", "next", "place"

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, IterableDataset
 
-from dlrun.contracts import failed, own
+from dlrun.config.custom_contract import failed, own
 from dlrun.core.dataset import Raw, Rows
 from dlrun.core.errors import Refused, in_short
 from dlrun.core.types import Kind

@@ -8,11 +8,11 @@ from typing import Literal
 
 import numpy as np
 
+from dlrun.config.constraints import Count
 from dlrun.core.dataset import Raw
 from dlrun.core.errors import Refused
 from dlrun.core.types import Kind
 from dlrun.data.picture_files import FORMATS, Reading, Unreadable, read
-from dlrun.ranges import Count
 
 log = logging.getLogger("dlrun")
 

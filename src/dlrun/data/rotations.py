@@ -6,11 +6,11 @@ from typing import Literal
 
 import numpy as np
 
+from dlrun.config.constraints import DataPart
 from dlrun.core.dataset import Raw, Rows
 from dlrun.core.errors import Refused
 from dlrun.data import aside
 from dlrun.data.turned import QUARTERS, turned_column
-from dlrun.ranges import DataPart
 
 TURNS = tuple(f"{90 * quarters}°" for quarters in range(QUARTERS))
 OWNER = "original"

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from dlrun.config.constraints import Count, NonNegative
 from dlrun.core.dataset import Preparation, Raw, Rows, Windowed
 from dlrun.core.errors import Refused, in_short
 from dlrun.core.types import Outlook
@@ -21,7 +22,6 @@ from dlrun.data.series_clock import Gaps, parts, usual_step
 from dlrun.data.series_file import How, Readings
 from dlrun.data.series_gaps import Impute, filled
 from dlrun.data.series_steps import StandardiseSeries, StandardiseTarget
-from dlrun.ranges import Count, NonNegative
 
 log = logging.getLogger("dlrun")
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
+from dlrun.config.constraints import Count
 from dlrun.core.dataset import Raw, Rows
 from dlrun.core.errors import Refused, in_short
 from dlrun.core.files import whole
@@ -17,7 +18,6 @@ from dlrun.core.types import Kind
 from dlrun.data.samples import note
 from dlrun.data.shard_files import Shelf, shelf
 from dlrun.data.sharded import Counted, Mean, Sharded, Spread, Yes
-from dlrun.ranges import Count
 
 log = logging.getLogger("dlrun")
 

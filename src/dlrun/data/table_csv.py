@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dlrun.config.constraints import Count, Fraction, Natural, Probability, TextPart
 from dlrun.core.dataset import Raw
 from dlrun.core.errors import Refused
 from dlrun.data import answers, aside, cells, features, table
@@ -16,7 +17,6 @@ from dlrun.data.cells import Cells
 from dlrun.data.dates import Dates, decided
 from dlrun.data.fingerprints import fingerprint
 from dlrun.data.numerals import Numbers
-from dlrun.ranges import Count, Fraction, Natural, Probability, TextPart
 
 _FeatureSpecs = dict[str, Any]
 

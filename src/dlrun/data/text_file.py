@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dlrun.config.constraints import Count, NonNegative
 from dlrun.core.dataset import Raw
 from dlrun.core.errors import Refused
 from dlrun.data.encodings import decoded
 from dlrun.data.language import Cut, Predict, dataset
 from dlrun.data.language_steps import Unit
-from dlrun.ranges import Count, NonNegative
 
 
 def text_file(

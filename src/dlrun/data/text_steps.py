@@ -8,13 +8,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from dlrun.config.constraints import Count
 from dlrun.core.dataset import Ragged
 from dlrun.core.errors import Refused
 from dlrun.core.types import Kind
 from dlrun.data.padding import padded
 from dlrun.data.tokens import Cutter, Punctuation, Tokens
 from dlrun.data.vocabulary import Index, hashes, learn, rows_of, runs
-from dlrun.ranges import Count
 from dlrun.sequences import Sequences, Side
 from dlrun.tables import Bag
 

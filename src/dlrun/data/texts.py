@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dlrun.config.constraints import Natural, Probability, TextPart
 from dlrun.core.dataset import Raw
 from dlrun.core.errors import Refused, in_short
 from dlrun.data import answers, aside, cells, folders, table, table_csv
@@ -21,7 +22,6 @@ from dlrun.data.encodings import checked, decoded
 from dlrun.data.numerals import Numbers
 from dlrun.data.picture_files import Unreadable
 from dlrun.data.pictures import listed
-from dlrun.ranges import Natural, Probability, TextPart
 
 log = logging.getLogger("dlrun")
 

@@ -7,12 +7,12 @@ from typing import Literal
 
 import numpy as np
 
+from dlrun.config.constraints import Count, Probability
 from dlrun.core.dataset import Raw, Rows
 from dlrun.core.errors import Refused
 from dlrun.data import aside, folders, picture_files
 from dlrun.data.picture_files import Fit
 from dlrun.data.pictures import pictures as read_pictures
-from dlrun.ranges import Count, Probability
 
 
 def pictures(

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dlrun.config.constraints import Count
 from dlrun.core.dataset import Preparation, Ragged, Raw, Rows
 from dlrun.core.errors import Refused
 from dlrun.core.paths import data_root as root
@@ -24,7 +25,6 @@ from dlrun.data.pickles import read_lists, read_numbers
 from dlrun.data.steps import MultiHot
 from dlrun.data.text_steps import UNKNOWN
 from dlrun.data.tokens import Cutter
-from dlrun.ranges import Count
 from dlrun.sequences import Side
 
 log = logging.getLogger("dlrun")

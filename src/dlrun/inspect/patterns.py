@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dlrun.config.settings import Settings
 from dlrun.core.dataset import Data
 from dlrun.core.errors import Refused
 from dlrun.core.types import Spec
@@ -20,7 +21,6 @@ from dlrun.inspect.maps import heard
 from dlrun.learner import Learner
 from dlrun.objectives.canvas import Canvas
 from dlrun.optim import Normalised
-from dlrun.settings import Settings
 from dlrun.tables import Ticks
 
 LEAK = 0.01  # of what is below zero counts, so that a filter that the noise leaves cold is led to what it looks for

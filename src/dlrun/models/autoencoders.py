@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from dlrun.config.constraints import Count
 from dlrun.core.types import Batch, Spec
 from dlrun.models.dense import stack
 from dlrun.models.encoders import Layout, check, decoder, maps, product, tower
 from dlrun.models.layers import Activation, Init, initialise
 from dlrun.models.named import Named
-from dlrun.ranges import Count
 
 
 class Autoencoder(nn.Module):

@@ -8,13 +8,13 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from dlrun.config.compatibility import SEQUENCES, reader_faults
+from dlrun.config.constraints import Count, NonNegative, Probability, ReaderPart
 from dlrun.core.errors import Refused
 from dlrun.core.types import Batch, Field, Spec
-from dlrun.models import SEQUENCES, reader_faults
 from dlrun.models.dense import Dense, head_layers
 from dlrun.models.layers import Activation, Init, Join, initialise
 from dlrun.models.named import Named
-from dlrun.ranges import Count, NonNegative, Probability, ReaderPart
 
 TOGETHER = "together"  # the one input of the tail, where vectors are made one before it
 

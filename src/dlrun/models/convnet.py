@@ -8,11 +8,11 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from dlrun.config.constraints import Count, NonNegative, Probability
 from dlrun.core.types import Batch, Field, Spec
 from dlrun.models.dense import Dense, head_layers
 from dlrun.models.layers import ACTIVATIONS, Activation, Init, initialise, penalty
 from dlrun.models.named import Named
-from dlrun.ranges import Count, NonNegative, Probability
 
 Ends = Literal["flatten", "average"]
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm as bounded
 
+from dlrun.config.constraints import Count, NonNegative, Probability
 from dlrun.core.errors import Refused
 from dlrun.core.types import Spec
 from dlrun.models.convnet import features, images
 from dlrun.models.layers import Init, initialise
-from dlrun.ranges import Count, NonNegative, Probability
 
 Output = Literal["sigmoid", "tanh", "book"]
 FIRST, LAST = 4, 2  # sides of the smallest feature maps of a generator and of a discriminator

@@ -6,11 +6,11 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from dlrun.config.constraints import Count, NonNegative, Probability
 from dlrun.core.types import Batch, Field, Spec
 from dlrun.models.layers import ACTIVATIONS, Activation, Init, Join, initialise, penalty
 from dlrun.models.named import Named
 from dlrun.models.product import Linear
-from dlrun.ranges import Count, NonNegative, Probability
 
 
 class Dense(nn.Module):

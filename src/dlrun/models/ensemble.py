@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
+from dlrun.config import validation
 from dlrun.core.dataset import Source
 from dlrun.core.errors import Refused
 from dlrun.core.types import Batch, Field, Job, Spec
@@ -158,6 +159,6 @@ def ensemble(spec: Spec, *, members: list[str], combine: Literal["mean", "weight
     combine: the mean of their answers, or one weighted so that the loss on the validation rows is least. Raises Refused
     for a folder without a finished fit, and for fits of folds.
     """
-    if wrong := list(files.faults(members)):
+    if wrong := list(validation.member_faults(members)):
         raise Refused("\n".join(wrong))
     return Ensemble(spec, list(map(_member, members)), members, combine)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from dlrun.config.constraints import Count, NonNegative, Probability
 from dlrun.core.types import Spec
 from dlrun.models.convnet import Ending, Ends, images, joined
 from dlrun.models.layers import Activation, Init, convolution
-from dlrun.ranges import Count, NonNegative, Probability
 
 BRANCHES = 4
 

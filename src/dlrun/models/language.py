@@ -6,11 +6,11 @@ from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 
+from dlrun.config.constraints import Count, Probability
 from dlrun.core.errors import Refused
 from dlrun.core.types import Batch, Field, Spec
 from dlrun.models.layers import Init, initialise
 from dlrun.models.recurrent import Cell, Drops, Recurrent, State
-from dlrun.ranges import Count, Probability
 
 
 class RecurrentLanguage(nn.Module):

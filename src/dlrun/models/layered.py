@@ -11,11 +11,11 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from dlrun.config.constraints import NonNegative
 from dlrun.core.errors import Refused, in_short
 from dlrun.core.types import Spec
 from dlrun.models.bases import Base, base_of, blocks
 from dlrun.models.pretrained import Preprocess
-from dlrun.ranges import NonNegative
 
 log = logging.getLogger("dlrun")
 

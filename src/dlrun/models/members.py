@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,26 +13,8 @@ from dlrun.predictions import same_rows
 if TYPE_CHECKING:
     import numpy as np
 
+
 ALIKE = ("kind", "shape", "size", "labels")  # of a column; its prior follows from the training rows
-
-
-def faults(members: Any) -> Iterator[str]:
-    """What is wrong with model.members as a setting: none named, or a folder in which no fit has finished."""
-    if not isinstance(members, list) or not all(isinstance(name, str) for name in members):
-        return  # the check of types says so
-    if not members:
-        yield "model.members is empty: say which finished runs answer together: model.members=[RUN,RUN]"
-    yield from filter(None, map(_fault, members))
-
-
-def _fault(name: str) -> str:
-    folder = Path(name)
-    if not folder.is_dir():
-        return f"model.members: there is no folder {name} (looked at {folder.absolute()})"
-    if not (folder / "config.yaml").is_file():
-        return f"model.members: {name} is no run folder: it has no config.yaml"
-    finished = (folder / "results.jsonl").is_file()
-    return "" if finished else f"model.members: no fit has finished in {name}; dlrun resume goes on with it"
 
 
 def admit(member: Path, job: str, run: Path, own: str, rows: np.ndarray | None) -> None:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dlrun.config.constraints import Count
 from dlrun.core.errors import Refused
 from dlrun.core.types import Batch, Field, Outlook, Spec
 from dlrun.models.constant import Loss, best_constant, raw_prior
 from dlrun.models.named import safe
-from dlrun.ranges import Count
 
 
 @dataclass(frozen=True)

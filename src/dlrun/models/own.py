@@ -34,8 +34,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from dlrun.build import build
-from dlrun.contracts import failed, own, parameters
+from dlrun.config.custom_contract import failed, own, parameters
+from dlrun.config.instantiate import build
 from dlrun.core.errors import Refused
 from dlrun.core.types import Batch, Field, Spec
 

@@ -7,12 +7,12 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from dlrun.config.constraints import Count
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field
 from dlrun.models.convnet import Ends, each, features, tower
 from dlrun.models.layers import Activation
 from dlrun.models.readers import Reader
-from dlrun.ranges import Count
 
 
 class Seen(nn.Module):

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dlrun.config.constraints import Count, Positive, Probability
 from dlrun.core.errors import Refused
 from dlrun.core.types import AHEAD, Batch, Field, Job, Spec
 from dlrun.models.bases import Base, base_of, freeze
@@ -20,7 +21,6 @@ from dlrun.models.dense import Dense, head_layers
 from dlrun.models.layers import Activation, Init, initialise
 from dlrun.models.members import admit_base
 from dlrun.models.named import Named
-from dlrun.ranges import Count, Positive, Probability
 
 log = logging.getLogger("dlrun")
 

@@ -15,6 +15,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from dlrun.config.constraints import Count, Probability
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field
 from dlrun.models.layers import Activation
@@ -23,7 +24,6 @@ from dlrun.models.recurrent import Cell, Drops, Recurrent
 from dlrun.models.sequence_convnet import ConvolutionReader, Convolutions, ConvolutionsThen
 from dlrun.models.transformer import Encoder
 from dlrun.models.vectors import OneHot, WordVectors, word_vectors
-from dlrun.ranges import Count, Probability
 
 Reader = Callable[[Field], nn.Module]
 

@@ -6,10 +6,10 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from dlrun.config.constraints import Count, NonNegative, Probability
 from dlrun.core.types import Spec
 from dlrun.models.convnet import Ending, Ends, each, images, joined
 from dlrun.models.layers import Activation, Init, convolution, strided
-from dlrun.ranges import Count, NonNegative, Probability
 
 
 class Residual(nn.Module):

@@ -6,11 +6,11 @@ from typing import Literal
 
 from torch import nn
 
+from dlrun.config.constraints import Count, Natural, NonNegative, Probability
 from dlrun.core.types import Spec
 from dlrun.models.convnet import Ending, Ends, each, images, joined
 from dlrun.models.layers import ACTIVATIONS, Activation, Init, convolution
 from dlrun.models.residual import Residual, pooled, shortcut
-from dlrun.ranges import Count, Natural, NonNegative, Probability
 
 
 def separable_convolution(channels: int, filters: int, kernel: int, padding: str, bias: bool) -> nn.Sequential:

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dlrun.config.constraints import Count, Positive
 from dlrun.core.errors import Refused
 from dlrun.core.types import Batch, Field, Spec
 from dlrun.models.layers import BagProduct
 from dlrun.models.named import safe
 from dlrun.pixels import Pixels, Streamed
-from dlrun.ranges import Count, Positive
 from dlrun.sequences import Sequences
 from dlrun.tables import Bag, Plain, Stored, Table
 

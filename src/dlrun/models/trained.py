@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dlrun.build import patched
+from dlrun.config.instantiate import patched
 from dlrun.core import checkpoint, stored_files
 from dlrun.core.errors import Refused, in_short
 from dlrun.core.run_folder import RunDir, read_result

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dlrun import processes
+from dlrun.config.constraints import Count, JudgePart, NonNegative, Positive
 from dlrun.core.artifacts import Maker, Pictures
 from dlrun.core.dataset import Source
 from dlrun.core.errors import Refused
@@ -16,7 +17,6 @@ from dlrun.models.dcgan import Dcgan
 from dlrun.objectives.contest import Contest, Kind, gradient_penalty
 from dlrun.objectives.frechet import Judge
 from dlrun.objectives.given import Given
-from dlrun.ranges import Count, JudgePart, NonNegative, Positive
 
 FOLLOWED = 36  # latent points whose pictures are shown after every epoch
 CHUNK = 256  # pictures made, or compared, together

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dlrun.config.constraints import Count, NonNegative
 from dlrun.core.artifacts import Maker
 from dlrun.core.types import Batch, Score, Step
 from dlrun.metrics import over_rows
@@ -20,7 +21,6 @@ from dlrun.objectives.held import held
 from dlrun.objectives.mean_row import MeanRow
 from dlrun.objectives.noise import Noise, NoiseKind
 from dlrun.objectives.principal import WIDEST, Principal, principal
-from dlrun.ranges import Count, NonNegative
 
 LossKind = Literal["auto", "mse", "bce"]
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dlrun.config.constraints import Count, Natural
 from dlrun.core.artifacts import Pictures, Points
 from dlrun.core.errors import Refused, in_short
 from dlrun.objectives.held import Held, named_groups, target_of
-from dlrun.ranges import Count, Natural
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dlrun.config.constraints import Count, Fraction, Positive
 from dlrun.core.artifacts import Pictures
 from dlrun.core.errors import Refused
-from dlrun.ranges import Count, Fraction, Positive
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dlrun.config.constraints import Count, Natural, Positive
 from dlrun.core.artifacts import Artifact, Maker
 from dlrun.core.types import Batch, Step
 from dlrun.models.layered import Layers
 from dlrun.objectives.canvas_shown import pictures, resized, turning, whole
 from dlrun.objectives.given import Given
-from dlrun.ranges import Count, Natural, Positive
 
 
 class Dream(nn.Module):

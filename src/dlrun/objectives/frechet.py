@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from dlrun.config.constraints import Count
 from dlrun.core.types import Score
 from dlrun.models.bases import base_of
 from dlrun.models.pretrained import tower
 from dlrun.objectives.given import Given
-from dlrun.ranges import Count
 
 CHUNK = 250  # pictures that are looked at together
 FEWEST = 4  # rows of a split, below which nothing is measured

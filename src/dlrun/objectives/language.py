@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from dlrun.config.constraints import Count, Fraction, NonNegative
 from dlrun.core.artifacts import Writing
 from dlrun.core.errors import Refused
 from dlrun.core.types import Batch, Score, Spec
@@ -20,7 +21,6 @@ from dlrun.models.language_sampling import chances
 from dlrun.models.naive import common_sense
 from dlrun.objectives.given import Given
 from dlrun.objectives.supervised import Supervised
-from dlrun.ranges import Count, Fraction, NonNegative
 from dlrun.scores import FINISHES
 from dlrun.sequences import Windows
 from dlrun.tables import Table

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from dlrun.bootstrap import ALIKE, too_few
+from dlrun.config.constraints import Count, Fraction, Natural, WorldPart
 from dlrun.core.artifacts import Maker, Pictures, Points
 from dlrun.core.errors import Refused
 from dlrun.core.types import Batch, Score, Spec, Step
 from dlrun.data.control import World
 from dlrun.models.naive import common_sense
 from dlrun.objectives.given import Given
-from dlrun.ranges import Count, Fraction, Natural, WorldPart
 
 SEEN, DONE = "observation", "action"
 

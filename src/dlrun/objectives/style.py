@@ -9,13 +9,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from dlrun.config.constraints import Count, NonNegative, Positive
 from dlrun.core.artifacts import Artifact, Maker
 from dlrun.core.errors import Refused
 from dlrun.core.types import Batch, Step
 from dlrun.models.layered import Layers
 from dlrun.objectives.canvas_shown import pictures, turning, whole
 from dlrun.objectives.given import Given
-from dlrun.ranges import Count, NonNegative, Positive
 
 LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue (Rec. 601)
 TINY = 1e-12

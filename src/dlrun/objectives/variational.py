@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlrun import processes
+from dlrun.config.constraints import Natural, NonNegative
 from dlrun.core.artifacts import Maker
 from dlrun.core.types import Batch, Score, Step
 from dlrun.metrics import over_rows
@@ -21,7 +22,6 @@ from dlrun.objectives.drawn import Drawn
 from dlrun.objectives.given import Given
 from dlrun.objectives.held import held
 from dlrun.objectives.mean_row import MeanRow
-from dlrun.ranges import Natural, NonNegative
 
 BOOK = 5e-4  # the book's weight of the mean divergence of one number of a code
 Kind = Literal["book", "elbo"]

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dlrun.config.constraints import Count
 from dlrun.core.dataset import Raw
 from dlrun.core.types import Job, Result
 from dlrun.protocols.plans import Rows
-from dlrun.ranges import Count
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from typing import Protocol
 
 import numpy as np
 
+from dlrun.config.constraints import Count, Natural, Positive
 from dlrun.core.dataset import Raw
 from dlrun.core.types import Job, Result
 from dlrun.protocols.split import By, drawn, folds, forward, held_out
 from dlrun.protocols.strata import Rare
-from dlrun.ranges import Count, Natural, Positive
 
 Rows = tuple[np.ndarray, np.ndarray | None]
 

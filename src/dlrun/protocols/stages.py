@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dlrun.alike import without_common
-from dlrun.build import build, dotted
+from dlrun.config.instantiate import build, dotted
+from dlrun.config.parallel_fits import without_common
 from dlrun.core.dataset import Raw
 from dlrun.core.types import Job, Result
 from dlrun.protocols.plans import Plan, Rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dlrun.models import name_of
+from dlrun.config.compatibility import name_of
 
 
 def name_of_model(config: dict[str, Any]) -> str:

@@ -11,13 +11,13 @@ from typing import Any
 
 import yaml
 
+from dlrun.config.settings import Sweep
 from dlrun.core import json_text, stored_files
 from dlrun.core.files import contained, write_text, written
 from dlrun.core.folder_lock import at_work
 from dlrun.core.renamed_parts import renamed
 from dlrun.core.run_folder import create
 from dlrun.core.stored_files import lines
-from dlrun.settings import Sweep
 from dlrun.sweeps.jobs import Ended, Job
 
 HOW = ("jobs", "share", "devices", "trials", "limit", "retry", "fresh")  # settings that do not make it another sweep

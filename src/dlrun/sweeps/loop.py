@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
-from dlrun.alike import stackable
+from dlrun.config.parallel_fits import stackable
 from dlrun.core.errors import Refused
 from dlrun.sweeps.earlier import NOTHING, Scored, recalled, told_of
 from dlrun.sweeps.folder import OVER, SweepFolder

@@ -15,9 +15,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from dlrun.config.settings import Sweep
 from dlrun.core import json_text
 from dlrun.core.errors import Refused
-from dlrun.settings import Sweep
 from dlrun.sweeps.alone import Judging
 from dlrun.sweeps.jobs import Ended, Job
 

@@ -6,8 +6,8 @@ import warnings
 from functools import cache
 from typing import Any
 
+from dlrun.config.settings import Sweep
 from dlrun.core.errors import Refused
-from dlrun.settings import Sweep
 
 
 @cache

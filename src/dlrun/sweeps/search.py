@@ -8,10 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dlrun.config.settings import Sweep
 from dlrun.core import json_text
 from dlrun.core.errors import Refused
 from dlrun.core.measure_names import COSTS, deciding, sign
-from dlrun.settings import Sweep
 from dlrun.sweeps.samplers import optuna, pruner, sampler
 from dlrun.sweeps.study import Axis, Outcome, Recalled, all_there, belongs, measures_of
 

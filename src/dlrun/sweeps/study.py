@@ -22,7 +22,7 @@ from dlrun.core.errors import Refused, in_short
 from dlrun.core.measure_names import COSTS
 
 if TYPE_CHECKING:
-    from dlrun.settings import Sweep
+    from dlrun.config.settings import Sweep
 
 Status = Literal["done", "failed", "pruned"]
 

@@ -63,7 +63,7 @@ def carried_out_as_one(jobs: Sequence[Job], plugins: tuple[str, ...]) -> Iterato
 
 def worthwhile(jobs: Sequence[Job], plugins: tuple[str, ...]) -> bool:
     """Whether these are trained faster as one. What fails here is to be said by the job that it belongs to."""
-    from dlrun.alike import asked
+    from dlrun.config.parallel_fits import asked
     from dlrun.experiment import Experiment
     from dlrun.together import pays, pending
 

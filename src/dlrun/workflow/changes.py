@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from dlrun.config.groups import shipped
 from dlrun.core.errors import Refused
-from dlrun.places import shipped
 
 Changes = dict[str, Any]
 SIZES = ("filters", "units", "dense")  # of a model: lists with one number a hidden layer

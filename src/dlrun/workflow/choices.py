@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from dlrun.config.compatibility import PROBLEMS, best_constant, metric_fault
+from dlrun.config.groups import shipped
 from dlrun.core.dataset import Raw
 from dlrun.core.errors import Refused
 from dlrun.data.audit_finding import half_width
 from dlrun.models.naive import earlier
-from dlrun.places import shipped
-from dlrun.problems import PROBLEMS, best_constant, metric_fault
 
 SKEWED = 2 / 3  # share of the commonest class from which accuracy flatters
 NARROW, WIDE = 0.025, 0.05  # half a 95 % interval of a share: of one hold-out, of all rows together

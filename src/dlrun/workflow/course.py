@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from dlrun.alike import split_seed
 from dlrun.assembly import SUPERVISED
-from dlrun.build import build, patched
+from dlrun.config.instantiate import build, patched
+from dlrun.config.parallel_fits import split_seed
 from dlrun.core.errors import Diverged, Refused
 from dlrun.core.files import write_text
 from dlrun.core.types import Job, Result

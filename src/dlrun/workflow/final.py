@@ -11,13 +11,13 @@ from typing import Any
 
 from dlrun import predictions
 from dlrun.bootstrap import Interval
-from dlrun.build import patched
+from dlrun.config.groups import shipped
+from dlrun.config.instantiate import patched
 from dlrun.core.dataset import Raw
 from dlrun.core.errors import Refused
 from dlrun.core.formatting import counted, number
 from dlrun.core.types import Job, Result, Score
 from dlrun.experiment import Experiment, Watch
-from dlrun.places import shipped
 from dlrun.protocols.plans import Plan, Rows, Whole
 from dlrun.protocols.repeats import repeated
 from dlrun.workflow.course import Workflow

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from dlrun.config.groups import shipped
+from dlrun.config.settings import Workflow
 from dlrun.core.dataset import Raw
 from dlrun.core.errors import Refused
 from dlrun.core.random import mix
 from dlrun.core.types import Job, Result
-from dlrun.places import shipped
 from dlrun.protocols.plans import Plan, Rows
-from dlrun.settings import Workflow
 from dlrun.workflow.changes import RELATIVE, Changes, check, combined, patch
 
 FIRST = ("constant", "linear", "small", "configured")

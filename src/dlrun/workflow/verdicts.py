@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dlrun.bootstrap import Interval
+from dlrun.config.compatibility import PROBLEMS
 from dlrun.core.dataset import Raw
 from dlrun.core.formatting import counted, number
 from dlrun.core.types import Job, Score
 from dlrun.data.audit_finding import Finding
 from dlrun.diagnosis import Diagnosis
-from dlrun.problems import PROBLEMS
 from dlrun.workflow.choices import Choice
 from dlrun.workflow.evidence import Evidence
 from dlrun.workflow.stages import FIRST, NAIVE, UNTRAINED, Stage

@@ -77,3 +77,15 @@ def _parsed(path: Path) -> dict[str, Any]:
 
     found: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     return found
+
+
+def first_comment(file: Path) -> str:
+    """The first comment line of a YAML file that says something to people."""
+    with file.open(encoding="utf-8") as stream:
+        for line in stream:
+            text = line.strip()
+            if text.startswith("#") and "@package" not in text and text.strip("# "):
+                return text.lstrip("# ")
+            if text and not text.startswith("#"):
+                break
+    return ""

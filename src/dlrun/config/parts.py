@@ -14,12 +14,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
+from dlrun.config.constraints import PARTS
+from dlrun.config.groups import conf_folder
+from dlrun.config.signatures import signature
 from dlrun.core.errors import Refused
 from dlrun.core.renamed_parts import RENAMED
 from dlrun.core.stored_files import DEEPEST
-from dlrun.places import conf_folder
-from dlrun.ranges import PARTS
-from dlrun.signatures import signature
 
 ANY = "any"  # what a user's own part takes, and what a Python caller may build
 ONE_EACH = ("data", "text", "model", "reader", "objective", "loss", "optimizer", "scheduler", "protocol")

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
-from dlrun import parts
-from dlrun.contracts import call, failed, own, place_of
+from dlrun.config import parts
+from dlrun.config.custom_contract import call, failed, own, place_of
+from dlrun.config.signatures import as_meant, settable
 from dlrun.core.errors import Refused
-from dlrun.signatures import as_meant, settable
 
 _named: ContextVar[tuple[str, ...]] = ContextVar("plugins", default=())  # of the part that is being built
 

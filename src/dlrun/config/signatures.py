@@ -10,8 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from dlrun.contracts import CALLED_WITH, GIVES, is_given, is_plain, own
-from dlrun.ranges import PARTS, RANGES
+from dlrun.config.constraints import PARTS, RANGES
+from dlrun.config.custom_contract import CALLED_WITH, GIVES, is_given, is_plain, own
 
 PLAIN: dict[str, tuple[type, ...]] = {
     "int": (int,),

@@ -8,8 +8,8 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
+from dlrun.config.constraints import Range
 from dlrun.core.errors import Refused, in_short
-from dlrun.ranges import Range
 
 IN_WORDS = {int: "a whole number", float: "a number", bool: "true or false"}
 MOST = 100_000  # of whatever is made in one go: all of it is held in memory

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from dlrun.commands.check import CONTEXT, kind_of
-from dlrun.commands.check_root import LISTS, PARTS
-from dlrun.contracts import own
-from dlrun.signatures import settable
+from dlrun.config.custom_contract import own
+from dlrun.config.root_validation import LISTS, PARTS
+from dlrun.config.signatures import settable
+from dlrun.config.validation import CONTEXT, kind_of
 
 
 def takes(config: dict[str, Any], key: str) -> bool:

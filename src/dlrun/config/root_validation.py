@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from dlrun import parts
-from dlrun.alike import asked
+from dlrun.config import parts
+from dlrun.config.compatibility import CHOOSE
+from dlrun.config.constraints import FARTHEST
+from dlrun.config.parallel_fits import asked
+from dlrun.config.parts import shortened
 from dlrun.core.files import is_name
-from dlrun.parts import shortened
-from dlrun.problems import CHOOSE
-from dlrun.ranges import FARTHEST
 
 PARTS = ("data", "model", "objective", "loss", "optimizer", "scheduler", "protocol", "engine", "stages")  # one each
 LISTS = ("metric", "callback", "augment")  # any number of each

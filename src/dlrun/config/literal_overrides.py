@@ -7,9 +7,9 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from dlrun.commands.check import CONTEXT, kind_of
-from dlrun.parts import resolved
-from dlrun.signatures import Argument, misfit, settable
+from dlrun.config.parts import resolved
+from dlrun.config.signatures import Argument, misfit, settable
+from dlrun.config.validation import CONTEXT, kind_of
 
 WORD = re.compile(r"(\+{0,2}[A-Za-z_][\w.@/-]*)=(.+)", re.DOTALL)
 READ = re.compile(r"[A-Za-z0-9_/\-\\+.$%*@?|: \t]*", re.ASCII)  # what the grammar takes without quotes

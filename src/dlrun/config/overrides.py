@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-from dlrun import places
-from dlrun.commands.help import COMMANDS
+from dlrun.config import groups as places
+from dlrun.config.command_names import COMMANDS
+from dlrun.config.literal_overrides import how_to_quote, quoted
 from dlrun.core.errors import Refused, in_short
+
+
+def parsed(words: Sequence[str]) -> list[Any]:
+    """The words as Hydra reads them. Raises Refused."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser, found = OverridesParser.create(), []
+    for word in words:
+        try:
+            found.append(parser.parse_override(quoted(word)))
+        except HydraException as error:
+            raise Refused(f"cannot read '{word}': {how_to_quote(word)}") from error
+    return found
+
 
 LONGEST = 200  # letters of a key: Hydra looks for a file of its name
 ELSEWHERE = {  # what commands are called in other programs
@@ -95,7 +112,7 @@ def _word_fault(word: str, there: dict[str, list[str]]) -> str | None:
 
 def _taken_away(group: str, there: dict[str, list[str]]) -> str | None:
     """What is wrong with ~engine: every run needs such a group, and another option, or none, is chosen by name."""
-    from dlrun.commands.check_root import LISTS, PARTS
+    from dlrun.config.root_validation import LISTS, PARTS
 
     if group not in there or group not in (*PARTS, *LISTS, "task"):
         return None

@@ -4,17 +4,40 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from dlrun import objectives, parts
-from dlrun.alike import without_common
-from dlrun.build import dotted, patched
-from dlrun.commands.check_root import LISTS, PARTS, shape_faults, top_faults
+from dlrun.config import compatibility, parts
+from dlrun.config.compatibility import for_one, input_fault, loss_fault, metric_fault, targets_fault
+from dlrun.config.instantiate import dotted, patched
+from dlrun.config.parallel_fits import without_common
+from dlrun.config.parts import shortened
+from dlrun.config.root_validation import LISTS, PARTS, shape_faults, top_faults
+from dlrun.config.signatures import Argument, Signature, misfit, settable
 from dlrun.core.errors import Refused, in_short
-from dlrun.models import fault_of, members
-from dlrun.parts import shortened
-from dlrun.problems import for_one, loss_fault, metric_fault, targets_fault
-from dlrun.signatures import Argument, Signature, misfit, settable
+
+if TYPE_CHECKING:
+    pass
+
+
+def member_faults(members: Any) -> Iterator[str]:
+    """What is wrong with model.members as a setting: none named, or a folder in which no fit has finished."""
+    if not isinstance(members, list) or not all(isinstance(name, str) for name in members):
+        return  # the check of types says so
+    if not members:
+        yield "model.members is empty: say which finished runs answer together: model.members=[RUN,RUN]"
+    yield from filter(None, map(_fault, members))
+
+
+def _fault(name: str) -> str:
+    folder = Path(name)
+    if not folder.is_dir():
+        return f"model.members: there is no folder {name} (looked at {folder.absolute()})"
+    if not (folder / "config.yaml").is_file():
+        return f"model.members: {name} is no run folder: it has no config.yaml"
+    finished = (folder / "results.jsonl").is_file()
+    return "" if finished else f"model.members: no fit has finished in {name}; dlrun resume goes on with it"
+
 
 CONTEXT = {
     "model": 1,
@@ -42,7 +65,7 @@ def check(config: dict[str, Any], plugins: tuple[str, ...]) -> None:
         raise Refused("\n".join(dict.fromkeys(faults)))
     faults += [*pair_faults(config), *stage_faults(config, plugins)]
     if own(config, "model")[2] == "ensemble":
-        faults += members.faults(config["model"].get("members"))
+        faults += member_faults(config["model"].get("members"))
     if faults:
         raise Refused("\n".join(dict.fromkeys(faults)))
 
@@ -168,10 +191,10 @@ def _there(node: dict[str, Any]) -> str:
 
 def pair_faults(config: dict[str, Any]) -> Iterator[str]:
     """Parts that make no sense together, as far as the task says what its columns are."""
-    if fault := objectives.fault_of(own(config, "objective")[2], own(config, "model")[2]):
+    if fault := compatibility.objective_fault(own(config, "objective")[2], own(config, "model")[2]):
         yield fault
     task = config.get("task") or {}
-    if task.get("inputs") and (fault := fault_of(config["model"], given_kinds(config))):
+    if task.get("inputs") and (fault := input_fault(config["model"], given_kinds(config))):
         yield fault.replace("the data give", f"task={task['name']} gives")
     targets = task.get("targets") or {}
     if targets and (fault := targets_fault(config, targets)):

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dlrun.commands.check import given_kinds
-from dlrun.commands.preview import preview
-from dlrun.models import name_of
+from dlrun.config.compatibility import name_of
+from dlrun.config.early_check import preview
+from dlrun.config.validation import given_kinds
 
 Config = dict[str, Any]
 UNTRAINED = ("constant", "linear_solved", "last_value", "same_time_before", "ensemble")

@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from dlrun.ranges import Count, Natural, NonNegative, Positive, Probability
+from dlrun.config.constraints import Count, Natural, NonNegative, Positive, Probability
 
 if TYPE_CHECKING:
     from dlrun.core.types import Spec
+
 
 BATCHES = 256  # an epoch, about, where a batch may have any size
 AT_ONCE = 1 << 14  # numbers in a batch of small rows

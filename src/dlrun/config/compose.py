@@ -1,20 +1,22 @@
-"""Words on the command line → a config of plain values. With commands/sweep.py the only importer of Hydra."""
+"""Overrides become a config of plain values; the only importer of Hydra's composition."""
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dlrun import places
-from dlrun.commands import own_parts, typed
-from dlrun.commands.check import check, idle_faults
-from dlrun.commands.check_root import LATER, LISTS
-from dlrun.commands.preview import preview
-from dlrun.commands.words import still_clear, word_faults
+from dlrun.config import custom_settings, groups, literal_overrides
+from dlrun.config.compatibility import CHOOSE
+from dlrun.config.early_check import preview
+from dlrun.config.groups import all_folders, all_groups
+from dlrun.config.overrides import parsed, still_clear, word_faults
+from dlrun.config.root_validation import LATER, LISTS
+from dlrun.config.validation import check, idle_faults
 from dlrun.core.errors import Refused, in_short
-from dlrun.problems import CHOOSE
 
 PICTURES = ("image", "content", "style")  # words for single files
 OPEN = {"loss_weights": "+loss_weights.{}=NUMBER", **CHOOSE}  # mappings to which the names of targets may be added
@@ -22,16 +24,16 @@ OPEN = {"loss_weights": "+loss_weights.{}=NUMBER", **CHOOSE}  # mappings to whic
 
 def configure(words: list[str], folders: list[Path], plugins: tuple[str, ...] = ()) -> dict[str, Any]:
     """The config that these words ask for, as plain values, checked. Raises Refused with all that is wrong in them."""
-    words = list(map(typed.quoted, words))
+    words = list(map(literal_overrides.quoted, words))
     wrong = word_faults(words, folders)
     good, faults = still_clear(words, wrong), list(wrong.values())
     if faults and not good:
         raise Refused("\n".join(faults))
     dropped: list[tuple[str, str]] = []  # words whose key is not there
     if early := preview(good, folders):
-        own_parts.settle(early[0], good)
-        typed.as_text(early[0], good)
-        if not any(own_parts.takes(early[0], key) for key in early[1]):
+        custom_settings.settle(early[0], good)
+        literal_overrides.as_text(early[0], good)
+        if not any(custom_settings.takes(early[0], key) for key in early[1]):
             judge(*early, [*faults, *idle_faults(early[0], good)], plugins)
     while True:
         try:
@@ -43,9 +45,9 @@ def configure(words: list[str], folders: list[Path], plugins: tuple[str, ...] = 
             good.remove(bad.word)
             dropped += [(bad.word, bad.key)] if bad.key else []
             faults += [] if bad.key else [bad.text]
-    own_parts.settle(config, words)
-    typed.as_text(config, good)
-    if added := {word: f"++{word.lstrip('+')}" for word, key in dropped if own_parts.takes(config, key)}:
+    custom_settings.settle(config, words)
+    literal_overrides.as_text(config, good)
+    if added := {word: f"++{word.lstrip('+')}" for word, key in dropped if custom_settings.takes(config, key)}:
         return configure([added.get(word, word) for word in words], folders, plugins)
     judge(config, [key for _, key in dropped], [*faults, *idle_faults(config, good)], plugins)
     return settled(config)
@@ -71,7 +73,7 @@ def rooted(node: dict[str, Any], keys: tuple[str, ...]) -> None:
 def judge(config: dict[str, Any], unknown: list[str], faults: list[str], plugins: tuple[str, ...]) -> None:
     """Refuse a config for the faults found so far, the keys that it does not have, and what is wrong in itself."""
     faults = [*faults, *(f"the config has no '{part}'" for part in LATER if part not in config)]
-    found = [*faults, *(unknown_key(key, [*keys(config), *own_parts.further_keys(config)]) for key in unknown)]
+    found = [*faults, *(unknown_key(key, [*keys(config), *custom_settings.further_keys(config)]) for key in unknown)]
     try:
         check(config, plugins)
     except Refused as error:
@@ -96,7 +98,7 @@ def composed(words: list[str], folders: list[Path]) -> Any:
 
     _register(folders)
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(places.conf_folder()), version_base="1.3"):
+    with initialize_config_dir(str(groups.conf_folder()), version_base="1.3"):
         return hydra_compose("config", overrides=words)
 
 
@@ -156,7 +158,7 @@ def explain(error: Exception, words: list[str]) -> BadWord:
     if getattr(error, "options", None) is not None:
         return BadWord("", f"no config '{getattr(error, 'missing_cfg_file', '')}' in the conf folders")
     wrong = getattr(error, "override", None)
-    return BadWord(wrong or "", f"cannot read '{wrong}': {typed.how_to_quote(wrong)}" if wrong else first)
+    return BadWord(wrong or "", f"cannot read '{wrong}': {literal_overrides.how_to_quote(wrong)}" if wrong else first)
 
 
 def value_of(word: str) -> Any:
@@ -165,9 +167,9 @@ def value_of(word: str) -> Any:
     from hydra.errors import HydraException
 
     try:
-        return OverridesParser.create().parse_override(typed.quoted(word)).value()
+        return OverridesParser.create().parse_override(literal_overrides.quoted(word)).value()
     except HydraException as error:
-        raise Refused(f"cannot read '{word}': {typed.how_to_quote(word)}") from error
+        raise Refused(f"cannot read '{word}': {literal_overrides.how_to_quote(word)}") from error
 
 
 def unknown_key(key: str, there: list[str]) -> str:
@@ -206,3 +208,44 @@ def keys(config: dict[str, Any], prefix: str = "") -> list[str]:
         if isinstance(value, dict):
             found += keys(value, f"{prefix}{key}.")
     return found
+
+
+class Composer:
+    """Words → config, as `configure` answers it."""
+
+    def __init__(self, folders: list[Path], plugins: tuple[str, ...]) -> None:
+        self.folders, self.plugins = folders, plugins
+        self.groups = set(all_groups(all_folders(folders)))
+        self.known: dict[tuple[str, ...], Any] = {}  # words that choose parts → the config before values are set
+
+    def __call__(self, words: Sequence[str]) -> dict[str, Any]:
+        """The config that these words ask for. Raises Refused, as `configure` says it."""
+        try:
+            return self._quickly(list(words))
+        except Exception:  # whatever it was: the long way does it again and says what is wrong
+            return configure(list(words), self.folders, self.plugins)
+
+    def _quickly(self, words: list[str]) -> dict[str, Any]:
+        from hydra._internal.config_loader_impl import ConfigLoaderImpl
+        from omegaconf import OmegaConf
+
+        if any("._target_=" in word or word.startswith("data=") for word in words):
+            raise Refused("said by configure")
+        overrides = parsed(words)
+        choices = tuple(each.input_line for each in overrides if self._chooses(each))
+        if choices not in self.known:
+            config = configure(words, self.folders, self.plugins)
+            self.known[choices] = composed(list(choices), self.folders)
+            return config
+        node = copy.deepcopy(self.known[choices])
+        ConfigLoaderImpl._apply_overrides_to_config([each for each in overrides if not self._chooses(each)], node)
+        found: Any = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+        config = {str(key): value for key, value in found.items()}
+        check(config, self.plugins)
+        if any(idle_faults(config, words)):
+            raise Refused("said by configure")
+        return settled(config)
+
+    def _chooses(self, override: Any) -> bool:
+        """Whether a word chooses a part, so that it decides which files are read."""
+        return override.key_or_group in self.groups and not isinstance(override.value(), dict)

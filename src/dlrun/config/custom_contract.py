@@ -96,3 +96,6 @@ def _text(parameter: inspect.Parameter) -> str:
     if note is inspect.Parameter.empty:
         return ""
     return note if isinstance(note, str) else getattr(note, "__name__", str(note))
+
+
+Plugins = tuple[str, ...]
