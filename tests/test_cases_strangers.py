@@ -88,7 +88,7 @@ def test_row_41_kept_words_do_not_say_where_a_run_is_done_again(finished, capsys
 
 
 def test_row_41_a_sweep_goes_on_with_no_folder_that_leads_elsewhere(tmp_path, capsys, monkeypatch):
-    from dlrun.sweeps import folder
+    from dlrun.sweeps import sweep_folder
 
     monkeypatch.chdir(tmp_path)
     home = tmp_path / "outputs" / "digits" / "sweep" / "A"
@@ -96,8 +96,8 @@ def test_row_41_a_sweep_goes_on_with_no_folder_that_leads_elsewhere(tmp_path, ca
     (tmp_path / "aside").mkdir()
     (home / "000").symlink_to(tmp_path / "aside")
     (home / "sweep.yaml").write_text("identity: x\nwords: []\n")
-    monkeypatch.setattr(folder, "description", lambda *_: {"identity": "x", "words": []})
-    monkeypatch.setattr("dlrun.commands.sweep.description", folder.description, raising=False)
+    monkeypatch.setattr(sweep_folder, "description", lambda *_: {"identity": "x", "words": []})
+    monkeypatch.setattr("dlrun.commands.sweep.description", sweep_folder.description, raising=False)
     assert main(["-m", "task=digits", "preset=smoke", "seed=1,2", "output=outputs"]) == 2
     assert "is a link out of the run folder" in capsys.readouterr().err
     assert not list((tmp_path / "aside").iterdir())

@@ -14,7 +14,7 @@ from dlrun.cli import main
 from dlrun.commands import launching
 from dlrun.core import stored_files
 from dlrun.core.errors import Refused
-from dlrun.sweeps.jobs import Ended
+from dlrun.sweeps.job import Ended
 
 JOBS = ["-m", "task=digits", "preset=smoke", "model=linear", "optimizer=sgd", "optimizer.lr=0.1,1e38,0.01"]
 JOBS += ["protocol.stacked=false"]  # as one they come out the same but for rounding

@@ -9,7 +9,7 @@ import yaml
 from dlrun.config.groups import conf_folder
 from dlrun.config.settings import Sweep
 from dlrun.core.errors import Refused
-from dlrun.sweeps.search import JOURNAL, Search, even
+from dlrun.sweeps.optuna_study import JOURNAL, Search, even
 from dlrun.sweeps.study import Axis, Outcome, Recalled
 
 optuna = pytest.importorskip("optuna")

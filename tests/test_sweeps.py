@@ -17,7 +17,6 @@ from filelock import FileLock
 
 from dlrun.cli import main
 from dlrun.commands import sweep
-from dlrun.commands.axes import Words, expression, space_words
 from dlrun.commands.sweep import settings_of, study_of
 from dlrun.config import compose
 from dlrun.config.compose import Composer, configure
@@ -27,9 +26,10 @@ from dlrun.core.errors import Refused
 from dlrun.data import kept
 from dlrun.report import parallel
 from dlrun.report.sweep_lines import Aim, Line, best, ranked
-from dlrun.sweeps import alone, earlier, work
-from dlrun.sweeps.jobs import identity
-from dlrun.sweeps.loop import Loop
+from dlrun.sweeps import alone, sweep_folder, work
+from dlrun.sweeps.job import identity
+from dlrun.sweeps.scheduler import Loop
+from dlrun.sweeps.space import Words, expression, space_words
 from dlrun.sweeps.study import Axis, Grid, Outcome, Recalled, combinations
 
 TINY = ["task=digits", "preset=smoke", "engine.max_steps=2", "model.units=[4]", "protocol.stacked=false"]
@@ -250,7 +250,7 @@ def test_a_job_cut_in_the_middle_goes_on_from_its_checkpoint(tmp_path, monkeypat
     assert main([*words, f"output={tmp_path / 'b'}"]) == 0
     assert "goes on at epoch 3" in (folder / "000" / "log.txt").read_text()
     for job in ("000", "001"):
-        assert [epoch for epoch, _ in earlier.epochs(folder / job)] == [1, 2, 3, 4]
+        assert [epoch for epoch, _ in sweep_folder.epochs(folder / job)] == [1, 2, 3, 4]
         rows = [stored_files.lines(place / job / "history.jsonl") for place in (folder, folder_of(tmp_path / "b"))]
         assert rows[0] == rows[1]
 

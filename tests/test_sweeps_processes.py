@@ -14,7 +14,7 @@ from beside import ended as gone
 
 from dlrun.commands.sweep import settings_of
 from dlrun.core import stored_files
-from dlrun.sweeps import earlier, pool
+from dlrun.sweeps import sweep_folder, worker_pool
 
 OWN = '''
 import os, signal, time
@@ -171,7 +171,7 @@ def test_a_sweep_ended_in_the_middle_goes_on_where_it_was(here, number):
     same = [path for path in kept if path.read_bytes() == kept[path]]
     assert {path.name for path in set(kept) - set(same)} <= {"report.html", "report.md"}
     for job in range(6):
-        assert [epoch for epoch, _ in earlier.epochs(folder / f"{job:03d}")] == list(range(1, 13))
+        assert [epoch for epoch, _ in sweep_folder.epochs(folder / f"{job:03d}")] == list(range(1, 13))
     assert any("goes on at epoch" in (folder / f"{job:03d}" / "log.txt").read_text() for job in cut)
 
 
@@ -188,10 +188,10 @@ def test_a_worker_that_starts_while_the_sweep_is_told_to_stop_is_told_so_too(mon
         def ask_to_stop(self, seconds):
             asked.append(seconds)
 
-    monkeypatch.setattr(pool, "Worker", Starting)
-    crew = pool.Pool(settings_of([], [], []), (), tmp_path, None)
+    monkeypatch.setattr(worker_pool, "Worker", Starting)
+    crew = worker_pool.Pool(settings_of([], [], []), (), tmp_path, None)
     crew.start(object())
-    assert asked == [pool.LEAVING] and not crew.idle
+    assert asked == [worker_pool.LEAVING] and not crew.idle
 
 
 @pytest.mark.slow

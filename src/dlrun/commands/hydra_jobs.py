@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dlrun.commands.axes import Words
 from dlrun.config.compose import settled
 from dlrun.config.groups import conf_folder
 from dlrun.config.settings import Sweep
 from dlrun.config.validation import check
 from dlrun.core.errors import Refused
 from dlrun.core.measure_names import deciding
-from dlrun.sweeps.jobs import Ended, Job, identity
+from dlrun.sweeps.job import Ended, Job, identity
+from dlrun.sweeps.space import Words
 from dlrun.sweeps.study import Grid, Outcome, Study
 
 NAMES = {"min": "loss", "max": "value"}  # what a returned number is called: less of a loss is better, more of a value
@@ -36,7 +36,7 @@ def launched(launcher: Any, job_overrides: Sequence[Sequence[str]], first: int) 
     """Run jobs in dlrun's own processes; answers with Hydra's JobReturn of each. Raises Refused for other configs."""
     from omegaconf import OmegaConf
 
-    from dlrun.sweeps.pool import Pool
+    from dlrun.sweeps.worker_pool import Pool
 
     chosen = {key: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for key, v in launcher.settings.items()}
     configs = [composed(launcher, words, first + place) for place, words in enumerate(job_overrides)]
@@ -136,14 +136,14 @@ def study_of(given: Words, how: Sweep, folder: Path) -> Study:
     """What names the jobs."""
     if how.method == "grid":
         return Grid(given.axes, how.zip, how.trials)
-    from dlrun.sweeps.search import search
+    from dlrun.sweeps.optuna_study import search
 
     return search(given.axes, how, folder)
 
 
 def batches(study: Study, most: int | None) -> Iterator[list[tuple[int, list[str]]]]:
     """The numbers and the words of jobs that go together: at most so many, and no gap in their numbers."""
-    from dlrun.sweeps.search import Search
+    from dlrun.sweeps.optuna_study import Search
 
     counted, asked = 0, list[tuple[int, list[str]]]()
     while True:
@@ -173,7 +173,7 @@ def outcome(answer: Any, goals: Mapping[str, str]) -> Outcome:
 
 def note_best(study: Study, folder: Path) -> None:
     """Write best.yaml: the trials that no other beats, with their values; a grid compares nothing."""
-    from dlrun.sweeps.search import Search
+    from dlrun.sweeps.optuna_study import Search
 
     if not isinstance(study, Search):
         return

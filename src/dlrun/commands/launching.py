@@ -16,7 +16,7 @@ from dlrun.config.settings import Sweep
 from dlrun.core import json_text
 from dlrun.core.errors import Refused
 from dlrun.core.files import write_text
-from dlrun.sweeps.jobs import Ended, Job
+from dlrun.sweeps.job import Ended, Job
 
 EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
 QUIET = ("hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.output_subdir=null")

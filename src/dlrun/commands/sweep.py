@@ -9,8 +9,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.commands.axes import Words, space_words
-from dlrun.commands.conditional import settle
 from dlrun.commands.launch import must_be_seen
 from dlrun.commands.launching import Launched, split
 from dlrun.commands.train import command, named_plugins
@@ -23,13 +21,15 @@ from dlrun.config.settings import Sweep
 from dlrun.config.unused_settings import notes
 from dlrun.config.validation import node_faults
 from dlrun.core.errors import Refused
+from dlrun.sweeps.conditional import settle
+from dlrun.sweeps.space import Words, space_words
 from dlrun.sweeps.study import Axis, Grid, Study, combinations, measures_of
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dlrun.sweeps.folder import SweepFolder
-    from dlrun.sweeps.loop import Crew, Loop
+    from dlrun.sweeps.scheduler import Crew, Loop
+    from dlrun.sweeps.sweep_folder import SweepFolder
 
 LOOKED_AT = 20  # combinations among which a word must do nothing, to be said to do nothing
 TRIED = 200  # combinations of which one must make sense before anything is begun
@@ -57,7 +57,7 @@ def sweep(words: list[str], folders: list[Path], flags: list[str]) -> int:
     if reason := one_by_one(first, settings, launcher):
         print(f"protocol.stacked=true: jobs are trained one by one, for {reason}")
     from dlrun.core.run_folder import discard  # imports torch: not before all is known to make sense
-    from dlrun.sweeps.folder import description, opened
+    from dlrun.sweeps.sweep_folder import description, opened
 
     described = description([*flags, *given.given.values()], settings)
     folder = opened(Path(first["output"]), first["task"]["name"], described, settings.fresh)
@@ -173,7 +173,7 @@ def study_of(axes: list[Axis], settings: Sweep, folder: Path) -> tuple[Study, in
     if settings.method == "grid" and settings.prune is None:
         grid = Grid(axes, settings.zip, settings.trials, measures_of(settings))
         return grid, len(grid.left)
-    from dlrun.sweeps.search import Search
+    from dlrun.sweeps.optuna_study import Search
 
     return Search(axes, settings, folder), settings.trials
 
@@ -188,7 +188,7 @@ def carried_out(
     from rich.console import Console
 
     from dlrun.commands.sweep_shown import Shown
-    from dlrun.sweeps.loop import Loop
+    from dlrun.sweeps.scheduler import Loop
 
     console, (line, *flags) = Console(highlight=False), again
     study, total = study_of(given.axes, settings, folder.path)
@@ -228,7 +228,7 @@ def elsewhere(settings: Sweep) -> bool:
 def crew_of(settings: Sweep, launcher: list[str], composer: Composer, folder: Path, judge: Any) -> Crew:
     """Who carries the jobs out: a launcher that is not ours, processes of ours, or this one."""
     from dlrun.sweeps.alone import Alone
-    from dlrun.sweeps.pool import Pool
+    from dlrun.sweeps.worker_pool import Pool
 
     if launcher:
         return Launched(launcher, composer.folders, composer.plugins, folder, settings)

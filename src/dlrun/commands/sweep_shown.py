@@ -15,8 +15,8 @@ from dlrun.report.sweep import write_lines
 from dlrun.report.sweep_chance import beside_the_best, over_seeds
 from dlrun.report.sweep_lines import TEST, Aim, Line, best, lines_of, value_of
 from dlrun.report.table import Summary, rich_table
-from dlrun.sweeps.earlier import Scored
-from dlrun.sweeps.jobs import Ended, Job
+from dlrun.sweeps.job import Ended, Job
+from dlrun.sweeps.sweep_folder import Scored
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from dlrun.core.errors import Refused
-from dlrun.sweeps.jobs import Ended, Job
-from dlrun.sweeps.work import Judge, carried_out, carried_out_as_one
-
-Judging = Callable[[int, int, dict[str, float], dict[str, str]], bool]  # job, epoch, values, goals → whether to stop
+from dlrun.sweeps.job import Ended, Job, Judge, Judging
+from dlrun.sweeps.work import carried_out, carried_out_as_one
 
 
 class Alone:

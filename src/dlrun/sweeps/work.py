@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from functools import lru_cache
@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from dlrun.core import json_text
 from dlrun.core.errors import Refused
-from dlrun.sweeps.jobs import Ended, Job
+from dlrun.sweeps.job import Ended, Job, Judge
 
 if TYPE_CHECKING:
     from dlrun.core.types import Result
     from dlrun.engine import Trainer
     from dlrun.together import Outcome
-
-Judge = Callable[[int, dict[str, float], dict[str, str]], bool]  # epoch, its values, goals → whether to stop here
 
 
 def carried_out(job: Job, plugins: tuple[str, ...], judge: Judge | None) -> Ended:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from dlrun.core import json_text
-from dlrun.sweeps.jobs import Ended, Job
+from dlrun.sweeps.job import Ended, Job
 
 
 class Line:

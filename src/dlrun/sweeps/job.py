@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dlrun.core import json_text
 from dlrun.core.renamed_parts import as_first_named
+
+if TYPE_CHECKING:
+    pass
+
 
 APART = ("output", "sweep", "space")  # of a config: where it goes, and how it is looked for, is no part of what it is
 
@@ -76,3 +80,8 @@ class Ended:
     code: int = 0
     parameters: int = 0
     seconds: float = 0.0
+
+
+Judge = Callable[[int, dict[str, float], dict[str, str]], bool]  # epoch, its values, goals → whether to stop here
+
+Judging = Callable[[int, int, dict[str, float], dict[str, str]], bool]  # job, epoch, values, goals → whether to stop

@@ -18,8 +18,7 @@ from typing import Any
 from dlrun.config.settings import Sweep
 from dlrun.core import json_text
 from dlrun.core.errors import Refused
-from dlrun.sweeps.alone import Judging
-from dlrun.sweeps.jobs import Ended, Job
+from dlrun.sweeps.job import Ended, Job, Judging
 
 SAVING = 5.0  # seconds for a job that has to stop until it is killed
 LEAVING = 30.0  # the same, where the whole sweep stops

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from dlrun.commands.axes import Words
 from dlrun.config.literal_overrides import argument_of
 from dlrun.config.signatures import misfit
 from dlrun.core.errors import Refused
+from dlrun.sweeps.space import Words
 from dlrun.sweeps.study import Axis
 
 Compose = Callable[[list[str]], "dict[str, Any] | None"]  # words → their config; None where one is wrong

@@ -11,10 +11,9 @@ from typing import Any, Protocol
 
 from dlrun.config.parallel_fits import stackable
 from dlrun.core.errors import Refused
-from dlrun.sweeps.earlier import NOTHING, Scored, recalled, told_of
-from dlrun.sweeps.folder import OVER, SweepFolder
-from dlrun.sweeps.jobs import Ended, Job, identity, later
+from dlrun.sweeps.job import Ended, Job, identity, later
 from dlrun.sweeps.study import Grid, Study
+from dlrun.sweeps.sweep_folder import NOTHING, OVER, Scored, SweepFolder, recalled, told_of
 
 LOOK_AHEAD = 64  # jobs among which those are looked for that can be trained as one
 
