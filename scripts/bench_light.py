@@ -35,10 +35,10 @@ sys.path.insert(0, sys.argv[1])
 import numpy as np
 from bench_peer import peak
 from dlrun.config.instantiate import build
-from dlrun.data.prepare import prepare
+from dlrun.data.preprocessing.pipeline import prepare
 
 def epoch(folder):
-    node = {"_target_": "dlrun.data.shards.shards", "source": "official", "path": folder, "inputs": None, "kinds": {}}
+    node = {"_target_": "dlrun.data.shards.npz_dataset.shards", "source": "official", "path": folder, "inputs": None, "kinds": {}}
     node |= {"target": "y", "labels": None, "hold_out": "rows", "scale": "standardise", "window": 2}
     raw = build(node)
     return sum(len(batch["y"]) for batch in prepare(raw, np.arange(len(raw)), None).train.batches(100, seed=0))
@@ -107,7 +107,7 @@ def linear() -> Callable[[], Any]:
 
     from dlrun.config.instantiate import build
     from dlrun.core.types import Field, Spec
-    from dlrun.tables import Bag, Plain, Table
+    from dlrun.data.loading.table import Bag, Plain, Table
 
     random, rows, each, width = np.random.default_rng(0), 20_000, 20, 10_000
     words = np.sort(random.integers(0, width // each, (rows, each)) + np.arange(each) * (width // each), 1)
@@ -124,7 +124,7 @@ def audits() -> Iterator[bool]:
     from dlrun.config.compose import configure
     from dlrun.config.instantiate import build
     from dlrun.core.paths import data_root
-    from dlrun.data.audit import audit
+    from dlrun.data.audit.run import audit
 
     for task, most in AUDITS.items():
         if not (data_root() / task.partition("_")[0]).is_dir():

@@ -139,7 +139,7 @@ def table_of(bench: Any, rows: int) -> Any:
     from torch import nn
 
     from dlrun.core.types import Field, Spec
-    from dlrun.tables import Plain
+    from dlrun.data.loading.table import Plain
 
     spec = Spec({"x": Field("number", (COLUMNS,))}, {"y": Field("number", (1,))})
     columns = lambda: {"x": Plain(torch.randn(rows, COLUMNS)), "y": Plain(torch.randn(rows, 1))}  # noqa: E731
@@ -151,7 +151,7 @@ def table_of(bench: Any, rows: int) -> Any:
 
 def loops(bench: Any, work: Any, folder: Path) -> tuple[Iterator[int], ...]:
     """Epochs of the loop and of dlrun, and passes of the loop's network and of dlrun's evaluation over all rows."""
-    from dlrun.tables import Table
+    from dlrun.data.loading.table import Table
 
     table, trainers = Table(work.columns()), []
     made = bench.Trainer

@@ -21,7 +21,7 @@ from bench_peer import EPS, LR, RHO, Fit, Given
 from torch.utils.data import DataLoader, TensorDataset
 
 from dlrun.core import device
-from dlrun.tables import Plain, Table
+from dlrun.data.loading.table import Plain, Table
 
 
 def bench() -> Any:

@@ -93,7 +93,7 @@ def prepare(name: str, folder: Path) -> None:
     import torch
     from bench_peer_own import bench
 
-    from dlrun.tables import Table
+    from dlrun.data.loading.table import Table
 
     torch.manual_seed(0)
     work = bench().WORKLOADS[name][0]()

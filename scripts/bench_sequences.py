@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from dlrun.core.types import Field, Spec
-from dlrun.sequences import Sequences, Windows
-from dlrun.tables import Plain
+from dlrun.data.loading.sequences import Sequences, Windows
+from dlrun.data.loading.table import Plain
 
 Parts = tuple[Any, ...]  # what a Workload is made of
 WORDS, STEPS = 10000, 500

@@ -11,11 +11,11 @@ import torch
 from dlrun import metrics
 from dlrun.config.instantiate import build
 from dlrun.core.dataset import Data
+from dlrun.data.loading.table import Plain, Table
 from dlrun.engine import Trainer
 from dlrun.learner import Learner
 from dlrun.objectives.supervised import Supervised
 from dlrun.stack import Stack
-from dlrun.tables import Plain, Table
 
 Node = Callable[..., dict[str, Any]]
 CPU = torch.device("cpu")

@@ -22,13 +22,13 @@ from dlrun.core import checkpoint
 from dlrun.core.dataset import Data
 from dlrun.core.errors import Diverged, Interrupted
 from dlrun.core.types import Field, Spec
+from dlrun.data.loading.table import Plain, Table
 from dlrun.engine import Trainer
 from dlrun.learner import Learner
 from dlrun.meter import with_intervals
 from dlrun.objectives.adversarial import Adversarial
 from dlrun.objectives.contest import Contest
 from dlrun.objectives.supervised import Supervised
-from dlrun.tables import Plain, Table
 
 SGD = {"optimizer": "sgd", "dropout": 0.0}
 BINARY = Spec({"x": Field("number", (5,))}, {"y": Field("binary", (1,), 2, ("no", "yes"))})

@@ -19,13 +19,13 @@ from dlrun.config.compose import configure
 from dlrun.config.instantiate import build
 from dlrun.core.random import mix
 from dlrun.core.types import Field, Job, Spec
+from dlrun.data.loading.images import Pixels
+from dlrun.data.loading.table import Table
 from dlrun.models.dcgan import Dcgan
 from dlrun.objectives import frechet
 from dlrun.objectives.adversarial import Adversarial, between, nearest_of, spread
 from dlrun.objectives.contest import Contest, gradient_penalty
 from dlrun.objectives.frechet import Judge
-from dlrun.pixels import Pixels
-from dlrun.tables import Table
 
 SMALL = ("model.generator=[8,4]", "model.discriminator=[4,8]", "model.latent=5")
 WORDS = ("task=digits", "objective=adversarial", "model=dcgan", *SMALL, "callback=none", "engine.device=cpu")

@@ -19,7 +19,7 @@ from dlrun.callbacks import Collapse
 from dlrun.cli import main
 from dlrun.core.errors import Refused
 from dlrun.core.types import Row
-from dlrun.data import frogs
+from dlrun.data.datasets import cifar_frogs
 
 LIGHT = ("model.generator=[4]", "model.discriminator=[4]", "preset=smoke", "source=official", "engine.max_steps=3")
 
@@ -58,24 +58,24 @@ def official(root, monkeypatch):
             member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
-    known = replace(frogs.CIFAR, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
-    monkeypatch.setattr(frogs, "CIFAR", known)
+    known = replace(cifar_frogs.CIFAR, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(cifar_frogs, "CIFAR", known)
     return path
 
 
 def test_frogs_of_the_zip_say_what_they_are(root, zipped):
-    raw = frogs.frogs(source="official", which="frog")
+    raw = cifar_frogs.frogs(source="official", which="frog")
     assert raw.dev["image"].shape == (24, 3, 32, 32) and raw.targets == {} and raw.test is None
     assert "saved again as JPEG, not the official file" in raw.note and "SYNTHETIC" not in raw.note
 
 
 def test_the_official_archive_comes_first_and_has_every_class(root, zipped, monkeypatch):
     official(root, monkeypatch)
-    raw = frogs.frogs(source="official", which="frog")
+    raw = cifar_frogs.frogs(source="official", which="frog")
     first = raw.dev["image"][:, 0, 0, 0].tolist()
     assert first == [10, 12, 13, 17, 0, 2, 3, 7] and raw.note == ""  # data_batch_1 comes before data_batch_2
     assert raw.test()["image"][:, 2, 31, 31].tolist() == [20, 22, 23, 27]
-    assert len(frogs.frogs(source="official", which="bird").dev["image"]) == 4
+    assert len(cifar_frogs.frogs(source="official", which="bird").dev["image"]) == 4
 
 
 def test_an_archive_of_something_else_is_refused(root, monkeypatch):
@@ -86,14 +86,14 @@ def test_an_archive_of_something_else_is_refused(root, monkeypatch):
         member.size = len(content)
         archive.addfile(member, io.BytesIO(content))
     with pytest.raises(Refused, match="is not the official"):
-        frogs.frogs(source="official", which="cat")
-    monkeypatch.setattr(frogs, "CIFAR", replace(frogs.CIFAR, sha256=""))
+        cifar_frogs.frogs(source="official", which="cat")
+    monkeypatch.setattr(cifar_frogs, "CIFAR", replace(cifar_frogs.CIFAR, sha256=""))
     with pytest.raises(Refused, match=r"does not hold the pictures of CIFAR-10: .*types\.SimpleNamespace"):
-        frogs.frogs(source="official", which="cat")
+        cifar_frogs.frogs(source="official", which="cat")
 
 
 def test_a_sample_is_made_up_and_says_so():
-    raw = frogs.frogs(source="sample", which="frog")
+    raw = cifar_frogs.frogs(source="sample", which="frog")
     assert "SYNTHETIC" in raw.note and raw.dev["image"].shape[1:] == (3, 32, 32) and len(raw.test()["image"])
 
 

@@ -11,10 +11,10 @@ import pytest
 from laboratory import BAG
 
 from dlrun.core.dataset import Ragged, Raw
-from dlrun.data import embedded, mnist, words
-from dlrun.data.audit import RANKS, audit
-from dlrun.data.audit_rows import identities
-from dlrun.data.steps import Categories, Impute, MultiHot, Standardise, Unit
+from dlrun.data.audit.duplicates import identities
+from dlrun.data.audit.run import RANKS, audit
+from dlrun.data.datasets import imdb_reuters, mnist, sklearn_datasets
+from dlrun.data.preprocessing.numeric import Categories, Impute, MultiHot, Standardise, Unit
 from dlrun.protocols.split import held_out
 
 SEEDS = range(4)
@@ -79,7 +79,9 @@ def test_noise_that_nothing_foretells_has_no_leak(seed):
     assert not leaks(look(changed(raw, answer=np.random.default_rng(seed).permutation(raw.dev["answer"]))))
 
 
-@pytest.mark.parametrize("load", [embedded.digits, embedded.wine, embedded.breast_cancer, embedded.diabetes])
+@pytest.mark.parametrize(
+    "load", [sklearn_datasets.digits, sklearn_datasets.wine, sklearn_datasets.breast_cancer, sklearn_datasets.diabetes]
+)
 def test_real_datasets_have_no_leak(load):
     raw = dataclasses.replace(load(test=0.2), test=forbidden)
     for seed in range(3):
@@ -354,8 +356,8 @@ real = pytest.mark.skipif(not Path(os.environ.get("DLRUN_DATA", "none")).is_dir(
 def test_official_datasets_have_no_leak_but_in_reuters(task):
     load = {
         "mnist": lambda: mnist.mnist(source="official", pool=False),
-        "imdb": lambda: words.imdb(source="official", words=10_000, pool=False, **BAG),
-        "reuters": lambda: words.reuters(source="official", words=10_000, **BAG),
+        "imdb": lambda: imdb_reuters.imdb(source="official", words=10_000, pool=False, **BAG),
+        "reuters": lambda: imdb_reuters.reuters(source="official", words=10_000, **BAG),
     }
     raw = dataclasses.replace(load[task](), test=forbidden)
     split = held_out(raw, 0.2, "auto", 0)

@@ -13,10 +13,6 @@ from laboratory import same, weights
 from rich.console import Console
 from torchvision.transforms.v2 import functional as tv
 
-from dlrun.augment import augmented, moves
-from dlrun.augment.colours import colour, turned
-from dlrun.augment.mixing import cutmix, mixup
-from dlrun.augment.moves import crop, flip, moved, rotate, rotation, shear, shift, translation, warp, zoom
 from dlrun.cli import main
 from dlrun.commands.explain import assembled
 from dlrun.config.groups import conf_folder
@@ -24,6 +20,11 @@ from dlrun.config.instantiate import build
 from dlrun.core import checkpoint
 from dlrun.core.errors import Interrupted, Refused
 from dlrun.core.types import Field, Spec
+from dlrun.data.augmentation import geometric
+from dlrun.data.augmentation.color import colour, turned
+from dlrun.data.augmentation.geometric import crop, flip, moved, rotate, rotation, shear, shift, translation, warp, zoom
+from dlrun.data.augmentation.mixup import cutmix, mixup
+from dlrun.data.augmentation.pipeline import augmented
 from dlrun.losses import cross_entropy, focal, mae, mse
 from dlrun.objectives.supervised import Supervised
 
@@ -144,10 +145,10 @@ def test_a_shift_by_whole_pixels_and_what_fills_the_gap(fill):
 def test_moves_are_made_in_their_order_by_one_resampling(monkeypatch):
     batch = pictures()
     quarter, two = torch.full((6,), math.pi / 2), torch.full((6,), 2.0)
-    turn = moves.Move(lambda x: rotation(x, quarter), "black")
-    right = moves.Move(lambda x: translation(x, two, 0 * two), "black")
+    turn = geometric.Move(lambda x: rotation(x, quarter), "black")
+    right = geometric.Move(lambda x: translation(x, two, 0 * two), "black")
     calls, sample = [], F.grid_sample
-    monkeypatch.setattr(moves.F, "grid_sample", lambda *args, **keys: calls.append(1) or sample(*args, **keys))
+    monkeypatch.setattr(geometric.F, "grid_sample", lambda *args, **keys: calls.append(1) or sample(*args, **keys))
     expected = F.pad(batch.rot90(1, (2, 3))[..., :-2], (2, 0))
     assert near(moved((turn, right), "black", batch), expected, 1e-5) and len(calls) == 1
     assert not near(moved((right, turn), "black", batch), expected, 0.1)
@@ -201,7 +202,7 @@ def test_colours_are_those_of_torchvision_with_the_same_factors(monkeypatch):
         amounts = {"brightness": 0, "contrast": 0, "saturation": 0, "hue": 0} | {name: 0.5}
         factors = torch.tensor([0.5, 0.8, 1.0, 1.1, 1.3, 1.5])
         draw = lambda _, amount, factors=factors: factors if amount else torch.ones(6)  # noqa: E731
-        monkeypatch.setattr("dlrun.augment.colours.factor", draw)
+        monkeypatch.setattr("dlrun.data.augmentation.color.factor", draw)
         expected = torch.stack([change(x, float(f)) for x, f in zip(batch, factors, strict=True)])
         assert near(colour(**amounts)(batch), expected, 1e-3), name
     thirds = turned(torch.tensor([0.0, 2 * math.pi / 3]))

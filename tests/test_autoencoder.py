@@ -20,8 +20,8 @@ from dlrun.core import checkpoint
 from dlrun.core.errors import Refused
 from dlrun.core.random import mix
 from dlrun.core.types import Field, Spec
-from dlrun.data.embedded import breast_cancer, diabetes, digits, wine
-from dlrun.data.prepare import prepare
+from dlrun.data.datasets.sklearn_datasets import breast_cancer, diabetes, digits, wine
+from dlrun.data.preprocessing.pipeline import prepare
 from dlrun.engine import Trainer
 from dlrun.learner import Learner
 from dlrun.objectives.given import Given

@@ -24,10 +24,10 @@ from dlrun.core.dataset import Data
 from dlrun.core.errors import Interrupted, Refused
 from dlrun.core.stored_files import lines
 from dlrun.core.types import Field, Row, Spec
+from dlrun.data.loading.sequences import Sequences
+from dlrun.data.loading.table import Plain, Table
 from dlrun.models.layers import Join
 from dlrun.optim import Moment, Plateau
-from dlrun.sequences import Sequences
-from dlrun.tables import Plain, Table
 
 WORDS = ("", "▯", "the", "good film", "bad\tfilm", "old", "new")
 READS = Spec({"text": Field("tokens", (), len(WORDS), WORDS)}, SPEC.targets)

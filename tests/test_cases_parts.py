@@ -24,11 +24,11 @@ EVIL = (
     {"_target_": "torch.nn.attention._fa3._fa3_import_module", "module_path": "evil"},
     {
         "_target_": "dlrun.models.trained.trained",
-        "folder": {"_target_": "dlrun.data.shards.named", "path": "other"},
+        "folder": {"_target_": "dlrun.data.shards.npz_dataset.named", "path": "other"},
         "plugins": ["os", "posix"],
     },
     {"_target_": "dlrun.core.run_folder._git", "words": ["status"]},
-    {"_target_": "dlrun.data.archives.fetch", "path": "PWNED"},
+    {"_target_": "dlrun.data.images.archives.fetch", "path": "PWNED"},
     {"_target_": "torch.hub.load", "repo_or_dir": ".", "model": "evil", "source": "local"},
     {"_target_": "evil.run"},
     {"_target_": {"_target_": "os.system", "command": "touch PWNED"}},

@@ -12,8 +12,8 @@ from dlrun import ledger
 from dlrun.cli import main
 from dlrun.core.errors import Refused
 from dlrun.core.formatting import number
-from dlrun.data.audit import audit
-from dlrun.data.audit_finding import Finding
+from dlrun.data.audit.finding import Finding
+from dlrun.data.audit.run import audit
 
 SHORT = ["protocol=holdout", "engine.epochs=1", "engine.batch_size=256", "workflow.budget=1", "workflow.ladder={}"]
 

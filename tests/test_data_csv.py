@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from dlrun.core.errors import Refused
-from dlrun.data.cells import read
-from dlrun.data.prepare import apply, prepare
-from dlrun.data.table_csv import csv
+from dlrun.data.preprocessing.pipeline import apply, prepare
+from dlrun.data.tabular.csv_dataset import csv
+from dlrun.data.tabular.csv_file import read
 
 SETTINGS = {
     "target": "price",

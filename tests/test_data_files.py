@@ -12,7 +12,7 @@ from beside import LIMIT
 
 from dlrun.core.errors import Refused
 from dlrun.core.paths import data_root as root
-from dlrun.data.files import Official, fetch
+from dlrun.data.downloads import Official, fetch
 
 CONTENT = b"official bytes" * 10_000
 SUM = hashlib.sha256(CONTENT).hexdigest()

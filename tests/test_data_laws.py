@@ -13,11 +13,11 @@ from laboratory import BAG, node
 from dlrun.config.instantiate import build
 from dlrun.core.dataset import Ragged, Raw
 from dlrun.core.errors import Refused
-from dlrun.data import embedded, housing, mnist, words
+from dlrun.data.datasets import housing, imdb_reuters, mnist, sklearn_datasets
 from dlrun.data.fingerprints import fingerprint
-from dlrun.data.prepare import apply, prepare, state
-from dlrun.data.steps import Bins, Categories, Impute, Labels, Standardise, Unit
-from dlrun.data.table_csv import csv
+from dlrun.data.preprocessing.numeric import Bins, Categories, Impute, Labels, Standardise, Unit
+from dlrun.data.preprocessing.pipeline import apply, prepare, state
+from dlrun.data.tabular.csv_dataset import csv
 
 # torch announces once a process that sparse CSR is young, and whose checks are off
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse:UserWarning")
@@ -43,14 +43,14 @@ def table(tmp_path_factory):
 
 
 DATASETS = {
-    "digits": lambda: embedded.digits(test=0.2),
-    "breast_cancer": lambda: embedded.breast_cancer(test=0.2),
-    "wine": lambda: embedded.wine(test=0.2),
-    "diabetes": lambda: embedded.diabetes(test=0.2),
+    "digits": lambda: sklearn_datasets.digits(test=0.2),
+    "breast_cancer": lambda: sklearn_datasets.breast_cancer(test=0.2),
+    "wine": lambda: sklearn_datasets.wine(test=0.2),
+    "diabetes": lambda: sklearn_datasets.diabetes(test=0.2),
     "mnist": lambda: mnist.mnist(source="sample", pool=False),
     "fashion_mnist": lambda: mnist.fashion_mnist(source="sample", pool=False),
-    "imdb": lambda: words.imdb(source="sample", words=1000, pool=False, **BAG),
-    "reuters": lambda: words.reuters(source="sample", words=1000, **BAG),
+    "imdb": lambda: imdb_reuters.imdb(source="sample", words=1000, pool=False, **BAG),
+    "reuters": lambda: imdb_reuters.reuters(source="sample", words=1000, **BAG),
     "boston_housing": lambda: housing.boston_housing(source="sample"),
     "california_housing": lambda: housing.california_housing(source="sample", test=0.2),
     "imdb_text": lambda: build(node("data", "imdb_text", source="sample")),
@@ -156,8 +156,8 @@ def test_test_rows_are_not_read_before_they_are_asked_for(monkeypatch):
         asked.append(name)
         return Ragged(np.array([5], np.int32), np.array([0, 1])), np.array([1])
 
-    monkeypatch.setattr(words, "_imdb_split", split)
-    raw = words.imdb(source="official", words=10, pool=False, **BAG)
+    monkeypatch.setattr(imdb_reuters, "_imdb_split", split)
+    raw = imdb_reuters.imdb(source="official", words=10, pool=False, **BAG)
     assert asked == ["train"] and len(raw.test()["sentiment"]) == 1
     assert asked == ["train", "test"]
 

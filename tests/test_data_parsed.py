@@ -5,8 +5,8 @@ import pytest
 
 from dlrun.core.dataset import Ragged
 from dlrun.core.paths import user_cache
-from dlrun.data.files import Official
-from dlrun.data.parsed import parsed
+from dlrun.data.downloads import Official
+from dlrun.data.parsed_cache import parsed
 
 FILE = Official("imdb", "some.npz", "0" * 64, ())
 

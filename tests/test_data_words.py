@@ -11,10 +11,10 @@ from laboratory import BAG
 
 from dlrun.core.dataset import Ragged
 from dlrun.core.errors import Refused
-from dlrun.data import housing, mnist, words
-from dlrun.data.pickles import read_lists, read_numbers
-from dlrun.data.prepare import apply, prepare
-from dlrun.data.steps import MultiHot
+from dlrun.data.datasets import housing, imdb_reuters, mnist
+from dlrun.data.legacy_pickle import read_lists, read_numbers
+from dlrun.data.preprocessing.numeric import MultiHot
+from dlrun.data.preprocessing.pipeline import apply, prepare
 
 real = pytest.mark.skipif(
     not Path(os.environ.get("DLRUN_DATA", "none"), "imdb", "imdb.npz").exists(),
@@ -102,16 +102,16 @@ def test_multi_hot_is_the_set_of_words_of_each_row():
 
 
 def test_numbering_is_that_of_keras():
-    found = words._number(Ragged(np.array([1, 6, 7, 9000], np.int32), np.array([0, 1, 1, 4])), 10)
+    found = imdb_reuters._number(Ragged(np.array([1, 6, 7, 9000], np.int32), np.array([0, 1, 1, 4])), 10)
     assert found.values.tolist() == [1, 4, 1, 1, 9, 2, 2]
     assert found.offsets.tolist() == [0, 2, 3, 7]
     with pytest.raises(Refused, match="4 or more"):
-        words.imdb(source="sample", words=3, pool=False, **BAG)
+        imdb_reuters.imdb(source="sample", words=3, pool=False, **BAG)
 
 
 def test_pool_puts_test_rows_behind_training_rows():
-    apart = words.imdb(source="sample", words=500, pool=False, **BAG)
-    pooled = words.imdb(source="sample", words=500, pool=True, **BAG)
+    apart = imdb_reuters.imdb(source="sample", words=500, pool=False, **BAG)
+    pooled = imdb_reuters.imdb(source="sample", words=500, pool=True, **BAG)
     assert pooled.test is None
     rows = apart.test()
     assert len(pooled) == len(apart) + len(rows["sentiment"])
@@ -122,7 +122,7 @@ def test_pool_puts_test_rows_behind_training_rows():
 
 @real
 def test_imdb_is_kerass():
-    raw = words.imdb(source="official", words=10000, pool=False, **BAG)
+    raw = imdb_reuters.imdb(source="official", words=10000, pool=False, **BAG)
     first = raw.dev["review"][np.array([0])].values
     assert len(raw) == 25000 and raw.dev["sentiment"].sum() == 12500
     assert first[:10].tolist() == [1, 14, 22, 16, 43, 530, 973, 1622, 1385, 65] and len(first) == 218
@@ -137,7 +137,7 @@ def test_imdb_is_kerass():
 
 @real
 def test_reuters_is_kerass():
-    raw = words.reuters(source="official", words=10000, **BAG)
+    raw = imdb_reuters.reuters(source="official", words=10000, **BAG)
     assert len(raw) == 8982 and raw.dev["topic"][:5].tolist() == [3, 4, 3, 4, 4]
     assert raw.dev["newswire"][np.array([0])].values[:8].tolist() == [1, 2, 2, 8, 43, 10, 447, 5]
     test = raw.test()

@@ -21,11 +21,12 @@ import torch
 import yaml
 from beside import Beside, dlrun, ended
 
-from dlrun import processes, shares
+from dlrun import processes
 from dlrun.cli import main
 from dlrun.commands import launch
 from dlrun.config import groups
 from dlrun.core import checkpoint, stored_files
+from dlrun.data.loading import partition
 
 TOLERANCE = 1e-6
 WORDS = [
@@ -127,7 +128,7 @@ def test_masks_differ_and_what_is_drawn_for_the_whole_batch_does_not(several):
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 @pytest.mark.parametrize("whole", [1, 2, 3, 10, 64])
 def test_every_row_counts_once(whole, size):
-    parts = [shares.share(whole, rank, size) for rank in range(size)]
+    parts = [partition.share(whole, rank, size) for rank in range(size)]
     counted = [row for part in parts for row in range(part.first, part.first + part.rows)]
     assert counted == list(range(whole)) and all(part.held >= 1 for part in parts)
     assert max(part.rows for part in parts) - min(part.rows for part in parts) <= 1
@@ -141,7 +142,7 @@ def test_the_parts_of_a_batch_make_the_batch(seed):
     assert len(whole) == 5 and all(len(part) == 5 for part in cut)
     for batch, *parts in zip(whole, *cut, strict=True):
         for rank, part in enumerate(parts):
-            mine = shares.share(len(batch["x"]), rank, 3)
+            mine = partition.share(len(batch["x"]), rank, 3)
             assert torch.equal(part["x"], batch["x"][mine.first : mine.first + mine.held])
 
 

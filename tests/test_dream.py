@@ -22,7 +22,8 @@ from dlrun.core import checkpoint
 from dlrun.core.dataset import Data
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field, Result, Row, Spec
-from dlrun.data.photograph import content_style, photograph
+from dlrun.data.images.single_image import content_style, photograph
+from dlrun.data.loading.table import Ticks
 from dlrun.engine import Trainer
 from dlrun.learner import Learner
 from dlrun.models.bases import Base
@@ -32,7 +33,6 @@ from dlrun.objectives.canvas_shown import resized
 from dlrun.objectives.dream import Dream, energy
 from dlrun.optim import MeanNormalised
 from dlrun.protocols.octaves import octaves
-from dlrun.tables import Ticks
 
 SQUEEZENET = Path(os.environ.get("DLRUN_DATA", "none"), "pretrained")
 real = pytest.mark.skipif(not list(SQUEEZENET.glob("squeezenet1_1*.pth")), reason="needs the weights of squeezenet1_1")

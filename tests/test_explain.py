@@ -17,7 +17,7 @@ from torch import nn
 from dlrun import assembly
 from dlrun.commands.explain import assembled, doubts, explain, training_sample
 from dlrun.core.errors import Refused
-from dlrun.data.steps import Standardise
+from dlrun.data.preprocessing.numeric import Standardise
 from dlrun.inspect.first import First, first_losses
 from dlrun.inspect.layers import layers
 from dlrun.inspect.memory import kept, memory, states

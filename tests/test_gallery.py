@@ -15,8 +15,8 @@ from dlrun.config.groups import conf_folder, options
 from dlrun.config.instantiate import build
 from dlrun.core.dataset import Raw
 from dlrun.core.types import Field
-from dlrun.data import shown
-from dlrun.data.prepare import apply, prepare
+from dlrun.data import display
+from dlrun.data.preprocessing.pipeline import apply, prepare
 
 WITHOUT_TARGETS = ("content_style", "frogs", "photograph", "pictures")  # nothing is answered, so nothing is wrong
 DATASETS = [name for name in options(conf_folder(), "data") if name not in WITHOUT_TARGETS]
@@ -126,7 +126,7 @@ def test_the_worst_rows_of_every_dataset(name, tmp_path):
 def test_a_table_shows_its_gaps_and_several_targets_name_the_first(tmp_path):
     raw = load("csv", tmp_path, target=["price", "rooms"], kind="auto")
     found = check(raw, raw.dev, np.arange(0, len(raw), 2), tmp_path, "val")
-    cells = shown.shown(raw, raw.dev, found[0]["row"])["cells"]
+    cells = display.shown(raw, raw.dev, found[0]["row"])["cells"]
     assert list(cells) == ["size", "garden", "pool", "town", "kind"] and cells == found[0]["shown"]["cells"]
     assert found[0]["target"] == "price" and found[0]["truth"] == str(int(raw.dev["price"][found[0]["row"]]))
 
@@ -188,7 +188,7 @@ def test_of_ten_thousand_rows_only_the_worst_are_looked_at(tmp_path, monkeypatch
     raw = Raw({"image": images, "digit": random.randint(0, 10, 10_000)}, {"image": "image"}, {"digit": "category"}, {})
     answer = random.dirichlet(np.ones(10), 10_000).astype(np.float32)
     answers = {"digit": (answer, raw.dev["digit"])}
-    seen, ordinary = [], shown.shown
+    seen, ordinary = [], display.shown
     monkeypatch.setattr(gallery, "shown", lambda raw, rows, row: seen.append(row) or ordinary(raw, rows, row))
     gallery.write(tmp_path, "fit", "val", raw, raw.dev, np.arange(10_000), answers, {"digit": Field("category")})
     assert len(seen) == 12 and len(list((tmp_path / "errors").glob("*.png"))) == 12

@@ -19,7 +19,7 @@ from PIL import Image
 from dlrun.cli import main
 from dlrun.config.instantiate import build
 from dlrun.core.errors import Refused
-from dlrun.data import archives, picture_cache
+from dlrun.data.images import archives, decoded_cache
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +63,7 @@ def test_two_folders_are_a_binary_question_and_three_are_classes(tmp_path):
 def test_test_pictures_are_not_opened_before_they_are_asked_for(tmp_path, monkeypatch):
     seen = set()
     whole = archives.content
-    for module in ("dlrun.data.picture_cache", "dlrun.data.picture_pool"):
+    for module in ("dlrun.data.images.decoded_cache", "dlrun.data.images.decode_workers"):
         monkeypatch.setattr(f"{module}.content", lambda place, name: seen.add(name) or whole(place, name))
     raw = images(photos(tmp_path))
     assert seen == set(names(raw.dev))
@@ -403,7 +403,9 @@ def test_a_name_that_an_archive_has_twice_is_one_picture(tmp_path):
 
 def test_no_config_can_have_an_archive_written(tmp_path):
     with pytest.raises(Refused, match="is not allowed"):
-        build({"_target_": "dlrun.data.archives._write", "path": str(tmp_path / "a.zip"), "bodies": [["a", "b"]]})
+        build(
+            {"_target_": "dlrun.data.images.archives._write", "path": str(tmp_path / "a.zip"), "bodies": [["a", "b"]]}
+        )
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------
@@ -469,7 +471,7 @@ def test_the_cache_is_told_of_once(tmp_path, caplog):
     assert caplog.text.count("decoding 16 pictures, once") == 1
     caplog.clear()
     images(tmp_path / "photos")
-    assert "decoding" not in caplog.text and picture_cache.FORMAT
+    assert "decoding" not in caplog.text and decoded_cache.FORMAT
 
 
 def test_random_weights_in_the_place_of_published_ones_are_said_beside_the_result(tmp_path, capsys):

@@ -15,11 +15,11 @@ from dlrun.config.compatibility import ACCEPTS, ANSWERS, input_fault
 from dlrun.config.instantiate import build
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field, Job, Spec
-from dlrun.data import language_steps
-from dlrun.data.language import INPUT, TARGET, Cut, dataset
-from dlrun.data.language_steps import Tokens, cut, joined, numbered
-from dlrun.data.prepare import apply, prepare
-from dlrun.data.shown import shown
+from dlrun.data.display import shown
+from dlrun.data.preprocessing import language
+from dlrun.data.preprocessing.language import Tokens, cut, joined, numbered
+from dlrun.data.preprocessing.pipeline import apply, prepare
+from dlrun.data.text.corpus import INPUT, TARGET, Cut, dataset
 from dlrun.losses import auto
 from dlrun.metrics import bits, interval, perplexity
 from dlrun.models.bigram import smoothed
@@ -302,4 +302,4 @@ def test_rows_of_other_texts_are_read_with_what_was_learnt():
 
 def test_visible_labels_tell_blanks():
     words = prepare(raw_of("a b\n" * 40), np.arange(4), None).learnt[INPUT][0]
-    assert set(words.labels) == {"", "▯", "a", "b", "␣", "⏎"} and language_steps.VISIBLE[" "] == "␣"
+    assert set(words.labels) == {"", "▯", "a", "b", "␣", "⏎"} and language.VISIBLE[" "] == "␣"

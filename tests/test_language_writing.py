@@ -15,8 +15,8 @@ from test_language import TEXT, raw_of
 from dlrun.cli import main
 from dlrun.config.instantiate import build
 from dlrun.core.errors import Refused
-from dlrun.data.language import INPUT, TARGET
-from dlrun.data.prepare import prepare
+from dlrun.data.preprocessing.pipeline import prepare
+from dlrun.data.text.corpus import INPUT, TARGET
 from dlrun.losses import auto
 from dlrun.models.language_sampling import chances
 from dlrun.objectives.given import Given

@@ -12,11 +12,11 @@ from dlrun.config.compatibility import ACCEPTS, NEEDS, PROBLEMS, SINGLE, answers
 from dlrun.config.instantiate import build
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field, Spec
+from dlrun.data.loading.table import Bag
 from dlrun.losses import auto
 from dlrun.metrics import defaults
 from dlrun.models.layers import BagProduct, Join
 from dlrun.objectives.supervised import Supervised
-from dlrun.tables import Bag
 
 ROWS = 6
 UNTRAINED = ("constant", "linear_solved", "bigram")

@@ -23,17 +23,17 @@ from PIL import Image
 
 from dlrun.core.dataset import Raw
 from dlrun.core.errors import Refused
-from dlrun.data import picture_cache, picture_pool, pictures
-from dlrun.data.archives import Files
-from dlrun.data.audit import audit
-from dlrun.data.before_after import before_and_after
-from dlrun.data.cats_dogs import cats_dogs
+from dlrun.data.audit.preprocessing_preview import before_and_after
+from dlrun.data.audit.run import audit
+from dlrun.data.datasets.cats_dogs import cats_dogs
+from dlrun.data.display import shown
 from dlrun.data.fingerprints import fingerprint
-from dlrun.data.picture_files import LIMIT, Reading, Unreadable, read, reading
-from dlrun.data.prepare import apply, prepare
-from dlrun.data.shown import shown
+from dlrun.data.images import decode_workers, decoded_cache, image_column
+from dlrun.data.images.archives import Files
+from dlrun.data.images.decode import LIMIT, Reading, Unreadable, read, reading
+from dlrun.data.loading.images import Pixels, Streamed
+from dlrun.data.preprocessing.pipeline import apply, prepare
 from dlrun.models.solved import matrix
-from dlrun.pixels import Pixels, Streamed
 from dlrun.protocols.stages import protocol_of
 
 COLOUR, GREY = Reading((8, 12), 3, "stretch"), Reading((8, 12), 1, "stretch")
@@ -52,8 +52,8 @@ def poison(monkeypatch):
     """From its call on no picture can be decoded, and no file be read for its digest."""
 
     def spread():
-        monkeypatch.setattr(picture_pool, "read", lambda *_: pytest.fail("a picture was decoded"))
-        monkeypatch.setattr(picture_cache, "content", lambda *_: pytest.fail("a picture was read"))
+        monkeypatch.setattr(decode_workers, "read", lambda *_: pytest.fail("a picture was decoded"))
+        monkeypatch.setattr(decoded_cache, "content", lambda *_: pytest.fail("a picture was read"))
 
     return spread
 
@@ -66,7 +66,7 @@ def files(folder, count=10, **options):
 
 
 def raw_of(found, keep=True, **more):
-    column = pictures.pictures(found, COLOUR, keep=keep, skip=False)
+    column = image_column.pictures(found, COLOUR, keep=keep, skip=False)
     dev = {"image": column, "kind": np.arange(len(found)) % 2}
     return Raw(dev, {"image": "image"}, {"kind": "binary"}, {}, labels={"kind": ("cat", "dog")}, **more)
 
@@ -236,7 +236,7 @@ def test_the_cache_is_known_by_content_and_by_nothing_else(tmp_path, cache):
     assert fingerprint(other.dev) != fingerprint(first.dev) and len(list(cache.glob("*.npy"))) == 2
     assert not np.array_equal(other.dev["image"][3], first.dev["image"][3])
     assert fingerprint(raw_of(found.take(range(9, -1, -1))).dev) != fingerprint(first.dev)
-    grey = pictures.pictures(found, GREY, keep=True, skip=False)
+    grey = image_column.pictures(found, GREY, keep=True, skip=False)
     assert grey.shape == (10, 1, 8, 12) and grey.digest != first.dev["image"].digest
 
 
@@ -252,15 +252,15 @@ def test_a_damaged_cache_is_made_anew(tmp_path, cache):
 
 def test_workers_give_what_one_process_gives_however_they_are_started(tmp_path, monkeypatch):
     found = files(tmp_path / "photos", 40)
-    alone = np.stack(list(picture_pool.decoded(found, COLOUR)))
-    monkeypatch.setattr(picture_pool, "FEW", 1)
-    monkeypatch.setattr(picture_pool, "cores", lambda: 2)
-    make = picture_pool.shared.__wrapped__
+    alone = np.stack(list(decode_workers.decoded(found, COLOUR)))
+    monkeypatch.setattr(decode_workers, "FEW", 1)
+    monkeypatch.setattr(decode_workers, "cores", lambda: 2)
+    make = decode_workers.shared.__wrapped__
     for how in ("spawn", "fork"):
         if how in multiprocessing.get_all_start_methods():
             pool = make(os.getpid(), multiprocessing.get_context(how))
-            monkeypatch.setattr(picture_pool, "shared", lambda *_, pool=pool: pool)
-            assert np.array_equal(np.stack(list(picture_pool.decoded(found, COLOUR))), alone)
+            monkeypatch.setattr(decode_workers, "shared", lambda *_, pool=pool: pool)
+            assert np.array_equal(np.stack(list(decode_workers.decoded(found, COLOUR))), alone)
             pool.shutdown()
 
 
@@ -276,8 +276,8 @@ def equal(one, other):
 
 
 def test_batches_are_the_same_from_the_cache_and_decoded_as_they_go(tmp_path, monkeypatch):
-    monkeypatch.setattr(picture_pool, "FEW", 1)
-    monkeypatch.setattr(picture_pool, "cores", lambda: 2)
+    monkeypatch.setattr(decode_workers, "FEW", 1)
+    monkeypatch.setattr(decode_workers, "cores", lambda: 2)
     found = files(tmp_path / "photos", 40)
     kept, streamed = raw_of(found), raw_of(found, keep=False)
     assert isinstance(prepare(streamed, np.arange(40), None).train.columns["image"], Streamed)
@@ -288,12 +288,12 @@ def test_batches_are_the_same_from_the_cache_and_decoded_as_they_go(tmp_path, mo
         assert both[1][0][0]["image"].dtype == torch.float32 and both[1][0][0]["image"].max() <= 1
     whole, late = batches_of(streamed, seed=3)[0], batches_of(streamed, seed=3, start=3)[0]
     assert equal(whole[3:], late) and not equal(whole, batches_of(streamed, seed=3, epoch=1)[0])
-    picture_pool.dismiss()
+    decode_workers.dismiss()
 
 
 def test_an_epoch_broken_off_disturbs_no_other_and_workers_stay(tmp_path, monkeypatch):
-    monkeypatch.setattr(picture_pool, "FEW", 1)
-    monkeypatch.setattr(picture_pool, "cores", lambda: 2)
+    monkeypatch.setattr(decode_workers, "FEW", 1)
+    monkeypatch.setattr(decode_workers, "cores", lambda: 2)
     data = prepare(raw_of(files(tmp_path / "photos", 40), keep=False), np.arange(30), np.arange(30, 40))
     expected = list(data.train.batches(5, seed=1))
     before = {child.pid for child in multiprocessing.active_children()}
@@ -302,7 +302,7 @@ def test_an_epoch_broken_off_disturbs_no_other_and_workers_stay(tmp_path, monkey
     broken.close()
     assert equal(list(data.train.batches(5, seed=1)), expected)
     assert before and {child.pid for child in multiprocessing.active_children()} == before
-    picture_pool.dismiss()
+    decode_workers.dismiss()
     assert not multiprocessing.active_children()
 
 
@@ -312,9 +312,9 @@ def test_workers_end_with_a_process_that_is_killed(tmp_path):
     code = (
         "import sys, multiprocessing\n"
         "from pathlib import Path\n"
-        "from dlrun.data import picture_pool as pool\n"
-        "from dlrun.data.archives import Files\n"
-        "from dlrun.data.picture_files import Reading\n"
+        "from dlrun.data.images import decode_workers as pool\n"
+        "from dlrun.data.images.archives import Files\n"
+        "from dlrun.data.images.decode import Reading\n"
         "pool.FEW, pool.cores = 1, lambda: 2\n"
         f"names = {found.names!r}\n"
         f"next(pool.decoded(Files(Path({str(found.place)!r}), names), Reading((8, 12), 3, 'stretch')))\n"
@@ -335,7 +335,7 @@ def test_where_nothing_can_be_kept_it_is_said_and_pictures_are_decoded_as_they_g
         (tmp_path / "file").write_text("no folder")
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     else:
-        monkeypatch.setattr(picture_cache, "SPARE", 1 << 60)
+        monkeypatch.setattr(decoded_cache, "SPARE", 1 << 60)
     raw = raw_of(found)
     assert "decoded as they go" in caplog.text and raw.dev["image"].store.values is None
     direct = np.stack([read(found.place / name, COLOUR) for name in found.names])
@@ -345,9 +345,9 @@ def test_where_nothing_can_be_kept_it_is_said_and_pictures_are_decoded_as_they_g
 ONE_RUN = """
 import sys
 from pathlib import Path
-from dlrun.data.archives import Files
-from dlrun.data.picture_files import Reading
-from dlrun.data.pictures import pictures
+from dlrun.data.images.archives import Files
+from dlrun.data.images.decode import Reading
+from dlrun.data.images.image_column import pictures
 
 names = tuple(f"{number:03}.png" for number in range(30))
 column = pictures(Files(Path(sys.argv[1]), names), Reading((8, 12), 3, "stretch"), keep=True, skip=False)
@@ -372,9 +372,9 @@ def test_files_that_give_no_picture_are_refused_or_left_out_and_counted(tmp_path
     with pytest.raises(
         Refused, match=r"2 of 12 files .* give no picture: '003.png' \(empty: 0 bytes\), '007.png' \(no pic"
     ):
-        pictures.pictures(found, COLOUR, keep=True, skip=False)
+        image_column.pictures(found, COLOUR, keep=True, skip=False)
     poison()  # what was found out is remembered
-    column = pictures.pictures(found, COLOUR, keep=True, skip=True)
+    column = image_column.pictures(found, COLOUR, keep=True, skip=True)
     assert column.rows.tolist() == [0, 1, 2, 4, 5, 6, 8, 9, 10, 11] and list(column.faults) == ["003.png", "007.png"]
     assert column.name(3) == "004.png" and len(column) == 10 and "left out" in caplog.text
     raw = Raw({"image": column, "kind": np.arange(10) % 2}, {"image": "image"}, {"kind": "binary"}, {})
@@ -390,7 +390,7 @@ def test_nothing_is_left_where_every_file_is_broken(tmp_path):
     for name in found.names:
         (found.place / name).write_bytes(b"")
     with pytest.raises(Refused, match="3 of 3 files"):
-        pictures.pictures(found, COLOUR, keep=True, skip=True)
+        image_column.pictures(found, COLOUR, keep=True, skip=True)
 
 
 # --- the rest of dlrun ------------------------------------------------------------------------------------------------
@@ -420,7 +420,7 @@ def test_pixels_with_rows_are_pixels_of_those_rows():
 def test_images_that_do_not_fit_on_a_device_stay_and_their_batches_move(monkeypatch):
     values, there = torch.randint(0, 256, (20, 3, 4, 5), dtype=torch.uint8), torch.device("meta")
     assert Pixels(values, torch.arange(9)).to(there).values.shape == (9, 3, 4, 5)  # the rows alone are copied
-    monkeypatch.setattr("dlrun.pixels.fits", lambda device, size: False)
+    monkeypatch.setattr("dlrun.data.loading.images.fits", lambda device, size: False)
     kept = Pixels(values, torch.arange(9)).to(there)
     assert kept.values is values and kept.place == there and len(kept) == 9
     assert [part.device for part in kept.batches(slice(0, 6), 3)] == [there, there]
@@ -430,7 +430,7 @@ def test_images_that_do_not_fit_on_a_device_stay_and_their_batches_move(monkeypa
 @pytest.mark.parametrize("fits", [True, False])
 @pytest.mark.parametrize("keep", [True, False])
 def test_batches_on_a_device_are_those_of_the_host(tmp_path, monkeypatch, keep, fits):
-    monkeypatch.setattr("dlrun.pixels.fits", lambda device, size: fits)
+    monkeypatch.setattr("dlrun.data.loading.images.fits", lambda device, size: fits)
     table = prepare(raw_of(files(tmp_path / "photos", 40), keep=keep), np.arange(40), None).train
     for how in ({}, {"seed": 3, "start": 1}):
         moved = list(table.to(torch.device("cuda")).batches(7, **how))
@@ -472,7 +472,7 @@ def test_the_audit_names_grey_and_blank_pictures_and_looks_at_few(tmp_path, monk
     raw = raw_of(found)
     told = {finding.what: finding.count for finding in audit(raw, np.arange(30), np.arange(30, 40), 0)}
     assert told["grey pictures"] == 2 and told["blank pictures"] == 1
-    monkeypatch.setattr("dlrun.data.audit_pictures.LOOKED_AT", 5)
+    monkeypatch.setattr("dlrun.data.audit.images.LOOKED_AT", 5)
     text = {finding.what: finding.text for finding in audit(raw, np.array([1, 2]), np.arange(30, 40), 0)}
     assert "2 of 2" in text["grey pictures"] and "data.channels=1" in text["grey pictures"]
 
@@ -498,7 +498,7 @@ def test_cats_and_dogs_lie_in_the_books_order_and_test_rows_stay_sealed(tmp_path
     kaggle(tmp_path / "data", prefix=prefix)
     seen = []
     monkeypatch.setattr(
-        picture_pool, "content", lambda place, name: seen.append(name) or zipfile.ZipFile(place).read(name)
+        decode_workers, "content", lambda place, name: seen.append(name) or zipfile.ZipFile(place).read(name)
     )
     raw = cats_dogs(source="official", **SMALL)
     names = [raw.dev["image"].name(row) for row in range(30)]

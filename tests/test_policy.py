@@ -17,8 +17,8 @@ from dlrun.config.instantiate import build
 from dlrun.core import artifacts
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field, Spec
-from dlrun.data.cartpole import NEAR
-from dlrun.data.prepare import prepare
+from dlrun.data.datasets.cartpole import NEAR
+from dlrun.data.preprocessing.pipeline import prepare
 from dlrun.objectives.given import Given
 from dlrun.objectives.policy import Credit, Played, Policy, play
 
@@ -163,7 +163,7 @@ def test_it_is_given_what_it_needs_or_refuses():
 @pytest.fixture
 def carts():
     pytest.importorskip("gymnasium", reason="needs the extra dlrun[control]")
-    from dlrun.data.control import cart_pole
+    from dlrun.data.environments import cart_pole
 
     return cart_pole(limit=60)
 

@@ -15,9 +15,9 @@ from dlrun.commands.predict_items import kind_of, like_a_path
 from dlrun.core.errors import Refused
 from dlrun.core.stored_files import lines
 from dlrun.core.types import Field
-from dlrun.data import aside
-from dlrun.data.embedded import digits
-from dlrun.data.samples import images
+from dlrun.data.datasets.sklearn_datasets import digits
+from dlrun.data.datasets.synthetic import images
+from dlrun.data.tabular import holdout
 from dlrun.report import predicted
 
 FIELDS = {
@@ -145,7 +145,7 @@ def test_rows_of_a_table_get_the_answers_that_were_kept_and_a_score(tables, tmp_
 
 def set_aside():
     """The rows of the table that its run keeps sealed."""
-    return set(aside.random(60, 0.2)[1].tolist())
+    return set(holdout.random(60, 0.2)[1].tolist())
 
 
 def test_rows_without_the_target_are_answered_the_same(tables, tmp_path, capsys):
@@ -258,7 +258,7 @@ def reading(request, tmp_path_factory):
 def _sealed(folder, rows):
     """The rows that the run has put aside as test rows."""
     labels = np.array([mood for _, mood in rows])
-    return set(aside.stratified(labels, 0.2)[1].tolist())
+    return set(holdout.stratified(labels, 0.2)[1].tolist())
 
 
 def written_answers(place, *words):

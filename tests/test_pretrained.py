@@ -25,7 +25,7 @@ from dlrun.core import checkpoint
 from dlrun.core.errors import Refused
 from dlrun.core.paths import user_cache
 from dlrun.core.types import Field, Spec
-from dlrun.data.picture_files import Reading, read
+from dlrun.data.images.decode import Reading, read
 from dlrun.models import bases, weights
 from dlrun.models.bases import Base, base_of, blocks, cut, freeze, last_block
 from dlrun.models.pretrained import Preprocess

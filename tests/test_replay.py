@@ -14,6 +14,7 @@ from dlrun.config.instantiate import build
 from dlrun.core import checkpoint
 from dlrun.core.dataset import Data
 from dlrun.core.types import Field, Spec, Step
+from dlrun.data.loading.table import Plain, Table
 from dlrun.engine import Trainer
 from dlrun.flat import Flat
 from dlrun.fused import Fused, kernel
@@ -21,7 +22,6 @@ from dlrun.learner import Learner
 from dlrun.objectives.supervised import Supervised
 from dlrun.optim import RMSprop
 from dlrun.replay import Replay, restless
-from dlrun.tables import Plain, Table
 
 
 def plainly(of):

@@ -17,12 +17,11 @@ from dlrun.core import checkpoint
 from dlrun.core.dataset import Raw
 from dlrun.core.errors import Refused
 from dlrun.core.types import Job
-from dlrun.data import audit_rows
+from dlrun.data.audit import duplicates
 from dlrun.data.fingerprints import fingerprint
-from dlrun.data.pictures import Pictures
-from dlrun.data.prepare import apply, prepare
-from dlrun.data.rotations import rotations
-from dlrun.data.turned import Turned
+from dlrun.data.images.image_column import Pictures
+from dlrun.data.images.rotation_pretext import Turned, rotations
+from dlrun.data.preprocessing.pipeline import apply, prepare
 from dlrun.inference import picture_reading
 from dlrun.models.bases import base_of
 from dlrun.models.trained import trained
@@ -170,7 +169,7 @@ def test_kept_or_not_they_have_the_same_fingerprint_and_copies_are_found(tmp_pat
     kept, streamed = (photos(tmp_path, "all", test=0.0, cache=cache)[1] for cache in (True, False))
     one = photos(tmp_path, "one", test=0.0)[1]
     assert fingerprint(kept.dev) == fingerprint(streamed.dev) != fingerprint(one.dev)
-    assert len(np.unique(audit_rows.identities(kept, kept.inputs))) == len(kept) - 4
+    assert len(np.unique(duplicates.identities(kept, kept.inputs))) == len(kept) - 4
 
 
 # --- from words to a report -------------------------------------------------------------------------------------------

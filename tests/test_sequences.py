@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dlrun.sequences import POOL, Sequences, Windows, by_length
-from dlrun.tables import Plain, Table
+from dlrun.data.loading.sequences import POOL, Sequences, Windows, by_length
+from dlrun.data.loading.table import Plain, Table
 
 LENGTHS = [3, 0, 5, 1, 4, 2, 5, 1, 3, 2]
 

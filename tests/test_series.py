@@ -17,12 +17,13 @@ from dlrun.core.dataset import Windowed
 from dlrun.core.errors import Refused
 from dlrun.core.run_folder import RunDir
 from dlrun.core.types import Job, Outlook, outlook
-from dlrun.data import jena, series_file
-from dlrun.data.audit import audit
+from dlrun.data.audit.run import audit
+from dlrun.data.datasets import jena
+from dlrun.data.display import shown
 from dlrun.data.fingerprints import fingerprint
-from dlrun.data.prepare import apply, prepare
-from dlrun.data.series import name_of, unit_of
-from dlrun.data.shown import shown
+from dlrun.data.preprocessing.pipeline import apply, prepare
+from dlrun.data.series import series_file
+from dlrun.data.series.series_dataset import name_of, unit_of
 from dlrun.foretold import last_values
 from dlrun.metrics import defaults, rmse_unit
 from dlrun.models.trained import read_spec

@@ -15,7 +15,7 @@ from dlrun.cli import main
 from dlrun.config.instantiate import build
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field, Outlook, Spec
-from dlrun.data.prepare import prepare
+from dlrun.data.preprocessing.pipeline import prepare
 from dlrun.forecasts import of_series
 from dlrun.models.constant import Constant
 from dlrun.models.naive import Naive, common_sense, earlier

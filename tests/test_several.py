@@ -17,7 +17,7 @@ from dlrun.config.instantiate import build
 from dlrun.core.dataset import Raw
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field, Spec, Step
-from dlrun.data.prepare import prepare
+from dlrun.data.preprocessing.pipeline import prepare
 from dlrun.meter import Meter
 from dlrun.objectives.supervised import Supervised
 

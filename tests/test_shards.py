@@ -16,14 +16,14 @@ from dlrun.config.instantiate import build
 from dlrun.core import checkpoint
 from dlrun.core.dataset import Raw
 from dlrun.core.errors import Interrupted, Refused
-from dlrun.data import shard_files
 from dlrun.data.fingerprints import fingerprint
-from dlrun.data.prepare import apply, prepare, state
-from dlrun.data.shard_files import Shelf
-from dlrun.data.sharded import Counted, Spread
-from dlrun.data.steps import Standardise
+from dlrun.data.loading.streaming import ahead
+from dlrun.data.preprocessing.numeric import Standardise
+from dlrun.data.preprocessing.pipeline import apply, prepare, state
+from dlrun.data.shards import npz_files
+from dlrun.data.shards.npz_column import Counted, Spread
+from dlrun.data.shards.npz_files import Shelf
 from dlrun.protocols.split import held_out
-from dlrun.stream import ahead
 
 LENGTHS = (30, 17, 41, 1, 25, 36)  # rows of each file
 
@@ -197,8 +197,8 @@ def test_validation_rows_are_whole_files_or_any_rows(folder):
 
 def test_test_rows_are_sealed_until_they_are_asked_for(folder, monkeypatch):
     write(folder / "test", arrays(20, seed=9), (12, 8))
-    opened, ordinary = [], shard_files.heads
-    monkeypatch.setattr(shard_files, "heads", lambda path: opened.append(path.parent.name) or ordinary(path))
+    opened, ordinary = [], npz_files.heads
+    monkeypatch.setattr(npz_files, "heads", lambda path: opened.append(path.parent.name) or ordinary(path))
     raw = read(folder)
     data = prepare(raw, np.arange(sum(LENGTHS)), None)
     assert set(opened) == {"own"}
@@ -325,7 +325,7 @@ def test_a_fingerprint_is_a_function_of_what_the_files_hold(folder, tmp_path):
 
 
 def test_too_many_different_values_are_no_classes(monkeypatch, folder):
-    monkeypatch.setattr("dlrun.data.sharded.MOST_CLASSES", 100)
+    monkeypatch.setattr("dlrun.data.shards.npz_column.MOST_CLASSES", 100)
     column = read(folder, kinds={"x": "number"}).dev["x"]
     with pytest.raises(Refused, match="more than 100 different values"):
         Counted("x").fit(replace(column, steps=(lambda values: values[:, 0],)))

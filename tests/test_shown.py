@@ -11,11 +11,11 @@ from laboratory import BAG
 from test_gallery import DATASETS, load
 
 from dlrun.core.dataset import Ragged, Raw
-from dlrun.data import words
-from dlrun.data.before_after import before_and_after
-from dlrun.data.files import Official, present
-from dlrun.data.prepare import prepare
-from dlrun.data.shown import number, picture, shortened, shown, span
+from dlrun.data.audit.preprocessing_preview import before_and_after
+from dlrun.data.datasets import imdb_reuters
+from dlrun.data.display import number, picture, shortened, shown, span
+from dlrun.data.downloads import Official, present
+from dlrun.data.preprocessing.pipeline import prepare
 
 real = pytest.mark.skipif(
     not Path(os.environ.get("DLRUN_DATA", "none"), "imdb", "imdb_word_index.json").exists(),
@@ -25,23 +25,23 @@ real = pytest.mark.skipif(
 
 @real
 def test_the_first_review_reads_as_it_is_known():
-    raw = words.imdb(source="official", words=10000, pool=False, **BAG)
+    raw = imdb_reuters.imdb(source="official", words=10000, pool=False, **BAG)
     text = shown(raw, raw.dev, 0)["text"]
     assert text.startswith("this film was just brilliant casting location scenery story direction everyone's really")
     assert " robert ▯ is an amazing actor " in text and text.endswith(" shared with us all")
     assert len(text.split()) == 121 and text.split()[80] == "…"
-    few = words.imdb(source="official", words=50, pool=False, **BAG)
+    few = imdb_reuters.imdb(source="official", words=50, pool=False, **BAG)
     assert shown(few, few.dev, 0)["text"].startswith("this film was just ▯ ▯ ▯ ▯ ▯ ▯ ▯ ▯ ▯ the")
 
 
 @real
 def test_the_first_newswire_reads_as_it_is_known():
-    raw = words.reuters(source="official", words=10000, **BAG)
+    raw = imdb_reuters.reuters(source="official", words=10000, **BAG)
     assert shown(raw, raw.dev, 0)["text"].startswith("▯ ▯ said as a result of its december acquisition of space co it")
 
 
 def test_samples_say_word_numbers_as_keras_counts_them():
-    raw = words.imdb(source="sample", words=30, pool=False, **BAG)
+    raw = imdb_reuters.imdb(source="sample", words=30, pool=False, **BAG)
     raw.dev["review"] = Ragged(np.array([1, 4, 5, 2, 29, 0, 0], np.int32), np.array([0, 7]))
     assert shown(raw, raw.dev, 0) == {"kind": "text", "text": "word1 word2 ▯ word26"}
     assert len(raw.words()) == 30
@@ -49,22 +49,24 @@ def test_samples_say_word_numbers_as_keras_counts_them():
 
 def test_without_the_list_of_words_there_are_numbers_and_a_remark(tmp_path, monkeypatch):
     monkeypatch.setenv("DLRUN_DATA", str(tmp_path))
-    monkeypatch.setattr(words, "_imdb_split", lambda split: (Ragged(np.array([7, 9]), np.array([0, 2])), np.array([1])))
-    raw = words.imdb(source="official", words=100, pool=False, **BAG)
+    monkeypatch.setattr(
+        imdb_reuters, "_imdb_split", lambda split: (Ragged(np.array([7, 9]), np.array([0, 2])), np.array([1]))
+    )
+    raw = imdb_reuters.imdb(source="official", words=100, pool=False, **BAG)
     assert shown(raw, raw.dev, 0)["text"] == "[word numbers: there is no list of their words] 1 10 12"
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("task", words.NAMES)
+@pytest.mark.parametrize("task", imdb_reuters.NAMES)
 def test_a_list_of_words_is_read_from_its_file_alone(task, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("DLRUN_DATA", str(tmp_path))
     path = tmp_path / task / f"{task}_word_index.json"
     path.parent.mkdir()
     path.write_text(json.dumps({"the": 1, "rare": 9, "of": 2}))
-    assert words._names(task, 6, "official") == () and "is not the official" in caplog.text
+    assert imdb_reuters._names(task, 6, "official") == () and "is not the official" in caplog.text
     official = Official(task, path.name, hashlib.sha256(path.read_bytes()).hexdigest(), ())
-    monkeypatch.setitem(words.NAMES, task, official)
-    assert words._names(task, 6, "official") == ("", "", "▯", "▯", "the", "of")
+    monkeypatch.setitem(imdb_reuters.NAMES, task, official)
+    assert imdb_reuters._names(task, 6, "official") == ("", "", "▯", "▯", "the", "of")
     assert present(official) == path
     path.unlink()
     assert present(official) is None

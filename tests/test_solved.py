@@ -16,13 +16,13 @@ from dlrun.config.instantiate import build
 from dlrun.core.dataset import Raw
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field, Spec
-from dlrun.data.prepare import prepare
+from dlrun.data.loading.images import Pixels
+from dlrun.data.loading.sequences import Sequences
+from dlrun.data.loading.table import Bag, Plain, Table
+from dlrun.data.preprocessing.pipeline import prepare
 from dlrun.losses import auto
 from dlrun.models.solved import EDGE, matrix
 from dlrun.objectives.supervised import Supervised
-from dlrun.pixels import Pixels
-from dlrun.sequences import Sequences
-from dlrun.tables import Bag, Plain, Table
 
 C, ROWS = 0.7, 90
 INPUTS = {

@@ -23,6 +23,7 @@ from dlrun.core.dataset import Data
 from dlrun.core.errors import Diverged, Interrupted, Unstackable
 from dlrun.core.random import mix
 from dlrun.core.types import Field, Job, Spec
+from dlrun.data.loading.table import Bag, Plain, Table
 from dlrun.engine import Trainer
 from dlrun.learner import Learner
 from dlrun.lockstep import Member, train
@@ -32,7 +33,6 @@ from dlrun.models.stacking import Stacking
 from dlrun.objectives.supervised import Supervised
 from dlrun.optim import cosine
 from dlrun.stack import Stack
-from dlrun.tables import Bag, Plain, Table
 
 CPU = torch.device("cpu")
 NUMBERS = Spec({"x": Field("number", (5,))}, {"y": Field("category", (), 3, ("a", "b", "c"))})

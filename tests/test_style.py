@@ -15,11 +15,11 @@ from dlrun.config.instantiate import build
 from dlrun.core.dataset import Data
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field, Spec
+from dlrun.data.loading.table import Plain, Table
 from dlrun.models.bases import Base
 from dlrun.models.layered import Layers
 from dlrun.objectives.given import Given
 from dlrun.objectives.style import as_grey, gram, luminance, variation
-from dlrun.tables import Plain, Table
 
 ROLES = {"content": {"3": 1.0}, "style": {"1": 1.0, "3": 2.0}}
 

@@ -23,7 +23,7 @@ from dlrun.config.compose import Composer, configure
 from dlrun.config.groups import conf_folder, options
 from dlrun.core import stored_files
 from dlrun.core.errors import Refused
-from dlrun.data import kept
+from dlrun.data import dataset_cache
 from dlrun.report import parallel
 from dlrun.report.sweep_lines import Aim, Line, best, ranked
 from dlrun.sweeps import alone, sweep_folder, work
@@ -436,29 +436,29 @@ def test_data_are_read_once_and_cannot_be_written_to(tmp_path):
 
     def load():
         read.append(1)
-        from dlrun.data.embedded import digits
+        from dlrun.data.datasets.sklearn_datasets import digits
 
         return digits(**{k: v for k, v in node.items() if k != "_target_"})
 
     node = yaml.safe_load((conf_folder() / "data" / "digits.yaml").read_text())
-    kept.keep()
+    dataset_cache.keep()
     try:
-        first, again = kept.read(node, load), kept.read(dict(node), load)
+        first, again = dataset_cache.read(node, load), dataset_cache.read(dict(node), load)
         assert first[0] is again[0] and first[1] == again[1] and len(read) == 1
         with pytest.raises(ValueError, match="read-only"):
             next(iter(first[0].dev.values()))[0] = 0
-        for number in range(kept.MOST):
-            kept.read({"other": number}, load)
-        kept.read(node, load)
-        assert len(read) == 2 + kept.MOST
+        for number in range(dataset_cache.MOST):
+            dataset_cache.read({"other": number}, load)
+        dataset_cache.read(node, load)
+        assert len(read) == 2 + dataset_cache.MOST
     finally:
-        kept.let_go()
-    assert kept.read(node, load)[1] == first[1] and len(read) == 3 + kept.MOST
+        dataset_cache.let_go()
+    assert dataset_cache.read(node, load)[1] == first[1] and len(read) == 3 + dataset_cache.MOST
 
 
 def test_a_sweep_leaves_nothing_held(tmp_path):
     assert main(["-m", *TINY, "seed=1,2", f"output={tmp_path}"]) == 0
-    assert kept._held is None and Path.cwd().name == "here"
+    assert dataset_cache._held is None and Path.cwd().name == "here"
 
 
 @pytest.mark.parametrize("pays", [True, False])

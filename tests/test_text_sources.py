@@ -17,12 +17,12 @@ from laboratory import BAG, node
 from dlrun.cli import main
 from dlrun.config.instantiate import build
 from dlrun.core.errors import Refused
-from dlrun.data import imdb_text, words
-from dlrun.data.audit import audit
-from dlrun.data.encodings import decoded
-from dlrun.data.files import Official
-from dlrun.data.prepare import apply, prepare
-from dlrun.data.shown import shown
+from dlrun.data.audit.run import audit
+from dlrun.data.datasets import imdb_raw, imdb_reuters
+from dlrun.data.display import shown
+from dlrun.data.downloads import Official
+from dlrun.data.preprocessing.pipeline import apply, prepare
+from dlrun.data.tabular.text_encoding import decoded
 
 REVIEWS = "text,stars,town,verdict\n" + "".join(
     f'"{["A great, moving", "A dull and tedious"][row % 2]} film, number {row}.",{row % 5},{"ab"[row % 3 % 2]},'
@@ -265,7 +265,7 @@ WRONG = {
 def test_what_is_wrong_is_refused(here, monkeypatch, capsys, name):
     command, files, message = WRONG[name]
     monkeypatch.setenv("DLRUN_DATA", str(here / "no data"))
-    monkeypatch.setattr(imdb_text, "ARCHIVE", Official("imdb", "aclImdb_v1.tar.gz", "0" * 64, ()))
+    monkeypatch.setattr(imdb_raw, "ARCHIVE", Official("imdb", "aclImdb_v1.tar.gz", "0" * 64, ()))
     written(here, files)
     assert main(command.split()) == 2
     said = " ".join(capsys.readouterr().err.split())
@@ -298,7 +298,7 @@ FILES = {
 
 def made(monkeypatch, folder, files, **more):
     monkeypatch.setenv("DLRUN_DATA", str(folder))
-    monkeypatch.setattr(imdb_text, "ARCHIVE", archive(folder, files, **more))
+    monkeypatch.setattr(imdb_raw, "ARCHIVE", archive(folder, files, **more))
     return lambda: build(node("data", "imdb_text", source="official"))
 
 
@@ -314,7 +314,7 @@ def test_the_archive_gives_labelled_reviews_and_nothing_else(tmp_path, monkeypat
 def test_the_archive_is_read_once(tmp_path, monkeypatch):
     load = made(monkeypatch, tmp_path, FILES)
     before = load()
-    monkeypatch.setattr(imdb_text, "bodies", None)
+    monkeypatch.setattr(imdb_raw, "bodies", None)
     assert np.array_equal(before.dev["review"], load().dev["review"])
 
 
@@ -332,12 +332,12 @@ def test_a_damaged_archive_is_refused(tmp_path, monkeypatch):
     with pytest.raises(Refused, match="is not the official aclImdb_v1.tar.gz"):
         load()
     cut = Official("imdb", place.name, hashlib.sha256(place.read_bytes()).hexdigest(), ())
-    monkeypatch.setattr(imdb_text, "ARCHIVE", cut)
+    monkeypatch.setattr(imdb_raw, "ARCHIVE", cut)
     with pytest.raises(Refused, match="is no whole archive"):
         load()
 
 
-LABELLED = Path(os.environ.get("DLRUN_DATA", "none"), "imdb", imdb_text.LABELLED.name)
+LABELLED = Path(os.environ.get("DLRUN_DATA", "none"), "imdb", imdb_raw.LABELLED.name)
 
 
 @pytest.mark.slow
@@ -361,7 +361,7 @@ def test_the_real_reviews_are_all_there_and_the_audit_finds_copies():
 @pytest.mark.parametrize("task", ["imdb", "reuters"])
 def test_word_numbers_in_turn_are_those_of_the_bag(task, cut):
     some = {"source": "sample", "words": 300} | ({"pool": False} if task == "imdb" else {})
-    load = getattr(words, task)
+    load = getattr(imdb_reuters, task)
     plain, raw = load(**some, **BAG), load(**some, **BAG | {"length": 20, "cut": cut})
     (name,) = raw.inputs
     data = prepare(raw, np.arange(50), None)
@@ -376,7 +376,7 @@ def test_word_numbers_in_turn_are_those_of_the_bag(task, cut):
 
 
 def test_new_texts_have_the_numbers_of_the_dataset():
-    raw = words.imdb(source="sample", words=300, pool=False, **BAG | {"length": 6})
+    raw = imdb_reuters.imdb(source="sample", words=300, pool=False, **BAG | {"length": 6})
     rows = raw.of_texts(["Word5, word7! nonsense word296 word297", "", "word1 " * 9])
     assert rows["review"][np.array([0])].values.tolist() == [1, 8, 10, 2, 299, 2]
     table = apply(raw, prepare(raw, np.arange(50), None), rows)
@@ -384,10 +384,10 @@ def test_new_texts_have_the_numbers_of_the_dataset():
 
 
 def test_new_texts_need_the_list_of_words(tmp_path, monkeypatch):
-    raw = words.imdb(source="sample", words=300, pool=False, **BAG)
+    raw = imdb_reuters.imdb(source="sample", words=300, pool=False, **BAG)
     monkeypatch.setenv("DLRUN_DATA", str(tmp_path))
     with pytest.raises(Refused, match="no text has numbers without the list of words: put https"):
-        words._of_texts("imdb", ["a film"], words._names("imdb", 300, "official"), 300)
+        imdb_reuters._of_texts("imdb", ["a film"], imdb_reuters._names("imdb", 300, "official"), 300)
     assert raw.of_texts(["word5"])["review"].values.tolist() == [1, 8]
 
 

@@ -17,13 +17,13 @@ from dlrun.config.groups import conf_folder, options
 from dlrun.config.instantiate import build
 from dlrun.core.dataset import Ragged
 from dlrun.core.errors import Refused
-from dlrun.data import text_steps
-from dlrun.data.imdb_text import imdb_text
-from dlrun.data.padding import padded
-from dlrun.data.prepare import prepare, state
-from dlrun.data.tokens import Cutter
-from dlrun.sequences import Sequences
-from dlrun.tables import Bag, Table
+from dlrun.data.datasets.imdb_raw import imdb_text
+from dlrun.data.loading.sequences import Sequences
+from dlrun.data.loading.table import Bag, Table
+from dlrun.data.preprocessing import text as text_steps
+from dlrun.data.preprocessing.padding import padded
+from dlrun.data.preprocessing.pipeline import prepare, state
+from dlrun.data.preprocessing.tokenizer import Cutter
 
 OPTIONS = options(conf_folder(), "text")
 TOY = np.array(["The cat sat on the mat.", "The dog ate my homework."], object)
@@ -172,7 +172,7 @@ def test_hashes_are_the_same_in_every_process():
     step = made("hashing", ngrams=[1, 2], size=97)
     here = step.fit(TEXTS)(TEXTS).columns.tolist()
     assert crc32(b"film") % 97 in made("hashing", size=97)(texts("film")).columns.tolist()
-    code = "import numpy as np, sys\nfrom dlrun.data.text_steps import hashing\n"
+    code = "import numpy as np, sys\nfrom dlrun.data.preprocessing.text import hashing\n"
     code += "s = hashing(tokens='words', ngrams=[1, 2], lower=True, punctuation='strip', size=97, values='multi_hot')\n"
     code += f"print(s(np.array({list(TEXTS)!r}, object)).columns.tolist())"
     child = subprocess.run([sys.executable, "-c", code], env={"PYTHONHASHSEED": "7"}, capture_output=True, text=True)
@@ -225,8 +225,8 @@ def test_subwords_are_learnt_and_the_same_each_time():
 
 def test_without_the_library_subwords_are_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    monkeypatch.delitem(sys.modules, "dlrun.data.subwords", raising=False)
-    monkeypatch.delattr("dlrun.data.subwords", raising=False)
+    monkeypatch.delitem(sys.modules, "dlrun.data.preprocessing.subword_tokenizer", raising=False)
+    monkeypatch.delattr("dlrun.data.preprocessing.subword_tokenizer", raising=False)
     with pytest.raises(Refused, match=r"needs the library tokenizers .*pip install 'dlrun\[subwords\]'"):
         made("subwords").fit(TOY)
 

@@ -17,9 +17,9 @@ from dlrun.config.instantiate import build
 from dlrun.core.errors import Refused
 from dlrun.core.random import mix
 from dlrun.core.types import Field, Spec
-from dlrun.data.embedded import digits
-from dlrun.data.mnist import fashion_mnist, mnist
-from dlrun.data.prepare import prepare
+from dlrun.data.datasets.mnist import fashion_mnist, mnist
+from dlrun.data.datasets.sklearn_datasets import digits
+from dlrun.data.preprocessing.pipeline import prepare
 from dlrun.engine import Trainer
 from dlrun.learner import Learner
 from dlrun.objectives.codes import direction

@@ -16,7 +16,7 @@ from dlrun.cli import main
 from dlrun.config.instantiate import build
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field, Spec
-from dlrun.data.prepare import apply, prepare
+from dlrun.data.preprocessing.pipeline import apply, prepare
 from dlrun.models.inception import Inception
 from dlrun.models.layers import strided
 from dlrun.models.residual import residual_block, shortcut

@@ -27,6 +27,7 @@ from dlrun.core import stored_files
 from dlrun.core.dataset import Data
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field, Spec
+from dlrun.data.loading.table import Ticks
 from dlrun.engine import Trainer
 from dlrun.experiment import Experiment
 from dlrun.inspect import maps, patterns
@@ -39,7 +40,6 @@ from dlrun.objectives.canvas import Canvas
 from dlrun.optim import Normalised
 from dlrun.report.inside import fitted, mosaic
 from dlrun.report.write import write
-from dlrun.tables import Ticks
 
 WITHOUT_WEIGHTS = {"pretrained"}  # those that read weights from a file are not offline
 MODELS = sorted({name for name, need in NEEDS.items() if need == "image"} - WITHOUT_WEIGHTS)

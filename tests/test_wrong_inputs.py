@@ -15,7 +15,7 @@ import yaml
 
 from dlrun.cli import main
 from dlrun.config import groups
-from dlrun.data import files
+from dlrun.data import downloads
 
 HERE = os.environ | {"PYTHONPATH": str(Path(groups.__file__).parents[1])}
 TABLE = "area,town,price\n" + "".join(f"{50 + 7 * n},{'abc'[n % 3]},{100.5 + 3 * n}\n" for n in range(30))
@@ -264,13 +264,15 @@ CASES = {
     ),
     "a download as a part": within(
         "--config-dir mine data=own",
-        {"mine/data/own.yaml": "_target_: dlrun.data.mnist.fetch\nfile: {_target_: dlrun.data.files.Official}\n"},
-        "data: _target_ 'dlrun.data.mnist.fetch' is not allowed",
+        {
+            "mine/data/own.yaml": "_target_: dlrun.data.datasets.mnist.fetch\nfile: {_target_: dlrun.data.downloads.Official}\n"
+        },
+        "data: _target_ 'dlrun.data.datasets.mnist.fetch' is not allowed",
     ),
     "a download by another name": within(
         "--config-dir mine data=own",
-        {"mine/data/own.yaml": "_target_: dlrun.data.mnist.fetch\nfile: x\n"},
-        "data: _target_ 'dlrun.data.mnist.fetch' is not allowed",
+        {"mine/data/own.yaml": "_target_: dlrun.data.datasets.mnist.fetch\nfile: x\n"},
+        "data: _target_ 'dlrun.data.datasets.mnist.fetch' is not allowed",
     ),
     "an evil part inside a part": within(
         "--config-dir mine model=own",
@@ -409,7 +411,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DLRUN_DATA", str(tmp_path / "cache"))
     monkeypatch.delenv("DLRUN_CONFIG_PATH", raising=False)
-    monkeypatch.setattr(files, "_bring", refuse)
+    monkeypatch.setattr(downloads, "_bring", refuse)
     monkeypatch.setattr(sys, "path", list(sys.path))
     return tmp_path
 

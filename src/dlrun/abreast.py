@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from dlrun.core.types import Batch
-from dlrun.pixels import Pixels
-from dlrun.sequences import Windows
-from dlrun.tables import CHUNK_BYTES, Bag, Plain, Table
+from dlrun.data.loading.images import Pixels
+from dlrun.data.loading.sequences import Windows
+from dlrun.data.loading.table import CHUNK_BYTES, Bag, Plain, Table
 
 KINDS = (Plain, Pixels, Windows, Bag)
 

@@ -16,7 +16,7 @@ from torch import nn
 from dlrun.core.files import whole
 from dlrun.core.paths import user_cache
 from dlrun.core.types import AHEAD
-from dlrun.tables import Plain, Table
+from dlrun.data.loading.table import Plain, Table
 
 log = logging.getLogger("dlrun")
 

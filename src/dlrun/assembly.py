@@ -17,7 +17,6 @@ from torch.optim import Optimizer
 
 from dlrun import metrics, optim, pairs, processes, sharded, united
 from dlrun.ahead import looked_ahead
-from dlrun.augment import Augment, augmented
 from dlrun.config.compatibility import OWN, for_one, input_fault, of_target, targets_fault
 from dlrun.config.instantiate import build, patched
 from dlrun.config.parallel_fits import split_seed
@@ -28,11 +27,14 @@ from dlrun.core.errors import Refused
 from dlrun.core.random import mix
 from dlrun.core.run_folder import RunDir
 from dlrun.core.types import Field, Job, Spec
-from dlrun.data import kept
+from dlrun.data import dataset_cache
+from dlrun.data.augmentation.pipeline import Augment, augmented
+from dlrun.data.custom_dataset import raw_of
 from dlrun.data.fingerprints import fingerprint
-from dlrun.data.news import tell_new
-from dlrun.data.own import raw_of
-from dlrun.data.prepare import apply, prepare, state
+from dlrun.data.loading.streaming import Stream
+from dlrun.data.loading.table import Table, Ticks
+from dlrun.data.preprocessing.pipeline import apply, prepare, state
+from dlrun.data.preprocessing.unseen_values import tell_new
 from dlrun.engine import Trainer
 from dlrun.goals import answered, callbacks
 from dlrun.learner import Learner
@@ -42,8 +44,6 @@ from dlrun.models.trained import plain_spec
 from dlrun.objectives.given import Given
 from dlrun.own import loss_of, metric_of
 from dlrun.protocols.stages import plan_of
-from dlrun.stream import Stream
-from dlrun.tables import Table, Ticks
 
 log = logging.getLogger("dlrun")
 log = logging.getLogger("dlrun")
@@ -88,7 +88,7 @@ class Assembly:
         device.keep_memory()
         optim.spare_compiler()
         optim.rehearse(lambda parameters: self.part("optimizer", parameters))
-        self.raw, self.print = processes.in_turn(lambda: kept.read(self.config["data"], self._dataset))
+        self.raw, self.print = processes.in_turn(lambda: dataset_cache.read(self.config["data"], self._dataset))
         if self.settings.batch_size == "auto":
             self.settings = self.settings.sized(len(self.raw))
             log.info(

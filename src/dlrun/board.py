@@ -13,7 +13,7 @@ from dlrun.calls import Call, calls, parts, tensors
 from dlrun.core import random as runtime
 from dlrun.core.errors import Refused
 from dlrun.core.types import Batch
-from dlrun.data.shown import picture
+from dlrun.data.display import picture
 from dlrun.engine import Trainer
 from dlrun.models.embedded import embedded_words
 

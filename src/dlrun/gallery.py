@@ -12,7 +12,7 @@ from dlrun.core import json_text
 from dlrun.core.dataset import Raw, Rows
 from dlrun.core.files import whole, write_text
 from dlrun.core.types import Field
-from dlrun.data.shown import number, shown, span
+from dlrun.data.display import number, shown, span
 
 LEAST = 1e-7  # about what float32 can still tell from 0 beside 1: keeps the logarithm finite
 SIDE = 140  # pixels, to which small pictures are enlarged

@@ -20,16 +20,16 @@ from dlrun.core import device as runtime
 from dlrun.core.errors import Refused, in_short
 from dlrun.core.run_folder import RunDir
 from dlrun.core.types import Batch, Field, Job, Score, Spec
-from dlrun.data.archives import content, printable
-from dlrun.data.news import tell_new
-from dlrun.data.picture_files import Reading, Unreadable, read
-from dlrun.data.prepare import apply, state
-from dlrun.data.strangers import strangers
+from dlrun.data.images.archives import content, printable
+from dlrun.data.images.decode import Reading, Unreadable, read
+from dlrun.data.loading.images import Pixels
+from dlrun.data.loading.table import Plain, Table
+from dlrun.data.preprocessing.out_of_vocabulary import strangers
+from dlrun.data.preprocessing.pipeline import apply, state
+from dlrun.data.preprocessing.unseen_values import tell_new
 from dlrun.inference_folds import Part, mean_of, scored, spec_of
 from dlrun.models.ensemble import Ensemble
 from dlrun.models.trained import Trained, answering_jobs, config_of, main_job, trained
-from dlrun.pixels import Pixels
-from dlrun.tables import Plain, Table
 
 Place = tuple[Path, str]  # a folder or an archive and the name of a file in it; or a file by itself, and ''
 

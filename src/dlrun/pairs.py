@@ -7,7 +7,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from dlrun.core.dataset import Source
 from dlrun.core.errors import Refused
-from dlrun.tables import Ticks
+from dlrun.data.loading.table import Ticks
 
 
 def normalizes(objective: nn.Module) -> bool:

@@ -22,7 +22,7 @@ from dlrun.core import device as runtime
 from dlrun.core import random
 from dlrun.core.errors import Refused
 from dlrun.core.random import mix
-from dlrun.shares import Share, share
+from dlrun.data.loading.partition import Share, share
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=1)  # whoever starts the processes sees one die; a slow one is waited for

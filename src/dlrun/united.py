@@ -17,10 +17,10 @@ from dlrun.core import random
 from dlrun.core.dataset import Source
 from dlrun.core.errors import Diverged, Refused
 from dlrun.core.random import mix
+from dlrun.data.loading.partition import share
+from dlrun.data.loading.table import Ticks
 from dlrun.meter import Meter, move
 from dlrun.processes import here
-from dlrun.shares import share
-from dlrun.tables import Ticks
 
 log = logging.getLogger("dlrun")
 SEEN = 16  # batches between two looks at what others wish, where a look has a price

@@ -156,11 +156,11 @@ def show(asked: Asked, answers: Answers, first: str, console: Console) -> str:
 
 def file_columns(asked: Asked, lines: Sequence[Any]) -> dict[str, list[str]]:
     """The columns of the file that was answered, as they stand there, of these lines."""
-    from dlrun.data import cells
+    from dlrun.data.tabular import csv_file
 
     data = asked.config["data"]
     reading = {"separator": data.get("separator"), "header": data.get("header")}
-    whole = cells.read(
+    whole = csv_file.read(
         str(one_table(asked.items)), encoding=asked.encoding or data.get("encoding") or "utf-8", **reading
     )
     place = {line: row for row, line in enumerate(whole.lines)}

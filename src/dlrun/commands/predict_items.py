@@ -62,8 +62,8 @@ def like_a_path(word: str) -> bool:
 
 def places(paths: list[Path]) -> list[Place]:
     """The picture files: those that are named, and those in folders and archives, in the order of their names."""
-    from dlrun.data.archives import packed
-    from dlrun.data.folders import ENDINGS, found
+    from dlrun.data.images.archives import packed
+    from dlrun.data.images.image_folder import ENDINGS, found
 
     these: list[Place] = []
     for path in paths:
@@ -115,7 +115,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _content(file: Path, encoding: str) -> str:
-    from dlrun.data.encodings import decoded
+    from dlrun.data.tabular.text_encoding import decoded
 
     try:
         text = decoded(file.read_bytes(), encoding, str(file))

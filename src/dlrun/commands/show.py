@@ -127,7 +127,7 @@ def versions(fit: Fit, found: dict[str, list[Batch]], name: str, where: str) -> 
 
 def pixels(picture: Tensor) -> Any:
     """A picture (C, H, W) in [0, 1] as uint8 (H, W) or (H, W, 3)."""
-    from dlrun.data.shown import picture as shown
+    from dlrun.data.display import picture as shown
 
     return shown(picture.clamp(0, 1).mul(255).round().byte().cpu().numpy())
 

@@ -14,7 +14,7 @@ from dlrun.assembly import Assembly
 from dlrun.config.parallel_fits import split_seed
 from dlrun.core.errors import Refused
 from dlrun.core.types import Batch
-from dlrun.data.prepare import apply, prepare
+from dlrun.data.preprocessing.pipeline import apply, prepare
 from dlrun.inference import picture_reading
 from dlrun.models.trained import Trained
 
@@ -37,8 +37,8 @@ def given(net: Trained, image: str, files: Sequence[Path], rows: Sequence[int], 
 
 def of_file(net: Trained, image: str, file: Path) -> View:
     """A picture from a file, made as the run's own pictures were. Raises Refused where that cannot be."""
-    from dlrun.data.archives import printable
-    from dlrun.data.picture_files import Unreadable, read
+    from dlrun.data.images.archives import printable
+    from dlrun.data.images.decode import Unreadable, read
 
     if len(net.spec.inputs) > 1:
         others = ", ".join(name for name in net.spec.inputs if name != image)

@@ -48,7 +48,7 @@ def _no_sample(config: Config) -> bool:
     data, model = config["data"], config["model"]
     inside = [each for each in data.values() if isinstance(each, dict)]
     there = any("source" in each for each in (data, model, *inside))
-    return not there or (_part(config, "data") == "dlrun.data.shards.shards" and data["path"] is not None)
+    return not there or (_part(config, "data") == "dlrun.data.shards.npz_dataset.shards" and data["path"] is not None)
 
 
 def _of_folder(config: Config) -> bool:
@@ -60,7 +60,11 @@ def _data(name: str, holds: Callable[[Config], bool]) -> Callable[[Config], bool
     return lambda config: _part(config, "data") == name and holds(config["data"])
 
 
-CSV, IMAGES, TEXTS = "dlrun.data.table_csv.csv", "dlrun.data.images.images", "dlrun.data.texts.texts"
+CSV, IMAGES, TEXTS = (
+    "dlrun.data.tabular.csv_dataset.csv",
+    "dlrun.data.images.image_dataset.images",
+    "dlrun.data.text.text_dataset.texts",
+)
 IDLE = (
     Idle(
         (*STEPS, *(f"engine.{key}" for key in STEPS_OF_ENGINE)),
@@ -140,11 +144,13 @@ IDLE = (
     ),
     Idle(
         ("data.time_format",),
-        _data("dlrun.data.series.series", lambda d: d["time"] is None),
+        _data("dlrun.data.series.series_dataset.series", lambda d: d["time"] is None),
         "it is for data.time=COLUMN",
     ),
     Idle(
-        ("data.encoding",), _data("dlrun.data.text_file.text_file", lambda d: d["path"] is None), "it is for data.path"
+        ("data.encoding",),
+        _data("dlrun.data.text.corpus.text_file", lambda d: d["path"] is None),
+        "it is for data.path",
     ),
 )
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from dlrun.core.dataset import Ragged, Rows, Windowed
-from dlrun.data.pictures import Pictures
-from dlrun.data.sharded import Sharded
-from dlrun.data.turned import Turned
+from dlrun.data.images.image_column import Pictures
+from dlrun.data.images.rotation_pretext import Turned
+from dlrun.data.shards.npz_column import Sharded
 
 
 def fingerprint(rows: Rows) -> str:

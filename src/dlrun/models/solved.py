@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from dlrun.config.constraints import Count, Positive
 from dlrun.core.errors import Refused
 from dlrun.core.types import Batch, Field, Spec
+from dlrun.data.loading.images import Pixels, Streamed
+from dlrun.data.loading.sequences import Sequences
+from dlrun.data.loading.table import Bag, Plain, Stored, Table
 from dlrun.models.layers import BagProduct
 from dlrun.models.named import safe
-from dlrun.pixels import Pixels, Streamed
-from dlrun.sequences import Sequences
-from dlrun.tables import Bag, Plain, Stored, Table
 
 log = logging.getLogger("dlrun")
 Layer = tuple[np.ndarray, np.ndarray]  # weights (F, outputs) and biases (outputs,)

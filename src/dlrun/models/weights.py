@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dlrun.core.errors import Refused
 from dlrun.core.paths import data_root
-from dlrun.downloads import downloader, reason
+from dlrun.data.downloads import downloader, reason
 
 log = logging.getLogger("dlrun")
 

@@ -14,7 +14,9 @@ from dlrun.config.constraints import Count, Fraction, NonNegative
 from dlrun.core.artifacts import Writing
 from dlrun.core.errors import Refused
 from dlrun.core.types import Batch, Score, Spec
-from dlrun.data.language_steps import Tokens, glue, joined
+from dlrun.data.loading.sequences import Windows
+from dlrun.data.loading.table import Table
+from dlrun.data.preprocessing.language import Tokens, glue, joined
 from dlrun.metrics import over_rows
 from dlrun.models.bigram import MOST, Bigram, bigram
 from dlrun.models.language_sampling import chances
@@ -22,8 +24,6 @@ from dlrun.models.naive import common_sense
 from dlrun.objectives.given import Given
 from dlrun.objectives.supervised import Supervised
 from dlrun.scores import FINISHES
-from dlrun.sequences import Windows
-from dlrun.tables import Table
 
 Reader = Callable[[Tensor, Any], tuple[Tensor, Any]]  # tokens (1, T), state or None → logits (1, size), state
 

@@ -14,7 +14,7 @@ from dlrun.config.constraints import Count, Fraction, Natural, WorldPart
 from dlrun.core.artifacts import Maker, Pictures, Points
 from dlrun.core.errors import Refused
 from dlrun.core.types import Batch, Score, Spec, Step
-from dlrun.data.control import World
+from dlrun.data.environments import World
 from dlrun.models.naive import common_sense
 from dlrun.objectives.given import Given
 

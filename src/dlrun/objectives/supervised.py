@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from dlrun.core.artifacts import Maker
 from dlrun.core.types import Batch, Step
+from dlrun.data.loading.table import Plain
 from dlrun.losses import Loss
 from dlrun.models.naive import common_sense
 from dlrun.objectives.given import Given
-from dlrun.tables import Plain
 
 
 class Supervised(nn.Module):

@@ -58,7 +58,7 @@ def sections(folder: Path) -> list[Section]:
 
 def pixels(image: Tensor) -> np.ndarray:
     """A picture (C, H, W) from 0 to 1 as uint8: (H, W, 3), or (H, W) for other numbers of channels than three."""
-    from dlrun.data.shown import picture as shown
+    from dlrun.data.display import picture as shown
 
     scaled = (image.detach().float().clamp(0, 1) * 255).round().byte().cpu().numpy()
     return shown(scaled)

@@ -63,10 +63,10 @@ class Alone:
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """Inside, the data that several jobs read are read once."""
-        from dlrun.data import kept
+        from dlrun.data import dataset_cache
 
-        kept.keep()
+        dataset_cache.keep()
         try:
             yield
         finally:
-            kept.let_go()
+            dataset_cache.let_go()

@@ -59,7 +59,7 @@ def main() -> None:
     os.environ.setdefault("COLUMNS", "120")
     threading.Thread(target=line.listen, daemon=True).start()
     import dlrun.experiment  # noqa: F401  (torch with all around it, once)
-    from dlrun.data.kept import keep
+    from dlrun.data.dataset_cache import keep
 
     keep()
     line.say(event="ready")

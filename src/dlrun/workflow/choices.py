@@ -11,7 +11,7 @@ from dlrun.config.compatibility import PROBLEMS, best_constant, metric_fault
 from dlrun.config.groups import shipped
 from dlrun.core.dataset import Raw
 from dlrun.core.errors import Refused
-from dlrun.data.audit_finding import half_width
+from dlrun.data.audit.finding import half_width
 from dlrun.models.naive import earlier
 
 SKEWED = 2 / 3  # share of the commonest class from which accuracy flatters

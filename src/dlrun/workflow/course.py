@@ -16,9 +16,9 @@ from dlrun.config.parallel_fits import split_seed
 from dlrun.core.errors import Diverged, Refused
 from dlrun.core.files import write_text
 from dlrun.core.types import Job, Result
-from dlrun.data.audit import audit
-from dlrun.data.before_after import before_and_after
-from dlrun.data.prepare import prepare
+from dlrun.data.audit.preprocessing_preview import before_and_after
+from dlrun.data.audit.run import audit
+from dlrun.data.preprocessing.pipeline import prepare
 from dlrun.experiment import Experiment, Watch
 from dlrun.ledger import config_hash
 from dlrun.protocols.stages import protocol_of

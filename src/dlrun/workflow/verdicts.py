@@ -10,7 +10,7 @@ from dlrun.config.compatibility import PROBLEMS
 from dlrun.core.dataset import Raw
 from dlrun.core.formatting import counted, number
 from dlrun.core.types import Job, Score
-from dlrun.data.audit_finding import Finding
+from dlrun.data.audit.finding import Finding
 from dlrun.diagnosis import Diagnosis
 from dlrun.workflow.choices import Choice
 from dlrun.workflow.evidence import Evidence

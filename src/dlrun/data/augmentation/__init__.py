@@ -1,0 +1,1 @@
+"""Random changes of pictures while a model trains."""

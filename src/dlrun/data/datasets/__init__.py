@@ -1,0 +1,1 @@
+"""The datasets of the book and of the tasks, one a file."""

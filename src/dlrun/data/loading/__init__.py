@@ -1,0 +1,1 @@
+"""Columns that a fit reads batches from."""

@@ -1,0 +1,1 @@
+"""Steps that are fitted on training rows and applied to others."""

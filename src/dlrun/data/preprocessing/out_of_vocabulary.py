@@ -1,0 +1,36 @@
+"""How many words of new texts a run does not know: it answers as if they were not there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dlrun.core.dataset import Column, Preparation, Ragged
+from dlrun.data.preprocessing.text import Bagged, Numbered
+from dlrun.data.preprocessing.vocabulary import OUT_OF_WORDS, START
+
+
+def strangers(column: Column, steps: tuple[Preparation, ...]) -> np.ndarray | None:
+    """Of each text (N, 2): how many of its words have no number of their own, and how many it has.
+
+    column: raw texts, or word numbers as Keras gives them. None where no list of words says what is known: hashes, and
+    n-grams without single words among them.
+    """
+    if isinstance(column, Ragged):
+        words = column.values > START
+        return np.stack([_sums(words & (column.values == OUT_OF_WORDS), column), _sums(words, column)], 1)
+    step: Any = steps[0] if steps else None
+    singles = 1 in step.ngrams if isinstance(step, Bagged) else isinstance(step, Numbered) and step.ngram == 1
+    if not singles or not step.entries:
+        return None
+    cut = step.cutter(column)
+    different, place = np.unique(cut.values, return_inverse=True)
+    there = set(step.entries)
+    unknown = np.array([name not in there for name in step.cutter.names(different.tolist())], bool)
+    return np.stack([_sums(unknown[place], cut), np.diff(cut.offsets)], 1)
+
+
+def _sums(marks: np.ndarray, rows: Ragged) -> np.ndarray:
+    """How many of a row's values are marked (N,)."""
+    return np.diff(np.concatenate([[0], np.cumsum(marks)])[rows.offsets])

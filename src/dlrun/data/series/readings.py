@@ -1,0 +1,37 @@
+"""The readings of a series file as they stand in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dlrun.data.tabular import csv_file
+from dlrun.data.tabular.dates import Dates
+from dlrun.data.tabular.number_format import Numerals
+
+
+@dataclass(frozen=True)
+class Readings:
+    """A series. place: where it came from. clock: the name of its time column. moments (T,): seconds since 1970 where
+    they are `dated`, else the numbers of that column. names, values (T, F): number columns, NaN where one is missing.
+    lines (T,): the line in the file of each row. written, dates: how numbers and dates are written, by the whole file.
+    """
+
+    place: str
+    clock: str
+    moments: np.ndarray
+    dated: bool
+    names: tuple[str, ...]
+    values: np.ndarray
+    lines: np.ndarray
+    written: Mapping[str, Numerals | None] = field(default_factory=dict)
+    dates: Dates = "each"
+
+    def __len__(self) -> int:
+        return len(self.moments)
+
+    def where(self, wrong: np.ndarray) -> str:
+        """'3 rows (lines 5, 9, 12)' for a mask of rows."""
+        return csv_file.where(self.lines, wrong)

@@ -1,0 +1,1 @@
+"""Datasets in many files that do not fit in memory."""
