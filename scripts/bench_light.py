@@ -65,7 +65,7 @@ def commands() -> Iterator[bool]:
 
 def beside_training() -> Iterator[bool]:
     """An interval, the worst errors, and a linear model, of many rows."""
-    from dlrun import bootstrap
+    from dlrun.evaluation import bootstrap
 
     values = np.random.default_rng(0).gamma(2.0, 1.0, 10_000)
     yield bar("an interval of 10,000 rows", cpu(lambda: bootstrap.mean(values, seed=0)), 1.0, "s of CPU")
@@ -86,9 +86,9 @@ def cpu(act: Callable[[], Any], runs: int = 3) -> float:
 
 
 def worst(place: Path) -> Callable[[], Any]:
-    from dlrun import gallery
     from dlrun.core.dataset import Raw
     from dlrun.core.types import Field
+    from dlrun.evaluation import worst_errors
 
     random, rows = np.random.RandomState(0), 10_000
     columns = {
@@ -98,7 +98,7 @@ def worst(place: Path) -> Callable[[], Any]:
     raw = Raw(columns, {"image": "image"}, {"digit": "category"}, {})
     answers = {"digit": (random.dirichlet(np.ones(10), rows).astype(np.float32), columns["digit"])}
     fields = {"digit": Field("category")}
-    return lambda: gallery.write(place, "fit", "val", raw, raw.dev, np.arange(rows), answers, fields)
+    return lambda: worst_errors.write(place, "fit", "val", raw, raw.dev, np.arange(rows), answers, fields)
 
 
 def linear() -> Callable[[], Any]:

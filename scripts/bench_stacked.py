@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from dlrun import metrics
 from dlrun.config.instantiate import build
 from dlrun.core.dataset import Data
 from dlrun.data.loading.table import Plain, Table
 from dlrun.engine import Trainer
+from dlrun.evaluation import metrics
 from dlrun.learner import Learner
 from dlrun.objectives.supervised import Supervised
 from dlrun.stack import Stack

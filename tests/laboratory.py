@@ -10,7 +10,6 @@ import torch
 import yaml
 from torch import nn
 
-from dlrun import metrics
 from dlrun.config.early_check import merged
 from dlrun.config.groups import conf_folder
 from dlrun.config.instantiate import build
@@ -18,6 +17,7 @@ from dlrun.core.dataset import Data
 from dlrun.core.types import Field, Spec
 from dlrun.data.loading.table import Plain, Table
 from dlrun.engine import Trainer
+from dlrun.evaluation import metrics
 from dlrun.learner import Learner
 from dlrun.objectives.supervised import Supervised
 

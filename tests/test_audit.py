@@ -15,7 +15,7 @@ from dlrun.data.audit.duplicates import identities
 from dlrun.data.audit.run import RANKS, audit
 from dlrun.data.datasets import imdb_reuters, mnist, sklearn_datasets
 from dlrun.data.preprocessing.numeric import Categories, Impute, MultiHot, Standardise, Unit
-from dlrun.protocols.split import held_out
+from dlrun.evaluation.protocols.splits import held_out
 
 SEEDS = range(4)
 ROWS = 600

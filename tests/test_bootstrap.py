@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from dlrun import bootstrap
-from dlrun.metrics import interval
-from dlrun.scores import SHARES, Whole, resampled
+from dlrun.evaluation import bootstrap
+from dlrun.evaluation.metrics import interval
+from dlrun.evaluation.split_metrics import SHARES, Whole, resampled
 
 N = 400
 ROWS = np.arange(N)

@@ -13,7 +13,6 @@ import torch
 import yaml
 
 import dlrun
-from dlrun import metrics
 from dlrun.cli import main
 from dlrun.config import groups
 from dlrun.config.compatibility import PROBLEMS
@@ -21,10 +20,11 @@ from dlrun.config.instantiate import build
 from dlrun.core import json_text
 from dlrun.core.run_folder import RunDir
 from dlrun.core.types import Field, Job, Result, Step
+from dlrun.evaluation import metrics
 from dlrun.meter import Meter, with_intervals
 
 BRIER = """
-from dlrun.metrics import Metric
+from dlrun.evaluation.metrics import Metric
 
 def brier(field):
     return Metric("min", lambda raw, target: (field.activate(raw) - field.shares(target)).square().mean(1))
@@ -499,7 +499,7 @@ def test_row_19_one_row_without_a_measure_in_common_is_no_traceback(five, tmp_pa
 def test_row_25_what_would_take_long_is_resampled_less_or_not_at_all_and_says_so(rows, said, monkeypatch):
     import numpy as np
 
-    from dlrun.scores import Whole
+    from dlrun.evaluation.split_metrics import Whole
 
     classes, taken = 500, []
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dlrun import ledger
 from dlrun.cli import main
 from dlrun.core.errors import Refused
 from dlrun.core.formatting import number
 from dlrun.data.audit.finding import Finding
 from dlrun.data.audit.run import audit
+from dlrun.evaluation import test_ledger
 
 SHORT = ["protocol=holdout", "engine.epochs=1", "engine.batch_size=256", "workflow.budget=1", "workflow.ladder={}"]
 
@@ -180,14 +180,14 @@ def test_row_38_winner_linear_model_and_baseline_are_tested_at_one_opening(measu
     tested = [line for line in lines("results.jsonl") if line["split"] == "test"]
     assert [line["name"] for line in tested] == ["final", "final-repeat-2", "final_linear"]
     assert all(line["baseline"] and line["scores"][measure]["n"] == 140 for line in tested)
-    (entry,) = ledger.entries()[0]  # one opening, with the winner's scores
+    (entry,) = test_ledger.entries()[0]  # one opening, with the winner's scores
     own = [line["scores"][measure]["value"] for line in tested[:2]]
     assert entry.score[measure] == pytest.approx(sum(own) / 2)
     said = read("workflow.json")[7]["evidence"]
     beside = number(tested[2]["scores"][measure]["value"])
     assert any(beside in line and "better [" in line and "a linear model" in line for line in said)
     assert any("the constant baseline has" in line or "baseline" in line for line in said)
-    assert main(["final", folder()]) == 0 and len(ledger.entries()[0]) == 1  # nothing left to do
+    assert main(["final", folder()]) == 0 and len(test_ledger.entries()[0]) == 1  # nothing left to do
 
 
 def test_row_38_a_lead_over_the_linear_model_that_may_be_chance_recommends_the_linear_model():

@@ -17,16 +17,16 @@ from laboratory import SPEC, table, trainer
 from rich.console import Console
 
 import dlrun
-from dlrun import metrics, predictions
 from dlrun.commands.compare import comparison, pairs
 from dlrun.core.errors import Refused
 from dlrun.core.run_folder import RunDir
 from dlrun.core.types import Job, Result, Score, Step
+from dlrun.evaluation import metrics, predictions
+from dlrun.evaluation.split_metrics import Whole
 from dlrun.meter import Meter, with_intervals
-from dlrun.scores import Whole
 
 N = 600
-METRIC = {name: {"_target_": f"dlrun.metrics.{name}"} for name in ("accuracy", "roc_auc")}
+METRIC = {name: {"_target_": f"dlrun.evaluation.metrics.{name}"} for name in ("accuracy", "roc_auc")}
 HERE = os.environ | {"PYTHONPATH": str(Path(dlrun.__file__).parents[1])}
 
 
@@ -94,7 +94,7 @@ def test_a_difference_of_luck_may_be_chance_and_none_is_said_to_be_none(tmp_path
 
 
 def test_less_is_better_where_it_is(tmp_path):
-    metric = {"rmse": {"_target_": "dlrun.metrics.rmse"}}
+    metric = {"rmse": {"_target_": "dlrun.evaluation.metrics.rmse"}}
     a, b = (write_run(tmp_path / name, skill, metric=metric, kind="number") for name, skill in (("a", 0.5), ("b", 2)))
     (line,) = pairs([b, a])
     assert "rmse (less is better) -" in line and "is real" in line

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dlrun.core.types import Row
-from dlrun.diagnosis import ORDER, diagnose, over_folds
+from dlrun.evaluation.diagnosis import ORDER, diagnose, over_folds
 
 SEEDS = 20
 BASELINE = 0.69
@@ -212,7 +212,7 @@ def test_over_folds_it_is_the_most_frequent_kind_and_the_median_epoch():
 
 
 def test_it_needs_no_torch():
-    code = "import sys, dlrun.diagnosis; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    code = "import sys, dlrun.evaluation.diagnosis; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

@@ -25,6 +25,7 @@ from dlrun.core.types import Field, Result, Row, Spec
 from dlrun.data.images.single_image import content_style, photograph
 from dlrun.data.loading.table import Ticks
 from dlrun.engine import Trainer
+from dlrun.evaluation.protocols.octaves import octaves
 from dlrun.learner import Learner
 from dlrun.models.bases import Base
 from dlrun.models.layered import Layers
@@ -32,7 +33,6 @@ from dlrun.models.layered import layers as layers_of
 from dlrun.objectives.canvas_shown import resized
 from dlrun.objectives.dream import Dream, energy
 from dlrun.optim import MeanNormalised
-from dlrun.protocols.octaves import octaves
 
 SQUEEZENET = Path(os.environ.get("DLRUN_DATA", "none"), "pretrained")
 real = pytest.mark.skipif(not list(SQUEEZENET.glob("squeezenet1_1*.pth")), reason="needs the weights of squeezenet1_1")

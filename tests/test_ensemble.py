@@ -12,12 +12,12 @@ import torch
 from laboratory import node
 from test_models import TARGETS, values
 
-from dlrun.bootstrap import Interval
 from dlrun.cli import main
 from dlrun.config.instantiate import build
 from dlrun.config.validation import member_faults
 from dlrun.core.errors import Refused
 from dlrun.core.stored_files import lines
+from dlrun.evaluation.bootstrap import Interval
 from dlrun.losses import auto
 from dlrun.models.ensemble import combined, shares
 from dlrun.models.members import admit

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from laboratory import node
 from PIL import Image
 
-from dlrun import gallery
 from dlrun.config.groups import conf_folder, options
 from dlrun.config.instantiate import build
 from dlrun.core.dataset import Raw
 from dlrun.core.types import Field
 from dlrun.data import display
 from dlrun.data.preprocessing.pipeline import apply, prepare
+from dlrun.evaluation import worst_errors
 
 WITHOUT_TARGETS = ("content_style", "frogs", "photograph", "pictures")  # nothing is answered, so nothing is wrong
 DATASETS = [name for name in options(conf_folder(), "data") if name not in WITHOUT_TARGETS]
@@ -71,7 +71,7 @@ def torch_loss(field: Field, answer, truth):
     """The same loss as torch has it, row by row."""
     answer, truth = torch.from_numpy(answer), torch.from_numpy(truth)
     if field.kind == "category":
-        return F.nll_loss(answer.clamp_min(gallery.LEAST).log(), truth, reduction="none")
+        return F.nll_loss(answer.clamp_min(worst_errors.LEAST).log(), truth, reduction="none")
     if field.kind in ("binary", "multilabel"):
         return F.binary_cross_entropy(answer, truth, reduction="none").mean(1)
     return F.l1_loss(answer, truth, reduction="none").mean(1)
@@ -80,7 +80,7 @@ def torch_loss(field: Field, answer, truth):
 def check(raw, rows, indices, folder, split):
     """Write the gallery of these rows and compare it with a plain sort; answers with its entries."""
     answers, fields = answered(raw, {name: column[indices] for name, column in rows.items()})
-    path = gallery.write(folder, "wider-fold-2", split, raw, rows, indices, answers, fields)
+    path = worst_errors.write(folder, "wider-fold-2", split, raw, rows, indices, answers, fields)
     assert path == folder / "errors" / f"wider-fold-2-{split}.json"
     found = json.loads(path.read_text(encoding="utf-8"))
     target = next(iter(fields))
@@ -151,7 +151,7 @@ def test_labels_that_a_row_may_have_several_of(tmp_path):
     ],
 )
 def test_answers_in_words(field, answer, truth, said):
-    found = gallery.entry(field, np.array(answer, np.float32), np.array(truth))
+    found = worst_errors.entry(field, np.array(answer, np.float32), np.array(truth))
     assert (found["truth"], found["answer"]) == said
 
 
@@ -161,7 +161,7 @@ def test_certain_and_wrong_is_the_worst_and_no_loss_is_infinite(tmp_path):
     truth = raw.dev["digit"][rows]
     answer = np.eye(10, dtype=np.float32)[truth]
     answer[7] = np.roll(answer[7], 1)
-    gallery.write(
+    worst_errors.write(
         tmp_path, "fit", "val", raw, raw.dev, rows, {"digit": (answer, truth)}, {"digit": Field("category", (), 10)}
     )
     found = json.loads((tmp_path / "errors" / "fit-val.json").read_text())
@@ -173,7 +173,7 @@ def test_writing_again_replaces(tmp_path):
     raw = load("digits", tmp_path)
     for seed in (1, 2):
         answers, fields = answered(raw, {name: column[:30] for name, column in raw.dev.items()}, seed)
-        path = gallery.write(tmp_path, "fit", "val", raw, raw.dev, np.arange(30), answers, fields)
+        path = worst_errors.write(tmp_path, "fit", "val", raw, raw.dev, np.arange(30), answers, fields)
     files = {entry["shown"]["image"] for entry in json.loads(path.read_text())}
     assert files == {path.name for path in path.parent.glob("*.png")} and len(files) == 12
     first = json.loads(path.read_text())[0]
@@ -189,6 +189,6 @@ def test_of_ten_thousand_rows_only_the_worst_are_looked_at(tmp_path, monkeypatch
     answer = random.dirichlet(np.ones(10), 10_000).astype(np.float32)
     answers = {"digit": (answer, raw.dev["digit"])}
     seen, ordinary = [], display.shown
-    monkeypatch.setattr(gallery, "shown", lambda raw, rows, row: seen.append(row) or ordinary(raw, rows, row))
-    gallery.write(tmp_path, "fit", "val", raw, raw.dev, np.arange(10_000), answers, {"digit": Field("category")})
+    monkeypatch.setattr(worst_errors, "shown", lambda raw, rows, row: seen.append(row) or ordinary(raw, rows, row))
+    worst_errors.write(tmp_path, "fit", "val", raw, raw.dev, np.arange(10_000), answers, {"digit": Field("category")})
     assert len(seen) == 12 and len(list((tmp_path / "errors").glob("*.png"))) == 12

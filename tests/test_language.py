@@ -20,10 +20,10 @@ from dlrun.data.preprocessing import language
 from dlrun.data.preprocessing.language import Tokens, cut, joined, numbered
 from dlrun.data.preprocessing.pipeline import apply, prepare
 from dlrun.data.text.corpus import INPUT, TARGET, Cut, dataset
+from dlrun.evaluation.metrics import bits, interval, perplexity
+from dlrun.evaluation.protocols.plans import holdout, kfold, walk_forward
 from dlrun.losses import auto
-from dlrun.metrics import bits, interval, perplexity
 from dlrun.models.bigram import smoothed
-from dlrun.protocols.plans import holdout, kfold, walk_forward
 
 TEXT = "what is done out of love always takes place beyond good and evil. " * 12
 BOTH = ("every", "next")

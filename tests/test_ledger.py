@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from dlrun import ledger
 from dlrun.commands import ledger as command
 from dlrun.core.errors import Refused
+from dlrun.evaluation import test_ledger
 
 PRINT = "a1b2c3d4" * 8
 CONFIG = {"task": {"name": "imdb"}, "model": {"units": [16, 16]}, "seed": 0, "output": "outputs", "plugins": []}
@@ -21,15 +21,15 @@ CONFIG = {"task": {"name": "imdb"}, "model": {"units": [16, 16]}, "seed": 0, "ou
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(ledger, "user_cache", lambda: tmp_path / "cache" / "dlrun")
+    monkeypatch.setattr(test_ledger, "user_cache", lambda: tmp_path / "cache" / "dlrun")
     monkeypatch.chdir(tmp_path)
     return tmp_path / "cache"
 
 
 def entered(task="imdb", fingerprint=PRINT, score=0.88213, reason="", run="outputs/imdb/one"):
     scores = {"loss": 0.3, "accuracy": score}
-    entry = ledger.enter(task=task, fingerprint=fingerprint, config=CONFIG, run=Path.cwd() / run, reason=reason)
-    return ledger.complete(entry, scores)
+    entry = test_ledger.enter(task=task, fingerprint=fingerprint, config=CONFIG, run=Path.cwd() / run, reason=reason)
+    return test_ledger.complete(entry, scores)
 
 
 def printed(words):
@@ -40,44 +40,44 @@ def printed(words):
 
 def test_what_is_entered_is_read_again_in_order(cache):
     made = [entered(), entered("reuters", "0" * 64, 0.79, "warum? „ümlaut“\nand a second line")]
-    assert ledger.entries() == (made, [])
-    assert [json.loads(line)["task"] for line in ledger.path().read_text().splitlines()] == 2 * ["imdb"] + 2 * [
+    assert test_ledger.entries() == (made, [])
+    assert [json.loads(line)["task"] for line in test_ledger.path().read_text().splitlines()] == 2 * ["imdb"] + 2 * [
         "reuters"
     ]
-    assert ledger.path() == cache / "dlrun" / "ledger.jsonl"
+    assert test_ledger.path() == cache / "dlrun" / "ledger.jsonl"
 
 
 def test_openings_are_those_of_the_same_task_and_data(cache):
     first, _, _, last = entered(), entered("reuters"), entered(fingerprint="0" * 64), entered(reason="again")
-    assert ledger.openings("imdb", PRINT) == [first, last]
-    assert ledger.openings("mnist", PRINT) == []
+    assert test_ledger.openings("imdb", PRINT) == [first, last]
+    assert test_ledger.openings("mnist", PRINT) == []
 
 
 def test_a_second_opening_needs_a_reason_and_is_told_of_the_first(cache):
-    ledger.must_have_reason("imdb", PRINT, "")
+    test_ledger.must_have_reason("imdb", PRINT, "")
     first = entered()
     for nothing in ("", "  \n", None):
         with pytest.raises(Refused) as refused:
-            ledger.must_have_reason("imdb", PRINT, nothing)
+            test_ledger.must_have_reason("imdb", PRINT, nothing)
         told = f"opened 1 time before ({first.date[:10]}, accuracy 0.8821, {first.run})"
         assert told in str(refused.value) and 'reason="…"' in str(refused.value)
-    ledger.must_have_reason("imdb", PRINT, "a bug was found")
-    ledger.must_have_reason("imdb", "0" * 64, "")
-    ledger.must_have_reason("reuters", PRINT, "")
+    test_ledger.must_have_reason("imdb", PRINT, "a bug was found")
+    test_ledger.must_have_reason("imdb", "0" * 64, "")
+    test_ledger.must_have_reason("reuters", PRINT, "")
 
 
 def test_of_many_openings_all_are_counted_and_the_last_are_named(cache):
     for number in range(9):
         entered(score=number / 10, reason="again")
     with pytest.raises(Refused, match="9 times before.*0.8000") as refused:
-        ledger.must_have_reason("imdb", PRINT, "")
+        test_ledger.must_have_reason("imdb", PRINT, "")
     assert "0.1000" not in str(refused.value)
 
 
 WRITER = """
 import sys
 from pathlib import Path
-from dlrun import ledger
+from dlrun.evaluation import test_ledger as ledger
 ledger.user_cache = lambda: Path(sys.argv[1])
 assert "torch" not in sys.modules
 for number in range(60):
@@ -91,7 +91,7 @@ def test_two_processes_that_enter_at_once_lose_nothing(cache):
     folder = str(cache / "dlrun")
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, folder, name]) for name in names]
     assert [writer.wait(60) for writer in writers] == [0, 0]
-    found, damaged = ledger.entries()
+    found, damaged = test_ledger.entries()
     assert not damaged
     for name in names:
         assert [entry.score["accuracy"] for entry in found if entry.task == name] == [n / 100 for n in range(60)]
@@ -102,75 +102,79 @@ def test_two_processes_that_enter_at_once_lose_nothing(cache):
 )
 def test_a_damaged_line_is_kept_and_told_and_costs_no_other_line(cache, damage, caplog):
     first = entered()
-    with ledger.path().open("ab") as file:
+    with test_ledger.path().open("ab") as file:
         file.write(damage)
     last = entered(reason="again")
-    assert ledger.entries() == ([first, last], [3])
-    assert ledger.openings("imdb", PRINT) == [first, last] and "line 3 is damaged" in caplog.text
-    assert damage.strip() in ledger.path().read_bytes()
+    assert test_ledger.entries() == ([first, last], [3])
+    assert test_ledger.openings("imdb", PRINT) == [first, last] and "line 3 is damaged" in caplog.text
+    assert damage.strip() in test_ledger.path().read_bytes()
     assert "line 3 of" in printed([]) and "damaged" in printed([])
 
 
 def test_a_line_of_a_later_version_is_understood(cache):
     first = entered()
-    line = json.loads(ledger.path().read_text().splitlines()[-1]) | {"machine": "a new key"}
-    ledger.path().write_text(json.dumps(line) + "\n")
-    assert ledger.entries() == ([first], [])
+    line = json.loads(test_ledger.path().read_text().splitlines()[-1]) | {"machine": "a new key"}
+    test_ledger.path().write_text(json.dumps(line) + "\n")
+    assert test_ledger.entries() == ([first], [])
 
 
 def test_an_opening_without_a_score_counts_and_goes_on_for_its_own_run(cache):
     asked = {"task": "imdb", "fingerprint": PRINT, "config": CONFIG, "reason": ""}
-    begun = ledger.enter(**asked, run=cache / "one")
-    assert ledger.openings("imdb", PRINT) == [begun] and begun.told == "no score"
+    begun = test_ledger.enter(**asked, run=cache / "one")
+    assert test_ledger.openings("imdb", PRINT) == [begun] and begun.told == "no score"
     with pytest.raises(Refused, match="no score"):
-        ledger.enter(**asked, run=cache / "other")
-    assert ledger.enter(**asked, run=cache / "one") == begun
-    done = ledger.complete(begun, {"accuracy": 0.5})
-    assert ledger.openings("imdb", PRINT) == [done]
+        test_ledger.enter(**asked, run=cache / "other")
+    assert test_ledger.enter(**asked, run=cache / "one") == begun
+    done = test_ledger.complete(begun, {"accuracy": 0.5})
+    assert test_ledger.openings("imdb", PRINT) == [done]
     with pytest.raises(Refused, match="0.5000"):
-        ledger.enter(**asked, run=cache / "one")
+        test_ledger.enter(**asked, run=cache / "one")
 
 
 def test_scores_that_are_no_numbers_or_absent_are_damage_or_nothing(cache):
-    line = json.loads(json.dumps(ledger.asdict(entered())))
-    ledger.path().write_text(
+    line = json.loads(json.dumps(test_ledger.asdict(entered())))
+    test_ledger.path().write_text(
         json.dumps(line | {"score": {"accuracy": "high"}}) + "\n" + json.dumps(line | {"score": {}})
     )
-    found, damaged = ledger.entries()
+    found, damaged = test_ledger.entries()
     assert damaged == [1] and found[0].told == "no score"
 
 
 def test_an_unwritable_cache_is_refused_before_anything_is_read(cache):
     cache.write_text("a file where the folder should be")
     with pytest.raises(Refused, match="must not happen") as refused:
-        ledger.check_writable()
-    assert str(ledger.path()) in str(refused.value)
+        test_ledger.check_writable()
+    assert str(test_ledger.path()) in str(refused.value)
     with pytest.raises(Refused):
         entered()
 
 
 def test_a_ledger_that_cannot_be_read_is_not_an_empty_one(cache):
-    ledger.path().mkdir(parents=True)
-    for ask in (ledger.entries, ledger.check_writable, lambda: ledger.must_have_reason("imdb", PRINT, "")):
+    test_ledger.path().mkdir(parents=True)
+    for ask in (
+        test_ledger.entries,
+        test_ledger.check_writable,
+        lambda: test_ledger.must_have_reason("imdb", PRINT, ""),
+    ):
         with pytest.raises(Refused, match="ledger.jsonl"):
             ask()
 
 
 def test_checking_enters_nothing_and_can_be_done_again(cache):
-    ledger.check_writable()
-    ledger.check_writable()
-    assert ledger.entries() == ([], [])
+    test_ledger.check_writable()
+    test_ledger.check_writable()
+    assert test_ledger.entries() == ([], [])
     entered()
-    before = ledger.path().read_bytes()
-    ledger.check_writable()
-    assert ledger.path().read_bytes() == before
+    before = test_ledger.path().read_bytes()
+    test_ledger.check_writable()
+    assert test_ledger.path().read_bytes() == before
 
 
 def test_the_hash_of_a_config_knows_values_and_neither_order_nor_places():
     same = dict(reversed(CONFIG.items())) | {"output": "elsewhere", "plugins": ["mine"]}
-    assert ledger.config_hash(CONFIG) == ledger.config_hash(same)
-    assert ledger.config_hash(CONFIG) != ledger.config_hash(CONFIG | {"seed": 1})
-    assert len(ledger.config_hash(CONFIG)) == 64
+    assert test_ledger.config_hash(CONFIG) == test_ledger.config_hash(same)
+    assert test_ledger.config_hash(CONFIG) != test_ledger.config_hash(CONFIG | {"seed": 1})
+    assert len(test_ledger.config_hash(CONFIG)) == 64
 
 
 def test_an_empty_ledger_says_so_with_its_path(cache):

@@ -13,8 +13,8 @@ from dlrun.config.instantiate import build
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field, Spec
 from dlrun.data.loading.table import Bag
+from dlrun.evaluation.metrics import defaults
 from dlrun.losses import auto
-from dlrun.metrics import defaults
 from dlrun.models.layers import BagProduct, Join
 from dlrun.objectives.supervised import Supervised
 

@@ -119,7 +119,10 @@ PLAIN_FILES = {
     ),
     "a reference": ("model/own", OWN + "a: ${seed}\n"),
     "empty": ("metric/own", "{}\n"),
-    "several metrics": ("metric/own", "a: {_target_: dlrun.metrics.mae}\nb: {_target_: dlrun.metrics.mse}\n"),
+    "several metrics": (
+        "metric/own",
+        "a: {_target_: dlrun.evaluation.metrics.mae}\nb: {_target_: dlrun.evaluation.metrics.mse}\n",
+    ),
     "a task": (
         "task/own",
         "# @package _global_\ndefaults:\n  - override /data: wine\n  - override /metric: [f1, mae]\n"

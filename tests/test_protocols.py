@@ -14,8 +14,8 @@ from dlrun.config.instantiate import build
 from dlrun.core.dataset import Raw
 from dlrun.core.errors import Refused
 from dlrun.core.types import Job, Result
-from dlrun.protocols.split import held_out
-from dlrun.protocols.stages import protocol_of
+from dlrun.evaluation.protocols.splits import held_out
+from dlrun.evaluation.protocols.two_stages import protocol_of
 
 ROWS = 97
 

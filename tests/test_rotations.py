@@ -22,10 +22,10 @@ from dlrun.data.fingerprints import fingerprint
 from dlrun.data.images.image_column import Pictures
 from dlrun.data.images.rotation_pretext import Turned, rotations
 from dlrun.data.preprocessing.pipeline import apply, prepare
+from dlrun.evaluation.protocols.two_stages import protocol_of
 from dlrun.inference import picture_reading
 from dlrun.models.bases import base_of
 from dlrun.models.trained import trained
-from dlrun.protocols.stages import protocol_of
 
 TURNS = ("one", "all")
 PROTOCOLS = ["holdout", "kfold", "iterated_kfold", "few_rows"]

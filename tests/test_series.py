@@ -24,11 +24,11 @@ from dlrun.data.fingerprints import fingerprint
 from dlrun.data.preprocessing.pipeline import apply, prepare
 from dlrun.data.series import series_file
 from dlrun.data.series.series_dataset import name_of, unit_of
-from dlrun.foretold import last_values
-from dlrun.metrics import defaults, rmse_unit
+from dlrun.evaluation.forecast_file import last_values
+from dlrun.evaluation.metrics import defaults, rmse_unit
+from dlrun.evaluation.protocols.plans import holdout, walk_forward
+from dlrun.evaluation.protocols.splits import folds
 from dlrun.models.trained import read_spec
-from dlrun.protocols.plans import holdout, walk_forward
-from dlrun.protocols.split import folds
 
 LOOKBACK, STEP, DELAY, ROWS = 24, 3, 6, 400
 START = np.datetime64("2020-03-01T00:00:00")

@@ -23,7 +23,7 @@ from dlrun.data.preprocessing.pipeline import apply, prepare, state
 from dlrun.data.shards import npz_files
 from dlrun.data.shards.npz_column import Counted, Spread
 from dlrun.data.shards.npz_files import Shelf
-from dlrun.protocols.split import held_out
+from dlrun.evaluation.protocols.splits import held_out
 
 LENGTHS = (30, 17, 41, 1, 25, 36)  # rows of each file
 

@@ -13,7 +13,6 @@ import torch
 from laboratory import node
 from torch import nn
 
-from dlrun import metrics
 from dlrun.abreast import Abreast, stretches
 from dlrun.assembly import Fit
 from dlrun.callbacks import EarlyStopping, KeepBest
@@ -25,6 +24,7 @@ from dlrun.core.random import mix
 from dlrun.core.types import Field, Job, Spec
 from dlrun.data.loading.table import Bag, Plain, Table
 from dlrun.engine import Trainer
+from dlrun.evaluation import metrics
 from dlrun.learner import Learner
 from dlrun.lockstep import Member, train
 from dlrun.models.layers import Join

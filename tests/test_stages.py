@@ -12,8 +12,8 @@ from dlrun.commands.compare import standing
 from dlrun.config.instantiate import dotted
 from dlrun.core import checkpoint
 from dlrun.core.types import Result
-from dlrun.protocols.plans import Holdout, Kfold
-from dlrun.protocols.stages import FIRST, Staged, Stages
+from dlrun.evaluation.protocols.plans import Holdout, Kfold
+from dlrun.evaluation.protocols.two_stages import FIRST, Staged, Stages
 
 STAGES = ["+stages.first.engine.epochs=3", "+stages.then.engine.epochs=2"]
 WORDS = ["task=digits", "model.units=[16]", "engine.epochs=9", "engine.device=cpu", "callback=keep_best"]

@@ -6,9 +6,9 @@ import os
 import numpy as np
 import pytest
 
-from dlrun import ledger
 from dlrun.assembly import Assembly
 from dlrun.cli import main
+from dlrun.evaluation import test_ledger
 from dlrun.experiment import Experiment
 from dlrun.learner import Learner
 
@@ -79,7 +79,7 @@ def test_the_seven_steps_and_the_test(capsys):
     assert "test rows" in told()[8]["verdict"] and ("± " in told()[8]["verdict"]) == (fits > 1)
     tests = [line for line in results() if line["split"] == "test"]
     assert [line["name"] for line in tests] == names
-    (entry,) = ledger.entries()[0]
+    (entry,) = test_ledger.entries()[0]
     assert entry.task == "breast_cancer" and entry.score["accuracy"] > 0.9
     said = capsys.readouterr().out
     assert all(f"{step}. {steps[step]['title']}" in said for step in steps)
@@ -89,10 +89,10 @@ def test_the_test_rows_are_opened_once(undrawn):
     assert main(["workflow", "task=wine", *HOLD]) == 0
     assert main(["final", folder()]) == 0
     assert main(["final", folder()]) == 0  # nothing left to do
-    assert len(ledger.entries()[0]) == 1
+    assert len(test_ledger.entries()[0]) == 1
     assert main(["task=wine", "test=true", "engine.epochs=1"]) == 2
     assert main(["task=wine", "test=true", "engine.epochs=1", 'reason="a test"']) == 0
-    assert [entry.reason for entry in ledger.entries()[0]] == ["", "a test"]
+    assert [entry.reason for entry in test_ledger.entries()[0]] == ["", "a test"]
     assert main(["evaluate", folder(), "test=true"]) == 2
 
 

@@ -10,7 +10,7 @@ from dlrun.config.groups import conf_folder
 from dlrun.config.instantiate import build, patched
 from dlrun.core.errors import Refused
 from dlrun.core.types import Result
-from dlrun.protocols.stages import protocol_of
+from dlrun.evaluation.protocols.two_stages import protocol_of
 from dlrun.workflow.changes import combined, patch
 from dlrun.workflow.stages import Course, Staged, budget, verified
 

@@ -6,10 +6,10 @@ import os
 import pytest
 from test_workflow import HOLD, Cut, folder, results, told
 
-from dlrun import gallery, ledger
 from dlrun.cli import main
 from dlrun.core import run_folder, stored_files
 from dlrun.core.measure_names import remembered
+from dlrun.evaluation import test_ledger, worst_errors
 from dlrun.experiment import Experiment
 from dlrun.workflow.course import Workflow
 
@@ -27,7 +27,7 @@ def finished(*words):
 
 
 def openings():
-    return [(entry.reason, bool(entry.score)) for entry in ledger.entries()[0]]
+    return [(entry.reason, bool(entry.score)) for entry in test_ledger.entries()[0]]
 
 
 def test_a_kill_before_the_last_verdict_loses_nothing(monkeypatch):
@@ -52,29 +52,29 @@ def test_a_kill_before_the_last_verdict_loses_nothing(monkeypatch):
 
 def test_an_opening_is_entered_before_a_row_is_read(monkeypatch):
     run = finished()
-    write = gallery.write
+    write = worst_errors.write
 
     def cut(folder, name, split, *rest):
         if split == "test":
             raise Cut
         return write(folder, name, split, *rest)
 
-    monkeypatch.setattr(gallery, "write", cut)
+    monkeypatch.setattr(worst_errors, "write", cut)
     with pytest.raises(Cut):
         main(["final", run])
     assert openings() == [("", False)]
-    monkeypatch.setattr(gallery, "write", write)
+    monkeypatch.setattr(worst_errors, "write", write)
     assert main(["final", run]) == 0  # the same opening goes on
     assert openings() == [("", True)] and 8 in told()
 
 
 def test_a_kill_while_the_results_of_the_test_are_written_opens_nothing_twice(monkeypatch):
     run = finished("workflow.measure=accuracy")
-    complete = ledger.complete
-    monkeypatch.setattr(ledger, "complete", lambda *_: (_ for _ in ()).throw(Cut))
+    complete = test_ledger.complete
+    monkeypatch.setattr(test_ledger, "complete", lambda *_: (_ for _ in ()).throw(Cut))
     with pytest.raises(Cut):
         main(["final", run])
-    monkeypatch.setattr(ledger, "complete", complete)
+    monkeypatch.setattr(test_ledger, "complete", complete)
     tests = [line for line in results() if line["split"] == "test"]
     assert tests and main(["final", run]) == 0
     assert [line for line in results() if line["split"] == "test"] == tests

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from dlrun import metrics, optim, pairs, processes, sharded, united
+from dlrun import optim, pairs, processes, sharded, united
 from dlrun.ahead import looked_ahead
 from dlrun.config.compatibility import OWN, for_one, input_fault, of_target, targets_fault
 from dlrun.config.instantiate import build, patched
@@ -36,14 +36,16 @@ from dlrun.data.loading.table import Table, Ticks
 from dlrun.data.preprocessing.pipeline import apply, prepare, state
 from dlrun.data.preprocessing.unseen_values import tell_new
 from dlrun.engine import Trainer
+from dlrun.evaluation import metrics
+from dlrun.evaluation.custom_metric import metric_of
+from dlrun.evaluation.protocols.two_stages import plan_of
 from dlrun.goals import answered, callbacks
 from dlrun.learner import Learner
 from dlrun.meter import Measures
 from dlrun.models.own import model_of
 from dlrun.models.trained import plain_spec
 from dlrun.objectives.given import Given
-from dlrun.own import loss_of, metric_of
-from dlrun.protocols.stages import plan_of
+from dlrun.own import loss_of
 
 log = logging.getLogger("dlrun")
 log = logging.getLogger("dlrun")

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dlrun import foretold, gallery, ledger, pairs, processes, together
+from dlrun import pairs, processes, together
 from dlrun.assembly import Assembly, Fit
 from dlrun.baseline import bar_scores
 from dlrun.callbacks import EarlyStopping, KeepBest
@@ -21,11 +21,12 @@ from dlrun.core.files import spared
 from dlrun.core.run_folder import RunDir
 from dlrun.core.types import Job, Result, Score
 from dlrun.engine import Trainer
+from dlrun.evaluation import forecast_file, test_ledger, worst_errors
+from dlrun.evaluation.protocols.two_stages import standing
 from dlrun.goals import directed, goals_of
 from dlrun.making import judged
 from dlrun.meter import Meter, with_intervals
 from dlrun.notes import costly, models_notes, remarks, skipped, told_of_targets, undefined
-from dlrun.protocols.stages import standing
 from dlrun.stopping import signals
 
 log = logging.getLogger("dlrun")
@@ -94,7 +95,7 @@ class Experiment:
         """Enter one opening in the ledger, read the test rows, write all results, and complete the entry."""
         config, folder, entry = self.assembly.config, self.run.folder, None
         if not self.assembly.synthetic:
-            enter = partial(ledger.enter, **self._whose(), config=config, run=folder)
+            enter = partial(test_ledger.enter, **self._whose(), config=config, run=folder)
             entry = processes.told(lambda: enter(reason=self._reason))
         found = processes.agreed([self.score(fit, "test") for fit in fits])
         self.run.add_results(found)
@@ -102,7 +103,7 @@ class Experiment:
             first = [result for result in found if result.job.stage == found[0].job.stage]
             values = {name: [result.scores[name].value for result in first] for name in first[0].scores}
             means = {name: statistics.fmean(each) for name, each in values.items()}
-            processes.told(lambda: ledger.complete(entry, means))
+            processes.told(lambda: test_ledger.complete(entry, means))
         log.info("the test rows were opened: %s", folder)
         return found
 
@@ -123,9 +124,9 @@ class Experiment:
                 'Say why these are opened: reason="…"'
             )
         if not self.assembly.synthetic:
-            processes.told(ledger.check_writable)
+            processes.told(test_ledger.check_writable)
             about: dict[str, Any] = {**self._whose(), "reason": self._reason, "run": self.run.folder}
-            processes.told(lambda: ledger.must_have_reason(**about))
+            processes.told(lambda: test_ledger.must_have_reason(**about))
 
     def _whose(self) -> dict[str, str]:
         """Whose test rows are opened, as the ledger knows them."""
@@ -244,7 +245,7 @@ class Experiment:
             *self.assembly.told,
             *models_notes(fit),
             *changed_settings.notes(self.run.folder, fit.job.name),
-            *foretold.notes(raw),
+            *forecast_file.notes(raw),
             *undefined(scores, split),
             *costly(scores),
             *told_of_targets(fit, scores, baseline),
@@ -268,8 +269,8 @@ class Experiment:
         if not answers:
             return
         with spared("the worst errors are", folder / "errors"):
-            gallery.write(folder, name, split, raw, rows, which, answers, fit.data.spec.targets)
-            foretold.write(folder, name, split, raw, rows, which, answers)
+            worst_errors.write(folder, name, split, raw, rows, which, answers, fit.data.spec.targets)
+            forecast_file.write(folder, name, split, raw, rows, which, answers)
 
     def _restore(self, fit: Fit, name: str, read: Callable[[Path], Any] = checkpoint.newest) -> bool:
         found = processes.told(lambda: read(fit.trainer.folder / f"{name}.pt"))

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from dlrun import metrics
 from dlrun.callbacks import Collapse, EarlyStopping, KeepBest, Limit
 from dlrun.core.errors import Refused, in_short
 from dlrun.core.types import Field, Score, Spec
 from dlrun.engine import Trainer
+from dlrun.evaluation import metrics
 from dlrun.own import callback_of
 
 STOPPERS = (Collapse, EarlyStopping, Limit)

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlrun import bootstrap
 from dlrun.core.errors import Diverged
 from dlrun.core.types import Batch, Field, Score, Step
-from dlrun.metrics import Metric, interval, zeros
+from dlrun.evaluation import bootstrap
+from dlrun.evaluation.metrics import Metric, interval, zeros
+from dlrun.evaluation.split_metrics import Whole, resampled, taken
 from dlrun.processes import here
-from dlrun.scores import Whole, resampled, taken
 
 Measures = dict[str, tuple[str, Metric]]  # name in a row → target column, measure
 PENDING_STEPS = 256

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dlrun.assembly import Fit
-from dlrun.bootstrap import COSTLY
 from dlrun.core import device
 from dlrun.core.formatting import number
 from dlrun.core.types import Score
 from dlrun.engine import Trainer
+from dlrun.evaluation.bootstrap import COSTLY
 from dlrun.optim import better
 
 

@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from dlrun.config.custom_contract import Plugins, failed, own, parameters
 from dlrun.config.instantiate import build
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field
+from dlrun.evaluation.custom_metric import failed_on
 from dlrun.losses import Loss
-from dlrun.metrics import Metric
 
 
 def loss_of(node: Mapping[str, Any], field: Field, plugins: Plugins) -> Loss:
@@ -54,66 +52,11 @@ class OwnLoss:
         try:
             found = self.function(raw, target)
         except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
-            raise Refused(_failed(f"loss {self.name}", error, raw, target)) from error
+            raise Refused(failed_on(f"loss {self.name}", error, raw, target)) from error
         if not isinstance(found, Tensor) or found.numel() != 1:
             got = f"{tuple(found.shape)} numbers" if isinstance(found, Tensor) else f"a {type(found).__name__}"
             raise Refused(f"loss {self.name} returns {got}; expected a tensor of one number, such as loss.mean()")
         return found.reshape(())
-
-
-def metric_of(
-    node: Mapping[str, Any], name: str, field: Field, plugins: Plugins, tell: Callable[[str], None]
-) -> Metric:
-    """The metric that a node describes for one target.
-
-    The contract of a metric of one's own: a function `(prediction, target)` of all rows of a split, as tensors on the
-    CPU, that returns a number, or one for each row, of which the mean is taken. `prediction` holds
-    probabilities (rows, classes), or numbers in their own unit (rows, 1); `target` likewise, classes as (rows,).
-    Further arguments are settings; a class is made with its settings and then called. `goal: min` in the YAML file says
-    that less is better (max unless said). A function with an argument `field` makes a dlrun.metrics.Metric.
-
-    Example:
-        def within(prediction, target, tolerance=1.0):
-            return (prediction - target).abs() <= tolerance
-    """
-    if not own(node["_target_"]):
-        return build(node, field, kind="metric", plugins=plugins)  # type: ignore[no-any-return]
-    goal = node.get("goal", "max")
-    made = build({key: value for key, value in node.items() if key != "goal"}, field, kind="metric", plugins=plugins)
-    if isinstance(made, Metric):
-        return made
-    if not callable(made):
-        raise Refused(f"metric {node['_target_']} returns a {type(made).__name__}; expected a function (prediction, "
-                      "target), or a dlrun.metrics.Metric")  # fmt: skip
-    if "goal" not in node:
-        tell(f"metric '{name}': larger is taken as better; if smaller is, say metric.{name}.goal=min")
-    return Metric(goal, whole=OwnMetric(made, node["_target_"]))
-
-
-@dataclass(frozen=True)
-class OwnMetric:
-    """A metric of the user's own over all rows of a split, as a number."""
-
-    function: Callable[[Tensor, Tensor], Any]
-    name: str
-
-    def __call__(self, answers: np.ndarray, targets: np.ndarray) -> float:
-        """The metric of these rows."""
-        prediction, target = torch.from_numpy(answers), torch.from_numpy(targets)
-        try:
-            found = torch.as_tensor(self.function(prediction, target)).double()
-        except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
-            raise Refused(_failed(f"metric {self.name}", error, prediction, target)) from error
-        if found.ndim and len(found) != len(target):
-            raise Refused(f"metric {self.name} returns {tuple(found.shape)} numbers for {len(target)} rows; expected "
-                          "one number, or one for each row")  # fmt: skip
-        return float(found.mean())
-
-
-def _failed(name: str, error: Exception, prediction: Tensor, target: Tensor) -> str:
-    """What went wrong in a function of the user's own, and what it was given."""
-    given = f"prediction {tuple(prediction.shape)} {prediction.dtype}, target {tuple(target.shape)} {target.dtype}"
-    return f"{failed(name, error)}; it was given {given}".replace("torch.", "")
 
 
 def callback_of(node: Mapping[str, Any], plugins: Plugins) -> Any:

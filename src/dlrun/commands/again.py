@@ -102,7 +102,7 @@ def changed(
     from dlrun.commands import resuming
     from dlrun.core.changed_settings import noted
     from dlrun.core.run_folder import RunDir
-    from dlrun.protocols.stages import plan_of
+    from dlrun.evaluation.protocols.two_stages import plan_of
 
     run, plan = RunDir(folder), None if "workflow" in config else plan_of(config, plugins)
     jobs = resuming.jobs_of(plan) if plan else []

@@ -109,7 +109,7 @@ def named(runs: Sequence[Path]) -> dict[Path, str]:
 
 def alike(runs: Sequence[Path]) -> list[list[Path]]:
     """Runs together that were developed on the same rows with the same targets."""
-    from dlrun.predictions import same_rows
+    from dlrun.evaluation.predictions import same_rows
 
     groups: list[tuple[object, list[Path]]] = []
     for run in runs:

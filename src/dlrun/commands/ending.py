@@ -41,7 +41,7 @@ def behind(results: list[Result], config: dict[str, Any]) -> list[str]:
     Fits of that very baseline are none of them, nor are the candidates of a workflow: its verdicts say it.
     """
     from dlrun.core.run_reader import family
-    from dlrun.protocols.stages import standing
+    from dlrun.evaluation.protocols.two_stages import standing
 
     if "workflow" in config:
         return []
@@ -69,13 +69,13 @@ def against_members(folder: Path, console: Console) -> None:
 
 def count_openings(config: dict[str, Any], folder: Path) -> None:
     """Keep with the run how often the test rows of its data have been opened; made-up rows are not counted."""
-    from dlrun import ledger
     from dlrun.core.run_folder import RunDir
+    from dlrun.evaluation import test_ledger
 
     run = RunDir(folder)
     data = run.read_json("data.json")
     if "SYNTHETIC" not in data["note"]:
-        found = ledger.openings(config["task"]["name"], data["fingerprint"], data.get("test", ""))
+        found = test_ledger.openings(config["task"]["name"], data["fingerprint"], data.get("test", ""))
         told = [{"date": entry.date, "score": entry.score, "reason": entry.reason} for entry in found]
         run.write_json("openings.json", {"count": len(found), "entries": told})
 
@@ -85,7 +85,7 @@ def book_lines(config: dict[str, Any], results: list[Result]) -> list[str]:
     book = config.get("book")
     if not book:
         return []
-    from dlrun.protocols.stages import standing
+    from dlrun.evaluation.protocols.two_stages import standing
 
     split, _, name = book["measure"].partition("/")
     found = [result for result in standing(results) if result.split == split]

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dlrun import ledger as book
 from dlrun.config.groups import all_folders, all_groups
 from dlrun.config.overrides import user_folders
 from dlrun.core.errors import Refused, in_short
+from dlrun.evaluation import test_ledger
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,13 +34,15 @@ def listing(words: Sequence[str], folders: Sequence[Path] = ()) -> Table | str:
 
     folders: the user's conf folders, strongest first. Raises Refused for a word that names no task.
     """
-    found, damaged = book.entries()
+    found, damaged = test_ledger.entries()
     task = task_named(words, {entry.task for entry in found}, folders)
     chosen = [entry for entry in found if task in (None, entry.task)]
-    marks = [f"line {', '.join(map(str, damaged))} of {book.path()} is damaged and is not shown"] if damaged else []
+    marks = (
+        [f"line {', '.join(map(str, damaged))} of {test_ledger.path()} is damaged and is not shown"] if damaged else []
+    )
     if not chosen:
         whose = f"the test rows of {task} have" if task else "no test rows have"
-        return "\n".join([f"{whose} {'never ' if task else ''}been opened: {book.path()}", *marks])
+        return "\n".join([f"{whose} {'never ' if task else ''}been opened: {test_ledger.path()}", *marks])
     return _table(chosen, [*counts(chosen), *marks])
 
 
@@ -59,7 +61,7 @@ def task_named(words: Sequence[str], entered: set[str], folders: Sequence[Path])
     return word
 
 
-def counts(entries: Sequence[book.Entry]) -> list[str]:
+def counts(entries: Sequence[test_ledger.Entry]) -> list[str]:
     """A line a task: how often its test rows were opened, and of how many datasets."""
     lines = []
     for task, times in Counter(entry.task for entry in entries).items():
@@ -69,12 +71,12 @@ def counts(entries: Sequence[book.Entry]) -> list[str]:
     return lines
 
 
-def known(entry: book.Entry) -> str:
+def known(entry: test_ledger.Entry) -> str:
     """What the test rows of an opening are known by."""
     return entry.test or entry.fingerprint
 
 
-def rows(entries: Sequence[book.Entry]) -> list[list[str]]:
+def rows(entries: Sequence[test_ledger.Entry]) -> list[list[str]]:
     """The cells of the table, in the order of COLUMNS; `opening` counts those of the same task and data."""
     seen: Counter[tuple[str, str]] = Counter()
     found = []
@@ -93,7 +95,7 @@ def _near(run: str) -> str:
     return str(Path(run).relative_to(here)) if Path(run).is_relative_to(here) else run
 
 
-def _table(entries: Sequence[book.Entry], below: Sequence[str]) -> Table:
+def _table(entries: Sequence[test_ledger.Entry], below: Sequence[str]) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text

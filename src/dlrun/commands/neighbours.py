@@ -15,7 +15,7 @@ from dlrun.config.compose import value_of
 from dlrun.config.constraints import COUNT
 from dlrun.core import stored_files
 from dlrun.core.errors import Refused, in_short
-from dlrun.models.answering import answering, fields_file
+from dlrun.evaluation.answering_fits import answering, fields_file
 
 if TYPE_CHECKING:
     import numpy as np

@@ -134,20 +134,20 @@ def pixels(picture: Tensor) -> Any:
 
 def label(field: Field, value: Tensor) -> str:
     """What a row's target is called."""
-    from dlrun import gallery
+    from dlrun.evaluation import worst_errors
 
     if field.kind == "category":
-        return gallery.label(field, int(value))
+        return worst_errors.label(field, int(value))
     if field.kind == "binary":
-        return gallery.label(field, round(float(value.flatten()[0])))
+        return worst_errors.label(field, round(float(value.flatten()[0])))
     if field.kind == "multilabel":
-        return ", ".join(gallery.label(field, place) for place in value.nonzero().flatten().tolist()) or "none"
+        return ", ".join(worst_errors.label(field, place) for place in value.nonzero().flatten().tolist()) or "none"
     return " ".join(f"{number:.4g}" for number in value.flatten().tolist())
 
 
 def mixture(fit: Fit, batch: Batch, new: Batch, place: int) -> str:
     """The labels of a picture that has been mixed, with their shares; '' for one that has not."""
-    from dlrun import gallery
+    from dlrun.evaluation import worst_errors
 
     target, field = next(iter(fit.data.spec.targets.items()))
     before, after = field.shares(batch[target])[place], field.shares(new[target])[place]
@@ -158,5 +158,5 @@ def mixture(fit: Fit, batch: Batch, new: Batch, place: int) -> str:
     else:
         parts = after.tolist()
     return ", ".join(
-        f"{gallery.label(field, index)}\u00a0{part:.2f}" for index, part in enumerate(parts) if part > FAINT
+        f"{worst_errors.label(field, index)}\u00a0{part:.2f}" for index, part in enumerate(parts) if part > FAINT
     )

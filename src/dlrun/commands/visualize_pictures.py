@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dlrun import gallery
 from dlrun.assembly import Assembly
 from dlrun.config.parallel_fits import split_seed
 from dlrun.core.errors import Refused
 from dlrun.core.types import Batch
 from dlrun.data.preprocessing.pipeline import apply, prepare
+from dlrun.evaluation import worst_errors
 from dlrun.inference import picture_reading
 from dlrun.models.trained import Trained
 
@@ -69,7 +69,7 @@ def of_rows(net: Trained, rows: Sequence[int], assembly: Assembly) -> list[View]
     found = []
     for row, batch in zip(rows, table.batches(1), strict=True):
         truths = [
-            gallery.entry(field, np.zeros(field.outputs), batch[name][0].numpy())["truth"]
+            worst_errors.entry(field, np.zeros(field.outputs), batch[name][0].numpy())["truth"]
             for name, field in net.spec.targets.items()
         ]
         text = f"row {row} ({', '.join(truths)})"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dlrun.core import stored_files
 from dlrun.core.errors import Refused, in_short
-from dlrun.predictions import same_rows
+from dlrun.evaluation.predictions import same_rows
 
 if TYPE_CHECKING:
     import numpy as np

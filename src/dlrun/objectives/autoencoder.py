@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dlrun.config.constraints import Count, NonNegative
 from dlrun.core.artifacts import Maker
 from dlrun.core.types import Batch, Score, Step
-from dlrun.metrics import over_rows
+from dlrun.evaluation.metrics import over_rows
 from dlrun.models.autoencoders import Autoencoder
 from dlrun.models.encoders import product
 from dlrun.objectives.codes import Codes

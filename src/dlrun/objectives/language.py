@@ -17,13 +17,13 @@ from dlrun.core.types import Batch, Score, Spec
 from dlrun.data.loading.sequences import Windows
 from dlrun.data.loading.table import Table
 from dlrun.data.preprocessing.language import Tokens, glue, joined
-from dlrun.metrics import over_rows
+from dlrun.evaluation.metrics import over_rows
+from dlrun.evaluation.split_metrics import FINISHES
 from dlrun.models.bigram import MOST, Bigram, bigram
 from dlrun.models.language_sampling import chances
 from dlrun.models.naive import common_sense
 from dlrun.objectives.given import Given
 from dlrun.objectives.supervised import Supervised
-from dlrun.scores import FINISHES
 
 Reader = Callable[[Tensor, Any], tuple[Tensor, Any]]  # tokens (1, T), state or None → logits (1, size), state
 

@@ -9,12 +9,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dlrun.bootstrap import ALIKE, too_few
 from dlrun.config.constraints import Count, Fraction, Natural, WorldPart
 from dlrun.core.artifacts import Maker, Pictures, Points
 from dlrun.core.errors import Refused
 from dlrun.core.types import Batch, Score, Spec, Step
 from dlrun.data.environments import World
+from dlrun.evaluation.bootstrap import ALIKE, too_few
 from dlrun.models.naive import common_sense
 from dlrun.objectives.given import Given
 

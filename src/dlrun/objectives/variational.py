@@ -15,7 +15,7 @@ from dlrun import processes
 from dlrun.config.constraints import Natural, NonNegative
 from dlrun.core.artifacts import Maker
 from dlrun.core.types import Batch, Score, Step
-from dlrun.metrics import over_rows
+from dlrun.evaluation.metrics import over_rows
 from dlrun.models.autoencoders import Autoencoder
 from dlrun.objectives.codes import Codes
 from dlrun.objectives.drawn import Drawn

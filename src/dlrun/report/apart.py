@@ -11,7 +11,7 @@ from dlrun.core.errors import Damaged, Refused
 from dlrun.report import measures, stages
 
 if TYPE_CHECKING:
-    from dlrun.bootstrap import Interval
+    from dlrun.evaluation.bootstrap import Interval
 
 
 def verdict(runs: Sequence[Path]) -> list[str]:
@@ -59,7 +59,7 @@ def _value(run: Path, measure: str) -> float:
 
 def difference(first: Path, second: Path, measure: str) -> Interval:
     """How far the second run is from the first on the same rows. Raises Refused where these are not the same."""
-    from dlrun import predictions
+    from dlrun.evaluation import predictions
 
     before, after = (predictions.of_stage(run, _stage(run), "val") for run in (first, second))
     return predictions.difference(before, after, measure)

@@ -11,7 +11,7 @@ from dlrun.core.formatting import number
 from dlrun.core.measure_names import goal
 
 if TYPE_CHECKING:
-    from dlrun.bootstrap import Interval
+    from dlrun.evaluation.bootstrap import Interval
 
 __all__ = ["goal", "number"]
 

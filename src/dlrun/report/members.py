@@ -14,7 +14,7 @@ from dlrun.report.section import Block, Section, Text, section
 from dlrun.report.table import Summary
 
 if TYPE_CHECKING:
-    from dlrun.bootstrap import Interval
+    from dlrun.evaluation.bootstrap import Interval
 
 OPTIMISTIC = (
     "The weights were found on these validation rows, so the ensemble's score on them is a little too good: test rows, "
@@ -59,7 +59,7 @@ def _named(members: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _beside(folder: Path, job: str, member: dict[str, Any], measure: str) -> Beside:
-    from dlrun import predictions
+    from dlrun.evaluation import predictions
 
     about = (member["name"], member["model"], member["weight"])
     try:

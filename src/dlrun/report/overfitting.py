@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlrun.core import formatting, measure_names, run_reader
-from dlrun.diagnosis import TURNED, Diagnosis, circumstances, diagnose, over_folds
+from dlrun.evaluation.diagnosis import TURNED, Diagnosis, circumstances, diagnose, over_folds
 from dlrun.report import measures, stages
 from dlrun.report.curves import best_epoch, curves, mean_curve
 from dlrun.report.picture import COLOURS, GREY, WIDTH, Curve, legend_below, picture, whole_epochs, window

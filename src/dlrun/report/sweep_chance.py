@@ -13,7 +13,7 @@ from dlrun.report import measures
 from dlrun.report.sweep_lines import SEEDS, Aim, Line, best, goals_of, mean_of, ranked, seeded, value_of, varying
 
 if TYPE_CHECKING:
-    from dlrun.bootstrap import Interval
+    from dlrun.evaluation.bootstrap import Interval
 
 LOOKED_AT = 20  # jobs after the best that are compared with it
 ERRORS = 2.0  # standard errors: two means over seeds that are nearer cannot be told apart
@@ -88,7 +88,7 @@ def _near(folder: Path, line: Line, other: Line, measure: str) -> bool:
 
 
 def _difference(first: Path, second: Path, measure: str) -> Interval:
-    from dlrun import predictions
+    from dlrun.evaluation import predictions
 
     pools = []
     for run in (first, second):

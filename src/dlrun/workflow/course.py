@@ -19,9 +19,9 @@ from dlrun.core.types import Job, Result
 from dlrun.data.audit.preprocessing_preview import before_and_after
 from dlrun.data.audit.run import audit
 from dlrun.data.preprocessing.pipeline import prepare
+from dlrun.evaluation.protocols.two_stages import protocol_of
+from dlrun.evaluation.test_ledger import config_hash
 from dlrun.experiment import Experiment, Watch
-from dlrun.ledger import config_hash
-from dlrun.protocols.stages import protocol_of
 from dlrun.workflow import choices, verdicts
 from dlrun.workflow.changes import patch
 from dlrun.workflow.evidence import Evidence

@@ -8,14 +8,14 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
-from dlrun import predictions
-from dlrun.bootstrap import Interval
 from dlrun.core.measure_names import goal
 from dlrun.core.run_folder import RunDir
 from dlrun.core.stored_files import lines
 from dlrun.core.types import Result
-from dlrun.diagnosis import TURNED, Diagnosis, circumstances, diagnose, over_folds
-from dlrun.predictions import Pooled
+from dlrun.evaluation import predictions
+from dlrun.evaluation.bootstrap import Interval
+from dlrun.evaluation.diagnosis import TURNED, Diagnosis, circumstances, diagnose, over_folds
+from dlrun.evaluation.predictions import Pooled
 from dlrun.workflow.spending import Spending
 from dlrun.workflow.stages import FIRST, NAIVE, UNTRAINED, Stage
 

@@ -9,17 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dlrun import predictions
-from dlrun.bootstrap import Interval
 from dlrun.config.groups import shipped
 from dlrun.config.instantiate import patched
 from dlrun.core.dataset import Raw
 from dlrun.core.errors import Refused
 from dlrun.core.formatting import counted, number
 from dlrun.core.types import Job, Result, Score
+from dlrun.evaluation import predictions
+from dlrun.evaluation.bootstrap import Interval
+from dlrun.evaluation.protocols.plans import Plan, Rows, Whole, repeated
 from dlrun.experiment import Experiment, Watch
-from dlrun.protocols.plans import Plan, Rows, Whole
-from dlrun.protocols.repeats import repeated
 from dlrun.workflow.course import Workflow
 from dlrun.workflow.stages import FINALS, UNTRAINED, Stage, Staged
 from dlrun.workflow.verdicts import Verdict, apart, called, interval

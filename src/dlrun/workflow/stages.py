@@ -14,7 +14,7 @@ from dlrun.core.dataset import Raw
 from dlrun.core.errors import Refused
 from dlrun.core.random import mix
 from dlrun.core.types import Job, Result
-from dlrun.protocols.plans import Plan, Rows
+from dlrun.evaluation.protocols.plans import Plan, Rows
 from dlrun.workflow.changes import RELATIVE, Changes, check, combined, patch
 
 FIRST = ("constant", "linear", "small", "configured")

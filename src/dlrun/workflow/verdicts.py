@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from dlrun.bootstrap import Interval
 from dlrun.config.compatibility import PROBLEMS
 from dlrun.core.dataset import Raw
 from dlrun.core.formatting import counted, number
 from dlrun.core.types import Job, Score
 from dlrun.data.audit.finding import Finding
-from dlrun.diagnosis import Diagnosis
+from dlrun.evaluation.bootstrap import Interval
+from dlrun.evaluation.diagnosis import Diagnosis
 from dlrun.workflow.choices import Choice
 from dlrun.workflow.evidence import Evidence
 from dlrun.workflow.stages import FIRST, NAIVE, UNTRAINED, Stage

@@ -1,17 +1,18 @@
-"""Protocols as plans: a pure function from the results so far to the next job, and the rows of each job."""
+"""Evaluation plans: which fits a protocol asks for, and of which rows: hold-out, folds, repeats."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
 from dlrun.config.constraints import Count, Natural, Positive
 from dlrun.core.dataset import Raw
+from dlrun.core.errors import Refused
 from dlrun.core.types import Job, Result
-from dlrun.protocols.split import By, drawn, folds, forward, held_out
-from dlrun.protocols.strata import Rare
+from dlrun.evaluation.protocols.splits import By, drawn, folds, forward, held_out
+from dlrun.evaluation.protocols.stratification import Rare
 
 Rows = tuple[np.ndarray, np.ndarray | None]
 
@@ -138,3 +139,28 @@ def iterated_kfold(*, folds: Count, repeats: Count, by: By, shuffle: bool, rare:
 def walk_forward(*, folds: Count, gap: Natural, size: Count | None) -> WalkForward:
     """Validation on one window of time after another, each after `gap` rows that nobody sees."""
     return WalkForward(folds, gap, size)
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """A plan of one fit, done `times` times on the same rows; weights, order of batches and noise differ."""
+
+    plan: Plan
+    times: int
+
+    def __call__(self, results: list[Result]) -> Job | None:
+        first = self.plan([])
+        return replace(first, repeat=len(results)) if first and len(results) < self.times else None
+
+    def rows(self, raw: Raw, job: Job, seed: int) -> Rows:
+        return self.plan.rows(raw, replace(job, repeat=0), seed)
+
+
+def repeated(plan: Plan, times: int) -> Plan:
+    """The plan itself, or with times > 1 each of its fits so often. Raises Refused for a plan of folds."""
+    if times == 1:
+        return plan
+    first = plan([])
+    if first is None or first.folds > 1 or first.stage != Job().stage:
+        raise Refused(f"repeat={times} repeats one fit, but this protocol makes several: use protocol=iterated_kfold")
+    return Repeated(plan, times)

@@ -10,12 +10,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dlrun.bootstrap import ALIKE, too_few
 from dlrun.config.compatibility import best_constant, metric_fault, usual_metrics
 from dlrun.config.constraints import Count, Fraction
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field, Score
-from dlrun.scores import FINISHES, Whole
+from dlrun.evaluation.bootstrap import ALIKE, too_few
+from dlrun.evaluation.split_metrics import FINISHES, Whole
 
 Each = Callable[[Tensor, Tensor], Tensor]
 Average = Literal["macro", "micro", "weighted"]

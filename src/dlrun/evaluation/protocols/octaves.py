@@ -9,7 +9,7 @@ import numpy as np
 from dlrun.config.constraints import Count
 from dlrun.core.dataset import Raw
 from dlrun.core.types import Job, Result
-from dlrun.protocols.plans import Rows
+from dlrun.evaluation.protocols.plans import Rows
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from statistics import fmean, median
 from typing import Any, Literal
 
 from dlrun.core.formatting import counted
-from dlrun.curve import CLEAR, FEW, NOISE, RISEN, Curve, curve, number, series
+from dlrun.evaluation.learning_curve import CLEAR, FEW, NOISE, RISEN, Curve, curve, number, series
 
 Kind = Literal[
     "unstable", "suspiciously good", "not learning", "overfitting", "rising", "underfitting", "converged", "unclear"

@@ -10,8 +10,7 @@ from dlrun.config.instantiate import build, dotted
 from dlrun.config.parallel_fits import without_common
 from dlrun.core.dataset import Raw
 from dlrun.core.types import Job, Result
-from dlrun.protocols.plans import Plan, Rows
-from dlrun.protocols.repeats import repeated
+from dlrun.evaluation.protocols.plans import Plan, Rows, repeated
 
 Settings = dict[str, Any]
 FIRST = "head"  # the name of the first stage: what a new head learns while the rest is frozen

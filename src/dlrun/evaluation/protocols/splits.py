@@ -10,7 +10,7 @@ import numpy as np
 
 from dlrun.core.dataset import Raw
 from dlrun.core.errors import Refused
-from dlrun.protocols.strata import Rare, single, strata, tell_not_stratified
+from dlrun.evaluation.protocols.stratification import Rare, single, strata, tell_not_stratified
 
 log = logging.getLogger("dlrun")
 

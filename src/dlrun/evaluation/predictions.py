@@ -15,11 +15,12 @@ from dlrun.core.errors import Refused, in_short
 if TYPE_CHECKING:
     import numpy as np
 
-    from dlrun.bootstrap import Interval
-    from dlrun.scores import Whole
+    from dlrun.evaluation.bootstrap import Interval
+    from dlrun.evaluation.split_metrics import Whole
+
 
 SEED = 0  # of the resamples: the same question has the same answer
-OURS = "dlrun.metrics."
+OURS = "dlrun.evaluation.metrics."
 # As metrics.defaults takes the measures that nobody asked for:
 USUAL: dict[str, dict[str, Any]] = {"accuracy": {"_target_": OURS + "accuracy", "threshold": 0.5}}
 
@@ -53,7 +54,7 @@ class Definition:
     @property
     def finish(self) -> Any:
         """What is done to the mean of its rows."""
-        from dlrun.scores import FINISHES
+        from dlrun.evaluation.split_metrics import FINISHES
 
         return FINISHES.get(self.function.removeprefix(OURS), float)
 
@@ -86,7 +87,7 @@ def interval(of: Pooled, measure: str) -> Interval:
     Of several folds it is the measure of all rows together: for measures of a whole split, such as an area under a
     curve, near the mean over folds, not equal to it. Raises Refused for what was not measured.
     """
-    from dlrun import bootstrap
+    from dlrun.evaluation import bootstrap
 
     definition = _checked(of, measure)
     if measure in of.values:
@@ -103,7 +104,7 @@ def difference(first: Pooled, second: Pooled, measure: str) -> Interval:
     """
     import numpy as np
 
-    from dlrun import bootstrap
+    from dlrun.evaluation import bootstrap
 
     definition = _checked(first, measure)
     if (other := _checked(second, measure)) != definition:
@@ -119,7 +120,7 @@ def difference(first: Pooled, second: Pooled, measure: str) -> Interval:
 def _difference_of_wholes(first: Pooled, second: Pooled, definition: Definition, measure: str) -> Interval:
     import numpy as np
 
-    from dlrun import bootstrap
+    from dlrun.evaluation import bootstrap
 
     orders = [np.argsort(of.rows, kind="stable") for of in (first, second)]
     rows = first.rows[orders[0]]
@@ -137,7 +138,7 @@ def _difference_of_wholes(first: Pooled, second: Pooled, definition: Definition,
 
 
 def _whole(of: Pooled, definition: Definition, measure: str) -> tuple[Whole, np.ndarray, np.ndarray]:
-    from dlrun.scores import NAMES, Whole
+    from dlrun.evaluation.split_metrics import NAMES, Whole
 
     if not definition.function.startswith(OURS):
         raise Refused(f"{measure} is {definition.function}, which is not one of dlrun's own: it cannot be taken again")

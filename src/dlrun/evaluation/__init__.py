@@ -1,0 +1,1 @@
+"""What is measured: metrics, protocols, intervals, stored predictions, the test ledger."""

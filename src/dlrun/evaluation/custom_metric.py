@@ -1,0 +1,72 @@
+"""A metric of the user's own, a function of all rows of a split; its contract stands below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dlrun.config.custom_contract import Plugins, failed, own
+from dlrun.config.instantiate import build
+from dlrun.core.errors import Refused
+from dlrun.core.types import Field
+from dlrun.evaluation.metrics import Metric
+
+
+def metric_of(
+    node: Mapping[str, Any], name: str, field: Field, plugins: Plugins, tell: Callable[[str], None]
+) -> Metric:
+    """The metric that a node describes for one target.
+
+    The contract of a metric of one's own: a function `(prediction, target)` of all rows of a split, as tensors on the
+    CPU, that returns a number, or one for each row, of which the mean is taken. `prediction` holds
+    probabilities (rows, classes), or numbers in their own unit (rows, 1); `target` likewise, classes as (rows,).
+    Further arguments are settings; a class is made with its settings and then called. `goal: min` in the YAML file says
+    that less is better (max unless said). A function with an argument `field` makes a dlrun.evaluation.metrics.Metric.
+
+    Example:
+        def within(prediction, target, tolerance=1.0):
+            return (prediction - target).abs() <= tolerance
+    """
+    if not own(node["_target_"]):
+        return build(node, field, kind="metric", plugins=plugins)  # type: ignore[no-any-return]
+    goal = node.get("goal", "max")
+    made = build({key: value for key, value in node.items() if key != "goal"}, field, kind="metric", plugins=plugins)
+    if isinstance(made, Metric):
+        return made
+    if not callable(made):
+        raise Refused(f"metric {node['_target_']} returns a {type(made).__name__}; expected a function (prediction, "
+                      "target), or a dlrun.evaluation.metrics.Metric")  # fmt: skip
+    if "goal" not in node:
+        tell(f"metric '{name}': larger is taken as better; if smaller is, say metric.{name}.goal=min")
+    return Metric(goal, whole=OwnMetric(made, node["_target_"]))
+
+
+@dataclass(frozen=True)
+class OwnMetric:
+    """A metric of the user's own over all rows of a split, as a number."""
+
+    function: Callable[[Tensor, Tensor], Any]
+    name: str
+
+    def __call__(self, answers: np.ndarray, targets: np.ndarray) -> float:
+        """The metric of these rows."""
+        prediction, target = torch.from_numpy(answers), torch.from_numpy(targets)
+        try:
+            found = torch.as_tensor(self.function(prediction, target)).double()
+        except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
+            raise Refused(failed_on(f"metric {self.name}", error, prediction, target)) from error
+        if found.ndim and len(found) != len(target):
+            raise Refused(f"metric {self.name} returns {tuple(found.shape)} numbers for {len(target)} rows; expected "
+                          "one number, or one for each row")  # fmt: skip
+        return float(found.mean())
+
+
+def failed_on(name: str, error: Exception, prediction: Tensor, target: Tensor) -> str:
+    """What went wrong in a function of the user's own, and what it was given."""
+    given = f"prediction {tuple(prediction.shape)} {prediction.dtype}, target {tuple(target.shape)} {target.dtype}"
+    return f"{failed(name, error)}; it was given {given}".replace("torch.", "")
