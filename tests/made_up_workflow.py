@@ -17,8 +17,8 @@ SQUARE = base64.b64decode(  # a grey PNG of 4 by 4
     "iVBORw0KGgoAAAANSUhEUgAAAAQAAAAECAAAAACMmsGiAAAAEElEQVR4nGOsYGBgYGJAIQAJTACAlkF+CQAAAABJRU5ErkJggg=="
 )
 STAGES = {  # stage → (patch, how fast it learns, how fast it overfits, its best accuracy)
-    "constant": ({"model": {"_target_": "dlrun.models.constant.constant"}, "callback": {}}, 0, 0, 0.51),
-    "linear": ({"model": {"_target_": "dlrun.models.solved.solved"}, "callback": {}}, 0, 0, 0.868),
+    "constant": ({"model": {"_target_": "dlrun.models.baselines.constant"}, "callback": {}}, 0, 0, 0.51),
+    "linear": ({"model": {"_target_": "dlrun.models.closed_form.solved"}, "callback": {}}, 0, 0, 0.868),
     "small": ({"model.units": [4, 4]}, 0.35, 0.002, 0.879),
     "configured": ({}, 0.6, 0.014, 0.884),
     "wider": ({"model.units": [64, 64]}, 0.8, 0.03, 0.885),

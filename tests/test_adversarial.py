@@ -21,7 +21,7 @@ from dlrun.core.random import mix
 from dlrun.core.types import Field, Job, Spec
 from dlrun.data.loading.images import Pixels
 from dlrun.data.loading.table import Table
-from dlrun.models.dcgan import Dcgan
+from dlrun.models.generative.dcgan import Dcgan
 from dlrun.objectives import frechet
 from dlrun.objectives.adversarial import Adversarial, between, nearest_of, spread
 from dlrun.objectives.contest import Contest, gradient_penalty

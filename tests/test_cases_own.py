@@ -426,10 +426,10 @@ def test_row_own_the_examples_in_docstrings_are_true(elsewhere, tmp_path):
     from dlrun import own
     from dlrun.data import custom_dataset
     from dlrun.evaluation import custom_metric
-    from dlrun.models import own as models
+    from dlrun.models import custom_model
 
     docs = [
-        models.__doc__,
+        custom_model.__doc__,
         custom_dataset.__doc__,
         own.loss_of.__doc__,
         custom_metric.metric_of.__doc__,

@@ -23,7 +23,7 @@ EVIL = (
     {"_target_": "os.system", "command": "touch PWNED"},
     {"_target_": "torch.nn.attention._fa3._fa3_import_module", "module_path": "evil"},
     {
-        "_target_": "dlrun.models.trained.trained",
+        "_target_": "dlrun.models.pretrained.earlier_run.trained",
         "folder": {"_target_": "dlrun.data.shards.npz_dataset.named", "path": "other"},
         "plugins": ["os", "posix"],
     },

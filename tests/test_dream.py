@@ -27,9 +27,9 @@ from dlrun.data.loading.table import Ticks
 from dlrun.engine import Trainer
 from dlrun.evaluation.protocols.octaves import octaves
 from dlrun.learner import Learner
-from dlrun.models.bases import Base
-from dlrun.models.layered import Layers
-from dlrun.models.layered import layers as layers_of
+from dlrun.models.pretrained.backbones import Base
+from dlrun.models.pretrained.feature_extractor import Layers
+from dlrun.models.pretrained.feature_extractor import layers as layers_of
 from dlrun.objectives.canvas_shown import resized
 from dlrun.objectives.dream import Dream, energy
 from dlrun.optim import MeanNormalised

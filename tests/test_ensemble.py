@@ -19,9 +19,9 @@ from dlrun.core.errors import Refused
 from dlrun.core.stored_files import lines
 from dlrun.evaluation.bootstrap import Interval
 from dlrun.losses import auto
-from dlrun.models.ensemble import combined, shares
-from dlrun.models.members import admit
-from dlrun.models.trained import trained
+from dlrun.models.ensemble.admission import admit
+from dlrun.models.ensemble.ensemble import combined, shares
+from dlrun.models.pretrained.earlier_run import trained
 from dlrun.report import members
 
 DIGITS = ("task=digits", "engine.epochs=8", "engine.batch_size=64", "callback=[keep_best]", "optimizer.lr=0.005")

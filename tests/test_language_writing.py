@@ -18,7 +18,7 @@ from dlrun.core.errors import Refused
 from dlrun.data.preprocessing.pipeline import prepare
 from dlrun.data.text.corpus import INPUT, TARGET
 from dlrun.losses import auto
-from dlrun.models.language_sampling import chances
+from dlrun.models.language.sampling import chances
 from dlrun.objectives.given import Given
 from dlrun.objectives.language import Again, language
 from dlrun.objectives.supervised import Supervised

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from dlrun.commands import ledger as command
+from dlrun.commands import ledger
 from dlrun.core.errors import Refused
 from dlrun.evaluation import test_ledger
 
@@ -34,7 +34,7 @@ def entered(task="imdb", fingerprint=PRINT, score=0.88213, reason="", run="outpu
 
 def printed(words):
     file = io.StringIO()
-    Console(file=file, width=160).print(command.listing(words))
+    Console(file=file, width=160).print(ledger.listing(words))
     return file.getvalue()
 
 
@@ -206,7 +206,7 @@ def test_the_table_has_every_opening_newest_last_with_counts(cache):
 @pytest.mark.parametrize("words", [["imbd"], ["imdb", "mnist"], ["--all"], ["model=dense"]])
 def test_wrong_words_are_refused_with_what_there_is(cache, words):
     with pytest.raises(Refused) as refused:
-        command.ledger(words)
+        ledger.ledger(words)
     assert "There are: " in str(refused.value) or "takes one task" in str(refused.value)
     if words == ["imbd"]:
         assert "did you mean 'imdb'" in str(refused.value)
@@ -215,7 +215,7 @@ def test_wrong_words_are_refused_with_what_there_is(cache, words):
 def test_a_task_that_is_only_in_the_ledger_can_be_asked_for(cache):
     entered("my_own")
     assert "my_own: 1 opening" in printed(["my_own"])
-    assert command.ledger(["my_own"]) == 0
+    assert ledger.ledger(["my_own"]) == 0
 
 
 def test_the_command_needs_no_torch(cache):

@@ -15,7 +15,7 @@ from dlrun.commands.lr import lr, own_words
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field, Spec
 from dlrun.inspect.rates import Curve, advice, range_test, smooth, windows
-from dlrun.models.constant import constant
+from dlrun.models.baselines import constant
 
 
 @pytest.mark.parametrize("settings", [

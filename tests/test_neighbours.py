@@ -17,8 +17,8 @@ from dlrun.commands.completion import complete
 from dlrun.commands.neighbours import labelled, nearest, read_words
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field
-from dlrun.models.embedded import embedded_words
-from dlrun.models.trained import trained
+from dlrun.models.pretrained.earlier_run import trained
+from dlrun.models.sequence.embeddings import embedded_words
 
 KINDS = {"pleased": "wonderful superb lovely great moving", "cross": "awful dull boring poor weak"}
 IDLE = "the film was a story with actors in it"
@@ -147,7 +147,7 @@ def test_a_model_without_vectors_is_named(run, monkeypatch):
     net = SimpleNamespace(
         model=nn.Linear(2, 2), spec=trained(run).spec, config={"model": {"_target_": "dlrun.config.compatibility.x"}}
     )
-    monkeypatch.setattr("dlrun.models.trained.trained", lambda *_, **__: net)
+    monkeypatch.setattr("dlrun.models.pretrained.earlier_run.trained", lambda *_, **__: net)
     with pytest.raises(Refused, match="the model x has no vectors of the words of 'text'"):
         neighbours.vectors_of(read_words([str(run), "great"]))
 

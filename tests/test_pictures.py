@@ -34,7 +34,7 @@ from dlrun.data.images.decode import LIMIT, Reading, Unreadable, read, reading
 from dlrun.data.loading.images import Pixels, Streamed
 from dlrun.data.preprocessing.pipeline import apply, prepare
 from dlrun.evaluation.protocols.two_stages import protocol_of
-from dlrun.models.solved import matrix
+from dlrun.models.closed_form import matrix
 
 COLOUR, GREY = Reading((8, 12), 3, "stretch"), Reading((8, 12), 1, "stretch")
 REAL = Path(os.environ.get("DLRUN_DATA", "none"), "dogs_vs_cats", "train.zip")

@@ -26,10 +26,10 @@ from dlrun.core.errors import Refused
 from dlrun.core.paths import user_cache
 from dlrun.core.types import Field, Spec
 from dlrun.data.images.decode import Reading, read
-from dlrun.models import bases, weights
-from dlrun.models.bases import Base, base_of, blocks, cut, freeze, last_block
-from dlrun.models.pretrained import Preprocess
-from dlrun.models.trained import trained
+from dlrun.models.pretrained import backbones, weights
+from dlrun.models.pretrained.backbones import Base, base_of, blocks, cut, freeze, last_block
+from dlrun.models.pretrained.earlier_run import trained
+from dlrun.models.pretrained.transfer import Preprocess
 
 SMALL = "shufflenet_v2_x0_5"
 TARGETS = {"y": Field("category", (), 3)}
@@ -494,7 +494,7 @@ def test_the_head_of_a_file_and_old_names_do_not_matter(tmp_path):
 def test_the_parts_of_a_base_have_their_torchvision_names():
     names = [name for name, _ in blocks(base_of("squeezenet1_1", None, "image").net)]
     assert names == [f"features.{number}" for number in range(13)]
-    assert bases.unknown("vgg_16", ["vgg16", "vgg19"]).startswith("no architecture 'vgg_16': did you mean vgg16?")
+    assert backbones.unknown("vgg_16", ["vgg16", "vgg19"]).startswith("no architecture 'vgg_16': did you mean vgg16?")
 
 
 REAL = Path(os.environ.get("DLRUN_DATA", "")) / "pretrained" / "squeezenet1_1-torchvision-fp16rounded.pth"

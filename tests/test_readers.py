@@ -11,7 +11,7 @@ from dlrun.config.groups import conf_folder, options
 from dlrun.config.instantiate import build
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field, Spec
-from dlrun.models.padding import compact, pooled, turned
+from dlrun.models.sequence.masking import compact, pooled, turned
 
 SHORT = {
     "embedding": {"units": 5, "ends": "average"},

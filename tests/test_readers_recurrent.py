@@ -9,7 +9,7 @@ import torch
 from test_readers import CELLS, SERIES, WORDS, reader, texts
 from torch import nn
 
-from dlrun.models.recurrent import NATIVE, Direction, Drops
+from dlrun.models.sequence.recurrent import NATIVE, Direction, Drops
 
 MODULES = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 

@@ -11,7 +11,7 @@ from laboratory import node
 from dlrun.config.instantiate import build
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field, Spec
-from dlrun.models import weights
+from dlrun.models.pretrained import weights
 from dlrun.objectives.supervised import Supervised
 
 LABELS = ("", "", "film", "good", "bad", "unheard")

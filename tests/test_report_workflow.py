@@ -125,7 +125,7 @@ def test_each_stage_is_told_with_what_it_changes_and_what_was_there():
     assert ["wider", "model.units", "[512]", "[64, 64]"] in table.rows
     assert ["faster", "optimizer.lr", "0.001", "0.003"] in table.rows
     assert ["final", "engine.epochs", "12", "6"] in table.rows
-    assert ["linear", "model._target_", "dlrun.models.dense.dense", "dlrun.models.solved.solved"] in table.rows
+    assert ["linear", "model._target_", "dlrun.models.dense.dense", "dlrun.models.closed_form.solved"] in table.rows
     assert not [row for row in table.rows if "callback" in row[1]]
     assert "configured" not in [row[0] for row in table.rows]
 

@@ -24,8 +24,8 @@ from dlrun.data.images.rotation_pretext import Turned, rotations
 from dlrun.data.preprocessing.pipeline import apply, prepare
 from dlrun.evaluation.protocols.two_stages import protocol_of
 from dlrun.inference import picture_reading
-from dlrun.models.bases import base_of
-from dlrun.models.trained import trained
+from dlrun.models.pretrained.backbones import base_of
+from dlrun.models.pretrained.earlier_run import trained
 
 TURNS = ("one", "all")
 PROTOCOLS = ["holdout", "kfold", "iterated_kfold", "few_rows"]

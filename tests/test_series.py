@@ -28,7 +28,7 @@ from dlrun.evaluation.forecast_file import last_values
 from dlrun.evaluation.metrics import defaults, rmse_unit
 from dlrun.evaluation.protocols.plans import holdout, walk_forward
 from dlrun.evaluation.protocols.splits import folds
-from dlrun.models.trained import read_spec
+from dlrun.models.pretrained.earlier_run import read_spec
 
 LOOKBACK, STEP, DELAY, ROWS = 24, 3, 6, 400
 START = np.datetime64("2020-03-01T00:00:00")

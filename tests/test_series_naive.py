@@ -17,8 +17,7 @@ from dlrun.core.errors import Refused
 from dlrun.core.types import Field, Outlook, Spec
 from dlrun.data.preprocessing.pipeline import prepare
 from dlrun.forecasts import of_series
-from dlrun.models.constant import Constant
-from dlrun.models.naive import Naive, common_sense, earlier
+from dlrun.models.baselines import Constant, Naive, common_sense, earlier
 from dlrun.workflow import choices
 
 

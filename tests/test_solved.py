@@ -21,7 +21,7 @@ from dlrun.data.loading.sequences import Sequences
 from dlrun.data.loading.table import Bag, Plain, Table
 from dlrun.data.preprocessing.pipeline import prepare
 from dlrun.losses import auto
-from dlrun.models.solved import EDGE, matrix
+from dlrun.models.closed_form import EDGE, matrix
 from dlrun.objectives.supervised import Supervised
 
 C, ROWS = 0.7, 90

@@ -16,8 +16,8 @@ from dlrun.core.dataset import Data
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field, Spec
 from dlrun.data.loading.table import Plain, Table
-from dlrun.models.bases import Base
-from dlrun.models.layered import Layers
+from dlrun.models.pretrained.backbones import Base
+from dlrun.models.pretrained.feature_extractor import Layers
 from dlrun.objectives.given import Given
 from dlrun.objectives.style import as_grey, gram, luminance, variation
 

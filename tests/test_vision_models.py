@@ -17,11 +17,11 @@ from dlrun.config.instantiate import build
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field, Spec
 from dlrun.data.preprocessing.pipeline import apply, prepare
-from dlrun.models.inception import Inception
 from dlrun.models.layers import strided
-from dlrun.models.residual import residual_block, shortcut
-from dlrun.models.separable import separable_convolution
-from dlrun.models.trained import trained
+from dlrun.models.pretrained.earlier_run import trained
+from dlrun.models.vision.inception import Inception
+from dlrun.models.vision.residual import residual_block, shortcut
+from dlrun.models.vision.separable import separable_convolution
 
 NETS = ("convnet", "residual", "inception", "separable")
 PLAIN = ("relu", False)

@@ -42,8 +42,8 @@ from dlrun.evaluation.protocols.two_stages import plan_of
 from dlrun.goals import answered, callbacks
 from dlrun.learner import Learner
 from dlrun.meter import Measures
-from dlrun.models.own import model_of
-from dlrun.models.trained import plain_spec
+from dlrun.models.custom_model import model_of
+from dlrun.models.pretrained.earlier_run import plain_spec
 from dlrun.objectives.given import Given
 from dlrun.own import loss_of
 

@@ -15,7 +15,7 @@ from dlrun.core.errors import Refused
 from dlrun.core.types import Batch
 from dlrun.data.display import picture
 from dlrun.engine import Trainer
-from dlrun.models.embedded import embedded_words
+from dlrun.models.sequence.embeddings import embedded_words
 
 OWN = "model."  # where an objective has its one model: left out of names, as `dlrun explain` does
 Node = tuple[str, str, tuple[str, ...]]  # name, kind, and the nodes that it reads

@@ -10,7 +10,7 @@ from dlrun.core.run_folder import RunDir
 from dlrun.data.preprocessing.pipeline import apply
 from dlrun.inference import fits_again, outputs_of
 from dlrun.inference_folds import Part, mean_of
-from dlrun.models.trained import answering_jobs, read_spec
+from dlrun.models.pretrained.earlier_run import answering_jobs, read_spec
 
 
 @dataclass(frozen=True)

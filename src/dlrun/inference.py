@@ -28,8 +28,8 @@ from dlrun.data.preprocessing.out_of_vocabulary import strangers
 from dlrun.data.preprocessing.pipeline import apply, state
 from dlrun.data.preprocessing.unseen_values import tell_new
 from dlrun.inference_folds import Part, mean_of, scored, spec_of
-from dlrun.models.ensemble import Ensemble
-from dlrun.models.trained import Trained, answering_jobs, config_of, main_job, trained
+from dlrun.models.ensemble.ensemble import Ensemble
+from dlrun.models.pretrained.earlier_run import Trained, answering_jobs, config_of, main_job, trained
 
 Place = tuple[Path, str]  # a folder or an archive and the name of a file in it; or a file by itself, and ''
 

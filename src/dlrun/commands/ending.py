@@ -32,7 +32,7 @@ def finish(config: dict[str, Any], folder: Path, results: list[Result], console:
         console.print(f"report: {page}", soft_wrap=True)
 
 
-BASELINES = ("dlrun.models.constant.constant", "dlrun.models.naive.", "dlrun.models.bigram.")
+BASELINES = ("dlrun.models.baselines.constant", "dlrun.models.baselines.", "dlrun.models.bigram.")
 
 
 def behind(results: list[Result], config: dict[str, Any]) -> list[str]:

@@ -108,8 +108,8 @@ def unknown(word: str, labels: Sequence[str], folder: Path) -> str:
 
 def vectors_of(asked: Asked) -> np.ndarray:
     """The run's word vectors (size, width), float64. Raises Refused where its model has none."""
-    from dlrun.models.embedded import embedded_words
-    from dlrun.models.trained import trained
+    from dlrun.models.pretrained.earlier_run import trained
+    from dlrun.models.sequence.embeddings import embedded_words
 
     net = trained(asked.folder, asked.plugins, fit=asked.fit, quiet=False)
     found = embedded_words(net.model, net.spec.inputs)

@@ -24,8 +24,8 @@ from dlrun.inspect import activations as answers
 from dlrun.inspect import heatmap, maps, patterns
 from dlrun.inspect.layers import layers
 from dlrun.inspect.question import Question, check_class, question, target_of
-from dlrun.models.pretrained import Preprocess
-from dlrun.models.trained import Trained, trained
+from dlrun.models.pretrained.earlier_run import Trained, trained
+from dlrun.models.pretrained.transfer import Preprocess
 from dlrun.report import inside
 
 if TYPE_CHECKING:

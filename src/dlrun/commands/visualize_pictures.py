@@ -16,7 +16,7 @@ from dlrun.core.types import Batch
 from dlrun.data.preprocessing.pipeline import apply, prepare
 from dlrun.evaluation import worst_errors
 from dlrun.inference import picture_reading
-from dlrun.models.trained import Trained
+from dlrun.models.pretrained.earlier_run import Trained
 
 FEW, CLASSES = 3, 4  # rows to show where nothing was named; and where there are classes, one row each of so many
 

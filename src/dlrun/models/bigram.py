@@ -9,7 +9,7 @@ from dlrun.core.errors import Refused
 from dlrun.core.types import Batch, Spec
 from dlrun.data.loading.sequences import Windows
 from dlrun.data.loading.table import Table
-from dlrun.models.language import of_text
+from dlrun.models.language.language_model import of_text
 
 MOST = 10_000  # tokens, whose pairs still fit into memory
 

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 from dlrun.config.constraints import Count, NonNegative, Probability
 from dlrun.core.types import Batch, Field, Spec
-from dlrun.models.layers import ACTIVATIONS, Activation, Init, Join, initialise, penalty
-from dlrun.models.named import Named
-from dlrun.models.product import Linear
+from dlrun.models.layers import ACTIVATIONS, Activation, Init, Join, Named, initialise, penalty
+from dlrun.models.onednn_linear import Linear
 
 
 class Dense(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any, Literal, cast
 
@@ -10,8 +11,39 @@ import torch
 from torch import Tensor, nn
 
 from dlrun.core.types import Batch, Field
-from dlrun.models.named import Named, safe
-from dlrun.models.product import Linear
+from dlrun.models.onednn_linear import Linear
+
+
+def safe(name: str) -> str:
+    """A name that torch takes for a part of a module: the name itself, if it does."""
+    taken = hasattr(nn.ModuleDict, name) or hasattr(nn.ParameterDict, name) or name == "training"
+    return f"of_{name.replace('.', '·')}" if taken or "." in name or not name else name
+
+
+class Named(nn.ModuleDict):
+    """Modules by name, for any names; in a checkpoint they go by those that torch takes."""
+
+    steady = True
+
+    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+        super().__init__({safe(name): module for name, module in modules.items()})
+        self.names = tuple(modules)
+
+    def __getitem__(self, name: str) -> nn.Module:
+        return super().__getitem__(safe(name))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def keys(self) -> Any:
+        return self.names
+
+    def items(self) -> Any:
+        return [(name, self[name]) for name in self.names]
+
 
 Init = Literal["torch", "keras"]
 Activation = Literal["relu", "tanh", "gelu", "elu", "selu", "sigmoid", "leaky_relu", "none"]

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dlrun.core.types import Batch
-from dlrun.models.layers import BagProduct, Join
-from dlrun.models.named import Named, safe
+from dlrun.models.layers import BagProduct, Join, Named, safe
 
 
 class StackedLinear(nn.Module):

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from dlrun.core.errors import Unstackable
 from dlrun.models.dense import Dense
-from dlrun.models.layers import ACTIVATIONS, Join
-from dlrun.models.named import Named, safe
-from dlrun.models.product import Linear
+from dlrun.models.layers import ACTIVATIONS, Join, Named, safe
+from dlrun.models.onednn_linear import Linear
 from dlrun.models.stacked_layers import StackedDense, StackedDropout, StackedJoin, StackedLinear, StackedNorm
 
 Models = Sequence[Any]

@@ -13,7 +13,7 @@ from dlrun.core.artifacts import Maker, Pictures
 from dlrun.core.dataset import Source
 from dlrun.core.errors import Refused
 from dlrun.core.types import Batch, Score, Step
-from dlrun.models.dcgan import Dcgan
+from dlrun.models.generative.dcgan import Dcgan
 from dlrun.objectives.contest import Contest, Kind, gradient_penalty
 from dlrun.objectives.frechet import Judge
 from dlrun.objectives.given import Given

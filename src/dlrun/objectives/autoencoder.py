@@ -13,8 +13,7 @@ from dlrun.config.constraints import Count, NonNegative
 from dlrun.core.artifacts import Maker
 from dlrun.core.types import Batch, Score, Step
 from dlrun.evaluation.metrics import over_rows
-from dlrun.models.autoencoders import Autoencoder
-from dlrun.models.encoders import product
+from dlrun.models.generative.autoencoder import Autoencoder, product
 from dlrun.objectives.codes import Codes
 from dlrun.objectives.given import Given
 from dlrun.objectives.held import held

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dlrun.config.constraints import Count, Natural, Positive
 from dlrun.core.artifacts import Artifact, Maker
 from dlrun.core.types import Batch, Step
-from dlrun.models.layered import Layers
+from dlrun.models.pretrained.feature_extractor import Layers
 from dlrun.objectives.canvas_shown import pictures, resized, turning, whole
 from dlrun.objectives.given import Given
 

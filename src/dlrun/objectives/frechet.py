@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from dlrun.config.constraints import Count
 from dlrun.core.types import Score
-from dlrun.models.bases import base_of
-from dlrun.models.pretrained import tower
+from dlrun.models.pretrained.backbones import base_of
+from dlrun.models.pretrained.transfer import tower
 from dlrun.objectives.given import Given
 
 CHUNK = 250  # pictures that are looked at together

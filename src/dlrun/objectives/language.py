@@ -19,9 +19,9 @@ from dlrun.data.loading.table import Table
 from dlrun.data.preprocessing.language import Tokens, glue, joined
 from dlrun.evaluation.metrics import over_rows
 from dlrun.evaluation.split_metrics import FINISHES
+from dlrun.models.baselines import common_sense
 from dlrun.models.bigram import MOST, Bigram, bigram
-from dlrun.models.language_sampling import chances
-from dlrun.models.naive import common_sense
+from dlrun.models.language.sampling import chances
 from dlrun.objectives.given import Given
 from dlrun.objectives.supervised import Supervised
 

@@ -15,7 +15,7 @@ from dlrun.core.errors import Refused
 from dlrun.core.types import Batch, Score, Spec, Step
 from dlrun.data.environments import World
 from dlrun.evaluation.bootstrap import ALIKE, too_few
-from dlrun.models.naive import common_sense
+from dlrun.models.baselines import common_sense
 from dlrun.objectives.given import Given
 
 SEEN, DONE = "observation", "action"

@@ -13,7 +13,7 @@ from dlrun.config.constraints import Count, NonNegative, Positive
 from dlrun.core.artifacts import Artifact, Maker
 from dlrun.core.errors import Refused
 from dlrun.core.types import Batch, Step
-from dlrun.models.layered import Layers
+from dlrun.models.pretrained.feature_extractor import Layers
 from dlrun.objectives.canvas_shown import pictures, turning, whole
 from dlrun.objectives.given import Given
 

@@ -11,7 +11,7 @@ from dlrun.core.artifacts import Maker
 from dlrun.core.types import Batch, Step
 from dlrun.data.loading.table import Plain
 from dlrun.losses import Loss
-from dlrun.models.naive import common_sense
+from dlrun.models.baselines import common_sense
 from dlrun.objectives.given import Given
 
 

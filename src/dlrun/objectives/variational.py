@@ -16,7 +16,7 @@ from dlrun.config.constraints import Natural, NonNegative
 from dlrun.core.artifacts import Maker
 from dlrun.core.types import Batch, Score, Step
 from dlrun.evaluation.metrics import over_rows
-from dlrun.models.autoencoders import Autoencoder
+from dlrun.models.generative.autoencoder import Autoencoder
 from dlrun.objectives.codes import Codes
 from dlrun.objectives.drawn import Drawn
 from dlrun.objectives.given import Given

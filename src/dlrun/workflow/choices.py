@@ -12,7 +12,7 @@ from dlrun.config.groups import shipped
 from dlrun.core.dataset import Raw
 from dlrun.core.errors import Refused
 from dlrun.data.audit.finding import half_width
-from dlrun.models.naive import earlier
+from dlrun.models.baselines import earlier
 
 SKEWED = 2 / 3  # share of the commonest class from which accuracy flatters
 NARROW, WIDE = 0.025, 0.05  # half a 95 % interval of a share: of one hold-out, of all rows together

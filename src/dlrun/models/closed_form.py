@@ -19,8 +19,7 @@ from dlrun.core.types import Batch, Field, Spec
 from dlrun.data.loading.images import Pixels, Streamed
 from dlrun.data.loading.sequences import Sequences
 from dlrun.data.loading.table import Bag, Plain, Stored, Table
-from dlrun.models.layers import BagProduct
-from dlrun.models.named import safe
+from dlrun.models.layers import BagProduct, safe
 
 log = logging.getLogger("dlrun")
 Layer = tuple[np.ndarray, np.ndarray]  # weights (F, outputs) and biases (outputs,)

@@ -13,8 +13,7 @@ from dlrun.config.constraints import Count, NonNegative, Probability, ReaderPart
 from dlrun.core.errors import Refused
 from dlrun.core.types import Batch, Field, Spec
 from dlrun.models.dense import Dense, head_layers
-from dlrun.models.layers import Activation, Init, Join, initialise
-from dlrun.models.named import Named
+from dlrun.models.layers import Activation, Init, Join, Named, initialise
 
 TOGETHER = "together"  # the one input of the tail, where vectors are made one before it
 

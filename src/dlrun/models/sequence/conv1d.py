@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from dlrun.core.errors import Refused
 from dlrun.models.layers import ACTIVATIONS
-from dlrun.models.padding import pooled
-from dlrun.models.recurrent import Recurrent
+from dlrun.models.sequence.masking import pooled
+from dlrun.models.sequence.recurrent import Recurrent
 
 
 class Convolutions(nn.Module):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dlrun.core.errors import Refused
-from dlrun.models.padding import pooled
+from dlrun.models.sequence.masking import pooled
 
 
 class Encoder(nn.Module):

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from dlrun.core.errors import Refused, in_short
-from dlrun.models import weights as files
-from dlrun.models.trained import trained
+from dlrun.models.pretrained import weights as files
+from dlrun.models.pretrained.earlier_run import trained
 
 log = logging.getLogger("dlrun")
 

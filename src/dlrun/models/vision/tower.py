@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from dlrun.config.constraints import Count
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field
-from dlrun.models.convnet import Ends, each, features, tower
 from dlrun.models.layers import Activation
-from dlrun.models.readers import Reader
+from dlrun.models.sequence.encoders import Reader
+from dlrun.models.vision.convnet import Ends, each, features, tower
 
 
 class Seen(nn.Module):
@@ -37,7 +37,7 @@ def convnet(
     activation: Activation,
     batch_norm: bool,
 ) -> Reader:
-    """Blocks of convolution, activation and pooling; see `dlrun.models.convnet`."""
+    """Blocks of convolution, activation and pooling; see `dlrun.models.vision.convnet`."""
 
     def read(field: Field) -> nn.Module:
         if field.kind != "image":

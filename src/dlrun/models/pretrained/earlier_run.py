@@ -17,8 +17,8 @@ from dlrun.core.run_folder import RunDir, read_result
 from dlrun.core.stored_files import lines
 from dlrun.core.types import Field, Job, Spec, outlook
 from dlrun.evaluation.answering_fits import answering, fields_file, looked_into
-from dlrun.models import weights
-from dlrun.models.own import model_of
+from dlrun.models.custom_model import model_of
+from dlrun.models.pretrained import weights
 
 log = logging.getLogger("dlrun")
 

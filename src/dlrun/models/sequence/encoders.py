@@ -19,11 +19,11 @@ from dlrun.config.constraints import Count, Probability
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field
 from dlrun.models.layers import Activation
-from dlrun.models.padding import GROUPS, compact, in_groups, pooled, worth
-from dlrun.models.recurrent import Cell, Drops, Recurrent
-from dlrun.models.sequence_convnet import ConvolutionReader, Convolutions, ConvolutionsThen
-from dlrun.models.transformer import Encoder
-from dlrun.models.vectors import OneHot, WordVectors, word_vectors
+from dlrun.models.sequence.conv1d import ConvolutionReader, Convolutions, ConvolutionsThen
+from dlrun.models.sequence.embeddings import OneHot, WordVectors, word_vectors
+from dlrun.models.sequence.masking import GROUPS, compact, in_groups, pooled, worth
+from dlrun.models.sequence.recurrent import Cell, Drops, Recurrent
+from dlrun.models.sequence.transformer import Encoder
 
 Reader = Callable[[Field], nn.Module]
 

@@ -1,11 +1,11 @@
-"""Word vectors: learnt from the start, published ones (GloVe) read from their text file, or one-hot."""
+"""Word embeddings, learned or read from a file of vectors such as GloVe."""
 
 from __future__ import annotations
 
 import logging
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dlrun.core.errors import Refused, in_short
 from dlrun.core.paths import data_root
 from dlrun.core.types import Field
-from dlrun.models import weights
+from dlrun.models.pretrained import weights
 
 log = logging.getLogger("dlrun")
 
@@ -150,3 +150,19 @@ def _lines(place: Path | zipfile.Path) -> Iterator[str]:
             yield from file  # type: ignore[misc]
     except (OSError, UnicodeDecodeError, zipfile.BadZipFile) as error:
         raise Refused(f"{place} cannot be read: {error}") from error
+
+
+def embedded_words(model: nn.Module, inputs: Mapping[str, Field]) -> dict[str, Tensor]:
+    """Input of words → their vectors (size, width): the first embedding of that many rows in the input's reader.
+
+    A model without `readers` is searched as a whole. Inputs that have none are left out.
+    """
+    readers: dict[str, nn.Module] = dict(getattr(model, "readers", None) or {})
+    found: dict[str, Tensor] = {}
+    for name, field in inputs.items():
+        if field.kind == "tokens":
+            part = readers.get(name, model)
+            tables = [module.weight for module in part.modules() if isinstance(module, nn.Embedding)]
+            fitting = [weight.detach() for weight in tables if len(weight) == field.size]
+            found |= {name: fitting[0]} if fitting else {}
+    return found

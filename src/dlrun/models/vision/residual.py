@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from dlrun.config.constraints import Count, NonNegative, Probability
 from dlrun.core.types import Spec
-from dlrun.models.convnet import Ending, Ends, each, images, joined
 from dlrun.models.layers import Activation, Init, convolution, strided
+from dlrun.models.vision.convnet import Ending, Ends, each, images, joined
 
 
 class Residual(nn.Module):

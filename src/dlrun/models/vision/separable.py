@@ -8,9 +8,9 @@ from torch import nn
 
 from dlrun.config.constraints import Count, Natural, NonNegative, Probability
 from dlrun.core.types import Spec
-from dlrun.models.convnet import Ending, Ends, each, images, joined
 from dlrun.models.layers import ACTIVATIONS, Activation, Init, convolution
-from dlrun.models.residual import Residual, pooled, shortcut
+from dlrun.models.vision.convnet import Ending, Ends, each, images, joined
+from dlrun.models.vision.residual import Residual, pooled, shortcut
 
 
 def separable_convolution(channels: int, filters: int, kernel: int, padding: str, bias: bool) -> nn.Sequential:

@@ -16,8 +16,8 @@ from dlrun.config import validation
 from dlrun.core.dataset import Source
 from dlrun.core.errors import Refused
 from dlrun.core.types import Batch, Field, Job, Spec
-from dlrun.models import members as files
-from dlrun.models.trained import Trained, main_job, trained
+from dlrun.models.ensemble import admission
+from dlrun.models.pretrained.earlier_run import Trained, main_job, trained
 
 log = logging.getLogger("dlrun")
 
@@ -54,7 +54,7 @@ class Ensemble(nn.Module):
     def admit(self, run: Path, job: Job, rows: np.ndarray | None) -> None:
         """Raise Refused unless every member may answer for this job's validation rows; see `members.admit`."""
         for member in self.found:
-            files.admit(member.folder, member.job.name, run, job.name, rows)
+            admission.admit(member.folder, member.job.name, run, job.name, rows)
 
     def weigh(self, held_out: Source | None, total: Total) -> dict[str, Any]:
         """Find the weights where they are asked for, and answer with what a report needs to know of the members.

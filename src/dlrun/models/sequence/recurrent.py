@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dlrun.models.layers import ACTIVATIONS
-from dlrun.models.padding import GROUPS, pooled, turned
+from dlrun.models.sequence.masking import GROUPS, pooled, turned
 
 Cell = Literal["rnn", "lstm", "gru"]
 State = tuple[Tensor, ...]  # (h,), and for an LSTM (h, c): each (B, units)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from dlrun.config.constraints import NonNegative
 from dlrun.core.errors import Refused, in_short
 from dlrun.core.types import Spec
-from dlrun.models.bases import Base, base_of, blocks
-from dlrun.models.pretrained import Preprocess
+from dlrun.models.pretrained.backbones import Base, base_of, blocks
+from dlrun.models.pretrained.transfer import Preprocess
 
 log = logging.getLogger("dlrun")
 

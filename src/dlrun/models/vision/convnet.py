@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from dlrun.config.constraints import Count, NonNegative, Probability
 from dlrun.core.types import Batch, Field, Spec
 from dlrun.models.dense import Dense, head_layers
-from dlrun.models.layers import ACTIVATIONS, Activation, Init, initialise, penalty
-from dlrun.models.named import Named
+from dlrun.models.layers import ACTIVATIONS, Activation, Init, Named, initialise, penalty
 
 Ends = Literal["flatten", "average"]
 

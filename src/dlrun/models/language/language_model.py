@@ -10,7 +10,7 @@ from dlrun.config.constraints import Count, Probability
 from dlrun.core.errors import Refused
 from dlrun.core.types import Batch, Field, Spec
 from dlrun.models.layers import Init, initialise
-from dlrun.models.recurrent import Cell, Drops, Recurrent, State
+from dlrun.models.sequence.recurrent import Cell, Drops, Recurrent, State
 
 
 class RecurrentLanguage(nn.Module):

@@ -12,8 +12,8 @@ from torch.nn.utils.parametrizations import spectral_norm as bounded
 from dlrun.config.constraints import Count, NonNegative, Probability
 from dlrun.core.errors import Refused
 from dlrun.core.types import Spec
-from dlrun.models.convnet import features, images
 from dlrun.models.layers import Init, initialise
+from dlrun.models.vision.convnet import features, images
 
 Output = Literal["sigmoid", "tanh", "book"]
 FIRST, LAST = 4, 2  # sides of the smallest feature maps of a generator and of a discriminator

@@ -15,12 +15,11 @@ from torch import Tensor, nn
 from dlrun.config.constraints import Count, Positive, Probability
 from dlrun.core.errors import Refused
 from dlrun.core.types import AHEAD, Batch, Field, Job, Spec
-from dlrun.models.bases import Base, base_of, freeze
-from dlrun.models.convnet import Ends, images
 from dlrun.models.dense import Dense, head_layers
-from dlrun.models.layers import Activation, Init, initialise
-from dlrun.models.members import admit_base
-from dlrun.models.named import Named
+from dlrun.models.ensemble.admission import admit_base
+from dlrun.models.layers import Activation, Init, Named, initialise
+from dlrun.models.pretrained.backbones import Base, base_of, freeze
+from dlrun.models.vision.convnet import Ends, images
 
 log = logging.getLogger("dlrun")
 

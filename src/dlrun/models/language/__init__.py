@@ -1,0 +1,1 @@
+"""Language models, and how text is sampled from them."""

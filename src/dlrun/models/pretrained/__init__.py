@@ -1,0 +1,1 @@
+"""Models that stand on published weights, or on an earlier run."""

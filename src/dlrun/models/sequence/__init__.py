@@ -1,0 +1,1 @@
+"""Models and encoders that read sequences."""
