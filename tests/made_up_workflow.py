@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from made_up import classes_run, folds_run, result, run_folder, score, write_lines
 
-from dlrun.report.write import write, write_comparison
+from dlrun.report.build import write, write_comparison
 
 SQUARE = base64.b64decode(  # a grey PNG of 4 by 4
     "iVBORw0KGgoAAAANSUhEUgAAAAQAAAAECAAAAACMmsGiAAAAEElEQVR4nGOsYGBgYGJAIQAJTACAlkF+CQAAAABJRU5ErkJggg=="

@@ -227,10 +227,10 @@ def test_row_39_the_baseline_is_not_behind_itself(tmp_path, capsys):
 
 
 def test_row_39_large_numbers_are_written_alike():
-    from dlrun.report import measures
+    from dlrun.report import formatting
 
     score = {"value": 109123.4, "low": 99950.2, "high": 116001.0}
-    assert measures.score_text(score) == "109123 [99950, 116001]"
+    assert formatting.score_text(score) == "109123 [99950, 116001]"
 
 
 # which fit of a run answers

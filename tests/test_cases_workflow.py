@@ -24,7 +24,7 @@ def undrawn(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with pytest.MonkeyPatch.context() as drawing:
-        drawing.setattr("dlrun.report.write.write", lambda folder: [folder / "report.html"])
+        drawing.setattr("dlrun.report.build.write", lambda folder: [folder / "report.html"])
         yield drawing
 
 

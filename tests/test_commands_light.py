@@ -206,6 +206,6 @@ def test_reports_and_light_commands_never_import_torch(tmp_path):
     run = classes_run(tmp_path / "run")
     code = f"import sys, {', '.join(LIGHT + REPORT)}\nfrom pathlib import Path\n"
     code += "assert not {'torch', 'matplotlib', 'tensorboard', 'hydra', 'numpy'} & set(sys.modules)\n"
-    code += f"dlrun.report.write.write(Path({str(run)!r}))\ndlrun.commands.compare.comparison([Path({str(run)!r})])\n"
+    code += f"dlrun.report.build.write(Path({str(run)!r}))\ndlrun.commands.compare.comparison([Path({str(run)!r})])\n"
     code += "assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, env=HERE)

@@ -22,7 +22,7 @@ from dlrun.losses import auto
 from dlrun.models.ensemble.admission import admit
 from dlrun.models.ensemble.ensemble import combined, shares
 from dlrun.models.pretrained.earlier_run import trained
-from dlrun.report import members
+from dlrun.report import ensemble_members
 
 DIGITS = ("task=digits", "engine.epochs=8", "engine.batch_size=64", "callback=[keep_best]", "optimizer.lr=0.005")
 MEMBERS = {
@@ -122,14 +122,14 @@ def test_nothing_of_the_members_changes_and_the_report_sets_them_beside(runs, me
 
 def test_what_is_said_of_the_best_member():
     def beside(name, value, low, high):
-        return members.Beside(name, "dense", 0.5, value, Interval(low + (high - low) / 2, low, high, 100))
+        return ensemble_members.Beside(name, "dense", 0.5, value, Interval(low + (high - low) / 2, low, high, 100))
 
     worse, better = beside("a", 0.8, 0.05, 0.15), beside("b", 0.9, -0.02, 0.02)
-    assert "cannot be told from its best member, b:" in members._verdict([worse, better], "accuracy", {})[0]
-    assert "is better than its best member, a:" in members._verdict([worse], "accuracy", {})[0]
-    assert "is worse than its best member, a:" in members._verdict([worse, better], "mae", {})[0]
-    fault = members.Beside("c", "dense", 0.5, fault="other rows")
-    assert members._verdict([fault], "mae", {}) == ["No member can be compared with it row by row."]
+    assert "cannot be told from its best member, b:" in ensemble_members._verdict([worse, better], "accuracy", {})[0]
+    assert "is better than its best member, a:" in ensemble_members._verdict([worse], "accuracy", {})[0]
+    assert "is worse than its best member, a:" in ensemble_members._verdict([worse, better], "mae", {})[0]
+    fault = ensemble_members.Beside("c", "dense", 0.5, fault="other rows")
+    assert ensemble_members._verdict([fault], "mae", {}) == ["No member can be compared with it row by row."]
 
 
 def test_members_stay_frozen_and_in_evaluation_mode(weighted):

@@ -18,7 +18,7 @@ from dlrun.core.types import Field
 from dlrun.data.datasets.sklearn_datasets import digits
 from dlrun.data.datasets.synthetic import images
 from dlrun.data.tabular import holdout
-from dlrun.report import predicted
+from dlrun.report import prediction_table
 
 FIELDS = {
     "category": Field("category", (), 3, ("a", "b", "c")),
@@ -421,10 +421,13 @@ def test_answers_are_written_in_the_words_of_their_field(name):
     field = FIELDS[name]
     torch.manual_seed(3)
     outputs = {"t": field.activate(torch.randn(5, field.outputs)).numpy()}
-    names, text = list("abcde"), predicted.csv_text({"t": field}, list("abcde"), outputs, {}, first="file", note="so")
+    names, text = (
+        list("abcde"),
+        prediction_table.csv_text({"t": field}, list("abcde"), outputs, {}, first="file", note="so"),
+    )
     rows = list(csv.DictReader(text.splitlines()))
     assert [row["file"] for row in rows] == names and {row["note"] for row in rows} == {"so"}
-    told = predicted.names_of(field, "t")
+    told = prediction_table.names_of(field, "t")
     for row, output in zip(rows, outputs["t"], strict=True):
         if name in ("number", "fraction"):
             assert np.float32(row["answer"]) == output[0] and list(row) == ["file", "answer", "note"]
@@ -435,7 +438,7 @@ def test_answers_are_written_in_the_words_of_their_field(name):
             assert row["answer"] == told[int(np.argmax(found))] and sum(found) == pytest.approx(1)
         elif name == "multilabel":
             assert row["answer"] == (", ".join(n for n, p in zip(told, found, strict=True) if p > 0.5) or "(none)")
-    table = predicted.table({"t": field}, names, outputs, {}, first="file")
+    table = prediction_table.table({"t": field}, names, outputs, {}, first="file")
     assert len(table.rows) == 5 and all(len(row) == len(table.columns) for row in table.rows)
-    whole = predicted.json_text({"t": field}, names, outputs, {}, first="file", about={})
+    whole = prediction_table.json_text({"t": field}, names, outputs, {}, first="file", about={})
     assert len(json.loads(whole)["rows"]) == 5

@@ -9,9 +9,9 @@ from rich.console import Console
 
 from dlrun.core import formatting, measure_names, run_reader, stored_files
 from dlrun.core.errors import Refused
-from dlrun.report import confusion, curves
-from dlrun.report.table import result_tables, summaries
-from dlrun.report.write import write
+from dlrun.report import confusion_matrix, learning_curves
+from dlrun.report.build import write
+from dlrun.report.result_tables import result_tables, summaries
 
 
 def shown(tables, width=110):
@@ -63,7 +63,7 @@ def test_folds_share_one_picture_and_one_table_with_mean_and_deviation(tmp_path)
     row = dict(zip(summary.columns, summary.rows[1], strict=True))
     assert row["measure"] == "mae" and row["val (mean ± sd)"] == "2.5500 ± 0.1291"
     assert [row[f"fold-{fold}"] for fold in (1, 2, 3, 4)] == ["2.4000", "2.5000", "2.6000", "2.7000"]
-    arrays = confusion.predictions(folder)["folds", "val"]
+    arrays = confusion_matrix.predictions(folder)["folds", "val"]
     assert arrays["target/price"].shape == (400, 1)
 
 
@@ -92,16 +92,20 @@ def test_val_and_test_have_a_table_each(tmp_path):
 
 def test_the_matrix_counts_what_was_answered():
     output = np.array([[0.9, 0.1, 0.0], [0.2, 0.5, 0.3], [0.1, 0.8, 0.1]])
-    assert confusion.matrix(np.array([0, 1, 2]), output, "category").tolist() == [[1, 0, 0], [0, 1, 0], [0, 1, 0]]
+    assert confusion_matrix.matrix(np.array([0, 1, 2]), output, "category").tolist() == [
+        [1, 0, 0],
+        [0, 1, 0],
+        [0, 1, 0],
+    ]
     truth, probability = np.array([[0.0], [1.0], [1.0]]), np.array([[0.2], [0.4], [0.9]])
-    assert confusion.matrix(truth, probability, "binary").tolist() == [[1, 0], [1, 1]]
+    assert confusion_matrix.matrix(truth, probability, "binary").tolist() == [[1, 0], [1, 1]]
 
 
 def test_the_mean_curve_goes_as_far_as_every_fold_and_best_knows_the_direction():
-    assert curves.mean_curve([{1: 1.0, 2: 3.0}, {1: 3.0}]) == {1: 2.0}
+    assert learning_curves.mean_curve([{1: 1.0, 2: 3.0}, {1: 3.0}]) == {1: 2.0}
     curve = {1: 0.3, 2: float("nan"), 3: 0.9}
-    assert curves.best_epoch(curve, "min") == 1 and curves.best_epoch(curve, "max") == 3
-    assert curves.best_epoch({1: float("nan")}, "min") is None
+    assert learning_curves.best_epoch(curve, "min") == 1 and learning_curves.best_epoch(curve, "max") == 3
+    assert learning_curves.best_epoch({1: float("nan")}, "min") is None
 
 
 @pytest.mark.parametrize("name", ["loss", "loss_generator", "val/mae", "price_rmse", "mse"])

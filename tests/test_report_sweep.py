@@ -7,7 +7,7 @@ from made_up import classes_run, folds_run, result, write_lines
 from rich.console import Console
 
 from dlrun.core.errors import Refused
-from dlrun.report.sweep import write_sweep
+from dlrun.report.sweep_table import write_sweep
 
 
 def sweep(folder, entries):

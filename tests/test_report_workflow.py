@@ -13,9 +13,9 @@ from made_up_workflow import REVIEW, STAGES, WINNER, reports, stage_result, step
 from dlrun.commands.report import report
 from dlrun.core import run_reader, stored_files
 from dlrun.core.errors import Refused
-from dlrun.report import intervals, overfitting, picture, stages, story
-from dlrun.report.table import summaries
-from dlrun.report.write import write
+from dlrun.report import overfitting_plot, plotting, run_report, score_plot, workflow_stages
+from dlrun.report.build import write
+from dlrun.report.result_tables import summaries
 
 PLAIN = ["The question", "The data", "Results", "Learning curves", "Predicted vs actual"]
 LAST = ["Config", "Environment", "The command that repeats it"]
@@ -83,7 +83,7 @@ def test_leaks_made_up_data_and_a_stop_are_loud_and_the_rest_is_not():
 def test_an_audit_that_found_nothing_says_so(tmp_path):
     folder = workflow_run(tmp_path / "run", stopped=True)
     write_json(folder / "audit.json", [])
-    (audit,) = [part for part in story.sections(folder, {}) if part.title == "Audit of the data"]
+    (audit,) = [part for part in run_report.sections(folder, {}) if part.title == "Audit of the data"]
     assert "Nothing was found" in audit.blocks[0].text
 
 
@@ -97,9 +97,12 @@ def test_the_winner_has_a_star_and_beside_it_stands_how_many_were_tried():
 def test_scores_have_intervals_or_over_folds_mean_and_deviation():
     assert "0.8930 [0.8870, 0.8990]" in html("binary")
     folder = reports()["folds"][-1].parent
-    lines = stages.by_stage(run_reader.results(folder))
+    lines = workflow_stages.by_stage(run_reader.results(folder))
     assert list(lines) == list(STAGES) and {len(some) for some in lines.values()} == {4}
-    assert stages.scores_table(run_reader.results(folder), steps()).rows[3][:2] == ["configured", "2.6140 ± 0.1291"]
+    assert workflow_stages.scores_table(run_reader.results(folder), steps()).rows[3][:2] == [
+        "configured",
+        "2.6140 ± 0.1291",
+    ]
     assert "mean ± sd over 4 fits" in html("folds")
 
 
@@ -114,14 +117,17 @@ def test_a_workflow_without_a_ledger_line_says_that_the_test_is_sealed(tmp_path)
     folder = workflow_run(tmp_path / "run")
     (folder / "openings.json").unlink()
     told = [
-        block.text for part in story.sections(folder, {}) if part.title == "The final score" for block in part.blocks
+        block.text
+        for part in run_report.sections(folder, {})
+        if part.title == "The final score"
+        for block in part.blocks
     ]
     assert told == ["The test rows are sealed: no model has been measured on them. dlrun final opens them."]
 
 
 def test_each_stage_is_told_with_what_it_changes_and_what_was_there():
     folder = reports()["binary"][-1].parent
-    table = stages.changes_table(run_reader.results(folder), stored_files.config(folder))
+    table = workflow_stages.changes_table(run_reader.results(folder), stored_files.config(folder))
     assert ["wider", "model.units", "[512]", "[64, 64]"] in table.rows
     assert ["faster", "optimizer.lr", "0.001", "0.003"] in table.rows
     assert ["final", "engine.epochs", "12", "6"] in table.rows
@@ -148,7 +154,7 @@ def test_an_error_cannot_name_a_file_outside_its_folder(tmp_path):
     write_json(
         folder / "errors" / "fit-val.json", [{"row": 1, "truth": "a", "answer": "b", "loss": None, "shown": shown}]
     )
-    (told,) = [part for part in story.sections(folder, {}) if part.title == "The worst errors"]
+    (told,) = [part for part in run_report.sections(folder, {}) if part.title == "The worst errors"]
     assert told.blocks[1].mistakes[0].image is None
 
 
@@ -159,7 +165,7 @@ def test_a_workflow_that_is_cut_short_at_any_step_has_a_report(tmp_path):
         (folder / "results.jsonl").unlink(missing_ok=True)
         if fits:
             write_lines(folder / "results.jsonl", [stage_result(stage, 0, 1, "") for stage in list(STAGES)[:fits]])
-        told = story.sections(folder, {})
+        told = run_report.sections(folder, {})
         assert f"{done}. " in "".join(getattr(block, "text", "") for part in told for block in part.blocks)
         assert ("Baseline against models" in [part.title for part in told]) == bool(fits)
 
@@ -172,41 +178,41 @@ def test_files_that_are_damaged_are_named(tmp_path):
 
 
 def test_the_whiskers_are_the_interval_or_mean_and_deviation():
-    assert stages.spread([{"mae": {"value": 2.0, "low": 1.5, "high": 2.6}}], "mae") == (2.0, 1.5, 2.6)
+    assert workflow_stages.spread([{"mae": {"value": 2.0, "low": 1.5, "high": 2.6}}], "mae") == (2.0, 1.5, 2.6)
     folds = [{"mae": {"value": value}} for value in (1.0, 2.0, 3.0)]
-    assert stages.spread(folds, "mae") == (2.0, 1.0, 3.0)
-    assert stages.spread([{}], "mae") == (None, None, None)
+    assert workflow_stages.spread(folds, "mae") == (2.0, 1.0, 3.0)
+    assert workflow_stages.spread([{}], "mae") == (None, None, None)
 
 
 def test_of_many_candidates_the_worst_of_the_search_give_way():
     dots = {f"search-{place}": (place / 100, None, None) for place in range(1, 31)} | {"linear": (0.0, None, None)}
-    kept = intervals.shown(dots, "search-2", -1)
-    assert len(kept) == intervals.MOST + 1  # the winner stays, though its score is low
+    kept = score_plot.shown(dots, "search-2", -1)
+    assert len(kept) == score_plot.MOST + 1  # the winner stays, though its score is low
     assert "linear" in kept and "search-2" in kept and "search-30" in kept and "search-3" not in kept
-    assert "search-30" not in intervals.shown(dots, "", 1)
-    assert intervals.shown({"small": (1.0, None, None)}, "", 1) == {"small": (1.0, None, None)}
+    assert "search-30" not in score_plot.shown(dots, "", 1)
+    assert score_plot.shown({"small": (1.0, None, None)}, "", 1) == {"small": (1.0, None, None)}
 
 
 def test_first_epochs_that_lie_far_off_are_cut_and_a_late_explosion_is_not():
     falling = {1: 600.0, **{epoch: 10 - epoch / 10 for epoch in range(2, 21)}}
-    low, high = picture.window([falling])
+    low, high = plotting.window([falling])
     assert low < 8 and high < 11
-    assert picture.window([{**falling, 20: 900.0}])[1] > 900
-    assert picture.window([{1: float("nan")}]) is None and picture.window([]) is None
+    assert plotting.window([{**falling, 20: 900.0}])[1] > 900
+    assert plotting.window([{1: float("nan")}]) is None and plotting.window([]) is None
 
 
 def test_the_ladder_says_of_a_rung_what_its_diagnosis_says():
     folder = reports()["binary"][-1].parent
     history, results = run_reader.history(folder), run_reader.results(folder)
     config = stored_files.config(folder)
-    assert overfitting.diagnosed(history, results, "deeper", config, "accuracy").kind == "overfitting"
+    assert overfitting_plot.diagnosed(history, results, "deeper", config, "accuracy").kind == "overfitting"
     rows = [row for row in history if row["job"] == "deeper"]
     losses = {row["epoch"]: row["values"]["loss"] for row in rows if row["split"] == "val"}
-    found = overfitting.diagnosed(history, results, "deeper", config, "accuracy")
+    found = overfitting_plot.diagnosed(history, results, "deeper", config, "accuracy")
     assert found.epoch == min(losses, key=losses.get)
-    assert overfitting.diagnosed(history, results, "small", config, "accuracy").kind != "overfitting"
+    assert overfitting_plot.diagnosed(history, results, "small", config, "accuracy").kind != "overfitting"
     folds = reports()["folds"][-1].parent
-    found = overfitting.diagnosed(
+    found = overfitting_plot.diagnosed(
         run_reader.history(folds), run_reader.results(folds), "deeper", stored_files.config(folds), "mae"
     )
     assert "overfitting in 4 of 4 folds" in found.text
@@ -215,9 +221,9 @@ def test_the_ladder_says_of_a_rung_what_its_diagnosis_says():
 def test_a_stage_that_failed_is_no_candidate_and_says_so():
     lines = [stage_result(stage, 0, 1, "") for stage in ("constant", "linear", "small")]
     lines[2] |= {"scores": {}, "note": "the loss is nan"}
-    assert stages.tried(lines, []) == "1 candidate was tried."
-    assert [row[0] for row in stages.scores_table(lines, []).rows] == ["constant", "linear", "small (failed)"]
-    assert list(intervals.dots_of(lines, "accuracy")) == ["constant", "linear"]
+    assert workflow_stages.tried(lines, []) == "1 candidate was tried."
+    assert [row[0] for row in workflow_stages.scores_table(lines, []).rows] == ["constant", "linear", "small (failed)"]
+    assert list(score_plot.dots_of(lines, "accuracy")) == ["constant", "linear"]
 
 
 def test_training_rows_are_shown_only_where_there_are_no_others():
@@ -230,9 +236,9 @@ def test_a_variant_is_named_by_what_it_changes_of_the_last_rung():
         return [{"job": {"patch": {f"model.{key}": value for key, value in patch.items()}}}]
 
     base = line(units=[64])
-    assert overfitting.changed("dropout", line(units=[64], dropout=0.5), base) == "dropout = 0.5"
-    assert overfitting.changed("smaller", line(units=[8]), base) == "smaller: units = [8]"
-    assert overfitting.changed("other", line(units=[64] * 12), base) == "other"
+    assert overfitting_plot.changed("dropout", line(units=[64], dropout=0.5), base) == "dropout = 0.5"
+    assert overfitting_plot.changed("smaller", line(units=[8]), base) == "smaller: units = [8]"
+    assert overfitting_plot.changed("other", line(units=[64] * 12), base) == "other"
 
 
 @pytest.mark.parametrize(
@@ -316,12 +322,12 @@ def test_the_command_imports_no_torch(tmp_path):
     folder = run_folder(tmp_path / "run")
     code = "import sys; from dlrun.commands.report import report; report(sys.argv[1:]); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True)
-    assert "dlrun.report.write" in done.stdout
+    assert "dlrun.report.build" in done.stdout
     assert not {"torch", "sklearn", "hydra", "matplotlib.pyplot"} & set(done.stdout.split())
 
 
 def test_a_value_that_could_not_be_measured_leaves_no_dot(tmp_path):
     lines = [stage_result(stage, 0, 1, "") for stage in ("linear", "small")]
     lines[0]["scores"]["accuracy"]["value"] = float("nan")
-    assert list(intervals.dots_of(json.loads(json.dumps(lines)), "accuracy")) == ["small"]
-    assert intervals.draw(lines[:1], steps(), {}, tmp_path / "stages.png") is None
+    assert list(score_plot.dots_of(json.loads(json.dumps(lines)), "accuracy")) == ["small"]
+    assert score_plot.draw(lines[:1], steps(), {}, tmp_path / "stages.png") is None

@@ -24,8 +24,8 @@ from dlrun.config.groups import conf_folder, options
 from dlrun.core import stored_files
 from dlrun.core.errors import Refused
 from dlrun.data import dataset_cache
-from dlrun.report import parallel
-from dlrun.report.sweep_lines import Aim, Line, best, ranked
+from dlrun.report import parallel_coordinates
+from dlrun.report.sweep_jobs import Aim, Line, best, ranked
 from dlrun.sweeps import alone, sweep_folder, work
 from dlrun.sweeps.job import identity
 from dlrun.sweeps.scheduler import Loop
@@ -366,22 +366,24 @@ def test_the_best_is_a_finished_one_and_of_several_aims_none_is_beaten():
 
 
 def test_axes_are_logarithmic_where_values_are_far_apart_and_what_is_good_stands_above():
-    rates = parallel.scale("optimizer.lr", ["0.1", "0.001", "1e-2"])
+    rates = parallel_coordinates.scale("optimizer.lr", ["0.1", "0.001", "1e-2"])
     assert rates.heights == pytest.approx({"0.1": 1, "0.001": 0, "1e-2": 0.5})
-    assert parallel.scale("units", ["10", "20", "30"]).heights == pytest.approx({"10": 0, "20": 0.5, "30": 1})
-    decays = parallel.scale("model.l2", ["0.001", "0", "0.0001"]).heights
+    assert parallel_coordinates.scale("units", ["10", "20", "30"]).heights == pytest.approx(
+        {"10": 0, "20": 0.5, "30": 1}
+    )
+    decays = parallel_coordinates.scale("model.l2", ["0.001", "0", "0.0001"]).heights
     assert sorted(decays, key=decays.get) == ["0", "0.0001", "0.001"]
     assert sorted(decays.values()) == pytest.approx([1 / 6, 3 / 6, 5 / 6])
-    names = parallel.scale("model", ["dense", "linear"])
+    names = parallel_coordinates.scale("model", ["dense", "linear"])
     assert names.heights == {"dense": 0.25, "linear": 0.75} and [text for _, text in names.labels] == [
         "dense",
         "linear",
     ]
-    assert parallel.scale("val loss", ["1.0", "3.0"], -1).heights == {"1.0": 1, "3.0": 0}
+    assert parallel_coordinates.scale("val loss", ["1.0", "3.0"], -1).heights == {"1.0": 1, "3.0": 0}
 
 
 def test_there_is_no_picture_of_one_score(tmp_path):
-    assert parallel.draw(tmp_path, [made_up(0, accuracy=0.5), made_up(1, "failed")], Aim()) is None
+    assert parallel_coordinates.draw(tmp_path, [made_up(0, accuracy=0.5), made_up(1, "failed")], Aim()) is None
     assert not list(tmp_path.rglob("*.png"))
 
 

@@ -38,8 +38,8 @@ from dlrun.inspect.question import question
 from dlrun.learner import Learner
 from dlrun.objectives.canvas import Canvas
 from dlrun.optim import Normalised
-from dlrun.report.inside import fitted, mosaic
-from dlrun.report.write import write
+from dlrun.report.build import write
+from dlrun.report.interpretation import fitted, mosaic
 
 WITHOUT_WEIGHTS = {"pretrained"}  # those that read weights from a file are not offline
 MODELS = sorted({name for name, need in NEEDS.items() if need == "image"} - WITHOUT_WEIGHTS)

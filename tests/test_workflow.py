@@ -33,7 +33,7 @@ def place(tmp_path, monkeypatch):
 @pytest.fixture
 def undrawn(monkeypatch):
     """Without the report, which has tests of its own and takes as long as the fits."""
-    monkeypatch.setattr("dlrun.report.write.write", lambda folder: [folder / "report.html"])
+    monkeypatch.setattr("dlrun.report.build.write", lambda folder: [folder / "report.html"])
 
 
 def folder():

@@ -18,7 +18,7 @@ from dlrun.workflow.course import Workflow
 def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("dlrun.report.write.write", lambda folder: [folder / "report.html"])
+    monkeypatch.setattr("dlrun.report.build.write", lambda folder: [folder / "report.html"])
 
 
 def finished(*words):

@@ -218,7 +218,7 @@ def evaluate(words: list[str]) -> int:
     from dlrun.commands.shown import Shown
     from dlrun.core.run_folder import result_line
     from dlrun.experiment import Experiment
-    from dlrun.report.table import rich_table, summaries
+    from dlrun.report.result_tables import rich_table, summaries
 
     console = Shown()
     with at_work(folder) if config["test"] else nullcontext(), logging_to(folder, console):

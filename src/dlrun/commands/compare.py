@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from dlrun.core import run_reader, stored_files
 from dlrun.core.errors import Refused
 from dlrun.core.measure_names import goal, unsaid
-from dlrun.report import apart, measures, stages
+from dlrun.report import differences, formatting, workflow_stages
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -146,12 +146,12 @@ def best_of(runs: Sequence[Path]) -> Best | None:
         return None
     goals = run_reader.goals([line for run in runs for line in run_reader.results(run)])
     for name in [name for name in scored[0][0] if not name.startswith("loss")]:
-        values = [measures.mean_and_deviation(measures.values(scores, name))[0] for scores in scored]
+        values = [formatting.mean_and_deviation(formatting.values(scores, name))[0] for scores in scored]
         known = [value for value in values if value is not None and math.isfinite(value)]
         if len(known) == len(runs):
             way = goal(name, goals)
             place = values.index((min if way == "min" else max)(known))
-            return Best(runs[place], name, way, measures.over_folds(scored[place], name))
+            return Best(runs[place], name, way, formatting.over_folds(scored[place], name))
     return None
 
 
@@ -163,8 +163,8 @@ def pairs(runs: Sequence[Path], names: dict[Path, str] | None = None) -> list[st
     for other in others:
         try:
             goals = run_reader.goals([*run_reader.results(first), *run_reader.results(other)])
-            measure = apart.shared_measure(other, first)
-            text = measures.said(measure, apart.difference(other, first, measure), goals)
+            measure = differences.shared_measure(other, first)
+            text = formatting.said(measure, differences.difference(other, first, measure), goals)
             compared += 1
         except Refused as fault:
             text = f"cannot be compared row by row: {fault}"
@@ -177,7 +177,7 @@ def pairs(runs: Sequence[Path], names: dict[Path, str] | None = None) -> list[st
 def standing(run: Path) -> run_reader.Lines:
     """The results that stand for a run: of a workflow those of its winner, and of its final evaluation; of stages
     those of fits from which no other one began."""
-    lines, winner = run_reader.results(run), stages.winner(stages.verdicts(run))
+    lines, winner = run_reader.results(run), workflow_stages.winner(workflow_stages.verdicts(run))
     if winner:
         return [line for line in lines if line["job"]["stage"] in (winner, "final")]
     return run_reader.standing(lines)

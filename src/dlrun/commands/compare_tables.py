@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dlrun.commands.compare import standing
 from dlrun.core import run_reader, stored_files
-from dlrun.report import measures, naming
+from dlrun.report import formatting, naming
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -93,7 +93,7 @@ def _scores(lines: run_reader.Lines) -> dict[tuple[str, str], str]:
     for split in dict.fromkeys(line["split"] for line in lines):
         scores = [line.get("scores") or {} for line in lines if line["split"] == split]
         for measure in dict.fromkeys(measure for score in scores for measure in score):
-            found[split, measure] = measures.over_folds(scores, measure)
+            found[split, measure] = formatting.over_folds(scores, measure)
     return found
 
 

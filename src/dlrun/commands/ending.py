@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def finish(config: dict[str, Any], folder: Path, results: list[Result], console: Console) -> None:
     """Write pictures and report, and show the small table at the end."""
     from dlrun.core.files import spared
-    from dlrun.report.table import result_tables
-    from dlrun.report.write import write
+    from dlrun.report.build import write
+    from dlrun.report.result_tables import result_tables
 
     page = folder / "report.html"
     with spared("the report is", page):
@@ -58,10 +58,10 @@ def behind(results: list[Result], config: dict[str, Any]) -> list[str]:
 
 def against_members(folder: Path, console: Console) -> None:
     """Show an ensemble beside its members; nothing for other runs."""
-    from dlrun.report import members
-    from dlrun.report.table import rich_table
+    from dlrun.report import ensemble_members
+    from dlrun.report.result_tables import rich_table
 
-    if found := members.told(folder):
+    if found := ensemble_members.told(folder):
         console.print(rich_table(found[0]))
         for line in found[1]:
             console.print(line, soft_wrap=True, markup=False)

@@ -15,7 +15,7 @@ from dlrun.config.compose import configure
 from dlrun.config.overrides import user_folders
 from dlrun.core.errors import Refused
 from dlrun.core.formatting import number
-from dlrun.report.table import Summary, rich_table
+from dlrun.report.result_tables import Summary, rich_table
 
 if TYPE_CHECKING:
     from rich.console import Console

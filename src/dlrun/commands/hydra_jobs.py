@@ -99,11 +99,11 @@ def returned(config: Any, job: Job, ended: Ended) -> Any:
 def score(folder: Path) -> float | None:
     """The mean of a run's deciding score; None where it has none."""
     from dlrun.core import run_reader
-    from dlrun.report import measures
+    from dlrun.report import formatting
 
     scored = [line["scores"] for line in run_reader.results(folder) if line["split"] != "test"]
     name = deciding(list(scored[0])) if scored else ""
-    return measures.mean_and_deviation(measures.values(scored, name))[0]
+    return formatting.mean_and_deviation(formatting.values(scored, name))[0]
 
 
 def swept(sweeper: Any, arguments: list[str]) -> list[Any]:

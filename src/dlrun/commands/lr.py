@@ -12,7 +12,7 @@ from dlrun.config.compose import value_of
 from dlrun.config.constraints import POSITIVE, Range
 from dlrun.core.errors import Refused
 from dlrun.core.formatting import number
-from dlrun.report.table import Summary, rich_table
+from dlrun.report.result_tables import Summary, rich_table
 
 if TYPE_CHECKING:
     from dlrun.assembly import Assembly, Fit
@@ -81,7 +81,7 @@ def measured(assembly: Assembly, fit: Fit, words: list[str], low: float, high: f
 def write(record: dict[str, Any], config: dict[str, Any], folder: Path) -> None:
     """Keep the numbers and their picture: lr.json and lr.png."""
     from dlrun.core.run_folder import RunDir
-    from dlrun.report.lr import draw
+    from dlrun.report.lr_plot import draw
 
     RunDir(folder).write_json("lr.json", record)
     draw(record, config, folder / "lr.png")

@@ -20,7 +20,7 @@ from dlrun.evaluation.answering_fits import answering, fields_file
 if TYPE_CHECKING:
     import numpy as np
 
-    from dlrun.report.table import Summary
+    from dlrun.report.result_tables import Summary
 
 USAGE = "dlrun neighbours RUN word… [count=10] [input=NAME] [fit=NAME]"
 SETTINGS = ("count", "input", "fit", "plugins")
@@ -47,7 +47,7 @@ def neighbours(words: list[str]) -> int:
     asked = read_words(words)
     from rich.console import Console
 
-    from dlrun.report.table import rich_table
+    from dlrun.report.result_tables import rich_table
 
     vectors, console = vectors_of(asked), Console(highlight=False)
     tables = {word: table(word, asked, vectors) for word in asked.words}
@@ -135,7 +135,7 @@ def nearest(place: int, vectors: np.ndarray, among: np.ndarray, count: int) -> t
 
 def table(word: str, asked: Asked, vectors: np.ndarray) -> Summary:
     """One word's neighbours. Raises Refused for a word whose vector is zero."""
-    from dlrun.report.table import Summary
+    from dlrun.report.result_tables import Summary
 
     place = asked.labels.index(word)
     if not vectors[place].any():

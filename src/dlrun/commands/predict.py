@@ -129,8 +129,8 @@ def told_skipped(skipped: dict[str, str], answered: int, what: str, console: Con
 def show(asked: Asked, answers: Answers, first: str, console: Console) -> str:
     """Print the table, and scores where there are any; answers with the text of the file that was asked for."""
     from dlrun.core import stored_files
-    from dlrun.report import naming, predicted
-    from dlrun.report.table import rich_table
+    from dlrun.report import naming, prediction_table
+    from dlrun.report.result_tables import rich_table
 
     config, data = stored_files.config(asked.folder), stored_files.value_or_none(asked.folder / "data.json") or {}
     note = str(data.get("note") or "")
@@ -142,16 +142,16 @@ def show(asked: Asked, answers: Answers, first: str, console: Console) -> str:
     if answers.told:
         console.print(answers.told, soft_wrap=True, markup=False)
     names = [short(name) for name in answers.names] if first == "text" else answers.names
-    console.print(rich_table(predicted.table(what[0], names, *what[2:], first=first)))
-    if below := predicted.below(*what[:3]):
+    console.print(rich_table(prediction_table.table(what[0], names, *what[2:], first=first)))
+    if below := prediction_table.below(*what[:3]):
         console.print(below, soft_wrap=True, markup=False)
     for line in told_strangers(answers):
         console.print(line, soft_wrap=True, markup=False)
     scores = told_scores(asked, answers, config, console)
     if asked.to is not None and asked.to.suffix.lower() == ".csv":
         beside = file_columns(asked, answers.names) if first == "line" else {}
-        return predicted.csv_text(*what, first=first, note=note, beside=beside)
-    return predicted.json_text(*what, first=first, about=about(asked, answers, note, scores))
+        return prediction_table.csv_text(*what, first=first, note=note, beside=beside)
+    return prediction_table.json_text(*what, first=first, about=about(asked, answers, note, scores))
 
 
 def file_columns(asked: Asked, lines: Sequence[Any]) -> dict[str, list[str]]:
@@ -201,7 +201,7 @@ def told_strangers(answers: Answers) -> Iterator[str]:
 def told_scores(asked: Asked, answers: Answers, config: dict[str, Any], console: Console) -> dict[str, float]:
     """Print how right the answers are, or why that is not said; measure → value."""
     from dlrun.inference import own_rows
-    from dlrun.report import measures
+    from dlrun.report import formatting
 
     if isinstance(file := asked.items[0], Path) and own_rows(config, file):
         console.print(
@@ -214,7 +214,9 @@ def told_scores(asked: Asked, answers: Answers, config: dict[str, Any], console:
             console.print(f"{name} is not defined on these rows: {score.why}", soft_wrap=True, markup=False)
             continue
         ends = {"value": score.value, "low": score.low, "high": score.high}
-        console.print(f"{name} {measures.score_text(ends)} on {counted(score.n, 'row')}", soft_wrap=True, markup=False)
+        console.print(
+            f"{name} {formatting.score_text(ends)} on {counted(score.n, 'row')}", soft_wrap=True, markup=False
+        )
     return {name: score.value for name, score in answers.scores.items()}
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dlrun.core import json_text
 from dlrun.core.formatting import counted, number
-from dlrun.report.table import Summary, rich_table
+from dlrun.report.result_tables import Summary, rich_table
 
 if TYPE_CHECKING:
     from rich.console import Console

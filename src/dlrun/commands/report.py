@@ -39,7 +39,7 @@ def written(runs: list[Path], to: Path = Path()) -> Path:
 
     to: the folder for the page of several runs.
     """
-    from dlrun.report.write import write, write_comparison
+    from dlrun.report.build import write, write_comparison
 
     try:
         made = write(runs[0]) if len(runs) == 1 else write_comparison(runs, to)

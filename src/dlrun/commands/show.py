@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dlrun.commands.explain import assembled
 from dlrun.core.errors import Refused
-from dlrun.report.sheet import Line, draw
+from dlrun.report.contact_sheet import Line, draw
 
 if TYPE_CHECKING:
     from torch import Tensor

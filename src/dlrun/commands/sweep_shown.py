@@ -11,10 +11,10 @@ from dlrun.commands.train import command
 from dlrun.config.parallel_fits import asked
 from dlrun.core import stored_files
 from dlrun.core.formatting import duration, number
-from dlrun.report.sweep import write_lines
-from dlrun.report.sweep_chance import beside_the_best, over_seeds
-from dlrun.report.sweep_lines import TEST, Aim, Line, best, lines_of, value_of
-from dlrun.report.table import Summary, rich_table
+from dlrun.report.result_tables import Summary, rich_table
+from dlrun.report.sweep_jobs import TEST, Aim, Line, best, lines_of, value_of
+from dlrun.report.sweep_table import write_lines
+from dlrun.report.sweep_uncertainty import beside_the_best, over_seeds
 from dlrun.sweeps.job import Ended, Job
 from dlrun.sweeps.sweep_folder import Scored
 
@@ -66,7 +66,7 @@ class Shown:
 
     def draw(self) -> None:
         """Draw sweep.png, and remember how long that takes."""
-        from dlrun.report.parallel import draw
+        from dlrun.report.parallel_coordinates import draw
 
         began = time.monotonic()
         draw(self.folder, lines_of(self.folder, self.aim, self.known), self.aim)
@@ -105,7 +105,7 @@ class Shown:
             yield f"{again} of {len(entries)} trials drew the settings of an earlier job: its result counts for them"
 
     def _report(self, line: Line) -> None:
-        from dlrun.report.write import write
+        from dlrun.report.build import write
 
         page = self.folder / line.folder / "report.html"
         if self.changed or not page.exists():

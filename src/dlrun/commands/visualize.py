@@ -138,7 +138,7 @@ def word_fault(word: str) -> str:
 def write(folder: Path, found: Mapping[str, list[Drawing]], config: dict[str, Any], warning: str) -> list[Path]:
     """Draw, and list in visualize/pictures.json what there is; what these kinds had before is taken away."""
     from dlrun.core.files import file_names, write_text
-    from dlrun.report.inside import listed
+    from dlrun.report.interpretation import listed
 
     place = folder / "visualize"
     place.mkdir(exist_ok=True)

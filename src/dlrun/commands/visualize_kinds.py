@@ -26,7 +26,7 @@ from dlrun.inspect.layers import layers
 from dlrun.inspect.question import Question, check_class, question, target_of
 from dlrun.models.pretrained.earlier_run import Trained, trained
 from dlrun.models.pretrained.transfer import Preprocess
-from dlrun.report import inside
+from dlrun.report import interpretation
 
 if TYPE_CHECKING:
     from dlrun.commands.visualize import Asked
@@ -77,7 +77,7 @@ class Look:
         """The layers that were asked for, else the usual ones. Raises Refused for unknown ones, or where none is."""
         found = [self.named(name) for name in self.asked.layers] or [each for each in usual if each is not None]
         if not found:
-            raise Refused(f"model={inside.name_of(self.net.config)} {missing}")
+            raise Refused(f"model={interpretation.name_of(self.net.config)} {missing}")
         return found
 
     def named(self, name: str) -> maps.Map:
@@ -165,7 +165,7 @@ def activations(look: Look) -> Iterator[Drawing]:
             caption += f"; {quiet} of {len(array)} channels do not answer at all" if quiet else ""
             caption += f"; the first {SHOWN} of {len(array)}" if some else ""
             cells = answers.contrasted(array)[:SHOWN]
-            yield Drawing(layer.name, caption, partial(inside.draw_grid, cells, f"Activations of {layer.name}"))
+            yield Drawing(layer.name, caption, partial(interpretation.draw_grid, cells, f"Activations of {layer.name}"))
 
 
 def heatmaps(look: Look) -> Iterator[Drawing]:
@@ -180,8 +180,8 @@ def heatmaps(look: Look) -> Iterator[Drawing]:
             warmth = heatmap.heatmap(look.net.model, view.batch, look.image, layer.name, asked)
             caption = f"{view.text}: where {layer.text} sees {look.told(asked)}"
             caption += "" if warmth.any() else "; nowhere: nothing here speaks for it"
-            picture = inside.pixels(view.batch[look.image][0])
-            yield Drawing(layer.name, caption, partial(inside.draw_heatmap, picture, warmth, asked.label))
+            picture = interpretation.pixels(view.batch[look.image][0])
+            yield Drawing(layer.name, caption, partial(interpretation.draw_heatmap, picture, warmth, asked.label))
 
 
 def saliency(look: Look) -> Iterator[Drawing]:
@@ -190,8 +190,8 @@ def saliency(look: Look) -> Iterator[Drawing]:
         asked = look.question(view.batch)
         found = heatmap.saliency(look.net.model, view.batch, look.image, asked)
         caption = f"{view.text}: the pixels whose change would change the answer most for {look.told(asked)}"
-        picture = inside.pixels(view.batch[look.image][0])
-        yield Drawing(look.image, caption, partial(inside.draw_saliency, picture, found, asked.label))
+        picture = interpretation.pixels(view.batch[look.image][0])
+        yield Drawing(look.image, caption, partial(interpretation.draw_saliency, picture, found, asked.label))
 
 
 def filters(look: Look) -> Iterator[Drawing]:
@@ -210,7 +210,9 @@ def filters(look: Look) -> Iterator[Drawing]:
         caption += f"; the first {count} of {layer.shape[0]}" if count < layer.shape[0] else ""
         caption += f"; {cold} stayed cold" if cold else ""
         cells = patterns.visible(found.pictures)
-        yield Drawing(layer.name, caption, partial(inside.draw_grid, cells, f"Filters of {layer.name}", columns=8))
+        yield Drawing(
+            layer.name, caption, partial(interpretation.draw_grid, cells, f"Filters of {layer.name}", columns=8)
+        )
 
 
 def stage(look: Look, layer: maps.Map) -> tuple[Callable[[Tensor], object], tuple[int, ...]]:
@@ -249,4 +251,4 @@ def weights(look: Look) -> Iterator[Drawing]:
         cells = patterns.kernels(look.net.model.get_submodule(layer.name))
         caption = f"The weights of {layer.text}, each kernel on its own scale, zero at mid-grey"
         caption += f"; the first {SHOWN} of {len(cells)}" if len(cells) > SHOWN else ""
-        yield Drawing(layer.name, caption, partial(inside.draw_grid, cells[:SHOWN], f"Weights of {layer.name}"))
+        yield Drawing(layer.name, caption, partial(interpretation.draw_grid, cells[:SHOWN], f"Weights of {layer.name}"))

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dlrun.report.section import Block, Code, Gallery, Mistake, Pairs, Picture, Points, Section, Text
-from dlrun.report.table import Summary
+from dlrun.report.blocks import Block, Code, Gallery, Mistake, Pairs, Picture, Points, Section, Text
+from dlrun.report.result_tables import Summary
 
 WIDTH = 100
 

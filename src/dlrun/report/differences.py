@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from dlrun.core import formatting, measure_names, run_reader
 from dlrun.core.errors import Damaged, Refused
-from dlrun.report import measures, stages
+from dlrun.report import formatting as measures
+from dlrun.report import workflow_stages
 
 if TYPE_CHECKING:
     from dlrun.evaluation.bootstrap import Interval
@@ -70,7 +71,7 @@ def _stage(run: Path) -> str:
     fitted = [line for line in run_reader.results(run) if line["split"] == "val" and line["scores"]]
     if not fitted:
         raise Refused(f"{run} was not validated")
-    return stages.winner(stages.verdicts(run)) or str(fitted[-1]["job"]["stage"])
+    return workflow_stages.winner(workflow_stages.verdicts(run)) or str(fitted[-1]["job"]["stage"])
 
 
 def shared_measure(first: Path, second: Path) -> str:

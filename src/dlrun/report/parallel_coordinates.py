@@ -12,11 +12,12 @@ from dlrun.core import stored_files
 from dlrun.core.formatting import number
 from dlrun.core.measure_names import sign
 from dlrun.report import naming
-from dlrun.report.picture import GREY, LOUD, picture
-from dlrun.report.sweep_lines import Aim, Line, best, goals_of, value_of, varying
+from dlrun.report.plotting import GREY, LOUD, picture
+from dlrun.report.sweep_jobs import Aim, Line, best, goals_of, value_of, varying
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
 
 FAR = 30  # values above 0 that are so many times apart stand on a logarithmic axis
 LABELS = 12  # at most so many beside one axis

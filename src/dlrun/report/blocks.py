@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dlrun.report.table import Summary
+from dlrun.report.result_tables import Summary
 
 
 @dataclass(frozen=True)

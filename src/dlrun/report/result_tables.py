@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from dlrun.core import formatting, run_reader, stored_files
 from dlrun.core.formatting import counted
-from dlrun.report import measures, naming
+from dlrun.report import formatting as measures
+from dlrun.report import naming
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from dlrun.report.section import Block, Code, Picture, Section, Text, section
+from dlrun.report.blocks import Block, Code, Picture, Section, Text, section
 
 KEPT = 4  # epochs that are shown of each kind, the last one among them
 EPOCH = re.compile(r"(.+)-epoch-(\d+)(?:-\d+)?$")

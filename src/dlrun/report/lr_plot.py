@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.report.picture import COLOURS, GREY, WIDTH, legend_below, picture
+from dlrun.report.plotting import COLOURS, GREY, WIDTH, legend_below, picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
 
 ABOVE = 0.4  # of the fall, that the picture shows above the first loss: what follows shoots up out of sight
 

@@ -12,7 +12,7 @@ from dlrun.core import run_reader, stored_files
 from dlrun.core import stored_files as stored
 from dlrun.core.errors import Refused
 from dlrun.core.measure_names import deciding, sign
-from dlrun.report import measures
+from dlrun.report import formatting
 
 TEST = "test "  # before the name of a measure that was taken on test rows
 SEEDS = ("seed", "protocol.seed", "data.seed")  # what is drawn with these is chance, and no setting
@@ -161,39 +161,39 @@ def _line(folder: Path, entry: dict[str, Any], aim: Aim) -> Line:
     scored = [line.get("scores") or {} for line in stages]
     known = [line.get("baseline") or {} for line in stages]
     spread = {
-        measure: measures.mean_and_deviation(measures.values(scored, measure))
+        measure: formatting.mean_and_deviation(formatting.values(scored, measure))
         for measure in dict.fromkeys(measure for score in scored for measure in score)
     }
     apart = [line for line in results if line["split"] == "test" and fitted is not results]
     tested = [line.get("scores") or {} for line in apart]
     spread |= {
-        f"{TEST}{measure}": measures.mean_and_deviation(measures.values(tested, measure))
+        f"{TEST}{measure}": formatting.mean_and_deviation(formatting.values(tested, measure))
         for measure in dict.fromkeys(measure for score in tested for measure in score)
     }
     costs = [cost for cost in ("parameters", "seconds") if cost in aim.names and cost in entry]  # once it has ended
     spread |= {cost: (entry[cost], None) for cost in costs if spread}
-    baseline = {measure: measures.mean_and_deviation(measures.values(known, measure))[0] for measure in spread}
+    baseline = {measure: formatting.mean_and_deviation(formatting.values(known, measure))[0] for measure in spread}
     error = " ".join(str(entry.get("error") or "").split())
     ends = ends_of(scored) | {f"{TEST}{measure}": each for measure, each in ends_of(tested).items()}
     about = (baseline, error, name, run_reader.warning_of(results), ends, run_reader.goals(stages), undefined(scored))
     return Line(entry["job"], str(entry.get("status", "")), words, spread, *about)
 
 
-def ends_of(scored: list[measures.Scores]) -> dict[str, tuple[float | None, float | None]]:
+def ends_of(scored: list[formatting.Scores]) -> dict[str, tuple[float | None, float | None]]:
     """Measure → its interval, where there is one fit: that of a mean over several is not known."""
     if len(scored) != 1:
         return {}
     return {name: (score.get("low"), score.get("high")) for name, score in scored[0].items()}
 
 
-def undefined(scored: list[measures.Scores]) -> dict[str, str]:
+def undefined(scored: list[formatting.Scores]) -> dict[str, str]:
     """Measure → why it has no value, or of how many fits the mean is; without those that are defined everywhere."""
     found = {}
     for name in dict.fromkeys(name for score in scored for name in score):
-        values = measures.values(scored, name)
+        values = formatting.values(scored, name)
         if all(map(math.isnan, values)):
             why = next((each[name].get("why") for each in scored if name in each), "") or "it has no value"
             found[name] = f"{name} is not defined: {why}"
-        elif share := measures.share_defined(values):
+        elif share := formatting.share_defined(values):
             found[name] = f"{name}: {share}"
     return found

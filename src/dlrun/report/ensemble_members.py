@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from dlrun.core import formatting, measure_names, run_reader, stored_files
 from dlrun.core.errors import Refused
-from dlrun.report import measures
-from dlrun.report.section import Block, Section, Text, section
-from dlrun.report.table import Summary
+from dlrun.report import formatting as measures
+from dlrun.report.blocks import Block, Section, Text, section
+from dlrun.report.result_tables import Summary
 
 if TYPE_CHECKING:
     from dlrun.evaluation.bootstrap import Interval
+
 
 OPTIMISTIC = (
     "The weights were found on these validation rows, so the ensemble's score on them is a little too good: test rows, "

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from dlrun.core import formatting, measure_names, run_reader
 from dlrun.evaluation.diagnosis import TURNED, Diagnosis, circumstances, diagnose, over_folds
-from dlrun.report import measures, stages
-from dlrun.report.curves import best_epoch, curves, mean_curve
-from dlrun.report.picture import COLOURS, GREY, WIDTH, Curve, legend_below, picture, whole_epochs, window
+from dlrun.report import formatting as measures
+from dlrun.report import workflow_stages
+from dlrun.report.learning_curves import best_epoch, curves, mean_curve
+from dlrun.report.plotting import COLOURS, GREY, WIDTH, Curve, legend_below, picture, whole_epochs, window
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
 
 PANELS_A_ROW = 2
 WIDER = 6.4  # inches
@@ -23,14 +25,14 @@ def draw_ladder(
 ) -> Path | None:
     """Write the losses of all rungs; None where none was climbed."""
     val, train = loss_curves(history, "val"), loss_curves(history, "train")
-    rungs = [rung for rung in stages.ladder(config) if rung in val]
+    rungs = [rung for rung in workflow_stages.ladder(config) if rung in val]
     if not rungs:
         return None
     warning = run_reader.warning_of(results)
     with picture(file, "Overfit ladder", config, warning, height=4.6, width=WIDTH) as figure:
         panel = figure.subplots()
         for rung, colour in zip(rungs, COLOURS, strict=False):
-            found = diagnosed(history, results, rung, config, stages.main_measure(steps, results))
+            found = diagnosed(history, results, rung, config, workflow_stages.main_measure(steps, results))
             _rung(panel, found, rung, (val[rung], train.get(rung, {})), colour)
         panel.plot([], [], ":", color=GREY, linewidth=1.4, label="training loss")
         limits = window([*(val[rung] for rung in rungs), *(train[rung] for rung in rungs if rung in train)])
@@ -42,9 +44,9 @@ def draw_ladder(
 
 def draw_study(history: run_reader.Lines, results: run_reader.Lines, config: dict[str, Any], file: Path) -> Path | None:
     """Write a panel for each regularised variant, with its base; None where none was tried."""
-    val, found = loss_curves(history, "val"), stages.by_stage(results)
-    base = next((rung for rung in reversed(stages.ladder(config)) if rung in val), "")
-    variants = [name for name in stages.study(config) if name in val]
+    val, found = loss_curves(history, "val"), workflow_stages.by_stage(results)
+    base = next((rung for rung in reversed(workflow_stages.ladder(config)) if rung in val), "")
+    variants = [name for name in workflow_stages.study(config) if name in val]
     if not base or not variants:
         return None
     rows = -(-len(variants) // PANELS_A_ROW)
@@ -72,8 +74,10 @@ def loss_curves(history: run_reader.Lines, split: str) -> dict[str, Curve]:
 
 def changed(name: str, lines: run_reader.Lines, base: run_reader.Lines) -> str:
     """'dropout = 0.5', 'smaller: units = [8, 8]': what a variant changes, in few letters."""
-    before = stages.patch(base)
-    own = {key.rpartition(".")[2]: value for key, value in stages.patch(lines).items() if before.get(key) != value}
+    before = workflow_stages.patch(base)
+    own = {
+        key.rpartition(".")[2]: value for key, value in workflow_stages.patch(lines).items() if before.get(key) != value
+    }
     text = ", ".join(f"{key} = {value}" for key, value in own.items())
     if not text or len(text) > 30:
         return name
@@ -84,7 +88,7 @@ def diagnosed(
     history: run_reader.Lines, results: run_reader.Lines, stage: str, config: dict[str, Any], measure: str
 ) -> Diagnosis:
     """What the verdicts of a workflow say of a stage: how its fits went, and the epoch where they were best."""
-    lines = stages.by_stage(results).get(stage, [])
+    lines = workflow_stages.by_stage(results).get(stage, [])
     patch = (lines[0]["job"].get("patch") or {}) if lines else {}
     losses = measures.values([line.get("baseline") or {} for line in lines], "loss")
     goal = measure_names.goal(measure, run_reader.goals(results))

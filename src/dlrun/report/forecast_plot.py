@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from dlrun.core import formatting, run_reader, stored_files
 from dlrun.core.files import file_names
-from dlrun.report.picture import COLOURS, GREY, WIDTH, legend_below, picture
+from dlrun.report.plotting import COLOURS, GREY, WIDTH, legend_below, picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
 
 PANELS = 3  # horizons of which the course is drawn: the nearest, one amid, the farthest
 CAPTION = (

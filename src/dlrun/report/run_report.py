@@ -6,10 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from dlrun.core import formatting, measure_names, run_reader, stored_files
-from dlrun.report import evidence, forecast, inside, made, measures, members, naming, stages, surroundings
-from dlrun.report.curves import RING
-from dlrun.report.section import Block, Pairs, Picture, Section, Text, remark, section
-from dlrun.report.table import summaries
+from dlrun.report import (
+    ensemble_members,
+    forecast_plot,
+    generated,
+    interpretation,
+    naming,
+    run_details,
+    workflow_stages,
+    workflow_steps,
+)
+from dlrun.report import formatting as measures
+from dlrun.report.blocks import Block, Pairs, Picture, Section, Text, remark, section
+from dlrun.report.learning_curves import RING
+from dlrun.report.result_tables import summaries
 
 LAST = 7  # the step that ends a workflow
 SPLITS = {"test": "Test", "val": "Validation", "train": "Training"}
@@ -23,26 +33,26 @@ def heading(folder: Path) -> str:
 
 def sections(folder: Path, pictures: dict[str, list[Path]]) -> list[Section]:
     """All sections there are data for, in the order in which they are read. pictures: see `report.write.draw`."""
-    config, results, steps = stored_files.config(folder), run_reader.results(folder), stages.verdicts(folder)
+    config, results, steps = stored_files.config(folder), run_reader.results(folder), workflow_stages.verdicts(folder)
     workflow, measured = bool(steps), [line for line in results if line.get("scores")]
     return [
         *section("", [*headline(results, steps), *map(remark, run_reader.notes_of(measured)), *short(results, steps)]),
-        *surroundings.question(config),
-        *surroundings.data_card(folder, config),
-        *evidence.audit(folder),
-        *evidence.steps(steps),
+        *run_details.question(config),
+        *run_details.data_card(folder, config),
+        *workflow_steps.audit(folder),
+        *workflow_steps.steps(steps),
         *(scores(results, steps, pictures) if workflow else plain_scores(folder, results, config)),
-        *members.sections(folder),
+        *ensemble_members.sections(folder),
         *curves(pictures),
         *rates(run_reader.history(folder)),
         *answers(pictures),
-        *evidence.gallery(folder, stages.chosen(steps)),
-        *inside.sections(folder),
-        *made.sections(folder),
-        *evidence.final(folder, results, config, workflow),
-        *surroundings.config(folder, config, stages.changes_table(results, config) if workflow else None),
-        *surroundings.environment(folder),
-        *surroundings.again(folder),
+        *workflow_steps.gallery(folder, workflow_stages.chosen(steps)),
+        *interpretation.sections(folder),
+        *generated.sections(folder),
+        *workflow_steps.final(folder, results, config, workflow),
+        *run_details.config(folder, config, workflow_stages.changes_table(results, config) if workflow else None),
+        *run_details.environment(folder),
+        *run_details.again(folder),
     ]
 
 
@@ -82,19 +92,19 @@ def short(results: run_reader.Lines, steps: run_reader.Lines) -> list[Block]:
     found: list[Block] = [Text(said, "loud" if stopped else "strong")]
     if not stopped and last["step"] < LAST:
         found.append(Text(f"Not finished: it was cut after step {last['step']}; dlrun resume goes on with it.", "loud"))
-    if stages.winner(steps):
-        found.append(Text(stages.tried(results, steps)))
+    if workflow_stages.winner(steps):
+        found.append(Text(workflow_stages.tried(results, steps)))
     return found
 
 
 def scores(results: run_reader.Lines, steps: run_reader.Lines, pictures: dict[str, list[Path]]) -> list[Section]:
     """The stages of a workflow against the constant answer."""
-    if not stages.by_stage(results):
+    if not workflow_stages.by_stage(results):
         return []
     about = "Each dot is a candidate; the baseline is gray: a dashed line, or an arrow to it."
-    said = f"{about} {stages.tried(results, steps)}"
+    said = f"{about} {workflow_stages.tried(results, steps)}"
     drawn = [Picture(file, "The score of every stage with its interval", said) for file in pictures.get("stages", ())]
-    return section("Baseline against models", [*drawn, stages.scores_table(results, steps)])
+    return section("Baseline against models", [*drawn, workflow_stages.scores_table(results, steps)])
 
 
 def plain_scores(folder: Path, results: run_reader.Lines, config: dict[str, Any]) -> list[Section]:
@@ -135,7 +145,7 @@ def curves(pictures: dict[str, list[Path]]) -> list[Section]:
 def answers(pictures: dict[str, list[Path]]) -> list[Section]:
     """What was answered against what is true."""
     drawn = [Picture(file, file.stem.replace("-", " ")) for file in pictures.get("answers", ())]
-    ahead = [Picture(file, file.stem.replace("-", " "), forecast.CAPTION) for file in pictures.get("forecast", ())]
+    ahead = [Picture(file, file.stem.replace("-", " "), forecast_plot.CAPTION) for file in pictures.get("forecast", ())]
     return [*section("Forecast vs actual", ahead), *section("Predicted vs actual", drawn)]
 
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.report.picture import picture
+from dlrun.report.plotting import picture
 
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
+
 
 SIDE = 1.15  # inches a picture takes
 LETTERS = 17  # of a line above or below a picture

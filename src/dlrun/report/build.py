@@ -8,7 +8,18 @@ from pathlib import Path
 
 from dlrun.core import run_reader, stored_files
 from dlrun.core.files import write_text
-from dlrun.report import compared, confusion, curves, forecast, html, intervals, markdown, overfitting, stages, story
+from dlrun.report import (
+    comparison_report,
+    confusion_matrix,
+    forecast_plot,
+    html,
+    learning_curves,
+    markdown,
+    overfitting_plot,
+    run_report,
+    score_plot,
+    workflow_stages,
+)
 
 NAMED, LONGEST = 3, 60  # runs that are named in a file's name, letters of each
 Pictures = dict[str, list[Path]]
@@ -23,8 +34,8 @@ def write(folder: Path) -> list[Path]:
     where there is no run.
     """
     drawn = draw(folder)
-    sections = story.sections(folder, drawn)
-    heading = story.heading(folder)
+    sections = run_report.sections(folder, drawn)
+    heading = run_report.heading(folder)
     write_text(folder / "report.md", markdown.page(heading, sections, folder))
     write_text(folder / "report.html", html.page(heading, sections))
     made = [file for files in drawn.values() for file in files]
@@ -38,8 +49,8 @@ def write_comparison(runs: Sequence[Path], folder: Path) -> list[Path]:
     """
     stem = comparison_name(runs)
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = compared.draw(runs, folder / f"{stem}.png")
-    sections = compared.sections(runs, drawn)
+    drawn = comparison_report.draw(runs, folder / f"{stem}.png")
+    sections = comparison_report.sections(runs, drawn)
     heading = f"Comparison of {len(runs)} runs"
     write_text(folder / f"{stem}.md", markdown.page(heading, sections, folder))
     write_text(folder / f"{stem}.html", html.page(heading, sections))
@@ -55,19 +66,21 @@ def comparison_name(runs: Sequence[Path]) -> str:
 def draw(folder: Path) -> Pictures:
     """Draw what there are data for: 'curves', 'stages', 'ladder', 'study', 'answers'."""
     config, history, results = stored_files.config(folder), run_reader.history(folder), run_reader.results(folder)
-    steps = stages.verdicts(folder)
-    drawn = {"curves": curves.draw(history, results, config, folder / "learning-curves.png", only=_shown(steps))}
+    steps = workflow_stages.verdicts(folder)
+    drawn = {
+        "curves": learning_curves.draw(history, results, config, folder / "learning-curves.png", only=_shown(steps))
+    }
     if steps:
-        drawn["stages"] = intervals.draw(results, steps, config, folder / "stages.png")
-    if any(step["step"] > stages.BASELINE for step in steps):
-        drawn["ladder"] = overfitting.draw_ladder(history, results, config, folder / "ladder.png", steps)
-        drawn["study"] = overfitting.draw_study(history, results, config, folder / "study.png")
+        drawn["stages"] = score_plot.draw(results, steps, config, folder / "stages.png")
+    if any(step["step"] > workflow_stages.BASELINE for step in steps):
+        drawn["ladder"] = overfitting_plot.draw_ladder(history, results, config, folder / "ladder.png", steps)
+        drawn["study"] = overfitting_plot.draw_study(history, results, config, folder / "study.png")
     found = {name: [file] for name, file in drawn.items() if file is not None}
-    found["forecast"] = forecast.draw_all(folder, results, config, stages.chosen(steps))
-    found["answers"] = confusion.draw_all(folder, results, config, stages.chosen(steps))
+    found["forecast"] = forecast_plot.draw_all(folder, results, config, workflow_stages.chosen(steps))
+    found["answers"] = confusion_matrix.draw_all(folder, results, config, workflow_stages.chosen(steps))
     return found
 
 
 def _shown(steps: run_reader.Lines) -> set[str] | None:
     """Whose learning curves are shown: of a workflow the configured network's and the winner's; None means all."""
-    return {stages.CONFIGURED, stages.winner(steps)} if steps else None
+    return {workflow_stages.CONFIGURED, workflow_stages.winner(steps)} if steps else None

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from dlrun.core import formatting, measure_names, run_reader, stored_files
-from dlrun.report import measures, stages, story
-from dlrun.report.apart import verdict
-from dlrun.report.curves import RING, best_epoch, curves, kept_epoch, mean_curve
-from dlrun.report.picture import COLOURS, WIDTH, Curve, legend_below, picture, short, whole_epochs, window
-from dlrun.report.section import Block, Code, Picture, Points, Section, Text, remark, section
-from dlrun.report.table import Summary
+from dlrun.report import formatting as measures
+from dlrun.report import run_report, workflow_stages
+from dlrun.report.blocks import Block, Code, Picture, Points, Section, Text, remark, section
+from dlrun.report.differences import verdict
+from dlrun.report.learning_curves import RING, best_epoch, curves, kept_epoch, mean_curve
+from dlrun.report.plotting import COLOURS, WIDTH, Curve, legend_below, picture, short, whole_epochs, window
+from dlrun.report.result_tables import Summary
 
 MOST = len(COLOURS)  # curves in one panel
 
@@ -27,7 +28,7 @@ def sections(runs: Sequence[Path], drawn: Path | None) -> list[Section]:
         *section("Validation curves", [Picture(drawn, shown, f"{shown}; {RING}")] if drawn else []),
     ]
     for place, run in enumerate(runs, 1):
-        found += section(f"{place}. {story.heading(run)}", _alone(run))
+        found += section(f"{place}. {run_report.heading(run)}", _alone(run))
     return found
 
 
@@ -62,7 +63,9 @@ def main_stage(run: Path) -> str:
     """What stands for a run: the winner of a workflow, or else the last of its fits."""
     results = run_reader.results(run)
     fitted = [line for line in results if line["split"] != "test"] or results
-    return stages.winner(stages.verdicts(run)) or (run_reader.family(fitted[-1]["name"]) if fitted else "")
+    return workflow_stages.winner(workflow_stages.verdicts(run)) or (
+        run_reader.family(fitted[-1]["name"]) if fitted else ""
+    )
 
 
 def _curve(panel: Any, curve: Curve, best: int | None, label: str, colour: str) -> None:
@@ -86,7 +89,7 @@ def _scores(runs: Sequence[Path]) -> Summary:
     heads = sorted({head for scores in found for head in scores}, key=lambda head: (head[0] != "val", head))
     columns = ["run", "folder", "stage", *(f"{split} {measure}" for split, measure in heads)]
     rows = [
-        [f"{place}. {story.heading(run)}", str(run), main_stage(run), *(scores.get(head, "") for head in heads)]
+        [f"{place}. {run_report.heading(run)}", str(run), main_stage(run), *(scores.get(head, "") for head in heads)]
         for place, (run, scores) in enumerate(zip(runs, found, strict=True), 1)
     ]
     caption = "In brackets 95 % intervals; over several fits mean ± sd."
@@ -118,10 +121,10 @@ def _differences(runs: Sequence[Path]) -> Block:
 
 
 def _alone(run: Path) -> list[Block]:
-    config, results, steps = stored_files.config(run), run_reader.results(run), stages.verdicts(run)
-    told = story.scores(results, steps, {}) if steps else story.plain_scores(run, results, config)
+    config, results, steps = stored_files.config(run), run_reader.results(run), workflow_stages.verdicts(run)
+    told = run_report.scores(results, steps, {}) if steps else run_report.plain_scores(run, results, config)
     found: list[Block] = [Text(str(run), "small"), *(block for part in told for block in part.blocks)]
     curve = run / "learning-curves.png"
-    found += [Picture(curve, story.CURVES, story.CURVES)] if curve.is_file() else []
+    found += [Picture(curve, run_report.CURVES, run_report.CURVES)] if curve.is_file() else []
     command = run_reader.command(run)
     return [*found, *([Code(command)] if command else [])]

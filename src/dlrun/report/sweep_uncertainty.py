@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from dlrun.core import measure_names, run_reader
 from dlrun.core.errors import Refused
-from dlrun.report import measures
-from dlrun.report.sweep_lines import SEEDS, Aim, Line, best, goals_of, mean_of, ranked, seeded, value_of, varying
+from dlrun.report import formatting
+from dlrun.report.sweep_jobs import SEEDS, Aim, Line, best, goals_of, mean_of, ranked, seeded, value_of, varying
 
 if TYPE_CHECKING:
     from dlrun.evaluation.bootstrap import Interval
+
 
 LOOKED_AT = 20  # jobs after the best that are compared with it
 ERRORS = 2.0  # standard errors: two means over seeds that are nearer cannot be told apart
@@ -30,7 +31,7 @@ def over_seeds(found: list[Line], aim: Aim) -> tuple[list[str], list[list[str]]]
     names = list(dict.fromkeys(name for group in groups for line in group for name in line.scores))
     rows = []
     for group in groups:
-        cells = [measures.spread_text(*_spread(group, name)) for name in names]
+        cells = [formatting.spread_text(*_spread(group, name)) for name in names]
         rows.append([*(group[0].words.get(key, "") for key in keys), str(len(group)), *cells])
     return [*keys, "seeds", *names], rows
 
@@ -47,8 +48,8 @@ def beside_the_best(folder: Path, found: list[Line], aim: Aim) -> list[str]:
     line = first[0]
     value = line.scores[measure][0] or 0.0
     deviation = line.scores[measure][1]
-    text = measures.with_ends(value, *line.ends.get(measure, (None, None)))
-    text = measures.spread_text(value, deviation) if deviation is not None else text
+    text = formatting.with_ends(value, *line.ends.get(measure, (None, None)))
+    text = formatting.spread_text(value, deviation) if deviation is not None else text
     said = [f"{measure} {text}"]
     others = [other for other in ranked(found, measure) if other is not line and other.status == "done"]
     near = [other for other in others[:LOOKED_AT] if _near(folder, line, other, measure)]
@@ -58,7 +59,7 @@ def beside_the_best(folder: Path, found: list[Line], aim: Aim) -> list[str]:
 
 
 def _of_seeds(own: list[Line], groups: list[list[Line]], measure: str) -> list[str]:
-    text = measures.spread_text(*_spread(own, measure))
+    text = formatting.spread_text(*_spread(own, measure))
     said = [f"{measure} {text} over {len(own)} seeds, of which this job is the middle one"]
     near = [group for group in groups if group is not own and _together(own, group, measure)]
     if near:
@@ -100,7 +101,7 @@ def _difference(first: Path, second: Path, measure: str) -> Interval:
 
 
 def _spread(group: Sequence[Line], measure: str) -> tuple[float | None, float | None]:
-    return measures.mean_and_deviation([line.scores.get(measure, (None, None))[0] or 0.0 for line in group])
+    return formatting.mean_and_deviation([line.scores.get(measure, (None, None))[0] or 0.0 for line in group])
 
 
 def _names(lines: Sequence[Line]) -> str:

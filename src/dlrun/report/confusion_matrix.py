@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from dlrun.core import run_reader, stored_files
 from dlrun.core.files import file_names
-from dlrun.report.picture import COLOURS, GREY, WIDTH, picture
+from dlrun.report.plotting import COLOURS, GREY, WIDTH, picture
 
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
+
 
 CLASSES = ("binary", "category")
 NUMBERS = ("number", "fraction")

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from dlrun.core import formatting, run_reader, stored_files
-from dlrun.report import measures
-from dlrun.report.table import Summary
+from dlrun.report import formatting as measures
+from dlrun.report.result_tables import Summary
 
 CONSTANT, CONFIGURED = "constant", "configured"
 FINAL = "final"

@@ -13,6 +13,7 @@ from dlrun.core.measure_names import goal
 if TYPE_CHECKING:
     from dlrun.evaluation.bootstrap import Interval
 
+
 __all__ = ["goal", "number"]
 
 Scores = dict[str, dict[str, Any]]

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from dlrun.core import stored_files
 from dlrun.report import naming
-from dlrun.report.picture import LETTERS_A_LINE, WIDTH, picture
-from dlrun.report.section import Block, Picture, Section, Text, section
+from dlrun.report.blocks import Block, Picture, Section, Text, section
+from dlrun.report.plotting import LETTERS_A_LINE, WIDTH, picture
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
+
 
 COLUMNS = 16  # of a grid (book §5.4)
 DPI = 200

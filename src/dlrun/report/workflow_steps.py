@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dlrun.core import formatting, run_reader, stored_files
-from dlrun.report.section import Block, Gallery, Mistake, Points, Section, Text, section
-from dlrun.report.table import Summary, summaries
+from dlrun.report.blocks import Block, Gallery, Mistake, Points, Section, Text, section
+from dlrun.report.result_tables import Summary, summaries
 
 MISTAKES = 12
 SEVERITIES = {"leak": ("loud", "LEAK"), "warning": ("strong", "warning"), "note": ("", "note")}

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from dlrun.core import formatting
 from dlrun.core import json_text as as_json
-from dlrun.report.table import Summary
+from dlrun.report.result_tables import Summary
 
 if TYPE_CHECKING:
     import numpy as np
 
     from dlrun.core.types import Field
+
 
 Names = Sequence[str] | Sequence[int]  # of the rows: files, or line numbers
 Outputs = Mapping[str, Any]  # target → an array (n, outputs): probabilities or numbers

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlrun.core import formatting, measure_names, run_reader
-from dlrun.report import stages
-from dlrun.report.picture import COLOURS, FAR, GREY, WIDTH, picture
+from dlrun.report import workflow_stages
+from dlrun.report.plotting import COLOURS, FAR, GREY, WIDTH, picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
 
 MOST = 24  # stages in one picture; of more, the best of the search
 BLUE, WON = COLOURS[0], COLOURS[1]
@@ -20,14 +21,14 @@ Dot = tuple[float, float | None, float | None]  # score, and the ends of its whi
 
 def draw(results: run_reader.Lines, steps: run_reader.Lines, config: dict[str, Any], file: Path) -> Path | None:
     """Write the picture; None when no stage has a score."""
-    measure, won = stages.main_measure(steps, results), stages.winner(steps)
+    measure, won = workflow_stages.main_measure(steps, results), workflow_stages.winner(steps)
     dots = dots_of(results, measure)
-    answer = dots.pop(stages.CONSTANT, (stages.constant(results, measure), None, None))
+    answer = dots.pop(workflow_stages.CONSTANT, (workflow_stages.constant(results, measure), None, None))
     less = measure_names.goal(measure, run_reader.goals(results)) == "min"
     dots = shown(dots, won, 1 if less else -1)
     if not dots:
         return None
-    fits = max(map(len, stages.by_stage(results).values()))
+    fits = max(map(len, workflow_stages.by_stage(results).values()))
     ends = any(low is not None for _, low, _ in dots.values())
     whiskers = f"mean ± sd of {fits} fits; " if fits > 1 else "95 % interval; " if ends else ""
     height = 1.5 + 0.27 * (len(dots) + 1)
@@ -44,9 +45,9 @@ def draw(results: run_reader.Lines, steps: run_reader.Lines, config: dict[str, A
 def dots_of(results: run_reader.Lines, measure: str) -> dict[str, Dot]:
     """Stage → its dot; stages of which a fit has no finite score are left out."""
     found: dict[str, Dot] = {}
-    for stage, lines in stages.by_stage(results).items():
+    for stage, lines in workflow_stages.by_stage(results).items():
         scores = [line.get("scores") or {} for line in lines]
-        value, low, high = stages.spread(scores, measure)
+        value, low, high = workflow_stages.spread(scores, measure)
         if value is not None and math.isfinite(value) and all(measure in score for score in scores):
             found[stage] = (value, low, high)
     return found
@@ -66,8 +67,8 @@ def _dots(panel: Axes, dots: dict[str, Dot], won: str) -> None:
         if low is not None and high is not None:
             panel.plot([low, high], [place, place], color=colour, linewidth=2.2, solid_capstyle="butt")
         panel.plot([value], [place], "D" if name == won else "o", color=colour, markersize=7)
-    names = [f"{name} {stages.STAR}" if name == won else name for name in dots]
-    panel.set_yticks(range(len(dots) + 1), [stages.CONSTANT, *names], fontsize=10)
+    names = [f"{name} {workflow_stages.STAR}" if name == won else name for name in dots]
+    panel.set_yticks(range(len(dots) + 1), [workflow_stages.CONSTANT, *names], fontsize=10)
     panel.set_ylim(len(dots) + 0.6, -0.6)
     panel.tick_params(axis="y", length=0)
     if won in dots:

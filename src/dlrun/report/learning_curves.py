@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlrun.core import formatting, measure_names, run_reader
-from dlrun.report import measures
-from dlrun.report.picture import COLOURS, GREY, WIDTH, Curve, legend_below, picture, short, whole_epochs, window
-
-RING = "the ring is the epoch that was kept, over several fits the best of their mean."
+from dlrun.report import formatting as measures
+from dlrun.report.plotting import COLOURS, GREY, WIDTH, Curve, legend_below, picture, short, whole_epochs, window
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+
+RING = "the ring is the epoch that was kept, over several fits the best of their mean."
 
 
 def draw(

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 from dlrun.core import formatting
 from dlrun.core.files import write_text
 from dlrun.core.measure_names import sign, unsaid
-from dlrun.report import measures
-from dlrun.report.sweep_chance import over_seeds
-from dlrun.report.sweep_lines import Aim, Line, goals_of, lines_of, ranked, varying
+from dlrun.report import formatting as measures
+from dlrun.report.sweep_jobs import Aim, Line, goals_of, lines_of, ranked, varying
+from dlrun.report.sweep_uncertainty import over_seeds
 
 if TYPE_CHECKING:
     from rich.table import Table
+
 
 ROWS = 30  # at most so many on a terminal; sweep.md has them all
 SHOWN = 160  # letters of what went wrong, on a terminal

@@ -7,8 +7,8 @@ from typing import Any
 
 from dlrun.core import run_reader, stored_files
 from dlrun.report import naming
-from dlrun.report.section import Block, Code, Pairs, Section, Text, remark, section
-from dlrun.report.table import Summary
+from dlrun.report.blocks import Block, Code, Pairs, Section, Text, remark, section
+from dlrun.report.result_tables import Summary
 
 SHOWN = (
     *("data", "model", "objective", "loss", "optimizer", "scheduler", "metric", "protocol", "engine", "callback"),
