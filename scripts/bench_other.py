@@ -34,7 +34,7 @@ import sys, time
 from dlrun import cli
 
 def watched(words):
-    from dlrun.learner import Learner
+    from dlrun.training.optimization import Learner
     learn = Learner.learn
     def once(*args):
         learn(*args)

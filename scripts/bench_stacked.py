@@ -11,11 +11,11 @@ import torch
 from dlrun.config.instantiate import build
 from dlrun.core.dataset import Data
 from dlrun.data.loading.table import Plain, Table
-from dlrun.engine import Trainer
 from dlrun.evaluation import metrics
-from dlrun.learner import Learner
 from dlrun.objectives.supervised import Supervised
 from dlrun.stack import Stack
+from dlrun.training.optimization import Learner
+from dlrun.training.trainer import Trainer
 
 Node = Callable[..., dict[str, Any]]
 CPU = torch.device("cpu")

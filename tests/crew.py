@@ -15,20 +15,20 @@ from beside import HERE, Beside
 from laboratory import SPEC, node, table, trainer, weights, wired
 from torch import nn
 
-from dlrun import processes, sharded, united
-from dlrun.callbacks import KeepBest
 from dlrun.config.instantiate import build
 from dlrun.core import checkpoint
 from dlrun.core.dataset import Data
 from dlrun.core.errors import Diverged, Interrupted
 from dlrun.core.types import Field, Spec
 from dlrun.data.loading.table import Plain, Table
-from dlrun.engine import Trainer
-from dlrun.learner import Learner
-from dlrun.meter import with_intervals
 from dlrun.objectives.adversarial import Adversarial
 from dlrun.objectives.contest import Contest
 from dlrun.objectives.supervised import Supervised
+from dlrun.training.callbacks import KeepBest
+from dlrun.training.distributed import data_parallel, fsdp, process_group
+from dlrun.training.meter import with_intervals
+from dlrun.training.optimization import Learner
+from dlrun.training.trainer import Trainer
 
 SGD = {"optimizer": "sgd", "dropout": 0.0}
 BINARY = Spec({"x": Field("number", (5,))}, {"y": Field("binary", (1,), 2, ("no", "yes"))})
@@ -113,7 +113,7 @@ def diverged(folder: Path) -> dict[str, Any]:
     try:
         of.fit()
     except Diverged as error:
-        return {"told": processes.everyone(str(error))}
+        return {"told": process_group.everyone(str(error))}
     return {"told": []}
 
 
@@ -128,7 +128,7 @@ def cut(folder: Path, dropout: float = 0.3) -> dict[str, Any]:
 
     def counted(batch: Any) -> Any:
         taken.append(1)
-        if len(taken) == 12 and processes.here.rank == processes.here.size - 1:
+        if len(taken) == 12 and process_group.here.rank == process_group.here.size - 1:
             first.interrupted = 15
         return take(batch)
 
@@ -137,9 +137,9 @@ def cut(folder: Path, dropout: float = 0.3) -> dict[str, Any]:
         first.fit()
         raise AssertionError("nobody stopped")
     except Interrupted as stop:
-        where = processes.everyone([stop.number, first.epoch, first.position, first.split])
+        where = process_group.everyone([stop.number, first.epoch, first.position, first.split])
     again = trainer(place, **settings)
-    again.restore(processes.told(lambda: checkpoint.newest(place / "last.pt")))  # type: ignore[arg-type]
+    again.restore(process_group.told(lambda: checkpoint.newest(place / "last.pt")))  # type: ignore[arg-type]
     return {"where": where, "whole": whole, "again": learnt(again)}
 
 
@@ -149,9 +149,11 @@ def normed(folder: Path) -> dict[str, Any]:
     model = build(node("model", "dense", units=[8], dropout=0.0, batch_norm=True), of.data.spec)
     settings = replace(of.settings, batch_size=10)
     of = wired(model, settings, folder / "normed", node("optimizer", "sgd"))
-    united.check(of.objective, of.data.train, settings)
+    data_parallel.check(of.objective, of.data.train, settings)
     of.fit()
-    return {"running": processes.everyone([value.clone() for value in united.statistics(of.objective).values()])}
+    return {
+        "running": process_group.everyone([value.clone() for value in data_parallel.statistics(of.objective).values()])
+    }
 
 
 def split(folder: Path, optimizer: str = "sgd", **settings: Any) -> dict[str, Any]:
@@ -163,7 +165,7 @@ def split(folder: Path, optimizer: str = "sgd", **settings: Any) -> dict[str, An
     def made() -> Trainer:
         torch.manual_seed(0)
         model = build(node("model", "dense", units=[16, 9], dropout=0.0), SPEC)
-        sharded.shard(model, engine, torch.device("cpu"))
+        fsdp.shard(model, engine, torch.device("cpu"))
         return wired(model, engine, place, node("optimizer", optimizer))
 
     whole = made()
@@ -179,18 +181,18 @@ def split(folder: Path, optimizer: str = "sgd", **settings: Any) -> dict[str, An
     first.steps = counted  # type: ignore[method-assign]
     with suppress(Interrupted):
         first.fit()
-    saved = processes.told(lambda: checkpoint.load(place / "last.pt"))
+    saved = process_group.told(lambda: checkpoint.load(place / "last.pt"))
     again = made()
     again.restore(saved)
     again.fit()
     rows = [[[row.epoch, row.split, row.values] for row in of.history] for of in (whole, again)]
-    states = [sharded.gathered(of.objective.state_dict()) for of in (whole, again)]
+    states = [fsdp.gathered(of.objective.state_dict()) for of in (whole, again)]
     weights = [[value.clone() for value in state.values()] for state in states]
     held = sum(p.to_local().numel() if hasattr(p, "to_local") else p.numel() for p in whole.objective.parameters())
     again.restore(saved)  # other weights than those that were validated last
     again.meter, again.position = None, 0
     scored = [score.value for score in again.sweep("val", again.data.val).scores().values()]
-    return {"rows": rows, "weights": weights, "held": processes.everyone(held), "saved": saved, "scored": scored}
+    return {"rows": rows, "weights": weights, "held": process_group.everyone(held), "saved": saved, "scored": scored}
 
 
 def restored(state: dict[str, Any]) -> int:
@@ -206,11 +208,11 @@ def restored(state: dict[str, Any]) -> int:
 
 def masks(folder: Path) -> dict[str, Any]:
     """Dropout differs from process to process; what is drawn for the whole batch does not."""
-    processes.seed(5, torch.device("cpu"))
-    processes.begin(2 * processes.here.size, 2)
-    own, common = torch.rand(3), processes.drawn(lambda count: torch.rand(count, 2), 2)
-    processes.end()
-    return {"own": processes.everyone(own), "common": torch.cat(processes.everyone(common))}
+    process_group.seed(5, torch.device("cpu"))
+    process_group.begin(2 * process_group.here.size, 2)
+    own, common = torch.rand(3), process_group.drawn(lambda count: torch.rand(count, 2), 2)
+    process_group.end()
+    return {"own": process_group.everyone(own), "common": torch.cat(process_group.everyone(common))}
 
 
 CASES = (classifier, windows, tiny, ranked, contest, diverged, cut, normed, masks, split)
@@ -227,11 +229,11 @@ def found(folder: Path) -> dict[str, Any]:
 def main() -> None:
     """What each process does: the first one writes down what has come of it."""
     folder = Path(sys.argv[1])
-    processes.start("cpu")
+    process_group.start("cpu")
     result = found(folder)
-    if processes.here.rank == 0:
+    if process_group.here.rank == 0:
         torch.save(result, folder / "found.pt")
-    processes.leave(0)
+    process_group.leave(0)
 
 
 def run(folder: Path, count: int) -> dict[str, Any]:

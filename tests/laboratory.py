@@ -16,10 +16,10 @@ from dlrun.config.instantiate import build
 from dlrun.core.dataset import Data
 from dlrun.core.types import Field, Spec
 from dlrun.data.loading.table import Plain, Table
-from dlrun.engine import Trainer
 from dlrun.evaluation import metrics
-from dlrun.learner import Learner
 from dlrun.objectives.supervised import Supervised
+from dlrun.training.optimization import Learner
+from dlrun.training.trainer import Trainer
 
 BAG: dict[str, Any] = {"length": None, "pad": "front", "cut": "front", "bucket": False}  # words without their order
 SPEC = Spec({"x": Field("number", (5,))}, {"y": Field("category", (), 3, ("a", "b", "c"))})

@@ -14,7 +14,7 @@ task:
     targets: {{{target}: {kind}}}}}
 data: {{_target_: dlrun.data.{task}.load}}
 model: {{_target_: dlrun.models.dense.dense, units: [512]}}
-optimizer: {{_target_: dlrun.optim.adam, lr: {lr}}}
+optimizer: {{_target_: dlrun.training.optimizers.adam, lr: {lr}}}
 engine: {{epochs: 12, batch_size: 128}}
 seed: 0
 """

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from laboratory import node, same
 from torch import nn
 
-from dlrun import making
 from dlrun.assembly import Assembly
 from dlrun.cli import main
 from dlrun.config.compose import configure
@@ -26,6 +25,7 @@ from dlrun.objectives import frechet
 from dlrun.objectives.adversarial import Adversarial, between, nearest_of, spread
 from dlrun.objectives.contest import Contest, gradient_penalty
 from dlrun.objectives.frechet import Judge
+from dlrun.training import generation
 
 SMALL = ("model.generator=[8,4]", "model.discriminator=[4,8]", "model.latent=5")
 WORDS = ("task=digits", "objective=adversarial", "model=dcgan", *SMALL, "callback=none", "engine.device=cpu")
@@ -187,7 +187,7 @@ def test_a_spectral_norm_bounds_every_layer(tmp_path):
 def test_samples_are_made_by_the_averaged_generator(tmp_path):
     trainer = fit(tmp_path, "engine.ema=0.9", "engine.max_steps=5").trainer
     trainer.fit()
-    (kept,) = making.made(trainer, "samples", 4, count=3)
+    (kept,) = generation.made(trainer, "samples", 4, count=3)
     own: Dcgan = trainer.objective.model.eval()
     torch.manual_seed(4)
     points = own.points(3)
@@ -201,9 +201,9 @@ def test_samples_are_made_by_the_averaged_generator(tmp_path):
 
 def test_the_followed_points_are_the_same_every_time(tmp_path):
     trainer = fit(tmp_path).trainer
-    first, second = (next(making.made(trainer, "followed", seed)).pixels for seed in (1, 2))
+    first, second = (next(generation.made(trainer, "followed", seed)).pixels for seed in (1, 2))
     assert len(first) == 36 and torch.equal(first, second)
-    first, second = (next(making.made(trainer, "samples", seed)).pixels for seed in (1, 2))
+    first, second = (next(generation.made(trainer, "samples", seed)).pixels for seed in (1, 2))
     assert not torch.equal(first, second)
 
 

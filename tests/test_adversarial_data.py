@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dlrun.callbacks import Collapse
 from dlrun.cli import main
 from dlrun.core.errors import Refused
 from dlrun.core.types import Row
 from dlrun.data.datasets import cifar_frogs
+from dlrun.training.callbacks import Collapse
 
 LIGHT = ("model.generator=[4]", "model.discriminator=[4]", "preset=smoke", "source=official", "engine.max_steps=3")
 

@@ -22,11 +22,11 @@ from dlrun.core.random import mix
 from dlrun.core.types import Field, Spec
 from dlrun.data.datasets.sklearn_datasets import breast_cancer, diabetes, digits, wine
 from dlrun.data.preprocessing.pipeline import prepare
-from dlrun.engine import Trainer
-from dlrun.learner import Learner
 from dlrun.objectives.given import Given
 from dlrun.objectives.noise import Noise
 from dlrun.objectives.principal import principal
+from dlrun.training.optimization import Learner
+from dlrun.training.trainer import Trainer
 
 CONVOLUTIONS = {"filters": [4, 8], "strides": [2, 1], "dense": [], "decoder_dense": [], "decoder_filters": [4]}
 

@@ -13,10 +13,6 @@ from laboratory import SPEC, node, same, table, trainer, weights, wired
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from dlrun import events
-from dlrun.board import activations, graph
-from dlrun.callbacks import Activations, EarlyStopping, KeepBest, TensorBoard
-from dlrun.calls import calls, parts
 from dlrun.cli import main
 from dlrun.config.instantiate import build
 from dlrun.core import checkpoint
@@ -27,7 +23,11 @@ from dlrun.core.types import Field, Row, Spec
 from dlrun.data.loading.sequences import Sequences
 from dlrun.data.loading.table import Plain, Table
 from dlrun.models.layers import Join
-from dlrun.optim import Moment, Plateau
+from dlrun.training import tensorboard_events
+from dlrun.training.callbacks import Activations, EarlyStopping, KeepBest, TensorBoard
+from dlrun.training.module_trace import calls, parts
+from dlrun.training.schedules import Moment, Plateau
+from dlrun.training.tensorboard_views import activations, graph
 
 WORDS = ("", "▯", "the", "good film", "bad\tfilm", "old", "new")
 READS = Spec({"text": Field("tokens", (), len(WORDS), WORDS)}, SPEC.targets)
@@ -270,7 +270,9 @@ def test_what_there_is_not_is_refused_before_the_first_epoch(tmp_path):
 
 
 def test_infinite_weights_and_equal_ones_have_histograms():
-    found = events.histograms({"a": np.full(5, 2.0), "b": np.array([1.0, np.inf, np.nan]), "c": np.array([np.nan])})
+    found = tensorboard_events.histograms(
+        {"a": np.full(5, 2.0), "b": np.array([1.0, np.inf, np.nan]), "c": np.array([np.nan])}
+    )
     assert [(value.tag, value.histo.num) for value in found.value] == [("a", 5), ("b", 1)]
 
 

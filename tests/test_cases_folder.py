@@ -16,11 +16,13 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from dlrun import callbacks, engine, learner, stack
+from dlrun import stack
 from dlrun.cli import main
 from dlrun.core import checkpoint, run_folder, stored_files
 from dlrun.core.paths import PACKAGE
 from dlrun.objectives import supervised
+from dlrun.training import callbacks, optimization
+from dlrun.training import trainer as engine
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -99,7 +101,7 @@ class Broken(Exception):
 PLACES = {
     "callback": (callbacks.TensorBoard, "__call__", Broken),
     "loss": (supervised.Supervised, "steps", MemoryError),
-    "optimizer": (learner.Learner, "_apply", Broken),
+    "optimizer": (optimization.Learner, "_apply", Broken),
     "evaluation": (engine.Trainer, "visit", MemoryError),
     "history": (run_folder.RunDir, "append_history", OSError),
     "keeping": (engine.Trainer, "state", MemoryError),
@@ -353,7 +355,7 @@ def test_row_44_a_finished_run_trained_on_is_one_trained_so_long_from_the_start(
 
 
 def test_row_44_a_fit_that_stopped_early_goes_on_with_new_patience(tmp_path):
-    stopping = "{_target_: dlrun.callbacks.early_stopping, monitor: val/loss, patience: 2, least: 10}"
+    stopping = "{_target_: dlrun.training.callbacks.early_stopping, monitor: val/loss, patience: 2, least: 10}"
     assert main([*LONG, f"+callback.stop={stopping}", "engine.epochs=9", f"output={tmp_path}"]) == 0
     run = only_run(tmp_path)
     assert [line["epochs"] for line in results_of(run)] == [3]
@@ -394,7 +396,7 @@ def test_row_44_what_decides_the_rows_or_the_model_is_refused(tmp_path, unfinish
 
 
 def test_row_44_a_batch_size_cannot_change_amid_an_epoch(tmp_path, monkeypatch, capsys):
-    whole = learner.Learner.learn
+    whole = optimization.Learner.learn
 
     def learn(self, *rest):
         whole(self, *rest)
@@ -402,7 +404,7 @@ def test_row_44_a_batch_size_cannot_change_amid_an_epoch(tmp_path, monkeypatch, 
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(learner.Learner, "learn", learn)
+        patch.setattr(optimization.Learner, "learn", learn)
         assert main([*LONG, "engine.epochs=3", "engine.epoch_batches=10", f"output={tmp_path}"]) == 130
     run = only_run(tmp_path)
     assert main(["resume", str(run), "engine.batch_size=32"]) == 2

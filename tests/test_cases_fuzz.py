@@ -53,16 +53,16 @@ def test_row_40_a_group_that_is_taken_away_is_answered_with_its_options(capsys, 
 
 
 def test_row_40_a_number_that_a_part_cannot_count_with_is_refused(monkeypatch):
-    from dlrun import optim
     from dlrun.config.instantiate import build
     from dlrun.core.errors import Refused
+    from dlrun.training import schedules
 
     def overflows(**_):
         return 1e308**2  # as objective.scale=1e308 of a dream
 
-    monkeypatch.setattr(optim, "constant", overflows)
+    monkeypatch.setattr(schedules, "constant", overflows)
     with pytest.raises(Refused, match="constant.*out of range"):
-        build({"_target_": "dlrun.optim.constant"}, kind="scheduler")
+        build({"_target_": "dlrun.training.schedules.constant"}, kind="scheduler")
 
 
 SIZES = (

@@ -20,7 +20,7 @@ from dlrun.core.dataset import Raw
 from dlrun.core.errors import Interrupted, Refused
 from dlrun.core.types import Field
 from dlrun.inspect.rates import Curve, advice, smooth
-from dlrun.optim import Moment
+from dlrun.training.schedules import Moment
 from dlrun.workflow.choices import measure
 from dlrun.workflow.stages import Course
 

@@ -21,7 +21,7 @@ from dlrun.core import json_text
 from dlrun.core.run_folder import RunDir
 from dlrun.core.types import Field, Job, Result, Step
 from dlrun.evaluation import metrics
-from dlrun.meter import Meter, with_intervals
+from dlrun.training.meter import Meter, with_intervals
 
 BRIER = """
 from dlrun.evaluation.metrics import Metric

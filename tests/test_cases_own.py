@@ -423,17 +423,18 @@ def test_row_own_the_page_about_own_parts_is_true(elsewhere, tmp_path):
 
 
 def test_row_own_the_examples_in_docstrings_are_true(elsewhere, tmp_path):
-    from dlrun import own
     from dlrun.data import custom_dataset
     from dlrun.evaluation import custom_metric
     from dlrun.models import custom_model
+    from dlrun.objectives import custom_loss
+    from dlrun.training import custom_callback
 
     docs = [
         custom_model.__doc__,
         custom_dataset.__doc__,
-        own.loss_of.__doc__,
+        custom_loss.loss_of.__doc__,
         custom_metric.metric_of.__doc__,
-        own.callback_of.__doc__,
+        custom_callback.callback_of.__doc__,
     ]
     code = [textwrap.dedent(doc.partition("Example:\n")[2]) for doc in docs]
     write("shown", "import torch\nfrom torch import nn\n" + "\n\n".join(code))

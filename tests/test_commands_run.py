@@ -11,9 +11,9 @@ import sys
 import pytest
 import yaml
 
-from dlrun import engine
 from dlrun.cli import main
 from dlrun.core import stored_files
+from dlrun.training import trainer as engine
 
 SMOKE = ["task=digits", "preset=smoke", "model.units=[8]"]
 FILES = {

@@ -23,7 +23,7 @@ from dlrun.core.run_folder import RunDir
 from dlrun.core.types import Job, Result, Score, Step
 from dlrun.evaluation import metrics, predictions
 from dlrun.evaluation.split_metrics import Whole
-from dlrun.meter import Meter, with_intervals
+from dlrun.training.meter import Meter, with_intervals
 
 N = 600
 METRIC = {name: {"_target_": f"dlrun.evaluation.metrics.{name}"} for name in ("accuracy", "roc_auc")}

@@ -9,14 +9,14 @@ import torch
 from laboratory import SPEC, node, same, trainer, weights, wired
 from test_replay import Restless, many
 
-from dlrun import flat, replay
-from dlrun.compiled import compiled
 from dlrun.config.instantiate import build
 from dlrun.core import checkpoint
 from dlrun.core.errors import Diverged, Refused
+from dlrun.training.fast import flat_optimizer, replay
+from dlrun.training.fast.aot_inductor import compiled
 
 BUILDS = pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="no C++ compiler is here")
-COSINE = {"_target_": "dlrun.optim.cosine", "floor": 0.0, "warmup": 0.2}
+COSINE = {"_target_": "dlrun.training.schedules.cosine", "floor": 0.0, "warmup": 0.2}
 
 
 def fitted(folder, compile_, **settings):
@@ -102,7 +102,7 @@ def test_a_step_that_is_not_the_same_calls_each_time_is_refused(tmp_path, monkey
 
 def not_compiled(monkeypatch, **places):
     """No compiler: in its place what these make of a function, by what it is for; else the function itself."""
-    for place, module in (("replay", replay), ("flat", flat)):
+    for place, module in (("replay", replay), ("flat", flat_optimizer)):
         wrong = places.get(place, lambda function: lambda now: function(*now))
         monkeypatch.setattr(module, "compiled", lambda function, inputs, what, wrong=wrong: wrong(function))
 

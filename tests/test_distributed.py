@@ -21,12 +21,12 @@ import torch
 import yaml
 from beside import Beside, dlrun, ended
 
-from dlrun import processes
 from dlrun.cli import main
 from dlrun.commands import launch
 from dlrun.config import groups
 from dlrun.core import checkpoint, stored_files
 from dlrun.data.loading import partition
+from dlrun.training.distributed import process_group
 
 TOLERANCE = 1e-6
 WORDS = [
@@ -421,9 +421,9 @@ def test_nccl_with_one_process(tmp_path):
 
 
 def test_one_process_is_left_alone():
-    assert processes.here.size == 1 and processes.agreed(3) == 3 and processes.everyone(3) == [3]
+    assert process_group.here.size == 1 and process_group.agreed(3) == 3 and process_group.everyone(3) == [3]
     torch.manual_seed(1)
     expected = torch.randn(4, 2)
     torch.manual_seed(1)
-    assert torch.equal(processes.noise_like(expected), expected)
+    assert torch.equal(process_group.noise_like(expected), expected)
     assert yaml.safe_load((groups.conf_folder() / "engine/default.yaml").read_text())["devices"] is None

@@ -15,7 +15,6 @@ from laboratory import node
 from PIL import Image
 from torch import nn
 
-from dlrun.callbacks import limit
 from dlrun.cli import main
 from dlrun.config.instantiate import build
 from dlrun.core import checkpoint
@@ -24,15 +23,16 @@ from dlrun.core.errors import Refused
 from dlrun.core.types import Field, Result, Row, Spec
 from dlrun.data.images.single_image import content_style, photograph
 from dlrun.data.loading.table import Ticks
-from dlrun.engine import Trainer
 from dlrun.evaluation.protocols.octaves import octaves
-from dlrun.learner import Learner
 from dlrun.models.pretrained.backbones import Base
 from dlrun.models.pretrained.feature_extractor import Layers
 from dlrun.models.pretrained.feature_extractor import layers as layers_of
 from dlrun.objectives.canvas_shown import resized
 from dlrun.objectives.dream import Dream, energy
-from dlrun.optim import MeanNormalised
+from dlrun.training.callbacks import limit
+from dlrun.training.optimization import Learner
+from dlrun.training.optimizers import MeanNormalised
+from dlrun.training.trainer import Trainer
 
 SQUEEZENET = Path(os.environ.get("DLRUN_DATA", "none"), "pretrained")
 real = pytest.mark.skipif(not list(SQUEEZENET.glob("squeezenet1_1*.pth")), reason="needs the weights of squeezenet1_1")

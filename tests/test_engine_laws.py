@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from laboratory import SPEC, node, same, table, trainer, weights, wired
 from torch import nn
 
-from dlrun.callbacks import EarlyStopping, KeepBest, best_epoch
 from dlrun.config.instantiate import build
 from dlrun.core import checkpoint
 from dlrun.core.errors import Diverged, Interrupted
 from dlrun.core.random import mix
 from dlrun.core.types import Row, Step
-from dlrun.engine import Trainer
-from dlrun.learner import Learner
-from dlrun.optim import Moment, Plateau, cosine, onecycle, step, warm
+from dlrun.training.callbacks import EarlyStopping, KeepBest, best_epoch
+from dlrun.training.optimization import Learner
+from dlrun.training.schedules import Moment, Plateau, cosine, onecycle, step, warm
+from dlrun.training.trainer import Trainer
 
 
 @pytest.mark.parametrize("optimizer", ["rmsprop", "adam", "adamw", "nadam", "adagrad", "sgd"])
@@ -269,7 +269,7 @@ def test_checkpoints_are_atomic_plain_and_checked(tmp_path):
 def test_a_fit_knows_how_long_it_has_taken_over_all_its_starts(tmp_path, monkeypatch):
     """A budget in seconds would else grow with each interruption."""
     clock = iter(range(0, 10**6, 10))
-    monkeypatch.setattr("dlrun.engine.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("dlrun.training.trainer.time.monotonic", lambda: float(next(clock)))
     first = trainer(tmp_path)
     first.fit()
     state = first.state()

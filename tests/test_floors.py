@@ -3,7 +3,7 @@
 import ast
 from pathlib import Path
 
-from dlrun import engine, learner, meter
+from dlrun.training import meter, optimization, trainer
 
 
 def test_the_engine_names_no_problem():
@@ -12,7 +12,7 @@ def test_the_engine_names_no_problem():
         *("vae", "variational", "autoencod", "latent", "gan", "generator", "discriminator", "critic", "adversar"),
         *("language", "token", "prompt", "temperature", "dream", "octave", "style", "canvas", "policy", "reward"),
     )
-    for module in (engine, learner, meter):
+    for module in (trainer, optimization, meter):
         text = Path(module.__file__).read_text().lower()
         assert not [word for word in words if word in text.replace("organ", "").replace("began", "")], module
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from beside import dlrun
 
-from dlrun import engine
 from dlrun.cli import main
 from dlrun.core import checkpoint, run_folder, stored_files
+from dlrun.training import trainer as engine
 
 # dropout, batch norm, a schedule with warm-up, accumulation, a running average, and the best epoch kept: all have state
 CONFIG = [

@@ -14,9 +14,9 @@ from dlrun.config.groups import conf_folder, options
 from dlrun.core import checkpoint
 from dlrun.core.measure_names import remembered
 from dlrun.core.run_folder import RunDir
-from dlrun.engine import Trainer
-from dlrun.goals import goals_of
 from dlrun.inference import again
+from dlrun.training.monitors import goals_of
+from dlrun.training.trainer import Trainer
 
 CASES: dict[str, list[str]] = {  # one for each option of conf/objective that makes something
     "language": ["task=nietzsche", "model.units=16", "data.length=40", "objective.length=30"],

@@ -9,19 +9,19 @@ import torch
 from laboratory import SPEC, node, same, trainer, weights, wired
 from torch import nn
 
-from dlrun import flat
 from dlrun.config.instantiate import build
 from dlrun.core import checkpoint
 from dlrun.core.dataset import Data
 from dlrun.core.types import Field, Spec, Step
 from dlrun.data.loading.table import Plain, Table
-from dlrun.engine import Trainer
-from dlrun.flat import Flat
-from dlrun.fused import Fused, kernel
-from dlrun.learner import Learner
 from dlrun.objectives.supervised import Supervised
-from dlrun.optim import RMSprop
-from dlrun.replay import Replay, restless
+from dlrun.training.fast import flat_optimizer
+from dlrun.training.fast.flat_optimizer import Flat
+from dlrun.training.fast.fused_optimizer import Fused, kernel
+from dlrun.training.fast.replay import Replay, restless
+from dlrun.training.optimization import Learner
+from dlrun.training.optimizers import RMSprop
+from dlrun.training.trainer import Trainer
 
 
 def plainly(of):
@@ -236,12 +236,14 @@ def test_a_state_that_is_put_back_is_gone_on_with(tmp_path):
 
 def test_what_is_large_or_strange_is_left_to_torch():
     small, optimizer = made("rmsprop", SHAPES)
-    assert flat.fits(small, optimizer)
-    assert not flat.fits(*made("rmsprop", [(600, 600)]))
-    assert not flat.fits(*made("nadam", SHAPES))
-    assert not flat.fits(small, torch.optim.RMSprop(small, centered=True))
-    assert not flat.fits(small, torch.optim.SGD([{"params": small[:1]}, {"params": small[1:], "lr": 1.0}], lr=0.1))
-    assert not flat.fits([*small, nn.Parameter(torch.zeros(1, dtype=torch.float64))], optimizer)
+    assert flat_optimizer.fits(small, optimizer)
+    assert not flat_optimizer.fits(*made("rmsprop", [(600, 600)]))
+    assert not flat_optimizer.fits(*made("nadam", SHAPES))
+    assert not flat_optimizer.fits(small, torch.optim.RMSprop(small, centered=True))
+    assert not flat_optimizer.fits(
+        small, torch.optim.SGD([{"params": small[:1]}, {"params": small[1:], "lr": 1.0}], lr=0.1)
+    )
+    assert not flat_optimizer.fits([*small, nn.Parameter(torch.zeros(1, dtype=torch.float64))], optimizer)
 
 
 @pytest.mark.parametrize("optimizer", ["rmsprop", "adam", "sgd"])

@@ -18,8 +18,8 @@ from dlrun.core.dataset import Raw
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field, Spec, Step
 from dlrun.data.preprocessing.pipeline import prepare
-from dlrun.meter import Meter
 from dlrun.objectives.supervised import Supervised
+from dlrun.training.meter import Meter
 
 TASKS = {"questions": {"rows": 400, "answers": 40}, "social": {"rows": 200}, "tickets": {"rows": 300},
          "similarity": {"rows": 300}}  # fmt: skip

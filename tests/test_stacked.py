@@ -15,7 +15,6 @@ from torch import nn
 
 from dlrun.abreast import Abreast, stretches
 from dlrun.assembly import Fit
-from dlrun.callbacks import EarlyStopping, KeepBest
 from dlrun.config.instantiate import build
 from dlrun.core import checkpoint
 from dlrun.core.dataset import Data
@@ -23,16 +22,17 @@ from dlrun.core.errors import Diverged, Interrupted, Unstackable
 from dlrun.core.random import mix
 from dlrun.core.types import Field, Job, Spec
 from dlrun.data.loading.table import Bag, Plain, Table
-from dlrun.engine import Trainer
 from dlrun.evaluation import metrics
-from dlrun.learner import Learner
 from dlrun.lockstep import Member, train
 from dlrun.models.layers import Join
 from dlrun.models.stacked_layers import StackedDropout
 from dlrun.models.stacking import Stacking
 from dlrun.objectives.supervised import Supervised
-from dlrun.optim import cosine
 from dlrun.stack import Stack
+from dlrun.training.callbacks import EarlyStopping, KeepBest
+from dlrun.training.optimization import Learner
+from dlrun.training.schedules import cosine
+from dlrun.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 NUMBERS = Spec({"x": Field("number", (5,))}, {"y": Field("category", (), 3, ("a", "b", "c"))})

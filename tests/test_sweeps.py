@@ -230,7 +230,7 @@ def test_other_words_or_fresh_make_another_sweep(tmp_path):
 
 def test_a_job_cut_in_the_middle_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
     from dlrun.core.errors import Interrupted
-    from dlrun.engine import Trainer
+    from dlrun.training.trainer import Trainer
 
     visit = Trainer.visit
 

@@ -20,11 +20,11 @@ from dlrun.core.types import Field, Spec
 from dlrun.data.datasets.mnist import fashion_mnist, mnist
 from dlrun.data.datasets.sklearn_datasets import digits
 from dlrun.data.preprocessing.pipeline import prepare
-from dlrun.engine import Trainer
-from dlrun.learner import Learner
 from dlrun.objectives.codes import direction
 from dlrun.objectives.given import Given
 from dlrun.objectives.variational import divergence
+from dlrun.training.optimization import Learner
+from dlrun.training.trainer import Trainer
 
 SMALL = {"filters": [4, 8], "strides": [2, 1], "dense": [8], "decoder_filters": [4]}
 PICTURE = Spec({"image": Field("image", (1, 8, 8))})

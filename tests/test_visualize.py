@@ -28,18 +28,18 @@ from dlrun.core.dataset import Data
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field, Spec
 from dlrun.data.loading.table import Ticks
-from dlrun.engine import Trainer
 from dlrun.experiment import Experiment
 from dlrun.inspect import maps, patterns
 from dlrun.inspect.activations import activations, contrasted, silent
 from dlrun.inspect.heatmap import heatmap, saliency
 from dlrun.inspect.layers import layers
 from dlrun.inspect.question import question
-from dlrun.learner import Learner
 from dlrun.objectives.canvas import Canvas
-from dlrun.optim import Normalised
 from dlrun.report.build import write
 from dlrun.report.interpretation import fitted, mosaic
+from dlrun.training.optimization import Learner
+from dlrun.training.optimizers import Normalised
+from dlrun.training.trainer import Trainer
 
 WITHOUT_WEIGHTS = {"pretrained"}  # those that read weights from a file are not offline
 MODELS = sorted({name for name, need in NEEDS.items() if need == "image"} - WITHOUT_WEIGHTS)

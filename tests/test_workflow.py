@@ -10,7 +10,7 @@ from dlrun.assembly import Assembly
 from dlrun.cli import main
 from dlrun.evaluation import test_ledger
 from dlrun.experiment import Experiment
-from dlrun.learner import Learner
+from dlrun.training.optimization import Learner
 
 QUICK = [
     "workflow.search=1",

@@ -15,7 +15,6 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from dlrun import optim, pairs, processes, sharded, united
 from dlrun.ahead import looked_ahead
 from dlrun.config.compatibility import OWN, for_one, input_fault, of_target, targets_fault
 from dlrun.config.instantiate import build, patched
@@ -35,17 +34,19 @@ from dlrun.data.loading.streaming import Stream
 from dlrun.data.loading.table import Table, Ticks
 from dlrun.data.preprocessing.pipeline import apply, prepare, state
 from dlrun.data.preprocessing.unseen_values import tell_new
-from dlrun.engine import Trainer
 from dlrun.evaluation import metrics
 from dlrun.evaluation.custom_metric import metric_of
 from dlrun.evaluation.protocols.two_stages import plan_of
-from dlrun.goals import answered, callbacks
-from dlrun.learner import Learner
-from dlrun.meter import Measures
 from dlrun.models.custom_model import model_of
 from dlrun.models.pretrained.earlier_run import plain_spec
+from dlrun.objectives.custom_loss import loss_of
 from dlrun.objectives.given import Given
-from dlrun.own import loss_of
+from dlrun.training import batch_norm, optimizers
+from dlrun.training.distributed import data_parallel, fsdp, process_group
+from dlrun.training.meter import Measures
+from dlrun.training.monitors import answered, callbacks
+from dlrun.training.optimization import Learner
+from dlrun.training.trainer import Trainer
 
 log = logging.getLogger("dlrun")
 log = logging.getLogger("dlrun")
@@ -82,15 +83,15 @@ class Assembly:
         self.run = RunDir(folder)
         self.told: dict[str, None] = {}  # what was said once, in order
         self.settings: Settings = self.part("engine")
-        self.device = device.choose_device(processes.here.device or self.settings.own_device)
+        self.device = device.choose_device(process_group.here.device or self.settings.own_device)
         self.plan = plan_of(config, plugins)
         self.schedule = self.part("scheduler")
         device.be_deterministic(self.settings.deterministic)
         device.flush_denormals()
         device.keep_memory()
-        optim.spare_compiler()
-        optim.rehearse(lambda parameters: self.part("optimizer", parameters))
-        self.raw, self.print = processes.in_turn(lambda: dataset_cache.read(self.config["data"], self._dataset))
+        optimizers.spare_compiler()
+        optimizers.rehearse(lambda parameters: self.part("optimizer", parameters))
+        self.raw, self.print = process_group.in_turn(lambda: dataset_cache.read(self.config["data"], self._dataset))
         if self.settings.batch_size == "auto":
             self.settings = self.settings.sized(len(self.raw))
             log.info(
@@ -124,8 +125,8 @@ class Assembly:
         before = self.run.read_json("data.json")  # runs of before 0.1.1 have no marks
         if before is not None and any(before[key] != found.get(key) for key in before):
             raise Refused(f"the data are not those that {self.run.folder} began with: {before} then, {found} now")
-        if processes.agreed(found) != found:
-            raise Refused(f"process {processes.here.rank + 1} has other data than the first: {found}")
+        if process_group.agreed(found) != found:
+            raise Refused(f"process {process_group.here.rank + 1} has other data than the first: {found}")
         self.run.write_json("data.json", found)
 
     def fit(self, job: Job) -> Fit:
@@ -134,7 +135,7 @@ class Assembly:
 
     def check_batches(self, data: Data) -> None:
         """Raise Refused where the network of the config would see too few rows at once to be trained."""
-        pairs.check(self._objective(data), data.train, self.settings.batch_rows)
+        batch_norm.check(self._objective(data), data.train, self.settings.batch_rows)
 
     def under(self, patch: dict[str, Any]) -> Assembly:
         """The same data and folder with other settings."""
@@ -153,7 +154,7 @@ class Assembly:
             self._begin_where(objective, job.start)
         if self.settings.compile is True and not hasattr(objective, "losses"):
             raise Refused("engine.compile=true compiles a model that answers targets, and this objective has none")
-        united.check(objective, data.train, self.settings)
+        data_parallel.check(objective, data.train, self.settings)
         learner = self._learner(objective)
         trainer = self._trainer(objective, learner, data, job)
         bar = objective.bar() if hasattr(objective, "bar") else None
@@ -209,7 +210,7 @@ class Assembly:
         learnt = state(fit.data.learnt)
         content = lambda name: f"{fingerprint({name: rows[name]})} {learnt[name]}"  # noqa: E731
         whole = apply(self.raw, fit.data, rows)
-        return processes.in_turn(lambda: looked_ahead(table, whole, which, networks, content))
+        return process_group.in_turn(lambda: looked_ahead(table, whole, which, networks, content))
 
     @property
     def synthetic(self) -> bool:
@@ -240,7 +241,7 @@ class Assembly:
         """What is minimised, with the model that the config names; on the device."""
         node = lambda target: of_target(self.config, "loss", target)  # noqa: E731
         model = model_of(self.config["model"], data.spec, self.plugins, self.tell)
-        sharded.shard(model, self.settings, self.device)
+        fsdp.shard(model, self.settings, self.device)
         made = lambda name, field: loss_of(node(name), field, self.plugins)  # noqa: E731
         losses = {
             name: self._for("loss", name, partial(made, name, field)) for name, field in data.spec.targets.items()
@@ -251,9 +252,9 @@ class Assembly:
 
     def _begin_where(self, objective: Any, ended: str) -> None:
         """Let a fit begin where another one ended: with its weights, or in the objective's own way."""
-        if sharded.wanted(self.settings):
+        if fsdp.wanted(self.settings):
             raise Refused("engine.shard=true cannot begin where another fit ended: say stages=none")
-        state = processes.told(lambda: checkpoint.best(self.run.folder / "checkpoints" / ended))
+        state = process_group.told(lambda: checkpoint.best(self.run.folder / "checkpoints" / ended))
         if hasattr(objective, "begin_with"):
             objective.begin_with(state["objective"])
         else:

@@ -6,8 +6,8 @@ from typing import Any
 
 from dlrun.core.dataset import Source
 from dlrun.core.types import Score
-from dlrun.engine import Trainer
 from dlrun.models.baselines import Answer, Constant
+from dlrun.training.trainer import Trainer
 
 
 def bar_scores(baseline: Trainer, split: str, source: Source) -> dict[str, Score]:

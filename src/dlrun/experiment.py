@@ -5,32 +5,33 @@ from __future__ import annotations
 import logging
 import statistics
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dlrun import pairs, processes, together
+from dlrun import together
 from dlrun.assembly import Assembly, Fit
 from dlrun.baseline import bar_scores
-from dlrun.callbacks import EarlyStopping, KeepBest
 from dlrun.core import changed_settings, checkpoint
 from dlrun.core.errors import Diverged, Interrupted, Refused, Unwritable
 from dlrun.core.files import spared
 from dlrun.core.run_folder import RunDir
 from dlrun.core.types import Job, Result, Score
-from dlrun.engine import Trainer
 from dlrun.evaluation import forecast_file, test_ledger, worst_errors
 from dlrun.evaluation.protocols.two_stages import standing
-from dlrun.goals import directed, goals_of
-from dlrun.making import judged
-from dlrun.meter import Meter, with_intervals
 from dlrun.notes import costly, models_notes, remarks, skipped, told_of_targets, undefined
-from dlrun.stopping import signals
+from dlrun.training import batch_norm
+from dlrun.training.callbacks import EarlyStopping, KeepBest
+from dlrun.training.distributed import process_group
+from dlrun.training.generation import judged
+from dlrun.training.meter import Meter, with_intervals
+from dlrun.training.monitors import directed, goals_of
+from dlrun.training.signals import signals
+from dlrun.training.trainer import Watch
 
 log = logging.getLogger("dlrun")
-Watch = Callable[[Trainer, Job, dict[str, Score]], AbstractContextManager[object]]
 
 
 class Experiment:
@@ -71,7 +72,7 @@ class Experiment:
             return None
         there, self.alone = self.alone or [], []
         self.latest = there[0] if there and there[0].job == job else self.assembly.fit(job)
-        result = processes.agreed(self.train(self.latest, watch))
+        result = process_group.agreed(self.train(self.latest, watch))
         self.run.add_results([result])
         return result
 
@@ -96,14 +97,14 @@ class Experiment:
         config, folder, entry = self.assembly.config, self.run.folder, None
         if not self.assembly.synthetic:
             enter = partial(test_ledger.enter, **self._whose(), config=config, run=folder)
-            entry = processes.told(lambda: enter(reason=self._reason))
-        found = processes.agreed([self.score(fit, "test") for fit in fits])
+            entry = process_group.told(lambda: enter(reason=self._reason))
+        found = process_group.agreed([self.score(fit, "test") for fit in fits])
         self.run.add_results(found)
         if entry is not None:
             first = [result for result in found if result.job.stage == found[0].job.stage]
             values = {name: [result.scores[name].value for result in first] for name in first[0].scores}
             means = {name: statistics.fmean(each) for name, each in values.items()}
-            processes.told(lambda: test_ledger.complete(entry, means))
+            process_group.told(lambda: test_ledger.complete(entry, means))
         log.info("the test rows were opened: %s", folder)
         return found
 
@@ -124,9 +125,9 @@ class Experiment:
                 'Say why these are opened: reason="…"'
             )
         if not self.assembly.synthetic:
-            processes.told(test_ledger.check_writable)
+            process_group.told(test_ledger.check_writable)
             about: dict[str, Any] = {**self._whose(), "reason": self._reason, "run": self.run.folder}
-            processes.told(lambda: test_ledger.must_have_reason(**about))
+            process_group.told(lambda: test_ledger.must_have_reason(**about))
 
     def _whose(self) -> dict[str, str]:
         """Whose test rows are opened, as the ledger knows them."""
@@ -175,7 +176,7 @@ class Experiment:
             earlier = checkpoint.not_after(trainer.folder / "best.pt", trainer.epoch)
             trainer.kept |= {"best": earlier} if earlier is not None else {}
         else:
-            pairs.check(trainer.objective, fit.data.train, trainer.settings.batch_rows)
+            batch_norm.check(trainer.objective, fit.data.train, trainer.settings.batch_rows)
             solve(fit, self.run)
         for line in set(remarks(trainer)) - self.told:
             log.warning("%s", line)
@@ -273,7 +274,7 @@ class Experiment:
             forecast_file.write(folder, name, split, raw, rows, which, answers)
 
     def _restore(self, fit: Fit, name: str, read: Callable[[Path], Any] = checkpoint.newest) -> bool:
-        found = processes.told(lambda: read(fit.trainer.folder / f"{name}.pt"))
+        found = process_group.told(lambda: read(fit.trainer.folder / f"{name}.pt"))
         if found is not None:
             fit.trainer.restore(found)
             fit.weights = f"{name} (epoch {fit.trainer.epoch})"

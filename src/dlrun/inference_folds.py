@@ -15,8 +15,8 @@ from dlrun.assembly import Fit
 from dlrun.core.errors import Refused
 from dlrun.core.types import Batch, Field, Spec, Step
 from dlrun.data.loading.table import Table
-from dlrun.goals import answered
-from dlrun.meter import Meter, with_intervals
+from dlrun.training.meter import Meter, with_intervals
+from dlrun.training.monitors import answered
 
 if TYPE_CHECKING:
     from dlrun.inference import Answers

@@ -13,12 +13,12 @@ from dlrun.assembly import Assembly, Fit
 from dlrun.core.errors import Interrupted
 from dlrun.core.run_folder import RunDir
 from dlrun.core.types import Job, Result, Row, Score
-from dlrun.engine import Callback, Trainer
 from dlrun.stack import Stack
-from dlrun.stopping import signals
+from dlrun.training.signals import signals
+from dlrun.training.trainer import Callback, Trainer
 
 if TYPE_CHECKING:
-    from dlrun.experiment import Watch
+    from dlrun.training.trainer import Watch
 
 MOST = 64  # members of one stack
 COUNTING = ("Adam", "AdamW")  # optimizers whose steps depend on how many there were before

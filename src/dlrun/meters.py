@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dlrun.core.errors import Diverged
 from dlrun.core.types import Batch, Step
-from dlrun.meter import PENDING_NUMBERS, PENDING_STEPS, Meter
+from dlrun.training.meter import PENDING_NUMBERS, PENDING_STEPS, Meter
 
 Losses = Callable[[int, dict[str, Tensor], Batch], dict[str, Tensor]]
 

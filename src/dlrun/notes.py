@@ -8,9 +8,9 @@ from dlrun.assembly import Fit
 from dlrun.core import device
 from dlrun.core.formatting import number
 from dlrun.core.types import Score
-from dlrun.engine import Trainer
 from dlrun.evaluation.bootstrap import COSTLY
-from dlrun.optim import better
+from dlrun.training.schedules import better
+from dlrun.training.trainer import Trainer
 
 
 def models_notes(fit: Fit) -> list[str]:

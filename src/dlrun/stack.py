@@ -18,12 +18,12 @@ from dlrun.core.dataset import Data
 from dlrun.core.errors import Diverged, Unstackable
 from dlrun.core.random import mix
 from dlrun.core.types import Row
-from dlrun.engine import SPLITS, Trainer
-from dlrun.flat import Flat, fits
-from dlrun.learner import Learner
-from dlrun.meter import Meter
 from dlrun.meters import Meters
 from dlrun.objectives.stacked import Stacked
+from dlrun.training.fast.flat_optimizer import Flat, fits
+from dlrun.training.meter import Meter
+from dlrun.training.optimization import Learner
+from dlrun.training.trainer import SPLITS, Trainer
 
 GROUP = "model"
 OWN = ("lr", "initial_lr", "weight_decay", "momentum")  # hyperparameters that each member may have for itself

@@ -24,14 +24,14 @@ from dlrun.config.compatibility import of_target
 from dlrun.config.instantiate import patched
 from dlrun.core.errors import Interrupted, Refused, Unstackable
 from dlrun.core.types import Job, Result
-from dlrun.engine import Trainer
 from dlrun.lockstep import FitOwner, Member, train
 from dlrun.objectives.supervised import Supervised
-from dlrun.processes import here
 from dlrun.stack import GROUP, Lead
+from dlrun.training.distributed.process_group import here
+from dlrun.training.trainer import Trainer
 
 if TYPE_CHECKING:
-    from dlrun.experiment import Watch
+    from dlrun.training.trainer import Watch
 
 log = logging.getLogger("dlrun")
 MOST_WEIGHTS, MOST_WORK, WORK_FOR_EACH = 1 << 15, 1 << 20, 1 << 17  # of a member; times rows of a batch; see `pays`

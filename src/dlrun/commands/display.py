@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from dlrun.core.types import Job, Row, Score
-    from dlrun.engine import Trainer
+    from dlrun.training.trainer import Trainer
 
 
 PER_SECOND = 4
@@ -158,15 +158,15 @@ class Look:
         return f"baseline to beat: {self.monitor} {number(score.value)}" if score and score.value == score.value else ""
 
     def _so_far(self) -> str:
-        from dlrun.goals import goals_of
+        from dlrun.training.monitors import goals_of
 
         rows, measure = list(self.trainer.history), self.monitor or "loss"
         return best_so_far(rows, measure, goal(measure, goals_of(self.trainer)))
 
     def _kept(self) -> str:
         """'kept epoch 7 (best val/loss): val accuracy 0.8890', what is scored; nothing where no epoch was chosen."""
-        from dlrun.callbacks import KeepBest, best_epoch
-        from dlrun.optim import monitored
+        from dlrun.training.callbacks import KeepBest, best_epoch
+        from dlrun.training.schedules import monitored
 
         chosen = next((one for one in self.trainer.callbacks if isinstance(one, KeepBest)), None)
         rows, measure = [row for row in self.trainer.history if row.split == "val"], self.monitor or "loss"

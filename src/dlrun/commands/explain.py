@@ -92,12 +92,12 @@ def assembled(words: list[str], console: Console) -> Iterator[tuple[Assembly, Fi
 
 def must_answer(assembly: Assembly, fit: Fit) -> None:
     """Raise Refused where there are no answers to look at."""
-    from dlrun import pairs
+    from dlrun.training import batch_norm
 
     if not hasattr(fit.trainer.objective, "losses"):
         objective = assembly.config["objective"]["_target_"].rpartition(".")[2]
         raise Refused(f"objective={objective} answers no target, and this command looks at answers")
-    pairs.check(fit.trainer.objective, fit.data.train, fit.trainer.settings.batch_rows)
+    batch_norm.check(fit.trainer.objective, fit.data.train, fit.trainer.settings.batch_rows)
 
 
 def training_sample(fit: Fit) -> list[Batch]:

@@ -48,21 +48,21 @@ def read_word(word: str) -> tuple[str, str]:
 
 def made(folder: Path, plugins: tuple[str, ...], said: dict[str, str], place: Path) -> list[Path]:
     """Make it from the run's best weights; answers with the files that were written. said: key → value of the words."""
-    from dlrun import making
     from dlrun.core import artifacts
     from dlrun.inference import again
+    from dlrun.training import generation
 
     kind, seed, name = (said.pop(word, "") for word in ("kind", "seed", "fit"))
     assembly, fit = again(folder, plugins, name)
     kinds = list(getattr(fit.trainer.objective, "makes", {}))
     if not kinds:
         raise Refused(f"{folder} predicts and makes nothing: dlrun predict answers for new rows")
-    maker = making.maker(fit.trainer.objective, kind or kinds[0])
+    maker = generation.maker(fit.trainer.objective, kind or kinds[0])
     number, chosen = whole_number("seed", seed or "0"), arguments(said, maker, OWN, kind or kinds[0])
     make_place(place)
     if assembly.raw.note:
         print(assembly.raw.note)
-    found = making.made(fit.trainer, kind or kinds[0], number, **chosen)
+    found = generation.made(fit.trainer, kind or kinds[0], number, **chosen)
     return artifacts.write(streamed(found), place, free(place, kind or kinds[0]))
 
 

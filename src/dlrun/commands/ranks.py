@@ -40,11 +40,11 @@ standing = Standing()
 
 def join(kind: str = "auto") -> int:
     """Join the other processes; answers with this one's number. kind: engine.device."""
-    from dlrun import processes
+    from dlrun.training.distributed import process_group
 
-    processes.start(kind)
+    process_group.start(kind)
     standing.joined = True
-    return processes.here.rank
+    return process_group.here.rank
 
 
 def started_by_us() -> bool:
@@ -57,31 +57,31 @@ def together(words: list[str], run: Callable[[list[str]], int]) -> NoReturn:
 
     Raises Refused where the first one was asked for what cannot be.
     """
-    from dlrun import processes
+    from dlrun.training.distributed import process_group
 
     kind = next((word.partition("=")[2] for word in words if word.startswith("engine.device=")), "auto")
     if join(kind):
-        processes.leave(follow())
+        process_group.leave(follow())
     try:
         code = run(words)
     except Refused:
         if not standing.led:
-            processes.agreed(2)
+            process_group.agreed(2)
         raise
-    processes.agreed(code)
-    processes.leave(code)
+    process_group.agreed(code)
+    process_group.leave(code)
 
 
 def lead(config: dict[str, Any], folder: Path, plugins: tuple[str, ...]) -> None:
     """Tell the other processes, where there are some, what is about to be run."""
     if standing.joined:
-        from dlrun import processes
+        from dlrun.training.distributed import process_group
 
         standing.led = True
         found = {
             path.relative_to(folder).as_posix(): path.read_bytes() for kind in MIRRORED for path in folder.glob(kind)
         }
-        processes.agreed({"config": config, "plugins": plugins, "files": found})
+        process_group.agreed({"config": config, "plugins": plugins, "files": found})
 
 
 def follow() -> int:
@@ -99,10 +99,10 @@ def follow() -> int:
 
 def told_next() -> dict[str, Any] | int:
     """What the first process is about to run, or the exit code to end with: LOST where it has ended without a word."""
-    from dlrun import processes
+    from dlrun.training.distributed import process_group
 
     try:
-        return processes.agreed({})
+        return process_group.agreed({})
     except RuntimeError:
         return LOST
 
@@ -135,15 +135,15 @@ def main() -> None:
 
 def of(order: dict[str, Any]) -> int:
     """Carry out, or follow, what is ordered; answers with the exit code."""
-    from dlrun import processes
     from dlrun.commands.train import go
+    from dlrun.training.distributed import process_group
 
     config = order["config"]
     if join(config["engine"]["device"]):
         return follow()
     carry = None if order["report"] else lambda experiment, display: experiment.results(display)
     code = go(config, Path(order["folder"]), tuple(order["plugins"]), carry)[0]
-    return processes.agreed(code)
+    return process_group.agreed(code)
 
 
 def until_parent_ends() -> None:

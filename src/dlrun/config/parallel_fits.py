@@ -9,7 +9,13 @@ from typing import Any
 from dlrun.core import json_text
 
 MODELS = ("dlrun.models.dense.dense", "dlrun.models.dense.linear")
-OPTIMIZERS = ("torch.optim.SGD", "torch.optim.RMSprop", "dlrun.optim.RMSprop", "torch.optim.Adam", "torch.optim.AdamW")
+OPTIMIZERS = (
+    "torch.optim.SGD",
+    "torch.optim.RMSprop",
+    "dlrun.training.optimizers.RMSprop",
+    "torch.optim.Adam",
+    "torch.optim.AdamW",
+)
 OWN = (  # what members may have for themselves
     *("optimizer.lr", "optimizer.weight_decay", "optimizer.momentum", "model.dropout"),
     *("loss_weights", "seed", "output", "reason"),

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from dlrun.core.device import autocast
 from dlrun.core.types import Batch
-from dlrun.engine import Trainer
 from dlrun.inspect.trial import rows_of
+from dlrun.training.trainer import Trainer
 
 APART = 2  # times more or less than expected is too far: over all tasks and models, random weights came to at most 1.7,
 APART_NUMBERS = 4  # but for a linear model with Keras' larger ones on few columns; a number's scale is arbitrary

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dlrun.calls import tensors
 from dlrun.core.types import Batch
 from dlrun.inspect.trial import rows_of
+from dlrun.training.module_trace import tensors
 
 
 @dataclass(frozen=True)

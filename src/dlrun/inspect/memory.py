@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from dlrun.core.types import Batch
-from dlrun.engine import Trainer
 from dlrun.inspect.trial import untouched
-from dlrun.optim import quick_step
+from dlrun.training.optimizers import quick_step
+from dlrun.training.trainer import Trainer
 
 
 @dataclass(frozen=True)

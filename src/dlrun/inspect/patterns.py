@@ -17,11 +17,11 @@ from dlrun.core.dataset import Data
 from dlrun.core.errors import Refused
 from dlrun.core.types import Spec
 from dlrun.data.loading.table import Ticks
-from dlrun.engine import Trainer
 from dlrun.inspect.maps import heard
-from dlrun.learner import Learner
 from dlrun.objectives.canvas import Canvas
-from dlrun.optim import Normalised
+from dlrun.training.optimization import Learner
+from dlrun.training.optimizers import Normalised
+from dlrun.training.trainer import Trainer
 
 LEAK = 0.01  # of what is below zero counts, so that a filter that the noise leaves cold is led to what it looks for
 ONCE = Settings(

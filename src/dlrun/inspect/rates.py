@@ -10,8 +10,8 @@ from itertools import count, islice
 import numpy as np
 
 from dlrun.core.errors import Diverged, Refused
-from dlrun.engine import Trainer
 from dlrun.inspect.trial import Held, untouched
+from dlrun.training.trainer import Trainer
 
 MEMORY = 0.8  # of the running mean: a fifth of each new loss comes in
 TOO_MUCH = 4  # times the lowest loss so far: the rest of the curve says nothing more

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from dlrun.core.types import Batch
-from dlrun.engine import Trainer
+from dlrun.training.trainer import Trainer
 
 
 @dataclass(frozen=True)

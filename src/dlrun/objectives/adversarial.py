@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
-from dlrun import processes
 from dlrun.config.constraints import Count, JudgePart, NonNegative, Positive
 from dlrun.core.artifacts import Maker, Pictures
 from dlrun.core.dataset import Source
@@ -17,6 +16,7 @@ from dlrun.models.generative.dcgan import Dcgan
 from dlrun.objectives.contest import Contest, Kind, gradient_penalty
 from dlrun.objectives.frechet import Judge
 from dlrun.objectives.given import Given
+from dlrun.training.distributed import process_group
 
 FOLLOWED = 36  # latent points whose pictures are shown after every epoch
 CHUNK = 256  # pictures made, or compared, together
@@ -84,7 +84,7 @@ class Adversarial(nn.Module):
         return Step("discriminator", loss, parts=parts, measured=answers)
 
     def _made(self, count: int) -> Tensor:
-        return self.model.generator(processes.drawn(self.model.points, count))  # type: ignore[no-any-return]
+        return self.model.generator(process_group.drawn(self.model.points, count))  # type: ignore[no-any-return]
 
     def rates(self) -> dict[nn.Parameter, float]:
         """The generator's weights change at `rate` times the learning rate."""
@@ -128,7 +128,7 @@ class Adversarial(nn.Module):
 
 def spread(pictures: Tensor) -> Tensor:
     """The standard deviation of each pixel across a batch (B, …), averaged over the pixels; never 0."""
-    return processes.deviation(pictures).mean().clamp_min(1e-12)
+    return process_group.deviation(pictures).mean().clamp_min(1e-12)
 
 
 def between(begin: Tensor, end: Tensor, share: float) -> Tensor:

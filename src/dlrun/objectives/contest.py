@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
 from torch.nn.functional import relu
 
-from dlrun import processes
+from dlrun.training.distributed import process_group
 
 Kind = Literal["standard", "hinge", "wasserstein"]
 
@@ -58,7 +58,7 @@ def labelled(logits: Tensor, label: float, noise: float) -> Tensor:
     labels = torch.full_like(logits, label)
     if noise:
         draw = lambda count: torch.rand(count, dtype=labels.dtype, device=labels.device)  # noqa: E731
-        labels = labels - noise * processes.drawn(draw, len(labels))
+        labels = labels - noise * process_group.drawn(draw, len(labels))
     return cross_entropy(logits, labels)
 
 
@@ -68,7 +68,7 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, made: Ten
     Needs gradients to be on.
     """
     one = (1,) * (real.dim() - 1)
-    share = processes.drawn(lambda count: torch.rand(count, *one, device=real.device), len(real))
+    share = process_group.drawn(lambda count: torch.rand(count, *one, device=real.device), len(real))
     between = (share * real + (1 - share) * made).detach().requires_grad_()
     (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
     return (slope.flatten(1).norm(dim=1) - 1).square().mean()

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlrun import processes
 from dlrun.config.constraints import Natural, NonNegative
 from dlrun.core.artifacts import Maker
 from dlrun.core.types import Batch, Score, Step
@@ -22,6 +21,7 @@ from dlrun.objectives.drawn import Drawn
 from dlrun.objectives.given import Given
 from dlrun.objectives.held import held
 from dlrun.objectives.mean_row import MeanRow
+from dlrun.training.distributed import process_group
 
 BOOK = 5e-4  # the book's weight of the mean divergence of one number of a code
 Kind = Literal["book", "elbo"]
@@ -80,7 +80,7 @@ class Variational(nn.Module):
         pixels = self.model.read(batch)
         mean, log_var = self.model.encode(pixels)
         log_std = log_std_of(log_var, self.sampling)
-        logits = self.model.decode(mean + log_std.exp() * processes.noise_like(mean))
+        logits = self.model.decode(mean + log_std.exp() * process_group.noise_like(mean))
         yield self.measure.step(logits, pixels, (mean, log_var, divergence(mean, log_std)))
 
     def bar(self) -> MeanRow:

@@ -16,8 +16,8 @@ from dlrun.sweeps.job import Ended, Job, Judge
 
 if TYPE_CHECKING:
     from dlrun.core.types import Result
-    from dlrun.engine import Trainer
     from dlrun.together import Outcome
+    from dlrun.training.trainer import Trainer
 
 
 def carried_out(job: Job, plugins: tuple[str, ...], judge: Judge | None) -> Ended:
@@ -202,7 +202,7 @@ class Looking:
         return experiment.results(looked_on, enough=lambda: bool(self.pruned))  # type: ignore[no-any-return]
 
     def _ask(self, trainer: Trainer, before: int) -> None:
-        from dlrun.goals import goals_of
+        from dlrun.training.monitors import goals_of
 
         rows = [row for row in trainer.history if row.epoch == trainer.epoch]
         values = {f"{row.split}/{name}": value for row in rows for name, value in row.values.items()}

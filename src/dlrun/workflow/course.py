@@ -21,7 +21,8 @@ from dlrun.data.audit.run import audit
 from dlrun.data.preprocessing.pipeline import prepare
 from dlrun.evaluation.protocols.two_stages import protocol_of
 from dlrun.evaluation.test_ledger import config_hash
-from dlrun.experiment import Experiment, Watch
+from dlrun.experiment import Experiment
+from dlrun.training.trainer import Watch
 from dlrun.workflow import choices, verdicts
 from dlrun.workflow.changes import patch
 from dlrun.workflow.evidence import Evidence

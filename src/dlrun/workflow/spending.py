@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from time import monotonic as clock
 from typing import TYPE_CHECKING, Any
 
-from dlrun import processes
 from dlrun.core.run_folder import RunDir
 from dlrun.core.types import Job, Result, Score
+from dlrun.training.distributed import process_group
 from dlrun.workflow.stages import FIRST
 
 if TYPE_CHECKING:
-    from dlrun.engine import Trainer
-    from dlrun.experiment import Watch
+    from dlrun.training.trainer import Trainer, Watch
 
 FILE = "budget.json"
 
@@ -72,7 +71,7 @@ class Spending:
     def end(self, job: Job) -> None:
         """Write down what a fit has taken."""
         entry = {"stage": job.stage, "seconds": round(clock() - self.began, 3), "stopped": self.cut}
-        self.run.write_json(FILE, self.known | {job.name: processes.agreed(entry)})
+        self.run.write_json(FILE, self.known | {job.name: process_group.agreed(entry)})
 
     def watching(self, watch: Watch | None) -> Watch:
         """The same watch, and the fit ends with the epoch in which the budget is used up."""

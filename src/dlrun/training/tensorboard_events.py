@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from dlrun.core.types import Row
 
+
 NAME = "events.out.tfevents.0.dlrun"
 EPOCH = "events.out.tfevents.{:06}.dlrun"
 BINS = 30

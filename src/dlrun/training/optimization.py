@@ -10,14 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dlrun import processes, sharded, united
-from dlrun.compiled import INSTEAD
 from dlrun.config.settings import Settings
 from dlrun.core.errors import Refused
 from dlrun.core.types import History, Step
-from dlrun.flat import Flat, fits
-from dlrun.fused import Fused, kernel, laid_as
-from dlrun.optim import Moment, Schedule, quick_step, retune, set_rate, spare_compiler
+from dlrun.training.distributed import data_parallel, fsdp, process_group
+from dlrun.training.fast.aot_inductor import INSTEAD
+from dlrun.training.fast.flat_optimizer import Flat, fits
+from dlrun.training.fast.fused_optimizer import Fused, kernel, laid_as
+from dlrun.training.optimizers import quick_step, retune, spare_compiler
+from dlrun.training.schedules import Moment, Schedule, set_rate
 
 
 class Learner:
@@ -38,14 +39,14 @@ class Learner:
         self.asked = {name: list(map(dict, each.param_groups)) for name, each in self.optimizers.items()}
         if settings.compile == "step":
             must_compile(groups, self.optimizers)
-        if sharded.wanted(settings):
+        if fsdp.wanted(settings):
             for optimizer in self.optimizers.values():
-                optimizer.param_groups[:] = map(sharded.unfused, optimizer.param_groups)
+                optimizer.param_groups[:] = map(fsdp.unfused, optimizer.param_groups)
         self.apply = {name: quick_step(optimizer) for name, optimizer in self.optimizers.items()}
         self.scaler = torch.amp.GradScaler(device.type) if settings.precision == "fp16" else None
         self.average = {n: [p.detach().clone() for p in ps] for n, ps in groups.items()} if settings.ema else {}
-        self.shared = processes.here.size > 1
-        self.sharded = sharded.wanted(settings)
+        self.shared = process_group.here.size > 1
+        self.sharded = fsdp.wanted(settings)
         self.wishes: Callable[[], list[float]] = list  # what goes along with the gradients to all processes,
         self.rows = 0
         self.heard: Tensor | None = None  # and has come with them
@@ -92,7 +93,7 @@ class Learner:
             for parameter, gradient in zip(self.groups[step.group], step.gradient, strict=True):
                 parameter.grad = gradient
         self.rows = rows
-        self.waiting[step.group] += processes.whole(rows) if self.shared else rows
+        self.waiting[step.group] += process_group.whole(rows) if self.shared else rows
         if last:
             with torch.no_grad():
                 self._apply(step.group)
@@ -109,10 +110,10 @@ class Learner:
     def _apply(self, name: str) -> None:
         parameters, optimizer = self.groups[name], self.optimizers[name]
         if self.sharded:
-            self.heard = sharded.add_gradients(parameters, self.waiting[name], self.wishes())
+            self.heard = fsdp.add_gradients(parameters, self.waiting[name], self.wishes())
         elif self.shared:
             rows = 1 if self.settings.accumulate > 1 else self.rows
-            self.heard = united.add_gradients(parameters, rows, self.waiting[name], self.wishes())
+            self.heard = data_parallel.add_gradients(parameters, rows, self.waiting[name], self.wishes())
         if self.scaler is not None:
             self.scaler.unscale_(optimizer)
         self._average(parameters, self.waiting[name])

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from dlrun import processes
 from dlrun.core.errors import Refused
-from dlrun.processes import here
+from dlrun.training.distributed import process_group
+from dlrun.training.distributed.process_group import here
 
 if TYPE_CHECKING:
     from dlrun.config.settings import Settings
@@ -52,7 +52,7 @@ def add_gradients(parameters: list[nn.Parameter], whole: int, wishes: list[float
     for parameter in parameters:
         if parameter.grad is not None:
             parameter.grad.mul_(here.size / whole)
-    return processes.add_up(torch.tensor(wishes, device=parameters[0].device))
+    return process_group.add_up(torch.tensor(wishes, device=parameters[0].device))
 
 
 def gathered(value: Any) -> Any:

@@ -14,7 +14,7 @@ from dlrun.core.types import Batch, Field, Score, Step
 from dlrun.evaluation import bootstrap
 from dlrun.evaluation.metrics import Metric, interval, zeros
 from dlrun.evaluation.split_metrics import Whole, resampled, taken
-from dlrun.processes import here
+from dlrun.training.distributed.process_group import here
 
 Measures = dict[str, tuple[str, Metric]]  # name in a row → target column, measure
 PENDING_STEPS = 256

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dlrun import pairs, processes
 from dlrun.config.settings import Settings
 from dlrun.core import random
 from dlrun.core.dataset import Source
@@ -19,8 +18,10 @@ from dlrun.core.errors import Diverged, Refused
 from dlrun.core.random import mix
 from dlrun.data.loading.partition import share
 from dlrun.data.loading.table import Ticks
-from dlrun.meter import Meter, move
-from dlrun.processes import here
+from dlrun.training import batch_norm
+from dlrun.training.distributed import process_group
+from dlrun.training.distributed.process_group import here
+from dlrun.training.meter import Meter, move
 
 log = logging.getLogger("dlrun")
 SEEN = 16  # batches between two looks at what others wish, where a look has a price
@@ -57,9 +58,9 @@ def check(objective: nn.Module, train: Source, settings: Settings) -> None:
         raise Refused(f"this objective reads no rows that {here.size} processes could share: say engine.devices=null")
     if settings.shard and not hasattr(objective, "losses"):
         raise Refused("engine.shard=true shards a model that answers targets, and this objective has none")
-    if not pairs.normalizes(objective):
+    if not batch_norm.normalizes(objective):
         return
-    rows = pairs.learned(train, settings.batch_rows, True)
+    rows = batch_norm.learned(train, settings.batch_rows, True)
     for whole in {min(settings.batch_rows, rows), rows % settings.batch_rows} - {0}:
         if any(share(whole, rank, here.size).held == 1 for rank in range(here.size)):
             raise Refused(
@@ -80,7 +81,7 @@ def means(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tensors as their mean over all processes."""
     if not tensors:
         return {}
-    mean = processes.add_up(torch.cat([tensor.reshape(-1) for tensor in tensors.values()])) / here.size
+    mean = process_group.add_up(torch.cat([tensor.reshape(-1) for tensor in tensors.values()])) / here.size
     parts = mean.split([tensor.numel() for tensor in tensors.values()])
     return {name: part.view_as(tensors[name]) for name, part in zip(tensors, parts, strict=True)}
 
@@ -103,7 +104,7 @@ def add_gradients(parameters: list[nn.Parameter], rows: float, whole: int, wishe
     sizes = [len(part) for part in parts]
     total = torch.cat([*parts, parts[0].new_tensor([*there, *wishes])])
     total[: sum(sizes)] *= rows
-    *found, told = processes.add_up(total).split([*sizes, len(there) + len(wishes)])
+    *found, told = process_group.add_up(total).split([*sizes, len(there) + len(wishes)])
     known = told[: len(there)].bool().tolist() if 0.0 in there else [True] * len(there)
     for parameter, part, any_has in zip(parameters, found, known, strict=True):
         parameter.grad = laid_out(part.div_(whole), parameter) if any_has else None
@@ -140,7 +141,7 @@ def heard(trainer: SharedFit, learn: bool) -> list[float]:
     if learn and learner.groups:
         told, learner.heard = learner.heard, None
         return [] if told is None else told.tolist()
-    return processes.add_up(torch.tensor(wishes(trainer), device=trainer.device)).tolist()
+    return process_group.add_up(torch.tensor(wishes(trainer), device=trainer.device)).tolist()
 
 
 def asked(trainer: SharedFit, learn: bool) -> tuple[bool, int]:
@@ -157,18 +158,18 @@ def asked(trainer: SharedFit, learn: bool) -> tuple[bool, int]:
 
 def fail_together(meter: Meter) -> None:
     """Raise Diverged in every process, if the loss was no number in one of them: of the first such step."""
-    if faults := [fault for fault in processes.everyone(meter.fault) if fault is not None]:
-        processes.end()
+    if faults := [fault for fault in process_group.everyone(meter.fault) if fault is not None]:
+        process_group.end()
         raise Diverged(min(faults)[1])
 
 
 def end(objective: nn.Module, meter: Meter) -> None:
     """End a sweep: its sums become those of all processes, and what was kept that of all rows in their order."""
-    processes.end()
+    process_group.end()
     fail_together(meter)
     if objective.training:
         settle(objective)
-    meter.restore(merged(processes.everyone(move_all(meter.state(), CPU))))
+    meter.restore(merged(process_group.everyone(move_all(meter.state(), CPU))))
 
 
 def merged(states: list[dict[str, Any]]) -> dict[str, Any]:
@@ -215,7 +216,7 @@ def move_all(value: Any, device: torch.device) -> Any:
 def begin(trainer: SharedFit) -> None:
     """Begin a fit with the first process's weights; save at once, so that a run which loses a process can go on."""
     weights = [] if trainer.learner.sharded else [*trainer.objective.parameters()]  # those begin alike, by the seed
-    processes.spread([tensor.detach() for tensor in (*weights, *trainer.objective.buffers())])
+    process_group.spread([tensor.detach() for tensor in (*weights, *trainer.objective.buffers())])
     if trainer.learner.groups and not any(trainer.learner.taken.values()):
         trainer.save()
 
@@ -229,7 +230,7 @@ def shared_state(trainer: SharedFit, state: dict[str, Any]) -> dict[str, Any]:
     own = {"random": random.random_state(trainer.device), "meter": trainer.meter.state(), "statistics": running}
     whole = copy.deepcopy(trainer.meter)
     whole.flush()
-    found = processes.everyone(move_all([own, whole.state()], CPU))
+    found = process_group.everyone(move_all([own, whole.state()], CPU))
     average = means({name: value.clone() for name, value in running.items()})
     return state | {
         "objective": state["objective"] | average,

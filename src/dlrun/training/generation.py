@@ -19,7 +19,7 @@ from dlrun.core.artifacts import Artifact, Maker
 from dlrun.core.dataset import Source
 from dlrun.core.errors import Refused, in_short
 from dlrun.core.types import Score
-from dlrun.engine import Trainer
+from dlrun.training.trainer import Trainer
 
 
 def maker(objective: nn.Module, kind: str) -> Maker:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
-from dlrun.compiled import Run, compiled, proved
-from dlrun.fused import ELSEWHERE, STATES, Group, Kept, anything, kernel, kind, laid_as, take
+from dlrun.training.fast.aot_inductor import Run, compiled, proved
+from dlrun.training.fast.fused_optimizer import ELSEWHERE, STATES, Group, Kept, anything, kernel, kind, laid_as, take
 
 SMALL = 1 << 18  # numbers; from about there on reading and writing them costs more than the calls
 OWN = ("lr", "weight_decay")  # of these hyperparameters each member may have its own, as a tensor (members, 1)

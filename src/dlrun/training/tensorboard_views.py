@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from dlrun.calls import Call, calls, parts, tensors
 from dlrun.core import random as runtime
 from dlrun.core.errors import Refused
 from dlrun.core.types import Batch
 from dlrun.data.display import picture
-from dlrun.engine import Trainer
 from dlrun.models.sequence.embeddings import embedded_words
+from dlrun.training.module_trace import Call, calls, parts, tensors
+from dlrun.training.trainer import Trainer
 
 OWN = "model."  # where an objective has its one model: left out of names, as `dlrun explain` does
 Node = tuple[str, str, tuple[str, ...]]  # name, kind, and the nodes that it reads

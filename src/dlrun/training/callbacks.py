@@ -9,14 +9,14 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from dlrun import making
 from dlrun.config.constraints import Count, Natural, NonNegative
 from dlrun.core import artifacts
 from dlrun.core.files import spared, whole
 from dlrun.core.formatting import counted
 from dlrun.core.random import mix
-from dlrun.engine import Trainer
-from dlrun.optim import better, monitored
+from dlrun.training import generation
+from dlrun.training.schedules import better, monitored
+from dlrun.training.trainer import Trainer
 
 log = logging.getLogger("dlrun")
 
@@ -108,28 +108,37 @@ class TensorBoard:
 
     def begin(self, trainer: Trainer) -> None:
         """Set the files to what the trainer knows, and write what does not change."""
-        from dlrun import board, events
+        from dlrun.training import tensorboard_events, tensorboard_views
 
         run, job = run_and_job(trainer)
-        events.rewrite(run, [row for row in trainer.history if row.epoch <= trainer.epoch], job)
-        events.forget(run, job, trainer.epoch)
+        tensorboard_events.rewrite(run, [row for row in trainer.history if row.epoch <= trainer.epoch], job)
+        tensorboard_events.forget(run, job, trainer.epoch)
         if self.embeddings:
-            board.words(trainer)
-        pictures = {"summary": events.pictures(board.pictures(trainer, self.images))} if self.images else {}
-        graph = {"graph_def": events.graph(board.graph(trainer))} if self.graph else {}
+            tensorboard_views.words(trainer)
+        pictures = (
+            {"summary": tensorboard_events.pictures(tensorboard_views.pictures(trainer, self.images))}
+            if self.images
+            else {}
+        )
+        graph = {"graph_def": tensorboard_events.graph(tensorboard_views.graph(trainer))} if self.graph else {}
         if self.histograms or self.graph or self.embeddings or self.images:  # TensorBoard knows a run by its first file
-            events.write_epoch(run, job, 0, graph | pictures)
+            tensorboard_events.write_epoch(run, job, 0, graph | pictures)
 
     def __call__(self, trainer: Trainer) -> None:
-        from dlrun import board, events
+        from dlrun.training import tensorboard_events, tensorboard_views
 
         run, job = run_and_job(trainer)
         with spared("TensorBoard event files are", run / "tensorboard"):
-            events.append(run, [row for row in trainer.history if row.epoch == trainer.epoch], job)
+            tensorboard_events.append(run, [row for row in trainer.history if row.epoch == trainer.epoch], job)
             if self.histograms and trainer.epoch % self.histograms == 0:
-                events.write_epoch(run, job, trainer.epoch, {"summary": events.histograms(board.weights(trainer))})
+                tensorboard_events.write_epoch(
+                    run,
+                    job,
+                    trainer.epoch,
+                    {"summary": tensorboard_events.histograms(tensorboard_views.weights(trainer))},
+                )
             if self.embeddings:
-                events.projector(run, job, board.words(trainer))
+                tensorboard_events.projector(run, job, tensorboard_views.words(trainer))
 
 
 @dataclass(frozen=True)
@@ -140,21 +149,21 @@ class Activations:
 
     def begin(self, trainer: Trainer) -> None:
         """Take away what was written of epochs that will be done again, and find out whether all can be seen."""
-        from dlrun import board
+        from dlrun.training import tensorboard_views
 
         for file in self._place(trainer).glob("epoch-*.npz"):
             if int(file.stem.partition("-")[2]) > trainer.epoch:
                 file.unlink()
-        board.activations(trainer, self.rows)
+        tensorboard_views.activations(trainer, self.rows)
 
     def __call__(self, trainer: Trainer) -> None:
         import numpy as np
 
-        from dlrun import board
+        from dlrun.training import tensorboard_views
 
         path = self._place(trainer) / f"epoch-{trainer.epoch:03}.npz"
         with spared("activations are", path.parent), whole(path) as fresh, fresh.open("wb") as file:
-            np.savez_compressed(file, **board.activations(trainer, self.rows))  # type: ignore[arg-type]
+            np.savez_compressed(file, **tensorboard_views.activations(trainer, self.rows))  # type: ignore[arg-type]
 
     def _place(self, trainer: Trainer) -> Path:
         run, job = run_and_job(trainer)
@@ -174,7 +183,7 @@ class Samples:
     def begin(self, trainer: Trainer) -> None:
         """Take away what was made in epochs that will be done again. Raises Refused for a kind that is not made."""
         for kind in self._kinds(trainer):
-            making.maker(trainer.objective, kind)
+            generation.maker(trainer.objective, kind)
         for file in self._place(trainer).glob("*-epoch-*.*"):
             if int(file.stem.rpartition("-epoch-")[2].partition("-")[0]) > trainer.epoch:
                 file.unlink()
@@ -183,7 +192,7 @@ class Samples:
         if trainer.epoch % self.every and not trainer.finished:
             return
         for kind in self._kinds(trainer):
-            found = making.made(trainer, kind, mix(trainer.seed, trainer.epoch))
+            found = generation.made(trainer, kind, mix(trainer.seed, trainer.epoch))
             with spared("samples are", self._place(trainer)):
                 artifacts.write(found, self._place(trainer), f"{kind}-epoch-{trainer.epoch:04}")
 

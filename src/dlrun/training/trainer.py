@@ -6,7 +6,7 @@ import copy
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from dlrun import pairs, processes, replay, sharded, united
 from dlrun.config.settings import Settings
 from dlrun.core import checkpoint, device, random
 from dlrun.core.dataset import Data, Source
 from dlrun.core.errors import Interrupted, Unwritable
 from dlrun.core.random import mix
-from dlrun.core.types import Batch, History, Row, Step
-from dlrun.learner import Learner
-from dlrun.meter import Measures, Meter
+from dlrun.core.types import Batch, History, Job, Row, Score, Step
+from dlrun.training import batch_norm
+from dlrun.training.distributed import data_parallel, fsdp, process_group
+from dlrun.training.fast import replay
+from dlrun.training.meter import Measures, Meter
+from dlrun.training.optimization import Learner
 
 log = logging.getLogger("dlrun")
 Callback = Callable[["Trainer"], None]  # after each epoch: reads the history, may set trainer.stop; keeps no state
@@ -49,10 +51,10 @@ class Trainer:
         self.kept: dict[str, dict[str, Any]] = {}
         self.saved_at = self.began_at = time.monotonic()
         self.spent = 0.0  # seconds of fitting before this start
-        self.paired = pairs.normalizes(objective)  # no batch that is learned from may be a single row
+        self.paired = batch_norm.normalizes(objective)  # no batch that is learned from may be a single row
         self.shared = learner.shared  # by several processes, each with its part of every batch
         if self.shared:
-            learner.wishes = lambda: united.wishes(self)
+            learner.wishes = lambda: data_parallel.wishes(self)
         self.replay = replay.of(objective, self._taken, settings, self.device)
         if settings.compile is True:
             for child in objective.children():
@@ -62,7 +64,7 @@ class Trainer:
         """Train until the epochs or steps are used up, or a callback sets `stop`. Goes on from a restored state."""
         self.learner.total, self.began_at = self.steps_planned, time.monotonic()
         if self.shared:
-            united.begin(self)
+            data_parallel.begin(self)
         with self.rescued():
             try:
                 while not self.finished:
@@ -81,7 +83,7 @@ class Trainer:
         self.epoch += 1
         for callback in self.callbacks:
             callback(self)
-        self.stop = processes.agreed(self.stop)
+        self.stop = process_group.agreed(self.stop)
 
     @contextmanager
     def rescued(self) -> Iterator[None]:
@@ -115,7 +117,7 @@ class Trainer:
             for batch in self._batches(source, learn):
                 rows = len(next(iter(batch.values()))) if batch else 1
                 if self.shared:
-                    rows = processes.begin(min(size, len(source) - self.position * size), rows)
+                    rows = process_group.begin(min(size, len(source) - self.position * size), rows)
                 last = self._window_ends()
                 for step in self.steps(batch):
                     if learn:
@@ -127,7 +129,7 @@ class Trainer:
                     break
         meter.flush()
         if self.shared:
-            united.end(self.objective, meter)
+            data_parallel.end(self.objective, meter)
         self.meter, self.position = None, 0
         return meter
 
@@ -145,7 +147,7 @@ class Trainer:
         self.split, self.batches = split, self._batches_of(source, size, learn)
         self.objective.train(learn)
         if self.meter is None:
-            processes.seed(mix(self.seed, self.epoch, SPLITS.index(split)), self.device)
+            process_group.seed(mix(self.seed, self.epoch, SPLITS.index(split)), self.device)
             self.meter = self._meter(split, keep)
         return self.meter
 
@@ -154,7 +156,7 @@ class Trainer:
         return Meter(self.measures, self.data.spec.targets, self.device, where, keep)
 
     def _batches(self, source: Source, learn: bool) -> Iterator[Batch]:
-        seed, here = self.seed if learn else None, processes.here
+        seed, here = self.seed if learn else None, process_group.here
         part = {"rank": here.rank, "world": here.size} if self.shared else {}
         found = source.batches(self._size(learn), seed=seed, epoch=self.epoch, start=self.position, **part)
         return islice(found, max(0, self.batches - self.position)) if learn else found
@@ -171,14 +173,14 @@ class Trainer:
 
     def rows_learned(self, source: Source) -> int:
         """How many of these rows an epoch learns from, unless epoch_batches ends it before."""
-        return pairs.learned(source, self.settings.batch_rows, self.paired)
+        return batch_norm.learned(source, self.settings.batch_rows, self.paired)
 
     def _window_ends(self) -> bool:
         return (self.position + 1) % self.settings.accumulate == 0 or self.position + 1 == self.batches
 
     def _pause(self, learn: bool) -> None:
         """Between two batches: save when it is time, and leave when a signal asks for it (`fit` saves then)."""
-        late, number = united.asked(self, learn) if self.shared else (self.late, self.interrupted)
+        late, number = data_parallel.asked(self, learn) if self.shared else (self.late, self.interrupted)
         if late and learn and self.learner.whole:
             self.save()
         if number and self.learner.whole:
@@ -233,13 +235,13 @@ class Trainer:
         """Write what is kept, then last.pt: weights, and all that the next step depends on."""
         if self.meter is not None:
             self.meter.check()
-            united.fail_together(self.meter)
+            data_parallel.fail_together(self.meter)
         self._write({**self.kept, "last": self.state()})
         self.saved_at = time.monotonic()
 
     def _write(self, states: dict[str, dict[str, Any]]) -> None:
         for name, state in list(states.items()):
-            if processes.here.rank == 0:
+            if process_group.here.rank == 0:
                 checkpoint.save(self.folder / f"{name}.pt", state)
             self.kept.pop(name, None)
 
@@ -257,8 +259,8 @@ class Trainer:
             "random": random.random_state(self.device),
             "meter": self.meter.state() if self.meter is not None else None,
         }
-        state = sharded.gathered(state) if self.learner.sharded else state
-        return united.shared_state(self, state) if self.shared else state
+        state = fsdp.gathered(state) if self.learner.sharded else state
+        return data_parallel.shared_state(self, state) if self.shared else state
 
     def _named_groups(self) -> dict[str, list[str]]:
         """Group → the names of its parameters, so that running averages can be told apart elsewhere."""
@@ -268,7 +270,7 @@ class Trainer:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state: the same weights and rows come out as if it had never stopped."""
         if self.learner.sharded:
-            state = sharded.parted_state(state, self.objective, self.learner.optimizers)
+            state = fsdp.parted_state(state, self.objective, self.learner.optimizers)
         checkpoint.load_weights(self.objective, state["objective"])
         self.learner.restore(state["learner"])
         self.history[:] = [Row(*entry) for entry in state["history"]]
@@ -279,4 +281,7 @@ class Trainer:
             self.meter = self._meter("train")
             self.meter.restore(state["meter"])
         if self.shared:
-            united.restore_own(self, state)
+            data_parallel.restore_own(self, state)
+
+
+Watch = Callable[[Trainer, Job, dict[str, Score]], AbstractContextManager[object]]

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from dlrun.callbacks import Collapse, EarlyStopping, KeepBest, Limit
 from dlrun.core.errors import Refused, in_short
 from dlrun.core.types import Field, Score, Spec
-from dlrun.engine import Trainer
 from dlrun.evaluation import metrics
-from dlrun.own import callback_of
+from dlrun.training.callbacks import Collapse, EarlyStopping, KeepBest, Limit
+from dlrun.training.custom_callback import callback_of
+from dlrun.training.trainer import Trainer
 
 STOPPERS = (Collapse, EarlyStopping, Limit)
 

@@ -9,13 +9,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from dlrun import sharded
-from dlrun.compiled import INSTEAD, ROUNDING, close, compilable, compiled, refuse
 from dlrun.config.settings import Settings
 from dlrun.core.errors import Refused
 from dlrun.core.types import Batch, Step
-from dlrun.fused import laid_as
-from dlrun.tape import MAPPINGS, Beyond, Play, complete, noted
+from dlrun.training.distributed import fsdp
+from dlrun.training.fast.aot_inductor import INSTEAD, ROUNDING, close, compilable, compiled, refuse
+from dlrun.training.fast.fused_optimizer import laid_as
+from dlrun.training.fast.tape import MAPPINGS, Beyond, Play, complete, noted
 
 TOLERANCES = {"fp32": ROUNDING, "bf16": 0.1}  # of a compiled step, which rounds elsewhere
 Take = Callable[[Batch], Iterator[Step]]
@@ -152,7 +152,7 @@ def of(objective: nn.Module, take: Take, settings: Settings, device: torch.devic
         f"it is compiled for the CPU, and the device is {device}": device.type != "cpu",
         "engine.accumulate is above 1": settings.accumulate > 1,
         "engine.precision=fp16 scales the loss": settings.precision == "fp16",
-        "engine.shard keeps weights in parts": sharded.wanted(settings),
+        "engine.shard keeps weights in parts": fsdp.wanted(settings),
         "the network is compiled by itself": settings.compile is True,
         f"{who} is not known to do the same calls for every batch, as dense networks do": bool(who),
     }

@@ -1,0 +1,1 @@
+"""Training over several processes: the process group, data parallel and sharded weights."""

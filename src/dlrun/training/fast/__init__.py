@@ -1,0 +1,1 @@
+"""Steps made fast: recorded and replayed, compiled, fused, flat."""
