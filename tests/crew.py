@@ -21,8 +21,8 @@ from dlrun.core.dataset import Data
 from dlrun.core.errors import Diverged, Interrupted
 from dlrun.core.types import Field, Spec
 from dlrun.data.loading.table import Plain, Table
-from dlrun.objectives.adversarial import Adversarial
-from dlrun.objectives.contest import Contest
+from dlrun.objectives.gan import Adversarial
+from dlrun.objectives.gan_losses import Contest
 from dlrun.objectives.supervised import Supervised
 from dlrun.training.callbacks import KeepBest
 from dlrun.training.distributed import data_parallel, fsdp, process_group

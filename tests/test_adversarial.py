@@ -21,10 +21,10 @@ from dlrun.core.types import Field, Job, Spec
 from dlrun.data.loading.images import Pixels
 from dlrun.data.loading.table import Table
 from dlrun.models.generative.dcgan import Dcgan
-from dlrun.objectives import frechet
-from dlrun.objectives.adversarial import Adversarial, between, nearest_of, spread
-from dlrun.objectives.contest import Contest, gradient_penalty
-from dlrun.objectives.frechet import Judge
+from dlrun.objectives import frechet_distance
+from dlrun.objectives.frechet_distance import Judge
+from dlrun.objectives.gan import Adversarial, between, nearest_of, spread
+from dlrun.objectives.gan_losses import Contest, gradient_penalty
 from dlrun.training import generation
 
 SMALL = ("model.generator=[8,4]", "model.discriminator=[4,8]", "model.latent=5")
@@ -243,28 +243,28 @@ def test_frechet_distance_of_known_gaussians():
     middle = torch.tensor([1.0, 0.0, -1.0, 2.0]).double()
     first, second = gaussian(0 * middle, one, turn), gaussian(middle, other, turn)
     wanted = middle.square().sum() + (one - other).square().sum()  # they share their axes
-    assert frechet.distance(first, second) == pytest.approx(wanted.item())
-    assert frechet.distance(first, first) == pytest.approx(0, abs=1e-6)
+    assert frechet_distance.distance(first, second) == pytest.approx(wanted.item())
+    assert frechet_distance.distance(first, first) == pytest.approx(0, abs=1e-6)
     turned = gaussian(middle, other, torch.eye(4).double())
     from scipy.linalg import sqrtm
 
     covariances = [each.T.cov(correction=0).numpy() for each in (first, turned)]
     mixed = sqrtm(covariances[0] @ covariances[1]).real.trace()
     wanted = middle.square().sum() + sum(c.trace() for c in covariances) - 2 * mixed
-    assert frechet.distance(first, turned) == pytest.approx(wanted.item(), rel=1e-6)
+    assert frechet_distance.distance(first, turned) == pytest.approx(wanted.item(), rel=1e-6)
 
 
 def test_rows_are_drawn_evenly_and_once():
     batches = torch.arange(1000.0)[:, None].split(30)
-    found = torch.stack([frechet.drawn(batches, 100)[:, 0] for _ in range(40)])
+    found = torch.stack([frechet_distance.drawn(batches, 100)[:, 0] for _ in range(40)])
     assert all(len(set(each.tolist())) == 100 for each in found)
     assert found.mean().item() == pytest.approx(500, abs=30) and (found[0].diff() < 0).any()
-    assert sorted(frechet.drawn(batches, 5000)[:, 0].tolist()) == list(range(1000))
+    assert sorted(frechet_distance.drawn(batches, 5000)[:, 0].tolist()) == list(range(1000))
 
 
 def test_the_floor_is_reached_by_the_real_pictures_and_not_by_noise():
     real = torch.rand(600, 1, 4, 4) * torch.rand(16).reshape(1, 4, 4)
-    space = lambda: frechet.pca([real], 600, 8)  # noqa: E731
+    space = lambda: frechet_distance.pca([real], 600, 8)  # noqa: E731
     judge = Judge("x", "", 400, space)
     honest = judge(lambda n: real[torch.randint(600, (n,))], real.split(64))
     noise = judge(lambda n: torch.rand(n, 1, 4, 4), real.split(64))

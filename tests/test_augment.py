@@ -25,7 +25,7 @@ from dlrun.data.augmentation.color import colour, turned
 from dlrun.data.augmentation.geometric import crop, flip, moved, rotate, rotation, shear, shift, translation, warp, zoom
 from dlrun.data.augmentation.mixup import cutmix, mixup
 from dlrun.data.augmentation.pipeline import augmented
-from dlrun.losses import cross_entropy, focal, mae, mse
+from dlrun.objectives.losses import cross_entropy, focal, mae, mse
 from dlrun.objectives.supervised import Supervised
 
 OPTIONS = sorted(path for path in (conf_folder() / "augment").glob("*.yaml") if path.stem != "none")

@@ -22,9 +22,9 @@ from dlrun.core.random import mix
 from dlrun.core.types import Field, Spec
 from dlrun.data.datasets.sklearn_datasets import breast_cancer, diabetes, digits, wine
 from dlrun.data.preprocessing.pipeline import prepare
-from dlrun.objectives.given import Given
-from dlrun.objectives.noise import Noise
-from dlrun.objectives.principal import principal
+from dlrun.objectives.context import Given
+from dlrun.objectives.corruption import Noise
+from dlrun.objectives.reconstruction_baselines import principal
 from dlrun.training.optimization import Learner
 from dlrun.training.trainer import Trainer
 

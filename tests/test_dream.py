@@ -27,8 +27,8 @@ from dlrun.evaluation.protocols.octaves import octaves
 from dlrun.models.pretrained.backbones import Base
 from dlrun.models.pretrained.feature_extractor import Layers
 from dlrun.models.pretrained.feature_extractor import layers as layers_of
-from dlrun.objectives.canvas_shown import resized
-from dlrun.objectives.dream import Dream, energy
+from dlrun.objectives.deep_dream import Dream, energy
+from dlrun.objectives.image_optimization import resized
 from dlrun.training.callbacks import limit
 from dlrun.training.optimization import Learner
 from dlrun.training.optimizers import MeanNormalised

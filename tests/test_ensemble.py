@@ -18,10 +18,10 @@ from dlrun.config.validation import member_faults
 from dlrun.core.errors import Refused
 from dlrun.core.stored_files import lines
 from dlrun.evaluation.bootstrap import Interval
-from dlrun.losses import auto
 from dlrun.models.ensemble.admission import admit
 from dlrun.models.ensemble.ensemble import combined, shares
 from dlrun.models.pretrained.earlier_run import trained
+from dlrun.objectives.losses import auto
 from dlrun.report import ensemble_members
 
 DIGITS = ("task=digits", "engine.epochs=8", "engine.batch_size=64", "callback=[keep_best]", "optimizer.lr=0.005")

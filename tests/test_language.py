@@ -22,8 +22,8 @@ from dlrun.data.preprocessing.pipeline import apply, prepare
 from dlrun.data.text.corpus import INPUT, TARGET, Cut, dataset
 from dlrun.evaluation.metrics import bits, interval, perplexity
 from dlrun.evaluation.protocols.plans import holdout, kfold, walk_forward
-from dlrun.losses import auto
 from dlrun.models.bigram import smoothed
+from dlrun.objectives.losses import auto
 
 TEXT = "what is done out of love always takes place beyond good and evil. " * 12
 BOTH = ("every", "next")

@@ -17,10 +17,10 @@ from dlrun.config.instantiate import build
 from dlrun.core.errors import Refused
 from dlrun.data.preprocessing.pipeline import prepare
 from dlrun.data.text.corpus import INPUT, TARGET
-from dlrun.losses import auto
 from dlrun.models.language.sampling import chances
-from dlrun.objectives.given import Given
-from dlrun.objectives.language import Again, language
+from dlrun.objectives.context import Given
+from dlrun.objectives.language_model import Again, language
+from dlrun.objectives.losses import auto
 from dlrun.objectives.supervised import Supervised
 
 LENGTH = 40

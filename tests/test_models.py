@@ -14,8 +14,8 @@ from dlrun.core.errors import Refused
 from dlrun.core.types import Field, Spec
 from dlrun.data.loading.table import Bag
 from dlrun.evaluation.metrics import defaults
-from dlrun.losses import auto
 from dlrun.models.layers import BagProduct, Join
+from dlrun.objectives.losses import auto
 from dlrun.objectives.supervised import Supervised
 
 ROWS = 6

@@ -19,8 +19,8 @@ from dlrun.core.errors import Refused
 from dlrun.core.types import Field, Spec
 from dlrun.data.datasets.cartpole import NEAR
 from dlrun.data.preprocessing.pipeline import prepare
-from dlrun.objectives.given import Given
-from dlrun.objectives.policy import Credit, Played, Policy, play
+from dlrun.objectives.context import Given
+from dlrun.objectives.policy_gradient import Credit, Played, Policy, play
 
 ACTIONS = Field("category", (), 2, ("left", "right"), torch.tensor([0.5, 0.5]))
 SPEC = Spec({"observation": Field("number", (2,), labels=("here", "one"))}, {"action": ACTIONS})

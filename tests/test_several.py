@@ -10,7 +10,6 @@ import pytest
 import torch
 from laboratory import node
 
-from dlrun import losses
 from dlrun.cli import main
 from dlrun.config.compatibility import targets_fault
 from dlrun.config.instantiate import build
@@ -18,6 +17,7 @@ from dlrun.core.dataset import Raw
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field, Spec, Step
 from dlrun.data.preprocessing.pipeline import prepare
+from dlrun.objectives import losses
 from dlrun.objectives.supervised import Supervised
 from dlrun.training.meter import Meter
 

@@ -20,8 +20,8 @@ from dlrun.data.loading.images import Pixels
 from dlrun.data.loading.sequences import Sequences
 from dlrun.data.loading.table import Bag, Plain, Table
 from dlrun.data.preprocessing.pipeline import prepare
-from dlrun.losses import auto
 from dlrun.models.closed_form import EDGE, matrix
+from dlrun.objectives.losses import auto
 from dlrun.objectives.supervised import Supervised
 
 C, ROWS = 0.7, 90

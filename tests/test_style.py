@@ -18,8 +18,8 @@ from dlrun.core.types import Field, Spec
 from dlrun.data.loading.table import Plain, Table
 from dlrun.models.pretrained.backbones import Base
 from dlrun.models.pretrained.feature_extractor import Layers
-from dlrun.objectives.given import Given
-from dlrun.objectives.style import as_grey, gram, luminance, variation
+from dlrun.objectives.context import Given
+from dlrun.objectives.style_transfer import as_grey, gram, luminance, variation
 
 ROLES = {"content": {"3": 1.0}, "style": {"1": 1.0, "3": 2.0}}
 

@@ -20,9 +20,9 @@ from dlrun.core.types import Field, Spec
 from dlrun.data.datasets.mnist import fashion_mnist, mnist
 from dlrun.data.datasets.sklearn_datasets import digits
 from dlrun.data.preprocessing.pipeline import prepare
-from dlrun.objectives.codes import direction
-from dlrun.objectives.given import Given
-from dlrun.objectives.variational import divergence
+from dlrun.objectives.context import Given
+from dlrun.objectives.latent_space import direction
+from dlrun.objectives.vae import divergence
 from dlrun.training.optimization import Learner
 from dlrun.training.trainer import Trainer
 

@@ -34,7 +34,7 @@ from dlrun.inspect.activations import activations, contrasted, silent
 from dlrun.inspect.heatmap import heatmap, saliency
 from dlrun.inspect.layers import layers
 from dlrun.inspect.question import question
-from dlrun.objectives.canvas import Canvas
+from dlrun.objectives.image_optimization import Canvas
 from dlrun.report.build import write
 from dlrun.report.interpretation import fitted, mosaic
 from dlrun.training.optimization import Learner

@@ -39,8 +39,8 @@ from dlrun.evaluation.custom_metric import metric_of
 from dlrun.evaluation.protocols.two_stages import plan_of
 from dlrun.models.custom_model import model_of
 from dlrun.models.pretrained.earlier_run import plain_spec
+from dlrun.objectives.context import Given
 from dlrun.objectives.custom_loss import loss_of
-from dlrun.objectives.given import Given
 from dlrun.training import batch_norm, optimizers
 from dlrun.training.distributed import data_parallel, fsdp, process_group
 from dlrun.training.meter import Measures

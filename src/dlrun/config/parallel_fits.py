@@ -64,7 +64,7 @@ def fault(config: Mapping[str, Any]) -> str | None:
 def is_mean(node: Mapping[str, Any]) -> bool:
     """Whether a loss, as the config names it, is a plain mean over rows."""
     module, _, name = str(node.get("_target_")).rpartition(".")
-    return module == "dlrun.losses" and name in MEANS and not node.get("class_weights")
+    return module == "dlrun.objectives.losses" and name in MEANS and not node.get("class_weights")
 
 
 def stackable(configs: Sequence[Mapping[str, Any]]) -> list[list[int]]:

@@ -14,12 +14,11 @@ from dlrun.core.artifacts import Maker
 from dlrun.core.types import Batch, Score, Step
 from dlrun.evaluation.metrics import over_rows
 from dlrun.models.generative.autoencoder import Autoencoder, product
-from dlrun.objectives.codes import Codes
-from dlrun.objectives.given import Given
-from dlrun.objectives.held import held
-from dlrun.objectives.mean_row import MeanRow
-from dlrun.objectives.noise import Noise, NoiseKind
-from dlrun.objectives.principal import WIDEST, Principal, principal
+from dlrun.objectives.context import Given
+from dlrun.objectives.corruption import Noise, NoiseKind
+from dlrun.objectives.display_rows import held
+from dlrun.objectives.latent_space import Codes
+from dlrun.objectives.reconstruction_baselines import WIDEST, MeanRow, Principal, principal
 
 LossKind = Literal["auto", "mse", "bce"]
 

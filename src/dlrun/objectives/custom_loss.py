@@ -13,7 +13,7 @@ from dlrun.config.instantiate import build
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field
 from dlrun.evaluation.custom_metric import failed_on
-from dlrun.losses import Loss
+from dlrun.objectives.losses import Loss
 
 
 def loss_of(node: Mapping[str, Any], field: Field, plugins: Plugins) -> Loss:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from dlrun.core.artifacts import Maker
 from dlrun.core.types import Batch, Step
 from dlrun.data.loading.table import Plain
-from dlrun.losses import Loss
 from dlrun.models.baselines import common_sense
-from dlrun.objectives.given import Given
+from dlrun.objectives.context import Given
+from dlrun.objectives.losses import Loss
 
 
 class Supervised(nn.Module):

@@ -10,7 +10,7 @@ from torch import nn
 
 from dlrun.core.dataset import Data, Raw
 from dlrun.core.types import Batch
-from dlrun.losses import Loss
+from dlrun.objectives.losses import Loss
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from dlrun.core.types import Batch, Score, Spec, Step
 from dlrun.data.environments import World
 from dlrun.evaluation.bootstrap import ALIKE, too_few
 from dlrun.models.baselines import common_sense
-from dlrun.objectives.given import Given
+from dlrun.objectives.context import Given
 
 SEEN, DONE = "observation", "action"
 

@@ -13,7 +13,7 @@ from dlrun.config.constraints import Count
 from dlrun.core.types import Score
 from dlrun.models.pretrained.backbones import base_of
 from dlrun.models.pretrained.transfer import tower
-from dlrun.objectives.given import Given
+from dlrun.objectives.context import Given
 
 CHUNK = 250  # pictures that are looked at together
 FEWEST = 4  # rows of a split, below which nothing is measured

@@ -16,11 +16,10 @@ from dlrun.core.artifacts import Maker
 from dlrun.core.types import Batch, Score, Step
 from dlrun.evaluation.metrics import over_rows
 from dlrun.models.generative.autoencoder import Autoencoder
-from dlrun.objectives.codes import Codes
-from dlrun.objectives.drawn import Drawn
-from dlrun.objectives.given import Given
-from dlrun.objectives.held import held
-from dlrun.objectives.mean_row import MeanRow
+from dlrun.objectives.context import Given
+from dlrun.objectives.display_rows import held
+from dlrun.objectives.latent_space import Codes, Drawn
+from dlrun.objectives.reconstruction_baselines import MeanRow
 from dlrun.training.distributed import process_group
 
 BOOK = 5e-4  # the book's weight of the mean divergence of one number of a code

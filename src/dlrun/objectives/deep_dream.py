@@ -12,8 +12,8 @@ from dlrun.config.constraints import Count, Natural, Positive
 from dlrun.core.artifacts import Artifact, Maker
 from dlrun.core.types import Batch, Step
 from dlrun.models.pretrained.feature_extractor import Layers
-from dlrun.objectives.canvas_shown import pictures, resized, turning, whole
-from dlrun.objectives.given import Given
+from dlrun.objectives.context import Given
+from dlrun.objectives.image_optimization import pictures, resized, turning, whole
 
 
 class Dream(nn.Module):

@@ -14,8 +14,8 @@ from dlrun.core.artifacts import Artifact, Maker
 from dlrun.core.errors import Refused
 from dlrun.core.types import Batch, Step
 from dlrun.models.pretrained.feature_extractor import Layers
-from dlrun.objectives.canvas_shown import pictures, turning, whole
-from dlrun.objectives.given import Given
+from dlrun.objectives.context import Given
+from dlrun.objectives.image_optimization import pictures, turning, whole
 
 LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue (Rec. 601)
 TINY = 1e-12

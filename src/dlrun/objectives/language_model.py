@@ -22,7 +22,7 @@ from dlrun.evaluation.split_metrics import FINISHES
 from dlrun.models.baselines import common_sense
 from dlrun.models.bigram import MOST, Bigram, bigram
 from dlrun.models.language.sampling import chances
-from dlrun.objectives.given import Given
+from dlrun.objectives.context import Given
 from dlrun.objectives.supervised import Supervised
 
 Reader = Callable[[Tensor, Any], tuple[Tensor, Any]]  # tokens (1, T), state or None → logits (1, size), state

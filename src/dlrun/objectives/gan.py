@@ -13,9 +13,9 @@ from dlrun.core.dataset import Source
 from dlrun.core.errors import Refused
 from dlrun.core.types import Batch, Score, Step
 from dlrun.models.generative.dcgan import Dcgan
-from dlrun.objectives.contest import Contest, Kind, gradient_penalty
-from dlrun.objectives.frechet import Judge
-from dlrun.objectives.given import Given
+from dlrun.objectives.context import Given
+from dlrun.objectives.frechet_distance import Judge
+from dlrun.objectives.gan_losses import Contest, Kind, gradient_penalty
 from dlrun.training.distributed import process_group
 
 FOLLOWED = 36  # latent points whose pictures are shown after every epoch

@@ -1,15 +1,16 @@
-"""What is shown of a picture that is being changed: the picture, and how it came from the photograph."""
+"""Objectives that learn the pixels of a picture instead of the weights of a network."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from dlrun.core.artifacts import Pictures
 from dlrun.core.errors import Refused
-from dlrun.objectives.given import Given
+from dlrun.core.types import Batch, Step
+from dlrun.objectives.context import Given
 
 HELD = 8  # frames that the last moment stays
 
@@ -52,3 +53,19 @@ def nearer(picture: Tensor, times: float) -> Tensor:
     height, width = (max(1, round(side / times)) for side in picture.shape[2:])
     down, right = ((side - inner) // 2 for side, inner in zip(picture.shape[2:], (height, width), strict=True))
     return picture[:, :, down : down + height, right : right + width]
+
+
+class Canvas(nn.Module):
+    """Pictures (N, C, H, W) that are changed so that their loss falls; one step a tick, no data are read.
+
+    loss: pictures → a mean over them. A network in it is the caller's, who freezes it: only the pictures are here.
+    """
+
+    def __init__(self, pictures: Tensor, loss: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.pictures = nn.Parameter(pictures.clone())
+        self.loss = loss
+        self.groups = {"canvas": [self.pictures]}
+
+    def steps(self, batch: Batch) -> Iterator[Step]:
+        yield Step("canvas", self.loss(self.pictures))
