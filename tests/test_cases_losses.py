@@ -19,7 +19,7 @@ from dlrun.core import checkpoint, device
 from dlrun.core.dataset import Raw
 from dlrun.core.errors import Interrupted, Refused
 from dlrun.core.types import Field
-from dlrun.inspect.rates import Curve, advice, smooth
+from dlrun.interpret.lr_finder import Curve, advice, smooth
 from dlrun.training.schedules import Moment
 from dlrun.workflow.choices import measure
 from dlrun.workflow.stages import Course

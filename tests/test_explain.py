@@ -18,10 +18,10 @@ from dlrun import assembly
 from dlrun.commands.explain import assembled, doubts, explain, training_sample
 from dlrun.core.errors import Refused
 from dlrun.data.preprocessing.numeric import Standardise
-from dlrun.inspect.first import First, first_losses
-from dlrun.inspect.layers import layers
-from dlrun.inspect.memory import kept, memory, states
-from dlrun.inspect.trial import untouched
+from dlrun.interpret.initial_loss import First, first_losses
+from dlrun.interpret.memory import kept, memory, states
+from dlrun.interpret.model_summary import layers
+from dlrun.interpret.sandbox import untouched
 
 CASES = [
     "task=digits model=dense",

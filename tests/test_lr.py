@@ -14,7 +14,7 @@ from laboratory import SPEC, same, trainer, weights, wired
 from dlrun.commands.lr import lr, own_words
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field, Spec
-from dlrun.inspect.rates import Curve, advice, range_test, smooth, windows
+from dlrun.interpret.lr_finder import Curve, advice, range_test, smooth, windows
 from dlrun.models.baselines import constant
 
 

@@ -29,11 +29,11 @@ from dlrun.core.errors import Refused
 from dlrun.core.types import Field, Spec
 from dlrun.data.loading.table import Ticks
 from dlrun.experiment import Experiment
-from dlrun.inspect import maps, patterns
-from dlrun.inspect.activations import activations, contrasted, silent
-from dlrun.inspect.heatmap import heatmap, saliency
-from dlrun.inspect.layers import layers
-from dlrun.inspect.question import question
+from dlrun.interpret import attribution, filter_visualization
+from dlrun.interpret.activations import activations, contrasted, silent
+from dlrun.interpret.attribution import heatmap, saliency
+from dlrun.interpret.model_summary import layers
+from dlrun.interpret.target import question
 from dlrun.objectives.image_optimization import Canvas
 from dlrun.report.build import write
 from dlrun.report.interpretation import fitted, mosaic
@@ -89,13 +89,15 @@ def pictures(folder):
 def two_layers():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(inplace=True), nn.Conv2d(6, 8, 3)).eval()
-    return net, patterns.excitement(net.requires_grad_(False), net[2])
+    return net, filter_visualization.excitement(net.requires_grad_(False), net[2])
 
 
 def test_the_engine_raises_each_filters_excitement_step_by_step(tmp_path):
     _, measure = two_layers()
-    canvas = Canvas(patterns.noise(8, (3, 20, 20), torch.device("cpu")), lambda pixels: -measure(pixels).mean())
-    settings = replace(patterns.ONCE, epochs=40)
+    canvas = Canvas(
+        filter_visualization.noise(8, (3, 20, 20), torch.device("cpu")), lambda pixels: -measure(pixels).mean()
+    )
+    settings = replace(filter_visualization.ONCE, epochs=40)
     learner = Learner(canvas.groups, lambda pixels: Normalised(pixels, 1 / 255), settings, None, torch.device("cpu"))
     trainer = Trainer(canvas, Data(Spec({}), Ticks(1)), settings, learner, {}, tmp_path)
     before = measure(canvas.pictures.detach())
@@ -103,16 +105,18 @@ def test_the_engine_raises_each_filters_excitement_step_by_step(tmp_path):
     losses = [row.values["loss"] for row in trainer.history]
     assert len(losses) == 40 and sum(np.diff(losses) < 0) >= 38
     assert bool((measure(canvas.pictures.detach()) > before).all())
-    other = patterns.patterns(measure, patterns.noise(8, (3, 20, 20), torch.device("cpu")), 40, 1.0)
+    other = filter_visualization.patterns(
+        measure, filter_visualization.noise(8, (3, 20, 20), torch.device("cpu")), 40, 1.0
+    )
     assert np.array_equal(other.pictures, canvas.pictures.detach().numpy())  # 40 epochs of a tick, or one of 40
     assert np.array_equal(other.before, before.numpy()) and (other.after > other.before).all()
 
 
 def test_a_picture_moves_among_others_as_it_would_alone():
     _, measure = two_layers()
-    start = patterns.noise(8, (3, 20, 20), torch.device("cpu"))
-    alone = patterns.patterns(measure, start[:1], 10, 1.0).pictures
-    among = patterns.patterns(measure, start, 10, 1.0).pictures
+    start = filter_visualization.noise(8, (3, 20, 20), torch.device("cpu"))
+    alone = filter_visualization.patterns(measure, start[:1], 10, 1.0).pictures
+    among = filter_visualization.patterns(measure, start, 10, 1.0).pictures
     np.testing.assert_allclose(among[:1], alone, atol=1e-5)
     moved = np.abs(among - start.numpy()).reshape(8, -1)
     assert (moved.mean(1) > 5 / 255).all() and (moved.mean(1) <= 10 / 255).all()  # ten steps, of length 1 each
@@ -127,21 +131,21 @@ def test_ticks_are_as_many_empty_batches_from_any_number_on():
 def test_a_layer_is_heard_before_the_next_one_works_in_place():
     net, _ = two_layers()
     x = torch.randn(1, 3, 9, 9)
-    out, kept = maps.heard(lambda: net(x), {"first": net[0]})
+    out, kept = attribution.heard(lambda: net(x), {"first": net[0]})
     assert torch.equal(kept["first"], net[0](x)) and bool((kept["first"] < 0).any()) and torch.equal(out, net(x))
     assert not any(module._forward_hooks for module in net.modules())
 
 
 def test_visible_pictures_are_centred_and_kernels_are_grey_at_zero():
-    shown = patterns.visible(np.random.default_rng(0).normal(3, 9, (4, 3, 50, 50)))
+    shown = filter_visualization.visible(np.random.default_rng(0).normal(3, 9, (4, 3, 50, 50)))
     assert shown.dtype == np.uint8 and abs(shown.mean() - 127) < 1 and abs(shown.std() - 25.5) < 1
     layer = nn.Conv2d(3, 2, 3)
     with torch.no_grad():
         layer.weight[0] = 0
         layer.weight[1, 0, 0, 0] = 9
-    cells = patterns.kernels(layer)
+    cells = filter_visualization.kernels(layer)
     assert cells.shape == (2, 3, 3, 3) and set(cells[0].ravel()) == {128} and cells[1, 0, 0, 0] == 255
-    assert patterns.kernels(nn.Conv2d(2, 5, 3)).shape == (10, 1, 3, 3)
+    assert filter_visualization.kernels(nn.Conv2d(2, 5, 3)).shape == (10, 1, 3, 3)
 
 
 # where a network looks
@@ -175,7 +179,9 @@ def quarter(place, side):
 
 def test_heatmap_and_saliency_lie_where_the_only_information_is(corner):
     model, images, places = corner
-    last = maps.last_layer(maps.within(maps.maps(model, maps.blank(SQUARE)), model, "image"))
+    last = attribution.last_layer(
+        attribution.within(attribution.maps(model, attribution.blank(SQUARE)), model, "image")
+    )
     assert last.kind == "ReLU" and last.shape == (8, SIDE // 2, SIDE // 2)
     warm, bright = [], []
     for image, place in zip(images, places, strict=True):
@@ -239,8 +245,8 @@ def test_a_network_with_other_inputs_too_has_a_blank_row():
     }  # fmt: skip
     spec = Spec(inputs, {"price": Field("number", (1,))})
     model = build(node("model", "convnet", filters=[4]), spec)
-    found = maps.maps(model, maps.blank(spec))
-    assert [each.name for each in maps.within(found, model, "photo") if each.convolves] == ["towers.photo.0"]
+    found = attribution.maps(model, attribution.blank(spec))
+    assert [each.name for each in attribution.within(found, model, "photo") if each.convolves] == ["towers.photo.0"]
     assert "tail.heads.price" in [each.name for each in found]
 
 

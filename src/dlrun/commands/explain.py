@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from dlrun.assembly import Assembly, Fit
     from dlrun.core.types import Batch
-    from dlrun.inspect.first import First
+    from dlrun.interpret.initial_loss import First
 
 ROWS, BYTES = 4096, 1 << 26  # the first loss is measured on so many rows, or as many as take so many bytes
 MEGA = 1e6
@@ -55,7 +55,7 @@ def explain(words: list[str]) -> int:
 
     console = Console(highlight=False)
     with assembled(words, console) as (assembly, fit):
-        from dlrun.inspect.first import first_losses
+        from dlrun.interpret.initial_loss import first_losses
 
         must_answer(assembly, fit)
         sample = training_sample(fit)
@@ -102,7 +102,7 @@ def must_answer(assembly: Assembly, fit: Fit) -> None:
 
 def training_sample(fit: Fit) -> list[Batch]:
     """The first batches of the first epoch, as training will see them: at least one."""
-    from dlrun.inspect.memory import bytes_of
+    from dlrun.interpret.memory import bytes_of
 
     size = fit.trainer.settings.batch_rows
     batches = fit.data.train.batches(size, seed=fit.trainer.seed)
@@ -113,8 +113,8 @@ def training_sample(fit: Fit) -> list[Batch]:
 
 def layer_table(assembly: Assembly, fit: Fit, batch: Batch) -> Summary:
     """Inputs and layers: what comes out of each for one batch of B rows, and its parameters."""
-    from dlrun.inspect.layers import layers, shape_text
-    from dlrun.inspect.trial import rows_of
+    from dlrun.interpret.model_summary import layers, shape_text
+    from dlrun.interpret.sandbox import rows_of
 
     inputs = [
         [name, field.kind, shape_text(batch[name], rows_of(batch)), ""] for name, field in fit.data.spec.inputs.items()
@@ -130,7 +130,7 @@ def layer_table(assembly: Assembly, fit: Fit, batch: Batch) -> Summary:
 
 def memory_table(fit: Fit, batch: Batch) -> Summary:
     """What one training step takes, in millions of bytes."""
-    from dlrun.inspect.memory import memory
+    from dlrun.interpret.memory import memory
 
     parts = memory(fit.trainer, batch)
     rows = [[each.what, f"{each.size / MEGA:.3f}", each.how] for each in parts]
@@ -177,7 +177,7 @@ def target_table(assembly: Assembly, fit: Fit, name: str) -> Summary:
 
 def first_table(assembly: Assembly, fit: Fit, first: dict[str, First], sample: list[Batch]) -> Summary:
     """The expected first loss beside the measured one, target by target, and what is added to it."""
-    from dlrun.inspect.trial import rows_of
+    from dlrun.interpret.sandbox import rows_of
 
     rows = []
     for name, found in first.items():
@@ -200,7 +200,7 @@ def first_table(assembly: Assembly, fit: Fit, first: dict[str, First], sample: l
 
 def doubts(fit: Fit, first: dict[str, First], sample: list[Batch]) -> Iterator[str]:
     """A warning in words for each target whose first loss is not what a model without knowledge gets."""
-    from dlrun.inspect.first import largest
+    from dlrun.interpret.initial_loss import largest
 
     for name, found in first.items():
         if not found.plausible(fit.data.spec.targets[name].kind):

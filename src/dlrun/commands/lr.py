@@ -62,7 +62,7 @@ def own_words(words: list[str]) -> tuple[dict[str, Any], list[str]]:
 
 def measured(assembly: Assembly, fit: Fit, words: list[str], low: float, high: float, steps: int) -> dict[str, Any]:
     """The test as plain values, as lr.json holds it."""
-    from dlrun.inspect.rates import advice, range_test
+    from dlrun.interpret.lr_finder import advice, range_test
 
     curve = range_test(fit.trainer, low, high, steps)
     found = asdict(advice(curve))

@@ -20,10 +20,11 @@ from dlrun.core.errors import Refused, in_short
 from dlrun.core.run_folder import RunDir
 from dlrun.core.types import Batch
 from dlrun.inference import device_of
-from dlrun.inspect import activations as answers
-from dlrun.inspect import heatmap, maps, patterns
-from dlrun.inspect.layers import layers
-from dlrun.inspect.question import Question, check_class, question, target_of
+from dlrun.interpret import activations as answers
+from dlrun.interpret import attribution, filter_visualization
+from dlrun.interpret import attribution as heatmap
+from dlrun.interpret.model_summary import layers
+from dlrun.interpret.target import Question, check_class, question, target_of
 from dlrun.models.pretrained.earlier_run import Trained, trained
 from dlrun.models.pretrained.transfer import Preprocess
 from dlrun.report import interpretation
@@ -66,21 +67,21 @@ class Look:
     @cached_property
     def blank(self) -> Batch:
         """One row of nothing."""
-        return {name: part.to(self.device) for name, part in maps.blank(self.net.spec).items()}
+        return {name: part.to(self.device) for name, part in attribution.blank(self.net.spec).items()}
 
     @cached_property
-    def there(self) -> list[maps.Map]:
+    def there(self) -> list[attribution.Map]:
         """Every layer of the network that can be looked at."""
-        return maps.maps(self.net.model, self.blank)
+        return attribution.maps(self.net.model, self.blank)
 
-    def chosen(self, usual: Sequence[maps.Map | None], missing: str) -> list[maps.Map]:
+    def chosen(self, usual: Sequence[attribution.Map | None], missing: str) -> list[attribution.Map]:
         """The layers that were asked for, else the usual ones. Raises Refused for unknown ones, or where none is."""
         found = [self.named(name) for name in self.asked.layers] or [each for each in usual if each is not None]
         if not found:
             raise Refused(f"model={interpretation.name_of(self.net.config)} {missing}")
         return found
 
-    def named(self, name: str) -> maps.Map:
+    def named(self, name: str) -> attribution.Map:
         """The layer of this name, as `dlrun explain` lists them."""
         own = "" if name == "(model)" else name
         for each in self.there:
@@ -102,9 +103,9 @@ class Look:
         return f"{asked.label}, which the network gives {asked.share:.2f}"
 
     @property
-    def tower(self) -> list[maps.Map]:
+    def tower(self) -> list[attribution.Map]:
         """The layers that see this picture alone."""
-        return maps.within(self.there, self.net.model, self.image)
+        return attribution.within(self.there, self.net.model, self.image)
 
 
 def look_into(folder: Path, plugins: tuple[str, ...], asked: Asked, fit: str = "") -> Look:
@@ -155,7 +156,7 @@ def ticking(measure: Callable[[Tensor], Tensor], what: str, steps: int) -> Calla
 
 def activations(look: Look) -> Iterator[Drawing]:
     """What each layer answers: to every picture where nothing else is drawn, else to the first."""
-    chosen = look.chosen(maps.first_layers(look.tower), "has no convolutions: name a layer, layer=…")
+    chosen = look.chosen(attribution.first_layers(look.tower), "has no convolutions: name a layer, layer=…")
     for view in look.views if "activations" in look.asked.kinds else look.views[:1]:
         found = answers.activations(look.net.model, view.batch, [each.name for each in chosen])
         for layer in chosen:
@@ -170,7 +171,7 @@ def activations(look: Look) -> Iterator[Drawing]:
 
 def heatmaps(look: Look) -> Iterator[Drawing]:
     """Where the class is seen, by each layer, in each picture."""
-    chosen = look.chosen([maps.last_layer(look.tower)], "has no convolutions, whose maps a heatmap is made of")
+    chosen = look.chosen([attribution.last_layer(look.tower)], "has no convolutions, whose maps a heatmap is made of")
     for layer in chosen:
         if not layer.wide:
             there = ", ".join(each.name for each in look.there if each.wide) or "none"
@@ -197,25 +198,25 @@ def saliency(look: Look) -> Iterator[Drawing]:
 def filters(look: Look) -> Iterator[Drawing]:
     """What excites each filter of a layer."""
     asked = look.asked
-    for layer in look.chosen(maps.spread_layers(look.tower), "has no convolutions: name a layer, layer=…"):
+    for layer in look.chosen(attribution.spread_layers(look.tower), "has no convolutions: name a layer, layer=…"):
         run, shape = stage(look, layer)
         count = min(layer.shape[0], asked.count)
-        excited = patterns.excitement(run, look.net.model.get_submodule(layer.name))
+        excited = filter_visualization.excitement(run, look.net.model.get_submodule(layer.name))
         say(f"filters of {layer.name}: {count} images, {asked.steps} steps of gradient ascent")
         measure = ticking(excited, f"filters of {layer.name}", asked.steps)
-        start = patterns.noise(count, shape, look.device)
-        found = patterns.patterns(measure, start, asked.steps, asked.rate)
+        start = filter_visualization.noise(count, shape, look.device)
+        found = filter_visualization.patterns(measure, start, asked.steps, asked.rate)
         cold = int((found.after <= 0).sum())
         caption = f"What excites the filters of {layer.text}: {asked.steps} steps of gradient ascent from grey noise"
         caption += f"; the first {count} of {layer.shape[0]}" if count < layer.shape[0] else ""
         caption += f"; {cold} stayed cold" if cold else ""
-        cells = patterns.visible(found.pictures)
+        cells = filter_visualization.visible(found.pictures)
         yield Drawing(
             layer.name, caption, partial(interpretation.draw_grid, cells, f"Filters of {layer.name}", columns=8)
         )
 
 
-def stage(look: Look, layer: maps.Map) -> tuple[Callable[[Tensor], object], tuple[int, ...]]:
+def stage(look: Look, layer: attribution.Map) -> tuple[Callable[[Tensor], object], tuple[int, ...]]:
     """What is to be run for this layer to answer, and the shape of one picture that goes in.
 
     A tower of convolutions takes pictures of any size; a layer behind it needs the network's own. Raises Refused.
@@ -248,7 +249,7 @@ def weights(look: Look) -> Iterator[Drawing]:
         if layer.kind != "Conv2d":
             there = ", ".join(each.name for each in look.there if each.kind == "Conv2d") or "none"
             raise Refused(f"only a convolution's weights can be drawn, and {layer.text} is none. There are: {there}")
-        cells = patterns.kernels(look.net.model.get_submodule(layer.name))
+        cells = filter_visualization.kernels(look.net.model.get_submodule(layer.name))
         caption = f"The weights of {layer.text}, each kernel on its own scale, zero at mid-grey"
         caption += f"; the first {SHOWN} of {len(cells)}" if len(cells) > SHOWN else ""
         yield Drawing(layer.name, caption, partial(interpretation.draw_grid, cells[:SHOWN], f"Weights of {layer.name}"))

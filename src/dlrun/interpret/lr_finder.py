@@ -10,7 +10,7 @@ from itertools import count, islice
 import numpy as np
 
 from dlrun.core.errors import Diverged, Refused
-from dlrun.inspect.trial import Held, untouched
+from dlrun.interpret.sandbox import Held, untouched
 from dlrun.training.trainer import Trainer
 
 MEMORY = 0.8  # of the running mean: a fifth of each new loss comes in

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dlrun.core.types import Batch
-from dlrun.inspect.maps import heard
+from dlrun.interpret.attribution import heard
 
 
 def activations(model: nn.Module, batch: Batch, names: Sequence[str]) -> dict[str, np.ndarray]:

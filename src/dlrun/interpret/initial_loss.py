@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dlrun.core.device import autocast
 from dlrun.core.types import Batch
-from dlrun.inspect.trial import rows_of
+from dlrun.interpret.sandbox import rows_of
 from dlrun.training.trainer import Trainer
 
 APART = 2  # times more or less than expected is too far: over all tasks and models, random weights came to at most 1.7,

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from dlrun.core.types import Batch
-from dlrun.inspect.trial import untouched
+from dlrun.interpret.sandbox import untouched
 from dlrun.training.optimizers import quick_step
 from dlrun.training.trainer import Trainer
 

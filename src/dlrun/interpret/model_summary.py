@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dlrun.core.types import Batch
-from dlrun.inspect.trial import rows_of
+from dlrun.interpret.sandbox import rows_of
 from dlrun.training.module_trace import tensors
 
 

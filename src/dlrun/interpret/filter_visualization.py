@@ -17,7 +17,7 @@ from dlrun.core.dataset import Data
 from dlrun.core.errors import Refused
 from dlrun.core.types import Spec
 from dlrun.data.loading.table import Ticks
-from dlrun.inspect.maps import heard
+from dlrun.interpret.attribution import heard
 from dlrun.objectives.image_optimization import Canvas
 from dlrun.training.optimization import Learner
 from dlrun.training.optimizers import Normalised

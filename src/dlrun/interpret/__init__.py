@@ -1,0 +1,1 @@
+"""Looks inside a model: activations, attribution, filters, learning rates, memory."""
