@@ -59,8 +59,8 @@ def ratio(what: str, theirs: Epoch, mine: Epoch, rounds: int) -> float:
 
 def ours(rows: int, folder: Path) -> Any:
     """dlrun's trainer, as a run of these words has it."""
-    from dlrun.assembly import Assembly
     from dlrun.config.compose import configure
+    from dlrun.experiment.builder import Assembly
 
     words = ["task=cats_dogs", "augment=book", "protocol=whole", "engine.device=cpu", "model.dropout=0.5"]
     words += [f"data.development={rows // 2}", f"engine.batch_size={BATCH}", f"optimizer.lr={RATE}"]

@@ -12,8 +12,8 @@ from dlrun.config.instantiate import build
 from dlrun.core.dataset import Data
 from dlrun.data.loading.table import Plain, Table
 from dlrun.evaluation import metrics
+from dlrun.experiment.parallel_fits.stack import Stack
 from dlrun.objectives.supervised import Supervised
-from dlrun.stack import Stack
 from dlrun.training.optimization import Learner
 from dlrun.training.trainer import Trainer
 

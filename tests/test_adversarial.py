@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from laboratory import node, same
 from torch import nn
 
-from dlrun.assembly import Assembly
 from dlrun.cli import main
 from dlrun.config.compose import configure
 from dlrun.config.instantiate import build
@@ -20,6 +19,7 @@ from dlrun.core.random import mix
 from dlrun.core.types import Field, Job, Spec
 from dlrun.data.loading.images import Pixels
 from dlrun.data.loading.table import Table
+from dlrun.experiment.builder import Assembly
 from dlrun.models.generative.dcgan import Dcgan
 from dlrun.objectives import frechet_distance
 from dlrun.objectives.frechet_distance import Judge

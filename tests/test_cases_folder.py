@@ -16,10 +16,10 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from dlrun import stack
 from dlrun.cli import main
 from dlrun.core import checkpoint, run_folder, stored_files
 from dlrun.core.paths import PACKAGE
+from dlrun.experiment.parallel_fits import stack
 from dlrun.objectives import supervised
 from dlrun.training import callbacks, optimization
 from dlrun.training import trainer as engine

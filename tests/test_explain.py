@@ -14,10 +14,10 @@ from laboratory import same, trainer, weights
 from rich.console import Console
 from torch import nn
 
-from dlrun import assembly
 from dlrun.commands.explain import assembled, doubts, explain, training_sample
 from dlrun.core.errors import Refused
 from dlrun.data.preprocessing.numeric import Standardise
+from dlrun.experiment import builder
 from dlrun.interpret.initial_loss import First, first_losses
 from dlrun.interpret.memory import kept, memory, states
 from dlrun.interpret.model_summary import layers
@@ -158,13 +158,13 @@ def test_measuring_memory_changes_nothing(tmp_path_factory):
 
 
 def test_piped_output_is_plain_and_no_test_row_is_read(monkeypatch, capsys):
-    part = assembly.Assembly.part
+    part = builder.Assembly.part
 
     def poisoned(self, name, *context):
         found = part(self, name, *context)
         return replace(found, test=lambda: pytest.fail("test rows were read")) if name == "data" else found
 
-    monkeypatch.setattr(assembly.Assembly, "part", poisoned)
+    monkeypatch.setattr(builder.Assembly, "part", poisoned)
     assert explain(["task=imdb", "source=sample", "model.l2=0.001", "test=true"]) == 0
     said = capsys.readouterr().out
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", said) and max(map(len, said.splitlines())) <= 80

@@ -14,7 +14,7 @@ from dlrun.config.groups import conf_folder, options
 from dlrun.core import checkpoint
 from dlrun.core.measure_names import remembered
 from dlrun.core.run_folder import RunDir
-from dlrun.inference import again
+from dlrun.experiment.inference import again
 from dlrun.training.monitors import goals_of
 from dlrun.training.trainer import Trainer
 

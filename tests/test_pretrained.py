@@ -17,7 +17,6 @@ from laboratory import node
 from rich.console import Console
 from torch import nn
 
-from dlrun import ahead
 from dlrun.cli import main
 from dlrun.commands.explain import assembled
 from dlrun.config.instantiate import build
@@ -26,6 +25,7 @@ from dlrun.core.errors import Refused
 from dlrun.core.paths import user_cache
 from dlrun.core.types import Field, Spec
 from dlrun.data.images.decode import Reading, read
+from dlrun.experiment import feature_cache
 from dlrun.models.pretrained import backbones, weights
 from dlrun.models.pretrained.backbones import Base, base_of, blocks, cut, freeze, last_block
 from dlrun.models.pretrained.earlier_run import trained
@@ -207,12 +207,12 @@ def test_answers_belong_to_pictures_weights_and_settings():
     for name, model in {
         "first": made(), "same": made(), "flat": made(ends="flatten"), "book": made(preprocess="book"),
     }.items():  # fmt: skip
-        seen[name] = ahead.place(model.ahead()["image"], "these pictures")
+        seen[name] = feature_cache.place(model.ahead()["image"], "these pictures")
     other = made()
     with torch.no_grad():
         next(other.towers.parameters()).mul_(1.001)
-    seen["weights"] = ahead.place(other.ahead()["image"], "these pictures")
-    seen["pictures"] = ahead.place(made().ahead()["image"], "others")
+    seen["weights"] = feature_cache.place(other.ahead()["image"], "these pictures")
+    seen["pictures"] = feature_cache.place(made().ahead()["image"], "others")
     assert seen.pop("same") == seen["first"] and len(set(seen.values())) == len(seen) == 5
 
 

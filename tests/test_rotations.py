@@ -23,7 +23,7 @@ from dlrun.data.images.image_column import Pictures
 from dlrun.data.images.rotation_pretext import Turned, rotations
 from dlrun.data.preprocessing.pipeline import apply, prepare
 from dlrun.evaluation.protocols.two_stages import protocol_of
-from dlrun.inference import picture_reading
+from dlrun.experiment.inference import picture_reading
 from dlrun.models.pretrained.backbones import base_of
 from dlrun.models.pretrained.earlier_run import trained
 

@@ -225,7 +225,7 @@ def test_a_run_says_its_own_unit_everywhere(tmp_path, raw_of):
     raw_of()
     words = ["task=series", f"data.path={tmp_path}/s.csv", "data.time=when", "data.target=T (degC)"]
     words += ["data.lookback=24", "data.delay=[6,12]", "engine.epochs=1", "model=last_value", "callback=none"]
-    from dlrun.experiment import Experiment
+    from dlrun.experiment.runner import Experiment
 
     config = configure([*(word if " " not in word else f"data.target='{word[12:]}'" for word in words)], [])
     experiment = Experiment(config, tmp_path / "run")

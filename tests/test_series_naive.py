@@ -16,7 +16,7 @@ from dlrun.config.instantiate import build
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field, Outlook, Spec
 from dlrun.data.preprocessing.pipeline import prepare
-from dlrun.forecasts import of_series
+from dlrun.experiment.inference_series import of_series
 from dlrun.models.baselines import Constant, Naive, common_sense, earlier
 from dlrun.workflow import choices
 

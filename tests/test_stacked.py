@@ -13,8 +13,6 @@ import torch
 from laboratory import node
 from torch import nn
 
-from dlrun.abreast import Abreast, stretches
-from dlrun.assembly import Fit
 from dlrun.config.instantiate import build
 from dlrun.core import checkpoint
 from dlrun.core.dataset import Data
@@ -23,12 +21,14 @@ from dlrun.core.random import mix
 from dlrun.core.types import Field, Job, Spec
 from dlrun.data.loading.table import Bag, Plain, Table
 from dlrun.evaluation import metrics
-from dlrun.lockstep import Member, train
+from dlrun.experiment.builder import Fit
+from dlrun.experiment.parallel_fits.batches import Abreast, stretches
+from dlrun.experiment.parallel_fits.layers import StackedDropout
+from dlrun.experiment.parallel_fits.loop import Member, train
+from dlrun.experiment.parallel_fits.stack import Stack
+from dlrun.experiment.parallel_fits.stack_modules import Stacking
 from dlrun.models.layers import Join
-from dlrun.models.stacked_layers import StackedDropout
-from dlrun.models.stacking import Stacking
 from dlrun.objectives.supervised import Supervised
-from dlrun.stack import Stack
 from dlrun.training.callbacks import EarlyStopping, KeepBest
 from dlrun.training.optimization import Learner
 from dlrun.training.schedules import cosine

@@ -16,8 +16,8 @@ from dlrun.config.compose import configure
 from dlrun.config.instantiate import patched
 from dlrun.core.errors import Diverged, Interrupted, Refused
 from dlrun.core.run_folder import RunDir
-from dlrun.experiment import Experiment
-from dlrun.together import run_together
+from dlrun.experiment.parallel_sweep import run_together
+from dlrun.experiment.runner import Experiment
 
 WORDS = [
     "task=wine",

@@ -465,9 +465,9 @@ def test_a_sweep_leaves_nothing_held(tmp_path):
 
 @pytest.mark.parametrize("pays", [True, False])
 def test_jobs_that_can_be_one_have_each_a_row_and_come_to_the_same(pays, tmp_path, monkeypatch, capsys):
-    from dlrun import together
+    from dlrun.experiment.parallel_fits import driver
 
-    monkeypatch.setattr(together, "pays", lambda *rest: pays)
+    monkeypatch.setattr(driver, "pays", lambda *rest: pays)
     words = ["-m", *TINY, "engine.max_steps=null", "optimizer=sgd", "optimizer.lr=0.1,1e38,0.3", "seed=1,2"]
     assert main([*words, f"output={tmp_path / 'alone'}"]) == 1
     assert main([*words, "protocol.stacked=auto", f"output={tmp_path / 'one'}"]) == 1
@@ -503,9 +503,9 @@ def test_a_grid_that_is_to_be_sorted_by_what_nobody_measures_is_refused(tmp_path
     (["model.units=[4]", "seed=1,2", "sweep.limit=60"], "sweep.limit ends each by itself"),
 ])  # fmt: skip
 def test_a_sweep_that_is_to_be_trained_as_one_is_or_says_why_not(words, said, tmp_path, monkeypatch, capsys):
-    from dlrun import together
+    from dlrun.experiment.parallel_fits import driver
 
-    monkeypatch.setattr(together, "pays", lambda *rest: False)
+    monkeypatch.setattr(driver, "pays", lambda *rest: False)
     more = ["task=digits", "preset=smoke", "engine.max_steps=2", "protocol.stacked=true", f"output={tmp_path}"]
     assert main(["-m", *more, *words]) == 0
     out = " ".join(capsys.readouterr().out.split())
@@ -514,12 +514,12 @@ def test_a_sweep_that_is_to_be_trained_as_one_is_or_says_why_not(words, said, tm
 
 
 def test_jobs_that_were_cut_as_one_go_on_as_one(tmp_path, monkeypatch, capsys):
-    from dlrun import lockstep
     from dlrun.core.errors import Interrupted
+    from dlrun.experiment.parallel_fits import loop
 
     words = ["-m", *TINY, "engine.max_steps=null", "engine.epochs=3", "protocol.stacked=true", "optimizer.lr=0.1,0.2"]
     words += [f"output={tmp_path}"]
-    epoch = lockstep.one_epoch
+    epoch = loop.one_epoch
 
     def cut(members, face):
         left = epoch(members, face)
@@ -528,7 +528,7 @@ def test_jobs_that_were_cut_as_one_go_on_as_one(tmp_path, monkeypatch, capsys):
         raise Interrupted(signal.SIGTERM) if left else AssertionError
 
     with monkeypatch.context() as patch:
-        patch.setattr(lockstep, "one_epoch", cut)
+        patch.setattr(loop, "one_epoch", cut)
         assert main(words) == 143
     capsys.readouterr()
     assert main(words) == 0

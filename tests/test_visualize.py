@@ -28,7 +28,7 @@ from dlrun.core.dataset import Data
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field, Spec
 from dlrun.data.loading.table import Ticks
-from dlrun.experiment import Experiment
+from dlrun.experiment.runner import Experiment
 from dlrun.interpret import attribution, filter_visualization
 from dlrun.interpret.activations import activations, contrasted, silent
 from dlrun.interpret.attribution import heatmap, saliency

@@ -6,10 +6,10 @@ import os
 import numpy as np
 import pytest
 
-from dlrun.assembly import Assembly
 from dlrun.cli import main
 from dlrun.evaluation import test_ledger
-from dlrun.experiment import Experiment
+from dlrun.experiment.builder import Assembly
+from dlrun.experiment.runner import Experiment
 from dlrun.training.optimization import Learner
 
 QUICK = [

@@ -10,7 +10,7 @@ from dlrun.cli import main
 from dlrun.core import run_folder, stored_files
 from dlrun.core.measure_names import remembered
 from dlrun.evaluation import test_ledger, worst_errors
-from dlrun.experiment import Experiment
+from dlrun.experiment.runner import Experiment
 from dlrun.workflow.course import Workflow
 
 

@@ -217,7 +217,7 @@ def evaluate(words: list[str]) -> int:
     check(config, plugins)
     from dlrun.commands.shown import Shown
     from dlrun.core.run_folder import result_line
-    from dlrun.experiment import Experiment
+    from dlrun.experiment.runner import Experiment
     from dlrun.report.result_tables import rich_table, summaries
 
     console = Shown()

@@ -20,8 +20,8 @@ from dlrun.report.result_tables import Summary, rich_table
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dlrun.assembly import Assembly, Fit
     from dlrun.core.types import Batch
+    from dlrun.experiment.builder import Assembly, Fit
     from dlrun.interpret.initial_loss import First
 
 ROWS, BYTES = 4096, 1 << 26  # the first loss is measured on so many rows, or as many as take so many bytes
@@ -78,7 +78,7 @@ def assembled(words: list[str], console: Console) -> Iterator[tuple[Assembly, Fi
     config["engine"]["compile"] = False  # a few steps do not pay for it, and hooks do not see inside
     if "cache" in config["model"]:
         config["model"]["cache"] = False  # the whole network is to be seen, and looking at all pictures takes long
-    from dlrun.assembly import Assembly
+    from dlrun.experiment.builder import Assembly
 
     with tempfile.TemporaryDirectory(prefix="dlrun-") as name, logging_to(Path(name), console):
         assembly = Assembly(config, Path(name), plugins)

@@ -49,7 +49,7 @@ def read_word(word: str) -> tuple[str, str]:
 def made(folder: Path, plugins: tuple[str, ...], said: dict[str, str], place: Path) -> list[Path]:
     """Make it from the run's best weights; answers with the files that were written. said: key → value of the words."""
     from dlrun.core import artifacts
-    from dlrun.inference import again
+    from dlrun.experiment.inference import again
     from dlrun.training import generation
 
     kind, seed, name = (said.pop(word, "") for word in ("kind", "seed", "fit"))

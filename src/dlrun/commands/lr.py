@@ -15,7 +15,7 @@ from dlrun.core.formatting import number
 from dlrun.report.result_tables import Summary, rich_table
 
 if TYPE_CHECKING:
-    from dlrun.assembly import Assembly, Fit
+    from dlrun.experiment.builder import Assembly, Fit
 
 STEPS = Range(int, 20, float("inf"), "a whole number from 20 up")
 OWN: dict[str, tuple[Range, Any]] = {"low": (POSITIVE, 1e-7), "high": (POSITIVE, 10.0), "steps": (STEPS, 100)}

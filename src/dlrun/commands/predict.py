@@ -16,7 +16,7 @@ from dlrun.core.formatting import counted
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dlrun.inference import Answers
+    from dlrun.experiment.answers import Answers
 
 USAGE: dict[Kind, str] = {
     "pictures": "dlrun predict RUN photo.jpg folder/ … [to=answers.csv]",
@@ -76,18 +76,18 @@ def predict(words: list[str]) -> int:
 def answered(asked: Asked, console: Console) -> tuple[Answers, str]:
     """The answers, and what the names of their rows are: file, text or line."""
     if asked.kind == "pictures":
-        from dlrun.inference import of_pictures
+        from dlrun.experiment.inference import of_pictures
 
         answers = of_pictures(asked.folder, places([Path(one) for one in asked.items]), asked.plugins, asked.fit)
         told_skipped(answers.skipped, len(answers.names), "picture", console)
         return answers, "file"
     if asked.kind == "texts" and not any(isinstance(one, Path) and one.suffix.lower() in ROWS for one in asked.items):
-        from dlrun.inference import of_texts
+        from dlrun.experiment.inference import of_texts
 
         found, skipped = texts(asked.items, asked.config, asked.encoding)
         told_skipped(skipped, len(found), "text", console)
         return replace(of_texts(asked.folder, found, asked.plugins, asked.fit), skipped=skipped), "text"
-    from dlrun.inference import of_table
+    from dlrun.experiment.inference import of_table
 
     return of_table(asked.folder, one_table(asked.items), asked.plugins, asked.fit, **asked.reading), "line"
 
@@ -200,7 +200,7 @@ def told_strangers(answers: Answers) -> Iterator[str]:
 
 def told_scores(asked: Asked, answers: Answers, config: dict[str, Any], console: Console) -> dict[str, float]:
     """Print how right the answers are, or why that is not said; measure → value."""
-    from dlrun.inference import own_rows
+    from dlrun.experiment.inference import own_rows
     from dlrun.report import formatting
 
     if isinstance(file := asked.items[0], Path) and own_rows(config, file):

@@ -10,7 +10,7 @@ from dlrun.core import stored_files
 from dlrun.core.errors import Refused
 
 if TYPE_CHECKING:
-    from dlrun.inference import Place
+    from dlrun.experiment.inference import Place
 
 Kind = Literal["pictures", "texts", "series", "table"]
 Item = Path | str  # a file or folder, or a text itself

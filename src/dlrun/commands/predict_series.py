@@ -23,7 +23,7 @@ def foretold(
 ) -> str:
     """Print what comes next, and answer with the text of the file `to` (.csv or .json). Raises Refused."""
     from dlrun.core import stored_files
-    from dlrun.forecasts import of_series
+    from dlrun.experiment.inference_series import of_series
     from dlrun.report import naming
 
     found = of_series(folder, file, plugins, fit, **reading)

@@ -12,8 +12,8 @@ from dlrun.report.contact_sheet import Line, draw
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dlrun.assembly import Assembly, Fit
     from dlrun.core.types import Batch, Field
+    from dlrun.experiment.builder import Assembly, Fit
 
 ROWS, MOST_ROWS, COLUMNS = 6, 10, 8
 FAINT = 0.005  # a share of a label below this is not told

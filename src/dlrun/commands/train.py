@@ -190,7 +190,7 @@ def tell_of_words(experiment: Any, config: dict[str, Any], folder: Path) -> None
 def begun(config: dict[str, Any], folder: Path, plugins: tuple[str, ...]) -> Any:
     """What this config asks for, ready to be carried out: one experiment, a workflow, or the end of one."""
     if "workflow" not in config:
-        from dlrun.experiment import Experiment
+        from dlrun.experiment.runner import Experiment
 
         return Experiment(config, folder, plugins)
     if config["test"]:

@@ -19,7 +19,7 @@ from dlrun.commands.visualize_pictures import View, few_rows, given
 from dlrun.core.errors import Refused, in_short
 from dlrun.core.run_folder import RunDir
 from dlrun.core.types import Batch
-from dlrun.inference import device_of
+from dlrun.experiment.inference import device_of
 from dlrun.interpret import activations as answers
 from dlrun.interpret import attribution, filter_visualization
 from dlrun.interpret import attribution as heatmap

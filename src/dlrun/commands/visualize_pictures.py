@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dlrun.assembly import Assembly
 from dlrun.config.parallel_fits import split_seed
 from dlrun.core.errors import Refused
 from dlrun.core.types import Batch
 from dlrun.data.preprocessing.pipeline import apply, prepare
 from dlrun.evaluation import worst_errors
-from dlrun.inference import picture_reading
+from dlrun.experiment.builder import Assembly
+from dlrun.experiment.inference import picture_reading
 from dlrun.models.pretrained.earlier_run import Trained
 
 FEW, CLASSES = 3, 4  # rows to show where nothing was named; and where there are classes, one row each of so many

@@ -16,7 +16,7 @@ from dlrun.sweeps.job import Ended, Job, Judge
 
 if TYPE_CHECKING:
     from dlrun.core.types import Result
-    from dlrun.together import Outcome
+    from dlrun.experiment.parallel_sweep import Outcome
     from dlrun.training.trainer import Trainer
 
 
@@ -62,8 +62,8 @@ def carried_out_as_one(jobs: Sequence[Job], plugins: tuple[str, ...]) -> Iterato
 def worthwhile(jobs: Sequence[Job], plugins: tuple[str, ...]) -> bool:
     """Whether these are trained faster as one. What fails here is to be said by the job that it belongs to."""
     from dlrun.config.parallel_fits import asked
-    from dlrun.experiment import Experiment
-    from dlrun.together import pays, pending
+    from dlrun.experiment.parallel_fits.driver import pays, pending
+    from dlrun.experiment.runner import Experiment
 
     jobs[0].folder.mkdir(exist_ok=True)
     try:
@@ -101,7 +101,7 @@ def trained_as_one(jobs: Sequence[Job], plugins: tuple[str, ...]) -> list[Ended]
 def together(jobs: Sequence[Job], plugins: tuple[str, ...], display: Any) -> list[Outcome]:
     """What came of each job."""
     from dlrun.core.folder_lock import at_work
-    from dlrun.together import run_together
+    from dlrun.experiment.parallel_sweep import run_together
 
     for job in jobs:
         noted(job)

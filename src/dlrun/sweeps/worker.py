@@ -58,7 +58,7 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.environ.setdefault("COLUMNS", "120")
     threading.Thread(target=line.listen, daemon=True).start()
-    import dlrun.experiment  # noqa: F401  (torch with all around it, once)
+    import dlrun.experiment.runner  # noqa: F401  (torch with all around it, once)
     from dlrun.data.dataset_cache import keep
 
     keep()

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import yaml
 
-from dlrun.assembly import SUPERVISED
 from dlrun.config.instantiate import build, patched
 from dlrun.config.parallel_fits import split_seed
 from dlrun.core.errors import Diverged, Refused
@@ -21,7 +20,8 @@ from dlrun.data.audit.run import audit
 from dlrun.data.preprocessing.pipeline import prepare
 from dlrun.evaluation.protocols.two_stages import protocol_of
 from dlrun.evaluation.test_ledger import config_hash
-from dlrun.experiment import Experiment
+from dlrun.experiment.builder import SUPERVISED
+from dlrun.experiment.runner import Experiment
 from dlrun.training.trainer import Watch
 from dlrun.workflow import choices, verdicts
 from dlrun.workflow.changes import patch

@@ -18,7 +18,7 @@ from dlrun.core.types import Job, Result, Score
 from dlrun.evaluation import predictions
 from dlrun.evaluation.bootstrap import Interval
 from dlrun.evaluation.protocols.plans import Plan, Rows, Whole, repeated
-from dlrun.experiment import Experiment
+from dlrun.experiment.runner import Experiment
 from dlrun.training.trainer import Watch
 from dlrun.workflow.course import Workflow
 from dlrun.workflow.stages import FINALS, UNTRAINED, Stage, Staged

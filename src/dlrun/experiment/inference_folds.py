@@ -11,15 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlrun.assembly import Fit
 from dlrun.core.errors import Refused
 from dlrun.core.types import Batch, Field, Spec, Step
 from dlrun.data.loading.table import Table
+from dlrun.experiment.builder import Fit
 from dlrun.training.meter import Meter, with_intervals
 from dlrun.training.monitors import answered
 
 if TYPE_CHECKING:
-    from dlrun.inference import Answers
+    from dlrun.experiment.answers import Answers
+
 
 LEAST = 1e-12  # a probability that is smaller has no logarithm to speak of
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from dlrun.core.errors import Unstackable
 from dlrun.core.types import Batch, Step
-from dlrun.models.stacked_layers import StackedDense
-from dlrun.models.stacking import Stacking
+from dlrun.experiment.parallel_fits.layers import StackedDense
+from dlrun.experiment.parallel_fits.stack_modules import Stacking
 from dlrun.objectives.supervised import Supervised
 
 PENALTY = "penalty"  # the part that is no target's

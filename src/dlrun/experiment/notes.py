@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dlrun.assembly import Fit
 from dlrun.core import device
 from dlrun.core.formatting import number
 from dlrun.core.types import Score
 from dlrun.evaluation.bootstrap import COSTLY
+from dlrun.experiment.builder import Fit
 from dlrun.training.schedules import better
 from dlrun.training.trainer import Trainer
 

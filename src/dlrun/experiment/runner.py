@@ -11,9 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dlrun import together
-from dlrun.assembly import Assembly, Fit
-from dlrun.baseline import bar_scores
 from dlrun.core import changed_settings, checkpoint
 from dlrun.core.errors import Diverged, Interrupted, Refused, Unwritable
 from dlrun.core.files import spared
@@ -21,7 +18,10 @@ from dlrun.core.run_folder import RunDir
 from dlrun.core.types import Job, Result, Score
 from dlrun.evaluation import forecast_file, test_ledger, worst_errors
 from dlrun.evaluation.protocols.two_stages import standing
-from dlrun.notes import costly, models_notes, remarks, skipped, told_of_targets, undefined
+from dlrun.experiment.baseline_scores import bar_scores
+from dlrun.experiment.builder import Assembly, Fit
+from dlrun.experiment.notes import costly, models_notes, remarks, skipped, told_of_targets, undefined
+from dlrun.experiment.parallel_fits import driver
 from dlrun.training import batch_norm
 from dlrun.training.callbacks import EarlyStopping, KeepBest
 from dlrun.training.distributed import process_group
@@ -57,7 +57,7 @@ class Experiment:
         done = len(self.run.results())
         if self.wants_test and (self.assembly.plan(self.fitted()) is not None or self.untested(stages)):
             self._may_open()
-        while not enough() and (together.advance(self, watch) or self.advance(watch) is not None):
+        while not enough() and (driver.advance(self, watch) or self.advance(watch) is not None):
             pass
         if self.wants_test and not enough():
             self.open_test(stages)

@@ -9,16 +9,17 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dlrun.assembly import Assembly, Fit
 from dlrun.core.errors import Interrupted
 from dlrun.core.run_folder import RunDir
 from dlrun.core.types import Job, Result, Row, Score
-from dlrun.stack import Stack
+from dlrun.experiment.builder import Assembly, Fit
+from dlrun.experiment.parallel_fits.stack import Stack
 from dlrun.training.signals import signals
 from dlrun.training.trainer import Callback, Trainer
 
 if TYPE_CHECKING:
     from dlrun.training.trainer import Watch
+
 
 MOST = 64  # members of one stack
 COUNTING = ("Adam", "AdamW")  # optimizers whose steps depend on how many there were before

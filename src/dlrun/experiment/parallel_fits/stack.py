@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dlrun.abreast import Abreast, stretches
 from dlrun.core.dataset import Data
 from dlrun.core.errors import Diverged, Unstackable
 from dlrun.core.random import mix
 from dlrun.core.types import Row
-from dlrun.meters import Meters
-from dlrun.objectives.stacked import Stacked
+from dlrun.experiment.parallel_fits.batches import Abreast, stretches
+from dlrun.experiment.parallel_fits.meters import Meters
+from dlrun.experiment.parallel_fits.objective import Stacked
 from dlrun.training.fast.flat_optimizer import Flat, fits
 from dlrun.training.meter import Meter
 from dlrun.training.optimization import Learner

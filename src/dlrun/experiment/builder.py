@@ -15,7 +15,6 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from dlrun.ahead import looked_ahead
 from dlrun.config.compatibility import OWN, for_one, input_fault, of_target, targets_fault
 from dlrun.config.instantiate import build, patched
 from dlrun.config.parallel_fits import split_seed
@@ -37,6 +36,7 @@ from dlrun.data.preprocessing.unseen_values import tell_new
 from dlrun.evaluation import metrics
 from dlrun.evaluation.custom_metric import metric_of
 from dlrun.evaluation.protocols.two_stages import plan_of
+from dlrun.experiment.feature_cache import looked_ahead
 from dlrun.models.custom_model import model_of
 from dlrun.models.pretrained.earlier_run import plain_spec
 from dlrun.objectives.context import Given
@@ -48,7 +48,6 @@ from dlrun.training.monitors import answered, callbacks
 from dlrun.training.optimization import Learner
 from dlrun.training.trainer import Trainer
 
-log = logging.getLogger("dlrun")
 log = logging.getLogger("dlrun")
 SUPERVISED = {"_target_": "dlrun.objectives.supervised.supervised"}  # of runs from before there was a choice
 

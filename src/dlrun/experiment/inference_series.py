@@ -8,8 +8,8 @@ from pathlib import Path
 from dlrun.core.errors import Refused
 from dlrun.core.run_folder import RunDir
 from dlrun.data.preprocessing.pipeline import apply
-from dlrun.inference import fits_again, outputs_of
-from dlrun.inference_folds import Part, mean_of
+from dlrun.experiment.inference import fits_again, outputs_of
+from dlrun.experiment.inference_folds import Part, mean_of
 from dlrun.models.pretrained.earlier_run import answering_jobs, read_spec
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from dlrun.assembly import Assembly, Fit
 from dlrun.config.settings import Settings
 from dlrun.core import checkpoint, json_text
 from dlrun.core import device as runtime
 from dlrun.core.errors import Refused, in_short
 from dlrun.core.run_folder import RunDir
-from dlrun.core.types import Batch, Field, Job, Score, Spec
+from dlrun.core.types import Batch, Field, Job, Spec
 from dlrun.data.images.archives import content, printable
 from dlrun.data.images.decode import Reading, Unreadable, read
 from dlrun.data.loading.images import Pixels
@@ -27,31 +26,13 @@ from dlrun.data.loading.table import Plain, Table
 from dlrun.data.preprocessing.out_of_vocabulary import strangers
 from dlrun.data.preprocessing.pipeline import apply, state
 from dlrun.data.preprocessing.unseen_values import tell_new
-from dlrun.inference_folds import Part, mean_of, scored, spec_of
+from dlrun.experiment.answers import Answers
+from dlrun.experiment.builder import Assembly, Fit
+from dlrun.experiment.inference_folds import Part, mean_of, scored, spec_of
 from dlrun.models.ensemble.ensemble import Ensemble
 from dlrun.models.pretrained.earlier_run import Trained, answering_jobs, config_of, main_job, trained
 
 Place = tuple[Path, str]  # a folder or an archive and the name of a file in it; or a file by itself, and ''
-
-
-@dataclass(frozen=True)
-class Answers:
-    """names (n,): which file, or which line, each row is. outputs: target → (n, outputs), probabilities or numbers.
-
-    truths: target → what is true, where the rows say so; then scores. skipped: file → why it gives no row. strangers:
-    of each text (n, 2) how many words the run does not know, and how many there are; None where that cannot be said.
-    fits: whose answers these are, the mean where there are several; told: what is to be said of that.
-    """
-
-    spec: Spec
-    names: list[str] | list[int]
-    outputs: dict[str, np.ndarray]
-    truths: dict[str, np.ndarray] = field(default_factory=dict)
-    scores: dict[str, Score] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
-    strangers: np.ndarray | None = None
-    fits: tuple[str, ...] = ()
-    told: str = ""
 
 
 def of_pictures(folder: Path, places: Sequence[Place], plugins: tuple[str, ...] = (), fit: str = "") -> Answers:

@@ -9,40 +9,30 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dlrun.abreast import KINDS
-from dlrun.assembly import Fit
 from dlrun.config import parallel_fits
 from dlrun.config.compatibility import of_target
 from dlrun.config.instantiate import patched
-from dlrun.core.errors import Interrupted, Refused, Unstackable
+from dlrun.core.errors import Refused, Unstackable
 from dlrun.core.types import Job, Result
-from dlrun.lockstep import FitOwner, Member, train
+from dlrun.experiment.builder import Fit
+from dlrun.experiment.parallel_fits.batches import KINDS
+from dlrun.experiment.parallel_fits.loop import FitOwner, Member, train
+from dlrun.experiment.parallel_fits.stack import GROUP, Lead
 from dlrun.objectives.supervised import Supervised
-from dlrun.stack import GROUP, Lead
 from dlrun.training.distributed.process_group import here
 from dlrun.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from dlrun.training.trainer import Watch
 
+
 log = logging.getLogger("dlrun")
 MOST_WEIGHTS, MOST_WORK, WORK_FOR_EACH = 1 << 15, 1 << 20, 1 << 17  # of a member; times rows of a batch; see `pays`
-
-
-@dataclass
-class Outcome:
-    """What came of one config: its results, or what ended it."""
-
-    results: list[Result] = field(default_factory=list)
-    error: Exception | None = None
 
 
 def advance(experiment: FitOwner, watch: Watch | None = None) -> bool:
@@ -67,52 +57,6 @@ def advance(experiment: FitOwner, watch: Watch | None = None) -> bool:
         experiment.run.add_results([concluded(member)])
         experiment.latest = member.fit
     return True
-
-
-def run_together(
-    configs: Sequence[dict[str, Any]],
-    folders: Sequence[Path],
-    plugins: tuple[str, ...] = (),
-    watch: Watch | None = None,
-) -> list[Outcome]:
-    """Carry out the configs of one group of `alike.stackable`, each in its own run folder, all their fits as one.
-
-    Where that cannot be, one after the other. Raises Interrupted, once all members are saved.
-    """
-    from dlrun.experiment import Experiment
-
-    outcomes, there = [Outcome() for _ in configs], dict[int, Experiment]()
-    for number, (config, folder) in enumerate(zip(configs, folders, strict=True)):
-        with into(outcomes[number]):
-            there[number] = Experiment(config, folder, plugins)
-    jobs = [(number, job) for number, experiment in there.items() for job in pending(experiment)]
-    insists = any(parallel_fits.asked(config) is True for config in configs)
-    fits, reason = assembled([(there[number], job) for number, job in jobs], must=insists)
-    if insists and reason is not None:
-        log.warning("protocol.stacked=true: these are trained one after the other: %s", reason)
-    fits = [] if reason is not None else fits
-    members = [(number, begun(there[number], fit)) for (number, _), fit in zip(jobs, fits, strict=False)]
-    train([member for _, member in members], watch)
-    for number, member in members:
-        with into(outcomes[number]):
-            there[number].run.add_results([concluded(member)])
-            there[number].latest = member.fit
-    for number, experiment in there.items():
-        if outcomes[number].error is None:
-            with into(outcomes[number]):
-                outcomes[number].results = experiment.results(watch)
-    return outcomes
-
-
-@contextmanager
-def into(outcome: Outcome) -> Iterator[None]:
-    """Inside, an error is this outcome's and nobody else's, unless it is a request to stop."""
-    try:
-        yield
-    except Interrupted:
-        raise
-    except Exception as error:
-        outcome.error = error
 
 
 def pending(experiment: FitOwner) -> list[Job]:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from dlrun.core.errors import Unstackable
+from dlrun.experiment.parallel_fits.layers import StackedDense, StackedDropout, StackedJoin, StackedLinear, StackedNorm
 from dlrun.models.dense import Dense
 from dlrun.models.layers import ACTIVATIONS, Join, Named, safe
 from dlrun.models.onednn_linear import Linear
-from dlrun.models.stacked_layers import StackedDense, StackedDropout, StackedJoin, StackedLinear, StackedNorm
 
 Models = Sequence[Any]
 

@@ -1,0 +1,1 @@
+"""Several fits trained as one, behind one door."""

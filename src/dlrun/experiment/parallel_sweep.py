@@ -1,0 +1,76 @@
+"""Carries out several configs of a sweep as one, each in its own run folder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dlrun.config import parallel_fits
+from dlrun.core.errors import Interrupted
+from dlrun.core.types import Result
+from dlrun.experiment.parallel_fits.driver import assembled, begun, concluded, pending
+from dlrun.experiment.parallel_fits.loop import train
+
+if TYPE_CHECKING:
+    from dlrun.training.trainer import Watch
+
+
+log = logging.getLogger("dlrun")
+
+
+@dataclass
+class Outcome:
+    """What came of one config: its results, or what ended it."""
+
+    results: list[Result] = field(default_factory=list)
+    error: Exception | None = None
+
+
+def run_together(
+    configs: Sequence[dict[str, Any]],
+    folders: Sequence[Path],
+    plugins: tuple[str, ...] = (),
+    watch: Watch | None = None,
+) -> list[Outcome]:
+    """Carry out the configs of one group of `alike.stackable`, each in its own run folder, all their fits as one.
+
+    Where that cannot be, one after the other. Raises Interrupted, once all members are saved.
+    """
+    from dlrun.experiment.runner import Experiment
+
+    outcomes, there = [Outcome() for _ in configs], dict[int, Experiment]()
+    for number, (config, folder) in enumerate(zip(configs, folders, strict=True)):
+        with into(outcomes[number]):
+            there[number] = Experiment(config, folder, plugins)
+    jobs = [(number, job) for number, experiment in there.items() for job in pending(experiment)]
+    insists = any(parallel_fits.asked(config) is True for config in configs)
+    fits, reason = assembled([(there[number], job) for number, job in jobs], must=insists)
+    if insists and reason is not None:
+        log.warning("protocol.stacked=true: these are trained one after the other: %s", reason)
+    fits = [] if reason is not None else fits
+    members = [(number, begun(there[number], fit)) for (number, _), fit in zip(jobs, fits, strict=False)]
+    train([member for _, member in members], watch)
+    for number, member in members:
+        with into(outcomes[number]):
+            there[number].run.add_results([concluded(member)])
+            there[number].latest = member.fit
+    for number, experiment in there.items():
+        if outcomes[number].error is None:
+            with into(outcomes[number]):
+                outcomes[number].results = experiment.results(watch)
+    return outcomes
+
+
+@contextmanager
+def into(outcome: Outcome) -> Iterator[None]:
+    """Inside, an error is this outcome's and nobody else's, unless it is a request to stop."""
+    try:
+        yield
+    except Interrupted:
+        raise
+    except Exception as error:
+        outcome.error = error
