@@ -21,8 +21,8 @@ from dlrun.core.errors import Interrupted, Refused
 from dlrun.core.types import Field
 from dlrun.interpret.lr_finder import Curve, advice, smooth
 from dlrun.training.schedules import Moment
-from dlrun.workflow.choices import measure
-from dlrun.workflow.stages import Course
+from dlrun.workflow.candidates import Course
+from dlrun.workflow.decisions import measure
 
 CASES = Path(__file__).parent / "fixtures" / "cases"
 PLAIN = ["callback=none", "engine.device=cpu"]

@@ -18,7 +18,7 @@ from dlrun.core.types import Field, Outlook, Spec
 from dlrun.data.preprocessing.pipeline import prepare
 from dlrun.experiment.inference_series import of_series
 from dlrun.models.baselines import Constant, Naive, common_sense, earlier
-from dlrun.workflow import choices
+from dlrun.workflow import decisions
 
 
 @pytest.fixture
@@ -36,8 +36,8 @@ def prepared(tmp_path):
 def test_the_same_answer_is_not_tried_twice(prepared):
     daily = Outlook("T (degC)", (0,), LOOKBACK, 1, 86400.0, True)
     raw, _ = prepared()
-    assert choices.naive(raw) == ("last_value", "same_time_before")
-    assert choices.naive(replace(raw, outlook={"T": daily})) == ("last_value",)
+    assert decisions.naive(raw) == ("last_value", "same_time_before")
+    assert decisions.naive(replace(raw, outlook={"T": daily})) == ("last_value",)
 
 
 def answered(model, data):

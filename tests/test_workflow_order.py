@@ -11,8 +11,8 @@ from dlrun.config.instantiate import build, patched
 from dlrun.core.errors import Refused
 from dlrun.core.types import Result
 from dlrun.evaluation.protocols.two_stages import protocol_of
-from dlrun.workflow.changes import combined, patch
-from dlrun.workflow.stages import Course, Staged, budget, verified
+from dlrun.workflow.candidates import Course, Staged, budget, verified
+from dlrun.workflow.config_changes import combined, patch
 
 STUDY = ["smaller", "l1", "l2", "dropout", "slower", "faster"]
 

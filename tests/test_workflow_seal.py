@@ -11,7 +11,7 @@ from dlrun.core import run_folder, stored_files
 from dlrun.core.measure_names import remembered
 from dlrun.evaluation import test_ledger, worst_errors
 from dlrun.experiment.runner import Experiment
-from dlrun.workflow.course import Workflow
+from dlrun.workflow.workflow import Workflow
 
 
 @pytest.fixture(autouse=True)

@@ -194,10 +194,10 @@ def begun(config: dict[str, Any], folder: Path, plugins: tuple[str, ...]) -> Any
 
         return Experiment(config, folder, plugins)
     if config["test"]:
-        from dlrun.workflow.final import Final
+        from dlrun.workflow.final_evaluation import Final
 
         return Final(config, folder, plugins)
-    from dlrun.workflow.course import Workflow
+    from dlrun.workflow.workflow import Workflow
 
     return Workflow(config, folder, plugins)
 

@@ -16,8 +16,8 @@ from dlrun.evaluation import predictions
 from dlrun.evaluation.bootstrap import Interval
 from dlrun.evaluation.diagnosis import TURNED, Diagnosis, circumstances, diagnose, over_folds
 from dlrun.evaluation.predictions import Pooled
-from dlrun.workflow.spending import Spending
-from dlrun.workflow.stages import FIRST, NAIVE, UNTRAINED, Stage
+from dlrun.workflow.budget import Spending
+from dlrun.workflow.candidates import FIRST, NAIVE, UNTRAINED, Stage
 
 
 @dataclass

@@ -12,9 +12,9 @@ from dlrun.core.types import Job, Score
 from dlrun.data.audit.finding import Finding
 from dlrun.evaluation.bootstrap import Interval
 from dlrun.evaluation.diagnosis import Diagnosis
-from dlrun.workflow.choices import Choice
+from dlrun.workflow.candidates import FIRST, NAIVE, UNTRAINED, Stage
+from dlrun.workflow.decisions import Choice
 from dlrun.workflow.evidence import Evidence
-from dlrun.workflow.stages import FIRST, NAIVE, UNTRAINED, Stage
 
 TITLES = (
     "Problem and data",

@@ -15,7 +15,7 @@ from dlrun.core.errors import Refused
 from dlrun.core.random import mix
 from dlrun.core.types import Job, Result
 from dlrun.evaluation.protocols.plans import Plan, Rows
-from dlrun.workflow.changes import RELATIVE, Changes, check, combined, patch
+from dlrun.workflow.config_changes import RELATIVE, Changes, check, combined, patch
 
 FIRST = ("constant", "linear", "small", "configured")
 FINALS = (

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from dlrun.core.run_folder import RunDir
 from dlrun.core.types import Job, Result, Score
 from dlrun.training.distributed import process_group
-from dlrun.workflow.stages import FIRST
+from dlrun.workflow.candidates import FIRST
 
 if TYPE_CHECKING:
     from dlrun.training.trainer import Trainer, Watch
+
 
 FILE = "budget.json"
 

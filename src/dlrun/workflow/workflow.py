@@ -23,11 +23,11 @@ from dlrun.evaluation.test_ledger import config_hash
 from dlrun.experiment.builder import SUPERVISED
 from dlrun.experiment.runner import Experiment
 from dlrun.training.trainer import Watch
-from dlrun.workflow import choices, verdicts
-from dlrun.workflow.changes import patch
+from dlrun.workflow import decisions, verdicts
+from dlrun.workflow.budget import Spending
+from dlrun.workflow.candidates import FINALS, FIRST, Course, Stage, Staged, budget, verified
+from dlrun.workflow.config_changes import patch
 from dlrun.workflow.evidence import Evidence
-from dlrun.workflow.spending import Spending
-from dlrun.workflow.stages import FINALS, FIRST, Course, Stage, Staged, budget, verified
 from dlrun.workflow.verdicts import LAST, Verdict
 
 log = logging.getLogger("dlrun")
@@ -47,8 +47,8 @@ class Workflow:
         self.settings = verified(config, build(config["workflow"], kind="workflow"))
         self.experiment = Experiment(config, folder, plugins)
         self.run, raw = self.experiment.run, self.experiment.assembly.raw
-        self.measure = choices.measure(raw, self.settings.measure)
-        self.protocol = choices.protocol(raw, self.settings.protocol, config["protocol"])
+        self.measure = decisions.measure(raw, self.settings.measure)
+        self.protocol = decisions.protocol(raw, self.settings.protocol, config["protocol"])
         if (folder / "begun.json").exists():  # as it began, though a newer dlrun would write the protocol otherwise
             self.protocol = replace(self.protocol, nodes=config["protocol"])
         measures = self.measure.nodes | config["metric"]
@@ -56,7 +56,7 @@ class Workflow:
         if not (folder / "workflow.json").exists():  # what really runs
             write_text(folder / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
             self._warn_of_nothing()
-        self.course = Course(self.config, self.settings, choices.naive(raw), self.measure.constant)
+        self.course = Course(self.config, self.settings, decisions.naive(raw), self.measure.constant)
         kind, limit = budget(self.settings.budget)
         spending = Spending(self.run, limit if kind == "seconds" else None, str(self.settings.budget))
         self.seen = Evidence(self.run, self.config, self.measure.name, spending)

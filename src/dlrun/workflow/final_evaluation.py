@@ -20,9 +20,9 @@ from dlrun.evaluation.bootstrap import Interval
 from dlrun.evaluation.protocols.plans import Plan, Rows, Whole, repeated
 from dlrun.experiment.runner import Experiment
 from dlrun.training.trainer import Watch
-from dlrun.workflow.course import Workflow
-from dlrun.workflow.stages import FINALS, UNTRAINED, Stage, Staged
+from dlrun.workflow.candidates import FINALS, UNTRAINED, Stage, Staged
 from dlrun.workflow.verdicts import Verdict, apart, called, interval
+from dlrun.workflow.workflow import Workflow
 
 
 def _alone(stage: Stage, plan: Plan) -> Staged:
