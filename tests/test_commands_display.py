@@ -12,8 +12,8 @@ import pytest
 from beside import LIMIT
 from rich.console import Console
 
-from dlrun.commands import display
-from dlrun.commands.display import Display, Look
+from dlrun.launch import progress
+from dlrun.launch.progress import Display, Look
 
 
 @dataclass
@@ -88,7 +88,7 @@ def shown(trainer, terminal, stream=None, **options):
 
 
 def test_off_a_terminal_each_epoch_is_exactly_one_plain_line(monkeypatch):
-    monkeypatch.setattr(display, "time", SimpleNamespace(monotonic=lambda: 5.0))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: 5.0))
     trainer = FakeTrainer()
     lines = shown(trainer, False).splitlines()
     assert lines[0] == "fold-2  baseline to beat: accuracy 0.5100" and len(lines) == 4
@@ -123,7 +123,7 @@ def test_a_terminal_shows_a_bar_and_leaves_one_line():
 
 def test_the_running_loss_is_looked_at_four_times_a_second_however_often_it_is_drawn(monkeypatch):
     clock = count(1000)  # of hundredths of a second
-    monkeypatch.setattr(display, "time", SimpleNamespace(monotonic=lambda: next(clock) / 100))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock) / 100))
     trainer = FakeTrainer()
     look = Look(trainer, "fit", BASELINE, "")
     for _ in range(200):

@@ -181,7 +181,7 @@ def test_folders_that_are_no_runs_are_left_out_by_name_and_refused_where_nothing
 
 LIGHT = [
     *("dlrun.commands.help", "dlrun.commands.ls", "dlrun.commands.completion", "dlrun.commands.compare"),
-    *("dlrun.commands.display", "dlrun.training.tensorboard_events"),
+    *("dlrun.launch.progress", "dlrun.training.tensorboard_events"),
 ]
 REPORT = [f"dlrun.report.{file.stem}" for file in paths.PACKAGE.glob("report/[!_]*.py")]
 

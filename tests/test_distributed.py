@@ -22,10 +22,10 @@ import yaml
 from beside import Beside, dlrun, ended
 
 from dlrun.cli import main
-from dlrun.commands import launch
 from dlrun.config import groups
 from dlrun.core import checkpoint, stored_files
 from dlrun.data.loading import partition
+from dlrun.launch import local_ranks
 from dlrun.training.distributed import process_group
 
 TOLERANCE = 1e-6
@@ -390,7 +390,7 @@ def test_workflow_in_two_processes(tmp_path):
     (["engine.devices=2", "engine.device=tpu"], "no device 'tpu'"),
 ])  # fmt: skip
 def test_devices_that_cannot_be(tmp_path, capsys, monkeypatch, words, told):
-    monkeypatch.setattr(launch.Crew, "start", None)  # refused before any process has started
+    monkeypatch.setattr(local_ranks.Crew, "start", None)  # refused before any process has started
     rest = [word for word in WORDS if not word.startswith("engine.device")]
     assert main([*rest, *words, f"output={tmp_path}"]) == 2
     assert told in capsys.readouterr().err and not list(tmp_path.iterdir())

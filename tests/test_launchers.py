@@ -11,9 +11,9 @@ import yaml
 from beside import LIMIT
 
 from dlrun.cli import main
-from dlrun.commands import launching
 from dlrun.core import stored_files
 from dlrun.core.errors import Refused
+from dlrun.launch import hydra_launchers
 from dlrun.sweeps.job import Ended
 
 JOBS = ["-m", "task=digits", "preset=smoke", "model=linear", "optimizer=sgd", "optimizer.lr=0.1,1e38,0.01"]
@@ -86,18 +86,18 @@ def half(monkeypatch):
         made.append(Half(task, 2))
         return made[-1]
 
-    monkeypatch.setattr(launching, "instantiated", instead)
+    monkeypatch.setattr(hydra_launchers, "instantiated", instead)
     return made
 
 
 def test_whose_words_are_whose():
     words = ["model=linear", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "+hydra.launcher.verbose=1"]
-    assert launching.split(words) == (words[:1], words[1:])
-    assert launching.split(["hydra/launcher=dlrun", "hydra.launcher.jobs=2"]) == (["sweep.jobs=2"], [])
+    assert hydra_launchers.split(words) == (words[:1], words[1:])
+    assert hydra_launchers.split(["hydra/launcher=dlrun", "hydra.launcher.jobs=2"]) == (["sweep.jobs=2"], [])
     mixed = ["hydra/sweeper=dlrun", "hydra.sweeper.trials=9", "hydra/launcher=ray"]
-    assert launching.split(mixed) == (["sweep.trials=9"], ["hydra/launcher=ray"])
+    assert hydra_launchers.split(mixed) == (["sweep.trials=9"], ["hydra/launcher=ray"])
     with pytest.raises(Refused, match="sweep=grid, random, tpe"):
-        launching.split(["hydra/sweeper=optuna"])
+        hydra_launchers.split(["hydra/sweeper=optuna"])
 
 
 def test_a_job_whose_process_was_lost_is_one_failed_row(half, tmp_path, capsys):
@@ -126,10 +126,10 @@ def test_a_search_hands_over_as_many_at_once_as_it_tries_at_once(half, tmp_path)
 
 
 def test_a_job_that_was_told_to_stop_has_failed_and_says_the_way_on(tmp_path):
-    launching.note(tmp_path, "ended", 4, {"number": 4, "status": "cut", "code": 143})
-    found = launching.said(tmp_path, 4, "lost")
+    hydra_launchers.note(tmp_path, "ended", 4, {"number": 4, "status": "cut", "code": 143})
+    found = hydra_launchers.said(tmp_path, 4, "lost")
     assert found.status == "failed" and "signal 15" in found.error and "sweep.retry=true" in found.error
-    assert launching.said(tmp_path, 5, "lost") == Ended(5, "failed", "lost", 1)
+    assert hydra_launchers.said(tmp_path, 5, "lost") == Ended(5, "failed", "lost", 1)
 
 
 @pytest.mark.parametrize(

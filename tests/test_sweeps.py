@@ -24,9 +24,11 @@ from dlrun.config.groups import conf_folder, options
 from dlrun.core import stored_files
 from dlrun.core.errors import Refused
 from dlrun.data import dataset_cache
+from dlrun.launch import sweep_job
+from dlrun.launch import sweep_job as work
 from dlrun.report import parallel_coordinates
 from dlrun.report.sweep_jobs import Aim, Line, best, ranked
-from dlrun.sweeps import alone, sweep_folder, work
+from dlrun.sweeps import sweep_folder
 from dlrun.sweeps.job import identity
 from dlrun.sweeps.scheduler import Loop
 from dlrun.sweeps.space import Words, expression, space_words
@@ -60,7 +62,7 @@ def counted(monkeypatch):
         numbers.append(job.number)
         return run(job, *rest)
 
-    monkeypatch.setattr(alone, "carried_out", noted)
+    monkeypatch.setattr(sweep_job, "carried_out", noted)
     return numbers
 
 

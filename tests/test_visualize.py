@@ -17,7 +17,6 @@ from torch import nn
 
 from dlrun.cli import main
 from dlrun.commands.completion import complete
-from dlrun.commands.train import make_folder, note
 from dlrun.commands.visualize import KINDS, read_words
 from dlrun.commands.visualize_kinds import look_into, makers
 from dlrun.config.compatibility import NEEDS
@@ -34,6 +33,7 @@ from dlrun.interpret.activations import activations, contrasted, silent
 from dlrun.interpret.attribution import heatmap, saliency
 from dlrun.interpret.model_summary import layers
 from dlrun.interpret.target import question
+from dlrun.launch.run_config import make_folder, note
 from dlrun.objectives.image_optimization import Canvas
 from dlrun.report.build import write
 from dlrun.report.interpretation import fitted, mosaic

@@ -55,7 +55,7 @@ def refused(text: str) -> int:
 
 
 def _among_others(words: list[str]) -> int:
-    from dlrun.commands.ranks import together
+    from dlrun.launch.rank_worker import together
 
     return together(words, run)
 

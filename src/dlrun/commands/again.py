@@ -9,7 +9,6 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from dlrun.commands.train import go, logging_to, make_folder, named_plugins, start
 from dlrun.config.compose import configure, keys, unknown_key, value_of
 from dlrun.config.literal_overrides import as_text
 from dlrun.config.overrides import user_folders
@@ -20,6 +19,8 @@ from dlrun.core import stored_files
 from dlrun.core.errors import Damaged, Refused
 from dlrun.core.files import contained
 from dlrun.core.folder_lock import at_work
+from dlrun.launch.run_config import go, make_folder, named_plugins, start
+from dlrun.launch.run_log import logging_to
 
 log = logging.getLogger("dlrun")
 
@@ -99,10 +100,10 @@ def changed(
     """Inside, the run has these settings: dotted key → [before, now]. What is refused puts those before back."""
     import yaml
 
-    from dlrun.commands import resuming
     from dlrun.core.changed_settings import noted
     from dlrun.core.run_folder import RunDir
     from dlrun.evaluation.protocols.two_stages import plan_of
+    from dlrun.launch import resuming
 
     run, plan = RunDir(folder), None if "workflow" in config else plan_of(config, plugins)
     jobs = resuming.jobs_of(plan) if plan else []
@@ -215,9 +216,9 @@ def evaluate(words: list[str]) -> int:
         raise Refused(f"checkpoint={name}: it must be best or last")
     change(config, [word for word in rest if not word.startswith(("checkpoint=", "plugins="))])
     check(config, plugins)
-    from dlrun.commands.shown import Shown
     from dlrun.core.run_folder import result_line
     from dlrun.experiment.runner import Experiment
+    from dlrun.launch.console import Shown
     from dlrun.report.result_tables import rich_table, summaries
 
     console = Shown()

@@ -9,12 +9,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.commands.train import logging_to, named_plugins
 from dlrun.config.compatibility import PROBLEMS, name_of, of_target
 from dlrun.config.compose import configure
 from dlrun.config.overrides import user_folders
 from dlrun.core.errors import Refused
 from dlrun.core.formatting import number
+from dlrun.launch.run_config import named_plugins
+from dlrun.launch.run_log import logging_to
 from dlrun.report.result_tables import Summary, rich_table
 
 if TYPE_CHECKING:

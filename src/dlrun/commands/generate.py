@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlrun.commands.again import opened
-from dlrun.commands.train import named_plugins
 from dlrun.config.arguments import arguments
 from dlrun.config.constraints import FARTHEST
 from dlrun.core.errors import Refused
+from dlrun.launch.run_config import named_plugins
 
 if TYPE_CHECKING:
     from dlrun.core.artifacts import Artifact

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlrun.commands.again import opened
-from dlrun.commands.train import named_plugins
 from dlrun.config.compatibility import name_of
 from dlrun.config.compose import value_of
 from dlrun.config.constraints import COUNT
 from dlrun.core import stored_files
 from dlrun.core.errors import Refused, in_short
 from dlrun.evaluation.answering_fits import answering, fields_file
+from dlrun.launch.run_config import named_plugins
 
 if TYPE_CHECKING:
     import numpy as np

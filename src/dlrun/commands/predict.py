@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from dlrun.commands.again import opened
 from dlrun.commands.predict_items import ROWS, Item, Kind, item, kind_of, one_table, places, texts
-from dlrun.commands.train import named_plugins
 from dlrun.core.errors import Refused
 from dlrun.core.formatting import counted
+from dlrun.launch.run_config import named_plugins
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -9,9 +9,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.commands.launch import must_be_seen
-from dlrun.commands.launching import Launched, split
-from dlrun.commands.train import command, named_plugins
 from dlrun.config.compose import BadWord, Composer, compose, keys, unknown_key
 from dlrun.config.early_check import preview
 from dlrun.config.groups import all_folders, all_groups
@@ -21,6 +18,9 @@ from dlrun.config.settings import Sweep
 from dlrun.config.unused_settings import notes
 from dlrun.config.validation import node_faults
 from dlrun.core.errors import Refused
+from dlrun.launch.hydra_launchers import Launched, split
+from dlrun.launch.local_ranks import must_be_seen
+from dlrun.launch.run_config import command, named_plugins
 from dlrun.sweeps.conditional import settle
 from dlrun.sweeps.space import Words, space_words
 from dlrun.sweeps.study import Axis, Grid, Study, combinations, measures_of
@@ -227,7 +227,7 @@ def elsewhere(settings: Sweep) -> bool:
 
 def crew_of(settings: Sweep, launcher: list[str], composer: Composer, folder: Path, judge: Any) -> Crew:
     """Who carries the jobs out: a launcher that is not ours, processes of ours, or this one."""
-    from dlrun.sweeps.alone import Alone
+    from dlrun.launch.sweep_job import Alone
     from dlrun.sweeps.worker_pool import Pool
 
     if launcher:

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dlrun.commands.train import command
 from dlrun.config.parallel_fits import asked
 from dlrun.core import stored_files
 from dlrun.core.formatting import duration, number
+from dlrun.launch.run_config import command
 from dlrun.report.result_tables import Summary, rich_table
 from dlrun.report.sweep_jobs import TEST, Aim, Line, best, lines_of, value_of
 from dlrun.report.sweep_table import write_lines

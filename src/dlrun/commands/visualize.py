@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlrun.commands.again import opened
-from dlrun.commands.train import named_plugins
 from dlrun.config.compose import value_of
 from dlrun.config.constraints import COUNT, POSITIVE, Range
 from dlrun.core import json_text
 from dlrun.core.errors import Refused
+from dlrun.launch.run_config import named_plugins
 
 if TYPE_CHECKING:
     from dlrun.commands.visualize_kinds import Drawing

@@ -9,11 +9,11 @@ from typing import Any
 import yaml
 
 from dlrun.commands.again import change, only, opened
-from dlrun.commands.train import go, named_plugins, start
 from dlrun.config.compose import configure
 from dlrun.config.overrides import user_folders
 from dlrun.config.validation import check
 from dlrun.core.errors import Refused
+from dlrun.launch.run_config import go, named_plugins, start
 
 FINAL = ("reason", "plugins", "engine.device", "engine.devices")
 

@@ -31,7 +31,7 @@ class Worker:
     def __init__(self, events: Events, extra: Mapping[str, str], log: Path) -> None:
         with log.open("ab") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "dlrun.sweeps.worker"],
+                [sys.executable, "-P", "-m", "dlrun.launch.sweep_worker"],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
                 text=True, encoding="utf-8", env={**os.environ, **extra}, start_new_session=True,
             )  # fmt: skip

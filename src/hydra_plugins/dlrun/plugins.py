@@ -56,7 +56,7 @@ class DlrunLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run these jobs, each in a folder of its own below hydra.sweep.dir."""
-        from dlrun.commands.hydra_jobs import launched
+        from dlrun.launch.hydra_plugin import launched
 
         return launched(self, job_overrides, initial_job_idx)
 
@@ -80,7 +80,7 @@ class DlrunSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run what the words ask for; answers with what each job returned."""
-        from dlrun.commands.hydra_jobs import swept
+        from dlrun.launch.hydra_plugin import swept
 
         return swept(self, arguments)
 

@@ -1,4 +1,4 @@
-"""One job carried out in this process: in a run folder of its own, as a plain run would be, but without its report."""
+"""Jobs of a sweep carried out in this process, each in a run folder of its own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dlrun.core import json_text
 from dlrun.core.errors import Refused
-from dlrun.sweeps.job import Ended, Job, Judge
+from dlrun.sweeps.job import Ended, Job, Judge, Judging
 
 if TYPE_CHECKING:
     from dlrun.core.types import Result
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 def carried_out(job: Job, plugins: tuple[str, ...], judge: Judge | None) -> Ended:
     """Run a job, or go on with it where it was cut, and say how it ended. Raises nothing but what is not its own."""
-    from dlrun.commands.launch import must_be_seen
-    from dlrun.commands.train import go
+    from dlrun.launch.local_ranks import must_be_seen
+    from dlrun.launch.run_config import go
 
     began, looking, results = time.monotonic(), Looking(judge), list["Result"]()
     error, code = job.fault, 2
@@ -77,8 +77,8 @@ def worthwhile(jobs: Sequence[Job], plugins: tuple[str, ...]) -> bool:
 
 def trained_as_one(jobs: Sequence[Job], plugins: tuple[str, ...]) -> list[Ended]:
     """What came of each; what goes wrong with all of them at once is no fault of any, and they are lost."""
-    from dlrun.commands.ending import count_openings
     from dlrun.core.errors import Interrupted
+    from dlrun.launch.finish import count_openings
 
     began = time.monotonic()
     try:
@@ -115,10 +115,10 @@ def together(jobs: Sequence[Job], plugins: tuple[str, ...], display: Any) -> lis
 @contextmanager
 def logged(jobs: Sequence[Job]) -> Iterator[Any]:
     """Inside, all that is logged goes to the log of each job, and to the terminal; answers with what shows a fit."""
-    from dlrun.commands.display import Display
-    from dlrun.commands.shown import Shown
-    from dlrun.commands.train import logging_to
     from dlrun.core.run_folder import RunDir
+    from dlrun.launch.console import Shown
+    from dlrun.launch.progress import Display
+    from dlrun.launch.run_log import logging_to
 
     for job in jobs:
         job.folder.mkdir(exist_ok=True)
@@ -161,8 +161,8 @@ def noted(job: Job) -> None:
     """Write down what the job was asked for, unless an earlier start has."""
     import yaml
 
-    from dlrun.commands.train import command
     from dlrun.core.files import write_text
+    from dlrun.launch.run_config import command
 
     job.folder.mkdir(exist_ok=True)
     if (job.folder / "config.yaml").is_file():
@@ -210,3 +210,65 @@ class Looking:
         if not trainer.finished and self.judge(before + trainer.epoch, values, goals_of(trainer)):
             self.pruned = f"after epoch {before + trainer.epoch}"
             trainer.stop = f"pruned: it does not promise enough {self.pruned}"
+
+
+class Alone:
+    """Carries out jobs when they are waited for, and shows them as plain runs."""
+
+    def __init__(self, plugins: tuple[str, ...], judge: Judging | None) -> None:
+        self.plugins, self.judge = plugins, judge
+        self.jobs: list[Job] = []
+        self.over: Iterator[Ended] = iter(())  # how the jobs of now end, one after the other
+        self.stopped = 0
+        self.fault: Refused | None = None  # what the judge cannot go on with
+
+    @property
+    def idle(self) -> int:
+        """How many jobs could begin now."""
+        return int(not self.jobs and not self.stopped)
+
+    def start(self, job: Job, *others: Job) -> None:
+        """Take a job, and others that can be trained as one with it."""
+        self.jobs = [job, *others]
+        self.over = self._ended(self.jobs)
+
+    def wait(self) -> Ended | None:
+        """Run what there is to run, and say how one job ended; None where there is none. Raises what the judge does."""
+        ended = next(self.over, None)
+        self.jobs = [job for job in self.jobs if ended is not None and job.number != ended.number]
+        if self.fault is not None:
+            raise self.fault
+        if ended is not None and ended.status == "cut":
+            self.stopped = ended.code - 128
+        return ended
+
+    def _ended(self, jobs: Sequence[Job]) -> Iterator[Ended]:
+        if len(jobs) > 1:
+            yield from carried_out_as_one(jobs, self.plugins)
+        else:
+            yield carried_out(jobs[0], self.plugins, self._judge(jobs[0].number))
+
+    def _judge(self, number: int) -> Judge | None:
+        judge = self.judge
+        if judge is None:
+            return None
+
+        def asked(epoch: int, values: dict[str, float], goals: dict[str, str]) -> bool:
+            try:
+                return judge(number, epoch, values, goals)
+            except Refused as fault:
+                self.fault = fault
+                return True
+
+        return asked
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Inside, the data that several jobs read are read once."""
+        from dlrun.data import dataset_cache
+
+        dataset_cache.keep()
+        try:
+            yield
+        finally:
+            dataset_cache.let_go()

@@ -14,42 +14,14 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from dlrun.core import json_text
 from dlrun.core.errors import Refused, Unwritable
+from dlrun.launch.rank_state import LOST, join, standing, told_next
 
-# What decisions are made of:
-MIRRORED = ("*.json", "*.jsonl", "*.yaml", "preparation/*.json", "fields/*.json", "predictions/*.npz")
-LOST = 75  # exit code of a process that could not go on without the others
 SIGNS = ("gloo", "NCCL", "closed by peer", "Connection reset")  # in what torch says when another one is gone
-
-
-@dataclass
-class Standing:
-    """joined: this is one of several processes. led: the others have been told to run something."""
-
-    joined: bool = False
-    led: bool = False
-
-
-standing = Standing()
-
-
-def join(kind: str = "auto") -> int:
-    """Join the other processes; answers with this one's number. kind: engine.device."""
-    from dlrun.training.distributed import process_group
-
-    process_group.start(kind)
-    standing.joined = True
-    return process_group.here.rank
-
-
-def started_by_us() -> bool:
-    """Whether this is one of the processes of a job whose parent is at work on its folder for all of them."""
-    return standing.joined and "DLRUN_STORE" in os.environ
 
 
 def together(words: list[str], run: Callable[[list[str]], int]) -> NoReturn:
@@ -72,21 +44,9 @@ def together(words: list[str], run: Callable[[list[str]], int]) -> NoReturn:
     process_group.leave(code)
 
 
-def lead(config: dict[str, Any], folder: Path, plugins: tuple[str, ...]) -> None:
-    """Tell the other processes, where there are some, what is about to be run."""
-    if standing.joined:
-        from dlrun.training.distributed import process_group
-
-        standing.led = True
-        found = {
-            path.relative_to(folder).as_posix(): path.read_bytes() for kind in MIRRORED for path in folder.glob(kind)
-        }
-        process_group.agreed({"config": config, "plugins": plugins, "files": found})
-
-
 def follow() -> int:
     """Run what the first process runs, until it lets us go."""
-    from dlrun.commands.train import carried_out
+    from dlrun.launch.run_config import carried_out
 
     while not isinstance(order := told_next(), int):
         with tempfile.TemporaryDirectory(prefix="dlrun-") as place:
@@ -95,16 +55,6 @@ def follow() -> int:
                 (Path(place) / name).write_bytes(content)
             carried_out(order["config"], Path(place), tuple(order["plugins"]), first=False)
     return order
-
-
-def told_next() -> dict[str, Any] | int:
-    """What the first process is about to run, or the exit code to end with: LOST where it has ended without a word."""
-    from dlrun.training.distributed import process_group
-
-    try:
-        return process_group.agreed({})
-    except RuntimeError:
-        return LOST
 
 
 def main() -> None:
@@ -135,7 +85,7 @@ def main() -> None:
 
 def of(order: dict[str, Any]) -> int:
     """Carry out, or follow, what is ordered; answers with the exit code."""
-    from dlrun.commands.train import go
+    from dlrun.launch.run_config import go
     from dlrun.training.distributed import process_group
 
     config = order["config"]

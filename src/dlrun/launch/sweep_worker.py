@@ -1,4 +1,4 @@
-"""A worker: `python -m dlrun.sweeps.worker` runs jobs one after the other, with torch and the data read once.
+"""A worker: `python -m dlrun.launch.sweep_worker` runs jobs one after the other, with torch and the data read once.
 
 Lines of JSON go both ways: jobs and answers come in through stdin, what happens goes out through what was stdout. All
 that a job prints goes to console.txt in its own folder.
@@ -75,7 +75,7 @@ def main() -> None:
 
 def done(line: Line, message: dict[str, Any]) -> Iterator[Ended]:
     """Carry out the jobs of one message, at least one."""
-    from dlrun.sweeps.work import carried_out, carried_out_as_one
+    from dlrun.launch.sweep_job import carried_out, carried_out_as_one
 
     plugins, jobs = tuple(message["plugins"]), [Job.of(values) for values in message["jobs"]]
     if plugins and str(Path.cwd()) not in sys.path:

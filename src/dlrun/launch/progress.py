@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from dlrun.commands.shown import Shown
 from dlrun.core.formatting import counted, duration, number
 from dlrun.core.measure_names import goal
+from dlrun.launch.console import Shown
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -123,7 +123,7 @@ class Task:
     def __call__(self, config: Any) -> None:
         from hydra.core.hydra_config import HydraConfig
 
-        from dlrun.sweeps.work import carried_out
+        from dlrun.launch.sweep_job import carried_out
 
         folder, number = Path(self.folder), self.numbers[int(HydraConfig.get().job.num)]
         if self.plugins and self.home not in sys.path:

@@ -17,16 +17,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.commands import ranks
 from dlrun.core import json_text
 from dlrun.core.errors import Refused
+from dlrun.launch import rank_state
 
 if TYPE_CHECKING:
     from dlrun.core.types import Result
 
+
 GRACE = 10.0  # seconds in which the others may end by themselves once one has died
 SAVING = 60.0  # the same, where all were asked to stop: the slowest of them may still be writing the checkpoint
-PROGRAM = "from dlrun.commands.ranks import main; main()"
+PROGRAM = "from dlrun.launch.rank_worker import main; main()"
 LEAST = 4  # processes that may be started on any machine; else two a processor
 LOOK = 0.02  # seconds between two looks at them
 
@@ -34,7 +35,7 @@ LOOK = 0.02  # seconds between two looks at them
 def wanted(config: dict[str, Any]) -> int:
     """How many processes are to be started for this config; 1 where this one is enough, or is one of them."""
     devices = config["engine"].get("devices")
-    if ranks.standing.joined or devices is None:
+    if rank_state.standing.joined or devices is None:
         return 1
     return len(devices) if isinstance(devices, list) else int(devices)
 
@@ -86,8 +87,8 @@ def passing_on(crew: Crew) -> Iterator[None]:
 
 def tell(death: str, folder: Path) -> None:
     """Say which process died of what, what is saved, and how to go on."""
-    from dlrun.commands.shown import Shown
-    from dlrun.commands.train import logging_to
+    from dlrun.launch.console import Shown
+    from dlrun.launch.run_log import logging_to
 
     with logging_to(folder, Shown()):
         logging.getLogger("dlrun").error(
@@ -218,14 +219,14 @@ class Crew:
         if len(codes) == 1 and not any("error" in self.outcome(rank) for rank in self.ended):
             (code,) = codes
             return code if code >= 0 else None if not self.passed else 128 - code
-        stopped = {0, 128 + self.passed, -self.passed, ranks.LOST, -signal.SIGKILL}
+        stopped = {0, 128 + self.passed, -self.passed, rank_state.LOST, -signal.SIGKILL}
         return 128 + self.passed if self.passed and codes <= stopped else None
 
     def death(self) -> str:
         """Which process died first, and of what, in words."""
         order = list(self.ended)
         killed = [rank for rank in order if self.ended[rank] < 0]
-        failed = [rank for rank in order if self.ended[rank] not in (0, ranks.LOST)]
+        failed = [rank for rank in order if self.ended[rank] not in (0, rank_state.LOST)]
         rank = [*sorted(killed, key=lambda each: order.index(each)), *failed, *order][0]
         if self.ended[rank] < 0:
             return f"process {rank + 1} of {self.count} was killed ({signal.Signals(-self.ended[rank]).name})"
