@@ -59,7 +59,7 @@ def tell_light() -> bool:
 def commands() -> Iterator[bool]:
     """Fresh processes."""
     for words, (code, most) in COMMANDS.items():
-        program = f"import sys; from dlrun.cli import main; sys.exit(main({words.split()!r}) != {code})"
+        program = f"import sys; from dlrun.cli.main import main; sys.exit(main({words.split()!r}) != {code})"
         yield bar(f"dlrun {words}", least(lambda p=program: used([sys.executable, "-c", p]), 3), most, "s of CPU")
 
 

@@ -31,7 +31,7 @@ COLUMNS, BATCH = 20, 128
 TORCH = "import sys, time, torch; print('seconds', time.process_time(), file=sys.stderr)"
 TO_FIRST_STEP = """
 import sys, time
-from dlrun import cli
+from dlrun.cli import main as cli
 
 def watched(words):
     from dlrun.training.optimization import Learner
@@ -51,7 +51,7 @@ import atexit, sys
 sys.path.insert(0, {here!r})
 from bench_peer import peak
 atexit.register(lambda: print(f"MiB {{peak()}}", file=sys.stderr))
-from dlrun.cli import entry
+from dlrun.cli.main import entry
 entry()
 """
 
@@ -59,7 +59,7 @@ entry()
 def tell_start(runs: int = 3) -> bool:
     """Print start-up times and the peak of experiment=imdb_dense; whether all keep their bars."""
     base = least(lambda: said("seconds", TORCH, []), runs)
-    helped = least(lambda: used([sys.executable, "-c", "from dlrun.cli import entry; entry()", "--help"]), runs)
+    helped = least(lambda: used([sys.executable, "-c", "from dlrun.cli.main import entry; entry()", "--help"]), runs)
     print(f"import torch alone: {base:.2f} s of CPU")
     kept = [bar("dlrun --help", helped, HELP, "s of CPU")]
     for task in ("imdb", "boston_housing", "wine", "digits"):

@@ -15,7 +15,7 @@ from dlrun.config import groups
 
 LIMIT = 3600.0  # seconds: ends what hangs for good, and is never what a test is about
 HERE = os.environ | {"PYTHONPATH": str(Path(groups.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-DLRUN = [sys.executable, "-c", "import sys; from dlrun.cli import entry; entry()"]
+DLRUN = [sys.executable, "-c", "import sys; from dlrun.cli.main import entry; entry()"]
 
 
 class Beside:

@@ -25,7 +25,7 @@ def observed(words: list[str]) -> Answer:
 
     code: of the exit. refused: why, where that is 2. said: the numbers on the terminal. made: what was written.
     """
-    from dlrun.cli import main
+    from dlrun.cli.main import main
 
     before, out, err = generated(words), StringIO(), StringIO()
     with redirect_stdout(out), redirect_stderr(err):

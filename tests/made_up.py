@@ -93,7 +93,7 @@ def folds_run(folder: Path, folds=4, note="") -> Path:
 
 def trained_run(place: Path, *words: str) -> Path:
     """RUN in this folder: a small run that was trained there."""
-    from dlrun.cli import main
+    from dlrun.cli.main import main
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from laboratory import node, same
 from torch import nn
 
-from dlrun.cli import main
+from dlrun.cli.main import main
 from dlrun.config.compose import configure
 from dlrun.config.instantiate import build
 from dlrun.core.random import mix

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dlrun.cli import main
+from dlrun.cli.main import main
 from dlrun.core.errors import Refused
 from dlrun.core.types import Row
 from dlrun.data.datasets import cifar_frogs

@@ -13,8 +13,8 @@ from laboratory import same, weights
 from rich.console import Console
 from torchvision.transforms.v2 import functional as tv
 
-from dlrun.cli import main
-from dlrun.commands.explain import assembled
+from dlrun.cli.explain import assembled
+from dlrun.cli.main import main
 from dlrun.config.groups import conf_folder
 from dlrun.config.instantiate import build
 from dlrun.core import checkpoint

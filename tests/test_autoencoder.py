@@ -14,7 +14,7 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
 
-from dlrun.cli import main
+from dlrun.cli.main import main
 from dlrun.config.instantiate import build
 from dlrun.core import checkpoint
 from dlrun.core.errors import Refused

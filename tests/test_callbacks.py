@@ -13,7 +13,7 @@ from laboratory import SPEC, node, same, table, trainer, weights, wired
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from dlrun.cli import main
+from dlrun.cli.main import main
 from dlrun.config.instantiate import build
 from dlrun.core import checkpoint
 from dlrun.core.dataset import Data

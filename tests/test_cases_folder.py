@@ -16,7 +16,7 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from dlrun.cli import main
+from dlrun.cli.main import main
 from dlrun.core import checkpoint, run_folder, stored_files
 from dlrun.core.paths import PACKAGE
 from dlrun.experiment.parallel_fits import stack
@@ -298,7 +298,7 @@ def test_row_43_a_run_that_trains_is_held_and_one_that_has_died_holds_nothing(tm
 
     def fit(trainer):
         (run,) = tmp_path.glob("*/*/*")
-        code = "import sys; from dlrun.cli import main; sys.exit(main(sys.argv[1:]))"
+        code = "import sys; from dlrun.cli.main import main; sys.exit(main(sys.argv[1:]))"
         said.append(subprocess.run([sys.executable, "-c", code, "resume", run], capture_output=True, text=True))
         whole(trainer)
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from dlrun.cli import main
+from dlrun.cli.main import main
 
 LONG = "x" * 5000
 LISTED = (

@@ -12,7 +12,7 @@ import torch
 import yaml
 from laboratory import SPEC, node, same, trainer, weights, wired
 
-from dlrun.cli import main
+from dlrun.cli.main import main
 from dlrun.config.groups import conf_folder, options
 from dlrun.config.instantiate import build
 from dlrun.core import checkpoint, device

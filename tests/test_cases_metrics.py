@@ -13,7 +13,7 @@ import torch
 import yaml
 
 import dlrun
-from dlrun.cli import main
+from dlrun.cli.main import main
 from dlrun.config import groups
 from dlrun.config.compatibility import PROBLEMS
 from dlrun.config.instantiate import build

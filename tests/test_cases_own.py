@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dlrun.cli import main
+from dlrun.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 QUICK = ("engine.epochs=1", "engine.device=cpu", "engine.batch_size=64")

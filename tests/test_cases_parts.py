@@ -16,7 +16,7 @@ import yaml
 from made_up import trained_run
 
 import dlrun
-from dlrun.cli import main
+from dlrun.cli.main import main
 
 SRC = Path(dlrun.__file__).parent
 EVIL = (

@@ -10,7 +10,7 @@ import pytest
 from made_up import trained_run
 
 import dlrun
-from dlrun.cli import main
+from dlrun.cli.main import main
 from dlrun.core import checkpoint
 
 SRC = Path(dlrun.__file__).parent
@@ -97,7 +97,7 @@ def test_row_41_a_sweep_goes_on_with_no_folder_that_leads_elsewhere(tmp_path, ca
     (home / "000").symlink_to(tmp_path / "aside")
     (home / "sweep.yaml").write_text("identity: x\nwords: []\n")
     monkeypatch.setattr(sweep_folder, "description", lambda *_: {"identity": "x", "words": []})
-    monkeypatch.setattr("dlrun.commands.sweep.description", sweep_folder.description, raising=False)
+    monkeypatch.setattr("dlrun.cli.sweep.description", sweep_folder.description, raising=False)
     assert main(["-m", "task=digits", "preset=smoke", "seed=1,2", "output=outputs"]) == 2
     assert "is a link out of the run folder" in capsys.readouterr().err
     assert not list((tmp_path / "aside").iterdir())

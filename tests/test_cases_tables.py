@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from laboratory import node
 
-from dlrun.cli import main
+from dlrun.cli.main import main
 from dlrun.config.instantiate import build
 
 CASES = Path(__file__).parent / "fixtures" / "cases"

@@ -5,7 +5,7 @@ import shlex
 import pytest
 import yaml
 
-from dlrun.cli import main
+from dlrun.cli.main import main
 
 HEADERS = (
     "Größe",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dlrun.cli import main
+from dlrun.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 QUICK = ("engine.epochs=1", "engine.device=cpu", "engine.batch_size=256")
@@ -115,7 +115,7 @@ def test_row_own_a_callback_that_is_not_there_is_told_how_to_add(capsys):
 
 
 def test_row_own_every_command_has_a_help_of_its_own(capsys):
-    from dlrun.cli import COMMANDS
+    from dlrun.cli.main import COMMANDS
 
     screens, commands = set(), set(COMMANDS) - {"complete"}
     for command in commands:

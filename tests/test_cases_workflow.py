@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dlrun.cli import main
+from dlrun.cli.main import main
 from dlrun.core.errors import Refused
 from dlrun.core.formatting import number
 from dlrun.data.audit.finding import Finding

@@ -7,7 +7,7 @@ import torch
 import yaml
 from laboratory import node
 
-from dlrun.cli import main
+from dlrun.cli.main import main
 from dlrun.config.compatibility import ACCEPTS, NEEDS, input_fault, name_of
 from dlrun.config.groups import conf_folder, options
 from dlrun.config.instantiate import build

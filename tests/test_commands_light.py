@@ -11,10 +11,10 @@ import pytest
 from made_up import classes_run, folds_run, result, write_lines
 from rich.console import Console
 
-from dlrun.commands.compare import comparison
-from dlrun.commands.completion import complete, completion
-from dlrun.commands.help import help_text
-from dlrun.commands.ls import listing
+from dlrun.cli.compare import comparison
+from dlrun.cli.completion import complete, completion
+from dlrun.cli.help import help_text
+from dlrun.cli.list import listing
 from dlrun.config import groups
 from dlrun.config.command_names import COMMANDS
 from dlrun.core import paths
@@ -132,7 +132,7 @@ def test_completion_offers_run_folders_the_newest_first(conf, tmp_path):
 
 def test_bash_itself_completes(conf, tmp_path):
     code = "import sys; from dlrun.config import groups as places; from pathlib import Path; places.conf_folder = lambda: Path('conf')"
-    code += "; from dlrun.commands.completion import complete"
+    code += "; from dlrun.cli.completion import complete"
     code += "; print(*complete(sys.argv[1:-1], sys.argv[-1]), sep=chr(10))"
     script = f"""dlrun() {{ shift; '{sys.executable}' -c "{code}" "$@"; }}
 {completion(["bash"])}
@@ -180,7 +180,7 @@ def test_folders_that_are_no_runs_are_left_out_by_name_and_refused_where_nothing
 
 
 LIGHT = [
-    *("dlrun.commands.help", "dlrun.commands.ls", "dlrun.commands.completion", "dlrun.commands.compare"),
+    *("dlrun.cli.help", "dlrun.cli.list", "dlrun.cli.completion", "dlrun.cli.compare"),
     *("dlrun.launch.progress", "dlrun.training.tensorboard_events"),
 ]
 REPORT = [f"dlrun.report.{file.stem}" for file in paths.PACKAGE.glob("report/[!_]*.py")]
@@ -190,9 +190,9 @@ def test_light_commands_import_nothing_heavy():
     code = "import sys\n" + "\n".join(
         f"from {module} import {name}"
         for module, name in (
-            ("dlrun.commands.help", "help_text"),
-            ("dlrun.commands.ls", "listing"),
-            ("dlrun.commands.completion", "complete"),
+            ("dlrun.cli.help", "help_text"),
+            ("dlrun.cli.list", "listing"),
+            ("dlrun.cli.completion", "complete"),
         )
     )
     heavy = "{'torch', 'hydra', 'omegaconf', 'numpy', 'rich', 'matplotlib'} & set(sys.modules)"
@@ -206,6 +206,6 @@ def test_reports_and_light_commands_never_import_torch(tmp_path):
     run = classes_run(tmp_path / "run")
     code = f"import sys, {', '.join(LIGHT + REPORT)}\nfrom pathlib import Path\n"
     code += "assert not {'torch', 'matplotlib', 'tensorboard', 'hydra', 'numpy'} & set(sys.modules)\n"
-    code += f"dlrun.report.build.write(Path({str(run)!r}))\ndlrun.commands.compare.comparison([Path({str(run)!r})])\n"
+    code += f"dlrun.report.build.write(Path({str(run)!r}))\ndlrun.cli.compare.comparison([Path({str(run)!r})])\n"
     code += "assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, env=HERE)

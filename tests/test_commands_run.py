@@ -11,7 +11,7 @@ import sys
 import pytest
 import yaml
 
-from dlrun.cli import main
+from dlrun.cli.main import main
 from dlrun.core import stored_files
 from dlrun.training import trainer as engine
 

@@ -17,7 +17,7 @@ from laboratory import SPEC, table, trainer
 from rich.console import Console
 
 import dlrun
-from dlrun.commands.compare import comparison, pairs
+from dlrun.cli.compare import comparison, pairs
 from dlrun.core.errors import Refused
 from dlrun.core.run_folder import RunDir
 from dlrun.core.types import Job, Result, Score, Step
@@ -192,7 +192,7 @@ def test_the_lines_stand_below_the_table_and_nothing_imports_torch(tmp_path):
     console.print(comparison(runs))
     text = console.export_text()
     assert text.index("model.skill") < text.index("b − a: accuracy")
-    code = f"""import sys; from pathlib import Path; from dlrun.commands.compare import comparison
+    code = f"""import sys; from pathlib import Path; from dlrun.cli.compare import comparison
 assert 'numpy' not in sys.modules
 comparison([Path({str(runs[0])!r}), Path({str(runs[1])!r})])
 assert not {{'torch', 'sklearn', 'scipy', 'hydra'}} & set(sys.modules)"""

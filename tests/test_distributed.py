@@ -21,7 +21,7 @@ import torch
 import yaml
 from beside import Beside, dlrun, ended
 
-from dlrun.cli import main
+from dlrun.cli.main import main
 from dlrun.config import groups
 from dlrun.core import checkpoint, stored_files
 from dlrun.data.loading import partition

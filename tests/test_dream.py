@@ -15,7 +15,7 @@ from laboratory import node
 from PIL import Image
 from torch import nn
 
-from dlrun.cli import main
+from dlrun.cli.main import main
 from dlrun.config.instantiate import build
 from dlrun.core import checkpoint
 from dlrun.core.dataset import Data

@@ -12,7 +12,7 @@ import torch
 from laboratory import node
 from test_models import TARGETS, values
 
-from dlrun.cli import main
+from dlrun.cli.main import main
 from dlrun.config.instantiate import build
 from dlrun.config.validation import member_faults
 from dlrun.core.errors import Refused

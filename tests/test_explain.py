@@ -14,7 +14,7 @@ from laboratory import same, trainer, weights
 from rich.console import Console
 from torch import nn
 
-from dlrun.commands.explain import assembled, doubts, explain, training_sample
+from dlrun.cli.explain import assembled, doubts, explain, training_sample
 from dlrun.core.errors import Refused
 from dlrun.data.preprocessing.numeric import Standardise
 from dlrun.experiment import builder

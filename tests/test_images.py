@@ -16,7 +16,7 @@ import pytest
 from laboratory import node
 from PIL import Image
 
-from dlrun.cli import main
+from dlrun.cli.main import main
 from dlrun.config.instantiate import build
 from dlrun.core.errors import Refused
 from dlrun.data.images import archives, decoded_cache

@@ -12,7 +12,7 @@ import pytest
 import torch
 from beside import dlrun
 
-from dlrun.cli import main
+from dlrun.cli.main import main
 from dlrun.core import checkpoint, run_folder, stored_files
 from dlrun.training import trainer as engine
 

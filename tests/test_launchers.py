@@ -10,7 +10,7 @@ import pytest
 import yaml
 from beside import LIMIT
 
-from dlrun.cli import main
+from dlrun.cli.main import main
 from dlrun.core import stored_files
 from dlrun.core.errors import Refused
 from dlrun.launch import hydra_launchers

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from dlrun.commands import ledger
+from dlrun.cli import ledger
 from dlrun.core.errors import Refused
 from dlrun.evaluation import test_ledger
 
@@ -219,8 +219,6 @@ def test_a_task_that_is_only_in_the_ledger_can_be_asked_for(cache):
 
 
 def test_the_command_needs_no_torch(cache):
-    code = (
-        "import sys; from dlrun.commands.ledger import ledger; ledger([]); print({'torch', 'numpy'} & {*sys.modules})"
-    )
+    code = "import sys; from dlrun.cli.ledger import ledger; ledger([]); print({'torch', 'numpy'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "set()"

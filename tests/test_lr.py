@@ -11,7 +11,7 @@ import pytest
 import torch
 from laboratory import SPEC, same, trainer, weights, wired
 
-from dlrun.commands.lr import lr, own_words
+from dlrun.cli.lr_finder import lr, own_words
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field, Spec
 from dlrun.interpret.lr_finder import Curve, advice, range_test, smooth, windows

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dlrun.cli import main
+from dlrun.cli.main import main
 from dlrun.config.groups import conf_folder, options
 from dlrun.core import checkpoint
 from dlrun.core.measure_names import remembered

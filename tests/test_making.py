@@ -58,7 +58,7 @@ def run(tmp_path, monkeypatch, capsys):
     (tmp_path / "chase.py").write_text(PLUGIN)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    from dlrun.cli import main
+    from dlrun.cli.main import main
 
     def call(*words):
         code = main(list(words))

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from dlrun.cli import main
-from dlrun.commands.completion import complete
-from dlrun.commands.neighbours import labelled, nearest, read_words
+from dlrun.cli.completion import complete
+from dlrun.cli.main import main
+from dlrun.cli.neighbours import labelled, nearest, read_words
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field
 from dlrun.models.pretrained.earlier_run import trained
@@ -97,7 +97,7 @@ def test_vectors_are_found_in_the_reader_of_their_input_or_anywhere():
 
 
 def test_a_word_whose_vector_is_zero_is_told_apart(run, monkeypatch, capsys):
-    monkeypatch.setattr("dlrun.commands.neighbours.vectors_of", lambda asked: np.zeros((len(asked.labels), 3)))
+    monkeypatch.setattr("dlrun.cli.neighbours.vectors_of", lambda asked: np.zeros((len(asked.labels), 3)))
     assert main(["neighbours", str(run), "awful"]) == 2
     assert "the vector of 'awful' is zero" in capsys.readouterr().err
 
@@ -142,7 +142,7 @@ def test_runs_without_words_say_what_they_read(tmp_path):
 
 
 def test_a_model_without_vectors_is_named(run, monkeypatch):
-    from dlrun.commands import neighbours
+    from dlrun.cli import neighbours
 
     net = SimpleNamespace(
         model=nn.Linear(2, 2), spec=trained(run).spec, config={"model": {"_target_": "dlrun.config.compatibility.x"}}
@@ -154,7 +154,7 @@ def test_a_model_without_vectors_is_named(run, monkeypatch):
 
 def test_words_are_checked_before_torch_is_there(run):
     code = (
-        "import sys\nfrom dlrun.cli import main\n"
+        "import sys\nfrom dlrun.cli.main import main\n"
         f"assert main(['neighbours', {str(run)!r}, 'awfull']) == 2\n"
         "print([name for name in ('torch', 'numpy', 'rich') if name in sys.modules])"
     )

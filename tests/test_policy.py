@@ -12,7 +12,7 @@ from laboratory import node
 from PIL import Image
 from torch import nn
 
-from dlrun.cli import main
+from dlrun.cli.main import main
 from dlrun.config.instantiate import build
 from dlrun.core import artifacts
 from dlrun.core.errors import Refused

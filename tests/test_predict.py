@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dlrun.cli import main
-from dlrun.commands.predict_items import kind_of, like_a_path
+from dlrun.cli.main import main
+from dlrun.cli.predict_inputs import kind_of, like_a_path
 from dlrun.core.errors import Refused
 from dlrun.core.stored_files import lines
 from dlrun.core.types import Field

@@ -17,8 +17,8 @@ from laboratory import node
 from rich.console import Console
 from torch import nn
 
-from dlrun.cli import main
-from dlrun.commands.explain import assembled
+from dlrun.cli.explain import assembled
+from dlrun.cli.main import main
 from dlrun.config.instantiate import build
 from dlrun.core import checkpoint
 from dlrun.core.errors import Refused

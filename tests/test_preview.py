@@ -230,7 +230,7 @@ def test_a_config_error_is_refused_without_a_heavy_import(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     code = f"""
 import sys
-from dlrun.cli import main
+from dlrun.cli.main import main
 for line in {QUICK!r}:
     assert main(line.split()) == 2, line
     heavy = {{'torch', 'hydra', 'omegaconf', 'numpy', 'rich'}} & set(sys.modules)

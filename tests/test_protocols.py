@@ -9,7 +9,7 @@ import pytest
 from laboratory import node
 from sklearn.model_selection import TimeSeriesSplit
 
-from dlrun.cli import main
+from dlrun.cli.main import main
 from dlrun.config.instantiate import build
 from dlrun.core.dataset import Raw
 from dlrun.core.errors import Refused

@@ -10,7 +10,7 @@ import pytest
 from made_up import classes_run, folds_run, result, run_folder, write_lines
 from made_up_workflow import REVIEW, STAGES, WINNER, reports, stage_result, steps, workflow_run, write_json
 
-from dlrun.commands.report import report
+from dlrun.cli.report import report
 from dlrun.core import run_reader, stored_files
 from dlrun.core.errors import Refused
 from dlrun.report import overfitting_plot, plotting, run_report, score_plot, workflow_stages
@@ -320,7 +320,7 @@ def test_what_is_no_run_is_refused(words, message, tmp_path, monkeypatch):
 
 def test_the_command_imports_no_torch(tmp_path):
     folder = run_folder(tmp_path / "run")
-    code = "import sys; from dlrun.commands.report import report; report(sys.argv[1:]); print(*sys.modules)"
+    code = "import sys; from dlrun.cli.report import report; report(sys.argv[1:]); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True)
     assert "dlrun.report.build" in done.stdout
     assert not {"torch", "sklearn", "hydra", "matplotlib.pyplot"} & set(done.stdout.split())

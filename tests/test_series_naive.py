@@ -11,7 +11,7 @@ import torch
 from laboratory import node
 from test_series import DELAY, LOOKBACK, STEP, text, values
 
-from dlrun.cli import main
+from dlrun.cli.main import main
 from dlrun.config.instantiate import build
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field, Outlook, Spec

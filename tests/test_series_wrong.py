@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_series import text, values
 
-from dlrun.cli import main
+from dlrun.cli.main import main
 
 GOOD = text(values(200))
 LINES = GOOD.splitlines()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from laboratory import node
 
-from dlrun.cli import main
+from dlrun.cli.main import main
 from dlrun.config.compatibility import targets_fault
 from dlrun.config.instantiate import build
 from dlrun.core.dataset import Raw

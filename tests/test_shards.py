@@ -11,7 +11,7 @@ import torch
 from laboratory import node, table, trainer, weights
 from laboratory import same as equal_weights
 
-from dlrun.cli import main
+from dlrun.cli.main import main
 from dlrun.config.instantiate import build
 from dlrun.core import checkpoint
 from dlrun.core.dataset import Raw

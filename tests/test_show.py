@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from dlrun.cli import main
-from dlrun.commands.explain import assembled
-from dlrun.commands.show import COLUMNS, label, sheet
+from dlrun.cli.explain import assembled
+from dlrun.cli.main import main
+from dlrun.cli.show import COLUMNS, label, sheet
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field
 

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from dlrun.cli import main
+from dlrun.cli.main import main
 from dlrun.config.groups import conf_folder, options
 
 NEED_A_PATH = ("csv", "images", "pictures", "series", "texts")

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 import yaml
 
-from dlrun.cli import main
+from dlrun.cli.main import main
 from dlrun.config import parallel_fits
 from dlrun.config.compose import configure
 from dlrun.config.instantiate import patched

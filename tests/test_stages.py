@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 
-from dlrun.cli import main
-from dlrun.commands.compare import standing
+from dlrun.cli.compare_tables import standing
+from dlrun.cli.main import main
 from dlrun.config.instantiate import dotted
 from dlrun.core import checkpoint
 from dlrun.core.types import Result

@@ -10,7 +10,7 @@ from laboratory import node
 from test_dream import painter, real
 from torch import nn
 
-from dlrun.cli import main
+from dlrun.cli.main import main
 from dlrun.config.instantiate import build
 from dlrun.core.dataset import Data
 from dlrun.core.errors import Refused

@@ -15,9 +15,9 @@ import yaml
 from beside import LIMIT
 from filelock import FileLock
 
-from dlrun.cli import main
-from dlrun.commands import sweep
-from dlrun.commands.sweep import settings_of, study_of
+from dlrun.cli import sweep
+from dlrun.cli.main import main
+from dlrun.cli.sweep import settings_of, study_of
 from dlrun.config import compose
 from dlrun.config.compose import Composer, configure
 from dlrun.config.groups import conf_folder, options
@@ -338,7 +338,7 @@ def test_wrong_sweeps_are_refused_with_what_is_wrong(words, said, tmp_path, caps
 
 def test_a_wrong_sweep_is_refused_before_anything_heavy_is_imported():
     heavy = "{'torch', 'optuna', 'matplotlib'} & set(sys.modules)"
-    code = f"import sys; from dlrun.cli import main; sys.exit(main(sys.argv[1:]) + 10 * bool({heavy}))"
+    code = f"import sys; from dlrun.cli.main import main; sys.exit(main(sys.argv[1:]) + 10 * bool({heavy}))"
     for words in (["sweep.jbs=2", "seed=1,2"], ["model=dnse,liner"], ["sweep=tpe", "sweep.trials=0", "seed=1,2"]):
         done = subprocess.run([sys.executable, "-c", code, "-m", *words], capture_output=True, text=True, timeout=LIMIT)
         assert done.returncode == 2, done.stderr

@@ -12,7 +12,7 @@ import pytest
 from beside import Beside
 from beside import ended as gone
 
-from dlrun.commands.sweep import settings_of
+from dlrun.cli.sweep import settings_of
 from dlrun.core import stored_files
 from dlrun.sweeps import sweep_folder, worker_pool
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from laboratory import BAG, node
 
-from dlrun.cli import main
+from dlrun.cli.main import main
 from dlrun.config.instantiate import build
 from dlrun.core.errors import Refused
 from dlrun.data.audit.run import audit

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from laboratory import node
 from torch.distributions import Normal, kl_divergence
 
-from dlrun.cli import main
+from dlrun.cli.main import main
 from dlrun.config.instantiate import build
 from dlrun.core.errors import Refused
 from dlrun.core.random import mix

@@ -12,7 +12,7 @@ import torch
 from laboratory import node
 from torch import nn
 
-from dlrun.cli import main
+from dlrun.cli.main import main
 from dlrun.config.instantiate import build
 from dlrun.core.errors import Refused
 from dlrun.core.types import Field, Spec

@@ -15,10 +15,10 @@ from PIL import Image
 from test_report_browser import BROWSER, DESK, PHONE, look
 from torch import nn
 
-from dlrun.cli import main
-from dlrun.commands.completion import complete
-from dlrun.commands.visualize import KINDS, read_words
-from dlrun.commands.visualize_kinds import look_into, makers
+from dlrun.cli.completion import complete
+from dlrun.cli.main import main
+from dlrun.cli.visualize import KINDS, read_words
+from dlrun.cli.visualize_kinds import look_into, makers
 from dlrun.config.compatibility import NEEDS
 from dlrun.config.compose import configure
 from dlrun.config.instantiate import build
@@ -60,7 +60,7 @@ def trained_run(folder, *words):
 @pytest.fixture
 def unreported(monkeypatch):
     """A report is not written anew."""
-    monkeypatch.setattr("dlrun.commands.report.written", lambda runs: None)
+    monkeypatch.setattr("dlrun.cli.report.written", lambda runs: None)
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -308,7 +308,7 @@ def test_a_run_is_evaluated_to_the_same_bits_afterwards(run, unreported):
 
 
 def test_what_takes_long_says_what_it_is_doing(run, capsys, unreported, monkeypatch):
-    monkeypatch.setattr("dlrun.commands.visualize_kinds.SILENCE", 0.0)
+    monkeypatch.setattr("dlrun.cli.visualize_kinds.SILENCE", 0.0)
     assert main(["visualize", str(run), "kind=filters", *SMALL]) == 0
     said = capsys.readouterr()
     for line in ("computing filters …", "2 steps of gradient ascent", "step 1 of 2", "drawing", "writing the report"):

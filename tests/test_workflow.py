@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from dlrun.cli import main
+from dlrun.cli.main import main
 from dlrun.evaluation import test_ledger
 from dlrun.experiment.builder import Assembly
 from dlrun.experiment.runner import Experiment

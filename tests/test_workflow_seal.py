@@ -6,7 +6,7 @@ import os
 import pytest
 from test_workflow import HOLD, Cut, folder, results, told
 
-from dlrun.cli import main
+from dlrun.cli.main import main
 from dlrun.core import run_folder, stored_files
 from dlrun.core.measure_names import remembered
 from dlrun.evaluation import test_ledger, worst_errors

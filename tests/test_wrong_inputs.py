@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dlrun.cli import main
+from dlrun.cli.main import main
 from dlrun.config import groups
 from dlrun.data import downloads
 
@@ -250,7 +250,7 @@ CASES = {
         for target in (
             "dlrun.config.instantiate.importlib.import_module",
             "dlrun.core.run_folder.subprocess.run",
-            "dlrun.cli.os.system",
+            "dlrun.cli.main.os.system",
             "dlrun.report.html.Path",
             "torch.nn.modules.module.torch.load",
             "torchvision.models.os.system",
@@ -259,8 +259,8 @@ CASES = {
     },
     "a command as a part": within(
         "--config-dir mine data=own",
-        {"mine/data/own.yaml": "_target_: dlrun.cli.main\nwords: ['plugins=[os]', data._target_=os.system]\n"},
-        "data: _target_ 'dlrun.cli.main' is not allowed",
+        {"mine/data/own.yaml": "_target_: dlrun.cli.main.main\nwords: ['plugins=[os]', data._target_=os.system]\n"},
+        "data: _target_ 'dlrun.cli.main.main' is not allowed",
     ),
     "a download as a part": within(
         "--config-dir mine data=own",
@@ -451,7 +451,7 @@ def test_faults_are_found_in_every_part_at_once(folder, capsys):
     "words", ["model=dnse", "model.unit=3 engine.epochs=0", "loss=bce task=digits", "resume nowhere"]
 )
 def test_a_fault_in_the_words_is_found_without_torch(tmp_path, words):
-    code = f"import sys\nfrom dlrun.cli import main\nassert main({words.split()!r}) == 2\n"
+    code = f"import sys\nfrom dlrun.cli.main import main\nassert main({words.split()!r}) == 2\n"
     code += "assert not {'torch', 'sklearn', 'matplotlib', 'numpy'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=HERE)
     assert done.returncode == 0, done.stderr
@@ -459,7 +459,7 @@ def test_a_fault_in_the_words_is_found_without_torch(tmp_path, words):
 
 
 def test_help_and_completion_import_nothing_heavy(tmp_path):
-    code = "import sys\nfrom dlrun.cli import main\nassert main(['--help']) == 0 and main(['complete', 'task=']) == 0\n"
+    code = "import sys\nfrom dlrun.cli.main import main\nassert main(['--help']) == 0 and main(['complete', 'task=']) == 0\n"
     code += "assert not {'torch', 'hydra', 'omegaconf', 'numpy', 'rich', 'matplotlib'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=HERE)
     assert done.returncode == 0 and "mnist" in done.stdout, done.stderr

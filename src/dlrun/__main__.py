@@ -12,6 +12,6 @@ if __name__ == "__main__":
     here = os.getcwd()
     if not os.path.abspath(dlrun.__file__).startswith(here.rstrip(os.sep) + os.sep):
         sys.path[:] = [place for place in sys.path if place not in ("", here)]
-    from dlrun.cli import entry
+    from dlrun.cli.main import entry
 
     entry()

@@ -22,7 +22,7 @@ def listing(words: Sequence[str], folders: Sequence[Path] = ()) -> str:
     if not words:
         return _counts(found)
     if len(words) == 2 and words[1] in found[group_named(words[0], found)]:
-        from dlrun.commands.ls_option import settings
+        from dlrun.cli.list_option import settings
 
         return settings(group_named(words[0], found), words[1], places)
     return "\n\n".join(_options(group_named(word, found), found, places) for word in words)

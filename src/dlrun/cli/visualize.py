@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.commands.again import opened
+from dlrun.cli.run_argument import opened
+from dlrun.cli.visualize_request import Asked
 from dlrun.config.compose import value_of
 from dlrun.config.constraints import COUNT, POSITIVE, Range
 from dlrun.core import json_text
@@ -17,7 +17,8 @@ from dlrun.core.errors import Refused
 from dlrun.launch.run_config import named_plugins
 
 if TYPE_CHECKING:
-    from dlrun.commands.visualize_kinds import Drawing
+    from dlrun.cli.visualize_kinds import Drawing
+
 
 KINDS = ("activations", "heatmap", "saliency", "filters", "weights")
 LISTS = ("kind", "layer", "image", "row")
@@ -31,23 +32,6 @@ NUMBERS: dict[str, tuple[Range, Any]] = {
 SETTINGS = (*LISTS, *NAMES, *NUMBERS)
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What the words ask for. label, target, input: '' where nothing was said."""
-
-    kinds: tuple[str, ...]
-    layers: tuple[str, ...]
-    images: tuple[Path, ...]
-    rows: tuple[int, ...]
-    label: str
-    target: str
-    input: str
-    steps: int
-    rate: float
-    size: int
-    count: int
-
-
 def visualize(words: list[str]) -> int:
     """Draw what was asked for into RUN/visualize, and write the report anew. Answers with the exit code.
 
@@ -57,7 +41,7 @@ def visualize(words: list[str]) -> int:
     plugins = named_plugins(rest)
     fit = next((word.partition("=")[2] for word in rest if word.startswith("fit=")), "")
     asked = read_words([word for word in rest if not word.lstrip("+").startswith(("plugins=", "fit="))])
-    from dlrun.commands.visualize_kinds import look_into, makers, say
+    from dlrun.cli.visualize_kinds import look_into, makers, say
 
     look = look_into(folder, plugins, asked, fit)
     found: dict[str, list[Drawing]] = {}
@@ -77,7 +61,7 @@ def visualize(words: list[str]) -> int:
         print(file)
     for line in left_out:
         print(f"left out: {line}")
-    from dlrun.commands.report import written
+    from dlrun.cli.report import written
 
     say("writing the report …")
     written([folder])

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dlrun.commands.again import opened
+from dlrun.cli.run_argument import opened
 from dlrun.config.arguments import arguments
 from dlrun.config.constraints import FARTHEST
 from dlrun.core.errors import Refused
@@ -14,6 +14,7 @@ from dlrun.launch.run_config import named_plugins
 
 if TYPE_CHECKING:
     from dlrun.core.artifacts import Artifact
+
 
 OWN = ("kind", "to", "seed", "fit")  # words of every kind
 
@@ -32,7 +33,7 @@ def generate(words: list[str]) -> int:
     for file in made(folder, plugins, said, place):
         print(file)
     if not to:
-        from dlrun.commands.report import written
+        from dlrun.cli.report import written
 
         written([folder])
     return 0

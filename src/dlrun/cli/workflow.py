@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from dlrun.commands.again import change, only, opened
+from dlrun.cli.run_argument import change, only, opened
 from dlrun.config.compose import configure
 from dlrun.config.overrides import user_folders
 from dlrun.config.validation import check

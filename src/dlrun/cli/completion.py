@@ -95,7 +95,7 @@ def complete(words: list[str], last: str, folders: Sequence[Path] = ()) -> list[
 
 def looks(last: str) -> list[str]:
     """The settings of `dlrun visualize`, and the kinds of pictures that it draws."""
-    from dlrun.commands.visualize import KINDS, SETTINGS
+    from dlrun.cli.visualize import KINDS, SETTINGS
 
     if last.startswith("kind="):
         before = last[: len(last) - len(re.split(r"[,\[=]", last)[-1])]

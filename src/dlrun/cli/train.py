@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dlrun.config.compose import configure
 from dlrun.config.overrides import user_folders
 from dlrun.core.errors import Refused
 from dlrun.launch.run_config import make_folder, named_plugins, start
-
-if TYPE_CHECKING:
-    pass
 
 
 def train(words: list[str]) -> int:
@@ -21,7 +17,7 @@ def train(words: list[str]) -> int:
     if "--cfg" in rest or "--cfg=job" in rest:
         return show(rest, folders)
     if "-m" in rest or "--multirun" in rest:
-        from dlrun.commands.sweep import sweep
+        from dlrun.cli.sweep import sweep
         from dlrun.launch import rank_state
 
         if rank_state.standing.joined:

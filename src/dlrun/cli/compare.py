@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dlrun.cli.compare_tables import standing
 from dlrun.core import run_reader, stored_files
 from dlrun.core.errors import Refused
 from dlrun.core.measure_names import goal, unsaid
-from dlrun.report import differences, formatting, workflow_stages
+from dlrun.report import differences, formatting
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -42,7 +43,7 @@ def comparison(asked: Sequence[Path]) -> Group:
     from rich.console import Group
     from rich.text import Text
 
-    from dlrun.commands.compare_tables import Tables
+    from dlrun.cli.compare_tables import Tables
 
     if not asked:
         raise Refused(USAGE)
@@ -172,12 +173,3 @@ def pairs(runs: Sequence[Path], names: dict[Path, str] | None = None) -> list[st
     if compared > 1:
         found.append(f"{compared} differences were looked at: by chance alone about 1 in 20 would seem real")
     return found
-
-
-def standing(run: Path) -> run_reader.Lines:
-    """The results that stand for a run: of a workflow those of its winner, and of its final evaluation; of stages
-    those of fits from which no other one began."""
-    lines, winner = run_reader.results(run), workflow_stages.winner(workflow_stages.verdicts(run))
-    if winner:
-        return [line for line in lines if line["job"]["stage"] in (winner, "final")]
-    return run_reader.standing(lines)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dlrun.experiment.builder import Assembly, Fit
     from dlrun.interpret.initial_loss import First
 
+
 ROWS, BYTES = 4096, 1 << 26  # the first loss is measured on so many rows, or as many as take so many bytes
 MEGA = 1e6
 ZERO = {  # the loss of an answer of 0 (before the last layer), where it has a name

@@ -6,12 +6,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.commands.compare import standing
 from dlrun.core import run_reader, stored_files
-from dlrun.report import formatting, naming
+from dlrun.report import formatting, naming, workflow_stages
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+
+def standing(run: Path) -> run_reader.Lines:
+    """The results that stand for a run: of a workflow those of its winner, and of its final evaluation; of stages
+    those of fits from which no other one began."""
+    lines, winner = run_reader.results(run), workflow_stages.winner(workflow_stages.verdicts(run))
+    if winner:
+        return [line for line in lines if line["job"]["stage"] in (winner, "final")]
+    return run_reader.standing(lines)
+
 
 PRIVATE = ("output", "hydra.", "note", "task.question")
 LONGEST = 28  # letters of a setting, or of a name, on one line

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from dlrun.commands.visualize_pictures import View, few_rows, given
+from dlrun.cli.visualize_images import View, few_rows, given
 from dlrun.core.errors import Refused, in_short
 from dlrun.core.run_folder import RunDir
 from dlrun.core.types import Batch
@@ -30,7 +30,8 @@ from dlrun.models.pretrained.transfer import Preprocess
 from dlrun.report import interpretation
 
 if TYPE_CHECKING:
-    from dlrun.commands.visualize import Asked
+    from dlrun.cli.visualize_request import Asked
+
 
 SILENCE = 10.0  # seconds at most between two lines of one layer
 SHOWN = 256  # maps of a layer, or kernels: 16 lines of 16

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dlrun.commands.help import ARGUMENTS
+from dlrun.cli.help import ARGUMENTS
 from dlrun.config.command_names import COMMANDS
 
 CONFIG = """

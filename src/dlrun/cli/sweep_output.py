@@ -21,6 +21,7 @@ from dlrun.sweeps.sweep_folder import Scored
 if TYPE_CHECKING:
     from rich.console import Console
 
+
 SHARE = 0.05  # of the time, at most, goes into drawing the picture anew
 FIRST = 1.0  # seconds that the first drawing is thought to take, with the import of what draws
 MOST_SEEDS = 30  # rows of the table over seeds on a terminal; sweep.md has them all

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.commands.again import opened
+from dlrun.cli.run_argument import opened
 from dlrun.config.compatibility import name_of
 from dlrun.config.compose import value_of
 from dlrun.config.constraints import COUNT
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from dlrun.report.result_tables import Summary
+
 
 USAGE = "dlrun neighbours RUN word… [count=10] [input=NAME] [fit=NAME]"
 SETTINGS = ("count", "input", "fit", "plugins")

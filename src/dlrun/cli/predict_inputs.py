@@ -12,6 +12,7 @@ from dlrun.core.errors import Refused
 if TYPE_CHECKING:
     from dlrun.experiment.inference import Place
 
+
 Kind = Literal["pictures", "texts", "series", "table"]
 Item = Path | str  # a file or folder, or a text itself
 ROWS = (".csv", ".tsv", ".tab")  # files that hold rows

@@ -15,6 +15,7 @@ from dlrun.report.result_tables import Summary, rich_table
 if TYPE_CHECKING:
     from rich.console import Console
 
+
 HEADS = ("target", "column", "when", "ahead", "value", "unit")
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.commands.again import opened
-from dlrun.commands.predict_items import ROWS, Item, Kind, item, kind_of, one_table, places, texts
+from dlrun.cli.predict_inputs import ROWS, Item, Kind, item, kind_of, one_table, places, texts
+from dlrun.cli.run_argument import opened
 from dlrun.core.errors import Refused
 from dlrun.core.formatting import counted
 from dlrun.launch.run_config import named_plugins
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from dlrun.experiment.answers import Answers
+
 
 USAGE: dict[Kind, str] = {
     "pictures": "dlrun predict RUN photo.jpg folder/ … [to=answers.csv]",
@@ -59,7 +60,7 @@ def predict(words: list[str]) -> int:
 
     asked, console = read_words(words), Console(highlight=False)
     if asked.kind == "series":
-        from dlrun.commands.predict_series import foretold
+        from dlrun.cli.predict_series import foretold
 
         text = foretold(
             asked.folder, one_table(asked.items), asked.plugins, asked.to, console, asked.fit, **asked.reading

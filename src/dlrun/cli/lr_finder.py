@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.commands.explain import assembled, must_answer
+from dlrun.cli.explain import assembled, must_answer
 from dlrun.config.compose import value_of
 from dlrun.config.constraints import POSITIVE, Range
 from dlrun.core.errors import Refused
@@ -16,6 +16,7 @@ from dlrun.report.result_tables import Summary, rich_table
 
 if TYPE_CHECKING:
     from dlrun.experiment.builder import Assembly, Fit
+
 
 STEPS = Range(int, 20, float("inf"), "a whole number from 20 up")
 OWN: dict[str, tuple[Range, Any]] = {"low": (POSITIVE, 1e-7), "high": (POSITIVE, 10.0), "steps": (STEPS, 100)}

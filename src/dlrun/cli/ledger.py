@@ -16,6 +16,7 @@ from dlrun.evaluation import test_ledger
 if TYPE_CHECKING:
     from rich.table import Table
 
+
 COLUMNS = ("date", "task", "data", "opening", "score", "reason", "run")
 SHORT = 8  # letters of a fingerprint that tell datasets apart
 

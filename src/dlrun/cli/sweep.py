@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from dlrun.sweeps.scheduler import Crew, Loop
     from dlrun.sweeps.sweep_folder import SweepFolder
 
+
 LOOKED_AT = 20  # combinations among which a word must do nothing, to be said to do nothing
 TRIED = 200  # combinations of which one must make sense before anything is begun
 
@@ -187,7 +188,7 @@ def carried_out(
     """
     from rich.console import Console
 
-    from dlrun.commands.sweep_shown import Shown
+    from dlrun.cli.sweep_output import Shown
     from dlrun.sweeps.scheduler import Loop
 
     console, (line, *flags) = Console(highlight=False), again

@@ -9,15 +9,12 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from dlrun.config.compose import configure, keys, unknown_key, value_of
-from dlrun.config.literal_overrides import as_text
+from dlrun.cli.run_argument import change, only, opened
+from dlrun.config.compose import configure
 from dlrun.config.overrides import user_folders
-from dlrun.config.parts import faults
-from dlrun.config.settings import LATER
 from dlrun.config.validation import check
 from dlrun.core import stored_files
 from dlrun.core.errors import Damaged, Refused
-from dlrun.core.files import contained
 from dlrun.core.folder_lock import at_work
 from dlrun.launch.run_config import go, make_folder, named_plugins, start
 from dlrun.launch.run_log import logging_to
@@ -25,46 +22,6 @@ from dlrun.launch.run_log import logging_to
 log = logging.getLogger("dlrun")
 
 RESUMED = ("workflow.budget", "engine.device", "engine.devices", "engine.save_every", "reason")
-
-
-def opened(words: list[str], command: str) -> tuple[Path, dict[str, Any], list[str]]:
-    """The run folder that the first word names, its config, and the other words. Raises Refused where there is none."""
-    if not words or "=" in words[0]:
-        raise Refused(f"dlrun {command} needs a run folder: dlrun {command} outputs/…")
-    folder = Path(words[0]).absolute()
-    if (folder / "sweep.jsonl").is_file():
-        raise Refused(f"{folder} is a sweep: the same dlrun -m … goes on with it; its jobs are run folders, such as "
-                      f"{words[0]}/000")  # fmt: skip
-    config = stored_files.config(folder)
-    contained(folder)
-    if "engine" not in config:
-        raise Refused(f"{folder / 'config.yaml'} is not the config of a run")
-    if strange := list(faults(config, named_plugins(words[1:]))):
-        raise Refused("\n".join(strange))
-    config["engine"] = {**LATER, **config["engine"]}
-    return folder, config, words[1:]
-
-
-def change(config: dict[str, Any], words: list[str]) -> None:
-    """Set single keys of a saved config. Raises Refused for a key that is not there."""
-    for word in words:
-        key, equals, _ = word.partition("=")
-        node, parts = config, key.split(".")
-        for part in parts[:-1]:
-            node = node.get(part, {}) if isinstance(node, dict) else {}
-        if not equals or not isinstance(node, dict) or parts[-1] not in node:
-            raise Refused(unknown_key(key, keys(config)))
-        if isinstance(node[parts[-1]], dict):
-            raise Refused(f"{word}: a part cannot be exchanged in a run that is there; use dlrun rerun")
-        node[parts[-1]] = value_of(word)
-    as_text(config, words)
-
-
-def only(words: list[str], keys: tuple[str, ...], why: str) -> None:
-    """Refuse settings other than these."""
-    for word in words:
-        if word.partition("=")[0] not in keys:
-            raise Refused(f"{word}: {why}. What can be set: {', '.join(keys)}")
 
 
 def resume(words: list[str]) -> int:
@@ -153,7 +110,7 @@ def rerun(words: list[str]) -> int:
     at_home(config, folder, rest)
     before = words_of(folder)
     if before[:1] == ["workflow"]:
-        from dlrun.commands.workflow import workflow
+        from dlrun.cli.workflow import workflow
 
         return workflow([*without(before[1:], rest), *rest], lambda config: at_home(config, folder, rest))
     if rest:
@@ -164,7 +121,7 @@ def rerun(words: list[str]) -> int:
     new = make_folder(config)
     code = start(config, [*without(before, rest), *rest], new, plugins)
     if code == 0 and all(word.startswith(("plugins=", "output=")) for word in rest):
-        from dlrun.commands.repeated import verdict
+        from dlrun.cli.reproduction import verdict
 
         print(verdict(folder, new))
     return code

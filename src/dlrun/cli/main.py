@@ -75,15 +75,15 @@ def run(words: list[str]) -> int:
 
 
 def _help(words: list[str]) -> int:
-    from dlrun.commands.help import help_text
-    from dlrun.commands.usage import ABOUT, usage
+    from dlrun.cli.help import help_text
+    from dlrun.cli.usage import ABOUT, usage
 
     print(usage(words[0]) if words and words[0] in ABOUT else help_text())
     return 0
 
 
 def _ls(words: list[str]) -> int:
-    from dlrun.commands.ls import listing
+    from dlrun.cli.list import listing
     from dlrun.config.overrides import user_folders
 
     folders, rest = user_folders(words)
@@ -94,21 +94,21 @@ def _ls(words: list[str]) -> int:
 def _compare(words: list[str]) -> int:
     from rich.console import Console
 
-    from dlrun.commands.compare import comparison
+    from dlrun.cli.compare import comparison
 
     Console(highlight=False).print(comparison([Path(word) for word in words]))
     return 0
 
 
 def _completion(words: list[str]) -> int:
-    from dlrun.commands.completion import completion
+    from dlrun.cli.completion import completion
 
     print(completion(words))
     return 0
 
 
 def _complete(words: list[str]) -> int:
-    from dlrun.commands.completion import complete
+    from dlrun.cli.completion import complete
     from dlrun.config.overrides import user_folders
 
     folders, rest = user_folders(words[:-1])
@@ -117,91 +117,91 @@ def _complete(words: list[str]) -> int:
 
 
 def _resume(words: list[str]) -> int:
-    from dlrun.commands.again import resume
+    from dlrun.cli.resume import resume
 
     return resume(words)
 
 
 def _rerun(words: list[str]) -> int:
-    from dlrun.commands.again import rerun
+    from dlrun.cli.resume import rerun
 
     return rerun(words)
 
 
 def _evaluate(words: list[str]) -> int:
-    from dlrun.commands.again import evaluate
+    from dlrun.cli.resume import evaluate
 
     return evaluate(words)
 
 
 def _predict(words: list[str]) -> int:
-    from dlrun.commands.predict import predict
+    from dlrun.cli.predict import predict
 
     return predict(words)
 
 
 def _generate(words: list[str]) -> int:
-    from dlrun.commands.generate import generate
+    from dlrun.cli.generate import generate
 
     return generate(words)
 
 
 def _neighbours(words: list[str]) -> int:
-    from dlrun.commands.neighbours import neighbours
+    from dlrun.cli.neighbours import neighbours
 
     return neighbours(words)
 
 
 def _train(words: list[str]) -> int:
-    from dlrun.commands.train import train
+    from dlrun.cli.train import train
 
     return train(words)
 
 
 def _workflow(words: list[str]) -> int:
-    from dlrun.commands.workflow import workflow
+    from dlrun.cli.workflow import workflow
 
     return workflow(words)
 
 
 def _final(words: list[str]) -> int:
-    from dlrun.commands.workflow import final
+    from dlrun.cli.workflow import final
 
     return final(words)
 
 
 def _ledger(words: list[str]) -> int:
-    from dlrun.commands.ledger import ledger
+    from dlrun.cli.ledger import ledger
 
     return ledger(words)
 
 
 def _explain(words: list[str]) -> int:
-    from dlrun.commands.explain import explain
+    from dlrun.cli.explain import explain
 
     return explain(words)
 
 
 def _show(words: list[str]) -> int:
-    from dlrun.commands.show import show
+    from dlrun.cli.show import show
 
     return show(words)
 
 
 def _lr(words: list[str]) -> int:
-    from dlrun.commands.lr import lr
+    from dlrun.cli.lr_finder import lr
 
     return lr(words)
 
 
 def _report(words: list[str]) -> int:
-    from dlrun.commands.report import report
+    from dlrun.cli.report import report
 
     return report(words)
 
 
 def _visualize(words: list[str]) -> int:
-    from dlrun.commands.visualize import visualize
+    from dlrun.cli.visualize import visualize
 
     return visualize(words)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.commands.explain import assembled
+from dlrun.cli.explain import assembled
 from dlrun.core.errors import Refused
 from dlrun.report.contact_sheet import Line, draw
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from dlrun.core.types import Batch, Field
     from dlrun.experiment.builder import Assembly, Fit
+
 
 ROWS, MOST_ROWS, COLUMNS = 6, 10, 8
 FAINT = 0.005  # a share of a label below this is not told
