@@ -164,7 +164,7 @@ def test_runs_that_differ_in_many_things_have_a_column_each(tmp_path):
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(comparison(runs))
     text = console.export_text()
-    assert re.search(r"data._target_ +dlrun.data.datasets.mnist.load +dlrun.data.datasets.housing.load", text)
+    assert re.search(r"data._target_ +dlrun.data.mnist.load +dlrun.data.housing.load", text)
     assert re.search(r"val mae", text) and "2.5500 ± 0.1291" in text
 
 
