@@ -23,6 +23,8 @@ QUICK = ("engine.epochs=2", "engine.device=cpu")
 BLOCK = re.compile(r"(?:`([^`\n]+)`:\n\n)?```(\w*)\n(.*?)```", re.S)
 EXAMPLES = ("A model", "A metric", "A dataset", "A callback")
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/ARCHITECTURE.md", *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md")))
+STRANGE = ("RUN", "NAME", "…", "|lstm", "my_package")  # in lines that are not to be typed as they stand
+AFTER_A_RUN = ("--help", "completion", "compare", "final", "ls", "predict", "resume", "show")
 TODAY = {"num_outputs": "outputs", "Dataset": "Raw", "RawColumns": "Rows"}
 RUN_ALL = """
 import json, sys
@@ -153,3 +155,24 @@ def test_files_that_architecture_and_contributing_name_are_there():
         made |= {"conf/task/rings.yaml"}
         places = (ROOT, ROOT / "src" / "dlrun")
         assert files and not [f for f in files - made if not any((place / f).is_file() for place in places)]
+
+
+def typed():
+    """The words of each command of the pages that begins a run, without those that sweep."""
+    for name in sorted(set(PAGES) - {"CONTRIBUTING.md"}):
+        for file, language, code in BLOCK.findall(page(name)):
+            for line in code.replace("\\\n", " ").splitlines() if not (file or language) else ():
+                if not line.startswith("dlrun ") or any(each in line for each in STRANGE):
+                    continue
+                words = shlex.split(line, comments=True)[1:]
+                if not words or words[0] in AFTER_A_RUN or "-m" in words:
+                    continue
+                words = words[1:] if words[0] in ("explain", "lr", "workflow") else words
+                yield tuple(word for word in words if word not in ("--cfg", "job"))
+
+
+def test_the_commands_of_the_pages_make_sense(elsewhere, capsys):
+    commands = sorted(set(typed()))
+    assert len(commands) > 30
+    wrong = [words for words in commands if main([*words, "--cfg", "job"])]
+    assert not wrong, capsys.readouterr().err
