@@ -34,7 +34,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import numpy as np
 from bench_peer import peak
-from dlrun.config.instantiate import build
+from dlrun.config.instantiate import build_part as build
 from dlrun.data.preprocessing.pipeline import prepare
 
 def epoch(folder):
@@ -60,7 +60,12 @@ def commands() -> Iterator[bool]:
     """Fresh processes."""
     for words, (code, most) in COMMANDS.items():
         program = f"import sys; from dlrun.cli.main import main; sys.exit(main({words.split()!r}) != {code})"
-        yield bar(f"dlrun {words}", least(lambda p=program: used([sys.executable, "-c", p]), 3), most, "s of CPU")
+        yield bar(
+            f"dlrun {words}",
+            least(lambda p=program: used([sys.executable, "-c", p]), 3),
+            most,
+            "s of CPU",
+        )
 
 
 def beside_training() -> Iterator[bool]:
@@ -68,7 +73,12 @@ def beside_training() -> Iterator[bool]:
     from dlrun.evaluation import bootstrap
 
     values = np.random.default_rng(0).gamma(2.0, 1.0, 10_000)
-    yield bar("an interval of 10,000 rows", cpu(lambda: bootstrap.mean(values, seed=0)), 1.0, "s of CPU")
+    yield bar(
+        "an interval of 10,000 rows",
+        cpu(lambda: bootstrap.compute_mean_interval(values, seed=0)),
+        1.0,
+        "s of CPU",
+    )
     with tempfile.TemporaryDirectory() as place:
         yield bar("the worst of 10,000 pictures", cpu(worst(Path(place))), 0.5, "s of CPU")
     yield bar("a linear model of 20,000 texts of 10,000 words", cpu(linear()), 10.0, "s of CPU")
@@ -86,7 +96,7 @@ def cpu(act: Callable[[], Any], runs: int = 3) -> float:
 
 
 def worst(place: Path) -> Callable[[], Any]:
-    from dlrun.core.dataset import Raw
+    from dlrun.core.dataset import Dataset
     from dlrun.core.types import Field
     from dlrun.evaluation import worst_errors
 
@@ -95,34 +105,42 @@ def worst(place: Path) -> Callable[[], Any]:
         "image": random.randint(0, 256, (rows, 1, 28, 28)).astype(np.uint8),
         "digit": random.randint(0, 10, rows),
     }
-    raw = Raw(columns, {"image": "image"}, {"digit": "category"}, {})
+    raw = Dataset(columns, {"image": "image"}, {"digit": "category"}, {})
     answers = {"digit": (random.dirichlet(np.ones(10), rows).astype(np.float32), columns["digit"])}
     fields = {"digit": Field("category")}
-    return lambda: worst_errors.write(place, "fit", "val", raw, raw.dev, np.arange(rows), answers, fields)
+    return lambda: worst_errors.write_largest_errors(
+        place, "fit", "val", raw, raw.dev, np.arange(rows), answers, fields
+    )
 
 
 def linear() -> Callable[[], Any]:
     import torch
     from bench_peer_own import bench
 
-    from dlrun.config.instantiate import build
+    from dlrun.config.instantiate import build_part
     from dlrun.core.types import Field, Spec
-    from dlrun.data.loading.table import Bag, Plain, Table
+    from dlrun.data.loading.table import DenseColumn, SparseCounts, Table
 
     random, rows, each, width = np.random.default_rng(0), 20_000, 20, 10_000
-    words = np.sort(random.integers(0, width // each, (rows, each)) + np.arange(each) * (width // each), 1)
+    words = np.sort(
+        random.integers(0, width // each, (rows, each)) + np.arange(each) * (width // each), 1
+    )
     starts = torch.arange(0, rows * each + 1, each, dtype=torch.int32)
-    bag = Bag(starts, torch.tensor(words.reshape(-1), dtype=torch.int32), torch.ones(rows * each), width)
+    bag = SparseCounts(
+        starts, torch.tensor(words.reshape(-1), dtype=torch.int32), torch.ones(rows * each), width
+    )
     y = torch.tensor((words[:, :5] % 2).mean(1) > 0.5).float()[:, None]
-    spec = Spec({"bag": Field("bag", (width,), width)}, {"y": Field("binary", (1,), 2, ("no", "yes"))})
-    table = Table({"bag": bag, "y": Plain(y)})
-    return lambda: build(bench().node("model", "linear_solved"), spec).solve(table)
+    spec = Spec(
+        {"bag": Field("bag", (width,), width)}, {"y": Field("binary", (1,), 2, ("no", "yes"))}
+    )
+    table = Table({"bag": bag, "y": DenseColumn(y)})
+    return lambda: build_part(bench().node("model", "linear_solved"), spec).solve(table)
 
 
 def audits() -> Iterator[bool]:
     """Of the book's data sets, where the official files are."""
     from dlrun.config.compose import configure
-    from dlrun.config.instantiate import build
+    from dlrun.config.instantiate import build_part
     from dlrun.core.paths import data_root
     from dlrun.data.audit.run import audit
 
@@ -130,10 +148,15 @@ def audits() -> Iterator[bool]:
         if not (data_root() / task.partition("_")[0]).is_dir():
             print(f"audit of task={task}: its official files are not there")
             continue
-        raw = build(configure([f"task={task}"], [])["data"])
+        raw = build_part(configure([f"task={task}"], [])["data"])
         rows = np.arange(len(raw))
         parts = rows[: len(raw) * 4 // 5], rows[len(raw) * 4 // 5 :]
-        yield bar(f"audit of task={task}", cpu(lambda raw=raw, parts=parts: audit(raw, *parts, 0), 1), most, "s of CPU")
+        yield bar(
+            f"audit of task={task}",
+            cpu(lambda raw=raw, parts=parts: audit(raw, *parts, 0), 1),
+            most,
+            "s of CPU",
+        )
 
 
 def memory() -> bool:
@@ -143,7 +166,10 @@ def memory() -> bool:
         folders = [Path(place, str(count)) for count in FILES]
         for folder, count in zip(folders, FILES, strict=True):
             folder.mkdir()
-            whole = {"x": random.normal(size=(500, 1000)).astype(np.float32), "y": np.arange(500) % 2}
+            whole = {
+                "x": random.normal(size=(500, 1000)).astype(np.float32),
+                "y": np.arange(500) % 2,
+            }
             for number in range(count):
                 np.savez(folder / f"{number:03}.npz", **whole)
         words = [sys.executable, "-c", MEMORY, str(Path(__file__).parent), *map(str, folders)]

@@ -34,7 +34,7 @@ import sys, time
 from dlrun.cli import main as cli
 
 def watched(words):
-    from dlrun.training.optimization import Learner
+    from dlrun.training.optimization import Optimization as Learner
     learn = Learner.learn
     def once(*args):
         learn(*args)
@@ -59,23 +59,42 @@ entry()
 def tell_start(runs: int = 3) -> bool:
     """Print start-up times and the peak of experiment=imdb_dense; whether all keep their bars."""
     base = least(lambda: said("seconds", TORCH, []), runs)
-    helped = least(lambda: used([sys.executable, "-c", "from dlrun.cli.main import entry; entry()", "--help"]), runs)
+    helped = least(
+        lambda: used([sys.executable, "-c", "from dlrun.cli.main import entry; entry()", "--help"]),
+        runs,
+    )
     print(f"import torch alone: {base:.2f} s of CPU")
     kept = [bar("dlrun --help", helped, HELP, "s of CPU")]
     for task in ("imdb", "boston_housing", "wine", "digits"):
         words, note = [f"task={task}", *there(task)], " (sample)" if there(task) else ""
         seconds = least(lambda words=words: said("seconds", TO_FIRST_STEP, words), runs) - base
-        kept.append(bar(f"task={task}{note}, to the first step, on top of it", seconds, FIRST_STEP, "s of CPU"))
+        kept.append(
+            bar(
+                f"task={task}{note}, to the first step, on top of it",
+                seconds,
+                FIRST_STEP,
+                "s of CPU",
+            )
+        )
     words = ["experiment=imdb_dense", "test=true", "reason=a measure of memory", *there("imdb")]
     most = said("MiB", TO_THE_END.format(here=str(Path(__file__).parent)), words)
-    kept.append(bar(f"experiment=imdb_dense with its test{' (sample)' if there('imdb') else ''}", most, PEAK, "MiB"))
+    kept.append(
+        bar(
+            f"experiment=imdb_dense with its test{' (sample)' if there('imdb') else ''}",
+            most,
+            PEAK,
+            "MiB",
+        )
+    )
     return all(kept)
 
 
 def bar(what: str, found: float, most: float, unit: str) -> bool:
     """Print a figure beside its bar; whether it keeps it."""
     kept = found < most
-    print(f"{what}: {found:.3g} {unit} (less than {most:.3g}{'' if kept else ', MISSED'})", flush=True)
+    print(
+        f"{what}: {found:.3g} {unit} (less than {most:.3g}{'' if kept else ', MISSED'})", flush=True
+    )
     return kept
 
 
@@ -104,11 +123,19 @@ def used(command: list[str]) -> float:
 def said(unit: str, code: str, words: list[str]) -> float:
     """The figure that a process of this code, which runs dlrun with these words, gives of itself."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-c", code, *words, *(["engine.device=cpu", f"output={folder}"] if words else [])]
+        command = [
+            sys.executable,
+            "-c",
+            code,
+            *words,
+            *(["engine.device=cpu", f"output={folder}"] if words else []),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     found = [line.split()[1] for line in done.stderr.splitlines() if line.startswith(f"{unit} ")]
     if done.returncode or not found:
-        raise SystemExit(f"dlrun {' '.join(words)} ended with {done.returncode}: {done.stderr[-300:]}")
+        raise SystemExit(
+            f"dlrun {' '.join(words)} ended with {done.returncode}: {done.stderr[-300:]}"
+        )
     return float(found[-1])
 
 
@@ -117,10 +144,10 @@ def tell_rows(rounds: int = 5, seconds: float = 1.0) -> None:
     import torch
     from bench_peer_own import bench
 
-    from dlrun.core.device import flush_denormals
+    from dlrun.core.device import flush_tiny_values
 
     torch.set_num_threads(1)
-    flush_denormals()
+    flush_tiny_values()
     heads = ("loop", "dlrun", "ratio", "forward", "evaluate", "ratio", "same batch", "ratio")
     print(f"{'rows':>9} {' '.join(f'{head:>10}' for head in heads)}   (µs a row)")
     for rows in SIZES:
@@ -130,7 +157,10 @@ def tell_rows(rounds: int = 5, seconds: float = 1.0) -> None:
             training = paired(hand, mine, rounds, seconds, bench().speed)
             evaluating = paired(forward, evaluate, rounds, seconds / 2, bench().speed)
             alike = paired(same, evaluate, rounds, seconds / 2, bench().speed)
-        print(f"{rows:>9,} {told(training)} {told(evaluating)} {1e6 / alike[0]:>10.2f} {alike[2]:>10.2f}", flush=True)
+        print(
+            f"{rows:>9,} {told(training)} {told(evaluating)} {1e6 / alike[0]:>10.2f} {alike[2]:>10.2f}",
+            flush=True,
+        )
 
 
 def table_of(bench: Any, rows: int) -> Any:
@@ -139,10 +169,13 @@ def table_of(bench: Any, rows: int) -> Any:
     from torch import nn
 
     from dlrun.core.types import Field, Spec
-    from dlrun.data.loading.table import Plain
+    from dlrun.data.loading.table import DenseColumn
 
     spec = Spec({"x": Field("number", (COLUMNS,))}, {"y": Field("number", (1,))})
-    columns = lambda: {"x": Plain(torch.randn(rows, COLUMNS)), "y": Plain(torch.randn(rows, 1))}  # noqa: E731
+    columns = lambda: {  # noqa: E731
+        "x": DenseColumn(torch.randn(rows, COLUMNS)),
+        "y": DenseColumn(torch.randn(rows, 1)),
+    }
     hand = lambda: nn.Sequential(  # noqa: E731
         nn.Linear(COLUMNS, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1)
     )
@@ -189,12 +222,20 @@ def evaluations(trainer: Any, table: Any) -> Iterator[int]:
 
 
 def paired(
-    theirs: Iterator[int], ours: Iterator[int], rounds: int, seconds: float, speed: Callable[..., float]
+    theirs: Iterator[int],
+    ours: Iterator[int],
+    rounds: int,
+    seconds: float,
+    speed: Callable[..., float],
 ) -> tuple[float, float, float]:
     """Medians of rows a second of both, and of the rounds' ratios."""
     pairs = [(speed(theirs, seconds), speed(ours, seconds)) for _ in range(rounds)]
     ratio = statistics.median(mine / other for other, mine in pairs)
-    return statistics.median(other for other, _ in pairs), statistics.median(mine for _, mine in pairs), ratio
+    return (
+        statistics.median(other for other, _ in pairs),
+        statistics.median(mine for _, mine in pairs),
+        ratio,
+    )
 
 
 def told(found: tuple[float, float, float]) -> str:
@@ -202,7 +243,9 @@ def told(found: tuple[float, float, float]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--start", action="store_true")
     parser.add_argument("--rows", action="store_true")
     args = parser.parse_args()

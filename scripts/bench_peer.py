@@ -26,7 +26,9 @@ from typing import Any
 import numpy as np
 
 LR, RHO, EPS = 1e-3, 0.9, 1e-7  # of RMSprop, for all
-Fit = Callable[[int, int | None], None]  # (epochs, rows; None = all of them): trains in this process
+Fit = Callable[
+    [int, int | None], None
+]  # (epochs, rows; None = all of them): trains in this process
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,11 @@ class Given:
         """The loss over the network's raw answers, as a torch module."""
         from torch import nn
 
-        losses = {"number": nn.MSELoss, "category": nn.CrossEntropyLoss, "binary": nn.BCEWithLogitsLoss}
+        losses = {
+            "number": nn.MSELoss,
+            "category": nn.CrossEntropyLoss,
+            "binary": nn.BCEWithLogitsLoss,
+        }
         return losses[self.kind]()
 
     def measure(self, raw: Any, target: Any) -> Any:
@@ -100,7 +106,9 @@ class Rounds:
         """
         self.fit(1, None)
         while (spent := self._spent()) < seconds / 2:
-            self.epochs = max(self.epochs + 1, round(self.epochs * min(20.0, seconds / max(spent, 1e-3))))
+            self.epochs = max(
+                self.epochs + 1, round(self.epochs * min(20.0, seconds / max(spent, 1e-3)))
+            )
         self.epochs = max(1, round(self.epochs * seconds / spent))
         return {"epochs": self.epochs}
 
@@ -128,7 +136,9 @@ def peak() -> float:
     if status.exists():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        1 << 20 if sys.platform == "darwin" else 1024
+    )
 
 
 def started(peer: str, folder: Path) -> tuple[Rounds, dict[str, Any]]:
@@ -152,7 +162,9 @@ def started(peer: str, folder: Path) -> tuple[Rounds, dict[str, Any]]:
 
 
 def main() -> int:
-    answers = os.fdopen(os.dup(1), "w")  # what a library prints goes to stderr, not among the answers
+    answers = os.fdopen(
+        os.dup(1), "w"
+    )  # what a library prints goes to stderr, not among the answers
     os.dup2(2, 1)
     one_thread()
     answer = lambda found: print(json.dumps(found), file=answers, flush=True)  # noqa: E731
@@ -165,5 +177,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.modules["bench_peer"] = sys.modules["__main__"]  # so that a peer that imports it finds this one
+    sys.modules["bench_peer"] = sys.modules[
+        "__main__"
+    ]  # so that a peer that imports it finds this one
     raise SystemExit(main())

@@ -48,7 +48,10 @@ LAYERS = {  # workload → what the hand-written network of scripts/bench has
 }
 ANSWERED = {
     "number": lambda: ("mean_squared_error", ["mean_absolute_error"]),
-    "category": lambda: (keras.losses.SparseCategoricalCrossentropy(from_logits=True), ["accuracy"]),
+    "category": lambda: (
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        ["accuracy"],
+    ),
     "binary": lambda: (
         keras.losses.BinaryCrossentropy(from_logits=True),
         [keras.metrics.BinaryAccuracy(threshold=0.0)],
@@ -58,7 +61,9 @@ ANSWERED = {
 
 def read(given: Given) -> Any:
     """The arrays: pictures with channels last, whole numbers of 32 bits."""
-    x, y = (array.astype(np.int32) if array.dtype == np.int64 else array for array in given.arrays())
+    x, y = (
+        array.astype(np.int32) if array.dtype == np.int64 else array for array in given.arrays()
+    )
     return (np.ascontiguousarray(x.transpose(0, 2, 3, 1)) if x.ndim == 4 else x), y
 
 
@@ -67,7 +72,10 @@ def peer(given: Given, arrays: Any, variant: str) -> tuple[Fit, int]:
     del variant
     x, y = arrays
     model = keras.Sequential(
-        [keras.Input(tuple(x.shape[1:]), dtype=str(x.dtype).replace("torch.", "")), *LAYERS[given.workload]()]
+        [
+            keras.Input(tuple(x.shape[1:]), dtype=str(x.dtype).replace("torch.", "")),
+            *LAYERS[given.workload](),
+        ]
     )
     loss, metrics = ANSWERED[given.kind]()
     optimizer = keras.optimizers.RMSprop(learning_rate=LR, rho=RHO, epsilon=EPS)

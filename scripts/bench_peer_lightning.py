@@ -22,7 +22,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 warnings.filterwarnings("ignore")  # advice to start more worker processes, of no use to one thread
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-QUIET = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+QUIET = dict.fromkeys(
+    ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
+)
 
 
 class Network(lightning.LightningModule):
@@ -30,7 +32,11 @@ class Network(lightning.LightningModule):
 
     def __init__(self, given: Given) -> None:
         super().__init__()
-        self.network, self.criterion, self.measure = given.network(), given.criterion(), given.measure
+        self.network, self.criterion, self.measure = (
+            given.network(),
+            given.criterion(),
+            given.measure,
+        )
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         x, y = batch
@@ -60,7 +66,9 @@ def peer(given: Given, tensors: Any, variant: str) -> tuple[Fit, int]:
     def fit(epochs: int, rows: int | None) -> None:
         dataset = TensorDataset(*(tensor[:rows] for tensor in tensors))
         loader = DataLoader(dataset, batch_size=given.batch_size, shuffle=True)
-        trainer = lightning.Trainer(max_epochs=epochs, accelerator="cpu", default_root_dir=folder, **settings)
+        trainer = lightning.Trainer(
+            max_epochs=epochs, accelerator="cpu", default_root_dir=folder, **settings
+        )
         trainer.fit(network, loader)
 
     return fit, sum(parameter.numel() for parameter in network.parameters())

@@ -21,7 +21,7 @@ from bench_peer import EPS, LR, RHO, Fit, Given
 from torch.utils.data import DataLoader, TensorDataset
 
 from dlrun.core import device
-from dlrun.data.loading.table import Plain, Table
+from dlrun.data.loading.table import DenseColumn, Table
 
 
 def bench() -> Any:
@@ -47,9 +47,12 @@ def peer(given: Given, columns: Any, variant: str) -> tuple[Fit, int]:
     size = sum(parameter.numel() for parameter in given.network().parameters())
     name, *settings = variant.split(",")
     if name == "dlrun":
-        device.keep_memory()
+        device.keep_freed_memory()
         return dlrun(given, work, table, dict(word.split("=") for word in settings)), size
-    few = {key: Plain(value.to_dense()) for key, value in next(table.batches(given.batch_size)).items()}
+    few = {
+        key: DenseColumn(value.to_dense())
+        for key, value in next(table.batches(given.batch_size)).items()
+    }
     loop = bench().by_hand if name == "loop" else over_loader
     return fit_of(loop(work, table, given.folder), loop(work, Table(few), given.folder)), size
 
@@ -75,7 +78,9 @@ def dlrun(given: Given, work: Any, table: Table, settings: dict[str, str]) -> Fi
         bench().node = node
         yield from bench().ours(work, table, folder)
 
-    return fit_of(epochs(), epochs(epoch_batches=3 if "compile" in settings else 1))  # the third is compiled
+    return fit_of(
+        epochs(), epochs(epoch_batches=3 if "compile" in settings else 1)
+    )  # the third is compiled
 
 
 def over_loader(work: Any, table: Table, folder: Path) -> Iterator[int]:

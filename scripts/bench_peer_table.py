@@ -28,7 +28,15 @@ PEERS = {  # what its process is told → how the table names it, the modules th
 }
 VERSIONS = ("torch", "lightning", "keras", "jax", "skorch", "fastai")
 SMALL = ("boston_batch_1", "boston_batch_16", "mnist_dense")
-COMMON = ("boston_batch_1", "boston_batch_16", "mnist_dense", "imdb_dense", "mnist_convnet", "jena_gru", "imdb_lstm")
+COMMON = (
+    "boston_batch_1",
+    "boston_batch_16",
+    "mnist_dense",
+    "imdb_dense",
+    "mnist_convnet",
+    "jena_gru",
+    "imdb_lstm",
+)
 
 
 @dataclass
@@ -71,9 +79,14 @@ def table(found: list[Found]) -> list[str]:
         if one.fault or not one.ratios:
             lines.append(f"| {name} | {one.fault or 'the loop was lost'} | | | | | |")
             continue
-        ratio, ends = statistics.median(one.ratios), f"{min(one.ratios):.2f} – {max(one.ratios):.2f}"
+        ratio, ends = (
+            statistics.median(one.ratios),
+            f"{min(one.ratios):.2f} – {max(one.ratios):.2f}",
+        )
         figures = f"{one.imported:.1f} | {one.first:.1f} | {one.peak:,.0f}"
-        lines.append(f"| {name} | {statistics.median(one.speeds):,.0f} | {ratio:.2f} | {ends} | {figures} |")
+        lines.append(
+            f"| {name} | {statistics.median(one.speeds):,.0f} | {ratio:.2f} | {ends} | {figures} |"
+        )
     return lines
 
 
@@ -89,7 +102,10 @@ def versions() -> str:
 
 
 def write(
-    found: list[Found], rounds: int, seconds: float, alone: Sequence[tuple[str, float, float, float, float]] = ()
+    found: list[Found],
+    rounds: int,
+    seconds: float,
+    alone: Sequence[tuple[str, float, float, float, float]] = (),
 ) -> None:
     """Put the tables into docs/benchmarks.md, in the place of those of the run before."""
     lines = [BEGIN, "## Against the other frameworks", "", *told(rounds, seconds)]
@@ -101,7 +117,10 @@ def write(
             "### What no other does: several fits as one, a step of one of them; and texts in batches of one length",
             "",
         ]
-        lines += ["| workload | hand-written loop, samples/s | dlrun | ratio | bar |", "|---|--:|--:|--:|--:|"]
+        lines += [
+            "| workload | hand-written loop, samples/s | dlrun | ratio | bar |",
+            "|---|--:|--:|--:|--:|",
+        ]
         lines += ["| {} | {:,.0f} | {:,.0f} | {:.2f} | {:g} |".format(*one) for one in alone]
     section = "\n".join([*lines, "", END])
     text = BENCHMARKS.read_text(encoding="utf-8")

@@ -41,7 +41,9 @@ class Process:
         self.log = folder / f"{peer.replace(':', '-')}.log"
         command = [sys.executable, str(HERE / "bench_peer.py"), peer, str(folder)]
         with self.log.open("w") as log:
-            self.child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
+            self.child = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+            )
 
     def answer(self, order: str = "") -> dict[str, Any]:
         """What it says to an order; without one, what it says once it has started. Raises Lost."""
@@ -84,7 +86,11 @@ def compare_peers(names: Sequence[str], rounds: int, seconds: float) -> list[Fou
 def present(workload: str) -> list[str]:
     """The peers that can run here; only steps of small dense networks are compiled."""
     missing = absent()
-    return [peer for peer in PEERS if peer not in missing and (workload in SMALL or "compile=step" not in peer)]
+    return [
+        peer
+        for peer in PEERS
+        if peer not in missing and (workload in SMALL or "compile=step" not in peer)
+    ]
 
 
 def prepare(name: str, folder: Path) -> None:
@@ -99,7 +105,10 @@ def prepare(name: str, folder: Path) -> None:
     work = bench().WORKLOADS[name][0]()
     columns = work.columns()
     whole = next(Table(columns).batches(len(columns["y"])))
-    np.save(folder / "x.npy", whole["x"].to_dense().long().numpy() if name == "imdb_lstm" else whole["x"].to_dense())
+    np.save(
+        folder / "x.npy",
+        whole["x"].to_dense().long().numpy() if name == "imdb_lstm" else whole["x"].to_dense(),
+    )
     np.save(folder / "y.npy", whole["y"])
     torch.save(columns, folder / "columns.pt")
     torch.save(work.by_hand(), folder / "network.pt")
@@ -120,7 +129,9 @@ def compare(name: str, folder: Path, rounds: int, seconds: float) -> list[Found]
                 running[peer] = process
         for _ in range(rounds):
             speeds = {
-                peer: one_round(process, found[peer]) for peer, process in running.items() if not found[peer].fault
+                peer: one_round(process, found[peer])
+                for peer, process in running.items()
+                if not found[peer].fault
             }
             for peer, speed in speeds.items():
                 if speed and speeds.get("own:loop"):
@@ -157,7 +168,9 @@ def one_round(process: Process, one: Found) -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("workloads", nargs="*", choices=[[], *COMMON], default=[])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0)

@@ -30,7 +30,9 @@ Epoch = Callable[[], float]  # runs one, and answers with its seconds
 def compare_pictures(rows: int, rounds: int) -> bool:
     """Print seconds an epoch of both, their ratio, and the network's share of dlrun's time; whether it is enough."""
     with tempfile.TemporaryDirectory() as name:
-        os.environ["XDG_CACHE_HOME"] = name  # so that dlrun's first start decodes, and its time is seen
+        os.environ["XDG_CACHE_HOME"] = (
+            name  # so that dlrun's first start decodes, and its time is seen
+        )
         start = time.perf_counter()
         trainer = ours(rows, Path(name))
         ready = time.perf_counter() - start
@@ -41,7 +43,10 @@ def compare_pictures(rows: int, rounds: int) -> bool:
         print(f"{rows} pictures; dlrun's first start, decoding included: {ready:.1f} s")
         ratios = {what: ratio(what, theirs[what], mine[what], rounds) for what in mine}
         share = statistics.median(model_share(trainer) for _ in range(rounds))
-        print(f"forward and backward of the network: {share:.0%} of dlrun's epoch (least {MODEL_SHARE:.0%});", end=" ")
+        print(
+            f"forward and backward of the network: {share:.0%} of dlrun's epoch (least {MODEL_SHARE:.0%});",
+            end=" ",
+        )
         print(f"if all else took no time, the ratio would be {ratios['epoch'] / share:.2f}")
     return ratios["epoch"] >= EPOCH_RATIO and share >= MODEL_SHARE
 
@@ -53,18 +58,27 @@ def ratio(what: str, theirs: Epoch, mine: Epoch, rounds: int) -> float:
     found = statistics.median(a / b for a, b in pairs)
     seconds = [statistics.median(times) for times in zip(*pairs, strict=True)]
     least = f" (least {EPOCH_RATIO:.1f})" if what == "epoch" else ""
-    print(f"{what:<14} loader {seconds[0]:7.2f} s  dlrun {seconds[1]:7.2f} s  ratio {found:.2f}{least}", flush=True)
+    print(
+        f"{what:<14} loader {seconds[0]:7.2f} s  dlrun {seconds[1]:7.2f} s  ratio {found:.2f}{least}",
+        flush=True,
+    )
     return found
 
 
 def ours(rows: int, folder: Path) -> Any:
     """dlrun's trainer, as a run of these words has it."""
     from dlrun.config.compose import configure
-    from dlrun.experiment.builder import Assembly
+    from dlrun.experiment.builder import ExperimentBuilder
 
-    words = ["task=cats_dogs", "augment=book", "protocol=whole", "engine.device=cpu", "model.dropout=0.5"]
+    words = [
+        "task=cats_dogs",
+        "augment=book",
+        "protocol=whole",
+        "engine.device=cpu",
+        "model.dropout=0.5",
+    ]
     words += [f"data.development={rows // 2}", f"engine.batch_size={BATCH}", f"optimizer.lr={RATE}"]
-    assembly = Assembly(configure(words, []), folder / "run")
+    assembly = ExperimentBuilder(configure(words, []), folder / "run")
     job = assembly.plan([])
     assert job is not None
     return assembly.fit(job).trainer
@@ -132,13 +146,17 @@ def by_hand(folder: Path) -> tuple[Epoch, Epoch]:
 
     steps = [
         v2.Resize((SIDE, SIDE)),
-        v2.RandomAffine(40, (0.2, 0.2), (0.8, 1.2), 11.459, interpolation=v2.InterpolationMode.BILINEAR),
+        v2.RandomAffine(
+            40, (0.2, 0.2), (0.8, 1.2), 11.459, interpolation=v2.InterpolationMode.BILINEAR
+        ),
         v2.RandomHorizontalFlip(),
         v2.ToImage(),
         v2.ToDtype(torch.float32, scale=True),
     ]
     photos = ImageFolder(str(folder), v2.Compose(steps))
-    loader = DataLoader(photos, BATCH, shuffle=True, num_workers=os.cpu_count() or 1, persistent_workers=True)
+    loader = DataLoader(
+        photos, BATCH, shuffle=True, num_workers=os.cpu_count() or 1, persistent_workers=True
+    )
     model = network()
     optimizer = torch.optim.RMSprop(model.parameters(), lr=RATE, alpha=0.9, eps=1e-7)
 
@@ -173,4 +191,6 @@ def network() -> nn.Module:
     layers: list[nn.Module] = []
     for before, after in ((3, 32), (32, 64), (64, 128), (128, 128)):
         layers += [nn.Conv2d(before, after, 3), nn.ReLU(), nn.MaxPool2d(2)]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.5), nn.Linear(6272, 512), nn.ReLU(), nn.Linear(512, 1))
+    return nn.Sequential(
+        *layers, nn.Flatten(), nn.Dropout(0.5), nn.Linear(6272, 512), nn.ReLU(), nn.Linear(512, 1)
+    )

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from dlrun.core.types import Field, Spec
-from dlrun.data.loading.sequences import Sequences, Windows
-from dlrun.data.loading.table import Plain
+from dlrun.data.loading.sequences import SequenceColumn, WindowColumn
+from dlrun.data.loading.table import DenseColumn
 
 Parts = tuple[Any, ...]  # what a Workload is made of
 WORDS, STEPS = 10000, 500
@@ -43,8 +43,10 @@ def jena_gru() -> Parts:
     rows = 1280
 
     def columns() -> dict[str, Any]:
-        windows = Windows(torch.randn(20_000, 14), torch.randint(0, 18_000, (rows,)), torch.arange(0, 1440, 6))
-        return {"x": windows, "y": Plain(torch.randn(rows, 1))}
+        windows = WindowColumn(
+            torch.randn(20_000, 14), torch.randint(0, 18_000, (rows,)), torch.arange(0, 1440, 6)
+        )
+        return {"x": windows, "y": DenseColumn(torch.randn(rows, 1))}
 
     spec = Spec({"x": Field("series", (240, 14))}, {"y": Field("number", (1,))})
     return spec, columns, "gru", {}, 128, Weather
@@ -61,8 +63,8 @@ def imdb_lstm(real_lengths: bool) -> Parts:
         lengths = drawn if real_lengths else torch.full((rows,), STEPS)
         starts = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
         values = torch.randint(1, WORDS, (int(starts[-1]),), dtype=torch.int32)
-        x = Sequences(values, starts, WORDS, STEPS, "front", fixed=not real_lengths)
-        return {"x": x, "y": Plain(torch.randint(0, 2, (rows, 1)).float())}
+        x = SequenceColumn(values, starts, WORDS, STEPS, "front", fixed=not real_lengths)
+        return {"x": x, "y": DenseColumn(torch.randint(0, 2, (rows, 1)).float())}
 
     field = Field("tokens", () if real_lengths else (STEPS,), WORDS)
     return Spec({"x": field}, {"y": Field("binary", (1,))}), columns, "lstm", {}, 128, Reviews

@@ -8,13 +8,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from dlrun.config import groups
+from dlrun.core.paths import PACKAGE
 
 LIMIT = 3600.0  # seconds: ends what hangs for good, and is never what a test is about
-HERE = os.environ | {"PYTHONPATH": str(Path(groups.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+HERE = os.environ | {"PYTHONPATH": str(PACKAGE.parent), "OMP_NUM_THREADS": "1"}
 DLRUN = [sys.executable, "-c", "import sys; from dlrun.cli.main import entry; entry()"]
 
 
@@ -24,7 +23,9 @@ class Beside:
     def __init__(self, command: list[Any], **about: Any) -> None:
         words = list(map(str, command))
         about = {"env": HERE, "text": True, "encoding": "utf-8"} | about
-        self.process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **about)
+        self.process = subprocess.Popen(
+            words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **about
+        )
         self.pid, self.said = self.process.pid, ""
         self.timer = threading.Timer(LIMIT, self.process.terminate)
         self.timer.daemon = True

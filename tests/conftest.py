@@ -24,11 +24,27 @@ atexit.register(shutil.rmtree, cache, ignore_errors=True)
 ROOT = Path(__file__).parents[1]
 SEEN = {  # tests that look at what is drawn; elsewhere a dot stands for it, for to draw is half of a small run
     *("test_autoencoder", "test_commands_light", "test_dream", "test_explain", "test_gallery"),
-    *("test_lr", "test_making", "test_pictures", "test_policy", "test_report_browser", "test_report_events"),
-    *("test_report_run", "test_report_sweep", "test_report_workflow", "test_rotations", "test_show", "test_shown"),
+    *(
+        "test_lr",
+        "test_making",
+        "test_pictures",
+        "test_policy",
+        "test_report_browser",
+        "test_report_events",
+    ),
+    *(
+        "test_report_run",
+        "test_report_sweep",
+        "test_report_workflow",
+        "test_rotations",
+        "test_show",
+        "test_shown",
+    ),
     *("test_series_naive", "test_variational", "test_visualize"),
 }
-DOT = b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYAAAAAYAAjCB0C8AAAAASUVORK5CYII=")
+DOT = b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYAAAAAYAAjCB0C8AAAAASUVORK5CYII="
+)
 
 
 class Blank:
@@ -89,9 +105,9 @@ def parsed_once():
     import hydra
     from omegaconf import OmegaConf
 
-    from dlrun.config.groups import conf_folder
+    from dlrun.config.groups import get_builtin_conf
 
-    folders = conf_folder().resolve(), Path(hydra.__file__).parent / "conf"
+    folders = get_builtin_conf().resolve(), Path(hydra.__file__).parent / "conf"
     shipped, load, known = tuple(f"{folder}{os.sep}" for folder in folders), OmegaConf.load, {}
 
     def remembered(file):
@@ -116,10 +132,13 @@ def composed_once(parsed_once):
     from hydra._internal import config_loader_impl as hydra
     from hydra._internal.defaults_list import Overrides
 
-    from dlrun.config.groups import conf_folder
+    from dlrun.config.groups import get_builtin_conf
 
-    listed, put_together = hydra.create_defaults_list, hydra.ConfigLoaderImpl._compose_config_from_defaults_list
-    shipped, lists, configs = str(conf_folder()), {}, {}
+    listed, put_together = (
+        hydra.create_defaults_list,
+        hydra.ConfigLoaderImpl._compose_config_from_defaults_list,
+    )
+    shipped, lists, configs = str(get_builtin_conf()), {}, {}
 
     def files(source):
         """What decides what is read from there: of a user's folder all that stands in it."""
@@ -130,14 +149,18 @@ def composed_once(parsed_once):
 
     def create_defaults_list(repo, overrides_list, **named):
         values = Overrides(repo, overrides_list).config_overrides
-        chosen = (each.input_line for each in overrides_list if not any(each is value for value in values))
+        chosen = (
+            each.input_line for each in overrides_list if not any(each is value for value in values)
+        )
         if (key := (*chosen, *named.items(), *map(files, repo.get_sources()))) not in lists:
             lists[key] = listed(repo, overrides_list=overrides_list, **named)
             configs[id(lists[key].defaults)] = None
         return replace(lists[key], config_overrides=values)
 
     def compose(loader, defaults, repo):
-        configs[id(defaults)] = configs[id(defaults)] or pickle.dumps(put_together(loader, defaults, repo))
+        configs[id(defaults)] = configs[id(defaults)] or pickle.dumps(
+            put_together(loader, defaults, repo)
+        )
         return pickle.loads(configs[id(defaults)])
 
     with pytest.MonkeyPatch.context() as patch:
@@ -151,11 +174,15 @@ def answered_at_once():
     """No test cuts the power, so none waits for the disk; git is asked where there is a checkout, of this one once."""
     from dlrun.core import run_folder
 
-    ask, known = run_folder._asked_git, {}
+    ask, known = run_folder._run_git, {}
 
     def asked(*words):
         here = Path.cwd()
-        if "-C" in words or here != ROOT and any((folder / ".git").exists() for folder in (here, *here.parents)):
+        if (
+            "-C" in words
+            or here != ROOT
+            and any((folder / ".git").exists() for folder in (here, *here.parents))
+        ):
             return ask(*words)
         if here == ROOT and words not in known:
             known[words] = ask(*words)
@@ -163,7 +190,7 @@ def answered_at_once():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
-        patch.setattr(run_folder, "_asked_git", asked)
+        patch.setattr(run_folder, "_run_git", asked)
         yield
 
 

@@ -15,19 +15,19 @@ from beside import HERE, Beside
 from laboratory import SPEC, node, table, trainer, weights, wired
 from torch import nn
 
-from dlrun.config.instantiate import build
+from dlrun.config.instantiate import build_part
 from dlrun.core import checkpoint
-from dlrun.core.dataset import Data
-from dlrun.core.errors import Diverged, Interrupted
+from dlrun.core.dataset import PreparedData
+from dlrun.core.errors import TrainingDiverged, TrainingInterrupted
 from dlrun.core.types import Field, Spec
-from dlrun.data.loading.table import Plain, Table
-from dlrun.objectives.gan import Adversarial
-from dlrun.objectives.gan_losses import Contest
+from dlrun.data.loading.table import DenseColumn, Table
+from dlrun.objectives.gan import GANObjective
+from dlrun.objectives.gan_losses import GANLoss
 from dlrun.objectives.supervised import Supervised
-from dlrun.training.callbacks import KeepBest
+from dlrun.training.callbacks import BestCheckpoint
 from dlrun.training.distributed import data_parallel, fsdp, process_group
-from dlrun.training.meter import with_intervals
-from dlrun.training.optimization import Learner
+from dlrun.training.meter import scores_with_intervals
+from dlrun.training.optimization import Optimization
 from dlrun.training.trainer import Trainer
 
 SGD = {"optimizer": "sgd", "dropout": 0.0}
@@ -39,7 +39,10 @@ CODE = "from crew import main; main()"
 def learnt(of: Trainer) -> dict[str, Any]:
     """What a fit has come to."""
     of.fit()
-    return {"weights": weights(of), "history": [[row.epoch, row.split, row.values] for row in of.history]}
+    return {
+        "weights": weights(of),
+        "history": [[row.epoch, row.split, row.values] for row in of.history],
+    }
 
 
 def classifier(folder: Path, **settings: Any) -> dict[str, Any]:
@@ -49,7 +52,9 @@ def classifier(folder: Path, **settings: Any) -> dict[str, Any]:
 
 def windows(folder: Path) -> dict[str, Any]:
     """Accumulated and clipped; the last window has one batch of 2 rows."""
-    return learnt(trainer(folder / "windows", **SGD, batch_size=6, accumulate=4, clip_norm=0.2, ema=0.5))
+    return learnt(
+        trainer(folder / "windows", **SGD, batch_size=6, accumulate=4, clip_norm=0.2, ema=0.5)
+    )
 
 
 def tiny(folder: Path) -> dict[str, Any]:
@@ -61,36 +66,67 @@ def ranked(folder: Path) -> dict[str, Any]:
     """A whole-split measure, and the answers of every row in their order, over 23 rows in batches of 7."""
     x = torch.randn(73, 5, generator=torch.Generator().manual_seed(3))
     y = (x[:, :1] + 0.5 * x[:, 1:2] > 0).float()
-    cut = lambda low, high: Table({"x": Plain(x[low:high]), "y": Plain(y[low:high])})  # noqa: E731
-    engine = build(node("engine", "default", epochs=2, batch_size=8, eval_batch_size=7, device="cpu"))
-    torch.manual_seed(0)
-    model = build(node("model", "dense", units=[8], dropout=0.0), BINARY)
-    objective = Supervised(model, {"y": build(node("loss", "auto"), BINARY.targets["y"])})
-    learner = Learner(
-        objective.groups, lambda ps: build(node("optimizer", "sgd"), ps), engine, None, torch.device("cpu")
+    cut = lambda low, high: Table({"x": DenseColumn(x[low:high]), "y": DenseColumn(y[low:high])})  # noqa: E731
+    engine = build_part(
+        node("engine", "default", epochs=2, batch_size=8, eval_batch_size=7, device="cpu")
     )
-    measures = {name: ("y", build(node("metric", name)[name], BINARY.targets["y"])) for name in ("accuracy", "roc_auc")}
-    of = Trainer(objective, Data(BINARY, cut(0, 50), cut(50, 73)), engine, learner, measures, folder / "ranked")
+    torch.manual_seed(0)
+    model = build_part(node("model", "dense", units=[8], dropout=0.0), BINARY)
+    objective = Supervised(model, {"y": build_part(node("loss", "auto"), BINARY.targets["y"])})
+    learner = Optimization(
+        objective.groups,
+        lambda ps: build_part(node("optimizer", "sgd"), ps),
+        engine,
+        None,
+        torch.device("cpu"),
+    )
+    measures = {
+        name: ("y", build_part(node("metric", name)[name], BINARY.targets["y"]))
+        for name in ("accuracy", "roc_auc")
+    }
+    of = Trainer(
+        objective,
+        PreparedData(BINARY, cut(0, 50), cut(50, 73)),
+        engine,
+        learner,
+        measures,
+        folder / "ranked",
+    )
     found = learnt(of)
-    meter = of.sweep("val", cut(50, 73), keep=True)
-    scores = {name: [s.value, s.low, s.high, s.n] for name, s in with_intervals(meter, seed=1).items()}
-    answers, truths = meter.answers()["y"]
+    meter = of.run_epoch("val", cut(50, 73), keep=True)
+    scores = {
+        name: [s.value, s.low, s.high, s.n]
+        for name, s in scores_with_intervals(meter, seed=1).items()
+    }
+    answers, truths = meter.predictions()["y"]
     return found | {"scores": scores, "answers": [answers, truths, meter.values()["accuracy"]]}
 
 
 def contest(folder: Path) -> dict[str, Any]:
     """Two networks against each other, with label noise, a penalty, and latent points drawn for the whole batch."""
     pictures = torch.rand(37, 1, 8, 8, generator=torch.Generator().manual_seed(5))
-    source = Table({"image": Plain(pictures)})
-    small = {"latent": 4, "generator": [8], "discriminator": [8], "batch_norm": False, "dropout": 0.0}
+    source = Table({"image": DenseColumn(pictures)})
+    small = {
+        "latent": 4,
+        "generator": [8],
+        "discriminator": [8],
+        "batch_norm": False,
+        "dropout": 0.0,
+    }
     torch.manual_seed(0)
-    model = build(node("model", "dcgan", **small), PICTURES)
-    objective = Adversarial(model, Contest("standard", 0.1, 1.0, 2), source)
-    engine = build(node("engine", "default", epochs=2, batch_size=8, device="cpu"))
-    learner = Learner(
-        objective.groups, lambda ps: build(node("optimizer", "sgd"), ps), engine, None, torch.device("cpu")
+    model = build_part(node("model", "dcgan", **small), PICTURES)
+    objective = GANObjective(model, GANLoss("standard", 0.1, 1.0, 2), source)
+    engine = build_part(node("engine", "default", epochs=2, batch_size=8, device="cpu"))
+    learner = Optimization(
+        objective.groups,
+        lambda ps: build_part(node("optimizer", "sgd"), ps),
+        engine,
+        None,
+        torch.device("cpu"),
     )
-    return learnt(Trainer(objective, Data(PICTURES, source), engine, learner, {}, folder / "contest"))
+    return learnt(
+        Trainer(objective, PreparedData(PICTURES, source), engine, learner, {}, folder / "contest")
+    )
 
 
 class Broken(nn.Module):
@@ -109,11 +145,13 @@ class Broken(nn.Module):
 def diverged(folder: Path) -> dict[str, Any]:
     """A row that one process holds makes the loss nan: all stop, and say the same."""
     of = trainer(folder / "diverged")
-    of = wired(Broken(9), of.settings, folder / "diverged", {"_target_": "torch.optim.SGD", "lr": 0.0})
+    of = wired(
+        Broken(9), of.settings, folder / "diverged", {"_target_": "torch.optim.SGD", "lr": 0.0}
+    )
     try:
         of.fit()
-    except Diverged as error:
-        return {"told": process_group.everyone(str(error))}
+    except TrainingDiverged as error:
+        return {"told": process_group.all_gather_object(str(error))}
     return {"told": []}
 
 
@@ -123,12 +161,15 @@ def cut(folder: Path, dropout: float = 0.3) -> dict[str, Any]:
     whole = learnt(trainer(folder / f"whole-{dropout}", **settings, schedule=None))
     place = folder / f"cut-{dropout}"
     first = trainer(place, **settings)
-    first.callbacks = [KeepBest("val/loss")]
+    first.callbacks = [BestCheckpoint("val/loss")]
     take, taken = first.steps, []
 
     def counted(batch: Any) -> Any:
         taken.append(1)
-        if len(taken) == 12 and process_group.here.rank == process_group.here.size - 1:
+        if (
+            len(taken) == 12
+            and process_group.this_process.rank == process_group.this_process.world_size - 1
+        ):
             first.interrupted = 15
         return take(batch)
 
@@ -136,36 +177,51 @@ def cut(folder: Path, dropout: float = 0.3) -> dict[str, Any]:
     try:
         first.fit()
         raise AssertionError("nobody stopped")
-    except Interrupted as stop:
-        where = process_group.everyone([stop.number, first.epoch, first.position, first.split])
+    except TrainingInterrupted as stop:
+        where = process_group.all_gather_object(
+            [stop.number, first.epoch, first.position, first.split]
+        )
     again = trainer(place, **settings)
-    again.restore(process_group.told(lambda: checkpoint.newest(place / "last.pt")))  # type: ignore[arg-type]
+    again.restore(
+        process_group.on_main_process(lambda: checkpoint.load_latest_or_none(place / "last.pt"))
+    )  # type: ignore[arg-type]
     return {"where": where, "whole": whole, "again": learnt(again)}
 
 
 def normed(folder: Path) -> dict[str, Any]:
     """Batch norm: running statistics are the same in all processes after an epoch."""
     of = trainer(folder / "normed", **SGD)
-    model = build(node("model", "dense", units=[8], dropout=0.0, batch_norm=True), of.data.spec)
+    model = build_part(
+        node("model", "dense", units=[8], dropout=0.0, batch_norm=True), of.data.spec
+    )
     settings = replace(of.settings, batch_size=10)
     of = wired(model, settings, folder / "normed", node("optimizer", "sgd"))
-    data_parallel.check(of.objective, of.data.train, settings)
+    data_parallel.check_data_parallel(of.objective, of.data.train, settings)
     of.fit()
     return {
-        "running": process_group.everyone([value.clone() for value in data_parallel.statistics(of.objective).values()])
+        "running": process_group.all_gather_object(
+            [value.clone() for value in data_parallel.batch_norm_statistics(of.objective).values()]
+        )
     }
 
 
 def split(folder: Path, optimizer: str = "sgd", **settings: Any) -> dict[str, Any]:
     """Each process keeps a part of the weights; saved in the middle of an epoch, and gone on with."""
-    engine = {"epochs": 3, "batch_size": 8, "device": "cpu", "accumulate": 2, "clip_norm": 0.5, "ema": 0.9}
-    engine = build(node("engine", "default", **{**engine, "shard": True, **settings}))
+    engine = {
+        "epochs": 3,
+        "batch_size": 8,
+        "device": "cpu",
+        "accumulate": 2,
+        "clip_norm": 0.5,
+        "ema": 0.9,
+    }
+    engine = build_part(node("engine", "default", **{**engine, "shard": True, **settings}))
     place = folder / f"split-{optimizer}"
 
     def made() -> Trainer:
         torch.manual_seed(0)
-        model = build(node("model", "dense", units=[16, 9], dropout=0.0), SPEC)
-        fsdp.shard(model, engine, torch.device("cpu"))
+        model = build_part(node("model", "dense", units=[16, 9], dropout=0.0), SPEC)
+        fsdp.shard_model(model, engine, torch.device("cpu"))
         return wired(model, engine, place, node("optimizer", optimizer))
 
     whole = made()
@@ -179,28 +235,42 @@ def split(folder: Path, optimizer: str = "sgd", **settings: Any) -> dict[str, An
         return take(batch)
 
     first.steps = counted  # type: ignore[method-assign]
-    with suppress(Interrupted):
+    with suppress(TrainingInterrupted):
         first.fit()
-    saved = process_group.told(lambda: checkpoint.load(place / "last.pt"))
+    saved = process_group.on_main_process(lambda: checkpoint.load(place / "last.pt"))
     again = made()
     again.restore(saved)
     again.fit()
     rows = [[[row.epoch, row.split, row.values] for row in of.history] for of in (whole, again)]
-    states = [fsdp.gathered(of.objective.state_dict()) for of in (whole, again)]
+    states = [fsdp.unshard(of.objective.state_dict()) for of in (whole, again)]
     weights = [[value.clone() for value in state.values()] for state in states]
-    held = sum(p.to_local().numel() if hasattr(p, "to_local") else p.numel() for p in whole.objective.parameters())
+    held = sum(
+        p.to_local().numel() if hasattr(p, "to_local") else p.numel()
+        for p in whole.objective.parameters()
+    )
     again.restore(saved)  # other weights than those that were validated last
     again.meter, again.position = None, 0
-    scored = [score.value for score in again.sweep("val", again.data.val).scores().values()]
-    return {"rows": rows, "weights": weights, "held": process_group.everyone(held), "saved": saved, "scored": scored}
+    scored = [score.value for score in again.run_epoch("val", again.data.val).scores().values()]
+    return {
+        "rows": rows,
+        "weights": weights,
+        "held": process_group.all_gather_object(held),
+        "saved": saved,
+        "scored": scored,
+    }
 
 
 def restored(state: dict[str, Any]) -> int:
     """In which batch a process by itself goes on with such a state."""
-    engine = build(node("engine", "default", epochs=1, batch_size=8, device="cpu", accumulate=2, ema=0.9))
+    engine = build_part(
+        node("engine", "default", epochs=1, batch_size=8, device="cpu", accumulate=2, ema=0.9)
+    )
     optimizer = "adam" if "exp_avg" in str(state["learner"]["optimizers"]) else "sgd"
     of = wired(
-        build(node("model", "dense", units=[16, 9], dropout=0.0), SPEC), engine, Path(), node("optimizer", optimizer)
+        build_part(node("model", "dense", units=[16, 9], dropout=0.0), SPEC),
+        engine,
+        Path(),
+        node("optimizer", optimizer),
     )
     of.restore(state)
     return of.position
@@ -208,11 +278,14 @@ def restored(state: dict[str, Any]) -> int:
 
 def masks(folder: Path) -> dict[str, Any]:
     """Dropout differs from process to process; what is drawn for the whole batch does not."""
-    process_group.seed(5, torch.device("cpu"))
-    process_group.begin(2 * process_group.here.size, 2)
-    own, common = torch.rand(3), process_group.drawn(lambda count: torch.rand(count, 2), 2)
-    process_group.end()
-    return {"own": process_group.everyone(own), "common": torch.cat(process_group.everyone(common))}
+    process_group.seed_processes(5, torch.device("cpu"))
+    process_group.begin_batch(2 * process_group.this_process.world_size, 2)
+    own, common = torch.rand(3), process_group.draw_for_batch(lambda count: torch.rand(count, 2), 2)
+    process_group.end_batch()
+    return {
+        "own": process_group.all_gather_object(own),
+        "common": torch.cat(process_group.all_gather_object(common)),
+    }
 
 
 CASES = (classifier, windows, tiny, ranked, contest, diverged, cut, normed, masks, split)
@@ -229,11 +302,11 @@ def found(folder: Path) -> dict[str, Any]:
 def main() -> None:
     """What each process does: the first one writes down what has come of it."""
     folder = Path(sys.argv[1])
-    process_group.start("cpu")
+    process_group.join_group("cpu")
     result = found(folder)
-    if process_group.here.rank == 0:
+    if process_group.this_process.rank == 0:
         torch.save(result, folder / "found.pt")
-    process_group.leave(0)
+    process_group.exit_process(0)
 
 
 def run(folder: Path, count: int) -> dict[str, Any]:
@@ -244,7 +317,10 @@ def run(folder: Path, count: int) -> dict[str, Any]:
     common = HERE | {name: str(value) for name, value in here.items()} | {"PYTHONPATH": paths}
     with ExitStack() as crew:
         about = [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
-        for process in [crew.enter_context(Beside([sys.executable, "-c", CODE, folder], env=env)) for env in about]:
+        for process in [
+            crew.enter_context(Beside([sys.executable, "-c", CODE, folder], env=env))
+            for env in about
+        ]:
             code, said = process.end()
             assert code == 0, said[-4000:]
     return torch.load(folder / "found.pt", weights_only=False)

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent / "fixtures" / "runs"
-NUMBER = re.compile(r"(?<![\w.,:/-])[-−]?\d[\d,]*\.\d\d+(?![\w.]| s\b)")  # 0.2535, -12.50; no version, no time
+NUMBER = re.compile(
+    r"(?<![\w.,:/-])[-−]?\d[\d,]*\.\d\d+(?![\w.]| s\b)"
+)  # 0.2535, -12.50; no version, no time
 RELATIVE, ABSOLUTE = 2e-3, 2e-3  # other processors round otherwise, and training takes that further
 TRAINING = ("resume", "final", "-m")  # these say how long it took
 LEARNT = ("name", "split", "epochs", "checkpoint")
@@ -32,12 +34,16 @@ def observed(words: list[str]) -> Answer:
         code = main(list(words))
     if code:
         return {"words": words, "code": code, "refused": refusal(err.getvalue())}
-    found = {"words": words, "code": code, "made": dict(made(words, sorted(generated(words) - before)))}
+    found = {
+        "words": words,
+        "code": code,
+        "made": dict(made(words, sorted(generated(words) - before))),
+    }
     return found if words[0] in TRAINING else found | {"said": numbers(out.getvalue())}
 
 
 def generated(words: list[str]) -> set[Path]:
-    """All that `generate` has made below the working folder; of other commands it is not asked."""
+    """All that `generate_command` has made below the working folder; of other commands it is not asked."""
     return set(Path().rglob("generated/**/*.*")) if words[0] == "generate" else set()
 
 
@@ -66,13 +72,20 @@ def made(words: list[str], fresh: list[Path]) -> Iterator[tuple[str, Any]]:
         yield "whole", (folder / "report.html").read_text().rstrip().endswith("</html>")
         yield "scores", numbers(scores((folder / "report.md").read_text()))
     if words[0] in TRAINING:
-        place = folder if words[0] != "-m" else Path(next(word[7:] for word in words if word.startswith("output=")))
+        place = (
+            folder
+            if words[0] != "-m"
+            else Path(next(word[7:] for word in words if word.startswith("output=")))
+        )
         found = sorted(place.rglob("results.jsonl"))
         yield "runs", len(found)  # a sweep does nothing a second time
         for path in found:
             lines = [json.loads(line) for line in path.read_text().splitlines()]
             yield str(path), [result(line) for line in lines]
-            rows = [json.loads(line) for line in path.with_name("history.jsonl").read_text().splitlines()]
+            rows = [
+                json.loads(line)
+                for line in path.with_name("history.jsonl").read_text().splitlines()
+            ]
             yield str(path.with_name("history.jsonl")), [len(rows), rows[-1]]
 
 
@@ -106,7 +119,11 @@ def differences(expected: Any, found: Any, where: str = "") -> Iterator[str]:
                 yield f"{where}/{key} is missing"
             else:
                 yield from differences(value, found[key], f"{where}/{key}")
-    elif isinstance(expected, list) and isinstance(found, list) and where.endswith(("/said", "/scores")):
+    elif (
+        isinstance(expected, list)
+        and isinstance(found, list)
+        and where.endswith(("/said", "/scores"))
+    ):
         lost = [one for one in expected if not any(close(one, other) for other in found)]
         if lost:
             yield f"{where}: {lost} not among {found}"
@@ -119,6 +136,8 @@ def differences(expected: Any, found: Any, where: str = "") -> Iterator[str]:
 
 def close(one: Any, other: Any) -> bool:
     """Whether two values are the same but for rounding."""
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in (one, other)):
+    if all(
+        isinstance(value, int | float) and not isinstance(value, bool) for value in (one, other)
+    ):
         return math.isclose(one, other, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
     return bool(one == other)

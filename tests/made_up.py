@@ -36,20 +36,33 @@ def history(jobs, epochs=12, classes=True, seed=0):
         for epoch in range(1, epochs + 1):
             for split, gap in (("train", 0.0), ("val", 0.004 * epoch**2 / 4)):
                 loss = 0.9 / epoch**0.8 + gap + abs(shift) + 0.02 * noise.random()
-                values = {"loss": loss, **({"accuracy": 1 - loss / 3} if classes else {"mae": loss * 7})}
+                values = {
+                    "loss": loss,
+                    **({"accuracy": 1 - loss / 3} if classes else {"mae": loss * 7}),
+                }
                 rows.append({"job": job, "epoch": epoch, "split": split, "values": values})
     return rows
 
 
 def result(name, split="val", fold=0, folds=1, note="", classes=True, best=7, value=0.889):
-    scores = {"loss": score(0.279, n=1000), "accuracy": score(value, value - 0.02, value + 0.019, 1000)}
+    scores = {
+        "loss": score(0.279, n=1000),
+        "accuracy": score(value, value - 0.02, value + 0.019, 1000),
+    }
     baseline = {"loss": score(2.3), "accuracy": score(0.51, 0.49, 0.53, 1000)}
     if not classes:
         scores = {"loss": score(9.1, n=100), "mae": score(2.4 + fold / 10, 2.1, 2.7, 100)}
         baseline = {"mae": score(6.6, 6.0, 7.2, 100)}
     job = {"stage": "fit", "fold": fold, "folds": folds, "repeat": 0, "patch": {}}
     checkpoint = f"best (epoch {best})"
-    line = {"job": job, "name": name, "split": split, "scores": scores, "baseline": baseline, "epochs": 12}
+    line = {
+        "job": job,
+        "name": name,
+        "split": split,
+        "scores": scores,
+        "baseline": baseline,
+        "epochs": 12,
+    }
     return line | {"checkpoint": checkpoint, "seconds": 3.2, "note": note}
 
 
@@ -67,11 +80,15 @@ def classes_run(folder: Path, classes=10, note="", kind="category", **config) ->
     write_lines(folder / "history.jsonl", history(["fit"]))
     write_lines(folder / "results.jsonl", [result("fit", note=note)])
     labels = [f"topic-{number}" if classes > 12 else str(number) for number in range(classes)]
-    (folder / "fields.json").write_text(json.dumps({"targets": {"digit": {"kind": kind, "labels": labels}}}))
+    (folder / "fields.json").write_text(
+        json.dumps({"targets": {"digit": {"kind": kind, "labels": labels}}})
+    )
     noise = np.random.default_rng(1)
     truth = (noise.random(2000) ** 2 * classes).astype(int)
     output = np.eye(classes)[truth] + noise.random((2000, classes)) * 1.25
-    np.savez(folder / "predictions" / "fit-val.npz", **{"target/digit": truth, "output/digit": output})
+    np.savez(
+        folder / "predictions" / "fit-val.npz", **{"target/digit": truth, "output/digit": output}
+    )
     return folder
 
 
@@ -80,13 +97,19 @@ def folds_run(folder: Path, folds=4, note="") -> Path:
     run_folder(folder, task="housing", target="price", kind="number")
     names = [f"fold-{fold + 1}" for fold in range(folds)]
     write_lines(folder / "history.jsonl", history(names, classes=False))
-    lines = [result(name, fold=fold, folds=folds, classes=False, note=note) for fold, name in enumerate(names)]
+    lines = [
+        result(name, fold=fold, folds=folds, classes=False, note=note)
+        for fold, name in enumerate(names)
+    ]
     write_lines(folder / "results.jsonl", lines)
     (folder / "fields.json").write_text(json.dumps({"targets": {"price": {"kind": "number"}}}))
     noise = np.random.default_rng(2)
     for name in names:
         truth = noise.gamma(5, 5, (100, 1))
-        arrays = {"target/price": truth, "output/price": truth * 0.9 + noise.standard_normal((100, 1)) * 3}
+        arrays = {
+            "target/price": truth,
+            "output/price": truth * 0.9 + noise.standard_normal((100, 1)) * 3,
+        }
         np.savez(folder / "predictions" / f"{name}-val.npz", **arrays)
     return folder
 

@@ -13,14 +13,20 @@ def pixels(seed: int, height: int = 40, width: int = 60, kind: int = 0) -> np.nd
     """Uint8 (H, W, 3): smooth colours, darker on the left for kind 0 and on the right for others."""
     random = np.random.default_rng(seed)
     slope = np.linspace(40, 200, width)[:: 1 if kind == 0 else -1]
-    found = slope[None, :, None] + random.integers(-30, 30, (1, 1, 3)) + random.integers(-9, 10, (height, width, 1))
+    found = (
+        slope[None, :, None]
+        + random.integers(-30, 30, (1, 1, 3))
+        + random.integers(-9, 10, (height, width, 1))
+    )
     return found.clip(0, 255).astype(np.uint8)
 
 
 def encoded(values: np.ndarray, ending: str = "png", **options) -> bytes:
     """The content of a file with these pixels."""
     stream = io.BytesIO()
-    Image.fromarray(values).save(stream, {"jpg": "JPEG", "tif": "TIFF"}.get(ending, ending.upper()), **options)
+    Image.fromarray(values).save(
+        stream, {"jpg": "JPEG", "tif": "TIFF"}.get(ending, ending.upper()), **options
+    )
     return stream.getvalue()
 
 

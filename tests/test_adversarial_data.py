@@ -16,12 +16,18 @@ import pytest
 from PIL import Image
 
 from dlrun.cli.main import main
-from dlrun.core.errors import Refused
-from dlrun.core.types import Row
+from dlrun.core.errors import UserError
+from dlrun.core.types import EpochRecord
 from dlrun.data.datasets import cifar_frogs
-from dlrun.training.callbacks import Collapse
+from dlrun.training.callbacks import CollapseDetector
 
-LIGHT = ("model.generator=[4]", "model.discriminator=[4]", "preset=smoke", "source=official", "engine.max_steps=3")
+LIGHT = (
+    "model.generator=[4]",
+    "model.discriminator=[4]",
+    "preset=smoke",
+    "source=official",
+    "engine.max_steps=3",
+)
 
 
 def jpeg(seed, size=32):
@@ -52,8 +58,12 @@ def official(root, monkeypatch):
     """An archive like the official one, of eight pictures a file; its pixels tell file and row."""
     path = root / "cifar10" / "cifar-10-python.tar.gz"
     with tarfile.open(path, "w:gz") as archive:
-        for number, name in enumerate(("data_batch_2", "data_batch_1", "test_batch", "batches.meta")):
-            pixels = np.full((8, 3072), 10 * number, np.uint8) + np.arange(8, dtype=np.uint8)[:, None]
+        for number, name in enumerate(
+            ("data_batch_2", "data_batch_1", "test_batch", "batches.meta")
+        ):
+            pixels = (
+                np.full((8, 3072), 10 * number, np.uint8) + np.arange(8, dtype=np.uint8)[:, None]
+            )
             content = pickle.dumps({"data": pixels, "labels": [6, 2, 6, 6, 9, 0, 2, 6]}, protocol=2)
             member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
             member.size = len(content)
@@ -73,7 +83,9 @@ def test_the_official_archive_comes_first_and_has_every_class(root, zipped, monk
     official(root, monkeypatch)
     raw = cifar_frogs.frogs(source="official", which="frog")
     first = raw.dev["image"][:, 0, 0, 0].tolist()
-    assert first == [10, 12, 13, 17, 0, 2, 3, 7] and raw.note == ""  # data_batch_1 comes before data_batch_2
+    assert (
+        first == [10, 12, 13, 17, 0, 2, 3, 7] and raw.note == ""
+    )  # data_batch_1 comes before data_batch_2
     assert raw.test()["image"][:, 2, 31, 31].tolist() == [20, 22, 23, 27]
     assert len(cifar_frogs.frogs(source="official", which="bird").dev["image"]) == 4
 
@@ -85,16 +97,22 @@ def test_an_archive_of_something_else_is_refused(root, monkeypatch):
         member = tarfile.TarInfo("data_batch_1")
         member.size = len(content)
         archive.addfile(member, io.BytesIO(content))
-    with pytest.raises(Refused, match="is not the official"):
+    with pytest.raises(UserError, match="is not the official"):
         cifar_frogs.frogs(source="official", which="cat")
     monkeypatch.setattr(cifar_frogs, "CIFAR", replace(cifar_frogs.CIFAR, sha256=""))
-    with pytest.raises(Refused, match=r"does not hold the pictures of CIFAR-10: .*types\.SimpleNamespace"):
+    with pytest.raises(
+        UserError, match=r"does not hold the pictures of CIFAR-10: .*types\.SimpleNamespace"
+    ):
         cifar_frogs.frogs(source="official", which="cat")
 
 
 def test_a_sample_is_made_up_and_says_so():
     raw = cifar_frogs.frogs(source="sample", which="frog")
-    assert "SYNTHETIC" in raw.note and raw.dev["image"].shape[1:] == (3, 32, 32) and len(raw.test()["image"])
+    assert (
+        "SYNTHETIC" in raw.note
+        and raw.dev["image"].shape[1:] == (3, 32, 32)
+        and len(raw.test()["image"])
+    )
 
 
 def results(folder):
@@ -105,8 +123,15 @@ def results(folder):
 def test_frogs_from_words_to_report(root, zipped, tmp_path, capsys):
     assert main(["task=frogs", *LIGHT, f"output={tmp_path / 'out'}"]) == 0
     found = results(tmp_path / "out")
-    assert found["baseline"] == {} and "frechet_pixels" in found["scores"] and "not the official file" in found["note"]
-    assert main(["task=frogs", *LIGHT, "test=true", "reason=a try", f"output={tmp_path / 'more'}"]) == 2
+    assert (
+        found["baseline"] == {}
+        and "frechet_pixels" in found["scores"]
+        and "not the official file" in found["note"]
+    )
+    assert (
+        main(["task=frogs", *LIGHT, "test=true", "reason=a try", f"output={tmp_path / 'more'}"])
+        == 2
+    )
     assert "these data have no test rows" in capsys.readouterr().err
 
 
@@ -116,7 +141,9 @@ def test_pictures_of_ones_own_with_classes_or_without(folders, tmp_path):
         place = tmp_path / "mine" / ("ab"[number % 2] if folders else "")
         place.mkdir(parents=True, exist_ok=True)
         (place / f"{number}.jpg").write_bytes(jpeg(number, 20))
-    words = ["task=images", "objective=adversarial", "model=dcgan"] if folders else ["task=pictures"]
+    words = (
+        ["task=images", "objective=adversarial", "model=dcgan"] if folders else ["task=pictures"]
+    )
     where = (f"data.path={tmp_path / 'mine'}", "data.size=[16,20]", f"output={tmp_path / 'out'}")
     assert main([*words, *LIGHT, *where]) == 0
     assert "frechet_pixels" in results(tmp_path / "out")["scores"]
@@ -130,15 +157,22 @@ def test_pictures_that_are_not_there_are_refused(tmp_path, capsys):
 
 def seen(values, watch):
     """A trainer with this history of diversity, after the callback has looked at it."""
-    rows = [Row(epoch, "train", {"diversity": value}) for epoch, value in enumerate(values, 1)]
+    rows = [
+        EpochRecord(epoch, "train", {"diversity": value}) for epoch, value in enumerate(values, 1)
+    ]
     trainer = SimpleNamespace(history=rows, stop="", epoch=len(rows))
     watch(trainer)
     return trainer
 
 
 def test_a_collapse_is_noticed_after_some_epochs_in_a_row(caplog):
-    stops, warns = (Collapse("train/diversity", 0.5, 3, stop) for stop in (True, False))
+    stops, warns = (CollapseDetector("train/diversity", 0.5, 3, stop) for stop in (True, False))
     for quiet in ([], [0.1, 0.1], [0.1, 0.1, 0.6], [0.1, 0.6, 0.1, 0.1], [float("nan")] * 3):
-        assert seen(quiet, stops).stop == "" and seen(quiet, warns).stop == "" and not caplog.records
-    assert "train/diversity has been below 0.5 for 3 epochs: 0.1" in seen([0.9, 0.2, 0.2, 0.1], stops).stop
+        assert (
+            seen(quiet, stops).stop == "" and seen(quiet, warns).stop == "" and not caplog.records
+        )
+    assert (
+        "train/diversity has been below 0.5 for 3 epochs: 0.1"
+        in seen([0.9, 0.2, 0.2, 0.1], stops).stop
+    )
     assert seen([0.9, 0.2, 0.2, 0.1], warns).stop == "" and "epoch 4" in caplog.text

@@ -24,7 +24,9 @@ FEWEST = {  # modules of each room: fewer have been found where a room was not l
 
 def name_of(path: Path) -> str:
     """The dotted name of a module."""
-    return ".".join(("dlrun", *path.relative_to(SRC).with_suffix("").parts)).removesuffix(".__init__")
+    return ".".join(("dlrun", *path.relative_to(SRC).with_suffix("").parts)).removesuffix(
+        ".__init__"
+    )
 
 
 def room_of(module: str) -> str:
@@ -55,7 +57,10 @@ def imports(text: str, known: set[str]) -> Iterator[str]:
 def graph() -> dict[str, set[str]]:
     """Module → the modules that it imports."""
     known = set(modules())
-    return {name: set(imports(path.read_text(encoding="utf-8"), known)) - {"dlrun"} for name, path in modules().items()}
+    return {
+        name: set(imports(path.read_text(encoding="utf-8"), known)) - {"dlrun"}
+        for name, path in modules().items()
+    }
 
 
 def faults(edges: dict[str, set[str]]) -> list[str]:
@@ -104,7 +109,11 @@ def test_an_import_upward_is_found_wherever_it_stands(text):
 
 
 def test_every_package_says_what_it_is_for():
-    silent = [name for name, path in modules().items() if not ast.get_docstring(ast.parse(path.read_text("utf-8")))]
+    silent = [
+        name
+        for name, path in modules().items()
+        if not ast.get_docstring(ast.parse(path.read_text("utf-8")))
+    ]
     assert not silent
 
 
@@ -119,7 +128,9 @@ def test_objectives_and_the_trainer_do_not_know_each_other():
     }
     assert found <= allowed
     assert not [
-        name for name, others in graph().items() if room_of(name) == "training" and "objectives" in map(room_of, others)
+        name
+        for name, others in graph().items()
+        if room_of(name) == "training" and "objectives" in map(room_of, others)
     ]
 
 

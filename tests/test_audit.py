@@ -10,12 +10,18 @@ import numpy as np
 import pytest
 from laboratory import BAG
 
-from dlrun.core.dataset import Ragged, Raw
-from dlrun.data.audit.duplicates import identities
-from dlrun.data.audit.run import RANKS, audit
+from dlrun.core.dataset import Dataset, Ragged
+from dlrun.data.audit.duplicates import compute_row_ids
+from dlrun.data.audit.run import SEVERITY_ORDER, audit
 from dlrun.data.datasets import imdb_reuters, mnist, sklearn_datasets
-from dlrun.data.preprocessing.numeric import Categories, Impute, MultiHot, Standardise, Unit
-from dlrun.evaluation.protocols.splits import held_out
+from dlrun.data.preprocessing.numeric import (
+    MinMaxScaler,
+    MultiHot,
+    OrdinalEncoder,
+    SimpleImputer,
+    StandardScaler,
+)
+from dlrun.evaluation.protocols.splits import split_validation
 
 SEEDS = range(4)
 ROWS = 600
@@ -32,11 +38,14 @@ def honest(seed, kind="binary"):
     town = random.choice(np.array(["ash", "birch", "cedar"], object), ROWS)
     signal = numbers[:, 0] - numbers[:, 1] + (town == "ash") + random.normal(size=ROWS)
     target = signal if kind == "number" else (signal > 0).astype(np.int64)
-    return Raw(
+    return Dataset(
         dev={"features": numbers, "town": town, "answer": target},
         inputs={"features": "number", "town": "category"},
         targets={"answer": kind},
-        learn={"features": (Impute("median"), Standardise()), "town": (Categories(),)},
+        preprocessors={
+            "features": (SimpleImputer("median"), StandardScaler()),
+            "town": (OrdinalEncoder(),),
+        },
         test=forbidden,
         labels={"features": ("a", "b", "c", "d")},
     )
@@ -50,12 +59,13 @@ def with_column(raw, name, values):
     """One number column more."""
     features = np.column_stack([raw.dev["features"], values])
     return dataclasses.replace(
-        changed(raw, features=features), labels={**raw.labels, "features": (*raw.labels["features"], name)}
+        changed(raw, features=features),
+        labels={**raw.labels, "features": (*raw.labels["features"], name)},
     )
 
 
 def look(raw, by="auto", seed=0):
-    return audit(raw, *held_out(raw, 0.25, by, seed), seed)
+    return audit(raw, *split_validation(raw, 0.25, by, seed), seed)
 
 
 def named(findings, what, severity=None):
@@ -76,11 +86,19 @@ def test_an_honest_dataset_has_nothing_but_notes(seed, kind):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_noise_that_nothing_foretells_has_no_leak(seed):
     raw = honest(seed)
-    assert not leaks(look(changed(raw, answer=np.random.default_rng(seed).permutation(raw.dev["answer"]))))
+    assert not leaks(
+        look(changed(raw, answer=np.random.default_rng(seed).permutation(raw.dev["answer"])))
+    )
 
 
 @pytest.mark.parametrize(
-    "load", [sklearn_datasets.digits, sklearn_datasets.wine, sklearn_datasets.breast_cancer, sklearn_datasets.diabetes]
+    "load",
+    [
+        sklearn_datasets.digits,
+        sklearn_datasets.wine,
+        sklearn_datasets.breast_cancer,
+        sklearn_datasets.diabetes,
+    ],
 )
 def test_real_datasets_have_no_leak(load):
     raw = dataclasses.replace(load(test=0.2), test=forbidden)
@@ -97,23 +115,33 @@ LEAKED = {
     "nearly": lambda y, random: y + 0.01 * random.normal(size=len(y)),
     "through gaps": lambda y, random: np.where(y > y.mean(), np.nan, random.normal(size=len(y))),
 }
-BENT = [how for how in LEAKED if how != "through gaps"]  # whether a number is missing says no number
+BENT = [
+    how for how in LEAKED if how != "through gaps"
+]  # whether a number is missing says no number
 
 
-@pytest.mark.parametrize(("how", "kind"), [*((how, "binary") for how in LEAKED), *((how, "number") for how in BENT)])
+@pytest.mark.parametrize(
+    ("how", "kind"), [*((how, "binary") for how in LEAKED), *((how, "number") for how in BENT)]
+)
 def test_a_column_that_gives_the_target_away_is_named(how, kind):
     for seed in SEEDS:
         raw = honest(seed, kind)
         column = LEAKED[how](raw.dev["answer"].astype(float), np.random.default_rng(seed + 100))
         (leak,) = leaks(look(with_column(raw, "leaky", column)))
-        assert leak.columns == ("leaky",) and "gives the target away" in leak.what and "answer" in leak.text
+        assert (
+            leak.columns == ("leaky",)
+            and "gives the target away" in leak.what
+            and "answer" in leak.text
+        )
 
 
 @pytest.mark.parametrize("share", [0.5, 0.95])
 def test_a_text_column_that_gives_a_class_away_is_named_though_classes_are_lopsided(share):
     random = np.random.default_rng(3)
     answer = (random.random(ROWS) > share).astype(np.int64)
-    status = np.array([f"{'paid' if one else 'open'}-{random.integers(4)}" for one in answer], object)
+    status = np.array(
+        [f"{'paid' if one else 'open'}-{random.integers(4)}" for one in answer], object
+    )
     (leak,) = leaks(look(changed(honest(3), town=status, answer=answer)))
     assert leak.columns == ("town",)
 
@@ -122,11 +150,17 @@ def test_a_leak_into_one_of_many_classes_or_labels_is_named():
     random = np.random.default_rng(0)
     topics = random.integers(0, 20, ROWS)
     raw = dataclasses.replace(honest(0), targets={"answer": "category"})
-    (leak,) = leaks(look(with_column(changed(raw, answer=topics), "code", topics * 7.0 % 11 + topics / 100)))
+    (leak,) = leaks(
+        look(with_column(changed(raw, answer=topics), "code", topics * 7.0 % 11 + topics / 100))
+    )
     assert leak.columns == ("code",)
     labels = random.integers(0, 2, (ROWS, 3))
-    raw = dataclasses.replace(raw, targets={"answer": "multilabel"}, labels={**raw.labels, "answer": ("x", "y", "z")})
-    (leak,) = leaks(look(with_column(changed(raw, answer=labels), "code", labels[:, 1]), by="random"))
+    raw = dataclasses.replace(
+        raw, targets={"answer": "multilabel"}, labels={**raw.labels, "answer": ("x", "y", "z")}
+    )
+    (leak,) = leaks(
+        look(with_column(changed(raw, answer=labels), "code", labels[:, 1]), by="random")
+    )
     assert "predicts y" in leak.text
 
 
@@ -180,7 +214,9 @@ def test_contradicting_numbers_bound_the_explained_variance():
     raw = honest(0, "number")
     values = raw.dev["answer"] + np.arange(ROWS)
     half = {name: np.concatenate([column[: ROWS // 2]] * 2) for name, column in raw.dev.items()}
-    (found,) = named(look(dataclasses.replace(raw, dev={**half, "answer": values})), "contradictions")
+    (found,) = named(
+        look(dataclasses.replace(raw, dev={**half, "answer": values})), "contradictions"
+    )
     within = np.stack([values[: ROWS // 2], values[ROWS // 2 :]])
     assert f"{100 * (1 - within.var(0).mean() / values.var()):.1f} %" in found.effect
 
@@ -188,26 +224,40 @@ def test_contradicting_numbers_bound_the_explained_variance():
 def test_rows_are_equal_when_all_their_cells_are():
     numbers = np.array([[0.0, np.nan], [-0.0, -np.nan], [0.0, 1.0], [0.0, np.nan]])
     texts = np.array(["a", "a", "a", "b"], object)
-    raw = Raw({"n": numbers, "t": texts}, {"n": "number", "t": "category"}, {}, {})
-    assert identities(raw, ["n"]).tolist() == [0, 0, 1, 0]
-    assert identities(raw, ["n", "t"]).tolist() == [0, 0, 1, 2]
+    raw = Dataset({"n": numbers, "t": texts}, {"n": "number", "t": "category"}, {}, {})
+    assert compute_row_ids(raw, ["n"]).tolist() == [0, 0, 1, 0]
+    assert compute_row_ids(raw, ["n", "t"]).tolist() == [0, 0, 1, 2]
     lists = Ragged(np.array([1, 2, 1, 2, 12, 1, 2]), np.array([0, 2, 4, 5, 5, 7]))
-    assert identities(Raw({"w": lists}, {"w": "bag"}, {}, {}), ["w"]).tolist() == [0, 0, 1, 2, 0]
+    assert compute_row_ids(Dataset({"w": lists}, {"w": "bag"}, {}, {}), ["w"]).tolist() == [
+        0,
+        0,
+        1,
+        2,
+        0,
+    ]
     pair = np.array([["ab", "c"], ["a", "bc"], ["ab", "c"]], object)
-    assert identities(Raw({"p": pair}, {"p": "category"}, {}, {}), ["p"]).tolist() == [0, 1, 0]
+    assert compute_row_ids(Dataset({"p": pair}, {"p": "category"}, {}, {}), ["p"]).tolist() == [
+        0,
+        1,
+        0,
+    ]
 
 
 def test_copied_images_and_texts_are_a_leak():
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (200, 1, 5, 5), dtype=np.uint8)
     lists = Ragged(random.integers(1, 50, 2000), np.arange(0, 2001, 10))
-    raw = Raw({"i": images, "y": np.arange(200) % 2}, {"i": "image"}, {"y": "binary"}, {})
-    texts = Raw({"w": lists, "y": np.arange(200) % 2}, {"w": "bag"}, {"y": "binary"}, {"w": (MultiHot(50),)})
+    raw = Dataset({"i": images, "y": np.arange(200) % 2}, {"i": "image"}, {"y": "binary"}, {})
+    texts = Dataset(
+        {"w": lists, "y": np.arange(200) % 2}, {"w": "bag"}, {"y": "binary"}, {"w": (MultiHot(50),)}
+    )
     for clean in (raw, texts):
         rows = np.arange(200)
         assert not leaks(audit(clean, rows[:150], rows[150:], 0))
         rows[150:160] = rows[:10]
-        again = dataclasses.replace(clean, dev={name: column[rows] for name, column in clean.dev.items()})
+        again = dataclasses.replace(
+            clean, dev={name: column[rows] for name, column in clean.dev.items()}
+        )
         (leak,) = leaks(audit(again, np.arange(150), np.arange(150, 200), 0))
         assert "10 of 50 validation rows (20.0 %)" in leak.text
 
@@ -225,7 +275,7 @@ def test_owners_on_both_sides_are_a_leak_unless_split_by_owner(seed):
 def test_validation_before_training_is_a_leak_unless_split_by_time(seed):
     times = np.random.default_rng(seed).permutation(ROWS).astype(float)
     raw = dataclasses.replace(changed(honest(seed), when=times), order="when")
-    train, val = held_out(raw, 0.25, "auto", seed)
+    train, val = split_validation(raw, 0.25, "auto", seed)
     (leak,) = leaks(audit(raw, train, val, seed))
     assert leak.columns == ("when",) and leak.count == (times[val] < times[train].max()).sum()
     findings = look(raw, "time", seed)
@@ -241,13 +291,20 @@ def test_what_is_irregular_in_time_is_told():
     broken[10:15] = broken[9]
     findings = look(changed(raw, when=broken), "time")
     assert named(findings, "repeated times")[0].count == 5
-    assert "once" in named(findings, "gaps in time")[0].text and "6060" in named(findings, "gaps in time")[0].text
-    panel = dataclasses.replace(changed(raw, when=regular // 120, owner=np.tile(["a", "b"], ROWS // 2)), group="owner")
+    assert (
+        "once" in named(findings, "gaps in time")[0].text
+        and "6060" in named(findings, "gaps in time")[0].text
+    )
+    panel = dataclasses.replace(
+        changed(raw, when=regular // 120, owner=np.tile(["a", "b"], ROWS // 2)), group="owner"
+    )
     assert not quiet & {one.what for one in look(panel, "time")}
 
 
 def test_classes_that_are_rare_absent_or_lopsided_are_told():
-    raw = dataclasses.replace(honest(0), targets={"answer": "category"}, labels={"answer": ("x", "y", "z", "w")})
+    raw = dataclasses.replace(
+        honest(0), targets={"answer": "category"}, labels={"answer": ("x", "y", "z", "w")}
+    )
     answer = np.zeros(ROWS, np.int64)
     answer[300:] = 1
     answer[:5] = 2
@@ -265,7 +322,8 @@ def test_classes_that_are_rare_absent_or_lopsided_are_told():
 def test_class_names_as_text_are_counted_like_numbers():
     raw, names = honest(0), np.array(["no", "yes"], object)
     text = changed(
-        dataclasses.replace(raw, labels={**raw.labels, "answer": ("no", "yes")}), answer=names[raw.dev["answer"]]
+        dataclasses.replace(raw, labels={**raw.labels, "answer": ("no", "yes")}),
+        answer=names[raw.dev["answer"]],
     )
     number = dataclasses.replace(raw, labels={**raw.labels, "answer": ("no", "yes")})
     assert look(text) == look(number)
@@ -276,8 +334,12 @@ def test_capped_repeated_and_skewed_numbers_are_told():
     answer = raw.dev["answer"]
     (found,) = named(look(changed(raw, answer=answer.clip(max=2))), "capped target", "warning")
     assert found.count == (answer >= 2).sum() and "largest answer, 2" in found.text
-    assert "smallest" in named(look(changed(raw, answer=answer.clip(min=-2))), "capped target")[0].text
-    assert named(look(changed(raw, answer=np.where(np.arange(ROWS) % 4, answer, 0.5))), "one repeated value")
+    assert (
+        "smallest" in named(look(changed(raw, answer=answer.clip(min=-2))), "capped target")[0].text
+    )
+    assert named(
+        look(changed(raw, answer=np.where(np.arange(ROWS) % 4, answer, 0.5))), "one repeated value"
+    )
     assert named(look(changed(raw, answer=np.exp(2 * answer))), "skew")
     whole = look(changed(raw, answer=np.round(np.abs(answer) * 10)))
     assert not named(whole, "capped target") and not named(whole, "skew")
@@ -306,23 +368,31 @@ def test_numbers_that_no_step_makes_finite_are_a_warning():
     features[:40, 2] = np.nan
     gaps = changed(raw, features=features)
     assert not named(look(gaps), "not finite")
-    (found,) = named(look(dataclasses.replace(gaps, learn={})), "not finite", "warning")
+    (found,) = named(look(dataclasses.replace(gaps, preprocessors={})), "not finite", "warning")
     assert found.columns == ("c",)
     features[5, 0] = np.inf
-    (found,) = named(audit(changed(raw, features=features), np.arange(500), np.arange(500, ROWS), 0), "not finite")
+    (found,) = named(
+        audit(changed(raw, features=features), np.arange(500), np.arange(500, ROWS), 0),
+        "not finite",
+    )
     assert found.columns == ("a",)
 
 
-@pytest.mark.parametrize("scaling", [Standardise(), Unit()])
+@pytest.mark.parametrize("scaling", [StandardScaler(), MinMaxScaler()])
 def test_columns_of_different_scales_are_a_warning_until_they_are_scaled(scaling):
     raw = honest(0)
     for factors in ([1, 1, 1, 1000], [0.001, 0.001, 0.001, 1], [1, 1, 1, 1]):
         shift = 500 if factors == [1, 1, 1, 1] else 0
         wild = changed(raw, features=raw.dev["features"] * factors + shift)
-        (found,) = named(look(dataclasses.replace(wild, learn={})), "unscaled inputs", "warning")
+        (found,) = named(
+            look(dataclasses.replace(wild, preprocessors={})), "unscaled inputs", "warning"
+        )
         assert shift or "d" in found.columns
-        assert not named(look(dataclasses.replace(wild, learn={"features": (scaling,)})), "unscaled inputs")
-    assert not named(look(dataclasses.replace(raw, learn={})), "unscaled inputs")
+        assert not named(
+            look(dataclasses.replace(wild, preprocessors={"features": (scaling,)})),
+            "unscaled inputs",
+        )
+    assert not named(look(dataclasses.replace(raw, preprocessors={})), "unscaled inputs")
 
 
 def test_row_numbers_and_names_of_rows_are_told_and_worse_when_rows_are_sorted():
@@ -330,24 +400,32 @@ def test_row_numbers_and_names_of_rows_are_told_and_worse_when_rows_are_sorted()
     note = named(look(with_column(raw, "id", np.arange(ROWS))), "row numbers", "note")
     assert note[0].columns == ("id",)
     order = np.argsort(raw.dev["answer"] + np.random.default_rng(0).normal(size=ROWS))
-    ordered = dataclasses.replace(raw, dev={name: column[order] for name, column in raw.dev.items()})
-    assert named(look(with_column(ordered, "id", np.arange(ROWS) + 10_000)), "row numbers", "warning")
+    ordered = dataclasses.replace(
+        raw, dev={name: column[order] for name, column in raw.dev.items()}
+    )
+    assert named(
+        look(with_column(ordered, "id", np.arange(ROWS) + 10_000)), "row numbers", "warning"
+    )
     assert not named(look(with_column(raw, "id", np.arange(ROWS) ** 2)), "row numbers")
     people = np.array([f"person {row}" for row in range(ROWS)], object)
-    assert named(look(changed(raw, town=people)), "a column of names", "warning")[0].columns == ("town",)
+    assert named(look(changed(raw, town=people)), "a column of names", "warning")[0].columns == (
+        "town",
+    )
 
 
 def test_findings_are_ranked_and_the_same_each_time():
     raw = with_column(twice(honest(0), 60), "leaky", np.zeros(ROWS))
     raw.dev["features"][:, -1] = raw.dev["answer"]
     findings = look(raw)
-    ranks = [RANKS.index(one.severity) for one in findings]
+    ranks = [SEVERITY_ORDER.index(one.severity) for one in findings]
     assert ranks == sorted(ranks) and set(ranks) == {0, 1, 2}
     assert findings == look(raw)
     assert all(one.text and one.text[-1] != "." and "nan" not in one.text for one in findings)
 
 
-real = pytest.mark.skipif(not Path(os.environ.get("DLRUN_DATA", "none")).is_dir(), reason="needs DLRUN_DATA")
+real = pytest.mark.skipif(
+    not Path(os.environ.get("DLRUN_DATA", "none")).is_dir(), reason="needs DLRUN_DATA"
+)
 
 
 @real
@@ -360,9 +438,13 @@ def test_official_datasets_have_no_leak_but_in_reuters(task):
         "reuters": lambda: imdb_reuters.reuters(source="official", words=10_000, **BAG),
     }
     raw = dataclasses.replace(load[task](), test=forbidden)
-    split = held_out(raw, 0.2, "auto", 0)
+    split = split_validation(raw, 0.2, "auto", 0)
     findings = audit(raw, *split, 0)
     across = named(findings, "duplicates across splits")
-    severity = {"mnist": [], "imdb": ["note"], "reuters": ["leak"]}  # Reuters sent some newswires again and again
+    severity = {
+        "mnist": [],
+        "imdb": ["note"],
+        "reuters": ["leak"],
+    }  # Reuters sent some newswires again and again
     assert [one.severity for one in across] == severity[task]
     assert leaks(findings) == [one for one in across if one.severity == "leak"]

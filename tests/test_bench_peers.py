@@ -21,7 +21,9 @@ def found(workload, ratio):
     keras = Found("keras:torch", workload, fault="ended with 1: no such module")
     return [
         loop,
-        Found("own:dlrun", workload, [250.0] * 3, [ratio - 0.5, ratio, ratio + 1], 1.0, 1.5, 10, 310.0),
+        Found(
+            "own:dlrun", workload, [250.0] * 3, [ratio - 0.5, ratio, ratio + 1], 1.0, 1.5, 10, 310.0
+        ),
         keras,
     ]
 
@@ -36,18 +38,26 @@ def test_the_tables_of_a_run_replace_those_of_the_run_before(tmp_path, monkeypat
     (tmp_path / "benchmarks.md").write_text(first + "\n## After\n")
     table.write(found("a", 3.25), 7, 1.0)
     text = (tmp_path / "benchmarks.md").read_text()
-    assert first.startswith("# Before\n\ntext\n\n<!--") and "| dlrun | 250 | 2.50 | 2.00 – 3.50 |" in first
+    assert (
+        first.startswith("# Before\n\ntext\n\n<!--")
+        and "| dlrun | 250 | 2.50 | 2.00 – 3.50 |" in first
+    )
     assert text.startswith("# Before\n\ntext\n\n<!--") and text.endswith("-->\n\n## After\n")
     assert "3.25" in text and "2.50" not in text and "### b" not in text
     assert text.count(table.BEGIN) == text.count(table.END) == 1
-    assert "| Keras on torch | ended with 1: no such module |" in text and "--rounds 7 --seconds 1" in text
+    assert (
+        "| Keras on torch | ended with 1: no such module |" in text
+        and "--rounds 7 --seconds 1" in text
+    )
 
 
 def test_every_peer_has_its_file_and_every_workload_its_layers():
     import bench_peer_table as table
 
     families = {peer.partition(":")[0] for peer in table.PEERS}
-    assert families == {path.stem.removeprefix("bench_peer_") for path in SCRIPTS.glob("bench_peer_*.py")} - {"table"}
+    assert families == {
+        path.stem.removeprefix("bench_peer_") for path in SCRIPTS.glob("bench_peer_*.py")
+    } - {"table"}
     layers = (SCRIPTS / "bench_peer_keras.py").read_text()
     assert all(f'"{name}": lambda' in layers for name in table.COMMON)
 

@@ -10,8 +10,8 @@ import pytest
 from sklearn import metrics as reference
 
 from dlrun.evaluation import bootstrap
-from dlrun.evaluation.metrics import interval
-from dlrun.evaluation.split_metrics import SHARES, Whole, resampled
+from dlrun.evaluation.metrics import compute_mean_score
+from dlrun.evaluation.split_metrics import CLASS_METRICS, SplitMetric, make_row_metric
 
 N = 400
 ROWS = np.arange(N)
@@ -31,69 +31,103 @@ def ends(found):
 
 def test_a_model_does_not_differ_from_itself():
     one = values()
-    found = bootstrap.paired(one, one, ROWS, seed=0)
-    assert ends(found) == (0, 0, 0) and not found.real and found.why and found.n == N
-    measure = Whole("roc_auc", "binary").of(noise().random((N, 1)), noise(1).integers(0, 2, (N, 1)))
-    same = bootstrap.paired(measure, measure, ROWS, telling=0, seed=0)
-    assert ends(same) == (0, 0, 0) and not same.real
-    unknown = bootstrap.paired(measure, measure, ROWS, seed=0)
-    assert unknown.value == 0 and not unknown.real
+    found = bootstrap.compute_paired_interval(one, one, ROWS, seed=0)
+    assert ends(found) == (0, 0, 0) and not found.is_nonzero and found.why and found.n == N
+    measure = SplitMetric("roc_auc", "binary").make_row_metric(
+        noise().random((N, 1)), noise(1).integers(0, 2, (N, 1))
+    )
+    same = bootstrap.compute_paired_interval(measure, measure, ROWS, telling=0, seed=0)
+    assert ends(same) == (0, 0, 0) and not same.is_nonzero
+    unknown = bootstrap.compute_paired_interval(measure, measure, ROWS, seed=0)
+    assert unknown.value == 0 and not unknown.is_nonzero
 
 
 def test_the_other_way_round_is_the_same_with_another_sign():
     one, other = values(), values() + noise(2).normal(0.1, 0.3, N)
-    there, back = bootstrap.paired(one, other, ROWS, seed=0), bootstrap.paired(other, one, ROWS, seed=0)
-    assert np.allclose(ends(there), [-back.value, -back.high, -back.low]) and there.real and back.real
+    there, back = (
+        bootstrap.compute_paired_interval(one, other, ROWS, seed=0),
+        bootstrap.compute_paired_interval(other, one, ROWS, seed=0),
+    )
+    assert (
+        np.allclose(ends(there), [-back.value, -back.high, -back.low])
+        and there.is_nonzero
+        and back.is_nonzero
+    )
     assert there.low < there.value < there.high
 
 
 @pytest.mark.parametrize("factor", [1e-6, 3.0, 1e6])
 def test_another_unit_changes_only_the_unit(factor):
-    plain = bootstrap.mean(values(), seed=0)
-    assert np.allclose(ends(bootstrap.mean(values() * factor, seed=0)), np.array(ends(plain)) * factor)
-    moved = bootstrap.mean(values() + factor, seed=0)
+    plain = bootstrap.compute_mean_interval(values(), seed=0)
+    assert np.allclose(
+        ends(bootstrap.compute_mean_interval(values() * factor, seed=0)),
+        np.array(ends(plain)) * factor,
+    )
+    moved = bootstrap.compute_mean_interval(values() + factor, seed=0)
     assert np.allclose(np.array(ends(moved)) - factor, ends(plain), atol=1e-8 * factor)
 
 
 def test_rows_that_are_all_different_are_their_own_units():
     one, ids = values(), noise(3).permutation(N) * 7 + 3
-    assert bootstrap.mean(one, ids, seed=0) == bootstrap.mean(one, seed=0)
-    measure = Whole("r2", "number").of(one + noise(1).normal(size=N), one)
-    assert bootstrap.statistic(measure, ids, seed=0) == bootstrap.statistic(measure, ROWS, seed=0)
+    assert bootstrap.compute_mean_interval(one, ids, seed=0) == bootstrap.compute_mean_interval(
+        one, seed=0
+    )
+    measure = SplitMetric("r2", "number").make_row_metric(one + noise(1).normal(size=N), one)
+    assert bootstrap.compute_interval(measure, ids, seed=0) == bootstrap.compute_interval(
+        measure, ROWS, seed=0
+    )
 
 
 def test_rows_that_come_three_times_are_no_more_rows():
     one, times = values(), 3
     repeated, ids = np.tile(one, times), np.tile(ROWS, times)
-    once, thrice = bootstrap.mean(one, seed=0), bootstrap.mean(repeated, ids, seed=0)
+    once, thrice = (
+        bootstrap.compute_mean_interval(one, seed=0),
+        bootstrap.compute_mean_interval(repeated, ids, seed=0),
+    )
     assert np.allclose(ends(thrice), ends(once)) and thrice.n == once.n == N
-    naive = bootstrap.mean(repeated, seed=0)
-    assert (once.high - once.low) / (naive.high - naive.low) == pytest.approx(math.sqrt(times), rel=0.05)
+    naive = bootstrap.compute_mean_interval(repeated, seed=0)
+    assert (once.high - once.low) / (naive.high - naive.low) == pytest.approx(
+        math.sqrt(times), rel=0.05
+    )
     truth = one + noise(1).normal(size=N)
-    wholes = Whole("r2", "number").of(one, truth), Whole("r2", "number").of(repeated, np.tile(truth, times))
-    first, second = (bootstrap.statistic(w, rows, seed=0) for w, rows in zip(wholes, (ROWS, ids), strict=True))
+    wholes = (
+        SplitMetric("r2", "number").make_row_metric(one, truth),
+        SplitMetric("r2", "number").make_row_metric(repeated, np.tile(truth, times)),
+    )
+    first, second = (
+        bootstrap.compute_interval(w, rows, seed=0)
+        for w, rows in zip(wholes, (ROWS, ids), strict=True)
+    )
     assert np.allclose(ends(first), ends(second), rtol=1e-6) and first.n == second.n
 
 
 def test_the_same_seed_gives_the_same_interval_and_another_another():
-    found = [bootstrap.mean(values(), seed=seed) for seed in (0, 0, 1)]
+    found = [bootstrap.compute_mean_interval(values(), seed=seed) for seed in (0, 0, 1)]
     assert found[0] == found[1] != found[2] and found[0].value == found[2].value
 
 
 @pytest.mark.parametrize("n", [2_000, 20_000])
 def test_a_large_sample_has_the_normal_interval(n):
     one = values(n=n)
-    found, normal = bootstrap.mean(one, seed=0), interval(one.sum(), (one**2).sum(), n)
+    found, normal = (
+        bootstrap.compute_mean_interval(one, seed=0),
+        compute_mean_score(one.sum(), (one**2).sum(), n),
+    )
     assert found.high - found.low == pytest.approx(normal.high - normal.low, rel=0.05)
-    assert found.low == pytest.approx(normal.low, rel=0.05) and found.high == pytest.approx(normal.high, rel=0.05)
+    assert found.low == pytest.approx(normal.low, rel=0.05) and found.high == pytest.approx(
+        normal.high, rel=0.05
+    )
 
 
 def test_a_finish_is_applied_to_value_and_ends_alike():
-    squares = bootstrap.mean(values() ** 2, seed=0)
-    roots = bootstrap.mean(values() ** 2, finish=math.sqrt, seed=0)
+    squares = bootstrap.compute_mean_interval(values() ** 2, seed=0)
+    roots = bootstrap.compute_mean_interval(values() ** 2, finish=math.sqrt, seed=0)
     assert np.allclose(np.square(ends(roots)), ends(squares), rtol=1e-3)
-    less = bootstrap.paired(values() ** 2, values() ** 2 * 0.25, ROWS, finish=math.sqrt, seed=0)
-    assert less.value == pytest.approx(-roots.value / 2) and less.real
+    less = bootstrap.compute_paired_interval(
+        values() ** 2, values() ** 2 * 0.25, ROWS, finish=math.sqrt, seed=0
+    )
+    assert less.value == pytest.approx(-roots.value / 2) and less.is_nonzero
 
 
 def test_resamples_of_many_rows_are_drawn_many_at_a_time(monkeypatch):
@@ -108,8 +142,8 @@ def test_resamples_of_many_rows_are_drawn_many_at_a_time(monkeypatch):
             return self.random.integers(low, high, size, dtype)
 
     monkeypatch.setattr(np.random, "default_rng", Counted)
-    bootstrap.mean(one, seed=0)
-    assert sum(times for times, _ in drawn) == bootstrap.MEANS and len(drawn) <= 20
+    bootstrap.compute_mean_interval(one, seed=0)
+    assert sum(times for times, _ in drawn) == bootstrap.NUM_MEAN_RESAMPLES and len(drawn) <= 20
     assert all(times * rows <= bootstrap.CHUNK_NUMBERS for times, rows in drawn)
 
 
@@ -123,20 +157,24 @@ def test_resamples_of_many_rows_are_drawn_many_at_a_time(monkeypatch):
     ],
 )
 def test_where_there_is_nothing_to_say_it_is_said(one, why):
-    found = bootstrap.mean(one, seed=0)
-    assert why in found.why and found.low is None and found.high is None and not found.real
+    found = bootstrap.compute_mean_interval(one, seed=0)
+    assert why in found.why and found.low is None and found.high is None and not found.is_nonzero
 
 
 def test_repeats_do_not_make_many_of_few():
-    assert "10 rows are too few" in bootstrap.mean(values(), ROWS % 10, seed=0).why
+    assert "10 rows are too few" in bootstrap.compute_mean_interval(values(), ROWS % 10, seed=0).why
 
 
 def test_a_statistic_without_a_value_or_without_spread_has_no_interval():
-    assert "not defined" in bootstrap.statistic(lambda chosen: math.nan, ROWS, seed=0).why
-    sometimes = bootstrap.statistic(lambda chosen: 1.0 if 7 in chosen else math.nan, ROWS, seed=0)
+    assert "not defined" in bootstrap.compute_interval(lambda chosen: math.nan, ROWS, seed=0).why
+    sometimes = bootstrap.compute_interval(
+        lambda chosen: 1.0 if 7 in chosen else math.nan, ROWS, seed=0
+    )
     assert "resamples" in sometimes.why and sometimes.value == 1
-    apart = Whole("roc_auc", "binary").of(ROWS[:, None] / N, (ROWS > 300)[:, None])
-    assert "same value" in bootstrap.statistic(apart, ROWS, telling=99, seed=0).why
+    apart = SplitMetric("roc_auc", "binary").make_row_metric(
+        ROWS[:, None] / N, (ROWS > 300)[:, None]
+    )
+    assert "same value" in bootstrap.compute_interval(apart, ROWS, telling=99, seed=0).why
 
 
 @pytest.mark.parametrize("rows", [100, 10_000])
@@ -144,16 +182,19 @@ def test_a_handful_of_rows_apart_is_no_proof(rows):
     same = np.ones(rows)
     for apart, real in ((1, False), (3, False), (5, False), (12, True)):
         worse = np.where(np.arange(rows) < apart, 0.0, same)
-        assert bootstrap.paired(worse, same, np.arange(rows), seed=0).real == real, apart
+        assert (
+            bootstrap.compute_paired_interval(worse, same, np.arange(rows), seed=0).is_nonzero
+            == real
+        ), apart
 
 
 def test_better_on_every_row_by_as_much_is_real():
-    assert bootstrap.paired(values(), values() + 1, ROWS, seed=0).real
+    assert bootstrap.compute_paired_interval(values(), values() + 1, ROWS, seed=0).is_nonzero
 
 
 def test_ids_and_values_must_fit():
     with pytest.raises(ValueError, match="3 row ids for 400 values"):
-        bootstrap.mean(values(), ROWS[:3], seed=0)
+        bootstrap.compute_mean_interval(values(), ROWS[:3], seed=0)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -169,37 +210,55 @@ def test_measures_of_a_whole_split_are_those_of_scikit_learn_on_any_resample(see
     marks = np.round(random.random((n, size)) * 0.6 + 0.4 * labels, 1)
     number = random.normal(size=(n, 1))
     guess = number + random.normal(size=(n, 1))
-    for name in SHARES:
+    for name in CLASS_METRICS:
         score = getattr(reference, f"{name}_score")
-        ours = Whole(name, "binary", "macro").of(likely, two)(chosen)
+        ours = SplitMetric(name, "binary", "macro").make_row_metric(likely, two)(chosen)
         assert ours == pytest.approx(score(two[chosen], likely[chosen] > 0.5, zero_division=0))
         for average in ("macro", "micro", "weighted"):
             how = {"average": average, "zero_division": 0}
-            ours = Whole(name, "category", average).of(shares, many)(chosen)
+            ours = SplitMetric(name, "category", average).make_row_metric(shares, many)(chosen)
             assert ours == pytest.approx(score(many[chosen], shares[chosen].argmax(1), **how))
-            ours = Whole(name, "multilabel", average).of(marks, labels)(chosen)
+            ours = SplitMetric(name, "multilabel", average).make_row_metric(marks, labels)(chosen)
             assert ours == pytest.approx(score(labels[chosen], marks[chosen] > 0.5, **how))
-    for name, score in (("roc_auc", reference.roc_auc_score), ("pr_auc", reference.average_precision_score)):
-        assert Whole(name, "binary").of(likely, two)(chosen) == pytest.approx(score(two[chosen], likely[chosen]))
-        ours = Whole(name, "multilabel").of(marks, labels)(chosen)
+    for name, score in (
+        ("roc_auc", reference.roc_auc_score),
+        ("pr_auc", reference.average_precision_score),
+    ):
+        assert SplitMetric(name, "binary").make_row_metric(likely, two)(chosen) == pytest.approx(
+            score(two[chosen], likely[chosen])
+        )
+        ours = SplitMetric(name, "multilabel").make_row_metric(marks, labels)(chosen)
         assert ours == pytest.approx(score(labels[chosen], marks[chosen]))
-    against_rest = reference.roc_auc_score(many[chosen], shares[chosen], multi_class="ovr", labels=range(size))
-    assert Whole("roc_auc", "category").of(shares, many)(chosen) == pytest.approx(against_rest)
-    assert Whole("r2", "number").of(guess, number)(chosen) == pytest.approx(
+    against_rest = reference.roc_auc_score(
+        many[chosen], shares[chosen], multi_class="ovr", labels=range(size)
+    )
+    assert SplitMetric("roc_auc", "category").make_row_metric(shares, many)(
+        chosen
+    ) == pytest.approx(against_rest)
+    assert SplitMetric("r2", "number").make_row_metric(guess, number)(chosen) == pytest.approx(
         reference.r2_score(number[chosen], guess[chosen])
     )
 
 
 def test_a_class_that_does_not_occur_is_left_out_and_nothing_left_is_nan():
     truth, answers = noise().integers(0, 2, 50), noise(1).dirichlet(np.ones(4), 50)
-    both = [Whole("roc_auc", "binary")(answers[:, k : k + 1], (truth == k)[:, None]) for k in (0, 1)]
-    assert Whole("roc_auc", "category")(answers, truth) == pytest.approx(np.mean(both))
-    for measure in (Whole("roc_auc", "binary"), Whole("pr_auc", "binary"), Whole("r2", "number")):
+    both = [
+        SplitMetric("roc_auc", "binary")(answers[:, k : k + 1], (truth == k)[:, None])
+        for k in (0, 1)
+    ]
+    assert SplitMetric("roc_auc", "category")(answers, truth) == pytest.approx(np.mean(both))
+    for measure in (
+        SplitMetric("roc_auc", "binary"),
+        SplitMetric("pr_auc", "binary"),
+        SplitMetric("r2", "number"),
+    ):
         assert math.isnan(measure(answers[:, :1], np.zeros((50, 1))))
 
 
 def test_anybodys_measure_of_a_split_can_be_resampled():
-    largest = resampled(lambda answers, targets: float(answers.max() - targets.min()), values(), values(1))
+    largest = make_row_metric(
+        lambda answers, targets: float(answers.max() - targets.min()), values(), values(1)
+    )
     assert largest(np.array([3, 3, 5])) == max(values()[[3, 5]]) - min(values(1)[[3, 5]])
 
 
@@ -208,12 +267,16 @@ def said_by_chance(times, rows, seed):
     random, real = noise(seed), 0
     for _ in range(times):
         truth, one, other = random.integers(0, 2, (3, rows))
-        real += bootstrap.paired((one == truth) * 1.0, (other == truth) * 1.0, np.arange(rows), seed=0).real
+        real += bootstrap.compute_paired_interval(
+            (one == truth) * 1.0, (other == truth) * 1.0, np.arange(rows), seed=0
+        ).is_nonzero
     return real
 
 
 def test_models_of_shuffled_labels_differ_about_once_in_twenty():
-    assert 1 <= said_by_chance(200, 200, seed=4) <= 20  # 10 expected; beyond these ends once in a few hundred
+    assert (
+        1 <= said_by_chance(200, 200, seed=4) <= 20
+    )  # 10 expected; beyond these ends once in a few hundred
 
 
 def covered(found, truth):
@@ -224,26 +287,31 @@ def covered(found, truth):
 
 def accuracies(random, n=300):
     right = (random.random(n) < 0.87).astype(float)
-    return interval(right.sum(), right.sum(), n)
+    return compute_mean_score(right.sum(), right.sum(), n)
 
 
 def errors(random, n=300):
     error = abs(random.normal(size=n))
-    return interval(error.sum(), (error**2).sum(), n)
+    return compute_mean_score(error.sum(), (error**2).sum(), n)
 
 
 def areas(random, n=200):
     truth = (np.arange(n) < n / 4).astype(float)[:, None]
-    measure = Whole("roc_auc", "binary")
-    return bootstrap.statistic(
-        measure.of(random.normal(size=(n, 1)) + 1.5 * truth, truth), np.arange(n), telling=measure.rarer(truth), seed=0
+    measure = SplitMetric("roc_auc", "binary")
+    return bootstrap.compute_interval(
+        measure.make_row_metric(random.normal(size=(n, 1)) + 1.5 * truth, truth),
+        np.arange(n),
+        telling=measure.count_small_class(truth),
+        seed=0,
     )
 
 
 def differences(random, n=1000):
     hard = random.random(n)
     again = np.where(random.random(n) < 0.7, hard, random.random(n))
-    return bootstrap.paired((hard < 0.85) * 1.0, (again < 0.88) * 1.0, np.arange(n), seed=0)
+    return bootstrap.compute_paired_interval(
+        (hard < 0.85) * 1.0, (again < 0.88) * 1.0, np.arange(n), seed=0
+    )
 
 
 @pytest.mark.slow

@@ -26,14 +26,28 @@ from dlrun.training import trainer as engine
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
-TINY = ["task=digits", "preset=smoke", "model.units=[8]", "engine.max_steps=null", "engine.save_every=1000"]
-NAN = ["optimizer=sgd", "optimizer.lr=0.1", "scheduler=step", "scheduler.every=0.5", "scheduler.factor=1e37"]
+TINY = [
+    "task=digits",
+    "preset=smoke",
+    "model.units=[8]",
+    "engine.max_steps=null",
+    "engine.save_every=1000",
+]
+NAN = [
+    "optimizer=sgd",
+    "optimizer.lr=0.1",
+    "scheduler=step",
+    "scheduler.every=0.5",
+    "scheduler.factor=1e37",
+]
 
 
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch):
     """No picture is looked at here."""
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, *_, **__: open(file, "wb").close())
+    monkeypatch.setattr(
+        "matplotlib.figure.Figure.savefig", lambda figure, file, *_, **__: open(file, "wb").close()
+    )
 
 
 def only_run(output):
@@ -43,7 +57,7 @@ def only_run(output):
 
 
 def history(run):
-    return stored_files.lines(run / "history.jsonl")
+    return stored_files.load_json_lines(run / "history.jsonl")
 
 
 def best_epochs(run):
@@ -57,7 +71,10 @@ def best_epochs(run):
 
 def kept_epochs(run):
     """Job → the epoch of its best.pt."""
-    return {path.parent.name: checkpoint.load(path)["epoch"] for path in run.glob("checkpoints/*/best.pt")}
+    return {
+        path.parent.name: checkpoint.load(path)["epoch"]
+        for path in run.glob("checkpoints/*/best.pt")
+    }
 
 
 def test_row_04_the_best_epoch_outlives_a_loss_that_is_nan(tmp_path, capsys):
@@ -73,16 +90,28 @@ def test_row_04_the_best_epoch_outlives_a_loss_that_is_nan(tmp_path, capsys):
     assert main(["predict", str(run), str(tmp_path / "a.png")]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert told.count("the answers are those of its best epoch") == 1
-    assert not stored_files.lines(run / "results.jsonl")
-    assert main(["report", str(run)]) == 0 and "fit has no result" in (run / "report.md").read_text()
+    assert not stored_files.load_json_lines(run / "results.jsonl")
+    assert (
+        main(["report", str(run)]) == 0 and "fit has no result" in (run / "report.md").read_text()
+    )
     assert main(["visualize", str(run)]) == 0
     capsys.readouterr()
     assert main(["compare", str(run), str(run)]) == 2
-    assert "resume" not in (told := capsys.readouterr().err) and f"dlrun rerun {run} optimizer.lr=" in told
+    assert (
+        "resume" not in (told := capsys.readouterr().err)
+        and f"dlrun rerun {run} optimizer.lr=" in told
+    )
 
 
 def test_row_04_folds_trained_as_one_keep_their_best_epochs(tmp_path, capsys):
-    words = [*TINY, *NAN, "protocol=kfold", "protocol.folds=2", "protocol.stacked=true", "engine.epochs=4"]
+    words = [
+        *TINY,
+        *NAN,
+        "protocol=kfold",
+        "protocol.folds=2",
+        "protocol.stacked=true",
+        "engine.epochs=4",
+    ]
     assert main([*words, f"output={tmp_path}"]) == 3
     assert set(kept_epochs(only_run(tmp_path)).values()) == {2}
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
@@ -101,9 +130,9 @@ class Broken(Exception):
 PLACES = {
     "callback": (callbacks.TensorBoard, "__call__", Broken),
     "loss": (supervised.Supervised, "steps", MemoryError),
-    "optimizer": (optimization.Learner, "_apply", Broken),
-    "evaluation": (engine.Trainer, "visit", MemoryError),
-    "history": (run_folder.RunDir, "append_history", OSError),
+    "optimizer": (optimization.Optimization, "_step_group", Broken),
+    "evaluation": (engine.Trainer, "run_split", MemoryError),
+    "history": (run_folder.RunFolder, "append_history", OSError),
     "keeping": (engine.Trainer, "state", MemoryError),
     "writing": (engine.Trainer, "save", OSError),
 }
@@ -125,24 +154,38 @@ def test_row_04_no_exception_loses_the_best_epoch(tmp_path, monkeypatch, place):
         with suppress(Broken, MemoryError, OSError):
             assert main([*TINY, "engine.epochs=3", f"output={tmp_path}"]) in (1, 2)
     run = only_run(tmp_path)
-    assert fired and kept_epochs(run) == {"fit": max(best_epochs(run)["fit"], kept_epochs(run)["fit"])}
+    assert fired and kept_epochs(run) == {
+        "fit": max(best_epochs(run)["fit"], kept_epochs(run)["fit"])
+    }
     assert main(["evaluate", str(run)]) == 0 and main(["resume", str(run)]) == 0
     assert kept_epochs(run) == best_epochs(run) == {"fit": 3}
 
 
-def test_row_04_folds_trained_as_one_lose_no_best_epoch_to_another_ones_error(tmp_path, monkeypatch):
-    whole = stack.Stack.epoch
+def test_row_04_folds_trained_as_one_lose_no_best_epoch_to_another_ones_error(
+    tmp_path, monkeypatch
+):
+    whole = stack.FitStack.run_epoch
 
     def broken(stacked):
         if stacked.members[0].epoch == 2:
             raise Broken("put in")
         return whole(stacked)
 
-    monkeypatch.setattr(stack.Stack, "epoch", broken)
-    words = [*TINY, "protocol=kfold", "protocol.folds=2", "protocol.stacked=true", "engine.epochs=4"]
+    monkeypatch.setattr(stack.FitStack, "run_epoch", broken)
+    words = [
+        *TINY,
+        "protocol=kfold",
+        "protocol.folds=2",
+        "protocol.stacked=true",
+        "engine.epochs=4",
+    ]
     with pytest.raises(Broken):
         main([*words, f"output={tmp_path}"])
-    assert kept_epochs(only_run(tmp_path)) == best_epochs(only_run(tmp_path)) == {"fold-1": 2, "fold-2": 2}
+    assert (
+        kept_epochs(only_run(tmp_path))
+        == best_epochs(only_run(tmp_path))
+        == {"fold-1": 2, "fold-2": 2}
+    )
 
 
 TABLE = ["task=csv", "data.path=t.csv", "data.target=y", "preset=smoke", "model.units=[4]"]
@@ -152,7 +195,14 @@ DAMAGES = {
     "garbage": lambda content: bytes(range(255, 55, -1)),
     "list": lambda content: b"[1, 2]\n",
 }
-WHOLE = ["config.yaml", "data.json", "fields.json", "results.jsonl", "preparation/fit.json", "checkpoints/fit/best.pt"]
+WHOLE = [
+    "config.yaml",
+    "data.json",
+    "fields.json",
+    "results.jsonl",
+    "preparation/fit.json",
+    "checkpoints/fit/best.pt",
+]
 READ = {  # command → words after the run, and the files of the run that it reads
     "resume": ([], ["config.yaml", "data.json", "results.jsonl"]),
     "rerun": (["engine.epochs=1"], ["config.yaml", "command.txt"]),
@@ -161,14 +211,38 @@ READ = {  # command → words after the run, and the files of the run that it re
     "report": (
         [],
         [
-            *("config.yaml", "command.txt", "data.json", "fields.json", "results.jsonl", "history.jsonl"),
-            *("environment.json", "openings.json", "errors/fit-val.json", "predictions/fit-val.npz"),
+            *(
+                "config.yaml",
+                "command.txt",
+                "data.json",
+                "fields.json",
+                "results.jsonl",
+                "history.jsonl",
+            ),
+            *(
+                "environment.json",
+                "openings.json",
+                "errors/fit-val.json",
+                "predictions/fit-val.npz",
+            ),
         ],
     ),
-    "compare": (["other"], ["config.yaml", "results.jsonl", "data.json", "fields.json", "predictions/fit-val.npz"]),
+    "compare": (
+        ["other"],
+        ["config.yaml", "results.jsonl", "data.json", "fields.json", "predictions/fit-val.npz"],
+    ),
     "ensemble": ([], [*WHOLE, "predictions/fit-val.npz"]),
     "visualize": ([], ["config.yaml", "fields.json", "results.jsonl", "checkpoints/fit/best.pt"]),
-    "generate": ([], ["config.yaml", "data.json", "results.jsonl", "preparation/fit.json", "checkpoints/fit/best.pt"]),
+    "generate": (
+        [],
+        [
+            "config.yaml",
+            "data.json",
+            "results.jsonl",
+            "preparation/fit.json",
+            "checkpoints/fit/best.pt",
+        ],
+    ),
     "weights": ([], ["config.yaml", "results.jsonl", "checkpoints/fit/best.pt"]),
 }
 PAIRS = [(command, file) for command, (_, files) in READ.items() for file in files]
@@ -178,7 +252,13 @@ def words_of(command, run):
     if command == "ensemble":
         return [*TABLE[:4], "model=ensemble", f"model.members=[other,{run}]", "output=e"]
     if command == "weights":
-        return ["task=digits", "preset=smoke", "model=pretrained", f"model.weights={run}", "output=w"]
+        return [
+            "task=digits",
+            "preset=smoke",
+            "model=pretrained",
+            f"model.weights={run}",
+            "output=w",
+        ]
     return [command, str(run), *READ[command][0]]
 
 
@@ -192,7 +272,10 @@ def runs(tmp_path_factory):
     pictures = [*TINY[:2], "engine.epochs=1", "engine.max_steps=2"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        patch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, *_, **__: open(file, "wb").close())
+        patch.setattr(
+            "matplotlib.figure.Figure.savefig",
+            lambda figure, file, *_, **__: open(file, "wb").close(),
+        )
         for name, words in {
             "table": TABLE,
             "pictures": [*pictures, "model.units=[4]"],
@@ -203,9 +286,15 @@ def runs(tmp_path_factory):
     return place
 
 
-@pytest.mark.parametrize(("number", "command", "file"), [(n, *pair) for n, pair in enumerate(PAIRS)])
-def test_row_20_a_damaged_file_is_named_in_one_line(runs, elsewhere, capsys, caplog, number, command, file):
-    kind = {"visualize": "pictures", "weights": "pictures", "generate": "made"}.get(command, "table")
+@pytest.mark.parametrize(
+    ("number", "command", "file"), [(n, *pair) for n, pair in enumerate(PAIRS)]
+)
+def test_row_20_a_damaged_file_is_named_in_one_line(
+    runs, elsewhere, capsys, caplog, number, command, file
+):
+    kind = {"visualize": "pictures", "weights": "pictures", "generate": "made"}.get(
+        command, "table"
+    )
     for name in ("t.csv", "new.csv"):
         shutil.copy(runs / name, elsewhere)
     for name in ("other", "run"):
@@ -226,7 +315,9 @@ def test_row_20_a_damaged_file_is_named_in_one_line(runs, elsewhere, capsys, cap
             *before, last = err.splitlines() or [""]
             left_out = command == "compare" and code == 0 and path.name in "".join(out.split())
             assert left_out or (code == 2 and last.startswith("dlrun: ") and path.name in last)
-            assert not [line for line in before if not line.endswith("…")]  # computing activations …
+            assert not [
+                line for line in before if not line.endswith("…")
+            ]  # computing activations …
 
 
 def test_row_20_a_sweep_and_a_workflow_name_their_damaged_files(elsewhere, runs, capsys):
@@ -265,21 +356,27 @@ def unfinished(tmp_path_factory):
 
 def cut_after(epochs, patch):
     """Stop a fit, as Ctrl-C does, once it has had so many epochs."""
-    whole = engine.Trainer.visit
+    whole = engine.Trainer.run_split
 
     def visit(trainer, split, *rest, **named):
         whole(trainer, split, *rest, **named)
         if trainer.epoch + 1 == epochs and split == "val":
             trainer.interrupted = 2
 
-    patch.setattr(engine.Trainer, "visit", visit)
+    patch.setattr(engine.Trainer, "run_split", visit)
 
 
-def test_row_43_the_second_at_work_on_a_run_is_refused_in_one_line(tmp_path, unfinished, runs, capsys):
+def test_row_43_the_second_at_work_on_a_run_is_refused_in_one_line(
+    tmp_path, unfinished, runs, capsys
+):
     run = shutil.copytree(unfinished, tmp_path / "run")
     before = {path: path.read_bytes() for path in run.rglob("*.*") if path.is_file()}
     with FileLock(run / ".lock"):
-        for words in (["resume", run], ["resume", run, "engine.epochs=5"], ["evaluate", run, "test=true"]):
+        for words in (
+            ["resume", run],
+            ["resume", run, "engine.epochs=5"],
+            ["evaluate", run, "test=true"],
+        ):
             capsys.readouterr()
             assert main([str(word) for word in words]) == 2
             err = capsys.readouterr().err
@@ -293,13 +390,19 @@ def test_row_43_the_second_at_work_on_a_run_is_refused_in_one_line(tmp_path, unf
         assert main(["report", str(table)]) == main(["compare", str(table), str(run)]) == 0
 
 
-def test_row_43_a_run_that_trains_is_held_and_one_that_has_died_holds_nothing(tmp_path, monkeypatch, capsys):
+def test_row_43_a_run_that_trains_is_held_and_one_that_has_died_holds_nothing(
+    tmp_path, monkeypatch, capsys
+):
     said, whole = [], engine.Trainer.fit
 
     def fit(trainer):
         (run,) = tmp_path.glob("*/*/*")
         code = "import sys; from dlrun.cli.main import main; sys.exit(main(sys.argv[1:]))"
-        said.append(subprocess.run([sys.executable, "-c", code, "resume", run], capture_output=True, text=True))
+        said.append(
+            subprocess.run(
+                [sys.executable, "-c", code, "resume", run], capture_output=True, text=True
+            )
+        )
         whole(trainer)
 
     monkeypatch.setattr(engine.Trainer, "fit", fit)
@@ -307,7 +410,9 @@ def test_row_43_a_run_that_trains_is_held_and_one_that_has_died_holds_nothing(tm
     (second,) = said
     assert second.returncode == 2 and "another dlrun is at work on" in second.stderr
     assert second.stderr.count("\n") == 1
-    copy = shutil.copytree(only_run(tmp_path), tmp_path / "copy")  # with the file of the lock, which is nobody's now
+    copy = shutil.copytree(
+        only_run(tmp_path), tmp_path / "copy"
+    )  # with the file of the lock, which is nobody's now
     assert (copy / ".lock").exists() and main(["resume", str(copy)]) == 0
 
 
@@ -321,16 +426,23 @@ def weights(run, job="fit", name="last"):
 
 def results_of(run):
     return [
-        {key: line[key] for key in ("name", "scores", "epochs")} for line in stored_files.lines(run / "results.jsonl")
+        {key: line[key] for key in ("name", "scores", "epochs")}
+        for line in stored_files.load_json_lines(run / "results.jsonl")
     ]
 
 
 @pytest.mark.parametrize(
     "more",
-    [[], ["protocol=kfold", "protocol.folds=2", "protocol.stacked=false"], ["protocol=kfold", "protocol.folds=2"]],
+    [
+        [],
+        ["protocol=kfold", "protocol.folds=2", "protocol.stacked=false"],
+        ["protocol=kfold", "protocol.folds=2"],
+    ],
     ids=["one", "folds", "stacked"],
 )
-def test_row_44_a_finished_run_trained_on_is_one_trained_so_long_from_the_start(tmp_path, more, capsys):
+def test_row_44_a_finished_run_trained_on_is_one_trained_so_long_from_the_start(
+    tmp_path, more, capsys
+):
     stacked = ["protocol.stacked=true"] if more[1:] and "protocol.stacked=false" not in more else []
     words = [*LONG, *more, *stacked]
     assert main([*words, "engine.epochs=2", f"output={tmp_path / 'a'}"]) == 0
@@ -342,13 +454,19 @@ def test_row_44_a_finished_run_trained_on_is_one_trained_so_long_from_the_start(
     for path in whole.glob("checkpoints/*"):
         for name in ("last", "best"):
             assert weights(part, path.name, name) == weights(whole, path.name, name)
-    assert {line["epochs"] for line in stored_files.lines(part / "earlier_results.jsonl")} == {2}
+    assert {
+        line["epochs"] for line in stored_files.load_json_lines(part / "earlier_results.jsonl")
+    } == {2}
     changes = json.loads((part / "changes.json").read_text())
     assert set(changes) == set(kept_epochs(part)) and all(
-        each[0]["epoch"] == 2 and each[0]["settings"] == {"engine.epochs": [2, 4]} for each in changes.values()
+        each[0]["epoch"] == 2 and each[0]["settings"] == {"engine.epochs": [2, 4]}
+        for each in changes.values()
     )
     capsys.readouterr()
-    assert main(["resume", str(part), "engine.epochs=3"]) == 2 and "is in epoch 4" in capsys.readouterr().err
+    assert (
+        main(["resume", str(part), "engine.epochs=3"]) == 2
+        and "is in epoch 4" in capsys.readouterr().err
+    )
     assert main(["resume", str(part)]) == 0 and results_of(part) == results_of(whole)
     for command in (["evaluate", part], ["report", part], ["compare", part, whole]):
         assert main([str(word) for word in command]) == 0
@@ -372,9 +490,11 @@ def test_row_44_a_learning_rate_changes_from_the_epoch_that_is_noted(tmp_path, u
     assert main(["resume", str(fast), "optimizer.lr=0.05"]) == 0
     assert "0.05 from epoch 3, batch 2 on" in capsys.readouterr().out
     assert history(slow)[:4] == history(fast)[:4] and history(slow)[4:] != history(fast)[4:]
-    (line,) = stored_files.lines(fast / "results.jsonl")
+    (line,) = stored_files.load_json_lines(fast / "results.jsonl")
     assert "→ 0.05 from epoch 3, batch 2 on" in line["note"]
-    (group,) = checkpoint.load(fast / "checkpoints/fit/last.pt")["learner"]["optimizers"]["model"]["param_groups"]
+    (group,) = checkpoint.load(fast / "checkpoints/fit/last.pt")["learner"]["optimizers"]["model"][
+        "param_groups"
+    ]
     assert group["lr"] == 0.05
 
 
@@ -387,35 +507,52 @@ def test_row_44_what_decides_the_rows_or_the_model_is_refused(tmp_path, unfinish
     run = shutil.copytree(unfinished, tmp_path / "run")
     if end == "finished":
         assert main(["resume", str(run)]) == 0
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "log.txt"}
+    before = {
+        path: path.read_bytes()
+        for path in run.rglob("*")
+        if path.is_file() and path.name != "log.txt"
+    }
     for word in REFUSED:
         capsys.readouterr()
         code, err = main(["resume", str(run), word, "engine.epochs=6"]), capsys.readouterr().err
-        assert code == 2 and ("dlrun rerun" in err or "no setting" in err or "no fit" in err), (word, err)
+        assert code == 2 and ("dlrun rerun" in err or "no setting" in err or "no fit" in err), (
+            word,
+            err,
+        )
     assert {path: path.read_bytes() for path in before} == before
 
 
 def test_row_44_a_batch_size_cannot_change_amid_an_epoch(tmp_path, monkeypatch, capsys):
-    whole = optimization.Learner.learn
+    whole = optimization.Optimization.accumulate_and_step
 
     def learn(self, *rest):
         whole(self, *rest)
-        if self.taken["model"] == 12:  # of ten a epoch
+        if self.steps_taken["model"] == 12:  # of ten a epoch
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(optimization.Learner, "learn", learn)
-        assert main([*LONG, "engine.epochs=3", "engine.epoch_batches=10", f"output={tmp_path}"]) == 130
+        patch.setattr(optimization.Optimization, "accumulate_and_step", learn)
+        assert (
+            main([*LONG, "engine.epochs=3", "engine.epoch_batches=10", f"output={tmp_path}"]) == 130
+        )
     run = only_run(tmp_path)
     assert main(["resume", str(run), "engine.batch_size=32"]) == 2
     assert "fit is in epoch 2, batch 4" in capsys.readouterr().err
     assert main(["resume", str(run)]) == 0
     assert main(["resume", str(run), "engine.batch_size=32", "engine.epochs=4"]) == 0
-    assert "engine.batch_size" in stored_files.lines(run / "results.jsonl")[0]["note"]
+    assert "engine.batch_size" in stored_files.load_json_lines(run / "results.jsonl")[0]["note"]
 
 
-def test_row_42_a_file_that_is_too_large_is_one_line_and_the_run_goes_on_with_room(tmp_path, monkeypatch, capsys):
-    words = ["task=digits", "preset=smoke", "model.units=[64]", "engine.save_every=0", f"output={tmp_path / 'o'}"]
+def test_row_42_a_file_that_is_too_large_is_one_line_and_the_run_goes_on_with_room(
+    tmp_path, monkeypatch, capsys
+):
+    words = [
+        "task=digits",
+        "preset=smoke",
+        "model.units=[64]",
+        "engine.save_every=0",
+        f"output={tmp_path / 'o'}",
+    ]
     monkeypatch.setenv("DLRUN_DATA", str(tmp_path))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
@@ -426,7 +563,9 @@ def test_row_42_a_file_that_is_too_large_is_one_line_and_the_run_goes_on_with_ro
     out, err = capsys.readouterr()
     (told,) = err.splitlines()
     assert code == 1 and "Traceback" not in out
-    assert "cannot write" in told and "too large" in told and "free)" in told and str(tmp_path) in told
+    assert (
+        "cannot write" in told and "too large" in told and "free)" in told and str(tmp_path) in told
+    )
     runs = list((tmp_path / "o").glob("*/*/*/config.yaml"))
     for config in runs:
         assert not list(config.parent.rglob("*.new"))
@@ -447,7 +586,9 @@ FULL = {  # what does not fit → the exit code, whether there is a result
 
 
 @pytest.mark.parametrize("name", FULL)
-def test_row_42_a_full_disk_costs_what_does_not_fit_and_no_score(tmp_path, monkeypatch, capsys, name):
+def test_row_42_a_full_disk_costs_what_does_not_fit_and_no_score(
+    tmp_path, monkeypatch, capsys, name
+):
     opened = io.open
 
     def full(file, mode="r", *rest, **named):
@@ -462,13 +603,19 @@ def test_row_42_a_full_disk_costs_what_does_not_fit_and_no_score(tmp_path, monke
         code = main(words)
     out, err = capsys.readouterr()
     assert (code, bool(list(tmp_path.glob("*/*/*/results.jsonl")))) == FULL[name]
-    assert "Traceback" not in out + err and ("No space left on device" in out + err or name == "log.txt")
-    assert err.count("\n") == code and ("dlrun resume" in err) == (code == 1 and name != "history.jsonl")
+    assert "Traceback" not in out + err and (
+        "No space left on device" in out + err or name == "log.txt"
+    )
+    assert err.count("\n") == code and ("dlrun resume" in err) == (
+        code == 1 and name != "history.jsonl"
+    )
     if name == "history.jsonl":  # nothing had begun
         assert not list(tmp_path.glob("*/*/*"))
         return
     run = only_run(tmp_path)
-    assert main(["resume", str(run)]) == main(["report", str(run)]) == 0 and len(results_of(run)) == 1
+    assert (
+        main(["resume", str(run)]) == main(["report", str(run)]) == 0 and len(results_of(run)) == 1
+    )
 
 
 def test_row_runs_the_log_keeps_what_the_terminal_shows(tmp_path, capsys):
@@ -494,7 +641,9 @@ def test_row_runs_the_learning_rate_of_every_epoch_is_written_down(tmp_path):
     folds = [*words, "protocol=kfold", "protocol.folds=2"]
     for stacked in ("true", "false"):
         assert main([*folds, f"protocol.stacked={stacked}", f"output={tmp_path / stacked}"]) == 0
-    both = [sorted(map(str, history(only_run(tmp_path / stacked)))) for stacked in ("true", "false")]
+    both = [
+        sorted(map(str, history(only_run(tmp_path / stacked)))) for stacked in ("true", "false")
+    ]
     rates = [[row["rates"]["lr"] for row in history(only_run(tmp_path / name)) if "rates" in row] for name in
              ("true", "false")]  # fmt: skip
     assert sorted(rates[0]) == sorted(rates[1]) and len(rates[0]) == 8 and all(both)
@@ -503,7 +652,9 @@ def test_row_runs_the_learning_rate_of_every_epoch_is_written_down(tmp_path):
 def test_row_runs_the_environment_says_which_dlrun_it_was(tmp_path, elsewhere):
     assert main([*TINY, "engine.epochs=1", f"output={tmp_path}"]) == 0
     about = json.loads((only_run(tmp_path) / "environment.json").read_text())
-    assert about["dlrun"]["version"] and about["git"]["commit"] is None  # the working folder is none of git's
+    assert (
+        about["dlrun"]["version"] and about["git"]["commit"] is None
+    )  # the working folder is none of git's
     root = PACKAGE.parents[1]
     assert (root / ".git").exists() == bool(about["dlrun"].get("commit"))
 
@@ -513,6 +664,6 @@ def test_row_04_a_best_epoch_that_is_to_be_trained_again_is_no_best_yet(tmp_path
     path = tmp_path / "best.pt"
     for epoch in (2, 9):
         checkpoint.save(path, {"epoch": epoch})
-    assert checkpoint.not_after(path, 9) is None
-    assert checkpoint.not_after(path, 3) == {"epoch": 2}
-    assert checkpoint.not_after(path, 1) is None
+    assert checkpoint.load_before_epoch(path, 9) is None
+    assert checkpoint.load_before_epoch(path, 3) == {"epoch": 2}
+    assert checkpoint.load_before_epoch(path, 1) is None

@@ -15,26 +15,28 @@ import yaml
 import dlrun
 from dlrun.cli.main import main
 from dlrun.config import groups
-from dlrun.config.compatibility import PROBLEMS
-from dlrun.config.instantiate import build
+from dlrun.config.compatibility import PROBLEM_TYPES
+from dlrun.config.instantiate import build_part
 from dlrun.core import json_text
-from dlrun.core.run_folder import RunDir
-from dlrun.core.types import Field, Job, Result, Step
+from dlrun.core.run_folder import RunFolder
+from dlrun.core.types import Field, FitJob, Result, Step
 from dlrun.evaluation import metrics
-from dlrun.training.meter import Meter, with_intervals
+from dlrun.training.meter import Meter, scores_with_intervals
 
 BRIER = """
 from dlrun.evaluation.metrics import Metric
 
 def brier(field):
-    return Metric("min", lambda raw, target: (field.activate(raw) - field.shares(target)).square().mean(1))
+    return Metric("min", lambda raw, target: (field.apply_activation(raw) - field.to_probabilities(target)).square().mean(1))
 """
 TINY = ["engine.max_steps=2", "model.units=[4]"]
 
 
 def sorted_table(file, rows=48):
     """A table whose second class stands in its first rows alone."""
-    lines = [f"{row % 7},{row * 5 % 11},{'yes' if row < 10 and row % 2 else 'no'}" for row in range(rows)]
+    lines = [
+        f"{row % 7},{row * 5 % 11},{'yes' if row < 10 and row % 2 else 'no'}" for row in range(rows)
+    ]
     file.write_text("\n".join(["a,b,k", *lines]) + "\n")
     return file
 
@@ -52,37 +54,57 @@ def strict(file):
 def run(folder, *words):
     """Run a command that must go well; answers with the newest run folder."""
     assert main([*words, f"output={folder}"]) == 0
-    return max((file.parent for file in folder.rglob("results.jsonl")), key=lambda each: each.stat().st_mtime_ns)
+    return max(
+        (file.parent for file in folder.rglob("results.jsonl")),
+        key=lambda each: each.stat().st_mtime_ns,
+    )
 
 
 @pytest.fixture
 def brier(elsewhere):
     (elsewhere / "my_brier.py").write_text(BRIER)
     (elsewhere / "conf" / "metric").mkdir(parents=True)
-    (elsewhere / "conf" / "metric" / "brier.yaml").write_text("# Mine.\nbrier: {_target_: my_brier.brier}\n")
+    (elsewhere / "conf" / "metric" / "brier.yaml").write_text(
+        "# Mine.\nbrier: {_target_: my_brier.brier}\n"
+    )
     return ["metric=[brier]", "plugins=[my_brier]"]
 
 
 def test_row_18_a_metric_of_ones_own_decides_as_it_declares(brier, tmp_path, capsys):
     learns = ["optimizer=adam", "optimizer.lr=0.05", "engine.epochs=6"]
-    assert main(["-m", "task=wine", *brier, "model=constant,dense", *learns, f"output={tmp_path}"]) == 0
+    assert (
+        main(["-m", "task=wine", *brier, "model=constant,dense", *learns, f"output={tmp_path}"])
+        == 0
+    )
     (file,) = tmp_path.rglob("sweep.csv")
     first, second = csv.DictReader(file.open())
-    assert (first["model"], second["model"]) == ("dense", "constant") and float(first["brier"]) < float(second["brier"])
+    assert (first["model"], second["model"]) == ("dense", "constant") and float(
+        first["brier"]
+    ) < float(second["brier"])
     out = capsys.readouterr().out
-    assert re.search(r"best: .*model=dense", out) and "brier, lowest first" in (file.parent / "sweep.md").read_text()
+    assert (
+        re.search(r"best: .*model=dense", out)
+        and "brier, lowest first" in (file.parent / "sweep.md").read_text()
+    )
     runs = [str(file.parent / row["folder"]) for row in (first, second)]
-    history = [row["values"]["brier"] for row in strict(Path(runs[0]) / "history.jsonl") if row["split"] == "val"]
+    history = [
+        row["values"]["brier"]
+        for row in strict(Path(runs[0]) / "history.jsonl")
+        if row["split"] == "val"
+    ]
     assert len(set(history)) > 1
     assert main(["compare", *runs]) == 0 and "brier (less is better)" in capsys.readouterr().out
     assert main(["report", runs[0]]) == 0
 
 
-@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in PROBLEMS for name in PROBLEMS[kind].metrics])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(kind, name) for kind in PROBLEM_TYPES for name in PROBLEM_TYPES[kind].metrics],
+)
 def test_row_18_what_is_registered_says_its_direction_in_each_score(kind, name):
     metric, meter = measured(kind, name, torch.arange(24) % 2)
     assert metric.goal in ("min", "max")
-    assert with_intervals(meter, seed=0)[name].goal == metric.goal
+    assert scores_with_intervals(meter, seed=0)[name].goal == metric.goal
 
 
 KINDS = {
@@ -95,12 +117,22 @@ def measured(kind, name, classes, raw=None):
     """A registered metric, and a meter that has seen rows of these classes."""
     shape, size, outputs = KINDS[kind]
     field = Field(kind, shape, size, tuple("abc"[:size]))
-    (node,) = yaml.safe_load((groups.conf_folder() / "metric" / f"{name}.yaml").read_text()).values()
-    metric = build(node, field)
+    (node,) = yaml.safe_load(
+        (groups.get_builtin_conf() / "metric" / f"{name}.yaml").read_text()
+    ).values()
+    metric = build_part(node, field)
     rows = len(classes)
-    target = classes if kind == "category" else classes.float()[:, None].expand(rows, max(1, math.prod(shape)))
+    target = (
+        classes
+        if kind == "category"
+        else classes.float()[:, None].expand(rows, max(1, math.prod(shape)))
+    )
     target = classes[:, None].expand(rows, 2) if kind == "tokens" else target
-    raw = torch.linspace(-1, 1, rows * outputs).reshape(rows, outputs) if raw is None else raw.expand(rows, outputs)
+    raw = (
+        torch.linspace(-1, 1, rows * outputs).reshape(rows, outputs)
+        if raw is None
+        else raw.expand(rows, outputs)
+    )
     raw = raw.reshape(rows, 2, 3) if kind == "tokens" else raw
     meter = Meter({name: ("y", metric)}, {"y": field}, torch.device("cpu"), keep=True)
     meter.add(Step("model", torch.tensor(1.0), {"y": raw}), {"y": target}, rows)
@@ -117,14 +149,19 @@ SPLITS = {
 
 
 @pytest.mark.parametrize("split", SPLITS)
-@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in PROBLEMS for name in PROBLEMS[kind].metrics])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(kind, name) for kind in PROBLEM_TYPES for name in PROBLEM_TYPES[kind].metrics],
+)
 def test_row_17_no_measure_fails_on_a_split_that_it_is_not_defined_on(kind, name, split, tmp_path):
-    score = with_intervals(measured(kind, name, *SPLITS[split])[1], seed=0)[name]
-    RunDir(tmp_path).add_results([Result(Job(), "val", {name: score})])
+    score = scores_with_intervals(measured(kind, name, *SPLITS[split])[1], seed=0)[name]
+    RunFolder(tmp_path).add_results([Result(FitJob(), "val", {name: score})])
     (line,) = strict(tmp_path / "results.jsonl")
     written = line["scores"][name]
-    assert written["n"] == len(SPLITS[split][0]) and (written["value"] is not None or written["why"])
-    (read,) = RunDir(tmp_path).results()
+    assert written["n"] == len(SPLITS[split][0]) and (
+        written["value"] is not None or written["why"]
+    )
+    (read,) = RunFolder(tmp_path).read_results()
     assert read.scores[name].value == score.value or math.isnan(read.scores[name].value)
     if score.n < 20:
         assert score.low is None and score.high is None
@@ -132,11 +169,20 @@ def test_row_17_no_measure_fails_on_a_split_that_it_is_not_defined_on(kind, name
 
 def test_row_17_in_folds_those_with_a_value_are_averaged_and_counted(tmp_path, capsys):
     table = sorted_table(tmp_path / "t.csv")
-    words = ["task=csv", f"data.path={table}", "data.target=k", "data.test=0", "metric=[roc_auc]", *TINY]
+    words = [
+        "task=csv",
+        f"data.path={table}",
+        "data.target=k",
+        "data.test=0",
+        "metric=[roc_auc]",
+        *TINY,
+    ]
     folder = run(tmp_path / "out", *words, "protocol=kfold", "protocol.by=random")
     lines = strict(folder / "results.jsonl")
     values = [line["scores"]["roc_auc"]["value"] for line in lines]
-    folder = run(tmp_path / "last", *words, "protocol=kfold", "protocol.by=random", "protocol.shuffle=false")
+    folder = run(
+        tmp_path / "last", *words, "protocol=kfold", "protocol.by=random", "protocol.shuffle=false"
+    )
     values = [line["scores"]["roc_auc"]["value"] for line in strict(folder / "results.jsonl")]
     assert values.count(None) == 3 and strict(folder / "history.jsonl")
     out = capsys.readouterr().out
@@ -148,33 +194,61 @@ def test_row_17_in_folds_those_with_a_value_are_averaged_and_counted(tmp_path, c
 
 def test_row_17_the_best_epoch_and_early_stopping_know_what_is_not_defined(tmp_path, capsys):
     table = sorted_table(tmp_path / "t.csv")
-    words = ["task=csv", f"data.path={table}", "data.target=k", "data.test=0", "metric=[roc_auc]", "protocol.by=last"]
+    words = [
+        "task=csv",
+        f"data.path={table}",
+        "data.target=k",
+        "data.test=0",
+        "metric=[roc_auc]",
+        "protocol.by=last",
+    ]
     watched = ["callback=[keep_best,early_stopping]", *(f"callback.{name}.monitor=val/roc_auc" for name in
                ("keep_best", "early_stopping")), "callback.early_stopping.patience=1"]  # fmt: skip
     folder = run(tmp_path / "out", *words, *watched, "engine.epochs=3", "model.units=[4]")
     (line,) = strict(folder / "results.jsonl")
     assert line["epochs"] == 3 and "all 10 rows are of one class" in line["note"]
     told = capsys.readouterr()
-    assert (told.out + told.err).count("was not defined in any epoch, so that the last one is kept") == 1
+    assert (told.out + told.err).count(
+        "was not defined in any epoch, so that the last one is kept"
+    ) == 1
 
 
 def test_row_17_a_sweep_ranks_what_is_not_defined_last_and_says_so(tmp_path, capsys):
     table = sorted_table(tmp_path / "t.csv")
-    words = ["task=csv", f"data.path={table}", "data.target=k", "data.test=0", "metric=[roc_auc]", *TINY]
+    words = [
+        "task=csv",
+        f"data.path={table}",
+        "data.target=k",
+        "data.test=0",
+        "metric=[roc_auc]",
+        *TINY,
+    ]
     assert main(["-m", *words, "protocol.by=last,stratified", f"output={tmp_path}"]) == 0
     (file,) = tmp_path.rglob("sweep.csv")
     first, second = csv.DictReader(file.open())
     assert first["protocol.by"] == "stratified" and second["roc_auc"] == ""
     assert "roc_auc is not defined" in (file.parent / "sweep.md").read_text()
     assert "best: " in capsys.readouterr().out
-    assert main(["-m", *words, "protocol.by=last", "model.units=[4],[8]", f"output={tmp_path / 'none'}"]) == 0
+    assert (
+        main(
+            ["-m", *words, "protocol.by=last", "model.units=[4],[8]", f"output={tmp_path / 'none'}"]
+        )
+        == 0
+    )
     assert "no job is the best: roc_auc has no value in any" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("rows", [1, 3])
 def test_row_27_labelled_rows_of_one_class_are_answered(rows, tmp_path, capsys):
     table = sorted_table(tmp_path / "t.csv")
-    words = ["task=csv", f"data.path={table}", "data.target=k", "data.test=0", "metric=[roc_auc,accuracy]", *TINY]
+    words = [
+        "task=csv",
+        f"data.path={table}",
+        "data.target=k",
+        "data.test=0",
+        "metric=[roc_auc,accuracy]",
+        *TINY,
+    ]
     folder = run(tmp_path / "out", *words)
     new, to = tmp_path / "new.csv", tmp_path / "answers.json"
     new.write_text("a,b,k\n" + "1,2,no\n" * rows)
@@ -183,17 +257,28 @@ def test_row_27_labelled_rows_of_one_class_are_answered(rows, tmp_path, capsys):
     assert len(answers["rows"]) == rows and answers["scores"]["roc_auc"] is None
     out = capsys.readouterr().out
     assert "roc_auc is not defined on these rows" in out
-    assert "accuracy" in out and "[" not in out.partition("accuracy")[2].partition("\n")[0]  # row 39
+    assert (
+        "accuracy" in out and "[" not in out.partition("accuracy")[2].partition("\n")[0]
+    )  # row 39
 
 
 def test_row_17_runs_of_before_hold_nan_and_are_read(tmp_path):
     table = sorted_table(tmp_path / "t.csv")
-    words = ["task=csv", f"data.path={table}", "data.target=k", "data.test=0", "metric=[roc_auc]", *TINY]
+    words = [
+        "task=csv",
+        f"data.path={table}",
+        "data.target=k",
+        "data.test=0",
+        "metric=[roc_auc]",
+        *TINY,
+    ]
     folder = run(tmp_path / "out", *words, "protocol.by=last")
     for name in ("results.jsonl", "history.jsonl"):
         text = (folder / name).read_text()
         assert '"roc_auc": null' in text or '"value": null' in text
-        text = re.sub(r', "goal": "m..", "why": "[^"]*"', "", text.replace('null, "low"', 'NaN, "low"'))
+        text = re.sub(
+            r', "goal": "m..", "why": "[^"]*"', "", text.replace('null, "low"', 'NaN, "low"')
+        )
         (folder / name).write_text(text.replace('"roc_auc": null', '"roc_auc": NaN'))
     assert "NaN" in (folder / "results.jsonl").read_text()
     for words in (["report"], ["compare"], ["evaluate"]):
@@ -202,22 +287,29 @@ def test_row_17_runs_of_before_hold_nan_and_are_read(tmp_path):
 
 def test_row_17_one_place_writes_json():
     source = Path(dlrun.__file__).parent
-    writers = {file.name for file in source.rglob("*.py") if re.search(r"\bjson\.dumps?\(", file.read_text())}
+    writers = {
+        file.name
+        for file in source.rglob("*.py")
+        if re.search(r"\bjson\.dumps?\(", file.read_text())
+    }
     assert writers == {Path(json_text.__file__).name}
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 19])
 def test_row_39_few_rows_have_no_interval(rows):
-    score = metrics.interval(1.0, 1.0, rows)
+    score = metrics.compute_mean_score(1.0, 1.0, rows)
     assert (score.low, score.high) == (None, None) and f"{rows} row" in score.why
 
 
 def test_row_39_a_run_of_few_rows_is_shown_without_intervals(tmp_path, capsys):
     folder = run(tmp_path, "task=wine", "protocol.validation=3", *TINY)
-    assert all(score["low"] is None for score in strict(folder / "results.jsonl")[0]["scores"].values())
+    assert all(
+        score["low"] is None for score in strict(folder / "results.jsonl")[0]["scores"].values()
+    )
     out = capsys.readouterr().out
     assert (
-        "95 % interval" not in out and "95 % interval" not in (folder / "report.md").read_text().partition("\n## ")[2]
+        "95 % interval" not in out
+        and "95 % interval" not in (folder / "report.md").read_text().partition("\n## ")[2]
     )
 
 
@@ -230,7 +322,7 @@ def test_row_39_large_numbers_are_written_alike():
     from dlrun.report import formatting
 
     score = {"value": 109123.4, "low": 99950.2, "high": 116001.0}
-    assert formatting.score_text(score) == "109123 [99950, 116001]"
+    assert formatting.format_score(score) == "109123 [99950, 116001]"
 
 
 # which fit of a run answers
@@ -238,7 +330,10 @@ def test_row_39_large_numbers_are_written_alike():
 
 def lettered(file, rows=60):
     """A table of 60 rows with one of 26 letters, so that no training part of four folds knows them all."""
-    lines = [f"{chr(97 + (row * 7) % 26)},{row % 5},{row % 3 + (row * 7) % 26 / 10}" for row in range(rows)]
+    lines = [
+        f"{chr(97 + (row * 7) % 26)},{row % 5},{row % 3 + (row * 7) % 26 / 10}"
+        for row in range(rows)
+    ]
     file.write_text("\n".join(["c,x,y", *lines]) + "\n")
     new = file.with_name("new.csv")
     new.write_text("c,x\na,1\nq,2\nz,3\n")
@@ -254,7 +349,13 @@ def answers_of(folder, new, to, *words):
 
 def test_row_26_of_folds_the_mean_answers_or_the_one_that_is_named(tmp_path, capsys):
     new, to = lettered(tmp_path / "t.csv"), tmp_path / "answers.json"
-    words = ["task=csv", f"data.path={tmp_path / 't.csv'}", "data.target=y", "data.test=0", "model.units=[4]"]
+    words = [
+        "task=csv",
+        f"data.path={tmp_path / 't.csv'}",
+        "data.target=y",
+        "data.test=0",
+        "model.units=[4]",
+    ]
     folder = run(tmp_path / "out", *words, "protocol=kfold", "protocol.folds=2", "engine.epochs=2")
     capsys.readouterr()
     mean, found = answers_of(folder, new, to)
@@ -273,7 +374,13 @@ def test_row_26_of_folds_the_mean_answers_or_the_one_that_is_named(tmp_path, cap
 
 def test_row_26_folds_of_before_have_the_fields_of_the_last_one(tmp_path):
     new, to = lettered(tmp_path / "t.csv"), tmp_path / "answers.json"
-    words = ["task=csv", f"data.path={tmp_path / 't.csv'}", "data.target=y", "data.test=0", "model.units=[4]"]
+    words = [
+        "task=csv",
+        f"data.path={tmp_path / 't.csv'}",
+        "data.target=y",
+        "data.test=0",
+        "model.units=[4]",
+    ]
     folder = run(tmp_path / "out", *words, "protocol=kfold", "engine.epochs=2")
     now = answers_of(folder, new, to)[0]
     for file in (folder / "fields").iterdir():
@@ -283,8 +390,16 @@ def test_row_26_folds_of_before_have_the_fields_of_the_last_one(tmp_path):
 
 def test_row_26_a_walk_forward_answers_with_its_last_fold(tmp_path, capsys):
     new, to = lettered(tmp_path / "t.csv"), tmp_path / "answers.json"
-    words = ["task=csv", f"data.path={tmp_path / 't.csv'}", "data.target=y", "data.test=0", "model.units=[4]"]
-    folder = run(tmp_path / "out", *words, "protocol=walk_forward", "data.order=x", "engine.epochs=2")
+    words = [
+        "task=csv",
+        f"data.path={tmp_path / 't.csv'}",
+        "data.target=y",
+        "data.test=0",
+        "model.units=[4]",
+    ]
+    folder = run(
+        tmp_path / "out", *words, "protocol=walk_forward", "data.order=x", "engine.epochs=2"
+    )
     new.write_text("c,x\na,1\n")
     capsys.readouterr()
     assert answers_of(folder, new, to)[0] == answers_of(folder, new, to, "fit=fold-4")[0]
@@ -293,9 +408,17 @@ def test_row_26_a_walk_forward_answers_with_its_last_fold(tmp_path, capsys):
 
 @pytest.mark.parametrize(("step", "stage"), [({"step": 7, "verdict": "", "winner": "linear"}, "linear"),
                                              ({"step": 5, "verdict": "", "stopped": True}, "constant")])  # fmt: skip
-def test_row_26_a_workflow_answers_with_its_winner_or_with_what_nothing_beat(step, stage, tmp_path, capsys):
+def test_row_26_a_workflow_answers_with_its_winner_or_with_what_nothing_beat(
+    step, stage, tmp_path, capsys
+):
     new, to = lettered(tmp_path / "t.csv"), tmp_path / "answers.json"
-    words = ["task=csv", f"data.path={tmp_path / 't.csv'}", "data.target=y", "data.test=0", "workflow.budget=1"]
+    words = [
+        "task=csv",
+        f"data.path={tmp_path / 't.csv'}",
+        "data.target=y",
+        "data.test=0",
+        "workflow.budget=1",
+    ]
     assert main(["workflow", *words, "protocol=holdout", "workflow.protocol=task", "engine.epochs=2",
                  f"output={tmp_path / 'out'}"]) == 0  # fmt: skip
     folder = next((tmp_path / "out").rglob("workflow.json")).parent
@@ -307,9 +430,17 @@ def test_row_26_a_workflow_answers_with_its_winner_or_with_what_nothing_beat(ste
     assert len(set(found)) == (1 if stage == "constant" else 3)
 
 
-def test_row_26_a_workflow_of_folds_says_whose_answers_they_are_and_takes_the_name_of_a_candidate(tmp_path, capsys):
+def test_row_26_a_workflow_of_folds_says_whose_answers_they_are_and_takes_the_name_of_a_candidate(
+    tmp_path, capsys
+):
     new, to = lettered(tmp_path / "t.csv"), tmp_path / "answers.json"
-    words = ["task=csv", f"data.path={tmp_path / 't.csv'}", "data.target=y", "data.test=0", "workflow.budget=1"]
+    words = [
+        "task=csv",
+        f"data.path={tmp_path / 't.csv'}",
+        "data.target=y",
+        "data.test=0",
+        "workflow.budget=1",
+    ]
     assert main(["workflow", *words, "protocol=kfold", "protocol.folds=2", "workflow.protocol=task",
                  "engine.epochs=1", f"output={tmp_path / 'out'}"]) == 0  # fmt: skip
     folder = next((tmp_path / "out").rglob("workflow.json")).parent
@@ -317,7 +448,10 @@ def test_row_26_a_workflow_of_folds_says_whose_answers_they_are_and_takes_the_na
     answers_of(folder, new, to)
     said = capsys.readouterr().out
     assert "workflow" in said and "the mean of what 2 folds answer" in said
-    assert answers_of(folder, new, to, "fit=linear")[1]["fits"] == ["linear-fold-1", "linear-fold-2"]
+    assert answers_of(folder, new, to, "fit=linear")[1]["fits"] == [
+        "linear-fold-1",
+        "linear-fold-2",
+    ]
     assert main(["predict", str(folder), str(new), "fit=linea"]) == 2
     said = capsys.readouterr().err
     assert "there are: " in said and "linear" in said and len(said) < 1000
@@ -327,7 +461,10 @@ def test_row_26_what_is_looked_into_says_which_fold_it_is(tmp_path, caplog):
     words = ["task=digits", "model=convnet", "protocol=kfold", "protocol.folds=2", "preset=smoke"]
     folder = run(tmp_path / "out", *words, "engine.max_steps=2")
     assert main(["visualize", str(folder), "kind=weights"]) == 0
-    assert "of 2 folds fold-1 is looked into" in caplog.text and "fit=fold-2 names another" in caplog.text
+    assert (
+        "of 2 folds fold-1 is looked into" in caplog.text
+        and "fit=fold-2 names another" in caplog.text
+    )
     caplog.clear()
     assert main(["visualize", str(folder), "kind=weights", "fit=fold-2"]) == 0
     assert "fold-2" in caplog.text and "fold-1" not in caplog.text
@@ -343,11 +480,26 @@ def rows_of(folder):
 
 
 def test_row_32_a_seed_of_the_protocol_holds_the_same_rows_out_for_every_seed(tmp_path, capsys):
-    assert main(["-m", "task=wine", *TINY, "seed=1,2,3", "protocol.seed=0", f"output={tmp_path / 'own'}"]) == 0
+    assert (
+        main(
+            [
+                "-m",
+                "task=wine",
+                *TINY,
+                "seed=1,2,3",
+                "protocol.seed=0",
+                f"output={tmp_path / 'own'}",
+            ]
+        )
+        == 0
+    )
     first, *others = rows_of(tmp_path / "own")
     assert len(others) == 2 and all(rows == first for rows in others)
     out = capsys.readouterr().out
-    assert "over seeds, mean ± sd" in out and "over 3 seeds, of which this job is the middle one" in out
+    assert (
+        "over seeds, mean ± sd" in out
+        and "over 3 seeds, of which this job is the middle one" in out
+    )
     assert "## Over seeds" in next((tmp_path / "own").rglob("sweep.md")).read_text()
     assert main(["-m", "task=wine", *TINY, "seed=1,2", f"output={tmp_path / 'one'}"]) == 0
     one, other = rows_of(tmp_path / "one")
@@ -364,7 +516,9 @@ def test_row_32_a_run_of_before_has_no_seed_of_the_protocol(tmp_path):
     folder = run(tmp_path, "task=wine", *TINY, "seed=3")
     before = rows_of(folder)
     file = folder / "config.yaml"
-    file.write_text("".join(line for line in file.read_text().splitlines(True) if line != "  seed: null\n"))
+    file.write_text(
+        "".join(line for line in file.read_text().splitlines(True) if line != "  seed: null\n")
+    )
     assert "seed: null" not in file.read_text()
     assert main(["evaluate", str(folder)]) == 0 and rows_of(folder) == before
 
@@ -427,7 +581,9 @@ def test_row_14_another_test_file_is_another_test_set(ledger, table, tmp_path, c
 def test_row_31_entries_of_before_count_by_their_fingerprint(ledger, table, tmp_path, capsys):
     assert main([*table, "test=true"]) == 0
     (book,) = (tmp_path / "cache").rglob("ledger.jsonl")
-    entries = [{key: value for key, value in line.items() if key != "test"} for line in strict(book)]
+    entries = [
+        {key: value for key, value in line.items() if key != "test"} for line in strict(book)
+    ]
     book.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     assert main([*table, "test=true"]) == 2 and "opened 1 time before" in capsys.readouterr().err
 
@@ -455,7 +611,18 @@ def five(tmp_path_factory):
     folder = tmp_path_factory.mktemp("five")
     for rate in (0.001, 0.01, 0.1):
         run(folder / "outputs", "task=wine", "engine.epochs=3", f"optimizer.lr={rate}")
-    assert main(["-m", "task=wine", "engine.epochs=3", "model.units=[4],[8]", f"output={folder / 'outputs'}"]) == 0
+    assert (
+        main(
+            [
+                "-m",
+                "task=wine",
+                "engine.epochs=3",
+                "model.units=[4],[8]",
+                f"output={folder / 'outputs'}",
+            ]
+        )
+        == 0
+    )
     (folder / "outputs" / "wine" / "lr" / "1").mkdir(parents=True)
     return folder
 
@@ -465,17 +632,25 @@ def test_row_19_a_relative_and_an_absolute_folder_are_compared(five, monkeypatch
     monkeypatch.chdir(five)
     assert main(["compare", str(first.relative_to(five)), str(second)]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "best: " in out and "by val accuracy (more is better)" in out and "on the same 28 validation rows" in out
+    assert (
+        "best: " in out
+        and "by val accuracy (more is better)" in out
+        and "on the same 28 validation rows" in out
+    )
 
 
-def test_row_19_what_is_no_run_is_left_out_and_a_sweep_stands_for_its_jobs(five, monkeypatch, capsys):
+def test_row_19_what_is_no_run_is_left_out_and_a_sweep_stands_for_its_jobs(
+    five, monkeypatch, capsys
+):
     monkeypatch.chdir(five)
     folders = [str(path) for path in sorted(Path().glob("outputs/*/*/*"))]
     monkeypatch.setenv("COLUMNS", "80")
     capsys.readouterr()
     assert main(["compare", *folders]) == 0
     out = capsys.readouterr().out
-    assert max(map(len, out.splitlines())) <= 80 and "left out: outputs/wine/lr/1" in out.replace("\n", "")
+    assert max(map(len, out.splitlines())) <= 80 and "left out: outputs/wine/lr/1" in out.replace(
+        "\n", ""
+    )
     assert out.count(" − ") == 4 and "4 differences were looked at" in out
     assert re.search(r"optimizer\.lr", out) and re.search(r"^ +5 ", out, re.M)
 
@@ -495,21 +670,35 @@ def test_row_19_one_row_without_a_measure_in_common_is_no_traceback(five, tmp_pa
     assert "best:" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("rows", "said"), [(1000, "resamples, not 1,000"), (3000, "takes too long")])
-def test_row_25_what_would_take_long_is_resampled_less_or_not_at_all_and_says_so(rows, said, monkeypatch):
+@pytest.mark.parametrize(
+    ("rows", "said"), [(1000, "resamples, not 1,000"), (3000, "takes too long")]
+)
+def test_row_25_what_would_take_long_is_resampled_less_or_not_at_all_and_says_so(
+    rows, said, monkeypatch
+):
     import numpy as np
 
-    from dlrun.evaluation.split_metrics import Whole
+    from dlrun.evaluation.split_metrics import SplitMetric
 
     classes, taken = 500, []
 
     def of(self, answers, targets):
         return lambda chosen: taken.append(len(chosen)) or float(np.mean(chosen))
 
-    monkeypatch.setattr(Whole, "of", of)
+    monkeypatch.setattr(SplitMetric, "make_row_metric", of)
     field = Field("category", (), classes)
-    meter = Meter({"roc_auc": ("y", metrics.roc_auc(field))}, {"y": field}, torch.device("cpu"), keep=True)
+    meter = Meter(
+        {"roc_auc": ("y", metrics.roc_auc(field))}, {"y": field}, torch.device("cpu"), keep=True
+    )
     target = torch.arange(rows) % classes
-    meter.add(Step("model", torch.tensor(1.0), {"y": torch.nn.functional.one_hot(target).float()}), {"y": target}, rows)
-    score = with_intervals(meter, seed=0)["roc_auc"]
-    assert sum(taken) * classes <= 2.1e8 and said in score.why and (score.low is None) == (rows == 3000)
+    meter.add(
+        Step("model", torch.tensor(1.0), {"y": torch.nn.functional.one_hot(target).float()}),
+        {"y": target},
+        rows,
+    )
+    score = scores_with_intervals(meter, seed=0)["roc_auc"]
+    assert (
+        sum(taken) * classes <= 2.1e8
+        and said in score.why
+        and (score.low is None) == (rows == 3000)
+    )

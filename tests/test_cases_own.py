@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
-from dlrun.core.dataset import Raw
+from dlrun.core.dataset import Dataset as Raw
 
 
 class Net(nn.Module):
@@ -256,14 +256,21 @@ def write(package, text):
 def package(elsewhere):
     """What a newcomer has: a package in the working folder."""
     write("my_package", PACKAGE)
-    for file in ("metric/hits.yaml", "metric/share.yaml", "metric/halves.yaml", "callback/first.yaml"):
+    for file in (
+        "metric/hits.yaml",
+        "metric/share.yaml",
+        "metric/halves.yaml",
+        "callback/first.yaml",
+    ):
         path = elsewhere / "conf" / file
         path.parent.mkdir(parents=True, exist_ok=True)
         goal = ", goal: max" if path.stem == "share" else ""
         path.write_text(f"{path.stem}: {{_target_: my_package.{path.stem}{goal}}}\n")
     (elsewhere / "conf" / "model").mkdir()
     (elsewhere / "conf" / "model" / "mine.yaml").write_text("# Mine.\n_target_: my_package.Net\n")
-    (elsewhere / "conf" / "model" / "nested.yaml").write_text("model:\n  _target_: my_package.Net\n")
+    (elsewhere / "conf" / "model" / "nested.yaml").write_text(
+        "model:\n  _target_: my_package.Net\n"
+    )
     (elsewhere / "conf" / "metric" / "flat.yaml").write_text("_target_: my_package.hits\n")
     yield
     forget("my_package")
@@ -282,7 +289,9 @@ def run(tmp_path, *words):
 
 
 def unsaid(words):
-    return [word for word in QUICK if not any(each.startswith(word.partition("=")[0]) for each in words)]
+    return [
+        word for word in QUICK if not any(each.startswith(word.partition("=")[0]) for each in words)
+    ]
 
 
 def refused(capsys, *words):
@@ -308,7 +317,9 @@ def test_row_own_a_model_of_any_form_works_at_the_first_try(name, package, tmp_p
         assert main(["evaluate", str(folder), "plugins=[my_package]"]) == 0
 
 
-def test_row_own_a_setting_with_a_default_is_set_though_the_yaml_has_none(package, tmp_path, capsys):
+def test_row_own_a_setting_with_a_default_is_set_though_the_yaml_has_none(
+    package, tmp_path, capsys
+):
     assert run(tmp_path, "model=mine", "model.hidden=8")[1]["parameters"] == 65 * 8 + 9 * 10
     assert "did you mean 'model.hidden'?" in refused(capsys, "model=mine", "model.hiden=8")
     assert "'model.units'" in refused(capsys, "model=mine", "model.units=8")
@@ -324,7 +335,7 @@ MISTAKES = {
     "model._target_=my_package.nothing": "expected a torch.nn.Module",
     "model._target_=my_package.Keyword": "Keyword needs a value for 'hidden': model.hidden=",
     "model._target_=my_package.Nope": "has no attribute 'Nope'",
-    "data._target_=my_package.nothing": "expected a dlrun.core.dataset.Raw, a torch.utils.data.Dataset, or two arrays",
+    "data._target_=my_package.nothing": "expected a dlrun.core.dataset.Dataset, a torch.utils.data.Dataset, or two arrays",
     "data._target_=my_package.kind": "'x' is of kind 'numbers'; available: number,",
     "data._target_=my_package.column": "'z' is not among the columns of dev: x, y",
     "data._target_=my_package.lengths": "different numbers of rows: x 9, y 8",
@@ -356,12 +367,18 @@ def test_row_own_data_of_any_form_work_at_the_first_try(name, package, tmp_path)
 
 
 def test_row_own_one_number_a_row_is_taken_where_one_is_asked_for(package, tmp_path):
-    words = ("data._target_=my_package.points", "data.rows=50", "model._target_=my_package.squeezed")
+    words = (
+        "data._target_=my_package.points",
+        "data.rows=50",
+        "model._target_=my_package.squeezed",
+    )
     assert run(tmp_path, *words)[1]["scores"]["accuracy"]["n"] == 10
 
 
 def test_row_own_losses_are_functions_or_modules(package, tmp_path):
-    for number, (word, setting) in enumerate((("squared", "loss.power=1"), ("Weighted", "loss.weight=2"))):
+    for number, (word, setting) in enumerate(
+        (("squared", "loss.power=1"), ("Weighted", "loss.weight=2"))
+    ):
         result = run(tmp_path / str(number), f"loss._target_=my_package.{word}", setting)[1]
         assert abs(result["baseline"]["loss"]["value"] - 2.3026 * (number + 1)) < 0.01
 
@@ -383,7 +400,9 @@ def test_row_own_callbacks_are_functions_of_the_trainer(package, tmp_path, capsy
 
 
 def test_row_own_what_looks_wrong_is_told_once(package, tmp_path):
-    folder, result = run(tmp_path / "a", "model._target_=my_package.Softmax", "protocol=kfold", "protocol.folds=2")
+    folder, result = run(
+        tmp_path / "a", "model._target_=my_package.Softmax", "protocol=kfold", "protocol.folds=2"
+    )
     assert (folder / "log.txt").read_text().count("leave out the last softmax") == 1
     assert "leave out the last softmax" in result["note"]
     words = ("task=breast_cancer", "model._target_=my_package.Sigmoid")
@@ -417,7 +436,10 @@ def test_row_own_the_page_about_own_parts_is_true(elsewhere, tmp_path):
         assert len(commands) >= 8
         for number, line in enumerate(commands):
             less = ["data.test=0.95"] if "torchvision" in line else []
-            assert main([*shlex.split(line)[1:], *less, f"output={tmp_path / str(number)}", *QUICK]) == 0, line
+            assert (
+                main([*shlex.split(line)[1:], *less, f"output={tmp_path / str(number)}", *QUICK])
+                == 0
+            ), line
     finally:
         forget("my_package")
 
@@ -432,9 +454,9 @@ def test_row_own_the_examples_in_docstrings_are_true(elsewhere, tmp_path):
     docs = [
         custom_model.__doc__,
         custom_dataset.__doc__,
-        custom_loss.loss_of.__doc__,
-        custom_metric.metric_of.__doc__,
-        custom_callback.callback_of.__doc__,
+        custom_loss.build_loss.__doc__,
+        custom_metric.make_custom_metric.__doc__,
+        custom_callback.build_callback.__doc__,
     ]
     code = [textwrap.dedent(doc.partition("Example:\n")[2]) for doc in docs]
     write("shown", "import torch\nfrom torch import nn\n" + "\n\n".join(code))
@@ -447,7 +469,9 @@ def test_row_own_the_examples_in_docstrings_are_true(elsewhere, tmp_path):
     ]
     try:
         for number, each in enumerate(words):
-            assert main([*each, "plugins=[shown]", f"output={tmp_path / str(number)}", *QUICK]) == 0, each
+            assert (
+                main([*each, "plugins=[shown]", f"output={tmp_path / str(number)}", *QUICK]) == 0
+            ), each
     finally:
         forget("shown")
 
@@ -457,4 +481,7 @@ def test_row_00_the_license_is_in_the_package():
     assert project["project"]["license"] == "MIT"
     assert project["project"]["license-files"] == ["LICENSE"]
     assert "LICENSE" in project["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
-    assert "MIT License" in (ROOT / "LICENSE").read_text() and "[LICENSE]" in (ROOT / "README.md").read_text()
+    assert (
+        "MIT License" in (ROOT / "LICENSE").read_text()
+        and "[LICENSE]" in (ROOT / "README.md").read_text()
+    )

@@ -23,8 +23,8 @@ EVIL = (
     {"_target_": "os.system", "command": "touch PWNED"},
     {"_target_": "torch.nn.attention._fa3._fa3_import_module", "module_path": "evil"},
     {
-        "_target_": "dlrun.models.pretrained.earlier_run.trained",
-        "folder": {"_target_": "dlrun.data.shards.npz_dataset.named", "path": "other"},
+        "_target_": "dlrun.models.pretrained.earlier_run.load_run_model",
+        "folder": {"_target_": "dlrun.data.shards.npz_dataset.check_shard_folder", "path": "other"},
         "plugins": ["os", "posix"],
     },
     {"_target_": "dlrun.core.run_folder._git", "words": ["status"]},
@@ -34,10 +34,25 @@ EVIL = (
     {"_target_": {"_target_": "os.system", "command": "touch PWNED"}},
 )
 COMMANDS = (
-    *("resume RUN", "rerun RUN", "evaluate RUN", "predict RUN shown.png", "generate RUN", "visualize RUN"),
+    *(
+        "resume RUN",
+        "rerun RUN",
+        "evaluate RUN",
+        "predict RUN shown.png",
+        "generate RUN",
+        "visualize RUN",
+    ),
     *("neighbours RUN word", "final RUN", "report RUN", "compare RUN RUN"),
 )
-RUNS = ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "os.fork", "socket.connect", "socket.bind")
+RUNS = (
+    "os.system",
+    "subprocess.Popen",
+    "os.exec",
+    "os.posix_spawn",
+    "os.fork",
+    "socket.connect",
+    "socket.bind",
+)
 watched: dict[str, object] = {"on": False}
 
 
@@ -45,9 +60,17 @@ def hook(event, arguments):
     """What no folder may bring about: it is noted while `watching`, and does not happen."""
     if not watched["on"]:
         return
-    git = event == "subprocess.Popen" and arguments[0] == "git"  # environment.json says at which commit a run began
-    bad = (event in RUNS and not git) or (event == "import" and arguments[0].partition(".")[0] == "evil")
-    if event == "open" and isinstance(arguments[0], str) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+    git = (
+        event == "subprocess.Popen" and arguments[0] == "git"
+    )  # environment.json says at which commit a run began
+    bad = (event in RUNS and not git) or (
+        event == "import" and arguments[0].partition(".")[0] == "evil"
+    )
+    if (
+        event == "open"
+        and isinstance(arguments[0], str)
+        and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    ):
         place = os.path.abspath(arguments[0])
         bad = not place.startswith((*watched["may"], os.environ["XDG_CACHE_HOME"], "/dev/"))
     if bad:
@@ -74,7 +97,9 @@ def finished(tmp_path_factory):
     """The folder of a finished run, which lies in a folder with a module `evil`."""
     place = tmp_path_factory.mktemp("stranger")
     run = trained_run(place, "callback=none")
-    (place / "evil.py").write_text("open('PWNED', 'w').write('evil')\ndef run(*_, **__): return 1e-3\n")
+    (place / "evil.py").write_text(
+        "open('PWNED', 'w').write('evil')\ndef run(*_, **__): return 1e-3\n"
+    )
     return run
 
 
@@ -83,7 +108,10 @@ def run(finished, monkeypatch):
     """The same, from its own folder, as it was when it was finished."""
     monkeypatch.chdir(finished.parent)
     monkeypatch.setattr(sys, "path", [str(finished.parent), *sys.path])
-    kept = {name: (finished / name).read_bytes() for name in ("config.yaml", "command.txt", "results.jsonl")}
+    kept = {
+        name: (finished / name).read_bytes()
+        for name in ("config.yaml", "command.txt", "results.jsonl")
+    }
     yield finished
     for name, content in kept.items():
         (finished / name).unlink(missing_ok=True)
@@ -112,7 +140,9 @@ def put(config, keys, value):
 def one_line(capsys):
     """What was refused: one line a fault, and no traceback."""
     seen = capsys.readouterr()
-    assert seen.err.startswith("dlrun: ") and all(line.startswith("dlrun: ") for line in seen.err.splitlines())
+    assert seen.err.startswith("dlrun: ") and all(
+        line.startswith("dlrun: ") for line in seen.err.splitlines()
+    )
     assert "Traceback" not in seen.err + seen.out
     return seen.err
 
@@ -126,7 +156,11 @@ def test_row_41_no_key_of_a_config_runs_anything(run, capsys):
         evil, command = EVIL[number % len(EVIL)], COMMANDS[number % 8]
         (run / "config.yaml").write_text(yaml.dump(put(config, key, evil), Dumper=dumper))
         with watching():
-            assert main([word.replace("RUN", str(run)) for word in command.split()]) == 2, (key, command, evil)
+            assert main([word.replace("RUN", str(run)) for word in command.split()]) == 2, (
+                key,
+                command,
+                evil,
+            )
         one_line(capsys)
 
 
@@ -156,8 +190,20 @@ def test_row_41_nor_does_a_patch_of_a_fit(run, capsys, evil):
 def test_row_41_a_run_that_another_stands_on_runs_nothing(run, capsys, tmp_path):
     config = yaml.safe_load((run / "config.yaml").read_text())
     (run / "config.yaml").write_text(yaml.safe_dump(put(config, ("model", "activation"), EVIL[0])))
-    members = ["task=digits", "preset=smoke", "model=ensemble", f"model.members=[{run}]", f"output={tmp_path}"]
-    base = ["task=digits", "preset=smoke", "model=pretrained", f"model.weights={run}", f"output={tmp_path}"]
+    members = [
+        "task=digits",
+        "preset=smoke",
+        "model=ensemble",
+        f"model.members=[{run}]",
+        f"output={tmp_path}",
+    ]
+    base = [
+        "task=digits",
+        "preset=smoke",
+        "model=pretrained",
+        f"model.weights={run}",
+        f"output={tmp_path}",
+    ]
     for words in (members, base):
         with watching(tmp_path):
             assert main(words) == 2
@@ -168,22 +214,22 @@ def kinds():
     """Each kind of part with dlrun's own parts of it."""
     from dlrun.config import parts
 
-    return {kind: parts.own_parts(kind) for kind in parts.KINDS}
+    return {kind: parts.list_builtin_parts(kind) for kind in parts.PART_KINDS}
 
 
 def test_row_41_each_key_takes_parts_of_its_own_kind_alone():
     from dlrun.config import parts
-    from dlrun.core.errors import Refused
+    from dlrun.core.errors import UserError
 
     table = kinds()
     assert all(table.values())
     for kind, mine in table.items():
         for target in set().union(*table.values()):
             if target in mine:
-                parts.admit(target, kind)
+                parts.check_target(target, kind)
             else:
-                with pytest.raises(Refused, match="is not allowed"):
-                    parts.admit(target, kind)
+                with pytest.raises(UserError, match="is not allowed"):
+                    parts.check_target(target, kind)
 
 
 def test_row_41_nothing_else_of_dlrun_can_be_named():
@@ -197,25 +243,41 @@ def test_row_41_nothing_else_of_dlrun_can_be_named():
         if isinstance(name, ast.FunctionDef | ast.ClassDef)
     }
     assert len(defined) > 1500
-    assert [name for name in defined - known if parts.is_part(name, parts.ANY)] == []
+    assert [name for name in defined - known if parts.is_part(name, parts.ANY_KIND)] == []
 
 
 def test_row_41_no_part_takes_plugins_imports_by_name_or_executes():
-    from dlrun.config.signatures import definition
+    from dlrun.config.signatures import find_symbol
 
     for target in set().union(*kinds().values()):
         if target.startswith("dlrun."):
-            part, path = definition(target)
-            of_all = [each.args + each.kwonlyargs for each in ast.walk(part) if isinstance(each, ast.arguments)]
+            part, path = find_symbol(target)
+            of_all = [
+                each.args + each.kwonlyargs
+                for each in ast.walk(part)
+                if isinstance(each, ast.arguments)
+            ]
             assert "plugins" not in {argument.arg for each in of_all for argument in each}, target
-            assert not called(path) & {"exec", "eval", "__import__", ".import_module", ".system", ".Popen"}, target
+            assert not called(path) & {
+                "exec",
+                "eval",
+                "__import__",
+                ".import_module",
+                ".system",
+                ".Popen",
+            }, target
 
 
 @functools.cache
 def called(path):
     """What a module calls: functions by name, methods with a dot before theirs."""
-    calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
-    return {f".{call.attr}" if isinstance(call, ast.Attribute) else getattr(call, "id", "") for call in calls}
+    calls = [
+        node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
+    ]
+    return {
+        f".{call.attr}" if isinstance(call, ast.Attribute) else getattr(call, "id", "")
+        for call in calls
+    }
 
 
 def test_row_41_whoever_builds_says_of_which_kind():
@@ -224,38 +286,44 @@ def test_row_41_whoever_builds_says_of_which_kind():
         for path in SRC.rglob("*.py")
         if " build" in path.read_text()
         for call in ast.walk(ast.parse(path.read_text()))
-        if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "build"
+        if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "build_part"
     ]
     assert len(calls) > 8
-    assert [name for name, call in calls if "kind" not in [each.arg for each in call.keywords]] == []
+    assert [
+        name for name, call in calls if "kind" not in [each.arg for each in call.keywords]
+    ] == []
 
 
 def test_row_41_what_a_part_builds_has_the_packages_of_its_caller(tmp_path, monkeypatch):
-    from dlrun.config.instantiate import build
-    from dlrun.core.errors import Refused
+    from dlrun.config.instantiate import build_part
+    from dlrun.core.errors import UserError
 
-    text = "from dlrun.config.instantiate import build\ndef inner(): return 7\n"
-    (tmp_path / "minepkg.py").write_text(text + "def outer(): return build({'_target_': 'minepkg.inner'})\n")
+    text = "from dlrun.config.instantiate import build_part as build\ndef inner(): return 7\n"
+    (tmp_path / "minepkg.py").write_text(
+        text + "def outer(): return build({'_target_': 'minepkg.inner'})\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
-    assert build({"_target_": "minepkg.outer"}, kind="model", plugins=("minepkg",)) == 7
-    with pytest.raises(Refused, match="plugins=.minepkg."):
-        build({"_target_": "minepkg.inner"}, kind="model")
+    assert build_part({"_target_": "minepkg.outer"}, kind="model", plugins=("minepkg",)) == 7
+    with pytest.raises(UserError, match="plugins=.minepkg."):
+        build_part({"_target_": "minepkg.inner"}, kind="model")
 
 
-@pytest.mark.parametrize("module", ["torch.nn", "torch.optim", "torch.optim.lr_scheduler", "torchvision.transforms.v2"])
+@pytest.mark.parametrize(
+    "module", ["torch.nn", "torch.optim", "torch.optim.lr_scheduler", "torchvision.transforms.v2"]
+)
 def test_row_41_of_a_library_only_its_classes_are_parts(module):
     from dlrun.config import parts
-    from dlrun.config.instantiate import located
-    from dlrun.core.errors import Refused
+    from dlrun.config.instantiate import import_target
+    from dlrun.core.errors import UserError
 
-    kind = next(kind for kind, modules in parts.LIBRARY.items() if module in modules)
-    home, _, base = parts.CLASSES[module].rpartition(".")
+    kind = next(kind for kind, modules in parts.LIBRARY_MODULES.items() if module in modules)
+    home, _, base = parts.LIBRARY_CLASSES[module].rpartition(".")
     wanted = getattr(importlib.import_module(home), base)
     taken = 0
     for name, found in vars(importlib.import_module(module)).items():
         try:
-            located(f"{module}.{name}", kind, ())
-        except Refused:
+            import_target(f"{module}.{name}", kind, ())
+        except UserError:
             continue
         taken += 1
         assert isinstance(found, type) and issubclass(found, wanted), name
@@ -263,12 +331,20 @@ def test_row_41_of_a_library_only_its_classes_are_parts(module):
 
 
 def test_row_41_packages_are_named_on_the_command_line_alone(run, capsys):
-    (run / "command.txt").write_text("dlrun task=digits preset=smoke plugins=[evil] model._target_=evil.run\n")
-    for words in (["rerun", str(run), "seed=2"], ["task=digits", "plugins=[os]"], ["task=digits", "plugins=[torch]"]):
+    (run / "command.txt").write_text(
+        "dlrun task=digits preset=smoke plugins=[evil] model._target_=evil.run\n"
+    )
+    for words in (
+        ["rerun", str(run), "seed=2"],
+        ["task=digits", "plugins=[os]"],
+        ["task=digits", "plugins=[torch]"],
+    ):
         with watching():
             assert main(words) == 2
         one_line(capsys) if words[0] != "rerun" else capsys.readouterr()
-    (run / "command.txt").write_text("dlrun workflow task=digits plugins=[evil] model._target_=evil.run\n")
+    (run / "command.txt").write_text(
+        "dlrun workflow task=digits plugins=[evil] model._target_=evil.run\n"
+    )
     with watching():
         assert main(["rerun", str(run)]) == 2
     assert "evil.run' is not allowed" in capsys.readouterr().err
@@ -276,7 +352,10 @@ def test_row_41_packages_are_named_on_the_command_line_alone(run, capsys):
 
 def test_row_41_a_run_is_not_done_again_where_its_folder_says(run, capsys, tmp_path):
     config = yaml.safe_load((run / "config.yaml").read_text())
-    for key, value in ((("output",), str(tmp_path / "elsewhere")), (("task", "name"), "../../elsewhere")):
+    for key, value in (
+        (("output",), str(tmp_path / "elsewhere")),
+        (("task", "name"), "../../elsewhere"),
+    ):
         (run / "config.yaml").write_text(yaml.safe_dump(put(config, key, value)))
         with watching():
             assert main(["rerun", str(run)]) == 2
@@ -284,7 +363,14 @@ def test_row_41_a_run_is_not_done_again_where_its_folder_says(run, capsys, tmp_p
     assert not (tmp_path / "elsewhere").exists()
 
 
-LINKS = ("history.jsonl", "log.txt", "report.html", "checkpoints", "predictions", "checkpoints/fit/last.pt.new")
+LINKS = (
+    "history.jsonl",
+    "log.txt",
+    "report.html",
+    "checkpoints",
+    "predictions",
+    "checkpoints/fit/last.pt.new",
+)
 
 
 @pytest.mark.parametrize("name", LINKS)
@@ -344,7 +430,11 @@ ENDLESS = {
 @pytest.mark.parametrize("what", ENDLESS)
 def test_row_41_a_config_without_end_is_refused(run, capsys, what):
     path = run / "config.yaml"
-    path.write_text(path.read_text() + "extra:\n" + "".join(f"  {line}\n" for line in ENDLESS[what].splitlines()))
+    path.write_text(
+        path.read_text()
+        + "extra:\n"
+        + "".join(f"  {line}\n" for line in ENDLESS[what].splitlines())
+    )
     for command in ("resume", "evaluate"):
         with watching():
             assert main([command, str(run)]) == 2

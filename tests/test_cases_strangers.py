@@ -29,7 +29,7 @@ def git(*words):
 
 
 def test_row_41_git_runs_no_program_that_the_folder_names(tmp_path, monkeypatch):
-    from dlrun.core.run_folder import environment
+    from dlrun.core.run_folder import collect_environment
 
     monkeypatch.chdir(tmp_path)
     git("init", ".")
@@ -39,7 +39,13 @@ def test_row_41_git_runs_no_program_that_the_folder_names(tmp_path, monkeypatch)
     git("add", ".")
     git("commit", "-m", "x")
     evil = f"touch {tmp_path}/PWNED; cat"
-    for key in ("filter.a.clean", "filter.b.process", "diff.a.command", "diff.a.textconv", "core.fsmonitor"):
+    for key in (
+        "filter.a.clean",
+        "filter.b.process",
+        "diff.a.command",
+        "diff.a.textconv",
+        "core.fsmonitor",
+    ):
         git("config", key, evil)
     hook = Path(".git/hooks/post-index-change")
     hook.parent.mkdir(exist_ok=True)
@@ -47,7 +53,7 @@ def test_row_41_git_runs_no_program_that_the_folder_names(tmp_path, monkeypatch)
     hook.chmod(0o755)
     Path("one.txt").write_text("as it is\n")
     os.utime("one.two", (1, 1))
-    found = environment()["git"]
+    found = collect_environment()["git"]
     assert "+as it is" in found["diff"] and "one.txt" in found["status"]
     assert not Path("PWNED").exists()
 
@@ -55,7 +61,9 @@ def test_row_41_git_runs_no_program_that_the_folder_names(tmp_path, monkeypatch)
 @pytest.mark.parametrize("name", ["pathlib", "re", "json", "torch"])
 def test_row_41_no_module_beside_python_m_dlrun_is_imported(tmp_path, name):
     (tmp_path / f"{name}.py").write_text("open('PWNED', 'w')\n")
-    subprocess.run([sys.executable, "-m", "dlrun", "--version"], cwd=tmp_path, check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "dlrun", "--version"], cwd=tmp_path, check=True, capture_output=True
+    )
     assert not (tmp_path / "PWNED").exists()
 
 
@@ -63,7 +71,11 @@ def test_row_41_no_process_that_is_started_looks_for_modules_in_the_working_fold
     started = []
     for path in SRC.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.List) and node.elts and ast.unparse(node.elts[0]) == "sys.executable":
+            if (
+                isinstance(node, ast.List)
+                and node.elts
+                and ast.unparse(node.elts[0]) == "sys.executable"
+            ):
                 started.append((path.name, ast.unparse(node.elts[1])))
     assert len(started) >= 2 and {flag for _, flag in started} == {"'-P'"}, started
 
@@ -72,14 +84,18 @@ def test_row_41_a_split_in_a_checkpoint_leads_nowhere_else(finished, capsys):
     for path in (finished / "checkpoints" / "fit").glob("*.pt"):
         state = checkpoint.load(path)
         first, *others = state["history"]
-        checkpoint.save(path, state | {"history": [[first[0], "../../../../elsewhere", *first[2:]], *others]})
+        checkpoint.save(
+            path, state | {"history": [[first[0], "../../../../elsewhere", *first[2:]], *others]}
+        )
     assert main(["resume", str(finished), "engine.epochs=5"]) == 2
     assert "is no name of a split" in capsys.readouterr().err
     assert not list(finished.parent.rglob("elsewhere"))
 
 
 @pytest.mark.parametrize("begin", ["dlrun task=digits", "dlrun workflow task=digits"])
-def test_row_41_kept_words_do_not_say_where_a_run_is_done_again(finished, capsys, tmp_path, monkeypatch, begin):
+def test_row_41_kept_words_do_not_say_where_a_run_is_done_again(
+    finished, capsys, tmp_path, monkeypatch, begin
+):
     monkeypatch.chdir(tmp_path)
     (finished / "command.txt").write_text(f"{begin} preset=smoke output={tmp_path}/../elsewhere\n")
     assert main(["rerun", str(finished), "seed=3"]) == 2
@@ -96,8 +112,8 @@ def test_row_41_a_sweep_goes_on_with_no_folder_that_leads_elsewhere(tmp_path, ca
     (tmp_path / "aside").mkdir()
     (home / "000").symlink_to(tmp_path / "aside")
     (home / "sweep.yaml").write_text("identity: x\nwords: []\n")
-    monkeypatch.setattr(sweep_folder, "description", lambda *_: {"identity": "x", "words": []})
-    monkeypatch.setattr("dlrun.cli.sweep.description", sweep_folder.description, raising=False)
+    monkeypatch.setattr(sweep_folder, "describe_sweep", lambda *_: {"identity": "x", "words": []})
+    monkeypatch.setattr("dlrun.cli.sweep.description", sweep_folder.describe_sweep, raising=False)
     assert main(["-m", "task=digits", "preset=smoke", "seed=1,2", "output=outputs"]) == 2
     assert "is a link out of the run folder" in capsys.readouterr().err
     assert not list((tmp_path / "aside").iterdir())
@@ -108,7 +124,9 @@ def test_row_41_a_sweep_goes_on_with_no_folder_that_leads_elsewhere(tmp_path, ca
     ("model.units=[interval(8,32)]", "model.units=[1],[2] tries several lists"),
     ("model.units=[8,choice(8,32)]", "not parts of one"),
 ])  # fmt: skip
-def test_row_45_an_interval_that_holds_nothing_or_is_inside_a_list_is_refused(capsys, tmp_path, word, said):
+def test_row_45_an_interval_that_holds_nothing_or_is_inside_a_list_is_refused(
+    capsys, tmp_path, word, said
+):
     words = ["task=digits", "preset=smoke", "sweep=random", "sweep.trials=2", f"output={tmp_path}"]
     assert main(["-m", *words, word]) == 2
     assert said in capsys.readouterr().err

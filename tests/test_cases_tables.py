@@ -14,7 +14,7 @@ import pytest
 from laboratory import node
 
 from dlrun.cli.main import main
-from dlrun.config.instantiate import build
+from dlrun.config.instantiate import build_part
 
 CASES = Path(__file__).parent / "fixtures" / "cases"
 QUICK = ("model=linear", "callback=none", "engine.epochs=1")
@@ -29,7 +29,9 @@ def run(tmp_path, monkeypatch, capsys, caplog):
         caplog.clear()
         code = main([*words])
         said = capsys.readouterr()
-        logged = "" if "run folder: " in said.out else caplog.text  # commands without a log say it on the terminal
+        logged = (
+            "" if "run folder: " in said.out else caplog.text
+        )  # commands without a log say it on the terminal
         return code, " ".join((said.out + said.err + logged).split())
 
     return runs
@@ -41,7 +43,9 @@ def train(run):
 
     def trains(*words):
         code, said = run(*words, *QUICK)
-        folders = sorted(Path("outputs").rglob("fields.json"), key=lambda path: path.stat().st_mtime_ns)
+        folders = sorted(
+            Path("outputs").rglob("fields.json"), key=lambda path: path.stat().st_mtime_ns
+        )
         return code, said, folders[-1].parent if folders else None
 
     return trains
@@ -78,7 +82,9 @@ def test_row_08_classes_are_the_texts_that_stand_in_the_file(train):
                                "data.target=y", "data.kind=category")  # fmt: skip
     assert code == 0 and sorted(classes_of(folder)) == sorted(names)
     assert "kept apart as they are written: 007 and 7;" in said
-    code, said, folder = train("task=csv", "data.path=a.csv", "data.target=y", "data.classes=numbers")
+    code, said, folder = train(
+        "task=csv", "data.path=a.csv", "data.target=y", "data.classes=numbers"
+    )
     assert code == 0 and classes_of(folder) == ["7", "501", "9007199254740992", "9007199254740993"]
 
 
@@ -94,10 +100,18 @@ def test_row_08_folders_of_texts_are_classes_by_their_names(train):
 ROWS = [f"{n % 10 + 0.5},{n % 7},{n / 3:.2f}" for n in range(60)]
 WRITTEN = {
     "comma": ("a;b;y", [row.replace(",", ";").replace(".", ",") for row in ROWS], "0,5 is 0.5"),
-    "thousands": ("a,b,y", [f'"{n + 1},234",{n % 7},{n / 3:.2f}' for n in range(60)], "1,234 is 1234"),
+    "thousands": (
+        "a,b,y",
+        [f'"{n + 1},234",{n % 7},{n / 3:.2f}' for n in range(60)],
+        "1,234 is 1234",
+    ),
     "money": ("a,b,y", [f"${n},{n % 7},{n / 3:.2f}" for n in range(60)], "$0 is 0"),
     "percent": ("a,b,y", [f"{n % 9} %,{n % 7},{n / 3:.2f}" for n in range(60)], "0 % is 0"),
-    "minus": ("a,b,y", [f"\u2212{n % 9 + 1},{n % 7},{n / 3:.2f}" for n in range(60)], "\u22121 is -1"),
+    "minus": (
+        "a,b,y",
+        [f"\u2212{n % 9 + 1},{n % 7},{n / 3:.2f}" for n in range(60)],
+        "\u22121 is -1",
+    ),
     "german": ("a;b;y", [f"{n % 9 + 1}.{n:03};0,{n % 7};{n}" for n in range(60)], "1.000 is 1000"),
     "blanks": (
         "a,b,y",
@@ -110,16 +124,22 @@ WRITTEN = {
 @pytest.mark.parametrize("way", WRITTEN)
 def test_row_09_numbers_written_otherwise_are_numbers_and_said(train, way):
     head, rows, says = WRITTEN[way]
-    code, said, folder = train("task=csv", table("t.csv", head, rows), "data.target=y", "data.kind=number")
+    code, said, folder = train(
+        "task=csv", table("t.csv", head, rows), "data.target=y", "data.kind=number"
+    )
     assert code == 0 and says in said and numbers_of(folder) == ["a", "b"]
 
 
 def test_row_09_rows_written_another_way_than_the_runs_are_told_which(train, run):
     head, rows, _ = WRITTEN["comma"]
-    _, _, folder = train("task=csv", table("t.csv", head, rows), "data.target=y", "data.kind=number")
+    _, _, folder = train(
+        "task=csv", table("t.csv", head, rows), "data.target=y", "data.kind=number"
+    )
     table("new.csv", "a;b", ["0.5;1"])
     code, said = run("predict", str(folder), "new.csv")
-    assert code == 2 and "has '0.5', not a finite number with a decimal comma (data.numbers)" in said
+    assert (
+        code == 2 and "has '0.5', not a finite number with a decimal comma (data.numbers)" in said
+    )
 
 
 def test_row_09_what_could_be_numbers_is_told_with_the_setting_that_makes_it_so(train):
@@ -144,7 +164,12 @@ def test_row_10_one_rare_class_leaves_the_others_stratified(train):
 
 
 def test_row_10_a_class_that_cannot_be_stratified_is_named_where_that_is_refused(train):
-    words = ("task=csv", f"data.path={CASES / 'rare.csv'}", "data.target=y", "protocol.by=stratified")
+    words = (
+        "task=csv",
+        f"data.path={CASES / 'rare.csv'}",
+        "data.target=y",
+        "protocol.by=stratified",
+    )
     code, said, _ = train(*words)
     assert code == 2 and "(C: 1); protocol.by=auto stratifies the others" in said
 
@@ -159,7 +184,11 @@ def test_row_10_it_is_said_once_however_many_fits_there_are(train):
 def test_row_10_a_stratification_that_is_given_up_is_said(train):
     rows = [f"{n},{n // 2},{'abc'[n % 3]}" for n in range(60)]
     words = ("task=csv", table("t.csv", "a,owner,y", rows), "data.target=y")
-    for more in (("data.group=owner",), ("data.group=owner", "protocol=kfold"), ("protocol=few_rows",)):
+    for more in (
+        ("data.group=owner",),
+        ("data.group=owner", "protocol=kfold"),
+        ("protocol=few_rows",),
+    ):
         assert "'y' is not stratified" in train(*words, *more)[1]
     rare = table("u.csv", "a,y", [f"{n},{'abc'[n % 3] if n else 'd'}" for n in range(60)])
     code, said, _ = train("task=csv", rare, "data.target=y", "protocol=kfold")
@@ -167,7 +196,11 @@ def test_row_10_a_stratification_that_is_given_up_is_said(train):
 
 
 def test_row_11_a_test_file_with_a_new_class_is_told_before_training_and_scored(train):
-    words = ("task=csv", table("t.csv", "a,y", [f"{n},{['no', 'yes'][n % 2]}" for n in range(40)]), "data.target=y")
+    words = (
+        "task=csv",
+        table("t.csv", "a,y", [f"{n},{['no', 'yes'][n % 2]}" for n in range(40)]),
+        "data.target=y",
+    )
     table("test.csv", "a,y", ["1,yes", "2,perhaps", "3,no", "4,perhaps"])
     code, said, folder = train(*words, "data.test_path=test.csv", "test=true")
     assert code == 0 and said.index("2 rows (lines 3, 5) (perhaps)") < said.index("run folder")
@@ -177,7 +210,11 @@ def test_row_11_a_test_file_with_a_new_class_is_told_before_training_and_scored(
 
 
 def test_row_11_a_fault_of_a_test_file_is_found_before_training_and_spends_no_opening(train):
-    words = ("task=csv", table("t.csv", "a,y", [f"{n},{['no', 'yes'][n % 2]}" for n in range(45)]), "data.target=y")
+    words = (
+        "task=csv",
+        table("t.csv", "a,y", [f"{n},{['no', 'yes'][n % 2]}" for n in range(45)]),
+        "data.target=y",
+    )
     words = (*words, "data.test_path=test.csv", "test=true")
     for row in ("x,yes", "1,", "1e5,yes,3"):
         table("test.csv", "a,y", ["1,yes", row])
@@ -189,7 +226,11 @@ def test_row_11_a_fault_of_a_test_file_is_found_before_training_and_spends_no_op
 
 
 def test_row_11_predict_answers_rows_of_a_class_that_training_has_not(train, run):
-    words = ("task=csv", table("t.csv", "a,y", [f"{n},{['no', 'yes'][n % 2]}" for n in range(40)]), "data.target=y")
+    words = (
+        "task=csv",
+        table("t.csv", "a,y", [f"{n},{['no', 'yes'][n % 2]}" for n in range(40)]),
+        "data.target=y",
+    )
     folder = train(*words)[2]
     table("new.csv", "a,y", ["1,yes", "2,perhaps"])
     code, said = run("predict", str(folder), "new.csv", "to=answers.csv")
@@ -198,7 +239,9 @@ def test_row_11_predict_answers_rows_of_a_class_that_training_has_not(train, run
 
 
 def test_row_11_a_number_that_is_none_in_a_target_costs_the_score_not_the_answers(train, run):
-    folder = train("task=csv", table("t.csv", "a,y", [f"{n},{n / 3:.2f}" for n in range(40)]), "data.target=y")[2]
+    folder = train(
+        "task=csv", table("t.csv", "a,y", [f"{n},{n / 3:.2f}" for n in range(40)]), "data.target=y"
+    )[2]
     table("new.csv", "a,y", ["1,2", "2,soon"])
     code, said = run("predict", str(folder), "new.csv", "to=answers.csv")
     assert code == 0 and "line 3" in said and "no score" in said
@@ -210,7 +253,11 @@ def test_row_05_a_folder_validation_is_validated_on_and_its_new_classes_are_told
     made.folder(Path("photos/val"), {"bee": 3, "cow": 3})
     words = ("task=images", "data.path=photos", "data.size=[8,8]", "data.test=0")
     code, said, folder = train(*words)
-    assert code == 0 and "no training row is of class cow" in said and "3 validation rows of it count as wrong" in said
+    assert (
+        code == 0
+        and "no training row is of class cow" in said
+        and "3 validation rows of it count as wrong" in said
+    )
     assert kept(folder)["target/label"].ravel().tolist() == [1, 1, 1, 2, 2, 2]
     assert "validated on: the 6 rows of the folder validation" in said
     code, said, folder = train(*words, "protocol.by=stratified")
@@ -236,7 +283,11 @@ def test_row_05_texts_too(train):
 
 
 def test_row_37_rows_without_a_target_are_left_out_where_that_is_asked_for(train):
-    words = ("task=csv", table("t.csv", "a,y", [f"{n},{n / 3 if n % 9 else ''}" for n in range(60)]), "data.target=y")
+    words = (
+        "task=csv",
+        table("t.csv", "a,y", [f"{n},{n / 3 if n % 9 else ''}" for n in range(60)]),
+        "data.target=y",
+    )
     code, said, _ = train(*words)
     assert code == 2 and "7 rows (lines 2, 11" in said and "data.missing_target=drop" in said
     code, said, folder = train(*words, "data.missing_target=drop")
@@ -245,14 +296,18 @@ def test_row_37_rows_without_a_target_are_left_out_where_that_is_asked_for(train
 
 
 def test_row_23_lines_are_those_where_a_row_begins(train, run):
-    Path("t.csv").write_text('a,b,y\n"two\nlines",1,0\n"three\n\nlines",x,1\nfour,2,0\n' + "five,3,1\n" * 20)
+    Path("t.csv").write_text(
+        'a,b,y\n"two\nlines",1,0\n"three\n\nlines",x,1\nfour,2,0\n' + "five,3,1\n" * 20
+    )
     code, said, _ = train("task=csv", "data.path=t.csv", "data.target=b", "data.kind=number")
     assert code == 2 and "line 4: column 'b' has 'x'" in said
 
 
 def test_row_23_every_row_has_an_answer_also_an_empty_one(train, run):
     rows = [f"word{n} {'good' if n % 2 else 'bad'},{n % 2}" for n in range(40)]
-    folder = train("task=texts", table("t.csv", "body,y", rows), "data.text=body", "data.target=y")[2]
+    folder = train("task=texts", table("t.csv", "body,y", rows), "data.text=body", "data.target=y")[
+        2
+    ]
     Path("new.csv").write_text('body\ngood\n""\nbad\n')
     code, _ = run("predict", str(folder), "new.csv", "to=answers.csv")
     lines = Path("answers.csv").read_text().splitlines()
@@ -261,7 +316,9 @@ def test_row_23_every_row_has_an_answer_also_an_empty_one(train, run):
 
 def series_file(name, dates, values=None):
     values = values or [f"{n % 7 + 0.25}" for n in range(len(dates))]
-    return table(name, "when,x", [f"{date},{value}" for date, value in zip(dates, values, strict=True)])
+    return table(
+        name, "when,x", [f"{date},{value}" for date, value in zip(dates, values, strict=True)]
+    )
 
 
 def test_row_36_series_are_read_with_the_options_of_other_files(train):
@@ -273,19 +330,41 @@ def test_row_36_series_are_read_with_the_options_of_other_files(train):
     code, said, folder = train(*words, "data.encoding=latin-1")
     assert code == 0 and "0,5 is 0.5" in said
     Path("t.csv").write_text("".join(f"{n},{n % 7 if n % 11 else 'off'}\n" for n in range(60)))
-    words = ("task=series", "data.path=t.csv", "data.header=[t,x]", "data.time=t", "data.target=x", "data.lookback=3")
+    words = (
+        "task=series",
+        "data.path=t.csv",
+        "data.header=[t,x]",
+        "data.time=t",
+        "data.target=x",
+        "data.lookback=3",
+    )
     code, said, _ = train(*words, "data.missing=[off]", "data.impute=forward", "data.inputs=[x]")
     assert code == 2 and "nothing comes before line 1" in said
 
 
-ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1", "cp1252", "mac_roman")
+ENCODINGS = (
+    "utf-8",
+    "utf-8-sig",
+    "utf-16",
+    "utf-16-le",
+    "utf-32",
+    "latin-1",
+    "cp1252",
+    "mac_roman",
+)
 
 
 @pytest.mark.parametrize("written", ENCODINGS)
 def test_row_36_a_file_in_another_encoding_is_told_and_read(train, capsys, caplog, written):
     rows = "".join(f"{n},{n % 7}.5\n" for n in range(60))
     Path("s.csv").write_bytes(f"Tag,Größe\n{rows}".encode("latin-1"))
-    words = ("task=series", "data.path=s.csv", "data.time=Tag", "data.target=Größe", "data.lookback=3")
+    words = (
+        "task=series",
+        "data.path=s.csv",
+        "data.time=Tag",
+        "data.target=Größe",
+        "data.lookback=3",
+    )
     code, _, folder = train(*words, "data.encoding=latin-1")
     assert code == 0
     Path("new.csv").write_bytes(f"Tag,Größe\n{rows}".encode(written))
@@ -295,7 +374,9 @@ def test_row_36_a_file_in_another_encoding_is_told_and_read(train, capsys, caplo
     alike = written in ("latin-1", "cp1252")
     assert main(["predict", str(folder), "new.csv"]) == (0 if alike else 2)
     seen = capsys.readouterr()
-    assert "\0" not in seen.err and ("Größe" in seen.out or "Größe" in seen.err or "data.encoding=utf" in seen.err)
+    assert "\0" not in seen.err and (
+        "Größe" in seen.out or "Größe" in seen.err or "data.encoding=utf" in seen.err
+    )
     assert (seen.out.split() == there.split()) == alike
     if written == "utf-8":
         assert "reads as UTF-8" in caplog.text
@@ -343,7 +424,9 @@ def test_row_35_files_that_are_no_text_are_named_with_what_to_do(train, task):
 
 def test_row_35_a_text_may_begin_like_another_format_and_a_zip_may_hold_a_table(train):
     code, _, folder = train(
-        "task=csv", table("t.csv", "ORC,y", [f"{n % 9},{n / 3:.2f}" for n in range(40)]), "data.target=y"
+        "task=csv",
+        table("t.csv", "ORC,y", [f"{n % 9},{n / 3:.2f}" for n in range(40)]),
+        "data.target=y",
     )
     assert code == 0 and numbers_of(folder) == ["ORC"]
     packed("t.zip", {"t.csv": Path("t.csv").read_text()})
@@ -353,14 +436,22 @@ def test_row_35_a_text_may_begin_like_another_format_and_a_zip_may_hold_a_table(
 def test_row_22_a_number_too_large_for_float32_is_told_and_kills_no_column(train, run):
     rows = [f"{n % 9 if n != 7 else '1e200'},{n / 3:.2f}" for n in range(60)]
     code, said, folder = train("task=csv", table("t.csv", "a,y", rows), "data.target=y")
-    assert code == 0 and "'a' is beyond what float32 holds (3.4e+38) in 1 row (line 9) (1e+200)" in said
+    assert (
+        code == 0
+        and "'a' is beyond what float32 holds (3.4e+38) in 1 row (line 9) (1e+200)" in said
+    )
     assert said.count("beyond what float32 holds") == 1
     learned = json.loads((folder / "preparation" / "fit.json").read_text())["features"]
-    assert all(np.isfinite(step.get("scale", [1])).all() and max(step.get("scale", [1])) < 9 for step in learned)
+    assert all(
+        np.isfinite(step.get("scale", [1])).all() and max(step.get("scale", [1])) < 9
+        for step in learned
+    )
     table("new.csv", "a", ["1", "1e39"])
     code, said = run("predict", str(folder), "new.csv", "to=answers.csv")
     assert code == 0 and "in 1 row (line 3) (1e+39)" in said
-    assert np.isfinite([float(line.split(",")[1]) for line in Path("answers.csv").read_text().splitlines()[1:]]).all()
+    assert np.isfinite(
+        [float(line.split(",")[1]) for line in Path("answers.csv").read_text().splitlines()[1:]]
+    ).all()
     code, said, _ = train("task=csv", table("u.csv", "a,y", [f"{n % 9},{n if n != 7 else '1e200'}" for n in range(60)]),
                           "data.target=y")  # fmt: skip
     assert code == 2 and "'y' is not within" in said and "line 9" in said
@@ -376,7 +467,12 @@ def test_row_11_what_rows_bring_that_training_rows_have_not_is_counted(train, ru
     table("new.csv", "a,kind", ["1,p", ",q", "900,r", "2,"])
     code, said = run("predict", str(folder), "new.csv", "to=answers.csv")
     assert code == 0 and len(Path("answers.csv").read_text().splitlines()) == 5
-    for told in ("a is missing (1 row)", "a is far beyond 0 to 8 (1 row)", "kind is r (1 row)", "kind is missing"):
+    for told in (
+        "a is missing (1 row)",
+        "a is far beyond 0 to 8 (1 row)",
+        "kind is r (1 row)",
+        "kind is missing",
+    ):
         assert told in said
 
 
@@ -393,7 +489,14 @@ def foretold(run, folder, name):
 
 
 def test_row_13_dates_of_a_series_that_can_be_read_in_two_ways_are_refused(train, run):
-    words = ("task=series", "data.time=when", "data.target=x", "data.lookback=3", "data.test=0", "data.gaps=ignore")
+    words = (
+        "task=series",
+        "data.time=when",
+        "data.target=x",
+        "data.lookback=3",
+        "data.test=0",
+        "data.gaps=ignore",
+    )
     some = [f"{day:02}/{month:02}/2024" for month in (1, 2, 3) for day in range(1, 13)]
     code, said, _ = train(*words, series_file("s.csv", some))
     assert code == 2 and "can be read in two ways" in said and "'02/01/2024' in line 3" in said
@@ -417,12 +520,16 @@ def test_row_13_dates_that_order_a_table_or_make_features(train):
     words = ("task=csv", table("t.csv", "when,a,y", rows), "data.target=y", "protocol=walk_forward")
     code, said, _ = train(*words, "data.order=when")
     assert code == 2 and "data.dates=month_first" in said
-    code, said, _ = train("task=csv", words[1], "data.target=y", "data.features={day: {weekday: when}}")
+    code, said, _ = train(
+        "task=csv", words[1], "data.target=y", "data.features={day: {weekday: when}}"
+    )
     assert code == 2 and "data.dates=month_first" in said
     code, _, folder = train(*words, "data.order=when", "data.dates=day_first")
     assert code == 0
     mixed = table("u.csv", "when,a,y", [*rows, "31/01/2024,1,1", "01/31/2024,1,1"])
-    code, said, _ = train("task=csv", mixed, "data.target=y", "data.order=when", "protocol=walk_forward")
+    code, said, _ = train(
+        "task=csv", mixed, "data.target=y", "data.order=when", "protocol=walk_forward"
+    )
     assert code == 2 and "the day first in line 62 (31/01/2024), and the month in line 63" in said
 
 
@@ -430,7 +537,11 @@ def test_row_34_a_column_of_nearly_unique_texts_is_left_out_and_said(train):
     rows = [f"{n % 9},street {n if n > 5 else 0},{n / 3:.2f}" for n in range(60)]
     words = ("task=csv", table("t.csv", "a,address,y", rows), "data.target=y")
     code, said, folder = train(*words)
-    assert code == 0 and "'address' is left out: 55 of its 60 texts differ" in said and "data.texts=[address]" in said
+    assert (
+        code == 0
+        and "'address' is left out: 55 of its 60 texts differ" in said
+        and "data.texts=[address]" in said
+    )
     assert list(fields(folder)["inputs"]) == ["features"]
     code, _, folder = train(*words, "data.unique=1")
     assert code == 0 and "address" in fields(folder)["inputs"]
@@ -444,10 +555,15 @@ def test_row_13_a_column_of_dates_among_the_inputs_is_told(train):
 
 def test_row_34_categories_are_bounded_and_the_frequent_ones_are_kept(train):
     rows = [f"{n % 9},{'often' if n % 2 else f'level {n // 4}'},{n / 3:.2f}" for n in range(80)]
-    code, said, folder = train("task=csv", table("t.csv", "a,kind,y", rows), "data.target=y", "data.levels=5")
+    code, said, folder = train(
+        "task=csv", table("t.csv", "a,kind,y", rows), "data.target=y", "data.levels=5"
+    )
     kind = fields(folder)["inputs"]["kind"]
     assert (
-        code == 0 and "'kind' has 21 different texts" in said and len(kind["labels"]) == 7 and "often" in kind["labels"]
+        code == 0
+        and "'kind' has 21 different texts" in said
+        and len(kind["labels"]) == 7
+        and "often" in kind["labels"]
     )
 
 
@@ -466,22 +582,43 @@ def windows_of(place, values, impute):
     """Last row of a window → the window, as a data part makes it."""
     rows = [f"{row},{'' if np.isnan(value) else value},{row}" for row, value in enumerate(values)]
     table(place / "s.csv", "t,x,y", rows)
-    found = build(node("data", "series", path=str(place / "s.csv"), time="t", target="y", lookback=4, inputs=["x"],
+    found = build_part(node("data", "series", path=str(place / "s.csv"), time="t", target="y", lookback=4, inputs=["x"],
                        test=0, impute=impute)).dev["series"]  # fmt: skip
     return {int(first) + 3: found.values[first : first + 4].copy() for first in found.first}
 
 
-NAMES = ["p/q", "..", "A", "a", "con", "NUL.txt", "x.y", "a b", "-", "\\", "ü" * 100, "t" * 300, "t" * 301, "Ä", "ä"]
+NAMES = [
+    "p/q",
+    "..",
+    "A",
+    "a",
+    "con",
+    "NUL.txt",
+    "x.y",
+    "a b",
+    "-",
+    "\\",
+    "ü" * 100,
+    "t" * 300,
+    "t" * 301,
+    "Ä",
+    "ä",
+]
 
 
 def test_law_no_name_from_data_becomes_a_path(tmp_path):
     """One function makes file names: short, in one folder, different whatever a file system makes of large letters."""
-    from dlrun.core.files import file_names, is_name
+    from dlrun.core.files import is_safe_name, make_file_names
 
-    found = file_names([*NAMES, "nul\0x", "a/../b", ".hidden", "trailing.", "\udcff"])
+    found = make_file_names([*NAMES, "nul\0x", "a/../b", ".hidden", "trailing.", "\udcff"])
     assert len({name.casefold() for name in found.values()}) == len(found)
     for name in found.values():
-        assert is_name(name) and len(name.encode()) < 80 and not name.startswith(".") and not name.endswith(".")
+        assert (
+            is_safe_name(name)
+            and len(name.encode()) < 80
+            and not name.startswith(".")
+            and not name.endswith(".")
+        )
         assert name.partition(".")[0].casefold() not in {"con", "nul"}
         (tmp_path / name).write_text("there")
     assert found["A"] == "A" and found["x.y"] == "x.y"  # what may stand as it is does
@@ -490,10 +627,17 @@ def test_law_no_name_from_data_becomes_a_path(tmp_path):
 def test_row_07_targets_of_any_name_go_through_a_run_its_report_and_predict(run):
     names = ["p/q", "..", "A", "a", "con", "t" * 300]
     head = ",".join(["x", *names])
-    rows = [",".join([str(n % 9), *(f"{n % 9 + place + n / 50}" for place in range(len(names)))]) for n in range(30)]
+    rows = [
+        ",".join([str(n % 9), *(f"{n % 9 + place + n / 50}" for place in range(len(names)))])
+        for n in range(30)
+    ]
     asked = ",".join(f'"{name}"' for name in names)
     code, said = run(
-        "task=csv", table("t.csv", head, rows), f"data.target=[{asked}]", "engine.epochs=1", "model=linear"
+        "task=csv",
+        table("t.csv", head, rows),
+        f"data.target=[{asked}]",
+        "engine.epochs=1",
+        "model=linear",
     )
     assert code == 0 and "Traceback" not in said
     (folder,) = (path.parent for path in Path("outputs").rglob("fields.json"))
@@ -502,7 +646,13 @@ def test_row_07_targets_of_any_name_go_through_a_run_its_report_and_predict(run)
 
 
 def test_row_07_the_same_for_a_workflow_and_a_sweep(run):
-    words = ("task=csv", f"data.path={CASES / 'slash.csv'}", "data.target=p/q", "engine.epochs=1", "model=linear")
+    words = (
+        "task=csv",
+        f"data.path={CASES / 'slash.csv'}",
+        "data.target=p/q",
+        "engine.epochs=1",
+        "model=linear",
+    )
     assert run("-m", *words, "optimizer.lr=0.1,0.01", "callback=none")[0] == 0
     assert run("workflow", *words, "workflow=quick", "workflow.budget=1")[0] == 0
 

@@ -70,7 +70,11 @@ def told_of(text, capsys, monkeypatch):
 @pytest.mark.parametrize("text", IDLE)
 def test_row_own_a_setting_that_changes_nothing_is_told(text, capsys, monkeypatch):
     told = told_of(text, capsys, monkeypatch)
-    assert len(told) == 1 and told[0].startswith(f"dlrun: {text.split()[-1]} has no effect") and IDLE[text] in told[0]
+    assert (
+        len(told) == 1
+        and told[0].startswith(f"dlrun: {text.split()[-1]} has no effect")
+        and IDLE[text] in told[0]
+    )
 
 
 @pytest.mark.parametrize("text", USED)
@@ -79,16 +83,21 @@ def test_row_own_nothing_is_told_of_settings_that_are_used(text, capsys, monkeyp
 
 
 def test_row_own_every_idle_rule_has_a_case():
-    from dlrun.config.unused_settings import IDLE as rules
+    from dlrun.config.unused_settings import UNUSED_RULES as rules
 
     words = [case.split()[-1].partition("=")[0] for case in IDLE]
-    assert all(any(word == k or word.startswith(f"{k}.") for k in rule.keys for word in words) for rule in rules)
+    assert all(
+        any(word == k or word.startswith(f"{k}.") for k in rule.keys for word in words)
+        for rule in rules
+    )
 
 
 def test_row_own_a_sweep_tells_only_what_does_nothing_in_all_jobs(capsys):
     words = ["-m", "task=digits", "preset=smoke", "callback=none", "engine.epochs=1"]
     assert main([*words, "model=constant,linear"]) == 0
-    assert "has no effect" not in capsys.readouterr().out.partition("job 1/2")[0]  # each job tells its own
+    assert (
+        "has no effect" not in capsys.readouterr().out.partition("job 1/2")[0]
+    )  # each job tells its own
     assert main([*words, "model=constant", "seed=1,2"]) == 0
     assert "has no effect" in capsys.readouterr().out.partition("job 1/2")[0]
 
@@ -132,7 +141,10 @@ def test_row_own_every_command_has_a_help_of_its_own(capsys):
 def test_row_own_help_names_flags_and_the_settings_of_sweeps(capsys):
     assert main(["train", "--help"]) == 0
     text = capsys.readouterr().out
-    assert all(word in text for word in ("--cfg", "--config-dir", "--version", "sweep.jobs", "plugins=", "-m "))
+    assert all(
+        word in text
+        for word in ("--cfg", "--config-dir", "--version", "sweep.jobs", "plugins=", "-m ")
+    )
     assert main(["resume", "--help"]) == 0 and "reason=" in capsys.readouterr().out
 
 
@@ -143,7 +155,8 @@ def test_row_own_no_command_is_suggested_that_does_something_else(word, capsys):
 
 
 @pytest.mark.parametrize(
-    ("word", "meant"), [("runs", "compare RUN RUN"), ("comapre", "compare"), ("test", "evaluate RUN"), ("imdb", "")]
+    ("word", "meant"),
+    [("runs", "compare RUN RUN"), ("comapre", "compare"), ("test", "evaluate RUN"), ("imdb", "")],
 )
 def test_row_own_what_is_meant_is_suggested(word, meant, capsys):
     assert main([word]) == 2
@@ -151,9 +164,9 @@ def test_row_own_what_is_meant_is_suggested(word, meant, capsys):
 
 
 def test_row_own_ls_lists_the_settings_of_every_option(capsys):
-    from dlrun.config.groups import conf_folder, groups
+    from dlrun.config.groups import get_builtin_conf, list_groups
 
-    for group, options in groups(conf_folder()).items():
+    for group, options in list_groups(get_builtin_conf()).items():
         for option in options:
             assert main(["ls", group, option]) == 0
             assert len(capsys.readouterr().out.splitlines()) > 1, (group, option)
@@ -168,8 +181,16 @@ def test_row_own_columns_of_the_file_of_labels_are_named(tmp_path, capsys):
 
     for number in range(20):
         Image.new("RGB", (8, 8), (number, 0, 0)).save(Path(f"{number}.png"))
-    Path("labels.csv").write_text("name,kind\n" + "".join(f"{n}.png,{'ab'[n % 2]}\n" for n in range(20)))
-    words = ["task=images", "data.path=.", "data.labels=labels.csv", "data.size=[8,8]", f"output={tmp_path / 'o'}"]
+    Path("labels.csv").write_text(
+        "name,kind\n" + "".join(f"{n}.png,{'ab'[n % 2]}\n" for n in range(20))
+    )
+    words = [
+        "task=images",
+        "data.path=.",
+        "data.labels=labels.csv",
+        "data.size=[8,8]",
+        f"output={tmp_path / 'o'}",
+    ]
     assert main([*words, *QUICK]) == 2
     assert (
         "'file' is not a column of labels.csv; available: name, kind; say which hold file and label: data.columns="
@@ -192,10 +213,16 @@ def test_row_own_a_rerun_says_whether_the_scores_are_those_of_the_original(tmp_p
     assert "the same as the original" in (only_run(tmp_path / "o") / "log.txt").read_text()
     text = (first / "results.jsonl").read_text()
     loss = json.loads(text)["scores"]["loss"]["value"]
-    for factor, told in ((1 + 1e-6, "the scores of the original within 1e-06"), (1.1, "NOT the scores of the orig")):
+    for factor, told in (
+        (1 + 1e-6, "the scores of the original within 1e-06"),
+        (1.1, "NOT the scores of the orig"),
+    ):
         (first / "results.jsonl").write_text(text.replace(str(loss), str(loss * factor)))
         assert main(["rerun", str(first)]) == 0 and told in capsys.readouterr().out
-    assert main(["rerun", str(first), "seed=3"]) == 0 and "of the original" not in capsys.readouterr().out
+    assert (
+        main(["rerun", str(first), "seed=3"]) == 0
+        and "of the original" not in capsys.readouterr().out
+    )
 
 
 def test_row_own_predictions_stand_beside_the_files_columns_without_noise(tmp_path):
@@ -203,7 +230,13 @@ def test_row_own_predictions_stand_beside_the_files_columns_without_noise(tmp_pa
 
     rows = [f"{n},{n % 3},{1000 + n * 3.7:.1f},{'ny'[n % 2]}" for n in range(40)]
     Path("t.csv").write_text("\n".join(["size,rooms,price,sold", *rows]) + "\n")
-    words = ["task=csv", "data.path=t.csv", "data.target=[price,sold]", "model=linear", f"output={tmp_path / 'o'}"]
+    words = [
+        "task=csv",
+        "data.path=t.csv",
+        "data.target=[price,sold]",
+        "model=linear",
+        f"output={tmp_path / 'o'}",
+    ]
     assert main([*words, *QUICK]) == 0
     Path("new.csv").write_text("\n".join(["size,rooms,sold", "3,1,y", "", "5,2,n"]) + "\n")
     assert main(["predict", str(only_run(tmp_path / "o")), "new.csv", "to=out.csv"]) == 0
@@ -215,11 +248,16 @@ def test_row_own_predictions_stand_beside_the_files_columns_without_noise(tmp_pa
     ]
     for row in found:
         numbers = [row["price: answer"], row["sold: n"], row["sold: y"]]
-        assert all(len(text.replace("-", "").replace(".", "").lstrip("0")) <= 9 or "e" in text for text in numbers)
+        assert all(
+            len(text.replace("-", "").replace(".", "").lstrip("0")) <= 9 or "e" in text
+            for text in numbers
+        )
         assert abs(float(row["sold: n"]) + float(row["sold: y"]) - 1) < 1e-6
 
 
-def test_row_own_a_terminal_shows_the_losses_of_the_last_epoch_and_says_that_it_draws(tmp_path, monkeypatch):
+def test_row_own_a_terminal_shows_the_losses_of_the_last_epoch_and_says_that_it_draws(
+    tmp_path, monkeypatch
+):
     import io
 
     from rich.console import Console
@@ -238,15 +276,27 @@ def test_row_own_a_terminal_shows_the_losses_of_the_last_epoch_and_says_that_it_
 
 def test_row_own_settings_that_the_data_make_idle_are_told_beside_the_result(tmp_path):
     Path("t.csv").write_text("a,b\n" + "x,1\ny,2\n" * 20)
-    words = ["task=csv", "data.path=t.csv", "data.target=b", "data.kind=number", "data.scale=unit", "model=linear"]
+    words = [
+        "task=csv",
+        "data.path=t.csv",
+        "data.target=b",
+        "data.kind=number",
+        "data.scale=unit",
+        "model=linear",
+    ]
     assert main([*words, f"output={tmp_path / 'o'}", *QUICK]) == 0
     note = json.loads((only_run(tmp_path / "o") / "results.jsonl").read_text())["note"]
     assert "data.scale=unit has no effect: no input is a number" in note
 
 
-def test_row_own_experiments_are_listed_with_their_sections_and_wrapped_between_words(capsys, monkeypatch):
+def test_row_own_experiments_are_listed_with_their_sections_and_wrapped_between_words(
+    capsys, monkeypatch
+):
     assert main(["ls", "experiments"]) == 0
-    assert any(line.split()[:2] == ["boston_kfold", "§3.7"] for line in capsys.readouterr().out.splitlines())
+    assert any(
+        line.split()[:2] == ["boston_kfold", "§3.7"]
+        for line in capsys.readouterr().out.splitlines()
+    )
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "80")
     assert main(["ls", "experiments"]) == 0
@@ -255,11 +305,22 @@ def test_row_own_experiments_are_listed_with_their_sections_and_wrapped_between_
 
 
 @pytest.mark.parametrize(
-    ("word", "form"), [("metric=[accuracy]", "'+metric@metrics.price=[NAME]'"), ("loss=bce", "+loss@losses.price=NAME")]
+    ("word", "form"),
+    [
+        ("metric=[accuracy]", "'+metric@metrics.price=[NAME]'"),
+        ("loss=bce", "+loss@losses.price=NAME"),
+    ],
 )
 def test_row_own_what_suits_only_one_of_several_targets_is_told_with_its_name(word, form, capsys):
-    Path("t.csv").write_text("size,price,sold\n" + "".join(f"{n},{n * 1.5},{'ny'[n % 2]}\n" for n in range(30)))
-    assert main(["task=csv", "data.path=t.csv", "data.target=[price,sold]", "data.test=0", word, *QUICK]) == 2
+    Path("t.csv").write_text(
+        "size,price,sold\n" + "".join(f"{n},{n * 1.5},{'ny'[n % 2]}\n" for n in range(30))
+    )
+    assert (
+        main(
+            ["task=csv", "data.path=t.csv", "data.target=[price,sold]", "data.test=0", word, *QUICK]
+        )
+        == 2
+    )
     assert f"that is target 'price', which gets its own by {form}" in capsys.readouterr().err
     assert main(["task=social", word, *QUICK]) == 2
     assert "that is target 'age'" in capsys.readouterr().err

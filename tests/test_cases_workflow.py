@@ -9,13 +9,19 @@ import numpy as np
 import pytest
 
 from dlrun.cli.main import main
-from dlrun.core.errors import Refused
-from dlrun.core.formatting import number
+from dlrun.core.errors import UserError
+from dlrun.core.formatting import format_number
 from dlrun.data.audit.finding import Finding
 from dlrun.data.audit.run import audit
 from dlrun.evaluation import test_ledger
 
-SHORT = ["protocol=holdout", "engine.epochs=1", "engine.batch_size=256", "workflow.budget=1", "workflow.ladder={}"]
+SHORT = [
+    "protocol=holdout",
+    "engine.epochs=1",
+    "engine.batch_size=256",
+    "workflow.budget=1",
+    "workflow.ladder={}",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -24,12 +30,14 @@ def undrawn(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with pytest.MonkeyPatch.context() as drawing:
-        drawing.setattr("dlrun.report.build.write", lambda folder: [folder / "report.html"])
+        drawing.setattr("dlrun.report.build.write_report", lambda folder: [folder / "report.html"])
         yield drawing
 
 
 def folder():
-    (found,) = [path for path in os.scandir("outputs") for path in os.scandir(path.path + "/workflow")]
+    (found,) = [
+        path for path in os.scandir("outputs") for path in os.scandir(path.path + "/workflow")
+    ]
     return found.path
 
 
@@ -48,11 +56,21 @@ def customers(seed=0, rows=2500):
     random = np.random.default_rng(seed)
     plan = random.choice(["basic", "fast", "both"], rows, p=[0.5, 0.3, 0.2])
     months = random.geometric(0.04, rows)
-    price = np.select([plan == "basic", plan == "fast"], [20, 55], 90) + random.integers(-8, 9, rows) / 4
+    price = (
+        np.select([plan == "basic", plan == "fast"], [20, 55], 90)
+        + random.integers(-8, 9, rows) / 4
+    )
     paid = np.where(random.random(rows) < 0.3, random.choice(["card", "check"], rows), "transfer")
     left = np.where(random.random(rows) < 0.2 + 0.3 * (plan == "fast"), "yes", "no")
     total = np.where(months == 1, price, np.round(months * price + random.normal(0, 9, rows), 1))
-    return {"plan": plan, "months": months, "price": price, "paid": paid, "total": total, "left": left}
+    return {
+        "plan": plan,
+        "months": months,
+        "price": price,
+        "paid": paid,
+        "total": total,
+        "left": left,
+    }
 
 
 def write(columns, order=None):
@@ -71,7 +89,7 @@ def audited(monkeypatch):
 
     def enough(*arguments):
         found.extend(audit(*arguments))
-        raise Refused("the audit is enough")
+        raise UserError("the audit is enough")
 
     def findings(words):
         monkeypatch.setattr("dlrun.workflow.workflow.audit", enough)
@@ -90,7 +108,9 @@ def test_row_28_look_alikes_among_coarse_columns_are_no_leak(audited):
 
 def test_row_28_equal_rows_with_other_identifiers_are_no_copies(audited):
     columns = customers()
-    names = np.array([f"C-{n:05d}" for n in np.random.default_rng(1).permutation(len(columns["left"]))])
+    names = np.array(
+        [f"C-{n:05d}" for n in np.random.default_rng(1).permutation(len(columns["left"]))]
+    )
     across = audited(write({"customer": names} | columns))["duplicates across splits"]
     assert across.severity == "note"
 
@@ -116,13 +136,22 @@ def test_row_28_many_equal_rows_under_new_names_are_a_warning(audited):
 @pytest.mark.parametrize(
     "target",
     [
-        pytest.param(lambda r: r.choice([3, 4, 5, 6, 7, 8], 400, p=[0.02, 0.08, 0.4, 0.4, 0.08, 0.02]), id="ratings"),
-        pytest.param(lambda r: np.where(r.random(400) < 0.4, 0, r.gamma(2, 5, 400).round(2)), id="zeros"),
+        pytest.param(
+            lambda r: r.choice([3, 4, 5, 6, 7, 8], 400, p=[0.02, 0.08, 0.4, 0.4, 0.08, 0.02]),
+            id="ratings",
+        ),
+        pytest.param(
+            lambda r: np.where(r.random(400) < 0.4, 0, r.gamma(2, 5, 400).round(2)), id="zeros"
+        ),
     ],
 )
 def test_row_28_ratings_and_zeros_are_no_faults_of_a_target(target, audited):
     random = np.random.default_rng(0)
-    columns = {"a": random.normal(size=400).round(3), "b": random.normal(size=400).round(3), "left": target(random)}
+    columns = {
+        "a": random.normal(size=400).round(3),
+        "b": random.normal(size=400).round(3),
+        "left": target(random),
+    }
     words = [*write(columns), "data.kind=number"]
     assert {f.severity for f in audited(words).values()} == {"note"}
 
@@ -131,7 +160,9 @@ def test_row_28_every_alarm_says_what_it_can_do_to_a_score():
     for severity in ("leak", "warning"):
         with pytest.raises(ValueError, match="does not say"):
             Finding(severity, "x", "y")
-    assert Finding("warning", "x", "evidence", effect="harm").told == "evidence; effect: harm"
+    assert (
+        Finding("warning", "x", "evidence", effect="harm").description == "evidence; effect: harm"
+    )
 
 
 def weak(rows=600, columns=12):
@@ -150,27 +181,48 @@ def test_row_29_a_rising_loss_of_three_epochs_is_called_so_and_ends_the_ladder()
     for line in lines("history.jsonl"):
         if line["split"] == "val":
             losses.setdefault(line["job"], []).append(line["values"]["loss"])
-    step, rungs = read("workflow.json")[5], [name for name in ("configured", "wider", "deeper") if name in losses]
+    step, rungs = (
+        read("workflow.json")[5],
+        [name for name in ("configured", "wider", "deeper") if name in losses],
+    )
     said = dict(zip(["small", *rungs], step["evidence"], strict=False))
     turned = [name for name in rungs if losses[name][-1] > 1.1 * min(losses[name])]
     assert turned == rungs[-1:], "the ladder ends with the first rung whose loss rises"
     for name in ("small", *rungs):
-        assert "still falling" not in said[name] or losses[name] == sorted(losses[name], reverse=True), said[name]
+        assert "still falling" not in said[name] or losses[name] == sorted(
+            losses[name], reverse=True
+        ), said[name]
         assert "3 epochs say little" in said[name]
-    assert "rising: validation loss rose" in said[turned[0]] and "rising validation loss" in step["verdict"]
+    assert (
+        "rising: validation loss rose" in said[turned[0]]
+        and "rising validation loss" in step["verdict"]
+    )
 
 
 def crossed(rows=700):
     """A table whose classes no linear model can tell apart, and a network soon can."""
     random = np.random.default_rng(0)
     a, b = random.normal(size=(2, rows)).round(3)
-    left = np.where((a * b + 0.1 * random.normal(size=rows) > 0) ^ (random.random(rows) < 0.05), "yes", "no")
-    return [*write({"a": a, "b": b, "left": left}), "optimizer=adam", "optimizer.lr=0.02", "engine.batch_size=32"]
+    left = np.where(
+        (a * b + 0.1 * random.normal(size=rows) > 0) ^ (random.random(rows) < 0.05), "yes", "no"
+    )
+    return [
+        *write({"a": a, "b": b, "left": left}),
+        "optimizer=adam",
+        "optimizer.lr=0.02",
+        "engine.batch_size=32",
+    ]
 
 
 @pytest.mark.parametrize("measure", ["accuracy", "f1"])  # the latter is one number for all rows
 def test_row_38_winner_linear_model_and_baseline_are_tested_at_one_opening(measure):
-    words = [*crossed(), "protocol=holdout", "engine.epochs=8", "workflow.budget=5", "workflow.seeds=2"]
+    words = [
+        *crossed(),
+        "protocol=holdout",
+        "engine.epochs=8",
+        "workflow.budget=5",
+        "workflow.seeds=2",
+    ]
     words.append(f"workflow.measure={measure}")
     assert main(["workflow", *words]) == 0
     step = read("workflow.json")[6]
@@ -180,14 +232,16 @@ def test_row_38_winner_linear_model_and_baseline_are_tested_at_one_opening(measu
     tested = [line for line in lines("results.jsonl") if line["split"] == "test"]
     assert [line["name"] for line in tested] == ["final", "final-repeat-2", "final_linear"]
     assert all(line["baseline"] and line["scores"][measure]["n"] == 140 for line in tested)
-    (entry,) = test_ledger.entries()[0]  # one opening, with the winner's scores
+    (entry,) = test_ledger.read_entries()[0]  # one opening, with the winner's scores
     own = [line["scores"][measure]["value"] for line in tested[:2]]
     assert entry.score[measure] == pytest.approx(sum(own) / 2)
     said = read("workflow.json")[7]["evidence"]
-    beside = number(tested[2]["scores"][measure]["value"])
+    beside = format_number(tested[2]["scores"][measure]["value"])
     assert any(beside in line and "better [" in line and "a linear model" in line for line in said)
     assert any("the constant baseline has" in line or "baseline" in line for line in said)
-    assert main(["final", folder()]) == 0 and len(test_ledger.entries()[0]) == 1  # nothing left to do
+    assert (
+        main(["final", folder()]) == 0 and len(test_ledger.read_entries()[0]) == 1
+    )  # nothing left to do
 
 
 def test_row_38_a_lead_over_the_linear_model_that_may_be_chance_recommends_the_linear_model():
@@ -196,7 +250,13 @@ def test_row_38_a_lead_over_the_linear_model_that_may_be_chance_recommends_the_l
     score = x[:, 0] + x[:, 1] + 0.9 * (np.abs(x[:, 2]) - 0.8) + 0.3 * random.normal(size=400)
     left = np.where(score > 0, "yes", "no")
     words = write({f"x{n}": column for n, column in enumerate(x.T)} | {"left": left})
-    words += ["optimizer=adam", "optimizer.lr=0.01", "protocol=holdout", "engine.epochs=8", "workflow.budget=5"]
+    words += [
+        "optimizer=adam",
+        "optimizer.lr=0.01",
+        "protocol=holdout",
+        "engine.epochs=8",
+        "workflow.budget=5",
+    ]
     assert main(["workflow", *words]) == 0
     step = read("workflow.json")[6]
     scores = {line["name"]: line["scores"]["accuracy"]["value"] for line in lines("results.jsonl")}
@@ -209,7 +269,9 @@ def test_findings_a_budget_in_seconds_stops_fits_and_says_what_it_left_out():
     words = ["protocol=kfold", "protocol.folds=2", "engine.epochs=4", "workflow.budget=0.001s"]
     assert main(["workflow", *weak(rows=300, columns=3), *words]) == 0
     found = {line["name"]: line["epochs"] for line in lines("results.jsonl")}
-    assert found["small-fold-1"] == found["configured-fold-2"] == 1 and not any("wider" in name for name in found)
+    assert found["small-fold-1"] == found["configured-fold-2"] == 1 and not any(
+        "wider" in name for name in found
+    )
     steps = {step["step"]: step for step in read("workflow.json")}
     (cut,) = [line for line in steps[5]["evidence"] if "stopped by the budget" in line]
     assert "small after 1 of 4 epochs, configured after 1 of 4 epochs" in cut
@@ -235,10 +297,14 @@ def test_findings_the_line_of_a_candidate_and_its_row_name_one_epoch_and_one_sco
     said = capsys.readouterr().out
     for row in read("workflow.json")[6]["tables"][0]["rows"]:
         name, score, epoch = row[0].partition(" (")[0], row[2].split()[0], row[4]
-        assert not epoch or f"kept epoch {epoch} (best val/loss): val accuracy {score}" in said, name
+        assert not epoch or f"kept epoch {epoch} (best val/loss): val accuracy {score}" in said, (
+            name
+        )
 
 
-def test_findings_reports_of_runs_begin_with_the_score_and_comparisons_with_a_verdict(capsys, undrawn):
+def test_findings_reports_of_runs_begin_with_the_score_and_comparisons_with_a_verdict(
+    capsys, undrawn
+):
     undrawn.undo()
     words = [*crossed(), "protocol=holdout", "callback=keep_best"]
     assert main([*words, "model=dense", "engine.epochs=8", "output=a"]) == 0
@@ -248,7 +314,10 @@ def test_findings_reports_of_runs_begin_with_the_score_and_comparisons_with_a_ve
         (scores,) = [line["scores"] for line in lines("results.jsonl", run)]
         page = Path(run, "report.md").read_text()
         head = page.partition("\n## ")[0]
-        assert f"Validation accuracy: {number(scores['accuracy']['value'])} [" in head and "baseline 0." in head
+        assert (
+            f"Validation accuracy: {format_number(scores['accuracy']['value'])} [" in head
+            and "baseline 0." in head
+        )
     capsys.readouterr()
     assert main(["report", *runs]) == 0
     (page,) = Path().glob("report-*.md")
@@ -259,18 +328,29 @@ def test_findings_reports_of_runs_begin_with_the_score_and_comparisons_with_a_ve
 
 
 def test_findings_a_measure_that_one_fold_lacks_and_few_rows_are_told_as_such(capsys):
-    few = {name: column[:60] for name, column in customers().items()} | {"left": np.where(np.arange(60) % 20, "n", "y")}
+    few = {name: column[:60] for name, column in customers().items()} | {
+        "left": np.where(np.arange(60) % 20, "n", "y")
+    }
     words = ["protocol=kfold", "engine.epochs=1", "workflow.measure=roc_auc", "workflow.budget=1"]
     assert main(["workflow", *write(few), *words]) == 0
     step = read("workflow.json")[4]
-    assert step["stopped"] and "cannot be told: " in step["verdict"] and "not defined" in step["verdict"]
+    assert (
+        step["stopped"]
+        and "cannot be told: " in step["verdict"]
+        and "not defined" in step["verdict"]
+    )
     assert "not below the baseline" not in capsys.readouterr().out  # the verdicts say it
 
 
 @pytest.mark.parametrize("rows", [1, 10])
 def test_findings_one_column_one_epoch_and_one_validation_row_are_clear(rows):
     one = {name: customers()[name][:50] for name in ("price", "left")}
-    words = ["protocol=holdout", f"protocol.validation={rows}", "engine.epochs=1", "workflow.budget=1"]
+    words = [
+        "protocol=holdout",
+        f"protocol.validation={rows}",
+        "engine.epochs=1",
+        "workflow.budget=1",
+    ]
     assert main(["workflow", *write(one), *words]) == 0
     step = read("workflow.json")[4]
     noun = "1 row is" if rows == 1 else "10 rows are"
@@ -278,13 +358,22 @@ def test_findings_one_column_one_epoch_and_one_validation_row_are_clear(rows):
 
 
 def test_findings_a_sweeps_table_has_test_scores_and_the_seconds_of_training(undrawn):
-    words = ["-m", "task=digits", "model=linear,dense", "engine.epochs=1", "engine.batch_size=256", "test=true"]
+    words = [
+        "-m",
+        "task=digits",
+        "model=linear,dense",
+        "engine.epochs=1",
+        "engine.batch_size=256",
+        "test=true",
+    ]
     assert main([*words, "output=out", "reason=table", "sweep.measure=[accuracy,seconds]"]) == 0
     (swept,) = {file.parent for file in Path("out").rglob("sweep.csv")}
     with open(swept / "sweep.csv") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
-        val, test = sorted(lines("results.jsonl", swept / row["folder"]), key=lambda line: line["split"] == "test")
+        val, test = sorted(
+            lines("results.jsonl", swept / row["folder"]), key=lambda line: line["split"] == "test"
+        )
         assert float(row["test accuracy"]) == pytest.approx(test["scores"]["accuracy"]["value"])
         assert float(row["accuracy"]) == pytest.approx(val["scores"]["accuracy"]["value"])
         assert float(row["seconds"]) == pytest.approx(val["seconds"], abs=2e-3)

@@ -8,10 +8,10 @@ import yaml
 from laboratory import node
 
 from dlrun.cli.main import main
-from dlrun.config.compatibility import ACCEPTS, NEEDS, input_fault, name_of
-from dlrun.config.groups import conf_folder, options
-from dlrun.config.instantiate import build
-from dlrun.core.errors import Refused
+from dlrun.config.compatibility import ACCEPTS, NEEDS, get_input_error, get_model_part_name
+from dlrun.config.groups import get_builtin_conf, list_group_options
+from dlrun.config.instantiate import build_part
+from dlrun.core.errors import UserError
 from dlrun.core.types import Field, Spec
 
 WORDS = Field("tokens", (7,), 30)
@@ -35,12 +35,14 @@ def lstm(**changes):
 
 def model(spec=SPEC, reader=None, **settings):
     torch.manual_seed(0)
-    return build(node("model", "combined", reader=reader or lstm(), **settings), spec)
+    return build_part(node("model", "combined", reader=reader or lstm(), **settings), spec)
 
 
 def a_batch(rows=5):
     torch.manual_seed(1)
-    draw = lambda f: torch.randint(1, f.size, (rows, *f.shape)) if f.size else torch.randn(rows, *f.shape)  # noqa: E731
+    draw = lambda f: (  # noqa: E731
+        torch.randint(1, f.size, (rows, *f.shape)) if f.size else torch.randn(rows, *f.shape)
+    )
     return {name: draw(field) for name, field in INPUTS.items()}
 
 
@@ -51,9 +53,16 @@ def parameters(of):
 @pytest.mark.parametrize("combine", ["concat", "add", "attention"])
 @pytest.mark.parametrize("dense", [[], [7]])
 def test_every_way_to_combine_answers_all_targets_and_all_weights_learn(combine, dense):
-    built = model(combine=combine, dense=dense, readers={"right": lstm(units=3), "picture": node("reader", "convnet")})
+    built = model(
+        combine=combine,
+        dense=dense,
+        readers={"right": lstm(units=3), "picture": node("reader", "convnet")},
+    )
     answers = built(a_batch())
-    assert {name: tuple(raw.shape) for name, raw in answers.items()} == {"price": (5, 1), "kind": (5, 4)}
+    assert {name: tuple(raw.shape) for name, raw in answers.items()} == {
+        "price": (5, 1),
+        "kind": (5, 4),
+    }
     sum(raw.square().sum() for raw in answers.values()).backward()
     for name, parameter in built.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
@@ -62,7 +71,10 @@ def test_every_way_to_combine_answers_all_targets_and_all_weights_learn(combine,
 
 @pytest.mark.parametrize("combine", ["concat", "add", "attention"])
 def test_every_input_counts(combine):
-    built, batch = model(combine=combine, readers={"picture": node("reader", "convnet")}).eval(), a_batch()
+    built, batch = (
+        model(combine=combine, readers={"picture": node("reader", "convnet")}).eval(),
+        a_batch(),
+    )
     with torch.no_grad():
         before = built(batch)["kind"]
         for name in INPUTS:
@@ -73,7 +85,9 @@ def test_every_input_counts(combine):
 def test_vectors_of_one_width_are_added_as_they_are_and_others_are_projected():
     texts = Spec({"left": WORDS, "right": WORDS}, TARGETS)
     built, batch = model(texts, combine="add").eval(), a_batch()
-    assert not built.combiner.projections and built.combiner.rest is None and built.combiner.width == 6
+    assert (
+        not built.combiner.projections and built.combiner.rest is None and built.combiner.width == 6
+    )
     read = {name: built.readers[name](batch[name]) for name in ("left", "right")}
     with torch.no_grad():
         assert torch.allclose(built.combiner({**batch, **read}), read["left"] + read["right"])
@@ -89,7 +103,9 @@ def test_attention_is_an_average_by_weights_that_depend_on_the_vectors():
         found = combiner(vectors)
         assert (found >= low - 1e-6).all() and (found <= high + 1e-6).all()
         share = (found - vectors["right"]) / (vectors["left"] - vectors["right"])
-        assert share.std(1).max() < 1e-3 and share.mean(1).std() > 1e-3  # one weight a row, not the same for all rows
+        assert (
+            share.std(1).max() < 1e-3 and share.mean(1).std() > 1e-3
+        )  # one weight a row, not the same for all rows
         combiner.score.weight.zero_()
         assert torch.allclose(combiner(vectors), (vectors["left"] + vectors["right"]) / 2)
 
@@ -109,7 +125,11 @@ def test_inputs_that_share_a_reader_have_one_set_of_weights_and_both_teach_it():
         sum(raw.sum() for raw in shared.tail(read).values()).backward()
         gradients.append(torch.cat([p.grad.flatten() for p in shared.readers.parameters()]))
     both, right, left = gradients
-    assert left.abs().sum() > 0 and right.abs().sum() > 0 and torch.allclose(both, left + right, atol=1e-5)
+    assert (
+        left.abs().sum() > 0
+        and right.abs().sum() > 0
+        and torch.allclose(both, left + right, atol=1e-5)
+    )
     answers = shared.eval()({"left": batch["left"], "right": batch["left"]})
     assert torch.isfinite(answers["price"]).all()
 
@@ -122,23 +142,32 @@ def test_a_named_reader_may_be_shared():
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"share": [["left", "write"]]}, "model.share names write; the inputs are left .tokens., right"),
+        (
+            {"share": [["left", "write"]]},
+            "model.share names write; the inputs are left .tokens., right",
+        ),
         ({"share": [["left"]]}, "shares with nobody"),
         ({"share": [["town", "age"]]}, "town, age, which no reader reads"),
         ({"readers": {"lift": lstm()}}, "model.readers names lift; the inputs are left"),
-        ({"readers": {"town": lstm()}}, "model.readers.town: a reader reads tokens or series or image"),
+        (
+            {"readers": {"town": lstm()}},
+            "model.readers.town: a reader reads tokens or series or image",
+        ),
         ({"share": [["left", "walk"]]}, "left and walk are not alike .tokens and series"),
-        ({"share": [["left", "right"]], "readers": {"left": lstm(), "right": lstm()}}, "names one for each"),
+        (
+            {"share": [["left", "right"]], "readers": {"left": lstm(), "right": lstm()}},
+            "names one for each",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_with_what_there_is(settings, says):
-    with pytest.raises(Refused, match=says):
+    with pytest.raises(UserError, match=says):
         model(**settings)
 
 
 def test_texts_with_numbers_of_their_own_cannot_share():
     other = Spec({"left": WORDS, "right": Field("tokens", (7,), 31)}, TARGETS)
-    with pytest.raises(Refused, match="30 and 31 different words.*share_words"):
+    with pytest.raises(UserError, match="30 and 31 different words.*share_words"):
         model(other, share=[["left", "right"]])
 
 
@@ -147,15 +176,20 @@ def test_a_picture_and_a_text_with_a_reader_each():
     picture = node("reader", "convnet", filters=[4, 8])
     built = model(spec, readers={"picture": picture}, combine="attention", dense=[6])
     assert built(a_batch())["kind"].shape == (5, 4) and built.readers["picture"].width == 8
-    flat = build({**picture, "ends": "flatten"})(INPUTS["picture"])
+    flat = build_part({**picture, "ends": "flatten"})(INPUTS["picture"])
     assert flat.width == 8 * 3 * 3
-    with pytest.raises(Refused, match="reads an image, not tokens"):
-        build(picture)(WORDS)
+    with pytest.raises(UserError, match="reads an image, not tokens"):
+        build_part(picture)(WORDS)
 
 
-@pytest.mark.parametrize("name", [name for name in options(conf_folder(), "reader") if name != "convnet"])
+@pytest.mark.parametrize(
+    "name", [name for name in list_group_options(get_builtin_conf(), "reader") if name != "convnet"]
+)
 def test_every_reader_learns_in_half_precision_on_the_cpu(name):
-    small = {"conv1d": {"kernel": 2, "pool": [2, 1]}, "conv_gru": {"kernel": 2, "pool": [2, 1]}}.get(name, {})
+    small = {
+        "conv1d": {"kernel": 2, "pool": [2, 1]},
+        "conv_gru": {"kernel": 2, "pool": [2, 1]},
+    }.get(name, {})
     built = model(Spec({"left": WORDS}, TARGETS), node("reader", name, **small))
     with torch.autocast("cpu", torch.bfloat16):
         answers = built(a_batch())
@@ -165,64 +199,111 @@ def test_every_reader_learns_in_half_precision_on_the_cpu(name):
 
 
 def test_runs_are_called_after_the_reader_that_reads_everything():
-    assert name_of(node("model", "lstm")) == "lstm" and name_of(node("model", "embedding")) == "embedding"
-    assert name_of(node("model", "dense")) == "dense" and name_of(node("model", "social")) == "conv1d"
-    assert name_of(node("model", "combined", readers={"a": lstm()})) == "combined"
+    assert (
+        get_model_part_name(node("model", "lstm")) == "lstm"
+        and get_model_part_name(node("model", "embedding")) == "embedding"
+    )
+    assert (
+        get_model_part_name(node("model", "dense")) == "dense"
+        and get_model_part_name(node("model", "social")) == "conv1d"
+    )
+    assert get_model_part_name(node("model", "combined", readers={"a": lstm()})) == "combined"
 
 
 def test_models_with_a_reader_for_everything_are_in_the_tables():
-    nodes = {name: yaml.safe_load((conf_folder() / "model" / f"{name}.yaml").read_text()) for name in MODELS}
-    plain = [n for n, found in nodes.items() if "combined" in found.get("defaults", []) and not found.get("readers")]
+    nodes = {
+        name: yaml.safe_load((get_builtin_conf() / "model" / f"{name}.yaml").read_text())
+        for name in MODELS
+    }
+    plain = [
+        n
+        for n, found in nodes.items()
+        if "combined" in found.get("defaults", []) and not found.get("readers")
+    ]
     assert len(plain) >= 7
     for name in plain:
-        called = name_of(node("model", name))
+        called = get_model_part_name(node("model", name))
         assert "tokens" in ACCEPTS[called] and "tokens" in NEEDS[called], name
 
 
-MODELS = options(conf_folder(), "model")
+MODELS = list_group_options(get_builtin_conf(), "model")
 
 
 @pytest.mark.parametrize(
     ("settings", "inputs", "says"),
     [
-        ({}, {"review": "bag"}, "model=lstm needs tokens or a series, but the data give bag 'review'.*data.length=500"),
-        ({}, {"x": "number"}, "model=lstm needs tokens or a series.*models that can read it: constant, dense"),
-        ({"readers": {"walk": node("reader", "convnet")}}, KINDS, "model.readers.walk: convnet reads image"),
-        ({"readers": {"picture": lstm()}}, KINDS, "model.readers.picture: lstm reads tokens or series"),
+        (
+            {},
+            {"review": "bag"},
+            "model=lstm needs tokens or a series, but the data give bag 'review'.*data.length=500",
+        ),
+        (
+            {},
+            {"x": "number"},
+            "model=lstm needs tokens or a series.*models that can read it: constant, dense",
+        ),
+        (
+            {"readers": {"walk": node("reader", "convnet")}},
+            KINDS,
+            "model.readers.walk: convnet reads image",
+        ),
+        (
+            {"readers": {"picture": lstm()}},
+            KINDS,
+            "model.readers.picture: lstm reads tokens or series",
+        ),
         ({"readers": {"walk": node("reader", "embedding")}}, KINDS, "embedding reads tokens"),
         ({"share": [["left", "rigth"]]}, KINDS, "model.share names rigth"),
     ],
 )
 def test_a_config_is_told_before_data_are_prepared(settings, inputs, says):
-    with pytest.raises(Refused, match=says):
-        raise Refused(input_fault(node("model", "lstm", **settings), inputs) or "nothing")
+    with pytest.raises(UserError, match=says):
+        raise UserError(get_input_error(node("model", "lstm", **settings), inputs) or "nothing")
 
 
 def test_what_can_be_is_not_refused():
-    assert input_fault(node("model", "lstm", share=[["left", "right"]]), KINDS) is None
+    assert get_input_error(node("model", "lstm", share=[["left", "right"]]), KINDS) is None
     assert (
-        input_fault(node("model", "combined", readers={"picture": node("reader", "convnet")}), {"picture": "image"})
+        get_input_error(
+            node("model", "combined", readers={"picture": node("reader", "convnet")}),
+            {"picture": "image"},
+        )
         is None
     )
-    assert input_fault({"_target_": "mine.net"}, {"x": "bag"}) is None
+    assert get_input_error({"_target_": "mine.net"}, {"x": "bag"}) is None
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("task=similarity model.share=[[left,write]]", "model.share names write; the inputs are left (tokens)"),
+        (
+            "task=similarity model.share=[[left,write]]",
+            "model.share names write; the inputs are left (tokens)",
+        ),
         ("task=similarity model.combine=multiply", "one of concat, add, attention"),
         ("task=similarity +reader@model.readers.lift=lstm", "model.readers names lift"),
-        ("task=similarity +reader@model.readers.left=lstn", "no reader 'lstn': did you mean 'lstm'"),
-        ("task=similarity +reader@model.readers.left=lstm model.readers.left.units=0", "model.readers.left.units"),
+        (
+            "task=similarity +reader@model.readers.left=lstn",
+            "no reader 'lstn': did you mean 'lstm'",
+        ),
+        (
+            "task=similarity +reader@model.readers.left=lstm model.readers.left.units=0",
+            "model.readers.left.units",
+        ),
         (
             "task=similarity +reader@model.readers.left=lstm +model.readers.left.unit=3",
             "no setting 'model.readers.left.unit'",
         ),
-        ("task=similarity +model.readers.left=lstm", "model.readers.left='lstm': choose a reader by name"),
+        (
+            "task=similarity +model.readers.left=lstm",
+            "model.readers.left='lstm': choose a reader by name",
+        ),
         ("task=similarity model.reader.units=none", "model.reader.units='none'"),
         ("task=similarity reader@model.reader=gruu", "no reader 'gruu': did you mean 'gru'"),
-        ("task=imdb model=lstm", "model=lstm needs tokens or a series, but task=imdb gives bag 'review'"),
+        (
+            "task=imdb model=lstm",
+            "model=lstm needs tokens or a series, but task=imdb gives bag 'review'",
+        ),
         ("task=wine model=gru", "model=gru needs tokens or a series"),
         ("task=tickets model=dense +reader@model.readers.body=lstm", "no setting 'model.readers'"),
     ],

@@ -13,7 +13,7 @@ from beside import LIMIT
 from rich.console import Console
 
 from dlrun.launch import progress
-from dlrun.launch.progress import Display, Look
+from dlrun.launch.progress import ProgressDisplay, ProgressView
 
 
 @dataclass
@@ -49,7 +49,9 @@ class FakeTrainer:
                     self.position = position
                     self.pause(self)
                 values = {"loss": 0.1 * (self.epoch + 1), "accuracy": 0.9 - 0.1 * self.epoch}
-                self.history.append(SimpleNamespace(epoch=self.epoch + 1, split=split, values=values))
+                self.history.append(
+                    SimpleNamespace(epoch=self.epoch + 1, split=split, values=values)
+                )
             self.epoch += 1
             for callback in self.callbacks:
                 callback(self)
@@ -76,13 +78,15 @@ class Heard(io.StringIO):
 
     def wait_for(self, pattern, times=1):
         with self.more:
-            assert self.more.wait_for(lambda: len(re.findall(pattern, self.plain())) >= times, LIMIT)
+            assert self.more.wait_for(
+                lambda: len(re.findall(pattern, self.plain())) >= times, LIMIT
+            )
 
 
 def shown(trainer, terminal, stream=None, **options):
     stream = stream or Heard()
     console = Console(file=stream, force_terminal=terminal, width=80)
-    with Display(console, options.pop("quiet", False), **options)(trainer, JOB, BASELINE):
+    with ProgressDisplay(console, options.pop("quiet", False), **options)(trainer, JOB, BASELINE):
         trainer.fit()
     return stream.getvalue()
 
@@ -99,10 +103,16 @@ def test_off_a_terminal_each_epoch_is_exactly_one_plain_line(monkeypatch):
 
 def test_a_long_epoch_gives_signs_of_life():
     heard = Heard()
-    long = FakeTrainer(epochs=1, pause=lambda trainer: trainer.position < 9 or heard.wait_for(" batch ", 2))
-    beats = [line for line in shown(long, False, heard, heartbeat=0.01).splitlines() if " batch " in line]
+    long = FakeTrainer(
+        epochs=1, pause=lambda trainer: trainer.position < 9 or heard.wait_for(" batch ", 2)
+    )
+    beats = [
+        line for line in shown(long, False, heard, heartbeat=0.01).splitlines() if " batch " in line
+    ]
     assert len(beats) >= 2
-    assert re.fullmatch(r"fold-2  epoch 1/1  (train|val) batch \d+/10  loss 0.2500  \d+ s", beats[0])
+    assert re.fullmatch(
+        r"fold-2  epoch 1/1  (train|val) batch \d+/10  loss 0.2500  \d+ s", beats[0]
+    )
 
 
 def test_a_terminal_shows_a_bar_and_leaves_one_line():
@@ -114,7 +124,13 @@ def test_a_terminal_shows_a_bar_and_leaves_one_line():
 
     shown(FakeTrainer(pause=pause), True, heard)
     text = heard.plain()
-    for piece in ("━━━━", "epoch 2/3 train", "loss 0.2500", "best val accuracy 0.9000 (epoch 1)", "baseline to beat"):
+    for piece in (
+        "━━━━",
+        "epoch 2/3 train",
+        "loss 0.2500",
+        "best val accuracy 0.9000 (epoch 1)",
+        "baseline to beat",
+    ):
         assert piece in text
     assert re.search(r"about \d+ s left", text)
     last = text.rstrip().splitlines()[-1]
@@ -125,9 +141,9 @@ def test_the_running_loss_is_looked_at_four_times_a_second_however_often_it_is_d
     clock = count(1000)  # of hundredths of a second
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock) / 100))
     trainer = FakeTrainer()
-    look = Look(trainer, "fit", BASELINE, "")
+    look = ProgressView(trainer, "fit", BASELINE, "")
     for _ in range(200):
-        assert "loss 0.2500" in look.bar().plain
+        assert "loss 0.2500" in look.render_live().plain
     assert 4 <= trainer.looks <= 2 + 4 * (next(clock) - 1000) / 100
 
 
@@ -138,6 +154,9 @@ def test_quiet_says_nothing_and_touches_nothing():
 
 def test_a_fit_that_fails_leaves_no_callback_and_no_thread():
     trainer = FakeTrainer()
-    with pytest.raises(KeyError), Display(Console(file=io.StringIO()), quiet=False)(trainer, JOB, {}):
+    with (
+        pytest.raises(KeyError),
+        ProgressDisplay(Console(file=io.StringIO()), quiet=False)(trainer, JOB, {}),
+    ):
         raise KeyError
     assert trainer.callbacks == []

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from dlrun.config.compose import BadWord, compose
+from dlrun.config.compose import InvalidOverride, compose_config
 
 WORDS = [
     ["task=digits", "model=convnet", "model.width=3", "++extra={a: [1, 2]}", "~engine.epochs"],
-    ["task=csv", "data.path=a.csv", "+callback=early_stopping", "callback.early_stopping.patience=2"],
+    [
+        "task=csv",
+        "data.path=a.csv",
+        "+callback=early_stopping",
+        "callback.early_stopping.patience=2",
+    ],
     ["task=digits", "metric=[accuracy,f1]", "hydra.job.name=x", "model={}"],
     ["task=digits", "model=nothing_such"],
     ["task=digits", "model.nothing_such=1"],
@@ -18,8 +23,8 @@ WORDS = [
 def answer(words, folders):
     """The config, or why there is none."""
     try:
-        return compose(words, folders)
-    except BadWord as bad:
+        return compose_config(words, folders)
+    except InvalidOverride as bad:
         return bad.args
 
 

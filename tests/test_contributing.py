@@ -22,8 +22,19 @@ ROOT = Path(__file__).parents[1]
 QUICK = ("engine.epochs=2", "engine.device=cpu")
 BLOCK = re.compile(r"(?:`([^`\n]+)`:\n\n)?```(\w*)\n(.*?)```", re.S)
 EXAMPLES = ("A model", "A metric", "A dataset", "A callback")
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/ARCHITECTURE.md", *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md")))
-STRANGE = ("RUN", "NAME", "…", "|lstm", "my_package")  # in lines that are not to be typed as they stand
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/ARCHITECTURE.md",
+    *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md")),
+)
+STRANGE = (
+    "RUN",
+    "NAME",
+    "…",
+    "|lstm",
+    "my_package",
+)  # in lines that are not to be typed as they stand
 AFTER_A_RUN = ("--help", "completion", "compare", "final", "ls", "predict", "resume", "show")
 TODAY = {"num_outputs": "outputs", "Dataset": "Raw", "RawColumns": "Rows"}
 RUN_ALL = """
@@ -47,7 +58,9 @@ def blocks(where):
     parts = [section.partition(f"### {where}\n")[2].partition("\n### ")[0] for section in sections]
     found = [BLOCK.findall(part) for part in parts]
     files = [[(file, code) for file, language, code in each if file] for each in found]
-    commands = [shlex.split(code)[1:] for each in found for file, language, code in each if not language]
+    commands = [
+        shlex.split(code)[1:] for each in found for file, language, code in each if not language
+    ]
     assert len(commands) == len(files) == len(EXAMPLES) and all(len(each) == 2 for each in files)
     return [pair for each in files for pair in each], commands
 
@@ -68,12 +81,16 @@ def in_todays_words(code):
 
 
 def with_output(commands, top):
-    return [[*words, f"output={top / str(number)}", *QUICK] for number, words in enumerate(commands)]
+    return [
+        [*words, f"output={top / str(number)}", *QUICK] for number, words in enumerate(commands)
+    ]
 
 
 def results(top):
     """The result of each command's run on validation rows, in order."""
-    files = [next((top / str(number)).glob("*/*/*/results.jsonl")) for number in range(len(EXAMPLES))]
+    files = [
+        next((top / str(number)).glob("*/*/*/results.jsonl")) for number in range(len(EXAMPLES))
+    ]
     lines = [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
     return [next(line for line in each if line["split"] == "val") for each in lines], lines
 
@@ -115,7 +132,9 @@ def test_the_examples_run_in_the_repository(tmp_path):
 def test_the_examples_run_as_a_plugin(elsewhere, tmp_path):
     files, commands = blocks("As a plugin")
     start = [
-        (file, code) for file, _, code in BLOCK.findall(page("CONTRIBUTING.md")) if code.startswith("import torch")
+        (file, code)
+        for file, _, code in BLOCK.findall(page("CONTRIBUTING.md"))
+        if code.startswith("import torch")
     ]
     try:
         write(elsewhere, [*start, *files])
@@ -127,9 +146,14 @@ def test_the_examples_run_as_a_plugin(elsewhere, tmp_path):
 
 
 def test_each_example_is_two_files():
-    for where, tops in (("In the repository", ("src/dlrun/", "conf/")), ("As a plugin", ("my_package/", "conf/"))):
+    for where, tops in (
+        ("In the repository", ("src/dlrun/", "conf/")),
+        ("As a plugin", ("my_package/", "conf/")),
+    ):
         files = [file for file, _ in blocks(where)[0]]
-        assert all(file.startswith(top) for file, top in zip(files, tops * len(EXAMPLES), strict=True))
+        assert all(
+            file.startswith(top) for file, top in zip(files, tops * len(EXAMPLES), strict=True)
+        )
 
 
 def test_the_front_door_is_short():
@@ -151,10 +175,14 @@ def test_the_rooms_are_told_in_their_order():
 def test_files_that_architecture_and_contributing_name_are_there():
     for name in ("docs/ARCHITECTURE.md", "CONTRIBUTING.md"):
         files = set(re.findall(r"`([\w/]+/[\w/]+\.(?:py|md|yaml))`", page(name)))
-        made = {file for where in ("In the repository", "As a plugin") for file, _ in blocks(where)[0]}
+        made = {
+            file for where in ("In the repository", "As a plugin") for file, _ in blocks(where)[0]
+        }
         made |= {"conf/task/rings.yaml"}
         places = (ROOT, ROOT / "src" / "dlrun")
-        assert files and not [f for f in files - made if not any((place / f).is_file() for place in places)]
+        assert files and not [
+            f for f in files - made if not any((place / f).is_file() for place in places)
+        ]
 
 
 def typed():

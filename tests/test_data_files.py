@@ -10,9 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from beside import LIMIT
 
-from dlrun.core.errors import Refused
+from dlrun.core.errors import UserError
 from dlrun.core.paths import data_root as root
-from dlrun.data.downloads import Official, fetch
+from dlrun.data.downloads import RemoteFile, fetch
 
 CONTENT = b"official bytes" * 10_000
 SUM = hashlib.sha256(CONTENT).hexdigest()
@@ -27,7 +27,11 @@ class Server(ThreadingHTTPServer):
 class Answer(BaseHTTPRequestHandler):
     def do_GET(self):
         self.server.served += 1
-        body = {"/good": CONTENT, "/truncated": CONTENT[: len(CONTENT) // 2], "/wrong": b"x" * 100}.get(self.path)
+        body = {
+            "/good": CONTENT,
+            "/truncated": CONTENT[: len(CONTENT) // 2],
+            "/wrong": b"x" * 100,
+        }.get(self.path)
         if body is None:
             self.send_error(404)
             return
@@ -61,11 +65,21 @@ def cache(tmp_path, monkeypatch):
 
 def official(server, *pages, elsewhere=()):
     port = server.server_port if server else 9  # nobody answers on port 9
-    return Official("task", "file.bin", SUM, tuple(f"http://127.0.0.1:{port}/{page}" for page in pages), elsewhere)
+    return RemoteFile(
+        "task",
+        "file.bin",
+        SUM,
+        tuple(f"http://127.0.0.1:{port}/{page}" for page in pages),
+        elsewhere,
+    )
 
 
 def files(folder):
-    return sorted(path.name for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".lock"))
+    return sorted(
+        path.name
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.endswith(".lock")
+    )
 
 
 def test_root_is_the_environment_variable_or_the_users_cache(monkeypatch, tmp_path):
@@ -104,20 +118,36 @@ def test_a_bad_mirror_is_passed_over(cache, server, bad):
     assert files(cache) == ["file.bin"]
 
 
-@pytest.mark.parametrize("bad, reason", [("missing", "answers 404"), ("truncated", ""), ("wrong", "another sha256")])
+@pytest.mark.parametrize(
+    "bad, reason", [("missing", "answers 404"), ("truncated", ""), ("wrong", "another sha256")]
+)
 def test_a_failed_download_leaves_nothing_and_says_all(cache, server, bad, reason):
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(UserError) as refused:
         fetch(official(server, bad))
     text = str(refused.value)
-    for part in (str(cache / "task" / "file.bin"), SUM, f"/{bad}", reason, "data.source=sample", "preset=smoke"):
+    for part in (
+        str(cache / "task" / "file.bin"),
+        SUM,
+        f"/{bad}",
+        reason,
+        "data.source=sample",
+        "preset=smoke",
+    ):
         assert part in text
     assert files(cache) == []
 
 
 def test_without_a_network_the_message_names_file_place_and_way_out(cache):
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(UserError) as refused:
         fetch(official(None, "good", "mirror"))
-    for part in (str(cache / "task" / "file.bin"), SUM, ":9/good", ":9/mirror", "no connection", "data.source=sample"):
+    for part in (
+        str(cache / "task" / "file.bin"),
+        SUM,
+        ":9/good",
+        ":9/mirror",
+        "no connection",
+        "data.source=sample",
+    ):
         assert part in str(refused.value)
 
 
@@ -125,7 +155,7 @@ def test_a_wrong_checksum_is_refused_with_both_sums(cache):
     path = cache / "task" / "file.bin"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"tampered")
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(UserError) as refused:
         fetch(official(None, "good"))
     for part in (str(path), SUM, hashlib.sha256(b"tampered").hexdigest(), "Delete it"):
         assert part in str(refused.value)
@@ -135,7 +165,7 @@ def test_a_wrong_checksum_is_refused_with_both_sums(cache):
 def test_an_unwritable_cache_is_refused(tmp_path, monkeypatch, server):
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("DLRUN_DATA", str(tmp_path / "file" / "below"))
-    with pytest.raises(Refused, match="cannot be written to.*DLRUN_DATA"):
+    with pytest.raises(UserError, match="cannot be written to.*DLRUN_DATA"):
         fetch(official(server, "good"))
 
 

@@ -5,10 +5,10 @@ import pytest
 
 from dlrun.core.dataset import Ragged
 from dlrun.core.paths import user_cache
-from dlrun.data.downloads import Official
-from dlrun.data.parsed_cache import parsed
+from dlrun.data.downloads import RemoteFile
+from dlrun.data.parsed_cache import load_or_parse
 
-FILE = Official("imdb", "some.npz", "0" * 64, ())
+FILE = RemoteFile("imdb", "some.npz", "0" * 64, ())
 
 
 @pytest.fixture
@@ -30,25 +30,26 @@ def same(found):
 
 
 def test_a_file_is_read_once(read):
-    assert all(same(parsed(FILE, "x", read)) for _ in range(3))
+    assert all(same(load_or_parse(FILE, "x", read)) for _ in range(3))
     assert read.calls == 1
-    assert same(parsed(FILE, "y", read)) and read.calls == 2  # another member
+    assert same(load_or_parse(FILE, "y", read)) and read.calls == 2  # another member
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda b: b"", lambda b: b[: len(b) // 2], lambda b: b.replace(b"\x03\0\0\0", b"9999")]
+    "damage",
+    [lambda b: b"", lambda b: b[: len(b) // 2], lambda b: b.replace(b"\x03\0\0\0", b"9999")],
 )
 def test_a_damaged_copy_is_read_anew(read, damage):
-    parsed(FILE, "x", read)
+    load_or_parse(FILE, "x", read)
     (copy,) = (user_cache() / "parsed").iterdir()
     whole = copy.read_bytes()
     copy.write_bytes(damage(whole))
     assert copy.read_bytes() != whole
-    assert same(parsed(FILE, "x", read)) and read.calls == 2
+    assert same(load_or_parse(FILE, "x", read)) and read.calls == 2
     assert copy.read_bytes() == whole
 
 
 def test_without_a_cache_nothing_is_lost(read, tmp_path):
     (tmp_path / "cache").write_text("in the way")
-    assert same(parsed(FILE, "x", read)) and same(parsed(FILE, "x", read))
+    assert same(load_or_parse(FILE, "x", read)) and same(load_or_parse(FILE, "x", read))
     assert read.calls == 2

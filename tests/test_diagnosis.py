@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from dlrun.core.types import Row
-from dlrun.evaluation.diagnosis import ORDER, diagnose, over_folds
+from dlrun.core.types import EpochRecord
+from dlrun.evaluation.diagnosis import ORDER, diagnose, diagnose_folds
 
 SEEDS = 20
 BASELINE = 0.69
@@ -22,7 +22,9 @@ def rows(train, val=None, **measures):
         found.append({"epoch": epoch, "split": "train", "values": {"loss": loss}})
         if val is not None:
             more = {name: values[epoch - 1] for name, values in measures.items()}
-            found.append({"epoch": epoch, "split": "val", "values": {"loss": val[epoch - 1], **more}})
+            found.append(
+                {"epoch": epoch, "split": "val", "values": {"loss": val[epoch - 1], **more}}
+            )
     return found
 
 
@@ -48,7 +50,11 @@ def too_small(epochs, random):
 
 
 def not_learning(epochs, random):
-    return noisy(np.full(epochs, 0.695), random, 0.005), noisy(np.full(epochs, 0.7), random, 0.02), {}
+    return (
+        noisy(np.full(epochs, 0.695), random, 0.005),
+        noisy(np.full(epochs, 0.7), random, 0.02),
+        {},
+    )
 
 
 def unstable(epochs, random):
@@ -71,7 +77,11 @@ def easier(epochs, random):
 
 def converged(epochs, random):
     share = np.linspace(0, 1, epochs)
-    return noisy(down(share, 0.22, 10), random, 0.02), noisy(down(share, 0.28, 12), random, 0.05), {}
+    return (
+        noisy(down(share, 0.22, 10), random, 0.02),
+        noisy(down(share, 0.28, 12), random, 0.05),
+        {},
+    )
 
 
 def noisy(curve, random, noise):
@@ -110,9 +120,42 @@ def test_the_epoch_named_is_where_validation_loss_turns(epochs):
 
 
 ORIGINAL = (  # the book's network of §4.4 on IMDB: least .2827 at epoch 3, then up
-    [0.46, 0.26, 0.202, 0.17, 0.148, 0.131, 0.116, 0.102, 0.09, 0.081, 0.071, 0.063, 0.055, 0.048, 0.041, 0.035, 0.03]
+    [
+        0.46,
+        0.26,
+        0.202,
+        0.17,
+        0.148,
+        0.131,
+        0.116,
+        0.102,
+        0.09,
+        0.081,
+        0.071,
+        0.063,
+        0.055,
+        0.048,
+        0.041,
+        0.035,
+        0.03,
+    ]
     + [0.024, 0.019, 0.0144],
-    [0.3345, 0.2890, 0.2827, 0.2873, 0.3021, 0.3197, 0.3402, 0.3725, 0.3981, 0.4206, 0.4510, 0.4783, 0.5102, 0.5433]
+    [
+        0.3345,
+        0.2890,
+        0.2827,
+        0.2873,
+        0.3021,
+        0.3197,
+        0.3402,
+        0.3725,
+        0.3981,
+        0.4206,
+        0.4510,
+        0.4783,
+        0.5102,
+        0.5433,
+    ]
     + [0.5760, 0.6124, 0.6483, 0.6890, 0.7280, 0.7694],
 )
 
@@ -149,7 +192,11 @@ def test_the_scale_of_the_loss_changes_neither_kind_nor_epoch():
     for make in KINDS:
         train, val, measures = make(20, np.random.default_rng(1))
         answers = {
-            (answer := diagnose(rows(k * train, k * val, **measures), k * BASELINE, "accuracy", "max")).kind
+            (
+                answer := diagnose(
+                    rows(k * train, k * val, **measures), k * BASELINE, "accuracy", "max"
+                )
+            ).kind
             + f" {answer.epoch}"
             for k in (1, 1e-3, 1e6)
         }
@@ -164,7 +211,7 @@ def test_losses_next_to_nothing_are_no_overfitting():
 
 def test_rows_and_their_dicts_are_read_alike():
     plain = rows(*ORIGINAL)
-    assert diagnose([Row(**row) for row in plain], 0.69) == diagnose(plain, 0.69)
+    assert diagnose([EpochRecord(**row) for row in plain], 0.69) == diagnose(plain, 0.69)
     assert diagnose(reversed(plain[:2]), 0.69).kind == "unclear"
 
 
@@ -202,13 +249,21 @@ def test_a_loss_that_is_no_number_is_named_with_its_epoch(broken, split):
 def test_over_folds_it_is_the_most_frequent_kind_and_the_median_epoch():
     late = [0.6 - 0.02 * epoch for epoch in range(14)] + [0.34 + 0.03 * epoch for epoch in range(6)]
     calm = converged(20, np.random.default_rng(3))
-    answer = over_folds([rows(*ORIGINAL), rows(ORIGINAL[0], late), rows(*calm[:2])], 0.69)
-    assert answer.kind == "overfitting" and "overfitting in 2, converged in 1 of 3 folds" in answer.text
+    answer = diagnose_folds([rows(*ORIGINAL), rows(ORIGINAL[0], late), rows(*calm[:2])], 0.69)
+    assert (
+        answer.kind == "overfitting"
+        and "overfitting in 2, converged in 1 of 3 folds" in answer.text
+    )
     epochs = sorted([3, 14, diagnose(rows(*calm[:2])).epoch])
-    assert answer.epoch == epochs[1] and f"epoch {epochs[1]} (median; 3 to {epochs[2]} over folds)" in answer.text
-    assert over_folds([rows(*ORIGINAL), rows(*calm[:2])], 0.69).kind == "overfitting"  # the worse of two
-    assert over_folds([rows(ORIGINAL[0])], 0.69).epoch is None
-    assert over_folds([]).kind == "unclear"
+    assert (
+        answer.epoch == epochs[1]
+        and f"epoch {epochs[1]} (median; 3 to {epochs[2]} over folds)" in answer.text
+    )
+    assert (
+        diagnose_folds([rows(*ORIGINAL), rows(*calm[:2])], 0.69).kind == "overfitting"
+    )  # the worse of two
+    assert diagnose_folds([rows(ORIGINAL[0])], 0.69).epoch is None
+    assert diagnose_folds([]).kind == "unclear"
 
 
 def test_it_needs_no_torch():
@@ -232,7 +287,10 @@ def test_the_text_agrees_with_the_curve_and_short_ones_claim_little(shape, noise
     share = np.linspace(0, 1, epochs) if epochs > 1 else np.zeros(1)
     for seed in range(3 if noise else 1):
         random = np.random.default_rng(seed)
-        train, val = noisy(0.9 - 0.5 * share, random, noise), noisy(SHAPES[shape](share), random, noise)
+        train, val = (
+            noisy(0.9 - 0.5 * share, random, noise),
+            noisy(SHAPES[shape](share), random, noise),
+        )
         answer = diagnose(rows(train, val), 0.95)
         if epochs < 3:
             assert answer.kind == "unclear"

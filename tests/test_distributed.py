@@ -38,7 +38,9 @@ WORDS = [
     "callback=keep_best",
 ]
 LONG = [*WORDS, "engine.epochs=100000", "engine.batch_size=64"]
-linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
+linux = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="looks for processes in /proc"
+)
 
 
 @pytest.fixture(scope="module")
@@ -89,21 +91,33 @@ def test_all_stop_after_the_same_batch_and_go_on_to_the_same_bits(alone, several
     assert several["cut"]["where"] == [alone["cut"]["where"][0]] * len(several["cut"]["where"])
     for name in ("cut", "plain"):
         whole, again = several[name]["whole"], several[name]["again"]
-        assert all(map(torch.equal, whole["weights"], again["weights"])) and whole["history"] == again["history"]
+        assert (
+            all(map(torch.equal, whole["weights"], again["weights"]))
+            and whole["history"] == again["history"]
+        )
     near(alone["plain"]["again"], several["plain"]["again"])
 
 
 def test_running_statistics_are_the_same_everywhere_after_an_epoch(alone, several):
     first, *others = several["normed"]["running"]
-    assert others and all(torch.equal(a, b) for other in others for a, b in zip(first, other, strict=True))
-    assert all(torch.allclose(a, b, atol=0.1) for a, b in zip(first, alone["normed"]["running"][0], strict=True))
+    assert others and all(
+        torch.equal(a, b) for other in others for a, b in zip(first, other, strict=True)
+    )
+    assert all(
+        torch.allclose(a, b, atol=0.1)
+        for a, b in zip(first, alone["normed"]["running"][0], strict=True)
+    )
 
 
 @pytest.mark.parametrize("case, tolerance", [("split", TOLERANCE), ("adam", 1e-4)])
-def test_weights_in_parts_are_the_same_weights_and_checkpoints_have_them_whole(alone, several, case, tolerance):
+def test_weights_in_parts_are_the_same_weights_and_checkpoints_have_them_whole(
+    alone, several, case, tolerance
+):
     one, other = alone[case], several[case]
     assert len(one["held"]) == 1 and max(other["held"]) < 0.7 * one["held"][0] <= sum(other["held"])
-    for mine, theirs in zip(one["weights"], other["weights"], strict=True):  # without a stop, and gone on with
+    for mine, theirs in zip(
+        one["weights"], other["weights"], strict=True
+    ):  # without a stop, and gone on with
         for a, b in zip(mine, theirs, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=tolerance)
     assert (
@@ -128,22 +142,24 @@ def test_masks_differ_and_what_is_drawn_for_the_whole_batch_does_not(several):
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 @pytest.mark.parametrize("whole", [1, 2, 3, 10, 64])
 def test_every_row_counts_once(whole, size):
-    parts = [partition.share(whole, rank, size) for rank in range(size)]
-    counted = [row for part in parts for row in range(part.first, part.first + part.rows)]
-    assert counted == list(range(whole)) and all(part.held >= 1 for part in parts)
-    assert max(part.rows for part in parts) - min(part.rows for part in parts) <= 1
+    parts = [partition.partition_batch(whole, rank, size) for rank in range(size)]
+    counted = [row for part in parts for row in range(part.first, part.first + part.counted_rows)]
+    assert counted == list(range(whole)) and all(part.local_rows >= 1 for part in parts)
+    assert max(part.counted_rows for part in parts) - min(part.counted_rows for part in parts) <= 1
 
 
 @pytest.mark.parametrize("seed", [None, 3])
 def test_the_parts_of_a_batch_make_the_batch(seed):
     table = crew.table(50)
     whole = list(table.batches(8, seed=seed, epoch=1, start=2))
-    cut = [list(table.batches(8, seed=seed, epoch=1, start=2, rank=rank, world=3)) for rank in range(3)]
+    cut = [
+        list(table.batches(8, seed=seed, epoch=1, start=2, rank=rank, world=3)) for rank in range(3)
+    ]
     assert len(whole) == 5 and all(len(part) == 5 for part in cut)
     for batch, *parts in zip(whole, *cut, strict=True):
         for rank, part in enumerate(parts):
-            mine = partition.share(len(batch["x"]), rank, 3)
-            assert torch.equal(part["x"], batch["x"][mine.first : mine.first + mine.held])
+            mine = partition.partition_batch(len(batch["x"]), rank, 3)
+            assert torch.equal(part["x"], batch["x"][mine.first : mine.first + mine.local_rows])
 
 
 def only_run(output: Path) -> Path:
@@ -154,7 +170,9 @@ def only_run(output: Path) -> Path:
 
 def epochs(run: Path) -> int:
     """How many epochs are written down."""
-    return max([line["epoch"] for line in stored_files.lines(run / "history.jsonl")], default=0)
+    return max(
+        [line["epoch"] for line in stored_files.load_json_lines(run / "history.jsonl")], default=0
+    )
 
 
 def crew_of(process: Beside) -> dict[int, int]:
@@ -187,13 +205,16 @@ def test_a_process_that_is_killed_ends_the_run_which_goes_on_with_one(tmp_path):
     os.kill(ranks[1], signal.SIGKILL)
     code, said = process.end()
     assert code == 1 and all(map(ended, ranks.values()))
-    assert "process 2 of 2 was killed (SIGKILL), and the others were stopped. Saved is fit after epoch" in said
+    assert (
+        "process 2 of 2 was killed (SIGKILL), and the others were stopped. Saved is fit after epoch"
+        in said
+    )
     assert f"dlrun resume {run} engine.devices=1" in said and "Traceback" not in said
     assert "process 2 of 2 was killed" in (run / "log.txt").read_text()
     done = checkpoint.load(run / "checkpoints/fit/last.pt")["epoch"]
     assert main(["resume", str(run), "engine.devices=1", f"engine.epochs={done + 2}"]) == 0
     assert epochs(run) == done + 2
-    assert [line["epoch"] for line in stored_files.lines(run / "history.jsonl")] == [
+    assert [line["epoch"] for line in stored_files.load_json_lines(run / "history.jsonl")] == [
         n for n in range(1, done + 3) for _ in "tv"
     ]
 
@@ -223,7 +244,13 @@ def test_a_process_that_fails_says_of_what(tmp_path, monkeypatch):
     (tmp_path / "faulty.py").write_text(FAULTY)
     (tmp_path / "conf/model").mkdir(parents=True)
     (tmp_path / "conf/model/faulty.yaml").write_text("_target_: faulty.Net\nafter: 40\n")
-    words = ["task=digits", "engine.device=cpu", "model=faulty", "plugins=[faulty]", "callback=keep_best"]
+    words = [
+        "task=digits",
+        "engine.device=cpu",
+        "model=faulty",
+        "plugins=[faulty]",
+        "callback=keep_best",
+    ]
     code, said = dlrun(*words, "engine.devices=2", "engine.save_every=0", "output=out").end()
     assert code == 1 and "process 2 of 2 failed: ValueError: cannot restore the sound" in said, said
     assert "Saved is fit after epoch" in said and "Traceback" not in said
@@ -242,7 +269,10 @@ def test_a_model_in_parts_is_trained_saved_and_gone_on_with_by_one(tmp_path):
         code, said = dlrun(*words, *more, f"output={tmp_path}/{name}").end()
         assert code == 0, said
     one, parts = only_run(tmp_path / "one"), only_run(tmp_path / "parts")
-    scores = [stored_files.lines(run / "results.jsonl")[0]["scores"]["loss"]["value"] for run in (one, parts)]
+    scores = [
+        stored_files.load_json_lines(run / "results.jsonl")[0]["scores"]["loss"]["value"]
+        for run in (one, parts)
+    ]
     assert scores[1] == pytest.approx(scores[0], rel=1e-3)
     assert main(["evaluate", str(parts)]) == 0
     code, said = dlrun("resume", parts, "engine.devices=null", "engine.epochs=4").end()
@@ -273,16 +303,24 @@ def test_no_process_outlives_its_parent(tmp_path):
 
 def outcome(run: Path) -> dict[str, Any]:
     """What a run has come to, without times."""
-    scores = [line["scores"] for line in stored_files.lines(run / "results.jsonl")]
+    scores = [line["scores"] for line in stored_files.load_json_lines(run / "results.jsonl")]
     answers = {path.name: dict(np.load(path)) for path in sorted((run / "predictions").iterdir())}
-    rows = [line["values"] for line in stored_files.lines(run / "history.jsonl")]
+    rows = [line["values"] for line in stored_files.load_json_lines(run / "history.jsonl")]
     state = checkpoint.load(run / "checkpoints/fit/last.pt")
-    return {"scores": scores, "answers": answers, "rows": rows, "weights": list(state["objective"].values())}
+    return {
+        "scores": scores,
+        "answers": answers,
+        "rows": rows,
+        "weights": list(state["objective"].values()),
+    }
 
 
 def loose(one: Any, other: Any) -> None:
     """Assert that the outcomes are those of the same run."""
-    near({k: one[k] for k in ("rows", "weights", "answers")}, {k: other[k] for k in ("rows", "weights", "answers")})
+    near(
+        {k: one[k] for k in ("rows", "weights", "answers")},
+        {k: other[k] for k in ("rows", "weights", "answers")},
+    )
     near(one["scores"], other["scores"])
 
 
@@ -313,15 +351,28 @@ def torchrun(*words: Any) -> Beside:
 def test_torchrun_leaves_one_run_folder_on_one_machine_or_two(tmp_path):
     words = [*WORDS, "engine.epochs=2"]
     assert main([*words, f"output={tmp_path}/alone"]) == 0
-    code, said = torchrun("--standalone", "--nproc-per-node=2", "-m", "dlrun", *words, f"output={tmp_path}/one").end()
+    code, said = torchrun(
+        "--standalone", "--nproc-per-node=2", "-m", "dlrun", *words, f"output={tmp_path}/one"
+    ).end()
     assert code == 0 and said.count("run folder:") == 1, said
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    about = ["--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={port}", "-m", "dlrun"]
-    nodes = [torchrun(f"--node-rank={node}", *about, *words, f"output={tmp_path}/two") for node in (0, 1)]
+    about = [
+        "--nnodes=2",
+        "--nproc-per-node=1",
+        "--master-addr=127.0.0.1",
+        f"--master-port={port}",
+        "-m",
+        "dlrun",
+    ]
+    nodes = [
+        torchrun(f"--node-rank={node}", *about, *words, f"output={tmp_path}/two") for node in (0, 1)
+    ]
     ends = [node.end() for node in nodes]
-    assert [code for code, _ in ends] == [0, 0] and "".join(said for _, said in ends).count("run folder:") == 1, ends
+    assert [code for code, _ in ends] == [0, 0] and "".join(said for _, said in ends).count(
+        "run folder:"
+    ) == 1, ends
     alone = outcome(only_run(tmp_path / "alone"))
     for name in ("one", "two"):
         run = only_run(tmp_path / name)
@@ -333,7 +384,11 @@ def test_torchrun_leaves_one_run_folder_on_one_machine_or_two(tmp_path):
 def test_a_sweep_under_torchrun_is_refused(tmp_path):
     words = ["-m", "dlrun", "-m", *WORDS, "seed=1,2", f"output={tmp_path}/none"]
     code, said = torchrun("--standalone", "--nproc-per-node=2", *words).end()
-    assert code != 0 and "a sweep starts its processes itself" in said and not (tmp_path / "none").exists()
+    assert (
+        code != 0
+        and "a sweep starts its processes itself" in said
+        and not (tmp_path / "none").exists()
+    )
 
 
 @pytest.mark.slow
@@ -347,10 +402,18 @@ def test_a_run_in_two_processes_is_the_run_in_one(tmp_path, words):
         code, said = dlrun(*common, f"engine.devices={count}", f"output={tmp_path}/{count}").end()
         assert code == 0, said
     rows = [
-        [line["values"] for line in stored_files.lines(only_run(tmp_path / str(c)) / "history.jsonl")] for c in (1, 2)
+        [
+            line["values"]
+            for line in stored_files.load_json_lines(only_run(tmp_path / str(c)) / "history.jsonl")
+        ]
+        for c in (1, 2)
     ]
     results = [
-        [line["scores"] for line in stored_files.lines(only_run(tmp_path / str(c)) / "results.jsonl")] for c in (1, 2)
+        [
+            line["scores"]
+            for line in stored_files.load_json_lines(only_run(tmp_path / str(c)) / "results.jsonl")
+        ]
+        for c in (1, 2)
     ]
     for one, two in zip(*rows, strict=True):
         assert one == pytest.approx(two, rel=1e-4)
@@ -362,23 +425,41 @@ def test_a_run_in_two_processes_is_the_run_in_one(tmp_path, words):
 
 @pytest.mark.slow
 def test_a_job_of_a_sweep_may_have_several_processes(tmp_path):
-    words = ["-m", *WORDS, "preset=smoke", "engine.devices=2", "optimizer.lr=0.1,0.01", f"output={tmp_path}"]
+    words = [
+        "-m",
+        *WORDS,
+        "preset=smoke",
+        "engine.devices=2",
+        "optimizer.lr=0.1,0.01",
+        f"output={tmp_path}",
+    ]
     code, said = dlrun(*words, "sweep.measure=[val/loss,parameters]").end()
     assert code == 0, said
     jobs = sorted(tmp_path.glob("*/sweep/*/0*/results.jsonl"))
-    assert len(jobs) == 2 and all(stored_files.lines(job)[0]["parameters"] > 0 for job in jobs)
+    assert len(jobs) == 2 and all(
+        stored_files.load_json_lines(job)[0]["parameters"] > 0 for job in jobs
+    )
     (table,) = tmp_path.rglob("sweep.csv")
     costs = [row["parameters"] for row in csv.DictReader(table.open())]
-    assert costs == [str(stored_files.lines(job)[0]["parameters"]) for job in jobs]
+    assert costs == [str(stored_files.load_json_lines(job)[0]["parameters"]) for job in jobs]
 
 
 @pytest.mark.slow
 def test_workflow_in_two_processes(tmp_path):
-    quick = ["workflow", "task=wine", "protocol=holdout", "workflow.budget=6", "workflow.search=1", "engine.epochs=4"]
+    quick = [
+        "workflow",
+        "task=wine",
+        "protocol=holdout",
+        "workflow.budget=6",
+        "workflow.search=1",
+        "engine.epochs=4",
+    ]
     code, said = dlrun(*quick, "engine.device=cpu", "engine.devices=2", f"output={tmp_path}").end()
     assert code in (0, 1) and "Traceback" not in said, said[-3000:]
     (run,) = tmp_path.glob("*/workflow/*")
-    assert (run / "report.html").exists() and len(stored_files.lines(run / "results.jsonl")) >= 3
+    assert (run / "report.html").exists() and len(
+        stored_files.load_json_lines(run / "results.jsonl")
+    ) >= 3
 
 
 @pytest.mark.parametrize("words, told", [
@@ -390,7 +471,9 @@ def test_workflow_in_two_processes(tmp_path):
     (["engine.devices=2", "engine.device=tpu"], "no device 'tpu'"),
 ])  # fmt: skip
 def test_devices_that_cannot_be(tmp_path, capsys, monkeypatch, words, told):
-    monkeypatch.setattr(local_ranks.Crew, "start", None)  # refused before any process has started
+    monkeypatch.setattr(
+        local_ranks.RankProcesses, "start", None
+    )  # refused before any process has started
     rest = [word for word in WORDS if not word.startswith("engine.device")]
     assert main([*rest, *words, f"output={tmp_path}"]) == 2
     assert told in capsys.readouterr().err and not list(tmp_path.iterdir())
@@ -411,7 +494,9 @@ def test_nccl_with_one_process(tmp_path):
         pytest.skip("needs CUDA")
     import torch.distributed as dist
 
-    dist.init_process_group("cpu:gloo,cuda:nccl", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
     try:
         numbers = torch.arange(4.0, device="cuda")
         dist.all_reduce(numbers)
@@ -421,9 +506,16 @@ def test_nccl_with_one_process(tmp_path):
 
 
 def test_one_process_is_left_alone():
-    assert process_group.here.size == 1 and process_group.agreed(3) == 3 and process_group.everyone(3) == [3]
+    assert (
+        process_group.this_process.world_size == 1
+        and process_group.broadcast_object(3) == 3
+        and process_group.all_gather_object(3) == [3]
+    )
     torch.manual_seed(1)
     expected = torch.randn(4, 2)
     torch.manual_seed(1)
-    assert torch.equal(process_group.noise_like(expected), expected)
-    assert yaml.safe_load((groups.conf_folder() / "engine/default.yaml").read_text())["devices"] is None
+    assert torch.equal(process_group.randn_for_batch(expected), expected)
+    assert (
+        yaml.safe_load((groups.get_builtin_conf() / "engine/default.yaml").read_text())["devices"]
+        is None
+    )

@@ -9,15 +9,47 @@ from dlrun.training import meter, optimization, trainer
 def test_the_engine_names_no_problem():
     words = (
         *("supervised", "binary", "category", "classif", "regress", "baseline"),
-        *("vae", "variational", "autoencod", "latent", "gan", "generator", "discriminator", "critic", "adversar"),
-        *("language", "token", "prompt", "temperature", "dream", "octave", "style", "canvas", "policy", "reward"),
+        *(
+            "vae",
+            "variational",
+            "autoencod",
+            "latent",
+            "gan",
+            "generator",
+            "discriminator",
+            "critic",
+            "adversar",
+        ),
+        *(
+            "language",
+            "token",
+            "prompt",
+            "temperature",
+            "dream",
+            "octave",
+            "style",
+            "canvas",
+            "policy",
+            "reward",
+        ),
     )
     for module in (trainer, optimization, meter):
         text = Path(module.__file__).read_text().lower()
-        assert not [word for word in words if word in text.replace("organ", "").replace("began", "")], module
+        assert not [
+            word for word in words if word in text.replace("organ", "").replace("began", "")
+        ], module
 
 
-CLOCKS = {"monotonic", "perf_counter", "process_time", "thread_time", "getrusage", "wait4", "timeit", "tracemalloc"}
+CLOCKS = {
+    "monotonic",
+    "perf_counter",
+    "process_time",
+    "thread_time",
+    "getrusage",
+    "wait4",
+    "timeit",
+    "tracemalloc",
+}
 
 
 def clocks(path):
@@ -41,8 +73,16 @@ def test_no_test_asserts_seconds_or_waits_for_them():
 
 
 def test_a_test_that_looks_at_a_clock_is_found(tmp_path):
-    for line in ("time.sleep(1)", "start = time.time()", "perf_counter()", "resource.getrusage(0)", "run(timeout=60)"):
+    for line in (
+        "time.sleep(1)",
+        "start = time.time()",
+        "perf_counter()",
+        "resource.getrusage(0)",
+        "run(timeout=60)",
+    ):
         (tmp_path / "test_some.py").write_text(line)
         assert list(clocks(tmp_path / "test_some.py")), line
-    (tmp_path / "test_some.py").write_text("run(timeout=LIMIT)\nlock.acquire(timeout=0)\nhistory.time()\n")
+    (tmp_path / "test_some.py").write_text(
+        "run(timeout=LIMIT)\nlock.acquire(timeout=0)\nhistory.time()\n"
+    )
     assert not list(clocks(tmp_path / "test_some.py"))

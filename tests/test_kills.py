@@ -18,9 +18,25 @@ from dlrun.training import trainer as engine
 
 # dropout, batch norm, a schedule with warm-up, accumulation, a running average, and the best epoch kept: all have state
 CONFIG = [
-    *("task=digits", "engine.device=cpu", "engine.save_every=0", "engine.accumulate=2", "engine.ema=0.9"),
-    *("model.units=[32]", "model.dropout=0.3", "model.batch_norm=true", "scheduler=cosine", "scheduler.warmup=0.1"),
-    *("optimizer=adam", "callback=[keep_best,early_stopping,tensorboard]", "callback.early_stopping.patience=1000"),
+    *(
+        "task=digits",
+        "engine.device=cpu",
+        "engine.save_every=0",
+        "engine.accumulate=2",
+        "engine.ema=0.9",
+    ),
+    *(
+        "model.units=[32]",
+        "model.dropout=0.3",
+        "model.batch_norm=true",
+        "scheduler=cosine",
+        "scheduler.warmup=0.1",
+    ),
+    *(
+        "optimizer=adam",
+        "callback=[keep_best,early_stopping,tensorboard]",
+        "callback.early_stopping.patience=1000",
+    ),
 ]
 
 
@@ -50,10 +66,10 @@ def outcome(run):
         for path in run.glob(f"checkpoints/*/{name}"):
             state = checkpoint.load(path)
             states[path.parent.name, name] = state["objective"], state["learner"], state["history"]
-    results = stored_files.lines(run / "results.jsonl")
+    results = stored_files.load_json_lines(run / "results.jsonl")
     scores = [{key: value for key, value in line.items() if key != "seconds"} for line in results]
     answers = {path.name: path.read_bytes() for path in sorted((run / "predictions").iterdir())}
-    return states, stored_files.lines(run / "history.jsonl"), scores, answers
+    return states, stored_files.load_json_lines(run / "history.jsonl"), scores, answers
 
 
 def same(one, other):
@@ -115,14 +131,14 @@ def test_folds_killed_between_and_inside_them_end_like_folds_left_alone(tmp_path
             process = dlrun("resume", only_run(output))
     end(process)
     check_same(only_run(output), whole)
-    assert [line["name"] for line in stored_files.lines(only_run(output) / "results.jsonl")] == [
-        line["name"] for line in stored_files.lines(whole / "results.jsonl")
-    ]
+    assert [
+        line["name"] for line in stored_files.load_json_lines(only_run(output) / "results.jsonl")
+    ] == [line["name"] for line in stored_files.load_json_lines(whole / "results.jsonl")]
 
 
 def cut(monkeypatch, batch, act):
     """Do something once when so many batches have been learnt from, in all epochs together."""
-    inner, seen = engine.Trainer._pause, []
+    inner, seen = engine.Trainer._save_or_stop, []
 
     def pause(trainer, learn):
         seen.append(learn)
@@ -130,7 +146,7 @@ def cut(monkeypatch, batch, act):
             act(trainer)
         inner(trainer, learn)
 
-    monkeypatch.setattr(engine.Trainer, "_pause", pause)
+    monkeypatch.setattr(engine.Trainer, "_save_or_stop", pause)
 
 
 class Killed(BaseException):
@@ -151,7 +167,9 @@ def whole(tmp_path_factory):
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("batch", [1, 24])
-def test_a_signal_stops_and_saves_and_the_run_goes_on(tmp_path, monkeypatch, capsys, whole, number, code, batch):
+def test_a_signal_stops_and_saves_and_the_run_goes_on(
+    tmp_path, monkeypatch, capsys, whole, number, code, batch
+):
     with monkeypatch.context() as patch:
         cut(patch, batch, lambda trainer: os.kill(os.getpid(), number))
         assert main([*SHORT, f"output={tmp_path}"]) == code
@@ -163,7 +181,7 @@ def test_a_signal_stops_and_saves_and_the_run_goes_on(tmp_path, monkeypatch, cap
 
 
 def test_a_signal_during_validation_writes_no_row_twice(tmp_path, monkeypatch, whole):
-    inner = engine.Trainer._pause
+    inner = engine.Trainer._save_or_stop
 
     def pause(trainer, learn):
         if trainer.split == "val" and trainer.history and not trainer.interrupted:
@@ -171,14 +189,16 @@ def test_a_signal_during_validation_writes_no_row_twice(tmp_path, monkeypatch, w
         inner(trainer, learn)
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine.Trainer, "_pause", pause)
+        patch.setattr(engine.Trainer, "_save_or_stop", pause)
         assert main([*SHORT, f"output={tmp_path}"]) == 143
     assert main(["resume", str(only_run(tmp_path))]) == 0
     check_same(only_run(tmp_path), whole)
 
 
 def test_a_signal_from_outside_stops_a_process_and_the_run_goes_on(tmp_path, whole):
-    process = dlrun(*words("engine.epochs=4000", "callback=[keep_best,early_stopping]"), f"output={tmp_path}")
+    process = dlrun(
+        *words("engine.epochs=4000", "callback=[keep_best,early_stopping]"), f"output={tmp_path}"
+    )
     assert process.until("  epoch 2/"), process.said
     process.process.send_signal(signal.SIGTERM)
     assert "dlrun resume" in end(process, 143)
@@ -253,14 +273,16 @@ def empty(path):
 
 @pytest.mark.parametrize("damage", [flip, truncate, empty])
 @pytest.mark.parametrize("both", [False, True])
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, monkeypatch, capsys, whole, damage, both):
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    tmp_path, monkeypatch, capsys, whole, damage, both
+):
     with monkeypatch.context() as patch:
         cut(patch, 30, kill)
         with pytest.raises(Killed):
             main([*SHORT, f"output={tmp_path}"])
     run = only_run(tmp_path)
     (last,) = run.glob("checkpoints/*/last.pt")
-    for path in (last, checkpoint.previous(last)) if both else (last,):
+    for path in (last, checkpoint.previous_path(last)) if both else (last,):
         damage(path)
     capsys.readouterr()
     assert main(["resume", str(run)]) == 0
@@ -279,7 +301,10 @@ def test_three_runs_in_one_second_have_three_folders(tmp_path, monkeypatch):
     monkeypatch.setattr(run_folder, "datetime", Still)
     made = []
     threads = [
-        threading.Thread(target=lambda: made.append(run_folder.create(tmp_path, "task", "model"))) for _ in range(3)
+        threading.Thread(
+            target=lambda: made.append(run_folder.create_run_folder(tmp_path, "task", "model"))
+        )
+        for _ in range(3)
     ]
     for thread in threads:
         thread.start()
@@ -302,7 +327,13 @@ def test_a_finished_run_is_left_as_it_is(tmp_path, capsys):
 def test_a_workflow_that_is_killed_comes_to_the_same_verdicts(tmp_path):
     """kill -9 at a random moment after every second fit: the same fits, scores and verdicts as one left alone."""
     chosen = random.Random(3)
-    quick = ["workflow.budget=12", "workflow.search=2", "engine.epochs=8", "engine.save_every=0", "protocol=holdout"]
+    quick = [
+        "workflow.budget=12",
+        "workflow.search=2",
+        "engine.epochs=8",
+        "engine.save_every=0",
+        "protocol=holdout",
+    ]
     first, second = tmp_path / "first", tmp_path / "second"
     words = ["workflow", "task=breast_cancer", *quick]
     end(dlrun(*words, f"output={first}"))
@@ -314,4 +345,6 @@ def test_a_workflow_that_is_killed_comes_to_the_same_verdicts(tmp_path):
     assert kills >= 5
     for one, other in zip(outcome(only_run(first)), outcome(only_run(second)), strict=True):
         assert same(one, other)
-    assert (only_run(first) / "workflow.json").read_text() == (only_run(second) / "workflow.json").read_text()
+    assert (only_run(first) / "workflow.json").read_text() == (
+        only_run(second) / "workflow.json"
+    ).read_text()

@@ -13,13 +13,13 @@ from laboratory import node
 from test_language import TEXT, raw_of
 
 from dlrun.cli.main import main
-from dlrun.config.instantiate import build
-from dlrun.core.errors import Refused
+from dlrun.config.instantiate import build_part
+from dlrun.core.errors import UserError
 from dlrun.data.preprocessing.pipeline import prepare
 from dlrun.data.text.corpus import INPUT, TARGET
-from dlrun.models.language.sampling import chances
-from dlrun.objectives.context import Given
-from dlrun.objectives.language_model import Again, language
+from dlrun.models.language.sampling import token_probabilities
+from dlrun.objectives.context import ObjectiveContext
+from dlrun.objectives.language_model import SlidingContextModel, language
 from dlrun.objectives.losses import auto
 from dlrun.objectives.supervised import Supervised
 
@@ -34,8 +34,15 @@ def test_entropy_rises_with_temperature():
     torch.manual_seed(0)
     for _ in range(10):
         logits = 3 * torch.randn(30)
-        found = [entropy(chances(logits, heat)) for heat in (0, 0.1, 0.2, 0.5, 1.0, 1.2, 5.0, 1000.0)]
-        assert found == sorted(found) and found[0] < 1e-6 and found[-1] == pytest.approx(math.log(28), abs=1e-3)
+        found = [
+            entropy(token_probabilities(logits, heat))
+            for heat in (0, 0.1, 0.2, 0.5, 1.0, 1.2, 5.0, 1000.0)
+        ]
+        assert (
+            found == sorted(found)
+            and found[0] < 1e-6
+            and found[-1] == pytest.approx(math.log(28), abs=1e-3)
+        )
 
 
 def test_it_is_the_books_sampling():
@@ -45,32 +52,42 @@ def test_it_is_the_books_sampling():
     p = logits.softmax(-1)[2:].double().numpy()
     for heat in (0.2, 0.5, 1.0, 1.2):
         powers = np.exp(np.log(p) / heat)
-        found = chances(logits, heat)
-        assert np.allclose(found[2:], powers / powers.sum(), atol=1e-6) and float(found[:2].sum()) == 0
+        found = token_probabilities(logits, heat)
+        assert (
+            np.allclose(found[2:], powers / powers.sum(), atol=1e-6) and float(found[:2].sum()) == 0
+        )
 
 
 def test_top_k_and_top_p_leave_the_likeliest():
     logits = torch.tensor([9.0, 9.0, *torch.tensor([0.5, 0.3, 0.15, 0.05]).log().tolist()])
-    assert torch.allclose(chances(logits, 1.0, top_k=2)[2:], torch.tensor([0.625, 0.375, 0, 0]).double())
-    assert torch.equal(chances(logits, 7.0, top_k=1), chances(logits, 0.0))
-    assert chances(logits, 0.0).tolist() == [0, 0, 1, 0, 0, 0]
-    assert (chances(logits, 1.0, top_p=0.8) > 0).sum() == 2 and (chances(logits, 1.0, top_p=0.81) > 0).sum() == 3
-    assert (chances(logits, 1.0, top_p=0.0) > 0).sum() == 1 and (chances(logits, 1.0, top_p=1.0) > 0).sum() == 4
-    assert (chances(logits, 1.0, top_k=3, top_p=0.5) > 0).sum() == 1
+    assert torch.allclose(
+        token_probabilities(logits, 1.0, top_k=2)[2:], torch.tensor([0.625, 0.375, 0, 0]).double()
+    )
+    assert torch.equal(token_probabilities(logits, 7.0, top_k=1), token_probabilities(logits, 0.0))
+    assert token_probabilities(logits, 0.0).tolist() == [0, 0, 1, 0, 0, 0]
+    assert (token_probabilities(logits, 1.0, top_p=0.8) > 0).sum() == 2 and (
+        token_probabilities(logits, 1.0, top_p=0.81) > 0
+    ).sum() == 3
+    assert (token_probabilities(logits, 1.0, top_p=0.0) > 0).sum() == 1 and (
+        token_probabilities(logits, 1.0, top_p=1.0) > 0
+    ).sum() == 4
+    assert (token_probabilities(logits, 1.0, top_k=3, top_p=0.5) > 0).sum() == 1
 
 
 def written_by(model="language_lstm", predict="every", **changes):
     raw = raw_of(predict=predict)
     data = prepare(raw, np.arange(len(raw)), None)
     torch.manual_seed(0)
-    built = build(node("model", model, **changes), data.spec)
+    built = build_part(node("model", model, **changes), data.spec)
     losses = {TARGET: auto(data.spec.targets[TARGET])}
-    objective = build(node("objective", "language"), Given(built, data, raw, losses)).eval()
+    objective = build_part(
+        node("objective", "language"), ObjectiveContext(built, data, raw, losses)
+    ).eval()
 
     def write(seed=1, **arguments):
         torch.manual_seed(seed)
         with torch.no_grad():
-            return "".join(piece.text for piece in objective.makes["text"](**arguments))
+            return "".join(piece.text for piece in objective.generators["text"](**arguments))
 
     return write, objective, data
 
@@ -86,10 +103,13 @@ def test_it_writes_as_much_as_is_asked_at_each_temperature():
     first, found = parts(write(prompt="Love is", temperature=[0.2, 1.0, 1.2], length=LENGTH))
     assert first == "love is\n" and list(found) == ["0.2", "1", "1.2"]
     assert all(
-        len(text) == LENGTH + 1 and text.endswith("\n") and set(text) <= set(TEXT) | {"\n"} for text in found.values()
+        len(text) == LENGTH + 1 and text.endswith("\n") and set(text) <= set(TEXT) | {"\n"}
+        for text in found.values()
     )
     assert write(length=LENGTH) == write(length=LENGTH) != write(seed=2, length=LENGTH)
-    assert list(parts(write())[1]) == ["0.5", "1"] and len(parts(write())[1]["1"]) == 201  # as the objective says
+    assert (
+        list(parts(write())[1]) == ["0.5", "1"] and len(parts(write())[1]["1"]) == 201
+    )  # as the objective says
 
 
 def test_without_a_prompt_it_begins_with_a_passage_of_the_training_text():
@@ -110,7 +130,7 @@ def test_a_carried_state_writes_what_reading_all_again_would(units):
     """Token by token the same shares, however long the text has become."""
     _, objective, data = written_by(units=units)
     model, length = objective.model, 50
-    again = Again(model, (INPUT, TARGET), length)
+    again = SlidingContextModel(model, (INPUT, TARGET), length)
     torch.manual_seed(3)
     tokens = torch.randint(2, data.spec.inputs[INPUT].size, (1, length))
     carried = reread = None
@@ -125,7 +145,7 @@ def test_a_carried_state_writes_what_reading_all_again_would(units):
 
 def test_a_model_without_a_state_reads_its_window():
     _, objective, data = written_by("language_transformer", embedding=8, heads=2, blocks=1, dense=8)
-    again = Again(objective.model, (INPUT, TARGET), 12)
+    again = SlidingContextModel(objective.model, (INPUT, TARGET), 12)
     tokens = torch.randint(2, data.spec.inputs[INPUT].size, (1, 30))
     with torch.no_grad():
         whole, window = again(tokens[:, :20], None)
@@ -138,7 +158,9 @@ def test_the_books_model_always_reads_a_whole_window():
     reader = node("reader", "embedding", units=4, ends="flatten")  # which cannot read a shorter one
     write, objective, _ = written_by("combined", "next", reader=reader)
     seen = []
-    objective.model.register_forward_pre_hook(lambda module, given: seen.append(given[0][INPUT].shape))
+    objective.model.register_forward_pre_hook(
+        lambda module, given: seen.append(given[0][INPUT].shape)
+    )
     text = write(prompt="love", length=5, temperature=[1.0])
     assert text.startswith("(before it, the model reads 8 tokens of the training text)\nlove\n")
     assert set(seen) == {(1, 12)} and len(seen) == 6
@@ -148,24 +170,36 @@ def test_the_books_model_always_reads_a_whole_window():
 def test_words_are_written_with_blanks_between():
     raw = raw_of("the cat, sat. the dog (a cat) ran.\n" * 40, unit="word", length=6)
     data = prepare(raw, np.arange(len(raw)), None)
-    built = build(node("model", "language_gru", units=8), data.spec)
-    objective = language(Given(built, data, raw, {}), length=60, temperature=[1.0])
+    built = build_part(node("model", "language_gru", units=8), data.spec)
+    objective = language(ObjectiveContext(built, data, raw, {}), length=60, temperature=[1.0])
     with torch.no_grad():
-        text = parts("".join(piece.text for piece in objective.makes["text"](prompt="the cat")))[1]["1"]
+        text = parts(
+            "".join(piece.text for piece in objective.generators["text"](prompt="the cat"))
+        )[1]["1"]
     assert not re.search(r" [,.)]|\( | \n|\n ", text) and re.search(r"[a-z] [a-z]", text)
 
 
 def test_it_is_composed_of_what_predicts_and_refuses_what_is_no_text():
     _, objective, data = written_by(units=8)
-    assert type(objective) is Supervised and objective.shown == ("text",) and list(objective.makes) == ["text"]
-    raw = build(node("data", "wine", test=0.2))
-    with pytest.raises(Refused, match="task=nietzsche, task=shakespeare or task=text_file"):
+    assert (
+        type(objective) is Supervised
+        and objective.default_samples == ("text",)
+        and list(objective.generators) == ["text"]
+    )
+    raw = build_part(node("data", "wine", test=0.2))
+    with pytest.raises(UserError, match="task=nietzsche, task=shakespeare or task=text_file"):
         prepared = prepare(raw, np.arange(50), None)
-        language(Given(objective.model, prepared, raw, {}), length=5, temperature=[])
+        language(ObjectiveContext(objective.model, prepared, raw, {}), length=5, temperature=[])
 
 
 def test_a_bigram_stands_beside_the_result(tmp_path):
-    words = ["task=nietzsche", "model.units=8", "data.length=40", "protocol.validation=.1", "preset=smoke"]
+    words = [
+        "task=nietzsche",
+        "model.units=8",
+        "data.length=40",
+        "protocol.validation=.1",
+        "preset=smoke",
+    ]
     assert main([*words, f"output={tmp_path}"]) == 0
     (folder,) = (tmp_path / "nietzsche").glob("*/*")
     (result,) = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]

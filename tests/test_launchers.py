@@ -12,11 +12,18 @@ from beside import LIMIT
 
 from dlrun.cli.main import main
 from dlrun.core import stored_files
-from dlrun.core.errors import Refused
+from dlrun.core.errors import UserError
 from dlrun.launch import hydra_launchers
-from dlrun.sweeps.job import Ended
+from dlrun.sweeps.job import JobResult
 
-JOBS = ["-m", "task=digits", "preset=smoke", "model=linear", "optimizer=sgd", "optimizer.lr=0.1,1e38,0.01"]
+JOBS = [
+    "-m",
+    "task=digits",
+    "preset=smoke",
+    "model=linear",
+    "optimizer=sgd",
+    "optimizer.lr=0.1,1e38,0.01",
+]
 JOBS += ["protocol.stacked=false"]  # as one they come out the same but for rounding
 NUMBER = """
 import hydra
@@ -33,7 +40,7 @@ app()
 """
 OWN = """
 import hydra
-from dlrun.config.groups import conf_folder
+from dlrun.config.groups import get_builtin_conf as conf_folder
 
 @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
 def app(config):
@@ -46,7 +53,7 @@ app()
 def entries(output):
     """The last line of each job of the one sweep below, and its folder."""
     (folder,) = (path.parent for path in output.rglob("sweep.jsonl"))
-    found = {line["job"]: line for line in stored_files.lines(folder / "sweep.jsonl")}
+    found = {line["job"]: line for line in stored_files.load_json_lines(folder / "sweep.jsonl")}
     return folder, [found[number] for number in sorted(found)]
 
 
@@ -86,18 +93,31 @@ def half(monkeypatch):
         made.append(Half(task, 2))
         return made[-1]
 
-    monkeypatch.setattr(hydra_launchers, "instantiated", instead)
+    monkeypatch.setattr(hydra_launchers, "instantiate_launcher", instead)
     return made
 
 
 def test_whose_words_are_whose():
-    words = ["model=linear", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "+hydra.launcher.verbose=1"]
-    assert hydra_launchers.split(words) == (words[:1], words[1:])
-    assert hydra_launchers.split(["hydra/launcher=dlrun", "hydra.launcher.jobs=2"]) == (["sweep.jobs=2"], [])
+    words = [
+        "model=linear",
+        "hydra/launcher=joblib",
+        "hydra.launcher.n_jobs=2",
+        "+hydra.launcher.verbose=1",
+    ]
+    assert hydra_launchers.split_launcher_overrides(words) == (words[:1], words[1:])
+    assert hydra_launchers.split_launcher_overrides(
+        ["hydra/launcher=dlrun", "hydra.launcher.jobs=2"]
+    ) == (
+        ["sweep.jobs=2"],
+        [],
+    )
     mixed = ["hydra/sweeper=dlrun", "hydra.sweeper.trials=9", "hydra/launcher=ray"]
-    assert hydra_launchers.split(mixed) == (["sweep.trials=9"], ["hydra/launcher=ray"])
-    with pytest.raises(Refused, match="sweep=grid, random, tpe"):
-        hydra_launchers.split(["hydra/sweeper=optuna"])
+    assert hydra_launchers.split_launcher_overrides(mixed) == (
+        ["sweep.trials=9"],
+        ["hydra/launcher=ray"],
+    )
+    with pytest.raises(UserError, match="sweep=grid, random, tpe"):
+        hydra_launchers.split_launcher_overrides(["hydra/sweeper=optuna"])
 
 
 def test_a_job_whose_process_was_lost_is_one_failed_row(half, tmp_path, capsys):
@@ -106,37 +126,73 @@ def test_a_job_whose_process_was_lost_is_one_failed_row(half, tmp_path, capsys):
     assert [job["status"] for job in jobs] == ["done", "failed", "failed"]
     assert "nan or infinite" in jobs[1]["error"]
     assert "joblib lost its process: RuntimeError: a worker was terminated" in jobs[2]["error"]
-    assert half[0].launches == [[["optimizer.lr=0.1"], ["optimizer.lr=1e+38"], ["optimizer.lr=0.01"]]]
-    assert "best: dlrun" in capsys.readouterr().out and "epoch" in (folder / "000" / "console.txt").read_text()
+    assert half[0].launches == [
+        [["optimizer.lr=0.1"], ["optimizer.lr=1e+38"], ["optimizer.lr=0.01"]]
+    ]
+    assert (
+        "best: dlrun" in capsys.readouterr().out
+        and "epoch" in (folder / "000" / "console.txt").read_text()
+    )
     before = (folder / "000" / "results.jsonl").read_bytes()
     assert main([*JOBS, "sweep.retry=true", "hydra/launcher=joblib", f"output={tmp_path}"]) == 1
     folder, jobs = entries(tmp_path)
-    assert [job["status"] for job in jobs] == ["done", "failed", "done"]  # now its place is the second
+    assert [job["status"] for job in jobs] == [
+        "done",
+        "failed",
+        "done",
+    ]  # now its place is the second
     assert half[1].launches == [[["optimizer.lr=1e+38"], ["optimizer.lr=0.01"]]]
     assert (folder / "000" / "results.jsonl").read_bytes() == before
 
 
 def test_a_search_hands_over_as_many_at_once_as_it_tries_at_once(half, tmp_path):
     pytest.importorskip("optuna")
-    words = ["-m", "task=digits", "preset=smoke", "model=linear", "optimizer.lr=tag(log,interval(1e-3,1e-1))"]
-    more = ["sweep=random", "sweep.trials=5", "sweep.jobs=2", "hydra/launcher=joblib", f"output={tmp_path}"]
+    words = [
+        "-m",
+        "task=digits",
+        "preset=smoke",
+        "model=linear",
+        "optimizer.lr=tag(log,interval(1e-3,1e-1))",
+    ]
+    more = [
+        "sweep=random",
+        "sweep.trials=5",
+        "sweep.jobs=2",
+        "hydra/launcher=joblib",
+        f"output={tmp_path}",
+    ]
     assert main([*words, *more]) == 1
     assert [len(batch) for batch in half[0].launches] == [2, 2, 1]
-    assert [job["status"] for job in entries(tmp_path)[1]] == ["done", "done", "failed", "done", "done"]
+    assert [job["status"] for job in entries(tmp_path)[1]] == [
+        "done",
+        "done",
+        "failed",
+        "done",
+        "done",
+    ]
 
 
 def test_a_job_that_was_told_to_stop_has_failed_and_says_the_way_on(tmp_path):
-    hydra_launchers.note(tmp_path, "ended", 4, {"number": 4, "status": "cut", "code": 143})
-    found = hydra_launchers.said(tmp_path, 4, "lost")
-    assert found.status == "failed" and "signal 15" in found.error and "sweep.retry=true" in found.error
-    assert hydra_launchers.said(tmp_path, 5, "lost") == Ended(5, "failed", "lost", 1)
+    hydra_launchers.write_job_file(
+        tmp_path, "ended", 4, {"number": 4, "status": "cut", "code": 143}
+    )
+    found = hydra_launchers.read_job_result(tmp_path, 4, "lost")
+    assert (
+        found.status == "failed"
+        and "signal 15" in found.error
+        and "sweep.retry=true" in found.error
+    )
+    assert hydra_launchers.read_job_result(tmp_path, 5, "lost") == JobResult(5, "failed", "lost", 1)
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["hydra/launcher=nope"], "Could not find 'hydra/launcher/nope'; there are: dlrun, basic"),
-        (["hydra/launcher=basic", "hydra.launcher.nope=1"], "Could not override 'hydra.launcher.nope'"),
+        (
+            ["hydra/launcher=basic", "hydra.launcher.nope=1"],
+            "Could not override 'hydra.launcher.nope'",
+        ),
         (["hydra/launcher=basic", "sweep.limit=3"], "sweep.limit is kept by dlrun's own processes"),
         (["hydra.sweep.dir=s"], "hydra.sweep.dir=s: without another launcher"),
         (["hydra/launcher=dlrun", "hydra.sweep.dir=s"], "output=FOLDER says where sweeps are kept"),
@@ -163,10 +219,10 @@ def test_hydras_own_launcher_runs_jobs_too(tmp_path):
 
 
 def test_hydras_plugins_are_found_without_torch_or_optuna():
-    told = (
-        "import sys, hydra_plugins.dlrun.plugins; print([n for n in ('torch', 'optuna', 'dlrun') if n in sys.modules])"
+    told = "import sys, hydra_plugins.dlrun.plugins; print([n for n in ('torch', 'optuna', 'dlrun') if n in sys.modules])"
+    found = subprocess.run(
+        [sys.executable, "-c", told], capture_output=True, text=True, timeout=LIMIT
     )
-    found = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, timeout=LIMIT)
     assert found.stdout.strip() == "[]", found.stderr
 
 
@@ -175,10 +231,16 @@ def same(output, words):
     assert main([*JOBS, *words, f"output={output / 'there'}"]) == 1
     assert main([*JOBS, f"output={output / 'here'}"]) == 1
     (there, jobs), (here, _) = entries(output / "there"), entries(output / "here")
-    assert [job["status"] for job in jobs] == ["done", "failed", "done"] and "nan or infinite" in jobs[1]["error"]
+    assert [job["status"] for job in jobs] == [
+        "done",
+        "failed",
+        "done",
+    ] and "nan or infinite" in jobs[1]["error"]
     for name in ("000", "002"):
-        assert stored_files.lines(there / name / "history.jsonl") == stored_files.lines(here / name / "history.jsonl")
-        assert len(stored_files.lines(there / name / "results.jsonl")) == 1
+        assert stored_files.load_json_lines(
+            there / name / "history.jsonl"
+        ) == stored_files.load_json_lines(here / name / "history.jsonl")
+        assert len(stored_files.load_json_lines(there / name / "results.jsonl")) == 1
     assert (there / "sweep.md").is_file()
     return there
 
@@ -191,7 +253,14 @@ def killing(folder):
     place = folder / "mine" / "model"
     place.mkdir(parents=True)
     (place / "deadly.yaml").write_text("# Ends its process.\n_target_: deadly.model\nsure: true\n")
-    words = ["--config-dir", str(folder / "mine"), "-m", "task=digits", "preset=smoke", "plugins=[deadly]"]
+    words = [
+        "--config-dir",
+        str(folder / "mine"),
+        "-m",
+        "task=digits",
+        "preset=smoke",
+        "plugins=[deadly]",
+    ]
     return [*words, "model=linear,deadly,constant"]
 
 
@@ -202,7 +271,10 @@ def one_is_killed(folder, monkeypatch, words):
     assert main([*killing(folder), *words, f"output={folder / 'o'}"]) == 1
     jobs = entries(folder / "o")[1]
     assert jobs[1]["status"] == "failed" and "lost its process" in jobs[1]["error"]
-    own = ["sweep.jobs=2", "sweep.retry=true"]  # dlrun's own processes lose nothing but the job itself
+    own = [
+        "sweep.jobs=2",
+        "sweep.retry=true",
+    ]  # dlrun's own processes lose nothing but the job itself
     assert main([*killing_again(folder), *own, f"output={folder / 'o'}"]) == 1
     assert [job["status"] for job in entries(folder / "o")[1]] == ["done", "failed", "done"]
 
@@ -215,13 +287,17 @@ def killing_again(folder):
 
 @pytest.mark.slow
 def test_joblib(tmp_path):
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="hydra-joblib-launcher is not installed")
+    pytest.importorskip(
+        "hydra_plugins.hydra_joblib_launcher", reason="hydra-joblib-launcher is not installed"
+    )
     same(tmp_path, ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"])
 
 
 @pytest.mark.slow
 def test_slurms_way_through_submitits_local_executor(tmp_path):
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="hydra-submitit-launcher is not installed")
+    pytest.importorskip(
+        "hydra_plugins.hydra_submitit_launcher", reason="hydra-submitit-launcher is not installed"
+    )
     folder = same(tmp_path, ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=60"])
     assert len(list((folder / ".submitit").rglob("*_submitted.pkl"))) == 3
 
@@ -235,16 +311,22 @@ def test_slurms_way_through_submitits_local_executor(tmp_path):
     ],
 )
 def test_a_job_that_kills_its_process_is_a_failed_row(tmp_path, monkeypatch, plugin, words):
-    pytest.importorskip(f"hydra_plugins.hydra_{plugin}_launcher", reason=f"hydra-{plugin}-launcher is not installed")
+    pytest.importorskip(
+        f"hydra_plugins.hydra_{plugin}_launcher", reason=f"hydra-{plugin}-launcher is not installed"
+    )
     one_is_killed(tmp_path, monkeypatch, words)
 
 
 @pytest.mark.slow
 def test_ray(tmp_path):
-    pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="hydra-ray-launcher is not installed")
+    pytest.importorskip(
+        "hydra_plugins.hydra_ray_launcher", reason="hydra-ray-launcher is not installed"
+    )
     home = tmp_path / "home"  # Ray writes a token there
     home.mkdir()
-    code = "import sys; from test_launchers import same, Path; same(Path(sys.argv[1]), sys.argv[2:])"
+    code = (
+        "import sys; from test_launchers import same, Path; same(Path(sys.argv[1]), sys.argv[2:])"
+    )
     words = ["hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2"]
     path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
     environment = {**os.environ, "HOME": str(home), "PYTHONPATH": path}
@@ -261,7 +343,12 @@ def test_ray(tmp_path):
 @pytest.mark.slow
 def test_our_sweeper_in_another_program_searches_and_goes_on(tmp_path):
     pytest.importorskip("optuna")
-    words = ["hydra/sweeper=dlrun", "hydra.sweeper.method=tpe", "hydra.sweeper.jobs=3", "hydra.sweep.dir=s"]
+    words = [
+        "hydra/sweeper=dlrun",
+        "hydra.sweeper.method=tpe",
+        "hydra.sweeper.jobs=3",
+        "hydra.sweep.dir=s",
+    ]
     space = ["x=interval(-10,10)", "n=int(interval(1,4))", "kind=good,bad"]
     for trials in (8, 12):
         done = program(tmp_path, NUMBER, *words, f"hydra.sweeper.trials={trials}", *space)
@@ -269,14 +356,20 @@ def test_our_sweeper_in_another_program_searches_and_goes_on(tmp_path):
         assert len(list((tmp_path / "s").glob("*/.hydra"))) == trials
     (best,) = yaml.safe_load((tmp_path / "s" / "best.yaml").read_text())
     said = dict(word.split("=") for word in best["words"])
-    assert said["kind"] == "good" and best["values"] == [pytest.approx((float(said["x"]) - 3) ** 2 + int(said["n"]))]
+    assert said["kind"] == "good" and best["values"] == [
+        pytest.approx((float(said["x"]) - 3) ** 2 + int(said["n"]))
+    ]
 
 
 @pytest.mark.slow
 def test_our_sweeper_tries_every_combination(tmp_path):
-    done = program(tmp_path, NUMBER, "hydra/sweeper=dlrun", "x=1,2", "n=range(1,3)", "hydra.sweep.dir=s")
+    done = program(
+        tmp_path, NUMBER, "hydra/sweeper=dlrun", "x=1,2", "n=range(1,3)", "hydra.sweep.dir=s"
+    )
     assert done.returncode == 0, done.stderr
-    tried = [yaml.safe_load(path.read_text()) for path in (tmp_path / "s").glob("*/.hydra/config.yaml")]
+    tried = [
+        yaml.safe_load(path.read_text()) for path in (tmp_path / "s").glob("*/.hydra/config.yaml")
+    ]
     assert sorted((one["x"], one["n"]) for one in tried) == [(1, 1), (1, 2), (2, 1), (2, 2)]
 
 
@@ -285,7 +378,10 @@ def test_our_launcher_runs_configs_of_dlrun_and_nothing_else(tmp_path):
     ours = ["hydra/launcher=dlrun", "hydra.launcher.jobs=2", "hydra.sweep.dir=s"]
     done = program(tmp_path, OWN, *ours, *JOBS[1:])
     assert done.returncode == 1 and "nan or infinite" in done.stderr
-    done = [len(stored_files.lines(tmp_path / "s" / str(number) / "results.jsonl")) for number in range(3)]
+    done = [
+        len(stored_files.load_json_lines(tmp_path / "s" / str(number) / "results.jsonl"))
+        for number in range(3)
+    ]
     assert done == [1, 0, 1]
     other = program(tmp_path, NUMBER, *ours, "x=1,2")
     assert other.returncode == 1 and "runs configs of dlrun" in other.stderr

@@ -10,20 +10,31 @@ import pytest
 import torch
 
 from dlrun.cli.main import main
-from dlrun.config.groups import conf_folder, options
+from dlrun.config.groups import get_builtin_conf, list_group_options
 from dlrun.core import checkpoint
-from dlrun.core.measure_names import remembered
-from dlrun.core.run_folder import RunDir
-from dlrun.experiment.inference import again
-from dlrun.training.monitors import goals_of
+from dlrun.core.measure_names import get_known_direction
+from dlrun.core.run_folder import RunFolder
+from dlrun.experiment.inference import load_fit
+from dlrun.training.monitors import get_direction_by_metric
 from dlrun.training.trainer import Trainer
 
 CASES: dict[str, list[str]] = {  # one for each option of conf/objective that makes something
     "language": ["task=nietzsche", "model.units=16", "data.length=40", "objective.length=30"],
     "variational": ["task=digits", "objective=variational", "model=vae_dense", "model.dense=[16]"],
-    "autoencoder": ["task=digits", "objective=autoencoder", "model=autoencoder", "objective.noise=mask"],
+    "autoencoder": [
+        "task=digits",
+        "objective=autoencoder",
+        "model=autoencoder",
+        "objective.noise=mask",
+    ],
     "adversarial": [
-        *("task=digits", "objective=adversarial", "model=dcgan", "model.generator=[8,4]", "model.discriminator=[8,16]"),
+        *(
+            "task=digits",
+            "objective=adversarial",
+            "model=dcgan",
+            "model.generator=[8,4]",
+            "model.discriminator=[8,16]",
+        ),
         *("model.spectral_norm=true", "objective.label_noise=0.05", "engine.ema=0.9"),
     ],
     "dream": ["task=deepdream"],
@@ -31,12 +42,24 @@ CASES: dict[str, list[str]] = {  # one for each option of conf/objective that ma
     "policy": ["task=cartpole", "model.units=[8]", "data.episodes=120", "objective.world.limit=50"],
 }
 KINDS: dict[str, list[list[str]]] = {  # what `dlrun generate` is asked for: every kind
-    "language": [["kind=text", "prompt=the plot", "temperature=0,1.2", "length=20", "top_k=3", "top_p=0.9"]],
+    "language": [
+        ["kind=text", "prompt=the plot", "temperature=0,1.2", "length=20", "top_k=3", "top_p=0.9"]
+    ],
     "variational": [
-        *(["kind=samples", "count=4"], ["kind=grid", "side=3"], ["kind=reconstructions"], ["kind=latent"]),
+        *(
+            ["kind=samples", "count=4"],
+            ["kind=grid", "side=3"],
+            ["kind=reconstructions"],
+            ["kind=latent"],
+        ),
         *(["kind=interpolation", "steps=4"], ["kind=concept", "label=3"]),
     ],
-    "autoencoder": [["kind=reconstructions"], ["kind=codes"], ["kind=clusters", "k=3"], ["kind=interpolation"]],
+    "autoencoder": [
+        ["kind=reconstructions"],
+        ["kind=codes"],
+        ["kind=clusters", "k=3"],
+        ["kind=interpolation"],
+    ],
     "adversarial": [
         *(["kind=samples", "count=4", "columns=2"], ["kind=interpolation", "rows=2", "steps=4"]),
         *(["kind=nearest", "count=3"], ["kind=followed"]),
@@ -61,7 +84,11 @@ def run(words, folder):
 
 
 def test_every_objective_is_a_case():
-    assert set(CASES) == set(options(conf_folder(), "objective")) - {"supervised"} == set(KINDS)
+    assert (
+        set(CASES)
+        == set(list_group_options(get_builtin_conf(), "objective")) - {"supervised"}
+        == set(KINDS)
+    )
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -76,7 +103,12 @@ def test_it_runs_shows_what_it_makes_and_generates_every_kind(name, tmp_path, ca
         assert main(["generate", str(folder), *words]) == 0
     made = list((folder / "generated").iterdir())
     assert len(made) >= len(KINDS[name]) and ">Generated<" in (folder / "report.html").read_text()
-    asked = {word.partition("=")[2] for words in KINDS[name] for word in words if word.startswith("kind=")}
+    asked = {
+        word.partition("=")[2]
+        for words in KINDS[name]
+        for word in words
+        if word.startswith("kind=")
+    }
     capsys.readouterr()
     assert main(["generate", str(folder), "kind=nothing"]) == 2
     there = capsys.readouterr().err.partition("there are: ")[2].strip().split(", ")
@@ -84,12 +116,18 @@ def test_it_runs_shows_what_it_makes_and_generates_every_kind(name, tmp_path, ca
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_reports_know_which_way_its_measures_are_better_and_commands_about_answers_refuse(name, tmp_path, capsys):
+def test_reports_know_which_way_its_measures_are_better_and_commands_about_answers_refuse(
+    name, tmp_path, capsys
+):
     (folder,) = run([*CASES[name], "engine.max_steps=1", "callback=none"], tmp_path)
-    _, fit = again(folder, ())
-    goals = goals_of(fit.trainer)
-    assert goals and {measure: remembered(measure) for measure in goals} == goals  # as runs of before 0.1.1 are read
-    scores = [score for result in RunDir(folder).results() for score in result.scores.items()]
+    _, fit = load_fit(folder, ())
+    goals = get_direction_by_metric(fit.trainer)
+    assert (
+        goals and {measure: get_known_direction(measure) for measure in goals} == goals
+    )  # as runs of before 0.1.1 are read
+    scores = [
+        score for result in RunFolder(folder).read_results() for score in result.scores.items()
+    ]
     assert scores and all(score.goal == goals.get(name, "min") for name, score in scores)
     capsys.readouterr()
     code = main(["explain", *CASES[name], "preset=smoke"])
@@ -101,7 +139,7 @@ def test_it_resumes_exactly(name, tmp_path, monkeypatch):
     """Stopped in the middle of its second epoch and taken up again, it ends with the same weights and rows."""
     (whole,) = run(CASES[name], tmp_path / "whole")
     taken = {"steps": 0}
-    pause = Trainer._pause
+    pause = Trainer._save_or_stop
     counted = checkpoint.load(next((whole / "checkpoints").rglob("last.pt")))["learner"]["taken"]
     half = max(1, max(counted.values()) * 3 // 4)
 
@@ -111,9 +149,9 @@ def test_it_resumes_exactly(name, tmp_path, monkeypatch):
             trainer.interrupted = 15
         pause(trainer, learn)
 
-    monkeypatch.setattr(Trainer, "_pause", cut)
+    monkeypatch.setattr(Trainer, "_save_or_stop", cut)
     assert main([*CASES[name], "preset=smoke", f"output={tmp_path / 'cut'}"]) == 143
-    monkeypatch.setattr(Trainer, "_pause", pause)
+    monkeypatch.setattr(Trainer, "_save_or_stop", pause)
     (config,) = (tmp_path / "cut").rglob("config.yaml")
     assert main(["resume", str(config.parent)]) == 0
     assert alike(whole, config.parent)
@@ -126,10 +164,18 @@ def alike(one: Path, other: Path) -> bool:
     for file in files:
         ours, theirs = (checkpoint.load(folder / file)["objective"] for folder in (one, other))
         assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[key], theirs[key]) for key in ours if isinstance(ours[key], torch.Tensor))
+        assert all(
+            torch.equal(ours[key], theirs[key])
+            for key in ours
+            if isinstance(ours[key], torch.Tensor)
+        )
     rows = [(folder / "history.jsonl").read_text() for folder in (one, other)]
     made = [
-        {path.relative_to(folder): path.read_bytes() for path in (folder / "samples").rglob("*") if path.is_file()}
+        {
+            path.relative_to(folder): path.read_bytes()
+            for path in (folder / "samples").rglob("*")
+            if path.is_file()
+        }
         for folder in (one, other)
     ]
     return rows[0] == rows[1] and made[0] == made[1]
@@ -137,7 +183,19 @@ def alike(one: Path, other: Path) -> bool:
 
 @pytest.mark.parametrize("name", CASES)
 def test_it_works_in_a_sweep(name, tmp_path):
-    assert main(["-m", *CASES[name], "preset=smoke", "engine.max_steps=2", "seed=1,2", f"output={tmp_path}"]) == 0
+    assert (
+        main(
+            [
+                "-m",
+                *CASES[name],
+                "preset=smoke",
+                "engine.max_steps=2",
+                "seed=1,2",
+                f"output={tmp_path}",
+            ]
+        )
+        == 0
+    )
     (table,) = tmp_path.rglob("sweep.csv")
     assert len(table.read_text().splitlines()) == 3
     shutil.rmtree(tmp_path)

@@ -7,7 +7,7 @@ import pytest
 PLUGIN = '''
 import torch
 from torch import nn
-from dlrun.core.artifacts import Pictures, Points, Writing
+from dlrun.core.artifacts import ImageGrid as Pictures, ScatterPlot as Points, TextSample as Writing
 from dlrun.config.constraints import Count, Positive
 from dlrun.core.types import Score, Step
 
@@ -16,14 +16,14 @@ class Two(nn.Module):
     """Two groups that chase each other; it makes what can be made."""
 
     goals = {"loss_first": "min", "loss_second": "min", "gap": "min"}
-    shown = ("text", "grid")
+    default_samples = ("text", "grid")
 
     def __init__(self, given, *, push):
         super().__init__()
         self.model, self.push = nn.Linear(64, 1), push
         self.other = nn.Linear(1, 64)
         self.groups = {"first": list(self.model.parameters()), "second": list(self.other.parameters())}
-        self.makes = {"text": self.text, "grid": self.grid, "plane": self.plane}
+        self.generators = {"text": self.text, "grid": self.grid, "plane": self.plane}
 
     def steps(self, batch):
         x = batch["image"].flatten(1) + 0.1 * torch.randn(len(batch["image"]), 64)
@@ -32,7 +32,7 @@ class Two(nn.Module):
         far = (self.other(self.model(x).detach()) - x).square().mean()
         yield Step("second", far, measured={"gap": far.sqrt()})
 
-    def judge(self, batches):
+    def split_scores(self, batches):
         return {"distance": Score(sum(len(batch["image"]) for batch in batches), n=1)}
 
     def text(self, *, prompt: str = "once", temperature: list[float] = [1.0], length: Count = 3):
@@ -43,13 +43,19 @@ class Two(nn.Module):
             yield Writing("\\n")
 
     def grid(self, *, columns: Count = 4):
-        yield Pictures(torch.rand(columns, 1, 8, 8), columns, "noise", moving=False)
+        yield Pictures(torch.rand(columns, 1, 8, 8), columns, "noise", animated=False)
 
     def plane(self, *, scale: Positive):
         of = torch.arange(10)
         yield Points(scale * torch.rand(10, 2), of, tuple("abcdefghij"), ("x", "y"), "ten points")
 '''
-WORDS = ("plugins=[chase]", "objective._target_=chase.Two", "+objective.push=0.5", "protocol=whole", "preset=smoke")
+WORDS = (
+    "plugins=[chase]",
+    "objective._target_=chase.Two",
+    "+objective.push=0.5",
+    "protocol=whole",
+    "preset=smoke",
+)
 
 
 @pytest.fixture
@@ -75,14 +81,21 @@ def test_every_measure_is_written_and_nothing_is_compared_with_targets(run):
     rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
     assert len(rows) == 2 and set(rows[0]["values"]) == {"loss_first", "loss_second", "gap"}
     (result,) = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
-    assert set(result["scores"]) == {"loss_first", "loss_second", "gap", "distance"} and result["baseline"] == {}
+    assert (
+        set(result["scores"]) == {"loss_first", "loss_second", "gap", "distance"}
+        and result["baseline"] == {}
+    )
     assert result["scores"]["distance"]["value"] == result["scores"]["gap"]["n"] == 1438
 
 
 def test_samples_are_kept_after_each_epoch_and_told_in_the_report(run):
     folder, _ = run
     names = sorted(file.name for file in (folder / "samples" / "fit").iterdir())
-    assert names == [f"{kind}-epoch-000{n}.{end}" for kind, end in (("grid", "png"), ("text", "txt")) for n in (1, 2)]
+    assert names == [
+        f"{kind}-epoch-000{n}.{end}"
+        for kind, end in (("grid", "png"), ("text", "txt"))
+        for n in (1, 2)
+    ]
     report = (folder / "report.html").read_text()
     assert "Samples" in report and "grid after epoch 2: noise" in report
     assert (folder / "samples" / "fit" / "text-epoch-0002.txt").read_text().strip() in report
@@ -97,10 +110,29 @@ def test_sampling_changes_nothing_in_training(run):
 
 def test_generate_streams_text_and_writes_files_that_nothing_overwrites(run):
     folder, call = run
-    code, said = call("generate", str(folder), "plugins=[chase]", "prompt=a, b=c", "temperature=0.2,0.5", "length=2")
+    code, said = call(
+        "generate",
+        str(folder),
+        "plugins=[chase]",
+        "prompt=a, b=c",
+        "temperature=0.2,0.5",
+        "length=2",
+    )
     first = (folder / "generated" / "text-1.txt").read_text()
-    assert code == 0 and first in said.out and first.startswith("a, b=c at 0.2: ") and "a, b=c at 0.5: " in first
-    again = call("generate", str(folder), "plugins=[chase]", "prompt=a, b=c", "temperature=0.2,0.5", "length=2")
+    assert (
+        code == 0
+        and first in said.out
+        and first.startswith("a, b=c at 0.2: ")
+        and "a, b=c at 0.5: " in first
+    )
+    again = call(
+        "generate",
+        str(folder),
+        "plugins=[chase]",
+        "prompt=a, b=c",
+        "temperature=0.2,0.5",
+        "length=2",
+    )
     assert again[0] == 0 and (folder / "generated" / "text-2.txt").read_text() == first
     assert call("generate", str(folder), "plugins=[chase]", "seed=7")[0] == 0
     assert call("generate", str(folder), "plugins=[chase]", "kind=plane", "scale=2")[0] == 0
@@ -113,7 +145,10 @@ def test_generate_streams_text_and_writes_files_that_nothing_overwrites(run):
     ("words", "said"),
     [
         (["kind=song"], "no kind 'song' to make; there are: text, grid, plane"),
-        (["kind=grid", "rows=3"], "no setting 'rows' for kind=grid; there are: kind, to, seed, fit, columns"),
+        (
+            ["kind=grid", "rows=3"],
+            "no setting 'rows' for kind=grid; there are: kind, to, seed, fit, columns",
+        ),
         (["kind=grid", "columns=0"], "columns=0: it must be a whole number from 1 up"),
         (["temperature=hot"], "temperature=hot: it must be a number"),
         (["kind=plane"], "kind=plane needs scale=…"),
@@ -132,7 +167,9 @@ def test_generate_refuses_words_that_make_no_sense(run, words, said):
 def test_commands_about_answers_say_that_there_are_none(run):
     folder, call = run
     (folder.parent / "x.csv").write_text("a\n1\n")
-    code, told = call("predict", str(folder), "plugins=[chase]", str(folder / "learning-curves.png"))
+    code, told = call(
+        "predict", str(folder), "plugins=[chase]", str(folder / "learning-curves.png")
+    )
     assert code == 2 and "answers no target, it makes something: dlrun generate" in told.err
     code, told = call("explain", "task=digits", *WORDS)
     assert code == 2 and "objective=Two answers no target" in told.err

@@ -8,13 +8,20 @@ import pytest
 import torch
 from laboratory import node
 
-from dlrun.config.compatibility import ACCEPTS, NEEDS, PROBLEMS, SINGLE, answers, model_fault
-from dlrun.config.instantiate import build
-from dlrun.core.errors import Refused
+from dlrun.config.compatibility import (
+    ACCEPTS,
+    NEEDS,
+    PROBLEM_TYPES,
+    SINGLE_OUTPUT_KINDS,
+    can_predict_targets,
+    get_model_error,
+)
+from dlrun.config.instantiate import build_part
+from dlrun.core.errors import UserError
 from dlrun.core.types import Field, Spec
-from dlrun.data.loading.table import Bag
-from dlrun.evaluation.metrics import defaults
-from dlrun.models.layers import BagProduct, Join
+from dlrun.data.loading.table import SparseCounts
+from dlrun.evaluation.metrics import get_default_metrics
+from dlrun.models.layers import InputProjection, SparseLinear
 from dlrun.objectives.losses import auto
 from dlrun.objectives.supervised import Supervised
 
@@ -36,7 +43,9 @@ TARGETS = {
     "fraction": Field("fraction", (1,), prior=torch.tensor([0.3])),
     "binary": Field("binary", (1,), prior=torch.tensor([0.4])),
     "category": Field("category", (), 4, prior=torch.tensor([0.1, 0.2, 0.3, 0.4])),
-    "tokens": Field("tokens", (7,), 30, prior=torch.ones(30) / 30),  # what comes next at each place of the input
+    "tokens": Field(
+        "tokens", (7,), 30, prior=torch.ones(30) / 30
+    ),  # what comes next at each place of the input
     "multilabel": Field("multilabel", (3,), 3, prior=torch.tensor([0.1, 0.5, 0.9])),
 }
 SHORT = {  # for sequences of a few steps
@@ -60,7 +69,9 @@ PICTURES = {"pretrained": Field("image", (1, 12, 12))}  # of as many channels as
 def a_bag(rows=ROWS, width=20, each=3):
     torch.manual_seed(2)
     columns = torch.cat([torch.randperm(width)[:each].sort().values for _ in range(rows)]).int()
-    return Bag(torch.arange(0, rows * each + 1, each).int(), columns, torch.rand(rows * each) + 0.5, width)
+    return SparseCounts(
+        torch.arange(0, rows * each + 1, each).int(), columns, torch.rand(rows * each) + 0.5, width
+    )
 
 
 def values(field):
@@ -77,12 +88,13 @@ CASES = [
     for model in sorted(ACCEPTS)
     for kind in ACCEPTS[model]
     for target in TARGETS
-    if answers(model, [target]) and (model != "bigram" or target == "tokens")  # whose classes are those of its input
+    if can_predict_targets(model, [target])
+    and (model != "bigram" or target == "tokens")  # whose classes are those of its input
 ]
 
 
 def test_every_problem_and_field_is_in_the_table():
-    assert set(TARGETS) == set(PROBLEMS) and len(CASES) >= 120
+    assert set(TARGETS) == set(PROBLEM_TYPES) and len(CASES) >= 120
 
 
 @pytest.mark.parametrize(("model", "kind", "target"), CASES)
@@ -90,33 +102,41 @@ def test_every_model_reads_and_answers_every_kind_it_accepts(model, kind, target
     inputs = {"x": INPUTS[kind]}
     if kind not in NEEDS.get(model, (kind,)):
         inputs["other"] = INPUTS[NEEDS[model][0]]
-    inputs = {name: PICTURES.get(model, field) if field.kind == "image" else field for name, field in inputs.items()}
+    inputs = {
+        name: PICTURES.get(model, field) if field.kind == "image" else field
+        for name, field in inputs.items()
+    }
     spec = Spec(inputs, {"y": TARGETS[target]})
     for init in ("torch", "keras") if model not in UNTRAINED else ("",):
         torch.manual_seed(0)
         changes = {"init": init} if init else {}
-        built = build(node("model", model, **changes, **CHANGES.get(model, {})), spec)
+        built = build_part(node("model", model, **changes, **CHANGES.get(model, {})), spec)
         batch = {name: values(field) for name, field in {**spec.inputs, **spec.targets}.items()}
         objective = Supervised(built, {"y": auto(spec.targets["y"])})
         (step,) = objective.steps(batch)
-        assert step.outputs["y"].shape == (ROWS, *spec.targets["y"].answered)
+        assert step.outputs["y"].shape == (ROWS, *spec.targets["y"].output_shape)
         assert math.isfinite(float(step.loss.detach()))
         if model not in UNTRAINED:
             step.loss.backward()
             assert all(p.grad is not None and p.grad.isfinite().all() for p in built.parameters())
-        for metric in defaults(spec.targets["y"]).values():
-            assert metric.each(step.outputs["y"].detach(), batch["y"]).shape == (ROWS,)
+        for metric in get_default_metrics(spec.targets["y"]).values():
+            assert metric.per_row(step.outputs["y"].detach(), batch["y"]).shape == (ROWS,)
 
 
 def test_a_model_answers_several_targets_from_several_inputs():
-    spec = Spec({k: INPUTS[k] for k in ("number", "category", "bag", "image")}, {k: TARGETS[k] for k in SINGLE})
+    spec = Spec(
+        {k: INPUTS[k] for k in ("number", "category", "bag", "image")},
+        {k: TARGETS[k] for k in SINGLE_OUTPUT_KINDS},
+    )
     batch = {name: values(field) for name, field in spec.inputs.items()}
     for model in ("dense", "linear", "convnet", "residual", "inception", "separable"):
         for category in ("onehot", "embedding") if model not in NEEDS else ("",):
-            built = build(node("model", model, **({"category": category} if category else {})), spec)
+            built = build_part(
+                node("model", model, **({"category": category} if category else {})), spec
+            )
             outputs = built(batch)
             assert {name: tuple(raw.shape) for name, raw in outputs.items()} == {
-                name: (ROWS, field.outputs) for name, field in spec.targets.items()
+                name: (ROWS, field.num_outputs) for name, field in spec.targets.items()
             }
 
 
@@ -127,24 +147,24 @@ def test_columns_may_be_called_what_torch_takes_for_something_else():
         extra = {"x.y": INPUTS["tokens"]} if model == "combined" else {}
         inputs = {name: INPUTS[kind] for name, kind in zip(names, kinds, strict=True)} | extra
         spec = Spec(inputs, {"half": TARGETS["number"], "c.d": TARGETS["category"]})
-        built = build(node("model", model), spec)
+        built = build_part(node("model", model), spec)
         outputs = built({name: values(field) for name, field in inputs.items()})
         assert list(outputs) == ["half", "c.d"] and outputs["c.d"].shape == (ROWS, 4)
         built.load_state_dict(built.state_dict())
 
 
 def test_what_a_model_cannot_read_is_refused_by_name():
-    assert model_fault("dense", {"x": "number"}) is None
+    assert get_model_error("dense", {"x": "number"}) is None
     for model in ("dense", "linear", "convnet"):
-        fault = model_fault(model, {"story": "tokens"})
+        fault = get_model_error(model, {"story": "tokens"})
         assert model in fault and "'story'" in fault and "constant" in fault
-    assert "image" in model_fault("convnet", {"x": "number"})
+    assert "image" in get_model_error("convnet", {"x": "number"})
 
 
 def test_the_sparse_layer_is_the_dense_layer():
     bag = next(a_bag().batches(slice(None), ROWS))
-    sparse = Join({"words": Field("bag", (20,), 20), "x": Field("number", (4,))}, 7)
-    sparse.initialise("keras")
+    sparse = InputProjection({"words": Field("bag", (20,), 20), "x": Field("number", (4,))}, 7)
+    sparse.initialize("keras")
     x = torch.randn(ROWS, 4)
     dense = torch.nn.Linear(24, 7)
     with torch.no_grad():
@@ -159,10 +179,14 @@ def test_the_sparse_layer_is_the_dense_layer():
 
 def test_the_sparse_product_has_the_right_gradient():
     bag = next(a_bag().batches(slice(None), ROWS))
-    bag = torch.sparse_csr_tensor(bag.crow_indices(), bag.col_indices(), bag.values(), bag.shape, check_invariants=True)
+    bag = torch.sparse_csr_tensor(
+        bag.crow_indices(), bag.col_indices(), bag.values(), bag.shape, check_invariants=True
+    )
     weight = torch.randn(20, 3, requires_grad=True)
     wanted = torch.autograd.grad((bag.to_dense() @ weight).cos().sum(), weight)[0]
-    found = torch.autograd.grad(BagProduct.apply(bag, weight, torch.zeros(3)).cos().sum(), weight)[0]
+    found = torch.autograd.grad(
+        SparseLinear.apply(bag, weight, torch.zeros(3)).cos().sum(), weight
+    )[0]
     assert torch.allclose(found, wanted, atol=1e-5)
 
 
@@ -175,7 +199,7 @@ def test_bags_in_chunks_are_the_rows():
 
 
 def test_keras_starting_weights():
-    model = build(
+    model = build_part(
         node("model", "dense", units=[300], init="keras"),
         Spec({"x": Field("number", (500,))}, {"y": TARGETS["binary"]}),
     )
@@ -189,7 +213,7 @@ def test_keras_starting_weights():
 
 def test_penalties_are_those_of_keras():
     spec = Spec({"x": Field("number", (4,))}, {"y": TARGETS["binary"]})
-    model = build(node("model", "dense", units=[3, 2], l1=0.01, l2=0.1), spec)
+    model = build_part(node("model", "dense", units=[3, 2], l1=0.01, l2=0.1), spec)
     kernels = [model.hidden[0].linear.weight, model.hidden[2].weight]
     wanted = sum(0.01 * k.abs().sum() + 0.1 * k.square().sum() for k in kernels)
     assert torch.allclose(model.penalty(), wanted)
@@ -197,12 +221,12 @@ def test_penalties_are_those_of_keras():
 
 def test_an_image_too_small_is_refused_with_its_size():
     spec = Spec({"x": Field("image", (1, 8, 8))}, {"y": TARGETS["category"]})
-    with pytest.raises(Refused, match="1×8×8 is too small"):
-        build(node("model", "convnet", filters=[8, 8, 8], padding="valid"), spec)
+    with pytest.raises(UserError, match="1×8×8 is too small"):
+        build_part(node("model", "convnet", filters=[8, 8, 8], padding="valid"), spec)
 
 
 def test_the_book_convnet_has_its_93322_weights():
     spec = Spec({"x": Field("image", (1, 28, 28))}, {"y": Field("category", (), 10)})
     settings = {"filters": [32, 64, 64], "pool": [2, 2, 1], "padding": "valid", "dense": [64]}
-    model = build(node("model", "convnet", **settings), spec)
+    model = build_part(node("model", "convnet", **settings), spec)
     assert sum(p.numel() for p in model.parameters()) == 93322

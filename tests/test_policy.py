@@ -13,14 +13,14 @@ from PIL import Image
 from torch import nn
 
 from dlrun.cli.main import main
-from dlrun.config.instantiate import build
+from dlrun.config.instantiate import build_part
 from dlrun.core import artifacts
-from dlrun.core.errors import Refused
+from dlrun.core.errors import UserError
 from dlrun.core.types import Field, Spec
-from dlrun.data.datasets.cartpole import NEAR
+from dlrun.data.datasets.cartpole import START_RANGE
 from dlrun.data.preprocessing.pipeline import prepare
-from dlrun.objectives.context import Given
-from dlrun.objectives.policy_gradient import Credit, Played, Policy, play
+from dlrun.objectives.context import ObjectiveContext
+from dlrun.objectives.policy_gradient import Episodes, PolicyGradient, ReturnEstimator, run_episodes
 
 ACTIONS = Field("category", (), 2, ("left", "right"), torch.tensor([0.5, 0.5]))
 SPEC = Spec({"observation": Field("number", (2,), labels=("here", "one"))}, {"action": ACTIONS})
@@ -57,7 +57,9 @@ class Linear(nn.Module):
 
 def player(discount=1.0, normalise=False, greedy=True, starts=None):
     starts = torch.tensor([[0.5, 1.0], [2.0, 1.0], [-1.0, 1.0]]) if starts is None else starts
-    return Policy(Linear(), Line(), Credit(discount, normalise), SPEC, starts, greedy)
+    return PolicyGradient(
+        Linear(), Line(), ReturnEstimator(discount, normalise), SPEC, starts, greedy
+    )
 
 
 def starts(count, at=0.5):
@@ -74,18 +76,23 @@ def test_the_gradient_is_that_of_reinforce_by_hand(discount):
     (step,) = objective.steps({"observation": objective.starts})
     step.loss.backward()
     torch.manual_seed(3)
-    played = objective.played(objective.starts)
+    played = objective.run_episodes(objective.starts)
     by_hand = torch.zeros(2, 2, dtype=torch.float64)
     for episode in range(3):
         for moment in range(2):
-            came = sum(discount**later * played.rewards[moment + later, episode] for later in range(2 - moment))
-            seen = played.seen[moment, episode].double()
+            came = sum(
+                discount**later * played.rewards[moment + later, episode]
+                for later in range(2 - moment)
+            )
+            seen = played.observations[moment, episode].double()
             chances = (objective.model.matrix.detach() @ seen).softmax(0)
-            chosen = nn.functional.one_hot(played.done[moment, episode], 2)
+            chosen = nn.functional.one_hot(played.actions[moment, episode], 2)
             by_hand -= came * torch.outer(chosen - chances, seen) / 3
     assert torch.allclose(objective.model.matrix.grad, by_hand, rtol=1e-6)
-    assert step.group == "model" and step.loss.item() == pytest.approx(-float(played.totals.mean()))
-    assert float(step.measured["reward"]) == pytest.approx(float(played.totals.mean()))
+    assert step.group == "model" and step.loss.item() == pytest.approx(
+        -float(played.total_rewards.mean())
+    )
+    assert float(step.measured["reward"]) == pytest.approx(float(played.total_rewards.mean()))
     assert float(step.measured["length"]) == 2
 
 
@@ -94,12 +101,17 @@ def test_its_mean_over_everything_that_may_happen_is_the_gradient_of_the_mean_re
     matrix, estimated, expected = objective.model.matrix, torch.zeros(2, 2, dtype=torch.float64), 0
     for actions in product((0, 1), repeat=2):
         doing = iter(actions)
-        played = play(objective.world, starts(1), lambda seen, doing=doing: torch.tensor([next(doing)]))
+        played = run_episodes(
+            objective.world, starts(1), lambda seen, doing=doing: torch.tensor([next(doing)])
+        )
         chance = torch.stack(
-            [(matrix @ played.seen[m, 0].double()).softmax(0)[a] for m, a in enumerate(actions)]
+            [
+                (matrix @ played.observations[m, 0].double()).softmax(0)[a]
+                for m, a in enumerate(actions)
+            ]
         ).prod()
-        expected = expected + chance * played.totals[0]
-        estimated += chance.detach() * torch.autograd.grad(objective.gain(played), matrix)[0]
+        expected = expected + chance * played.total_rewards[0]
+        estimated += chance.detach() * torch.autograd.grad(objective.policy_gain(played), matrix)[0]
     assert torch.allclose(torch.autograd.grad(expected, matrix)[0], estimated, rtol=1e-6)
     assert float(estimated.abs().max()) > 0.1
 
@@ -107,20 +119,31 @@ def test_its_mean_over_everything_that_may_happen_is_the_gradient_of_the_mean_re
 def test_normalised_credit_has_mean_zero_and_counts_no_moment_after_the_end():
     rewards = torch.tensor([[1.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
     there = torch.tensor([[True, True], [True, False], [True, False]])
-    played = Played(torch.zeros(3, 2, 1), torch.zeros(3, 2, dtype=torch.long), rewards, there)
-    assert Credit(0.5, False)(played).tolist() == [1.75, 1.0, 1.5, 1.0]
-    found = Credit(0.5, True)(played)
-    assert float(found.mean()) == pytest.approx(0, abs=1e-6) and float(found.std(correction=0)) == pytest.approx(1)
-    assert played.totals.tolist() == [3, 1]
+    played = Episodes(torch.zeros(3, 2, 1), torch.zeros(3, 2, dtype=torch.long), rewards, there)
+    assert ReturnEstimator(0.5, False)(played).tolist() == [1.75, 1.0, 1.5, 1.0]
+    found = ReturnEstimator(0.5, True)(played)
+    assert float(found.mean()) == pytest.approx(0, abs=1e-6) and float(
+        found.std(correction=0)
+    ) == pytest.approx(1)
+    assert played.total_rewards.tolist() == [3, 1]
 
 
 # --- episodes ---------------------------------------------------------------------------------------------------------
 
 
 def test_an_episode_that_is_over_counts_no_more():
-    played = play(Line(), torch.tensor([[0.0, 1.0], [20.0, 1.0]]), lambda seen: torch.ones(len(seen), dtype=torch.long))
-    assert played.there.tolist() == [[True, True], [True, False]] and played.totals.tolist() == [3, 21]
-    (step,) = player(starts=starts(1)).steps({"observation": torch.tensor([[0.0, 1.0], [20.0, 1.0]])})
+    played = run_episodes(
+        Line(),
+        torch.tensor([[0.0, 1.0], [20.0, 1.0]]),
+        lambda seen: torch.ones(len(seen), dtype=torch.long),
+    )
+    assert played.active.tolist() == [
+        [True, True],
+        [True, False],
+    ] and played.total_rewards.tolist() == [3, 21]
+    (step,) = player(starts=starts(1)).steps(
+        {"observation": torch.tensor([[0.0, 1.0], [20.0, 1.0]])}
+    )
     assert float(step.measured["length"]) == 1.5
 
 
@@ -129,32 +152,45 @@ def test_the_same_seed_has_the_same_episodes_and_measuring_draws_nothing():
     found = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        found.append(objective.played(many).done)
+        found.append(objective.run_episodes(many).actions)
     assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
     objective.eval()
     before = torch.get_rng_state()
-    measured = objective.played(many)
-    assert torch.equal(before, torch.get_rng_state()) and (measured.done == measured.done[:, :1]).all()
-    assert len(player(greedy=False).eval().played(many).done.unique()) == 2
+    measured = objective.run_episodes(many)
+    assert (
+        torch.equal(before, torch.get_rng_state())
+        and (measured.actions == measured.actions[:, :1]).all()
+    )
+    assert len(player(greedy=False).eval().run_episodes(many).actions.unique()) == 2
 
 
 def test_what_an_episode_has_brought_is_judged_with_an_interval():
     objective = player().eval()
-    score = objective.judge([{"observation": starts(20)}, {"observation": starts(4, 5.0)}])["reward"]
+    score = objective.split_scores([{"observation": starts(20)}, {"observation": starts(4, 5.0)}])[
+        "reward"
+    ]
     assert score.n == 24 and score.low < score.value < score.high
-    few = objective.judge([{"observation": starts(1)}])["reward"]
+    few = objective.split_scores([{"observation": starts(1)}])["reward"]
     assert few.n == 1 and few.low is None
 
 
 def test_it_is_given_what_it_needs_or_refuses():
     pytest.importorskip("gymnasium", reason="needs the extra dlrun[control]")
-    raw, digits = build(node("data", "cartpole")), build(node("data", "digits"))
+    raw, digits = build_part(node("data", "cartpole")), build_part(node("data", "digits"))
     data = prepare(raw, torch.arange(100).numpy(), torch.arange(100, 140).numpy())
-    objective = build(node("objective", "policy"), Given(build(node("model", "dense"), data.spec), data, raw))
-    assert len(objective.starts) == 40 and not objective.bar().groups
+    objective = build_part(
+        node("objective", "policy"),
+        ObjectiveContext(build_part(node("model", "dense"), data.spec), data, raw),
+    )
+    assert len(objective.starts) == 40 and not objective.baseline_objective().groups
     other = prepare(digits, torch.arange(100).numpy(), None)
-    with pytest.raises(Refused, match="plays from rows of number 'observation' .* the data give image 'image'"):
-        build(node("objective", "policy"), Given(build(node("model", "dense"), other.spec), other, digits))
+    with pytest.raises(
+        UserError, match="plays from rows of number 'observation' .* the data give image 'image'"
+    ):
+        build_part(
+            node("objective", "policy"),
+            ObjectiveContext(build_part(node("model", "dense"), other.spec), other, digits),
+        )
 
 
 # --- CartPole ---------------------------------------------------------------------------------------------------------
@@ -163,15 +199,19 @@ def test_it_is_given_what_it_needs_or_refuses():
 @pytest.fixture
 def carts():
     pytest.importorskip("gymnasium", reason="needs the extra dlrun[control]")
-    from dlrun.data.environments import cart_pole
+    from dlrun.data.environments import make_cartpole
 
-    return cart_pole(limit=60)
+    return make_cartpole(limit=60)
 
 
 def test_episodes_begin_near_rest_and_are_always_the_same():
-    raw, again = (build(node("data", "cartpole")) for _ in range(2))
+    raw, again = (build_part(node("data", "cartpole")) for _ in range(2))
     seen = raw.dev["observation"]
-    assert seen.shape == (400, 4) and abs(seen).max() <= NEAR and (seen == again.dev["observation"]).all()
+    assert (
+        seen.shape == (400, 4)
+        and abs(seen).max() <= START_RANGE
+        and (seen == again.dev["observation"]).all()
+    )
     held = {tuple(row) for row in raw.test()["observation"].tolist()}
     assert len(held) == 100 and not held & {tuple(row) for row in seen.tolist()}
 
@@ -179,24 +219,28 @@ def test_episodes_begin_near_rest_and_are_always_the_same():
 def test_side_by_side_they_are_gymnasiums_own_one_by_one(carts):
     import gymnasium
 
-    begins = torch.from_numpy(build(node("data", "cartpole")).dev["observation"][:6])
+    begins = torch.from_numpy(build_part(node("data", "cartpole")).dev["observation"][:6])
     choose = lambda seen: (seen[:, 2] > 0).long()  # noqa: E731
-    played = play(carts, begins, choose)
+    played = run_episodes(carts, begins, choose)
     for episode in range(len(begins)):
         one = gymnasium.make("CartPole-v1", max_episode_steps=60)
         one.reset(seed=0)
         one.unwrapped.state = begins[episode].double().numpy()
-        for moment in range(int(played.there[:, episode].sum())):
-            seen, reward, fallen, late, _ = one.step(int(played.done[moment, episode]))
+        for moment in range(int(played.active[:, episode].sum())):
+            seen, reward, fallen, late, _ = one.step(int(played.actions[moment, episode]))
             assert reward == played.rewards[moment, episode] == 1
             if not fallen | late:
-                assert torch.allclose(torch.from_numpy(seen), played.seen[moment + 1, episode], atol=1e-5)
+                assert torch.allclose(
+                    torch.from_numpy(seen), played.observations[moment + 1, episode], atol=1e-5
+                )
         assert fallen | late
-    assert 10 < played.totals.min() < played.totals.max() <= 60
+    assert 10 < played.total_rewards.min() < played.total_rewards.max() <= 60
 
 
 def test_a_picture_shows_where_the_cart_and_its_pole_are(carts):
-    shown = carts.pictures(torch.tensor([[0.0, 0, 0, 0], [1.2, 0, 0, 0], [0.0, 0, 0.5, 0], [0.0, 0, -0.5, 0]]))
+    shown = carts.render(
+        torch.tensor([[0.0, 0, 0, 0], [1.2, 0, 0, 0], [0.0, 0, 0.5, 0], [0.0, 0, -0.5, 0]])
+    )
     dark = lambda pixels: (pixels < 0.3).all(0).nonzero()[:, 1].float().mean()  # noqa: E731
     pole = lambda pixels: (pixels[0] - pixels[2] > 0.3).nonzero()[:, 1].float().mean()  # noqa: E731
     assert shown.shape == (4, 3, 100, 240) and abs(float(dark(shown[0])) - 119.5) < 1.5
@@ -206,19 +250,32 @@ def test_a_picture_shows_where_the_cart_and_its_pole_are(carts):
 
 def test_shown_episodes_are_as_long_as_they_are(carts, tmp_path):
     torch.manual_seed(0)
-    raw = build(node("data", "cartpole"))
+    raw = build_part(node("data", "cartpole"))
     data = prepare(raw, torch.arange(100).numpy(), None)
     begins = torch.from_numpy(raw.dev["observation"][:3])
-    objective = Policy(build(node("model", "dense"), data.spec), carts, Credit(1.0, True), data.spec, begins).eval()
-    length = int(objective.played(begins[2:]).there.sum())
-    (file,) = artifacts.write(objective.episode(number=2, every=3, steps=999), tmp_path, "episode")
+    objective = PolicyGradient(
+        build_part(node("model", "dense"), data.spec),
+        carts,
+        ReturnEstimator(1.0, True),
+        data.spec,
+        begins,
+    ).eval()
+    length = int(objective.run_episodes(begins[2:]).active.sum())
+    (file,) = artifacts.write_artifacts(
+        objective.episode(number=2, every=3, steps=999), tmp_path, "episode"
+    )
     with Image.open(file) as moving:
         assert file.suffix == ".gif" and moving.n_frames == -(-length // 3)
     (points,) = objective.choices(across=0, up=1, episodes=2)
-    assert len(points.positions) == int(objective.played(begins[:2]).there.sum()) and points.names == ("left", "right")
-    with pytest.raises(Refused, match="number=3: there are 3 rows to begin with"):
+    assert len(points.positions) == int(
+        objective.run_episodes(begins[:2]).active.sum()
+    ) and points.names == (
+        "left",
+        "right",
+    )
+    with pytest.raises(UserError, match="number=3: there are 3 rows to begin with"):
         next(objective.episode(number=3))
-    with pytest.raises(Refused, match="across=4 up=1: numbers from 0 to 3: position"):
+    with pytest.raises(UserError, match="across=4 up=1: numbers from 0 to 3: position"):
         next(objective.choices(across=4, up=1))
 
 
@@ -232,13 +289,19 @@ def test_it_learns_to_balance(carts, tmp_path):
     result, folder = run(tmp_path, "engine.epochs=6", "callback=[keep_best]")
     reward, bar = (result[part]["reward"] for part in ("scores", "baseline"))
     assert 15 < bar["value"] < 30 and reward["value"] > 4 * bar["value"] and reward["n"] == 80
-    assert result["scores"]["loss"]["value"] == pytest.approx(-reward["value"]) and result["note"] == ""
+    assert (
+        result["scores"]["loss"]["value"] == pytest.approx(-reward["value"])
+        and result["note"] == ""
+    )
 
 
 def test_without_the_library_it_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gymnasium", None)
     assert main(["task=cartpole", f"output={tmp_path}"]) == 2
-    assert "needs the library gymnasium" in (said := capsys.readouterr().err) and "pip install 'dlrun[control]'" in said
+    assert (
+        "needs the library gymnasium" in (said := capsys.readouterr().err)
+        and "pip install 'dlrun[control]'" in said
+    )
 
 
 def test_the_extra_is_named_in_the_package():

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 
 from dlrun.cli.main import main
-from dlrun.cli.predict_inputs import kind_of, like_a_path
-from dlrun.core.errors import Refused
-from dlrun.core.stored_files import lines
+from dlrun.cli.predict_inputs import get_input_kind, is_path_like
+from dlrun.core.errors import UserError
+from dlrun.core.stored_files import load_json_lines
 from dlrun.core.types import Field
 from dlrun.data.datasets.sklearn_datasets import digits
-from dlrun.data.datasets.synthetic import images
+from dlrun.data.datasets.synthetic import generate_images
 from dlrun.data.tabular import holdout
 from dlrun.report import prediction_table
 
@@ -29,7 +29,8 @@ FIELDS = {
     "fraction": Field("fraction", (1,)),
 }
 TABLE = "area,town,price,kind\n" + "".join(
-    f"{area},{'abc'[area % 3]},{area * 2 + area % 3},{'yes' if area > 30 else 'no'}\n" for area in range(10, 70)
+    f"{area},{'abc'[area % 3]},{area * 2 + area % 3},{'yes' if area > 30 else 'no'}\n"
+    for area in range(10, 70)
 )
 
 
@@ -44,7 +45,9 @@ def run(output, *words):
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     """A run on pictures, and a folder with its validation pictures as files, named by row."""
-    folder = run(tmp_path_factory.mktemp("digits"), "task=digits", "model=convnet", "engine.epochs=1")
+    folder = run(
+        tmp_path_factory.mktemp("digits"), "task=digits", "model=convnet", "engine.epochs=1"
+    )
     files, raw = tmp_path_factory.mktemp("files"), digits(test=0.2)
     for place, row in enumerate(kept(folder)["row"]):
         Image.fromarray(raw.dev["image"][row, 0]).save(files / f"{place:04}.png")
@@ -56,8 +59,15 @@ def tables(tmp_path_factory):
     """A run on a CSV file with a number and a class as its targets, and the file."""
     place = tmp_path_factory.mktemp("csv")
     (place / "t.csv").write_text(TABLE)
-    words = ("task=csv", f"data.path={place / 't.csv'}", "data.target=[price,kind]", "engine.epochs=2")
-    return run(place, *words, "model.units=[4]", "data.features={size: {log: area}}"), place / "t.csv"
+    words = (
+        "task=csv",
+        f"data.path={place / 't.csv'}",
+        "data.target=[price,kind]",
+        "engine.epochs=2",
+    )
+    return run(
+        place, *words, "model.units=[4]", "data.features={size: {log: area}}"
+    ), place / "t.csv"
 
 
 def kept(folder):
@@ -74,7 +84,12 @@ def some(file, rows, *columns):
     """Some rows of the table as text, with these columns."""
     with file.open(newline="") as handle:
         found = list(csv.DictReader(handle))
-    return "\n".join([",".join(columns), *(",".join(found[row][name] for name in columns) for row in rows)]) + "\n"
+    return (
+        "\n".join(
+            [",".join(columns), *(",".join(found[row][name] for name in columns) for row in rows)]
+        )
+        + "\n"
+    )
 
 
 def test_pictures_of_the_validation_rows_get_the_answers_that_were_kept(pictures, tmp_path, capsys):
@@ -84,11 +99,17 @@ def test_pictures_of_the_validation_rows_get_the_answers_that_were_kept(pictures
         assert main(["predict", str(folder), str(files), f"to={tmp_path / name}"]) == 0
     wanted = kept(folder)["output/digit"]
     table, whole = rows_of(tmp_path / "a.csv"), json.loads((tmp_path / "a.json").read_text())
-    assert list(table[0]) == ["file", "answer", *"0123456789"] and not whole["skipped"] and whole["note"] == ""
+    assert (
+        list(table[0]) == ["file", "answer", *"0123456789"]
+        and not whole["skipped"]
+        and whole["note"] == ""
+    )
     found = np.array([[float(row[digit]) for digit in "0123456789"] for row in table])
     assert np.array_equal(found.astype(np.float32), wanted)
     shares = [list(row["probabilities"].values()) for row in whole["rows"]]
-    assert np.array_equal(np.array(shares, np.float32), wanted) and not (found == wanted).all()  # the shortest digits
+    assert (
+        np.array_equal(np.array(shares, np.float32), wanted) and not (found == wanted).all()
+    )  # the shortest digits
     assert [row["answer"] for row in table] == [str(best) for best in wanted.argmax(1)]
     assert [row["file"] for row in whole["rows"]] == [str(path) for path in sorted(files.iterdir())]
     said = capsys.readouterr().out
@@ -96,7 +117,9 @@ def test_pictures_of_the_validation_rows_get_the_answers_that_were_kept(pictures
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_what_gives_no_picture_is_named_and_the_rest_is_answered(pictures, tmp_path, capsys, monkeypatch):
+def test_what_gives_no_picture_is_named_and_the_rest_is_answered(
+    pictures, tmp_path, capsys, monkeypatch
+):
     folder, files = pictures
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in" / "ner").mkdir(parents=True)
@@ -116,11 +139,17 @@ def test_what_gives_no_picture_is_named_and_the_rest_is_answered(pictures, tmp_p
 
 def test_made_up_data_are_said_to_be(tmp_path, capsys):
     folder = run(tmp_path, "task=mnist", "source=sample", "model=linear", "engine.epochs=1")
-    Image.fromarray(images("mnist", "digit", "train")["image"][0, 0]).save(tmp_path / "one.png")
+    Image.fromarray(generate_images("mnist", "digit", "train")["image"][0, 0]).save(
+        tmp_path / "one.png"
+    )
     capsys.readouterr()
     for name in ("a.csv", "a.json"):
-        assert main(["predict", str(folder), str(tmp_path / "one.png"), f"to={tmp_path / name}"]) == 0
-        assert "SYNTHETIC" in capsys.readouterr().out and "SYNTHETIC" in (tmp_path / name).read_text()
+        assert (
+            main(["predict", str(folder), str(tmp_path / "one.png"), f"to={tmp_path / name}"]) == 0
+        )
+        assert (
+            "SYNTHETIC" in capsys.readouterr().out and "SYNTHETIC" in (tmp_path / name).read_text()
+        )
 
 
 def test_rows_of_a_table_get_the_answers_that_were_kept_and_a_score(tables, tmp_path, capsys):
@@ -129,31 +158,46 @@ def test_rows_of_a_table_get_the_answers_that_were_kept_and_a_score(tables, tmp_
     dev = [row for row in range(60) if row not in set_aside()]
     held_out = [dev[row] for row in arrays["row"]]
     (tmp_path / "new.csv").write_text(some(table, held_out, "town", "kind", "price", "area"))
-    assert main(["predict", str(folder), str(tmp_path / "new.csv"), f"to={tmp_path / 'a.json'}"]) == 0
+    assert (
+        main(["predict", str(folder), str(tmp_path / "new.csv"), f"to={tmp_path / 'a.json'}"]) == 0
+    )
     found = json.loads((tmp_path / "a.json").read_text())
     assert [row["line"] for row in found["rows"]] == list(range(2, 2 + len(held_out)))
     targets = [row["targets"] for row in found["rows"]]
-    assert np.array_equal(np.float32([t["price"]["answer"] for t in targets]), arrays["output/price"][:, 0])
+    assert np.array_equal(
+        np.float32([t["price"]["answer"] for t in targets]), arrays["output/price"][:, 0]
+    )
     shares = [t["kind"]["probabilities"]["yes"] for t in targets]
     assert np.array_equal(np.float32(shares), arrays["output/kind"][:, 0])
-    assert np.array_equal(np.float32([t["price"]["truth"] for t in targets]), arrays["target/price"][:, 0])
-    assert [t["kind"]["truth"] == "yes" for t in targets] == arrays["target/kind"][:, 0].astype(bool).tolist()
-    (line,) = lines(folder / "results.jsonl")
+    assert np.array_equal(
+        np.float32([t["price"]["truth"] for t in targets]), arrays["target/price"][:, 0]
+    )
+    assert [t["kind"]["truth"] == "yes" for t in targets] == arrays["target/kind"][:, 0].astype(
+        bool
+    ).tolist()
+    (line,) = load_json_lines(folder / "results.jsonl")
     assert found["scores"] == {name: score["value"] for name, score in line["scores"].items()}
     assert "kind_accuracy" in capsys.readouterr().out
 
 
 def set_aside():
     """The rows of the table that its run keeps sealed."""
-    return set(holdout.random(60, 0.2)[1].tolist())
+    return set(holdout.random_holdout(60, 0.2)[1].tolist())
 
 
 def test_rows_without_the_target_are_answered_the_same(tables, tmp_path, capsys):
     folder, table = tables
-    for name, columns in (("with.csv", ("area", "town", "price", "kind")), ("without.csv", ("town", "area"))):
+    for name, columns in (
+        ("with.csv", ("area", "town", "price", "kind")),
+        ("without.csv", ("town", "area")),
+    ):
         (tmp_path / name).write_text(some(table, range(9), *columns))
-        assert main(["predict", str(folder), str(tmp_path / name), f"to={tmp_path / name}.json"]) == 0
-    whole, bare = (json.loads((tmp_path / f"{name}.csv.json").read_text()) for name in ("with", "without"))
+        assert (
+            main(["predict", str(folder), str(tmp_path / name), f"to={tmp_path / name}.json"]) == 0
+        )
+    whole, bare = (
+        json.loads((tmp_path / f"{name}.csv.json").read_text()) for name in ("with", "without")
+    )
     assert whole["scores"] and not bare["scores"] and "truth" not in str(bare["rows"])
     for one, other in zip(whole["rows"], bare["rows"], strict=True):
         assert one["targets"]["price"]["answer"] == other["targets"]["price"]["answer"]
@@ -164,7 +208,10 @@ def test_the_rows_that_a_run_was_made_from_get_no_score(tables, tmp_path, capsys
     folder, table = tables
     assert main(["predict", str(folder), str(table), f"to={tmp_path / 'a.csv'}"]) == 0
     assert "no score is taken" in capsys.readouterr().out
-    assert len(rows_of(tmp_path / "a.csv")) == 60 and "price: truth" not in rows_of(tmp_path / "a.csv")[0]
+    assert (
+        len(rows_of(tmp_path / "a.csv")) == 60
+        and "price: truth" not in rows_of(tmp_path / "a.csv")[0]
+    )
 
 
 def wines(file):
@@ -173,18 +220,29 @@ def wines(file):
 
     found = load_wine()
     rows = [
-        ",".join([*map(str, row), found.target_names[kind]]) for row, kind in zip(found.data, found.target, strict=True)
+        ",".join([*map(str, row), found.target_names[kind]])
+        for row, kind in zip(found.data, found.target, strict=True)
     ]
     file.write_text("\n".join([",".join([*found.feature_names, "grower"]), *rows]))
     return file
 
 
 def test_the_final_model_of_a_workflow_answers_for_further_rows(tmp_path, capsys):
-    words = ["workflow", "task=wine", "workflow=quick", "workflow.budget=1", "engine.epochs=5", f"output={tmp_path}"]
+    words = [
+        "workflow",
+        "task=wine",
+        "workflow=quick",
+        "workflow.budget=1",
+        "engine.epochs=5",
+        f"output={tmp_path}",
+    ]
     assert main(words) == 0
     (folder,) = [path.parent for path in tmp_path.rglob("workflow.json")]
     assert main(["final", str(folder), "reason=a test of predict"]) == 0
-    assert main(["predict", str(folder), str(wines(tmp_path / "w.csv")), f"to={tmp_path / 'a.csv'}"]) == 0
+    assert (
+        main(["predict", str(folder), str(wines(tmp_path / "w.csv")), f"to={tmp_path / 'a.csv'}"])
+        == 0
+    )
     assert len(rows_of(tmp_path / "a.csv")) == 178
 
 
@@ -193,7 +251,10 @@ def test_a_table_that_comes_with_a_package_is_answered_by_column_names(tmp_path,
     wines(tmp_path / "w.csv")
     assert main(["predict", str(folder), str(tmp_path / "w.csv"), f"to={tmp_path / 'a.csv'}"]) == 0
     answers = rows_of(tmp_path / "a.csv")
-    assert np.mean([row["answer"] == row["truth"] for row in answers]) > 0.95 and "class_2" in answers[0]
+    assert (
+        np.mean([row["answer"] == row["truth"] for row in answers]) > 0.95
+        and "class_2" in answers[0]
+    )
     (tmp_path / "gap.csv").write_text((tmp_path / "w.csv").read_text().replace("14.23", "", 1))
     assert main(["predict", str(folder), str(tmp_path / "gap.csv")]) == 2
     assert "misses numbers (line 2)" in capsys.readouterr().err
@@ -211,7 +272,10 @@ def test_what_makes_no_sense_is_refused(pictures, tables, tmp_path, capsys):
         "must end in .csv or .json": [str(folder), str(files), "to=a.txt"],
         "there is no folder": [str(folder), str(files), f"to={tmp_path / 'no' / 'a.csv'}"],
         "name one CSV file": [str(table_run), str(files)],
-        "lacks area, town, which the run was trained on": [str(table_run), str(tmp_path / "less.csv")],
+        "lacks area, town, which the run was trained on": [
+            str(table_run),
+            str(tmp_path / "less.csv"),
+        ],
         "line 2: column 'area' has 'large'": [str(table_run), str(tmp_path / "word.csv")],
     }
     for told, words in cases.items():
@@ -232,7 +296,10 @@ def moods(rows=60):
     random = np.random.RandomState(3)
     for row in range(rows):
         mood = list(MOODS)[row % 2]
-        kinds = [MOODS[mood] if random.rand() < 0.6 else "the film was a story" for _ in range(3 + row % 7)]
+        kinds = [
+            MOODS[mood] if random.rand() < 0.6 else "the film was a story"
+            for _ in range(3 + row % 7)
+        ]
         yield " ".join(random.choice(kind.split()) for kind in kinds), mood
 
 
@@ -249,7 +316,13 @@ def reading(request, tmp_path_factory):
     place = tmp_path_factory.mktemp(request.param)
     rows = list(moods())
     (place / "t.csv").write_text("mood,text\n" + "".join(f"{mood},{text}\n" for text, mood in rows))
-    words = ("task=texts", f"data.path={place / 't.csv'}", "data.text=text", "data.target=mood", "engine.epochs=3")
+    words = (
+        "task=texts",
+        f"data.path={place / 't.csv'}",
+        "data.text=text",
+        "data.target=mood",
+        "engine.epochs=3",
+    )
     folder = run(place / "out", *words, *WAYS[request.param])
     dev = [row for row in range(60) if row not in _sealed(folder, rows)]
     return folder, [rows[dev[row]] for row in kept(folder)["row"]]
@@ -258,7 +331,7 @@ def reading(request, tmp_path_factory):
 def _sealed(folder, rows):
     """The rows that the run has put aside as test rows."""
     labels = np.array([mood for _, mood in rows])
-    return set(holdout.stratified(labels, 0.2)[1].tolist())
+    return set(holdout.stratified_holdout(labels, 0.2)[1].tolist())
 
 
 def written_answers(place, *words):
@@ -266,7 +339,9 @@ def written_answers(place, *words):
     return json.loads((place / "a.json").read_text())
 
 
-def test_texts_are_answered_as_the_run_has_answered_them_in_every_way_of_giving_them(reading, tmp_path, capsys):
+def test_texts_are_answered_as_the_run_has_answered_them_in_every_way_of_giving_them(
+    reading, tmp_path, capsys
+):
     folder, rows = reading
     expected = kept(folder)["output/mood"][:, 0]
     (tmp_path / "texts").mkdir()
@@ -283,11 +358,19 @@ def test_texts_are_answered_as_the_run_has_answered_them_in_every_way_of_giving_
     for name, words in given.items():
         found = written_answers(tmp_path, folder, *words)
         names = list(found["rows"][0]["probabilities"])
-        assert np.allclose([row["probabilities"][names[1]] for row in found["rows"]], expected, atol=1e-6), name
-        assert [row["answer"] for row in found["rows"]] == [names[int(share > 0.5)] for share in expected]
-    (line,) = lines(folder / "results.jsonl")
-    assert found["scores"] == pytest.approx({name: score["value"] for name, score in line["scores"].items()})
-    assert [row["text"] for row in written_answers(tmp_path, folder, *given["text"])["rows"]] == given["text"]
+        assert np.allclose(
+            [row["probabilities"][names[1]] for row in found["rows"]], expected, atol=1e-6
+        ), name
+        assert [row["answer"] for row in found["rows"]] == [
+            names[int(share > 0.5)] for share in expected
+        ]
+    (line,) = load_json_lines(folder / "results.jsonl")
+    assert found["scores"] == pytest.approx(
+        {name: score["value"] for name, score in line["scores"].items()}
+    )
+    assert [
+        row["text"] for row in written_answers(tmp_path, folder, *given["text"])["rows"]
+    ] == given["text"]
 
 
 def test_what_the_run_does_not_know_is_counted(reading, tmp_path, capsys):
@@ -299,7 +382,9 @@ def test_what_the_run_does_not_know_is_counted(reading, tmp_path, capsys):
     assert "no word of 'quagga okapi' is known" in said and "'Great! zebra" not in said
 
 
-def test_a_long_text_is_shown_without_its_middle_and_written_whole(reading, tmp_path, capsys, monkeypatch):
+def test_a_long_text_is_shown_without_its_middle_and_written_whole(
+    reading, tmp_path, capsys, monkeypatch
+):
     monkeypatch.setenv("COLUMNS", "160")
     folder, _ = reading
     text = "great " * 40 + "film"
@@ -360,7 +445,7 @@ def test_what_is_no_text_is_refused(reading, tmp_path, capsys):
     ],
 )
 def test_a_mistyped_path_is_no_text(word, path):
-    assert like_a_path(word) == path
+    assert is_path_like(word) == path
 
 
 def test_texts_of_a_numbered_dataset_get_its_numbers(tmp_path, capsys):
@@ -374,13 +459,27 @@ def test_what_follows_a_series_is_told_with_its_moment_and_unit(tmp_path, capsys
     moments = [f"2024-01-{1 + hour // 24:02} {hour % 24:02}:00" for hour in range(480)]
     lines_ = [f"{when},{10 + hour % 24:.1f}" for hour, when in enumerate(moments)]
     (tmp_path / "s.csv").write_text("\n".join(["when,temp (degC)", *lines_]))
-    words = ("task=series", f"data.path={tmp_path / 's.csv'}", "data.time=when", "data.target='temp (degC)'")
-    folder = run(tmp_path / "out", *words, "data.lookback=24", "data.delay=[1,24]", "engine.epochs=1")
+    words = (
+        "task=series",
+        f"data.path={tmp_path / 's.csv'}",
+        "data.time=when",
+        "data.target='temp (degC)'",
+    )
+    folder = run(
+        tmp_path / "out", *words, "data.lookback=24", "data.delay=[1,24]", "engine.epochs=1"
+    )
     found = written_answers(tmp_path, folder, tmp_path / "s.csv")["values"]
-    assert [(one["target"], one["column"], one["unit"]) for one in found] == [("temp", "temp (degC)", "°C")] * 2
-    assert [one["when"][8:13] for one in found] == ["21 00", "21 23"]  # the last row is at 23 o'clock, on the 20th
+    assert [(one["target"], one["column"], one["unit"]) for one in found] == [
+        ("temp", "temp (degC)", "°C")
+    ] * 2
+    assert [one["when"][8:13] for one in found] == [
+        "21 00",
+        "21 23",
+    ]  # the last row is at 23 o'clock, on the 20th
     assert main(["predict", str(folder), str(tmp_path / "s.csv"), f"to={tmp_path / 'a.csv'}"]) == 0
-    assert [float(row["value"]) for row in rows_of(tmp_path / "a.csv")] == [one["value"] for one in found]
+    assert [float(row["value"]) for row in rows_of(tmp_path / "a.csv")] == [
+        one["value"] for one in found
+    ]
     assert "2024-01-20 23:00:00" in capsys.readouterr().out
     assert main(["predict", str(folder), "a text"]) == 2
     assert "This run reads series: dlrun predict RUN series.csv" in capsys.readouterr().err
@@ -389,8 +488,21 @@ def test_what_follows_a_series_is_told_with_its_moment_and_unit(tmp_path, capsys
 def test_a_text_beside_numbers_is_answered_from_rows_alone(tmp_path, capsys):
     rows = [f"{mood},{text},{len(text)}" for text, mood in moods()]
     (tmp_path / "t.csv").write_text("\n".join(["mood,text,size", *rows]))
-    words = ("task=csv", f"data.path={tmp_path / 't.csv'}", "data.target=mood", "data.texts=[text]", "data.test=0")
-    folder = run(tmp_path / "out", *words, "text=sequence", "text.length=6", "model=combined", "engine.epochs=1")
+    words = (
+        "task=csv",
+        f"data.path={tmp_path / 't.csv'}",
+        "data.target=mood",
+        "data.texts=[text]",
+        "data.test=0",
+    )
+    folder = run(
+        tmp_path / "out",
+        *words,
+        "text=sequence",
+        "text.length=6",
+        "model=combined",
+        "engine.epochs=1",
+    )
     arrays = kept(folder)
     held_out = [rows[row] for row in arrays["row"]]
     (tmp_path / "new.csv").write_text("\n".join(["mood,text,size", *held_out]))
@@ -406,13 +518,20 @@ def test_kinds_of_runs_by_what_they_read(tmp_path):
         plain = {"inputs": {f"{place}": {"kind": one} for place, one in enumerate(inputs)}}
         plain["targets"] = {"t": {"kind": "number", "outlook": outlook}}
         (tmp_path / "fields.json").write_text(json.dumps(plain))
-        return kind_of(tmp_path)
+        return get_input_kind(tmp_path)
 
     assert kind(["image"]) == "pictures" and kind(["tokens"]) == kind(["bag"]) == "texts"
-    assert kind(["number", "category"]) == kind(["tokens", "number"]) == kind(["bag", "bag"]) == "table"
+    assert (
+        kind(["number", "category"])
+        == kind(["tokens", "number"])
+        == kind(["bag", "bag"])
+        == "table"
+    )
     assert kind(["series"], {"rows": [1]}) == "series"
     for inputs in (["image", "number"], ["series"]):
-        with pytest.raises(Refused, match="predict answers for pictures, for texts, for series, and for rows"):
+        with pytest.raises(
+            UserError, match="predict answers for pictures, for texts, for series, and for rows"
+        ):
             kind(inputs)
 
 
@@ -420,25 +539,37 @@ def test_kinds_of_runs_by_what_they_read(tmp_path):
 def test_answers_are_written_in_the_words_of_their_field(name):
     field = FIELDS[name]
     torch.manual_seed(3)
-    outputs = {"t": field.activate(torch.randn(5, field.outputs)).numpy()}
+    outputs = {"t": field.apply_activation(torch.randn(5, field.num_outputs)).numpy()}
     names, text = (
         list("abcde"),
-        prediction_table.csv_text({"t": field}, list("abcde"), outputs, {}, first="file", note="so"),
+        prediction_table.predictions_to_csv(
+            {"t": field}, list("abcde"), outputs, {}, first="file", note="so"
+        ),
     )
     rows = list(csv.DictReader(text.splitlines()))
     assert [row["file"] for row in rows] == names and {row["note"] for row in rows} == {"so"}
-    told = prediction_table.names_of(field, "t")
+    told = prediction_table.get_output_names(field, "t")
     for row, output in zip(rows, outputs["t"], strict=True):
         if name in ("number", "fraction"):
-            assert np.float32(row["answer"]) == output[0] and list(row) == ["file", "answer", "note"]
+            assert np.float32(row["answer"]) == output[0] and list(row) == [
+                "file",
+                "answer",
+                "note",
+            ]
             continue
         found = [float(row[one]) for one in told]
-        assert np.array_equal(np.float32(found), [1 - output[0], output[0]] if name == "binary" else output)
+        assert np.array_equal(
+            np.float32(found), [1 - output[0], output[0]] if name == "binary" else output
+        )
         if name in ("category", "binary"):
             assert row["answer"] == told[int(np.argmax(found))] and sum(found) == pytest.approx(1)
         elif name == "multilabel":
-            assert row["answer"] == (", ".join(n for n, p in zip(told, found, strict=True) if p > 0.5) or "(none)")
-    table = prediction_table.table({"t": field}, names, outputs, {}, first="file")
+            assert row["answer"] == (
+                ", ".join(n for n, p in zip(told, found, strict=True) if p > 0.5) or "(none)"
+            )
+    table = prediction_table.make_prediction_table({"t": field}, names, outputs, {}, first="file")
     assert len(table.rows) == 5 and all(len(row) == len(table.columns) for row in table.rows)
-    whole = prediction_table.json_text({"t": field}, names, outputs, {}, first="file", about={})
+    whole = prediction_table.predictions_to_json(
+        {"t": field}, names, outputs, {}, first="file", about={}
+    )
     assert len(json.loads(whole)["rows"]) == 5

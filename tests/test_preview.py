@@ -5,24 +5,37 @@ import os
 import subprocess
 import sys
 from itertools import cycle, islice
-from pathlib import Path
 
 import pytest
 import yaml
 
 from dlrun.config import compose as configure
 from dlrun.config import groups as places
-from dlrun.config.compose import compose
-from dlrun.config.early_check import preview
-from dlrun.core.errors import Refused
+from dlrun.config.compose import compose_config
+from dlrun.config.early_check import compose_without_hydra
+from dlrun.core.errors import UserError
+from dlrun.core.paths import PACKAGE
 
-CONF = places.conf_folder()
+CONF = places.get_builtin_conf()
 TAKEN = {
-    key for line in yaml.safe_load((CONF / "config.yaml").read_text())["defaults"] if line != "_self_" for key in line
+    key
+    for line in yaml.safe_load((CONF / "config.yaml").read_text())["defaults"]
+    if line != "_self_"
+    for key in line
 }
-GROUPS = {group: options for group, options in places.groups(CONF).items() if group in TAKEN}
+GROUPS = {group: options for group, options in places.list_groups(CONF).items() if group in TAKEN}
 CHOOSERS = ("task", "experiment", "preset")
-KEYS = ["output", "seed", "test", "source", "loss_weights", "plugins", "model.units", "engine.epochs", "optimizer.lr"]
+KEYS = [
+    "output",
+    "seed",
+    "test",
+    "source",
+    "loss_weights",
+    "plugins",
+    "model.units",
+    "engine.epochs",
+    "optimizer.lr",
+]
 KEYS += ["callback.keep_best.monitor", "data._target_", "scheduler.warmup", "task.name"]
 PLAIN = """
 1 -1 +5 0 1e-3 1E5 1. .5 -.5e3 1.e2 1e03 1e+05 true TRUE null inf nan yes abc a/b ./x ../x /abs/x.csv a-b a.b x1e-3
@@ -47,7 +60,9 @@ def zipped(*groups):
     columns = [islice(cycle(GROUPS[group]), count) for group in groups]
     several = ("metric", "callback")
     for names in zip(*columns, strict=True):
-        yield [f"{g}=[{n}]" if g in several else f"{g}={n}" for g, n in zip(groups, names, strict=True)]
+        yield [
+            f"{g}=[{n}]" if g in several else f"{g}={n}" for g, n in zip(groups, names, strict=True)
+        ]
 
 
 def values():
@@ -68,7 +83,12 @@ CASES = {
     "presets": [
         ["preset=smoke"],
         ["task=imdb", "preset=overfit", "model=linear", "seed=7"],
-        ["experiment=reuters_dense", "preset=smoke", "callback=[early_stopping]", "callback.early_stopping.patience=2"],
+        [
+            "experiment=reuters_dense",
+            "preset=smoke",
+            "callback=[early_stopping]",
+            "callback.early_stopping.patience=2",
+        ],
         ["experiment=boston_kfold", "task=wine", "engine=small", "data.test=0.5"],
         ["preset=overfit", "data=mnist", "source=sample", "data.source=official"],
     ],
@@ -79,32 +99,63 @@ CASES = {
 @pytest.mark.parametrize("kind", CASES)
 def test_it_says_what_hydra_says(kind):
     for words in CASES[kind]:
-        found = preview(words, [])
+        found = compose_without_hydra(words, [])
         assert found is not None, words
-        assert found[1] == [] and said(found[0]) == said(compose(words, [])), words
+        assert found[1] == [] and said(found[0]) == said(compose_config(words, [])), words
 
 
 def test_what_was_compared_is_all_there_is():
     named = {word for words in CASES["options"] for word in words}
-    assert len(named) == sum(len(options) for group, options in GROUPS.items() if group not in CHOOSERS) >= 50
+    assert (
+        len(named)
+        == sum(len(options) for group, options in GROUPS.items() if group not in CHOOSERS)
+        >= 50
+    )
     assert len(CASES["tasks"]) >= 11 and len(CASES["experiments"]) >= 14 and len(VALUES) >= 40
     assert sum(map(len, CASES["values"])) == len(VALUES)
-    assert set(GROUPS["preset"]) <= {w.partition("=")[2] for words in CASES["presets"] for w in words}
+    assert set(GROUPS["preset"]) <= {
+        w.partition("=")[2] for words in CASES["presets"] for w in words
+    }
 
 
 @pytest.mark.parametrize("value", BEYOND)
 def test_a_value_that_is_not_plain_is_left_to_hydra(value):
-    assert preview([f"output={value}"], []) is None
+    assert compose_without_hydra([f"output={value}"], []) is None
 
 
 @pytest.mark.parametrize(
     "words",
-    ["+seed=1", "++seed=1", "~seed", "seed", "model@x=dense", "model=dense model=dense", "model=[dense]", "preset=null"]
-    + ["hydra.verbose=true", "hydra/launcher=basic", "model=3", "seed.x=1", "book.figure=3", "model.units.0=1", "a-b=1"]
-    + ["callback.keep_best=3", "engine=3", "preset=true", "metric=[1]", "model=nothing_there", "=3", "model..units=1"],
+    [
+        "+seed=1",
+        "++seed=1",
+        "~seed",
+        "seed",
+        "model@x=dense",
+        "model=dense model=dense",
+        "model=[dense]",
+        "preset=null",
+    ]
+    + [
+        "hydra.verbose=true",
+        "hydra/launcher=basic",
+        "model=3",
+        "seed.x=1",
+        "book.figure=3",
+        "model.units.0=1",
+        "a-b=1",
+    ]
+    + [
+        "callback.keep_best=3",
+        "engine=3",
+        "preset=true",
+        "metric=[1]",
+        "model=nothing_there",
+        "=3",
+        "model..units=1",
+    ],
 )
 def test_words_that_are_not_plain_are_left_to_hydra(words):
-    assert preview(words.split(), []) is None
+    assert compose_without_hydra(words.split(), []) is None
 
 
 OWN = "_target_: dlrun.models.dense.dense\nunits: [3]\n"
@@ -115,7 +166,8 @@ PLAIN_FILES = {
     "mappings and aliases": ("model/own", OWN + "a: &a {b: [1, {c: 2}]}\nd: *a\n"),
     "every kind of scalar": (
         "model/own",
-        OWN + "a: [1e-3, 1.5e3, .5, -.5, 1_0, 1_0e3, 0x1F, 010, 1:30, yes, Off, ~, '4.4', '1e3', .inf, 1., +1, a b]\n",
+        OWN
+        + "a: [1e-3, 1.5e3, .5, -.5, 1_0, 1_0e3, 0x1F, 010, 1:30, yes, Off, ~, '4.4', '1e3', .inf, 1., +1, a b]\n",
     ),
     "a reference": ("model/own", OWN + "a: ${seed}\n"),
     "empty": ("metric/own", "{}\n"),
@@ -143,7 +195,10 @@ ODD_FILES = {
     "a package further down": ("model/own", "# Mine.\n# @package _global_\n" + OWN),
     "no self": ("model/own", "defaults: [dense]\nunits: [3]\n"),
     "self first": ("model/own", "defaults: [_self_, dense]\nunits: [3]\n"),
-    "an option of another group": ("model/own", "defaults:\n  - /data: wine\n  - _self_\nunits: [3]\n"),
+    "an option of another group": (
+        "model/own",
+        "defaults:\n  - /data: wine\n  - _self_\nunits: [3]\n",
+    ),
     "a resolver": ("model/own", OWN + "a: ${oc.env:HOME}\n"),
     "a reference inside": ("model/own", OWN + "a: x${seed}\n"),
     "a reference that is relative": ("model/own", OWN + "a: ${.units}\n"),
@@ -165,7 +220,10 @@ ODD_FILES = {
     "a setting of hydra's": ("preset/own", "# @package _global_\nhydra: {verbose: true}\n"),
     "a value where a part was": ("preset/own", "# @package _global_\nmodel: 3\n"),
     "a part where a value was": ("preset/own", "# @package _global_\nseed: {a: 1}\n"),
-    "a package over its own below": ("preset/own", "# @package _global_\ndefaults: [smoke, _self_]\nseed: 1\n"),
+    "a package over its own below": (
+        "preset/own",
+        "# @package _global_\ndefaults: [smoke, _self_]\nseed: 1\n",
+    ),
 }
 
 
@@ -173,21 +231,23 @@ def chosen(folder, path, content):
     """The words that choose this file, written below a folder of the user's."""
     group, name = path.split("/")
     (folder / group).mkdir()
-    (folder / f"{path}.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
+    (folder / f"{path}.yaml").write_bytes(
+        content if isinstance(content, bytes) else content.encode()
+    )
     return [f"{group}=[{name}]" if group == "metric" else f"{group}={name}"]
 
 
 @pytest.mark.parametrize("name", PLAIN_FILES)
 def test_files_of_ones_own_say_what_hydra_says(tmp_path, name):
     words = chosen(tmp_path, *PLAIN_FILES[name])
-    found = preview(words, [tmp_path])
+    found = compose_without_hydra(words, [tmp_path])
     assert found is not None and found[1] == []
-    assert said(found[0]) == said(compose(words, [tmp_path]))
+    assert said(found[0]) == said(compose_config(words, [tmp_path]))
 
 
 @pytest.mark.parametrize("name", ODD_FILES)
 def test_files_of_ones_own_that_are_not_plain_are_left_to_hydra(tmp_path, name):
-    assert preview(chosen(tmp_path, *ODD_FILES[name]), [tmp_path]) is None
+    assert compose_without_hydra(chosen(tmp_path, *ODD_FILES[name]), [tmp_path]) is None
 
 
 WRONG = [
@@ -214,11 +274,11 @@ WRONG = [
 
 @pytest.mark.parametrize("words", WRONG)
 def test_a_refusal_is_word_for_word_the_one_that_hydra_leads_to(monkeypatch, words):
-    with monkeypatch.context() as patched, pytest.raises(Refused) as early:
-        patched.setattr(configure, "compose", None)
+    with monkeypatch.context() as patched, pytest.raises(UserError) as early:
+        patched.setattr(configure, "compose_config", None)
         configure.configure(words.split(), [])
-    with monkeypatch.context() as patched, pytest.raises(Refused) as late:
-        patched.setattr(configure, "preview", lambda *_: None)
+    with monkeypatch.context() as patched, pytest.raises(UserError) as late:
+        patched.setattr(configure, "compose_without_hydra", lambda *_: None)
         configure.configure(words.split(), [])
     assert str(early.value) == str(late.value)
 
@@ -236,5 +296,5 @@ for line in {QUICK!r}:
     heavy = {{'torch', 'hydra', 'omegaconf', 'numpy', 'rich'}} & set(sys.modules)
     assert not heavy, (line, heavy)
 """
-    here = os.environ | {"PYTHONPATH": str(Path(places.__file__).parents[1])}
+    here = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
     subprocess.run([sys.executable, "-c", code], env=here, check=True)

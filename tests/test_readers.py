@@ -7,11 +7,11 @@ import torch
 from laboratory import node
 from torch import nn
 
-from dlrun.config.groups import conf_folder, options
-from dlrun.config.instantiate import build
-from dlrun.core.errors import Refused
+from dlrun.config.groups import get_builtin_conf, list_group_options
+from dlrun.config.instantiate import build_part
+from dlrun.core.errors import UserError
 from dlrun.core.types import Field, Spec
-from dlrun.models.sequence.masking import compact, pooled, turned
+from dlrun.models.sequence.masking import move_padding_last, pool_steps, reverse_steps
 
 SHORT = {
     "embedding": {"units": 5, "ends": "average"},
@@ -21,7 +21,9 @@ SHORT = {
     **dict.fromkeys(("rnn", "lstm", "gru"), {"units": [6, 4], "embedding": 5}),
 }
 WORDS, SERIES = Field("tokens", (), 50), Field("series", (9, 3))
-READERS = [name for name in options(conf_folder(), "reader") if name != "convnet"]  # of pictures
+READERS = [
+    name for name in list_group_options(get_builtin_conf(), "reader") if name != "convnet"
+]  # of pictures
 CELLS = ("rnn", "lstm", "gru")
 VARIANTS = [(name, {}) for name in READERS] + [
     *((cell, {"bidirectional": both, "reverse": turn, "ends": ends})
@@ -34,7 +36,7 @@ VARIANTS = [(name, {}) for name in READERS] + [
 
 def reader(name, field=WORDS, **changes):
     torch.manual_seed(3)
-    return build(node("reader", name, **{**SHORT[name], **changes}))(field).eval()
+    return build_part(node("reader", name, **{**SHORT[name], **changes}))(field).eval()
 
 
 def texts(lengths, width, side, seed=1):
@@ -55,7 +57,12 @@ def test_every_reader_is_tested():
 def test_masked_padding_changes_nothing(name, changes):
     lengths = [9, 4, 1, 7, 12, 0, 3, 12] * 5  # enough rows that they are read in groups
     built = reader(name, **changes)
-    wanted = torch.cat([built(texts(lengths, 12, "back")[row : row + 1, : max(1, n)]) for row, n in enumerate(lengths)])
+    wanted = torch.cat(
+        [
+            built(texts(lengths, 12, "back")[row : row + 1, : max(1, n)])
+            for row, n in enumerate(lengths)
+        ]
+    )
     for side, width in (("front", 12), ("back", 12), ("front", 31), ("back", 40)):
         assert torch.allclose(built(texts(lengths, width, side)), wanted, atol=1e-6), (side, width)
 
@@ -64,7 +71,9 @@ def test_masked_padding_changes_nothing(name, changes):
 def test_without_a_mask_padding_is_read_like_a_word(name):
     built = reader(name, mask=False)
     apart = [built(texts([4, 9], width, "back")) for width in (12, 20)]
-    assert not torch.allclose(*apart, atol=1e-4) or name == "conv1d"  # whose largest answers may be those of words
+    assert (
+        not torch.allclose(*apart, atol=1e-4) or name == "conv1d"
+    )  # whose largest answers may be those of words
     words = texts([12, 12], 12, "back")
     assert torch.allclose(built(words), reader(name, mask=True)(words), atol=1e-6)
 
@@ -79,10 +88,15 @@ def test_gradients_reach_every_weight(name, mask, init, field):
     changes = {**SHORT[name], "mask": mask}
     if name in CELLS:
         changes |= {"bidirectional": True, "dropout": 0.2, "recurrent_dropout": 0.2}
-    model = build(node("model", name, reader=node("reader", name, **changes), init=init), Spec({"x": field}, target))
+    model = build_part(
+        node("model", name, reader=node("reader", name, **changes), init=init),
+        Spec({"x": field}, target),
+    )
     x = texts([9, 6, 12, 12], 12, "front") if field is WORDS else torch.randn(4, *SERIES.shape)
     model.train()({"x": x})["y"].square().sum().backward()
-    assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in model.parameters())
+    assert all(
+        weight.grad is not None and weight.grad.isfinite().all() for weight in model.parameters()
+    )
     unmoved = {key for key, weight in model.named_parameters() if not weight.grad.any()}
     assert not unmoved
 
@@ -110,29 +124,38 @@ def test_what_is_answered_at_a_step_knows_no_later_one(cell):
 
 
 def test_words_are_moved_to_the_front_with_their_order_and_their_number():
-    packed, lengths = compact(torch.tensor([[0, 0, 3, 4], [5, 0, 6, 0], [0, 0, 0, 0]]), 1)
-    assert packed.tolist() == [[3, 4, 0, 0], [5, 6, 0, 0], [0, 0, 0, 0]] and lengths.tolist() == [2, 2, 1]
-    packed, lengths = compact(torch.tensor([[0, 7]]), 3)
+    packed, lengths = move_padding_last(torch.tensor([[0, 0, 3, 4], [5, 0, 6, 0], [0, 0, 0, 0]]), 1)
+    assert packed.tolist() == [[3, 4, 0, 0], [5, 6, 0, 0], [0, 0, 0, 0]] and lengths.tolist() == [
+        2,
+        2,
+        1,
+    ]
+    packed, lengths = move_padding_last(torch.tensor([[0, 7]]), 3)
     assert packed.tolist() == [[7, 0, 0]] and lengths.tolist() == [3]
 
 
 def test_steps_turn_round_within_their_row():
     x = torch.arange(8.0).reshape(4, 2, 1)  # rows 0 2 4 6 and 1 3 5 7
-    assert turned(x, torch.tensor([3, 4]))[:, :, 0].T.tolist() == [[4, 2, 0, 6], [7, 5, 3, 1]]
-    assert turned(x, None)[:, :, 0].T.tolist() == [[6, 4, 2, 0], [7, 5, 3, 1]]
+    assert reverse_steps(x, torch.tensor([3, 4]))[:, :, 0].T.tolist() == [
+        [4, 2, 0, 6],
+        [7, 5, 3, 1],
+    ]
+    assert reverse_steps(x, None)[:, :, 0].T.tolist() == [[6, 4, 2, 0], [7, 5, 3, 1]]
 
 
 def test_padded_steps_count_neither_in_the_average_nor_in_the_largest():
     x = torch.tensor([[[1.0], [-3.0], [100.0]], [[-2.0], [-4.0], [-6.0]]])
     lengths = torch.tensor([2, 3])
-    assert pooled(x, lengths, "average").tolist() == [[-1], [-4]]
-    assert pooled(x, lengths, "max").tolist() == [[1], [-2]]
-    assert pooled(x, None, "average")[0].item() == pytest.approx(98 / 3)
+    assert pool_steps(x, lengths, "average").tolist() == [[-1], [-4]]
+    assert pool_steps(x, lengths, "max").tolist() == [[1], [-2]]
+    assert pool_steps(x, None, "average")[0].item() == pytest.approx(98 / 3)
 
 
 def weights_of(name, field, dense=(), **settings):
     spec = Spec({"x": field}, {"y": Field("binary", (1,), prior=torch.tensor([0.5]))})
-    model = build(node("model", name, reader=node("reader", name, **settings), dense=list(dense)), spec)
+    model = build_part(
+        node("model", name, reader=node("reader", name, **settings), dense=list(dense)), spec
+    )
     return sum(weight.numel() for weight in model.parameters())
 
 
@@ -150,12 +173,18 @@ def test_parameters_are_as_many_as_in_the_book():
 
 @pytest.mark.parametrize("name", ["conv1d", "conv_gru"])
 def test_sequences_of_which_nothing_would_be_left_are_refused_with_what_would_do(name):
-    with pytest.raises(Refused, match="8 steps are too few for kernel=4 and pool=\\[3, 1\\].*15 steps"):
+    with pytest.raises(
+        UserError, match="8 steps are too few for kernel=4 and pool=\\[3, 1\\].*15 steps"
+    ):
         reader(name, Field("series", (8, 3)), kernel=4, pool=[3, 1])
     least = reader(name, Field("series", (15, 3)), kernel=4, pool=[3, 1])
     assert least(torch.randn(2, 15, 3)).isfinite().all()
     for mask in (True, False):  # texts of any length are filled up
-        assert reader(name, kernel=4, pool=[3, 1], mask=mask)(texts([2, 5], 5, "front")).isfinite().all()
+        assert (
+            reader(name, kernel=4, pool=[3, 1], mask=mask)(texts([2, 5], 5, "front"))
+            .isfinite()
+            .all()
+        )
 
 
 @pytest.mark.parametrize(("name", "field", "changes", "said"), [
@@ -169,40 +198,53 @@ def test_sequences_of_which_nothing_would_be_left_are_refused_with_what_would_do
     ("transformer", WORDS, {"heads": 3}, "heads=3"),
 ])  # fmt: skip
 def test_what_cannot_be_read_is_refused(name, field, changes, said):
-    with pytest.raises(Refused, match=said):
+    with pytest.raises(UserError, match=said):
         reader(name, field, **changes)
 
 
 def test_an_input_that_cannot_be_read_is_named():
     spec = Spec({"weather": SERIES}, {"y": Field("binary", (1,), prior=torch.tensor([0.5]))})
-    with pytest.raises(Refused, match="'weather'.*reads words"):
-        build(node("model", "embedding"), spec)
+    with pytest.raises(UserError, match="'weather'.*reads words"):
+        build_part(node("model", "embedding"), spec)
 
 
 def test_a_text_longer_than_the_positions_is_refused():
-    with pytest.raises(Refused, match="12 steps is longer than positions=10"):
+    with pytest.raises(UserError, match="12 steps is longer than positions=10"):
         reader("transformer", positions=10)(texts([12, 3], 12, "front"))
     assert reader("transformer", positions=10)(texts([9, 3], 12, "front")).isfinite().all()
 
 
 def test_starting_weights_are_those_of_keras():
     torch.manual_seed(0)
-    spec = Spec({"x": Field("tokens", (), 2000)}, {"y": Field("binary", (1,), prior=torch.tensor([0.5]))})
-    parts = {name: build(node("model", name, init="keras"), spec).readers["x"] for name in ("lstm", "conv1d")}
-    parts["transformer"] = build(node("model", "transformer", init="keras"), spec).readers["x"]
+    spec = Spec(
+        {"x": Field("tokens", (), 2000)}, {"y": Field("binary", (1,), prior=torch.tensor([0.5]))}
+    )
+    parts = {
+        name: build_part(node("model", name, init="keras"), spec).readers["x"]
+        for name in ("lstm", "conv1d")
+    }
+    parts["transformer"] = build_part(node("model", "transformer", init="keras"), spec).readers["x"]
     assert all(float(p.words.weight.detach().abs().max()) <= 0.05 for p in parts.values())
     lstm = parts["lstm"].body.layers[0][0].native
     state = lstm.weight_hh_l0.detach()
     assert torch.allclose(state.T @ state, torch.eye(32), atol=1e-5)
-    assert lstm.bias_ih_l0.reshape(4, 32).sum(1).tolist() == [0, 32, 0, 0] and not lstm.bias_hh_l0.any()
+    assert (
+        lstm.bias_ih_l0.reshape(4, 32).sum(1).tolist() == [0, 32, 0, 0]
+        and not lstm.bias_hh_l0.any()
+    )
     assert near(lstm.weight_ih_l0, (6 / (32 + 4 * 32)) ** 0.5)
     convolution = next(part for part in parts["conv1d"].modules() if isinstance(part, nn.Conv1d))
     assert near(convolution.weight, (6 / (7 * (128 + 32))) ** 0.5) and not convolution.bias.any()
-    attention = next(part for part in parts["transformer"].modules() if isinstance(part, nn.MultiheadAttention))
+    attention = next(
+        part for part in parts["transformer"].modules() if isinstance(part, nn.MultiheadAttention)
+    )
     assert near(attention.in_proj_weight[:256], (6 / 512) ** 0.5)
 
 
 def near(weight, bound):
     """Whether these weights are uniform between -bound and bound."""
     weight = weight.detach()
-    return float(weight.abs().max()) <= bound and abs(float(weight.std()) / (bound / 3**0.5) - 1) < 0.05
+    return (
+        float(weight.abs().max()) <= bound
+        and abs(float(weight.std()) / (bound / 3**0.5) - 1) < 0.05
+    )

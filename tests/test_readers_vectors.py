@@ -8,8 +8,8 @@ import pytest
 import torch
 from laboratory import node
 
-from dlrun.config.instantiate import build
-from dlrun.core.errors import Refused
+from dlrun.config.instantiate import build_part
+from dlrun.core.errors import UserError
 from dlrun.core.types import Field, Spec
 from dlrun.models.pretrained import weights
 from dlrun.objectives.supervised import Supervised
@@ -34,11 +34,15 @@ def model(reader="gru", field=FIELD, init="keras", **settings):
     changes = {"filters": [3], "kernel": 2, "pool": [1]} if reader.startswith("conv") else {}
     changes |= {"heads": 1} if reader == "transformer" else {}
     changes |= {"vectors": NAME, "freeze": True, **settings}
-    return build(node("model", reader, reader=node("reader", reader, **changes), init=init), spec)
+    return build_part(
+        node("model", reader, reader=node("reader", reader, **changes), init=init), spec
+    )
 
 
 @pytest.mark.parametrize("init", ["torch", "keras"])
-@pytest.mark.parametrize("reader", ["embedding", "gru", "rnn", "lstm", "conv1d", "conv_gru", "transformer"])
+@pytest.mark.parametrize(
+    "reader", ["embedding", "gru", "rnn", "lstm", "conv1d", "conv_gru", "transformer"]
+)
 def test_words_have_the_vectors_of_the_file_and_others_have_zero(home, reader, init):
     built = model(reader, init=init)
     words = built.readers["x"].words
@@ -52,7 +56,9 @@ def test_frozen_vectors_do_not_learn_and_others_do(home):
     for freeze in (True, False):
         built = model(freeze=freeze)
         objective = Supervised(built, {"y": torch.nn.BCEWithLogitsLoss()})
-        inside = any(weight is built.readers["x"].words.weight for weight in objective.groups["model"])
+        inside = any(
+            weight is built.readers["x"].words.weight for weight in objective.groups["model"]
+        )
         assert inside is not freeze
         next(objective.steps(x)).loss.backward()
         assert (built.readers["x"].words.weight.grad is None) is freeze
@@ -62,7 +68,11 @@ def test_a_file_is_found_by_path_by_name_and_in_its_archive(home, tmp_path):
     inside = home / "glove" / NAME
     (home / "elsewhere.txt").write_text(LINES, encoding="utf-8")
     for vectors in (NAME, str(inside), str(home / "elsewhere.txt"), "elsewhere.txt"):
-        assert model(vectors=vectors, embedding=3).readers["x"].words.weight[2].tolist() == [1, 2, 3]
+        assert model(vectors=vectors, embedding=3).readers["x"].words.weight[2].tolist() == [
+            1,
+            2,
+            3,
+        ]
     inside.unlink()
     with zipfile.ZipFile(home / "glove" / "glove.test.zip", "w") as archive:
         archive.writestr(NAME, LINES)
@@ -70,10 +80,10 @@ def test_a_file_is_found_by_path_by_name_and_in_its_archive(home, tmp_path):
 
 
 def test_a_file_that_is_not_there_is_refused_with_what_there_is(home):
-    with pytest.raises(Refused, match=f"no word vectors glove.6B.100d.txt.*{NAME}"):
+    with pytest.raises(UserError, match=f"no word vectors glove.6B.100d.txt.*{NAME}"):
         model(vectors="glove.6B.100d.txt")
     (home / "glove" / NAME).unlink()
-    with pytest.raises(Refused, match="nothing of the kind"):
+    with pytest.raises(UserError, match="nothing of the kind"):
         model()
 
 
@@ -87,25 +97,25 @@ def test_a_file_that_is_not_there_is_refused_with_what_there_is(home):
 ])  # fmt: skip
 def test_a_file_that_does_not_fit_is_refused(home, text, said):
     (home / "glove" / NAME).write_text(text, encoding="utf-8")
-    with pytest.raises(Refused, match=said):
+    with pytest.raises(UserError, match=said):
         model()
 
 
 def test_a_file_in_another_encoding_is_refused(home):
     (home / "glove" / NAME).write_bytes("film 1 2 3\nthéâtre 1 2 3\n".encode("latin-1"))
-    with pytest.raises(Refused, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read"):
         model()
 
 
 def test_without_a_word_list_no_vectors_can_be_found(home):
-    with pytest.raises(Refused, match="'x'.*no word list"):
+    with pytest.raises(UserError, match="'x'.*no word list"):
         model(field=Field("tokens", (4,), 6))
 
 
 def test_a_model_that_has_its_weights_needs_no_file(home):
     before = model()
     (home / "glove" / NAME).unlink()
-    with weights.unneeded():
+    with weights.skip_weights():
         after = model()
     after.load_state_dict(before.state_dict())
     assert not after.readers["x"].words.weight.requires_grad
@@ -119,4 +129,6 @@ def test_one_hot_words_are_the_rows_of_the_identity(reader):
     words = built.readers["x"].words
     found = words(torch.tensor([[0, 2, 5, 0]]))
     assert torch.equal(found[0], torch.eye(6)[[0, 2, 5, 0]] * torch.tensor([0.0, 1, 1, 0])[:, None])
-    assert not list(words.parameters()) and built({"x": torch.tensor([[0, 2, 5, 3]])})["y"].shape == (1, 1)
+    assert not list(words.parameters()) and built({"x": torch.tensor([[0, 2, 5, 3]])})[
+        "y"
+    ].shape == (1, 1)

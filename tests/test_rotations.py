@@ -12,20 +12,20 @@ import torch
 from laboratory import node
 
 from dlrun.cli.main import main
-from dlrun.config.instantiate import build
+from dlrun.config.instantiate import build_part
 from dlrun.core import checkpoint
-from dlrun.core.dataset import Raw
-from dlrun.core.errors import Refused
-from dlrun.core.types import Job
+from dlrun.core.dataset import Dataset
+from dlrun.core.errors import UserError
+from dlrun.core.types import FitJob
 from dlrun.data.audit import duplicates
 from dlrun.data.fingerprints import fingerprint
-from dlrun.data.images.image_column import Pictures
-from dlrun.data.images.rotation_pretext import Turned, rotations
-from dlrun.data.preprocessing.pipeline import apply, prepare
-from dlrun.evaluation.protocols.two_stages import protocol_of
-from dlrun.experiment.inference import picture_reading
-from dlrun.models.pretrained.backbones import base_of
-from dlrun.models.pretrained.earlier_run import trained
+from dlrun.data.images.image_column import ImageFileColumn
+from dlrun.data.images.rotation_pretext import RotatedImages, rotations
+from dlrun.data.preprocessing.pipeline import prepare, transform_rows
+from dlrun.evaluation.protocols.two_stages import make_protocol
+from dlrun.experiment.inference import get_image_reader
+from dlrun.models.pretrained.backbones import load_backbone
+from dlrun.models.pretrained.earlier_run import load_run_model
 
 TURNS = ("one", "all")
 PROTOCOLS = ["holdout", "kfold", "iterated_kfold", "few_rows"]
@@ -37,14 +37,16 @@ def cache(tmp_path, monkeypatch):
 
 
 def digits(turns):
-    return build(node("data", "digits")), build(node("data", "rotations", turns=turns))
+    return build_part(node("data", "digits")), build_part(node("data", "rotations", turns=turns))
 
 
 def photos(tmp_path, turns, **changes):
     """The pictures of a folder as they are, and turned."""
     if not (tmp_path / "photos").is_dir():
         made.folder(tmp_path / "photos", {"cat": 9, "dog": 9})
-    of = build(node("data", "images", path=str(tmp_path / "photos"), **{"size": [10, 10], **changes}))
+    of = build_part(
+        node("data", "images", path=str(tmp_path / "photos"), **{"size": [10, 10], **changes})
+    )
     return of, rotations(of=of, turns=turns)
 
 
@@ -53,13 +55,18 @@ def own(count=8, side=3, **changes):
     random = np.random.RandomState(0)
     pictures = random.randint(0, 256, (count, 1, side, side)).astype(np.uint8)
     columns = {"look": pictures, "kind": np.arange(count) % 2, "who": np.arange(count) // 2}
-    return replace(Raw(columns, {"look": "image"}, {"kind": "binary"}, {}, group="who"), **changes)
+    return replace(
+        Dataset(columns, {"look": "image"}, {"kind": "binary"}, {}, group="who"), **changes
+    )
 
 
 def turned_back(rows, name="image"):
     """The pictures of these rows, each turned to the right by what the row says."""
     return np.stack(
-        [np.rot90(rows[name][row], -turn, axes=(1, 2)) for row, turn in enumerate(rows["rotation"].tolist())]
+        [
+            np.rot90(rows[name][row], -turn, axes=(1, 2))
+            for row, turn in enumerate(rows["rotation"].tolist())
+        ]
     )
 
 
@@ -72,7 +79,9 @@ def test_turned_back_every_picture_is_what_it_was(turns, tmp_path):
         for before, after in ((of.dev, raw.dev), (of.test(), raw.test())):
             pictures = np.asarray(before["image"])
             wanted = pictures.repeat(4, 0) if turns == "all" else pictures
-            assert (turned_back(after) == wanted).all() and len(after["image"]) == len(after["rotation"])
+            assert (turned_back(after) == wanted).all() and len(after["image"]) == len(
+                after["rotation"]
+            )
             assert (np.asarray(after["image"]) != wanted).any()
 
 
@@ -80,7 +89,9 @@ def test_a_quarter_is_to_the_left():
     raw = rotations(of=own(group=None), turns="all")
     was, quarter = raw.dev["look"][0, 0], raw.dev["look"][1, 0]
     assert raw.dev["rotation"][:4].tolist() == [0, 1, 2, 3] and raw.labels["rotation"][1] == "90°"
-    assert (quarter[0] == was[:, -1]).all()  # the right edge, read downwards, has become the upper one
+    assert (
+        quarter[0] == was[:, -1]
+    ).all()  # the right edge, read downwards, has become the upper one
 
 
 @pytest.mark.parametrize("turns", TURNS)
@@ -100,7 +111,9 @@ def test_labels_are_not_used(turns):
     raw, other = rotations(of=own(), turns=turns), own()
     other.dev["kind"] = other.dev["kind"][::-1].copy()
     assert fingerprint(raw.dev) == fingerprint(rotations(of=other, turns=turns).dev)
-    assert "kind" not in raw.dev and list(raw.targets) == ["rotation"] and list(raw.inputs) == ["look"]
+    assert (
+        "kind" not in raw.dev and list(raw.targets) == ["rotation"] and list(raw.inputs) == ["look"]
+    )
     assert "digit" not in digits(turns)[1].dev
 
 
@@ -128,19 +141,28 @@ def test_test_rows_are_not_read_before_they_are_asked_for():
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_no_split_parts_the_turns_of_one_picture(protocol):
     changes = {"train": 100, "validation": 200} if protocol == "few_rows" else {}
-    plan, raw = protocol_of(node("protocol", protocol, **changes)), digits("all")[1]
-    for job in (Job(), Job(fold=1, repeat=1)):
-        train, val = plan.rows(raw, job, 3)
+    plan, raw = make_protocol(node("protocol", protocol, **changes)), digits("all")[1]
+    for job in (FitJob(), FitJob(fold=1, repeat=1)):
+        train, val = plan.split_rows(raw, job, 3)
         sides = [set(raw.dev["original"][rows].tolist()) for rows in (train, val)]
         assert not sides[0] & sides[1] and len(train) >= 100 and len(val) >= 200
 
 
 def test_owners_that_the_data_name_are_kept():
     raw = rotations(of=own(), turns="all")
-    assert raw.group == "who" and (raw.dev["who"] == own().dev["who"].repeat(4)).all() and "original" not in raw.dev
-    train, val = protocol_of(node("protocol", "holdout", validation=0.5)).rows(raw, Job(), 0)
+    assert (
+        raw.group == "who"
+        and (raw.dev["who"] == own().dev["who"].repeat(4)).all()
+        and "original" not in raw.dev
+    )
+    train, val = make_protocol(node("protocol", "holdout", validation=0.5)).split_rows(
+        raw, FitJob(), 0
+    )
     assert not set(raw.dev["who"][train]) & set(raw.dev["who"][val])
-    assert rotations(of=own(), turns="one").group == "who" and rotations(of=own(group=None), turns="one").group is None
+    assert (
+        rotations(of=own(), turns="one").group == "who"
+        and rotations(of=own(group=None), turns="one").group is None
+    )
 
 
 # --- pictures on the disk ---------------------------------------------------------------------------------------------
@@ -150,11 +172,19 @@ def test_owners_that_the_data_name_are_kept():
 def test_pictures_on_the_disk_are_views(cache, tmp_path):
     of, raw = photos(tmp_path, "all", cache=cache)
     column = raw.dev["image"]
-    assert isinstance(of.dev["image"], Pictures) and isinstance(column, Turned) and column.shape == (56, 3, 10, 10)
+    assert (
+        isinstance(of.dev["image"], ImageFileColumn)
+        and isinstance(column, RotatedImages)
+        and column.shape == (56, 3, 10, 10)
+    )
     order = np.random.RandomState(0).permutation(56)
     batches = np.concatenate(list(column.batches(column.rows[order], 7)))
-    assert (batches == np.asarray(column)[order]).all() and (batches == np.asarray(column[order])).all()
-    assert (column[-1] == np.asarray(column)[-1]).all() and column.name(5) == of.dev["image"].name(1)
+    assert (batches == np.asarray(column)[order]).all() and (
+        batches == np.asarray(column[order])
+    ).all()
+    assert (column[-1] == np.asarray(column)[-1]).all() and column.name(5) == of.dev["image"].name(
+        1
+    )
     data = prepare(raw, order[:40], order[40:])
     seen = next(data.val.batches(16))
     assert (seen["image"].mul(255).round().byte().numpy() == np.asarray(column)[order[40:]]).all()
@@ -169,7 +199,7 @@ def test_kept_or_not_they_have_the_same_fingerprint_and_copies_are_found(tmp_pat
     kept, streamed = (photos(tmp_path, "all", test=0.0, cache=cache)[1] for cache in (True, False))
     one = photos(tmp_path, "one", test=0.0)[1]
     assert fingerprint(kept.dev) == fingerprint(streamed.dev) != fingerprint(one.dev)
-    assert len(np.unique(duplicates.identities(kept, kept.inputs))) == len(kept) - 4
+    assert len(np.unique(duplicates.compute_row_ids(kept, kept.inputs))) == len(kept) - 4
 
 
 # --- from words to a report -------------------------------------------------------------------------------------------
@@ -207,19 +237,25 @@ def test_ones_own_pictures(words, tmp_path):
     folder = run(tmp_path / "out", "task=rotations", *own, *words)
     (worst,) = (folder / "errors").glob("*.json")
     assert all(entry["shown"]["file"].endswith(".png") for entry in json.loads(worst.read_text()))
-    assert picture_reading(trained(folder), "image").fit == "crop"
+    assert get_image_reader(load_run_model(folder), "image").fit == "crop"
 
 
 def test_another_dataset_is_chosen_and_says_so(tmp_path):
     folder = run(tmp_path / "out", "task=rotations", "data@data.of=mnist", "preset=smoke")
-    assert "SYNTHETIC sample, not the real mnist" in json.loads((folder / "data.json").read_text())["note"]
+    assert (
+        "SYNTHETIC sample, not the real mnist"
+        in json.loads((folder / "data.json").read_text())["note"]
+    )
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["data@data.of=wine"], "data.of gives number 'features', and only pictures can be turned"),
-        (["data.of=null"], "data.of=None is no dataset: choose a dataset of pictures, such as data@data.of=mnist"),
+        (
+            ["data.of=null"],
+            "data.of=None is no dataset: choose a dataset of pictures, such as data@data.of=mnist",
+        ),
         (["data.turns=two"], "data.turns='two': it must be one of one, all"),
         (["data@data.of=mnits"], "mnist"),
     ],
@@ -230,7 +266,7 @@ def test_what_cannot_be_turned_is_refused(words, said, tmp_path, capsys):
 
 
 def test_oblong_pictures_are_refused(tmp_path):
-    with pytest.raises(Refused, match=r"10 × 14 .* make them square, data.of.size=\[10,10\]"):
+    with pytest.raises(UserError, match=r"10 × 14 .* make them square, data.of.size=\[10,10\]"):
         photos(tmp_path, "one", size=[10, 14])
 
 
@@ -240,15 +276,25 @@ def test_oblong_pictures_are_refused(tmp_path):
 @pytest.mark.parametrize("model", ["convnet", "residual"])
 def test_its_weights_serve_a_task_with_labels(model, tmp_path):
     first = run(tmp_path / "turned", "task=rotations", f"model={model}", "preset=smoke")
-    base = base_of("none", str(first), "image")
-    kept = checkpoint.best(first / "checkpoints" / "fit")["objective"]
+    base = load_backbone("none", str(first), "image")
+    kept = checkpoint.load_best(first / "checkpoints" / "fit")["objective"]
     assert base.run == (first, "fit") and all(
-        torch.equal(value, kept[f"model.towers.image.{name}"]) for name, value in base.net.state_dict().items()
+        torch.equal(value, kept[f"model.towers.image.{name}"])
+        for name, value in base.net.state_dict().items()
     )
-    words = ["task=digits", "model=pretrained", f"model.weights={first}", "preset=smoke", "protocol=few_rows"]
+    words = [
+        "task=digits",
+        "model=pretrained",
+        f"model.weights={first}",
+        "preset=smoke",
+        "protocol=few_rows",
+    ]
     then = run(tmp_path / "digits", *words, "protocol.train=100")
-    answers = trained(then)
-    assert list(answers.spec.targets) == ["digit"] and json.loads((then / "data.json").read_text())["note"] == ""
+    answers = load_run_model(then)
+    assert (
+        list(answers.spec.targets) == ["digit"]
+        and json.loads((then / "data.json").read_text())["note"] == ""
+    )
     held = answers.model.towers["image"].base.state_dict()
     assert all(torch.equal(held[name], value) for name, value in base.net.state_dict().items())
 
@@ -256,13 +302,19 @@ def test_its_weights_serve_a_task_with_labels(model, tmp_path):
 def test_held_out_rows_change_nothing_in_training(tmp_path):
     of, other = own(count=40), own(count=40)
     raw = rotations(of=of, turns="all")
-    train, val = protocol_of(node("protocol", "holdout")).rows(raw, Job(), 0)
+    train, val = make_protocol(node("protocol", "holdout")).split_rows(raw, FitJob(), 0)
     other.dev["look"][np.unique(val // 4)] = 255
     poisoned = rotations(of=other, turns="all")
-    batches = [next(prepare(each, train, val).train.batches(len(train))) for each in (raw, poisoned)]
+    batches = [
+        next(prepare(each, train, val).train.batches(len(train))) for each in (raw, poisoned)
+    ]
     assert all(torch.equal(batches[0][name], batches[1][name]) for name in ("look", "rotation"))
     held = [
-        next(apply(each, prepare(each, train, val), {n: c[val] for n, c in each.dev.items()}).batches(999))
+        next(
+            transform_rows(
+                each, prepare(each, train, val), {n: c[val] for n, c in each.dev.items()}
+            ).batches(999)
+        )
         for each in (raw, poisoned)
     ]
     assert not torch.equal(held[0]["look"], held[1]["look"])

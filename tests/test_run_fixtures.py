@@ -14,7 +14,8 @@ import pytest
 from earlier import HERE, differences, observed
 
 STORED = {
-    (path.parents[1].name, path.stem): json.loads(path.read_text()) for path in sorted(HERE.glob("*/answers/*.json"))
+    (path.parents[1].name, path.stem): json.loads(path.read_text())
+    for path in sorted(HERE.glob("*/answers/*.json"))
 }
 
 
@@ -34,7 +35,10 @@ def test_a_run_of_an_earlier_version_answers_as_it_did(copies, tmp_path, monkeyp
     monkeypatch.setenv("COLUMNS", "200")
     wrong = []
     for stored in STORED[version, run]:
-        wrong += [f"{' '.join(stored['words'])} {one}" for one in differences(stored, observed(stored["words"]))]
+        wrong += [
+            f"{' '.join(stored['words'])} {one}"
+            for one in differences(stored, observed(stored["words"]))
+        ]
     assert not wrong, "\n".join(wrong)
 
 
@@ -42,7 +46,16 @@ def test_every_kind_of_run_is_there_and_cut_off_too():
     runs = {run for _, run in STORED}
     assert len(runs) >= 30 and sum(run.endswith("_cut") for run in runs) >= 15
     commands = {answer["words"][0] for answers in STORED.values() for answer in answers}
-    assert commands == {"evaluate", "predict", "generate", "report", "compare", "resume", "final", "-m"}
+    assert commands == {
+        "evaluate",
+        "predict",
+        "generate",
+        "report",
+        "compare",
+        "resume",
+        "final",
+        "-m",
+    }
     answered = [answer for answers in STORED.values() for answer in answers if answer["code"] == 0]
     assert all(answer.get("said") or answer["made"] for answer in answered)
 
@@ -70,5 +83,7 @@ def test_an_answer_that_changes_is_noticed(run):
             for key in path:
                 inner = inner[key]
             inner[last] = changed(inner[last])
-            once = "said" not in path and "scores" not in path  # of a list of numbers an equal one may stand for it
+            once = (
+                "said" not in path and "scores" not in path
+            )  # of a list of numbers an equal one may stand for it
             assert list(differences(answer, other)) or not once, (path, last)

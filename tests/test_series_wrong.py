@@ -32,8 +32,16 @@ STILL[60:] -= 1
 GAP[60:] += 10
 CASES = {
     "no file is named": ("task=series", None, "data.path=FILE.csv data.time=COLUMN"),
-    "no time column is named": ("data.target=x data.lookback=3", GOOD, "data.time=COLUMN. There are: when, T"),
-    "no target is named": ("data.time=when data.lookback=3", GOOD, "say data.target=COLUMN.*has: when, T"),
+    "no time column is named": (
+        "data.target=x data.lookback=3",
+        GOOD,
+        "data.time=COLUMN. There are: when, T",
+    ),
+    "no target is named": (
+        "data.time=when data.lookback=3",
+        GOOD,
+        "say data.target=COLUMN.*has: when, T",
+    ),
     "no lookback": ("data.time=when data.target='T (degC)'", GOOD, "say data.lookback=ROWS"),
     "a time column that is not there": (
         ASKED.replace("=when", "=wen"),
@@ -53,8 +61,16 @@ CASES = {
     ),
     "an endless number": (ASKED, changed(7, 1, "inf"), "line 7: column 'T .degC.' has 'inf'"),
     "time goes back": (ASKED, moved(BACK), r"goes back at 1 row \(line 62\).*Sort the rows"),
-    "time goes back, split": (f"{ASKED} data.gaps=split", moved(BACK), r"goes back at 1 row \(line 62\).*Sort"),
-    "time stands still": (ASKED, moved(STILL), r"stands still at 1 row \(line 62\).*data.gaps=split"),
+    "time goes back, split": (
+        f"{ASKED} data.gaps=split",
+        moved(BACK),
+        r"goes back at 1 row \(line 62\).*Sort",
+    ),
+    "time stands still": (
+        ASKED,
+        moved(STILL),
+        r"stands still at 1 row \(line 62\).*data.gaps=split",
+    ),
     "time has a gap": (
         ASKED,
         moved(GAP),
@@ -70,8 +86,16 @@ CASES = {
         GOOD,
         "line 2: .*data.time_format=%d/%m/%y",
     ),
-    "a time that is not there": (ASKED, changed(9, 0, ""), "no time that can be read|empty in 1 row .line 9"),
-    "a missing number": (ASKED, changed(9, 2, ""), r"misses numbers in 'p \(mbar\)' at 1 row \(line 9\)"),
+    "a time that is not there": (
+        ASKED,
+        changed(9, 0, ""),
+        "no time that can be read|empty in 1 row .line 9",
+    ),
+    "a missing number": (
+        ASKED,
+        changed(9, 2, ""),
+        r"misses numbers in 'p \(mbar\)' at 1 row \(line 9\)",
+    ),
     "a missing number at the start": (
         f"{ASKED} data.impute=forward",
         changed(2, 2, "NA"),
@@ -98,9 +122,17 @@ CASES = {
         GOOD,
         "data.lookback=24 is no multiple of data.step=5",
     ),
-    "no delay": (f"{ASKED} data.delay=0", GOOD, "data.delay=0: it must be a whole number from 1 up"),
+    "no delay": (
+        f"{ASKED} data.delay=0",
+        GOOD,
+        "data.delay=0: it must be a whole number from 1 up",
+    ),
     "a negative delay": (f"{ASKED} data.delay=[1,-2]", GOOD, "data.delay=.*whole number from 1 up"),
-    "the same delay twice": (f"{ASKED} data.delay=[2,2]", GOOD, r"data.delay=\[2, 2\].*several different ones"),
+    "the same delay twice": (
+        f"{ASKED} data.delay=[2,2]",
+        GOOD,
+        r"data.delay=\[2, 2\].*several different ones",
+    ),
     "gaps of no kind": (f"{ASKED} data.gaps=mend", GOOD, "data.gaps='mend'.*refuse, split"),
     "a random split": (
         f"{ASKED} protocol=holdout protocol.by=random",

@@ -11,10 +11,10 @@ import torch
 from laboratory import node
 
 from dlrun.cli.main import main
-from dlrun.config.compatibility import targets_fault
-from dlrun.config.instantiate import build
-from dlrun.core.dataset import Raw
-from dlrun.core.errors import Refused
+from dlrun.config.compatibility import get_target_names_error
+from dlrun.config.instantiate import build_part
+from dlrun.core.dataset import Dataset
+from dlrun.core.errors import UserError
 from dlrun.core.types import Field, Spec, Step
 from dlrun.data.preprocessing.pipeline import prepare
 from dlrun.objectives import losses
@@ -23,21 +23,33 @@ from dlrun.training.meter import Meter
 
 TASKS = {"questions": {"rows": 400, "answers": 40}, "social": {"rows": 200}, "tickets": {"rows": 300},
          "similarity": {"rows": 300}}  # fmt: skip
-SOCIAL = {"age": Field("number", (1,)), "income": Field("category", (), 10), "gender": Field("binary", (1,))}
+SOCIAL = {
+    "age": Field("number", (1,)),
+    "income": Field("category", (), 10),
+    "gender": Field("binary", (1,)),
+}
 WEIGHTS = {"age": 0.25, "income": 1.0, "gender": 10.0}
 
 
 def an_objective(weights=WEIGHTS, l2=0.0):
     torch.manual_seed(0)
     spec = Spec({"x": Field("number", (6,))}, SOCIAL)
-    model = build(node("model", "dense", units=[5], l2=l2), spec)
-    chosen = {"age": losses.mse(SOCIAL["age"]), **{n: losses.auto(SOCIAL[n]) for n in ("income", "gender")}}
+    model = build_part(node("model", "dense", units=[5], l2=l2), spec)
+    chosen = {
+        "age": losses.mse(SOCIAL["age"]),
+        **{n: losses.auto(SOCIAL[n]) for n in ("income", "gender")},
+    }
     return Supervised(model, chosen, weights)
 
 
 def a_batch(rows=9):
     x, age = torch.randn(rows, 6), 40 + 10 * torch.randn(rows, 1)
-    return {"x": x, "age": age, "income": torch.randint(0, 10, (rows,)), "gender": torch.rand(rows, 1).round()}
+    return {
+        "x": x,
+        "age": age,
+        "income": torch.randint(0, 10, (rows,)),
+        "gender": torch.rand(rows, 1).round(),
+    }
 
 
 @pytest.mark.parametrize("weights", [WEIGHTS, {}, {"gender": 0.0}])
@@ -53,9 +65,14 @@ def test_the_loss_is_the_weighted_sum_and_so_is_its_gradient(weights):
     }
     wanted = sum(weights.get(name, 1.0) * loss for name, loss in alone.items())
     assert abs(float(step.loss.detach()) - float(wanted.detach())) < 1e-6 * float(wanted.detach())
-    assert all(torch.allclose(step.parts[name], weights.get(name, 1.0) * alone[name], rtol=1e-6) for name in alone)
+    assert all(
+        torch.allclose(step.parts[name], weights.get(name, 1.0) * alone[name], rtol=1e-6)
+        for name in alone
+    )
     own = list(objective.parameters())
-    for one, other in zip(torch.autograd.grad(step.loss, own), torch.autograd.grad(wanted, own), strict=True):
+    for one, other in zip(
+        torch.autograd.grad(step.loss, own), torch.autograd.grad(wanted, own), strict=True
+    ):
         assert torch.allclose(one, other, atol=1e-5)
 
 
@@ -74,7 +91,9 @@ def test_a_rows_parts_are_means_over_rows_and_add_up_to_the_loss_without_the_pen
     assert list(scores) == ["loss", "loss_age", "loss_income", "loss_gender"]
     parts = sum(scores[f"loss_{name}"] for name in SOCIAL)
     assert scores["loss"] == pytest.approx(parts + float(objective.penalty().detach()), rel=1e-6)
-    means = [objective.parts(objective.model(batch), batch)["age"].item() for batch in batches]
+    means = [
+        objective.target_losses(objective.model(batch), batch)["age"].item() for batch in batches
+    ]
     assert scores["loss_age"] == pytest.approx((9 * means[0] + 3 * means[1]) / 12, rel=1e-6)
 
 
@@ -91,21 +110,25 @@ def test_a_checkpoint_from_before_there_were_parts_is_taken():
 
 def test_one_target_has_no_parts():
     spec = Spec({"x": Field("number", (6,))}, {"age": SOCIAL["age"]})
-    objective = Supervised(build(node("model", "linear"), spec), {"age": losses.mse(SOCIAL["age"])})
+    objective = Supervised(
+        build_part(node("model", "linear"), spec), {"age": losses.mse(SOCIAL["age"])}
+    )
     (step,) = objective.steps(a_batch())
     assert step.parts == {}
 
 
 def test_settings_by_target_name_targets_that_are_there():
-    assert targets_fault({"losses": {"age": {}}, "metrics": None}, ["age"]) is None
+    assert get_target_names_error({"losses": {"age": {}}, "metrics": None}, ["age"]) is None
     assert (
-        targets_fault({"loss_weights": {"aeg": 1}}, ["age", "income"])
+        get_target_names_error({"loss_weights": {"aeg": 1}}, ["age", "income"])
         == "loss_weights names aeg; the targets are age, income"
     )
 
 
 def results(folder):
-    lines = [line for path in folder.rglob("results.jsonl") for line in path.read_text().splitlines()]
+    lines = [
+        line for path in folder.rglob("results.jsonl") for line in path.read_text().splitlines()
+    ]
     return [json.loads(line) for line in lines]
 
 
@@ -114,19 +137,44 @@ def values(scores):
 
 
 def test_each_target_has_its_own_loss_and_measures(tmp_path):
-    words = ["task=tickets", "data.rows=300", "engine.epochs=2", "engine.device=cpu", f"output={tmp_path}"]
-    words += ["+loss@losses.priority=huber", "losses.priority.delta=0.5", "loss_weights={department: 3}"]
-    words += ["+metric@metrics.priority=[r2]", "+metric@metrics.department=[f1,top_k]", "metrics.department.top_k.k=2"]
+    words = [
+        "task=tickets",
+        "data.rows=300",
+        "engine.epochs=2",
+        "engine.device=cpu",
+        f"output={tmp_path}",
+    ]
+    words += [
+        "+loss@losses.priority=huber",
+        "losses.priority.delta=0.5",
+        "loss_weights={department: 3}",
+    ]
+    words += [
+        "+metric@metrics.priority=[r2]",
+        "+metric@metrics.department=[f1,top_k]",
+        "metrics.department.top_k.k=2",
+    ]
     assert main(words) == 0
     (result,) = results(tmp_path)
-    names = ["loss", "loss_priority", "loss_department", "priority_r2", "department_f1", "department_top_k"]
+    names = [
+        "loss",
+        "loss_priority",
+        "loss_department",
+        "priority_r2",
+        "department_f1",
+        "department_top_k",
+    ]
     assert list(result["scores"]) == names == list(result["baseline"])
     found = values(result["scores"])
-    assert found["loss"] == pytest.approx(found["loss_priority"] + found["loss_department"], rel=1e-5)
+    assert found["loss"] == pytest.approx(
+        found["loss_priority"] + found["loss_department"], rel=1e-5
+    )
     (run,) = tmp_path.glob("tickets/dense/*")
     with np.load(run / "predictions" / "fit-val.npz") as said:
         gap = np.abs(said["output/priority"] - said["target/priority"])
-    assert found["loss_priority"] == pytest.approx(np.where(gap < 0.5, gap**2 / 2, 0.5 * gap - 0.125).mean(), rel=1e-4)
+    assert found["loss_priority"] == pytest.approx(
+        np.where(gap < 0.5, gap**2 / 2, 0.5 * gap - 0.125).mean(), rel=1e-4
+    )
     history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     assert all("loss_department" in row["values"] for row in history) and len(history) == 4
     page = (run / "report.html").read_text()
@@ -135,7 +183,13 @@ def test_each_target_has_its_own_loss_and_measures(tmp_path):
 
 
 def test_a_part_of_the_loss_can_be_watched(tmp_path):
-    words = ["task=tickets", "data.rows=300", "preset=smoke", "callback=[early_stopping]", f"output={tmp_path}"]
+    words = [
+        "task=tickets",
+        "data.rows=300",
+        "preset=smoke",
+        "callback=[early_stopping]",
+        f"output={tmp_path}",
+    ]
     assert main([*words, "callback.early_stopping.monitor=val/loss_priority"]) == 0
     assert main([*words, "callback.early_stopping.monitor=val/loss_prority"]) == 2
 
@@ -143,7 +197,10 @@ def test_a_part_of_the_loss_can_be_watched(tmp_path):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("task=social +loss@losses.aeg=mse", "losses names aeg; the targets are age, income, gender"),
+        (
+            "task=social +loss@losses.aeg=mse",
+            "losses names aeg; the targets are age, income, gender",
+        ),
         ("task=social +loss@losses.age=bce", "losses.age=bce on a number target"),
         ("task=social +loss@losses.age=hubr", "no loss 'hubr': did you mean 'huber'"),
         ("task=social +loss@losses.age=huber losses.age.delta=-1", "losses.age.delta=-1"),
@@ -169,7 +226,7 @@ def test_wrong_words_get_exit_code_2_and_one_message(words, says, capsys, tmp_pa
 
 
 def invented(task, **settings):
-    raw = build(node("data", task, **{**TASKS[task], **settings}))
+    raw = build_part(node("data", task, **{**TASKS[task], **settings}))
     return raw, prepare(raw, np.arange(len(raw) - 50), np.arange(len(raw) - 50, len(raw)))
 
 
@@ -179,13 +236,19 @@ def test_invented_rows_are_marked_repeat_and_do_not_touch_the_test_rows(task):
     _, again = invented(task)
     assert "SYNTHETIC" in raw.note and len(raw) == TASKS[task]["rows"] * 4 // 5
     test = raw.test()
-    assert {len(column) for column in test.values()} == {TASKS[task]["rows"] // 5} and test.keys() == raw.dev.keys()
+    assert {len(column) for column in test.values()} == {
+        TASKS[task]["rows"] // 5
+    } and test.keys() == raw.dev.keys()
     one, other = next(data.train.batches(20)), next(again.train.batches(20))
     assert all(torch.equal(dense(one[name]), dense(other[name])) for name in raw.targets)
-    words = raw.words()
+    words = raw.read_vocabulary()
     for name, kind in raw.inputs.items():
         if kind == "tokens":
-            assert words[1] and data.spec.inputs[name].labels == words and int(one[name].max()) < len(words)
+            assert (
+                words[1]
+                and data.spec.inputs[name].labels == words
+                and int(one[name].max()) < len(words)
+            )
 
 
 def dense(tensor):
@@ -205,10 +268,12 @@ def test_what_is_invented_can_be_learnt(task):
     """Held-out loss falls below the constant answer's, with a small reader in place of the book's."""
     raw, data = invented(task, rows=1500, words=400)
     torch.manual_seed(0)
-    model = build(node("model", {"similarity": "siamese"}.get(task, task), **SMALL[task]), data.spec)
+    model = build_part(
+        node("model", {"similarity": "siamese"}.get(task, task), **SMALL[task]), data.spec
+    )
     fields = data.spec.targets
     objective = Supervised(model, {name: losses.auto(field) for name, field in fields.items()})
-    constant = Supervised(build(node("model", "constant"), data.spec), objective.losses)
+    constant = Supervised(build_part(node("model", "constant"), data.spec), objective.losses)
     optimizer = torch.optim.Adam(objective.parameters(), 0.02)
     held_out = next(data.val.batches(50))
     for epoch in range(8):
@@ -225,16 +290,23 @@ def test_what_is_invented_can_be_learnt(task):
 
 
 def test_columns_that_share_steps_learn_their_words_from_the_training_rows_of_both():
-    step = build(node("text", "sequence", size=20, length=4))
-    left, right = (np.array(texts, object) for texts in (["one two", "two", "held"], ["three one", "three", "out"]))
-    raw = Raw({"l": left, "r": right, "y": np.array([0.0, 1.0, 1.0])}, {"l": "tokens", "r": "tokens"}, {"y": "binary"},
-              {"l": (step,), "r": (step,)}, shared=(("l", "r"),))  # fmt: skip
+    step = build_part(node("text", "sequence", size=20, length=4))
+    left, right = (
+        np.array(texts, object)
+        for texts in (["one two", "two", "held"], ["three one", "three", "out"])
+    )
+    raw = Dataset({"l": left, "r": right, "y": np.array([0.0, 1.0, 1.0])}, {"l": "tokens", "r": "tokens"}, {"y": "binary"},
+              {"l": (step,), "r": (step,)}, shared_vocabularies=(("l", "r"),))  # fmt: skip
     data = prepare(raw, np.array([0, 1]), np.array([2]))
     first, second = data.spec.inputs["l"], data.spec.inputs["r"]
     assert first == second and set(first.labels) == {"", "▯", "one", "two", "three"}
     batch = next(data.val.batches(1))
-    assert int(batch["l"].max()) == int(batch["r"].max()) == 1  # words of held-out rows have no numbers
-    apart = prepare(Raw(raw.dev, raw.inputs, raw.targets, raw.learn), np.array([0, 1]), None)
+    assert (
+        int(batch["l"].max()) == int(batch["r"].max()) == 1
+    )  # words of held-out rows have no numbers
+    apart = prepare(
+        Dataset(raw.dev, raw.inputs, raw.targets, raw.preprocessors), np.array([0, 1]), None
+    )
     assert apart.spec.inputs["l"].labels != apart.spec.inputs["r"].labels
 
 
@@ -254,19 +326,42 @@ def a_table(path, rows=200):
 
 def test_texts_a_category_and_numbers_of_ones_own_with_two_targets(tmp_path, capsys):
     table = a_table(tmp_path / "homes.csv")
-    words = ["task=csv", f"data.path={table}", "data.target=[price,kind]", "data.texts=[title,body]", "text=sequence"]
-    words += ["text.length=10", "data.share_words=true", "model=lstm", "model.share=[[title,body]]", "model.dense=[16]"]
-    words += ["+loss@losses.price=huber", "loss_weights={price: 0.1}", "engine.epochs=6", "optimizer=adam"]
+    words = [
+        "task=csv",
+        f"data.path={table}",
+        "data.target=[price,kind]",
+        "data.texts=[title,body]",
+        "text=sequence",
+    ]
+    words += [
+        "text.length=10",
+        "data.share_words=true",
+        "model=lstm",
+        "model.share=[[title,body]]",
+        "model.dense=[16]",
+    ]
+    words += [
+        "+loss@losses.price=huber",
+        "loss_weights={price: 0.1}",
+        "engine.epochs=6",
+        "optimizer=adam",
+    ]
     words += ["optimizer.lr=0.01", "test=true", f"output={tmp_path}/out"]
     assert main(words) == 0
     val, test = results(tmp_path / "out")
     for result in (val, test):
-        assert values(result["scores"])["kind_accuracy"] > 0.9 > values(result["baseline"])["kind_accuracy"]
+        assert (
+            values(result["scores"])["kind_accuracy"]
+            > 0.9
+            > values(result["baseline"])["kind_accuracy"]
+        )
         assert values(result["scores"])["loss_price"] < values(result["baseline"])["loss_price"]
     (run,) = (tmp_path / "out").glob("csv/lstm/*")
     capsys.readouterr()
     fresh = tmp_path / "new.csv"
-    fresh.write_text("title,body,town,rooms\na roof,garden garden calm,b,4\na lift,lift floor,a,2\n")
+    fresh.write_text(
+        "title,body,town,rooms\na roof,garden garden calm,b,4\na lift,lift floor,a,2\n"
+    )
     assert main(["predict", str(run), str(fresh)]) == 0
     said = capsys.readouterr().out
     assert "house" in said and "flat" in said and "price" in said
@@ -274,7 +369,13 @@ def test_texts_a_category_and_numbers_of_ones_own_with_two_targets(tmp_path, cap
 
 def test_unlike_words_are_refused_with_the_way_out(tmp_path, capsys):
     table = a_table(tmp_path / "homes.csv", 60)
-    words = ["task=csv", f"data.path={table}", "data.target=kind", "data.texts=[title,body]", "text=sequence"]
+    words = [
+        "task=csv",
+        f"data.path={table}",
+        "data.target=kind",
+        "data.texts=[title,body]",
+        "text=sequence",
+    ]
     assert main([*words, "model=lstm", "model.share=[[title,body]]", f"output={tmp_path}/out"]) == 2
     assert "data.share_words=true" in capsys.readouterr().err
     assert main([*words, "model=lstm", "+loss@losses.sort=mse", f"output={tmp_path}/out"]) == 2
@@ -294,7 +395,7 @@ class Net(nn.Module):
         (self.text,) = spec.inputs
         self.words = nn.EmbeddingBag(spec.inputs[self.text].size, width, mode="mean")
         self.shared = nn.Linear(width, width)
-        self.heads = nn.ModuleDict({name: nn.Linear(width, field.outputs) for name, field in spec.targets.items()})
+        self.heads = nn.ModuleDict({name: nn.Linear(width, field.num_outputs) for name, field in spec.targets.items()})
 
     def forward(self, batch):
         x = self.words(batch[self.text])
@@ -312,7 +413,9 @@ def test_a_module_of_ones_own_answers_several_targets(made, tmp_path, monkeypatc
     package = f"ownnets_{made.lower() if made == 'Net' else 'function'}"
     (tmp_path / f"{package}.py").write_text(OWN)
     (tmp_path / "mine" / "model").mkdir(parents=True)
-    (tmp_path / "mine" / "model" / "own.yaml").write_text(f"# My own graph.\n_target_: {package}.{made}\nwidth: 8\n")
+    (tmp_path / "mine" / "model" / "own.yaml").write_text(
+        f"# My own graph.\n_target_: {package}.{made}\nwidth: 8\n"
+    )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     words = [
@@ -331,5 +434,7 @@ def test_a_module_of_ones_own_answers_several_targets(made, tmp_path, monkeypatc
 
 
 def test_refusals_of_a_combined_model_come_before_training(tmp_path):
-    with pytest.raises(Refused, match="model.share names wrong"):
-        build(node("model", "siamese", share=[["left", "wrong"]]), invented("similarity")[1].spec)
+    with pytest.raises(UserError, match="model.share names wrong"):
+        build_part(
+            node("model", "siamese", share=[["left", "wrong"]]), invented("similarity")[1].spec
+        )

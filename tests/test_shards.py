@@ -12,18 +12,18 @@ from laboratory import node, table, trainer, weights
 from laboratory import same as equal_weights
 
 from dlrun.cli.main import main
-from dlrun.config.instantiate import build
+from dlrun.config.instantiate import build_part
 from dlrun.core import checkpoint
-from dlrun.core.dataset import Raw
-from dlrun.core.errors import Interrupted, Refused
+from dlrun.core.dataset import Dataset
+from dlrun.core.errors import TrainingInterrupted, UserError
 from dlrun.data.fingerprints import fingerprint
-from dlrun.data.loading.streaming import ahead
-from dlrun.data.preprocessing.numeric import Standardise
-from dlrun.data.preprocessing.pipeline import apply, prepare, state
+from dlrun.data.loading.streaming import prefetch
+from dlrun.data.preprocessing.numeric import StandardScaler
+from dlrun.data.preprocessing.pipeline import describe_preprocessing, prepare, transform_rows
 from dlrun.data.shards import npz_files
-from dlrun.data.shards.npz_column import Counted, Spread
-from dlrun.data.shards.npz_files import Shelf
-from dlrun.evaluation.protocols.splits import held_out
+from dlrun.data.shards.npz_column import StreamingLabelEncoder, StreamingScaler
+from dlrun.data.shards.npz_files import ShardSet
+from dlrun.evaluation.protocols.splits import split_validation
 
 LENGTHS = (30, 17, 41, 1, 25, 36)  # rows of each file
 
@@ -40,13 +40,18 @@ def write(folder, whole, lengths=LENGTHS):
     folder.mkdir(parents=True, exist_ok=True)
     edges = np.cumsum([0, *lengths])
     for number, (low, high) in enumerate(zip(edges, edges[1:], strict=False)):
-        np.savez(folder / f"{number:03}.npz", **{name: values[low:high] for name, values in whole.items()})
+        np.savez(
+            folder / f"{number:03}.npz",
+            **{name: values[low:high] for name, values in whole.items()},
+        )
     return folder
 
 
 def read(folder, **changes):
     kinds = {"kinds": {"level": "category"}} if "kinds" not in changes else {}
-    return build(node("data", "shards", source="official", path=str(folder), **kinds, **changes))
+    return build_part(
+        node("data", "shards", source="official", path=str(folder), **kinds, **changes)
+    )
 
 
 @pytest.fixture
@@ -66,32 +71,37 @@ def same(one, other):
 
 def test_a_table_in_memory_has_the_same_rows_and_statistics(folder):
     raw, whole = read(folder), arrays(sum(LENGTHS))
-    memory = Raw(whole, raw.inputs, raw.targets, {"x": (Standardise(),)})
-    train, val = held_out(raw, 0.3, "auto", 1)
+    memory = Dataset(whole, raw.inputs, raw.targets, {"x": (StandardScaler(),)})
+    train, val = split_validation(raw, 0.3, "auto", 1)
     data, other = prepare(raw, train, val), prepare(memory, train, val)
     for mine, theirs in ((data.train, other.train), (data.val, other.val)):
         here, there = stacked(mine.batches(16)), next(theirs.batches(len(theirs)))
         assert len(mine) == len(theirs) and torch.allclose(here["x"], there["x"], atol=1e-5)
         assert torch.equal(here["y"] * 10, there["y"])
-    learnt, expected = data.learnt["x"][0], other.learnt["x"][0]
-    assert np.allclose(learnt.mean, expected.mean, rtol=1e-12) and np.allclose(learnt.scale, expected.scale, rtol=1e-12)
+    learnt, expected = data.preprocessors["x"][0], other.preprocessors["x"][0]
+    assert np.allclose(learnt.mean, expected.mean, rtol=1e-12) and np.allclose(
+        learnt.scale, expected.scale, rtol=1e-12
+    )
     assert torch.equal(data.spec.targets["y"].prior, other.spec.targets["y"].prior[::10])
     assert data.spec.targets["y"].labels == ("0", "10", "20")
     seen = np.unique(whole["level"][train])
     assert data.spec.inputs["level"].labels == ("(unknown)", *map(str, seen))
     assert torch.equal(
-        stacked(data.train.batches(9))["level"] - 1, torch.from_numpy(np.searchsorted(seen, whole["level"][train]))
+        stacked(data.train.batches(9))["level"] - 1,
+        torch.from_numpy(np.searchsorted(seen, whole["level"][train])),
     )
 
 
 def test_statistics_never_see_held_out_rows(folder, tmp_path):
     raw = read(folder)
-    train, val = held_out(raw, 0.3, "auto", 1)
+    train, val = split_validation(raw, 0.3, "auto", 1)
     poison = arrays(sum(LENGTHS))
     poison["x"][val], poison["level"][val] = 1e6, 99
     other = prepare(read(write(tmp_path / "poison", poison)), train, val)
     clean = prepare(raw, train, val)
-    assert json.dumps(state(clean.learnt)) == json.dumps(state(other.learnt))
+    assert json.dumps(describe_preprocessing(clean.preprocessors)) == json.dumps(
+        describe_preprocessing(other.preprocessors)
+    )
     assert (stacked(other.val.batches(50))["level"] == 0).all()  # a level that no training row has
 
 
@@ -119,15 +129,21 @@ def test_the_order_of_the_files_and_of_the_rows_within_them_both_differ_by_epoch
         within.add(tuple(rows[owner == 2].tolist()))
         assert (np.diff(owner) != 0).sum() == len(LENGTHS) - 1  # one file after the other
     assert len(files) == len(within) == 3
-    alone = prepare(read(folder, scale="none"), np.arange(30), None).train  # of one file the rows alone can differ
+    alone = prepare(
+        read(folder, scale="none"), np.arange(30), None
+    ).train  # of one file the rows alone can differ
     assert not same(stacked(alone.batches(8, seed=0)), stacked(alone.batches(8, seed=0, epoch=1)))
 
 
 def test_an_epoch_goes_on_from_any_batch_without_reading_what_lies_before(folder, monkeypatch):
     data = prepare(read(folder, window=2), np.delete(np.arange(sum(LENGTHS)), [3, 40, 41]), None)
     whole = {seed: list(data.train.batches(8, seed=seed, epoch=4)) for seed in (None, 5)}
-    reads, ordinary = [], Shelf.read
-    monkeypatch.setattr(Shelf, "read", lambda self, file, name: reads.append(file) or ordinary(self, file, name))
+    reads, ordinary = [], ShardSet.read_array
+    monkeypatch.setattr(
+        ShardSet,
+        "read_array",
+        lambda self, file, name: reads.append(file) or ordinary(self, file, name),
+    )
     for seed, batches in whole.items():
         for start in range(len(batches) + 1):
             reads.clear()
@@ -143,7 +159,9 @@ def test_an_epoch_goes_on_from_any_batch_without_reading_what_lies_before(folder
 @pytest.mark.parametrize("cut", [3, 8, 17])
 def test_a_fit_that_is_cut_goes_on_as_if_it_had_not_been(tmp_path, cut):
     whole = next(table(50).batches(50))
-    own = write(tmp_path / "own", {"x": whole["x"].numpy(), "y": whole["y"].numpy()}, (11, 20, 7, 12))
+    own = write(
+        tmp_path / "own", {"x": whole["x"].numpy(), "y": whole["y"].numpy()}, (11, 20, 7, 12)
+    )
     rows = prepare(read(own, kinds={}, window=2), np.arange(50), None).train
 
     def fitted(name, stop=0):
@@ -161,9 +179,9 @@ def test_a_fit_that_is_cut_goes_on_as_if_it_had_not_been(tmp_path, cut):
 
     straight, first, second = fitted("whole"), fitted("cut", cut), fitted("cut")
     straight.fit()
-    with pytest.raises(Interrupted):
+    with pytest.raises(TrainingInterrupted):
         first.fit()
-    second.restore(checkpoint.newest(tmp_path / "cut" / "last.pt"))
+    second.restore(checkpoint.load_latest_or_none(tmp_path / "cut" / "last.pt"))
     second.fit()
     assert equal_weights(weights(second), weights(straight)) and second.history == straight.history
 
@@ -175,7 +193,9 @@ def test_rows_keep_the_order_that_they_are_asked_for_in(folder):
     some = torch.tensor([5, 0, 59, 5])
     found = next(data.train.columns["x"].batches(some, 4))
     assert found[:, 0].tolist() == rows[some].tolist()
-    assert sorted(stacked(data.train.batches(7, seed=1))["x"][:, 0].tolist()) == sorted(rows.tolist())
+    assert sorted(stacked(data.train.batches(7, seed=1))["x"][:, 0].tolist()) == sorted(
+        rows.tolist()
+    )
 
 
 def test_the_shares_of_several_processes_are_the_whole_batch(folder):
@@ -188,33 +208,45 @@ def test_the_shares_of_several_processes_are_the_whole_batch(folder):
 
 def test_validation_rows_are_whole_files_or_any_rows(folder):
     files = np.repeat(np.arange(len(LENGTHS)), LENGTHS)
-    train, val = held_out(read(folder), 0.3, "auto", 0)
+    train, val = split_validation(read(folder), 0.3, "auto", 0)
     assert not set(files[train]) & set(files[val]) and len(train) + len(val) == len(files)
     raw = read(folder, hold_out="rows")
-    train, val = held_out(raw, 0.3, "auto", 0)
+    train, val = split_validation(raw, 0.3, "auto", 0)
     assert raw.group is None and len(val) == 45 and set(files[train]) & set(files[val])
 
 
 def test_test_rows_are_sealed_until_they_are_asked_for(folder, monkeypatch):
     write(folder / "test", arrays(20, seed=9), (12, 8))
-    opened, ordinary = [], npz_files.heads
-    monkeypatch.setattr(npz_files, "heads", lambda path: opened.append(path.parent.name) or ordinary(path))
+    opened, ordinary = [], npz_files.read_array_headers
+    monkeypatch.setattr(
+        npz_files,
+        "read_array_headers",
+        lambda path: opened.append(path.parent.name) or ordinary(path),
+    )
     raw = read(folder)
     data = prepare(raw, np.arange(sum(LENGTHS)), None)
     assert set(opened) == {"own"}
-    table = apply(raw, data, raw.test())
+    table = transform_rows(raw, data, raw.test())
     assert "test" in opened and len(table) == 20 and len(stacked(table.batches(6))["y"]) == 20
-    assert raw.test is not None and read(write(folder.parent / "other", arrays(9), (9,))).test is None
+    assert (
+        raw.test is not None and read(write(folder.parent / "other", arrays(9), (9,))).test is None
+    )
 
 
 def test_pictures_and_other_kinds(tmp_path):
     random = np.random.RandomState(0)
-    whole = {"x": random.randint(0, 256, (20, 3, 5, 4)).astype(np.uint8), "y": np.arange(20) % 4 == 0}
+    whole = {
+        "x": random.randint(0, 256, (20, 3, 5, 4)).astype(np.uint8),
+        "y": np.arange(20) % 4 == 0,
+    }
     raw = read(write(tmp_path / "pictures", whole, (12, 8)), kinds={})
     data = prepare(raw, np.arange(12), np.arange(12, 20))
     assert raw.inputs == {"x": "image"} and raw.targets == {"y": "binary"}
     batch = next(data.train.batches(12))
-    assert torch.equal(batch["x"], torch.from_numpy(whole["x"][:12]) / 255) and batch["x"].dtype == torch.float32
+    assert (
+        torch.equal(batch["x"], torch.from_numpy(whole["x"][:12]) / 255)
+        and batch["x"].dtype == torch.float32
+    )
     assert batch["y"].shape == (12, 1) and data.spec.targets["y"].prior.tolist() == [0.25]
     assert data.spec.targets["y"].labels == ("False", "True")
     whole = {"x": random.normal(size=(20, 2)), "y": random.normal(size=20).astype(np.float32)}
@@ -227,12 +259,16 @@ def test_pictures_and_other_kinds(tmp_path):
 def test_classes_can_be_stated_and_an_unknown_one_is_refused(tmp_path):
     whole = {"x": np.random.RandomState(0).normal(size=(30, 2)), "y": np.arange(30) // 10}
     own = write(tmp_path / "own", whole, (20, 10))
-    with pytest.raises(Refused, match=r"class '2', which no training row has.*data.hold_out=rows"):
+    with pytest.raises(
+        UserError, match=r"class '2', which no training row has.*data.hold_out=rows"
+    ):
         stacked(prepare(read(own, kinds={}), np.arange(20), np.arange(20, 30)).val.batches(5))
     data = prepare(read(own, kinds={}, labels=["a", "b", "c"]), np.arange(20), np.arange(20, 30))
-    assert data.spec.targets["y"].labels == ("a", "b", "c") and data.spec.targets["y"].prior.tolist() == [0.5, 0.5, 0]
+    assert data.spec.targets["y"].labels == ("a", "b", "c") and data.spec.targets[
+        "y"
+    ].prior.tolist() == [0.5, 0.5, 0]
     assert (stacked(data.val.batches(5))["y"] == 2).all()
-    with pytest.raises(Refused, match="one class only, '0'"):
+    with pytest.raises(UserError, match="one class only, '0'"):
         prepare(read(own, kinds={}), np.arange(10), None)
 
 
@@ -241,15 +277,21 @@ def test_merged_statistics_are_those_of_all_rows_however_they_lie(tmp_path):
     for lengths in ((117,), (1,) * 117, (100, 17)):
         place = tmp_path / str(len(lengths))
         raw = read(write(place, {"x": values, "y": np.arange(117.0)}, lengths), kinds={})
-        found, expected = Spread().fit(raw.dev["x"]), Standardise().fit(values)
+        found, expected = StreamingScaler().fit(raw.dev["x"]), StandardScaler().fit(values)
         assert np.allclose(found.mean, expected.mean, rtol=1e-12) and np.allclose(
             found.scale, expected.scale, rtol=1e-6
         )
 
 
 WRONG = {
-    "no file": (lambda folder: [path.unlink() for path in folder.glob("*.npz")], "no .npz file in .*numpy.savez"),
-    "no zip": (lambda folder: (folder / "002.npz").write_bytes(b"nothing"), r"002\.npz is no \.npz file"),
+    "no file": (
+        lambda folder: [path.unlink() for path in folder.glob("*.npz")],
+        "no .npz file in .*numpy.savez",
+    ),
+    "no zip": (
+        lambda folder: (folder / "002.npz").write_bytes(b"nothing"),
+        r"002\.npz is no \.npz file",
+    ),
     "an array too few": (
         lambda folder: np.savez(folder / "002.npz", x=np.zeros((3, 4), "f4")),
         r"002\.npz has no array",
@@ -271,7 +313,9 @@ WRONG = {
         r"002\.npz .*Python objects",
     ),
     "missing values": (
-        lambda folder: np.savez(folder / "002.npz", **arrays(5) | {"x": np.full((5, 4), np.nan, "f4")}),
+        lambda folder: np.savez(
+            folder / "002.npz", **arrays(5) | {"x": np.full((5, 4), np.nan, "f4")}
+        ),
         r"002\.npz: array 'x' has values that are missing",
     ),
     "half a file": (
@@ -285,14 +329,14 @@ WRONG = {
 def test_a_bad_file_is_refused_by_its_name(folder, name):
     spoil, match = WRONG[name]
     spoil(folder)
-    with pytest.raises(Refused, match=match):
+    with pytest.raises(UserError, match=match):
         prepare(raw := read(folder), np.arange(len(raw)), None)
 
 
 def test_a_file_that_changes_meanwhile_is_refused_by_its_name(folder):
     raw = read(folder)
     np.savez(folder / "001.npz", **arrays(3))
-    with pytest.raises(Refused, match=r"001\.npz has changed"):
+    with pytest.raises(UserError, match=r"001\.npz has changed"):
         prepare(raw, np.arange(len(raw)), None)
 
 
@@ -310,8 +354,10 @@ def test_a_file_that_changes_meanwhile_is_refused_by_its_name(folder):
     ],
 )
 def test_settings_that_do_not_fit_are_refused(folder, changes, match):
-    with pytest.raises(Refused, match=match):
-        read(**{"folder": changes.pop("path", folder), **changes}) if "path" not in changes else build(
+    with pytest.raises(UserError, match=match):
+        read(
+            **{"folder": changes.pop("path", folder), **changes}
+        ) if "path" not in changes else build_part(
             node("data", "shards", source="official", **changes)
         )
 
@@ -321,22 +367,30 @@ def test_a_fingerprint_is_a_function_of_what_the_files_hold(folder, tmp_path):
     again = read(write(tmp_path / "elsewhere", arrays(sum(LENGTHS))))
     other = read(write(tmp_path / "other", arrays(sum(LENGTHS), seed=1)))
     assert fingerprint(raw.dev) == fingerprint(again.dev) != fingerprint(other.dev)
-    assert fingerprint(raw.dev) != fingerprint({name: column[:5] for name, column in raw.dev.items()})
+    assert fingerprint(raw.dev) != fingerprint(
+        {name: column[:5] for name, column in raw.dev.items()}
+    )
 
 
 def test_too_many_different_values_are_no_classes(monkeypatch, folder):
-    monkeypatch.setattr("dlrun.data.shards.npz_column.MOST_CLASSES", 100)
+    monkeypatch.setattr("dlrun.data.shards.npz_column.MAX_CLASSES", 100)
     column = read(folder, kinds={"x": "number"}).dev["x"]
-    with pytest.raises(Refused, match="more than 100 different values"):
-        Counted("x").fit(replace(column, steps=(lambda values: values[:, 0],)))
+    with pytest.raises(UserError, match="more than 100 different values"):
+        StreamingLabelEncoder("x").fit(replace(column, steps=(lambda values: values[:, 0],)))
 
 
 def test_a_run_on_files_of_ones_own_and_a_model_that_wants_all_at_once(folder, tmp_path, capsys):
     write(folder / "test", arrays(20, seed=9), (12, 8))
     words = ["task=shards", f"data.path={folder}", "engine.epochs=2", "engine.device=cpu"]
     assert main([*words, "test=true", "reason=a test", f"output={tmp_path / 'out'}"]) == 0
-    lines = [json.loads(line) for path in tmp_path.rglob("results.jsonl") for line in path.read_text().splitlines()]
-    assert [line["split"] for line in lines] == ["val", "test"] and not any(line["note"] for line in lines)
+    lines = [
+        json.loads(line)
+        for path in tmp_path.rglob("results.jsonl")
+        for line in path.read_text().splitlines()
+    ]
+    assert [line["split"] for line in lines] == ["val", "test"] and not any(
+        line["note"] for line in lines
+    )
     assert main([*words, "model=linear_solved", f"output={tmp_path / 'solved'}"]) == 2
     assert "read file by file" in capsys.readouterr().err
 
@@ -345,8 +399,12 @@ def test_no_more_files_are_held_than_two_windows_however_many_there_are(tmp_path
     count, each, window = 24, 10, 2
     own = write(tmp_path / "many", arrays(count * each), (each,) * count)
     data = prepare(read(own, window=window), np.arange(count * each), None)
-    reads, ordinary = [], Shelf.read
-    monkeypatch.setattr(Shelf, "read", lambda self, file, name: reads.append(file) or ordinary(self, file, name))
+    reads, ordinary = [], ShardSet.read_array
+    monkeypatch.setattr(
+        ShardSet,
+        "read_array",
+        lambda self, file, name: reads.append(file) or ordinary(self, file, name),
+    )
     given, held = 0, []
     for batch in data.train.batches(5, seed=0):
         held.append(len(set(reads)) - given // each)  # read, and not used up yet
@@ -356,7 +414,18 @@ def test_no_more_files_are_held_than_two_windows_however_many_there_are(tmp_path
 
 
 def test_the_workflow_says_that_it_needs_all_rows_at_once(folder, tmp_path, capsys):
-    assert main(["workflow", "task=shards", f"data.path={folder}", "engine.device=cpu", f"output={tmp_path}"]) == 2
+    assert (
+        main(
+            [
+                "workflow",
+                "task=shards",
+                f"data.path={folder}",
+                "engine.device=cpu",
+                f"output={tmp_path}",
+            ]
+        )
+        == 2
+    )
     assert "data=shards are too many" in capsys.readouterr().err
 
 
@@ -368,26 +437,32 @@ def test_the_next_files_are_read_while_these_are_used():
         if number == 1:
             assert go.wait(20)  # for the user of what was made before
         if number == 3:
-            raise Refused("the fourth is damaged")
+            raise UserError("the fourth is damaged")
         made.append(number)
         return number
 
-    found = ahead(make, ((number,) for number in range(9)))
+    found = prefetch(make, ((number,) for number in range(9)))
     assert next(found) == 0
     go.set()
     assert [next(found), next(found)] == [1, 2] and made[:3] == [0, 1, 2]
-    with pytest.raises(Refused, match="fourth"):
+    with pytest.raises(UserError, match="fourth"):
         next(found)
     assert set(made) <= {0, 1, 2, 4}
-    early = ahead(lambda number: number, ((number,) for number in range(5)))
+    early = prefetch(lambda number: number, ((number,) for number in range(5)))
     assert next(early) == 0
     early.close()
-    assert list(ahead(make, iter([]))) == []
+    assert list(prefetch(make, iter([]))) == []
 
 
 def test_folds_of_files_are_trained_one_by_one(tmp_path, capsys):
     """They cannot be stacked: auto leaves them alone, true says why."""
-    words = ["task=shards", "source=sample", "protocol=kfold", "engine.epochs=1", f"output={tmp_path}"]
+    words = [
+        "task=shards",
+        "source=sample",
+        "protocol=kfold",
+        "engine.epochs=1",
+        f"output={tmp_path}",
+    ]
     assert main(words) == 0
     assert main([*words, "protocol.stacked=true"]) == 2
     assert "protocol.stacked=true: " in capsys.readouterr().err

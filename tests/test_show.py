@@ -8,18 +8,18 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from dlrun.cli.explain import assembled
+from dlrun.cli.explain import build_first_fit
 from dlrun.cli.main import main
-from dlrun.cli.show import COLUMNS, label, sheet
-from dlrun.core.errors import Refused
+from dlrun.cli.show import COLUMNS, build_image_grid, format_target_label
+from dlrun.core.errors import UserError
 from dlrun.core.types import Field
 
 DIGITS = ["task=digits", "model.units=[4]"]
 
 
 def lines_of(*words):
-    with assembled(list(words), Console()) as (_, fit):
-        return fit, sheet(fit)
+    with build_first_fit(list(words), Console()) as (_, fit):
+        return fit, build_image_grid(fit)
 
 
 @pytest.mark.parametrize(
@@ -48,16 +48,24 @@ def test_the_first_is_a_training_picture_of_its_class_and_the_others_are_changed
         place = (images[:, 0].numpy() == original).all((1, 2)).nonzero()[0]
         assert line.title in {str(int(digits[row])) for row in place}
         assert all((other != original).any() for other in others)
-        assert len({other.tobytes() for other in others}) >= COLUMNS // 2  # some turns are too small
+        assert (
+            len({other.tobytes() for other in others}) >= COLUMNS // 2
+        )  # some turns are too small
 
 
 def test_without_augmentation_a_row_is_a_class():
     fit, lines = lines_of(*DIGITS)
-    images, digits = fit.data.train.columns["image"].values[:, 0].numpy(), fit.data.train.columns["digit"].values
+    images, digits = (
+        fit.data.train.columns["image"].values[:, 0].numpy(),
+        fit.data.train.columns["digit"].values,
+    )
     assert [line.title for line in lines] == list("0123456789")
     for line in lines:
         own = {picture.tobytes() for picture in images[(digits == int(line.title)).numpy()]}
-        assert len(line.pictures) == COLUMNS and {picture.tobytes() for picture in line.pictures} <= own
+        assert (
+            len(line.pictures) == COLUMNS
+            and {picture.tobytes() for picture in line.pictures} <= own
+        )
 
 
 def test_mixed_labels_stand_below_and_the_same_words_show_the_same():
@@ -86,7 +94,9 @@ def test_to_names_the_file_and_nothing_else_is_written(tmp_path, monkeypatch):
         ([*DIGITS, "augment=flop"], "no augment 'flop': did you mean 'flip'?"),
     ],
 )
-def test_what_cannot_be_shown_is_refused_and_leaves_nothing(words, said, tmp_path, monkeypatch, capsys):
+def test_what_cannot_be_shown_is_refused_and_leaves_nothing(
+    words, said, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     assert main(["show", *words]) == 2
     assert said in capsys.readouterr().err and not list(tmp_path.iterdir())
@@ -94,20 +104,23 @@ def test_what_cannot_be_shown_is_refused_and_leaves_nothing(words, said, tmp_pat
 
 def test_classes_and_labels_have_their_names():
     pair = ("cat", "dog")
-    assert label(Field("category", (), 2, pair), torch.tensor(1)) == "dog"
-    assert label(Field("binary", (1,), 0, pair), torch.tensor([0.0])) == "cat"
-    assert label(Field("binary", (1,)), torch.tensor([1.0])) == "1"
+    assert format_target_label(Field("category", (), 2, pair), torch.tensor(1)) == "dog"
+    assert format_target_label(Field("binary", (1,), 0, pair), torch.tensor([0.0])) == "cat"
+    assert format_target_label(Field("binary", (1,)), torch.tensor([1.0])) == "1"
     many = Field("multilabel", (3,), 3, ("sea", "sky", "sun"))
-    assert label(many, torch.tensor([1.0, 0, 1])) == "sea, sun" and label(many, torch.zeros(3)) == "none"
-    assert label(Field("number", (1,)), torch.tensor([2.5])) == "2.5"
+    assert (
+        format_target_label(many, torch.tensor([1.0, 0, 1])) == "sea, sun"
+        and format_target_label(many, torch.zeros(3)) == "none"
+    )
+    assert format_target_label(Field("number", (1,)), torch.tensor([2.5])) == "2.5"
 
 
 def test_features_computed_ahead_are_no_pictures():
-    with assembled(DIGITS, Console()) as (_, fit):
+    with build_first_fit(DIGITS, Console()) as (_, fit):
         columns = fit.data.train.columns
         fit.data.train.columns = {"image.ahead": columns["image"], "digit": columns["digit"]}
-        with pytest.raises(Refused, match="computed ahead instead of image"):
-            sheet(fit)
+        with pytest.raises(UserError, match="computed ahead instead of image"):
+            build_image_grid(fit)
 
 
 def test_pictures_are_shown_whatever_is_made_of_them():
@@ -118,5 +131,5 @@ def test_pictures_are_shown_whatever_is_made_of_them():
 
 
 def test_a_photograph_that_changes_has_no_training_pictures():
-    with pytest.raises(Refused, match="nothing is learnt from rows here"):
+    with pytest.raises(UserError, match="nothing is learnt from rows here"):
         lines_of("task=deepdream", "preset=smoke")

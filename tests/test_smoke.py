@@ -8,16 +8,16 @@ import re
 import pytest
 
 from dlrun.cli.main import main
-from dlrun.config.groups import conf_folder, options
+from dlrun.config.groups import get_builtin_conf, list_group_options
 
 NEED_A_PATH = ("csv", "images", "pictures", "series", "texts")
-EXPERIMENTS = options(conf_folder(), "experiment")
+EXPERIMENTS = list_group_options(get_builtin_conf(), "experiment")
 EMBEDDED = {"digits", "breast_cancer", "wine", "diabetes", "text_file", "rotations"}
 
 
 def chosen(name, group="task"):
     """The text of a task's or an experiment's file."""
-    return (conf_folder() / group / f"{name}.yaml").read_text()
+    return (get_builtin_conf() / group / f"{name}.yaml").read_text()
 
 
 def objective(task):
@@ -25,8 +25,10 @@ def objective(task):
     return next(iter(re.findall(r"override /objective: (\w+)", chosen(task))), "supervised")
 
 
-ALL = [name for name in options(conf_folder(), "task") if name not in NEED_A_PATH]
-TASKS = [name for name in ALL if objective(name) in ("supervised", "language")]  # those that answer targets
+ALL = [name for name in list_group_options(get_builtin_conf(), "task") if name not in NEED_A_PATH]
+TASKS = [
+    name for name in ALL if objective(name) in ("supervised", "language")
+]  # those that answer targets
 MAKERS = [name for name in ALL if name not in TASKS]
 
 
@@ -45,7 +47,9 @@ ON_VGG16 = ("cats_dogs_features", "cats_dogs_frozen", "cats_dogs_tuned")  # whic
 def run(words, folder):
     """Run offline in `folder`; answers with the exit code and the results."""
     code = main([*words, f"output={folder}"])
-    lines = [line for path in folder.rglob("results.jsonl") for line in path.read_text().splitlines()]
+    lines = [
+        line for path in folder.rglob("results.jsonl") for line in path.read_text().splitlines()
+    ]
     return code, [json.loads(line) for line in lines]
 
 
@@ -61,14 +65,22 @@ def test_the_globs_are_not_quiet():
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_in_smoke_size(task, tmp_path, capsys, drawn):
     words = ["preset=smoke", "test=true", "reason=a smoke run", "protocol=holdout"]
-    words += {"cats_dogs": SMALL, "jena_climate": SHORT, "questions": ["data.rows=1000"]}.get(task, [])
+    words += {"cats_dogs": SMALL, "jena_climate": SHORT, "questions": ["data.rows=1000"]}.get(
+        task, []
+    )
     words += ["data.rows=200"] if task in ("social", "tickets") else []
     words += SEALED if objective(task) == "language" else []
     code, results = run([f"task={task}", *words], tmp_path)
     said = capsys.readouterr().out
     assert code == 0 and [result["split"] for result in results] == ["val", "test"]
-    assert ("SYNTHETIC" in said) == (task not in EMBEDDED) == all("SYNTHETIC" in r["note"] for r in results)
-    beside = {"bits_bigram"} if objective(task) == "language" else set()  # a score that is a bar itself
+    assert (
+        ("SYNTHETIC" in said)
+        == (task not in EMBEDDED)
+        == all("SYNTHETIC" in r["note"] for r in results)
+    )
+    beside = (
+        {"bits_bigram"} if objective(task) == "language" else set()
+    )  # a score that is a bar itself
     assert all(result["baseline"].keys() | beside == result["scores"].keys() for result in results)
 
 
@@ -78,7 +90,11 @@ def test_every_task_that_makes_something_in_smoke_size(task, tmp_path, capsys):
         pytest.importorskip("gymnasium", reason="needs the extra dlrun[control]")
     code, results = run([f"task={task}", "preset=smoke"], tmp_path)
     said = capsys.readouterr().out
-    assert code == 0 and results and {("SYNTHETIC" in result["note"]) for result in results} == {"SYNTHETIC" in said}
+    assert (
+        code == 0
+        and results
+        and {("SYNTHETIC" in result["note"]) for result in results} == {"SYNTHETIC" in said}
+    )
 
 
 @pytest.mark.slow
@@ -90,7 +106,13 @@ def test_the_experiments_on_vgg16_in_smoke_size(experiment, tmp_path):
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_in_smoke_size(experiment, tmp_path, capsys):
-    smaller = SMALL if experiment.startswith("cats_dogs") else SHORT if experiment.startswith("jena") else []
+    smaller = (
+        SMALL
+        if experiment.startswith("cats_dogs")
+        else SHORT
+        if experiment.startswith("jena")
+        else []
+    )
     smaller = WRITING if experiment.startswith("nietzsche") else smaller
     smaller = FEWER.get(experiment, smaller)
     if experiment in ON_VGG16:
@@ -101,7 +123,9 @@ def test_every_experiment_in_smoke_size(experiment, tmp_path, capsys):
         smaller = [f"model.reader.vectors={made}"]
     code, results = run([f"experiment={experiment}", "preset=smoke", *smaller], tmp_path)
     assert code == 0 and results and all("SYNTHETIC" in result["note"] for result in results)
-    assert ("nothing here to compare" in capsys.readouterr().out) == ("\nbook:" in chosen(experiment, "experiment"))
+    assert ("nothing here to compare" in capsys.readouterr().out) == (
+        "\nbook:" in chosen(experiment, "experiment")
+    )
 
 
 TABLE = "age,town,rooms,price\n" + "".join(
@@ -120,7 +144,13 @@ TABLE = "age,town,rooms,price\n" + "".join(
 )
 def test_a_table_of_ones_own(target, words, tmp_path, capsys):
     (tmp_path / "houses.csv").write_text(TABLE)
-    words = ["task=csv", f"data.path={tmp_path}/houses.csv", f"data.target={target}", "engine.epochs=3", *words]
+    words = [
+        "task=csv",
+        f"data.path={tmp_path}/houses.csv",
+        f"data.target={target}",
+        "engine.epochs=3",
+        *words,
+    ]
     code, results = run(words, tmp_path / "out")
     assert code == 0 and results[0]["scores"]["loss"]["n"] > 0
     assert "data.kind" in capsys.readouterr().out  # the kind was inferred, and stated
@@ -130,7 +160,9 @@ def test_a_table_of_ones_own(target, words, tmp_path, capsys):
 def test_folds(protocol, tmp_path):
     code, results = run(["task=wine", f"protocol={protocol}", "engine.epochs=2"], tmp_path)
     names = [result["name"] for result in results]
-    assert code == 0 and len(set(names)) == len(names) == {"kfold": 4, "iterated_kfold": 12}[protocol]
+    assert (
+        code == 0 and len(set(names)) == len(names) == {"kfold": 4, "iterated_kfold": 12}[protocol]
+    )
 
 
 def test_overfitting_a_few_rows_passes_or_fails(tmp_path, capsys):
@@ -148,6 +180,12 @@ def test_whole_split_measures_and_other_parts(tmp_path):
         "scheduler=cosine",
         "loss=focal",
     ]
-    code, results = run([*words, "callback=[keep_best,early_stopping]", "engine.epochs=15"], tmp_path)
+    code, results = run(
+        [*words, "callback=[keep_best,early_stopping]", "engine.epochs=15"], tmp_path
+    )
     scores = results[0]["scores"]
-    assert code == 0 and scores["roc_auc"]["value"] > 0.95 and scores["accuracy"]["low"] < scores["accuracy"]["value"]
+    assert (
+        code == 0
+        and scores["roc_auc"]["value"] > 0.95
+        and scores["accuracy"]["low"] < scores["accuracy"]["value"]
+    )

@@ -7,16 +7,22 @@ import json
 import pytest
 import torch
 
-from dlrun.cli.compare_tables import standing
+from dlrun.cli.compare_tables import get_compared_results
 from dlrun.cli.main import main
-from dlrun.config.instantiate import dotted
+from dlrun.config.instantiate import to_dotted_keys
 from dlrun.core import checkpoint
 from dlrun.core.types import Result
-from dlrun.evaluation.protocols.plans import Holdout, Kfold
-from dlrun.evaluation.protocols.two_stages import FIRST, Staged, Stages
+from dlrun.evaluation.protocols.plans import HoldOutPlan, KFoldPlan
+from dlrun.evaluation.protocols.two_stages import FIRST_STAGE, StageSettings, TwoStagePlan
 
 STAGES = ["+stages.first.engine.epochs=3", "+stages.then.engine.epochs=2"]
-WORDS = ["task=digits", "model.units=[16]", "engine.epochs=9", "engine.device=cpu", "callback=keep_best"]
+WORDS = [
+    "task=digits",
+    "model.units=[16]",
+    "engine.epochs=9",
+    "engine.device=cpu",
+    "callback=keep_best",
+]
 
 
 def run(folder, *words):
@@ -33,9 +39,9 @@ def names(plan):
 
 
 def test_each_fold_has_its_head_and_starts_from_it():
-    stages = Stages({"a": 1}, {"b": 2})
-    assert names(Staged(Holdout(0.2, "class"), stages)) == [("head", ""), ("fit", "head")]
-    folds = names(Staged(Kfold(2, 1, "random", True), stages))
+    stages = StageSettings({"a": 1}, {"b": 2})
+    assert names(TwoStagePlan(HoldOutPlan(0.2, "class"), stages)) == [("head", ""), ("fit", "head")]
+    folds = names(TwoStagePlan(KFoldPlan(2, 1, "random", True), stages))
     assert folds == [
         ("head-fold-1", ""), ("fold-1", "head-fold-1"), ("head-fold-2", ""), ("fold-2", "head-fold-2"),
     ]  # fmt: skip
@@ -43,15 +49,26 @@ def test_each_fold_has_its_head_and_starts_from_it():
 
 def test_nested_settings_become_dotted_keys_and_parts_stay_whole():
     node = {"optimizer": {"lr": 1, "other": {"x": 2}}, "loss": {"_target_": "t", "a": 1}}
-    assert dotted(node) == {"optimizer.lr": 1, "optimizer.other.x": 2, "loss": {"_target_": "t", "a": 1}}
+    assert to_dotted_keys(node) == {
+        "optimizer.lr": 1,
+        "optimizer.other.x": 2,
+        "loss": {"_target_": "t", "a": 1},
+    }
 
 
 def test_the_second_stage_begins_with_the_best_weights_of_the_first(tmp_path):
-    words = ["+stages.first.engine.epochs=3", "+stages.then.engine.epochs=1", "+stages.then.optimizer.lr=0.0"]
+    words = [
+        "+stages.first.engine.epochs=3",
+        "+stages.then.engine.epochs=1",
+        "+stages.then.optimizer.lr=0.0",
+    ]
     folder, results = run(tmp_path, *words)
-    assert [result["name"] for result in results] == [FIRST, "fit"]
-    assert [result["job"]["start"] for result in results] == ["", FIRST]
-    head, fit = (checkpoint.best(folder / "checkpoints" / name)["objective"] for name in (FIRST, "fit"))
+    assert [result["name"] for result in results] == [FIRST_STAGE, "fit"]
+    assert [result["job"]["start"] for result in results] == ["", FIRST_STAGE]
+    head, fit = (
+        checkpoint.load_best(folder / "checkpoints" / name)["objective"]
+        for name in (FIRST_STAGE, "fit")
+    )
     assert head.keys() == fit.keys() and all(torch.equal(head[key], fit[key]) for key in head)
     assert results[0]["scores"] == results[1]["scores"]
 
@@ -70,15 +87,23 @@ def test_a_run_cut_between_its_stages_goes_on_to_the_same_end(tmp_path):
 
 def test_the_test_rows_are_for_the_second_stage_alone(tmp_path):
     _, results = run(tmp_path, *STAGES, "test=true", "reason=a test of the stages")
-    assert [(r["name"], r["split"]) for r in results] == [(FIRST, "val"), ("fit", "val"), ("fit", "test")]
+    assert [(r["name"], r["split"]) for r in results] == [
+        (FIRST_STAGE, "val"),
+        ("fit", "val"),
+        ("fit", "test"),
+    ]
 
 
 def test_the_second_stage_alone_stands_for_the_run(tmp_path):
     folder, _ = run(tmp_path, *STAGES)
-    assert [line["name"] for line in standing(folder)] == ["fit"]
+    assert [line["name"] for line in get_compared_results(folder)] == ["fit"]
     assert main(["evaluate", str(folder), "test=true", "reason=a test of the stages"]) == 0
     results = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
-    assert [(r["name"], r["split"]) for r in results] == [(FIRST, "val"), ("fit", "val"), ("fit", "test")]
+    assert [(r["name"], r["split"]) for r in results] == [
+        (FIRST_STAGE, "val"),
+        ("fit", "val"),
+        ("fit", "test"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +117,9 @@ def test_the_second_stage_alone_stands_for_the_run(tmp_path):
 def test_a_setting_that_is_not_there_or_does_not_fit_is_named(words, named, tmp_path, capsys):
     assert main([*WORDS, *words, f"output={tmp_path}"]) == 2
     said = capsys.readouterr()
-    assert all(name in said.err + said.out for name in named) and not list(tmp_path.rglob("results.jsonl"))
+    assert all(name in said.err + said.out for name in named) and not list(
+        tmp_path.rglob("results.jsonl")
+    )
 
 
 def test_a_workflow_has_stages_of_its_own(tmp_path, capsys):

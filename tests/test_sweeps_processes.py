@@ -12,7 +12,7 @@ import pytest
 from beside import Beside
 from beside import ended as gone
 
-from dlrun.cli.sweep import settings_of
+from dlrun.cli.sweep import parse_sweep_settings
 from dlrun.core import stored_files
 from dlrun.sweeps import sweep_folder, worker_pool
 
@@ -27,7 +27,7 @@ class Net(nn.Module):
         super().__init__()
         (self.name, field), = spec.inputs.items()
         (self.target, goal), = spec.targets.items()
-        self.first, self.second = nn.Linear(field.outputs, width), nn.Linear(width, goal.outputs)
+        self.first, self.second = nn.Linear(field.num_outputs, width), nn.Linear(width, goal.num_outputs)
         self.ends, self.seconds = ends, seconds
         if self.ends.startswith("raises"):
             raise RuntimeError(f"no good: {self.ends}")
@@ -57,8 +57,24 @@ def here(tmp_path):
 
 
 def words(*more):
-    fixed = ["task=digits", "preset=smoke", "model=net", "plugins=[mypkg]", "output=o", "engine.batch_size=512"]
-    return [sys.executable, "-m", "dlrun", "-m", *fixed, "engine.max_steps=null", "sweep.jobs=2", *more]
+    fixed = [
+        "task=digits",
+        "preset=smoke",
+        "model=net",
+        "plugins=[mypkg]",
+        "output=o",
+        "engine.batch_size=512",
+    ]
+    return [
+        sys.executable,
+        "-m",
+        "dlrun",
+        "-m",
+        *fixed,
+        "engine.max_steps=null",
+        "sweep.jobs=2",
+        *more,
+    ]
 
 
 def started(here, *more):
@@ -83,14 +99,20 @@ def table(here):
 
 def ended(here):
     """Job → its status so far."""
-    lines = [entry for file in here.glob("o/digits/sweep/*/sweep.jsonl") for entry in stored_files.lines(file)]
+    lines = [
+        entry
+        for file in here.glob("o/digits/sweep/*/sweep.jsonl")
+        for entry in stored_files.load_json_lines(file)
+    ]
     return {entry["job"]: entry["status"] for entry in lines}
 
 
 def under_way(here):
     """Whether two jobs are done, and a third has saved something."""
     over = [job for job, status in ended(here).items() if status == "done"]
-    saved = {int(path.parents[2].name) for path in here.glob("o/digits/sweep/*/*/checkpoints/*/last.pt")}
+    saved = {
+        int(path.parents[2].name) for path in here.glob("o/digits/sweep/*/*/checkpoints/*/last.pt")
+    }
     return len(over) >= 2 and saved - set(over)
 
 
@@ -110,9 +132,15 @@ def children(of):
 
 
 def test_one_that_hangs_is_a_failed_row(here):
-    code, out = ran(here, "model.ends=hangs", "sweep.limit=1", "sweep.jobs=1")  # a job that is slow would be one, too
+    code, out = ran(
+        here, "model.ends=hangs", "sweep.limit=1", "sweep.jobs=1"
+    )  # a job that is slow would be one, too
     (row,) = table(here)
-    assert code == 1 and row["status"] == "failed" and "longer than sweep.limit=1 seconds" in row["error"], out
+    assert (
+        code == 1
+        and row["status"] == "failed"
+        and "longer than sweep.limit=1 seconds" in row["error"]
+    ), out
 
 
 def test_one_that_raises_and_one_that_is_killed_are_failed_rows(here):
@@ -120,7 +148,10 @@ def test_one_that_raises_and_one_that_is_killed_are_failed_rows(here):
     code, out = ran(here, ends)
     rows = {row["model.ends"].strip("'"): row for row in table(here)}
     assert code == 1 and len(rows) == 3, out
-    assert {name for name, row in rows.items() if row["status"] == "failed"} == {"raises 1", "killed"}
+    assert {name for name, row in rows.items() if row["status"] == "failed"} == {
+        "raises 1",
+        "killed",
+    }
     assert "RuntimeError: no good: raises 1" in rows["raises 1"]["error"]
     assert "SIGKILL" in rows["killed"]["error"]
     assert all(float(row["accuracy"]) >= 0 for row in rows.values() if row["status"] == "done")
@@ -131,9 +162,16 @@ def test_one_that_raises_and_one_that_is_killed_are_failed_rows(here):
 
 @pytest.mark.slow
 def test_forty_jobs_of_which_five_come_to_bad_ends(here):
-    ends = ["killed", "'hangs for good'", *(f"'raises {n}'" for n in range(3)), *(f"well{n}" for n in range(35))]
+    ends = [
+        "killed",
+        "'hangs for good'",
+        *(f"'raises {n}'" for n in range(3)),
+        *(f"well{n}" for n in range(35)),
+    ]
     ends = ends[5:20] + ends[:5] + ends[20:]
-    code, out = ran(here, f"model.ends={','.join(ends)}", "sweep.limit=60")  # of which a good one needs less than one
+    code, out = ran(
+        here, f"model.ends={','.join(ends)}", "sweep.limit=60"
+    )  # of which a good one needs less than one
     rows = table(here)
     assert code == 1 and len(rows) == 40 and len({row["job"] for row in rows}) == 40, out
     failed = [row for row in rows if row["status"] == "failed"]
@@ -162,8 +200,17 @@ def test_a_sweep_ended_in_the_middle_goes_on_where_it_was(here, number):
     first, folder = ended(here), folder_of(here)
     assert list(first.values()).count("done") < 6
     over = [place for place in first if first[place] == "done"]
-    kept = {path: path.read_bytes() for job in over for path in (folder / f"{job:03d}").rglob("*") if path.is_file()}
-    cut = [job for job in first if first[job] == "begun" and (folder / f"{job:03d}" / "checkpoints").exists()]
+    kept = {
+        path: path.read_bytes()
+        for job in over
+        for path in (folder / f"{job:03d}").rglob("*")
+        if path.is_file()
+    }
+    cut = [
+        job
+        for job in first
+        if first[job] == "begun" and (folder / f"{job:03d}" / "checkpoints").exists()
+    ]
     assert len(workers) == 2 and cut
     code, out = ran(here, *more)
     assert code == 0 and "to be gone on with" in out and len(table(here)) == 6
@@ -171,7 +218,9 @@ def test_a_sweep_ended_in_the_middle_goes_on_where_it_was(here, number):
     same = [path for path in kept if path.read_bytes() == kept[path]]
     assert {path.name for path in set(kept) - set(same)} <= {"report.html", "report.md"}
     for job in range(6):
-        assert [epoch for epoch, _ in sweep_folder.epochs(folder / f"{job:03d}")] == list(range(1, 13))
+        assert [epoch for epoch, _ in sweep_folder.read_epochs(folder / f"{job:03d}")] == list(
+            range(1, 13)
+        )
     assert any("goes on at epoch" in (folder / f"{job:03d}" / "log.txt").read_text() for job in cut)
 
 
@@ -182,16 +231,16 @@ def test_a_worker_that_starts_while_the_sweep_is_told_to_stop_is_told_so_too(mon
         def __init__(self, *rest):
             crew.stop(signal.SIGTERM)
 
-        def begin(self, jobs, *rest):
+        def start_jobs(self, jobs, *rest):
             self.jobs = jobs
 
         def ask_to_stop(self, seconds):
             asked.append(seconds)
 
     monkeypatch.setattr(worker_pool, "Worker", Starting)
-    crew = worker_pool.Pool(settings_of([], [], []), (), tmp_path, None)
-    crew.start(object())
-    assert asked == [worker_pool.LEAVING] and not crew.idle
+    crew = worker_pool.WorkerPool(parse_sweep_settings([], [], []), (), tmp_path, None)
+    crew.submit(object())
+    assert asked == [worker_pool.STOP_TIMEOUT] and not crew.num_free
 
 
 @pytest.mark.slow
@@ -216,7 +265,9 @@ def test_jobs_trained_as_one_whose_process_dies_are_run_by_themselves(here):
         process.rest()
         code = process.process.wait()
     assert code == 143 and set(ended(here).values()) == {"begun"}
-    entries = [json.loads(line) for line in (folder_of(here) / "sweep.jsonl").read_text().splitlines()]
+    entries = [
+        json.loads(line) for line in (folder_of(here) / "sweep.jsonl").read_text().splitlines()
+    ]
     assert len({entry["job"] for entry in entries}) == 6
 
 
@@ -225,7 +276,11 @@ def test_each_worker_sees_its_own_device(here):
     text = (here / "mypkg" / "__init__.py").read_text()
     seen = '        open(f"seen-{os.getpid()}", "a").write(os.environ.get("CUDA_VISIBLE_DEVICES", "none") + "\\n")\n'
     (here / "mypkg" / "__init__.py").write_text(
-        text.replace('        if self.ends.startswith("raises', seen + '        if self.ends.startswith("raises', 1)
+        text.replace(
+            '        if self.ends.startswith("raises',
+            seen + '        if self.ends.startswith("raises',
+            1,
+        )
     )
     code, out = ran(here, "seed=range(6)", "sweep.devices=['3','5']", "sweep.share=1")
     assert code == 0, out

@@ -15,14 +15,14 @@ import torch
 from laboratory import BAG, node
 
 from dlrun.cli.main import main
-from dlrun.config.instantiate import build
-from dlrun.core.errors import Refused
+from dlrun.config.instantiate import build_part
+from dlrun.core.errors import UserError
 from dlrun.data.audit.run import audit
 from dlrun.data.datasets import imdb_raw, imdb_reuters
-from dlrun.data.display import shown
-from dlrun.data.downloads import Official
-from dlrun.data.preprocessing.pipeline import apply, prepare
-from dlrun.data.tabular.text_encoding import decoded
+from dlrun.data.display import describe_raw_row
+from dlrun.data.downloads import RemoteFile
+from dlrun.data.preprocessing.pipeline import prepare, transform_rows
+from dlrun.data.tabular.text_encoding import decode_text
 
 REVIEWS = "text,stars,town,verdict\n" + "".join(
     f'"{["A great, moving", "A dull and tedious"][row % 2]} film, number {row}.",{row % 5},{"ab"[row % 3 % 2]},'
@@ -48,7 +48,7 @@ def written(folder, files):
 
 
 def texts(path, **changes):
-    return build(node("data", "texts", path=str(path), **changes))
+    return build_part(node("data", "texts", path=str(path), **changes))
 
 
 # a folder
@@ -58,35 +58,50 @@ def test_a_folder_for_each_class(tmp_path):
     raw = texts(written(tmp_path / "mails", MAILS))
     assert raw.inputs == {"text": "bag"} and raw.targets == {"label": "binary"} and len(raw) == 32
     assert raw.labels["label"] == ("ham", "spam") and len(raw.test()["text"]) == 8
-    assert all(("win" in text) == (label == "spam") for text, label in zip(*raw.dev.values(), strict=True))
+    assert all(
+        ("win" in text) == (label == "spam") for text, label in zip(*raw.dev.values(), strict=True)
+    )
     data = prepare(raw, np.arange(32), None)
     entries = data.spec.inputs["text"].labels
     assert set(entries[:4]) == {"money", "see", "win", "you"}
-    bag = apply(raw, data, raw.of_texts(["money money new"])).columns["text"]
+    bag = transform_rows(raw, data, raw.rows_from_texts(["money money new"])).columns["text"]
     assert [entries[column] for column in bag.columns] == ["money"]
 
 
 def test_parts_and_archives_are_those_of_pictures(tmp_path):
-    parts = {f"{part}/{name}": text for part in ("train", "validation", "test") for name, text in MAILS.items()}
+    parts = {
+        f"{part}/{name}": text
+        for part in ("train", "validation", "test")
+        for name, text in MAILS.items()
+    }
     written(tmp_path / "mails", parts)
     with tarfile.open(tmp_path / "mails.tar.gz", "w:gz") as archive:
         archive.add(tmp_path / "mails", "mails")
     raws = [texts(tmp_path / name) for name in ("mails", "mails.tar.gz")]
-    assert [len(raw) for raw in raws] == [80, 80] and [len(raw.test()["text"]) for raw in raws] == [40, 40]
+    assert [len(raw) for raw in raws] == [80, 80] and [len(raw.test()["text"]) for raw in raws] == [
+        40,
+        40,
+    ]
     assert all(map(np.array_equal, raws[0].dev.values(), raws[1].dev.values()))
 
 
 def test_test_files_are_not_read_before_they_are_asked_for(tmp_path):
     parts = {f"{part}/{name}": text for part in ("train", "test") for name, text in MAILS.items()}
     raw = texts(written(tmp_path, parts | {"test/ham/1.txt": b"gr\xfc\xdfe"}))
-    with pytest.raises(Refused, match=r"test/ham/1.txt is not UTF-8 text \(byte 2\).*data.encoding=latin-1"):
+    with pytest.raises(
+        UserError, match=r"test/ham/1.txt is not UTF-8 text \(byte 2\).*data.encoding=latin-1"
+    ):
         raw.test()
 
 
 def test_new_rows_of_a_folders_run_come_from_a_table(tmp_path):
     raw = texts(written(tmp_path / "mails", MAILS))
-    rows, lines = raw.further(str(Path(written(tmp_path, {"new.csv": "text\nwin now\n\nsee\n"}), "new.csv")))
-    assert rows["text"].tolist() == ["win now", "see"] and lines == [2, 4] and list(rows) == ["text"]
+    rows, lines = raw.read_new_rows(
+        str(Path(written(tmp_path, {"new.csv": "text\nwin now\n\nsee\n"}), "new.csv"))
+    )
+    assert (
+        rows["text"].tolist() == ["win now", "see"] and lines == [2, 4] and list(rows) == ["text"]
+    )
 
 
 # a table
@@ -96,39 +111,58 @@ def test_a_table_of_texts(tmp_path):
     written(tmp_path, {"t.csv": REVIEWS})
     raw = texts(tmp_path / "t.csv", text="text", target="verdict")
     assert raw.inputs == {"text": "bag"} and raw.targets == {"verdict": "binary"} and len(raw) == 64
-    assert shown(raw, raw.dev, 0) == {"kind": "text", "text": raw.dev["text"][0]}
-    rows, _ = raw.further(str(tmp_path / "t.csv"))
+    assert describe_raw_row(raw, raw.dev, 0) == {"kind": "text", "text": raw.dev["text"][0]}
+    rows, _ = raw.read_new_rows(str(tmp_path / "t.csv"))
     assert set(rows) == {"text", "verdict"} and len(rows["text"]) == 80
 
 
 def test_a_table_of_texts_numbers_and_categories(tmp_path):
     written(tmp_path, {"t.csv": REVIEWS})
-    raw = build(node("data", "csv", path=str(tmp_path / "t.csv"), target="verdict", texts=["text"],
+    raw = build_part(node("data", "csv", path=str(tmp_path / "t.csv"), target="verdict", texts=["text"],
                      text=node("text", "sequence", length=4)))  # fmt: skip
-    assert raw.inputs == {"features": "number", "town": "category", "text": "tokens"} and raw.of_texts is None
+    assert (
+        raw.inputs == {"features": "number", "town": "category", "text": "tokens"}
+        and raw.rows_from_texts is None
+    )
     batch = next(prepare(raw, np.arange(60), None).train.batches(5))
     assert batch["text"].shape == (5, 4) and batch["text"].dtype == torch.int64
-    view = shown(raw, raw.dev, 3)
-    assert view["kind"] == "row" and view["text"].endswith(".") and set(view["cells"]) == {"stars", "town"}
+    view = describe_raw_row(raw, raw.dev, 3)
+    assert (
+        view["kind"] == "row"
+        and view["text"].endswith(".")
+        and set(view["cells"]) == {"stars", "town"}
+    )
 
 
 def test_numbers_can_be_foretold_from_texts(tmp_path):
     lines = "".join(f"{'good ' * (row % 7)}book,{row % 7 + 0.5}\n" for row in range(40))
-    raw = texts(Path(written(tmp_path, {"t.csv": "text,stars\n" + lines}), "t.csv"), text="text", target="stars")
+    raw = texts(
+        Path(written(tmp_path, {"t.csv": "text,stars\n" + lines}), "t.csv"),
+        text="text",
+        target="stars",
+    )
     assert raw.targets == {"stars": "number"}
 
 
 def test_texts_that_all_differ_are_told_how_to_be_read(tmp_path, caplog):
     caplog.set_level("WARNING", "dlrun")
     written(tmp_path, {"t.csv": REVIEWS})
-    build(node("data", "csv", path=str(tmp_path / "t.csv"), target="verdict"))
-    assert "'text' is left out: its texts all differ, as names of rows do; data.texts=[text] reads it" in caplog.text
+    build_part(node("data", "csv", path=str(tmp_path / "t.csv"), target="verdict"))
+    assert (
+        "'text' is left out: its texts all differ, as names of rows do; data.texts=[text] reads it"
+        in caplog.text
+    )
 
 
 def test_empty_texts_are_left_out_where_that_is_asked_for(tmp_path, caplog):
     caplog.set_level("WARNING", "dlrun")
     written(tmp_path, {"t.csv": REVIEWS + ",3,a,bored\n", "t2.csv": REVIEWS + ",3,a,bored\n"})
-    table = {"text": "text", "target": "verdict", "empty": "skip", "test_path": str(tmp_path / "t2.csv")}
+    table = {
+        "text": "text",
+        "target": "verdict",
+        "empty": "skip",
+        "test_path": str(tmp_path / "t2.csv"),
+    }
     raw = texts(tmp_path / "t.csv", **table)
     assert len(raw) == 80 and "left out, for their text is empty: 1 row (line 82)" in caplog.text
     assert len(raw.test()["text"]) == 80
@@ -148,7 +182,7 @@ def test_empty_texts_are_left_out_where_that_is_asked_for(tmp_path, caplog):
     ],
 )
 def test_any_encoding_can_be_read(encoding, content):
-    assert decoded(content, encoding, "x") in ("naïve", "кино")
+    assert decode_text(content, encoding, "x") in ("naïve", "кино")
 
 
 # what is wrong
@@ -167,7 +201,11 @@ WRONG = {
         {"t.csv": REVIEWS},
         "text 'txt' is no column of t.csv: did you mean 'text'",
     ),
-    "no target": ("task=texts data.path=t.csv data.text=text", {"t.csv": REVIEWS}, "data.target=COLUMN. There are"),
+    "no target": (
+        "task=texts data.path=t.csv data.text=text",
+        {"t.csv": REVIEWS},
+        "data.target=COLUMN. There are",
+    ),
     "text and target in one": (TABLE + " data.target=text", {"t.csv": REVIEWS}, "text|twice"),
     "one class": (
         TABLE,
@@ -184,7 +222,11 @@ WRONG = {
         {"mails/a.txt": "x"},
         r"no folder for each class \(1 texts lie in none",
     ),
-    "no texts": ("task=texts data.path=mails", {"mails/a/a.doc": "x"}, "holds no text: no file there ends in .txt"),
+    "no texts": (
+        "task=texts data.path=mails",
+        {"mails/a/a.doc": "x"},
+        "holds no text: no file there ends in .txt",
+    ),
     "a column of a folder": (
         "task=texts data.path=mails data.text=body",
         {f"mails/{name}": text for name, text in MAILS.items()},
@@ -195,7 +237,11 @@ WRONG = {
         {f"mails/{name}": text for name, text in MAILS.items()} | {"mails/ham/x.txt": ""},
         r"the text is empty in 1 files: ham/x.txt.*data.empty=skip leaves them out",
     ),
-    "an empty cell": (TABLE, {"t.csv": REVIEWS + ",3,a,bored\n"}, r"t.csv: the text is empty in 1 row \(line 82\)"),
+    "an empty cell": (
+        TABLE,
+        {"t.csv": REVIEWS + ",3,a,bored\n"},
+        r"t.csv: the text is empty in 1 row \(line 82\)",
+    ),
     "empty texts only": (
         TABLE + " data.empty=skip",
         {"t.csv": "text,verdict\n" + ",a\n,b\n" * 20},
@@ -203,10 +249,15 @@ WRONG = {
     ),
     "not UTF-8": (
         "task=texts data.path=mails data.test=0",
-        {f"mails/{name}": text for name, text in MAILS.items()} | {"mails/ham/x.txt": "Grüße".encode("latin-1")},
+        {f"mails/{name}": text for name, text in MAILS.items()}
+        | {"mails/ham/x.txt": "Grüße".encode("latin-1")},
         r"mails/ham/x.txt is not UTF-8 text \(byte 2\): say what it is, such as data.encoding=latin-1",
     ),
-    "utf-16": (TABLE, {"t.csv": REVIEWS.encode("utf-16")}, "t.csv is not UTF-8 .*data.encoding=utf-16 by its first"),
+    "utf-16": (
+        TABLE,
+        {"t.csv": REVIEWS.encode("utf-16")},
+        "t.csv is not UTF-8 .*data.encoding=utf-16 by its first",
+    ),
     "a csv not UTF-8": (
         "task=csv data.path=t.csv data.target=verdict data.texts=[text]",
         {"t.csv": REVIEWS.replace("tedious", "ermüdend").encode("cp1252")},
@@ -217,7 +268,11 @@ WRONG = {
         {"t.csv": REVIEWS},
         "data.encoding=utf-9: no such encoding. Among others there are: utf-8, utf-16, latin-1",
     ),
-    "no encoding of text": (TABLE + " data.encoding=base64", {"t.csv": REVIEWS}, "base64 is no encoding of text"),
+    "no encoding of text": (
+        TABLE + " data.encoding=base64",
+        {"t.csv": REVIEWS},
+        "base64 is no encoding of text",
+    ),
     "misspelt texts": (
         "task=csv data.path=t.csv data.target=verdict data.texts=[txt]",
         {"t.csv": REVIEWS},
@@ -238,11 +293,31 @@ WRONG = {
         {"t.csv": "text,verdict\n" + "?!,a\n...,b\n" * 20},
         "none of the 26 training texts has words|none of the",
     ),
-    "an option that is not there": ("task=imdb_text text=bigram", {}, "no text 'bigram': did you mean 'bigrams'"),
-    "length 0": ("task=imdb_text text=sequence text.length=0", {}, "text.length=0: it must be a whole number from 1"),
-    "pad left": ("task=imdb_text text=sequence text.pad=left", {}, "text.pad='left': it must be one of front, back"),
-    "a setting of another option": ("task=imdb_text text.length=5", {}, "no setting 'text.length'.*punctuation"),
-    "misspelt setting": ("task=imdb_text text.sice=5", {}, "no setting 'text.sice': did you mean 'text.size'"),
+    "an option that is not there": (
+        "task=imdb_text text=bigram",
+        {},
+        "no text 'bigram': did you mean 'bigrams'",
+    ),
+    "length 0": (
+        "task=imdb_text text=sequence text.length=0",
+        {},
+        "text.length=0: it must be a whole number from 1",
+    ),
+    "pad left": (
+        "task=imdb_text text=sequence text.pad=left",
+        {},
+        "text.pad='left': it must be one of front, back",
+    ),
+    "a setting of another option": (
+        "task=imdb_text text.length=5",
+        {},
+        "no setting 'text.length'.*punctuation",
+    ),
+    "misspelt setting": (
+        "task=imdb_text text.sice=5",
+        {},
+        "no setting 'text.sice': did you mean 'text.size'",
+    ),
     "several in turn": (
         "task=imdb_text source=sample text=sequence text.ngrams=[1,2] model=embedding",
         {},
@@ -253,11 +328,31 @@ WRONG = {
         {},
         "text=bigrams: these data have no texts as they were written.*data.length=500",
     ),
-    "words in turn of sets": ("task=imdb_text model=lstm", {}, "model=lstm needs tokens.*text=sequence"),
-    "sets of words in turn": ("task=imdb_sequences model=dense", {}, "model=dense cannot read tokens 'review'"),
-    "length of nothing": ("task=imdb data.length=0 model=lstm", {}, "data.length=0: it must be a whole number from 1"),
-    "buckets of bags": ("task=imdb source=sample data.bucket=true", {}, "bucket=true is for sequences.*length=500"),
-    "no archive": ("task=imdb_text", {}, "aclImdb_v1.tar.gz is not there and could not be downloaded"),
+    "words in turn of sets": (
+        "task=imdb_text model=lstm",
+        {},
+        "model=lstm needs tokens.*text=sequence",
+    ),
+    "sets of words in turn": (
+        "task=imdb_sequences model=dense",
+        {},
+        "model=dense cannot read tokens 'review'",
+    ),
+    "length of nothing": (
+        "task=imdb data.length=0 model=lstm",
+        {},
+        "data.length=0: it must be a whole number from 1",
+    ),
+    "buckets of bags": (
+        "task=imdb source=sample data.bucket=true",
+        {},
+        "bucket=true is for sequences.*length=500",
+    ),
+    "no archive": (
+        "task=imdb_text",
+        {},
+        "aclImdb_v1.tar.gz is not there and could not be downloaded",
+    ),
 }
 
 
@@ -265,7 +360,7 @@ WRONG = {
 def test_what_is_wrong_is_refused(here, monkeypatch, capsys, name):
     command, files, message = WRONG[name]
     monkeypatch.setenv("DLRUN_DATA", str(here / "no data"))
-    monkeypatch.setattr(imdb_raw, "ARCHIVE", Official("imdb", "aclImdb_v1.tar.gz", "0" * 64, ()))
+    monkeypatch.setattr(imdb_raw, "ARCHIVE", RemoteFile("imdb", "aclImdb_v1.tar.gz", "0" * 64, ()))
     written(here, files)
     assert main(command.split()) == 2
     said = " ".join(capsys.readouterr().err.split())
@@ -285,7 +380,7 @@ def archive(folder, files, **more):
             info = tarfile.TarInfo(name)
             info.size, info.type = len(text), more.get(name, tarfile.REGTYPE)
             made.addfile(info, io.BytesIO(text))
-    return Official("imdb", place.name, hashlib.sha256(place.read_bytes()).hexdigest(), ())
+    return RemoteFile("imdb", place.name, hashlib.sha256(place.read_bytes()).hexdigest(), ())
 
 
 FILES = {
@@ -293,19 +388,27 @@ FILES = {
     for split in ("train", "test")
     for kind in ("neg", "pos", "unsup")
     for number in range(10)
-} | {"aclImdb/README": b"read me", "aclImdb/train/urls_pos.txt": b"http", "aclImdb/train/pos/urls.html": b"x"}
+} | {
+    "aclImdb/README": b"read me",
+    "aclImdb/train/urls_pos.txt": b"http",
+    "aclImdb/train/pos/urls.html": b"x",
+}
 
 
 def made(monkeypatch, folder, files, **more):
     monkeypatch.setenv("DLRUN_DATA", str(folder))
     monkeypatch.setattr(imdb_raw, "ARCHIVE", archive(folder, files, **more))
-    return lambda: build(node("data", "imdb_text", source="official"))
+    return lambda: build_part(node("data", "imdb_text", source="official"))
 
 
 def test_the_archive_gives_labelled_reviews_and_nothing_else(tmp_path, monkeypatch):
     raw = made(monkeypatch, tmp_path, FILES)()
     found = set(zip(raw.dev["review"].tolist(), raw.dev["sentiment"].tolist(), strict=True))
-    wanted = {(f"train {kind}  {number} é", label) for label, kind in enumerate(("neg", "pos")) for number in range(10)}
+    wanted = {
+        (f"train {kind}  {number} é", label)
+        for label, kind in enumerate(("neg", "pos"))
+        for number in range(10)
+    }
     assert found == wanted and len(raw) == 20 and raw.note == ""
     assert 2 < raw.dev["sentiment"][-10:].sum() < 8  # shuffled: the last rows are of both classes
     assert {text[:4] for text in raw.test()["review"]} == {"test"}
@@ -314,14 +417,21 @@ def test_the_archive_gives_labelled_reviews_and_nothing_else(tmp_path, monkeypat
 def test_the_archive_is_read_once(tmp_path, monkeypatch):
     load = made(monkeypatch, tmp_path, FILES)
     before = load()
-    monkeypatch.setattr(imdb_raw, "bodies", None)
+    monkeypatch.setattr(imdb_raw, "iter_tar_files", None)
     assert np.array_equal(before.dev["review"], load().dev["review"])
 
 
-@pytest.mark.parametrize("name", ["aclImdb/../../evil.txt", "/evil.txt", "aclImdb/train/pos/link.txt"])
+@pytest.mark.parametrize(
+    "name", ["aclImdb/../../evil.txt", "/evil.txt", "aclImdb/train/pos/link.txt"]
+)
 def test_an_archive_that_a_careful_person_would_not_unpack_is_refused(tmp_path, monkeypatch, name):
-    load = made(monkeypatch, tmp_path, FILES | {name: b"x"}, **{"aclImdb/train/pos/link.txt": tarfile.SYMTYPE})
-    with pytest.raises(Refused, match="leads out of the archive|is a link"):
+    load = made(
+        monkeypatch,
+        tmp_path,
+        FILES | {name: b"x"},
+        **{"aclImdb/train/pos/link.txt": tarfile.SYMTYPE},
+    )
+    with pytest.raises(UserError, match="leads out of the archive|is a link"):
         load()
 
 
@@ -329,21 +439,23 @@ def test_a_damaged_archive_is_refused(tmp_path, monkeypatch):
     load = made(monkeypatch, tmp_path, FILES)
     place = tmp_path / "imdb" / "aclImdb_v1.tar.gz"
     place.write_bytes(place.read_bytes()[:-200])
-    with pytest.raises(Refused, match="is not the official aclImdb_v1.tar.gz"):
+    with pytest.raises(UserError, match="is not the official aclImdb_v1.tar.gz"):
         load()
-    cut = Official("imdb", place.name, hashlib.sha256(place.read_bytes()).hexdigest(), ())
+    cut = RemoteFile("imdb", place.name, hashlib.sha256(place.read_bytes()).hexdigest(), ())
     monkeypatch.setattr(imdb_raw, "ARCHIVE", cut)
-    with pytest.raises(Refused, match="is no whole archive"):
+    with pytest.raises(UserError, match="is no whole archive"):
         load()
 
 
-LABELLED = Path(os.environ.get("DLRUN_DATA", "none"), "imdb", imdb_raw.LABELLED.name)
+LABELLED = Path(os.environ.get("DLRUN_DATA", "none"), "imdb", imdb_raw.LABEL_ARCHIVE.name)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not LABELLED.exists(), reason="needs the reviews: set DLRUN_DATA to a folder that has them")
+@pytest.mark.skipif(
+    not LABELLED.exists(), reason="needs the reviews: set DLRUN_DATA to a folder that has them"
+)
 def test_the_real_reviews_are_all_there_and_the_audit_finds_copies():
-    raw = build(node("data", "imdb_text", source="official"))
+    raw = build_part(node("data", "imdb_text", source="official"))
     rows, balance = raw.dev["review"], raw.dev["sentiment"]
     assert len(raw) == 25_000 and balance.sum() == 12_500 and 2300 < balance[-5000:].sum() < 2700
     assert any(text.startswith("Bromwell High is a cartoon comedy.") for text in rows)
@@ -372,23 +484,33 @@ def test_word_numbers_in_turn_are_those_of_the_bag(task, cut):
         kept = numbers[-20:] if cut == "front" else numbers[:20]
         assert batch[row].tolist() == [0] * (20 - len(kept)) + kept
     field = data.spec.inputs[name]
-    assert field.kind == "tokens" and field.size == len(field.labels) == 300 and field.labels[:4] == ("", "", "▯", "▯")
+    assert (
+        field.kind == "tokens"
+        and field.size == len(field.labels) == 300
+        and field.labels[:4] == ("", "", "▯", "▯")
+    )
 
 
 def test_new_texts_have_the_numbers_of_the_dataset():
     raw = imdb_reuters.imdb(source="sample", words=300, pool=False, **BAG | {"length": 6})
-    rows = raw.of_texts(["Word5, word7! nonsense word296 word297", "", "word1 " * 9])
+    rows = raw.rows_from_texts(["Word5, word7! nonsense word296 word297", "", "word1 " * 9])
     assert rows["review"][np.array([0])].values.tolist() == [1, 8, 10, 2, 299, 2]
-    table = apply(raw, prepare(raw, np.arange(50), None), rows)
-    assert next(table.batches(3))["review"].tolist() == [[1, 8, 10, 2, 299, 2], [0] * 5 + [1], [4] * 6]
+    table = transform_rows(raw, prepare(raw, np.arange(50), None), rows)
+    assert next(table.batches(3))["review"].tolist() == [
+        [1, 8, 10, 2, 299, 2],
+        [0] * 5 + [1],
+        [4] * 6,
+    ]
 
 
 def test_new_texts_need_the_list_of_words(tmp_path, monkeypatch):
     raw = imdb_reuters.imdb(source="sample", words=300, pool=False, **BAG)
     monkeypatch.setenv("DLRUN_DATA", str(tmp_path))
-    with pytest.raises(Refused, match="no text has numbers without the list of words: put https"):
-        imdb_reuters._of_texts("imdb", ["a film"], imdb_reuters._names("imdb", 300, "official"), 300)
-    assert raw.of_texts(["word5"])["review"].values.tolist() == [1, 8]
+    with pytest.raises(UserError, match="no text has numbers without the list of words: put https"):
+        imdb_reuters._encode_texts(
+            "imdb", ["a film"], imdb_reuters._load_word_names("imdb", 300, "official"), 300
+        )
+    assert raw.rows_from_texts(["word5"])["review"].values.tolist() == [1, 8]
 
 
 # from words to results
@@ -398,7 +520,15 @@ def test_new_texts_need_the_list_of_words(tmp_path, monkeypatch):
 def test_a_run_on_ones_own_texts(here, text, capsys):
     written(here / "mails", MAILS)
     model = "model=embedding" if text == "characters" else "model=dense"
-    words = ["task=texts", "data.path=mails", f"text={text}", model, "engine.epochs=8", "output=o", "engine.device=cpu"]
+    words = [
+        "task=texts",
+        "data.path=mails",
+        f"text={text}",
+        model,
+        "engine.epochs=8",
+        "output=o",
+        "engine.device=cpu",
+    ]
     assert main(words) == 0
     (run,) = here.glob("o/texts/*/*")
     errors = (run / "errors" / "fit-val.json").read_text()

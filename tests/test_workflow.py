@@ -8,9 +8,9 @@ import pytest
 
 from dlrun.cli.main import main
 from dlrun.evaluation import test_ledger
-from dlrun.experiment.builder import Assembly
+from dlrun.experiment.builder import ExperimentBuilder
 from dlrun.experiment.runner import Experiment
-from dlrun.training.optimization import Learner
+from dlrun.training.optimization import Optimization
 
 QUICK = [
     "workflow.search=1",
@@ -33,11 +33,13 @@ def place(tmp_path, monkeypatch):
 @pytest.fixture
 def undrawn(monkeypatch):
     """Without the report, which has tests of its own and takes as long as the fits."""
-    monkeypatch.setattr("dlrun.report.build.write", lambda folder: [folder / "report.html"])
+    monkeypatch.setattr("dlrun.report.build.write_report", lambda folder: [folder / "report.html"])
 
 
 def folder():
-    (found,) = [path for path in os.scandir("outputs") for path in os.scandir(path.path + "/workflow")]
+    (found,) = [
+        path for path in os.scandir("outputs") for path in os.scandir(path.path + "/workflow")
+    ]
     return found.path
 
 
@@ -56,12 +58,19 @@ def table(rows=240, seed=0, noise=False, leak=False, twice=0):
     """A CSV of rows whose class depends on their numbers, or on nothing."""
     random = np.random.default_rng(seed)
     x = random.standard_normal((rows, 4)).round(4)
-    score = random.standard_normal(rows) if noise else x @ [2, -1, 1, 0] + 0.3 * random.standard_normal(rows)
+    score = (
+        random.standard_normal(rows)
+        if noise
+        else x @ [2, -1, 1, 0] + 0.3 * random.standard_normal(rows)
+    )
     y = np.where(score > 0, "yes", "no")
     head, columns = ["a", "b", "c", "d"], [*x.T.astype(str)]
     if leak:
         head, columns = [*head, "code"], [*columns, np.where(score > 0, 7.25, 3.5).astype(str)]
-    lines = [",".join([*cells, answer]) for cells, answer in zip(zip(*columns, strict=True), y, strict=True)]
+    lines = [
+        ",".join([*cells, answer])
+        for cells, answer in zip(zip(*columns, strict=True), y, strict=True)
+    ]
     lines += [lines[n] for n in random.integers(0, rows, twice)]
     with open("table.csv", "w") as file:
         file.write("\n".join([",".join([*head, "answer"]), *lines]) + "\n")
@@ -74,12 +83,14 @@ def test_the_seven_steps_and_the_test(capsys):
     assert list(steps) == [1, 2, 3, 4, 5, 6, 7] and not steps[5]["stopped"]
     assert {line["split"] for line in results()} == {"val"}
     assert main(["final", folder()]) == 0
-    names = ["final"] if steps[7]["winner"] == "linear" else ["final", "final-repeat-2", "final_linear"]
+    names = (
+        ["final"] if steps[7]["winner"] == "linear" else ["final", "final-repeat-2", "final_linear"]
+    )
     fits = len(names)  # what is solved has no luck of the seed
     assert "test rows" in told()[8]["verdict"] and ("± " in told()[8]["verdict"]) == (fits > 1)
     tests = [line for line in results() if line["split"] == "test"]
     assert [line["name"] for line in tests] == names
-    (entry,) = test_ledger.entries()[0]
+    (entry,) = test_ledger.read_entries()[0]
     assert entry.task == "breast_cancer" and entry.score["accuracy"] > 0.9
     said = capsys.readouterr().out
     assert all(f"{step}. {steps[step]['title']}" in said for step in steps)
@@ -89,10 +100,10 @@ def test_the_test_rows_are_opened_once(undrawn):
     assert main(["workflow", "task=wine", *HOLD]) == 0
     assert main(["final", folder()]) == 0
     assert main(["final", folder()]) == 0  # nothing left to do
-    assert len(test_ledger.entries()[0]) == 1
+    assert len(test_ledger.read_entries()[0]) == 1
     assert main(["task=wine", "test=true", "engine.epochs=1"]) == 2
     assert main(["task=wine", "test=true", "engine.epochs=1", 'reason="a test"']) == 0
-    assert [entry.reason for entry in test_ledger.entries()[0]] == ["", "a test"]
+    assert [entry.reason for entry in test_ledger.read_entries()[0]] == ["", "a test"]
     assert main(["evaluate", folder(), "test=true"]) == 2
 
 
@@ -100,15 +111,15 @@ def test_no_test_row_is_read_before_the_end(monkeypatch, undrawn):
     def poisoned(self):
         raise AssertionError("the test rows were read")
 
-    monkeypatch.setattr(Assembly, "test_rows", property(poisoned))
-    before = Assembly.__init__
+    monkeypatch.setattr(ExperimentBuilder, "test_rows", property(poisoned))
+    before = ExperimentBuilder.__init__
 
     def init(self, *arguments):
         before(self, *arguments)
-        assert self.raw.test is not None
-        object.__setattr__(self.raw, "test", lambda: poisoned(self))
+        assert self.dataset.test is not None
+        object.__setattr__(self.dataset, "test", lambda: poisoned(self))
 
-    monkeypatch.setattr(Assembly, "__init__", init)
+    monkeypatch.setattr(ExperimentBuilder, "__init__", init)
     assert main(["workflow", "task=wine", *HOLD]) == 0
     with pytest.raises(AssertionError, match="test rows were read"):
         main(["final", folder()])
@@ -128,7 +139,10 @@ def test_the_config_can_be_seen_without_a_fit(capsys):
 
 def test_a_smoke_run_can_be_ended():
     """Twenty steps at most: a solved model then has no epoch."""
-    assert main(["workflow", "task=wine", "preset=smoke", "workflow.budget=3", "protocol=holdout"]) == 0
+    assert (
+        main(["workflow", "task=wine", "preset=smoke", "workflow.budget=3", "protocol=holdout"])
+        == 0
+    )
     assert main(["final", folder()]) == 0
     assert "test rows" in told()[8]["verdict"]
 
@@ -147,7 +161,8 @@ class Cut(Exception):
 
 
 @pytest.mark.parametrize(
-    "task", [["task=wine", "protocol=kfold", "protocol.folds=2"], ["task=diabetes", "protocol=holdout"]]
+    "task",
+    [["task=wine", "protocol=kfold", "protocol.folds=2"], ["task=diabetes", "protocol=holdout"]],
 )
 def test_cut_at_every_boundary_it_comes_to_the_same(task, monkeypatch, undrawn):
     words = ["workflow", *task, *QUICK, "workflow.budget=14"]
@@ -178,18 +193,18 @@ def test_cut_in_the_middle_of_every_fit_it_comes_to_the_same(monkeypatch, undraw
     assert main(words) == 0
     whole, verdicts = results(), told()
     os.rename("outputs", "whole")
-    learn, cuts, again = Learner.learn, [], []
+    learn, cuts, again = Optimization.accumulate_and_step, [], []
 
     def cut(self, *arguments):
         learn(self, *arguments)
-        if sum(self.taken.values()) == 7 and not again:
+        if sum(self.steps_taken.values()) == 7 and not again:
             cuts.append(1)
             again.append(1)  # the same step is taken once more after the resume
             raise Cut
-        if sum(self.taken.values()) == 7:
+        if sum(self.steps_taken.values()) == 7:
             again.clear()
 
-    monkeypatch.setattr(Learner, "learn", cut)
+    monkeypatch.setattr(Optimization, "accumulate_and_step", cut)
     code = None
     for _ in range(2 * len(whole)):
         try:
@@ -202,7 +217,11 @@ def test_cut_in_the_middle_of_every_fit_it_comes_to_the_same(monkeypatch, undraw
 
 
 def test_a_candidate_that_diverges_is_a_line_and_no_end(undrawn):
-    words = ["+workflow.study.afterall={optimizer.lr: 1e30}", "workflow.budget=20", "protocol=holdout"]
+    words = [
+        "+workflow.study.afterall={optimizer.lr: 1e30}",
+        "workflow.budget=20",
+        "protocol=holdout",
+    ]
     assert main(["workflow", "task=diabetes", *QUICK, *words]) == 0
     assert any("afterall" in line and "failed" in line for line in told()[7]["evidence"])
 

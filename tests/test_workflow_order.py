@@ -6,13 +6,18 @@ import pytest
 import yaml
 from laboratory import node
 
-from dlrun.config.groups import conf_folder
-from dlrun.config.instantiate import build, patched
-from dlrun.core.errors import Refused
+from dlrun.config.groups import get_builtin_conf
+from dlrun.config.instantiate import apply_patch, build_part
+from dlrun.core.errors import UserError
 from dlrun.core.types import Result
-from dlrun.evaluation.protocols.two_stages import protocol_of
-from dlrun.workflow.candidates import Course, Staged, budget, verified
-from dlrun.workflow.config_changes import combined, patch
+from dlrun.evaluation.protocols.two_stages import make_protocol
+from dlrun.workflow.candidates import (
+    CandidatePlan,
+    StagedPlan,
+    check_workflow_settings,
+    parse_budget,
+)
+from dlrun.workflow.config_changes import build_patch, combine_changes
 
 STUDY = ["smaller", "l1", "l2", "dropout", "slower", "faster"]
 
@@ -34,7 +39,7 @@ def config(model="dense", **workflow):
 
 def course(**changes):
     found = config(**changes)
-    return Course(found, verified(found, build(found["workflow"])))
+    return CandidatePlan(found, check_workflow_settings(found, build_part(found["workflow"])))
 
 
 @dataclass
@@ -47,10 +52,10 @@ class Fake:
     fits: int = 0
     done: set = field(default_factory=set)
 
-    def failed(self, stage):
+    def has_failed(self, stage):
         return False
 
-    def begun(self, stage):
+    def has_started(self, stage):
         return stage in self.done
 
     def beats_baseline(self, stage):
@@ -59,10 +64,10 @@ class Fake:
     def overfits(self, stage):
         return stage in self.overfitting
 
-    def spent(self):
+    def get_budget_used(self):
         return self.seconds * self.fits, self.fits
 
-    def expected(self, stage):
+    def get_expected_seconds(self, stage):
         return self.seconds
 
 
@@ -92,7 +97,14 @@ def test_the_ladder_is_climbed_until_a_rung_overfits():
 
 
 def test_a_budget_ends_study_and_search_but_not_the_baselines():
-    assert names(Fake(), budget=6) == ["constant", "linear", "small", "configured", "wider", "smaller"]
+    assert names(Fake(), budget=6) == [
+        "constant",
+        "linear",
+        "small",
+        "configured",
+        "wider",
+        "smaller",
+    ]
     assert names(Fake(), budget=1) == ["constant", "linear", "small", "configured"]
     assert len(names(Fake(seconds=10), budget="100s")) == 10
     assert len(names(Fake(seconds=10), budget="99s")) == 9  # the tenth would go beyond it
@@ -121,28 +133,39 @@ def test_stages_are_different_from_each_other():
 
 def test_changes_add_up():
     found = config()
-    assert patch(found, {"scale": 0.25}) == {"model.units": [16, 16]}
-    assert patch(found, {"layers": 1, "scale": 4}) == {"model.units": [256, 256, 256]}
-    assert patch(found, {"epochs": 3, "rate": 0.5}) == {"engine.epochs": 60, "optimizer.lr": 0.0005}
-    assert patch(found, {"model.l2": 0.0}) == {} and patch(found, {"model.nothing": 1}) is None
-    assert combined({"scale": 4, "layers": 1}, {"scale": 0.25, "layers": 1, "model.l2": 1}) == {
+    assert build_patch(found, {"scale": 0.25}) == {"model.units": [16, 16]}
+    assert build_patch(found, {"layers": 1, "scale": 4}) == {"model.units": [256, 256, 256]}
+    assert build_patch(found, {"epochs": 3, "rate": 0.5}) == {
+        "engine.epochs": 60,
+        "optimizer.lr": 0.0005,
+    }
+    assert (
+        build_patch(found, {"model.l2": 0.0}) == {}
+        and build_patch(found, {"model.nothing": 1}) is None
+    )
+    assert combine_changes({"scale": 4, "layers": 1}, {"scale": 0.25, "layers": 1, "model.l2": 1}) == {
         "scale": 1, "layers": 2, "model.l2": 1
     }  # fmt: skip
     before = repr(found)
-    assert patched(found, patch(found, {"scale": 2}))["model"]["units"] == [128, 128] and repr(found) == before
+    assert (
+        apply_patch(found, build_patch(found, {"scale": 2}))["model"]["units"] == [128, 128]
+        and repr(found) == before
+    )
 
 
 @pytest.mark.parametrize("folds", [1, 3])
 def test_asked_again_it_answers_the_same_after_any_number_of_fits(folds):
     """However often it is interrupted, the same jobs come in the same order."""
-    plan = protocol_of(node("protocol", "kfold", folds=folds) if folds > 1 else node("protocol", "holdout"))
+    plan = make_protocol(
+        node("protocol", "kfold", folds=folds) if folds > 1 else node("protocol", "holdout")
+    )
 
     def staged():
         def stages(results):
             done = {result.job.stage for result in results}
             return course(budget=13 * folds)(Fake(fits=len(results), done=done))
 
-        return Staged(plan, stages)
+        return StagedPlan(plan, stages)
 
     done, jobs = [], []
     while (job := staged()(list(done))) is not None:
@@ -156,17 +179,22 @@ def test_asked_again_it_answers_the_same_after_any_number_of_fits(folds):
 def test_the_search_depends_on_the_seed_alone():
     one, other, third = (course(), course(), course())
     third.config["seed"] = 1
-    assert one.search({}) == other.search({}) != third.search({})
-    changes = [repr(sorted(change.items())) for _, change in one.search({})]
+    assert one.random_changes({}) == other.random_changes({}) != third.random_changes({})
+    changes = [repr(sorted(change.items())) for _, change in one.random_changes({})]
     assert len(set(changes)) == len(changes) == 8
 
 
 @pytest.mark.parametrize(
     "text, found",
-    [("90s", ("seconds", 90)), ("20m", ("seconds", 1200)), ("1.5 h", ("seconds", 5400)), (12, ("fits", 12))],
+    [
+        ("90s", ("seconds", 90)),
+        ("20m", ("seconds", 1200)),
+        ("1.5 h", ("seconds", 5400)),
+        (12, ("fits", 12)),
+    ],
 )
 def test_budgets(text, found):
-    assert budget(text) == found
+    assert parse_budget(text) == found
 
 
 @pytest.mark.parametrize(
@@ -185,13 +213,17 @@ def test_budgets(text, found):
     ],
 )
 def test_a_wrong_workflow_is_refused(wrong, message):
-    with pytest.raises(Refused, match=message.replace("(", r"\(")):
+    with pytest.raises(UserError, match=message.replace("(", r"\(")):
         course(**wrong)
 
 
 def test_every_shipped_workflow_is_right():
-    files = sorted((conf_folder() / "workflow").glob("*.yaml"))
+    files = sorted((get_builtin_conf() / "workflow").glob("*.yaml"))
     assert len(files) >= 2
     for file in files:
-        own = {key: value for key, value in yaml.safe_load(file.read_text()).items() if key != "defaults"}
+        own = {
+            key: value
+            for key, value in yaml.safe_load(file.read_text()).items()
+            if key != "defaults"
+        }
         course(**own)

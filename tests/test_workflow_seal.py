@@ -8,7 +8,7 @@ from test_workflow import HOLD, Cut, folder, results, told
 
 from dlrun.cli.main import main
 from dlrun.core import run_folder, stored_files
-from dlrun.core.measure_names import remembered
+from dlrun.core.measure_names import get_known_direction
 from dlrun.evaluation import test_ledger, worst_errors
 from dlrun.experiment.runner import Experiment
 from dlrun.workflow.workflow import Workflow
@@ -18,7 +18,7 @@ from dlrun.workflow.workflow import Workflow
 def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("dlrun.report.build.write", lambda folder: [folder / "report.html"])
+    monkeypatch.setattr("dlrun.report.build.write_report", lambda folder: [folder / "report.html"])
 
 
 def finished(*words):
@@ -27,12 +27,12 @@ def finished(*words):
 
 
 def openings():
-    return [(entry.reason, bool(entry.score)) for entry in test_ledger.entries()[0]]
+    return [(entry.reason, bool(entry.score)) for entry in test_ledger.read_entries()[0]]
 
 
 def test_a_kill_before_the_last_verdict_loses_nothing(monkeypatch):
     run = finished()
-    whole, tell = told(), Workflow.tell
+    whole, tell = told(), Workflow.record_verdicts
     os.rename("outputs", "whole")
 
     def cut(self, found):
@@ -40,10 +40,10 @@ def test_a_kill_before_the_last_verdict_loses_nothing(monkeypatch):
             raise Cut
         tell(self, found)
 
-    monkeypatch.setattr(Workflow, "tell", cut)
+    monkeypatch.setattr(Workflow, "record_verdicts", cut)
     with pytest.raises(Cut):
         finished()
-    monkeypatch.setattr(Workflow, "tell", tell)
+    monkeypatch.setattr(Workflow, "record_verdicts", tell)
     assert 7 not in told()
     assert main(["resume", folder()]) == 0
     assert told() == whole
@@ -52,29 +52,29 @@ def test_a_kill_before_the_last_verdict_loses_nothing(monkeypatch):
 
 def test_an_opening_is_entered_before_a_row_is_read(monkeypatch):
     run = finished()
-    write = worst_errors.write
+    write = worst_errors.write_largest_errors
 
     def cut(folder, name, split, *rest):
         if split == "test":
             raise Cut
         return write(folder, name, split, *rest)
 
-    monkeypatch.setattr(worst_errors, "write", cut)
+    monkeypatch.setattr(worst_errors, "write_largest_errors", cut)
     with pytest.raises(Cut):
         main(["final", run])
     assert openings() == [("", False)]
-    monkeypatch.setattr(worst_errors, "write", write)
+    monkeypatch.setattr(worst_errors, "write_largest_errors", write)
     assert main(["final", run]) == 0  # the same opening goes on
     assert openings() == [("", True)] and 8 in told()
 
 
 def test_a_kill_while_the_results_of_the_test_are_written_opens_nothing_twice(monkeypatch):
     run = finished("workflow.measure=accuracy")
-    complete = test_ledger.complete
-    monkeypatch.setattr(test_ledger, "complete", lambda *_: (_ for _ in ()).throw(Cut))
+    complete = test_ledger.add_score
+    monkeypatch.setattr(test_ledger, "add_score", lambda *_: (_ for _ in ()).throw(Cut))
     with pytest.raises(Cut):
         main(["final", run])
-    monkeypatch.setattr(test_ledger, "complete", complete)
+    monkeypatch.setattr(test_ledger, "add_score", complete)
     tests = [line for line in results() if line["split"] == "test"]
     assert tests and main(["final", run]) == 0
     assert [line for line in results() if line["split"] == "test"] == tests
@@ -84,7 +84,7 @@ def test_a_kill_while_the_results_of_the_test_are_written_opens_nothing_twice(mo
 def test_more_seeds_are_another_opening():
     assert main(["task=wine", "repeat=2", "test=true", "engine.epochs=1"]) == 0
     (run,) = [path.path for path in os.scandir("outputs/wine/dense")]
-    lines = stored_files.lines(run_folder.Path(run) / "results.jsonl")
+    lines = stored_files.load_json_lines(run_folder.Path(run) / "results.jsonl")
     kept = [line for line in lines if line["name"] != "repeat-2" or line["split"] != "test"]
     with open(f"{run}/results.jsonl", "w") as file:
         file.writelines(json.dumps(line) + "\n" for line in kept)
@@ -94,16 +94,18 @@ def test_more_seeds_are_another_opening():
 
 def test_two_runs_at_once_open_the_rows_once(monkeypatch):
     """The reason is asked for again at the moment of opening: a run that began earlier may have opened them."""
-    run, check = finished(), Experiment._may_open
-    monkeypatch.setattr(Experiment, "_may_open", lambda self: None)
+    run, check = finished(), Experiment._check_test_allowed
+    monkeypatch.setattr(Experiment, "_check_test_allowed", lambda self: None)
     assert main(["task=wine", "test=true", "engine.epochs=1"]) == 0
     assert main(["final", run]) == 2  # found out when it would open them, under the ledger's lock
     assert len(openings()) == 1
-    monkeypatch.setattr(Experiment, "_may_open", check)
+    monkeypatch.setattr(Experiment, "_check_test_allowed", check)
     assert main(["final", run, 'reason="the other was first"']) == 0
 
 
-@pytest.mark.parametrize("word", ["optimizer.lr=0.9", "seed=7", "workflow.seeds=9", "model.units=[1]", "test=false"])
+@pytest.mark.parametrize(
+    "word", ["optimizer.lr=0.9", "seed=7", "workflow.seeds=9", "model.units=[1]", "test=false"]
+)
 def test_final_takes_no_settings(word, capsys):
     run = finished()
     before = results()
@@ -111,7 +113,9 @@ def test_final_takes_no_settings(word, capsys):
     assert "reason" in capsys.readouterr().err and results() == before and not openings()
 
 
-@pytest.mark.parametrize("word", ["optimizer.lr=0.9", "seed=7", "workflow.search=0", "workflow.measure=f1"])
+@pytest.mark.parametrize(
+    "word", ["optimizer.lr=0.9", "seed=7", "workflow.search=0", "workflow.measure=f1"]
+)
 def test_a_workflow_is_resumed_as_it_began(word, monkeypatch, capsys):
     train = Experiment.train
 
@@ -149,7 +153,18 @@ def test_a_config_that_was_edited_between_is_noticed(capsys):
     ],
 )
 def test_what_a_workflow_cannot_do_is_refused_at_once(words, message, capsys):
-    assert main(["workflow", "task=wine", *HOLD[:-1], *([] if "protocol=whole" in words else HOLD[-1:]), *words]) == 2
+    assert (
+        main(
+            [
+                "workflow",
+                "task=wine",
+                *HOLD[:-1],
+                *([] if "protocol=whole" in words else HOLD[-1:]),
+                *words,
+            ]
+        )
+        == 2
+    )
     assert message in capsys.readouterr().err
     assert not os.path.exists("outputs/wine/workflow") or not os.listdir("outputs/wine/workflow")
 
@@ -177,7 +192,9 @@ def test_the_epochs_are_those_of_the_weights_that_were_scored():
 def test_a_verdict_and_the_table_have_one_interval():
     finished()
     for name, _, text, *_ in told()[7]["tables"][0]["rows"]:
-        score = next(line for line in results() if line["name"] == name.partition(" (")[0])["scores"]["accuracy"]
+        score = next(line for line in results() if line["name"] == name.partition(" (")[0])[
+            "scores"
+        ]["accuracy"]
         assert text == f"{score['value']:.4f} [{score['low']:.4f}, {score['high']:.4f}]"
 
 
@@ -187,4 +204,4 @@ def test_a_verdict_and_the_table_have_one_interval():
      ("error_f1", False), ("top_k", False), ("y_r2", False), ("rmse", True), ("exact_match", False)],
 )  # fmt: skip
 def test_the_measure_says_which_way_is_better_and_not_its_target(measure, lower):
-    assert (remembered(measure) == "min") is lower
+    assert (get_known_direction(measure) == "min") is lower

@@ -8,17 +8,18 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 import yaml
 
 from dlrun.cli.main import main
-from dlrun.config import groups
+from dlrun.core.paths import PACKAGE
 from dlrun.data import downloads
 
-HERE = os.environ | {"PYTHONPATH": str(Path(groups.__file__).parents[1])}
-TABLE = "area,town,price\n" + "".join(f"{50 + 7 * n},{'abc'[n % 3]},{100.5 + 3 * n}\n" for n in range(30))
+HERE = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
+TABLE = "area,town,price\n" + "".join(
+    f"{50 + 7 * n},{'abc'[n % 3]},{100.5 + 3 * n}\n" for n in range(30)
+)
 CSV = "task=csv data.path=t.csv data.target=price"
 RESULT = '{"name": "fit", "split": "val", "job": {"stage": "fit"}, "scores": {}}\n'
 MNIST = "cache/mnist/train-images-idx3-ubyte.gz"
@@ -59,21 +60,39 @@ CASES = {
     # words
     "misspelt group": wrong("modle=dense", "no setting 'modle': did you mean 'model'"),
     "misspelt option": wrong(
-        "model=dnse", "no model 'dnse': did you mean 'dense'.*There are: .*combined, constant, conv1d, .*dense"
+        "model=dnse",
+        "no model 'dnse': did you mean 'dense'.*There are: .*combined, constant, conv1d, .*dense",
     ),
-    "misspelt command": wrong("resum run", "'resum' is neither a command nor a setting.*did you mean dlrun resume"),
+    "misspelt command": wrong(
+        "resum run", "'resum' is neither a command nor a setting.*did you mean dlrun resume"
+    ),
     "misspelt task": wrong("task=minst", "no task 'minst': did you mean 'mnist'"),
-    "misspelt experiment": wrong("experiment=mnist_dens", "no experiment 'mnist_dens': did you mean 'mnist_dense'"),
-    "misspelt preset": wrong("preset=smok", "no preset 'smok': did you mean 'smoke'.*There are: overfit, smoke"),
-    "misspelt key": wrong("sed=1", "no setting 'sed': did you mean 'seed'"),
-    "misspelt nested key": wrong("model.unit=[3]", r"no setting 'model.unit': did you mean 'model.units'.*activation"),
-    "key of another option": wrong("model=linear model.units=[3]", "no setting 'model.units'.*embedding"),
-    "key added that the part lacks": wrong("+model.width=3", "no setting 'model.width' for dense.*There are: units"),
-    "numbers of a tuple": wrong(
-        "optimizer=adam optimizer.betas=[0.9]", r"betas=\[0.9\]: it must be a list of 2: a number, a number$"
+    "misspelt experiment": wrong(
+        "experiment=mnist_dens", "no experiment 'mnist_dens': did you mean 'mnist_dense'"
     ),
-    "texts in a tuple of numbers": wrong("optimizer=adam optimizer.betas=[a,b]", "it must be a list of 2: a number"),
-    "Hydra's own setting": wrong("hydra.run.dir=x", "one run takes no settings of Hydra's own; output=FOLDER"),
+    "misspelt preset": wrong(
+        "preset=smok", "no preset 'smok': did you mean 'smoke'.*There are: overfit, smoke"
+    ),
+    "misspelt key": wrong("sed=1", "no setting 'sed': did you mean 'seed'"),
+    "misspelt nested key": wrong(
+        "model.unit=[3]", r"no setting 'model.unit': did you mean 'model.units'.*activation"
+    ),
+    "key of another option": wrong(
+        "model=linear model.units=[3]", "no setting 'model.units'.*embedding"
+    ),
+    "key added that the part lacks": wrong(
+        "+model.width=3", "no setting 'model.width' for dense.*There are: units"
+    ),
+    "numbers of a tuple": wrong(
+        "optimizer=adam optimizer.betas=[0.9]",
+        r"betas=\[0.9\]: it must be a list of 2: a number, a number$",
+    ),
+    "texts in a tuple of numbers": wrong(
+        "optimizer=adam optimizer.betas=[a,b]", "it must be a list of 2: a number"
+    ),
+    "Hydra's own setting": wrong(
+        "hydra.run.dir=x", "one run takes no settings of Hydra's own; output=FOLDER"
+    ),
     "key of nothing": wrong("frobnicate.deep=3", "no setting 'frobnicate.deep'.*There are: .*seed"),
     "key taken out that is not there": wrong("~modle", "no setting 'modle': did you mean 'model'"),
     "several faults at once": wrong(
@@ -92,63 +111,115 @@ CASES = {
         "test='perhaps'",
     ),
     "unknown flag": wrong("--fast", "no flag --fast: see dlrun --help"),
-    "a word that is no setting": wrong("mnist", "'mnist' is neither a command nor a setting.*did you mean task=mnist"),
+    "a word that is no setting": wrong(
+        "mnist", "'mnist' is neither a command nor a setting.*did you mean task=mnist"
+    ),
     "a word that cannot be read": wrong("model.units=[3,", "model.units"),
     "several values without -m": wrong("model=dense,linear", "several values make a sweep: add -m"),
     "several values of a key without -m": wrong("optimizer.lr=0.1,0.2", "optimizer.lr.*add -m"),
     "no config folder": wrong("--config-dir nowhere", "no config folder .*nowhere"),
     "config-dir without a folder": wrong("--config-dir", "--config-dir needs a folder"),
     "a config file that is no YAML": within(
-        "--config-dir mine model=own", {"mine/model/own.yaml": "a: [1"}, "a config file is no YAML: .*own.yaml.*line 1"
+        "--config-dir mine model=own",
+        {"mine/model/own.yaml": "a: [1"},
+        "a config file is no YAML: .*own.yaml.*line 1",
     ),
-    "every job of a sweep wrong": wrong("-m model=dense,linear engine.epochs=0", "engine.epochs=0: it must be"),
-    "a sweep over misspelt options": wrong("-m model=dnse,liner", "no model 'dnse'", "no model 'liner'"),
+    "every job of a sweep wrong": wrong(
+        "-m model=dense,linear engine.epochs=0", "engine.epochs=0: it must be"
+    ),
+    "a sweep over misspelt options": wrong(
+        "-m model=dnse,liner", "no model 'dnse'", "no model 'liner'"
+    ),
     "cfg of something wrong": wrong("--cfg job model=dnse", "no model 'dnse'"),
     "a part taken out": wrong("~model", "every run has a model"),
     "a part that is null": wrong("model=null", "choose a model by name"),
     "a whole part as a value": wrong("model={a:1}", "choose a model by name"),
     # types and ranges
-    "type: word for a number": wrong("engine.epochs=many", "engine.epochs='many': it must be a whole number from 1 up"),
-    "type: fraction for a whole number": wrong("engine.batch_size=0.5", "engine.batch_size=0.5: it must be a whole"),
+    "type: word for a number": wrong(
+        "engine.epochs=many", "engine.epochs='many': it must be a whole number from 1 up"
+    ),
+    "type: fraction for a whole number": wrong(
+        "engine.batch_size=0.5", "engine.batch_size=0.5: it must be a whole"
+    ),
     "type: number for a list": wrong("model.units=64", "model.units=64: it must be a list"),
-    "type: word in a list": wrong("model.units=[64,big]", "model.units=.*it must be a list, each item a whole number"),
+    "type: word in a list": wrong(
+        "model.units=[64,big]", "model.units=.*it must be a list, each item a whole number"
+    ),
     "type: word for true": wrong(
         "engine.compile=perhaps", "engine.compile='perhaps': it must be true or false or step"
     ),
     "type: seed": wrong("seed=now", "seed='now': it must be a whole number"),
-    "type: null": wrong("engine.epochs=null", "engine.epochs=None: it must be a whole number from 1 up"),
+    "type: null": wrong(
+        "engine.epochs=null", "engine.epochs=None: it must be a whole number from 1 up"
+    ),
     "type: output": wrong("output=3", "output=3: it must be a folder"),
-    "range: epochs": wrong("engine.epochs=0", "engine.epochs=0: it must be a whole number from 1 up"),
-    "range: dropout": wrong("model.dropout=1.5", "model.dropout=1.5: it must be a number from 0 up to"),
+    "range: epochs": wrong(
+        "engine.epochs=0", "engine.epochs=0: it must be a whole number from 1 up"
+    ),
+    "range: dropout": wrong(
+        "model.dropout=1.5", "model.dropout=1.5: it must be a number from 0 up to"
+    ),
     "range: rate": wrong("optimizer.lr=-1", "optimizer.lr=-1|[Ii]nvalid learning rate: -1"),
     "range: not a number": wrong("optimizer.lr=nan", "lr.*nan"),
-    "range: warmup": wrong("scheduler=cosine scheduler.warmup=2", "scheduler.warmup=2: it must be a number from 0 up"),
-    "range: precision": wrong("engine.precision=fp8", "engine.precision='fp8': it must be one of fp32, bf16, fp16"),
+    "range: warmup": wrong(
+        "scheduler=cosine scheduler.warmup=2", "scheduler.warmup=2: it must be a number from 0 up"
+    ),
+    "range: precision": wrong(
+        "engine.precision=fp8", "engine.precision='fp8': it must be one of fp32, bf16, fp16"
+    ),
     "range: source": wrong("source=net", "source='net': it must be official or sample"),
-    "range: a missing value": wrong("task=csv data.kind=text", "data.kind='text': it must be one of auto, binary"),
+    "range: a missing value": wrong(
+        "task=csv data.kind=text", "data.kind='text': it must be one of auto, binary"
+    ),
     "range: activation": wrong("model.activation=rleu", "model.activation.*relu"),
-    "one fold": wrong("protocol=kfold protocol.folds=1", "folds=1 holds nothing out: use 2 or more, or protocol=whole"),
-    "more folds than rows": wrong("task=wine protocol=kfold protocol.folds=1000", "folds=1000, but .* only 142 rows"),
-    "validation larger than the data": wrong("protocol.validation=5000", "validation=5000 holds out 5000 of 1438 rows"),
+    "one fold": wrong(
+        "protocol=kfold protocol.folds=1",
+        "folds=1 holds nothing out: use 2 or more, or protocol=whole",
+    ),
+    "more folds than rows": wrong(
+        "task=wine protocol=kfold protocol.folds=1000", "folds=1000, but .* only 142 rows"
+    ),
+    "validation larger than the data": wrong(
+        "protocol.validation=5000", "validation=5000 holds out 5000 of 1438 rows"
+    ),
     "validation of fewer rows than classes": wrong(
-        "protocol.validation=3 protocol.by=stratified", "by=stratified: 3 of 1438 rows are too few for 10 classes"
+        "protocol.validation=3 protocol.by=stratified",
+        "by=stratified: 3 of 1438 rows are too few for 10 classes",
     ),
     "one group": wrong(
         CSV + " data.group=town data.test=0 protocol.by=group",
         "all rows have the same 'town'",
         t=re.sub(",[abc],", ",a,", TABLE),
     ),
-    "validation of nothing": wrong("protocol.validation=0", "protocol.validation=0: it must be a number above 0"),
-    "a step of nothing": wrong("scheduler=step scheduler.every=0", "every=0: say after which share"),
-    "nesterov without momentum": wrong("optimizer=sgd optimizer.nesterov=true", "(?i)nesterov.*momentum"),
+    "validation of nothing": wrong(
+        "protocol.validation=0", "protocol.validation=0: it must be a number above 0"
+    ),
+    "a step of nothing": wrong(
+        "scheduler=step scheduler.every=0", "every=0: say after which share"
+    ),
+    "nesterov without momentum": wrong(
+        "optimizer=sgd optimizer.nesterov=true", "(?i)nesterov.*momentum"
+    ),
     "unknown device": wrong("engine.device=tpu", "no device 'tpu' here: there are .*cpu"),
     # parts that contradict each other
-    "model and data": wrong("task=wine model=convnet", "model=convnet needs an image input.*can read it: .*dense"),
-    "loss and target": wrong("task=digits loss=bce", "loss=bce on a category target: .*there are: cross_entropy"),
-    "softmax over one logit": wrong("task=breast_cancer loss=cross_entropy", "a softmax over one logit is always 1"),
-    "metric and target": wrong("task=diabetes metric=[accuracy]", "metric=accuracy on a number target.*there are: mae"),
-    "unknown metric": wrong("metric=[acuracy]", "no metric 'acuracy': did you mean 'accuracy'.*There are: accuracy"),
-    "unknown callback": wrong("callback=[keep_bets]", "no callback 'keep_bets': did you mean 'keep_best'"),
+    "model and data": wrong(
+        "task=wine model=convnet", "model=convnet needs an image input.*can read it: .*dense"
+    ),
+    "loss and target": wrong(
+        "task=digits loss=bce", "loss=bce on a category target: .*there are: cross_entropy"
+    ),
+    "softmax over one logit": wrong(
+        "task=breast_cancer loss=cross_entropy", "a softmax over one logit is always 1"
+    ),
+    "metric and target": wrong(
+        "task=diabetes metric=[accuracy]", "metric=accuracy on a number target.*there are: mae"
+    ),
+    "unknown metric": wrong(
+        "metric=[acuracy]", "no metric 'acuracy': did you mean 'accuracy'.*There are: accuracy"
+    ),
+    "unknown callback": wrong(
+        "callback=[keep_bets]", "no callback 'keep_bets': did you mean 'keep_best'"
+    ),
     "early stopping on what is not measured": wrong(
         "callback=[early_stopping] callback.early_stopping.monitor=val/f1",
         "callback.early_stopping.monitor=val/f1 is not measured; there are: .*val/accuracy",
@@ -158,18 +229,29 @@ CASES = {
         "scheduler.monitor=val/lss is not measured; there are: .*val/loss",
     ),
     "keep_best on what is not measured": wrong(
-        "callback.keep_best.monitor=val/acc", "callback.keep_best.monitor=val/acc is not measured.*val/accuracy"
+        "callback.keep_best.monitor=val/acc",
+        "callback.keep_best.monitor=val/acc is not measured.*val/accuracy",
     ),
     "early stopping on rows that nobody holds out": wrong(
-        "protocol=whole callback=[early_stopping]", "early_stopping.monitor=val/loss is not measured; .*train/loss"
+        "protocol=whole callback=[early_stopping]",
+        "early_stopping.monitor=val/loss is not measured; .*train/loss",
     ),
     "test of folds": wrong(
-        "task=wine protocol=kfold test=true", "test=true needs one model to test: use protocol=whole"
+        "task=wine protocol=kfold test=true",
+        "test=true needs one model to test: use protocol=whole",
     ),
-    "test without test rows": wrong("data.test=0 test=true", "test=true, but these data have no test rows"),
-    "weights that name no target": wrong("loss_weights={price:1}", "loss_weights names price; the targets are digit"),
-    "weights that are no numbers": wrong("loss_weights={digit:much}", "loss_weights=.*a number from 0 up"),
-    "top k of too few classes": wrong("task=wine metric=[top_k] metric.top_k.k=4", "k=4, but there are only 3 classes"),
+    "test without test rows": wrong(
+        "data.test=0 test=true", "test=true, but these data have no test rows"
+    ),
+    "weights that name no target": wrong(
+        "loss_weights={price:1}", "loss_weights names price; the targets are digit"
+    ),
+    "weights that are no numbers": wrong(
+        "loss_weights={digit:much}", "loss_weights=.*a number from 0 up"
+    ),
+    "top k of too few classes": wrong(
+        "task=wine metric=[top_k] metric.top_k.k=4", "k=4, but there are only 3 classes"
+    ),
     "class weights of the wrong number": wrong(
         "task=wine loss=cross_entropy loss.class_weights=[1,2]", "2 class weights for 3 classes"
     ),
@@ -177,16 +259,23 @@ CASES = {
         "model=convnet model.filters=[8,8,8,8,8,8]", "filters.*8.?[x×].?8|convnet: .*pool"
     ),
     "stratified numbers": wrong(
-        "task=diabetes protocol.by=stratified", "by=stratified needs a target of classes: use by=auto or by=random"
+        "task=diabetes protocol.by=stratified",
+        "by=stratified needs a target of classes: use by=auto or by=random",
     ),
     "stratified with a class of one row": wrong(
         "task=csv data.path=t.csv data.target=town data.test=0 protocol.by=stratified",
         r"'town' has classes of fewer than 2 rows \(z: 1\); protocol.by=auto stratifies the others",
         t=TABLE.replace("50,a", "50,z"),
     ),
-    "by group without a column": wrong("protocol.by=group", "protocol.by=group needs data.group=COLUMN"),
-    "by time without a column": wrong("protocol.by=time", "protocol.by=time needs data.order=COLUMN"),
-    "folds in time": wrong("protocol=kfold protocol.by=time", "protocol.by=time makes no folds: use by=auto"),
+    "by group without a column": wrong(
+        "protocol.by=group", "protocol.by=group needs data.group=COLUMN"
+    ),
+    "by time without a column": wrong(
+        "protocol.by=time", "protocol.by=time needs data.order=COLUMN"
+    ),
+    "folds in time": wrong(
+        "protocol=kfold protocol.by=time", "protocol.by=time makes no folds: use by=auto"
+    ),
     "more examples by heart than there are": wrong(
         "task=wine engine.overfit=0", "engine.overfit=0: it must be a whole"
     ),
@@ -195,21 +284,31 @@ CASES = {
         "task=mnist", "train-images.*could not be downloaded. Put train-images.* at", "preset=smoke"
     ),
     "a damaged archive": within(
-        "task=mnist", {MNIST: b"broken"}, f"is not the official .*{hashlib.sha256(b'broken').hexdigest()}, expected 440"
+        "task=mnist",
+        {MNIST: b"broken"},
+        f"is not the official .*{hashlib.sha256(b'broken').hexdigest()}, expected 440",
     ),
-    "a cache that is a file": within("task=mnist", {"cache": "in the way"}, "cannot be written to.*DLRUN_DATA"),
+    "a cache that is a file": within(
+        "task=mnist", {"cache": "in the way"}, "cannot be written to.*DLRUN_DATA"
+    ),
     # tables
     "csv: no path": wrong("task=csv", "say which table: data.path=FILE.csv data.target=COLUMN"),
-    "csv: no such file": wrong("task=csv data.path=gone.csv data.target=a", "gone.csv does not exist .looked at /"),
+    "csv: no such file": wrong(
+        "task=csv data.path=gone.csv data.target=a", "gone.csv does not exist .looked at /"
+    ),
     "csv: a folder": within(CSV, {"t.csv/x": ""}, "t.csv is a folder"),
     "csv: empty": wrong(CSV, "t.csv is empty", t=""),
     "csv: header only": wrong(CSV, "t.csv has a header but no rows", t="area,town,price\n"),
-    "csv: no target": wrong("task=csv data.path=t.csv", "data.target=COLUMN. There are: area, town, price", t=TABLE),
+    "csv: no target": wrong(
+        "task=csv data.path=t.csv", "data.target=COLUMN. There are: area, town, price", t=TABLE
+    ),
     "csv: target no column": wrong(
         CSV, "'price' is no column of t.csv: did you mean 'prize'", t=TABLE.replace("ice", "ize")
     ),
     "csv: text as a number": wrong(
-        "task=csv data.path=t.csv data.target=town data.kind=number", "'town' has 'a', not a finite number", t=TABLE
+        "task=csv data.path=t.csv data.target=town data.kind=number",
+        "'town' has 'a', not a finite number",
+        t=TABLE,
     ),
     "csv: one class only": wrong(
         "task=csv data.path=t.csv data.target=town",
@@ -221,21 +320,37 @@ CASES = {
     ),
     "csv: target never there": wrong(CSV, "target 'price'", t=re.sub(r",[\d.]+\n", ",\n", TABLE)),
     "csv: infinite target": wrong(
-        CSV + " data.kind=number", "line 2: column 'price' has 'inf'", t=TABLE.replace("100.5", "inf")
+        CSV + " data.kind=number",
+        "line 2: column 'price' has 'inf'",
+        t=TABLE.replace("100.5", "inf"),
     ),
-    "csv: ragged rows": wrong(CSV, "t.csv, line 2: 4 cells where the header has 3", t=TABLE.replace("50,a", "50,a,a")),
-    "csv: columns of one name": wrong(CSV, "more than one column is called area", t=TABLE.replace("town", "area", 1)),
+    "csv: ragged rows": wrong(
+        CSV, "t.csv, line 2: 4 cells where the header has 3", t=TABLE.replace("50,a", "50,a,a")
+    ),
+    "csv: columns of one name": wrong(
+        CSV, "more than one column is called area", t=TABLE.replace("town", "area", 1)
+    ),
     "csv: not utf-8": wrong(
         CSV, r"t.csv is not UTF-8 text \(byte 19\)", t=TABLE.encode().replace(b"a,100", b"\xe4,100")
     ),
-    "csv: no inputs": wrong(CSV, "input|column", t="price\n" + "".join(f"{n}.5\n" for n in range(30))),
+    "csv: no inputs": wrong(
+        CSV, "input|column", t="price\n" + "".join(f"{n}.5\n" for n in range(30))
+    ),
     "csv: one row": wrong(CSV, "rows?", t="area,price\n1,2.5\n"),
-    "csv: group no column": wrong(CSV + " data.group=owner", "'owner' is no column of t.csv", t=TABLE),
-    "csv: dropped target": wrong(CSV + " data.drop=[price]", "'price' is the target and cannot be dropped", t=TABLE),
+    "csv: group no column": wrong(
+        CSV + " data.group=owner", "'owner' is no column of t.csv", t=TABLE
+    ),
+    "csv: dropped target": wrong(
+        CSV + " data.drop=[price]", "'price' is the target and cannot be dropped", t=TABLE
+    ),
     "csv: open quote": wrong(CSV, "t.csv, line", t=TABLE.replace("50,a", '50,"a')),
     # output
-    "output is a file": within("output=taken", {"taken": "a file"}, "cannot make the run folder .*taken"),
-    "a file in the way of the run": within("output=o", {"o/digits": "a file"}, "cannot make the run folder .*o/digits"),
+    "output is a file": within(
+        "output=taken", {"taken": "a file"}, "cannot make the run folder .*taken"
+    ),
+    "a file in the way of the run": within(
+        "output=o", {"o/digits": "a file"}, "cannot make the run folder .*o/digits"
+    ),
     # what may be called
     **{
         f"target {target}": within(
@@ -243,10 +358,19 @@ CASES = {
             node(target),
             f"model: _target_ '{target}' is not allowed: it is not a model that dlrun knows",
         )
-        for target in ("os.system", "subprocess.run", "torch.load", "builtins.eval", "shutil.rmtree", "dlrunner.x")
+        for target in (
+            "os.system",
+            "subprocess.run",
+            "torch.load",
+            "builtins.eval",
+            "shutil.rmtree",
+            "dlrunner.x",
+        )
     },
     **{
-        f"target {target}": within("--config-dir mine model=own", node(target), f"{re.escape(target)}")
+        f"target {target}": within(
+            "--config-dir mine model=own", node(target), f"{re.escape(target)}"
+        )
         for target in (
             "dlrun.config.instantiate.importlib.import_module",
             "dlrun.core.run_folder.subprocess.run",
@@ -259,13 +383,15 @@ CASES = {
     },
     "a command as a part": within(
         "--config-dir mine data=own",
-        {"mine/data/own.yaml": "_target_: dlrun.cli.main.main\nwords: ['plugins=[os]', data._target_=os.system]\n"},
+        {
+            "mine/data/own.yaml": "_target_: dlrun.cli.main.main\nwords: ['plugins=[os]', data._target_=os.system]\n"
+        },
         "data: _target_ 'dlrun.cli.main.main' is not allowed",
     ),
     "a download as a part": within(
         "--config-dir mine data=own",
         {
-            "mine/data/own.yaml": "_target_: dlrun.data.datasets.mnist.fetch\nfile: {_target_: dlrun.data.downloads.Official}\n"
+            "mine/data/own.yaml": "_target_: dlrun.data.datasets.mnist.fetch\nfile: {_target_: dlrun.data.downloads.RemoteFile}\n"
         },
         "data: _target_ 'dlrun.data.datasets.mnist.fetch' is not allowed",
     ),
@@ -276,7 +402,9 @@ CASES = {
     ),
     "an evil part inside a part": within(
         "--config-dir mine model=own",
-        {"mine/model/own.yaml": "_target_: dlrun.models.dense.linear\ninit: {_target_: os.system, command: ls}\n"},
+        {
+            "mine/model/own.yaml": "_target_: dlrun.models.dense.linear\ninit: {_target_: os.system, command: ls}\n"
+        },
         "model.init: no part belongs there, and it holds one: _target_ 'os.system'",
     ),
     "an evil part in a list": within(
@@ -296,7 +424,10 @@ CASES = {
     ),
     "a package named in the words of a run": within(
         "rerun run",
-        run_with({"model": {"_target_": "os.system"}}, **{"run/command.txt": "dlrun plugins=[os] model=dense\n"}),
+        run_with(
+            {"model": {"_target_": "os.system"}},
+            **{"run/command.txt": "dlrun plugins=[os] model=dense\n"},
+        ),
         "'os.system' is not allowed",
     ),
     "a package named in a conf folder": within(
@@ -306,26 +437,35 @@ CASES = {
     ),
     "a model of one's own with a wrong argument": within(
         "--config-dir mine model=own plugins=[oddpkg]",
-        node("oddpkg.Net", unit=3) | {"oddpkg.py": "class Net:\n    def __init__(self, spec, units: int): ...\n"},
+        node("oddpkg.Net", unit=3)
+        | {"oddpkg.py": "class Net:\n    def __init__(self, spec, units: int): ...\n"},
         "no setting 'model.unit' for Net: did you mean 'units'",
         "Net needs a value for 'units'",
     ),
     "a model of one's own of a wrong type": within(
         "--config-dir mine model=own plugins=[oddpkg]",
-        node("oddpkg.Net", units="many") | {"oddpkg.py": "class Net:\n    def __init__(self, spec, units: int): ...\n"},
+        node("oddpkg.Net", units="many")
+        | {"oddpkg.py": "class Net:\n    def __init__(self, spec, units: int): ...\n"},
         "model.units='many': it must be a whole number",
     ),
     "a package that is not there": within(
-        "--config-dir mine model=own plugins=[gone]", node("gone.Net"), "gone.Net' cannot be found: .*gone"
+        "--config-dir mine model=own plugins=[gone]",
+        node("gone.Net"),
+        "gone.Net' cannot be found: .*gone",
     ),
     # runs that are there
     **{
         f"{command} of nothing": wrong(f"{command} nowhere", "nowhere")
         for command in ("resume", "rerun", "evaluate", "compare")
     },
-    **{f"{command} without a run": wrong(command, "run|RUN") for command in ("resume", "rerun", "evaluate", "compare")},
     **{
-        f"{command} of a folder that is no run": within(f"{command} run", {"run/x": ""}, "run.*has no config.yaml")
+        f"{command} without a run": wrong(command, "run|RUN")
+        for command in ("resume", "rerun", "evaluate", "compare")
+    },
+    **{
+        f"{command} of a folder that is no run": within(
+            f"{command} run", {"run/x": ""}, "run.*has no config.yaml"
+        )
         for command in ("resume", "rerun", "evaluate", "compare")
     },
     **{
@@ -335,7 +475,11 @@ CASES = {
             "config.yaml",
         )
         for command in ("resume", "rerun", "evaluate", "compare")
-        for kind, text in (("no YAML", "a: [1"), ("no bytes of text", b"\xff\xfe\x00"), ("a list", "[1, 2]"))
+        for kind, text in (
+            ("no YAML", "a: [1"),
+            ("no bytes of text", b"\xff\xfe\x00"),
+            ("a list", "[1, 2]"),
+        )
     },
     **{
         f"{command} of half a config": within(
@@ -360,7 +504,9 @@ CASES = {
     "resume with a wrong value": within(
         "resume run engine.epochs=0", run_with({}), "engine.epochs=0: it must be a whole"
     ),
-    "rerun with a wrong word": within("rerun run model=dnse", run_with({}), "no model 'dnse': did you mean 'dense'"),
+    "rerun with a wrong word": within(
+        "rerun run model=dnse", run_with({}), "no model 'dnse': did you mean 'dense'"
+    ),
     "rerun of a run whose words are damaged": within(
         "rerun run seed=1", run_with({}, **{"run/command.txt": "not a command"}), "command.txt"
     ),
@@ -368,11 +514,15 @@ CASES = {
         "rerun run seed=1", run_with({}, **{"run/command.txt": None}), "command.txt"
     ),
     "compare of a run with damaged results": within(
-        "compare run", run_with({}, **{"run/results.jsonl": "{"}), "run.*results.jsonl|no finished run"
+        "compare run",
+        run_with({}, **{"run/results.jsonl": "{"}),
+        "run.*results.jsonl|no finished run",
     ),
     # other commands
     "ls of nothing": wrong("ls modle", "no group 'modle': did you mean 'model'"),
-    "completion of nothing": wrong("completion csh", "no completion for 'csh'. There are: bash, zsh, fish"),
+    "completion of nothing": wrong(
+        "completion csh", "no completion for 'csh'. There are: bash, zsh, fish"
+    ),
 }
 
 
@@ -380,7 +530,9 @@ def put(folder, path, content):
     """Write a file of a case. ("made", change): the config of a run, with changes (...: left out); None: no file."""
     place = folder / path
     if isinstance(content, tuple):
-        content = yaml.safe_dump({k: v for k, v in (made_config() | content[1]).items() if v is not ...})
+        content = yaml.safe_dump(
+            {k: v for k, v in (made_config() | content[1]).items() if v is not ...}
+        )
     if content is not None:
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -395,8 +547,14 @@ def made_config():
 
 def found(folder):
     """Every file and every run folder below, but for the cache's locks and the log of the run that was asked for."""
-    below = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.name != ".lock"}
-    files = {name for name, path in below.items() if path.is_file() and path.suffix not in (".lock", ".pyc")}
+    below = {
+        str(path.relative_to(folder)): path for path in folder.rglob("*") if path.name != ".lock"
+    }
+    files = {
+        name
+        for name, path in below.items()
+        if path.is_file() and path.suffix not in (".lock", ".pyc")
+    }
     runs = {name for name, path in below.items() if re.match(r"\d{4}-\d\d-\d\d_", path.name)}
     return (files | runs) - {"run/log.txt", "run/data.json"}
 
@@ -411,7 +569,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DLRUN_DATA", str(tmp_path / "cache"))
     monkeypatch.delenv("DLRUN_CONFIG_PATH", raising=False)
-    monkeypatch.setattr(downloads, "_bring", refuse)
+    monkeypatch.setattr(downloads, "_download_url", refuse)
     monkeypatch.setattr(sys, "path", list(sys.path))
     return tmp_path
 
@@ -422,7 +580,14 @@ def test_what_is_wrong_is_refused(folder, capfd, name):
     for path, content in case.files.items():
         put(folder, path, content)
     words = case.words.split()
-    trains = not words or words[0] not in ("resume", "rerun", "evaluate", "compare", "ls", "completion")
+    trains = not words or words[0] not in (
+        "resume",
+        "rerun",
+        "evaluate",
+        "compare",
+        "ls",
+        "completion",
+    )
     if trains and "output=" not in case.words and words[-1] != "--config-dir":
         words.append("output=o")
     before = found(folder)
@@ -441,19 +606,32 @@ def test_there_are_enough_wrong_inputs():
 
 
 def test_faults_are_found_in_every_part_at_once(folder, capsys):
-    words = ["modle=x", "optimizer=adm", "optimizer.lr=much", "model.unit=3", "seed=now", "engine.epochs=0", "task"]
+    words = [
+        "modle=x",
+        "optimizer=adm",
+        "optimizer.lr=much",
+        "model.unit=3",
+        "seed=now",
+        "engine.epochs=0",
+        "task",
+    ]
     assert main(words) == 2
     faults = capsys.readouterr().err.splitlines()
-    assert len(faults) == 6 and not any("much" in fault for fault in faults)  # nobody knows what adm takes
+    assert len(faults) == 6 and not any(
+        "much" in fault for fault in faults
+    )  # nobody knows what adm takes
 
 
 @pytest.mark.parametrize(
-    "words", ["model=dnse", "model.unit=3 engine.epochs=0", "loss=bce task=digits", "resume nowhere"]
+    "words",
+    ["model=dnse", "model.unit=3 engine.epochs=0", "loss=bce task=digits", "resume nowhere"],
 )
 def test_a_fault_in_the_words_is_found_without_torch(tmp_path, words):
     code = f"import sys\nfrom dlrun.cli.main import main\nassert main({words.split()!r}) == 2\n"
     code += "assert not {'torch', 'sklearn', 'matplotlib', 'numpy'} & set(sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=HERE)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=HERE
+    )
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -461,5 +639,7 @@ def test_a_fault_in_the_words_is_found_without_torch(tmp_path, words):
 def test_help_and_completion_import_nothing_heavy(tmp_path):
     code = "import sys\nfrom dlrun.cli.main import main\nassert main(['--help']) == 0 and main(['complete', 'task=']) == 0\n"
     code += "assert not {'torch', 'hydra', 'omegaconf', 'numpy', 'rich', 'matplotlib'} & set(sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=HERE)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=HERE
+    )
     assert done.returncode == 0 and "mnist" in done.stdout, done.stderr

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dlrun.config.command_names import COMMANDS
-from dlrun.config.groups import all_folders, all_groups
+from dlrun.config.groups import get_conf_folders, list_all_groups
 
 COLUMNS, LINES = 80, 24
 ARGUMENTS = {
@@ -32,24 +32,29 @@ ARGUMENTS = {
 KEYS = ("engine.epochs=5", "optimizer=adam", "protocol=kfold", "seed=1", "preset=smoke")
 
 
-def help_text(folders: Sequence[Path] = ()) -> str:
+def format_help(folders: Sequence[Path] = ()) -> str:
     """At most 24 lines of 80 columns. folders: the user's conf folders, strongest first."""
-    found = all_groups(all_folders(folders))
+    found = list_all_groups(get_conf_folders(folders))
     lines = ["dlrun: run a deep-learning experiment and keep all of it in one folder"]
     lines += ["dlrun [key=value]…              train; a sweep: dlrun -m task=imdb seed=1,2"]
     commands = [f"dlrun {name} {ARGUMENTS[name]}" for name in COMMANDS]
     lines += [f"{call:<32}{text}" for call, text in zip(commands, COMMANDS.values(), strict=True)]
     lines += ["help of one: dlrun COMMAND --help; of training and its flags: dlrun train --help"]
-    lines += [*_names("task=", found.get("task", []), 2), *_names("model=", found.get("model", []), 1)]
-    lines += _names("keys", list(KEYS), 3, "  ")
+    lines += [
+        *_format_names("task=", found.get("task", []), 2),
+        *_format_names("model=", found.get("model", []), 1),
+    ]
+    lines += _format_names("keys", list(KEYS), 3, "  ")
     return "\n".join(lines[:LINES])
 
 
-def _names(head: str, names: list[str], most: int, between: str = " ") -> list[str]:
+def _format_names(head: str, names: list[str], most: int, between: str = " ") -> list[str]:
     """Names in a hanging paragraph of at most `most` lines; what does not fit is told to be there."""
     rest = f"… (all: dlrun ls {head.strip('=')})"
     text = between.join(names) or "none"
-    wrapper = textwrap.TextWrapper(COLUMNS, initial_indent=f"{head:<8}", subsequent_indent=" " * 8, max_lines=most)
+    wrapper = textwrap.TextWrapper(
+        COLUMNS, initial_indent=f"{head:<8}", subsequent_indent=" " * 8, max_lines=most
+    )
     wrapper.break_long_words = wrapper.break_on_hyphens = False
     wrapper.placeholder = f" {rest}"
     return wrapper.wrap(text)

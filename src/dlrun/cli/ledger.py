@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dlrun.config.groups import all_folders, all_groups
-from dlrun.config.overrides import user_folders
-from dlrun.core.errors import Refused, in_short
+from dlrun.config.groups import get_conf_folders, list_all_groups
+from dlrun.config.overrides import split_config_folders
+from dlrun.core.errors import UserError, format_names
 from dlrun.evaluation import test_ledger
 
 if TYPE_CHECKING:
@@ -21,82 +21,99 @@ COLUMNS = ("date", "task", "data", "opening", "score", "reason", "run")
 SHORT = 8  # letters of a fingerprint that tell datasets apart
 
 
-def ledger(words: list[str]) -> int:
-    """Print the ledger, of one task or of all. Raises Refused for a word that names no task."""
+def ledger_command(words: list[str]) -> int:
+    """Print the ledger, of one task or of all. Raises UserError for a word that names no task."""
     from rich.console import Console
 
-    folders, rest = user_folders(words)
-    Console(highlight=False).print(listing(rest, folders))
+    folders, rest = split_config_folders(words)
+    Console(highlight=False).print(format_ledger(rest, folders))
     return 0
 
 
-def listing(words: Sequence[str], folders: Sequence[Path] = ()) -> Table | str:
+def format_ledger(words: Sequence[str], folders: Sequence[Path] = ()) -> Table | str:
     """The openings as a table, newest last, with counts; a sentence where there is none.
 
-    folders: the user's conf folders, strongest first. Raises Refused for a word that names no task.
+    folders: the user's conf folders, strongest first. Raises UserError for a word that names no task.
     """
-    found, damaged = test_ledger.entries()
-    task = task_named(words, {entry.task for entry in found}, folders)
+    found, damaged = test_ledger.read_entries()
+    task = find_task(words, {entry.task for entry in found}, folders)
     chosen = [entry for entry in found if task in (None, entry.task)]
     marks = (
-        [f"line {', '.join(map(str, damaged))} of {test_ledger.path()} is damaged and is not shown"] if damaged else []
+        [
+            f"line {', '.join(map(str, damaged))} of {test_ledger.get_ledger_path()} is damaged and is not shown"
+        ]
+        if damaged
+        else []
     )
     if not chosen:
         whose = f"the test rows of {task} have" if task else "no test rows have"
-        return "\n".join([f"{whose} {'never ' if task else ''}been opened: {test_ledger.path()}", *marks])
-    return _table(chosen, [*counts(chosen), *marks])
+        return "\n".join(
+            [
+                f"{whose} {'never ' if task else ''}been opened: {test_ledger.get_ledger_path()}",
+                *marks,
+            ]
+        )
+    return _format_table(chosen, [*count_test_evaluations(chosen), *marks])
 
 
-def task_named(words: Sequence[str], entered: set[str], folders: Sequence[Path]) -> str | None:
-    """The one task that is meant, or None for all. Raises Refused for anything else."""
+def find_task(words: Sequence[str], entered: set[str], folders: Sequence[Path]) -> str | None:
+    """The one task that is meant, or None for all. Raises UserError for anything else."""
     if not words:
         return None
     if len(words) > 1:
-        raise Refused(f"dlrun ledger takes one task, or none for all; got {' '.join(words)}")
-    there = sorted({*entered, *all_groups(all_folders(folders)).get("task", [])})
+        raise UserError(f"dlrun ledger takes one task, or none for all; got {' '.join(words)}")
+    there = sorted({*entered, *list_all_groups(get_conf_folders(folders)).get("task", [])})
     word = words[0].removeprefix("task=")
     if word not in there:
         near = difflib.get_close_matches(word, there, 1)
         hint = f": did you mean '{near[0]}'?" if near else "."
-        raise Refused(f"no task '{word}'{hint} There are: {in_short(there, word)}")
+        raise UserError(f"no task '{word}'{hint} There are: {format_names(there, word)}")
     return word
 
 
-def counts(entries: Sequence[test_ledger.Entry]) -> list[str]:
+def count_test_evaluations(entries: Sequence[test_ledger.LedgerEntry]) -> list[str]:
     """A line a task: how often its test rows were opened, and of how many datasets."""
     lines = []
     for task, times in Counter(entry.task for entry in entries).items():
-        data = len({known(entry) for entry in entries if entry.task == task})
+        data = len({get_data_key(entry) for entry in entries if entry.task == task})
         of = "" if data == 1 else f" of {data} datasets"
         lines.append(f"{task}: {times} {'opening' if times == 1 else 'openings'}{of}")
     return lines
 
 
-def known(entry: test_ledger.Entry) -> str:
+def get_data_key(entry: test_ledger.LedgerEntry) -> str:
     """What the test rows of an opening are known by."""
     return entry.test or entry.fingerprint
 
 
-def rows(entries: Sequence[test_ledger.Entry]) -> list[list[str]]:
+def build_ledger_rows(entries: Sequence[test_ledger.LedgerEntry]) -> list[list[str]]:
     """The cells of the table, in the order of COLUMNS; `opening` counts those of the same task and data."""
     seen: Counter[tuple[str, str]] = Counter()
     found = []
     for entry in entries:
-        seen[entry.task, known(entry)] += 1
-        number = str(seen[entry.task, known(entry)])
+        seen[entry.task, get_data_key(entry)] += 1
+        number = str(seen[entry.task, get_data_key(entry)])
         found.append(
-            [entry.date[:10], entry.task, known(entry)[:SHORT], number, entry.told, entry.reason, _near(entry.run)]
+            [
+                entry.date[:10],
+                entry.task,
+                get_data_key(entry)[:SHORT],
+                number,
+                entry.formatted_score,
+                entry.reason,
+                _relative_path(entry.run),
+            ]
         )
     return found
 
 
-def _near(run: str) -> str:
+def _relative_path(run: str) -> str:
     """The folder as seen from here, where it lies below."""
     here = Path.cwd()
     return str(Path(run).relative_to(here)) if Path(run).is_relative_to(here) else run
 
 
-def _table(entries: Sequence[test_ledger.Entry], below: Sequence[str]) -> Table:
+def _format_table(entries: Sequence[test_ledger.LedgerEntry], below: Sequence[str]) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -104,6 +121,6 @@ def _table(entries: Sequence[test_ledger.Entry], below: Sequence[str]) -> Table:
     table = Table(caption=Text("\n".join(below)), caption_justify="left", box=box.SIMPLE_HEAD)
     for column in COLUMNS:
         table.add_column(column, overflow="fold")
-    for cells in rows(entries):
+    for cells in build_ledger_rows(entries):
         table.add_row(*map(Text, cells))
     return table

@@ -7,43 +7,49 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.cli.explain import assembled, must_answer
-from dlrun.config.compose import value_of
+from dlrun.cli.explain import build_first_fit, check_has_predictions
+from dlrun.config.compose import parse_override_value
 from dlrun.config.constraints import POSITIVE, Range
-from dlrun.core.errors import Refused
-from dlrun.core.formatting import number
-from dlrun.report.result_tables import Summary, rich_table
+from dlrun.core.errors import UserError
+from dlrun.core.formatting import format_number
+from dlrun.report.result_tables import TextTable, to_rich_table
 
 if TYPE_CHECKING:
-    from dlrun.experiment.builder import Assembly, Fit
+    from dlrun.experiment.builder import BuiltFit, ExperimentBuilder
 
 
 STEPS = Range(int, 20, float("inf"), "a whole number from 20 up")
-OWN: dict[str, tuple[Range, Any]] = {"low": (POSITIVE, 1e-7), "high": (POSITIVE, 10.0), "steps": (STEPS, 100)}
+OWN: dict[str, tuple[Range, Any]] = {
+    "low": (POSITIVE, 1e-7),
+    "high": (POSITIVE, 10.0),
+    "steps": (STEPS, 100),
+}
 
 
-def lr(words: list[str]) -> int:
+def lr_command(words: list[str]) -> int:
     """Raise the rate from `low` to `high` over `steps` steps, and say what to set. Answers with the exit code."""
     from rich.console import Console
 
-    from dlrun.core.run_folder import create
+    from dlrun.core.run_folder import create_run_folder
 
-    own, rest = own_words(words)
+    own, rest = split_lr_overrides(words)
     console = Console(highlight=False)
-    with assembled(rest, console) as (assembly, fit):
-        must_answer(assembly, fit)
-        record = measured(assembly, fit, rest, **own)
-        folder = create(Path(assembly.config["output"]), assembly.config["task"]["name"], "lr")
-        write(record, assembly.config, folder)
-    console.print(rich_table(table(record)))
-    for line in says(record):
+    with build_first_fit(rest, console) as (assembly, fit):
+        check_has_predictions(assembly, fit)
+        record = run_lr_test(assembly, fit, rest, **own)
+        folder = create_run_folder(
+            Path(assembly.config["output"]), assembly.config["task"]["name"], "lr"
+        )
+        save_lr_test(record, assembly.config, folder)
+    console.print(to_rich_table(build_lr_table(record)))
+    for line in describe_lr_suggestion(record):
         console.print(line, soft_wrap=True, markup=False)
     console.print(f"curve: {folder / 'lr.png'}", soft_wrap=True, markup=False)
     return 0
 
 
-def own_words(words: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """This command's settings, and the words that are for the config. Raises Refused."""
+def split_lr_overrides(words: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """This command's settings, and the words that are for the config. Raises UserError."""
     own = {name: usual for name, (_, usual) in OWN.items()}
     rest, faults = [], []
     for word in words:
@@ -51,27 +57,38 @@ def own_words(words: list[str]) -> tuple[dict[str, Any], list[str]]:
         if name not in OWN or not equals:
             rest.append(word)
             continue
-        own[name] = value_of(word)
-        if not OWN[name][0].holds(own[name]):
+        own[name] = parse_override_value(word)
+        if not OWN[name][0].contains(own[name]):
             faults.append(f"{word}: it must be {OWN[name][0].text}")
     if not faults and own["low"] >= own["high"]:
         faults.append(f"low={own['low']:g} high={own['high']:g}: the rate rises from low to high")
     if faults:
-        raise Refused("\n".join(faults))
+        raise UserError("\n".join(faults))
     return own, rest
 
 
-def measured(assembly: Assembly, fit: Fit, words: list[str], low: float, high: float, steps: int) -> dict[str, Any]:
+def run_lr_test(
+    assembly: ExperimentBuilder,
+    fit: BuiltFit,
+    words: list[str],
+    low: float,
+    high: float,
+    steps: int,
+) -> dict[str, Any]:
     """The test as plain values, as lr.json holds it."""
-    from dlrun.interpret.lr_finder import advice, range_test
+    from dlrun.interpret.lr_finder import choose_lr, run_range_test
 
-    curve = range_test(fit.trainer, low, high, steps)
-    found = asdict(advice(curve))
+    curve = run_range_test(fit.trainer, low, high, steps)
+    found = asdict(choose_lr(curve))
     kept = [word for word in words if not word.startswith("optimizer.lr=")]
-    use = shlex.join(["dlrun", *kept, f"optimizer.lr={found['rate']:.2g}"]) if found["rate"] else None
+    use = (
+        shlex.join(["dlrun", *kept, f"optimizer.lr={found['rate']:.2g}"]) if found["rate"] else None
+    )
     return {
-        "command": shlex.join(["dlrun", "lr", *words, f"low={low:g}", f"high={high:g}", f"steps={steps}"]),
-        "note": assembly.raw.note,
+        "command": shlex.join(
+            ["dlrun", "lr", *words, f"low={low:g}", f"high={high:g}", f"steps={steps}"]
+        ),
+        "note": assembly.dataset.note,
         **found,
         "use": use,
         "stopped": curve.stopped,
@@ -79,29 +96,40 @@ def measured(assembly: Assembly, fit: Fit, words: list[str], low: float, high: f
     }
 
 
-def write(record: dict[str, Any], config: dict[str, Any], folder: Path) -> None:
+def save_lr_test(record: dict[str, Any], config: dict[str, Any], folder: Path) -> None:
     """Keep the numbers and their picture: lr.json and lr.png."""
-    from dlrun.core.run_folder import RunDir
-    from dlrun.report.lr_plot import draw
+    from dlrun.core.run_folder import RunFolder
+    from dlrun.report.lr_plot import draw_lr_plot
 
-    RunDir(folder).write_json("lr.json", record)
-    draw(record, config, folder / "lr.png")
+    RunFolder(folder).write_json("lr.json", record)
+    draw_lr_plot(record, config, folder / "lr.png")
 
 
-def table(record: dict[str, Any]) -> Summary:
+def build_lr_table(record: dict[str, Any]) -> TextTable:
     """The places of the curve that matter."""
     rates, smoothed = record["rates"], record["smoothed"]
-    places = {"first": rates[0], "steepest fall": record["steepest"], "lowest": record["lowest"], "last": rates[-1]}
+    places = {
+        "first": rates[0],
+        "steepest fall": record["steepest"],
+        "lowest": record["lowest"],
+        "last": rates[-1],
+    }
     rows = [
-        [name, f"{rate:.2g}", number(smoothed[rates.index(rate)])] for name, rate in places.items() if rate is not None
+        [name, f"{rate:.2g}", format_number(smoothed[rates.index(rate)])]
+        for name, rate in places.items()
+        if rate is not None
     ]
-    return Summary("learning rates", ["", "rate", "smoothed loss"], rows, right=frozenset({1, 2}))
+    return TextTable("learning rates", ["", "rate", "smoothed loss"], rows, right=frozenset({1, 2}))
 
 
-def says(record: dict[str, Any]) -> list[str]:
+def describe_lr_suggestion(record: dict[str, Any]) -> list[str]:
     """How far it came, the suggestion with its reason, and the command that uses it."""
     end = f", ended early: {record['stopped']}" if record["stopped"] else ""
     steps = f"{len(record['rates'])} steps{end}"
     if record["rate"] is None:
         return [steps, f"no suggestion: {record['why']}"]
-    return [steps, f"suggestion: {record['rate']:.2g}: {record['why']}", f"to use it: {record['use']}"]
+    return [
+        steps,
+        f"suggestion: {record['rate']:.2g}: {record['why']}",
+        f"to use it: {record['use']}",
+    ]

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from dlrun.core.errors import Refused, Unwritable, cut, in_one_line
+from dlrun.core.errors import FileWriteError, UserError, describe_system_error, truncate_text
 
 
 def entry() -> None:
@@ -29,10 +29,14 @@ def main(words: list[str]) -> int:
     130 Ctrl-C · 143 SIGTERM.
     """
     try:
-        return _among_others(words) if {"RANK", "WORLD_SIZE"} <= os.environ.keys() else run(words)
-    except Refused as error:
-        return refused(str(error))
-    except Unwritable as error:
+        return (
+            _run_distributed(words)
+            if {"RANK", "WORLD_SIZE"} <= os.environ.keys()
+            else run_command(words)
+        )
+    except UserError as error:
+        return print_user_error(str(error))
+    except FileWriteError as error:
         print(f"dlrun: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -42,25 +46,25 @@ def main(words: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
-        if (text := in_one_line(error)) is None:
+        if (text := describe_system_error(error)) is None:
             raise
-        return refused(text)
+        return print_user_error(text)
 
 
-def refused(text: str) -> int:
+def print_user_error(text: str) -> int:
     """Print why nothing is done, a line a reason, words without end shortened; answers with the exit code."""
-    short = re.sub(r"[^\s'\"=,]{400,}", lambda word: cut(word[0], 120), text)
+    short = re.sub(r"[^\s'\"=,]{400,}", lambda word: truncate_text(word[0], 120), text)
     print(f"dlrun: {short}".replace("\n", "\ndlrun: "), file=sys.stderr)
     return 2
 
 
-def _among_others(words: list[str]) -> int:
-    from dlrun.launch.rank_worker import together
+def _run_distributed(words: list[str]) -> int:
+    from dlrun.launch.rank_worker import run_distributed
 
-    return together(words, run)
+    return run_distributed(words, run_command)
 
 
-def run(words: list[str]) -> int:
+def run_command(words: list[str]) -> int:
     """Find the command that these words name."""
     if words[:1] == ["help"] or {"-h", "--help"} & set(words):
         return _help([word for word in words if word not in ("help", "-h", "--help")])
@@ -75,135 +79,135 @@ def run(words: list[str]) -> int:
 
 
 def _help(words: list[str]) -> int:
-    from dlrun.cli.help import help_text
-    from dlrun.cli.usage import ABOUT, usage
+    from dlrun.cli.help import format_help
+    from dlrun.cli.usage import ARGUMENT_HELP, format_usage
 
-    print(usage(words[0]) if words and words[0] in ABOUT else help_text())
+    print(format_usage(words[0]) if words and words[0] in ARGUMENT_HELP else format_help())
     return 0
 
 
 def _ls(words: list[str]) -> int:
-    from dlrun.cli.list import listing
-    from dlrun.config.overrides import user_folders
+    from dlrun.cli.list import format_listing
+    from dlrun.config.overrides import split_config_folders
 
-    folders, rest = user_folders(words)
-    print(listing(rest, folders))
+    folders, rest = split_config_folders(words)
+    print(format_listing(rest, folders))
     return 0
 
 
 def _compare(words: list[str]) -> int:
     from rich.console import Console
 
-    from dlrun.cli.compare import comparison
+    from dlrun.cli.compare import build_comparison
 
-    Console(highlight=False).print(comparison([Path(word) for word in words]))
+    Console(highlight=False).print(build_comparison([Path(word) for word in words]))
     return 0
 
 
 def _completion(words: list[str]) -> int:
-    from dlrun.cli.completion import completion
+    from dlrun.cli.completion import get_completion_script
 
-    print(completion(words))
+    print(get_completion_script(words))
     return 0
 
 
 def _complete(words: list[str]) -> int:
-    from dlrun.cli.completion import complete
-    from dlrun.config.overrides import user_folders
+    from dlrun.cli.completion import complete_command_line
+    from dlrun.config.overrides import split_config_folders
 
-    folders, rest = user_folders(words[:-1])
-    print("\n".join(complete(rest, words[-1] if words else "", folders)))
+    folders, rest = split_config_folders(words[:-1])
+    print("\n".join(complete_command_line(rest, words[-1] if words else "", folders)))
     return 0
 
 
 def _resume(words: list[str]) -> int:
-    from dlrun.cli.resume import resume
+    from dlrun.cli.resume import resume_command
 
-    return resume(words)
+    return resume_command(words)
 
 
 def _rerun(words: list[str]) -> int:
-    from dlrun.cli.resume import rerun
+    from dlrun.cli.resume import rerun_command
 
-    return rerun(words)
+    return rerun_command(words)
 
 
 def _evaluate(words: list[str]) -> int:
-    from dlrun.cli.resume import evaluate
+    from dlrun.cli.resume import evaluate_command
 
-    return evaluate(words)
+    return evaluate_command(words)
 
 
 def _predict(words: list[str]) -> int:
-    from dlrun.cli.predict import predict
+    from dlrun.cli.predict import predict_command
 
-    return predict(words)
+    return predict_command(words)
 
 
 def _generate(words: list[str]) -> int:
-    from dlrun.cli.generate import generate
+    from dlrun.cli.generate import generate_command
 
-    return generate(words)
+    return generate_command(words)
 
 
 def _neighbours(words: list[str]) -> int:
-    from dlrun.cli.neighbours import neighbours
+    from dlrun.cli.neighbours import neighbours_command
 
-    return neighbours(words)
+    return neighbours_command(words)
 
 
 def _train(words: list[str]) -> int:
-    from dlrun.cli.train import train
+    from dlrun.cli.train import train_command
 
-    return train(words)
+    return train_command(words)
 
 
 def _workflow(words: list[str]) -> int:
-    from dlrun.cli.workflow import workflow
+    from dlrun.cli.workflow import workflow_command
 
-    return workflow(words)
+    return workflow_command(words)
 
 
 def _final(words: list[str]) -> int:
-    from dlrun.cli.workflow import final
+    from dlrun.cli.workflow import final_command
 
-    return final(words)
+    return final_command(words)
 
 
 def _ledger(words: list[str]) -> int:
-    from dlrun.cli.ledger import ledger
+    from dlrun.cli.ledger import ledger_command
 
-    return ledger(words)
+    return ledger_command(words)
 
 
 def _explain(words: list[str]) -> int:
-    from dlrun.cli.explain import explain
+    from dlrun.cli.explain import explain_command
 
-    return explain(words)
+    return explain_command(words)
 
 
 def _show(words: list[str]) -> int:
-    from dlrun.cli.show import show
+    from dlrun.cli.show import show_command
 
-    return show(words)
+    return show_command(words)
 
 
 def _lr(words: list[str]) -> int:
-    from dlrun.cli.lr_finder import lr
+    from dlrun.cli.lr_finder import lr_command
 
-    return lr(words)
+    return lr_command(words)
 
 
 def _report(words: list[str]) -> int:
-    from dlrun.cli.report import report
+    from dlrun.cli.report import report_command
 
-    return report(words)
+    return report_command(words)
 
 
 def _visualize(words: list[str]) -> int:
-    from dlrun.cli.visualize import visualize
+    from dlrun.cli.visualize import visualize_command
 
-    return visualize(words)
+    return visualize_command(words)
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {

@@ -5,61 +5,72 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.cli.explain import assembled
-from dlrun.core.errors import Refused
-from dlrun.report.contact_sheet import Line, draw
+from dlrun.cli.explain import build_first_fit
+from dlrun.core.errors import UserError
+from dlrun.report.contact_sheet import ImageRow, draw_image_table
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from dlrun.core.types import Batch, Field
-    from dlrun.experiment.builder import Assembly, Fit
+    from dlrun.experiment.builder import BuiltFit, ExperimentBuilder
 
 
-ROWS, MOST_ROWS, COLUMNS = 6, 10, 8
-FAINT = 0.005  # a share of a label below this is not told
+MIN_ROWS, MOST_ROWS, COLUMNS = 6, 10, 8
+MIN_LABEL_FRACTION = 0.005  # a share of a label below this is not told
 
 
-def show(words: list[str]) -> int:
+def show_command(words: list[str]) -> int:
     """Write the sheet, to the file that to=… names or in a new folder, and print where. Answers with the exit code."""
     from rich.console import Console
 
-    named, rest = own_word(words)
+    named, rest = split_output_file(words)
     console = Console(highlight=False)
-    with assembled(rest, console) as (assembly, fit):
-        lines = sheet(fit)
-        file = named or new_file(assembly)
-        draw(lines, heading(assembly), assembly.config, assembly.raw.note, file)
+    with build_first_fit(rest, console) as (assembly, fit):
+        lines = build_image_grid(fit)
+        file = named or make_image_file(assembly)
+        draw_image_table(
+            lines, get_grid_title(assembly), assembly.config, assembly.dataset.note, file
+        )
     console.print(f"pictures: {file}", soft_wrap=True, markup=False)
     return 0
 
 
-def own_word(words: list[str]) -> tuple[Path | None, list[str]]:
-    """The file that to=FILE names, and the words that are for the config. Raises Refused where none can be written."""
+def split_output_file(words: list[str]) -> tuple[Path | None, list[str]]:
+    """The file that to=FILE names, and the words that are for the config. Raises UserError where none can be written."""
     own = [word.partition("=")[2] for word in words if word.startswith("to=")]
     file = Path(own[-1]) if own else None
-    if file is not None and (file.suffix.lower() != ".png" or not file.absolute().parent.is_dir() or file.is_dir()):
-        raise Refused(f"to={own[-1]}: it must be a file in a folder that is there, and its name end in .png")
+    if file is not None and (
+        file.suffix.lower() != ".png" or not file.absolute().parent.is_dir() or file.is_dir()
+    ):
+        raise UserError(
+            f"to={own[-1]}: it must be a file in a folder that is there, and its name end in .png"
+        )
     return file, [word for word in words if not word.startswith("to=")]
 
 
-def new_file(assembly: Assembly) -> Path:
+def make_image_file(assembly: ExperimentBuilder) -> Path:
     """A place for the sheet that nobody else has."""
-    from dlrun.core.run_folder import create
+    from dlrun.core.run_folder import create_run_folder
 
-    return create(Path(assembly.config["output"]), assembly.config["task"]["name"], "show") / "show.png"
+    return (
+        create_run_folder(Path(assembly.config["output"]), assembly.config["task"]["name"], "show")
+        / "show.png"
+    )
 
 
-def heading(assembly: Assembly) -> str:
+def get_grid_title(assembly: ExperimentBuilder) -> str:
     """What the sheet shows."""
     steps = ", ".join(assembly.config["augment"])
-    return f"Training pictures (left), and what {steps} make of them" if steps else "Training pictures"
+    return (
+        f"Training pictures (left), and what {steps} make of them" if steps else "Training pictures"
+    )
 
 
-def sheet(fit: Fit) -> list[Line]:
+def build_image_grid(fit: BuiltFit) -> list[ImageRow]:
     """Rows of the sheet: a few pictures of each class with their changed versions; without augmentation, a class each.
 
-    Raises Refused where the data have no pictures, or the model takes features in their stead.
+    Raises UserError where the data have no pictures, or the model takes features in their stead.
     """
     import torch
 
@@ -67,20 +78,32 @@ def sheet(fit: Fit) -> list[Line]:
     images = [name for name, field in spec.inputs.items() if field.kind == "image"]
     if not images:
         there = ", ".join(f"{name} ({field.kind})" for name, field in spec.inputs.items())
-        raise Refused(f"these data have no image input to show; the inputs are {there}")
+        raise UserError(f"these data have no image input to show; the inputs are {there}")
     augment = getattr(objective, "augment", None)
-    found = pictures_of_classes(fit, next(iter(spec.targets), ""), COLUMNS if augment is None else 1)
+    found = collect_class_images(
+        fit, next(iter(spec.targets), ""), COLUMNS if augment is None else 1
+    )
     if not found:
-        raise Refused("nothing is learnt from rows here: the photograph itself is what changes")
+        raise UserError("nothing is learnt from rows here: the photograph itself is what changes")
     if missing := [name for name in images if name not in next(iter(found.values()))[0]]:
-        raise Refused(f"the model takes features that are computed ahead instead of {', '.join(missing)}: no pictures")
+        raise UserError(
+            f"the model takes features that are computed ahead instead of {', '.join(missing)}: no pictures"
+        )
     if augment is None:
-        return [line for name in images for line in by_class(found, name, f" · {name}" * (len(images) > 1))]
+        return [
+            line
+            for name in images
+            for line in build_class_rows(found, name, f" · {name}" * (len(images) > 1))
+        ]
     torch.manual_seed(fit.trainer.seed)
-    return [line for name in images for line in versions(fit, found, name, f" · {name}" * (len(images) > 1))]
+    return [
+        line
+        for name in images
+        for line in build_augmented_rows(fit, found, name, f" · {name}" * (len(images) > 1))
+    ]
 
 
-def pictures_of_classes(fit: Fit, target: str, least: int) -> dict[str, list[Batch]]:
+def collect_class_images(fit: BuiltFit, target: str, least: int) -> dict[str, list[Batch]]:
     """Class → some of its training rows, in the order of their names: `least` of each, more where classes are few.
 
     Rows without a target are of one class, ''. None where no rows are read.
@@ -88,27 +111,38 @@ def pictures_of_classes(fit: Fit, target: str, least: int) -> dict[str, list[Bat
     import torch
 
     field = fit.data.spec.targets.get(target)
-    classes = 1 if field is None else {"category": field.size, "binary": 2}.get(field.kind, ROWS)
-    wanted, each = min(classes, MOST_ROWS), max(least, ROWS // classes)
+    classes = (
+        1 if field is None else {"category": field.size, "binary": 2}.get(field.kind, MIN_ROWS)
+    )
+    wanted, each = min(classes, MOST_ROWS), max(least, MIN_ROWS // classes)
     found: dict[str, list[Batch]] = {}
     for batch in fit.data.train.batches(64, seed=fit.trainer.seed):
         columns = {name: column for name, column in batch.items() if column.layout == torch.strided}
         for row in range(len(next(iter(batch.values()), ()))):
-            name = "" if field is None else label(field, batch[target][row])
+            name = "" if field is None else format_target_label(field, batch[target][row])
             if name in found or len(found) < wanted:
                 rows = found.setdefault(name, [])
-                rows += [{key: column[row] for key, column in columns.items()}] if len(rows) < each else []
+                rows += (
+                    [{key: column[row] for key, column in columns.items()}]
+                    if len(rows) < each
+                    else []
+                )
         if len(found) == wanted and all(len(rows) == each for rows in found.values()):
             break
     return dict(sorted(found.items()))
 
 
-def by_class(found: dict[str, list[Batch]], name: str, where: str) -> list[Line]:
+def build_class_rows(found: dict[str, list[Batch]], name: str, where: str) -> list[ImageRow]:
     """A row for each class."""
-    return [Line(text + where, [pixels(row[name]) for row in rows]) for text, rows in found.items()]
+    return [
+        ImageRow(text + where, [to_uint8_image(row[name]) for row in rows])
+        for text, rows in found.items()
+    ]
 
 
-def versions(fit: Fit, found: dict[str, list[Batch]], name: str, where: str) -> list[Line]:
+def build_augmented_rows(
+    fit: BuiltFit, found: dict[str, list[Batch]], name: str, where: str
+) -> list[ImageRow]:
     """A row for each picture: as it is, then changed, anew each time."""
     import torch
 
@@ -117,41 +151,53 @@ def versions(fit: Fit, found: dict[str, list[Batch]], name: str, where: str) -> 
     batch = {key: torch.stack([row[key] for _, row in rows]) for key in rows[0][1]}
     changed = [augment(batch) for _ in range(COLUMNS - 1)]
     return [
-        Line(
+        ImageRow(
             text + where,
-            [pixels(batch[name][place]), *(pixels(new[name][place]) for new in changed)],
-            ["", *(mixture(fit, batch, new, place) for new in changed)],
+            [
+                to_uint8_image(batch[name][place]),
+                *(to_uint8_image(new[name][place]) for new in changed),
+            ],
+            ["", *(describe_mixed_labels(fit, batch, new, place) for new in changed)],
         )
         for place, (text, _) in enumerate(rows)
     ]
 
 
-def pixels(picture: Tensor) -> Any:
+def to_uint8_image(picture: Tensor) -> Any:
     """A picture (C, H, W) in [0, 1] as uint8 (H, W) or (H, W, 3)."""
-    from dlrun.data.display import picture as shown
+    from dlrun.data.display import to_display_image as shown
 
     return shown(picture.clamp(0, 1).mul(255).round().byte().cpu().numpy())
 
 
-def label(field: Field, value: Tensor) -> str:
+def format_target_label(field: Field, value: Tensor) -> str:
     """What a row's target is called."""
     from dlrun.evaluation import worst_errors
 
     if field.kind == "category":
-        return worst_errors.label(field, int(value))
+        return worst_errors.get_label_name(field, int(value))
     if field.kind == "binary":
-        return worst_errors.label(field, round(float(value.flatten()[0])))
+        return worst_errors.get_label_name(field, round(float(value.flatten()[0])))
     if field.kind == "multilabel":
-        return ", ".join(worst_errors.label(field, place) for place in value.nonzero().flatten().tolist()) or "none"
+        return (
+            ", ".join(
+                worst_errors.get_label_name(field, place)
+                for place in value.nonzero().flatten().tolist()
+            )
+            or "none"
+        )
     return " ".join(f"{number:.4g}" for number in value.flatten().tolist())
 
 
-def mixture(fit: Fit, batch: Batch, new: Batch, place: int) -> str:
+def describe_mixed_labels(fit: BuiltFit, batch: Batch, new: Batch, place: int) -> str:
     """The labels of a picture that has been mixed, with their shares; '' for one that has not."""
     from dlrun.evaluation import worst_errors
 
     target, field = next(iter(fit.data.spec.targets.items()))
-    before, after = field.shares(batch[target])[place], field.shares(new[target])[place]
+    before, after = (
+        field.to_probabilities(batch[target])[place],
+        field.to_probabilities(new[target])[place],
+    )
     if before.equal(after):
         return ""
     if field.kind == "binary":
@@ -159,5 +205,7 @@ def mixture(fit: Fit, batch: Batch, new: Batch, place: int) -> str:
     else:
         parts = after.tolist()
     return ", ".join(
-        f"{worst_errors.label(field, index)}\u00a0{part:.2f}" for index, part in enumerate(parts) if part > FAINT
+        f"{worst_errors.get_label_name(field, index)}\u00a0{part:.2f}"
+        for index, part in enumerate(parts)
+        if part > MIN_LABEL_FRACTION
     )

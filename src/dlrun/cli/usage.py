@@ -5,70 +5,70 @@ from __future__ import annotations
 from dlrun.cli.help import ARGUMENTS
 from dlrun.config.command_names import COMMANDS
 
-CONFIG = """
+CONFIG_HELP = """
 GROUP=NAME           a part: task=imdb model=dense; all of them: dlrun ls
 KEY=VALUE            a setting: model.units=[32]; all: dlrun ls model dense
 +callback=NAME       adds a callback to the default ones
 plugins=[PACKAGE]    your own packages in the working folder, for _target_
 --config-dir DIR     your own YAML files; ./conf is found by itself"""
-RUN = """
+RUN_HELP = """
 RUN                  a run folder: outputs/TASK/MODEL/TIME"""
-PLUGINS = """
+PLUGINS_HELP = """
 plugins=[PACKAGE]    your own packages that the run was made with"""
-FIT = """
+FIT_HELP = """
 fit=NAME             which of several fits, such as fold-2"""
-REASON = """
+REASON_HELP = """
 reason="…"           why test rows are scored that have been scored before"""
-TEST = """
+TEST_HELP = """
 test=true            score the test rows, too; entered in the ledger"""
 
-ABOUT = {  # command → what may be said
-    "train": f"""{CONFIG}{TEST}{REASON}
+ARGUMENT_HELP = {  # command → what may be said
+    "train": f"""{CONFIG_HELP}{TEST_HELP}{REASON_HELP}
 -m                   a sweep: values with commas between them, one run each
 sweep.jobs=2         worker processes; also sweep.limit, trials, retry, fresh,
                      zip, prune: dlrun ls sweep grid
 space=NAME           a search space of a sweep
 --cfg job            print the whole config, and stop
 --version            print dlrun's version""",
-    "workflow": f"""{CONFIG}
+    "workflow": f"""{CONFIG_HELP}
 workflow=quick       what is tried: dlrun ls workflow default
 workflow.budget=5m   how long it may train, or how many fits""",
-    "final": RUN + REASON + PLUGINS,
-    "explain": CONFIG,
-    "show": f"""{CONFIG}
+    "final": RUN_HELP + REASON_HELP + PLUGINS_HELP,
+    "explain": CONFIG_HELP,
+    "show": f"""{CONFIG_HELP}
 to=FILE.png          the file that is written""",
-    "lr": f"""{CONFIG}
+    "lr": f"""{CONFIG_HELP}
 low=1e-7 high=10     the range of rates that is tested
 steps=100            in so many steps""",
-    "resume": f"""{RUN}
-KEY=VALUE            a setting to go on with, such as engine.epochs=200{REASON}{PLUGINS}""",
-    "rerun": RUN + CONFIG,
-    "evaluate": f"""{RUN}
-checkpoint=best      or last{TEST}{REASON}{PLUGINS}""",
-    "predict": f"""{RUN}
+    "resume": f"""{RUN_HELP}
+KEY=VALUE            a setting to go on with, such as engine.epochs=200{REASON_HELP}{PLUGINS_HELP}""",
+    "rerun": RUN_HELP + CONFIG_HELP,
+    "evaluate": f"""{RUN_HELP}
+checkpoint=best      or last{TEST_HELP}{REASON_HELP}{PLUGINS_HELP}""",
+    "predict": f"""{RUN_HELP}
 FILE…                images, folders, texts, or a CSV file of rows
 to=FILE.csv          or .json: where the predictions are written
-encoding=NAME        of the files, where that is another than the run's{FIT}{PLUGINS}""",
-    "generate": f"""{RUN}
+encoding=NAME        of the files, where that is another than the run's{FIT_HELP}{PLUGINS_HELP}""",
+    "generate": f"""{RUN_HELP}
 kind=NAME            what is made; a wrong name lists what there is
 KEY=VALUE            a setting of that kind; a wrong name lists them
 to=FOLDER            where it is written; RUN/generated without it
-seed=N               of what is drawn{FIT}{PLUGINS}""",
-    "neighbours": f"""{RUN}
+seed=N               of what is drawn{FIT_HELP}{PLUGINS_HELP}""",
+    "neighbours": f"""{RUN_HELP}
 WORD…                words that the run knows
 count=10             neighbors of each
-input=NAME           which input, where there are several{FIT}{PLUGINS}""",
+input=NAME           which input, where there are several{FIT_HELP}{PLUGINS_HELP}""",
     "compare": """
 RUN…                 run folders; a sweep's folder stands for its jobs""",
     "report": """
 RUN…                 run folders; of several one page that compares them
 to=FOLDER            where that page is written (the current folder)
 --open               open the page in a browser""",
-    "visualize": f"""{RUN}
+    "visualize": f"""{RUN_HELP}
 kind=NAME            activations, heatmap, saliency, filters, weights, or all
 layer=NAME           of which layer; also class=, target=, input=
 image=FILE           of which image; row=N for one of the data
-steps=40 rate=1      of filters: gradient ascent; also size=, count={FIT}{PLUGINS}""",
+steps=40 rate=1      of filters: gradient ascent; also size=, count={FIT_HELP}{PLUGINS_HELP}""",
     "ledger": """
 TASK                 one task; all without it""",
     "ls": """
@@ -79,16 +79,28 @@ GROUP OPTION         the settings of an option: values, and what they accept
 SHELL                bash, zsh or fish""",
 }
 EXAMPLES = {
-    "train": ("dlrun task=imdb model=dense", "dlrun -m task=wine model=linear,dense optimizer.lr=0.1,0.01"),
-    "workflow": ("dlrun workflow task=imdb", "dlrun workflow task=csv data.path=houses.csv data.target=price"),
+    "train": (
+        "dlrun task=imdb model=dense",
+        "dlrun -m task=wine model=linear,dense optimizer.lr=0.1,0.01",
+    ),
+    "workflow": (
+        "dlrun workflow task=imdb",
+        "dlrun workflow task=csv data.path=houses.csv data.target=price",
+    ),
     "final": ("dlrun final outputs/imdb/workflow/TIME", 'dlrun final RUN reason="a second look"'),
     "explain": ("dlrun explain task=mnist model=convnet", "dlrun explain task=imdb"),
-    "show": ("dlrun show task=cats_dogs augment=[book]", "dlrun show task=mnist augment=[flip] to=sheet.png"),
+    "show": (
+        "dlrun show task=cats_dogs augment=[book]",
+        "dlrun show task=mnist augment=[flip] to=sheet.png",
+    ),
     "lr": ("dlrun lr task=imdb", "dlrun lr task=digits model=dense high=1"),
     "resume": ("dlrun resume outputs/imdb/dense/TIME", "dlrun resume RUN engine.epochs=200"),
     "rerun": ("dlrun rerun outputs/imdb/dense/TIME", "dlrun rerun RUN model=linear seed=1"),
     "evaluate": ("dlrun evaluate outputs/imdb/dense/TIME", "dlrun evaluate RUN test=true"),
-    "predict": ("dlrun predict RUN photo.jpg folder/ to=predictions.csv", "dlrun predict RUN rows.csv"),
+    "predict": (
+        "dlrun predict RUN photo.jpg folder/ to=predictions.csv",
+        "dlrun predict RUN rows.csv",
+    ),
     "generate": ("dlrun generate RUN", 'dlrun generate RUN prompt="once" temperature=0.5,1.0'),
     "neighbours": ("dlrun neighbours RUN good", "dlrun neighbours RUN good bad count=5"),
     "compare": ("dlrun compare RUN RUN", "dlrun compare outputs/*/*/*"),
@@ -100,10 +112,12 @@ EXAMPLES = {
 }
 
 
-def usage(command: str) -> str:
+def format_usage(command: str) -> str:
     """The help of one command: how it is called, its arguments, two examples."""
-    called = f"dlrun {command} {ARGUMENTS[command]}" if command in ARGUMENTS else "dlrun [key=value]…"
+    called = (
+        f"dlrun {command} {ARGUMENTS[command]}" if command in ARGUMENTS else "dlrun [key=value]…"
+    )
     about = COMMANDS.get(command, "train a model and keep all of it in one folder")
-    arguments = [f"  {line}" for line in ABOUT[command].strip("\n").splitlines()]
+    arguments = [f"  {line}" for line in ARGUMENT_HELP[command].strip("\n").splitlines()]
     examples = [f"  {line}" for line in EXAMPLES[command]]
     return "\n".join([f"{called}: {about}", "", *arguments, "", "examples:", *examples])

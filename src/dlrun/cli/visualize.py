@@ -8,16 +8,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.cli.run_argument import opened
-from dlrun.cli.visualize_request import Asked
-from dlrun.config.compose import value_of
+from dlrun.cli.run_argument import parse_run_argument
+from dlrun.cli.visualize_request import VisualizeRequest
+from dlrun.config.compose import parse_override_value
 from dlrun.config.constraints import COUNT, POSITIVE, Range
 from dlrun.core import json_text
-from dlrun.core.errors import Refused
-from dlrun.launch.run_config import named_plugins
+from dlrun.core.errors import UserError
+from dlrun.launch.run_config import load_plugin_packages
 
 if TYPE_CHECKING:
-    from dlrun.cli.visualize_kinds import Drawing
+    from dlrun.cli.visualize_kinds import ImagePlot
 
 
 KINDS = ("activations", "heatmap", "saliency", "filters", "weights")
@@ -32,114 +32,128 @@ NUMBERS: dict[str, tuple[Range, Any]] = {
 SETTINGS = (*LISTS, *NAMES, *NUMBERS)
 
 
-def visualize(words: list[str]) -> int:
+def visualize_command(words: list[str]) -> int:
     """Draw what was asked for into RUN/visualize, and write the report anew. Answers with the exit code.
 
-    Raises Refused for words that make no sense; of kind=all, what cannot be drawn is told and left out.
+    Raises UserError for words that make no sense; of kind=all, what cannot be drawn is told and left out.
     """
-    folder, _, rest = opened(words, "visualize")
-    plugins = named_plugins(rest)
+    folder, _, rest = parse_run_argument(words, "visualize")
+    plugins = load_plugin_packages(rest)
     fit = next((word.partition("=")[2] for word in rest if word.startswith("fit=")), "")
-    asked = read_words([word for word in rest if not word.lstrip("+").startswith(("plugins=", "fit="))])
-    from dlrun.cli.visualize_kinds import look_into, makers, say
+    asked = parse_visualize_request(
+        [word for word in rest if not word.lstrip("+").startswith(("plugins=", "fit="))]
+    )
+    from dlrun.cli.visualize_kinds import get_plot_builder, load_network, print_progress
 
-    look = look_into(folder, plugins, asked, fit)
-    found: dict[str, list[Drawing]] = {}
+    look = load_network(folder, plugins, asked, fit)
+    found: dict[str, list[ImagePlot]] = {}
     left_out: list[str] = []
     for kind in KINDS if "all" in asked.kinds else asked.kinds:
-        say(f"computing {kind} …")
+        print_progress(f"computing {kind} …")
         try:
-            found[kind] = list(makers(kind)(look))
-        except Refused as error:
+            found[kind] = list(get_plot_builder(kind)(look))
+        except UserError as error:
             left_out.append(f"{kind}: {error}")
             if "all" not in asked.kinds:
                 raise
     if not found:
-        raise Refused("\n".join(left_out))
-    say(f"drawing {sum(map(len, found.values()))} images …")
-    for file in write(folder, found, look.net.config, look.warning):
+        raise UserError("\n".join(left_out))
+    print_progress(f"drawing {sum(map(len, found.values()))} images …")
+    for file in save_visualizations(folder, found, look.net.config, look.warning):
         print(file)
     for line in left_out:
         print(f"left out: {line}")
-    from dlrun.cli.report import written
+    from dlrun.cli.report import write_report_pages
 
-    say("writing the report …")
-    written([folder])
+    print_progress("writing the report …")
+    write_report_pages([folder])
     return 0
 
 
-def read_words(words: Sequence[str]) -> Asked:
-    """This command's settings. Raises Refused with all that is wrong in them."""
+def parse_visualize_request(words: Sequence[str]) -> VisualizeRequest:
+    """This command's settings. Raises UserError with all that is wrong in them."""
     lists: dict[str, list[str]] = {name: [] for name in LISTS}
-    rest: dict[str, Any] = dict.fromkeys(NAMES, "") | {name: usual for name, (_, usual) in NUMBERS.items()}
+    rest: dict[str, Any] = dict.fromkeys(NAMES, "") | {
+        name: usual for name, (_, usual) in NUMBERS.items()
+    }
     faults: list[str] = []
     for word in words:
         name, _, value = word.partition("=")
-        if fault := word_fault(word):
+        if fault := get_override_error(word):
             faults.append(fault)
         elif name in LISTS:
-            lists[name] += items(value)
+            lists[name] += split_list_value(value)
         else:
-            rest[name] = value_of(word) if name in NUMBERS else value
+            rest[name] = parse_override_value(word) if name in NUMBERS else value
     if faults:
-        raise Refused("\n".join(faults))
-    return Asked(
+        raise UserError("\n".join(faults))
+    return VisualizeRequest(
         tuple(dict.fromkeys(lists["kind"])) or ("all",), tuple(dict.fromkeys(lists["layer"])),
         tuple(map(Path, lists["image"])), tuple(map(int, lists["row"])), rest.pop("class"), **rest,
     )  # fmt: skip
 
 
-def items(value: str) -> list[str]:
+def split_list_value(value: str) -> list[str]:
     """The parts of `a` or `[a, b]`, letter by letter: file names may hold anything but commas."""
     inside = value[1:-1].split(",") if value.startswith("[") and value.endswith("]") else [value]
     return [part.strip() for part in inside if part.strip()]
 
 
-def word_fault(word: str) -> str:
+def get_override_error(word: str) -> str:
     """What is wrong with a word, or nothing."""
     name, equals, value = word.partition("=")
     if not equals or name not in SETTINGS:
         close = difflib.get_close_matches(name, SETTINGS, 1)
         guess = f": did you mean {close[0]}=…?" if close else "."
         return f"visualize has no setting '{name}'{guess} There are: {', '.join(SETTINGS)}"
-    if name in LISTS and not items(value):
+    if name in LISTS and not split_list_value(value):
         return f"{word}: there is nothing after {name}="
     if name == "kind":
-        unknown = [kind for kind in items(value) if kind not in (*KINDS, "all")]
+        unknown = [kind for kind in split_list_value(value) if kind not in (*KINDS, "all")]
         close = difflib.get_close_matches(unknown[0], KINDS, 1) if unknown else []
         guess = f": did you mean '{close[0]}'?" if close else "."
-        return f"no kind '{unknown[0]}'{guess} There are: {', '.join(KINDS)}, all" if unknown else ""
+        return (
+            f"no kind '{unknown[0]}'{guess} There are: {', '.join(KINDS)}, all" if unknown else ""
+        )
     if name == "image":
-        missing = [file for file in items(value) if not Path(file).is_file()]
+        missing = [file for file in split_list_value(value) if not Path(file).is_file()]
         return f"there is no file {missing[0]}" if missing else ""
     if name == "row":
-        return "" if all(re.fullmatch(r"\d+", row) for row in items(value)) else f"{word}: a row is a whole number"
-    if name in NUMBERS and not NUMBERS[name][0].holds(value_of(word)):
+        return (
+            ""
+            if all(re.fullmatch(r"\d+", row) for row in split_list_value(value))
+            else f"{word}: a row is a whole number"
+        )
+    if name in NUMBERS and not NUMBERS[name][0].contains(parse_override_value(word)):
         return f"{word}: it must be {NUMBERS[name][0].text}"
     return ""
 
 
-def write(folder: Path, found: Mapping[str, list[Drawing]], config: dict[str, Any], warning: str) -> list[Path]:
+def save_visualizations(
+    folder: Path, found: Mapping[str, list[ImagePlot]], config: dict[str, Any], warning: str
+) -> list[Path]:
     """Draw, and list in visualize/pictures.json what there is; what these kinds had before is taken away."""
-    from dlrun.core.files import file_names, write_text
-    from dlrun.report.interpretation import listed
+    from dlrun.core.files import make_file_names, write_text
+    from dlrun.report.interpretation import list_images
 
     place = folder / "visualize"
     place.mkdir(exist_ok=True)
-    before = listed(folder)
+    before = list_images(folder)
     entries = [entry for entry in before if entry["kind"] not in found]
     made: list[Path] = []
     for kind, drawings in found.items():
         numbers: dict[str, int] = {}
-        named = file_names(dict.fromkeys(drawing.layer for drawing in drawings))
+        named = make_file_names(dict.fromkeys(drawing.layer for drawing in drawings))
         for drawing in drawings:
             number = numbers[drawing.layer] = numbers.get(drawing.layer, 0) + 1
             name = f"{kind}-{named[drawing.layer] or 'model'}-{number}.png"
             drawing.draw(place / name, config, warning)
             made.append(place / name)
-            entries.append({"file": name, "kind": kind, "layer": drawing.layer, "caption": drawing.caption})
+            entries.append(
+                {"file": name, "kind": kind, "layer": drawing.layer, "caption": drawing.caption}
+            )
     entries.sort(key=lambda entry: KINDS.index(entry["kind"]))
-    write_text(place / "pictures.json", json_text.text(entries, 1) + "\n")
+    write_text(place / "pictures.json", json_text.to_json(entries, 1) + "\n")
     for old in {entry["file"] for entry in before} - {entry["file"] for entry in entries}:
         (place / old).unlink(missing_ok=True)
     return made

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Asked:
+class VisualizeRequest:
     """What the words ask for. label, target, input: '' where nothing was said."""
 
     kinds: tuple[str, ...]

@@ -6,45 +6,61 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dlrun.core.errors import in_short
+from dlrun.core.errors import format_names
 
-ANY = ("number", "binary", "category", "multilabel", "fraction", "bag", "image")
-SEQUENCES = ("tokens", "series")
-SINGLE = ("number", "fraction", "binary", "category", "multilabel")  # targets with one answer a row
-READERS: dict[str, tuple[str, ...]] = {"embedding": ("tokens",), "convnet": ("image",)}  # others: any sequence
+NON_SEQUENCE_KINDS = ("number", "binary", "category", "multilabel", "fraction", "bag", "image")
+SEQUENCE_KINDS = ("tokens", "series")
+SINGLE_OUTPUT_KINDS = (
+    "number",
+    "fraction",
+    "binary",
+    "category",
+    "multilabel",
+)  # targets with one answer a row
+READERS: dict[str, tuple[str, ...]] = {
+    "embedding": ("tokens",),
+    "convnet": ("image",),
+}  # others: any sequence
 
 ACCEPTS: dict[str, tuple[str, ...]] = {  # by the names of conf/model
-    "constant": (*ANY, *SEQUENCES),
-    "linear": (*ANY, "series"),
-    "linear_solved": (*ANY, *SEQUENCES),
-    "dense": (*ANY, "series"),
-    "combined": (*ANY, *SEQUENCES),
-    "embedding": (*ANY, "tokens"),
-    **dict.fromkeys(("rnn", "lstm", "gru", "conv1d", "conv_gru", "transformer"), (*ANY, *SEQUENCES)),
-    "convnet": ANY,
-    "residual": ANY,
-    "inception": ANY,
-    "separable": ANY,
-    "pretrained": ANY,
-    **dict.fromkeys(("bigram", "language_lstm", "language_gru", "language_transformer"), ("tokens",)),
+    "constant": (*NON_SEQUENCE_KINDS, *SEQUENCE_KINDS),
+    "linear": (*NON_SEQUENCE_KINDS, "series"),
+    "linear_solved": (*NON_SEQUENCE_KINDS, *SEQUENCE_KINDS),
+    "dense": (*NON_SEQUENCE_KINDS, "series"),
+    "combined": (*NON_SEQUENCE_KINDS, *SEQUENCE_KINDS),
+    "embedding": (*NON_SEQUENCE_KINDS, "tokens"),
+    **dict.fromkeys(
+        ("rnn", "lstm", "gru", "conv1d", "conv_gru", "transformer"),
+        (*NON_SEQUENCE_KINDS, *SEQUENCE_KINDS),
+    ),
+    "convnet": NON_SEQUENCE_KINDS,
+    "residual": NON_SEQUENCE_KINDS,
+    "inception": NON_SEQUENCE_KINDS,
+    "separable": NON_SEQUENCE_KINDS,
+    "pretrained": NON_SEQUENCE_KINDS,
+    **dict.fromkeys(
+        ("bigram", "language_lstm", "language_gru", "language_transformer"), ("tokens",)
+    ),
 }
 ANSWERS: dict[str, tuple[str, ...]] = {  # kinds of target; others: SINGLE
-    "constant": (*SINGLE, "tokens"),
+    "constant": (*SINGLE_OUTPUT_KINDS, "tokens"),
     "bigram": ("tokens", "category"),
     **dict.fromkeys(("language_lstm", "language_gru", "language_transformer"), ("tokens",)),
 }
 NEEDS: dict[str, tuple[str, ...]] = {  # at least one input of one of these kinds
-    "combined": SEQUENCES,
+    "combined": SEQUENCE_KINDS,
     "embedding": ("tokens",),
-    **dict.fromkeys(("rnn", "lstm", "gru", "conv1d", "conv_gru", "transformer"), SEQUENCES),
+    **dict.fromkeys(("rnn", "lstm", "gru", "conv1d", "conv_gru", "transformer"), SEQUENCE_KINDS),
     **dict.fromkeys(("convnet", "residual", "inception", "separable", "pretrained"), ("image",)),
-    **dict.fromkeys(("bigram", "language_lstm", "language_gru", "language_transformer"), ("tokens",)),
+    **dict.fromkeys(
+        ("bigram", "language_lstm", "language_gru", "language_transformer"), ("tokens",)
+    ),
 }
-IN_WORDS = {"image": "an image input", "tokens": "tokens", "series": "a series"}
-HINT = "; words in turn come with text=sequence, for imdb and reuters with data.length=500"
+KIND_NAMES = {"image": "an image input", "tokens": "tokens", "series": "a series"}
+SEQUENCE_HINT = "; words in turn come with text=sequence, for imdb and reuters with data.length=500"
 
 
-def name_of(node: dict[str, Any]) -> str:
+def get_model_part_name(node: dict[str, Any]) -> str:
     """What the model that this node of a config describes is called: its reader's name where one reads all.
 
     A recurrent reader is called after its cell.
@@ -53,98 +69,133 @@ def name_of(node: dict[str, Any]) -> str:
     reader = node.get("reader")
     if name != "combined" or not isinstance(reader, dict) or node.get("readers"):
         return name
-    return reader_name(reader)
+    return get_encoder_name(reader)
 
 
-def reader_name(node: dict[str, Any]) -> str:
+def get_encoder_name(node: dict[str, Any]) -> str:
     """What a reader is called: the kind of its cells, where it has cells."""
     return str(node.get("cell") or str(node.get("_target_", "")).rpartition(".")[2])
 
 
-def input_fault(node: dict[str, Any], inputs: dict[str, str], targets: dict[str, str] | None = None) -> str | None:
+def get_input_error(
+    node: dict[str, Any], inputs: dict[str, str], targets: dict[str, str] | None = None
+) -> str | None:
     """Why the model of this node cannot read these inputs, or answer these targets (name → kind), where they are known;
     None if it can, or is the user's own."""
     if not str(node.get("_target_", "")).startswith("dlrun."):
         return None
     readers, share = node.get("readers") or {}, node.get("share") or []
-    if not isinstance(readers, dict) or not isinstance(share, list) or not all(isinstance(g, list) for g in share):
+    if (
+        not isinstance(readers, dict)
+        or not isinstance(share, list)
+        or not all(isinstance(g, list) for g in share)
+    ):
         return None  # whoever checks types says so
     for name, reader in readers.items():
         if not isinstance(reader, dict):
             return f"model.readers.{name}={reader!r}: choose a reader by name: +reader@model.readers.{name}=NAME"
-    named = next(reader_faults({name: reader_name(reader) for name, reader in readers.items()}, share, inputs), None)
-    return named or (None if readers else model_fault(name_of(node), inputs, targets or {}))
+    named = next(
+        find_encoder_errors(
+            {name: get_encoder_name(reader) for name, reader in readers.items()}, share, inputs
+        ),
+        None,
+    )
+    return named or (
+        None if readers else get_model_error(get_model_part_name(node), inputs, targets or {})
+    )
 
 
-def reader_faults(readers: dict[str, str], share: list[list[str]], inputs: dict[str, str]) -> Iterator[str]:
+def find_encoder_errors(
+    readers: dict[str, str], share: list[list[str]], inputs: dict[str, str]
+) -> Iterator[str]:
     """What is wrong with readers by input (input → the reader's name, '' where unknown) and with who shares one."""
-    there = f"the inputs are {in_short(f'{name} ({kind})' for name, kind in inputs.items())}"
+    there = f"the inputs are {format_names(f'{name} ({kind})' for name, kind in inputs.items())}"
     for group in share:
         if len(group) < 2:
             yield f"model.share: {group} shares with nobody; name two inputs or more; {there}"
         if unknown := [name for name in group if name not in inputs]:
             yield f"model.share names {', '.join(unknown)}; {there}"
-        elif flat := [name for name in group if inputs[name] not in SEQUENCES and not set(group) & set(readers)]:
+        elif flat := [
+            name
+            for name in group
+            if inputs[name] not in SEQUENCE_KINDS and not set(group) & set(readers)
+        ]:
             yield f"model.share names {', '.join(flat)}, which no reader reads; {there}"
     for name, reader in readers.items():
         if name not in inputs:
             yield f"model.readers names {name}; {there}"
             continue
-        kinds = READERS.get(reader, SEQUENCES) if reader else (*SEQUENCES, "image")
+        kinds = READERS.get(reader, SEQUENCE_KINDS) if reader else (*SEQUENCE_KINDS, "image")
         if inputs[name] not in kinds:
             yield f"model.readers.{name}: {reader or 'a reader'} reads {' or '.join(kinds)}; {there}"
 
 
-def reads(model: str, kinds: Iterable[str]) -> bool:
+def can_read_inputs(model: str, kinds: Iterable[str]) -> bool:
     """Whether a model of ours can read inputs of these kinds."""
     kinds, need = list(kinds), NEEDS.get(model)
-    return all(kind in ACCEPTS[model] for kind in kinds) and (need is None or bool(set(need) & set(kinds)))
+    return all(kind in ACCEPTS[model] for kind in kinds) and (
+        need is None or bool(set(need) & set(kinds))
+    )
 
 
-def answers(model: str, kinds: Iterable[str]) -> bool:
+def can_predict_targets(model: str, kinds: Iterable[str]) -> bool:
     """Whether a model of ours can answer targets of these kinds."""
-    return all(kind in ANSWERS.get(model, SINGLE) for kind in kinds)
+    return all(kind in ANSWERS.get(model, SINGLE_OUTPUT_KINDS) for kind in kinds)
 
 
-def model_fault(model: str, inputs: dict[str, str], targets: dict[str, str] | None = None) -> str | None:
+def get_model_error(
+    model: str, inputs: dict[str, str], targets: dict[str, str] | None = None
+) -> str | None:
     """Why this model cannot read these inputs, or answer these targets (name → kind), and who can; None if it can, or
     is the user's own."""
     targets = targets or {}
     if model not in ACCEPTS:
         return None
-    if reads(model, inputs.values()):
-        return answer_fault(model, inputs, targets)
+    if can_read_inputs(model, inputs.values()):
+        return get_output_error(model, inputs, targets)
     wrong = [f"{kind} '{name}'" for name, kind in inputs.items() if kind not in ACCEPTS[model]]
-    needs = f"needs {' or '.join(IN_WORDS[kind] for kind in NEEDS.get(model, ()))}"
+    needs = f"needs {' or '.join(KIND_NAMES[kind] for kind in NEEDS.get(model, ()))}"
     given = ", ".join(f"{kind} '{name}'" for name, kind in inputs.items())
-    able = ", ".join(fitting(inputs, targets))
-    hint = HINT if not wrong and "tokens" in NEEDS[model] and "bag" in inputs.values() else ""
+    able = ", ".join(find_compatible_models(inputs, targets))
+    hint = (
+        SEQUENCE_HINT if not wrong and "tokens" in NEEDS[model] and "bag" in inputs.values() else ""
+    )
     wants = f"cannot read {', '.join(wrong)}" if wrong else needs
-    return f"model={model} {wants}, but the data give {given}; models that can read it: {able}{hint}"
+    return (
+        f"model={model} {wants}, but the data give {given}; models that can read it: {able}{hint}"
+    )
 
 
-def fitting(inputs: dict[str, str], targets: dict[str, str]) -> list[str]:
+def find_compatible_models(inputs: dict[str, str], targets: dict[str, str]) -> list[str]:
     """The models that read such inputs and answer such targets; of no known targets, those with one answer a row."""
     kinds = list(targets.values()) or ["number"]
-    return [name for name in sorted(ACCEPTS) if reads(name, inputs.values()) and answers(name, kinds)]
+    return [
+        name
+        for name in sorted(ACCEPTS)
+        if can_read_inputs(name, inputs.values()) and can_predict_targets(name, kinds)
+    ]
 
 
-def answer_fault(model: str, inputs: dict[str, str], targets: dict[str, str]) -> str | None:
+def get_output_error(model: str, inputs: dict[str, str], targets: dict[str, str]) -> str | None:
     """Why this model cannot answer these targets (name → kind), and who can; None if it can."""
-    wrong = [name for name, kind in targets.items() if not answers(model, [kind])]
+    wrong = [name for name, kind in targets.items() if not can_predict_targets(model, [kind])]
     if not wrong:
         return None
     every = targets[wrong[0]] == "tokens"
     does = "answers once for each row" if every else "answers at each place of a text"
-    asks = "what comes next at each place of a text" if every else f"one {targets[wrong[0]]} for each row"
+    asks = (
+        "what comes next at each place of a text"
+        if every
+        else f"one {targets[wrong[0]]} for each row"
+    )
     other = "next" if every else "every"
     hint = f"; or say data.predict={other}" if {"tokens"} == set(inputs.values()) else ""
     return (f"model={model} {does}, but target '{wrong[0]}' is {asks}; models that can answer it: "
-            f"{', '.join(fitting(inputs, targets))}{hint}")  # fmt: skip
+            f"{', '.join(find_compatible_models(inputs, targets))}{hint}")  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Problem:
+class ProblemType:
     """One line of the table. losses and metrics: what makes sense; the first loss is the default."""
 
     text: str
@@ -154,68 +205,84 @@ class Problem:
     default_metrics: tuple[str, ...]
 
 
-PROBLEMS = {
-    "binary": Problem(
+PROBLEM_TYPES = {
+    "binary": ProblemType(
         "one of two classes",
         "sigmoid",
         ("bce", "focal", "mse", "mae", "huber"),
         ("accuracy", "precision", "recall", "f1", "roc_auc", "pr_auc"),
         ("accuracy",),
     ),
-    "category": Problem(
+    "category": ProblemType(
         "one of several classes",
         "softmax",
         ("cross_entropy", "focal", "mse", "mae"),
         ("accuracy", "top_k", "precision", "recall", "f1", "roc_auc", "perplexity", "bits"),
         ("accuracy",),
     ),
-    "tokens": Problem(
+    "tokens": ProblemType(
         "at each place of a text, the token that comes next",
         "softmax",
         ("cross_entropy",),
         ("perplexity", "bits", "accuracy", "top_k"),
         ("perplexity", "bits"),
     ),
-    "multilabel": Problem(
+    "multilabel": ProblemType(
         "any of several labels",
         "sigmoid",
         ("bce", "focal", "mse"),
         ("accuracy", "exact_match", "precision", "recall", "f1", "roc_auc", "pr_auc"),
         ("accuracy",),
     ),
-    "number": Problem(
+    "number": ProblemType(
         "a number",
         "none",
         ("mse", "mae", "huber"),
         ("mae", "mse", "rmse", "r2", "mae_unit", "rmse_unit"),
         ("mae", "rmse"),
     ),
-    "fraction": Problem(
-        "a number in [0, 1]", "sigmoid", ("mse", "bce", "mae", "huber"), ("mae", "mse", "rmse", "r2"), ("mae", "rmse")
+    "fraction": ProblemType(
+        "a number in [0, 1]",
+        "sigmoid",
+        ("mse", "bce", "mae", "huber"),
+        ("mae", "mse", "rmse", "r2"),
+        ("mae", "rmse"),
     ),
 }
 
-OWN = {"loss": "losses", "metric": "metrics"}  # where a target has its own
-CHOOSE = {"losses": "+loss@losses.{}=NAME", "metrics": "'+metric@metrics.{}=[NAME]'"}
-CONTRADICTIONS = {
-    ("cross_entropy", "binary"): "a binary target has one logit, and a softmax over one logit is always 1",
-    ("cross_entropy", "multilabel"): "a softmax makes the labels exclude each other, but a row may have several",
+PER_TARGET_GROUPS = {"loss": "losses", "metric": "metrics"}  # where a target has its own
+PER_TARGET_OVERRIDES = {"losses": "+loss@losses.{}=NAME", "metrics": "'+metric@metrics.{}=[NAME]'"}
+INCOMPATIBLE_LOSSES = {
+    (
+        "cross_entropy",
+        "binary",
+    ): "a binary target has one logit, and a softmax over one logit is always 1",
+    (
+        "cross_entropy",
+        "multilabel",
+    ): "a softmax makes the labels exclude each other, but a row may have several",
     ("cross_entropy", "number"): "a number is no class",
     ("cross_entropy", "fraction"): "a number is no class",
-    ("bce", "category"): "the classes exclude each other, but a sigmoid for each of them does not know that",
-    ("bce", "tokens"): "one token excludes the others, but a sigmoid for each of them does not know that",
+    (
+        "bce",
+        "category",
+    ): "the classes exclude each other, but a sigmoid for each of them does not know that",
+    (
+        "bce",
+        "tokens",
+    ): "one token excludes the others, but a sigmoid for each of them does not know that",
     ("bce", "number"): "the target is not confined to [0, 1]",
     ("focal", "number"): "a number is no class",
     ("focal", "fraction"): "a number is no class",
 }
 
 
-def usual_metrics(kind: str, scaled: bool) -> tuple[str, ...]:
+def get_default_metric_names(kind: str, scaled: bool) -> tuple[str, ...]:
     """The measures that nobody asked for. scaled: a number is measured in another unit than its own."""
-    return PROBLEMS[kind].default_metrics + (("mae_unit",) if scaled else ())
+    return PROBLEM_TYPES[kind].default_metrics + (("mae_unit",) if scaled else ())
 
 
-def best_constant(metric: str, kind: str) -> Literal["prior", "median", "yes"]:
+def get_best_constant(metric: str, kind: str) -> Literal["prior", "median", "yes"]:
     """Of the answers that are the same for every row, the one that is best by a metric.
 
     prior: class frequencies, of which the largest is the answer, or the mean. It is best by cross-entropy, accuracy and
@@ -223,45 +290,51 @@ def best_constant(metric: str, kind: str) -> Literal["prior", "median", "yes"]:
     """
     if kind in ("number", "fraction"):
         return "median" if metric in ("mae", "mae_unit") else "prior"
-    return "yes" if kind in ("binary", "multilabel") and metric in ("precision", "recall", "f1") else "prior"
+    return (
+        "yes"
+        if kind in ("binary", "multilabel") and metric in ("precision", "recall", "f1")
+        else "prior"
+    )
 
 
-def loss_fault(loss: str, kind: str) -> str | None:
+def get_loss_error(loss: str, kind: str) -> str | None:
     """Why this loss makes no sense for this kind of target, with what does; None if it makes sense."""
-    problem = PROBLEMS[kind]
+    problem = PROBLEM_TYPES[kind]
     if loss == "auto" or loss in problem.losses:
         return None
-    reason = CONTRADICTIONS.get((loss, kind), "it is not defined for it")
+    reason = INCOMPATIBLE_LOSSES.get((loss, kind), "it is not defined for it")
     return f"loss={loss} on a {kind} target: {reason}; there are: {', '.join(problem.losses)}"
 
 
-def metric_fault(metric: str, kind: str) -> str | None:
+def get_metric_error(metric: str, kind: str) -> str | None:
     """Why this metric makes no sense for this kind of target, with what does; None if it makes sense."""
-    problem = PROBLEMS[kind]
+    problem = PROBLEM_TYPES[kind]
     if metric in problem.metrics:
         return None
     return f"metric={metric} on a {kind} target is not defined; there are: {', '.join(problem.metrics)}"
 
 
-def for_one(fault: str, group: str, target: str) -> str:
+def add_target_hint(fault: str, group: str, target: str) -> str:
     """A fault of what all targets have, with how the target that it is about gets its own."""
-    return f"{fault}; that is target '{target}', which gets its own by {CHOOSE[OWN[group]].format(target)}"
+    return f"{fault}; that is target '{target}', which gets its own by {PER_TARGET_OVERRIDES[PER_TARGET_GROUPS[group]].format(target)}"
 
 
-def of_target(config: dict[str, Any], group: str, target: str) -> Any:
+def get_target_part(config: dict[str, Any], group: str, target: str) -> Any:
     """The loss (`loss`), or the measures (`metric`), of a target: its own, where it has some, or those of all."""
-    return (config.get(OWN[group]) or {}).get(target) or config.get(group)
+    return (config.get(PER_TARGET_GROUPS[group]) or {}).get(target) or config.get(group)
 
 
-def targets_fault(config: dict[str, Any], targets: Iterable[str]) -> str | None:
+def get_target_names_error(config: dict[str, Any], targets: Iterable[str]) -> str | None:
     """Which of the settings by target name one that is not there; None if all are."""
     for group in ("losses", "metrics", "loss_weights"):
         if unknown := sorted(set(config.get(group) or {}) - set(targets)):
-            return f"{group} names {', '.join(unknown)}; the targets are {in_short(targets)}"
+            return f"{group} names {', '.join(unknown)}; the targets are {format_names(targets)}"
     return None
 
 
-PAIRS: dict[str, tuple[str, ...]] = {  # objective → the models that it is made for, which answer no target
+PAIRS: dict[
+    str, tuple[str, ...]
+] = {  # objective → the models that it is made for, which answer no target
     "adversarial": ("dcgan", "dcgan_book"),
     "variational": ("vae",),
     "autoencoder": ("autoencoder",),
@@ -270,7 +343,7 @@ PAIRS: dict[str, tuple[str, ...]] = {  # objective → the models that it is mad
 }
 
 
-def objective_fault(objective: str, model: str) -> str | None:
+def get_objective_error(objective: str, model: str) -> str | None:
     """Why this model does not go with this objective, and what does; None if it does, or one is the user's own."""
     if objective in PAIRS and model and model not in PAIRS[objective]:
         return f"objective={objective} is not made for model={model}; there are: {', '.join(PAIRS[objective])}"

@@ -17,20 +17,20 @@ class Range:
     open_low: bool = False
     open_high: bool = False
 
-    def holds(self, value: object) -> bool:
+    def contains(self, value: object) -> bool:
         """Whether this value is of the type and in the range."""
         kinds: tuple[type, ...] = (int,) if self.type is int else (int, float)
         if isinstance(value, bool) or not isinstance(value, kinds):
             return False
         assert isinstance(value, int | float)
-        if self.type is int and value > FARTHEST:
+        if self.type is int and value > MAX_INTEGER:
             return False
         above = value > self.low if self.open_low else value >= self.low
         return above and (value < self.high if self.open_high else value <= self.high)
 
 
 _INF = float("inf")
-FARTHEST = 2**62  # whole numbers beyond it are not counted by torch, nor by anybody
+MAX_INTEGER = 2**62  # whole numbers beyond it are not counted by torch, nor by anybody
 COUNT = Range(int, 1, _INF, "a whole number from 1 up")
 NATURAL = Range(int, 0, _INF, "a whole number from 0 up")
 POSITIVE = Range(float, 0, _INF, "a number above 0", open_low=True, open_high=True)

@@ -14,221 +14,247 @@ from typing import Any
 
 import yaml
 
-from dlrun.config.groups import all_folders, option_file
+from dlrun.config.groups import find_option_file, get_conf_folders
 
-KEY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
-PLACED = re.compile(
+KEY_PATTERN = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
+GROUP_AT_PATTERN = re.compile(
     r"([a-z]\w*)@([a-z]\w*(\.[a-z]\w*)*)", re.ASCII
 )  # an option of a group, at another place than its own
-WHOLE = re.compile(r"[+-]?(0|[1-9]\d*)", re.ASCII)
-NUMBER = re.compile(r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-TEXT = re.compile(r"(\.{0,2}/)?[A-Za-z_][\w/.-]*", re.ASCII)
-NAMED = {"true": True, "false": False, "null": None}
+INTEGER_PATTERN = re.compile(r"[+-]?(0|[1-9]\d*)", re.ASCII)
+NUMBER_PATTERN = re.compile(r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+TEXT_PATTERN = re.compile(r"(\.{0,2}/)?[A-Za-z_][\w/.-]*", re.ASCII)
+NAMED_VALUES = {"true": True, "false": False, "null": None}
 
 
-class Beyond(Exception):
+class NeedsHydra(Exception):
     """Only Hydra can tell what is meant here."""
 
 
-def group_of(key: str) -> str:
+def get_option_group(key: str) -> str:
     """The group of a choice, 'reader' for 'reader@model.reader'; any other key as it is."""
-    return key.partition("@")[0] if PLACED.fullmatch(key) else key
+    return key.partition("@")[0] if GROUP_AT_PATTERN.fullmatch(key) else key
 
 
-def setting(word: str) -> tuple[str, Any]:
+def parse_simple_override(word: str) -> tuple[str, Any]:
     """The key and the value of a word. Raises Beyond."""
     key, equals, text = word.partition("=")
-    known = KEY.fullmatch(key) or PLACED.fullmatch(key)
+    known = KEY_PATTERN.fullmatch(key) or GROUP_AT_PATTERN.fullmatch(key)
     if not equals or not known or key.partition(".")[0] == "hydra":
-        raise Beyond
+        raise NeedsHydra
     if text[:1] + text[-1:] == "[]":
         inside = text[1:-1].strip(" ")
-        return key, [scalar(item.strip(" ")) for item in inside.split(",")] if inside else []
-    return key, scalar(text) if text else ""
+        return key, [
+            parse_yaml_scalar(item.strip(" ")) for item in inside.split(",")
+        ] if inside else []
+    return key, parse_yaml_scalar(text) if text else ""
 
 
-def scalar(text: str) -> Any:
+def parse_yaml_scalar(text: str) -> Any:
     """What Hydra's grammar makes of one plain value. Raises Beyond where that is not plain to see."""
     low = text.lower()
-    if low in NAMED:
-        return NAMED[low]
-    if WHOLE.fullmatch(text):
+    if low in NAMED_VALUES:
+        return NAMED_VALUES[low]
+    if INTEGER_PATTERN.fullmatch(text):
         return int(text)
-    if NUMBER.fullmatch(text) or low in ("inf", "nan"):
+    if NUMBER_PATTERN.fullmatch(text) or low in ("inf", "nan"):
         return float(text)
-    if not TEXT.fullmatch(text):
-        raise Beyond
+    if not TEXT_PATTERN.fullmatch(text):
+        raise NeedsHydra
     return text
 
 
-Layer = tuple[str, dict[str, Any]]  # a group, or "" for the root of the config, and values that belong there
+ConfigLayer = tuple[
+    str, dict[str, Any]
+]  # a group, or "" for the root of the config, and values that belong there
 
-REFERENCE = re.compile(r"\$\{(\w+)\}", re.ASCII)
-SCIENTIFIC = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$")
+REFERENCE_PATTERN = re.compile(r"\$\{(\w+)\}", re.ASCII)
+SCIENTIFIC_PATTERN = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$")
 
 
-class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+class StrictYamlLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """YAML as Hydra reads it: 1e-3 is a number, and no key stands twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         found: dict[Any, Any] = super().construct_mapping(node, deep)
         if len(found) < len(node.value):
-            raise Beyond
+            raise NeedsHydra
         return found
 
 
-Loader.add_implicit_resolver("tag:yaml.org,2002:float", SCIENTIFIC, list("-+0123456789"))
+StrictYamlLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", SCIENTIFIC_PATTERN, list("-+0123456789")
+)
 
 
-def preview(words: list[str], folders: list[Path]) -> tuple[dict[str, Any], list[str]] | None:
+def compose_without_hydra(
+    words: list[str], folders: list[Path]
+) -> tuple[dict[str, Any], list[str]] | None:
     """The config that Hydra would compose from these words, and the keys in them that it would not know.
 
     None where only Hydra can tell: words with +, ~, @, quotes, braces or interpolations, files with packages of their
     own, and whatever else is not understood here.
     """
-    places = all_folders(folders)
+    places = get_conf_folders(folders)
     try:
-        chosen, settings = sorted_out(words, places)
-        config = composed(chosen, places)
-        unknown = [key for key, value in settings if not put(config, key, value)]
-        return resolved(config, config), unknown
-    except (Beyond, OSError, ValueError, RecursionError, yaml.YAMLError):
+        chosen, settings = split_option_overrides(words, places)
+        config = compose_defaults(chosen, places)
+        unknown = [key for key, value in settings if not set_existing_key(config, key, value)]
+        return resolve_references(config, config), unknown
+    except (NeedsHydra, OSError, ValueError, RecursionError, yaml.YAMLError):
         return None
 
 
-def sorted_out(words: list[str], places: list[Path]) -> tuple[dict[str, Any], list[tuple[str, Any]]]:
+def split_option_overrides(
+    words: list[str], places: list[Path]
+) -> tuple[dict[str, Any], list[tuple[str, Any]]]:
     """The words that choose options, group → option, and those that set keys, in their order. Raises Beyond."""
-    read_words = [setting(word) for word in words]
-    choices = [(key, value) for key, value in read_words if any((place / group_of(key)).is_dir() for place in places)]
+    read_words = [parse_simple_override(word) for word in words]
+    choices = [
+        (key, value)
+        for key, value in read_words
+        if any((place / get_option_group(key)).is_dir() for place in places)
+    ]
     chosen = dict(choices)
     if len(chosen) < len(choices) or None in chosen.values():
-        raise Beyond
+        raise NeedsHydra
     return chosen, [(key, value) for key, value in read_words if key not in chosen]
 
 
-def composed(chosen: dict[str, Any], places: list[Path]) -> dict[str, Any]:
+def compose_defaults(chosen: dict[str, Any], places: list[Path]) -> dict[str, Any]:
     """The config before single keys are set: config.yaml's defaults in their order, with the options chosen.
 
     The defaults are read from the last to the first, since the later ones say which options the earlier ones take.
     """
-    _, defaults, root = read("", "config", places)
-    layers: list[Layer] = []
+    _, defaults, root = read_option("", "config", places)
+    layers: list[ConfigLayer] = []
     for entry in reversed(defaults):
         if entry == "_self_":
             layers.append(("", root))
             continue
-        group, usual = pair(entry)
+        group, usual = parse_default_entry(entry)
         option = chosen.pop(group, usual)
-        for name in reversed(names(option, isinstance(usual, list))):
-            layers += brought(group, name, chosen, places)
+        for name in reversed(parse_option_names(option, isinstance(usual, list))):
+            layers += expand_option(group, name, chosen, places)
     if chosen or "_self_" not in defaults:
-        raise Beyond
+        raise NeedsHydra
     whole = [reduce(lambda inner, part: {part: inner}, reversed(place.split(".") if place else []), values)
              for place, values in reversed(layers)]  # fmt: skip
-    config: dict[str, Any] = reduce(merged, whole, {})
+    config: dict[str, Any] = reduce(merge_values, whole, {})
     if "hydra" in config:
-        raise Beyond
+        raise NeedsHydra
     return config
 
 
-def brought(group: str, name: str, chosen: dict[str, Any], places: list[Path], home: str = "") -> Iterator[Layer]:
+def expand_option(
+    group: str, name: str, chosen: dict[str, Any], places: list[Path], home: str = ""
+) -> Iterator[ConfigLayer]:
     """What an option brings, the strongest first. Adds to `chosen` what it overrides and nobody stronger has.
 
     home: the place of its values, where that is not the group's own.
     """
-    own, defaults, values = read(group, name, places)
+    own, defaults, values = read_option(group, name, places)
     if home and own != group:
-        raise Beyond
+        raise NeedsHydra
     home = home or own
     below: list[Any] = []
     for entry in defaults:
-        key, option = pair(entry) if isinstance(entry, dict) else ("", "")
+        key, option = parse_default_entry(entry) if isinstance(entry, dict) else ("", "")
         word, _, other = key.partition(" /")
         if word == "override":
-            chosen.setdefault(placed(other, home), option)
+            chosen.setdefault(resolve_group_path(other, home), option)
         else:
             below.append(entry)
     yield home, values
     if below and (below.pop() != "_self_" or own != group):
-        raise Beyond
+        raise NeedsHydra
     for entry in reversed(below):
-        yield from inherited(group, entry, chosen, places, home)
+        yield from expand_default(group, entry, chosen, places, home)
 
 
-def inherited(group: str, entry: Any, chosen: dict[str, Any], places: list[Path], home: str) -> Iterator[Layer]:
+def expand_default(
+    group: str, entry: Any, chosen: dict[str, Any], places: list[Path], home: str
+) -> Iterator[ConfigLayer]:
     """What one line of an option's defaults brings: another option of its group, or `/group@place: option`."""
     if isinstance(entry, str):
-        yield from brought(group, entry, chosen, places, home)
+        yield from expand_option(group, entry, chosen, places, home)
         return
-    key, usual = pair(entry)
+    key, usual = parse_default_entry(entry)
     if not key.startswith("/") or "@" not in key:
-        raise Beyond
-    place = placed(key[1:], home)
+        raise NeedsHydra
+    place = resolve_group_path(key[1:], home)
     option = chosen.pop(place, usual)
-    for part in names(option, False):
-        yield from brought(group_of(place), part, chosen, places, place.partition("@")[2])
+    for part in parse_option_names(option, False):
+        yield from expand_option(
+            get_option_group(place), part, chosen, places, place.partition("@")[2]
+        )
 
 
-def placed(key: str, home: str) -> str:
+def resolve_group_path(key: str, home: str) -> str:
     """'reader@model.reader' for what an option of `model` calls 'reader@reader'; a group without a place as it is."""
     group, at, place = key.partition("@")
     return f"{group}@{home}.{place}" if at and home else key
 
 
-def read(group: str, name: str, places: list[Path]) -> tuple[str, list[Any], dict[str, Any]]:
+def read_option(group: str, name: str, places: list[Path]) -> tuple[str, list[Any], dict[str, Any]]:
     """An option's file: the group where its values belong ("" for the root), its defaults, and these values."""
-    file = option_file(places, group, name)
+    file = find_option_file(places, group, name)
     if file is None:
-        raise Beyond
+        raise NeedsHydra
     text = file.read_text(encoding="utf-8")
     first, _, rest = text.partition("\n")
     everywhere = first == "# @package _global_"
-    values = yaml.load(text, Loader=Loader)
-    if not isinstance(values, dict) or not plain(values) or "@package" in (rest if everywhere else text):
-        raise Beyond
+    values = yaml.load(text, Loader=StrictYamlLoader)
+    if (
+        not isinstance(values, dict)
+        or not is_plain_value(values)
+        or "@package" in (rest if everywhere else text)
+    ):
+        raise NeedsHydra
     defaults = values.pop("defaults", [])
     if not isinstance(defaults, list):
-        raise Beyond
+        raise NeedsHydra
     return "" if everywhere else group, defaults, values
 
 
-def plain(value: Any) -> bool:
+def is_plain_value(value: Any) -> bool:
     """Whether these are values that need no more than a look: no dates, nothing missing, no resolvers."""
     if isinstance(value, dict):
-        return all(isinstance(key, str) and plain(inner) for key, inner in value.items())
+        return all(isinstance(key, str) and is_plain_value(inner) for key, inner in value.items())
     if isinstance(value, list):
-        return all(map(plain, value))
+        return all(map(is_plain_value, value))
     if isinstance(value, str):
-        return value != "???" and ("${" not in value or REFERENCE.fullmatch(value) is not None)
+        return value != "???" and (
+            "${" not in value or REFERENCE_PATTERN.fullmatch(value) is not None
+        )
     return value is None or isinstance(value, bool | int | float)
 
 
-def pair(entry: Any) -> tuple[str, Any]:
+def parse_default_entry(entry: Any) -> tuple[str, Any]:
     """The one key of a line of defaults, and its value. Raises Beyond."""
     if not isinstance(entry, dict) or len(entry) != 1:
-        raise Beyond
+        raise NeedsHydra
     return next(iter(entry.items()))
 
 
-def names(option: Any, several: bool) -> list[str]:
+def parse_option_names(option: Any, several: bool) -> list[str]:
     """The options that a group's choice names: none, one, or a list where the group takes several. Raises Beyond."""
     found = option if several and isinstance(option, list) else [] if option is None else [option]
     if not all(isinstance(name, str) and re.fullmatch(r"\w+", name) for name in found):
-        raise Beyond
+        raise NeedsHydra
     return found
 
 
-def merged(old: Any, new: Any) -> Any:
+def merge_values(old: Any, new: Any) -> Any:
     """A mapping laid over another, key by key; any other value takes the old one's place. Raises Beyond."""
     if isinstance(new, dict) and (old is None or isinstance(old, dict)):
         old = old or {}
-        return {**old, **{key: merged(old.get(key), value) for key, value in new.items()}}
+        return {**old, **{key: merge_values(old.get(key), value) for key, value in new.items()}}
     if isinstance(new, dict) or isinstance(old, dict):
-        raise Beyond
+        raise NeedsHydra
     return new
 
 
-def put(config: dict[str, Any], key: str, value: Any) -> bool:
+def set_existing_key(config: dict[str, Any], key: str, value: Any) -> bool:
     """Set a key if it is there, and answer whether it is. Raises Beyond for a whole part, and inside what is none."""
     *parents, last = key.split(".")
     node = config
@@ -237,25 +263,25 @@ def put(config: dict[str, Any], key: str, value: Any) -> bool:
             return False
         node = node[name]
         if not isinstance(node, dict):
-            raise Beyond
+            raise NeedsHydra
     if last in node:
         if isinstance(node[last], dict):
-            raise Beyond
+            raise NeedsHydra
         node[last] = value
     return last in node
 
 
-def resolved(value: Any, config: dict[str, Any]) -> Any:
+def resolve_references(value: Any, config: dict[str, Any]) -> Any:
     """The value with each ${key} replaced by what stands there at the root. Raises Beyond."""
     if isinstance(value, dict):
-        return {key: resolved(inner, config) for key, inner in value.items()}
+        return {key: resolve_references(inner, config) for key, inner in value.items()}
     if isinstance(value, list):
-        return [resolved(inner, config) for inner in value]
-    if isinstance(value, str) and (match := REFERENCE.fullmatch(value)):
+        return [resolve_references(inner, config) for inner in value]
+    if isinstance(value, str) and (match := REFERENCE_PATTERN.fullmatch(value)):
         found = config.get(match[1])
         if isinstance(found, dict):
-            return resolved(found, config)
+            return resolve_references(found, config)
         if match[1] not in config or "${" in str(found):
-            raise Beyond
+            raise NeedsHydra
         return found
     return value

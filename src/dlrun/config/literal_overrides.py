@@ -7,37 +7,41 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from dlrun.config.parts import resolved
-from dlrun.config.signatures import Argument, misfit, settable
-from dlrun.config.validation import CONTEXT, kind_of
+from dlrun.config.parts import resolve_target
+from dlrun.config.signatures import Argument, describe_type_mismatch, get_configurable_arguments
+from dlrun.config.validation import NUM_CONTEXT_ARGUMENTS, get_part_kind
 
-WORD = re.compile(r"(\+{0,2}[A-Za-z_][\w.@/-]*)=(.+)", re.DOTALL)
-READ = re.compile(r"[A-Za-z0-9_/\-\\+.$%*@?|: \t]*", re.ASCII)  # what the grammar takes without quotes
-FORMS = set("[](){}'\"")  # of lists, mappings, calls and quotes
+OVERRIDE_PATTERN = re.compile(r"(\+{0,2}[A-Za-z_][\w.@/-]*)=(.+)", re.DOTALL)
+PARSEABLE_PATTERN = re.compile(
+    r"[A-Za-z0-9_/\-\\+.$%*@?|: \t]*", re.ASCII
+)  # what the grammar takes without quotes
+BRACKETS = set("[](){}'\"")  # of lists, mappings, calls and quotes
 QUOTES = " '\""
-MEANT = re.compile(r"""[\[({'"]|\w+\(""")  # how a list, a mapping, a quoted text or a call begins
-SPACES = {  # what the grammar calls by these names in a sweep, as they are typed
+EXPRESSION_PATTERN = re.compile(
+    r"""[\[({'"]|\w+\("""
+)  # how a list, a mapping, a quoted text or a call begins
+SPACE_EXAMPLES = {  # what the grammar calls by these names in a sweep, as they are typed
     "choice": "choice(1,2)", "range": "range(1,10)", "interval": "interval(0.001,0.1)", "shuffle": "shuffle(1,2)",
     "tag": "tag(log,interval(0.001,0.1))", "sort": "sort(1,2)", "int": "int(interval(1,10))", "float": "float(1)",
     "glob": "glob(*)",
 }  # fmt: skip
-BETWEEN = re.compile(r"[^\[\],]+")  # what stands between the brackets and commas of lists
+ITEM_PATTERN = re.compile(r"[^\[\],]+")  # what stands between the brackets and commas of lists
 
 
-def quoted(word: str) -> str:
+def quote_override(word: str) -> str:
     """The word with quotes around the texts in its value that the grammar takes only so, and ~ as the home folder."""
-    match = WORD.fullmatch(word)
+    match = OVERRIDE_PATTERN.fullmatch(word)
     if match is None or "${" in match[2]:
         return word
     key, value = match.groups()
     if value[0] == "[" and not set(value) & set("(){}'\""):
-        return f"{key}={BETWEEN.sub(lambda text: _quoted(text[0]), value)}"
-    if set(value) & FORMS and (MEANT.match(value) or _is_read(word)):
+        return f"{key}={ITEM_PATTERN.sub(lambda text: _quote_text(text[0]), value)}"
+    if set(value) & BRACKETS and (EXPRESSION_PATTERN.match(value) or _is_valid_override(word)):
         return word
-    return f"{key}={','.join(map(_quoted, value.split(',')))}"
+    return f"{key}={','.join(map(_quote_text, value.split(',')))}"
 
 
-def _is_read(word: str) -> bool:
+def _is_valid_override(word: str) -> bool:
     """Whether the grammar takes the word as it is."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -48,32 +52,32 @@ def _is_read(word: str) -> bool:
         return False
 
 
-def _quoted(text: str) -> str:
+def _quote_text(text: str) -> str:
     text = str(Path(text).expanduser()) if text.startswith("~/") else text
-    return text if READ.fullmatch(text) else _in_quotes(text)
+    return text if PARSEABLE_PATTERN.fullmatch(text) else _add_quotes(text)
 
 
-def _in_quotes(text: str) -> str:
+def _add_quotes(text: str) -> str:
     from hydra.core.override_parser.types import Quote, QuotedString
 
     return QuotedString(text, Quote.double).with_quotes()
 
 
-def how_to_quote(word: str) -> str:
+def describe_quoting(word: str) -> str:
     """How a word must be typed that the grammar does not take, in a shell."""
     key, _, value = word.partition("=")
     if value[:1] + value[-1:] == "[]":
-        each = ",".join(_in_quotes(text.strip(QUOTES)) for text in value[1:-1].split(","))
+        each = ",".join(_add_quotes(text.strip(QUOTES)) for text in value[1:-1].split(","))
         typed = f"{key}=[{each}]"
     else:
-        typed = f"{key}={_in_quotes(value.strip(QUOTES))}"
-    example = SPACES.get(value.partition("(")[0]) if "(" in value else None
+        typed = f"{key}={_add_quotes(value.strip(QUOTES))}"
+    example = SPACE_EXAMPLES.get(value.partition("(")[0]) if "(" in value else None
     if example is not None:
         return f"in a sweep it is typed as {shlex.quote(f'{key}={example}')}, as text in quotes: {shlex.quote(typed)}"
     return f"text with other characters than A-Z, 0-9 and _-./ needs quotes: {shlex.quote(typed)}"
 
 
-def argument_of(config: dict[str, Any], key: str) -> Argument | None:
+def get_argument(config: dict[str, Any], key: str) -> Argument | None:
     """The argument that a dotted key sets; None where that is not known."""
     place, _, name = key.partition("@")[0].lstrip("+").rpartition(".")
     node: Any = config
@@ -81,35 +85,42 @@ def argument_of(config: dict[str, Any], key: str) -> Argument | None:
         node = node.get(step) if isinstance(node, dict) else None
     if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
         return None
-    kind = kind_of(place)
-    found = settable(resolved(node["_target_"]), kind, CONTEXT.get(kind, 0))
+    kind = get_part_kind(place)
+    found = get_configurable_arguments(
+        resolve_target(node["_target_"]), kind, NUM_CONTEXT_ARGUMENTS.get(kind, 0)
+    )
     return found.arguments.get(name) if found else None
 
 
-def as_text(config: dict[str, Any], words: list[str]) -> None:
+def restore_literal_text(config: dict[str, Any], words: list[str]) -> None:
     """Take values of the config as they were typed, where the grammar made numbers of texts: data.target=2019."""
     for word in words:
-        if match := WORD.fullmatch(word):
+        if match := OVERRIDE_PATTERN.fullmatch(word):
             key, said = match[1].lstrip("+"), match[2]
             place, _, name = key.rpartition(".")
-            argument = argument_of(config, key)
+            argument = get_argument(config, key)
             if argument is not None:
-                _set(_node(config, place), name, said, argument)
+                _set_value(_get_node(config, place), name, said, argument)
 
 
-def _set(node: dict[str, Any], name: str, said: str, argument: Argument) -> None:
+def _set_value(node: dict[str, Any], name: str, said: str, argument: Argument) -> None:
     value = node.get(name)
-    if misfit(value, argument) is None:
+    if describe_type_mismatch(value, argument) is None:
         return
     text: Any = said
     if isinstance(value, list):
         each = said.strip("[]").split(",")
-        text = [one if isinstance(one, str) else typed.strip() for one, typed in zip(value, each, strict=False)]
-    if (isinstance(value, list) or not isinstance(value, str | dict | None)) and misfit(text, argument) is None:
+        text = [
+            one if isinstance(one, str) else typed.strip()
+            for one, typed in zip(value, each, strict=False)
+        ]
+    if (
+        isinstance(value, list) or not isinstance(value, str | dict | None)
+    ) and describe_type_mismatch(text, argument) is None:
         node[name] = text
 
 
-def _node(config: dict[str, Any], place: str) -> dict[str, Any]:
+def _get_node(config: dict[str, Any], place: str) -> dict[str, Any]:
     node: Any = config
     for step in place.split("."):
         node = node[step]

@@ -10,26 +10,26 @@ from typing import Any
 
 from dlrun.config import groups as places
 from dlrun.config.command_names import COMMANDS
-from dlrun.config.literal_overrides import how_to_quote, quoted
-from dlrun.core.errors import Refused, in_short
+from dlrun.config.literal_overrides import describe_quoting, quote_override
+from dlrun.core.errors import UserError, format_names
 
 
-def parsed(words: Sequence[str]) -> list[Any]:
-    """The words as Hydra reads them. Raises Refused."""
+def parse_overrides(words: Sequence[str]) -> list[Any]:
+    """The words as Hydra reads them. Raises UserError."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
     parser, found = OverridesParser.create(), []
     for word in words:
         try:
-            found.append(parser.parse_override(quoted(word)))
+            found.append(parser.parse_override(quote_override(word)))
         except HydraException as error:
-            raise Refused(f"cannot read '{word}': {how_to_quote(word)}") from error
+            raise UserError(f"cannot read '{word}': {describe_quoting(word)}") from error
     return found
 
 
-LONGEST = 200  # letters of a key: Hydra looks for a file of its name
-ELSEWHERE = {  # what commands are called in other programs
+MAX_SHOWN_LENGTH = 200  # letters of a key: Hydra looks for a file of its name
+FOREIGN_COMMANDS = {  # what commands are called in other programs
     **dict.fromkeys(("fit", "run"), "task=NAME model=NAME"),
     **dict.fromkeys(("eval", "test", "score"), "evaluate RUN"),
     **dict.fromkeys(("infer", "inference"), "predict RUN FILE"),
@@ -43,57 +43,63 @@ ELSEWHERE = {  # what commands are called in other programs
 }
 
 
-def user_folders(words: list[str]) -> tuple[list[Path], list[str]]:
+def split_config_folders(words: list[str]) -> tuple[list[Path], list[str]]:
     """The user's own conf folders, strongest first, and the words without `--config-dir`.
 
     Taken from --config-dir (as often as wanted), then DLRUN_CONFIG_PATH, then ./conf where that is not a whole
-    config tree of another project. Raises Refused for a folder that is not there.
+    config tree of another project. Raises UserError for a folder that is not there.
     """
     folders, rest, queue = [], [], list(words)
     while queue:
         word = queue.pop(0)
         if word == "--config-dir":
             if not queue:
-                raise Refused("--config-dir needs a folder after it")
+                raise UserError("--config-dir needs a folder after it")
             folders.append(Path(queue.pop(0)))
         elif word.startswith("--config-dir="):
             folders.append(Path(word.partition("=")[2]))
         else:
             rest.append(word)
-    folders += [Path(name) for name in os.environ.get("DLRUN_CONFIG_PATH", "").split(os.pathsep) if name]
+    folders += [
+        Path(name) for name in os.environ.get("DLRUN_CONFIG_PATH", "").split(os.pathsep) if name
+    ]
     for folder in folders:
         if not folder.is_dir():
-            raise Refused(f"no config folder {folder.absolute()}")
+            raise UserError(f"no config folder {folder.absolute()}")
     here = Path("conf")
     if here.is_dir() and not (here / "config.yaml").exists():
         folders.append(here)
     return [folder.absolute() for folder in folders], rest
 
 
-def word_faults(words: list[str], folders: list[Path]) -> dict[str, str]:
+def find_override_errors(words: list[str], folders: list[Path]) -> dict[str, str]:
     """What is wrong with words that are no settings, or name options that are not there. Imports nothing heavy."""
-    there = places.all_groups(places.all_folders(folders))
-    return {word: fault for word in words if (fault := _word_fault(word, there))}
+    there = places.list_all_groups(places.get_conf_folders(folders))
+    return {word: fault for word in words if (fault := _get_override_error(word, there))}
 
 
-def still_clear(words: list[str], wrong: Iterable[str]) -> list[str]:
+def select_checkable_overrides(words: list[str], wrong: Iterable[str]) -> list[str]:
     """The words that can be judged though some are wrong: not those about a part that nobody knows."""
     groups = {word.partition("=")[0].lstrip("+") for word in wrong if "=" in word}
     if groups & {"task", "experiment", "preset"}:
         return []
-    return [word for word in words if word not in wrong and word.partition(".")[0].lstrip("+~") not in groups]
+    return [
+        word
+        for word in words
+        if word not in wrong and word.partition(".")[0].lstrip("+~") not in groups
+    ]
 
 
-def _word_fault(word: str, there: dict[str, list[str]]) -> str | None:
+def _get_override_error(word: str, there: dict[str, list[str]]) -> str | None:
     key, equals, value = word.partition("=")
     if word.startswith("-"):
         return f"no flag {word}: see dlrun --help"
-    if (equals or word.startswith("~")) and len(key) > LONGEST:
+    if (equals or word.startswith("~")) and len(key) > MAX_SHOWN_LENGTH:
         return f"no setting '{key}': none has so long a name"
     if not equals:
         if key.startswith("~"):
-            return _taken_away(key[1:].partition("@")[0], there)
-        return f"'{word}' is neither a command nor a setting (key=value, such as task=imdb){_near(word, there)}"
+            return _get_removal_error(key[1:].partition("@")[0], there)
+        return f"'{word}' is neither a command nor a setting (key=value, such as task=imdb){_suggest_names(word, there)}"
     if key.partition(".")[0] in ("sweep", "space"):
         return f"{word}: it is about a sweep: add -m"
     if key.lstrip("+~").startswith(("hydra.", "hydra/")):
@@ -103,44 +109,49 @@ def _word_fault(word: str, there: dict[str, list[str]]) -> str | None:
         return None
     names = value.strip("[] ").split(",")
     if value in ("null", "") or "{" in value:
-        return f"{word}: choose a {group} by name. There are: {in_short(there[group])}"
+        return f"{word}: choose a {group} by name. There are: {format_names(there[group])}"
     if len(names) > 1 and "[" not in value:
         return f"{word}: several values make a sweep: add -m"
-    unknown = [name.strip() for name in names if name.strip() not in there[group] and "[" not in name]
-    return "\n".join(missing_option(group, name, there) for name in unknown) or None
+    unknown = [
+        name.strip() for name in names if name.strip() not in there[group] and "[" not in name
+    ]
+    return "\n".join(missing_option_message(group, name, there) for name in unknown) or None
 
 
-def _taken_away(group: str, there: dict[str, list[str]]) -> str | None:
+def _get_removal_error(group: str, there: dict[str, list[str]]) -> str | None:
     """What is wrong with ~engine: every run needs such a group, and another option, or none, is chosen by name."""
-    from dlrun.config.root_validation import LISTS, PARTS
+    from dlrun.config.root_validation import PART_LISTS, SINGLE_PARTS
 
-    if group not in there or group not in (*PARTS, *LISTS, "task"):
+    if group not in there or group not in (*SINGLE_PARTS, *PART_LISTS, "task"):
         return None
     option = "none" if "none" in there[group] else "auto" if "auto" in there[group] else "NAME"
-    return (
-        f"~{group}: every run has a {group}: choose it by name, {group}={option}. There are: {in_short(there[group])}"
-    )
+    return f"~{group}: every run has a {group}: choose it by name, {group}={option}. There are: {format_names(there[group])}"
 
 
-def missing_option(group: str, name: str, there: dict[str, list[str]]) -> str:
+def missing_option_message(group: str, name: str, there: dict[str, list[str]]) -> str:
     """The message for an option that a group does not have."""
     close = difflib.get_close_matches(name, there[group], 1)
     guess = f": did you mean '{close[0]}'?" if close else "."
-    return f"no {group} '{name}'{guess} There are: {in_short(there[group], name)}"
+    return f"no {group} '{name}'{guess} There are: {format_names(there[group], name)}"
 
 
-def _near(word: str, there: dict[str, list[str]]) -> str:
-    owners = sorted((group for group, options in there.items() if word in options), key=lambda group: group != "task")
-    guess = f"{owners[0]}={word}" if owners else meant(word)
+def _suggest_names(word: str, there: dict[str, list[str]]) -> str:
+    owners = sorted(
+        (group for group, options in there.items() if word in options),
+        key=lambda group: group != "task",
+    )
+    guess = f"{owners[0]}={word}" if owners else suggest_command(word)
     return f"; did you mean {guess}?" if guess else "; the commands: dlrun --help"
 
 
-def meant(word: str) -> str:
+def suggest_command(word: str) -> str:
     """The command that a word stands for elsewhere, or is a slip of; '' where none is.
 
     A slip begins with the right letter, and has most others: 'export' is not 'report'.
     """
-    if word in ELSEWHERE:
-        return f"dlrun {ELSEWHERE[word]}"
-    alike = difflib.get_close_matches(word, [name for name in COMMANDS if name[0] == word[:1]], 1, 0.75)
+    if word in FOREIGN_COMMANDS:
+        return f"dlrun {FOREIGN_COMMANDS[word]}"
+    alike = difflib.get_close_matches(
+        word, [name for name in COMMANDS if name[0] == word[:1]], 1, 0.75
+    )
     return f"dlrun {alike[0]}" if alike else ""

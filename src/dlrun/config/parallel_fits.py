@@ -8,49 +8,57 @@ from typing import Any
 
 from dlrun.core import json_text
 
-MODELS = ("dlrun.models.dense.dense", "dlrun.models.dense.linear")
-OPTIMIZERS = (
+STACKABLE_MODELS = ("dlrun.models.dense.dense", "dlrun.models.dense.linear")
+STACKABLE_OPTIMIZERS = (
     "torch.optim.SGD",
     "torch.optim.RMSprop",
     "dlrun.training.optimizers.RMSprop",
     "torch.optim.Adam",
     "torch.optim.AdamW",
 )
-OWN = (  # what members may have for themselves
+PER_FIT_KEYS = (  # what members may have for themselves
     *("optimizer.lr", "optimizer.weight_decay", "optimizer.momentum", "model.dropout"),
     *("loss_weights", "seed", "output", "reason"),
 )
-MEANS = ("auto", "bce", "mse", "mae", "huber", "focal", "cross_entropy")  # losses that are plain means over rows
+MEAN_LOSSES = (
+    "auto",
+    "bce",
+    "mse",
+    "mae",
+    "huber",
+    "focal",
+    "cross_entropy",
+)  # losses that are plain means over rows
 
 
-def asked(config: Mapping[str, Any]) -> bool | str:
+def parallel_fits_mode(config: Mapping[str, Any]) -> bool | str:
     """protocol.stacked: true, false or auto; older runs say nothing of it, and trained one fit after the other."""
     found: bool | str = config["protocol"].get("stacked", False)
     return found
 
 
-def without_common(node: Mapping[str, Any]) -> dict[str, Any]:
+def remove_common_settings(node: Mapping[str, Any]) -> dict[str, Any]:
     """A protocol's node without what all of them have: how fits are trained, and the seed, which is handed over."""
     return {key: value for key, value in node.items() if key not in ("stacked", "seed")}
 
 
-def split_seed(config: Mapping[str, Any]) -> int:
+def get_split_seed(config: Mapping[str, Any]) -> int:
     """What decides which rows are held out: protocol.seed, else the seed of everything, as in older runs."""
     own: int | None = config["protocol"].get("seed")
     return int(config["seed"]) if own is None else own
 
 
-def fault(config: Mapping[str, Any]) -> str | None:
+def incompatibility(config: Mapping[str, Any]) -> str | None:
     """Why fits of this config cannot be trained as one; None where nothing is against it so far."""
     engine, model = config["engine"], str(config["model"].get("_target_"))
     against = {
         f"model {model.rpartition('.')[2]} has layers that cannot be stacked (dense and linear can)": model
-        not in MODELS,
+        not in STACKABLE_MODELS,
         "objective is not supervised": config.get("objective", {}).get("_target_", ".supervised")
         .rpartition(".")[2] != "supervised",
         "augment changes the batches": bool(config.get("augment")),
-        f"optimizer is none of {', '.join(dict.fromkeys(name.rpartition('.')[2] for name in OPTIMIZERS))}": str(
-            config["optimizer"].get("_target_")) not in OPTIMIZERS,
+        f"optimizer is none of {', '.join(dict.fromkeys(name.rpartition('.')[2] for name in STACKABLE_OPTIMIZERS))}": str(
+            config["optimizer"].get("_target_")) not in STACKABLE_OPTIMIZERS,
         "scheduler=plateau watches each fit by itself": "monitor" in (config.get("scheduler") or {}),
         "engine.clip_norm bounds the gradient of one model": engine.get("clip_norm") is not None,
         "engine.accumulate is above 1": engine.get("accumulate", 1) != 1,
@@ -61,31 +69,42 @@ def fault(config: Mapping[str, Any]) -> str | None:
     return next((reason for reason, holds in against.items() if holds), None)
 
 
-def is_mean(node: Mapping[str, Any]) -> bool:
+def is_mean_loss(node: Mapping[str, Any]) -> bool:
     """Whether a loss, as the config names it, is a plain mean over rows."""
     module, _, name = str(node.get("_target_")).rpartition(".")
-    return module == "dlrun.objectives.losses" and name in MEANS and not node.get("class_weights")
+    return (
+        module == "dlrun.objectives.losses"
+        and name in MEAN_LOSSES
+        and not node.get("class_weights")
+    )
 
 
-def stackable(configs: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+def group_compatible(configs: Sequence[Mapping[str, Any]]) -> list[list[int]]:
     """Numbers of configs, those together that differ only in what each fit may have for itself (OWN).
 
     A config that asks for protocol.stacked=false, or cannot be stacked, stands alone. Groups and members keep order.
     """
     groups: dict[str, list[int]] = {}
     for number, config in enumerate(configs):
-        alone = not asked(config) or bool(config.get("test")) or "workflow" in config or fault(config) is not None
-        groups.setdefault(f"alone {number}" if alone else content(config), []).append(number)
+        alone = (
+            not parallel_fits_mode(config)
+            or bool(config.get("test"))
+            or "workflow" in config
+            or incompatibility(config) is not None
+        )
+        groups.setdefault(
+            f"alone {number}" if alone else serialize_shared_settings(config), []
+        ).append(number)
     return list(groups.values())
 
 
-def content(config: Mapping[str, Any]) -> str:
+def serialize_shared_settings(config: Mapping[str, Any]) -> str:
     """All that members of one stack have in common, as text."""
     common = copy.deepcopy(dict(config))
-    for key in OWN:
+    for key in PER_FIT_KEYS:
         *outer, last = key.split(".")
         place = common
         for name in outer:
             place = place.get(name) or {}
         place.pop(last, None)
-    return json_text.canonical(common)
+    return json_text.to_canonical_json(common)

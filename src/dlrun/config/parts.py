@@ -15,56 +15,87 @@ from functools import lru_cache
 from typing import Any
 
 from dlrun.config.constraints import PARTS
-from dlrun.config.groups import conf_folder
-from dlrun.config.signatures import signature
-from dlrun.core.errors import Refused
-from dlrun.core.renamed_parts import RENAMED
-from dlrun.core.stored_files import DEEPEST
+from dlrun.config.groups import get_builtin_conf
+from dlrun.config.signatures import get_signature
+from dlrun.core.errors import UserError
+from dlrun.core.renamed_parts import CURRENT_NAMES
+from dlrun.core.stored_files import MAX_DEPTH
 
-ANY = "any"  # what a user's own part takes, and what a Python caller may build
-ONE_EACH = ("data", "text", "model", "reader", "objective", "loss", "optimizer", "scheduler", "protocol")
-SETTINGS = ("engine", "stages", "sweep", "workflow")
-NAMED = ("metric", "callback", "augment")  # any number of each, by name
-BY_TARGET = {"losses": "loss", "metrics": "metric"}  # what one target has of its own
-INSIDE = ("objective.judge", "objective.world")  # parts that are written inside another part's file
-KINDS = (*ONE_EACH, *SETTINGS, *NAMED, *INSIDE)
+ANY_KIND = "any"  # what a user's own part takes, and what a Python caller may build
+SINGLE_PART_GROUPS = (
+    "data",
+    "text",
+    "model",
+    "reader",
+    "objective",
+    "loss",
+    "optimizer",
+    "scheduler",
+    "protocol",
+)
+SETTINGS_GROUPS = ("engine", "stages", "sweep", "workflow")
+NAMED_PART_GROUPS = ("metric", "callback", "augment")  # any number of each, by name
+PER_TARGET_KINDS = {"losses": "loss", "metrics": "metric"}  # what one target has of its own
+INNER_KINDS = (
+    "objective.judge",
+    "objective.world",
+)  # parts that are written inside another part's file
+PART_KINDS = (*SINGLE_PART_GROUPS, *SETTINGS_GROUPS, *NAMED_PART_GROUPS, *INNER_KINDS)
 
-LIBRARY = {
+LIBRARY_MODULES = {
     "model": ("torch.nn", "torchvision.models"),
     "loss": ("torch.nn",),
     "optimizer": ("torch.optim",),
     "scheduler": ("torch.optim.lr_scheduler",),
     "augment": ("torchvision.transforms.v2",),
 }
-OF_PARTS = ("model", "augment")  # a layer of torch.nn may hold others, and a transform others
-CLASSES = {
+CONTAINER_KINDS = (
+    "model",
+    "augment",
+)  # a layer of torch.nn may hold others, and a transform others
+LIBRARY_CLASSES = {
     "torch.nn": "torch.nn.Module",
     "torch.optim": "torch.optim.Optimizer",
     "torch.optim.lr_scheduler": "torch.optim.lr_scheduler.LRScheduler",
     "torchvision.transforms.v2": "torchvision.transforms.v2.Transform",
 }
-OURS = (*sys.stdlib_module_names, "dlrun", "hydra_plugins", "torch", "torchvision", "numpy", "scipy", "sklearn")
+RESERVED_PACKAGES = (
+    *sys.stdlib_module_names,
+    "dlrun",
+    "hydra_plugins",
+    "torch",
+    "torchvision",
+    "numpy",
+    "scipy",
+    "sklearn",
+)
 
 
-def resolved(target: Any) -> str:
+def resolve_target(target: Any) -> str:
     """The full name that a `_target_` stands for today."""
-    return RENAMED.get(target, target) if isinstance(target, str) else shortened(target)
+    return CURRENT_NAMES.get(target, target) if isinstance(target, str) else truncate_value(target)
 
 
-def admit(target: str, kind: str, plugins: Iterable[str] = ()) -> None:
+def check_target(target: str, kind: str, plugins: Iterable[str] = ()) -> None:
     """Refuse a target that is no part of this kind. Nothing is imported."""
     if not re.fullmatch(r"\w+(\.\w+)+", target):
-        raise Refused(f"_target_ {shortened(target)} is no full name of a class or function")
+        raise UserError(f"_target_ {truncate_value(target)} is no full name of a class or function")
     if is_part(target, kind, plugins):
         return
-    known = next((one for one in KINDS if _in_table(target, one)), None)
-    what = f"it is {_article(known)}, not {_article(kind)}" if known else f"it is not {_article(kind)} that dlrun knows"
-    raise Refused(f"_target_ '{target}' is not allowed: {what}{_near(target, kind)}{_own(target)}")
+    known = next((one for one in PART_KINDS if _is_allowed_target(target, one)), None)
+    what = (
+        f"it is {_format_kind(known)}, not {_format_kind(kind)}"
+        if known
+        else f"it is not {_format_kind(kind)} that dlrun knows"
+    )
+    raise UserError(
+        f"_target_ '{target}' is not allowed: {what}{_suggest_targets(target, kind)}{_suggest_plugin(target)}"
+    )
 
 
 def is_part(target: str, kind: str, plugins: Iterable[str] = ()) -> bool:
     """Whether a target is a part of this kind, or of a package that the user has named."""
-    return is_plugin(target, plugins) or _in_table(target, kind)
+    return is_plugin(target, plugins) or _is_allowed_target(target, kind)
 
 
 def is_plugin(target: str, plugins: Iterable[str]) -> bool:
@@ -72,100 +103,122 @@ def is_plugin(target: str, plugins: Iterable[str]) -> bool:
     return any(target.startswith(package + ".") for package in plugins)
 
 
-def takes(target: str, kind: str, plugins: Iterable[str], key: str) -> str | None:
+def get_argument_kind(target: str, kind: str, plugins: Iterable[str], key: str) -> str | None:
     """The kind of part that an argument of a part takes; None where a number, a text or the like belongs."""
     if is_plugin(target, plugins):
-        return ANY
+        return ANY_KIND
     if not target.startswith("dlrun."):
-        return kind if kind in (*OF_PARTS, ANY) else None
-    found = signature(target)
+        return kind if kind in (*CONTAINER_KINDS, ANY_KIND) else None
+    found = get_signature(target)
     argument = found.arguments.get(key) if found else None
-    return None if argument is None else next(filter(None, map(PARTS.get, argument.names)), None)
+    return (
+        None
+        if argument is None
+        else next(filter(None, map(PARTS.get, argument.get_type_names)), None)
+    )
 
 
-def faults(config: Mapping[str, Any], plugins: Iterable[str] = ()) -> Iterator[str]:
+def find_part_errors(config: Mapping[str, Any], plugins: Iterable[str] = ()) -> Iterator[str]:
     """Parts in a config that are none, or not of the kind that belongs there. Nothing is imported."""
     for group, node in config.items():
-        if group in NAMED or group in BY_TARGET:
-            kind: str | None = BY_TARGET.get(group, group)
+        if group in NAMED_PART_GROUPS or group in PER_TARGET_KINDS:
+            kind: str | None = PER_TARGET_KINDS.get(group, group)
         else:
-            kind = group if group in (*ONE_EACH, *SETTINGS) else None
-        yield from part_faults(node, group, kind, plugins)
+            kind = group if group in (*SINGLE_PART_GROUPS, *SETTINGS_GROUPS) else None
+        yield from find_nested_part_errors(node, group, kind, plugins)
 
 
-def part_faults(value: Any, place: str, kind: str | None, plugins: Iterable[str] = (), level: int = 0) -> Iterator[str]:
+def find_nested_part_errors(
+    value: Any, place: str, kind: str | None, plugins: Iterable[str] = (), level: int = 0
+) -> Iterator[str]:
     """The same for one value. kind: what belongs there, or in the mapping or list there; None: no part at all."""
-    if not isinstance(value, Mapping | list | tuple) or level > DEEPEST:
+    if not isinstance(value, Mapping | list | tuple) or level > MAX_DEPTH:
         return
     inside = lambda key: kind  # noqa: E731
     if isinstance(value, Mapping) and "_target_" in value:
         try:
-            target = resolved(value["_target_"])
+            target = resolve_target(value["_target_"])
             if kind is None:
-                raise Refused(f"no part belongs there, and it holds one: _target_ {shortened(target)}")
-            admit(target, kind, plugins)
-        except Refused as error:
+                raise UserError(
+                    f"no part belongs there, and it holds one: _target_ {truncate_value(target)}"
+                )
+            check_target(target, kind, plugins)
+        except UserError as error:
             yield f"{place}: {error}"
             return
-        inside = lambda key: takes(target, kind, plugins, key)  # noqa: E731
+        inside = lambda key: get_argument_kind(target, kind, plugins, key)  # noqa: E731
     for key, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
-        yield from part_faults(inner, f"{place}.{key}", inside(key), plugins, level + 1)
+        yield from find_nested_part_errors(inner, f"{place}.{key}", inside(key), plugins, level + 1)
 
 
-def shortened(value: Any, most: int = 80) -> str:
+def truncate_value(value: Any, most: int = 80) -> str:
     """A value as it is written, cut where it is long."""
     text = repr(value)
     return text if len(text) <= most else f"{text[:most]}… ({len(text):,} letters)"
 
 
-def named_packages(names: Iterable[str]) -> tuple[str, ...]:
-    """The packages of `plugins=[…]`. Raises Refused for what is no package of the user's own."""
+def check_plugin_names(names: Iterable[str]) -> tuple[str, ...]:
+    """The packages of `plugins=[…]`. Raises UserError for what is no package of the user's own."""
     found = tuple(name.strip() for name in names if name.strip())
     for name in found:
-        if not re.fullmatch(r"[^\W\d]\w*(\.\w+)*", name) or name.partition(".")[0] in OURS:
-            raise Refused(f"plugins=[{name}]: it names packages of your own, and their code is run; {name} is none")
+        if (
+            not re.fullmatch(r"[^\W\d]\w*(\.\w+)*", name)
+            or name.partition(".")[0] in RESERVED_PACKAGES
+        ):
+            raise UserError(
+                f"plugins=[{name}]: it names packages of your own, and their code is run; {name} is none"
+            )
     return found
 
 
-def _in_table(target: str, kind: str) -> bool:
-    if kind == ANY:
-        return any(_in_table(target, one) for one in KINDS)
+def _is_allowed_target(target: str, kind: str) -> bool:
+    if kind == ANY_KIND:
+        return any(_is_allowed_target(target, one) for one in PART_KINDS)
     module, _, name = target.rpartition(".")
-    if module in LIBRARY.get(kind, ()):
+    if module in LIBRARY_MODULES.get(kind, ()):
         return not name.startswith("_") and (module == "torchvision.models" or name[0].isupper())
-    return target in own_parts(kind, target)
+    return target in list_builtin_parts(kind, target)
 
 
 @lru_cache(maxsize=512)
-def own_parts(kind: str, holding: str = "") -> frozenset[str]:
+def list_builtin_parts(kind: str, holding: str = "") -> frozenset[str]:
     """The full names of dlrun's parts of a kind, as the shipped conf folder has them: in files with this text alone."""
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     group, _, inner = kind.partition(".")
-    nodes = [yaml.load(text, Loader=loader) for text in _files(group) if holding in text]
-    return frozenset(target for node in nodes for target in _targets(node, group, inner))
+    nodes = [yaml.load(text, Loader=loader) for text in _read_part_files(group) if holding in text]
+    return frozenset(target for node in nodes for target in _iter_targets(node, group, inner))
 
 
 @lru_cache(maxsize=64)
-def _files(group: str) -> list[str]:
+def _read_part_files(group: str) -> list[str]:
     """What the files of a group say that name parts."""
-    texts = (path.read_text(encoding="utf-8") for path in sorted((conf_folder() / group).glob("*.yaml")))
+    texts = (
+        path.read_text(encoding="utf-8")
+        for path in sorted((get_builtin_conf() / group).glob("*.yaml"))
+    )
     return [text for text in texts if "_target_" in text]
 
 
-def _targets(node: Any, group: str, inner: str) -> Iterator[str]:
+def _iter_targets(node: Any, group: str, inner: str) -> Iterator[str]:
     """The names of the parts of one file: its own, those under it, or the one that is written inside of it."""
-    parts = [node.get(inner)] if inner else list(node.values()) if group in NAMED else [node]
+    parts = (
+        [node.get(inner)]
+        if inner
+        else list(node.values())
+        if group in NAMED_PART_GROUPS
+        else [node]
+    )
     for part in parts:
         if isinstance(part, dict) and "_target_" in part:
             yield part["_target_"]
 
 
-def _near(target: str, kind: str) -> str:
-    if kind == ANY or kind in SETTINGS:
+def _suggest_targets(target: str, kind: str) -> str:
+    if kind == ANY_KIND or kind in SETTINGS_GROUPS:
         return ""
-    there = sorted(own_parts(kind))
+    there = sorted(list_builtin_parts(kind))
     name = target.rpartition(".")[2]
     close = difflib.get_close_matches(name, [one.rpartition(".")[2] for one in there], 1)
     guess = next((one for one in there if close and one.endswith(f".{close[0]}")), "")
@@ -173,15 +226,15 @@ def _near(target: str, kind: str) -> str:
     return f"; did you mean {guess}?" if guess and guess != target else choose
 
 
-def _own(target: str) -> str:
+def _suggest_plugin(target: str) -> str:
     package = target.partition(".")[0]
-    if package in OURS:
+    if package in RESERVED_PACKAGES:
         return ""
     return f"; to use a package of your own, whose code is then run, name it on the command line: plugins=[{package}]"
 
 
-def _article(kind: str | None) -> str:
+def _format_kind(kind: str | None) -> str:
     name = str(kind).rpartition(".")[2]
-    if kind in ("data", "text", "augment", "engine", "stages", "sweep", "workflow", ANY):
-        return f"a part for '{name}'" if kind != ANY else "a part"
+    if kind in ("data", "text", "augment", "engine", "stages", "sweep", "workflow", ANY_KIND):
+        return f"a part for '{name}'" if kind != ANY_KIND else "a part"
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"

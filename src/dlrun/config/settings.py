@@ -12,9 +12,12 @@ if TYPE_CHECKING:
     from dlrun.core.types import Spec
 
 
-BATCHES = 256  # an epoch, about, where a batch may have any size
-AT_ONCE = 1 << 14  # numbers in a batch of small rows
-LATER = {"devices": None, "shard": False}  # what runs of an older dlrun did not say of their engine
+BATCHES_PER_EPOCH = 256  # an epoch, about, where a batch may have any size
+MAX_INFERENCE_ROWS = 1 << 14  # numbers in a batch of small rows
+DEFAULTS_OF_OLD_RUNS = {
+    "devices": None,
+    "shard": False,
+}  # what runs of an older dlrun did not say of their engine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,22 +60,30 @@ class Settings:
         assert isinstance(self.batch_size, int)
         return self.batch_size
 
-    def sized(self, rows: int) -> Settings:
+    def with_batch_size(self, rows: int) -> Settings:
         """The same with a batch size for so many development rows, where that is `auto`: a power of two."""
         if self.batch_size != "auto":
             return self
-        return replace(self, batch_size=min(512, max(16, 1 << max(0, round(math.log2(max(1, rows) / BATCHES))))))
+        return replace(
+            self,
+            batch_size=min(
+                512, max(16, 1 << max(0, round(math.log2(max(1, rows) / BATCHES_PER_EPOCH))))
+            ),
+        )
 
     @property
-    def own_device(self) -> str:
+    def single_device(self) -> str:
         """The name of the device of a process that is alone."""
         return self.devices[0] if isinstance(self.devices, list) and self.devices else self.device
 
-    def rows_at_once(self, spec: Spec) -> int:
+    def get_inference_batch_size(self, spec: Spec) -> int:
         """Rows of a batch of such inputs when nothing is learnt; of small rows many, for a batch has a price too."""
-        known = all(field.kind != "bag" and (field.kind != "tokens" or field.shape) for field in spec.inputs.values())
+        known = all(
+            field.kind != "bag" and (field.kind != "tokens" or field.shape)
+            for field in spec.inputs.values()
+        )
         numbers = sum(math.prod(field.shape) for field in spec.inputs.values())
-        small = AT_ONCE // max(1, numbers) if known and numbers else 0
+        small = MAX_INFERENCE_ROWS // max(1, numbers) if known and numbers else 0
         return self.eval_batch_size or max(self.batch_rows, 256, min(small, 1024))
 
 

@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from dlrun.config.constraints import PARTS, RANGES
-from dlrun.config.custom_contract import CALLED_WITH, GIVES, is_given, is_plain, own
+from dlrun.config.custom_contract import (
+    CONTEXT_ARGUMENTS,
+    NUM_CALL_ARGUMENTS,
+    is_context_argument,
+    is_custom,
+    is_direct_function,
+)
 
 PLAIN: dict[str, tuple[type, ...]] = {
     "int": (int,),
@@ -23,7 +29,7 @@ PLAIN: dict[str, tuple[type, ...]] = {
     "tuple": (list,),
 }
 
-GOAL = ast.parse("Literal['min', 'max']", mode="eval").body
+DIRECTION_ANNOTATION = ast.parse("Literal['min', 'max']", mode="eval").body
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,7 @@ class Argument:
     ordered: bool = True
 
     @property
-    def names(self) -> list[str]:
+    def get_type_names(self) -> list[str]:
         """The names that its annotation is made of."""
         found = ast.walk(self.annotation) if self.annotation else ()
         return [node.id for node in found if isinstance(node, ast.Name)]
@@ -54,61 +60,81 @@ class Signature:
     open: bool
 
 
-def signature(target: str, context: int = 0) -> Signature | None:
+def get_signature(target: str, context: int = 0) -> Signature | None:
     """The arguments of a target by name, less the first `context`; None when its source cannot be read."""
-    return _signature(target, context) if own(target) else _kept_signature(target, context)
+    return (
+        _read_signature(target, context)
+        if is_custom(target)
+        else _get_cached_signature(target, context)
+    )
 
 
 @lru_cache(maxsize=1024)
-def _kept_signature(target: str, context: int) -> Signature | None:
+def _get_cached_signature(target: str, context: int) -> Signature | None:
     """Of dlrun's own parts, which do not change while a process runs."""
-    return _signature(target, context)
+    return _read_signature(target, context)
 
 
-def _signature(target: str, context: int) -> Signature | None:
-    found = definition(target)
+def _read_signature(target: str, context: int) -> Signature | None:
+    found = find_symbol(target)
     if found is None:
         return None
     node, module = found
     if isinstance(node, ast.ClassDef):
         if any("dataclass" in ast.unparse(mark) for mark in node.decorator_list):
-            return _of_dataclass(node, module)
-        init = [part for part in node.body if isinstance(part, ast.FunctionDef) and part.name == "__init__"]
-        return _of_function(init[0].args, module, context + 1) if init else None
-    return _of_function(node.args, module, context)
+            return _read_dataclass(node, module)
+        init = [
+            part
+            for part in node.body
+            if isinstance(part, ast.FunctionDef) and part.name == "__init__"
+        ]
+        return _read_function(init[0].args, module, context + 1) if init else None
+    return _read_function(node.args, module, context)
 
 
-def settable(target: str, kind: str, context: int = 0) -> Signature | None:
+def get_configurable_arguments(target: str, kind: str, context: int = 0) -> Signature | None:
     """The settings of a part: the arguments of its target, less those that dlrun gives to a part of this kind."""
-    if not own(target) or kind not in GIVES:
-        return signature(target, context)
-    found, whole = definition(target), signature(target)
+    if not is_custom(target) or kind not in CONTEXT_ARGUMENTS:
+        return get_signature(target, context)
+    found, whole = find_symbol(target), get_signature(target)
     if found is None or whole is None:
         return None
-    named = {name: ast.unparse(each.annotation) if each.annotation else "" for name, each in whole.arguments.items()}
+    named = {
+        name: ast.unparse(each.annotation) if each.annotation else ""
+        for name, each in whole.arguments.items()
+    }
     ordered = [(name, named[name]) for name, each in whole.arguments.items() if each.ordered]
-    if isinstance(found[0], ast.FunctionDef) and is_plain(kind, ordered):
-        given = {name for name, _ in ordered[: CALLED_WITH[kind]]}
+    if isinstance(found[0], ast.FunctionDef) and is_direct_function(kind, ordered):
+        given = {name for name, _ in ordered[: NUM_CALL_ARGUMENTS[kind]]}
     elif isinstance(found[0], ast.FunctionDef) and kind == "loss" and len(ordered) == 1:
         given = {ordered[0][0]}
     else:
-        given = {name for name, note in named.items() if is_given(kind, name, note)}
+        given = {name for name, note in named.items() if is_context_argument(kind, name, note)}
     left = {name: each for name, each in whole.arguments.items() if name not in given}
     if kind == "metric":
-        left["goal"] = Argument("goal", GOAL, False, found[1])
+        left["goal"] = Argument("goal", DIRECTION_ANNOTATION, False, found[1])
     return Signature(left, whole.open)
 
 
-def _of_dataclass(node: ast.ClassDef, module: Path) -> Signature:
-    fields = [part for part in node.body if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name)]
-    made = [Argument(part.target.id, part.annotation, part.value is None, module) for part in fields]  # type: ignore[union-attr]
+def _read_dataclass(node: ast.ClassDef, module: Path) -> Signature:
+    fields = [
+        part
+        for part in node.body
+        if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name)
+    ]
+    made = [
+        Argument(part.target.id, part.annotation, part.value is None, module)  # type: ignore[union-attr]
+        for part in fields
+    ]
     return Signature({argument.name: argument for argument in made}, False)
 
 
-def _of_function(args: ast.arguments, module: Path, skip: int) -> Signature:
+def _read_function(args: ast.arguments, module: Path, skip: int) -> Signature:
     positional = [*args.posonlyargs, *args.args]
     required = len(positional) - len(args.defaults)
-    made = [Argument(a.arg, a.annotation, i < required, module) for i, a in enumerate(positional)][skip:]
+    made = [Argument(a.arg, a.annotation, i < required, module) for i, a in enumerate(positional)][
+        skip:
+    ]
     made += [
         Argument(a.arg, a.annotation, default is None, module, ordered=False)
         for a, default in zip(args.kwonlyargs, args.kw_defaults, strict=True)
@@ -116,14 +142,14 @@ def _of_function(args: ast.arguments, module: Path, skip: int) -> Signature:
     return Signature({argument.name: argument for argument in made}, args.kwarg is not None)
 
 
-def definition(target: str, depth: int = 5) -> tuple[ast.FunctionDef | ast.ClassDef, Path] | None:
+def find_symbol(target: str, depth: int = 5) -> tuple[ast.FunctionDef | ast.ClassDef, Path] | None:
     """Where a dotted name is defined, followed through re-exports; None when it cannot be found."""
     module_name, _, name = target.rpartition(".")
-    path = source_file(module_name)
+    path = find_source_file(module_name)
     if path is None or depth == 0:
         return None
     try:
-        body = parsed(path).body
+        body = parse_source_file(path).body
     except (SyntaxError, ValueError):  # whoever imports it says what is wrong
         return None
     for node in body:
@@ -132,20 +158,24 @@ def definition(target: str, depth: int = 5) -> tuple[ast.FunctionDef | ast.Class
         if isinstance(node, ast.ImportFrom):
             for alias in node.names:
                 if (alias.asname or alias.name) == name:
-                    package = module_name if path.name == "__init__.py" else module_name.rpartition(".")[0]
-                    home = _absolute(node, package)
-                    return definition(f"{home}.{alias.name}", depth - 1)
+                    package = (
+                        module_name
+                        if path.name == "__init__.py"
+                        else module_name.rpartition(".")[0]
+                    )
+                    home = _get_absolute_module(node, package)
+                    return find_symbol(f"{home}.{alias.name}", depth - 1)
     return None
 
 
-def _absolute(node: ast.ImportFrom, package: str) -> str:
+def _get_absolute_module(node: ast.ImportFrom, package: str) -> str:
     if not node.level:
         return node.module or ""
     base = package.split(".")[: len(package.split(".")) - node.level + 1]
     return ".".join([*base, *([node.module] if node.module else [])])
 
 
-def source_file(module: str) -> Path | None:
+def find_source_file(module: str) -> Path | None:
     """The source file of a module, found without importing it or its parents."""
     top, *rest = module.split(".")
     try:
@@ -165,139 +195,181 @@ def source_file(module: str) -> Path | None:
 
 
 @lru_cache(maxsize=256)
-def parsed(path: Path) -> ast.Module:
+def parse_source_file(path: Path) -> ast.Module:
     """The syntax tree of a file."""
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def misfit(value: Any, argument: Argument) -> str | None:
+def describe_type_mismatch(value: Any, argument: Argument) -> str | None:
     """What the argument wants, when this value is not it; None when it fits or when that cannot be judged."""
-    if argument.annotation is None or _fits(value, argument.annotation, argument.module) is not False:
+    if (
+        argument.annotation is None
+        or _matches_annotation(value, argument.annotation, argument.module) is not False
+    ):
         return None
     endless = isinstance(value, float) and not math.isfinite(value)
-    return describe(argument.annotation, argument.module) + (", and not without end" if endless else "")
+    return describe_annotation(argument.annotation, argument.module) + (
+        ", and not without end" if endless else ""
+    )
 
 
-def _fits(value: Any, note: ast.expr, module: Path) -> bool | None:
+def _matches_annotation(value: Any, note: ast.expr, module: Path) -> bool | None:
     """True or False; None when the annotation is beyond this check."""
     if isinstance(value, dict) and "_target_" in value:
         return None
     if isinstance(note, ast.Constant):
         return value is None if note.value is None else None
     if isinstance(note, ast.BinOp):
-        left = _fits(value, note.left, module)
-        right = None if left else _fits(value, note.right, module)  # may be an alias, and its file a large one
+        left = _matches_annotation(value, note.left, module)
+        right = (
+            None if left else _matches_annotation(value, note.right, module)
+        )  # may be an alias, and its file a large one
         return left or right or (False if False in (left, right) else None)
     if isinstance(note, ast.Name):
-        return _fits_name(value, note.id, module)
+        return _matches_name(value, note.id, module)
     if isinstance(note, ast.Subscript):
-        return _fits_subscript(value, note, module)
+        return _matches_generic(value, note, module)
     return None
 
 
-def _fits_name(value: Any, name: str, module: Path) -> bool | None:
+def _matches_name(value: Any, name: str, module: Path) -> bool | None:
     if name in RANGES:
-        return RANGES[name].holds(value)
+        return RANGES[name].contains(value)
     if name in PARTS:
         return None if value is None else False
     if name in PLAIN:
         endless = isinstance(value, float) and not math.isfinite(value)
-        return isinstance(value, PLAIN[name]) and (name == "bool" or not isinstance(value, bool)) and not endless
-    alias = _alias(name, module)
-    return None if alias is None else _fits(value, *alias)
+        return (
+            isinstance(value, PLAIN[name])
+            and (name == "bool" or not isinstance(value, bool))
+            and not endless
+        )
+    alias = _resolve_alias(name, module)
+    return None if alias is None else _matches_annotation(value, *alias)
 
 
-def _fits_subscript(value: Any, note: ast.Subscript, module: Path) -> bool | None:
+def _matches_generic(value: Any, note: ast.Subscript, module: Path) -> bool | None:
     head = ast.unparse(note.value).rpartition(".")[2]
     inner = note.slice.elts if isinstance(note.slice, ast.Tuple) else [note.slice]
     if head == "Literal":
         return value in [option.value for option in inner if isinstance(option, ast.Constant)]
     if head == "Optional":
-        return value is None or _fits(value, inner[0], module)
+        return value is None or _matches_annotation(value, inner[0], module)
     if head == "list":
-        return isinstance(value, list) and all(_fits(item, inner[0], module) is not False for item in value)
+        return isinstance(value, list) and all(
+            _matches_annotation(item, inner[0], module) is not False for item in value
+        )
     if head == "tuple":
         each = zip(value, inner, strict=False) if isinstance(value, list) else ()
         return isinstance(value, list) and (
-            _endless(inner) or (len(value) == len(inner) and all(_fits(*one, module) is not False for one in each))
+            _has_any_length(inner)
+            or (
+                len(value) == len(inner)
+                and all(_matches_annotation(*one, module) is not False for one in each)
+            )
         )
     if head == "dict":
-        return isinstance(value, dict) and all(_fits(item, inner[1], module) is not False for item in value.values())
+        return isinstance(value, dict) and all(
+            _matches_annotation(item, inner[1], module) is not False for item in value.values()
+        )
     return None
 
 
-def _endless(inner: list[ast.expr]) -> bool:
+def _has_any_length(inner: list[ast.expr]) -> bool:
     """Whether a tuple is of any length."""
     return isinstance(inner[-1], ast.Constant) and inner[-1].value is ...
 
 
-def _alias(name: str, module: Path) -> tuple[ast.expr, Path] | None:
+def _resolve_alias(name: str, module: Path) -> tuple[ast.expr, Path] | None:
     """What a type alias stands for, in this module or where it is imported from."""
-    for node in parsed(module).body:
-        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
+    for node in parse_source_file(module).body:
+        if isinstance(node, ast.Assign) and any(
+            isinstance(t, ast.Name) and t.id == name for t in node.targets
+        ):
             return node.value, module
-        if isinstance(node, ast.ImportFrom) and any((a.asname or a.name) == name for a in node.names):
-            path = source_file(node.module or "") if not node.level else None
-            return _alias(name, path) if path and path != module else None
+        if isinstance(node, ast.ImportFrom) and any(
+            (a.asname or a.name) == name for a in node.names
+        ):
+            path = find_source_file(node.module or "") if not node.level else None
+            return _resolve_alias(name, path) if path and path != module else None
     return None
 
 
-def as_meant(value: Any, argument: Argument) -> Any:
+def convert_integers(value: Any, argument: Argument) -> Any:
     """A value whose whole numbers are floats where only floats are meant: torch makes integers of [1, 2, 3]."""
-    return value if argument.annotation is None else _as_meant(value, argument.annotation, argument.module)
+    return (
+        value
+        if argument.annotation is None
+        else _convert_by_annotation(value, argument.annotation, argument.module)
+    )
 
 
-def _as_meant(value: Any, note: ast.expr, module: Path) -> Any:
+def _convert_by_annotation(value: Any, note: ast.expr, module: Path) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | list):
         return value
     if isinstance(note, ast.Name):
         if note.id in (*PLAIN, *RANGES):
             only_float = note.id == "float" or (note.id in RANGES and RANGES[note.id].type is float)
             return float(value) if only_float and isinstance(value, int) else value
-        alias = _alias(note.id, module)
-        return value if alias is None else _as_meant(value, *alias)
+        alias = _resolve_alias(note.id, module)
+        return value if alias is None else _convert_by_annotation(value, *alias)
     if isinstance(note, ast.BinOp):
-        return _of_choices(value, _choices(note), module)
+        return _convert_by_choice(value, _get_choices(note), module)
     if not isinstance(note, ast.Subscript):
         return value
     inner = note.slice.elts if isinstance(note.slice, ast.Tuple) else [note.slice]
     head = ast.unparse(note.value).rpartition(".")[2]
     if head in ("Union", "Optional"):
-        return _of_choices(value, inner, module)
+        return _convert_by_choice(value, inner, module)
     if head not in ("list", "tuple") or not isinstance(value, list):
         return value
     notes = inner if len(inner) == len(value) else [inner[0]] * len(value)
-    return [_as_meant(item, each, module) for item, each in zip(value, notes, strict=True)]
+    return [
+        _convert_by_annotation(item, each, module) for item, each in zip(value, notes, strict=True)
+    ]
 
 
-def _choices(note: ast.expr) -> list[ast.expr]:
-    return [*_choices(note.left), *_choices(note.right)] if isinstance(note, ast.BinOp) else [note]
+def _get_choices(note: ast.expr) -> list[ast.expr]:
+    return (
+        [*_get_choices(note.left), *_get_choices(note.right)]
+        if isinstance(note, ast.BinOp)
+        else [note]
+    )
 
 
-def _of_choices(value: Any, notes: list[ast.expr], module: Path) -> Any:
+def _convert_by_choice(value: Any, notes: list[ast.expr], module: Path) -> Any:
     """As the first choice means it that takes it otherwise; as it is where one of them is a whole number."""
     names = [note.id for note in notes if isinstance(note, ast.Name)]
-    if isinstance(value, int) and any(n == "int" or (n in RANGES and RANGES[n].type is int) for n in names):
+    if isinstance(value, int) and any(
+        n == "int" or (n in RANGES and RANGES[n].type is int) for n in names
+    ):
         return value
-    found = [_as_meant(value, note, module) for note in notes]
+    found = [_convert_by_annotation(value, note, module) for note in notes]
     return next((each for each in found if repr(each) != repr(value)), value)
 
 
-def describe(note: ast.expr, module: Path) -> str:
+def describe_annotation(note: ast.expr, module: Path) -> str:
     """An annotation in words."""
     if isinstance(note, ast.BinOp):
-        parts = [each for each in (note.left, note.right) if ast.unparse(each) != "Tensor"]  # no config has one
-        return " or ".join(describe(each, module) for each in parts)
+        parts = [
+            each for each in (note.left, note.right) if ast.unparse(each) != "Tensor"
+        ]  # no config has one
+        return " or ".join(describe_annotation(each, module) for each in parts)
     if isinstance(note, ast.Constant):
         return "null"
     if isinstance(note, ast.Name):
-        words = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
+        words = {
+            "int": "a whole number",
+            "float": "a number",
+            "str": "text",
+            "bool": "true or false",
+        }
         if note.id in RANGES:
             return RANGES[note.id].text
         if note.id in PARTS:
             return f"a part of the kind {PARTS[note.id].rpartition('.')[2]}"
-        alias = None if note.id in PLAIN else _alias(note.id, module)
-        return words.get(note.id) or (describe(*alias) if alias else note.id)
+        alias = None if note.id in PLAIN else _resolve_alias(note.id, module)
+        return words.get(note.id) or (describe_annotation(*alias) if alias else note.id)
     if isinstance(note, ast.Subscript):
         inner = note.slice.elts if isinstance(note.slice, ast.Tuple) else [note.slice]
         if ast.unparse(note.value).endswith("Literal"):
@@ -305,7 +377,7 @@ def describe(note: ast.expr, module: Path) -> str:
                 str(option.value) for option in inner if isinstance(option, ast.Constant)
             )
         if ast.unparse(note.value) == "list":
-            return f"a list, each item {describe(inner[0], module)}"
-        if ast.unparse(note.value) == "tuple" and not _endless(inner):
-            return f"a list of {len(inner)}: {', '.join(describe(each, module) for each in inner)}"
+            return f"a list, each item {describe_annotation(inner[0], module)}"
+        if ast.unparse(note.value) == "tuple" and not _has_any_length(inner):
+            return f"a list of {len(inner)}: {', '.join(describe_annotation(each, module) for each in inner)}"
     return ast.unparse(note)

@@ -8,22 +8,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dlrun.config.compatibility import name_of
-from dlrun.config.early_check import preview
-from dlrun.config.validation import given_kinds
+from dlrun.config.compatibility import get_model_part_name
+from dlrun.config.early_check import compose_without_hydra
+from dlrun.config.validation import get_input_types
 
 Config = dict[str, Any]
-UNTRAINED = ("constant", "linear_solved", "last_value", "same_time_before", "ensemble")
-LOSSES_OF_THEIR_OWN = ("adversarial", "autoencoder", "dream", "policy", "style", "variational")
-UNAUGMENTED = ("dream", "policy", "style")
-STEPS = ("optimizer", "scheduler", "augment")
-STEPS_OF_ENGINE = ("epochs", "max_steps", "epoch_batches", "accumulate", "clip_norm", "clip_value", "ema", "compile")
-PACKED = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
-ADDED = ("callback", "augment")  # groups of which any number may be chosen
+UNTRAINED_MODELS = ("constant", "linear_solved", "last_value", "same_time_before", "ensemble")
+OWN_LOSS_OBJECTIVES = ("adversarial", "autoencoder", "dream", "policy", "style", "variational")
+UNAUGMENTED_OBJECTIVES = ("dream", "policy", "style")
+TRAINING_GROUPS = ("optimizer", "scheduler", "augment")
+TRAINING_ENGINE_KEYS = (
+    "epochs",
+    "max_steps",
+    "epoch_batches",
+    "accumulate",
+    "clip_norm",
+    "clip_value",
+    "ema",
+    "compile",
+)
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
+ADDITIVE_GROUPS = ("callback", "augment")  # groups of which any number may be chosen
 
 
 @dataclass(frozen=True)
-class Idle:
+class UnusedRule:
     """Settings, or whole groups, that are not used while `when` holds."""
 
     keys: tuple[str, ...]
@@ -31,33 +40,38 @@ class Idle:
     why: str
 
 
-def _model(config: Config) -> str:
-    return name_of(config["model"])
+def _get_model_name(config: Config) -> str:
+    return get_model_part_name(config["model"])
 
 
-def _objective(config: Config) -> str:
+def _get_objective_name(config: Config) -> str:
     return str((config.get("objective") or {}).get("_target_", "")).rpartition(".")[2]
 
 
-def _part(config: Config, group: str) -> str:
+def _get_part_name(config: Config, group: str) -> str:
     return str(config[group].get("_target_", ""))
 
 
-def _no_sample(config: Config) -> bool:
+def _has_no_sample(config: Config) -> bool:
     """Whether no part of this config has a made-up stand-in to be used."""
     data, model = config["data"], config["model"]
     inside = [each for each in data.values() if isinstance(each, dict)]
     there = any("source" in each for each in (data, model, *inside))
-    return not there or (_part(config, "data") == "dlrun.data.shards.npz_dataset.shards" and data["path"] is not None)
+    return not there or (
+        _get_part_name(config, "data") == "dlrun.data.shards.npz_dataset.shards"
+        and data["path"] is not None
+    )
 
 
-def _of_folder(config: Config) -> bool:
+def _reads_folder(config: Config) -> bool:
     path = config["data"].get("path")
-    return isinstance(path, str) and (Path(path).expanduser().is_dir() or path.endswith(PACKED))
+    return isinstance(path, str) and (
+        Path(path).expanduser().is_dir() or path.endswith(ARCHIVE_SUFFIXES)
+    )
 
 
-def _data(name: str, holds: Callable[[Config], bool]) -> Callable[[Config], bool]:
-    return lambda config: _part(config, "data") == name and holds(config["data"])
+def _when_data(name: str, holds: Callable[[Config], bool]) -> Callable[[Config], bool]:
+    return lambda config: _get_part_name(config, "data") == name and holds(config["data"])
 
 
 CSV, IMAGES, TEXTS = (
@@ -65,97 +79,117 @@ CSV, IMAGES, TEXTS = (
     "dlrun.data.images.image_dataset.images",
     "dlrun.data.text.text_dataset.texts",
 )
-IDLE = (
-    Idle(
-        (*STEPS, *(f"engine.{key}" for key in STEPS_OF_ENGINE)),
-        lambda c: _model(c) in UNTRAINED,
+UNUSED_RULES = (
+    UnusedRule(
+        (*TRAINING_GROUPS, *(f"engine.{key}" for key in TRAINING_ENGINE_KEYS)),
+        lambda c: _get_model_name(c) in UNTRAINED_MODELS,
         "this model is not trained by steps",
     ),
-    Idle(
+    UnusedRule(
         ("loss", "losses", "loss_weights", "metric", "metrics"),
-        lambda c: _objective(c) in LOSSES_OF_THEIR_OWN,
+        lambda c: _get_objective_name(c) in OWN_LOSS_OBJECTIVES,
         "this objective has a loss and metrics of its own (objective.loss, where it can be chosen)",
     ),
-    Idle(("augment",), lambda c: _objective(c) in UNAUGMENTED, "this objective augments nothing"),
-    Idle(
+    UnusedRule(
+        ("augment",),
+        lambda c: _get_objective_name(c) in UNAUGMENTED_OBJECTIVES,
+        "this objective augments nothing",
+    ),
+    UnusedRule(
         ("engine.shard",),
-        lambda c: c["engine"]["shard"] and not (c["engine"]["devices"] or "WORLD_SIZE" in os.environ),
+        lambda c: (
+            c["engine"]["shard"] and not (c["engine"]["devices"] or "WORLD_SIZE" in os.environ)
+        ),
         "one process keeps all weights; engine.devices=2 starts two",
     ),
-    Idle(
+    UnusedRule(
         ("engine.device",),
         lambda c: isinstance(c["engine"]["devices"], list),
         "engine.devices names the devices",
     ),
-    Idle(
+    UnusedRule(
         ("protocol.validation", "protocol.by", "protocol.folds", "protocol.shuffle"),
         lambda c: c["engine"]["overfit"] is not None,
         "engine.overfit trains and validates on the same first rows",
     ),
-    Idle(
+    UnusedRule(
         ("callback.keep_best",),
-        lambda c: _part(c, "protocol").endswith(".whole"),
+        lambda c: _get_part_name(c, "protocol").endswith(".whole"),
         "no rows are held out, so the last epoch is kept",
     ),
-    Idle(
+    UnusedRule(
         ("callback.samples",),
-        lambda c: _objective(c) == "supervised",
+        lambda c: _get_objective_name(c) == "supervised",
         "this objective makes nothing that could be shown",
     ),
-    Idle(("reason",), lambda c: not c["test"], "it is for test=true"),
-    Idle(("source",), _no_sample, "these data have no made-up sample in place of their own"),
-    Idle(
+    UnusedRule(("reason",), lambda c: not c["test"], "it is for test=true"),
+    UnusedRule(
+        ("source",), _has_no_sample, "these data have no made-up sample in place of their own"
+    ),
+    UnusedRule(
         ("model.embedding",),
         lambda c: c["model"].get("category") == "onehot",
         "it is the width of learned vectors: model.category=embedding",
     ),
-    Idle(
+    UnusedRule(
         ("model.activation", "model.dropout", "model.batch_norm", "model.l1", "model.l2"),
         lambda c: c["model"].get("units") == [],
         "there is no hidden layer (model.units)",
     ),
-    Idle(
+    UnusedRule(
         ("model.rate",),
         lambda c: c["model"].get("unfreeze") == "none",
         "the base is frozen (model.unfreeze)",
     ),
-    Idle(
+    UnusedRule(
         ("model.reader.embedding",),
         lambda c: (c["model"].get("reader") or {}).get("vectors") is not None,
         "model.reader.vectors brings its own width",
     ),
-    Idle(
+    UnusedRule(
         ("data.test", "data.seed"),
         lambda c: bool(c["data"].get("test_path")),
         "data.test_path has the test rows",
     ),
-    Idle(("data.seed",), _data(CSV, lambda d: bool(d["order"])), "data.order sets the latest rows aside"),
-    Idle(("data.share_words",), _data(CSV, lambda d: len(d["texts"]) < 2), "data.texts names fewer than two columns"),
-    Idle(("text",), _data(CSV, lambda d: not d["texts"]), "no column is read as a text (data.texts=[COLUMN])"),
-    Idle(
+    UnusedRule(
+        ("data.seed",),
+        _when_data(CSV, lambda d: bool(d["order"])),
+        "data.order sets the latest rows aside",
+    ),
+    UnusedRule(
+        ("data.share_words",),
+        _when_data(CSV, lambda d: len(d["texts"]) < 2),
+        "data.texts names fewer than two columns",
+    ),
+    UnusedRule(
+        ("text",),
+        _when_data(CSV, lambda d: not d["texts"]),
+        "no column is read as a text (data.texts=[COLUMN])",
+    ),
+    UnusedRule(
         ("data.separator", "data.columns"),
-        _data(IMAGES, lambda d: d["labels"] is None),
+        _when_data(IMAGES, lambda d: d["labels"] is None),
         "it is for data.labels=FILE.csv",
     ),
-    Idle(
+    UnusedRule(
         ("data.separator", "data.header"),
-        lambda c: _part(c, "data") == TEXTS and _of_folder(c),
+        lambda c: _get_part_name(c, "data") == TEXTS and _reads_folder(c),
         "it is for a CSV file, and these texts are in a folder",
     ),
-    Idle(
+    UnusedRule(
         ("data.time_format",),
-        _data("dlrun.data.series.series_dataset.series", lambda d: d["time"] is None),
+        _when_data("dlrun.data.series.series_dataset.series", lambda d: d["time"] is None),
         "it is for data.time=COLUMN",
     ),
-    Idle(
+    UnusedRule(
         ("data.encoding",),
-        _data("dlrun.data.text.corpus.text_file", lambda d: d["path"] is None),
+        _when_data("dlrun.data.text.corpus.text_file", lambda d: d["path"] is None),
         "it is for data.path",
     ),
 )
 
 
-OF_KINDS = (  # while none of the inputs is of one of `needs`
+INPUT_KIND_RULES = (  # while none of the inputs is of one of `needs`
     (("model.category", "model.embedding"), ("category",), "no input is a category"),
     (("data.scale", "data.impute", "data.indicator"), ("number", "series"), "no input is a number"),
     (
@@ -166,48 +200,62 @@ OF_KINDS = (  # while none of the inputs is of one of `needs`
 )
 
 
-def notes(config: Config, words: list[str], folders: list[Path], inputs: Mapping[str, str] | None = None) -> list[str]:
+def find_unused_settings(
+    config: Config, words: list[str], folders: list[Path], inputs: Mapping[str, str] | None = None
+) -> list[str]:
     """What these words ask for in vain, and what they take away without having said so; one line each.
 
     inputs: name → kind, once the data are read; until then those that the task names, if it does.
     """
-    task = config["task"].get("inputs") and given_kinds(config)
+    task = config["task"].get("inputs") and get_input_types(config)
     kinds = set((inputs or task or {}).values())
-    return list(dict.fromkeys([*_idle(config, words, kinds), *_replaced(config, words, folders)]))
+    return list(
+        dict.fromkeys(
+            [*_find_unused(config, words, kinds), *_find_replaced(config, words, folders)]
+        )
+    )
 
 
-def _among(key: str, keys: tuple[str, ...]) -> bool:
+def _is_in_keys(key: str, keys: tuple[str, ...]) -> bool:
     """Whether a key is one of these, or inside one of these groups."""
     return any(key == each or key.startswith(f"{each}.") for each in keys)
 
 
-def _idle(config: Config, words: list[str], kinds: set[str]) -> Iterator[str]:
+def _find_unused(config: Config, words: list[str], kinds: set[str]) -> Iterator[str]:
     for word in words:
         key = word.partition("=")[0].lstrip("+~").partition("@")[0]
-        reasons = [rule.why for rule in IDLE if _among(key, rule.keys) and rule.when(config)]
-        reasons += [why for keys, needs, why in OF_KINDS if _among(key, keys) and kinds and not kinds & set(needs)]
+        reasons = [
+            rule.why for rule in UNUSED_RULES if _is_in_keys(key, rule.keys) and rule.when(config)
+        ]
+        reasons += [
+            why
+            for keys, needs, why in INPUT_KIND_RULES
+            if _is_in_keys(key, keys) and kinds and not kinds & set(needs)
+        ]
         if reasons:
             yield f"{word} has no effect: {reasons[0]}"
 
 
-def _replaced(config: Config, words: list[str], folders: list[Path]) -> Iterator[str]:
+def _find_replaced(config: Config, words: list[str], folders: list[Path]) -> Iterator[str]:
     for word in words:
         group, _, names = word.partition("=")
-        if group in ADDED and names.strip("[]") not in ("none", ""):
-            before = preview([each for each in words if each != word], folders)
+        if group in ADDITIVE_GROUPS and names.strip("[]") not in ("none", ""):
+            before = compose_without_hydra([each for each in words if each != word], folders)
             usual = list(before[0][group]) if before else []
             lost = [name for name in usual if name not in config[group]]
             new = [name for name in config[group] if name not in usual]
             if lost and new:
                 together = f"[{','.join(new)}]" if len(new) > 1 else new[0]
-                added = quoted(f"+{group}={together}")
+                added = quote_for_shell(f"+{group}={together}")
                 yield f"{word} takes the place of {', '.join(lost)}; to add to what there is: {added}"
-        beside_auto = group == "+metric" or (group == "metric" and "auto" in names.strip("[]").split(","))
+        beside_auto = group == "+metric" or (
+            group == "metric" and "auto" in names.strip("[]").split(",")
+        )
         if beside_auto and config["metric"]:
             yield (f"{word}: the usual metrics are measured only where no other is named; name all that are wanted: "
                    "'metric=[accuracy,…]'")  # fmt: skip
 
 
-def quoted(word: str) -> str:
+def quote_for_shell(word: str) -> str:
     """A word as a shell takes it."""
     return f"'{word}'" if set("[]{}* ") & set(word) else word

@@ -9,25 +9,25 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from dlrun.core.files import whole, write_text
+from dlrun.core.files import atomic_write, write_text
 
 if TYPE_CHECKING:
     from PIL import Image
 
 
-GRID = 480  # pixels that a grid of small pictures is wide at least
-MOMENT = 80  # milliseconds
+GRID_WIDTH = 480  # pixels that a grid of small pictures is wide at least
+FRAME_DURATION = 80  # milliseconds
 
 
 @dataclass(frozen=True)
-class Writing:
+class TextSample:
     """A piece of text; the pieces of one call belong together, in their order."""
 
     text: str
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ImageGrid:
     """pixels (N, 1 or 3, H, W), from 0 to 1, `columns` side by side. moving: they are moments of one picture.
 
     own_size: small ones are not enlarged.
@@ -35,27 +35,27 @@ class Pictures:
 
     pixels: Tensor
     columns: int
-    about: str
-    moving: bool = False
-    own_size: bool = False
+    description: str
+    animated: bool = False
+    original_size: bool = False
 
 
 @dataclass(frozen=True)
-class Points:
+class ScatterPlot:
     """positions (N, 2) of the groups `of` (N,), whose names are `names`; axes: what the two numbers are."""
 
     positions: Tensor
-    of: Tensor
+    groups: Tensor
     names: tuple[str, ...]
     axes: tuple[str, str]
-    about: str
+    description: str
 
 
-Artifact = Writing | Pictures | Points
-Maker = Callable[..., Iterator[Artifact]]
+Artifact = TextSample | ImageGrid | ScatterPlot
+SampleGenerator = Callable[..., Iterator[Artifact]]
 
 
-def write(found: Iterable[Artifact], folder: Path, stem: str) -> list[Path]:
+def write_artifacts(found: Iterable[Artifact], folder: Path, stem: str) -> list[Path]:
     """Write artifacts as folder/<stem>.txt, .png or .gif, further ones as <stem>-2.png; answers with the files.
 
     What a picture is about stands in the file itself (PNG text `Description`).
@@ -63,39 +63,43 @@ def write(found: Iterable[Artifact], folder: Path, stem: str) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     text, files = "", list[Path]()
     for artifact in found:
-        if isinstance(artifact, Writing):
+        if isinstance(artifact, TextSample):
             text += artifact.text
             continue
         name = stem if not files else f"{stem}-{len(files) + 1}"
-        files.append(_picture(artifact, folder / name))
+        files.append(_write_image(artifact, folder / name))
     if text:
         write_text(folder / f"{stem}.txt", text)
         files.append(folder / f"{stem}.txt")
     return files
 
 
-def _picture(artifact: Pictures | Points, path: Path) -> Path:
+def _write_image(artifact: ImageGrid | ScatterPlot, path: Path) -> Path:
     from PIL.PngImagePlugin import PngInfo
 
-    if isinstance(artifact, Pictures) and artifact.moving:
+    if isinstance(artifact, ImageGrid) and artifact.animated:
         path = path.with_name(f"{path.name}.gif")
-        first, *others = [image(each[None], 1, artifact.own_size) for each in artifact.pixels]
-        with whole(path) as fresh, fresh.open("wb") as file:
-            first.save(file, "gif", save_all=True, append_images=others, duration=MOMENT, loop=0)
+        first, *others = [
+            make_image_grid(each[None], 1, artifact.original_size) for each in artifact.pixels
+        ]
+        with atomic_write(path) as fresh, fresh.open("wb") as file:
+            first.save(
+                file, "gif", save_all=True, append_images=others, duration=FRAME_DURATION, loop=0
+            )
         return path
     info = PngInfo()
-    info.add_text("Description", artifact.about)
-    if isinstance(artifact, Pictures):
-        drawn = image(artifact.pixels, artifact.columns, artifact.own_size)
+    info.add_text("Description", artifact.description)
+    if isinstance(artifact, ImageGrid):
+        drawn = make_image_grid(artifact.pixels, artifact.columns, artifact.original_size)
     else:
-        drawn = plane(artifact)
+        drawn = draw_scatter(artifact)
     path = path.with_name(f"{path.name}.png")
-    with whole(path) as fresh, fresh.open("wb") as file:
+    with atomic_write(path) as fresh, fresh.open("wb") as file:
         drawn.save(file, "png", pnginfo=info)
     return path
 
 
-def image(pixels: Tensor, columns: int, own_size: bool = False) -> Image.Image:
+def make_image_grid(pixels: Tensor, columns: int, own_size: bool = False) -> Image.Image:
     """Pictures (N, C, H, W) as one: a grid, in which small ones are enlarged without smoothing."""
     from PIL import Image
     from torchvision.transforms.functional import to_pil_image  # type: ignore[import-untyped]
@@ -104,11 +108,11 @@ def image(pixels: Tensor, columns: int, own_size: bool = False) -> Image.Image:
     pixels = pixels.detach().float().cpu().clamp(0, 1)
     found = pixels[0] if len(pixels) == 1 else make_grid(pixels, columns, 2, pad_value=1.0)
     drawn: Image.Image = to_pil_image(found)
-    times = 1 if own_size else max(1, round(GRID / drawn.width))
+    times = 1 if own_size else max(1, round(GRID_WIDTH / drawn.width))
     return drawn.resize((drawn.width * times, drawn.height * times), Image.Resampling.NEAREST)
 
 
-def plane(points: Points) -> Image.Image:
+def draw_scatter(points: ScatterPlot) -> Image.Image:
     """Points in a plane, a colour for each group."""
     import io
 
@@ -117,13 +121,19 @@ def plane(points: Points) -> Image.Image:
 
     figure = Figure(figsize=(6.4, 5.6), layout="constrained")
     panel = figure.subplots()
-    positions, of = points.positions.detach().cpu().numpy(), points.of.cpu().numpy()
-    size = max(6.0, min(36.0, 5000 / max(1, len(positions))))  # square points (of print): few are large
+    positions, of = points.positions.detach().cpu().numpy(), points.groups.cpu().numpy()
+    size = max(
+        6.0, min(36.0, 5000 / max(1, len(positions)))
+    )  # square points (of print): few are large
     for number, name in enumerate(points.names):
         mine = positions[of == number]
-        panel.scatter(mine[:, 0], mine[:, 1], s=size, label=name, color=f"C{number % 10}", linewidths=0)
+        panel.scatter(
+            mine[:, 0], mine[:, 1], s=size, label=name, color=f"C{number % 10}", linewidths=0
+        )
     panel.set(xlabel=points.axes[0], ylabel=points.axes[1])
-    panel.legend(markerscale=1.5, fontsize="small", frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    panel.legend(
+        markerscale=1.5, fontsize="small", frameon=False, loc="center left", bbox_to_anchor=(1, 0.5)
+    )
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     return Image.open(buffer)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dlrun.core.types import Batch, Kind, Outlook, Spec
+from dlrun.core.types import Batch, ForecastHorizon, Kind, Spec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +33,7 @@ class Ragged:
 
 
 @dataclass(frozen=True)
-class Windowed:
+class SlidingWindows:
     """Windows onto one series (T, columns), or onto the tokens of one text (T,): row i is values[first[i] + offsets].
 
     Steps change `values` for all rows.
@@ -46,11 +46,11 @@ class Windowed:
     def __len__(self) -> int:
         return len(self.first)
 
-    def __getitem__(self, rows: np.ndarray) -> Windowed:
+    def __getitem__(self, rows: np.ndarray) -> SlidingWindows:
         """The windows of these indices, in this order."""
-        return Windowed(self.values, self.first[rows], self.offsets)
+        return SlidingWindows(self.values, self.first[rows], self.offsets)
 
-    def seen(self) -> np.ndarray:
+    def unique_rows(self) -> np.ndarray:
         """The part of the series (t, columns) that lies within these windows, each row of it once."""
         import numpy as np
 
@@ -60,16 +60,16 @@ class Windowed:
         return self.values[np.cumsum(begun - ended)[:-1] > 0]
 
 
-Column = Any  # a raw column: np.ndarray of any dtype (first axis = rows), Ragged or Windowed
-Rows = dict[str, Column]
+RawColumn = Any  # a raw column: np.ndarray of any dtype (first axis = rows), Ragged or Windowed
+RawColumns = dict[str, RawColumn]
 
 
-class Preparation(Protocol):
+class Preprocessor(Protocol):
     """One step from a raw column to numbers, learnt on training rows. Frozen: `fit` returns a copy that has learnt."""
 
-    def fit(self, column: Column) -> Preparation: ...
+    def fit(self, column: RawColumn) -> Preprocessor: ...
 
-    def __call__(self, column: Column) -> Column: ...
+    def __call__(self, column: RawColumn) -> RawColumn: ...
 
     def state(self) -> dict[str, Any]:
         """What was learnt, as plain JSON values; stored with the run."""
@@ -77,7 +77,7 @@ class Preparation(Protocol):
 
 
 @dataclass(frozen=True)
-class Raw:
+class Dataset:
     """A dataset as found.
 
     dev: all rows that may be looked at. test: reads the sealed rows; called by the final evaluation alone.
@@ -95,24 +95,24 @@ class Raw:
     are known by, with their targets, whichever inputs are read from them; '' where the inputs are always the same.
     """
 
-    dev: Rows
+    dev: RawColumns
     inputs: dict[str, Kind]
     targets: dict[str, Kind]
-    learn: dict[str, tuple[Preparation, ...]] = field(default_factory=dict)
-    test: Callable[[], Rows] | None = None
+    preprocessors: dict[str, tuple[Preprocessor, ...]] = field(default_factory=dict)
+    test: Callable[[], RawColumns] | None = None
     order: str | None = None
     group: str | None = None
     labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
     note: str = ""
-    words: Callable[[], tuple[str, ...]] | None = None
-    further: Callable[..., tuple[Rows, list[int]]] | None = None
-    of_texts: Callable[[Sequence[str]], Rows] | None = None
-    outlook: dict[str, Outlook] = field(default_factory=dict)
-    shared: tuple[tuple[str, ...], ...] = ()
-    apart: int = 0
-    identifiers: Rows = field(default_factory=dict)
-    validation: int = 0
-    marks: tuple[str, str] = ("", "")
+    read_vocabulary: Callable[[], tuple[str, ...]] | None = None
+    read_new_rows: Callable[..., tuple[RawColumns, list[int]]] | None = None
+    rows_from_texts: Callable[[Sequence[str]], RawColumns] | None = None
+    forecast: dict[str, ForecastHorizon] = field(default_factory=dict)
+    shared_vocabularies: tuple[tuple[str, ...], ...] = ()
+    overlap_gap: int = 0
+    identifiers: RawColumns = field(default_factory=dict)
+    num_validation_rows: int = 0
+    row_fingerprints: tuple[str, str] = ("", "")
 
     def __len__(self) -> int:
         return len(next(iter(self.dev.values())))
@@ -126,7 +126,14 @@ class Source(Protocol):
         ...
 
     def batches(
-        self, size: int, *, seed: int | None = None, epoch: int = 0, start: int = 0, rank: int = 0, world: int = 1
+        self,
+        size: int,
+        *,
+        seed: int | None = None,
+        epoch: int = 0,
+        start: int = 0,
+        rank: int = 0,
+        world: int = 1,
     ) -> Iterator[Batch]:
         """Batches of `size` rows from batch number `start` on; without a seed in the rows' own order, else in an
         order that is a function of (seed, epoch). Of each batch only what process `rank` of `world` holds."""
@@ -134,10 +141,10 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class Data:
+class PreparedData:
     """What the engine is given: statistics, vocabularies and priors come from the training rows alone."""
 
     spec: Spec
     train: Source
     val: Source | None = None
-    learnt: dict[str, tuple[Preparation, ...]] = field(default_factory=dict)
+    preprocessors: dict[str, tuple[Preprocessor, ...]] = field(default_factory=dict)

@@ -7,17 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dlrun.core.errors import Refused
+from dlrun.core.errors import UserError
 
 log = logging.getLogger("dlrun")
 _held: set[Path] = set()  # by this process, so that a command may call another one
 
 
 @contextmanager
-def at_work(folder: Path, instead: str = "") -> Iterator[None]:
+def lock_folder(folder: Path, instead: str = "") -> Iterator[None]:
     """Inside, no other dlrun changes this folder. instead: what else can be done, in words.
 
-    Raises Refused where another one is at work on it, and where nothing can be written there.
+    Raises UserError where another one is at work on it, and where nothing can be written there.
     """
     from filelock import FileLock, Timeout
 
@@ -28,11 +28,13 @@ def at_work(folder: Path, instead: str = "") -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise Refused(f"another dlrun is at work on {folder}{instead and f'; {instead}'}") from None
+        raise UserError(
+            f"another dlrun is at work on {folder}{instead and f'; {instead}'}"
+        ) from None
     except NotImplementedError:  # a file system without locks
         log.warning("%s cannot be locked: see to it that no other dlrun is at work on it", folder)
     except OSError as error:
-        raise Refused(f"{folder} cannot be written to: {error.strerror}") from error
+        raise UserError(f"{folder} cannot be written to: {error.strerror}") from error
     _held.add(place)
     try:
         yield

@@ -20,7 +20,7 @@ def counted(count: int, thing: str) -> str:
     return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
-def number(value: float | None) -> str:
+def format_number(value: float | None) -> str:
     """Four significant figures at least, and no needless exponent: 0.8891, 12.35, 109123, 5.2e-05; none: undefined."""
     if value is None:
         return ""
@@ -34,15 +34,19 @@ def number(value: float | None) -> str:
     return f"{value:.4f}" if size < 10 else f"{value:.{max(0, 6 - len(str(int(size))) - 1)}f}"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """'8 s', '3:07 min', '2:05 h'."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
-    return f"{whole // 60}:{whole % 60:02} min" if whole < 3600 else f"{whole // 3600}:{whole // 60 % 60:02} h"
+    return (
+        f"{whole // 60}:{whole % 60:02} min"
+        if whole < 3600
+        else f"{whole // 3600}:{whole // 60 % 60:02} h"
+    )
 
 
-def wrapped(head: str, text: str) -> list[str]:
+def wrap_text(head: str, text: str) -> list[str]:
     """A line with a hanging text, between words, as wide as the terminal; one line where nobody looks."""
     if not sys.stdout.isatty():
         return [f"{head}{text}"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 
-def mix(*numbers: int) -> int:
+def derive_seed(*numbers: int) -> int:
     """One 63-bit seed from several numbers, so that (1, 2) and (2, 1) differ. After splitmix64 (Steele et al. 2014)."""
     state = 0
     for number in numbers:
@@ -16,7 +16,7 @@ def mix(*numbers: int) -> int:
     return state >> 1
 
 
-def seed(number: int, device: torch.device) -> None:
+def seed_torch(number: int, device: torch.device) -> None:
     """Begin torch's random numbers anew, on the CPU and on this device.
 
     torch.manual_seed alone would also see to every device that there might be, with a stack trace for each: 60 to 300
@@ -27,7 +27,7 @@ def seed(number: int, device: torch.device) -> None:
         torch.manual_seed(number)
 
 
-def random_state(device: torch.device) -> dict[str, torch.Tensor]:
+def get_random_state(device: torch.device) -> dict[str, torch.Tensor]:
     """The state of torch's generators, as tensors."""
     state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
@@ -36,7 +36,7 @@ def random_state(device: torch.device) -> dict[str, torch.Tensor]:
 
 
 def restore_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
-    """Put the generators back where `random_state` found them."""
+    """Put the generators back where `get_random_state` found them."""
     torch.set_rng_state(state["cpu"])
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)

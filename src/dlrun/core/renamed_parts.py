@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-RENAMED: dict[str, str] = {
+CURRENT_NAMES: dict[str, str] = {
     "dlrun.augment.colour": "dlrun.data.augmentation.pipeline.colour",
     "dlrun.augment.crop": "dlrun.data.augmentation.pipeline.crop",
     "dlrun.augment.cutmix": "dlrun.data.augmentation.pipeline.cutmix",
@@ -24,7 +24,7 @@ RENAMED: dict[str, str] = {
     "dlrun.callbacks.tensorboard": "dlrun.training.callbacks.tensorboard",
     "dlrun.data.cartpole.cartpole": "dlrun.data.datasets.cartpole.cartpole",
     "dlrun.data.cats_dogs.cats_dogs": "dlrun.data.datasets.cats_dogs.cats_dogs",
-    "dlrun.data.control.cart_pole": "dlrun.data.environments.cart_pole",
+    "dlrun.data.control.cart_pole": "dlrun.data.environments.make_cartpole",
     "dlrun.data.embedded.breast_cancer": "dlrun.data.datasets.sklearn_datasets.breast_cancer",
     "dlrun.data.embedded.diabetes": "dlrun.data.datasets.sklearn_datasets.diabetes",
     "dlrun.data.embedded.digits": "dlrun.data.datasets.sklearn_datasets.digits",
@@ -39,7 +39,7 @@ RENAMED: dict[str, str] = {
     "dlrun.data.invented.social": "dlrun.data.datasets.synthetic_multi_input.social",
     "dlrun.data.invented.tickets": "dlrun.data.datasets.synthetic_multi_input.tickets",
     "dlrun.data.jena.jena_climate": "dlrun.data.datasets.jena.jena_climate",
-    "dlrun.data.language.book": "dlrun.data.text.corpus.book",
+    "dlrun.data.language.book": "dlrun.data.text.corpus.text_corpus",
     "dlrun.data.mnist.fashion_mnist": "dlrun.data.datasets.mnist.fashion_mnist",
     "dlrun.data.mnist.mnist": "dlrun.data.datasets.mnist.mnist",
     "dlrun.data.photograph.content_style": "dlrun.data.images.single_image.content_style",
@@ -112,7 +112,7 @@ RENAMED: dict[str, str] = {
     "dlrun.objectives.policy.policy": "dlrun.objectives.policy_gradient.policy",
     "dlrun.objectives.style.style": "dlrun.objectives.style_transfer.style",
     "dlrun.objectives.variational.variational": "dlrun.objectives.vae.variational",
-    "dlrun.optim.MeanNormalised": "dlrun.training.optimizers.MeanNormalised",
+    "dlrun.optim.MeanNormalised": "dlrun.training.optimizers.MeanNormalizedGradientDescent",
     "dlrun.optim.RMSprop": "dlrun.training.optimizers.RMSprop",
     "dlrun.optim.constant": "dlrun.training.schedules.constant",
     "dlrun.optim.cosine": "dlrun.training.schedules.cosine",
@@ -133,22 +133,24 @@ RENAMED: dict[str, str] = {
 }
 
 
-def renamed(value: Any) -> Any:
+def to_current_names(value: Any) -> Any:
     """A saved value with every `_target_` in it under today's name. Which part a name may be is decided elsewhere."""
-    return _replaced(value, RENAMED)
+    return _replace_names(value, CURRENT_NAMES)
 
 
-def as_first_named(value: Any) -> Any:
+def to_original_names(value: Any) -> Any:
     """The same with the names that parts had at first, so that a hash of it stays what earlier versions wrote down."""
-    return _replaced(value, {name: first for first, name in reversed(RENAMED.items())})
+    return _replace_names(value, {name: first for first, name in reversed(CURRENT_NAMES.items())})
 
 
-def _replaced(value: Any, names: Mapping[str, str]) -> Any:
+def _replace_names(value: Any, names: Mapping[str, str]) -> Any:
     if isinstance(value, list):
-        return [_replaced(item, names) for item in value]
+        return [_replace_names(item, names) for item in value]
     if not isinstance(value, Mapping):
         return value
     return {
-        key: names.get(item, item) if key == "_target_" and isinstance(item, str) else _replaced(item, names)
+        key: names.get(item, item)
+        if key == "_target_" and isinstance(item, str)
+        else _replace_names(item, names)
         for key, item in value.items()
     }

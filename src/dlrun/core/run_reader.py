@@ -7,80 +7,85 @@ from pathlib import Path
 from typing import Any
 
 from dlrun.core import stored_files
-from dlrun.core.measure_names import goals_of
-from dlrun.core.stored_files import lines
-from dlrun.core.stored_files import value_or_none as plain
+from dlrun.core.measure_names import make_direction_map
+from dlrun.core.stored_files import load_json_lines
+from dlrun.core.stored_files import load_json_or_none as plain
 
-Lines = list[dict[str, Any]]
+JsonLines = list[dict[str, Any]]
 
 
-def history(folder: Path) -> Lines:
+def read_history(folder: Path) -> JsonLines:
     """The rows of history.jsonl; where an epoch was trained anew after a resume, its later row."""
-    latest = {(row["job"], row["split"], row["epoch"]): row for row in lines(folder / "history.jsonl")}
+    latest = {
+        (row["job"], row["split"], row["epoch"]): row
+        for row in load_json_lines(folder / "history.jsonl")
+    }
     return list(latest.values())
 
 
-def results(folder: Path) -> Lines:
+def read_results(folder: Path) -> JsonLines:
     """The results of results.jsonl, in the order in which they came; a result written twice counts once."""
-    latest = {(line["name"], line["split"]): line for line in lines(folder / "results.jsonl")}
+    latest = {
+        (line["name"], line["split"]): line for line in load_json_lines(folder / "results.jsonl")
+    }
     return list(latest.values())
 
 
-def cut(folder: Path, results: Lines) -> dict[str, str]:
+def read_failures(folder: Path, results: JsonLines) -> dict[str, str]:
     """The fits that an error has ended and that have no result → the error."""
     known, done = plain(folder / "unfinished.json") or {}, {line["name"] for line in results}
     return {name: str(about["why"]) for name, about in known.items() if name not in done}
 
 
-def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+def flatten_config(node: Any, prefix: str = "") -> dict[str, Any]:
     """Nested dicts as one dict: {'optimizer': {'lr': .1}} → {'optimizer.lr': .1}."""
     if not isinstance(node, dict) or not node:
         return {prefix: node} if prefix else {}
     found: dict[str, Any] = {}
     for key, value in node.items():
-        found |= flat(value, f"{prefix}.{key}" if prefix else str(key))
+        found |= flatten_config(value, f"{prefix}.{key}" if prefix else str(key))
     return found
 
 
-def targets(folder: Path) -> dict[str, dict[str, Any]]:
+def read_targets(folder: Path) -> dict[str, dict[str, Any]]:
     """Target name → its kind and labels, from fields.json; empty when there is none."""
     found: dict[str, dict[str, Any]] = (plain(folder / "fields.json") or {"targets": {}})["targets"]
     return found
 
 
-def text(file: Path) -> str:
+def read_text_or_empty(file: Path) -> str:
     """The text of a small file, or nothing when it is not there."""
-    return stored_files.text(file).strip() if file.is_file() else ""
+    return stored_files.load_text(file).strip() if file.is_file() else ""
 
 
-def command(folder: Path) -> str:
+def read_command_or_empty(folder: Path) -> str:
     """The words that a run began with, or nothing when they are not kept."""
-    return stored_files.command(folder) if (folder / "command.txt").is_file() else ""
+    return stored_files.load_command(folder) if (folder / "command.txt").is_file() else ""
 
 
-def standing(results: Lines) -> Lines:
+def drop_previous_stages(results: JsonLines) -> JsonLines:
     """Without the fits from which others have begun: of stages, the last one counts."""
     passed = {(line.get("job") or {}).get("start") for line in results}
     return [line for line in results if line.get("name") not in passed]
 
 
-def goals(results: Lines) -> dict[str, str]:
+def read_direction_map(results: JsonLines) -> dict[str, str]:
     """Measure → 'min' or 'max', as the run has written it down; without those of which it says nothing."""
-    return goals_of(line.get("scores") or {} for line in results)
+    return make_direction_map(line.get("scores") or {} for line in results)
 
 
-def notes_of(results: Lines) -> list[str]:
+def collect_messages(results: JsonLines) -> list[str]:
     """The different remarks that stand beside results, in their order."""
     parts = [part.strip() for line in results for part in str(line.get("note") or "").split("; ")]
     return list(dict.fromkeys(filter(None, parts)))
 
 
-def warning_of(results: Lines) -> str:
+def get_data_warning(results: JsonLines) -> str:
     """The remark that must stand beside every score, because its data is made up (SYNTHETIC …), or nothing."""
-    return next((note for note in notes_of(results) if "SYNTHETIC" in note), "")
+    return next((note for note in collect_messages(results) if "SYNTHETIC" in note), "")
 
 
-def family(job: str) -> str:
+def get_family(job: str) -> str:
     """What the fits of one stage share: 'wider' for 'wider-fold-2' and 'wider-repeat-3'; of a plain run 'folds' for
     all its folds and 'fit' for all its seeds."""
     import re
@@ -91,7 +96,7 @@ def family(job: str) -> str:
     return found[1] or ("folds" if found[3] else "fit")
 
 
-def worth_showing(found: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+def select_splits(found: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """Of (family, split): not the training rows where the family was measured on others too; test rows last."""
     keys = list(found)
     measured = {family for family, split in keys if split != "train"}
@@ -99,8 +104,14 @@ def worth_showing(found: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     return sorted(kept, key=lambda key: key[1] == "test")
 
 
-def differing(configs: list[dict[str, Any]], private: tuple[str, ...] = ("output", "note")) -> list[str]:
+def find_changed_keys(
+    configs: list[dict[str, Any]], private: tuple[str, ...] = ("output", "note")
+) -> list[str]:
     """The flat keys whose values are not the same in all configs, without the private ones."""
-    flats = [flat(config) for config in configs]
-    keys = [key for key in dict.fromkeys(key for one in flats for key in one) if not key.startswith(private)]
+    flats = [flatten_config(config) for config in configs]
+    keys = [
+        key
+        for key in dict.fromkeys(key for one in flats for key in one)
+        if not key.startswith(private)
+    ]
     return [key for key in keys if any(one.get(key) != flats[0].get(key) for one in flats)]

@@ -9,16 +9,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dlrun.core.errors import Refused
-from dlrun.core.files import is_name
+from dlrun.core.errors import UserError
+from dlrun.core.files import is_safe_name
 from dlrun.core.formatting import counted
 
-DAY = 86400.0
-LENGTHS = ((DAY, "d"), (3600.0, "h"), (60.0, "min"))
+SECONDS_PER_DAY = 86400.0
+TIME_UNITS = ((SECONDS_PER_DAY, "d"), (3600.0, "h"), (60.0, "min"))
 
 
 @dataclass(frozen=True)
-class Outlook:
+class ForecastHorizon:
     """A target of a series: the values of `column` that come `rows` rows after now.
 
     The window that a model sees begins `lookback` rows before now and ends `step` rows before it, one row in `step`
@@ -40,55 +40,60 @@ class Outlook:
         return self.lookback + max(self.rows)
 
     @property
-    def ahead(self) -> tuple[int, ...]:
+    def horizon_rows(self) -> tuple[int, ...]:
         """How many rows after the last one that a window sees each answer is for."""
         return tuple(rows + self.step for rows in self.rows)
 
     @property
-    def steps(self) -> int:
+    def window_length(self) -> int:
         """How many rows of the series a window sees."""
         return self.lookback // self.step
 
     @property
-    def day(self) -> int | None:
+    def rows_per_day(self) -> int | None:
         """How many rows make a day; None where that is no whole number, or not known."""
-        count = DAY / self.every if self.dated and self.every > 0 else 0
+        count = SECONDS_PER_DAY / self.every if self.dated and self.every > 0 else 0
         return round(count) if count >= 1 and abs(count - round(count)) < 1e-6 else None
 
     @property
-    def horizons(self) -> tuple[str, ...]:
+    def horizon_labels(self) -> tuple[str, ...]:
         """How far each answer looks ahead of the last row seen, in words."""
-        return tuple(f"in {self.lasting(rows)}" for rows in self.ahead)
+        return tuple(f"in {self.rows_to_time(rows)}" for rows in self.horizon_rows)
 
-    def lasting(self, rows: int) -> str:
+    def rows_to_time(self, rows: int) -> str:
         """So many rows as a time: '24 h', '10 min', '3 d'; as rows where the time column holds no dates."""
         if not self.dated:
             return counted(rows, "row")
         seconds = rows * self.every
-        if 1.5 * DAY >= seconds >= 3600:
+        if 1.5 * SECONDS_PER_DAY >= seconds >= 3600:
             return f"{seconds / 3600:.4g} h"
-        return next((f"{seconds / long:.4g} {name}" for long, name in LENGTHS if seconds >= long), f"{seconds:.4g} s")
+        return next(
+            (f"{seconds / long:.4g} {name}" for long, name in TIME_UNITS if seconds >= long),
+            f"{seconds:.4g} s",
+        )
 
-    def clock(self, moment: float) -> str:
+    def format_time(self, moment: float) -> str:
         """A moment as text: a date and time, or the number."""
         if not self.dated:
             return f"{moment:.10g}"
         found = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=round(moment, 3))
         return found.replace(tzinfo=None).isoformat(" ")
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As fields.json holds it."""
         return asdict(self)
 
 
-def outlook(plain: dict[str, Any] | None) -> Outlook | None:
+def horizon_from_dict(plain: dict[str, Any] | None) -> ForecastHorizon | None:
     """From what fields.json holds."""
-    return None if plain is None else Outlook(**{**plain, "rows": tuple(plain["rows"])})
+    return None if plain is None else ForecastHorizon(**{**plain, "rows": tuple(plain["rows"])})
 
 
-Kind = Literal["number", "fraction", "binary", "category", "multilabel", "tokens", "bag", "image", "series"]
+Kind = Literal[
+    "number", "fraction", "binary", "category", "multilabel", "tokens", "bag", "image", "series"
+]
 Batch = dict[str, Tensor]
-AHEAD = ".ahead"  # column `image.ahead` stands for `image`: what a frozen network answers to it, computed once
+CACHED_FEATURES = ".ahead"  # column `image.ahead` stands for `image`: what a frozen network answers to it, computed once
 
 
 @dataclass(frozen=True)
@@ -111,28 +116,28 @@ class Field:
     prior: Tensor | None = None
     shift: Tensor | None = None
     scale: Tensor | None = None
-    outlook: Outlook | None = None
+    outlook: ForecastHorizon | None = None
     median: Tensor | None = None
 
     @property
-    def outputs(self) -> int:
+    def num_outputs(self) -> int:
         """How many numbers a model answers for this target."""
         if self.kind in ("category", "multilabel"):
             return self.size
         return torch.Size(self.shape).numel()
 
     @property
-    def answered(self) -> tuple[int, ...]:
+    def output_shape(self) -> tuple[int, ...]:
         """The shape of what a model answers to one row: (outputs,), or (steps, size) where the target is tokens."""
-        return (*self.shape, self.size) if self.kind == "tokens" else (self.outputs,)
+        return (*self.shape, self.size) if self.kind == "tokens" else (self.num_outputs,)
 
-    def shares(self, target: Tensor) -> Tensor:
+    def to_probabilities(self, target: Tensor) -> Tensor:
         """A target's labels as shares (B, outputs): one-hot for a category; those that are shares as they are."""
         if self.kind != "category" or target.is_floating_point():
             return target
         return torch.nn.functional.one_hot(target, self.size).float()
 
-    def activate(self, raw: Tensor) -> Tensor:
+    def apply_activation(self, raw: Tensor) -> Tensor:
         """The last layer of the book's table (§4.5): logits (B, outputs) → probabilities, or numbers as they are."""
         if self.kind in ("category", "tokens"):
             return raw.softmax(-1)
@@ -140,17 +145,25 @@ class Field:
             return raw.sigmoid()
         return raw
 
-    def said(self, raw: Tensor) -> Tensor:
+    def to_prediction(self, raw: Tensor) -> Tensor:
         """What is kept of raw answers: probabilities, or numbers in their own unit; of tokens only the likeliest."""
-        return raw.argmax(-1) if self.kind == "tokens" else self.own(self.activate(raw))
+        return (
+            raw.argmax(-1)
+            if self.kind == "tokens"
+            else self.to_original_units(self.apply_activation(raw))
+        )
 
-    def apart(self, raw: Tensor, target: Tensor) -> Tensor:
+    def prediction_error(self, raw: Tensor, target: Tensor) -> Tensor:
         """Answer less target as measures see it: in the target's own unit; of a series in standard deviations, as the
         book has it (§6.3)."""
-        found = self.activate(raw) - target
-        return found if self.scale is None or self.outlook is not None else found * self.scale.to(found.device)
+        found = self.apply_activation(raw) - target
+        return (
+            found
+            if self.scale is None or self.outlook is not None
+            else found * self.scale.to(found.device)
+        )
 
-    def own(self, numbers: Tensor) -> Tensor:
+    def to_original_units(self, numbers: Tensor) -> Tensor:
         """Numbers as the model has them, in their own unit."""
         if self.scale is None or self.shift is None:
             return numbers
@@ -182,7 +195,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Row:
+class EpochRecord:
     """What one visit of a split came to. epoch counts from 1. rates: learning rates of its last step, by name."""
 
     epoch: int
@@ -191,16 +204,16 @@ class Row:
     rates: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raises Refused for a split that would lead out of the run folder, as one in a stranger's checkpoint may."""
-        if not is_name(self.split):
-            raise Refused(f"'{self.split}' is no name of a split")
+        """Raises UserError for a split that would lead out of the run folder, as one in a stranger's checkpoint may."""
+        if not is_safe_name(self.split):
+            raise UserError(f"'{self.split}' is no name of a split")
 
 
-History = list[Row]
+History = list[EpochRecord]
 
 
 @dataclass(frozen=True)
-class Job:
+class FitJob:
     """One fit: its stage, which fold of how many, and the settings that differ: dotted config key → plain value.
 
     start: the name of the job whose weights it begins with; '' for new ones.
@@ -214,9 +227,9 @@ class Job:
     start: str = ""
 
     def __post_init__(self) -> None:
-        """Raises Refused for names that would lead out of the run folder, as a stranger's may hold."""
-        if odd := [name for name in (self.stage, self.start) if name and not is_name(name)]:
-            raise Refused(f"'{odd[0]}' is no name of a fit")
+        """Raises UserError for names that would lead out of the run folder, as a stranger's may hold."""
+        if odd := [name for name in (self.stage, self.start) if name and not is_safe_name(name)]:
+            raise UserError(f"'{odd[0]}' is no name of a fit")
 
     @property
     def name(self) -> str:
@@ -250,7 +263,7 @@ class Result:
     seconds: of training. parameters: how many numbers it learnt; 0 where an older dlrun did not say.
     """
 
-    job: Job
+    job: FitJob
     split: str
     scores: dict[str, Score]
     baseline: dict[str, Score] = field(default_factory=dict)

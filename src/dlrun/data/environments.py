@@ -10,15 +10,17 @@ import torch
 from torch import Tensor
 
 from dlrun.config.constraints import Count
-from dlrun.core.errors import Refused
+from dlrun.core.errors import UserError
 
 WIDE, HIGH = 240, 100  # pixels of a picture
-REACH = 2.4  # metres from the middle at which an episode ends
-POLE = 1.0  # metres
-SHARP = 4  # times larger a picture is drawn, and then made smaller, so that slanted edges are smooth
+TRACK_HALF_WIDTH = 2.4  # metres from the middle at which an episode ends
+POLE_LENGTH = 1.0  # metres
+SUPERSAMPLING = (
+    4  # times larger a picture is drawn, and then made smaller, so that slanted edges are smooth
+)
 
 
-class World(Protocol):
+class Environment(Protocol):
     """Some episodes at once, side by side. It lives on the CPU, and what it does follows from starts and actions."""
 
     def begin(self, starts: Tensor) -> None:
@@ -32,7 +34,7 @@ class World(Protocol):
         """
         ...
 
-    def pictures(self, observations: Tensor) -> Tensor:
+    def render(self, observations: Tensor) -> Tensor:
         """What these observations (N, …) look like (N, 3, H, W), from 0 to 1."""
         ...
 
@@ -42,49 +44,72 @@ class CartPole:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.carts: Any = None
+        self.vector_env: Any = None
 
     def begin(self, starts: Tensor) -> None:
         kind = {"vectorization_mode": "vector_entry_point", "max_episode_steps": self.limit}
-        self.carts = library().make_vec("CartPole-v1", num_envs=len(starts), **kind).unwrapped
-        self.carts.reset(seed=0)
-        self.carts.state = starts.double().numpy().T.copy()
+        self.vector_env = (
+            import_gymnasium().make_vec("CartPole-v1", num_envs=len(starts), **kind).unwrapped
+        )
+        self.vector_env.reset(seed=0)
+        self.vector_env.state = starts.double().numpy().T.copy()
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        seen, rewards, fallen, late, _ = self.carts.step(actions.numpy())
+        seen, rewards, fallen, late, _ = self.vector_env.step(actions.numpy())
         return torch.from_numpy(seen), torch.from_numpy(rewards), torch.from_numpy(fallen | late)
 
-    def pictures(self, observations: Tensor) -> Tensor:
-        drawn = [drawing(position, angle) for position, _, angle, _ in observations.tolist()]
+    def render(self, observations: Tensor) -> Tensor:
+        drawn = [draw_cartpole(position, angle) for position, _, angle, _ in observations.tolist()]
         return torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2) / 255
 
 
-def library() -> Any:
-    """Gymnasium. Raises Refused where it is not installed."""
+def import_gymnasium() -> Any:
+    """Gymnasium. Raises UserError where it is not installed."""
     try:
         import gymnasium
     except ImportError as error:
-        raise Refused(f"this world needs the library gymnasium ({error}): pip install 'dlrun[control]'") from error
+        raise UserError(
+            f"this world needs the library gymnasium ({error}): pip install 'dlrun[control]'"
+        ) from error
     return gymnasium
 
 
-def drawing(position: float, angle: float) -> np.ndarray:
+def draw_cartpole(position: float, angle: float) -> np.ndarray:
     """A cart at `position` metres on its rail, and its pole `angle` radians to the right: uint8 (HIGH, WIDE, 3)."""
     from PIL import Image, ImageDraw
 
-    metre, ground = SHARP * WIDE / (2 * REACH), SHARP * (HIGH - 20)
-    found = Image.new("RGB", (SHARP * WIDE, SHARP * HIGH), "white")
+    metre, ground = SUPERSAMPLING * WIDE / (2 * TRACK_HALF_WIDTH), SUPERSAMPLING * (HIGH - 20)
+    found = Image.new("RGB", (SUPERSAMPLING * WIDE, SUPERSAMPLING * HIGH), "white")
     pen = ImageDraw.Draw(found)
-    middle, axle = SHARP * WIDE / 2 + position * metre, ground - 8 * SHARP
-    tip = middle + POLE * metre * math.sin(angle), axle - POLE * metre * math.cos(angle)
-    pen.line([0, ground, SHARP * WIDE, ground], (120, 120, 120), SHARP)
-    pen.rectangle([middle - 14 * SHARP, ground - 14 * SHARP, middle + 14 * SHARP, ground], (40, 40, 40))
-    pen.line([middle, axle, *tip], (200, 120, 60), 5 * SHARP)
-    pen.ellipse([middle - 3 * SHARP, axle - 3 * SHARP, middle + 3 * SHARP, axle + 3 * SHARP], (120, 130, 200))
+    middle, axle = SUPERSAMPLING * WIDE / 2 + position * metre, ground - 8 * SUPERSAMPLING
+    tip = (
+        middle + POLE_LENGTH * metre * math.sin(angle),
+        axle - POLE_LENGTH * metre * math.cos(angle),
+    )
+    pen.line([0, ground, SUPERSAMPLING * WIDE, ground], (120, 120, 120), SUPERSAMPLING)
+    pen.rectangle(
+        [
+            middle - 14 * SUPERSAMPLING,
+            ground - 14 * SUPERSAMPLING,
+            middle + 14 * SUPERSAMPLING,
+            ground,
+        ],
+        (40, 40, 40),
+    )
+    pen.line([middle, axle, *tip], (200, 120, 60), 5 * SUPERSAMPLING)
+    pen.ellipse(
+        [
+            middle - 3 * SUPERSAMPLING,
+            axle - 3 * SUPERSAMPLING,
+            middle + 3 * SUPERSAMPLING,
+            axle + 3 * SUPERSAMPLING,
+        ],
+        (120, 130, 200),
+    )
     return np.asarray(found.resize((WIDE, HIGH), Image.Resampling.BOX))
 
 
-def cart_pole(*, limit: Count) -> World:
-    """CartPole-v1, whose episodes last `limit` steps at most. Raises Refused where Gymnasium is not installed."""
-    library()
+def make_cartpole(*, limit: Count) -> Environment:
+    """CartPole-v1, whose episodes last `limit` steps at most. Raises UserError where Gymnasium is not installed."""
+    import_gymnasium()
     return CartPole(limit)

@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from dlrun.core.dataset import Ragged
-from dlrun.core.errors import Refused
+from dlrun.core.errors import UserError
 
 
 def _encode(text: str, encoding: str) -> bytes:
@@ -23,7 +23,7 @@ def _encode(text: str, encoding: str) -> bytes:
 
 
 _RECONSTRUCT = np.empty(0).__reduce__()[0]
-ADMITTED: dict[tuple[str, str], Any] = {
+ALLOWED_GLOBALS: dict[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
     ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
     ("numpy", "ndarray"): np.ndarray,
@@ -32,19 +32,19 @@ ADMITTED: dict[tuple[str, str], Any] = {
 }
 
 
-class _Restricted(pickle.Unpickler):
+class _RestrictedUnpickler(pickle.Unpickler):
     """Admits what lists and arrays of integers are made of."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in ADMITTED:
+        if (module, name) not in ALLOWED_GLOBALS:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return ADMITTED[module, name]
+        return ALLOWED_GLOBALS[module, name]
 
 
 def read_lists(path: Path, member: str) -> Ragged:
     """The lists of integers in a member of an .npz file, end to end: values int32 (total,), offsets int64 (N + 1,).
 
-    To be called after the file's checksum was found right. Raises Refused when the member holds anything else.
+    To be called after the file's checksum was found right. Raises UserError when the member holds anything else.
     """
     try:
         with zipfile.ZipFile(path) as archive, archive.open(f"{member}.npy") as handle:
@@ -52,14 +52,24 @@ def read_lists(path: Path, member: str) -> Ragged:
         offsets = np.zeros(len(lists) + 1, np.int64)
         np.cumsum([len(row) for row in lists], out=offsets[1:])
         return Ragged(np.fromiter(chain.from_iterable(lists), np.int32, offsets[-1]), offsets)
-    except (OSError, KeyError, ValueError, TypeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise Refused(f"{path}: '{member}' does not hold lists of whole numbers: {error}") from error
+    except (
+        OSError,
+        KeyError,
+        ValueError,
+        TypeError,
+        EOFError,
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+    ) as error:
+        raise UserError(
+            f"{path}: '{member}' does not hold lists of whole numbers: {error}"
+        ) from error
 
 
 def read_mapping(content: bytes) -> dict[str, Any]:
     """A pickled mapping of arrays and lists of plain values. Raises ValueError when it is anything else."""
     try:
-        found = _Restricted(io.BytesIO(content), encoding="latin1").load()
+        found = _RestrictedUnpickler(io.BytesIO(content), encoding="latin1").load()
     except (pickle.UnpicklingError, EOFError, AttributeError, IndexError, TypeError) as error:
         raise ValueError(f"a pickle that cannot be read: {error}") from error
     if not isinstance(found, dict):
@@ -73,11 +83,13 @@ def _unpickle(handle: IO[bytes]) -> list[list[int]]:
     shape, _, dtype = np.lib.format.read_array_header_1_0(handle)
     if len(shape) != 1 or not dtype.hasobject:
         raise ValueError(f"shape {shape}, dtype {dtype}")
-    content = io.BufferedReader(io.BytesIO(handle.read()), 1 << 20)  # read ahead: five times faster than without
+    content = io.BufferedReader(
+        io.BytesIO(handle.read()), 1 << 20
+    )  # read ahead: five times faster than without
     collecting = gc.isenabled()
     gc.disable()  # thousands of lists at once, none of them garbage
     try:
-        lists = _Restricted(content, encoding="latin1").load()
+        lists = _RestrictedUnpickler(content, encoding="latin1").load()
     finally:
         if collecting:
             gc.enable()
@@ -88,10 +100,10 @@ def _unpickle(handle: IO[bytes]) -> list[list[int]]:
     return lists.tolist()
 
 
-def read_numbers(path: Path, member: str) -> np.ndarray:
-    """A plain array in an .npz file. Raises Refused when it is not there or holds objects."""
+def read_npz_array(path: Path, member: str) -> np.ndarray:
+    """A plain array in an .npz file. Raises UserError when it is not there or holds objects."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             return archive[member]
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise Refused(f"{path}: cannot read '{member}': {error}") from error
+        raise UserError(f"{path}: cannot read '{member}': {error}") from error

@@ -8,78 +8,94 @@ from pathlib import Path
 from typing import Any
 
 from dlrun.core import stored_files
-from dlrun.core.errors import Refused, in_short
-from dlrun.core.files import is_name
-from dlrun.core.measure_names import goal, goals_of
+from dlrun.core.errors import UserError, format_names
+from dlrun.core.files import is_safe_name
+from dlrun.core.measure_names import get_direction, make_direction_map
 
-FREE = ("constant", "last_value", "same_time_before")  # stages of a workflow that give an answer for nothing
+BASELINE_STAGES = (
+    "constant",
+    "last_value",
+    "same_time_before",
+)  # stages of a workflow that give an answer for nothing
 Lines = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Answering:
+class PredictionSource:
     """names: the fits whose mean is the answer, one or several. told: what is to be said of them; '' of a plain fit.
 
     one: the fit that is looked into, where a mean of several cannot be.
     """
 
     names: tuple[str, ...]
-    told: str
-    one: str
+    description: str
+    single_fit: str
 
 
-def answering(folder: Path, fit: str = "") -> Answering | None:
+def select_prediction_source(folder: Path, fit: str = "") -> PredictionSource | None:
     """Who answers for a run; None where no fit has finished. fit: the name of the fit, or stage, that is asked for.
 
     Of folds all answer, and the mean of their answers counts; of a walk forward the last one, which has seen the most.
-    Of a workflow its final fit, else its winner, which may be the baseline or the linear model. Raises Refused for a
+    Of a workflow its final fit, else its winner, which may be the baseline or the linear model. Raises UserError for a
     fit that is not there.
     """
-    results = stored_files.lines(folder / "results.jsonl")
+    results = stored_files.load_json_lines(folder / "results.jsonl")
     lines = [line for line in results if line["split"] != "test"] or results
     names = list(dict.fromkeys(line["name"] for line in lines if line.get("scores")))
-    if odd := [name for name in names if not is_name(name)]:
-        raise Refused(f"{folder / 'results.jsonl'}: {odd[0]!r} is no name of a fit")
+    if odd := [name for name in names if not is_safe_name(name)]:
+        raise UserError(f"{folder / 'results.jsonl'}: {odd[0]!r} is no name of a fit")
     if not names:
         return None
     stages = list(dict.fromkeys(line["job"]["stage"] for line in lines if line.get("scores")))
     if fit in names:
-        return Answering((fit,), f"the answers are those of {fit}", fit)
+        return PredictionSource((fit,), f"the answers are those of {fit}", fit)
     if fit and fit not in stages:
-        there = in_short(dict.fromkeys([*(stages if len(stages) > 1 else []), *names]), fit)
-        raise Refused(f"fit={fit}: no such fit has finished in {folder}; there are: {there}")
-    stage, why = (fit, "") if fit else _stage(folder, lines)
-    jobs = {line["name"]: line["job"] for line in lines if line["job"]["stage"] == stage and line.get("scores")}
-    return _of_stage(folder, jobs, why) if jobs else Answering((names[-1],), "", names[-1])
+        there = format_names(dict.fromkeys([*(stages if len(stages) > 1 else []), *names]), fit)
+        raise UserError(f"fit={fit}: no such fit has finished in {folder}; there are: {there}")
+    stage, why = (fit, "") if fit else _find_main_stage(folder, lines)
+    jobs = {
+        line["name"]: line["job"]
+        for line in lines
+        if line["job"]["stage"] == stage and line.get("scores")
+    }
+    return (
+        _select_in_stage(folder, jobs, why)
+        if jobs
+        else PredictionSource((names[-1],), "", names[-1])
+    )
 
 
-def _of_stage(folder: Path, jobs: Mapping[str, Mapping[str, Any]], why: str) -> Answering:
+def _select_in_stage(
+    folder: Path, jobs: Mapping[str, Mapping[str, Any]], why: str
+) -> PredictionSource:
     names = tuple(jobs)
     before = f"{why}: " if why else ""
     if len(names) == 1:
-        return Answering(names, f"{before}{names[0]} answers" if why else "", names[0])
+        return PredictionSource(names, f"{before}{names[0]} answers" if why else "", names[0])
     if next(iter(jobs.values())).get("folds", 1) == 1:
-        return Answering(names[:1], f"{before}of {len(names)} seeds the first, {names[0]}, answers", names[0])
-    if _walks(folder):
+        return PredictionSource(
+            names[:1], f"{before}of {len(names)} seeds the first, {names[0]}, answers", names[0]
+        )
+    if _is_walk_forward(folder):
         last = max(names, key=lambda name: (-jobs[name].get("repeat", 0), jobs[name]["fold"]))
         told = f"{before}of {len(names)} folds the last, {last}, answers: it has learnt from the most rows"
-        return Answering((last,), told, last)
+        return PredictionSource((last,), told, last)
     shown = f"{names[0]} to {names[-1]}"
     one = names[0] if (folder / "fields" / f"{names[0]}.json").is_file() else names[-1]
     told = f"{before}the mean of what {len(names)} folds answer, {shown}; fit={names[0]} asks one of them"
-    return Answering(names, told, one)
+    return PredictionSource(names, told, one)
 
 
-def looked_into(found: Answering) -> str:
+def describe_single_fit(found: PredictionSource) -> str:
     """What is said where only one of several folds can be looked into."""
     if len(found.names) == 1:
-        return found.told
-    return f"of {len(found.names)} folds {found.one} is looked into; fit={found.names[-1]} names another"
+        return found.description
+    return f"of {len(found.names)} folds {found.single_fit} is looked into; fit={found.names[-1]} names another"
 
 
-def _stage(folder: Path, lines: Lines) -> tuple[str, str]:
+def _find_main_stage(folder: Path, lines: Lines) -> tuple[str, str]:
     """The stage that a run is about, and why, where that needs a word."""
-    steps = stored_files.value_or_none(folder / "workflow.json") or []
+    steps = stored_files.load_json_or_none(folder / "workflow.json") or []
     there = [line["job"]["stage"] for line in lines]
     won = next((step["winner"] for step in reversed(steps) if step.get("winner")), "")
     if "final" in there:
@@ -87,32 +103,37 @@ def _stage(folder: Path, lines: Lines) -> tuple[str, str]:
     if won in there:
         return won, "the workflow's winner"
     if any(step.get("stopped") for step in steps):
-        return _best_free(steps, lines), "nothing beat the baseline in this workflow"
+        return _find_best_baseline(steps, lines), "nothing beat the baseline in this workflow"
     if "fit" in there:
         return "fit", ""
     return there[-1], "the workflow has not come to its end" if steps else ""
 
 
-def _best_free(steps: Sequence[Mapping[str, Any]], lines: Lines) -> str:
+def _find_best_baseline(steps: Sequence[Mapping[str, Any]], lines: Lines) -> str:
     """Of the answers that cost nothing the best by the workflow's measure."""
     measure = next((step["measure"] for step in steps if step.get("measure")), "loss")
     scores: dict[str, list[float]] = {}
     for line in lines:
         value = (line.get("scores") or {}).get(measure, {}).get("value")
-        if line["job"]["stage"] in FREE and value is not None:
+        if line["job"]["stage"] in BASELINE_STAGES and value is not None:
             scores.setdefault(line["job"]["stage"], []).append(value)
-    less = goal(measure, goals_of(line.get("scores") or {} for line in lines)) == "min"
-    means = {stage: sum(values) / len(values) * (1 if less else -1) for stage, values in scores.items()}
+    less = (
+        get_direction(measure, make_direction_map(line.get("scores") or {} for line in lines))
+        == "min"
+    )
+    means = {
+        stage: sum(values) / len(values) * (1 if less else -1) for stage, values in scores.items()
+    }
     return min(means, key=lambda stage: means[stage]) if means else "constant"
 
 
-def _walks(folder: Path) -> bool:
+def _is_walk_forward(folder: Path) -> bool:
     """Whether the folds of a run follow each other in time, each with more rows to learn from than the one before."""
-    protocol = stored_files.config(folder).get("protocol") or {}
+    protocol = stored_files.load_run_config(folder).get("protocol") or {}
     return str(protocol.get("_target_")).endswith(".walk_forward")
 
 
-def fields_file(folder: Path, fit: str) -> Path:
+def get_fields_file(folder: Path, fit: str) -> Path:
     """What a fit was told of its columns; runs of before 0.1.1 kept that of the last of their folds alone."""
     own = folder / "fields" / f"{fit}.json"
     return own if own.is_file() else folder / "fields.json"

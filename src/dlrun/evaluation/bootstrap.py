@@ -11,26 +11,33 @@ import numpy as np
 
 Array = np.ndarray
 Statistic = Callable[[Array], float]  # row numbers, which may repeat → the measure of these rows
-LEAST_ROWS = 20
-MEANS, STATISTICS = 2000, 1000  # resamples: of means, which are cheap, and of whole-split statistics
+MIN_ROWS = 20
+NUM_MEAN_RESAMPLES, NUM_STATISTIC_RESAMPLES = (
+    2000,
+    1000,
+)  # resamples: of means, which are cheap, and of whole-split statistics
 CHUNK_NUMBERS = 1 << 20
-MOST_WORK = 200_000_000  # numbers that the resamples of one statistic may go through: some 8 s on one thread
-LEAST_DRAWS = 200  # fewer resamples say nothing of the ends
-GROUPS = 100  # left out in turn to see how skewed a statistic is
+MAX_RESAMPLED_NUMBERS = 200_000_000  # numbers that the resamples of one statistic may go through: some 8 s on one thread
+MIN_RESAMPLES = 200  # fewer resamples say nothing of the ends
+NUM_JACKKNIFE_GROUPS = 100  # left out in turn to see how skewed a statistic is
 NORMAL = NormalDist()
-COSTLY = "it has no interval"
-ALIKE = "all rows have the same value, so that they say nothing of how others would come out"
-UNDEFINED = 0.05  # a larger share of resamples without a value leaves no interval
+NO_INTERVAL = "it has no interval"
+NO_VARIATION = "all rows have the same value, so that they say nothing of how others would come out"
+MAX_UNDEFINED_SHARE = 0.05  # a larger share of resamples without a value leaves no interval
 
 
-def too_few(rows: int) -> str:
+def check_sample_size(rows: int) -> str:
     """Why there is no interval over so few rows; '' where there is one.
 
     An interval is of one score of one fit over its rows, or of a difference on the same rows: how far it could have
     come out otherwise with other rows. Of several fits, or of two or three rows, it is not taken.
     """
     counted = "1 row is" if rows == 1 else f"{rows} rows are"
-    return f"{counted} too few for an interval: at least {LEAST_ROWS} are needed" if rows < LEAST_ROWS else ""
+    return (
+        f"{counted} too few for an interval: at least {MIN_ROWS} are needed"
+        if rows < MIN_ROWS
+        else ""
+    )
 
 
 @dataclass(frozen=True)
@@ -44,59 +51,77 @@ class Interval:
     why: str = ""
 
     @property
-    def real(self) -> bool:
+    def is_nonzero(self) -> bool:
         """Whether zero lies outside: of a difference, whether it is more than chance."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
-def mean(values: Array, rows: Array | None = None, *, finish: Callable[[float], float] = float, seed: int) -> Interval:
+def compute_mean_interval(
+    values: Array, rows: Array | None = None, *, finish: Callable[[float], float] = float, seed: int
+) -> Interval:
     """The interval of finish(mean of per-row values (n,)).
 
     rows (n,): who each value belongs to; values of one row are drawn together (cluster bootstrap). None: each its own.
     The percentile interval, widened for few rows as in Hesterberg (2015), "What teachers should know about the
     bootstrap", 3.3; rows that all say the most frequent value do not count among the many.
     """
-    values, units = np.asarray(values, float), Units.of(rows, len(values))
-    if fault := _fault(values, units):
-        return Interval(finish(float(values.mean())) if len(values) else math.nan, n=len(units), why=fault)
+    values, units = np.asarray(values, float), ResamplingUnits.from_ids(rows, len(values))
+    if fault := _find_fault(values, units):
+        return Interval(
+            finish(float(values.mean())) if len(values) else math.nan, n=len(units), why=fault
+        )
     value = finish(float(values.mean()))
     distinct, counts = np.unique(values, return_counts=True)
     if len(distinct) == 1:
-        return Interval(value, n=len(units), why=ALIKE)
-    drawn = [finish(one) for one in _means(values[:, None], units, seed)[:, 0]]
+        return Interval(value, n=len(units), why=NO_VARIATION)
+    drawn = [finish(one) for one in _resample_means(values[:, None], units, seed)[:, 0]]
     telling = round(len(units) * (1 - counts.max() / len(values)))
-    return _interval(value, np.array(drawn), len(units), telling)
+    return _interval_from_samples(value, np.array(drawn), len(units), telling)
 
 
-def statistic(function: Statistic, rows: Array, *, telling: int | None = None, seed: int, work: int = 0) -> Interval:
+def compute_interval(
+    function: Statistic, rows: Array, *, telling: int | None = None, seed: int, work: int = 0
+) -> Interval:
     """The interval of function(row numbers), such as an area under a curve; fewer resamples than for a mean.
 
     Corrected for bias and skewness (BCa, Efron 1987), without which that of an area near 1 is too short.
-    rows (n,): who each of the n rows belongs to, as in `mean`. telling: of how many rows the statistic depends, where
+    rows (n,): who each of the n rows belongs to, as in `compute_mean_interval`. telling: of how many rows the statistic depends, where
     it is fewer than all (those of the rarer class; those on which two models differ). work: how many numbers one
     taking of it goes through; where many resamples would take too long there are fewer, or none, and `why` says so.
     """
-    units, draws = Units.of(rows, len(rows)), affordable(work)
+    units, draws = ResamplingUnits.from_ids(rows, len(rows)), get_num_samples(work)
     value = float(function(np.arange(len(rows)))) if len(rows) else math.nan
-    if fault := _fault(np.array([value]), units):
+    if fault := _find_fault(np.array([value]), units):
         return Interval(value, n=len(units), why=fault)
-    if draws < LEAST_DRAWS:
-        return Interval(value, n=len(units), why=f"{COSTLY}: resampling {work:,} numbers takes too long")
-    drawn = np.array([function(units.rows(chosen)) for chosen in _draws(len(units), draws, seed)])
+    if draws < MIN_RESAMPLES:
+        return Interval(
+            value, n=len(units), why=f"{NO_INTERVAL}: resampling {work:,} numbers takes too long"
+        )
+    drawn = np.array(
+        [function(units.get_rows(chosen)) for chosen in _iter_samples(len(units), draws, seed)]
+    )
     if np.ptp(drawn) == 0:
-        return Interval(value, n=len(units), why="every resample has the same value, so resampling says nothing")
+        return Interval(
+            value, n=len(units), why="every resample has the same value, so resampling says nothing"
+        )
     skewed = _acceleration(function, units, seed)
-    found = _interval(value, drawn, len(units), len(units) if telling is None else telling, skewed)
-    fewer = f"its interval is of {draws} resamples, not {STATISTICS:,}, which would take too long"
-    return replace(found, why=found.why or fewer) if draws < STATISTICS else found
+    found = _interval_from_samples(
+        value, drawn, len(units), len(units) if telling is None else telling, skewed
+    )
+    fewer = f"its interval is of {draws} resamples, not {NUM_STATISTIC_RESAMPLES:,}, which would take too long"
+    return replace(found, why=found.why or fewer) if draws < NUM_STATISTIC_RESAMPLES else found
 
 
-def affordable(work: int) -> int:
+def get_num_samples(work: int) -> int:
     """How many resamples of a statistic there are, one taking of which goes through so many numbers."""
-    return min(STATISTICS, MOST_WORK // work - GROUPS) if work else STATISTICS
+    return (
+        min(NUM_STATISTIC_RESAMPLES, MAX_RESAMPLED_NUMBERS // work - NUM_JACKKNIFE_GROUPS)
+        if work
+        else NUM_STATISTIC_RESAMPLES
+    )
 
 
-def paired(
+def compute_paired_interval(
     first: Array | Statistic,
     second: Array | Statistic,
     rows: Array,
@@ -108,28 +133,33 @@ def paired(
 ) -> Interval:
     """Second minus first on the same rows: both are taken on the same resamples, so what is hard for both cancels.
 
-    first, second: per-row values (n,), or statistics as in `statistic`. Rows on which the two are equal do not count
+    first, second: per-row values (n,), or statistics as in `compute_interval`. Rows on which the two are equal do not count
     among the many: a handful of rows apart is no proof, however many there are besides (McNemar 1947).
     """
     if callable(first) and callable(second):
         if telling == 0:
-            return _equal(rows)
+            return _make_zero_interval(rows)
         one, other = first, second
-        return statistic(lambda chosen: other(chosen) - one(chosen), rows, telling=telling, seed=seed, work=work)
-    both, units = np.stack([np.asarray(first, float), np.asarray(second, float)], 1), Units.of(rows, len(rows))
+        return compute_interval(
+            lambda chosen: other(chosen) - one(chosen), rows, telling=telling, seed=seed, work=work
+        )
+    both, units = (
+        np.stack([np.asarray(first, float), np.asarray(second, float)], 1),
+        ResamplingUnits.from_ids(rows, len(rows)),
+    )
     before, after = map(finish, both.mean(0).tolist()) if len(both) else (math.nan, math.nan)
-    if fault := _fault(both, units):
+    if fault := _find_fault(both, units):
         return Interval(after - before, n=len(units), why=fault)
     apart = len(np.unique(units.owner[both[:, 0] != both[:, 1]]))
     if not apart:
-        return _equal(rows)
-    drawn = _means(both, units, seed)
+        return _make_zero_interval(rows)
+    drawn = _resample_means(both, units, seed)
     differences = np.array([finish(b) - finish(a) for a, b in drawn.tolist()])
-    return _interval(after - before, differences, len(units), apart)
+    return _interval_from_samples(after - before, differences, len(units), apart)
 
 
 @dataclass(frozen=True)
-class Units:
+class ResamplingUnits:
     """What is drawn as one: rows with the same id. owner (n,): the unit of each row, numbered as they first appear."""
 
     owner: Array
@@ -137,7 +167,7 @@ class Units:
     starts: Array  # where each unit begins in `order`, and the end
 
     @classmethod
-    def of(cls, ids: Array | None, n: int) -> Units:
+    def from_ids(cls, ids: Array | None, n: int) -> ResamplingUnits:
         """The units of n rows. Raises ValueError when there is not one id a row."""
         if ids is None:
             return cls(np.arange(n), np.arange(n), np.arange(n + 1))
@@ -145,13 +175,15 @@ class Units:
             raise ValueError(f"{len(ids)} row ids for {n} values")
         _, first, owner = np.unique(np.asarray(ids), return_index=True, return_inverse=True)
         owner = np.argsort(np.argsort(first))[owner.ravel()] if n else owner
-        starts = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(first)))]).astype(int)
+        starts = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(first)))]).astype(
+            int
+        )
         return cls(owner, np.argsort(owner, kind="stable"), starts)
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    def rows(self, chosen: Array) -> Array:
+    def get_rows(self, chosen: Array) -> Array:
         """The row numbers of these units."""
         if len(self) == len(self.owner):
             return self.order[chosen]
@@ -159,71 +191,81 @@ class Units:
         within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         return self.order[np.repeat(self.starts[:-1][chosen], lengths) + within]
 
-    def sums(self, values: Array) -> Array:
+    def sum_by_unit(self, values: Array) -> Array:
         """The sum over each unit of values (n, k)."""
         return np.stack([np.bincount(self.owner, column, len(self)) for column in values.T], 1)
 
 
-def _draws(n: int, times: int, seed: int) -> Iterator[Array]:
+def _iter_samples(n: int, times: int, seed: int) -> Iterator[Array]:
     random = np.random.default_rng(seed)
     for _ in range(times):
         yield random.integers(0, n, n, np.int32)
 
 
-def _means(values: Array, units: Units, seed: int) -> Array:
+def _resample_means(values: Array, units: ResamplingUnits, seed: int) -> Array:
     """Means (MEANS, k) of values (n, k) over resampled units."""
-    sums, lengths = units.sums(values), np.diff(units.starts)
-    together, random, n = max(1, CHUNK_NUMBERS // len(units)), np.random.default_rng(seed), len(units)
+    sums, lengths = units.sum_by_unit(values), np.diff(units.starts)
+    together, random, n = (
+        max(1, CHUNK_NUMBERS // len(units)),
+        np.random.default_rng(seed),
+        len(units),
+    )
     found = []
-    for done in range(0, MEANS, together):
-        chosen = random.integers(0, n, (min(together, MEANS - done), n), np.int32)
+    for done in range(0, NUM_MEAN_RESAMPLES, together):
+        chosen = random.integers(0, n, (min(together, NUM_MEAN_RESAMPLES - done), n), np.int32)
         totals = np.stack([column[chosen].sum(1) for column in sums.T], 1)
         found.append(totals / (lengths[chosen].sum(1)[:, None] if lengths.max() > 1 else n))
     return np.concatenate(found)
 
 
-def _equal(rows: Array) -> Interval:
+def _make_zero_interval(rows: Array) -> Interval:
     return Interval(0.0, 0.0, 0.0, len(np.unique(rows)), "the two are equal on every row")
 
 
-def _fault(values: Array, units: Units) -> str:
-    if few := too_few(len(units)):
+def _find_fault(values: Array, units: ResamplingUnits) -> str:
+    if few := check_sample_size(len(units)):
         return few
     return "" if np.isfinite(values).all() else "it is not defined on these rows"
 
 
-def _acceleration(function: Statistic, units: Units, seed: int) -> float:
+def _acceleration(function: Statistic, units: ResamplingUnits, seed: int) -> float:
     """How skewed a statistic is, by leaving out groups of units in turn (Efron and Tibshirani 1993, 14.15)."""
     order = np.random.default_rng(seed).permutation(len(units))
-    parts = np.array_split(order, min(len(units), GROUPS))
-    without = np.array([function(units.rows(np.setdiff1d(order, part))) for part in parts])
+    parts = np.array_split(order, min(len(units), NUM_JACKKNIFE_GROUPS))
+    without = np.array([function(units.get_rows(np.setdiff1d(order, part))) for part in parts])
     moved = without[np.isfinite(without)]
     moved = moved.mean() - moved
     spread = float((moved**2).sum() ** 1.5)
     return float((moved**3).sum()) / (6 * spread) if spread else 0.0
 
 
-def _interval(value: float, drawn: Array, n: int, telling: int, skewed: float | None = None) -> Interval:
+def _interval_from_samples(
+    value: float, drawn: Array, n: int, telling: int, skewed: float | None = None
+) -> Interval:
     """From resamples to an interval: percentiles, moved for bias and skewness where the skewness is given."""
     defined = drawn[np.isfinite(drawn)]
-    if len(defined) < (1 - UNDEFINED) * len(drawn):
+    if len(defined) < (1 - MAX_UNDEFINED_SHARE) * len(drawn):
         lost = len(drawn) - len(defined)
         return Interval(value, n=n, why=f"it is not defined on {lost} of {len(drawn)} resamples")
-    tails = _tail(min(telling, n)), 1 - _tail(min(telling, n))
+    tails = _tail_probability(min(telling, n)), 1 - _tail_probability(min(telling, n))
     if skewed is not None:
         share = (np.mean(defined < value) + np.mean(defined <= value)) / 2
-        tails = _moved(tails[0], NORMAL.inv_cdf(min(max(float(share), 0.001), 0.999)), skewed)
+        tails = _correct_quantiles(
+            tails[0], NORMAL.inv_cdf(min(max(float(share), 0.001), 0.999)), skewed
+        )
     low, high = np.quantile(defined, tails)
     return Interval(value, float(low), float(high), n)
 
 
-def _moved(tail: float, bias: float, skewed: float) -> tuple[float, float]:
+def _correct_quantiles(tail: float, bias: float, skewed: float) -> tuple[float, float]:
     edge = -NORMAL.inv_cdf(tail)
-    below, above = (NORMAL.cdf(bias + z / max(1e-6, 1 - skewed * z)) for z in (bias - edge, bias + edge))
+    below, above = (
+        NORMAL.cdf(bias + z / max(1e-6, 1 - skewed * z)) for z in (bias - edge, bias + edge)
+    )
     return below, above
 
 
-def _tail(n: int) -> float:
+def _tail_probability(n: int) -> float:
     """Which share of resamples to leave out at each end: 2.5 %, less for few rows, since they spread too little.
 
     Student's quantile by the Cornish-Fisher expansion (Abramowitz and Stegun, 26.7.5), back through the normal one.

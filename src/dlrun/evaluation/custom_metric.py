@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlrun.config.custom_contract import Plugins, failed, own
-from dlrun.config.instantiate import build
-from dlrun.core.errors import Refused
+from dlrun.config.custom_contract import Plugins, describe_custom_error, is_custom
+from dlrun.config.instantiate import build_part
+from dlrun.core.errors import UserError
 from dlrun.core.types import Field
 from dlrun.evaluation.metrics import Metric
 
 
-def metric_of(
+def make_custom_metric(
     node: Mapping[str, Any], name: str, field: Field, plugins: Plugins, tell: Callable[[str], None]
 ) -> Metric:
     """The metric that a node describes for one target.
@@ -32,22 +32,29 @@ def metric_of(
         def within(prediction, target, tolerance=1.0):
             return (prediction - target).abs() <= tolerance
     """
-    if not own(node["_target_"]):
-        return build(node, field, kind="metric", plugins=plugins)  # type: ignore[no-any-return]
+    if not is_custom(node["_target_"]):
+        return build_part(node, field, kind="metric", plugins=plugins)  # type: ignore[no-any-return]
     goal = node.get("goal", "max")
-    made = build({key: value for key, value in node.items() if key != "goal"}, field, kind="metric", plugins=plugins)
+    made = build_part(
+        {key: value for key, value in node.items() if key != "goal"},
+        field,
+        kind="metric",
+        plugins=plugins,
+    )
     if isinstance(made, Metric):
         return made
     if not callable(made):
-        raise Refused(f"metric {node['_target_']} returns a {type(made).__name__}; expected a function (prediction, "
+        raise UserError(f"metric {node['_target_']} returns a {type(made).__name__}; expected a function (prediction, "
                       "target), or a dlrun.evaluation.metrics.Metric")  # fmt: skip
     if "goal" not in node:
-        tell(f"metric '{name}': larger is taken as better; if smaller is, say metric.{name}.goal=min")
-    return Metric(goal, whole=OwnMetric(made, node["_target_"]))
+        tell(
+            f"metric '{name}': larger is taken as better; if smaller is, say metric.{name}.goal=min"
+        )
+    return Metric(goal, over_split=CustomMetric(made, node["_target_"]))
 
 
 @dataclass(frozen=True)
-class OwnMetric:
+class CustomMetric:
     """A metric of the user's own over all rows of a split, as a number."""
 
     function: Callable[[Tensor, Tensor], Any]
@@ -59,14 +66,16 @@ class OwnMetric:
         try:
             found = torch.as_tensor(self.function(prediction, target)).double()
         except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
-            raise Refused(failed_on(f"metric {self.name}", error, prediction, target)) from error
+            raise UserError(
+                format_custom_error(f"metric {self.name}", error, prediction, target)
+            ) from error
         if found.ndim and len(found) != len(target):
-            raise Refused(f"metric {self.name} returns {tuple(found.shape)} numbers for {len(target)} rows; expected "
+            raise UserError(f"metric {self.name} returns {tuple(found.shape)} numbers for {len(target)} rows; expected "
                           "one number, or one for each row")  # fmt: skip
         return float(found.mean())
 
 
-def failed_on(name: str, error: Exception, prediction: Tensor, target: Tensor) -> str:
+def format_custom_error(name: str, error: Exception, prediction: Tensor, target: Tensor) -> str:
     """What went wrong in a function of the user's own, and what it was given."""
     given = f"prediction {tuple(prediction.shape)} {prediction.dtype}, target {tuple(target.shape)} {target.dtype}"
-    return f"{failed(name, error)}; it was given {given}".replace("torch.", "")
+    return f"{describe_custom_error(name, error)}; it was given {given}".replace("torch.", "")

@@ -15,19 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from dlrun.core import json_text
-from dlrun.core.errors import Refused
+from dlrun.core.errors import UserError
 from dlrun.core.paths import user_cache
-from dlrun.core.renamed_parts import as_first_named
+from dlrun.core.renamed_parts import to_original_names
 
 log = logging.getLogger("dlrun")
 
-NOT_OF_THE_MODEL = ("output", "plugins")
-WAIT = 60.0  # seconds for the ledger to be free
-TOLD = 5  # earlier openings are told one by one
+IGNORED_KEYS = ("output", "plugins")
+LOCK_TIMEOUT = 60.0  # seconds for the ledger to be free
+MAX_LISTED_ENTRIES = 5  # earlier openings are told one by one
 
 
 @dataclass(frozen=True)
-class Entry:
+class LedgerEntry:
     """One opening of test rows. fingerprint: of the development rows. config: its sha256. run: the run's folder.
 
     test: what the test rows and their targets are known by, whichever inputs are read from them; '' in entries of
@@ -44,136 +44,191 @@ class Entry:
     test: str = ""
 
     @property
-    def told(self) -> str:
+    def formatted_score(self) -> str:
         """'accuracy 0.8821': the first measure that is no loss."""
-        name = next((name for name in self.score if not name.startswith("loss")), next(iter(self.score), ""))
+        name = next(
+            (name for name in self.score if not name.startswith("loss")), next(iter(self.score), "")
+        )
         return f"{name} {self.score[name]:.4f}" if name else "no score"
 
 
-def path() -> Path:
+def get_ledger_path() -> Path:
     """Where the ledger lies: beside the data in the user's cache folder."""
     return user_cache() / "ledger.jsonl"
 
 
-def entries() -> tuple[list[Entry], list[int]]:
+def read_entries() -> tuple[list[LedgerEntry], list[int]]:
     """Every opening in the order in which they were entered, and the numbers of the lines that cannot be read.
 
-    Raises Refused when the file is there and cannot be read: not knowing is not the same as none.
+    Raises UserError when the file is there and cannot be read: not knowing is not the same as none.
     """
     try:
-        content = path().read_bytes() if path().exists() else b""
+        content = get_ledger_path().read_bytes() if get_ledger_path().exists() else b""
     except OSError as error:
-        raise Refused(f"the ledger of test openings, {path()}, cannot be read: {error.strerror}") from error
-    found, damaged = list[Entry](), []
+        raise UserError(
+            f"the ledger of test openings, {get_ledger_path()}, cannot be read: {error.strerror}"
+        ) from error
+    found, damaged = list[LedgerEntry](), []
     for number, line in enumerate(content.split(b"\n"), 1):
-        entry = _entry(line)
+        entry = _parse_entry(line)
         if entry is not None:
             begun = replace(entry, score={})
-            found = [one for one in found if one != begun] + [entry]  # a line with a score completes the one without
+            found = [one for one in found if one != begun] + [
+                entry
+            ]  # a line with a score completes the one without
         elif line.strip():
             damaged.append(number)
     return found, damaged
 
 
-def openings(task: str, fingerprint: str, test: str = "") -> list[Entry]:
+def find_previous_entries(task: str, fingerprint: str, test: str = "") -> list[LedgerEntry]:
     """The earlier openings of the test rows of these data for this task; damaged lines are told in the log.
 
     Where an entry and the question both say which test rows they are of (`test`), that decides; else the fingerprint.
     """
-    found, damaged = entries()
+    found, damaged = read_entries()
     if damaged:
-        log.warning("%s: line %s is damaged and was not counted", path(), ", ".join(map(str, damaged)))
+        log.warning(
+            "%s: line %s is damaged and was not counted",
+            get_ledger_path(),
+            ", ".join(map(str, damaged)),
+        )
     same = lambda e: e.test == test if e.test and test else e.fingerprint == fingerprint  # noqa: E731
     return [entry for entry in found if entry.task == task and same(entry)]
 
 
-def must_have_reason(task: str, fingerprint: str, reason: str | None, run: Path | None = None, test: str = "") -> None:
-    """Raise Refused, naming the earlier openings, when there are any and no reason is given to look again.
+def require_reason(
+    task: str, fingerprint: str, reason: str | None, run: Path | None = None, test: str = ""
+) -> None:
+    """Raise UserError, naming the earlier openings, when there are any and no reason is given to look again.
 
     run: whose own opening, begun and never completed, is no earlier one.
     """
-    earlier = [entry for entry in openings(task, fingerprint, test) if entry.score or entry.run != str(run)]
+    earlier = [
+        entry
+        for entry in find_previous_entries(task, fingerprint, test)
+        if entry.score or entry.run != str(run)
+    ]
     if not earlier or (reason or "").strip():
         return
-    told = [f"{entry.date[:10]}, {entry.told}, {entry.run}" for entry in earlier[-TOLD:]]
+    told = [
+        f"{entry.date[:10]}, {entry.formatted_score}, {entry.run}"
+        for entry in earlier[-MAX_LISTED_ENTRIES:]
+    ]
     times = "1 time" if len(earlier) == 1 else f"{len(earlier)} times"
-    more = "the last ones: " if len(earlier) > TOLD else ""
-    raise Refused(
+    more = "the last ones: " if len(earlier) > MAX_LISTED_ENTRIES else ""
+    raise UserError(
         f"the test rows of {task} have been opened {times} before ({more}{'; '.join(told)}): each look makes the score "
         f'less believable. Say why they are opened again: reason="…"'
     )
 
 
 def check_writable() -> None:
-    """Raise Refused when no opening could be entered. To be called before any test row is read."""
-    with _opened():
+    """Raise UserError when no opening could be entered. To be called before any test row is read."""
+    with _open_ledger():
         pass
 
 
-def enter(*, task: str, fingerprint: str, config: Mapping[str, Any], run: Path, reason: str, test: str = "") -> Entry:
+def add_entry(
+    *,
+    task: str,
+    fingerprint: str,
+    config: Mapping[str, Any],
+    run: Path,
+    reason: str,
+    test: str = "",
+) -> LedgerEntry:
     """Add one opening, dated now and without a score yet, and answer with it; to be called before a row is read.
 
     An opening of the same run that was never completed goes on instead. Whether a reason is needed is asked while
-    nobody else can write: of two runs at once only one is the first. Raises Refused, also when it cannot be written.
+    nobody else can write: of two runs at once only one is the first. Raises UserError, also when it cannot be written.
     """
-    with _opened() as file:
-        begun = [entry for entry in openings(task, fingerprint, test) if entry.run == str(run) and not entry.score]
+    with _open_ledger() as file:
+        begun = [
+            entry
+            for entry in find_previous_entries(task, fingerprint, test)
+            if entry.run == str(run) and not entry.score
+        ]
         if begun:
             return begun[-1]
-        must_have_reason(task, fingerprint, reason, test=test)
+        require_reason(task, fingerprint, reason, test=test)
         date = datetime.now().astimezone().isoformat(timespec="seconds")
-        entry = Entry(date, task, fingerprint, config_hash(config), {}, str(run), reason.strip(), test)
-        _append(file, entry)
+        entry = LedgerEntry(
+            date, task, fingerprint, compute_config_hash(config), {}, str(run), reason.strip(), test
+        )
+        _append_entry(file, entry)
     return entry
 
 
-def complete(entry: Entry, score: Mapping[str, float]) -> Entry:
+def add_score(entry: LedgerEntry, score: Mapping[str, float]) -> LedgerEntry:
     """Enter what an opening came to. score: measure → value."""
     done = replace(entry, score=dict(score))
-    with _opened() as file:
-        _append(file, done)
+    with _open_ledger() as file:
+        _append_entry(file, done)
     return done
 
 
-def _append(file: io.FileIO, entry: Entry) -> None:
-    line = json_text.text(asdict(entry)).encode() + b"\n"
+def _append_entry(file: io.FileIO, entry: LedgerEntry) -> None:
+    line = json_text.to_json(asdict(entry)).encode() + b"\n"
     end = file.seek(0, os.SEEK_END)
     file.seek(max(0, end - 1))
-    cut = file.read(1) not in (b"", b"\n")  # a kill may have cut the last line short: it must not swallow this one
+    cut = file.read(1) not in (
+        b"",
+        b"\n",
+    )  # a kill may have cut the last line short: it must not swallow this one
     file.write(b"\n" + line if cut else line)
     os.fsync(file.fileno())
 
 
-def config_hash(config: Mapping[str, Any]) -> str:
+def compute_config_hash(config: Mapping[str, Any]) -> str:
     """The sha256 of a config as canonical JSON, without what says only where things go or come from."""
-    kept = {key: value for key, value in config.items() if key not in NOT_OF_THE_MODEL}
-    text = json_text.canonical(as_first_named(kept), separators=(",", ":"), ensure_ascii=False)
+    kept = {key: value for key, value in config.items() if key not in IGNORED_KEYS}
+    text = json_text.to_canonical_json(
+        to_original_names(kept), separators=(",", ":"), ensure_ascii=False
+    )
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 @contextmanager
-def _opened() -> Iterator[io.FileIO]:
-    """The ledger, to be read and added to by nobody else meanwhile. Raises Refused when that cannot be had."""
+def _open_ledger() -> Iterator[io.FileIO]:
+    """The ledger, to be read and added to by nobody else meanwhile. Raises UserError when that cannot be had."""
     from filelock import FileLock
 
     try:
-        path().parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path().with_name(".ledger.lock"), timeout=WAIT), path().open("a+b", buffering=0) as file:
+        get_ledger_path().parent.mkdir(parents=True, exist_ok=True)
+        with (
+            FileLock(get_ledger_path().with_name(".ledger.lock"), timeout=LOCK_TIMEOUT),
+            get_ledger_path().open("a+b", buffering=0) as file,
+        ):
             yield file
     except (OSError, NotImplementedError) as error:
-        raise Refused(
-            f"the opening of test rows cannot be entered in {path()} ({error}), and what cannot be entered must not "
+        raise UserError(
+            f"the opening of test rows cannot be entered in {get_ledger_path()} ({error}), and what cannot be entered must not "
             f"happen. Make that folder writable, or choose another cache folder"
         ) from error
 
 
-def _entry(line: bytes) -> Entry | None:
+def _parse_entry(line: bytes) -> LedgerEntry | None:
     try:
         found = json.loads(line)
-        entry = Entry(**{field.name: found[field.name] for field in fields(Entry) if field.name != "test"})
+        entry = LedgerEntry(
+            **{
+                field.name: found[field.name]
+                for field in fields(LedgerEntry)
+                if field.name != "test"
+            }
+        )
         entry = replace(entry, test=found.get("test", ""))
-        texts = (entry.date, entry.task, entry.fingerprint, entry.config, entry.run, entry.reason, entry.test)
-        scores = {name: json_text.number(value) for name, value in entry.score.items()}
+        texts = (
+            entry.date,
+            entry.task,
+            entry.fingerprint,
+            entry.config,
+            entry.run,
+            entry.reason,
+            entry.test,
+        )
+        scores = {name: json_text.number_from_json(value) for name, value in entry.score.items()}
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
     return replace(entry, score=scores) if all(isinstance(text, str) for text in texts) else None

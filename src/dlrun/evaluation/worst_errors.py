@@ -9,22 +9,24 @@ from typing import Any
 import numpy as np
 
 from dlrun.core import json_text
-from dlrun.core.dataset import Raw, Rows
-from dlrun.core.files import whole, write_text
+from dlrun.core.dataset import Dataset, RawColumns
+from dlrun.core.files import atomic_write, write_text
 from dlrun.core.types import Field
-from dlrun.data.display import number, shown, span
+from dlrun.data.display import describe_array, describe_raw_row, format_value
 
-LEAST = 1e-7  # about what float32 can still tell from 0 beside 1: keeps the logarithm finite
-SIDE = 140  # pixels, to which small pictures are enlarged
-WRITTEN_OUT = 6  # as many numbers of one answer
+MIN_PROBABILITY = (
+    1e-7  # about what float32 can still tell from 0 beside 1: keeps the logarithm finite
+)
+IMAGE_SIZE = 140  # pixels, to which small pictures are enlarged
+MAX_LISTED_NUMBERS = 6  # as many numbers of one answer
 
 
-def write(
+def write_largest_errors(
     folder: Path,
     job: str,
     split: str,
-    raw: Raw,
-    rows: Rows,
+    raw: Dataset,
+    rows: RawColumns,
     indices: np.ndarray,
     answers: Mapping[str, tuple[np.ndarray, np.ndarray]],
     targets: Mapping[str, Field],
@@ -36,68 +38,89 @@ def write(
     None where all targets are tokens: what came next at each place says nothing that a person could see.
 
     rows: raw columns (raw.dev, or what raw.test gave). indices: (n,) the row of `rows` that each answer is for.
-    answers: target → (activated answers, truths), n of each. Entries: see `entry`; their 'target' names the target.
+    answers: target → (activated answers, truths), n of each. Entries: see `describe_row`; their 'target' names the target.
     """
-    target = next((name for name in targets if name in answers and targets[name].kind != "tokens"), None)
+    target = next(
+        (name for name in targets if name in answers and targets[name].kind != "tokens"), None
+    )
     if target is None:
         return None
     answer, truth = answers[target]
-    losses = each_loss(targets[target], answer, truth)
+    losses = compute_row_losses(targets[target], answer, truth)
     found: list[dict[str, Any]] = []
     for place in np.argsort(-losses, kind="stable")[:count]:
         row = int(indices[place])
-        about = entry(targets[target], answer[place], truth[place])
-        view = shown(raw, rows, row)
+        about = describe_row(targets[target], answer[place], truth[place])
+        view = describe_raw_row(raw, rows, row)
         if "image" in view:
-            view["image"] = _save(view["image"], folder / "errors" / f"{job}-{split}-{len(found) + 1}.png")
-        found.append({"row": row, "target": target, **about, "loss": float(losses[place]), "shown": view})
+            view["image"] = _save_image(
+                view["image"], folder / "errors" / f"{job}-{split}-{len(found) + 1}.png"
+            )
+        found.append(
+            {"row": row, "target": target, **about, "loss": float(losses[place]), "shown": view}
+        )
     path = folder / "errors" / f"{job}-{split}.json"
-    write_text(path, json_text.text(found, 1) + "\n")
+    write_text(path, json_text.to_json(found, 1) + "\n")
     return path
 
 
-def each_loss(field: Field, answer: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def compute_row_losses(field: Field, answer: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """The loss of each row (n,): cross-entropy for classes and labels (their mean), absolute error for numbers."""
     answer, rows = answer.astype(np.float64), len(answer)
     if field.kind == "category":
-        return -np.log(answer[np.arange(rows), truth.reshape(rows).astype(np.int64)].clip(LEAST))
+        return -np.log(
+            answer[np.arange(rows), truth.reshape(rows).astype(np.int64)].clip(MIN_PROBABILITY)
+        )
     answer, truth = answer.reshape(rows, -1), truth.reshape(rows, -1)
     if field.kind in ("binary", "multilabel"):
-        return -np.log(np.where(truth > 0.5, answer, 1 - answer).clip(LEAST)).mean(axis=1)
+        return -np.log(np.where(truth > 0.5, answer, 1 - answer).clip(MIN_PROBABILITY)).mean(axis=1)
     return np.abs(answer - truth).mean(axis=1)
 
 
-def entry(field: Field, answer: np.ndarray, truth: np.ndarray) -> dict[str, str]:
+def describe_row(field: Field, answer: np.ndarray, truth: np.ndarray) -> dict[str, str]:
     """One row's 'truth' and 'answer' in words: class names, the answer's with its probability, or numbers."""
     if field.kind == "category":
         best = int(answer.argmax())
-        return {"truth": label(field, int(truth)), "answer": f"{label(field, best)} {answer[best]:.2f}"}
+        return {
+            "truth": get_label_name(field, int(truth)),
+            "answer": f"{get_label_name(field, best)} {answer[best]:.2f}",
+        }
     answer, truth = answer.ravel(), truth.ravel()
     if field.kind == "binary":
         one = int(answer[0] > 0.5)
         probability = answer[0] if one else 1 - answer[0]
-        return {"truth": label(field, int(truth[0])), "answer": f"{label(field, one)} {probability:.2f}"}
+        return {
+            "truth": get_label_name(field, int(truth[0])),
+            "answer": f"{get_label_name(field, one)} {probability:.2f}",
+        }
     if field.kind == "multilabel":
-        true = [label(field, place) for place in np.flatnonzero(truth > 0.5).tolist()]
-        said = [f"{label(field, place)} {answer[place]:.2f}" for place in np.flatnonzero(answer > 0.5).tolist()]
+        true = [get_label_name(field, place) for place in np.flatnonzero(truth > 0.5).tolist()]
+        said = [
+            f"{get_label_name(field, place)} {answer[place]:.2f}"
+            for place in np.flatnonzero(answer > 0.5).tolist()
+        ]
         return {"truth": ", ".join(true) or "(none)", "answer": ", ".join(said) or "(none)"}
-    return {"truth": _numbers(truth), "answer": _numbers(answer)}
+    return {"truth": _format_numbers(truth), "answer": _format_numbers(answer)}
 
 
-def label(field: Field, place: int) -> str:
+def get_label_name(field: Field, place: int) -> str:
     """The name of a class or label, or its number."""
     return field.labels[place] if place < len(field.labels) else str(place)
 
 
-def _numbers(values: np.ndarray) -> str:
-    return ", ".join(map(number, values.tolist())) if len(values) <= WRITTEN_OUT else span(values)
+def _format_numbers(values: np.ndarray) -> str:
+    return (
+        ", ".join(map(format_value, values.tolist()))
+        if len(values) <= MAX_LISTED_NUMBERS
+        else describe_array(values)
+    )
 
 
-def _save(pixels: np.ndarray, path: Path) -> str:
+def _save_image(pixels: np.ndarray, path: Path) -> str:
     """Write a picture at once, small ones with every pixel as a square; answers with the file's name."""
     from PIL import Image
 
-    times = max(1, round(SIDE / max(pixels.shape[:2])))
-    with whole(path) as fresh:
+    times = max(1, round(IMAGE_SIZE / max(pixels.shape[:2])))
+    with atomic_write(path) as fresh:
         Image.fromarray(pixels.repeat(times, 0).repeat(times, 1)).save(fresh, format="PNG")
     return path.name

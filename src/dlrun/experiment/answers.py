@@ -10,7 +10,7 @@ from dlrun.core.types import Score, Spec
 
 
 @dataclass(frozen=True)
-class Answers:
+class Predictions:
     """names (n,): which file, or which line, each row is. outputs: target → (n, outputs), probabilities or numbers.
 
     truths: target → what is true, where the rows say so; then scores. skipped: file → why it gives no row. strangers:
@@ -24,6 +24,6 @@ class Answers:
     truths: dict[str, np.ndarray] = field(default_factory=dict)
     scores: dict[str, Score] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
-    strangers: np.ndarray | None = None
+    unknown_words: np.ndarray | None = None
     fits: tuple[str, ...] = ()
-    told: str = ""
+    note: str = ""

@@ -13,18 +13,22 @@ import numpy as np
 import torch
 from torch import nn
 
-from dlrun.core.files import whole
+from dlrun.core.files import atomic_write
 from dlrun.core.paths import user_cache
-from dlrun.core.types import AHEAD
-from dlrun.data.loading.table import Plain, Table
+from dlrun.core.types import CACHED_FEATURES
+from dlrun.data.loading.table import DenseColumn, Table
 
 log = logging.getLogger("dlrun")
 
-SIZE = 64  # pictures that a network looks at together
+CACHE_BATCH_ROWS = 64  # pictures that a network looks at together
 
 
-def looked_ahead(
-    table: Table, every: Table, rows: np.ndarray, networks: dict[str, nn.Module], content: Callable[[str], str]
+def with_cached_features(
+    table: Table,
+    every: Table,
+    rows: np.ndarray,
+    networks: dict[str, nn.Module],
+    content: Callable[[str], str],
 ) -> Table:
     """The table with a column `<name>.ahead` in the place of each that a frozen network (by its name) is to look at.
 
@@ -33,16 +37,19 @@ def looked_ahead(
     """
     columns = dict(table.columns)
     for name, network in networks.items():
-        device = columns.pop(name).place
-        source, path = Table({name: every.columns[name]}).to(device), place(network, content(name))
-        answers = kept(path, len(source))
+        device = columns.pop(name).device
+        source, path = (
+            Table({name: every.columns[name]}).to(device),
+            get_feature_path(network, content(name)),
+        )
+        answers = load_cached_features(path, len(source))
         if answers is None:
-            answers = computed(source, name, network, path)
-        columns[name + AHEAD] = Plain(torch.from_numpy(answers[rows])).to(device)
+            answers = compute_features(source, name, network, path)
+        columns[name + CACHED_FEATURES] = DenseColumn(torch.from_numpy(answers[rows])).to(device)
     return Table(columns)
 
 
-def place(network: nn.Module, content: str) -> Path:
+def get_feature_path(network: nn.Module, content: str) -> Path:
     """Where the answers of this network to this content are kept: a name that is a function of both."""
     digest = hashlib.sha256(f"{content};{network!r};".encode())
     for name, value in sorted(network.state_dict().items()):
@@ -51,7 +58,7 @@ def place(network: nn.Module, content: str) -> Path:
     return user_cache() / "features" / f"{digest.hexdigest()[:32]}.npy"
 
 
-def kept(path: Path, rows: int) -> np.ndarray | None:
+def load_cached_features(path: Path, rows: int) -> np.ndarray | None:
     """Answers from an earlier time, mapped from the disk; None where there are none that can be read."""
     if not path.is_file():
         return None
@@ -66,31 +73,31 @@ def kept(path: Path, rows: int) -> np.ndarray | None:
     return found
 
 
-def computed(source: Table, name: str, network: nn.Module, path: Path) -> np.ndarray:
+def compute_features(source: Table, name: str, network: nn.Module, path: Path) -> np.ndarray:
     """The network's answers to all pictures, float32: written to `path`, or in memory where that cannot be."""
     began = time.monotonic()
     log.info("computing what the frozen base answers to %s pictures, once", f"{len(source):,}")
     try:
-        with whole(path) as fresh, fresh.open("wb") as file:
-            fill(file, len(source), answers(source, name, network))
+        with atomic_write(path) as fresh, fresh.open("wb") as file:
+            write_array(file, len(source), iter_feature_batches(source, name, network))
         found: np.ndarray = np.load(path, mmap_mode="c")
         where = str(path)
     except OSError as error:
         log.warning("features are kept in memory: %s cannot be written (%s)", path, error)
-        found, where = np.concatenate(list(answers(source, name, network))), "memory"
+        found, where = np.concatenate(list(iter_feature_batches(source, name, network))), "memory"
     log.info("computed in %.0f s, kept in %s", time.monotonic() - began, where)
     return found
 
 
-def answers(source: Table, name: str, network: nn.Module) -> Iterator[np.ndarray]:
+def iter_feature_batches(source: Table, name: str, network: nn.Module) -> Iterator[np.ndarray]:
     """The network's answers, batch by batch."""
     network.eval()
     with torch.inference_mode():
-        for batch in source.batches(SIZE):
+        for batch in source.batches(CACHE_BATCH_ROWS):
             yield network(batch[name]).float().cpu().contiguous().numpy()
 
 
-def fill(file: BinaryIO, rows: int, parts: Iterator[np.ndarray]) -> None:
+def write_array(file: BinaryIO, rows: int, parts: Iterator[np.ndarray]) -> None:
     """The parts one after the other, behind the header of an array of so many rows."""
     for number, part in enumerate(parts):
         if not number:

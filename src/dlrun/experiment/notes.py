@@ -5,63 +5,81 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dlrun.core import device
-from dlrun.core.formatting import number
+from dlrun.core.formatting import format_number
 from dlrun.core.types import Score
-from dlrun.evaluation.bootstrap import COSTLY
-from dlrun.experiment.builder import Fit
-from dlrun.training.schedules import better
+from dlrun.evaluation.bootstrap import NO_INTERVAL
+from dlrun.experiment.builder import BuiltFit
+from dlrun.training.schedules import is_better
 from dlrun.training.trainer import Trainer
 
 
-def models_notes(fit: Fit) -> list[str]:
+def get_model_messages(fit: BuiltFit) -> list[str]:
     """What the model, and the one to beat, say of themselves beside a result."""
-    models = [getattr(each.objective, "model", None) for each in (fit.trainer, fit.baseline) if each is not None]
+    models = [
+        getattr(each.objective, "model", None)
+        for each in (fit.trainer, fit.baseline)
+        if each is not None
+    ]
     return [getattr(model, "note", "") for model in models]
 
 
-def remarks(trainer: Trainer) -> list[str]:
+def describe_fit(trainer: Trainer) -> list[str]:
     """What is to be known of a fit before it begins: a row that it leaves out, a precision that costs time."""
     rows, found = len(trainer.data.train), list[str]()
-    if trainer.learner.groups and trainer.rows_learned(trainer.data.train) < rows:
-        found.append(f"batch normalization needs two rows in a batch: each epoch leaves out one of {rows:,}, at random")
-    if trainer.settings.precision == "bf16" and device.slow_bf16(trainer.device):
-        found.append("this processor has no bf16 units: engine.precision=bf16 takes several times as long as fp32")
+    if trainer.optimization.groups and trainer.count_training_rows(trainer.data.train) < rows:
+        found.append(
+            f"batch normalization needs two rows in a batch: each epoch leaves out one of {rows:,}, at random"
+        )
+    if trainer.settings.precision == "bf16" and device.has_slow_bf16(trainer.device):
+        found.append(
+            "this processor has no bf16 units: engine.precision=bf16 takes several times as long as fp32"
+        )
     return found
 
 
-def skipped(trainer: Trainer) -> list[str]:
+def describe_skipped_steps(trainer: Trainer) -> list[str]:
     """How many updates of a fit were none, because fp16 could not hold their gradients."""
-    count = trainer.learner.skipped
+    count = trainer.optimization.steps_skipped
     if not count:
         return []
-    planned = count + sum(trainer.learner.taken.values())
+    planned = count + sum(trainer.optimization.steps_taken.values())
     none = ", so nothing was learned: use engine.precision=fp32 or bf16" if count == planned else ""
-    return [f"{count:,} of {planned:,} updates were skipped, their gradients were beyond fp16{none}"]
+    return [
+        f"{count:,} of {planned:,} updates were skipped, their gradients were beyond fp16{none}"
+    ]
 
 
-def told_of_targets(fit: Fit, scores: dict[str, Score], baseline: dict[str, Score]) -> Iterator[str]:
+def describe_targets(
+    fit: BuiltFit, scores: dict[str, Score], baseline: dict[str, Score]
+) -> Iterator[str]:
     """In which unit targets are learned, and which of several targets are no better than their own baseline."""
     fields = fit.data.spec.targets
-    if names := [name for name, field in fields.items() if field.scale is not None and field.outlook is None]:
+    if names := [
+        name for name, field in fields.items() if field.scale is not None and field.outlook is None
+    ]:
         yield f"loss: {', '.join(names)} in standard deviations (other scores are in the target's own unit)"
-    for target in fields if len(fields) > 1 and fit.trainer.learner.groups else ():
-        own = ((name, metric) for name, (of, metric) in fit.trainer.measures.items() if of == target)
+    for target in fields if len(fields) > 1 and fit.trainer.optimization.groups else ():
+        own = ((name, metric) for name, (of, metric) in fit.trainer.metrics.items() if of == target)
         name, metric = next(own, ("", None))
         if metric is None or name not in scores.keys() & baseline.keys():
             continue
         value, bar = scores[name].value, baseline[name].value
-        if not better(value, bar, metric.goal):
-            yield f"{target} is no better than its baseline: {name} {number(value)}, baseline {number(bar)}"
+        if not is_better(value, bar, metric.goal):
+            yield f"{target} is no better than its baseline: {name} {format_number(value)}, baseline {format_number(bar)}"
 
 
-def undefined(scores: dict[str, Score], split: str) -> list[str]:
+def describe_undefined_scores(scores: dict[str, Score], split: str) -> list[str]:
     """Which measures have no value on a split, and why."""
     told = [name for name, score in scores.items() if score.value != score.value]
     rows = {"val": "validation", "train": "training"}.get(split, split)
     return [f"{name} is not defined on these {rows} rows: {scores[name].why}" for name in told]
 
 
-def costly(scores: dict[str, Score]) -> list[str]:
+def describe_missing_intervals(scores: dict[str, Score]) -> list[str]:
     """Which measures have no interval, or a rougher one, because to resample them takes too long."""
-    told = {name: score.why for name, score in scores.items() if score.low is not None or score.why.startswith(COSTLY)}
+    told = {
+        name: score.why
+        for name, score in scores.items()
+        if score.low is not None or score.why.startswith(NO_INTERVAL)
+    }
     return [f"{name}: {why}" for name, why in told.items() if why]

@@ -10,67 +10,79 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlrun.config import parallel_fits
-from dlrun.core.errors import Interrupted
+from dlrun.core.errors import TrainingInterrupted
 from dlrun.core.types import Result
-from dlrun.experiment.parallel_fits.driver import assembled, begun, concluded, pending
-from dlrun.experiment.parallel_fits.loop import train
+from dlrun.experiment.parallel_fits.driver import (
+    build_fits,
+    finish_member,
+    get_pending_jobs,
+    start_member,
+)
+from dlrun.experiment.parallel_fits.loop import train_members
 
 if TYPE_CHECKING:
-    from dlrun.training.trainer import Watch
+    from dlrun.training.trainer import FitWatcher
 
 
 log = logging.getLogger("dlrun")
 
 
 @dataclass
-class Outcome:
+class ParallelOutcome:
     """What came of one config: its results, or what ended it."""
 
     results: list[Result] = field(default_factory=list)
     error: Exception | None = None
 
 
-def run_together(
+def run_parallel(
     configs: Sequence[dict[str, Any]],
     folders: Sequence[Path],
     plugins: tuple[str, ...] = (),
-    watch: Watch | None = None,
-) -> list[Outcome]:
-    """Carry out the configs of one group of `alike.stackable`, each in its own run folder, all their fits as one.
+    watch: FitWatcher | None = None,
+) -> list[ParallelOutcome]:
+    """Carry out the configs of one group of `alike.group_compatible`, each in its own run folder, all their fits as one.
 
-    Where that cannot be, one after the other. Raises Interrupted, once all members are saved.
+    Where that cannot be, one after the other. Raises TrainingInterrupted, once all members are saved.
     """
     from dlrun.experiment.runner import Experiment
 
-    outcomes, there = [Outcome() for _ in configs], dict[int, Experiment]()
+    outcomes, there = [ParallelOutcome() for _ in configs], dict[int, Experiment]()
     for number, (config, folder) in enumerate(zip(configs, folders, strict=True)):
-        with into(outcomes[number]):
+        with capture_error(outcomes[number]):
             there[number] = Experiment(config, folder, plugins)
-    jobs = [(number, job) for number, experiment in there.items() for job in pending(experiment)]
-    insists = any(parallel_fits.asked(config) is True for config in configs)
-    fits, reason = assembled([(there[number], job) for number, job in jobs], must=insists)
+    jobs = [
+        (number, job)
+        for number, experiment in there.items()
+        for job in get_pending_jobs(experiment)
+    ]
+    insists = any(parallel_fits.parallel_fits_mode(config) is True for config in configs)
+    fits, reason = build_fits([(there[number], job) for number, job in jobs], must=insists)
     if insists and reason is not None:
         log.warning("protocol.stacked=true: these are trained one after the other: %s", reason)
     fits = [] if reason is not None else fits
-    members = [(number, begun(there[number], fit)) for (number, _), fit in zip(jobs, fits, strict=False)]
-    train([member for _, member in members], watch)
+    members = [
+        (number, start_member(there[number], fit))
+        for (number, _), fit in zip(jobs, fits, strict=False)
+    ]
+    train_members([member for _, member in members], watch)
     for number, member in members:
-        with into(outcomes[number]):
-            there[number].run.add_results([concluded(member)])
-            there[number].latest = member.fit
+        with capture_error(outcomes[number]):
+            there[number].run.add_results([finish_member(member)])
+            there[number].latest_fit = member.fit
     for number, experiment in there.items():
         if outcomes[number].error is None:
-            with into(outcomes[number]):
+            with capture_error(outcomes[number]):
                 outcomes[number].results = experiment.results(watch)
     return outcomes
 
 
 @contextmanager
-def into(outcome: Outcome) -> Iterator[None]:
+def capture_error(outcome: ParallelOutcome) -> Iterator[None]:
     """Inside, an error is this outcome's and nobody else's, unless it is a request to stop."""
     try:
         yield
-    except Interrupted:
+    except TrainingInterrupted:
         raise
     except Exception as error:
         outcome.error = error

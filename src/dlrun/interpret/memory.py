@@ -11,67 +11,97 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from dlrun.core.types import Batch
-from dlrun.interpret.sandbox import untouched
-from dlrun.training.optimizers import quick_step
+from dlrun.interpret.sandbox import restore_trainer_state
+from dlrun.training.optimizers import get_unwrapped_step
 from dlrun.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
-class Part:
+class MemoryPart:
     """One part of the memory in bytes. how: where the figure comes from."""
 
-    what: str
+    name: str
     size: int
-    how: str
+    source: str
 
 
-def memory(trainer: Trainer, batch: Batch) -> list[Part]:
+def estimate_memory(trainer: Trainer, batch: Batch) -> list[MemoryPart]:
     """Memory of one training step on this batch. The rows of the data and torch itself are not counted."""
     weights = list(trainer.objective.state_dict().values())
     learns = [parameter for parameter in trainer.objective.parameters() if parameter.requires_grad]
     found = [
-        Part("weights", bytes_of(weights), "every parameter and buffer"),
-        Part("gradients", bytes_of(learns), "one for each trainable parameter"),
-        Part("optimizer", sum(map(states, trainer.learner.optimizers.values())), "measured after a step on a copy"),
-        Part("batch", bytes_of(batch.values()), f"measured: one batch of {trainer.settings.batch_rows:,} rows at most"),
-        Part("activations", kept(trainer, batch), "measured: what the backward pass of that batch needs"),
+        MemoryPart("weights", count_tensor_bytes(weights), "every parameter and buffer"),
+        MemoryPart("gradients", count_tensor_bytes(learns), "one for each trainable parameter"),
+        MemoryPart(
+            "optimizer",
+            sum(map(count_optimizer_bytes, trainer.optimization.optimizers.values())),
+            "measured after a step on a copy",
+        ),
+        MemoryPart(
+            "batch",
+            count_tensor_bytes(batch.values()),
+            f"measured: one batch of {trainer.settings.batch_rows:,} rows at most",
+        ),
+        MemoryPart(
+            "activations",
+            count_saved_bytes(trainer, batch),
+            "measured: what the backward pass of that batch needs",
+        ),
     ]
-    if trainer.learner.average:
-        found.append(Part("average", bytes_of(learns), "running average of the weights (engine.ema)"))
+    if trainer.optimization.ema_parameters:
+        found.append(
+            MemoryPart(
+                "average", count_tensor_bytes(learns), "running average of the weights (engine.ema)"
+            )
+        )
     return found
 
 
-def states(optimizer: Optimizer) -> int:
+def count_optimizer_bytes(optimizer: Optimizer) -> int:
     """What an optimizer remembers after its first step, in bytes, found on a copy with gradients of 0."""
     spare = copy.deepcopy(optimizer)
     for parameter in (parameter for group in spare.param_groups for parameter in group["params"]):
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     with torch.no_grad():
-        quick_step(spare)()
-    return bytes_of(value for state in spare.state.values() for value in state.values() if isinstance(value, Tensor))
+        get_unwrapped_step(spare)()
+    return count_tensor_bytes(
+        value
+        for state in spare.state.values()
+        for value in state.values()
+        if isinstance(value, Tensor)
+    )
 
 
-def kept(trainer: Trainer, batch: Batch) -> int:
+def count_saved_bytes(trainer: Trainer, batch: Batch) -> int:
     """Bytes that a training step keeps for its backward pass, besides weights and the batch itself."""
-    before = (part for tensor in (*trainer.objective.state_dict().values(), *batch.values()) for part in dense(tensor))
+    before = (
+        part
+        for tensor in (*trainer.objective.state_dict().values(), *batch.values())
+        for part in iter_dense_tensors(tensor)
+    )
     known = {part.untyped_storage().data_ptr() for part in before}
     found: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        for part in dense(tensor):
+        for part in iter_dense_tensors(tensor):
             storage = part.untyped_storage()
             found[storage.data_ptr()] = storage.nbytes()
         return tensor.detach()
 
-    with untouched(trainer), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with (
+        restore_trainer_state(trainer),
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+    ):
         trainer.objective.train()
-        steps = list(trainer.steps(batch))  # held until all are counted: what is freed gives its place to others
+        steps = list(
+            trainer.steps(batch)
+        )  # held until all are counted: what is freed gives its place to others
     kept_back = sum(size for place, size in found.items() if place not in known)
     del steps
     return kept_back
 
 
-def dense(tensor: Tensor) -> Iterator[Tensor]:
+def iter_dense_tensors(tensor: Tensor) -> Iterator[Tensor]:
     """The tensors that a tensor is stored in: itself, or the parts of a sparse one."""
     if tensor.layout == torch.sparse_csr:
         yield from (tensor.crow_indices(), tensor.col_indices(), tensor.values())
@@ -79,6 +109,10 @@ def dense(tensor: Tensor) -> Iterator[Tensor]:
         yield tensor
 
 
-def bytes_of(tensors: Iterable[Tensor]) -> int:
+def count_tensor_bytes(tensors: Iterable[Tensor]) -> int:
     """The size of all of these together."""
-    return sum(part.numel() * part.element_size() for tensor in tensors for part in dense(tensor))
+    return sum(
+        part.numel() * part.element_size()
+        for tensor in tensors
+        for part in iter_dense_tensors(tensor)
+    )

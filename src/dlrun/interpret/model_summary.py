@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from dlrun.core.types import Batch
-from dlrun.interpret.sandbox import rows_of
-from dlrun.training.module_trace import tensors
+from dlrun.interpret.sandbox import count_batch_rows
+from dlrun.training.module_trace import iter_tensors
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerSummary:
     """One module. shape: what came out, its rows written as B. parameters: those that no layer before it has."""
 
     name: str
@@ -24,12 +24,12 @@ class Layer:
     trainable: int
 
 
-def layers(model: nn.Module, batch: Batch) -> list[Layer]:
+def summarize_layers(model: nn.Module, batch: Batch) -> list[LayerSummary]:
     """Every module that was called and has no called module inside, or has parameters of its own, in their order.
 
     Measured on this batch in evaluation mode; the model is left as it was.
     """
-    outputs = called(model, batch)
+    outputs = collect_module_outputs(model, batch)
     names = {module: name for name, module in model.named_modules()}
     seen: set[int] = set()
     found = []
@@ -39,12 +39,16 @@ def layers(model: nn.Module, batch: Batch) -> list[Layer]:
         if own or not any(inner in outputs for inner in module.modules() if inner is not module):
             sizes = [(parameter.numel(), parameter.requires_grad) for parameter in own]
             counts = sum(size for size, _ in sizes), sum(size for size, learns in sizes if learns)
-            shape = ", ".join(shape_text(tensor, rows_of(batch)) for tensor in tensors(output))
-            found.append(Layer(names[module] or "(model)", type(module).__name__, shape, *counts))
+            shape = ", ".join(
+                format_shape(tensor, count_batch_rows(batch)) for tensor in iter_tensors(output)
+            )
+            found.append(
+                LayerSummary(names[module] or "(model)", type(module).__name__, shape, *counts)
+            )
     return found
 
 
-def called(model: nn.Module, batch: Batch) -> dict[nn.Module, Any]:
+def collect_module_outputs(model: nn.Module, batch: Batch) -> dict[nn.Module, Any]:
     """What each module answers to the batch (at its first call), in the order in which they are done."""
     outputs: dict[nn.Module, Any] = {}
 
@@ -64,7 +68,7 @@ def called(model: nn.Module, batch: Batch) -> dict[nn.Module, Any]:
     return outputs
 
 
-def shape_text(tensor: Tensor, rows: int) -> str:
+def format_shape(tensor: Tensor, rows: int) -> str:
     """(B, 64) for a tensor of this many rows."""
     first, *rest = tensor.shape or (1,)
     return f"({', '.join(map(str, ['B' if first == rows else first, *rest]))})"

@@ -7,60 +7,70 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dlrun.core.errors import Refused, in_short
+from dlrun.core.errors import UserError, format_names
 from dlrun.core.types import Field, Spec
 
-MANY = 40  # names in a message
+MAX_LISTED_CLASSES = 40  # names in a message
 
 
 @dataclass(frozen=True)
-class Question:
+class AttributionTarget:
     """One number among a target's raw outputs. sign: -1 for the first of two classes, which share one output.
 
     share: what the network says of it: a probability, or the number itself.
     """
 
     target: str
-    place: int
+    index: int
     sign: int
     label: str
-    share: float
+    probability: float
 
     def score(self, outputs: dict[str, Tensor]) -> Tensor:
         """The raw output, before the last layer, that is asked about; for a batch of one row a single number."""
-        return self.sign * outputs[self.target].reshape(-1)[self.place]
+        return self.sign * outputs[self.target].reshape(-1)[self.index]
 
 
-def target_of(spec: Spec, name: str) -> str:
-    """The target of this name, the first one without a name. Raises Refused."""
+def find_target(spec: Spec, name: str) -> str:
+    """The target of this name, the first one without a name. Raises UserError."""
     if name and name not in spec.targets:
-        raise Refused(f"no target '{name}'. There are: {in_short(spec.targets, name)}")
+        raise UserError(f"no target '{name}'. There are: {format_names(spec.targets, name)}")
     return name or next(iter(spec.targets))
 
 
-def names(field: Field) -> tuple[str, ...]:
+def get_output_names(field: Field) -> tuple[str, ...]:
     """What the answers of a target are called."""
-    count = 2 if field.kind == "binary" else field.outputs
+    count = 2 if field.kind == "binary" else field.num_outputs
     return field.labels if len(field.labels) == count else tuple(map(str, range(count)))
 
 
 def check_class(spec: Spec, target: str, name: str) -> None:
     """Refuse a class that the target does not have."""
-    there = names(spec.targets[target])
+    there = get_output_names(spec.targets[target])
     if name and name not in there:
         close = difflib.get_close_matches(name, there, 1)
         guess = f": did you mean '{close[0]}'?" if close else "."
-        more = f", … ({len(there)} in all)" if len(there) > MANY else ""
-        raise Refused(f"no class '{name}' of target {target}{guess} There are: {', '.join(there[:MANY])}{more}")
+        more = f", … ({len(there)} in all)" if len(there) > MAX_LISTED_CLASSES else ""
+        raise UserError(
+            f"no class '{name}' of target {target}{guess} There are: {', '.join(there[:MAX_LISTED_CLASSES])}{more}"
+        )
 
 
-def question(spec: Spec, outputs: dict[str, Tensor], target: str, name: str = "") -> Question:
+def select_output(
+    spec: Spec, outputs: dict[str, Tensor], target: str, name: str = ""
+) -> AttributionTarget:
     """The question of a class by name, or of the likeliest one for these outputs of one row."""
     field = spec.targets[target]
-    answer = field.activate(outputs[target].detach().float()).reshape(-1).cpu()
-    there = names(field)
+    answer = field.apply_activation(outputs[target].detach().float()).reshape(-1).cpu()
+    there = get_output_names(field)
     if field.kind == "binary":
         place = there.index(name) if name else int(answer[0] > 0.5)
-        return Question(target, 0, 1 if place else -1, there[place], float(answer[0] if place else 1 - answer[0]))
+        return AttributionTarget(
+            target,
+            0,
+            1 if place else -1,
+            there[place],
+            float(answer[0] if place else 1 - answer[0]),
+        )
     place = there.index(name) if name else int(answer.argmax())
-    return Question(target, place, 1, there[place], float(answer[place]))
+    return AttributionTarget(target, place, 1, there[place], float(answer[place]))

@@ -12,7 +12,7 @@ from rich.control import Control
 WIDTH = 120  # of tables in the log
 
 
-class Shown(Console):
+class RecordingConsole(Console):
     """A console that keeps what it prints. logs: the handlers that take it."""
 
     def __init__(self, *, quiet: bool = False) -> None:
@@ -25,16 +25,18 @@ class Shown(Console):
         if self.logs and not self.quiet and not all(isinstance(each, Control) for each in objects):
             plain = Console(file=io.StringIO(), width=WIDTH, highlight=False, color_system=None)
             plain.print(*objects, **how)
-            self.keep(plain.file.getvalue())  # type: ignore[attr-defined]
+            self.log_only(plain.file.getvalue())  # type: ignore[attr-defined]
 
-    def show(self, text: str) -> None:
+    def print_only(self, text: str) -> None:
         """Print what the logs have already."""
         super().print(text, soft_wrap=True, markup=False)
 
-    def keep(self, text: str) -> None:
+    def log_only(self, text: str) -> None:
         """Put into the logs what the terminal does not show."""
         lines = [line.rstrip() for line in text.splitlines()]
         if any(lines):
-            record = logging.LogRecord("dlrun", logging.INFO, "", 0, "\n".join(lines).strip("\n"), (), None)
+            record = logging.LogRecord(
+                "dlrun", logging.INFO, "", 0, "\n".join(lines).strip("\n"), (), None
+            )
             for handler in self.logs:
                 handler.handle(record)

@@ -8,52 +8,61 @@ from pathlib import Path
 from typing import Any
 
 # What decisions are made of:
-MIRRORED = ("*.json", "*.jsonl", "*.yaml", "preparation/*.json", "fields/*.json", "predictions/*.npz")
-LOST = 75  # exit code of a process that could not go on without the others
+BROADCAST_FILES = (
+    "*.json",
+    "*.jsonl",
+    "*.yaml",
+    "preparation/*.json",
+    "fields/*.json",
+    "predictions/*.npz",
+)
+PEER_LOST_CODE = 75  # exit code of a process that could not go on without the others
 
 
 @dataclass
-class Standing:
+class DistributedState:
     """joined: this is one of several processes. led: the others have been told to run something."""
 
     joined: bool = False
-    led: bool = False
+    has_broadcast: bool = False
 
 
-standing = Standing()
+distributed_state = DistributedState()
 
 
-def join(kind: str = "auto") -> int:
+def join_process_group(kind: str = "auto") -> int:
     """Join the other processes; answers with this one's number. kind: engine.device."""
     from dlrun.training.distributed import process_group
 
-    process_group.start(kind)
-    standing.joined = True
-    return process_group.here.rank
+    process_group.join_group(kind)
+    distributed_state.joined = True
+    return process_group.this_process.rank
 
 
-def started_by_us() -> bool:
+def is_launched_rank() -> bool:
     """Whether this is one of the processes of a job whose parent is at work on its folder for all of them."""
-    return standing.joined and "DLRUN_STORE" in os.environ
+    return distributed_state.joined and "DLRUN_STORE" in os.environ
 
 
-def lead(config: dict[str, Any], folder: Path, plugins: tuple[str, ...]) -> None:
+def broadcast_run(config: dict[str, Any], folder: Path, plugins: tuple[str, ...]) -> None:
     """Tell the other processes, where there are some, what is about to be run."""
-    if standing.joined:
+    if distributed_state.joined:
         from dlrun.training.distributed import process_group
 
-        standing.led = True
+        distributed_state.has_broadcast = True
         found = {
-            path.relative_to(folder).as_posix(): path.read_bytes() for kind in MIRRORED for path in folder.glob(kind)
+            path.relative_to(folder).as_posix(): path.read_bytes()
+            for kind in BROADCAST_FILES
+            for path in folder.glob(kind)
         }
-        process_group.agreed({"config": config, "plugins": plugins, "files": found})
+        process_group.broadcast_object({"config": config, "plugins": plugins, "files": found})
 
 
-def told_next() -> dict[str, Any] | int:
+def receive_run() -> dict[str, Any] | int:
     """What the first process is about to run, or the exit code to end with: LOST where it has ended without a word."""
     from dlrun.training.distributed import process_group
 
     try:
-        return process_group.agreed({})
+        return process_group.broadcast_object({})
     except RuntimeError:
-        return LOST
+        return PEER_LOST_CODE

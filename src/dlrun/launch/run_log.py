@@ -9,29 +9,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dlrun.core.errors import Refused, Unwritable
+from dlrun.core.errors import FileWriteError, UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
 @contextmanager
-def logging_to(folder: Path, console: Console) -> Iterator[None]:
+def log_to_folder(folder: Path, console: Console) -> Iterator[None]:
     """Inside, dlrun's log goes to the run's log.txt in full, with what a console of the run shows, and to that."""
-    from dlrun.core.run_folder import Once, RunDir
-    from dlrun.launch.console import Shown
+    from dlrun.core.run_folder import DuplicateFilter, RunFolder
+    from dlrun.launch.console import RecordingConsole
 
     class Lines(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if isinstance(console, Shown):
-                console.show(record.getMessage())
+            if isinstance(console, RecordingConsole):
+                console.print_only(record.getMessage())
             else:
                 console.print(record.getMessage(), soft_wrap=True, markup=False)
 
     logger = logging.getLogger("dlrun")
-    handlers = [RunDir(folder).log(), Lines()]
-    handlers[1].addFilter(Once())
-    logs = console.logs if isinstance(console, Shown) else []
+    handlers = [RunFolder(folder).make_log_handler(), Lines()]
+    handlers[1].addFilter(DuplicateFilter())
+    logs = console.logs if isinstance(console, RecordingConsole) else []
     logs.append(handlers[0])
     level = logger.level
     logger.setLevel(logging.INFO)
@@ -39,11 +39,13 @@ def logging_to(folder: Path, console: Console) -> Iterator[None]:
         logger.addHandler(handler)
     try:
         yield
-    except (Refused, Unwritable) as error:
+    except (UserError, FileWriteError) as error:
         handlers[0].handle(logger.makeRecord("dlrun", logging.ERROR, "", 0, str(error), (), None))
         raise
     except Exception:
-        handlers[0].handle(logger.makeRecord("dlrun", logging.ERROR, "", 0, "failed", (), sys.exc_info()))
+        handlers[0].handle(
+            logger.makeRecord("dlrun", logging.ERROR, "", 0, "failed", (), sys.exc_info())
+        )
         raise
     finally:
         logs.remove(handlers[0])

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from dlrun.core import json_text
-from dlrun.sweeps.job import Ended, Job
+from dlrun.sweeps.job import JobResult, SweepJob
 
 
-class Line:
+class ParentConnection:
     """The line to the parent: what it asks for, and what is said to it."""
 
     def __init__(self, to_parent: TextIO) -> None:
@@ -29,7 +29,7 @@ class Line:
         self.jobs: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self.answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
 
-    def listen(self) -> None:
+    def receive_messages(self) -> None:
         """Sort what comes in. When the parent is gone the job of now is to be saved, and nothing more is to be done."""
         for text in sys.stdin:
             message = json.loads(text)
@@ -41,53 +41,58 @@ class Line:
         self.answers.put(False)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    def say(self, **message: Any) -> None:
+    def send(self, **message: Any) -> None:
         """Tell the parent."""
-        self.to_parent.write(json_text.message(message) + "\n")
+        self.to_parent.write(json_text.to_message(message) + "\n")
         self.to_parent.flush()
 
-    def judge(self, epoch: int, values: dict[str, float], goals: dict[str, str]) -> bool:
+    def should_prune(self, epoch: int, values: dict[str, float], goals: dict[str, str]) -> bool:
         """Ask the parent whether to stop after this epoch."""
-        self.say(event="epoch", epoch=epoch, values=values, goals=goals)
+        self.send(event="epoch", epoch=epoch, values=values, goals=goals)
         return self.answers.get()
 
 
 def main() -> None:
     """Say that all is loaded, then do what is asked for until nothing more comes."""
-    line = Line(os.fdopen(os.dup(1), "w", encoding="utf-8"))
+    line = ParentConnection(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.environ.setdefault("COLUMNS", "120")
-    threading.Thread(target=line.listen, daemon=True).start()
+    threading.Thread(target=line.receive_messages, daemon=True).start()
     import dlrun.experiment.runner  # noqa: F401  (torch with all around it, once)
-    from dlrun.data.dataset_cache import keep
+    from dlrun.data.dataset_cache import open_cache
 
-    keep()
-    line.say(event="ready")
+    open_cache()
+    line.send(event="ready")
     while (message := line.jobs.get()) is not None:
-        for ended in done(line, message):
+        for ended in execute_message(line, message):
             sys.stdout.flush()
             sys.stderr.flush()
-            line.say(event="ended", ended=asdict(ended))
+            line.send(event="ended", ended=asdict(ended))
         if ended.status == "cut":
             break
-    os._exit(0)  # what else lives in this process, such as readers of pictures, need not be waited for
+    os._exit(
+        0
+    )  # what else lives in this process, such as readers of pictures, need not be waited for
 
 
-def done(line: Line, message: dict[str, Any]) -> Iterator[Ended]:
+def execute_message(line: ParentConnection, message: dict[str, Any]) -> Iterator[JobResult]:
     """Carry out the jobs of one message, at least one."""
-    from dlrun.launch.sweep_job import carried_out, carried_out_as_one
+    from dlrun.launch.sweep_job import run_job, run_parallel_jobs
 
-    plugins, jobs = tuple(message["plugins"]), [Job.of(values) for values in message["jobs"]]
+    plugins, jobs = (
+        tuple(message["plugins"]),
+        [SweepJob.from_dict(values) for values in message["jobs"]],
+    )
     if plugins and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
-    aside(jobs[0].folder)
+    redirect_output(jobs[0].folder)
     if len(jobs) > 1:
-        yield from carried_out_as_one(jobs, plugins)
+        yield from run_parallel_jobs(jobs, plugins)
     else:
-        yield carried_out(jobs[0], plugins, line.judge if message["asks"] else None)
+        yield run_job(jobs[0], plugins, line.should_prune if message["asks"] else None)
 
 
-def aside(folder: Path) -> None:
+def redirect_output(folder: Path) -> None:
     """From here on, what is printed goes to the console.txt of this folder."""
     folder.mkdir(exist_ok=True)
     file = os.open(folder / "console.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)

@@ -10,79 +10,94 @@ import torch
 from torch import Tensor, nn
 
 from dlrun.config.constraints import Count
-from dlrun.core.errors import Refused
-from dlrun.core.types import Batch, Field, Outlook, Spec
-from dlrun.models.layers import safe
+from dlrun.core.errors import UserError
+from dlrun.core.types import Batch, Field, ForecastHorizon, Spec
+from dlrun.models.layers import escape_name
 
-Answer = Literal["prior", "median", "yes", "loss"]
-Answers = dict[Answer, Tensor]  # raw ones (outputs,), by what they are best by
-Loss = Callable[[Tensor, Tensor], Tensor]
+ConstantKind = Literal["prior", "median", "yes", "loss"]
+ConstantOutputs = dict[ConstantKind, Tensor]  # raw ones (outputs,), by what they are best by
+LossFunction = Callable[[Tensor, Tensor], Tensor]
 
-GAIN = 1e-4  # of the loss: an answer that is no more than so much better is not another one
-BETWEEN = 20  # steps from the mean to the median, in which the best answer of a loss between squares and sizes lies
+MIN_RELATIVE_GAIN = (
+    1e-4  # of the loss: an answer that is no more than so much better is not another one
+)
+INTERPOLATION_STEPS = 20  # steps from the mean to the median, in which the best answer of a loss between squares and sizes lies
 
 
-class Constant(nn.Module):
+class ConstantModel(nn.Module):
     """Answers the same for every row. Has nothing to learn.
 
     answers: of each target those that there are; one that is not there is the prior. which: the one that is given now.
     """
 
-    def __init__(self, spec: Spec, answers: Mapping[str, Answers], which: Answer) -> None:
+    def __init__(
+        self, spec: Spec, answers: Mapping[str, ConstantOutputs], which: ConstantKind
+    ) -> None:
         super().__init__()
         self.targets, self.answers, self.which = spec.targets, answers, which
         for name in spec.targets:
-            self.register_buffer(f"answer_{safe(name)}", self.answer(name, which).clone())
+            self.register_buffer(
+                f"answer_{escape_name(name)}", self.get_output(name, which).clone()
+            )
 
-    def answer(self, target: str, which: Answer) -> Tensor:
+    def get_output(self, target: str, which: ConstantKind) -> Tensor:
         """The raw answer for a target."""
         found = self.answers[target]
         return found.get(which, found["prior"])
 
-    def give(self, which: Answer) -> None:
+    def select_output(self, which: ConstantKind) -> None:
         """From here on answer what is best by this."""
         self.which = which
         for name in self.targets:
-            self.get_buffer(f"answer_{safe(name)}").copy_(self.answer(name, which))
+            self.get_buffer(f"answer_{escape_name(name)}").copy_(self.get_output(name, which))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         rows = len(next(iter(batch.values())))
-        answers = {name: self.get_buffer(f"answer_{safe(name)}") for name in self.targets}
-        return {name: answer.expand(rows, *self.targets[name].answered) for name, answer in answers.items()}
+        answers = {name: self.get_buffer(f"answer_{escape_name(name)}") for name in self.targets}
+        return {
+            name: answer.expand(rows, *self.targets[name].output_shape)
+            for name, answer in answers.items()
+        }
 
 
 def constant(spec: Spec, *, answer: Literal["prior", "median", "yes"] = "prior") -> nn.Module:
     """The same for every row: the class frequencies or the mean of the training rows (prior), their median, or yes."""
-    return Constant(spec, {name: answers_of(field) for name, field in spec.targets.items()}, answer)
+    return ConstantModel(
+        spec, {name: constant_outputs(field) for name, field in spec.targets.items()}, answer
+    )
 
 
-def best_constant(spec: Spec, losses: Mapping[str, Loss], values: Mapping[str, Tensor]) -> Constant:
+def build_best_constant(
+    spec: Spec, losses: Mapping[str, LossFunction], values: Mapping[str, Tensor]
+) -> ConstantModel:
     """What a model has to beat. values: target → its training rows, where they are in memory."""
-    found = {name: answers_of(field) for name, field in spec.targets.items()}
+    found = {name: constant_outputs(field) for name, field in spec.targets.items()}
     for name, loss in losses.items():
-        found[name]["loss"] = best_by(loss, spec.targets[name], found[name], values.get(name))
-    return Constant(spec, found, "loss")
+        found[name]["loss"] = find_best_constant(
+            loss, spec.targets[name], found[name], values.get(name)
+        )
+    return ConstantModel(spec, found, "loss")
 
 
-def answers_of(field: Field) -> Answers:
+def constant_outputs(field: Field) -> ConstantOutputs:
     """The answers that make sense for every row of a target. Mean and squares go together, median and sizes; always to
     say yes is best by precision, recall and F1."""
-    found: Answers = {"prior": raw_prior(field)}
+    found: ConstantOutputs = {"prior": prior_output(field)}
     if field.median is not None:
-        found["median"] = raw_of(field, field.median)
+        found["median"] = to_raw_output(field, field.median)
     if field.kind in ("binary", "multilabel"):
         found["yes"] = found["prior"].clamp_min(1e-3)  # the order of labels is kept
     return found
 
 
-def raw_prior(field: Field) -> Tensor:
+def prior_output(field: Field) -> Tensor:
     """The prior as a raw output (outputs,)."""
     if field.prior is None:
         raise ValueError("a constant answer needs a prior, and this target has none")
-    return raw_of(field, field.prior)
+    return to_raw_output(field, field.prior)
 
 
-def raw_of(field: Field, said: Tensor) -> Tensor:
+def to_raw_output(field: Field, said: Tensor) -> Tensor:
     """Shares or numbers as a raw output (outputs,): log-odds or log-frequencies where the last layer squashes."""
     said = said.float().reshape(-1)
     if field.kind in ("category", "tokens"):
@@ -92,25 +107,43 @@ def raw_of(field: Field, said: Tensor) -> Tensor:
     return said
 
 
-def best_by(loss: Loss, field: Field, known: Answers, values: Tensor | None) -> Tensor:
+def find_best_constant(
+    loss: LossFunction, field: Field, known: ConstantOutputs, values: Tensor | None
+) -> Tensor:
     """The answer with the least loss over the training rows: the prior, unless another one is clearly better."""
     if field.kind == "tokens" or (field.kind in ("number", "fraction") and values is None):
         return known["prior"]
     if field.kind in ("number", "fraction"):
         assert values is not None
-        ends = known["prior"].to(values.device), known.get("median", known["prior"]).to(values.device)
-        others = [torch.lerp(*ends, step / BETWEEN) for step in range(BETWEEN, 0, -1)]
+        ends = (
+            known["prior"].to(values.device),
+            known.get("median", known["prior"]).to(values.device),
+        )
+        others = [
+            torch.lerp(*ends, step / INTERPOLATION_STEPS)
+            for step in range(INTERPOLATION_STEPS, 0, -1)
+        ]
         of = lambda answer: float(loss(answer.expand(len(values), -1), values))  # noqa: E731
         best = min(others, key=of).to(known["prior"].device)
-        found = known["median"] if "median" in known and torch.equal(best, known["median"]) else best
-        return found if of(best.to(values.device)) < of(ends[0]) * (1 - GAIN) else known["prior"]
+        found = (
+            known["median"] if "median" in known and torch.equal(best, known["median"]) else best
+        )
+        return (
+            found
+            if of(best.to(values.device)) < of(ends[0]) * (1 - MIN_RELATIVE_GAIN)
+            else known["prior"]
+        )
     assert field.prior is not None
     shares, start = field.prior.float().reshape(1, -1), known["prior"][None]
-    found = descended(lambda raw: loss(raw, shares), start)
-    return found[0] if float(loss(found, shares)) < float(loss(start, shares)) * (1 - GAIN) else known["prior"]
+    found = minimize_loss(lambda raw: loss(raw, shares), start)
+    return (
+        found[0]
+        if float(loss(found, shares)) < float(loss(start, shares)) * (1 - MIN_RELATIVE_GAIN)
+        else known["prior"]
+    )
 
 
-def descended(loss: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
+def minimize_loss(loss: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
     """Where a smooth loss is least, looked for from a start: BFGS (Liu & Nocedal 1989)."""
     raw = start.clone().requires_grad_()
     search = torch.optim.LBFGS([raw], max_iter=50, line_search_fn="strong_wolfe")
@@ -127,119 +160,145 @@ def descended(loss: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Place:
+class ColumnPosition:
     """Where a target's own column is: in which input, and which of its columns."""
 
     input: str
     column: int
 
 
-class Naive(nn.Module):
+class SeriesBaseline(nn.Module):
     """Answers each target with values of its own column in the window. Has nothing to learn.
 
     places: target → where its column is. steps: target → which step of the window each horizon is answered with. A
     target without a place is answered with its prior.
     """
 
-    def __init__(self, spec: Spec, places: dict[str, Place], steps: dict[str, list[int]], note: str) -> None:
+    def __init__(
+        self, spec: Spec, places: dict[str, ColumnPosition], steps: dict[str, list[int]], note: str
+    ) -> None:
         super().__init__()
         self.spec, self.places, self.steps, self.note = spec, places, steps, note
         for name, field in spec.targets.items():
             if name in places:
-                factor, constant_term = _rescaled(spec.inputs[places[name].input], places[name].column, field)
-                self.register_buffer(f"factor_{safe(name)}", factor)
-                self.register_buffer(f"term_{safe(name)}", constant_term)
+                factor, constant_term = _compute_rescaling(
+                    spec.inputs[places[name].input], places[name].column, field
+                )
+                self.register_buffer(f"factor_{escape_name(name)}", factor)
+                self.register_buffer(f"term_{escape_name(name)}", constant_term)
             else:
-                self.register_buffer(f"answer_{safe(name)}", raw_prior(field))
+                self.register_buffer(f"answer_{escape_name(name)}", prior_output(field))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        return {name: self._answer(name, batch) for name in self.spec.targets}
+        return {name: self._predict_target(name, batch) for name in self.spec.targets}
 
-    def _answer(self, name: str, batch: Batch) -> Tensor:
+    def _predict_target(self, name: str, batch: Batch) -> Tensor:
         if name not in self.places:
-            return self.get_buffer(f"answer_{safe(name)}").expand(len(next(iter(batch.values()))), -1)
+            return self.get_buffer(f"answer_{escape_name(name)}").expand(
+                len(next(iter(batch.values()))), -1
+            )
         place = self.places[name]
         found = batch[place.input][:, self.steps[name], place.column]
-        return found * self.get_buffer(f"factor_{safe(name)}") + self.get_buffer(f"term_{safe(name)}")
+        return found * self.get_buffer(f"factor_{escape_name(name)}") + self.get_buffer(
+            f"term_{escape_name(name)}"
+        )
 
 
-def _rescaled(series: Field, column: int, target: Field) -> tuple[Tensor, Tensor]:
+def _compute_rescaling(series: Field, column: int, target: Field) -> tuple[Tensor, Tensor]:
     """What turns the input's number into the target's: both may be standardised, each in its own way."""
     one, none = torch.ones(()), torch.zeros(())
     scale = one if series.scale is None else series.scale[column]
     shift = none if series.shift is None else series.shift[column]
-    below, zero = (one if target.scale is None else target.scale), (none if target.shift is None else target.shift)
+    below, zero = (
+        (one if target.scale is None else target.scale),
+        (none if target.shift is None else target.shift),
+    )
     return scale / below, (shift - zero) / below
 
 
-def places(spec: Spec) -> dict[str, Place]:
+def find_target_columns(spec: Spec) -> dict[str, ColumnPosition]:
     """Where each target's own column is, for the targets that are foretold from a series which holds it."""
-    found: dict[str, Place] = {}
+    found: dict[str, ColumnPosition] = {}
     for target, field in spec.targets.items():
         for name, series in spec.inputs.items():
             if series.kind == "series" and field.outlook and field.outlook.column in series.labels:
-                found[target] = Place(name, series.labels.index(field.outlook.column))
+                found[target] = ColumnPosition(name, series.labels.index(field.outlook.column))
     return found
 
 
-def common_sense(
-    spec: Spec, losses: Mapping[str, Loss] | None = None, values: Mapping[str, Tensor] | None = None
+def build_baseline(
+    spec: Spec,
+    losses: Mapping[str, LossFunction] | None = None,
+    values: Mapping[str, Tensor] | None = None,
 ) -> nn.Module:
     """What any model has to beat: the last value of a series that is foretold; else the best constant answer.
 
     losses: of the targets that are judged by one; values: target → its training rows, where they are in memory.
     """
-    known = places(spec)
-    return _last(spec, known, "baseline: ") if known else best_constant(spec, losses or {}, values or {})
+    known = find_target_columns(spec)
+    return (
+        _build_last_value(spec, known, "baseline: ")
+        if known
+        else build_best_constant(spec, losses or {}, values or {})
+    )
 
 
 def last_value(spec: Spec) -> nn.Module:
     """The last value that the window holds of the target's own column, for every horizon (book §6.3)."""
-    return _last(spec, _all(spec, "last_value"), "")
+    return _build_last_value(spec, _require_target_columns(spec, "last_value"), "")
 
 
 def same_time_before(spec: Spec, *, period: Count | None) -> nn.Module:
     """The value of the target's own column a whole number of periods before the moment that is foretold.
 
     It is the latest one that the window holds; of a window that sees one row in several, the last one before it.
-    period: in rows; null is a day. Raises Refused where the window does not reach back so far.
+    period: in rows; null is a day. Raises UserError where the window does not reach back so far.
     """
-    known = _all(spec, "same_time_before")
+    known = _require_target_columns(spec, "same_time_before")
     steps: dict[str, list[int]] = {}
     for name in known:
         ahead = spec.targets[name].outlook
         assert ahead is not None
-        steps[name] = earlier(ahead, period)
-    return Naive(spec, known, steps, "")
+        steps[name] = compute_window_steps(ahead, period)
+    return SeriesBaseline(spec, known, steps, "")
 
 
-def earlier(ahead: Outlook, period: int | None) -> list[int]:
-    """The step of the window that stands for each horizon, whole periods before it. Raises Refused, see above."""
-    rows = period or ahead.day
+def compute_window_steps(ahead: ForecastHorizon, period: int | None) -> list[int]:
+    """The step of the window that stands for each horizon, whole periods before it. Raises UserError, see above."""
+    rows = period or ahead.rows_per_day
     if rows is None:
-        raise Refused("model=same_time_before: these rows do not make whole days: say model.period=ROWS")
+        raise UserError(
+            "model=same_time_before: these rows do not make whole days: say model.period=ROWS"
+        )
     found = []
     for delay in ahead.rows:
-        back = delay - rows * -(-(delay + ahead.step) // rows)  # rows from now: at most -step, the window's last
+        back = delay - rows * -(
+            -(delay + ahead.step) // rows
+        )  # rows from now: at most -step, the window's last
         if back < -ahead.lookback:
-            raise Refused(
-                f"model=same_time_before: the value {ahead.lasting(rows)} before what is foretold lies "
+            raise UserError(
+                f"model=same_time_before: the value {ahead.rows_to_time(rows)} before what is foretold lies "
                 f"{-back} rows before now, and the window begins {ahead.lookback} before: a larger data.lookback"
             )
         found.append((back + ahead.lookback) // ahead.step)
     return found
 
 
-def _last(spec: Spec, known: dict[str, Place], what: str) -> Naive:
+def _build_last_value(spec: Spec, known: dict[str, ColumnPosition], what: str) -> SeriesBaseline:
     columns = dict.fromkeys(spec.targets[name].outlook.column for name in known)  # type: ignore[union-attr]
-    steps = {name: [-1] * spec.targets[name].outputs for name in known}
-    return Naive(spec, known, steps, f"{what}the last value of {', '.join(columns)} in the window" if what else "")
+    steps = {name: [-1] * spec.targets[name].num_outputs for name in known}
+    return SeriesBaseline(
+        spec,
+        known,
+        steps,
+        f"{what}the last value of {', '.join(columns)} in the window" if what else "",
+    )
 
 
-def _all(spec: Spec, model: str) -> dict[str, Place]:
-    known = places(spec)
+def _require_target_columns(spec: Spec, model: str) -> dict[str, ColumnPosition]:
+    known = find_target_columns(spec)
     if missing := [name for name in spec.targets if name not in known]:
-        raise Refused(
+        raise UserError(
             f"model={model} answers with earlier values of the target itself, and there are none of "
             f"{', '.join(missing)}: it needs a series (task=series, task=jena_climate) whose inputs hold that column"
         )

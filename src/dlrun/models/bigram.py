@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dlrun.core.errors import Refused
+from dlrun.core.errors import UserError
 from dlrun.core.types import Batch, Spec
-from dlrun.data.loading.sequences import Windows
+from dlrun.data.loading.sequences import WindowColumn
 from dlrun.data.loading.table import Table
-from dlrun.models.language.language_model import of_text
+from dlrun.models.language.language_model import get_text_field
 
-MOST = 10_000  # tokens, whose pairs still fit into memory
+MAX_TOKENS = 10_000  # tokens, whose pairs still fit into memory
 
 
 class Bigram(nn.Module):
@@ -34,7 +34,7 @@ class Bigram(nn.Module):
         one = self.target in batch and batch[self.target].dim() == 1
         return {self.target: self.table[tokens[:, -1] if one else tokens]}
 
-    def nats(self, batch: Batch) -> Tensor:
+    def row_cross_entropy(self, batch: Batch) -> Tensor:
         """The cross-entropy of each row (B,), without a table of answers for each place."""
         tokens, right = batch[self.input], batch[self.target]
         before = tokens[:, -1] if right.dim() == 1 else tokens
@@ -43,13 +43,13 @@ class Bigram(nn.Module):
     def solve(self, table: Table) -> None:
         """Count the pairs of these rows, each place of the text once, however many windows see it."""
         column, size = table.columns[self.input], len(self.table)
-        assert isinstance(column, Windows)
+        assert isinstance(column, WindowColumn)
         values, places = column.values.long(), column.counts.nonzero()[:, 0]
         pairs = torch.bincount(values[places] * size + values[places + 1], minlength=size * size)
-        self.table.copy_(smoothed(pairs.reshape(size, size).float()).log())
+        self.table.copy_(smooth_counts(pairs.reshape(size, size).float()).log())
 
 
-def smoothed(pairs: Tensor) -> Tensor:
+def smooth_counts(pairs: Tensor) -> Tensor:
     """Counts of pairs (size, size) → how likely the second token is after the first, never 0.
 
     A token with k different followers in n places gives k / (n + k) of what comes next to the tokens by themselves.
@@ -60,8 +60,10 @@ def smoothed(pairs: Tensor) -> Tensor:
 
 
 def bigram(spec: Spec) -> nn.Module:
-    """How often each token follows another one in the training rows. Raises Refused for too many different tokens."""
-    names, field = of_text(spec, "bigram", ("tokens", "category"))
-    if field.size > MOST:
-        raise Refused(f"model=bigram: {field.size:,} different tokens make too many pairs: data.vocabulary={MOST - 2}")
+    """How often each token follows another one in the training rows. Raises UserError for too many different tokens."""
+    names, field = get_text_field(spec, "bigram", ("tokens", "category"))
+    if field.size > MAX_TOKENS:
+        raise UserError(
+            f"model=bigram: {field.size:,} different tokens make too many pairs: data.vocabulary={MAX_TOKENS - 2}"
+        )
     return Bigram(names, field.size)

@@ -8,16 +8,26 @@ from torch import Tensor, nn
 
 from dlrun.config.constraints import Count, NonNegative, Probability
 from dlrun.core.types import Batch, Field, Spec
-from dlrun.models.layers import ACTIVATIONS, Activation, Init, Join, Named, initialise, penalty
+from dlrun.models.layers import (
+    ACTIVATIONS,
+    Activation,
+    Init,
+    InputProjection,
+    SafeModuleDict,
+    compute_penalty,
+    initialize_weights,
+)
 from dlrun.models.onednn_linear import Linear
 
 
-class Dense(nn.Module):
+class DenseModel(nn.Module):
     """Hidden layers over all inputs, and one linear head a target. Answers target name → raw output (B, outputs)."""
 
     steady = True
 
-    def __init__(self, hidden: nn.ModuleList, heads: nn.ModuleDict, l1: float = 0, l2: float = 0) -> None:
+    def __init__(
+        self, hidden: nn.ModuleList, heads: nn.ModuleDict, l1: float = 0, l2: float = 0
+    ) -> None:
         super().__init__()
         self.hidden, self.heads = hidden, heads
         self.l1, self.l2 = l1, l2
@@ -34,17 +44,22 @@ class Dense(nn.Module):
         """The L1 and L2 penalty on the hidden kernels; None when there is none."""
         if not (self.l1 or self.l2):
             return None
-        kernels = [k for layer in self.hidden.modules() if isinstance(layer, Join) for k in layer.kernels]
+        kernels = [
+            k
+            for layer in self.hidden.modules()
+            if isinstance(layer, InputProjection)
+            for k in layer.kernels
+        ]
         inside = {id(k) for k in kernels}
         kernels += [
             layer.weight
             for layer in self.hidden.modules()
             if isinstance(layer, nn.Linear) and id(layer.weight) not in inside
         ]
-        return penalty(kernels, self.l1, self.l2) if kernels else None
+        return compute_penalty(kernels, self.l1, self.l2) if kernels else None
 
 
-def stack(
+def build_hidden_layers(
     units: list[int], first: nn.Module | int, activation: str, dropout: float, batch_norm: bool
 ) -> list[nn.Module]:
     """Linear, batch norm, activation and dropout for each of `units`; the first linear layer is given or sized."""
@@ -77,28 +92,39 @@ def dense(
     category: how category inputs are read; embedding: width of a learnt vector. l1, l2: penalty on hidden kernels.
     """
     width = embedding if category == "embedding" else 0
-    hidden, heads = head_layers(spec, spec.inputs, units, width, (activation, dropout, batch_norm))
-    model = Dense(hidden, heads, l1, l2)
-    initialise(model, init)
+    hidden, heads = build_dense(spec, spec.inputs, units, width, (activation, dropout, batch_norm))
+    model = DenseModel(hidden, heads, l1, l2)
+    initialize_weights(model, init)
     return model
 
 
-def head_layers(
-    spec: Spec, inputs: dict[str, Field], units: list[int], embedding: int, style: tuple[str, float, bool]
+def build_dense(
+    spec: Spec,
+    inputs: dict[str, Field],
+    units: list[int],
+    embedding: int,
+    style: tuple[str, float, bool],
 ) -> tuple[nn.ModuleList, nn.ModuleDict]:
     """Hidden layers over `inputs` and a linear head for each target."""
     if not units:
-        heads = {name: Join(inputs, field.outputs, embedding=embedding) for name, field in spec.targets.items()}
-        return nn.ModuleList(), Named(heads)
-    hidden = stack(units, Join(inputs, units[0], embedding=embedding), *style)
-    linear = {name: Linear(units[-1], field.outputs) for name, field in spec.targets.items()}
-    return nn.ModuleList(hidden), Named(linear)
+        heads = {
+            name: InputProjection(inputs, field.num_outputs, embedding=embedding)
+            for name, field in spec.targets.items()
+        }
+        return nn.ModuleList(), SafeModuleDict(heads)
+    hidden = build_hidden_layers(
+        units, InputProjection(inputs, units[0], embedding=embedding), *style
+    )
+    linear = {name: Linear(units[-1], field.num_outputs) for name, field in spec.targets.items()}
+    return nn.ModuleList(hidden), SafeModuleDict(linear)
 
 
-def linear(spec: Spec, *, category: Literal["onehot", "embedding"], embedding: Count, init: Init) -> nn.Module:
+def linear(
+    spec: Spec, *, category: Literal["onehot", "embedding"], embedding: Count, init: Init
+) -> nn.Module:
     """One linear layer from the inputs to each target: logistic or linear regression."""
     width = embedding if category == "embedding" else 0
-    hidden, heads = head_layers(spec, spec.inputs, [], width, ("none", 0, False))
-    model = Dense(hidden, heads)
-    initialise(model, init)
+    hidden, heads = build_dense(spec, spec.inputs, [], width, ("none", 0, False))
+    model = DenseModel(hidden, heads)
+    initialize_weights(model, init)
     return model

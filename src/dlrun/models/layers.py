@@ -14,23 +14,23 @@ from dlrun.core.types import Batch, Field
 from dlrun.models.onednn_linear import Linear
 
 
-def safe(name: str) -> str:
+def escape_name(name: str) -> str:
     """A name that torch takes for a part of a module: the name itself, if it does."""
     taken = hasattr(nn.ModuleDict, name) or hasattr(nn.ParameterDict, name) or name == "training"
     return f"of_{name.replace('.', '·')}" if taken or "." in name or not name else name
 
 
-class Named(nn.ModuleDict):
+class SafeModuleDict(nn.ModuleDict):
     """Modules by name, for any names; in a checkpoint they go by those that torch takes."""
 
     steady = True
 
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
-        super().__init__({safe(name): module for name, module in modules.items()})
+        super().__init__({escape_name(name): module for name, module in modules.items()})
         self.names = tuple(modules)
 
     def __getitem__(self, name: str) -> nn.Module:
-        return super().__getitem__(safe(name))
+        return super().__getitem__(escape_name(name))
 
     def __contains__(self, name: object) -> bool:
         return name in self.names
@@ -59,7 +59,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
-class BagProduct(torch.autograd.Function):
+class SparseLinear(torch.autograd.Function):
     """bias + bag (B, V) sparse CSR times weight (V, units), with a gradient that never makes the bag dense."""
 
     @staticmethod
@@ -69,24 +69,39 @@ class BagProduct(torch.autograd.Function):
         kind = (
             weight.device.type
         )  # entering autocast costs as much as a small product: only where there is one to leave
-        with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():
+        with (
+            torch.autocast(kind, enabled=False)
+            if torch.is_autocast_enabled(kind)
+            else nullcontext()
+        ):
             return torch.addmm(bias.float(), bag, weight)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, Tensor]:
         (bag,) = ctx.saved_tensors
         gradient = gradients[0].float()
-        return None, transposed_product(bag, gradient), gradient if ctx.rows else gradient.sum(0)
+        return None, transposed_matmul(bag, gradient), gradient if ctx.rows else gradient.sum(0)
 
 
-def transposed_product(bag: Tensor, gradient: Tensor) -> Tensor:
+def transposed_matmul(bag: Tensor, gradient: Tensor) -> Tensor:
     """bagᵀ (V, B) times gradient (B, units): rows of the gradient added up by word."""
     starts, columns, values = bag.crow_indices(), bag.col_indices(), bag.values()
-    if bag.device.type == "cpu":  # scipy adds rows as it reads them; torch would copy one row a word first (2x slower)
-        from scipy.sparse._sparsetools import csc_matvecs  # a csc_array around it takes as long as it does
+    if (
+        bag.device.type == "cpu"
+    ):  # scipy adds rows as it reads them; torch would copy one row a word first (2x slower)
+        from scipy.sparse._sparsetools import (
+            csc_matvecs,
+        )  # a csc_array around it takes as long as it does
 
-        found = gradient.new_zeros(bag.shape[1], gradient.shape[1])  # rows of the bag are columns of its transpose
-        parts = starts.numpy(), columns.numpy(), values.numpy(), gradient.contiguous().numpy().ravel()
+        found = gradient.new_zeros(
+            bag.shape[1], gradient.shape[1]
+        )  # rows of the bag are columns of its transpose
+        parts = (
+            starts.numpy(),
+            columns.numpy(),
+            values.numpy(),
+            gradient.contiguous().numpy().ravel(),
+        )
         csc_matvecs(bag.shape[1], *gradient.shape, *parts, found.numpy().ravel())
         return found
     rows = torch.repeat_interleave(torch.arange(len(starts) - 1, device=bag.device), starts.diff())
@@ -94,7 +109,7 @@ def transposed_product(bag: Tensor, gradient: Tensor) -> Tensor:
     return gradient.new_zeros(bag.shape[1], gradient.shape[1]).index_add_(0, columns, weighted)
 
 
-class Join(nn.Module):
+class InputProjection(nn.Module):
     """One linear layer over several inputs side by side: what each contributes, added up, plus one bias.
 
     Numbers and images are flattened and concatenated; a bag is multiplied sparsely; a category is one-hot, which is a
@@ -110,12 +125,20 @@ class Join(nn.Module):
         self.lookups = [name for name in names if inputs[name].kind == "category" and not embedding]
         self.bags = [name for name, field in inputs.items() if field.kind == "bag"]
         self.flat = [name for name in names if inputs[name].kind != "category"]
-        self.embeddings = Named({name: nn.Embedding(inputs[name].size, embedding) for name in learnt})
-        width = sum(inputs[name].outputs for name in self.flat) + embedding * len(learnt)
-        sparse = {name: inputs[name].size or inputs[name].outputs for name in (*self.bags, *self.lookups)}
+        self.embeddings = SafeModuleDict(
+            {name: nn.Embedding(inputs[name].size, embedding) for name in learnt}
+        )
+        width = sum(inputs[name].num_outputs for name in self.flat) + embedding * len(learnt)
+        sparse = {
+            name: inputs[name].size or inputs[name].num_outputs
+            for name in (*self.bags, *self.lookups)
+        }
         self.fan_in = width + sum(sparse.values())
         self.linear = Linear(width, units) if width else None
-        rows = {safe(name): nn.Parameter(torch.empty(size, units)) for name, size in sparse.items()}
+        rows = {
+            escape_name(name): nn.Parameter(torch.empty(size, units))
+            for name, size in sparse.items()
+        }
         self.rows = nn.ParameterDict(rows)
         self.bias = None if width else nn.Parameter(torch.zeros(units))
 
@@ -124,7 +147,7 @@ class Join(nn.Module):
         """The weights, without biases and embeddings."""
         return [*([self.linear.weight] if self.linear is not None else []), *self.rows.values()]
 
-    def initialise(self, init: Init) -> None:
+    def initialize(self, init: Init) -> None:
         """Starting weights as if it were one layer over all inputs."""
         units = self.kernels[0].shape[0] if self.linear is not None else self.kernels[0].shape[1]
         fan = self.fan_in + units if init == "keras" else 2 * self.fan_in
@@ -140,30 +163,39 @@ class Join(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         if self.linear is not None and not self.rows:
-            return cast(Tensor, self.linear(self._wide(batch)))
-        total: Any = self.bias if self.linear is None else self.linear(self._wide(batch))
+            return cast(Tensor, self.linear(self._concat_inputs(batch)))
+        total: Any = self.bias if self.linear is None else self.linear(self._concat_inputs(batch))
         for name in self.bags:
-            total = BagProduct.apply(batch[name], self.rows[safe(name)], total)
+            total = SparseLinear.apply(batch[name], self.rows[escape_name(name)], total)
         for name in self.lookups:
-            total = total + nn.functional.embedding(batch[name], self.rows[safe(name)])
+            total = total + nn.functional.embedding(batch[name], self.rows[escape_name(name)])
         return cast(Tensor, total)
 
-    def _wide(self, batch: Batch) -> Tensor:
-        parts = [batch[name] if batch[name].dim() == 2 else batch[name].flatten(1) for name in self.flat]
+    def _concat_inputs(self, batch: Batch) -> Tensor:
+        parts = [
+            batch[name] if batch[name].dim() == 2 else batch[name].flatten(1) for name in self.flat
+        ]
         parts += [layer(batch[name]) for name, layer in self.embeddings.items()]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
-def convolution(
+def build_convolution(
     channels: int, filters: int, kernel: int, activation: str, batch_norm: bool, stride: int = 1
 ) -> list[nn.Module]:
     """One convolution that keeps the size (a side of n becomes ⌈n / stride⌉), its batch norm and its activation."""
-    first = strided(stride) if kernel == 1 else []
-    layer = nn.Conv2d(channels, filters, kernel, 1 if first else stride, kernel // 2, bias=not batch_norm)
-    return [*first, layer, *([nn.BatchNorm2d(filters)] if batch_norm else []), ACTIVATIONS[activation]()]
+    first = build_stride(stride) if kernel == 1 else []
+    layer = nn.Conv2d(
+        channels, filters, kernel, 1 if first else stride, kernel // 2, bias=not batch_norm
+    )
+    return [
+        *first,
+        layer,
+        *([nn.BatchNorm2d(filters)] if batch_norm else []),
+        ACTIVATIONS[activation](),
+    ]
 
 
-def strided(stride: int) -> list[nn.Module]:
+def build_stride(stride: int) -> list[nn.Module]:
     """Every `stride`-th place, to be followed by a 1×1 convolution: the same as that convolution with this stride.
 
     torch 2.14 writes beyond its memory in the backward pass of the latter, channels last, for 2 to 7 input channels.
@@ -171,22 +203,27 @@ def strided(stride: int) -> list[nn.Module]:
     return [nn.AvgPool2d(1, stride)] if stride > 1 else []
 
 
-def initialise(module: nn.Module, init: Init) -> None:
+def initialize_weights(module: nn.Module, init: Init) -> None:
     """Starting weights: torch's own, or Keras' (glorot-uniform kernels, zero biases; BOOK §0), with its norms.
 
     The kernel of a depthwise convolution has the same bound in both, as only the sum of its two fans counts. Published
     word vectors stay as they are.
     """
     for part in module.modules():
-        if isinstance(part, Join):
-            part.initialise(init)
-    inside = {id(inner) for part in module.modules() if isinstance(part, Join) for inner in part.modules()}
+        if isinstance(part, InputProjection):
+            part.initialize(init)
+    inside = {
+        id(inner)
+        for part in module.modules()
+        if isinstance(part, InputProjection)
+        for inner in part.modules()
+    }
     for part in module.modules():
         if init == "keras" and id(part) not in inside:
-            as_keras(part)
+            keras_init(part)
 
 
-def as_keras(part: nn.Module) -> None:
+def keras_init(part: nn.Module) -> None:
     """The starting weights, and the constants of a norm, that Keras gives to a layer of this kind, if it is one."""
     if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
         part.momentum, part.eps = 0.01, 1e-3  # Keras: momentum .99, which is the share that is kept
@@ -199,13 +236,15 @@ def as_keras(part: nn.Module) -> None:
     if isinstance(part, nn.Embedding) and not getattr(part, "published", False):
         nn.init.uniform_(part.weight, -0.05, 0.05)
     if isinstance(part, nn.MultiheadAttention):
-        for kernel in part.in_proj_weight.data.chunk(3):  # queries, keys and values are three layers
+        for kernel in part.in_proj_weight.data.chunk(
+            3
+        ):  # queries, keys and values are three layers
             nn.init.xavier_uniform_(kernel)
     if isinstance(part, nn.RNNBase):
-        recurrent_as_keras(part)
+        keras_recurrent_init(part)
 
 
-def recurrent_as_keras(part: nn.RNNBase) -> None:
+def keras_recurrent_init(part: nn.RNNBase) -> None:
     """Glorot for the inputs' kernels of all gates together, an orthogonal one for the state, forget gates open at 1."""
     for name, weight in part.named_parameters():
         if name.startswith("weight_ih"):
@@ -218,7 +257,7 @@ def recurrent_as_keras(part: nn.RNNBase) -> None:
             weight.data[part.hidden_size : 2 * part.hidden_size] = 1  # in one of torch's two biases
 
 
-def penalty(kernels: list[Tensor], l1: float, l2: float) -> Tensor:
+def compute_penalty(kernels: list[Tensor], l1: float, l2: float) -> Tensor:
     """l1 · Σ|w| + l2 · Σw² over these kernels, as Keras adds it to the loss (no ½)."""
     total = torch.zeros((), device=kernels[0].device)
     for kernel in kernels:

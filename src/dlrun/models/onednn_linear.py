@@ -9,38 +9,46 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-LARGE = 1 << 22  # multiplications from which on the product itself is what takes the time
+MIN_MULTIPLICATIONS = (
+    1 << 22
+)  # multiplications from which on the product itself is what takes the time
 
 
 @cache
-def other_is_faster() -> bool:
+def is_onednn_faster() -> bool:
     """Whether this processor is one of AMD's, on which MKL, torch's choice, takes twice as long as oneDNN does."""
     about = Path("/proc/cpuinfo")
     amd = about.exists() and "AuthenticAMD" in about.read_text()
-    return amd and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return (
+        amd
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
 
 
-def times(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def linear_forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x (B, in) times weight (out, in) transposed, plus bias, by oneDNN."""
     return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], ""))
 
 
-class Product(torch.autograd.Function):
-    """`times` with its gradient."""
+class LinearFunction(torch.autograd.Function):
+    """`linear_forward` with its gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return times(x, weight, bias)
+        return linear_forward(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def backward(
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         of_x, of_weight, of_bias = ctx.needs_input_grad
         (gradient,) = gradients
         return (
-            times(gradient, weight.t(), None) if of_x else None,
-            times(gradient.t(), x.t(), None) if of_weight else None,
+            linear_forward(gradient, weight.t(), None) if of_x else None,
+            linear_forward(gradient.t(), x.t(), None) if of_weight else None,
             gradient.sum(0) if of_bias else None,
         )
 
@@ -51,10 +59,14 @@ class Linear(nn.Linear):
     steady = True
 
     def forward(self, input: Tensor) -> Tensor:
-        if input.dim() == 2 and input.numel() * self.out_features >= LARGE and self._suits(input):
-            return cast(Tensor, Product.apply(input, self.weight, self.bias))
+        if (
+            input.dim() == 2
+            and input.numel() * self.out_features >= MIN_MULTIPLICATIONS
+            and self._is_supported(input)
+        ):
+            return cast(Tensor, LinearFunction.apply(input, self.weight, self.bias))
         return super().forward(input)
 
-    def _suits(self, x: Tensor) -> bool:
+    def _is_supported(self, x: Tensor) -> bool:
         plain = x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32
-        return plain and not torch.is_autocast_enabled("cpu") and other_is_faster()
+        return plain and not torch.is_autocast_enabled("cpu") and is_onednn_faster()

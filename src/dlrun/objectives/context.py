@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from dlrun.core.dataset import Data, Raw
+from dlrun.core.dataset import Dataset, PreparedData
 from dlrun.core.types import Batch
 from dlrun.objectives.losses import Loss
 
 
 @dataclass(frozen=True)
-class Given:
+class ObjectiveContext:
     """What `build` hands to the target of group `objective`.
 
     model: the one that the config names, built for data.spec. data: as prepared for this fit, on the device. raw: the
@@ -23,8 +23,8 @@ class Given:
     """
 
     model: nn.Module
-    data: Data
-    raw: Raw
+    data: PreparedData
+    dataset: Dataset
     losses: dict[str, Loss] = field(default_factory=dict)
     weights: dict[str, float] | None = None
     augment: Callable[[Batch], Batch] | None = None

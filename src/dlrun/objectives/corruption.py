@@ -32,9 +32,9 @@ class Noise:
         if self.kind == "gaussian":
             noisy = rows + self.amount * torch.randn_like(rows)
             return noisy.clamp(0, 1) if rows.dim() == 4 else noisy
-        return rows * self.kept(rows) if self.kind == "mask" else rows
+        return rows * self.keep_mask(rows) if self.kind == "mask" else rows
 
-    def kept(self, rows: Tensor) -> Tensor:
+    def keep_mask(self, rows: Tensor) -> Tensor:
         """1 for values that stay, 0 for those that are masked."""
         if rows.dim() != 4:
             return (torch.rand_like(rows) >= self.amount).to(rows.dtype)

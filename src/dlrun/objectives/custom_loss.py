@@ -8,15 +8,15 @@ from typing import Any
 
 from torch import Tensor
 
-from dlrun.config.custom_contract import Plugins, own
-from dlrun.config.instantiate import build
-from dlrun.core.errors import Refused
+from dlrun.config.custom_contract import Plugins, is_custom
+from dlrun.config.instantiate import build_part
+from dlrun.core.errors import UserError
 from dlrun.core.types import Field
-from dlrun.evaluation.custom_metric import failed_on
+from dlrun.evaluation.custom_metric import format_custom_error
 from dlrun.objectives.losses import Loss
 
 
-def loss_of(node: Mapping[str, Any], field: Field, plugins: Plugins) -> Loss:
+def build_loss(node: Mapping[str, Any], field: Field, plugins: Plugins) -> Loss:
     """The loss that a node describes for one target.
 
     The contract of a loss of one's own: a function `(prediction, target)` that returns one number, the mean over
@@ -29,17 +29,17 @@ def loss_of(node: Mapping[str, Any], field: Field, plugins: Plugins) -> Loss:
         def squared(prediction, target, weight=1.0):
             return weight * (prediction - target).square().mean()
     """
-    made = build(node, field, kind="loss", plugins=plugins)
-    if not own(node["_target_"]):
+    made = build_part(node, field, kind="loss", plugins=plugins)
+    if not is_custom(node["_target_"]):
         return made  # type: ignore[no-any-return]
     if not callable(made):
-        raise Refused(f"loss {node['_target_']} returns a {type(made).__name__}; expected a function (prediction, "
+        raise UserError(f"loss {node['_target_']} returns a {type(made).__name__}; expected a function (prediction, "
                       "target), or an nn.Module that is called so")  # fmt: skip
-    return OwnLoss(made, node["_target_"])
+    return CustomLoss(made, node["_target_"])
 
 
 @dataclass(frozen=True)
-class OwnLoss:
+class CustomLoss:
     """A loss of the user's own that returns one number, or is refused. It may do otherwise each time: not steady."""
 
     function: Callable[[Tensor, Tensor], Any]
@@ -51,8 +51,14 @@ class OwnLoss:
         try:
             found = self.function(raw, target)
         except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
-            raise Refused(failed_on(f"loss {self.name}", error, raw, target)) from error
+            raise UserError(format_custom_error(f"loss {self.name}", error, raw, target)) from error
         if not isinstance(found, Tensor) or found.numel() != 1:
-            got = f"{tuple(found.shape)} numbers" if isinstance(found, Tensor) else f"a {type(found).__name__}"
-            raise Refused(f"loss {self.name} returns {got}; expected a tensor of one number, such as loss.mean()")
+            got = (
+                f"{tuple(found.shape)} numbers"
+                if isinstance(found, Tensor)
+                else f"a {type(found).__name__}"
+            )
+            raise UserError(
+                f"loss {self.name} returns {got}; expected a tensor of one number, such as loss.mean()"
+            )
         return found.reshape(())

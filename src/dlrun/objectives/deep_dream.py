@@ -9,14 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from dlrun.config.constraints import Count, Natural, Positive
-from dlrun.core.artifacts import Artifact, Maker
+from dlrun.core.artifacts import Artifact, SampleGenerator
 from dlrun.core.types import Batch, Step
-from dlrun.models.pretrained.feature_extractor import Layers
-from dlrun.objectives.context import Given
-from dlrun.objectives.image_optimization import pictures, resized, turning, whole
+from dlrun.models.pretrained.feature_extractor import FeatureExtractor
+from dlrun.objectives.context import ObjectiveContext
+from dlrun.objectives.image_optimization import (
+    load_input_images,
+    morph_frames,
+    resize_images,
+    to_image_artifact,
+)
 
 
-class Dream(nn.Module):
+class DeepDreamObjective(nn.Module):
     """One step a tick: up the excitement of the layers, Σ weight · Σ answer² / numbers in the layer.
 
     photo (1, 3, H, W) in [0, 1], at its full size; size: height and width of the canvas, at this octave. edge: places
@@ -25,63 +30,96 @@ class Dream(nn.Module):
     """
 
     goals = {"loss": "min", "excitement": "max"}
-    shown = ("picture",)
+    default_samples = ("picture",)
     photo: Tensor
 
     def __init__(
-        self, model: Layers, photo: Tensor, size: tuple[int, int], ticks: int, edge: int = 0, jitter: int = 0
+        self,
+        model: FeatureExtractor,
+        photo: Tensor,
+        size: tuple[int, int],
+        ticks: int,
+        edge: int = 0,
+        jitter: int = 0,
     ) -> None:
         super().__init__()
         self.model, self.layers = model, model.layers("dream")
         self.ticks, self.edge, self.jitter = ticks, edge, jitter
         self.register_buffer("photo", photo, persistent=False)
-        self.pictures = nn.Parameter(resized(photo, size).clone())
+        self.pictures = nn.Parameter(resize_images(photo, size).clone())
         self.groups = {"canvas": [self.pictures]}
-        self.makes: dict[str, Maker] = {"picture": self.picture, "frames": self.frames}
+        self.generators: dict[str, SampleGenerator] = {
+            "picture": self.current_image,
+            "frames": self.frames,
+        }
 
     def steps(self, batch: Batch) -> Iterator[Step]:
         seen: Tensor = self.pictures
         if self.jitter and self.training:
             seen = seen.roll(torch.randint(-self.jitter, self.jitter + 1, (2,)).tolist(), (2, 3))
         answers = self.model(seen, self.layers)
-        excited = torch.stack([weight * energy(answers[name], self.edge) for name, weight in self.layers.items()]).sum()
+        excited = torch.stack(
+            [
+                weight * activation_energy(answers[name], self.edge)
+                for name, weight in self.layers.items()
+            ]
+        ).sum()
         yield Step("canvas", -excited, measured={"excitement": excited})
 
     def begin_with(self, state: dict[str, Any]) -> None:
         """Go on from the canvas of a smaller octave: enlarged, with the detail of the photograph that it lacks."""
         before = state["pictures"].to(self.photo)
         size, smaller = self.pictures.shape[2:], before.shape[2:]
-        lost = resized(self.photo, size) - resized(resized(self.photo, smaller), size)
+        lost = resize_images(self.photo, size) - resize_images(
+            resize_images(self.photo, smaller), size
+        )
         with torch.no_grad():
-            self.pictures.copy_(resized(before, size) + lost)
+            self.pictures.copy_(resize_images(before, size) + lost)
 
-    def picture(self) -> Iterator[Artifact]:
+    def current_image(self) -> Iterator[Artifact]:
         """The picture as it is now."""
-        yield whole(self.pictures, f"what {self.model.name} sees in the photograph: {', '.join(self.layers)}")
+        yield to_image_artifact(
+            self.pictures,
+            f"what {self.model.name} sees in the photograph: {', '.join(self.layers)}",
+        )
 
-    def frames(self, *, count: Count = 24, width: Count = 320, zoom: Positive = 1.5) -> Iterator[Artifact]:
+    def frames(
+        self, *, count: Count = 24, width: Count = 320, zoom: Positive = 1.5
+    ) -> Iterator[Artifact]:
         """From the photograph to the dream, coming nearer."""
-        yield turning(self.photo, self.pictures, count, width, zoom)
+        yield morph_frames(self.photo, self.pictures, count, width, zoom)
 
 
-def energy(answer: Tensor, edge: int) -> Tensor:
+def activation_energy(answer: Tensor, edge: int) -> Tensor:
     """The squares of a layer's answer (1, C, h, w) without its edge, added up, over all numbers in it."""
     top, left = (min(edge, (side - 1) // 2) for side in answer.shape[2:])
     inner = answer[:, :, top : answer.shape[2] - top, left : answer.shape[3] - left]
     return inner.square().sum() / answer.numel()
 
 
-def dream(given: Given, *, octave: Natural, scale: Positive, ticks: Count, edge: Natural, jitter: Natural) -> Dream:
+def dream(
+    given: ObjectiveContext,
+    *,
+    octave: Natural,
+    scale: Positive,
+    ticks: Count,
+    edge: Natural,
+    jitter: Natural,
+) -> DeepDreamObjective:
     """The photograph of input `image` before the model's layers of role `dream`.
 
-    octave: how many times it is smaller by `scale`; 0 is its full size. Raises Refused where it is too small then.
+    octave: how many times it is smaller by `scale`; 0 is its full size. Raises UserError where it is too small then.
     """
-    photo, *_ = pictures(given)
-    height, width = (round(side / scale**octave, 9) for side in photo.shape[2:])  # 169 / 1.3² is 99.99999999999999
+    photo, *_ = load_input_images(given)
+    height, width = (
+        round(side / scale**octave, 9) for side in photo.shape[2:]
+    )  # 169 / 1.3² is 99.99999999999999
     size = (max(1, int(height)), max(1, int(width)))
     model = given.model.to(given.device)
-    assert isinstance(model, Layers)
-    found = Dream(model, photo, size, ticks, edge, jitter)
-    with torch.no_grad():  # so that a picture which the network cannot read is refused before anything is written
+    assert isinstance(model, FeatureExtractor)
+    found = DeepDreamObjective(model, photo, size, ticks, edge, jitter)
+    with (
+        torch.no_grad()
+    ):  # so that a picture which the network cannot read is refused before anything is written
         model(found.pictures, found.layers)
     return found

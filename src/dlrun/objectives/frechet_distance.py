@@ -11,46 +11,51 @@ from torch import Tensor, nn
 
 from dlrun.config.constraints import Count
 from dlrun.core.types import Score
-from dlrun.models.pretrained.backbones import base_of
-from dlrun.models.pretrained.transfer import tower
-from dlrun.objectives.context import Given
+from dlrun.models.pretrained.backbones import load_backbone
+from dlrun.models.pretrained.transfer import build_image_encoder
+from dlrun.objectives.context import ObjectiveContext
 
-CHUNK = 250  # pictures that are looked at together
-FEWEST = 4  # rows of a split, below which nothing is measured
+IMAGES_AT_ONCE = 250  # pictures that are looked at together
+MIN_ROWS = 4  # rows of a split, below which nothing is measured
 Features = Callable[[Tensor], Tensor]
-Space = Callable[[], Features]
+BuildFeatures = Callable[[], Features]
 
 
 @dataclass(frozen=True)
-class Judge:
+class FrechetMetric:
     """space: makes the features, when they are asked for. name: what the score is called; note: what it is."""
 
     name: str
     note: str
     rows: int
-    space: Space
+    build_features: BuildFeatures
 
-    def __call__(self, make: Callable[[int], Tensor], pictures: Iterable[Tensor]) -> dict[str, Score]:
+    def __call__(
+        self, make: Callable[[int], Tensor], pictures: Iterable[Tensor]
+    ) -> dict[str, Score]:
         """Distance of made pictures to half of the real ones, and of this half to the other: what is to be reached.
 
         make: so many → pictures in [0, 1]. All three sets are of one size, as the distance grows when sets are small.
         """
-        real = drawn(pictures, self.rows)
+        real = sample_rows(pictures, self.rows)
         half = len(real) // 2
-        if 2 * half < FEWEST:
+        if 2 * half < MIN_ROWS:
             return {}
-        features = self.space()
-        made = [features(make(len(part))) for part in real[:half].split(CHUNK)]
+        features = self.build_features()
+        made = [features(make(len(part))) for part in real[:half].split(IMAGES_AT_ONCE)]
         one, other = (
-            torch.cat([features(part) for part in each.split(CHUNK)]) for each in real[: 2 * half].split(half)
+            torch.cat([features(part) for part in each.split(IMAGES_AT_ONCE)])
+            for each in real[: 2 * half].split(half)
         )
         return {
-            self.name: Score(distance(torch.cat(made), one), n=half, goal="min"),
-            f"{self.name}_floor": Score(distance(other, one), n=half, goal="min"),
+            self.name: Score(gaussian_distance(torch.cat(made), one), n=half, goal="min"),
+            f"{self.name}_floor": Score(gaussian_distance(other, one), n=half, goal="min"),
         }
 
 
-def frechet(*, features: str, rows: Count, components: Count) -> Callable[[Given, str], Judge]:
+def frechet(
+    *, features: str, rows: Count, components: Count
+) -> Callable[[ObjectiveContext, str], FrechetMetric]:
     """A judge of made pictures: the Fréchet distance between Gaussians fitted to features (Heusel et al. 2017).
 
     features: pixels (so many principal `components` of the training pictures), a network of torchvision's, or the
@@ -58,56 +63,66 @@ def frechet(*, features: str, rows: Count, components: Count) -> Callable[[Given
     the features of Inception is called FID: these are other numbers. rows: real pictures that are looked at.
     """
 
-    def build(given: Given, column: str) -> Judge:
+    def build(given: ObjectiveContext, column: str) -> FrechetMetric:
         if features == "pixels":
-            training = lambda: (batch[column] for batch in given.data.train.batches(CHUNK))  # noqa: E731
+            training = lambda: (batch[column] for batch in given.data.train.batches(IMAGES_AT_ONCE))  # noqa: E731
             what = f"{components} principal components of the training pictures"
-            return Judge(
-                "frechet_pixels", told("frechet_pixels", what), rows, lambda: pca(training(), rows, components)
+            return FrechetMetric(
+                "frechet_pixels",
+                describe_frechet("frechet_pixels", what),
+                rows,
+                lambda: fit_pca_features(training(), rows, components),
             )
-        base = base_of(features, features if Path(features).is_dir() else "DEFAULT", column)
+        base = load_backbone(features, features if Path(features).is_dir() else "DEFAULT", column)
         name = "frechet_run" if base.run else f"frechet_{features}"
-        net = tower(base, given.data.spec.inputs[column], "weights", "average").append(nn.Flatten())
+        net = build_image_encoder(
+            base, given.data.spec.inputs[column], "weights", "average"
+        ).append(nn.Flatten())
         net = net.eval().requires_grad_(False).to(given.device)
-        return Judge(name, told(name, f"the averaged last feature map of {base.name}"), rows, lambda: net)
+        return FrechetMetric(
+            name,
+            describe_frechet(name, f"the averaged last feature map of {base.name}"),
+            rows,
+            lambda: net,
+        )
 
     return build
 
 
-def told(name: str, features: str) -> str:
+def describe_frechet(name: str, features: str) -> str:
     """What stands beside the score."""
-    return (
-        f"{name} is no FID: its features are {features}; {name}_floor is that between two halves of the real pictures"
-    )
+    return f"{name} is no FID: its features are {features}; {name}_floor is that between two halves of the real pictures"
 
 
-def pca(pictures: Iterable[Tensor], rows: int, components: int) -> Features:
+def fit_pca_features(pictures: Iterable[Tensor], rows: int, components: int) -> Features:
     """Pictures → their principal components (N, components or fewer), learnt from some of these."""
-    seen = drawn(pictures, rows).flatten(1)
+    seen = sample_rows(pictures, rows).flatten(1)
     middle = seen.mean(0)
     _, _, axes = torch.pca_lowrank(seen, min(components, *seen.shape), center=True, niter=4)
     return lambda found: (found.flatten(1) - middle) @ axes
 
 
-def drawn(batches: Iterable[Tensor], count: int) -> Tensor:
+def sample_rows(batches: Iterable[Tensor], count: int) -> Tensor:
     """At most `count` rows of these batches, drawn at random and in a random order."""
     keys, kept = list[Tensor](), list[Tensor]()
     for batch in batches:
         keys.append(torch.rand(len(batch)))
         kept.append(batch)
         if sum(map(len, keys)) > 2 * count:
-            keys, kept = lowest(keys, kept, count)
-    return lowest(keys, kept, count)[1][0]
+            keys, kept = take_lowest_keys(keys, kept, count)
+    return take_lowest_keys(keys, kept, count)[1][0]
 
 
-def lowest(keys: list[Tensor], rows: list[Tensor], count: int) -> tuple[list[Tensor], list[Tensor]]:
+def take_lowest_keys(
+    keys: list[Tensor], rows: list[Tensor], count: int
+) -> tuple[list[Tensor], list[Tensor]]:
     """The rows with the lowest keys, in the order of these."""
     together = torch.cat(keys)
     best = together.argsort()[:count]
     return [together[best]], [torch.cat(rows)[best.to(rows[0].device)]]
 
 
-def distance(one: Tensor, other: Tensor) -> float:
+def gaussian_distance(one: Tensor, other: Tensor) -> float:
     """|μ₁ - μ₂|² + tr(C₁ + C₂ - 2 (C₁C₂)^½) of the Gaussians that fit features (N, D) best.
 
     The last trace is the sum of the square roots of the eigenvalues of √C₁ C₂ √C₁, which is symmetric.

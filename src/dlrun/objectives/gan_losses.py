@@ -13,22 +13,22 @@ from torch.nn.functional import relu
 
 from dlrun.training.distributed import process_group
 
-Kind = Literal["standard", "hinge", "wasserstein"]
+GANLossKind = Literal["standard", "hinge", "wasserstein"]
 
 
 @dataclass(frozen=True)
-class Contest:
+class GANLoss:
     """kind: the loss. label_noise: of the standard loss. penalty: weight of the gradient penalty.
 
     turns: steps of the discriminator for one of the generator.
     """
 
-    kind: Kind
+    kind: GANLossKind
     label_noise: float = 0.0
     penalty: float = 0.0
-    turns: int = 1
+    critic_steps: int = 1
 
-    def apart(self, real: Tensor, made: Tensor, noise: float = 0.0) -> Tensor:
+    def discriminator_loss(self, real: Tensor, made: Tensor, noise: float = 0.0) -> Tensor:
         """The discriminator's loss, of logits (B,) for real and for made pictures.
 
         standard: the mean cross-entropy over both (Goodfellow et al. 2014): not knowing is ln 2. hinge (Lim & Ye
@@ -38,18 +38,18 @@ class Contest:
             return relu(1 - real).mean() + relu(1 + made).mean()
         if self.kind == "wasserstein":
             return made.mean() - real.mean()
-        return (labelled(real, 1.0, noise) + labelled(made, 0.0, noise)) / 2
+        return (label_noise_loss(real, 1.0, noise) + label_noise_loss(made, 0.0, noise)) / 2
 
-    def passing(self, made: Tensor) -> Tensor:
+    def generator_loss(self, made: Tensor) -> Tensor:
         """The generator's loss, of logits (B,) for made pictures; the standard one is the non-saturating one."""
-        return labelled(made, 1.0, 0.0) if self.kind == "standard" else -made.mean()
+        return label_noise_loss(made, 1.0, 0.0) if self.kind == "standard" else -made.mean()
 
-    def answer(self, logits: Tensor) -> Tensor:
+    def mean_output(self, logits: Tensor) -> Tensor:
         """What the discriminator says on average: the probability that a picture is real, or its score as it is."""
         return logits.sigmoid().mean() if self.kind == "standard" else logits.mean()
 
 
-def labelled(logits: Tensor, label: float, noise: float) -> Tensor:
+def label_noise_loss(logits: Tensor, label: float, noise: float) -> Tensor:
     """Cross-entropy against labels that are lowered by up to `noise`, each at random.
 
     Real is 1 and made is 0, as is usual. The book has it the other way round and raises its labels by the noise: that
@@ -58,7 +58,7 @@ def labelled(logits: Tensor, label: float, noise: float) -> Tensor:
     labels = torch.full_like(logits, label)
     if noise:
         draw = lambda count: torch.rand(count, dtype=labels.dtype, device=labels.device)  # noqa: E731
-        labels = labels - noise * process_group.drawn(draw, len(labels))
+        labels = labels - noise * process_group.draw_for_batch(draw, len(labels))
     return cross_entropy(logits, labels)
 
 
@@ -68,7 +68,9 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, made: Ten
     Needs gradients to be on.
     """
     one = (1,) * (real.dim() - 1)
-    share = process_group.drawn(lambda count: torch.rand(count, *one, device=real.device), len(real))
+    share = process_group.draw_for_batch(
+        lambda count: torch.rand(count, *one, device=real.device), len(real)
+    )
     between = (share * real + (1 - share) * made).detach().requires_grad_()
     (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
     return (slope.flatten(1).norm(dim=1) - 1).square().mean()

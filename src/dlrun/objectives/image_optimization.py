@@ -7,55 +7,68 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from dlrun.core.artifacts import Pictures
-from dlrun.core.errors import Refused
+from dlrun.core.artifacts import ImageGrid
+from dlrun.core.errors import UserError
 from dlrun.core.types import Batch, Step
-from dlrun.objectives.context import Given
+from dlrun.objectives.context import ObjectiveContext
 
-HELD = 8  # frames that the last moment stays
+NUM_FINAL_FRAMES = 8  # frames that the last moment stays
 
 
-def pictures(given: Given) -> list[Tensor]:
+def load_input_images(given: ObjectiveContext) -> list[Tensor]:
     """The first row of every input, (1, 3, H, W) each: what a canvas is made of."""
     batch = next(iter(given.data.train.batches(1)))
     return [batch[name] for name in given.data.spec.inputs]
 
 
-def resized(photos: Tensor, size: Sequence[int]) -> Tensor:
+def resize_images(photos: Tensor, size: Sequence[int]) -> Tensor:
     """Pictures (N, C, H, W) at another height and width, without aliasing; the same tensor where it has them."""
     if list(photos.shape[2:]) == list(size):
         return photos
     return nn.functional.interpolate(photos, list(size), mode="bilinear", antialias=True)
 
 
-def whole(picture: Tensor, about: str) -> Pictures:
+def to_image_artifact(picture: Tensor, about: str) -> ImageGrid:
     """The picture (1, 3, H, W) itself, pixel for pixel."""
-    return Pictures(picture, 1, about, own_size=True)
+    return ImageGrid(picture, 1, about, original_size=True)
 
 
-def turning(before: Tensor, after: Tensor, count: int, width: int, zoom: float) -> Pictures:
+def morph_frames(before: Tensor, after: Tensor, count: int, width: int, zoom: float) -> ImageGrid:
     """So many frames from one picture (1, 3, H, W) to the other, `width` pixels wide at most, the last one held.
 
-    zoom: how much nearer the last frame is than the first. Raises Refused for one that is farther.
+    zoom: how much nearer the last frame is than the first. Raises UserError for one that is farther.
     """
     if zoom < 1:
-        raise Refused(f"zoom={zoom:g}: it must be 1 or more, since nothing is known beyond the picture's edge")
+        raise UserError(
+            f"zoom={zoom:g}: it must be 1 or more, since nothing is known beyond the picture's edge"
+        )
     smaller = min(1.0, width / after.shape[3])
     size = [max(1, round(side * smaller)) for side in after.shape[2:]]
-    before = resized(before, after.shape[2:])
+    before = resize_images(before, after.shape[2:])
     along = [moment / max(1, count - 1) for moment in range(count)]
-    frames = [resized(nearer(torch.lerp(before, after, share), zoom**share), size) for share in along]
-    return Pictures(torch.cat([*frames, *frames[-1:] * HELD]), 1, "from the photograph on", moving=True, own_size=True)
+    frames = [
+        resize_images(enlarge(torch.lerp(before, after, share), zoom**share), size)
+        for share in along
+    ]
+    return ImageGrid(
+        torch.cat([*frames, *frames[-1:] * NUM_FINAL_FRAMES]),
+        1,
+        "from the photograph on",
+        animated=True,
+        original_size=True,
+    )
 
 
-def nearer(picture: Tensor, times: float) -> Tensor:
+def enlarge(picture: Tensor, times: float) -> Tensor:
     """The middle of a picture, so many times nearer."""
     height, width = (max(1, round(side / times)) for side in picture.shape[2:])
-    down, right = ((side - inner) // 2 for side, inner in zip(picture.shape[2:], (height, width), strict=True))
+    down, right = (
+        (side - inner) // 2 for side, inner in zip(picture.shape[2:], (height, width), strict=True)
+    )
     return picture[:, :, down : down + height, right : right + width]
 
 
-class Canvas(nn.Module):
+class ImageOptimization(nn.Module):
     """Pictures (N, C, H, W) that are changed so that their loss falls; one step a tick, no data are read.
 
     loss: pictures → a mean over them. A network in it is the caller's, who freezes it: only the pictures are here.

@@ -11,25 +11,27 @@ import torch
 from torch import Tensor, nn
 
 from dlrun.config.constraints import Count, Fraction, NonNegative
-from dlrun.core.artifacts import Writing
-from dlrun.core.errors import Refused
+from dlrun.core.artifacts import TextSample
+from dlrun.core.errors import UserError
 from dlrun.core.types import Batch, Score, Spec
-from dlrun.data.loading.sequences import Windows
+from dlrun.data.loading.sequences import WindowColumn
 from dlrun.data.loading.table import Table
-from dlrun.data.preprocessing.language import Tokens, glue, joined
-from dlrun.evaluation.metrics import over_rows
+from dlrun.data.preprocessing.language import TokenEncoder, get_token_separator, join_tokens
+from dlrun.evaluation.metrics import score_from_rows
 from dlrun.evaluation.split_metrics import FINISHES
-from dlrun.models.baselines import common_sense
-from dlrun.models.bigram import MOST, Bigram, bigram
-from dlrun.models.language.sampling import chances
-from dlrun.objectives.context import Given
+from dlrun.models.baselines import build_baseline
+from dlrun.models.bigram import MAX_TOKENS, Bigram, bigram
+from dlrun.models.language.sampling import token_probabilities
+from dlrun.objectives.context import ObjectiveContext
 from dlrun.objectives.supervised import Supervised
 
-Reader = Callable[[Tensor, Any], tuple[Tensor, Any]]  # tokens (1, T), state or None → logits (1, size), state
+NextTokenFunction = Callable[
+    [Tensor, Any], tuple[Tensor, Any]
+]  # tokens (1, T), state or None → logits (1, size), state
 
 
 @dataclass(frozen=True)
-class Again:
+class SlidingContextModel:
     """Reads with a model that carries no state: what it has read so far, as far as a window reaches, is its state."""
 
     model: nn.Module
@@ -43,17 +45,17 @@ class Again:
 
 
 @dataclass(frozen=True)
-class Writer:
+class TextGenerator:
     """Writes with a model. text: the tokens (n,) of the training text. least: it has learnt of no fewer before."""
 
-    read: Reader
-    tokens: Tokens
+    read: NextTokenFunction
+    tokens: TokenEncoder
     text: Tensor
     length: int
-    least: int
-    usual: dict[str, Any]
+    min_context: int
+    defaults: dict[str, Any]
 
-    def write(
+    def generate(
         self,
         *,
         prompt: str = "",
@@ -61,24 +63,30 @@ class Writer:
         length: Count | None = None,
         top_k: Count | None = None,
         top_p: Fraction | None = None,
-    ) -> Iterator[Writing]:
+    ) -> Iterator[TextSample]:
         """How a prompt may go on, once for each temperature; without one, a passage of the training text."""
-        asked, strange = self.tokens.numbers(prompt)
+        asked, strange = self.tokens.encode(prompt)
         if strange:
-            yield Writing(f"(left out, for the training text has none: {' '.join(map(repr, strange))})\n")
-        if asked and len(asked) < self.least:
-            yield Writing(f"(before it, the model reads {self.least - len(asked)} tokens of the training text)\n")
-        begun = asked or self.passage(self.length)
-        yield Writing(f"{joined(self.tokens.tokens(begun), self.tokens.unit)}\n")
-        read = [*self.passage(self.least - len(begun)), *begun]
+            yield TextSample(
+                f"(left out, for the training text has none: {' '.join(map(repr, strange))})\n"
+            )
+        if asked and len(asked) < self.min_context:
+            yield TextSample(
+                f"(before it, the model reads {self.min_context - len(asked)} tokens of the training text)\n"
+            )
+        begun = asked or self.sample_text(self.length)
+        yield TextSample(f"{join_tokens(self.tokens.decode(begun), self.tokens.unit)}\n")
+        read = [*self.sample_text(self.min_context - len(begun)), *begun]
         first = self.read(self.text.new_tensor([read]), None)
-        for each in self.usual["temperature"] if temperature is None else temperature:
-            yield Writing(f"\n--- temperature {each:g} ---\n")
-            draw = lambda logits, heat=each: chances(logits, heat, top_k, top_p)  # noqa: E731
-            yield from self._go_on(first, begun[-1], length or self.usual["length"], draw)
-            yield Writing("\n")
+        for each in self.defaults["temperature"] if temperature is None else temperature:
+            yield TextSample(f"\n--- temperature {each:g} ---\n")
+            draw = lambda logits, heat=each: token_probabilities(logits, heat, top_k, top_p)  # noqa: E731
+            yield from self._generate_tokens(
+                first, begun[-1], length or self.defaults["length"], draw
+            )
+            yield TextSample("\n")
 
-    def passage(self, count: int) -> list[int]:
+    def sample_text(self, count: int) -> list[int]:
         """So many tokens of the training text from a random place on; none where that is none."""
         count = min(count, len(self.text))
         if count <= 0:
@@ -86,66 +94,85 @@ class Writer:
         start = int(torch.randint(len(self.text) - count + 1, ()))
         return self.text[start : start + count].tolist()  # type: ignore[no-any-return]
 
-    def _go_on(
+    def _generate_tokens(
         self, read: tuple[Tensor, Any], last: int, length: int, draw: Callable[[Tensor], Tensor]
-    ) -> Iterator[Writing]:
+    ) -> Iterator[TextSample]:
         """Draw so many tokens, one after the other, each read before the next one."""
-        (logits, state), (before,) = read, self.tokens.tokens([last])
+        (logits, state), (before,) = read, self.tokens.decode([last])
         for _ in range(length):
             number = torch.multinomial(draw(logits[0]), 1)
-            (token,) = self.tokens.tokens(number.tolist())
-            yield Writing(glue(before, token, self.tokens.unit) + token)
+            (token,) = self.tokens.decode(number.tolist())
+            yield TextSample(get_token_separator(before, token, self.tokens.unit) + token)
             before = token
             logits, state = self.read(number[None], state)
 
 
 @dataclass
-class Beside:
+class BigramBaseline:
     """Measures a bigram on the split that a fit is scored on."""
 
     spec: Spec
     train: Table
 
     @cached_property
-    def counted(self) -> Bigram:
+    def fitted_model(self) -> Bigram:
         """The pairs of the training rows."""
-        found = cast(Bigram, bigram(self.spec)).to(next(iter(self.train.columns.values())).place)
+        found = cast(Bigram, bigram(self.spec)).to(next(iter(self.train.columns.values())).device)
         found.solve(self.train)
         return found
 
-    def judge(self, batches: Iterable[Batch]) -> dict[str, Score]:
+    def split_scores(self, batches: Iterable[Batch]) -> dict[str, Score]:
         """The bits of a bigram, which knows the token before and no more: a stiffer bar than how often each occurs."""
-        return {"bits_bigram": over_rows(torch.cat([self.counted.nats(batch) for batch in batches]), FINISHES["bits"])}
+        return {
+            "bits_bigram": score_from_rows(
+                torch.cat([self.fitted_model.row_cross_entropy(batch) for batch in batches]),
+                FINISHES["bits"],
+            )
+        }
 
 
-def language(given: Given, *, length: Count, temperature: list[NonNegative]) -> Supervised:
+def language(
+    given: ObjectiveContext, *, length: Count, temperature: list[NonNegative]
+) -> Supervised:
     """The model's next tokens against those of the text, and what it writes, `length` tokens at each `temperature`.
 
     A model that has a state of its own and answers at each place is asked for one token after the other; any other
-    reads the window before each. Raises Refused for data that are no text.
+    reads the window before each. Raises UserError for data that are no text.
     """
-    spec, steps = given.data.spec, given.data.learnt
-    (name, about), (target, answer) = next(iter(spec.inputs.items())), next(iter(spec.targets.items()))
-    if not steps.get(name) or not isinstance(steps[name][-1], Tokens):
-        raise Refused(f"objective=language learns how a text goes on, and '{name}' is no such text: it needs "
+    spec, steps = given.data.spec, given.data.preprocessors
+    (name, about), (target, answer) = (
+        next(iter(spec.inputs.items())),
+        next(iter(spec.targets.items())),
+    )
+    if not steps.get(name) or not isinstance(steps[name][-1], TokenEncoder):
+        raise UserError(f"objective=language learns how a text goes on, and '{name}' is no such text: it needs "
                       "task=nietzsche, task=shakespeare or task=text_file")  # fmt: skip
     tokens: Any = steps[name][-1]
     every, model, window = answer.kind == "tokens", given.model, about.shape[0]
     carried = getattr(model, "read", None) if every else None
-    read: Any = carried or Again(model, (name, target), window)
+    read: Any = carried or SlidingContextModel(model, (name, target), window)
     usual = {"length": length, "temperature": temperature}
-    writer = Writer(read, tokens, seen(given.data.train, name), window, 1 if every else window, usual)
-    bar: Any = common_sense(spec)
+    writer = TextGenerator(
+        read,
+        tokens,
+        get_training_tokens(given.data.train, name),
+        window,
+        1 if every else window,
+        usual,
+    )
+    bar: Any = build_baseline(spec)
     bar.note = f"baseline: how often each {tokens.unit} occurs"
     simple = lambda: Supervised(bar, given.losses, given.weights)  # noqa: E731
     made = Supervised(model, given.losses, given.weights, given.augment, simple)
-    made.makes, made.shown = {"text": writer.write}, ("text",)
-    if about.size <= MOST:
-        made.judge = Beside(spec, given.data.train).judge  # type: ignore
+    made.generators, made.default_samples = {"text": writer.generate}, ("text",)
+    if about.size <= MAX_TOKENS:
+        made.split_scores = BigramBaseline(spec, given.data.train).split_scores  # type: ignore
     return made
 
 
-def seen(train: Any, name: str) -> Tensor:
+def get_training_tokens(train: Any, name: str) -> Tensor:
     """The tokens that the training windows lie on."""
-    column: Windows = train.columns[name]
-    return column.values[int(column.first.min()) : int(column.first.max()) + len(column.offsets)].long()
+    column: WindowColumn = train.columns[name]
+    return column.values[
+        int(column.first.min()) : int(column.first.max()) + len(column.offsets)
+    ].long()

@@ -13,18 +13,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dlrun.config.compatibility import PROBLEMS, loss_fault
+from dlrun.config.compatibility import PROBLEM_TYPES, get_loss_error
 from dlrun.config.constraints import NonNegative, Positive, Probability
-from dlrun.core.errors import Refused, in_short
+from dlrun.core.errors import UserError, format_names
 from dlrun.core.types import Field
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-ClassWeights = Literal["balanced"] | list[NonNegative] | None  # a config of an older dlrun has none for bce and focal
+ClassWeights = (
+    Literal["balanced"] | list[NonNegative] | None
+)  # a config of an older dlrun has none for bce and focal
 
 
 def auto(field: Field, *, class_weights: ClassWeights = None) -> Loss:
     """The book's choice for this kind of target (§4.5, table 4.1). class_weights: as that loss takes them."""
-    name = PROBLEMS[field.kind].losses[0]
+    name = PROBLEM_TYPES[field.kind].losses[0]
     if name == "bce":
         return bce(field, label_smoothing=0.0, class_weights=class_weights)
     if name == "cross_entropy":
@@ -39,8 +41,8 @@ def bce(field: Field, *, label_smoothing: Probability, class_weights: ClassWeigh
 
     class_weights: of no and yes, or one a label for the rows that have it; 'balanced' as for several classes.
     """
-    _check("bce", field)
-    no_yes = _weights_of_labels(field, class_weights)
+    _check_target_kind("bce", field)
+    no_yes = _label_weight_tensor(field, class_weights)
     if not label_smoothing and no_yes is None:
         return F.binary_cross_entropy_with_logits
 
@@ -54,37 +56,43 @@ def bce(field: Field, *, label_smoothing: Probability, class_weights: ClassWeigh
     return loss
 
 
-def cross_entropy(field: Field, *, label_smoothing: Probability, class_weights: ClassWeights) -> Loss:
+def cross_entropy(
+    field: Field, *, label_smoothing: Probability, class_weights: ClassWeights
+) -> Loss:
     """Categorical cross-entropy on logits; of tokens the mean over all places.
 
     class_weights: one a class, or 'balanced' = 1 / (classes · frequency). The weighted losses are divided by the number
     of rows, not by the weights that happen to be in a batch: so the loss is one number however rows are batched.
     """
-    _check("cross_entropy", field)
-    weights = _weights_of_classes(field, class_weights)
+    _check_target_kind("cross_entropy", field)
+    weights = _class_weight_tensor(field, class_weights)
 
     def loss(raw: Tensor, target: Tensor) -> Tensor:
         own = None if weights is None else weights.to(raw.device)
         if own is None:
             return F.cross_entropy(raw, target, label_smoothing=label_smoothing)
-        return F.cross_entropy(raw, target, own, label_smoothing=label_smoothing, reduction="sum") / len(raw)
+        return F.cross_entropy(
+            raw, target, own, label_smoothing=label_smoothing, reduction="sum"
+        ) / len(raw)
 
     plain = loss if weights is not None or label_smoothing else F.cross_entropy
     if field.kind != "tokens":
         return plain
-    return lambda raw, target: plain(raw.flatten(0, 1), target.flatten())  # all rows have the same number of places
+    return lambda raw, target: plain(
+        raw.flatten(0, 1), target.flatten()
+    )  # all rows have the same number of places
 
 
-def _weights_of_classes(field: Field, weights: ClassWeights) -> Tensor | None:
+def _class_weight_tensor(field: Field, weights: ClassWeights) -> Tensor | None:
     """The weight of each class (size,); None where none are given."""
     if weights is None:
         return None
     if isinstance(weights, str):
-        return _balanced(_prior(field))
-    return _numbers(weights, field.size, field.labels)
+        return _balanced_weights(_prior(field))
+    return _weight_tensor(weights, field.size, field.labels)
 
 
-def _weights_of_labels(field: Field, weights: ClassWeights) -> Tensor | None:
+def _label_weight_tensor(field: Field, weights: ClassWeights) -> Tensor | None:
     """The weights of no and yes (2, outputs); None where none are given."""
     if weights is None:
         return None
@@ -92,10 +100,12 @@ def _weights_of_labels(field: Field, weights: ClassWeights) -> Tensor | None:
         raise ValueError("class weights need classes, and a fraction has none")
     if isinstance(weights, str):
         yes = _prior(field).reshape(-1)
-        return torch.stack([_balanced(torch.stack([1 - share, share])) for share in yes], 1)
+        return torch.stack([_balanced_weights(torch.stack([1 - share, share])) for share in yes], 1)
     if field.kind == "multilabel":
-        return torch.stack([torch.ones(field.size), _numbers(weights, field.size, field.labels)])
-    return _numbers(weights, 2, field.labels)[:, None]
+        return torch.stack(
+            [torch.ones(field.size), _weight_tensor(weights, field.size, field.labels)]
+        )
+    return _weight_tensor(weights, 2, field.labels)[:, None]
 
 
 def _prior(field: Field) -> Tensor:
@@ -104,15 +114,15 @@ def _prior(field: Field) -> Tensor:
     return field.prior.float()
 
 
-def _balanced(shares: Tensor) -> Tensor:
+def _balanced_weights(shares: Tensor) -> Tensor:
     """1 / (classes · frequency), whose mean over training rows is 1; 1 for a class that no training row has."""
     there = shares > 0
     return torch.where(there, 1 / (there.sum() * shares.clamp_min(1e-12)), 1.0)
 
 
-def _numbers(weights: list[float], count: int, labels: tuple[str, ...]) -> Tensor:
+def _weight_tensor(weights: list[float], count: int, labels: tuple[str, ...]) -> Tensor:
     if len(weights) != count:
-        names = f": {in_short(labels)}" if labels else ""
+        names = f": {format_names(labels)}" if labels else ""
         raise ValueError(f"{len(weights)} class weights for {count} classes{names}")
     if not any(weights):
         raise ValueError("class weights that are all 0 leave nothing to learn")
@@ -124,9 +134,9 @@ def focal(field: Field, *, gamma: NonNegative, class_weights: ClassWeights = Non
 
     class_weights: as in `cross_entropy` and `bce`; there called alpha.
     """
-    _check("focal", field)
+    _check_target_kind("focal", field)
     turned_down = lambda entropy: (1 - torch.exp(-entropy)).clamp_min(1e-12) ** gamma * entropy  # noqa: E731
-    find = _weights_of_classes if field.kind == "category" else _weights_of_labels
+    find = _class_weight_tensor if field.kind == "category" else _label_weight_tensor
     weights = find(field, class_weights)
 
     def of_classes(raw: Tensor, target: Tensor) -> Tensor:
@@ -138,35 +148,42 @@ def focal(field: Field, *, gamma: NonNegative, class_weights: ClassWeights = Non
 
     def of_labels(raw: Tensor, target: Tensor) -> Tensor:
         no, yes = (1.0, 1.0) if weights is None else weights.to(raw.device)
-        return (target * yes * turned_down(F.softplus(-raw)) + (1 - target) * no * turned_down(F.softplus(raw))).mean()
+        return (
+            target * yes * turned_down(F.softplus(-raw))
+            + (1 - target) * no * turned_down(F.softplus(raw))
+        ).mean()
 
     return of_classes if field.kind == "category" else of_labels
 
 
 def mse(field: Field) -> Loss:
     """Mean squared error between what the last layer answers and the target (one-hot for classes)."""
-    return _distance("mse", field, F.mse_loss)
+    return _elementwise_loss("mse", field, F.mse_loss)
 
 
 def mae(field: Field) -> Loss:
     """Mean absolute error between what the last layer answers and the target (one-hot for classes)."""
-    return _distance("mae", field, F.l1_loss)
+    return _elementwise_loss("mae", field, F.l1_loss)
 
 
 def huber(field: Field, *, delta: Positive) -> Loss:
     """Squared error up to `delta`, absolute error beyond (Huber 1964)."""
-    return _distance("huber", field, lambda answer, target: F.huber_loss(answer, target, delta=delta))
+    return _elementwise_loss(
+        "huber", field, lambda answer, target: F.huber_loss(answer, target, delta=delta)
+    )
 
 
-def _distance(name: str, field: Field, distance: Loss) -> Loss:
-    _check(name, field)
+def _elementwise_loss(name: str, field: Field, distance: Loss) -> Loss:
+    _check_target_kind(name, field)
     if field.kind == "number":
         return distance
     if field.kind == "category":
-        return lambda raw, target: distance(field.activate(raw), field.shares(target).to(raw.dtype))
-    return lambda raw, target: distance(field.activate(raw), target)
+        return lambda raw, target: distance(
+            field.apply_activation(raw), field.to_probabilities(target).to(raw.dtype)
+        )
+    return lambda raw, target: distance(field.apply_activation(raw), target)
 
 
-def _check(name: str, field: Field) -> None:
-    if fault := loss_fault(name, field.kind):
-        raise Refused(fault)
+def _check_target_kind(name: str, field: Field) -> None:
+    if fault := get_loss_error(name, field.kind):
+        raise UserError(fault)

@@ -10,37 +10,37 @@ import torch
 from torch import Tensor, nn
 
 from dlrun.config.constraints import Count, Fraction, Natural, WorldPart
-from dlrun.core.artifacts import Maker, Pictures, Points
-from dlrun.core.errors import Refused
+from dlrun.core.artifacts import ImageGrid, SampleGenerator, ScatterPlot
+from dlrun.core.errors import UserError
 from dlrun.core.types import Batch, Score, Spec, Step
-from dlrun.data.environments import World
-from dlrun.evaluation.bootstrap import ALIKE, too_few
-from dlrun.models.baselines import common_sense
-from dlrun.objectives.context import Given
+from dlrun.data.environments import Environment
+from dlrun.evaluation.bootstrap import NO_VARIATION, check_sample_size
+from dlrun.models.baselines import build_baseline
+from dlrun.objectives.context import ObjectiveContext
 
-SEEN, DONE = "observation", "action"
+OBSERVATION, ACTION = "observation", "action"
 
 
 @dataclass(frozen=True)
-class Played:
+class Episodes:
     """B episodes side by side, T moments long: what was seen (T, B, …), done and rewarded (T, B) in each of them.
 
     there: which moments (T, B) belong to an episode; the others come after its end, and their reward is 0.
     """
 
-    seen: Tensor
-    done: Tensor
+    observations: Tensor
+    actions: Tensor
     rewards: Tensor
-    there: Tensor
+    active: Tensor
 
     @property
-    def totals(self) -> Tensor:
+    def total_rewards(self) -> Tensor:
         """What each episode (B,) has brought."""
         return self.rewards.sum(0)
 
 
 @dataclass(frozen=True)
-class Credit:
+class ReturnEstimator:
     """How much of what came is put down to each action.
 
     discount: what comes a step later counts so many times as much. normalise: the mean over all moments of a batch is
@@ -48,19 +48,21 @@ class Credit:
     """
 
     discount: float
-    normalise: bool
+    normalize: bool
 
-    def __call__(self, played: Played) -> Tensor:
+    def __call__(self, played: Episodes) -> Tensor:
         """The credit of each moment of each episode, (n,) in the order of played.seen[played.there]."""
         found, ahead = torch.empty_like(played.rewards), torch.zeros_like(played.rewards[0])
         for moment in reversed(range(len(found))):
             found[moment] = ahead = played.rewards[moment] + self.discount * ahead
-        came = found[played.there]
-        return (came - came.mean()) / (came.std(correction=0) + 1e-8) if self.normalise else came
+        came = found[played.active]
+        return (came - came.mean()) / (came.std(correction=0) + 1e-8) if self.normalize else came
 
 
 @torch.no_grad()
-def play(world: World, starts: Tensor, choose: Callable[[Tensor], Tensor]) -> Played:
+def run_episodes(
+    world: Environment, starts: Tensor, choose: Callable[[Tensor], Tensor]
+) -> Episodes:
     """Whole episodes from these starts (B, …). choose: observations (B, …) → actions (B,)."""
     moments = []
     seen, there = starts, torch.ones(len(starts), dtype=torch.bool)
@@ -70,10 +72,10 @@ def play(world: World, starts: Tensor, choose: Callable[[Tensor], Tensor]) -> Pl
         after, rewards, over = world.step(done)
         moments.append((seen, done, rewards * there, there))
         seen, there = after, there & ~over
-    return Played(*(torch.stack(column) for column in zip(*moments, strict=True)))
+    return Episodes(*(torch.stack(column) for column in zip(*moments, strict=True)))
 
 
-class Policy(nn.Module):
+class PolicyGradient(nn.Module):
     """One step a batch: play its episodes, then follow the policy gradient (REINFORCE, Williams 1992).
 
     The loss is minus the mean reward of an episode; its gradient is estimated from the actions that were taken, so that
@@ -83,30 +85,43 @@ class Policy(nn.Module):
     """
 
     goals = {"loss": "min", "reward": "max", "length": "max"}
-    shown = ("episode",)
+    default_samples = ("episode",)
 
     def __init__(
-        self, model: nn.Module, world: World, credit: Credit, spec: Spec, starts: Tensor, greedy: bool = True
+        self,
+        model: nn.Module,
+        world: Environment,
+        credit: ReturnEstimator,
+        spec: Spec,
+        starts: Tensor,
+        greedy: bool = True,
     ) -> None:
         super().__init__()
-        self.model, self.world, self.credit = model, world, credit
+        self.model, self.world, self.return_estimator = model, world, credit
         self.spec, self.starts, self.greedy = spec, starts.cpu(), greedy
         learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.groups = {"model": learning} if learning else {}
-        self.makes: dict[str, Maker] = {"episode": self.episode, "choices": self.choices}
-        self.bar: Callable[[], Policy | None] = lambda: None
+        self.generators: dict[str, SampleGenerator] = {
+            "episode": self.episode,
+            "choices": self.choices,
+        }
+        self.baseline_objective: Callable[[], PolicyGradient | None] = lambda: None
 
     def steps(self, batch: Batch) -> Iterator[Step]:
-        played = self.played(batch[SEEN])
-        reward, gain = played.totals.mean(), self.gain(played)
-        lengths = played.there.sum(0).float()
-        yield Step("model", gain.detach() - gain - reward, measured={"reward": reward, "length": lengths.mean()})
+        played = self.run_episodes(batch[OBSERVATION])
+        reward, gain = played.total_rewards.mean(), self.policy_gain(played)
+        lengths = played.active.sum(0).float()
+        yield Step(
+            "model",
+            gain.detach() - gain - reward,
+            measured={"reward": reward, "length": lengths.mean()},
+        )
 
-    def played(self, starts: Tensor) -> Played:
+    def run_episodes(self, starts: Tensor) -> Episodes:
         """Episodes as the policy is now."""
-        return play(self.world, starts.cpu(), self.choose)
+        return run_episodes(self.world, starts.cpu(), self.choose_actions)
 
-    def choose(self, seen: Tensor) -> Tensor:
+    def choose_actions(self, seen: Tensor) -> Tensor:
         """An action (B,) for each observation (B, …)."""
         logits = self.logits(seen).cpu()
         if self.greedy and not self.training:
@@ -116,60 +131,86 @@ class Policy(nn.Module):
     def logits(self, seen: Tensor) -> Tensor:
         """How likely each action is (n, actions), as logits."""
         device = next(iter((*self.model.parameters(), *self.model.buffers()))).device
-        found: Tensor = self.model({SEEN: seen.to(device)})[DONE]
+        found: Tensor = self.model({OBSERVATION: seen.to(device)})[ACTION]
         return found.float()
 
-    def gain(self, played: Played) -> Tensor:
+    def policy_gain(self, played: Episodes) -> Tensor:
         """What the gradient is taken of: the log-probability of each action times what came of it, summed over an
         episode, the mean over episodes."""
-        there = played.there
-        chances = self.logits(played.seen[there]).log_softmax(-1)
-        taken = chances.gather(1, played.done[there][:, None].to(chances.device))[:, 0]
-        return (taken * self.credit(played).to(taken.device)).sum() / there.shape[1]
+        there = played.active
+        chances = self.logits(played.observations[there]).log_softmax(-1)
+        taken = chances.gather(1, played.actions[there][:, None].to(chances.device))[:, 0]
+        return (taken * self.return_estimator(played).to(taken.device)).sum() / there.shape[1]
 
-    def judge(self, batches: Iterable[Batch]) -> dict[str, Score]:
+    def split_scores(self, batches: Iterable[Batch]) -> dict[str, Score]:
         """The mean reward with its 95 % interval over episodes."""
-        totals = torch.cat([self.played(batch[SEEN]).totals for batch in batches]).double()
+        totals = torch.cat(
+            [self.run_episodes(batch[OBSERVATION]).total_rewards for batch in batches]
+        ).double()
         mean, count = float(totals.mean()), len(totals)
         half = 1.96 * float(totals.std()) / count**0.5 if count > 1 else 0.0
-        why = too_few(count) or ("" if half else ALIKE)
+        why = check_sample_size(count) or ("" if half else NO_VARIATION)
         low, high = (None, None) if why else (mean - half, mean + half)
         return {"reward": Score(mean, low, high, count, "max", why)}
 
-    def episode(self, *, number: Natural = 0, every: Count = 4, steps: Count = 200) -> Iterator[Pictures]:
+    def episode(
+        self, *, number: Natural = 0, every: Count = 4, steps: Count = 200
+    ) -> Iterator[ImageGrid]:
         """One episode, or its first steps: a moment of `every` steps. number: which of the rows it begins with."""
         if number >= len(self.starts):
-            raise Refused(f"number={number}: there are {len(self.starts)} rows to begin with, from 0 on")
-        played = self.played(self.starts[number : number + 1])
+            raise UserError(
+                f"number={number}: there are {len(self.starts)} rows to begin with, from 0 on"
+            )
+        played = self.run_episodes(self.starts[number : number + 1])
         length = len(played.rewards)
-        about = f"an episode of {length} steps, reward {float(played.totals[0]):g}, every {every} of the first {steps}"
-        yield Pictures(self.world.pictures(played.seen[:steps:every, 0]), 1, about, moving=True)
+        about = f"an episode of {length} steps, reward {float(played.total_rewards[0]):g}, every {every} of the first {steps}"
+        yield ImageGrid(
+            self.world.render(played.observations[:steps:every, 0]), 1, about, animated=True
+        )
 
-    def choices(self, *, across: Natural = 2, up: Natural = 3, episodes: Count = 8) -> Iterator[Points]:
+    def choices(
+        self, *, across: Natural = 2, up: Natural = 3, episodes: Count = 8
+    ) -> Iterator[ScatterPlot]:
         """What was done where: every moment of some episodes, in a plane of two of the observed numbers."""
-        names, actions = self.spec.inputs[SEEN].labels, self.spec.targets[DONE].labels
+        names, actions = self.spec.inputs[OBSERVATION].labels, self.spec.targets[ACTION].labels
         if max(across, up) >= len(names):
-            raise Refused(f"across={across} up={up}: numbers from 0 to {len(names) - 1}: {', '.join(names)}")
-        played = self.played(self.starts[:episodes])
-        seen, done = played.seen[played.there], played.done[played.there]
-        about = f"{len(done):,} moments of {played.there.shape[1]} episodes, and what was done in them"
-        yield Points(seen[:, [across, up]], done, actions, (names[across], names[up]), about)
+            raise UserError(
+                f"across={across} up={up}: numbers from 0 to {len(names) - 1}: {', '.join(names)}"
+            )
+        played = self.run_episodes(self.starts[:episodes])
+        seen, done = played.observations[played.active], played.actions[played.active]
+        about = (
+            f"{len(done):,} moments of {played.active.shape[1]} episodes, and what was done in them"
+        )
+        yield ScatterPlot(seen[:, [across, up]], done, actions, (names[across], names[up]), about)
 
 
-def policy(given: Given, *, world: WorldPart, discount: Fraction, baseline: Literal["normalise", "none"]) -> Policy:
+def policy(
+    given: ObjectiveContext,
+    *,
+    world: WorldPart,
+    discount: Fraction,
+    baseline: Literal["normalise", "none"],
+) -> PolicyGradient:
     """The model as a player: it reads `observation` and answers `action`; the rows are where episodes begin.
 
     world: what it acts in (see data.control). discount, baseline: see Credit. What has to be beaten is a player who
-    draws its actions as the rows' own. Raises Refused for data that are no beginnings.
+    draws its actions as the rows' own. Raises UserError for data that are no beginnings.
     """
-    spec, credit = given.data.spec, Credit(discount, baseline == "normalise")
+    spec, credit = given.data.spec, ReturnEstimator(discount, baseline == "normalise")
     there = {**spec.inputs, **spec.targets}
-    if set(there) != {SEEN, DONE} or there[DONE].kind != "category" or there[SEEN].kind != "number":
+    if (
+        set(there) != {OBSERVATION, ACTION}
+        or there[ACTION].kind != "category"
+        or there[OBSERVATION].kind != "number"
+    ):
         told = ", ".join(f"{field.kind} '{name}'" for name, field in there.items())
-        raise Refused(f"objective=policy plays from rows of number '{SEEN}' and category '{DONE}', as task=cartpole "
+        raise UserError(f"objective=policy plays from rows of number '{OBSERVATION}' and category '{ACTION}', as task=cartpole "
                       f"has them; the data give {told}")  # fmt: skip
     source = given.data.val or given.data.train
-    starts = next(source.batches(len(source)))[SEEN]
-    found = Policy(given.model, world, credit, spec, starts)
-    found.bar = lambda: Policy(common_sense(spec), world, credit, spec, starts, greedy=False)
+    starts = next(source.batches(len(source)))[OBSERVATION]
+    found = PolicyGradient(given.model, world, credit, spec, starts)
+    found.baseline_objective = lambda: PolicyGradient(
+        build_baseline(spec), world, credit, spec, starts, greedy=False
+    )
     return found

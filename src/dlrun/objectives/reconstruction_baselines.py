@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from dlrun.core.dataset import Source
 from dlrun.core.types import Batch, Step
 
-LEAST = 1e-6  # a pixel that is black in all training rows is answered with this chance of being white
+EPSILON = (
+    1e-6  # a pixel that is black in all training rows is answered with this chance of being white
+)
 
 
-class MeanRow(nn.Module):
+class MeanReconstruction(nn.Module):
     """Nothing to learn. The mean is taken, from training rows alone, when the first batch is measured.
 
     read: batch → rows (B, *shape). logits: rows are pixels, and answers their log-odds. measure: answers and rows →
@@ -39,13 +41,13 @@ class MeanRow(nn.Module):
 
     def steps(self, batch: Batch) -> Iterator[Step]:
         if not self.known:
-            self.mean.copy_(self.average())
+            self.mean.copy_(self.compute_mean())
             self.known = True
         rows = self.read(batch)
-        answer = self.mean.clamp(LEAST, 1 - LEAST).logit() if self.logits else self.mean
+        answer = self.mean.clamp(EPSILON, 1 - EPSILON).logit() if self.logits else self.mean
         yield self.measure(answer.expand_as(rows), rows)
 
-    def average(self) -> Tensor:
+    def compute_mean(self) -> Tensor:
         """The mean of all training rows."""
         total, count = torch.zeros_like(self.mean, dtype=torch.float64, device="cpu"), 0
         for batch in self.train_rows.batches(512):
@@ -55,11 +57,11 @@ class MeanRow(nn.Module):
         return (total / count).float()
 
 
-WIDEST = 4096  # numbers of a row; beyond, their covariances take minutes
+MAX_PCA_FEATURES = 4096  # numbers of a row; beyond, their covariances take minutes
 
 
 @dataclass(frozen=True)
-class Principal:
+class PCAReconstruction:
     """mean (D,) and directions (count, D) of unit length, float64 on the CPU."""
 
     mean: Tensor
@@ -72,7 +74,7 @@ class Principal:
         return again.reshape(rows.shape).to(rows.device, rows.dtype)
 
 
-def principal(batches: Iterable[Tensor], count: int) -> Principal:
+def fit_pca(batches: Iterable[Tensor], count: int) -> PCAReconstruction:
     """The first `count` principal components of rows (B, *shape), or as many as a row has numbers."""
     from scipy.linalg import eigh
 
@@ -84,4 +86,4 @@ def principal(batches: Iterable[Tensor], count: int) -> Principal:
     width = len(mean)
     covariance = products / number - torch.outer(mean, mean)
     _, vectors = eigh(covariance.numpy(), subset_by_index=[width - min(count, width), width - 1])
-    return Principal(mean, torch.from_numpy(vectors.T.copy()))
+    return PCAReconstruction(mean, torch.from_numpy(vectors.T.copy()))

@@ -10,19 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from dlrun.config.constraints import Count, NonNegative, Positive
-from dlrun.core.artifacts import Artifact, Maker
-from dlrun.core.errors import Refused
+from dlrun.core.artifacts import Artifact, SampleGenerator
+from dlrun.core.errors import UserError
 from dlrun.core.types import Batch, Step
-from dlrun.models.pretrained.feature_extractor import Layers
-from dlrun.objectives.context import Given
-from dlrun.objectives.image_optimization import pictures, turning, whole
+from dlrun.models.pretrained.feature_extractor import FeatureExtractor
+from dlrun.objectives.context import ObjectiveContext
+from dlrun.objectives.image_optimization import load_input_images, morph_frames, to_image_artifact
 
-LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue (Rec. 601)
-TINY = 1e-12
+GRAYSCALE_WEIGHTS = (0.299, 0.587, 0.114)  # of red, green and blue (Rec. 601)
+EPSILON = 1e-12
 
 
 @dataclass(frozen=True)
-class Aim:
+class StyleTargets:
     """What the canvas is to come to: layer → answer (1, C, h, w) to the content, layer → Gram matrix of the styles."""
 
     content: dict[str, Tensor]
@@ -30,7 +30,7 @@ class Aim:
 
 
 @dataclass(frozen=True)
-class Shares:
+class StyleLossWeights:
     """How much each part of the loss counts."""
 
     content: float
@@ -38,94 +38,118 @@ class Shares:
     variation: float
 
 
-class Style(nn.Module):
+class StyleTransfer(nn.Module):
     """One step a tick: down the distance to the content and the styles, plus what the picture varies (book §8.3).
 
     photo (1, 3, H, W) in [0, 1]. start (1, C, H, W): the canvas at the beginning; with C = 1 it is luminance, and the
     colours are the photograph's. Row `remaining`: which share of the loss at the beginning is left.
     """
 
-    goals = dict.fromkeys(("loss", "loss_content", "loss_style", "loss_variation", "remaining"), "min")
-    shown = ("picture",)
+    goals = dict.fromkeys(
+        ("loss", "loss_content", "loss_style", "loss_variation", "remaining"), "min"
+    )
+    default_samples = ("picture",)
     photo: Tensor
 
-    def __init__(self, model: Layers, photo: Tensor, start: Tensor, aim: Aim, shares: Shares, ticks: int) -> None:
+    def __init__(
+        self,
+        model: FeatureExtractor,
+        photo: Tensor,
+        start: Tensor,
+        aim: StyleTargets,
+        shares: StyleLossWeights,
+        ticks: int,
+    ) -> None:
         super().__init__()
-        self.model, self.aim, self.shares, self.ticks = model, aim, shares, ticks
-        self.layers = {role: shared(model.layers(role)) for role in ("content", "style")}
+        self.model, self.targets, self.loss_weights, self.ticks = model, aim, shares, ticks
+        self.layers = {role: normalize_weights(model.layers(role)) for role in ("content", "style")}
         self.register_buffer("photo", photo, persistent=False)
         self.pictures = nn.Parameter(start.clone())
         self.groups = {"canvas": [self.pictures]}
-        self.makes: dict[str, Maker] = {"picture": self.picture, "frames": self.frames}
+        self.generators: dict[str, SampleGenerator] = {
+            "picture": self.current_image,
+            "frames": self.frames,
+        }
         with torch.no_grad():
-            self.first = torch.stack([*self.parts().values()]).sum()
+            self.first = torch.stack([*self.loss_terms().values()]).sum()
 
     def steps(self, batch: Batch) -> Iterator[Step]:
-        parts = self.parts()
+        parts = self.loss_terms()
         loss = torch.stack([*parts.values()]).sum()
-        yield Step("canvas", loss, parts=parts, measured={"remaining": loss / self.first.clamp(min=TINY)})
+        yield Step(
+            "canvas",
+            loss,
+            parts=parts,
+            measured={"remaining": loss / self.first.clamp(min=EPSILON)},
+        )
 
-    def parts(self) -> dict[str, Tensor]:
+    def loss_terms(self) -> dict[str, Tensor]:
         """What the loss is the sum of: each distance as a share of what it is the distance to."""
         found = self.model(self.pictures, {**self.layers["content"], **self.layers["style"]})
         content = [
-            weight * apart(found[name], self.aim.content[name]) for name, weight in self.layers["content"].items()
+            weight * relative_distance(found[name], self.targets.content[name])
+            for name, weight in self.layers["content"].items()
         ]
         style = [
-            weight * apart(gram(found[name]), self.aim.style[name]) for name, weight in self.layers["style"].items()
+            weight * relative_distance(gram_matrix(found[name]), self.targets.style[name])
+            for name, weight in self.layers["style"].items()
         ]
         return {
-            "content": self.shares.content * torch.stack(content).sum(),
-            "style": self.shares.style * torch.stack(style).sum(),
-            "variation": self.shares.variation * variation(self.pictures),
+            "content": self.loss_weights.content * torch.stack(content).sum(),
+            "style": self.loss_weights.style * torch.stack(style).sum(),
+            "variation": self.loss_weights.variation * total_variation(self.pictures),
         }
 
-    def painted(self) -> Tensor:
+    def render_image(self) -> Tensor:
         """The canvas as a picture (1, 3, H, W), in colours."""
         if self.pictures.shape[1] == 3:
             return self.pictures
-        return self.photo + (self.pictures - luminance(self.photo))
+        return self.photo + (self.pictures - to_grayscale(self.photo))
 
-    def picture(self) -> Iterator[Artifact]:
+    def current_image(self) -> Iterator[Artifact]:
         """The picture as it is now."""
-        yield whole(self.painted(), f"the photograph in another manner, by {self.model.name}")
+        yield to_image_artifact(
+            self.render_image(), f"the photograph in another manner, by {self.model.name}"
+        )
 
-    def frames(self, *, count: Count = 24, width: Count = 320, zoom: Positive = 1.0) -> Iterator[Artifact]:
+    def frames(
+        self, *, count: Count = 24, width: Count = 320, zoom: Positive = 1.0
+    ) -> Iterator[Artifact]:
         """From the photograph to the picture."""
-        yield turning(self.photo, self.painted(), count, width, zoom)
+        yield morph_frames(self.photo, self.render_image(), count, width, zoom)
 
 
-def gram(answer: Tensor) -> Tensor:
+def gram_matrix(answer: Tensor) -> Tensor:
     """How much each two channels of a layer's answer (1, C, h, w) go together, wherever that is: (C, C)."""
     flat = answer[0].flatten(1)
     return flat @ flat.T / flat.shape[1]
 
 
-def apart(found: Tensor, aim: Tensor) -> Tensor:
+def relative_distance(found: Tensor, aim: Tensor) -> Tensor:
     """The mean squared distance as a share of the aim's own mean square, so that layers of any scale count alike."""
-    return (found - aim).square().mean() / aim.square().mean().clamp(min=TINY)
+    return (found - aim).square().mean() / aim.square().mean().clamp(min=EPSILON)
 
 
-def variation(pictures: Tensor) -> Tensor:
+def total_variation(pictures: Tensor) -> Tensor:
     """How much neighbouring pixels differ: the mean of (down² + right²)^1.25 (book §8.3)."""
     down = pictures[:, :, 1:, :-1] - pictures[:, :, :-1, :-1]
     right = pictures[:, :, :-1, 1:] - pictures[:, :, :-1, :-1]
     return (down.square() + right.square()).pow(1.25).mean()
 
 
-def luminance(pictures: Tensor) -> Tensor:
+def to_grayscale(pictures: Tensor) -> Tensor:
     """Pictures (N, 3, H, W) in grey: (N, 1, H, W)."""
-    return (pictures * pictures.new_tensor(LUMINANCE).reshape(3, 1, 1)).sum(1, keepdim=True)
+    return (pictures * pictures.new_tensor(GRAYSCALE_WEIGHTS).reshape(3, 1, 1)).sum(1, keepdim=True)
 
 
-def as_grey(picture: Tensor, photo: Tensor) -> Tensor:
+def match_brightness(picture: Tensor, photo: Tensor) -> Tensor:
     """The luminance of a picture, with the mean and the deviation of a photograph's (Gatys et al. 2016)."""
-    own, other = luminance(picture), luminance(photo)
+    own, other = to_grayscale(picture), to_grayscale(photo)
     return (own - own.mean()) * (other.std() / own.std().clamp(min=1e-6)) + other.mean()
 
 
 def style(
-    given: Given,
+    given: ObjectiveContext,
     *,
     content_weight: NonNegative,
     style_weight: NonNegative,
@@ -134,44 +158,59 @@ def style(
     start: Literal["content", "noise"],
     keep_colours: bool,
     ticks: Count,
-) -> Style:
+) -> StyleTransfer:
     """The photograph of input `content` in the manner of the others, by the model's layers of role content and style.
 
     style_weights: how much each style counts; null: all the same. start: what the canvas is at first. keep_colours:
-    only the luminance is changed. Raises Refused.
+    only the luminance is changed. Raises UserError.
     """
-    photo, *styles = pictures(given)
+    photo, *styles = load_input_images(given)
     if not styles:
-        raise Refused("objective=style needs a second picture, the style: data=content_style has one")
+        raise UserError(
+            "objective=style needs a second picture, the style: data=content_style has one"
+        )
     model = given.model.to(given.device)
-    assert isinstance(model, Layers)
-    seen = luminance(photo) if keep_colours else photo
-    styles = [as_grey(each, photo) for each in styles] if keep_colours else styles
+    assert isinstance(model, FeatureExtractor)
+    seen = to_grayscale(photo) if keep_colours else photo
+    styles = [match_brightness(each, photo) for each in styles] if keep_colours else styles
     with torch.no_grad():
-        grams = [{name: gram(answer) for name, answer in model(each, model.layers("style")).items()} for each in styles]
-        aim = Aim(model(seen, model.layers("content")), together(grams, shares_of(style_weights, len(styles))))
+        grams = [
+            {
+                name: gram_matrix(answer)
+                for name, answer in model(each, model.layers("style")).items()
+            }
+            for each in styles
+        ]
+        aim = StyleTargets(
+            model(seen, model.layers("content")),
+            average_gram_matrices(grams, get_style_weights(style_weights, len(styles))),
+        )
     canvas = seen if start == "content" else torch.rand(seen.shape).to(seen)
-    shares = Shares(content_weight, style_weight, variation_weight)
-    return Style(model, photo, canvas, aim, shares, ticks)
+    shares = StyleLossWeights(content_weight, style_weight, variation_weight)
+    return StyleTransfer(model, photo, canvas, aim, shares, ticks)
 
 
-def shared(weights: dict[str, float]) -> dict[str, float]:
+def normalize_weights(weights: dict[str, float]) -> dict[str, float]:
     """Weights whose sum is 1."""
     return {name: weight / sum(weights.values()) for name, weight in weights.items()}
 
 
-def shares_of(weights: list[float] | None, count: int) -> list[float]:
-    """Which share of the whole each style has. Raises Refused for another number of weights, or only zeros."""
+def get_style_weights(weights: list[float] | None, count: int) -> list[float]:
+    """Which share of the whole each style has. Raises UserError for another number of weights, or only zeros."""
     weights = [1.0] * count if weights is None else weights
     if len(weights) != count or not sum(weights):
         many = "the one style" if count == 1 else f"each of {count} styles"
-        raise Refused(f"objective.style_weights={weights}: give {many} a weight, not all of them 0")
+        raise UserError(
+            f"objective.style_weights={weights}: give {many} a weight, not all of them 0"
+        )
     return [weight / sum(weights) for weight in weights]
 
 
-def together(grams: list[dict[str, Tensor]], shares: list[float]) -> dict[str, Tensor]:
+def average_gram_matrices(grams: list[dict[str, Tensor]], shares: list[float]) -> dict[str, Tensor]:
     """The weighted mean of several styles' Gram matrices, layer by layer: nearest to them all."""
     return {
-        name: torch.stack([share * each[name] for each, share in zip(grams, shares, strict=True)]).sum(0)
+        name: torch.stack(
+            [share * each[name] for each, share in zip(grams, shares, strict=True)]
+        ).sum(0)
         for name in grams[0]
     }

@@ -7,11 +7,11 @@ from functools import reduce
 
 from torch import Tensor, nn
 
-from dlrun.core.artifacts import Maker
+from dlrun.core.artifacts import SampleGenerator
 from dlrun.core.types import Batch, Step
-from dlrun.data.loading.table import Plain
-from dlrun.models.baselines import common_sense
-from dlrun.objectives.context import Given
+from dlrun.data.loading.table import DenseColumn
+from dlrun.models.baselines import build_baseline
+from dlrun.objectives.context import ObjectiveContext
 from dlrun.objectives.losses import Loss
 
 
@@ -35,10 +35,12 @@ class Supervised(nn.Module):
         self.losses = losses
         self.weights = weights or {}
         self.augment = augment
-        self.steady = augment is None and all(getattr(loss, "steady", True) for loss in losses.values())
-        self.bar = bar
-        self.makes: dict[str, Maker] = {}
-        self.shown: tuple[str, ...] = ()
+        self.steady = augment is None and all(
+            getattr(loss, "steady", True) for loss in losses.values()
+        )
+        self.baseline_objective = bar
+        self.generators: dict[str, SampleGenerator] = {}
+        self.default_samples: tuple[str, ...] = ()
         learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.groups = {"model": learning} if learning else {}
         self.penalty = getattr(model, "penalty", lambda: None)
@@ -46,34 +48,48 @@ class Supervised(nn.Module):
     def steps(self, batch: Batch) -> Iterator[Step]:
         if self.augment is not None and self.training:
             batch = self.augment(batch)
-        outputs = self.model({name: column for name, column in batch.items() if name not in self.losses})
-        parts, extra = self.parts(outputs, batch), self.penalty()
-        total = together(parts.values())
-        yield Step("model", total if extra is None else total + extra, outputs, parts if len(parts) > 1 else {})
+        outputs = self.model(
+            {name: column for name, column in batch.items() if name not in self.losses}
+        )
+        parts, extra = self.target_losses(outputs, batch), self.penalty()
+        total = sum_losses(parts.values())
+        yield Step(
+            "model",
+            total if extra is None else total + extra,
+            outputs,
+            parts if len(parts) > 1 else {},
+        )
 
     def rates(self) -> dict[nn.Parameter, float]:
         """Weights that the model wants changed more slowly, and by which factor."""
         return self.model.rates() if hasattr(self.model, "rates") else {}  # type: ignore[operator,no-any-return]
 
-    def parts(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    def target_losses(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Target → what it adds to the loss of these answers: its own loss times its weight."""
         losses = {name: loss(outputs[name], batch[name]) for name, loss in self.losses.items()}
-        return {name: part * self.weights[name] if name in self.weights else part for name, part in losses.items()}
+        return {
+            name: part * self.weights[name] if name in self.weights else part
+            for name, part in losses.items()
+        }
 
-    def total(self, outputs: dict[str, Tensor], batch: Batch) -> Tensor:
+    def total_loss(self, outputs: dict[str, Tensor], batch: Batch) -> Tensor:
         """The losses of these answers together, each with its weight."""
-        return together(self.parts(outputs, batch).values())
+        return sum_losses(self.target_losses(outputs, batch).values())
 
 
-def together(parts: Iterable[Tensor]) -> Tensor:
+def sum_losses(parts: Iterable[Tensor]) -> Tensor:
     """The sum of these, in their order."""
     return reduce(Tensor.__add__, parts)
 
 
-def supervised(given: Given) -> Supervised:
+def supervised(given: ObjectiveContext) -> Supervised:
     """The model's answers against the targets of the data; what has to be beaten is the common-sense answer."""
     spec, losses, weights = given.data.spec, given.losses, given.weights
     columns = getattr(given.data.train, "columns", {})
-    values = {name: columns[name].values for name in spec.targets if isinstance(columns.get(name), Plain)}
-    bar = lambda: Supervised(common_sense(spec, losses, values), losses, weights)  # noqa: E731
+    values = {
+        name: columns[name].values
+        for name in spec.targets
+        if isinstance(columns.get(name), DenseColumn)
+    }
+    bar = lambda: Supervised(build_baseline(spec, losses, values), losses, weights)  # noqa: E731
     return Supervised(given.model, losses, weights, given.augment, bar)

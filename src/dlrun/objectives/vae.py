@@ -12,30 +12,32 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlrun.config.constraints import Natural, NonNegative
-from dlrun.core.artifacts import Maker
+from dlrun.core.artifacts import SampleGenerator
 from dlrun.core.types import Batch, Score, Step
-from dlrun.evaluation.metrics import over_rows
+from dlrun.evaluation.metrics import score_from_rows
 from dlrun.models.generative.autoencoder import Autoencoder
-from dlrun.objectives.context import Given
-from dlrun.objectives.display_rows import held
-from dlrun.objectives.latent_space import Codes, Drawn
-from dlrun.objectives.reconstruction_baselines import MeanRow
+from dlrun.objectives.context import ObjectiveContext
+from dlrun.objectives.display_rows import get_display_rows
+from dlrun.objectives.latent_space import LatentCodes, LatentSampler
+from dlrun.objectives.reconstruction_baselines import MeanReconstruction
 from dlrun.training.distributed import process_group
 
-BOOK = 5e-4  # the book's weight of the mean divergence of one number of a code
-Kind = Literal["book", "elbo"]
-Sampling = Literal["book", "standard"]
+KL_WEIGHT = 5e-4  # the book's weight of the mean divergence of one number of a code
+VAELossKind = Literal["book", "elbo"]
+SamplingKind = Literal["book", "standard"]
 
 
 @dataclass(frozen=True)
-class Measure:
+class VAELoss:
     """What is minimised. book: mean cross-entropy of a pixel + beta · -5e-4 · mean(1 + log_var - mean² - e^log_var).
     elbo: cross-entropy of a picture + beta · its divergence, in nats."""
 
-    loss: Kind
+    loss: VAELossKind
     beta: float
 
-    def step(self, logits: Tensor, pixels: Tensor, clouds: tuple[Tensor, Tensor, Tensor]) -> Step:
+    def build_step(
+        self, logits: Tensor, pixels: Tensor, clouds: tuple[Tensor, Tensor, Tensor]
+    ) -> Step:
         """The step of these answers. clouds: means, log-variances as the encoder says them, and KL divergences (B,).
 
         Measured beside it is the negative evidence lower bound, nats a picture: the lower, the better.
@@ -44,86 +46,116 @@ class Measure:
         pixel, pixels_each = F.binary_cross_entropy_with_logits(logits, pixels), pixels[0].numel()
         nats = pixel * pixels_each
         if self.loss == "book":
-            parts = (pixel, -BOOK * self.beta * (1 + log_var - mean.square() - log_var.exp()).mean())
+            parts = (
+                pixel,
+                -KL_WEIGHT * self.beta * (1 + log_var - mean.square() - log_var.exp()).mean(),
+            )
         else:
             parts = (nats, self.beta * divergences.mean())
         named = {"reconstruction": parts[0], "divergence": parts[1]}
-        return Step("model", parts[0] + parts[1], {}, named, {"negative_elbo": nats + divergences.mean()})
+        return Step(
+            "model", parts[0] + parts[1], {}, named, {"negative_elbo": nats + divergences.mean()}
+        )
 
 
-class Variational(nn.Module):
+class VAEObjective(nn.Module):
     """One step a batch: a code is drawn from the cloud of each picture, and decoded.
 
     sampling: what the encoder's second answer means: the log of the variance (standard), or of the standard deviation,
     which the book calls log_var all the same. importance: so many codes a picture for a tighter bound, in `judge`.
     """
 
-    goals = dict.fromkeys(("loss", "loss_reconstruction", "loss_divergence", "negative_elbo"), "min")
+    goals = dict.fromkeys(
+        ("loss", "loss_reconstruction", "loss_divergence", "negative_elbo"), "min"
+    )
 
-    def __init__(self, given: Given, measure: Measure, sampling: Sampling, importance: int) -> None:
+    def __init__(
+        self, given: ObjectiveContext, measure: VAELoss, sampling: SamplingKind, importance: int
+    ) -> None:
         super().__init__()
         self.model = model = cast(Autoencoder, given.model)
         self.measure, self.sampling, self.importance = measure, sampling, importance
         self.augment, self.train_rows = given.augment, given.data.train
         self.groups = {"model": list(model.parameters())}
         pixels = lambda codes: model.values(model.decode(codes))  # noqa: E731
-        drawn = Drawn(pixels, model.latent, given.device)
-        codes = Codes(held(given.data, model.read), lambda x: model.encode(x)[0], pixels)
-        self.makes: dict[str, Maker] = {"samples": drawn.samples, "grid": drawn.grid, "latent": codes.plane}
-        self.makes |= {kind: getattr(codes, kind) for kind in ("reconstructions", "interpolation", "concept")}
-        self.shown = ("reconstructions", "grid" if self.model.latent == 2 else "samples")
+        drawn = LatentSampler(pixels, model.latent, given.device)
+        codes = LatentCodes(
+            get_display_rows(given.data, model.read), lambda x: model.encode(x)[0], pixels
+        )
+        self.generators: dict[str, SampleGenerator] = {
+            "samples": drawn.samples,
+            "grid": drawn.grid,
+            "latent": codes.plane,
+        }
+        self.generators |= {
+            kind: getattr(codes, kind) for kind in ("reconstructions", "interpolation", "concept")
+        }
+        self.default_samples = ("reconstructions", "grid" if self.model.latent == 2 else "samples")
 
     def steps(self, batch: Batch) -> Iterator[Step]:
         if self.augment is not None and self.training:
             batch = self.augment(batch)
         pixels = self.model.read(batch)
         mean, log_var = self.model.encode(pixels)
-        log_std = log_std_of(log_var, self.sampling)
-        logits = self.model.decode(mean + log_std.exp() * process_group.noise_like(mean))
-        yield self.measure.step(logits, pixels, (mean, log_var, divergence(mean, log_std)))
+        log_std = compute_log_std(log_var, self.sampling)
+        logits = self.model.decode(mean + log_std.exp() * process_group.randn_for_batch(mean))
+        yield self.measure.build_step(
+            logits, pixels, (mean, log_var, standard_normal_kl(mean, log_std))
+        )
 
-    def bar(self) -> MeanRow:
+    def baseline_objective(self) -> MeanReconstruction:
         """The mean picture of the training rows as the answer to all, which needs no code: its divergence is 0."""
 
         def step(logits: Tensor, pixels: Tensor) -> Step:
             none = pixels.new_zeros(1, 1)
-            return self.measure.step(logits, pixels, (none, none, none[0]))
+            return self.measure.build_step(logits, pixels, (none, none, none[0]))
 
-        return MeanRow(self.train_rows, self.model.read, self.model.shape, True, step)
+        return MeanReconstruction(self.train_rows, self.model.read, self.model.shape, True, step)
 
-    def judge(self, batches: Iterable[Batch]) -> dict[str, Score]:
+    def split_scores(self, batches: Iterable[Batch]) -> dict[str, Score]:
         """With `importance`, a tighter upper bound of -log p(picture) in nats than the negative evidence lower bound:
         that of so many codes, weighted by how likely they are (Burda, Grosse & Salakhutdinov 2016)."""
         if not self.importance:
             return {}
-        nats = torch.cat([self.bound(self.model.read(batch)) for batch in batches])
-        return {f"negative_bound_of_{self.importance}": over_rows(nats)}
+        nats = torch.cat([self.nll_bound(self.model.read(batch)) for batch in batches])
+        return {f"negative_bound_of_{self.importance}": score_from_rows(nats)}
 
-    def bound(self, pixels: Tensor) -> Tensor:
+    def nll_bound(self, pixels: Tensor) -> Tensor:
         """-log of the mean of p(x|z) p(z) / q(z|x) over `importance` codes z drawn from q, for each picture (B,)."""
         mean, log_var = self.model.encode(pixels)
-        log_std, weights = log_std_of(log_var, self.sampling), []
+        log_std, weights = compute_log_std(log_var, self.sampling), []
         for _ in range(self.importance):
             noise = torch.randn_like(mean)
             code = mean + log_std.exp() * noise
-            pixel = F.binary_cross_entropy_with_logits(self.model.decode(code), pixels, reduction="none")
-            weights.append((noise.square() / 2 - code.square() / 2 + log_std).sum(1) - pixel.flatten(1).sum(1))
+            pixel = F.binary_cross_entropy_with_logits(
+                self.model.decode(code), pixels, reduction="none"
+            )
+            weights.append(
+                (noise.square() / 2 - code.square() / 2 + log_std).sum(1) - pixel.flatten(1).sum(1)
+            )
         return math.log(self.importance) - torch.stack(weights).logsumexp(0)
 
 
-def log_std_of(log_var: Tensor, sampling: Sampling) -> Tensor:
+def compute_log_std(log_var: Tensor, sampling: SamplingKind) -> Tensor:
     """The log of the standard deviations that codes are drawn with."""
     return log_var if sampling == "book" else log_var / 2
 
 
-def divergence(mean: Tensor, log_std: Tensor) -> Tensor:
+def standard_normal_kl(mean: Tensor, log_std: Tensor) -> Tensor:
     """KL divergence of a normal distribution for each row (B, latent) from the standard normal one, in nats (B,)."""
     return (mean.square() + (2 * log_std).exp() - 1 - 2 * log_std).sum(1) / 2
 
 
-def variational(given: Given, *, loss: Kind, beta: NonNegative, sampling: Sampling, importance: Natural) -> Variational:
+def variational(
+    given: ObjectiveContext,
+    *,
+    loss: VAELossKind,
+    beta: NonNegative,
+    sampling: SamplingKind,
+    importance: Natural,
+) -> VAEObjective:
     """A variational autoencoder of the pictures (Kingma & Welling 2014; book §8.4).
 
-    loss: book or elbo, see `Measure`; beta: weight of the divergence in it. sampling, importance: see `Variational`.
+    loss: book or elbo, see `VAELoss`; beta: weight of the divergence in it. sampling, importance: see `VAEObjective`.
     """
-    return Variational(given, Measure(loss, beta), sampling, importance)
+    return VAEObjective(given, VAELoss(loss, beta), sampling, importance)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dlrun.report.result_tables import Summary
+from dlrun.report.result_tables import TextTable
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Points:
+class BulletList:
     """A list of lines."""
 
     lines: tuple[str, ...]
@@ -40,7 +40,7 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImageBlock:
     """An image file with a sentence that says what is to be seen in it."""
 
     file: Path
@@ -49,12 +49,12 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Mistake:
+class ErrorRow:
     """One of the worst errors: what was true, what was answered, and the row as a person sees it."""
 
     row: str
     truth: str
-    answer: str
+    prediction: str
     loss: str
     text: str = ""
     cells: tuple[tuple[str, str], ...] = ()
@@ -65,10 +65,10 @@ class Mistake:
 class Gallery:
     """Several mistakes, worst first."""
 
-    mistakes: tuple[Mistake, ...]
+    errors: tuple[ErrorRow, ...]
 
 
-Block = Text | Points | Code | Pairs | Picture | Gallery | Summary
+Block = Text | BulletList | Code | Pairs | ImageBlock | Gallery | TextTable
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,11 @@ class Section:
     blocks: tuple[Block, ...]
 
 
-def section(title: str, blocks: Sequence[Block]) -> list[Section]:
+def make_sections(title: str, blocks: Sequence[Block]) -> list[Section]:
     """A list of one section, or of none where there is nothing to tell."""
     return [Section(title, tuple(blocks))] if blocks else []
 
 
-def remark(text: str) -> Text:
+def make_data_note(text: str) -> Text:
     """A remark on the data: loud where they are made up."""
     return Text(text, "loud" if "SYNTHETIC" in text else "")

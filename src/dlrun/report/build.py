@@ -22,22 +22,22 @@ from dlrun.report import (
 )
 
 NAMED, LONGEST = 3, 60  # runs that are named in a file's name, letters of each
-Pictures = dict[str, list[Path]]
+PlotFiles = dict[str, list[Path]]
 
 
-def write(folder: Path) -> list[Path]:
+def write_report(folder: Path) -> list[Path]:
     """Write the pictures, report.md and report.html into the folder, and say which files these are.
 
     learning-curves.png · confusion-<target>-<stage>-<split>.png or residuals-…, where <stage> is 'folds' for the folds
     of a plain run together · forecast-<target>-<stage>-<split>.png of a series · of a workflow stages.png, ladder.png,
-    study.png · report.html has them all inside, with what lies in samples/, generated/ and errors/. Raises Refused
+    study.png · report.html has them all inside, with what lies in samples/, generated/ and errors/. Raises UserError
     where there is no run.
     """
-    drawn = draw(folder)
-    sections = run_report.sections(folder, drawn)
-    heading = run_report.heading(folder)
-    write_text(folder / "report.md", markdown.page(heading, sections, folder))
-    write_text(folder / "report.html", html.page(heading, sections))
+    drawn = draw_figures(folder)
+    sections = run_report.make_run_sections(folder, drawn)
+    heading = run_report.get_report_heading(folder)
+    write_text(folder / "report.md", markdown.make_markdown_page(heading, sections, folder))
+    write_text(folder / "report.html", html.make_html_page(heading, sections))
     made = [file for files in drawn.values() for file in files]
     return [*made, folder / "report.md", folder / "report.html"]
 
@@ -45,42 +45,65 @@ def write(folder: Path) -> list[Path]:
 def write_comparison(runs: Sequence[Path], folder: Path) -> list[Path]:
     """Write report-A-B.md, .html and .png into a folder, A and B being the names of the runs' folders.
 
-    The runs are only read. Raises Refused where one of them is no run.
+    The runs are only read. Raises UserError where one of them is no run.
     """
-    stem = comparison_name(runs)
+    stem = make_comparison_name(runs)
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = comparison_report.draw(runs, folder / f"{stem}.png")
-    sections = comparison_report.sections(runs, drawn)
+    drawn = comparison_report.draw_comparison(runs, folder / f"{stem}.png")
+    sections = comparison_report.make_comparison_sections(runs, drawn)
     heading = f"Comparison of {len(runs)} runs"
-    write_text(folder / f"{stem}.md", markdown.page(heading, sections, folder))
-    write_text(folder / f"{stem}.html", html.page(heading, sections))
+    write_text(folder / f"{stem}.md", markdown.make_markdown_page(heading, sections, folder))
+    write_text(folder / f"{stem}.html", html.make_html_page(heading, sections))
     return [*([drawn] if drawn else []), folder / f"{stem}.md", folder / f"{stem}.html"]
 
 
-def comparison_name(runs: Sequence[Path]) -> str:
+def make_comparison_name(runs: Sequence[Path]) -> str:
     """'report-A-B', of more than three runs 'report-A-and-5-more'; letters that a file name may have."""
     names = [re.sub(r"[^\w.-]+", "_", run.resolve().name)[:LONGEST] for run in runs]
-    return "-".join(["report", *(names if len(names) <= NAMED else (names[0], "and", str(len(names) - 1), "more"))])
+    return "-".join(
+        [
+            "report",
+            *(names if len(names) <= NAMED else (names[0], "and", str(len(names) - 1), "more")),
+        ]
+    )
 
 
-def draw(folder: Path) -> Pictures:
+def draw_figures(folder: Path) -> PlotFiles:
     """Draw what there are data for: 'curves', 'stages', 'ladder', 'study', 'answers'."""
-    config, history, results = stored_files.config(folder), run_reader.history(folder), run_reader.results(folder)
-    steps = workflow_stages.verdicts(folder)
+    config, history, results = (
+        stored_files.load_run_config(folder),
+        run_reader.read_history(folder),
+        run_reader.read_results(folder),
+    )
+    steps = workflow_stages.read_verdicts(folder)
     drawn = {
-        "curves": learning_curves.draw(history, results, config, folder / "learning-curves.png", only=_shown(steps))
+        "curves": learning_curves.draw_learning_curves(
+            history, results, config, folder / "learning-curves.png", only=_select_stages(steps)
+        )
     }
     if steps:
-        drawn["stages"] = score_plot.draw(results, steps, config, folder / "stages.png")
-    if any(step["step"] > workflow_stages.BASELINE for step in steps):
-        drawn["ladder"] = overfitting_plot.draw_ladder(history, results, config, folder / "ladder.png", steps)
-        drawn["study"] = overfitting_plot.draw_study(history, results, config, folder / "study.png")
+        drawn["stages"] = score_plot.draw_score_plot(results, steps, config, folder / "stages.png")
+    if any(step["step"] > workflow_stages.BASELINE_STEP for step in steps):
+        drawn["ladder"] = overfitting_plot.draw_capacity_curves(
+            history, results, config, folder / "ladder.png", steps
+        )
+        drawn["study"] = overfitting_plot.draw_regularization_curves(
+            history, results, config, folder / "study.png"
+        )
     found = {name: [file] for name, file in drawn.items() if file is not None}
-    found["forecast"] = forecast_plot.draw_all(folder, results, config, workflow_stages.chosen(steps))
-    found["answers"] = confusion_matrix.draw_all(folder, results, config, workflow_stages.chosen(steps))
+    found["forecast"] = forecast_plot.draw_forecasts(
+        folder, results, config, workflow_stages.select_display_stages(steps)
+    )
+    found["answers"] = confusion_matrix.draw_predictions(
+        folder, results, config, workflow_stages.select_display_stages(steps)
+    )
     return found
 
 
-def _shown(steps: run_reader.Lines) -> set[str] | None:
+def _select_stages(steps: run_reader.JsonLines) -> set[str] | None:
     """Whose learning curves are shown: of a workflow the configured network's and the winner's; None means all."""
-    return {workflow_stages.CONFIGURED, workflow_stages.winner(steps)} if steps else None
+    return (
+        {workflow_stages.CONFIGURED_STAGE, workflow_stages.find_best_stage(steps)}
+        if steps
+        else None
+    )

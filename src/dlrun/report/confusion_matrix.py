@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlrun.core import run_reader, stored_files
-from dlrun.core.files import file_names
-from dlrun.report.plotting import COLOURS, GREY, WIDTH, picture
+from dlrun.core.files import make_file_names
+from dlrun.report.plotting import COLORS, GREY, WIDTH, save_figure
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +23,9 @@ CLASSES_WITH_COUNTS = 60
 CLASSES_WITH_NAMES = 120
 
 
-def predictions(folder: Path, only: Collection[str] | None = None) -> dict[tuple[str, str], dict[str, np.ndarray]]:
+def load_by_family(
+    folder: Path, only: Collection[str] | None = None
+) -> dict[tuple[str, str], dict[str, np.ndarray]]:
     """(family, split) → "target/<name>" and "output/<name>", each row once: the folds of a family are laid together,
     of several repeats the first is taken. only: the families to read, where not all of them."""
     import numpy as np
@@ -31,38 +33,67 @@ def predictions(folder: Path, only: Collection[str] | None = None) -> dict[tuple
     parts: dict[tuple[str, str], list[dict[str, np.ndarray]]] = {}
     for file in sorted((folder / "predictions").glob("*-*.npz")):
         job, _, split = file.stem.rpartition("-")
-        if "repeat-" in job or (only is not None and run_reader.family(job) not in only):
+        if "repeat-" in job or (only is not None and run_reader.get_family(job) not in only):
             continue
         kept = {
-            name: each for name, each in stored_files.arrays(file).items() if name.startswith(("target/", "output/"))
+            name: each
+            for name, each in stored_files.load_arrays(file).items()
+            if name.startswith(("target/", "output/"))
         }
-        parts.setdefault((run_reader.family(job), split), []).append(kept)
-    return {key: {name: np.concatenate([p[name] for p in some]) for name in some[0]} for key, some in parts.items()}
+        parts.setdefault((run_reader.get_family(job), split), []).append(kept)
+    return {
+        key: {name: np.concatenate([p[name] for p in some]) for name in some[0]}
+        for key, some in parts.items()
+    }
 
 
-def matrix(truth: np.ndarray, output: np.ndarray, kind: str, size: int = 0) -> np.ndarray:
+def count_confusion(truth: np.ndarray, output: np.ndarray, kind: str, size: int = 0) -> np.ndarray:
     """Counts (true class, answered class); a probability above one half answers 'yes'."""
     import numpy as np
 
     true = truth.reshape(len(truth)).astype(int)
-    answer = (output.reshape(len(true)) > 0.5).astype(int) if kind == "binary" else output.argmax(-1)
+    answer = (
+        (output.reshape(len(true)) > 0.5).astype(int) if kind == "binary" else output.argmax(-1)
+    )
     size = max(size, 2) if kind == "binary" else max(size, output.shape[-1])
     return np.bincount(true * size + answer, minlength=size * size).reshape(size, size)
 
 
 def draw_matrix(
-    counts: np.ndarray, labels: list[str], what: str, config: dict[str, Any], warning: str, file: Path
+    counts: np.ndarray,
+    labels: list[str],
+    what: str,
+    config: dict[str, Any],
+    warning: str,
+    file: Path,
 ) -> Path:
     """Write a confusion matrix: colours are shares of the true class, numbers are rows of the split."""
     size = len(counts)
-    labels = [str(label) for label in labels] if len(labels) == size else [str(number) for number in range(size)]
+    labels = (
+        [str(label) for label in labels]
+        if len(labels) == size
+        else [str(number) for number in range(size)]
+    )
     shares = counts / counts.sum(1, keepdims=True).clip(min=1)
     side = min(max(4.2, 0.5 * size if size <= 12 else 2.5 + 0.3 * size), 18)
-    look: dict[str, Any] = {"height": side + 0.1, "width": max(side + 1.2, WIDTH), "dpi": 150 if size <= 12 else 110}
-    with picture(file, what, config, warning, **look) as figure:
+    look: dict[str, Any] = {
+        "height": side + 0.1,
+        "width": max(side + 1.2, WIDTH),
+        "dpi": 150 if size <= 12 else 110,
+    }
+    with save_figure(file, what, config, warning, **look) as figure:
         axes = figure.subplots()
-        drawn = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
-        figure.colorbar(drawn, ax=axes, shrink=0.7, fraction=0.6 / side, pad=0.02, label="share of the true class")
+        drawn = axes.imshow(
+            shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest", aspect="auto"
+        )
+        figure.colorbar(
+            drawn,
+            ax=axes,
+            shrink=0.7,
+            fraction=0.6 / side,
+            pad=0.02,
+            label="share of the true class",
+        )
         axes.set(xlabel="answered", ylabel="true (rows)")
         axes.grid(visible=False)
         if size <= CLASSES_WITH_NAMES:
@@ -73,7 +104,12 @@ def draw_matrix(
 
 
 def draw_residuals(
-    truth: np.ndarray, answer: np.ndarray, what: str, config: dict[str, Any], warning: str, file: Path
+    truth: np.ndarray,
+    answer: np.ndarray,
+    what: str,
+    config: dict[str, Any],
+    warning: str,
+    file: Path,
 ) -> Path:
     """Write two panels: predicted against true, and the residuals (predicted - true) against predicted."""
     import numpy as np
@@ -84,56 +120,75 @@ def draw_residuals(
     if len(truth) > POINTS:
         chosen = np.linspace(0, len(truth) - 1, POINTS).astype(int)
         truth, answer = truth[chosen], answer[chosen]
-    with picture(file, what, config, warning, height=7.4, width=WIDTH) as figure:
+    with save_figure(file, what, config, warning, height=7.4, width=WIDTH) as figure:
         upper, lower = figure.subplots(2, 1, height_ratios=(3, 2))
         ends = [min(truth.min(), answer.min()), max(truth.max(), answer.max())]
         upper.plot(ends, ends, "--", color=GREY, linewidth=1.4)
-        upper.set(xlabel="true", ylabel="predicted", title="predicted against true; dashed: no error")
+        upper.set(
+            xlabel="true", ylabel="predicted", title="predicted against true; dashed: no error"
+        )
         lower.axhline(0, linestyle="--", color=GREY, linewidth=1.4)
         lower.set(xlabel="predicted", ylabel="predicted - true", title=about)
-        _points(upper, truth, answer)
-        _points(lower, answer, answer - truth)
+        _draw_points(upper, truth, answer)
+        _draw_points(lower, answer, answer - truth)
     return file
 
 
-def draw_all(
-    folder: Path, results: run_reader.Lines, config: dict[str, Any], only: Collection[str] | None = None
+def draw_predictions(
+    folder: Path,
+    results: run_reader.JsonLines,
+    config: dict[str, Any],
+    only: Collection[str] | None = None,
 ) -> list[Path]:
     """One picture for each target, family of jobs, and split; targets of other kinds have none."""
-    warning = run_reader.warning_of(results)
-    fields = run_reader.targets(folder)
-    named = file_names(fields)
-    found = predictions(folder, only) if fields else {}
+    warning = run_reader.get_data_warning(results)
+    fields = run_reader.read_targets(folder)
+    named = make_file_names(fields)
+    found = load_by_family(folder, only) if fields else {}
     files = []
-    for (family, split), target in product(run_reader.worth_showing(found), fields):
-        truth, output = (found[family, split].get(f"{part}/{target}") for part in ("target", "output"))
+    for (family, split), target in product(run_reader.select_splits(found), fields):
+        truth, output = (
+            found[family, split].get(f"{part}/{target}") for part in ("target", "output")
+        )
         if truth is None or output is None or not len(truth):
             continue
         end = f"{named[target]}-{family}-{split}.png"
-        what = f"{target}, {split} of {family}{seed(results, family)}"
+        what = f"{target}, {split} of {family}{format_seed_note(results, family)}"
         kind, labels = fields[target]["kind"], list(fields[target].get("labels") or ())
         if kind in CLASSES:
-            counts = matrix(truth, output, kind, len(labels))
-            files.append(draw_matrix(counts, labels, what, config, warning, folder / f"confusion-{end}"))
+            counts = count_confusion(truth, output, kind, len(labels))
+            files.append(
+                draw_matrix(counts, labels, what, config, warning, folder / f"confusion-{end}")
+            )
         elif kind in NUMBERS:
-            files.append(draw_residuals(truth, output, what, config, warning, folder / f"residuals-{end}"))
+            files.append(
+                draw_residuals(truth, output, what, config, warning, folder / f"residuals-{end}")
+            )
     return files
 
 
-def seed(results: run_reader.Lines, family: str) -> str:
+def format_seed_note(results: run_reader.JsonLines, family: str) -> str:
     """What is said of a picture that shows one of several repeats."""
-    repeats = {line["job"].get("repeat") or 0 for line in results if run_reader.family(line["name"]) == family}
+    repeats = {
+        line["job"].get("repeat") or 0
+        for line in results
+        if run_reader.get_family(line["name"]) == family
+    }
     return f" (the first of {len(repeats)} repeats)" if len(repeats) > 1 else ""
 
 
-def _points(panel: Axes, across: np.ndarray, up: np.ndarray) -> None:
-    panel.scatter(across, up, s=14 if len(up) < 1000 else 5, alpha=0.45, color=COLOURS[0], linewidths=0)
+def _draw_points(panel: Axes, across: np.ndarray, up: np.ndarray) -> None:
+    panel.scatter(
+        across, up, s=14 if len(up) < 1000 else 5, alpha=0.45, color=COLORS[0], linewidths=0
+    )
 
 
 def _write_names(axes: Axes, labels: list[str], totals: list[int]) -> None:
     size, small = len(labels), 10 if len(labels) <= 12 else 9 if len(labels) <= 60 else 7
     rows = [f"{label} ({total:,})" for label, total in zip(labels, totals, strict=True)]
-    axes.set_xticks(range(size), labels, rotation=0 if max(map(len, labels)) * size < 40 else 90, fontsize=small)
+    axes.set_xticks(
+        range(size), labels, rotation=0 if max(map(len, labels)) * size < 40 else 90, fontsize=small
+    )
     axes.set_yticks(range(size), rows, fontsize=small)
 
 

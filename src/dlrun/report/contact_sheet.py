@@ -7,19 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.report.plotting import picture
+from dlrun.report.plotting import save_figure
 
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
 
 
-SIDE = 1.15  # inches a picture takes
-LETTERS = 17  # of a line above or below a picture
+IMAGE_SIZE = 1.15  # inches a picture takes
+MAX_CAPTION_LENGTH = 17  # of a line above or below a picture
 
 
 @dataclass(frozen=True)
-class Line:
+class ImageRow:
     """One row: pictures (H, W) or (H, W, 3), uint8, and what stands below each, if anything does."""
 
     title: str
@@ -27,27 +27,39 @@ class Line:
     captions: list[str] = field(default_factory=list)
 
 
-def draw(lines: list[Line], what: str, config: dict[str, Any], warning: str, file: Path) -> Path:
+def draw_image_table(
+    lines: list[ImageRow], what: str, config: dict[str, Any], warning: str, file: Path
+) -> Path:
     """Write the sheet. warning: what must stand beside it."""
     columns = max(len(line.pictures) for line in lines)
     tallest = max(line.pictures[0].shape[0] / line.pictures[0].shape[1] for line in lines)
     words = 0.36 if any(any(line.captions) for line in lines) else 0.18
-    height = 0.6 + len(lines) * (SIDE * tallest + words)
+    height = 0.6 + len(lines) * (IMAGE_SIZE * tallest + words)
     about = {"task": config["task"]}
-    with picture(file, what, about, warning, height=height, width=columns * SIDE) as figure:
+    with save_figure(
+        file, what, about, warning, height=height, width=columns * IMAGE_SIZE
+    ) as figure:
         panels = figure.subplots(len(lines), columns, squeeze=False)
         for line, places in zip(lines, panels, strict=True):
             captions = line.captions or [""] * len(line.pictures)
             for panel in places:
                 panel.set_axis_off()
             for panel, image, caption in zip(places, line.pictures, captions, strict=False):
-                one(panel, image, caption)
-            places[0].set_title(textwrap.shorten(line.title, LETTERS, placeholder="…"), fontsize=9, pad=2)
+                draw_image(panel, image, caption)
+            places[0].set_title(
+                textwrap.shorten(line.title, MAX_CAPTION_LENGTH, placeholder="…"), fontsize=9, pad=2
+            )
     return file
 
 
-def one(panel: Axes, image: np.ndarray, caption: str) -> None:
+def draw_image(panel: Axes, image: np.ndarray, caption: str) -> None:
     """A picture with its pixels as they are, and a few words below it."""
-    panel.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest" if max(image.shape) < 64 else None)
-    text = "\n".join(textwrap.wrap(caption, LETTERS)[:2])
+    panel.imshow(
+        image,
+        cmap="gray",
+        vmin=0,
+        vmax=255,
+        interpolation="nearest" if max(image.shape) < 64 else None,
+    )
+    text = "\n".join(textwrap.wrap(caption, MAX_CAPTION_LENGTH)[:2])
     panel.text(0.5, -0.04, text, transform=panel.transAxes, ha="center", va="top", fontsize=7)

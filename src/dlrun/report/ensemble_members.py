@@ -8,23 +8,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlrun.core import formatting, measure_names, run_reader, stored_files
-from dlrun.core.errors import Refused
+from dlrun.core.errors import UserError
 from dlrun.report import formatting as measures
-from dlrun.report.blocks import Block, Section, Text, section
-from dlrun.report.result_tables import Summary
+from dlrun.report.blocks import Block, Section, Text, make_sections
+from dlrun.report.result_tables import TextTable
 
 if TYPE_CHECKING:
     from dlrun.evaluation.bootstrap import Interval
 
 
-OPTIMISTIC = (
+BIAS_WARNING = (
     "The weights were found on these validation rows, so the ensemble's score on them is a little too good: test rows, "
     "or the same members with model.combine=mean, tell more."
 )
 
 
 @dataclass(frozen=True)
-class Beside:
+class MemberScore:
     """One member on the ensemble's rows. gain: ensemble minus member; fault: why the two cannot be compared."""
 
     name: str
@@ -35,74 +35,110 @@ class Beside:
     fault: str = ""
 
 
-def sections(folder: Path) -> list[Section]:
+def make_ensemble_sections(folder: Path) -> list[Section]:
     """A section for an ensemble that was validated; none for other runs."""
-    found = told(folder)
-    return section("Against its members", [found[0], *map(_text, found[1])]) if found else []
+    found = make_members_table(folder)
+    return (
+        make_sections("Against its members", [found[0], *map(_to_block, found[1])]) if found else []
+    )
 
 
-def told(folder: Path) -> tuple[Summary, list[str]] | None:
+def make_members_table(folder: Path) -> tuple[TextTable, list[str]] | None:
     """A table of the members with their weights and scores, and what follows from it; None where nothing does."""
-    account = stored_files.value_or_none(folder / "members.json")
-    lines = [line for line in run_reader.results(folder) if line["split"] == "val" and line["scores"]]
+    account = stored_files.load_json_or_none(folder / "members.json")
+    lines = [
+        line
+        for line in run_reader.read_results(folder)
+        if line["split"] == "val" and line["scores"]
+    ]
     if account is None or not lines:
         return None
-    measure = next(iter([name for name in lines[-1]["scores"] if not name.startswith("loss")]), "loss")
-    found = [_beside(folder, lines[-1]["name"], member, measure) for member in _named(account["members"])]
-    said = _verdict(found, measure, run_reader.goals(lines))
-    return _table(found, lines[-1], measure), [*said, *([OPTIMISTIC] if account["combine"] == "weighted" else [])]
+    measure = next(
+        iter([name for name in lines[-1]["scores"] if not name.startswith("loss")]), "loss"
+    )
+    found = [
+        _score_member(folder, lines[-1]["name"], member, measure)
+        for member in _truncate_names(account["members"])
+    ]
+    said = _describe_best_member(found, measure, run_reader.read_direction_map(lines))
+    return _format_table(found, lines[-1], measure), [
+        *said,
+        *([BIAS_WARNING] if account["combine"] == "weighted" else []),
+    ]
 
 
-def _named(members: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _truncate_names(members: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The members with short names: without what their folders have in common."""
     shared = os.path.commonpath([Path(member["folder"]).parent for member in members])
     return [{"name": os.path.relpath(member["folder"], shared), **member} for member in members]
 
 
-def _beside(folder: Path, job: str, member: dict[str, Any], measure: str) -> Beside:
+def _score_member(folder: Path, job: str, member: dict[str, Any], measure: str) -> MemberScore:
     from dlrun.evaluation import predictions
 
     about = (member["name"], member["model"], member["weight"])
     try:
-        ours = predictions.pooled(folder, [job], "val")
-        theirs = predictions.pooled(Path(member["folder"]), [member["job"]], "val")
-        gain = predictions.difference(theirs, ours, measure)
-        return Beside(*about, predictions.interval(theirs, measure).value, gain)
-    except (Refused, OSError) as error:
-        return Beside(*about, fault=str(error))
+        ours = predictions.combine_predictions(folder, [job], "val")
+        theirs = predictions.combine_predictions(Path(member["folder"]), [member["job"]], "val")
+        gain = predictions.compute_difference(theirs, ours, measure)
+        return MemberScore(*about, predictions.compute_metric_interval(theirs, measure).value, gain)
+    except (UserError, OSError) as error:
+        return MemberScore(*about, fault=str(error))
 
 
-def _table(found: list[Beside], own: dict[str, Any], measure: str) -> Summary:
+def _format_table(found: list[MemberScore], own: dict[str, Any], measure: str) -> TextTable:
     rows = []
     for each in found:
-        gain = each.fault if each.gain is None else _gain(each.gain)
-        rows.append([each.name, each.model, f"{each.weight:.3f}", formatting.number(each.value), gain])
-    rows.append(["the ensemble", "ensemble", "", formatting.number(own["scores"][measure]["value"]), ""])
+        gain = each.fault if each.gain is None else _format_gain(each.gain)
+        rows.append(
+            [
+                each.name,
+                each.model,
+                f"{each.weight:.3f}",
+                formatting.format_number(each.value),
+                gain,
+            ]
+        )
+    rows.append(
+        [
+            "the ensemble",
+            "ensemble",
+            "",
+            formatting.format_number(own["scores"][measure]["value"]),
+            "",
+        ]
+    )
     columns = ["member", "model", "weight", f"val {measure}", "ensemble − member"]
-    return Summary("Against its members", columns, rows, right=frozenset({2, 3, 4}))
+    return TextTable("Against its members", columns, rows, right=frozenset({2, 3, 4}))
 
 
-def _gain(gain: Interval) -> str:
-    ends = "" if gain.low is None else f" [{formatting.number(gain.low)}, {formatting.number(gain.high)}]"
-    return f"{'+' if gain.value > 0 else ''}{formatting.number(gain.value)}{ends}"
+def _format_gain(gain: Interval) -> str:
+    ends = (
+        ""
+        if gain.low is None
+        else f" [{formatting.format_number(gain.low)}, {formatting.format_number(gain.high)}]"
+    )
+    return f"{'+' if gain.value > 0 else ''}{formatting.format_number(gain.value)}{ends}"
 
 
-def _verdict(found: list[Beside], measure: str, goals: dict[str, str]) -> list[str]:
+def _describe_best_member(
+    found: list[MemberScore], measure: str, goals: dict[str, str]
+) -> list[str]:
     """One sentence on the member that is best on the same rows."""
     compared = [each for each in found if each.value is not None and each.gain is not None]
     if not compared:
         return ["No member can be compared with it row by row."]
-    lower = measure_names.goal(measure, goals) == "min"
+    lower = measure_names.get_direction(measure, goals) == "min"
     best = min(compared, key=lambda each: (each.value or 0) * (1 if lower else -1))
     assert best.gain is not None
-    if not best.gain.real:
+    if not best.gain.is_nonzero:
         head = "The ensemble cannot be told from its best member"
     elif (best.gain.value < 0) == lower:
         head = "The ensemble is better than its best member"
     else:
         head = "The ensemble is worse than its best member"
-    return [f"{head}, {best.name}: {measures.said(measure, best.gain, goals)}."]
+    return [f"{head}, {best.name}: {measures.describe_difference(measure, best.gain, goals)}."]
 
 
-def _text(line: str) -> Block:
+def _to_block(line: str) -> Block:
     return Text(line, "strong" if line.startswith("The ensemble") else "")

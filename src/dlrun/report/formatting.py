@@ -7,42 +7,48 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dlrun.core import json_text
-from dlrun.core.formatting import number
-from dlrun.core.measure_names import goal
+from dlrun.core.formatting import format_number
+from dlrun.core.measure_names import get_direction
 
 if TYPE_CHECKING:
     from dlrun.evaluation.bootstrap import Interval
 
 
-__all__ = ["goal", "number"]
+__all__ = ["format_number", "get_direction"]
 
 Scores = dict[str, dict[str, Any]]
 
 
-def score_text(score: dict[str, Any] | None) -> str:
+def format_score(score: dict[str, Any] | None) -> str:
     """A score with its 95 % interval, where it has one."""
     if not score:
         return ""
-    return with_ends(json_text.number(score.get("value")), score.get("low"), score.get("high"))
+    return format_interval(
+        json_text.number_from_json(score.get("value")), score.get("low"), score.get("high")
+    )
 
 
-def labels(scores: list[Scores]) -> dict[str, str]:
+def get_metric_labels(scores: list[Scores]) -> dict[str, str]:
     """Measure → what its row is called: those in the target's own unit first, a loss that is a measure with it."""
     names = list(dict.fromkeys(name for score in scores for name in score))
     unit = [name for name in names if name.endswith("_unit")]
-    same = [name for name in names if name not in ("loss", *unit) and _alike(scores, name, "loss")]
+    same = [
+        name for name in names if name not in ("loss", *unit) and _is_close(scores, name, "loss")
+    ]
     order = [name for name in (*unit, *names) if not (name == "loss" and same)]
-    return {name: f"{name} (the loss)" if name in same[:1] else name for name in dict.fromkeys(order)}
+    return {
+        name: f"{name} (the loss)" if name in same[:1] else name for name in dict.fromkeys(order)
+    }
 
 
-def _alike(scores: list[Scores], one: str, other: str) -> bool:
-    first, second = values(scores, one), values(scores, other)
+def _is_close(scores: list[Scores], one: str, other: str) -> bool:
+    first, second = get_metric_values(scores, one), get_metric_values(scores, other)
     return len(first) == len(second) > 0 and all(
         abs(a - b) <= 1e-9 * abs(a) for a, b in zip(first, second, strict=True)
     )
 
 
-def headed(several: bool, scores: list[Scores]) -> str:
+def get_interval_heading(several: bool, scores: list[Scores]) -> str:
     """What stands beside the values of a column: of several fits their deviation, of one an interval, if it has any."""
     if several:
         return "mean ± sd"
@@ -50,28 +56,32 @@ def headed(several: bool, scores: list[Scores]) -> str:
     return "95 % interval" if ends else ""
 
 
-def with_ends(value: float, low: float | None, high: float | None) -> str:
+def format_interval(value: float, low: float | None, high: float | None) -> str:
     """'0.8821 [0.8780, 0.8861]', or the value alone where there is no interval."""
     if low is None or high is None:
-        return number(value)
-    return f"{number(value)} [{number(low)}, {number(high)}]"
+        return format_number(value)
+    return f"{format_number(value)} [{format_number(low)}, {format_number(high)}]"
 
 
-def spread_text(mean: float | None, deviation: float | None) -> str:
+def format_mean_std(mean: float | None, deviation: float | None) -> str:
     """A mean with its standard deviation, which has as many decimals."""
-    text = number(mean)
+    text = format_number(mean)
     if deviation is None or mean is None or not math.isfinite(mean):
         return text
     decimals = len(text.partition(".")[2])
-    return f"{text} ± {number(deviation) if 'e' in text else f'{deviation:.{decimals}f}'}"
+    return f"{text} ± {format_number(deviation) if 'e' in text else f'{deviation:.{decimals}f}'}"
 
 
-def values(scores: list[Scores], measure: str) -> list[float]:
+def get_metric_values(scores: list[Scores], measure: str) -> list[float]:
     """The values of one measure over several results; NaN where it could not be taken (JSON null)."""
-    return [json_text.number(score[measure].get("value")) for score in scores if measure in score]
+    return [
+        json_text.number_from_json(score[measure].get("value"))
+        for score in scores
+        if measure in score
+    ]
 
 
-def mean_and_deviation(numbers: list[float]) -> tuple[float | None, float | None]:
+def mean_and_std(numbers: list[float]) -> tuple[float | None, float | None]:
     """The mean, and the standard deviation (n - 1) where there are at least two; of those that are defined.
 
     Where none is, the mean is nan.
@@ -85,28 +95,34 @@ def mean_and_deviation(numbers: list[float]) -> tuple[float | None, float | None
     return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in defined) / (len(defined) - 1))
 
 
-def share_defined(numbers: list[float]) -> str:
+def format_defined_count(numbers: list[float]) -> str:
     """'mean of 3 of 4 fits' where a measure is not defined for all of them; else ''."""
     defined = sum(not math.isnan(value) for value in numbers)
     return f"mean of {defined} of {len(numbers)} fits" if 0 < defined < len(numbers) else ""
 
 
-def over_folds(scores: list[Scores], measure: str) -> str:
+def format_over_folds(scores: list[Scores], measure: str) -> str:
     """One score with its interval, or mean ± deviation over folds."""
     if len(scores) == 1:
-        return score_text(scores[0].get(measure))
-    found = values(scores, measure)
-    return " · ".join(filter(None, (spread_text(*mean_and_deviation(found)), share_defined(found))))
+        return format_score(scores[0].get(measure))
+    found = get_metric_values(scores, measure)
+    return " · ".join(
+        filter(None, (format_mean_std(*mean_and_std(found)), format_defined_count(found)))
+    )
 
 
-def said(measure: str, found: Interval, goals: Mapping[str, str]) -> str:
+def describe_difference(measure: str, found: Interval, goals: Mapping[str, str]) -> str:
     """A difference in words: how much, on how many rows, and whether it is more than chance."""
     sign = "+" if found.value > 0 else ""
-    what = f"{measure} (less is better)" if goal(measure, goals) == "min" else measure
-    ends = "" if found.low is None else f" [{number(found.low)}, {number(found.high)}]"
-    text = f"{what} {sign}{number(found.value)}{ends} on the same {found.n:,} validation rows: "
+    what = f"{measure} (less is better)" if get_direction(measure, goals) == "min" else measure
+    ends = (
+        "" if found.low is None else f" [{format_number(found.low)}, {format_number(found.high)}]"
+    )
+    text = (
+        f"{what} {sign}{format_number(found.value)}{ends} on the same {found.n:,} validation rows: "
+    )
     if found.why:
         return text + found.why
-    if found.real:
+    if found.is_nonzero:
         return text + "the difference is real (95 % interval excludes zero)"
     return text + "it may be chance (95 % interval includes zero)"

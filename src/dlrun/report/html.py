@@ -9,8 +9,18 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from dlrun.report.blocks import Block, Code, Gallery, Mistake, Pairs, Picture, Points, Section, Text
-from dlrun.report.result_tables import Summary
+from dlrun.report.blocks import (
+    Block,
+    BulletList,
+    Code,
+    ErrorRow,
+    Gallery,
+    ImageBlock,
+    Pairs,
+    Section,
+    Text,
+)
+from dlrun.report.result_tables import TextTable
 from dlrun.report.workflow_stages import STAR
 
 STYLE = """
@@ -80,16 +90,22 @@ blockquote { margin: .4rem 0; padding-left: .6rem; border-left: .2rem solid #ddd
 """
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # what the page may load: nothing
-FIT = 3  # columns that fit side by side on a phone; those of a wider table stand below each other there, with names
-WHOLE = re.compile(r"\[[^\[\]]{,30}\]|± ")  # an interval, or a spread
+MAX_UNBROKEN_COLUMNS = 3  # columns that fit side by side on a phone; those of a wider table stand below each other there, with names
+UNBROKEN_TEXT = re.compile(r"\[[^\[\]]{,30}\]|± ")  # an interval, or a spread
 CLASSES = {"": "", "small": ' class="small"', "strong": ' class="strong"', "loud": ' class="loud"'}
 
 
-def page(heading: str, sections: Sequence[Section]) -> str:
+def make_html_page(heading: str, sections: Sequence[Section]) -> str:
     """The whole page as text. Everything shown is escaped."""
     named = [(f"part-{place}", section) for place, section in enumerate(sections, 1)]
-    links = " · ".join(f'<a href="#{name}">{escape(part.title)}</a>' for name, part in named if part.title)
-    parts = [f"<h1>{escape(heading)}</h1>", f"<nav>{links}</nav>", *(_section(*each) for each in named)]
+    links = " · ".join(
+        f'<a href="#{name}">{escape(part.title)}</a>' for name, part in named if part.title
+    )
+    parts = [
+        f"<h1>{escape(heading)}</h1>",
+        f"<nav>{links}</nav>",
+        *(_section(*each) for each in named),
+    ]
     # the introduction, which has no heading, comes before the list of contents
     if sections and not sections[0].title:
         parts[1], parts[2] = parts[2], parts[1]
@@ -117,28 +133,42 @@ def _text(block: Text) -> str:
     return f"<p{CLASSES[block.tone]}>{escape(block.text)}</p>"
 
 
-def _points(block: Points) -> str:
+def _points(block: BulletList) -> str:
     return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in block.lines) + "</ul>"
 
 
 def _code(block: Code) -> str:
     text = f"<pre>{escape(block.text)}</pre>"
-    return f"<details><summary>{escape(block.title)}</summary>{text}</details>" if block.title else text
+    return (
+        f"<details><summary>{escape(block.title)}</summary>{text}</details>"
+        if block.title
+        else text
+    )
 
 
 def _pairs(block: Pairs) -> str:
-    rows = (f"<tr><th>{escape(name)}</th><td><code>{escape(value)}</code></td></tr>" for name, value in block.rows)
+    rows = (
+        f"<tr><th>{escape(name)}</th><td><code>{escape(value)}</code></td></tr>"
+        for name, value in block.rows
+    )
     return f'<div class="scroll"><table class="pairs">{"".join(rows)}</table></div>'
 
 
-def _table(block: Summary) -> str:
-    wide = len(block.columns) > FIT
+def _table(block: TextTable) -> str:
+    wide = len(block.columns) > MAX_UNBROKEN_COLUMNS
 
     def cell(text: str, place: int) -> str:
-        named = f' data-column="{escape(block.columns[place])}"' if wide and place < len(block.columns) else ""
-        return f"<td{_side(block, place)}{named}>{_breaking(text)}</td>"
+        named = (
+            f' data-column="{escape(block.columns[place])}"'
+            if wide and place < len(block.columns)
+            else ""
+        )
+        return f"<td{_format_aligned(block, place)}{named}>{_format_cell(text)}</td>"
 
-    head = "".join(f"<th{_side(block, place)}>{escape(column)}</th>" for place, column in enumerate(block.columns))
+    head = "".join(
+        f"<th{_format_aligned(block, place)}>{escape(column)}</th>"
+        for place, column in enumerate(block.columns)
+    )
     lines = ""
     for row in block.rows:
         won = " class=won" if row and row[0].endswith(STAR) else ""
@@ -150,21 +180,23 @@ def _table(block: Summary) -> str:
     return f'{title}<div class="scroll">{table}</div>{small}'
 
 
-def _side(block: Summary, place: int) -> str:
+def _format_aligned(block: TextTable, place: int) -> str:
     return " class=number" if place in block.right else ""
 
 
-def _breaking(text: str) -> str:
+def _format_cell(text: str) -> str:
     """The text of a cell: it may be broken within a path and before an interval, and not within an interval."""
-    return escape(WHOLE.sub(lambda found: found[0].replace(" ", "\xa0"), text)).replace("/", "/<wbr>")
+    return escape(UNBROKEN_TEXT.sub(lambda found: found[0].replace(" ", "\xa0"), text)).replace(
+        "/", "/<wbr>"
+    )
 
 
-def _picture(block: Picture) -> str:
+def _image_block(block: ImageBlock) -> str:
     caption = f"<figcaption>{escape(block.caption)}</figcaption>" if block.caption else ""
-    return f"<figure>{image(block.file, block.about)}{caption}</figure>"
+    return f"<figure>{embed_image(block.file, block.about)}{caption}</figure>"
 
 
-def image(file: Path, about: str) -> str:
+def embed_image(file: Path, about: str) -> str:
     """An image with its bytes inside the page."""
     kind = {".jpg": "jpeg", ".jpeg": "jpeg", ".gif": "gif"}.get(file.suffix.lower(), "png")
     code = base64.b64encode(file.read_bytes()).decode("ascii")
@@ -172,12 +204,14 @@ def image(file: Path, about: str) -> str:
 
 
 def _gallery(block: Gallery) -> str:
-    return '<div class="gallery">' + "".join(map(_mistake, block.mistakes)) + "</div>"
+    return '<div class="gallery">' + "".join(map(_error_row, block.errors)) + "</div>"
 
 
-def _mistake(mistake: Mistake) -> str:
-    said = f"<p><b>true</b> {escape(mistake.truth)} <b>answered</b> {escape(mistake.answer)}</p>"
-    picture = image(mistake.image, f"row {mistake.row}") if mistake.image else ""
+def _error_row(mistake: ErrorRow) -> str:
+    said = (
+        f"<p><b>true</b> {escape(mistake.truth)} <b>answered</b> {escape(mistake.prediction)}</p>"
+    )
+    picture = embed_image(mistake.image, f"row {mistake.row}") if mistake.image else ""
     text = f"<blockquote>{escape(mistake.text)}</blockquote>" if mistake.text else ""
     parts = (f"<span><i>{escape(name)}</i> {escape(value)}</span>" for name, value in mistake.cells)
     cells = f'<p class="cells">{" ".join(parts)}</p>' if mistake.cells else ""
@@ -187,10 +221,10 @@ def _mistake(mistake: Mistake) -> str:
 
 WRITERS: dict[type[Block], Callable[[Any], str]] = {
     Text: _text,
-    Points: _points,
+    BulletList: _points,
     Code: _code,
     Pairs: _pairs,
-    Picture: _picture,
+    ImageBlock: _image_block,
     Gallery: _gallery,
-    Summary: _table,
+    TextTable: _table,
 }

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from dlrun.core import stored_files
 from dlrun.report import naming
-from dlrun.report.blocks import Block, Picture, Section, Text, section
-from dlrun.report.plotting import LETTERS_A_LINE, WIDTH, picture
+from dlrun.report.blocks import Block, ImageBlock, Section, Text, make_sections
+from dlrun.report.plotting import LETTERS_PER_INCH, WIDTH, save_figure
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 COLUMNS = 16  # of a grid (book §5.4)
 DPI = 200
-LEAST = 720  # pixels that a grid is wide at least
-WHITE, PALE = (255, 255, 255), (205, 222, 238)  # between cells
-TOLD = {
+MIN_WIDTH = 720  # pixels that a grid is wide at least
+WHITE, GAP_COLOR = (255, 255, 255), (205, 222, 238)  # between cells
+DESCRIPTIONS = {
     "activations": (
         "Activations",
         "What layers answer to a picture. First layers show edges; deeper ones are more abstract, and more of their "
@@ -30,56 +30,70 @@ TOLD = {
         "Class-activation heatmaps",
         "Which places of a picture speak for a class (Grad-CAM): the warmer, the more.",
     ),
-    "saliency": ("Saliency", "Which pixels the answer hangs on: the brighter, the more it changes with them."),
-    "filters": ("Filter patterns", "Pictures that excite one filter each, found by gradient ascent on the pixels."),
+    "saliency": (
+        "Saliency",
+        "Which pixels the answer hangs on: the brighter, the more it changes with them.",
+    ),
+    "filters": (
+        "Filter patterns",
+        "Pictures that excite one filter each, found by gradient ascent on the pixels.",
+    ),
     "weights": ("Weights", "The kernels that look at the picture itself; mid-grey is zero."),
 }
-name_of = naming.name_of_model
+name_of = naming.get_model_name
 
 
-def listed(folder: Path) -> list[dict[str, str]]:
+def list_images(folder: Path) -> list[dict[str, str]]:
     """The pictures that `dlrun visualize` has left in a run folder and that are there: file, kind, layer, caption."""
-    found = stored_files.value_or_none(folder / "visualize" / "pictures.json") or []
+    found = stored_files.load_json_or_none(folder / "visualize" / "pictures.json") or []
     named = [{**entry, "file": Path(entry["file"]).name} for entry in found]
-    return [entry for entry in named if entry["kind"] in TOLD and (folder / "visualize" / entry["file"]).is_file()]
+    return [
+        entry
+        for entry in named
+        if entry["kind"] in DESCRIPTIONS and (folder / "visualize" / entry["file"]).is_file()
+    ]
 
 
-def sections(folder: Path) -> list[Section]:
+def make_visualization_sections(folder: Path) -> list[Section]:
     """A look inside, kind by kind, where there is one."""
     blocks: list[Block] = []
-    entries = listed(folder)
-    for kind, (title, about) in TOLD.items():
+    entries = list_images(folder)
+    for kind, (title, about) in DESCRIPTIONS.items():
         some = [entry for entry in entries if entry["kind"] == kind]
         if some:
             blocks += [Text(title, "heading"), Text(about)]
         for entry in some:
-            blocks.append(Picture(folder / "visualize" / entry["file"], entry["caption"], entry["caption"]))
-    return section("A look inside", blocks)
+            blocks.append(
+                ImageBlock(folder / "visualize" / entry["file"], entry["caption"], entry["caption"])
+            )
+    return make_sections("A look inside", blocks)
 
 
-def pixels(image: Tensor) -> np.ndarray:
+def to_uint8(image: Tensor) -> np.ndarray:
     """A picture (C, H, W) from 0 to 1 as uint8: (H, W, 3), or (H, W) for other numbers of channels than three."""
-    from dlrun.data.display import picture as shown
+    from dlrun.data.display import to_display_image as shown
 
     scaled = (image.detach().float().clamp(0, 1) * 255).round().byte().cpu().numpy()
     return shown(scaled)
 
 
-def mosaic(cells: np.ndarray, columns: int, between: tuple[int, int, int]) -> np.ndarray:
+def tile_images(cells: np.ndarray, columns: int, between: tuple[int, int, int]) -> np.ndarray:
     """Cells (N, height, width, 3) of uint8 side by side. between: the colour of the gaps, a twelfth of a cell."""
     import numpy as np
 
     count, height, width, _ = cells.shape
     gap = max(1, width // 12)
     lines = -(-count // columns)
-    sheet = np.full((lines * (height + gap) - gap, columns * (width + gap) - gap, 3), between, np.uint8)
+    sheet = np.full(
+        (lines * (height + gap) - gap, columns * (width + gap) - gap, 3), between, np.uint8
+    )
     for place, cell in enumerate(cells):
         top, left = place // columns * (height + gap), place % columns * (width + gap)
         sheet[top : top + height, left : left + width] = cell
     return sheet
 
 
-def coloured(cells: np.ndarray, name: str) -> np.ndarray:
+def apply_color_map(cells: np.ndarray, name: str) -> np.ndarray:
     """Cells as colours (N, height, width, 3): (N, 3, height, width) as they are, else the mean channel by a map."""
     from matplotlib import colormaps
 
@@ -91,67 +105,103 @@ def coloured(cells: np.ndarray, name: str) -> np.ndarray:
 
 
 def draw_grid(
-    cells: np.ndarray, what: str, file: Path, config: dict[str, Any], warning: str, *, columns: int = COLUMNS
+    cells: np.ndarray,
+    what: str,
+    file: Path,
+    config: dict[str, Any],
+    warning: str,
+    *,
+    columns: int = COLUMNS,
 ) -> None:
     """Draw uint8 cells (N, height, width) in viridis, or (N, C, height, width) in colour or grey, as a grid.
 
     A pixel of the sheet is one of the file: resampled, fine stripes would make patterns that are not there.
     """
     columns = max(4, min(columns, len(cells)))
-    look, between = ("viridis", WHITE) if cells.ndim == 3 else ("gray", PALE)  # white is a value of grey ones
-    sheet = fitted(mosaic(coloured(cells, look), columns, between))
-    tall, above = WIDTH * sheet.shape[0] / sheet.shape[1], heading(what, config, warning)
+    look, between = (
+        ("viridis", WHITE) if cells.ndim == 3 else ("gray", GAP_COLOR)
+    )  # white is a value of grey ones
+    sheet = resize_grid(tile_images(apply_color_map(cells, look), columns, between))
+    tall, above = WIDTH * sheet.shape[0] / sheet.shape[1], get_heading_height(what, config, warning)
     dpi = round(sheet.shape[1] / WIDTH)
-    with picture(file, what, config, warning, height=tall + above, width=WIDTH, dpi=dpi) as figure:
+    with save_figure(
+        file, what, config, warning, height=tall + above, width=WIDTH, dpi=dpi
+    ) as figure:
         figure.set_layout_engine("none")
         panel = figure.add_axes((0, 0, sheet.shape[1] / dpi / WIDTH, tall / (tall + above)))
         panel.imshow(sheet, interpolation="nearest", aspect="auto")
         panel.set_axis_off()
 
 
-def fitted(sheet: np.ndarray) -> np.ndarray:
+def resize_grid(sheet: np.ndarray) -> np.ndarray:
     """A sheet made larger or smaller by a whole number, to some width between LEAST and twice as much."""
     from PIL import Image
 
     width = sheet.shape[1]
-    if width < LEAST:
-        times = -(-LEAST // width)
+    if width < MIN_WIDTH:
+        times = -(-MIN_WIDTH // width)
         return sheet.repeat(times, 0).repeat(times, 1)
     import numpy as np
 
-    return np.asarray(Image.fromarray(sheet).reduce(max(1, width // LEAST)))
+    return np.asarray(Image.fromarray(sheet).reduce(max(1, width // MIN_WIDTH)))
 
 
 def draw_heatmap(
-    image: np.ndarray, warmth: np.ndarray, label: str, file: Path, config: dict[str, Any], warning: str
+    image: np.ndarray,
+    warmth: np.ndarray,
+    label: str,
+    file: Path,
+    config: dict[str, Any],
+    warning: str,
 ) -> None:
     """Draw the picture, its heatmap, and one on the other."""
-    panels = {"the picture": (image, None), f"what speaks for {label}": (warmth, None), "both": (image, warmth)}
-    _panels(panels, f"Where {label} is seen", "jet", file, config, warning)
+    panels = {
+        "the picture": (image, None),
+        f"what speaks for {label}": (warmth, None),
+        "both": (image, warmth),
+    }
+    _draw_images(panels, f"Where {label} is seen", "jet", file, config, warning)
 
 
 def draw_saliency(
-    image: np.ndarray, found: np.ndarray, label: str, file: Path, config: dict[str, Any], warning: str
+    image: np.ndarray,
+    found: np.ndarray,
+    label: str,
+    file: Path,
+    config: dict[str, Any],
+    warning: str,
 ) -> None:
     """Draw the picture, and how much each of its pixels matters."""
     import numpy as np
 
     bright = max(float(np.quantile(found, 0.995)), 1e-12)  # a few pixels outshine the rest
-    panels = {"the picture": (image, None), "pixels that matter": ((found / bright).clip(0, 1), None)}
-    _panels(panels, f"Saliency of {label}", "inferno", file, config, warning)
+    panels = {
+        "the picture": (image, None),
+        "pixels that matter": ((found / bright).clip(0, 1), None),
+    }
+    _draw_images(panels, f"Saliency of {label}", "inferno", file, config, warning)
 
 
-def heading(what: str, config: dict[str, Any], warning: str) -> float:
+def get_heading_height(what: str, config: dict[str, Any], warning: str) -> float:
     """Inches that the heading takes, as `picture` writes it."""
-    text = f"{what}: {naming.called(config)}"
-    return 0.15 + 0.21 * (len(textwrap.wrap(text, round(WIDTH * LETTERS_A_LINE))) + bool(warning))
+    text = f"{what}: {naming.get_run_title(config)}"
+    return 0.15 + 0.21 * (len(textwrap.wrap(text, round(WIDTH * LETTERS_PER_INCH))) + bool(warning))
 
 
-def _panels(panels: dict[str, Any], what: str, colours: str, file: Path, config: dict[str, Any], warning: str) -> None:
+def _draw_images(
+    panels: dict[str, Any],
+    what: str,
+    colours: str,
+    file: Path,
+    config: dict[str, Any],
+    warning: str,
+) -> None:
     """Draw pictures (uint8) and values from 0 to 1 side by side; the second of a pair lies over the first."""
     shape = next(iter(panels.values()))[0].shape
-    height = WIDTH / len(panels) * shape[0] / shape[1] + heading(what, config, warning) + 0.25
-    with picture(file, what, config, warning, height=height, width=WIDTH, dpi=DPI) as figure:
+    height = (
+        WIDTH / len(panels) * shape[0] / shape[1] + get_heading_height(what, config, warning) + 0.25
+    )
+    with save_figure(file, what, config, warning, height=height, width=WIDTH, dpi=DPI) as figure:
         row = figure.subplots(1, len(panels))
         for panel, (title, (below, above)) in zip(row, panels.items(), strict=True):
             if below.dtype == "uint8":

@@ -10,53 +10,76 @@ from typing import TYPE_CHECKING, Any
 
 from dlrun.core import formatting, measure_names, run_reader
 from dlrun.report import formatting as measures
-from dlrun.report.plotting import COLOURS, GREY, WIDTH, Curve, legend_below, picture, short, whole_epochs, window
+from dlrun.report.plotting import (
+    COLORS,
+    GREY,
+    WIDTH,
+    Curve,
+    add_legend_below,
+    get_value_range,
+    save_figure,
+    truncate_name,
+    use_integer_epochs,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-RING = "the ring is the epoch that was kept, over several fits the best of their mean."
+RING_NOTE = "the ring is the epoch that was kept, over several fits the best of their mean."
 
 
-def draw(
-    history: run_reader.Lines,
-    results: run_reader.Lines,
+def draw_learning_curves(
+    history: run_reader.JsonLines,
+    results: run_reader.JsonLines,
     config: dict[str, Any],
     file: Path,
     *,
     only: Collection[str] | None,
 ) -> Path | None:
     """Write the picture; None when there is nothing to draw. only: the families to show, where not all of them."""
-    rows = [row for row in history if only is None or run_reader.family(row["job"]) in only]
+    rows = [row for row in history if only is None or run_reader.get_family(row["job"]) in only]
     names = list(dict.fromkeys(name for row in rows for name in row["values"]))
     if not names:
         return None
-    families = len({run_reader.family(row["job"]) for row in rows})
+    families = len({run_reader.get_family(row["job"]) for row in rows})
     height = (2.9 + 0.35 * families) * len(names) + 0.5
-    with picture(file, "Learning curves", config, run_reader.warning_of(results), height=height, width=WIDTH) as figure:
-        for name, panel in zip(names, figure.subplots(len(names), 1, squeeze=False).flat, strict=True):
-            _panel(panel, name, rows, results)
+    with save_figure(
+        file,
+        "Learning curves",
+        config,
+        run_reader.get_data_warning(results),
+        height=height,
+        width=WIDTH,
+    ) as figure:
+        for name, panel in zip(
+            names, figure.subplots(len(names), 1, squeeze=False).flat, strict=True
+        ):
+            _draw_panel(panel, name, rows, results)
     return file
 
 
-def curves(history: run_reader.Lines, measure: str, split: str) -> dict[str, dict[str, Curve]]:
+def collect_curves(
+    history: run_reader.JsonLines, measure: str, split: str
+) -> dict[str, dict[str, Curve]]:
     """Family → job → curve of one measure on one split; folds are one family."""
     found: dict[str, dict[str, Curve]] = {}
     for row in history:
         value = row["values"].get(measure)
         if row["split"] == split and value is not None:
-            found.setdefault(run_reader.family(row["job"]), {}).setdefault(row["job"], {})[row["epoch"]] = value
+            found.setdefault(run_reader.get_family(row["job"]), {}).setdefault(row["job"], {})[
+                row["epoch"]
+            ] = value
     return found
 
 
-def mean_curve(several: list[Curve]) -> Curve:
+def compute_mean_curve(several: list[Curve]) -> Curve:
     """The mean over folds, epoch by epoch, as far as every fold goes."""
     shared = sorted(set.intersection(*(set(curve) for curve in several))) if several else []
     return {epoch: math.fsum(curve[epoch] for curve in several) / len(several) for epoch in shared}
 
 
-def best_epoch(curve: Curve, goal: str) -> int | None:
+def find_curve_best(curve: Curve, goal: str) -> int | None:
     """Where a curve is at its best, 'min' or 'max' of it; None when it holds no number."""
     finite = {epoch: value for epoch, value in curve.items() if math.isfinite(value)}
     if not finite:
@@ -64,73 +87,111 @@ def best_epoch(curve: Curve, goal: str) -> int | None:
     return (min if goal == "min" else max)(finite, key=lambda epoch: finite[epoch])
 
 
-def kept_epoch(results: run_reader.Lines, job: str) -> int | None:
+def get_checkpoint_epoch(results: run_reader.JsonLines, job: str) -> int | None:
     """The epoch whose weights were kept and scored; None where none was chosen."""
-    named = [re.search(r"best.*epoch (\d+)", str(line.get("checkpoint"))) for line in results if line["name"] == job]
+    named = [
+        re.search(r"best.*epoch (\d+)", str(line.get("checkpoint")))
+        for line in results
+        if line["name"] == job
+    ]
     return next((int(match[1]) for match in named if match), None)
 
 
-def _panel(panel: Axes, measure: str, history: run_reader.Lines, results: run_reader.Lines) -> None:
-    families = list(dict.fromkeys(run_reader.family(row["job"]) for row in history))
-    by_split = {split: curves(history, measure, split) for split in ("train", "val")}
+def _draw_panel(
+    panel: Axes, measure: str, history: run_reader.JsonLines, results: run_reader.JsonLines
+) -> None:
+    families = list(dict.fromkeys(run_reader.get_family(row["job"]) for row in history))
+    by_split = {split: collect_curves(history, measure, split) for split in ("train", "val")}
     several = len(families) > 1
     for position, family in enumerate(families):
-        colour = COLOURS[position % len(COLOURS)]
+        colour = COLORS[position % len(COLORS)]
         for split, style in (("train", ":"), ("val", "-")):
             of_jobs = by_split[split].get(family, {})
             label = f"{family} {split}" if several or family == "folds" else split
-            _lines(panel, list(of_jobs.values()), colour, style, label)
+            _draw_lines(panel, list(of_jobs.values()), colour, style, label)
         kept = f"{family}, " if several else ""
-        _mark_best(panel, measure, by_split["val"].get(family, {}), results, {"color": colour, "label": kept})
-    shown = window(curve for split in by_split.values() for jobs in split.values() for curve in jobs.values())
-    panel.set(title=short(measure), ylim=shown)
-    _baseline(panel, measure, results)
-    whole_epochs(panel)
-    legend_below(panel)
+        _mark_best(
+            panel,
+            measure,
+            by_split["val"].get(family, {}),
+            results,
+            {"color": colour, "label": kept},
+        )
+    shown = get_value_range(
+        curve for split in by_split.values() for jobs in split.values() for curve in jobs.values()
+    )
+    panel.set(title=truncate_name(measure), ylim=shown)
+    _draw_baseline(panel, measure, results)
+    use_integer_epochs(panel)
+    add_legend_below(panel)
 
 
-def _lines(panel: Axes, several: list[Curve], colour: str, style: str, label: str) -> None:
+def _draw_lines(panel: Axes, several: list[Curve], colour: str, style: str, label: str) -> None:
     if not several:
         return
-    main = several[0] if len(several) == 1 else mean_curve(several)
+    main = several[0] if len(several) == 1 else compute_mean_curve(several)
     if len(several) > 1:
         label = f"{label} (mean of {len(several)})"
         for curve in several:
-            panel.plot(list(curve), list(curve.values()), color=colour, linestyle=style, linewidth=0.7, alpha=0.45)
+            panel.plot(
+                list(curve),
+                list(curve.values()),
+                color=colour,
+                linestyle=style,
+                linewidth=0.7,
+                alpha=0.45,
+            )
     marker: dict[str, Any] = {"marker": "o", "markersize": 4} if len(main) == 1 else {}
-    panel.plot(list(main), list(main.values()), color=colour, linestyle=style, linewidth=2, label=label, **marker)
+    panel.plot(
+        list(main),
+        list(main.values()),
+        color=colour,
+        linestyle=style,
+        linewidth=2,
+        label=label,
+        **marker,
+    )
 
 
 def _mark_best(
-    panel: Axes, measure: str, of_jobs: dict[str, Curve], results: run_reader.Lines, look: dict[str, Any]
+    panel: Axes,
+    measure: str,
+    of_jobs: dict[str, Curve],
+    results: run_reader.JsonLines,
+    look: dict[str, Any],
 ) -> None:
     """A ring at the epoch whose checkpoint was kept; over folds, where their mean is best."""
     if not of_jobs:
         return
-    goal = measure_names.goal(measure, run_reader.goals(results))
+    goal = measure_names.get_direction(measure, run_reader.read_direction_map(results))
     if len(of_jobs) == 1:
         (job, curve), *_ = of_jobs.items()
-        epoch = kept_epoch(results, job) or best_epoch(curve, goal)
+        epoch = get_checkpoint_epoch(results, job) or find_curve_best(curve, goal)
     else:
-        curve = mean_curve(list(of_jobs.values()))
-        epoch = best_epoch(curve, goal)
+        curve = compute_mean_curve(list(of_jobs.values()))
+        epoch = find_curve_best(curve, goal)
     if epoch in curve and math.isfinite(curve[epoch]):
-        look["label"] += f"epoch {epoch}: {formatting.number(curve[epoch])}"
+        look["label"] += f"epoch {epoch}: {formatting.format_number(curve[epoch])}"
         panel.plot([epoch], [curve[epoch]], "o", mfc="white", mew=2, ms=8, zorder=5, **look)
 
 
-def _baseline(panel: Axes, measure: str, results: run_reader.Lines) -> None:
+def _draw_baseline(panel: Axes, measure: str, results: run_reader.JsonLines) -> None:
     """A dashed line; where it lies so far off that the curves would be squeezed flat, only its number."""
     known = [line.get("baseline") or {} for line in results if line["split"] == "val"]
-    mean, _ = measures.mean_and_deviation(measures.values(known, measure))
+    mean, _ = measures.mean_and_std(measures.get_metric_values(known, measure))
     if mean is None or not math.isfinite(mean):
         return
     low, high = panel.get_ylim()
     away = max(low - mean, mean - high)
     look: dict[str, Any] = {"color": GREY, "linestyle": "--", "linewidth": 1.4}
     if away > high - low:
-        panel.plot([], [], **look, label=f"baseline {formatting.number(mean)} ({'below' if mean < low else 'above'})")
+        panel.plot(
+            [],
+            [],
+            **look,
+            label=f"baseline {formatting.format_number(mean)} ({'below' if mean < low else 'above'})",
+        )
         return
-    panel.axhline(mean, **look, label=f"baseline {formatting.number(mean)}")
+    panel.axhline(mean, **look, label=f"baseline {formatting.format_number(mean)}")
     margin = 0.05 * (high - low) if away > 0 else 0
     panel.set_ylim(min(low, mean - margin), max(high, mean + margin))

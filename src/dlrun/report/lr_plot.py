@@ -5,54 +5,75 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.report.plotting import COLOURS, GREY, WIDTH, legend_below, picture
+from dlrun.report.plotting import COLORS, GREY, WIDTH, add_legend_below, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-ABOVE = 0.4  # of the fall, that the picture shows above the first loss: what follows shoots up out of sight
+LOSS_MARGIN = 0.4  # of the fall, that the picture shows above the first loss: what follows shoots up out of sight
 
 
-def draw(record: dict[str, Any], config: dict[str, Any], file: Path) -> Path:
+def draw_lr_plot(record: dict[str, Any], config: dict[str, Any], file: Path) -> Path:
     """Write the picture of what lr.json holds."""
-    with picture(file, "Learning-rate range test", config, record["note"], height=4.2, width=WIDTH) as figure:
+    with save_figure(
+        file, "Learning-rate range test", config, record["note"], height=4.2, width=WIDTH
+    ) as figure:
         panel = figure.subplots()
-        panel.plot(record["rates"], record["losses"], color=COLOURS[0], alpha=0.3, linewidth=1, label="loss of a step")
-        panel.plot(record["rates"], record["smoothed"], color=COLOURS[0], linewidth=2, label="smoothed")
-        panel.set(ylabel="training loss", ylim=heights(record))
-        rate_axis(panel, record["rates"])
-        marks(panel, record)
-        legend_below(panel)
+        panel.plot(
+            record["rates"],
+            record["losses"],
+            color=COLORS[0],
+            alpha=0.3,
+            linewidth=1,
+            label="loss of a step",
+        )
+        panel.plot(
+            record["rates"], record["smoothed"], color=COLORS[0], linewidth=2, label="smoothed"
+        )
+        panel.set(ylabel="training loss", ylim=get_loss_range(record))
+        format_rate_axis(panel, record["rates"])
+        draw_suggestion(panel, record)
+        add_legend_below(panel)
     return file
 
 
-def marks(panel: Axes, record: dict[str, Any]) -> None:
+def draw_suggestion(panel: Axes, record: dict[str, Any]) -> None:
     """A line at the suggestion, and points where the loss falls fastest and where it is lowest."""
     if record["rate"] is None:
         return
     suggestion = f"suggestion: {record['rate']:.2g}"
-    panel.axvline(record["rate"], color=COLOURS[1], linestyle="--", linewidth=1.6, label=suggestion)
+    panel.axvline(record["rate"], color=COLORS[1], linestyle="--", linewidth=1.6, label=suggestion)
     for name, marker in (("steepest", "v"), ("lowest", "o")):
         rate = record[name]
         height = record["smoothed"][record["rates"].index(rate)]
         panel.plot(
-            [rate], [height], marker, color=GREY, ms=7, mfc="white", mew=2, zorder=5, label=f"{name}: {rate:.2g}"
+            [rate],
+            [height],
+            marker,
+            color=GREY,
+            ms=7,
+            mfc="white",
+            mew=2,
+            zorder=5,
+            label=f"{name}: {rate:.2g}",
         )
 
 
-def rate_axis(panel: Axes, rates: list[float]) -> None:
+def format_rate_axis(panel: Axes, rates: list[float]) -> None:
     """A logarithmic axis whose numbers are plain text, with more of them where it is short."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     panel.set(xscale="log", xlabel="learning rate")
-    panel.xaxis.set_major_locator(LogLocator(subs=(1,) if rates[-1] > 100 * rates[0] else (1, 2, 5)))
+    panel.xaxis.set_major_locator(
+        LogLocator(subs=(1,) if rates[-1] > 100 * rates[0] else (1, 2, 5))
+    )
     panel.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
     panel.xaxis.set_minor_formatter(NullFormatter())
 
 
-def heights(record: dict[str, Any]) -> tuple[float, float]:
+def get_loss_range(record: dict[str, Any]) -> tuple[float, float]:
     """The range of losses to show: from the lowest of a step to somewhat above the first smoothed one."""
     low, first = min(record["losses"]), record["smoothed"][0]
     span = (first - low) or abs(first) or 1.0
-    return low - 0.05 * span, first + ABOVE * span
+    return low - 0.05 * span, first + LOSS_MARGIN * span

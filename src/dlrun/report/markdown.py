@@ -7,55 +7,78 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dlrun.report.blocks import Block, Code, Gallery, Mistake, Pairs, Picture, Points, Section, Text
-from dlrun.report.result_tables import Summary
+from dlrun.report.blocks import (
+    Block,
+    BulletList,
+    Code,
+    ErrorRow,
+    Gallery,
+    ImageBlock,
+    Pairs,
+    Section,
+    Text,
+)
+from dlrun.report.result_tables import TextTable
 
 WIDTH = 100
 
 
-def page(heading: str, sections: Sequence[Section], folder: Path) -> str:
+def make_markdown_page(heading: str, sections: Sequence[Section], folder: Path) -> str:
     """The whole text; pictures are told by their file names inside the folder."""
-    parts = [f"# {plain(heading)}"]
+    parts = [f"# {escape_markdown(heading)}"]
     for section in sections:
-        parts += [f"## {plain(section.title)}"] if section.title else []
+        parts += [f"## {escape_markdown(section.title)}"] if section.title else []
         parts += [WRITERS[type(block)](block, folder) for block in section.blocks]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def plain(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """Text on one line that Markdown shows as it is."""
-    return " ".join(text.split()).replace("\\", "\\\\").replace("<", "\\<").replace("`", "\\`").replace("*", "\\*")
+    return (
+        " ".join(text.split())
+        .replace("\\", "\\\\")
+        .replace("<", "\\<")
+        .replace("`", "\\`")
+        .replace("*", "\\*")
+    )
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset()) -> str:
+def make_markdown_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset()
+) -> str:
     """A Markdown table whose columns stand under each other."""
-    cells = [[plain(cell).replace("|", "\\|") for cell in row] for row in (columns, *rows)]
+    cells = [
+        [escape_markdown(cell).replace("|", "\\|") for cell in row] for row in (columns, *rows)
+    ]
     widths = [max(3, *(len(row[place]) for row in cells)) for place in range(len(columns))]
-    lines = ["-" * (width - 1) + (":" if place in right else "-") for place, width in enumerate(widths)]
+    lines = [
+        "-" * (width - 1) + (":" if place in right else "-") for place, width in enumerate(widths)
+    ]
 
     def line(row: Sequence[str]) -> str:
         said = (
-            cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            cell.rjust(w) if i in right else cell.ljust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
         )
         return f"| {' | '.join(said)} |"
 
     return "\n".join(map(line, [cells[0], lines, *cells[1:]]))
 
 
-def _wrapped(text: str, first: str = "", rest: str = "") -> str:
+def _wrap_text(text: str, first: str = "", rest: str = "") -> str:
     look: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
     return textwrap.fill(text, WIDTH, initial_indent=first, subsequent_indent=rest, **look)
 
 
 def _text(block: Text, folder: Path) -> str:
-    said = plain(block.text)
+    said = escape_markdown(block.text)
     if block.tone == "heading":
         return f"### {said}"
-    return _wrapped(f"**{said}**" if block.tone in ("strong", "loud") else said)
+    return _wrap_text(f"**{said}**" if block.tone in ("strong", "loud") else said)
 
 
-def _points(block: Points, folder: Path) -> str:
-    return "\n".join(_wrapped(plain(line), "- ", "  ") for line in block.lines)
+def _points(block: BulletList, folder: Path) -> str:
+    return "\n".join(_wrap_text(escape_markdown(line), "- ", "  ") for line in block.lines)
 
 
 def _code(block: Code, folder: Path) -> str:
@@ -64,41 +87,51 @@ def _code(block: Code, folder: Path) -> str:
 
 
 def _pairs(block: Pairs, folder: Path) -> str:
-    return "\n".join(f"- {plain(name)}: {plain(value)}" for name, value in block.rows)
+    return "\n".join(
+        f"- {escape_markdown(name)}: {escape_markdown(value)}" for name, value in block.rows
+    )
 
 
-def _summary(block: Summary, folder: Path) -> str:
-    title = f"**{plain(block.title)}**" if block.title else ""
-    caption = _wrapped(plain(block.caption)) if block.caption else ""
-    return "\n\n".join(filter(None, [title, table(block.columns, block.rows, block.right), caption]))
+def _summary(block: TextTable, folder: Path) -> str:
+    title = f"**{escape_markdown(block.title)}**" if block.title else ""
+    caption = _wrap_text(escape_markdown(block.caption)) if block.caption else ""
+    return "\n\n".join(
+        filter(None, [title, make_markdown_table(block.columns, block.rows, block.right), caption])
+    )
 
 
-def _picture(block: Picture, folder: Path) -> str:
-    return _wrapped(f"Picture {_name(block.file, folder)}: {plain(block.caption or block.about)}")
+def _image(block: ImageBlock, folder: Path) -> str:
+    return _wrap_text(
+        f"Picture {_relative_name(block.file, folder)}: {escape_markdown(block.caption or block.about)}"
+    )
 
 
 def _gallery(block: Gallery, folder: Path) -> str:
-    return "\n".join(_mistake(mistake, folder) for mistake in block.mistakes)
+    return "\n".join(_error_row(mistake, folder) for mistake in block.errors)
 
 
-def _mistake(mistake: Mistake, folder: Path) -> str:
-    said = f"row {mistake.row}: true {mistake.truth}, answered {mistake.answer}, loss {mistake.loss}"
-    image = f"picture {_name(mistake.image, folder)}" if mistake.image else ""
+def _error_row(mistake: ErrorRow, folder: Path) -> str:
+    said = f"row {mistake.row}: true {mistake.truth}, answered {mistake.prediction}, loss {mistake.loss}"
+    image = f"picture {_relative_name(mistake.image, folder)}" if mistake.image else ""
     cells = ", ".join(f"{name} {value}" for name, value in mistake.cells)
-    rest = (_wrapped(plain(text), "  ", "  ") for text in (image, mistake.text, cells) if text)
-    return "\n".join([_wrapped(plain(said), "- ", "  "), *rest])
+    rest = (
+        _wrap_text(escape_markdown(text), "  ", "  ")
+        for text in (image, mistake.text, cells)
+        if text
+    )
+    return "\n".join([_wrap_text(escape_markdown(said), "- ", "  "), *rest])
 
 
-def _name(file: Path, folder: Path) -> str:
+def _relative_name(file: Path, folder: Path) -> str:
     return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else str(file)
 
 
 WRITERS: dict[type[Block], Callable[[Any, Path], str]] = {
     Text: _text,
-    Points: _points,
+    BulletList: _points,
     Code: _code,
     Pairs: _pairs,
-    Picture: _picture,
+    ImageBlock: _image,
     Gallery: _gallery,
-    Summary: _summary,
+    TextTable: _summary,
 }

@@ -9,25 +9,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlrun.core import stored_files
-from dlrun.core.formatting import number
-from dlrun.core.measure_names import sign
+from dlrun.core.formatting import format_number
+from dlrun.core.measure_names import direction_sign
 from dlrun.report import naming
-from dlrun.report.plotting import GREY, LOUD, picture
-from dlrun.report.sweep_jobs import Aim, Line, best, goals_of, value_of, varying
+from dlrun.report.plotting import GREY, WARNING_COLOR, save_figure
+from dlrun.report.sweep_jobs import (
+    JobRow,
+    SweepObjective,
+    find_best_jobs,
+    find_variable_keys,
+    get_job_score,
+    merge_direction_map,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-FAR = 30  # values above 0 that are so many times apart stand on a logarithmic axis
-LABELS = 12  # at most so many beside one axis
-LETTERS = 14  # at most so many of one label
-COLOURS = "viridis"
-SPREAD = 0.06  # of an axis: how far apart jobs with the same value may be drawn
+LOG_SCALE_RATIO = 30  # values above 0 that are so many times apart stand on a logarithmic axis
+MAX_LABELS = 12  # at most so many beside one axis
+MAX_LABEL_LENGTH = 14  # at most so many of one label
+COLORMAP = "viridis"
+MAX_OFFSET = 0.06  # of an axis: how far apart jobs with the same value may be drawn
 
 
 @dataclass(frozen=True)
-class Scale:
+class AxisScale:
     """One upright axis. heights: what a job has → where it is, 0 to 1. labels: (height, text) beside it."""
 
     name: str
@@ -35,56 +42,76 @@ class Scale:
     labels: list[tuple[float, str]]
 
 
-def draw(folder: Path, found: Sequence[Line], aim: Aim) -> Path | None:
+def draw_parallel_coordinates(
+    folder: Path, found: Sequence[JobRow], aim: SweepObjective
+) -> Path | None:
     """Draw sweep.png; None where fewer than two jobs have a score, or nothing differs between them."""
-    measure = aim.first(found)
-    shown = [line for line in found if value_of(line, measure) is not None and line.status in ("done", "pruned")]
-    keys = varying(list(shown))
+    measure = aim.get_main_metric(found)
+    shown = [
+        line
+        for line in found
+        if get_job_score(line, measure) is not None and line.status in ("done", "pruned")
+    ]
+    keys = find_variable_keys(list(shown))
     if len(shown) < 2 or not keys:
         return None
-    values = [str(value_of(line, measure)) for line in shown]
-    scales = [scale(key, [line.words.get(key, "–") for line in shown]) for key in keys]
-    scales.append(scale(f"val {measure}", values, -sign(measure, goals_of(found))))
-    first = best(list(shown), aim)[:1]
+    values = [str(get_job_score(line, measure)) for line in shown]
+    scales = [
+        make_axis_scale(key, [line.overrides.get(key, "–") for line in shown]) for key in keys
+    ]
+    scales.append(
+        make_axis_scale(
+            f"val {measure}", values, -direction_sign(measure, merge_direction_map(found))
+        )
+    )
+    first = find_best_jobs(list(shown), aim)[:1]
     pruned = sum(line.status == "pruned" for line in shown)
     left = sum(line.status == "failed" for line in found)
     counts = [f"{len(shown)} jobs", f"{pruned} of them pruned (dashed)" if pruned else "", f"{left} failed, not shown"
               if left else "", "the best one in red" if first else ""]  # fmt: skip
-    config = stored_files.config(folder / shown[0].folder)
+    config = stored_files.load_run_config(folder / shown[0].folder)
     warning = next((line.note for line in shown if line.note), "")
     size: dict[str, Any] = {"height": 4.4, "width": max(5.6, 1.45 * len(scales) + 0.8)}
-    with picture(folder / "sweep.png", f"Sweep of {naming.name_of_task(config)}", {}, warning, **size) as figure:
+    with save_figure(
+        folder / "sweep.png", f"Sweep of {naming.get_task_name(config)}", {}, warning, **size
+    ) as figure:
         panel = figure.add_subplot()
-        upright(panel, scales)
-        through(panel, scales, shown, first)
+        draw_axes(panel, scales)
+        draw_job_lines(panel, scales, shown, first)
         panel.set_title(" · ".join(filter(None, counts)), fontsize=10, color=GREY)
     return folder / "sweep.png"
 
 
-def scale(name: str, values: Sequence[str], up: int = 1) -> Scale:
+def make_axis_scale(name: str, values: Sequence[str], up: int = 1) -> AxisScale:
     """The axis for these values: of numbers, logarithmic where they are far apart; anything else evenly spaced.
 
     up: -1 where less is better, so that what is good stands above.
     """
     texts = list(dict.fromkeys(values))
-    numbers = [as_number(text) for text in texts]
+    numbers = [parse_number(text) for text in texts]
     known = sorted({value for value in numbers if value is not None})
-    far = len(known) > 1 and known[0] > 0 and known[-1] / known[0] >= FAR
-    mixed = len(known) > 1 and known[0] <= 0 < known[-1] and known[-1] / min(v for v in known if v > 0) >= 9.99
+    far = len(known) > 1 and known[0] > 0 and known[-1] / known[0] >= LOG_SCALE_RATIO
+    mixed = (
+        len(known) > 1
+        and known[0] <= 0 < known[-1]
+        and known[-1] / min(v for v in known if v > 0) >= 9.99
+    )
     if len(known) < 2 or None in numbers or mixed:
         order = sorted(texts, key=float) if None not in numbers else texts
         heights = {text: (place + 0.5) / len(order) for place, text in enumerate(order)}
-        kept = order[:: -(-len(order) // LABELS)]
-        return Scale(name, heights, [(heights[text], shortened(text)) for text in kept])
+        kept = order[:: -(-len(order) // MAX_LABELS)]
+        return AxisScale(name, heights, [(heights[text], truncate_start(text)) for text in kept])
     put = math.log if far else float
     low, high = put(known[0]), put(known[-1])
-    height = lambda value: (put(value) - low) / (high - low) if up > 0 else (high - put(value)) / (high - low)  # noqa: E731
-    ticks = known if len(known) <= 6 else marks(known[0], known[-1], far)
-    labels = [(height(value), short(value)) for value in ticks]
-    return Scale(name, {text: height(float(text)) for text in texts}, labels)
+    height = lambda value: (  # noqa: E731
+        (put(value) - low) / (high - low) if up > 0 else (high - put(value)) / (high - low)
+    )
+    ticks = known if len(known) <= 6 else get_tick_values(known[0], known[-1], far)
+    labels = [(height(value), format_tick(value)) for value in ticks]
+    return AxisScale(name, {text: height(float(text)) for text in texts}, labels)
 
 
-def as_number(text: str) -> float | None:
+def parse_number(text: str) -> float | None:
     """The number that a word's value is; None for anything else."""
     try:
         value = float(text)
@@ -93,7 +120,7 @@ def as_number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def marks(low: float, high: float, far: bool) -> list[float]:
+def get_tick_values(low: float, high: float, far: bool) -> list[float]:
     """Round numbers between two ends: powers of ten, or some five at even distances."""
     from matplotlib.ticker import LogLocator, MaxNLocator
 
@@ -102,26 +129,40 @@ def marks(low: float, high: float, far: bool) -> list[float]:
     return found if len(found) > 1 else [low, high]
 
 
-def short(value: float) -> str:
+def format_tick(value: float) -> str:
     """A number beside an axis."""
     text = f"{value:.3g}"
-    return text if "e" in text or len(text) < 7 else number(value)
+    return text if "e" in text or len(text) < 7 else format_number(value)
 
 
-def shortened(text: str) -> str:
+def truncate_start(text: str) -> str:
     """A value in few letters: its end says more than its beginning."""
-    return text if len(text) <= LETTERS else "…" + text[1 - LETTERS :]
+    return text if len(text) <= MAX_LABEL_LENGTH else "…" + text[1 - MAX_LABEL_LENGTH :]
 
 
-def upright(panel: Axes, scales: Sequence[Scale]) -> None:
+def draw_axes(panel: Axes, scales: Sequence[AxisScale]) -> None:
     """The axes with their names below and their values beside them."""
     for place, each in enumerate(scales):
         panel.axvline(place, color="#222222", linewidth=1, zorder=3)
         for height, text in each.labels:
-            panel.plot([place - 0.02, place + 0.02], [height, height], color="#222222", linewidth=1, zorder=3)
-            about: dict[str, Any] = {"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.8}
+            panel.plot(
+                [place - 0.02, place + 0.02],
+                [height, height],
+                color="#222222",
+                linewidth=1,
+                zorder=3,
+            )
+            about: dict[str, Any] = {
+                "facecolor": "white",
+                "alpha": 0.75,
+                "linewidth": 0,
+                "pad": 0.8,
+            }
             panel.text(place + 0.05, height, text, va="center", fontsize=9, bbox=about, zorder=5)
-    names = [each.name.replace(".", ".\n", 1) if len(each.name) > LETTERS else each.name for each in scales]
+    names = [
+        each.name.replace(".", ".\n", 1) if len(each.name) > MAX_LABEL_LENGTH else each.name
+        for each in scales
+    ]
     panel.set_xticks(range(len(scales)), names, fontsize=10)
     panel.set_yticks([])
     panel.set_xlim(-0.15, len(scales) - 1 + 0.45)
@@ -132,7 +173,9 @@ def upright(panel: Axes, scales: Sequence[Scale]) -> None:
         panel.spines[side].set_visible(False)
 
 
-def through(panel: Axes, scales: Sequence[Scale], shown: Sequence[Line], first: Sequence[Line]) -> None:
+def draw_job_lines(
+    panel: Axes, scales: Sequence[AxisScale], shown: Sequence[JobRow], first: Sequence[JobRow]
+) -> None:
     """The jobs as lines, coloured by their scores, the better ones above; the best one on top of all.
 
     Where several have the same value they are spread a little, in the order of their scores, to be told apart.
@@ -141,12 +184,26 @@ def through(panel: Axes, scales: Sequence[Scale], shown: Sequence[Line], first: 
 
     measure = scales[-1].name.removeprefix("val ")
     faint = max(0.35, min(0.9, 12 / len(shown)))
-    for line in sorted(shown, key=lambda line: scales[-1].heights[str(value_of(line, measure))]):
-        score = scales[-1].heights[str(value_of(line, measure))]
-        spread = {each.name: SPREAD * (score - 0.5) if len(each.heights) < len(shown) else 0 for each in scales}
-        heights = [each.heights[line.words.get(each.name, "–")] + spread[each.name] for each in scales[:-1]]
+    for line in sorted(
+        shown, key=lambda line: scales[-1].heights[str(get_job_score(line, measure))]
+    ):
+        score = scales[-1].heights[str(get_job_score(line, measure))]
+        spread = {
+            each.name: MAX_OFFSET * (score - 0.5) if len(each.heights) < len(shown) else 0
+            for each in scales
+        }
+        heights = [
+            each.heights[line.overrides.get(each.name, "–")] + spread[each.name]
+            for each in scales[:-1]
+        ]
         heights.append(score)
         top = line in first
-        look: dict[str, Any] = {"color": LOUD if top else colormaps[COLOURS](0.9 * score)}
-        look |= {"linewidth": 2.6, "zorder": 4} if top else {"linewidth": 1.3, "alpha": faint, "zorder": 2}
-        panel.plot(range(len(scales)), heights, linestyle="--" if line.status == "pruned" else "-", **look)
+        look: dict[str, Any] = {"color": WARNING_COLOR if top else colormaps[COLORMAP](0.9 * score)}
+        look |= (
+            {"linewidth": 2.6, "zorder": 4}
+            if top
+            else {"linewidth": 1.3, "alpha": faint, "zorder": 2}
+        )
+        panel.plot(
+            range(len(scales)), heights, linestyle="--" if line.status == "pruned" else "-", **look
+        )

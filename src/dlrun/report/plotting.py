@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.core.files import written
+from dlrun.core.files import convert_write_errors
 from dlrun.report import naming
 
 if TYPE_CHECKING:
@@ -17,11 +17,18 @@ if TYPE_CHECKING:
 
 
 WIDTH = 5.6  # inches: narrow, so that the letters are still readable when a phone shows the picture
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # told apart by the colour-blind
+COLORS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+)  # told apart by the colour-blind
 GREY = "#6b6b6b"
-LOUD = "#b00020"
-LETTERS_A_LINE = 11  # of a heading, for each inch
-LOOK: Any = {
+WARNING_COLOR = "#b00020"
+LETTERS_PER_INCH = 11  # of a heading, for each inch
+STYLE: Any = {
     "font.size": 11,
     "axes.titlesize": 11,
     "axes.titlelocation": "left",
@@ -33,20 +40,29 @@ LOOK: Any = {
     "legend.fontsize": 10,
     "text.parse_math": False,  # a column may be called $price$
 }
-FAR = 4  # times the range of what comes later: first epochs as far off as that are cut off
-MOST_LINES = 4  # of a heading
-MOST_LETTERS = 60  # of a name in a panel's title
+OUTLIER_RATIO = (
+    4  # times the range of what comes later: first epochs as far off as that are cut off
+)
+MAX_LINES = 4  # of a heading
+MAX_NAME_LENGTH = 60  # of a name in a panel's title
 Curve = dict[int, float]  # epoch → value
 
 
-def short(name: str) -> str:
+def truncate_name(name: str) -> str:
     """A name from data, a long one without its end."""
-    return name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 1]}…"
+    return name if len(name) <= MAX_NAME_LENGTH else f"{name[: MAX_NAME_LENGTH - 1]}…"
 
 
 @contextmanager
-def picture(
-    file: Path, what: str, config: dict[str, Any], warning: str, *, height: float, width: float, dpi: int = 150
+def save_figure(
+    file: Path,
+    what: str,
+    config: dict[str, Any],
+    warning: str,
+    *,
+    height: float,
+    width: float,
+    dpi: int = 150,
 ) -> Iterator[Figure]:
     """A figure to draw on; afterwards it gets its heading (what, task, model) and is written to the file.
 
@@ -56,28 +72,36 @@ def picture(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with rc_context(LOOK):
+    with rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained", dpi=dpi)
         FigureCanvasAgg(figure)
         yield figure
-        about = naming.called(config)
-        lines = textwrap.wrap(f"{what}: {about}" if about else what, round(width * LETTERS_A_LINE))
-        lines = lines if len(lines) <= MOST_LINES else [*lines[: MOST_LINES - 1], "…"]
+        about = naming.get_run_title(config)
+        lines = textwrap.wrap(
+            f"{what}: {about}" if about else what, round(width * LETTERS_PER_INCH)
+        )
+        lines = lines if len(lines) <= MAX_LINES else [*lines[: MAX_LINES - 1], "…"]
         if warning:
             lines.insert(0, "SYNTHETIC DATA")
-        look: dict[str, Any] = {"color": LOUD, "weight": "bold"} if warning else {}
+        look: dict[str, Any] = {"color": WARNING_COLOR, "weight": "bold"} if warning else {}
         figure.suptitle("\n".join(lines), fontsize=12, x=0.01, ha="left", **look)
-        with written(file):
+        with convert_write_errors(file):
             figure.savefig(file)
 
 
-def legend_below(panel: Axes, columns: int = 2) -> None:
+def add_legend_below(panel: Axes, columns: int = 2) -> None:
     """The names of a panel's curves, under its axis."""
     if panel.get_legend_handles_labels()[0]:
-        panel.legend(loc="upper left", bbox_to_anchor=(0, -0.2), ncols=columns, borderaxespad=0, columnspacing=1.2)
+        panel.legend(
+            loc="upper left",
+            bbox_to_anchor=(0, -0.2),
+            ncols=columns,
+            borderaxespad=0,
+            columnspacing=1.2,
+        )
 
 
-def whole_epochs(panel: Axes) -> None:
+def use_integer_epochs(panel: Axes) -> None:
     """An axis of epochs, which are whole numbers."""
     from matplotlib.ticker import MaxNLocator
 
@@ -85,7 +109,7 @@ def whole_epochs(panel: Axes) -> None:
     panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
 
 
-def window(curves: Iterable[Curve]) -> tuple[float, float] | None:
+def get_value_range(curves: Iterable[Curve]) -> tuple[float, float] | None:
     """The range of values to show: all, or without the first tenth of the epochs where these lie far off.
 
     None when there is no finite value. (The book, §3.7, drops the first ten points for the same reason.)
@@ -93,13 +117,18 @@ def window(curves: Iterable[Curve]) -> tuple[float, float] | None:
     import math
 
     curves = list(curves)
-    known = [(epoch / max(curve), value) for curve in curves for epoch, value in curve.items() if math.isfinite(value)]
+    known = [
+        (epoch / max(curve), value)
+        for curve in curves
+        for epoch, value in curve.items()
+        if math.isfinite(value)
+    ]
     later = [value for place, value in known if place > 0.1] or [value for _, value in known]
     if not later:
         return None
     low, high = min(later), max(later)
     lowest, highest = min(value for _, value in known), max(value for _, value in known)
-    if highest - lowest <= FAR * (high - low):
+    if highest - lowest <= OUTLIER_RATIO * (high - low):
         low, high = lowest, highest
     margin = 0.05 * (high - low) or 0.05 * abs(high) or 0.05
     return low - margin, high + margin

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-FOLD_COLUMNS = 4  # more folds than these share one column, so that the table fits a terminal
+MAX_FOLD_COLUMNS = 4  # more folds than these share one column, so that the table fits a terminal
 
 
 @dataclass(frozen=True)
-class Summary:
+class TextTable:
     """One table as plain text, for the terminal and for report.html alike."""
 
     title: str
@@ -30,15 +30,17 @@ class Summary:
     right: frozenset[int] = field(default_factory=frozenset)
 
 
-def summaries(results: run_reader.Lines, config: dict[str, Any]) -> list[Summary]:
+def make_score_tables(results: run_reader.JsonLines, config: dict[str, Any]) -> list[TextTable]:
     """One table for each stage and split; the folds of one stage share theirs."""
-    together: dict[tuple[str, str], run_reader.Lines] = {}
+    together: dict[tuple[str, str], run_reader.JsonLines] = {}
     for line in results:
-        together.setdefault((run_reader.family(line["name"]), line["split"]), []).append(line)
-    return [_summary(name, split, lines, config) for (name, split), lines in together.items()]
+        together.setdefault((run_reader.get_family(line["name"]), line["split"]), []).append(line)
+    return [
+        _make_score_table(name, split, lines, config) for (name, split), lines in together.items()
+    ]
 
 
-def rich_table(summary: Summary) -> Table:
+def to_rich_table(summary: TextTable) -> Table:
     """The same table for a terminal; a SYNTHETIC note stands in red in its title."""
     from rich import box
     from rich.table import Table
@@ -47,7 +49,11 @@ def rich_table(summary: Summary) -> Table:
     title = Text(summary.title, style="bold")
     for note in summary.notes:
         title.append("\n" + note, style="bold red" if "SYNTHETIC" in note else "not bold")
-    look: dict[str, Any] = {"title_justify": "left", "caption_justify": "left", "box": box.SIMPLE_HEAD}
+    look: dict[str, Any] = {
+        "title_justify": "left",
+        "caption_justify": "left",
+        "box": box.SIMPLE_HEAD,
+    }
     table = Table(title=title, caption=summary.caption or None, **look)
     for position, column in enumerate(summary.columns):
         table.add_column(Text(column), justify="right" if position in summary.right else "left")
@@ -56,17 +62,19 @@ def rich_table(summary: Summary) -> Table:
     return table
 
 
-def result_tables(folder: Path) -> list[Table]:
+def load_result_tables(folder: Path) -> list[Table]:
     """The tables of a finished run folder."""
-    config, results = stored_files.config(folder), run_reader.results(folder)
-    return [rich_table(summary) for summary in summaries(results, config)]
+    config, results = stored_files.load_run_config(folder), run_reader.read_results(folder)
+    return [to_rich_table(summary) for summary in make_score_tables(results, config)]
 
 
-def _summary(name: str, split: str, lines: run_reader.Lines, config: dict[str, Any]) -> Summary:
+def _make_score_table(
+    name: str, split: str, lines: run_reader.JsonLines, config: dict[str, Any]
+) -> TextTable:
     several = len(lines) > 1
     scores = [line.get("scores") or {} for line in lines]
     baselines = [line.get("baseline") or {} for line in lines]
-    beside = measures.headed(several, scores)
+    beside = measures.get_interval_heading(several, scores)
     there = any(baselines)  # what makes something need not have anything to beat
     columns = [
         "measure",
@@ -75,23 +83,33 @@ def _summary(name: str, split: str, lines: run_reader.Lines, config: dict[str, A
         *_fold_columns(lines),
     ]
     rows = []
-    for measure, label in measures.labels(scores).items():
-        each = [measures.score_text(_value(score.get(measure))) for score in scores] if several else []
-        mean = formatting.number(measures.mean_and_deviation(measures.values(baselines, measure))[0])
-        bar = [mean if several else measures.over_folds(baselines, measure)] if there else []
-        own = measures.over_folds(scores, measure)
-        rows.append([label, own, *bar, *(each if len(each) <= FOLD_COLUMNS else [" ".join(each)])])
-    title = f"{naming.called(config)}: {_fits(name, lines)}, {split}"
-    notes = tuple(run_reader.notes_of(lines))
-    return Summary(title, columns, rows, _caption(lines), notes, frozenset(range(1, len(columns))))
+    for measure, label in measures.get_metric_labels(scores).items():
+        each = (
+            [measures.format_score(_drop_interval(score.get(measure))) for score in scores]
+            if several
+            else []
+        )
+        mean = formatting.format_number(
+            measures.mean_and_std(measures.get_metric_values(baselines, measure))[0]
+        )
+        bar = [mean if several else measures.format_over_folds(baselines, measure)] if there else []
+        own = measures.format_over_folds(scores, measure)
+        rows.append(
+            [label, own, *bar, *(each if len(each) <= MAX_FOLD_COLUMNS else [" ".join(each)])]
+        )
+    title = f"{naming.get_run_title(config)}: {_describe_fits(name, lines)}, {split}"
+    notes = tuple(run_reader.collect_messages(lines))
+    return TextTable(
+        title, columns, rows, _format_message(lines), notes, frozenset(range(1, len(columns)))
+    )
 
 
-def _value(score: dict[str, Any] | None) -> dict[str, Any] | None:
+def _drop_interval(score: dict[str, Any] | None) -> dict[str, Any] | None:
     """A score without its interval: beside a mean over fits it would be taken for the mean's."""
     return None if score is None else {"value": score.get("value")}
 
 
-def _fits(name: str, lines: run_reader.Lines) -> str:
+def _describe_fits(name: str, lines: run_reader.JsonLines) -> str:
     """'fit', '4 folds', '3 seeds', '2 × 4 folds', and before it the stage of a workflow: 'final, 3 seeds'."""
     folds = max(int(line["job"].get("folds") or 1) for line in lines)
     repeats = len({line["job"].get("repeat") for line in lines})
@@ -103,21 +121,33 @@ def _fits(name: str, lines: run_reader.Lines) -> str:
     return ", ".join(filter(None, (stage, said)))
 
 
-def _fold_columns(lines: run_reader.Lines) -> list[str]:
+def _fold_columns(lines: run_reader.JsonLines) -> list[str]:
     if len(lines) == 1:
         return []
-    return [line["name"] for line in lines] if len(lines) <= FOLD_COLUMNS else [f"each of {len(lines)}"]
+    return (
+        [line["name"] for line in lines]
+        if len(lines) <= MAX_FOLD_COLUMNS
+        else [f"each of {len(lines)}"]
+    )
 
 
-def _caption(lines: run_reader.Lines) -> str:
+def _format_message(lines: run_reader.JsonLines) -> str:
     kept = list(dict.fromkeys(str(line.get("checkpoint") or "") for line in lines))
     epochs = sorted({int(line.get("epochs") or 0) for line in lines})
-    once = [line for line in lines if not line["job"].get("repeat")]  # seeds see the same rows again
-    counts = [score.get("n") or 0 for line in once for score in list((line.get("scores") or {}).values())[:1]]
+    once = [
+        line for line in lines if not line["job"].get("repeat")
+    ]  # seeds see the same rows again
+    counts = [
+        score.get("n") or 0
+        for line in once
+        for score in list((line.get("scores") or {}).values())[:1]
+    ]
     seconds = sum(float(line.get("seconds") or 0) for line in lines)
     parts = [
         f"checkpoint: {', '.join(filter(None, kept)) or 'none'}",
-        f"{epochs[0]}–{epochs[-1]} epochs" if epochs[0] < epochs[-1] else counted(epochs[0], "epoch"),
+        f"{epochs[0]}–{epochs[-1]} epochs"
+        if epochs[0] < epochs[-1]
+        else counted(epochs[0], "epoch"),
         f"{seconds:.1f} s",
     ]
     if any(counts):

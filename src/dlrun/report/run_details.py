@@ -7,19 +7,30 @@ from typing import Any
 
 from dlrun.core import run_reader, stored_files
 from dlrun.report import naming
-from dlrun.report.blocks import Block, Code, Pairs, Section, Text, remark, section
-from dlrun.report.result_tables import Summary
+from dlrun.report.blocks import Block, Code, Pairs, Section, Text, make_data_note, make_sections
+from dlrun.report.result_tables import TextTable
 
-SHOWN = (
-    *("data", "model", "objective", "loss", "optimizer", "scheduler", "metric", "protocol", "engine", "callback"),
+CONFIG_GROUPS = (
+    *(
+        "data",
+        "model",
+        "objective",
+        "loss",
+        "optimizer",
+        "scheduler",
+        "metric",
+        "protocol",
+        "engine",
+        "callback",
+    ),
     *("workflow", "seed", "repeat", "source"),
 )
 PACKAGES = ("torch", "torchvision", "numpy", "dlrun", "hydra_core", "scikit_learn")
-LABELS = 12  # of a target that are named
-LONG = 200  # letters of a value that is told only with all the rest
+MAX_LABELS = 12  # of a target that are named
+MAX_TEXT_LENGTH = 200  # letters of a value that is told only with all the rest
 
 
-def own_table(config: dict[str, Any]) -> str:
+def describe_table_task(config: dict[str, Any]) -> str:
     """What is asked of a table of one's own: 'price from the other columns of houses.csv'; else nothing."""
     data = config.get("data")
     if not isinstance(data, dict) or not data.get("path") or not data.get("target"):
@@ -29,79 +40,97 @@ def own_table(config: dict[str, Any]) -> str:
     return f"{', '.join(map(str, targets))} from {what} {Path(str(data['path'])).name}"
 
 
-def question(config: dict[str, Any]) -> list[Section]:
+def make_task_section(config: dict[str, Any]) -> list[Section]:
     """What is predicted from what."""
-    task = _node(config, "task")
-    asked = own_table(config) or task.get("question")
+    task = _get_node(config, "task")
+    asked = describe_table_task(config) or task.get("question")
     lines: list[Block] = [Text(str(asked))] if asked else []
     if task.get("book"):
         lines.append(Text(f"In the book: §{str(task['book']).removeprefix('§')}", "small"))
-    return section("The question", lines)
+    return make_sections("The question", lines)
 
 
-def data_card(folder: Path, config: dict[str, Any]) -> list[Section]:
+def make_data_section(folder: Path, config: dict[str, Any]) -> list[Section]:
     """Which data these are: columns and their kinds, rows, fingerprint, where they come from."""
     about, fields = (
-        stored_files.value_or_none(folder / "data.json") or {},
-        stored_files.value_or_none(folder / "fields.json") or {},
+        stored_files.load_json_or_none(folder / "data.json") or {},
+        stored_files.load_json_or_none(folder / "fields.json") or {},
     )
-    task, data = _node(config, "task"), _node(config, "data")
-    rows = [("task", naming.name_of_task(config))]
+    task, data = _get_node(config, "task"), _get_node(config, "data")
+    rows = [("task", naming.get_task_name(config))]
     for what in ("inputs", "targets"):
         known = fields.get(what) or task.get(what) or {}
-        rows += [(what.removesuffix("s"), f"{name}: {_kind(field)}") for name, field in known.items()]
+        rows += [
+            (what.removesuffix("s"), f"{name}: {_describe_kind(field)}")
+            for name, field in known.items()
+        ]
     if about.get("rows"):
         rows.append(("training + validation rows", f"{about['rows']:,}"))
     origin = data.get("path") or data.get("source") or config.get("source")
     rows += [("source", str(origin))] if origin else []
-    rows += [("fingerprint", f"{str(about['fingerprint'])[:12]}…")] if about.get("fingerprint") else []
-    note = [remark(str(about["note"]))] if about.get("note") else []
-    return section("The data", [*note, Pairs(tuple((name, value) for name, value in rows if value))])
+    rows += (
+        [("fingerprint", f"{str(about['fingerprint'])[:12]}…")] if about.get("fingerprint") else []
+    )
+    note = [make_data_note(str(about["note"]))] if about.get("note") else []
+    return make_sections(
+        "The data", [*note, Pairs(tuple((name, value) for name, value in rows if value))]
+    )
 
 
-def config(folder: Path, node: dict[str, Any], changes: Summary | None) -> list[Section]:
+def make_config_section(
+    folder: Path, node: dict[str, Any], changes: TextTable | None
+) -> list[Section]:
     """What each stage of a workflow changes, then the settings of the run."""
     rows = []
-    for group in SHOWN:
-        values = run_reader.flat(node.get(group), group) if node.get(group) is not None else {}
+    for group in CONFIG_GROUPS:
+        values = (
+            run_reader.flatten_config(node.get(group), group) if node.get(group) is not None else {}
+        )
         rows += [(key, str(value)) for key, value in values.items() if value is not None]
-    whole = Code(run_reader.text(folder / "config.yaml"), "config.yaml, all of it")
-    return section("Config", [*([changes] if changes else []), Pairs(tuple(rows)), whole])
+    whole = Code(run_reader.read_text_or_empty(folder / "config.yaml"), "config.yaml, all of it")
+    return make_sections("Config", [*([changes] if changes else []), Pairs(tuple(rows)), whole])
 
 
-def environment(folder: Path) -> list[Section]:
+def make_environment_section(folder: Path) -> list[Section]:
     """On which machine, and with which packages."""
-    found = stored_files.value_or_none(folder / "environment.json")
+    found = stored_files.load_json_or_none(folder / "environment.json")
     if not found:
-        return section("Environment", [Text("not recorded")])
-    values = {key: str(value) for key, value in run_reader.flat(found).items() if value not in (None, "")}
-    rows = tuple((key, value) for key, value in values.items() if not _long(key, value))
+        return make_sections("Environment", [Text("not recorded")])
+    values = {
+        key: str(value)
+        for key, value in run_reader.flatten_config(found).items()
+        if value not in (None, "")
+    }
+    rows = tuple((key, value) for key, value in values.items() if not _is_long(key, value))
     rest = "\n".join(f"{key}: {value}" for key, value in values.items())
-    return section("Environment", [Pairs(rows), Code(rest, "all packages and changes")])
+    return make_sections("Environment", [Pairs(rows), Code(rest, "all packages and changes")])
 
 
-def again(folder: Path) -> list[Section]:
+def make_command_section(folder: Path) -> list[Section]:
     """The words that the run began with."""
-    command = run_reader.command(folder)
-    return section("The command that repeats it", [Code(command)] if command else [])
+    command = run_reader.read_command_or_empty(folder)
+    return make_sections("The command that repeats it", [Code(command)] if command else [])
 
 
-def _node(config: dict[str, Any], name: str) -> dict[str, Any]:
+def _get_node(config: dict[str, Any], name: str) -> dict[str, Any]:
     found = config.get(name)
     return found if isinstance(found, dict) else {}
 
 
-def _kind(field: dict[str, Any] | str) -> str:
+def _describe_kind(field: dict[str, Any] | str) -> str:
     """'bag of 10000', 'number, 13', 'binary: negative, positive'."""
     if isinstance(field, str):
         return field
     shape = [size for size in field.get("shape") or () if size != 1]
     wide = f", {' × '.join(map(str, shape))}" if shape else ""
     labels = [str(label) for label in field.get("labels") or ()]
-    many = f", … ({len(labels)} in all)" if len(labels) > LABELS else ""
-    return f"{field['kind']}{wide}{': ' if labels else ''}{', '.join(labels[:LABELS])}{many}"
+    many = f", … ({len(labels)} in all)" if len(labels) > MAX_LABELS else ""
+    return f"{field['kind']}{wide}{': ' if labels else ''}{', '.join(labels[:MAX_LABELS])}{many}"
 
 
-def _long(key: str, value: str) -> bool:
-    other = key.startswith("packages.") and key.removeprefix("packages.").replace("-", "_") not in PACKAGES
-    return other or len(value) > LONG or "\n" in value
+def _is_long(key: str, value: str) -> bool:
+    other = (
+        key.startswith("packages.")
+        and key.removeprefix("packages.").replace("-", "_") not in PACKAGES
+    )
+    return other or len(value) > MAX_TEXT_LENGTH or "\n" in value

@@ -8,87 +8,110 @@ from typing import TYPE_CHECKING, Any
 
 from dlrun.core import formatting, measure_names, run_reader
 from dlrun.report import workflow_stages
-from dlrun.report.plotting import COLOURS, FAR, GREY, WIDTH, picture
+from dlrun.report.plotting import COLORS, GREY, OUTLIER_RATIO, WIDTH, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-MOST = 24  # stages in one picture; of more, the best of the search
-BLUE, WON = COLOURS[0], COLOURS[1]
+MAX_STAGES = 24  # stages in one picture; of more, the best of the search
+BLUE, WINNER_COLOR = COLORS[0], COLORS[1]
 Dot = tuple[float, float | None, float | None]  # score, and the ends of its whisker
 
 
-def draw(results: run_reader.Lines, steps: run_reader.Lines, config: dict[str, Any], file: Path) -> Path | None:
+def draw_score_plot(
+    results: run_reader.JsonLines, steps: run_reader.JsonLines, config: dict[str, Any], file: Path
+) -> Path | None:
     """Write the picture; None when no stage has a score."""
-    measure, won = workflow_stages.main_measure(steps, results), workflow_stages.winner(steps)
-    dots = dots_of(results, measure)
-    answer = dots.pop(workflow_stages.CONSTANT, (workflow_stages.constant(results, measure), None, None))
-    less = measure_names.goal(measure, run_reader.goals(results)) == "min"
-    dots = shown(dots, won, 1 if less else -1)
+    measure, won = (
+        workflow_stages.get_main_metric(steps, results),
+        workflow_stages.find_best_stage(steps),
+    )
+    dots = collect_dots(results, measure)
+    answer = dots.pop(
+        workflow_stages.CONSTANT_STAGE,
+        (workflow_stages.get_baseline_score(results, measure), None, None),
+    )
+    less = measure_names.get_direction(measure, run_reader.read_direction_map(results)) == "min"
+    dots = select_dots(dots, won, 1 if less else -1)
     if not dots:
         return None
-    fits = max(map(len, workflow_stages.by_stage(results).values()))
+    fits = max(map(len, workflow_stages.group_by_stage(results).values()))
     ends = any(low is not None for _, low, _ in dots.values())
     whiskers = f"mean ± sd of {fits} fits; " if fits > 1 else "95 % interval; " if ends else ""
     height = 1.5 + 0.27 * (len(dots) + 1)
-    warning = run_reader.warning_of(results)
-    with picture(file, "Baseline and models", config, warning, height=height, width=WIDTH) as figure:
+    warning = run_reader.get_data_warning(results)
+    with save_figure(
+        file, "Baseline and models", config, warning, height=height, width=WIDTH
+    ) as figure:
         panel = figure.subplots()
-        _dots(panel, dots, won)
-        _constant(panel, *answer)
+        _draw_dots(panel, dots, won)
+        _draw_baseline(panel, *answer)
         better = "less" if less else "more"
         panel.set_xlabel(f"validation {measure} ({whiskers}{better} is better)", fontsize=10)
     return file
 
 
-def dots_of(results: run_reader.Lines, measure: str) -> dict[str, Dot]:
+def collect_dots(results: run_reader.JsonLines, measure: str) -> dict[str, Dot]:
     """Stage → its dot; stages of which a fit has no finite score are left out."""
     found: dict[str, Dot] = {}
-    for stage, lines in workflow_stages.by_stage(results).items():
+    for stage, lines in workflow_stages.group_by_stage(results).items():
         scores = [line.get("scores") or {} for line in lines]
-        value, low, high = workflow_stages.spread(scores, measure)
+        value, low, high = workflow_stages.get_score_range(scores, measure)
         if value is not None and math.isfinite(value) and all(measure in score for score in scores):
             found[stage] = (value, low, high)
     return found
 
 
-def shown(dots: dict[str, Dot], won: str, sign: int) -> dict[str, Dot]:
+def select_dots(dots: dict[str, Dot], won: str, sign: int) -> dict[str, Dot]:
     """As many stages as there is room for: all but the worst of the search. sign: 1 where less is better, else -1."""
-    searched = sorted((name for name in dots if name.startswith("search-")), key=lambda name: sign * dots[name][0])
-    surplus = max(0, len(dots) - MOST)
-    dropped = {name for name in searched[len(searched) - surplus :] if name != won} if surplus else set()
+    searched = sorted(
+        (name for name in dots if name.startswith("search-")), key=lambda name: sign * dots[name][0]
+    )
+    surplus = max(0, len(dots) - MAX_STAGES)
+    dropped = (
+        {name for name in searched[len(searched) - surplus :] if name != won} if surplus else set()
+    )
     return {name: dot for name, dot in dots.items() if name not in dropped}
 
 
-def _dots(panel: Axes, dots: dict[str, Dot], won: str) -> None:
+def _draw_dots(panel: Axes, dots: dict[str, Dot], won: str) -> None:
     for place, (name, (value, low, high)) in enumerate(dots.items(), 1):
-        colour = WON if name == won else BLUE
+        colour = WINNER_COLOR if name == won else BLUE
         if low is not None and high is not None:
-            panel.plot([low, high], [place, place], color=colour, linewidth=2.2, solid_capstyle="butt")
+            panel.plot(
+                [low, high], [place, place], color=colour, linewidth=2.2, solid_capstyle="butt"
+            )
         panel.plot([value], [place], "D" if name == won else "o", color=colour, markersize=7)
     names = [f"{name} {workflow_stages.STAR}" if name == won else name for name in dots]
-    panel.set_yticks(range(len(dots) + 1), [workflow_stages.CONSTANT, *names], fontsize=10)
+    panel.set_yticks(range(len(dots) + 1), [workflow_stages.CONSTANT_STAGE, *names], fontsize=10)
     panel.set_ylim(len(dots) + 0.6, -0.6)
     panel.tick_params(axis="y", length=0)
     if won in dots:
         label = panel.get_yticklabels()[list(dots).index(won) + 1]
-        label.set(color=WON, fontweight="bold")
+        label.set(color=WINNER_COLOR, fontweight="bold")
     panel.locator_params(axis="x", nbins=5)
 
 
-def _constant(panel: Axes, value: float | None, low: float | None, high: float | None) -> None:
+def _draw_baseline(panel: Axes, value: float | None, low: float | None, high: float | None) -> None:
     """The constant answer as a dashed line; one that lies so far off that the dots would run together, as an arrow."""
     if value is None or not math.isfinite(value):
         return
     left, right = panel.get_xlim()
     place: dict[str, Any] = {"va": "center", "fontsize": 10, "color": GREY}
-    if max(left - value, value - right) <= FAR * (right - left):
+    if max(left - value, value - right) <= OUTLIER_RATIO * (right - left):
         panel.axvline(value, color=GREY, linestyle="--", linewidth=1.4)
         panel.plot([value], [0], "s", color=GREY, markersize=7)
         if low is not None and high is not None:
             panel.plot([low, high], [0, 0], color=GREY, linewidth=2.2, solid_capstyle="butt")
         return
-    text, side = formatting.number(value), "left" if value < left else "right"
+    text, side = formatting.format_number(value), "left" if value < left else "right"
     arrow = f"◀ {text}, far to the left" if side == "left" else f"{text}, far to the right ▶"
-    panel.text(0.01 if side == "left" else 0.99, 0, arrow, ha=side, transform=panel.get_yaxis_transform(), **place)
+    panel.text(
+        0.01 if side == "left" else 0.99,
+        0,
+        arrow,
+        ha=side,
+        transform=panel.get_yaxis_transform(),
+        **place,
+    )

@@ -8,73 +8,94 @@ from pathlib import Path
 from typing import Any
 
 from dlrun.core import formatting, run_reader, stored_files
-from dlrun.report.blocks import Block, Gallery, Mistake, Points, Section, Text, section
-from dlrun.report.result_tables import Summary, summaries
+from dlrun.report.blocks import Block, BulletList, ErrorRow, Gallery, Section, Text, make_sections
+from dlrun.report.result_tables import TextTable, make_score_tables
 
-MISTAKES = 12
+MAX_ERRORS = 12
 SEVERITIES = {"leak": ("loud", "LEAK"), "warning": ("strong", "warning"), "note": ("", "note")}
 
 
-def audit(folder: Path) -> list[Section]:
+def make_audit_section(folder: Path) -> list[Section]:
     """What the audit of the data found: leaks loud, then warnings, then notes."""
-    found = stored_files.value_or_none(folder / "audit.json")
+    found = stored_files.load_json_or_none(folder / "audit.json")
     if found is None:
         return []
     lines: list[Block] = []
     for severity, (tone, called) in SEVERITIES.items():
         some = [finding for finding in found if finding["severity"] == severity]
-        lines += [Text(f"{called}, {finding['what']}: {_told(finding)}", tone) for finding in some]
-    return section("Audit of the data", lines or [Text("Nothing was found that speaks against these data.")])
+        lines += [
+            Text(f"{called}, {finding['what']}: {_format_finding(finding)}", tone)
+            for finding in some
+        ]
+    return make_sections(
+        "Audit of the data", lines or [Text("Nothing was found that speaks against these data.")]
+    )
 
 
-def _told(finding: dict[str, Any]) -> str:
+def _format_finding(finding: dict[str, Any]) -> str:
     effect = finding.get("effect")  # older audits have none
     return f"{finding['text']}; effect: {effect}" if effect else str(finding["text"])
 
 
-def steps(verdicts: run_reader.Lines) -> list[Section]:
+def make_step_sections(verdicts: run_reader.JsonLines) -> list[Section]:
     """The steps of the workflow, each with its verdict, evidence and tables."""
     blocks: list[Block] = []
     for step in verdicts:
         blocks.append(Text(f"{step['step']}. {step['title']}", "heading"))
         blocks.append(Text(str(step["verdict"]), "loud" if step.get("stopped") else "strong"))
         if step.get("evidence"):
-            blocks.append(Points(tuple(map(str, step["evidence"]))))
-        blocks += [_table(table) for table in step.get("tables") or ()]
-    return section("The steps", blocks)
+            blocks.append(BulletList(tuple(map(str, step["evidence"]))))
+        blocks += [_to_text_table(table) for table in step.get("tables") or ()]
+    return make_sections("The steps", blocks)
 
 
-def gallery(folder: Path, only: Collection[str] | None) -> list[Section]:
+def make_error_sections(folder: Path, only: Collection[str] | None) -> list[Section]:
     """The rows that were answered worst; folds of a family together. only: the families to show, where not all."""
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for file in sorted((folder / "errors").glob("*-*.json")):
         job, _, split = file.stem.rpartition("-")
-        family = run_reader.family(job)
+        family = run_reader.get_family(job)
         if "repeat-" not in job and (only is None or family in only):
-            found.setdefault((family, split), []).extend(stored_files.value_or_none(file) or ())
+            found.setdefault((family, split), []).extend(stored_files.load_json_or_none(file) or ())
     blocks: list[Block] = []
-    for family, split in run_reader.worth_showing(found):
-        worst = sorted(found[family, split], key=lambda entry: -_loss(entry))[:MISTAKES]
-        rows = "test rows" if split == "test" else "training rows" if split == "train" else "validation rows"
+    for family, split in run_reader.select_splits(found):
+        worst = sorted(found[family, split], key=lambda entry: -_get_loss(entry))[:MAX_ERRORS]
+        rows = (
+            "test rows"
+            if split == "test"
+            else "training rows"
+            if split == "train"
+            else "validation rows"
+        )
         blocks.append(Text(f"{family}, {rows}", "heading"))
-        blocks.append(Gallery(tuple(_mistake(folder, entry) for entry in worst)))
-    return section("The worst errors", blocks)
+        blocks.append(Gallery(tuple(_make_error_row(folder, entry) for entry in worst)))
+    return make_sections("The worst errors", blocks)
 
 
-def final(folder: Path, results: run_reader.Lines, config: dict[str, Any], workflow: bool) -> list[Section]:
+def make_test_section(
+    folder: Path, results: run_reader.JsonLines, config: dict[str, Any], workflow: bool
+) -> list[Section]:
     """The score on the test rows, and how often these were opened. A plain run tells its test score among the rest."""
     tested = [line for line in results if line["split"] == "test"]
-    openings = stored_files.value_or_none(folder / "openings.json") or {}
-    blocks: list[Block] = list(summaries(tested, config)) if workflow else []
-    makes = not (stored_files.value_or_none(folder / "fields.json") or {"targets": True})["targets"]
-    if openings and (tested or openings.get("count") or not makes):  # what makes something may have no test rows
-        blocks += _openings(openings)
+    openings = stored_files.load_json_or_none(folder / "openings.json") or {}
+    blocks: list[Block] = list(make_score_tables(tested, config)) if workflow else []
+    makes = not (stored_files.load_json_or_none(folder / "fields.json") or {"targets": True})[
+        "targets"
+    ]
+    if openings and (
+        tested or openings.get("count") or not makes
+    ):  # what makes something may have no test rows
+        blocks += _format_test_log(openings)
     elif workflow and not tested:
-        blocks.append(Text("The test rows are sealed: no model has been measured on them. dlrun final opens them."))
-    return section("The final score", blocks)
+        blocks.append(
+            Text(
+                "The test rows are sealed: no model has been measured on them. dlrun final opens them."
+            )
+        )
+    return make_sections("The final score", blocks)
 
 
-def _openings(openings: dict[str, Any]) -> list[Block]:
+def _format_test_log(openings: dict[str, Any]) -> list[Block]:
     count = int(openings.get("count") or 0)
     if not count:
         return [Text("The test rows of these data have never been opened.")]
@@ -83,37 +104,45 @@ def _openings(openings: dict[str, Any]) -> list[Block]:
     if count > 1:
         said += " Each opening makes the score a little too good: whoever chooses by it is no longer measuring."
     rows = [
-        [str(entry.get("date", "")), _scores(entry.get("score") or {}), str(entry.get("reason") or "")]
+        [
+            str(entry.get("date", "")),
+            _format_scores(entry.get("score") or {}),
+            str(entry.get("reason") or ""),
+        ]
         for entry in openings.get("entries") or ()
     ]
-    table = [Summary("Openings of the test rows", ["date", "score", "reason"], rows)] if rows else []
+    table = (
+        [TextTable("Openings of the test rows", ["date", "score", "reason"], rows)] if rows else []
+    )
     return [Text(said, "strong"), *table]
 
 
-def _scores(score: dict[str, float | None]) -> str:
-    return ", ".join(f"{name} {formatting.number(value)}" for name, value in score.items())
+def _format_scores(score: dict[str, float | None]) -> str:
+    return ", ".join(f"{name} {formatting.format_number(value)}" for name, value in score.items())
 
 
-def _table(table: dict[str, Any]) -> Summary:
+def _to_text_table(table: dict[str, Any]) -> TextTable:
     rows = [[str(cell) for cell in row] for row in table["rows"]]
-    return Summary(str(table.get("title", "")), [str(column) for column in table["columns"]], rows)
+    return TextTable(
+        str(table.get("title", "")), [str(column) for column in table["columns"]], rows
+    )
 
 
-def _loss(entry: dict[str, Any]) -> float:
+def _get_loss(entry: dict[str, Any]) -> float:
     """How bad an error is; one whose loss is no number is the worst."""
     loss = entry.get("loss")
     return math.inf if loss is None or math.isnan(loss) else float(loss)
 
 
-def _mistake(folder: Path, entry: dict[str, Any]) -> Mistake:
+def _make_error_row(folder: Path, entry: dict[str, Any]) -> ErrorRow:
     shown = entry.get("shown") or {}
     cells = tuple((str(name), str(value)) for name, value in (shown.get("cells") or {}).items())
     image = folder / "errors" / Path(str(shown["image"])).name if shown.get("image") else None
-    return Mistake(
+    return ErrorRow(
         row=str(entry["row"]),
         truth=str(entry["truth"]),
-        answer=str(entry["answer"]),
-        loss=formatting.number(entry.get("loss")),
+        prediction=str(entry["answer"]),
+        loss=formatting.format_number(entry.get("loss")),
         text=str(shown.get("text") or shown.get("file") or ""),
         cells=cells,
         image=image if image and image.is_file() else None,

@@ -8,30 +8,32 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from dlrun.config.groups import all_folders, all_groups, option_file
-from dlrun.config.overrides import parsed
-from dlrun.core.errors import Refused
-from dlrun.sweeps.study import Axis, belongs
+from dlrun.config.groups import find_option_file, get_conf_folders, list_all_groups
+from dlrun.config.overrides import parse_overrides
+from dlrun.core.errors import UserError
+from dlrun.sweeps.study import Axis, is_active
 
-MOST = 100_000  # values of a key
+MAX_VALUES = 100_000  # values of a key
 
 
-class Words:
+class SweepOverrides:
     """The words of all jobs: those that stay, and the axes along which they differ, in the order of the command."""
 
     def __init__(self, words: Sequence[str], folders: Sequence[Path]) -> None:
-        self.given: dict[str, str] = {}  # key → its word as it stands; of a key named twice the later word
+        self.given: dict[
+            str, str
+        ] = {}  # key → its word as it stands; of a key named twice the later word
         self.axes: list[Axis] = []
         self.only: dict[
             str, tuple[str, tuple[str, ...]]
         ] = {}  # fixed key → the choice that has it, and with which values
-        for override in parsed(words):
+        for override in parse_overrides(words):
             self.given[override.get_key_element()] = override.input_line
             self.axes = [axis for axis in self.axes if axis.key != override.get_key_element()]
             if override.is_sweep_override():
-                self.axes.append(axis_of(override, folders))
-            elif varies(override._value):
-                raise Refused(f"{override.input_line}: interval(…) and its like are whole values, not parts of one; "
+                self.axes.append(make_axis(override, folders))
+            elif has_multiple_values(override._value):
+                raise UserError(f"{override.input_line}: interval(…) and its like are whole values, not parts of one; "
                               f"{override.get_key_element()}=[1],[2] tries several lists")  # fmt: skip
 
     @property
@@ -40,30 +42,40 @@ class Words:
         own = {axis.key for axis in self.axes}
         return [word for key, word in self.given.items() if key not in own]
 
-    def job(self, own: Sequence[str]) -> list[str]:
+    def get_job_overrides(self, own: Sequence[str]) -> list[str]:
         """All words of the job that has these of its own, each in its place."""
         chosen = {word.partition("=")[0]: word for word in own}
         axes = {axis.key for axis in self.axes}
-        words = {key: chosen.get(key, word) for key, word in self.given.items() if key in chosen or key not in axes}
-        return [word for key, word in words.items() if key not in self.only or belongs(self.only[key], own)]
+        words = {
+            key: chosen.get(key, word)
+            for key, word in self.given.items()
+            if key in chosen or key not in axes
+        }
+        return [
+            word
+            for key, word in words.items()
+            if key not in self.only or is_active(self.only[key], own)
+        ]
 
-    def limit(self, key: str, choice: str, values: tuple[str, ...]) -> None:
+    def restrict_axis(self, key: str, choice: str, values: tuple[str, ...]) -> None:
         """Have only the jobs in which a choice is one of these values set a key."""
-        self.axes = [replace(axis, when=(choice, values)) if axis.key == key else axis for axis in self.axes]
+        self.axes = [
+            replace(axis, when=(choice, values)) if axis.key == key else axis for axis in self.axes
+        ]
         if key not in [axis.key for axis in self.axes]:
             self.only[key] = (choice, values)
 
 
-def varies(value: Any) -> bool:
+def has_multiple_values(value: Any) -> bool:
     """Whether something that stands for several values is inside a value."""
     from hydra.core.override_parser.types import Sweep
 
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return isinstance(value, Sweep) or any(map(varies, inner))
+    return isinstance(value, Sweep) or any(map(has_multiple_values, inner))
 
 
-def axis_of(override: Any, folders: Sequence[Path]) -> Axis:
-    """One key with its list, range(), choice(), glob() or interval(). Raises Refused where that holds no value."""
+def make_axis(override: Any, folders: Sequence[Path]) -> Axis:
+    """One key with its list, range(), choice(), glob() or interval(). Raises UserError where that holds no value."""
     from hydra.core.override_parser.types import Glob
     from hydra.errors import HydraException
 
@@ -73,50 +85,62 @@ def axis_of(override: Any, folders: Sequence[Path]) -> Axis:
         log = "log" in value.tags
         if value.start >= value.end or (log and value.start <= 0):
             above = " above 0" if log else ""
-            raise Refused(f"{override.input_line}: an interval goes from one number{above} up to a larger one")
+            raise UserError(
+                f"{override.input_line}: an interval goes from one number{above} up to a larger one"
+            )
         return Axis(key, (), value.start, value.end, log, whole)
     try:
         if isinstance(value, Glob):
-            values = tuple(value.filter(all_groups(all_folders(folders)).get(override.key_or_group, [])))
+            values = tuple(
+                value.filter(
+                    list_all_groups(get_conf_folders(folders)).get(override.key_or_group, [])
+                )
+            )
         else:
-            values = tuple(islice(override.sweep_string_iterator(), MOST + 1))
+            values = tuple(islice(override.sweep_string_iterator(), MAX_VALUES + 1))
     except (HydraException, ValueError) as error:
-        raise Refused(f"cannot read '{override.input_line}': {error}") from error
-    if len(values) > MOST:
-        raise Refused(f"{override.input_line}: more than {MOST:,} values are none of one sweep")
+        raise UserError(f"cannot read '{override.input_line}': {error}") from error
+    if len(values) > MAX_VALUES:
+        raise UserError(
+            f"{override.input_line}: more than {MAX_VALUES:,} values are none of one sweep"
+        )
     if not values:
-        raise Refused(f"{override.input_line}: there is no value to try")
+        raise UserError(f"{override.input_line}: there is no value to try")
     return Axis(key, values)
 
 
-def space_words(names: Sequence[str], folders: Sequence[Path]) -> list[str]:
-    """The words that named search spaces stand for; of a key that several have, the later one's. Raises Refused."""
+def expand_search_space(names: Sequence[str], folders: Sequence[Path]) -> list[str]:
+    """The words that named search spaces stand for; of a key that several have, the later one's. Raises UserError."""
     import yaml
 
     found: dict[str, str] = {}
     for name in names:
-        file = option_file(all_folders(folders), "space", name)
+        file = find_option_file(get_conf_folders(folders), "space", name)
         if file is None:
-            there = all_groups(all_folders(folders)).get("space", [])
-            raise Refused(f"no space '{name}'. There are: {', '.join(there) or 'none'}")
+            there = list_all_groups(get_conf_folders(folders)).get("space", [])
+            raise UserError(f"no space '{name}'. There are: {', '.join(there) or 'none'}")
         try:
             node = yaml.safe_load(file.read_text(encoding="utf-8"))
         except yaml.YAMLError as error:
-            raise Refused(f"{file} is no YAML: {' '.join(str(error).split())}") from error
+            raise UserError(f"{file} is no YAML: {' '.join(str(error).split())}") from error
         if not isinstance(node, dict):
-            raise Refused(f"{file} must give keys with their values, such as optimizer.lr: tag(log,interval(1e-4,0.1))")
+            raise UserError(
+                f"{file} must give keys with their values, such as optimizer.lr: tag(log,interval(1e-4,0.1))"
+            )
         for key, value in node.items():
-            found[key] = f"{key}={expression(value)}"
+            found[key] = f"{key}={format_values(value)}"
     return list(found.values())
 
 
-def expression(value: Any) -> str:
+def format_values(value: Any) -> str:
     """A value of a space's file as a word says it: a list as its values in turn, text as it stands."""
-    return ",".join(map(inner, value)) if isinstance(value, list) else inner(value)
+    return ",".join(map(format_value, value)) if isinstance(value, list) else format_value(value)
 
 
-def inner(value: Any) -> str:
+def format_value(value: Any) -> str:
     """One value."""
     if isinstance(value, list):
-        return f"[{','.join(map(inner, value))}]"
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+        return f"[{','.join(map(format_value, value))}]"
+    return (
+        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    )

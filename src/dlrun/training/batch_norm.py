@@ -6,36 +6,38 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dlrun.core.dataset import Source
-from dlrun.core.errors import Refused
-from dlrun.data.loading.table import Ticks
+from dlrun.core.errors import UserError
+from dlrun.data.loading.table import EmptyBatches
 
 
-def normalizes(objective: nn.Module) -> bool:
+def uses_batch_norm(objective: nn.Module) -> bool:
     """Whether a training step takes statistics over the rows of its batch; frozen layers do not."""
     before = objective.training
     objective.train()
-    found = any(isinstance(module, _BatchNorm) and module.training for module in objective.modules())
+    found = any(
+        isinstance(module, _BatchNorm) and module.training for module in objective.modules()
+    )
     objective.train(before)
     return found
 
 
-def learned(source: Source, size: int, paired: bool) -> int:
+def count_training_rows(source: Source, size: int, paired: bool) -> int:
     """How many rows an epoch learns from: all, or all but one where that would be a batch by itself.
 
     paired: whether a batch needs two rows. An epoch is shuffled, so it is another row each time.
     """
     rows = len(source)
-    alone = paired and rows > size and rows % size == 1 and not isinstance(source, Ticks)
+    alone = paired and rows > size and rows % size == 1 and not isinstance(source, EmptyBatches)
     return rows - alone
 
 
-def check(objective: nn.Module, train: Source, size: int) -> None:
-    """Raise Refused where batch normalization would see no batch of two rows."""
+def check_batch_norm(objective: nn.Module, train: Source, size: int) -> None:
+    """Raise UserError where batch normalization would see no batch of two rows."""
     rows = min(size, len(train))
-    if rows > 1 or isinstance(train, Ticks) or not normalizes(objective):
+    if rows > 1 or isinstance(train, EmptyBatches) or not uses_batch_norm(objective):
         return
     why = "there is one training row" if len(train) == 1 else "engine.batch_size is 1"
-    raise Refused(
+    raise UserError(
         f"batch normalization needs two rows in a batch, and {why}: "
         + (
             "use a model without it, "

@@ -11,28 +11,28 @@ from pathlib import Path
 
 from dlrun.config.constraints import Count, Natural, NonNegative
 from dlrun.core import artifacts
-from dlrun.core.files import spared, whole
+from dlrun.core.files import atomic_write, optional_write
 from dlrun.core.formatting import counted
-from dlrun.core.random import mix
+from dlrun.core.random import derive_seed
 from dlrun.training import generation
-from dlrun.training.schedules import better, monitored
+from dlrun.training.schedules import get_monitored_values, is_better
 from dlrun.training.trainer import Trainer
 
 log = logging.getLogger("dlrun")
 
 
 @dataclass(frozen=True)
-class KeepBest:
+class BestCheckpoint:
     """Keeps the weights of the best epoch so far by `monitor` in checkpoints/<job>/best.pt."""
 
     monitor: str
     goal: str = "min"
 
     def __call__(self, trainer: Trainer) -> None:
-        values = monitored(trainer.history, self.monitor)
-        if best_epoch(values, self.goal) == len(values):
+        values = get_monitored_values(trainer.history, self.monitor)
+        if find_best_epoch(values, self.goal) == len(values):
             trainer.keep("best")
-        tell_undefined(trainer, self.monitor, values, "the last one is kept as the best")
+        warn_undefined_monitor(trainer, self.monitor, values, "the last one is kept as the best")
 
 
 @dataclass(frozen=True)
@@ -51,19 +51,19 @@ class EarlyStopping:
     def __call__(self, trainer: Trainer) -> None:
         best: float | None = None
         wait = 0
-        values = monitored(trainer.history, self.monitor)
+        values = get_monitored_values(trainer.history, self.monitor)
         for epoch, value in enumerate(values, 1):
-            if best is None or better(value, best, self.goal, self.least):
+            if best is None or is_better(value, best, self.goal, self.least):
                 best, wait = value, 0
             elif best == best:
                 wait += epoch > self.since
-        tell_undefined(trainer, self.monitor, values, "nothing could be stopped early")
+        warn_undefined_monitor(trainer, self.monitor, values, "nothing could be stopped early")
         if wait >= self.patience:
             trainer.stop = f"{self.monitor} has not become better for {counted(wait, 'epoch')}"
 
 
 @dataclass(frozen=True)
-class Collapse:
+class CollapseDetector:
     """Warns, or stops, when `monitor` has stayed below a bound for `patience` epochs in a row."""
 
     monitor: str
@@ -73,7 +73,7 @@ class Collapse:
     goal: str = "max"
 
     def __call__(self, trainer: Trainer) -> None:
-        latest = monitored(trainer.history, self.monitor)[-self.patience :]
+        latest = get_monitored_values(trainer.history, self.monitor)[-self.patience :]
         if len(latest) < self.patience or not all(value < self.below for value in latest):
             return
         told = f"{self.monitor} has been below {self.below:g} for {counted(self.patience, 'epoch')}: {latest[-1]:.3g}"
@@ -84,7 +84,7 @@ class Collapse:
 
 
 @dataclass(frozen=True)
-class Limit:
+class StopAtThreshold:
     """Stops when `monitor` has gone past `most`: above it where more is better, else below it."""
 
     monitor: str
@@ -92,8 +92,8 @@ class Limit:
     goal: str = "max"
 
     def __call__(self, trainer: Trainer) -> None:
-        latest = monitored(trainer.history, self.monitor)[-1:]
-        if any(better(value, self.most, self.goal) for value in latest):
+        latest = get_monitored_values(trainer.history, self.monitor)[-1:]
+        if any(is_better(value, self.most, self.goal) for value in latest):
             trainer.stop = f"{self.monitor} has gone past {self.most:g}"
 
 
@@ -110,39 +110,63 @@ class TensorBoard:
         """Set the files to what the trainer knows, and write what does not change."""
         from dlrun.training import tensorboard_events, tensorboard_views
 
-        run, job = run_and_job(trainer)
-        tensorboard_events.rewrite(run, [row for row in trainer.history if row.epoch <= trainer.epoch], job)
-        tensorboard_events.forget(run, job, trainer.epoch)
+        run, job = get_run_and_job(trainer)
+        tensorboard_events.rewrite_events(
+            run, [row for row in trainer.history if row.epoch <= trainer.epoch], job
+        )
+        tensorboard_events.remove_later_events(run, job, trainer.epoch)
         if self.embeddings:
-            tensorboard_views.words(trainer)
+            tensorboard_views.collect_word_vectors(trainer)
         pictures = (
-            {"summary": tensorboard_events.pictures(tensorboard_views.pictures(trainer, self.images))}
+            {
+                "summary": tensorboard_events.build_image_summary(
+                    tensorboard_views.get_training_images(trainer, self.images)
+                )
+            }
             if self.images
             else {}
         )
-        graph = {"graph_def": tensorboard_events.graph(tensorboard_views.graph(trainer))} if self.graph else {}
-        if self.histograms or self.graph or self.embeddings or self.images:  # TensorBoard knows a run by its first file
-            tensorboard_events.write_epoch(run, job, 0, graph | pictures)
+        graph = (
+            {
+                "graph_def": tensorboard_events.encode_graph(
+                    tensorboard_views.build_module_graph(trainer)
+                )
+            }
+            if self.graph
+            else {}
+        )
+        if (
+            self.histograms or self.graph or self.embeddings or self.images
+        ):  # TensorBoard knows a run by its first file
+            tensorboard_events.write_epoch_events(run, job, 0, graph | pictures)
 
     def __call__(self, trainer: Trainer) -> None:
         from dlrun.training import tensorboard_events, tensorboard_views
 
-        run, job = run_and_job(trainer)
-        with spared("TensorBoard event files are", run / "tensorboard"):
-            tensorboard_events.append(run, [row for row in trainer.history if row.epoch == trainer.epoch], job)
+        run, job = get_run_and_job(trainer)
+        with optional_write("TensorBoard event files are", run / "tensorboard"):
+            tensorboard_events.append_events(
+                run, [row for row in trainer.history if row.epoch == trainer.epoch], job
+            )
             if self.histograms and trainer.epoch % self.histograms == 0:
-                tensorboard_events.write_epoch(
+                tensorboard_events.write_epoch_events(
                     run,
                     job,
                     trainer.epoch,
-                    {"summary": tensorboard_events.histograms(tensorboard_views.weights(trainer))},
+                    {
+                        "summary": tensorboard_events.build_histogram_summary(
+                            tensorboard_views.collect_weights(trainer)
+                        )
+                    },
                 )
             if self.embeddings:
-                tensorboard_events.projector(run, job, tensorboard_views.words(trainer))
+                tensorboard_events.write_projector(
+                    run, job, tensorboard_views.collect_word_vectors(trainer)
+                )
 
 
 @dataclass(frozen=True)
-class Activations:
+class ActivationWriter:
     """Writes what all layers answer to the first `rows` validation rows: activations/<job>/epoch-001.npz."""
 
     rows: int
@@ -151,27 +175,31 @@ class Activations:
         """Take away what was written of epochs that will be done again, and find out whether all can be seen."""
         from dlrun.training import tensorboard_views
 
-        for file in self._place(trainer).glob("epoch-*.npz"):
+        for file in self._get_folder(trainer).glob("epoch-*.npz"):
             if int(file.stem.partition("-")[2]) > trainer.epoch:
                 file.unlink()
-        tensorboard_views.activations(trainer, self.rows)
+        tensorboard_views.compute_layer_outputs(trainer, self.rows)
 
     def __call__(self, trainer: Trainer) -> None:
         import numpy as np
 
         from dlrun.training import tensorboard_views
 
-        path = self._place(trainer) / f"epoch-{trainer.epoch:03}.npz"
-        with spared("activations are", path.parent), whole(path) as fresh, fresh.open("wb") as file:
-            np.savez_compressed(file, **tensorboard_views.activations(trainer, self.rows))  # type: ignore[arg-type]
+        path = self._get_folder(trainer) / f"epoch-{trainer.epoch:03}.npz"
+        with (
+            optional_write("activations are", path.parent),
+            atomic_write(path) as fresh,
+            fresh.open("wb") as file,
+        ):
+            np.savez_compressed(file, **tensorboard_views.compute_layer_outputs(trainer, self.rows))  # type: ignore[arg-type]
 
-    def _place(self, trainer: Trainer) -> Path:
-        run, job = run_and_job(trainer)
+    def _get_folder(self, trainer: Trainer) -> Path:
+        run, job = get_run_and_job(trainer)
         return run / "activations" / job
 
 
 @dataclass(frozen=True)
-class Samples:
+class SampleWriter:
     """Writes what the objective has to show: samples/<job>/<kind>-epoch-0001.png or .txt; nothing where it has nothing.
 
     every: after so many epochs, and after the last one.
@@ -181,53 +209,59 @@ class Samples:
     kinds: tuple[str, ...] | None = None
 
     def begin(self, trainer: Trainer) -> None:
-        """Take away what was made in epochs that will be done again. Raises Refused for a kind that is not made."""
-        for kind in self._kinds(trainer):
-            generation.maker(trainer.objective, kind)
-        for file in self._place(trainer).glob("*-epoch-*.*"):
+        """Take away what was made in epochs that will be done again. Raises UserError for a kind that is not made."""
+        for kind in self._get_generator_names(trainer):
+            generation.find_generator(trainer.objective, kind)
+        for file in self._get_folder(trainer).glob("*-epoch-*.*"):
             if int(file.stem.rpartition("-epoch-")[2].partition("-")[0]) > trainer.epoch:
                 file.unlink()
 
     def __call__(self, trainer: Trainer) -> None:
         if trainer.epoch % self.every and not trainer.finished:
             return
-        for kind in self._kinds(trainer):
-            found = generation.made(trainer, kind, mix(trainer.seed, trainer.epoch))
-            with spared("samples are", self._place(trainer)):
-                artifacts.write(found, self._place(trainer), f"{kind}-epoch-{trainer.epoch:04}")
+        for kind in self._get_generator_names(trainer):
+            found = generation.generate_artifacts(
+                trainer, kind, derive_seed(trainer.seed, trainer.epoch)
+            )
+            with optional_write("samples are", self._get_folder(trainer)):
+                artifacts.write_artifacts(
+                    found, self._get_folder(trainer), f"{kind}-epoch-{trainer.epoch:04}"
+                )
 
-    def _kinds(self, trainer: Trainer) -> tuple[str, ...]:
-        return getattr(trainer.objective, "shown", ()) if self.kinds is None else self.kinds  # type: ignore[return-value]
+    def _get_generator_names(self, trainer: Trainer) -> tuple[str, ...]:
+        return (
+            getattr(trainer.objective, "default_samples", ()) if self.kinds is None else self.kinds
+        )  # type: ignore[return-value]
 
-    def _place(self, trainer: Trainer) -> Path:
-        run, job = run_and_job(trainer)
+    def _get_folder(self, trainer: Trainer) -> Path:
+        run, job = get_run_and_job(trainer)
         return run / "samples" / job
 
 
-def run_and_job(trainer: Trainer) -> tuple[Path, str]:
+def get_run_and_job(trainer: Trainer) -> tuple[Path, str]:
     """The run folder, and the name of the job in it."""
     return trainer.folder.parent.parent, trainer.folder.name
 
 
-def tell_undefined(trainer: Trainer, monitor: str, values: list[float], so: str) -> None:
+def warn_undefined_monitor(trainer: Trainer, monitor: str, values: list[float], so: str) -> None:
     """Say, once a fit has ended, that what was to be watched never had a value, and what follows from that."""
     if all(value != value for value in values) and trainer.finished:
         log.warning("%s was not defined in any epoch, so that %s", monitor, so)
 
 
-def best_epoch(values: list[float], goal: str) -> int:
+def find_best_epoch(values: list[float], goal: str) -> int:
     """The first epoch (from 1) with the best value; 0 for no values. nan is best only where nothing else is there."""
     best = 0
     for number, value in enumerate(values, 1):
         undefined = best == 0 or values[best - 1] != values[best - 1]
-        if undefined or better(value, values[best - 1], goal):
+        if undefined or is_better(value, values[best - 1], goal):
             best = number
     return best
 
 
-def keep_best(*, monitor: str) -> KeepBest:
+def keep_best(*, monitor: str) -> BestCheckpoint:
     """Keep the best epoch's weights; they are the ones that are evaluated in the end."""
-    return KeepBest(monitor)
+    return BestCheckpoint(monitor)
 
 
 def early_stopping(*, monitor: str, patience: Count, least: NonNegative) -> EarlyStopping:
@@ -235,17 +269,19 @@ def early_stopping(*, monitor: str, patience: Count, least: NonNegative) -> Earl
     return EarlyStopping(monitor, patience, least)
 
 
-def collapse(*, monitor: str, below: NonNegative, patience: Count, stop: bool) -> Collapse:
+def collapse(*, monitor: str, below: NonNegative, patience: Count, stop: bool) -> CollapseDetector:
     """Notice when all that is made becomes the same: what `monitor` says of its variety stays below a bound."""
-    return Collapse(monitor, below, patience, stop)
+    return CollapseDetector(monitor, below, patience, stop)
 
 
-def limit(*, monitor: str, most: float) -> Limit:
+def limit(*, monitor: str, most: float) -> StopAtThreshold:
     """Stop when a measure has gone far enough, however good more of it would be (book §8.2)."""
-    return Limit(monitor, most)
+    return StopAtThreshold(monitor, most)
 
 
-def tensorboard(*, histograms: Natural, graph: bool, embeddings: bool, images: Natural) -> TensorBoard:
+def tensorboard(
+    *, histograms: Natural, graph: bool, embeddings: bool, images: Natural
+) -> TensorBoard:
     """Write TensorBoard event files (book §7.2).
 
     histograms: of all weights after every so many epochs. graph: which layer reads which. embeddings: word vectors for
@@ -254,11 +290,11 @@ def tensorboard(*, histograms: Natural, graph: bool, embeddings: bool, images: N
     return TensorBoard(histograms, graph, embeddings, images)
 
 
-def activations(*, rows: Count) -> Activations:
+def activations(*, rows: Count) -> ActivationWriter:
     """Write the activations of all layers for the first validation rows after every epoch (book §7.2)."""
-    return Activations(rows)
+    return ActivationWriter(rows)
 
 
-def samples(*, every: Count, kinds: list[str] | None) -> Samples:
+def samples(*, every: Count, kinds: list[str] | None) -> SampleWriter:
     """Keep what the objective makes, after every so many epochs. kinds: null for those that it shows by itself."""
-    return Samples(every, None if kinds is None else tuple(kinds))
+    return SampleWriter(every, None if kinds is None else tuple(kinds))

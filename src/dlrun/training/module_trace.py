@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 
 @dataclass(frozen=True)
-class Call:
+class ModuleCall:
     """One call. name: the module's; of a later call of the same one with its number behind it ('reader_2').
 
     reads: the calls, or columns, whose answers it has used by itself. inner: how many calls it has made. own: whether
@@ -28,13 +28,15 @@ class Call:
     own: bool
 
 
-def calls(root: nn.Module, run: Callable[[], Any], columns: Mapping[str, Tensor]) -> tuple[list[Call], Any]:
+def trace_module_calls(
+    root: nn.Module, run: Callable[[], Any], columns: Mapping[str, Tensor]
+) -> tuple[list[ModuleCall], Any]:
     """The calls of the modules in `root` while `run` runs, those inside another before it, and what `run` answers.
 
     columns: name → a tensor that `run` begins with. Modules are left without a hook.
     """
     names = {module: name for name, module in root.named_modules()}
-    watch = Watch(names)
+    watch = ModuleCallRecorder(names)
     for name, column in columns.items():
         watch.flow.mark(column, (name,))
     hooks = [module.register_forward_pre_hook(watch.enter) for module in names]
@@ -48,7 +50,7 @@ def calls(root: nn.Module, run: Callable[[], Any], columns: Mapping[str, Tensor]
     return watch.done, answer
 
 
-class Flow(TorchFunctionMode):
+class TensorSourceTracker(TorchFunctionMode):
     """Inside, every tensor is known by what it was made of, through whatever functions it came.
 
     used: what the tensors were made of that functions took, for each call that is under way.
@@ -64,29 +66,35 @@ class Flow(TorchFunctionMode):
         answer = func(*args, **(kwargs or {}))
         changed = args[0] if func is Tensor.__setitem__ else answer
         sources = self.sources((args, kwargs))
-        if sources and next(tensors(changed), None) is not None:  # to ask for a shape is no use of it
+        if (
+            sources and next(iter_tensors(changed), None) is not None
+        ):  # to ask for a shape is no use of it
             self.used[-1].update(dict.fromkeys(sources))
             self.mark(changed, sources)
         return answer
 
     def sources(self, value: Any) -> tuple[str, ...]:
         """What the tensors in a value are made of."""
-        return tuple(dict.fromkeys(name for tensor in tensors(value) for name in self.made.get(id(tensor), ())))
+        return tuple(
+            dict.fromkeys(
+                name for tensor in iter_tensors(value) for name in self.made.get(id(tensor), ())
+            )
+        )
 
     def mark(self, value: Any, names: tuple[str, ...]) -> None:
         """Say of the tensors in a value what they are made of."""
-        for tensor in tensors(value):
+        for tensor in iter_tensors(value):
             self.made[id(tensor)] = names
             self.held.append(tensor)
 
 
 @dataclass
-class Watch:
+class ModuleCallRecorder:
     """Notes calls as hooks tell of them."""
 
     names: dict[nn.Module, str]
-    flow: Flow = field(default_factory=Flow)
-    done: list[Call] = field(default_factory=list)
+    flow: TensorSourceTracker = field(default_factory=TensorSourceTracker)
+    done: list[ModuleCall] = field(default_factory=list)
     open: list[int] = field(default_factory=list)
     times: Counter[str] = field(default_factory=Counter)
 
@@ -96,27 +104,33 @@ class Watch:
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:
         inner, used = len(self.done) - self.open.pop(), self.flow.used.pop()
-        kept = [child for child in module.children() if isinstance(child, nn.ParameterDict | nn.ParameterList)]
+        kept = [
+            child
+            for child in module.children()
+            if isinstance(child, nn.ParameterDict | nn.ParameterList)
+        ]
         own = any(list(part.parameters(recurse=False)) for part in (module, *kept))
         name = self.names[module]
         self.times[name] += 1
         name += f"_{self.times[name]}" if self.times[name] > 1 else ""
-        reads = tuple(used) or self.flow.sources(args)  # one that only passes on what it is given uses no function
-        self.done.append(Call(name, type(module).__name__, output, reads, inner, own))
+        reads = tuple(used) or self.flow.sources(
+            args
+        )  # one that only passes on what it is given uses no function
+        self.done.append(ModuleCall(name, type(module).__name__, output, reads, inner, own))
         if own or not inner:
             self.flow.mark(output, (name,))
 
 
-def tensors(value: Any) -> Iterator[Tensor]:
+def iter_tensors(value: Any) -> Iterator[Tensor]:
     """The tensors in what a module is given or answers."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, dict | list | tuple):
         for part in value.values() if isinstance(value, dict) else value:
-            yield from tensors(part)
+            yield from iter_tensors(part)
 
 
-def parts(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+def iter_named_tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
     """The tensors in a value, each with its place in it: '' for one alone, else '.key' or '.0'; sequences unpacked."""
     if isinstance(value, PackedSequence):
         value = pad_packed_sequence(value, batch_first=True)[0]
@@ -124,4 +138,4 @@ def parts(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
         yield name, value
     elif isinstance(value, dict | list | tuple):
         for key, part in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from parts(part, f"{name}.{key}")
+            yield from iter_named_tensors(part, f"{name}.{key}")

@@ -10,10 +10,10 @@ import torch
 from torch.optim import Optimizer
 
 from dlrun.config.constraints import Positive
-from dlrun.training.fast.fused_optimizer import fusable, laid_as, take
+from dlrun.training.fast.fused_optimizer import call_kernel, match_strides, supports_fused_kernel
 
 
-def spare_compiler() -> None:
+def avoid_dynamo_import() -> None:
     """Keep torch.optim from importing torch's compiler (2 s of CPU) for decorators that matter only under it."""
     for name in ("add_param_group", "state_dict", "load_state_dict", "zero_grad"):
         inner = getattr(getattr(Optimizer, name), "__wrapped__", None)
@@ -21,16 +21,16 @@ def spare_compiler() -> None:
             setattr(inner, "__dynamo_disable", inner)  # noqa: B010  (the attribute that the decorator looks up)
 
 
-def quick_step(optimizer: Optimizer) -> Callable[[], Any]:
+def get_unwrapped_step(optimizer: Optimizer) -> Callable[[], Any]:
     """The optimizer's own step, without the profiler's and the compiler's wrappers around it. Call under no_grad."""
     step = inspect.unwrap(type(optimizer).step)
     return lambda: step(optimizer)
 
 
-TINY = 1e-12
+MIN_NORM = 1e-12
 
 
-class Normalised(Optimizer):
+class NormalizedGradientDescent(Optimizer):
     """Gradient descent whose step on each row of a parameter has the length `lr`, whatever the gradient's (book §5.4).
 
     Each row's gradient is divided by its root mean square. A row moves among others as it would alone, though the loss
@@ -46,10 +46,10 @@ class Normalised(Optimizer):
             for parameter in (each for each in group["params"] if each.grad is not None):
                 own = parameter.grad * len(parameter)
                 length = own.square().mean(tuple(range(1, own.dim())), keepdim=True).sqrt()
-                parameter.sub_(group["lr"] * own / (length + TINY))
+                parameter.sub_(group["lr"] * own / (length + MIN_NORM))
 
 
-class MeanNormalised(Optimizer):
+class MeanNormalizedGradientDescent(Optimizer):
     """Gradient descent by the gradient over the mean of its absolute values, or over `eps` where that is larger.
 
     A step so moves the numbers of a parameter by `lr` on average, whatever the gradient's scale (book §8.2).
@@ -62,7 +62,11 @@ class MeanNormalised(Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             for parameter in (each for each in group["params"] if each.grad is not None):
-                parameter.sub_(group["lr"] * parameter.grad / parameter.grad.abs().mean().clamp(min=group["eps"]))
+                parameter.sub_(
+                    group["lr"]
+                    * parameter.grad
+                    / parameter.grad.abs().mean().clamp(min=group["eps"])
+                )
 
 
 class RMSprop(torch.optim.RMSprop):
@@ -91,7 +95,7 @@ class RMSprop(torch.optim.RMSprop):
         """Take one step with the gradients that are there."""
         for group in self.param_groups:
             parameters = [each for each in group["params"] if each.grad is not None]
-            if closure or not fusable(group, parameters):
+            if closure or not supports_fused_kernel(group, parameters):
                 return inspect.unwrap(torch.optim.RMSprop.step)(self, closure)
         for group in self.param_groups:
             self._step(group, [each for each in group["params"] if each.grad is not None])
@@ -103,12 +107,12 @@ class RMSprop(torch.optim.RMSprop):
             if not state:
                 state.update(step=torch.tensor(0.0), square_avg=torch.zeros_like(parameter))
             state["step"] += 1
-        laid = [laid_as(each.grad, each) for each in parameters]  # type: ignore[arg-type]
+        laid = [match_strides(each.grad, each) for each in parameters]  # type: ignore[arg-type]
         squares = [self.state[each]["square_avg"] for each in parameters]
-        take(torch._fused_adam_, group, 0, parameters, laid, {"square_avg": squares})
+        call_kernel(torch._fused_adam_, group, 0, parameters, laid, {"square_avg": squares})
 
 
-def retune(optimizer: Optimizer, wanted: list[dict[str, Any]]) -> None:
+def update_hyperparameters(optimizer: Optimizer, wanted: list[dict[str, Any]]) -> None:
     """Give an optimizer that goes on from a state the learning rate and the weight decay that it is to have now.
 
     wanted: its groups as it was made. Where the state was made with the same, nothing is changed here.
@@ -122,6 +126,6 @@ def retune(optimizer: Optimizer, wanted: list[dict[str, Any]]) -> None:
             group["weight_decay"] = now["weight_decay"]
 
 
-def rehearse(make: Callable[[list[torch.Tensor]], Optimizer]) -> None:
+def validate_optimizer(make: Callable[[list[torch.Tensor]], Optimizer]) -> None:
     """Build the optimizer once over a number, so that settings it refuses are refused before any data are read."""
     make([torch.zeros(1, requires_grad=True)])

@@ -14,7 +14,7 @@ from dlrun.core.types import History
 
 
 @dataclass(frozen=True)
-class Moment:
+class ScheduleState:
     """When a learning rate is asked for: optimizer steps taken, steps planned, and what has been written down."""
 
     step: int
@@ -22,15 +22,15 @@ class Moment:
     history: History
 
 
-Schedule = Callable[[Moment], float]  # → factor on the optimizer's own learning rate
+Schedule = Callable[[ScheduleState], float]  # → factor on the optimizer's own learning rate
 
 
-def warm(schedule: Schedule, warmup: float) -> Schedule:
+def with_warmup(schedule: Schedule, warmup: float) -> Schedule:
     """A linear rise from 0 over the first `warmup` share of the steps, then the schedule."""
     if not warmup:
         return schedule
 
-    def factor(moment: Moment) -> float:
+    def factor(moment: ScheduleState) -> float:
         rise = warmup * moment.total
         return schedule(moment) * min(1.0, (moment.step + 1) / max(1.0, rise))
 
@@ -39,33 +39,37 @@ def warm(schedule: Schedule, warmup: float) -> Schedule:
 
 def constant(*, warmup: Probability) -> Schedule | None:
     """The optimizer's own learning rate throughout; None (nothing to do) without warm-up."""
-    return warm(lambda moment: 1.0, warmup) if warmup else None
+    return with_warmup(lambda moment: 1.0, warmup) if warmup else None
 
 
 def step(*, every: Fraction, factor: Positive, warmup: Probability) -> Schedule:
     """Times `factor` after each `every` share of the steps."""
     if not every:
         raise ValueError("every=0: say after which share of the steps the rate drops, such as 0.33")
-    share = fractions.Fraction(repr(every))  # a tenth is a tenth: in floats the third of ten steps comes before 3 × 0.1
-    drops = lambda moment: moment.step * share.denominator // (max(1, moment.total) * share.numerator)  # noqa: E731
-    return warm(lambda moment: float(factor ** drops(moment)), warmup)
+    share = fractions.Fraction(
+        repr(every)
+    )  # a tenth is a tenth: in floats the third of ten steps comes before 3 × 0.1
+    drops = lambda moment: (  # noqa: E731
+        moment.step * share.denominator // (max(1, moment.total) * share.numerator)
+    )
+    return with_warmup(lambda moment: float(factor ** drops(moment)), warmup)
 
 
 def cosine(*, floor: Fraction, warmup: Probability) -> Schedule:
     """Half a cosine from 1 down to `floor` (Loshchilov & Hutter 2017, without restarts)."""
 
-    def factor(moment: Moment) -> float:
+    def factor(moment: ScheduleState) -> float:
         begin = warmup * moment.total
         share = (moment.step - begin) / max(1.0, moment.total - begin)
         return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, share))))
 
-    return warm(factor, warmup)
+    return with_warmup(factor, warmup)
 
 
 def onecycle(*, peak: Positive, rise: Probability, floor: NonNegative) -> Schedule:
     """Up to `peak` times the rate over the first `rise` share of the steps, then down to `floor` (Smith 2018)."""
 
-    def factor(moment: Moment) -> float:
+    def factor(moment: ScheduleState) -> float:
         share = moment.step / max(1, moment.total)
         if share < rise:
             low, high, along = peak / 25, peak, share / rise
@@ -85,11 +89,11 @@ class Plateau:
     factor: float
     goal: str = "min"
 
-    def __call__(self, moment: Moment) -> float:
+    def __call__(self, moment: ScheduleState) -> float:
         drops = wait = 0
         best: float | None = None
-        for value in monitored(moment.history, self.monitor):
-            if best is None or better(value, best, self.goal):
+        for value in get_monitored_values(moment.history, self.monitor):
+            if best is None or is_better(value, best, self.goal):
                 best, wait = value, 0
             elif best == best:
                 wait += 1
@@ -103,20 +107,20 @@ def plateau(*, monitor: str, patience: Count, factor: Positive) -> Plateau:
     return Plateau(monitor, patience, factor)
 
 
-def monitored(history: History, monitor: str) -> list[float]:
+def get_monitored_values(history: History, monitor: str) -> list[float]:
     """The values of one measure, 'split/name', epoch by epoch."""
     split, _, name = monitor.partition("/")
     return [row.values[name] for row in history if row.split == split]
 
 
-def better(value: float, best: float, goal: str, least: float = 0.0) -> bool:
+def is_better(value: float, best: float, goal: str, least: float = 0.0) -> bool:
     """Whether a value beats the best so far by more than `least`. nan never does, and any number beats nan."""
     if best != best:
         return value == value
     return value < best - least if goal == "min" else value > best + least
 
 
-def set_rate(optimizers: Iterable[Optimizer], factor: float) -> None:
+def scale_learning_rate(optimizers: Iterable[Optimizer], factor: float) -> None:
     """Set every group's learning rate to `factor` times the one it began with."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:

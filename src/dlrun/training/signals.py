@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from typing import Protocol
 
 
-class Stoppable(Protocol):
+class SignalTarget(Protocol):
     """What looks at `interrupted`, the number of a signal, and stops by itself when it is not 0."""
 
     interrupted: int
 
 
 @contextmanager
-def signals(trainer: Stoppable) -> Iterator[None]:
+def handle_stop_signal(trainer: SignalTarget) -> Iterator[None]:
     """Inside, Ctrl-C and SIGTERM let the step end and the state be saved; a second one stops at once."""
 
     def ask(number: int, frame: object) -> None:

@@ -13,57 +13,60 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from dlrun.core.files import file_names, whole, write_text
+from dlrun.core.files import atomic_write, make_file_names, write_text
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from dlrun.core.types import Row
+    from dlrun.core.types import EpochRecord
 
 
-NAME = "events.out.tfevents.0.dlrun"
-EPOCH = "events.out.tfevents.{:06}.dlrun"
+HISTORY_FILE = "events.out.tfevents.0.dlrun"
+EPOCH_FILE = "events.out.tfevents.{:06}.dlrun"
 BINS = 30
 
 
-def append(folder: Path, rows: Iterable[Row], job: str) -> None:
+def append_events(folder: Path, rows: Iterable[EpochRecord], job: str) -> None:
     """Append a job's rows to <folder>/tensorboard/<job>/<split>/; each value is a scalar at its epoch."""
-    for split, some in _by_split(rows).items():
-        file = events_file(folder, job, split)
+    for split, some in _group_by_split(rows).items():
+        file = get_events_file(folder, job, split)
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("ab") as stream:
-            _write(stream, some, opening=stream.tell() == 0)
+            _write_events(stream, some, opening=stream.tell() == 0)
 
 
-def rewrite(folder: Path, rows: Iterable[Row], job: str) -> None:
+def rewrite_events(folder: Path, rows: Iterable[EpochRecord], job: str) -> None:
     """Start a job's files anew from its whole history, as after a resume; splits it no longer has lose theirs."""
-    by_split = _by_split(rows)
-    for stale in (folder / "tensorboard" / job).glob(f"*/{NAME}"):
+    by_split = _group_by_split(rows)
+    for stale in (folder / "tensorboard" / job).glob(f"*/{HISTORY_FILE}"):
         if stale.parent.name not in by_split:
             stale.unlink()
     for split, some in by_split.items():
-        file = events_file(folder, job, split)
+        file = get_events_file(folder, job, split)
         file.parent.mkdir(parents=True, exist_ok=True)
         fresh = file.with_name(f".{os.getpid()}")  # no name that TensorBoard would read
         with fresh.open("wb") as stream:
-            _write(stream, some, opening=True)
+            _write_events(stream, some, opening=True)
         os.replace(fresh, file)
 
 
-def events_file(folder: Path, job: str, split: str) -> Path:
+def get_events_file(folder: Path, job: str, split: str) -> Path:
     """Where the events of one job and split are."""
-    return folder / "tensorboard" / job / split / NAME
+    return folder / "tensorboard" / job / split / HISTORY_FILE
 
 
-def write_epoch(folder: Path, job: str, epoch: int, parts: Mapping[str, Any]) -> None:
+def write_epoch_events(folder: Path, job: str, epoch: int, parts: Mapping[str, Any]) -> None:
     """Write the event file of one epoch in <folder>/tensorboard/<job>/model/, in the place of one that is there.
 
-    parts: what an Event holds: `summary` from `histograms` or `pictures`, `graph_def` from `graph`.
+    parts: what an Event holds: `summary` from `build_histogram_summary` or `build_image_summary`, `graph_def` from `encode_graph`.
     """
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.summary.writer.record_writer import RecordWriter
 
-    with whole(folder / "tensorboard" / job / "model" / EPOCH.format(epoch)) as fresh, fresh.open("wb") as stream:
+    with (
+        atomic_write(folder / "tensorboard" / job / "model" / EPOCH_FILE.format(epoch)) as fresh,
+        fresh.open("wb") as stream,
+    ):
         writer, now = RecordWriter(stream), time.time()
         writer.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
         for name, value in parts.items():
@@ -71,14 +74,14 @@ def write_epoch(folder: Path, job: str, epoch: int, parts: Mapping[str, Any]) ->
         writer.flush()
 
 
-def forget(folder: Path, job: str, epoch: int) -> None:
+def remove_later_events(folder: Path, job: str, epoch: int) -> None:
     """Take away the files of epochs after this one."""
-    for file in (folder / "tensorboard" / job / "model").glob(EPOCH.replace("{:06}", "*")):
+    for file in (folder / "tensorboard" / job / "model").glob(EPOCH_FILE.replace("{:06}", "*")):
         if int(file.suffixes[-2][1:]) > epoch:
             file.unlink()
 
 
-def histograms(values: Mapping[str, np.ndarray]) -> Any:
+def build_histogram_summary(values: Mapping[str, np.ndarray]) -> Any:
     """A Summary with a histogram of each array's finite numbers."""
     import numpy as np
     from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
@@ -90,12 +93,14 @@ def histograms(values: Mapping[str, np.ndarray]) -> Any:
             counts, edges = np.histogram(numbers, BINS)
             ends = {"min": numbers.min(), "max": numbers.max(), "num": len(numbers)}
             sums = {"sum": numbers.sum(), "sum_squares": np.square(numbers).sum()}
-            shape = HistogramProto(**ends, **sums, bucket_limit=edges[1:].tolist(), bucket=counts.tolist())
+            shape = HistogramProto(
+                **ends, **sums, bucket_limit=edges[1:].tolist(), bucket=counts.tolist()
+            )
             found.append(Summary.Value(tag=tag, histo=shape))
     return Summary(value=found)
 
 
-def pictures(values: Mapping[str, np.ndarray]) -> Any:
+def build_image_summary(values: Mapping[str, np.ndarray]) -> Any:
     """A Summary of pictures, uint8 (H, W) or (H, W, 3)."""
     from PIL import Image
     from tensorboard.compat.proto.summary_pb2 import Summary
@@ -104,24 +109,36 @@ def pictures(values: Mapping[str, np.ndarray]) -> Any:
     for tag, array in values.items():
         file = io.BytesIO()
         Image.fromarray(array).save(file, "PNG")
-        size = {"height": array.shape[0], "width": array.shape[1], "colorspace": 3 if array.ndim == 3 else 1}
-        found.append(Summary.Value(tag=tag, image=Summary.Image(**size, encoded_image_string=file.getvalue())))
+        size = {
+            "height": array.shape[0],
+            "width": array.shape[1],
+            "colorspace": 3 if array.ndim == 3 else 1,
+        }
+        found.append(
+            Summary.Value(
+                tag=tag, image=Summary.Image(**size, encoded_image_string=file.getvalue())
+            )
+        )
     return Summary(value=found)
 
 
-def graph(nodes: Iterable[tuple[str, str, Sequence[str]]]) -> bytes:
+def encode_graph(nodes: Iterable[tuple[str, str, Sequence[str]]]) -> bytes:
     """A network's graph from (name, kind, names of the nodes that it reads); dots in names become levels."""
     from tensorboard.compat.proto.graph_pb2 import GraphDef
     from tensorboard.compat.proto.node_def_pb2 import NodeDef
 
     level = lambda name: name.replace(".", "/")  # noqa: E731
-    found = [NodeDef(name=level(name), op=kind, input=map(level, reads)) for name, kind, reads in nodes]
+    found = [
+        NodeDef(name=level(name), op=kind, input=map(level, reads)) for name, kind, reads in nodes
+    ]
     return bytes(GraphDef(node=found).SerializeToString())
 
 
-def projector(folder: Path, job: str, words: Mapping[str, tuple[np.ndarray, Sequence[str]]]) -> None:
+def write_projector(
+    folder: Path, job: str, words: Mapping[str, tuple[np.ndarray, Sequence[str]]]
+) -> None:
     """Write vectors (size, width) and their words for TensorBoard's projector, in the place of those that are there."""
-    place, config, named = folder / "tensorboard" / job / "model", [], file_names(words)
+    place, config, named = folder / "tensorboard" / job / "model", [], make_file_names(words)
     for layer, (vectors, labels) in words.items():
         name = named[layer]
         lines = ("\t".join(f"{value:.6g}" for value in row) for row in vectors.tolist())
@@ -134,14 +151,14 @@ def projector(folder: Path, job: str, words: Mapping[str, tuple[np.ndarray, Sequ
     write_text(place / "projector_config.pbtxt", "".join(config))
 
 
-def _by_split(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    found: dict[str, list[Row]] = {}
+def _group_by_split(rows: Iterable[EpochRecord]) -> dict[str, list[EpochRecord]]:
+    found: dict[str, list[EpochRecord]] = {}
     for row in rows:
         found.setdefault(row.split, []).append(row)
     return found
 
 
-def _write(stream: IO[bytes], rows: list[Row], opening: bool) -> None:
+def _write_events(stream: IO[bytes], rows: list[EpochRecord], opening: bool) -> None:
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.summary.writer.record_writer import RecordWriter
@@ -151,7 +168,15 @@ def _write(stream: IO[bytes], rows: list[Row], opening: bool) -> None:
     if opening:
         writer.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
     for row in rows:
-        rates = {"learning_rate" + (f"/{name}" if name != "lr" else ""): rate for name, rate in row.rates.items()}
-        values = [Summary.Value(tag=name, simple_value=value) for name, value in (row.values | rates).items()]
-        writer.write(Event(wall_time=now, step=row.epoch, summary=Summary(value=values)).SerializeToString())
+        rates = {
+            "learning_rate" + (f"/{name}" if name != "lr" else ""): rate
+            for name, rate in row.rates.items()
+        }
+        values = [
+            Summary.Value(tag=name, simple_value=value)
+            for name, value in (row.values | rates).items()
+        ]
+        writer.write(
+            Event(wall_time=now, step=row.epoch, summary=Summary(value=values)).SerializeToString()
+        )
     writer.flush()

@@ -10,25 +10,32 @@ import numpy as np
 import torch
 
 from dlrun.core import random as runtime
-from dlrun.core.errors import Refused
+from dlrun.core.errors import UserError
 from dlrun.core.types import Batch
-from dlrun.data.display import picture
-from dlrun.models.sequence.embeddings import embedded_words
-from dlrun.training.module_trace import Call, calls, parts, tensors
+from dlrun.data.display import to_display_image
+from dlrun.models.sequence.embeddings import find_word_embeddings
+from dlrun.training.module_trace import (
+    ModuleCall,
+    iter_named_tensors,
+    iter_tensors,
+    trace_module_calls,
+)
 from dlrun.training.trainer import Trainer
 
-OWN = "model."  # where an objective has its one model: left out of names, as `dlrun explain` does
-Node = tuple[str, str, tuple[str, ...]]  # name, kind, and the nodes that it reads
+MODEL_PREFIX = (
+    "model."  # where an objective has its one model: left out of names, as `dlrun explain` does
+)
+GraphNode = tuple[str, str, tuple[str, ...]]  # name, kind, and the nodes that it reads
 
 
 @contextmanager
-def at_rest(trainer: Trainer) -> Iterator[None]:
+def validation_mode(trainer: Trainer) -> Iterator[None]:
     """Inside, the network is as its validation sees it; afterwards modes and torch's generators are as before."""
     modes = {module: module.training for module in trainer.objective.modules()}
-    random = runtime.random_state(trainer.device)
+    random = runtime.get_random_state(trainer.device)
     try:
         trainer.objective.eval()
-        with torch.no_grad(), trainer.learner.averaged():
+        with torch.no_grad(), trainer.optimization.ema_weights():
             yield
     finally:
         runtime.restore_random_state(random, trainer.device)
@@ -36,23 +43,27 @@ def at_rest(trainer: Trainer) -> Iterator[None]:
             module.training = mode
 
 
-def first_rows(trainer: Trainer, rows: int) -> Batch:
+def get_first_rows(trainer: Trainer, rows: int) -> Batch:
     """The first validation rows; where none are held out, the first training rows."""
     source = trainer.data.train if trainer.data.val is None else trainer.data.val
     return next(iter(source.batches(rows)))
 
 
-def called(trainer: Trainer, rows: int) -> tuple[list[Call], Batch, dict[str, Any]]:
+def trace_first_rows(trainer: Trainer, rows: int) -> tuple[list[ModuleCall], Batch, dict[str, Any]]:
     """The calls of all modules for the first rows, these rows, and target → answer."""
     if trainer.settings.compile is True:
-        raise Refused("engine.compile=true: nobody can look inside a compiled network; say engine.compile=false")
-    batch = first_rows(trainer, rows)
-    with at_rest(trainer):
-        made, steps = calls(trainer.objective, lambda: list(trainer.steps(batch)), batch)
+        raise UserError(
+            "engine.compile=true: nobody can look inside a compiled network; say engine.compile=false"
+        )
+    batch = get_first_rows(trainer, rows)
+    with validation_mode(trainer):
+        made, steps = trace_module_calls(
+            trainer.objective, lambda: list(trainer.steps(batch)), batch
+        )
     return made, batch, {name: output for step in steps for name, output in step.outputs.items()}
 
 
-def activations(trainer: Trainer, rows: int) -> dict[str, np.ndarray]:
+def compute_layer_outputs(trainer: Trainer, rows: int) -> dict[str, np.ndarray]:
     """Layer → what it answers to the first rows, (rows, …) or as the layer lays it out, float32.
 
     A layer with several answers has several entries ('rnn.0', 'rnn.1.0'), one that is called again too ('reader_2'). A
@@ -60,25 +71,30 @@ def activations(trainer: Trainer, rows: int) -> dict[str, np.ndarray]:
     """
     found: dict[str, np.ndarray] = {}
     seen: set[int] = set()
-    made, _, _ = called(trainer, rows)
+    made, _, _ = trace_first_rows(trainer, rows)
     for call in made:
-        mine = {id(tensor) for tensor in tensors(call.output)}
+        mine = {id(tensor) for tensor in iter_tensors(call.output)}
         if not call.inner or not mine <= seen:
-            for place, tensor in parts(call.output):
-                found[call.name.removeprefix(OWN) + place] = tensor.float().cpu().numpy()
+            for place, tensor in iter_named_tensors(call.output):
+                found[call.name.removeprefix(MODEL_PREFIX) + place] = tensor.float().cpu().numpy()
         seen |= mine
     return found
 
 
-def graph(trainer: Trainer) -> list[Node]:
+def build_module_graph(trainer: Trainer) -> list[GraphNode]:
     """The network as nodes: the columns that it reads, every module that computes by itself, and its answers."""
-    made, batch, answers = called(trainer, 1)
+    made, batch, answers = trace_first_rows(trainer, 1)
     layers = [(call.name, call.kind, call.reads) for call in made if call.own or not call.inner]
     fields = trainer.data.spec.inputs
     flow = dict.fromkeys(name for _, _, reads in layers for name in reads if name in batch)
     columns = [(name, fields[name].kind if name in fields else "column", ()) for name in flow]
     there = {name for name, _, _ in layers}
-    last = {id(tensor): call.name for call in made if call.name in there for tensor in tensors(call.output)}
+    last = {
+        id(tensor): call.name
+        for call in made
+        if call.name in there
+        for tensor in iter_tensors(call.output)
+    }
     ends = [
         (f"answer/{name}", "Answer", (last[id(output)],) if id(output) in last else ())
         for name, output in answers.items()
@@ -86,36 +102,50 @@ def graph(trainer: Trainer) -> list[Node]:
     return [*columns, *layers, *ends]
 
 
-def weights(trainer: Trainer) -> dict[str, np.ndarray]:
+def collect_weights(trainer: Trainer) -> dict[str, np.ndarray]:
     """'layer/weight' → all numbers of a parameter, float32."""
     named = trainer.objective.named_parameters()
-    values = {name.removeprefix(OWN): parameter.detach().float().cpu().numpy() for name, parameter in named}
+    values = {
+        name.removeprefix(MODEL_PREFIX): parameter.detach().float().cpu().numpy()
+        for name, parameter in named
+    }
     return {"/".join(name.rsplit(".", 1)): value.reshape(-1) for name, value in values.items()}
 
 
-def words(trainer: Trainer) -> dict[str, tuple[np.ndarray, tuple[str, ...]]]:
-    """Input of words → their vectors (size, width), and the words. Raises Refused where the model has none."""
+def collect_word_vectors(trainer: Trainer) -> dict[str, tuple[np.ndarray, tuple[str, ...]]]:
+    """Input of words → their vectors (size, width), and the words. Raises UserError where the model has none."""
     inputs = trainer.data.spec.inputs
     model = getattr(trainer.objective, "model", trainer.objective)
-    found = embedded_words(model, inputs)
+    found = find_word_embeddings(model, inputs)
     if not found:
         kinds = ", ".join(f"{field.kind} '{name}'" for name, field in inputs.items())
-        raise Refused(f"callback.tensorboard.embeddings=true: the model has no word vectors for {kinds}")
-    return {name: (vectors.float().cpu().numpy(), inputs[name].labels) for name, vectors in found.items()}
+        raise UserError(
+            f"callback.tensorboard.embeddings=true: the model has no word vectors for {kinds}"
+        )
+    return {
+        name: (vectors.float().cpu().numpy(), inputs[name].labels)
+        for name, vectors in found.items()
+    }
 
 
-def pictures(trainer: Trainer, count: int) -> dict[str, np.ndarray]:
+def get_training_images(trainer: Trainer, count: int) -> dict[str, np.ndarray]:
     """'image/0' → a picture, uint8 (H, W) or (H, W, 3): the first of the first training batch, not augmented."""
     names = [name for name, field in trainer.data.spec.inputs.items() if field.kind == "image"]
     batch = next(iter(trainer.data.train.batches(count, seed=trainer.seed)))
     names = [name for name in names if name in batch]
     if not names:
-        kinds = ", ".join(f"{field.kind} '{name}'" for name, field in trainer.data.spec.inputs.items())
-        raise Refused(f"callback.tensorboard.images={count}: there are no pictures among {kinds}")
-    return {f"{name}/{place}": seen(one) for name in names for place, one in enumerate(batch[name].cpu().numpy())}
+        kinds = ", ".join(
+            f"{field.kind} '{name}'" for name, field in trainer.data.spec.inputs.items()
+        )
+        raise UserError(f"callback.tensorboard.images={count}: there are no pictures among {kinds}")
+    return {
+        f"{name}/{place}": to_visible_image(one)
+        for name in names
+        for place, one in enumerate(batch[name].cpu().numpy())
+    }
 
 
-def seen(values: np.ndarray) -> np.ndarray:
+def to_visible_image(values: np.ndarray) -> np.ndarray:
     """A picture (C, H, W) to look at: values from 0 to 1 as they are, others stretched."""
     plain = values.min() >= 0 and values.max() <= 1
-    return picture((values * 255).round().astype(np.uint8) if plain else values)
+    return to_display_image((values * 255).round().astype(np.uint8) if plain else values)

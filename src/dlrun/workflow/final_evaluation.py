@@ -9,172 +9,229 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dlrun.config.groups import shipped
-from dlrun.config.instantiate import patched
-from dlrun.core.dataset import Raw
-from dlrun.core.errors import Refused
-from dlrun.core.formatting import counted, number
-from dlrun.core.types import Job, Result, Score
+from dlrun.config.groups import load_builtin_option
+from dlrun.config.instantiate import apply_patch
+from dlrun.core.dataset import Dataset
+from dlrun.core.errors import UserError
+from dlrun.core.formatting import counted, format_number
+from dlrun.core.types import FitJob, Result, Score
 from dlrun.evaluation import predictions
 from dlrun.evaluation.bootstrap import Interval
-from dlrun.evaluation.protocols.plans import Plan, Rows, Whole, repeated
+from dlrun.evaluation.protocols.plans import AllRowsPlan, EvaluationPlan, RowSplit, repeated
 from dlrun.experiment.runner import Experiment
-from dlrun.training.trainer import Watch
-from dlrun.workflow.candidates import FINALS, UNTRAINED, Stage, Staged
-from dlrun.workflow.verdicts import Verdict, apart, called, interval
+from dlrun.training.trainer import FitWatcher
+from dlrun.workflow.candidates import FINAL_STAGES, UNTRAINED_STAGES, Stage, StagedPlan
+from dlrun.workflow.verdicts import (
+    Verdict,
+    format_difference,
+    format_score_interval,
+    get_stage_label,
+)
 from dlrun.workflow.workflow import Workflow
 
 
-def _alone(stage: Stage, plan: Plan) -> Staged:
+def _single_stage_plan(stage: Stage, plan: EvaluationPlan) -> StagedPlan:
     """One stage through one plan."""
-    return Staged(plan, lambda results: iter([stage]))
+    return StagedPlan(plan, lambda results: iter([stage]))
 
 
 @dataclass(frozen=True)
-class Both:
+class PlanSequence:
     """Plans over the same rows, one after the other."""
 
-    plans: tuple[Staged, ...]
+    plans: tuple[StagedPlan, ...]
 
-    def __call__(self, results: list[Result]) -> Job | None:
+    def __call__(self, results: list[Result]) -> FitJob | None:
         return next((job for plan in self.plans if (job := plan(results)) is not None), None)
 
-    def rows(self, raw: Raw, job: Job, seed: int) -> Rows:
-        return self.plans[0].rows(raw, job, seed)
+    def split_rows(self, raw: Dataset, job: FitJob, seed: int) -> RowSplit:
+        return self.plans[0].split_rows(raw, job, seed)
 
 
-class Final:
-    """The last fits of a workflow that has come to its end. Raises Refused where there is no winner to test."""
+class FinalEvaluation:
+    """The last fits of a workflow that has come to its end. Raises UserError where there is no winner to test."""
 
     def __init__(self, config: dict[str, Any], folder: Path, plugins: tuple[str, ...] = ()) -> None:
         self.workflow = Workflow({**config, "test": False}, folder, plugins)
-        self.workflow.stages(self._fitted())
-        self.winner = self._winner(folder)
-        self.rival = self._rival()
-        self.epochs = self.workflow.seen.best_epoch(self.winner.name)
-        self.experiment = Experiment(self._config(config), folder, plugins)
-        solved = self.winner.name in UNTRAINED  # there is no luck in it
+        self.workflow.stages(self._get_workflow_results())
+        self.winner = self._load_best_stage(folder)
+        self.rival = self._get_linear_stage()
+        self.epochs = self.workflow.seen.get_best_epoch(self.winner.name)
+        self.experiment = Experiment(self._build_config(config), folder, plugins)
+        solved = self.winner.name in UNTRAINED_STAGES  # there is no luck in it
         seeds = 1 if solved else self.workflow.settings.seeds
-        plans = [_alone(Stage(FINALS[0], {}, self._patch(self.winner)), repeated(Whole(), seeds))]
+        plans = [
+            _single_stage_plan(
+                Stage(FINAL_STAGES[0], {}, self._build_patch(self.winner)),
+                repeated(AllRowsPlan(), seeds),
+            )
+        ]
         if self.rival is not None:
-            plans.append(_alone(Stage(FINALS[1], {}, self._patch(self.rival) | {"engine.epochs": 1}), Whole()))
-        self.experiment.assembly.plan = Both(tuple(plans))
+            plans.append(
+                _single_stage_plan(
+                    Stage(
+                        FINAL_STAGES[1], {}, self._build_patch(self.rival) | {"engine.epochs": 1}
+                    ),
+                    AllRowsPlan(),
+                )
+            )
+        self.experiment.builder.plan = PlanSequence(tuple(plans))
 
-    def _rival(self) -> Stage | None:
+    def _get_linear_stage(self) -> Stage | None:
         """The linear model, which is tested beside another winner; not where test rows were opened without it."""
-        results = self.workflow.run.results()
+        results = self.workflow.run.read_results()
         tested = {result.job.stage for result in results if result.split == "test"}
-        late = FINALS[0] in tested and FINALS[1] not in tested
-        if self.winner.name in UNTRAINED or late or self.workflow.seen.score("linear") is None:
+        late = FINAL_STAGES[0] in tested and FINAL_STAGES[1] not in tested
+        if (
+            self.winner.name in UNTRAINED_STAGES
+            or late
+            or self.workflow.seen.get_score("linear") is None
+        ):
             return None
-        return self._as_fitted("linear")
+        return self._rebuild_stage("linear")
 
-    def _as_fitted(self, name: str) -> Stage:
+    def _rebuild_stage(self, name: str) -> Stage:
         """A stage with the changes that its fits had."""
-        return Stage(name, {}, self.workflow.seen.of(name)[0].job.patch)
+        return Stage(name, {}, self.workflow.seen.get_results(name)[0].job.patch)
 
-    def _winner(self, folder: Path) -> Stage:
-        told = {entry["step"]: entry for entry in self.workflow.run.read_json("workflow.json") or []}
+    def _load_best_stage(self, folder: Path) -> Stage:
+        told = {
+            entry["step"]: entry for entry in self.workflow.run.read_json("workflow.json") or []
+        }
         if told.get(5, {}).get("stopped"):
-            raise Refused(f"{folder}: nothing beat the baseline, so there is nothing to test")
+            raise UserError(f"{folder}: nothing beat the baseline, so there is nothing to test")
         if "winner" not in told.get(7, {}):
-            raise Refused(f"{folder}: the workflow has not come to its end; go on with: dlrun resume {folder}")
-        return self._as_fitted(told[7]["winner"])
+            raise UserError(
+                f"{folder}: the workflow has not come to its end; go on with: dlrun resume {folder}"
+            )
+        return self._rebuild_stage(told[7]["winner"])
 
-    def _fitted(self) -> list[Result]:
+    def _get_workflow_results(self) -> list[Result]:
         """What the workflow has fitted, without the final fits."""
-        return [each for each in self.workflow.experiment.fitted() if each.job.stage not in FINALS]
+        return [
+            each
+            for each in self.workflow.experiment.get_fit_results()
+            if each.job.stage not in FINAL_STAGES
+        ]
 
-    def _config(self, config: dict[str, Any]) -> dict[str, Any]:
-        nodes = {"protocol": shipped("protocol", "whole"), "metric": self.workflow.measure.nodes}
-        return patched({**config, "test": True}, nodes)
+    def _build_config(self, config: dict[str, Any]) -> dict[str, Any]:
+        nodes = {
+            "protocol": load_builtin_option("protocol", "whole"),
+            "metric": self.workflow.measure.nodes,
+        }
+        return apply_patch({**config, "test": True}, nodes)
 
-    def _patch(self, stage: Stage) -> dict[str, Any]:
+    def _build_patch(self, stage: Stage) -> dict[str, Any]:
         """The winner's changes, its best epoch, every row, and no callback that looks at validation rows: none is left.
 
         The rows are said in the patch, too: whoever reads the job later has to prepare the same ones.
         """
         kept = {key: value for key, value in stage.patch.items() if not key.startswith("callback")}
         callbacks = self.workflow.config["callback"].items()
-        blind = {name: node for name, node in callbacks if not str(node.get("monitor", "")).startswith("val/")}
-        whole = {"protocol": shipped("protocol", "whole")}
+        blind = {
+            name: node
+            for name, node in callbacks
+            if not str(node.get("monitor", "")).startswith("val/")
+        }
+        whole = {"protocol": load_builtin_option("protocol", "whole")}
         return kept | whole | {"engine.epochs": self.epochs, "callback": blind}
 
-    def results(self, watch: Watch | None = None) -> list[Result]:
+    def results(self, watch: FitWatcher | None = None) -> list[Result]:
         """Train with every seed, then open the test rows, once."""
-        results = self.experiment.results(watch, stages=FINALS)
-        self.workflow.tell([self.verdict([r for r in results if r.split == "test"])])
+        results = self.experiment.results(watch, stages=FINAL_STAGES)
+        self.workflow.record_verdicts(
+            [self.build_verdict([r for r in results if r.split == "test"])]
+        )
         return results
 
-    def _bar(self) -> str:
+    def _get_baseline_label(self) -> str:
         """What results have beside them as their baseline."""
-        return called("last_value" if self.workflow.course.naive else "constant")
-
-    def _squeezed(self) -> list[str]:
-        name = self.workflow.config["scheduler"]["_target_"].rpartition(".")[2]
-        return (
-            [] if name == "constant" else [f"the {name} schedule runs over these epochs, not over those planned before"]
+        return get_stage_label(
+            "last_value" if self.workflow.course.series_baselines else "constant"
         )
 
-    def _ends(self, results: list[Result], mean: float) -> str:
+    def _describe_schedule(self) -> list[str]:
+        name = self.workflow.config["scheduler"]["_target_"].rpartition(".")[2]
+        return (
+            []
+            if name == "constant"
+            else [f"the {name} schedule runs over these epochs, not over those planned before"]
+        )
+
+    def _format_interval(self, results: list[Result], mean: float) -> str:
         """The 95 % interval over the test rows of what is shown, the mean over all fits; '' where it is not known."""
         measure = self.workflow.measure.name
         found: Score | Interval = results[0].scores[measure]
         if len(results) > 1:
             jobs = [result.job.name for result in results]
-            with suppress(Refused):
-                found = predictions.interval(predictions.pooled(self.workflow.run.folder, jobs, "test"), measure)
+            with suppress(UserError):
+                found = predictions.compute_metric_interval(
+                    predictions.combine_predictions(self.workflow.run.folder, jobs, "test"), measure
+                )
         if found.low is None or not math.isclose(found.value, mean, rel_tol=1e-5):
-            return ""  # of an area under a curve the mean over fits is not that of all rows together
-        return f" (95 % over {found.n:,} rows: {number(found.low)} to {number(found.high)})"
+            return (
+                ""  # of an area under a curve the mean over fits is not that of all rows together
+            )
+        return f" (95 % over {found.n:,} rows: {format_number(found.low)} to {format_number(found.high)})"
 
-    def _beside(self, results: list[Result]) -> list[str]:
+    def _compare_with_linear(self, results: list[Result]) -> list[str]:
         """The linear model on the same test rows, and by how much the winner is better."""
-        found = [result for result in results if result.job.stage == FINALS[1]]
+        found = [result for result in results if result.job.stage == FINAL_STAGES[1]]
         if not found:
             return []
-        score = interval(found[0].scores[self.workflow.measure.name])
+        score = format_score_interval(found[0].scores[self.workflow.measure.name])
         return [
-            f"a linear model trained on the same rows has {score}: '{self.winner.name}' is {self._lead(results)}; "
+            f"a linear model trained on the same rows has {score}: '{self.winner.name}' is {self._format_linear_difference(results)}; "
             "here neither has the advantage of selection on the rows that judge them"
         ]
 
-    def _lead(self, results: list[Result]) -> str:
+    def _format_linear_difference(self, results: list[Result]) -> str:
         """By how much the winner is better than the linear model: all its fits, else its first one.
 
         A measure of a whole split can be compared of one fit only.
         """
-        jobs = [result.job.name for result in results if result.job.stage == FINALS[0]]
+        jobs = [result.job.name for result in results if result.job.stage == FINAL_STAGES[0]]
         for names in (jobs, jobs[:1]):
-            with suppress(Refused):
+            with suppress(UserError):
                 rival, own = (
-                    predictions.pooled(self.workflow.run.folder, each, "test") for each in ([FINALS[1]], names)
+                    predictions.combine_predictions(self.workflow.run.folder, each, "test")
+                    for each in ([FINAL_STAGES[1]], names)
                 )
-                pair = (rival, own) if self.workflow.seen.goal == "max" else (own, rival)
-                told = apart(predictions.difference(*pair, self.workflow.measure.name))
+                pair = (rival, own) if self.workflow.seen.direction == "max" else (own, rival)
+                told = format_difference(
+                    predictions.compute_difference(*pair, self.workflow.measure.name)
+                )
                 return told if names == jobs else f"{told} (its first fit)"
         return "not comparable"
 
-    def verdict(self, tested: list[Result]) -> Verdict:
+    def build_verdict(self, tested: list[Result]) -> Verdict:
         """What the test rows say."""
         measure, seen = self.workflow.measure.name, self.workflow.seen
-        results = [result for result in tested if result.job.stage == FINALS[0]]
+        results = [result for result in tested if result.job.stage == FINAL_STAGES[0]]
         values = [result.scores[measure].value for result in results]
         mean = statistics.fmean(values)
-        spread = f", ± {statistics.stdev(values):.4f} over {len(values)} seeds" if len(values) > 1 else ""
-        validated = seen.score(self.winner.name)
+        spread = (
+            f", ± {statistics.stdev(values):.4f} over {len(values)} seeds"
+            if len(values) > 1
+            else ""
+        )
+        validated = seen.get_score(self.winner.name)
         assert validated is not None
         first = results[0].scores[measure]
-        ends = self._ends(results, mean)
-        rows = len(self.experiment.assembly.raw)
-        epochs = "" if self.winner.name in UNTRAINED else f", {counted(self.epochs, 'epoch')}"
-        alone = f"the first fit has {number(first.value)}; the spread over seeds is that of training alone"
+        ends = self._format_interval(results, mean)
+        rows = len(self.experiment.builder.dataset)
+        epochs = (
+            "" if self.winner.name in UNTRAINED_STAGES else f", {counted(self.epochs, 'epoch')}"
+        )
+        alone = f"the first fit has {format_number(first.value)}; the spread over seeds is that of training alone"
         evidence = [
             f"'{self.winner.name}' trained on all {rows:,} training + validation rows{epochs}",
             *([alone] if len(results) > 1 else []),
-            *self._beside(tested),
-            f"{self._bar()} has {number(results[0].baseline[measure].value)} on them",
-            *self._squeezed(),
-            f"validation had said {number(validated.value)}, of {len(seen.tried('constant'))} candidates the best",
+            *self._compare_with_linear(tested),
+            f"{self._get_baseline_label()} has {format_number(results[0].baseline[measure].value)} on them",
+            *self._describe_schedule(),
+            f"validation had said {format_number(validated.value)}, of {len(seen.get_valid_stages('constant'))} candidates the best",
         ]
-        return Verdict(8, f"{measure} on the test rows: {number(mean)}{ends}{spread}.", evidence)
+        return Verdict(
+            8, f"{measure} on the test rows: {format_number(mean)}{ends}{spread}.", evidence
+        )

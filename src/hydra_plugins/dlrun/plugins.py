@@ -50,15 +50,19 @@ class DlrunLauncher(Launcher):
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
         """Take in what the jobs are made from; the function is not called, since dlrun runs a config by itself."""
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
         """Run these jobs, each in a folder of its own below hydra.sweep.dir."""
-        from dlrun.launch.hydra_plugin import launched
+        from dlrun.launch.hydra_plugin import launch_jobs
 
-        return launched(self, job_overrides, initial_job_idx)
+        return launch_jobs(self, job_overrides, initial_job_idx)
 
 
 class DlrunSweeper(Sweeper):
@@ -71,18 +75,22 @@ class DlrunSweeper(Sweeper):
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
         """Make the launcher that was chosen."""
         from hydra.core.plugins import Plugins
 
         self.hydra_context, self.config = hydra_context, config
-        self.launcher = Plugins.instance().instantiate_launcher(hydra_context, task_function, config)
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context, task_function, config
+        )
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run what the words ask for; answers with what each job returned."""
-        from dlrun.launch.hydra_plugin import swept
+        from dlrun.launch.hydra_plugin import run_hydra_sweep
 
-        return swept(self, arguments)
+        return run_hydra_sweep(self, arguments)
 
 
 for kind, node in (("launcher", LauncherSettings), ("sweeper", SweeperSettings)):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dlrun.config.constraints import Positive
 from dlrun.core.types import Batch, Field, Spec
 
-LABELS = ("binary", "category", "multilabel")
+MIX_TARGETS = ("binary", "category", "multilabel")
 
 
 def mixup(*, alpha: Positive) -> nn.Module:
@@ -28,22 +28,29 @@ def cutmix(*, alpha: Positive) -> nn.Module:
     return v2.CutMix(alpha=alpha)
 
 
-def mixes(step: Any) -> bool:
+def is_batch_mix(step: Any) -> bool:
     """Whether a step makes one picture of two: it needs the whole batch, and its labels."""
     return isinstance(step, nn.Module) and type(step).__name__ in ("MixUp", "CutMix")
 
 
-def mix_fault(spec: Spec) -> str | None:
+def find_mix_error(spec: Spec) -> str | None:
     """Why these rows cannot be mixed; None if they can."""
-    for what, fields, kinds in (("input", spec.inputs, ("image",)), ("target", spec.targets, LABELS)):
+    for what, fields, kinds in (
+        ("input", spec.inputs, ("image",)),
+        ("target", spec.targets, MIX_TARGETS),
+    ):
         for name, field in fields.items():
             if field.kind not in kinds:
-                return f"the {what} {name} is a {field.kind}; what can be mixed is {', '.join(kinds)}"
+                return (
+                    f"the {what} {name} is a {field.kind}; what can be mixed is {', '.join(kinds)}"
+                )
     shapes = {name: field.shape[1:] for name, field in spec.inputs.items()}
     return None if len(set(shapes.values())) == 1 else f"the pictures differ in size: {shapes}"
 
 
-def mix(mixing: Sequence[nn.Module], images: Sequence[str], targets: dict[str, Field], batch: Batch) -> Batch:
+def mix_batch(
+    mixing: Sequence[nn.Module], images: Sequence[str], targets: dict[str, Field], batch: Batch
+) -> Batch:
     """A batch whose rows are mixed by one of these, drawn anew; all its targets become shares, the same for each.
 
     A category becomes probabilities (B, size); binary and multilabel targets keep their shape.
@@ -51,7 +58,7 @@ def mix(mixing: Sequence[nn.Module], images: Sequence[str], targets: dict[str, F
     from torchvision import tv_tensors
 
     draw = mixing[int(torch.randint(len(mixing), ()))] if len(mixing) > 1 else mixing[0]
-    labels = {name: field.shares(batch[name]) for name, field in targets.items()}
+    labels = {name: field.to_probabilities(batch[name]) for name, field in targets.items()}
     pictures = {name: tv_tensors.Image(batch[name]) for name in images}
     mixed, together = draw(pictures, torch.cat(list(labels.values()), 1))
     parts = together.split([label.shape[1] for label in labels.values()], 1)

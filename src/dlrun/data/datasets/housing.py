@@ -7,18 +7,32 @@ from typing import Literal
 import numpy as np
 
 from dlrun.config.constraints import Probability
-from dlrun.core.dataset import Raw, Rows
+from dlrun.core.dataset import Dataset, RawColumns
 from dlrun.data.datasets import synthetic
-from dlrun.data.downloads import Official, fetch
-from dlrun.data.legacy_pickle import read_numbers
-from dlrun.data.preprocessing.numeric import Standardise
+from dlrun.data.downloads import RemoteFile, fetch
+from dlrun.data.legacy_pickle import read_npz_array
+from dlrun.data.preprocessing.numeric import StandardScaler
 from dlrun.data.tabular import csv_file, holdout, schema
 from dlrun.data.tabular.targets import Target
 
 SEED = 113
 BOSTON_DEV = 0.8
-BOSTON_COLUMNS = ("CRIM", "ZN", "INDUS", "CHAS", "NOX", "RM", "AGE", "DIS", "RAD", "TAX", "PTRATIO", "B", "LSTAT")
-BOSTON = Official(
+BOSTON_COLUMNS = (
+    "CRIM",
+    "ZN",
+    "INDUS",
+    "CHAS",
+    "NOX",
+    "RM",
+    "AGE",
+    "DIS",
+    "RAD",
+    "TAX",
+    "PTRATIO",
+    "B",
+    "LSTAT",
+)
+BOSTON = RemoteFile(
     "boston_housing",
     "boston_housing.npz",
     "f553886a1f8d56431e820c5b82552d9d95cfcb96d1e678153f8839538947dff5",
@@ -31,7 +45,7 @@ CALIFORNIA_COLUMNS = (
     "longitude", "latitude", "housing_median_age", "total_rooms", "total_bedrooms", "population", "households",
     "median_income", "median_house_value", "ocean_proximity",
 )  # fmt: skip
-CALIFORNIA = Official(
+CALIFORNIA = RemoteFile(
     "california_housing",
     "housing.csv",
     "8a3727f4cf54ac1a327f69b1d5b4db54c5834ea81c6e4efc0d163300022a685e",
@@ -39,53 +53,55 @@ CALIFORNIA = Official(
         "https://raw.githubusercontent.com/ageron/handson-ml2/master/datasets/housing/housing.csv",
         "https://github.com/ageron/handson-ml2/raw/master/datasets/housing/housing.csv",
     ),
-    elsewhere=("tabular/california_housing/housing.csv",),
+    alternate_paths=("tabular/california_housing/housing.csv",),
 )
 
 
-def boston_housing(*, source: Literal["official", "sample"]) -> Raw:
+def boston_housing(*, source: Literal["official", "sample"]) -> Dataset:
     """Median prices in k$ (Harrison & Rubinfeld 1978; book §3.6): 404 development rows, 102 test rows.
 
-    Input `features` (N, 13), target `price`. The column B is made from the share of Black inhabitants on a racist
+    Input `count_features` (N, 13), target `price`. The column B is made from the share of Black inhabitants on a racist
     assumption; it has been disowned, and scikit-learn has withdrawn the dataset. It is here to repeat the book's run.
-    Raises Refused when the file cannot be had.
+    Raises UserError when the file cannot be had.
     """
 
-    def read(test: bool) -> Rows:
-        columns, prices = synthetic.boston() if source == "sample" else _boston()
+    def read(test: bool) -> RawColumns:
+        columns, prices = synthetic.generate_boston() if source == "sample" else _load_boston()
         order = np.arange(len(prices))
         np.random.RandomState(SEED).shuffle(order)
         first = int(len(prices) * BOSTON_DEV)
         order = order[first:] if test else order[:first]
         return {"features": columns[order], "price": prices[order]}
 
-    return Raw(
+    return Dataset(
         dev=read(False),
         test=lambda: read(True),
         inputs={"features": "number"},
         targets={"price": "number"},
-        learn={"features": (Standardise(),)},
+        preprocessors={"features": (StandardScaler(),)},
         labels={"features": BOSTON_COLUMNS},
-        note=synthetic.note("boston_housing") if source == "sample" else "",
-        further=schema.columns_only(BOSTON_COLUMNS, "price", "number"),
+        note=synthetic.sample_note("boston_housing") if source == "sample" else "",
+        read_new_rows=schema.make_row_reader(BOSTON_COLUMNS, "price", "number"),
     )
 
 
 def california_housing(
     *, source: Literal["official", "sample"], test: Probability, standardize_target: bool = False
-) -> Raw:
+) -> Dataset:
     """Median prices in $ (Pace & Barry 1997, as in Géron's handson-ml2): 20,640 rows.
 
     There are no official test rows: the loader sets a share `test` of the rows aside, the same ones for every run.
-    Inputs `features` (N, 8), with missing numbers, and `ocean_proximity`, a category; target `median_house_value`.
-    Raises Refused when the file cannot be had.
+    Inputs `count_features` (N, 8), with missing numbers, and `ocean_proximity`, a category; target `median_house_value`.
+    Raises UserError when the file cannot be had.
     """
     sample = source == "sample"
-    whole = synthetic.california(CALIFORNIA_COLUMNS) if sample else _california()
+    whole = synthetic.generate_california(CALIFORNIA_COLUMNS) if sample else _load_california()
     value, place = CALIFORNIA_COLUMNS[-2:]
-    plan = schema.Plan(CALIFORNIA_COLUMNS[:-2], (place,), (), (Target(value, "number", (value,)),))
-    dev, sealed = holdout.random(len(whole), test)
-    return schema.dataset(
+    plan = schema.TableSchema(
+        CALIFORNIA_COLUMNS[:-2], (place,), (), (Target(value, "number", (value,)),)
+    )
+    dev, sealed = holdout.random_holdout(len(whole), test)
+    return schema.build_table_dataset(
         plan,
         whole.take(dev),
         (lambda: whole.take(sealed)) if test else None,
@@ -93,14 +109,14 @@ def california_housing(
         impute="median",
         indicator=False,
         standardize_target=standardize_target,
-        note=synthetic.note("california_housing") if sample else "",
+        note=synthetic.sample_note("california_housing") if sample else "",
     )
 
 
-def _boston() -> tuple[np.ndarray, np.ndarray]:
+def _load_boston() -> tuple[np.ndarray, np.ndarray]:
     path = fetch(BOSTON)
-    return read_numbers(path, "x"), read_numbers(path, "y")
+    return read_npz_array(path, "x"), read_npz_array(path, "y")
 
 
-def _california() -> csv_file.Cells:
-    return csv_file.read(str(fetch(CALIFORNIA)), separator=",", header=None)
+def _load_california() -> csv_file.CsvTable:
+    return csv_file.read_csv(str(fetch(CALIFORNIA)), separator=",", header=None)

@@ -9,82 +9,99 @@ from typing import Literal
 import numpy as np
 
 from dlrun.config.constraints import TextPart
-from dlrun.core.dataset import Ragged, Raw, Rows
-from dlrun.core.errors import Refused
+from dlrun.core.dataset import Dataset, Ragged, RawColumns
+from dlrun.core.errors import UserError
 from dlrun.core.paths import data_root as root
 from dlrun.data.datasets import synthetic
 from dlrun.data.datasets.imdb_reuters import SENTIMENTS
-from dlrun.data.downloads import Official, fetch, present
-from dlrun.data.images.archives import DAMAGE, bodies
-from dlrun.data.parsed_cache import parsed
+from dlrun.data.downloads import RemoteFile, fetch, find_local_file
+from dlrun.data.images.archives import ARCHIVE_ERRORS, iter_tar_files
+from dlrun.data.parsed_cache import load_or_parse
 from dlrun.data.tabular import schema
 
 SEED = 113  # a property of the dataset, not of the run
-ARCHIVE = Official(
+ARCHIVE = RemoteFile(
     "imdb",
     "aclImdb_v1.tar.gz",
     "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe",
     ("https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz",),
 )
-LABELLED = Official(  # the same files without train/unsup, packed again: taken where the official archive is not there
-    "imdb", "aclImdb_v1-labeled.tar.gz", "d342d95d1b4c06d1d2277722fbb1d09a1c5204e7394f009b90e84e88669cc86f", ()
+LABEL_ARCHIVE = RemoteFile(  # the same files without train/unsup, packed again: taken where the official archive is not there
+    "imdb",
+    "aclImdb_v1-labeled.tar.gz",
+    "d342d95d1b4c06d1d2277722fbb1d09a1c5204e7394f009b90e84e88669cc86f",
+    (),
 )
 FOLDERS = ("neg", "pos")
-BREAK = b"<br />"
+LINE_BREAK = b"<br />"
 
 
-def imdb_text(*, source: Literal["official", "sample"], text: TextPart) -> Raw:
+def imdb_text(*, source: Literal["official", "sample"], text: TextPart) -> Dataset:
     """Film reviews (Maas et al. 2011): 25,000 development rows, 25,000 test rows, half of each positive.
 
     Rows are shuffled once and for all, so that the last ones are a fair sample too; line breaks of HTML are blanks.
-    text: the step that prepares them. Input `review`, target `sentiment`. Raises Refused when the archive is not there.
+    text: the step that prepares them. Input `review`, target `sentiment`. Raises UserError when the archive is not there.
     """
 
-    def read(split: str) -> Rows:
-        found, labels = synthetic.texts(split) if source == "sample" else _official(split)
+    def read(split: str) -> RawColumns:
+        found, labels = (
+            synthetic.generate_texts(split) if source == "sample" else _load_split(split)
+        )
         order = np.random.RandomState(SEED).permutation(len(labels))
         return {"review": found[order], "sentiment": labels[order]}
 
-    return Raw(
+    return Dataset(
         read("train"),
         {"review": text.kind},
         {"sentiment": "binary"},
         {"review": (text,)},
         lambda: read("test"),
         labels={"sentiment": SENTIMENTS},
-        note=synthetic.note("imdb_text") if source == "sample" else "",
-        further=schema.columns_only((), "sentiment", "binary", SENTIMENTS, texts=("review",)),
-        of_texts=schema.of_texts({"review": text.kind}, ("review",)),
+        note=synthetic.sample_note("imdb_text") if source == "sample" else "",
+        read_new_rows=schema.make_row_reader(
+            (), "sentiment", "binary", SENTIMENTS, texts=("review",)
+        ),
+        rows_from_texts=schema.make_text_row_builder({"review": text.kind}, ("review",)),
     )
 
 
-def _official(split: str) -> tuple[np.ndarray, np.ndarray]:
+def _load_split(split: str) -> tuple[np.ndarray, np.ndarray]:
     """Texts (N,) and classes (N,) of a split, the negative ones first, in the order of their files' names."""
-    file = LABELLED if not (root() / ARCHIVE.task / ARCHIVE.name).is_file() and present(LABELLED) else ARCHIVE
+    file = (
+        LABEL_ARCHIVE
+        if not (root() / ARCHIVE.task / ARCHIVE.name).is_file() and find_local_file(LABEL_ARCHIVE)
+        else ARCHIVE
+    )
     path = fetch(file)
-    both = cache(lambda: _read(path, split))  # one way through the archive for both classes
-    halves = [parsed(file, f"{split}-{name}", lambda name=name: both()[name]) for name in FOLDERS]  # type: ignore[misc]
-    texts = [text for half in halves for text in _texts(half)]
+    both = cache(lambda: _read_archive(path, split))  # one way through the archive for both classes
+    halves = [
+        load_or_parse(file, f"{split}-{name}", lambda name=name: both()[name])  # type: ignore[misc]
+        for name in FOLDERS
+    ]
+    texts = [text for half in halves for text in _decode_texts(half)]
     return np.array(texts, object), np.repeat(np.arange(len(halves)), list(map(len, halves)))
 
 
-def _read(path: Path, split: str) -> dict[str, Ragged]:
-    """Folder → the bytes of its files, a row each. Raises Refused for a damaged archive."""
+def _read_archive(path: Path, split: str) -> dict[str, Ragged]:
+    """Folder → the bytes of its files, a row each. Raises UserError for a damaged archive."""
     found: dict[str, dict[str, bytes]] = {name: {} for name in FOLDERS}
     try:
-        for name, body in bodies(path):
+        for name, body in iter_tar_files(path):
             _, *inner = name.split("/")
             if inner[:-1] in [[split, folder] for folder in FOLDERS] and name.endswith(".txt"):
-                found[inner[1]][name] = body.replace(BREAK, b" ")
-    except DAMAGE as error:
-        raise Refused(f"{path} is no whole archive: {error}") from error
-    return {folder: _ragged([files[name] for name in sorted(files)]) for folder, files in found.items()}
+                found[inner[1]][name] = body.replace(LINE_BREAK, b" ")
+    except ARCHIVE_ERRORS as error:
+        raise UserError(f"{path} is no whole archive: {error}") from error
+    return {
+        folder: _to_ragged([files[name] for name in sorted(files)])
+        for folder, files in found.items()
+    }
 
 
-def _ragged(rows: list[bytes]) -> Ragged:
+def _to_ragged(rows: list[bytes]) -> Ragged:
     return Ragged(np.frombuffer(b"".join(rows), np.uint8), np.cumsum([0, *map(len, rows)]))
 
 
-def _texts(rows: Ragged) -> list[str]:
+def _decode_texts(rows: Ragged) -> list[str]:
     whole, ends = rows.values.tobytes(), rows.offsets.tolist()
     return [whole[first:last].decode("utf-8") for first, last in zip(ends, ends[1:], strict=False)]

@@ -9,10 +9,10 @@ from typing import Literal
 
 import numpy as np
 
-from dlrun.core.dataset import Raw, Rows
-from dlrun.core.errors import Refused
+from dlrun.core.dataset import Dataset, RawColumns
+from dlrun.core.errors import UserError
 from dlrun.data.datasets import synthetic
-from dlrun.data.downloads import Official, fetch
+from dlrun.data.downloads import RemoteFile, fetch
 
 DIGITS = tuple("0123456789")
 GARMENTS = (
@@ -28,84 +28,106 @@ MIRRORS = {
         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
     ),
 }
-SUMS = {
+FILE_HASHES = {
     ("mnist", "train-images"): "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
     ("mnist", "train-labels"): "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
     ("mnist", "t10k-images"): "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
     ("mnist", "t10k-labels"): "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-    ("fashion_mnist", "train-images"): "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
-    ("fashion_mnist", "train-labels"): "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
-    ("fashion_mnist", "t10k-images"): "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
-    ("fashion_mnist", "t10k-labels"): "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+    (
+        "fashion_mnist",
+        "train-images",
+    ): "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+    (
+        "fashion_mnist",
+        "train-labels",
+    ): "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+    (
+        "fashion_mnist",
+        "t10k-images",
+    ): "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+    (
+        "fashion_mnist",
+        "t10k-labels",
+    ): "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
 }
 
 
-def mnist(*, source: Literal["official", "sample"], pool: bool) -> Raw:
+def mnist(*, source: Literal["official", "sample"], pool: bool) -> Dataset:
     """Handwritten digits (LeCun et al. 1998; book §2.1): 60,000 development rows, 10,000 test rows.
 
     pool: official train and test rows together become the development rows, in this order, and no test set is left:
     the book's 8.4 validates on the test set.
-    Input `image` uint8 (N, 1, 28, 28), target `digit` of ten classes. Raises Refused when the files cannot be had.
+    Input `image` uint8 (N, 1, 28, 28), target `digit` of ten classes. Raises UserError when the files cannot be had.
     """
-    return _raw("mnist", "digit", DIGITS, source, pool)
+    return _build_dataset("mnist", "digit", DIGITS, source, pool)
 
 
-def fashion_mnist(*, source: Literal["official", "sample"], pool: bool) -> Raw:
+def fashion_mnist(*, source: Literal["official", "sample"], pool: bool) -> Dataset:
     """Pictures of garments (Xiao et al. 2017): 60,000 development rows, 10,000 test rows.
 
     pool: as for `mnist`.
-    Input `image` uint8 (N, 1, 28, 28), target `garment` of ten classes. Raises Refused when the files cannot be had.
+    Input `image` uint8 (N, 1, 28, 28), target `garment` of ten classes. Raises UserError when the files cannot be had.
     """
-    return _raw("fashion_mnist", "garment", GARMENTS, source, pool)
+    return _build_dataset("fashion_mnist", "garment", GARMENTS, source, pool)
 
 
-def _raw(task: str, target: str, names: tuple[str, ...], source: str, pool: bool) -> Raw:
-    def read(split: str) -> Rows:
-        return synthetic.images(task, target, split) if source == "sample" else _read(task, target, split)
+def _build_dataset(
+    task: str, target: str, names: tuple[str, ...], source: str, pool: bool
+) -> Dataset:
+    def read(split: str) -> RawColumns:
+        return (
+            synthetic.generate_images(task, target, split)
+            if source == "sample"
+            else _load_split(task, target, split)
+        )
 
-    return Raw(
-        dev=joined(read("train"), read("t10k")) if pool else read("train"),
+    return Dataset(
+        dev=concat_rows(read("train"), read("t10k")) if pool else read("train"),
         test=None if pool else lambda: read("t10k"),
         inputs={"image": "image"},
         targets={target: "category"},
-        learn={},
+        preprocessors={},
         labels={target: names},
-        note=synthetic.note(task) if source == "sample" else "",
+        note=synthetic.sample_note(task) if source == "sample" else "",
     )
 
 
-def joined(first: Rows, then: Rows) -> Rows:
+def concat_rows(first: RawColumns, then: RawColumns) -> RawColumns:
     """The rows of both, one after the other."""
     return {name: np.concatenate([column, then[name]]) for name, column in first.items()}
 
 
-def _read(task: str, target: str, split: str) -> Rows:
-    images = read_idx(fetch(official(task, f"{split}-images", 3)))
-    labels = read_idx(fetch(official(task, f"{split}-labels", 1)))
+def _load_split(task: str, target: str, split: str) -> RawColumns:
+    images = read_idx(fetch(find_mnist_file(task, f"{split}-images", 3)))
+    labels = read_idx(fetch(find_mnist_file(task, f"{split}-labels", 1)))
     if len(images) != len(labels):
-        raise Refused(f"{task}: {len(images)} images but {len(labels)} labels in the {split} files")
+        raise UserError(
+            f"{task}: {len(images)} images but {len(labels)} labels in the {split} files"
+        )
     return {"image": images[:, None], target: labels.astype(np.int64)}
 
 
-def official(task: str, part: str, axes: int) -> Official:
+def find_mnist_file(task: str, part: str, axes: int) -> RemoteFile:
     """The file that holds a part, such as 'train-images', of a dataset."""
     name = f"{part}-idx{axes}-ubyte.gz"
-    return Official(task, name, SUMS[task, part], tuple(mirror + name for mirror in MIRRORS[task]))
+    return RemoteFile(
+        task, name, FILE_HASHES[task, part], tuple(mirror + name for mirror in MIRRORS[task])
+    )
 
 
 def read_idx(path: Path) -> np.ndarray:
     """The uint8 array in a gzipped IDX file (two zero bytes, type, number of axes, big-endian sizes, values).
 
-    Raises Refused when it is not one.
+    Raises UserError when it is not one.
     """
     try:
         content = gzip.decompress(path.read_bytes())
     except (OSError, EOFError, zlib.error) as error:
-        raise Refused(f"{path} is not a whole gzip file: {error}") from error
+        raise UserError(f"{path} is not a whole gzip file: {error}") from error
     if len(content) < 4 or content[:3] != b"\0\0\x08":
-        raise Refused(f"{path} is not an IDX file of bytes")
+        raise UserError(f"{path} is not an IDX file of bytes")
     start = 4 + 4 * content[3]
     shape = tuple(np.frombuffer(content[4:start], ">u4").tolist())
     if len(content) - start != int(np.prod(shape)):
-        raise Refused(f"{path}: {len(content) - start} values where its head announces {shape}")
+        raise UserError(f"{path}: {len(content) - start} values where its head announces {shape}")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)

@@ -11,31 +11,31 @@ from typing import Any, Literal
 import numpy as np
 
 from dlrun.config.constraints import Count, Natural, Probability
-from dlrun.core.dataset import Raw, Rows
-from dlrun.core.errors import Refused, in_short
+from dlrun.core.dataset import Dataset, RawColumns
+from dlrun.core.errors import UserError, format_names
 from dlrun.core.types import Kind
 from dlrun.data.fingerprints import fingerprint
 from dlrun.data.images import decode, image_folder
-from dlrun.data.images.archives import Files, plain
-from dlrun.data.images.decode import Fit
-from dlrun.data.images.image_column import listed, pictures
-from dlrun.data.images.image_column import pictures as read_pictures
+from dlrun.data.images.archives import FileList, normalize_name
+from dlrun.data.images.decode import ResizeMode
+from dlrun.data.images.image_column import format_file_list, load_image_column
+from dlrun.data.images.image_column import load_image_column as read_pictures
 from dlrun.data.tabular import csv_file, holdout, targets
-from dlrun.data.tabular.csv_file import Cells
-from dlrun.data.tabular.targets import Classes
+from dlrun.data.tabular.csv_file import CsvTable
+from dlrun.data.tabular.targets import ClassNaming
 
 log = logging.getLogger("dlrun")
-CALLED = ("file", "label")  # the columns of a file of labels
+LABEL_COLUMNS = ("file", "label")  # the columns of a file of labels
 
 
 @dataclass(frozen=True)
-class Labelled:
+class ImageLabels:
     """Picture files with what is asked of them. values: class numbers (N,), or a 0/1 table (N, labels).
 
     test: which of them are test rows; None where nothing says so. validation: which ones a folder sets apart for it.
     """
 
-    files: Files
+    files: FileList
     values: np.ndarray
     names: tuple[str, ...]
     test: np.ndarray | None = None
@@ -57,14 +57,14 @@ def images(
     unreadable: Literal["refuse", "skip"],
     size: list[Count],
     channels: Literal[1, 3],
-    fit: Fit,
+    fit: ResizeMode,
     cache: bool,
     encoding: str = "utf-8",
-    classes: Classes = "numbers",
-    validation: image_folder.Validation = "mixed",
+    classes: ClassNaming = "numbers",
+    validation: image_folder.ValidationMode = "mixed",
     columns: list[str] | None = None,
     seed: Natural | None = None,
-) -> Raw:
+) -> Dataset:
     """Pictures of a folder, or of a zip or tar archive, with their classes or labels. The defaults are dlrun 0.1.0's.
 
     labels: a CSV file, whose `columns` hold the file and the label (None: file, label); without it the folders are the
@@ -72,119 +72,174 @@ def images(
     of one picture. Test rows: the folder test, or else the share `test`, the same of each class. Input `image` uint8
     (N, channels, *size), target `label` or `labels`. encoding, classes: of the labels' file, see `table_csv.csv`.
     seed: see `aside`. validation: folder holds out the pictures of a folder validation; mixed takes them as it takes
-    others. Raises Refused for whatever is wrong with the files or the question.
+    others. Raises UserError for whatever is wrong with the files or the question.
     """
     if path is None:
-        raise Refused("say where the pictures are: data.path=FOLDER (one folder a class), or data.labels=FILE.csv too")
-    reading = decode.reading(size, channels, fit)
-    found = image_folder.found(path)
+        raise UserError(
+            "say where the pictures are: data.path=FOLDER (one folder a class), or data.labels=FILE.csv too"
+        )
+    reading = decode.parse_image_options(size, channels, fit)
+    found = image_folder.find_files(path)
     if labels:
-        known = _by_table(found, path, labels, columns or [*CALLED], separator, encoding, classes)
+        known = _labels_from_table(
+            found, path, labels, columns or [*LABEL_COLUMNS], separator, encoding, classes
+        )
     else:
-        known = _by_folder(found, path)
-    dev, sealed = _divided(known, test, seed)
+        known = _labels_from_folders(found, path)
+    dev, sealed = _split_rows(known, test, seed)
     target, kind = known.target
     advice = "; data.unreadable=skip leaves such files out"
 
-    def read(which: np.ndarray) -> Rows:
-        column = pictures(
-            known.files.take(which.tolist()), reading, keep=cache, skip=unreadable == "skip", advice=advice
+    def read(which: np.ndarray) -> RawColumns:
+        column = load_image_column(
+            known.files.take(which.tolist()),
+            reading,
+            keep=cache,
+            skip=unreadable == "skip",
+            advice=advice,
         )
         return {"image": column, target: known.values[which][column.rows]}
 
-    later: Callable[[], Rows] | None = (lambda: read(sealed)) if len(sealed) else None
+    later: Callable[[], RawColumns] | None = (lambda: read(sealed)) if len(sealed) else None
     rows = read(dev)
     apart = 0 if known.validation is None else int(known.validation[dev[rows["image"].rows]].sum())
-    last = image_folder.validated(apart, "pictures", validation)
+    last = image_folder.count_validation_files(apart, "pictures", validation)
     column = rows["image"]
-    own = fingerprint({"files": column.store.sums[column.rows], target: np.asarray(rows[target])})
+    own = fingerprint(
+        {"files": column.store.file_hashes[column.rows], target: np.asarray(rows[target])}
+    )
     names = np.array([known.files.names[row] for row in sealed], object)
-    marks = own, fingerprint({"files": names, target: known.values[sealed], "beside": np.array([own])})
-    about: dict[str, Any] = {"labels": {target: known.names}, "validation": last, "marks": marks}
-    return Raw(rows, {"image": "image"}, {target: kind}, {}, later, **about)
+    marks = (
+        own,
+        fingerprint({"files": names, target: known.values[sealed], "beside": np.array([own])}),
+    )
+    about: dict[str, Any] = {
+        "labels": {target: known.names},
+        "num_validation_rows": last,
+        "row_fingerprints": marks,
+    }
+    return Dataset(rows, {"image": "image"}, {target: kind}, {}, later, **about)
 
 
-def _by_folder(found: Files, path: str) -> Labelled:
-    files, named, part = image_folder.classes(found, path)
-    order = sorted(range(len(files)), key=lambda row: part[row] == "validation")  # train first; test goes elsewhere
+def _labels_from_folders(found: FileList, path: str) -> ImageLabels:
+    files, named, part = image_folder.classes_from_folders(found, path)
+    order = sorted(
+        range(len(files)), key=lambda row: part[row] == "validation"
+    )  # train first; test goes elsewhere
     files, named, part = ([column[row] for row in order] for column in (files, named, part))
     names, values = np.unique(np.array(named), return_inverse=True)
     test = np.array(part) == "test"
     classes = tuple(map(str, names))
-    _tell("label", classes)
+    _log_classes("label", classes)
     validation = np.array(part) == "validation"
     sealed = test if test.any() else None
-    return Labelled(Files(found.place, tuple(files)), values.reshape(-1), classes, sealed, validation)
+    return ImageLabels(
+        FileList(found.root, tuple(files)), values.reshape(-1), classes, sealed, validation
+    )
 
 
-def _by_table(
-    found: Files, path: str, labels: str, columns: list[str], separator: str | None, encoding: str, classes: Classes
-) -> Labelled:
+def _labels_from_table(
+    found: FileList,
+    path: str,
+    labels: str,
+    columns: list[str],
+    separator: str | None,
+    encoding: str,
+    classes: ClassNaming,
+) -> ImageLabels:
     inside = Path(path).expanduser() / labels
-    table = csv_file.read(str(inside) if inside.is_file() else labels, separator=None, header=None, encoding=encoding)
-    table = _named(table, columns)
-    files = Files(found.place, _listed_files(table, found, path))
+    table = csv_file.read_csv(
+        str(inside) if inside.is_file() else labels, separator=None, header=None, encoding=encoding
+    )
+    table = _rename_columns(table, columns)
+    files = FileList(found.root, _match_files(table, found, path))
     if separator:
         texts = [cell.split(separator) for cell in table.columns["label"]]
-        each = [{plain(label.strip()) for label in row if label.strip()} for row in texts]
+        each = [{normalize_name(label.strip()) for label in row if label.strip()} for row in texts]
         names = tuple(sorted(set().union(*each)))
         if len(names) < 2:
-            raise Refused(
-                f"{table.place} has {len(names)} different labels with data.separator='{separator}'; 2 or more"
+            raise UserError(
+                f"{table.source} has {len(names)} different labels with data.separator='{separator}'; 2 or more"
             )
-        _tell("labels", names)
-        return Labelled(files, np.array([[name in row for name in names] for row in each], np.int64), names)
-    empty = table.missing("label")
+        _log_classes("labels", names)
+        return ImageLabels(
+            files, np.array([[name in row for name in names] for row in each], np.int64), names
+        )
+    empty = table.missing_mask("label")
     if empty.any():
-        raise Refused(f"{table.place}: the label is missing in {table.where(empty)}")
+        raise UserError(f"{table.source}: the label is missing in {table.describe_rows(empty)}")
     kind = "category" if len(set(table.columns["label"])) > 2 else "binary"
-    target = targets.find(table, "label", kind, classes)[0]
-    names = targets.name_classes(target, (table,)).names
-    values = np.array([names.index(name) for name in target.values(table)], np.int64)
-    return Labelled(files, values, names)
+    target = targets.find_targets(table, "label", kind, classes)[0]
+    names = targets.with_class_names(target, (table,)).class_names
+    values = np.array([names.index(name) for name in target.read_values(table)], np.int64)
+    return ImageLabels(files, values, names)
 
 
-def _named(table: Cells, columns: list[str]) -> Cells:
-    """The same table, with the columns that hold file and label called so. Raises Refused where it has none such."""
+def _rename_columns(table: CsvTable, columns: list[str]) -> CsvTable:
+    """The same table, with the columns that hold file and label called so. Raises UserError where it has none such."""
     if len(columns) != 2:
-        raise Refused(f"data.columns={columns!r}: expected two, the column of files and that of labels")
+        raise UserError(
+            f"data.columns={columns!r}: expected two, the column of files and that of labels"
+        )
     if missing := [name for name in columns if name not in table.columns]:
-        raise Refused(f"'{missing[0]}' is not a column of {table.place}; available: "
-                      f"{in_short(table.columns, missing[0])}; say which hold file and label: "
+        raise UserError(f"'{missing[0]}' is not a column of {table.source}; available: "
+                      f"{format_names(table.columns, missing[0])}; say which hold file and label: "
                       "data.columns=[FILE,LABEL]")  # fmt: skip
-    known = dict(zip(CALLED, columns, strict=True))
+    known = dict(zip(LABEL_COLUMNS, columns, strict=True))
     renamed = {called: table.columns[name] for called, name in known.items()}
-    written = {called: table.written[name] for called, name in known.items() if name in table.written}
-    return replace(table, columns=table.columns | renamed, written={**table.written, **written})
+    written = {
+        called: table.number_formats[name]
+        for called, name in known.items()
+        if name in table.number_formats
+    }
+    return replace(
+        table, columns=table.columns | renamed, number_formats={**table.number_formats, **written}
+    )
 
 
-def _tell(target: str, names: tuple[str, ...]) -> None:
-    log.info("%s: %s", target, listed([f"{number} = {name}" for number, name in enumerate(names)]))
+def _log_classes(target: str, names: tuple[str, ...]) -> None:
+    log.info(
+        "%s: %s",
+        target,
+        format_file_list([f"{number} = {name}" for number, name in enumerate(names)]),
+    )
 
 
-def _listed_files(table: Cells, found: Files, path: str) -> tuple[str, ...]:
-    """The file of each line. Raises Refused when a file is absent, lies outside, or is named twice."""
-    known = {plain(name): name for name in found.names}
-    wanted = [plain(cell).replace("\\", "/").removeprefix("./") for cell in table.columns["file"]]
+def _match_files(table: CsvTable, found: FileList, path: str) -> tuple[str, ...]:
+    """The file of each line. Raises UserError when a file is absent, lies outside, or is named twice."""
+    known = {normalize_name(name): name for name in found.names}
+    wanted = [
+        normalize_name(cell).replace("\\", "/").removeprefix("./") for cell in table.columns["file"]
+    ]
     outside = np.array([name.startswith("/") or ".." in name.split("/") for name in wanted])
     if outside.any():
-        raise Refused(f"{table.place}: files outside {path} are not read: {table.where(outside)}")
+        raise UserError(
+            f"{table.source}: files outside {path} are not read: {table.describe_rows(outside)}"
+        )
     absent = np.array([name not in known for name in wanted])
     if absent.any():
-        some = listed([wanted[row] for row in np.flatnonzero(absent)])
-        raise Refused(f"{table.place}: {table.where(absent)} name no picture in {path}: {some}")
+        some = format_file_list([wanted[row] for row in np.flatnonzero(absent)])
+        raise UserError(
+            f"{table.source}: {table.describe_rows(absent)} name no picture in {path}: {some}"
+        )
     _, first = np.unique(wanted, return_index=True)
     again = np.ones(len(wanted), bool)
     again[first] = False
     if again.any():
         hint = "several labels stand in one line, with data.separator between them"
-        raise Refused(f"{table.place}: {table.where(again)} name a file that an earlier line has: {hint}")
+        raise UserError(
+            f"{table.source}: {table.describe_rows(again)} name a file that an earlier line has: {hint}"
+        )
     if unused := len(known) - len(wanted):
-        log.warning("%s: %s pictures have no line in %s and are left out", path, f"{unused:,}", table.place)
+        log.warning(
+            "%s: %s pictures have no line in %s and are left out", path, f"{unused:,}", table.source
+        )
     return tuple(known[name] for name in wanted)
 
 
-def _divided(known: Labelled, share: float, seed: int | None) -> tuple[np.ndarray, np.ndarray]:
+def _split_rows(
+    known: ImageLabels, share: float, seed: int | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Development rows and test rows."""
     rows = np.arange(len(known.files))
     if known.test is not None:
@@ -192,8 +247,8 @@ def _divided(known: Labelled, share: float, seed: int | None) -> tuple[np.ndarra
     if not share:
         return rows, rows[:0]
     if known.values.ndim == 2:
-        return holdout.random(len(rows), share, seed)
-    return holdout.stratified(known.values, share, seed)
+        return holdout.random_holdout(len(rows), share, seed)
+    return holdout.stratified_holdout(known.values, share, seed)
 
 
 def unlabeled(
@@ -203,23 +258,27 @@ def unlabeled(
     unreadable: Literal["refuse", "skip"],
     size: list[Count],
     channels: Literal[1, 3],
-    fit: Fit,
+    fit: ResizeMode,
     cache: bool,
-) -> Raw:
+) -> Dataset:
     """All pictures of a folder, of the folders in it, or of a zip or tar archive; a share `test` is set aside.
 
-    Input `image` uint8 (N, channels, *size), no target. Raises Refused for whatever is wrong with the files.
+    Input `image` uint8 (N, channels, *size), no target. Raises UserError for whatever is wrong with the files.
     """
     if path is None:
-        raise Refused("say where the pictures are: data.path=FOLDER, or a zip or tar archive")
-    reading = decode.reading(size, channels, fit)
-    found = image_folder.found(path)
-    dev, sealed = holdout.random(len(found), test)
+        raise UserError("say where the pictures are: data.path=FOLDER, or a zip or tar archive")
+    reading = decode.parse_image_options(size, channels, fit)
+    found = image_folder.find_files(path)
+    dev, sealed = holdout.random_holdout(len(found), test)
     advice = "; data.unreadable=skip leaves such files out"
 
-    def read(which: np.ndarray) -> Rows:
+    def read(which: np.ndarray) -> RawColumns:
         files = found.take(which.tolist())
-        return {"image": read_pictures(files, reading, keep=cache, skip=unreadable == "skip", advice=advice)}
+        return {
+            "image": read_pictures(
+                files, reading, keep=cache, skip=unreadable == "skip", advice=advice
+            )
+        }
 
-    later: Callable[[], Rows] | None = (lambda: read(sealed)) if len(sealed) else None
-    return Raw(read(dev), {"image": "image"}, {}, {}, later)
+    later: Callable[[], RawColumns] | None = (lambda: read(sealed)) if len(sealed) else None
+    return Dataset(read(dev), {"image": "image"}, {}, {}, later)

@@ -9,12 +9,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Side = Literal["front", "back"]
-POOL = 64  # batches whose rows are sorted by length together: few enough to stay random, many enough to fit
+PaddingSide = Literal["front", "back"]
+BATCHES_PER_POOL = 64  # batches whose rows are sorted by length together: few enough to stay random, many enough to fit
 
 
 @dataclass(frozen=True)
-class Sequences:
+class SequenceColumn:
     """Word numbers: row i is values[starts[i]:starts[i + 1]], int32, none of them 0, which stands for padding.
 
     size: how many different numbers there are, 0 among them. length: no row is longer. pad: the side on which short
@@ -26,7 +26,7 @@ class Sequences:
     starts: Tensor
     size: int
     length: int
-    pad: Side
+    pad: PaddingSide
     fixed: bool
 
     def __len__(self) -> int:
@@ -43,14 +43,14 @@ class Sequences:
         return None if self.fixed else self.starts.diff()
 
     @property
-    def place(self) -> torch.device:
+    def device(self) -> torch.device:
         return self.starts.device
 
     @property
     def row_bytes(self) -> int:
         return max(1, 8 * (self.length if self.fixed else len(self.values) // max(1, len(self))))
 
-    def to(self, device: torch.device) -> Sequences:
+    def to(self, device: torch.device) -> SequenceColumn:
         return replace(self, values=self.values.to(device), starts=self.starts.to(device))
 
     def batches(self, rows: Tensor | slice, size: int) -> Iterator[Tensor]:
@@ -59,7 +59,9 @@ class Sequences:
         lengths = self.starts.diff()[rows]
         for begin, long in zip(first.split(size), lengths.split(size), strict=True):
             width = self.length if self.fixed else max(1, int(long.max()))
-            place = torch.arange(width, device=self.place) - ((width - long)[:, None] if self.pad == "front" else 0)
+            place = torch.arange(width, device=self.device) - (
+                (width - long)[:, None] if self.pad == "front" else 0
+            )
             there = (place >= 0) & (place < long[:, None])
             where = (begin[:, None] + place).clamp_(0, max(0, len(self.values) - 1))
             found = self.values[where] if len(self.values) else where
@@ -67,7 +69,7 @@ class Sequences:
 
 
 @dataclass(frozen=True)
-class Windows:
+class WindowColumn:
     """Windows onto one series: row i is values[first[i] + offsets], float (steps, columns). None of them is copied.
 
     values: the whole series (T, columns); or the tokens of one text, int32 (T,). A batch is (B, steps, columns), or of
@@ -91,22 +93,24 @@ class Windows:
         places = self.first[:, None] + self.offsets[[0, -1]]
         ends = self.first.new_zeros(len(self.values) + 1)
         ones = torch.ones_like(self.first)
-        return (ends.index_add(0, places[:, 0], ones).index_add(0, places[:, 1] + 1, -ones)).cumsum(0)[:-1]
+        return (ends.index_add(0, places[:, 0], ones).index_add(0, places[:, 1] + 1, -ones)).cumsum(
+            0
+        )[:-1]
 
     @property
-    def place(self) -> torch.device:
+    def device(self) -> torch.device:
         return self.first.device
 
     @property
     def row_bytes(self) -> int:
         return max(1, len(self.offsets) * self.values[:1].numel() * self.values.element_size())
 
-    def whole(self) -> Tensor:
+    def materialize(self) -> Tensor:
         """All of them, copied: (N, steps, columns)."""
         return next(self.batches(slice(None), len(self)))
 
-    def to(self, device: torch.device) -> Windows:
-        return Windows(self.values.to(device), self.first.to(device), self.offsets.to(device))
+    def to(self, device: torch.device) -> WindowColumn:
+        return WindowColumn(self.values.to(device), self.first.to(device), self.offsets.to(device))
 
     def batches(self, rows: Tensor | slice, size: int) -> Iterator[Tensor]:
         """These windows, `size` at a time."""
@@ -116,13 +120,17 @@ class Windows:
             yield found if found.is_floating_point() else found.long()
 
 
-def by_length(order: Tensor, lengths: Tensor, size: int, generator: torch.Generator) -> Tensor:
+def bucket_by_length(
+    order: Tensor, lengths: Tensor, size: int, generator: torch.Generator
+) -> Tensor:
     """A random order of rows so changed that each `size` rows in turn are of about one length.
 
     Rows are sorted by length among a few thousand neighbours of the random order; then the batches are shuffled. A last
     one that is smaller stays the last.
     """
-    pools = [pool[lengths[pool].argsort(stable=True)] for pool in order.split(size * POOL)]
+    pools = [
+        pool[lengths[pool].argsort(stable=True)] for pool in order.split(size * BATCHES_PER_POOL)
+    ]
     batches = torch.cat(pools).split(size)
     whole = [batch for batch in batches if len(batch) == size]
     shuffled = [whole[place] for place in torch.randperm(len(whole), generator=generator).tolist()]

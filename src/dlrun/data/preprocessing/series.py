@@ -10,24 +10,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlrun.core.dataset import Windowed
+from dlrun.core.dataset import SlidingWindows
 
-Learnt = Any  # an array, once `fit` has learnt it
+FittedArray = Any  # an array, once `fit` has learnt it
 
 
 @dataclass(frozen=True, eq=False)
-class StandardiseSeries:
+class SeriesScaler:
     """(x - mean) / std of each column, over the rows that training windows touch, each once (book §6.3)."""
 
-    mean: Learnt = None
-    scale: Learnt = None
+    mean: FittedArray = None
+    scale: FittedArray = None
 
-    def fit(self, column: Windowed) -> StandardiseSeries:
+    def fit(self, column: SlidingWindows) -> SeriesScaler:
         """Learn each column's mean and standard deviation (ddof 0); a constant column is only centred."""
-        mean, scale = statistics(column.seen())
+        mean, scale = compute_statistics(column.unique_rows())
         return replace(self, mean=mean, scale=scale)
 
-    def __call__(self, column: Windowed) -> Windowed:
+    def __call__(self, column: SlidingWindows) -> SlidingWindows:
         return replace(column, values=((column.values - self.mean) / self.scale).astype(np.float32))
 
     def state(self) -> dict[str, Any]:
@@ -35,13 +35,13 @@ class StandardiseSeries:
         return {"mean": self.mean.tolist(), "scale": self.scale.tolist()}
 
     @property
-    def unscaled(self) -> tuple[Tensor, Tensor]:
+    def shift_and_scale(self) -> tuple[Tensor, Tensor]:
         """Shift and scale (columns,) back to the columns' own units."""
         return torch.from_numpy(self.mean).float(), torch.from_numpy(self.scale).float()
 
 
 @dataclass(frozen=True, eq=False)
-class StandardiseTarget:
+class TargetScaler:
     """(y - mean) / std of a target (N, horizons): those of its column where the input holds it, else of training rows.
 
     input: the series input, column: the place of the target's column in it; None where it is not there, as in a table.
@@ -49,21 +49,23 @@ class StandardiseTarget:
 
     input: str = ""
     column: int | None = None
-    mean: Learnt = None
-    scale: Learnt = None
+    mean: FittedArray = None
+    scale: FittedArray = None
 
-    def beside(self, learnt: Mapping[str, tuple[Any, ...]]) -> StandardiseTarget:
+    def with_fitted_inputs(self, learnt: Mapping[str, tuple[Any, ...]]) -> TargetScaler:
         """The same with what has been learnt of the inputs."""
         if self.column is None:
             return self
         (series,) = learnt[self.input]
-        return replace(self, mean=float(series.mean[self.column]), scale=float(series.scale[self.column]))
+        return replace(
+            self, mean=float(series.mean[self.column]), scale=float(series.scale[self.column])
+        )
 
-    def fit(self, column: np.ndarray) -> StandardiseTarget:
+    def fit(self, column: np.ndarray) -> TargetScaler:
         """Learn one mean and standard deviation for all horizons, unless the input has them."""
         if self.mean is not None:
             return self
-        mean, scale = statistics(column.reshape(-1, 1))
+        mean, scale = compute_statistics(column.reshape(-1, 1))
         return replace(self, mean=float(mean[0]), scale=float(scale[0]))
 
     def __call__(self, column: np.ndarray) -> np.ndarray:
@@ -74,12 +76,12 @@ class StandardiseTarget:
         return {"mean": self.mean, "scale": self.scale}
 
     @property
-    def unscaled(self) -> tuple[Tensor, Tensor]:
+    def shift_and_scale(self) -> tuple[Tensor, Tensor]:
         """Shift and scale (1,) back to the target's own unit."""
         return torch.tensor([self.mean]), torch.tensor([self.scale])
 
 
-def statistics(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def compute_statistics(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of each column (ddof 0); 1 for a column that is constant."""
     constant = (values == values[:1]).all(axis=0)
     scale = np.where(constant, 1.0, values.std(axis=0))

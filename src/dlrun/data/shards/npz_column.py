@@ -11,27 +11,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlrun.core.errors import Refused
-from dlrun.data.loading.streaming import runs_of
-from dlrun.data.preprocessing.numeric import Standardise
-from dlrun.data.shards.npz_files import Shelf
+from dlrun.core.errors import UserError
+from dlrun.data.loading.streaming import split_by_file
+from dlrun.data.preprocessing.numeric import StandardScaler
+from dlrun.data.shards.npz_files import ShardSet
 
-MOST_CLASSES = 10_000
-Step = Callable[[np.ndarray], np.ndarray]
+MAX_CLASSES = 10_000
+ColumnStep = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
-class Sharded:
+class ShardedArray:
     """Rows of one array of a shelf. column[3] is one row; any other index gives a column, unread.
 
-    steps: what is done to the values once they are read. window: see `stream.Pages`.
+    steps: what is done to the values once they are read. window: see `stream.ShardReader`.
     """
 
-    shelf: Shelf
+    shards: ShardSet
     name: str
     rows: np.ndarray
     window: int
-    steps: tuple[Step, ...] = ()
+    steps: tuple[ColumnStep, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -43,17 +43,17 @@ class Sharded:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """All of it in memory."""
-        parts = list(self.parts())
+        parts = list(self.iter_files())
         found = np.concatenate(parts) if parts else np.empty((0, *self.row_shape), self.dtype)
         return found.astype(dtype or found.dtype, copy=False)
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        return self.shelf.heads[self.name][1]
+        return self.shards.headers[self.name][1]
 
     @property
     def row_shape(self) -> tuple[int, ...]:
-        return self.shelf.heads[self.name][0]
+        return self.shards.headers[self.name][0]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -64,56 +64,65 @@ class Sharded:
         return len(self.shape)
 
     @property
-    def edges(self) -> np.ndarray:
-        return self.shelf.edges
+    def file_offsets(self) -> np.ndarray:
+        return self.shards.file_offsets
 
     @property
     def digest(self) -> str:
         """The sha256 of the files and of which rows these are."""
-        about = f"{self.shelf.digest} {self.name} {len(self)};".encode() + self.rows.astype(np.int64).tobytes()
+        about = (
+            f"{self.shards.digest} {self.name} {len(self)};".encode()
+            + self.rows.astype(np.int64).tobytes()
+        )
         return hashlib.sha256(about).hexdigest()
 
-    def then(self, step: Step) -> Sharded:
+    def with_step(self, step: ColumnStep) -> ShardedArray:
         """The same rows, with one step more."""
         return replace(self, steps=(*self.steps, step))
 
-    def part(self, file: int, rows: np.ndarray) -> np.ndarray:
+    def read_rows(self, file: int, rows: np.ndarray) -> np.ndarray:
         """These rows of one file, prepared."""
-        found = self.shelf.read(file, self.name)
+        found = self.shards.read_array(file, self.name)
         found = found if len(rows) == len(found) and (np.diff(rows) == 1).all() else found[rows]
         for step in self.steps:
             found = step(found)
         return found
 
-    def parts(self) -> Iterator[np.ndarray]:
+    def iter_files(self) -> Iterator[np.ndarray]:
         """All rows in their order, those of one file at a time."""
-        return (self.part(file, rows) for file, rows in runs_of(self.rows, self.edges))
+        return (
+            self.read_rows(file, rows) for file, rows in split_by_file(self.rows, self.file_offsets)
+        )
 
 
 @dataclass(frozen=True, eq=False)
-class Spread:
+class StreamingScaler:
     """What Standardise has to know, learnt file by file (means and squares merged: Chan, Golub & LeVeque 1979)."""
 
-    def fit(self, column: Sharded) -> Standardise:
+    def fit(self, column: ShardedArray) -> StandardScaler:
         """One pass over the rows."""
         count, mean, squares, low, high = 0, np.zeros(()), np.zeros(()), np.inf, -np.inf
-        for part in column.parts():
+        for part in column.iter_files():
             values = np.asarray(part, np.float64)
             here, middle = len(values), values.mean(axis=0)
             apart = middle - mean
-            squares = squares + ((values - middle) ** 2).sum(axis=0) + apart**2 * (count * here / (count + here))
+            squares = (
+                squares
+                + ((values - middle) ** 2).sum(axis=0)
+                + apart**2 * (count * here / (count + here))
+            )
             mean, count = mean + apart * (here / (count + here)), count + here
             low, high = np.minimum(low, values.min(axis=0)), np.maximum(high, values.max(axis=0))
         scale = np.sqrt(squares / count)
-        return Standardise(mean, np.where((low < high) & (scale > 0), scale, 1.0))
+        return StandardScaler(mean, np.where((low < high) & (scale > 0), scale, 1.0))
 
 
 @dataclass(frozen=True, eq=False)
-class Counted:
+class StreamingLabelEncoder:
     """Classes or levels as 0, 1, 2, …: the different values of the training rows, in order, or those that are stated.
 
     names: of the values 0, 1, 2, … of a target, where they are stated. level: of an input, in which values that no
-    training row has are 0 and the others begin with 1; such a value of a target raises Refused.
+    training row has are 0 and the others begin with 1; such a value of a target raises UserError.
     """
 
     column: str
@@ -132,17 +141,19 @@ class Counted:
         """The share of each class (K,) among the training rows."""
         return torch.from_numpy(self.counts / self.counts.sum()).float()
 
-    def fit(self, column: Sharded) -> Counted:
-        """One pass over the rows. Raises Refused where there are too many different values, or one class only."""
+    def fit(self, column: ShardedArray) -> StreamingLabelEncoder:
+        """One pass over the rows. Raises UserError where there are too many different values, or one class only."""
         seen: dict[Any, int] = {}
-        for part in column.parts():
+        for part in column.iter_files():
             for value, count in zip(*np.unique(part, return_counts=True), strict=True):
                 seen[value] = seen.get(value, 0) + int(count)
-            if len(seen) > MOST_CLASSES:
-                raise Refused(f"'{self.column}' has more than {MOST_CLASSES:,} different values: say data.kinds="
+            if len(seen) > MAX_CLASSES:
+                raise UserError(f"'{self.column}' has more than {MAX_CLASSES:,} different values: say data.kinds="
                               f"{{{self.column}: number}}")  # fmt: skip
         if len(seen) < 2 and not self.level:
-            raise Refused(f"target '{self.column}' has one class only, '{next(iter(seen))}', in all training rows")
+            raise UserError(
+                f"target '{self.column}' has one class only, '{next(iter(seen))}', in all training rows"
+            )
         values = np.arange(len(self.names)) if self.names else np.array(sorted(seen))
         counts = np.array([seen.get(value, 0) for value in values.tolist()], np.float64)
         return replace(self, values=values, counts=counts)
@@ -154,7 +165,7 @@ class Counted:
             return np.where(known, place + 1, 0).astype(np.int64)
         if not known.all():
             strange = column[int(np.argmin(known))]
-            raise Refused(
+            raise UserError(
                 f"target '{self.column}': a row is of class '{strange}', which no training row has; known: "
                 f"{', '.join(self.labels[:20])}. Say data.hold_out=rows, or data.labels=[…] with all classes"
             )
@@ -162,21 +173,25 @@ class Counted:
 
     def state(self) -> dict[str, Any]:
         """The values in their order."""
-        return {"values": self.values.tolist(), "names": list(self.names), "counts": self.counts.tolist()}
+        return {
+            "values": self.values.tolist(),
+            "names": list(self.names),
+            "counts": self.counts.tolist(),
+        }
 
 
 @dataclass(frozen=True, eq=False)
-class Yes:
+class BinaryTarget:
     """A target of two classes as 0 and 1: of the numbers 0 and 1 that Counted has made, the mean is learnt."""
 
     prior: Any = None
     labels: tuple[str, ...] = ()
 
-    def fit(self, column: Sharded) -> Yes:
+    def fit(self, column: ShardedArray) -> BinaryTarget:
         """The share of ones, which the step before has counted."""
         before: Any = column.steps[-1]
         if len(before.values) != 2:
-            raise Refused(f"data.kinds: '{column.name}' is said to be binary and has {len(before.values)} values: "
+            raise UserError(f"data.kinds: '{column.name}' is said to be binary and has {len(before.values)} values: "
                           f"{', '.join(before.labels[:20])}")  # fmt: skip
         return replace(self, prior=before.prior[1:], labels=before.labels)
 
@@ -189,14 +204,14 @@ class Yes:
 
 
 @dataclass(frozen=True, eq=False)
-class Mean:
+class IdentityTarget:
     """A target of numbers, as it is; its mean is learnt."""
 
     prior: Any = None
 
-    def fit(self, column: Sharded) -> Mean:
+    def fit(self, column: ShardedArray) -> IdentityTarget:
         """One pass over the rows."""
-        found = Spread().fit(column)
+        found = StreamingScaler().fit(column)
         return replace(self, prior=torch.from_numpy(np.atleast_1d(found.mean)).float())
 
     def __call__(self, column: np.ndarray) -> np.ndarray:

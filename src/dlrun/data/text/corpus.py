@@ -9,37 +9,39 @@ from typing import Any, Literal
 import numpy as np
 
 from dlrun.config.constraints import Count, NonNegative
-from dlrun.core.dataset import Raw, Rows, Windowed
-from dlrun.core.errors import Refused
+from dlrun.core.dataset import Dataset, RawColumns, SlidingWindows
+from dlrun.core.errors import UserError
 from dlrun.core.types import Kind
 from dlrun.data.datasets import synthetic
-from dlrun.data.downloads import Official, fetch
-from dlrun.data.preprocessing.language import Tokens, Unit, numbered
-from dlrun.data.tabular.text_encoding import decoded
+from dlrun.data.downloads import RemoteFile, fetch
+from dlrun.data.preprocessing.language import TokenEncoder, TokenUnit, index_tokens
+from dlrun.data.tabular.text_encoding import decode_text
 
 Predict = Literal["every", "next"]
 INPUT, TARGET, PLACE = "text", "next", "place"
-TWENTIETH = 20  # of a window, after which the next one begins where it answers for its end alone: 3 of the book's 60
-INVENTED = 200  # texts that make up a sample
+STEPS_PER_WINDOW = 20  # of a window, after which the next one begins where it answers for its end alone: 3 of the book's 60
+NUM_SYNTHETIC_TEXTS = 200  # texts that make up a sample
 
 BOOKS = {
-    "nietzsche": Official(
+    "nietzsche": RemoteFile(
         "nietzsche",
         "nietzsche.txt",
         "23cf69874ab69d3d256099ab530ea4be24d47d9675b673bcc67cbcd6298ec647",
         ("https://s3.amazonaws.com/text-datasets/nietzsche.txt",),
     ),
-    "shakespeare": Official(
+    "shakespeare": RemoteFile(
         "tinyshakespeare",
         "input.txt",
         "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
-        ("https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",),
+        (
+            "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+        ),
     ),
 }
 
 
 @dataclass(frozen=True)
-class Cut:
+class WindowConfig:
     """How a text is cut into windows of `length` tokens, of which one begins every `step` tokens.
 
     predict: what comes after each token of a window (`every`), or after the window (`next`, as in the book). step: None
@@ -47,7 +49,7 @@ class Cut:
     """
 
     predict: Predict
-    unit: Unit
+    unit: TokenUnit
     length: int
     step: int | None
     lower: bool
@@ -56,75 +58,96 @@ class Cut:
     @property
     def stride(self) -> int:
         """From where one window begins to where the next one does."""
-        return self.step or (self.length if self.predict == "every" else max(1, self.length // TWENTIETH))
+        return self.step or (
+            self.length if self.predict == "every" else max(1, self.length // STEPS_PER_WINDOW)
+        )
 
 
-def book(
+def text_corpus(
     *,
     name: Literal["nietzsche", "shakespeare"],
     source: Literal["official", "sample"],
     predict: Predict,
-    unit: Unit,
+    unit: TokenUnit,
     length: Count,
     step: Count | None,
     lower: bool,
     vocabulary: Count | None,
     test: NonNegative,
-) -> Raw:
-    """A published text; see `dataset`.
+) -> Dataset:
+    """A published text; see `build_corpus_dataset`.
 
     nietzsche: Beyond Good and Evil, translated by Zimmern, 600,893 characters (book §8.1). shakespeare: scenes from the
     plays, 1,115,394 characters (Karpathy's char-rnn, 2015).
     """
-    how = Cut(predict, unit, length, step, lower, vocabulary)
-    return dataset(_text(BOOKS[name], source), how, test, name if source == "sample" else "")
+    how = WindowConfig(predict, unit, length, step, lower, vocabulary)
+    return build_corpus_dataset(
+        _load_text(BOOKS[name], source), how, test, name if source == "sample" else ""
+    )
 
 
-def _text(file: Official, source: str) -> str:
+def _load_text(file: RemoteFile, source: str) -> str:
     """An official text, or SYNTHETIC sentences in its place."""
     if source == "sample":
-        return "\n".join(synthetic.texts("train")[0][:INVENTED])
+        return "\n".join(synthetic.generate_texts("train")[0][:NUM_SYNTHETIC_TEXTS])
     path = fetch(file)
-    return decoded(path.read_bytes(), "utf-8", str(path))
+    return decode_text(path.read_bytes(), "utf-8", str(path))
 
 
-def dataset(text: str, how: Cut, test: float, invented: str = "") -> Raw:
+def build_corpus_dataset(text: str, how: WindowConfig, test: float, invented: str = "") -> Dataset:
     """Windows onto a text; its end is set aside, and no window of either part reaches into the other.
 
     test: the share, or number, of tokens at the end that is set aside. invented: which text made-up sentences stand
-    for. Raises Refused where the text is too short for the windows.
+    for. Raises UserError where the text is too short for the windows.
     """
-    values, names = numbered(text.lower() if how.lower else text, how.unit)
+    values, names = index_tokens(text.lower() if how.lower else text, how.unit)
     count = round(test * len(values)) if test < 1 else int(test)
     cutoff = max(0, len(values) - count)
-    dev = windows(values[:cutoff], how, "the text" if not count else "what is left of the text for development")
-    sealed = windows(values[cutoff:], how, f"the end of the text that data.test={test:g} sets aside") if count else None
+    dev = build_token_windows(
+        values[:cutoff],
+        how,
+        "the text" if not count else "what is left of the text for development",
+    )
+    sealed = (
+        build_token_windows(
+            values[cutoff:], how, f"the end of the text that data.test={test:g} sets aside"
+        )
+        if count
+        else None
+    )
     target: Kind = "tokens" if how.predict == "every" else "category"
     known: dict[str, Any] = {"unit": how.unit, "lower": how.lower, "names": names}
-    return Raw(
+    return Dataset(
         dev=dev,
         test=None if sealed is None else lambda: sealed,
         inputs={INPUT: "tokens"},
         targets={TARGET: target},
-        learn={INPUT: (Tokens(**known, most=how.vocabulary),), TARGET: (Tokens(**known, most=None, input=INPUT),)},
+        preprocessors={
+            INPUT: (TokenEncoder(**known, max_tokens=how.vocabulary),),
+            TARGET: (TokenEncoder(**known, max_tokens=None, input=INPUT),),
+        },
         order=PLACE,
-        note=synthetic.note(invented) if invented else "",
-        words=lambda: names,
-        apart=how.length // how.stride,
+        note=synthetic.sample_note(invented) if invented else "",
+        read_vocabulary=lambda: names,
+        overlap_gap=how.length // how.stride,
     )
 
 
-def windows(values: np.ndarray, how: Cut, what: str) -> Rows:
+def build_token_windows(values: np.ndarray, how: WindowConfig, what: str) -> RawColumns:
     """The windows that lie, with what comes after them, wholly within these tokens; none of them is copied."""
     first = np.arange(0, len(values) - how.length, how.stride, dtype=np.int64)
     if len(first) < 2:
-        raise Refused(
+        raise UserError(
             f"{what} has {len(values):,} {how.unit}s, and {how.length + how.stride + 1:,} make two windows with what "
             "comes after them: use a longer text, or a smaller data.length"
         )
     places = np.arange(how.length, dtype=np.int64)
-    answers = Windowed(values, first + 1, places) if how.predict == "every" else values[first + how.length]
-    return {INPUT: Windowed(values, first, places), TARGET: answers, PLACE: first}
+    answers = (
+        SlidingWindows(values, first + 1, places)
+        if how.predict == "every"
+        else values[first + how.length]
+    )
+    return {INPUT: SlidingWindows(values, first, places), TARGET: answers, PLACE: first}
 
 
 def text_file(
@@ -132,34 +155,36 @@ def text_file(
     path: str | None,
     encoding: str,
     predict: Predict,
-    unit: Unit,
+    unit: TokenUnit,
     length: Count,
     step: Count | None,
     lower: bool,
     vocabulary: Count | None,
     test: NonNegative,
-) -> Raw:
+) -> Dataset:
     """A text file as one text; without one, the chapters of Python's manual that come with Python itself.
 
-    These are those of the Python that runs this. See `language.dataset`. Raises Refused for a file that cannot be read.
+    These are those of the Python that runs this. See `language.build_corpus_dataset`. Raises UserError for a file that cannot be read.
     """
-    text = manual() if path is None else read(Path(path).expanduser(), encoding)
-    return dataset(text, Cut(predict, unit, length, step, lower, vocabulary), test)
+    text = python_manual() if path is None else read_corpus_file(Path(path).expanduser(), encoding)
+    return build_corpus_dataset(
+        text, WindowConfig(predict, unit, length, step, lower, vocabulary), test
+    )
 
 
-def read(path: Path, encoding: str) -> str:
+def read_corpus_file(path: Path, encoding: str) -> str:
     """The text of a file, with line ends as Python has them."""
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise Refused(f"data.path={path} cannot be read: {error.strerror or error}") from error
-    text = decoded(content, encoding, str(path)).replace("\r\n", "\n").replace("\r", "\n")
+        raise UserError(f"data.path={path} cannot be read: {error.strerror or error}") from error
+    text = decode_text(content, encoding, str(path)).replace("\r\n", "\n").replace("\r", "\n")
     if not text.strip():
-        raise Refused(f"data.path={path}: there is no text in it")
+        raise UserError(f"data.path={path}: there is no text in it")
     return text
 
 
-def manual() -> str:
+def python_manual() -> str:
     """What Python's own `help` tells of the language, one topic after the other by their names."""
     from pydoc_data.topics import topics
 

@@ -12,24 +12,28 @@ from typing import Any, Literal
 import numpy as np
 
 from dlrun.config.constraints import Natural, Probability, TextPart
-from dlrun.core.dataset import Raw
-from dlrun.core.errors import Refused, in_short
+from dlrun.core.dataset import Dataset
+from dlrun.core.errors import UserError, format_names
 from dlrun.data.images import image_folder
-from dlrun.data.images.archives import Files, content, packed
-from dlrun.data.images.decode import Unreadable
-from dlrun.data.images.image_column import listed
+from dlrun.data.images.archives import FileList, is_archive, read_bytes
+from dlrun.data.images.decode import ImageDecodeError
+from dlrun.data.images.image_column import format_file_list
 from dlrun.data.tabular import csv_dataset, csv_file, holdout, schema
 from dlrun.data.tabular import targets as answers
-from dlrun.data.tabular.csv_file import Cells
-from dlrun.data.tabular.number_format import Numbers
-from dlrun.data.tabular.targets import Classes, MissingTarget, Target
-from dlrun.data.tabular.text_encoding import checked, decoded
+from dlrun.data.tabular.csv_file import CsvTable
+from dlrun.data.tabular.number_format import DecimalStyle
+from dlrun.data.tabular.targets import ClassNaming, MissingTarget, Target
+from dlrun.data.tabular.text_encoding import canonical_encoding, decode_text
 
 log = logging.getLogger("dlrun")
 
-Empty = Literal["refuse", "skip"]
+EmptyTextPolicy = Literal["refuse", "skip"]
 TEXT, LABEL = "text", "label"  # columns that a folder gives
-UNUSED = {"scale": "none", "impute": "constant", "indicator": False}  # of number columns, of which there are none
+UNUSED_SETTINGS = {
+    "scale": "none",
+    "impute": "constant",
+    "indicator": False,
+}  # of number columns, of which there are none
 
 
 def texts(
@@ -41,18 +45,18 @@ def texts(
     test: Probability,
     test_path: str | None,
     encoding: str,
-    empty: Empty,
+    empty: EmptyTextPolicy,
     separator: str | None,
     header: list[str] | None,
     vectors: TextPart,
-    numbers: Numbers = "plain",
+    numbers: DecimalStyle = "plain",
     missing: list[str] | None = None,
-    classes: Classes = "numbers",
+    classes: ClassNaming = "numbers",
     missing_target: MissingTarget = "refuse",
-    validation: image_folder.Validation = "mixed",
+    validation: image_folder.ValidationMode = "mixed",
     check_test: bool = False,
     seed: Natural | None = None,
-) -> Raw:
+) -> Dataset:
     """Texts of a folder (or a zip or tar archive), or of the column `text` of a CSV file, with what is asked of them.
 
     The defaults are what dlrun 0.1.0 did.
@@ -61,105 +65,154 @@ def texts(
     their .txt files are the texts: input `text`, target `label`. Test rows: the folder test, or test_path, or else the
     share `test`, the same of each class. encoding: of all files. empty: what becomes of rows without a text. vectors:
     the step that prepares texts. numbers, missing, classes, missing_target, check_test, seed: see `table_csv.csv`.
-    validation: see `images`. Raises Refused for whatever is wrong with the files or the question.
+    validation: see `images`. Raises UserError for whatever is wrong with the files or the question.
     """
     if path is None:
-        raise Refused("say where the texts are: data.path=FOLDER (one folder a class), "
+        raise UserError("say where the texts are: data.path=FOLDER (one folder a class), "
                       "or data.path=FILE.csv data.text=COLUMN data.target=COLUMN")  # fmt: skip
-    checked(encoding)
+    canonical_encoding(encoding)
     place = Path(path).expanduser()
-    if place.is_dir() or packed(place):
-        if named := [key for key, value in (("text", text), ("target", target), ("test_path", test_path)) if value]:
-            raise Refused(f"data.{named[0]} is for a CSV file, but {path} is none: its folders are the classes")
-        return _of_folder(path, (test, seed), encoding, empty, vectors, validation)
+    if place.is_dir() or is_archive(place):
+        if named := [
+            key
+            for key, value in (("text", text), ("target", target), ("test_path", test_path))
+            if value
+        ]:
+            raise UserError(
+                f"data.{named[0]} is for a CSV file, but {path} is none: its folders are the classes"
+            )
+        return _load_folder(path, (test, seed), encoding, empty, vectors, validation)
     reading: dict[str, Any] = {"separator": separator, "header": header, "encoding": encoding}
     reading |= {"numbers": numbers, "missing": missing or ()}
 
-    def clean(found: Cells) -> Cells:
-        return answers.with_target(_without_empty(found, text, empty), target, kind, missing_target)
+    def clean(found: CsvTable) -> CsvTable:
+        return answers.drop_missing_targets(
+            _drop_empty_texts(found, text, empty), target, kind, missing_target
+        )
 
-    whole = clean(csv_file.read(path, **reading))
-    sealed = None if test_path is None else clean(csv_dataset.test_file(test_path, whole, reading))
-    plan = _plan(whole, text, answers.find(whole, target, kind, classes, sealed if check_test else None))
-    return csv_dataset.of_plan(whole, plan, sealed, (test, seed), reading, {**UNUSED, "text": vectors}, check_test)
+    whole = clean(csv_file.read_csv(path, **reading))
+    sealed = (
+        None if test_path is None else clean(csv_dataset.read_test_file(test_path, whole, reading))
+    )
+    plan = _build_schema(
+        whole,
+        text,
+        answers.find_targets(whole, target, kind, classes, sealed if check_test else None),
+    )
+    return csv_dataset.build_from_schema(
+        whole, plan, sealed, (test, seed), reading, {**UNUSED_SETTINGS, "text": vectors}, check_test
+    )
 
 
-def _plan(whole: Cells, text: str | None, targets: tuple[Target, ...]) -> schema.Plan:
+def _build_schema(
+    whole: CsvTable, text: str | None, targets: tuple[Target, ...]
+) -> schema.TableSchema:
     assert text is not None
     if text == targets[0].name:
-        raise Refused(f"column '{text}' cannot be the text and the target")
-    return schema.Plan((), (), (), targets, texts=(text,))
+        raise UserError(f"column '{text}' cannot be the text and the target")
+    return schema.TableSchema((), (), (), targets, text_columns=(text,))
 
 
-def _without_empty(found: Cells, text: str | None, empty: Empty) -> Cells:
-    """The rows that have a text. Raises Refused where that is asked for, and where there is no such column."""
+def _drop_empty_texts(found: CsvTable, text: str | None, empty: EmptyTextPolicy) -> CsvTable:
+    """The rows that have a text. Raises UserError where that is asked for, and where there is no such column."""
     if text is None:
-        raise Refused(f"say which column holds the texts: data.text=COLUMN. There are: {in_short(found.columns)}")
-    found.need([text], "text")
+        raise UserError(
+            f"say which column holds the texts: data.text=COLUMN. There are: {format_names(found.columns)}"
+        )
+    found.require_columns([text], "text")
     none = np.array([not cell for cell in found.columns[text]], bool)
     if not none.any():
         return found
-    _refuse_or_tell(found.where(none), found.place, int(none.sum()), len(found), empty)
+    _report_empty_texts(found.describe_rows(none), found.source, int(none.sum()), len(found), empty)
     return found.take(np.flatnonzero(~none))
 
 
-def _refuse_or_tell(where: str, place: str, count: int, total: int, empty: Empty) -> None:
+def _report_empty_texts(
+    where: str, place: str, count: int, total: int, empty: EmptyTextPolicy
+) -> None:
     if empty == "refuse":
-        raise Refused(f"{place}: the text is empty in {where}: fill them in, or data.empty=skip leaves them out")
+        raise UserError(
+            f"{place}: the text is empty in {where}: fill them in, or data.empty=skip leaves them out"
+        )
     if count == total:
-        raise Refused(f"{place}: all {total:,} texts are empty")
+        raise UserError(f"{place}: all {total:,} texts are empty")
     log.warning("%s: left out, for their text is empty: %s", place, where)
 
 
-def _of_folder(
+def _load_folder(
     path: str,
     share: tuple[float, int | None],
     encoding: str,
-    empty: Empty,
+    empty: EmptyTextPolicy,
     vectors: Any,
-    validation: image_folder.Validation,
-) -> Raw:
-    found = image_folder.found(path, (".txt",), "text")
-    files, named, part = image_folder.classes(found, path, "text")
-    order = sorted(range(len(files)), key=lambda row: part[row] == "validation")  # train first; test goes elsewhere
+    validation: image_folder.ValidationMode,
+) -> Dataset:
+    found = image_folder.find_files(path, (".txt",), "text")
+    files, named, part = image_folder.classes_from_folders(found, path, "text")
+    order = sorted(
+        range(len(files)), key=lambda row: part[row] == "validation"
+    )  # train first; test goes elsewhere
     files, classes, parts = ([column[row] for row in order] for column in (files, named, part))
     names = tuple(sorted(set(classes)))
-    dev, sealed = _divided(np.array(classes), np.array(parts), *share)
-    log.info("label: %s", listed([f"{number} = {name}" for number, name in enumerate(names)]))
-    read = partial(_read, Files(found.place, tuple(files)), classes, path, encoding, empty)
-    later: Callable[[], Cells] | None = (lambda: read(sealed)) if len(sealed) else None
+    dev, sealed = _split_test_rows(np.array(classes), np.array(parts), *share)
+    log.info(
+        "label: %s", format_file_list([f"{number} = {name}" for number, name in enumerate(names)])
+    )
+    read = partial(_read_texts, FileList(found.root, tuple(files)), classes, path, encoding, empty)
+    later: Callable[[], CsvTable] | None = (lambda: read(sealed)) if len(sealed) else None
     kind: Any = "binary" if len(names) == 2 else "category"
-    plan = schema.Plan((), (), (), (Target(LABEL, kind, (LABEL,), names, "written"),), texts=(TEXT,))
+    plan = schema.TableSchema(
+        (), (), (), (Target(LABEL, kind, (LABEL,), names, "written"),), text_columns=(TEXT,)
+    )
     rows = read(dev)
     apart = sum(parts[line - 1] == "validation" for line in rows.lines)
-    raw = schema.dataset(plan, rows, later, text=vectors, **UNUSED)  # type: ignore[arg-type]
-    return replace(raw, validation=image_folder.validated(apart, "texts", validation))
+    raw = schema.build_table_dataset(plan, rows, later, text=vectors, **UNUSED_SETTINGS)  # type: ignore[arg-type]
+    return replace(
+        raw, num_validation_rows=image_folder.count_validation_files(apart, "texts", validation)
+    )
 
 
-def _divided(classes: np.ndarray, parts: np.ndarray, share: float, seed: int | None) -> tuple[np.ndarray, np.ndarray]:
+def _split_test_rows(
+    classes: np.ndarray, parts: np.ndarray, share: float, seed: int | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Development rows and test rows: those of the folder test, where there is one."""
     test = parts == "test"
     if test.any() or not share:
         return np.flatnonzero(~test), np.flatnonzero(test)
-    return holdout.stratified(classes, share, seed)
+    return holdout.stratified_holdout(classes, share, seed)
 
 
-def _read(files: Files, classes: list[str], path: str, encoding: str, empty: Empty, rows: np.ndarray) -> Cells:
-    """The texts of these files, and their classes. Raises Refused, naming the file that cannot be read."""
+def _read_texts(
+    files: FileList,
+    classes: list[str],
+    path: str,
+    encoding: str,
+    empty: EmptyTextPolicy,
+    rows: np.ndarray,
+) -> CsvTable:
+    """The texts of these files, and their classes. Raises UserError, naming the file that cannot be read."""
     found, lines = [], []
     without: list[str] = []
     for row in rows.tolist():
         name = files.names[row]
         try:
-            text = decoded(content(files.place, name), encoding, f"{path}/{name}").strip()
-        except Unreadable as error:
-            raise Refused(f"{path}/{name} cannot be read: {error}") from error
+            text = decode_text(read_bytes(files.root, name), encoding, f"{path}/{name}").strip()
+        except ImageDecodeError as error:
+            raise UserError(f"{path}/{name} cannot be read: {error}") from error
         if text:
             found.append(text)
             lines.append(row)
         else:
             without.append(name)
     if without:
-        _refuse_or_tell(f"{len(without):,} files: {listed(without)}", path, len(without), len(rows), empty)
+        _report_empty_texts(
+            f"{len(without):,} files: {format_file_list(without)}",
+            path,
+            len(without),
+            len(rows),
+            empty,
+        )
     columns = {TEXT: found, LABEL: [classes[row] for row in lines]}
-    return Cells(path, columns, [row + 1 for row in lines], words=frozenset({""}))  # a folder may be called null
+    return CsvTable(
+        path, columns, [row + 1 for row in lines], missing_words=frozenset({""})
+    )  # a folder may be called null

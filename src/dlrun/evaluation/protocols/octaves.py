@@ -7,28 +7,32 @@ from dataclasses import dataclass
 import numpy as np
 
 from dlrun.config.constraints import Count
-from dlrun.core.dataset import Raw
-from dlrun.core.types import Job, Result
-from dlrun.evaluation.protocols.plans import Rows
+from dlrun.core.dataset import Dataset
+from dlrun.core.types import FitJob, Result
+from dlrun.evaluation.protocols.plans import RowSplit
 
 
 @dataclass(frozen=True)
-class Octaves:
+class ImageScales:
     """So many fits of an objective that has a setting `octave`, of which 0 is the full size (book §8.2)."""
 
     count: int
 
-    def __call__(self, results: list[Result]) -> Job | None:
+    def __call__(self, results: list[Result]) -> FitJob | None:
         done = len(results)
         if done >= self.count:
             return None
         start = results[-1].job.name if results else ""
-        return Job(stage=f"octave-{done + 1}", patch={"objective.octave": self.count - 1 - done}, start=start)
+        return FitJob(
+            stage=f"octave-{done + 1}",
+            patch={"objective.octave": self.count - 1 - done},
+            start=start,
+        )
 
-    def rows(self, raw: Raw, job: Job, seed: int) -> Rows:
+    def split_rows(self, raw: Dataset, job: FitJob, seed: int) -> RowSplit:
         return np.arange(len(raw)), None
 
 
-def octaves(*, count: Count) -> Octaves:
+def octaves(*, count: Count) -> ImageScales:
     """The picture at so many scales; nothing is held out."""
-    return Octaves(count)
+    return ImageScales(count)

@@ -7,60 +7,80 @@ from typing import Literal
 
 import numpy as np
 
-from dlrun.core.dataset import Raw
-from dlrun.core.errors import Refused, in_short
+from dlrun.core.dataset import Dataset
+from dlrun.core.errors import UserError, format_names
 
 log = logging.getLogger("dlrun")
 
 Rare = Literal["stratify_others", "stratify_none"]
 
 
-def strata(raw: Raw, by: str, least: int, rare: Rare, *, tell: bool = True) -> np.ndarray | None:
+def get_class_groups(
+    raw: Dataset, by: str, least: int, rare: Rare, *, tell: bool = True
+) -> np.ndarray | None:
     """(N,) the number of each row's class, to stratify on; None where that is not asked for, or not possible.
 
     least: rows that a class must have. rare: whether one with fewer keeps the others from being stratified, as in dlrun
-    0.1.0. Raises Refused where by=stratified asks for what cannot be.
+    0.1.0. Raises UserError where by=stratified asks for what cannot be.
     """
     if by == "random":
         return None
-    target = _target(raw)
+    target = _find_class_target(raw)
     if target is None:
         if by == "stratified":
-            raise Refused("protocol.by=stratified needs a target of classes: use by=auto or by=random")
+            raise UserError(
+                "protocol.by=stratified needs a target of classes: use by=auto or by=random"
+            )
         return None
     names, values = np.unique(np.asarray(raw.dev[target]).astype(str), return_inverse=True)
     values, counts = values.reshape(-1), np.bincount(values.reshape(-1))
     few = counts < least
     if few.any() and by == "stratified":
-        raise Refused(f"protocol.by=stratified: '{target}' has classes of fewer than {least} rows "
-                      f"({_listed(names, few, counts)}); protocol.by=auto stratifies the others")  # fmt: skip
+        raise UserError(f"protocol.by=stratified: '{target}' has classes of fewer than {least} rows "
+                      f"({_format_class_counts(names, few, counts)}); protocol.by=auto stratifies the others")  # fmt: skip
     if few.any() and tell:
-        _tell(target, names, few, least, counts, rare)
+        _warn_small_classes(target, names, few, least, counts, rare)
     return None if few.all() or (few.any() and rare == "stratify_none") else values
 
 
-def single(classes: np.ndarray) -> np.ndarray:
+def find_single_members(classes: np.ndarray) -> np.ndarray:
     """The mask of rows that are alone in their class."""
     return (np.bincount(classes) == 1)[classes]
 
 
-def tell_not_stratified(raw: Raw, why: str) -> None:
+def warn_not_stratified(raw: Dataset, why: str) -> None:
     """Say that a split does not keep the shares of classes, where there are any."""
-    target = _target(raw)
+    target = _find_class_target(raw)
     if target is not None:
         log.info("'%s' is not stratified: %s", target, why)
 
 
-def _target(raw: Raw) -> str | None:
+def _find_class_target(raw: Dataset) -> str | None:
     """The first target of classes."""
-    return next((name for name, kind in raw.targets.items() if kind in ("binary", "category")), None)
+    return next(
+        (name for name, kind in raw.targets.items() if kind in ("binary", "category")), None
+    )
 
 
-def _tell(target: str, names: np.ndarray, few: np.ndarray, least: int, counts: np.ndarray, rare: Rare) -> None:
-    some = _listed(names, few, counts)
-    rest = "no class is stratified" if few.all() or rare == "stratify_none" else "the other classes are stratified"
-    log.warning("'%s': classes of fewer than %d rows (%s) cannot be stratified; %s", target, least, some, rest)
+def _warn_small_classes(
+    target: str, names: np.ndarray, few: np.ndarray, least: int, counts: np.ndarray, rare: Rare
+) -> None:
+    some = _format_class_counts(names, few, counts)
+    rest = (
+        "no class is stratified"
+        if few.all() or rare == "stratify_none"
+        else "the other classes are stratified"
+    )
+    log.warning(
+        "'%s': classes of fewer than %d rows (%s) cannot be stratified; %s",
+        target,
+        least,
+        some,
+        rest,
+    )
 
 
-def _listed(names: np.ndarray, few: np.ndarray, counts: np.ndarray) -> str:
-    return in_short([f"{name}: {count}" for name, count in zip(names[few], counts[few], strict=True)])
+def _format_class_counts(names: np.ndarray, few: np.ndarray, counts: np.ndarray) -> str:
+    return format_names(
+        [f"{name}: {count}" for name, count in zip(names[few], counts[few], strict=True)]
+    )

@@ -6,18 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dlrun.config.instantiate import build, dotted
-from dlrun.config.parallel_fits import without_common
-from dlrun.core.dataset import Raw
-from dlrun.core.types import Job, Result
-from dlrun.evaluation.protocols.plans import Plan, Rows, repeated
+from dlrun.config.instantiate import build_part, to_dotted_keys
+from dlrun.config.parallel_fits import remove_common_settings
+from dlrun.core.dataset import Dataset
+from dlrun.core.types import FitJob, Result
+from dlrun.evaluation.protocols.plans import EvaluationPlan, RowSplit, repeated
 
 Settings = dict[str, Any]
-FIRST = "head"  # the name of the first stage: what a new head learns while the rest is frozen
+FIRST_STAGE = "head"  # the name of the first stage: what a new head learns while the rest is frozen
 
 
 @dataclass(frozen=True)
-class Stages:
+class StageSettings:
     """What each stage changes: dotted config key → value."""
 
     first: Settings
@@ -25,43 +25,45 @@ class Stages:
 
 
 @dataclass(frozen=True)
-class Staged:
+class TwoStagePlan:
     """Each fit of a plan, done in two stages on the same rows."""
 
-    plan: Plan
-    stages: Stages
+    plan: EvaluationPlan
+    stages: StageSettings
 
-    def __call__(self, results: list[Result]) -> Job | None:
-        heads = [result.job for result in results if result.job.stage == FIRST]
-        whole = [result for result in results if result.job.stage != FIRST]
+    def __call__(self, results: list[Result]) -> FitJob | None:
+        heads = [result.job for result in results if result.job.stage == FIRST_STAGE]
+        whole = [result for result in results if result.job.stage != FIRST_STAGE]
         if len(heads) > len(whole):
             return replace(heads[-1], stage="fit", patch=self.stages.then, start=heads[-1].name)
         job = self.plan(whole)
-        return replace(job, stage=FIRST, patch=self.stages.first) if job else None
+        return replace(job, stage=FIRST_STAGE, patch=self.stages.first) if job else None
 
-    def rows(self, raw: Raw, job: Job, seed: int) -> Rows:
-        return self.plan.rows(raw, job, seed)
+    def split_rows(self, raw: Dataset, job: FitJob, seed: int) -> RowSplit:
+        return self.plan.split_rows(raw, job, seed)
 
 
-def stages(*, first: dict[str, Any], then: dict[str, Any]) -> Stages | None:
+def stages(*, first: dict[str, Any], then: dict[str, Any]) -> StageSettings | None:
     """Settings of the first and of the second stage, as in a config; None without any: one stage."""
-    return Stages(dotted(first), dotted(then)) if first or then else None
+    return StageSettings(to_dotted_keys(first), to_dotted_keys(then)) if first or then else None
 
 
-def standing(results: list[Result]) -> list[Result]:
+def drop_first_stages(results: list[Result]) -> list[Result]:
     """Without the fits from which others began: a first stage is a step on the way."""
     passed = {result.job.start for result in results}
     return [result for result in results if result.job.name not in passed]
 
 
-def plan_of(config: Mapping[str, Any], plugins: tuple[str, ...] = ()) -> Plan:
+def make_plan(config: Mapping[str, Any], plugins: tuple[str, ...] = ()) -> EvaluationPlan:
     """The plan that a config describes: its protocol, repeated and in stages as it says."""
-    plan = repeated(protocol_of(config["protocol"], plugins), config["repeat"])
-    chosen = build(config["stages"], kind="stages", plugins=plugins)
-    return plan if chosen is None else Staged(plan, chosen)
+    plan = repeated(make_protocol(config["protocol"], plugins), config["repeat"])
+    chosen = build_part(config["stages"], kind="stages", plugins=plugins)
+    return plan if chosen is None else TwoStagePlan(plan, chosen)
 
 
-def protocol_of(node: Mapping[str, Any], plugins: tuple[str, ...] = ()) -> Plan:
+def make_protocol(node: Mapping[str, Any], plugins: tuple[str, ...] = ()) -> EvaluationPlan:
     """The protocol that a node describes; how its fits are trained (`stacked`) is not its business."""
-    plan: Plan = build(without_common(node), kind="protocol", plugins=plugins)
+    plan: EvaluationPlan = build_part(
+        remove_common_settings(node), kind="protocol", plugins=plugins
+    )
     return plan

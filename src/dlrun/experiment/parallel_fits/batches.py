@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from dlrun.core.types import Batch
-from dlrun.data.loading.images import Pixels
-from dlrun.data.loading.sequences import Windows
-from dlrun.data.loading.table import CHUNK_BYTES, Bag, Plain, Table
+from dlrun.data.loading.images import ImageColumn
+from dlrun.data.loading.sequences import WindowColumn
+from dlrun.data.loading.table import CHUNK_BYTES, DenseColumn, SparseCounts, Table
 
-KINDS = (Plain, Pixels, Windows, Bag)
+SUPPORTED_COLUMNS = (DenseColumn, ImageColumn, WindowColumn, SparseCounts)
 
 
-class Stretch(NamedTuple):
+class Segment(NamedTuple):
     """Batches in which members low … high - 1 each have equally many rows: so many rows each from row `first` on."""
 
     low: int
@@ -25,28 +25,30 @@ class Stretch(NamedTuple):
     rows: int
 
 
-def stretches(counts: Sequence[int], size: int) -> list[Stretch]:
+def split_into_segments(counts: Sequence[int], size: int) -> list[Segment]:
     """The batches of a sweep in which member i has counts[i] rows, `size` a batch.
 
     Neighbours with equally many rows in a batch are together. For k-fold's nearly equal folds that is one stretch for
     all, and one or two for last batches. A member's own batches come in their order.
     """
-    found: list[Stretch] = []
-    open_at: dict[tuple[int, int], int] = {}  # members → the stretch of whole batches that may go on
+    found: list[Segment] = []
+    open_at: dict[
+        tuple[int, int], int
+    ] = {}  # members → the stretch of whole batches that may go on
     for first in range(0, max(counts), size):
         mine = [min(size, count - first) if count > first else 0 for count in counts]
-        for low, high in alike(mine):
+        for low, high in iter_equal_runs(mine):
             place = open_at.get((low, high))
             if place is not None and found[place].first + found[place].rows == first:
                 before = found[place]
                 found[place] = before._replace(rows=before.rows + mine[low])
             else:
                 open_at[low, high] = len(found)
-                found.append(Stretch(low, high, first, mine[low]))
+                found.append(Segment(low, high, first, mine[low]))
     return found
 
 
-def alike(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+def iter_equal_runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
     """Where neighbours are equal and not 0: (first place, place after the last)."""
     low = 0
     for place in range(1, len(numbers) + 1):
@@ -56,25 +58,36 @@ def alike(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
             low = place
 
 
-class Abreast:
+class ParallelBatches:
     """A source over several tables. A column of a batch is (B, members, …); of bags one matrix, with a block a member.
 
     seeds: of each member's order in training. first, rows: which part of each member's order it hands out; first is at
     the beginning of a batch.
     """
 
-    def __init__(self, tables: Sequence[Table], seeds: Sequence[int], first: int, rows: int) -> None:
+    def __init__(
+        self, tables: Sequence[Table], seeds: Sequence[int], first: int, rows: int
+    ) -> None:
         self.tables, self.seeds, self.first, self.rows = tables, seeds, first, rows
 
     def __len__(self) -> int:
         return self.rows
 
     def batches(
-        self, size: int, *, seed: int | None = None, epoch: int = 0, start: int = 0, rank: int = 0, world: int = 1
+        self,
+        size: int,
+        *,
+        seed: int | None = None,
+        epoch: int = 0,
+        start: int = 0,
+        rank: int = 0,
+        world: int = 1,
     ) -> Iterator[Batch]:
         """Batches of `size` rows of each member; without a seed in the rows' own order, else in each member's."""
         first = self.first + start * size
-        step = size if first else size * self._batches_a_chunk(size)  # a later start counts in its own batches
+        step = (
+            size if first else size * self._batches_per_chunk(size)
+        )  # a later start counts in its own batches
         seeds = self.seeds if seed is not None else [None] * len(self.seeds)
         own = [
             table.batches(step, seed=mine, epoch=epoch, start=first // size)
@@ -83,25 +96,25 @@ class Abreast:
         left = self.rows - start * size
         while left > 0:
             chunks = [next(each) for each in own]
-            yield from side_by_side(chunks, min(step, left), size)
+            yield from stack_batches(chunks, min(step, left), size)
             left -= step
 
-    def _batches_a_chunk(self, size: int) -> int:
+    def _batches_per_chunk(self, size: int) -> int:
         row = sum(column.row_bytes for table in self.tables for column in table.columns.values())
         return max(1, min(256, CHUNK_BYTES // (row * size)))
 
 
-def side_by_side(chunks: Sequence[Batch], rows: int, size: int) -> Iterator[Batch]:
+def stack_batches(chunks: Sequence[Batch], rows: int, size: int) -> Iterator[Batch]:
     """The first so many rows of each chunk, `size` a batch. Dense columns come first, for their length is a batch's."""
     dense = [name for name, column in chunks[0].items() if column.layout == torch.strided]
     bags = [name for name in chunks[0] if name not in dense]
     cuts = [torch.stack([chunk[name][:rows] for chunk in chunks], 1).split(size) for name in dense]
-    cuts += [blocks([chunk[name] for chunk in chunks], rows, size) for name in bags]  # type: ignore[misc]
+    cuts += [block_diagonal([chunk[name] for chunk in chunks], rows, size) for name in bags]  # type: ignore[misc]
     for parts in zip(*cuts, strict=True):
         yield dict(zip([*dense, *bags], parts, strict=True))
 
 
-def blocks(chunks: Sequence[Tensor], rows: int, size: int) -> Iterator[Tensor]:
+def block_diagonal(chunks: Sequence[Tensor], rows: int, size: int) -> Iterator[Tensor]:
     """Sparse CSR matrices (members · B, members · width): a member's rows stand together, in columns of its own."""
     width = chunks[0].shape[1]
     starts = [chunk.crow_indices() for chunk in chunks]
@@ -116,7 +129,10 @@ def blocks(chunks: Sequence[Tensor], rows: int, size: int) -> Iterator[Tensor]:
             before += edges[member][number + 1] - edges[member][number]
         spans = [slice(edge[number], edge[number + 1]) for edge in edges]
         inside: Any = [
-            torch.cat([part[span] for part, span in zip(many, spans, strict=True)]) for many in (columns, values)
+            torch.cat([part[span] for part, span in zip(many, spans, strict=True)])
+            for many in (columns, values)
         ]
         shape = (len(chunks) * (high - low), len(chunks) * width)
-        yield torch.sparse_csr_tensor(torch.cat(heads), inside[0], inside[1], shape, check_invariants=False)
+        yield torch.sparse_csr_tensor(
+            torch.cat(heads), inside[0], inside[1], shape, check_invariants=False
+        )

@@ -15,117 +15,136 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dlrun.config import parallel_fits
-from dlrun.config.compatibility import of_target
-from dlrun.config.instantiate import patched
-from dlrun.core.errors import Refused, Unstackable
-from dlrun.core.types import Job, Result
-from dlrun.experiment.builder import Fit
-from dlrun.experiment.parallel_fits.batches import KINDS
-from dlrun.experiment.parallel_fits.loop import FitOwner, Member, train
-from dlrun.experiment.parallel_fits.stack import GROUP, Lead
+from dlrun.config.compatibility import get_target_part
+from dlrun.config.instantiate import apply_patch
+from dlrun.core.errors import NotStackable, UserError
+from dlrun.core.types import FitJob, Result
+from dlrun.experiment.builder import BuiltFit
+from dlrun.experiment.parallel_fits.batches import SUPPORTED_COLUMNS
+from dlrun.experiment.parallel_fits.loop import FitOwner, Member, train_members
+from dlrun.experiment.parallel_fits.stack import GROUP, StackedTrainer
 from dlrun.objectives.supervised import Supervised
-from dlrun.training.distributed.process_group import here
+from dlrun.training.distributed.process_group import this_process
 from dlrun.training.trainer import Trainer
 
 if TYPE_CHECKING:
-    from dlrun.training.trainer import Watch
+    from dlrun.training.trainer import FitWatcher
 
 
 log = logging.getLogger("dlrun")
-MOST_WEIGHTS, MOST_WORK, WORK_FOR_EACH = 1 << 15, 1 << 20, 1 << 17  # of a member; times rows of a batch; see `pays`
+MAX_WEIGHTS, MAX_WORK, MAX_WORK_PER_MEMBER = (
+    1 << 15,
+    1 << 20,
+    1 << 17,
+)  # of a member; times rows of a batch; see `is_worthwhile`
 
 
-def advance(experiment: FitOwner, watch: Watch | None = None) -> bool:
+def train_next_jobs(experiment: FitOwner, watch: FitWatcher | None = None) -> bool:
     """Fit what the protocol asks for next as one, where it asks for several fits that can be; whether it was so.
 
-    Results are written in the protocol's order. Raises Refused where protocol.stacked=true asks for what cannot be.
+    Results are written in the protocol's order. Raises UserError where protocol.stacked=true asks for what cannot be.
     """
-    asked = parallel_fits.asked(experiment.assembly.config)
-    jobs = pending(experiment) if asked and experiment.alone is None else []
+    asked = parallel_fits.parallel_fits_mode(experiment.builder.config)
+    jobs = get_pending_jobs(experiment) if asked and experiment.single_fits is None else []
     if len(jobs) < 2:
         return False
-    fits, reason = assembled([(experiment, job) for job in jobs], asked is True)
+    fits, reason = build_fits([(experiment, job) for job in jobs], asked is True)
     if reason is not None:
         if asked is True:
-            raise Refused(f"protocol.stacked=true: {reason}")
-        experiment.alone = fits
+            raise UserError(f"protocol.stacked=true: {reason}")
+        experiment.single_fits = fits
         log.debug("one fit after the other: %s", reason)
         return False
-    members = [begun(experiment, fit) for fit in fits]
-    train(members, watch)
+    members = [start_member(experiment, fit) for fit in fits]
+    train_members(members, watch)
     for member in members:
-        experiment.run.add_results([concluded(member)])
-        experiment.latest = member.fit
+        experiment.run.add_results([finish_member(member)])
+        experiment.latest_fit = member.fit
     return True
 
 
-def pending(experiment: FitOwner) -> list[Job]:
+def get_pending_jobs(experiment: FitOwner) -> list[FitJob]:
     """The jobs that the plan asks for next, whatever comes of them, up to one that begins where another one ends."""
-    results, jobs = experiment.fitted(), list[Job]()
-    while (job := experiment.assembly.plan(results)) is not None and not job.start:
+    results, jobs = experiment.get_fit_results(), list[FitJob]()
+    while (job := experiment.builder.plan(results)) is not None and not job.start:
         jobs.append(job)
         results = [*results, Result(job, "val", {})]
     return jobs
 
 
-def assembled(jobs: Sequence[tuple[FitOwner, Job]], must: bool) -> tuple[list[Fit], str | None]:
+def build_fits(
+    jobs: Sequence[tuple[FitOwner, FitJob]], must: bool
+) -> tuple[list[BuiltFit], str | None]:
     """The fits of these jobs, as far as they were needed to find why they are not to be trained as one, and that.
 
     must: though it be slower.
     """
-    configs = [patched(experiment.assembly.config, job.patch) for experiment, job in jobs]
-    reason = next(filter(None, map(parallel_fits.fault, configs)), None)
-    if here.size > 1 or len(jobs) < 2:
+    configs = [apply_patch(experiment.builder.config, job.patch) for experiment, job in jobs]
+    reason = next(filter(None, map(parallel_fits.incompatibility, configs)), None)
+    if this_process.world_size > 1 or len(jobs) < 2:
         reason = reason or "there is nothing to train together"
-    fits: list[Fit] = []
+    fits: list[BuiltFit] = []
     for experiment, job in jobs if reason is None else ():
-        fits.append(experiment.assembly.fit(job))
-        if not must and not pays(fits[0].trainer, len(jobs)):
+        fits.append(experiment.builder.build_fit(job))
+        if not must and not is_worthwhile(fits[0].trainer, len(jobs)):
             return fits, "for networks of this size it would not be faster"
-    return fits, reason or why_not(fits, means(configs[0], fits[0]))
+    return fits, reason or find_conflict(fits, find_mean_losses(configs[0], fits[0]))
 
 
-def why_not(fits: Sequence[Fit], means: Sequence[str]) -> str | None:
+def find_conflict(fits: Sequence[BuiltFit], means: Sequence[str]) -> str | None:
     """Why these fits cannot be trained as one; None where they can."""
     trainers = [fit.trainer for fit in fits]
     for trainer in trainers:
-        objective, tables = trainer.objective, [trainer.data.train, *filter(None, [trainer.data.val])]
-        if type(objective) is not Supervised or objective.augment is not None or not objective.groups:
+        objective, tables = (
+            trainer.objective,
+            [trainer.data.train, *filter(None, [trainer.data.val])],
+        )
+        if (
+            type(objective) is not Supervised
+            or objective.augment is not None
+            or not objective.groups
+        ):
             return "what is minimised is not the answers of a model that learns, against targets"
-        for column in (column for table in tables for column in getattr(table, "columns", {"": table}).values()):
-            if not isinstance(column, KINDS):
+        for column in (
+            column for table in tables for column in getattr(table, "columns", {"": table}).values()
+        ):
+            if not isinstance(column, SUPPORTED_COLUMNS):
                 return f"columns of kind {type(column).__name__} are not handed out side by side"
     if any(trainer.settings != trainers[0].settings for trainer in trainers):
         return "their settings of the engine differ"
     if len({trainer.data.val is None for trainer in trainers}) > 1:
         return "some hold rows out and some do not"
     try:
-        Lead(trainers, means, [torch.Generator(trainer.device) for trainer in trainers])
-    except Unstackable as fault:
+        StackedTrainer(trainers, means, [torch.Generator(trainer.device) for trainer in trainers])
+    except NotStackable as fault:
         return str(fault)
     return None
 
 
-def means(config: dict[str, Any], fit: Fit) -> list[str]:
+def find_mean_losses(config: dict[str, Any], fit: BuiltFit) -> list[str]:
     """The targets whose loss is a plain mean over rows."""
-    return [name for name in fit.data.spec.targets if parallel_fits.is_mean(of_target(config, "loss", name))]
+    return [
+        name
+        for name in fit.data.spec.targets
+        if parallel_fits.is_mean_loss(get_target_part(config, "loss", name))
+    ]
 
 
-def begun(experiment: FitOwner, fit: Fit) -> Member:
+def start_member(experiment: FitOwner, fit: BuiltFit) -> Member:
     """A fit ready to be trained, or to go on."""
-    config = patched(experiment.assembly.config, fit.job.patch)
-    return Member(experiment, fit, experiment.begin(fit), means(config, fit))
+    config = apply_patch(experiment.builder.config, fit.job.patch)
+    return Member(experiment, fit, experiment.restore(fit), find_mean_losses(config, fit))
 
 
-def concluded(member: Member) -> Result:
+def finish_member(member: Member) -> Result:
     """What came of a member. Raises what ended it before its time."""
     if member.error is not None:
         raise member.error
     member.trainer.began_at = time.monotonic()  # what went by since it stopped is not its own
-    return member.experiment.conclude(member.fit, member.baseline)
+    return member.experiment.finalize(member.fit, member.baseline)
 
 
-def pays(trainer: Trainer, members: int) -> bool:
+def is_worthwhile(trainer: Trainer, members: int) -> bool:
     """Whether so many of these are trained faster as one, and are in memory together.
 
     Calls are saved, and nothing else: measured on one thread of a CPU for dense networks of 464 to 401,408 weights,
@@ -133,14 +152,22 @@ def pays(trainer: Trainer, members: int) -> bool:
     outside (1.7 in one cell). Other devices have not been measured.
     """
     table: Any = trainer.data.train
-    weights = sum(map(torch.numel, trainer.learner.groups.get(GROUP, [])))
+    weights = sum(map(torch.numel, trainer.optimization.groups.get(GROUP, [])))
     work = weights * min(trainer.settings.batch_rows, len(table))
     row = sum(getattr(column, "row_bytes", 0) for column in getattr(table, "columns", {}).values())
-    small = weights <= MOST_WEIGHTS and work <= min(MOST_WORK, WORK_FOR_EACH * (members - 1))
-    return trainer.device.type == "cpu" and small and members * len(table) * row <= free_memory() / 4
+    small = weights <= MAX_WEIGHTS and work <= min(MAX_WORK, MAX_WORK_PER_MEMBER * (members - 1))
+    return (
+        trainer.device.type == "cpu"
+        and small
+        and members * len(table) * row <= get_free_memory() / 4
+    )
 
 
-def free_memory() -> float:
+def get_free_memory() -> float:
     """Bytes of memory that nobody uses now; no bound where the system does not say."""
     known = getattr(os, "sysconf_names", {})
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if "SC_AVPHYS_PAGES" in known else math.inf
+    return (
+        os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if "SC_AVPHYS_PAGES" in known
+        else math.inf
+    )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dlrun.core.types import Batch
-from dlrun.models.layers import BagProduct, Join, Named, safe
+from dlrun.models.layers import InputProjection, SafeModuleDict, SparseLinear, escape_name
 
 
 class StackedLinear(nn.Module):
@@ -25,7 +25,11 @@ class StackedLinear(nn.Module):
         self.weight, self.bias = weight, bias
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.bmm(x, self.weight) if self.bias is None else torch.baddbmm(self.bias[:, None], x, self.weight)
+        return (
+            torch.bmm(x, self.weight)
+            if self.bias is None
+            else torch.baddbmm(self.bias[:, None], x, self.weight)
+        )
 
 
 class StackedDropout(nn.Module):
@@ -41,7 +45,9 @@ class StackedDropout(nn.Module):
         super().__init__()
         self.rates, self.streams = [rate or 0.0 for rate in rates], streams
         shares = [1 - rate if rate < 1 else 1.0 for rate in self.rates]
-        self.register_buffer("kept", torch.tensor(shares, device=streams[0].device)[:, None, None], persistent=False)
+        self.register_buffer(
+            "kept", torch.tensor(shares, device=streams[0].device)[:, None, None], persistent=False
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -60,7 +66,9 @@ class StackedNorm(nn.Module):
 
     steady = True
 
-    def __init__(self, first: nn.BatchNorm1d, learnt: Sequence[nn.Parameter | None], seen: Sequence[Tensor]) -> None:
+    def __init__(
+        self, first: nn.BatchNorm1d, learnt: Sequence[nn.Parameter | None], seen: Sequence[Tensor]
+    ) -> None:
         super().__init__()
         self.momentum, self.eps = first.momentum, first.eps
         self.weight, self.bias = learnt
@@ -71,15 +79,17 @@ class StackedNorm(nn.Module):
         if self.training:
             self.count.add_(1)  # type: ignore[operator,union-attr]
         side_by_side = x.transpose(0, 1).reshape(x.shape[1], -1)
-        learnt: Any = [None if part is None else part.reshape(-1) for part in (self.weight, self.bias)]
+        learnt: Any = [
+            None if part is None else part.reshape(-1) for part in (self.weight, self.bias)
+        ]
         seen: Any = [part.view(-1) for part in (self.mean, self.variance)]  # type: ignore[operator,union-attr]
         rest: Any = (*learnt, self.training, self.momentum or 0, self.eps)
         y = torch.nn.functional.batch_norm(side_by_side, seen[0], seen[1], *rest)
         return y.view(x.shape[1], x.shape[0], x.shape[2]).transpose(0, 1)
 
 
-class StackedJoin(nn.Module):
-    """Each member's own first layer, see `Join`. Columns are (B, members, …), a bag is one matrix: see `abreast`.
+class StackedInputProjection(nn.Module):
+    """Each member's own first layer, see `InputProjection`. Columns are (B, members, …), a bag is one matrix: see `abreast`.
 
     first: the layer of one member. learnt: the stacked weights of its linear layer, bias and so on.
     """
@@ -87,7 +97,13 @@ class StackedJoin(nn.Module):
     steady = True
     ids: Tensor
 
-    def __init__(self, first: Join, linear: StackedLinear | None, rows: dict[str, nn.Parameter], members: int) -> None:
+    def __init__(
+        self,
+        first: InputProjection,
+        linear: StackedLinear | None,
+        rows: dict[str, nn.Parameter],
+        members: int,
+    ) -> None:
         super().__init__()
         self.flat, self.bags, self.lookups = first.flat, first.bags, first.lookups
         self.linear, self.members = linear, members
@@ -100,37 +116,41 @@ class StackedJoin(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         total: Any = self.bias.unsqueeze(1) if self.bias is not None else None
         if self.linear is not None:
-            total = self.linear(self._wide(batch))
+            total = self.linear(self._to_wide_input(batch))
         for name in self.bags:
-            total = self._product(batch[name], self.rows[safe(name)], total)
+            total = self._product(batch[name], self.rows[escape_name(name)], total)
         for name in self.lookups:
-            total = total + self._looked_up(batch[name], self.rows[safe(name)])
+            total = total + self._embed_rows(batch[name], self.rows[escape_name(name)])
         return total  # type: ignore[no-any-return]
 
     def _product(self, bag: Tensor, rows: Tensor, total: Tensor) -> Tensor:
         count, units = bag.shape[0] // self.members, rows.shape[2]
         before = total.expand(self.members, count, units).reshape(-1, units)
-        found: Tensor = BagProduct.apply(bag, rows.reshape(-1, units), before)
+        found: Tensor = SparseLinear.apply(bag, rows.reshape(-1, units), before)
         return found.view(self.members, count, units)
 
-    def _looked_up(self, chosen: Tensor, rows: Tensor) -> Tensor:
+    def _embed_rows(self, chosen: Tensor, rows: Tensor) -> Tensor:
         """Rows (members, size, width) by numbers (B, members): (members, B, width)."""
         places = (chosen + self.ids * rows.shape[1]).t()
         return nn.functional.embedding(places, rows.reshape(-1, rows.shape[2]))
 
-    def _wide(self, batch: Batch) -> Tensor:
-        parts = [batch[name] if batch[name].dim() == 3 else batch[name].flatten(2) for name in self.flat]
+    def _to_wide_input(self, batch: Batch) -> Tensor:
+        parts = [
+            batch[name] if batch[name].dim() == 3 else batch[name].flatten(2) for name in self.flat
+        ]
         found = [part.transpose(0, 1) for part in parts]
-        found += [self._looked_up(batch[name], self.vectors[safe(name)]) for name in self.vectors]
+        found += [
+            self._embed_rows(batch[name], self.vectors[escape_name(name)]) for name in self.vectors
+        ]
         return found[0] if len(found) == 1 else torch.cat(found, 2)
 
 
 class StackedDense(nn.Module):
-    """The stacked `Dense`: target name → raw outputs (members, B, outputs)."""
+    """The stacked `DenseModel`: target name → raw outputs (members, B, outputs)."""
 
     steady = True
 
-    def __init__(self, hidden: nn.ModuleList, heads: Named, l1: float, l2: float) -> None:
+    def __init__(self, hidden: nn.ModuleList, heads: SafeModuleDict, l1: float, l2: float) -> None:
         super().__init__()
         self.hidden, self.heads, self.l1, self.l2 = hidden, heads, l1, l2
 
@@ -140,11 +160,16 @@ class StackedDense(nn.Module):
             x = layer(x)
         return {name: head(x) for name, head in self.heads.items()}
 
-    def penalties(self) -> Tensor | None:
-        """Each member's own `Dense.penalty` (members,); None when there is none."""
+    def penalty_per_member(self) -> Tensor | None:
+        """Each member's own `DenseModel.compute_penalty` (members,); None when there is none."""
         parts = list(self.hidden.modules())
         kernels = [part.weight for part in parts if isinstance(part, StackedLinear)]
-        kernels += [rows for part in parts if isinstance(part, StackedJoin) for rows in part.rows.values()]
+        kernels += [
+            rows
+            for part in parts
+            if isinstance(part, StackedInputProjection)
+            for rows in part.rows.values()
+        ]
         if not kernels or not (self.l1 or self.l2):
             return None
         sums = [self.l1 * kernel.abs().sum((1, 2)) for kernel in kernels if self.l1]

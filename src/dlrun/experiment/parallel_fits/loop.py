@@ -9,54 +9,59 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dlrun.core.errors import Interrupted
-from dlrun.core.run_folder import RunDir
-from dlrun.core.types import Job, Result, Row, Score
-from dlrun.experiment.builder import Assembly, Fit
-from dlrun.experiment.parallel_fits.stack import Stack
-from dlrun.training.signals import signals
+from dlrun.core.errors import TrainingInterrupted
+from dlrun.core.run_folder import RunFolder
+from dlrun.core.types import EpochRecord, FitJob, Result, Score
+from dlrun.experiment.builder import BuiltFit, ExperimentBuilder
+from dlrun.experiment.parallel_fits.stack import FitStack
+from dlrun.training.signals import handle_stop_signal
 from dlrun.training.trainer import Callback, Trainer
 
 if TYPE_CHECKING:
-    from dlrun.training.trainer import Watch
+    from dlrun.training.trainer import FitWatcher
 
 
-MOST = 64  # members of one stack
-COUNTING = ("Adam", "AdamW")  # optimizers whose steps depend on how many there were before
+MAX_MEMBERS = 64  # members of one stack
+STEP_COUNTING_OPTIMIZERS = (
+    "Adam",
+    "AdamW",
+)  # optimizers whose steps depend on how many there were before
 
 
 class FitOwner(Protocol):
     """The experiment that a fit belongs to, and that alone begins, continues and ends it."""
 
-    assembly: Assembly
-    run: RunDir
-    latest: Fit | None
-    alone: list[Fit] | None
+    builder: ExperimentBuilder
+    run: RunFolder
+    latest_fit: BuiltFit | None
+    single_fits: list[BuiltFit] | None
 
-    def fitted(self) -> list[Result]:
+    def get_fit_results(self) -> list[Result]:
         """The results of fits so far."""
 
-    def begin(self, fit: Fit) -> dict[str, Score]:
+    def restore(self, fit: BuiltFit) -> dict[str, Score]:
         """Begin or restore a fit, and say what its baseline scores."""
 
-    def carry_on(self, fit: Fit, baseline: dict[str, Score], watch: Watch | None = None) -> None:
+    def train_fit(
+        self, fit: BuiltFit, baseline: dict[str, Score], watch: FitWatcher | None = None
+    ) -> None:
         """Train a fit by itself."""
 
-    def conclude(self, fit: Fit, baseline: dict[str, Score]) -> Result:
+    def finalize(self, fit: BuiltFit, baseline: dict[str, Score]) -> Result:
         """Score a fit that has ended."""
 
-    def ended_early(self, fit: Fit, error: BaseException) -> None:
+    def record_failure(self, fit: BuiltFit, error: BaseException) -> None:
         """Leave the best epoch of a fit that failed."""
 
 
 @dataclass
 class Member:
-    """One fit among others. means: see `Stacked`. error: what ended it before its time."""
+    """One fit among others. means: see `StackedObjective`. error: what ended it before its time."""
 
     experiment: FitOwner
-    fit: Fit
+    fit: BuiltFit
     baseline: dict[str, Score]
-    means: list[str]
+    mean_losses: list[str]
     error: Exception | None = None
 
     @property
@@ -64,92 +69,103 @@ class Member:
         return self.fit.trainer
 
     @property
-    def done(self) -> bool:
+    def is_done(self) -> bool:
         return self.error is not None or self.trainer.finished
 
     def end_early(self, error: BaseException) -> None:
         """Take this one out, and leave its best epoch on the disk."""
         self.error = error if isinstance(error, Exception) else None
-        self.experiment.ended_early(self.fit, error)
+        self.experiment.record_failure(self.fit, error)
 
 
-class Face:
+class AggregateTrainer:
     """What looks on, and what a signal reaches, sees of several fits: one trainer, whose rows are their mean."""
 
-    def __init__(self, stack: Stack) -> None:
+    def __init__(self, stack: FitStack) -> None:
         self.stack, self.stop = stack, ""
         self.epoch = stack.members[0].epoch
-        self.history: list[Row] = []
+        self.history: list[EpochRecord] = []
         self.callbacks: list[Callback] = []
         first = stack.members[0]  # what is measured, and how, is the same for all
-        self.objective, self.data, self.measures = first.objective, first.data, first.measures
+        self.objective, self.data, self.metrics = first.objective, first.data, first.metrics
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.stack.running, name)
+        return getattr(self.stack.active_trainer, name)
 
     @property
     def interrupted(self) -> int:
         """The signal that asks to stop; 0 while none does."""
-        return self.stack.running.interrupted
+        return self.stack.active_trainer.interrupted
 
     @interrupted.setter
     def interrupted(self, number: int) -> None:
-        self.stack.running.interrupted = number
+        self.stack.active_trainer.interrupted = number
 
     @property
     def settings(self) -> Any:
         """Those of every member."""
         return self.stack.members[0].settings
 
-    def tick(self, members: Sequence[Trainer]) -> None:
+    def add_epoch(self, members: Sequence[Trainer]) -> None:
         """Take in the epoch that these have ended."""
         self.epoch = members[0].epoch
-        latest = [[row for row in member.history[-2:] if row.epoch == self.epoch] for member in members]
+        latest = [
+            [row for row in member.history[-2:] if row.epoch == self.epoch] for member in members
+        ]
         for rows in zip(*latest, strict=True):
-            means = {name: statistics.fmean(row.values[name] for row in rows) for name in rows[0].values}
-            self.history.append(Row(self.epoch, rows[0].split, means))
+            means = {
+                name: statistics.fmean(row.values[name] for row in rows) for name in rows[0].values
+            }
+            self.history.append(EpochRecord(self.epoch, rows[0].split, means))
         for callback in self.callbacks:
             callback(self)  # type: ignore[arg-type]
 
 
-def train(members: Sequence[Member], watch: Watch | None = None) -> None:
-    """Train members to their ends, as stacks of those that can be one. Raises Interrupted, once they are saved."""
+def train_members(members: Sequence[Member], watch: FitWatcher | None = None) -> None:
+    """Train members to their ends, as stacks of those that can be one. Raises TrainingInterrupted, once they are saved."""
     groups: dict[Any, list[Member]] = {}
     for number, member in enumerate(members):
-        if not member.done:
-            groups.setdefault(pace(member.trainer, number), []).append(member)
+        if not member.is_done:
+            groups.setdefault(get_progress_key(member.trainer, number), []).append(member)
     for group in groups.values():
-        for low in range(0, len(group), MOST):
-            some = group[low : low + MOST]
+        for low in range(0, len(group), MAX_MEMBERS):
+            some = group[low : low + MAX_MEMBERS]
             if len(some) > 1:
                 train_stack(some, watch)
             else:
-                some[0].experiment.carry_on(some[0].fit, some[0].baseline, watch)
+                some[0].experiment.train_fit(some[0].fit, some[0].baseline, watch)
 
 
-def pace(trainer: Trainer, number: int) -> Any:
+def get_progress_key(trainer: Trainer, number: int) -> Any:
     """Trainers in step with each other have this in common. number: of one that is amid an epoch, and so alone."""
-    amid = trainer.meter is not None or trainer.position or any(row.epoch > trainer.epoch for row in trainer.history)
-    learner = trainer.learner
+    amid = (
+        trainer.meter is not None
+        or trainer.position
+        or any(row.epoch > trainer.epoch for row in trainer.history)
+    )
+    learner = trainer.optimization
     counts = learner.schedule is not None or trainer.settings.max_steps is not None
-    counts |= any(type(optimizer).__name__ in COUNTING for optimizer in learner.optimizers.values())
-    return trainer.epoch, number if amid else None, trainer.steps_planned if counts else None
+    counts |= any(
+        type(optimizer).__name__ in STEP_COUNTING_OPTIMIZERS
+        for optimizer in learner.optimizers.values()
+    )
+    return trainer.epoch, number if amid else None, trainer.total_steps if counts else None
 
 
-def train_stack(members: Sequence[Member], watch: Watch | None) -> None:
+def train_stack(members: Sequence[Member], watch: FitWatcher | None) -> None:
     """Train members as one. Who stops early, leaves; the others go on as if it had never been there."""
     left = list(members)
-    face = Face(Stack([member.trainer for member in left], left[0].means))
+    face = AggregateTrainer(FitStack([member.trainer for member in left], left[0].mean_losses))
     baseline = {
         name: Score(statistics.fmean(m.baseline[name].value for m in left), goal=score.goal)
         for name, score in left[0].baseline.items()
     }
-    looking = watch(face, Job(stage=f"{len(left)} fits"), baseline) if watch else nullcontext()  # type: ignore[arg-type]
-    with looking, signals(face):
+    looking = watch(face, FitJob(stage=f"{len(left)} fits"), baseline) if watch else nullcontext()  # type: ignore[arg-type]
+    with looking, handle_stop_signal(face):
         try:
             while left:
-                left = one_epoch(left, face)
-        except Interrupted:
+                left = train_stack_epoch(left, face)
+        except TrainingInterrupted:
             for member in left:
                 member.trainer.save()
             raise
@@ -159,35 +175,35 @@ def train_stack(members: Sequence[Member], watch: Watch | None) -> None:
             raise
 
 
-def one_epoch(members: list[Member], face: Face) -> list[Member]:
-    """Train members for an epoch; answers with those that are not done. Raises Interrupted."""
+def train_stack_epoch(members: list[Member], face: AggregateTrainer) -> list[Member]:
+    """Train members for an epoch; answers with those that are not done. Raises TrainingInterrupted."""
     stack, by_trainer = face.stack, {id(member.trainer): member for member in members}
-    for trainer, fault in zip(stack.members, stack.epoch(), strict=True):
+    for trainer, fault in zip(stack.members, stack.run_epoch(), strict=True):
         if fault is not None:
             by_trainer[id(trainer)].end_early(fault)
     for member in members:
         if member.error is None:
-            look_on(member)
+            run_member_callbacks(member)
     well = [member for member in members if member.error is None]
     if well:
-        face.tick([member.trainer for member in well])
+        face.add_epoch([member.trainer for member in well])
     for member in well:
         member.trainer.stop = member.trainer.stop or face.stop
         if member.trainer.finished:
             member.trainer.save()
-    left = [member for member in members if not member.done]
+    left = [member for member in members if not member.is_done]
     interrupted = face.interrupted
     if left and len(left) < len(members):
-        face.stack = Stack([member.trainer for member in left], left[0].means)
+        face.stack = FitStack([member.trainer for member in left], left[0].mean_losses)
         face.interrupted = interrupted
     if interrupted and left:
         for member in left:
             member.trainer.save()
-        raise Interrupted(interrupted)
+        raise TrainingInterrupted(interrupted)
     return left
 
 
-def look_on(member: Member) -> None:
+def run_member_callbacks(member: Member) -> None:
     """Call the callbacks of one member after an epoch, and save it when it is time; an error is its own."""
     trainer = member.trainer
     try:

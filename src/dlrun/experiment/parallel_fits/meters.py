@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlrun.core.errors import Diverged
+from dlrun.core.errors import TrainingDiverged
 from dlrun.core.types import Batch, Step
 from dlrun.training.meter import PENDING_NUMBERS, PENDING_STEPS, Meter
 
-Losses = Callable[[int, dict[str, Tensor], Batch], dict[str, Tensor]]
+MemberLosses = Callable[[int, dict[str, Tensor], Batch], dict[str, Tensor]]
 
 
-class Meters:
+class StackedMeter:
     """Takes the place of a meter in a sweep whose outputs are (members, B, …) and whose columns are (B, members, …).
 
     losses: (member, its outputs, its targets) → what each target adds to its loss over these rows, where the steps do
@@ -24,34 +24,50 @@ class Meters:
     """
 
     def __init__(
-        self, members: Sequence[Meter], losses: Losses, failed: Sequence[Diverged | None], steps: Sequence[int]
+        self,
+        members: Sequence[Meter],
+        losses: MemberLosses,
+        failed: Sequence[TrainingDiverged | None],
+        steps: Sequence[int],
     ) -> None:
-        self.members, self.losses, self.failed, self.steps = members, losses, list(failed), list(steps)
-        self.waiting: list[tuple[Step, Batch, int]] = []
-        self.numbers = self.width = 0  # of the outputs that wait; of those of one row
+        self.members, self.losses, self.failed, self.steps = (
+            members,
+            losses,
+            list(failed),
+            list(steps),
+        )
+        self.pending_steps: list[tuple[Step, Batch, int]] = []
+        self.num_pending = self.width = 0  # of the outputs that wait; of those of one row
 
     @property
     def pending(self) -> list[tuple[Any, ...]]:
         """The latest step as a meter remembers it, its loss the mean over the members; for whoever looks on."""
-        return [(step.group, step.loss / len(self.members)) for step, _, _ in self.waiting[-1:]]
+        return [
+            (step.group, step.loss / len(self.members)) for step, _, _ in self.pending_steps[-1:]
+        ]
 
     def add(self, step: Step, batch: Batch, rows: int) -> None:
         """Remember one step over a batch of so many rows of each member."""
-        self.waiting.append((step, batch, rows))
+        self.pending_steps.append((step, batch, rows))
         self.width = self.width or sum(map(torch.numel, step.outputs.values())) // rows
-        self.numbers += rows * self.width
-        if len(self.waiting) >= PENDING_STEPS or self.numbers >= PENDING_NUMBERS:
+        self.num_pending += rows * self.width
+        if len(self.pending_steps) >= PENDING_STEPS or self.num_pending >= PENDING_NUMBERS:
             self.flush()
 
     @torch.no_grad()
     def flush(self) -> None:
         """Hand to each member's meter what was its own in all remembered steps."""
-        if not self.waiting:
+        if not self.pending_steps:
             return
-        steps = [step for step, _, _ in self.waiting]
-        rows = [count for _, _, count in self.waiting]
-        outputs = {name: torch.cat([step.outputs[name].detach() for step in steps], 1) for name in steps[0].outputs}
-        targets = {name: torch.cat([batch[name] for _, batch, _ in self.waiting]) for name in outputs}
+        steps = [step for step, _, _ in self.pending_steps]
+        rows = [count for _, _, count in self.pending_steps]
+        outputs = {
+            name: torch.cat([step.outputs[name].detach() for step in steps], 1)
+            for name in steps[0].outputs
+        }
+        targets = {
+            name: torch.cat([batch[name] for _, batch, _ in self.pending_steps]) for name in outputs
+        }
         shares = torch.tensor(rows, device=steps[0].loss.device)[:, None] / sum(rows)
         parts = {
             name: (torch.stack([step.parts[name].detach() for step in steps]) * shares).sum(0)
@@ -61,33 +77,51 @@ class Meters:
             if self.failed[member] is None:
                 mine = {name: raw[member] for name, raw in outputs.items()}
                 truths = {name: target[:, member] for name, target in targets.items()}
-                self._feed(member, mine, truths, {name: part[member] for name, part in parts.items()}, rows)
-        self.waiting, self.numbers = [], 0
+                self._update_member(
+                    member, mine, truths, {name: part[member] for name, part in parts.items()}, rows
+                )
+        self.pending_steps, self.num_pending = [], 0
 
     def check(self) -> None:
         """Nothing: a member that diverges is found when its rows are handed over, and the others go on."""
 
-    def _feed(
-        self, member: int, outputs: dict[str, Tensor], targets: Batch, parts: dict[str, Tensor], rows: list[int]
+    def _update_member(
+        self,
+        member: int,
+        outputs: dict[str, Tensor],
+        targets: Batch,
+        parts: dict[str, Tensor],
+        rows: list[int],
     ) -> None:
         meter = self.members[member]
         parts = self.losses(member, outputs, targets) | parts
         loss = sum(parts.values(), torch.zeros((), device=meter.device))
         if not bool(loss.isfinite()):
-            self.failed[member] = self._where(member, outputs, targets, rows)
+            self.failed[member] = self._find_divergence(member, outputs, targets, rows)
             return
         named = {name: parts[name] for name in outputs} if len(outputs) > 1 else {}
         meter.add(Step("model", loss, outputs, named), targets, sum(rows))
         meter.flush()
         self.steps[member] += len(rows)
 
-    def _where(self, member: int, outputs: dict[str, Tensor], targets: Batch, rows: list[int]) -> Diverged:
+    def _find_divergence(
+        self, member: int, outputs: dict[str, Tensor], targets: Batch, rows: list[int]
+    ) -> TrainingDiverged:
         """The first step of one member whose loss is no number, as its own meter would have told it."""
-        parts: list[Any] = [{name: raw.split(rows) for name, raw in columns.items()} for columns in (outputs, targets)]
-        for number, (step, _, _) in enumerate(self.waiting):
-            mine, truths = ({name: cut[number] for name, cut in columns.items()} for columns in parts)
-            found = self.losses(member, mine, truths) | {name: part[member] for name, part in step.parts.items()}
+        parts: list[Any] = [
+            {name: raw.split(rows) for name, raw in columns.items()}
+            for columns in (outputs, targets)
+        ]
+        for number, (step, _, _) in enumerate(self.pending_steps):
+            mine, truths = (
+                {name: cut[number] for name, cut in columns.items()} for columns in parts
+            )
+            found = self.losses(member, mine, truths) | {
+                name: part[member] for name, part in step.parts.items()
+            }
             loss = float(sum(found.values(), torch.zeros(())))
             if loss - loss != 0:
                 break
-        return Diverged(f"{self.members[member].where}step {self.steps[member] + number + 1}: the loss is {loss}")
+        return TrainingDiverged(
+            f"{self.members[member].where}step {self.steps[member] + number + 1}: the loss is {loss}"
+        )

@@ -7,16 +7,16 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from dlrun.core.errors import Unstackable
+from dlrun.core.errors import NotStackable
 from dlrun.core.types import Batch, Step
 from dlrun.experiment.parallel_fits.layers import StackedDense
-from dlrun.experiment.parallel_fits.stack_modules import Stacking
+from dlrun.experiment.parallel_fits.stack_modules import ModuleStack
 from dlrun.objectives.supervised import Supervised
 
-PENALTY = "penalty"  # the part that is no target's
+PENALTY_NAME = "penalty"  # the part that is no target's
 
 
-class Stacked(nn.Module):
+class StackedObjective(nn.Module):
     """One step a batch, whose loss is the sum of the members' losses, so that each gets the gradient of its own.
 
     means: targets whose loss is a plain mean over rows. Where members weigh it alike, it is taken once for all rows,
@@ -26,10 +26,15 @@ class Stacked(nn.Module):
 
     steady = True
 
-    def __init__(self, members: Sequence[Supervised], streams: Sequence[torch.Generator], means: Iterable[str]) -> None:
+    def __init__(
+        self,
+        members: Sequence[Supervised],
+        streams: Sequence[torch.Generator],
+        means: Iterable[str],
+    ) -> None:
         super().__init__()
         self.streams = streams
-        self.make = Stacking(streams)
+        self.make = ModuleStack(streams)
         self.model = self.make([member.model for member in members])
         self.losses = [member.losses for member in members]
         weights = [[member.weights.get(name, 1.0) for member in members] for name in self.losses[0]]
@@ -37,7 +42,7 @@ class Stacked(nn.Module):
         self.alike = {name for name in means if len(set(self.weights.get(name, ()))) == 1}
         learning = members[0].groups["model"]
         if any(id(parameter) not in self.make.made for parameter in learning):
-            raise Unstackable("some of their weights are in no layer that can be stacked")
+            raise NotStackable("some of their weights are in no layer that can be stacked")
         self.groups = {"model": [self.make.made[id(parameter)] for parameter in learning]}
 
     def steps(self, batch: Batch) -> Iterator[Step]:
@@ -46,30 +51,40 @@ class Stacked(nn.Module):
         parts: dict[str, Tensor] = {}
         for name in self.losses[0]:
             if name in self.alike:
-                totals.append(self._once(name, outputs[name], batch[name]))
+                totals.append(self._sum_of_losses(name, outputs[name], batch[name]))
             else:
-                parts[name] = self._each(name, outputs[name], batch[name])
-        if isinstance(self.model, StackedDense) and (extra := self.model.penalties()) is not None:
-            parts[PENALTY] = extra
+                parts[name] = self._loss_per_member(name, outputs[name], batch[name])
+        if (
+            isinstance(self.model, StackedDense)
+            and (extra := self.model.penalty_per_member()) is not None
+        ):
+            parts[PENALTY_NAME] = extra
         totals += [part.sum() for part in parts.values()]
-        yield Step("model", totals[0] if len(totals) == 1 else torch.stack(totals).sum(), outputs, parts)
+        yield Step(
+            "model", totals[0] if len(totals) == 1 else torch.stack(totals).sum(), outputs, parts
+        )
 
-    def _once(self, name: str, raw: Tensor, target: Tensor) -> Tensor:
+    def _sum_of_losses(self, name: str, raw: Tensor, target: Tensor) -> Tensor:
         """The sum of the members' losses, from one mean over the rows of all."""
         target = target.transpose(0, 1)
         if target.dim() == 2:  # of categories: (members, B), and logits have their classes last
             raw, target = raw.flatten(0, 1), target.flatten()
         return self.losses[0][name](raw, target) * (len(self.losses) * self.weights[name][0])
 
-    def _each(self, name: str, raw: Tensor, target: Tensor) -> Tensor:
+    def _loss_per_member(self, name: str, raw: Tensor, target: Tensor) -> Tensor:
         """Each member's loss (members,)."""
         rows = zip(raw.unbind(), target.unbind(1), self.losses, self.weights[name], strict=True)
-        return torch.stack([losses[name](mine, truth) * weight for mine, truth, losses, weight in rows])
+        return torch.stack(
+            [losses[name](mine, truth) * weight for mine, truth, losses, weight in rows]
+        )
 
-    def losses_of(self, member: int, outputs: dict[str, Tensor], targets: Batch) -> dict[str, Tensor]:
+    def get_member_losses(
+        self, member: int, outputs: dict[str, Tensor], targets: Batch
+    ) -> dict[str, Tensor]:
         """What the targets whose losses are taken once for all add to one member's loss over these rows, its own."""
         return {
-            name: self.losses[member][name](outputs[name], targets[name]) * self.weights[name][member]
+            name: self.losses[member][name](outputs[name], targets[name])
+            * self.weights[name][member]
             for name in self.losses[member]
             if name in self.alike
         }

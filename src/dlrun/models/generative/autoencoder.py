@@ -10,8 +10,15 @@ from torch import Tensor, nn
 
 from dlrun.config.constraints import Count
 from dlrun.core.types import Batch, Spec
-from dlrun.models.dense import stack
-from dlrun.models.layers import ACTIVATIONS, Activation, Init, Named, convolution, initialise
+from dlrun.models.dense import build_hidden_layers
+from dlrun.models.layers import (
+    ACTIVATIONS,
+    Activation,
+    Init,
+    SafeModuleDict,
+    build_convolution,
+    initialize_weights,
+)
 
 
 @dataclass(frozen=True)
@@ -28,29 +35,39 @@ class Layout:
     activation: str
 
 
-def check(layout: Layout, shape: tuple[int, ...]) -> None:
+def check_layout(layout: Layout, shape: tuple[int, ...]) -> None:
     """Raise ValueError where these layers do not fit together, or rows of this shape."""
     halved = [stride for stride in layout.strides if stride > 1]
     if len(layout.filters) != len(layout.strides):
-        raise ValueError(f"{len(layout.filters)} filters but {len(layout.strides)} strides: give one for each")
+        raise ValueError(
+            f"{len(layout.filters)} filters but {len(layout.strides)} strides: give one for each"
+        )
     if len(halved) != len(layout.decoder_filters):
-        raise ValueError(f"decoder_filters={layout.decoder_filters}: one for each stride above 1, which are {halved}")
+        raise ValueError(
+            f"decoder_filters={layout.decoder_filters}: one for each stride above 1, which are {halved}"
+        )
     if layout.filters and len(shape) != 3:
-        raise ValueError("convolutions read pictures, and these are numbers: filters=[] strides=[] decoder_filters=[]")
+        raise ValueError(
+            "convolutions read pictures, and these are numbers: filters=[] strides=[] decoder_filters=[]"
+        )
     if layout.kernel % 2 == 0:
-        raise ValueError(f"kernel={layout.kernel}: it must be odd, so that a picture keeps its size")
+        raise ValueError(
+            f"kernel={layout.kernel}: it must be odd, so that a picture keeps its size"
+        )
 
 
-def tower(channels: int, layout: Layout) -> nn.Sequential:
+def build_conv_encoder(channels: int, layout: Layout) -> nn.Sequential:
     """The convolutions over pictures of so many channels, each with its activation; nothing where there are none."""
     layers: list[nn.Module] = []
     for filters, stride in zip(layout.filters, layout.strides, strict=True):
-        layers += convolution(channels, filters, layout.kernel, layout.activation, False, stride)
+        layers += build_convolution(
+            channels, filters, layout.kernel, layout.activation, False, stride
+        )
         channels = filters
     return nn.Sequential(*layers)
 
 
-def maps(shape: tuple[int, ...], layout: Layout) -> list[tuple[int, ...]]:
+def feature_map_shapes(shape: tuple[int, ...], layout: Layout) -> list[tuple[int, ...]]:
     """The shape of what goes into each convolution, and of what comes out of the last: a side becomes ⌈side/stride⌉."""
     found = [shape]
     for filters, stride in zip(layout.filters, layout.strides, strict=True):
@@ -59,18 +76,25 @@ def maps(shape: tuple[int, ...], layout: Layout) -> list[tuple[int, ...]]:
     return found
 
 
-def decoder(latent: int, shape: tuple[int, ...], layout: Layout) -> nn.Sequential:
+def build_decoder(latent: int, shape: tuple[int, ...], layout: Layout) -> nn.Sequential:
     """From codes (B, latent) to raw values (B, *shape): logits of pixels, or numbers."""
-    through, style = maps(shape, layout), (layout.activation, 0.0, False)
+    through, style = feature_map_shapes(shape, layout), (layout.activation, 0.0, False)
     width, first = ([latent, *layout.decoder_dense])[-1], through[-1]
-    layers = stack(layout.decoder_dense, latent, *style) if layout.decoder_dense else []
-    layers += [nn.Linear(width, product(first)), *([ACTIVATIONS[layout.activation]()] if layout.filters else [])]
+    layers = (
+        build_hidden_layers(layout.decoder_dense, latent, *style) if layout.decoder_dense else []
+    )
+    layers += [
+        nn.Linear(width, count_values(first)),
+        *([ACTIVATIONS[layout.activation]()] if layout.filters else []),
+    ]
     layers.append(nn.Unflatten(1, first))
     channels = first[0]
     places = [number for number, stride in enumerate(layout.strides) if stride > 1]
     for filters, number in zip(layout.decoder_filters, reversed(places), strict=True):
         small, large = through[number + 1], through[number]
-        layers += enlarged(channels, filters, layout.kernel, layout.strides[number], (small[1:], large[1:]))
+        layers += upsample_convolution(
+            channels, filters, layout.kernel, layout.strides[number], (small[1:], large[1:])
+        )
         layers.append(ACTIVATIONS[layout.activation]())
         channels = filters
     if layout.filters:
@@ -78,15 +102,19 @@ def decoder(latent: int, shape: tuple[int, ...], layout: Layout) -> nn.Sequentia
     return nn.Sequential(*layers)
 
 
-def enlarged(
-    channels: int, filters: int, kernel: int, stride: int, sides: tuple[tuple[int, ...], tuple[int, ...]]
+def upsample_convolution(
+    channels: int,
+    filters: int,
+    kernel: int,
+    stride: int,
+    sides: tuple[tuple[int, ...], tuple[int, ...]],
 ) -> list[nn.Module]:
     """The transposed convolution that undoes what this stride did to the sides of a picture, odd or even."""
     spare = tuple(large - (small - 1) * stride - 1 for small, large in zip(*sides, strict=True))
     return [nn.ConvTranspose2d(channels, filters, kernel, stride, kernel // 2, spare)]  # type: ignore[arg-type]
 
 
-def product(numbers: Iterable[int]) -> int:
+def count_values(numbers: Iterable[int]) -> int:
     """How many values a shape holds."""
     total = 1
     for number in numbers:
@@ -102,23 +130,35 @@ class Autoencoder(nn.Module):
     """
 
     def __init__(
-        self, columns: dict[str, tuple[int, ...]], layout: Layout, latent: int, heads: tuple[str, ...]
+        self,
+        columns: dict[str, tuple[int, ...]],
+        layout: Layout,
+        latent: int,
+        heads: tuple[str, ...],
     ) -> None:
         super().__init__()
         self.columns, self.latent, self.note = columns, latent, ""
         first, *others = columns.values()
-        self.shape = first if not others else (sum(map(product, columns.values())),)
-        check(layout, self.shape)
+        self.shape = first if not others else (sum(map(count_values, columns.values())),)
+        check_layout(layout, self.shape)
         name = next(iter(columns))
-        self.towers = Named({name: tower(self.shape[0], layout)} if layout.filters else {})
-        width = product(maps(self.shape, layout)[-1])
-        dense = stack(layout.dense, width, layout.activation, 0.0, False) if layout.dense else []
+        self.towers = SafeModuleDict(
+            {name: build_conv_encoder(self.shape[0], layout)} if layout.filters else {}
+        )
+        width = count_values(feature_map_shapes(self.shape, layout)[-1])
+        dense = (
+            build_hidden_layers(layout.dense, width, layout.activation, 0.0, False)
+            if layout.dense
+            else []
+        )
         self.dense = nn.Sequential(nn.Flatten(), *dense)
-        self.heads = nn.ModuleDict({head: nn.Linear([width, *layout.dense][-1], latent) for head in heads})
-        self.decoder = decoder(latent, self.shape, layout)
+        self.heads = nn.ModuleDict(
+            {head: nn.Linear([width, *layout.dense][-1], latent) for head in heads}
+        )
+        self.decoder = build_decoder(latent, self.shape, layout)
 
     @property
-    def pictures(self) -> bool:
+    def is_image(self) -> bool:
         """Whether rows are pictures (C, H, W), whose pixels lie in [0, 1]."""
         return len(self.shape) == 3
 
@@ -140,7 +180,7 @@ class Autoencoder(nn.Module):
 
     def values(self, raw: Tensor) -> Tensor:
         """Raw values as those of the rows: pixels in [0, 1], or numbers as they are."""
-        return raw.sigmoid() if self.pictures else raw
+        return raw.sigmoid() if self.is_image else raw
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         return {"+".join(self.columns): self.decode(self.encode(self.read(batch))[0])}
@@ -165,7 +205,9 @@ def autoencoder(
     decoder_dense, decoder_filters: the decoder's, see `encoders.Layout`. ValueError where they do not fit together.
     """
     layout = Layout(filters, strides, kernel, dense, decoder_dense, decoder_filters, activation)
-    return started(spec, Autoencoder(columns_of(spec), layout, latent, ("code",)), init)
+    return initialize_autoencoder(
+        spec, Autoencoder(get_columns(spec), layout, latent, ("code",)), init
+    )
 
 
 def vae(
@@ -185,32 +227,38 @@ def vae(
 
     The settings are those of `autoencoder`. ValueError where the data give no picture, or the layers do not fit.
     """
-    columns = columns_of(spec)
+    columns = get_columns(spec)
     if len(next(iter(columns.values()))) != 3:
-        raise ValueError(f"it makes pictures, and the data give {kinds_of(spec)}; objective=autoencoder reads numbers")
+        raise ValueError(
+            f"it makes pictures, and the data give {describe_inputs(spec)}; objective=autoencoder reads numbers"
+        )
     layout = Layout(filters, strides, kernel, dense, decoder_dense, decoder_filters, activation)
-    return started(spec, Autoencoder(columns, layout, latent, ("mean", "log_var")), init)
+    return initialize_autoencoder(
+        spec, Autoencoder(columns, layout, latent, ("mean", "log_var")), init
+    )
 
 
-def columns_of(spec: Spec) -> dict[str, tuple[int, ...]]:
+def get_columns(spec: Spec) -> dict[str, tuple[int, ...]]:
     """The input that is a picture, or all that are numbers: name → shape. ValueError for none, or several pictures."""
     pictures = {name: field.shape for name, field in spec.inputs.items() if field.kind == "image"}
     numbers = {name: field.shape for name, field in spec.inputs.items() if field.kind == "number"}
     if len(pictures) > 1:
-        raise ValueError(f"it reads one picture, and the data give {kinds_of(spec)}")
+        raise ValueError(f"it reads one picture, and the data give {describe_inputs(spec)}")
     if not pictures and not numbers:
-        raise ValueError(f"it reads a picture or numbers, and the data give {kinds_of(spec)}")
+        raise ValueError(
+            f"it reads a picture or numbers, and the data give {describe_inputs(spec)}"
+        )
     return pictures or numbers
 
 
-def kinds_of(spec: Spec) -> str:
+def describe_inputs(spec: Spec) -> str:
     """The inputs in words."""
     return ", ".join(f"{field.kind} '{name}'" for name, field in spec.inputs.items())
 
 
-def started(spec: Spec, model: Autoencoder, init: Init) -> nn.Module:
+def initialize_autoencoder(spec: Spec, model: Autoencoder, init: Init) -> nn.Module:
     """The model with its starting weights, and a note of the inputs that it leaves out."""
-    initialise(model, init)
+    initialize_weights(model, init)
     left = [name for name in spec.inputs if name not in model.columns]
     model.note = f"inputs that are not reproduced: {', '.join(left)}" if left else ""
-    return model.to(memory_format=torch.channels_last) if model.pictures else model  # type: ignore[call-overload,no-any-return]
+    return model.to(memory_format=torch.channels_last) if model.is_image else model  # type: ignore[call-overload,no-any-return]

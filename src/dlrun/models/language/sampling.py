@@ -5,17 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-MARKS = 2  # padding and the unknown token, which no text is written with
+NUM_SPECIAL_TOKENS = 2  # padding and the unknown token, which no text is written with
 
 
-def chances(logits: Tensor, temperature: float, top_k: int | None = None, top_p: float | None = None) -> Tensor:
+def token_probabilities(
+    logits: Tensor, temperature: float, top_k: int | None = None, top_p: float | None = None
+) -> Tensor:
     """How likely each token (size,) is to be drawn: logits / temperature, renormalised (book §8.1); 0 takes the best.
 
     top_k: among so many of the likeliest. top_p: among the likeliest that together have this share (Holtzman et al.
     2020), the likeliest always among them.
     """
     logits = logits.double().clone()
-    logits[:MARKS] = -torch.inf
+    logits[:NUM_SPECIAL_TOKENS] = -torch.inf
     if temperature == 0:
         top_k, temperature = 1, 1.0
     shares = (logits / temperature).softmax(-1)

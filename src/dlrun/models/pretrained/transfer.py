@@ -13,18 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from dlrun.config.constraints import Count, Positive, Probability
-from dlrun.core.errors import Refused
-from dlrun.core.types import AHEAD, Batch, Field, Job, Spec
-from dlrun.models.dense import Dense, head_layers
-from dlrun.models.ensemble.admission import admit_base
-from dlrun.models.layers import Activation, Init, Named, initialise
-from dlrun.models.pretrained.backbones import Base, base_of, freeze
-from dlrun.models.vision.convnet import Ends, images
+from dlrun.core.errors import UserError
+from dlrun.core.types import CACHED_FEATURES, Batch, Field, FitJob, Spec
+from dlrun.models.dense import DenseModel, build_dense
+from dlrun.models.ensemble.admission import check_backbone_run
+from dlrun.models.layers import Activation, Init, SafeModuleDict, initialize_weights
+from dlrun.models.pretrained.backbones import Backbone, freeze_layers, load_backbone
+from dlrun.models.vision.convnet import PoolingMode, get_image_inputs
 
 log = logging.getLogger("dlrun")
 
 
-class Pretrained(nn.Module):
+class PretrainedModel(nn.Module):
     """A pretrained tower for each image input; what comes out joins the other inputs in a dense tail.
 
     frozen: modules of the towers that stay in evaluation mode, so that batch norms keep their statistics. rate: factor
@@ -33,7 +33,13 @@ class Pretrained(nn.Module):
     """
 
     def __init__(
-        self, towers: nn.ModuleDict, tail: Dense, dropout: float, frozen: list[nn.Module], rate: float, cache: bool
+        self,
+        towers: nn.ModuleDict,
+        tail: DenseModel,
+        dropout: float,
+        frozen: list[nn.Module],
+        rate: float,
+        cache: bool,
     ) -> None:
         super().__init__()
         self.towers, self.tail = towers, tail
@@ -45,7 +51,7 @@ class Pretrained(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         seen = {}
         for name, tower in self.towers.items():
-            ready = batch.get(name + AHEAD)
+            ready = batch.get(name + CACHED_FEATURES)
             seen[name] = self.dropout((tower(batch[name]) if ready is None else ready).flatten(1))
         return cast(dict[str, Tensor], self.tail({**batch, **seen}))
 
@@ -55,10 +61,10 @@ class Pretrained(nn.Module):
             module.training = False
         return self
 
-    def admit(self, run: Path, job: Job, rows: np.ndarray | None) -> None:
-        """Raise Refused where a run that this stands on was trained on this job's validation rows."""
+    def check_validation_rows(self, run: Path, job: FitJob, rows: np.ndarray | None) -> None:
+        """Raise UserError where a run that this stands on was trained on this job's validation rows."""
         for folder, fit in self.runs:
-            admit_base(folder, fit, run, rows)
+            check_backbone_run(folder, fit, run, rows)
 
     def rates(self) -> dict[nn.Parameter, float]:
         """Factors on the learning rate of weights that are to be changed more slowly (or faster)."""
@@ -72,14 +78,18 @@ class Pretrained(nn.Module):
         return dict(self.towers.items()) if self.cache and not learns else {}
 
 
-class Preprocess(nn.Module):
+class ImagePreprocessor(nn.Module):
     """Pictures (B, C, H, W) in [0, 1] as a base wants them: grey ones repeated, resized, each channel normalised."""
 
     mean: Tensor | None
     std: Tensor | None
 
     def __init__(
-        self, channels: int, size: tuple[int, int] | None, mean: tuple[float, ...], std: tuple[float, ...]
+        self,
+        channels: int,
+        size: tuple[int, int] | None,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
     ) -> None:
         super().__init__()
         self.channels, self.size, self.wants = channels, size, (mean, std)
@@ -106,7 +116,7 @@ def pretrained(
     weights: str | None,
     source: Literal["official", "sample"],
     preprocess: Literal["weights", "normalise", "book"],
-    ends: Ends,
+    ends: PoolingMode,
     dense: list[Count],
     dropout: Probability,
     activation: Activation,
@@ -122,7 +132,7 @@ def pretrained(
     normalised), normalised only, or in [0, 1] (the book). source: with sample, random weights stand for published ones,
     and are said to be made up. dropout: after each dense layer, or of the features where there is none. unfreeze: none,
     last_block, all, or the layer of the base from which on it learns, with `rate` times the learning rate. cache: a
-    frozen base's answers are computed once. Raises Refused.
+    frozen base's answers are computed once. Raises UserError.
     """
     note = ""
     if source == "sample" and weights is not None and not Path(weights).exists():
@@ -130,42 +140,54 @@ def pretrained(
         log.warning("%s", note)
         weights = None
     towers, frozen, seen, runs = {}, [], {}, []
-    for name, field in images(spec).items():
-        base = base_of(architecture, weights, name)
-        frozen += freeze(base, unfreeze)
+    for name, field in get_image_inputs(spec).items():
+        base = load_backbone(architecture, weights, name)
+        frozen += freeze_layers(base, unfreeze)
         runs += [base.run] if base.run else []
-        towers[name] = tower(base, field, preprocess, ends)
-        seen[name] = replace(field, kind="number", shape=(width(towers[name], field, base),))
+        towers[name] = build_image_encoder(base, field, preprocess, ends)
+        seen[name] = replace(
+            field, kind="number", shape=(get_encoder_width(towers[name], field, base),)
+        )
     if weights is None and unfreeze == "none" and source == "official":
-        log.warning("model.weights=null with unfreeze=none: the base keeps its random weights; unfreeze=all trains it")
-    hidden, heads = head_layers(spec, {**spec.inputs, **seen}, dense, 0, (activation, dropout, False))
-    tail = Dense(hidden, heads)
-    initialise(tail, init)
-    model = Pretrained(Named(towers), tail, 0.0 if dense else dropout, frozen, rate, cache)
+        log.warning(
+            "model.weights=null with unfreeze=none: the base keeps its random weights; unfreeze=all trains it"
+        )
+    hidden, heads = build_dense(
+        spec, {**spec.inputs, **seen}, dense, 0, (activation, dropout, False)
+    )
+    tail = DenseModel(hidden, heads)
+    initialize_weights(tail, init)
+    model = PretrainedModel(
+        SafeModuleDict(towers), tail, 0.0 if dense else dropout, frozen, rate, cache
+    )
     model.runs, model.note = runs, note
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
-def tower(base: Base, field: Field, preprocess: str, ends: str) -> nn.Sequential:
-    """Preprocessing, the base, and what makes its feature map smaller. Raises Refused for channels it cannot read."""
+def build_image_encoder(base: Backbone, field: Field, preprocess: str, ends: str) -> nn.Sequential:
+    """Preprocessing, the base, and what makes its feature map smaller. Raises UserError for channels it cannot read."""
     if field.shape[0] not in (1, base.channels):
-        raise Refused(f"{base.name} reads pictures of {base.channels} channels, and these have {field.shape[0]}")
+        raise UserError(
+            f"{base.name} reads pictures of {base.channels} channels, and these have {field.shape[0]}"
+        )
     size = base.size if preprocess == "weights" else None
     wants = ((), ()) if preprocess == "book" else (base.mean, base.std)
-    parts: OrderedDict[str, nn.Module] = OrderedDict(preprocess=Preprocess(base.channels, size, *wants), base=base.net)
+    parts: OrderedDict[str, nn.Module] = OrderedDict(
+        preprocess=ImagePreprocessor(base.channels, size, *wants), base=base.net
+    )
     if ends == "average":
         parts["ends"] = nn.AdaptiveAvgPool2d(1)
     return nn.Sequential(parts)
 
 
-def width(tower: nn.Module, field: Field, base: Base) -> int:
-    """How many numbers a tower answers for one picture. Raises Refused where nothing is left of it."""
+def get_encoder_width(tower: nn.Module, field: Field, base: Backbone) -> int:
+    """How many numbers a tower answers for one picture. Raises UserError where nothing is left of it."""
     try:
         with torch.no_grad():
             return tower.eval()(torch.zeros(1, *field.shape)).numel()
     except (RuntimeError, ValueError) as error:
         shape = "×".join(str(side) for side in field.shape)
-        raise Refused(
+        raise UserError(
             f"a picture of {shape} is too small for {base.name}: preprocess=weights enlarges it to the size that "
             f"its weights were trained with ({str(error).splitlines()[0]})"
         ) from error

@@ -16,97 +16,106 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlrun.core.errors import Refused
+from dlrun.core.errors import UserError
 from dlrun.core.paths import data_root
-from dlrun.data.downloads import downloader, reason
+from dlrun.data.downloads import describe_failure, make_fetch_function
 
 log = logging.getLogger("dlrun")
 
-_needed = ContextVar("needed", default=True)
+_needs_weights = ContextVar("needed", default=True)
 
 
 @contextmanager
-def unneeded() -> Iterator[None]:
+def skip_weights() -> Iterator[None]:
     """Inside, no file of weights is read: the models built there are given theirs by a checkpoint."""
-    token = _needed.set(False)
+    token = _needs_weights.set(False)
     try:
         yield
     finally:
-        _needed.reset(token)
+        _needs_weights.reset(token)
 
 
-def needed() -> bool:
+def needs_weights() -> bool:
     """Whether a new base needs its weights."""
-    return _needed.get()
+    return _needs_weights.get()
 
 
-def folders() -> list[Path]:
+def weight_folders() -> list[Path]:
     """Where files of weights are looked for: $DLRUN_DATA/pretrained, then the folder that torch downloads to."""
     return [data_root() / "pretrained", Path(torch.hub.get_dir()) / "checkpoints"]
 
 
-def find(architecture: str, entry: Any) -> Path:
+def find_weights(architecture: str, entry: Any) -> Path:
     """The file of a member of one of torchvision's weights enums: official, of that architecture, or downloaded.
 
-    Raises Refused when the official file has another hash than its name says, when there are several others, and when
+    Raises UserError when the official file has another hash than its name says, when there are several others, and when
     it can neither be found nor downloaded.
     """
-    name = file_name(entry)
-    if found := next((folder / name for folder in folders() if (folder / name).is_file()), None):
+    name = weight_file_name(entry)
+    if found := next(
+        (folder / name for folder in weight_folders() if (folder / name).is_file()), None
+    ):
         log.info("weights: %s", found)
-        return checked(found)
-    others = stand_ins(architecture, {file_name(other) for other in type(entry)})
+        return verify_hash(found)
+    others = find_other_files(architecture, {weight_file_name(other) for other in type(entry)})
     if len(others) > 1:
         there = ", ".join(map(str, others))
-        raise Refused(f"{name} is not there, but several files for {architecture} are: {there}; say model.weights=FILE")
+        raise UserError(
+            f"{name} is not there, but several files for {architecture} are: {there}; say model.weights=FILE"
+        )
     if others:
-        log.warning("weights: %s, which is not the official %s (%s): its hash is unknown", others[0], name, entry)
+        log.warning(
+            "weights: %s, which is not the official %s (%s): its hash is unknown",
+            others[0],
+            name,
+            entry,
+        )
         return others[0]
-    return download(architecture, entry)
+    return download_weights(architecture, entry)
 
 
-def file_name(entry: Any) -> str:
+def weight_file_name(entry: Any) -> str:
     """The official name of the file: squeezenet1_1-b8a52dc0.pth."""
     return str(entry.url.rpartition("/")[2])
 
 
-def stand_ins(architecture: str, official: set[str]) -> list[Path]:
+def find_other_files(architecture: str, official: set[str]) -> list[Path]:
     """Files in $DLRUN_DATA/pretrained that are named after the architecture, without the official ones."""
     ours = re.compile(rf"{re.escape(architecture)}([-.].*)?\.pth")
-    found = sorted(folders()[0].glob(f"{architecture}*.pth"))
+    found = sorted(weight_folders()[0].glob(f"{architecture}*.pth"))
     return [path for path in found if ours.fullmatch(path.name) and path.name not in official]
 
 
-def checked(path: Path) -> Path:
-    """The path, if the file's sha256 begins with the hash in its name. Raises Refused."""
+def verify_hash(path: Path) -> Path:
+    """The path, if the file's sha256 begins with the hash in its name. Raises UserError."""
     try:
-        found = digest(path)
+        found = compute_file_hash(path)
     except OSError as error:
-        raise Refused(f"{path} cannot be read: {error}") from error
-    if not found.startswith(prefix(path.name)):
-        raise Refused(
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if not found.startswith(hash_prefix(path.name)):
+        raise UserError(
             f"{path} is not the official file: its sha256 begins with {found[:8]}. Delete it to have it downloaded "
             "again; if it is meant to be other weights, give it another name"
         )
     return path
 
 
-def digest(path: Path) -> str:
+def compute_file_hash(path: Path) -> str:
     """The sha256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def prefix(name: str) -> str:
+def hash_prefix(name: str) -> str:
     """The beginning of the sha256 that torchvision writes into a file's name; '' where it does not."""
     match = re.search(r"-([0-9a-f]{8,})\.pth$", name)
     return match[1] if match else ""
 
 
-def download(architecture: str, entry: Any) -> Path:
-    """Bring an official file into the first folder that can be written to. Raises Refused."""
-    name, failures = file_name(entry), []
-    for folder in folders():
+def download_weights(architecture: str, entry: Any) -> Path:
+    """Bring an official file into the first folder that can be written to. Raises UserError."""
+    name, failures = weight_file_name(entry), []
+    for folder in weight_folders():
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{name}.", delete=False) as fresh:
@@ -114,49 +123,54 @@ def download(architecture: str, entry: Any) -> Path:
         except OSError as error:
             failures.append(f"{folder} cannot be written to ({error.strerror})")
             continue
-        if reason := bring(entry.url, target, folder / name):
+        if reason := download_file(entry.url, target, folder / name):
             failures.append(reason)
             break  # the other folder would not bring it nearer
         return folder / name
-    raise Refused(
+    raise UserError(
         f"the weights {entry} of {architecture} are not there, and cannot be downloaded: {'; '.join(failures)}. Put "
-        f"{name} (from {entry.url}) into {folders()[0]}{also_there(entry)}; or begin with random weights: "
+        f"{name} (from {entry.url}) into {weight_folders()[0]}{describe_other_weights(entry)}; or begin with random weights: "
         "model.weights=null model.unfreeze=all"
     )
 
 
-def bring(url: str, fresh: Path, path: Path) -> str:
+def download_file(url: str, fresh: Path, path: Path) -> str:
     """Download a file to `fresh`, and move it to `path` when its hash is right. Answers with what went wrong, or ''."""
     log.info("downloading %s to %s", url, path)
     try:
-        downloader(path.name)(url, str(fresh), None)
-        if not digest(fresh).startswith(prefix(path.name)):
+        make_fetch_function(path.name)(url, str(fresh), None)
+        if not compute_file_hash(fresh).startswith(hash_prefix(path.name)):
             return f"{url} gave a file with another hash"
         os.replace(fresh, path)
     except OSError as error:  # requests' own errors are such
-        return f"{url} ({reason(error)})"
+        return f"{url} ({describe_failure(error)})"
     finally:
         fresh.unlink(missing_ok=True)
     return ""
 
 
-def also_there(entry: Any) -> str:
+def describe_other_weights(entry: Any) -> str:
     """Which other official weights of the same architecture are in the folders, in words."""
     found = [
-        f"weights={other.name} ({file_name(other)})"
+        f"weights={other.name} ({weight_file_name(other)})"
         for other in type(entry)
-        if other is not entry and any((folder / file_name(other)).is_file() for folder in folders())
+        if other is not entry
+        and any((folder / weight_file_name(other)).is_file() for folder in weight_folders())
     ]
     return f"; there is: {', '.join(found)}" if found else ""
 
 
-def load(path: Path) -> dict[str, Tensor]:
-    """The tensors in a file of weights, name → tensor. Raises Refused."""
+def load_weight_file(path: Path) -> dict[str, Tensor]:
+    """The tensors in a file of weights, name → tensor. Raises UserError."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its unpickler trips over
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise Refused(f"{path} is no file of weights that can be read: {reason}") from error
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise Refused(f"{path} holds no weights by name: save model.state_dict()")
+        raise UserError(f"{path} is no file of weights that can be read: {reason}") from error
+    if (
+        not isinstance(state, dict)
+        or not state
+        or not all(isinstance(value, Tensor) for value in state.values())
+    ):
+        raise UserError(f"{path} holds no weights by name: save model.state_dict()")
     return state

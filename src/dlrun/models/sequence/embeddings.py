@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dlrun.core.errors import Refused, in_short
+from dlrun.core.errors import UserError, format_names
 from dlrun.core.paths import data_root
 from dlrun.core.types import Field
 from dlrun.models.pretrained import weights
@@ -47,60 +47,70 @@ class OneHot(nn.Module):
         return found * (words != 0).unsqueeze(-1)
 
 
-def word_vectors(field: Field, width: int, file: str | None, freeze: bool) -> WordVectors | OneHot:
+def build_word_vectors(
+    field: Field, width: int, file: str | None, freeze: bool
+) -> WordVectors | OneHot:
     """A vector for each word of a tokens field: learnt, `width` wide, or those of a file, as wide as they are there.
 
     file: a path, or the name of a file under $DLRUN_DATA. Words that it does not know have the vector 0 (book §6.1.3).
     Or `one_hot`, which reads no file and is for few words, as letters are.
     A model that gets its weights from a checkpoint needs no file: the name tells the width (glove.6B.100d.txt), or else
-    `width` does. Raises Refused for a field that has no words, and where the file cannot be found or does not fit.
+    `width` does. Raises UserError for a field that has no words, and where the file cannot be found or does not fit.
     """
     if field.kind != "tokens":
-        raise Refused(
+        raise UserError(
             f"this reader reads words, and this is of kind {field.kind}; gru, conv1d and others read series as well"
         )
     if file is None:
         if freeze:
-            raise Refused("freeze=true would keep word vectors that are drawn at random: say vectors=FILE")
+            raise UserError(
+                "freeze=true would keep word vectors that are drawn at random: say vectors=FILE"
+            )
         return WordVectors(field.size, width)
     if file == ONE_HOT:
         return OneHot(field.size)
-    layer = WordVectors(field.size, named_width(file) or width, published=True)
-    if weights.needed():
-        fill(layer, field.labels, file)
+    layer = WordVectors(field.size, parse_vector_width(file) or width, published=True)
+    if weights.needs_weights():
+        load_word_vectors(layer, field.labels, file)
     layer.weight.requires_grad_(not freeze)
     return layer
 
 
-def named_width(file: str) -> int | None:
+def parse_vector_width(file: str) -> int | None:
     """How wide the vectors are, as the file's name says: 100 for glove.6B.100d.txt."""
     found = re.search(r"\.(\d+)d(?:\.|$)", Path(file).name)
     return int(found[1]) if found else None
 
 
-def fill(layer: WordVectors, labels: tuple[str, ...], file: str) -> None:
+def load_word_vectors(layer: WordVectors, labels: tuple[str, ...], file: str) -> None:
     """Put the vectors of a file into the rows of the words that it knows, 0 into all others, and say how many."""
     if not any(labels):
-        raise Refused(
+        raise UserError(
             f"vectors={file} needs the word of each number, and these data have no word list: put it beside them (the "
             "word index that belongs to them, under $DLRUN_DATA), or say vectors=null"
         )
-    place = find(file)
-    found, width = read(place, labels)
+    place = find_vector_file(file)
+    found, width = read_word_vectors(place, labels)
     if width != layer.embedding_dim:
-        raise Refused(f"{place} has vectors of {width} numbers, not {layer.embedding_dim}: say embedding={width}")
+        raise UserError(
+            f"{place} has vectors of {width} numbers, not {layer.embedding_dim}: say embedding={width}"
+        )
     words = sum(map(bool, labels))
     if not found:
-        raise Refused(f"{place} knows none of the {words:,} words of these data: is it of another language?")
+        raise UserError(
+            f"{place} knows none of the {words:,} words of these data: is it of another language?"
+        )
     with torch.no_grad():
         layer.weight.zero_()
         layer.weight[torch.tensor(list(found))] = torch.stack(list(found.values()))
-    layer.note = f"{place.name} has vectors for {len(found):,} of {words:,} words ({len(found) / words:.0%})"
+    layer.note = (
+        f"{place.name} has vectors for {len(found):,} of {words:,} words ({len(found) / words:.0%})"
+    )
     log.info("%s; all others are zero", layer.note)
 
 
-def find(file: str) -> Path | zipfile.Path:
-    """The file of this path or name, under $DLRUN_DATA also in its official archive. Raises Refused."""
+def find_vector_file(file: str) -> Path | zipfile.Path:
+    """The file of this path or name, under $DLRUN_DATA also in its official archive. Raises UserError."""
     folders = (data_root() / "glove", data_root())
     for path in (Path(file).expanduser(), *(folder / file for folder in folders)):
         if path.is_file():
@@ -111,21 +121,23 @@ def find(file: str) -> Path | zipfile.Path:
             return inside
     there = sorted(path.name for folder in folders for path in folder.glob("glove.*.txt"))
     there += [archive.name for archive in archives]
-    raise Refused(
+    raise UserError(
         f"no word vectors {file}: it is no path, and neither in {folders[0]} nor in {folders[1]}; there is: "
-        f"{in_short(there, file) or 'nothing of the kind (glove.*.txt)'}"
+        f"{format_names(there, file) or 'nothing of the kind (glove.*.txt)'}"
     )
 
 
-def read(place: Path | zipfile.Path, labels: tuple[str, ...]) -> tuple[dict[int, Tensor], int]:
+def read_word_vectors(
+    place: Path | zipfile.Path, labels: tuple[str, ...]
+) -> tuple[dict[int, Tensor], int]:
     """Word number → vector for the words that a file knows, and its width. A line is a word and its numbers.
 
-    Raises Refused, naming the line, where it is something else.
+    Raises UserError, naming the line, where it is something else.
     """
     numbers = {word: number for number, word in enumerate(labels) if word}
     found: dict[int, Tensor] = {}
     width = 0
-    for count, line in enumerate(_lines(place), 1):
+    for count, line in enumerate(_iter_lines(place), 1):
         width = width or line.count(" ")
         word = line[: line.find(" ")]
         if count > 1 and word not in numbers:
@@ -138,21 +150,23 @@ def read(place: Path | zipfile.Path, labels: tuple[str, ...]) -> tuple[dict[int,
         except ValueError:
             vector = torch.empty(0)
         if not width or len(vector) != width:
-            raise Refused(f"{place}, line {count}: not a word and {width or 'its'} numbers, with one space between")
+            raise UserError(
+                f"{place}, line {count}: not a word and {width or 'its'} numbers, with one space between"
+            )
         if word in numbers:
             found.setdefault(numbers[word], vector)
     return found, width
 
 
-def _lines(place: Path | zipfile.Path) -> Iterator[str]:
+def _iter_lines(place: Path | zipfile.Path) -> Iterator[str]:
     try:
         with place.open("r", encoding="utf-8", newline="\n") as file:
             yield from file  # type: ignore[misc]
     except (OSError, UnicodeDecodeError, zipfile.BadZipFile) as error:
-        raise Refused(f"{place} cannot be read: {error}") from error
+        raise UserError(f"{place} cannot be read: {error}") from error
 
 
-def embedded_words(model: nn.Module, inputs: Mapping[str, Field]) -> dict[str, Tensor]:
+def find_word_embeddings(model: nn.Module, inputs: Mapping[str, Field]) -> dict[str, Tensor]:
     """Input of words → their vectors (size, width): the first embedding of that many rows in the input's reader.
 
     A model without `readers` is searched as a whole. Inputs that have none are left out.
@@ -162,7 +176,9 @@ def embedded_words(model: nn.Module, inputs: Mapping[str, Field]) -> dict[str, T
     for name, field in inputs.items():
         if field.kind == "tokens":
             part = readers.get(name, model)
-            tables = [module.weight for module in part.modules() if isinstance(module, nn.Embedding)]
+            tables = [
+                module.weight for module in part.modules() if isinstance(module, nn.Embedding)
+            ]
             fitting = [weight.detach() for weight in tables if len(weight) == field.size]
             found |= {name: fitting[0]} if fitting else {}
     return found

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dlrun.core.errors import Refused
-from dlrun.models.sequence.masking import pooled
+from dlrun.core.errors import UserError
+from dlrun.models.sequence.masking import pool_steps
 
 
-class Encoder(nn.Module):
+class TransformerEncoder(nn.Module):
     """Learnt positions, then blocks of attention and two dense layers, normalised after each (Vaswani et al. 2017).
 
     enter: brings steps to as many numbers as `positions` have, one vector a step: no sequence may be longer. The book's
@@ -17,12 +17,18 @@ class Encoder(nn.Module):
     """
 
     def __init__(
-        self, enter: nn.Module, positions: nn.Embedding, heads: int, dense: int, blocks: int, dropout: float
+        self,
+        enter: nn.Module,
+        positions: nn.Embedding,
+        heads: int,
+        dense: int,
+        blocks: int,
+        dropout: float,
     ) -> None:
         super().__init__()
         width = positions.embedding_dim
         if width % heads:
-            raise Refused(f"vectors of {width} numbers cannot be shared out to heads={heads}")
+            raise UserError(f"vectors of {width} numbers cannot be shared out to heads={heads}")
         self.enter, self.positions, self.width = enter, positions, width
         make = lambda: nn.TransformerEncoderLayer(width, heads, dense, dropout, batch_first=True)  # noqa: E731
         self.blocks = nn.ModuleList(make() for _ in range(blocks))
@@ -31,12 +37,14 @@ class Encoder(nn.Module):
         """Steps (B, T, D), of which the first `lengths` of each row count, → (B, width), the largest over the steps."""
         steps = x.shape[1]
         if steps > self.positions.num_embeddings:
-            raise Refused(
+            raise UserError(
                 f"a sequence of {steps} steps is longer than positions={self.positions.num_embeddings} of the "
                 f"transformer: say positions={steps}, or cut the texts (data.length)"
             )
         x = self.enter(x) + self.positions.weight[:steps]
-        hidden = None if lengths is None else torch.arange(steps, device=x.device) >= lengths[:, None]
+        hidden = (
+            None if lengths is None else torch.arange(steps, device=x.device) >= lengths[:, None]
+        )
         for block in self.blocks:
             x = block(x, src_key_padding_mask=hidden)
-        return pooled(x, lengths, "max")
+        return pool_steps(x, lengths, "max")

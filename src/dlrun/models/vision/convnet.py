@@ -10,16 +10,23 @@ from torch import Tensor, nn
 
 from dlrun.config.constraints import Count, NonNegative, Probability
 from dlrun.core.types import Batch, Field, Spec
-from dlrun.models.dense import Dense, head_layers
-from dlrun.models.layers import ACTIVATIONS, Activation, Init, Named, initialise, penalty
+from dlrun.models.dense import DenseModel, build_dense
+from dlrun.models.layers import (
+    ACTIVATIONS,
+    Activation,
+    Init,
+    SafeModuleDict,
+    compute_penalty,
+    initialize_weights,
+)
 
-Ends = Literal["flatten", "average"]
+PoolingMode = Literal["flatten", "average"]
 
 
-class Convnet(nn.Module):
+class ConvnetModel(nn.Module):
     """A tower of convolutions for each image input; what comes out joins the other inputs in a dense tail."""
 
-    def __init__(self, towers: nn.ModuleDict, tail: Dense, l1: float, l2: float) -> None:
+    def __init__(self, towers: nn.ModuleDict, tail: DenseModel, l1: float, l2: float) -> None:
         super().__init__()
         self.towers, self.tail = towers, tail
         self.l1, self.l2 = l1, l2
@@ -34,11 +41,11 @@ class Convnet(nn.Module):
             return None
         kernels = [layer.weight for layer in self.towers.modules() if isinstance(layer, nn.Conv2d)]
         tail = self.tail.penalty()
-        return penalty(kernels, self.l1, self.l2) + (0 if tail is None else tail)
+        return compute_penalty(kernels, self.l1, self.l2) + (0 if tail is None else tail)
 
 
 @dataclass(frozen=True)
-class Ending:
+class HeadOptions:
     """How feature maps become answers. dropout: of the features, before the first dense layer."""
 
     ends: str
@@ -59,7 +66,7 @@ def convnet(
     pool: Count | list[Count],
     pooling: Literal["max", "average"],
     padding: Literal["valid", "same"],
-    ends: Ends,
+    ends: PoolingMode,
     dense: list[Count],
     activation: Activation,
     dropout: Probability,
@@ -73,44 +80,60 @@ def convnet(
     filters: one block each. pool: factor after each block (1 = none), one for all or one a block. ends: how the last
     feature map becomes a vector. dropout: of that vector, before the first dense layer. ValueError: nothing is left.
     """
-    pools = each(pool, len(filters))
+    pools = expand_per_block(pool, len(filters))
     style = (kernel, padding, pooling, activation, batch_norm)
-    towers = {name: tower(field.shape[0], filters, pools, style) for name, field in images(spec).items()}
-    return joined(spec, towers, Ending(ends, dense, activation, dropout, batch_norm, l1, l2, init))
+    towers = {
+        name: build_conv_blocks(field.shape[0], filters, pools, style)
+        for name, field in get_image_inputs(spec).items()
+    }
+    return build_convnet(
+        spec, towers, HeadOptions(ends, dense, activation, dropout, batch_norm, l1, l2, init)
+    )
 
 
-def images(spec: Spec) -> dict[str, Field]:
+def get_image_inputs(spec: Spec) -> dict[str, Field]:
     """The image inputs, whose shape is (channels, height, width)."""
     return {name: field for name, field in spec.inputs.items() if field.kind == "image"}
 
 
-def each(value: int | list[int], blocks: int) -> list[int]:
+def expand_per_block(value: int | list[int], blocks: int) -> list[int]:
     """One number a block. ValueError where there are more or fewer."""
     found = list(value) if isinstance(value, list) else [value] * blocks
     if len(found) != blocks:
-        raise ValueError(f"{blocks} blocks but {len(found)} pools: give one pool a block, or one for all")
+        raise ValueError(
+            f"{blocks} blocks but {len(found)} pools: give one pool a block, or one for all"
+        )
     return found
 
 
-def joined(spec: Spec, towers: dict[str, nn.Sequential], ending: Ending) -> nn.Module:
+def build_convnet(spec: Spec, towers: dict[str, nn.Sequential], ending: HeadOptions) -> nn.Module:
     """The model of these towers (input name → layers over its pictures), with its starting weights."""
     if ending.ends == "average":
-        towers = {name: nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1)) for name, layers in towers.items()}
+        towers = {
+            name: nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1)) for name, layers in towers.items()
+        }
     seen = {
-        name: replace(field, kind="number", shape=(features(towers[name], field.shape),))
-        for name, field in images(spec).items()
+        name: replace(field, kind="number", shape=(count_features(towers[name], field.shape),))
+        for name, field in get_image_inputs(spec).items()
     }
     style = (ending.activation, 0.0, ending.batch_norm)
-    hidden, heads = head_layers(spec, {**spec.inputs, **seen}, ending.dense, 0, style)
-    if ending.dropout:  # the book drops the features themselves, before the first dense layer (§5.2)
-        towers = {name: nn.Sequential(*layers, nn.Dropout(ending.dropout)) for name, layers in towers.items()}
-    tail = Dense(hidden, heads, ending.l1, ending.l2)
-    model = Convnet(Named(towers), tail, ending.l1, ending.l2)
-    initialise(model, ending.init)
+    hidden, heads = build_dense(spec, {**spec.inputs, **seen}, ending.dense, 0, style)
+    if (
+        ending.dropout
+    ):  # the book drops the features themselves, before the first dense layer (§5.2)
+        towers = {
+            name: nn.Sequential(*layers, nn.Dropout(ending.dropout))
+            for name, layers in towers.items()
+        }
+    tail = DenseModel(hidden, heads, ending.l1, ending.l2)
+    model = ConvnetModel(SafeModuleDict(towers), tail, ending.l1, ending.l2)
+    initialize_weights(model, ending.init)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
-def tower(channels: int, filters: list[int], pools: list[int], style: tuple[int, str, str, str, bool]) -> nn.Sequential:
+def build_conv_blocks(
+    channels: int, filters: list[int], pools: list[int], style: tuple[int, str, str, str, bool]
+) -> nn.Sequential:
     """The convolutions of one image input."""
     kernel, padding, pooling, activation, batch_norm = style
     layers: list[nn.Module] = []
@@ -124,7 +147,7 @@ def tower(channels: int, filters: list[int], pools: list[int], style: tuple[int,
     return nn.Sequential(*layers)
 
 
-def features(layers: nn.Module, shape: tuple[int, ...]) -> int:
+def count_features(layers: nn.Module, shape: tuple[int, ...]) -> int:
     """How many numbers come out of these layers for one image of this shape (C, H, W); ValueError when none do."""
     with torch.no_grad():
         try:

@@ -7,13 +7,13 @@ from torch import Tensor, nn
 
 from dlrun.config.constraints import Count, NonNegative, Probability
 from dlrun.core.types import Spec
-from dlrun.models.layers import Activation, Init, convolution
-from dlrun.models.vision.convnet import Ending, Ends, images, joined
+from dlrun.models.layers import Activation, Init, build_convolution
+from dlrun.models.vision.convnet import HeadOptions, PoolingMode, build_convnet, get_image_inputs
 
-BRANCHES = 4
+NUM_BRANCHES = 4
 
 
-class Inception(nn.Module):
+class InceptionBlock(nn.Module):
     """Four branches over one feature map, concatenated (Szegedy et al. 2014; book §7.1).
 
     1×1 · 1×1, 3×3 · average pooling, 3×3 · 1×1, 3×3, 3×3: each answers `filters` channels, and each takes every
@@ -22,8 +22,10 @@ class Inception(nn.Module):
 
     def __init__(self, channels: int, filters: int, stride: int, style: tuple[str, bool]) -> None:
         super().__init__()
-        one = lambda step=1: convolution(channels, filters, 1, *style, stride=step)  # noqa: E731
-        three = lambda step=1, size=filters: convolution(size, filters, 3, *style, stride=step)  # noqa: E731
+        one = lambda step=1: build_convolution(channels, filters, 1, *style, stride=step)  # noqa: E731
+        three = lambda step=1, size=filters: build_convolution(  # noqa: E731
+            size, filters, 3, *style, stride=step
+        )
         pool = nn.AvgPool2d(3, stride, padding=1, count_include_pad=False)
         branches = (
             one(stride),
@@ -43,7 +45,7 @@ def inception(
     stem: Count,
     filters: list[Count],
     stride: Count,
-    ends: Ends,
+    ends: PoolingMode,
     dense: list[Count],
     activation: Activation,
     dropout: Probability,
@@ -59,8 +61,13 @@ def inception(
     """
     style = (activation, batch_norm)
     towers = {}
-    for name, field in images(spec).items():
-        sizes = [stem, *(BRANCHES * count for count in filters)]
-        modules = [Inception(size, count, stride, style) for size, count in zip(sizes, filters, strict=False)]
-        towers[name] = nn.Sequential(*convolution(field.shape[0], stem, 3, *style), *modules)
-    return joined(spec, towers, Ending(ends, dense, activation, dropout, batch_norm, l1, l2, init))
+    for name, field in get_image_inputs(spec).items():
+        sizes = [stem, *(NUM_BRANCHES * count for count in filters)]
+        modules = [
+            InceptionBlock(size, count, stride, style)
+            for size, count in zip(sizes, filters, strict=False)
+        ]
+        towers[name] = nn.Sequential(*build_convolution(field.shape[0], stem, 3, *style), *modules)
+    return build_convnet(
+        spec, towers, HeadOptions(ends, dense, activation, dropout, batch_norm, l1, l2, init)
+    )

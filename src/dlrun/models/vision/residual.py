@@ -8,11 +8,17 @@ from torch import Tensor, nn
 
 from dlrun.config.constraints import Count, NonNegative, Probability
 from dlrun.core.types import Spec
-from dlrun.models.layers import Activation, Init, convolution, strided
-from dlrun.models.vision.convnet import Ending, Ends, each, images, joined
+from dlrun.models.layers import Activation, Init, build_convolution, build_stride
+from dlrun.models.vision.convnet import (
+    HeadOptions,
+    PoolingMode,
+    build_convnet,
+    expand_per_block,
+    get_image_inputs,
+)
 
 
-class Residual(nn.Module):
+class ResidualBlock(nn.Module):
     """body(x) + shortcut(x) (He et al. 2015; book §7.1)."""
 
     def __init__(self, body: nn.Module, shortcut: nn.Module) -> None:
@@ -23,23 +29,27 @@ class Residual(nn.Module):
         return cast(Tensor, self.body(x) + self.shortcut(x))
 
 
-def shortcut(channels: int, filters: int, pool: int) -> nn.Module:
+def build_shortcut(channels: int, filters: int, pool: int) -> nn.Module:
     """x as it is where shapes allow it; else a 1×1 convolution that takes every `pool`-th place (book §7.1)."""
     if channels == filters and pool == 1:
         return nn.Identity()
-    return nn.Sequential(*strided(pool), nn.Conv2d(channels, filters, 1))
+    return nn.Sequential(*build_stride(pool), nn.Conv2d(channels, filters, 1))
 
 
-def pooled(pool: int) -> list[nn.Module]:
+def build_max_pool(pool: int) -> list[nn.Module]:
     """Max pooling as Keras pads it with padding=same: a side of n becomes ⌈n / pool⌉, as in a strided convolution."""
     return [nn.MaxPool2d(pool, ceil_mode=True)] if pool > 1 else []
 
 
-def residual_block(channels: int, filters: int, depth: int, pool: int, style: tuple[str, bool]) -> Residual:
+def residual_block(
+    channels: int, filters: int, depth: int, pool: int, style: tuple[str, bool]
+) -> ResidualBlock:
     """`depth` 3×3 convolutions and pooling, beside the shortcut. style: activation, batch norm."""
     sizes = [channels, *[filters] * (depth - 1)]
-    layers = [layer for size in sizes for layer in convolution(size, filters, 3, *style)]
-    return Residual(nn.Sequential(*layers, *pooled(pool)), shortcut(channels, filters, pool))
+    layers = [layer for size in sizes for layer in build_convolution(size, filters, 3, *style)]
+    return ResidualBlock(
+        nn.Sequential(*layers, *build_max_pool(pool)), build_shortcut(channels, filters, pool)
+    )
 
 
 def residual(
@@ -48,7 +58,7 @@ def residual(
     filters: list[Count],
     depth: Count,
     pool: Count | list[Count],
-    ends: Ends,
+    ends: PoolingMode,
     dense: list[Count],
     activation: Activation,
     dropout: Probability,
@@ -62,13 +72,15 @@ def residual(
     filters: one block each. pool: factor at the end of each block (1 = none), one for all or one a block. ends: how the
     last feature map becomes a vector. dropout: of that vector, before the first dense layer.
     """
-    pools, style = each(pool, len(filters)), (activation, batch_norm)
+    pools, style = expand_per_block(pool, len(filters)), (activation, batch_norm)
     towers = {}
-    for name, field in images(spec).items():
+    for name, field in get_image_inputs(spec).items():
         sizes = [field.shape[0], *filters]
         blocks = [
             residual_block(before, after, depth, factor, style)
             for before, after, factor in zip(sizes, filters, pools, strict=False)
         ]
         towers[name] = nn.Sequential(*blocks)
-    return joined(spec, towers, Ending(ends, dense, activation, dropout, batch_norm, l1, l2, init))
+    return build_convnet(
+        spec, towers, HeadOptions(ends, dense, activation, dropout, batch_norm, l1, l2, init)
+    )

@@ -8,12 +8,20 @@ from torch import nn
 
 from dlrun.config.constraints import Count, Natural, NonNegative, Probability
 from dlrun.core.types import Spec
-from dlrun.models.layers import ACTIVATIONS, Activation, Init, convolution
-from dlrun.models.vision.convnet import Ending, Ends, each, images, joined
-from dlrun.models.vision.residual import Residual, pooled, shortcut
+from dlrun.models.layers import ACTIVATIONS, Activation, Init, build_convolution
+from dlrun.models.vision.convnet import (
+    HeadOptions,
+    PoolingMode,
+    build_convnet,
+    expand_per_block,
+    get_image_inputs,
+)
+from dlrun.models.vision.residual import ResidualBlock, build_max_pool, build_shortcut
 
 
-def separable_convolution(channels: int, filters: int, kernel: int, padding: str, bias: bool) -> nn.Sequential:
+def separable_convolution(
+    channels: int, filters: int, kernel: int, padding: str, bias: bool
+) -> nn.Sequential:
     """A convolution of each channel by itself, then a 1×1 over all: k²·C + C·filters (+ filters) weights (book §7.3).
 
     As in Keras, the bias comes after the second.
@@ -25,7 +33,12 @@ def separable_convolution(channels: int, filters: int, kernel: int, padding: str
 
 
 def separable_block(
-    channels: int, filters: list[int], pool: int, style: tuple[int, str, str, bool], *, residual: bool
+    channels: int,
+    filters: list[int],
+    pool: int,
+    style: tuple[int, str, str, bool],
+    *,
+    residual: bool,
 ) -> nn.Module:
     """Separable convolutions, each with its batch norm and activation, and pooling. style: kernel, padding, both."""
     kernel, padding, activation, batch_norm = style
@@ -36,7 +49,9 @@ def separable_block(
         layers.append(ACTIVATIONS[activation]())
     if not residual:
         return nn.Sequential(*layers, *([nn.MaxPool2d(pool)] if pool > 1 else []))
-    return Residual(nn.Sequential(*layers, *pooled(pool)), shortcut(channels, filters[-1], pool))
+    return ResidualBlock(
+        nn.Sequential(*layers, *build_max_pool(pool)), build_shortcut(channels, filters[-1], pool)
+    )
 
 
 def separable(
@@ -48,7 +63,7 @@ def separable(
     pool: Count | list[Count],
     padding: Literal["valid", "same"],
     residual: bool,
-    ends: Ends,
+    ends: PoolingMode,
     dense: list[Count],
     activation: Activation,
     dropout: Probability,
@@ -64,17 +79,21 @@ def separable(
     comes out. dropout: of the features, before the first dense layer. ValueError: nothing is left.
     """
     if residual and padding != "same":
-        raise ValueError("residual=true needs padding=same: else a block's input is larger than what is added to it")
+        raise ValueError(
+            "residual=true needs padding=same: else a block's input is larger than what is added to it"
+        )
     if not all(filters):
         raise ValueError(f"filters={filters}: each block needs a convolution at least")
-    pools, style = each(pool, len(filters)), (kernel, padding, activation, batch_norm)
+    pools, style = expand_per_block(pool, len(filters)), (kernel, padding, activation, batch_norm)
     towers = {}
-    for name, field in images(spec).items():
-        first = convolution(field.shape[0], stem, 3, activation, batch_norm) if stem else []
+    for name, field in get_image_inputs(spec).items():
+        first = build_convolution(field.shape[0], stem, 3, activation, batch_norm) if stem else []
         sizes = [stem or field.shape[0], *(counts[-1] for counts in filters)]
         blocks = [
             separable_block(size, counts, factor, style, residual=residual)
             for size, counts, factor in zip(sizes, filters, pools, strict=False)
         ]
         towers[name] = nn.Sequential(*first, *blocks)
-    return joined(spec, towers, Ending(ends, dense, activation, dropout, batch_norm, l1, l2, init))
+    return build_convnet(
+        spec, towers, HeadOptions(ends, dense, activation, dropout, batch_norm, l1, l2, init)
+    )

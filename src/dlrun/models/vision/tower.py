@@ -8,14 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from dlrun.config.constraints import Count
-from dlrun.core.errors import Refused
+from dlrun.core.errors import UserError
 from dlrun.core.types import Field
 from dlrun.models.layers import Activation
-from dlrun.models.sequence.encoders import Reader
-from dlrun.models.vision.convnet import Ends, each, features, tower
+from dlrun.models.sequence.encoders import InputEncoder
+from dlrun.models.vision.convnet import (
+    PoolingMode,
+    build_conv_blocks,
+    count_features,
+    expand_per_block,
+)
 
 
-class Seen(nn.Module):
+class ConvImageEncoder(nn.Module):
     """The convolutions of one picture (C, H, W), and their last feature map as a vector."""
 
     def __init__(self, layers: nn.Sequential, width: int) -> None:
@@ -33,20 +38,22 @@ def convnet(
     pool: Count | list[Count],
     pooling: Literal["max", "average"],
     padding: Literal["valid", "same"],
-    ends: Ends,
+    ends: PoolingMode,
     activation: Activation,
     batch_norm: bool,
-) -> Reader:
+) -> InputEncoder:
     """Blocks of convolution, activation and pooling; see `dlrun.models.vision.convnet`."""
 
     def read(field: Field) -> nn.Module:
         if field.kind != "image":
-            raise Refused(f"reader=convnet reads an image, not {field.kind}")
+            raise UserError(f"reader=convnet reads an image, not {field.kind}")
         style = (kernel, padding, pooling, activation, batch_norm)
-        layers = tower(field.shape[0], filters, each(pool, len(filters)), style)
+        layers = build_conv_blocks(
+            field.shape[0], filters, expand_per_block(pool, len(filters)), style
+        )
         if ends == "average":
             layers.append(nn.AdaptiveAvgPool2d(1))
-        seen = Seen(layers, features(layers, field.shape))
+        seen = ConvImageEncoder(layers, count_features(layers, field.shape))
         return seen.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
     return read

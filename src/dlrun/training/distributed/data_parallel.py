@@ -14,26 +14,26 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dlrun.config.settings import Settings
 from dlrun.core import random
 from dlrun.core.dataset import Source
-from dlrun.core.errors import Diverged, Refused
-from dlrun.core.random import mix
-from dlrun.data.loading.partition import share
-from dlrun.data.loading.table import Ticks
+from dlrun.core.errors import TrainingDiverged, UserError
+from dlrun.core.random import derive_seed
+from dlrun.data.loading.partition import partition_batch
+from dlrun.data.loading.table import EmptyBatches
 from dlrun.training import batch_norm
 from dlrun.training.distributed import process_group
-from dlrun.training.distributed.process_group import here
-from dlrun.training.meter import Meter, move
+from dlrun.training.distributed.process_group import this_process
+from dlrun.training.meter import Meter, move_to_device
 
 log = logging.getLogger("dlrun")
-SEEN = 16  # batches between two looks at what others wish, where a look has a price
-RUNNING = ("running_mean", "running_var")
+ROWS_PER_CHECK = 16  # batches between two looks at what others wish, where a look has a price
+RUNNING_STATISTICS = ("running_mean", "running_var")
 CPU = torch.device("cpu")
 
 
-class SharedFit(Protocol):
+class DistributedTrainer(Protocol):
     """What processes have to know of the trainer of the fit that they share."""
 
     objective: nn.Module
-    learner: Any
+    optimization: Any
     meter: Meter | None
     device: torch.device
     seed: int
@@ -43,75 +43,98 @@ class SharedFit(Protocol):
     interrupted: int  # the signal that asks to stop, 0 while none does
 
     @property
-    def late(self) -> bool:
+    def checkpoint_due(self) -> bool:
         """Whether a checkpoint is due."""
 
     def save(self) -> None:
         """Write a checkpoint."""
 
 
-def check(objective: nn.Module, train: Source, settings: Settings) -> None:
-    """Say how batch norm fares. Raises Refused where there is nothing to share, or a process is left too few rows."""
-    if here.size == 1:
+def check_data_parallel(objective: nn.Module, train: Source, settings: Settings) -> None:
+    """Say how batch norm fares. Raises UserError where there is nothing to share, or a process is left too few rows."""
+    if this_process.world_size == 1:
         return
-    if isinstance(train, Ticks):
-        raise Refused(f"this objective reads no rows that {here.size} processes could share: say engine.devices=null")
+    if isinstance(train, EmptyBatches):
+        raise UserError(
+            f"this objective reads no rows that {this_process.world_size} processes could share: say engine.devices=null"
+        )
     if settings.shard and not hasattr(objective, "losses"):
-        raise Refused("engine.shard=true shards a model that answers targets, and this objective has none")
-    if not batch_norm.normalizes(objective):
+        raise UserError(
+            "engine.shard=true shards a model that answers targets, and this objective has none"
+        )
+    if not batch_norm.uses_batch_norm(objective):
         return
-    rows = batch_norm.learned(train, settings.batch_rows, True)
+    rows = batch_norm.count_training_rows(train, settings.batch_rows, True)
     for whole in {min(settings.batch_rows, rows), rows % settings.batch_rows} - {0}:
-        if any(share(whole, rank, here.size).held == 1 for rank in range(here.size)):
-            raise Refused(
-                f"batch norm needs two rows, and of a batch of {whole} one of {here.size} processes has only one: "
+        if any(
+            partition_batch(whole, rank, this_process.world_size).local_rows == 1
+            for rank in range(this_process.world_size)
+        ):
+            raise UserError(
+                f"batch norm needs two rows, and of a batch of {whole} one of {this_process.world_size} processes has only one: "
                 "choose another engine.batch_size"
             )
-    log.info("batch norm: each of %d processes has the statistics of its own part of a batch", here.size)
+    log.info(
+        "batch norm: each of %d processes has the statistics of its own part of a batch",
+        this_process.world_size,
+    )
 
 
-def statistics(objective: nn.Module) -> dict[str, Tensor]:
+def batch_norm_statistics(objective: nn.Module) -> dict[str, Tensor]:
     """Name → running mean or variance of all batch norm."""
-    norms = {name: module for name, module in objective.named_modules() if isinstance(module, _BatchNorm)}
-    found = {f"{name}.{kind}": getattr(norm, kind) for name, norm in norms.items() for kind in RUNNING}
+    norms = {
+        name: module for name, module in objective.named_modules() if isinstance(module, _BatchNorm)
+    }
+    found = {
+        f"{name}.{kind}": getattr(norm, kind)
+        for name, norm in norms.items()
+        for kind in RUNNING_STATISTICS
+    }
     return {name: value for name, value in found.items() if value is not None}
 
 
-def means(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def average_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tensors as their mean over all processes."""
     if not tensors:
         return {}
-    mean = process_group.add_up(torch.cat([tensor.reshape(-1) for tensor in tensors.values()])) / here.size
+    mean = (
+        process_group.all_reduce_sum(torch.cat([tensor.reshape(-1) for tensor in tensors.values()]))
+        / this_process.world_size
+    )
     parts = mean.split([tensor.numel() for tensor in tensors.values()])
     return {name: part.view_as(tensors[name]) for name, part in zip(tensors, parts, strict=True)}
 
 
-def settle(objective: nn.Module) -> None:
+def sync_batch_norm(objective: nn.Module) -> None:
     """Set running means and variances to their mean over all processes, as after every epoch."""
-    own = statistics(objective)
-    for name, mean in means(own).items():
+    own = batch_norm_statistics(objective)
+    for name, mean in average_tensors(own).items():
         own[name].copy_(mean)
 
 
-def add_gradients(parameters: list[nn.Parameter], rows: float, whole: int, wishes: list[float]) -> Tensor:
+def all_reduce_gradients(
+    parameters: list[nn.Parameter], rows: float, whole: int, wishes: list[float]
+) -> Tensor:
     """Make gradients the mean over the rows of all processes, in one go; answers with the sum of all wishes.
 
     rows: what this process's gradients have still to be multiplied with. whole: rows in all processes. A parameter that
     no process has a gradient of keeps none.
     """
     there = [float(parameter.grad is not None) for parameter in parameters]
-    parts = [(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1).float() for p in parameters]
+    parts = [
+        (torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1).float() for p in parameters
+    ]
     sizes = [len(part) for part in parts]
     total = torch.cat([*parts, parts[0].new_tensor([*there, *wishes])])
     total[: sum(sizes)] *= rows
-    *found, told = process_group.add_up(total).split([*sizes, len(there) + len(wishes)])
+    *found, told = process_group.all_reduce_sum(total).split([*sizes, len(there) + len(wishes)])
     known = told[: len(there)].bool().tolist() if 0.0 in there else [True] * len(there)
     for parameter, part, any_has in zip(parameters, found, known, strict=True):
-        parameter.grad = laid_out(part.div_(whole), parameter) if any_has else None
+        parameter.grad = gradient_view(part.div_(whole), parameter) if any_has else None
     return told[len(there) :]
 
 
-def laid_out(numbers: Tensor, parameter: Tensor) -> Tensor:
+def gradient_view(numbers: Tensor, parameter: Tensor) -> Tensor:
     """Numbers as a gradient of this parameter, in memory as it is: fused optimizers walk through both side by side."""
     found = numbers.view_as(parameter)
     if parameter.is_contiguous() and parameter.dtype == found.dtype:
@@ -119,140 +142,164 @@ def laid_out(numbers: Tensor, parameter: Tensor) -> Tensor:
     return torch.empty_like(parameter).copy_(found)
 
 
-def wishes(trainer: SharedFit) -> list[float]:
+def control_flags(trainer: DistributedTrainer) -> list[float]:
     """What this process would like all to do after this step, 0 or 1 each: stop (two signals), save, look at a loss."""
     stop = [float(trainer.interrupted == number) for number in (signal.SIGINT, signal.SIGTERM)]
     return [
         *stop,
-        float(here.rank == 0 and trainer.late),
-        float(trainer.meter is not None and trainer.meter.fault is not None),
+        float(this_process.rank == 0 and trainer.checkpoint_due),
+        float(trainer.meter is not None and trainer.meter.divergence is not None),
     ]
 
 
-def heard(trainer: SharedFit, learn: bool) -> list[float]:
+def gathered_flags(trainer: DistributedTrainer, learn: bool) -> list[float]:
     """What anybody wishes, known to all after the same batch; nothing where this is no moment to ask.
 
     In training it has come with the gradients; to look at it is to wait for the device.
     """
-    learner, last = trainer.learner, trainer.position == trainer.batches
+    learner, last = trainer.optimization, trainer.position == trainer.batches
     dear = not (learn and learner.groups) or trainer.device.type != "cpu"
-    if not learner.whole or (dear and trainer.position % SEEN and not last):
+    if not learner.at_step_boundary or (dear and trainer.position % ROWS_PER_CHECK and not last):
         return []
     if learn and learner.groups:
-        told, learner.heard = learner.heard, None
+        told, learner.gathered_flags = learner.gathered_flags, None
         return [] if told is None else told.tolist()
-    return process_group.add_up(torch.tensor(wishes(trainer), device=trainer.device)).tolist()
+    return process_group.all_reduce_sum(
+        torch.tensor(control_flags(trainer), device=trainer.device)
+    ).tolist()
 
 
-def asked(trainer: SharedFit, learn: bool) -> tuple[bool, int]:
-    """Whether all are to save now, and the signal on which all are to stop. Raises Diverged in all of them."""
-    told = heard(trainer, learn)
+def should_save_or_stop(trainer: DistributedTrainer, learn: bool) -> tuple[bool, int]:
+    """Whether all are to save now, and the signal on which all are to stop. Raises TrainingDiverged in all of them."""
+    told = gathered_flags(trainer, learn)
     if not any(told):
         return False, 0
     interrupt, terminate, late, fault = told
     if fault and trainer.meter is not None:
-        fail_together(trainer.meter)
+        raise_first_divergence(trainer.meter)
     number = signal.SIGTERM if terminate else signal.SIGINT if interrupt else 0
     return bool(late), int(number)
 
 
-def fail_together(meter: Meter) -> None:
-    """Raise Diverged in every process, if the loss was no number in one of them: of the first such step."""
-    if faults := [fault for fault in process_group.everyone(meter.fault) if fault is not None]:
-        process_group.end()
-        raise Diverged(min(faults)[1])
+def raise_first_divergence(meter: Meter) -> None:
+    """Raise TrainingDiverged in every process, if the loss was no number in one of them: of the first such step."""
+    if faults := [
+        fault for fault in process_group.all_gather_object(meter.divergence) if fault is not None
+    ]:
+        process_group.end_batch()
+        raise TrainingDiverged(min(faults)[1])
 
 
-def end(objective: nn.Module, meter: Meter) -> None:
+def all_reduce_meter(objective: nn.Module, meter: Meter) -> None:
     """End a sweep: its sums become those of all processes, and what was kept that of all rows in their order."""
-    process_group.end()
-    fail_together(meter)
+    process_group.end_batch()
+    raise_first_divergence(meter)
     if objective.training:
-        settle(objective)
-    meter.restore(merged(process_group.everyone(move_all(meter.state(), CPU))))
+        sync_batch_norm(objective)
+    meter.restore(
+        merge_meter_states(process_group.all_gather_object(move_tensors(meter.state(), CPU)))
+    )
 
 
-def merged(states: list[dict[str, Any]]) -> dict[str, Any]:
+def merge_meter_states(states: list[dict[str, Any]]) -> dict[str, Any]:
     """The state of a meter that has seen what these have seen, each its part of every batch; nothing is pending."""
     counts = [state["counts"] for state in states]
     first = states[0]
     found = {name: sum(state[name] for state in states) for name in ("rows", "pending_numbers")}
-    found |= {name: sums([state[name] for state in states]) for name in ("losses", "parts")}
+    found |= {name: sum_by_name([state[name] for state in states]) for name in ("losses", "parts")}
     found["sums"] = {name: sum(state["sums"][name] for state in states) for name in first["sums"]}
     found |= {"pending": [], "steps": first["steps"]}
     found["kept"] = {
-        name: [in_order([state["kept"][name][side] for state in states], counts) for side in (0, 1)]
+        name: [
+            restore_row_order([state["kept"][name][side] for state in states], counts)
+            for side in (0, 1)
+        ]
         for name in first["kept"]
     }
-    found["each"] = {name: in_order([state["each"][name] for state in states], counts) for name in first["each"]}
+    found["each"] = {
+        name: restore_row_order([state["each"][name] for state in states], counts)
+        for name in first["each"]
+    }
     found["counts"] = [sum(parts) for parts in zip(*counts, strict=True)]
     return found
 
 
-def sums(totals: list[dict[str, list[Any]]]) -> dict[str, list[Any]]:
+def sum_by_name(totals: list[dict[str, list[Any]]]) -> dict[str, list[Any]]:
     """Name → [sum, rows] of all of these."""
     names = dict.fromkeys(name for total in totals for name in total)
-    return {name: [sum(total[name][place] for total in totals) for place in (0, 1)] for name in names}
+    return {
+        name: [sum(total[name][place] for total in totals) for place in (0, 1)] for name in names
+    }
 
 
-def in_order(parts: list[list[Tensor]], counts: list[list[int]]) -> list[Tensor]:
+def restore_row_order(parts: list[list[Tensor]], counts: list[list[int]]) -> list[Tensor]:
     """The rows of all processes, batch by batch. parts: of each process its rows; counts: how many of each batch."""
     some = next((own[0] for own in parts if own), None)
     if some is None:
         return []
-    cut = [torch.cat([some[:0], *own]).split(count) for own, count in zip(parts, counts, strict=True)]
+    cut = [
+        torch.cat([some[:0], *own]).split(count) for own, count in zip(parts, counts, strict=True)
+    ]
     return [torch.cat([part for batch in zip(*cut, strict=True) for part in batch])]
 
 
-def move_all(value: Any, device: torch.device) -> Any:
+def move_tensors(value: Any, device: torch.device) -> Any:
     """The same with every tensor in it on a device."""
     if isinstance(value, list | tuple):
-        return [move_all(part, device) for part in value]
+        return [move_tensors(part, device) for part in value]
     if isinstance(value, dict):
-        return {name: move_all(part, device) for name, part in value.items()}
-    return move(value, device)
+        return {name: move_tensors(part, device) for name, part in value.items()}
+    return move_to_device(value, device)
 
 
-def begin(trainer: SharedFit) -> None:
+def broadcast_initial_state(trainer: DistributedTrainer) -> None:
     """Begin a fit with the first process's weights; save at once, so that a run which loses a process can go on."""
-    weights = [] if trainer.learner.sharded else [*trainer.objective.parameters()]  # those begin alike, by the seed
-    process_group.spread([tensor.detach() for tensor in (*weights, *trainer.objective.buffers())])
-    if trainer.learner.groups and not any(trainer.learner.taken.values()):
+    weights = (
+        [] if trainer.optimization.sharded else [*trainer.objective.parameters()]
+    )  # those begin alike, by the seed
+    process_group.broadcast_tensors(
+        [tensor.detach() for tensor in (*weights, *trainer.objective.buffers())]
+    )
+    if trainer.optimization.groups and not any(trainer.optimization.steps_taken.values()):
         trainer.save()
 
 
-def shared_state(trainer: SharedFit, state: dict[str, Any]) -> dict[str, Any]:
+def gather_trainer_state(trainer: DistributedTrainer, state: dict[str, Any]) -> dict[str, Any]:
     """The state of a fit as one process would have it; in the middle of an epoch `ranks` is what is each one's own."""
-    state["random"] = here.common or state["random"]
+    state["random"] = this_process.shared_state or state["random"]
     if trainer.meter is None:
         return state
-    running = statistics(trainer.objective)
-    own = {"random": random.random_state(trainer.device), "meter": trainer.meter.state(), "statistics": running}
+    running = batch_norm_statistics(trainer.objective)
+    own = {
+        "random": random.get_random_state(trainer.device),
+        "meter": trainer.meter.state(),
+        "statistics": running,
+    }
     whole = copy.deepcopy(trainer.meter)
     whole.flush()
-    found = process_group.everyone(move_all([own, whole.state()], CPU))
-    average = means({name: value.clone() for name, value in running.items()})
+    found = process_group.all_gather_object(move_tensors([own, whole.state()], CPU))
+    average = average_tensors({name: value.clone() for name, value in running.items()})
     return state | {
         "objective": state["objective"] | average,
-        "meter": merged([each for _, each in found]),
+        "meter": merge_meter_states([each for _, each in found]),
         "ranks": [each for each, _ in found],
     }
 
 
-def restore_own(trainer: SharedFit, state: dict[str, Any]) -> None:
+def restore_local_state(trainer: DistributedTrainer, state: dict[str, Any]) -> None:
     """Take up what is this process's own in a state, or its part of what another number of processes has left."""
-    here.common, ranks = state["random"], state.get("ranks", [])
+    this_process.shared_state, ranks = state["random"], state.get("ranks", [])
     if trainer.meter is None:
         return
-    if len(ranks) == here.size:
-        own = ranks[here.rank]
+    if len(ranks) == this_process.world_size:
+        own = ranks[this_process.rank]
         random.restore_random_state(own["random"], trainer.device)
         trainer.meter.restore(own["meter"])
-        for name, value in statistics(trainer.objective).items():
+        for name, value in batch_norm_statistics(trainer.objective).items():
             value.copy_(own["statistics"][name])
         return
-    torch.manual_seed(mix(trainer.seed, trainer.epoch, trainer.position, here.rank))
-    if here.rank:  # the first goes on with what all have added up
+    torch.manual_seed(derive_seed(trainer.seed, trainer.epoch, trainer.position, this_process.rank))
+    if this_process.rank:  # the first goes on with what all have added up
         before = trainer.meter
-        trainer.meter = Meter(before.measures, before.fields, before.device, before.where)
+        trainer.meter = Meter(before.metrics, before.fields, before.device, before.where)
         trainer.meter.steps, trainer.meter.counts = before.steps, [0] * len(before.counts)

@@ -10,63 +10,74 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from dlrun.core.errors import Refused
+from dlrun.core.errors import UserError
 from dlrun.training.distributed import process_group
-from dlrun.training.distributed.process_group import here
+from dlrun.training.distributed.process_group import this_process
 
 if TYPE_CHECKING:
     from dlrun.config.settings import Settings
 
 
-def wanted(settings: Settings) -> bool:
+def is_sharded(settings: Settings) -> bool:
     """Whether there are several processes, and each is to keep only a part of the weights."""
-    return settings.shard and here.size > 1
+    return settings.shard and this_process.world_size > 1
 
 
-def shard(model: nn.Module, settings: Settings, device: torch.device) -> None:
-    """Leave to each process its part of the weights, if that is asked for and there are several (`engine.shard`).
+def shard_model(model: nn.Module, settings: Settings, device: torch.device) -> None:
+    """Leave to each process its part of the weights, if that is asked for and there are several (`engine.shard_model`).
 
     The layers of a list come together one after the other, all else with the model. All part again after a forward
     pass, the outermost too: what it kept from a validation would be computed with after weights were set to others
-    (running averages, the best epoch). Raises Refused for what cannot be.
+    (running averages, the best epoch). Raises UserError for what cannot be.
     """
-    if not wanted(settings):
+    if not is_sharded(settings):
         return
     if settings.precision == "fp16" or settings.compile:
-        raise Refused("engine.shard=true computes in fp32 or bf16, and is not compiled")
+        raise UserError("engine.shard=true computes in fp32 or bf16, and is not compiled")
     if getattr(model, "penalty", lambda: None)() is not None:
-        raise Refused("engine.shard=true cannot add a penalty on weights: say optimizer.weight_decay instead")
+        raise UserError(
+            "engine.shard=true cannot add a penalty on weights: say optimizer.weight_decay instead"
+        )
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    mesh = init_device_mesh(device.type, (here.size,))
-    lists = [module for module in model.modules() if isinstance(module, nn.Sequential | nn.ModuleList)]
-    layers = [part for module in reversed(lists) for part in module if any(True for _ in part.parameters())]
+    mesh = init_device_mesh(device.type, (this_process.world_size,))
+    lists = [
+        module for module in model.modules() if isinstance(module, nn.Sequential | nn.ModuleList)
+    ]
+    layers = [
+        part
+        for module in reversed(lists)
+        for part in module
+        if any(True for _ in part.parameters())
+    ]
     for part in dict.fromkeys([*layers, model]):
         if not isinstance(part, nn.ModuleList):  # which computes nothing itself
             fully_shard(part, mesh=mesh, reshard_after_forward=True)
 
 
-def add_gradients(parameters: list[nn.Parameter], whole: int, wishes: list[float]) -> Tensor:
+def average_sharded_gradients(
+    parameters: list[nn.Parameter], whole: int, wishes: list[float]
+) -> Tensor:
     """Make gradients of summed losses, which walking back has averaged over processes, their mean over `whole` rows."""
     for parameter in parameters:
         if parameter.grad is not None:
-            parameter.grad.mul_(here.size / whole)
-    return process_group.add_up(torch.tensor(wishes, device=parameters[0].device))
+            parameter.grad.mul_(this_process.world_size / whole)
+    return process_group.all_reduce_sum(torch.tensor(wishes, device=parameters[0].device))
 
 
-def gathered(value: Any) -> Any:
+def unshard(value: Any) -> Any:
     """The same with every tensor in it whole, on the CPU. All processes must ask for it together."""
     if isinstance(value, dict):
-        return {name: gathered(part) for name, part in value.items()}
+        return {name: unshard(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return [gathered(part) for part in value]
+        return [unshard(part) for part in value]
     if hasattr(value, "full_tensor"):
         return value.full_tensor().detach().cpu()
     return value
 
 
-def parted(value: Tensor, own: Any) -> Tensor:
+def shard_tensor(value: Tensor, own: Any) -> Tensor:
     """A whole tensor, cut as `own` is where that is cut."""
     if not hasattr(own, "full_tensor"):
         return value
@@ -75,35 +86,55 @@ def parted(value: Tensor, own: Any) -> Tensor:
     return distribute_tensor(value.to(own.device), own.device_mesh, own.placements)
 
 
-def parted_state(state: dict[str, Any], objective: nn.Module, optimizers: dict[str, Any]) -> dict[str, Any]:
+def shard_trainer_state(
+    state: dict[str, Any], objective: nn.Module, optimizers: dict[str, Any]
+) -> dict[str, Any]:
     """The state of a fit with the weights, and what belongs to each of them, cut as the objective's are."""
     own, learner = objective.state_dict(), dict(state["learner"])
-    weights = {name: parted(value, own.get(name)) for name, value in state["objective"].items()}
-    learner["optimizers"] = {
-        name: parted_optimizer(found, optimizers[name]) for name, found in learner["optimizers"].items()
+    weights = {
+        name: shard_tensor(value, own.get(name)) for name, value in state["objective"].items()
     }
-    groups = {name: [p for group in each.param_groups for p in group["params"]] for name, each in optimizers.items()}
+    learner["optimizers"] = {
+        name: shard_optimizer_state(found, optimizers[name])
+        for name, found in learner["optimizers"].items()
+    }
+    groups = {
+        name: [p for group in each.param_groups for p in group["params"]]
+        for name, each in optimizers.items()
+    }
     learner["average"] = {
-        name: [parted(value, parameter) for value, parameter in zip(values, groups[name], strict=True)]
+        name: [
+            shard_tensor(value, parameter)
+            for value, parameter in zip(values, groups[name], strict=True)
+        ]
         for name, values in learner["average"].items()
     }
     return state | {"objective": weights, "learner": learner}
 
 
-def parted_optimizer(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def shard_optimizer_state(
+    state: dict[str, Any], optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
     """The state of an optimizer with what has a weight's shape cut as that weight is."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
     def own(value: Any, parameter: Tensor) -> Any:
-        return parted(value, parameter) if isinstance(value, Tensor) and value.shape == parameter.shape else value
+        return (
+            shard_tensor(value, parameter)
+            if isinstance(value, Tensor) and value.shape == parameter.shape
+            else value
+        )
 
     found = {
         number: {name: own(value, parameters[number]) for name, value in known.items()}
         for number, known in state["state"].items()
     }
-    return state | {"state": found, "param_groups": list(map(unfused, state["param_groups"]))}
+    return state | {
+        "state": found,
+        "param_groups": list(map(without_fused_kernel, state["param_groups"])),
+    }
 
 
-def unfused(group: dict[str, Any]) -> dict[str, Any]:
+def without_fused_kernel(group: dict[str, Any]) -> dict[str, Any]:
     """An optimizer's settings without its fused kernel: torch has none of SGD for weights in parts."""
     return group | {"fused": False} if group.get("fused") else group

@@ -20,18 +20,20 @@ from torch import Tensor
 
 from dlrun.core import device as runtime
 from dlrun.core import random
-from dlrun.core.errors import Refused
-from dlrun.core.random import mix
-from dlrun.data.loading.partition import Share, share
+from dlrun.core.errors import UserError
+from dlrun.core.random import derive_seed
+from dlrun.data.loading.partition import BatchPartition, partition_batch
 
 T = TypeVar("T")
-PATIENCE = timedelta(days=1)  # whoever starts the processes sees one die; a slow one is waited for
-STORE = "DLRUN_STORE"  # a file by which processes of one machine find each other, instead of an address
+TIMEOUT = timedelta(days=1)  # whoever starts the processes sees one die; a slow one is waited for
+STORE = (
+    "DLRUN_STORE"  # a file by which processes of one machine find each other, instead of an address
+)
 DEVICES = "DLRUN_DEVICES"  # the device of each process, where that was chosen
 
 
 @dataclass
-class Here:
+class ProcessGroup:
     """This process: number `rank` of `size`, number `local` of those on this machine.
 
     device: the name of the one that is its own; '' for what the settings say. share: its part of the batch at hand.
@@ -39,20 +41,22 @@ class Here:
     """
 
     rank: int = 0
-    size: int = 1
-    local: int = 0
+    world_size: int = 1
+    local_rank: int = 0
     device: str = ""
-    share: Share | None = None
-    common: dict[str, Tensor] | None = None
+    batch_share: BatchPartition | None = None
+    shared_state: dict[str, Tensor] | None = None
 
 
-here = Here()
+this_process = ProcessGroup()
 
 
-def start(kind: str = "auto") -> None:
-    """Join the other processes. kind: engine.device, which says what each of them computes on. Raises Refused."""
-    rank, size, local = (int(os.environ.get(name, 0)) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    device = own_device(kind, local)
+def join_group(kind: str = "auto") -> None:
+    """Join the other processes. kind: engine.device, which says what each of them computes on. Raises UserError."""
+    rank, size, local = (
+        int(os.environ.get(name, 0)) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    )
+    device = get_local_device(kind, local)
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
     else:
@@ -64,80 +68,87 @@ def start(kind: str = "auto") -> None:
         init_method=f"file://{store}" if store else "env://",
         rank=rank,
         world_size=size,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
     )
-    here.rank, here.size, here.local, here.device = rank, size, local, device
+    this_process.rank, this_process.world_size, this_process.local_rank, this_process.device = (
+        rank,
+        size,
+        local,
+        device,
+    )
 
 
-def own_device(kind: str, local: int) -> str:
-    """The name of the device of process number `local` on this machine. Raises Refused where there are too few."""
+def get_local_device(kind: str, local: int) -> str:
+    """The name of the device of process number `local` on this machine. Raises UserError where there are too few."""
     if DEVICES in os.environ:
         return str(runtime.choose_device(os.environ[DEVICES].split(",")[local]))
-    there = [name for name in runtime.devices() if name.startswith("cuda:")]
+    there = [name for name in runtime.available_devices() if name.startswith("cuda:")]
     if kind == "cpu" or (kind == "auto" and not there):
         return "cpu"
     if local >= len(there):
-        raise Refused(f"process {local + 1} of this machine has no device of its own: there are {len(there)} of CUDA")
+        raise UserError(
+            f"process {local + 1} of this machine has no device of its own: there are {len(there)} of CUDA"
+        )
     return there[local]
 
 
-def stop() -> None:
+def leave_group() -> None:
     """Leave the other processes."""
     if dist.is_initialized():
         dist.destroy_process_group()
-    here.__dict__.update(Here().__dict__)
+    this_process.__dict__.update(ProcessGroup().__dict__)
 
 
-def leave(code: int) -> NoReturn:
+def exit_process(code: int) -> NoReturn:
     """End this process now, with this exit code.
 
     Left to the interpreter, threads of torch's process groups now and then abort it, after all that was to do is done.
     """
-    stop()
+    leave_group()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
-def agreed(value: T) -> T:
+def broadcast_object(value: T) -> T:
     """The first process's value, in every process."""
-    if here.size == 1:
+    if this_process.world_size == 1:
         return value
-    box = [value if here.rank == 0 else None]
+    box = [value if this_process.rank == 0 else None]
     dist.broadcast_object_list(box, src=0)
     return cast(T, box[0])
 
 
-def told(compute: Callable[[], T]) -> T:
+def on_main_process(compute: Callable[[], T]) -> T:
     """What the first process alone computes, in every process; what it raises, too."""
-    if here.size == 1:
+    if this_process.world_size == 1:
         return compute()
     found: tuple[Any, Exception | None] = (None, None)
-    if here.rank == 0:
+    if this_process.rank == 0:
         try:
             found = (compute(), None)
         except Exception as error:
             found = (None, error)
-    value, raised = agreed(found)
+    value, raised = broadcast_object(found)
     if raised is not None:
         raise raised
     return cast(T, value)
 
 
-def everyone(value: T) -> list[T]:
+def all_gather_object(value: T) -> list[T]:
     """The values of all processes, in their order, in every process. Tensors in them must be on the CPU."""
-    if here.size == 1:
+    if this_process.world_size == 1:
         return [value]
-    found: list[Any] = [None] * here.size
+    found: list[Any] = [None] * this_process.world_size
     dist.all_gather_object(found, value)
     return found
 
 
-def in_turn(make: Callable[[], T]) -> T:
+def local_main_process_first(make: Callable[[], T]) -> T:
     """Have the first process of each machine make it before the others do, which find what it kept in a cache."""
-    if here.size == 1:
+    if this_process.world_size == 1:
         return make()
-    if here.local:
+    if this_process.local_rank:
         dist.barrier()
         return make()
     try:
@@ -146,78 +157,82 @@ def in_turn(make: Callable[[], T]) -> T:
         dist.barrier()
 
 
-def add_up(values: Tensor) -> Tensor:
+def all_reduce_sum(values: Tensor) -> Tensor:
     """The sum over all processes, in the place of the values."""
-    if here.size > 1:
+    if this_process.world_size > 1:
         dist.all_reduce(values)
     return values
 
 
-def spread(tensors: list[Tensor]) -> None:
+def broadcast_tensors(tensors: list[Tensor]) -> None:
     """Set tensors to what the first process has in them."""
-    for tensor in tensors if here.size > 1 else []:
+    for tensor in tensors if this_process.world_size > 1 else []:
         dist.broadcast(tensor, src=0)
 
 
-def begin(whole: int, held: int) -> int:
-    """Take up a batch of `whole` rows, of which this process holds so many; answers with how many of these count."""
-    here.share = share(whole, here.rank, here.size)
-    if here.share.held != held:
-        raise RuntimeError(f"process {here.rank + 1} should hold {here.share.held} rows of {whole}, and holds {held}")
-    return here.share.rows
+def begin_batch(whole: int, held: int) -> int:
+    """Take up a batch of `get_global_batch_size` rows, of which this process holds so many; answers with how many of these count."""
+    this_process.batch_share = partition_batch(whole, this_process.rank, this_process.world_size)
+    if this_process.batch_share.local_rows != held:
+        raise RuntimeError(
+            f"process {this_process.rank + 1} should hold {this_process.batch_share.local_rows} rows of {whole}, and holds {held}"
+        )
+    return this_process.batch_share.counted_rows
 
 
-def end() -> None:
+def end_batch() -> None:
     """No batch is at hand any more."""
-    here.share = None
+    this_process.batch_share = None
 
 
-def whole(rows: int) -> int:
+def get_global_batch_size(rows: int) -> int:
     """How many rows the batch at hand has in all processes together."""
-    return rows if here.share is None else here.share.whole
+    return rows if this_process.batch_share is None else this_process.batch_share.batch_rows
 
 
-def seed(number: int, device: torch.device) -> None:
+def seed_processes(number: int, device: torch.device) -> None:
     """Begin random numbers anew: those that all processes have in common, and each process's own."""
-    random.seed(number, device)
-    if here.size > 1:
-        here.common = random.random_state(device)
-        random.seed(mix(number, here.rank), device)
+    random.seed_torch(number, device)
+    if this_process.world_size > 1:
+        this_process.shared_state = random.get_random_state(device)
+        random.seed_torch(derive_seed(number, this_process.rank), device)
 
 
 @contextmanager
-def in_common(device: torch.device) -> Iterator[None]:
+def shared_random_state(device: torch.device) -> Iterator[None]:
     """Inside, random numbers are those that all processes have in common."""
-    own = random.random_state(device)
-    if here.common is not None:
-        random.restore_random_state(here.common, device)
+    own = random.get_random_state(device)
+    if this_process.shared_state is not None:
+        random.restore_random_state(this_process.shared_state, device)
     yield
-    here.common = random.random_state(device)
+    this_process.shared_state = random.get_random_state(device)
     random.restore_random_state(own, device)
 
 
-def drawn(draw: Callable[[int], Tensor], rows: int) -> Tensor:
+def draw_for_batch(draw: Callable[[int], Tensor], rows: int) -> Tensor:
     """So many random rows, as draw(n) makes n of them: this process's part of those of the whole batch at hand."""
-    if here.size == 1 or here.share is None:
+    if this_process.world_size == 1 or this_process.batch_share is None:
         return draw(rows)
-    device = torch.device(here.device or "cpu")
-    with in_common(device):
-        found = draw(here.share.whole)
-    return found[here.share.first : here.share.first + rows]
+    device = torch.device(this_process.device or "cpu")
+    with shared_random_state(device):
+        found = draw(this_process.batch_share.batch_rows)
+    return found[this_process.batch_share.first : this_process.batch_share.first + rows]
 
 
-def noise_like(values: Tensor) -> Tensor:
+def randn_for_batch(values: Tensor) -> Tensor:
     """Standard normal numbers in the shape of these rows (B, …), however the whole batch is shared."""
-    if here.size == 1 or here.share is None:
+    if this_process.world_size == 1 or this_process.batch_share is None:
         return torch.randn_like(values)
     about: dict[str, Any] = {"dtype": values.dtype, "device": values.device}
-    return drawn(lambda count: torch.randn(count, *values.shape[1:], **about), len(values))
+    return draw_for_batch(lambda count: torch.randn(count, *values.shape[1:], **about), len(values))
 
 
-def deviation(values: Tensor) -> Tensor:
+def global_batch_std(values: Tensor) -> Tensor:
     """The standard deviation (…) across the rows (B, …) of the whole batch at hand, over B."""
-    if here.size == 1 or here.share is None:
+    if this_process.world_size == 1 or this_process.batch_share is None:
         return values.std(0, correction=0)
-    counted = values[: here.share.rows]
-    mean = add_up(counted.sum(0)) / here.share.whole
-    return (add_up((counted - mean).square().sum(0)) / here.share.whole).sqrt()
+    counted = values[: this_process.batch_share.counted_rows]
+    mean = all_reduce_sum(counted.sum(0)) / this_process.batch_share.batch_rows
+    return (
+        all_reduce_sum((counted - mean).square().sum(0)) / this_process.batch_share.batch_rows
+    ).sqrt()

@@ -16,19 +16,21 @@ from typing import Any, NoReturn, cast
 import torch
 from torch import Tensor, nn
 
-from dlrun.core.errors import Refused
+from dlrun.core.errors import UserError
 
 log = logging.getLogger(__name__)
-Compute = Callable[..., Sequence[Tensor]]
+TensorFunction = Callable[..., Sequence[Tensor]]
 OPTIONS = {"fallback_random": True}  # chance is drawn as torch draws it elsewhere
-ROUNDING = 1e-5
-INSTEAD = "say engine.compile=false"
-Run = Callable[[list[Any]], list[Tensor]]
-made: dict[Any, Run] = {}  # the same function of another fold, or of a sweep's next job, is compiled already
+ROUNDING_TOLERANCE = 1e-5
+DISABLE_HINT = "say engine.compile=false"
+CompiledFunction = Callable[[list[Any]], list[Tensor]]
+COMPILED_FUNCTIONS: dict[
+    Any, CompiledFunction
+] = {}  # the same function of another fold, or of a sweep's next job, is compiled already
 
 
 @cache
-def opaque_linear() -> Callable[..., Tensor]:
+def build_opaque_linear() -> Callable[..., Tensor]:
     """oneDNN's linear layer as a call that the compiler leaves alone: its own takes only weights that never change."""
     linear = torch.ops.mkldnn._linear_pointwise
 
@@ -40,16 +42,16 @@ def opaque_linear() -> Callable[..., Tensor]:
     return lambda x, weight, bias, *plain: whole(x, weight, bias)
 
 
-def compilable(value: Any) -> Any:
+def to_export_value(value: Any) -> Any:
     """A torch call, or any other value, as it can be compiled."""
     name = value.name() if isinstance(value, torch._ops.OpOverload) else ""
-    return opaque_linear() if name == "mkldnn::_linear_pointwise" else value
+    return build_opaque_linear() if name == "mkldnn::_linear_pointwise" else value
 
 
-class Whole(nn.Module):
+class FunctionModule(nn.Module):
     """A function as the module that torch.export wants."""
 
-    def __init__(self, function: Compute) -> None:
+    def __init__(self, function: TensorFunction) -> None:
         super().__init__()
         self.function = function
 
@@ -57,53 +59,71 @@ class Whole(nn.Module):
         return tuple(self.function(*inputs))
 
 
-def compiled(function: Compute, inputs: Sequence[Tensor], what: str) -> Run:
+def compile_function(
+    function: TensorFunction, inputs: Sequence[Tensor], what: str
+) -> CompiledFunction:
     """The same function of a list of tensors with the shapes and strides of these; it may change them in place.
 
-    what: names it in what is told of the seconds that this took. Raises Refused where it cannot be compiled.
+    what: names it in what is told of the seconds that this took. Raises UserError where it cannot be compiled.
     """
     began = time.monotonic()
     try:
-        with torch.no_grad(), undisturbed():
-            exported = torch.export.export(Whole(function), tuple(inputs), strict=False)
+        with torch.no_grad(), block_interrupt():
+            exported = torch.export.export(FunctionModule(function), tuple(inputs), strict=False)
             held = [
-                f"{name} {value.tolist()}" for name, value in exported.constants.items() if isinstance(value, Tensor)
+                f"{name} {value.tolist()}"
+                for name, value in exported.constants.items()
+                if isinstance(value, Tensor)
             ]
             places = [(each.dtype, each.shape, each.stride()) for each in inputs]
             key = (exported.graph_module.code, *held, *places)
-            if key not in made:
-                made[key] = _built(exported)
-                log.info("engine.compile=step: %s took %.1f s to compile", what, time.monotonic() - began)
-    except Exception as error:  # torch raises of all kinds here; whoever reads on wants the first line
+            if key not in COMPILED_FUNCTIONS:
+                COMPILED_FUNCTIONS[key] = _compile_program(exported)
+                log.info(
+                    "engine.compile=step: %s took %.1f s to compile", what, time.monotonic() - began
+                )
+    except (
+        Exception
+    ) as error:  # torch raises of all kinds here; whoever reads on wants the first line
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        told = next((line for line in lines if ": error: " in line or ": fatal error: " in line), lines[0])
-        raise Refused(f"engine.compile=step: {what} cannot be compiled here ({told[:300]}); {INSTEAD}") from error
-    return made[key]
+        told = next(
+            (line for line in lines if ": error: " in line or ": fatal error: " in line), lines[0]
+        )
+        raise UserError(
+            f"engine.compile=step: {what} cannot be compiled here ({told[:300]}); {DISABLE_HINT}"
+        ) from error
+    return COMPILED_FUNCTIONS[key]
 
 
-def proved(function: Compute, run: Run, inputs: list[Tensor]) -> Run:
-    """What is compiled, once it was run on these and changed them as the function does. Raises Refused."""
+def verify_compiled(
+    function: TensorFunction, run: CompiledFunction, inputs: list[Tensor]
+) -> CompiledFunction:
+    """What is compiled, once it was run on these and changed them as the function does. Raises UserError."""
     wanted = [each.clone() for each in inputs]
     function(*wanted)
     run(inputs)
-    return run if close(wanted, inputs, ROUNDING) else refuse()
+    return run if is_close(wanted, inputs, ROUNDING_TOLERANCE) else raise_compiler_error()
 
 
-def refuse() -> NoReturn:
-    """Raise Refused: the compiler errs."""
-    raise Refused(f"engine.compile=step: what was compiled comes to other numbers than torch does; {INSTEAD}")
+def raise_compiler_error() -> NoReturn:
+    """Raise UserError: the compiler errs."""
+    raise UserError(
+        f"engine.compile=step: what was compiled comes to other numbers than torch does; {DISABLE_HINT}"
+    )
 
 
-def close(some: Sequence[Tensor], others: Sequence[Tensor], tolerance: float) -> bool:
+def is_close(some: Sequence[Tensor], others: Sequence[Tensor], tolerance: float) -> bool:
     """Whether tensors are the same but for rounding, relative to the size of each and of all."""
     sizes = [float(each.double().norm()) for each in some]
     whole = math.hypot(*sizes)
     errors = [float((a - b).double().norm()) for a, b in zip(some, others, strict=True)]
-    return all(error <= tolerance * (size + whole) for error, size in zip(errors, sizes, strict=True))
+    return all(
+        error <= tolerance * (size + whole) for error, size in zip(errors, sizes, strict=True)
+    )
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
+def block_interrupt() -> Iterator[None]:
     """Inside, Ctrl-C and SIGTERM do not reach the compilers that are started; this process is told afterwards."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -115,13 +135,15 @@ def undisturbed() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _built(exported: Any) -> Run:
+def _compile_program(exported: Any) -> CompiledFunction:
     from torch._inductor import aoti_compile_and_package, aoti_load_package
 
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses CUDA, which nothing here needs
+    logging.getLogger("torch.utils.cpp_extension").setLevel(
+        logging.ERROR
+    )  # it misses CUDA, which nothing here needs
     with tempfile.TemporaryDirectory(prefix="dlrun-compiled-") as folder:
         place = str(Path(folder) / "step.pt2")
         aoti_compile_and_package(exported, package_path=place, inductor_configs=dict(OPTIONS))
         loader: Any = aoti_load_package(place).loader
-    run: Run = loader.run  # without what checks and unpacks arguments by name
+    run: CompiledFunction = loader.run  # without what checks and unpacks arguments by name
     return run

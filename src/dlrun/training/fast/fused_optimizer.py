@@ -16,15 +16,24 @@ from torch import Tensor, nn, optim
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 Group = dict[str, Any]  # hyperparameters
-Parts = Callable[[], Mapping[str, Sequence[Tensor]]]
-ELSEWHERE = ("centered", "amsgrad", "maximize", "capturable", "differentiable", "dampening")  # torch's own step does it
-LONG_AGO = torch.tensor(math.inf)
+GetStateTensors = Callable[[], Mapping[str, Sequence[Tensor]]]
+UNSUPPORTED_OPTIONS = (
+    "centered",
+    "amsgrad",
+    "maximize",
+    "capturable",
+    "differentiable",
+    "dampening",
+)  # torch's own step does it
+INFINITE_STEP = torch.tensor(math.inf)
 KERNELS: dict[type[Optimizer], Any] = {
     Adam: torch._fused_adam_,
     AdamW: torch._fused_adamw_,
     optim.RMSprop: torch._fused_adam_,
 }
-STATES: dict[type[Optimizer], tuple[str, ...]] = {  # what an optimizer keeps of a weight, momentum apart
+STATE_NAMES: dict[
+    type[Optimizer], tuple[str, ...]
+] = {  # what an optimizer keeps of a weight, momentum apart
     optim.RMSprop: ("square_avg",),
     Adam: ("exp_avg", "exp_avg_sq"),
     AdamW: ("exp_avg", "exp_avg_sq"),
@@ -32,71 +41,85 @@ STATES: dict[type[Optimizer], tuple[str, ...]] = {  # what an optimizer keeps of
 }
 
 
-class Kept:
+class OptimizerStateView:
     """What a torch optimizer keeps of its weights, in tensors of ours, for whoever steps in its place.
 
     parts: name of a state → its tensors now, one for each parameter.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], optimizer: Optimizer, parts: Parts) -> None:
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], optimizer: Optimizer, parts: GetStateTensors
+    ) -> None:
         self.parameters, self.optimizer, self.parts = list(parameters), optimizer, parts
-        self.tie()
+        self.load()
 
-    def tie(self) -> None:
+    def load(self) -> None:
         """Take all over from the optimizer, as after its state was loaded; what it does not have begins at 0."""
         for name, tensors in self.parts().items():
             for parameter, tensor in zip(self.parameters, tensors, strict=True):
                 known = self.optimizer.state.get(parameter, {}).get(name)
                 tensor.zero_() if known is None else tensor.copy_(known)
         steps = [int(self.optimizer.state.get(each, {}).get("step", 0)) for each in self.parameters]
-        self.taken, self.shown = max(steps), False
-        self.missed = [self.taken - count for count in steps]  # steps in which a parameter had no gradient
+        self.steps_taken, self.shown = max(steps), False
+        self.missed = [
+            self.steps_taken - count for count in steps
+        ]  # steps in which a parameter had no gradient
 
-    def show(self) -> None:
+    def expose(self) -> None:
         """Let the optimizer see our tensors from now on."""
         for name, tensors in self.parts().items():
             for parameter, tensor in zip(self.parameters, tensors, strict=True):
                 self.optimizer.state[parameter][name] = tensor
         self.shown = True
 
-    def settle(self) -> None:
+    def write_step_counts(self) -> None:
         """Write the number of steps to where the optimizer keeps it, once there was one; SGD keeps none."""
         if self.shown and not isinstance(self.optimizer, SGD):
             for parameter, missed in zip(self.parameters, self.missed, strict=True):
-                self.optimizer.state[parameter]["step"] = torch.tensor(float(self.taken - missed))
+                self.optimizer.state[parameter]["step"] = torch.tensor(
+                    float(self.steps_taken - missed)
+                )
 
-    def begin(self) -> Group:
+    def count_step(self) -> Group:
         """Count one more step; answers with its hyperparameters, which are another mapping after a state was loaded."""
         if not self.shown:
-            self.show()
-        self.taken += 1
+            self.expose()
+        self.steps_taken += 1
         return self.optimizer.param_groups[0]
 
 
-class Fused:
-    """One group's weights, wherever they lie, as far as they have gradients. What can be here, `kernel` says."""
+class FusedOptimizer:
+    """One group's weights, wherever they lie, as far as they have gradients. What can be here, `find_fused_kernel` says."""
 
     def __init__(self, parameters: Sequence[nn.Parameter], optimizer: Optimizer) -> None:
-        self.parameters, self.call = list(parameters), KERNELS[kind(optimizer)]
-        self.state = {name: [torch.zeros_like(each) for each in parameters] for name in STATES[kind(optimizer)]}
-        self.kept = Kept(parameters, optimizer, lambda: self.state)
+        self.parameters, self.call = list(parameters), KERNELS[get_torch_optimizer_class(optimizer)]
+        self.state = {
+            name: [torch.zeros_like(each) for each in parameters]
+            for name in STATE_NAMES[get_torch_optimizer_class(optimizer)]
+        }
+        self.state_view = OptimizerStateView(parameters, optimizer, lambda: self.state)
 
     def step(self, gradients: Sequence[Tensor | None]) -> None:
         """Take one step of the optimizer. gradients: one for each parameter, of its shape. Call under no_grad."""
-        group, found = self.kept.begin(), dict[int, list[int]]()  # steps taken → which parameters took so many
+        group, found = (
+            self.state_view.count_step(),
+            dict[int, list[int]](),
+        )  # steps taken → which parameters took so many
         for number, gradient in enumerate(gradients):
             if gradient is None:
-                self.kept.missed[number] += 1
+                self.state_view.missed[number] += 1
             else:
-                found.setdefault(self.kept.taken - self.kept.missed[number], []).append(number)
+                found.setdefault(
+                    self.state_view.steps_taken - self.state_view.missed[number], []
+                ).append(number)
         for count, some in found.items():
             weights = [self.parameters[n] for n in some]
-            laid = [laid_as(gradients[n], self.parameters[n]) for n in some]  # type: ignore[arg-type]
+            laid = [match_strides(gradients[n], self.parameters[n]) for n in some]  # type: ignore[arg-type]
             state = {name: [tensors[n] for n in some] for name, tensors in self.state.items()}
-            take(self.call, group, count, weights, laid, state)
+            call_kernel(self.call, group, count, weights, laid, state)
 
 
-def take(
+def call_kernel(
     call: Any,
     group: Group,
     taken: int,
@@ -109,7 +132,7 @@ def take(
         return
     if "square_avg" in state:  # RMSprop; its mean is the gradient itself, with the decay
         means = list(map(torch.zeros_like, gradients)) if group["weight_decay"] else gradients
-        squares, count, betas = state["square_avg"], LONG_AGO, (0.0, group["alpha"])
+        squares, count, betas = state["square_avg"], INFINITE_STEP, (0.0, group["alpha"])
     else:
         means, squares, count = state["exp_avg"], state["exp_avg_sq"], torch.tensor(float(taken))
         betas = group["betas"]
@@ -118,30 +141,43 @@ def take(
     call(*lists, beta1=betas[0], beta2=betas[1], amsgrad=False, maximize=False, **numbers)
 
 
-def laid_as(gradient: Tensor, parameter: Tensor) -> Tensor:
+def match_strides(gradient: Tensor, parameter: Tensor) -> Tensor:
     """The same gradient, in memory as its parameter is: a kernel takes them number by number as they lie there.
 
     A sparse one stays as it is.
     """
     if gradient.layout is not torch.strided:
         return gradient
-    return gradient if gradient.stride() == parameter.stride() else torch.empty_like(parameter).copy_(gradient)
+    return (
+        gradient
+        if gradient.stride() == parameter.stride()
+        else torch.empty_like(parameter).copy_(gradient)
+    )
 
 
-def kernel(parameters: Sequence[Tensor], optimizer: Optimizer) -> Any:
+def find_fused_kernel(parameters: Sequence[Tensor], optimizer: Optimizer) -> Any:
     """The kernel that does an optimizer's step on these, None where none does: one group of a few plain numbers."""
-    can = len(optimizer.param_groups) == 1 and fusable(optimizer.param_groups[0], parameters)
-    return KERNELS.get(kind(optimizer)) if can else None
+    can = len(optimizer.param_groups) == 1 and supports_fused_kernel(
+        optimizer.param_groups[0], parameters
+    )
+    return KERNELS.get(get_torch_optimizer_class(optimizer)) if can else None
 
 
-def fusable(group: Group, parameters: Sequence[Tensor]) -> bool:
+def supports_fused_kernel(group: Group, parameters: Sequence[Tensor]) -> bool:
     """Whether a kernel can do a step with these hyperparameters on these weights, and is asked to."""
-    there = all((p.dtype, p.device.type, dense(p)) == (torch.float32, "cpu", True) for p in parameters)
-    others = anything(group.get("momentum", 0)) or group.get("alpha", 0) >= 1 or any(map(group.get, ELSEWHERE))
+    there = all(
+        (p.dtype, p.device.type, is_dense_in_memory(p)) == (torch.float32, "cpu", True)
+        for p in parameters
+    )
+    others = (
+        is_any_nonzero(group.get("momentum", 0))
+        or group.get("alpha", 0) >= 1
+        or any(map(group.get, UNSUPPORTED_OPTIONS))
+    )
     return bool(group.get("fused")) and there and not others
 
 
-def kind(optimizer: Optimizer) -> type[Optimizer]:
+def get_torch_optimizer_class(optimizer: Optimizer) -> type[Optimizer]:
     """Which of torch's optimizers it is; dlrun's own RMSprop is torch's with `fused`, and Adam may be AdamW."""
     if isinstance(optimizer, optim.RMSprop) and "fused" in optimizer.defaults:
         return optim.RMSprop
@@ -149,11 +185,13 @@ def kind(optimizer: Optimizer) -> type[Optimizer]:
     return AdamW if decoupled else type(optimizer)
 
 
-def anything(value: Any) -> bool:
+def is_any_nonzero(value: Any) -> bool:
     """Whether a hyperparameter, a number or one for each member, is not 0 for all."""
     return bool(value.any()) if isinstance(value, Tensor) else bool(value)
 
 
-def dense(tensor: Tensor) -> bool:
+def is_dense_in_memory(tensor: Tensor) -> bool:
     """Whether numbers lie one after the other, in whatever order of axes."""
-    return tensor.is_contiguous() or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
+    return tensor.is_contiguous() or (
+        tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    )

@@ -16,17 +16,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dlrun.core.types import Batch, Step
 
-MOST_CALLS = 400  # a longer step is not one of small calls
-SAME = ("detach", "alias", "lift_fresh")  # what is the tensor itself, without its history
-PLACES = (torch._C._VariableFunctions, torch._C.TensorBase, torch._C._nn)  # where torch is called with least ado
-Play = Callable[..., Step]  # the columns of a batch → its step
+MAX_CALLS = 400  # a longer step is not one of small calls
+ALIAS_CALLS = ("detach", "alias", "lift_fresh")  # what is the tensor itself, without its history
+TORCH_NAMESPACES = (
+    torch._C._VariableFunctions,
+    torch._C.TensorBase,
+    torch._C._nn,
+)  # where torch is called with least ado
+RecordedStep = Callable[..., Step]  # the columns of a batch → its step
 
 
-class Beyond(Exception):
+class NotRecordable(Exception):
     """This step cannot be noted down. Its text says why."""
 
 
-class Tape(TorchDispatchMode):
+class TraceRecorder(TorchDispatchMode):
     """Notes the torch calls made inside it, as lines of Python. known: the tensors that it works on at every step."""
 
     def __init__(self, known: list[Tensor], batch: Batch) -> None:
@@ -36,9 +40,11 @@ class Tape(TorchDispatchMode):
         self.names: dict[int, str] = {}
         self.held: list[Tensor] = []  # so that no address is used twice while we listen
         self.turned: dict[str, str] = {}  # a transposed tensor → that which it was
-        self.columns = [self._name(f"x{number}", tensor) for number, tensor in enumerate(batch.values())]
+        self.columns = [
+            self._name(f"x{number}", tensor) for number, tensor in enumerate(batch.values())
+        ]
         for tensor in known:
-            self._keep(tensor)
+            self._hold_constant(tensor)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -47,33 +53,38 @@ class Tape(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         name = func._schema.name.partition("::")[2]
-        if name in SAME:
+        if name in ALIAS_CALLS:
             self._name(self.text(args[0]), result)
         elif name == "t" and (before := self.turned.get(self.text(args[0]))):
             self._name(before, result)
-        elif name == "ones_like" or (is_view(func) and self._lasting(args)):
-            self._keep(result)
+        elif name == "ones_like" or (is_view_call(func) and self._is_persistent(args)):
+            self._hold_constant(result)
         else:
-            self._write(func, args, kwargs or {}, result)
+            self._write_line(func, args, kwargs or {}, result)
         if name == "t":
             self.turned.setdefault(self.text(result), self.text(args[0]))
         return result
 
-    def _write(self, func: Any, args: Any, kwargs: dict[str, Any], result: Any) -> None:
-        if len(self.lines) >= MOST_CALLS:
-            raise Beyond(f"it takes more than {MOST_CALLS} calls")
+    def _write_line(self, func: Any, args: Any, kwargs: dict[str, Any], result: Any) -> None:
+        if len(self.lines) >= MAX_CALLS:
+            raise NotRecordable(f"it takes more than {MAX_CALLS} calls")
         call = f"f{len(self.lines)}"
-        self.scope[call] = quickest(func)
-        inside = [self.text(each) for each in (*args, *defaults(func, len(args)))] + [
+        self.scope[call] = fastest_callable(func)
+        inside = [self.text(each) for each in (*args, *get_default_arguments(func, len(args)))] + [
             f"{key}={self.text(each)}" for key, each in kwargs.items()
         ]
         several = isinstance(result, tuple | list)
-        names = [self._result(each, number) for number, each in enumerate(result if several else (result,))]
-        self.lines.append(f"{', '.join(names)}{',' if several else ''} = {call}({', '.join(inside)})")
+        names = [
+            self._result(each, number)
+            for number, each in enumerate(result if several else (result,))
+        ]
+        self.lines.append(
+            f"{', '.join(names)}{',' if several else ''} = {call}({', '.join(inside)})"
+        )
 
     def _result(self, value: Any, number: int) -> str:
         if not isinstance(value, Tensor):
-            raise Beyond("it looks at a number, and what it does may hang on that")
+            raise NotRecordable("it looks at a number, and what it does may hang on that")
         if id(value) in self.names:  # it was changed in place
             return "_"
         return self._name(f"v{len(self.lines)}_{number}", value)
@@ -83,18 +94,18 @@ class Tape(TorchDispatchMode):
         self.held.append(tensor)
         return name
 
-    def _keep(self, tensor: Tensor) -> None:
+    def _hold_constant(self, tensor: Tensor) -> None:
         """Let a tensor be the same, in the same place, at each step."""
         self.scope[self._name(f"k{len(self.scope)}", tensor)] = tensor.detach()
 
-    def _lasting(self, args: Any) -> bool:
+    def _is_persistent(self, args: Any) -> bool:
         return all(self.text(each) in self.scope for each in args if isinstance(each, Tensor))
 
     def text(self, value: Any) -> str:
         """A value as Python. Raises Beyond for a tensor that came from elsewhere."""
         if isinstance(value, Tensor):
             if id(value) not in self.names:
-                raise Beyond(
+                raise NotRecordable(
                     "it works on a tensor that is neither a weight nor of the batch, as class_weights of a loss are"
                 )
             return self.names[id(value)]
@@ -105,23 +116,31 @@ class Tape(TorchDispatchMode):
         self.scope[name := f"k{len(self.scope)}"] = value
         return name
 
-    def play(self, step: Step) -> Play:
+    def build_step(self, step: Step) -> RecordedStep:
         """A function that makes such a step of the columns of another batch of the same shapes."""
-        named = {key: {name: self.names[id(part)] for name, part in getattr(step, key).items()} for key in MAPPINGS}
-        mappings = [f"{{{', '.join(f'{name!r}: {part}' for name, part in named[key].items())}}}" for key in MAPPINGS]
+        named = {
+            key: {name: self.names[id(part)] for name, part in getattr(step, key).items()}
+            for key in MAPPINGS
+        }
+        mappings = [
+            f"{{{', '.join(f'{name!r}: {part}' for name, part in named[key].items())}}}"
+            for key in MAPPINGS
+        ]
         gradient = ", ".join(map(self.text, step.gradient or ()))
         end = f"return Step({step.group!r}, {self.text(step.loss)}, {', '.join(mappings)}, [{gradient}])"
-        lines = "\n    ".join([f"def play({', '.join(self.columns)}):", *forgetful(self.lines, end), end])
+        lines = "\n    ".join(
+            [f"def play({', '.join(self.columns)}):", *eliminate_dead_code(self.lines, end), end]
+        )
         scope = {**self.scope, "Step": Step}
         exec(lines, scope)  # our own lines, of the calls above
-        found: Play = scope["play"]
+        found: RecordedStep = scope["play"]
         return found
 
 
 MAPPINGS = ("outputs", "parts", "measured")
 
 
-def forgetful(lines: list[str], end: str) -> list[str]:
+def eliminate_dead_code(lines: list[str], end: str) -> list[str]:
     """The lines that come to something, which let go of each result after its last use."""
     later, found = set(re.findall(r"\bv\w+", end)), []
     for line in reversed(lines):
@@ -133,37 +152,44 @@ def forgetful(lines: list[str], end: str) -> list[str]:
     return found[::-1]
 
 
-def defaults(func: Any, given: int) -> list[Any]:
+def get_default_arguments(func: Any, given: int) -> list[Any]:
     """What the arguments that were not given are by default: torch's own functions have others here and there."""
     return [each.default_value for each in func._schema.arguments[given:] if not each.kwarg_only]
 
 
-def is_view(func: Any) -> bool:
+def is_view_call(func: Any) -> bool:
     """Whether a call answers with its argument's memory, seen in another shape."""
     aliases = [result.alias_info for result in func._schema.returns]
     return bool(aliases) and all(alias is not None and not alias.is_write for alias in aliases)
 
 
-def quickest(func: Any) -> Any:
+def fastest_callable(func: Any) -> Any:
     """The same call by its shortest way from Python."""
     name = func._schema.name.partition("::")[2]
-    return next((found for place in PLACES if (found := getattr(place, name, None)) is not None), func)
+    return next(
+        (found for place in TORCH_NAMESPACES if (found := getattr(place, name, None)) is not None),
+        func,
+    )
 
 
-def noted(take: Callable[[Batch], Any], batch: Batch, group: list[Tensor], known: list[Tensor]) -> tuple[Step, Play]:
+def record_step(
+    take: Callable[[Batch], Any], batch: Batch, group: list[Tensor], known: list[Tensor]
+) -> tuple[Step, RecordedStep]:
     """Take a step with its gradient, and answer with what plays it. Raises Beyond.
 
     take: batch → its steps. group: the weights that it is for. known: all that it may read besides the batch.
     """
-    with Tape(known, batch) as tape:
-        step = complete(next(take(batch)), group)
-        return step, tape.play(step)
+    with TraceRecorder(known, batch) as tape:
+        step = with_gradient(next(take(batch)), group)
+        return step, tape.build_step(step)
 
 
-def complete(step: Step, group: list[Tensor]) -> Step:
+def with_gradient(step: Step, group: list[Tensor]) -> Step:
     """A step with its gradient in it, and no history."""
-    bare = {key: {name: part.detach() for name, part in getattr(step, key).items()} for key in MAPPINGS}
+    bare = {
+        key: {name: part.detach() for name, part in getattr(step, key).items()} for key in MAPPINGS
+    }
     gradient = torch.autograd.grad(step.loss, group, allow_unused=True)
     if any(part is None for part in gradient):
-        raise Beyond("not every weight is used")
+        raise NotRecordable("not every weight is used")
     return Step(step.group, step.loss.detach(), gradient=list(gradient), **bare)
