@@ -23,14 +23,20 @@ atexit.register(shutil.rmtree, cache, ignore_errors=True)
 
 ROOT = Path(__file__).parents[1]
 SEEN = {  # tests that look at what is drawn; elsewhere a dot stands for it, for to draw is half of a small run
-    *("test_autoencoder", "test_commands_light", "test_dream", "test_explain", "test_gallery"),
     *(
-        "test_lr",
-        "test_making",
-        "test_pictures",
-        "test_policy",
+        "test_autoencoder",
+        "test_light_commands",
+        "test_deep_dream",
+        "test_explain",
+        "test_largest_errors",
+    ),
+    *(
+        "test_lr_finder",
+        "test_generation",
+        "test_images",
+        "test_policy_gradient",
         "test_report_browser",
-        "test_report_events",
+        "test_tensorboard",
     ),
     *(
         "test_report_run",
@@ -38,9 +44,9 @@ SEEN = {  # tests that look at what is drawn; elsewhere a dot stands for it, for
         "test_report_workflow",
         "test_rotations",
         "test_show",
-        "test_shown",
+        "test_display",
     ),
-    *("test_series_naive", "test_variational", "test_visualize"),
+    *("test_series_baselines", "test_vae", "test_visualize"),
 }
 DOT = b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYAAAAAYAAjCB0C8AAAAASUVORK5CYII="

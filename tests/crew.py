@@ -1,4 +1,4 @@
-"""What several processes do together in tests/test_distributed.py, and one by itself: fits, and what comes of them."""
+"""What several processes do together in tests/training/test_distributed.py, and one by itself: fits, and what comes of them."""
 
 from __future__ import annotations
 

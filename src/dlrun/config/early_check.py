@@ -1,6 +1,6 @@
 """What words on the command line say, looked at before Hydra composes them.
 
-Hydra alone decides what runs. What is said here is either the same (tests/test_preview.py holds the two together) or
+Hydra alone decides what runs. What is said here is either the same (tests/config/test_early_check.py holds the two together) or
 nothing at all.
 """
 

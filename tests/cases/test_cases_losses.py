@@ -24,7 +24,7 @@ from dlrun.training.schedules import ScheduleState
 from dlrun.workflow.candidates import CandidatePlan
 from dlrun.workflow.decisions import select_metric
 
-CASES = Path(__file__).parent / "fixtures" / "cases"
+CASES = Path(__file__).parents[1] / "fixtures" / "cases"
 PLAIN = ["callback=none", "engine.device=cpu"]
 
 pytestmark = pytest.mark.usefixtures("elsewhere")

@@ -18,7 +18,7 @@ from test_architecture import ROOMS
 from dlrun.cli.main import main
 from dlrun.core.types import Field
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 QUICK = ("engine.epochs=2", "engine.device=cpu")
 BLOCK = re.compile(r"(?:`([^`\n]+)`:\n\n)?```(\w*)\n(.*?)```", re.S)
 EXAMPLES = ("A model", "A metric", "A dataset", "A callback")

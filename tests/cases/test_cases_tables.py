@@ -16,7 +16,7 @@ from laboratory import node
 from dlrun.cli.main import main
 from dlrun.config.instantiate import build_part
 
-CASES = Path(__file__).parent / "fixtures" / "cases"
+CASES = Path(__file__).parents[1] / "fixtures" / "cases"
 QUICK = ("model=linear", "callback=none", "engine.epochs=1")
 
 

@@ -308,7 +308,7 @@ def test_the_extra_is_named_in_the_package():
     import tomllib
     from pathlib import Path
 
-    extras = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"][
+    extras = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"][
         "optional-dependencies"
     ]
     assert extras["control"] and set(extras["control"]) <= set(extras["dev"])

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 from laboratory import node
-from test_dream import painter, real
+from test_deep_dream import painter, real
 from torch import nn
 
 from dlrun.cli.main import main

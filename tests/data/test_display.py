@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from laboratory import BAG
-from test_gallery import DATASETS, load
+from test_largest_errors import DATASETS, load
 
 from dlrun.core.dataset import Dataset, Ragged
 from dlrun.data.audit.preprocessing_preview import build_preprocessing_examples

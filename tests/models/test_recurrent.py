@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from test_readers import CELLS, SERIES, WORDS, reader, texts
+from test_encoders import CELLS, SERIES, WORDS, reader, texts
 from torch import nn
 
 from dlrun.models.sequence.recurrent import NATIVE_LAYERS, DropoutRates, RecurrentLayer

@@ -9,7 +9,7 @@ import pytest
 
 from dlrun.cli.main import main
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 QUICK = ("engine.epochs=1", "engine.device=cpu", "engine.batch_size=256")
 pytestmark = pytest.mark.usefixtures("elsewhere")
 

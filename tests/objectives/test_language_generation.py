@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from laboratory import node
-from test_language import TEXT, raw_of
+from test_language_model import TEXT, raw_of
 
 from dlrun.cli.main import main
 from dlrun.config.instantiate import build_part

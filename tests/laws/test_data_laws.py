@@ -29,7 +29,7 @@ from dlrun.data.tabular.csv_dataset import csv
 # torch announces once a process that sparse CSR is young, and whose checks are off
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse:UserWarning")
 
-CONF = Path(__file__).parents[1] / "conf" / "data"
+CONF = Path(__file__).parents[2] / "conf" / "data"
 
 
 @pytest.fixture(scope="module")
