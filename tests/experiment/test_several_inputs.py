@@ -90,7 +90,9 @@ def test_a_rows_parts_are_means_over_rows_and_add_up_to_the_loss_without_the_pen
     assert scores == {name: score.value for name, score in meter.scores().items()}
     assert list(scores) == ["loss", "loss_age", "loss_income", "loss_gender"]
     parts = sum(scores[f"loss_{name}"] for name in SOCIAL)
-    assert scores["loss"] == pytest.approx(parts + float(objective.penalty().detach()), rel=1e-6)
+    assert scores["loss"] == pytest.approx(
+        parts + float(objective.model.penalty().detach()), rel=1e-6
+    )
     means = [
         objective.target_losses(objective.model(batch), batch)["age"].item() for batch in batches
     ]

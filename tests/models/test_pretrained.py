@@ -187,8 +187,12 @@ def test_a_frozen_base_answers_the_same_in_training():
 def test_unfrozen_layers_have_their_own_rate():
     model = made(unfreeze="stage4", rate=0.1)
     inside = {weight for weight in model.towers.parameters() if weight.requires_grad}
-    assert inside and model.rates() == dict.fromkeys(inside, 0.1)
-    assert made(unfreeze="none", rate=0.1).rates() == {} == made(unfreeze="all", rate=1.0).rates()
+    assert inside and model.lr_factors() == dict.fromkeys(inside, 0.1)
+    assert (
+        made(unfreeze="none", rate=0.1).lr_factors()
+        == {}
+        == made(unfreeze="all", rate=1.0).lr_factors()
+    )
 
 
 def test_the_optimizer_has_a_group_for_them():
@@ -232,12 +236,18 @@ def test_answers_belong_to_pictures_weights_and_settings():
     for name, model in {
         "first": made(), "same": made(), "flat": made(ends="flatten"), "book": made(preprocess="book"),
     }.items():  # fmt: skip
-        seen[name] = feature_cache.get_feature_path(model.ahead()["image"], "these pictures")
+        seen[name] = feature_cache.get_feature_path(
+            model.cacheable_networks()["image"], "these pictures"
+        )
     other = made()
     with torch.no_grad():
         next(other.towers.parameters()).mul_(1.001)
-    seen["weights"] = feature_cache.get_feature_path(other.ahead()["image"], "these pictures")
-    seen["pictures"] = feature_cache.get_feature_path(made().ahead()["image"], "others")
+    seen["weights"] = feature_cache.get_feature_path(
+        other.cacheable_networks()["image"], "these pictures"
+    )
+    seen["pictures"] = feature_cache.get_feature_path(
+        made().cacheable_networks()["image"], "others"
+    )
     assert seen.pop("same") == seen["first"] and len(set(seen.values())) == len(seen) == 5
 
 
@@ -263,7 +273,11 @@ def test_a_cache_that_cannot_be_written_or_read_changes_nothing(tmp_path, monkey
 def test_changing_pictures_cannot_be_computed_once(tmp_path, capsys):
     assert "model.cache=false" in refusal(capsys, "augment=flip", f"output={tmp_path}")
     run(tmp_path / "free", "augment=flip", "model.cache=false", "engine.epochs=1")
-    assert made(unfreeze="last_block").ahead() == {} == made(cache=False).ahead()
+    assert (
+        made(unfreeze="last_block").cacheable_networks()
+        == {}
+        == made(cache=False).cacheable_networks()
+    )
 
 
 # The stages, and runs on runs:

@@ -137,7 +137,7 @@ def test_a_carried_state_writes_what_reading_all_again_would(units):
     with torch.no_grad():
         for place in range(length):
             one = tokens[:, place : place + 1]
-            logits, carried = model.read(one, carried)
+            logits, carried = model.read_tokens(one, carried)
             others, reread = again(one, reread)
             assert torch.allclose(logits, others, atol=1e-5)
     assert reread.shape == (1, length)

@@ -279,7 +279,7 @@ def test_a_carried_state_is_the_whole_text_read_again(name, units):
     with torch.no_grad():
         whole = model({INPUT: tokens})[TARGET]
         for low, high in ((0, 4), (4, 5), (5, 9)):
-            logits, states = model.read(tokens[:, low:high], states)
+            logits, states = model.read_tokens(tokens[:, low:high], states)
             assert torch.allclose(logits, whole[:, high - 1], atol=1e-5)
 
 

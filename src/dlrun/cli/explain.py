@@ -242,7 +242,7 @@ def build_loss_table(
             [name, "this model's, untrained", format_number(found.measured), "measured"],
         ]
     objective: Any = fit.trainer.objective
-    extra = objective.penalty()
+    extra = objective.model.penalty()
     if extra is not None:
         rows.append(["", "(any)", format_number(extra.item()), "penalty, L1 and L2"])
     seen = sum(map(count_batch_rows, sample))
@@ -282,7 +282,7 @@ def describe_baseline(
     assembly: Any, fit: Any, target: str, case: tuple[str, str], loss: float
 ) -> list[str]:
     """The baseline's line: what it answers, the loss of that, and what this is called where it has a name."""
-    if note := getattr(fit.baseline.objective.model, "note", ""):
+    if note := fit.baseline.objective.model.note:
         return [note.removeprefix("baseline: "), format_number(loss), "the baseline"]
     named = is_standard_loss(get_target_part(assembly.config, "loss", target))
     return [

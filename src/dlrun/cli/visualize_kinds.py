@@ -281,8 +281,8 @@ def get_layer_input(
     """
     model, image = look.net.model, look.image
     shape = look.net.spec.inputs[image].shape
-    if layer in look.image_branch and image in getattr(model, "towers", {}):
-        towers: Any = model.towers
+    if layer in look.image_branch and image in model.image_towers():
+        towers = model.image_towers()
         smaller = (shape[0], *(min(side, look.asked.size) for side in shape[1:]))
         return without_resize(towers[image]), smaller
     if len(look.net.spec.inputs) > 1:

@@ -44,6 +44,7 @@ from dlrun.evaluation.custom_metric import make_custom_metric
 from dlrun.evaluation.protocols.two_stages import make_plan
 from dlrun.experiment.feature_cache import with_cached_features
 from dlrun.models.custom_model import build_model
+from dlrun.models.model import Model
 from dlrun.models.pretrained.earlier_run import spec_to_dict
 from dlrun.objectives.context import ObjectiveContext
 from dlrun.objectives.custom_loss import build_loss
@@ -221,7 +222,7 @@ class ExperimentBuilder:
         ):  # the first for whoever asks of no fit in particular
             self.run.write_json(name, fields)
         model: Any = getattr(objective, "model", None)
-        if hasattr(model, "check_validation_rows"):
+        if isinstance(model, Model):
             model.check_validation_rows(self.run.folder, job, rows.get("val"))
         return fit
 
@@ -254,7 +255,7 @@ class ExperimentBuilder:
         """A split as the model asks for it: what its frozen networks answer may stand for the pictures themselves."""
         objective: Any = fit.trainer.objective
         model: Any = getattr(objective, "model", None)
-        networks = model.ahead() if hasattr(model, "ahead") else {}
+        networks = model.cacheable_networks() if isinstance(model, Model) else {}
         if networks and objective.augment is not None:
             raise UserError("model.cache=true: a frozen base answers once to each picture, but augment changes the "
                           "pictures every time; say model.cache=false")  # fmt: skip

@@ -9,18 +9,16 @@ from dlrun.core.formatting import format_number
 from dlrun.core.types import Score
 from dlrun.evaluation.bootstrap import NO_INTERVAL
 from dlrun.experiment.builder import BuiltFit
+from dlrun.models.model import Model
 from dlrun.training.schedules import is_better
 from dlrun.training.trainer import Trainer
 
 
 def get_model_messages(fit: BuiltFit) -> list[str]:
     """What the model, and the one to beat, say of themselves beside a result."""
-    models = [
-        getattr(each.objective, "model", None)
-        for each in (fit.trainer, fit.baseline)
-        if each is not None
-    ]
-    return [getattr(model, "note", "") for model in models]
+    trainers = [trainer for trainer in (fit.trainer, fit.baseline) if trainer is not None]
+    models = [getattr(trainer.objective, "model", None) for trainer in trainers]
+    return [model.note for model in models if isinstance(model, Model)]
 
 
 def describe_fit(trainer: Trainer) -> list[str]:

@@ -29,6 +29,7 @@ from dlrun.experiment.notes import (
     get_model_messages,
 )
 from dlrun.experiment.parallel_fits import driver
+from dlrun.models.model import Model
 from dlrun.training import batch_norm
 from dlrun.training.callbacks import BestCheckpoint, EarlyStopping
 from dlrun.training.distributed import process_group
@@ -420,7 +421,10 @@ def solve_model(fit: BuiltFit, run: RunFolder) -> None:
     """Have a model that no step trains find its weights: on the training rows, an ensemble on the validation rows."""
     objective: Any = fit.trainer.objective
     model: Any = getattr(objective, "model", None)
-    if hasattr(model, "solve"):
-        model.solve(fit.data.train)
-    elif hasattr(model, "fit_weights"):
-        run.write_json("members.json", model.fit_weights(fit.data.val, objective.total_loss))
+    if not isinstance(model, Model):
+        return
+    model.solve(fit.data.train)  # type: ignore[arg-type]
+    total = lambda outputs, batch: objective.total_loss(outputs, batch)  # noqa: E731
+    members = model.fit_weights(fit.data.val, total)
+    if members is not None:
+        run.write_json("members.json", members)

@@ -14,6 +14,7 @@ from torch.nn import functional
 from dlrun.core.types import Batch, Field, Spec
 from dlrun.interpret.model_summary import collect_module_outputs
 from dlrun.interpret.target import AttributionTarget
+from dlrun.models.model import Model
 
 PASS_THROUGH_LAYERS = (
     "Dropout",
@@ -81,11 +82,9 @@ def get_layer_class_name(module: nn.Module) -> str:
     return "Conv2d" if isinstance(module, nn.Conv2d) else type(module).__name__
 
 
-def select_image_layers(
-    found: list[LayerOutput], model: nn.Module, image: str
-) -> list[LayerOutput]:
+def select_image_layers(found: list[LayerOutput], model: Model, image: str) -> list[LayerOutput]:
     """The layers of the tower that reads this image; all of them where the model has no towers."""
-    if image not in getattr(model, "towers", {}):
+    if image not in model.image_towers():
         return found
     return [each for each in found if each.name.startswith(f"towers.{image}.")]
 

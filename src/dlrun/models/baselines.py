@@ -13,6 +13,7 @@ from dlrun.config.constraints import Count
 from dlrun.core.errors import UserError
 from dlrun.core.types import Batch, Field, ForecastHorizon, Spec
 from dlrun.models.layers import escape_name
+from dlrun.models.model import Model
 
 ConstantKind = Literal["prior", "median", "yes", "loss"]
 ConstantOutputs = dict[ConstantKind, Tensor]  # raw ones (outputs,), by what they are best by
@@ -24,7 +25,7 @@ MIN_RELATIVE_GAIN = (
 INTERPOLATION_STEPS = 20  # steps from the mean to the median, in which the best answer of a loss between squares and sizes lies
 
 
-class ConstantModel(nn.Module):
+class ConstantModel(Model):
     """Answers the same for every row. Has nothing to learn.
 
     answers: of each target those that there are; one that is not there is the prior. which: the one that is given now.
@@ -167,7 +168,7 @@ class ColumnPosition:
     column: int
 
 
-class SeriesBaseline(nn.Module):
+class SeriesBaseline(Model):
     """Answers each target with values of its own column in the window. Has nothing to learn.
 
     places: target → where its column is. steps: target → which step of the window each horizon is answered with. A

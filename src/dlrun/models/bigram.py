@@ -10,11 +10,12 @@ from dlrun.core.types import Batch, Spec
 from dlrun.data.loading.sequences import WindowColumn
 from dlrun.data.loading.table import Table
 from dlrun.models.language.language_model import get_text_field
+from dlrun.models.model import Model
 
 MAX_TOKENS = 10_000  # tokens, whose pairs still fit into memory
 
 
-class Bigram(nn.Module):
+class Bigram(Model):
     """Pairs of the training rows in a table of logarithms (size, size), which is in a buffer: nothing to train.
 
     Pairs that were not seen are made up for by how often the second token occurs (Witten & Bell 1991); before `solve`

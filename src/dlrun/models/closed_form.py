@@ -20,6 +20,7 @@ from dlrun.data.loading.images import ImageColumn, LazyImageColumn
 from dlrun.data.loading.sequences import SequenceColumn
 from dlrun.data.loading.table import DenseColumn, SparseCounts, StoredColumn, Table
 from dlrun.models.layers import SparseLinear, escape_name
+from dlrun.models.model import Model
 
 log = logging.getLogger("dlrun")
 LinearWeights = tuple[np.ndarray, np.ndarray]  # weights (F, outputs) and biases (outputs,)
@@ -32,7 +33,7 @@ UNSEEN_LOGIT = math.log(
 LOGIT_EPSILON = 0.01  # fractions are kept this far from 0 and 1, where their logit has no end
 
 
-class ClosedFormLinear(nn.Module):
+class ClosedFormLinear(Model):
     """One linear layer to each target, in buffers: nothing to train. Answers target name → raw output (B, outputs).
 
     All weights are zero until `solve`.

@@ -38,6 +38,7 @@ from dlrun.config.custom_contract import describe_custom_error, get_callable_par
 from dlrun.config.instantiate import build_part
 from dlrun.core.errors import UserError
 from dlrun.core.types import Batch, Field, Spec
+from dlrun.models.model import Model, as_model
 
 log = logging.getLogger("dlrun")
 BATCH_ARGUMENTS = ("batch", "inputs")  # names of an argument that takes all inputs
@@ -60,11 +61,11 @@ def build_model(
     spec: Spec,
     plugins: tuple[str, ...] | None,
     tell: Callable[[str], None] = log.warning,
-) -> nn.Module:
+) -> Model:
     """The model that a node describes; one that is not dlrun's keeps to the contract above, or is refused."""
     target = node["_target_"]
     if not is_custom(target):
-        return build_part(node, spec, kind="model", plugins=plugins)  # type: ignore[no-any-return]
+        return as_model(build_part(node, spec, kind="model", plugins=plugins))
     with_torchvision = target.startswith(TORCHVISION_PREFIX)
     if with_torchvision and len(spec.targets) == 1:
         node = {"num_classes": next(iter(spec.targets.values())).num_outputs, **node}
@@ -78,7 +79,7 @@ def build_model(
     if not any(True for _ in model.parameters()):
         tell(f"{target} has no parameters, so nothing is learned: layers must be attributes of the module, or in an "
              "nn.ModuleList or nn.ModuleDict")  # fmt: skip
-    return model
+    return as_model(model)
 
 
 class ForwardAdapter:

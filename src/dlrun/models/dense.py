@@ -17,10 +17,11 @@ from dlrun.models.layers import (
     compute_penalty,
     initialize_weights,
 )
+from dlrun.models.model import Model
 from dlrun.models.onednn_linear import Linear
 
 
-class DenseModel(nn.Module):
+class DenseModel(Model):
     """Hidden layers over all inputs, and one linear head a target. Answers target name → raw output (B, outputs)."""
 
     steady = True

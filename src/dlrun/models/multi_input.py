@@ -20,6 +20,7 @@ from dlrun.models.layers import (
     SafeModuleDict,
     initialize_weights,
 )
+from dlrun.models.model import Model
 
 MERGED_INPUT = "together"  # the one input of the tail, where vectors are made one before it
 
@@ -56,7 +57,7 @@ class MergeLayer(nn.Module):
         return (self.score(stacked).softmax(1) * stacked).sum(1)
 
 
-class MultiInputModel(nn.Module):
+class MultiInputModel(Model):
     """readers: name → module from a column (B, …) to vectors (B, width). read_by: input → the name of its reader.
 
     combiner: None where all that was read joins in the tail side by side, with all other inputs.
@@ -73,7 +74,6 @@ class MultiInputModel(nn.Module):
         super().__init__()
         self.readers, self.read_by = readers, read_by
         self.dropout, self.combiner, self.tail = dropout, combiner, tail
-        self.penalty = tail.penalty
         self.note = ""  # stands beside every result: what its readers found in files
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -84,6 +84,10 @@ class MultiInputModel(nn.Module):
         whole = {**batch, **read}
         joined = whole if self.combiner is None else {MERGED_INPUT: self.combiner(whole)}
         return cast(dict[str, Tensor], self.tail(joined))
+
+    def penalty(self) -> Tensor | None:
+        """The penalty on the hidden kernels of the tail; encoders have none."""
+        return self.tail.penalty()
 
 
 def combined(

@@ -22,6 +22,7 @@ from dlrun.evaluation.split_metrics import FINISHES
 from dlrun.models.baselines import build_baseline
 from dlrun.models.bigram import MAX_TOKENS, Bigram, bigram
 from dlrun.models.language.sampling import token_probabilities
+from dlrun.models.model import as_model
 from dlrun.objectives.context import ObjectiveContext
 from dlrun.objectives.supervised import Supervised
 
@@ -149,7 +150,7 @@ def language(
                       "task=nietzsche, task=shakespeare or task=text_file")  # fmt: skip
     tokens: Any = steps[name][-1]
     every, model, window = answer.kind == "tokens", given.model, about.shape[0]
-    carried = getattr(model, "read", None) if every else None
+    carried = as_model(model).token_reader() if every else None
     read: Any = carried or SlidingContextModel(model, (name, target), window)
     usual = {"length": length, "temperature": temperature}
     writer = TextGenerator(

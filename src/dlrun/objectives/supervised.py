@@ -11,6 +11,7 @@ from dlrun.core.artifacts import SampleGenerator
 from dlrun.core.types import Batch, Step
 from dlrun.data.loading.table import DenseColumn
 from dlrun.models.baselines import build_baseline
+from dlrun.models.model import as_model
 from dlrun.objectives.context import ObjectiveContext
 from dlrun.objectives.losses import Loss
 
@@ -31,7 +32,7 @@ class Supervised(nn.Module):
         bar: Callable[[], Supervised | None] = lambda: None,
     ) -> None:
         super().__init__()
-        self.model = model
+        self.model = as_model(model)
         self.losses = losses
         self.weights = weights or {}
         self.augment = augment
@@ -43,7 +44,6 @@ class Supervised(nn.Module):
         self.default_samples: tuple[str, ...] = ()
         learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.groups = {"model": learning} if learning else {}
-        self.penalty = getattr(model, "penalty", lambda: None)
 
     def steps(self, batch: Batch) -> Iterator[Step]:
         if self.augment is not None and self.training:
@@ -51,7 +51,7 @@ class Supervised(nn.Module):
         outputs = self.model(
             {name: column for name, column in batch.items() if name not in self.losses}
         )
-        parts, extra = self.target_losses(outputs, batch), self.penalty()
+        parts, extra = self.target_losses(outputs, batch), self.model.penalty()
         total = sum_losses(parts.values())
         yield Step(
             "model",
@@ -62,7 +62,7 @@ class Supervised(nn.Module):
 
     def rates(self) -> dict[nn.Parameter, float]:
         """Weights that the model wants changed more slowly, and by which factor."""
-        return self.model.rates() if hasattr(self.model, "rates") else {}  # type: ignore[operator,no-any-return]
+        return self.model.lr_factors()
 
     def target_losses(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Target → what it adds to the loss of these answers: its own loss times its weight."""

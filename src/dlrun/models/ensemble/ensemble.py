@@ -17,6 +17,7 @@ from dlrun.core.dataset import Source
 from dlrun.core.errors import UserError
 from dlrun.core.types import Batch, Field, FitJob, Spec
 from dlrun.models.ensemble import admission
+from dlrun.models.model import Model
 from dlrun.models.pretrained.earlier_run import LoadedModel, get_main_job, load_run_model
 
 log = logging.getLogger("dlrun")
@@ -27,7 +28,7 @@ ZERO_WEIGHT = 1e-5  # a share below it is none
 TotalLoss = Callable[[dict[str, Tensor], Batch], Tensor]
 
 
-class Ensemble(nn.Module):
+class Ensemble(Model):
     """Answers target name → raw output (B, outputs) of the members' mean answer. Nothing in it learns.
 
     weights (members,): from 0 up, 1 together; equal ones until `weigh`. The members never leave evaluation mode.

@@ -19,6 +19,7 @@ from dlrun.models.layers import (
     build_convolution,
     initialize_weights,
 )
+from dlrun.models.model import Model
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def count_values(numbers: Iterable[int]) -> int:
     return total
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(Model):
     """columns: what is read and answered, one picture or numbers side by side. heads: what is said of a code.
 
     towers: input name → its convolutions, where there are some. answers values (B, *shape): logits of pixels, or

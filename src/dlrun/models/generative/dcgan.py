@@ -13,6 +13,7 @@ from dlrun.config.constraints import Count, NonNegative, Probability
 from dlrun.core.errors import UserError
 from dlrun.core.types import Spec
 from dlrun.models.layers import Init, initialize_weights
+from dlrun.models.model import Model
 from dlrun.models.vision.convnet import count_features, get_image_inputs
 
 OutputActivation = Literal["sigmoid", "tanh", "book"]
@@ -22,7 +23,7 @@ FIRST_SIZE, LAST_SIZE = (
 )  # sides of the smallest feature maps of a generator and of a discriminator
 
 
-class DCGAN(nn.Module):
+class DCGAN(Model):
     """generator: latent points (B, latent) → pictures; discriminator: pictures → one logit each (B,), high for real.
 
     column: the image input of this shape. output: sigmoid makes pictures in [0, 1]; tanh in [-1, 1], and real ones are

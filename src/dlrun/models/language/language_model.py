@@ -10,10 +10,11 @@ from dlrun.config.constraints import Count, Probability
 from dlrun.core.errors import UserError
 from dlrun.core.types import Batch, Field, Spec
 from dlrun.models.layers import Init, initialize_weights
+from dlrun.models.model import Model, TokenReader
 from dlrun.models.sequence.recurrent import Cell, DropoutRates, Recurrent, State
 
 
-class RecurrentLanguageModel(nn.Module):
+class RecurrentLanguageModel(Model):
     """A vector for each token, recurrent layers, and from each of their states the logits of the next token."""
 
     def __init__(
@@ -28,7 +29,12 @@ class RecurrentLanguageModel(nn.Module):
         """Tokens (B, T) → logits (B, T, size)."""
         return {self.target: self._read(batch[self.input], None)[0]}
 
-    def read(self, tokens: Tensor, states: list[State] | None = None) -> tuple[Tensor, list[State]]:
+    def token_reader(self) -> TokenReader:
+        return self.read_tokens
+
+    def read_tokens(
+        self, tokens: Tensor, states: list[State] | None = None
+    ) -> tuple[Tensor, list[State]]:
         """Logits (B, size) of what comes after these tokens (B, T), and the states that the next ones go on from."""
         logits, states = self._read(tokens, states)
         return logits[:, -1], states
@@ -38,7 +44,7 @@ class RecurrentLanguageModel(nn.Module):
         return self.head(self.dropout(steps.transpose(0, 1))), [state for (state,) in last]
 
 
-class CausalLanguageModel(nn.Module):
+class CausalLanguageModel(Model):
     """A Transformer in which no place sees a later one; norms stand before attention and dense layers (GPT-2, 2019)."""
 
     def __init__(

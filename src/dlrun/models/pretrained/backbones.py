@@ -161,7 +161,7 @@ def load_backbone_weights(net: nn.Module, base: nn.Sequential, path: Path) -> No
 def load_run_backbone(folder: Path, column: str) -> Backbone:
     """The convolutional part of the model of an earlier run."""
     found = load_run_model(folder, answers=False)
-    towers: Any = getattr(found.model, "towers", None)
+    towers = found.model.image_towers()
     if not towers:
         raise UserError(
             f"weights={folder}: the model of that run has no convolutional part to stand on"

@@ -22,6 +22,7 @@ from dlrun.evaluation.answering_fits import (
     select_prediction_source,
 )
 from dlrun.models.custom_model import build_model
+from dlrun.models.model import Model
 from dlrun.models.pretrained import weights
 
 log = logging.getLogger("dlrun")
@@ -35,7 +36,7 @@ class LoadedModel:
     config: dict[str, Any]
     job: FitJob
     spec: Spec
-    model: nn.Module
+    model: Model
 
 
 def load_run_model(

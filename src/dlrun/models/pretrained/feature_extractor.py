@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dlrun.config.constraints import NonNegative
 from dlrun.core.errors import UserError, format_names
 from dlrun.core.types import Spec
+from dlrun.models.model import Model
 from dlrun.models.pretrained.backbones import Backbone, list_blocks, load_backbone
 from dlrun.models.pretrained.transfer import ImagePreprocessor
 
@@ -23,7 +24,7 @@ Roles = dict[str, dict[str, float]]
 OTHER_MODEL_HINT = "For another architecture begin with model=layers, which names none"
 
 
-class FeatureExtractor(nn.Module):
+class FeatureExtractor(Model):
     """Pictures (B, C, H, W) in [0, 1] → layer name → what it answers (B, channels, h, w).
 
     roles: what layers are there for → their names and weights. The network is no part of it in torch's sense: it has no

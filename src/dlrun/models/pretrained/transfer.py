@@ -18,13 +18,14 @@ from dlrun.core.types import CACHED_FEATURES, Batch, Field, FitJob, Spec
 from dlrun.models.dense import DenseModel, build_dense
 from dlrun.models.ensemble.admission import check_backbone_run
 from dlrun.models.layers import Activation, Init, SafeModuleDict, initialize_weights
+from dlrun.models.model import Model
 from dlrun.models.pretrained.backbones import Backbone, freeze_layers, load_backbone
 from dlrun.models.vision.convnet import PoolingMode, get_image_inputs
 
 log = logging.getLogger("dlrun")
 
 
-class PretrainedModel(nn.Module):
+class PretrainedModel(Model):
     """A pretrained tower for each image input; what comes out joins the other inputs in a dense tail.
 
     frozen: modules of the towers that stay in evaluation mode, so that batch norms keep their statistics. rate: factor
@@ -66,13 +67,13 @@ class PretrainedModel(nn.Module):
         for folder, fit in self.runs:
             check_backbone_run(folder, fit, run, rows)
 
-    def rates(self) -> dict[nn.Parameter, float]:
+    def lr_factors(self) -> dict[nn.Parameter, float]:
         """Factors on the learning rate of weights that are to be changed more slowly (or faster)."""
         if self.rate == 1:
             return {}
         return {weight: self.rate for weight in self.towers.parameters() if weight.requires_grad}
 
-    def ahead(self) -> dict[str, nn.Module]:
+    def cacheable_networks(self) -> dict[str, nn.Module]:
         """Input name → the frozen network whose answers may be computed once; none while anything in it learns."""
         learns = any(weight.requires_grad for weight in self.towers.parameters())
         return dict(self.towers.items()) if self.cache and not learns else {}

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dlrun.core.errors import UserError, format_names
 from dlrun.core.paths import data_root
 from dlrun.core.types import Field
+from dlrun.models.model import get_named_children
 from dlrun.models.pretrained import weights
 
 log = logging.getLogger("dlrun")
@@ -171,7 +172,7 @@ def find_word_embeddings(model: nn.Module, inputs: Mapping[str, Field]) -> dict[
 
     A model without `readers` is searched as a whole. Inputs that have none are left out.
     """
-    readers: dict[str, nn.Module] = dict(getattr(model, "readers", None) or {})
+    readers = get_named_children(model, "readers")
     found: dict[str, Tensor] = {}
     for name, field in inputs.items():
         if field.kind == "tokens":

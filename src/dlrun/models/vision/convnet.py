@@ -19,11 +19,12 @@ from dlrun.models.layers import (
     compute_penalty,
     initialize_weights,
 )
+from dlrun.models.model import Model
 
 PoolingMode = Literal["flatten", "average"]
 
 
-class ConvnetModel(nn.Module):
+class ConvnetModel(Model):
     """A tower of convolutions for each image input; what comes out joins the other inputs in a dense tail."""
 
     def __init__(self, towers: nn.ModuleDict, tail: DenseModel, l1: float, l2: float) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dlrun.core.errors import UserError
+from dlrun.models.model import Model
 from dlrun.training.distributed import process_group
 from dlrun.training.distributed.process_group import this_process
 
@@ -34,7 +35,7 @@ def shard_model(model: nn.Module, settings: Settings, device: torch.device) -> N
         return
     if settings.precision == "fp16" or settings.compile:
         raise UserError("engine.shard=true computes in fp32 or bf16, and is not compiled")
-    if getattr(model, "penalty", lambda: None)() is not None:
+    if isinstance(model, Model) and model.penalty() is not None:
         raise UserError(
             "engine.shard=true cannot add a penalty on weights: say optimizer.weight_decay instead"
         )

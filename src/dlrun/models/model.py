@@ -1,0 +1,160 @@
+"""The contract of a model: every optional hook that the rest of dlrun calls, with its default."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from torch import Tensor, nn
+
+from dlrun.core.dataset import Source
+from dlrun.core.types import Batch, FitJob
+
+if TYPE_CHECKING:
+    from dlrun.data.loading.table import Table
+
+TotalLoss = Callable[[dict[str, Tensor], Batch], Tensor]
+TokenReader = Callable[[Tensor, Any], tuple[Tensor, Any]]
+
+
+class Model(nn.Module):
+    """A torch module from a batch to one raw output a target, and what else may be asked of it.
+
+    `forward` takes a batch without its targets, input name → tensor (B, …), and returns target
+    name → raw output (B, outputs): logits or numbers, without a last softmax or sigmoid. Every
+    other method is a hook with a default, so that a model overrides only what it needs.
+
+    Attributes:
+        note: A remark that stands beside every result, such as SYNTHETIC weights. Default: none.
+        steady: Whether batches of one shape always lead to the same torch calls, so that a
+            training step may be recorded once and replayed. Default: no.
+
+    Example:
+        class Net(Model):
+            def __init__(self, spec, hidden=32):
+                super().__init__()
+                self.layers = nn.Sequential(nn.Linear(4, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+
+            def forward(self, batch):
+                return {"price": self.layers(batch["numbers"])}
+
+            def penalty(self):
+                return 0.01 * self.layers[0].weight.square().sum()
+    """
+
+    note: str = ""
+    steady: bool = False
+
+    def penalty(self) -> Tensor | None:
+        """Return what is added to the loss for the weights themselves; None (default) for nothing.
+
+        Returns:
+            A scalar with a gradient, computed anew at each training step, or None.
+        """
+        return None
+
+    def lr_factors(self) -> dict[nn.Parameter, float]:
+        """Return a factor on the learning rate of each weight that shall not learn at the full one.
+
+        Returns:
+            Weight → factor. Weights that are not named (default: all) learn at the full rate.
+        """
+        return {}
+
+    def cacheable_networks(self) -> dict[str, nn.Module]:
+        """Return the frozen networks whose outputs may be computed once and kept.
+
+        Returns:
+            Image input → network (B, C, H, W) → features. A batch may then hold these features as
+            `<input>.ahead` (`CACHED_FEATURES`) instead of images. Default: none.
+        """
+        return {}
+
+    def check_validation_rows(self, run: Path, job: FitJob, rows: np.ndarray | None) -> None:
+        """Raise UserError where scores on a fit's validation rows would not be honest.
+
+        A model that is made of earlier runs checks here that none was trained on them. Called
+        before training. Default: accept.
+
+        Args:
+            run: Folder of the run that is being trained.
+            job: The fit.
+            rows: Numbers of its validation rows; None where it has none.
+        """
+
+    def solve(self, table: Table) -> None:
+        """Find the weights of a model that no training step changes. Called before evaluation.
+
+        Args:
+            table: The training rows. Default: nothing is done with them.
+
+        Raises:
+            UserError: The rows cannot be solved for.
+        """
+
+    def fit_weights(self, held_out: Source | None, total: TotalLoss) -> dict[str, Any] | None:
+        """Find the weights of a model's members on the validation rows. Called after `solve`.
+
+        Args:
+            held_out: The validation rows; None where there are none.
+            total: The loss of raw outputs and a batch, a mean over its rows.
+
+        Returns:
+            A JSON object that describes the members, for members.json; None (default): no members.
+
+        Raises:
+            UserError: Weights were asked for, but there are no validation rows.
+        """
+        return None
+
+    def token_reader(self) -> TokenReader | None:
+        """Return a function that reads tokens and remembers them, if the model has such a state.
+
+        Returns:
+            (tokens (B, T), state or None) → (logits (B, size) of the next token, new state).
+            None (default): the window of the last tokens is read anew for each next one.
+        """
+        return None
+
+    def image_towers(self) -> dict[str, nn.Module]:
+        """Return the convolutional part of each image input.
+
+        Returns:
+            Image input → module (B, C, H, W) → features: by default the children of a child called
+            `towers`. Layers are named `towers.<input>.…`, and a new model may stand on them.
+        """
+        return get_named_children(self, "towers")
+
+
+def get_named_children(module: nn.Module, name: str) -> dict[str, nn.Module]:
+    """Return the children of a module's ModuleDict of this name; nothing where it has none."""
+    children = module._modules.get(name)
+    return dict(children.items()) if isinstance(children, nn.ModuleDict) else {}
+
+
+def as_model(module: nn.Module) -> Model:
+    """Return the same module as a `Model`: hooks that it does not define get their defaults.
+
+    Args:
+        module: Any torch module. Its class is replaced by a subclass of the same name, as torch's
+            own `fully_shard` does; a wrapper around it would rename the weights in checkpoints.
+
+    Returns:
+        The module itself.
+    """
+    if isinstance(module, Model):
+        return module
+    kind = type(module)
+    # torch looks for children only after class attributes: a layer that is called as a hook is
+    # (`self.penalty = nn.Linear(…)`) would be hidden by that hook's default
+    children = {name: _child_property(name) for name in vars(Model) if name in module._modules}
+    # the module's name is kept, as replay trusts the classes of torch.nn
+    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    module.__class__ = type(kind.__name__, (kind, Model), {**children, **names})
+    return cast(Model, module)
+
+
+def _child_property(name: str) -> property:
+    return property(lambda module: module._modules[name])
