@@ -16,11 +16,10 @@ import pytest
 from test_architecture import ROOMS
 
 from dlrun.cli.main import main
-from dlrun.core.types import Field
 
 ROOT = Path(__file__).parents[2]
 QUICK = ("engine.epochs=2", "engine.device=cpu")
-BLOCK = re.compile(r"(?:`([^`\n]+)`:\n\n)?```(\w*)\n(.*?)```", re.S)
+BLOCK = re.compile(r"(?:`([^`\n]+)`(?:,[^`]*)?:\n\n)?```(\w*)\n(.*?)```", re.S)
 EXAMPLES = ("A model", "A metric", "A dataset", "A callback")
 PAGES = (
     "README.md",
@@ -36,7 +35,6 @@ STRANGE = (
     "my_package",
 )  # in lines that are not to be typed as they stand
 AFTER_A_RUN = ("--help", "completion", "compare", "final", "ls", "predict", "resume", "show")
-TODAY = {"num_outputs": "outputs", "Dataset": "Raw", "RawColumns": "Rows"}
 RUN_ALL = """
 import json, sys
 from dlrun.cli.main import main
@@ -70,14 +68,26 @@ def write(top, files):
         path = top / file
         path.parent.mkdir(parents=True, exist_ok=True)
         before = path.read_text(encoding="utf-8") + "\n\n" if path.exists() else ""
-        path.write_text(before + in_todays_words(code), encoding="utf-8")
+        path.write_text(before + code, encoding="utf-8")
 
 
-def in_todays_words(code):
-    """The page has the names that are on their way; this goes once they are here."""
-    for new, old in () if hasattr(Field, "num_outputs") else TODAY.items():
-        code = re.sub(rf"\b{new}\b", old, code)
-    return code
+def kind_blocks():
+    """The changes that a kind of target takes, the files that it adds, and the words that use it."""
+    found = BLOCK.findall(page("CONTRIBUTING.md").partition("\n## A kind of target\n")[2])
+    diffs = [(file, code) for file, language, code in found if language == "diff"]
+    files = [(file, code) for file, language, code in found if file and language != "diff"]
+    (command,) = [shlex.split(code)[1:] for _, language, code in found if not language]
+    return diffs, files, command
+
+
+def patched(text, diff):
+    """A text with the hunks of a diff, which blank lines part and whose old lines stand there once."""
+    for hunk in re.split(r"\n(?=\n)", diff):
+        lines = hunk.strip("\n").split("\n")
+        old, new = ("\n".join(each[1:] for each in lines if each[:1] != sign) for sign in "+-")
+        assert text.count(f"{old}\n") == 1, old
+        text = text.replace(f"{old}\n", f"{new}\n")
+    return text
 
 
 def with_output(commands, top):
@@ -107,17 +117,22 @@ def look_at(found):
 
 
 def test_the_examples_run_in_the_repository(tmp_path):
-    """A copy of it with two files more, or changed, for each part; in a process whose dlrun is that copy."""
-    copy, files_and_commands = tmp_path / "copy", blocks("In the repository")
+    """A copy of it with the files of the page; in a process whose dlrun is that copy."""
+    copy, (files, commands) = tmp_path / "copy", blocks("In the repository")
     for folder in ("src/dlrun", "conf"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    write(copy, files_and_commands[0])
-    words = with_output(files_and_commands[1], tmp_path)
-    alone = {**os.environ, "PYTHONPATH": str(copy / "src"), "OMP_NUM_THREADS": "1"}
+    write(copy, files)
+    diffs, more, command = kind_blocks()
+    for file, diff in diffs:
+        (copy / file).write_text(
+            patched((copy / file).read_text(encoding="utf-8"), diff), encoding="utf-8"
+        )
+    for file, code in more:
+        write(copy if file.startswith("conf/") else tmp_path, [(file, code)])
     said = subprocess.run(
         [sys.executable, "-c", RUN_ALL],
-        input=json.dumps(words),
-        env=alone,
+        input=json.dumps(with_output([*commands, command], tmp_path)),
+        env={**os.environ, "PYTHONPATH": str(copy / "src"), "OMP_NUM_THREADS": "1"},
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -127,6 +142,9 @@ def test_the_examples_run_in_the_repository(tmp_path):
     look_at(found)
     tested = [line for line in lines[2] if line["split"] == "test"]
     assert [line["scores"]["accuracy"]["n"] for line in tested] == [100]
+    (file,) = (tmp_path / str(len(commands))).glob("*/*/*/results.jsonl")
+    counted = json.loads(file.read_text())
+    assert counted["baseline"]["loss"]["value"] < 0 < counted["scores"]["mae"]["low"]
 
 
 def test_the_examples_run_as_a_plugin(elsewhere, tmp_path):
@@ -156,6 +174,12 @@ def test_each_example_is_two_files():
         )
 
 
+def test_a_kind_of_target_is_five_files():
+    diffs, files, _ = kind_blocks()
+    ours = {file for file, _ in (*diffs, *files) if not file.startswith("my_package/")}
+    assert len(ours) == 5 and all((ROOT / file).is_file() for file, _ in diffs)
+
+
 def test_the_front_door_is_short():
     lines = page("README.md").splitlines()
     assert len(lines) <= 180 and max(map(len, lines)) <= 100
@@ -178,7 +202,7 @@ def test_files_that_architecture_and_contributing_name_are_there():
         made = {
             file for where in ("In the repository", "As a plugin") for file, _ in blocks(where)[0]
         }
-        made |= {"conf/task/rings.yaml"}
+        made |= {"conf/task/rings.yaml", *(file for file, _ in kind_blocks()[1])}
         places = (ROOT, ROOT / "src" / "dlrun")
         assert files and not [
             f for f in files - made if not any((place / f).is_file() for place in places)
