@@ -1,1 +1,1 @@
-"""Pictures: files, folders, archives, decoding."""
+"""Images: files, folders, archives, and how they become columns of pixels."""

@@ -1,4 +1,4 @@
-"""Files in a folder or an archive, and what is refused of an archive: names that lead out of it, links, and bombs."""
+"""Files in a folder or an archive; archives that are unsafe to unpack are rejected."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from dlrun.core.files import atomic_write
 from dlrun.core.paths import user_cache
 from dlrun.data.images.decode import MAX_FILE_BYTES, ImageDecodeError, read_file_bytes
 
-MAX_COMPRESSION_RATIO = (
-    100  # times as large as they are packed: more is taken for a bomb, from SMALL bytes on
-)
+# A member that unpacks to more than this many times its size is taken for a decompression bomb.
+# Small files are exempt: a few kilobytes of zeros compress as well as that, and do no harm.
+MAX_COMPRESSION_RATIO = 100
 MIN_CHECKED_BYTES = 10_000_000
+# What zipfile and tarfile raise for damaged archives of every compression.
 ARCHIVE_ERRORS = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -36,7 +37,12 @@ ARCHIVE_ERRORS = (
 
 @dataclass(frozen=True)
 class FileList:
-    """Files by their names, which are relative to `place`: a folder, or a zip archive."""
+    """Files by name, in a folder or in a zip archive.
+
+    Attributes:
+        root: The folder, or the path of the zip archive.
+        names: File names relative to `root`, with '/' between folders.
+    """
 
     root: Path
     names: tuple[str, ...]
@@ -45,61 +51,77 @@ class FileList:
         return len(self.names)
 
     def slice(self, first: int, last: int) -> FileList:
-        """The files from number `first` up to, but not including, `last`."""
+        """Return the files from index `first` up to, but not including, `last`."""
         return FileList(self.root, self.names[first:last])
 
     def take(self, rows: Iterable[int]) -> FileList:
-        """The files of these numbers, in this order."""
+        """Return the files of these indices, in this order."""
         return FileList(self.root, tuple(self.names[row] for row in rows))
 
     def fingerprint(self) -> str:
-        """A digest of the files' names, sizes and times: equal while nobody has touched them."""
-        place = self.root.resolve()
+        """Return a digest of the files' names, sizes and modification times.
+
+        It is equal as long as nobody has touched the files; their content is not read.
+        """
+        root = self.root.resolve()
         digest = hashlib.sha256(
-            os.fsencode(f"{place}\0{_file_state(place) if place.is_file() else ''}\0")
+            os.fsencode(f"{root}\0{_file_state(root) if root.is_file() else ''}\0")
         )
         for name in self.names:
-            about = "" if place.is_file() else _file_state(place / name)
-            digest.update(os.fsencode(f"{name}\0{about}\0"))
+            state = "" if root.is_file() else _file_state(root / name)
+            digest.update(os.fsencode(f"{name}\0{state}\0"))
         return digest.hexdigest()
 
 
 def _file_state(path: Path) -> str:
     try:
-        found = path.stat()
+        info = path.stat()
     except OSError:
         return "none"
-    return f"{found.st_size} {found.st_mtime_ns}"
+    return f"{info.st_size} {info.st_mtime_ns}"
 
 
-def read_bytes(place: Path, name: str) -> bytes:
-    """The bytes of one file of a folder or a zip archive. Raises Unreadable."""
-    if place.is_dir():
-        return read_file_bytes(place / name)
+def read_bytes(root: Path, name: str) -> bytes:
+    """Read one file of a folder or a zip archive.
+
+    Args:
+        root: The folder, or the path of the zip archive.
+        name: Name of the file, relative to `root`.
+
+    Raises:
+        ImageDecodeError: The file is missing, too large or damaged.
+    """
+    if root.is_dir():
+        return read_file_bytes(root / name)
     try:
-        return _open_archive(place, os.getpid()).read(name)
+        return _open_archive(root, os.getpid()).read(name)
     except (*ARCHIVE_ERRORS, OSError, KeyError, RuntimeError) as error:
-        raise ImageDecodeError(f"damaged in {place.name}: {error}") from error
+        raise ImageDecodeError(f"damaged in {root.name}: {error}") from error
 
 
 @lru_cache(maxsize=4)
-def _open_archive(place: Path, process: int) -> zipfile.ZipFile:
-    """An archive that stays open; one for each process, for all of them read at a place of their own."""
-    return zipfile.ZipFile(place)
+def _open_archive(path: Path, process: int) -> zipfile.ZipFile:
+    """Return an archive that stays open, one for each process."""
+    # The process is part of the cache key: a handle inherited from the parent would share its
+    # position in the file, and two processes would read each other's bytes.
+    return zipfile.ZipFile(path)
 
 
 def normalize_name(name: str) -> str:
-    """A name as text that can be written anywhere, the same for both ways to write an accent."""
+    """Return a name as printable text, in one form for composed and decomposed accents (NFC)."""
     return unicodedata.normalize("NFC", decode_name(name))
 
 
 def decode_name(name: str) -> str:
-    """A name as it is, but for bytes that are no text."""
+    """Return a name unchanged, except that bytes that are not UTF-8 are replaced."""
     return os.fsencode(name).decode("utf-8", "replace")
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file is an archive; a damaged one, or one that cannot be read, is: `list_members` says what is wrong."""
+    """Return whether a file is a zip or tar archive.
+
+    A damaged or unreadable one counts as an archive, so that `list_members` reports the reason.
+    """
     try:
         return path.is_file() and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path))
     except (*ARCHIVE_ERRORS, OSError):
@@ -107,91 +129,105 @@ def is_archive(path: Path) -> bool:
 
 
 def list_members(path: Path) -> tuple[Path, list[str]]:
-    """A zip archive and the names of the files in it; a tar archive is repacked as a zip in the user's cache first.
+    """List the files of an archive without unpacking it; a tar archive is repacked as a zip first.
 
-    Nothing is unpacked. Raises UserError when the file is no archive, is damaged, or is one that a careful person would
-    not unpack.
+    Args:
+        path: A zip or tar archive.
+
+    Returns:
+        The zip archive (for a tar archive: its copy in the user's cache) and the names in it.
+
+    Raises:
+        UserError: The file is no archive, is damaged, is encrypted, or is unsafe to unpack.
     """
     try:
         if tarfile.is_tarfile(path):
             path = _tar_to_zip(path)
         with zipfile.ZipFile(path) as archive:
-            found = [info for info in archive.infolist() if not info.is_dir()]
+            members = [info for info in archive.infolist() if not info.is_dir()]
     except ARCHIVE_ERRORS as error:
         raise UserError(f"{path} is no whole zip or tar archive: {error}") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error}") from error
-    for info in found:
+    for info in members:
         link = stat.S_ISLNK(info.external_attr >> 16)
         _check_member(path, info.filename, info.file_size, info.compress_size, link=link)
         if info.flag_bits & 1:
             raise UserError(
                 f"{path}: '{info.filename}' is encrypted; unpack the archive, and give the folder"
             )
-    _check_total_size(path, sum(info.file_size for info in found))
-    return path, list(
-        dict.fromkeys(info.filename for info in found)
-    )  # of two with one name, the last is read
+    _check_total_size(path, sum(info.file_size for info in members))
+    # zipfile reads the last of two members of one name, so a name must be listed once only.
+    return path, list(dict.fromkeys(info.filename for info in members))
 
 
-def _check_member(path: Path, name: str, size: int, packed: int | None, *, link: bool) -> None:
-    """Refuse an archive for one of its members."""
-    parts = name.replace("\\", "/").split("/")
-    if ".." in parts or parts[0] == "" or parts[0][1:2] == ":":
+def _check_member(
+    path: Path, name: str, size: int, compressed_size: int | None, *, link: bool
+) -> None:
+    """Reject an archive because of one of its members."""
+    # Backslashes and drive letters count as well: Windows takes them for paths.
+    components = name.replace("\\", "/").split("/")
+    if ".." in components or components[0] == "" or components[0][1:2] == ":":
         raise UserError(f"{path}: '{name}' leads out of the archive; it is not read")
     if link:
         raise UserError(
             f"{path}: '{name}' is a link; links in archives are not followed, so it is not read"
         )
     if size > MAX_FILE_BYTES or (
-        packed is not None
+        compressed_size is not None
         and size > MIN_CHECKED_BYTES
-        and size > MAX_COMPRESSION_RATIO * max(1, packed)
+        and size > MAX_COMPRESSION_RATIO * max(1, compressed_size)
     ):
-        times = f", packed in {packed:,}" if packed is not None else ""
+        compressed = f", packed in {compressed_size:,}" if compressed_size is not None else ""
         raise UserError(
-            f"{path}: '{name}' would have {size:,} bytes{times}: a decompression bomb; it is not read"
+            f"{path}: '{name}' would have {size:,} bytes{compressed}: a decompression bomb; "
+            "it is not read"
         )
 
 
 def _check_total_size(path: Path, size: int) -> None:
-    packed = path.stat().st_size
-    if size > 10 * MIN_CHECKED_BYTES and size > MAX_COMPRESSION_RATIO * packed:
+    """Reject an archive whose members together are far larger than the archive."""
+    compressed_size = path.stat().st_size
+    if size > 10 * MIN_CHECKED_BYTES and size > MAX_COMPRESSION_RATIO * compressed_size:
         raise UserError(
-            f"{path} has {packed:,} bytes and would unpack to {size:,}: a decompression bomb; it is not read"
+            f"{path} has {compressed_size:,} bytes and would unpack to {size:,}: "
+            "a decompression bomb; it is not read"
         )
 
 
 def _tar_to_zip(path: Path) -> Path:
-    """A tar archive as a zip, in which every file can be read by itself; made once, while the tar stays as it is."""
+    """Repack a tar archive as a zip in the user's cache, once for each state of the tar."""
     from filelock import FileLock
 
+    # A tar has no index: to read one file, all before it must be unpacked. A zip has one.
     name = hashlib.sha256(os.fsencode(f"{path.resolve()}\0{_file_state(path)}")).hexdigest()[:32]
-    kept = user_cache() / "pictures" / f"{name}.zip"
-    if kept.is_file():
-        return kept
+    zip_path = user_cache() / "pictures" / f"{name}.zip"
+    if zip_path.is_file():
+        return zip_path
     try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(kept.with_suffix(".lock")), atomic_write(kept) as fresh:
-            _write_zip(fresh, iter_tar_files(path))
+        zip_path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(zip_path.with_suffix(".lock")), atomic_write(zip_path) as temporary:
+            _write_zip(temporary, iter_tar_files(path))
     except (OSError, NotImplementedError) as error:
-        where = f"could not be repacked into {kept.parent}"
         raise UserError(
-            f"{path} {where} ({error}): unpack it yourself, and give the folder"
+            f"{path} could not be repacked into {zip_path.parent} ({error}): "
+            "unpack it yourself, and give the folder"
         ) from error
-    return kept
+    return zip_path
 
 
-def _write_zip(path: Path, bodies: Iterable[tuple[str, bytes]]) -> None:
+def _write_zip(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
     with zipfile.ZipFile(path, "w") as archive:
-        for name, body in bodies:
+        for name, body in files:
             archive.writestr(name, body)
 
 
 def iter_tar_files(path: Path) -> Iterator[tuple[str, bytes]]:
-    """The names and bytes of the files in a tar archive, in their order. Raises UserError as `list_members` does.
+    """Yield the name and content of each file in a tar archive, in its order.
 
-    A damaged one raises one of DAMAGE.
+    Raises:
+        UserError: The archive is unsafe to unpack, as in `list_members`.
+        tarfile.TarError: The archive is damaged; also any other of `ARCHIVE_ERRORS`.
     """
     total = 0
     with tarfile.open(path, "r:*") as archive:
@@ -208,11 +244,12 @@ def iter_tar_files(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _check_tar_end(archive: tarfile.TarFile) -> None:
-    """Refuse an archive of which tarfile has left something unread: it takes a damaged head for the end."""
+    """Raise ReadError where data follow the end: tarfile takes a damaged header for the end."""
     stream = archive.fileobj
     assert stream is not None
     stream.seek(archive.offset)
     if stream.read(tarfile.BLOCKSIZE).strip(b"\0"):
         raise tarfile.ReadError("damaged in the middle")
-    while stream.read(1 << 20):  # the checksum of a compressed one stands at its very end
+    # A compressed archive has its checksum at the very end; it is verified when that is read.
+    while stream.read(1 << 20):
         pass

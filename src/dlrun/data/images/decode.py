@@ -1,4 +1,4 @@
-"""Reads one picture file to pixels of a given size; what cannot be read is refused with the reason in words."""
+"""Decodes one image file to pixels of a given size, or says why that is impossible."""
 
 from __future__ import annotations
 
@@ -14,43 +14,67 @@ import numpy as np
 from dlrun.core.errors import UserError
 
 ResizeMode = Literal["stretch", "crop", "pad"]
-MAX_PIXELS = 100_000_000  # pixels; more are taken for a decompression bomb
-MAX_FILE_BYTES = 1 << 28  # of one file
+MAX_PIXELS = 100_000_000  # more are taken for a decompression bomb
+MAX_FILE_BYTES = 1 << 28
+# Pillow looks for these first: loading the plugins of all formats takes a noticeable time.
 COMMON_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM")
 FORMATS = (*COMMON_FORMATS, "WEBP", "TIFF", "AVIF")
+# How files of these formats begin: tells a damaged image from a file that never was one.
 MAGIC_BYTES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")
-ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")  # what Pillow calls pixels that may be transparent
+ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")  # Pillow's modes with transparency
 
 
 class ImageDecodeError(UserError):
-    """A file that gives no picture. Its text is the reason, to stand behind the file's name."""
+    """A file cannot be decoded as an image; its text is the reason, to follow the file's name."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How files become pixels. size: (height, width). channels: 3, or 1 for grey.
+    """How files become pixels.
 
-    fit: how a picture of another shape fills the size. stretch changes its proportions, crop fills the size and cuts
-    what juts out on both sides, pad shows all of it between black bars.
+    Attributes:
+        size: Height and width in pixels.
+        channels: 3 (RGB), or 1 (grayscale).
+        fit: How an image of another aspect ratio fills the size: `stretch` changes its
+            proportions, `crop` fills the size and cuts off both sides, `pad` adds black bars.
     """
 
+    # The names of this class and its fields are part of cache keys and of the fingerprints in
+    # run folders, through its repr: renaming one makes stored fingerprints differ.
     size: tuple[int, int]
     channels: int
     fit: ResizeMode
 
 
 def parse_image_options(size: list[int], channels: int, fit: ResizeMode) -> Reading:
-    """What the settings of a dataset ask for. Raises UserError unless size is a height and a width."""
+    """Return the decoding options that a dataset's settings ask for.
+
+    Args:
+        size: Height and width in pixels.
+        channels: 3 (RGB), or 1 (grayscale).
+        fit: How images of another aspect ratio fill the size, see `Reading`.
+
+    Raises:
+        UserError: `size` is not a height and a width.
+    """
     if len(size) != 2:
         raise UserError(f"data.size={size}: it must be a height and a width, such as [150, 150]")
     return Reading((int(size[0]), int(size[1])), channels, fit)
 
 
 def decode_image(source: Path | bytes, reading: Reading) -> np.ndarray:
-    """A picture file, or its content, as uint8 (channels, height, width).
+    """Decode an image file to uint8 pixels (channels, height, width).
 
-    It is turned the way its EXIF data say, put on white where it is transparent, and scaled with an antialiasing
-    bilinear filter; of several pictures in a file the first counts. Raises Unreadable, for a bomb before it is decoded.
+    It is turned as its EXIF orientation says, put on white where it is transparent, and scaled
+    with an antialiasing bilinear filter. Of several images in a file the first counts.
+
+    Args:
+        source: The path of the file, or its content.
+        reading: Size, channels and fit of the result.
+
+    Raises:
+        ImageDecodeError: The file gives no image, or is a decompression bomb (tested before it
+            is decoded).
     """
     content = source if isinstance(source, bytes) else read_file_bytes(source)
     if not content:
@@ -59,23 +83,26 @@ def decode_image(source: Path | bytes, reading: Reading) -> np.ndarray:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # of sizes that are looked at here, and of EXIF data that nobody needs
+            # Pillow warns of large sizes, which are checked here, and of EXIF data nobody needs.
+            warnings.simplefilter("ignore")
             image = _open_image(content, "L" if reading.channels == 1 else "RGB")
             pixels = np.asarray(_resize_image(image, reading), np.uint8)
     except (ImageDecodeError, MemoryError):  # the latter is no fault of the file
         raise
     except Image.DecompressionBombError as error:
-        found = re.search(r"\d+", str(error))
-        raise ImageDecodeError(_describe_size_limit(int(found[0]) if found else "more")) from error
+        match = re.search(r"\d+", str(error))
+        raise ImageDecodeError(_describe_size_limit(int(match[0]) if match else "more")) from error
     except Exception as error:  # every decoder fails in a way of its own
         raise ImageDecodeError(_describe_error(error, content)) from error
     return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
 
 
 def read_file_bytes(path: Path) -> bytes:
-    """The bytes of a file. Raises Unreadable, naming the system's reason, or the size where no picture is so large."""
+    """Read a file.
+
+    Raises:
+        ImageDecodeError: The system cannot open it (with its reason), or it is too large.
+    """
     try:
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
@@ -88,7 +115,7 @@ def read_file_bytes(path: Path) -> bytes:
 
 
 def _open_image(content: bytes, mode: str) -> Any:
-    """The picture as it is meant to be seen, in this mode of Pillow's, at its own size."""
+    """Return the image as it is meant to be seen, in this mode of Pillow's, at its own size."""
     from PIL import Image, ImageOps
 
     try:
@@ -105,17 +132,17 @@ def _open_image(content: bytes, mode: str) -> Any:
             )
         )
     image.load()
-    turned = ImageOps.exif_transpose(image)
-    return _remove_alpha(_to_uint8(turned)).convert(mode)
+    upright = ImageOps.exif_transpose(image)
+    return _remove_alpha(_to_uint8(upright)).convert(mode)
 
 
 def _describe_size_limit(pixels: int | str, sides: str = "") -> str:
-    many = f"{pixels:,}" if isinstance(pixels, int) else pixels
-    return f"too large: {many} pixels{sides}, and {MAX_PIXELS:,} is the limit"
+    count = f"{pixels:,}" if isinstance(pixels, int) else pixels
+    return f"too large: {count} pixels{sides}, and {MAX_PIXELS:,} is the limit"
 
 
 def _to_uint8(image: Any) -> Any:
-    """A picture of 16 bits a pixel in 8; others as they are. Raises Unreadable where no one knows what is white."""
+    """Convert 16 bits a pixel to 8; raise ImageDecodeError where the value of white is unknown."""
     from PIL import Image
 
     if image.mode == "F":
@@ -127,6 +154,7 @@ def _to_uint8(image: Any) -> Any:
         raise ImageDecodeError(
             f"its pixels are numbers from {values.min()} to {values.max()}, not of 8 or 16 bits"
         )
+    # 257 = 65535 / 255, rounded to the nearest: both ends of the range are kept exactly.
     return Image.fromarray(((values + 128) // 257).astype(np.uint8))
 
 
@@ -143,18 +171,18 @@ def _resize_image(image: Any, reading: Reading) -> Any:
     from PIL import Image, ImageOps
 
     height, width = reading.size
-    filtered = Image.Resampling.BILINEAR  # Pillow's averages over all pixels that become one
+    bilinear = Image.Resampling.BILINEAR  # Pillow's averages over all pixels that become one
     if reading.fit == "stretch":
-        return image.resize((width, height), filtered)
+        return image.resize((width, height), bilinear)
     if reading.fit == "crop":
-        return ImageOps.fit(image, (width, height), filtered)
+        return ImageOps.fit(image, (width, height), bilinear)
     scale = min(width / image.width, height / image.height)
     inner = image.resize(
-        (max(1, round(image.width * scale)), max(1, round(image.height * scale))), filtered
+        (max(1, round(image.width * scale)), max(1, round(image.height * scale))), bilinear
     )
-    whole = Image.new(image.mode, (width, height))
-    whole.paste(inner, ((width - inner.width) // 2, (height - inner.height) // 2))
-    return whole
+    canvas = Image.new(image.mode, (width, height))
+    canvas.paste(inner, ((width - inner.width) // 2, (height - inner.height) // 2))
+    return canvas
 
 
 def _describe_error(error: Exception, content: bytes) -> str:

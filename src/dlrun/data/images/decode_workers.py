@@ -1,4 +1,4 @@
-"""Decodes pictures in worker processes and hands them out in the order in which they were asked for."""
+"""Decodes images in worker processes and yields them in the order of the files."""
 
 from __future__ import annotations
 
@@ -19,13 +19,17 @@ from dlrun.core.errors import UserError
 from dlrun.data.images.archives import FileList, read_bytes
 from dlrun.data.images.decode import ImageDecodeError, Reading, decode_image
 
-MIN_PARALLEL_FILES = 64  # pictures are decoded sooner than workers have begun
-CHUNK_FILES = 16  # pictures decoded at a time, by one worker
-ImageChunk = list[np.ndarray | str]  # a picture each, or why there is none
+MIN_PARALLEL_FILES = 64  # so few images are decoded sooner than workers have started
+CHUNK_FILES = 16  # images that a worker decodes at a time
+ImageChunk = list[np.ndarray | str]  # for each file its pixels, or why it gives none
 
 
 def decode_files(files: FileList, reading: Reading) -> ImageChunk:
-    """The pictures in these files; what a worker does."""
+    """Decode these files; this is what a worker does.
+
+    Returns:
+        For each file its pixels, uint8 (C, H, W), or the reason why it gives none.
+    """
     return [_decode_file(files, name, reading) for name in files.names]
 
 
@@ -37,67 +41,79 @@ def _decode_file(files: FileList, name: str, reading: Reading) -> np.ndarray | s
 
 
 def iter_images(files: FileList, reading: Reading) -> Iterator[np.ndarray | str]:
-    """The picture of each file, or why there is none; by workers that read ahead, where there are many files.
+    """Yield the image of each file, decoded by workers that read ahead where there are many files.
 
-    Raises UserError when a worker is killed.
+    Args:
+        files: The files to decode.
+        reading: Size, channels and fit of the images.
+
+    Yields:
+        The pixels, uint8 (C, H, W), or the reason why a file gives none.
+
+    Raises:
+        UserError: A worker was killed.
     """
-    pieces = (
-        files.slice(first, first + CHUNK_FILES) for first in range(0, len(files), CHUNK_FILES)
-    )
-    count = available_cpus()
-    if count == 1 or len(files) <= MIN_PARALLEL_FILES:
-        found: Iterator[ImageChunk] = (decode_files(piece, reading) for piece in pieces)
+    starts = range(0, len(files), CHUNK_FILES)
+    groups = (files.slice(start, start + CHUNK_FILES) for start in starts)
+    num_workers = available_cpus()
+    if num_workers == 1 or len(files) <= MIN_PARALLEL_FILES:
+        chunks: Iterator[ImageChunk] = (decode_files(group, reading) for group in groups)
     else:
-        found = _prefetch(
-            worker_pool(os.getpid()),
-            ((decode_files, piece, reading) for piece in pieces),
-            4 * count,
-        )
-    for piece in found:
-        yield from piece
+        tasks = ((decode_files, group, reading) for group in groups)
+        # Four chunks a worker: enough to keep all busy while the slowest chunk is awaited, and
+        # few enough that decoded images do not pile up in memory.
+        chunks = _prefetch(worker_pool(os.getpid()), tasks, 4 * num_workers)
+    for chunk in chunks:
+        yield from chunk
 
 
 def available_cpus() -> int:
-    """How many processors this process may use."""
+    """Return how many processors this process may use."""
+    # In containers and under taskset fewer than os.cpu_count(); not all systems can tell.
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _prefetch(pool: Executor, tasks: Iterable[tuple[Any, ...]], depth: int) -> Iterator[ImageChunk]:
-    """The results of these calls in their order; `depth` of them are under way."""
-    waiting: deque[Future[ImageChunk]] = deque()
+    """Yield the results of these calls in their order, with `depth` of them under way."""
+    pending: deque[Future[ImageChunk]] = deque()
     try:
         for task in tasks:
-            waiting.append(pool.submit(*task))
-            if len(waiting) >= depth:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+            pending.append(pool.submit(*task))
+            if len(pending) >= depth:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     except BrokenProcessPool as error:
         worker_pool.cache_clear()
         raise UserError(
             "a process that decoded pictures was killed; is there enough memory?"
         ) from error
     finally:
-        for future in waiting:
+        for future in pending:
             future.cancel()
 
 
 @lru_cache(maxsize=1)
 def worker_pool(process: int, context: Any = None) -> Executor:
-    """The workers of this process, for all that it decodes; they end with it. context: how they are started."""
+    """Return the worker pool of this process, which ends with it.
+
+    Args:
+        process: Process id; a forked child must not use the pool of its parent.
+        context: The multiprocessing context that starts the workers, None for the default.
+    """
     return ProcessPoolExecutor(available_cpus(), mp_context=context, initializer=_init_worker)
 
 
 def shutdown_workers() -> None:
-    """Let the workers go; they come back when they are needed."""
+    """Stop the workers; they are started again when they are needed."""
     if worker_pool.cache_info().currsize:
         worker_pool(os.getpid()).shutdown(cancel_futures=True)
         worker_pool.cache_clear()
 
 
 def _init_worker() -> None:
-    """A worker leaves Ctrl-C to its parent, and ends when its parent has ended, in whatever way."""
+    """Leave Ctrl-C to the parent process, and exit when it has ended, in whatever way."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_exit_with_parent, daemon=True).start()

@@ -1,4 +1,4 @@
-"""Pictures decoded once: a file of uint8 pixels in the user's cache, named by the content that it was made of."""
+"""Images decoded once: a file of uint8 pixels in the user's cache, named by what it was made of."""
 
 from __future__ import annotations
 
@@ -30,9 +30,11 @@ MISSING_DIGEST = np.zeros(32, np.uint8)  # stands for the digest of a file that 
 
 @dataclass(frozen=True, eq=False)
 class DecodeSummary:
-    """What was seen when all pictures were decoded. marks: a digest of each one's pixels (N, 16), uint8.
+    """What was learned when all images were decoded.
 
-    faults: number of a file → why it gives no picture.
+    Attributes:
+        pixel_hashes: A digest of each image's pixels, uint8 (N, 16).
+        errors: Index of a file → why it gives no image.
     """
 
     pixel_hashes: np.ndarray
@@ -41,9 +43,15 @@ class DecodeSummary:
 
 @dataclass(frozen=True, eq=False)
 class ImageStore:
-    """The pictures of some files. sums: the sha256 of each file (N, 32), uint8.
+    """The images of some files.
 
-    values: all pixels (N, C, H, W), mapped from the disk; None where each picture is decoded when it is asked for.
+    Attributes:
+        files: The image files.
+        reading: How they are decoded.
+        file_hashes: The sha256 of each file, uint8 (N, 32).
+        summary: What was learned when they were decoded.
+        pixels: All pixels, uint8 (N, C, H, W), mapped from the disk; None where each image is
+            decoded on access.
     """
 
     files: FileList
@@ -54,85 +62,91 @@ class ImageStore:
 
 
 def open_image_store(files: FileList, reading: Reading, *, keep: bool) -> ImageStore:
-    """The pictures of these files, decoded now unless an earlier start, or another run, has done so.
+    """Open the images of these files, decoded now unless an earlier run has done so.
 
-    keep: the pixels on the disk; where that is not possible it is said, and the pictures are decoded as they go.
-    Files that give no picture are in `look.faults`; their pixels are 0.
+    Files that give no image are in `summary.errors`; their pixels are 0.
+
+    Args:
+        files: The image files.
+        reading: How they are decoded.
+        keep: Store the pixels on the disk. Where that is impossible a warning is logged, and the
+            images are decoded on access.
     """
-    sums = compute_file_hashes(files)
-    path = (
-        user_cache()
-        / "pictures"
-        / hashlib.sha256(f"{CACHE_VERSION} {reading}".encode() + sums.tobytes()).hexdigest()
-    )
-    look, values = (
-        _read_summary(path, len(files)),
-        _map_pixels(path, len(files), reading) if keep else None,
-    )
-    if look is None or (keep and values is None):
-        look, values = _decode_once(path, files, reading, keep)
-    return ImageStore(files, reading, sums, look, values)
+    hashes = compute_file_hashes(files)
+    key = f"{CACHE_VERSION} {reading}".encode() + hashes.tobytes()
+    path = user_cache() / "pictures" / hashlib.sha256(key).hexdigest()
+    summary = _read_summary(path, len(files))
+    pixels = _map_pixels(path, len(files), reading) if keep else None
+    if summary is None or (keep and pixels is None):
+        summary, pixels = _decode_once(path, files, reading, keep)
+    return ImageStore(files, reading, hashes, summary, pixels)
 
 
 def compute_file_hashes(files: FileList) -> np.ndarray:
-    """The sha256 of each file's content (N, 32), uint8; remembered while no file's size or time changes."""
+    """Return the sha256 of each file's content, uint8 (N, 32).
+
+    They are cached as long as no file's size or modification time changes.
+    """
     path = user_cache() / "pictures" / "sums" / f"{files.fingerprint()}.npy"
     with suppress(OSError, ValueError, EOFError):
-        found = np.load(path, allow_pickle=False)
-        if found.shape == (len(files), 32) and found.dtype == np.uint8:
-            return found
-    found = np.stack([_compute_file_hash(files.root, name) for name in files.names])
-    if (
-        not (found == MISSING_DIGEST).all(1).any()
-    ):  # a file that cannot be opened now may be there next time
-        with suppress(OSError), atomic_write(path) as fresh, fresh.open("wb") as handle:
-            np.save(handle, found)
-    return found
+        hashes = np.load(path, allow_pickle=False)
+        if hashes.shape == (len(files), 32) and hashes.dtype == np.uint8:
+            return hashes
+    hashes = np.stack([_compute_file_hash(files.root, name) for name in files.names])
+    # Not stored while a file cannot be opened: it may be there next time, with the same name.
+    if not (hashes == MISSING_DIGEST).all(1).any():
+        with suppress(OSError), atomic_write(path) as temporary, temporary.open("wb") as handle:
+            np.save(handle, hashes)
+    return hashes
 
 
-def _compute_file_hash(place: Path, name: str) -> np.ndarray:
+def _compute_file_hash(root: Path, name: str) -> np.ndarray:
     try:
-        return np.frombuffer(hashlib.sha256(read_bytes(place, name)).digest(), np.uint8)
+        return np.frombuffer(hashlib.sha256(read_bytes(root, name)).digest(), np.uint8)
     except ImageDecodeError:
         return MISSING_DIGEST
 
 
 def _read_summary(path: Path, count: int) -> DecodeSummary | None:
-    """The look that was kept; None where there is none."""
+    """Return the stored summary, None where there is none."""
     with suppress(OSError, ValueError, KeyError):
-        kept = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        marks = np.frombuffer(bytes.fromhex(kept["marks"]), np.uint8).reshape(count, 16)
-        return DecodeSummary(marks, {int(row): reason for row, reason in kept["faults"].items()})
+        content = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        pixel_hashes = np.frombuffer(bytes.fromhex(content["marks"]), np.uint8).reshape(count, 16)
+        return DecodeSummary(
+            pixel_hashes, {int(row): reason for row, reason in content["faults"].items()}
+        )
     return None
 
 
 def _map_pixels(path: Path, count: int, reading: Reading) -> np.ndarray | None:
-    """The pixels that were kept, mapped and not read; None where there are none, or not as many as there should be."""
+    """Map the stored pixels without reading them; None where they are absent or misshapen."""
+    # Mapped copy-on-write ("c"): torch wants writable arrays, and the file must not change.
     with suppress(OSError, ValueError, EOFError):
-        values = np.load(path.with_suffix(".npy"), mmap_mode="c", allow_pickle=False)
-        if values.shape == (count, reading.channels, *reading.size) and values.dtype == np.uint8:
-            return values
+        pixels = np.load(path.with_suffix(".npy"), mmap_mode="c", allow_pickle=False)
+        if pixels.shape == (count, reading.channels, *reading.size) and pixels.dtype == np.uint8:
+            return pixels
     return None
 
 
 def _decode_once(
     path: Path, files: FileList, reading: Reading, keep: bool
 ) -> tuple[DecodeSummary, np.ndarray | None]:
-    """Decode all pictures once, under a lock: of two runs that begin together, one waits for the other."""
+    """Decode all images under a lock: of two runs that start together, one waits for the other."""
     from filelock import FileLock
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if keep:
-            _check_disk_space(
-                path.parent, len(files) * reading.channels * reading.size[0] * reading.size[1]
-            )
+            height, width = reading.size
+            _check_disk_space(path.parent, len(files) * reading.channels * height * width)
         with FileLock(path.with_suffix(".lock")):
-            look, values = _read_summary(path, len(files)), _map_pixels(path, len(files), reading)
-            if look is None or (keep and values is None):
-                look = _write_cache(path, files, reading, keep)
-                values = _map_pixels(path, len(files), reading)
-            return look, values if keep else None
+            # Another run may have written them while this one waited for the lock.
+            summary = _read_summary(path, len(files))
+            pixels = _map_pixels(path, len(files), reading)
+            if summary is None or (keep and pixels is None):
+                summary = _write_cache(path, files, reading, keep)
+                pixels = _map_pixels(path, len(files), reading)
+            return summary, pixels if keep else None
     except (OSError, NotImplementedError) as error:
         if keep:
             log.warning(
@@ -150,61 +164,73 @@ def _check_disk_space(folder: Path, needed: int) -> None:
 
 
 def _write_cache(path: Path, files: FileList, reading: Reading, keep: bool) -> DecodeSummary:
-    """Write the pixels, where they are to be kept, then the look; each whole or not at all."""
+    """Write the pixels, where they are to be kept, then the summary; each atomically."""
     if keep:
         log.info(
             "decoding %s pictures, once: later starts read them from %s",
             f"{len(files):,}",
             path.parent,
         )
-        with atomic_write(path.with_suffix(".npy")) as fresh, fresh.open("wb") as handle:
+        with atomic_write(path.with_suffix(".npy")) as temporary, temporary.open("wb") as handle:
             shape = (len(files), reading.channels, *reading.size)
-            head: Any = {"descr": "|u1", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(handle, head)
-            look = _decode_all(files, reading, handle)
+            header: Any = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            # The header first, then pixels as they come: the array need not fit in memory.
+            np.lib.format.write_array_header_1_0(handle, header)
+            summary = _decode_all(files, reading, handle)
         shutdown_workers()
     else:
         log.info("decoding %s pictures, once, to see that it can be done", f"{len(files):,}")
-        look = _decode_all(files, reading, None)
+        summary = _decode_all(files, reading, None)
     write_text(
         path.with_suffix(".json"),
-        json_text.to_json({"marks": look.pixel_hashes.tobytes().hex(), "faults": look.errors}),
+        json_text.to_json(
+            {"marks": summary.pixel_hashes.tobytes().hex(), "faults": summary.errors}
+        ),
     )
-    return look
+    return summary
 
 
 def _decode_all(files: FileList, reading: Reading, handle: Any) -> DecodeSummary:
-    """Decode all pictures, and write their pixels to `handle` where there is one."""
-    blank, faults = np.zeros((reading.channels, *reading.size), np.uint8), {}
-    marks = np.empty((len(files), 16), np.uint8)
-    for row, found in enumerate(iter_images(files, reading)):
-        if isinstance(found, str):
-            faults[row] = found
-        pixels = blank if isinstance(found, str) else found
-        marks[row] = np.frombuffer(
-            hashlib.blake2b(pixels.tobytes(), digest_size=16).digest(), np.uint8
-        )
+    """Decode all images, and write their pixels to `handle` unless it is None."""
+    blank = np.zeros((reading.channels, *reading.size), np.uint8)
+    errors: dict[int, str] = {}
+    pixel_hashes = np.empty((len(files), 16), np.uint8)
+    for row, image in enumerate(iter_images(files, reading)):
+        if isinstance(image, str):
+            errors[row] = image
+        pixels = blank if isinstance(image, str) else image
+        digest = hashlib.blake2b(pixels.tobytes(), digest_size=16).digest()
+        pixel_hashes[row] = np.frombuffer(digest, np.uint8)
         if handle is not None:
             handle.write(pixels.tobytes())
-    return DecodeSummary(marks, faults)
+    return DecodeSummary(pixel_hashes, errors)
 
 
 def iter_image_batches(store: ImageStore, rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """The pictures of these rows as uint8 (B, C, H, W), decoded as they are asked for, `size` at a time.
+    """Yield the images of these rows, decoded on access.
 
-    Raises UserError when a picture can no longer be read.
+    Args:
+        store: The store that the rows count in.
+        rows: Indices of the images.
+        size: Images in a batch; the last one may be smaller.
+
+    Yields:
+        Batches of pixels, uint8 (B, C, H, W).
+
+    Raises:
+        UserError: An image can no longer be read.
     """
-    waiting: list[np.ndarray] = []
+    pending: list[np.ndarray] = []
     files = store.files.take(rows.tolist())
-    for place, found in enumerate(iter_images(files, store.reading)):
-        if isinstance(found, str):
-            name = decode_name(files.names[place])
+    for index, image in enumerate(iter_images(files, store.reading)):
+        if isinstance(image, str):
+            name = decode_name(files.names[index])
             raise ImageDecodeError(
-                f"{store.files.root}: '{name}' could be read at the start; now: {found}"
+                f"{store.files.root}: '{name}' could be read at the start; now: {image}"
             )
-        waiting.append(found)
-        if len(waiting) == size:
-            yield np.stack(waiting)
-            waiting = []
-    if waiting:
-        yield np.stack(waiting)
+        pending.append(image)
+        if len(pending) == size:
+            yield np.stack(pending)
+            pending = []
+    if pending:
+        yield np.stack(pending)

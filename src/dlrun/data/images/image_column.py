@@ -1,4 +1,4 @@
-"""A raw column of pictures that stay on the disk until they are looked at."""
+"""A raw column of images that stay on the disk until they are looked at."""
 
 from __future__ import annotations
 
@@ -18,12 +18,19 @@ from dlrun.data.images.decoded_cache import ImageStore
 
 log = logging.getLogger("dlrun")
 
-MAX_LISTED_FILES = 5  # files that a message names
+MAX_LISTED_FILES = 5  # in a message
 
 
 @dataclass(frozen=True, eq=False)
 class ImageFileColumn:
-    """Rows of a store, as uint8 (N, C, H, W). column[3] is one picture; any other index gives a column, unread."""
+    """Rows of an image store, as a column of uint8 (N, C, H, W).
+
+    `column[3]` is one image; any other index gives a column, without reading anything.
+
+    Attributes:
+        store: The images of all files.
+        rows: Indices into the store (N,).
+    """
 
     store: ImageStore
     rows: np.ndarray
@@ -39,20 +46,28 @@ class ImageFileColumn:
             return replace(self, rows=self.rows[index])
         if self.store.pixels is not None:
             return np.array(self.store.pixels[self.rows[index]])
+        # `or None`: for index -1 the slice would end at 0, and be empty.
         return next(self.batches(self.rows[index : index + 1 or None], 1))[0]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """All of it in memory."""
-        return np.concatenate(list(self.batches(self.rows, max(1, len(self))))).astype(
-            dtype or np.uint8, copy=False
-        )
+        """Read all images into memory."""
+        pixels = np.concatenate(list(self.batches(self.rows, max(1, len(self)))))
+        return pixels.astype(dtype or np.uint8, copy=False)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         return (len(self), self.store.reading.channels, *self.store.reading.size)
 
     def batches(self, rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
-        """The pictures of these rows of the store, uint8 (B, C, H, W), `size` at a time; decoded as they go."""
+        """Yield the images of these rows of the store, decoded on access where they are not kept.
+
+        Args:
+            rows: Indices into the store, not into this column.
+            size: Images in a batch; the last one may be smaller.
+
+        Yields:
+            Batches of pixels, uint8 (B, C, H, W).
+        """
         if self.store.pixels is None:
             yield from decoded_cache.iter_image_batches(self.store, rows, size)
         else:
@@ -61,21 +76,21 @@ class ImageFileColumn:
             )
 
     def name(self, index: int) -> str:
-        """The file of a row."""
+        """Return the file name of a row."""
         return decode_name(self.store.files.names[int(self.rows[index])])
 
     @property
     def digest(self) -> str:
-        """The sha256 of what the files hold and how they are read: equal wherever they lie, kept or not."""
-        parts = (
+        """The sha256 of the files' contents and the decoding options, wherever the files lie."""
+        content = (
             f"{decoded_cache.CACHE_VERSION} {self.store.reading} {len(self)};".encode()
             + self.store.file_hashes[self.rows].tobytes()
         )
-        return hashlib.sha256(parts).hexdigest()
+        return hashlib.sha256(content).hexdigest()
 
     @property
     def pixel_hashes(self) -> np.ndarray:
-        """A digest of each picture's pixels (N, 16), uint8: equal pictures have equal ones, whatever their format."""
+        """A digest of each image's pixels, uint8 (N, 16): equal for equal images of any format."""
         return self.store.summary.pixel_hashes[self.rows]
 
     @property
@@ -90,27 +105,37 @@ class ImageFileColumn:
 def load_image_column(
     files: FileList, reading: Reading, *, keep: bool, skip: bool, advice: str = ""
 ) -> ImageFileColumn:
-    """The column of these files. keep: decoded once and kept on the disk, else decoded as they go.
+    """Return the column of these files.
 
-    skip: files that give no picture are left out (`rows` tells which are there), else refused, with some advice.
+    Args:
+        files: The image files.
+        reading: How they are decoded.
+        keep: Decode once and store the pixels on the disk, instead of decoding on access.
+        skip: Leave out files that give no image (`rows` says which remain), instead of raising.
+        advice: What to add to the error message.
+
+    Raises:
+        UserError: A file gives no image and `skip` is false, or none gives one.
     """
-    found = decoded_cache.open_image_store(files, reading, keep=keep)
-    faults = found.summary.errors
-    if not faults:
-        return ImageFileColumn(found, np.arange(len(files)))
-    told = format_file_list(
-        [f"'{decode_name(files.names[row])}' ({reason})" for row, reason in faults.items()]
+    store = decoded_cache.open_image_store(files, reading, keep=keep)
+    errors = store.summary.errors
+    if not errors:
+        return ImageFileColumn(store, np.arange(len(files)))
+    listed = format_file_list(
+        [f"'{decode_name(files.names[row])}' ({reason})" for row, reason in errors.items()]
     )
-    count = f"{len(faults):,} of {len(files):,} files in {files.root} {'gives' if len(faults) == 1 else 'give'}"
-    if not skip or len(faults) == len(files):
-        raise UserError(f"{count} no picture: {told}{advice}")
+    verb = "gives" if len(errors) == 1 else "give"
+    count = f"{len(errors):,} of {len(files):,} files in {files.root} {verb}"
+    if not skip or len(errors) == len(files):
+        raise UserError(f"{count} no picture: {listed}{advice}")
     log.warning(
-        "%s no picture and %s left out: %s", count, "is" if len(faults) == 1 else "are", told
+        "%s no picture and %s left out: %s", count, "is" if len(errors) == 1 else "are", listed
     )
-    return ImageFileColumn(found, np.array([row for row in range(len(files)) if row not in faults]))
+    rows = [row for row in range(len(files)) if row not in errors]
+    return ImageFileColumn(store, np.array(rows))
 
 
 def format_file_list(names: list[str]) -> str:
-    """The first names, and how many there are beside."""
+    """Join the first names, and say how many more there are."""
     more = f" and {len(names) - MAX_LISTED_FILES:,} more" if len(names) > MAX_LISTED_FILES else ""
     return ", ".join(names[:MAX_LISTED_FILES]) + more

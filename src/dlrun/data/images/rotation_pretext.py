@@ -1,4 +1,4 @@
-"""The rotation pretext task (Gidaris et al. 2018): images turned, and the question by how much."""
+"""The rotation pretext task (Gidaris et al. 2018): by how much has an image been rotated?"""
 
 from __future__ import annotations
 
@@ -20,9 +20,13 @@ NUM_ROTATIONS = 4
 
 @dataclass(frozen=True, eq=False)
 class RotatedImages:
-    """Rows of a column of square pictures, each with a turn, as uint8 (N, C, H, W); indexed like that column.
+    """Rows of a column of square images, each with a rotation, as uint8 (N, C, H, W).
 
-    rows: QUARTERS · row of the column + quarters, to the left (N,).
+    It is indexed like that column.
+
+    Attributes:
+        column: The images as they are.
+        rows: NUM_ROTATIONS · (row of the column) + (quarter turns to the left), (N,).
     """
 
     column: ImageFileColumn
@@ -37,60 +41,76 @@ class RotatedImages:
     def __getitem__(self, index: Any) -> Any:
         if not isinstance(index, int | np.integer):
             return replace(self, rows=self.rows[index])
+        # `or None`: for index -1 the slice would end at 0, and be empty.
         return next(self.batches(self.rows[index : index + 1 or None], 1))[0]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """All of it in memory."""
-        return np.concatenate(list(self.batches(self.rows, max(1, len(self))))).astype(
-            dtype or np.uint8, copy=False
-        )
+        """Read all images into memory."""
+        pixels = np.concatenate(list(self.batches(self.rows, max(1, len(self)))))
+        return pixels.astype(dtype or np.uint8, copy=False)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         return (len(self), *self.column.shape[1:])
 
     def batches(self, rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
-        """The pictures of these of the numbers `rotate_rows`, uint8 (B, C, H, W), `size` at a time."""
-        which, quarters = np.divmod(rows, NUM_ROTATIONS)
-        for number, found in enumerate(self.column.batches(self.column.rows[which], size)):
-            yield rotate_images(found, quarters[number * size : (number + 1) * size])
+        """Yield the images of these rows, numbered like `self.rows`.
+
+        Args:
+            rows: Rows, each the number of an image and of a rotation, see `rows` of this class.
+            size: Images in a batch; the last one may be smaller.
+
+        Yields:
+            Batches of pixels, uint8 (B, C, H, W).
+        """
+        sources, quarters = np.divmod(rows, NUM_ROTATIONS)
+        for batch, images in enumerate(self.column.batches(self.column.rows[sources], size)):
+            yield rotate_images(images, quarters[batch * size : (batch + 1) * size])
 
     def name(self, index: int) -> str:
-        """The file of a row."""
+        """Return the file name of a row."""
         return self.column.name(int(self.rows[index]) // NUM_ROTATIONS)
 
     @property
     def digest(self) -> str:
-        """The sha256 of the pictures and their turns, see Pictures."""
+        """The sha256 of the images and their rotations, see `ImageFileColumn.digest`."""
         return hashlib.sha256(
             self.column.digest.encode() + self.rows.astype(np.int64).tobytes()
         ).hexdigest()
 
     @property
     def pixel_hashes(self) -> np.ndarray:
-        """A digest of each row (N, 16), uint8: of equal pictures, equally turned, equal ones."""
-        which, quarters = np.divmod(self.rows, NUM_ROTATIONS)
-        marks = np.concatenate(
-            [self.column.pixel_hashes[which], quarters.astype(np.uint8)[:, None]], 1
-        )
-        digests = [hashlib.blake2b(mark.tobytes(), digest_size=16).digest() for mark in marks]
+        """A digest of each row, uint8 (N, 16): equal for equal images with equal rotations."""
+        sources, quarters = np.divmod(self.rows, NUM_ROTATIONS)
+        turns = quarters.astype(np.uint8)[:, None]
+        keys = np.concatenate([self.column.pixel_hashes[sources], turns], 1)
+        digests = [hashlib.blake2b(key.tobytes(), digest_size=16).digest() for key in keys]
         return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16)
 
 
-def rotate_images(pictures: np.ndarray, quarters: np.ndarray) -> np.ndarray:
-    """Square pictures (N, C, H, H), each turned to the left by so many quarters (N,)."""
-    found = np.array(pictures)
+def rotate_images(images: np.ndarray, quarters: np.ndarray) -> np.ndarray:
+    """Rotate square images (N, C, H, H) to the left by so many quarter turns (N,)."""
+    rotated = np.array(images)
     for count in range(1, NUM_ROTATIONS):
         rows = quarters == count
-        found[rows] = np.rot90(pictures[rows], count, axes=(2, 3))
-    return found
+        rotated[rows] = np.rot90(images[rows], count, axes=(2, 3))
+    return rotated
 
 
-def rotate_image_column(column: Any, which: np.ndarray, quarters: np.ndarray) -> Any:
-    """These rows of a column of pictures, turned: an array of an array; a view that reads nothing yet of Pictures."""
+def rotate_image_column(column: Any, sources: np.ndarray, quarters: np.ndarray) -> Any:
+    """Rotate these rows of a column of images.
+
+    Args:
+        column: An array (N, C, H, H) or an `ImageFileColumn`.
+        sources: Rows of the column (M,).
+        quarters: Quarter turns to the left (M,).
+
+    Returns:
+        An array for an array; for an `ImageFileColumn` a view that has read nothing yet.
+    """
     if isinstance(column, ImageFileColumn):
-        return RotatedImages(column, NUM_ROTATIONS * which + quarters)
-    return rotate_images(column[which], quarters)
+        return RotatedImages(column, NUM_ROTATIONS * sources + quarters)
+    return rotate_images(column[sources], quarters)
 
 
 ROTATION_LABELS = tuple(f"{90 * quarters}°" for quarters in range(NUM_ROTATIONS))
@@ -99,54 +119,78 @@ DATASET_HINT = "choose a dataset of pictures, such as data@data.of=mnist"
 
 
 def rotations(*, of: DataPart, turns: Literal["one", "all"]) -> Dataset:
-    """The pictures of `of`, turned to the left by 0°, 90°, 180° or 270° (Gidaris, Singh & Komodakis 2018).
+    """The images of another dataset, rotated to the left by 0°, 90°, 180° or 270°.
 
-    turns: one, drawn for each picture, always the same; or all, of which a split by group, as by=auto makes it, has
-    every picture on one side only. The input keeps its name; target `rotation_matrix`. What the pictures were labelled with is
-    not there. Raises UserError where the input of `of` is not one column of square pictures.
+    The rotation pretext task of Gidaris, Singh & Komodakis 2018. The input keeps its name; the
+    target is `rotation`. The dataset's own targets are left out.
+
+    Args:
+        of: A dataset whose input is one column of square images.
+        turns: `one` rotation for each image, drawn once and for all; or `all` of them, where a
+            split by group, as by=auto makes it, has all rotations of an image on one side.
+
+    Raises:
+        UserError: The input of `of` is not one column of square images.
     """
     if not isinstance(of, Dataset):
         raise UserError(f"data.of={of!r} is no dataset: {DATASET_HINT}")
     if list(of.inputs.values()) != ["image"]:
-        found = ", ".join(f"{kind} '{name}'" for name, kind in of.inputs.items())
-        raise UserError(f"data.of gives {found}, and only pictures can be turned: {DATASET_HINT}")
-    (name,), every = of.inputs, turns == "all"
+        inputs = ", ".join(f"{kind} '{name}'" for name, kind in of.inputs.items())
+        raise UserError(f"data.of gives {inputs}, and only pictures can be turned: {DATASET_HINT}")
+    (name,) = of.inputs
+    all_turns = turns == "all"
     check_square(*of.dev[name].shape[2:])
-    sealed = of.test
+    read_test = of.test
+
+    def rotate_test() -> RawColumns:
+        assert read_test is not None
+        return rotate_rows(of, read_test(), name, all_turns, holdout.SPLIT_SEED + 1)
+
     return Dataset(
-        dev=rotate_rows(of, of.dev, name, every, holdout.SPLIT_SEED),
-        test=None
-        if sealed is None
-        else lambda: rotate_rows(of, sealed(), name, every, holdout.SPLIT_SEED + 1),
+        dev=rotate_rows(of, of.dev, name, all_turns, holdout.SPLIT_SEED),
+        test=None if read_test is None else rotate_test,
         inputs={name: "image"},
         targets={"rotation": "category"},
         preprocessors={},
-        group=of.group or (SOURCE_COLUMN if every else None),
+        group=of.group or (SOURCE_COLUMN if all_turns else None),
         labels={"rotation": ROTATION_LABELS},
         note=of.note,
     )
 
 
-def rotate_rows(of: Dataset, found: RawColumns, name: str, every: bool, seed: int) -> RawColumns:
-    """The rows of a split, turned: each once, as the seed has it, as often by every turn; or each by all turns."""
-    count = len(found[name])
+def rotate_rows(
+    dataset: Dataset, rows: RawColumns, name: str, all_turns: bool, seed: int
+) -> RawColumns:
+    """Rotate the rows of a split.
+
+    Args:
+        dataset: The dataset that the rows are of.
+        rows: Its columns in this split.
+        name: The column of images.
+        all_turns: Every row by all rotations, instead of by one each, equally often all of them.
+        seed: Which rotation each row has.
+    """
+    count = len(rows[name])
     drawn = np.random.RandomState(seed).permutation(np.arange(count) % NUM_ROTATIONS)
-    which = np.repeat(np.arange(count), NUM_ROTATIONS) if every else np.arange(count)
-    quarters = np.tile(np.arange(NUM_ROTATIONS), count) if every else drawn
+    sources = np.repeat(np.arange(count), NUM_ROTATIONS) if all_turns else np.arange(count)
+    quarters = np.tile(np.arange(NUM_ROTATIONS), count) if all_turns else drawn
     columns: RawColumns = {
-        name: rotate_image_column(found[name], which, quarters),
+        name: rotate_image_column(rows[name], sources, quarters),
         "rotation": quarters,
     }
-    if every or of.group:
-        columns[of.group or SOURCE_COLUMN] = found[of.group][which] if of.group in found else which
+    # An image and its rotations belong together, or the answer would leak across a split.
+    if all_turns or dataset.group:
+        columns[dataset.group or SOURCE_COLUMN] = (
+            rows[dataset.group][sources] if dataset.group in rows else sources
+        )
     return columns
 
 
 def check_square(height: int, width: int) -> None:
-    """Raise UserError for pictures that a quarter's turn would give another shape."""
+    """Raise UserError for images that a quarter turn would give another shape."""
     if height != width:
         side = min(height, width)
         raise UserError(
-            f"pictures of {height} × {width} have another shape after a quarter's turn: make them square, "
-            f"data.of.size=[{side},{side}] where the data have such a setting"
+            f"pictures of {height} × {width} have another shape after a quarter's turn: "
+            f"make them square, data.of.size=[{side},{side}] where the data have such a setting"
         )
