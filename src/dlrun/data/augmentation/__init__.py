@@ -1,1 +1,1 @@
-"""Random changes of pictures while a model trains."""
+"""Random changes to training images."""

@@ -1,4 +1,4 @@
-"""What is done to training pictures, anew each time: on the device, a batch at a time."""
+"""Random changes to training images, drawn anew for each batch and made on the device."""
 
 from __future__ import annotations
 
@@ -40,69 +40,114 @@ __all__ = [
 ]
 
 BatchTransform = Callable[[Batch], Batch]
-ImageTransform = Callable[[Tensor], Tensor]  # pictures (B, C, H, W) → as many of the same shape
+ImageTransform = Callable[[Tensor], Tensor]  # images (B, C, H, W) → images of the same shape
 
 
 def build_augmentation(steps: Mapping[str, Any], spec: Spec) -> BatchTransform | None:
-    """The steps, by name, as one function of a batch; None where there are none.
+    """Combine augmentation steps into one function of a batch.
 
-    Pictures are first moved: all moves in their order, as one. Then they are changed in the order of the steps (colour,
-    erasing, any torchvision transform), and last of all mixed. Raises UserError where the data have no pictures, where
-    moves differ in what fills the gaps, where mixing makes no sense, and for a step that is no augmentation.
+    All affine transforms come first, as one resampling; then the other changes in their order
+    (color, erasing, any torchvision transform); last of all the images are mixed.
+
+    Args:
+        steps: The steps by name.
+        spec: The columns of the batches.
+
+    Returns:
+        The function, None where there are no steps.
+
+    Raises:
+        UserError: The data have no images, transforms differ in what fills the gaps, the targets
+            cannot be mixed, or a step is no augmentation.
+
+    Example:
+        >>> augment = build_augmentation({"flip": flip(probability=0.5, axis="horizontal")}, spec)
+        >>> batch = augment(batch)
     """
     if not steps:
         return None
-    named = f"augment=[{','.join(steps)}]"
-    images = tuple(name for name, field in spec.inputs.items() if field.kind == "image")
-    if not images:
-        there = ", ".join(f"{name} ({field.kind})" for name, field in spec.inputs.items())
-        raise UserError(f"{named}: these data have no image input; the inputs are {there}")
-    moves = {name: step for name, step in steps.items() if isinstance(step, RandomAffine)}
+    setting = f"augment=[{','.join(steps)}]"
+    image_names = tuple(name for name, field in spec.inputs.items() if field.kind == "image")
+    if not image_names:
+        listed = ", ".join(f"{name} ({field.kind})" for name, field in spec.inputs.items())
+        raise UserError(f"{setting}: these data have no image input; the inputs are {listed}")
+    transforms = {name: step for name, step in steps.items() if isinstance(step, RandomAffine)}
     mixing = {name: step for name, step in steps.items() if is_batch_mix(step)}
-    if mixing and (fault := find_mix_error(spec)):
-        raise UserError(f"augment={next(iter(mixing))}: {fault}")
-    rest = {name: step for name, step in steps.items() if name not in {*moves, *mixing}}
-    changes = [partial(apply_affine, tuple(moves.values()), get_fill_mode(moves))] if moves else []
+    if mixing and (error := find_mix_error(spec)):
+        raise UserError(f"augment={next(iter(mixing))}: {error}")
+    image_steps = {name: step for name, step in steps.items() if name not in {*transforms, *mixing}}
+    changes = (
+        [partial(apply_affine, tuple(transforms.values()), get_fill_mode(transforms))]
+        if transforms
+        else []
+    )
     return Augmentation(
-        named,
-        images,
-        (*changes, *map(to_image_transform, rest, rest.values())),
+        setting,
+        image_names,
+        (*changes, *map(to_image_transform, image_steps, image_steps.values())),
         tuple(mixing.values()),
         spec.targets,
     )
 
 
 def to_image_transform(name: str, step: Any) -> ImageTransform:
-    """A step as a function of a batch of pictures. Raises UserError where it is none."""
+    """Return a step as a function of a batch of images.
+
+    Raises:
+        UserError: The step is no augmentation.
+    """
     if isinstance(step, ColorJitter):
         return step
     if isinstance(step, nn.Module):
         return partial(transform_each_image, name, step)
     raise UserError(
-        f"augment.{name} is a {type(step).__name__}: neither one of dlrun's augmentations nor a transform"
+        f"augment.{name} is a {type(step).__name__}: "
+        "neither one of dlrun's augmentations nor a transform"
     )
 
 
-def transform_each_image(name: str, transform: nn.Module, pictures: Tensor) -> Tensor:
-    """A torchvision transform of each picture by itself: given a batch, torchvision draws once for all of it."""
-    found = [transform(picture) for picture in pictures]
-    for picture, new in zip(pictures, found, strict=True):
-        if not isinstance(new, Tensor) or new.shape != picture.shape or new.dtype != picture.dtype:
-            what = (
-                f"{tuple(new.shape)} {new.dtype}" if isinstance(new, Tensor) else type(new).__name__
-            )
+def transform_each_image(name: str, transform: nn.Module, images: Tensor) -> Tensor:
+    """Apply a torchvision transform to each image by itself, so that each has its own draw.
+
+    Given a batch, torchvision draws once for all of it.
+
+    Args:
+        name: The step's name, for messages.
+        transform: The torchvision transform.
+        images: Images (B, C, H, W).
+
+    Raises:
+        UserError: The transform changes shape or dtype.
+    """
+    new_images = [transform(image) for image in images]
+    for image, new_image in zip(images, new_images, strict=True):
+        if (
+            not isinstance(new_image, Tensor)
+            or new_image.shape != image.shape
+            or new_image.dtype != image.dtype
+        ):
+            result = type(new_image).__name__
+            if isinstance(new_image, Tensor):
+                result = f"{tuple(new_image.shape)} {new_image.dtype}"
             raise UserError(
-                f"augment.{name}: {type(transform).__name__} makes {what} of a picture, "
-                f"and the model wants what it had: {tuple(picture.shape)} {picture.dtype}"
+                f"augment.{name}: {type(transform).__name__} makes {result} of a picture, "
+                f"and the model wants what it had: {tuple(image.shape)} {image.dtype}"
             )
-    return torch.stack(found)
+    return torch.stack(new_images)
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """A function of a batch: its image columns changed, each with its own draw, then mixed along with the targets.
+    """A function of a batch: changes its images, each with its own draw, then mixes the rows.
 
-    The batch that was handed in stays as it was. All that is random comes from torch's global generators.
+    The batch that is passed in stays as it is. Random numbers come from torch's global generators.
+
+    Attributes:
+        name: The setting, for messages.
+        images: Names of the image columns.
+        changes: Functions of images (B, C, H, W), in their order.
+        mixing: Steps that mix rows; one of them is drawn for each batch.
+        targets: The target columns, which are mixed along.
     """
 
     name: str
@@ -114,14 +159,13 @@ class Augmentation:
     def __call__(self, batch: Batch) -> Batch:
         if missing := [name for name in self.images if name not in batch]:
             raise UserError(
-                f"{self.name}: a batch holds no {', '.join(missing)}, but {', '.join(batch)}: no pictures"
+                f"{self.name}: a batch holds no {', '.join(missing)}, "
+                f"but {', '.join(batch)}: no pictures"
             )
         new, device = dict(batch), batch[self.images[0]].device
-        with (
-            torch.no_grad(),
-            torch.autocast(device.type, enabled=False),
-        ):  # bfloat16 would place pixels a pixel off
+        # Without autocast: the coordinates in bfloat16 would be off by whole pixels.
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
             for name in self.images:
-                for alter in self.changes:
-                    new[name] = alter(new[name])
+                for change in self.changes:
+                    new[name] = change(new[name])
             return mix_batch(self.mixing, self.images, self.targets, new) if self.mixing else new
