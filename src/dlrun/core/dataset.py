@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -10,6 +10,7 @@ from dlrun.core.types import Batch, ForecastHorizon, Kind, Spec
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -64,16 +65,61 @@ RawColumn = Any  # a raw column: np.ndarray of any dtype (first axis = rows), Ra
 RawColumns = dict[str, RawColumn]
 
 
-class Preprocessor(Protocol):
-    """One step from a raw column to numbers, learnt on training rows. Frozen: `fit` returns a copy that has learnt."""
+class Preprocessor:
+    """One step from a raw column to numbers, fitted on training rows alone.
 
-    def fit(self, column: RawColumn) -> Preprocessor: ...
+    A step is frozen: `fit` returns a fitted copy. Subclasses write `fit`, `__call__` and `state`;
+    the other hooks have defaults that suit a step which describes nothing.
 
-    def __call__(self, column: RawColumn) -> RawColumn: ...
+    Example:
+        @dataclass(frozen=True)
+        class Center(Preprocessor):
+            mean: float = 0.0
+
+            def fit(self, column):
+                return Center(float(column.mean()))
+
+            def __call__(self, column):
+                return column - self.mean
+
+            def state(self):
+                return {"mean": self.mean}
+    """
+
+    def with_fitted_inputs(self, fitted: Mapping[str, tuple[Any, ...]]) -> Preprocessor:
+        """A copy for a target that takes over what was fitted on its inputs, before `fit`.
+
+        Args:
+            fitted: Column → its fitted steps, of all columns before this one.
+        """
+        return self
+
+    def fit(self, column: RawColumn) -> Preprocessor:
+        """A copy fitted on the training rows of a column."""
+        raise NotImplementedError
+
+    def __call__(self, column: RawColumn) -> RawColumn:
+        """The column after this step, row by row."""
+        raise NotImplementedError
 
     def state(self) -> dict[str, Any]:
-        """What was learnt, as plain JSON values; stored with the run."""
-        ...
+        """What was fitted, as plain JSON values; stored with the run."""
+        raise NotImplementedError
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the classes, levels, words or columns that come out; () without names."""
+        return ()
+
+    @property
+    def prior(self) -> Tensor | None:
+        """The class shares or the mean of a target that is not in memory, counted by `fit`."""
+        return None
+
+    @property
+    def shift_and_scale(self) -> tuple[Tensor | None, Tensor | None]:
+        """What brings the column back to its own unit: value × scale + shift."""
+        return None, None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Steps from a raw column to numbers, learnt on training rows. Frozen: `fit` returns a copy that has learnt."""
+"""Preprocessing of numbers and categories: imputing, scaling, encoding, binning, multi-hot."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from dlrun.core.dataset import Ragged
+from dlrun.core.dataset import Preprocessor, Ragged
 from dlrun.core.errors import UserError
 from dlrun.data.loading.table import SparseCounts
 
@@ -17,11 +17,15 @@ FittedArray = Any  # an array, once `fit` has learnt it
 
 
 @dataclass(frozen=True, eq=False)
-class SimpleImputer:
-    """Fills missing numbers (NaN) of (N, F) columns with what the training rows' present ones say.
+class SimpleImputer(Preprocessor):
+    """Fills missing numbers (NaN) of (N, F) columns with a statistic of the training rows.
 
-    indicator: a further 0/1 column for each column in which training rows had missing numbers. A column without any
-    number among the training rows is filled with `constant`.
+    Attributes:
+        strategy: The statistic; a column without a number in any training row takes `constant`.
+        indicator: Whether to append a 0/1 column for each one that training rows lack numbers in.
+        constant: What `strategy="constant"` fills in.
+        fill: The fitted fill of each column (F,).
+        indicator_columns: The fitted indices of the columns that have an indicator.
     """
 
     strategy: Literal["mean", "median", "constant"]
@@ -31,13 +35,13 @@ class SimpleImputer:
     indicator_columns: FittedArray = None
 
     def fit(self, column: np.ndarray) -> SimpleImputer:
-        """Learn the fill of each column, and which columns miss numbers."""
+        """Fit the fill of each column, and which columns lack numbers."""
         missing = np.isnan(column)
         fill = np.full(column.shape[1], self.constant, np.float64)
-        known = ~missing.all(axis=0)
-        if self.strategy != "constant" and known.any():
+        has_numbers = ~missing.all(axis=0)
+        if self.strategy != "constant" and has_numbers.any():
             average = np.nanmean if self.strategy == "mean" else np.nanmedian
-            fill[known] = average(column[:, known], axis=0)
+            fill[has_numbers] = average(column[:, has_numbers], axis=0)
         return replace(self, fill=fill, indicator_columns=np.flatnonzero(missing.any(axis=0)))
 
     def __call__(self, column: np.ndarray) -> np.ndarray:
@@ -46,7 +50,7 @@ class SimpleImputer:
         return np.hstack([filled, missing[:, self.indicator_columns]]) if self.indicator else filled
 
     def state(self) -> dict[str, Any]:
-        """The fills, and the numbers of the columns that have an indicator."""
+        """The fills, and the indices of the columns that have an indicator."""
         return {
             "how": self.strategy,
             "fill": _to_list(self.fill),
@@ -55,25 +59,27 @@ class SimpleImputer:
 
 
 @dataclass(frozen=True, eq=False)
-class StandardScaler:
-    """(x - mean) / std over training rows, std with ddof 0; a constant column is only centred (book §3.6, §3.7)."""
+class StandardScaler(Preprocessor):
+    """(x - mean) / std over training rows, with ddof 0 (book §3.6, §3.7).
+
+    Attributes:
+        mean: The fitted mean of each column.
+        scale: The fitted standard deviation; 1 for a constant column, which is only centered.
+    """
 
     mean: FittedArray = None
     scale: FittedArray = None
 
     def fit(self, column: np.ndarray) -> StandardScaler:
-        """Learn each column's mean and standard deviation."""
+        """Fit each column's mean and standard deviation."""
         values = np.asarray(column, np.float64)
+        # Rounding leaves a constant column a tiny std, which would blow it up: compare the values.
         constant = (values == values[:1]).all(axis=0)
-        with np.errstate(
-            over="ignore"
-        ):  # numbers that float32 cannot hold are cut, and told, when they are stored
-            scale = np.where(constant, 1.0, values.std(axis=0))
-        return replace(
-            self,
-            mean=values.mean(axis=0),
-            scale=np.where((scale > 0) & np.isfinite(scale), scale, 1.0),
-        )
+        # Numbers beyond float32 overflow here; they are clipped, with a warning, when stored.
+        with np.errstate(over="ignore"):
+            std = np.where(constant, 1.0, values.std(axis=0))
+        scale = np.where((std > 0) & np.isfinite(std), std, 1.0)
+        return replace(self, mean=values.mean(axis=0), scale=scale)
 
     def __call__(self, column: np.ndarray) -> np.ndarray:
         return (np.asarray(column, np.float64) - self.mean) / self.scale
@@ -84,14 +90,19 @@ class StandardScaler:
 
 
 @dataclass(frozen=True, eq=False)
-class MinMaxScaler:
-    """(x - low) / (high - low) over training rows: those lie in [0, 1], others may lie outside."""
+class MinMaxScaler(Preprocessor):
+    """(x - low) / (high - low) over training rows: those lie in [0, 1], others may lie outside.
+
+    Attributes:
+        low: The fitted minimum of each column.
+        width: The fitted range of each column; 1 for a constant one.
+    """
 
     low: FittedArray = None
     width: FittedArray = None
 
     def fit(self, column: np.ndarray) -> MinMaxScaler:
-        """Learn each column's smallest and largest value."""
+        """Fit each column's minimum and range."""
         values = np.asarray(column, np.float64)
         low, width = values.min(axis=0), np.ptp(values, axis=0)
         return replace(self, low=low, width=np.where(width > 0, width, 1.0))
@@ -100,17 +111,19 @@ class MinMaxScaler:
         return (np.asarray(column, np.float64) - self.low) / self.width
 
     def state(self) -> dict[str, Any]:
-        """Lows and widths."""
+        """Minimums and ranges."""
         return {"low": _to_list(self.low), "width": _to_list(self.width)}
 
 
 @dataclass(frozen=True, eq=False)
-class LabelEncoder:
+class LabelEncoder(Preprocessor):
     """Class names → 0, 1, 2, … (int64).
 
-    names: the classes that the question is about, in order; without them they are those of the training rows, sorted.
-    A class that is stated but has no training row keeps its place: held-out rows of it then count as wrong. A row
-    of a class that is not stated raises UserError.
+    A stated class without a training row keeps its index: held-out rows of it count as wrong.
+
+    Attributes:
+        column: The target's name, for messages.
+        names: The classes in order; where none are stated, `fit` takes the training rows', sorted.
     """
 
     column: str
@@ -121,24 +134,27 @@ class LabelEncoder:
         return self.names
 
     def fit(self, column: np.ndarray) -> LabelEncoder:
-        """Learn the classes, unless they are stated."""
-        return (
-            self
-            if self.names
-            else replace(self, names=tuple(sorted({str(value) for value in column})))
-        )
+        """Fit the classes, unless they are stated."""
+        if self.names:
+            return self
+        return replace(self, names=tuple(sorted({str(value) for value in column})))
 
     def __call__(self, column: np.ndarray) -> np.ndarray:
+        """Encode a column of class names (N,).
+
+        Raises:
+            UserError: A row is of a class without an index.
+        """
         index = {name: number for number, name in enumerate(self.names)}
-        found = np.array([index.get(str(value), -1) for value in column], np.int64)
-        if (found < 0).any():
-            strange = str(column[int(np.argmin(found))])
+        encoded = np.array([index.get(str(value), -1) for value in column], np.int64)
+        if (encoded < 0).any():
+            unknown = str(column[int(np.argmin(encoded))])
             raise UserError(
-                f"{self.column}: {int((found < 0).sum())} held-out rows are of a class that no training row has, as "
-                f"'{strange}': no model can have learnt it. Classes known: {', '.join(self.names[:20])}. "
-                f"Split by class (stratified), or take those rows out"
+                f"{self.column}: {int((encoded < 0).sum())} held-out rows are of a class that no "
+                f"training row has, as '{unknown}': no model can have learnt it. Classes known: "
+                f"{', '.join(self.names[:20])}. Split by class (stratified), or take those rows out"
             )
-        return found
+        return encoded
 
     def state(self) -> dict[str, Any]:
         """The classes in their order."""
@@ -146,10 +162,12 @@ class LabelEncoder:
 
 
 @dataclass(frozen=True, eq=False)
-class OrdinalEncoder:
-    """Texts → 2, 3, … (int64) for the levels that training rows have; 0 = any other level, 1 = missing ('').
+class OrdinalEncoder(Preprocessor):
+    """Texts → 2, 3, … (int64) for levels of training rows; 0 = any other level, 1 = missing ('').
 
-    most: so many levels, the most frequent ones, are told apart; None for all.
+    Attributes:
+        levels: The fitted levels, sorted.
+        max_levels: How many levels, the most frequent ones, are told apart; None for all.
     """
 
     levels: tuple[str, ...] = ()
@@ -160,7 +178,7 @@ class OrdinalEncoder:
         return ("(unknown)", "(missing)", *self.levels)
 
     def fit(self, column: np.ndarray) -> OrdinalEncoder:
-        """Learn the levels."""
+        """Fit the levels; equally frequent ones are taken in alphabetical order."""
         counts = Counter(str(value) for value in column)
         counts.pop("", None)
         frequent = sorted(counts, key=lambda level: (-counts[level], level))[: self.max_levels]
@@ -177,8 +195,13 @@ class OrdinalEncoder:
 
 
 @dataclass(frozen=True, eq=False)
-class KBinsDiscretizer:
-    """Numbers (N,) → 1, 2, … (int64): which of `count` equally filled bins of the training rows; 0 = missing."""
+class KBinsDiscretizer(Preprocessor):
+    """Numbers (N,) → 1, 2, … (int64): which of `count` equally filled bins; 0 = missing.
+
+    Attributes:
+        count: The number of bins.
+        edges: The fitted inner edges: quantiles of the training rows, equal ones merged.
+    """
 
     count: int
     edges: FittedArray = None
@@ -186,19 +209,16 @@ class KBinsDiscretizer:
     @property
     def labels(self) -> tuple[str, ...]:
         edges = [f"{edge:g}" for edge in _to_list(self.edges)]
-        return (
-            "(missing)",
-            *(f"up to {edge}" for edge in edges),
-            f"above {edges[-1]}" if edges else "any",
-        )
+        last = f"above {edges[-1]}" if edges else "any"
+        return ("(missing)", *(f"up to {edge}" for edge in edges), last)
 
     def fit(self, column: np.ndarray) -> KBinsDiscretizer:
-        """Learn the edges: quantiles, equal ones merged."""
-        known = column[~np.isnan(column)]
-        shares = np.arange(1, self.count) / self.count
-        return replace(
-            self, edges=np.unique(np.quantile(known, shares)) if len(known) else np.empty(0)
-        )
+        """Fit the edges."""
+        present = column[~np.isnan(column)]
+        if not len(present):
+            return replace(self, edges=np.empty(0))
+        quantiles = np.arange(1, self.count) / self.count
+        return replace(self, edges=np.unique(np.quantile(present, quantiles)))
 
     def __call__(self, column: np.ndarray) -> np.ndarray:
         bins = 1 + np.searchsorted(self.edges, np.nan_to_num(column), side="left")
@@ -210,30 +230,35 @@ class KBinsDiscretizer:
 
 
 @dataclass(frozen=True, eq=False)
-class MultiHot:
-    """Word lists → the set of words of each row, as a sparse bag of `words` columns (book §3.4, §3.5)."""
+class MultiHot(Preprocessor):
+    """Word lists → the set of words of each row, as sparse counts (book §3.4, §3.5).
+
+    Attributes:
+        words: The number of columns.
+        chunk: Rows marked at once: a table of chunk × words bytes stays in the processor's cache.
+    """
 
     words: int
-    chunk: int = 512  # rows marked at once: a table of chunk × words bytes stays in the cache
+    chunk: int = 512
 
     def fit(self, column: Ragged) -> MultiHot:
-        """Nothing to learn: the words are numbered by the dataset."""
+        """Nothing to fit: the words are numbered by the dataset."""
         return self
 
     def __call__(self, column: Ragged) -> SparseCounts:
         marks = np.zeros((min(self.chunk, max(1, len(column))), self.words), np.bool_)
-        flat, found, sizes = marks.reshape(-1), [], []
+        flat, words_per_chunk, lengths = marks.reshape(-1), [], []
         for first in range(0, len(column), len(marks)):
             offsets = column.offsets[first : first + len(marks) + 1]
             words = column.values[offsets[0] : offsets[-1]]
             rows = np.repeat(np.arange(len(offsets) - 1) * self.words, np.diff(offsets))
             flat[rows + words] = True
-            where = np.flatnonzero(flat)
-            flat[where] = False
-            found.append(where % self.words)
-            sizes.append(np.bincount(where // self.words, minlength=len(offsets) - 1))
-        starts = np.concatenate([[0], np.cumsum(np.concatenate([*sizes, []]))]).astype(np.int32)
-        columns = np.concatenate([*found, np.empty(0, np.int64)]).astype(np.int32)
+            marked = np.flatnonzero(flat)
+            flat[marked] = False  # clears only what was set: the table is used again
+            words_per_chunk.append(marked % self.words)
+            lengths.append(np.bincount(marked // self.words, minlength=len(offsets) - 1))
+        starts = np.concatenate([[0], np.cumsum(np.concatenate([*lengths, []]))]).astype(np.int32)
+        columns = np.concatenate([*words_per_chunk, np.empty(0, np.int64)]).astype(np.int32)
         return SparseCounts(
             torch.from_numpy(starts),
             torch.from_numpy(columns),
@@ -242,7 +267,7 @@ class MultiHot:
         )
 
     def state(self) -> dict[str, Any]:
-        """How many words there are."""
+        """The number of words."""
         return {"words": self.words}
 
 

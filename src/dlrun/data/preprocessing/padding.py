@@ -1,4 +1,4 @@
-"""Rows of word numbers cut to a length, and to be filled up to it in batches."""
+"""Truncates rows of word ids to a length, to be padded up to it in batches."""
 
 from __future__ import annotations
 
@@ -9,34 +9,46 @@ from typing import Any
 import numpy as np
 import torch
 
-from dlrun.core.dataset import Ragged
+from dlrun.core.dataset import Preprocessor, Ragged
 from dlrun.data.loading.sequences import PaddingSide, SequenceColumn
 
 
 def pad_sequences(
     rows: Ragged, size: int, length: int, pad: PaddingSide, cut: PaddingSide, *, bucket: bool
 ) -> SequenceColumn:
-    """Rows of numbers from 1 to size - 1 as sequences of at most `length`.
+    """Sequences of at most `length` from rows of ids.
 
-    pad: the side that is filled up with 0 where a row is shorter. cut: the side from which is taken away where it is
-    longer, as `truncating` of Keras' pad_sequences: front keeps the last ones, which is its default, and the book's.
-    bucket: rows of about one length make a batch, which is as wide as the longest of them.
+    Args:
+        rows: Ids from 1 to size - 1.
+        size: The number of distinct ids, padding included.
+        length: The longest sequence.
+        pad: The side of shorter rows that is filled with 0.
+        cut: The side of longer rows that is cut off, as `truncating` of Keras' pad_sequences:
+            front, its default and the book's, keeps the last ids.
+        bucket: Whether batches are made of rows of similar length, and as wide as the longest.
     """
     lengths = np.diff(rows.offsets)
-    kept = np.minimum(lengths, length)
-    first = rows.offsets[:-1] + (lengths - kept if cut == "front" else 0)
-    starts = np.concatenate([[0], np.cumsum(kept)])
-    values = rows.values[np.arange(starts[-1]) + np.repeat(first - starts[:-1], kept)].astype(
-        np.int32
-    )
-    return SequenceColumn(
-        torch.from_numpy(values), torch.from_numpy(starts), size, length, pad, not bucket
-    )
+    new_lengths = np.minimum(lengths, length)
+    first = rows.offsets[:-1] + (lengths - new_lengths if cut == "front" else 0)
+    starts = np.concatenate([[0], np.cumsum(new_lengths)])
+    # The position of every value that stays, for all rows at once.
+    positions = np.arange(starts[-1]) + np.repeat(first - starts[:-1], new_lengths)
+    values = torch.from_numpy(rows.values[positions].astype(np.int32))
+    return SequenceColumn(values, torch.from_numpy(starts), size, length, pad, not bucket)
 
 
 @dataclass(frozen=True, eq=False)
-class PaddedSequence:
-    """Word numbers that a dataset has given (1 to words - 1) → sequences, see `pad_sequences`. names: word of each number."""
+class PaddedSequence(Preprocessor):
+    """Word ids of the dataset (1 to words - 1) → sequences, see `pad_sequences`.
+
+    Attributes:
+        words: The number of distinct ids, padding included.
+        length: The longest sequence; None until the dataset states it.
+        pad: The side of shorter rows that is filled with 0.
+        cut: The side of longer rows that is cut off.
+        bucket: Whether batches are made of rows of similar length.
+        names: Reads the word of each id, only when it is needed.
+    """
 
     words: int
     length: int | None
@@ -50,7 +62,7 @@ class PaddedSequence:
         return self.names()
 
     def fit(self, column: Ragged) -> PaddedSequence:
-        """Nothing to learn: the words are numbered by the dataset."""
+        """Nothing to fit: the words are numbered by the dataset."""
         return self
 
     def __call__(self, column: Ragged) -> SequenceColumn:
@@ -59,5 +71,5 @@ class PaddedSequence:
         )
 
     def state(self) -> dict[str, Any]:
-        """How long, and on which side rows are filled up and cut."""
+        """The number of words, the length, and the sides that are padded and cut."""
         return {"words": self.words, "length": self.length, "pad": self.pad, "cut": self.cut}

@@ -1,4 +1,4 @@
-"""Steps for series: standardised with what the training windows see, and targets as their own column is."""
+"""Preprocessing of series: scaled by what the training windows see, targets like their input."""
 
 from __future__ import annotations
 
@@ -10,20 +10,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlrun.core.dataset import SlidingWindows
+from dlrun.core.dataset import Preprocessor, SlidingWindows
 
 FittedArray = Any  # an array, once `fit` has learnt it
 
 
 @dataclass(frozen=True, eq=False)
-class SeriesScaler:
-    """(x - mean) / std of each column, over the rows that training windows touch, each once (book §6.3)."""
+class SeriesScaler(Preprocessor):
+    """(x - mean) / std of each column, over the rows that training windows touch (book §6.3).
+
+    Attributes:
+        mean: The fitted mean of each column.
+        scale: The fitted standard deviation (ddof 0); 1 for a constant column.
+    """
 
     mean: FittedArray = None
     scale: FittedArray = None
 
     def fit(self, column: SlidingWindows) -> SeriesScaler:
-        """Learn each column's mean and standard deviation (ddof 0); a constant column is only centred."""
+        """Fit each column's mean and standard deviation."""
+        # Windows overlap: rows counted once a window would weigh the middle of the series more.
         mean, scale = compute_statistics(column.unique_rows())
         return replace(self, mean=mean, scale=scale)
 
@@ -41,10 +47,17 @@ class SeriesScaler:
 
 
 @dataclass(frozen=True, eq=False)
-class TargetScaler:
-    """(y - mean) / std of a target (N, horizons): those of its column where the input holds it, else of training rows.
+class TargetScaler(Preprocessor):
+    """(y - mean) / std of a target (N, horizons).
 
-    input: the series input, column: the place of the target's column in it; None where it is not there, as in a table.
+    The statistics are those of the same column of the input, where that has it, or else of the
+    target's training rows.
+
+    Attributes:
+        input: The series input.
+        column: The index of the target's column in that input; None without one, as in a table.
+        mean: The fitted mean.
+        scale: The fitted standard deviation.
     """
 
     input: str = ""
@@ -52,17 +65,16 @@ class TargetScaler:
     mean: FittedArray = None
     scale: FittedArray = None
 
-    def with_fitted_inputs(self, learnt: Mapping[str, tuple[Any, ...]]) -> TargetScaler:
-        """The same with what has been learnt of the inputs."""
+    def with_fitted_inputs(self, fitted: Mapping[str, tuple[Any, ...]]) -> TargetScaler:
+        """A copy with the statistics of its column in the input."""
         if self.column is None:
             return self
-        (series,) = learnt[self.input]
-        return replace(
-            self, mean=float(series.mean[self.column]), scale=float(series.scale[self.column])
-        )
+        (scaler,) = fitted[self.input]
+        mean, scale = float(scaler.mean[self.column]), float(scaler.scale[self.column])
+        return replace(self, mean=mean, scale=scale)
 
     def fit(self, column: np.ndarray) -> TargetScaler:
-        """Learn one mean and standard deviation for all horizons, unless the input has them."""
+        """Fit one mean and standard deviation for all horizons, unless the input has them."""
         if self.mean is not None:
             return self
         mean, scale = compute_statistics(column.reshape(-1, 1))
@@ -82,7 +94,15 @@ class TargetScaler:
 
 
 def compute_statistics(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each column (ddof 0); 1 for a column that is constant."""
+    """Mean and standard deviation of each column.
+
+    Args:
+        values: Rows of numbers (T, columns).
+
+    Returns:
+        Means (columns,), and standard deviations with ddof 0; 1 for a constant column.
+    """
+    # Rounding leaves a constant column a tiny std: compare the values.
     constant = (values == values[:1]).all(axis=0)
     scale = np.where(constant, 1.0, values.std(axis=0))
     return values.mean(axis=0), np.where(scale > 0, scale, 1.0)

@@ -1,4 +1,4 @@
-"""Sub-words by byte-pair encoding (Sennrich et al. 2016), with the tokenizers library: the extra dlrun[subwords]."""
+"""Byte-pair encoding (Sennrich et al. 2016) with the tokenizers library: extra dlrun[subwords]."""
 
 from __future__ import annotations
 
@@ -11,28 +11,30 @@ UNKNOWN_TOKEN = "[UNK]"
 
 
 def train_bpe(texts: Iterable[str], size: int) -> str:
-    """Learn at most `size` pieces, characters and what often stands together; answers with them as JSON.
+    """Train a tokenizer of at most `size` pieces: characters, and what often stands together.
 
-    A piece that begins a word begins with ▁, for a blank.
+    A piece that begins a word begins with ▁.
+
+    Returns:
+        The tokenizer as JSON.
     """
-    made = Tokenizer(models.BPE(unk_token=UNKNOWN_TOKEN))
-    made.pre_tokenizer = pre_tokenizers.Sequence(
+    tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN_TOKEN))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()]
     )
     trainer = trainers.BpeTrainer(
         vocab_size=size, special_tokens=[UNKNOWN_TOKEN], show_progress=False
     )
-    made.train_from_iterator(texts, trainer)
-    text: str = made.to_str()
-    return text
+    tokenizer.train_from_iterator(texts, trainer)
+    model: str = tokenizer.to_str()
+    return model
 
 
 def tokenize_bpe(model: str, texts: list[str]) -> list[list[str]]:
-    """The pieces of each text; a character that training texts lack is [UNK]. Every different word is cut once."""
+    """The pieces of each text; a character that training texts lack is [UNK]."""
     rows = [text.split() for text in texts]
+    # Texts repeat their words: every distinct word is encoded once.
     words = list(dict.fromkeys(chain.from_iterable(rows)))
-    pieces = {
-        word: found.tokens
-        for word, found in zip(words, Tokenizer.from_str(model).encode_batch(words), strict=True)
-    }
+    encodings = Tokenizer.from_str(model).encode_batch(words)
+    pieces = {word: code.tokens for word, code in zip(words, encodings, strict=True)}
     return [list(chain.from_iterable(map(pieces.__getitem__, row))) for row in rows]

@@ -1,4 +1,4 @@
-"""Steps from texts to vectors, or to token numbers in turn, learnt on training rows: the options of group `text`."""
+"""Preprocessing of texts, to bags of words or token sequences: the options of group `text`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from dlrun.config.constraints import Count
-from dlrun.core.dataset import Ragged
+from dlrun.core.dataset import Preprocessor, Ragged
 from dlrun.core.errors import UserError
 from dlrun.core.types import Kind
 from dlrun.data.loading.sequences import PaddingSide, SequenceColumn
@@ -24,7 +24,7 @@ from dlrun.data.preprocessing.vocabulary import (
     hash_ngrams,
 )
 
-UNKNOWN_SYMBOL = "▯"  # stands for a token that has no number of its own
+UNKNOWN_SYMBOL = "▯"  # stands for a token outside the vocabulary
 BagValues = Literal["multi_hot", "counts"]
 Idf = Literal["keras", "sklearn"]
 
@@ -38,9 +38,15 @@ def bag(
     size: Count,
     values: BagValues,
 ) -> BagOfWords:
-    """Texts → which of the `size` most frequent n-grams of the training rows each has, or how often.
+    """Texts → which of the most frequent n-grams of the training rows each has, or how often.
 
-    Others are left out. tokens, lower, punctuation: see `Tokenizer`. ngrams: how many tokens in turn, such as [1, 2].
+    Args:
+        tokens: See `Tokenizer`.
+        ngrams: Lengths of n-grams, such as [1, 2].
+        lower: See `Tokenizer`.
+        punctuation: See `Tokenizer`.
+        size: The number of n-grams in the vocabulary; others are left out.
+        values: Whether a value is 0 or 1, or a count.
     """
     return BagOfWords(
         Tokenizer(tokens, lower, punctuation, size), _check_ngrams(ngrams), size, values
@@ -57,10 +63,17 @@ def tf_idf(
     idf: Idf,
     normalise: bool,
 ) -> BagOfWords:
-    """As `bag`, each count times how rare the n-gram is among the n training texts, df of which have it.
+    """Texts → as `bag`, each count weighted by how rare the n-gram is.
 
-    idf: ln(1 + n / (1 + df)), as Keras' TextVectorization, or ln((1 + n) / (1 + df)) + 1, as scikit-learn's
-    TfidfVectorizer. normalise: each text's vector has length 1.
+    Args:
+        tokens: See `Tokenizer`.
+        ngrams: Lengths of n-grams, such as [1, 2].
+        lower: See `Tokenizer`.
+        punctuation: See `Tokenizer`.
+        size: The number of n-grams in the vocabulary.
+        idf: For an n-gram that df of n training texts have: "keras" is ln(1 + n / (1 + df)), as in
+            its TextVectorization; "sklearn" is ln((1 + n) / (1 + df)) + 1, as in TfidfVectorizer.
+        normalise: Whether each text's vector has length 1.
     """
     return BagOfWords(
         Tokenizer(tokens, lower, punctuation, size),
@@ -81,9 +94,17 @@ def hashing(
     size: Count,
     values: BagValues,
 ) -> HashedBagOfWords:
-    """Texts → bags without a vocabulary: an n-gram's column is its hash modulo `size` (book §6.1.1).
+    """Texts → bags without a vocabulary: a column is an n-gram's hash modulo `size` (book §6.1.1).
 
-    Some fall together. The hash is the same on every machine.
+    Some n-grams share a column. The hash is the same on every machine.
+
+    Args:
+        tokens: See `Tokenizer`.
+        ngrams: Lengths of n-grams, such as [1, 2].
+        lower: See `Tokenizer`.
+        punctuation: See `Tokenizer`.
+        size: The number of columns.
+        values: Whether a value is 0 or 1, or a count.
     """
     return HashedBagOfWords(
         Tokenizer(tokens, lower, punctuation, size), _check_ngrams(ngrams), size, values
@@ -103,10 +124,22 @@ def sequence(
     bucket: bool,
     hashed: bool,
 ) -> TokenSequence:
-    """Texts → the number of each token in turn: 0 padding, 1 any other, from 2 on the most frequent training tokens.
+    """Texts → token ids: 0 padding, 1 unknown, from 2 on the most frequent training tokens.
 
-    size: how many numbers there are, those two among them. length: of the sequences; null: that of the longest training
-    text. pad, cut, bucket: see `pad_sequences`. hashed: a token's number is its hash instead, 1 to size - 1.
+    Args:
+        tokens: See `Tokenizer`.
+        ngrams: The length of n-grams, one number, such as [1].
+        lower: See `Tokenizer`.
+        punctuation: See `Tokenizer`.
+        size: The number of ids, padding and unknown among them.
+        length: The length of sequences; None takes that of the longest training text.
+        pad: See `pad_sequences`.
+        cut: See `pad_sequences`.
+        bucket: See `pad_sequences`.
+        hashed: Whether an id is the token's hash, 1 to size - 1, without a vocabulary.
+
+    Raises:
+        UserError: `ngrams` is not one number, or `size` leaves no id for a token.
     """
     lengths = _check_ngrams(ngrams)
     if len(lengths) > 1:
@@ -115,8 +148,8 @@ def sequence(
         )
     if size < 3:
         raise UserError(f"size={size}: 0 is padding and 1 any other token; it must be 3 or more")
-    cutter = Tokenizer(tokens, lower, punctuation, size)
-    return TokenSequence(cutter, lengths[0], size, length, pad, cut, bucket, hashed)
+    tokenizer = Tokenizer(tokens, lower, punctuation, size)
+    return TokenSequence(tokenizer, lengths[0], size, length, pad, cut, bucket, hashed)
 
 
 def _check_ngrams(ngrams: list[int]) -> tuple[int, ...]:
@@ -126,8 +159,20 @@ def _check_ngrams(ngrams: list[int]) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True, eq=False)
-class BagOfWords:
-    """Texts → sparse bags over the n-grams that training rows have most often; see `bag` and `tf_idf`."""
+class BagOfWords(Preprocessor):
+    """Texts → sparse counts of the most frequent n-grams of training rows; see `bag` and `tf_idf`.
+
+    Attributes:
+        tokenizer: How texts are split.
+        ngrams: Lengths of n-grams, sorted.
+        size: The largest vocabulary.
+        values: Whether a value is 0 or 1, or a count.
+        idf: The formula of the weights; None for no weights.
+        normalize: Whether each text's vector has length 1.
+        entries: The fitted vocabulary.
+        weights: The fitted weight of each entry.
+        kind: The kind of input that this step makes.
+    """
 
     tokenizer: Tokenizer
     ngrams: tuple[int, ...]
@@ -144,58 +189,65 @@ class BagOfWords:
         return self.entries
 
     def fit(self, column: np.ndarray) -> BagOfWords:
-        """Learn the n-grams, and how rare each is. Raises UserError where the texts have none."""
-        cutter = self.tokenizer.fit(column)
-        entries = _fit_vocabulary(cutter, column, self.ngrams, self.size)
-        learnt = replace(self, tokenizer=cutter, entries=entries, weights=None)
+        """Fit the vocabulary, and how rare each n-gram is.
+
+        Raises:
+            UserError: The texts have no such n-gram.
+        """
+        tokenizer = self.tokenizer.fit(column)
+        entries = _fit_vocabulary(tokenizer, column, self.ngrams, self.size)
+        fitted = replace(self, tokenizer=tokenizer, entries=entries, weights=None)
         if self.idf is None:
-            return learnt
-        among = np.bincount(learnt._count_ngrams(column).indices, minlength=len(entries))
-        rare = (
-            np.log(1 + len(column) / (1 + among))
-            if self.idf == "keras"
-            else 1 + np.log((1 + len(column)) / (1 + among))
-        )
-        return replace(learnt, weights=rare)
+            return fitted
+        num_texts = len(column)
+        frequency = np.bincount(fitted._count_ngrams(column).indices, minlength=len(entries))
+        if self.idf == "keras":
+            weights = np.log(1 + num_texts / (1 + frequency))
+        else:
+            weights = 1 + np.log((1 + num_texts) / (1 + frequency))
+        return replace(fitted, weights=weights)
 
     def __call__(self, column: np.ndarray) -> SparseCounts:
-        found = self._count_ngrams(column)
+        counts = self._count_ngrams(column)
         if self.weights is not None:
-            found.data *= self.weights[found.indices].astype(np.float32)
+            counts.data *= self.weights[counts.indices].astype(np.float32)
         if self.normalize:
-            sizes = np.sqrt(
-                np.bincount(
-                    get_row_indices(found.indptr), found.data.astype(np.float64) ** 2, len(column)
-                )
-            )
-            found.data /= np.repeat(np.maximum(sizes, 1e-12), np.diff(found.indptr)).astype(
-                np.float32
-            )
-        return _to_sparse_counts(found, self.values)
+            rows = get_row_indices(counts.indptr)
+            norms = np.sqrt(np.bincount(rows, counts.data.astype(np.float64) ** 2, len(column)))
+            divisors = np.maximum(norms, 1e-12)  # a text without a known n-gram stays all 0
+            counts.data /= np.repeat(divisors, np.diff(counts.indptr)).astype(np.float32)
+        return _to_sparse_counts(counts, self.values)
 
     def _count_ngrams(self, column: np.ndarray) -> Any:
-        cut, index = self.tokenizer(column), VocabularyIndex(self.entries)
-        return _to_sparse_matrix(
-            [(index(self.tokenizer, cut, n), find_ngrams(cut, n)[1]) for n in self.ngrams],
-            len(self.entries),
-        )
+        tokens, index = self.tokenizer(column), VocabularyIndex(self.entries)
+        columns_and_offsets = [
+            (index(self.tokenizer, tokens, n), find_ngrams(tokens, n)[1]) for n in self.ngrams
+        ]
+        return _to_sparse_matrix(columns_and_offsets, len(self.entries))
 
     def state(self) -> dict[str, Any]:
-        """How texts are cut, the n-grams in their order, and their weights."""
-        weights = (
-            {} if self.weights is None else {"idf": self.idf, "weights": self.weights.tolist()}
-        )
-        return {
+        """How texts are tokenized, the vocabulary in its order, and its weights."""
+        state = {
             **_describe_tokenizer(self.tokenizer, self.ngrams),
             "values": self.values,
             "entries": list(self.entries),
-            **weights,
         }
+        if self.weights is not None:
+            state |= {"idf": self.idf, "weights": self.weights.tolist()}
+        return state
 
 
 @dataclass(frozen=True, eq=False)
-class HashedBagOfWords:
-    """Texts → sparse bags by the hash of each n-gram; see `hashing`."""
+class HashedBagOfWords(Preprocessor):
+    """Texts → sparse counts by the hash of each n-gram; see `hashing`.
+
+    Attributes:
+        tokenizer: How texts are split.
+        ngrams: Lengths of n-grams, sorted.
+        size: The number of columns.
+        values: Whether a value is 0 or 1, or a count.
+        kind: The kind of input that this step makes.
+    """
 
     tokenizer: Tokenizer
     ngrams: tuple[int, ...]
@@ -204,23 +256,19 @@ class HashedBagOfWords:
     kind: Kind = "bag"
 
     def fit(self, column: np.ndarray) -> HashedBagOfWords:
-        """Learn the sub-words, where tokens are that; there is nothing else to learn."""
+        """Fit the sub-words, if tokens are that; nothing else depends on the rows."""
         return replace(self, tokenizer=self.tokenizer.fit(column))
 
     def __call__(self, column: np.ndarray) -> SparseCounts:
-        cut = self.tokenizer(column)
-        places = lambda n: (hash_ngrams(self.tokenizer, cut, n) % np.uint64(self.size)).astype(  # noqa: E731
-            np.int64
-        )
-        return _to_sparse_counts(
-            _to_sparse_matrix(
-                [(places(n), find_ngrams(cut, n)[1]) for n in self.ngrams], self.size
-            ),
-            self.values,
-        )
+        tokens, size = self.tokenizer(column), np.uint64(self.size)
+        columns_and_offsets = []
+        for n in self.ngrams:
+            columns = (hash_ngrams(self.tokenizer, tokens, n) % size).astype(np.int64)
+            columns_and_offsets.append((columns, find_ngrams(tokens, n)[1]))
+        return _to_sparse_counts(_to_sparse_matrix(columns_and_offsets, self.size), self.values)
 
     def state(self) -> dict[str, Any]:
-        """How texts are cut, and how many columns there are."""
+        """How texts are tokenized, and the number of columns."""
         return {
             **_describe_tokenizer(self.tokenizer, self.ngrams),
             "values": self.values,
@@ -229,8 +277,21 @@ class HashedBagOfWords:
 
 
 @dataclass(frozen=True, eq=False)
-class TokenSequence:
-    """Texts → sequences of token numbers; see `sequence`."""
+class TokenSequence(Preprocessor):
+    """Texts → sequences of token ids; see `sequence`.
+
+    Attributes:
+        tokenizer: How texts are split.
+        ngram: The length of n-grams.
+        size: The number of ids, padding and unknown among them.
+        length: The longest sequence; None until it is fitted.
+        pad: The side of shorter rows that is filled with 0.
+        cut: The side of longer rows that is cut off.
+        bucket: Whether batches are made of rows of similar length.
+        hashed: Whether ids are hashes.
+        entries: The fitted vocabulary; its first entry has id 2.
+        kind: The kind of input that this step makes.
+    """
 
     tokenizer: Tokenizer
     ngram: int
@@ -248,86 +309,91 @@ class TokenSequence:
         return () if self.hashed else ("", UNKNOWN_SYMBOL, *self.entries)
 
     def fit(self, column: np.ndarray) -> TokenSequence:
-        """Learn the tokens, and the length where none is asked for. Raises UserError where the texts have no token."""
-        cutter = self.tokenizer.fit(column)
-        entries = (
-            () if self.hashed else _fit_vocabulary(cutter, column, (self.ngram,), self.size - 2)
-        )
-        longest = int(np.diff(find_ngrams(cutter(column), self.ngram)[1]).max(initial=1))
-        return replace(
-            self, tokenizer=cutter, entries=entries, length=self.length or max(1, longest)
-        )
+        """Fit the vocabulary, and the length where none is set.
+
+        Raises:
+            UserError: The texts have no token.
+        """
+        tokenizer = self.tokenizer.fit(column)
+        entries: tuple[str, ...] = ()
+        if not self.hashed:  # 0 and 1 are taken: two entries fewer than ids
+            entries = _fit_vocabulary(tokenizer, column, (self.ngram,), self.size - 2)
+        longest = int(np.diff(find_ngrams(tokenizer(column), self.ngram)[1]).max(initial=1))
+        length = self.length or max(1, longest)
+        return replace(self, tokenizer=tokenizer, entries=entries, length=length)
 
     def __call__(self, column: np.ndarray) -> SequenceColumn:
-        cut = self.tokenizer(column)
+        tokens = self.tokenizer(column)
         if self.hashed:
-            numbers = 1 + (
-                hash_ngrams(self.tokenizer, cut, self.ngram) % np.uint64(self.size - 1)
-            ).astype(np.int64)
+            hashes = hash_ngrams(self.tokenizer, tokens, self.ngram)
+            ids = 1 + (hashes % np.uint64(self.size - 1)).astype(np.int64)
+            size = self.size
         else:
-            numbers = 2 + VocabularyIndex(self.entries)(
-                self.tokenizer, cut, self.ngram
-            )  # -1, which is none, becomes 1
-        rows = Ragged(numbers, find_ngrams(cut, self.ngram)[1])
-        size = self.size if self.hashed else 2 + len(self.entries)
+            # -1, for n-grams that are not in the vocabulary, becomes 1.
+            ids = 2 + VocabularyIndex(self.entries)(self.tokenizer, tokens, self.ngram)
+            size = 2 + len(self.entries)
+        rows = Ragged(ids, find_ngrams(tokens, self.ngram)[1])
         return pad_sequences(rows, size, self.length or 1, self.pad, self.cut, bucket=self.bucket)
 
     def state(self) -> dict[str, Any]:
-        """How texts are cut, the length, and the tokens in their order, the first of which has number 2."""
-        about = {
+        """How texts are tokenized, the length, and the vocabulary, whose first entry has id 2."""
+        return {
+            **_describe_tokenizer(self.tokenizer, (self.ngram,)),
             "length": self.length,
             "pad": self.pad,
             "cut": self.cut,
             "hashed": self.hashed,
             "size": self.size,
-        }
-        return {
-            **_describe_tokenizer(self.tokenizer, (self.ngram,)),
-            **about,
             "entries": list(self.entries),
         }
 
 
 def _fit_vocabulary(
-    cutter: Tokenizer, column: np.ndarray, ngrams: tuple[int, ...], size: int
+    tokenizer: Tokenizer, column: np.ndarray, ngrams: tuple[int, ...], size: int
 ) -> tuple[str, ...]:
-    entries = build_vocabulary(cutter, cutter(column), ngrams, size)
+    entries = build_vocabulary(tokenizer, tokenizer(column), ngrams, size)
     if not entries:
-        what = (
-            cutter.tokens
+        needed = (
+            tokenizer.tokens
             if ngrams == (1,)
-            else f"{' or '.join(map(str, ngrams))} {cutter.tokens} in turn"
+            else (f"{' or '.join(map(str, ngrams))} {tokenizer.tokens} in turn")
         )
         raise UserError(
-            f"none of the {len(column):,} training texts has {what}: there is nothing to learn from them"
+            f"none of the {len(column):,} training texts has {needed}: "
+            "there is nothing to learn from them"
         )
     return entries
 
 
-def _to_sparse_matrix(parts: list[tuple[np.ndarray, np.ndarray]], width: int) -> Any:
-    """A scipy matrix (N, width) of how often each number stands in each row. parts: numbers, -1 for none; offsets."""
+def _to_sparse_matrix(columns_and_offsets: list[tuple[np.ndarray, np.ndarray]], width: int) -> Any:
+    """A scipy matrix (N, width) of counts, from column numbers (-1: none) and row offsets."""
     from scipy.sparse import coo_array
 
-    rows = np.concatenate([get_row_indices(offsets)[numbers >= 0] for numbers, offsets in parts])
-    columns = np.concatenate([numbers[numbers >= 0] for numbers, _ in parts])
-    ones = np.ones(len(rows), np.float32)
-    shape = (len(parts[0][1]) - 1, width)
-    found = coo_array(
-        (ones, (rows.astype(np.int32), columns.astype(np.int32))), shape=shape
-    ).tocsr()
-    found.sum_duplicates()
-    return found
-
-
-def _to_sparse_counts(found: Any, values: BagValues) -> SparseCounts:
-    if values == "multi_hot":
-        found.data[:] = 1
-    starts, columns = (
-        torch.from_numpy(part.astype(np.int32)) for part in (found.indptr, found.indices)
+    rows = np.concatenate(
+        [get_row_indices(offsets)[columns >= 0] for columns, offsets in columns_and_offsets]
     )
-    return SparseCounts(starts, columns, torch.from_numpy(found.data), found.shape[1])
+    columns = np.concatenate([columns[columns >= 0] for columns, _ in columns_and_offsets])
+    ones = np.ones(len(rows), np.float32)
+    shape = (len(columns_and_offsets[0][1]) - 1, width)
+    indices = (rows.astype(np.int32), columns.astype(np.int32))
+    matrix = coo_array((ones, indices), shape=shape).tocsr()
+    matrix.sum_duplicates()
+    return matrix
 
 
-def _describe_tokenizer(cutter: Tokenizer, ngrams: tuple[int, ...]) -> dict[str, Any]:
-    plain = {"tokens": cutter.tokens, "lower": cutter.lower, "punctuation": cutter.punctuation}
-    return {**plain, "ngrams": list(ngrams), **({"subwords": cutter.model} if cutter.model else {})}
+def _to_sparse_counts(matrix: Any, values: BagValues) -> SparseCounts:
+    if values == "multi_hot":
+        matrix.data[:] = 1
+    starts = torch.from_numpy(matrix.indptr.astype(np.int32))
+    columns = torch.from_numpy(matrix.indices.astype(np.int32))
+    return SparseCounts(starts, columns, torch.from_numpy(matrix.data), matrix.shape[1])
+
+
+def _describe_tokenizer(tokenizer: Tokenizer, ngrams: tuple[int, ...]) -> dict[str, Any]:
+    return {
+        "tokens": tokenizer.tokens,
+        "lower": tokenizer.lower,
+        "punctuation": tokenizer.punctuation,
+        "ngrams": list(ngrams),
+        **({"subwords": tokenizer.model} if tokenizer.model else {}),
+    }

@@ -1,4 +1,4 @@
-"""What held-out rows bring that no training row has: told and counted, never a reason to stop."""
+"""Warns of values in held-out rows that no training row has; they never stop a run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from dlrun.core.dataset import Dataset, PreparedData, RawColumns
+from dlrun.core.dataset import Dataset, PreparedData, Preprocessor, RawColumn, RawColumns
 from dlrun.core.formatting import counted
 from dlrun.data.images.image_column import format_file_list
 from dlrun.data.preprocessing.numeric import OrdinalEncoder, SimpleImputer
@@ -17,86 +17,94 @@ from dlrun.data.tabular.number_format import FLOAT32_MAX
 
 log = logging.getLogger("dlrun")
 
-OUTLIER_RANGES = 1  # ranges of the training rows: a value that lies further out than that is said
+# A value further out than this many ranges of the training rows is warned of.
+OUTLIER_RANGES = 1
 LABEL_KINDS = ("binary", "category", "multilabel")
 
 
-def warn_missing_classes(raw: Dataset, train: np.ndarray, val: np.ndarray | None) -> None:
-    """Warn of classes, or labels, that no training row is of; held-out rows of them count as wrong."""
-    for name, kind in raw.targets.items():
-        names = raw.labels.get(name, ())
-        column = raw.dev[name]
-        if (
-            kind not in LABEL_KINDS
-            or not names
-            or not isinstance(column, np.ndarray)
-            or not len(train)
-        ):
+def warn_missing_classes(dataset: Dataset, train: np.ndarray, val: np.ndarray | None) -> None:
+    """Warn of classes, or labels, without a training row; held-out rows of them count as wrong.
+
+    Args:
+        dataset: The rows and the names of their classes.
+        train: Indices of the training rows.
+        val: Indices of the validation rows.
+    """
+    for name, kind in dataset.targets.items():
+        class_names = dataset.labels.get(name, ())
+        column = dataset.dev[name]
+        if kind not in LABEL_KINDS or not class_names or not isinstance(column, np.ndarray):
             continue
-        trained = _count_per_class(column[train], names)
-        absent = [names[place] for place in np.flatnonzero(trained == 0)]
-        if absent:
-            held_out = (
-                0 if val is None else int(_count_per_class(column[val], names)[trained == 0].sum())
-            )
-            rows = f"; {held_out:,} validation rows of it count as wrong" if held_out else ""
-            log.warning(
-                "%s: no training row is of class %s: no model can learn it%s",
-                name,
-                format_file_list(absent),
-                rows,
-            )
+        if not len(train):
+            continue
+        train_counts = _count_per_class(column[train], class_names)
+        absent = [class_names[index] for index in np.flatnonzero(train_counts == 0)]
+        if not absent:
+            continue
+        held_out = 0
+        if val is not None:
+            held_out = int(_count_per_class(column[val], class_names)[train_counts == 0].sum())
+        log.warning(
+            "%s: no training row is of class %s: no model can learn it%s",
+            name,
+            format_file_list(absent),
+            f"; {held_out:,} validation rows of it count as wrong" if held_out else "",
+        )
 
 
 def warn_new_values(
-    raw: Dataset,
+    dataset: Dataset,
     data: PreparedData,
     rows: RawColumns,
     train: np.ndarray,
-    what: str,
+    title: str,
     *,
     words: bool = False,
 ) -> None:
-    """Say what the inputs of some rows have that those of no training row have, and in how many rows.
+    """Warn of input values that no training row has, with the number of rows.
 
-    words: also of texts, which takes as long as to prepare them.
+    Args:
+        dataset: The dataset that the training rows are from.
+        data: What was fitted on them.
+        rows: The rows to look at.
+        train: Indices of the training rows.
+        title: What the rows are called in the warning.
+        words: Whether to look at texts, too, which takes as long as to prepare them.
     """
-    found = list[str]()
-    for name in raw.inputs:
+    messages = list[str]()
+    for name in dataset.inputs:
         column, steps = rows[name], data.preprocessors.get(name, ())
-        if isinstance(column, np.ndarray) and steps and isinstance(steps[0], OrdinalEncoder):
-            found += _describe_new_levels(name, column, steps[0], raw.dev[name][train])
-        elif (
-            isinstance(column, np.ndarray)
-            and steps
-            and isinstance(steps[0], SimpleImputer)
-            and len(column)
-        ):
-            names = raw.labels.get(name) or tuple(
-                f"{name} {place}" for place in range(column.shape[1])
-            )
-            found += _describe_new_numbers(names, column, raw.dev[name][train])
-        elif (
-            words
-            and (unknown := out_of_vocabulary_counts(column, steps)) is not None
-            and unknown[:, 0].sum()
-        ):
-            few, some = unknown.sum(0).tolist()
-            found.append(f"{few:,} of {some:,} words of {name} are unknown")
-    if found:
-        log.warning("%s have what no training row has: %s", what, format_file_list(found))
+        first = steps[0] if steps else None
+        if isinstance(column, np.ndarray) and isinstance(first, OrdinalEncoder):
+            messages += _describe_new_levels(name, column, first, dataset.dev[name][train])
+        elif isinstance(column, np.ndarray) and isinstance(first, SimpleImputer) and len(column):
+            numbered = tuple(f"{name} {index}" for index in range(column.shape[1]))
+            names = dataset.labels.get(name) or numbered
+            messages += _describe_new_numbers(names, column, dataset.dev[name][train])
+        elif words:
+            messages += _describe_unknown_words(name, column, steps)
+    if messages:
+        log.warning("%s have what no training row has: %s", title, format_file_list(messages))
+
+
+def _describe_unknown_words(
+    name: str, column: RawColumn, steps: tuple[Preprocessor, ...]
+) -> Iterator[str]:
+    counts = out_of_vocabulary_counts(column, steps)
+    if counts is not None and counts[:, 0].sum():
+        unknown, total = counts.sum(0).tolist()
+        yield f"{unknown:,} of {total:,} words of {name} are unknown"
 
 
 def _describe_new_levels(
     name: str, column: np.ndarray, step: OrdinalEncoder, trained: np.ndarray
 ) -> Iterator[str]:
-    known = (
-        {*step.levels} if step.max_levels is None else {str(value) for value in trained}
-    )  # beside the most frequent ones
-    new = Counter(str(value) for value in column if str(value) not in known and value != "")
+    # With max_levels, rare levels of training rows have no index but are not new.
+    levels = {*step.levels} if step.max_levels is None else {str(value) for value in trained}
+    new = Counter(str(value) for value in column if str(value) not in levels and value != "")
     if new:
-        some = f"{', '.join(sorted(new)[:3])}{' …' if len(new) > 3 else ''}"
-        yield f"{name} is {some} ({counted(sum(new.values()), 'row')})"
+        examples = f"{', '.join(sorted(new)[:3])}{' …' if len(new) > 3 else ''}"
+        yield f"{name} is {examples} ({counted(sum(new.values()), 'row')})"
     if (missing := int((column == "").sum())) and not (trained == "").any():
         yield f"{name} is missing ({counted(missing, 'row')})"
 
@@ -104,26 +112,22 @@ def _describe_new_levels(
 def _describe_new_numbers(
     names: tuple[str, ...], column: np.ndarray, trained: np.ndarray
 ) -> Iterator[str]:
-    gone = np.isnan(trained).any(axis=0)
-    for place, name in enumerate(names[: column.shape[1]]):
-        if (missing := int(np.isnan(column[:, place]).sum())) and not gone[place]:
+    had_missing = np.isnan(trained).any(axis=0)
+    for index, name in enumerate(names[: column.shape[1]]):
+        values = column[:, index]
+        if (missing := int(np.isnan(values).sum())) and not had_missing[index]:
             yield f"{name} is missing ({counted(missing, 'row')})"
-        known = trained[~np.isnan(trained[:, place]), place]
-        if not len(known):
+        present = trained[~np.isnan(trained[:, index]), index]
+        if not len(present):
             continue
-        low, high = known.min(), known.max()
-        far = int(
-            (
-                (column[:, place] < low - OUTLIER_RANGES * (high - low))
-                | (column[:, place] > high + OUTLIER_RANGES * (high - low))
-            ).sum()
-        )
-        if far:
-            yield f"{name} is far beyond {low:g} to {high:g} ({counted(far, 'row')})"
+        low, high = present.min(), present.max()
+        margin = OUTLIER_RANGES * (high - low)
+        if outliers := int(((values < low - margin) | (values > high + margin)).sum()):
+            yield f"{name} is far beyond {low:g} to {high:g} ({counted(outliers, 'row')})"
 
 
 def clip_to_float32(name: str, column: np.ndarray) -> np.ndarray:
-    """The same numbers, those that float32 cannot hold cut to what it can, which is said."""
+    """The same numbers, clipped with a warning to what float32 holds."""
     column = np.asarray(column)
     if column.dtype != np.float64:
         return column
@@ -139,11 +143,11 @@ def clip_to_float32(name: str, column: np.ndarray) -> np.ndarray:
     return np.where(beyond, np.sign(column) * FLOAT32_MAX, column)
 
 
-def _count_per_class(column: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
-    """How many rows are of each class, or have each label."""
+def _count_per_class(column: np.ndarray, class_names: tuple[str, ...]) -> np.ndarray:
+    """The number of rows of each class, or with each label."""
     if column.ndim > 1:
         return np.asarray(column).sum(axis=0)
     if column.dtype.kind in "OU":
-        place = {name: number for number, name in enumerate(names)}
-        column = np.array([place.get(str(value), len(names)) for value in column], np.int64)
-    return np.bincount(column.astype(np.int64), minlength=len(names))[: len(names)]
+        index = {name: number for number, name in enumerate(class_names)}
+        column = np.array([index.get(str(value), len(class_names)) for value in column], np.int64)
+    return np.bincount(column.astype(np.int64), minlength=len(class_names))[: len(class_names)]

@@ -1,4 +1,4 @@
-"""Which tokens, or runs of tokens, have a number of their own: the most frequent ones of the training rows."""
+"""Vocabularies: the most frequent n-grams of the training rows, their ids and their hashes."""
 
 from __future__ import annotations
 
@@ -13,124 +13,138 @@ from dlrun.data.preprocessing.tokenizer import Tokenizer
 
 START, OUT_OF_WORDS, INDEX_FROM = 1, 2, 3
 
-FNV_PRIME = np.uint64(
-    1099511628211
-)  # the prime of the FNV hash (Fowler, Noll & Vo), for hashes of runs
+# The prime of the 64-bit FNV hash (Fowler, Noll & Vo), which mixes the tokens of an n-gram.
+FNV_PRIME = np.uint64(1099511628211)
 
 
 def build_vocabulary(
-    cutter: Tokenizer, cut: Ragged, ngrams: Sequence[int], size: int
+    tokenizer: Tokenizer, tokens: Ragged, ngrams: Sequence[int], size: int
 ) -> tuple[str, ...]:
-    """The `size` most frequent n-grams of these rows, most frequent first; equally frequent ones by the alphabet.
+    """The most frequent n-grams of some rows.
 
-    cut: what `cutter` made of the rows. An n-gram's name is that of its tokens with `cutter.glue` between them.
+    Args:
+        tokenizer: What made the tokens.
+        tokens: Token ids of each row.
+        ngrams: The lengths of n-grams, such as [1, 2].
+        size: How many n-grams to take.
+
+    Returns:
+        N-grams, most frequent first, equally frequent ones in alphabetical order. One is named by
+        its tokens with `tokenizer.separator` between them.
     """
-    found = [_count_ngrams(cut, n, len(cutter)) for n in ngrams]
-    every = np.concatenate([counts for _, counts in found])
-    if not len(every):
+    counted = [_count_ngrams(tokens, n, len(tokenizer)) for n in ngrams]
+    all_counts = np.concatenate([counts for _, counts in counted])
+    if not len(all_counts):
         return ()
-    least = (
-        np.partition(every, -size)[-size] if len(every) > size else 1
-    )  # strings are made of those alone
-    named: list[tuple[int, str]] = []
-    for runs, counts in found:
-        enough = counts >= least
-        names = cutter.ids_to_tokens(runs[enough].reshape(-1).tolist())
-        width = runs.shape[1]
-        grams = (
-            cutter.separator.join(names[place : place + width])
-            for place in range(0, len(names), width)
-        )
-        named += zip((-counts[enough]).tolist(), grams, strict=True)
-    return tuple(dict.fromkeys(name for _, name in sorted(named)))[:size]
+    # Names are made only of n-grams that can be among the `size` most frequent ones.
+    threshold = np.partition(all_counts, -size)[-size] if len(all_counts) > size else 1
+    ranked: list[tuple[int, str]] = []
+    for token_ids, counts in counted:
+        frequent = counts >= threshold
+        names = tokenizer.ids_to_tokens(token_ids[frequent].reshape(-1).tolist())
+        n = token_ids.shape[1]
+        starts = range(0, len(names), n)
+        ngram_names = (tokenizer.separator.join(names[start : start + n]) for start in starts)
+        ranked += zip((-counts[frequent]).tolist(), ngram_names, strict=True)
+    return tuple(dict.fromkeys(name for _, name in sorted(ranked)))[:size]
 
 
-def _count_ngrams(cut: Ragged, n: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The different n-grams (k, n) of token numbers below `size`, and how often each stands there (k,)."""
-    starts, _ = find_ngrams(cut, n)
+def _count_ngrams(tokens: Ragged, n: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct n-grams (k, n) of ids below `size`, and the number of occurrences (k,)."""
+    starts, _ = find_ngrams(tokens, n)
     if n == 1:
-        counts = np.bincount(cut.values, minlength=1)
-        there = np.flatnonzero(counts)
-        return there[:, None], counts[there]
-    code = cut.values[starts].astype(np.int64)
-    for place in range(1, n):
-        code = code * size + cut.values[starts + place]
-        if place < n - 1:  # numbered anew, for the next product must not overflow
+        counts = np.bincount(tokens.values, minlength=1)
+        present = np.flatnonzero(counts)
+        return present[:, None], counts[present]
+    code = tokens.values[starts].astype(np.int64)
+    for position in range(1, n):
+        code = code * size + tokens.values[starts + position]
+        if position < n - 1:  # renumbered, for the next product must not overflow
             code = np.unique(code, return_inverse=True)[1].reshape(-1)
     _, first, counts = np.unique(code, return_index=True, return_counts=True)
-    return cut.values[starts[first][:, None] + np.arange(n)], counts
+    return tokens.values[starts[first][:, None] + np.arange(n)], counts
 
 
-def find_ngrams(cut: Ragged, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where n tokens in turn begin: their places in cut.values, and the offsets of each row's among them (N + 1,)."""
-    counts = np.maximum(np.diff(cut.offsets) - n + 1, 0)
+def find_ngrams(tokens: Ragged, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where n-grams begin.
+
+    Returns:
+        The index in tokens.values of each n-gram's first token, and the offsets (N + 1,) of each
+        row's n-grams among them.
+    """
+    counts = np.maximum(np.diff(tokens.offsets) - n + 1, 0)
     offsets = np.concatenate([[0], np.cumsum(counts)])
-    return np.arange(offsets[-1]) + np.repeat(cut.offsets[:-1] - offsets[:-1], counts), offsets
+    starts = np.repeat(tokens.offsets[:-1] - offsets[:-1], counts)
+    return np.arange(offsets[-1]) + starts, offsets
 
 
 @dataclass(frozen=True, eq=False)
 class VocabularyIndex:
-    """The number of each entry of a vocabulary, found for whole columns at once."""
+    """Looks up the index of n-grams in a vocabulary, whole columns at once.
+
+    Attributes:
+        entries: The vocabulary.
+    """
 
     entries: tuple[str, ...]
 
-    def __call__(self, cutter: Tokenizer, cut: Ragged, n: int) -> np.ndarray:
-        """For each n tokens in turn of these rows, as `find_ngrams` orders them, the number of that n-gram; -1 for none."""
-        tokens, number = self._entry_token_ids(cutter, n)
-        starts, _ = find_ngrams(cut, n)
-        found = np.full(len(starts), -1, np.int64)
-        if not len(tokens):
-            return found
-        table = np.full(len(cutter), -1, np.int64)
-        firsts, code = np.unique(tokens[:, 0], return_inverse=True)
+    def __call__(self, tokenizer: Tokenizer, tokens: Ragged, n: int) -> np.ndarray:
+        """The index of each n-gram in the vocabulary, in the order of `find_ngrams`; -1 for none."""
+        entry_tokens, entry_indices = self._entry_token_ids(tokenizer, n)
+        starts, _ = find_ngrams(tokens, n)
+        indices = np.full(len(starts), -1, np.int64)
+        if not len(entry_tokens):
+            return indices
+        # A trie as sorted arrays: `node` is where each n-gram stands among the entries' beginnings.
+        table = np.full(len(tokenizer), -1, np.int64)
+        firsts, code = np.unique(entry_tokens[:, 0], return_inverse=True)
         table[firsts] = np.arange(len(firsts))
-        at = table[cut.values[starts]]
-        alive = np.flatnonzero(at >= 0)
-        at = at[alive]
-        for place in range(1, n):  # only those that have begun like an entry go on
-            keys, code = np.unique(
-                code.reshape(-1) * len(cutter) + tokens[:, place], return_inverse=True
-            )
-            wanted = at * len(cutter) + cut.values[starts[alive] + place]
-            at = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
-            same = keys[at] == wanted
-            alive, at = alive[same], at[same]
-        entry = np.empty(len(tokens), np.int64)
-        entry[code.reshape(-1)] = number
-        found[alive] = entry[at]
-        return found
+        node = table[tokens.values[starts]]
+        alive = np.flatnonzero(node >= 0)
+        node = node[alive]
+        for position in range(1, n):  # only those that have begun like an entry go on
+            entry_keys = code.reshape(-1) * len(tokenizer) + entry_tokens[:, position]
+            keys, code = np.unique(entry_keys, return_inverse=True)
+            key = node * len(tokenizer) + tokens.values[starts[alive] + position]
+            node = np.searchsorted(keys, key).clip(max=len(keys) - 1)
+            same = keys[node] == key
+            alive, node = alive[same], node[same]
+        entry = np.empty(len(entry_tokens), np.int64)
+        entry[code.reshape(-1)] = entry_indices
+        indices[alive] = entry[node]
+        return indices
 
-    def _entry_token_ids(self, cutter: Tokenizer, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """The token numbers (k, n) of the entries of n tokens, all of which some text has had, and their places."""
-        cut = [
-            tuple(entry) if not cutter.separator else tuple(entry.split(cutter.separator))
-            for entry in self.entries
+    def _entry_token_ids(self, tokenizer: Tokenizer, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids (k, n) and indices (k,) of the entries of n tokens that any text has had."""
+        separator = tokenizer.separator
+        split = [
+            tuple(entry.split(separator)) if separator else tuple(entry) for entry in self.entries
         ]
-        places = np.array([place for place, parts in enumerate(cut) if len(parts) == n], np.int64)
-        tokens = cutter.tokens_to_ids(
-            [token for parts in cut if len(parts) == n for token in parts]
-        ).reshape(-1, n)
-        known = (tokens >= 0).all(1)
-        return tokens[known], places[known]
+        indices = np.array(
+            [index for index, names in enumerate(split) if len(names) == n], np.int64
+        )
+        names = [token for index in indices.tolist() for token in split[index]]
+        token_ids = tokenizer.tokens_to_ids(names).reshape(-1, n)
+        has_ids = (token_ids >= 0).all(1)
+        return token_ids[has_ids], indices[has_ids]
 
 
-def hash_ngrams(cutter: Tokenizer, cut: Ragged, n: int) -> np.ndarray:
-    """A number (uint64) for each n tokens in turn, as `find_ngrams` orders them: the same on every machine and in every run.
+def hash_ngrams(tokenizer: Tokenizer, tokens: Ragged, n: int) -> np.ndarray:
+    """A hash (uint64) of each n-gram, ordered as `find_ngrams` does.
 
-    It is made of the CRC-32 of each token's UTF-8.
+    It is made of the CRC-32 of each token's UTF-8, and so the same on every machine.
     """
-    starts, _ = find_ngrams(cut, n)
-    different = np.unique(cut.values)
-    table = np.zeros(len(cutter), np.uint64)
-    marks = [
-        zlib.crc32(name.encode("utf-8", "surrogatepass"))
-        for name in cutter.ids_to_tokens(different.tolist())
-    ]
-    table[different] = np.array(marks, np.uint64)
-    found = table[cut.values[starts]]
-    for place in range(1, n):
-        found = found * FNV_PRIME ^ table[cut.values[starts + place]]
-    return found ^ (found >> np.uint64(32))
+    starts, _ = find_ngrams(tokens, n)
+    unique_ids = np.unique(tokens.values)
+    table = np.zeros(len(tokenizer), np.uint64)
+    names = tokenizer.ids_to_tokens(unique_ids.tolist())
+    checksums = [zlib.crc32(name.encode("utf-8", "surrogatepass")) for name in names]
+    table[unique_ids] = np.array(checksums, np.uint64)
+    hashes = table[tokens.values[starts]]
+    for position in range(1, n):
+        hashes = hashes * FNV_PRIME ^ table[tokens.values[starts + position]]
+    # Columns are taken modulo a size: fold the high bits in, or they would not count.
+    return hashes ^ (hashes >> np.uint64(32))
 
 
 def get_row_indices(offsets: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dlrun.core.dataset import Preprocessor
 from dlrun.core.errors import UserError
 from dlrun.data.loading.streaming import split_by_file
 from dlrun.data.preprocessing.numeric import StandardScaler
@@ -96,7 +97,7 @@ class ShardedArray:
 
 
 @dataclass(frozen=True, eq=False)
-class StreamingScaler:
+class StreamingScaler(Preprocessor):
     """What Standardise has to know, learnt file by file (means and squares merged: Chan, Golub & LeVeque 1979)."""
 
     def fit(self, column: ShardedArray) -> StandardScaler:
@@ -118,7 +119,7 @@ class StreamingScaler:
 
 
 @dataclass(frozen=True, eq=False)
-class StreamingLabelEncoder:
+class StreamingLabelEncoder(Preprocessor):
     """Classes or levels as 0, 1, 2, …: the different values of the training rows, in order, or those that are stated.
 
     names: of the values 0, 1, 2, … of a target, where they are stated. level: of an input, in which values that no
@@ -181,7 +182,7 @@ class StreamingLabelEncoder:
 
 
 @dataclass(frozen=True, eq=False)
-class BinaryTarget:
+class BinaryTarget(Preprocessor):
     """A target of two classes as 0 and 1: of the numbers 0 and 1 that Counted has made, the mean is learnt."""
 
     prior: Any = None
@@ -204,7 +205,7 @@ class BinaryTarget:
 
 
 @dataclass(frozen=True, eq=False)
-class IdentityTarget:
+class IdentityTarget(Preprocessor):
     """A target of numbers, as it is; its mean is learnt."""
 
     prior: Any = None

@@ -1,0 +1,138 @@
+"""Stores prepared columns as tensors, and describes each by a field."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dlrun.core.dataset import Dataset, Preprocessor, Ragged, RawColumn, SlidingWindows
+from dlrun.core.errors import UserError
+from dlrun.core.types import Field, Kind
+from dlrun.data.images.image_column import ImageFileColumn
+from dlrun.data.images.rotation_pretext import RotatedImages
+from dlrun.data.loading.images import ImageColumn, LazyImageColumn
+from dlrun.data.loading.sequences import SequenceColumn, WindowColumn
+from dlrun.data.loading.streaming import ShardedColumn
+from dlrun.data.loading.table import DenseColumn, SparseCounts, StoredColumn
+from dlrun.data.preprocessing.unseen_values import clip_to_float32
+from dlrun.data.shards.npz_column import ShardedArray
+
+
+def store_column(name: str, kind: Kind, column: RawColumn) -> StoredColumn | ShardedColumn:
+    """Store a prepared column as tensors, without a copy where its type allows that.
+
+    Args:
+        name: The column's name, for messages.
+        kind: What its values are.
+        column: The column after its last step.
+
+    Raises:
+        UserError: Its rows still have different lengths.
+    """
+    if isinstance(column, SparseCounts | SequenceColumn):
+        return column
+    if isinstance(column, SlidingWindows):
+        return _store_windows(kind, column)
+    if isinstance(column, Ragged):
+        raise UserError(
+            f"'{name}' has rows of different lengths: a column of kind {kind} needs a step that "
+            "evens them out"
+        )
+    if isinstance(column, ShardedArray):
+        return ShardedColumn(column, column.rows, kind)
+    if isinstance(column, RotatedImages):
+        return LazyImageColumn(column, torch.from_numpy(column.rows))
+    if isinstance(column, ImageFileColumn):
+        return _store_image_files(column)
+    # torch cannot share the memory of arrays that are read-only or not contiguous: "C", "W".
+    if kind == "image" and column.dtype == np.uint8:
+        return ImageColumn(torch.from_numpy(np.require(column, requirements=["C", "W"])))
+    if kind in ("category", "tokens"):
+        return DenseColumn(torch.from_numpy(np.require(column, np.int64, ["C", "W"])))
+    values = torch.from_numpy(np.require(clip_to_float32(name, column), np.float32, ["C", "W"]))
+    return DenseColumn(values[:, None] if values.ndim == 1 else values)
+
+
+def _store_windows(kind: Kind, column: SlidingWindows) -> WindowColumn:
+    dtype = np.int32 if kind == "tokens" else np.float32
+    values = torch.from_numpy(np.require(column.values, dtype, ["C", "W"]))
+    return WindowColumn(values, torch.from_numpy(column.first), torch.from_numpy(column.offsets))
+
+
+def _store_image_files(column: ImageFileColumn) -> ImageColumn | LazyImageColumn:
+    pixels = column.store.pixels
+    rows = torch.from_numpy(np.ascontiguousarray(column.rows))
+    if pixels is None:  # too many for memory: decoded for each batch
+        return LazyImageColumn(column, rows)
+    return ImageColumn(torch.from_numpy(pixels), rows)
+
+
+def build_field(
+    dataset: Dataset,
+    name: str,
+    kind: Kind,
+    column: StoredColumn | ShardedColumn,
+    steps: tuple[Preprocessor, ...],
+) -> Field:
+    """Describe a stored column to models: shape, size, names, and statistics of training rows.
+
+    Args:
+        dataset: The dataset that has the column.
+        name: The column's name.
+        kind: What its values are.
+        column: Its prepared training rows.
+        steps: Its fitted steps.
+    """
+    last = steps[-1] if steps else Preprocessor()
+    labels = dataset.labels.get(name) or last.labels
+    if isinstance(column, SparseCounts):
+        return Field(kind, (column.width,), column.width, labels)
+    if isinstance(column, SequenceColumn):
+        return Field(kind, column.shape, column.size, labels)
+    if isinstance(column, WindowColumn) and kind == "tokens":
+        prior = _compute_token_prior(column, len(labels))
+        return Field(kind, column.shape, len(labels), labels, prior)
+    shape = column.shape
+    size = _count_classes(kind, column, shape, labels)
+    named_shape = shape[-1:] if kind == "series" else shape
+    if kind in ("number", "series", "image") and labels and named_shape != (len(labels),):
+        labels = ()  # the steps have added columns without a name
+    median, target_prior = None, None
+    if name in dataset.targets and isinstance(column, ShardedColumn):
+        target_prior = last.prior  # no second pass over the files: the steps have counted
+    if name in dataset.targets and isinstance(column, DenseColumn):
+        target_prior = _compute_prior(kind, column.values, size)
+        median = _compute_median(column.values) if kind in ("number", "fraction") else None
+    shift, scale = last.shift_and_scale
+    forecast = dataset.forecast.get(name)
+    return Field(kind, shape, size, labels, target_prior, shift, scale, forecast, median)
+
+
+def _count_classes(
+    kind: Kind,
+    column: StoredColumn | ShardedColumn,
+    shape: tuple[int, ...],
+    labels: tuple[str, ...],
+) -> int:
+    if kind == "category":
+        assert isinstance(column, DenseColumn | ShardedColumn)
+        return len(labels) or 1 + int(column.values.max())
+    return shape[0] if kind == "multilabel" else 0
+
+
+def _compute_prior(kind: Kind, values: Tensor, size: int) -> Tensor:
+    """Class frequencies, label frequencies, or the mean, over the training rows."""
+    if kind == "category":
+        return torch.bincount(values.reshape(-1), minlength=size).to(torch.float32) / values.numel()
+    return values.to(torch.float64).mean(0).to(torch.float32)
+
+
+def _compute_median(values: Tensor) -> Tensor:
+    return torch.from_numpy(np.median(values.numpy(), axis=0)).to(torch.float32)
+
+
+def _compute_token_prior(column: WindowColumn, size: int) -> Tensor:
+    """The share of each token among all that stand in the windows."""
+    counts = torch.bincount(column.values, column.counts.double(), size)
+    return (counts / counts.sum()).float()
