@@ -21,7 +21,7 @@ from dlrun.report import (
     workflow_stages,
 )
 
-NAMED, LONGEST = 3, 60  # runs that are named in a file's name, letters of each
+MAX_NAMED_RUNS, MAX_NAME_LENGTH = 3, 60  # runs that are named in a file's name, letters of each
 PlotFiles = dict[str, list[Path]]
 
 
@@ -38,8 +38,8 @@ def write_report(folder: Path) -> list[Path]:
     heading = run_report.get_report_heading(folder)
     write_text(folder / "report.md", markdown.make_markdown_page(heading, sections, folder))
     write_text(folder / "report.html", html.make_html_page(heading, sections))
-    made = [file for files in drawn.values() for file in files]
-    return [*made, folder / "report.md", folder / "report.html"]
+    files = [file for paths in drawn.values() for file in paths]
+    return [*files, folder / "report.md", folder / "report.html"]
 
 
 def write_comparison(runs: Sequence[Path], folder: Path) -> list[Path]:
@@ -59,11 +59,15 @@ def write_comparison(runs: Sequence[Path], folder: Path) -> list[Path]:
 
 def make_comparison_name(runs: Sequence[Path]) -> str:
     """'report-A-B', of more than three runs 'report-A-and-5-more'; letters that a file name may have."""
-    names = [re.sub(r"[^\w.-]+", "_", run.resolve().name)[:LONGEST] for run in runs]
+    names = [re.sub(r"[^\w.-]+", "_", run.resolve().name)[:MAX_NAME_LENGTH] for run in runs]
     return "-".join(
         [
             "report",
-            *(names if len(names) <= NAMED else (names[0], "and", str(len(names) - 1), "more")),
+            *(
+                names
+                if len(names) <= MAX_NAMED_RUNS
+                else (names[0], "and", str(len(names) - 1), "more")
+            ),
         ]
     )
 
@@ -90,14 +94,14 @@ def draw_figures(folder: Path) -> PlotFiles:
         drawn["study"] = overfitting_plot.draw_regularization_curves(
             history, results, config, folder / "study.png"
         )
-    found = {name: [file] for name, file in drawn.items() if file is not None}
-    found["forecast"] = forecast_plot.draw_forecasts(
+    figures = {name: [file] for name, file in drawn.items() if file is not None}
+    figures["forecast"] = forecast_plot.draw_forecasts(
         folder, results, config, workflow_stages.select_display_stages(steps)
     )
-    found["answers"] = confusion_matrix.draw_predictions(
+    figures["answers"] = confusion_matrix.draw_predictions(
         folder, results, config, workflow_stages.select_display_stages(steps)
     )
-    return found
+    return figures
 
 
 def _select_stages(steps: run_reader.JsonLines) -> set[str] | None:

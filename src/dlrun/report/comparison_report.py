@@ -47,61 +47,63 @@ def make_comparison_sections(runs: Sequence[Path], drawn: Path | None) -> list[S
     notes = dict.fromkeys(
         note for run in runs if (note := run_reader.get_data_warning(run_reader.read_results(run)))
     )
-    shown = f"Validation curves of {'the runs' if len(runs) <= MAX_RUNS else f'the first {MAX_RUNS} of {len(runs)} runs'}"
-    found = [
+    title = f"Validation curves of {'the runs' if len(runs) <= MAX_RUNS else f'the first {MAX_RUNS} of {len(runs)} runs'}"
+    sections = [
         *make_sections(
             "", [*map(make_data_note, notes), *_describe_best(runs), _make_score_table(runs)]
         ),
         *make_sections("What differs", [_list_differences(runs)]),
         *make_sections(
             "Validation curves",
-            [ImageBlock(drawn, shown, f"{shown}; {RING_NOTE}")] if drawn else [],
+            [ImageBlock(drawn, title, f"{title}; {RING_NOTE}")] if drawn else [],
         ),
     ]
-    for place, run in enumerate(runs, 1):
-        found += make_sections(
-            f"{place}. {run_report.get_report_heading(run)}", _make_run_blocks(run)
+    for number, run in enumerate(runs, 1):
+        sections += make_sections(
+            f"{number}. {run_report.get_report_heading(run)}", _make_run_blocks(run)
         )
-    return found
+    return sections
 
 
 def _describe_best(runs: Sequence[Path]) -> list[Block]:
-    first, *others = compare_runs(runs)
-    return [Text(first, "strong"), *([BulletList(tuple(others))] if others else [])]
+    first, *details = compare_runs(runs)
+    return [Text(first, "strong"), *([BulletList(tuple(details))] if details else [])]
 
 
 def draw_comparison(runs: Sequence[Path], file: Path) -> Path | None:
     """Write the validation curves of the first runs, a panel a measure; None when there are none."""
-    histories = {place: _validation_curves(run) for place, run in enumerate(runs[:MAX_RUNS], 1)}
-    names = list(dict.fromkeys(name for found in histories.values() for name in found))
+    histories = {number: _validation_curves(run) for number, run in enumerate(runs[:MAX_RUNS], 1)}
+    names = list(dict.fromkeys(name for curves in histories.values() for name in curves))
     if not names:
         return None
     results = [run_reader.read_results(run) for run in runs]
     warning = next(filter(None, map(run_reader.get_data_warning, results)), "")
     goals = {
-        name: each
+        name: direction
         for lines in results
-        for name, each in run_reader.read_direction_map(lines).items()
+        for name, direction in run_reader.read_direction_map(lines).items()
     }
     height = (2.9 + 0.15 * len(histories)) * len(names) + 0.5
     with save_figure(file, "Validation curves", {}, warning, height=height, width=WIDTH) as figure:
         for name, panel in zip(
             names, figure.subplots(len(names), 1, squeeze=False).flat, strict=True
         ):
-            for (place, found), colour in zip(histories.items(), COLORS, strict=False):
-                curve, kept = (
-                    found.get(name, {}),
-                    get_checkpoint_epoch(results[place - 1], find_main_stage(runs[place - 1])),
+            for (number, curves), color in zip(histories.items(), COLORS, strict=False):
+                curve, checkpoint_epoch = (
+                    curves.get(name, {}),
+                    get_checkpoint_epoch(results[number - 1], find_main_stage(runs[number - 1])),
                 )
                 best = (
-                    kept
-                    if kept in curve
+                    checkpoint_epoch
+                    if checkpoint_epoch in curve
                     else find_curve_best(curve, measure_names.get_direction(name, goals))
                 )
-                _draw_curve(panel, curve, best, str(place), colour)
+                _draw_curve(panel, curve, best, str(number), color)
             panel.set(
                 title=truncate_name(name),
-                ylim=get_value_range(found[name] for found in histories.values() if name in found),
+                ylim=get_value_range(
+                    curves[name] for curves in histories.values() if name in curves
+                ),
             )
             use_integer_epochs(panel)
             add_legend_below(panel)
@@ -117,12 +119,12 @@ def find_main_stage(run: Path) -> str:
     )
 
 
-def _draw_curve(panel: Any, curve: Curve, best: int | None, label: str, colour: str) -> None:
+def _draw_curve(panel: Any, curve: Curve, best: int | None, label: str, color: str) -> None:
     if best is None:
         return
     label = f"{label}: {formatting.format_number(curve[best])} at {best}"
-    panel.plot(list(curve), list(curve.values()), color=colour, linewidth=2, label=label)
-    panel.plot([best], [curve[best]], "o", color=colour, mfc="white", mew=2, ms=7, zorder=5)
+    panel.plot(list(curve), list(curve.values()), color=color, linewidth=2, label=label)
+    panel.plot([best], [curve[best]], "o", color=color, mfc="white", mew=2, ms=7, zorder=5)
 
 
 def _validation_curves(run: Path) -> dict[str, Curve]:
@@ -131,24 +133,25 @@ def _validation_curves(run: Path) -> dict[str, Curve]:
     names = dict.fromkeys(
         name for row in history if row["split"] == "val" for name in row["values"]
     )
-    found = {name: collect_curves(history, name, "val").get(stage, {}) for name in names}
-    return {name: compute_mean_curve(list(jobs.values())) for name, jobs in found.items() if jobs}
+    curves = {name: collect_curves(history, name, "val").get(stage, {}) for name in names}
+    return {name: compute_mean_curve(list(jobs.values())) for name, jobs in curves.items() if jobs}
 
 
 def _make_score_table(runs: Sequence[Path]) -> TextTable:
-    found = [_collect_scores(run) for run in runs]
+    scores_by_run = [_collect_scores(run) for run in runs]
     heads = sorted(
-        {head for scores in found for head in scores}, key=lambda head: (head[0] != "val", head)
+        {head for scores in scores_by_run for head in scores},
+        key=lambda head: (head[0] != "val", head),
     )
     columns = ["run", "folder", "stage", *(f"{split} {measure}" for split, measure in heads)]
     rows = [
         [
-            f"{place}. {run_report.get_report_heading(run)}",
+            f"{number}. {run_report.get_report_heading(run)}",
             str(run),
             find_main_stage(run),
             *(scores.get(head, "") for head in heads),
         ]
-        for place, (run, scores) in enumerate(zip(runs, found, strict=True), 1)
+        for number, (run, scores) in enumerate(zip(runs, scores_by_run, strict=True), 1)
     ]
     caption = "In brackets 95 % intervals; over several fits mean ± sd."
     return TextTable("Scores", columns, rows, caption, right=frozenset(range(3, len(columns))))
@@ -156,7 +159,7 @@ def _make_score_table(runs: Sequence[Path]) -> TextTable:
 
 def _collect_scores(run: Path) -> dict[tuple[str, str], str]:
     """(split, measure) → score: of the main stage on validation rows, and of whatever was tested."""
-    stage, found = find_main_stage(run), {}
+    stage, texts = find_main_stage(run), {}
     for split in ("val", "train", "test"):
         lines = [line for line in run_reader.read_results(run) if line["split"] == split]
         lines = [
@@ -166,8 +169,8 @@ def _collect_scores(run: Path) -> dict[tuple[str, str], str]:
         ]
         scores = [line.get("scores") or {} for line in lines]
         for measure in dict.fromkeys(name for score in scores for name in score):
-            found[split, measure] = measures.format_over_folds(scores, measure)
-    return found
+            texts[split, measure] = measures.format_over_folds(scores, measure)
+    return texts
 
 
 def _list_differences(runs: Sequence[Path]) -> Block:
@@ -188,20 +191,20 @@ def _make_run_blocks(run: Path) -> list[Block]:
         run_reader.read_results(run),
         workflow_stages.read_verdicts(run),
     )
-    told = (
+    sections = (
         run_report.make_stage_sections(results, steps, {})
         if steps
         else run_report.make_score_sections(run, results, config)
     )
-    found: list[Block] = [
+    blocks: list[Block] = [
         Text(str(run), "small"),
-        *(block for part in told for block in part.blocks),
+        *(block for section in sections for block in section.blocks),
     ]
-    curve = run / "learning-curves.png"
-    found += (
-        [ImageBlock(curve, run_report.CURVES_CAPTION, run_report.CURVES_CAPTION)]
-        if curve.is_file()
+    image = run / "learning-curves.png"
+    blocks += (
+        [ImageBlock(image, run_report.CURVES_CAPTION, run_report.CURVES_CAPTION)]
+        if image.is_file()
         else []
     )
     command = run_reader.read_command_or_empty(run)
-    return [*found, *([Code(command)] if command else [])]
+    return [*blocks, *([Code(command)] if command else [])]

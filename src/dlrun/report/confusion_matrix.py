@@ -30,20 +30,20 @@ def load_by_family(
     of several repeats the first is taken. only: the families to read, where not all of them."""
     import numpy as np
 
-    parts: dict[tuple[str, str], list[dict[str, np.ndarray]]] = {}
+    families: dict[tuple[str, str], list[dict[str, np.ndarray]]] = {}
     for file in sorted((folder / "predictions").glob("*-*.npz")):
         job, _, split = file.stem.rpartition("-")
         if "repeat-" in job or (only is not None and run_reader.get_family(job) not in only):
             continue
-        kept = {
-            name: each
-            for name, each in stored_files.load_arrays(file).items()
+        arrays = {
+            name: array
+            for name, array in stored_files.load_arrays(file).items()
             if name.startswith(("target/", "output/"))
         }
-        parts.setdefault((run_reader.get_family(job), split), []).append(kept)
+        families.setdefault((run_reader.get_family(job), split), []).append(arrays)
     return {
-        key: {name: np.concatenate([p[name] for p in some]) for name in some[0]}
-        for key, some in parts.items()
+        key: {name: np.concatenate([fold[name] for fold in folds]) for name in folds[0]}
+        for key, folds in families.items()
     }
 
 
@@ -52,17 +52,17 @@ def count_confusion(truth: np.ndarray, output: np.ndarray, kind: str, size: int 
     import numpy as np
 
     true = truth.reshape(len(truth)).astype(int)
-    answer = (
+    predicted = (
         (output.reshape(len(true)) > 0.5).astype(int) if kind == "binary" else output.argmax(-1)
     )
     size = max(size, 2) if kind == "binary" else max(size, output.shape[-1])
-    return np.bincount(true * size + answer, minlength=size * size).reshape(size, size)
+    return np.bincount(true * size + predicted, minlength=size * size).reshape(size, size)
 
 
 def draw_matrix(
     counts: np.ndarray,
     labels: list[str],
-    what: str,
+    title: str,
     config: dict[str, Any],
     warning: str,
     file: Path,
@@ -76,18 +76,18 @@ def draw_matrix(
     )
     shares = counts / counts.sum(1, keepdims=True).clip(min=1)
     side = min(max(4.2, 0.5 * size if size <= 12 else 2.5 + 0.3 * size), 18)
-    look: dict[str, Any] = {
+    layout: dict[str, Any] = {
         "height": side + 0.1,
         "width": max(side + 1.2, WIDTH),
         "dpi": 150 if size <= 12 else 110,
     }
-    with save_figure(file, what, config, warning, **look) as figure:
+    with save_figure(file, title, config, warning, **layout) as figure:
         axes = figure.subplots()
-        drawn = axes.imshow(
+        image = axes.imshow(
             shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest", aspect="auto"
         )
         figure.colorbar(
-            drawn,
+            image,
             ax=axes,
             shrink=0.7,
             fraction=0.6 / side,
@@ -105,8 +105,8 @@ def draw_matrix(
 
 def draw_residuals(
     truth: np.ndarray,
-    answer: np.ndarray,
-    what: str,
+    predicted: np.ndarray,
+    title: str,
     config: dict[str, Any],
     warning: str,
     file: Path,
@@ -114,23 +114,23 @@ def draw_residuals(
     """Write two panels: predicted against true, and the residuals (predicted - true) against predicted."""
     import numpy as np
 
-    truth, answer = truth.ravel(), answer.ravel()
-    error = answer - truth
-    about = f"mean error {error.mean():.3g}, mean absolute error {abs(error).mean():.3g}"
+    truth, predicted = truth.ravel(), predicted.ravel()
+    error = predicted - truth
+    summary = f"mean error {error.mean():.3g}, mean absolute error {abs(error).mean():.3g}"
     if len(truth) > POINTS:
-        chosen = np.linspace(0, len(truth) - 1, POINTS).astype(int)
-        truth, answer = truth[chosen], answer[chosen]
-    with save_figure(file, what, config, warning, height=7.4, width=WIDTH) as figure:
+        indices = np.linspace(0, len(truth) - 1, POINTS).astype(int)
+        truth, predicted = truth[indices], predicted[indices]
+    with save_figure(file, title, config, warning, height=7.4, width=WIDTH) as figure:
         upper, lower = figure.subplots(2, 1, height_ratios=(3, 2))
-        ends = [min(truth.min(), answer.min()), max(truth.max(), answer.max())]
+        ends = [min(truth.min(), predicted.min()), max(truth.max(), predicted.max())]
         upper.plot(ends, ends, "--", color=GREY, linewidth=1.4)
         upper.set(
             xlabel="true", ylabel="predicted", title="predicted against true; dashed: no error"
         )
         lower.axhline(0, linestyle="--", color=GREY, linewidth=1.4)
-        lower.set(xlabel="predicted", ylabel="predicted - true", title=about)
-        _draw_points(upper, truth, answer)
-        _draw_points(lower, answer, answer - truth)
+        lower.set(xlabel="predicted", ylabel="predicted - true", title=summary)
+        _draw_points(upper, truth, predicted)
+        _draw_points(lower, predicted, predicted - truth)
     return file
 
 
@@ -143,26 +143,28 @@ def draw_predictions(
     """One picture for each target, family of jobs, and split; targets of other kinds have none."""
     warning = run_reader.get_data_warning(results)
     fields = run_reader.read_targets(folder)
-    named = make_file_names(fields)
-    found = load_by_family(folder, only) if fields else {}
+    file_names = make_file_names(fields)
+    predictions = load_by_family(folder, only) if fields else {}
     files = []
-    for (family, split), target in product(run_reader.select_splits(found), fields):
+    for (family, split), target in product(run_reader.select_splits(predictions), fields):
         truth, output = (
-            found[family, split].get(f"{part}/{target}") for part in ("target", "output")
+            predictions[family, split].get(f"{group}/{target}") for group in ("target", "output")
         )
         if truth is None or output is None or not len(truth):
             continue
-        end = f"{named[target]}-{family}-{split}.png"
-        what = f"{target}, {split} of {family}{format_seed_note(results, family)}"
+        suffix = f"{file_names[target]}-{family}-{split}.png"
+        title = f"{target}, {split} of {family}{format_seed_note(results, family)}"
         kind, labels = fields[target]["kind"], list(fields[target].get("labels") or ())
         if kind in CLASSES:
             counts = count_confusion(truth, output, kind, len(labels))
             files.append(
-                draw_matrix(counts, labels, what, config, warning, folder / f"confusion-{end}")
+                draw_matrix(counts, labels, title, config, warning, folder / f"confusion-{suffix}")
             )
         elif kind in NUMBERS:
             files.append(
-                draw_residuals(truth, output, what, config, warning, folder / f"residuals-{end}")
+                draw_residuals(
+                    truth, output, title, config, warning, folder / f"residuals-{suffix}"
+                )
             )
     return files
 
@@ -196,6 +198,6 @@ def _write_counts(axes: Axes, counts: np.ndarray, shares: np.ndarray) -> None:
     size = len(counts)
     letters = 10 if size <= 12 else max(6.5, 9.5 - 0.04 * size)
     for row, column in zip(*counts.nonzero(), strict=True):
-        place: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": letters}
-        colour = "white" if shares[row, column] > 0.55 else "#333333"
-        axes.text(column, row, f"{counts[row, column]:,}", color=colour, **place)
+        style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": letters}
+        color = "white" if shares[row, column] > 0.55 else "#333333"
+        axes.text(column, row, f"{counts[row, column]:,}", color=color, **style)

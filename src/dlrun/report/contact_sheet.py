@@ -28,26 +28,26 @@ class ImageRow:
 
 
 def draw_image_table(
-    lines: list[ImageRow], what: str, config: dict[str, Any], warning: str, file: Path
+    rows: list[ImageRow], title: str, config: dict[str, Any], warning: str, file: Path
 ) -> Path:
     """Write the sheet. warning: what must stand beside it."""
-    columns = max(len(line.pictures) for line in lines)
-    tallest = max(line.pictures[0].shape[0] / line.pictures[0].shape[1] for line in lines)
-    words = 0.36 if any(any(line.captions) for line in lines) else 0.18
-    height = 0.6 + len(lines) * (IMAGE_SIZE * tallest + words)
-    about = {"task": config["task"]}
+    columns = max(len(row.pictures) for row in rows)
+    tallest = max(row.pictures[0].shape[0] / row.pictures[0].shape[1] for row in rows)
+    text_height = 0.36 if any(any(row.captions) for row in rows) else 0.18
+    height = 0.6 + len(rows) * (IMAGE_SIZE * tallest + text_height)
+    heading = {"task": config["task"]}
     with save_figure(
-        file, what, about, warning, height=height, width=columns * IMAGE_SIZE
+        file, title, heading, warning, height=height, width=columns * IMAGE_SIZE
     ) as figure:
-        panels = figure.subplots(len(lines), columns, squeeze=False)
-        for line, places in zip(lines, panels, strict=True):
-            captions = line.captions or [""] * len(line.pictures)
-            for panel in places:
+        panels = figure.subplots(len(rows), columns, squeeze=False)
+        for row, row_panels in zip(rows, panels, strict=True):
+            captions = row.captions or [""] * len(row.pictures)
+            for panel in row_panels:
                 panel.set_axis_off()
-            for panel, image, caption in zip(places, line.pictures, captions, strict=False):
+            for panel, image, caption in zip(row_panels, row.pictures, captions, strict=False):
                 draw_image(panel, image, caption)
-            places[0].set_title(
-                textwrap.shorten(line.title, MAX_CAPTION_LENGTH, placeholder="…"), fontsize=9, pad=2
+            row_panels[0].set_title(
+                textwrap.shorten(row.title, MAX_CAPTION_LENGTH, placeholder="…"), fontsize=9, pad=2
             )
     return file
 

@@ -24,35 +24,39 @@ def compare_runs(runs: Sequence[Path]) -> list[str]:
     goals = run_reader.read_direction_map([line for lines in results for line in lines])
     try:
         measure = find_shared_metric(runs[0], runs[0])
-        found = [_get_score(run, measure) for run in runs]
+        scores = [_get_score(run, measure) for run in runs]
     except CorruptedFileError:
         raise
     except UserError as fault:
         return [f"No run can be called the best: {fault}."]
     sign = 1 if measure_names.get_direction(measure, goals) == "min" else -1
-    best = min(range(len(runs)), key=lambda place: sign * found[place])
-    lines, chance = (
-        [f"Best by validation {measure}: run {best + 1}, {formatting.format_number(found[best])}."],
+    best = min(range(len(runs)), key=lambda index: sign * scores[index])
+    lines, close_runs = (
+        [
+            f"Best by validation {measure}: run {best + 1}, {formatting.format_number(scores[best])}."
+        ],
         [],
     )
-    for place, run in enumerate(runs):
-        if place == best:
+    for index, run in enumerate(runs):
+        if index == best:
             continue
         try:
-            apart = compute_run_difference(run, runs[best], measure)
+            difference = compute_run_difference(run, runs[best], measure)
         except CorruptedFileError:
             raise
         except UserError as fault:
-            lines.append(f"Run {place + 1} cannot be compared with it row by row: {fault}.")
+            lines.append(f"Run {index + 1} cannot be compared with it row by row: {fault}.")
             continue
         lines.append(
-            f"Run {best + 1} − run {place + 1}: {measures.describe_difference(measure, apart, goals)}."
+            f"Run {best + 1} − run {index + 1}: {measures.describe_difference(measure, difference, goals)}."
         )
-        chance += [] if apart.is_nonzero else [f"run {place + 1}"]
-    within = (
-        [f"Within chance of the best: {', '.join(chance)}."] if chance and len(runs) > 2 else []
+        close_runs += [] if difference.is_nonzero else [f"run {index + 1}"]
+    summary = (
+        [f"Within chance of the best: {', '.join(close_runs)}."]
+        if close_runs and len(runs) > 2
+        else []
     )
-    return [*lines, *within]
+    return [*lines, *summary]
 
 
 def _get_score(run: Path, measure: str) -> float:
@@ -75,11 +79,11 @@ def compute_run_difference(first: Path, second: Path, measure: str) -> Interval:
     """How far the second run is from the first on the same rows. Raises UserError where these are not the same."""
     from dlrun.evaluation import predictions
 
-    before, after = (
+    first_rows, second_rows = (
         predictions.combine_stage_predictions(run, _find_stage(run), "val")
         for run in (first, second)
     )
-    return predictions.compute_difference(before, after, measure)
+    return predictions.compute_difference(first_rows, second_rows, measure)
 
 
 def _find_stage(run: Path) -> str:

@@ -37,33 +37,37 @@ class MemberScore:
 
 def make_ensemble_sections(folder: Path) -> list[Section]:
     """A section for an ensemble that was validated; none for other runs."""
-    found = make_members_table(folder)
+    table_and_notes = make_members_table(folder)
     return (
-        make_sections("Against its members", [found[0], *map(_to_block, found[1])]) if found else []
+        make_sections(
+            "Against its members", [table_and_notes[0], *map(_to_block, table_and_notes[1])]
+        )
+        if table_and_notes
+        else []
     )
 
 
 def make_members_table(folder: Path) -> tuple[TextTable, list[str]] | None:
     """A table of the members with their weights and scores, and what follows from it; None where nothing does."""
-    account = stored_files.load_json_or_none(folder / "members.json")
+    record = stored_files.load_json_or_none(folder / "members.json")
     lines = [
         line
         for line in run_reader.read_results(folder)
         if line["split"] == "val" and line["scores"]
     ]
-    if account is None or not lines:
+    if record is None or not lines:
         return None
     measure = next(
         iter([name for name in lines[-1]["scores"] if not name.startswith("loss")]), "loss"
     )
-    found = [
+    scores = [
         _score_member(folder, lines[-1]["name"], member, measure)
-        for member in _truncate_names(account["members"])
+        for member in _truncate_names(record["members"])
     ]
-    said = _describe_best_member(found, measure, run_reader.read_direction_map(lines))
-    return _format_table(found, lines[-1], measure), [
-        *said,
-        *([BIAS_WARNING] if account["combine"] == "weighted" else []),
+    notes = _describe_best_member(scores, measure, run_reader.read_direction_map(lines))
+    return _format_table(scores, lines[-1], measure), [
+        *notes,
+        *([BIAS_WARNING] if record["combine"] == "weighted" else []),
     ]
 
 
@@ -76,26 +80,28 @@ def _truncate_names(members: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _score_member(folder: Path, job: str, member: dict[str, Any], measure: str) -> MemberScore:
     from dlrun.evaluation import predictions
 
-    about = (member["name"], member["model"], member["weight"])
+    identity = (member["name"], member["model"], member["weight"])
     try:
         ours = predictions.combine_predictions(folder, [job], "val")
         theirs = predictions.combine_predictions(Path(member["folder"]), [member["job"]], "val")
         gain = predictions.compute_difference(theirs, ours, measure)
-        return MemberScore(*about, predictions.compute_metric_interval(theirs, measure).value, gain)
+        return MemberScore(
+            *identity, predictions.compute_metric_interval(theirs, measure).value, gain
+        )
     except (UserError, OSError) as error:
-        return MemberScore(*about, fault=str(error))
+        return MemberScore(*identity, fault=str(error))
 
 
-def _format_table(found: list[MemberScore], own: dict[str, Any], measure: str) -> TextTable:
+def _format_table(members: list[MemberScore], result: dict[str, Any], measure: str) -> TextTable:
     rows = []
-    for each in found:
-        gain = each.fault if each.gain is None else _format_gain(each.gain)
+    for member in members:
+        gain = member.fault if member.gain is None else _format_gain(member.gain)
         rows.append(
             [
-                each.name,
-                each.model,
-                f"{each.weight:.3f}",
-                formatting.format_number(each.value),
+                member.name,
+                member.model,
+                f"{member.weight:.3f}",
+                formatting.format_number(member.value),
                 gain,
             ]
         )
@@ -104,7 +110,7 @@ def _format_table(found: list[MemberScore], own: dict[str, Any], measure: str) -
             "the ensemble",
             "ensemble",
             "",
-            formatting.format_number(own["scores"][measure]["value"]),
+            formatting.format_number(result["scores"][measure]["value"]),
             "",
         ]
     )
@@ -122,18 +128,20 @@ def _format_gain(gain: Interval) -> str:
 
 
 def _describe_best_member(
-    found: list[MemberScore], measure: str, goals: dict[str, str]
+    members: list[MemberScore], measure: str, goals: dict[str, str]
 ) -> list[str]:
     """One sentence on the member that is best on the same rows."""
-    compared = [each for each in found if each.value is not None and each.gain is not None]
+    compared = [
+        member for member in members if member.value is not None and member.gain is not None
+    ]
     if not compared:
         return ["No member can be compared with it row by row."]
-    lower = measure_names.get_direction(measure, goals) == "min"
-    best = min(compared, key=lambda each: (each.value or 0) * (1 if lower else -1))
+    lower_is_better = measure_names.get_direction(measure, goals) == "min"
+    best = min(compared, key=lambda member: (member.value or 0) * (1 if lower_is_better else -1))
     assert best.gain is not None
     if not best.gain.is_nonzero:
         head = "The ensemble cannot be told from its best member"
-    elif (best.gain.value < 0) == lower:
+    elif (best.gain.value < 0) == lower_is_better:
         head = "The ensemble is better than its best member"
     else:
         head = "The ensemble is worse than its best member"

@@ -29,83 +29,83 @@ def draw_forecasts(
     only: Collection[str] | None,
 ) -> list[Path]:
     """A picture for each target, stage and split: forecast-<target>-<stage>-<split>.png. only: the stages to draw."""
-    found: dict[tuple[str, str], Path] = {}
+    files: dict[tuple[str, str], Path] = {}
     for file in sorted((folder / "forecast").glob("*-*.json")):
         job, _, split = file.stem.rpartition("-")
         family = run_reader.get_family(job)
         if only is None or family in only:
-            found[family, split] = file  # of several folds the latest in time
+            files[family, split] = file  # of several folds the latest in time
     drawn = []
-    for family, split in run_reader.select_splits(found):
-        about_all = stored_files.load_json_or_none(found[family, split]) or {}
-        named = make_file_names(about_all)
-        for target, about in about_all.items():
-            place = folder / f"forecast-{named[target]}-{family}-{split}.png"
+    for family, split in run_reader.select_splits(files):
+        forecasts = stored_files.load_json_or_none(files[family, split]) or {}
+        file_names = make_file_names(forecasts)
+        for target, forecast in forecasts.items():
+            path = folder / f"forecast-{file_names[target]}-{family}-{split}.png"
             drawn.append(
                 _draw_forecast(
-                    about,
+                    forecast,
                     f"{target}, {family} {split}",
                     config,
                     run_reader.get_data_warning(results),
-                    place,
+                    path,
                 )
             )
     return drawn
 
 
 def _draw_forecast(
-    about: dict[str, Any], what: str, config: dict[str, Any], warning: str, file: Path
+    forecast: dict[str, Any], title: str, config: dict[str, Any], warning: str, file: Path
 ) -> Path:
     from dlrun.core.types import horizon_from_dict
 
-    ahead = horizon_from_dict(about["outlook"])
-    assert ahead is not None
-    count = len(ahead.rows)
-    chosen = sorted({0, count // 2, count - 1})[:MAX_PLOTS] if count > 1 else [0]
-    panels = len(chosen) + (count > 1)
+    horizon = horizon_from_dict(forecast["outlook"])
+    assert horizon is not None
+    count = len(horizon.rows)
+    shown_steps = sorted({0, count // 2, count - 1})[:MAX_PLOTS] if count > 1 else [0]
+    panels = len(shown_steps) + (count > 1)
     with save_figure(
-        file, f"Forecast of {what}", config, warning, height=2.9 * panels + 0.9, width=1.6 * WIDTH
+        file, f"Forecast of {title}", config, warning, height=2.9 * panels + 0.9, width=1.6 * WIDTH
     ) as figure:
         axes = list(figure.subplots(panels, 1, squeeze=False).flat)
-        for panel, place in zip(axes, chosen, strict=False):
-            _draw_lines(panel, about, ahead, place)
+        for panel, step in zip(axes, shown_steps, strict=False):
+            _draw_lines(panel, forecast, horizon, step)
         if count > 1:
-            _draw_step_errors(axes[-1], about, ahead)
+            _draw_step_errors(axes[-1], forecast, horizon)
     return file
 
 
-def _draw_lines(panel: Axes, about: dict[str, Any], ahead: Any, place: int) -> None:
+def _draw_lines(panel: Axes, forecast: dict[str, Any], horizon: Any, step: int) -> None:
     """One horizon: lines over the moments that were foretold."""
-    moments = [now + ahead.rows[place] * ahead.every for now in about["now"]]
-    when: Any = (
+    moments = [now + horizon.rows[step] * horizon.every for now in forecast["now"]]
+    dates: Any = (
         [datetime(1970, 1, 1) + timedelta(seconds=moment) for moment in moments]
-        if ahead.dated
+        if horizon.dated
         else moments
     )
-    unit = f" {ahead.unit}" if ahead.unit else ""
-    looks: dict[str, tuple[str, Any, dict[str, Any]]] = {
+    unit = f" {horizon.unit}" if horizon.unit else ""
+    lines: dict[str, tuple[str, Any, dict[str, Any]]] = {
         "last": (
             "last value known",
-            about["last_error"],
+            forecast["last_error"],
             {"color": COLORS[1], "linewidth": 1.0, "alpha": 0.8},
         ),
         "truth": ("truth", None, {"color": GREY, "linewidth": 1.8}),
-        "answer": ("forecast", about["error"], {"color": COLORS[0], "linewidth": 1.6}),
+        "answer": ("forecast", forecast["error"], {"color": COLORS[0], "linewidth": 1.6}),
     }
-    for name, (called, error, look) in looks.items():
-        if about[name] is None:
+    for name, (label, error, style) in lines.items():
+        if forecast[name] is None:
             continue
-        said = (
-            f"{called}, off by {formatting.format_number(error[place])}{unit} on average"
+        text = (
+            f"{label}, off by {formatting.format_number(error[step])}{unit} on average"
             if error
-            else called
+            else label
         )
-        panel.plot(when, [row[place] for row in about[name]], label=said, **look)
+        panel.plot(dates, [row[step] for row in forecast[name]], label=text, **style)
     panel.set(
-        title=f"{ahead.column}, foretold {ahead.rows_to_time(ahead.horizon_rows[place])} before",
-        ylabel=ahead.unit,
+        title=f"{horizon.column}, foretold {horizon.rows_to_time(horizon.horizon_rows[step])} before",
+        ylabel=horizon.unit,
     )
-    if ahead.dated:
+    if horizon.dated:
         from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
         locator = AutoDateLocator(minticks=3, maxticks=9)
@@ -114,12 +114,12 @@ def _draw_lines(panel: Axes, about: dict[str, Any], ahead: Any, place: int) -> N
     add_legend_below(panel, columns=3)
 
 
-def _draw_step_errors(panel: Axes, about: dict[str, Any], ahead: Any) -> None:
+def _draw_step_errors(panel: Axes, forecast: dict[str, Any], horizon: Any) -> None:
     """The mean absolute error over the whole split, the farther the later."""
-    places = range(len(ahead.rows))
-    panel.plot(places, about["error"], "o-", color=COLORS[0], label="forecast")
-    if about["last_error"]:
-        panel.plot(places, about["last_error"], "o--", color=COLORS[1], label="last value known")
-    panel.set(title="mean absolute error by horizon", ylabel=ahead.unit, ylim=(0, None))
-    panel.set_xticks(list(places), [ahead.rows_to_time(rows) for rows in ahead.horizon_rows])
+    steps = range(len(horizon.rows))
+    panel.plot(steps, forecast["error"], "o-", color=COLORS[0], label="forecast")
+    if forecast["last_error"]:
+        panel.plot(steps, forecast["last_error"], "o--", color=COLORS[1], label="last value known")
+    panel.set(title="mean absolute error by horizon", ylabel=horizon.unit, ylim=(0, None))
+    panel.set_xticks(list(steps), [horizon.rows_to_time(rows) for rows in horizon.horizon_rows])
     add_legend_below(panel)

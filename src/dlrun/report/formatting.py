@@ -31,18 +31,21 @@ def format_score(score: dict[str, Any] | None) -> str:
 def get_metric_labels(scores: list[Scores]) -> dict[str, str]:
     """Measure → what its row is called: those in the target's own unit first, a loss that is a measure with it."""
     names = list(dict.fromkeys(name for score in scores for name in score))
-    unit = [name for name in names if name.endswith("_unit")]
-    same = [
-        name for name in names if name not in ("loss", *unit) and _is_close(scores, name, "loss")
+    unit_names = [name for name in names if name.endswith("_unit")]
+    loss_names = [
+        name
+        for name in names
+        if name not in ("loss", *unit_names) and _is_close(scores, name, "loss")
     ]
-    order = [name for name in (*unit, *names) if not (name == "loss" and same)]
+    order = [name for name in (*unit_names, *names) if not (name == "loss" and loss_names)]
     return {
-        name: f"{name} (the loss)" if name in same[:1] else name for name in dict.fromkeys(order)
+        name: f"{name} (the loss)" if name in loss_names[:1] else name
+        for name in dict.fromkeys(order)
     }
 
 
-def _is_close(scores: list[Scores], one: str, other: str) -> bool:
-    first, second = get_metric_values(scores, one), get_metric_values(scores, other)
+def _is_close(scores: list[Scores], name: str, other_name: str) -> bool:
+    first, second = get_metric_values(scores, name), get_metric_values(scores, other_name)
     return len(first) == len(second) > 0 and all(
         abs(a - b) <= 1e-9 * abs(a) for a, b in zip(first, second, strict=True)
     )
@@ -52,8 +55,12 @@ def get_interval_heading(several: bool, scores: list[Scores]) -> str:
     """What stands beside the values of a column: of several fits their deviation, of one an interval, if it has any."""
     if several:
         return "mean ± sd"
-    ends = any(score.get("low") is not None for each in scores for score in each.values())
-    return "95 % interval" if ends else ""
+    has_interval = any(
+        score.get("low") is not None
+        for score_by_metric in scores
+        for score in score_by_metric.values()
+    )
+    return "95 % interval" if has_interval else ""
 
 
 def format_interval(value: float, low: float | None, high: float | None) -> str:
@@ -105,24 +112,24 @@ def format_over_folds(scores: list[Scores], measure: str) -> str:
     """One score with its interval, or mean ± deviation over folds."""
     if len(scores) == 1:
         return format_score(scores[0].get(measure))
-    found = get_metric_values(scores, measure)
+    values = get_metric_values(scores, measure)
     return " · ".join(
-        filter(None, (format_mean_std(*mean_and_std(found)), format_defined_count(found)))
+        filter(None, (format_mean_std(*mean_and_std(values)), format_defined_count(values)))
     )
 
 
-def describe_difference(measure: str, found: Interval, goals: Mapping[str, str]) -> str:
+def describe_difference(measure: str, interval: Interval, goals: Mapping[str, str]) -> str:
     """A difference in words: how much, on how many rows, and whether it is more than chance."""
-    sign = "+" if found.value > 0 else ""
-    what = f"{measure} (less is better)" if get_direction(measure, goals) == "min" else measure
-    ends = (
-        "" if found.low is None else f" [{format_number(found.low)}, {format_number(found.high)}]"
+    sign = "+" if interval.value > 0 else ""
+    label = f"{measure} (less is better)" if get_direction(measure, goals) == "min" else measure
+    bounds = (
+        ""
+        if interval.low is None
+        else f" [{format_number(interval.low)}, {format_number(interval.high)}]"
     )
-    text = (
-        f"{what} {sign}{format_number(found.value)}{ends} on the same {found.n:,} validation rows: "
-    )
-    if found.why:
-        return text + found.why
-    if found.is_nonzero:
+    text = f"{label} {sign}{format_number(interval.value)}{bounds} on the same {interval.n:,} validation rows: "
+    if interval.why:
+        return text + interval.why
+    if interval.is_nonzero:
         return text + "the difference is real (95 % interval excludes zero)"
     return text + "it may be chance (95 % interval includes zero)"

@@ -97,18 +97,20 @@ CLASSES = {"": "", "small": ' class="small"', "strong": ' class="strong"', "loud
 
 def make_html_page(heading: str, sections: Sequence[Section]) -> str:
     """The whole page as text. Everything shown is escaped."""
-    named = [(f"part-{place}", section) for place, section in enumerate(sections, 1)]
+    numbered = [(f"part-{number}", section) for number, section in enumerate(sections, 1)]
     links = " · ".join(
-        f'<a href="#{name}">{escape(part.title)}</a>' for name, part in named if part.title
+        f'<a href="#{name}">{escape(section.title)}</a>'
+        for name, section in numbered
+        if section.title
     )
-    parts = [
+    fragments = [
         f"<h1>{escape(heading)}</h1>",
         f"<nav>{links}</nav>",
-        *(_section(*each) for each in named),
+        *(_section(*entry) for entry in numbered),
     ]
     # the introduction, which has no heading, comes before the list of contents
     if sections and not sections[0].title:
-        parts[1], parts[2] = parts[2], parts[1]
+        fragments[1], fragments[2] = fragments[2], fragments[1]
     head = [
         '<meta charset="utf-8">',
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
@@ -117,7 +119,7 @@ def make_html_page(heading: str, sections: Sequence[Section]) -> str:
         f"<title>{escape(heading)}</title>",
         f"<style>{STYLE}</style>",
     ]
-    body = "\n".join(parts)
+    body = "\n".join(fragments)
     return f'<!doctype html>\n<html lang="en"><head>\n{"".join(head)}</head><body>\n{body}\n</body></html>\n'
 
 
@@ -157,22 +159,22 @@ def _pairs(block: Pairs) -> str:
 def _table(block: TextTable) -> str:
     wide = len(block.columns) > MAX_UNBROKEN_COLUMNS
 
-    def cell(text: str, place: int) -> str:
-        named = (
-            f' data-column="{escape(block.columns[place])}"'
-            if wide and place < len(block.columns)
+    def cell(text: str, index: int) -> str:
+        attribute = (
+            f' data-column="{escape(block.columns[index])}"'
+            if wide and index < len(block.columns)
             else ""
         )
-        return f"<td{_format_aligned(block, place)}{named}>{_format_cell(text)}</td>"
+        return f"<td{_format_aligned(block, index)}{attribute}>{_format_cell(text)}</td>"
 
     head = "".join(
-        f"<th{_format_aligned(block, place)}>{escape(column)}</th>"
-        for place, column in enumerate(block.columns)
+        f"<th{_format_aligned(block, index)}>{escape(column)}</th>"
+        for index, column in enumerate(block.columns)
     )
     lines = ""
     for row in block.rows:
         won = " class=won" if row and row[0].endswith(STAR) else ""
-        lines += f"<tr{won}>{''.join(cell(text, place) for place, text in enumerate(row))}</tr>"
+        lines += f"<tr{won}>{''.join(cell(text, index) for index, text in enumerate(row))}</tr>"
     title = f'<p class="caption">{escape(block.title)}</p>' if block.title else ""
     small = f'<p class="small">{escape(block.caption)}</p>' if block.caption else ""
     opening = '<table class="wide">' if wide else "<table>"
@@ -180,13 +182,13 @@ def _table(block: TextTable) -> str:
     return f'{title}<div class="scroll">{table}</div>{small}'
 
 
-def _format_aligned(block: TextTable, place: int) -> str:
-    return " class=number" if place in block.right else ""
+def _format_aligned(block: TextTable, index: int) -> str:
+    return " class=number" if index in block.right else ""
 
 
 def _format_cell(text: str) -> str:
     """The text of a cell: it may be broken within a path and before an interval, and not within an interval."""
-    return escape(UNBROKEN_TEXT.sub(lambda found: found[0].replace(" ", "\xa0"), text)).replace(
+    return escape(UNBROKEN_TEXT.sub(lambda match: match[0].replace(" ", "\xa0"), text)).replace(
         "/", "/<wbr>"
     )
 
@@ -207,16 +209,14 @@ def _gallery(block: Gallery) -> str:
     return '<div class="gallery">' + "".join(map(_error_row, block.errors)) + "</div>"
 
 
-def _error_row(mistake: ErrorRow) -> str:
-    said = (
-        f"<p><b>true</b> {escape(mistake.truth)} <b>answered</b> {escape(mistake.prediction)}</p>"
-    )
-    picture = embed_image(mistake.image, f"row {mistake.row}") if mistake.image else ""
-    text = f"<blockquote>{escape(mistake.text)}</blockquote>" if mistake.text else ""
-    parts = (f"<span><i>{escape(name)}</i> {escape(value)}</span>" for name, value in mistake.cells)
-    cells = f'<p class="cells">{" ".join(parts)}</p>' if mistake.cells else ""
-    small = f'<p class="small">row {escape(mistake.row)}, loss {escape(mistake.loss)}</p>'
-    return f'<div class="mistake">{said}{picture}{text}{cells}{small}</div>'
+def _error_row(error: ErrorRow) -> str:
+    verdict = f"<p><b>true</b> {escape(error.truth)} <b>answered</b> {escape(error.prediction)}</p>"
+    picture = embed_image(error.image, f"row {error.row}") if error.image else ""
+    text = f"<blockquote>{escape(error.text)}</blockquote>" if error.text else ""
+    spans = (f"<span><i>{escape(name)}</i> {escape(value)}</span>" for name, value in error.cells)
+    cells = f'<p class="cells">{" ".join(spans)}</p>' if error.cells else ""
+    small = f'<p class="small">row {escape(error.row)}, loss {escape(error.loss)}</p>'
+    return f'<div class="mistake">{verdict}{picture}{text}{cells}{small}</div>'
 
 
 WRITERS: dict[type[Block], Callable[[Any], str]] = {

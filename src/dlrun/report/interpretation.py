@@ -45,11 +45,11 @@ name_of = naming.get_model_name
 
 def list_images(folder: Path) -> list[dict[str, str]]:
     """The pictures that `dlrun visualize` has left in a run folder and that are there: file, kind, layer, caption."""
-    found = stored_files.load_json_or_none(folder / "visualize" / "pictures.json") or []
-    named = [{**entry, "file": Path(entry["file"]).name} for entry in found]
+    entries = stored_files.load_json_or_none(folder / "visualize" / "pictures.json") or []
+    with_paths = [{**entry, "file": Path(entry["file"]).name} for entry in entries]
     return [
         entry
-        for entry in named
+        for entry in with_paths
         if entry["kind"] in DESCRIPTIONS and (folder / "visualize" / entry["file"]).is_file()
     ]
 
@@ -58,11 +58,11 @@ def make_visualization_sections(folder: Path) -> list[Section]:
     """A look inside, kind by kind, where there is one."""
     blocks: list[Block] = []
     entries = list_images(folder)
-    for kind, (title, about) in DESCRIPTIONS.items():
-        some = [entry for entry in entries if entry["kind"] == kind]
-        if some:
-            blocks += [Text(title, "heading"), Text(about)]
-        for entry in some:
+    for kind, (title, description) in DESCRIPTIONS.items():
+        matching = [entry for entry in entries if entry["kind"] == kind]
+        if matching:
+            blocks += [Text(title, "heading"), Text(description)]
+        for entry in matching:
             blocks.append(
                 ImageBlock(folder / "visualize" / entry["file"], entry["caption"], entry["caption"])
             )
@@ -77,18 +77,18 @@ def to_uint8(image: Tensor) -> np.ndarray:
     return shown(scaled)
 
 
-def tile_images(cells: np.ndarray, columns: int, between: tuple[int, int, int]) -> np.ndarray:
+def tile_images(cells: np.ndarray, columns: int, gap_color: tuple[int, int, int]) -> np.ndarray:
     """Cells (N, height, width, 3) of uint8 side by side. between: the colour of the gaps, a twelfth of a cell."""
     import numpy as np
 
     count, height, width, _ = cells.shape
     gap = max(1, width // 12)
-    lines = -(-count // columns)
+    rows = -(-count // columns)
     sheet = np.full(
-        (lines * (height + gap) - gap, columns * (width + gap) - gap, 3), between, np.uint8
+        (rows * (height + gap) - gap, columns * (width + gap) - gap, 3), gap_color, np.uint8
     )
-    for place, cell in enumerate(cells):
-        top, left = place // columns * (height + gap), place % columns * (width + gap)
+    for index, cell in enumerate(cells):
+        top, left = index // columns * (height + gap), index % columns * (width + gap)
         sheet[top : top + height, left : left + width] = cell
     return sheet
 
@@ -100,13 +100,13 @@ def apply_color_map(cells: np.ndarray, name: str) -> np.ndarray:
     if cells.ndim == 4 and cells.shape[1] == 3:
         return cells.transpose(0, 2, 3, 1)
     flat = cells if cells.ndim == 3 else cells.mean(1).round().astype(cells.dtype)
-    colours: np.ndarray = (colormaps[name](flat)[..., :3] * 255).round().astype("uint8")
-    return colours
+    colors: np.ndarray = (colormaps[name](flat)[..., :3] * 255).round().astype("uint8")
+    return colors
 
 
 def draw_grid(
     cells: np.ndarray,
-    what: str,
+    title: str,
     file: Path,
     config: dict[str, Any],
     warning: str,
@@ -118,17 +118,22 @@ def draw_grid(
     A pixel of the sheet is one of the file: resampled, fine stripes would make patterns that are not there.
     """
     columns = max(4, min(columns, len(cells)))
-    look, between = (
+    color_map, gap_color = (
         ("viridis", WHITE) if cells.ndim == 3 else ("gray", GAP_COLOR)
     )  # white is a value of grey ones
-    sheet = resize_grid(tile_images(apply_color_map(cells, look), columns, between))
-    tall, above = WIDTH * sheet.shape[0] / sheet.shape[1], get_heading_height(what, config, warning)
+    sheet = resize_grid(tile_images(apply_color_map(cells, color_map), columns, gap_color))
+    grid_height, heading_height = (
+        WIDTH * sheet.shape[0] / sheet.shape[1],
+        get_heading_height(title, config, warning),
+    )
     dpi = round(sheet.shape[1] / WIDTH)
     with save_figure(
-        file, what, config, warning, height=tall + above, width=WIDTH, dpi=dpi
+        file, title, config, warning, height=grid_height + heading_height, width=WIDTH, dpi=dpi
     ) as figure:
         figure.set_layout_engine("none")
-        panel = figure.add_axes((0, 0, sheet.shape[1] / dpi / WIDTH, tall / (tall + above)))
+        panel = figure.add_axes(
+            (0, 0, sheet.shape[1] / dpi / WIDTH, grid_height / (grid_height + heading_height))
+        )
         panel.imshow(sheet, interpolation="nearest", aspect="auto")
         panel.set_axis_off()
 
@@ -139,8 +144,8 @@ def resize_grid(sheet: np.ndarray) -> np.ndarray:
 
     width = sheet.shape[1]
     if width < MIN_WIDTH:
-        times = -(-MIN_WIDTH // width)
-        return sheet.repeat(times, 0).repeat(times, 1)
+        scale = -(-MIN_WIDTH // width)
+        return sheet.repeat(scale, 0).repeat(scale, 1)
     import numpy as np
 
     return np.asarray(Image.fromarray(sheet).reduce(max(1, width // MIN_WIDTH)))
@@ -165,7 +170,7 @@ def draw_heatmap(
 
 def draw_saliency(
     image: np.ndarray,
-    found: np.ndarray,
+    saliency: np.ndarray,
     label: str,
     file: Path,
     config: dict[str, Any],
@@ -174,24 +179,24 @@ def draw_saliency(
     """Draw the picture, and how much each of its pixels matters."""
     import numpy as np
 
-    bright = max(float(np.quantile(found, 0.995)), 1e-12)  # a few pixels outshine the rest
+    bright = max(float(np.quantile(saliency, 0.995)), 1e-12)  # a few pixels outshine the rest
     panels = {
         "the picture": (image, None),
-        "pixels that matter": ((found / bright).clip(0, 1), None),
+        "pixels that matter": ((saliency / bright).clip(0, 1), None),
     }
     _draw_images(panels, f"Saliency of {label}", "inferno", file, config, warning)
 
 
-def get_heading_height(what: str, config: dict[str, Any], warning: str) -> float:
+def get_heading_height(title: str, config: dict[str, Any], warning: str) -> float:
     """Inches that the heading takes, as `picture` writes it."""
-    text = f"{what}: {naming.get_run_title(config)}"
+    text = f"{title}: {naming.get_run_title(config)}"
     return 0.15 + 0.21 * (len(textwrap.wrap(text, round(WIDTH * LETTERS_PER_INCH))) + bool(warning))
 
 
 def _draw_images(
     panels: dict[str, Any],
-    what: str,
-    colours: str,
+    title: str,
+    color_map: str,
     file: Path,
     config: dict[str, Any],
     warning: str,
@@ -199,16 +204,18 @@ def _draw_images(
     """Draw pictures (uint8) and values from 0 to 1 side by side; the second of a pair lies over the first."""
     shape = next(iter(panels.values()))[0].shape
     height = (
-        WIDTH / len(panels) * shape[0] / shape[1] + get_heading_height(what, config, warning) + 0.25
+        WIDTH / len(panels) * shape[0] / shape[1]
+        + get_heading_height(title, config, warning)
+        + 0.25
     )
-    with save_figure(file, what, config, warning, height=height, width=WIDTH, dpi=DPI) as figure:
+    with save_figure(file, title, config, warning, height=height, width=WIDTH, dpi=DPI) as figure:
         row = figure.subplots(1, len(panels))
-        for panel, (title, (below, above)) in zip(row, panels.items(), strict=True):
-            if below.dtype == "uint8":
-                panel.imshow(below, cmap="gray", vmin=0, vmax=255)
+        for panel, (panel_title, (base, overlay)) in zip(row, panels.items(), strict=True):
+            if base.dtype == "uint8":
+                panel.imshow(base, cmap="gray", vmin=0, vmax=255)
             else:
-                panel.imshow(below, cmap=colours, vmin=0, vmax=1)
-            if above is not None:
-                panel.imshow(above, cmap=colours, vmin=0, vmax=1, alpha=0.6 * above)
-            panel.set_title(textwrap.shorten(title, 26, placeholder="…"))
+                panel.imshow(base, cmap=color_map, vmin=0, vmax=1)
+            if overlay is not None:
+                panel.imshow(overlay, cmap=color_map, vmin=0, vmax=1, alpha=0.6 * overlay)
+            panel.set_title(textwrap.shorten(panel_title, 26, placeholder="…"))
             panel.set_axis_off()

@@ -63,14 +63,14 @@ def collect_curves(
     history: run_reader.JsonLines, measure: str, split: str
 ) -> dict[str, dict[str, Curve]]:
     """Family → job → curve of one measure on one split; folds are one family."""
-    found: dict[str, dict[str, Curve]] = {}
+    curves: dict[str, dict[str, Curve]] = {}
     for row in history:
         value = row["values"].get(measure)
         if row["split"] == split and value is not None:
-            found.setdefault(run_reader.get_family(row["job"]), {}).setdefault(row["job"], {})[
+            curves.setdefault(run_reader.get_family(row["job"]), {}).setdefault(row["job"], {})[
                 row["epoch"]
             ] = value
-    return found
+    return curves
 
 
 def compute_mean_curve(several: list[Curve]) -> Curve:
@@ -89,12 +89,12 @@ def find_curve_best(curve: Curve, goal: str) -> int | None:
 
 def get_checkpoint_epoch(results: run_reader.JsonLines, job: str) -> int | None:
     """The epoch whose weights were kept and scored; None where none was chosen."""
-    named = [
+    matches = [
         re.search(r"best.*epoch (\d+)", str(line.get("checkpoint")))
         for line in results
         if line["name"] == job
     ]
-    return next((int(match[1]) for match in named if match), None)
+    return next((int(match[1]) for match in matches if match), None)
 
 
 def _draw_panel(
@@ -102,41 +102,41 @@ def _draw_panel(
 ) -> None:
     families = list(dict.fromkeys(run_reader.get_family(row["job"]) for row in history))
     by_split = {split: collect_curves(history, measure, split) for split in ("train", "val")}
-    several = len(families) > 1
+    multiple = len(families) > 1
     for position, family in enumerate(families):
-        colour = COLORS[position % len(COLORS)]
+        color = COLORS[position % len(COLORS)]
         for split, style in (("train", ":"), ("val", "-")):
-            of_jobs = by_split[split].get(family, {})
-            label = f"{family} {split}" if several or family == "folds" else split
-            _draw_lines(panel, list(of_jobs.values()), colour, style, label)
-        kept = f"{family}, " if several else ""
+            curves = by_split[split].get(family, {})
+            label = f"{family} {split}" if multiple or family == "folds" else split
+            _draw_lines(panel, list(curves.values()), color, style, label)
+        prefix = f"{family}, " if multiple else ""
         _mark_best(
             panel,
             measure,
             by_split["val"].get(family, {}),
             results,
-            {"color": colour, "label": kept},
+            {"color": color, "label": prefix},
         )
-    shown = get_value_range(
+    limits = get_value_range(
         curve for split in by_split.values() for jobs in split.values() for curve in jobs.values()
     )
-    panel.set(title=truncate_name(measure), ylim=shown)
+    panel.set(title=truncate_name(measure), ylim=limits)
     _draw_baseline(panel, measure, results)
     use_integer_epochs(panel)
     add_legend_below(panel)
 
 
-def _draw_lines(panel: Axes, several: list[Curve], colour: str, style: str, label: str) -> None:
-    if not several:
+def _draw_lines(panel: Axes, curves: list[Curve], color: str, style: str, label: str) -> None:
+    if not curves:
         return
-    main = several[0] if len(several) == 1 else compute_mean_curve(several)
-    if len(several) > 1:
-        label = f"{label} (mean of {len(several)})"
-        for curve in several:
+    main = curves[0] if len(curves) == 1 else compute_mean_curve(curves)
+    if len(curves) > 1:
+        label = f"{label} (mean of {len(curves)})"
+        for curve in curves:
             panel.plot(
                 list(curve),
                 list(curve.values()),
-                color=colour,
+                color=color,
                 linestyle=style,
                 linewidth=0.7,
                 alpha=0.45,
@@ -145,7 +145,7 @@ def _draw_lines(panel: Axes, several: list[Curve], colour: str, style: str, labe
     panel.plot(
         list(main),
         list(main.values()),
-        color=colour,
+        color=color,
         linestyle=style,
         linewidth=2,
         label=label,
@@ -156,42 +156,42 @@ def _draw_lines(panel: Axes, several: list[Curve], colour: str, style: str, labe
 def _mark_best(
     panel: Axes,
     measure: str,
-    of_jobs: dict[str, Curve],
+    curves: dict[str, Curve],
     results: run_reader.JsonLines,
-    look: dict[str, Any],
+    style: dict[str, Any],
 ) -> None:
     """A ring at the epoch whose checkpoint was kept; over folds, where their mean is best."""
-    if not of_jobs:
+    if not curves:
         return
     goal = measure_names.get_direction(measure, run_reader.read_direction_map(results))
-    if len(of_jobs) == 1:
-        (job, curve), *_ = of_jobs.items()
+    if len(curves) == 1:
+        (job, curve), *_ = curves.items()
         epoch = get_checkpoint_epoch(results, job) or find_curve_best(curve, goal)
     else:
-        curve = compute_mean_curve(list(of_jobs.values()))
+        curve = compute_mean_curve(list(curves.values()))
         epoch = find_curve_best(curve, goal)
     if epoch in curve and math.isfinite(curve[epoch]):
-        look["label"] += f"epoch {epoch}: {formatting.format_number(curve[epoch])}"
-        panel.plot([epoch], [curve[epoch]], "o", mfc="white", mew=2, ms=8, zorder=5, **look)
+        style["label"] += f"epoch {epoch}: {formatting.format_number(curve[epoch])}"
+        panel.plot([epoch], [curve[epoch]], "o", mfc="white", mew=2, ms=8, zorder=5, **style)
 
 
 def _draw_baseline(panel: Axes, measure: str, results: run_reader.JsonLines) -> None:
     """A dashed line; where it lies so far off that the curves would be squeezed flat, only its number."""
-    known = [line.get("baseline") or {} for line in results if line["split"] == "val"]
-    mean, _ = measures.mean_and_std(measures.get_metric_values(known, measure))
+    baselines = [line.get("baseline") or {} for line in results if line["split"] == "val"]
+    mean, _ = measures.mean_and_std(measures.get_metric_values(baselines, measure))
     if mean is None or not math.isfinite(mean):
         return
     low, high = panel.get_ylim()
-    away = max(low - mean, mean - high)
-    look: dict[str, Any] = {"color": GREY, "linestyle": "--", "linewidth": 1.4}
-    if away > high - low:
+    distance = max(low - mean, mean - high)
+    style: dict[str, Any] = {"color": GREY, "linestyle": "--", "linewidth": 1.4}
+    if distance > high - low:
         panel.plot(
             [],
             [],
-            **look,
+            **style,
             label=f"baseline {formatting.format_number(mean)} ({'below' if mean < low else 'above'})",
         )
         return
-    panel.axhline(mean, **look, label=f"baseline {formatting.format_number(mean)}")
-    margin = 0.05 * (high - low) if away > 0 else 0
+    panel.axhline(mean, **style, label=f"baseline {formatting.format_number(mean)}")
+    margin = 0.05 * (high - low) if distance > 0 else 0
     panel.set_ylim(min(low, mean - margin), max(high, mean + margin))

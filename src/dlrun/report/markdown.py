@@ -25,11 +25,11 @@ WIDTH = 100
 
 def make_markdown_page(heading: str, sections: Sequence[Section], folder: Path) -> str:
     """The whole text; pictures are told by their file names inside the folder."""
-    parts = [f"# {escape_markdown(heading)}"]
+    fragments = [f"# {escape_markdown(heading)}"]
     for section in sections:
-        parts += [f"## {escape_markdown(section.title)}"] if section.title else []
-        parts += [WRITERS[type(block)](block, folder) for block in section.blocks]
-    return "\n\n".join(filter(None, parts)) + "\n"
+        fragments += [f"## {escape_markdown(section.title)}"] if section.title else []
+        fragments += [WRITERS[type(block)](block, folder) for block in section.blocks]
+    return "\n\n".join(filter(None, fragments)) + "\n"
 
 
 def escape_markdown(text: str) -> str:
@@ -50,31 +50,33 @@ def make_markdown_table(
     cells = [
         [escape_markdown(cell).replace("|", "\\|") for cell in row] for row in (columns, *rows)
     ]
-    widths = [max(3, *(len(row[place]) for row in cells)) for place in range(len(columns))]
+    widths = [max(3, *(len(row[index]) for row in cells)) for index in range(len(columns))]
     lines = [
-        "-" * (width - 1) + (":" if place in right else "-") for place, width in enumerate(widths)
+        "-" * (width - 1) + (":" if index in right else "-") for index, width in enumerate(widths)
     ]
 
     def line(row: Sequence[str]) -> str:
-        said = (
-            cell.rjust(w) if i in right else cell.ljust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        padded = (
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
-        return f"| {' | '.join(said)} |"
+        return f"| {' | '.join(padded)} |"
 
     return "\n".join(map(line, [cells[0], lines, *cells[1:]]))
 
 
-def _wrap_text(text: str, first: str = "", rest: str = "") -> str:
-    look: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
-    return textwrap.fill(text, WIDTH, initial_indent=first, subsequent_indent=rest, **look)
+def _wrap_text(text: str, first_indent: str = "", next_indent: str = "") -> str:
+    options: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
+    return textwrap.fill(
+        text, WIDTH, initial_indent=first_indent, subsequent_indent=next_indent, **options
+    )
 
 
 def _text(block: Text, folder: Path) -> str:
-    said = escape_markdown(block.text)
+    text = escape_markdown(block.text)
     if block.tone == "heading":
-        return f"### {said}"
-    return _wrap_text(f"**{said}**" if block.tone in ("strong", "loud") else said)
+        return f"### {text}"
+    return _wrap_text(f"**{text}**" if block.tone in ("strong", "loud") else text)
 
 
 def _points(block: BulletList, folder: Path) -> str:
@@ -107,19 +109,17 @@ def _image(block: ImageBlock, folder: Path) -> str:
 
 
 def _gallery(block: Gallery, folder: Path) -> str:
-    return "\n".join(_error_row(mistake, folder) for mistake in block.errors)
+    return "\n".join(_error_row(error, folder) for error in block.errors)
 
 
-def _error_row(mistake: ErrorRow, folder: Path) -> str:
-    said = f"row {mistake.row}: true {mistake.truth}, answered {mistake.prediction}, loss {mistake.loss}"
-    image = f"picture {_relative_name(mistake.image, folder)}" if mistake.image else ""
-    cells = ", ".join(f"{name} {value}" for name, value in mistake.cells)
-    rest = (
-        _wrap_text(escape_markdown(text), "  ", "  ")
-        for text in (image, mistake.text, cells)
-        if text
+def _error_row(error: ErrorRow, folder: Path) -> str:
+    summary = f"row {error.row}: true {error.truth}, answered {error.prediction}, loss {error.loss}"
+    image = f"picture {_relative_name(error.image, folder)}" if error.image else ""
+    cells = ", ".join(f"{name} {value}" for name, value in error.cells)
+    details = (
+        _wrap_text(escape_markdown(text), "  ", "  ") for text in (image, error.text, cells) if text
     )
-    return "\n".join([_wrap_text(escape_markdown(said), "- ", "  "), *rest])
+    return "\n".join([_wrap_text(escape_markdown(summary), "- ", "  "), *details])
 
 
 def _relative_name(file: Path, folder: Path) -> str:

@@ -38,20 +38,23 @@ def draw_capacity_curves(
 ) -> Path | None:
     """Write the losses of all rungs; None where none was climbed."""
     val, train = collect_loss_curves(history, "val"), collect_loss_curves(history, "train")
-    rungs = [rung for rung in workflow_stages.get_capacity_stages(config) if rung in val]
-    if not rungs:
+    stages = [stage for stage in workflow_stages.get_capacity_stages(config) if stage in val]
+    if not stages:
         return None
     warning = run_reader.get_data_warning(results)
     with save_figure(file, "Overfit ladder", config, warning, height=4.6, width=WIDTH) as figure:
         panel = figure.subplots()
-        for rung, colour in zip(rungs, COLORS, strict=False):
-            found = diagnose_stage(
-                history, results, rung, config, workflow_stages.get_main_metric(steps, results)
+        for stage, color in zip(stages, COLORS, strict=False):
+            diagnosis = diagnose_stage(
+                history, results, stage, config, workflow_stages.get_main_metric(steps, results)
             )
-            _draw_capacity(panel, found, rung, (val[rung], train.get(rung, {})), colour)
+            _draw_capacity(panel, diagnosis, stage, (val[stage], train.get(stage, {})), color)
         panel.plot([], [], ":", color=GREY, linewidth=1.4, label="training loss")
         limits = get_value_range(
-            [*(val[rung] for rung in rungs), *(train[rung] for rung in rungs if rung in train)]
+            [
+                *(val[stage] for stage in stages),
+                *(train[stage] for stage in stages if stage in train),
+            ]
         )
         panel.set(ylabel="loss", ylim=limits)
         use_integer_epochs(panel)
@@ -63,29 +66,30 @@ def draw_regularization_curves(
     history: run_reader.JsonLines, results: run_reader.JsonLines, config: dict[str, Any], file: Path
 ) -> Path | None:
     """Write a panel for each regularised variant, with its base; None where none was tried."""
-    val, found = collect_loss_curves(history, "val"), workflow_stages.group_by_stage(results)
+    val, stages = collect_loss_curves(history, "val"), workflow_stages.group_by_stage(results)
     base = next(
-        (rung for rung in reversed(workflow_stages.get_capacity_stages(config)) if rung in val), ""
+        (stage for stage in reversed(workflow_stages.get_capacity_stages(config)) if stage in val),
+        "",
     )
     variants = [name for name in workflow_stages.get_regularization_stages(config) if name in val]
     if not base or not variants:
         return None
     rows = -(-len(variants) // NUM_COLUMNS)
-    last = 2 * max(
+    max_epoch = 2 * max(
         max(val[name]) for name in variants
     )  # of the base, which may go on for much longer
-    base_curve = {epoch: value for epoch, value in val[base].items() if epoch <= last}
+    base_curve = {epoch: value for epoch, value in val[base].items() if epoch <= max_epoch}
     low, high = get_value_range([base_curve, *(val[name] for name in variants)]) or (0, 1)
-    about = f"Validation loss against '{base}'"
+    title = f"Validation loss against '{base}'"
     size: dict[str, Any] = {"height": 2.35 * rows + 0.9, "width": WIDE_FIGURE}
-    with save_figure(file, about, config, run_reader.get_data_warning(results), **size) as figure:
+    with save_figure(file, title, config, run_reader.get_data_warning(results), **size) as figure:
         panels = list(
             figure.subplots(rows, min(len(variants), NUM_COLUMNS), squeeze=False, sharey=True).flat
         )
         for name, panel in zip(variants, panels, strict=False):
             _draw_variant(
                 panel,
-                format_patch(name, found.get(name, []), found.get(base, [])),
+                format_patch(name, stages.get(name, []), stages.get(base, [])),
                 val[name],
                 base_curve,
             )
@@ -110,16 +114,16 @@ def collect_loss_curves(history: run_reader.JsonLines, split: str) -> dict[str, 
 
 def format_patch(name: str, lines: run_reader.JsonLines, base: run_reader.JsonLines) -> str:
     """'dropout = 0.5', 'smaller: units = [8, 8]': what a variant changes, in few letters."""
-    before = workflow_stages.get_stage_changes(base)
-    own = {
+    base_changes = workflow_stages.get_stage_changes(base)
+    changes = {
         key.rpartition(".")[2]: value
         for key, value in workflow_stages.get_stage_changes(lines).items()
-        if before.get(key) != value
+        if base_changes.get(key) != value
     }
-    text = ", ".join(f"{key} = {value}" for key, value in own.items())
+    text = ", ".join(f"{key} = {value}" for key, value in changes.items())
     if not text or len(text) > 30:
         return name
-    return text if name in own else f"{name}: {text}"
+    return text if name in changes else f"{name}: {text}"
 
 
 def diagnose_stage(
@@ -134,37 +138,44 @@ def diagnose_stage(
     patch = (lines[0]["job"].get("patch") or {}) if lines else {}
     losses = measures.get_metric_values([line.get("baseline") or {} for line in lines], "loss")
     goal = measure_names.get_direction(measure, run_reader.read_direction_map(results))
-    how = get_fit_context(patch, config.get("model") or {}, losses, measure, goal)
+    context = get_fit_context(patch, config.get("model") or {}, losses, measure, goal)
     jobs: dict[str, run_reader.JsonLines] = {}
     for row in history:
         if run_reader.get_family(row["job"]) == stage:
             jobs.setdefault(row["job"], []).append(row)
     return (
-        diagnose_folds(jobs.values(), **how)
+        diagnose_folds(jobs.values(), **context)
         if len(jobs) > 1
-        else diagnose(next(iter(jobs.values()), []), **how)
+        else diagnose(next(iter(jobs.values()), []), **context)
     )
 
 
 def _draw_capacity(
-    panel: Axes, found: Diagnosis, rung: str, losses: tuple[Curve, Curve], colour: str
+    panel: Axes, diagnosis: Diagnosis, stage: str, losses: tuple[Curve, Curve], color: str
 ) -> None:
     """Both losses of a rung; a ring where validation was best, and a line where it overfits from there on."""
     val, train = losses
-    overfits = found.kind in TURNED
+    overfits = diagnosis.kind in TURNED
     label = (
-        f"{rung}: {'overfits after' if overfits else 'best at'} {found.epoch}"
-        if found.epoch
-        else rung
+        f"{stage}: {'overfits after' if overfits else 'best at'} {diagnosis.epoch}"
+        if diagnosis.epoch
+        else stage
     )
-    panel.plot(list(train), list(train.values()), ":", color=colour, linewidth=1.4, alpha=0.7)
-    panel.plot(list(val), list(val.values()), color=colour, linewidth=2, label=label)
-    if found.epoch in val:
+    panel.plot(list(train), list(train.values()), ":", color=color, linewidth=1.4, alpha=0.7)
+    panel.plot(list(val), list(val.values()), color=color, linewidth=2, label=label)
+    if diagnosis.epoch in val:
         panel.plot(
-            [found.epoch], [val[found.epoch]], "o", color=colour, mfc="white", mew=2, ms=8, zorder=5
+            [diagnosis.epoch],
+            [val[diagnosis.epoch]],
+            "o",
+            color=color,
+            mfc="white",
+            mew=2,
+            ms=8,
+            zorder=5,
         )
-    if overfits and found.epoch:
-        panel.axvline(found.epoch, color=colour, linestyle="--", linewidth=1, alpha=0.8)
+    if overfits and diagnosis.epoch:
+        panel.axvline(diagnosis.epoch, color=color, linestyle="--", linewidth=1, alpha=0.8)
 
 
 def _draw_variant(panel: Axes, heading: str, variant: Curve, base: Curve) -> None:

@@ -43,41 +43,41 @@ class AxisScale:
 
 
 def draw_parallel_coordinates(
-    folder: Path, found: Sequence[JobRow], aim: SweepObjective
+    folder: Path, jobs: Sequence[JobRow], objective: SweepObjective
 ) -> Path | None:
     """Draw sweep.png; None where fewer than two jobs have a score, or nothing differs between them."""
-    measure = aim.get_main_metric(found)
-    shown = [
+    measure = objective.get_main_metric(jobs)
+    drawn_jobs = [
         line
-        for line in found
+        for line in jobs
         if get_job_score(line, measure) is not None and line.status in ("done", "pruned")
     ]
-    keys = find_variable_keys(list(shown))
-    if len(shown) < 2 or not keys:
+    keys = find_variable_keys(list(drawn_jobs))
+    if len(drawn_jobs) < 2 or not keys:
         return None
-    values = [str(get_job_score(line, measure)) for line in shown]
+    values = [str(get_job_score(line, measure)) for line in drawn_jobs]
     scales = [
-        make_axis_scale(key, [line.overrides.get(key, "–") for line in shown]) for key in keys
+        make_axis_scale(key, [line.overrides.get(key, "–") for line in drawn_jobs]) for key in keys
     ]
     scales.append(
         make_axis_scale(
-            f"val {measure}", values, -direction_sign(measure, merge_direction_map(found))
+            f"val {measure}", values, -direction_sign(measure, merge_direction_map(jobs))
         )
     )
-    first = find_best_jobs(list(shown), aim)[:1]
-    pruned = sum(line.status == "pruned" for line in shown)
-    left = sum(line.status == "failed" for line in found)
-    counts = [f"{len(shown)} jobs", f"{pruned} of them pruned (dashed)" if pruned else "", f"{left} failed, not shown"
-              if left else "", "the best one in red" if first else ""]  # fmt: skip
-    config = stored_files.load_run_config(folder / shown[0].folder)
-    warning = next((line.note for line in shown if line.note), "")
+    best_jobs = find_best_jobs(list(drawn_jobs), objective)[:1]
+    pruned = sum(line.status == "pruned" for line in drawn_jobs)
+    num_failed = sum(line.status == "failed" for line in jobs)
+    counts = [f"{len(drawn_jobs)} jobs", f"{pruned} of them pruned (dashed)" if pruned else "", f"{num_failed} failed, not shown"
+              if num_failed else "", "the best one in red" if best_jobs else ""]  # fmt: skip
+    config = stored_files.load_run_config(folder / drawn_jobs[0].folder)
+    warning = next((line.note for line in drawn_jobs if line.note), "")
     size: dict[str, Any] = {"height": 4.4, "width": max(5.6, 1.45 * len(scales) + 0.8)}
     with save_figure(
         folder / "sweep.png", f"Sweep of {naming.get_task_name(config)}", {}, warning, **size
     ) as figure:
         panel = figure.add_subplot()
         draw_axes(panel, scales)
-        draw_job_lines(panel, scales, shown, first)
+        draw_job_lines(panel, scales, drawn_jobs, best_jobs)
         panel.set_title(" · ".join(filter(None, counts)), fontsize=10, color=GREY)
     return folder / "sweep.png"
 
@@ -89,24 +89,30 @@ def make_axis_scale(name: str, values: Sequence[str], up: int = 1) -> AxisScale:
     """
     texts = list(dict.fromkeys(values))
     numbers = [parse_number(text) for text in texts]
-    known = sorted({value for value in numbers if value is not None})
-    far = len(known) > 1 and known[0] > 0 and known[-1] / known[0] >= LOG_SCALE_RATIO
+    distinct = sorted({value for value in numbers if value is not None})
+    logarithmic = (
+        len(distinct) > 1 and distinct[0] > 0 and distinct[-1] / distinct[0] >= LOG_SCALE_RATIO
+    )
     mixed = (
-        len(known) > 1
-        and known[0] <= 0 < known[-1]
-        and known[-1] / min(v for v in known if v > 0) >= 9.99
+        len(distinct) > 1
+        and distinct[0] <= 0 < distinct[-1]
+        and distinct[-1] / min(v for v in distinct if v > 0) >= 9.99
     )
-    if len(known) < 2 or None in numbers or mixed:
+    if len(distinct) < 2 or None in numbers or mixed:
         order = sorted(texts, key=float) if None not in numbers else texts
-        heights = {text: (place + 0.5) / len(order) for place, text in enumerate(order)}
-        kept = order[:: -(-len(order) // MAX_LABELS)]
-        return AxisScale(name, heights, [(heights[text], truncate_start(text)) for text in kept])
-    put = math.log if far else float
-    low, high = put(known[0]), put(known[-1])
+        heights = {text: (index + 0.5) / len(order) for index, text in enumerate(order)}
+        labeled = order[:: -(-len(order) // MAX_LABELS)]
+        return AxisScale(name, heights, [(heights[text], truncate_start(text)) for text in labeled])
+    transform = math.log if logarithmic else float
+    low, high = transform(distinct[0]), transform(distinct[-1])
     height = lambda value: (  # noqa: E731
-        (put(value) - low) / (high - low) if up > 0 else (high - put(value)) / (high - low)
+        (transform(value) - low) / (high - low)
+        if up > 0
+        else (high - transform(value)) / (high - low)
     )
-    ticks = known if len(known) <= 6 else get_tick_values(known[0], known[-1], far)
+    ticks = (
+        distinct if len(distinct) <= 6 else get_tick_values(distinct[0], distinct[-1], logarithmic)
+    )
     labels = [(height(value), format_tick(value)) for value in ticks]
     return AxisScale(name, {text: height(float(text)) for text in texts}, labels)
 
@@ -120,13 +126,13 @@ def parse_number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def get_tick_values(low: float, high: float, far: bool) -> list[float]:
+def get_tick_values(low: float, high: float, logarithmic: bool) -> list[float]:
     """Round numbers between two ends: powers of ten, or some five at even distances."""
     from matplotlib.ticker import LogLocator, MaxNLocator
 
-    locator: Any = LogLocator(numticks=8) if far else MaxNLocator(5)
-    found = [float(value) for value in locator.tick_values(low, high) if low <= value <= high]
-    return found if len(found) > 1 else [low, high]
+    locator: Any = LogLocator(numticks=8) if logarithmic else MaxNLocator(5)
+    ticks = [float(value) for value in locator.tick_values(low, high) if low <= value <= high]
+    return ticks if len(ticks) > 1 else [low, high]
 
 
 def format_tick(value: float) -> str:
@@ -142,26 +148,26 @@ def truncate_start(text: str) -> str:
 
 def draw_axes(panel: Axes, scales: Sequence[AxisScale]) -> None:
     """The axes with their names below and their values beside them."""
-    for place, each in enumerate(scales):
-        panel.axvline(place, color="#222222", linewidth=1, zorder=3)
-        for height, text in each.labels:
+    for index, scale in enumerate(scales):
+        panel.axvline(index, color="#222222", linewidth=1, zorder=3)
+        for height, text in scale.labels:
             panel.plot(
-                [place - 0.02, place + 0.02],
+                [index - 0.02, index + 0.02],
                 [height, height],
                 color="#222222",
                 linewidth=1,
                 zorder=3,
             )
-            about: dict[str, Any] = {
+            box: dict[str, Any] = {
                 "facecolor": "white",
                 "alpha": 0.75,
                 "linewidth": 0,
                 "pad": 0.8,
             }
-            panel.text(place + 0.05, height, text, va="center", fontsize=9, bbox=about, zorder=5)
+            panel.text(index + 0.05, height, text, va="center", fontsize=9, bbox=box, zorder=5)
     names = [
-        each.name.replace(".", ".\n", 1) if len(each.name) > MAX_LABEL_LENGTH else each.name
-        for each in scales
+        scale.name.replace(".", ".\n", 1) if len(scale.name) > MAX_LABEL_LENGTH else scale.name
+        for scale in scales
     ]
     panel.set_xticks(range(len(scales)), names, fontsize=10)
     panel.set_yticks([])
@@ -174,7 +180,7 @@ def draw_axes(panel: Axes, scales: Sequence[AxisScale]) -> None:
 
 
 def draw_job_lines(
-    panel: Axes, scales: Sequence[AxisScale], shown: Sequence[JobRow], first: Sequence[JobRow]
+    panel: Axes, scales: Sequence[AxisScale], jobs: Sequence[JobRow], best_jobs: Sequence[JobRow]
 ) -> None:
     """The jobs as lines, coloured by their scores, the better ones above; the best one on top of all.
 
@@ -183,27 +189,27 @@ def draw_job_lines(
     from matplotlib import colormaps
 
     measure = scales[-1].name.removeprefix("val ")
-    faint = max(0.35, min(0.9, 12 / len(shown)))
-    for line in sorted(
-        shown, key=lambda line: scales[-1].heights[str(get_job_score(line, measure))]
-    ):
-        score = scales[-1].heights[str(get_job_score(line, measure))]
+    faint = max(0.35, min(0.9, 12 / len(jobs)))
+    for job in sorted(jobs, key=lambda job: scales[-1].heights[str(get_job_score(job, measure))]):
+        score = scales[-1].heights[str(get_job_score(job, measure))]
         spread = {
-            each.name: MAX_OFFSET * (score - 0.5) if len(each.heights) < len(shown) else 0
-            for each in scales
+            scale.name: MAX_OFFSET * (score - 0.5) if len(scale.heights) < len(jobs) else 0
+            for scale in scales
         }
         heights = [
-            each.heights[line.overrides.get(each.name, "–")] + spread[each.name]
-            for each in scales[:-1]
+            scale.heights[job.overrides.get(scale.name, "–")] + spread[scale.name]
+            for scale in scales[:-1]
         ]
         heights.append(score)
-        top = line in first
-        look: dict[str, Any] = {"color": WARNING_COLOR if top else colormaps[COLORMAP](0.9 * score)}
-        look |= (
+        is_best = job in best_jobs
+        style: dict[str, Any] = {
+            "color": WARNING_COLOR if is_best else colormaps[COLORMAP](0.9 * score)
+        }
+        style |= (
             {"linewidth": 2.6, "zorder": 4}
-            if top
+            if is_best
             else {"linewidth": 1.3, "alpha": faint, "zorder": 2}
         )
         panel.plot(
-            range(len(scales)), heights, linestyle="--" if line.status == "pruned" else "-", **look
+            range(len(scales)), heights, linestyle="--" if job.status == "pruned" else "-", **style
         )

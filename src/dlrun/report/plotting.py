@@ -56,7 +56,7 @@ def truncate_name(name: str) -> str:
 @contextmanager
 def save_figure(
     file: Path,
-    what: str,
+    title: str,
     config: dict[str, Any],
     warning: str,
     *,
@@ -76,15 +76,15 @@ def save_figure(
         figure = Figure(figsize=(width, height), layout="constrained", dpi=dpi)
         FigureCanvasAgg(figure)
         yield figure
-        about = naming.get_run_title(config)
+        run_title = naming.get_run_title(config)
         lines = textwrap.wrap(
-            f"{what}: {about}" if about else what, round(width * LETTERS_PER_INCH)
+            f"{title}: {run_title}" if run_title else title, round(width * LETTERS_PER_INCH)
         )
         lines = lines if len(lines) <= MAX_LINES else [*lines[: MAX_LINES - 1], "…"]
         if warning:
             lines.insert(0, "SYNTHETIC DATA")
-        look: dict[str, Any] = {"color": WARNING_COLOR, "weight": "bold"} if warning else {}
-        figure.suptitle("\n".join(lines), fontsize=12, x=0.01, ha="left", **look)
+        style: dict[str, Any] = {"color": WARNING_COLOR, "weight": "bold"} if warning else {}
+        figure.suptitle("\n".join(lines), fontsize=12, x=0.01, ha="left", **style)
         with convert_write_errors(file):
             figure.savefig(file)
 
@@ -117,17 +117,19 @@ def get_value_range(curves: Iterable[Curve]) -> tuple[float, float] | None:
     import math
 
     curves = list(curves)
-    known = [
+    points = [
         (epoch / max(curve), value)
         for curve in curves
         for epoch, value in curve.items()
         if math.isfinite(value)
     ]
-    later = [value for place, value in known if place > 0.1] or [value for _, value in known]
+    later = [value for position, value in points if position > 0.1] or [
+        value for _, value in points
+    ]
     if not later:
         return None
     low, high = min(later), max(later)
-    lowest, highest = min(value for _, value in known), max(value for _, value in known)
+    lowest, highest = min(value for _, value in points), max(value for _, value in points)
     if highest - lowest <= OUTLIER_RATIO * (high - low):
         low, high = lowest, highest
     margin = 0.05 * (high - low) or 0.05 * abs(high) or 0.05

@@ -36,37 +36,37 @@ def get_output_names(field: Field, target: str) -> tuple[str, ...]:
         return field.labels if len(field.labels) == count else tuple(map(str, range(count)))
     if field.num_outputs == 1:
         return (target,)
-    named = len(field.labels) == field.num_outputs
+    has_labels = len(field.labels) == field.num_outputs
     return (
         field.labels
-        if named
-        else tuple(f"{target} {place}" for place in range(1, field.num_outputs + 1))
+        if has_labels
+        else tuple(f"{target} {number}" for number in range(1, field.num_outputs + 1))
     )
 
 
 def get_row_probabilities(field: Field, output: np.ndarray) -> list[float]:
     """One row's probabilities by class or label, or its numbers; of a binary target that of both classes."""
-    found = [output.dtype.type(1) - output.reshape(-1)[0]] if field.kind == "binary" else []
+    complement = [output.dtype.type(1) - output.reshape(-1)[0]] if field.kind == "binary" else []
     return [
-        float(str(value)) for value in (*found, *output.reshape(-1))
+        float(str(value)) for value in (*complement, *output.reshape(-1))
     ]  # the shortest digits that say it
 
 
 def format_prediction(field: Field, target: str, output: np.ndarray) -> str | float:
     """The answer: the likeliest class, the labels above one half, or the number."""
-    names, found = get_output_names(field, target), get_row_probabilities(field, output)
+    names, values = get_output_names(field, target), get_row_probabilities(field, output)
     if field.kind in ("category", "binary"):
-        return names[found.index(max(found))]
+        return names[values.index(max(values))]
     if field.kind == "multilabel":
         return (
-            ", ".join(name for name, share in zip(names, found, strict=True) if share > 0.5)
+            ", ".join(name for name, share in zip(names, values, strict=True) if share > 0.5)
             or "(none)"
         )
-    if len(found) == 1:
-        return found[0]
+    if len(values) == 1:
+        return values[0]
     return ", ".join(
         f"{name} {formatting.format_number(value)}"
-        for name, value in zip(names, found, strict=True)
+        for name, value in zip(names, values, strict=True)
     )
 
 
@@ -84,20 +84,20 @@ def make_prediction_table(
     columns, rows = [first], [[str(name)] for name in names[:MAX_ROWS]]
     for target, field in fields.items():
         prefix = f"{target}: " if len(fields) > 1 else ""
-        known = target in truths
+        has_truth = target in truths
         columns += [
             prefix + "answer",
-            *([prefix + "truth"] if known else []),
+            *([prefix + "truth"] if has_truth else []),
             *_class_columns(field, target, prefix),
         ]
-        for place, row in enumerate(rows):
-            row.append(_format_value(format_prediction(field, target, outputs[target][place])))
+        for index, row in enumerate(rows):
+            row.append(_format_value(format_prediction(field, target, outputs[target][index])))
             row += (
-                [_format_value(format_target(field, target, truths[target][place]))]
-                if known
+                [_format_value(format_target(field, target, truths[target][index]))]
+                if has_truth
                 else []
             )
-            row += _format_probabilities(field, target, outputs[target][place])
+            row += _format_probabilities(field, target, outputs[target][index])
     right = (
         frozenset(range(1, len(columns)))
         if all(f.kind not in CLASS_KINDS for f in fields.values())
@@ -120,27 +120,27 @@ def _class_columns(field: Field, target: str, prefix: str) -> list[str]:
 def _format_probabilities(field: Field, target: str, output: np.ndarray) -> list[str]:
     if field.kind not in CLASS_KINDS:
         return []
-    names, found = get_output_names(field, target), get_row_probabilities(field, output)
+    names, values = get_output_names(field, target), get_row_probabilities(field, output)
     if len(names) <= MAX_CLASS_COLUMNS:
-        return [f"{share:.4f}" for share in found]
-    best = sorted(range(len(found)), key=lambda place: -found[place])[:NUM_LIKELY_CLASSES]
-    return [", ".join(f"{names[place]} {found[place]:.4f}" for place in best)]
+        return [f"{share:.4f}" for share in values]
+    best = sorted(range(len(values)), key=lambda index: -values[index])[:NUM_LIKELY_CLASSES]
+    return [", ".join(f"{names[index]} {values[index]:.4f}" for index in best)]
 
 
 def describe_table(fields: Mapping[str, Field], names: Names, outputs: Outputs) -> str:
     """What stands under the table: how many rows are not in it, and of one target how often each class was answered."""
-    parts = (
+    notes = (
         [f"{len(names) - MAX_ROWS:,} more rows: to=answers.csv writes all of them"]
         if len(names) > MAX_ROWS
         else []
     )
-    ((target, field), *others) = fields.items()
-    if not others and field.kind in ("category", "binary") and len(names) > 1:
+    ((target, field), *more_targets) = fields.items()
+    if not more_targets and field.kind in ("category", "binary") and len(names) > 1:
         counts = Counter(
             str(format_prediction(field, target, output)) for output in outputs[target]
         )
-        parts.append(", ".join(f"{count:,} × {name}" for name, count in counts.most_common()))
-    return "; ".join(parts)
+        notes.append(", ".join(f"{count:,} × {name}" for name, count in counts.most_common()))
+    return "; ".join(notes)
 
 
 def _format_value(value: str | float) -> str:
@@ -174,9 +174,10 @@ def predictions_to_csv(
             )
         if field.kind in CLASS_KINDS or field.num_outputs > 1:
             heads += [prefix + name for name in get_output_names(field, target)]
-            each = [get_row_probabilities(field, output) for output in outputs[target]]
+            probabilities = [get_row_probabilities(field, output) for output in outputs[target]]
             columns += [
-                [_to_exact_text(value) for value in column] for column in zip(*each, strict=True)
+                [_to_exact_text(value) for value in column]
+                for column in zip(*probabilities, strict=True)
             ]
     if note:
         heads.append("note")
@@ -207,34 +208,37 @@ def predictions_to_json(
     Several targets: 'targets' holds each one's. A number that is none is null.
     """
     rows = []
-    for place, name in enumerate(names):
-        said = {
-            target: _row_to_dict(field, target, place, outputs, truths)
+    for index, name in enumerate(names):
+        answers = {
+            target: _row_to_dict(field, target, index, outputs, truths)
             for target, field in fields.items()
         }
         rows.append(
-            {first: name, **(next(iter(said.values())) if len(said) == 1 else {"targets": said})}
+            {
+                first: name,
+                **(next(iter(answers.values())) if len(answers) == 1 else {"targets": answers}),
+            }
         )
     return as_json.to_json({**about, "rows": rows}, 1) + "\n"
 
 
 def _row_to_dict(
-    field: Field, target: str, place: int, outputs: Outputs, truths: Outputs
+    field: Field, target: str, index: int, outputs: Outputs, truths: Outputs
 ) -> dict[str, Any]:
-    output = outputs[target][place]
-    found = {"answer": _finite_or_none(format_prediction(field, target, output))}
+    output = outputs[target][index]
+    record = {"answer": _finite_or_none(format_prediction(field, target, output))}
     if target in truths:
-        found["truth"] = _finite_or_none(format_target(field, target, truths[target][place]))
+        record["truth"] = _finite_or_none(format_target(field, target, truths[target][index]))
     if field.kind in CLASS_KINDS or field.num_outputs > 1:
         key = "probabilities" if field.kind in CLASS_KINDS else "numbers"
-        found[key] = dict(
+        record[key] = dict(
             zip(
                 get_output_names(field, target),
                 map(_finite_or_none, get_row_probabilities(field, output)),
                 strict=True,
             )
         )
-    return found
+    return record
 
 
 def _finite_or_none(value: Any) -> Any:

@@ -32,11 +32,11 @@ class TextTable:
 
 def make_score_tables(results: run_reader.JsonLines, config: dict[str, Any]) -> list[TextTable]:
     """One table for each stage and split; the folds of one stage share theirs."""
-    together: dict[tuple[str, str], run_reader.JsonLines] = {}
+    groups: dict[tuple[str, str], run_reader.JsonLines] = {}
     for line in results:
-        together.setdefault((run_reader.get_family(line["name"]), line["split"]), []).append(line)
+        groups.setdefault((run_reader.get_family(line["name"]), line["split"]), []).append(line)
     return [
-        _make_score_table(name, split, lines, config) for (name, split), lines in together.items()
+        _make_score_table(name, split, lines, config) for (name, split), lines in groups.items()
     ]
 
 
@@ -49,12 +49,12 @@ def to_rich_table(summary: TextTable) -> Table:
     title = Text(summary.title, style="bold")
     for note in summary.notes:
         title.append("\n" + note, style="bold red" if "SYNTHETIC" in note else "not bold")
-    look: dict[str, Any] = {
+    layout: dict[str, Any] = {
         "title_justify": "left",
         "caption_justify": "left",
         "box": box.SIMPLE_HEAD,
     }
-    table = Table(title=title, caption=summary.caption or None, **look)
+    table = Table(title=title, caption=summary.caption or None, **layout)
     for position, column in enumerate(summary.columns):
         table.add_column(Text(column), justify="right" if position in summary.right else "left")
     for row in summary.rows:
@@ -74,17 +74,17 @@ def _make_score_table(
     several = len(lines) > 1
     scores = [line.get("scores") or {} for line in lines]
     baselines = [line.get("baseline") or {} for line in lines]
-    beside = measures.get_interval_heading(several, scores)
-    there = any(baselines)  # what makes something need not have anything to beat
+    heading = measures.get_interval_heading(several, scores)
+    has_baseline = any(baselines)  # what makes something need not have anything to beat
     columns = [
         "measure",
-        f"{split} ({beside})" if beside else split,
-        *(["baseline"] if there else []),
+        f"{split} ({heading})" if heading else split,
+        *(["baseline"] if has_baseline else []),
         *_fold_columns(lines),
     ]
     rows = []
     for measure, label in measures.get_metric_labels(scores).items():
-        each = (
+        fold_cells = (
             [measures.format_score(_drop_interval(score.get(measure))) for score in scores]
             if several
             else []
@@ -92,10 +92,19 @@ def _make_score_table(
         mean = formatting.format_number(
             measures.mean_and_std(measures.get_metric_values(baselines, measure))[0]
         )
-        bar = [mean if several else measures.format_over_folds(baselines, measure)] if there else []
-        own = measures.format_over_folds(scores, measure)
+        baseline_cell = (
+            [mean if several else measures.format_over_folds(baselines, measure)]
+            if has_baseline
+            else []
+        )
+        score_cell = measures.format_over_folds(scores, measure)
         rows.append(
-            [label, own, *bar, *(each if len(each) <= MAX_FOLD_COLUMNS else [" ".join(each)])]
+            [
+                label,
+                score_cell,
+                *baseline_cell,
+                *(fold_cells if len(fold_cells) <= MAX_FOLD_COLUMNS else [" ".join(fold_cells)]),
+            ]
         )
     title = f"{naming.get_run_title(config)}: {_describe_fits(name, lines)}, {split}"
     notes = tuple(run_reader.collect_messages(lines))
@@ -114,11 +123,11 @@ def _describe_fits(name: str, lines: run_reader.JsonLines) -> str:
     folds = max(int(line["job"].get("folds") or 1) for line in lines)
     repeats = len({line["job"].get("repeat") for line in lines})
     if folds > 1:
-        said = f"{repeats} × {folds} folds" if repeats > 1 else f"{len(lines)} folds"
+        count_text = f"{repeats} × {folds} folds" if repeats > 1 else f"{len(lines)} folds"
     else:
-        said = f"{repeats} seeds" if repeats > 1 else ""
-    stage = "" if name in ("folds", "fit") and said else name
-    return ", ".join(filter(None, (stage, said)))
+        count_text = f"{repeats} seeds" if repeats > 1 else ""
+    stage = "" if name in ("folds", "fit") and count_text else name
+    return ", ".join(filter(None, (stage, count_text)))
 
 
 def _fold_columns(lines: run_reader.JsonLines) -> list[str]:
@@ -132,24 +141,24 @@ def _fold_columns(lines: run_reader.JsonLines) -> list[str]:
 
 
 def _format_message(lines: run_reader.JsonLines) -> str:
-    kept = list(dict.fromkeys(str(line.get("checkpoint") or "") for line in lines))
+    checkpoints = list(dict.fromkeys(str(line.get("checkpoint") or "") for line in lines))
     epochs = sorted({int(line.get("epochs") or 0) for line in lines})
-    once = [
+    first_repeat = [
         line for line in lines if not line["job"].get("repeat")
     ]  # seeds see the same rows again
     counts = [
         score.get("n") or 0
-        for line in once
+        for line in first_repeat
         for score in list((line.get("scores") or {}).values())[:1]
     ]
     seconds = sum(float(line.get("seconds") or 0) for line in lines)
-    parts = [
-        f"checkpoint: {', '.join(filter(None, kept)) or 'none'}",
+    items = [
+        f"checkpoint: {', '.join(filter(None, checkpoints)) or 'none'}",
         f"{epochs[0]}–{epochs[-1]} epochs"
         if epochs[0] < epochs[-1]
         else counted(epochs[0], "epoch"),
         f"{seconds:.1f} s",
     ]
     if any(counts):
-        parts.insert(1, counted(sum(counts), "row"))
-    return " · ".join(parts)
+        items.insert(1, counted(sum(counts), "row"))
+    return " · ".join(items)

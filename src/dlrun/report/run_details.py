@@ -36,15 +36,15 @@ def describe_table_task(config: dict[str, Any]) -> str:
     if not isinstance(data, dict) or not data.get("path") or not data.get("target"):
         return ""
     targets = data["target"] if isinstance(data["target"], list) else [data["target"]]
-    what = "what came before in" if data.get("lookback") else "the other columns of"
-    return f"{', '.join(map(str, targets))} from {what} {Path(str(data['path'])).name}"
+    source = "what came before in" if data.get("lookback") else "the other columns of"
+    return f"{', '.join(map(str, targets))} from {source} {Path(str(data['path'])).name}"
 
 
 def make_task_section(config: dict[str, Any]) -> list[Section]:
     """What is predicted from what."""
     task = _get_node(config, "task")
-    asked = describe_table_task(config) or task.get("question")
-    lines: list[Block] = [Text(str(asked))] if asked else []
+    question = describe_table_task(config) or task.get("question")
+    lines: list[Block] = [Text(str(question))] if question else []
     if task.get("book"):
         lines.append(Text(f"In the book: §{str(task['book']).removeprefix('§')}", "small"))
     return make_sections("The question", lines)
@@ -52,26 +52,28 @@ def make_task_section(config: dict[str, Any]) -> list[Section]:
 
 def make_data_section(folder: Path, config: dict[str, Any]) -> list[Section]:
     """Which data these are: columns and their kinds, rows, fingerprint, where they come from."""
-    about, fields = (
+    data_record, fields = (
         stored_files.load_json_or_none(folder / "data.json") or {},
         stored_files.load_json_or_none(folder / "fields.json") or {},
     )
     task, data = _get_node(config, "task"), _get_node(config, "data")
     rows = [("task", naming.get_task_name(config))]
-    for what in ("inputs", "targets"):
-        known = fields.get(what) or task.get(what) or {}
+    for role in ("inputs", "targets"):
+        columns = fields.get(role) or task.get(role) or {}
         rows += [
-            (what.removesuffix("s"), f"{name}: {_describe_kind(field)}")
-            for name, field in known.items()
+            (role.removesuffix("s"), f"{name}: {_describe_kind(field)}")
+            for name, field in columns.items()
         ]
-    if about.get("rows"):
-        rows.append(("training + validation rows", f"{about['rows']:,}"))
+    if data_record.get("rows"):
+        rows.append(("training + validation rows", f"{data_record['rows']:,}"))
     origin = data.get("path") or data.get("source") or config.get("source")
     rows += [("source", str(origin))] if origin else []
     rows += (
-        [("fingerprint", f"{str(about['fingerprint'])[:12]}…")] if about.get("fingerprint") else []
+        [("fingerprint", f"{str(data_record['fingerprint'])[:12]}…")]
+        if data_record.get("fingerprint")
+        else []
     )
-    note = [make_data_note(str(about["note"]))] if about.get("note") else []
+    note = [make_data_note(str(data_record["note"]))] if data_record.get("note") else []
     return make_sections(
         "The data", [*note, Pairs(tuple((name, value) for name, value in rows if value))]
     )
@@ -87,23 +89,27 @@ def make_config_section(
             run_reader.flatten_config(node.get(group), group) if node.get(group) is not None else {}
         )
         rows += [(key, str(value)) for key, value in values.items() if value is not None]
-    whole = Code(run_reader.read_text_or_empty(folder / "config.yaml"), "config.yaml, all of it")
-    return make_sections("Config", [*([changes] if changes else []), Pairs(tuple(rows)), whole])
+    full_config = Code(
+        run_reader.read_text_or_empty(folder / "config.yaml"), "config.yaml, all of it"
+    )
+    return make_sections(
+        "Config", [*([changes] if changes else []), Pairs(tuple(rows)), full_config]
+    )
 
 
 def make_environment_section(folder: Path) -> list[Section]:
     """On which machine, and with which packages."""
-    found = stored_files.load_json_or_none(folder / "environment.json")
-    if not found:
+    environment = stored_files.load_json_or_none(folder / "environment.json")
+    if not environment:
         return make_sections("Environment", [Text("not recorded")])
     values = {
         key: str(value)
-        for key, value in run_reader.flatten_config(found).items()
+        for key, value in run_reader.flatten_config(environment).items()
         if value not in (None, "")
     }
     rows = tuple((key, value) for key, value in values.items() if not _is_long(key, value))
-    rest = "\n".join(f"{key}: {value}" for key, value in values.items())
-    return make_sections("Environment", [Pairs(rows), Code(rest, "all packages and changes")])
+    listing = "\n".join(f"{key}: {value}" for key, value in values.items())
+    return make_sections("Environment", [Pairs(rows), Code(listing, "all packages and changes")])
 
 
 def make_command_section(folder: Path) -> list[Section]:
@@ -113,8 +119,8 @@ def make_command_section(folder: Path) -> list[Section]:
 
 
 def _get_node(config: dict[str, Any], name: str) -> dict[str, Any]:
-    found = config.get(name)
-    return found if isinstance(found, dict) else {}
+    node = config.get(name)
+    return node if isinstance(node, dict) else {}
 
 
 def _describe_kind(field: dict[str, Any] | str) -> str:
@@ -122,15 +128,15 @@ def _describe_kind(field: dict[str, Any] | str) -> str:
     if isinstance(field, str):
         return field
     shape = [size for size in field.get("shape") or () if size != 1]
-    wide = f", {' × '.join(map(str, shape))}" if shape else ""
+    size = f", {' × '.join(map(str, shape))}" if shape else ""
     labels = [str(label) for label in field.get("labels") or ()]
-    many = f", … ({len(labels)} in all)" if len(labels) > MAX_LABELS else ""
-    return f"{field['kind']}{wide}{': ' if labels else ''}{', '.join(labels[:MAX_LABELS])}{many}"
+    hint = f", … ({len(labels)} in all)" if len(labels) > MAX_LABELS else ""
+    return f"{field['kind']}{size}{': ' if labels else ''}{', '.join(labels[:MAX_LABELS])}{hint}"
 
 
 def _is_long(key: str, value: str) -> bool:
-    other = (
+    is_other_package = (
         key.startswith("packages.")
         and key.removeprefix("packages.").replace("-", "_") not in PACKAGES
     )
-    return other or len(value) > MAX_TEXT_LENGTH or "\n" in value
+    return is_other_package or len(value) > MAX_TEXT_LENGTH or "\n" in value

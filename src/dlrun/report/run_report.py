@@ -106,17 +106,18 @@ def _describe_score(split: str, lines: run_reader.JsonLines) -> str:
     name = next((name for name in names if not name.startswith("loss")), names[0])
     text = f"{SPLITS[split]} {name}: {measures.format_over_folds(scores, name)}"
     bars = measures.get_metric_values([line.get("baseline") or {} for line in lines], name)
-    bar, own = (
-        measures.mean_and_std(each)[0] for each in (bars, measures.get_metric_values(scores, name))
+    baseline, score = (
+        measures.mean_and_std(values)[0]
+        for values in (bars, measures.get_metric_values(scores, name))
     )
-    if bar is None or own is None:
+    if baseline is None or score is None:
         return f"{text}."
-    ahead = (
-        own < bar
+    is_better = (
+        score < baseline
         if measure_names.get_direction(name, run_reader.read_direction_map(lines)) == "min"
-        else own > bar
+        else score > baseline
     )
-    return f"{text}; baseline {formatting.format_number(bar)}{'' if ahead else ', which is not beaten'}."
+    return f"{text}; baseline {formatting.format_number(baseline)}{'' if is_better else ', which is not beaten'}."
 
 
 def make_workflow_summary(
@@ -127,18 +128,18 @@ def make_workflow_summary(
     if not last:
         return []
     stopped = bool(last.get("stopped"))
-    said = f"Stopped at step {last['step']}: {last['verdict']}" if stopped else str(last["verdict"])
-    found: list[Block] = [Text(said, "loud" if stopped else "strong")]
+    text = f"Stopped at step {last['step']}: {last['verdict']}" if stopped else str(last["verdict"])
+    blocks: list[Block] = [Text(text, "loud" if stopped else "strong")]
     if not stopped and last["step"] < LAST_STEP:
-        found.append(
+        blocks.append(
             Text(
                 f"Not finished: it was cut after step {last['step']}; dlrun resume goes on with it.",
                 "loud",
             )
         )
     if workflow_stages.find_best_stage(steps):
-        found.append(Text(workflow_stages.format_num_candidates(results, steps)))
-    return found
+        blocks.append(Text(workflow_stages.format_num_candidates(results, steps)))
+    return blocks
 
 
 def make_stage_sections(
@@ -147,14 +148,14 @@ def make_stage_sections(
     """The stages of a workflow against the constant answer."""
     if not workflow_stages.group_by_stage(results):
         return []
-    about = "Each dot is a candidate; the baseline is gray: a dashed line, or an arrow to it."
-    said = f"{about} {workflow_stages.format_num_candidates(results, steps)}"
-    drawn = [
-        ImageBlock(file, "The score of every stage with its interval", said)
+    legend = "Each dot is a candidate; the baseline is gray: a dashed line, or an arrow to it."
+    caption = f"{legend} {workflow_stages.format_num_candidates(results, steps)}"
+    images = [
+        ImageBlock(file, "The score of every stage with its interval", caption)
         for file in pictures.get("stages", ())
     ]
     return make_sections(
-        "Baseline against models", [*drawn, workflow_stages.make_stage_table(results, steps)]
+        "Baseline against models", [*images, workflow_stages.make_stage_table(results, steps)]
     )
 
 
@@ -162,61 +163,64 @@ def make_score_sections(
     folder: Path, results: run_reader.JsonLines, config: dict[str, Any]
 ) -> list[Section]:
     """The scores of a run that is no workflow, and which of its fits have none because an error ended them."""
-    cut = [
-        Text(f"{name} has no result: {why}.", "loud")
-        for name, why in run_reader.read_failures(folder, results).items()
+    failures = [
+        Text(f"{name} has no result: {reason}.", "loud")
+        for name, reason in run_reader.read_failures(folder, results).items()
     ]
     return make_sections(
-        "Results", [*cut, *make_score_tables(results, config)] or [Text("No result was written.")]
+        "Results",
+        [*failures, *make_score_tables(results, config)] or [Text("No result was written.")],
     )
 
 
 def make_rate_section(history: run_reader.JsonLines) -> list[Section]:
     """The learning rates at the end of the epochs, of each fit: where they began, were highest, and ended."""
-    found: dict[str, list[float]] = {}
+    rates: dict[str, list[float]] = {}
     for row in history:
         for name, rate in (row.get("rates") or {}).items():
-            found.setdefault(row["job"] if name == "lr" else f"{row['job']}, {name}", []).append(
+            rates.setdefault(row["job"] if name == "lr" else f"{row['job']}, {name}", []).append(
                 rate
             )
-    said = {
-        name: " → ".join(f"{rate:.3g}" for rate in summarize_rates(each))
-        for name, each in found.items()
+    texts = {
+        name: " → ".join(f"{rate:.3g}" for rate in summarize_rates(values))
+        for name, values in rates.items()
     }
-    return make_sections("Learning rate", [Pairs(tuple(said.items()))] if said else [])
+    return make_sections("Learning rate", [Pairs(tuple(texts.items()))] if texts else [])
 
 
 def summarize_rates(rates: list[float]) -> list[float]:
     """The first, highest and last of some numbers, without repetitions; one where they are all the same."""
-    kept = [rates[0], max(rates), rates[-1]]
-    return [each for place, each in enumerate(kept) if place == 0 or each != kept[place - 1]]
+    key_rates = [rates[0], max(rates), rates[-1]]
+    return [
+        rate for index, rate in enumerate(key_rates) if index == 0 or rate != key_rates[index - 1]
+    ]
 
 
 def make_curve_sections(pictures: dict[str, list[Path]]) -> list[Section]:
     """What happened during training: curves, the overfit ladder, the regularisation study."""
-    told = (
+    captions = (
         ("Learning curves", "curves", CURVES_CAPTION),
         ("The overfit ladder", "ladder", CAPACITY_CAPTION),
         ("The regularisation study", "study", REGULARIZATION_CAPTION),
     )
-    found: list[Section] = []
-    for title, name, about in told:
-        found += make_sections(
-            title, [ImageBlock(file, about, about) for file in pictures.get(name, ())]
+    sections: list[Section] = []
+    for title, name, caption in captions:
+        sections += make_sections(
+            title, [ImageBlock(file, caption, caption) for file in pictures.get(name, ())]
         )
-    return found
+    return sections
 
 
 def make_prediction_sections(pictures: dict[str, list[Path]]) -> list[Section]:
     """What was answered against what is true."""
-    drawn = [ImageBlock(file, file.stem.replace("-", " ")) for file in pictures.get("answers", ())]
-    ahead = [
+    images = [ImageBlock(file, file.stem.replace("-", " ")) for file in pictures.get("answers", ())]
+    forecasts = [
         ImageBlock(file, file.stem.replace("-", " "), forecast_plot.CAPTION)
         for file in pictures.get("forecast", ())
     ]
     return [
-        *make_sections("Forecast vs actual", ahead),
-        *make_sections("Predicted vs actual", drawn),
+        *make_sections("Forecast vs actual", forecasts),
+        *make_sections("Predicted vs actual", images),
     ]
 
 

@@ -23,72 +23,76 @@ def draw_score_plot(
     results: run_reader.JsonLines, steps: run_reader.JsonLines, config: dict[str, Any], file: Path
 ) -> Path | None:
     """Write the picture; None when no stage has a score."""
-    measure, won = (
+    measure, winner = (
         workflow_stages.get_main_metric(steps, results),
         workflow_stages.find_best_stage(steps),
     )
     dots = collect_dots(results, measure)
-    answer = dots.pop(
+    baseline = dots.pop(
         workflow_stages.CONSTANT_STAGE,
         (workflow_stages.get_baseline_score(results, measure), None, None),
     )
-    less = measure_names.get_direction(measure, run_reader.read_direction_map(results)) == "min"
-    dots = select_dots(dots, won, 1 if less else -1)
+    lower_is_better = (
+        measure_names.get_direction(measure, run_reader.read_direction_map(results)) == "min"
+    )
+    dots = select_dots(dots, winner, 1 if lower_is_better else -1)
     if not dots:
         return None
     fits = max(map(len, workflow_stages.group_by_stage(results).values()))
-    ends = any(low is not None for _, low, _ in dots.values())
-    whiskers = f"mean ± sd of {fits} fits; " if fits > 1 else "95 % interval; " if ends else ""
+    has_intervals = any(low is not None for _, low, _ in dots.values())
+    whiskers = (
+        f"mean ± sd of {fits} fits; " if fits > 1 else "95 % interval; " if has_intervals else ""
+    )
     height = 1.5 + 0.27 * (len(dots) + 1)
     warning = run_reader.get_data_warning(results)
     with save_figure(
         file, "Baseline and models", config, warning, height=height, width=WIDTH
     ) as figure:
         panel = figure.subplots()
-        _draw_dots(panel, dots, won)
-        _draw_baseline(panel, *answer)
-        better = "less" if less else "more"
+        _draw_dots(panel, dots, winner)
+        _draw_baseline(panel, *baseline)
+        better = "less" if lower_is_better else "more"
         panel.set_xlabel(f"validation {measure} ({whiskers}{better} is better)", fontsize=10)
     return file
 
 
 def collect_dots(results: run_reader.JsonLines, measure: str) -> dict[str, Dot]:
     """Stage → its dot; stages of which a fit has no finite score are left out."""
-    found: dict[str, Dot] = {}
+    dots: dict[str, Dot] = {}
     for stage, lines in workflow_stages.group_by_stage(results).items():
         scores = [line.get("scores") or {} for line in lines]
         value, low, high = workflow_stages.get_score_range(scores, measure)
         if value is not None and math.isfinite(value) and all(measure in score for score in scores):
-            found[stage] = (value, low, high)
-    return found
+            dots[stage] = (value, low, high)
+    return dots
 
 
-def select_dots(dots: dict[str, Dot], won: str, sign: int) -> dict[str, Dot]:
+def select_dots(dots: dict[str, Dot], winner: str, sign: int) -> dict[str, Dot]:
     """As many stages as there is room for: all but the worst of the search. sign: 1 where less is better, else -1."""
     searched = sorted(
         (name for name in dots if name.startswith("search-")), key=lambda name: sign * dots[name][0]
     )
     surplus = max(0, len(dots) - MAX_STAGES)
     dropped = (
-        {name for name in searched[len(searched) - surplus :] if name != won} if surplus else set()
+        {name for name in searched[len(searched) - surplus :] if name != winner}
+        if surplus
+        else set()
     )
     return {name: dot for name, dot in dots.items() if name not in dropped}
 
 
-def _draw_dots(panel: Axes, dots: dict[str, Dot], won: str) -> None:
-    for place, (name, (value, low, high)) in enumerate(dots.items(), 1):
-        colour = WINNER_COLOR if name == won else BLUE
+def _draw_dots(panel: Axes, dots: dict[str, Dot], winner: str) -> None:
+    for row, (name, (value, low, high)) in enumerate(dots.items(), 1):
+        color = WINNER_COLOR if name == winner else BLUE
         if low is not None and high is not None:
-            panel.plot(
-                [low, high], [place, place], color=colour, linewidth=2.2, solid_capstyle="butt"
-            )
-        panel.plot([value], [place], "D" if name == won else "o", color=colour, markersize=7)
-    names = [f"{name} {workflow_stages.STAR}" if name == won else name for name in dots]
+            panel.plot([low, high], [row, row], color=color, linewidth=2.2, solid_capstyle="butt")
+        panel.plot([value], [row], "D" if name == winner else "o", color=color, markersize=7)
+    names = [f"{name} {workflow_stages.STAR}" if name == winner else name for name in dots]
     panel.set_yticks(range(len(dots) + 1), [workflow_stages.CONSTANT_STAGE, *names], fontsize=10)
     panel.set_ylim(len(dots) + 0.6, -0.6)
     panel.tick_params(axis="y", length=0)
-    if won in dots:
-        label = panel.get_yticklabels()[list(dots).index(won) + 1]
+    if winner in dots:
+        label = panel.get_yticklabels()[list(dots).index(winner) + 1]
         label.set(color=WINNER_COLOR, fontweight="bold")
     panel.locator_params(axis="x", nbins=5)
 
@@ -98,7 +102,7 @@ def _draw_baseline(panel: Axes, value: float | None, low: float | None, high: fl
     if value is None or not math.isfinite(value):
         return
     left, right = panel.get_xlim()
-    place: dict[str, Any] = {"va": "center", "fontsize": 10, "color": GREY}
+    style: dict[str, Any] = {"va": "center", "fontsize": 10, "color": GREY}
     if max(left - value, value - right) <= OUTLIER_RATIO * (right - left):
         panel.axvline(value, color=GREY, linestyle="--", linewidth=1.4)
         panel.plot([value], [0], "s", color=GREY, markersize=7)
@@ -113,5 +117,5 @@ def _draw_baseline(panel: Axes, value: float | None, low: float | None, high: fl
         arrow,
         ha=side,
         transform=panel.get_yaxis_transform(),
-        **place,
+        **style,
     )

@@ -59,123 +59,122 @@ class SweepObjective:
         names = [measure] if isinstance(measure, str) else measure or []
         return cls(tuple(name.removeprefix("val/") for name in names))
 
-    def get_main_metric(self, found: Iterable[JobRow]) -> str:
+    def get_main_metric(self, jobs: Iterable[JobRow]) -> str:
         """The measure that the table is sorted by."""
         return choose_metric(
-            (name for line in found for name in line.scores), self.names[0] if self.names else None
+            (name for job in jobs for name in job.scores), self.names[0] if self.names else None
         )
 
 
 def read_job_rows(
-    folder: Path, aim: SweepObjective, known: dict[int, JobRow] | None = None
+    folder: Path, objective: SweepObjective, cache: dict[int, JobRow] | None = None
 ) -> list[JobRow]:
     """The lines of all jobs. known: lines of jobs that have ended, which are not read again; new ones are added."""
-    known, found = {} if known is None else known, []
+    cache, jobs = {} if cache is None else cache, []
     for entry in _read_entries(folder):
-        line = known.get(entry["job"])
-        if line is None or line.status != entry["status"]:
-            line = _make_job_row(folder, entry, aim)
-            known[line.job] = line
-        found.append(line)
-    return found
+        job = cache.get(entry["job"])
+        if job is None or job.status != entry["status"]:
+            job = _make_job_row(folder, entry, objective)
+            cache[job.job] = job
+        jobs.append(job)
+    return jobs
 
 
-def rank_jobs(found: list[JobRow], measure: str) -> list[JobRow]:
+def rank_jobs(jobs: list[JobRow], measure: str) -> list[JobRow]:
     """The best first, then the best of the pruned ones; then those without this score, and the failed ones last."""
 
-    goals = merge_direction_map(found)
+    goals = merge_direction_map(jobs)
 
-    def place(line: JobRow) -> tuple[int, float, int]:
-        value = get_job_score(line, measure)
-        order = {"done": 0, "pruned": 1, "failed": 3}.get(line.status, 2)
+    def sort_key(job: JobRow) -> tuple[int, float, int]:
+        value = get_job_score(job, measure)
+        rank = {"done": 0, "pruned": 1, "failed": 3}.get(job.status, 2)
         return (
-            (order, direction_sign(measure, goals) * value, line.job)
+            (rank, direction_sign(measure, goals) * value, job.job)
             if value is not None
-            else (max(order, 2), 0.0, line.job)
+            else (max(rank, 2), 0.0, job.job)
         )
 
-    return sorted(found, key=place)
+    return sorted(jobs, key=sort_key)
 
 
-def get_job_score(line: JobRow, measure: str) -> float | None:
+def get_job_score(job: JobRow, measure: str) -> float | None:
     """The score of a job, where it has one that is a number."""
-    value = line.scores.get(measure, (None, None))[0]
-    return value if value is not None and math.isfinite(value) and line.status != "failed" else None
+    value = job.scores.get(measure, (None, None))[0]
+    return value if value is not None and math.isfinite(value) and job.status != "failed" else None
 
 
-def find_best_jobs(found: list[JobRow], aim: SweepObjective) -> list[JobRow]:
+def find_best_jobs(jobs: list[JobRow], objective: SweepObjective) -> list[JobRow]:
     """The best finished job; where there are several aims, those that no other beats in all of them, the best first.
 
     Of jobs that differ only in their seeds the mean counts, and the one in their middle stands for them: else the
     luckiest seed would win.
     """
-    measure = aim.get_main_metric(found)
-    if len(aim.names) > 1:
-        return find_pareto_front(found, aim.names, measure)
-    goals, groups = merge_direction_map(found), group_by_seed(found, measure)
+    measure = objective.get_main_metric(jobs)
+    if len(objective.names) > 1:
+        return find_pareto_front(jobs, objective.names, measure)
+    goals, groups = merge_direction_map(jobs), group_by_seed(jobs, measure)
     if not groups:
         return []
-    first = min(
+    best_group = min(
         groups,
         key=lambda group: (
             direction_sign(measure, goals) * mean_over_jobs(group, measure),
             group[0].job,
         ),
     )
-    return [rank_jobs(first, measure)[(len(first) - 1) // 2]]
+    return [rank_jobs(best_group, measure)[(len(best_group) - 1) // 2]]
 
 
-def find_pareto_front(found: list[JobRow], names: tuple[str, ...], measure: str) -> list[JobRow]:
+def find_pareto_front(jobs: list[JobRow], names: tuple[str, ...], measure: str) -> list[JobRow]:
     """The finished jobs that no other beats in all of these measures, those best in one of them first."""
     done = [
-        line
-        for line in found
-        if line.status == "done" and None not in [get_job_score(line, name) for name in names]
+        job
+        for job in jobs
+        if job.status == "done" and None not in [get_job_score(job, name) for name in names]
     ]
-    goals = merge_direction_map(found)
+    goals = merge_direction_map(jobs)
     scored = {
-        line.job: [direction_sign(name, goals) * (get_job_score(line, name) or 0) for name in names]
-        for line in done
+        job.job: [direction_sign(name, goals) * (get_job_score(job, name) or 0) for name in names]
+        for job in done
     }
 
-    def beaten(job: int) -> bool:
-        mine = scored[job]
+    def beaten(number: int) -> bool:
+        scores = scored[number]
         return any(
-            all(a <= b for a, b in zip(other, mine, strict=True)) and other != mine
-            for other in scored.values()
+            all(a <= b for a, b in zip(other_scores, scores, strict=True))
+            and other_scores != scores
+            for other_scores in scored.values()
         )
 
-    return [
-        line for line in rank_jobs(found, measure) if line.job in scored and not beaten(line.job)
-    ]
+    return [job for job in rank_jobs(jobs, measure) if job.job in scored and not beaten(job.job)]
 
 
-def group_by_seed(found: Iterable[JobRow], measure: str) -> list[list[JobRow]]:
+def group_by_seed(jobs: Iterable[JobRow], measure: str) -> list[list[JobRow]]:
     """The finished jobs with a score, those together whose words differ only in seeds."""
     groups: dict[tuple[tuple[str, str], ...], list[JobRow]] = {}
-    for line in found:
-        if line.status == "done" and get_job_score(line, measure) is not None:
+    for job in jobs:
+        if job.status == "done" and get_job_score(job, measure) is not None:
             key = tuple(
-                sorted((key, word) for key, word in line.overrides.items() if key not in SEED_KEYS)
+                sorted((key, word) for key, word in job.overrides.items() if key not in SEED_KEYS)
             )
-            groups.setdefault(key, []).append(line)
+            groups.setdefault(key, []).append(job)
     return list(groups.values())
 
 
 def mean_over_jobs(group: list[JobRow], measure: str) -> float:
     """The mean of a measure over jobs that have it."""
-    return math.fsum(line.scores[measure][0] or 0 for line in group) / len(group)
+    return math.fsum(job.scores[measure][0] or 0 for job in group) / len(group)
 
 
-def merge_direction_map(found: Iterable[JobRow]) -> dict[str, str]:
+def merge_direction_map(jobs: Iterable[JobRow]) -> dict[str, str]:
     """Measure → which way it is better, as the jobs have written it down."""
-    return {name: goal for line in found for name, goal in line.directions.items()}
+    return {name: goal for job in jobs for name, goal in job.directions.items()}
 
 
-def find_variable_keys(found: list[JobRow]) -> list[str]:
+def find_variable_keys(jobs: list[JobRow]) -> list[str]:
     """The keys whose words are not the same in every job, in the order in which they were given."""
-    keys = dict.fromkeys(key for line in found for key in line.overrides)
-    return [key for key in keys if len({line.overrides.get(key) for line in found}) > 1]
+    keys = dict.fromkeys(key for job in jobs for key in job.overrides)
+    return [key for key in keys if len({job.overrides.get(key) for job in jobs}) > 1]
 
 
 def _read_entries(folder: Path) -> run_reader.JsonLines:
@@ -185,7 +184,7 @@ def _read_entries(folder: Path) -> run_reader.JsonLines:
     return [entries[job] for job in sorted(entries) if entries[job].get("status") != "same"]
 
 
-def _make_job_row(folder: Path, entry: dict[str, Any], aim: SweepObjective) -> JobRow:
+def _make_job_row(folder: Path, entry: dict[str, Any], objective: SweepObjective) -> JobRow:
     name = str(entry.get("folder") or f"{entry['job']:03}")
     words = dict(word.partition("=")[::2] for word in entry.get("words", ()))
     results = run_reader.read_results(folder / name)
@@ -193,47 +192,48 @@ def _make_job_row(folder: Path, entry: dict[str, Any], aim: SweepObjective) -> J
         line for line in results if line["split"] != "test"
     ] or results  # what decides is never a test score
     val = [line for line in fitted if line["split"] == "val"] or fitted
-    stages = [
+    stage_lines = [
         line
         for line in val
         if run_reader.get_family(line["name"]) == run_reader.get_family(val[-1]["name"])
     ]
-    scored = [line.get("scores") or {} for line in stages]
-    known = [line.get("baseline") or {} for line in stages]
-    spread = {
+    scored = [line.get("scores") or {} for line in stage_lines]
+    baselines = [line.get("baseline") or {} for line in stage_lines]
+    scores = {
         measure: formatting.mean_and_std(formatting.get_metric_values(scored, measure))
         for measure in dict.fromkeys(measure for score in scored for measure in score)
     }
-    apart = [line for line in results if line["split"] == "test" and fitted is not results]
-    tested = [line.get("scores") or {} for line in apart]
-    spread |= {
+    test_lines = [line for line in results if line["split"] == "test" and fitted is not results]
+    tested = [line.get("scores") or {} for line in test_lines]
+    scores |= {
         f"{TEST_PREFIX}{measure}": formatting.mean_and_std(
             formatting.get_metric_values(tested, measure)
         )
         for measure in dict.fromkeys(measure for score in tested for measure in score)
     }
     costs = [
-        cost for cost in ("parameters", "seconds") if cost in aim.names and cost in entry
+        cost for cost in ("parameters", "seconds") if cost in objective.names and cost in entry
     ]  # once it has ended
-    spread |= {cost: (entry[cost], None) for cost in costs if spread}
+    scores |= {cost: (entry[cost], None) for cost in costs if scores}
     baseline = {
-        measure: formatting.mean_and_std(formatting.get_metric_values(known, measure))[0]
-        for measure in spread
+        measure: formatting.mean_and_std(formatting.get_metric_values(baselines, measure))[0]
+        for measure in scores
     }
     error = " ".join(str(entry.get("error") or "").split())
-    ends = get_score_intervals(scored) | {
-        f"{TEST_PREFIX}{measure}": each for measure, each in get_score_intervals(tested).items()
+    intervals = get_score_intervals(scored) | {
+        f"{TEST_PREFIX}{measure}": interval
+        for measure, interval in get_score_intervals(tested).items()
     }
-    about = (
+    details = (
         baseline,
         error,
         name,
         run_reader.get_data_warning(results),
-        ends,
-        run_reader.read_direction_map(stages),
+        intervals,
+        run_reader.read_direction_map(stage_lines),
         get_undefined_reasons(scored),
     )
-    return JobRow(entry["job"], str(entry.get("status", "")), words, spread, *about)
+    return JobRow(entry["job"], str(entry.get("status", "")), words, scores, *details)
 
 
 def get_score_intervals(
@@ -247,15 +247,15 @@ def get_score_intervals(
 
 def get_undefined_reasons(scored: list[formatting.Scores]) -> dict[str, str]:
     """Measure → why it has no value, or of how many fits the mean is; without those that are defined everywhere."""
-    found = {}
+    reasons = {}
     for name in dict.fromkeys(name for score in scored for name in score):
         values = formatting.get_metric_values(scored, name)
         if all(map(math.isnan, values)):
-            why = (
-                next((each[name].get("why") for each in scored if name in each), "")
+            reason = (
+                next((scores[name].get("why") for scores in scored if name in scores), "")
                 or "it has no value"
             )
-            found[name] = f"{name} is not defined: {why}"
+            reasons[name] = f"{name} is not defined: {reason}"
         elif share := formatting.format_defined_count(values):
-            found[name] = f"{name}: {share}"
-    return found
+            reasons[name] = f"{name}: {share}"
+    return reasons

@@ -36,59 +36,59 @@ def write_sweep_table(folder: Path) -> Table:
 
     May be called after each job. Raises UserError where there is no sweep.
     """
-    aim = SweepObjective.from_folder(folder)
-    return write_job_rows(folder, read_job_rows(folder, aim), aim)
+    objective = SweepObjective.from_folder(folder)
+    return write_job_rows(folder, read_job_rows(folder, objective), objective)
 
 
-def write_job_rows(folder: Path, found: list[JobRow], aim: SweepObjective) -> Table:
+def write_job_rows(folder: Path, jobs: list[JobRow], objective: SweepObjective) -> Table:
     """The same from lines that were read before."""
-    measure = aim.get_main_metric(found)
-    ordered = rank_jobs(found, measure)
+    measure = objective.get_main_metric(jobs)
+    ordered = rank_jobs(jobs, measure)
     heads = _column_names(ordered)
     write_text(folder / "sweep.csv", _make_csv(ordered, heads))
     columns, cells = _format_cells(ordered, heads)
-    notes = sorted({line.note for line in ordered if line.note})
-    goals = merge_direction_map(found)
+    notes = sorted({job.note for job in ordered if job.note})
+    goals = merge_direction_map(jobs)
     notes += filter(None, [describe_unknown_direction(measure, goals)])
     order = "lowest" if direction_sign(measure, goals) > 0 else "highest"
-    about = (
+    caption = (
         f"Sorted by {measure}, {order} first. In brackets: 95 % interval over the rows."
         if measure
         else ""
     )
-    text = _markdown(folder.name, columns, cells, notes, about)
-    seeds, rows = make_seed_table(found, aim)
+    text = _markdown(folder.name, columns, cells, notes, caption)
+    seeds, rows = make_seed_table(jobs, objective)
     text += "\n".join(["", "## Over seeds", "", *_format_lines(seeds, rows), ""]) if rows else ""
     write_text(folder / "sweep.md", text)
     return _make_rich_table(folder.name, columns, cells, notes)
 
 
-def _column_names(found: list[JobRow]) -> tuple[list[str], list[str]]:
-    return find_variable_keys(found), list(
-        dict.fromkeys(name for line in found for name in line.scores)
+def _column_names(jobs: list[JobRow]) -> tuple[list[str], list[str]]:
+    return find_variable_keys(jobs), list(
+        dict.fromkeys(name for job in jobs for name in job.scores)
     )
 
 
-def _make_csv(found: list[JobRow], heads: tuple[list[str], list[str]]) -> str:
+def _make_csv(jobs: list[JobRow], heads: tuple[list[str], list[str]]) -> str:
     keys, names = heads
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    scores = [f"{name}{end}" for name in names for end in ("", "_sd", "_baseline")]
-    ends = [f"{name}_{end}" for name in names for end in ("low", "high")]
+    scores = [f"{name}{bound}" for name in names for bound in ("", "_sd", "_baseline")]
+    ends = [f"{name}_{bound}" for name in names for bound in ("low", "high")]
     writer.writerow(
         ["job", "status", *keys, *scores, "error", "note", "folder", *ends, "undefined"]
     )
-    for line in found:
+    for job in jobs:
         cells: list[Any] = []
         for name in names:
             cells += map(
-                to_csv_number, [*line.scores.get(name, (None, None)), line.baseline.get(name)]
+                to_csv_number, [*job.scores.get(name, (None, None)), job.baseline.get(name)]
             )
-        own = [line.overrides.get(key) for key in keys]
-        about = [line.error, line.note, line.folder]
-        around = [end for name in names for end in line.intervals.get(name, (None, None))]
-        said = "; ".join(line.undefined.values())
-        writer.writerow([line.job, line.status, *own, *cells, *about, *around, said])
+        settings = [job.overrides.get(key) for key in keys]
+        details = [job.error, job.note, job.folder]
+        intervals = [bound for name in names for bound in job.intervals.get(name, (None, None))]
+        undefined = "; ".join(job.undefined.values())
+        writer.writerow([job.job, job.status, *settings, *cells, *details, *intervals, undefined])
     return stream.getvalue()
 
 
@@ -98,34 +98,34 @@ def to_csv_number(value: float | None) -> float | None:
 
 
 def _format_cells(
-    found: list[JobRow], heads: tuple[list[str], list[str]]
+    jobs: list[JobRow], heads: tuple[list[str], list[str]]
 ) -> tuple[list[str], list[list[str]]]:
     keys, names = heads
-    known = {
-        name: {line.baseline[name] for line in found if line.baseline.get(name) is not None}
+    baselines = {
+        name: {job.baseline[name] for job in jobs if job.baseline.get(name) is not None}
         for name in names
     }
-    beside = [name for name in names if known[name]]
-    columns = ["job", *keys, *names, *(f"{name} of baseline" for name in beside), "status"]
+    with_baseline = [name for name in names if baselines[name]]
+    columns = ["job", *keys, *names, *(f"{name} of baseline" for name in with_baseline), "status"]
     cells = []
-    for line in found:
-        own = [truncate_number(line.overrides.get(key, "")) for key in keys]
-        scores = [format_job_score(line, name) for name in names]
-        baseline = [formatting.format_number(line.baseline.get(name)) for name in beside]
-        said = [line.error] if line.error else list(line.undefined.values())
-        status = f"{line.status}: {'; '.join(said)}" if said else line.status
-        cells.append([line.folder, *own, *scores, *baseline, status])
+    for job in jobs:
+        settings = [truncate_number(job.overrides.get(key, "")) for key in keys]
+        scores = [format_job_score(job, name) for name in names]
+        baseline = [formatting.format_number(job.baseline.get(name)) for name in with_baseline]
+        problems = [job.error] if job.error else list(job.undefined.values())
+        status = f"{job.status}: {'; '.join(problems)}" if problems else job.status
+        cells.append([job.folder, *settings, *scores, *baseline, status])
     return columns, cells
 
 
-def format_job_score(line: JobRow, name: str) -> str:
+def format_job_score(job: JobRow, name: str) -> str:
     """A score with its interval, or over folds its deviation; or what a job has cost."""
-    mean, deviation = line.scores.get(name, (None, None))
+    mean, deviation = job.scores.get(name, (None, None))
     if name == "parameters" and mean is not None:
         return str(mean)
     if mean is None or deviation is not None:
         return measures.format_mean_std(mean, deviation)
-    return measures.format_interval(mean, *line.intervals.get(name, (None, None)))
+    return measures.format_interval(mean, *job.intervals.get(name, (None, None)))
 
 
 def truncate_number(text: str) -> str:
@@ -137,13 +137,13 @@ def truncate_number(text: str) -> str:
 
 
 def _markdown(
-    title: str, columns: list[str], cells: list[list[str]], notes: list[str], about: str
+    title: str, columns: list[str], cells: list[list[str]], notes: list[str], caption: str
 ) -> str:
     heads = [
         f"# Sweep {title}",
         "",
         *(f"**{note}**\n" for note in notes),
-        *([about, ""] if about else []),
+        *([caption, ""] if caption else []),
     ]
     return "\n".join([*heads, *_format_lines(columns, cells), ""])
 
@@ -164,17 +164,17 @@ def _make_rich_table(
     for note in notes:
         heading.append(f"\n{note}", style="bold red")
     table = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD)
-    shown = [
-        place
-        for place, column in enumerate(columns)
+    columns_shown = [
+        index
+        for index, column in enumerate(columns)
         if not column.endswith(" of baseline") or len(columns) < 8
     ]
-    for place in shown:
-        table.add_column(Text(columns[place]), overflow="fold")
+    for index in columns_shown:
+        table.add_column(Text(columns[index]), overflow="fold")
     for row in cells[:MAX_ROWS]:
         style = "red" if row[-1].startswith("failed") else None
         row = [*row[:-1], shorten(row[-1], MAX_CELL_LENGTH, placeholder=" …")]
-        table.add_row(*(Text(row[place]) for place in shown), style=style)
+        table.add_row(*(Text(row[index]) for index in columns_shown), style=style)
     if len(cells) > MAX_ROWS:
         table.caption = f"and {len(cells) - MAX_ROWS} more in sweep.md"
     return table

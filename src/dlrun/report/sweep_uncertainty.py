@@ -34,17 +34,19 @@ NUM_STANDARD_ERRORS = (
 MAX_LISTED = 6  # jobs that are named
 
 
-def make_seed_table(found: list[JobRow], aim: SweepObjective) -> tuple[list[str], list[list[str]]]:
+def make_seed_table(
+    jobs: list[JobRow], objective: SweepObjective
+) -> tuple[list[str], list[list[str]]]:
     """A table of the jobs that differ only in their seeds, mean ± sd, the best first; no rows where none do."""
-    measure = aim.get_main_metric(found)
-    groups = [group for group in group_by_seed(found, measure) if len(group) > 1]
+    measure = objective.get_main_metric(jobs)
+    groups = [group for group in group_by_seed(jobs, measure) if len(group) > 1]
     goals, keys = (
-        merge_direction_map(found),
-        [key for key in find_variable_keys(found) if key not in SEED_KEYS],
+        merge_direction_map(jobs),
+        [key for key in find_variable_keys(jobs) if key not in SEED_KEYS],
     )
-    lower = measure_names.get_direction(measure, goals) == "min"
-    groups.sort(key=lambda group: mean_over_jobs(group, measure) * (1 if lower else -1))
-    names = list(dict.fromkeys(name for group in groups for line in group for name in line.scores))
+    lower_is_better = measure_names.get_direction(measure, goals) == "min"
+    groups.sort(key=lambda group: mean_over_jobs(group, measure) * (1 if lower_is_better else -1))
+    names = list(dict.fromkeys(name for group in groups for job in group for name in job.scores))
     rows = []
     for group in groups:
         cells = [formatting.format_mean_std(*_mean_and_std(group, name)) for name in names]
@@ -52,65 +54,76 @@ def make_seed_table(found: list[JobRow], aim: SweepObjective) -> tuple[list[str]
     return [*keys, "seeds", *names], rows
 
 
-def describe_best_job(folder: Path, found: list[JobRow], aim: SweepObjective) -> list[str]:
+def describe_best_job(folder: Path, jobs: list[JobRow], objective: SweepObjective) -> list[str]:
     """What must stand beside the best job: its score, and which others are within chance of it."""
-    first, measure = find_best_jobs(found, aim)[:1], aim.get_main_metric(found)
-    if not first or len(aim.names) > 1:
+    best_jobs, measure = find_best_jobs(jobs, objective)[:1], objective.get_main_metric(jobs)
+    if not best_jobs or len(objective.names) > 1:
         return []
-    groups = group_by_seed(found, measure)
-    own = next(group for group in groups if first[0] in group)
-    if len(own) > 1:
-        return _format_seed_row(own, groups, measure)
-    line = first[0]
-    value = line.scores[measure][0] or 0.0
-    deviation = line.scores[measure][1]
-    text = formatting.format_interval(value, *line.intervals.get(measure, (None, None)))
+    groups = group_by_seed(jobs, measure)
+    best_group = next(group for group in groups if best_jobs[0] in group)
+    if len(best_group) > 1:
+        return _format_seed_row(best_group, groups, measure)
+    best = best_jobs[0]
+    value = best.scores[measure][0] or 0.0
+    deviation = best.scores[measure][1]
+    text = formatting.format_interval(value, *best.intervals.get(measure, (None, None)))
     text = formatting.format_mean_std(value, deviation) if deviation is not None else text
-    said = [f"{measure} {text}"]
-    others = [
-        other for other in rank_jobs(found, measure) if other is not line and other.status == "done"
+    sentences = [f"{measure} {text}"]
+    rivals = [job for job in rank_jobs(jobs, measure) if job is not best and job.status == "done"]
+    near = [job for job in rivals[:MAX_COMPARED] if _is_comparable(folder, best, job, measure)]
+    if near:
+        sentences.append(
+            f"within chance of it, as far as these rows tell: {_format_job_names(near)}"
+        )
+    return sentences
+
+
+def _format_seed_row(
+    best_group: list[JobRow], groups: list[list[JobRow]], measure: str
+) -> list[str]:
+    text = formatting.format_mean_std(*_mean_and_std(best_group, measure))
+    sentences = [
+        f"{measure} {text} over {len(best_group)} seeds, of which this job is the middle one"
     ]
     near = [
-        other for other in others[:MAX_COMPARED] if _is_comparable(folder, line, other, measure)
+        group
+        for group in groups
+        if group is not best_group and _means_overlap(best_group, group, measure)
     ]
     if near:
-        said.append(f"within chance of it, as far as these rows tell: {_format_job_names(near)}")
-    return said
-
-
-def _format_seed_row(own: list[JobRow], groups: list[list[JobRow]], measure: str) -> list[str]:
-    text = formatting.format_mean_std(*_mean_and_std(own, measure))
-    said = [f"{measure} {text} over {len(own)} seeds, of which this job is the middle one"]
-    near = [group for group in groups if group is not own and _means_overlap(own, group, measure)]
-    if near:
-        told = _format_job_names(
+        names = _format_job_names(
             [rank_jobs(group, measure)[(len(group) - 1) // 2] for group in near]
         )
-        said.append(f"within {NUM_STANDARD_ERRORS:g} standard errors of it over seeds: {told}")
-    return said
+        sentences.append(
+            f"within {NUM_STANDARD_ERRORS:g} standard errors of it over seeds: {names}"
+        )
+    return sentences
 
 
-def _means_overlap(own: list[JobRow], group: list[JobRow], measure: str) -> bool:
+def _means_overlap(group: list[JobRow], other_group: list[JobRow], measure: str) -> bool:
     """Whether two settings cannot be told apart by their means over seeds."""
-    (mean, spread), (other, apart) = (_mean_and_std(lines, measure) for lines in (own, group))
-    shared = max(spread or 0.0, apart or 0.0)
-    error = math.hypot(
-        (spread or shared) / math.sqrt(len(own)), (apart or shared) / math.sqrt(len(group))
+    (mean, spread), (other_mean, other_spread) = (
+        _mean_and_std(lines, measure) for lines in (group, other_group)
     )
-    return abs((mean or 0.0) - (other or 0.0)) <= NUM_STANDARD_ERRORS * error
+    shared = max(spread or 0.0, other_spread or 0.0)
+    error = math.hypot(
+        (spread or shared) / math.sqrt(len(group)),
+        (other_spread or shared) / math.sqrt(len(other_group)),
+    )
+    return abs((mean or 0.0) - (other_mean or 0.0)) <= NUM_STANDARD_ERRORS * error
 
 
-def _is_comparable(folder: Path, line: JobRow, other: JobRow, measure: str) -> bool:
+def _is_comparable(folder: Path, best: JobRow, job: JobRow, measure: str) -> bool:
     """Whether another job may be as good: by their difference on the same rows, else by the best job's interval."""
-    value = get_job_score(other, measure)
+    value = get_job_score(job, measure)
     if value is None:
         return False
     try:
         return not _compute_job_difference(
-            folder / line.folder, folder / other.folder, measure
+            folder / best.folder, folder / job.folder, measure
         ).is_nonzero
     except (UserError, OSError):
-        low, high = line.intervals.get(measure, (None, None))
+        low, high = best.intervals.get(measure, (None, None))
         return low is not None and high is not None and low <= value <= high
 
 
@@ -130,10 +143,10 @@ def _compute_job_difference(first: Path, second: Path, measure: str) -> Interval
 
 def _mean_and_std(group: Sequence[JobRow], measure: str) -> tuple[float | None, float | None]:
     return formatting.mean_and_std(
-        [line.scores.get(measure, (None, None))[0] or 0.0 for line in group]
+        [job.scores.get(measure, (None, None))[0] or 0.0 for job in group]
     )
 
 
-def _format_job_names(lines: Sequence[JobRow]) -> str:
-    told = ", ".join(line.folder for line in lines[:MAX_LISTED])
-    return told + (f" and {len(lines) - MAX_LISTED} more" if len(lines) > MAX_LISTED else "")
+def _format_job_names(jobs: Sequence[JobRow]) -> str:
+    names = ", ".join(job.folder for job in jobs[:MAX_LISTED])
+    return names + (f" and {len(jobs) - MAX_LISTED} more" if len(jobs) > MAX_LISTED else "")

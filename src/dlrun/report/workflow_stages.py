@@ -36,11 +36,11 @@ def select_display_stages(steps: run_reader.JsonLines) -> set[str] | None:
 
 def group_by_stage(results: run_reader.JsonLines) -> dict[str, run_reader.JsonLines]:
     """Stage → its results on validation rows, in the order in which they were fitted."""
-    found: dict[str, run_reader.JsonLines] = {}
+    stages: dict[str, run_reader.JsonLines] = {}
     for line in results:
         if line["split"] == "val":
-            found.setdefault(run_reader.get_family(line["name"]), []).append(line)
-    return found
+            stages.setdefault(run_reader.get_family(line["name"]), []).append(line)
+    return stages
 
 
 def get_capacity_stages(config: dict[str, Any]) -> list[str]:
@@ -56,19 +56,19 @@ def get_regularization_stages(config: dict[str, Any]) -> list[str]:
 def get_main_metric(steps: run_reader.JsonLines, results: run_reader.JsonLines) -> str:
     """What the stages are judged by: the measure that step 2 names, or else the first that is no loss."""
     names = list(dict.fromkeys(name for line in results for name in line.get("scores") or {}))
-    named = [str(step["measure"]) for step in steps if step.get("measure") in names]
+    chosen = [str(step["measure"]) for step in steps if step.get("measure") in names]
     return next(
-        iter([*named, *(name for name in names if not name.startswith("loss")), *names]), ""
+        iter([*chosen, *(name for name in names if not name.startswith("loss")), *names]), ""
     )
 
 
 def get_stage_changes(lines: run_reader.JsonLines) -> dict[str, Any]:
     """Flat config key → value: what a stage changes, its callbacks aside."""
     changes = (lines[0]["job"].get("patch") or {}) if lines else {}
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in changes.items():
-        found |= run_reader.flatten_config(value, key)
-    return {key: value for key, value in found.items() if not key.startswith("callback")}
+        flat |= run_reader.flatten_config(value, key)
+    return {key: value for key, value in flat.items() if not key.startswith("callback")}
 
 
 def get_score_range(
@@ -86,16 +86,18 @@ def get_score_range(
 
 def get_baseline_score(results: run_reader.JsonLines, measure: str) -> float | None:
     """What the constant answer scores on the validation rows, over folds their mean."""
-    known = [line.get("baseline") or {} for line in results if line["split"] == "val"]
-    return measures.mean_and_std(measures.get_metric_values(known, measure))[0]
+    baselines = [line.get("baseline") or {} for line in results if line["split"] == "val"]
+    return measures.mean_and_std(measures.get_metric_values(baselines, measure))[0]
 
 
 def make_stage_table(results: run_reader.JsonLines, steps: run_reader.JsonLines) -> TextTable:
     """All stages with all their scores; the winner has a star."""
-    stages, won = group_by_stage(results), find_best_stage(steps)
+    stages, winner = group_by_stage(results), find_best_stage(steps)
     main = get_main_metric(steps, results)
-    known = [line["scores"] for lines in stages.values() for line in lines if line.get("scores")]
-    labels = measures.get_metric_labels(known)
+    all_scores = [
+        line["scores"] for lines in stages.values() for line in lines if line.get("scores")
+    ]
+    labels = measures.get_metric_labels(all_scores)
     names = sorted(labels, key=lambda name: (name != main, not name.endswith("_unit"), name))
     rows = [
         [
@@ -111,26 +113,28 @@ def make_stage_table(results: run_reader.JsonLines, steps: run_reader.JsonLines)
         cells = [measures.format_over_folds(scores, name) for name in names]
         epochs = "/".join(dict.fromkeys(str(line.get("epochs") or 0) for line in lines))
         seconds = f"{sum(float(line.get('seconds') or 0) for line in lines):.1f}"
-        called = (
+        label = (
             f"{stage}\u00a0{STAR}"
-            if stage == won
+            if stage == winner
             else stage
             if all(scores)
             else f"{stage} (failed)"
         )
-        rows.append([called, *cells, epochs, seconds])
+        rows.append([label, *cells, epochs, seconds])
     fits = max((len(lines) for lines in stages.values()), default=1)
-    each = [line.get("scores") or {} for lines in stages.values() for line in lines]
+    stage_scores = [line.get("scores") or {} for lines in stages.values() for line in lines]
     interval = (
-        f"mean ± sd over {fits} fits" if fits > 1 else measures.get_interval_heading(False, each)
+        f"mean ± sd over {fits} fits"
+        if fits > 1
+        else measures.get_interval_heading(False, stage_scores)
     )
     columns = ["candidate", *(labels[name] for name in names), "epochs", "seconds"]
     right = frozenset(range(1, len(columns)))
     title = f"Every candidate on its validation rows{f' ({interval})' if interval else ''}"
-    together = get_cross_fold_scores(steps) if fits > 1 else {}
-    if together:  # as the verdicts have it
+    cross_fold = get_cross_fold_scores(steps) if fits > 1 else {}
+    if cross_fold:  # as the verdicts have it
         columns.insert(1, f"{main}, folds together [95 %]")
-        rows = [[row[0], together.get(row[0].split("\u00a0")[0], ""), *row[1:]] for row in rows]
+        rows = [[row[0], cross_fold.get(row[0].split("\u00a0")[0], ""), *row[1:]] for row in rows]
         right = frozenset(range(1, len(columns)))
     return TextTable(title, columns, rows, format_num_candidates(results, steps), right=right)
 
@@ -142,10 +146,13 @@ def format_num_candidates(results: run_reader.JsonLines, steps: run_reader.JsonL
         for stage, lines in group_by_stage(results).items()
         if all(line.get("scores") for line in lines)
     ]
-    count, won = len([stage for stage in scored if stage != CONSTANT_STAGE]), find_best_stage(steps)
-    said = f"{count} candidate{'s were' if count != 1 else ' was'} tried"
+    count, winner = (
+        len([stage for stage in scored if stage != CONSTANT_STAGE]),
+        find_best_stage(steps),
+    )
+    text = f"{count} candidate{'s were' if count != 1 else ' was'} tried"
     biased = "its validation score is optimistically biased (selection bias)"
-    return f"{STAR} {won} was chosen. {said}: {biased}." if won else f"{said}."
+    return f"{STAR} {winner} was chosen. {text}: {biased}." if winner else f"{text}."
 
 
 def get_cross_fold_scores(steps: run_reader.JsonLines) -> dict[str, str]:
@@ -159,7 +166,7 @@ def get_cross_fold_scores(steps: run_reader.JsonLines) -> dict[str, str]:
 
 def make_changes_table(results: run_reader.JsonLines, config: dict[str, Any]) -> TextTable | None:
     """What each stage changes in the config, before → after; None where no stage changes anything."""
-    before = run_reader.flatten_config(config)
+    base = run_reader.flatten_config(config)
     tested = [line for line in results if line["split"] == "test"]
     rows = []
     for stage, lines in [
@@ -167,13 +174,9 @@ def make_changes_table(results: run_reader.JsonLines, config: dict[str, Any]) ->
         *([(FINAL_STAGE, tested)] if tested else []),
     ]:
         changes = {
-            key: value
-            for key, value in get_stage_changes(lines).items()
-            if before.get(key) != value
+            key: value for key, value in get_stage_changes(lines).items() if base.get(key) != value
         }
-        rows += [
-            [stage, key, str(before.get(key, "")), str(value)] for key, value in changes.items()
-        ]
+        rows += [[stage, key, str(base.get(key, "")), str(value)] for key, value in changes.items()]
     if not rows:
         return None
     caption = "Callbacks are left out."

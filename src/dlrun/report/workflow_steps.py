@@ -17,15 +17,15 @@ SEVERITIES = {"leak": ("loud", "LEAK"), "warning": ("strong", "warning"), "note"
 
 def make_audit_section(folder: Path) -> list[Section]:
     """What the audit of the data found: leaks loud, then warnings, then notes."""
-    found = stored_files.load_json_or_none(folder / "audit.json")
-    if found is None:
+    findings = stored_files.load_json_or_none(folder / "audit.json")
+    if findings is None:
         return []
     lines: list[Block] = []
-    for severity, (tone, called) in SEVERITIES.items():
-        some = [finding for finding in found if finding["severity"] == severity]
+    for severity, (tone, label) in SEVERITIES.items():
+        matching = [finding for finding in findings if finding["severity"] == severity]
         lines += [
-            Text(f"{called}, {finding['what']}: {_format_finding(finding)}", tone)
-            for finding in some
+            Text(f"{label}, {finding['what']}: {_format_finding(finding)}", tone)
+            for finding in matching
         ]
     return make_sections(
         "Audit of the data", lines or [Text("Nothing was found that speaks against these data.")]
@@ -51,15 +51,17 @@ def make_step_sections(verdicts: run_reader.JsonLines) -> list[Section]:
 
 def make_error_sections(folder: Path, only: Collection[str] | None) -> list[Section]:
     """The rows that were answered worst; folds of a family together. only: the families to show, where not all."""
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    errors: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for file in sorted((folder / "errors").glob("*-*.json")):
         job, _, split = file.stem.rpartition("-")
         family = run_reader.get_family(job)
         if "repeat-" not in job and (only is None or family in only):
-            found.setdefault((family, split), []).extend(stored_files.load_json_or_none(file) or ())
+            errors.setdefault((family, split), []).extend(
+                stored_files.load_json_or_none(file) or ()
+            )
     blocks: list[Block] = []
-    for family, split in run_reader.select_splits(found):
-        worst = sorted(found[family, split], key=lambda entry: -_get_loss(entry))[:MAX_ERRORS]
+    for family, split in run_reader.select_splits(errors):
+        worst = sorted(errors[family, split], key=lambda entry: -_get_loss(entry))[:MAX_ERRORS]
         rows = (
             "test rows"
             if split == "test"
@@ -79,11 +81,11 @@ def make_test_section(
     tested = [line for line in results if line["split"] == "test"]
     openings = stored_files.load_json_or_none(folder / "openings.json") or {}
     blocks: list[Block] = list(make_score_tables(tested, config)) if workflow else []
-    makes = not (stored_files.load_json_or_none(folder / "fields.json") or {"targets": True})[
-        "targets"
-    ]
+    is_generative = not (
+        stored_files.load_json_or_none(folder / "fields.json") or {"targets": True}
+    )["targets"]
     if openings and (
-        tested or openings.get("count") or not makes
+        tested or openings.get("count") or not is_generative
     ):  # what makes something may have no test rows
         blocks += _format_test_log(openings)
     elif workflow and not tested:
@@ -99,10 +101,10 @@ def _format_test_log(openings: dict[str, Any]) -> list[Block]:
     count = int(openings.get("count") or 0)
     if not count:
         return [Text("The test rows of these data have never been opened.")]
-    often = "once" if count == 1 else f"{count} times"
-    said = f"The test rows of these data have been opened {often}, as the ledger says."
+    times = "once" if count == 1 else f"{count} times"
+    text = f"The test rows of these data have been opened {times}, as the ledger says."
     if count > 1:
-        said += " Each opening makes the score a little too good: whoever chooses by it is no longer measuring."
+        text += " Each opening makes the score a little too good: whoever chooses by it is no longer measuring."
     rows = [
         [
             str(entry.get("date", "")),
@@ -114,7 +116,7 @@ def _format_test_log(openings: dict[str, Any]) -> list[Block]:
     table = (
         [TextTable("Openings of the test rows", ["date", "score", "reason"], rows)] if rows else []
     )
-    return [Text(said, "strong"), *table]
+    return [Text(text, "strong"), *table]
 
 
 def _format_scores(score: dict[str, float | None]) -> str:
@@ -135,15 +137,15 @@ def _get_loss(entry: dict[str, Any]) -> float:
 
 
 def _make_error_row(folder: Path, entry: dict[str, Any]) -> ErrorRow:
-    shown = entry.get("shown") or {}
-    cells = tuple((str(name), str(value)) for name, value in (shown.get("cells") or {}).items())
-    image = folder / "errors" / Path(str(shown["image"])).name if shown.get("image") else None
+    view = entry.get("shown") or {}
+    cells = tuple((str(name), str(value)) for name, value in (view.get("cells") or {}).items())
+    image = folder / "errors" / Path(str(view["image"])).name if view.get("image") else None
     return ErrorRow(
         row=str(entry["row"]),
         truth=str(entry["truth"]),
         prediction=str(entry["answer"]),
         loss=formatting.format_number(entry.get("loss")),
-        text=str(shown.get("text") or shown.get("file") or ""),
+        text=str(view.get("text") or view.get("file") or ""),
         cells=cells,
         image=image if image and image.is_file() else None,
     )
