@@ -6,6 +6,8 @@ import csv
 import json
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,12 +17,14 @@ import yaml
 import dlrun
 from dlrun.cli.main import main
 from dlrun.config import groups
-from dlrun.config.compatibility import PROBLEM_TYPES
+from dlrun.config.compatibility import PROBLEM_TYPES, get_metric_names, read_metric_kinds
 from dlrun.config.instantiate import build_part
 from dlrun.core import json_text
+from dlrun.core.measure_names import KNOWN_DIRECTIONS
 from dlrun.core.run_folder import RunFolder
 from dlrun.core.types import Field, FitJob, Result, Step
 from dlrun.evaluation import metrics
+from dlrun.evaluation.mean_scores import compute_mean_score
 from dlrun.training.meter import Meter, scores_with_intervals
 
 BRIER = """
@@ -97,9 +101,25 @@ def test_row_18_a_metric_of_ones_own_decides_as_it_declares(brier, tmp_path, cap
     assert main(["report", runs[0]]) == 0
 
 
+def test_a_metric_is_declared_once_and_read_from_its_source_without_torch():
+    """Kinds and direction stand in `declare_metric` alone; the order of both views is the same."""
+    declared = {name: metric.kinds for name, metric in metrics.METRICS.items()}
+    assert len(declared) >= 16 and list(read_metric_kinds().items()) == list(declared.items())
+    for name, metric in metrics.METRICS.items():
+        assert set(metric.default_for) <= set(metric.kinds) <= set(PROBLEM_TYPES)
+        assert KNOWN_DIRECTIONS.get(name, metric.goal) == metric.goal  # of runs that do not say it
+    code = (
+        "import sys; from dlrun.evaluation.metrics import METRICS;"
+        "from dlrun.config.compatibility import get_metric_error;"
+        "assert METRICS['mae'].goal == 'min' and get_metric_error('mae', 'binary');"
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [(kind, name) for kind in PROBLEM_TYPES for name in PROBLEM_TYPES[kind].metrics],
+    [(kind, name) for kind in PROBLEM_TYPES for name in get_metric_names(kind)],
 )
 def test_row_18_what_is_registered_says_its_direction_in_each_score(kind, name):
     metric, meter = measured(kind, name, torch.arange(24) % 2)
@@ -151,7 +171,7 @@ SPLITS = {
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [(kind, name) for kind in PROBLEM_TYPES for name in PROBLEM_TYPES[kind].metrics],
+    [(kind, name) for kind in PROBLEM_TYPES for name in get_metric_names(kind)],
 )
 def test_row_17_no_measure_fails_on_a_split_that_it_is_not_defined_on(kind, name, split, tmp_path):
     score = scores_with_intervals(measured(kind, name, *SPLITS[split])[1], seed=0)[name]
@@ -297,7 +317,7 @@ def test_row_17_one_place_writes_json():
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 19])
 def test_row_39_few_rows_have_no_interval(rows):
-    score = metrics.compute_mean_score(1.0, 1.0, rows)
+    score = compute_mean_score(1.0, 1.0, rows)
     assert (score.low, score.high) == (None, None) and f"{rows} row" in score.why
 
 

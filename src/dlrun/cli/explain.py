@@ -9,7 +9,12 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.config.compatibility import PROBLEM_TYPES, get_model_part_name, get_target_part
+from dlrun.config.compatibility import (
+    PROBLEM_TYPES,
+    get_metric_names,
+    get_model_part_name,
+    get_target_part,
+)
 from dlrun.config.compose import configure
 from dlrun.config.overrides import split_config_folders
 from dlrun.core.errors import UserError
@@ -211,7 +216,7 @@ def build_target_table(assembly: ExperimentBuilder, fit: BuiltFit, name: str) ->
     rows = [
         ["last layer", problem.last_layer, problem.last_layer],
         ["loss", f"{chosen} (auto)" if auto else chosen, ", ".join(problem.losses)],
-        ["measures", ", ".join(judged), ", ".join(problem.metrics)],
+        ["measures", ", ".join(judged), ", ".join(get_metric_names(field.kind))],
     ]
     return TextTable(
         f"target {name}: {field.kind}, {problem.text}{size}",

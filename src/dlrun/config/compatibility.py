@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import lru_cache
+from typing import Any
 
+from dlrun.config.parts import list_builtin_parts
+from dlrun.config.signatures import find_symbol
 from dlrun.core.errors import format_names
 
 NON_SEQUENCE_KINDS = ("number", "binary", "category", "multilabel", "fraction", "bag", "image")
@@ -196,58 +200,24 @@ def get_output_error(model: str, inputs: dict[str, str], targets: dict[str, str]
 
 @dataclass(frozen=True)
 class ProblemType:
-    """One line of the table. losses and metrics: what makes sense; the first loss is the default."""
+    """One line of the table. losses: what makes sense; the first is the default."""
 
     text: str
     last_layer: str
     losses: tuple[str, ...]
-    metrics: tuple[str, ...]
-    default_metrics: tuple[str, ...]
 
 
 PROBLEM_TYPES = {
-    "binary": ProblemType(
-        "one of two classes",
-        "sigmoid",
-        ("bce", "focal", "mse", "mae", "huber"),
-        ("accuracy", "precision", "recall", "f1", "roc_auc", "pr_auc"),
-        ("accuracy",),
-    ),
+    "binary": ProblemType("one of two classes", "sigmoid", ("bce", "focal", "mse", "mae", "huber")),
     "category": ProblemType(
-        "one of several classes",
-        "softmax",
-        ("cross_entropy", "focal", "mse", "mae"),
-        ("accuracy", "top_k", "precision", "recall", "f1", "roc_auc", "perplexity", "bits"),
-        ("accuracy",),
+        "one of several classes", "softmax", ("cross_entropy", "focal", "mse", "mae")
     ),
     "tokens": ProblemType(
-        "at each place of a text, the token that comes next",
-        "softmax",
-        ("cross_entropy",),
-        ("perplexity", "bits", "accuracy", "top_k"),
-        ("perplexity", "bits"),
+        "at each place of a text, the token that comes next", "softmax", ("cross_entropy",)
     ),
-    "multilabel": ProblemType(
-        "any of several labels",
-        "sigmoid",
-        ("bce", "focal", "mse"),
-        ("accuracy", "exact_match", "precision", "recall", "f1", "roc_auc", "pr_auc"),
-        ("accuracy",),
-    ),
-    "number": ProblemType(
-        "a number",
-        "none",
-        ("mse", "mae", "huber"),
-        ("mae", "mse", "rmse", "r2", "mae_unit", "rmse_unit"),
-        ("mae", "rmse"),
-    ),
-    "fraction": ProblemType(
-        "a number in [0, 1]",
-        "sigmoid",
-        ("mse", "bce", "mae", "huber"),
-        ("mae", "mse", "rmse", "r2"),
-        ("mae", "rmse"),
-    ),
+    "multilabel": ProblemType("any of several labels", "sigmoid", ("bce", "focal", "mse")),
+    "number": ProblemType("a number", "none", ("mse", "mae", "huber")),
+    "fraction": ProblemType("a number in [0, 1]", "sigmoid", ("mse", "bce", "mae", "huber")),
 }
 
 PER_TARGET_GROUPS = {"loss": "losses", "metric": "metrics"}  # where a target has its own
@@ -277,26 +247,6 @@ INCOMPATIBLE_LOSSES = {
 }
 
 
-def get_default_metric_names(kind: str, scaled: bool) -> tuple[str, ...]:
-    """The measures that nobody asked for. scaled: a number is measured in another unit than its own."""
-    return PROBLEM_TYPES[kind].default_metrics + (("mae_unit",) if scaled else ())
-
-
-def get_best_constant(metric: str, kind: str) -> Literal["prior", "median", "yes"]:
-    """Of the answers that are the same for every row, the one that is best by a metric.
-
-    prior: class frequencies, of which the largest is the answer, or the mean. It is best by cross-entropy, accuracy and
-    squared errors, and ranks as well as any. yes: for binary targets and labels, which precision, recall and F1 favor.
-    """
-    if kind in ("number", "fraction"):
-        return "median" if metric in ("mae", "mae_unit") else "prior"
-    return (
-        "yes"
-        if kind in ("binary", "multilabel") and metric in ("precision", "recall", "f1")
-        else "prior"
-    )
-
-
 def get_loss_error(loss: str, kind: str) -> str | None:
     """Why this loss makes no sense for this kind of target, with what does; None if it makes sense."""
     problem = PROBLEM_TYPES[kind]
@@ -306,12 +256,38 @@ def get_loss_error(loss: str, kind: str) -> str | None:
     return f"loss={loss} on a {kind} target: {reason}; there are: {', '.join(problem.losses)}"
 
 
+@lru_cache(maxsize=1)
+def read_metric_kinds() -> dict[str, tuple[str, ...]]:
+    """Metric → the kinds of target that it is declared for, in the order of the declarations.
+
+    Read from the source of the parts that `conf/metric` names, so that a config is checked without
+    importing them: this room lies below them, and they lie beside torch.
+    """
+    symbols = filter(None, map(find_symbol, list_builtin_parts("metric")))
+    functions = sorted((node for node, _ in symbols), key=lambda node: node.lineno)
+    return {node.name: kinds for node in functions if (kinds := _read_declared_kinds(node))}
+
+
+def _read_declared_kinds(node: ast.FunctionDef | ast.ClassDef) -> tuple[str, ...]:
+    """`kinds=(…)` of the decorator `declare_metric`; () without it."""
+    for decorator in node.decorator_list:
+        for keyword in decorator.keywords if isinstance(decorator, ast.Call) else ():
+            if keyword.arg == "kinds":
+                return tuple(ast.literal_eval(keyword.value))
+    return ()
+
+
+def get_metric_names(kind: str) -> tuple[str, ...]:
+    """The metrics that are defined for a kind of target."""
+    return tuple(name for name, kinds in read_metric_kinds().items() if kind in kinds)
+
+
 def get_metric_error(metric: str, kind: str) -> str | None:
-    """Why this metric makes no sense for this kind of target, with what does; None if it makes sense."""
-    problem = PROBLEM_TYPES[kind]
-    if metric in problem.metrics:
+    """Why this metric makes no sense for this kind of target, with what does; None if it does."""
+    names = get_metric_names(kind)
+    if metric in names:
         return None
-    return f"metric={metric} on a {kind} target is not defined; there are: {', '.join(problem.metrics)}"
+    return f"metric={metric} on a {kind} target is not defined; there are: {', '.join(names)}"
 
 
 def add_target_hint(fault: str, group: str, target: str) -> str:

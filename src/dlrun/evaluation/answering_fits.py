@@ -42,16 +42,16 @@ def select_prediction_source(folder: Path, fit: str = "") -> PredictionSource | 
     results = stored_files.load_json_lines(folder / "results.jsonl")
     lines = [line for line in results if line["split"] != "test"] or results
     names = list(dict.fromkeys(line["name"] for line in lines if line.get("scores")))
-    if odd := [name for name in names if not is_safe_name(name)]:
-        raise UserError(f"{folder / 'results.jsonl'}: {odd[0]!r} is no name of a fit")
+    if unsafe := [name for name in names if not is_safe_name(name)]:
+        raise UserError(f"{folder / 'results.jsonl'}: {unsafe[0]!r} is no name of a fit")
     if not names:
         return None
     stages = list(dict.fromkeys(line["job"]["stage"] for line in lines if line.get("scores")))
     if fit in names:
         return PredictionSource((fit,), f"the answers are those of {fit}", fit)
     if fit and fit not in stages:
-        there = format_names(dict.fromkeys([*(stages if len(stages) > 1 else []), *names]), fit)
-        raise UserError(f"fit={fit}: no such fit has finished in {folder}; there are: {there}")
+        available = format_names(dict.fromkeys([*(stages if len(stages) > 1 else []), *names]), fit)
+        raise UserError(f"fit={fit}: no such fit has finished in {folder}; there are: {available}")
     stage, why = (fit, "") if fit else _find_main_stage(folder, lines)
     jobs = {
         line["name"]: line["job"]
@@ -69,44 +69,44 @@ def _select_in_stage(
     folder: Path, jobs: Mapping[str, Mapping[str, Any]], why: str
 ) -> PredictionSource:
     names = tuple(jobs)
-    before = f"{why}: " if why else ""
+    prefix = f"{why}: " if why else ""
     if len(names) == 1:
-        return PredictionSource(names, f"{before}{names[0]} answers" if why else "", names[0])
+        return PredictionSource(names, f"{prefix}{names[0]} answers" if why else "", names[0])
     if next(iter(jobs.values())).get("folds", 1) == 1:
         return PredictionSource(
-            names[:1], f"{before}of {len(names)} seeds the first, {names[0]}, answers", names[0]
+            names[:1], f"{prefix}of {len(names)} seeds the first, {names[0]}, answers", names[0]
         )
     if _is_walk_forward(folder):
         last = max(names, key=lambda name: (-jobs[name].get("repeat", 0), jobs[name]["fold"]))
-        told = f"{before}of {len(names)} folds the last, {last}, answers: it has learnt from the most rows"
-        return PredictionSource((last,), told, last)
-    shown = f"{names[0]} to {names[-1]}"
-    one = names[0] if (folder / "fields" / f"{names[0]}.json").is_file() else names[-1]
-    told = f"{before}the mean of what {len(names)} folds answer, {shown}; fit={names[0]} asks one of them"
-    return PredictionSource(names, told, one)
+        description = f"{prefix}of {len(names)} folds the last, {last}, answers: it has learnt from the most rows"
+        return PredictionSource((last,), description, last)
+    fold_range = f"{names[0]} to {names[-1]}"
+    single_fit = names[0] if (folder / "fields" / f"{names[0]}.json").is_file() else names[-1]
+    description = f"{prefix}the mean of what {len(names)} folds answer, {fold_range}; fit={names[0]} asks one of them"
+    return PredictionSource(names, description, single_fit)
 
 
-def describe_single_fit(found: PredictionSource) -> str:
+def describe_single_fit(source: PredictionSource) -> str:
     """What is said where only one of several folds can be looked into."""
-    if len(found.names) == 1:
-        return found.description
-    return f"of {len(found.names)} folds {found.single_fit} is looked into; fit={found.names[-1]} names another"
+    if len(source.names) == 1:
+        return source.description
+    return f"of {len(source.names)} folds {source.single_fit} is looked into; fit={source.names[-1]} names another"
 
 
 def _find_main_stage(folder: Path, lines: Lines) -> tuple[str, str]:
     """The stage that a run is about, and why, where that needs a word."""
     steps = stored_files.load_json_or_none(folder / "workflow.json") or []
-    there = [line["job"]["stage"] for line in lines]
-    won = next((step["winner"] for step in reversed(steps) if step.get("winner")), "")
-    if "final" in there:
+    stages = [line["job"]["stage"] for line in lines]
+    winner = next((step["winner"] for step in reversed(steps) if step.get("winner")), "")
+    if "final" in stages:
         return "final", "the workflow's winner, trained on all development rows" if steps else ""
-    if won in there:
-        return won, "the workflow's winner"
+    if winner in stages:
+        return winner, "the workflow's winner"
     if any(step.get("stopped") for step in steps):
         return _find_best_baseline(steps, lines), "nothing beat the baseline in this workflow"
-    if "fit" in there:
+    if "fit" in stages:
         return "fit", ""
-    return there[-1], "the workflow has not come to its end" if steps else ""
+    return stages[-1], "the workflow has not come to its end" if steps else ""
 
 
 def _find_best_baseline(steps: Sequence[Mapping[str, Any]], lines: Lines) -> str:
@@ -117,12 +117,13 @@ def _find_best_baseline(steps: Sequence[Mapping[str, Any]], lines: Lines) -> str
         value = (line.get("scores") or {}).get(measure, {}).get("value")
         if line["job"]["stage"] in BASELINE_STAGES and value is not None:
             scores.setdefault(line["job"]["stage"], []).append(value)
-    less = (
+    lower_is_better = (
         get_direction(measure, make_direction_map(line.get("scores") or {} for line in lines))
         == "min"
     )
     means = {
-        stage: sum(values) / len(values) * (1 if less else -1) for stage, values in scores.items()
+        stage: sum(values) / len(values) * (1 if lower_is_better else -1)
+        for stage, values in scores.items()
     }
     return min(means, key=lambda stage: means[stage]) if means else "constant"
 
@@ -135,5 +136,5 @@ def _is_walk_forward(folder: Path) -> bool:
 
 def get_fields_file(folder: Path, fit: str) -> Path:
     """What a fit was told of its columns; runs of before 0.1.1 kept that of the last of their folds alone."""
-    own = folder / "fields" / f"{fit}.json"
-    return own if own.is_file() else folder / "fields.json"
+    fit_file = folder / "fields" / f"{fit}.json"
+    return fit_file if fit_file.is_file() else folder / "fields.json"

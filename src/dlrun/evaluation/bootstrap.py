@@ -32,9 +32,9 @@ def check_sample_size(rows: int) -> str:
     An interval is of one score of one fit over its rows, or of a difference on the same rows: how far it could have
     come out otherwise with other rows. Of several fits, or of two or three rows, it is not taken.
     """
-    counted = "1 row is" if rows == 1 else f"{rows} rows are"
+    subject = "1 row is" if rows == 1 else f"{rows} rows are"
     return (
-        f"{counted} too few for an interval: at least {MIN_ROWS} are needed"
+        f"{subject} too few for an interval: at least {MIN_ROWS} are needed"
         if rows < MIN_ROWS
         else ""
     )
@@ -74,9 +74,9 @@ def compute_mean_interval(
     distinct, counts = np.unique(values, return_counts=True)
     if len(distinct) == 1:
         return Interval(value, n=len(units), why=NO_VARIATION)
-    drawn = [finish(one) for one in _resample_means(values[:, None], units, seed)[:, 0]]
+    resampled = [finish(mean) for mean in _resample_means(values[:, None], units, seed)[:, 0]]
     telling = round(len(units) * (1 - counts.max() / len(values)))
-    return _interval_from_samples(value, np.array(drawn), len(units), telling)
+    return _interval_from_samples(value, np.array(resampled), len(units), telling)
 
 
 def compute_interval(
@@ -89,27 +89,34 @@ def compute_interval(
     it is fewer than all (those of the rarer class; those on which two models differ). work: how many numbers one
     taking of it goes through; where many resamples would take too long there are fewer, or none, and `why` says so.
     """
-    units, draws = ResamplingUnits.from_ids(rows, len(rows)), get_num_samples(work)
+    units, num_samples = ResamplingUnits.from_ids(rows, len(rows)), get_num_samples(work)
     value = float(function(np.arange(len(rows)))) if len(rows) else math.nan
     if fault := _find_fault(np.array([value]), units):
         return Interval(value, n=len(units), why=fault)
-    if draws < MIN_RESAMPLES:
+    if num_samples < MIN_RESAMPLES:
         return Interval(
             value, n=len(units), why=f"{NO_INTERVAL}: resampling {work:,} numbers takes too long"
         )
-    drawn = np.array(
-        [function(units.get_rows(chosen)) for chosen in _iter_samples(len(units), draws, seed)]
+    resampled = np.array(
+        [
+            function(units.get_rows(chosen))
+            for chosen in _iter_samples(len(units), num_samples, seed)
+        ]
     )
-    if np.ptp(drawn) == 0:
+    if np.ptp(resampled) == 0:
         return Interval(
             value, n=len(units), why="every resample has the same value, so resampling says nothing"
         )
-    skewed = _acceleration(function, units, seed)
-    found = _interval_from_samples(
-        value, drawn, len(units), len(units) if telling is None else telling, skewed
+    acceleration = _acceleration(function, units, seed)
+    interval = _interval_from_samples(
+        value, resampled, len(units), len(units) if telling is None else telling, acceleration
     )
-    fewer = f"its interval is of {draws} resamples, not {NUM_STATISTIC_RESAMPLES:,}, which would take too long"
-    return replace(found, why=found.why or fewer) if draws < NUM_STATISTIC_RESAMPLES else found
+    warning = f"its interval is of {num_samples} resamples, not {NUM_STATISTIC_RESAMPLES:,}, which would take too long"
+    return (
+        replace(interval, why=interval.why or warning)
+        if num_samples < NUM_STATISTIC_RESAMPLES
+        else interval
+    )
 
 
 def get_num_samples(work: int) -> int:
@@ -139,23 +146,31 @@ def compute_paired_interval(
     if callable(first) and callable(second):
         if telling == 0:
             return _make_zero_interval(rows)
-        one, other = first, second
+        first_statistic, second_statistic = first, second
         return compute_interval(
-            lambda chosen: other(chosen) - one(chosen), rows, telling=telling, seed=seed, work=work
+            lambda chosen: second_statistic(chosen) - first_statistic(chosen),
+            rows,
+            telling=telling,
+            seed=seed,
+            work=work,
         )
-    both, units = (
+    pairs, units = (
         np.stack([np.asarray(first, float), np.asarray(second, float)], 1),
         ResamplingUnits.from_ids(rows, len(rows)),
     )
-    before, after = map(finish, both.mean(0).tolist()) if len(both) else (math.nan, math.nan)
-    if fault := _find_fault(both, units):
-        return Interval(after - before, n=len(units), why=fault)
-    apart = len(np.unique(units.owner[both[:, 0] != both[:, 1]]))
-    if not apart:
+    first_value, second_value = (
+        map(finish, pairs.mean(0).tolist()) if len(pairs) else (math.nan, math.nan)
+    )
+    if fault := _find_fault(pairs, units):
+        return Interval(second_value - first_value, n=len(units), why=fault)
+    num_different = len(np.unique(units.owner[pairs[:, 0] != pairs[:, 1]]))
+    if not num_different:
         return _make_zero_interval(rows)
-    drawn = _resample_means(both, units, seed)
-    differences = np.array([finish(b) - finish(a) for a, b in drawn.tolist()])
-    return _interval_from_samples(after - before, differences, len(units), apart)
+    resampled = _resample_means(pairs, units, seed)
+    differences = np.array([finish(b) - finish(a) for a, b in resampled.tolist()])
+    return _interval_from_samples(
+        second_value - first_value, differences, len(units), num_different
+    )
 
 
 @dataclass(frozen=True)
@@ -188,8 +203,8 @@ class ResamplingUnits:
         if len(self) == len(self.owner):
             return self.order[chosen]
         lengths = np.diff(self.starts)[chosen]
-        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        return self.order[np.repeat(self.starts[:-1][chosen], lengths) + within]
+        offsets = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        return self.order[np.repeat(self.starts[:-1][chosen], lengths) + offsets]
 
     def sum_by_unit(self, values: Array) -> Array:
         """The sum over each unit of values (n, k)."""
@@ -205,17 +220,17 @@ def _iter_samples(n: int, times: int, seed: int) -> Iterator[Array]:
 def _resample_means(values: Array, units: ResamplingUnits, seed: int) -> Array:
     """Means (MEANS, k) of values (n, k) over resampled units."""
     sums, lengths = units.sum_by_unit(values), np.diff(units.starts)
-    together, random, n = (
+    chunk_size, random, n = (
         max(1, CHUNK_NUMBERS // len(units)),
         np.random.default_rng(seed),
         len(units),
     )
-    found = []
-    for done in range(0, NUM_MEAN_RESAMPLES, together):
-        chosen = random.integers(0, n, (min(together, NUM_MEAN_RESAMPLES - done), n), np.int32)
+    chunks = []
+    for start in range(0, NUM_MEAN_RESAMPLES, chunk_size):
+        chosen = random.integers(0, n, (min(chunk_size, NUM_MEAN_RESAMPLES - start), n), np.int32)
         totals = np.stack([column[chosen].sum(1) for column in sums.T], 1)
-        found.append(totals / (lengths[chosen].sum(1)[:, None] if lengths.max() > 1 else n))
-    return np.concatenate(found)
+        chunks.append(totals / (lengths[chosen].sum(1)[:, None] if lengths.max() > 1 else n))
+    return np.concatenate(chunks)
 
 
 def _make_zero_interval(rows: Array) -> Interval:
@@ -231,38 +246,40 @@ def _find_fault(values: Array, units: ResamplingUnits) -> str:
 def _acceleration(function: Statistic, units: ResamplingUnits, seed: int) -> float:
     """How skewed a statistic is, by leaving out groups of units in turn (Efron and Tibshirani 1993, 14.15)."""
     order = np.random.default_rng(seed).permutation(len(units))
-    parts = np.array_split(order, min(len(units), NUM_JACKKNIFE_GROUPS))
-    without = np.array([function(units.get_rows(np.setdiff1d(order, part))) for part in parts])
-    moved = without[np.isfinite(without)]
-    moved = moved.mean() - moved
-    spread = float((moved**2).sum() ** 1.5)
-    return float((moved**3).sum()) / (6 * spread) if spread else 0.0
+    groups = np.array_split(order, min(len(units), NUM_JACKKNIFE_GROUPS))
+    left_out = np.array([function(units.get_rows(np.setdiff1d(order, group))) for group in groups])
+    deviations = left_out[np.isfinite(left_out)]
+    deviations = deviations.mean() - deviations
+    spread = float((deviations**2).sum() ** 1.5)
+    return float((deviations**3).sum()) / (6 * spread) if spread else 0.0
 
 
 def _interval_from_samples(
-    value: float, drawn: Array, n: int, telling: int, skewed: float | None = None
+    value: float, resampled: Array, n: int, telling: int, acceleration: float | None = None
 ) -> Interval:
     """From resamples to an interval: percentiles, moved for bias and skewness where the skewness is given."""
-    defined = drawn[np.isfinite(drawn)]
-    if len(defined) < (1 - MAX_UNDEFINED_SHARE) * len(drawn):
-        lost = len(drawn) - len(defined)
-        return Interval(value, n=n, why=f"it is not defined on {lost} of {len(drawn)} resamples")
+    defined = resampled[np.isfinite(resampled)]
+    if len(defined) < (1 - MAX_UNDEFINED_SHARE) * len(resampled):
+        num_undefined = len(resampled) - len(defined)
+        return Interval(
+            value, n=n, why=f"it is not defined on {num_undefined} of {len(resampled)} resamples"
+        )
     tails = _tail_probability(min(telling, n)), 1 - _tail_probability(min(telling, n))
-    if skewed is not None:
+    if acceleration is not None:
         share = (np.mean(defined < value) + np.mean(defined <= value)) / 2
         tails = _correct_quantiles(
-            tails[0], NORMAL.inv_cdf(min(max(float(share), 0.001), 0.999)), skewed
+            tails[0], NORMAL.inv_cdf(min(max(float(share), 0.001), 0.999)), acceleration
         )
     low, high = np.quantile(defined, tails)
     return Interval(value, float(low), float(high), n)
 
 
-def _correct_quantiles(tail: float, bias: float, skewed: float) -> tuple[float, float]:
+def _correct_quantiles(tail: float, bias: float, acceleration: float) -> tuple[float, float]:
     edge = -NORMAL.inv_cdf(tail)
-    below, above = (
-        NORMAL.cdf(bias + z / max(1e-6, 1 - skewed * z)) for z in (bias - edge, bias + edge)
+    lower, upper = (
+        NORMAL.cdf(bias + z / max(1e-6, 1 - acceleration * z)) for z in (bias - edge, bias + edge)
     )
-    return below, above
+    return lower, upper
 
 
 def _tail_probability(n: int) -> float:

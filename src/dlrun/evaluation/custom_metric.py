@@ -35,22 +35,22 @@ def make_custom_metric(
     if not is_custom(node["_target_"]):
         return build_part(node, field, kind="metric", plugins=plugins)  # type: ignore[no-any-return]
     goal = node.get("goal", "max")
-    made = build_part(
+    built = build_part(
         {key: value for key, value in node.items() if key != "goal"},
         field,
         kind="metric",
         plugins=plugins,
     )
-    if isinstance(made, Metric):
-        return made
-    if not callable(made):
-        raise UserError(f"metric {node['_target_']} returns a {type(made).__name__}; expected a function (prediction, "
+    if isinstance(built, Metric):
+        return built
+    if not callable(built):
+        raise UserError(f"metric {node['_target_']} returns a {type(built).__name__}; expected a function (prediction, "
                       "target), or a dlrun.evaluation.metrics.Metric")  # fmt: skip
     if "goal" not in node:
         tell(
             f"metric '{name}': larger is taken as better; if smaller is, say metric.{name}.goal=min"
         )
-    return Metric(goal, over_split=CustomMetric(made, node["_target_"]))
+    return Metric(goal, over_split=CustomMetric(built, node["_target_"]))
 
 
 @dataclass(frozen=True)
@@ -64,18 +64,18 @@ class CustomMetric:
         """The metric of these rows."""
         prediction, target = torch.from_numpy(answers), torch.from_numpy(targets)
         try:
-            found = torch.as_tensor(self.function(prediction, target)).double()
+            values = torch.as_tensor(self.function(prediction, target)).double()
         except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
             raise UserError(
                 format_custom_error(f"metric {self.name}", error, prediction, target)
             ) from error
-        if found.ndim and len(found) != len(target):
-            raise UserError(f"metric {self.name} returns {tuple(found.shape)} numbers for {len(target)} rows; expected "
+        if values.ndim and len(values) != len(target):
+            raise UserError(f"metric {self.name} returns {tuple(values.shape)} numbers for {len(target)} rows; expected "
                           "one number, or one for each row")  # fmt: skip
-        return float(found.mean())
+        return float(values.mean())
 
 
 def format_custom_error(name: str, error: Exception, prediction: Tensor, target: Tensor) -> str:
     """What went wrong in a function of the user's own, and what it was given."""
-    given = f"prediction {tuple(prediction.shape)} {prediction.dtype}, target {tuple(target.shape)} {target.dtype}"
-    return f"{describe_custom_error(name, error)}; it was given {given}".replace("torch.", "")
+    received = f"prediction {tuple(prediction.shape)} {prediction.dtype}, target {tuple(target.shape)} {target.dtype}"
+    return f"{describe_custom_error(name, error)}; it was given {received}".replace("torch.", "")

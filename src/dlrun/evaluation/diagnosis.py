@@ -75,14 +75,14 @@ def diagnose(
     training rows harder than validation rows, so that those may do better.
     """
     entries = [row if isinstance(row, dict) else vars(row) for row in rows]
-    if broken := detect_nan_loss(entries):
-        return Diagnosis("unstable", find_best_epoch(entries), broken)
+    if problem := detect_nan_loss(entries):
+        return Diagnosis("unstable", find_best_epoch(entries), problem)
     train, val = make_loss_curve(entries, "train"), make_loss_curve(entries, "val")
     epoch = val.epochs[val.best_index] if val else None
     if train is None or len(train.values) < 3:
-        seen = len(train.values) if train else 0
-        few = f"{counted(seen, 'epoch')} {'is' if seen == 1 else 'are'} too few to tell how the fit goes"
-        return Diagnosis("unclear", epoch, few)
+        num_epochs = len(train.values) if train else 0
+        note = f"{counted(num_epochs, 'epoch')} {'is' if num_epochs == 1 else 'are'} too few to tell how the fit goes"
+        return Diagnosis("unclear", epoch, note)
     start = max(train.values[0], baseline_loss or 0.0)
     checks = (
         val and detect_high_score(entries, val, baseline_loss, measure if goal == "max" else None),
@@ -94,11 +94,11 @@ def diagnose(
         val and detect_loss_increase(train, val),
         detect_underfit(train, val, start, baseline_loss),
     )
-    kind, text = next((found for found in checks if found), None) or describe_convergence(
-        train, val, start
-    )
-    few = f" ({len(train.values)} epochs say little)" if len(train.values) < MIN_VALUES else ""
-    return Diagnosis(kind, epoch, text + few)
+    kind, text = next(
+        (detection for detection in checks if detection), None
+    ) or describe_convergence(train, val, start)
+    note = f" ({len(train.values)} epochs say little)" if len(train.values) < MIN_VALUES else ""
+    return Diagnosis(kind, epoch, text + note)
 
 
 def get_fit_context(
@@ -113,15 +113,15 @@ def get_fit_context(
     patch, model: what the fit changes in the config, and the config's model. losses: the baseline's, of each fold; a
     penalty is in the loss, which cannot be held against them then.
     """
-    set_to = {
+    settings = {
         name: patch.get(f"model.{name}", model.get(name, 0)) for name in ("dropout", "l1", "l2")
     }
-    bar = None if set_to["l1"] or set_to["l2"] or not losses else fmean(losses)
+    baseline_loss = None if settings["l1"] or settings["l2"] or not losses else fmean(losses)
     return {
-        "baseline_loss": bar,
+        "baseline_loss": baseline_loss,
         "measure": measure,
         "goal": goal,
-        "hindered": bool(set_to["dropout"]),
+        "hindered": bool(settings["dropout"]),
     }
 
 
@@ -133,26 +133,26 @@ def diagnose_folds(
     hindered: bool = False,
 ) -> Diagnosis:
     """What most folds are diagnosed with, the worse of two as frequent; epoch: the median of their best epochs."""
-    found = [diagnose(rows, baseline_loss, measure, goal, hindered) for rows in histories]
-    if not found:
+    diagnoses = [diagnose(rows, baseline_loss, measure, goal, hindered) for rows in histories]
+    if not diagnoses:
         return Diagnosis("unclear", None, "no fold has a history yet")
-    counts = Counter(one.kind for one in found)
+    counts = Counter(diagnosis.kind for diagnosis in diagnoses)
     kind = max(ORDER, key=lambda kind: (counts[kind], -ORDER.index(kind)))
     kinds = ", ".join(
         f"{kind} in {counts[kind]}"
         for kind in sorted(counts, key=lambda k: (k != kind, ORDER.index(k)))
     )
-    text = f"{kinds} of {len(found)} folds"
-    best = [one.epoch for one in found if one.epoch is not None]
+    text = f"{kinds} of {len(diagnoses)} folds"
+    best = [diagnosis.epoch for diagnosis in diagnoses if diagnosis.epoch is not None]
     if not best:
         return Diagnosis(kind, None, text)
     middle, spread = round(median(best)), f"{min(best)} to {max(best)}"
-    told = (
+    best_text = (
         f"about epoch {middle} (median; {spread} over folds)"
         if min(best) < max(best)
         else f"epoch {middle} in each"
     )
-    return Diagnosis(kind, middle, f"{text}; validation loss is best at {told}")
+    return Diagnosis(kind, middle, f"{text}; validation loss is best at {best_text}")
 
 
 Detection = tuple[Kind, str] | None
@@ -167,8 +167,8 @@ def detect_unstable(curve: LossCurve, start: float, name: str) -> Detection:
     )
     if len(curve.values) < 5 or calm:
         return None
-    settled = curve.values[len(curve.values) // 3 :]
-    low, high = format_loss(min(settled)), format_loss(max(settled))
+    later = curve.values[len(curve.values) // 3 :]
+    low, high = format_loss(min(later)), format_loss(max(later))
     return "unstable", (
         f"unstable: {name} loss jumps up and down between {low} and {high} from one epoch to the next; "
         "a smaller learning rate or a larger batch calms it"
@@ -179,19 +179,19 @@ def detect_high_score(
     entries: list[dict[str, Any]], val: LossCurve, baseline: float | None, measure: str | None
 ) -> Detection:
     """Next to perfect on validation rows from the first epochs, by the measure and by the loss where both are known."""
-    first = max(2, len(val.values) // 10)
-    values = get_metric_series(entries, "val", measure)[1][:first] if measure else []
+    num_epochs = max(2, len(val.values) // 10)
+    values = get_metric_series(entries, "val", measure)[1][:num_epochs] if measure else []
     good = not values or median(values) >= PERFECT_SCORE
-    small = not baseline or median(val.values[:first]) <= TINY_LOSS * baseline
+    small = not baseline or median(val.values[:num_epochs]) <= TINY_LOSS * baseline
     if not (good and small and (values or baseline)):
         return None
-    what = (
+    description = (
         f"{measure} {format_loss(median(values))}"
         if values
-        else f"loss {format_loss(median(val.values[:first]))}"
+        else f"loss {format_loss(median(val.values[:num_epochs]))}"
     )
     return "suspiciously good", (
-        f"suspiciously good: validation {what} within the first {first} epochs; "
+        f"suspiciously good: validation {description} within the first {num_epochs} epochs; "
         "look for a column that gives the answer away, or for rows that stand on both sides"
     )
 
@@ -223,22 +223,25 @@ def detect_overfit(train: LossCurve, val: LossCurve, start: float) -> Detection:
     """Training loss goes on falling while validation loss, past its minimum, is clearly worse at the end."""
     best = val.best_index
     low = val.smooth[best] if val.width > 1 else min(val.smooth)
-    after = len(val.values) - 1 - best
-    count = max(val.few, after // 2)
-    if after < 2 * val.width or not val.is_significant(
+    num_later = len(val.values) - 1 - best
+    count = max(val.tail_count, num_later // 2)
+    if num_later < 2 * val.width or not val.is_significant(
         val.tail_median(count) - low, low, start, count
     ):
         return None
     if len(val.values) < MIN_VALUES:
         return None  # it may be said to rise, no more
-    then = train.epochs.index(val.epochs[best])
+    train_index = train.epochs.index(val.epochs[best])
     if not train.is_significant(
-        train.smooth[then] - train.final_level, train.smooth[then], 0, train.few
+        train.smooth[train_index] - train.final_level,
+        train.smooth[train_index],
+        0,
+        train.tail_count,
     ):
         return None
     end = val.format_at(-1) if val.values[-1] > low else format_loss(val.final_level)
     return "overfitting", (
-        f"overfitting from epoch {val.epochs[best] + 1}: training loss went on from {train.format_at(then)} to "
+        f"overfitting from epoch {val.epochs[best] + 1}: training loss went on from {train.format_at(train_index)} to "
         f"{train.format_at(-1)} while validation loss rose from {val.format_at(best)} to {end}"
     )
 
@@ -254,16 +257,16 @@ def detect_loss_increase(train: LossCurve, val: LossCurve) -> Detection:
     if not val.final_increase:
         return None
     low, last = min(val.values), val.values[-1]
-    place = val.values.index(low)
-    after = len(val.values) - 1 - place
-    why = (
+    index = val.values.index(low)
+    num_later = len(val.values) - 1 - index
+    reason = (
         "one epoch may be chance"
-        if after == 1
-        else f"{after} epochs do not tell overfitting from chance"
+        if num_later == 1
+        else f"{num_later} epochs do not tell overfitting from chance"
     )
     return "rising", (
-        f"rising: validation loss rose from {format_loss(low)} at epoch {val.epochs[place]} to {format_loss(last)} "
-        f"({format_percent(relative_difference(last, low))} more) while training loss went to {train.format_at(-1)}; {why}"
+        f"rising: validation loss rose from {format_loss(low)} at epoch {val.epochs[index]} to {format_loss(last)} "
+        f"({format_percent(relative_difference(last, low))} more) while training loss went to {train.format_at(-1)}; {reason}"
     )
 
 
@@ -307,27 +310,27 @@ def detect_underfit(
 
 def describe_convergence(train: LossCurve, val: LossCurve | None, start: float) -> tuple[Kind, str]:
     """What is left to say where nothing is wrong."""
-    course = f"training loss went from {format_loss(train.values[0])} to {train.format_at(-1)}"
+    summary = f"training loss went from {format_loss(train.values[0])} to {train.format_at(-1)}"
     if len(train.values) < MIN_VALUES and val is not None:
         return (
             "unclear",
-            f"unclear: {course}, validation loss from {format_loss(val.values[0])} to {val.format_at(-1)}",
+            f"unclear: {summary}, validation loss from {format_loss(val.values[0])} to {val.format_at(-1)}",
         )
     if val is None:
         falling = is_decreasing(train, start)
-        more = " and is still falling" if falling else " and has settled"
-        text = f"{course}{more}; without validation rows nothing can be said of overfitting"
+        trend = " and is still falling" if falling else " and has settled"
+        text = f"{summary}{trend}; without validation rows nothing can be said of overfitting"
         return ("unclear" if falling else "converged"), text
     smoothed = " (smoothed)" if val.width > 1 else ""
-    apart = relative_difference(val.values[-1], val.smooth[val.best_index])
+    increase = relative_difference(val.values[-1], val.smooth[val.best_index])
     noise = (
-        f", its last value {format_percent(apart)} above that, within its noise"
-        if apart > MIN_RELATIVE_INCREASE
+        f", its last value {format_percent(increase)} above that, within its noise"
+        if increase > MIN_RELATIVE_INCREASE
         else ""
     )
     return "converged", (
         f"converged: validation loss{smoothed} is best, {val.format_at(val.best_index)}, at epoch {val.epochs[val.best_index]} "
-        f"and {val.format_at(-1)} at the end{noise}; {course}"
+        f"and {val.format_at(-1)} at the end{noise}; {summary}"
     )
 
 
@@ -337,9 +340,9 @@ def is_decreasing(curve: LossCurve, start: float) -> bool:
         len(curve.values) < MIN_VALUES and curve.values[-1] > curve.values[-2]
     ):
         return False
-    back = max(2, len(curve.values) // 4)
-    before = curve.smooth[max(0, len(curve.smooth) - 1 - back)]
-    return curve.is_significant(before - curve.final_level, before, start, curve.few)
+    lookback = max(2, len(curve.values) // 4)
+    earlier = curve.smooth[max(0, len(curve.smooth) - 1 - lookback)]
+    return curve.is_significant(earlier - curve.final_level, earlier, start, curve.tail_count)
 
 
 def detect_nan_loss(entries: list[dict[str, Any]]) -> str:
@@ -353,10 +356,10 @@ def detect_nan_loss(entries: list[dict[str, Any]]) -> str:
 
 def find_best_epoch(entries: list[dict[str, Any]]) -> int | None:
     """The epoch with the lowest validation loss that is a number."""
-    found = [
+    points = [
         (value, epoch)
         for epoch, value in zip(*get_metric_series(entries, "val", "loss"), strict=True)
     ]
     return min(
-        ((value, epoch) for value, epoch in found if math.isfinite(value)), default=(0.0, None)
+        ((value, epoch) for value, epoch in points if math.isfinite(value)), default=(0.0, None)
     )[1]

@@ -23,7 +23,7 @@ def write_forecast(
     folder: Path,
     job: str,
     split: str,
-    raw: Dataset,
+    dataset: Dataset,
     rows: RawColumns,
     indices: np.ndarray,
     answers: Mapping[str, tuple[np.ndarray, np.ndarray]],
@@ -34,74 +34,81 @@ def write_forecast(
     (n, horizons) in the target's own unit. Of each target: outlook, now (moments), truth, answer, last, and error,
     last_error by horizon; `last`, the last value that the window holds, is null where the input lacks the column.
     """
-    found = {
-        name: _forecast_to_dict(raw, rows, indices, ahead, *answers[name])
-        for name, ahead in raw.forecast.items()
+    forecasts = {
+        name: _forecast_to_dict(dataset, rows, indices, horizon, *answers[name])
+        for name, horizon in dataset.forecast.items()
     }
-    if not found:
+    if not forecasts:
         return None
     path = folder / "forecast" / f"{job}-{split}.json"
-    write_text(path, json_text.to_json(found) + "\n")
+    write_text(path, json_text.to_json(forecasts) + "\n")
     return path
 
 
 def _forecast_to_dict(
-    raw: Dataset,
+    dataset: Dataset,
     rows: RawColumns,
     indices: np.ndarray,
-    ahead: ForecastHorizon,
+    horizon: ForecastHorizon,
     answer: np.ndarray,
     truth: np.ndarray,
 ) -> dict[str, Any]:
-    assert raw.order is not None
-    now = np.asarray(rows[raw.order])[indices]
-    order = np.argsort(now, kind="stable")
-    kept = order[_select_first_days(now[order], ahead)]
-    last = get_last_values(raw, rows, ahead)
-    parts = {"truth": truth, "answer": answer} | (
+    assert dataset.order is not None
+    moments = np.asarray(rows[dataset.order])[indices]
+    order = np.argsort(moments, kind="stable")
+    selected = order[_select_first_days(moments[order], horizon)]
+    last = get_last_values(dataset, rows, horizon)
+    series = {"truth": truth, "answer": answer} | (
         {} if last is None else {"last": last[indices].repeat(truth.shape[1], 1)}
     )
-    shown = {
-        name: np.round(values[kept].astype(float), 6).tolist() for name, values in parts.items()
+    rounded = {
+        name: np.round(values[selected].astype(float), 6).tolist()
+        for name, values in series.items()
     }
     error = {
         name: np.abs(values - truth).mean(0).tolist()
-        for name, values in parts.items()
+        for name, values in series.items()
         if name != "truth"
     }
-    about = {
-        "outlook": ahead.to_dict(),
-        "rows": len(now),
-        "now": now[kept].tolist(),
+    record = {
+        "outlook": horizon.to_dict(),
+        "rows": len(moments),
+        "now": moments[selected].tolist(),
         "last": None,
-        **shown,
+        **rounded,
     }
-    return about | {"error": error["answer"], "last_error": error.get("last")}
+    return record | {"error": error["answer"], "last_error": error.get("last")}
 
 
-def _select_first_days(now: np.ndarray, ahead: ForecastHorizon) -> np.ndarray:
+def _select_first_days(moments: np.ndarray, horizon: ForecastHorizon) -> np.ndarray:
     """The places of the first days, not more than can be drawn."""
     count = (
-        int(np.searchsorted(now, now[0] + MAX_DAYS * SECONDS_PER_DAY))
-        if ahead.dated
+        int(np.searchsorted(moments, moments[0] + MAX_DAYS * SECONDS_PER_DAY))
+        if horizon.dated
         else MIN_POINTS
     )
-    count = min(len(now), max(count, MIN_POINTS))
+    count = min(len(moments), max(count, MIN_POINTS))
     return np.arange(0, count, max(1, -(-count // MAX_POINTS)))
 
 
-def get_last_values(raw: Dataset, rows: RawColumns, ahead: ForecastHorizon) -> np.ndarray | None:
+def get_last_values(
+    dataset: Dataset, rows: RawColumns, horizon: ForecastHorizon
+) -> np.ndarray | None:
     """(N, 1) the last value of the target's own column in each window; None where no input holds that column."""
-    for name in raw.inputs:
-        series, columns = rows[name], raw.labels.get(name, ())
-        if isinstance(series, SlidingWindows) and ahead.column in columns:
-            found = series.values[series.first + series.offsets[-1], columns.index(ahead.column)]
-            return np.asarray(found)[:, None]
+    for name in dataset.inputs:
+        series, columns = rows[name], dataset.labels.get(name, ())
+        if isinstance(series, SlidingWindows) and horizon.column in columns:
+            last_values = series.values[
+                series.first + series.offsets[-1], columns.index(horizon.column)
+            ]
+            return np.asarray(last_values)[:, None]
     return None
 
 
-def make_series_messages(raw: Dataset) -> list[str]:
+def make_series_messages(dataset: Dataset) -> list[str]:
     """What stands beside the scores of a series: the unit of measures in the target's own, and a caution."""
-    units = [f"{name} in {ahead.unit}" for name, ahead in raw.forecast.items() if ahead.unit]
-    told = [f"mae_unit: {', '.join(units)}"] if units else []
-    return [*told, INTERVAL_WARNING] if raw.forecast else []
+    units = [
+        f"{name} in {horizon.unit}" for name, horizon in dataset.forecast.items() if horizon.unit
+    ]
+    messages = [f"mae_unit: {', '.join(units)}"] if units else []
+    return [*messages, INTERVAL_WARNING] if dataset.forecast else []

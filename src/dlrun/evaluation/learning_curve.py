@@ -24,12 +24,12 @@ class LossCurve:
         self.width = 1 if len(values) < 30 else 2 * (len(values) // 20) + 1
         self.smooth = running_mean(running_median(values), self.width)
         self.noise = estimate_noise(values)
-        self.few = max(self.width, 2 if len(values) < MIN_VALUES else 3)
+        self.tail_count = max(self.width, 2 if len(values) < MIN_VALUES else 3)
 
     @property
     def final_level(self) -> float:
         """The level at the end."""
-        return self.tail_median(self.few)
+        return self.tail_median(self.tail_count)
 
     def tail_median(self, count: int) -> float:
         """The median of the last `count` values, the lower of two middle ones: one blip at the end is no rise."""
@@ -84,9 +84,9 @@ def get_metric_series(
     entries: list[dict[str, Any]], split: str, name: str
 ) -> tuple[list[int], list[float]]:
     """Epochs and values of one measure on one split; entries without it are left out, a value that is none is nan."""
-    found = [row for row in entries if row["split"] == split and name in row["values"]]
-    values = (row["values"][name] for row in found)
-    return [row["epoch"] for row in found], [
+    rows = [row for row in entries if row["split"] == split and name in row["values"]]
+    values = (row["values"][name] for row in rows)
+    return [row["epoch"] for row in rows], [
         math.nan if value is None else float(value) for value in values
     ]
 
@@ -123,11 +123,11 @@ def estimate_noise(values: list[float]) -> float:
     """
     if len(values) < MIN_VALUES:
         return 0.0
-    away = sorted(
+    distances = sorted(
         abs(value - middle)
         for value, middle in zip(values[1:], running_median(values)[1:-1], strict=False)
     )
-    return away[3 * (len(away) - 1) // 4] / 0.93
+    return distances[3 * (len(distances) - 1) // 4] / 0.93
 
 
 def format_loss(value: float) -> str:

@@ -1,258 +1,304 @@
-"""Measures of success, exact over any batch size: per-example values are summed, whole-split measures see every row."""
+"""The metrics of success: each is declared once, with its kinds, its direction and its finish.
+
+A new metric is one function here and one file in `conf/metric`. Torch is needed when values are
+computed, not to read a declaration: `dlrun compare` and config errors stay without it.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import Tensor
-
-from dlrun.config.compatibility import get_best_constant, get_default_metric_names, get_metric_error
+from dlrun.config.compatibility import get_metric_error
 from dlrun.config.constraints import Count, Fraction
 from dlrun.core.errors import UserError
-from dlrun.core.types import Field, Score
-from dlrun.evaluation.bootstrap import NO_VARIATION, check_sample_size
-from dlrun.evaluation.split_metrics import FINISHES, SplitMetric
 
-RowFunction = Callable[[Tensor, Tensor], Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dlrun.core.types import Field
+    from dlrun.evaluation.split_metrics import SplitMetric
+
+RowFunction = Callable[["Tensor", "Tensor"], "Tensor"]
 Average = Literal["macro", "micro", "weighted"]
+Goal = Literal["max", "min"]
+Constant = Literal["prior", "median", "yes"]
+MAX_NATS = 700.0  # whose exponential a float can still hold
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One measure. each: (raw outputs, targets) → values (B,), or whole: (answers, targets of a split) → number.
+    """One metric of one target; it has either `per_row` or `over_split`.
 
-    goal: which direction is better. finish: applied to the mean (the root of RMSE). constant: of the answers that are
-    the same for every row (`models.constant`), the one that is best by it.
+    Attributes:
+        goal: The better direction, 'max' or 'min'. It is written into `results.jsonl` with each
+            score, and whoever ranks runs reads it from there.
+        per_row: (raw outputs (B, outputs), targets (B, …)) → values (B,), of which the mean counts.
+        over_split: (predictions, targets) of a whole split, as numpy arrays → one number.
+        finish: Applied to the mean, such as the root of RMSE.
+        constant: The dummy prediction that is best by this metric; see `models.constant`.
+
+    Example:
+        def brier(field):
+            return Metric("min", lambda raw, target: (raw.sigmoid() - target).square().mean(1))
     """
 
-    goal: Literal["max", "min"]
+    goal: Goal
     per_row: RowFunction | None = None
     over_split: Callable[[Any, Any], float] | None = None
     finish: Callable[[float], float] = float
-    constant: Literal["prior", "median", "yes"] = "prior"
+    constant: Constant = "prior"
 
 
-def accuracy(field: Field, *, threshold: Fraction) -> Metric:
-    """Share of rows, of labels or of tokens that are right. threshold: probability from which the answer is yes."""
-    _check_kind("accuracy", field)
+@dataclass(frozen=True)
+class MetricDeclaration:
+    """All that dlrun knows of one metric of its own; see `declare_metric` for the arguments."""
+
+    name: str
+    build: Callable[..., Any]
+    goal: Goal
+    kinds: tuple[str, ...]
+    over_split: bool = False
+    finish: Callable[[float], float] = float
+    constant: Constant = "prior"
+    default_for: tuple[str, ...] = ()
+    default_settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def make(self, target: Field, settings: Mapping[str, Any]) -> Metric:
+        """The metric of one target; raises UserError for a kind of target that it does not have."""
+        if target.kind not in self.kinds:
+            raise UserError(get_metric_error(self.name, target.kind) or "")
+        function = self.build(target, **settings)
+        how = {"over_split" if self.over_split else "per_row": function}
+        return Metric(
+            self.goal, finish=self.finish, constant=self.get_best_constant(target.kind), **how
+        )
+
+    def get_best_constant(self, kind: str) -> Constant:
+        """The best dummy prediction: of several exclusive classes none is 'yes', so their prior."""
+        return "prior" if self.constant == "yes" and kind == "category" else self.constant
+
+
+METRICS: dict[str, MetricDeclaration] = {}  # in the order in which messages list them
+
+
+def declare_metric(goal: Goal, kinds: tuple[str, ...], **details: Any) -> Callable[..., Any]:
+    """Declare the function below as a metric of dlrun's own.
+
+    The function gets the target's `Field` and its settings, and returns the function that measures.
+    `config.compatibility` reads these arguments from the source: write them as literals.
+
+    Args:
+        goal: The better direction, 'max' or 'min'; nothing else in dlrun says it.
+        kinds: The kinds of target that the metric is defined for.
+        details: `over_split=True` for a function of a whole split instead of rows; `finish`, applied
+            to the mean; `constant`, the best dummy prediction; `default_for`, the kinds that are
+            measured by it when no metric is configured, with `default_settings`.
+
+    Example:
+        @declare_metric("max", kinds=("category",))
+        def adjacent(field: Field, *, distance: Count) -> RowFunction:
+            return lambda raw, target: ((raw.argmax(-1) - target).abs() <= distance).float()
+    """
+
+    def decorate(build: Callable[..., Any]) -> Callable[..., Metric]:
+        declaration = MetricDeclaration(build.__name__, build, goal, kinds, **details)
+        METRICS[build.__name__] = declaration
+
+        @functools.wraps(build)
+        def make(field: Field, **settings: Any) -> Metric:
+            return declaration.make(field, settings)
+
+        return make
+
+    return decorate
+
+
+@declare_metric(
+    "max",
+    kinds=("binary", "category", "tokens", "multilabel"),
+    default_for=("binary", "category", "multilabel"),
+    default_settings={"threshold": 0.5},
+)
+def accuracy(field: Field, *, threshold: Fraction) -> RowFunction:
+    """Share of rows, labels or tokens predicted right; `threshold`: probability that means yes."""
     if field.kind == "tokens":
-        return Metric("max", lambda raw, target: (raw.argmax(-1) == target).float().mean(1))
+        return lambda raw, target: (raw.argmax(-1) == target).float().mean(1)
     if field.kind == "category":
-        return Metric("max", lambda raw, target: (raw.argmax(-1) == target).float())
-    cut = _to_logit(threshold)
-    return Metric(
-        "max", lambda raw, target: ((raw > cut) == (target > 0.5)).float().flatten(1).mean(1)
-    )
+        return lambda raw, target: (raw.argmax(-1) == target).float()
+    logit = to_logit(threshold)
+    return lambda raw, target: ((raw > logit) == (target > 0.5)).float().flatten(1).mean(1)
 
 
-def exact_match(field: Field, *, threshold: Fraction) -> Metric:
+@declare_metric("max", kinds=("multilabel",))
+def exact_match(field: Field, *, threshold: Fraction) -> RowFunction:
     """Share of rows whose labels are all right."""
-    _check_kind("exact_match", field)
-    cut = _to_logit(threshold)
-    return Metric("max", lambda raw, target: ((raw > cut) == (target > 0.5)).all(-1).float())
+    logit = to_logit(threshold)
+    return lambda raw, target: ((raw > logit) == (target > 0.5)).all(-1).float()
 
 
-def top_k(field: Field, *, k: Count) -> Metric:
-    """Share of rows, or of tokens, whose class is among the k most likely."""
-    _check_kind("top_k", field)
+@declare_metric("max", kinds=("category", "tokens"))
+def top_k(field: Field, *, k: Count) -> RowFunction:
+    """Share of rows, or tokens, whose class is among the k most likely."""
     if k > field.size:
         raise ValueError(f"k={k}, but there are only {field.size} classes")
-    found = lambda raw, target: (raw.topk(k, -1).indices == target.unsqueeze(-1)).any(-1).float()  # noqa: E731
-    return Metric("max", lambda raw, target: found(raw, target).reshape(len(target), -1).mean(1))
+
+    def is_among_top(raw: Tensor, target: Tensor) -> Tensor:
+        hits = (raw.topk(k, -1).indices == target.unsqueeze(-1)).any(-1).float()
+        return hits.reshape(len(target), -1).mean(1)
+
+    return is_among_top
 
 
-def perplexity(field: Field) -> Metric:
-    """Among how many equally likely classes, or next tokens, one would be as unsure: e to the mean cross-entropy."""
-    _check_kind("perplexity", field)
-    return Metric("min", row_cross_entropy, finish=FINISHES["perplexity"])
+@declare_metric("max", kinds=("binary", "category", "multilabel"), over_split=True, constant="yes")
+def precision(field: Field, *, average: Average) -> SplitMetric:
+    """Share of the predicted positives that are positive; averaged over several classes."""
+    return _make_split_metric("precision", field, average)
 
 
-def bits(field: Field) -> Metric:
-    """Mean cross-entropy in bits a row, or a token: how much it takes to write down what the model did not foresee."""
-    _check_kind("bits", field)
-    return Metric("min", row_cross_entropy, finish=FINISHES["bits"])
+@declare_metric("max", kinds=("binary", "category", "multilabel"), over_split=True, constant="yes")
+def recall(field: Field, *, average: Average) -> SplitMetric:
+    """Share of the positives that are predicted; averaged over several classes."""
+    return _make_split_metric("recall", field, average)
+
+
+@declare_metric("max", kinds=("binary", "category", "multilabel"), over_split=True, constant="yes")
+def f1(field: Field, *, average: Average) -> SplitMetric:
+    """Harmonic mean of precision and recall; averaged over several classes."""
+    return _make_split_metric("f1", field, average)
+
+
+@declare_metric("max", kinds=("binary", "category", "multilabel"), over_split=True)
+def roc_auc(field: Field) -> SplitMetric:
+    """Area under the ROC curve, each class against the rest, averaged over those that occur."""
+    return _make_split_metric("roc_auc", field)
+
+
+@declare_metric("max", kinds=("binary", "multilabel"), over_split=True)
+def pr_auc(field: Field) -> SplitMetric:
+    """Average precision, the area under the precision-recall curve, over the labels that occur."""
+    return _make_split_metric("pr_auc", field)
+
+
+def exp_nats(nats: float) -> float:
+    """e to the mean cross-entropy: the perplexity."""
+    return math.exp(min(nats, MAX_NATS))
+
+
+def nats_to_bits(nats: float) -> float:
+    """A mean cross-entropy in bits."""
+    return nats / math.log(2)
+
+
+@declare_metric("min", kinds=("category", "tokens"), finish=exp_nats, default_for=("tokens",))
+def perplexity(field: Field) -> RowFunction:
+    """The number of equally likely classes, or next tokens, with the same cross-entropy."""
+    return row_cross_entropy
+
+
+@declare_metric("min", kinds=("category", "tokens"), finish=nats_to_bits, default_for=("tokens",))
+def bits(field: Field) -> RowFunction:
+    """Mean cross-entropy in bits a row, or a token."""
+    return row_cross_entropy
 
 
 def row_cross_entropy(raw: Tensor, target: Tensor) -> Tensor:
-    """The cross-entropy of each row (B,) from logits (B, …, classes); of several places their mean."""
+    """The cross-entropy of each row, in nats.
+
+    Args:
+        raw: Logits (B, …, classes).
+        target: Classes (B, …).
+
+    Returns:
+        (B,) values; of a row with several places, their mean.
+    """
     right = raw.gather(-1, target.unsqueeze(-1)).squeeze(-1)
     return (raw.logsumexp(-1) - right).reshape(len(target), -1).mean(1)
 
 
-def mae(field: Field) -> Metric:
-    """Mean absolute error in the target's own unit; of a series in standard deviations (`mae_unit` is in its unit)."""
-    _check_kind("mae", field)
-    errors = lambda raw, target: field.prediction_error(raw, target).abs().flatten(1).mean(1)  # noqa: E731
-    return Metric("min", errors, constant=get_best_constant("mae", field.kind))
+@declare_metric(
+    "min", kinds=("number", "fraction"), constant="median", default_for=("number", "fraction")
+)
+def mae(field: Field) -> RowFunction:
+    """Mean absolute error in the target's unit; of a series in standard deviations."""
+    return lambda raw, target: field.prediction_error(raw, target).abs().flatten(1).mean(1)
 
 
-def mse(field: Field) -> Metric:
+@declare_metric("min", kinds=("number", "fraction"))
+def mse(field: Field) -> RowFunction:
     """Mean squared error."""
-    _check_kind("mse", field)
-    return Metric("min", _squared_error(field))
+    return _squared_error(field)
 
 
-def rmse(field: Field) -> Metric:
+@declare_metric(
+    "min", kinds=("number", "fraction"), finish=math.sqrt, default_for=("number", "fraction")
+)
+def rmse(field: Field) -> RowFunction:
     """Root of the mean squared error, in the unit of `mae`."""
-    _check_kind("rmse", field)
-    return Metric("min", _squared_error(field), finish=FINISHES["rmse"])
+    return _squared_error(field)
 
 
-def mae_unit(field: Field) -> Metric:
-    """Mean absolute error in the target's own unit, such as °C; `mae` itself where nothing was standardised."""
-    _check_kind("mae_unit", field)
-
-    def absolute_errors(raw: Tensor, target: Tensor) -> Tensor:
-        return (
-            (field.to_original_units(raw) - field.to_original_units(target))
-            .abs()
-            .flatten(1)
-            .mean(1)
-        )
-
-    return Metric("min", absolute_errors, constant=get_best_constant("mae_unit", field.kind))
-
-
-def rmse_unit(field: Field) -> Metric:
-    """Root of the mean squared error in the target's own unit."""
-    _check_kind("rmse_unit", field)
-
-    def squared_errors(raw: Tensor, target: Tensor) -> Tensor:
-        return (
-            (field.to_original_units(raw) - field.to_original_units(target))
-            .square()
-            .flatten(1)
-            .mean(1)
-        )
-
-    return Metric("min", squared_errors, finish=FINISHES["rmse_unit"])
-
-
-def r2(field: Field) -> Metric:
-    """Coefficient of determination: 1 is perfect, 0 is the mean's. nan where the target is one number."""
+@declare_metric("max", kinds=("number", "fraction"), over_split=True)
+def r2(field: Field) -> SplitMetric:
+    """Coefficient of determination: 1 is perfect, 0 is the mean's; nan for a constant target."""
     return _make_split_metric("r2", field)
 
 
-def precision(field: Field, *, average: Average) -> Metric:
-    """Of those called positive, the share that is; averaged over classes where there are several."""
-    return _make_split_metric("precision", field, average)
+@declare_metric("min", kinds=("number",), constant="median")
+def mae_unit(field: Field) -> RowFunction:
+    """Mean absolute error in the target's own unit, such as °C, also where it is standardized."""
+    return lambda raw, target: _unit_error(field, raw, target).abs().flatten(1).mean(1)
 
 
-def recall(field: Field, *, average: Average) -> Metric:
-    """Of those that are positive, the share found; averaged over classes where there are several."""
-    return _make_split_metric("recall", field, average)
+@declare_metric("min", kinds=("number",), finish=math.sqrt)
+def rmse_unit(field: Field) -> RowFunction:
+    """Root of the mean squared error in the target's own unit."""
+    return lambda raw, target: _unit_error(field, raw, target).square().flatten(1).mean(1)
 
 
-def f1(field: Field, *, average: Average) -> Metric:
-    """Harmonic mean of precision and recall; averaged over classes where there are several."""
-    return _make_split_metric("f1", field, average)
+def _make_split_metric(name: str, field: Field, average: str = "") -> SplitMetric:
+    from dlrun.evaluation.split_metrics import SplitMetric
 
-
-def roc_auc(field: Field) -> Metric:
-    """Area under the ROC curve; each class against the rest, averaged over those that occur. nan if none does."""
-    return _make_split_metric("roc_auc", field)
-
-
-def pr_auc(field: Field) -> Metric:
-    """Average precision: area under the precision-recall curve; averaged over the labels that occur."""
-    return _make_split_metric("pr_auc", field)
-
-
-def _make_split_metric(name: str, field: Field, average: str = "") -> Metric:
-    _check_kind(name, field)
-    return Metric(
-        "max",
-        over_split=SplitMetric(name, field.kind, average),
-        constant=get_best_constant(name, field.kind),
-    )
+    return SplitMetric(name, field.kind, average)
 
 
 def _squared_error(field: Field) -> RowFunction:
     return lambda raw, target: field.prediction_error(raw, target).square().flatten(1).mean(1)
 
 
-def _to_logit(threshold: float) -> float:
+def _unit_error(field: Field, raw: Tensor, target: Tensor) -> Tensor:
+    return field.to_original_units(raw) - field.to_original_units(target)
+
+
+def to_logit(threshold: float) -> float:
+    """The logit of a probability; of 0 and 1 the infinities."""
     if threshold in (0, 1):
         return math.inf if threshold else -math.inf
     return math.log(threshold / (1 - threshold))
 
 
-def _check_kind(name: str, field: Field) -> None:
-    if fault := get_metric_error(name, field.kind):
-        raise UserError(fault)
+def get_default_metric_names(kind: str, scaled: bool) -> tuple[str, ...]:
+    """The metrics of a kind of target for which none is configured.
+
+    Args:
+        kind: The kind of the target.
+        scaled: Whether it is a number that is measured in another unit than its own.
+    """
+    names = tuple(name for name, metric in METRICS.items() if kind in metric.default_for)
+    return names + (("mae_unit",) if scaled else ())
 
 
 def get_default_metrics(field: Field) -> dict[str, Metric]:
-    """The measures of this kind of target when none is asked for."""
-    made: dict[str, Callable[[Field], Metric]] = {
-        "accuracy": lambda f: accuracy(f, threshold=0.5),
-        "mae": mae,
-        "rmse": rmse,
-        "mae_unit": mae_unit,
-        "perplexity": perplexity,
-        "bits": bits,
-    }
-    return {
-        name: made[name](field)
-        for name in get_default_metric_names(
-            field.kind, field.outlook is not None and field.scale is not None
-        )
-    }
-
-
-def compute_mean_score(
-    total: float,
-    squares: float,
-    n: int,
-    finish: Callable[[float], float] = float,
-    goal: str = "min",
-) -> Score:
-    """The mean of n values with its 95 % interval, from their sum and sum of squares.
-
-    Wilson's interval where every value is 0 or 1 (Wilson 1927), the normal approximation elsewhere. What an interval
-    is of, and when there is none, `bootstrap.check_sample_size` says for all.
-    """
-    mean = total / n
-    if not math.isfinite(mean):
-        return Score(math.nan, n=n, goal=goal, why="some rows have no value")
-    if why := check_sample_size(n):
-        return Score(finish(mean), n=n, goal=goal, why=why)
-    if (
-        abs(squares - total) < 1e-9 * max(1.0, total)
-        and 0 <= mean <= 1
-        and float(total).is_integer()
-    ):
-        z = 1.959964
-        middle = (mean + z * z / (2 * n)) / (1 + z * z / n)
-        half = z / (1 + z * z / n) * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
-    else:
-        middle = mean
-        half = 1.959964 * math.sqrt(max(0.0, squares / n - mean * mean) / (n - 1))
-        if not half:
-            return Score(finish(mean), n=n, goal=goal, why=NO_VARIATION)
-    low, high = middle - half if mean < 0 else max(0.0, middle - half), middle + half
-    return Score(finish(mean), finish(low), finish(high), n, goal)
-
-
-def score_from_rows(values: Tensor, finish: Callable[[float], float] = float) -> Score:
-    """The mean of an error, a value from 0 up, of each row (N,), with its 95 % interval."""
-    values = values.double()
-    return compute_mean_score(
-        float(values.sum()), float(values.square().sum()), len(values), finish
+    """The metrics of a target for which none is configured, by name."""
+    names = get_default_metric_names(
+        field.kind, field.outlook is not None and field.scale is not None
     )
+    return {name: METRICS[name].make(field, METRICS[name].default_settings) for name in names}
 
 
-def get_direction_map(metrics: dict[str, Metric]) -> dict[str, str]:
-    """Name → direction of every measure that a row will hold."""
+def get_direction_map(metrics: Mapping[str, Metric]) -> dict[str, str]:
+    """Name → better direction of all that a row of the history will hold; of a loss, less."""
     return {"loss": "min", **{name: metric.goal for name, metric in metrics.items()}}
-
-
-def make_zero_accumulator(count: int, device: torch.device) -> Tensor:
-    """Sums on the device: (count, 2), double where the device can."""
-    return torch.zeros(
-        count, 2, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device
-    )

@@ -68,17 +68,17 @@ def read_entries() -> tuple[list[LedgerEntry], list[int]]:
         raise UserError(
             f"the ledger of test openings, {get_ledger_path()}, cannot be read: {error.strerror}"
         ) from error
-    found, damaged = list[LedgerEntry](), []
+    entries, damaged = list[LedgerEntry](), []
     for number, line in enumerate(content.split(b"\n"), 1):
         entry = _parse_entry(line)
         if entry is not None:
-            begun = replace(entry, score={})
-            found = [one for one in found if one != begun] + [
+            started = replace(entry, score={})
+            entries = [previous for previous in entries if previous != started] + [
                 entry
             ]  # a line with a score completes the one without
         elif line.strip():
             damaged.append(number)
-    return found, damaged
+    return entries, damaged
 
 
 def find_previous_entries(task: str, fingerprint: str, test: str = "") -> list[LedgerEntry]:
@@ -86,15 +86,15 @@ def find_previous_entries(task: str, fingerprint: str, test: str = "") -> list[L
 
     Where an entry and the question both say which test rows they are of (`test`), that decides; else the fingerprint.
     """
-    found, damaged = read_entries()
+    entries, damaged = read_entries()
     if damaged:
         log.warning(
             "%s: line %s is damaged and was not counted",
             get_ledger_path(),
             ", ".join(map(str, damaged)),
         )
-    same = lambda e: e.test == test if e.test and test else e.fingerprint == fingerprint  # noqa: E731
-    return [entry for entry in found if entry.task == task and same(entry)]
+    matches = lambda e: e.test == test if e.test and test else e.fingerprint == fingerprint  # noqa: E731
+    return [entry for entry in entries if entry.task == task and matches(entry)]
 
 
 def require_reason(
@@ -111,14 +111,14 @@ def require_reason(
     ]
     if not earlier or (reason or "").strip():
         return
-    told = [
+    recent = [
         f"{entry.date[:10]}, {entry.formatted_score}, {entry.run}"
         for entry in earlier[-MAX_LISTED_ENTRIES:]
     ]
     times = "1 time" if len(earlier) == 1 else f"{len(earlier)} times"
-    more = "the last ones: " if len(earlier) > MAX_LISTED_ENTRIES else ""
+    hint = "the last ones: " if len(earlier) > MAX_LISTED_ENTRIES else ""
     raise UserError(
-        f"the test rows of {task} have been opened {times} before ({more}{'; '.join(told)}): each look makes the score "
+        f"the test rows of {task} have been opened {times} before ({hint}{'; '.join(recent)}): each look makes the score "
         f'less believable. Say why they are opened again: reason="…"'
     )
 
@@ -144,13 +144,13 @@ def add_entry(
     nobody else can write: of two runs at once only one is the first. Raises UserError, also when it cannot be written.
     """
     with _open_ledger() as file:
-        begun = [
+        started = [
             entry
             for entry in find_previous_entries(task, fingerprint, test)
             if entry.run == str(run) and not entry.score
         ]
-        if begun:
-            return begun[-1]
+        if started:
+            return started[-1]
         require_reason(task, fingerprint, reason, test=test)
         date = datetime.now().astimezone().isoformat(timespec="seconds")
         entry = LedgerEntry(
@@ -162,29 +162,29 @@ def add_entry(
 
 def add_score(entry: LedgerEntry, score: Mapping[str, float]) -> LedgerEntry:
     """Enter what an opening came to. score: measure → value."""
-    done = replace(entry, score=dict(score))
+    completed = replace(entry, score=dict(score))
     with _open_ledger() as file:
-        _append_entry(file, done)
-    return done
+        _append_entry(file, completed)
+    return completed
 
 
 def _append_entry(file: io.FileIO, entry: LedgerEntry) -> None:
     line = json_text.to_json(asdict(entry)).encode() + b"\n"
     end = file.seek(0, os.SEEK_END)
     file.seek(max(0, end - 1))
-    cut = file.read(1) not in (
+    truncated = file.read(1) not in (
         b"",
         b"\n",
     )  # a kill may have cut the last line short: it must not swallow this one
-    file.write(b"\n" + line if cut else line)
+    file.write(b"\n" + line if truncated else line)
     os.fsync(file.fileno())
 
 
 def compute_config_hash(config: Mapping[str, Any]) -> str:
     """The sha256 of a config as canonical JSON, without what says only where things go or come from."""
-    kept = {key: value for key, value in config.items() if key not in IGNORED_KEYS}
+    settings = {key: value for key, value in config.items() if key not in IGNORED_KEYS}
     text = json_text.to_canonical_json(
-        to_original_names(kept), separators=(",", ":"), ensure_ascii=False
+        to_original_names(settings), separators=(",", ":"), ensure_ascii=False
     )
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -210,15 +210,15 @@ def _open_ledger() -> Iterator[io.FileIO]:
 
 def _parse_entry(line: bytes) -> LedgerEntry | None:
     try:
-        found = json.loads(line)
+        record = json.loads(line)
         entry = LedgerEntry(
             **{
-                field.name: found[field.name]
+                field.name: record[field.name]
                 for field in fields(LedgerEntry)
                 if field.name != "test"
             }
         )
-        entry = replace(entry, test=found.get("test", ""))
+        entry = replace(entry, test=record.get("test", ""))
         texts = (
             entry.date,
             entry.task,

@@ -25,7 +25,7 @@ def write_largest_errors(
     folder: Path,
     job: str,
     split: str,
-    raw: Dataset,
+    dataset: Dataset,
     rows: RawColumns,
     indices: np.ndarray,
     answers: Mapping[str, tuple[np.ndarray, np.ndarray]],
@@ -47,20 +47,26 @@ def write_largest_errors(
         return None
     answer, truth = answers[target]
     losses = compute_row_losses(targets[target], answer, truth)
-    found: list[dict[str, Any]] = []
-    for place in np.argsort(-losses, kind="stable")[:count]:
-        row = int(indices[place])
-        about = describe_row(targets[target], answer[place], truth[place])
-        view = describe_raw_row(raw, rows, row)
+    errors: list[dict[str, Any]] = []
+    for index in np.argsort(-losses, kind="stable")[:count]:
+        row = int(indices[index])
+        description = describe_row(targets[target], answer[index], truth[index])
+        view = describe_raw_row(dataset, rows, row)
         if "image" in view:
             view["image"] = _save_image(
-                view["image"], folder / "errors" / f"{job}-{split}-{len(found) + 1}.png"
+                view["image"], folder / "errors" / f"{job}-{split}-{len(errors) + 1}.png"
             )
-        found.append(
-            {"row": row, "target": target, **about, "loss": float(losses[place]), "shown": view}
+        errors.append(
+            {
+                "row": row,
+                "target": target,
+                **description,
+                "loss": float(losses[index]),
+                "shown": view,
+            }
         )
     path = folder / "errors" / f"{job}-{split}.json"
-    write_text(path, json_text.to_json(found, 1) + "\n")
+    write_text(path, json_text.to_json(errors, 1) + "\n")
     return path
 
 
@@ -87,25 +93,28 @@ def describe_row(field: Field, answer: np.ndarray, truth: np.ndarray) -> dict[st
         }
     answer, truth = answer.ravel(), truth.ravel()
     if field.kind == "binary":
-        one = int(answer[0] > 0.5)
-        probability = answer[0] if one else 1 - answer[0]
+        predicted = int(answer[0] > 0.5)
+        probability = answer[0] if predicted else 1 - answer[0]
         return {
             "truth": get_label_name(field, int(truth[0])),
-            "answer": f"{get_label_name(field, one)} {probability:.2f}",
+            "answer": f"{get_label_name(field, predicted)} {probability:.2f}",
         }
     if field.kind == "multilabel":
-        true = [get_label_name(field, place) for place in np.flatnonzero(truth > 0.5).tolist()]
-        said = [
-            f"{get_label_name(field, place)} {answer[place]:.2f}"
-            for place in np.flatnonzero(answer > 0.5).tolist()
+        true = [get_label_name(field, index) for index in np.flatnonzero(truth > 0.5).tolist()]
+        predicted_labels = [
+            f"{get_label_name(field, index)} {answer[index]:.2f}"
+            for index in np.flatnonzero(answer > 0.5).tolist()
         ]
-        return {"truth": ", ".join(true) or "(none)", "answer": ", ".join(said) or "(none)"}
+        return {
+            "truth": ", ".join(true) or "(none)",
+            "answer": ", ".join(predicted_labels) or "(none)",
+        }
     return {"truth": _format_numbers(truth), "answer": _format_numbers(answer)}
 
 
-def get_label_name(field: Field, place: int) -> str:
+def get_label_name(field: Field, index: int) -> str:
     """The name of a class or label, or its number."""
-    return field.labels[place] if place < len(field.labels) else str(place)
+    return field.labels[index] if index < len(field.labels) else str(index)
 
 
 def _format_numbers(values: np.ndarray) -> str:
@@ -120,7 +129,7 @@ def _save_image(pixels: np.ndarray, path: Path) -> str:
     """Write a picture at once, small ones with every pixel as a square; answers with the file's name."""
     from PIL import Image
 
-    times = max(1, round(IMAGE_SIZE / max(pixels.shape[:2])))
-    with atomic_write(path) as fresh:
-        Image.fromarray(pixels.repeat(times, 0).repeat(times, 1)).save(fresh, format="PNG")
+    scale = max(1, round(IMAGE_SIZE / max(pixels.shape[:2])))
+    with atomic_write(path) as temporary:
+        Image.fromarray(pixels.repeat(scale, 0).repeat(scale, 1)).save(temporary, format="PNG")
     return path.name

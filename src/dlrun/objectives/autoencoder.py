@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dlrun.config.constraints import Count, NonNegative
 from dlrun.core.artifacts import SampleGenerator
 from dlrun.core.types import Batch, Score, Step
-from dlrun.evaluation.metrics import score_from_rows
+from dlrun.evaluation.mean_scores import score_from_rows
 from dlrun.models.generative.autoencoder import Autoencoder, count_values
 from dlrun.objectives.context import ObjectiveContext
 from dlrun.objectives.corruption import Noise, NoiseKind

@@ -17,8 +17,8 @@ from dlrun.core.types import Batch, Score, Spec
 from dlrun.data.loading.sequences import WindowColumn
 from dlrun.data.loading.table import Table
 from dlrun.data.preprocessing.language import TokenEncoder, get_token_separator, join_tokens
-from dlrun.evaluation.metrics import score_from_rows
-from dlrun.evaluation.split_metrics import FINISHES
+from dlrun.evaluation.mean_scores import score_from_rows
+from dlrun.evaluation.metrics import nats_to_bits
 from dlrun.models.baselines import build_baseline
 from dlrun.models.bigram import MAX_TOKENS, Bigram, bigram
 from dlrun.models.language.sampling import token_probabilities
@@ -127,7 +127,7 @@ class BigramBaseline:
         return {
             "bits_bigram": score_from_rows(
                 torch.cat([self.fitted_model.row_cross_entropy(batch) for batch in batches]),
-                FINISHES["bits"],
+                nats_to_bits,
             )
         }
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dlrun.config.constraints import Natural, NonNegative
 from dlrun.core.artifacts import SampleGenerator
 from dlrun.core.types import Batch, Score, Step
-from dlrun.evaluation.metrics import score_from_rows
+from dlrun.evaluation.mean_scores import score_from_rows
 from dlrun.models.generative.autoencoder import Autoencoder
 from dlrun.objectives.context import ObjectiveContext
 from dlrun.objectives.display_rows import get_display_rows

@@ -12,7 +12,8 @@ from torch import Tensor
 from dlrun.core.errors import TrainingDiverged
 from dlrun.core.types import Batch, Field, Score, Step
 from dlrun.evaluation import bootstrap
-from dlrun.evaluation.metrics import Metric, compute_mean_score, make_zero_accumulator
+from dlrun.evaluation.mean_scores import compute_mean_score, make_zero_accumulator
+from dlrun.evaluation.metrics import Metric
 from dlrun.evaluation.split_metrics import SplitMetric, compute_split_metric, make_row_metric
 from dlrun.training.distributed.process_group import this_process
 

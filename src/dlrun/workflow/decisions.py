@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from dlrun.config.compatibility import PROBLEM_TYPES, get_best_constant, get_metric_error
+from dlrun.config.compatibility import PROBLEM_TYPES, get_metric_error, get_metric_names
 from dlrun.config.groups import load_builtin_option
 from dlrun.core.dataset import Dataset
 from dlrun.core.errors import UserError
 from dlrun.data.audit.finding import interval_half_width
+from dlrun.evaluation.metrics import METRICS, get_default_metric_names
 from dlrun.models.baselines import compute_window_steps
 
 IMBALANCE_THRESHOLD = 2 / 3  # share of the commonest class from which accuracy flatters
@@ -55,15 +56,13 @@ def select_metric(raw: Dataset, asked: str) -> Choice:
             raise UserError(f"workflow.{fault.replace('metric', 'measure', 1)}")
         names, reason = (asked, *(name for name in names if name != asked)), "it was asked for"
     several = len(raw.targets) > 1
-    fits = all(
-        name in PROBLEM_TYPES[other].metrics for other in raw.targets.values() for name in names
-    )
+    fits = all(name in get_metric_names(other) for other in raw.targets.values() for name in names)
     nodes = (
         {key: node for name in names for key, node in load_builtin_option("metric", name).items()}
         if fits
         else {}
     )
-    first = names[0] if fits else PROBLEM_TYPES[kind].default_metrics[0]
+    first = names[0] if fits else get_default_metric_names(kind, scaled=False)[0]
     if not fits and asked != "auto":
         kinds = ", ".join(f"{name} ({other})" for name, other in raw.targets.items())
         raise UserError(f"workflow.measure={asked} cannot be taken of every target: {kinds}")
@@ -72,7 +71,10 @@ def select_metric(raw: Dataset, asked: str) -> Choice:
             "the targets are of different kinds, and each is judged by the usual measure of its own"
         )
     return Choice(
-        f"{target}_{first}" if several else first, nodes, reason, get_best_constant(first, kind)
+        f"{target}_{first}" if several else first,
+        nodes,
+        reason,
+        METRICS[first].get_best_constant(kind),
     )
 
 

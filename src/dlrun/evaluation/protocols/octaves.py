@@ -29,8 +29,8 @@ class ImageScales:
             start=start,
         )
 
-    def split_rows(self, raw: Dataset, job: FitJob, seed: int) -> RowSplit:
-        return np.arange(len(raw)), None
+    def split_rows(self, dataset: Dataset, job: FitJob, seed: int) -> RowSplit:
+        return np.arange(len(dataset)), None
 
 
 def octaves(*, count: Count) -> ImageScales:

@@ -28,7 +28,7 @@ class EvaluationPlan(Protocol):
 
     def __call__(self, results: list[Result]) -> FitJob | None: ...
 
-    def split_rows(self, raw: Dataset, job: FitJob, seed: int) -> RowSplit: ...
+    def split_rows(self, dataset: Dataset, job: FitJob, seed: int) -> RowSplit: ...
 
 
 MAX_FITS = 100_000  # fits of one run
@@ -45,8 +45,8 @@ class HoldOutPlan:
     def __call__(self, results: list[Result]) -> FitJob | None:
         return None if results else FitJob()
 
-    def split_rows(self, raw: Dataset, job: FitJob, seed: int) -> RowSplit:
-        return split_validation(raw, self.validation, self.by, seed, self.rare)
+    def split_rows(self, dataset: Dataset, job: FitJob, seed: int) -> RowSplit:
+        return split_validation(dataset, self.validation, self.by, seed, self.rare)
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class SmallSamplePlan:
     def __call__(self, results: list[Result]) -> FitJob | None:
         return None if results else FitJob()
 
-    def split_rows(self, raw: Dataset, job: FitJob, seed: int) -> RowSplit:
-        return sample_split(raw, self.train, self.validation, seed)
+    def split_rows(self, dataset: Dataset, job: FitJob, seed: int) -> RowSplit:
+        return sample_split(dataset, self.train, self.validation, seed)
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class AllRowsPlan:
     def __call__(self, results: list[Result]) -> FitJob | None:
         return None if results else FitJob()
 
-    def split_rows(self, raw: Dataset, job: FitJob, seed: int) -> RowSplit:
-        return np.arange(len(raw)), None
+    def split_rows(self, dataset: Dataset, job: FitJob, seed: int) -> RowSplit:
+        return np.arange(len(dataset)), None
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,10 @@ class KFoldPlan:
             return None
         return FitJob(fold=done % self.folds, folds=self.folds, repeat=done // self.folds)
 
-    def split_rows(self, raw: Dataset, job: FitJob, seed: int) -> RowSplit:
+    def split_rows(self, dataset: Dataset, job: FitJob, seed: int) -> RowSplit:
         first = job.fold == job.repeat == 0
         return split_folds(
-            raw, self.folds, self.by, self.shuffle, seed + job.repeat, self.rare, tell=first
+            dataset, self.folds, self.by, self.shuffle, seed + job.repeat, self.rare, tell=first
         )[job.fold]
 
 
@@ -109,8 +109,8 @@ class WalkForwardPlan:
         done = len(results)
         return FitJob(fold=done, folds=self.folds) if done < self.folds else None
 
-    def split_rows(self, raw: Dataset, job: FitJob, seed: int) -> RowSplit:
-        return split_forward_in_time(raw, self.folds, self.gap, self.size)[job.fold]
+    def split_rows(self, dataset: Dataset, job: FitJob, seed: int) -> RowSplit:
+        return split_forward_in_time(dataset, self.folds, self.gap, self.size)[job.fold]
 
 
 def holdout(*, validation: Positive, by: By, rare: Rare = "stratify_none") -> HoldOutPlan:
@@ -164,8 +164,8 @@ class RepeatedPlan:
         first = self.plan([])
         return replace(first, repeat=len(results)) if first and len(results) < self.times else None
 
-    def split_rows(self, raw: Dataset, job: FitJob, seed: int) -> RowSplit:
-        return self.plan.split_rows(raw, replace(job, repeat=0), seed)
+    def split_rows(self, dataset: Dataset, job: FitJob, seed: int) -> RowSplit:
+        return self.plan.split_rows(dataset, replace(job, repeat=0), seed)
 
 
 def repeated(plan: EvaluationPlan, times: int) -> EvaluationPlan:

@@ -16,7 +16,7 @@ Rare = Literal["stratify_others", "stratify_none"]
 
 
 def get_class_groups(
-    raw: Dataset, by: str, least: int, rare: Rare, *, tell: bool = True
+    dataset: Dataset, by: str, min_rows: int, rare: Rare, *, tell: bool = True
 ) -> np.ndarray | None:
     """(N,) the number of each row's class, to stratify on; None where that is not asked for, or not possible.
 
@@ -25,22 +25,22 @@ def get_class_groups(
     """
     if by == "random":
         return None
-    target = _find_class_target(raw)
+    target = _find_class_target(dataset)
     if target is None:
         if by == "stratified":
             raise UserError(
                 "protocol.by=stratified needs a target of classes: use by=auto or by=random"
             )
         return None
-    names, values = np.unique(np.asarray(raw.dev[target]).astype(str), return_inverse=True)
+    names, values = np.unique(np.asarray(dataset.dev[target]).astype(str), return_inverse=True)
     values, counts = values.reshape(-1), np.bincount(values.reshape(-1))
-    few = counts < least
-    if few.any() and by == "stratified":
-        raise UserError(f"protocol.by=stratified: '{target}' has classes of fewer than {least} rows "
-                      f"({_format_class_counts(names, few, counts)}); protocol.by=auto stratifies the others")  # fmt: skip
-    if few.any() and tell:
-        _warn_small_classes(target, names, few, least, counts, rare)
-    return None if few.all() or (few.any() and rare == "stratify_none") else values
+    is_rare = counts < min_rows
+    if is_rare.any() and by == "stratified":
+        raise UserError(f"protocol.by=stratified: '{target}' has classes of fewer than {min_rows} rows "
+                      f"({_format_class_counts(names, is_rare, counts)}); protocol.by=auto stratifies the others")  # fmt: skip
+    if is_rare.any() and tell:
+        _warn_small_classes(target, names, is_rare, min_rows, counts, rare)
+    return None if is_rare.all() or (is_rare.any() and rare == "stratify_none") else values
 
 
 def find_single_members(classes: np.ndarray) -> np.ndarray:
@@ -48,39 +48,44 @@ def find_single_members(classes: np.ndarray) -> np.ndarray:
     return (np.bincount(classes) == 1)[classes]
 
 
-def warn_not_stratified(raw: Dataset, why: str) -> None:
+def warn_not_stratified(dataset: Dataset, reason: str) -> None:
     """Say that a split does not keep the shares of classes, where there are any."""
-    target = _find_class_target(raw)
+    target = _find_class_target(dataset)
     if target is not None:
-        log.info("'%s' is not stratified: %s", target, why)
+        log.info("'%s' is not stratified: %s", target, reason)
 
 
-def _find_class_target(raw: Dataset) -> str | None:
+def _find_class_target(dataset: Dataset) -> str | None:
     """The first target of classes."""
     return next(
-        (name for name, kind in raw.targets.items() if kind in ("binary", "category")), None
+        (name for name, kind in dataset.targets.items() if kind in ("binary", "category")), None
     )
 
 
 def _warn_small_classes(
-    target: str, names: np.ndarray, few: np.ndarray, least: int, counts: np.ndarray, rare: Rare
+    target: str,
+    names: np.ndarray,
+    is_rare: np.ndarray,
+    min_rows: int,
+    counts: np.ndarray,
+    rare: Rare,
 ) -> None:
-    some = _format_class_counts(names, few, counts)
-    rest = (
+    counts_text = _format_class_counts(names, is_rare, counts)
+    outcome = (
         "no class is stratified"
-        if few.all() or rare == "stratify_none"
+        if is_rare.all() or rare == "stratify_none"
         else "the other classes are stratified"
     )
     log.warning(
         "'%s': classes of fewer than %d rows (%s) cannot be stratified; %s",
         target,
-        least,
-        some,
-        rest,
+        min_rows,
+        counts_text,
+        outcome,
     )
 
 
-def _format_class_counts(names: np.ndarray, few: np.ndarray, counts: np.ndarray) -> str:
+def _format_class_counts(names: np.ndarray, is_rare: np.ndarray, counts: np.ndarray) -> str:
     return format_names(
-        [f"{name}: {count}" for name, count in zip(names[few], counts[few], strict=True)]
+        [f"{name}: {count}" for name, count in zip(names[is_rare], counts[is_rare], strict=True)]
     )

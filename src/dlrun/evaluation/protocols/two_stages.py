@@ -32,15 +32,17 @@ class TwoStagePlan:
     stages: StageSettings
 
     def __call__(self, results: list[Result]) -> FitJob | None:
-        heads = [result.job for result in results if result.job.stage == FIRST_STAGE]
-        whole = [result for result in results if result.job.stage != FIRST_STAGE]
-        if len(heads) > len(whole):
-            return replace(heads[-1], stage="fit", patch=self.stages.then, start=heads[-1].name)
-        job = self.plan(whole)
+        first_jobs = [result.job for result in results if result.job.stage == FIRST_STAGE]
+        second_results = [result for result in results if result.job.stage != FIRST_STAGE]
+        if len(first_jobs) > len(second_results):
+            return replace(
+                first_jobs[-1], stage="fit", patch=self.stages.then, start=first_jobs[-1].name
+            )
+        job = self.plan(second_results)
         return replace(job, stage=FIRST_STAGE, patch=self.stages.first) if job else None
 
-    def split_rows(self, raw: Dataset, job: FitJob, seed: int) -> RowSplit:
-        return self.plan.split_rows(raw, job, seed)
+    def split_rows(self, dataset: Dataset, job: FitJob, seed: int) -> RowSplit:
+        return self.plan.split_rows(dataset, job, seed)
 
 
 def stages(*, first: dict[str, Any], then: dict[str, Any]) -> StageSettings | None:
@@ -50,15 +52,15 @@ def stages(*, first: dict[str, Any], then: dict[str, Any]) -> StageSettings | No
 
 def drop_first_stages(results: list[Result]) -> list[Result]:
     """Without the fits from which others began: a first stage is a step on the way."""
-    passed = {result.job.start for result in results}
-    return [result for result in results if result.job.name not in passed]
+    continued = {result.job.start for result in results}
+    return [result for result in results if result.job.name not in continued]
 
 
 def make_plan(config: Mapping[str, Any], plugins: tuple[str, ...] = ()) -> EvaluationPlan:
     """The plan that a config describes: its protocol, repeated and in stages as it says."""
     plan = repeated(make_protocol(config["protocol"], plugins), config["repeat"])
-    chosen = build_part(config["stages"], kind="stages", plugins=plugins)
-    return plan if chosen is None else TwoStagePlan(plan, chosen)
+    settings = build_part(config["stages"], kind="stages", plugins=plugins)
+    return plan if settings is None else TwoStagePlan(plan, settings)
 
 
 def make_protocol(node: Mapping[str, Any], plugins: tuple[str, ...] = ()) -> EvaluationPlan:
