@@ -175,10 +175,10 @@ def test_jitter_looks_at_the_picture_from_elsewhere_and_only_in_training():
 def test_a_larger_octave_begins_with_the_dream_and_the_detail_that_was_lost():
     small = resize_images(photo(), (17, 21))
     objective = DeepDreamObjective(tiny(), photo(), (24, 30), ticks=1)
-    objective.begin_with({"pictures": small})
+    objective.begin_with({"objective": {"pictures": small}})
     assert torch.allclose(objective.pictures, photo(), atol=1e-6)  # nothing dreamt, nothing lost
     dreamt = small + 0.1
-    objective.begin_with({"pictures": dreamt})
+    objective.begin_with({"objective": {"pictures": dreamt}})
     assert torch.allclose(objective.pictures, photo() + 0.1, atol=1e-6)
 
 

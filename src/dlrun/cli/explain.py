@@ -116,7 +116,7 @@ def check_has_predictions(assembly: ExperimentBuilder, fit: BuiltFit) -> None:
     """Raise UserError where there are no answers to look at."""
     from dlrun.training import batch_norm
 
-    if not hasattr(fit.trainer.objective, "losses"):
+    if not fit.trainer.objective.losses:
         objective = assembly.config["objective"]["_target_"].rpartition(".")[2]
         raise UserError(
             f"objective={objective} answers no target, and this command looks at answers"

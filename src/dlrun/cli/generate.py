@@ -57,7 +57,7 @@ def write_generated_files(
 
     kind, seed, name = (said.pop(word, "") for word in ("kind", "seed", "fit"))
     assembly, fit = load_fit(folder, plugins, name)
-    kinds = list(getattr(fit.trainer.objective, "generators", {}))
+    kinds = list(fit.trainer.objective.generators)
     if not kinds:
         raise UserError(f"{folder} predicts and makes nothing: dlrun predict answers for new rows")
     maker = generation.find_generator(fit.trainer.objective, kind or kinds[0])

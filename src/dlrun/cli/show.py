@@ -79,7 +79,7 @@ def build_image_grid(fit: BuiltFit) -> list[ImageRow]:
     if not images:
         there = ", ".join(f"{name} ({field.kind})" for name, field in spec.inputs.items())
         raise UserError(f"these data have no image input to show; the inputs are {there}")
-    augment = getattr(objective, "augment", None)
+    augment = objective.augment
     found = collect_class_images(
         fit, next(iter(spec.targets), ""), COLUMNS if augment is None else 1
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from dlrun.core.dataset import Source
 from dlrun.core.types import Score
 from dlrun.models.baselines import ConstantKind, ConstantModel
@@ -12,7 +10,7 @@ from dlrun.training.trainer import Trainer
 
 def compute_baseline_scores(baseline: Trainer, split: str, source: Source) -> dict[str, Score]:
     """The scores of the answer to beat: by each measure those of the constant answer that is best by it."""
-    model: Any = getattr(baseline.objective, "model", None)
+    model = baseline.objective.model
     scores = baseline.run_epoch(split, source).scores()
     if not isinstance(model, ConstantModel):
         return scores

@@ -28,6 +28,7 @@ from dlrun.config.settings import DEFAULTS_OF_OLD_RUNS, Settings
 from dlrun.core import checkpoint, device
 from dlrun.core.dataset import Dataset, PreparedData, RawColumns
 from dlrun.core.errors import UserError
+from dlrun.core.objective import Objective, as_objective
 from dlrun.core.random import derive_seed
 from dlrun.core.run_folder import RunFolder
 from dlrun.core.types import Field, FitJob, Spec
@@ -184,30 +185,22 @@ class ExperimentBuilder:
         first = derive_seed(self.config["seed"], job.repeat, job.fold)
         torch.manual_seed(first)
         objective = self._build_objective(data)
-        data = (
-            replace(data, train=EmptyBatches(objective.ticks))
-            if hasattr(objective, "ticks")
-            else data
-        )
+        if objective.ticks is not None:
+            data = replace(data, train=EmptyBatches(objective.ticks))
         if job.start:
             self._start_from(objective, job.start)
-        if self.settings.compile is True and not hasattr(objective, "losses"):
+        if self.settings.compile is True and not objective.losses:
             raise UserError(
                 "engine.compile=true compiles a model that answers targets, and this objective has none"
             )
         data_parallel.check_data_parallel(objective, data.train, self.settings)
         learner = self._build_optimization(objective)
         trainer = self._build_trainer(objective, learner, data, job)
-        bar = objective.baseline_objective() if hasattr(objective, "baseline_objective") else None
-        baseline = (
-            None
-            if bar is None
-            else self._build_trainer(bar.to(self.device), self._build_optimization(bar), data, job)
-        )
+        baseline = self._build_baseline(objective, data, job)
         fit = BuiltFit(job, data, trainer, baseline, rows)
-        trainer.callbacks = build_callbacks(
-            self.config["callback"], trainer, self.schedule, self.plugins
-        )
+        trainer.callbacks = [
+            *build_callbacks(self.config["callback"], trainer, self.schedule, self.plugins)
+        ]
         held_out = None if data.val is None else self._with_cached_features(fit, "val", data.val)
         fit.data = trainer.data = replace(
             data, train=self._with_cached_features(fit, "train", data.train), val=held_out
@@ -221,10 +214,20 @@ class ExperimentBuilder:
             f"fields/{job.name}.json",
         ):  # the first for whoever asks of no fit in particular
             self.run.write_json(name, fields)
-        model: Any = getattr(objective, "model", None)
+        model = objective.model
         if isinstance(model, Model):
             model.check_validation_rows(self.run.folder, job, rows.get("val"))
         return fit
+
+    def _build_baseline(
+        self, objective: Objective, data: PreparedData, job: FitJob
+    ) -> Trainer | None:
+        """What scores the baseline of an objective; None where it has none."""
+        baseline = objective.baseline_objective()
+        if baseline is None:
+            return None
+        baseline = as_objective(baseline).to(self.device)
+        return self._build_trainer(baseline, self._build_optimization(baseline), data, job)
 
     def _split_and_prepare(self, job: FitJob) -> tuple[PreparedData, dict[str, np.ndarray]]:
         train, val = self.plan.split_rows(self.dataset, job, get_split_seed(self.config))
@@ -253,8 +256,8 @@ class ExperimentBuilder:
 
     def _with_cached_features(self, fit: BuiltFit, split: str, table: Any) -> Table:
         """A split as the model asks for it: what its frozen networks answer may stand for the pictures themselves."""
-        objective: Any = fit.trainer.objective
-        model: Any = getattr(objective, "model", None)
+        objective = fit.trainer.objective
+        model = objective.model
         networks = model.cacheable_networks() if isinstance(model, Model) else {}
         if networks and objective.augment is not None:
             raise UserError("model.cache=true: a frozen base answers once to each picture, but augment changes the "
@@ -298,7 +301,7 @@ class ExperimentBuilder:
         }
         return build_augmentation(steps, spec)
 
-    def _build_objective(self, data: PreparedData) -> Any:
+    def _build_objective(self, data: PreparedData) -> Objective:
         """What is minimised, with the model that the config names; on the device."""
         node = lambda target: get_target_part(self.config, "loss", target)  # noqa: E731
         model = build_model(self.config["model"], data.spec, self.plugins, self.warn_once)
@@ -310,10 +313,10 @@ class ExperimentBuilder:
         }
         weights, augment = self.config["loss_weights"], self._build_augment(data.spec)
         given = ObjectiveContext(model, data, self.dataset, losses, weights, augment, self.device)
-        return self.build_part("objective", given).to(self.device)
+        return as_objective(self.build_part("objective", given)).to(self.device)
 
-    def _start_from(self, objective: Any, ended: str) -> None:
-        """Let a fit begin where another one ended: with its weights, or in the objective's own way."""
+    def _start_from(self, objective: Objective, ended: str) -> None:
+        """Let a fit begin where another one ended, the job of this name."""
         if fsdp.is_sharded(self.settings):
             raise UserError(
                 "engine.shard=true cannot begin where another fit ended: say stages=none"
@@ -321,20 +324,15 @@ class ExperimentBuilder:
         state = process_group.on_main_process(
             lambda: checkpoint.load_best(self.run.folder / "checkpoints" / ended)
         )
-        if hasattr(objective, "begin_with"):
-            objective.begin_with(state["objective"])
-        else:
-            checkpoint.load_averaged_weights(objective, state)
+        objective.begin_with(state)
 
-    def _build_optimization(self, objective: Any) -> Optimization:
+    def _build_optimization(self, objective: Objective) -> Optimization:
         make = lambda parameters: self._build_optimizer(parameters, objective)  # noqa: E731
         return Optimization(objective.groups, make, self.settings, self.schedule, self.device)
 
-    def _build_optimizer(self, parameters: list[nn.Parameter], objective: Any) -> Optimizer:
-        """The optimizer over these parameters; an objective may ask for some to be changed more slowly (`rates`)."""
-        factors: dict[nn.Parameter, float] = (
-            objective.rates() if hasattr(objective, "rates") else {}
-        )
+    def _build_optimizer(self, parameters: list[nn.Parameter], objective: Objective) -> Optimizer:
+        """The optimizer over these parameters, one group for each factor on the learning rate."""
+        factors = objective.rates()
         groups: dict[float, list[nn.Parameter]] = {}
         for parameter in parameters:
             groups.setdefault(factors.get(parameter, 1.0), []).append(parameter)
@@ -346,7 +344,7 @@ class ExperimentBuilder:
         return optimizer
 
     def _build_trainer(
-        self, objective: Any, learner: Optimization, data: PreparedData, job: FitJob
+        self, objective: Objective, learner: Optimization, data: PreparedData, job: FitJob
     ) -> Trainer:
         measures = self._build_metrics(get_loss_targets(objective, data.spec))
         settings = (

@@ -135,7 +135,7 @@ def predict_texts(
             )
             makes = (
                 f"; it writes texts: dlrun generate {folder}"
-                if getattr(one.trainer.objective, "generators", {})
+                if one.trainer.objective.generators
                 else ""
             )
             raise UserError(

@@ -17,7 +17,7 @@ from dlrun.training.trainer import Trainer
 def get_model_messages(fit: BuiltFit) -> list[str]:
     """What the model, and the one to beat, say of themselves beside a result."""
     trainers = [trainer for trainer in (fit.trainer, fit.baseline) if trainer is not None]
-    models = [getattr(trainer.objective, "model", None) for trainer in trainers]
+    models = [trainer.objective.model for trainer in trainers]
     return [model.note for model in models if isinstance(model, Model)]
 
 

@@ -31,7 +31,7 @@ from dlrun.experiment.notes import (
 from dlrun.experiment.parallel_fits import driver
 from dlrun.models.model import Model
 from dlrun.training import batch_norm
-from dlrun.training.callbacks import BestCheckpoint, EarlyStopping
+from dlrun.training.callbacks import BestCheckpoint, Callback, EarlyStopping
 from dlrun.training.distributed import process_group
 from dlrun.training.generation import compute_objective_scores
 from dlrun.training.meter import Meter, scores_with_intervals
@@ -340,7 +340,7 @@ class Experiment:
             *describe_undefined_scores(scores, split),
             *describe_missing_intervals(scores),
             *describe_targets(fit, scores, baseline),
-            self._verdict(scores, baseline, hasattr(trainer.objective, "losses")),
+            self._verdict(scores, baseline, bool(trainer.objective.losses)),
         )
         return Result(
             fit.job,
@@ -391,7 +391,7 @@ class Experiment:
         """Set history and the files of callbacks to what the trainer knows, and have every epoch added to them."""
         trainer = fit.trainer
         for callback in trainer.callbacks:
-            if hasattr(callback, "begin"):
+            if isinstance(callback, Callback):
                 callback.begin(trainer)
         whole = [
             row for row in trainer.history if row.epoch <= trainer.epoch
@@ -420,7 +420,7 @@ class Experiment:
 def solve_model(fit: BuiltFit, run: RunFolder) -> None:
     """Have a model that no step trains find its weights: on the training rows, an ensemble on the validation rows."""
     objective: Any = fit.trainer.objective
-    model: Any = getattr(objective, "model", None)
+    model = objective.model
     if not isinstance(model, Model):
         return
     model.solve(fit.data.train)  # type: ignore[arg-type]

@@ -7,10 +7,11 @@ from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from dlrun.config.constraints import Count, NonNegative
 from dlrun.core.artifacts import SampleGenerator
+from dlrun.core.objective import Objective
 from dlrun.core.types import Batch, Score, Step
 from dlrun.evaluation.mean_scores import score_from_rows
 from dlrun.models.generative.autoencoder import Autoencoder, count_values
@@ -28,7 +29,7 @@ from dlrun.objectives.reconstruction_baselines import (
 ReconstructionLossKind = Literal["auto", "mse", "bce"]
 
 
-class AutoencoderObjective(nn.Module):
+class AutoencoderObjective(Objective):
     """One step a batch: damaged rows are encoded, and what is decoded is compared with the rows as they were.
 
     loss: of a value, mse or bce, whose mean is minimised; mse is always measured. sparsity: times the sum of a code's

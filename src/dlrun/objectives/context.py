@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from dlrun.core.dataset import Dataset, PreparedData
+from dlrun.core.objective import Loss
 from dlrun.core.types import Batch
-from dlrun.objectives.losses import Loss
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from torch import Tensor
 from dlrun.config.custom_contract import Plugins, is_custom
 from dlrun.config.instantiate import build_part
 from dlrun.core.errors import UserError
+from dlrun.core.objective import Loss
 from dlrun.core.types import Field
 from dlrun.evaluation.custom_metric import format_custom_error
-from dlrun.objectives.losses import Loss
 
 
 def build_loss(node: Mapping[str, Any], field: Field, plugins: Plugins) -> Loss:

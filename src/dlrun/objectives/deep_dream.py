@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dlrun.config.constraints import Count, Natural, Positive
 from dlrun.core.artifacts import Artifact, SampleGenerator
+from dlrun.core.objective import Objective
 from dlrun.core.types import Batch, Step
 from dlrun.models.pretrained.feature_extractor import FeatureExtractor
 from dlrun.objectives.context import ObjectiveContext
@@ -21,7 +22,7 @@ from dlrun.objectives.image_optimization import (
 )
 
 
-class DeepDreamObjective(nn.Module):
+class DeepDreamObjective(Objective):
     """One step a tick: up the excitement of the layers, Σ weight · Σ answer² / numbers in the layer.
 
     photo (1, 3, H, W) in [0, 1], at its full size; size: height and width of the canvas, at this octave. edge: places
@@ -68,7 +69,7 @@ class DeepDreamObjective(nn.Module):
 
     def begin_with(self, state: dict[str, Any]) -> None:
         """Go on from the canvas of a smaller octave: enlarged, with the detail of the photograph that it lacks."""
-        before = state["pictures"].to(self.photo)
+        before = state["objective"]["pictures"].to(self.photo)
         size, smaller = self.pictures.shape[2:], before.shape[2:]
         lost = resize_images(self.photo, size) - resize_images(
             resize_images(self.photo, smaller), size

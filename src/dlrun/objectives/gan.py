@@ -11,6 +11,7 @@ from dlrun.config.constraints import Count, JudgePart, NonNegative, Positive
 from dlrun.core.artifacts import ImageGrid, SampleGenerator
 from dlrun.core.dataset import Source
 from dlrun.core.errors import UserError
+from dlrun.core.objective import Objective
 from dlrun.core.types import Batch, Score, Step
 from dlrun.models.generative.dcgan import DCGAN
 from dlrun.objectives.context import ObjectiveContext
@@ -23,7 +24,7 @@ GENERATION_CHUNK = 256  # pictures made, or compared, together
 BuildFrechetMetric = Callable[[ObjectiveContext, str], FrechetMetric]
 
 
-class GANObjective(nn.Module):
+class GANObjective(Objective):
     """Two steps a batch: the discriminator's on real and made pictures (`contest.turns` times, each on others made),
     then the generator's, on yet others.
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dlrun.core.artifacts import ImageGrid
 from dlrun.core.errors import UserError
+from dlrun.core.objective import Objective
 from dlrun.core.types import Batch, Step
 from dlrun.objectives.context import ObjectiveContext
 
@@ -68,7 +69,7 @@ def enlarge(picture: Tensor, times: float) -> Tensor:
     return picture[:, :, down : down + height, right : right + width]
 
 
-class ImageOptimization(nn.Module):
+class ImageOptimization(Objective):
     """Pictures (N, C, H, W) that are changed so that their loss falls; one step a tick, no data are read.
 
     loss: pictures → a mean over them. A network in it is the caller's, who freezes it: only the pictures are here.

@@ -15,7 +15,6 @@ from dlrun.core.artifacts import TextSample
 from dlrun.core.errors import UserError
 from dlrun.core.types import Batch, Score, Spec
 from dlrun.data.loading.sequences import WindowColumn
-from dlrun.data.loading.table import Table
 from dlrun.data.preprocessing.language import TokenEncoder, get_token_separator, join_tokens
 from dlrun.evaluation.mean_scores import score_from_rows
 from dlrun.evaluation.metrics import nats_to_bits
@@ -113,7 +112,7 @@ class BigramBaseline:
     """Measures a bigram on the split that a fit is scored on."""
 
     spec: Spec
-    train: Table
+    train: Any
 
     @cached_property
     def fitted_model(self) -> Bigram:
@@ -167,7 +166,7 @@ def language(
     made = Supervised(model, given.losses, given.weights, given.augment, simple)
     made.generators, made.default_samples = {"text": writer.generate}, ("text",)
     if about.size <= MAX_TOKENS:
-        made.split_scores = BigramBaseline(spec, given.data.train).split_scores  # type: ignore
+        made.split_scorer = BigramBaseline(spec, given.data.train).split_scores
     return made
 
 

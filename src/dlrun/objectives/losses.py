@@ -6,7 +6,6 @@ A target may be shares instead of labels, as mixed pictures have: probabilities 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -16,9 +15,9 @@ from torch import Tensor
 from dlrun.config.compatibility import PROBLEM_TYPES, get_loss_error
 from dlrun.config.constraints import NonNegative, Positive, Probability
 from dlrun.core.errors import UserError, format_names
+from dlrun.core.objective import Loss
 from dlrun.core.types import Field
 
-Loss = Callable[[Tensor, Tensor], Tensor]
 ClassWeights = (
     Literal["balanced"] | list[NonNegative] | None
 )  # a config of an older dlrun has none for bce and focal

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dlrun.config.constraints import Count, Fraction, Natural, WorldPart
 from dlrun.core.artifacts import ImageGrid, SampleGenerator, ScatterPlot
 from dlrun.core.errors import UserError
+from dlrun.core.objective import Objective
 from dlrun.core.types import Batch, Score, Spec, Step
 from dlrun.data.environments import Environment
 from dlrun.evaluation.bootstrap import NO_VARIATION, check_sample_size
@@ -75,7 +76,7 @@ def run_episodes(
     return Episodes(*(torch.stack(column) for column in zip(*moments, strict=True)))
 
 
-class PolicyGradient(nn.Module):
+class PolicyGradient(Objective):
     """One step a batch: play its episodes, then follow the policy gradient (REINFORCE, Williams 1992).
 
     The loss is minus the mean reward of an episode; its gradient is estimated from the actions that were taken, so that
@@ -105,7 +106,7 @@ class PolicyGradient(nn.Module):
             "episode": self.episode,
             "choices": self.choices,
         }
-        self.baseline_objective: Callable[[], PolicyGradient | None] = lambda: None
+        self.make_baseline: Callable[[], PolicyGradient | None] = lambda: None
 
     def steps(self, batch: Batch) -> Iterator[Step]:
         played = self.run_episodes(batch[OBSERVATION])
@@ -116,6 +117,10 @@ class PolicyGradient(nn.Module):
             gain.detach() - gain - reward,
             measured={"reward": reward, "length": lengths.mean()},
         )
+
+    def baseline_objective(self) -> PolicyGradient | None:
+        """A player that draws its actions in the proportions of the rows."""
+        return self.make_baseline()
 
     def run_episodes(self, starts: Tensor) -> Episodes:
         """Episodes as the policy is now."""
@@ -210,7 +215,7 @@ def policy(
     source = given.data.val or given.data.train
     starts = next(source.batches(len(source)))[OBSERVATION]
     found = PolicyGradient(given.model, world, credit, spec, starts)
-    found.baseline_objective = lambda: PolicyGradient(
+    found.make_baseline = lambda: PolicyGradient(
         build_baseline(spec), world, credit, spec, starts, greedy=False
     )
     return found

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dlrun.core.dataset import Source
+from dlrun.core.objective import Objective
 from dlrun.core.types import Batch, Step
 
 EPSILON = (
@@ -16,7 +17,7 @@ EPSILON = (
 )
 
 
-class MeanReconstruction(nn.Module):
+class MeanReconstruction(Objective):
     """Nothing to learn. The mean is taken, from training rows alone, when the first batch is measured.
 
     read: batch → rows (B, *shape). logits: rows are pixels, and answers their log-odds. measure: answers and rows →

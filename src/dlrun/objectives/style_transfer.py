@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dlrun.config.constraints import Count, NonNegative, Positive
 from dlrun.core.artifacts import Artifact, SampleGenerator
 from dlrun.core.errors import UserError
+from dlrun.core.objective import Objective
 from dlrun.core.types import Batch, Step
 from dlrun.models.pretrained.feature_extractor import FeatureExtractor
 from dlrun.objectives.context import ObjectiveContext
@@ -38,7 +39,7 @@ class StyleLossWeights:
     variation: float
 
 
-class StyleTransfer(nn.Module):
+class StyleTransfer(Objective):
     """One step a tick: down the distance to the content and the styles, plus what the picture varies (book §8.3).
 
     photo (1, 3, H, W) in [0, 1]. start (1, C, H, W): the canvas at the beginning; with C = 1 it is luminance, and the

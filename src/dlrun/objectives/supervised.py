@@ -7,21 +7,27 @@ from functools import reduce
 
 from torch import Tensor, nn
 
-from dlrun.core.artifacts import SampleGenerator
-from dlrun.core.types import Batch, Step
+from dlrun.core.objective import Loss, Objective
+from dlrun.core.types import Batch, Score, Step
 from dlrun.data.loading.table import DenseColumn
 from dlrun.models.baselines import build_baseline
-from dlrun.models.model import as_model
+from dlrun.models.model import Model, as_model
 from dlrun.objectives.context import ObjectiveContext
-from dlrun.objectives.losses import Loss
 
 
-class Supervised(nn.Module):
-    """One step a batch. losses: target name → loss; weights: target name → its share in the sum (1 unless given).
+class Supervised(Objective):
+    """Predict targets: one step a batch, down the weighted sum of their losses plus the model's penalty.
 
-    augment: what is done to a batch before it is learnt from. `steps` touches no optimizer, gradient or device.
-    bar: makes the objective that this one has to beat. makes, shown: see `making`.
+    Args:
+        model: Input columns by name → target → raw outputs.
+        losses: Target → its loss.
+        weights: Target → its weight in the sum; 1 for those that are missing.
+        augment: What is done to a training batch before it is learned from.
+        make_baseline: Builds the objective that this one has to beat.
     """
+
+    model: Model
+    losses: dict[str, Loss]
 
     def __init__(
         self,
@@ -29,7 +35,7 @@ class Supervised(nn.Module):
         losses: dict[str, Loss],
         weights: dict[str, float] | None = None,
         augment: Callable[[Batch], Batch] | None = None,
-        bar: Callable[[], Supervised | None] = lambda: None,
+        make_baseline: Callable[[], Objective | None] = lambda: None,
     ) -> None:
         super().__init__()
         self.model = as_model(model)
@@ -39,11 +45,10 @@ class Supervised(nn.Module):
         self.steady = augment is None and all(
             getattr(loss, "steady", True) for loss in losses.values()
         )
-        self.baseline_objective = bar
-        self.generators: dict[str, SampleGenerator] = {}
-        self.default_samples: tuple[str, ...] = ()
-        learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.groups = {"model": learning} if learning else {}
+        self.make_baseline = make_baseline
+        self.split_scorer: Callable[[Iterable[Batch]], dict[str, Score]] | None = None
+        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.groups = {"model": trainable} if trainable else {}
 
     def steps(self, batch: Batch) -> Iterator[Step]:
         if self.augment is not None and self.training:
@@ -51,7 +56,7 @@ class Supervised(nn.Module):
         outputs = self.model(
             {name: column for name, column in batch.items() if name not in self.losses}
         )
-        parts, extra = self.target_losses(outputs, batch), self.model.penalty()
+        parts, extra = self.target_losses(outputs, batch), self.penalty()
         total = sum_losses(parts.values())
         yield Step(
             "model",
@@ -60,8 +65,20 @@ class Supervised(nn.Module):
             parts if len(parts) > 1 else {},
         )
 
+    def baseline_objective(self) -> Objective | None:
+        """The common-sense baseline, where the caller has named one."""
+        return self.make_baseline()
+
+    def split_scores(self, batches: Iterable[Batch]) -> dict[str, Score]:
+        """What `split_scorer` measures, where the caller has set it."""
+        return {} if self.split_scorer is None else self.split_scorer(batches)
+
+    def penalty(self) -> Tensor | None:
+        """The model's own penalty on its weights."""
+        return self.model.penalty()
+
     def rates(self) -> dict[nn.Parameter, float]:
-        """Weights that the model wants changed more slowly, and by which factor."""
+        """The parameters that the model wants changed more slowly."""
         return self.model.lr_factors()
 
     def target_losses(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:

@@ -9,10 +9,11 @@ from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from dlrun.config.constraints import Natural, NonNegative
 from dlrun.core.artifacts import SampleGenerator
+from dlrun.core.objective import Objective
 from dlrun.core.types import Batch, Score, Step
 from dlrun.evaluation.mean_scores import score_from_rows
 from dlrun.models.generative.autoencoder import Autoencoder
@@ -58,7 +59,7 @@ class VAELoss:
         )
 
 
-class VAEObjective(nn.Module):
+class VAEObjective(Objective):
     """One step a batch: a code is drawn from the cloud of each picture, and decoded.
 
     sampling: what the encoder's second answer means: the log of the variance (standard), or of the standard deviation,

@@ -1,7 +1,4 @@
-"""What looks on after each epoch. A callback is a function of what has been written down, and keeps no state.
-
-One that writes files of its own has a `begin` too: it sets them to what the trainer knows when a fit begins or goes on.
-"""
+"""Callbacks: keep the best weights, stop early, write samples, activations and TensorBoard files after an epoch."""
 
 from __future__ import annotations
 
@@ -21,8 +18,45 @@ from dlrun.training.trainer import Trainer
 log = logging.getLogger("dlrun")
 
 
+class Callback:
+    """Called after each epoch, once its training and its validation are done.
+
+    It is a function of `trainer.history` and keeps no state: a fit that is resumed has nothing but
+    its history, and must do as if it had never been interrupted. A plain function `(trainer)` is a
+    callback, too.
+
+    Example:
+        class StopAt(Callback):
+            def __init__(self, loss):
+                self.loss = loss
+
+            def __call__(self, trainer):
+                if trainer.history[-1].values["loss"] < self.loss:
+                    trainer.stop = f"the loss is below {self.loss}"
+    """
+
+    def begin(self, trainer: Trainer) -> None:
+        """Called when a fit begins or goes on; whoever writes files sets them to the trainer's epoch.
+
+        Args:
+            trainer: At the epoch that the fit goes on from, with the history up to it.
+
+        Raises:
+            UserError: if the callback cannot do its work with this trainer.
+        """
+
+    def __call__(self, trainer: Trainer) -> None:
+        """Called after each epoch.
+
+        Args:
+            trainer: Has `epoch` (from 1), `history`, `folder`, `keep("best")`; the fit ends where
+                `stop` is set to a reason.
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines no __call__(trainer)")
+
+
 @dataclass(frozen=True)
-class BestCheckpoint:
+class BestCheckpoint(Callback):
     """Keeps the weights of the best epoch so far by `monitor` in checkpoints/<job>/best.pt."""
 
     monitor: str
@@ -36,7 +70,7 @@ class BestCheckpoint:
 
 
 @dataclass(frozen=True)
-class EarlyStopping:
+class EarlyStopping(Callback):
     """Stops when `monitor` has not become better by more than `least` for `patience` epochs in a row.
 
     since: only epochs after this one are waited for; where a fit that had stopped was asked to go on.
@@ -63,7 +97,7 @@ class EarlyStopping:
 
 
 @dataclass(frozen=True)
-class CollapseDetector:
+class CollapseDetector(Callback):
     """Warns, or stops, when `monitor` has stayed below a bound for `patience` epochs in a row."""
 
     monitor: str
@@ -84,7 +118,7 @@ class CollapseDetector:
 
 
 @dataclass(frozen=True)
-class StopAtThreshold:
+class StopAtThreshold(Callback):
     """Stops when `monitor` has gone past `most`: above it where more is better, else below it."""
 
     monitor: str
@@ -98,7 +132,7 @@ class StopAtThreshold:
 
 
 @dataclass(frozen=True)
-class TensorBoard:
+class TensorBoard(Callback):
     """Adds the epoch's rows to the run's TensorBoard event files, and what else is asked for (see `tensorboard`)."""
 
     histograms: int = 0
@@ -166,7 +200,7 @@ class TensorBoard:
 
 
 @dataclass(frozen=True)
-class ActivationWriter:
+class ActivationWriter(Callback):
     """Writes what all layers answer to the first `rows` validation rows: activations/<job>/epoch-001.npz."""
 
     rows: int
@@ -199,7 +233,7 @@ class ActivationWriter:
 
 
 @dataclass(frozen=True)
-class SampleWriter:
+class SampleWriter(Callback):
     """Writes what the objective has to show: samples/<job>/<kind>-epoch-0001.png or .txt; nothing where it has nothing.
 
     every: after so many epochs, and after the last one.
@@ -229,9 +263,7 @@ class SampleWriter:
                 )
 
     def _get_generator_names(self, trainer: Trainer) -> tuple[str, ...]:
-        return (
-            getattr(trainer.objective, "default_samples", ()) if self.kinds is None else self.kinds
-        )  # type: ignore[return-value]
+        return trainer.objective.default_samples if self.kinds is None else self.kinds
 
     def _get_folder(self, trainer: Trainer) -> Path:
         run, job = get_run_and_job(trainer)

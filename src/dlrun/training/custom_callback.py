@@ -1,10 +1,9 @@
-"""A callback of the user's own, a function of the trainer; its contract stands below."""
+"""Callbacks of the user's own: functions of the trainer, or classes; their contract stands below."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from dlrun.config.custom_contract import (
@@ -15,17 +14,30 @@ from dlrun.config.custom_contract import (
 )
 from dlrun.config.instantiate import build_part
 from dlrun.core.errors import UserError
+from dlrun.training.callbacks import Callback
+from dlrun.training.trainer import Trainer
 
 
-def build_callback(node: Mapping[str, Any], plugins: Plugins) -> Any:
-    """The callback that a node describes.
+def build_callback(node: Mapping[str, Any], plugins: Plugins) -> Callback:
+    """The callback that a node of the config describes.
 
-    The contract of a callback of one's own: a function `(trainer)`, called after each epoch, once its training and
-    validation are done. `trainer.run_epoch` counts from 1; `trainer.read_history` has a row for each epoch and split, with
-    `epoch`, `split` and `values`; `trainer.folder` is where the job's checkpoints are. To end the fit it sets
-    `trainer.leave_group` to the reason; `trainer.keep("best")` keeps the weights of now. It keeps no state: a run that is
-    resumed has nothing but the history. Further arguments are settings; a class is made with its settings and then
-    called, and may have a `begin(trainer)`, called when a fit begins or goes on.
+    A callback of one's own is a function `(trainer)`, called after each epoch, once its training and
+    validation are done. `trainer.epoch` counts from 1; `trainer.history` has a row for each epoch and
+    split, with `epoch`, `split` and `values`; `trainer.folder` is where the job's checkpoints are. To
+    end the fit it sets `trainer.stop` to the reason; `trainer.keep("best")` keeps the weights of now.
+    It keeps no state: a run that is resumed has nothing but the history. Further arguments are
+    settings; a class is built with its settings and then called, and may have a `begin(trainer)`,
+    called when a fit begins or goes on.
+
+    Args:
+        node: `_target_` and settings.
+        plugins: Packages whose parts may be named.
+
+    Returns:
+        A callback; functions and classes of the user's own are wrapped.
+
+    Raises:
+        UserError: if the node describes nothing that can be called with a trainer.
 
     Example:
         def patient(trainer, most=0.01):
@@ -33,24 +45,40 @@ def build_callback(node: Mapping[str, Any], plugins: Plugins) -> Any:
             if losses and losses[-1] < most:
                 trainer.stop = f"the validation loss is below {most}"
     """
-    made = build_part(node, kind="callback", plugins=plugins)
-    if not callable(made):
-        raise UserError(f"callback {node['_target_']} returns a {type(made).__name__}; expected a function (trainer), "
-                      "or a class with __call__(self, trainer)")  # fmt: skip
-    if is_custom(node["_target_"]) and not get_callable_parameters(made):
-        raise UserError(f"callback {node['_target_']} takes no argument; write (trainer)")
-    return CustomCallback(made, node["_target_"]) if isinstance(made, partial) else made
+    target = node["_target_"]
+    callback = build_part(node, kind="callback", plugins=plugins)
+    if isinstance(callback, Callback):
+        return callback
+    if not callable(callback):
+        raise UserError(
+            f"callback {target} returns a {type(callback).__name__}; expected a function (trainer), "
+            "or a class with __call__(self, trainer)"
+        )
+    if is_custom(target) and not get_callable_parameters(callback):
+        raise UserError(f"callback {target} takes no argument; write (trainer)")
+    # A plugin's class need not know ours: here, and nowhere else, it is asked what it has.
+    return CustomCallback(callback, getattr(callback, "begin", None), target)
 
 
 @dataclass(frozen=True)
-class CustomCallback:
-    """A function of the user's own after each epoch; what fails in it is said in one line."""
+class CustomCallback(Callback):
+    """A callback of the user's own, whose errors become one line.
+
+    Attributes:
+        function: Called after each epoch.
+        begin_function: Called when a fit begins or goes on; None for nothing.
+        name: As the config names it.
+    """
 
     function: Callable[[Any], Any]
+    begin_function: Callable[[Any], Any] | None
     name: str
 
-    def __call__(self, trainer: Any) -> None:
-        """Call it."""
+    def begin(self, trainer: Trainer) -> None:
+        if self.begin_function is not None:
+            self.begin_function(trainer)
+
+    def __call__(self, trainer: Trainer) -> None:
         try:
             self.function(trainer)
         except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:

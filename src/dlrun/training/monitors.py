@@ -4,55 +4,73 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from dlrun.core.errors import UserError, format_names
+from dlrun.core.objective import Objective
 from dlrun.core.types import Field, Score, Spec
 from dlrun.evaluation import metrics
 from dlrun.training.callbacks import (
     BestCheckpoint,
+    Callback,
     CollapseDetector,
     EarlyStopping,
     StopAtThreshold,
 )
 from dlrun.training.custom_callback import build_callback
+from dlrun.training.schedules import Plateau
 from dlrun.training.trainer import Trainer
 
 STOPPING_CALLBACKS = (CollapseDetector, EarlyStopping, StopAtThreshold)
+MONITORING_CALLBACKS = (BestCheckpoint, *STOPPING_CALLBACKS)
+Monitoring = TypeVar(
+    "Monitoring",
+    bound=BestCheckpoint | CollapseDetector | EarlyStopping | StopAtThreshold | Plateau,
+)
 
 
 def build_callbacks(
     nodes: Mapping[str, Any], trainer: Trainer, schedule: Any, plugins: tuple[str, ...]
-) -> list[Any]:
-    """The callbacks that these nodes describe, each told which direction is better, and the schedule likewise.
+) -> list[Callback]:
+    """The callbacks that these nodes describe, in the order in which they are called.
 
-    Raises UserError when one of them watches what is not measured.
+    Those that monitor a metric, and a schedule that does, learn which direction is better.
+
+    Args:
+        nodes: Name → node of the config.
+        trainer: Whose history they will read; its schedule is replaced where it monitors a metric.
+        schedule: Of the config.
+        plugins: Packages whose parts may be named.
+
+    Returns:
+        The callbacks; without the best checkpoint where there is nothing to be best by.
+
+    Raises:
+        UserError: if one of them monitors what is not measured.
     """
     goals = get_direction_by_metric(trainer)
     splits = ["train"] if trainer.data.val is None else ["train", "val"]
-    there = [f"{split}/{name}" for split in splits for name in goals]
-    found = []
+    available = [f"{split}/{name}" for split in splits for name in goals]
+    callbacks: list[Callback] = []
     for name, node in nodes.items():
         callback = build_callback(node, plugins)
-        if not (
-            isinstance(callback, BestCheckpoint) and has_no_monitor(callback.monitor, splits, goals)
-        ):
-            found.append(with_direction(callback, f"callback.{name}", there, goals))
-    found.sort(key=get_callback_order)
-    if hasattr(schedule, "monitor"):
-        trainer.optimization.schedule = with_direction(schedule, "scheduler", there, goals)
-    return found
+        if isinstance(callback, BestCheckpoint) and has_no_monitor(callback.monitor, splits, goals):
+            continue
+        if isinstance(callback, MONITORING_CALLBACKS):
+            callback = with_direction(callback, f"callback.{name}", available, goals)
+        callbacks.append(callback)
+    if isinstance(schedule, Plateau):
+        trainer.optimization.schedule = with_direction(schedule, "scheduler", available, goals)
+    return sorted(callbacks, key=get_callback_order)
 
 
-def get_callback_order(callback: Any) -> int:
-    """Who is called first: so no other's exception loses an epoch, and others know that an epoch is the last."""
-    return (
-        0
-        if isinstance(callback, BestCheckpoint)
-        else 1
-        if isinstance(callback, STOPPING_CALLBACKS)
-        else 2
-    )
+def get_callback_order(callback: Callback) -> int:
+    """The rank of a callback in the order of calls, lowest first."""
+    if isinstance(callback, BestCheckpoint):
+        return 0  # so that no other's exception loses an epoch
+    if isinstance(callback, STOPPING_CALLBACKS):
+        return 1  # so that others know that this epoch is the last
+    return 2
 
 
 def has_no_monitor(monitor: str, splits: list[str], goals: dict[str, str]) -> bool:
@@ -65,34 +83,45 @@ def has_no_monitor(monitor: str, splits: list[str], goals: dict[str, str]) -> bo
     )
 
 
-def get_loss_targets(objective: Any, spec: Spec) -> dict[str, Field]:
-    """The targets that an objective answers: those that it has a loss for."""
-    return {name: spec.targets[name] for name in getattr(objective, "losses", ())}
+def get_loss_targets(objective: Objective, spec: Spec) -> dict[str, Field]:
+    """The targets that an objective predicts: those that it has a loss for."""
+    return {name: spec.targets[name] for name in objective.losses}
 
 
 def get_direction_by_metric(trainer: Trainer) -> dict[str, str]:
-    """Name → better direction of every measure that a row will hold; an objective with others says so (`goals`)."""
-    objective: Any = trainer.objective
-    if hasattr(objective, "goals"):
-        return dict(objective.goals)
-    targets = get_loss_targets(objective, trainer.data.spec)
-    several = {f"loss_{name}": "min" for name in targets} if len(targets) > 1 else {}
-    return (
-        metrics.get_direction_map({name: metric for name, (_, metric) in trainer.metrics.items()})
-        | several
+    """Metric → its better direction, of all that the history will hold; see `Objective.goals`."""
+    if trainer.objective.goals:
+        return dict(trainer.objective.goals)
+    goals = metrics.get_direction_map(
+        {name: metric for name, (_, metric) in trainer.metrics.items()}
     )
+    targets = get_loss_targets(trainer.objective, trainer.data.spec)
+    if len(targets) > 1:
+        goals |= {f"loss_{name}": "min" for name in targets}
+    return goals
 
 
-def with_direction(part: Any, name: str, there: list[str], goals: dict[str, str]) -> Any:
-    """A part that monitors a measure, told which direction of it is better. Raises UserError when nobody measures it."""
-    monitor = getattr(part, "monitor", None)
-    if monitor is None:
-        return part
-    if monitor not in there:
+def with_direction(
+    monitoring: Monitoring, name: str, available: list[str], goals: dict[str, str]
+) -> Monitoring:
+    """A copy of a callback or schedule that knows which direction of its metric is better.
+
+    Args:
+        monitoring: Has `monitor`, 'split/metric', and `goal`.
+        name: Its key in the config, for the error.
+        available: All that is measured, as 'split/metric'.
+        goals: Metric → 'min' or 'max'.
+
+    Raises:
+        UserError: if its metric is not measured.
+    """
+    monitor = monitoring.monitor
+    if monitor not in available:
         raise UserError(
-            f"{name}.monitor={monitor} is not measured; there are: {format_names(there, monitor)}"
+            f"{name}.monitor={monitor} is not measured; "
+            f"there are: {format_names(available, monitor)}"
         )
-    return replace(part, goal=goals[monitor.partition("/")[2]])
+    return replace(monitoring, goal=goals[monitor.partition("/")[2]])
 
 
 def scores_with_direction(scores: dict[str, Score], goals: dict[str, str]) -> dict[str, Score]:

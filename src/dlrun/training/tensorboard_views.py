@@ -115,7 +115,8 @@ def collect_weights(trainer: Trainer) -> dict[str, np.ndarray]:
 def collect_word_vectors(trainer: Trainer) -> dict[str, tuple[np.ndarray, tuple[str, ...]]]:
     """Input of words → their vectors (size, width), and the words. Raises UserError where the model has none."""
     inputs = trainer.data.spec.inputs
-    model = getattr(trainer.objective, "model", trainer.objective)
+    objective = trainer.objective
+    model = objective if objective.model is None else objective.model
     found = find_word_embeddings(model, inputs)
     if not found:
         kinds = ", ".join(f"{field.kind} '{name}'" for name, field in inputs.items())

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from dlrun.config.settings import Settings
 from dlrun.core import checkpoint, device, random
 from dlrun.core.dataset import PreparedData, Source
 from dlrun.core.errors import FileWriteError, TrainingInterrupted
+from dlrun.core.objective import Objective
 from dlrun.core.random import derive_seed
 from dlrun.core.types import Batch, EpochRecord, FitJob, History, Score, Step
 from dlrun.training import batch_norm
@@ -27,9 +27,8 @@ from dlrun.training.meter import Meter, TargetMetrics
 from dlrun.training.optimization import Optimization
 
 log = logging.getLogger("dlrun")
-Callback = Callable[
-    ["Trainer"], None
-]  # after each epoch: reads the history, may set trainer.stop; keeps no state
+# After each epoch: `callbacks.Callback`, or a plain function of the trainer.
+AfterEpoch = Callable[["Trainer"], None]
 SPLITS = ("train", "val", "test")
 
 
@@ -38,7 +37,7 @@ class Trainer:
 
     def __init__(
         self,
-        objective: nn.Module,
+        objective: Objective,
         data: PreparedData,
         settings: Settings,
         learner: Optimization,
@@ -51,7 +50,7 @@ class Trainer:
             iter((*objective.parameters(), *objective.buffers())), torch.empty(0)
         ).device
         self.seed = 0
-        self.callbacks: list[Callback] = []
+        self.callbacks: list[AfterEpoch] = []
         self.history: History = learner.history
         self.epoch = self.position = self.batches = 0
         self.split = ""
@@ -164,8 +163,8 @@ class Trainer:
         return self.replay.steps(batch) if played else self._take_steps(batch)  # type: ignore[union-attr]
 
     def _take_steps(self, batch: Batch) -> Iterator[Step]:
-        found: Iterator[Step] = self.objective.steps(batch)  # type: ignore[operator]
-        return device.iter_in_precision(found, self.device, self.settings.precision)
+        steps = self.objective.steps(batch)
+        return device.iter_in_precision(steps, self.device, self.settings.precision)
 
     def _start_epoch(self, split: str, source: Source, learn: bool, keep: bool) -> Meter:
         size = self._batch_size(learn)

@@ -15,7 +15,7 @@ from dlrun.core.types import EpochRecord, FitJob, Result, Score
 from dlrun.experiment.builder import BuiltFit, ExperimentBuilder
 from dlrun.experiment.parallel_fits.stack import FitStack
 from dlrun.training.signals import handle_stop_signal
-from dlrun.training.trainer import Callback, Trainer
+from dlrun.training.trainer import AfterEpoch, Trainer
 
 if TYPE_CHECKING:
     from dlrun.training.trainer import FitWatcher
@@ -85,7 +85,7 @@ class AggregateTrainer:
         self.stack, self.stop = stack, ""
         self.epoch = stack.members[0].epoch
         self.history: list[EpochRecord] = []
-        self.callbacks: list[Callback] = []
+        self.callbacks: list[AfterEpoch] = []
         first = stack.members[0]  # what is measured, and how, is the same for all
         self.objective, self.data, self.metrics = first.objective, first.data, first.metrics
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dlrun.core.errors import NotStackable
+from dlrun.core.objective import Objective
 from dlrun.core.types import Batch, Step
 from dlrun.experiment.parallel_fits.layers import StackedDense
 from dlrun.experiment.parallel_fits.stack_modules import ModuleStack
@@ -16,7 +17,7 @@ from dlrun.objectives.supervised import Supervised
 PENALTY_NAME = "penalty"  # the part that is no target's
 
 
-class StackedObjective(nn.Module):
+class StackedObjective(Objective):
     """One step a batch, whose loss is the sum of the members' losses, so that each gets the gradient of its own.
 
     means: targets whose loss is a plain mean over rows. Where members weigh it alike, it is taken once for all rows,
@@ -36,9 +37,11 @@ class StackedObjective(nn.Module):
         self.streams = streams
         self.make = ModuleStack(streams)
         self.model = self.make([member.model for member in members])
-        self.losses = [member.losses for member in members]
-        weights = [[member.weights.get(name, 1.0) for member in members] for name in self.losses[0]]
-        self.weights = dict(zip(self.losses[0], weights, strict=True))
+        self.member_losses = [member.losses for member in members]
+        weights = [
+            [member.weights.get(name, 1.0) for member in members] for name in self.member_losses[0]
+        ]
+        self.weights = dict(zip(self.member_losses[0], weights, strict=True))
         self.alike = {name for name in means if len(set(self.weights.get(name, ()))) == 1}
         learning = members[0].groups["model"]
         if any(id(parameter) not in self.make.made for parameter in learning):
@@ -49,7 +52,7 @@ class StackedObjective(nn.Module):
         outputs = self.model(batch)
         totals: list[Tensor] = []
         parts: dict[str, Tensor] = {}
-        for name in self.losses[0]:
+        for name in self.member_losses[0]:
             if name in self.alike:
                 totals.append(self._sum_of_losses(name, outputs[name], batch[name]))
             else:
@@ -69,11 +72,15 @@ class StackedObjective(nn.Module):
         target = target.transpose(0, 1)
         if target.dim() == 2:  # of categories: (members, B), and logits have their classes last
             raw, target = raw.flatten(0, 1), target.flatten()
-        return self.losses[0][name](raw, target) * (len(self.losses) * self.weights[name][0])
+        return self.member_losses[0][name](raw, target) * (
+            len(self.member_losses) * self.weights[name][0]
+        )
 
     def _loss_per_member(self, name: str, raw: Tensor, target: Tensor) -> Tensor:
         """Each member's loss (members,)."""
-        rows = zip(raw.unbind(), target.unbind(1), self.losses, self.weights[name], strict=True)
+        rows = zip(
+            raw.unbind(), target.unbind(1), self.member_losses, self.weights[name], strict=True
+        )
         return torch.stack(
             [losses[name](mine, truth) * weight for mine, truth, losses, weight in rows]
         )
@@ -83,8 +90,8 @@ class StackedObjective(nn.Module):
     ) -> dict[str, Tensor]:
         """What the targets whose losses are taken once for all add to one member's loss over these rows, its own."""
         return {
-            name: self.losses[member][name](outputs[name], targets[name])
+            name: self.member_losses[member][name](outputs[name], targets[name])
             * self.weights[name][member]
-            for name in self.losses[member]
+            for name in self.member_losses[member]
             if name in self.alike
         }

@@ -15,6 +15,7 @@ from dlrun.config.settings import Settings
 from dlrun.core import random
 from dlrun.core.dataset import Source
 from dlrun.core.errors import TrainingDiverged, UserError
+from dlrun.core.objective import Objective
 from dlrun.core.random import derive_seed
 from dlrun.data.loading.partition import partition_batch
 from dlrun.data.loading.table import EmptyBatches
@@ -32,7 +33,7 @@ CPU = torch.device("cpu")
 class DistributedTrainer(Protocol):
     """What processes have to know of the trainer of the fit that they share."""
 
-    objective: nn.Module
+    objective: Objective
     optimization: Any
     meter: Meter | None
     device: torch.device
@@ -50,7 +51,7 @@ class DistributedTrainer(Protocol):
         """Write a checkpoint."""
 
 
-def check_data_parallel(objective: nn.Module, train: Source, settings: Settings) -> None:
+def check_data_parallel(objective: Objective, train: Source, settings: Settings) -> None:
     """Say how batch norm fares. Raises UserError where there is nothing to share, or a process is left too few rows."""
     if this_process.world_size == 1:
         return
@@ -58,7 +59,7 @@ def check_data_parallel(objective: nn.Module, train: Source, settings: Settings)
         raise UserError(
             f"this objective reads no rows that {this_process.world_size} processes could share: say engine.devices=null"
         )
-    if settings.shard and not hasattr(objective, "losses"):
+    if settings.shard and not objective.losses:
         raise UserError(
             "engine.shard=true shards a model that answers targets, and this objective has none"
         )
@@ -80,7 +81,7 @@ def check_data_parallel(objective: nn.Module, train: Source, settings: Settings)
     )
 
 
-def batch_norm_statistics(objective: nn.Module) -> dict[str, Tensor]:
+def batch_norm_statistics(objective: Objective) -> dict[str, Tensor]:
     """Name → running mean or variance of all batch norm."""
     norms = {
         name: module for name, module in objective.named_modules() if isinstance(module, _BatchNorm)
@@ -105,7 +106,7 @@ def average_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: part.view_as(tensors[name]) for name, part in zip(tensors, parts, strict=True)}
 
 
-def sync_batch_norm(objective: nn.Module) -> None:
+def sync_batch_norm(objective: Objective) -> None:
     """Set running means and variances to their mean over all processes, as after every epoch."""
     own = batch_norm_statistics(objective)
     for name, mean in average_tensors(own).items():
@@ -190,7 +191,7 @@ def raise_first_divergence(meter: Meter) -> None:
         raise TrainingDiverged(min(faults)[1])
 
 
-def all_reduce_meter(objective: nn.Module, meter: Meter) -> None:
+def all_reduce_meter(objective: Objective, meter: Meter) -> None:
     """End a sweep: its sums become those of all processes, and what was kept that of all rows in their order."""
     process_group.end_batch()
     raise_first_divergence(meter)

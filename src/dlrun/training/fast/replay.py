@@ -7,10 +7,11 @@ from types import FunctionType
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dlrun.config.settings import Settings
 from dlrun.core.errors import UserError
+from dlrun.core.objective import Objective
 from dlrun.core.types import Batch, Step
 from dlrun.training.distributed import fsdp
 from dlrun.training.fast.aot_inductor import (
@@ -43,14 +44,13 @@ class Replay:
     """
 
     def __init__(
-        self, objective: nn.Module, take: TakeStep, tolerance: float | None = None
+        self, objective: Objective, take: TakeStep, tolerance: float | None = None
     ) -> None:
         self.take, self.tolerance = take, tolerance
-        (self.group,) = objective.groups.values()  # type: ignore[operator,union-attr]
+        (group,) = objective.groups.values()
+        self.group: list[Tensor] = [*group]
         self.buffers = list(objective.buffers())
-        self.streams = getattr(
-            objective, "streams", ()
-        )  # what it draws from besides torch's own generator
+        self.streams = objective.streams
         self.known_tensors = [*objective.parameters(), *self.buffers]
         self.recordings: dict[Any, RecordedStep | None] = {}
         self.verified: dict[Any, RecordedStep] = {}
@@ -186,7 +186,7 @@ def compile_recorded_step(
 
 
 def build_replay(
-    objective: nn.Module, take: TakeStep, settings: Settings, device: torch.device
+    objective: Objective, take: TakeStep, settings: Settings, device: torch.device
 ) -> Any:
     """What plays an objective's training steps, where that can be; else None. Raises UserError where it was asked for.
 
@@ -210,12 +210,12 @@ def build_replay(
     return None if reason else Replay(objective, take, tolerance)
 
 
-def has_dynamic_calls(objective: nn.Module) -> str:
+def has_dynamic_calls(objective: Objective) -> str:
     """The objective, or which of its modules, may do other calls for another batch of one shape; '' where none does.
 
     torch's own modules are steady. One of dlrun's or of the user's has `steady = True`.
     """
-    if len(objective.groups) > 1:  # type: ignore[arg-type]
+    if len(objective.groups) > 1:
         return type(objective).__name__
     own = (
         each for each in objective.modules() if not type(each).__module__.startswith("torch.nn.")
