@@ -1,4 +1,4 @@
-"""What a fit has to show, and how it becomes files: text, pictures, points in a plane."""
+"""What a fit generates, and how it becomes files: text, images, points in a plane."""
 
 from __future__ import annotations
 
@@ -15,22 +15,31 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-GRID_WIDTH = 480  # pixels that a grid of small pictures is wide at least
+GRID_WIDTH = 480  # pixels; narrower grids of small images are enlarged to about this
 FRAME_DURATION = 80  # milliseconds
 
 
 @dataclass(frozen=True)
 class TextSample:
-    """A piece of text; the pieces of one call belong together, in their order."""
+    """A piece of text; the pieces of one call belong together, in their order.
+
+    Attributes:
+        text: The piece.
+    """
 
     text: str
 
 
 @dataclass(frozen=True)
 class ImageGrid:
-    """pixels (N, 1 or 3, H, W), from 0 to 1, `columns` side by side. moving: they are moments of one picture.
+    """Images in rows and columns.
 
-    own_size: small ones are not enlarged.
+    Attributes:
+        pixels: (N, 1 or 3, H, W), from 0 to 1.
+        columns: Images in a row.
+        description: What they show; written into the file.
+        animated: They are the frames of one animation.
+        original_size: Small images are not enlarged.
     """
 
     pixels: Tensor
@@ -42,7 +51,15 @@ class ImageGrid:
 
 @dataclass(frozen=True)
 class ScatterPlot:
-    """positions (N, 2) of the groups `of` (N,), whose names are `names`; axes: what the two numbers are."""
+    """Points in a plane.
+
+    Attributes:
+        positions: (N, 2).
+        groups: int64 (N,), the group of each point.
+        names: Group names, for the legend.
+        axes: Names of the two axes.
+        description: What they show; written into the file.
+    """
 
     positions: Tensor
     groups: Tensor
@@ -55,14 +72,22 @@ Artifact = TextSample | ImageGrid | ScatterPlot
 SampleGenerator = Callable[..., Iterator[Artifact]]
 
 
-def write_artifacts(found: Iterable[Artifact], folder: Path, stem: str) -> list[Path]:
-    """Write artifacts as folder/<stem>.txt, .png or .gif, further ones as <stem>-2.png; answers with the files.
+def write_artifacts(artifacts: Iterable[Artifact], folder: Path, stem: str) -> list[Path]:
+    """Write artifacts as <stem>.txt, .png or .gif, further images as <stem>-2.png.
 
-    What a picture is about stands in the file itself (PNG text `Description`).
+    The description of an image stands in the file itself (PNG text `Description`).
+
+    Args:
+        artifacts: What a fit has generated.
+        folder: Made where it is missing.
+        stem: Name of the files without suffix.
+
+    Returns:
+        The files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     text, files = "", list[Path]()
-    for artifact in found:
+    for artifact in artifacts:
         if isinstance(artifact, TextSample):
             text += artifact.text
             continue
@@ -79,41 +104,47 @@ def _write_image(artifact: ImageGrid | ScatterPlot, path: Path) -> Path:
 
     if isinstance(artifact, ImageGrid) and artifact.animated:
         path = path.with_name(f"{path.name}.gif")
-        first, *others = [
-            make_image_grid(each[None], 1, artifact.original_size) for each in artifact.pixels
+        first_frame, *frames = [
+            make_image_grid(frame[None], 1, artifact.original_size) for frame in artifact.pixels
         ]
         with atomic_write(path) as fresh, fresh.open("wb") as file:
-            first.save(
-                file, "gif", save_all=True, append_images=others, duration=FRAME_DURATION, loop=0
+            first_frame.save(
+                file, "gif", save_all=True, append_images=frames, duration=FRAME_DURATION, loop=0
             )
         return path
     info = PngInfo()
     info.add_text("Description", artifact.description)
     if isinstance(artifact, ImageGrid):
-        drawn = make_image_grid(artifact.pixels, artifact.columns, artifact.original_size)
+        image = make_image_grid(artifact.pixels, artifact.columns, artifact.original_size)
     else:
-        drawn = draw_scatter(artifact)
+        image = draw_scatter(artifact)
     path = path.with_name(f"{path.name}.png")
     with atomic_write(path) as fresh, fresh.open("wb") as file:
-        drawn.save(file, "png", pnginfo=info)
+        image.save(file, "png", pnginfo=info)
     return path
 
 
-def make_image_grid(pixels: Tensor, columns: int, own_size: bool = False) -> Image.Image:
-    """Pictures (N, C, H, W) as one: a grid, in which small ones are enlarged without smoothing."""
+def make_image_grid(pixels: Tensor, columns: int, original_size: bool = False) -> Image.Image:
+    """Draw images as one; small ones are enlarged without smoothing.
+
+    Args:
+        pixels: (N, C, H, W), from 0 to 1.
+        columns: Images in a row.
+        original_size: Do not enlarge.
+    """
     from PIL import Image
     from torchvision.transforms.functional import to_pil_image  # type: ignore[import-untyped]
     from torchvision.utils import make_grid  # type: ignore[import-untyped]
 
     pixels = pixels.detach().float().cpu().clamp(0, 1)
-    found = pixels[0] if len(pixels) == 1 else make_grid(pixels, columns, 2, pad_value=1.0)
-    drawn: Image.Image = to_pil_image(found)
-    times = 1 if own_size else max(1, round(GRID_WIDTH / drawn.width))
-    return drawn.resize((drawn.width * times, drawn.height * times), Image.Resampling.NEAREST)
+    grid = pixels[0] if len(pixels) == 1 else make_grid(pixels, columns, 2, pad_value=1.0)
+    image: Image.Image = to_pil_image(grid)
+    factor = 1 if original_size else max(1, round(GRID_WIDTH / image.width))
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
 def draw_scatter(points: ScatterPlot) -> Image.Image:
-    """Points in a plane, a colour for each group."""
+    """Draw points in a plane, one color a group."""
     import io
 
     from matplotlib.figure import Figure
@@ -121,14 +152,13 @@ def draw_scatter(points: ScatterPlot) -> Image.Image:
 
     figure = Figure(figsize=(6.4, 5.6), layout="constrained")
     panel = figure.subplots()
-    positions, of = points.positions.detach().cpu().numpy(), points.groups.cpu().numpy()
-    size = max(
-        6.0, min(36.0, 5000 / max(1, len(positions)))
-    )  # square points (of print): few are large
+    positions, groups = points.positions.detach().cpu().numpy(), points.groups.cpu().numpy()
+    # Marker area in square points (of print): many points must not cover each other.
+    size = max(6.0, min(36.0, 5000 / max(1, len(positions))))
     for number, name in enumerate(points.names):
-        mine = positions[of == number]
+        members = positions[groups == number]
         panel.scatter(
-            mine[:, 0], mine[:, 1], s=size, label=name, color=f"C{number % 10}", linewidths=0
+            members[:, 0], members[:, 1], s=size, label=name, color=f"C{number % 10}", linewidths=0
         )
     panel.set(xlabel=points.axes[0], ylabel=points.axes[1])
     panel.legend(

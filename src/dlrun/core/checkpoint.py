@@ -1,4 +1,7 @@
-"""Checkpoints: whole or not there, only tensors and plain data, and the one before is kept until the next is safe."""
+"""Checkpoints: whole or absent, only tensors and plain values.
+
+The previous one is kept until the next is safely on disk.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +19,22 @@ from dlrun.core.errors import CorruptedFileError, UserError
 from dlrun.core.files import convert_write_errors
 
 log = logging.getLogger("dlrun")
-CHECKSUM_MARKER = (
-    b"\ndlrun sha256 "  # behind the archive: a flipped bit is seen, and other readers do not mind
-)
+# Appended to the archive: zip readers look for their directory from the end and skip it, so
+# torch.load still opens the file, and we notice a single flipped bit.
+CHECKSUM_MARKER = b"\ndlrun sha256 "
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write the state to `path` so that a reader finds the old file or the new one, never half of one.
+    """Write a state so that a reader finds the old file or the new one, never half of one.
 
-    The file that was there before is kept beside it as `<name>.previous`. Raises Unwritable.
+    The previous file is kept beside it as `<name>.previous`.
+
+    Args:
+        path: The checkpoint.
+        state: Tensors and plain values.
+
+    Raises:
+        FileWriteError: The disk is full, or the folder is gone.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -36,9 +46,10 @@ def save(path: Path, state: dict[str, Any]) -> None:
             with fresh.open("wb") as file:
                 file.write(body + CHECKSUM_MARKER + hashlib.sha256(body).hexdigest().encode())
                 file.flush()
+                # Before the rename: a power cut may otherwise leave a named, empty file.
                 os.fsync(file.fileno())
         except OSError:
-            fresh.unlink(missing_ok=True)  # its room is wanted
+            fresh.unlink(missing_ok=True)  # frees its space on the full disk
             raise
         if path.exists():
             os.replace(path, previous_path(path))
@@ -51,7 +62,11 @@ def previous_path(path: Path) -> Path:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The state in a checkpoint file. Raises UserError when the file is damaged."""
+    """Read the state in a checkpoint file, onto the CPU.
+
+    Raises:
+        UserError: The file is unreadable or damaged.
+    """
     try:
         body, mark, digest = path.read_bytes().rpartition(CHECKSUM_MARKER)
     except OSError as error:
@@ -65,21 +80,29 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def load_latest(path: Path) -> dict[str, Any] | None:
-    """The state of the newest sound checkpoint at `path`, falling back to the one before; None if there is none.
+    """Read the newest intact checkpoint at `path`, falling back to the previous one.
 
-    Raises UserError where there are some and all are damaged: that is no answer to another question.
+    Returns:
+        The state; None where there is no checkpoint.
+
+    Raises:
+        UserError: All of them are damaged. None would mean a fit that has not begun.
     """
-    there = [candidate for candidate in (path, previous_path(path)) if candidate.exists()]
-    for candidate in there[:-1]:
+    existing = [candidate for candidate in (path, previous_path(path)) if candidate.exists()]
+    for candidate in existing[:-1]:
         try:
             return load(candidate)
         except UserError as error:
             log.warning("%s; falling back to the one before it", error)
-    return load(there[-1]) if there else None
+    return load(existing[-1]) if existing else None
 
 
 def load_latest_or_none(path: Path) -> dict[str, Any] | None:
-    """As `load_latest`, for whoever can begin anew: None also where all are damaged, which is told."""
+    """As `load_latest`, for callers that can start over.
+
+    Returns:
+        None also where all checkpoints are damaged, after a warning.
+    """
     try:
         return load_latest(path)
     except UserError as error:
@@ -88,34 +111,49 @@ def load_latest_or_none(path: Path) -> dict[str, Any] | None:
 
 
 def load_before_epoch(path: Path, epoch: int) -> dict[str, Any] | None:
-    """The state before the one at `path`, where that one is of a later epoch than this, which is to be trained again.
+    """Read the state before `path`'s, where `path` is of a later epoch that must be trained again.
 
-    So it is where a fit has ended after its best epoch was written and before the next checkpoint.
+    A fit is in this state when it was killed between writing its best epoch and its next
+    checkpoint.
+
+    Args:
+        path: The checkpoint.
+        epoch: The epoch that the fit has to go on from.
+
+    Returns:
+        None where `path` itself will do, or nothing earlier is kept.
     """
-    now, earlier = (
-        (load_latest_or_none(path), previous_path(path)) if path.exists() else (None, path)
-    )
-    if now is None or now["epoch"] <= epoch or not earlier.exists():
+    latest = load_latest_or_none(path) if path.exists() else None
+    earlier = previous_path(path)
+    if latest is None or latest["epoch"] <= epoch or not earlier.exists():
         return None
     state = load(earlier)
     return state if state["epoch"] <= epoch else None
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether a job has left a checkpoint."""
+    """Whether a job has left a checkpoint in its folder."""
     return any((folder / f"{name}.pt").exists() for name in ("best", "last"))
 
 
 def load_best(folder: Path) -> dict[str, Any]:
-    """The state of a job's best epoch, or of its last where no best one was kept. Raises UserError where none is."""
+    """Read the state of a job's best epoch, or of its last where no best one was kept.
+
+    Raises:
+        UserError: There is none, or all are damaged.
+    """
     for name in ("best", "last"):
-        if (found := load_latest(folder / f"{name}.pt")) is not None:
-            return found
+        if (state := load_latest(folder / f"{name}.pt")) is not None:
+            return state
     raise UserError(f"no checkpoint in {folder}")
 
 
 def load_weights(objective: nn.Module, weights: dict[str, Any]) -> None:
-    """Give an objective these weights. Raises UserError where they are of another model."""
+    """Give an objective these weights.
+
+    Raises:
+        UserError: They are of another model.
+    """
     try:
         objective.load_state_dict(weights)
     except RuntimeError as error:
@@ -126,14 +164,16 @@ def load_weights(objective: nn.Module, weights: dict[str, Any]) -> None:
 
 
 def load_averaged_weights(objective: nn.Module, state: dict[str, Any]) -> None:
-    """Give an objective the weights of a state: their running averages, where those were kept.
+    """Give an objective the weights of a state, as running averages where those were kept.
 
-    It may learn other weights than that of the state did: averages are known by their names.
+    Args:
+        objective: It may train other parameters than the state's did: averages are matched by name.
+        state: A checkpoint.
     """
     load_weights(objective, state["objective"])
     named = dict(objective.named_parameters())
     groups: Any = objective.groups
-    if "groups" in state:  # which an older dlrun did not write
+    if "groups" in state:  # older checkpoints have none: their groups are the objective's
         groups = {
             group: [named[name] for name in names] for group, names in state["groups"].items()
         }

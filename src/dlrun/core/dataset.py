@@ -1,4 +1,4 @@
-"""What a dataset is, what becomes of it once it is prepared, and the columns that it is made of."""
+"""The contracts of data: a dataset as found, its columns, preprocessors, and batches from it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ragged:
-    """Rows of different lengths: row i is values[offsets[i]:offsets[i + 1]]."""
+    """Rows of different lengths: row i is values[offsets[i]:offsets[i + 1]].
+
+    Attributes:
+        values: All rows one after the other (total,).
+        offsets: int64 (rows + 1,), from 0 to `total`.
+    """
 
     values: np.ndarray
     offsets: np.ndarray
@@ -35,9 +40,14 @@ class Ragged:
 
 @dataclass(frozen=True)
 class SlidingWindows:
-    """Windows onto one series (T, columns), or onto the tokens of one text (T,): row i is values[first[i] + offsets].
+    """Overlapping windows as views: row i is values[first[i] + offsets].
 
-    Steps change `values` for all rows.
+    Preprocessors change `values`, once for all rows.
+
+    Attributes:
+        values: One series (T, columns), or the tokens of one text (T,).
+        first: int64 (rows,), where each window begins.
+        offsets: int64 (length,), rising, relative to the beginning.
     """
 
     values: np.ndarray
@@ -52,16 +62,19 @@ class SlidingWindows:
         return SlidingWindows(self.values, self.first[rows], self.offsets)
 
     def unique_rows(self) -> np.ndarray:
-        """The part of the series (t, columns) that lies within these windows, each row of it once."""
+        """The rows of the series (t, columns) that lie in any window, each once."""
         import numpy as np
 
         length = len(self.values) + 1
-        begun = np.bincount(self.first + self.offsets[0], minlength=length)
-        ended = np.bincount(self.first + self.offsets[-1] + 1, minlength=length)
-        return self.values[np.cumsum(begun - ended)[:-1] > 0]
+        # Counting starts and ends costs O(T + rows); listing every index would be rows × length.
+        starts = np.bincount(self.first + self.offsets[0], minlength=length)
+        ends = np.bincount(self.first + self.offsets[-1] + 1, minlength=length)
+        return self.values[np.cumsum(starts - ends)[:-1] > 0]
 
 
-RawColumn = Any  # a raw column: np.ndarray of any dtype (first axis = rows), Ragged or Windowed
+# np.ndarray of any dtype (first axis = rows), Ragged or SlidingWindows: each has `len` and takes
+# an index array.
+RawColumn = Any
 RawColumns = dict[str, RawColumn]
 
 
@@ -124,21 +137,33 @@ class Preprocessor:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset as found.
+    """A dataset as found, before anything is learned from it.
 
-    dev: all rows that may be looked at. test: reads the sealed rows; called by the final evaluation alone.
-    inputs, targets: column name → kind. learn: column name → the steps to learn on training rows, in order.
-    order: name of a column that puts rows in time, group: one that says who owns a row.
-    note: a line that must stand beside every result (SYNTHETIC, …). words: reads what the word numbers of text columns
-    mean, number → word ('' for padding and the start); empty when that cannot be known. further: reads new rows like
-    these from a CSV file, and the line of each; a target comes along where no row misses it. of_texts: makes rows of
-    new texts, where a row is one text and nothing else. outlook: of targets that are foretold from a series, what each
-    looks ahead to. shared: groups of columns with the same steps, which learn from the training rows of them all, so
-    that the same words have the same numbers. apart: two rows that are so many rows apart, or fewer, may share
-    values; 0 where none do, or where outlook says it. identifiers: columns of the development rows that are neither
-    inputs nor targets, by name: they tell rows apart that look alike. validation: so many of the development rows, the
-    last ones, are set apart for validation by the data themselves. marks: what the development rows and the test rows
-    are known by, with their targets, whichever inputs are read from them; '' where the inputs are always the same.
+    Attributes:
+        dev: Training and validation rows: column name → column.
+        inputs: Input column → kind.
+        targets: Target column → kind.
+        preprocessors: Column → steps to fit on training rows, in order.
+        test: Reads the held-out test rows; only the final evaluation calls it. None: no test rows.
+        order: Column that puts rows in time.
+        group: Column that names the owner of a row; owners are never split.
+        labels: Column → names of its categories or labels.
+        note: Line that must stand beside every result (SYNTHETIC, …).
+        read_vocabulary: Reads the words of text columns, id → word, "" for padding and start; the
+            tuple is empty where they are unknown.
+        read_new_rows: Reads rows for prediction from a CSV file: columns, and each row's line
+            number. A target comes along where no row lacks it.
+        rows_from_texts: Makes rows of texts, where a row is one text and nothing else.
+        forecast: Target → its horizon, for targets predicted from a series.
+        shared_vocabularies: Groups of columns whose preprocessors are fitted on all of them, so
+            that the same word has the same id.
+        overlap_gap: Two rows at most this many rows apart may share values; 0: none do, or
+            `forecast` says it.
+        identifiers: Columns of the dev rows that are neither inputs nor targets: they tell rows
+            apart that look alike.
+        num_validation_rows: Number of last dev rows that the data set aside for validation.
+        row_fingerprints: What dev and test rows are identified by, targets included, whichever
+            inputs are read; "" where the inputs are always the same.
     """
 
     dev: RawColumns
@@ -165,7 +190,10 @@ class Dataset:
 
 
 class Source(Protocol):
-    """Where batches come from."""
+    """Where batches come from.
+
+    Every source can start at any batch, so that a resumed epoch repeats nothing.
+    """
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -181,14 +209,32 @@ class Source(Protocol):
         rank: int = 0,
         world: int = 1,
     ) -> Iterator[Batch]:
-        """Batches of `size` rows from batch number `start` on; without a seed in the rows' own order, else in an
-        order that is a function of (seed, epoch). Of each batch only what process `rank` of `world` holds."""
+        """Iterate over batches of one epoch.
+
+        Args:
+            size: Rows of a batch, over all processes.
+            seed: Shuffles by a function of (seed, epoch); None: the rows' own order.
+            epoch: Number of the epoch, part of what shuffles.
+            start: Number of the first batch that is wanted.
+            rank: This process.
+            world: Number of processes; only the rows of `rank` are returned.
+
+        Returns:
+            Batches: column name → tensor (rows, *field.shape).
+        """
         ...
 
 
 @dataclass(frozen=True)
 class PreparedData:
-    """What the engine is given: statistics, vocabularies and priors come from the training rows alone."""
+    """What the trainer is given. Statistics, vocabularies and priors come from training rows alone.
+
+    Attributes:
+        spec: Description of the columns.
+        train: Training rows.
+        val: Validation rows; None where none are held out.
+        preprocessors: Column → fitted steps.
+    """
 
     spec: Spec
     train: Source

@@ -1,4 +1,4 @@
-"""Where and how numbers are computed: device, precision, seeds, determinism."""
+"""Where and how numbers are computed: device, precision, determinism, memory."""
 
 from __future__ import annotations
 
@@ -14,26 +14,35 @@ import torch
 
 from dlrun.core.errors import UserError
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc, malloc.h
+# Option numbers of mallopt, from glibc's malloc.h.
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 Item = TypeVar("Item")
 BF16_UNITS = {"avx512_bf16", "amx_bf16", "bf16"}  # as Linux names them, on x86 and on ARM
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of this name; 'auto' is CUDA where there is one, then MPS, then the CPU. Raises UserError."""
-    there = available_devices()
+    """The device of this name.
+
+    Args:
+        name: 'cpu', 'cuda', 'cuda:1', 'mps', or 'auto': CUDA if available, then MPS, then the CPU.
+
+    Raises:
+        UserError: This machine has no such device.
+    """
+    available = available_devices()
     if name == "auto":
-        return torch.device(there[0])
-    if name not in there:
+        return torch.device(available[0])
+    if name not in available:
         raise UserError(
-            f"no device '{name}' here: there are {', '.join(there)} (and auto, which takes the first)"
+            f"no device '{name}' here: there are {', '.join(available)} "
+            "(and auto, which takes the first)"
         )
     return torch.device(name)
 
 
 def available_devices() -> list[str]:
-    """The names of the devices of this machine, best first."""
+    """Names of this machine's devices, best first."""
     cuda = (
         [f"cuda:{number}" for number in range(torch.cuda.device_count())]
         if torch.cuda.is_available()
@@ -43,56 +52,53 @@ def available_devices() -> list[str]:
     return [*(["cuda"] if cuda else []), *cuda, *mps, "cpu"]
 
 
-def set_deterministic(wanted: bool) -> None:
-    """Ask torch for the same bits every time, at some cost of speed, or stop asking."""
-    if wanted:
+def set_deterministic(deterministic: bool) -> None:
+    """Ask torch for bitwise-identical results, at some cost of speed, or stop asking."""
+    if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    if wanted != torch.are_deterministic_algorithms_enabled():  # the call imports torch's compiler
-        torch.use_deterministic_algorithms(wanted)
-    torch.backends.cudnn.benchmark = not wanted
+    # Only on a change: the call imports torch's compiler.
+    if deterministic != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = not deterministic
 
 
 def flush_tiny_values() -> None:
     """Round numbers below 1e-38 to zero on the CPU.
 
-    An optimizer's running averages shrink to such numbers wherever a unit has died, and a square root of one costs some
-    hundred times that of a normal number: a step of the MNIST network took 9.7 ms instead of 3.4.
+    The running averages of an optimizer shrink to such numbers wherever a unit has died, and a
+    square root of one takes some hundred times as long as that of a normal number: a step of the
+    MNIST network took 9.7 ms instead of 3.4.
     """
     torch.set_flush_denormal(True)
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep the memory of large arrays for the next ones, instead of giving it back after each.
+    """Have glibc reuse the memory of freed arrays instead of returning it to the system.
 
-    The system clears every page that it hands out again, which took a third of a convnet's training step at 150 × 150,
-    and half of its validation. Elsewhere than on glibc nothing happens.
+    The system clears every page that it hands out again, which took a third of a convnet's
+    training step at 150 × 150, and half of its validation. Without glibc this does nothing.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        for parameter, value in (
-            (M_MMAP_MAX, 0),
-            (M_TRIM_THRESHOLD, 2**31 - 1),
-            (M_TOP_PAD, 1 << 26),
-        ):
-            mallopt(parameter, value)
+        mallopt(M_MMAP_MAX, 0)  # large arrays come from the heap, too
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)  # whose end is never given back
+        mallopt(M_TOP_PAD, 1 << 26)  # and grows by 64 MiB at a time
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """The context in which a step is computed; nothing at all for fp32."""
+    """The context in which a step is computed; a null context for fp32."""
     dtype = PRECISIONS[precision]
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
 
 
 def has_slow_bf16(device: torch.device) -> bool:
-    """Whether a CPU is known to have no units for bf16, which then takes several times as long as fp32."""
+    """Whether a CPU lacks bf16 units: bf16 then takes several times as long as fp32."""
+    if device.type != "cpu":
+        return False
     try:
-        text = (
-            Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-            if device.type == "cpu"
-            else ""
-        )
-    except OSError:
-        text = ""
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not Linux: unknown, so not known to be slow
+        return False
     lines = [
         line.partition(":")[2].split()
         for line in text.splitlines()
@@ -102,19 +108,25 @@ def has_slow_bf16(device: torch.device) -> bool:
 
 
 def iter_in_precision(
-    found: Iterator[Item], device: torch.device, precision: str
+    items: Iterator[Item], device: torch.device, precision: str
 ) -> Iterator[Item]:
-    """The same items, each computed in a precision."""
-    if precision == "fp32":
-        return found
-    missing = object()
+    """Iterate over the same items, each computed in a precision.
 
-    def each() -> Iterator[Item]:
+    Args:
+        items: An iterator that computes, such as an objective's steps.
+        device: Where it computes.
+        precision: 'fp32', 'bf16' or 'fp16'.
+    """
+    if precision == "fp32":
+        return items
+    end = object()
+
+    def computed_items() -> Iterator[Item]:
         while True:
             with autocast(device, precision):
-                item = next(found, missing)
-            if item is missing:
+                item = next(items, end)
+            if item is end:
                 return
             yield item  # type: ignore[misc]
 
-    return each()
+    return computed_items()

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: a reader finds the old content or the new, never half."""
+"""Files that are whole or absent: a reader finds the old content or the new, never half."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from dlrun.core.errors import FileWriteError, UserError
 log = logging.getLogger("dlrun")
 UNITS = ((10**9, "GB"), (10**6, "MB"), (10**3, "KB"), (1, "bytes"))
 _reported_failures: set[tuple[str, Path]] = set()
-MAX_NAME_BYTES = 60  # of a name from data: other parts of a file's name stand beside it
+# Of a name from data: file systems allow 255 bytes, and other parts of the name stand beside it.
+MAX_NAME_BYTES = 60
+# Names of devices on Windows, with any suffix: a run folder may be copied there.
 RESERVED = {
     "con",
     "prn",
@@ -29,7 +31,11 @@ RESERVED = {
 
 @contextmanager
 def convert_write_errors(path: Path) -> Iterator[None]:
-    """Inside, `path` is written. Raises Unwritable where that fails: what, where, why, and how much room there is."""
+    """Inside, `path` is written.
+
+    Raises:
+        FileWriteError: It failed: what, where, why, and how much space is free.
+    """
     try:
         yield
     except FileWriteError:
@@ -41,7 +47,7 @@ def convert_write_errors(path: Path) -> Iterator[None]:
 
 
 def format_free_space(path: Path) -> str:
-    """' (3.1 MB free)', or that the folder is gone, or nothing where the system does not say."""
+    """' (3.1 MB free)', or that the folder is gone; "" where the system does not say."""
     if not path.parent.exists():
         return " (its folder is no longer there)"
     try:
@@ -53,23 +59,30 @@ def format_free_space(path: Path) -> str:
 
 
 @contextmanager
-def optional_write(what: str, path: Path) -> Iterator[None]:
-    """Inside, something is written that a run can do without: where that fails, it is told once and left out."""
+def optional_write(name: str, path: Path) -> Iterator[None]:
+    """Inside, something is written that a run can do without: a failure is reported once.
+
+    Args:
+        name: What it is, for the message.
+        path: The file.
+    """
     try:
         with convert_write_errors(path):
             yield
     except FileWriteError as error:
-        if (mark := (what, path)) not in _reported_failures:
+        if (mark := (name, path)) not in _reported_failures:
             _reported_failures.add(mark)
-            log.warning("%s left out: %s", what, error)
+            log.warning("%s left out: %s", name, error)
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Inside, a place to write to; it becomes `path` when the block ends well, and is taken away otherwise.
+    """Inside, a temporary path: it becomes `path` where the block ends well, else is removed.
 
-    Raises Unwritable.
+    Raises:
+        FileWriteError: It cannot be written.
     """
+    # In the same folder, so that os.replace stays within one file system and is atomic.
     fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
     with convert_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,36 +101,46 @@ def write_text(path: Path, text: str) -> None:
 
 
 def is_safe_name(text: str) -> bool:
-    """Whether this names something in a folder, and leads nowhere else."""
+    """Whether a text names something in a folder, and leads nowhere else."""
     return text not in ("", ".", "..") and not set(text) & {"/", "\\", "\0"}
 
 
 def make_file_names(names: Iterable[str]) -> dict[str, str]:
-    """For each name from data one that a file can have: short, in one folder, different from all others in any case.
+    """File names for names from data: short, in one folder, distinct in any case.
 
-    A name that may stand as it is does; another one is made of its letters and a digest.
+    Args:
+        names: Column names, categories and the like.
+
+    Returns:
+        Name → file name: the name itself where it may stand, else its letters and a digest.
     """
-    found: dict[str, str] = {}
+    file_names: dict[str, str] = {}
     for name in names:
         bare = re.sub(r"[^\w.+=-]+", "-", unicodedata.normalize("NFC", name)).strip("-.")
         short = bare.encode()[:MAX_NAME_BYTES].decode(errors="ignore")
         if short.partition(".")[0].casefold() in RESERVED:
             short = "-" + short.replace(".", "-")
-        taken = {other.casefold() for other in found.values()}
+        # File systems of macOS and Windows do not tell A from a.
+        taken = {file_name.casefold() for file_name in file_names.values()}
         if short != name or short.casefold() in taken:
-            short = f"{short}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:8]}".lstrip(
-                "-"
-            )
-        found[name] = short
-    return found
+            digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
+            short = f"{short}-{digest}".lstrip("-")
+        file_names[name] = short
+    return file_names
 
 
 def check_links_inside(folder: Path) -> None:
-    """Raise UserError for a link that leads out of a run folder: what is written there would land elsewhere."""
+    """Refuse a run folder with a link out of it: what is written there would land elsewhere.
+
+    Raises:
+        UserError: There is one.
+    """
     home = folder.resolve()
-    for place, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
-            path = Path(place, name)
+            path = Path(parent, name)
             if path.is_symlink() and not path.resolve().is_relative_to(home):
-                raise UserError(f"{path} is a link out of the run folder, to {os.readlink(path)}: dlrun writes nowhere "
-                              "else; put the file or folder itself there")  # fmt: skip
+                raise UserError(
+                    f"{path} is a link out of the run folder, to {os.readlink(path)}: "
+                    "dlrun writes nowhere else; put the file or folder itself there"
+                )

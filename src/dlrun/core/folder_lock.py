@@ -1,4 +1,7 @@
-"""One dlrun at a time changes what is in a folder; the lock of one that has died is no obstacle. Needs no torch."""
+"""One dlrun at a time changes a folder; the lock of a process that died is no obstacle.
+
+Needs no torch.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +13,27 @@ from pathlib import Path
 from dlrun.core.errors import UserError
 
 log = logging.getLogger("dlrun")
-_held: set[Path] = set()  # by this process, so that a command may call another one
+# Locked by this process. The lock is not reentrant, and a command may call another one.
+_held: set[Path] = set()
 
 
 @contextmanager
 def lock_folder(folder: Path, instead: str = "") -> Iterator[None]:
-    """Inside, no other dlrun changes this folder. instead: what else can be done, in words.
+    """Inside, no other dlrun changes this folder.
 
-    Raises UserError where another one is at work on it, and where nothing can be written there.
+    Args:
+        folder: An existing folder.
+        instead: What else the user can do, for the message.
+
+    Raises:
+        UserError: Another process holds it, or nothing can be written there.
     """
     from filelock import FileLock, Timeout
 
-    if (place := folder.resolve()) in _held:
+    if (resolved := folder.resolve()) in _held:
         yield
         return
-    lock = FileLock(place / ".lock", timeout=0)
+    lock = FileLock(resolved / ".lock", timeout=0)
     try:
         lock.acquire()
     except Timeout:
@@ -35,9 +44,9 @@ def lock_folder(folder: Path, instead: str = "") -> Iterator[None]:
         log.warning("%s cannot be locked: see to it that no other dlrun is at work on it", folder)
     except OSError as error:
         raise UserError(f"{folder} cannot be written to: {error.strerror}") from error
-    _held.add(place)
+    _held.add(resolved)
     try:
         yield
     finally:
-        _held.discard(place)
+        _held.discard(resolved)
         lock.release()

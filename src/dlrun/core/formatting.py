@@ -1,4 +1,4 @@
-"""How a measure is written for people, and which way it is better. Needs nothing."""
+"""How numbers, times and texts are written for people. Needs nothing."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import math
 import shutil
 import sys
 import textwrap
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    pass
-
-
-LONG = 1e9  # from here on a number is written with an exponent: prices in full, and their intervals alike
+# From here on numbers are written with an exponent: prices in full, and their intervals alike.
+LONG = 1e9
 
 
-def counted(count: int, thing: str) -> str:
-    """'0 rows', '1 row', '1,234 rows'."""
-    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+def counted(count: int, noun: str) -> str:
+    """A count with its noun: '0 rows', '1 row', '1,234 rows'."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def format_number(value: float | None) -> str:
-    """Four significant figures at least, and no needless exponent: 0.8891, 12.35, 109123, 5.2e-05; none: undefined."""
+    """At least four significant digits, and no needless exponent: 0.8891, 12.35, 109123, 5.2e-05.
+
+    Returns:
+        'undefined' for nan; "" for None.
+    """
     if value is None:
         return ""
     if math.isnan(value):
@@ -35,23 +35,25 @@ def format_number(value: float | None) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """'8 s', '3:07 min', '2:05 h'."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    return (
-        f"{whole // 60}:{whole % 60:02} min"
-        if whole < 3600
-        else f"{whole // 3600}:{whole // 60 % 60:02} h"
-    )
+    """A time in words: '8 s', '3:07 min', '2:05 h'."""
+    rounded = round(seconds)
+    if rounded < 60:
+        return f"{rounded} s"
+    if rounded < 3600:
+        return f"{rounded // 60}:{rounded % 60:02} min"
+    return f"{rounded // 3600}:{rounded // 60 % 60:02} h"
 
 
 def wrap_text(head: str, text: str) -> list[str]:
-    """A line with a hanging text, between words, as wide as the terminal; one line where nobody looks."""
+    """A heading with a hanging text, as wide as the terminal; one line in a pipe."""
     if not sys.stdout.isatty():
         return [f"{head}{text}"]
     columns = max(shutil.get_terminal_size().columns, len(head) + 20)
     return textwrap.wrap(
-        text, columns, initial_indent=head, subsequent_indent=" " * len(head), break_long_words=False,
+        text,
+        columns,
+        initial_indent=head,
+        subsequent_indent=" " * len(head),
+        break_long_words=False,
         break_on_hyphens=False,
-    )  # fmt: skip
+    )

@@ -1,4 +1,4 @@
-"""Names of measures, which way of each is better, and which of them decides. Needs no torch."""
+"""Names of metrics, their better direction, and which one decides. Needs no torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 COST_NAMES = ("parameters", "seconds")  # what a job can be judged by besides its measures
-KNOWN_DIRECTIONS = {  # runs of before 0.1.1 do not say it of their measures; all that dlrun had of its own
+# Runs from before 0.1.1 do not record the direction; these are all metrics that dlrun had then.
+KNOWN_DIRECTIONS = {
     **dict.fromkeys(
         ("loss", "mae", "mse", "rmse", "mae_unit", "rmse_unit", "perplexity", "bits"), "min"
     ),
@@ -18,56 +19,80 @@ KNOWN_DIRECTIONS = {  # runs of before 0.1.1 do not say it of their measures; al
 }
 
 
-def get_direction(measure: str, said: Mapping[str, str]) -> str:
-    """'min' where less of this measure is better, else 'max'. said: what the run has written down of its measures.
+def get_direction(metric: str, recorded: Mapping[str, str]) -> str:
+    """The better direction of a metric.
 
-    Where it says nothing, dlrun's own measures are known by name; of any other more is taken to be better, and
-    `describe_unknown_direction` has a line for that.
+    Args:
+        metric: Its name.
+        recorded: Metric → direction, as the run has recorded it.
+
+    Returns:
+        'min' or 'max'. Where nothing is recorded, dlrun's own metrics are known by name, and 'max'
+        is assumed of any other; `describe_unknown_direction` has a warning for that.
     """
     return (
-        said.get(measure)
-        or ("min" if measure in COST_NAMES else get_known_direction(measure))
+        recorded.get(metric)
+        or ("min" if metric in COST_NAMES else get_known_direction(metric))
         or "max"
     )
 
 
-def get_known_direction(measure: str) -> str:
-    """The direction of a measure that dlrun has, or had, of its own; '' of any other.
+def get_known_direction(metric: str) -> str:
+    """The direction of a metric that dlrun has or had of its own; "" of any other.
 
-    A measure's name comes last, behind that of its target: 'error_accuracy' is the accuracy of the target 'error'.
+    A metric's name comes last, after its target's: 'error_accuracy' is the accuracy of 'error'.
     """
-    name = measure.rpartition("/")[2]
-    known = [own for own in KNOWN_DIRECTIONS if name == own or name.endswith(f"_{own}")]
-    if known:
-        return KNOWN_DIRECTIONS[max(known, key=len)]
+    name = metric.rpartition("/")[2]
+    matches = [
+        candidate
+        for candidate in KNOWN_DIRECTIONS
+        if name == candidate or name.endswith(f"_{candidate}")
+    ]
+    if matches:
+        return KNOWN_DIRECTIONS[max(matches, key=len)]
     return "min" if name.startswith(("loss_", "frechet_", "negative_bound_of_")) else ""
 
 
-def describe_unknown_direction(measure: str, said: Mapping[str, str]) -> str:
-    """What is to be said where nobody knows which way a measure is better; '' where it is known."""
-    if not measure or measure in (*said, *COST_NAMES) or get_known_direction(measure):
+def describe_unknown_direction(metric: str, recorded: Mapping[str, str]) -> str:
+    """The warning where a metric's direction is unknown; "" where it is known."""
+    if not metric or metric in (*recorded, *COST_NAMES) or get_known_direction(metric):
         return ""
-    return f"which way {measure} is better was not written down by the dlrun that ran this: more is taken as better"
+    return (
+        f"which way {metric} is better was not written down by the dlrun that ran this: "
+        "more is taken as better"
+    )
 
 
 def make_direction_map(scores: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """Measure → its direction, as scores (measure → plain score) say it; without those that do not."""
+    """Metric → direction, of scores that record it.
+
+    Args:
+        scores: For each result, metric → score as plain values.
+    """
     return {
-        name: s["goal"]
-        for each in scores
-        for name, s in each.items()
-        if isinstance(s, dict) and s.get("goal")
+        name: score["goal"]
+        for result in scores
+        for name, score in result.items()
+        if isinstance(score, dict) and score.get("goal")
     }
 
 
-def choose_metric(scores: Iterable[str], wanted: str | None = None) -> str:
-    """The measure that several runs are told apart by: the one asked for, else the first no loss, else the first."""
+def choose_metric(scores: Iterable[str], requested: str | None = None) -> str:
+    """The metric by which several runs are compared.
+
+    Args:
+        scores: Metric names.
+        requested: The one that was asked for.
+
+    Returns:
+        The requested one, else the first that is no loss, else the first.
+    """
     names = list(scores)
-    return wanted or next(
+    return requested or next(
         (name for name in names if not name.startswith("loss")), names[0] if names else ""
     )
 
 
-def direction_sign(measure: str, said: Mapping[str, str]) -> int:
-    """1 where less of a measure is better, -1 where more is, see `get_direction`."""
-    return 1 if get_direction(measure, said) == "min" else -1
+def direction_sign(metric: str, recorded: Mapping[str, str]) -> int:
+    """1 where less of a metric is better, -1 where more is; see `get_direction`."""
+    return 1 if get_direction(metric, recorded) == "min" else -1

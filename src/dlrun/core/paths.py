@@ -1,4 +1,4 @@
-"""Where data, caches and the ledger of the user lie."""
+"""Where data, caches and the test ledger of the user are stored."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ PACKAGE = Path(dlrun.__file__).resolve().parent
 
 
 def data_root() -> Path:
-    """The folder that holds official files: $DLRUN_DATA, else the user's cache folder."""
+    """The folder of official data files: $DLRUN_DATA, else the user's cache folder."""
     chosen = os.environ.get("DLRUN_DATA")
     return Path(chosen).expanduser() if chosen else user_cache()
 
 
 def user_cache() -> Path:
-    """The folder for what can be made or downloaded again, where this system keeps such things."""
+    """The folder for files that can be made or downloaded again, by this system's custom."""
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "dlrun"
     if sys.platform == "darwin":

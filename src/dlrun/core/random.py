@@ -1,4 +1,4 @@
-"""Seeds: derived from other seeds, set for all generators, saved and put back."""
+"""Seeds: derived from other seeds, set for all generators, saved and restored."""
 
 from __future__ import annotations
 
@@ -6,21 +6,24 @@ import torch
 
 
 def derive_seed(*numbers: int) -> int:
-    """One 63-bit seed from several numbers, so that (1, 2) and (2, 1) differ. After splitmix64 (Steele et al. 2014)."""
+    """Derive a 63-bit seed from several numbers; (1, 2) and (2, 1) differ.
+
+    The mixing function is splitmix64 (Steele et al. 2014).
+    """
     state = 0
     for number in numbers:
         state = (state + number + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
         state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
         state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
         state ^= state >> 31
-    return state >> 1
+    return state >> 1  # torch's seeds are signed 64-bit integers
 
 
 def seed_torch(number: int, device: torch.device) -> None:
-    """Begin torch's random numbers anew, on the CPU and on this device.
+    """Seed torch's generators on the CPU and on this device.
 
-    torch.manual_seed alone would also see to every device that there might be, with a stack trace for each: 60 to 300
-    microseconds, for every sweep.
+    torch.manual_seed alone also seeds every other kind of device lazily, with a stack trace for
+    each: 60 to 300 microseconds.
     """
     torch.default_generator.manual_seed(number)
     if device.type != "cpu":
@@ -28,7 +31,7 @@ def seed_torch(number: int, device: torch.device) -> None:
 
 
 def get_random_state(device: torch.device) -> dict[str, torch.Tensor]:
-    """The state of torch's generators, as tensors."""
+    """The state of torch's generators: 'cpu', and 'cuda' on a CUDA device."""
     state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
@@ -36,7 +39,7 @@ def get_random_state(device: torch.device) -> dict[str, torch.Tensor]:
 
 
 def restore_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
-    """Put the generators back where `get_random_state` found them."""
+    """Set the generators to what `get_random_state` returned."""
     torch.set_rng_state(state["cpu"])
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)

@@ -1,4 +1,7 @@
-"""Full names of parts in earlier versions, and what they are called today: run folders keep working. Needs nothing."""
+"""Full names of parts in earlier versions → today's, so that old run folders keep working.
+
+Needs nothing.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +94,9 @@ CURRENT_NAMES: dict[str, str] = {
     "dlrun.models.inception.inception": "dlrun.models.vision.inception.inception",
     "dlrun.models.language.language_gru": "dlrun.models.language.language_model.language_gru",
     "dlrun.models.language.language_lstm": "dlrun.models.language.language_model.language_lstm",
-    "dlrun.models.language.language_transformer": "dlrun.models.language.language_model.language_transformer",
+    "dlrun.models.language.language_transformer": (
+        "dlrun.models.language.language_model.language_transformer"
+    ),
     "dlrun.models.layered.layers": "dlrun.models.pretrained.feature_extractor.layers",
     "dlrun.models.naive.last_value": "dlrun.models.baselines.last_value",
     "dlrun.models.naive.same_time_before": "dlrun.models.baselines.same_time_before",
@@ -134,12 +139,18 @@ CURRENT_NAMES: dict[str, str] = {
 
 
 def to_current_names(value: Any) -> Any:
-    """A saved value with every `_target_` in it under today's name. Which part a name may be is decided elsewhere."""
+    """A saved value with today's name for every `_target_` in it.
+
+    Whether a part of that name is allowed is decided in config/parts.py.
+    """
     return _replace_names(value, CURRENT_NAMES)
 
 
 def to_original_names(value: Any) -> Any:
-    """The same with the names that parts had at first, so that a hash of it stays what earlier versions wrote down."""
+    """A value with the first name that each part had.
+
+    A hash of it stays what earlier versions wrote down.
+    """
     return _replace_names(value, {name: first for first, name in reversed(CURRENT_NAMES.items())})
 
 

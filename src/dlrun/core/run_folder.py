@@ -1,4 +1,4 @@
-"""The run folder: every run has its own, nothing in it is overwritten by another, and all of it is plain files."""
+"""The run folder: each run has its own, of plain files; all of them are written and read here."""
 
 from __future__ import annotations
 
@@ -21,14 +21,22 @@ from dlrun.core import json_text, stored_files
 from dlrun.core.errors import UserError
 from dlrun.core.files import atomic_write, convert_write_errors, is_safe_name, write_text
 from dlrun.core.paths import PACKAGE
-from dlrun.core.stored_files import load_json_lines
+from dlrun.core.stored_files import RUN_FORMAT, load_json_lines
 from dlrun.core.types import EpochRecord, FitJob, History, Result, Score
 
 UNFINISHED_FILE = "unfinished.json"
 
 
 def create_run_folder(root: Path, *names: str) -> Path:
-    """A new folder root/<names>/<date>_<time>[-n], which nobody else has. Raises UserError where it cannot be made."""
+    """Make a new folder root/<names>/<date>_<time>[-n] that no other process has.
+
+    Args:
+        root: Where runs are kept.
+        names: Folders in it, such as task and model.
+
+    Raises:
+        UserError: A name cannot be a folder's, or the folder cannot be made.
+    """
     for name in names:
         if not is_safe_name(name):
             raise UserError(
@@ -38,6 +46,7 @@ def create_run_folder(root: Path, *names: str) -> Path:
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     for number in range(1, 10_000):
         folder = parent / (stamp if number == 1 else f"{stamp}-{number}")
+        # mkdir itself decides who gets the name: asking first would race with other processes.
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
@@ -55,7 +64,7 @@ def create_run_folder(root: Path, *names: str) -> Path:
 
 
 def remove_run_folder(folder: Path) -> None:
-    """Remove the folder of a run that came to nothing, and those of its model and task where they are empty then."""
+    """Remove the folder of a run that never trained, and its empty parents of model and task."""
     shutil.rmtree(folder)
     with suppress(OSError):
         for parent in list(folder.parents)[:2]:
@@ -63,41 +72,51 @@ def remove_run_folder(folder: Path) -> None:
 
 
 class RunLogHandler(logging.FileHandler):
-    """A log that costs nothing but itself where there is no room for it."""
+    """A log file whose write errors do not end the run.
+
+    A full disk is reported by whatever else cannot be written.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a line, where that can be."""
+        """Write a line if possible."""
         with suppress(OSError):
             super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging calls it so)
-        """Say nothing: logging prints a traceback for every line."""
+        """Stay silent: logging would print a traceback for every line."""
 
     def close(self) -> None:
-        """Close the file, whatever could not be written to it."""
+        """Close the file, even where its buffer cannot be written."""
         with suppress(OSError):
             super().close()
 
 
 class DuplicateFilter(logging.Filter):
-    """What is said of rows and how they are split is said once, however many fits are made of them."""
+    """Lets each message of the data and protocol code through once.
+
+    Every fold prepares the same rows and would repeat them.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.told: set[str] = set()
+        self.seen_messages: set[str] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether this is new."""
+        """Whether this message is new."""
         if not {"data", "protocols"} & set(Path(record.pathname.rpartition("dlrun")[2]).parts):
             return True
         text = record.getMessage()
-        new = text not in self.told
-        self.told.add(text)
-        return new
+        is_new = text not in self.seen_messages
+        self.seen_messages.add(text)
+        return is_new
 
 
 class RunFolder:
-    """A run folder and the few things that are written to it."""
+    """Reads and writes the files of one run.
+
+    Attributes:
+        folder: Its path.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -107,20 +126,24 @@ class RunFolder:
         return self.folder / "checkpoints" / job.name
 
     def write_history(self, job: FitJob, history: History) -> None:
-        """Set the rows of one job; other jobs' rows stay."""
+        """Replace the rows of one job; other jobs' rows stay."""
         path = self.folder / "history.jsonl"
-        others = [line for line in load_json_lines(path) if line["job"] != job.name]
-        mine = [epoch_to_dict(job, row) for row in history]
-        write_text(path, "".join(json_text.to_json_line(line) for line in (*others, *mine)))
+        other_rows = [line for line in load_json_lines(path) if line["job"] != job.name]
+        own_rows = [epoch_to_dict(job, row) for row in history]
+        write_text(path, "".join(json_text.to_json_line(line) for line in (*other_rows, *own_rows)))
 
     def append_history(self, job: FitJob, rows: Iterable[EpochRecord]) -> None:
-        """Add rows of one job."""
+        """Append rows of one job."""
         path = self.folder / "history.jsonl"
         with convert_write_errors(path), path.open("a", encoding="utf-8") as file:
             file.write("".join(json_text.to_json_line(epoch_to_dict(job, row)) for row in rows))
 
     def read_results(self) -> list[Result]:
-        """What has come of the jobs so far."""
+        """The results of the jobs so far.
+
+        Raises:
+            UserError: results.jsonl is damaged.
+        """
         path = self.folder / "results.jsonl"
         try:
             return [result_from_dict(line) for line in load_json_lines(path)]
@@ -128,59 +151,76 @@ class RunFolder:
             raise UserError(f"{path} is damaged, or another dlrun wrote it: {error}") from error
 
     def add_results(self, results: Iterable[Result]) -> None:
-        """Add jobs' results, all of them or none."""
+        """Add results, all of them or none."""
         path = self.folder / "results.jsonl"
-        found = [*load_json_lines(path), *map(result_to_dict, results)]
-        write_text(path, "".join(json_text.to_json_line(line) for line in found))
+        lines = [*load_json_lines(path), *map(result_to_dict, results)]
+        write_text(path, "".join(json_text.to_json_line(line) for line in lines))
 
     def record_failure(self, job: FitJob, why: str, *, diverged: bool) -> None:
-        """Keep what ended a fit that has no result. diverged: its loss was no number, as it would be again."""
-        known = self.read_json(UNFINISHED_FILE) or {}
+        """Record why a fit ended without a result.
+
+        Args:
+            job: The fit.
+            why: The error.
+            diverged: Its loss became nan or infinite, and would again.
+        """
+        failures = self.read_json(UNFINISHED_FILE) or {}
         self.write_json(
             UNFINISHED_FILE,
-            known | {job.name: {"job": asdict(job), "why": why, "diverged": diverged}},
+            failures | {job.name: {"job": asdict(job), "why": why, "diverged": diverged}},
         )
 
     def failed_jobs(self) -> list[FitJob]:
-        """The fits that an error has ended, and that have no result, in the order of their folds."""
-        done = {result.job.name for result in self.read_results()}
-        found = [
-            FitJob(**about["job"])
-            for name, about in (self.read_json(UNFINISHED_FILE) or {}).items()
-            if name not in done
+        """The fits that ended in an error and have no result, by repetition and fold."""
+        finished = {result.job.name for result in self.read_results()}
+        jobs = [
+            FitJob(**entry["job"])
+            for name, entry in (self.read_json(UNFINISHED_FILE) or {}).items()
+            if name not in finished
         ]
-        return sorted(found, key=lambda job: (job.repeat, job.fold))
+        return sorted(jobs, key=lambda job: (job.repeat, job.fold))
 
     def describe_failure(self, job: FitJob) -> str:
-        """What is to be said beside what comes of such a fit."""
-        return f"{job.name} has no result: it was ended by an error ({(self.read_json(UNFINISHED_FILE) or {})[job.name]['why']})"
+        """The remark beside the scores of a run in which this fit failed."""
+        why = (self.read_json(UNFINISHED_FILE) or {})[job.name]["why"]
+        return f"{job.name} has no result: it was ended by an error ({why})"
 
     def describe_next_step(self) -> str:
-        """How to go on with a run that is not finished."""
-        known = self.read_json(UNFINISHED_FILE) or {}
-        for about in [known[job.name] for job in self.failed_jobs() if known[job.name]["diverged"]][
-            :1
-        ]:
-            return f"it ended with {about['why']}: dlrun rerun {self.folder} optimizer.lr=… trains with a lower rate"
+        """How to go on with an unfinished run."""
+        failures = self.read_json(UNFINISHED_FILE) or {}
+        for job in self.failed_jobs():
+            if failures[job.name]["diverged"]:
+                return (
+                    f"it ended with {failures[job.name]['why']}: "
+                    f"dlrun rerun {self.folder} optimizer.lr=… trains with a lower rate"
+                )
         return "dlrun resume goes on with it"
 
     def write_predictions(
         self,
         job: FitJob,
         split: str,
-        answers: dict[str, tuple[Any, Any]],
+        predictions: dict[str, tuple[Any, Any]],
         rows: Any,
         values: dict[str, Any],
     ) -> None:
-        """Keep what the model answered on a split, and the truth: predictions/<job>-<split>.npz.
+        """Write predictions/<job>-<split>.npz: predictions on a split beside the targets.
 
-        rows (n,): which development (or test) row each is. values: measure → its value for each row (n,).
+        Args:
+            job: The fit.
+            split: The split.
+            predictions: Target → (predictions (n, …), targets (n, …)).
+            rows: (n,), the index of each row among the dev (or test) rows.
+            values: Metric → its value for each row (n,).
+
+        Raises:
+            ValueError: The arrays have different lengths.
         """
         import numpy as np
 
         arrays = {"row": np.asarray(rows, np.int64)}
-        for name, (answer, truth) in answers.items():
-            arrays |= {f"output/{name}": answer, f"target/{name}": truth}
+        for name, (prediction, target) in predictions.items():
+            arrays |= {f"output/{name}": prediction, f"target/{name}": target}
         arrays |= {f"value/{name}": value for name, value in values.items()}
         lengths = {name: len(array) for name, array in arrays.items()}
         if len(set(lengths.values())) > 1:
@@ -196,11 +236,15 @@ class RunFolder:
         write_text(self.folder / name, json_text.to_json(value, 1) + "\n")
 
     def read_json(self, name: str) -> Any:
-        """What write_json wrote; None if it is not there. Raises UserError where it is damaged."""
+        """Read what `write_json` wrote; None where the file is not there.
+
+        Raises:
+            UserError: The file is damaged.
+        """
         return stored_files.load_json_or_none(self.folder / name)
 
     def make_log_handler(self) -> logging.Handler:
-        """A handler that adds to log.txt, and keeps silent where that fails: what else fails then says why."""
+        """A handler that appends to log.txt, and stays silent where it cannot."""
         handler = RunLogHandler(self.folder / "log.txt", encoding="utf-8", delay=True)
         handler.addFilter(DuplicateFilter())
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -208,36 +252,38 @@ class RunFolder:
 
 
 def epoch_to_dict(job: FitJob, row: EpochRecord) -> dict[str, Any]:
-    """A row as plain values, as history.jsonl holds it."""
+    """One row of history.jsonl."""
     line = {"job": job.name, **asdict(row)}
     return line if row.rates else {key: value for key, value in line.items() if key != "rates"}
 
 
 def result_to_dict(result: Result) -> dict[str, Any]:
-    """A result as plain values, as results.jsonl holds it."""
+    """One row of results.jsonl."""
     return {"name": result.job.name, **asdict(result)}
 
 
 def result_from_dict(line: dict[str, Any]) -> Result:
-    """A result from its JSON line."""
-    parts = {key: value for key, value in line.items() if key != "name"}
+    """The result of a row of results.jsonl."""
+    fields = {key: value for key, value in line.items() if key != "name"}
     for key in ("scores", "baseline"):
-        parts[key] = {name: score_from_dict(score) for name, score in parts[key].items()}
-    return Result(**{**parts, "job": FitJob(**parts["job"])})
+        fields[key] = {name: score_from_dict(score) for name, score in fields[key].items()}
+    return Result(**{**fields, "job": FitJob(**fields["job"])})
 
 
 def score_from_dict(score: dict[str, Any]) -> Score:
-    """A score from its plain values; one that has none is nan."""
+    """The score of its plain values; a missing number is nan."""
     return Score(**{**score, "value": json_text.number_from_json(score["value"])})
 
 
 def collect_environment() -> dict[str, Any]:
-    """Python, platform, packages, and the git commit of the working folder with its uncommitted changes."""
-    folders = [Path(place) for place in sys.path if place]
+    """What environment.json holds: format, Python, platform, packages, git state."""
+    # importlib.metadata opens every METADATA file; the folders' names hold what is needed.
+    folders = [Path(entry) for entry in sys.path if entry]
     packages = dict(
-        found.stem.rsplit("-", 1) for place in folders for found in place.glob("*-*.dist-info")
+        path.stem.rsplit("-", 1) for folder in folders for path in folder.glob("*-*.dist-info")
     )
     return {
+        "format": RUN_FORMAT,
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "python": sys.version,
         "platform": platform.platform(),
@@ -251,24 +297,22 @@ def collect_environment() -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def _get_dlrun_commit() -> dict[str, str | None]:
-    """The commit of this dlrun and what was changed since, where it runs from a git checkout of itself.
+    """Commit and changed files of this dlrun, where it runs from a git checkout of itself.
 
-    It is asked once a process, whose code stays as it is.
+    Asked once a process, whose code does not change.
     """
     root = PACKAGE.parents[1]
     if root / "src" / "dlrun" != PACKAGE or not (root / ".git").exists():
         return {}
-    found = _get_git_state("-C", str(root))
-    return {"commit": found["commit"], "status": found["status"]}
+    state = _get_git_state("-C", str(root))
+    return {"commit": state["commit"], "status": state["status"]}
 
 
 def _get_git_state(*at: str) -> dict[str, str | None]:
-    """The commit of a folder and what was changed since; None where there is no git.
-
-    No program is run that the settings of the folder name.
-    """
+    """Commit and uncommitted changes of a folder; None where there is no git."""
     if _run_git(*at, "rev-parse", "--git-dir") is None:
         return {"commit": None, "diff": None, "status": None}
+    # A repository's own settings may name programs: fsmonitor, hooks and filters are turned off.
     safe = [*at, "-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}"]
     for key in sorted(_git_filters(at, "--local") | _git_filters(at, "--worktree")):
         safe += ["-c", f"{key}="]
@@ -282,8 +326,8 @@ def _get_git_state(*at: str) -> dict[str, str | None]:
 
 
 def _git_filters(at: tuple[str, ...], scope: str) -> set[str]:
-    """Keys of the folder's own settings with programs through which git passes each file that may have changed."""
-    asked = (
+    """Keys of the folder's own settings that name filter programs for changed files."""
+    arguments = (
         "config",
         scope,
         "--includes",
@@ -291,20 +335,26 @@ def _git_filters(at: tuple[str, ...], scope: str) -> set[str]:
         "--get-regexp",
         r"^filter\..*\.(clean|process)$",
     )
-    return set((_run_git(*at, *asked) or "").splitlines())
+    return set((_run_git(*at, *arguments) or "").splitlines())
 
 
 def _run_git(*words: str) -> str | None:
-    alone = {
+    # Reading the state must neither take locks in the repository nor fetch missing objects.
+    read_only = {
         "GIT_OPTIONAL_LOCKS": "0",
         "GIT_ALLOW_PROTOCOL": "",
         "GIT_NO_LAZY_FETCH": "1",
-    }  # it writes, fetches nothing
+    }
     try:
-        done = subprocess.run(
-            ["git", *words], env=os.environ | alone,
-            capture_output=True, text=True, timeout=20, check=True, errors="replace",
-        )  # fmt: skip
+        process = subprocess.run(
+            ["git", *words],
+            env=os.environ | read_only,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+            errors="replace",
+        )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return process.stdout.strip()

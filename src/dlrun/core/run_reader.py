@@ -8,14 +8,16 @@ from typing import Any
 
 from dlrun.core import stored_files
 from dlrun.core.measure_names import make_direction_map
-from dlrun.core.stored_files import load_json_lines
-from dlrun.core.stored_files import load_json_or_none as plain
+from dlrun.core.stored_files import load_json_lines, load_json_or_none
 
 JsonLines = list[dict[str, Any]]
 
 
 def read_history(folder: Path) -> JsonLines:
-    """The rows of history.jsonl; where an epoch was trained anew after a resume, its later row."""
+    """The rows of history.jsonl.
+
+    Of an epoch that was trained again after a resume, only the later row.
+    """
     latest = {
         (row["job"], row["split"], row["epoch"]): row
         for row in load_json_lines(folder / "history.jsonl")
@@ -24,7 +26,7 @@ def read_history(folder: Path) -> JsonLines:
 
 
 def read_results(folder: Path) -> JsonLines:
-    """The results of results.jsonl, in the order in which they came; a result written twice counts once."""
+    """The results of results.jsonl in order; one that was written twice counts once."""
     latest = {
         (line["name"], line["split"]): line for line in load_json_lines(folder / "results.jsonl")
     }
@@ -32,86 +34,108 @@ def read_results(folder: Path) -> JsonLines:
 
 
 def read_failures(folder: Path, results: JsonLines) -> dict[str, str]:
-    """The fits that an error has ended and that have no result → the error."""
-    known, done = plain(folder / "unfinished.json") or {}, {line["name"] for line in results}
-    return {name: str(about["why"]) for name, about in known.items() if name not in done}
+    """Fits that ended in an error and have no result → the error."""
+    failures = load_json_or_none(folder / "unfinished.json") or {}
+    finished = {line["name"] for line in results}
+    return {name: str(entry["why"]) for name, entry in failures.items() if name not in finished}
 
 
 def flatten_config(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one dict: {'optimizer': {'lr': .1}} → {'optimizer.lr': .1}."""
+    """Nested dicts as one: {'optimizer': {'lr': .1}} → {'optimizer.lr': .1}."""
     if not isinstance(node, dict) or not node:
         return {prefix: node} if prefix else {}
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in node.items():
-        found |= flatten_config(value, f"{prefix}.{key}" if prefix else str(key))
-    return found
+        flat |= flatten_config(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
 
 
 def read_targets(folder: Path) -> dict[str, dict[str, Any]]:
-    """Target name → its kind and labels, from fields.json; empty when there is none."""
-    found: dict[str, dict[str, Any]] = (plain(folder / "fields.json") or {"targets": {}})["targets"]
-    return found
+    """Target → its kind and labels, from fields.json; empty where there is none."""
+    fields = load_json_or_none(folder / "fields.json") or {"targets": {}}
+    targets: dict[str, dict[str, Any]] = fields["targets"]
+    return targets
 
 
 def read_text_or_empty(file: Path) -> str:
-    """The text of a small file, or nothing when it is not there."""
+    """The text of a small file; "" where it is not there."""
     return stored_files.load_text(file).strip() if file.is_file() else ""
 
 
 def read_command_or_empty(folder: Path) -> str:
-    """The words that a run began with, or nothing when they are not kept."""
+    """The command line of a run; "" where it was not kept."""
     return stored_files.load_command(folder) if (folder / "command.txt").is_file() else ""
 
 
 def drop_previous_stages(results: JsonLines) -> JsonLines:
-    """Without the fits from which others have begun: of stages, the last one counts."""
-    passed = {(line.get("job") or {}).get("start") for line in results}
-    return [line for line in results if line.get("name") not in passed]
+    """Without the fits from whose weights others started: the last stage counts."""
+    start_names = {(line.get("job") or {}).get("start") for line in results}
+    return [line for line in results if line.get("name") not in start_names]
 
 
 def read_direction_map(results: JsonLines) -> dict[str, str]:
-    """Measure → 'min' or 'max', as the run has written it down; without those of which it says nothing."""
+    """Metric → 'min' or 'max', as far as the run has recorded it."""
     return make_direction_map(line.get("scores") or {} for line in results)
 
 
 def collect_messages(results: JsonLines) -> list[str]:
-    """The different remarks that stand beside results, in their order."""
-    parts = [part.strip() for line in results for part in str(line.get("note") or "").split("; ")]
-    return list(dict.fromkeys(filter(None, parts)))
+    """The distinct remarks that stand beside results, in order."""
+    remarks = [
+        remark.strip() for line in results for remark in str(line.get("note") or "").split("; ")
+    ]
+    return list(dict.fromkeys(filter(None, remarks)))
 
 
 def get_data_warning(results: JsonLines) -> str:
-    """The remark that must stand beside every score, because its data is made up (SYNTHETIC …), or nothing."""
+    """The remark that the data are made up (SYNTHETIC …), or ""."""
     return next((note for note in collect_messages(results) if "SYNTHETIC" in note), "")
 
 
 def get_family(job: str) -> str:
-    """What the fits of one stage share: 'wider' for 'wider-fold-2' and 'wider-repeat-3'; of a plain run 'folds' for
-    all its folds and 'fit' for all its seeds."""
+    """What the fits of one stage share.
+
+    Returns:
+        'wider' for 'wider-fold-2' and 'wider-repeat-3'; of a run without stages 'folds' for its
+        folds and 'fit' for its seeds.
+    """
     import re
 
-    found = re.fullmatch(r"(?:(.+?)-)??(repeat-\d+)?-?(fold-\d+)?", job)
-    if not found or not (found[2] or found[3]):
+    match = re.fullmatch(r"(?:(.+?)-)??(repeat-\d+)?-?(fold-\d+)?", job)
+    if not match or not (match[2] or match[3]):
         return job
-    return found[1] or ("folds" if found[3] else "fit")
+    return match[1] or ("folds" if match[3] else "fit")
 
 
-def select_splits(found: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Of (family, split): not the training rows where the family was measured on others too; test rows last."""
-    keys = list(found)
+def select_splits(splits: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Which results a table shows.
+
+    Args:
+        splits: (family, split) of results.
+
+    Returns:
+        Without training rows of families that were measured on others too; test rows last.
+    """
+    keys = list(splits)
     measured = {family for family, split in keys if split != "train"}
-    kept = [(family, split) for family, split in keys if split != "train" or family not in measured]
-    return sorted(kept, key=lambda key: key[1] == "test")
+    selected = [
+        (family, split) for family, split in keys if split != "train" or family not in measured
+    ]
+    return sorted(selected, key=lambda key: key[1] == "test")
 
 
 def find_changed_keys(
     configs: list[dict[str, Any]], private: tuple[str, ...] = ("output", "note")
 ) -> list[str]:
-    """The flat keys whose values are not the same in all configs, without the private ones."""
+    """The dotted keys whose values differ between configs.
+
+    Args:
+        configs: Configs of runs.
+        private: Beginnings of keys that are left out.
+    """
     flats = [flatten_config(config) for config in configs]
     keys = [
         key
-        for key in dict.fromkeys(key for one in flats for key in one)
+        for key in dict.fromkeys(key for flat in flats for key in flat)
         if not key.startswith(private)
     ]
-    return [key for key in keys if any(one.get(key) != flats[0].get(key) for one in flats)]
+    return [key for key in keys if any(flat.get(key) != flats[0].get(key) for flat in flats)]

@@ -1,6 +1,6 @@
-"""Reads the files of a run folder. Here alone is decided that one is damaged; whoever asks has one line that names it.
+"""Reads the files of a run folder, and decides alone that one is damaged.
 
-Needs no torch.
+Whoever asks gets one line that names the file. Needs no torch.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import json
 import logging
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,32 +19,45 @@ from dlrun.core.renamed_parts import to_current_names
 if TYPE_CHECKING:
     import numpy as np
 
-MAX_DEPTH, MAX_VALUES = (
-    40,
-    200_000,
-)  # levels and values of a config: more are no config, but an attack on whoever reads it
+# Levels and values of a config. YAML aliases make a file of 1 KB grow without end ("billion
+# laughs"): more than this is no config, but an attack on its reader.
+MAX_DEPTH, MAX_VALUES = 40, 200_000
+# Number of this layout of run folders, in environment.json. Without one a folder is of format 1.
+RUN_FORMAT = 2
 
 
 def check_config_size(config: Any, name: str) -> None:
-    """Raise UserError for a file whose values are without end: aliases that hold themselves, or each other many times."""
-    left, level = [config], 0
-    seen = 0
-    while left:
-        level, seen = level + 1, seen + len(left)
-        if level > MAX_DEPTH or seen > MAX_VALUES:
+    """Refuse a file without end: YAML aliases that hold themselves, or each other many times.
+
+    Args:
+        config: Parsed values.
+        name: The file, for the message.
+
+    Raises:
+        UserError: There are too many values or levels.
+    """
+    values, depth, count = [config], 0, 0
+    while values:
+        depth, count = depth + 1, count + len(values)
+        if depth > MAX_DEPTH or count > MAX_VALUES:
             raise UserError(f"{name} is no config: its values go on without end")
-        inner = [
+        containers = [
             value.values() if isinstance(value, dict) else value
-            for value in left
+            for value in values
             if isinstance(value, dict | list)
         ]
-        left = [each for one in inner for each in one][: MAX_VALUES + 1]
+        # The next level, cut off: one level alone may be too large to hold.
+        values = [item for container in containers for item in container][: MAX_VALUES + 1]
 
 
 log = logging.getLogger("dlrun")
 
-# What a value is expected to be: a type or several · {key: form}, a mapping with these keys at least ·
-# {"?key": form}, if it is there · {...: form}, a mapping whose values all are such · [form], a list of such.
+# What a value is expected to be:
+#   a type, or a tuple of types
+#   {key: schema}     a mapping with at least these keys
+#   {"?key": schema}  a key that may be missing
+#   {...: schema}     a mapping whose values all fit
+#   [schema]          a list whose items all fit
 Schema = Any
 
 NUMBER = (int, float, type(None))
@@ -83,10 +96,8 @@ SCHEMAS: dict[str, Schema] = {
     "fields": {"targets": FIELDS},
     "errors": [dict],
 }
-APPENDED_FILES = (
-    "history.jsonl",
-    "sweep.jsonl",
-)  # are added to line by line, so that a kill may cut the last one short
+# Appended to line by line, so that a kill may cut the last line short.
+APPENDED_FILES = ("history.jsonl", "sweep.jsonl")
 TYPE_NAMES = {
     dict: "a mapping",
     list: "a list",
@@ -94,21 +105,18 @@ TYPE_NAMES = {
     int: "a whole number",
     bool: "true or false",
 }
-ARCHIVE_ERRORS = (
-    OSError,
-    ValueError,
-    EOFError,
-    KeyError,
-    zipfile.BadZipFile,
-    zlib.error,
-)  # what numpy meets in an archive
-_warned_files: set[tuple[Path, int]] = (
-    set()
-)  # cut last lines that were told, with the time of the file: once is enough
+# What numpy raises for a damaged archive, depending on where the damage is.
+ARCHIVE_ERRORS = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
+# Files whose cut last line was reported, with their time: one warning a file is enough.
+_warned_files: set[tuple[Path, int]] = set()
 
 
 def load_text(path: Path) -> str:
-    """The text of a file. Raises UserError where it is not there, cannot be read, or is none."""
+    """The text of a file.
+
+    Raises:
+        UserError: It is not there, cannot be read, or is no text.
+    """
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -120,72 +128,83 @@ def load_text(path: Path) -> str:
 
 
 def load_complete_text(path: Path) -> str:
-    """The text of a file of whole lines. Raises UserError, also where its last line is cut short."""
-    found = load_text(path)
-    if not found.endswith("\n"):
+    """The text of a file of whole lines.
+
+    Raises:
+        UserError: As `load_text`, and where the last line is cut short.
+    """
+    text = load_text(path)
+    if not text.endswith("\n"):
         raise CorruptedFileError(
-            f"{path} is damaged: {'its last line is cut short' if found else 'it is empty'}"
+            f"{path} is damaged: {'its last line is cut short' if text else 'it is empty'}"
         )
-    return found
+    return text
 
 
 def load_command(folder: Path) -> str:
-    """The words that a run began with, as they were typed. Raises UserError where they are not kept."""
-    found = load_complete_text(path := folder / "command.txt").strip()
-    if not found.startswith("dlrun"):
+    """The command line of a run, as it was typed.
+
+    Raises:
+        UserError: command.txt is missing or damaged.
+    """
+    command = load_complete_text(path := folder / "command.txt").strip()
+    if not command.startswith("dlrun"):
         raise CorruptedFileError(f"{path} is damaged: it does not begin with dlrun")
-    return found
+    return command
 
 
-def load_json(path: Path, form: Schema = None) -> Any:
-    """What a JSON file holds. form: what is asked of it here, besides its usual form.
+def load_json(path: Path, schema: Schema = None) -> Any:
+    """Read a JSON file.
 
-    Raises UserError where it is not there, or is damaged.
+    Args:
+        path: The file.
+        schema: What is required here, besides the file's usual schema.
+
+    Raises:
+        UserError: It is missing or damaged.
     """
     content = load_text(path)
     try:
-        found = json.loads(content)
+        value = json.loads(content)
     except (ValueError, RecursionError) as error:
         why = "it is empty" if not content.strip() else f"it is no JSON ({error})"
         raise CorruptedFileError(f"{path} is damaged: {why}") from None
-    return to_current_names(
-        check_schema(
-            path,
-            check_schema(path, found, SCHEMAS.get(path.name) or SCHEMAS.get(path.parent.name)),
-            form,
-        )
-    )
+    check_schema(path, value, SCHEMAS.get(path.name) or SCHEMAS.get(path.parent.name))
+    return to_current_names(check_schema(path, value, schema))
 
 
 def load_json_or_none(path: Path) -> Any:
-    """What a JSON file holds; None where it is not there. Raises UserError where it is damaged."""
+    """Read a JSON file; None where it is not there. Raises UserError where it is damaged."""
     return load_json(path) if path.exists() else None
 
 
 def load_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON lines of a file; none where it is not there. Raises UserError where it is damaged.
+    """Read the lines of a JSON Lines file; none where it is not there.
 
-    Of a file that is added to line by line, a last line that a kill has cut short is left out.
+    Of a file that is appended to, a last line that a kill has cut short is left out.
+
+    Raises:
+        UserError: The file is damaged.
     """
     if not path.exists():
         return []
-    texts, found, form = load_text(path).split("\n"), [], SCHEMAS.get(path.name, dict)
-    for number, line in enumerate(texts, 1):
+    lines, rows, schema = load_text(path).split("\n"), [], SCHEMAS.get(path.name, dict)
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            each = check_schema(path, json.loads(line), form, f"line {number}: ")
-            found.append(to_current_names(each) if "_target_" in line else each)
+            row = check_schema(path, json.loads(line), schema, f"line {number}: ")
+            rows.append(to_current_names(row) if "_target_" in line else row)
         except (ValueError, RecursionError):
-            if number == len(texts) and path.name in APPENDED_FILES:
+            if number == len(lines) and path.name in APPENDED_FILES:
                 _warn_truncated(path)
                 break
             raise CorruptedFileError(
                 f"{path} is damaged: line {number} is no JSON: {line[:60]!r}"
             ) from None
-    if not found and path.name not in APPENDED_FILES:
+    if not rows and path.name not in APPENDED_FILES:
         raise CorruptedFileError(f"{path} is damaged: it is empty")
-    return found
+    return rows
 
 
 def _warn_truncated(path: Path) -> None:
@@ -195,94 +214,140 @@ def _warn_truncated(path: Path) -> None:
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
-    """What a YAML file holds. Raises UserError where it is not there, or is damaged."""
+    """Read a YAML file.
+
+    Raises:
+        UserError: It is missing or damaged.
+    """
     import yaml
 
     content = load_complete_text(path)
     try:
-        found = yaml.load(content, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        values = yaml.load(content, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise CorruptedFileError(
             f"{path} is damaged: {' '.join(str(error).split())[:200]}"
         ) from None
-    check_config_size(found, str(path))
-    return to_current_names(check_schema(path, found, SCHEMAS.get(path.name, dict)))  # type: ignore[no-any-return]
+    check_config_size(values, str(path))
+    check_schema(path, values, SCHEMAS.get(path.name, dict))
+    return to_current_names(values)  # type: ignore[no-any-return]
 
 
 def load_run_config(folder: Path) -> dict[str, Any]:
-    """The resolved config of a run. Raises UserError where the folder is no run, or its config is damaged."""
+    """Read the resolved config of a run.
+
+    Raises:
+        UserError: The folder is no run, its format is newer than this dlrun, or it is damaged.
+    """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}")
     if not (folder / "config.yaml").is_file():
         raise UserError(f"{folder} is no run folder: it has no config.yaml")
+    check_run_format(folder)
     return load_yaml(folder / "config.yaml")
 
 
+def check_run_format(folder: Path) -> None:
+    """Refuse the run folder of a newer dlrun, whose files may mean something else.
+
+    Raises:
+        UserError: Its format number is larger than ours.
+    """
+    try:
+        environment = load_json_or_none(folder / "environment.json") or {}
+    except UserError:
+        return  # only the report needs this file, and says itself that it is damaged
+    number = environment.get("format", 1)
+    if not isinstance(number, int) or number <= RUN_FORMAT:
+        return
+    writer = environment.get("dlrun")
+    version = writer.get("version", "?") if isinstance(writer, dict) else "?"
+    raise UserError(
+        f"{folder} has run folder format {number}, and this dlrun reads formats up to "
+        f"{RUN_FORMAT}: update dlrun (dlrun {version} has made this run)"
+    )
+
+
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file. Raises UserError where it is not there, or is damaged."""
+    """Read the arrays of an .npz file.
+
+    Raises:
+        UserError: It is missing or damaged.
+    """
     import numpy as np
 
     if not path.is_file():
         raise UserError(f"{path.parent.parent} has no {path.parent.name}/{path.name}")
     try:
-        with (
-            path.open("rb") as file,
-            np.load(file, allow_pickle=False) as archive,
-        ):  # which a damaged one keeps open
+        # Opened here: np.load leaves the file of a damaged archive open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return dict(archive)
-    except (
-        *ARCHIVE_ERRORS,
-        AttributeError,
-        TypeError,
-    ) as error:  # a lone array has no arrays in it
-        raise CorruptedFileError(
-            f"{path} is damaged: {str(error).splitlines()[0] if str(error) else 'it is empty'}"
-        ) from None
+    # Attribute and type errors: a file of one array holds no names.
+    except (*ARCHIVE_ERRORS, AttributeError, TypeError) as error:
+        why = str(error).splitlines()[0] if str(error) else "it is empty"
+        raise CorruptedFileError(f"{path} is damaged: {why}") from None
 
 
-def check_schema(path: Path, found: Any, form: Schema, where: str = "") -> Any:
-    """The value, if it has this form. Raises UserError, naming the file and the part that has not."""
-    if form is not None and (fault := find_mismatch(found, form)):
-        raise CorruptedFileError(f"{path} is damaged: {where}{fault}")
-    return found
+def check_schema(path: Path, value: Any, schema: Schema, location: str = "") -> Any:
+    """Return a value that fits its schema.
+
+    Args:
+        path: The file that it is from.
+        value: Parsed value.
+        schema: See `Schema`; None: anything.
+        location: Where in the file, for the message, such as 'line 3: '.
+
+    Raises:
+        CorruptedFileError: It does not fit; names the file and the mismatch.
+    """
+    if schema is not None and (mismatch := find_mismatch(value, schema)):
+        raise CorruptedFileError(f"{path} is damaged: {location}{mismatch}")
+    return value
 
 
-def find_mismatch(found: Any, form: Schema, name: str = "it") -> str:
-    """What is wrong with a value that should have a form, in words; '' where nothing is."""
-    if isinstance(form, Mapping):
-        return find_mismatch(found, dict, name) or _find_nested_mismatch(found, form, name)
-    if isinstance(form, list):
-        parts = enumerate(found, 1) if isinstance(found, list) else ()
-        return find_mismatch(found, list, name) or _first_fault(
-            find_mismatch(part, form[0], f"{name}[{at}]") for at, part in parts
+def find_mismatch(value: Any, schema: Schema, name: str = "it") -> str:
+    """Where a value does not fit a schema, in words; "" where it fits.
+
+    Args:
+        value: Parsed value.
+        schema: See `Schema`.
+        name: What the value is called in the message.
+    """
+    if isinstance(schema, Mapping):
+        return find_mismatch(value, dict, name) or _find_nested_mismatch(value, schema, name)
+    if isinstance(schema, list):
+        items = enumerate(value, 1) if isinstance(value, list) else ()
+        return find_mismatch(value, list, name) or _first_mismatch(
+            find_mismatch(item, schema[0], f"{name}[{number}]") for number, item in items
         )
-    kinds = form if isinstance(form, tuple) else (form,)
-    if isinstance(found, kinds) and (bool in kinds or not isinstance(found, bool)):
+    types = schema if isinstance(schema, tuple) else (schema,)
+    # bool is a subclass of int in Python, but true is no number in a file.
+    if isinstance(value, types) and (bool in types or not isinstance(value, bool)):
         return ""
-    return f"{name} is {_describe_type(found)}, where {TYPE_NAMES.get(kinds[0], 'a number')} is expected"
+    expected = TYPE_NAMES.get(types[0], "a number")
+    return f"{name} is {_describe_type(value)}, where {expected} is expected"
 
 
-def _find_nested_mismatch(found: dict[str, Any], form: Mapping[Any, Schema], name: str) -> str:
-    inside = "" if name == "it" else f"{name}."
-    if ... in form:
-        return _first_fault(
-            find_mismatch(part, form[...], f"{inside}{key}") for key, part in found.items()
+def _find_nested_mismatch(value: dict[str, Any], schema: Mapping[Any, Schema], name: str) -> str:
+    prefix = "" if name == "it" else f"{name}."
+    if ... in schema:
+        return _first_mismatch(
+            find_mismatch(item, schema[...], f"{prefix}{key}") for key, item in value.items()
         )
-    for key, inner in form.items():
-        bare = key.removeprefix("?")
-        missing = "" if bare != key else f"{name} has no '{key}'"
-        if (
-            fault := find_mismatch(found[bare], inner, f"{inside}{bare}")
-            if bare in found
-            else missing
-        ):
-            return fault
+    for key, inner_schema in schema.items():
+        name_in_file = key.removeprefix("?")
+        if name_in_file in value:
+            mismatch = find_mismatch(value[name_in_file], inner_schema, f"{prefix}{name_in_file}")
+        else:
+            mismatch = f"{name} has no '{key}'" if name_in_file == key else ""
+        if mismatch:
+            return mismatch
     return ""
 
 
-def _first_fault(faults: Any) -> str:
-    return next(filter(None, faults), "")
+def _first_mismatch(mismatches: Iterable[str]) -> str:
+    return next(filter(None, mismatches), "")
 
 
-def _describe_type(found: Any) -> str:
-    return "empty" if found is None else TYPE_NAMES.get(type(found), "a number")
+def _describe_type(value: Any) -> str:
+    return "empty" if value is None else TYPE_NAMES.get(type(value), "a number")

@@ -19,11 +19,19 @@ TIME_UNITS = ((SECONDS_PER_DAY, "d"), (3600.0, "h"), (60.0, "min"))
 
 @dataclass(frozen=True)
 class ForecastHorizon:
-    """A target of a series: the values of `column` that come `rows` rows after now.
+    """A target of a series: the values of a column at given numbers of rows ahead.
 
-    The window that a model sees begins `lookback` rows before now and ends `step` rows before it, one row in `step`
-    (book §6.3). every: from one row to the next; in seconds where the time column holds dates (`dated`). unit: of the
-    column, '' where it names none.
+    The window that a model sees begins `lookback` rows before now and ends `step` rows before it
+    (book §6.3).
+
+    Attributes:
+        column: The column that is predicted.
+        rows: How many rows after now each predicted value lies.
+        lookback: Rows before now at which the window begins.
+        step: One row in so many is read.
+        every: Time from one row to the next; seconds where `dated`.
+        dated: Whether the time column holds dates.
+        unit: The unit of the column; "" where it names none.
     """
 
     column: str
@@ -36,32 +44,38 @@ class ForecastHorizon:
 
     @property
     def span(self) -> int:
-        """Rows from the first that a window sees to the last that is foretold: windows nearer than that share some."""
+        """Rows from the first row of a window to the last one predicted.
+
+        Windows that are nearer to each other than that share values.
+        """
         return self.lookback + max(self.rows)
 
     @property
     def horizon_rows(self) -> tuple[int, ...]:
-        """How many rows after the last one that a window sees each answer is for."""
+        """How many rows after the last one in the window each prediction is for."""
         return tuple(rows + self.step for rows in self.rows)
 
     @property
     def window_length(self) -> int:
-        """How many rows of the series a window sees."""
+        """Rows of the series in a window."""
         return self.lookback // self.step
 
     @property
     def rows_per_day(self) -> int | None:
-        """How many rows make a day; None where that is no whole number, or not known."""
+        """Rows that make a day; None where that is no whole number, or unknown."""
         count = SECONDS_PER_DAY / self.every if self.dated and self.every > 0 else 0
         return round(count) if count >= 1 and abs(count - round(count)) < 1e-6 else None
 
     @property
     def horizon_labels(self) -> tuple[str, ...]:
-        """How far each answer looks ahead of the last row seen, in words."""
+        """How far each prediction looks ahead of the last row seen: 'in 24 h'."""
         return tuple(f"in {self.rows_to_time(rows)}" for rows in self.horizon_rows)
 
     def rows_to_time(self, rows: int) -> str:
-        """So many rows as a time: '24 h', '10 min', '3 d'; as rows where the time column holds no dates."""
+        """A number of rows as a time: '24 h', '10 min', '3 d'.
+
+        Where the time column holds no dates it stays a number of rows.
+        """
         if not self.dated:
             return counted(rows, "row")
         seconds = rows * self.every
@@ -73,40 +87,54 @@ class ForecastHorizon:
         )
 
     def format_time(self, moment: float) -> str:
-        """A moment as text: a date and time, or the number."""
+        """A moment as text: a date and time, or the number where there are no dates."""
         if not self.dated:
             return f"{moment:.10g}"
-        found = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=round(moment, 3))
-        return found.replace(tzinfo=None).isoformat(" ")
+        date = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=round(moment, 3))
+        return date.replace(tzinfo=None).isoformat(" ")
 
     def to_dict(self) -> dict[str, Any]:
-        """As fields.json holds it."""
+        """Plain values, as fields.json holds them."""
         return asdict(self)
 
 
-def horizon_from_dict(plain: dict[str, Any] | None) -> ForecastHorizon | None:
-    """From what fields.json holds."""
-    return None if plain is None else ForecastHorizon(**{**plain, "rows": tuple(plain["rows"])})
+def horizon_from_dict(values: dict[str, Any] | None) -> ForecastHorizon | None:
+    """The horizon that fields.json holds; None stays None."""
+    return None if values is None else ForecastHorizon(**{**values, "rows": tuple(values["rows"])})
 
 
 Kind = Literal[
     "number", "fraction", "binary", "category", "multilabel", "tokens", "bag", "image", "series"
 ]
 Batch = dict[str, Tensor]
-CACHED_FEATURES = ".ahead"  # column `image.ahead` stands for `image`: what a frozen network answers to it, computed once
+# Column `image.ahead` replaces `image`: the features of a frozen base, computed once.
+CACHED_FEATURES = ".ahead"
 
 
 @dataclass(frozen=True)
 class Field:
-    """What one column holds. A batch of it is a tensor of shape (B, *shape).
+    """The description of one column. A batch of it is a tensor (B, *shape).
 
-    kind: number (float) · fraction (float in [0, 1]) · binary (float 0 or 1) · category (int64, 0..size-1) ·
-    multilabel (float 0 or 1 for each of `size` labels) · tokens (int64 ids, 0 = padding; shape () where batches differ
-    in length) · bag (sparse CSR counts of words) · image (float, channels first) · series (float, time first). A scalar
-    has shape (1,), a category shape ().
-    size: number of categories, labels or words. labels: their names. prior: what one would answer knowing nothing,
-    from training rows: class frequencies, label frequencies, or the mean. median: of numbers. shift, scale: of
-    standardized numbers, what brings them back to their own unit. outlook: of a target that is foretold from a series.
+    Attributes:
+        kind: What the values are:
+            number: float, standardized where `scale` is set.
+            fraction: float in [0, 1].
+            binary: float, 0 or 1.
+            category: int64 in [0, size).
+            multilabel: float, 0 or 1 for each of `size` labels.
+            tokens: int64 ids, 0 is padding; shape () where batches differ in length.
+            bag: sparse CSR word counts.
+            image: float, channels first.
+            series: float, time first.
+        shape: Shape of one row; (1,) of a scalar, () of a category.
+        size: Number of categories, labels or words.
+        labels: Their names, `size` of them, or none.
+        prior: Best constant prediction by cross-entropy or squared error, from training rows: class
+            frequencies (size,), label frequencies (size,), or the mean (1,).
+        shift: Mean that standardization subtracted, in the column's unit.
+        scale: Standard deviation that it divided by, in the column's unit.
+        outlook: The forecast horizon of a target of a series.
+        median: Median of the training rows, for kinds number and fraction.
     """
 
     kind: Kind
@@ -121,50 +149,75 @@ class Field:
 
     @property
     def num_outputs(self) -> int:
-        """How many numbers a model answers for this target."""
+        """Numbers that a model predicts for this target, in each row."""
         if self.kind in ("category", "multilabel"):
             return self.size
         return torch.Size(self.shape).numel()
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        """The shape of what a model answers to one row: (outputs,), or (steps, size) where the target is tokens."""
+        """Shape of one row's logits: (outputs,), or (steps, size) of tokens."""
         return (*self.shape, self.size) if self.kind == "tokens" else (self.num_outputs,)
 
     def to_probabilities(self, target: Tensor) -> Tensor:
-        """A target's labels as shares (B, outputs): one-hot for a category; those that are shares as they are."""
+        """Labels as probabilities.
+
+        Args:
+            target: Class numbers (B,), or values (B, outputs).
+
+        Returns:
+            (B, outputs): one-hot rows for class numbers, other targets as they are.
+        """
         if self.kind != "category" or target.is_floating_point():
             return target
         return torch.nn.functional.one_hot(target, self.size).float()
 
-    def apply_activation(self, raw: Tensor) -> Tensor:
-        """The last layer of the book's table (§4.5): logits (B, outputs) → probabilities, or numbers as they are."""
+    def apply_activation(self, logits: Tensor) -> Tensor:
+        """Apply the last layer of the book's table (§4.5).
+
+        Args:
+            logits: (B, outputs).
+
+        Returns:
+            Probabilities of the same shape; numbers as they are.
+        """
         if self.kind in ("category", "tokens"):
-            return raw.softmax(-1)
+            return logits.softmax(-1)
         if self.kind in ("binary", "multilabel", "fraction"):
-            return raw.sigmoid()
-        return raw
+            return logits.sigmoid()
+        return logits
 
-    def to_prediction(self, raw: Tensor) -> Tensor:
-        """What is kept of raw answers: probabilities, or numbers in their own unit; of tokens only the likeliest."""
-        return (
-            raw.argmax(-1)
-            if self.kind == "tokens"
-            else self.to_original_units(self.apply_activation(raw))
-        )
+    def to_prediction(self, logits: Tensor) -> Tensor:
+        """What is stored of logits.
 
-    def prediction_error(self, raw: Tensor, target: Tensor) -> Tensor:
-        """Answer less target as measures see it: in the target's own unit; of a series in standard deviations, as the
-        book has it (§6.3)."""
-        found = self.apply_activation(raw) - target
-        return (
-            found
-            if self.scale is None or self.outlook is not None
-            else found * self.scale.to(found.device)
-        )
+        Args:
+            logits: (B, outputs), or (B, steps, size) of tokens.
+
+        Returns:
+            Probabilities, numbers in their original unit, or of tokens the most likely id.
+        """
+        if self.kind == "tokens":
+            return logits.argmax(-1)
+        return self.to_original_units(self.apply_activation(logits))
+
+    def prediction_error(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Prediction minus target, as metrics see it.
+
+        Args:
+            logits: (B, outputs).
+            target: (B, outputs).
+
+        Returns:
+            (B, outputs) in the target's original unit; of a series in standard deviations, as the
+            book has it (§6.3).
+        """
+        error = self.apply_activation(logits) - target
+        if self.scale is None or self.outlook is not None:
+            return error
+        return error * self.scale.to(error.device)
 
     def to_original_units(self, numbers: Tensor) -> Tensor:
-        """Numbers as the model has them, in their own unit."""
+        """Undo standardization, on the device of the numbers."""
         if self.scale is None or self.shift is None:
             return numbers
         return numbers * self.scale.to(numbers.device) + self.shift.to(numbers.device)
@@ -172,7 +225,12 @@ class Field:
 
 @dataclass(frozen=True)
 class Spec:
-    """What a model is told of the data: its input and target columns by name."""
+    """The description of the data from which a model takes its sizes.
+
+    Attributes:
+        inputs: Input columns by name.
+        targets: Target columns by name; empty where there is nothing to predict.
+    """
 
     inputs: dict[str, Field]
     targets: dict[str, Field] = field(default_factory=dict)
@@ -180,10 +238,15 @@ class Spec:
 
 @dataclass
 class Step:
-    """Minimise `loss` (a mean over the batch) over the objective's `groups[group]`, once.
+    """One optimizer step: minimize `loss` over the parameters of `groups[group]`.
 
-    parts: what the loss is the sum of, by name; measured: other means over the batch. Both are only written down.
-    gradient: of the loss by each parameter of the group, where that is known already.
+    Attributes:
+        group: Which parameter group of the objective learns.
+        loss: Scalar, a mean over the batch.
+        outputs: Logits by target name, for metrics.
+        parts: Summands of the loss by name, scalars; only recorded.
+        measured: Other means over the batch by name, scalars; only recorded.
+        gradient: Gradient of each parameter of the group where it is already known; None: backward.
     """
 
     group: str
@@ -196,7 +259,14 @@ class Step:
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What one visit of a split came to. epoch counts from 1. rates: learning rates of its last step, by name."""
+    """What one visit of a split measured.
+
+    Attributes:
+        epoch: Counts from 1.
+        split: 'train', 'val' or 'test'.
+        values: Metric → its mean over the rows.
+        rates: Learning rate of the epoch's last step, by parameter group.
+    """
 
     epoch: int
     split: str
@@ -204,7 +274,11 @@ class EpochRecord:
     rates: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raises UserError for a split that would lead out of the run folder, as one in a stranger's checkpoint may."""
+        """Check the split.
+
+        Raises:
+            UserError: It would lead out of the run folder, as a foreign checkpoint's may.
+        """
         if not is_safe_name(self.split):
             raise UserError(f"'{self.split}' is no name of a split")
 
@@ -214,9 +288,15 @@ History = list[EpochRecord]
 
 @dataclass(frozen=True)
 class FitJob:
-    """One fit: its stage, which fold of how many, and the settings that differ: dotted config key → plain value.
+    """One fit: its stage, its fold, and the settings in which it differs.
 
-    start: the name of the job whose weights it begins with; '' for new ones.
+    Attributes:
+        stage: The name of its stage; 'fit' where there is one.
+        fold: Which fold, from 0.
+        folds: Of how many.
+        repeat: Which repetition with another seed, from 0.
+        patch: Dotted config key → plain value.
+        start: The job whose weights it begins with; "" for new ones.
     """
 
     stage: str = "fit"
@@ -227,25 +307,37 @@ class FitJob:
     start: str = ""
 
     def __post_init__(self) -> None:
-        """Raises UserError for names that would lead out of the run folder, as a stranger's may hold."""
+        """Check the names.
+
+        Raises:
+            UserError: One would lead out of the run folder, as in a file of foreign origin.
+        """
         if odd := [name for name in (self.stage, self.start) if name and not is_safe_name(name)]:
             raise UserError(f"'{odd[0]}' is no name of a fit")
 
     @property
     def name(self) -> str:
-        """The name of its folder and its line in a table: 'fit', 'fold-2', 'repeat-2-fold-1', 'wider-fold-2'."""
-        parts = [self.stage] if self.stage != "fit" else []
-        parts += [f"repeat-{self.repeat + 1}"] if self.repeat else []
-        parts += [f"fold-{self.fold + 1}"] if self.folds > 1 else []
-        return "-".join(parts) or self.stage
+        """The name of its folder and of its line in tables.
+
+        'fit', 'fold-2', 'repeat-2-fold-1', 'wider-fold-2'.
+        """
+        words = [self.stage] if self.stage != "fit" else []
+        words += [f"repeat-{self.repeat + 1}"] if self.repeat else []
+        words += [f"fold-{self.fold + 1}"] if self.folds > 1 else []
+        return "-".join(words) or self.stage
 
 
 @dataclass(frozen=True)
 class Score:
-    """A measured mean with its 95 % interval over n rows; low and high are None where no interval is known.
+    """A mean over rows with its 95 % confidence interval.
 
-    value: nan where the measure is not defined on these rows. goal: which direction is better, 'min' or 'max'; '' where
-    nobody has said it. why: why there is no value, or else no interval.
+    Attributes:
+        value: nan where the metric is not defined on these rows.
+        low: Lower end of the interval; None where none is known.
+        high: Upper end of the interval; None where none is known.
+        n: Number of rows.
+        goal: 'min' or 'max', the better direction; "" where it was not recorded.
+        why: Why there is no value, or else no interval.
     """
 
     value: float
@@ -258,9 +350,18 @@ class Score:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one job: its scores on `split`, the common-sense baseline's beside them.
+    """The result of one job on one split.
 
-    seconds: of training. parameters: how many numbers it learnt; 0 where an older dlrun did not say.
+    Attributes:
+        job: The fit.
+        split: Where it was measured.
+        scores: Metric → score of the model.
+        baseline: Metric → score of the common-sense baseline.
+        epochs: Epochs that were trained.
+        checkpoint: Path of the checkpoint that was measured.
+        seconds: Training time.
+        note: Remarks that must stand beside the scores.
+        parameters: Numbers that were learned; 0 where an older dlrun did not record it.
     """
 
     job: FitJob
