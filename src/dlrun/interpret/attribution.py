@@ -1,4 +1,4 @@
-"""Which pixels of an image speak for a prediction: saliency, Grad-CAM, and their heat maps."""
+"""Which pixels of an image a prediction rests on: saliency, Grad-CAM and their heat maps."""
 
 from __future__ import annotations
 
@@ -16,16 +16,19 @@ from dlrun.interpret.model_summary import collect_module_outputs
 from dlrun.interpret.target import AttributionTarget
 from dlrun.models.model import Model
 
-PASS_THROUGH_LAYERS = (
-    "Dropout",
-    "Identity",
-    "Sequential",
-)  # layers whose answer is that of the one before, or inside
+# in evaluation, the output of these is that of the layer before, or of the last one inside
+PASS_THROUGH_LAYERS = ("Dropout", "Identity", "Sequential")
 
 
 @dataclass(frozen=True)
 class LayerOutput:
-    """A layer and what it answers to one picture. shape: (channels, height, width), or (units,) for a vector."""
+    """A layer and the shape of its output for one image.
+
+    Attributes:
+        name: As in `named_modules`; '' for the model itself.
+        kind: Name of its class.
+        shape: (channels, height, width), or (units,) for a vector.
+    """
 
     name: str
     kind: str
@@ -33,7 +36,7 @@ class LayerOutput:
 
     @property
     def is_spatial(self) -> bool:
-        """Whether there is more than one place on its maps."""
+        """Whether its maps have more than one pixel."""
         return len(self.shape) == 3 and self.shape[1] * self.shape[2] > 1
 
     @property
@@ -43,7 +46,7 @@ class LayerOutput:
 
     @property
     def is_pooling(self) -> bool:
-        """Whether it is a pooling with maps."""
+        """Whether it is a pooling layer with maps."""
         return "Pool" in self.kind and self.is_spatial
 
     @property
@@ -53,13 +56,19 @@ class LayerOutput:
 
 
 def build_blank_batch(spec: Spec) -> Batch:
-    """One row of nothing: a black picture, zeros, padding, an empty bag."""
+    """Return one row of zeros for these inputs.
+
+    Args:
+        spec: The inputs. An image is black, a text padding, a bag empty.
+    """
 
     def column(field: Field) -> Tensor:
         if field.kind == "bag":
-            none, size = torch.zeros(0, dtype=torch.int32), (1, field.size)
+            empty, size = torch.zeros(0, dtype=torch.int32), (1, field.size)
             starts = torch.zeros(2, dtype=torch.int32)
-            return torch.sparse_csr_tensor(starts, none, none.float(), size, check_invariants=False)
+            return torch.sparse_csr_tensor(
+                starts, empty, empty.float(), size, check_invariants=False
+            )
         dtype = torch.int64 if field.kind in ("category", "tokens") else torch.float32
         return torch.zeros(1, *field.shape, dtype=dtype)
 
@@ -67,7 +76,15 @@ def build_blank_batch(spec: Spec) -> Batch:
 
 
 def collect_layer_outputs(model: nn.Module, batch: Batch) -> list[LayerOutput]:
-    """Every layer whose answer to this batch of one row is a tensor, in the order in which they are done."""
+    """Return every layer whose output for one row is a tensor, in order of execution.
+
+    Args:
+        model: The network.
+        batch: One row.
+
+    Returns:
+        Layers with maps or vectors; outputs of other ranks are left out.
+    """
     names = {module: name for name, module in model.named_modules()}
     outputs = collect_module_outputs(model, batch).items()
     return [
@@ -78,126 +95,168 @@ def collect_layer_outputs(model: nn.Module, batch: Batch) -> list[LayerOutput]:
 
 
 def get_layer_class_name(module: nn.Module) -> str:
-    """The name of a layer's class; whatever is derived from a convolution is called one."""
+    """Return the name of a layer's class; a subclass of Conv2d is called Conv2d."""
     return "Conv2d" if isinstance(module, nn.Conv2d) else type(module).__name__
 
 
-def select_image_layers(found: list[LayerOutput], model: Model, image: str) -> list[LayerOutput]:
-    """The layers of the tower that reads this image; all of them where the model has no towers."""
+def select_image_layers(layers: list[LayerOutput], model: Model, image: str) -> list[LayerOutput]:
+    """Return the layers of the tower that reads an image; all layers of a model without towers."""
     if image not in model.image_towers():
-        return found
-    return [each for each in found if each.name.startswith(f"towers.{image}.")]
+        return layers
+    return [layer for layer in layers if layer.name.startswith(f"towers.{image}.")]
 
 
-def select_first_layers(found: list[LayerOutput], count: int = 8) -> list[LayerOutput]:
-    """The first convolutions, each with its activation, and poolings (the book's first eight layers, §5.4)."""
+def select_first_layers(layers: list[LayerOutput], count: int = 8) -> list[LayerOutput]:
+    """Return the first convolutions and pooling layers (book §5.4 shows the first eight layers).
+
+    Args:
+        layers: All layers, in order of execution.
+        count: How many to return at most.
+
+    Returns:
+        Layers; a convolution is represented by the activation that follows it.
+    """
     stages: list[LayerOutput] = []
-    for each in found:
-        if each.is_convolution or each.is_pooling:
-            stages.append(each)
-        elif stages and is_after_convolution(stages[-1], each):
-            stages[-1] = each
+    for layer in layers:
+        if layer.is_convolution or layer.is_pooling:
+            stages.append(layer)
+        elif stages and is_after_convolution(stages[-1], layer):
+            stages[-1] = layer
     return stages[:count]
 
 
-def is_after_convolution(stage: LayerOutput, after: LayerOutput) -> bool:
-    """Whether a layer is what a convolution is followed by at once: its batch norm, its activation."""
+def is_after_convolution(stage: LayerOutput, layer: LayerOutput) -> bool:
+    """Return whether a layer directly continues a convolution: its batch norm or activation."""
     return (
         not stage.is_pooling
-        and after.shape == stage.shape
-        and not after.kind.startswith(PASS_THROUGH_LAYERS)
+        and layer.shape == stage.shape
+        and not layer.kind.startswith(PASS_THROUGH_LAYERS)
     )
 
 
-def select_last_layer(found: list[LayerOutput]) -> LayerOutput | None:
-    """The last layer with maps as large as the last convolution's: its activation, or the block it ends; None: none.
+def select_last_layer(layers: list[LayerOutput]) -> LayerOutput | None:
+    """Return the last layer with maps as large as those of the last convolution.
 
-    Maps of one single place are not looked at.
+    This is its activation, or the end of the block that it is in. Maps of one pixel do not count.
+
+    Args:
+        layers: All layers, in order of execution.
+
+    Returns:
+        The layer; None where there is no convolution with maps.
     """
-    last = next((each for each in reversed(found) if each.is_convolution), None)
+    last = next((layer for layer in reversed(layers) if layer.is_convolution), None)
     if last is None:
         return None
-    after = found[found.index(last) :]
-    same = [each for each in after if each.is_spatial and each.shape[1:] == last.shape[1:]]
-    return next(each for each in reversed(same) if not each.kind.startswith(PASS_THROUGH_LAYERS))
+    following = layers[layers.index(last) :]
+    same_size = [
+        layer for layer in following if layer.is_spatial and layer.shape[1:] == last.shape[1:]
+    ]
+    return next(
+        layer for layer in reversed(same_size) if not layer.kind.startswith(PASS_THROUGH_LAYERS)
+    )
 
 
-def select_even_layers(found: list[LayerOutput], count: int = 4) -> list[LayerOutput]:
-    """So many convolutions from the first to the last, evenly."""
-    convolutions = [each for each in found if each.is_convolution]
+def select_even_layers(layers: list[LayerOutput], count: int = 4) -> list[LayerOutput]:
+    """Return `count` convolutions, evenly spaced from first to last; all where there are fewer."""
+    convolutions = [layer for layer in layers if layer.is_convolution]
     if len(convolutions) <= count:
         return convolutions
-    return [
-        convolutions[round(place * (len(convolutions) - 1) / (count - 1))] for place in range(count)
-    ]
+    step = (len(convolutions) - 1) / (count - 1)
+    return [convolutions[round(index * step)] for index in range(count)]
 
 
 def run_with_layer_outputs(
     run: Callable[[], Any], layers: Mapping[str, nn.Module]
 ) -> tuple[Any, dict[str, Tensor]]:
-    """What `run` answers, and what these layers answer meanwhile, at their first call.
+    """Call a function and return its result with the outputs of layers meanwhile.
 
-    What comes after a layer gets a copy: it may work in place, as torchvision's activations do.
+    Args:
+        run: Runs the network.
+        layers: Name → layer.
+
+    Returns:
+        The result of `run`, and name → output at the layer's first call, with its graph.
     """
-    kept: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
 
-    def note(name: str) -> Callable[[nn.Module, Any, Any], Tensor | None]:
+    def record(name: str) -> Callable[[nn.Module, Any, Any], Tensor | None]:
         def hook(_: nn.Module, __: Any, output: Any) -> Tensor | None:
-            if name in kept or not isinstance(output, Tensor):
+            if name in outputs or not isinstance(output, Tensor):
                 return None
-            kept[name] = output
+            outputs[name] = output
+            # the next layer gets a copy, as it may work in place: torchvision's activations do
             return output.clone()
 
         return hook
 
-    hooks = [module.register_forward_hook(note(name)) for name, module in layers.items()]
+    hooks = [module.register_forward_hook(record(name)) for name, module in layers.items()]
     try:
-        return run(), kept
+        return run(), outputs
     finally:
         for hook in hooks:
             hook.remove()
 
 
 def grad_cam(
-    model: nn.Module, batch: Batch, image: str, layer: str, asked: AttributionTarget
+    model: nn.Module, batch: Batch, image: str, layer: str, target: AttributionTarget
 ) -> np.ndarray:
-    """Grad-CAM: (height, width) of the picture, from 0 to 1; zero everywhere where nothing speaks for the answer.
+    """Return a Grad-CAM heat map: where a layer sees evidence for a prediction.
 
-    The maps of a layer, each weighted by the mean gradient of the answer's raw score, added up, below zero cut off,
-    and enlarged to the picture's size. batch: one row. Source: Selvaraju et al. 2017; book §5.4.
+    The layer's maps are weighted by the mean gradient of the raw score, summed, cut off below zero
+    and enlarged. Source: Selvaraju et al. 2017; book §5.4.
+
+    Args:
+        model: The network.
+        batch: One row.
+        image: Its image input (1, C, H, W).
+        layer: Name of a layer with maps.
+        target: The prediction.
+
+    Returns:
+        (H, W) from 0 to 1; zero everywhere where there is no evidence.
     """
     batch = with_image_gradient(batch, image)
     with torch.enable_grad():
-        outputs, kept = run_with_layer_outputs(
+        outputs, layer_outputs = run_with_layer_outputs(
             lambda: model(batch), {layer: model.get_submodule(layer)}
         )
-        (gradient,) = torch.autograd.grad(asked.score(outputs), kept[layer])
+        (gradient,) = torch.autograd.grad(target.score(outputs), layer_outputs[layer])
     weights = gradient.mean((2, 3), keepdim=True)
-    warmth = (weights * kept[layer].detach()).sum(1, keepdim=True).relu()
+    heat_map = (weights * layer_outputs[layer].detach()).sum(1, keepdim=True).relu()
     size = batch[image].shape[2:]
     return scale_to_unit(
-        functional.interpolate(warmth, size, mode="bilinear", align_corners=False)[0, 0]
+        functional.interpolate(heat_map, size, mode="bilinear", align_corners=False)[0, 0]
     )
 
 
-def saliency(model: nn.Module, batch: Batch, image: str, asked: AttributionTarget) -> np.ndarray:
-    """How much a pixel's change changes the answer's raw score: (height, width) from 0 to 1, the largest over channels.
+def saliency(model: nn.Module, batch: Batch, image: str, target: AttributionTarget) -> np.ndarray:
+    """Return how strongly each pixel changes the raw score of a prediction.
 
-    batch: one row. Source: Simonyan, Vedaldi & Zisserman 2014.
+    Source: Simonyan, Vedaldi & Zisserman 2014.
+
+    Args:
+        model: The network.
+        batch: One row.
+        image: Its image input (1, C, H, W).
+        target: The prediction.
+
+    Returns:
+        The largest absolute gradient over the channels (H, W), scaled to at most 1.
     """
     batch = with_image_gradient(batch, image)
     with torch.enable_grad():
-        (gradient,) = torch.autograd.grad(asked.score(model(batch)), batch[image])
+        (gradient,) = torch.autograd.grad(target.score(model(batch)), batch[image])
     return scale_to_unit(gradient[0].abs().amax(0))
 
 
 def with_image_gradient(batch: Batch, image: str) -> Batch:
-    """The batch with a picture whose gradient is kept, whether or not the network's weights learn."""
+    """Return the batch with an image that records its gradient, even where no weight is trained."""
     return {**batch, image: batch[image].detach().clone().requires_grad_()}
 
 
 def scale_to_unit(values: torch.Tensor) -> np.ndarray:
-    """Values from 0 up, divided by the largest."""
-    top = float(values.max())
-    found: np.ndarray = (values / top if top > 0 else values).detach().float().cpu().numpy()
-    return found
+    """Return values from 0 up, divided by the largest one."""
+    largest = float(values.max())
+    scaled = values / largest if largest > 0 else values
+    return scaled.detach().float().cpu().numpy()  # type: ignore[no-any-return]

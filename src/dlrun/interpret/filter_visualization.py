@@ -1,4 +1,4 @@
-"""What the filters of a layer look for: pictures that excite them, found by gradient ascent, and their own weights."""
+"""What the filters of a layer respond to: images found by gradient ascent, and their weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,17 +23,39 @@ from dlrun.training.optimization import Optimization
 from dlrun.training.optimizers import NormalizedGradientDescent
 from dlrun.training.trainer import Trainer
 
-LEAKY_SLOPE = 0.01  # of what is below zero counts, so that a filter that the noise leaves cold is led to what it looks for
+# activations below zero count a little: without a gradient there, a filter that the noise does not
+# activate would never find a pattern
+LEAKY_SLOPE = 0.01
 OPTIMIZATION_SETTINGS = Settings(
-    epochs=1, batch_size=1, eval_batch_size=None, max_steps=None, epoch_batches=None, device="cpu", precision="fp32",
-    accumulate=1, clip_norm=None, clip_value=None, ema=None, compile=False, deterministic=False, save_every=math.inf,
-    overfit=None, devices=None, shard=False,
-)  # fmt: skip
+    epochs=1,
+    batch_size=1,
+    eval_batch_size=None,
+    max_steps=None,
+    epoch_batches=None,
+    device="cpu",
+    precision="fp32",
+    accumulate=1,
+    clip_norm=None,
+    clip_value=None,
+    ema=None,
+    compile=False,
+    deterministic=False,
+    save_every=math.inf,
+    overfit=None,
+    devices=None,
+    shard=False,
+)
 
 
 @dataclass(frozen=True)
 class FilterPatterns:
-    """pictures: (N, C, H, W), as they came out. before, after: (N,) how much each excites its filter."""
+    """Images that activate one filter each, and how strongly.
+
+    Attributes:
+        pictures: (N, C, H, W), not clipped to [0, 1].
+        before: Mean activation of each filter on the first images (N,).
+        after: Mean activation of each filter on these images (N,).
+    """
 
     pictures: np.ndarray
     before: np.ndarray
@@ -43,13 +65,23 @@ class FilterPatterns:
 def mean_filter_activation(
     run: Callable[[Tensor], object], layer: nn.Module
 ) -> Callable[[Tensor], Tensor]:
-    """Pictures (N, C, H, W) → (N,): the mean answer of filter i to picture i, over its map. run: the network."""
+    """Return a function that measures how strongly image i activates filter i.
 
-    def measure(pictures: Tensor) -> Tensor:
-        _, kept = run_with_layer_outputs(lambda: run(pictures), {"layer": layer})
-        answers = kept["layer"].flatten(2) if kept["layer"].dim() > 2 else kept["layer"][..., None]
-        own = answers[torch.arange(len(pictures)), torch.arange(len(pictures))]
-        return nn.functional.leaky_relu(own, LEAKY_SLOPE).mean(1)
+    Args:
+        run: Runs the network, or a part of it, on images (N, C, H, W).
+        layer: The layer with the filters.
+
+    Returns:
+        Images (N, C, H, W) → mean activation (N,) of filter i on image i, over its map.
+    """
+
+    def measure(images: Tensor) -> Tensor:
+        _, outputs = run_with_layer_outputs(lambda: run(images), {"layer": layer})
+        output = outputs["layer"]
+        activations = output.flatten(2) if output.dim() > 2 else output[..., None]
+        diagonal = torch.arange(len(images))
+        filter_maps = activations[diagonal, diagonal]
+        return nn.functional.leaky_relu(filter_maps, LEAKY_SLOPE).mean(1)
 
     return measure
 
@@ -57,9 +89,17 @@ def mean_filter_activation(
 def build_image_trainer(
     measure: Callable[[Tensor], Tensor], start: Tensor, steps: int, rate: float, folder: Path
 ) -> Trainer:
-    """The engine over a canvas: `steps` steps up the measure. rate: of a step, in pixel values from 0 to 255."""
-    canvas = ImageOptimization(start, lambda pictures: -measure(pictures).mean())
-    learner = Optimization(
+    """Return a trainer whose weights are images, which are optimized for a measure.
+
+    Args:
+        measure: Images (N, C, H, W) → what is maximized (N,).
+        start: The first images (N, C, H, W).
+        steps: Number of steps in an epoch.
+        rate: Size of a step, in pixel values from 0 to 255.
+        folder: Where a checkpoint would lie.
+    """
+    canvas = ImageOptimization(start, lambda images: -measure(images).mean())
+    optimization = Optimization(
         canvas.groups,
         lambda pixels: NormalizedGradientDescent(pixels, rate / 255),
         OPTIMIZATION_SETTINGS,
@@ -70,7 +110,7 @@ def build_image_trainer(
         canvas,
         PreparedData(Spec({}), EmptyBatches(steps)),
         OPTIMIZATION_SETTINGS,
-        learner,
+        optimization,
         {},
         folder,
     )
@@ -79,14 +119,21 @@ def build_image_trainer(
 def optimize_filter_images(
     measure: Callable[[Tensor], Tensor], start: Tensor, steps: int, rate: float
 ) -> FilterPatterns:
-    """Pictures that excite their filters, from these on (book §5.4: 40 steps of rate 1 from grey noise).
+    """Return images that activate their filters (book §5.4: 40 steps of rate 1 from gray noise).
 
-    Raises UserError where the network is too deep for pictures of this size.
+    Args:
+        measure: See `mean_filter_activation`.
+        start: The first images (N, C, H, W), values in [0, 1].
+        steps: Number of gradient steps.
+        rate: Size of a step, in pixel values from 0 to 255.
+
+    Raises:
+        UserError: The network is too deep for images of this size.
     """
     trainer = build_image_trainer(measure, start, steps, rate, Path())
     try:
         with torch.no_grad():
-            before = measure(start).cpu().numpy()
+            start_activations = measure(start).cpu().numpy()
     except RuntimeError as error:
         size = " × ".join(map(str, start.shape[2:]))
         raise UserError(
@@ -94,35 +141,46 @@ def optimize_filter_images(
         ) from error
     trainer.run_epoch("train", trainer.data.train, learn=True)
     canvas: Any = trainer.objective
-    after = canvas.pictures.detach()
+    images = canvas.pictures.detach()
     with torch.no_grad():
-        return FilterPatterns(after.cpu().numpy(), before, measure(after).cpu().numpy())
+        return FilterPatterns(
+            images.cpu().numpy(), start_activations, measure(images).cpu().numpy()
+        )
 
 
 def build_noise_images(count: int, shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """So many grey pictures with some noise: (20 · U(0, 1) + 128) / 255, always the same ones."""
+    """Return gray images with some noise: (20 · U(0, 1) + 128) / 255, the same at each call.
+
+    Args:
+        count: How many; all are alike, so that filters can be compared.
+        shape: Of one image (C, H, W).
+        device: Where they are made.
+    """
     generator = torch.Generator().manual_seed(0)
-    return (
-        ((torch.rand(1, *shape, generator=generator) * 20 + 128) / 255)
-        .repeat(count, 1, 1, 1)
-        .to(device)
-    )
+    noise = torch.rand(1, *shape, generator=generator) * 20
+    return ((noise + 128) / 255).repeat(count, 1, 1, 1).to(device)
 
 
-def to_visible_images(pictures: np.ndarray) -> np.ndarray:
-    """Pictures as uint8: each with its mean at .5 and a deviation of .1 (book §5.4)."""
-    centred = pictures - pictures.mean((1, 2, 3), keepdims=True)
-    scaled = centred / (pictures.std((1, 2, 3), keepdims=True) + 1e-5) * 0.1 + 0.5
+def to_visible_images(images: np.ndarray) -> np.ndarray:
+    """Return images (N, C, H, W) as uint8, each with mean .5 and deviation .1 (book §5.4)."""
+    centered = images - images.mean((1, 2, 3), keepdims=True)
+    scaled = centered / (images.std((1, 2, 3), keepdims=True) + 1e-5) * 0.1 + 0.5
     return (scaled.clip(0, 1) * 255).astype(np.uint8)
 
 
 def get_kernel_images(layer: nn.Module) -> np.ndarray:
-    """A convolution's weights as uint8 pictures (N, C, height, width), 0 at mid-grey, each on its own scale.
+    """Return the weights of a convolution as images.
 
-    C is 3 where the layer reads three channels, else 1: then each channel of each kernel is a picture.
+    Args:
+        layer: The convolution.
+
+    Returns:
+        uint8 (N, C, height, width), a weight of 0 at mid-gray, each image on its own scale. C is 3
+        where the layer reads three channels, else each channel of each kernel is an image.
     """
-    weights: Tensor = layer.weight.detach().float().cpu()  # type: ignore[assignment, operator, union-attr]
+    weights = cast(Tensor, layer.weight).detach().float().cpu()
     if weights.shape[1] != 3:
         weights = weights.flatten(0, 1)[:, None]
+    # an all-zero kernel is mid-gray, not a division by zero
     largest = weights.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-12)
     return ((weights / largest + 1) * 127.5).round().numpy().astype(np.uint8)

@@ -1,4 +1,4 @@
-"""The first loss, before training: what a model that knows nothing gets, and what this one gets."""
+"""The loss before training, beside what a model that knows nothing would get."""
 
 from __future__ import annotations
 
@@ -14,29 +14,48 @@ from dlrun.core.types import Batch
 from dlrun.interpret.sandbox import count_batch_rows
 from dlrun.training.trainer import Trainer
 
-MAX_CLASS_RATIO = 2  # times more or less than expected is too far: over all tasks and models, random weights came to at most 1.7,
-MAX_NUMBER_RATIO = 4  # but for a linear model with Keras' larger ones on few columns; a number's scale is arbitrary
+# A loss that is more than so many times larger or smaller than expected is unusual. Over all tasks
+# and models, random weights came to at most 1.7, but for a linear model with Keras' larger weights
+# on few columns.
+MAX_CLASS_RATIO = 2
+MAX_NUMBER_RATIO = 4  # the scale of a number is arbitrary
 
 
 @dataclass(frozen=True)
 class InitialLoss:
-    """The mean loss of one target on real rows: of raw answers of 0, of the constant answer, and of the new model."""
+    """The mean loss of one target on real rows.
+
+    Attributes:
+        zero: Of raw outputs of 0.
+        constant: Of the best constant prediction.
+        measured: Of the new model.
+    """
 
     zero: float
     constant: float
     measured: float
 
     def is_expected(self, kind: str) -> bool:
-        """Whether the model begins about where one begins that knows nothing, or better: between 0 and the constant."""
-        apart = MAX_NUMBER_RATIO if kind == "number" else MAX_CLASS_RATIO
+        """Return whether the model starts about where one starts that knows nothing, or better.
+
+        Args:
+            kind: The kind of the target, as in `Field`.
+        """
+        max_ratio = MAX_NUMBER_RATIO if kind == "number" else MAX_CLASS_RATIO
         low, high = sorted((self.zero, self.constant))
-        return low / apart <= self.measured <= high * apart
+        return low / max_ratio <= self.measured <= high * max_ratio
 
 
 def compute_initial_losses(
     trainer: Trainer, baseline: Trainer, batches: list[Batch]
 ) -> dict[str, InitialLoss]:
-    """Target → its first losses on these rows, without weights and penalties; both objectives are Supervised."""
+    """Return the first losses of each target, without loss weights and penalties.
+
+    Args:
+        trainer: A new fit; its objective is `Supervised`.
+        baseline: The fit of its baseline, `Supervised` too.
+        batches: The rows.
+    """
     fields = trainer.data.spec.targets
     shapes = {name: field.output_shape for name, field in fields.items()}
 
@@ -46,34 +65,50 @@ def compute_initial_losses(
             for name, shape in shapes.items()
         }
 
-    answers: tuple[Any, ...] = (zeros, baseline.objective.model, trainer.objective.model)
-    each = [compute_mean_losses(trainer, answer, batches) for answer in answers]
-    return {name: InitialLoss(*(losses[name] for losses in each)) for name in fields}
+    predictors: tuple[Any, ...] = (zeros, baseline.objective.model, trainer.objective.model)
+    losses_by_predictor = [
+        compute_mean_losses(trainer, predictor, batches) for predictor in predictors
+    ]
+    return {name: InitialLoss(*(losses[name] for losses in losses_by_predictor)) for name in fields}
 
 
 def compute_mean_losses(
-    trainer: Trainer, answer: Callable[[Batch], dict[str, Tensor]], batches: list[Batch]
+    trainer: Trainer, predictor: Callable[[Batch], dict[str, Tensor]], batches: list[Batch]
 ) -> dict[str, float]:
-    """Target → the mean loss over these rows of what `answer` says, computed as in training, but nothing is learnt."""
+    """Return the mean loss of each target over these rows, computed as in training.
+
+    Args:
+        trainer: Has the losses, the device and the precision. Its weights do not change.
+        predictor: Batch → target → raw output.
+        batches: The rows.
+    """
     objective: Any = trainer.objective.eval()
     totals = dict.fromkeys(objective.losses, 0.0)
     with torch.no_grad(), autocast(trainer.device, trainer.settings.precision):
         for batch in batches:
-            said = answer(batch)
+            outputs = predictor(batch)
             for name, loss in objective.losses.items():
-                totals[name] += float(loss(said[name], batch[name])) * count_batch_rows(batch)
+                totals[name] += float(loss(outputs[name], batch[name])) * count_batch_rows(batch)
     rows = sum(map(count_batch_rows, batches))
     return {name: total / rows for name, total in totals.items()}
 
 
 def find_largest_input(batches: list[Batch], inputs: list[str]) -> tuple[str, float]:
-    """The input column with the largest number by size, and that number; category numbers do not count."""
-    found = [("", 0.0)]
+    """Return the input with the largest absolute value, and that value.
+
+    Args:
+        batches: The rows.
+        inputs: Names of the inputs; class numbers and words do not count.
+
+    Returns:
+        ('', 0.0) where no input is a number.
+    """
+    largest = [("", 0.0)]
     for batch in batches:
         for name in inputs:
             numbers = (
                 batch[name].values() if batch[name].layout == torch.sparse_csr else batch[name]
             )
             if numbers.is_floating_point() and numbers.numel():
-                found.append((name, float(numbers.abs().max())))
-    return max(found, key=lambda pair: pair[1])
+                largest.append((name, float(numbers.abs().max())))
+    return max(largest, key=lambda pair: pair[1])

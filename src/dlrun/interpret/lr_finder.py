@@ -1,4 +1,4 @@
-"""Which learning rate to use: a few steps with a rising rate on a copy, and what their losses say."""
+"""Which learning rate to use: a few steps with a rising rate on a copy, and their losses."""
 
 from __future__ import annotations
 
@@ -14,15 +14,22 @@ from dlrun.interpret.sandbox import FixedBatches, restore_trainer_state
 from dlrun.training.trainer import Trainer
 
 SMOOTHING = 0.8  # of the running mean: a fifth of each new loss comes in
-DIVERGENCE_FACTOR = 4  # times the lowest loss so far: the rest of the curve says nothing more
-MIN_DROP_IN_DEVIATIONS = 5  # standard errors by which the loss must fall before it counts as a fall
-BELOW_LOWEST = 10
-DROP_START_SHARE = 0.1  # of the whole fall: less of it may be chance
+DIVERGENCE_FACTOR = 4  # times the lowest loss so far: the curve beyond it is not informative
+MIN_DROP_IN_DEVIATIONS = 5  # standard errors by which the loss must fall to count as a drop
+BELOW_LOWEST = 10  # the rate is chosen this factor below the one of the lowest loss
+DROP_START_SHARE = 0.1  # of the whole drop: less of it may be chance
 
 
 @dataclass(frozen=True)
 class LRCurve:
-    """Each step's rate, its loss, and the losses smoothed. stopped: why it ended before the last rate, if it did."""
+    """The losses of a range test.
+
+    Attributes:
+        rates: Learning rate of each step (steps,).
+        losses: Loss before each step (steps,).
+        smoothed: Their running mean (steps,).
+        stopped: Why it ended before the last rate; '' where it did not.
+    """
 
     rates: np.ndarray
     losses: np.ndarray
@@ -32,7 +39,14 @@ class LRCurve:
 
 @dataclass(frozen=True)
 class LRChoice:
-    """What a curve says. All rates are None where no rate lowers the loss."""
+    """The learning rate that a curve suggests.
+
+    Attributes:
+        rate: The rate; None where no rate lowers the loss.
+        why: The reason, in words.
+        steepest: The rate at which the loss falls fastest.
+        lowest: The rate at which the loss is lowest.
+    """
 
     rate: float | None
     why: str
@@ -41,10 +55,19 @@ class LRChoice:
 
 
 def run_range_test(trainer: Trainer, low: float, high: float, steps: int) -> LRCurve:
-    """Train `steps` optimizer steps on the training rows, the rate rising by the same factor from `low` to `high`.
+    """Train with a learning rate that rises by the same factor at each step.
 
-    Ends early when the smoothed loss passes 4 times its lowest, or is no number any more. The trainer is left as it
-    was. Source: Smith 2017, Cyclical learning rates, §3.3. Raises UserError where there is nothing to learn.
+    The test ends early when the smoothed loss passes 4 times its lowest value, or is not finite.
+    The trainer is left as it was. Source: Smith 2017, Cyclical learning rates, §3.3.
+
+    Args:
+        trainer: A fit.
+        low: The first rate.
+        high: The last rate.
+        steps: Number of optimizer steps.
+
+    Raises:
+        UserError: The model has no trainable weights.
     """
     if not trainer.optimization.groups:
         raise UserError("this model has nothing to learn, so there is no learning rate to look for")
@@ -59,63 +82,78 @@ def run_range_test(trainer: Trainer, low: float, high: float, steps: int) -> LRC
                 stopped = f"at {rate:.2g} the loss is no number any more"
                 break
             if is_loss_too_high(smooth_losses(losses)):
-                stopped = f"at {rate:.2g} the smoothed loss is more than {DIVERGENCE_FACTOR} times its lowest"
+                stopped = (
+                    f"at {rate:.2g} the smoothed loss is more than {DIVERGENCE_FACTOR} times "
+                    "its lowest"
+                )
                 break
     return LRCurve(rates[: len(losses)], np.array(losses), smooth_losses(losses), stopped)
 
 
 def train_one_step(trainer: Trainer, rate: float, window: FixedBatches) -> float:
-    """Take one optimizer step with this rate; answers with the loss before it. Raises TrainingDiverged."""
+    """Take one optimizer step and return the loss before it.
+
+    Args:
+        trainer: A fit.
+        rate: The learning rate.
+        window: The batches of the step.
+
+    Raises:
+        TrainingDiverged: The loss is not finite.
+    """
     for optimizer in trainer.optimization.optimizers.values():
         for group in optimizer.param_groups:
             group["lr"] = rate
     scores = trainer.run_epoch("train", window, learn=True).scores()
-    trainer.epoch += 1  # so that the next step draws other noise
+    trainer.epoch += 1  # so that the next step draws other noise (dropout, augmentation)
     return sum(score.value for score in scores.values())
 
 
 def iter_step_batches(trainer: Trainer) -> Iterator[FixedBatches]:
-    """The training batches of one optimizer step after the other, epoch after epoch without end."""
+    """Yield the training batches of one optimizer step after the other, epoch after epoch."""
     settings = trainer.settings
     for epoch in count():
-        found = trainer.data.train.batches(settings.batch_rows, seed=trainer.seed, epoch=epoch)
-        batches = islice(found, trainer.num_batches)
-        while held := list(islice(batches, settings.accumulate)):
-            yield FixedBatches(held)
+        source = trainer.data.train.batches(settings.batch_rows, seed=trainer.seed, epoch=epoch)
+        batches = islice(source, trainer.num_batches)
+        while window := list(islice(batches, settings.accumulate)):
+            yield FixedBatches(window)
 
 
 def smooth_losses(losses: list[float]) -> np.ndarray:
-    """The running mean that forgets, divided by the weight that it has so far, so that it does not begin at 0."""
-    found, mean = [], 0.0
+    """Return the exponential running mean of losses."""
+    smoothed, mean = [], 0.0
     for number, loss in enumerate(losses, 1):
         mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
-        found.append(mean / (1 - SMOOTHING**number))
-    return np.array(found)
+        # divided by the weight so far, so that the mean does not begin at 0
+        smoothed.append(mean / (1 - SMOOTHING**number))
+    return np.array(smoothed)
 
 
 def is_loss_too_high(smoothed: np.ndarray) -> bool:
-    """Whether the last loss is more than 4 times the lowest, or as far above it where that one is negative."""
+    """Return whether the last loss is over 4 times the lowest, or as far above a negative one."""
     lowest = smoothed.min()
     return bool(smoothed[-1] > lowest + (DIVERGENCE_FACTOR - 1) * abs(lowest))
 
 
 def choose_lr(curve: LRCurve) -> LRChoice:
-    """A tenth of the rate where the smoothed loss is lowest, or the rate where it falls fastest if that is smaller.
+    """Return the learning rate that a curve suggests.
 
-    At its lowest the loss already rises with the next larger rate, and the optimizer has had a few steps only: a whole
-    fit needs a margin. No rate where the fall is within the noise of the batches.
+    It is a tenth of the rate with the lowest smoothed loss, or that of the steepest drop where this
+    is smaller. At the lowest loss the next larger rate already raises it, and the optimizer has
+    taken a
+    few steps only: a whole fit needs a margin. There is none where the drop is within the noise.
     """
     if not has_loss_drop(curve):
         return LRChoice(None, "no rate lowers the loss by more than its noise from batch to batch")
-    place = int(curve.smoothed.argmin())
+    lowest_index = int(curve.smoothed.argmin())
     slopes = np.gradient(curve.smoothed, np.log(curve.rates))
-    begun = find_drop_start(curve, place)
-    steepest = float(curve.rates[begun + int(slopes[begun : place + 1].argmin())])
-    lowest = float(curve.rates[place])
+    drop_start = find_drop_start(curve, lowest_index)
+    steepest = float(curve.rates[drop_start + int(slopes[drop_start : lowest_index + 1].argmin())])
+    lowest = float(curve.rates[lowest_index])
     rate = min(steepest, lowest / BELOW_LOWEST)
     if rate == steepest:
         why = "the loss falls fastest there, far below the rate at which it is lowest"
-    elif place < len(curve.rates) - 1:
+    elif lowest_index < len(curve.rates) - 1:
         why = "a tenth of the rate at which the loss is lowest, since beyond that one it rises"
     else:
         why = "a tenth of the last rate, at which the loss still falls: try a larger high="
@@ -125,26 +163,33 @@ def choose_lr(curve: LRCurve) -> LRChoice:
 
 
 def find_drop_start(curve: LRCurve, lowest: int) -> int:
-    """From which place on the smoothed loss has fallen by a tenth of its whole fall, down to its lowest.
+    """Return the step at which the smoothed loss has made a tenth of its drop.
 
-    Before that it goes up and down by chance, where batches are small as steeply as anywhere.
+    Before it the curve goes up and down by chance, with small batches as steeply as anywhere.
+
+    Args:
+        curve: A range test.
+        lowest: Step of the lowest smoothed loss.
     """
     start = curve.losses[: max(3, len(curve.losses) // 5)].mean()
-    high = curve.smoothed[: lowest + 1] >= start - DROP_START_SHARE * (
-        start - curve.smoothed[lowest]
-    )
+    drop = start - curve.smoothed[lowest]
+    high = curve.smoothed[: lowest + 1] >= start - DROP_START_SHARE * drop
+    # the running mean needs about so many steps before it is one
     settled = round(1 / (1 - SMOOTHING))
     return int(min(lowest, max(settled, np.flatnonzero(high).max(initial=0))))
 
 
 def has_loss_drop(curve: LRCurve) -> bool:
-    """Whether the smoothed loss gets below its start by more than chance.
+    """Return whether the smoothed loss falls below its start by more than chance.
 
-    The noise is that of neighbouring steps in the first fifth, whose rates change nothing yet.
+    The noise is estimated from neighboring steps in the first fifth, whose rates hardly change a
+    loss.
     """
     first = curve.losses[: max(3, len(curve.losses) // 5)]
     if len(first) < 3:
         return False
+    # the difference of two independent losses has twice their variance
     noise = np.diff(first).std() / math.sqrt(2)
+    # variance of the running mean, plus that of the mean at the start
     error = noise * math.sqrt((1 - SMOOTHING) / (1 + SMOOTHING) + 1 / len(first))
     return bool(first.mean() - curve.smoothed.min() > MIN_DROP_IN_DEVIATIONS * error)

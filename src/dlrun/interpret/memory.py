@@ -1,4 +1,4 @@
-"""How much memory training takes, part by part, and where each figure comes from."""
+"""How much memory training takes, part by part, and where each number comes from."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ from dlrun.training.trainer import Trainer
 
 @dataclass(frozen=True)
 class MemoryPart:
-    """One part of the memory in bytes. how: where the figure comes from."""
+    """One part of the memory.
+
+    Attributes:
+        name: weights, gradients, optimizer, batch, activations or average.
+        size: In bytes.
+        source: Where the number comes from.
+    """
 
     name: str
     size: int
@@ -26,12 +32,21 @@ class MemoryPart:
 
 
 def estimate_memory(trainer: Trainer, batch: Batch) -> list[MemoryPart]:
-    """Memory of one training step on this batch. The rows of the data and torch itself are not counted."""
+    """Return the memory of one training step, part by part.
+
+    The rows of the data and torch itself are not counted.
+
+    Args:
+        trainer: A fit.
+        batch: The batch of the step.
+    """
     weights = list(trainer.objective.state_dict().values())
-    learns = [parameter for parameter in trainer.objective.parameters() if parameter.requires_grad]
-    found = [
+    trainable = [
+        parameter for parameter in trainer.objective.parameters() if parameter.requires_grad
+    ]
+    parts = [
         MemoryPart("weights", count_tensor_bytes(weights), "every parameter and buffer"),
-        MemoryPart("gradients", count_tensor_bytes(learns), "one for each trainable parameter"),
+        MemoryPart("gradients", count_tensor_bytes(trainable), "one for each trainable parameter"),
         MemoryPart(
             "optimizer",
             sum(map(count_optimizer_bytes, trainer.optimization.optimizers.values())),
@@ -49,18 +64,21 @@ def estimate_memory(trainer: Trainer, batch: Batch) -> list[MemoryPart]:
         ),
     ]
     if trainer.optimization.ema_parameters:
-        found.append(
+        parts.append(
             MemoryPart(
-                "average", count_tensor_bytes(learns), "running average of the weights (engine.ema)"
+                "average",
+                count_tensor_bytes(trainable),
+                "running average of the weights (engine.ema)",
             )
         )
-    return found
+    return parts
 
 
 def count_optimizer_bytes(optimizer: Optimizer) -> int:
-    """What an optimizer remembers after its first step, in bytes, found on a copy with gradients of 0."""
+    """Return the size in bytes of an optimizer's state after its first step, measured on a copy."""
     spare = copy.deepcopy(optimizer)
     for parameter in (parameter for group in spare.param_groups for parameter in group["params"]):
+        # state is made at the first step; gradients of 0 are enough for it
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     with torch.no_grad():
         get_unwrapped_step(spare)()
@@ -73,19 +91,19 @@ def count_optimizer_bytes(optimizer: Optimizer) -> int:
 
 
 def count_saved_bytes(trainer: Trainer, batch: Batch) -> int:
-    """Bytes that a training step keeps for its backward pass, besides weights and the batch itself."""
-    before = (
-        part
+    """Return the bytes that a training step saves for backward, without weights and batch."""
+    present = (
+        dense
         for tensor in (*trainer.objective.state_dict().values(), *batch.values())
-        for part in iter_dense_tensors(tensor)
+        for dense in iter_dense_tensors(tensor)
     )
-    known = {part.untyped_storage().data_ptr() for part in before}
-    found: dict[int, int] = {}
+    present_storages = {dense.untyped_storage().data_ptr() for dense in present}
+    saved: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        for part in iter_dense_tensors(tensor):
-            storage = part.untyped_storage()
-            found[storage.data_ptr()] = storage.nbytes()
+        for dense in iter_dense_tensors(tensor):
+            storage = dense.untyped_storage()
+            saved[storage.data_ptr()] = storage.nbytes()
         return tensor.detach()
 
     with (
@@ -93,16 +111,15 @@ def count_saved_bytes(trainer: Trainer, batch: Batch) -> int:
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
     ):
         trainer.objective.train()
-        steps = list(
-            trainer.steps(batch)
-        )  # held until all are counted: what is freed gives its place to others
-    kept_back = sum(size for place, size in found.items() if place not in known)
+        # the steps are held until all is counted: memory that is freed would be used again
+        steps = list(trainer.steps(batch))
+    saved_bytes = sum(size for storage, size in saved.items() if storage not in present_storages)
     del steps
-    return kept_back
+    return saved_bytes
 
 
 def iter_dense_tensors(tensor: Tensor) -> Iterator[Tensor]:
-    """The tensors that a tensor is stored in: itself, or the parts of a sparse one."""
+    """Yield the tensors that a tensor is stored in: itself, or the three of a sparse one."""
     if tensor.layout == torch.sparse_csr:
         yield from (tensor.crow_indices(), tensor.col_indices(), tensor.values())
     else:
@@ -110,9 +127,9 @@ def iter_dense_tensors(tensor: Tensor) -> Iterator[Tensor]:
 
 
 def count_tensor_bytes(tensors: Iterable[Tensor]) -> int:
-    """The size of all of these together."""
+    """Return the size of these tensors in bytes."""
     return sum(
-        part.numel() * part.element_size()
+        dense.numel() * dense.element_size()
         for tensor in tensors
-        for part in iter_dense_tensors(tensor)
+        for dense in iter_dense_tensors(tensor)
     )

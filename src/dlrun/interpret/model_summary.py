@@ -1,4 +1,4 @@
-"""A model layer by layer: what comes out of each for one real batch, and how many parameters it has."""
+"""A model layer by layer: output shape for one real batch, and number of parameters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,15 @@ from dlrun.training.module_trace import iter_tensors
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """One module. shape: what came out, its rows written as B. parameters: those that no layer before it has."""
+    """One module.
+
+    Attributes:
+        name: As in `named_modules`; (model) for the model itself.
+        kind: Name of its class.
+        shape: Shape of its output; the number of rows is written as B.
+        parameters: Number of its parameters, without those of layers before it (shared weights).
+        trainable: How many of them are trained.
+    """
 
     name: str
     kind: str
@@ -25,37 +33,46 @@ class LayerSummary:
 
 
 def summarize_layers(model: nn.Module, batch: Batch) -> list[LayerSummary]:
-    """Every module that was called and has no called module inside, or has parameters of its own, in their order.
+    """Return a summary of every layer, in order of execution.
 
-    Measured on this batch in evaluation mode; the model is left as it was.
+    Modules that call other modules are left out, unless they have parameters of their own. The
+    model is run in evaluation mode and left as it was.
+
+    Args:
+        model: A network.
+        batch: A batch of real rows.
     """
     outputs = collect_module_outputs(model, batch)
     names = {module: name for name, module in model.named_modules()}
-    seen: set[int] = set()
-    found = []
-    for module, output in outputs.items():  # what is inside a module comes before it
-        own = [parameter for parameter in module.parameters() if id(parameter) not in seen]
-        seen.update(map(id, own))
-        if own or not any(inner in outputs for inner in module.modules() if inner is not module):
-            sizes = [(parameter.numel(), parameter.requires_grad) for parameter in own]
+    counted: set[int] = set()
+    summaries = []
+    for module, output in outputs.items():  # inner modules come first
+        parameters = [
+            parameter for parameter in module.parameters() if id(parameter) not in counted
+        ]
+        counted.update(map(id, parameters))
+        if parameters or not any(
+            inner in outputs for inner in module.modules() if inner is not module
+        ):
+            sizes = [(parameter.numel(), parameter.requires_grad) for parameter in parameters]
             counts = sum(size for size, _ in sizes), sum(size for size, learns in sizes if learns)
             shape = ", ".join(
                 format_shape(tensor, count_batch_rows(batch)) for tensor in iter_tensors(output)
             )
-            found.append(
+            summaries.append(
                 LayerSummary(names[module] or "(model)", type(module).__name__, shape, *counts)
             )
-    return found
+    return summaries
 
 
 def collect_module_outputs(model: nn.Module, batch: Batch) -> dict[nn.Module, Any]:
-    """What each module answers to the batch (at its first call), in the order in which they are done."""
+    """Return module → output at its first call, in order of completion, in evaluation mode."""
     outputs: dict[nn.Module, Any] = {}
 
-    def note(module: nn.Module, _: Any, output: Any) -> None:
+    def record(module: nn.Module, _: Any, output: Any) -> None:
         outputs.setdefault(module, output)
 
-    hooks = [module.register_forward_hook(note) for module in model.modules()]
+    hooks = [module.register_forward_hook(record) for module in model.modules()]
     training = {module: module.training for module in model.modules()}
     try:
         with torch.no_grad():
@@ -69,6 +86,6 @@ def collect_module_outputs(model: nn.Module, batch: Batch) -> dict[nn.Module, An
 
 
 def format_shape(tensor: Tensor, rows: int) -> str:
-    """(B, 64) for a tensor of this many rows."""
-    first, *rest = tensor.shape or (1,)
-    return f"({', '.join(map(str, ['B' if first == rows else first, *rest]))})"
+    """Return a tensor's shape as text: (B, 64) where the first dimension is the number of rows."""
+    first, *sizes = tensor.shape or (1,)
+    return f"({', '.join(map(str, ['B' if first == rows else first, *sizes]))})"

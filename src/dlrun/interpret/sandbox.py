@@ -1,4 +1,4 @@
-"""Trying something on a trainer without a trace: batches in hand, and a state that is put back."""
+"""Try something on a trainer without a trace: batches in hand, and a state that is restored."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from dlrun.training.trainer import Trainer
 
 @dataclass(frozen=True)
 class FixedBatches:
-    """A few batches in hand, as a source: each time the same, in the same order."""
+    """A few batches as a source, the same ones in the same order each time.
+
+    Attributes:
+        batch_list: The batches.
+    """
 
     batch_list: list[Batch]
 
@@ -30,24 +34,25 @@ class FixedBatches:
         rank: int = 0,
         world: int = 1,
     ) -> Iterator[Batch]:
-        """The batches as they were cut, from number `start` on."""
+        """Return the batches as they were cut, from number `start` on; the rest is ignored."""
         return iter(self.batch_list[start:])
 
 
 def count_batch_rows(batch: Batch) -> int:
-    """How many rows a batch has."""
+    """Return the number of rows of a batch."""
     return len(next(iter(batch.values())))
 
 
 @contextmanager
 def restore_trainer_state(trainer: Trainer) -> Iterator[None]:
-    """Inside, anything may be tried; afterwards weights, optimizer, epoch and torch's generators are the same bits."""
-    before, training = copy.deepcopy(trainer.state()), trainer.objective.training
-    parts = trainer.settings, trainer.metrics, trainer.optimization.schedule
+    """Restore weights, optimizer, epoch and random generators bit for bit when the block ends."""
+    # copied, as training changes the tensors of a state in place
+    state, training = copy.deepcopy(trainer.state()), trainer.objective.training
+    replaced = trainer.settings, trainer.metrics, trainer.optimization.schedule
     try:
         yield
     finally:
-        trainer.settings, trainer.metrics, trainer.optimization.schedule = parts
+        trainer.settings, trainer.metrics, trainer.optimization.schedule = replaced
         trainer.meter = None
-        trainer.restore(before)
+        trainer.restore(state)
         trainer.objective.train(training)

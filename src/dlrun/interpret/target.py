@@ -1,4 +1,4 @@
-"""Which of a network's answers is asked about: a class by its name, or the one that it gives."""
+"""Which prediction of a network is explained: a class by its name, or the most likely one."""
 
 from __future__ import annotations
 
@@ -15,9 +15,14 @@ MAX_LISTED_CLASSES = 40  # names in a message
 
 @dataclass(frozen=True)
 class AttributionTarget:
-    """One number among a target's raw outputs. sign: -1 for the first of two classes, which share one output.
+    """One number among a target's raw outputs.
 
-    share: what the network says of it: a probability, or the number itself.
+    Attributes:
+        target: Name of the target.
+        index: Which of its raw outputs.
+        sign: -1 for the first of two classes, which share one output, else 1.
+        label: Name of the class.
+        probability: What the network predicts: a probability, or the number itself.
     """
 
     target: str
@@ -27,50 +32,60 @@ class AttributionTarget:
     probability: float
 
     def score(self, outputs: dict[str, Tensor]) -> Tensor:
-        """The raw output, before the last layer, that is asked about; for a batch of one row a single number."""
+        """Return the raw output (before softmax or sigmoid) for a batch of one row, a scalar."""
         return self.sign * outputs[self.target].reshape(-1)[self.index]
 
 
 def find_target(spec: Spec, name: str) -> str:
-    """The target of this name, the first one without a name. Raises UserError."""
+    """Return the target of this name, or the first one for ''.
+
+    Raises:
+        UserError: There is no such target.
+    """
     if name and name not in spec.targets:
         raise UserError(f"no target '{name}'. There are: {format_names(spec.targets, name)}")
     return name or next(iter(spec.targets))
 
 
 def get_output_names(field: Field) -> tuple[str, ...]:
-    """What the answers of a target are called."""
+    """Return the names of the classes or outputs of a target; numbers where it has none."""
     count = 2 if field.kind == "binary" else field.num_outputs
     return field.labels if len(field.labels) == count else tuple(map(str, range(count)))
 
 
 def check_class(spec: Spec, target: str, name: str) -> None:
-    """Refuse a class that the target does not have."""
-    there = get_output_names(spec.targets[target])
-    if name and name not in there:
-        close = difflib.get_close_matches(name, there, 1)
+    """Check that a target has this class; '' is accepted.
+
+    Raises:
+        UserError: It has not.
+    """
+    labels = get_output_names(spec.targets[target])
+    if name and name not in labels:
+        close = difflib.get_close_matches(name, labels, 1)
         guess = f": did you mean '{close[0]}'?" if close else "."
-        more = f", … ({len(there)} in all)" if len(there) > MAX_LISTED_CLASSES else ""
-        raise UserError(
-            f"no class '{name}' of target {target}{guess} There are: {', '.join(there[:MAX_LISTED_CLASSES])}{more}"
-        )
+        listed = ", ".join(labels[:MAX_LISTED_CLASSES])
+        more = f", … ({len(labels)} in all)" if len(labels) > MAX_LISTED_CLASSES else ""
+        raise UserError(f"no class '{name}' of target {target}{guess} There are: {listed}{more}")
 
 
 def select_output(
     spec: Spec, outputs: dict[str, Tensor], target: str, name: str = ""
 ) -> AttributionTarget:
-    """The question of a class by name, or of the likeliest one for these outputs of one row."""
+    """Return the prediction to explain.
+
+    Args:
+        spec: The targets.
+        outputs: Raw outputs of one row.
+        target: Name of the target.
+        name: Name of the class; '' for the most likely one.
+    """
     field = spec.targets[target]
-    answer = field.apply_activation(outputs[target].detach().float()).reshape(-1).cpu()
-    there = get_output_names(field)
+    prediction = field.apply_activation(outputs[target].detach().float()).reshape(-1).cpu()
+    labels = get_output_names(field)
     if field.kind == "binary":
-        place = there.index(name) if name else int(answer[0] > 0.5)
-        return AttributionTarget(
-            target,
-            0,
-            1 if place else -1,
-            there[place],
-            float(answer[0] if place else 1 - answer[0]),
-        )
-    place = there.index(name) if name else int(answer.argmax())
-    return AttributionTarget(target, place, 1, there[place], float(answer[place]))
+        index = labels.index(name) if name else int(prediction[0] > 0.5)
+        # two classes share one logit, that of the second
+        sign, probability = (1, prediction[0]) if index else (-1, 1 - prediction[0])
+        return AttributionTarget(target, 0, sign, labels[index], float(probability))
+    index = labels.index(name) if name else int(prediction.argmax())
+    return AttributionTarget(target, index, 1, labels[index], float(prediction[index]))
