@@ -1,1 +1,1 @@
-"""Sweeps: what to run next, worker processes that run it, a folder that is true after every job."""
+"""Sweeps: what to run next, worker processes, and a folder that is up to date after every job."""

@@ -1,6 +1,6 @@
-"""Which keys of a sweep belong to which of its choices, and which take whole numbers: told by the parts themselves.
+"""Which keys of a sweep apply to which of its choices, and which take integers.
 
-`optimizer=adam,sgd optimizer.momentum=0,0.9`: Adam has no momentum, so its jobs are not given any.
+`optimizer=adam,sgd optimizer.momentum=0,0.9`: Adam has no momentum, so its jobs get none.
 """
 
 from __future__ import annotations
@@ -16,42 +16,55 @@ from dlrun.core.errors import UserError
 from dlrun.sweeps.space import SweepOverrides
 from dlrun.sweeps.study import Axis
 
-Compose = Callable[
-    [list[str]], "dict[str, Any] | None"
-]  # words → their config; None where one is wrong
-INTEGER_KEYS = ("seed", "repeat")  # of the root's keys
+# Overrides → their config; None where one of them is wrong.
+Compose = Callable[[list[str]], "dict[str, Any] | None"]
+INTEGER_KEYS = ("seed", "repeat")  # keys of the root, which have no signature to read
 
 
-def resolve_conditions(given: SweepOverrides, compose: Compose) -> list[str]:
-    """Tell a sweep's words which choices they belong to and which are whole; answers with what is to be said of it."""
-    known = [compose(given.fixed)]
-    told = []
-    for choice in list(given.axes):
-        inner = [key for key in given.given if key.startswith(f"{get_config_key(choice)}.")]
-        if not choice.values or not inner:
+def resolve_conditions(overrides: SweepOverrides, compose: Compose) -> list[str]:
+    """Restrict the axes of a sweep to the choices that have their key, and to integers.
+
+    Args:
+        overrides: The sweep's overrides; its axes are changed.
+        compose: Makes a config of overrides.
+
+    Returns:
+        Messages for the user, one for each restricted key.
+    """
+    # One config for each value of each choice shows which keys exist, without all combinations.
+    sample_configs = [compose(overrides.fixed)]
+    messages = []
+    for choice in list(overrides.axes):
+        inner_keys = [
+            key for key in overrides.given if key.startswith(f"{get_config_key(choice)}.")
+        ]
+        if not choice.values or not inner_keys:
             continue
-        alone = [word for word in given.fixed if word.partition("=")[0] not in inner]
-        configs = {value: compose([*alone, choice.to_override(value)]) for value in choice.values}
-        known += configs.values()
-        for key in inner:
-            having = tuple(
+        common = [word for word in overrides.fixed if word.partition("=")[0] not in inner_keys]
+        configs = {value: compose([*common, choice.to_override(value)]) for value in choice.values}
+        sample_configs += configs.values()
+        for key in inner_keys:
+            # A faulty config counts as one that has the key: its job will say what is wrong.
+            values_with_key = tuple(
                 value
                 for value, config in configs.items()
                 if config is None or has_config_key(config, key)
             )
-            if 0 < len(having) < len(configs):
-                given.restrict_axis(key, choice.key, having)
-                told.append(
-                    f"{key}: in jobs of {choice.key}={','.join(having)}; the others have no such setting"
+            if 0 < len(values_with_key) < len(configs):
+                overrides.restrict_axis(key, choice.key, values_with_key)
+                messages.append(
+                    f"{key}: in jobs of {choice.key}={','.join(values_with_key)}; "
+                    "the others have no such setting"
                 )
-    given.axes = [
-        to_integer_interval(axis, [config for config in known if config]) for axis in given.axes
+    overrides.axes = [
+        to_integer_interval(axis, [config for config in sample_configs if config])
+        for axis in overrides.axes
     ]
-    return told
+    return messages
 
 
 def get_config_key(axis: Axis) -> str:
-    """Where in the config what an axis chooses stands: 'model.reader' of reader@model.reader."""
+    """The config key that an axis sets: 'model.reader' of reader@model.reader."""
     return axis.key.partition("@")[2] or axis.key
 
 
@@ -66,21 +79,30 @@ def has_config_key(config: dict[str, Any], key: str) -> bool:
 
 
 def to_integer_interval(axis: Axis, configs: list[dict[str, Any]]) -> Axis:
-    """An interval of whole numbers, where its key takes no others. Raises UserError where there is none in it."""
+    """The axis with integer ends, where its interval is of a key that takes integers alone.
+
+    Args:
+        axis: Any axis; others are returned as they are.
+        configs: Configs in which the key's argument is looked up.
+
+    Raises:
+        UserError: The interval holds no integer.
+    """
     if not axis.is_interval or axis.whole:
         return axis
     arguments = filter(None, (get_argument(config, axis.key) for config in configs))
     argument = next(arguments, None)
-    only = axis.key in INTEGER_KEYS or (
+    takes_integers = axis.key in INTEGER_KEYS or (
         argument is not None
         and bool(describe_type_mismatch(2.5, argument))
         and not describe_type_mismatch(2, argument)
     )
-    if not only:
+    if not takes_integers:
         return axis
     low, high = math.ceil(axis.low), math.floor(axis.high)
     if low > high:
         raise UserError(
-            f"{axis.key}=interval({axis.low},{axis.high}): it takes whole numbers, and none lies there"
+            f"{axis.key}=interval({axis.low},{axis.high}): "
+            "it takes whole numbers, and none lies there"
         )
     return replace(axis, low=low, high=high, whole=True)

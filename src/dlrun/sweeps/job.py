@@ -1,4 +1,4 @@
-"""The jobs of a sweep: what one is, what makes it the same as another, and how it ended."""
+"""The jobs of a sweep: what one is, when two are the same, and how one ended."""
 
 from __future__ import annotations
 
@@ -6,47 +6,59 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dlrun.core import json_text
 from dlrun.core.renamed_parts import to_original_names
 
-if TYPE_CHECKING:
-    pass
-
-
-IGNORED_KEYS = (
-    "output",
-    "sweep",
-    "space",
-)  # of a config: where it goes, and how it is looked for, is no part of what it is
+# Where a job's files go, and how it was searched for, is not part of what it is.
+IGNORED_KEYS = ("output", "sweep", "space")
 
 
 def compute_identity(config: Mapping[str, Any]) -> str:
-    """What a job is known by: a hash of its whole resolved config but for where its files go."""
+    """The identity of a job: a hash of its resolved config without where its files go.
+
+    Args:
+        config: The resolved config.
+
+    Returns:
+        16 hexadecimal digits, the same as earlier versions wrote for the same config.
+    """
     content = {key: value for key, value in config.items() if key not in IGNORED_KEYS}
     protocol = content.get("protocol")
-    if isinstance(protocol, dict) and protocol.get("seed") is None:  # which older sweeps do not say
+    # Sweeps of earlier versions have no protocol.seed, and null means the same.
+    if isinstance(protocol, dict) and protocol.get("seed") is None:
         content["protocol"] = {key: value for key, value in protocol.items() if key != "seed"}
     return hashlib.sha256(
         json_text.to_canonical_json(to_original_names(content)).encode()
     ).hexdigest()[:16]
 
 
-def find_added_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str] | None:
-    """The settings that only the second config has, by their dotted names; None where any other differs.
+def find_added_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str] | None:
+    """The settings that only the second config has.
 
-    An older dlrun did not know them, and did what they say where nothing else is asked for.
+    A version that did not know them behaved as their defaults say, so that such jobs stay valid.
+
+    Args:
+        old: The config as it was run.
+        new: The config of the same overrides today.
+
+    Returns:
+        Dotted names; None where any other setting differs.
     """
-    was, new = (
-        dict(iter_settings({key: value for key, value in of.items() if key not in IGNORED_KEYS}))
-        for of in (before, now)
-    )
-    return None if was.items() - new.items() else sorted(new.keys() - was.keys())
+    old_settings, new_settings = (_get_job_settings(config) for config in (old, new))
+    if old_settings.items() - new_settings.items():
+        return None
+    return sorted(new_settings.keys() - old_settings.keys())
+
+
+def _get_job_settings(config: Mapping[str, Any]) -> dict[str, str]:
+    content = {key: value for key, value in config.items() if key not in IGNORED_KEYS}
+    return dict(iter_settings(content))
 
 
 def iter_settings(node: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted name and value, as text, of every setting of a config."""
+    """Dotted name and value, as JSON text, of every setting of a config."""
     if isinstance(node, Mapping) and node:
         for key, value in node.items():
             yield from iter_settings(value, f"{name}.{key}" if name else str(key))
@@ -56,7 +68,17 @@ def iter_settings(node: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class SweepJob:
-    """One job. words: all of them; own: those that the study gave it. fault: why it cannot even begin."""
+    """One job.
+
+    Attributes:
+        number: Counts from 0.
+        all_overrides: Every override of the job.
+        study_overrides: Those that the study chose.
+        config: The resolved config; empty where `fault` says why there is none.
+        folder: Its run folder.
+        identity: See `compute_identity`.
+        fault: Why it cannot even start; "" where it can.
+    """
 
     number: int
     all_overrides: list[str]
@@ -67,20 +89,26 @@ class SweepJob:
     fault: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """The job as plain values, to be sent to another process."""
+        """Plain values, to be sent to another process."""
         return {**asdict(self), "folder": str(self.folder)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SweepJob:
-        """The job that `plain` told of."""
+        """The job of plain values."""
         return cls(**{**values, "folder": Path(values["folder"])})
 
 
 @dataclass(frozen=True)
 class JobResult:
-    """How a job ended: done, failed, pruned, or cut by a signal, whose number `code` then tells (128 + number).
+    """How a job ended.
 
-    parameters: how many weights were learnt. seconds: of training; of a job that came to no result, of this start.
+    Attributes:
+        number: The job.
+        status: 'done', 'failed', 'pruned', 'cut' by a signal, or 'lost': to be run again alone.
+        error: Why it failed or was pruned.
+        code: Exit code; 128 + the signal's number where it was cut.
+        parameters: Learned numbers.
+        seconds: Training time; of a job without a result the time since this start.
     """
 
     number: int
@@ -91,10 +119,8 @@ class JobResult:
     seconds: float = 0.0
 
 
-EpochStopRule = Callable[
-    [int, dict[str, float], dict[str, str]], bool
-]  # epoch, its values, goals → whether to stop here
+# (epoch, metric → value, metric → direction) → whether to stop after this epoch.
+EpochStopRule = Callable[[int, dict[str, float], dict[str, str]], bool]
 
-JobStopRule = Callable[
-    [int, int, dict[str, float], dict[str, str]], bool
-]  # job, epoch, values, goals → whether to stop
+# The same with the job's number in front.
+JobStopRule = Callable[[int, int, dict[str, float], dict[str, str]], bool]

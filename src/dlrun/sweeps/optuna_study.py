@@ -1,4 +1,4 @@
-"""The study that Optuna keeps: how the next point is chosen, and what cuts a trial short."""
+"""The study that Optuna keeps: how the next point is chosen, and which trials are pruned."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,11 @@ from dlrun.sweeps.study import (
 
 @cache
 def import_optuna() -> Any:
-    """The package that searches. Raises UserError where it is not installed."""
+    """Import Optuna and silence it.
+
+    Raises:
+        UserError: It is not installed.
+    """
     try:
         import optuna as package
     except ImportError as error:
@@ -39,18 +44,20 @@ def import_optuna() -> Any:
 
 
 def make_sampler(settings: Sweep, number: int) -> Any:
-    """What chooses the values of trial `number`: a function of the seed, this number, and what came of the others.
+    """The sampler for one trial: a function of the seed, its number and earlier outcomes.
 
-    random: every point anew, whatever came of the others (Bergstra and Bengio 2012). tpe: after `startup` random ones
-    points like those that did well (Bergstra et al. 2011), all settings modelled as one (Falkner et al. 2018); trials
-    that still run count as bad ones meanwhile, so that several at once do not all try the same.
+    Args:
+        settings: `method` random draws every point independently (Bergstra and Bengio 2012);
+            tpe draws points like good ones after `startup` random ones (Bergstra et al. 2011), all
+            settings modeled jointly (Falkner et al. 2018). Running trials count as bad ones
+            meanwhile, so that workers do not all try the same.
+        number: The trial.
     """
     from numpy.random import SeedSequence
 
-    samplers, seed = (
-        import_optuna().samplers,
-        int(SeedSequence([settings.seed % 2**64, number]).generate_state(1)[0]),
-    )
+    # A sampler per trial: a sweep that was cut draws the points that it would have drawn.
+    samplers = import_optuna().samplers
+    seed = int(SeedSequence([settings.seed % 2**64, number]).generate_state(1)[0])
     if settings.method == "random":
         return samplers.RandomSampler(seed=seed)
     return samplers.TPESampler(
@@ -59,12 +66,17 @@ def make_sampler(settings: Sweep, number: int) -> Any:
 
 
 def make_pruning_rule(settings: Sweep) -> Any:
-    """What says after an epoch whether a trial is cut short.
+    """The rule that stops a bad trial after an epoch.
 
-    halving: of the trials that got to epochs least, least * factor, … the best of every `factor` go on (asynchronous
-    successive halving, Li et al. 2020). hyperband: several of these ladders, which begin later and later (Li et al.
-    2018). median: what is worse than the median of the earlier trials at the same epoch goes no further, once `startup`
-    of them have ended. Raises UserError for a factor that halves nothing.
+    Args:
+        settings: `prune` halving keeps the best 1 / factor of the trials that reached epochs least,
+            least × factor, … (asynchronous successive halving, Li et al. 2020); hyperband runs
+            several such brackets with later and later first decisions (Li et al. 2018); median
+            stops what is worse than the median of earlier trials at the same epoch, once `startup`
+            of them have ended.
+
+    Raises:
+        UserError: The factor keeps everything.
     """
     pruners, least, factor = import_optuna().pruners, settings.least, settings.factor
     if settings.prune is None:
@@ -73,7 +85,7 @@ def make_pruning_rule(settings: Sweep) -> Any:
         return pruners.MedianPruner(n_startup_trials=settings.startup, n_warmup_steps=least)
     if factor < 2:
         raise UserError(
-            f"sweep.factor={factor}: it must be 2 at least, for one trial in so many goes on"
+            f"sweep.factor={factor}: expected 2 or more, for one trial in so many goes on"
         )
     if settings.prune == "hyperband":
         return pruners.HyperbandPruner(min_resource=least, reduction_factor=factor)
@@ -84,52 +96,73 @@ SEARCH_LOG = "search.jsonl"
 
 
 class SearchStudy:
-    """A study in which trial k is job k. Opened again on the same folder it goes on, to `settings.trials` in all.
+    """A study in which trial k is job k.
 
-    What a trial is given is a function of the seed, its number, and what came of the others: so a sweep that was cut
-    draws the points that it would have drawn, where jobs end in the same order. In the journal less is always better:
-    a measure of which more is better stands there with its sign changed.
+    Opened again on the same folder it goes on, to `settings.trials` in all. What a trial is given
+    is a function of the seed, its number and the outcomes so far: a sweep that was cut draws the
+    points that it would have drawn, where jobs end in the same order. The journal minimizes: a
+    metric of which more is better stands in it with its sign changed.
+
+    Attributes:
+        axes: What varies.
+        settings: The sweep's.
+        total: Number of trials.
+        wanted: Deciding metrics; empty until the first finished job has chosen.
+        supports_pruning: Whether workers have to ask after each epoch.
+        study: Optuna's.
+        running: Trials without an outcome, by number.
+        cut: Numbers of trials that were drawn by an earlier start and not finished.
     """
 
     def __init__(self, axes: Sequence[Axis], settings: Sweep, folder: Path) -> None:
-        """Raises UserError where there is nothing to search, or where the folder holds another search."""
+        """Open the study of a sweep's folder.
+
+        Raises:
+            UserError: Nothing varies, the number of trials is missing, or the folder holds another
+                search.
+        """
         if not axes:
             raise UserError(
-                "there is nothing to search: give some keys several values, such as model=dense,linear"
+                "there is nothing to search: "
+                "give some keys several values, such as model=dense,linear"
             )
         if settings.trials is None:
             raise UserError(
-                "a search has no end of its own: say how many trials there are to be, sweep.trials=20"
+                "a search has no end of its own: "
+                "say how many trials there are to be, sweep.trials=20"
             )
         self.axes, self.settings, self.total = list(axes), settings, settings.trials
         self.wanted = get_metric_names(settings)
         self.supports_pruning = settings.prune is not None
         self.study = self._open_study(folder)
-        self.running: dict[int, Any] = {}  # trials that will be told of, by their number
+        self.running: dict[int, Any] = {}
         self.cut = [trial.number for trial in self._get_trials() if not trial.state.is_finished()]
 
     def restore_jobs(self, earlier: Sequence[PreviousJob]) -> None:
-        """Take in jobs of earlier starts. One that was cut keeps its trial, and so its half-done folder.
+        """Take in jobs of earlier starts. A job that was cut keeps its trial, and so its folder.
 
-        Raises UserError where the journal does not know one of them.
+        Raises:
+            UserError: The journal does not know one of them.
         """
         for job in earlier:
             if job.number >= len(self._get_trials()):
                 raise UserError(
-                    f"{SEARCH_LOG} does not know job {job.number}: it is not the journal of this sweep"
+                    f"{SEARCH_LOG} does not know job {job.number}: "
+                    "it is not the journal of this sweep"
                 )
             if job.number in self.cut:
                 self.cut.remove(job.number)
                 self.running[job.number] = self._get_trial(job.number)
                 if self._get_trial_overrides(self.running[job.number]) != job.overrides:
                     raise UserError(
-                        f"{SEARCH_LOG} has other words for job {job.number}: it is not the journal of this sweep"
+                        f"{SEARCH_LOG} has other words for job {job.number}: "
+                        "it is not the journal of this sweep"
                     )
             if job.outcome is not None:
                 self.tell(job.number, job.outcome)
 
     def ask(self) -> list[str] | None:
-        """The words of the next trial; first those that were drawn and never begun. None when all were handed out."""
+        """The overrides of the next trial, drawn but unstarted ones first; None at the end."""
         number = self.cut.pop(0) if self.cut else len(self._get_trials())
         if number >= self.total:
             return None
@@ -137,9 +170,10 @@ class SearchStudy:
         return self._get_trial_overrides(self.running[number])
 
     def tell(self, number: int, outcome: Outcome) -> None:
-        """Note how a job ended. One that failed, or came to no number, counts as a trial and teaches nothing.
+        """Record how a job ended. A failed one counts as a trial and teaches nothing.
 
-        Raises UserError where a finished job did not measure what the sweep is to be decided by.
+        Raises:
+            UserError: A finished job did not measure the deciding metrics.
         """
         if self.running.pop(number, None) is None:
             return
@@ -161,7 +195,10 @@ class SearchStudy:
     def should_prune(
         self, number: int, epoch: int, values: dict[str, float], goals: dict[str, str]
     ) -> bool:
-        """Whether to stop a job after this epoch; what it said of an epoch before it was cut is not asked again."""
+        """Whether to stop a job after this epoch.
+
+        An epoch that the job reported before it was cut is not judged again.
+        """
         trial = self.running.get(number)
         if (
             trial is None
@@ -169,17 +206,17 @@ class SearchStudy:
             or epoch in self._get_trials()[number].intermediate_values
         ):
             return False
-        split = "val" if any(name.startswith("val/") for name in values) else "train"
-        here = {
-            name.removeprefix(f"{split}/"): v
-            for name, v in values.items()
-            if name.startswith(f"{split}/")
+        prefix = "val/" if any(name.startswith("val/") for name in values) else "train/"
+        scores = {
+            name.removeprefix(prefix): value
+            for name, value in values.items()
+            if name.startswith(prefix)
         }
-        (name,) = self._get_metric_names(here)
-        check_metrics([name], list(here), " after each epoch")
-        if not math.isfinite(here[name]):
+        (name,) = self._get_metric_names(scores)
+        check_metrics([name], list(scores), " after each epoch")
+        if not math.isfinite(scores[name]):
             return False  # not defined at this epoch: nothing to judge by
-        trial.report(self.direction_sign(name, goals) * here[name], epoch)
+        trial.report(self.direction_sign(name, goals) * scores[name], epoch)
         return bool(trial.should_prune())
 
     @property
@@ -188,27 +225,27 @@ class SearchStudy:
         return not self.cut and len(self._get_trials()) >= self.total
 
     def get_best_jobs(self) -> list[int]:
-        """The jobs that no other beats: the best one, or where there are several aims the Pareto front."""
+        """The best job; with several metrics the Pareto front."""
         return [trial.number for trial in self.study.best_trials]
 
     def get_overrides(self, number: int) -> list[str]:
-        """The words of a trial that was handed out."""
+        """The overrides of a trial that was handed out."""
         return self._get_trial_overrides(self._get_trial(number))
 
     def _get_trials(self) -> list[Any]:
         return list(self.study.get_trials(deepcopy=False))
 
     def _get_trial(self, number: int) -> Any:
-        """Trial `number` to be given values and reports: a new one, or one that is there."""
+        """Trial `number`, new or existing, ready for values and reports."""
         self.study.sampler = make_sampler(self.settings, number)
-        there = self._get_trials()
-        return (
-            self.study.ask()
-            if number == len(there)
-            else import_optuna().trial.Trial(self.study, there[number]._trial_id)
-        )
+        trials = self._get_trials()
+        if number == len(trials):
+            return self.study.ask()
+        # Optuna hands out a trial once; of an earlier process it is opened by its private id.
+        return import_optuna().trial.Trial(self.study, trials[number]._trial_id)
 
     def _get_trial_overrides(self, trial: Any) -> list[str]:
+        # Choices come first: whether a conditional axis is drawn depends on them.
         first = [axis for axis in self.axes if not axis.when]
         words = {axis.key: axis.to_override(suggest_value(trial, axis)) for axis in first}
         for axis in self.axes:
@@ -217,23 +254,28 @@ class SearchStudy:
         return [words[axis.key] for axis in self.axes if axis.key in words]
 
     def _get_metric_names(self, scores: Mapping[str, float]) -> list[str]:
-        """What the trials are judged by: what was asked for, else what the first trial that ended is judged by."""
+        """The deciding metrics: as configured, else chosen by the first finished trial."""
         if self.wanted:
             return list(self.wanted)
-        known = self.study.user_attrs.get("measure")
-        if known is None:
-            known = choose_metric([name for name in scores if name not in COST_NAMES])
-            self.study.set_user_attr("measure", known)
-        return [known]
+        metric = self.study.user_attrs.get("measure")
+        if metric is None:
+            metric = choose_metric([name for name in scores if name not in COST_NAMES])
+            self.study.set_user_attr("measure", metric)
+        return [metric]
 
     def direction_sign(self, name: str, goals: Mapping[str, str]) -> int:
-        """`sign`, the same for all trials of the journal: one that an older dlrun began goes on as it began."""
-        known = self.study.user_attrs.get("goals")
-        if known is None:
-            begun = any(trial.values or trial.intermediate_values for trial in self._get_trials())
-            known = {} if begun else dict(goals)
-            self.study.set_user_attr("goals", known)
-        return direction_sign(name, known)
+        """The sign of a metric in the journal, the same for all of its trials.
+
+        A journal that an older dlrun began, without recorded directions, goes on as it began.
+        """
+        recorded = self.study.user_attrs.get("goals")
+        if recorded is None:
+            has_values = any(
+                trial.values or trial.intermediate_values for trial in self._get_trials()
+            )
+            recorded = {} if has_values else dict(goals)
+            self.study.set_user_attr("goals", recorded)
+        return direction_sign(name, recorded)
 
     def _open_study(self, folder: Path) -> Any:
         """The study in this folder, new or as it was left."""
@@ -247,27 +289,41 @@ class SearchStudy:
             pruner=make_pruning_rule(self.settings),
             load_if_exists=True,
         )
-        asked = json_text.to_message([[_axis_to_dict(axis) for axis in self.axes], self.wanted])
-        if study.user_attrs.get("asked", asked) != asked:
+        question = json_text.to_message([[_axis_to_dict(axis) for axis in self.axes], self.wanted])
+        if study.user_attrs.get("asked", question) != question:
             raise UserError(
-                f"{folder} holds a search of other values, or by other measures: choose another folder"
+                f"{folder} holds a search of other values, or by other measures: "
+                "choose another folder"
             )
-        study.set_user_attr("asked", asked)
+        study.set_user_attr("asked", question)
         return study
 
 
 def make_search_study(axes: Sequence[Axis], settings: Sweep, folder: Path) -> SearchStudy:
-    """The search that these settings ask for, in this sweep's folder. Raises UserError, also where Optuna is missing."""
+    """The search of these settings, in this sweep's folder.
+
+    Raises:
+        UserError: The settings make no search, or Optuna is missing.
+    """
     return SearchStudy(axes, settings, folder)
 
 
 def _axis_to_dict(axis: Axis) -> dict[str, Any]:
-    """An axis as the journal knows it; those of an older dlrun do not know `when`."""
+    """An axis in the journal; those of an older dlrun have no `when`."""
     return {name: value for name, value in asdict(axis).items() if name != "when" or value}
 
 
 def suggest_value(trial: Any, axis: Axis) -> str:
-    """The value of an axis in a trial, as a word says it. Only numbers at even distances are known in their order."""
+    """Draw the value of an axis.
+
+    Args:
+        trial: Optuna's trial.
+        axis: An interval, or a list. A list of evenly spaced numbers is drawn as numbers, so that
+            the sampler knows their order; any other as categories.
+
+    Returns:
+        The value as an override's text.
+    """
     if axis.is_interval and axis.whole:
         return str(trial.suggest_int(axis.key, int(axis.low), int(axis.high), log=axis.log))
     if axis.is_interval:
@@ -281,23 +337,23 @@ def suggest_value(trial: Any, axis: Axis) -> str:
 
 
 def find_even_step(values: Sequence[str]) -> float | None:
-    """How far apart these are, where they are at least three numbers that rise by the same step."""
+    """The distance between numbers.
+
+    Returns:
+        None where they are fewer than three numbers, or not evenly spaced and rising.
+    """
     try:
         numbers = [float(text) for text in values]
     except ValueError:
         return None
-    steps = [
-        float(f"{after - before:.12g}") for before, after in zip(numbers, numbers[1:], strict=False)
-    ]
-    if len(steps) < 2 or not all(
-        step > 0 and math.isclose(step, steps[0], rel_tol=1e-6) for step in steps
-    ):
-        return None
-    return steps[0]
+    # 12 digits: the difference of 0.3 and 0.2 is 0.1.
+    steps = [float(f"{high - low:.12g}") for low, high in pairwise(numbers)]
+    is_even = all(step > 0 and math.isclose(step, steps[0], rel_tol=1e-6) for step in steps)
+    return steps[0] if len(steps) >= 2 and is_even else None
 
 
 def clean_search_log(journal: Path) -> None:
-    """Cut off a last line that a kill left unfinished, and free a lock that a killed sweep held."""
+    """Remove a last line that a kill cut short, and the lock of a killed sweep."""
     journal.with_name(journal.name + ".lock").unlink(missing_ok=True)
     content = journal.read_bytes() if journal.exists() else b""
     if content and not content.endswith(b"\n"):

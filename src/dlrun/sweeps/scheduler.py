@@ -1,4 +1,4 @@
-"""The loop of a sweep: asks the study, hands jobs to whoever is idle, and keeps the folder true after each of them."""
+"""The loop of a sweep: asks the study, gives jobs to idle workers, keeps the folder up to date."""
 
 from __future__ import annotations
 
@@ -22,53 +22,76 @@ from dlrun.sweeps.sweep_folder import (
     read_previous_job,
 )
 
-LOOK_AHEAD = 64  # jobs among which those are looked for that can be trained as one
+LOOK_AHEAD = 64  # jobs that are asked for at a time, to find those that can be trained as one
 
 
 class Executor(Protocol):
-    """Who carries jobs out: this process (sweeps/alone.py), or others (sweeps/pool.py). stopped: by which signal."""
+    """Runs jobs: in this process (launch/sweep_job.py), in workers (sweeps/worker_pool.py), or by a
+    launcher of Hydra (launch/hydra_launchers.py).
+
+    Attributes:
+        stopped: The signal that stopped it; 0 for none.
+    """
 
     stopped: int
 
     @property
     def num_free(self) -> int:
-        """How many jobs could begin now."""
+        """How many jobs could start now."""
         ...
 
-    def submit(self, job: SweepJob, *others: SweepJob) -> None:
-        """Take a job, and others that can be trained as one with it."""
+    def submit(self, job: SweepJob, *stacked: SweepJob) -> None:
+        """Start a job.
+
+        Args:
+            job: The job.
+            stacked: Jobs that can be trained as one with it.
+        """
         ...
 
     def wait(self) -> JobResult | None:
-        """Wait until a job has ended; None when none is running."""
+        """Wait until a job has ended; None where none is running."""
         ...
 
     def session(self) -> AbstractContextManager[None]:
-        """Inside, jobs can be carried out."""
+        """Inside, jobs can be submitted."""
         ...
 
 
 class SweepProgress(Protocol):
-    """Who is told what happens: the terminal, the table and the picture (commands/sweep_shown.py)."""
+    """Shows what happens: on the terminal, in the table and in the plots."""
 
     def on_job_start(self, jobs: list[SweepJob]) -> None:
-        """A job begins, or several that can be trained as one."""
+        """A job starts, or several that can be trained as one."""
         ...
 
     def on_job_end(self, job: SweepJob, ended: JobResult) -> None:
-        """A job has ended, and the folder says so."""
+        """A job has ended, and the folder is up to date."""
         ...
 
     def get_scores(self, number: int) -> JobScores:
-        """The means of a job's scores, as the table has them, and which way each measure is better."""
+        """The mean scores of a job, as the table has them, and their directions."""
         ...
 
 
 @dataclass
 class Scheduler:
-    """One start of a sweep. config: all words of a job → its config; words: its own → all of them.
+    """One start of a sweep.
 
-    stacks: into how many parts jobs that can be trained as one are divided; 0 where each job is to be by itself.
+    Attributes:
+        folder: The sweep's folder.
+        study: Decides what to try.
+        compose_config: All overrides of a job → its config.
+        all_overrides: The study's overrides of a job → all of them.
+        progress: Is informed.
+        stacks: Into how many groups jobs that can be trained as one are divided; 0: each alone.
+        count: The number of the next new job.
+        ahead: Asked for and not started, in groups that can be trained as one.
+        running: By number.
+        waiting: Jobs of earlier starts to be resumed, in groups.
+        known: Identity → the job that has it.
+        unknown: Settings that did not exist when jobs of earlier starts were run.
+        followers: Job → duplicates of it whose outcome the study still waits for.
     """
 
     folder: SweepFolder
@@ -79,42 +102,45 @@ class Scheduler:
     stacks: int = 0
 
     def __post_init__(self) -> None:
-        self.count = self.folder.next_number  # the number of the next new job
-        self.ahead: deque[list[SweepJob]] = (
-            deque()
-        )  # asked for, and not begun yet: those together that can be one
+        self.count = self.folder.next_number
+        self.ahead: deque[list[SweepJob]] = deque()
         self.running: dict[int, SweepJob] = {}
-        self.waiting: deque[list[SweepJob]] = (
-            deque()
-        )  # to be gone on with: those together that can be one
-        self.known: dict[str, int] = {}  # identity → the job that has it
-        self.unknown: set[str] = (
-            set()
-        )  # settings that an older dlrun, which ran a job, did not know
-        self.followers: dict[
-            int, list[int]
-        ] = {}  # job → others that are the same, and have not been told yet
+        self.waiting: deque[list[SweepJob]] = deque()
+        self.known: dict[str, int] = {}
+        self.unknown: set[str] = set()
+        self.followers: dict[int, list[int]] = {}
 
-    def run(self, crew: Executor) -> int:
-        """Carry out what is missing; answers with 0, 1 where a job has failed, or 128 + the signal that stopped it."""
-        with crew.session():
+    def run(self, executor: Executor) -> int:
+        """Run what is missing.
+
+        Returns:
+            Exit code: 0, 1 where a job has failed, or 128 + the signal that stopped the sweep.
+        """
+        with executor.session():
             while True:
-                while crew.num_free and (jobs := self._next_group()):
-                    self._start_jobs(crew, jobs)
-                ended = crew.wait()
+                while executor.num_free and (jobs := self._next_group()):
+                    self._start_jobs(executor, jobs)
+                ended = executor.wait()
                 if ended is None:
                     break
                 self._finish_job(ended)
-        if crew.stopped:
-            return 128 + crew.stopped
+        if executor.stopped:
+            return 128 + executor.stopped
         return int(any(entry["status"] == "failed" for entry in self.folder.entries.values()))
 
     def restore_jobs(self, retry: bool) -> tuple[int, int]:
-        """Take in what earlier starts have left; answers with how many jobs are there, and how many of them go on.
+        """Take in what earlier starts have left.
 
-        Raises UserError where words have come to mean something else and the study cannot do without these jobs.
+        Args:
+            retry: Run failed jobs again.
+
+        Returns:
+            The number of jobs, and how many of them are resumed.
+
+        Raises:
+            UserError: Overrides have come to mean something else, and the study needs these jobs.
         """
-        again = list[SweepJob]()
+        resumed = list[SweepJob]()
         for number, entry in list(self.folder.entries.items()):
             if entry["status"] in ("same", "older"):
                 continue
@@ -124,32 +150,33 @@ class Scheduler:
                 continue
             self.known[job.identity] = number
             if entry["status"] == "begun" or (retry and entry["status"] == "failed"):
-                again.append(job)
-        self.waiting.extend(self._group_jobs(again))
-        there = [
+                resumed.append(job)
+        self.waiting.extend(self._group_jobs(resumed))
+        numbers = [
             number for number, entry in self.folder.entries.items() if entry["status"] != "older"
         ]
-        on = {job.number for job in again}
-        self.study.restore_jobs(
-            [
-                read_previous_job(self.folder, n, NO_SCORES if n in on else self._get_scores(n))
-                for n in there
-            ]
+        resumed_numbers = {job.number for job in resumed}
+        previous = []
+        for number in numbers:
+            scores = NO_SCORES if number in resumed_numbers else self._get_scores(number)
+            previous.append(read_previous_job(self.folder, number, scores))
+        self.study.restore_jobs(previous)
+        return sum(self.folder.entries[number]["status"] != "same" for number in numbers), len(
+            resumed
         )
-        return sum(self.folder.entries[number]["status"] != "same" for number in there), len(again)
 
     def should_prune(
         self, number: int, epoch: int, values: dict[str, float], goals: dict[str, str]
     ) -> bool:
-        """Whether to stop a job after this epoch."""
+        """Whether to stop a job after this epoch; see `Study.should_prune`."""
         return self.study.should_prune(number, epoch, values, goals)
 
     def _is_same_job(self, job: SweepJob, words: list[str]) -> bool:
-        """Whether a job is one of an older dlrun, which knew fewer settings and had no others."""
-        before = self.folder.read_job_config(job.number)
+        """Whether a job was run by an older dlrun, which had fewer settings."""
+        old_config = self.folder.read_job_config(job.number)
         added = (
-            find_added_settings(before, job.config)
-            if before and words == job.all_overrides
+            find_added_settings(old_config, job.config)
+            if old_config and words == job.all_overrides
             else None
         )
         self.unknown |= set(added or ())
@@ -158,19 +185,17 @@ class Scheduler:
     def _mark_stale(self, number: int) -> None:
         if not isinstance(self.study, GridStudy):
             raise UserError(
-                f"{self.folder.path}: the words of job {number} mean other settings than when it was run (files have "
-                "changed since): sweep.fresh=true begins anew"
+                f"{self.folder.path}: the words of job {number} mean other settings than when it "
+                "was run (files have changed since): sweep.fresh=true begins anew"
             )
         self.folder.record_stale(number)
 
     def _next_group(self) -> list[SweepJob]:
-        """What to begin next, those together that can be trained as one; empty where there is nothing."""
+        """What to start next, jobs together that can be trained as one."""
         if not self.waiting and not self.ahead:
-            self.ahead.extend(
-                self._group_jobs(
-                    list(islice(iter(self._next_job, None), LOOK_AHEAD if self.stacks else 1))
-                )
-            )
+            # Without stacking one at a time: a search learns from each outcome.
+            count = LOOK_AHEAD if self.stacks else 1
+            self.ahead.extend(self._group_jobs(list(islice(iter(self._next_job, None), count))))
         first = self.waiting or self.ahead
         return first.popleft() if first else []
 
@@ -178,30 +203,32 @@ class Scheduler:
         return group_jobs(jobs, self.stacks) if self.stacks else [[job] for job in jobs]
 
     def _next_job(self) -> SweepJob | None:
-        """The next job that the study asks for; one that has been run is not run again."""
-        while (own := self.study.ask()) is not None:
-            job = self._make_job(self.count, own)
+        """The next new job of the study; one that has been run is not run again."""
+        while (overrides := self.study.ask()) is not None:
+            job = self._make_job(self.count, overrides)
             self.count += 1
-            other = self.known.get(job.identity)
-            if other is None:
+            original = self.known.get(job.identity)
+            if original is None:
                 self.known[job.identity] = job.number
                 return job
-            self.folder.record_duplicate(job, other)
-            self.followers.setdefault(other, []).append(job.number)
-            if other in self.folder.entries:  # else it has not begun yet
-                self._tell_study(other)
+            self.folder.record_duplicate(job, original)
+            self.followers.setdefault(original, []).append(job.number)
+            if original in self.folder.entries:  # else it has not begun yet
+                self._tell_study(original)
         return None
 
-    def _make_job(self, number: int, own: list[str]) -> SweepJob:
-        words, config, fault = self.all_overrides(own), dict[str, Any](), ""
+    def _make_job(self, number: int, overrides: list[str]) -> SweepJob:
+        words, config, fault = self.all_overrides(overrides), dict[str, Any](), ""
         try:
             config = self.compose_config(words)
         except UserError as error:
             fault = str(error)
-        known = compute_identity(config) if config else compute_identity({"words": words})
-        return SweepJob(number, words, own, config, self.folder.job_folder(number), known, fault)
+        identity = compute_identity(config) if config else compute_identity({"words": words})
+        return SweepJob(
+            number, words, overrides, config, self.folder.job_folder(number), identity, fault
+        )
 
-    def _start_jobs(self, crew: Executor, jobs: list[SweepJob]) -> None:
+    def _start_jobs(self, executor: Executor, jobs: list[SweepJob]) -> None:
         """The one place where jobs are handed out."""
         self.progress.on_job_start(jobs)
         for job in jobs:
@@ -210,13 +237,12 @@ class Scheduler:
         if jobs[0].fault:
             self._finish_job(JobResult(jobs[0].number, "failed", jobs[0].fault, 2))
         else:
-            crew.submit(*jobs)
+            executor.submit(*jobs)
 
     def _finish_job(self, ended: JobResult) -> None:
         job = self.running.pop(ended.number)
-        if (
-            ended.status == "lost"
-        ):  # not run, or its process died by the fault of one that was trained with it
+        # It was not run, or a job that was trained with it killed the process: again, alone.
+        if ended.status == "lost":
             self.waiting.append([job])
             return
         job.folder.mkdir(exist_ok=True)
@@ -226,7 +252,7 @@ class Scheduler:
         self._tell_study(ended.number)
 
     def _tell_study(self, number: int) -> None:
-        """Tell the study what came of a job, once for each number that it goes by."""
+        """Tell the study the outcome of a job, once for each number that it goes by."""
         outcome = read_outcome(self.folder, number, self._get_scores(number))
         if outcome is not None:
             for follower in self.followers.pop(number, []):
@@ -234,22 +260,28 @@ class Scheduler:
 
     def _get_scores(self, number: int) -> JobScores:
         entry = self.folder.entries[number]
-        of = entry["of"] if entry["status"] == "same" else number
-        return (
-            self.progress.get_scores(of)
-            if self.folder.entries[of]["status"] in FINISHED_STATUSES
-            else NO_SCORES
-        )
+        original = entry["of"] if entry["status"] == "same" else number
+        if self.folder.entries[original]["status"] not in FINISHED_STATUSES:
+            return NO_SCORES
+        return self.progress.get_scores(original)
 
 
-def group_jobs(jobs: list[SweepJob], parts: int) -> list[list[SweepJob]]:
-    """Jobs, those together that can be trained as one, each such group in so many parts; a faulty one stands alone."""
-    well = [job for job in jobs if not job.fault]
-    found = [[job] for job in jobs if job.fault]
-    for group in group_compatible([job.config for job in well]):
-        size = -(-len(group) // parts)
-        found += [
-            [well[number] for number in group[low : low + size]]
-            for low in range(0, len(group), size)
+def group_jobs(jobs: list[SweepJob], stacks: int) -> list[list[SweepJob]]:
+    """Group jobs that can be trained as one.
+
+    Args:
+        jobs: Any jobs; a faulty one stays alone.
+        stacks: Into how many parts each such group is divided, one for each worker.
+
+    Returns:
+        Groups, by their first number.
+    """
+    valid = [job for job in jobs if not job.fault]
+    groups = [[job] for job in jobs if job.fault]
+    for group in group_compatible([job.config for job in valid]):
+        size = -(-len(group) // stacks)
+        groups += [
+            [valid[number] for number in group[start : start + size]]
+            for start in range(0, len(group), size)
         ]
-    return sorted(found, key=lambda group: group[0].number)
+    return sorted(groups, key=lambda group: group[0].number)

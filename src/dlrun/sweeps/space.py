@@ -1,4 +1,4 @@
-"""What the words of a sweep say in Hydra's grammar, and what a named space says: keys with their values."""
+"""The overrides of a sweep in Hydra's grammar, and named spaces: keys with their values."""
 
 from __future__ import annotations
 
@@ -13,38 +13,43 @@ from dlrun.config.overrides import parse_overrides
 from dlrun.core.errors import UserError
 from dlrun.sweeps.study import Axis, is_active
 
-MAX_VALUES = 100_000  # values of a key
+MAX_VALUES = 100_000  # of one key; range(0,1e12) must not fill the memory
 
 
 class SweepOverrides:
-    """The words of all jobs: those that stay, and the axes along which they differ, in the order of the command."""
+    """The overrides of all jobs: those that stay, and the axes, in the order of the command line.
+
+    Attributes:
+        given: Key → its override as typed; the later one where a key is given twice.
+        axes: The keys that vary.
+        only: Fixed key → the choice that has it, and its values.
+    """
 
     def __init__(self, words: Sequence[str], folders: Sequence[Path]) -> None:
-        self.given: dict[
-            str, str
-        ] = {}  # key → its word as it stands; of a key named twice the later word
+        self.given: dict[str, str] = {}
         self.axes: list[Axis] = []
-        self.only: dict[
-            str, tuple[str, tuple[str, ...]]
-        ] = {}  # fixed key → the choice that has it, and with which values
+        self.only: dict[str, tuple[str, tuple[str, ...]]] = {}
         for override in parse_overrides(words):
             self.given[override.get_key_element()] = override.input_line
             self.axes = [axis for axis in self.axes if axis.key != override.get_key_element()]
             if override.is_sweep_override():
                 self.axes.append(make_axis(override, folders))
             elif has_multiple_values(override._value):
-                raise UserError(f"{override.input_line}: interval(…) and its like are whole values, not parts of one; "
-                              f"{override.get_key_element()}=[1],[2] tries several lists")  # fmt: skip
+                raise UserError(
+                    f"{override.input_line}: interval(…) and its like are whole values, "
+                    "not parts of one; "
+                    f"{override.get_key_element()}=[1],[2] tries several lists"
+                )
 
     @property
     def fixed(self) -> list[str]:
-        """The words that are the same in every job."""
-        own = {axis.key for axis in self.axes}
-        return [word for key, word in self.given.items() if key not in own]
+        """The overrides that are the same in every job."""
+        varying = {axis.key for axis in self.axes}
+        return [word for key, word in self.given.items() if key not in varying]
 
-    def get_job_overrides(self, own: Sequence[str]) -> list[str]:
-        """All words of the job that has these of its own, each in its place."""
-        chosen = {word.partition("=")[0]: word for word in own}
+    def get_job_overrides(self, study_overrides: Sequence[str]) -> list[str]:
+        """All overrides of the job with these of the study, each in its place."""
+        chosen = {word.partition("=")[0]: word for word in study_overrides}
         axes = {axis.key for axis in self.axes}
         words = {
             key: chosen.get(key, word)
@@ -54,11 +59,17 @@ class SweepOverrides:
         return [
             word
             for key, word in words.items()
-            if key not in self.only or is_active(self.only[key], own)
+            if key not in self.only or is_active(self.only[key], study_overrides)
         ]
 
     def restrict_axis(self, key: str, choice: str, values: tuple[str, ...]) -> None:
-        """Have only the jobs in which a choice is one of these values set a key."""
+        """Let only some jobs set a key.
+
+        Args:
+            key: The key.
+            choice: The key that decides.
+            values: Its values with which `key` is set.
+        """
         self.axes = [
             replace(axis, when=(choice, values)) if axis.key == key else axis for axis in self.axes
         ]
@@ -67,7 +78,7 @@ class SweepOverrides:
 
 
 def has_multiple_values(value: Any) -> bool:
-    """Whether something that stands for several values is inside a value."""
+    """Whether a list or mapping holds a sweep inside."""
     from hydra.core.override_parser.types import Sweep
 
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
@@ -75,27 +86,33 @@ def has_multiple_values(value: Any) -> bool:
 
 
 def make_axis(override: Any, folders: Sequence[Path]) -> Axis:
-    """One key with its list, range(), choice(), glob() or interval(). Raises UserError where that holds no value."""
+    """The axis of an override with a list, range(), choice(), glob() or interval().
+
+    Args:
+        override: As Hydra parsed it.
+        folders: The user's conf folders, for glob().
+
+    Raises:
+        UserError: It has no value, or too many.
+    """
     from hydra.core.override_parser.types import Glob
     from hydra.errors import HydraException
 
     key, value = override.get_key_element(), override._value
     if override.is_interval_sweep():
-        whole = isinstance(value.start, int) and isinstance(value.end, int)
+        is_integer = isinstance(value.start, int) and isinstance(value.end, int)
+        # A logarithm needs numbers above 0.
         log = "log" in value.tags
         if value.start >= value.end or (log and value.start <= 0):
-            above = " above 0" if log else ""
+            bound = " above 0" if log else ""
             raise UserError(
-                f"{override.input_line}: an interval goes from one number{above} up to a larger one"
+                f"{override.input_line}: an interval goes from one number{bound} up to a larger one"
             )
-        return Axis(key, (), value.start, value.end, log, whole)
+        return Axis(key, (), value.start, value.end, log, is_integer)
     try:
         if isinstance(value, Glob):
-            values = tuple(
-                value.filter(
-                    list_all_groups(get_conf_folders(folders)).get(override.key_or_group, [])
-                )
-            )
+            options = list_all_groups(get_conf_folders(folders))
+            values = tuple(value.filter(options.get(override.key_or_group, [])))
         else:
             values = tuple(islice(override.sweep_string_iterator(), MAX_VALUES + 1))
     except (HydraException, ValueError) as error:
@@ -110,37 +127,46 @@ def make_axis(override: Any, folders: Sequence[Path]) -> Axis:
 
 
 def expand_search_space(names: Sequence[str], folders: Sequence[Path]) -> list[str]:
-    """The words that named search spaces stand for; of a key that several have, the later one's. Raises UserError."""
+    """The overrides of named search spaces; of a key that several have, the later one's.
+
+    Args:
+        names: Files in conf/space.
+        folders: The user's conf folders.
+
+    Raises:
+        UserError: One is missing, or no mapping.
+    """
     import yaml
 
-    found: dict[str, str] = {}
+    overrides: dict[str, str] = {}
     for name in names:
         file = find_option_file(get_conf_folders(folders), "space", name)
         if file is None:
-            there = list_all_groups(get_conf_folders(folders)).get("space", [])
-            raise UserError(f"no space '{name}'. There are: {', '.join(there) or 'none'}")
+            options = list_all_groups(get_conf_folders(folders)).get("space", [])
+            raise UserError(f"no space '{name}'. There are: {', '.join(options) or 'none'}")
         try:
             node = yaml.safe_load(file.read_text(encoding="utf-8"))
         except yaml.YAMLError as error:
             raise UserError(f"{file} is no YAML: {' '.join(str(error).split())}") from error
         if not isinstance(node, dict):
             raise UserError(
-                f"{file} must give keys with their values, such as optimizer.lr: tag(log,interval(1e-4,0.1))"
+                f"{file} must give keys with their values, "
+                "such as optimizer.lr: tag(log,interval(1e-4,0.1))"
             )
         for key, value in node.items():
-            found[key] = f"{key}={format_values(value)}"
-    return list(found.values())
+            overrides[key] = f"{key}={format_values(value)}"
+    return list(overrides.values())
 
 
 def format_values(value: Any) -> str:
-    """A value of a space's file as a word says it: a list as its values in turn, text as it stands."""
+    """A value of a space's file as an override's: a list as its values in turn."""
     return ",".join(map(format_value, value)) if isinstance(value, list) else format_value(value)
 
 
 def format_value(value: Any) -> str:
-    """One value."""
+    """One value as an override's text."""
     if isinstance(value, list):
         return f"[{','.join(map(format_value, value))}]"
-    return (
-        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-    )
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,14 +1,14 @@
-"""What a sweep runs next. A study names words and is told what came of them; it knows no processes and no files.
+"""What a sweep runs next. A study knows neither processes nor files.
 
-The loop that asks it (sweeps/loop.py) does, in short:
+The scheduler (sweeps/scheduler.py) uses it so:
 
-    study.recall(earlier)                           # once, before anything else
-    words = study.ask()                             # as often as there are idle workers, and again after each told()
-    ...                                             # number = how many ask() has given out, the recalled ones included
-    study.prune(number, epoch, values)              # after each epoch of a running job, where study.prunes
-    study.told(number, outcome)                     # exactly once for each number
+    study.restore_jobs(earlier)             # once, before anything else
+    overrides = study.ask()                 # for each idle worker, and again after each tell()
+    study.should_prune(number, epoch, …)    # after each epoch, where study.supports_pruning
+    study.tell(number, outcome)             # exactly once for each number
 
-A job whose config has been run before under other words is not run again: it is told what came of that one.
+A job's number is how many ask() has given out, restored ones included. A job whose config has
+been run before under other overrides is not run again: its outcome is that one's.
 """
 
 from __future__ import annotations
@@ -29,11 +29,16 @@ Status = Literal["done", "failed", "pruned"]
 
 @dataclass(frozen=True)
 class Axis:
-    """One key of a sweep and what it may be: texts as words take them, in order, or else the numbers of an interval.
+    """One key of a sweep and its values: a list, or else an interval.
 
-    key: as in a word, with its + where it has one. log: an interval to be drawn from evenly in the logarithm. whole:
-    its numbers are whole, both ends included. when: the key of a choice, and the values with which this key is there;
-    it belongs to every job where that says nothing.
+    Attributes:
+        key: As in an override, with its + where it has one.
+        values: Texts as overrides take them, in order; empty of an interval.
+        low: Lower end of the interval.
+        high: Upper end.
+        log: Draw evenly in the logarithm.
+        whole: Integers alone, both ends included.
+        when: A choice's key and the values with which this key exists; empty: in every job.
     """
 
     key: str
@@ -46,22 +51,26 @@ class Axis:
 
     @property
     def is_interval(self) -> bool:
-        """Whether there is a number between two ends to be drawn, and no list."""
+        """Whether numbers are drawn between two ends."""
         return not self.values
 
     def to_override(self, value: str | float) -> str:
-        """The word that sets this key."""
+        """The override that sets this key."""
         return f"{self.key}={value}"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one job.
+    """The result of one job.
 
-    scores: measure → its mean over the folds of the job on validation rows, as in the table (no prefix: 'accuracy',
-    'loss'); besides 'parameters' (weights that are learnt) and 'seconds', for sweeps with several aims. Of a pruned job
-    those of its best epoch up to then, of a failed one nothing. reason: why it failed or was pruned. goals: measure →
-    'min' or 'max', as the job has written it down.
+    Attributes:
+        status: How it ended.
+        scores: Metric → its mean over the job's folds on validation rows, without a prefix
+            ('accuracy'); and 'parameters' and 'seconds', for multi-objective sweeps. Of a pruned
+            job those of its best epoch, of a failed one none.
+        reason: Why it failed or was pruned.
+        epochs: Epochs that were trained.
+        goals: Metric → 'min' or 'max', as the job recorded it.
     """
 
     status: Status
@@ -73,9 +82,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class PreviousJob:
-    """A job of an earlier start: its number, its own words, and what came of it; None where it was cut and goes on.
+    """A job of an earlier start.
 
-    epochs: (epoch, values) of each epoch that it wrote down, values as prune() gets them.
+    Attributes:
+        number: The job.
+        overrides: Those that the study chose.
+        outcome: None where it was cut and goes on.
+        epochs: (epoch, values) of each recorded epoch, values as `should_prune` gets them.
     """
 
     number: int
@@ -85,45 +98,51 @@ class PreviousJob:
 
 
 class Study(Protocol):
-    """What to try. Called from one thread only, and never while a job's own code runs in it.
+    """Decides what to try. Called from one thread only, and never while a job runs in it.
 
-    prunes: whether `prune` is to be asked: each worker then waits for the answer after each epoch.
+    Attributes:
+        supports_pruning: Whether workers must wait for `should_prune` after each epoch.
     """
 
     supports_pruning: bool
 
     def restore_jobs(self, earlier: Sequence[PreviousJob]) -> None:
-        """Take in the jobs of earlier starts, before the first ask. Those without an outcome will be told later."""
+        """Take in jobs of earlier starts, before the first ask; unfinished ones are told later."""
         ...
 
     def ask(self) -> list[str] | None:
-        """The words of the next job that vary, `key=value` for each axis, or None: nothing to ask now."""
+        """The overrides of the next job that vary, `key=value` for each axis; None: none now."""
         ...
 
     def tell(self, number: int, outcome: Outcome) -> None:
-        """Learn what came of a job."""
+        """Learn the outcome of a job."""
         ...
 
     def should_prune(
         self, number: int, epoch: int, values: dict[str, float], goals: dict[str, str]
     ) -> bool:
-        """Whether to stop this job after this epoch.
+        """Whether to stop a job after this epoch.
 
-        epoch: from 1, counted on through the folds of one job. values: 'split/measure' of this epoch ('val/accuracy').
-        goals: measure → 'min' or 'max'.
+        Args:
+            number: The job.
+            epoch: From 1, counted on through the folds of one job.
+            values: 'split/metric' → value of this epoch ('val/accuracy').
+            goals: Metric → 'min' or 'max'.
         """
         ...
 
     @property
     def done(self) -> bool:
-        """Whether no more words will ever come."""
+        """Whether ask() will never return overrides again."""
         ...
 
 
 class GridStudy:
-    """Every combination of the values, each once; values of zipped keys go together. At most `trials` of them.
+    """Every combination of the values, each once; at most `trials` of them.
 
-    wanted: the measures that the table is sorted by.
+    Attributes:
+        left: Combinations to be handed out.
+        wanted: Metrics by which the table is sorted; the first finished job must have them.
     """
 
     supports_pruning = False
@@ -133,27 +152,37 @@ class GridStudy:
         axes: Sequence[Axis],
         zipped: Sequence[str] = (),
         trials: int | None = None,
-        wanted: Sequence[str] = (),
+        metrics: Sequence[str] = (),
     ) -> None:
+        """List the combinations.
+
+        Args:
+            axes: What varies.
+            zipped: Keys whose values are paired instead of combined.
+            trials: The most that are run; None: all.
+            metrics: Metrics by which the table is sorted.
+
+        Raises:
+            UserError: An axis is an interval.
+        """
         if drawn := [axis.key for axis in axes if axis.is_interval]:
             raise UserError(
                 f"{', '.join(drawn)}: a grid needs values, and an interval has no end of them; "
                 "sweep=random, sweep=tpe and sweep=halving draw from it"
             )
-        found = make_combinations(axes, zipped)
-        self.left, self.wanted = found[:trials], wanted
+        self.left, self.wanted = make_combinations(axes, zipped)[:trials], metrics
 
     def restore_jobs(self, earlier: Sequence[PreviousJob]) -> None:
-        """Leave out what is there."""
-        there = {tuple(job.overrides) for job in earlier}
-        self.left = [words for words in self.left if tuple(words) not in there]
+        """Leave out what has been run."""
+        finished = {tuple(job.overrides) for job in earlier}
+        self.left = [words for words in self.left if tuple(words) not in finished]
 
     def ask(self) -> list[str] | None:
         """The next combination."""
         return self.left.pop(0) if self.left else None
 
     def tell(self, number: int, outcome: Outcome) -> None:
-        """See that the first job that is done has measured what is wanted. Raises UserError."""
+        """Check that the first finished job measured the deciding metrics. Raises UserError."""
         if outcome.status == "done":
             check_metrics(self.wanted, list(outcome.scores))
             self.wanted = ()
@@ -166,43 +195,58 @@ class GridStudy:
 
     @property
     def done(self) -> bool:
-        """Whether all combinations were named."""
+        """Whether all combinations were handed out."""
         return not self.left
 
 
 def get_metric_names(settings: Sweep) -> list[str]:
-    """The measures that a sweep is decided by, without their split; none where the first job is to say it.
+    """The deciding metrics of a sweep, without their split; none where the first job is to choose.
 
-    Raises UserError for one that is not of validation rows, and for what cannot be judged while a trial runs.
+    Raises:
+        UserError: One is not of validation rows, or cannot be known while a trial runs.
     """
-    given = [settings.measure] if isinstance(settings.measure, str) else settings.measure or []
-    names = [name.removeprefix("val/") for name in given]
+    measures = [settings.measure] if isinstance(settings.measure, str) else settings.measure or []
+    names = [name.removeprefix("val/") for name in measures]
     for name in names:
         if "/" in name:
             raise UserError(
                 f"sweep.measure={name}: a sweep is decided on validation rows, such as val/loss"
-            )
+            )  # on test rows a sweep would fit the test set
     if settings.prune and (len(names) > 1 or set(names) & set(COST_NAMES)):
-        told = ", ".join(names)
+        listed = ", ".join(names)
         raise UserError(
-            f"sweep.measure=[{told}] cannot be seen epoch by epoch as one number: say sweep.prune=null"
+            f"sweep.measure=[{listed}] cannot be seen epoch by epoch as one number: "
+            "say sweep.prune=null"
         )
     return names
 
 
-def check_metrics(names: Sequence[str], there: Sequence[str], when: str = "") -> None:
-    """Raise UserError where a job has not measured what its sweep is to be decided by."""
+def check_metrics(names: Sequence[str], measured: Sequence[str], when: str = "") -> None:
+    """Check that a job measured the deciding metrics.
+
+    Args:
+        names: Those of the sweep.
+        measured: Those of the job.
+        when: Added to the message.
+
+    Raises:
+        UserError: One is missing.
+    """
     for name in names:
-        if name not in there:
-            raise UserError(
-                f"sweep.measure={name} is not measured{when}; there are: {format_names(there, name)}"
-            )
+        if name not in measured:
+            available = format_names(measured, name)
+            raise UserError(f"sweep.measure={name} is not measured{when}; there are: {available}")
 
 
 def make_combinations(axes: Sequence[Axis], zipped: Sequence[str] = ()) -> list[list[str]]:
-    """The words of each combination, the last key changing fastest; zipped keys move as one, where the first stands.
+    """The overrides of each combination, the last key changing fastest.
 
-    Raises UserError where a zipped key has no list, or lists of several lengths are paired.
+    Args:
+        axes: Axes with lists.
+        zipped: Keys that move as one, where the first of them stands.
+
+    Raises:
+        UserError: A zipped key has no list, or their lists have different lengths.
     """
     pairs = [axis for key in zipped for axis in axes if axis.key.lstrip("+") == key]
     if len(pairs) < len(zipped):
@@ -213,33 +257,33 @@ def make_combinations(axes: Sequence[Axis], zipped: Sequence[str] = ()) -> list[
         )
     lengths = {axis.key: len(axis.values) for axis in pairs}
     if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{key} has {count}" for key, count in lengths.items())
-        raise UserError(f"sweep.zip pairs lists of one length: {told}")
+        listed = ", ".join(f"{key} has {count}" for key, count in lengths.items())
+        raise UserError(f"sweep.zip pairs lists of one length: {listed}")
     whens = {axis.key: axis.when for axis in axes}
-    found: list[list[str]] = []
-    for chosen in itertools.product(*_iter_axis_values(axes, pairs)):
-        words = [word for each in chosen for word in each]
-        own = [word for word in words if is_active(whens[word.partition("=")[0]], words)]
-        if own == words or own not in found:
-            found.append(own)
-    return found
+    combinations: list[list[str]] = []
+    for groups in itertools.product(*_iter_axis_values(axes, pairs)):
+        words = [word for group in groups for word in group]
+        active = [word for word in words if is_active(whens[word.partition("=")[0]], words)]
+        # Combinations that differ only in keys that they do not have are one.
+        if active == words or active not in combinations:
+            combinations.append(active)
+    return combinations
 
 
 def is_active(when: tuple[str, tuple[str, ...]] | tuple[()], words: Sequence[str]) -> bool:
-    """Whether a key belongs to the job of these words: see `Axis.when`."""
-    return not when or any(f"{when[0]}={value}" in words for value in when[1])
+    """Whether a key belongs to the job of these overrides; see `Axis.when`."""
+    if not when:
+        return True
+    key, values = when
+    return any(f"{key}={value}" in words for value in values)
 
 
 def _iter_axis_values(axes: Sequence[Axis], pairs: Sequence[Axis]) -> Iterator[list[list[str]]]:
-    """What moves by itself: for each place the words that it puts together."""
+    """For each axis, or group of zipped ones, the overrides of each of its values."""
     first = next((axis for axis in axes if axis in pairs), None)
     for axis in axes:
         if axis is first:
-            yield [
-                list(words)
-                for words in zip(
-                    *([p.to_override(v) for v in p.values] for p in pairs), strict=True
-                )
-            ]
+            columns = [[pair.to_override(value) for value in pair.values] for pair in pairs]
+            yield [list(words) for words in zip(*columns, strict=True)]
         elif axis not in pairs:
             yield [[axis.to_override(value)] for value in axis.values]

@@ -1,4 +1,7 @@
-"""Worker processes that stay: each loads torch once and runs job after job; one that dies or hangs is replaced."""
+"""Worker processes that stay: each loads torch once and runs job after job.
+
+One that dies or hangs is replaced.
+"""
 
 from __future__ import annotations
 
@@ -20,21 +23,41 @@ from dlrun.core import json_text
 from dlrun.core.errors import UserError
 from dlrun.sweeps.job import JobResult, JobStopRule, SweepJob
 
-SAVE_TIMEOUT = 5.0  # seconds for a job that has to stop until it is killed
-STOP_TIMEOUT = 30.0  # the same, where the whole sweep stops
+# Seconds that a job has to save before it is killed: of one over its limit, which may hang, and
+# of a whole sweep that stops, whose work is worth keeping.
+SAVE_TIMEOUT = 5.0
+STOP_TIMEOUT = 30.0
 Events = queue.SimpleQueue[tuple["Worker", dict[str, Any]]]
 
 
 class Worker:
-    """One process, and the jobs that it is at: one, or several that it trains as one."""
+    """One process and its jobs: one, or several that it trains as one.
+
+    Attributes:
+        process: It reads messages on stdin and writes them on stdout, one JSON text a line.
+        log: Its stderr.
+        ready: It has loaded torch.
+        jobs: Those that have not ended.
+        began: When they started, on the monotonic clock.
+        kill_at: When it is killed, on that clock; 0: not yet decided.
+        late: Why its time was up; "" while it was not.
+    """
 
     def __init__(self, events: Events, extra: Mapping[str, str], log: Path) -> None:
         with log.open("ab") as errors:
             self.process = subprocess.Popen(
+                # -P: a file in the working folder must not hide a module.
                 [sys.executable, "-P", "-m", "dlrun.launch.sweep_worker"],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
-                text=True, encoding="utf-8", env={**os.environ, **extra}, start_new_session=True,
-            )  # fmt: skip
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                encoding="utf-8",
+                env={**os.environ, **extra},
+                # A group of its own: Ctrl-C reaches the sweep alone, which stops its workers,
+                # and a kill ends what the worker has started, too.
+                start_new_session=True,
+            )
         self.log, self.ready = log, False
         self.jobs: list[SweepJob] = []
         self.began = self.kill_at = 0.0
@@ -49,35 +72,43 @@ class Worker:
         events.put((self, {"event": "gone"}))
 
     def send_message(self, **message: Any) -> None:
-        """Send something; a process that is gone does not hear it, which is noticed elsewhere."""
+        """Send a message; that a process is gone is noticed by its reader."""
         assert self.process.stdin is not None
         with suppress(OSError):
             self.process.stdin.write(json_text.to_message(message) + "\n")
             self.process.stdin.flush()
 
     def start_jobs(self, jobs: Sequence[SweepJob], plugins: tuple[str, ...], asks: bool) -> None:
-        """Give it jobs."""
+        """Give it jobs.
+
+        Args:
+            jobs: One, or several that are trained as one.
+            plugins: The user's packages.
+            asks: Wait for an answer after each epoch: the job may be pruned.
+        """
         self.jobs, self.began, self.late, self.kill_at = list(jobs), time.monotonic(), "", 0.0
         self.send_message(jobs=[job.to_dict() for job in jobs], plugins=list(plugins), asks=asks)
 
     def ask_to_stop(self, seconds: float) -> None:
-        """Have it save and stop; killed if it has not in so many seconds."""
+        """Have it save and stop, and kill it after so many seconds."""
         self._send_signal(signal.SIGTERM, self.process.pid)
         self.kill_at = time.monotonic() + seconds
 
     def kill(self) -> None:
-        """End it and all that it has started, at once."""
+        """End it and its child processes at once."""
         self._send_signal(getattr(signal, "SIGKILL", signal.SIGTERM), -self.process.pid)
 
-    def _send_signal(self, number: int, whom: int) -> None:
+    def _send_signal(self, number: int, target: int) -> None:
+        """Signal a process, or with a negative number its group, as kill(2) does."""
         with suppress(ProcessLookupError, PermissionError):
-            os.killpg(-whom, number) if whom < 0 and hasattr(os, "killpg") else os.kill(
-                abs(whom), number
-            )
+            if target < 0 and hasattr(os, "killpg"):
+                os.killpg(-target, number)
+            else:
+                os.kill(abs(target), number)
 
     def wait_for_exit(self) -> int:
-        """Wait until it has ended, and let go of what it was spoken to through; answers with its exit code."""
-        with suppress(OSError):  # what was never read
+        """Wait for its end and close its pipe; returns its exit code."""
+        with suppress(OSError):  # closing flushes messages that it never read
             self.process.stdin.close()  # type: ignore[union-attr]
         return self.process.wait()
 
@@ -85,60 +116,75 @@ class Worker:
         """How it died, in words."""
         code = self.wait_for_exit()
         name = signal.Signals(-code).name if code < 0 else ""
-        return (
-            f"its process was ended by {name}"
-            if name
-            else f"its process ended by itself with exit code {code}"
-        )
+        if name:
+            return f"its process was ended by {name}"
+        return f"its process ended by itself with exit code {code}"
 
 
 class WorkerPool:
-    """At most `jobs` workers, started when there is something for them to do."""
+    """At most `sweep.jobs` workers, started when there is work for them.
+
+    Attributes:
+        settings: The sweep's.
+        plugins: The user's packages.
+        folder: The sweep's folder, for the workers' logs.
+        judge: Decides after each epoch whether a job stops; None: workers do not ask.
+        events: Messages of all workers.
+        workers: By slot, which decides a worker's device.
+        over: Results that `wait` has not returned yet.
+        stopped: The signal that stopped the pool; 0 for none.
+    """
 
     def __init__(
-        self, settings: Sweep, plugins: tuple[str, ...], folder: Path,
+        self,
+        settings: Sweep,
+        plugins: tuple[str, ...],
+        folder: Path,
         judge: JobStopRule | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.settings, self.plugins, self.folder, self.judge = settings, plugins, folder, judge
-        if settings.devices is not None and settings.jobs > (
-            slots := len(settings.devices) * settings.share
-        ):
-            raise UserError(
-                f"sweep.jobs={settings.jobs}: {len(settings.devices)} devices × sweep.share={settings.share} are room "
-                f"for {slots} at a time"
-            )
+        if settings.devices is not None:
+            slots = len(settings.devices) * settings.share
+            if settings.jobs > slots:
+                raise UserError(
+                    f"sweep.jobs={settings.jobs}: {len(settings.devices)} devices × "
+                    f"sweep.share={settings.share} are room for {slots} at a time"
+                )
         self.events: Events = queue.SimpleQueue()
-        self.workers: dict[int, Worker] = {}  # by slot
-        self.over: list[JobResult] = []  # how jobs ended that nobody has asked about yet
+        self.workers: dict[int, Worker] = {}
+        self.over: list[JobResult] = []
         self.stopped = 0
 
     @property
     def num_free(self) -> int:
-        """How many jobs could begin now."""
+        """How many jobs could start now."""
         busy = sum(bool(worker.jobs) for worker in self.workers.values())
         return 0 if self.stopped else self.settings.jobs - busy
 
-    def submit(self, job: SweepJob, *others: SweepJob) -> None:
-        """Give a job to a worker that has none, or to a new one, with others that can be trained as one with it."""
-        free = next(
-            (
-                each
-                for each in self.workers.values()
-                if not each.jobs and each.process.poll() is None
-            ),
-            None,
+    def submit(self, job: SweepJob, *stacked: SweepJob) -> None:
+        """Give a job to an idle worker, or to a new one.
+
+        Args:
+            job: The job.
+            stacked: Jobs that can be trained as one with it.
+        """
+        worker = self._get_idle_worker()
+        worker.start_jobs([job, *stacked], self.plugins, self.judge is not None)
+        if self.stopped:  # a signal came meanwhile, and `stop` did not know of this worker
+            worker.ask_to_stop(STOP_TIMEOUT)
+
+    def _get_idle_worker(self) -> Worker:
+        for worker in self.workers.values():
+            if not worker.jobs and worker.process.poll() is None:
+                return worker
+        slot = next(slot for slot in range(self.settings.jobs) if slot not in self.workers)
+        self.workers[slot] = Worker(
+            self.events, self._worker_environment(slot), self.folder / f"worker-{slot + 1}.log"
         )
-        if free is None:
-            slot = next(slot for slot in range(self.settings.jobs) if slot not in self.workers)
-            free = self.workers[slot] = Worker(
-                self.events, self._worker_environment(slot), self.folder / f"worker-{slot + 1}.log"
-            )
-        free.start_jobs([job, *others], self.plugins, self.judge is not None)
-        if self.stopped:  # meanwhile: `stop` did not know of this worker
-            free.ask_to_stop(STOP_TIMEOUT)
+        return self.workers[slot]
 
     def _worker_environment(self, slot: int) -> dict[str, str]:
-        """What a worker's environment has besides ours: its device, and its share of the cores."""
+        """Environment variables of a worker: its device, and its share of the cores."""
         threads = max(1, (os.cpu_count() or 1) // self.settings.jobs)
         cores = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(threads)}
         if self.settings.devices is None:
@@ -146,7 +192,11 @@ class WorkerPool:
         return {**cores, "CUDA_VISIBLE_DEVICES": self.settings.devices[slot // self.settings.share]}
 
     def wait(self) -> JobResult | None:
-        """Wait until a job has ended in one way or another; None when nothing is left to wait for."""
+        """Wait until a job has ended in any way.
+
+        Returns:
+            None where no job is running.
+        """
         while not self.over and any(worker.jobs for worker in self.workers.values()):
             try:
                 worker, message = self.events.get(timeout=self._get_timeout())
@@ -157,19 +207,17 @@ class WorkerPool:
         return self.over.pop(0) if self.over else None
 
     def _handle_message(self, worker: Worker, message: dict[str, Any]) -> None:
-        hear = {
+        handlers = {
             "ready": self._on_ready,
             "epoch": self._on_epoch,
             "ended": self._on_job_end,
             "gone": self._on_exit,
         }
-        hear[message["event"]](worker, message)
+        handlers[message["event"]](worker, message)
 
     def _on_ready(self, worker: Worker, message: dict[str, Any]) -> None:
-        worker.ready, worker.began = (
-            True,
-            time.monotonic(),
-        )  # the limit is the job's, not of loading torch
+        worker.ready = True
+        worker.began = time.monotonic()  # the limit is the job's, not of loading torch
 
     def _on_epoch(self, worker: Worker, message: dict[str, Any]) -> None:
         judge = self.judge
@@ -184,36 +232,38 @@ class WorkerPool:
         self.over.append(self._resolve_timeout(worker, ended) if ended.status == "cut" else ended)
 
     def _resolve_timeout(self, worker: Worker, ended: JobResult) -> JobResult:
-        """A job that stopped because it was told to, as its process does then: failed where its time was up."""
-        self.workers = {slot: other for slot, other in self.workers.items() if other is not worker}
-        return (
-            JobResult(ended.number, "failed", worker.late, 1, ended.parameters, ended.seconds)
-            if worker.late
-            else ended
-        )
+        """A job that stopped when asked: failed where its time was up. Its process ends with it."""
+        self._forget(worker)
+        if not worker.late:
+            return ended
+        return JobResult(ended.number, "failed", worker.late, 1, ended.parameters, ended.seconds)
+
+    def _forget(self, worker: Worker) -> None:
+        self.workers = {
+            slot: member for slot, member in self.workers.items() if member is not worker
+        }
 
     def _on_exit(self, worker: Worker, message: dict[str, Any]) -> None:
-        """A process has ended: its job, if it had one, has failed, and its place is free.
+        """A process has ended: its jobs have failed, and its slot is free.
 
-        Where it had several, none of them is to blame for sure: they are lost, and each is to be run by itself.
+        Of several jobs the culprit is unknown: they are lost, and each is run again by itself.
         """
-        how, (jobs, worker.jobs) = worker.describe_exit(), (worker.jobs, [])
-        self.workers = {slot: other for slot, other in self.workers.items() if other is not worker}
+        reason = worker.describe_exit()
+        jobs, worker.jobs = worker.jobs, []
+        self._forget(worker)
         if jobs and not worker.ready and not worker.late and not self.stopped:
-            raise UserError(f"a worker could not start: {how}; what it said is in {worker.log}")
-        status = (
-            "cut" if self.stopped and not worker.late else "lost" if len(jobs) > 1 else "failed"
-        )
-        code, seconds = (
-            128 + self.stopped if status == "cut" else 1,
-            time.monotonic() - worker.began,
-        )
+            raise UserError(f"a worker could not start: {reason}; what it said is in {worker.log}")
+        if self.stopped and not worker.late:
+            status, code = "cut", 128 + self.stopped
+        else:
+            status, code = ("lost" if len(jobs) > 1 else "failed"), 1
+        seconds = time.monotonic() - worker.began
         self.over += [
-            JobResult(job.number, status, worker.late or how, code, 0, seconds) for job in jobs
+            JobResult(job.number, status, worker.late or reason, code, 0, seconds) for job in jobs
         ]
 
-    def _get_timeout(self) -> float | None:
-        """Seconds until somebody's time is up; None where nobody's can be."""
+    def _get_timeout(self) -> float:
+        """Seconds until the next deadline of a worker; 1 where there is none."""
         busy = [worker for worker in self.workers.values() if worker.jobs]
         times = [worker.kill_at for worker in busy if worker.kill_at]
         if self.settings.limit is not None:
@@ -225,22 +275,18 @@ class WorkerPool:
         return max(0.0, min(times) - time.monotonic()) + 0.01 if times else 1.0
 
     def _enforce_limit(self) -> None:
-        """Ask whoever is over the limit to stop, and kill whoever was asked and has not."""
-        now, limit = time.monotonic(), self.settings.limit
+        """Ask workers over the time limit to stop, and kill those that were asked and did not."""
+        time_now, limit = time.monotonic(), self.settings.limit
         for worker in [worker for worker in self.workers.values() if worker.jobs]:
-            if worker.kill_at and now >= worker.kill_at:
-                worker.kill()
-            elif (
-                limit is not None
-                and worker.ready
-                and not worker.kill_at
-                and now - worker.began >= limit
-            ):
+            if worker.kill_at:
+                if time_now >= worker.kill_at:
+                    worker.kill()
+            elif limit is not None and worker.ready and time_now - worker.began >= limit:
                 worker.late = f"it ran longer than sweep.limit={limit:g} seconds"
                 worker.ask_to_stop(SAVE_TIMEOUT)
 
     def stop(self, number: int) -> None:
-        """Have all jobs saved and stopped; a second time, have them killed."""
+        """Have all jobs save and stop; a second time, kill them."""
         for worker in self.workers.values():
             worker.kill() if self.stopped else worker.ask_to_stop(STOP_TIMEOUT)
         self.stopped = number
@@ -248,9 +294,10 @@ class WorkerPool:
     @contextmanager
     def session(self) -> Iterator[None]:
         """Inside, Ctrl-C and SIGTERM stop the jobs; at the end no process is left."""
-        there = threading.current_thread() is threading.main_thread()
-        numbers = (signal.SIGINT, signal.SIGTERM) if there else ()
-        before = {
+        # Python sets signal handlers in the main thread alone.
+        is_main_thread = threading.current_thread() is threading.main_thread()
+        numbers = (signal.SIGINT, signal.SIGTERM) if is_main_thread else ()
+        previous_handlers = {
             number: signal.signal(number, lambda number, frame: self.stop(number))
             for number in numbers
         }
@@ -260,5 +307,5 @@ class WorkerPool:
             for worker in self.workers.values():
                 worker.kill()
                 worker.wait_for_exit()
-            for number, handler in before.items():
+            for number, handler in previous_handlers.items():
                 signal.signal(number, handler)
