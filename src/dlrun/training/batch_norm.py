@@ -12,13 +12,13 @@ from dlrun.data.loading.table import EmptyBatches
 
 def uses_batch_norm(objective: nn.Module) -> bool:
     """Whether a training step takes statistics over the rows of its batch; frozen layers do not."""
-    before = objective.training
+    was_training = objective.training
     objective.train()
-    found = any(
+    uses_statistics = any(
         isinstance(module, _BatchNorm) and module.training for module in objective.modules()
     )
-    objective.train(before)
-    return found
+    objective.train(was_training)
+    return uses_statistics
 
 
 def count_training_rows(source: Source, size: int, paired: bool) -> int:
@@ -27,8 +27,8 @@ def count_training_rows(source: Source, size: int, paired: bool) -> int:
     paired: whether a batch needs two rows. An epoch is shuffled, so it is another row each time.
     """
     rows = len(source)
-    alone = paired and rows > size and rows % size == 1 and not isinstance(source, EmptyBatches)
-    return rows - alone
+    left_out = paired and rows > size and rows % size == 1 and not isinstance(source, EmptyBatches)
+    return rows - left_out
 
 
 def check_batch_norm(objective: nn.Module, train: Source, size: int) -> None:
@@ -36,9 +36,9 @@ def check_batch_norm(objective: nn.Module, train: Source, size: int) -> None:
     rows = min(size, len(train))
     if rows > 1 or isinstance(train, EmptyBatches) or not uses_batch_norm(objective):
         return
-    why = "there is one training row" if len(train) == 1 else "engine.batch_size is 1"
+    reason = "there is one training row" if len(train) == 1 else "engine.batch_size is 1"
     raise UserError(
-        f"batch normalization needs two rows in a batch, and {why}: "
+        f"batch normalization needs two rows in a batch, and {reason}: "
         + (
             "use a model without it, "
             if len(train) == 1

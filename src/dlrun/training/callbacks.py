@@ -84,16 +84,16 @@ class EarlyStopping(Callback):
 
     def __call__(self, trainer: Trainer) -> None:
         best: float | None = None
-        wait = 0
+        waited = 0
         values = get_monitored_values(trainer.history, self.monitor)
         for epoch, value in enumerate(values, 1):
             if best is None or is_better(value, best, self.goal, self.least):
-                best, wait = value, 0
+                best, waited = value, 0
             elif best == best:
-                wait += epoch > self.since
+                waited += epoch > self.since
         warn_undefined_monitor(trainer, self.monitor, values, "nothing could be stopped early")
-        if wait >= self.patience:
-            trainer.stop = f"{self.monitor} has not become better for {counted(wait, 'epoch')}"
+        if waited >= self.patience:
+            trainer.stop = f"{self.monitor} has not become better for {counted(waited, 'epoch')}"
 
 
 @dataclass(frozen=True)
@@ -110,11 +110,11 @@ class CollapseDetector(Callback):
         latest = get_monitored_values(trainer.history, self.monitor)[-self.patience :]
         if len(latest) < self.patience or not all(value < self.below for value in latest):
             return
-        told = f"{self.monitor} has been below {self.below:g} for {counted(self.patience, 'epoch')}: {latest[-1]:.3g}"
+        message = f"{self.monitor} has been below {self.below:g} for {counted(self.patience, 'epoch')}: {latest[-1]:.3g}"
         if self.stop:
-            trainer.stop = told
+            trainer.stop = message
         else:
-            log.warning("epoch %d: %s", trainer.epoch, told)
+            log.warning("epoch %d: %s", trainer.epoch, message)
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class TensorBoard(Callback):
         tensorboard_events.remove_later_events(run, job, trainer.epoch)
         if self.embeddings:
             tensorboard_views.collect_word_vectors(trainer)
-        pictures = (
+        image_summary = (
             {
                 "summary": tensorboard_events.build_image_summary(
                     tensorboard_views.get_training_images(trainer, self.images)
@@ -172,7 +172,7 @@ class TensorBoard(Callback):
         if (
             self.histograms or self.graph or self.embeddings or self.images
         ):  # TensorBoard knows a run by its first file
-            tensorboard_events.write_epoch_events(run, job, 0, graph | pictures)
+            tensorboard_events.write_epoch_events(run, job, 0, graph | image_summary)
 
     def __call__(self, trainer: Trainer) -> None:
         from dlrun.training import tensorboard_events, tensorboard_views
@@ -254,12 +254,12 @@ class SampleWriter(Callback):
         if trainer.epoch % self.every and not trainer.finished:
             return
         for kind in self._get_generator_names(trainer):
-            found = generation.generate_artifacts(
+            samples = generation.generate_artifacts(
                 trainer, kind, derive_seed(trainer.seed, trainer.epoch)
             )
             with optional_write("samples are", self._get_folder(trainer)):
                 artifacts.write_artifacts(
-                    found, self._get_folder(trainer), f"{kind}-epoch-{trainer.epoch:04}"
+                    samples, self._get_folder(trainer), f"{kind}-epoch-{trainer.epoch:04}"
                 )
 
     def _get_generator_names(self, trainer: Trainer) -> tuple[str, ...]:

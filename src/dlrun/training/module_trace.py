@@ -36,18 +36,18 @@ def trace_module_calls(
     columns: name → a tensor that `run` begins with. Modules are left without a hook.
     """
     names = {module: name for name, module in root.named_modules()}
-    watch = ModuleCallRecorder(names)
+    recorder = ModuleCallRecorder(names)
     for name, column in columns.items():
-        watch.flow.mark(column, (name,))
-    hooks = [module.register_forward_pre_hook(watch.enter) for module in names]
-    hooks += [module.register_forward_hook(watch.leave) for module in names]
+        recorder.flow.mark(column, (name,))
+    hooks = [module.register_forward_pre_hook(recorder.enter) for module in names]
+    hooks += [module.register_forward_hook(recorder.leave) for module in names]
     try:
-        with watch.flow:
-            answer = run()
+        with recorder.flow:
+            result = run()
     finally:
         for hook in hooks:
             hook.remove()
-    return watch.done, answer
+    return recorder.done, result
 
 
 class TensorSourceTracker(TorchFunctionMode):
@@ -63,15 +63,15 @@ class TensorSourceTracker(TorchFunctionMode):
         self.held: list[Tensor] = []  # as long as they are, no other tensor has their identity
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        answer = func(*args, **(kwargs or {}))
-        changed = args[0] if func is Tensor.__setitem__ else answer
+        result = func(*args, **(kwargs or {}))
+        changed = args[0] if func is Tensor.__setitem__ else result
         sources = self.sources((args, kwargs))
         if (
             sources and next(iter_tensors(changed), None) is not None
         ):  # to ask for a shape is no use of it
             self.used[-1].update(dict.fromkeys(sources))
             self.mark(changed, sources)
-        return answer
+        return result
 
     def sources(self, value: Any) -> tuple[str, ...]:
         """What the tensors in a value are made of."""
@@ -103,21 +103,25 @@ class ModuleCallRecorder:
         self.flow.used.append({})
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        inner, used = len(self.done) - self.open.pop(), self.flow.used.pop()
-        kept = [
+        inner_calls, used = len(self.done) - self.open.pop(), self.flow.used.pop()
+        containers = [
             child
             for child in module.children()
             if isinstance(child, nn.ParameterDict | nn.ParameterList)
         ]
-        own = any(list(part.parameters(recurse=False)) for part in (module, *kept))
+        has_parameters = any(
+            list(container.parameters(recurse=False)) for container in (module, *containers)
+        )
         name = self.names[module]
         self.times[name] += 1
         name += f"_{self.times[name]}" if self.times[name] > 1 else ""
         reads = tuple(used) or self.flow.sources(
             args
         )  # one that only passes on what it is given uses no function
-        self.done.append(ModuleCall(name, type(module).__name__, output, reads, inner, own))
-        if own or not inner:
+        self.done.append(
+            ModuleCall(name, type(module).__name__, output, reads, inner_calls, has_parameters)
+        )
+        if has_parameters or not inner_calls:
             self.flow.mark(output, (name,))
 
 
@@ -126,8 +130,8 @@ def iter_tensors(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, dict | list | tuple):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from iter_tensors(part)
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from iter_tensors(item)
 
 
 def iter_named_tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -137,5 +141,5 @@ def iter_named_tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor
     if isinstance(value, Tensor):
         yield name, value
     elif isinstance(value, dict | list | tuple):
-        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from iter_named_tensors(part, f"{name}.{key}")
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from iter_named_tensors(item, f"{name}.{key}")

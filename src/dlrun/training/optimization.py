@@ -31,7 +31,7 @@ class Optimization:
     def __init__(
         self,
         groups: dict[str, list[nn.Parameter]],
-        make: Callable[[list[nn.Parameter]], Optimizer],
+        build_optimizer: Callable[[list[nn.Parameter]], Optimizer],
         settings: Settings,
         schedule: Schedule | None,
         device: torch.device,
@@ -39,9 +39,10 @@ class Optimization:
         if not settings.compile:
             avoid_dynamo_import()
         self.groups, self.settings, self.schedule = groups, settings, schedule
-        self.optimizers = {name: make(parameters) for name, parameters in groups.items()}
+        self.optimizers = {name: build_optimizer(parameters) for name, parameters in groups.items()}
         self.requested_settings = {
-            name: list(map(dict, each.param_groups)) for name, each in self.optimizers.items()
+            name: list(map(dict, optimizer.param_groups))
+            for name, optimizer in self.optimizers.items()
         }
         if settings.compile == "step":
             check_optimizer_compile(groups, self.optimizers)
@@ -77,7 +78,10 @@ class Optimization:
     @property
     def num_parameters(self) -> int:
         """How many numbers are learnt, of each member."""
-        return sum(each.numel() for group in self.groups.values() for each in group) // self.members
+        return (
+            sum(parameter.numel() for group in self.groups.values() for parameter in group)
+            // self.members
+        )
 
     @property
     def at_step_boundary(self) -> bool:
@@ -87,7 +91,7 @@ class Optimization:
     @property
     def rates(self) -> dict[str, float]:
         """The learning rates of the latest step: 'lr', or one for each group and part of it."""
-        found: dict[str, float] = {}
+        rates: dict[str, float] = {}
         for name, optimizer in self.optimizers.items():
             latest = ScheduleState(
                 max(0, self.steps_taken[name] - 1), self.total_steps, self.history
@@ -96,13 +100,13 @@ class Optimization:
             bases = [
                 float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups
             ]
-            parts = (
+            names = (
                 [f"{name}/{number}" for number, _ in enumerate(bases, 1)]
                 if len(bases) > 1
                 else [name]
             )
-            found |= {part: base * factor for part, base in zip(parts, bases, strict=True)}
-        return {"lr": next(iter(found.values()))} if len(found) == 1 else found
+            rates |= {name: base * factor for name, base in zip(names, bases, strict=True)}
+        return {"lr": next(iter(rates.values()))} if len(rates) == 1 else rates
 
     def accumulate_and_step(self, step: Step, rows: int, last: bool) -> None:
         """Take in one step's gradient; change the weights when its window is full. last: the window ends here.
@@ -155,28 +159,28 @@ class Optimization:
                     ScheduleState(self.steps_taken[name], self.total_steps, self.history)
                 ),
             )
-        done = (
+        stepped = (
             self._scaled_step(self.scaler, optimizer)
             if self.scaler is not None
             else self._optimizer_step(name)
         )
         for parameter in parameters:
             parameter.grad = None
-        if self.ema_parameters and done:
+        if self.ema_parameters and stepped:
             torch._foreach_lerp_(
                 self.ema_parameters[name], list[Tensor](parameters), 1 - (self.settings.ema or 0)
             )
-        self.steps_taken[name] += done
-        self.steps_skipped += not done
+        self.steps_taken[name] += stepped
+        self.steps_skipped += not stepped
         self.accumulated_rows[name] = 0
 
     def _scaled_step(self, scaler: torch.amp.GradScaler, optimizer: Optimizer) -> bool:
         """The optimizer's step; False where a gradient was beyond fp16, so that none was taken."""
-        before = scaler.get_scale()
+        scale_before = scaler.get_scale()
         scaler.step(optimizer)
         scaler.update()
         return (
-            scaler.get_scale() >= before
+            scaler.get_scale() >= scale_before
         )  # it is lowered after a step that was skipped, and then alone
 
     def _divide_by_rows(self, parameters: list[nn.Parameter], rows: int) -> None:
@@ -190,21 +194,22 @@ class Optimization:
         """The optimizer's step, on all weights of the group at once where that can be. True: it is always taken."""
         parameters, optimizer = self.groups[name], self.optimizers[name]
         gradients = [parameter.grad for parameter in parameters]
-        whole = all(gradient is not None for gradient in gradients)
+        complete = all(gradient is not None for gradient in gradients)
         if name not in self.fast_steps:
-            plain = not any(
-                each is not None and each.layout is not torch.strided for each in gradients
+            all_dense = not any(
+                gradient is not None and gradient.layout is not torch.strided
+                for gradient in gradients
             )
             self.fast_steps[name] = (
-                self._build_fast_step(parameters, optimizer, whole)
-                if plain and not self.sharded
+                self._build_fast_step(parameters, optimizer, complete)
+                if all_dense and not self.sharded
                 else None
             )
-        own = self.fast_steps[name]
-        if isinstance(own, FlatOptimizer) and not whole:
-            own.state_view.write_step_counts()
-            own = self.fast_steps[name] = None
-        if own is None:
+        fast_step = self.fast_steps[name]
+        if isinstance(fast_step, FlatOptimizer) and not complete:
+            fast_step.state_view.write_step_counts()
+            fast_step = self.fast_steps[name] = None
+        if fast_step is None:
             for parameter in (
                 () if self.sharded else parameters
             ):  # torch's kernels do not look how a gradient lies
@@ -213,18 +218,18 @@ class Optimization:
                 )
             self.apply[name]()
         else:
-            own.step(gradients)  # type: ignore[arg-type]
+            fast_step.step(gradients)  # type: ignore[arg-type]
         return True
 
     def _build_fast_step(
-        self, parameters: list[nn.Parameter], optimizer: Optimizer, whole: bool
+        self, parameters: list[nn.Parameter], optimizer: Optimizer, complete: bool
     ) -> FlatOptimizer | FusedOptimizer | None:
         """What takes an optimizer's step faster than it does itself, where that can be."""
         compile_ = self.settings.compile == "step"
         if self.members == 1 and not compile_ and find_fused_kernel(parameters, optimizer):
             return FusedOptimizer(parameters, optimizer)
-        can = whole and supports_flat_step(parameters, optimizer, self.members, compile_)
-        return FlatOptimizer(parameters, optimizer, self.members, compile_) if can else None
+        is_flat = complete and supports_flat_step(parameters, optimizer, self.members, compile_)
+        return FlatOptimizer(parameters, optimizer, self.members, compile_) if is_flat else None
 
     def _clip(self, parameters: list[nn.Parameter]) -> None:
         if self.settings.clip_value is not None:
@@ -248,14 +253,16 @@ class Optimization:
         with torch.no_grad():
             for name, parameters in self.groups.items():
                 for parameter, average in zip(parameters, self.ema_parameters[name], strict=True):
-                    held = parameter.clone()
+                    current = parameter.clone()
                     parameter.copy_(average)
-                    average.copy_(held)
+                    average.copy_(current)
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on, besides the weights."""
-        for own in [each for each in self.fast_steps.values() if each is not None]:
-            own.state_view.write_step_counts()
+        for fast_step in [
+            fast_step for fast_step in self.fast_steps.values() if fast_step is not None
+        ]:
+            fast_step.state_view.write_step_counts()
         return {
             "optimizers": {
                 name: optimizer.state_dict() for name, optimizer in self.optimizers.items()
@@ -271,13 +278,13 @@ class Optimization:
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
             update_hyperparameters(optimizer, self.requested_settings[name])
-            if (own := self.fast_steps.get(name)) is not None:
-                own.state_view.load()
+            if (fast_step := self.fast_steps.get(name)) is not None:
+                fast_step.state_view.load()
         if self.scaler is not None and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         for name, averages in self.ema_parameters.items():
-            for average, kept in zip(averages, state["average"][name], strict=True):
-                average.copy_(kept)
+            for average, stored in zip(averages, state["average"][name], strict=True):
+                average.copy_(stored)
         self.steps_taken, self.steps_skipped = dict(state["taken"]), state.get("skipped", 0)
 
 

@@ -43,10 +43,14 @@ class NormalizedGradientDescent(Optimizer):
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            for parameter in (each for each in group["params"] if each.grad is not None):
-                own = parameter.grad * len(parameter)
-                length = own.square().mean(tuple(range(1, own.dim())), keepdim=True).sqrt()
-                parameter.sub_(group["lr"] * own / (length + MIN_NORM))
+            for parameter in (
+                parameter for parameter in group["params"] if parameter.grad is not None
+            ):
+                gradient = parameter.grad * len(parameter)
+                length = (
+                    gradient.square().mean(tuple(range(1, gradient.dim())), keepdim=True).sqrt()
+                )
+                parameter.sub_(group["lr"] * gradient / (length + MIN_NORM))
 
 
 class MeanNormalizedGradientDescent(Optimizer):
@@ -61,7 +65,9 @@ class MeanNormalizedGradientDescent(Optimizer):
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            for parameter in (each for each in group["params"] if each.grad is not None):
+            for parameter in (
+                parameter for parameter in group["params"] if parameter.grad is not None
+            ):
                 parameter.sub_(
                     group["lr"]
                     * parameter.grad
@@ -94,11 +100,13 @@ class RMSprop(torch.optim.RMSprop):
     def step(self, closure: Any = None) -> Any:  # type: ignore[override]
         """Take one step with the gradients that are there."""
         for group in self.param_groups:
-            parameters = [each for each in group["params"] if each.grad is not None]
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             if closure or not supports_fused_kernel(group, parameters):
                 return inspect.unwrap(torch.optim.RMSprop.step)(self, closure)
         for group in self.param_groups:
-            self._step(group, [each for each in group["params"] if each.grad is not None])
+            self._step(
+                group, [parameter for parameter in group["params"] if parameter.grad is not None]
+            )
         return None
 
     def _step(self, group: dict[str, Any], parameters: list[torch.Tensor]) -> None:
@@ -107,25 +115,25 @@ class RMSprop(torch.optim.RMSprop):
             if not state:
                 state.update(step=torch.tensor(0.0), square_avg=torch.zeros_like(parameter))
             state["step"] += 1
-        laid = [match_strides(each.grad, each) for each in parameters]  # type: ignore[arg-type]
-        squares = [self.state[each]["square_avg"] for each in parameters]
-        call_kernel(torch._fused_adam_, group, 0, parameters, laid, {"square_avg": squares})
+        gradients = [match_strides(parameter.grad, parameter) for parameter in parameters]  # type: ignore[arg-type]
+        squares = [self.state[parameter]["square_avg"] for parameter in parameters]
+        call_kernel(torch._fused_adam_, group, 0, parameters, gradients, {"square_avg": squares})
 
 
-def update_hyperparameters(optimizer: Optimizer, wanted: list[dict[str, Any]]) -> None:
+def update_hyperparameters(optimizer: Optimizer, requested: list[dict[str, Any]]) -> None:
     """Give an optimizer that goes on from a state the learning rate and the weight decay that it is to have now.
 
     wanted: its groups as it was made. Where the state was made with the same, nothing is changed here.
     """
-    for group, now in zip(optimizer.param_groups, wanted, strict=True):
-        if group.get("initial_lr", group["lr"]) != now["lr"]:
-            group["lr"] = now["lr"]
+    for group, requested_group in zip(optimizer.param_groups, requested, strict=True):
+        if group.get("initial_lr", group["lr"]) != requested_group["lr"]:
+            group["lr"] = requested_group["lr"]
             if "initial_lr" in group:
-                group["initial_lr"] = float(now["lr"])
-        if "weight_decay" in now:
-            group["weight_decay"] = now["weight_decay"]
+                group["initial_lr"] = float(requested_group["lr"])
+        if "weight_decay" in requested_group:
+            group["weight_decay"] = requested_group["weight_decay"]
 
 
-def validate_optimizer(make: Callable[[list[torch.Tensor]], Optimizer]) -> None:
+def validate_optimizer(build_optimizer: Callable[[list[torch.Tensor]], Optimizer]) -> None:
     """Build the optimizer once over a number, so that settings it refuses are refused before any data are read."""
-    make([torch.zeros(1, requires_grad=True)])
+    build_optimizer([torch.zeros(1, requires_grad=True)])

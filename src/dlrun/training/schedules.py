@@ -30,16 +30,16 @@ def with_warmup(schedule: Schedule, warmup: float) -> Schedule:
     if not warmup:
         return schedule
 
-    def factor(moment: ScheduleState) -> float:
-        rise = warmup * moment.total
-        return schedule(moment) * min(1.0, (moment.step + 1) / max(1.0, rise))
+    def factor(state: ScheduleState) -> float:
+        rise = warmup * state.total
+        return schedule(state) * min(1.0, (state.step + 1) / max(1.0, rise))
 
     return factor
 
 
 def constant(*, warmup: Probability) -> Schedule | None:
     """The optimizer's own learning rate throughout; None (nothing to do) without warm-up."""
-    return with_warmup(lambda moment: 1.0, warmup) if warmup else None
+    return with_warmup(lambda state: 1.0, warmup) if warmup else None
 
 
 def step(*, every: Fraction, factor: Positive, warmup: Probability) -> Schedule:
@@ -49,18 +49,18 @@ def step(*, every: Fraction, factor: Positive, warmup: Probability) -> Schedule:
     share = fractions.Fraction(
         repr(every)
     )  # a tenth is a tenth: in floats the third of ten steps comes before 3 × 0.1
-    drops = lambda moment: (  # noqa: E731
-        moment.step * share.denominator // (max(1, moment.total) * share.numerator)
+    drops = lambda state: (  # noqa: E731
+        state.step * share.denominator // (max(1, state.total) * share.numerator)
     )
-    return with_warmup(lambda moment: float(factor ** drops(moment)), warmup)
+    return with_warmup(lambda state: float(factor ** drops(state)), warmup)
 
 
 def cosine(*, floor: Fraction, warmup: Probability) -> Schedule:
     """Half a cosine from 1 down to `floor` (Loshchilov & Hutter 2017, without restarts)."""
 
-    def factor(moment: ScheduleState) -> float:
-        begin = warmup * moment.total
-        share = (moment.step - begin) / max(1.0, moment.total - begin)
+    def factor(state: ScheduleState) -> float:
+        begin = warmup * state.total
+        share = (state.step - begin) / max(1.0, state.total - begin)
         return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, share))))
 
     return with_warmup(factor, warmup)
@@ -69,8 +69,8 @@ def cosine(*, floor: Fraction, warmup: Probability) -> Schedule:
 def onecycle(*, peak: Positive, rise: Probability, floor: NonNegative) -> Schedule:
     """Up to `peak` times the rate over the first `rise` share of the steps, then down to `floor` (Smith 2018)."""
 
-    def factor(moment: ScheduleState) -> float:
-        share = moment.step / max(1, moment.total)
+    def factor(state: ScheduleState) -> float:
+        share = state.step / max(1, state.total)
         if share < rise:
             low, high, along = peak / 25, peak, share / rise
         else:
@@ -89,10 +89,10 @@ class Plateau:
     factor: float
     goal: str = "min"
 
-    def __call__(self, moment: ScheduleState) -> float:
+    def __call__(self, state: ScheduleState) -> float:
         drops = wait = 0
         best: float | None = None
-        for value in get_monitored_values(moment.history, self.monitor):
+        for value in get_monitored_values(state.history, self.monitor):
             if best is None or is_better(value, best, self.goal):
                 best, wait = value, 0
             elif best == best:

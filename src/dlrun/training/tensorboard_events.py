@@ -28,11 +28,11 @@ BINS = 30
 
 def append_events(folder: Path, rows: Iterable[EpochRecord], job: str) -> None:
     """Append a job's rows to <folder>/tensorboard/<job>/<split>/; each value is a scalar at its epoch."""
-    for split, some in _group_by_split(rows).items():
+    for split, split_rows in _group_by_split(rows).items():
         file = get_events_file(folder, job, split)
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("ab") as stream:
-            _write_events(stream, some, opening=stream.tell() == 0)
+            _write_events(stream, split_rows, opening=stream.tell() == 0)
 
 
 def rewrite_events(folder: Path, rows: Iterable[EpochRecord], job: str) -> None:
@@ -41,13 +41,13 @@ def rewrite_events(folder: Path, rows: Iterable[EpochRecord], job: str) -> None:
     for stale in (folder / "tensorboard" / job).glob(f"*/{HISTORY_FILE}"):
         if stale.parent.name not in by_split:
             stale.unlink()
-    for split, some in by_split.items():
+    for split, split_rows in by_split.items():
         file = get_events_file(folder, job, split)
         file.parent.mkdir(parents=True, exist_ok=True)
-        fresh = file.with_name(f".{os.getpid()}")  # no name that TensorBoard would read
-        with fresh.open("wb") as stream:
-            _write_events(stream, some, opening=True)
-        os.replace(fresh, file)
+        temporary = file.with_name(f".{os.getpid()}")  # no name that TensorBoard would read
+        with temporary.open("wb") as stream:
+            _write_events(stream, split_rows, opening=True)
+        os.replace(temporary, file)
 
 
 def get_events_file(folder: Path, job: str, split: str) -> Path:
@@ -55,7 +55,7 @@ def get_events_file(folder: Path, job: str, split: str) -> Path:
     return folder / "tensorboard" / job / split / HISTORY_FILE
 
 
-def write_epoch_events(folder: Path, job: str, epoch: int, parts: Mapping[str, Any]) -> None:
+def write_epoch_events(folder: Path, job: str, epoch: int, event_fields: Mapping[str, Any]) -> None:
     """Write the event file of one epoch in <folder>/tensorboard/<job>/model/, in the place of one that is there.
 
     parts: what an Event holds: `summary` from `build_histogram_summary` or `build_image_summary`, `graph_def` from `encode_graph`.
@@ -67,10 +67,12 @@ def write_epoch_events(folder: Path, job: str, epoch: int, parts: Mapping[str, A
         atomic_write(folder / "tensorboard" / job / "model" / EPOCH_FILE.format(epoch)) as fresh,
         fresh.open("wb") as stream,
     ):
-        writer, now = RecordWriter(stream), time.time()
-        writer.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
-        for name, value in parts.items():
-            writer.write(Event(wall_time=now, step=epoch, **{name: value}).SerializeToString())
+        writer, wall_time = RecordWriter(stream), time.time()
+        writer.write(Event(wall_time=wall_time, file_version="brain.Event:2").SerializeToString())
+        for name, value in event_fields.items():
+            writer.write(
+                Event(wall_time=wall_time, step=epoch, **{name: value}).SerializeToString()
+            )
         writer.flush()
 
 
@@ -86,7 +88,7 @@ def build_histogram_summary(values: Mapping[str, np.ndarray]) -> Any:
     import numpy as np
     from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
 
-    found = []
+    entries = []
     for tag, array in values.items():
         numbers = array[np.isfinite(array)].astype(np.float64)
         if len(numbers):
@@ -96,8 +98,8 @@ def build_histogram_summary(values: Mapping[str, np.ndarray]) -> Any:
             shape = HistogramProto(
                 **ends, **sums, bucket_limit=edges[1:].tolist(), bucket=counts.tolist()
             )
-            found.append(Summary.Value(tag=tag, histo=shape))
-    return Summary(value=found)
+            entries.append(Summary.Value(tag=tag, histo=shape))
+    return Summary(value=entries)
 
 
 def build_image_summary(values: Mapping[str, np.ndarray]) -> Any:
@@ -105,7 +107,7 @@ def build_image_summary(values: Mapping[str, np.ndarray]) -> Any:
     from PIL import Image
     from tensorboard.compat.proto.summary_pb2 import Summary
 
-    found = []
+    entries = []
     for tag, array in values.items():
         file = io.BytesIO()
         Image.fromarray(array).save(file, "PNG")
@@ -114,12 +116,12 @@ def build_image_summary(values: Mapping[str, np.ndarray]) -> Any:
             "width": array.shape[1],
             "colorspace": 3 if array.ndim == 3 else 1,
         }
-        found.append(
+        entries.append(
             Summary.Value(
                 tag=tag, image=Summary.Image(**size, encoded_image_string=file.getvalue())
             )
         )
-    return Summary(value=found)
+    return Summary(value=entries)
 
 
 def encode_graph(nodes: Iterable[tuple[str, str, Sequence[str]]]) -> bytes:
@@ -128,34 +130,40 @@ def encode_graph(nodes: Iterable[tuple[str, str, Sequence[str]]]) -> bytes:
     from tensorboard.compat.proto.node_def_pb2 import NodeDef
 
     level = lambda name: name.replace(".", "/")  # noqa: E731
-    found = [
+    definitions = [
         NodeDef(name=level(name), op=kind, input=map(level, reads)) for name, kind, reads in nodes
     ]
-    return bytes(GraphDef(node=found).SerializeToString())
+    return bytes(GraphDef(node=definitions).SerializeToString())
 
 
 def write_projector(
     folder: Path, job: str, words: Mapping[str, tuple[np.ndarray, Sequence[str]]]
 ) -> None:
     """Write vectors (size, width) and their words for TensorBoard's projector, in the place of those that are there."""
-    place, config, named = folder / "tensorboard" / job / "model", [], make_file_names(words)
+    model_folder, config, file_names = (
+        folder / "tensorboard" / job / "model",
+        [],
+        make_file_names(words),
+    )
     for layer, (vectors, labels) in words.items():
-        name = named[layer]
+        name = file_names[layer]
         lines = ("\t".join(f"{value:.6g}" for value in row) for row in vectors.tolist())
-        write_text(place / f"{name}-vectors.tsv", "".join(f"{line}\n" for line in lines))
-        told = [" ".join(label.split()) or f"({number})" for number, label in enumerate(labels)]
-        told = told or [f"({number})" for number in range(len(vectors))]
-        write_text(place / f"{name}-words.tsv", "".join(f"{line}\n" for line in told))
+        write_text(model_folder / f"{name}-vectors.tsv", "".join(f"{line}\n" for line in lines))
+        word_lines = [
+            " ".join(label.split()) or f"({number})" for number, label in enumerate(labels)
+        ]
+        word_lines = word_lines or [f"({number})" for number in range(len(vectors))]
+        write_text(model_folder / f"{name}-words.tsv", "".join(f"{line}\n" for line in word_lines))
         paths = f'  tensor_path: "{name}-vectors.tsv"\n  metadata_path: "{name}-words.tsv"\n'
         config.append(f'embeddings {{\n  tensor_name: "{name}"\n{paths}}}\n')
-    write_text(place / "projector_config.pbtxt", "".join(config))
+    write_text(model_folder / "projector_config.pbtxt", "".join(config))
 
 
 def _group_by_split(rows: Iterable[EpochRecord]) -> dict[str, list[EpochRecord]]:
-    found: dict[str, list[EpochRecord]] = {}
+    by_split: dict[str, list[EpochRecord]] = {}
     for row in rows:
-        found.setdefault(row.split, []).append(row)
-    return found
+        by_split.setdefault(row.split, []).append(row)
+    return by_split
 
 
 def _write_events(stream: IO[bytes], rows: list[EpochRecord], opening: bool) -> None:
@@ -164,9 +172,9 @@ def _write_events(stream: IO[bytes], rows: list[EpochRecord], opening: bool) -> 
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     writer = RecordWriter(stream)
-    now = time.time()
+    wall_time = time.time()
     if opening:
-        writer.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
+        writer.write(Event(wall_time=wall_time, file_version="brain.Event:2").SerializeToString())
     for row in rows:
         rates = {
             "learning_rate" + (f"/{name}" if name != "lr" else ""): rate
@@ -177,6 +185,8 @@ def _write_events(stream: IO[bytes], rows: list[EpochRecord], opening: bool) -> 
             for name, value in (row.values | rates).items()
         ]
         writer.write(
-            Event(wall_time=now, step=row.epoch, summary=Summary(value=values)).SerializeToString()
+            Event(
+                wall_time=wall_time, step=row.epoch, summary=Summary(value=values)
+            ).SerializeToString()
         )
     writer.flush()

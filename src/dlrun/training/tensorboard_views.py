@@ -57,10 +57,10 @@ def trace_first_rows(trainer: Trainer, rows: int) -> tuple[list[ModuleCall], Bat
         )
     batch = get_first_rows(trainer, rows)
     with validation_mode(trainer):
-        made, steps = trace_module_calls(
+        calls, steps = trace_module_calls(
             trainer.objective, lambda: list(trainer.steps(batch)), batch
         )
-    return made, batch, {name: output for step in steps for name, output in step.outputs.items()}
+    return calls, batch, {name: output for step in steps for name, output in step.outputs.items()}
 
 
 def compute_layer_outputs(trainer: Trainer, rows: int) -> dict[str, np.ndarray]:
@@ -69,37 +69,41 @@ def compute_layer_outputs(trainer: Trainer, rows: int) -> dict[str, np.ndarray]:
     A layer with several answers has several entries ('rnn.0', 'rnn.1.0'), one that is called again too ('reader_2'). A
     module that passes on the very answer of one inside it is left out.
     """
-    found: dict[str, np.ndarray] = {}
-    seen: set[int] = set()
-    made, _, _ = trace_first_rows(trainer, rows)
-    for call in made:
-        mine = {id(tensor) for tensor in iter_tensors(call.output)}
-        if not call.inner or not mine <= seen:
-            for place, tensor in iter_named_tensors(call.output):
-                found[call.name.removeprefix(MODEL_PREFIX) + place] = tensor.float().cpu().numpy()
-        seen |= mine
-    return found
+    outputs: dict[str, np.ndarray] = {}
+    known_tensors: set[int] = set()
+    calls, _, _ = trace_first_rows(trainer, rows)
+    for call in calls:
+        call_tensors = {id(tensor) for tensor in iter_tensors(call.output)}
+        if not call.inner or not call_tensors <= known_tensors:
+            for suffix, tensor in iter_named_tensors(call.output):
+                outputs[call.name.removeprefix(MODEL_PREFIX) + suffix] = (
+                    tensor.float().cpu().numpy()
+                )
+        known_tensors |= call_tensors
+    return outputs
 
 
 def build_module_graph(trainer: Trainer) -> list[GraphNode]:
     """The network as nodes: the columns that it reads, every module that computes by itself, and its answers."""
-    made, batch, answers = trace_first_rows(trainer, 1)
-    layers = [(call.name, call.kind, call.reads) for call in made if call.own or not call.inner]
+    calls, batch, outputs = trace_first_rows(trainer, 1)
+    layers = [(call.name, call.kind, call.reads) for call in calls if call.own or not call.inner]
     fields = trainer.data.spec.inputs
-    flow = dict.fromkeys(name for _, _, reads in layers for name in reads if name in batch)
-    columns = [(name, fields[name].kind if name in fields else "column", ()) for name in flow]
-    there = {name for name, _, _ in layers}
-    last = {
+    column_names = dict.fromkeys(name for _, _, reads in layers for name in reads if name in batch)
+    columns = [
+        (name, fields[name].kind if name in fields else "column", ()) for name in column_names
+    ]
+    layer_names = {name for name, _, _ in layers}
+    producers = {
         id(tensor): call.name
-        for call in made
-        if call.name in there
+        for call in calls
+        if call.name in layer_names
         for tensor in iter_tensors(call.output)
     }
-    ends = [
-        (f"answer/{name}", "Answer", (last[id(output)],) if id(output) in last else ())
-        for name, output in answers.items()
+    output_nodes = [
+        (f"answer/{name}", "Answer", (producers[id(output)],) if id(output) in producers else ())
+        for name, output in outputs.items()
     ]
-    return [*columns, *layers, *ends]
+    return [*columns, *layers, *output_nodes]
 
 
 def collect_weights(trainer: Trainer) -> dict[str, np.ndarray]:
@@ -117,15 +121,15 @@ def collect_word_vectors(trainer: Trainer) -> dict[str, tuple[np.ndarray, tuple[
     inputs = trainer.data.spec.inputs
     objective = trainer.objective
     model = objective if objective.model is None else objective.model
-    found = find_word_embeddings(model, inputs)
-    if not found:
+    embeddings = find_word_embeddings(model, inputs)
+    if not embeddings:
         kinds = ", ".join(f"{field.kind} '{name}'" for name, field in inputs.items())
         raise UserError(
             f"callback.tensorboard.embeddings=true: the model has no word vectors for {kinds}"
         )
     return {
         name: (vectors.float().cpu().numpy(), inputs[name].labels)
-        for name, vectors in found.items()
+        for name, vectors in embeddings.items()
     }
 
 
@@ -140,13 +144,13 @@ def get_training_images(trainer: Trainer, count: int) -> dict[str, np.ndarray]:
         )
         raise UserError(f"callback.tensorboard.images={count}: there are no pictures among {kinds}")
     return {
-        f"{name}/{place}": to_visible_image(one)
+        f"{name}/{index}": to_visible_image(image)
         for name in names
-        for place, one in enumerate(batch[name].cpu().numpy())
+        for index, image in enumerate(batch[name].cpu().numpy())
     }
 
 
 def to_visible_image(values: np.ndarray) -> np.ndarray:
     """A picture (C, H, W) to look at: values from 0 to 1 as they are, others stretched."""
-    plain = values.min() >= 0 and values.max() <= 1
-    return to_display_image((values * 255).round().astype(np.uint8) if plain else values)
+    in_unit_range = values.min() >= 0 and values.max() <= 1
+    return to_display_image((values * 255).round().astype(np.uint8) if in_unit_range else values)

@@ -1,4 +1,4 @@
-"""The one loop. It visits batches, takes the steps that an objective yields, and writes down what happened."""
+"""The one loop: it visits batches, takes an objective's steps, and records what it measures."""
 
 from __future__ import annotations
 
@@ -33,46 +33,80 @@ SPLITS = ("train", "val", "test")
 
 
 class Trainer:
-    """Fits one objective on one dataset. The order of batches and all noise are functions of (seed, epoch, split)."""
+    """Fits one objective on one dataset.
+
+    The order of batches and all noise are functions of (seed, epoch, split): a fit that is resumed
+    ends with the bits of one that was never interrupted.
+
+    Args:
+        objective: What is minimized, on its device.
+        data: Training and validation rows, on the same device.
+        settings: Of the engine.
+        optimization: Changes the objective's parameters.
+        metrics: Of the targets, by their names in the history.
+        folder: Where the checkpoints of this fit are.
+
+    Attributes:
+        seed: Of the fit.
+        callbacks: Called after each epoch, in this order.
+        history: A record for each epoch and split that is done.
+        epoch: Epochs that are done.
+        position: Batches of the current sweep that are done.
+        batches: Batches of the current sweep.
+        split: The split that is visited.
+        stop: Why the fit ends early; '' while it does not.
+        interrupted: The signal that asks to stop; 0 while none does.
+        meter: What the current sweep has measured so far; None between two sweeps.
+        pending_checkpoints: Name → state that the next save writes.
+        saved_at: When the latest checkpoint was written, as time.monotonic() has it.
+        began_at: When this start of the fit began.
+        earlier_seconds: Seconds of fitting before this start.
+    """
 
     def __init__(
         self,
         objective: Objective,
         data: PreparedData,
         settings: Settings,
-        learner: Optimization,
-        measures: TargetMetrics,
+        optimization: Optimization,
+        metrics: TargetMetrics,
         folder: Path,
     ) -> None:
         self.objective, self.data, self.settings = objective, data, settings
-        self.optimization, self.metrics, self.folder = learner, measures, folder
-        self.device = next(
-            iter((*objective.parameters(), *objective.buffers())), torch.empty(0)
-        ).device
+        self.optimization, self.metrics, self.folder = optimization, metrics, folder
+        tensors = (*objective.parameters(), *objective.buffers(), torch.empty(0))
+        self.device = tensors[0].device
         self.seed = 0
         self.callbacks: list[AfterEpoch] = []
-        self.history: History = learner.history
+        self.history: History = optimization.history
         self.epoch = self.position = self.batches = 0
         self.split = ""
-        self.stop = ""  # why the fit ends early, once it does
+        self.stop = ""
         self.interrupted = 0
         self.meter: Meter | None = None
         self.pending_checkpoints: dict[str, dict[str, Any]] = {}
         self.saved_at = self.began_at = time.monotonic()
-        self.earlier_seconds = 0.0  # seconds of fitting before this start
-        self.needs_row_pairs = batch_norm.uses_batch_norm(
-            objective
-        )  # no batch that is learned from may be a single row
-        self.shared = learner.shared  # by several processes, each with its part of every batch
+        self.earlier_seconds = 0.0
+        # Batch norm has no variance over a single row: no training batch may be one.
+        self.needs_row_pairs = batch_norm.uses_batch_norm(objective)
+        # Several processes, each with its share of every batch.
+        self.shared = optimization.shared
         if self.shared:
-            learner.get_control_flags = lambda: data_parallel.control_flags(self)
+            optimization.get_control_flags = lambda: data_parallel.control_flags(self)
         self.replay = replay.build_replay(objective, self._take_steps, settings, self.device)
         if settings.compile is True:
             for child in objective.children():
                 child.compile()
 
     def fit(self) -> None:
-        """Train until the epochs or steps are used up, or a callback sets `stop`. Goes on from a restored state."""
+        """Train until the epochs or steps are used up, or a callback sets `stop`.
+
+        Goes on from a restored state.
+
+        Raises:
+            TrainingInterrupted: if a signal asked to stop; the state is saved.
+            TrainingDiverged: if a loss is not finite.
+        """
         self.optimization.total_steps, self.began_at = self.total_steps, time.monotonic()
         if self.shared:
             data_parallel.broadcast_initial_state(self)
@@ -81,7 +115,8 @@ class Trainer:
                 while not self.finished:
                     self._train_one_epoch()
             except TrainingInterrupted:
-                if self.split != "train":  # a cut validation starts anew
+                if self.split != "train":
+                    # No checkpoint holds half a validation: it is repeated from its beginning.
                     self.meter, self.position = None, 0
                 self.save()
                 raise
@@ -98,7 +133,7 @@ class Trainer:
 
     @contextmanager
     def save_best_on_error(self) -> Iterator[None]:
-        """Inside, no exception loses the best epoch: it is written, and the state of now, which may be cut, is not."""
+        """Inside, an exception saves the best epoch, not the present, maybe incomplete state."""
         try:
             yield
         except BaseException as error:
@@ -106,7 +141,12 @@ class Trainer:
             raise
 
     def write_pending_checkpoints(self, tell: bool = True) -> None:
-        """Write what is kept and nothing else. Raises nothing: what ended the fit is what is to be read."""
+        """Write the pending checkpoints and nothing else.
+
+        Args:
+            tell: Whether to warn where that fails.
+        """
+        # Nothing is raised: whatever ended the fit is the error that the user has to read.
         try:
             self._write(self.pending_checkpoints)
         except Exception as error:
@@ -114,61 +154,71 @@ class Trainer:
             log.log(level, "the best epoch of %s could not be written: %s", self.folder.name, error)
 
     def run_split(self, split: str, source: Source, *, learn: bool = False) -> None:
-        """Sweep a split, unless the history says that this epoch has done so already."""
-        done = any(
-            row.epoch == self.epoch + 1 and row.split == split
-            for row in reversed(self.history[-2:])
-        )
-        if not done:
-            scores = self.run_epoch(split, source, learn=learn).scores()
-            values, rates = (
-                {name: score.value for name, score in scores.items()},
-                self.optimization.rates if learn else {},
-            )
-            self.history.append(EpochRecord(self.epoch + 1, split, values, rates))
+        """Visit a split and record its scores, unless the history has them, as after a resume.
+
+        Args:
+            split: 'train' or 'val'.
+            source: Its rows.
+            learn: Whether to change the weights.
+        """
+        number = self.epoch + 1
+        if any((row.epoch, row.split) == (number, split) for row in self.history[-2:]):
+            return
+        scores = self.run_epoch(split, source, learn=learn).scores()
+        values = {name: score.value for name, score in scores.items()}
+        rates = self.optimization.rates if learn else {}
+        self.history.append(EpochRecord(number, split, values, rates))
 
     def run_epoch(
         self, split: str, source: Source, *, learn: bool = False, keep: bool = False
     ) -> Meter:
-        """Visit every batch of a split once, and answer with what was seen."""
-        meter, size = self._start_epoch(split, source, learn, keep), self._batch_size(learn)
-        with (
-            torch.set_grad_enabled(learn),
-            nullcontext() if learn else self.optimization.ema_weights(),
-        ):
+        """Visit every batch of a split once and return what was measured.
+
+        Args:
+            split: 'train', 'val' or 'test'; random numbers depend on it.
+            source: Its rows.
+            learn: Whether to change the weights; if not, their running averages are measured.
+            keep: Whether the meter keeps the prediction and the metrics of every row.
+
+        Raises:
+            TrainingInterrupted: if a signal asked to stop.
+            TrainingDiverged: if a loss is not finite.
+        """
+        meter = self._start_epoch(split, source, learn, keep)
+        with torch.set_grad_enabled(learn), self._weights_for(learn):
             for batch in self._batches(source, learn):
-                rows = len(next(iter(batch.values()))) if batch else 1
-                if self.shared:
-                    rows = process_group.begin_batch(
-                        min(size, len(source) - self.position * size), rows
-                    )
-                last = self._is_window_end()
+                rows = self._begin_batch(batch, source, learn)
+                window_ends = self._is_window_end()
                 for step in self.steps(batch):
                     if learn:
-                        self.optimization.accumulate_and_step(step, rows, last)
+                        self.optimization.accumulate_and_step(step, rows, window_ends)
                     meter.add(step, batch, rows)
                 self.position += 1
                 self._save_or_stop(learn)
                 if learn and self.out_of_steps:
                     break
-        meter.flush()
-        if self.shared:
-            data_parallel.all_reduce_meter(self.objective, meter)
-        self.meter, self.position = None, 0
-        return meter
+        return self._end_epoch(meter)
 
     def steps(self, batch: Batch) -> Iterator[Step]:
-        """What the objective yields for this batch, each computed in the precision that was asked for."""
-        played = self.replay is not None and self.objective.training
-        return self.replay.steps(batch) if played else self._take_steps(batch)  # type: ignore[union-attr]
+        """The objective's steps for a batch, replayed where a recording gives the same bits.
+
+        Args:
+            batch: Column → values of B rows.
+
+        Returns:
+            An iterator that must be resumed only after its step was taken.
+        """
+        if self.replay is not None and self.objective.training:
+            return self.replay.steps(batch)
+        return self._take_steps(batch)
 
     def _take_steps(self, batch: Batch) -> Iterator[Step]:
         steps = self.objective.steps(batch)
         return device.iter_in_precision(steps, self.device, self.settings.precision)
 
     def _start_epoch(self, split: str, source: Source, learn: bool, keep: bool) -> Meter:
-        size = self._batch_size(learn)
-        self.split, self.batches = split, self._count_batches(source, size, learn)
+        self.split = split
+        self.batches = self._count_batches(source, self._batch_size(learn), learn)
         self.objective.train(learn)
         if self.meter is None:
             process_group.seed_processes(
@@ -177,63 +227,82 @@ class Trainer:
             self.meter = self._build_meter(split, keep)
         return self.meter
 
+    def _weights_for(self, learn: bool) -> AbstractContextManager[None]:
+        return nullcontext() if learn else self.optimization.ema_weights()
+
+    def _begin_batch(self, batch: Batch, source: Source, learn: bool) -> int:
+        """The rows of a batch that count: of several processes, each has its share."""
+        rows = len(next(iter(batch.values()))) if batch else 1
+        if not self.shared:
+            return rows
+        size = self._batch_size(learn)
+        return process_group.begin_batch(min(size, len(source) - self.position * size), rows)
+
+    def _end_epoch(self, meter: Meter) -> Meter:
+        meter.flush()
+        if self.shared:
+            data_parallel.all_reduce_meter(self.objective, meter)
+        self.meter, self.position = None, 0
+        return meter
+
     def _build_meter(self, split: str, keep: bool = False) -> Meter:
         where = f"epoch {self.epoch + 1}, {split}, "
         return Meter(self.metrics, self.data.spec.targets, self.device, where, keep)
 
     def _batches(self, source: Source, learn: bool) -> Iterator[Batch]:
-        seed, here = self.seed if learn else None, process_group.this_process
-        part = {"rank": here.rank, "world": here.world_size} if self.shared else {}
-        found = source.batches(
-            self._batch_size(learn), seed=seed, epoch=self.epoch, start=self.position, **part
+        this = process_group.this_process
+        batches = source.batches(
+            self._batch_size(learn),
+            seed=self.seed if learn else None,
+            epoch=self.epoch,
+            start=self.position,
+            **({"rank": this.rank, "world": this.world_size} if self.shared else {}),
         )
-        return islice(found, max(0, self.batches - self.position)) if learn else found
+        return islice(batches, max(0, self.batches - self.position)) if learn else batches
 
     def _batch_size(self, learn: bool) -> int:
-        return (
-            self.settings.batch_rows
-            if learn
-            else self.settings.get_inference_batch_size(self.data.spec)
-        )
+        if learn:
+            return self.settings.batch_rows
+        return self.settings.get_inference_batch_size(self.data.spec)
 
     def _count_batches(self, source: Source, size: int, learn: bool) -> int:
-        """How many batches a sweep takes."""
+        """How many batches a sweep has."""
         if not learn:
             return -(-len(source) // size)
         count = -(-self.count_training_rows(source) // size)
         return min(count, self.settings.epoch_batches or count)
 
     def count_training_rows(self, source: Source) -> int:
-        """How many of these rows an epoch learns from, unless epoch_batches ends it before."""
+        """How many rows of a source an epoch learns from, unless epoch_batches ends it earlier."""
         return batch_norm.count_training_rows(
             source, self.settings.batch_rows, self.needs_row_pairs
         )
 
     def _is_window_end(self) -> bool:
-        return (
-            self.position + 1
-        ) % self.settings.accumulate == 0 or self.position + 1 == self.batches
+        """Whether the gradients that were accumulated are applied after this batch."""
+        count = self.position + 1
+        return count % self.settings.accumulate == 0 or count == self.batches
 
     def _save_or_stop(self, learn: bool) -> None:
-        """Between two batches: save when it is time, and leave when a signal asks for it (`fit` saves then)."""
-        late, number = (
-            data_parallel.should_save_or_stop(self, learn)
-            if self.shared
-            else (self.checkpoint_due, self.interrupted)
-        )
-        if late and learn and self.optimization.at_step_boundary:
+        """Between batches: save when it is due, leave when a signal asks for it (`fit` saves)."""
+        if self.shared:
+            due, signal_number = data_parallel.should_save_or_stop(self, learn)
+        else:
+            due, signal_number = self.checkpoint_due, self.interrupted
+        # Amid an accumulation the gradients would be lost: they are in no checkpoint.
+        if due and learn and self.optimization.at_step_boundary:
             self.save()
-        if number and self.optimization.at_step_boundary:
-            raise TrainingInterrupted(number)
+        if signal_number and self.optimization.at_step_boundary:
+            raise TrainingInterrupted(signal_number)
 
     @property
     def checkpoint_due(self) -> bool:
-        """Whether it is time to save."""
+        """Whether the latest checkpoint is older than `engine.save_every` seconds."""
         return time.monotonic() - self.saved_at >= self.settings.save_every
 
     @property
     def seconds(self) -> float:
-        """How long this fit has taken, earlier starts included."""
+        """Seconds that this fit has taken, earlier starts included."""
         return self.earlier_seconds + time.monotonic() - self.began_at
 
     @property
@@ -251,10 +320,10 @@ class Trainer:
     def out_of_steps(self) -> bool:
         """Whether max_steps optimizer steps have been taken."""
         limit = self.settings.max_steps
-        return (
-            limit is not None
-            and max(self.optimization.steps_taken.values(), default=limit) >= limit
-        )
+        if limit is None:
+            return False
+        # Without a group there is nothing to learn: such a fit is at its limit from the start.
+        return max(self.optimization.steps_taken.values(), default=limit) >= limit
 
     @property
     def finished(self) -> bool:
@@ -263,21 +332,25 @@ class Trainer:
 
     @property
     def latest_loss(self) -> float | None:
-        """The loss of the latest step, for whoever looks on from another thread."""
+        """The loss of the latest step, for displays in other threads; None before the first."""
         meter = self.meter
         pending = meter.pending if meter is not None else []
         return float(pending[-1][1]) if pending else None
 
     def keep(self, name: str) -> None:
-        """Remember the state of now, to be written as <name>.pt with the next checkpoint: a disk is slow to be sure."""
+        """Remember the state of now, to be written as <name>.pt with the next checkpoint.
+
+        Args:
+            name: Such as 'best'.
+        """
+        # It is not written at once: an fsync would take longer than many an epoch.
         state = self.state()
-        rows = state.pop(
-            "history"
-        )  # which do not change: to copy them all takes longer than a small epoch
-        self.pending_checkpoints[name] = {**copy.deepcopy(state), "history": rows}
+        # Records never change: to copy them all would take longer than a small epoch.
+        history = state.pop("history")
+        self.pending_checkpoints[name] = {**copy.deepcopy(state), "history": history}
 
     def save(self) -> None:
-        """Write what is kept, then last.pt: weights, and all that the next step depends on."""
+        """Write the pending checkpoints, then last.pt: all that the next step depends on."""
         if self.meter is not None:
             self.meter.check()
             data_parallel.raise_first_divergence(self.meter)
@@ -308,15 +381,22 @@ class Trainer:
         return data_parallel.gather_trainer_state(self, state) if self.shared else state
 
     def _named_groups(self) -> dict[str, list[str]]:
-        """Group → the names of its parameters, so that running averages can be told apart elsewhere."""
+        """Group → the names of its parameters, by which others find their running averages."""
         names = {id(parameter): name for name, parameter in self.objective.named_parameters()}
         return {
-            group: [names[id(each)] for each in parameters]
+            group: [names[id(parameter)] for parameter in parameters]
             for group, parameters in self.optimization.groups.items()
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state: the same weights and rows come out as if it had never stopped."""
+        """Go on from a state, as if the fit had never stopped.
+
+        Args:
+            state: As `state()` returned it.
+
+        Raises:
+            UserError: if these weights are of another model.
+        """
         if self.optimization.sharded:
             state = fsdp.shard_trainer_state(state, self.objective, self.optimization.optimizers)
         checkpoint.load_weights(self.objective, state["objective"])
