@@ -1,1 +1,1 @@
-"""The datasets of the book and of the tasks, one a file."""
+"""The book's datasets and those of the tasks, and synthetic samples of the same shapes."""

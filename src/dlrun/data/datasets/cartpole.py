@@ -1,4 +1,4 @@
-"""Where the episodes of CartPole begin: a pole on a cart, to be kept upright by pushing the cart left or right."""
+"""Initial states of CartPole: a pole on a cart, kept upright by pushing the cart left or right."""
 
 from __future__ import annotations
 
@@ -10,22 +10,25 @@ from dlrun.data.tabular import holdout
 
 STATE_NAMES = ("position (m)", "speed (m/s)", "angle (rad)", "turning (rad/s)")
 ACTION_NAMES = ("left", "right")
-START_RANGE = (
-    0.05  # so far from rest, upright and in the middle, an episode of CartPole-v1 begins at most
-)
+# Largest start value of each coordinate in CartPole-v1, whose zeros are at rest and upright.
+START_RANGE = 0.05
 
 
 def cartpole(*, episodes: Count, test: Probability) -> Dataset:
-    """So many beginnings of episodes of Gymnasium's CartPole-v1 (Barto, Sutton & Anderson 1983), always the same ones.
+    """Initial states of Gymnasium's CartPole-v1 (Barto, Sutton & Anderson 1983).
 
-    Input `observation` (N, 4): what is seen first; target `action`: the push of a player who knows nothing, left or
-    right at random. A share `test` of the rows is set aside as test rows.
+    Input `observation` (N, 4): the state at the start; target `action`: left or right at random,
+    as by a player who knows nothing. The rows are the same in every run.
+
+    Args:
+        episodes: Number of rows.
+        test: Share of the rows that becomes test rows.
     """
     random = np.random.RandomState(holdout.SPLIT_SEED)
+    states = random.uniform(-START_RANGE, START_RANGE, (episodes, len(STATE_NAMES)))
     columns: RawColumns = {
-        "observation": random.uniform(
-            -START_RANGE, START_RANGE, (episodes, len(STATE_NAMES))
-        ).astype(np.float32),
+        "observation": states.astype(np.float32),
+        # Both actions equally often, in random order.
         "action": random.permutation(np.arange(episodes) % len(ACTION_NAMES)),
     }
     dev, sealed = holdout.random_holdout(episodes, test)

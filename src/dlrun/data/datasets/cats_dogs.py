@@ -1,4 +1,4 @@
-"""Photographs of cats and dogs, a few thousand of the 25,000 of Kaggle's competition: the book's small dataset."""
+"""Photographs of cats and dogs from Kaggle's competition: the book's small dataset."""
 
 from __future__ import annotations
 
@@ -34,39 +34,42 @@ def cats_dogs(
     fit: ResizeMode,
     cache: bool,
 ) -> Dataset:
-    """Cats and dogs (Kaggle 2013; book §5.2): of each the first files, and then `test` test ones.
+    """Cats and dogs (Kaggle 2013; book §5.2): the first files of each class, then the test files.
 
-    development: files of each class, from number 0 on. Rows are cat.0, dog.0, cat.1, dog.1, …: the last third of 1,500
-    of each are the book's validation rows. Input `image` uint8 (N, channels, *size), target `animal`, 1 for a dog.
-    cache: see `pictures`. Raises UserError when Kaggle's train.zip is not under the data root, or lacks a file.
+    Input `image` uint8 (N, channels, *size), target `animal`, 1 for a dog. Rows are cat.0, dog.0,
+    cat.1, dog.1, …: with 1,500 of each the last third are the book's validation rows.
+
+    Args:
+        source: `official` reads Kaggle's train.zip under the data root; `sample` is synthetic.
+        development: Training + validation files of each class, from number 0 on.
+        test: Test files of each class, after those.
+        size: Height and width in pixels.
+        channels: 3 (RGB), or 1 (grayscale).
+        fit: How images of another aspect ratio fill the size, see `Reading`.
+        cache: Keep the decoded pixels on the disk.
+
+    Raises:
+        UserError: The archive is missing, or lacks a file.
     """
     reading = decode.parse_image_options(size, channels, fit)
     if source == "sample":
 
-        def drawn(split: str) -> RawColumns:
-            return dict(
-                zip(
-                    ("image", "animal"),
-                    synthetic.generate_shapes(split, channels, reading.size),
-                    strict=True,
-                )
-            )
+        def generate(split: str) -> RawColumns:
+            images, classes = synthetic.generate_shapes(split, channels, reading.size)
+            return {"image": images, "animal": classes}
 
-        return _build_dataset(
-            drawn("train"), lambda: drawn("test"), synthetic.sample_note("cats_dogs")
-        )
-    dev, sealed = (
-        _list_file_names(0, development),
-        _list_file_names(development, development + test),
-    )
-    place, there = list_members(_find_archive())
-    prefix = _archive_prefix(set(there), dev + sealed)
-    files = [FileList(place, tuple(prefix + name for name in names)) for names in (dev, sealed)]
-    return _build_dataset(
-        _load_rows(files[0], reading, cache),
-        (lambda: _load_rows(files[1], reading, cache)) if test else None,
-        "",
-    )
+        note = synthetic.sample_note("cats_dogs")
+        return _build_dataset(generate("train"), lambda: generate("test"), note)
+    dev = _list_file_names(0, development)
+    sealed = _list_file_names(development, development + test)
+    archive, members = list_members(_find_archive())
+    prefix = _archive_prefix(set(members), dev + sealed)
+
+    def load(names: list[str]) -> RawColumns:
+        files = FileList(archive, tuple(prefix + name for name in names))
+        return _load_rows(files, reading, cache)
+
+    return _build_dataset(load(dev), (lambda: load(sealed)) if test else None, "")
 
 
 def _build_dataset(dev: RawColumns, test: Callable[[], RawColumns] | None, note: str) -> Dataset:
@@ -76,6 +79,7 @@ def _build_dataset(dev: RawColumns, test: Callable[[], RawColumns] | None, note:
 
 def _load_rows(files: FileList, reading: Reading, cache: bool) -> RawColumns:
     column = load_image_column(files, reading, keep=cache, skip=False)
+    # Files alternate, as `_list_file_names` lists them: even rows are cats.
     return {"image": column, "animal": np.arange(len(column)) % 2}
 
 
@@ -87,19 +91,22 @@ def _find_archive() -> Path:
     path = data_root() / "dogs_vs_cats" / "train.zip"
     if not path.is_file():
         raise UserError(
-            f"{path} is not there. It is Kaggle's train.zip, of {DOWNLOAD_PAGE}, which gives it to whoever has an account and "
-            f"accepts the rules of the competition; put it there as it is. Otherwise: {OFFLINE_HINT}"
+            f"{path} is not there. It is Kaggle's train.zip, of {DOWNLOAD_PAGE}, which gives it to "
+            "whoever has an account and accepts the rules of the competition; put it there as it "
+            f"is. Otherwise: {OFFLINE_HINT}"
         )
     return path
 
 
-def _archive_prefix(there: set[str], needed: list[str]) -> str:
-    """The folder in the archive that holds the pictures."""
-    prefix = "train/" if "train/cat.0.jpg" in there else ""
-    missing = [name for name in needed if prefix + name not in there]
+def _archive_prefix(members: set[str], needed: list[str]) -> str:
+    """Return the folder of the images in the archive; raise UserError if files are missing."""
+    # Kaggle's archive has a folder train; one that was packed again may not.
+    prefix = "train/" if "train/cat.0.jpg" in members else ""
+    missing = [name for name in needed if prefix + name not in members]
     if missing:
         raise UserError(
-            f"{data_root() / 'dogs_vs_cats' / 'train.zip'} lacks {len(missing):,} of {len(needed):,} files, as "
-            f"train/{missing[0]}: take fewer with data.development and data.test, or Kaggle's own train.zip of {DOWNLOAD_PAGE}"
+            f"{data_root() / 'dogs_vs_cats' / 'train.zip'} lacks {len(missing):,} of "
+            f"{len(needed):,} files, as train/{missing[0]}: take fewer with data.development and "
+            f"data.test, or Kaggle's own train.zip of {DOWNLOAD_PAGE}"
         )
     return prefix

@@ -1,4 +1,4 @@
-"""Frogs, or another of the ten classes of CIFAR-10: pictures of 32 × 32 pixels, without a target."""
+"""Frogs, or another of the ten classes of CIFAR-10: images of 32 × 32 pixels, without a target."""
 
 from __future__ import annotations
 
@@ -39,17 +39,27 @@ SPLIT_FILES = {"train": "data_batch_", "test": "test_batch"}
 
 
 def frogs(*, source: Literal["official", "sample"], which: Class) -> Dataset:
-    """One class of CIFAR-10 (Krizhevsky 2009; book §8.5): 5,000 pictures to learn from, 1,000 test pictures.
+    """One class of CIFAR-10 (Krizhevsky 2009; book §8.5): 5,000 images and 1,000 test images.
 
-    Where the official archive is not there, but frog.zip is (in it the 5,000 frogs as JPEG files), it is taken, which
-    is said: then there are no test pictures. Input `image` uint8 (N, 3, 32, 32), no target. Raises UserError when neither
-    can be had.
+    Input `image` uint8 (N, 3, 32, 32), no target. Without the official archive, frog.zip (the
+    5,000 frogs as JPEG files) is used where it is there; the dataset's note then says so, and
+    there are no test rows.
+
+    Args:
+        source: `official`, or `sample` for synthetic images.
+        which: The class.
+
+    Raises:
+        UserError: Neither archive is available.
     """
     if source == "sample":
-        made = lambda split: {  # noqa: E731
-            "image": synthetic.generate_shapes(split, 3, (IMAGE_SIZE, IMAGE_SIZE))[0]
-        }
-        return _build_dataset(made("train"), lambda: made("test"), synthetic.sample_note("frogs"))
+
+        def generate(split: str) -> RawColumns:
+            images, _ = synthetic.generate_shapes(split, 3, (IMAGE_SIZE, IMAGE_SIZE))
+            return {"image": images}
+
+        note = synthetic.sample_note("frogs")
+        return _build_dataset(generate("train"), lambda: generate("test"), note)
     zipped = data_root() / "cifar10" / "frog.zip"
     if which == "frog" and zipped.is_file() and find_local_file(CIFAR) is None:
         return _build_dataset(
@@ -70,10 +80,10 @@ def _build_dataset(dev: RawColumns, test: Callable[[], RawColumns] | None, note:
 
 
 def _decompress(path: Path) -> RawColumns:
-    place, names = list_members(path)
+    archive, names = list_members(path)
     return {
         "image": load_image_column(
-            FileList(place, tuple(sorted(names))),
+            FileList(archive, tuple(sorted(names))),
             Reading((IMAGE_SIZE, IMAGE_SIZE), 3, "stretch"),
             keep=True,
             skip=False,
@@ -81,19 +91,22 @@ def _decompress(path: Path) -> RawColumns:
     }
 
 
-def _load_class_images(path: Path, part: str, which: Class) -> RawColumns:
-    """The pictures of one class in the official archive. Raises UserError when it is not what it should be."""
+def _load_class_images(path: Path, split: str, class_name: Class) -> RawColumns:
+    """Return the images of one class in the official archive; raise UserError if it is damaged."""
     try:
-        found = list(_select_class(iter_tar_files(path), SPLIT_FILES[part], NAMES.index(which)))
-        return {"image": np.concatenate(found).reshape(-1, 3, IMAGE_SIZE, IMAGE_SIZE)}
+        images = list(
+            _select_class(iter_tar_files(path), SPLIT_FILES[split], NAMES.index(class_name))
+        )
+        return {"image": np.concatenate(images).reshape(-1, 3, IMAGE_SIZE, IMAGE_SIZE)}
     except (*ARCHIVE_ERRORS, OSError, KeyError, ValueError) as error:
         raise UserError(f"{path} does not hold the pictures of CIFAR-10: {error}") from error
 
 
 def _select_class(
-    files: Iterable[tuple[str, bytes]], part: str, label: int
+    files: Iterable[tuple[str, bytes]], prefix: str, label: int
 ) -> Iterable[np.ndarray]:
-    wanted = [(name, body) for name, body in files if name.rpartition("/")[2].startswith(part)]
-    for _, body in sorted(wanted):
+    # Sorted: the rows must not depend on the order of the members.
+    selected = [(name, body) for name, body in files if name.rpartition("/")[2].startswith(prefix)]
+    for _, body in sorted(selected):
         content = read_mapping(body)
         yield content["data"][np.asarray(content["labels"]) == label]

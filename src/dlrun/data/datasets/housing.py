@@ -1,4 +1,4 @@
-"""Prices of houses from numbers about their district: Boston (1978) and California (1990)."""
+"""House prices from numbers about the district: Boston (1978) and California (1990)."""
 
 from __future__ import annotations
 
@@ -15,22 +15,12 @@ from dlrun.data.preprocessing.numeric import StandardScaler
 from dlrun.data.tabular import csv_file, holdout, schema
 from dlrun.data.tabular.targets import Target
 
+# Keras' load_data shuffles with this seed and splits here: the rows are the book's.
 SEED = 113
 BOSTON_DEV = 0.8
 BOSTON_COLUMNS = (
-    "CRIM",
-    "ZN",
-    "INDUS",
-    "CHAS",
-    "NOX",
-    "RM",
-    "AGE",
-    "DIS",
-    "RAD",
-    "TAX",
-    "PTRATIO",
-    "B",
-    "LSTAT",
+    *("CRIM", "ZN", "INDUS", "CHAS", "NOX", "RM", "AGE"),
+    *("DIS", "RAD", "TAX", "PTRATIO", "B", "LSTAT"),
 )
 BOSTON = RemoteFile(
     "boston_housing",
@@ -42,9 +32,9 @@ BOSTON = RemoteFile(
     ),
 )
 CALIFORNIA_COLUMNS = (
-    "longitude", "latitude", "housing_median_age", "total_rooms", "total_bedrooms", "population", "households",
-    "median_income", "median_house_value", "ocean_proximity",
-)  # fmt: skip
+    *("longitude", "latitude", "housing_median_age", "total_rooms", "total_bedrooms"),
+    *("population", "households", "median_income", "median_house_value", "ocean_proximity"),
+)
 CALIFORNIA = RemoteFile(
     "california_housing",
     "housing.csv",
@@ -58,20 +48,26 @@ CALIFORNIA = RemoteFile(
 
 
 def boston_housing(*, source: Literal["official", "sample"]) -> Dataset:
-    """Median prices in k$ (Harrison & Rubinfeld 1978; book §3.6): 404 development rows, 102 test rows.
+    """Median prices in k$ (Harrison & Rubinfeld 1978; book §3.6): 404 rows, and 102 test rows.
 
-    Input `count_features` (N, 13), target `price`. The column B is made from the share of Black inhabitants on a racist
-    assumption; it has been disowned, and scikit-learn has withdrawn the dataset. It is here to repeat the book's run.
-    Raises UserError when the file cannot be had.
+    Input `features` (N, 13), target `price`. The column B is made from the share of Black
+    inhabitants on a racist assumption; it has been disowned, and scikit-learn has withdrawn the
+    dataset. It is here to repeat the book's run.
+
+    Args:
+        source: `official`, or `sample` for synthetic rows.
+
+    Raises:
+        UserError: The file is not available.
     """
 
     def read(test: bool) -> RawColumns:
-        columns, prices = synthetic.generate_boston() if source == "sample" else _load_boston()
+        features, prices = synthetic.generate_boston() if source == "sample" else _load_boston()
         order = np.arange(len(prices))
         np.random.RandomState(SEED).shuffle(order)
         first = int(len(prices) * BOSTON_DEV)
         order = order[first:] if test else order[:first]
-        return {"features": columns[order], "price": prices[order]}
+        return {"features": features[order], "price": prices[order]}
 
     return Dataset(
         dev=read(False),
@@ -90,21 +86,28 @@ def california_housing(
 ) -> Dataset:
     """Median prices in $ (Pace & Barry 1997, as in Géron's handson-ml2): 20,640 rows.
 
-    There are no official test rows: the loader sets a share `test` of the rows aside, the same ones for every run.
-    Inputs `count_features` (N, 8), with missing numbers, and `ocean_proximity`, a category; target `median_house_value`.
-    Raises UserError when the file cannot be had.
+    Inputs `features` (N, 8), with missing numbers, and `ocean_proximity`, a category; target
+    `median_house_value`. There are no official test rows; they are the same ones in every run.
+
+    Args:
+        source: `official`, or `sample` for synthetic rows.
+        test: Share of the rows that becomes test rows.
+        standardize_target: Train on the target in standard deviations.
+
+    Raises:
+        UserError: The file is not available.
     """
     sample = source == "sample"
-    whole = synthetic.generate_california(CALIFORNIA_COLUMNS) if sample else _load_california()
-    value, place = CALIFORNIA_COLUMNS[-2:]
-    plan = schema.TableSchema(
-        CALIFORNIA_COLUMNS[:-2], (place,), (), (Target(value, "number", (value,)),)
+    table = synthetic.generate_california(CALIFORNIA_COLUMNS) if sample else _load_california()
+    target, category = CALIFORNIA_COLUMNS[-2:]
+    table_schema = schema.TableSchema(
+        CALIFORNIA_COLUMNS[:-2], (category,), (), (Target(target, "number", (target,)),)
     )
-    dev, sealed = holdout.random_holdout(len(whole), test)
+    dev, sealed = holdout.random_holdout(len(table), test)
     return schema.build_table_dataset(
-        plan,
-        whole.take(dev),
-        (lambda: whole.take(sealed)) if test else None,
+        table_schema,
+        table.take(dev),
+        (lambda: table.take(sealed)) if test else None,
         scale="standardise",
         impute="median",
         indicator=False,

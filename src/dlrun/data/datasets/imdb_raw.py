@@ -26,7 +26,8 @@ ARCHIVE = RemoteFile(
     "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe",
     ("https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz",),
 )
-LABEL_ARCHIVE = RemoteFile(  # the same files without train/unsup, packed again: taken where the official archive is not there
+# The same files without train/unsup, packed again; used where the official archive is absent.
+LABEL_ARCHIVE = RemoteFile(
     "imdb",
     "aclImdb_v1-labeled.tar.gz",
     "d342d95d1b4c06d1d2277722fbb1d09a1c5204e7394f009b90e84e88669cc86f",
@@ -37,18 +38,25 @@ LINE_BREAK = b"<br />"
 
 
 def imdb_text(*, source: Literal["official", "sample"], text: TextPart) -> Dataset:
-    """Film reviews (Maas et al. 2011): 25,000 development rows, 25,000 test rows, half of each positive.
+    """Film reviews (Maas et al. 2011): 25,000 rows and 25,000 test rows, half of each positive.
 
-    Rows are shuffled once and for all, so that the last ones are a fair sample too; line breaks of HTML are blanks.
-    text: the step that prepares them. Input `review`, target `sentiment`. Raises UserError when the archive is not there.
+    Input `review`, target `sentiment`. Line breaks of HTML become blanks.
+
+    Args:
+        source: `official`, or `sample` for synthetic texts.
+        text: The preprocessing step of the texts.
+
+    Raises:
+        UserError: The archive is not available.
     """
 
     def read(split: str) -> RawColumns:
-        found, labels = (
+        texts, labels = (
             synthetic.generate_texts(split) if source == "sample" else _load_split(split)
         )
+        # Files are sorted by class; shuffled once and for all, the last rows are a fair sample.
         order = np.random.RandomState(SEED).permutation(len(labels))
-        return {"review": found[order], "sentiment": labels[order]}
+        return {"review": texts[order], "sentiment": labels[order]}
 
     return Dataset(
         read("train"),
@@ -66,35 +74,34 @@ def imdb_text(*, source: Literal["official", "sample"], text: TextPart) -> Datas
 
 
 def _load_split(split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Texts (N,) and classes (N,) of a split, the negative ones first, in the order of their files' names."""
-    file = (
-        LABEL_ARCHIVE
-        if not (root() / ARCHIVE.task / ARCHIVE.name).is_file() and find_local_file(LABEL_ARCHIVE)
-        else ARCHIVE
-    )
-    path = fetch(file)
-    both = cache(lambda: _read_archive(path, split))  # one way through the archive for both classes
-    halves = [
-        load_or_parse(file, f"{split}-{name}", lambda name=name: both()[name])  # type: ignore[misc]
-        for name in FOLDERS
-    ]
+    """Return texts (N,) and classes (N,) of a split, sorted by class and file name."""
+    official = (root() / ARCHIVE.task / ARCHIVE.name).is_file()
+    archive = LABEL_ARCHIVE if not official and find_local_file(LABEL_ARCHIVE) else ARCHIVE
+    path = fetch(archive)
+    # Cached: one pass over the archive serves both classes.
+    read_folders = cache(lambda: _read_archive(path, split))
+
+    def load(folder: str) -> Ragged:
+        return load_or_parse(archive, f"{split}-{folder}", lambda: read_folders()[folder])
+
+    halves = [load(folder) for folder in FOLDERS]
     texts = [text for half in halves for text in _decode_texts(half)]
     return np.array(texts, object), np.repeat(np.arange(len(halves)), list(map(len, halves)))
 
 
 def _read_archive(path: Path, split: str) -> dict[str, Ragged]:
-    """Folder → the bytes of its files, a row each. Raises UserError for a damaged archive."""
-    found: dict[str, dict[str, bytes]] = {name: {} for name in FOLDERS}
+    """Return folder → the bytes of its files, a row each; raise UserError if damaged."""
+    folders: dict[str, dict[str, bytes]] = {name: {} for name in FOLDERS}
     try:
         for name, body in iter_tar_files(path):
-            _, *inner = name.split("/")
-            if inner[:-1] in [[split, folder] for folder in FOLDERS] and name.endswith(".txt"):
-                found[inner[1]][name] = body.replace(LINE_BREAK, b" ")
+            _, *inner_path = name.split("/")
+            if inner_path[:-1] in [[split, folder] for folder in FOLDERS] and name.endswith(".txt"):
+                folders[inner_path[1]][name] = body.replace(LINE_BREAK, b" ")
     except ARCHIVE_ERRORS as error:
         raise UserError(f"{path} is no whole archive: {error}") from error
     return {
         folder: _to_ragged([files[name] for name in sorted(files)])
-        for folder, files in found.items()
+        for folder, files in folders.items()
     }
 
 
@@ -103,5 +110,8 @@ def _to_ragged(rows: list[bytes]) -> Ragged:
 
 
 def _decode_texts(rows: Ragged) -> list[str]:
-    whole, ends = rows.values.tobytes(), rows.offsets.tolist()
-    return [whole[first:last].decode("utf-8") for first, last in zip(ends, ends[1:], strict=False)]
+    content, offsets = rows.values.tobytes(), rows.offsets.tolist()
+    return [
+        content[first:last].decode("utf-8")
+        for first, last in zip(offsets, offsets[1:], strict=False)
+    ]

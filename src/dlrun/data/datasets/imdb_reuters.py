@@ -1,4 +1,4 @@
-"""Texts as word numbers: IMDB reviews and Reuters newswires, in the order and numbering of Keras' `load_data`."""
+"""IMDB reviews and Reuters newswires as word indices, in the order and numbering of Keras."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -30,15 +30,17 @@ from dlrun.data.preprocessing.vocabulary import INDEX_FROM, OUT_OF_WORDS, START
 
 log = logging.getLogger("dlrun")
 
+# Keras' load_data shuffles with this seed: the rows, and their order, are the book's.
 SEED = 113
 REUTERS_DEV = 0.8
 SENTIMENTS = ("negative", "positive")
 TOPICS = (
-    "cocoa", "grain", "veg-oil", "earn", "acq", "wheat", "copper", "housing", "money-supply", "coffee", "sugar",
-    "trade", "reserves", "ship", "cotton", "carcass", "crude", "nat-gas", "cpi", "money-fx", "interest", "gnp",
-    "meal-feed", "alum", "oilseed", "gold", "tin", "strategic-metal", "livestock", "retail", "ipi", "iron-steel",
-    "rubber", "heat", "jobs", "lei", "bop", "zinc", "orange", "pet-chem", "dlr", "gas", "silver", "wpi", "hog", "lead",
-)  # fmt: skip
+    *("cocoa", "grain", "veg-oil", "earn", "acq", "wheat", "copper", "housing", "money-supply"),
+    *("coffee", "sugar", "trade", "reserves", "ship", "cotton", "carcass", "crude", "nat-gas"),
+    *("cpi", "money-fx", "interest", "gnp", "meal-feed", "alum", "oilseed", "gold", "tin"),
+    *("strategic-metal", "livestock", "retail", "ipi", "iron-steel", "rubber", "heat", "jobs"),
+    *("lei", "bop", "zinc", "orange", "pet-chem", "dlr", "gas", "silver", "wpi", "hog", "lead"),
+)
 MIRRORS = (
     "https://storage.googleapis.com/tensorflow/tf-keras-datasets/",
     "https://s3.amazonaws.com/text-datasets/",
@@ -50,19 +52,18 @@ REUTERS = RemoteFile(
     "reuters", "reuters.npz", REUTERS_HASH, tuple(mirror + "reuters.npz" for mirror in MIRRORS)
 )
 
+WORD_INDEX_HASHES = {
+    "imdb": "027313fe9a320280f3bf0fac5baf58c4a683cf39a7ed9c3d3d3912bde4284cf6",
+    "reuters": "9b56000edc4b34a32e89fd5a23b2605594682c74efcf7d8f4e2a5514b771e633",
+}
 WORD_INDEX_FILES = {
-    "imdb": RemoteFile(
-        "imdb",
-        "imdb_word_index.json",
-        "027313fe9a320280f3bf0fac5baf58c4a683cf39a7ed9c3d3d3912bde4284cf6",
-        tuple(mirror + "imdb_word_index.json" for mirror in MIRRORS),
-    ),
-    "reuters": RemoteFile(
-        "reuters",
-        "reuters_word_index.json",
-        "9b56000edc4b34a32e89fd5a23b2605594682c74efcf7d8f4e2a5514b771e633",
-        tuple(mirror + "reuters_word_index.json" for mirror in MIRRORS),
-    ),
+    task: RemoteFile(
+        task,
+        f"{task}_word_index.json",
+        digest,
+        tuple(f"{mirror}{task}_word_index.json" for mirror in MIRRORS),
+    )
+    for task, digest in WORD_INDEX_HASHES.items()
 }
 
 
@@ -76,12 +77,22 @@ def imdb(
     cut: PaddingSide,
     bucket: bool,
 ) -> Dataset:
-    """Film reviews (Maas et al. 2011; book §3.4): 25,000 development rows, 25,000 test rows.
+    """Film reviews (Maas et al. 2011; book §3.4): 25,000 rows, and 25,000 test rows.
 
-    words: the most frequent ones that keep a number of their own; the rest is word 2. pool: official train and test
-    rows together become the development rows, in this order, and no test set is left: the book's 4.4 validates on the
-    test set. length: null for a bag of words; else so many word numbers in turn, see `pad_sequences` for pad, cut and bucket.
-    Input `review`; target `sentiment`. Raises UserError when the file cannot be had.
+    Input `review`, target `sentiment`.
+
+    Args:
+        source: `official`, or `sample` for synthetic rows.
+        words: How many of the most frequent words keep an index of their own; the others are 2.
+        pool: Official train and test rows together, in this order, become training + validation
+            rows, and no test rows remain: the book's §4.4 validates on the test set.
+        length: None for a bag of words; else so many word indices in sequence.
+        pad: Where shorter sequences are padded, see `pad_sequences`.
+        cut: Where longer sequences are truncated.
+        bucket: Batches of sequences of similar length.
+
+    Raises:
+        UserError: The file is not available, or the settings contradict each other.
     """
     _check_settings(words, length, bucket)
 
@@ -94,12 +105,10 @@ def imdb(
 
     dev = _concat_ragged(read("train"), read("test")) if pool else read("train")
     test = None if pool else lambda: read("test")
-    raw = Dataset(
-        dev, {"review": "bag"}, {"sentiment": "binary"}, {}, test, labels={"sentiment": SENTIMENTS}
-    )
-    return _build_dataset(
-        raw, "imdb", source, _build_preprocessor("imdb", source, words, length, pad, cut, bucket)
-    )
+    labels: dict[str, tuple[str, ...]] = {"sentiment": SENTIMENTS}
+    dataset = Dataset(dev, {"review": "bag"}, {"sentiment": "binary"}, {}, test, labels=labels)
+    step = _build_preprocessor("imdb", source, words, length, pad, cut, bucket)
+    return _build_dataset(dataset, "imdb", source, step)
 
 
 def reuters(
@@ -111,10 +120,20 @@ def reuters(
     cut: PaddingSide,
     bucket: bool,
 ) -> Dataset:
-    """Newswires of 46 topics (Reuters-21578; book §3.5): 8,982 development rows, 2,246 test rows.
+    """Newswires of 46 topics (Reuters-21578; book §3.5): 8,982 rows, and 2,246 test rows.
 
-    words, length, pad, cut, bucket: as for `imdb`. Input `newswire`; target `topic`. Raises UserError when the file
-    cannot be had.
+    Input `newswire`, target `topic`.
+
+    Args:
+        source: `official`, or `sample` for synthetic rows.
+        words: How many of the most frequent words keep an index of their own; the others are 2.
+        length: None for a bag of words; else so many word indices in sequence.
+        pad: Where shorter sequences are padded, see `pad_sequences`.
+        cut: Where longer sequences are truncated.
+        bucket: Batches of sequences of similar length.
+
+    Raises:
+        UserError: The file is not available, or the settings contradict each other.
     """
     _check_settings(words, length, bucket)
 
@@ -131,7 +150,7 @@ def reuters(
         return {"newswire": _offset_word_numbers(lists[order], words), "topic": labels[order]}
 
     labels: dict[str, tuple[str, ...]] = {"topic": TOPICS}
-    raw = Dataset(
+    dataset = Dataset(
         read(False),
         {"newswire": "bag"},
         {"topic": "category"},
@@ -139,12 +158,8 @@ def reuters(
         lambda: read(True),
         labels=labels,
     )
-    return _build_dataset(
-        raw,
-        "reuters",
-        source,
-        _build_preprocessor("reuters", source, words, length, pad, cut, bucket),
-    )
+    step = _build_preprocessor("reuters", source, words, length, pad, cut, bucket)
+    return _build_dataset(dataset, "reuters", source, step)
 
 
 def _build_preprocessor(
@@ -160,67 +175,69 @@ def _build_preprocessor(
     return PaddedSequence(words, length, pad, cut, bucket, names)
 
 
-def _build_dataset(raw: Dataset, task: str, source: str, step: PaddedSequence) -> Dataset:
-    """The same dataset, its texts to become bags of words or sequences, with the note of a sample."""
-    (text,) = raw.inputs
-    chosen: Preprocessor = step if step.length else MultiHot(step.words)
+def _build_dataset(dataset: Dataset, task: str, source: str, step: PaddedSequence) -> Dataset:
+    """Return the dataset with its texts as bags of words or sequences, and the note of a sample."""
+    (text,) = dataset.inputs
+    preprocessor: Preprocessor = step if step.length else MultiHot(step.words)
     kinds: dict[str, Kind] = {text: "tokens" if step.length else "bag"}
     note = synthetic.sample_note(task) if source == "sample" else ""
-    of_texts = lambda texts: {text: _encode_texts(task, texts, step.names(), step.words)}  # noqa: E731
-    known = fingerprint(
-        {name: raw.dev[name] for name in raw.targets}
-    )  # the texts are cut as the settings say
-    about: dict[str, Any] = {
-        "note": note,
-        "read_vocabulary": step.names,
-        "rows_from_texts": of_texts,
-        "row_fingerprints": (known, known),
-    }
-    return replace(raw, inputs=kinds, preprocessors={text: (chosen,)}, **about)
+
+    def rows_from_texts(texts: Sequence[str]) -> RawColumns:
+        return {text: _encode_texts(task, texts, step.names(), step.words)}
+
+    # The targets alone: how the texts are read depends on the settings, the rows do not.
+    rows_fingerprint = fingerprint({name: dataset.dev[name] for name in dataset.targets})
+    return replace(
+        dataset,
+        inputs=kinds,
+        preprocessors={text: (preprocessor,)},
+        note=note,
+        read_vocabulary=step.names,
+        rows_from_texts=rows_from_texts,
+        row_fingerprints=(rows_fingerprint, rows_fingerprint),
+    )
 
 
 def _encode_texts(task: str, texts: Sequence[str], names: tuple[str, ...], words: int) -> Ragged:
-    """New texts as the dataset's own numbers of their words. Raises UserError where nobody knows what these mean."""
+    """Return new texts as the dataset's word indices; raise UserError without the word index."""
     if not names:
         file = WORD_INDEX_FILES[task]
-        place = root() / file.task / file.name
+        path = root() / file.task / file.name
         raise UserError(
-            f"{task}: no text has numbers without the list of words: put {file.urls[0]} to {place}"
+            f"{task}: no text has numbers without the list of words: put {file.urls[0]} to {path}"
         )
-    known = {
+    word_index = {
         word: number - INDEX_FROM
         for number, word in enumerate(names)
         if word not in ("", UNKNOWN_SYMBOL)
     }
-    cutter = Tokenizer(
-        "words", True, "blank", words
-    )  # as Keras' Tokenizer cuts, which made the list
-    cut = cutter(np.array(list(texts), object))
-    number = np.array(
-        [known.get(word, words) for word in cutter.ids_to_tokens(range(len(cutter)))] or [words],
-        np.int32,
-    )
-    return _offset_word_numbers(Ragged(number[cut.values], cut.offsets), words)
+    # Splits as Keras' Tokenizer does, which made the word index.
+    tokenizer = Tokenizer("words", True, "blank", words)
+    tokens = tokenizer(np.array(list(texts), object))
+    found_words = tokenizer.ids_to_tokens(range(len(tokenizer)))
+    # `words` is beyond the vocabulary and becomes the unknown word; so does an empty list.
+    ids = np.array([word_index.get(word, words) for word in found_words] or [words], np.int32)
+    return _offset_word_numbers(Ragged(ids[tokens.values], tokens.offsets), words)
 
 
 def _load_word_names(task: str, words: int, source: str) -> tuple[str, ...]:
-    """The word of each number up to `words`; empty when the official list is not there. Never downloads it."""
+    """Return the word of each index below `words`; () where the official list is absent."""
     file = WORD_INDEX_FILES[task]
     if source == "sample":
-        known = {f"word{number}": number for number in range(1, words)}
+        word_index = {f"word{number}": number for number in range(1, words)}
     elif (path := find_local_file(file)) is not None:
-        known = json.loads(path.read_text(encoding="utf-8"))
+        word_index = json.loads(path.read_text(encoding="utf-8"))
     else:
-        place = root() / file.task / file.name
+        expected_path = root() / file.task / file.name
         log.info(
             "%s: texts are shown as word numbers, for %s is not there; it is at %s",
             task,
-            place,
+            expected_path,
             file.urls[0],
         )
         return ()
     names = ["", "", *[UNKNOWN_SYMBOL] * (words - OUT_OF_WORDS)]
-    for word, number in known.items():
+    for word, number in word_index.items():
         if number + INDEX_FROM < words:
             names[number + INDEX_FROM] = word
     return tuple(names)
@@ -233,15 +250,15 @@ def _check_settings(words: int, length: int | None, bucket: bool) -> None:
         )
     if words <= INDEX_FROM:
         raise UserError(
-            f"words={words}: numbers 0 to {INDEX_FROM} are no words; it must be {INDEX_FROM + 1} or more"
+            f"words={words}: numbers 0 to {INDEX_FROM} are no words; "
+            f"it must be {INDEX_FROM + 1} or more"
         )
 
 
 def _load_imdb_split(split: str) -> tuple[Ragged, np.ndarray]:
     path, member = fetch(IMDB), f"x_{split}"
-    return load_or_parse(IMDB, member, lambda: read_lists(path, member)), read_npz_array(
-        path, f"y_{split}"
-    )
+    lists = load_or_parse(IMDB, member, lambda: read_lists(path, member))
+    return lists, read_npz_array(path, f"y_{split}")
 
 
 def _load_reuters() -> tuple[Ragged, np.ndarray]:
@@ -250,7 +267,7 @@ def _load_reuters() -> tuple[Ragged, np.ndarray]:
 
 
 def _shuffle_order(split: str, count: int) -> np.ndarray:
-    """Keras shuffles the training rows and then, with the same generator, the test rows."""
+    """Return the order of a split: Keras shuffles both with one generator, training rows first."""
     generator = np.random.RandomState(SEED)
     order = np.arange(count)
     generator.shuffle(order)
@@ -261,7 +278,7 @@ def _shuffle_order(split: str, count: int) -> np.ndarray:
 
 
 def _offset_word_numbers(lists: Ragged, words: int) -> Ragged:
-    """Every list with the start word in front and its numbers moved up; a number from `words` on becomes word 2."""
+    """Prepend the start word, shift by INDEX_FROM; indices from `words` on become 2."""
     values = lists.values + INDEX_FROM
     np.copyto(values, OUT_OF_WORDS, where=values >= words)
     count = len(lists)
@@ -275,12 +292,14 @@ def _offset_word_numbers(lists: Ragged, words: int) -> Ragged:
 
 
 def _concat_ragged(first: RawColumns, second: RawColumns) -> RawColumns:
-    together: RawColumns = {}
+    combined: RawColumns = {}
     for name, column in first.items():
-        other = second[name]
+        second_column = second[name]
         if isinstance(column, Ragged):
-            offsets = np.concatenate([column.offsets, column.offsets[-1] + other.offsets[1:]])
-            together[name] = Ragged(np.concatenate([column.values, other.values]), offsets)
+            offsets = np.concatenate(
+                [column.offsets, column.offsets[-1] + second_column.offsets[1:]]
+            )
+            combined[name] = Ragged(np.concatenate([column.values, second_column.values]), offsets)
         else:
-            together[name] = np.concatenate([column, other])
-    return together
+            combined[name] = np.concatenate([column, second_column])
+    return combined

@@ -19,15 +19,17 @@ from dlrun.data.series.timestamps import Gaps
 
 TIME_COLUMN = "Date Time"
 COLUMNS = (
-    "p (mbar)", "T (degC)", "Tpot (K)", "Tdew (degC)", "rh (%)", "VPmax (mbar)", "VPact (mbar)", "VPdef (mbar)",
-    "sh (g/kg)", "H2OC (mmol/mol)", "rho (g/m**3)", "wv (m/s)", "max. wv (m/s)", "wd (deg)",
-)  # fmt: skip
+    *("p (mbar)", "T (degC)", "Tpot (K)", "Tdew (degC)", "rh (%)"),
+    *("VPmax (mbar)", "VPact (mbar)", "VPdef (mbar)", "sh (g/kg)", "H2OC (mmol/mol)"),
+    *("rho (g/m**3)", "wv (m/s)", "max. wv (m/s)", "wd (deg)"),
+)
 JENA = RemoteFile(
     "jena_climate",
     "jena_climate_2009_2016.csv.zip",
-    "",  # nobody publishes one: the file is known by its columns and by how many rows it has
+    "",  # no checksum is published: the file is recognized by its columns and number of rows
     (
-        "https://storage.googleapis.com/tensorflow/tf-keras-datasets/jena_climate_2009_2016.csv.zip",
+        "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"
+        "jena_climate_2009_2016.csv.zip",
         "https://s3.amazonaws.com/keras-datasets/jena_climate_2009_2016.csv.zip",
     ),
 )
@@ -50,90 +52,108 @@ def jena_climate(
     scale: Literal["standardise", "none"],
     look_ahead: bool = True,
 ) -> Dataset:
-    """14 measures of the weather station of the Max Planck Institute for Biogeochemistry in Jena, 2009 to 2016.
+    """14 measurements of the weather station of the MPI for Biogeochemistry in Jena, 2009 to 2016.
 
-    file: the official one, or another of the same columns in the folder jena_climate of the data root. No checksum of
-    the official file is published; it is known by its columns and its 420,451 rows. See `series` for the rest.
-    Raises UserError when the file cannot be had, or is another.
+    Args:
+        source: `official`, or `sample` for a synthetic series.
+        file: The official file, or another one of the same columns in the folder jena_climate
+            of the data root.
+        target: Column or columns to forecast.
+        lookback: Rows that a window looks back.
+        delay: Rows from the last row of a window to the target; several are several horizons.
+        step: Distance in rows between the rows of a window.
+        inputs: Input columns; None: all.
+        test: Share, or number, of rows at the end that become test rows.
+        gaps: What to do with missing rows.
+        impute: What to do with missing values.
+        scale: `standardise` learns mean and standard deviation from training rows.
+        look_ahead: With impute=interpolate: whether a window that ends in a gap may draw on the
+            value after it.
+
+    Raises:
+        UserError: The file is not available, or is another.
     """
     readings = generate_jena_sample() if source == "sample" else load_jena_file(file)
-    wanted = [target] if isinstance(target, str) else list(target)
-    series_file.check_series_columns(readings, (*wanted, *(inputs or ())))
-    ahead = series_dataset.build_target_forecast(
-        readings, wanted, series_dataset.parse_delay(delay), lookback, step
+    targets = [target] if isinstance(target, str) else list(target)
+    series_file.check_series_columns(readings, (*targets, *(inputs or ())))
+    forecasts = series_dataset.build_target_forecast(
+        readings, targets, series_dataset.parse_delay(delay), lookback, step
     )
-    plan = SeriesSchema(
-        tuple(inputs or readings.names), ahead, gaps, impute, scale == "standardise", look_ahead
+    series_schema = SeriesSchema(
+        tuple(inputs or readings.names), forecasts, gaps, impute, scale == "standardise", look_ahead
     )
-    note = f"{file}: not the book's file, {len(readings):,} rows" if file != JENA.name else ""
-    note = (
-        "SYNTHETIC sample, not the real jena_climate: its figures say nothing about it"
-        if source == "sample"
-        else note
-    )
+    note = ""
+    if source == "sample":
+        note = "SYNTHETIC sample, not the real jena_climate: its figures say nothing about it"
+    elif file != JENA.name:
+        note = f"{file}: not the book's file, {len(readings):,} rows"
 
     def read(path: str, encoding: str | None) -> TimeSeries:
         return series_file.read_series(
             path,
             TIME_COLUMN,
-            plan.inputs,
+            series_schema.inputs,
             series_file.SeriesReadOptions(encoding=encoding or "utf-8"),
         )
 
-    return series_dataset.build_series_dataset(readings, plan, test, read, note)
+    return series_dataset.build_series_dataset(readings, series_schema, test, read, note)
 
 
 def load_jena_file(file: str) -> TimeSeries:
-    """The series in a file of the official kind. Raises UserError where it is not there, or has other columns."""
-    place = root() / JENA.task / file
+    """Read a file of the official kind.
+
+    Args:
+        file: Name of the file in the folder jena_climate of the data root.
+
+    Raises:
+        UserError: The file is not there, or has other columns.
+    """
+    path = root() / JENA.task / file
     if file == JENA.name:
-        place = fetch(JENA)
-    elif not place.is_file():
-        there = (
-            sorted(path.name for path in place.parent.glob("*.csv*"))
-            if place.parent.is_dir()
-            else []
-        )
+        path = fetch(JENA)
+    elif not path.is_file():
+        # Empty where the folder does not exist.
+        available = sorted(csv_path.name for csv_path in path.parent.glob("*.csv*"))
         raise UserError(
-            f"data.file={file} is not in {place.parent}; there are: {format_names(there, file) or 'none'}"
+            f"data.file={file} is not in {path.parent}; "
+            f"there are: {format_names(available, file) or 'none'}"
         )
-    readings = series_file.read_series(str(place), TIME_COLUMN, COLUMNS)
+    readings = series_file.read_series(str(path), TIME_COLUMN, COLUMNS)
     if readings.names != COLUMNS or (file == JENA.name and len(readings) not in ROW_COUNTS):
         raise UserError(
-            f"{place} is not the official file: it has {len(readings):,} rows of {len(readings.names)} number columns, "
-            f"expected {ROW_COUNTS[0]:,} of {', '.join(COLUMNS)}"
+            f"{path} is not the official file: it has {len(readings):,} rows of "
+            f"{len(readings.names)} number columns, expected {ROW_COUNTS[0]:,} of "
+            f"{', '.join(COLUMNS)}"
         )
     return readings
 
 
 def generate_jena_sample() -> TimeSeries:
-    """SYNTHETIC: daily and yearly waves with noise that lasts for hours, in the official columns."""
+    """SYNTHETIC: daily and yearly waves with noise that lasts for hours; the official columns."""
     random = np.random.RandomState(SEED)
-    moments = 1_230_768_600.0 + 600 * np.arange(SAMPLE_ROWS)
-    year = 2 * np.pi * (moments - 1_230_768_600) / (365.25 * 86_400)
-    day = 2 * np.pi * (moments % 86_400) / 86_400
-    front, wet, still = (_generate_smooth_noise(random, hours) for hours in (60, 30, 8))
-    degrees = (
+    times = 1_230_768_600.0 + 600 * np.arange(SAMPLE_ROWS)
+    year = 2 * np.pi * (times - 1_230_768_600) / (365.25 * 86_400)
+    day = 2 * np.pi * (times % 86_400) / 86_400
+    front_noise, humidity_noise, wind_noise = (
+        _generate_smooth_noise(random, hours) for hours in (60, 30, 8)
+    )
+    temperature = (
         9
         - 9 * np.cos(year)
         - 4 * np.cos(day - 0.5)
-        + 3.5 * front
+        + 3.5 * front_noise
         + 0.3 * random.normal(size=SAMPLE_ROWS)
     )
-    pressure = 989 - 7 * front + 4 * wet
-    dew = degrees - 4 - 2.5 * np.abs(wet) + np.cos(day)
-    most, vapour = (6.11 * np.exp(17.27 * t / (t + 237.3)) for t in (degrees, dew))
-    wind = np.abs(2 + 1.3 * still)
-    columns = (
-        pressure, degrees, degrees + 273.15 + 0.08 * (1000 - pressure), dew, 100 * vapour / most, most, vapour,
-        most - vapour, 622 * vapour / pressure, 1000 * vapour / pressure, 100 * pressure / (0.287 * (degrees + 273.15)),
-        wind, wind * 1.7, (180 + 90 * wet) % 360,
-    )  # fmt: skip
+    pressure = 989 - 7 * front_noise + 4 * humidity_noise
+    dew = temperature - 4 - 2.5 * np.abs(humidity_noise) + np.cos(day)
+    wind = np.abs(2 + 1.3 * wind_noise)
+    direction = (180 + 90 * humidity_noise) % 360
+    columns = _derive_columns(pressure, temperature, dew, wind, direction)
     values = np.round(np.stack(columns, 1), 2)
     return TimeSeries(
         "the synthetic sample",
         TIME_COLUMN,
-        moments,
+        times,
         True,
         COLUMNS,
         values,
@@ -141,11 +161,44 @@ def generate_jena_sample() -> TimeSeries:
     )
 
 
+def _derive_columns(
+    pressure: np.ndarray,
+    temperature: np.ndarray,
+    dew: np.ndarray,
+    wind: np.ndarray,
+    direction: np.ndarray,
+) -> tuple[np.ndarray, ...]:
+    """Return all measurements in the order of COLUMNS, most of which follow from a few."""
+    # Magnus' formula: the saturation pressure of water vapor in mbar at a temperature in °C.
+    saturation_pressure, vapor_pressure = (
+        6.11 * np.exp(17.27 * celsius / (celsius + 237.3)) for celsius in (temperature, dew)
+    )
+    kelvin = temperature + 273.15
+    return (
+        pressure,
+        temperature,
+        kelvin + 0.08 * (1000 - pressure),
+        dew,
+        100 * vapor_pressure / saturation_pressure,
+        saturation_pressure,
+        vapor_pressure,
+        saturation_pressure - vapor_pressure,
+        622 * vapor_pressure / pressure,
+        1000 * vapor_pressure / pressure,
+        100 * pressure / (0.287 * kelvin),
+        wind,
+        wind * 1.7,
+        direction,
+    )
+
+
 def _generate_smooth_noise(random: np.random.RandomState, hours: float) -> np.ndarray:
-    """Noise of variance 1 whose values hang together over so many hours."""
-    keep = np.exp(-1 / (6 * hours))
-    found, drawn = np.empty(SAMPLE_ROWS), random.normal(size=SAMPLE_ROWS)
-    found[0] = drawn[0]
+    """Return autoregressive noise of variance 1 whose correlation lasts for so many hours."""
+    correlation = np.exp(-1 / (6 * hours))
+    noise, shocks = np.empty(SAMPLE_ROWS), random.normal(size=SAMPLE_ROWS)
+    noise[0] = shocks[0]
     for row in range(1, SAMPLE_ROWS):
-        found[row] = keep * found[row - 1] + np.sqrt(1 - keep * keep) * drawn[row]
-    return found
+        noise[row] = (
+            correlation * noise[row - 1] + np.sqrt(1 - correlation * correlation) * shocks[row]
+        )
+    return noise

@@ -16,8 +16,9 @@ from dlrun.data.downloads import RemoteFile, fetch
 
 DIGITS = tuple("0123456789")
 GARMENTS = (
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-)  # fmt: skip
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
 MIRRORS = {
     "mnist": (
         "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -28,45 +29,50 @@ MIRRORS = {
         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
     ),
 }
+# sha256 of each file.
 FILE_HASHES = {
-    ("mnist", "train-images"): "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-    ("mnist", "train-labels"): "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-    ("mnist", "t10k-images"): "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-    ("mnist", "t10k-labels"): "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-    (
-        "fashion_mnist",
-        "train-images",
-    ): "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
-    (
-        "fashion_mnist",
-        "train-labels",
-    ): "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
-    (
-        "fashion_mnist",
-        "t10k-images",
-    ): "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
-    (
-        "fashion_mnist",
-        "t10k-labels",
-    ): "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+    "mnist": {
+        "train-images": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+        "train-labels": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+        "t10k-images": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+        "t10k-labels": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+    },
+    "fashion_mnist": {
+        "train-images": "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+        "train-labels": "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+        "t10k-images": "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+        "t10k-labels": "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+    },
 }
 
 
 def mnist(*, source: Literal["official", "sample"], pool: bool) -> Dataset:
-    """Handwritten digits (LeCun et al. 1998; book §2.1): 60,000 development rows, 10,000 test rows.
+    """Handwritten digits (LeCun et al. 1998; book §2.1): 60,000 rows, and 10,000 test rows.
 
-    pool: official train and test rows together become the development rows, in this order, and no test set is left:
-    the book's 8.4 validates on the test set.
-    Input `image` uint8 (N, 1, 28, 28), target `digit` of ten classes. Raises UserError when the files cannot be had.
+    Input `image` uint8 (N, 1, 28, 28), target `digit` of ten classes.
+
+    Args:
+        source: `official`, or `sample` for synthetic images.
+        pool: Official train and test rows together, in this order, become training + validation
+            rows, and no test rows remain: the book's §8.4 validates on the test set.
+
+    Raises:
+        UserError: The files are not available.
     """
     return _build_dataset("mnist", "digit", DIGITS, source, pool)
 
 
 def fashion_mnist(*, source: Literal["official", "sample"], pool: bool) -> Dataset:
-    """Pictures of garments (Xiao et al. 2017): 60,000 development rows, 10,000 test rows.
+    """Images of garments (Xiao et al. 2017): 60,000 rows, and 10,000 test rows.
 
-    pool: as for `mnist`.
-    Input `image` uint8 (N, 1, 28, 28), target `garment` of ten classes. Raises UserError when the files cannot be had.
+    Input `image` uint8 (N, 1, 28, 28), target `garment` of ten classes.
+
+    Args:
+        source: `official`, or `sample` for synthetic images.
+        pool: As for `mnist`.
+
+    Raises:
+        UserError: The files are not available.
     """
     return _build_dataset("fashion_mnist", "garment", GARMENTS, source, pool)
 
@@ -92,9 +98,9 @@ def _build_dataset(
     )
 
 
-def concat_rows(first: RawColumns, then: RawColumns) -> RawColumns:
-    """The rows of both, one after the other."""
-    return {name: np.concatenate([column, then[name]]) for name, column in first.items()}
+def concat_rows(first: RawColumns, second: RawColumns) -> RawColumns:
+    """Return the rows of both, one after the other."""
+    return {name: np.concatenate([column, second[name]]) for name, column in first.items()}
 
 
 def _load_split(task: str, target: str, split: str) -> RawColumns:
@@ -107,18 +113,27 @@ def _load_split(task: str, target: str, split: str) -> RawColumns:
     return {"image": images[:, None], target: labels.astype(np.int64)}
 
 
-def find_mnist_file(task: str, part: str, axes: int) -> RemoteFile:
-    """The file that holds a part, such as 'train-images', of a dataset."""
-    name = f"{part}-idx{axes}-ubyte.gz"
+def find_mnist_file(task: str, file: str, axes: int) -> RemoteFile:
+    """Return a file of a dataset.
+
+    Args:
+        task: `mnist` or `fashion_mnist`.
+        file: Which one, such as 'train-images'.
+        axes: Number of axes of the array in it, which is part of its name.
+    """
+    name = f"{file}-idx{axes}-ubyte.gz"
     return RemoteFile(
-        task, name, FILE_HASHES[task, part], tuple(mirror + name for mirror in MIRRORS[task])
+        task, name, FILE_HASHES[task][file], tuple(mirror + name for mirror in MIRRORS[task])
     )
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """The uint8 array in a gzipped IDX file (two zero bytes, type, number of axes, big-endian sizes, values).
+    """Read the uint8 array in a gzipped IDX file.
 
-    Raises UserError when it is not one.
+    The format: two zero bytes, type, number of axes, big-endian sizes, values.
+
+    Raises:
+        UserError: It is not such a file.
     """
     try:
         content = gzip.decompress(path.read_bytes())
