@@ -1,4 +1,4 @@
-"""How many equal rows of a table are look-alikes: as many as independent rows with these columns would give."""
+"""How many equal rows of a table are coincidences: as many as independent rows would give."""
 
 from __future__ import annotations
 
@@ -9,59 +9,75 @@ import numpy as np
 from dlrun.core.dataset import Dataset
 from dlrun.data.audit.finding import InputColumn, has_single_columns, list_input_columns
 
-MAX_COLUMNS = 64  # those that rows agree on least are looked at; the others hold more rows together
-MAX_PAIRED_COLUMNS = 8  # columns that are left out two at a time
-MIN_PAIRS = 10  # pairs of rows from which a count says something
+MAX_COLUMNS = 64  # columns that rows agree on least; leaving out others joins more rows
+MAX_PAIRED_COLUMNS = 8  # columns of which two at a time are left out
+MIN_PAIRS = 10  # pairs of rows that make an estimate reliable
 
 
-def expected_duplicate_share(raw: Dataset) -> float:
-    """The share, 0 to 1, of the pairs of equal rows that chance explains; 0 for images and texts.
+def expected_duplicate_share(dataset: Dataset) -> float:
+    """Estimate which share of the pairs of equal rows is due to chance, 0 to 1.
 
-    Copies are equal in all columns at once, look-alikes come with near misses: pairs that differ in
-    one column, and in two. If agreeing in column a says nothing of agreeing in column b, all others
-    being equal, then pairs that differ in none are (in a alone) × (in b alone) / (in both), as in
-    capture-recapture estimates (Chapman 1951). So the frequencies are the joint ones of all others.
+    Copies are equal in all columns at once; coincidences come with near misses: pairs that differ
+    in one column, and in two. If agreement in column a is independent of agreement in column b,
+    given all others, then pairs that differ in none are (in a alone) × (in b alone) / (in both),
+    as in capture-recapture estimates (Chapman 1951). So the other columns keep their joint
+    frequencies.
+
+    Args:
+        dataset: The dataset; images, texts and series give 0, for they do not coincide.
     """
     columns = (
-        list_input_columns(raw) if all(has_single_columns(raw, name) for name in raw.inputs) else []
+        list_input_columns(dataset)
+        if all(has_single_columns(dataset, name) for name in dataset.inputs)
+        else []
     )
     if len(columns) < 2:
         return _single_column_share(columns[0]) if columns else 0.0
-    *keys, whole = _compute_row_keys(columns)
-    equal = _count_equal_pairs(whole)
-    alone = [
-        _count_equal_pairs(whole - key) - equal for key in keys
-    ]  # pairs that differ in this column only
-    most = sorted(range(len(keys)), key=lambda place: -alone[place])[:MAX_PAIRED_COLUMNS]
-    found = []
-    for a, b in combinations(most, 2):
-        both = _count_equal_pairs(whole - keys[a] - keys[b]) - equal - alone[a] - alone[b]
-        found.append((alone[a] * alone[b] / (both + 1), both))
-    # columns that depend on each other say too little, few pairs say anything
-    sure = [expected for expected, both in found if both >= MIN_PAIRS]
-    expected = max(sure) if sure else float(np.median([expected for expected, _ in found]))
+    *keys, row_key = _compute_row_keys(columns)
+    equal = _count_equal_pairs(row_key)
+    # The sum without a column's key is the key of the row without that column.
+    differ_in_one = [_count_equal_pairs(row_key - key) - equal for key in keys]
+    by_frequency = sorted(range(len(keys)), key=lambda column: -differ_in_one[column])
+    estimates = []
+    for first, second in combinations(by_frequency[:MAX_PAIRED_COLUMNS], 2):
+        in_first, in_second = differ_in_one[first], differ_in_one[second]
+        at_most_two = _count_equal_pairs(row_key - keys[first] - keys[second])
+        in_both = at_most_two - equal - in_first - in_second
+        estimates.append((in_first * in_second / (in_both + 1), in_both))
+    # Columns that depend on each other give too low an estimate, hence the largest one; few
+    # pairs give any estimate, hence the median where there is nothing better.
+    reliable = [expected for expected, in_both in estimates if in_both >= MIN_PAIRS]
+    expected = (
+        max(reliable) if reliable else float(np.median([expected for expected, _ in estimates]))
+    )
     return min(1.0, expected / max(1, equal))
 
 
 def count_unlikely_duplicates(equals: np.ndarray, share: float) -> int:
-    """Of rows with so many equal others each (0: none), how many have one that no chance explains.
+    """Return how many rows have an equal row that chance does not explain.
 
-    share: of the pairs that chance explains. One row among many equal ones would have one anyway.
+    Args:
+        equals: Number of equal other rows of each row (N,), 0 for none.
+        share: Share of the pairs that is due to chance. A row among many equal ones has one that
+            is not in any case.
     """
     return round(float(((1 - share) ** equals[equals > 0]).sum()))
 
 
 def _compute_row_keys(columns: list[InputColumn]) -> list[np.ndarray]:
-    """A random number a level of each column that is looked at, by row, and last their sum over all columns."""
-    agreeing = [float(((np.bincount(one.codes) / len(one.codes)) ** 2).sum()) for one in columns]
-    chosen = set(sorted(range(len(columns)), key=agreeing.__getitem__)[:MAX_COLUMNS])
-    random, kept = np.random.default_rng(0), list[np.ndarray]()
-    whole = np.zeros(len(columns[0].codes), np.uint64)
-    for place, one in enumerate(columns):
-        key = random.integers(0, 2**64, int(one.codes.max()) + 1, dtype=np.uint64)[one.codes]
-        whole += key
-        kept += [key] if place in chosen else []
-    return [*kept, whole]
+    """Return a random number per level of each selected column, by row; last their sum over all."""
+    agreement = [
+        float(((np.bincount(column.codes) / len(column.codes)) ** 2).sum()) for column in columns
+    ]
+    # Random keys add up: two rows of equal sums are equal rows, but for a chance of 2^-64.
+    selected = set(sorted(range(len(columns)), key=agreement.__getitem__)[:MAX_COLUMNS])
+    random, selected_keys = np.random.default_rng(0), list[np.ndarray]()
+    row_key = np.zeros(len(columns[0].codes), np.uint64)
+    for index, column in enumerate(columns):
+        key = random.integers(0, 2**64, int(column.codes.max()) + 1, dtype=np.uint64)[column.codes]
+        row_key += key
+        selected_keys += [key] if index in selected else []
+    return [*selected_keys, row_key]
 
 
 def _count_equal_pairs(keys: np.ndarray) -> int:
@@ -71,6 +87,6 @@ def _count_equal_pairs(keys: np.ndarray) -> int:
 
 
 def _single_column_share(column: InputColumn) -> float:
-    """Of a single column: where most rows have a value that comes again, equal rows are its nature, else copies."""
+    """Return 1 where most rows have a recurring value, as single columns may, else 0."""
     counts = np.bincount(column.codes)
     return float(2 * counts[counts > 1].sum() > len(column.codes))

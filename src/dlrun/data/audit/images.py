@@ -1,4 +1,4 @@
-"""The audit's look at pictures: files that were left out, grey ones among coloured ones, and blank ones."""
+"""Audit of images: files that were left out, gray ones among colored ones, and blank ones."""
 
 from __future__ import annotations
 
@@ -17,40 +17,55 @@ from dlrun.data.audit.finding import (
 )
 from dlrun.data.images.image_column import ImageFileColumn
 
-MAX_IMAGES = 256  # pictures at most, whatever their number
+MAX_IMAGES = 256  # whose pixels are looked at, however many there are
 
 
-def iter_image_findings(raw: Dataset, train: np.ndarray, seed: int) -> Iterator[Finding]:
-    """What is wrong with picture files; their pixels are looked at in some training rows only. seed: which ones."""
-    for name in raw.inputs:
-        column = raw.dev[name]
+def iter_image_findings(dataset: Dataset, train: np.ndarray, seed: int) -> Iterator[Finding]:
+    """Yield what is wrong with image files.
+
+    Args:
+        dataset: The dataset; only its training + validation rows are read.
+        train: Indices of the training rows.
+        seed: Which of them are sampled to look at their pixels.
+    """
+    for name in dataset.inputs:
+        column = dataset.dev[name]
         if not isinstance(column, ImageFileColumn):
             continue
         yield from _find_skipped_files(name, column)
-        some = np.sort(np.random.default_rng(seed).permutation(train)[:MAX_IMAGES])
-        yield from _find_blank_images(name, np.asarray(column[some]))
+        sample = np.sort(np.random.default_rng(seed).permutation(train)[:MAX_IMAGES])
+        yield from _find_blank_images(name, np.asarray(column[sample]))
 
 
 def _find_skipped_files(name: str, column: ImageFileColumn) -> Iterator[Finding]:
     if column.skipped_files:
-        told = list_names([f"'{file}' ({reason})" for file, reason in column.skipped_files.items()])
+        listed = list_names(
+            [f"'{file}' ({reason})" for file, reason in column.skipped_files.items()]
+        )
         count, total = len(column.skipped_files), len(column.store.files)
-        text = f"{format_row_share(count, total, 'development files')} gave no picture and {'is' if count == 1 else 'are'} left out: "
+        share = format_row_share(count, total, "development files")
+        verb = "is" if count == 1 else "are"
+        text = f"{share} gave no picture and {verb} left out: {listed}"
         effect = "nothing is learned from these files and nothing is measured on them"
-        yield Finding("warning", "unreadable pictures", text + told, (name,), count, effect)
+        yield Finding("warning", "unreadable pictures", text, (name,), count, effect)
 
 
-def _find_blank_images(name: str, pixels: np.ndarray) -> Iterator[Finding]:
-    """Grey ones and blank ones among pictures (N, C, H, W)."""
-    total = len(pixels)
-    blank = int((np.ptp(pixels.reshape(total, -1), axis=1) == 0).sum())
-    if blank:
-        text = f"{format_row_share(blank, total, 'training pictures looked at')} {'has' if blank == 1 else 'have'} one colour only"
-        severity: Severity = "warning" if blank > TOLERANCE * total else "note"
-        effect = f"no model can tell these apart: up to {format_share(blank / total)} of a score is guessing"
-        yield Finding(severity, "blank pictures", text, (name,), blank, effect)
-    grey = int((pixels == pixels[:, :1]).all(axis=(1, 2, 3)).sum()) if pixels.shape[1] > 1 else 0
-    if grey:
-        told = "; data.channels=1 would do" if grey == total else " among coloured ones"
-        text = f"{format_row_share(grey, total, 'training pictures looked at')} {'is' if grey == 1 else 'are'} grey{told}"
-        yield Finding("note", "grey pictures", text, (name,), grey)
+def _find_blank_images(name: str, images: np.ndarray) -> Iterator[Finding]:
+    """Yield blank images, and gray ones among images (N, C, H, W)."""
+    total = len(images)
+    num_blank = int((np.ptp(images.reshape(total, -1), axis=1) == 0).sum())
+    if num_blank:
+        share = format_row_share(num_blank, total, "training pictures looked at")
+        text = f"{share} {'has' if num_blank == 1 else 'have'} one colour only"
+        severity: Severity = "warning" if num_blank > TOLERANCE * total else "note"
+        guessed = format_share(num_blank / total)
+        effect = f"no model can tell these apart: up to {guessed} of a score is guessing"
+        yield Finding(severity, "blank pictures", text, (name,), num_blank, effect)
+    # Gray means equal channels; images of a single channel are meant to be gray.
+    is_gray = (images == images[:, :1]).all(axis=(1, 2, 3))
+    num_gray = int(is_gray.sum()) if images.shape[1] > 1 else 0
+    if num_gray:
+        advice = "; data.channels=1 would do" if num_gray == total else " among coloured ones"
+        share = format_row_share(num_gray, total, "training pictures looked at")
+        text = f"{share} {'is' if num_gray == 1 else 'are'} grey{advice}"
+        yield Finding("note", "grey pictures", text, (name,), num_gray)

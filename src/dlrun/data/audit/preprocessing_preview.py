@@ -1,329 +1,182 @@
-"""What preparation learns from training rows, in words, and a few of these rows before and after it."""
+"""Shows some training rows before and after preprocessing, and what it has learned from them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from dlrun.core.dataset import Dataset, PreparedData, RawColumns, SlidingWindows
+from dlrun.data.audit.step_descriptions import describe_steps
 from dlrun.data.display import (
     MISSING_LABEL,
     describe_array,
     format_cell,
     format_text,
-    format_value,
     get_value_names,
     get_words,
 )
-from dlrun.data.preprocessing.pipeline import describe_preprocessing, transform_rows
+from dlrun.data.preprocessing.pipeline import transform_rows
 from dlrun.data.shards.npz_column import ShardedArray
 
-MAX_COLUMNS = 8  # of the table, the row's name and the targets among them
-MAX_LISTED = 5  # learnt values that a line names
+MAX_COLUMNS = 8  # of the table, with the row's name and the targets
 MAX_WORDS = 8
 MAX_CHARACTERS = 40  # of a window onto one text
-TableColumn = tuple[str, list[str], list[str]]  # its name, its values before, its values after
-StepState = dict[str, Any]  # a step's name and state
+TableColumn = tuple[str, list[str], list[str]]  # name, cells before, cells after
 
 
 def build_preprocessing_examples(
-    raw: Dataset, data: PreparedData, rows: RawColumns, train: np.ndarray, *, count: int = 3
+    dataset: Dataset, data: PreparedData, rows: RawColumns, train: np.ndarray, *, count: int = 3
 ) -> dict[str, Any]:
-    """{'evidence': a line for each step of each column, 'tables': [one of `count` training rows]}, all plain text.
+    """Describe what was learned, and show a few training rows before and after preprocessing.
 
-    rows: raw columns (raw.dev). train: indices of the training rows, which `data` has learnt from. The table has two
-    lines a row, before and after; columns in which the chosen rows miss a value come first where not all have room.
+    Args:
+        dataset: The dataset.
+        data: What was prepared from it.
+        rows: Raw columns of the training + validation rows.
+        train: Indices of the training rows, which `data` has learned from.
+        count: Number of rows to show.
+
+    Returns:
+        Plain text under 'evidence' (a line per step of each column) and 'tables' (one table with
+        two lines per row; where not all columns fit, those in which a shown row misses a value
+        come first).
     """
-    chosen = _select_rows(raw, rows, train, count)
-    some = {name: column[chosen] for name, column in rows.items()}
-    batch = next(transform_rows(raw, data, some).batches(len(chosen)))
-    some = {
+    selected = _select_rows(dataset, rows, train, count)
+    examples = {name: column[selected] for name, column in rows.items()}
+    batch = next(transform_rows(dataset, data, examples).batches(len(selected)))
+    examples = {
         name: np.asarray(column) if isinstance(column, ShardedArray) else column
-        for name, column in some.items()
+        for name, column in examples.items()
     }
-    columns = _limit_columns(_build_columns(raw, some, batch), MAX_COLUMNS - 1, len(raw.targets))
+    columns = _limit_columns(
+        _build_columns(dataset, examples, batch), MAX_COLUMNS - 1, len(dataset.targets)
+    )
     lines = []
-    for place, row in enumerate(chosen.tolist()):
-        lines.append([f"row {row}, before", *(before[place] for _, before, _ in columns)])
-        lines.append([f"row {row}, after", *(after[place] for _, _, after in columns)])
-    title = f"{len(chosen)} training rows before and after preparation"
+    for index, row in enumerate(selected.tolist()):
+        lines.append([f"row {row}, before", *(raw_cells[index] for _, raw_cells, _ in columns)])
+        lines.append(
+            [f"row {row}, after", *(prepared_cells[index] for _, _, prepared_cells in columns)]
+        )
+    title = f"{len(selected)} training rows before and after preparation"
     table = {"title": title, "columns": ["", *(name for name, _, _ in columns)], "rows": lines}
-    return {"evidence": _describe_steps(raw, data, rows, train), "tables": [table]}
+    return {"evidence": describe_steps(dataset, data, rows, train), "tables": [table]}
 
 
-def _select_rows(raw: Dataset, rows: RawColumns, train: np.ndarray, count: int) -> np.ndarray:
-    """The first training rows; the last of them gives way to one that misses a value, where there is one."""
+def _select_rows(dataset: Dataset, rows: RawColumns, train: np.ndarray, count: int) -> np.ndarray:
+    """Return the first training rows, the last replaced by one with a gap where none has one."""
     missing = np.zeros(len(train), bool)
-    for name in raw.inputs:
+    for name in dataset.inputs:
         missing |= _has_missing(rows[name], train)
-    chosen = np.array(train[:count])
+    selected = np.array(train[:count])
     if missing.any() and not missing[:count].any():
-        chosen[-1] = train[int(np.argmax(missing))]
-    return chosen
+        selected[-1] = train[int(np.argmax(missing))]
+    return selected
 
 
 def _has_missing(column: Any, train: np.ndarray) -> np.ndarray:
-    """Which of the training rows miss a value of a column."""
-    values = getattr(column, "dtype", None)
-    if (
-        values is None or values.kind not in "fOU" or isinstance(column, ShardedArray)
-    ):  # of which none may be missing
+    """Return which of the training rows miss a value of a column."""
+    dtype = getattr(column, "dtype", None)
+    # Only numbers and texts can be missing; shards, which must be complete, are not read for it.
+    if dtype is None or dtype.kind not in "fOU" or isinstance(column, ShardedArray):
         return np.zeros(len(train), bool)
-    found = np.isnan(column[train]) if values.kind == "f" else column[train] == ""
-    return found.reshape(len(train), -1).any(axis=1)
+    is_missing = np.isnan(column[train]) if dtype.kind == "f" else column[train] == ""
+    return is_missing.reshape(len(train), -1).any(axis=1)
 
 
-def _build_columns(raw: Dataset, some: RawColumns, batch: dict[str, Tensor]) -> list[TableColumn]:
-    found: list[TableColumn] = []
-    for name in raw.inputs | raw.targets:
-        found += _build_column(raw, name, some[name], batch[name])
-    return found
+def _build_columns(
+    dataset: Dataset, examples: RawColumns, batch: dict[str, Tensor]
+) -> list[TableColumn]:
+    columns: list[TableColumn] = []
+    for name in dataset.inputs | dataset.targets:
+        columns += _build_column(dataset, name, examples[name], batch[name])
+    return columns
 
 
-def _build_column(raw: Dataset, name: str, column: Any, after: Tensor) -> list[TableColumn]:
-    if (raw.inputs | raw.targets)[name] in ("bag", "tokens"):
-        return [(name, *_format_texts(raw, name, column, after))]
+def _build_column(dataset: Dataset, name: str, column: Any, prepared: Tensor) -> list[TableColumn]:
+    if (dataset.inputs | dataset.targets)[name] in ("bag", "tokens"):
+        return [(name, *_format_texts(dataset, name, column, prepared))]
     if isinstance(column, SlidingWindows):
-        return [(name, [describe_array(column.values[one + column.offsets]) for one in column.first],
-                 [describe_array(value.numpy()) for value in after])]  # fmt: skip
+        windows = [column.values[first + column.offsets] for first in column.first]
+        return [_describe_arrays(name, windows, prepared)]
     if column.ndim > 2:
-        return [
-            (
-                name,
-                [describe_array(value) for value in column],
-                [describe_array(value.numpy()) for value in after],
-            )
-        ]
-    if name in raw.targets and column.ndim == 1:
-        return [(name, *_format_target(raw, name, column, after))]
+        return [_describe_arrays(name, column, prepared)]
+    if name in dataset.targets and column.ndim == 1:
+        return [(name, *_format_target(dataset, name, column, prepared))]
     return _format_numbers(
-        raw, name, column.reshape(len(column), -1), after.reshape(len(column), -1)
+        dataset, name, column.reshape(len(column), -1), prepared.reshape(len(column), -1)
     )
+
+
+def _describe_arrays(name: str, values: Iterable[np.ndarray], prepared: Tensor) -> TableColumn:
+    """Return a column that shows shape and range of arrays too large for a cell."""
+    raw_cells = [describe_array(value) for value in values]
+    return name, raw_cells, [describe_array(value.numpy()) for value in prepared]
 
 
 def _format_texts(
-    raw: Dataset, name: str, column: Any, after: Tensor
+    dataset: Dataset, name: str, column: Any, prepared: Tensor
 ) -> tuple[list[str], list[str]]:
-    before = [get_words(raw, column, place) for place in range(len(column))]
-    first = [
-        " ".join(text[:MAX_WORDS]) + (" …" if len(text) > MAX_WORDS else "") for text in before
+    words = [get_words(dataset, column, index) for index in range(len(column))]
+    beginnings = [
+        " ".join(text[:MAX_WORDS]) + (" …" if len(text) > MAX_WORDS else "") for text in words
     ]
     if isinstance(column, SlidingWindows):
-        first = [
-            f"{format_text(raw, column, place)[:MAX_CHARACTERS]} …" for place in range(len(column))
+        beginnings = [
+            f"{format_text(dataset, column, index)[:MAX_CHARACTERS]} …"
+            for index in range(len(column))
         ]
-    if (raw.inputs | raw.targets)[name] == "tokens":
-        there = [row[row != 0].tolist() for row in after]
-        return first, [
-            f"{', '.join(map(str, row[:MAX_WORDS]))}, … ({len(row)} numbers)" for row in there
+    if (dataset.inputs | dataset.targets)[name] == "tokens":
+        sequences = [row[row != 0].tolist() for row in prepared]
+        return beginnings, [
+            f"{', '.join(map(str, row[:MAX_WORDS]))}, … ({len(row)} numbers)" for row in sequences
         ]
-    dense = after.to_dense()
-    return first, [f"{int((row != 0).sum())} different words of {dense.shape[1]}" for row in dense]
+    dense = prepared.to_dense()
+    return beginnings, [
+        f"{int((row != 0).sum())} different words of {dense.shape[1]}" for row in dense
+    ]
 
 
 def _format_target(
-    raw: Dataset, name: str, column: np.ndarray, after: Tensor
+    dataset: Dataset, name: str, column: np.ndarray, prepared: Tensor
 ) -> tuple[list[str], list[str]]:
-    labels = raw.labels.get(name, ())
-    named = labels and column.dtype.kind in "iu"
-    before = [labels[value] if named else format_cell(value) for value in column]
-    return before, [format_cell(value) for value in after.reshape(len(column)).tolist()]
+    labels = dataset.labels.get(name, ())
+    is_index = labels and column.dtype.kind in "iu"
+    labels_shown = [labels[value] if is_index else format_cell(value) for value in column]
+    return labels_shown, [format_cell(value) for value in prepared.reshape(len(column)).tolist()]
 
 
 def _format_numbers(
-    raw: Dataset, name: str, before: np.ndarray, after: Tensor
+    dataset: Dataset, name: str, values: np.ndarray, prepared: Tensor
 ) -> list[TableColumn]:
-    """A column of the table for each number; what steps have added behind them is told in the evidence."""
-    width = before.shape[1]
-    if after.shape[1] < width:
-        return [
-            (name, [f"{width} numbers"] * len(before), [f"{after.shape[1]} numbers"] * len(before))
-        ]
-    called = get_value_names(raw, name, width) if width > 1 or name in raw.labels else (name,)
-    prepared = after.tolist()
+    """Return a table column per number; what steps have appended to them stands in the evidence."""
+    width, new_width = values.shape[1], prepared.shape[1]
+    if new_width < width:
+        raw_cells = [f"{width} numbers"] * len(values)
+        return [(name, raw_cells, [f"{new_width} numbers"] * len(values))]
+    names = (
+        get_value_names(dataset, name, width) if width > 1 or name in dataset.labels else (name,)
+    )
+    prepared_rows = prepared.tolist()
     return [
         (
-            called[place],
-            [format_cell(row[place]) for row in before],
-            [format_cell(row[place]) for row in prepared],
+            names[index],
+            [format_cell(row[index]) for row in values],
+            [format_cell(row[index]) for row in prepared_rows],
         )
-        for place in range(width)
+        for index in range(width)
     ]
 
 
-def _limit_columns(columns: list[TableColumn], most: int, targets: int) -> list[TableColumn]:
-    """As many columns as there is room for, in their order: those with gaps first; targets, at the end, always."""
-    inputs, last = columns[: len(columns) - targets], columns[len(columns) - targets :]
-    by_gaps = sorted(range(len(inputs)), key=lambda place: MISSING_LABEL not in inputs[place][1])
-    kept = sorted(by_gaps[: max(1, most - len(last))])
-    return [inputs[place] for place in kept] + last[: max(1, most - len(kept))]
-
-
-def _describe_steps(
-    raw: Dataset, data: PreparedData, rows: RawColumns, train: np.ndarray
-) -> list[str]:
-    found = []
-    for name, steps in describe_preprocessing(data.preprocessors).items():
-        for step in steps:
-            tell = STEP_DESCRIPTIONS.get(step["step"], _describe_other)
-            found.append(f"{name}: {tell(step, _column_names(raw, name, rows), rows[name], train)}")
-        if not steps and name in raw.inputs:
-            pixels = raw.inputs[name] == "image" and rows[name].dtype == np.uint8
-            found.append(
-                f"{name}: nothing is learnt" + ("; 0 to 255 becomes 0 to 1" if pixels else "")
-            )
-    return found
-
-
-def _column_names(raw: Dataset, name: str, rows: RawColumns) -> tuple[str, ...]:
-    column = rows[name]
-    if isinstance(column, SlidingWindows):
-        return (
-            get_value_names(raw, name, column.values.shape[1])
-            if column.values.ndim > 1
-            else (name,)
-        )
-    return (
-        get_value_names(raw, name, column.shape[1]) if getattr(column, "ndim", 1) == 2 else (name,)
-    )
-
-
-def _format_list(parts: list[str]) -> str:
-    more = f", … ({len(parts)} in all)" if len(parts) > MAX_LISTED else ""
-    return ", ".join(parts[:MAX_LISTED]) + more
-
-
-def _describe_fill(
-    learnt: StepState, called: tuple[str, ...], column: np.ndarray, train: np.ndarray
-) -> str:
-    gaps = np.isnan(column[train]).sum(axis=0)
-    parts = [
-        f"{called[place]} {format_value(learnt['fill'][place])} ({gaps[place]} of {len(train)} rows)"
-        for place in np.flatnonzero(gaps)
-    ]
-    flags = f"; {len(learnt['flagged'])} columns added that say where" if learnt["flagged"] else ""
-    said = _format_list(parts) if parts else "no training row has a gap"
-    return (
-        f"missing numbers are filled with the {learnt['how']} of the training rows: {said}{flags}"
-    )
-
-
-def _describe_standard_scaler(
-    learnt: StepState, called: tuple[str, ...], column: Any, train: np.ndarray
-) -> str:
-    pairs = zip(_extend_names(called, learnt["mean"]), learnt["mean"], learnt["scale"], strict=True)
-    parts = [f"{name} {format_value(mean)} ± {format_value(scale)}" for name, mean, scale in pairs]
-    return f"each number less its mean, divided by its standard deviation: {_format_list(parts)}"
-
-
-def _describe_target_scaler(
-    learnt: StepState, called: tuple[str, ...], column: Any, train: np.ndarray
-) -> str:
-    return f"less {format_value(learnt['mean'])}, divided by {format_value(learnt['scale'])}"
-
-
-def _describe_min_max(
-    learnt: StepState, called: tuple[str, ...], column: Any, train: np.ndarray
-) -> str:
-    pairs = zip(_extend_names(called, learnt["low"]), learnt["low"], learnt["width"], strict=True)
-    parts = [
-        f"{name} {format_value(low)} to {format_value(low + width)}" for name, low, width in pairs
-    ]
-    return f"the range of the training rows becomes 0 to 1: {_format_list(parts)}"
-
-
-def _describe_labels(
-    learnt: StepState, called: tuple[str, ...], column: Any, train: np.ndarray
-) -> str:
-    return "classes " + _format_list(
-        [f"{place} = {name}" for place, name in enumerate(learnt["names"])]
-    )
-
-
-def _describe_categories(
-    learnt: StepState, called: tuple[str, ...], column: Any, train: np.ndarray
-) -> str:
-    parts = [f"{place} = {name}" for place, name in enumerate(learnt["levels"], 2)]
-    gaps = int((column[train] == "").sum())
-    return f"levels 0 = any other, 1 = missing ({gaps} of {len(train)} rows), learnt: {_format_list(parts) or 'none'}"
-
-
-def _describe_bins(
-    learnt: StepState, called: tuple[str, ...], column: Any, train: np.ndarray
-) -> str:
-    edges = _format_list([format_value(edge) for edge in learnt["edges"]])
-    return f"bins numbered from 1, 0 = missing; edges between them: {edges or 'none'}"
-
-
-def _describe_multi_hot(
-    learnt: StepState, called: tuple[str, ...], column: Any, train: np.ndarray
-) -> str:
-    return f"which of {learnt['words']} words a text has; nothing is learnt: the dataset numbers its words"
-
-
-def _describe_padding(
-    learnt: StepState, called: tuple[str, ...], column: Any, train: np.ndarray
-) -> str:
-    kept = {"front": "last", "back": "first"}[learnt["cut"]]
-    what = f"the {kept} {learnt['length']} word numbers of a text in turn"
-    return f"{what}; nothing is learnt: the dataset numbers its words"
-
-
-def _describe_vocabulary(
-    learnt: StepState, called: tuple[str, ...], column: Any, train: np.ndarray
-) -> str:
-    runs = (
-        "" if learnt["ngrams"] == [1] else f", {' and '.join(map(str, learnt['ngrams']))} in turn"
-    )
-    what = f"the most frequent {learnt['tokens']}{runs} of the training rows: {_format_list(learnt['entries'])}"
-    return what if learnt["entries"] else f"{learnt['tokens']}{runs}, numbered by their hash"
-
-
-def _describe_tokens(
-    learnt: StepState, called: tuple[str, ...], column: Any, train: np.ndarray
-) -> str:
-    if "as" in learnt:
-        return f"numbered as {learnt['as']} is"
-    shown = [repr(name) for name in learnt["entries"]]
-    return f"the {learnt['unit']}s of the training windows, the most frequent first: {_format_list(shown)}"
-
-
-def _describe_hashing(
-    learnt: StepState, called: tuple[str, ...], column: Any, train: np.ndarray
-) -> str:
-    return f"{learnt['tokens']} at the place that their hash says, one of {learnt['size']}; no vocabulary is learnt"
-
-
-def _describe_other(
-    learnt: StepState, called: tuple[str, ...], column: Any, train: np.ndarray
-) -> str:
-    """A step of somebody else's: the names of what it learnt."""
-    return f"{learnt['step']}, which learns {_format_list([key for key in learnt if key != 'step']) or 'nothing'}"
-
-
-def _extend_names(called: tuple[str, ...], values: list[float]) -> tuple[str, ...]:
-    """Names for all numbers: the columns', then those of what an earlier step has added."""
-    return (*called, *(f"added {place}" for place in range(1, len(values) - len(called) + 1)))[
-        : len(values)
-    ]
-
-
-STEP_DESCRIPTIONS: dict[str, Callable[[StepState, tuple[str, ...], Any, np.ndarray], str]] = {
-    "Impute": _describe_fill,
-    "Standardise": _describe_standard_scaler,
-    "StandardiseSeries": _describe_standard_scaler,
-    "StandardiseTarget": _describe_target_scaler,
-    "Unit": _describe_min_max,
-    "Labels": _describe_labels,
-    "Categories": _describe_categories,
-    "Bins": _describe_bins,
-    "MultiHot": _describe_multi_hot,
-    "Padded": _describe_padding,
-    "Bagged": _describe_vocabulary,
-    "Hashed": _describe_hashing,
-    "Numbered": _describe_vocabulary,
-    "Tokens": _describe_tokens,
-}
+def _limit_columns(
+    columns: list[TableColumn], max_columns: int, num_targets: int
+) -> list[TableColumn]:
+    """Return the columns that fit, in their order: those with gaps first, targets in any case."""
+    num_inputs = len(columns) - num_targets
+    inputs, target_columns = columns[:num_inputs], columns[num_inputs:]
+    by_gaps = sorted(range(len(inputs)), key=lambda index: MISSING_LABEL not in inputs[index][1])
+    selected = sorted(by_gaps[: max(1, max_columns - len(target_columns))])
+    num_free = max(1, max_columns - len(selected))
+    return [*(inputs[index] for index in selected), *target_columns[:num_free]]

@@ -1,4 +1,4 @@
-"""The audit's look at what is to be predicted: classes with few rows, imbalance, and numbers that are capped."""
+"""Audit of the targets: rare classes, imbalance, and numbers that are capped."""
 
 from __future__ import annotations
 
@@ -9,28 +9,33 @@ import numpy as np
 from dlrun.core.dataset import Dataset
 from dlrun.data.audit.finding import Finding, Severity, format_row_share, format_share, list_names
 
-MIN_CLASS_ROWS = 10  # training rows; a class with fewer can hardly be learnt
-MAX_SKEW, MIN_CAPPED_SHARE, MIN_REPEATED_SHARE = 2.0, 0.01, 0.1
-NUM_NEIGHBORS, PEAK_RATIO = (
-    5,
-    3,
-)  # a value stands out that has so many times the rows of each of so many values next to it
-MAJORITY_SHARE = 0.5  # of the rows in one class: from there on accuracy alone says little
+MIN_CLASS_ROWS = 10  # training rows; a class with fewer can hardly be learned
+MAX_SKEW = 2.0
+MIN_CAPPED_SHARE = 0.01  # of the rows at an end of the range
+MIN_REPEATED_SHARE = 0.1  # of the rows with one value within the range
+# A value stands out with PEAK_RATIO times the rows of each of NUM_NEIGHBORS values beside it.
+NUM_NEIGHBORS = 5
+PEAK_RATIO = 3
+MAJORITY_SHARE = 0.5  # of the rows in one class: beyond, accuracy alone says little
 RARE_EFFECT = "they can hardly be learned, and what is measured of them is mostly chance"
-IMBALANCE_RATIOS = (
-    3,
-    10,
-)  # times as many rows in the largest class as in the smallest: a note, a warning
+# Rows of the largest class per row of the smallest: for a note, and for a warning.
+IMBALANCE_RATIOS = (3, 10)
 
 
 def iter_target_findings(
-    raw: Dataset, train: np.ndarray, val: np.ndarray | None
+    dataset: Dataset, train: np.ndarray, val: np.ndarray | None
 ) -> Iterator[Finding]:
-    """Class counts and ranges of every target, and what is wrong with them."""
-    for name, kind in raw.targets.items():
-        column = raw.dev[name]
+    """Yield class counts and ranges of every target, and what is wrong with them.
+
+    Args:
+        dataset: The dataset; only its training + validation rows are read.
+        train: Indices of the training rows.
+        val: Indices of the validation rows, None without any.
+    """
+    for name, kind in dataset.targets.items():
+        column = dataset.dev[name]
         if kind in ("binary", "category"):
-            names, codes = get_target_classes(raw, name)
+            names, codes = get_target_classes(dataset, name)
             yield from _class_findings(
                 name,
                 names,
@@ -39,20 +44,20 @@ def iter_target_findings(
             )
         elif kind == "multilabel":
             yield from _label_findings(
-                name, raw.labels.get(name, ()), column[train].sum(0), len(train)
+                name, dataset.labels.get(name, ()), column[train].sum(0), len(train)
             )
         else:
             yield from _number_findings(name, np.asarray(column, np.float64).reshape(-1))
 
 
-def get_target_classes(raw: Dataset, name: str) -> tuple[tuple[str, ...], np.ndarray]:
-    """The names of a target's classes, and the class of every development row (int64)."""
-    column, names = np.asarray(raw.dev[name]).reshape(-1), raw.labels.get(name, ())
+def get_target_classes(dataset: Dataset, name: str) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return the class names of a target, and the class of every row, int64 (N,)."""
+    column, names = np.asarray(dataset.dev[name]).reshape(-1), dataset.labels.get(name, ())
     if column.dtype.kind in "OU":
-        found, codes = np.unique(column.astype(str), return_inverse=True)
-        names = tuple(dict.fromkeys([*names, *map(str, found)]))
-        place = np.array([names.index(str(one)) for one in found], np.int64)
-        return names, place[codes.reshape(-1)]
+        levels, codes = np.unique(column.astype(str), return_inverse=True)
+        names = tuple(dict.fromkeys([*names, *map(str, levels)]))
+        indices = np.array([names.index(str(level)) for level in levels], np.int64)
+        return names, indices[codes.reshape(-1)]
     codes = column.astype(np.int64)
     return names or tuple(map(str, range(int(codes.max()) + 1))), codes
 
@@ -66,85 +71,92 @@ def _count_classes(
 def _class_findings(
     target: str, names: tuple[str, ...], train: np.ndarray, val: np.ndarray | None
 ) -> Iterator[Finding]:
-    only = [
-        name
-        for place, name in enumerate(names)
-        if val is not None and not train[place] and val[place]
+    without_training: list[str] = []
+    if val is not None:
+        missing = (train == 0) & (val > 0)
+        without_training = [names[index] for index in np.flatnonzero(missing)]
+        if without_training:
+            yield _untrained_finding(target, without_training, val[missing].sum() / val.sum())
+    rare = [
+        f"{name} ({count:,})"
+        for name, count in zip(names, train, strict=True)
+        if count < MIN_CLASS_ROWS and name not in without_training
     ]
-    if only:
+    if rare:
         text = (
-            f"{target}: validation rows of {list_names(only)} have no training row of their class"
+            f"{target}: {len(rare)} of {len(names)} classes have fewer than {MIN_CLASS_ROWS} "
+            f"training rows: {list_names(rare)}"
         )
-        assert val is not None
-        lost = sum(int(val[place]) for place, name in enumerate(names) if name in only)
-        effect = (
-            f"they count as wrong: {format_share(lost / max(1, val.sum()))} of the validation rows"
-        )
-        yield Finding(
-            "warning", "classes without training rows", text, (target,), len(only), effect
-        )
-    few = [
-        f"{name} ({train[place]:,})"
-        for place, name in enumerate(names)
-        if train[place] < MIN_CLASS_ROWS and name not in only
-    ]
-    if few:
-        text = f"{target}: {len(few)} of {len(names)} classes have fewer than {MIN_CLASS_ROWS} training rows: {list_names(few)}"
-        yield Finding("warning", "classes with few rows", text, (target,), len(few), RARE_EFFECT)
-    unseen = [
-        name
-        for place, name in enumerate(names)
-        if val is not None and train[place] and not val[place]
-    ]
-    if unseen:
-        text = f"{target}: no validation row is of {list_names(unseen)}"
-        effect = "no score says anything of these classes"
-        yield Finding(
-            "warning", "classes without validation rows", text, (target,), len(unseen), effect
-        )
+        yield Finding("warning", "classes with few rows", text, (target,), len(rare), RARE_EFFECT)
+    if val is not None:
+        unmeasured = [names[index] for index in np.flatnonzero((train > 0) & (val == 0))]
+        if unmeasured:
+            yield _unmeasured_finding(target, unmeasured)
     yield _balance_finding(target, names, train, val)
+
+
+def _untrained_finding(target: str, names: list[str], share: float) -> Finding:
+    """Report classes that cannot be predicted at all, in this share of the validation rows."""
+    text = f"{target}: validation rows of {list_names(names)} have no training row of their class"
+    effect = f"they count as wrong: {format_share(share)} of the validation rows"
+    kind = "classes without training rows"
+    return Finding("warning", kind, text, (target,), len(names), effect)
+
+
+def _unmeasured_finding(target: str, names: list[str]) -> Finding:
+    """Report classes that no score includes."""
+    text = f"{target}: no validation row is of {list_names(names)}"
+    effect = "no score says anything of these classes"
+    kind = "classes without validation rows"
+    return Finding("warning", kind, text, (target,), len(names), effect)
 
 
 def _balance_finding(
     target: str, names: tuple[str, ...], train: np.ndarray, val: np.ndarray | None
 ) -> Finding:
-    """The class counts, largest first; how bad it is by how lopsided they are."""
+    """Return the class counts, largest first; its severity depends on their imbalance."""
     order = np.argsort(-train, kind="stable")
     counts = [
-        f"{names[place]} {train[place]:,}" + ("" if val is None else f" + {val[place]:,}")
-        for place in order
+        f"{names[index]} {train[index]:,}" + ("" if val is None else f" + {val[index]:,}")
+        for index in order
     ]
     share = train.max() / max(1, train.sum())
-    times = train.max() / max(1, train.min())
+    ratio = train.max() / max(1, train.min())
     rows = "training rows" if val is None else "training + validation rows"
-    text = f"{target}: {list_names(counts)} {rows}; always predicting {names[order[0]]} is right on {format_share(share)}"
+    text = (
+        f"{target}: {list_names(counts)} {rows}; "
+        f"always predicting {names[order[0]]} is right on {format_share(share)}"
+    )
     severity: Severity = (
-        "warning" if times >= IMBALANCE_RATIOS[1] and share > MAJORITY_SHARE else "note"
+        "warning" if ratio >= IMBALANCE_RATIOS[1] and share > MAJORITY_SHARE else "note"
     )
     effect = (
         ""
         if severity == "note"
         else "accuracy looks good where nothing was learned; compare with the baseline"
     )
-    what = "imbalance" if times >= IMBALANCE_RATIOS[0] else "class counts"
-    return Finding(severity, what, text, (target,), len(names), effect)
+    kind = "imbalance" if ratio >= IMBALANCE_RATIOS[0] else "class counts"
+    return Finding(severity, kind, text, (target,), len(names), effect)
 
 
 def _label_findings(
     target: str, names: tuple[str, ...], counts: np.ndarray, total: int
 ) -> Iterator[Finding]:
     names = names or tuple(map(str, range(len(counts))))
-    few = [
+    rare = [
         f"{name} ({int(count):,})"
         for name, count in zip(names, counts, strict=True)
         if count < MIN_CLASS_ROWS
     ]
-    if few:
-        text = f"{target}: {len(few)} of {len(names)} labels are set in fewer than {MIN_CLASS_ROWS} training rows: {list_names(few)}"
-        yield Finding("warning", "labels with few rows", text, (target,), len(few), RARE_EFFECT)
+    if rare:
+        text = (
+            f"{target}: {len(rare)} of {len(names)} labels are set in fewer than "
+            f"{MIN_CLASS_ROWS} training rows: {list_names(rare)}"
+        )
+        yield Finding("warning", "labels with few rows", text, (target,), len(rare), RARE_EFFECT)
     shares = [
-        f"{names[place]} {format_share(counts[place] / total)}"
-        for place in np.argsort(-counts, kind="stable")
+        f"{names[index]} {format_share(counts[index] / total)}"
+        for index in np.argsort(-counts, kind="stable")
     ]
     yield Finding(
         "note",
@@ -156,49 +168,66 @@ def _label_findings(
 
 
 def _number_findings(target: str, values: np.ndarray) -> Iterator[Finding]:
-    found, counts = np.unique(values, return_counts=True)
-    yield from _clipping_findings(target, found, counts)
+    distinct, counts = np.unique(values, return_counts=True)
+    yield from _clipping_findings(target, distinct, counts)
     common = int(counts.argmax())
-    near = np.concatenate(
+    neighbor_counts = np.concatenate(
         [
             counts[max(0, common - NUM_NEIGHBORS) : common],
             counts[common + 1 : common + 1 + NUM_NEIGHBORS],
         ]
     )
-    apart = len(found) > 2 * MIN_CLASS_ROWS and counts[common] >= PEAK_RATIO * near.max()
-    if (
-        apart
+    stands_out = (
+        # Few distinct values are expected to repeat, and the ends of the range are judged above.
+        len(distinct) > 2 * MIN_CLASS_ROWS
+        and counts[common] >= PEAK_RATIO * neighbor_counts.max()
         and counts[common] / len(values) > MIN_REPEATED_SHARE
-        and common not in (0, len(found) - 1)
-    ):
-        text = f"{format_row_share(int(counts[common]), len(values), 'rows')} have the very same {target}, {found[common]:g}"
-        effect = f"predicting {found[common]:g} alone is exactly right on {format_share(counts[common] / len(values))}; "
+        and common not in (0, len(distinct) - 1)
+    )
+    if stands_out:
+        count, value = int(counts[common]), distinct[common]
+        share = format_row_share(count, len(values), "rows")
+        text = f"{share} have the very same {target}, {value:g}"
+        right = format_share(count / len(values))
+        effect = f"predicting {value:g} alone is exactly right on {right}; "
         effect += "if it stands for missing values, scores are about nothing there"
-        yield Finding("warning", "one repeated value", text, (target,), int(counts[common]), effect)
+        yield Finding("warning", "one repeated value", text, (target,), count, effect)
     deviation = values.std()
     skew = float((((values - values.mean()) / deviation) ** 3).mean()) if deviation else 0.0
     if abs(skew) > MAX_SKEW:
-        text = f"{target} is heavily skewed ({skew:.1f}): few rows with extreme values dominate its squared error"
+        text = (
+            f"{target} is heavily skewed ({skew:.1f}): "
+            "few rows with extreme values dominate its squared error"
+        )
         yield Finding("note", "skew", text, (target,), len(values))
-    text = f"{target}: {found[0]:g} to {found[-1]:g}, mean {values.mean():.4g}, standard deviation {deviation:.4g}"
+    text = (
+        f"{target}: {distinct[0]:g} to {distinct[-1]:g}, mean {values.mean():.4g}, "
+        f"standard deviation {deviation:.4g}"
+    )
     yield Finding("note", "range", text, (target,), len(values))
 
 
-def _clipping_findings(target: str, found: np.ndarray, counts: np.ndarray) -> Iterator[Finding]:
-    """The largest or the smallest value, where far more rows have it than have the values next to it."""
-    if len(found) <= 2 * MIN_CLASS_ROWS:
+def _clipping_findings(target: str, distinct: np.ndarray, counts: np.ndarray) -> Iterator[Finding]:
+    """Yield the largest or smallest value, where far more rows have it than its neighbors."""
+    if len(distinct) <= 2 * MIN_CLASS_ROWS:
         return
-    for word, place, near in (
+    for word, index, neighbor_counts in (
         ("largest", -1, counts[-1 - NUM_NEIGHBORS : -1]),
         ("smallest", 0, counts[1 : 1 + NUM_NEIGHBORS]),
     ):
-        count, value = int(counts[place]), found[place]
-        if count < max(5, MIN_CAPPED_SHARE * counts.sum()) or count < PEAK_RATIO * near.max():
+        count, value = int(counts[index]), distinct[index]
+        if (
+            count < max(5, MIN_CAPPED_SHARE * counts.sum())
+            or count < PEAK_RATIO * neighbor_counts.max()
+        ):
             continue
-        text = f"{format_row_share(count, int(counts.sum()), 'rows')} have the {word} {target}, {value:g}"
-        if value == 0:  # no rain, nothing sold: a value of its own, not an edge
+        share = format_row_share(count, int(counts.sum()), "rows")
+        text = f"{share} have the {word} {target}, {value:g}"
+        # No rain, nothing sold: zero is a value of its own, not an edge.
+        if value == 0:
             yield Finding("note", "many zeros", text, (target,), count)
             continue
         text += f": the target appears capped (censored) at {value:g}"
-        effect = f"errors on {format_share(count / counts.sum())} of the rows are measured against {value:g}, not the truth"
+        capped = format_share(count / counts.sum())
+        effect = f"errors on {capped} of the rows are measured against {value:g}, not the truth"
         yield Finding("warning", "capped target", text, (target,), count, effect)
