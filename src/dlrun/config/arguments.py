@@ -1,4 +1,4 @@
-"""Words as the keyword arguments of a function, read by its annotations."""
+"""Command-line words as keyword arguments of a function, converted by its annotations."""
 
 from __future__ import annotations
 
@@ -12,83 +12,93 @@ from dlrun.config.constraints import Range
 from dlrun.core.errors import UserError, format_names
 
 TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false"}
-MAX_COUNT = 100_000  # of whatever is made in one go: all of it is held in memory
+MAX_COUNT = 100_000  # images or texts generated in one go: all of them are held in memory
 
 
 def parse_arguments(
-    said: dict[str, str], function: Callable[..., Any], own: tuple[str, ...] = (), kind: str = ""
+    texts: dict[str, str], function: Callable[..., Any], extra: tuple[str, ...] = (), kind: str = ""
 ) -> dict[str, Any]:
-    """The function's arguments by name. own: words that are taken besides; kind: how the function is called.
+    """The arguments of a function by name.
 
-    Raises UserError with all that is wrong: a name that is not there, a value that does not fit, one that is missing.
+    Args:
+        texts: Argument → its text on the command line.
+        function: Annotated; arguments without a default must be given.
+        extra: Words that the command takes besides, for the message.
+        kind: What the command calls the function.
+
+    Raises:
+        UserError: With all faults: unknown names, unsuitable values, missing arguments.
     """
-    there = inspect.signature(function).parameters
-    notes = typing.get_type_hints(function, include_extras=True)
-    found: dict[str, Any] = {}
+    parameters = inspect.signature(function).parameters
+    annotations = typing.get_type_hints(function, include_extras=True)
+    arguments: dict[str, Any] = {}
     faults = [
         f"kind={kind} needs {name}=…"
-        for name, each in there.items()
-        if each.default is each.empty and name not in said
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty and name not in texts
     ]
-    for name, text in said.items():
-        if name not in there:
-            faults.append(
-                f"no setting '{name}' for kind={kind}; there are: {format_names((*own, *there), name)}"
-            )
+    for name, text in texts.items():
+        if name not in parameters:
+            available = format_names((*extra, *parameters), name)
+            faults.append(f"no setting '{name}' for kind={kind}; there are: {available}")
             continue
         try:
-            found[name] = parse_value(text, notes[name])
+            arguments[name] = parse_value(text, annotations[name])
         except ValueError as error:
             faults.append(f"{name}={text}: it must be {error}")
     if faults:
         raise UserError("\n".join(faults))
-    return found
+    return arguments
 
 
-def parse_value(text: str, note: Any) -> Any:
-    """The value that this text stands for under an annotation. Raises ValueError, saying what it must be."""
-    origin, inside = typing.get_origin(note), typing.get_args(note)
+def parse_value(text: str, annotation: Any) -> Any:
+    """The value of a text under an annotation.
+
+    Raises:
+        ValueError: It has none; the message says what is expected.
+    """
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (types.UnionType, typing.Union):
-        if text in ("null", "none") and type(None) in inside:
+        if text in ("null", "none") and type(None) in arguments:
             return None
-        return parse_value(text, next(each for each in inside if each is not type(None)))
+        return parse_value(text, next(member for member in arguments if member is not type(None)))
     if origin is list:
         return [
-            parse_value(part.strip(), inside[0])
-            for part in text.strip("[]").split(",")
-            if part.strip()
+            parse_value(item.strip(), arguments[0])
+            for item in text.strip("[]").split(",")
+            if item.strip()
         ]
     if origin is typing.Literal:
-        if text not in inside:
-            raise ValueError(" or ".join(map(str, inside)))
+        if text not in arguments:
+            raise ValueError(" or ".join(map(str, arguments)))
         return text
     if origin is typing.Annotated:
-        return parse_in_range(text, inside[1])
-    return parse_scalar(text, note)
+        return parse_in_range(text, arguments[1])
+    return parse_scalar(text, annotation)
 
 
-def parse_in_range(text: str, wanted: Range) -> Any:
-    """A number inside a range."""
+def parse_in_range(text: str, interval: Range) -> Any:
+    """A number of this text. Raises ValueError where it is not in the range."""
     try:
-        number = wanted.type(text)
+        number = interval.type(text)
     except ValueError:
         number = None
-    if not wanted.contains(number):
-        raise ValueError(wanted.text)
-    if wanted.type is int and number > MAX_COUNT:
-        raise ValueError(f"{wanted.text}, {MAX_COUNT:,} at most at a time")
+    if not interval.contains(number):
+        raise ValueError(interval.text)
+    if interval.type is int and number > MAX_COUNT:
+        raise ValueError(f"{interval.text}, {MAX_COUNT:,} at most at a time")
     return number
 
 
-def parse_scalar(text: str, kind: type) -> Any:
-    """A number, a yes or no, or the text as it is."""
-    if kind is bool and text in ("true", "false"):
+def parse_scalar(text: str, scalar_type: type) -> Any:
+    """A number, true or false, or the text itself. Raises ValueError."""
+    if scalar_type is bool and text in ("true", "false"):
         return text == "true"
-    if kind in (int, float):
+    if scalar_type in (int, float):
         try:
-            return kind(text)
+            return scalar_type(text)
         except ValueError:
-            raise ValueError(TYPE_NAMES[kind]) from None
-    if kind is bool:
-        raise ValueError(TYPE_NAMES[kind])
+            raise ValueError(TYPE_NAMES[scalar_type]) from None
+    if scalar_type is bool:
+        raise ValueError(TYPE_NAMES[scalar_type])
     return text

@@ -1,4 +1,7 @@
-"""Names for the numbers and parts that settings take, so that a signature says what fits. Needs no torch."""
+"""Types for the numbers and parts that settings take: a signature alone says what is valid.
+
+Needs no torch.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,16 @@ from typing import Annotated, Any
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers of one type between two ends. Ends are included unless `open_high` or `open_low` says otherwise."""
+    """Numbers of one type between two ends.
+
+    Attributes:
+        type: int, or float, which takes integers too.
+        low: Lower end.
+        high: Upper end.
+        text: The range in words, for messages.
+        open_low: The lower end is excluded.
+        open_high: The upper end is excluded.
+    """
 
     type: type
     low: float
@@ -18,8 +30,9 @@ class Range:
     open_high: bool = False
 
     def contains(self, value: object) -> bool:
-        """Whether this value is of the type and in the range."""
+        """Whether a value is of the type and in the range."""
         kinds: tuple[type, ...] = (int,) if self.type is int else (int, float)
+        # bool is a subclass of int in Python, but `true` is no number in a config.
         if isinstance(value, bool) or not isinstance(value, kinds):
             return False
         assert isinstance(value, int | float)
@@ -30,7 +43,7 @@ class Range:
 
 
 _INF = float("inf")
-MAX_INTEGER = 2**62  # whole numbers beyond it are not counted by torch, nor by anybody
+MAX_INTEGER = 2**62  # torch's sizes and seeds are signed 64-bit integers
 COUNT = Range(int, 1, _INF, "a whole number from 1 up")
 NATURAL = Range(int, 0, _INF, "a whole number from 0 up")
 POSITIVE = Range(float, 0, _INF, "a number above 0", open_low=True, open_high=True)
@@ -60,10 +73,11 @@ DataPart = Annotated[Any, "other data"]
 JudgePart = Annotated[Any, "what judges pictures"]
 WorldPart = Annotated[Any, "what is acted in"]
 
+# Annotation → the kind of part that belongs there, see parts.py.
 PARTS = {
     "TextPart": "text",
     "ReaderPart": "reader",
     "DataPart": "data",
     "JudgePart": "objective.judge",
     "WorldPart": "objective.world",
-}  # the kind of part that is meant: see parts.py
+}

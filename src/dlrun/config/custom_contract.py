@@ -1,4 +1,7 @@
-"""What dlrun gives to a part of the user's own: decided by names and annotations. Needs no torch."""
+"""What dlrun passes to a part of the user's own, decided by names and annotations.
+
+Needs no torch.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,17 @@ from typing import Any
 
 from dlrun.core.paths import PACKAGE
 
-NamedArguments = Sequence[
-    tuple[str, str]
-]  # arguments in order: name, annotation as text ('' where there is none)
-CONTEXT_ARGUMENTS = {  # kind of part → the argument that receives what dlrun knows, by its name or its annotation
+# (name, annotation as text) of arguments in order; "" without an annotation.
+NamedArguments = Sequence[tuple[str, str]]
+# Kind of part → name and annotation by which the argument is known that dlrun passes.
+CONTEXT_ARGUMENTS = {
     "model": ("spec", "Spec"),
     "loss": ("field", "Field"),
     "metric": ("field", "Field"),
     "callback": ("trainer", "Trainer"),
 }
-NUM_CALL_ARGUMENTS = {"loss": 2, "metric": 2, "callback": 1}  # arguments of a plain function
+# Arguments of a plain function that is the part itself.
+NUM_CALL_ARGUMENTS = {"loss": 2, "metric": 2, "callback": 1}
 
 
 def is_custom(target: Any) -> bool:
@@ -29,13 +33,13 @@ def is_custom(target: Any) -> bool:
 
 
 def is_context_argument(kind: str, name: str, annotation: str) -> bool:
-    """Whether this argument is what dlrun gives to a part of this kind."""
-    word, noun = CONTEXT_ARGUMENTS[kind]
-    return name == word or annotation.strip("'\"").rpartition(".")[2] == noun
+    """Whether dlrun passes this argument to a part of this kind."""
+    context_name, context_type = CONTEXT_ARGUMENTS[kind]
+    return name == context_name or annotation.strip("'\"").rpartition(".")[2] == context_type
 
 
 def is_direct_function(kind: str, positional: NamedArguments) -> bool:
-    """Whether a function of these arguments is the part itself, and not one that makes it.
+    """Whether a function of these arguments is the part itself, not a factory of it.
 
     A loss or a metric is `(prediction, target)`, a callback is `(trainer)`.
     """
@@ -44,7 +48,7 @@ def is_direct_function(kind: str, positional: NamedArguments) -> bool:
     if kind == "callback":
         return bool(positional) and is_context_argument(kind, *positional[0])
     return (
-        not any(is_context_argument(kind, *each) for each in positional)
+        not any(is_context_argument(kind, *argument) for argument in positional)
         and len(positional) >= NUM_CALL_ARGUMENTS[kind]
     )
 
@@ -53,26 +57,30 @@ def get_positional_arguments(function: Callable[..., Any]) -> NamedArguments:
     """The arguments of a function or class that can be given in order."""
     ordered = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return [
-        (each.name, _format_parameter(each))
-        for each in get_callable_parameters(function)
-        if each.kind in ordered
+        (parameter.name, _format_parameter(parameter))
+        for parameter in get_callable_parameters(function)
+        if parameter.kind in ordered
     ]
 
 
 def get_callable_parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    """The parameters of anything callable; none where it does not tell."""
+    """The parameters of a callable; none where Python cannot tell."""
     try:
         return list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):
+    except (TypeError, ValueError):  # some functions written in C have no signature
         return []
 
 
 def call_custom_part(
     kind: str, target: Callable[..., Any], context: Sequence[Any], arguments: Mapping[str, Any]
 ) -> Any:
-    """The part of the user's own that a target, its settings and what dlrun gives (`context`) come to.
+    """Make a part of the user's own.
 
-    A plain function is the part itself, with its settings filled in.
+    Args:
+        kind: Its kind.
+        target: A function or class. A plain function is the part itself, its settings filled in.
+        context: What dlrun passes, in order.
+        arguments: The settings.
     """
     positional = get_positional_arguments(target)
     if inspect.isroutine(target) and is_direct_function(kind, positional):
@@ -81,42 +89,51 @@ def call_custom_part(
         kind == "loss" and inspect.isroutine(target) and len(positional) == 1
     ):
         return target(*context, **arguments)
-    asks = [
-        p.name
-        for p in get_callable_parameters(target)
-        if is_context_argument(kind, p.name, _format_parameter(p))
+    names = [
+        parameter.name
+        for parameter in get_callable_parameters(target)
+        if is_context_argument(kind, parameter.name, _format_parameter(parameter))
     ]
-    return target(**arguments, **dict(zip(asks, context, strict=False)))
+    return target(**arguments, **dict(zip(names, context, strict=False)))
 
 
 def describe_custom_error(name: str, error: Exception) -> str:
-    """What failed in code of the user's own, and in which line of it, in one line."""
-    said = str(error).strip() or "(no message)"
-    return f"{name}{get_error_location(error)}: {type(error).__name__}: {said.splitlines()[0]}"
+    """What failed in the user's own code and where, in one line."""
+    text = str(error).strip() or "(no message)"
+    return f"{name}{get_error_location(error)}: {type(error).__name__}: {text.splitlines()[0]}"
 
 
 def get_error_location(error: Exception) -> str:
-    """The innermost line outside dlrun and installed packages: ' (net.py, line 12: x = self.fc(x))'."""
+    """The innermost line outside dlrun and installed packages.
+
+    Returns:
+        ' (net.py, line 12: x = self.fc(x))', or "".
+    """
     if isinstance(error, SyntaxError) and error.filename:
         return f" ({Path(error.filename).name}, line {error.lineno}: {(error.text or '').strip()})"
-    ours, found, traceback = PACKAGE, "", error.__traceback__
+    location, traceback = "", error.__traceback__
     while traceback is not None:
         file, line = traceback.tb_frame.f_code.co_filename, traceback.tb_lineno
         if (
             "site-packages" not in file
-            and not Path(file).is_relative_to(ours)
+            and not Path(file).is_relative_to(PACKAGE)
             and Path(file).is_file()
         ):
-            found = f" ({Path(file).name}, line {line}: {linecache.getline(file, line).strip()})"
+            source = linecache.getline(file, line).strip()
+            location = f" ({Path(file).name}, line {line}: {source})"
         traceback = traceback.tb_next
-    return found
+    return location
 
 
 def _format_parameter(parameter: inspect.Parameter) -> str:
-    note = parameter.annotation
-    if note is inspect.Parameter.empty:
+    annotation = parameter.annotation
+    if annotation is inspect.Parameter.empty:
         return ""
-    return note if isinstance(note, str) else getattr(note, "__name__", str(note))
+    return (
+        annotation
+        if isinstance(annotation, str)
+        else getattr(annotation, "__name__", str(annotation))
+    )
 
 
 Plugins = tuple[str, ...]

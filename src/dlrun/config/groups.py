@@ -1,4 +1,4 @@
-"""Where configs, official files and caches are found, and what each group offers. Needs no torch."""
+"""Where config files are found, and which options each group has. Needs no torch."""
 
 from __future__ import annotations
 
@@ -16,38 +16,41 @@ HIDDEN_GROUPS = ("hydra",)
 
 
 def get_builtin_conf() -> Path:
-    """The built-in conf folder: beside the package in a wheel, <repository>/conf in a checkout."""
-    places = (PACKAGE / "conf", PACKAGE.parents[1] / "conf")
-    for place in places:
-        if place.is_dir():
-            return place
-    raise UserError(
-        f"the conf folder is missing; looked for {' and '.join(map(str, places))}: reinstall dlrun"
-    )
+    """The built-in conf folder: in the package of a wheel, <repository>/conf in a checkout."""
+    candidates = (PACKAGE / "conf", PACKAGE.parents[1] / "conf")
+    for folder in candidates:
+        if folder.is_dir():
+            return folder
+    searched = " and ".join(map(str, candidates))
+    raise UserError(f"the conf folder is missing; looked for {searched}: reinstall dlrun")
 
 
 def list_groups(conf: Path) -> dict[str, list[str]]:
-    """Group name → its options, for one conf folder; without Hydra's own group and without empty ones."""
+    """Group → its options in one conf folder, without Hydra's own group and empty ones."""
     names = sorted(entry.name for entry in os.scandir(conf) if entry.is_dir())
-    found = {
+    options = {
         name: list_group_options(conf, name)
         for name in names
         if name not in HIDDEN_GROUPS and name[0] not in "._"
     }
-    return {name: choices for name, choices in found.items() if choices}
+    return {name: choices for name, choices in options.items() if choices}
 
 
 def list_group_options(conf: Path, group: str) -> list[str]:
-    """The options of a group in one conf folder, sorted: file names without .yaml, folders inside as 'folder/name'."""
+    """The options of a group in one conf folder.
+
+    Returns:
+        Sorted file names without .yaml; files in a subfolder as 'folder/name'.
+    """
     top = conf / group
-    found = []
+    options = []
     for folder, _, files in os.walk(top):
         prefix = os.path.relpath(folder, top).replace(os.sep, "/") + "/"
         prefix = "" if prefix == "./" else prefix
-        found += [
+        options += [
             prefix + name[:-5] for name in files if name.endswith(".yaml") and name[0] not in "._"
         ]
-    return sorted(found)
+    return sorted(options)
 
 
 def get_conf_folders(folders: Iterable[Path] = ()) -> list[Path]:
@@ -56,7 +59,7 @@ def get_conf_folders(folders: Iterable[Path] = ()) -> list[Path]:
 
 
 def list_all_groups(folders: Iterable[Path]) -> dict[str, list[str]]:
-    """Group name → options over several conf folders."""
+    """Group → options over several conf folders."""
     merged: dict[str, set[str]] = {}
     for folder in folders:
         for group, choices in list_groups(folder).items() if folder.is_dir() else ():
@@ -71,26 +74,29 @@ def find_option_file(folders: Iterable[Path], group: str, option: str) -> Path |
 
 
 def load_builtin_option(group: str, option: str) -> dict[str, Any]:
-    """The values of a part that comes with dlrun: its own file, without what it inherits. Raises UserError."""
+    """The values in the file of an option that comes with dlrun, without what it inherits.
+
+    Raises:
+        UserError: There is no such option.
+    """
     path = get_builtin_conf() / group / f"{option}.yaml"
     if not path.is_file():
-        raise UserError(
-            f"no {group} '{option}'. There are: {format_names(list_group_options(get_builtin_conf(), group), option)}"
-        )
+        available = format_names(list_group_options(get_builtin_conf(), group), option)
+        raise UserError(f"no {group} '{option}'. There are: {available}")
     return {key: value for key, value in copy.deepcopy(_parsed(path)).items() if key != "defaults"}
 
 
 @cache
 def _parsed(path: Path) -> dict[str, Any]:
-    """A file that comes with dlrun; a workflow asks for the same few hundreds of times."""
+    """Cached: a workflow reads the same built-in file hundreds of times."""
     import yaml
 
-    found: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return found
+    values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return values
 
 
 def read_first_comment(file: Path) -> str:
-    """The first comment line of a YAML file that says something to people."""
+    """The first comment of a YAML file that is meant for people."""
     with file.open(encoding="utf-8") as stream:
         for line in stream:
             text = line.strip()

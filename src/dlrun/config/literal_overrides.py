@@ -1,4 +1,4 @@
-"""Words as they were typed: text where a key takes text, whatever Hydra's grammar would make of it."""
+"""Overrides as typed: text where a key takes text, whatever Hydra's grammar makes of it."""
 
 from __future__ import annotations
 
@@ -12,28 +12,38 @@ from dlrun.config.signatures import Argument, describe_type_mismatch, get_config
 from dlrun.config.validation import NUM_CONTEXT_ARGUMENTS, get_part_kind
 
 OVERRIDE_PATTERN = re.compile(r"(\+{0,2}[A-Za-z_][\w.@/-]*)=(.+)", re.DOTALL)
-PARSEABLE_PATTERN = re.compile(
-    r"[A-Za-z0-9_/\-\\+.$%*@?|: \t]*", re.ASCII
-)  # what the grammar takes without quotes
+# Text that the grammar takes without quotes.
+PARSEABLE_PATTERN = re.compile(r"[A-Za-z0-9_/\-\\+.$%*@?|: \t]*", re.ASCII)
 BRACKETS = set("[](){}'\"")  # of lists, mappings, calls and quotes
 QUOTES = " '\""
-EXPRESSION_PATTERN = re.compile(
-    r"""[\[({'"]|\w+\("""
-)  # how a list, a mapping, a quoted text or a call begins
-SPACE_EXAMPLES = {  # what the grammar calls by these names in a sweep, as they are typed
-    "choice": "choice(1,2)", "range": "range(1,10)", "interval": "interval(0.001,0.1)", "shuffle": "shuffle(1,2)",
-    "tag": "tag(log,interval(0.001,0.1))", "sort": "sort(1,2)", "int": "int(interval(1,10))", "float": "float(1)",
+# How a list, a mapping, a quoted text or a call begins.
+EXPRESSION_PATTERN = re.compile(r"""[\[({'"]|\w+\(""")
+# The functions of the grammar in a sweep → how they are typed.
+SPACE_EXAMPLES = {
+    "choice": "choice(1,2)",
+    "range": "range(1,10)",
+    "interval": "interval(0.001,0.1)",
+    "shuffle": "shuffle(1,2)",
+    "tag": "tag(log,interval(0.001,0.1))",
+    "sort": "sort(1,2)",
+    "int": "int(interval(1,10))",
+    "float": "float(1)",
     "glob": "glob(*)",
-}  # fmt: skip
-ITEM_PATTERN = re.compile(r"[^\[\],]+")  # what stands between the brackets and commas of lists
+}
+ITEM_PATTERN = re.compile(r"[^\[\],]+")  # an item between the brackets and commas of lists
 
 
 def quote_override(word: str) -> str:
-    """The word with quotes around the texts in its value that the grammar takes only so, and ~ as the home folder."""
+    """Quote the texts in an override's value that Hydra's grammar takes only so.
+
+    Args:
+        word: As typed in a shell; ~ is the home folder.
+    """
     match = OVERRIDE_PATTERN.fullmatch(word)
     if match is None or "${" in match[2]:
         return word
     key, value = match.groups()
+    # A plain list: quotes go around its items, which may hold spaces and umlauts.
     if value[0] == "[" and not set(value) & set("(){}'\""):
         return f"{key}={ITEM_PATTERN.sub(lambda text: _quote_text(text[0]), value)}"
     if set(value) & BRACKETS and (EXPRESSION_PATTERN.match(value) or _is_valid_override(word)):
@@ -42,7 +52,7 @@ def quote_override(word: str) -> str:
 
 
 def _is_valid_override(word: str) -> bool:
-    """Whether the grammar takes the word as it is."""
+    """Whether the grammar takes an override as it is."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -64,64 +74,71 @@ def _add_quotes(text: str) -> str:
 
 
 def describe_quoting(word: str) -> str:
-    """How a word must be typed that the grammar does not take, in a shell."""
+    """How a word that the grammar refuses must be typed in a shell."""
     key, _, value = word.partition("=")
     if value[:1] + value[-1:] == "[]":
-        each = ",".join(_add_quotes(text.strip(QUOTES)) for text in value[1:-1].split(","))
-        typed = f"{key}=[{each}]"
+        items = ",".join(_add_quotes(text.strip(QUOTES)) for text in value[1:-1].split(","))
+        typed = f"{key}=[{items}]"
     else:
         typed = f"{key}={_add_quotes(value.strip(QUOTES))}"
     example = SPACE_EXAMPLES.get(value.partition("(")[0]) if "(" in value else None
     if example is not None:
-        return f"in a sweep it is typed as {shlex.quote(f'{key}={example}')}, as text in quotes: {shlex.quote(typed)}"
+        return (
+            f"in a sweep it is typed as {shlex.quote(f'{key}={example}')}, "
+            f"as text in quotes: {shlex.quote(typed)}"
+        )
     return f"text with other characters than A-Z, 0-9 and _-./ needs quotes: {shlex.quote(typed)}"
 
 
 def get_argument(config: dict[str, Any], key: str) -> Argument | None:
-    """The argument that a dotted key sets; None where that is not known."""
-    place, _, name = key.partition("@")[0].lstrip("+").rpartition(".")
+    """The argument that a dotted key sets; None where it is unknown."""
+    parent, _, name = key.partition("@")[0].lstrip("+").rpartition(".")
     node: Any = config
-    for step in place.split(".") if place else ():
+    for step in parent.split(".") if parent else ():
         node = node.get(step) if isinstance(node, dict) else None
     if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
         return None
-    kind = get_part_kind(place)
-    found = get_configurable_arguments(
+    kind = get_part_kind(parent)
+    signature = get_configurable_arguments(
         resolve_target(node["_target_"]), kind, NUM_CONTEXT_ARGUMENTS.get(kind, 0)
     )
-    return found.arguments.get(name) if found else None
+    return signature.arguments.get(name) if signature else None
 
 
 def restore_literal_text(config: dict[str, Any], words: list[str]) -> None:
-    """Take values of the config as they were typed, where the grammar made numbers of texts: data.target=2019."""
+    """Restore texts of which the grammar made numbers: data.target=2019.
+
+    Args:
+        config: Changed in place.
+        words: Overrides as typed.
+    """
     for word in words:
         if match := OVERRIDE_PATTERN.fullmatch(word):
-            key, said = match[1].lstrip("+"), match[2]
-            place, _, name = key.rpartition(".")
+            key, text = match[1].lstrip("+"), match[2]
+            parent, _, name = key.rpartition(".")
             argument = get_argument(config, key)
             if argument is not None:
-                _set_value(_get_node(config, place), name, said, argument)
+                _set_value(_get_node(config, parent), name, text, argument)
 
 
-def _set_value(node: dict[str, Any], name: str, said: str, argument: Argument) -> None:
+def _set_value(node: dict[str, Any], name: str, typed: str, argument: Argument) -> None:
+    """Replace a value that does not fit its argument by the typed text, if that fits."""
     value = node.get(name)
     if describe_type_mismatch(value, argument) is None:
         return
-    text: Any = said
+    text: Any = typed
     if isinstance(value, list):
-        each = said.strip("[]").split(",")
         text = [
-            one if isinstance(one, str) else typed.strip()
-            for one, typed in zip(value, each, strict=False)
+            item if isinstance(item, str) else typed_item.strip()
+            for item, typed_item in zip(value, typed.strip("[]").split(","), strict=False)
         ]
-    if (
-        isinstance(value, list) or not isinstance(value, str | dict | None)
-    ) and describe_type_mismatch(text, argument) is None:
+    is_restorable = isinstance(value, list) or not isinstance(value, str | dict | None)
+    if is_restorable and describe_type_mismatch(text, argument) is None:
         node[name] = text
 
 
-def _get_node(config: dict[str, Any], place: str) -> dict[str, Any]:
+def _get_node(config: dict[str, Any], key: str) -> dict[str, Any]:
     node: Any = config
-    for step in place.split("."):
+    for step in key.split("."):
         node = node[step]
     return node  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""The words of a command line, looked at before anything heavy is imported."""
+"""The words of a command line, checked before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -8,27 +8,31 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dlrun.config import groups as places
 from dlrun.config.command_names import COMMANDS
+from dlrun.config.groups import get_conf_folders, list_all_groups
 from dlrun.config.literal_overrides import describe_quoting, quote_override
 from dlrun.core.errors import UserError, format_names
 
 
 def parse_overrides(words: Sequence[str]) -> list[Any]:
-    """The words as Hydra reads them. Raises UserError."""
+    """Parse overrides with Hydra's grammar.
+
+    Raises:
+        UserError: The grammar does not take one.
+    """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    parser, found = OverridesParser.create(), []
+    parser, overrides = OverridesParser.create(), []
     for word in words:
         try:
-            found.append(parser.parse_override(quote_override(word)))
+            overrides.append(parser.parse_override(quote_override(word)))
         except HydraException as error:
             raise UserError(f"cannot read '{word}': {describe_quoting(word)}") from error
-    return found
+    return overrides
 
 
-MAX_SHOWN_LENGTH = 200  # letters of a key: Hydra looks for a file of its name
+MAX_SHOWN_LENGTH = 200  # letters of a key: file systems allow 255, and Hydra looks for its file
 FOREIGN_COMMANDS = {  # what commands are called in other programs
     **dict.fromkeys(("fit", "run"), "task=NAME model=NAME"),
     **dict.fromkeys(("eval", "test", "score"), "evaluate RUN"),
@@ -44,12 +48,18 @@ FOREIGN_COMMANDS = {  # what commands are called in other programs
 
 
 def split_config_folders(words: list[str]) -> tuple[list[Path], list[str]]:
-    """The user's own conf folders, strongest first, and the words without `--config-dir`.
+    """Split the user's conf folders from the other words.
 
-    Taken from --config-dir (as often as wanted), then DLRUN_CONFIG_PATH, then ./conf where that is not a whole
-    config tree of another project. Raises UserError for a folder that is not there.
+    They are those of --config-dir (any number), then of DLRUN_CONFIG_PATH, then ./conf unless that
+    is the whole config tree of another project.
+
+    Returns:
+        Absolute folders, strongest first, and the words without `--config-dir`.
+
+    Raises:
+        UserError: A folder does not exist.
     """
-    folders, rest, queue = [], [], list(words)
+    folders, remaining_words, queue = [], [], list(words)
     while queue:
         word = queue.pop(0)
         if word == "--config-dir":
@@ -59,27 +69,33 @@ def split_config_folders(words: list[str]) -> tuple[list[Path], list[str]]:
         elif word.startswith("--config-dir="):
             folders.append(Path(word.partition("=")[2]))
         else:
-            rest.append(word)
+            remaining_words.append(word)
     folders += [
         Path(name) for name in os.environ.get("DLRUN_CONFIG_PATH", "").split(os.pathsep) if name
     ]
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"no config folder {folder.absolute()}")
-    here = Path("conf")
-    if here.is_dir() and not (here / "config.yaml").exists():
-        folders.append(here)
-    return [folder.absolute() for folder in folders], rest
+    local = Path("conf")
+    if local.is_dir() and not (local / "config.yaml").exists():
+        folders.append(local)
+    return [folder.absolute() for folder in folders], remaining_words
 
 
 def find_override_errors(words: list[str], folders: list[Path]) -> dict[str, str]:
-    """What is wrong with words that are no settings, or name options that are not there. Imports nothing heavy."""
-    there = places.list_all_groups(places.get_conf_folders(folders))
-    return {word: fault for word in words if (fault := _get_override_error(word, there))}
+    """Faults of words that are no overrides, or name options that do not exist.
+
+    Imports nothing heavy.
+
+    Returns:
+        Word → what is wrong with it.
+    """
+    options = list_all_groups(get_conf_folders(folders))
+    return {word: fault for word in words if (fault := _get_override_error(word, options))}
 
 
 def select_checkable_overrides(words: list[str], wrong: Iterable[str]) -> list[str]:
-    """The words that can be judged though some are wrong: not those about a part that nobody knows."""
+    """The words that can be checked further: not those about an unknown part."""
     groups = {word.partition("=")[0].lstrip("+") for word in wrong if "=" in word}
     if groups & {"task", "experiment", "preset"}:
         return []
@@ -90,7 +106,7 @@ def select_checkable_overrides(words: list[str], wrong: Iterable[str]) -> list[s
     ]
 
 
-def _get_override_error(word: str, there: dict[str, list[str]]) -> str | None:
+def _get_override_error(word: str, options: dict[str, list[str]]) -> str | None:
     key, equals, value = word.partition("=")
     if word.startswith("-"):
         return f"no flag {word}: see dlrun --help"
@@ -98,46 +114,61 @@ def _get_override_error(word: str, there: dict[str, list[str]]) -> str | None:
         return f"no setting '{key}': none has so long a name"
     if not equals:
         if key.startswith("~"):
-            return _get_removal_error(key[1:].partition("@")[0], there)
-        return f"'{word}' is neither a command nor a setting (key=value, such as task=imdb){_suggest_names(word, there)}"
+            return _get_removal_error(key[1:].partition("@")[0], options)
+        return (
+            f"'{word}' is neither a command nor a setting (key=value, such as task=imdb)"
+            f"{_suggest_names(word, options)}"
+        )
     if key.partition(".")[0] in ("sweep", "space"):
         return f"{word}: it is about a sweep: add -m"
     if key.lstrip("+~").startswith(("hydra.", "hydra/")):
-        return f"{word}: one run takes no settings of Hydra's own; output=FOLDER says where runs are kept"
+        return (
+            f"{word}: one run takes no settings of Hydra's own; "
+            "output=FOLDER says where runs are kept"
+        )
     group = key.lstrip("+").partition("@")[0]  # reader@model.readers.text=lstm
-    if group not in there or (value == "null" and group in ("experiment", "preset")):
+    if group not in options or (value == "null" and group in ("experiment", "preset")):
         return None
     names = value.strip("[] ").split(",")
     if value in ("null", "") or "{" in value:
-        return f"{word}: choose a {group} by name. There are: {format_names(there[group])}"
+        return f"{word}: choose a {group} by name. There are: {format_names(options[group])}"
     if len(names) > 1 and "[" not in value:
         return f"{word}: several values make a sweep: add -m"
     unknown = [
-        name.strip() for name in names if name.strip() not in there[group] and "[" not in name
+        name.strip() for name in names if name.strip() not in options[group] and "[" not in name
     ]
-    return "\n".join(missing_option_message(group, name, there) for name in unknown) or None
+    return "\n".join(missing_option_message(group, name, options) for name in unknown) or None
 
 
-def _get_removal_error(group: str, there: dict[str, list[str]]) -> str | None:
-    """What is wrong with ~engine: every run needs such a group, and another option, or none, is chosen by name."""
+def _get_removal_error(group: str, options: dict[str, list[str]]) -> str | None:
+    """What is wrong with ~engine: every run has such a part, and another one is chosen by name."""
     from dlrun.config.root_validation import PART_LISTS, SINGLE_PARTS
 
-    if group not in there or group not in (*SINGLE_PARTS, *PART_LISTS, "task"):
+    if group not in options or group not in (*SINGLE_PARTS, *PART_LISTS, "task"):
         return None
-    option = "none" if "none" in there[group] else "auto" if "auto" in there[group] else "NAME"
-    return f"~{group}: every run has a {group}: choose it by name, {group}={option}. There are: {format_names(there[group])}"
+    option = next((name for name in ("none", "auto") if name in options[group]), "NAME")
+    return (
+        f"~{group}: every run has a {group}: choose it by name, {group}={option}. "
+        f"There are: {format_names(options[group])}"
+    )
 
 
-def missing_option_message(group: str, name: str, there: dict[str, list[str]]) -> str:
-    """The message for an option that a group does not have."""
-    close = difflib.get_close_matches(name, there[group], 1)
+def missing_option_message(group: str, name: str, options: dict[str, list[str]]) -> str:
+    """The message for an option that a group does not have.
+
+    Args:
+        group: The group.
+        name: The unknown option.
+        options: Group → its options.
+    """
+    close = difflib.get_close_matches(name, options[group], 1)
     guess = f": did you mean '{close[0]}'?" if close else "."
-    return f"no {group} '{name}'{guess} There are: {format_names(there[group], name)}"
+    return f"no {group} '{name}'{guess} There are: {format_names(options[group], name)}"
 
 
-def _suggest_names(word: str, there: dict[str, list[str]]) -> str:
+def _suggest_names(word: str, options: dict[str, list[str]]) -> str:
     owners = sorted(
-        (group for group, options in there.items() if word in options),
+        (group for group, names in options.items() if word in names),
         key=lambda group: group != "task",
     )
     guess = f"{owners[0]}={word}" if owners else suggest_command(word)
@@ -145,13 +176,15 @@ def _suggest_names(word: str, there: dict[str, list[str]]) -> str:
 
 
 def suggest_command(word: str) -> str:
-    """The command that a word stands for elsewhere, or is a slip of; '' where none is.
+    """The command that a word means in other programs, or is a misspelling of.
 
-    A slip begins with the right letter, and has most others: 'export' is not 'report'.
+    Returns:
+        "" where there is none. A misspelling begins with the right letter and has most others:
+        'export' is not 'report'.
     """
     if word in FOREIGN_COMMANDS:
         return f"dlrun {FOREIGN_COMMANDS[word]}"
-    alike = difflib.get_close_matches(
+    close = difflib.get_close_matches(
         word, [name for name in COMMANDS if name[0] == word[:1]], 1, 0.75
     )
-    return f"dlrun {alike[0]}" if alike else ""
+    return f"dlrun {close[0]}" if close else ""

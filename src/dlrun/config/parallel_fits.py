@@ -1,4 +1,4 @@
-"""Which fits can be trained together as one, as far as their configs say. Needs no torch."""
+"""Which fits can be trained as one, as far as their configs tell. Needs no torch."""
 
 from __future__ import annotations
 
@@ -16,57 +16,69 @@ STACKABLE_OPTIMIZERS = (
     "torch.optim.Adam",
     "torch.optim.AdamW",
 )
-PER_FIT_KEYS = (  # what members may have for themselves
-    *("optimizer.lr", "optimizer.weight_decay", "optimizer.momentum", "model.dropout"),
-    *("loss_weights", "seed", "output", "reason"),
+# Settings in which the fits of one stack may differ.
+PER_FIT_KEYS = (
+    "optimizer.lr",
+    "optimizer.weight_decay",
+    "optimizer.momentum",
+    "model.dropout",
+    "loss_weights",
+    "seed",
+    "output",
+    "reason",
 )
-MEAN_LOSSES = (
-    "auto",
-    "bce",
-    "mse",
-    "mae",
-    "huber",
-    "focal",
-    "cross_entropy",
-)  # losses that are plain means over rows
+# Losses that are plain means over rows.
+MEAN_LOSSES = ("auto", "bce", "mse", "mae", "huber", "focal", "cross_entropy")
 
 
 def parallel_fits_mode(config: Mapping[str, Any]) -> bool | str:
-    """protocol.stacked: true, false or auto; older runs say nothing of it, and trained one fit after the other."""
-    found: bool | str = config["protocol"].get("stacked", False)
-    return found
+    """protocol.stacked: true, false or auto.
+
+    Runs of earlier versions have no such key, and trained one fit after the other.
+    """
+    mode: bool | str = config["protocol"].get("stacked", False)
+    return mode
 
 
 def remove_common_settings(node: Mapping[str, Any]) -> dict[str, Any]:
-    """A protocol's node without what all of them have: how fits are trained, and the seed, which is handed over."""
+    """A protocol's node without the settings that all protocols share."""
     return {key: value for key, value in node.items() if key not in ("stacked", "seed")}
 
 
 def get_split_seed(config: Mapping[str, Any]) -> int:
-    """What decides which rows are held out: protocol.seed, else the seed of everything, as in older runs."""
-    own: int | None = config["protocol"].get("seed")
-    return int(config["seed"]) if own is None else own
+    """What decides which rows are held out: protocol.seed, else the general seed."""
+    seed: int | None = config["protocol"].get("seed")
+    return int(config["seed"]) if seed is None else seed
 
 
 def incompatibility(config: Mapping[str, Any]) -> str | None:
-    """Why fits of this config cannot be trained as one; None where nothing is against it so far."""
+    """Why fits of this config cannot be trained as one; None where nothing is against it."""
     engine, model = config["engine"], str(config["model"].get("_target_"))
-    against = {
-        f"model {model.rpartition('.')[2]} has layers that cannot be stacked (dense and linear can)": model
-        not in STACKABLE_MODELS,
-        "objective is not supervised": config.get("objective", {}).get("_target_", ".supervised")
-        .rpartition(".")[2] != "supervised",
-        "augment changes the batches": bool(config.get("augment")),
-        f"optimizer is none of {', '.join(dict.fromkeys(name.rpartition('.')[2] for name in STACKABLE_OPTIMIZERS))}": str(
-            config["optimizer"].get("_target_")) not in STACKABLE_OPTIMIZERS,
-        "scheduler=plateau watches each fit by itself": "monitor" in (config.get("scheduler") or {}),
+    if model not in STACKABLE_MODELS:
+        name = model.rpartition(".")[2]
+        return f"model {name} has layers that cannot be stacked (dense and linear can)"
+    objective = config.get("objective", {}).get("_target_", ".supervised")
+    if objective.rpartition(".")[2] != "supervised":
+        return "objective is not supervised"
+    if config.get("augment"):
+        return "augment changes the batches"
+    if str(config["optimizer"].get("_target_")) not in STACKABLE_OPTIMIZERS:
+        names = dict.fromkeys(name.rpartition(".")[2] for name in STACKABLE_OPTIMIZERS)
+        return f"optimizer is none of {', '.join(names)}"
+    if "monitor" in (config.get("scheduler") or {}):
+        return "scheduler=plateau watches each fit by itself"
+    return _find_engine_incompatibility(engine)
+
+
+def _find_engine_incompatibility(engine: Mapping[str, Any]) -> str | None:
+    reasons = {
         "engine.clip_norm bounds the gradient of one model": engine.get("clip_norm") is not None,
         "engine.accumulate is above 1": engine.get("accumulate", 1) != 1,
         "engine.precision=fp16 scales the loss of one model": engine.get("precision") == "fp16",
         "engine.compile is on": bool(engine.get("compile")),
         "engine.devices shares each fit among processes": engine.get("devices") is not None,
-    }  # fmt: skip
-    return next((reason for reason, holds in against.items() if holds), None)
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
 
 
 def is_mean_loss(node: Mapping[str, Any]) -> bool:
@@ -80,9 +92,12 @@ def is_mean_loss(node: Mapping[str, Any]) -> bool:
 
 
 def group_compatible(configs: Sequence[Mapping[str, Any]]) -> list[list[int]]:
-    """Numbers of configs, those together that differ only in what each fit may have for itself (OWN).
+    """Group configs that differ only in `PER_FIT_KEYS`.
 
-    A config that asks for protocol.stacked=false, or cannot be stacked, stands alone. Groups and members keep order.
+    A config with protocol.stacked=false, or one that cannot be stacked, is a group of its own.
+
+    Returns:
+        Groups of the configs' numbers; both groups and members keep their order.
     """
     groups: dict[str, list[int]] = {}
     for number, config in enumerate(configs):
@@ -99,12 +114,12 @@ def group_compatible(configs: Sequence[Mapping[str, Any]]) -> list[list[int]]:
 
 
 def serialize_shared_settings(config: Mapping[str, Any]) -> str:
-    """All that members of one stack have in common, as text."""
+    """All settings that the members of a stack have in common, as text."""
     common = copy.deepcopy(dict(config))
     for key in PER_FIT_KEYS:
         *outer, last = key.split(".")
-        place = common
+        node = common
         for name in outer:
-            place = place.get(name) or {}
-        place.pop(last, None)
+            node = node.get(name) or {}
+        node.pop(last, None)
     return json_text.to_canonical_json(common)
