@@ -1,4 +1,4 @@
-"""What goes with what: problems, objectives, models and inputs, as tables. Needs no torch."""
+"""What goes with what: problems, losses, objectives, models and inputs. Needs no torch."""
 
 from __future__ import annotations
 
@@ -14,19 +14,13 @@ from dlrun.core.errors import format_names
 
 NON_SEQUENCE_KINDS = ("number", "binary", "category", "multilabel", "fraction", "bag", "image")
 SEQUENCE_KINDS = ("tokens", "series")
-SINGLE_OUTPUT_KINDS = (
-    "number",
-    "fraction",
-    "binary",
-    "category",
-    "multilabel",
-)  # targets with one answer a row
-READERS: dict[str, tuple[str, ...]] = {
-    "embedding": ("tokens",),
-    "convnet": ("image",),
-}  # others: any sequence
+# Targets with one prediction a row.
+SINGLE_OUTPUT_KINDS = ("number", "fraction", "binary", "category", "multilabel")
+# Encoder → kinds of input; any other encoder takes sequences.
+READERS: dict[str, tuple[str, ...]] = {"embedding": ("tokens",), "convnet": ("image",)}
 
-ACCEPTS: dict[str, tuple[str, ...]] = {  # by the names of conf/model
+# Model, by its name in conf/model → kinds of input that it can take at all.
+ACCEPTS: dict[str, tuple[str, ...]] = {
     "constant": (*NON_SEQUENCE_KINDS, *SEQUENCE_KINDS),
     "linear": (*NON_SEQUENCE_KINDS, "series"),
     "linear_solved": (*NON_SEQUENCE_KINDS, *SEQUENCE_KINDS),
@@ -46,12 +40,14 @@ ACCEPTS: dict[str, tuple[str, ...]] = {  # by the names of conf/model
         ("bigram", "language_lstm", "language_gru", "language_transformer"), ("tokens",)
     ),
 }
-ANSWERS: dict[str, tuple[str, ...]] = {  # kinds of target; others: SINGLE
+# Model → kinds of target; any other model: SINGLE_OUTPUT_KINDS.
+ANSWERS: dict[str, tuple[str, ...]] = {
     "constant": (*SINGLE_OUTPUT_KINDS, "tokens"),
     "bigram": ("tokens", "category"),
     **dict.fromkeys(("language_lstm", "language_gru", "language_transformer"), ("tokens",)),
 }
-NEEDS: dict[str, tuple[str, ...]] = {  # at least one input of one of these kinds
+# Model → kinds of which it needs at least one input.
+NEEDS: dict[str, tuple[str, ...]] = {
     "combined": SEQUENCE_KINDS,
     "embedding": ("tokens",),
     **dict.fromkeys(("rnn", "lstm", "gru", "conv1d", "conv_gru", "transformer"), SEQUENCE_KINDS),
@@ -65,77 +61,99 @@ SEQUENCE_HINT = "; words in turn come with text=sequence, for imdb and reuters w
 
 
 def get_model_part_name(node: dict[str, Any]) -> str:
-    """What the model that this node of a config describes is called: its reader's name where one reads all.
+    """The name of the model of a config node.
 
-    A recurrent reader is called after its cell.
+    Args:
+        node: A `model` node. A model with one encoder for all inputs is called after the encoder,
+            a recurrent encoder after its cell.
     """
     name = str(node.get("cell") or str(node.get("_target_", "")).rpartition(".")[2])
-    reader = node.get("reader")
-    if name != "combined" or not isinstance(reader, dict) or node.get("readers"):
+    encoder = node.get("reader")
+    if name != "combined" or not isinstance(encoder, dict) or node.get("readers"):
         return name
-    return get_encoder_name(reader)
+    return get_encoder_name(encoder)
 
 
 def get_encoder_name(node: dict[str, Any]) -> str:
-    """What a reader is called: the kind of its cells, where it has cells."""
+    """The name of an encoder; of a recurrent one its kind of cell."""
     return str(node.get("cell") or str(node.get("_target_", "")).rpartition(".")[2])
 
 
 def get_input_error(
     node: dict[str, Any], inputs: dict[str, str], targets: dict[str, str] | None = None
 ) -> str | None:
-    """Why the model of this node cannot read these inputs, or answer these targets (name → kind), where they are known;
-    None if it can, or is the user's own."""
+    """Why a model cannot take these inputs, or predict these targets.
+
+    Args:
+        node: A `model` node.
+        inputs: Input → kind.
+        targets: Target → kind, where they are known.
+
+    Returns:
+        None if it can, or is the user's own.
+    """
     if not str(node.get("_target_", "")).startswith("dlrun."):
         return None
-    readers, share = node.get("readers") or {}, node.get("share") or []
+    encoders, shared = node.get("readers") or {}, node.get("share") or []
     if (
-        not isinstance(readers, dict)
-        or not isinstance(share, list)
-        or not all(isinstance(g, list) for g in share)
+        not isinstance(encoders, dict)
+        or not isinstance(shared, list)
+        or not all(isinstance(group, list) for group in shared)
     ):
         return None  # whoever checks types says so
-    for name, reader in readers.items():
-        if not isinstance(reader, dict):
-            return f"model.readers.{name}={reader!r}: choose a reader by name: +reader@model.readers.{name}=NAME"
-    named = next(
+    for name, encoder in encoders.items():
+        if not isinstance(encoder, dict):
+            return (
+                f"model.readers.{name}={encoder!r}: "
+                f"choose a reader by name: +reader@model.readers.{name}=NAME"
+            )
+    encoder_error = next(
         find_encoder_errors(
-            {name: get_encoder_name(reader) for name, reader in readers.items()}, share, inputs
+            {name: get_encoder_name(encoder) for name, encoder in encoders.items()}, shared, inputs
         ),
         None,
     )
-    return named or (
-        None if readers else get_model_error(get_model_part_name(node), inputs, targets or {})
+    return encoder_error or (
+        None if encoders else get_model_error(get_model_part_name(node), inputs, targets or {})
     )
 
 
 def find_encoder_errors(
-    readers: dict[str, str], share: list[list[str]], inputs: dict[str, str]
+    encoders: dict[str, str], shared: list[list[str]], inputs: dict[str, str]
 ) -> Iterator[str]:
-    """What is wrong with readers by input (input → the reader's name, '' where unknown) and with who shares one."""
-    there = f"the inputs are {format_names(f'{name} ({kind})' for name, kind in inputs.items())}"
-    for group in share:
+    """What is wrong with the encoders of single inputs.
+
+    Args:
+        encoders: Input → encoder's name, "" where unknown.
+        shared: Groups of inputs that share one encoder.
+        inputs: Input → kind.
+    """
+    available = (
+        f"the inputs are {format_names(f'{name} ({kind})' for name, kind in inputs.items())}"
+    )
+    for group in shared:
         if len(group) < 2:
-            yield f"model.share: {group} shares with nobody; name two inputs or more; {there}"
+            yield f"model.share: {group} shares with nobody; name two inputs or more; {available}"
         if unknown := [name for name in group if name not in inputs]:
-            yield f"model.share names {', '.join(unknown)}; {there}"
-        elif flat := [
+            yield f"model.share names {', '.join(unknown)}; {available}"
+        elif not_encoded := [
             name
             for name in group
-            if inputs[name] not in SEQUENCE_KINDS and not set(group) & set(readers)
+            if inputs[name] not in SEQUENCE_KINDS and not set(group) & set(encoders)
         ]:
-            yield f"model.share names {', '.join(flat)}, which no reader reads; {there}"
-    for name, reader in readers.items():
+            yield f"model.share names {', '.join(not_encoded)}, which no reader reads; {available}"
+    for name, encoder in encoders.items():
         if name not in inputs:
-            yield f"model.readers names {name}; {there}"
+            yield f"model.readers names {name}; {available}"
             continue
-        kinds = READERS.get(reader, SEQUENCE_KINDS) if reader else (*SEQUENCE_KINDS, "image")
+        kinds = READERS.get(encoder, SEQUENCE_KINDS) if encoder else (*SEQUENCE_KINDS, "image")
         if inputs[name] not in kinds:
-            yield f"model.readers.{name}: {reader or 'a reader'} reads {' or '.join(kinds)}; {there}"
+            accepted = " or ".join(kinds)
+            yield f"model.readers.{name}: {encoder or 'a reader'} reads {accepted}; {available}"
 
 
 def can_read_inputs(model: str, kinds: Iterable[str]) -> bool:
-    """Whether a model of ours can read inputs of these kinds."""
+    """Whether a model of ours can take inputs of these kinds."""
     kinds, need = list(kinds), NEEDS.get(model)
     return all(kind in ACCEPTS[model] for kind in kinds) and (
         need is None or bool(set(need) & set(kinds))
@@ -143,15 +161,23 @@ def can_read_inputs(model: str, kinds: Iterable[str]) -> bool:
 
 
 def can_predict_targets(model: str, kinds: Iterable[str]) -> bool:
-    """Whether a model of ours can answer targets of these kinds."""
+    """Whether a model of ours can predict targets of these kinds."""
     return all(kind in ANSWERS.get(model, SINGLE_OUTPUT_KINDS) for kind in kinds)
 
 
 def get_model_error(
     model: str, inputs: dict[str, str], targets: dict[str, str] | None = None
 ) -> str | None:
-    """Why this model cannot read these inputs, or answer these targets (name → kind), and who can; None if it can, or
-    is the user's own."""
+    """Why a model cannot take these inputs, or predict these targets, and which can.
+
+    Args:
+        model: Its name in conf/model.
+        inputs: Input → kind.
+        targets: Target → kind, where they are known.
+
+    Returns:
+        None if it can, or is the user's own.
+    """
     targets = targets or {}
     if model not in ACCEPTS:
         return None
@@ -159,19 +185,19 @@ def get_model_error(
         return get_output_error(model, inputs, targets)
     wrong = [f"{kind} '{name}'" for name, kind in inputs.items() if kind not in ACCEPTS[model]]
     needs = f"needs {' or '.join(KIND_NAMES[kind] for kind in NEEDS.get(model, ()))}"
-    given = ", ".join(f"{kind} '{name}'" for name, kind in inputs.items())
+    listed = ", ".join(f"{kind} '{name}'" for name, kind in inputs.items())
     able = ", ".join(find_compatible_models(inputs, targets))
     hint = (
         SEQUENCE_HINT if not wrong and "tokens" in NEEDS[model] and "bag" in inputs.values() else ""
     )
     wants = f"cannot read {', '.join(wrong)}" if wrong else needs
     return (
-        f"model={model} {wants}, but the data give {given}; models that can read it: {able}{hint}"
+        f"model={model} {wants}, but the data give {listed}; models that can read it: {able}{hint}"
     )
 
 
 def find_compatible_models(inputs: dict[str, str], targets: dict[str, str]) -> list[str]:
-    """The models that read such inputs and answer such targets; of no known targets, those with one answer a row."""
+    """The models of ours for such inputs and targets; unknown targets are single numbers."""
     kinds = list(targets.values()) or ["number"]
     return [
         name
@@ -181,26 +207,35 @@ def find_compatible_models(inputs: dict[str, str], targets: dict[str, str]) -> l
 
 
 def get_output_error(model: str, inputs: dict[str, str], targets: dict[str, str]) -> str | None:
-    """Why this model cannot answer these targets (name → kind), and who can; None if it can."""
+    """Why a model cannot predict these targets (name → kind), and which can; None if it can."""
     wrong = [name for name, kind in targets.items() if not can_predict_targets(model, [kind])]
     if not wrong:
         return None
-    every = targets[wrong[0]] == "tokens"
-    does = "answers once for each row" if every else "answers at each place of a text"
-    asks = (
-        "what comes next at each place of a text"
-        if every
-        else f"one {targets[wrong[0]]} for each row"
+    if targets[wrong[0]] == "tokens":
+        ability, question = "answers once for each row", "what comes next at each place of a text"
+        setting = "next"
+    else:
+        ability, question = (
+            "answers at each place of a text",
+            f"one {targets[wrong[0]]} for each row",
+        )
+        setting = "every"
+    hint = f"; or say data.predict={setting}" if {"tokens"} == set(inputs.values()) else ""
+    return (
+        f"model={model} {ability}, but target '{wrong[0]}' is {question}; "
+        f"models that can answer it: {', '.join(find_compatible_models(inputs, targets))}{hint}"
     )
-    other = "next" if every else "every"
-    hint = f"; or say data.predict={other}" if {"tokens"} == set(inputs.values()) else ""
-    return (f"model={model} {does}, but target '{wrong[0]}' is {asks}; models that can answer it: "
-            f"{', '.join(find_compatible_models(inputs, targets))}{hint}")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class ProblemType:
-    """One line of the table. losses: what makes sense; the first is the default."""
+    """One line of the book's table of problems (§4.5).
+
+    Attributes:
+        text: What a target of this kind asks, in words.
+        last_layer: Activation that makes predictions of logits.
+        losses: Losses that make sense; the first is the default.
+    """
 
     text: str
     last_layer: str
@@ -222,37 +257,33 @@ PROBLEM_TYPES = {
 
 PER_TARGET_GROUPS = {"loss": "losses", "metric": "metrics"}  # where a target has its own
 PER_TARGET_OVERRIDES = {"losses": "+loss@losses.{}=NAME", "metrics": "'+metric@metrics.{}=[NAME]'"}
+# Loss → kind of target → why they do not go together.
 INCOMPATIBLE_LOSSES = {
-    (
-        "cross_entropy",
-        "binary",
-    ): "a binary target has one logit, and a softmax over one logit is always 1",
-    (
-        "cross_entropy",
-        "multilabel",
-    ): "a softmax makes the labels exclude each other, but a row may have several",
-    ("cross_entropy", "number"): "a number is no class",
-    ("cross_entropy", "fraction"): "a number is no class",
-    (
-        "bce",
-        "category",
-    ): "the classes exclude each other, but a sigmoid for each of them does not know that",
-    (
-        "bce",
-        "tokens",
-    ): "one token excludes the others, but a sigmoid for each of them does not know that",
-    ("bce", "number"): "the target is not confined to [0, 1]",
-    ("focal", "number"): "a number is no class",
-    ("focal", "fraction"): "a number is no class",
+    "cross_entropy": {
+        "binary": "a binary target has one logit, and a softmax over one logit is always 1",
+        "multilabel": "a softmax makes the labels exclude each other, but a row may have several",
+        "number": "a number is no class",
+        "fraction": "a number is no class",
+    },
+    "bce": {
+        "category": (
+            "the classes exclude each other, but a sigmoid for each of them does not know that"
+        ),
+        "tokens": (
+            "one token excludes the others, but a sigmoid for each of them does not know that"
+        ),
+        "number": "the target is not confined to [0, 1]",
+    },
+    "focal": {"number": "a number is no class", "fraction": "a number is no class"},
 }
 
 
 def get_loss_error(loss: str, kind: str) -> str | None:
-    """Why this loss makes no sense for this kind of target, with what does; None if it makes sense."""
+    """Why a loss makes no sense for a kind of target, and which do; None if it does."""
     problem = PROBLEM_TYPES[kind]
     if loss == "auto" or loss in problem.losses:
         return None
-    reason = INCOMPATIBLE_LOSSES.get((loss, kind), "it is not defined for it")
+    reason = INCOMPATIBLE_LOSSES.get(loss, {}).get(kind, "it is not defined for it")
     return f"loss={loss} on a {kind} target: {reason}; there are: {', '.join(problem.losses)}"
 
 
@@ -283,7 +314,7 @@ def get_metric_names(kind: str) -> tuple[str, ...]:
 
 
 def get_metric_error(metric: str, kind: str) -> str | None:
-    """Why this metric makes no sense for this kind of target, with what does; None if it does."""
+    """Why a metric makes no sense for a kind of target, and which do; None if it does."""
     names = get_metric_names(kind)
     if metric in names:
         return None
@@ -291,26 +322,26 @@ def get_metric_error(metric: str, kind: str) -> str | None:
 
 
 def add_target_hint(fault: str, group: str, target: str) -> str:
-    """A fault of what all targets have, with how the target that it is about gets its own."""
-    return f"{fault}; that is target '{target}', which gets its own by {PER_TARGET_OVERRIDES[PER_TARGET_GROUPS[group]].format(target)}"
+    """A fault of a loss or metric for all targets, with how one target gets its own."""
+    override = PER_TARGET_OVERRIDES[PER_TARGET_GROUPS[group]].format(target)
+    return f"{fault}; that is target '{target}', which gets its own by {override}"
 
 
 def get_target_part(config: dict[str, Any], group: str, target: str) -> Any:
-    """The loss (`loss`), or the measures (`metric`), of a target: its own, where it has some, or those of all."""
+    """The loss (`loss`) or the metrics (`metric`) of a target: its own, or those of all."""
     return (config.get(PER_TARGET_GROUPS[group]) or {}).get(target) or config.get(group)
 
 
 def get_target_names_error(config: dict[str, Any], targets: Iterable[str]) -> str | None:
-    """Which of the settings by target name one that is not there; None if all are."""
+    """Which setting names a target that does not exist; None if none does."""
     for group in ("losses", "metrics", "loss_weights"):
         if unknown := sorted(set(config.get(group) or {}) - set(targets)):
             return f"{group} names {', '.join(unknown)}; the targets are {format_names(targets)}"
     return None
 
 
-PAIRS: dict[
-    str, tuple[str, ...]
-] = {  # objective → the models that it is made for, which answer no target
+# Objective → the models that it is made for. They predict no target.
+PAIRS: dict[str, tuple[str, ...]] = {
     "adversarial": ("dcgan", "dcgan_book"),
     "variational": ("vae",),
     "autoencoder": ("autoencoder",),
@@ -320,10 +351,16 @@ PAIRS: dict[
 
 
 def get_objective_error(objective: str, model: str) -> str | None:
-    """Why this model does not go with this objective, and what does; None if it does, or one is the user's own."""
+    """Why a model does not go with an objective, and what does.
+
+    Returns:
+        None if it does, or one of them is the user's own.
+    """
     if objective in PAIRS and model and model not in PAIRS[objective]:
-        return f"objective={objective} is not made for model={model}; there are: {', '.join(PAIRS[objective])}"
+        available = ", ".join(PAIRS[objective])
+        return f"objective={objective} is not made for model={model}; there are: {available}"
     owners = [name for name, models in PAIRS.items() if model in models]
     if owners and objective and objective not in owners:
-        return f"model={model} answers no target: it goes with objective={' or objective='.join(owners)}"
+        choices = " or objective=".join(owners)
+        return f"model={model} answers no target: it goes with objective={choices}"
     return None

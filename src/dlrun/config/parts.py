@@ -1,8 +1,9 @@
 """What a config may name, by kind: a model where a model belongs, nothing where a number belongs.
 
-The table is closed. dlrun's own parts are those that its conf folder names; beside them stand the classes of torch.nn,
-torch.optim and torchvision under their public names. Packages of the user's own widen it, and they are named on the
-command line (or by the Python caller) alone: no config, no kept command and no argument of a part can do that.
+The table is closed: dlrun's own parts are those that its conf folder names, beside the classes
+of torch.nn, torch.optim and torchvision under their public names. Packages of the user's own
+widen it, and only the command line or the Python caller can name them: no config, no stored
+command and no argument of a part can, since naming a package runs its code.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dlrun.core.errors import UserError
 from dlrun.core.renamed_parts import CURRENT_NAMES
 from dlrun.core.stored_files import MAX_DEPTH
 
-ANY_KIND = "any"  # what a user's own part takes, and what a Python caller may build
+ANY_KIND = "any"  # inside a user's own part, and for Python callers
 SINGLE_PART_GROUPS = (
     "data",
     "text",
@@ -35,11 +36,8 @@ SINGLE_PART_GROUPS = (
 )
 SETTINGS_GROUPS = ("engine", "stages", "sweep", "workflow")
 NAMED_PART_GROUPS = ("metric", "callback", "augment")  # any number of each, by name
-PER_TARGET_KINDS = {"losses": "loss", "metrics": "metric"}  # what one target has of its own
-INNER_KINDS = (
-    "objective.judge",
-    "objective.world",
-)  # parts that are written inside another part's file
+PER_TARGET_KINDS = {"losses": "loss", "metrics": "metric"}  # of one target
+INNER_KINDS = ("objective.judge", "objective.world")  # in another part's file
 PART_KINDS = (*SINGLE_PART_GROUPS, *SETTINGS_GROUPS, *NAMED_PART_GROUPS, *INNER_KINDS)
 
 LIBRARY_MODULES = {
@@ -49,16 +47,16 @@ LIBRARY_MODULES = {
     "scheduler": ("torch.optim.lr_scheduler",),
     "augment": ("torchvision.transforms.v2",),
 }
-CONTAINER_KINDS = (
-    "model",
-    "augment",
-)  # a layer of torch.nn may hold others, and a transform others
+# A layer of torch.nn may hold other layers, and a transform other transforms.
+CONTAINER_KINDS = ("model", "augment")
+# Module → the class that what it exports must derive from: modules also export helpers.
 LIBRARY_CLASSES = {
     "torch.nn": "torch.nn.Module",
     "torch.optim": "torch.optim.Optimizer",
     "torch.optim.lr_scheduler": "torch.optim.lr_scheduler.LRScheduler",
     "torchvision.transforms.v2": "torchvision.transforms.v2.Transform",
 }
+# Never plugins: with them the whole standard library could be called from a config.
 RESERVED_PACKAGES = (
     *sys.stdlib_module_names,
     "dlrun",
@@ -72,25 +70,32 @@ RESERVED_PACKAGES = (
 
 
 def resolve_target(target: Any) -> str:
-    """The full name that a `_target_` stands for today."""
+    """Today's full name for a `_target_`."""
     return CURRENT_NAMES.get(target, target) if isinstance(target, str) else truncate_value(target)
 
 
 def check_target(target: str, kind: str, plugins: Iterable[str] = ()) -> None:
-    """Refuse a target that is no part of this kind. Nothing is imported."""
+    """Refuse a target that is no part of this kind. Nothing is imported.
+
+    Args:
+        target: Full name.
+        kind: The kind that belongs there.
+        plugins: The user's packages.
+
+    Raises:
+        UserError: With the nearest allowed names.
+    """
     if not re.fullmatch(r"\w+(\.\w+)+", target):
         raise UserError(f"_target_ {truncate_value(target)} is no full name of a class or function")
     if is_part(target, kind, plugins):
         return
-    known = next((one for one in PART_KINDS if _is_allowed_target(target, one)), None)
-    what = (
-        f"it is {_format_kind(known)}, not {_format_kind(kind)}"
-        if known
-        else f"it is not {_format_kind(kind)} that dlrun knows"
-    )
-    raise UserError(
-        f"_target_ '{target}' is not allowed: {what}{_suggest_targets(target, kind)}{_suggest_plugin(target)}"
-    )
+    actual_kind = next((name for name in PART_KINDS if _is_allowed_target(target, name)), None)
+    if actual_kind:
+        reason = f"it is {_format_kind(actual_kind)}, not {_format_kind(kind)}"
+    else:
+        reason = f"it is not {_format_kind(kind)} that dlrun knows"
+    hint = _suggest_targets(target, kind) + _suggest_plugin(target)
+    raise UserError(f"_target_ '{target}' is not allowed: {reason}{hint}")
 
 
 def is_part(target: str, kind: str, plugins: Iterable[str] = ()) -> bool:
@@ -104,22 +109,30 @@ def is_plugin(target: str, plugins: Iterable[str]) -> bool:
 
 
 def get_argument_kind(target: str, kind: str, plugins: Iterable[str], key: str) -> str | None:
-    """The kind of part that an argument of a part takes; None where a number, a text or the like belongs."""
+    """The kind of part that an argument of a part takes.
+
+    Args:
+        target: Full name of the part.
+        kind: Its kind.
+        plugins: The user's packages.
+        key: The argument.
+
+    Returns:
+        None where a number, a text or the like belongs.
+    """
     if is_plugin(target, plugins):
         return ANY_KIND
     if not target.startswith("dlrun."):
         return kind if kind in (*CONTAINER_KINDS, ANY_KIND) else None
-    found = get_signature(target)
-    argument = found.arguments.get(key) if found else None
-    return (
-        None
-        if argument is None
-        else next(filter(None, map(PARTS.get, argument.get_type_names)), None)
-    )
+    signature = get_signature(target)
+    argument = signature.arguments.get(key) if signature else None
+    if argument is None:
+        return None
+    return next(filter(None, map(PARTS.get, argument.get_type_names)), None)
 
 
 def find_part_errors(config: Mapping[str, Any], plugins: Iterable[str] = ()) -> Iterator[str]:
-    """Parts in a config that are none, or not of the kind that belongs there. Nothing is imported."""
+    """Faults of the parts of a config: unknown ones, or of another kind. Nothing is imported."""
     for group, node in config.items():
         if group in NAMED_PART_GROUPS or group in PER_TARGET_KINDS:
             kind: str | None = PER_TARGET_KINDS.get(group, group)
@@ -129,9 +142,17 @@ def find_part_errors(config: Mapping[str, Any], plugins: Iterable[str] = ()) -> 
 
 
 def find_nested_part_errors(
-    value: Any, place: str, kind: str | None, plugins: Iterable[str] = (), level: int = 0
+    value: Any, location: str, kind: str | None, plugins: Iterable[str] = (), level: int = 0
 ) -> Iterator[str]:
-    """The same for one value. kind: what belongs there, or in the mapping or list there; None: no part at all."""
+    """Faults of the parts in one value.
+
+    Args:
+        value: A node, or a mapping or list of nodes.
+        location: Its dotted key, for messages.
+        kind: What belongs there; None: no part at all.
+        plugins: The user's packages.
+        level: Depth inside the config.
+    """
     if not isinstance(value, Mapping | list | tuple) or level > MAX_DEPTH:
         return
     inside = lambda key: kind  # noqa: E731
@@ -139,41 +160,47 @@ def find_nested_part_errors(
         try:
             target = resolve_target(value["_target_"])
             if kind is None:
-                raise UserError(
-                    f"no part belongs there, and it holds one: _target_ {truncate_value(target)}"
-                )
+                text = truncate_value(target)
+                raise UserError(f"no part belongs there, and it holds one: _target_ {text}")
             check_target(target, kind, plugins)
         except UserError as error:
-            yield f"{place}: {error}"
+            yield f"{location}: {error}"
             return
         inside = lambda key: get_argument_kind(target, kind, plugins, key)  # noqa: E731
     for key, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
-        yield from find_nested_part_errors(inner, f"{place}.{key}", inside(key), plugins, level + 1)
+        yield from find_nested_part_errors(
+            inner, f"{location}.{key}", inside(key), plugins, level + 1
+        )
 
 
 def truncate_value(value: Any, most: int = 80) -> str:
-    """A value as it is written, cut where it is long."""
+    """A value as Python writes it, cut where it is long."""
     text = repr(value)
     return text if len(text) <= most else f"{text[:most]}… ({len(text):,} letters)"
 
 
 def check_plugin_names(names: Iterable[str]) -> tuple[str, ...]:
-    """The packages of `plugins=[…]`. Raises UserError for what is no package of the user's own."""
-    found = tuple(name.strip() for name in names if name.strip())
-    for name in found:
+    """The packages of `plugins=[…]`.
+
+    Raises:
+        UserError: One is no package of the user's own.
+    """
+    packages = tuple(name.strip() for name in names if name.strip())
+    for name in packages:
         if (
             not re.fullmatch(r"[^\W\d]\w*(\.\w+)*", name)
             or name.partition(".")[0] in RESERVED_PACKAGES
         ):
             raise UserError(
-                f"plugins=[{name}]: it names packages of your own, and their code is run; {name} is none"
+                f"plugins=[{name}]: it names packages of your own, and their code is run; "
+                f"{name} is none"
             )
-    return found
+    return packages
 
 
 def _is_allowed_target(target: str, kind: str) -> bool:
     if kind == ANY_KIND:
-        return any(_is_allowed_target(target, one) for one in PART_KINDS)
+        return any(_is_allowed_target(target, part_kind) for part_kind in PART_KINDS)
     module, _, name = target.rpartition(".")
     if module in LIBRARY_MODULES.get(kind, ()):
         return not name.startswith("_") and (module == "torchvision.models" or name[0].isupper())
@@ -182,7 +209,12 @@ def _is_allowed_target(target: str, kind: str) -> bool:
 
 @lru_cache(maxsize=512)
 def list_builtin_parts(kind: str, holding: str = "") -> frozenset[str]:
-    """The full names of dlrun's parts of a kind, as the shipped conf folder has them: in files with this text alone."""
+    """The full names of dlrun's parts of a kind, as the built-in conf folder has them.
+
+    Args:
+        kind: The kind.
+        holding: Only files that contain this text are parsed.
+    """
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -193,7 +225,7 @@ def list_builtin_parts(kind: str, holding: str = "") -> frozenset[str]:
 
 @lru_cache(maxsize=64)
 def _read_part_files(group: str) -> list[str]:
-    """What the files of a group say that name parts."""
+    """The texts of a group's files that name parts."""
     texts = (
         path.read_text(encoding="utf-8")
         for path in sorted((get_builtin_conf() / group).glob("*.yaml"))
@@ -202,26 +234,27 @@ def _read_part_files(group: str) -> list[str]:
 
 
 def _iter_targets(node: Any, group: str, inner: str) -> Iterator[str]:
-    """The names of the parts of one file: its own, those under it, or the one that is written inside of it."""
-    parts = (
-        [node.get(inner)]
-        if inner
-        else list(node.values())
-        if group in NAMED_PART_GROUPS
-        else [node]
-    )
-    for part in parts:
-        if isinstance(part, dict) and "_target_" in part:
-            yield part["_target_"]
+    """The full names in one file: its part's, those under it, or the one inside it."""
+    if inner:
+        nodes = [node.get(inner)]
+    else:
+        nodes = list(node.values()) if group in NAMED_PART_GROUPS else [node]
+    for part_node in nodes:
+        if isinstance(part_node, dict) and "_target_" in part_node:
+            yield part_node["_target_"]
 
 
 def _suggest_targets(target: str, kind: str) -> str:
     if kind == ANY_KIND or kind in SETTINGS_GROUPS:
         return ""
-    there = sorted(list_builtin_parts(kind))
+    targets = sorted(list_builtin_parts(kind))
     name = target.rpartition(".")[2]
-    close = difflib.get_close_matches(name, [one.rpartition(".")[2] for one in there], 1)
-    guess = next((one for one in there if close and one.endswith(f".{close[0]}")), "")
+    close = difflib.get_close_matches(
+        name, [candidate.rpartition(".")[2] for candidate in targets], 1
+    )
+    guess = next(
+        (candidate for candidate in targets if close and candidate.endswith(f".{close[0]}")), ""
+    )
     choose = f"; dlrun ls {kind} lists them" if "." not in kind else ""
     return f"; did you mean {guess}?" if guess and guess != target else choose
 
@@ -230,7 +263,10 @@ def _suggest_plugin(target: str) -> str:
     package = target.partition(".")[0]
     if package in RESERVED_PACKAGES:
         return ""
-    return f"; to use a package of your own, whose code is then run, name it on the command line: plugins=[{package}]"
+    return (
+        "; to use a package of your own, whose code is then run, "
+        f"name it on the command line: plugins=[{package}]"
+    )
 
 
 def _format_kind(kind: str | None) -> str:

@@ -1,4 +1,4 @@
-"""The settings of the engine, the workflow and a sweep, as conf/engine, conf/workflow and conf/sweep give them."""
+"""The settings of the engine, the workflow and sweeps; their values stand in conf/."""
 
 from __future__ import annotations
 
@@ -12,28 +12,39 @@ if TYPE_CHECKING:
     from dlrun.core.types import Spec
 
 
-BATCHES_PER_EPOCH = 256  # an epoch, about, where a batch may have any size
+BATCHES_PER_EPOCH = 256  # about; batch_size=auto is a power of two
 MAX_INFERENCE_ROWS = 1 << 14  # numbers in a batch of small rows
-DEFAULTS_OF_OLD_RUNS = {
-    "devices": None,
-    "shard": False,
-}  # what runs of an older dlrun did not say of their engine
+# Settings that runs of earlier versions do not have.
+DEFAULTS_OF_OLD_RUNS = {"devices": None, "shard": False}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """epochs: visits of the training rows. max_steps: stop after so many optimizer steps. accumulate: batches a step.
-    batch_size: rows of a training batch; auto = about a 256th of the development rows, from 16 to 512 (see `sized`).
-    epoch_batches: training batches that make an epoch; null = all of them, so many others of them each time.
+    """The settings of the engine, as conf/engine gives them.
 
-    eval_batch_size: rows a batch when nothing is learnt; null = the larger of batch_size and 256, and up to
-    1024 of rows of a few numbers.
-    clip_norm, clip_value: bounds on the gradient. ema: decay of the running average of the weights that is used for
-    evaluation. compile: true = the network; step = the whole training step with the optimizer, for a small network that
-    is trained for long on the CPU. save_every: seconds between checkpoints. overfit: train and validate on the same so
-    many rows, and say whether the model can learn them by heart. devices: how many processes share every batch, each on
-    a device of its own (of the kind that `device` says), or the names of the devices; null = this process alone. shard:
-    each of them keeps only a part of the weights, for a model that does not fit one device.
+    Attributes:
+        epochs: Visits of the training rows.
+        batch_size: Rows of a training batch; auto: about a 256th of the development rows, from 16
+            to 512, see `with_batch_size`.
+        eval_batch_size: Rows of a batch in evaluation; null: the larger of batch_size and 256, and
+            up to 1024 for rows of a few numbers.
+        max_steps: Stop after this many optimizer steps.
+        epoch_batches: Training batches of an epoch; null: all. Each epoch takes other ones.
+        device: auto, cpu, cuda, cuda:1, mps.
+        precision: Of a training step; the weights stay fp32.
+        accumulate: Batches of one optimizer step.
+        clip_norm: The largest norm of the gradient.
+        clip_value: The largest value in the gradient.
+        ema: Decay of the running average of the weights that evaluation uses.
+        compile: true: the network; step: the whole training step with the optimizer, for a small
+            network that is trained for long on the CPU.
+        deterministic: Bitwise-identical results on one machine.
+        save_every: Seconds between checkpoints.
+        overfit: Train and validate on the same few rows, and report whether the model can
+            memorize them.
+        devices: Number of processes that share every batch, each on a device of its own of the kind
+            `device`, or the devices' names; null: this process alone.
+        shard: Each process keeps only a part of the weights, for models larger than one device.
     """
 
     epochs: Count
@@ -56,40 +67,44 @@ class Settings:
 
     @property
     def batch_rows(self) -> int:
-        """Rows of a training batch, once it is known for how many rows."""
+        """Rows of a training batch, after `with_batch_size`."""
         assert isinstance(self.batch_size, int)
         return self.batch_size
 
     def with_batch_size(self, rows: int) -> Settings:
-        """The same with a batch size for so many development rows, where that is `auto`: a power of two."""
+        """A copy whose batch size is known.
+
+        Args:
+            rows: Number of development rows; `auto` becomes a power of two near a 256th of it.
+        """
         if self.batch_size != "auto":
             return self
-        return replace(
-            self,
-            batch_size=min(
-                512, max(16, 1 << max(0, round(math.log2(max(1, rows) / BATCHES_PER_EPOCH))))
-            ),
-        )
+        exponent = round(math.log2(max(1, rows) / BATCHES_PER_EPOCH))
+        return replace(self, batch_size=min(512, max(16, 1 << max(0, exponent))))
 
     @property
     def single_device(self) -> str:
-        """The name of the device of a process that is alone."""
+        """The device of a process that is alone."""
         return self.devices[0] if isinstance(self.devices, list) and self.devices else self.device
 
     def get_inference_batch_size(self, spec: Spec) -> int:
-        """Rows of a batch of such inputs when nothing is learnt; of small rows many, for a batch has a price too."""
-        known = all(
+        """Rows of a batch in evaluation and prediction.
+
+        Args:
+            spec: Its inputs; batches of small rows are large, since each batch has a fixed cost.
+        """
+        is_known = all(
             field.kind != "bag" and (field.kind != "tokens" or field.shape)
             for field in spec.inputs.values()
         )
         numbers = sum(math.prod(field.shape) for field in spec.inputs.values())
-        small = MAX_INFERENCE_ROWS // max(1, numbers) if known and numbers else 0
+        small = MAX_INFERENCE_ROWS // max(1, numbers) if is_known and numbers else 0
         return self.eval_batch_size or max(self.batch_rows, 256, min(small, 1024))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workflow:
-    """What `dlrun workflow` tries, as conf/workflow/ gives it; there stands what each of them means."""
+    """The settings of `dlrun workflow`; conf/workflow says what each of them means."""
 
     budget: str | int
     measure: str
@@ -105,7 +120,7 @@ class Workflow:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """What `dlrun -m` tries and how, as conf/sweep/ gives it; there stands what each of them means."""
+    """The settings of `dlrun -m`; conf/sweep says what each of them means."""
 
     method: Literal["grid", "random", "tpe"]
     prune: Literal["halving", "hyperband", "median"] | None

@@ -1,4 +1,4 @@
-"""Settings on the command line that change nothing here, and options that one takes the place of: said, not dropped."""
+"""Settings on the command line that have no effect, and options that one of them replaces."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from dlrun.config.early_check import compose_without_hydra
 from dlrun.config.validation import get_input_types
 
 Config = dict[str, Any]
+# Not trained by steps: constant, solved in closed form, or made of finished runs.
 UNTRAINED_MODELS = ("constant", "linear_solved", "last_value", "same_time_before", "ensemble")
 OWN_LOSS_OBJECTIVES = ("adversarial", "autoencoder", "dream", "policy", "style", "variational")
 UNAUGMENTED_OBJECTIVES = ("dream", "policy", "style")
@@ -28,12 +29,18 @@ TRAINING_ENGINE_KEYS = (
     "compile",
 )
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
-ADDITIVE_GROUPS = ("callback", "augment")  # groups of which any number may be chosen
+ADDITIVE_GROUPS = ("callback", "augment")  # any number may be chosen
 
 
 @dataclass(frozen=True)
 class UnusedRule:
-    """Settings, or whole groups, that are not used while `when` holds."""
+    """Settings that have no effect while a condition holds.
+
+    Attributes:
+        keys: Dotted keys of settings or whole groups.
+        when: The condition on the config.
+        why: The reason, for the user.
+    """
 
     keys: tuple[str, ...]
     when: Callable[[Config], bool]
@@ -53,11 +60,11 @@ def _get_part_name(config: Config, group: str) -> str:
 
 
 def _has_no_sample(config: Config) -> bool:
-    """Whether no part of this config has a made-up stand-in to be used."""
+    """Whether no part of this config has synthetic data to be used instead of its own."""
     data, model = config["data"], config["model"]
-    inside = [each for each in data.values() if isinstance(each, dict)]
-    there = any("source" in each for each in (data, model, *inside))
-    return not there or (
+    inner_nodes = [node for node in data.values() if isinstance(node, dict)]
+    has_source = any("source" in node for node in (data, model, *inner_nodes))
+    return not has_source or (
         _get_part_name(config, "data") == "dlrun.data.shards.npz_dataset.shards"
         and data["path"] is not None
     )
@@ -189,7 +196,8 @@ UNUSED_RULES = (
 )
 
 
-INPUT_KIND_RULES = (  # while none of the inputs is of one of `needs`
+# (keys, kinds, why): no effect while no input is of one of the kinds.
+INPUT_KIND_RULES = (
     (("model.category", "model.embedding"), ("category",), "no input is a category"),
     (("data.scale", "data.impute", "data.indicator"), ("number", "series"), "no input is a number"),
     (
@@ -203,9 +211,13 @@ INPUT_KIND_RULES = (  # while none of the inputs is of one of `needs`
 def find_unused_settings(
     config: Config, words: list[str], folders: list[Path], inputs: Mapping[str, str] | None = None
 ) -> list[str]:
-    """What these words ask for in vain, and what they take away without having said so; one line each.
+    """Overrides that have no effect, and those that silently remove something; a line each.
 
-    inputs: name → kind, once the data are read; until then those that the task names, if it does.
+    Args:
+        config: The composed config.
+        words: Its overrides.
+        folders: The user's conf folders.
+        inputs: Input → kind, once the data are read; None: as the task names them, if it does.
     """
     task = config["task"].get("inputs") and get_input_types(config)
     kinds = set((inputs or task or {}).values())
@@ -218,7 +230,7 @@ def find_unused_settings(
 
 def _is_in_keys(key: str, keys: tuple[str, ...]) -> bool:
     """Whether a key is one of these, or inside one of these groups."""
-    return any(key == each or key.startswith(f"{each}.") for each in keys)
+    return any(key == group or key.startswith(f"{group}.") for group in keys)
 
 
 def _find_unused(config: Config, words: list[str], kinds: set[str]) -> Iterator[str]:
@@ -240,22 +252,27 @@ def _find_replaced(config: Config, words: list[str], folders: list[Path]) -> Ite
     for word in words:
         group, _, names = word.partition("=")
         if group in ADDITIVE_GROUPS and names.strip("[]") not in ("none", ""):
-            before = compose_without_hydra([each for each in words if each != word], folders)
-            usual = list(before[0][group]) if before else []
-            lost = [name for name in usual if name not in config[group]]
-            new = [name for name in config[group] if name not in usual]
+            preview = compose_without_hydra(
+                [remaining for remaining in words if remaining != word], folders
+            )
+            default_names = list(preview[0][group]) if preview else []
+            lost = [name for name in default_names if name not in config[group]]
+            new = [name for name in config[group] if name not in default_names]
             if lost and new:
                 together = f"[{','.join(new)}]" if len(new) > 1 else new[0]
                 added = quote_for_shell(f"+{group}={together}")
-                yield f"{word} takes the place of {', '.join(lost)}; to add to what there is: {added}"
+                replaced = ", ".join(lost)
+                yield f"{word} takes the place of {replaced}; to add to what there is: {added}"
         beside_auto = group == "+metric" or (
             group == "metric" and "auto" in names.strip("[]").split(",")
         )
         if beside_auto and config["metric"]:
-            yield (f"{word}: the usual metrics are measured only where no other is named; name all that are wanted: "
-                   "'metric=[accuracy,…]'")  # fmt: skip
+            yield (
+                f"{word}: the usual metrics are measured only where no other is named; "
+                "name all that are wanted: 'metric=[accuracy,…]'"
+            )
 
 
 def quote_for_shell(word: str) -> str:
-    """A word as a shell takes it."""
+    """An override quoted for a shell where that is needed."""
     return f"'{word}'" if set("[]{}* ") & set(word) else word

@@ -1,11 +1,11 @@
-"""Checks a whole config before anything heavy is imported, and names all its faults at once."""
+"""Checks a whole config before anything heavy is imported, and reports all faults at once."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dlrun.config import compatibility, parts
 from dlrun.config.compatibility import (
@@ -32,16 +32,25 @@ from dlrun.config.signatures import (
 )
 from dlrun.core.errors import UserError, format_names
 
-if TYPE_CHECKING:
-    pass
+# Leading arguments that dlrun passes to its own parts.
+NUM_CONTEXT_ARGUMENTS = {"model": 1, "objective": 1, "optimizer": 1, "loss": 1, "metric": 1}
+CONTEXT_HINTS = {
+    "model": "to be given the Spec of the data, call the argument spec",
+    "callback": "to be called after each epoch: (trainer, …)",
+    "loss": "a plain function is (prediction, target, …)",
+    "metric": "a plain function is (prediction, target, …)",
+}
 
 
 def find_member_errors(members: Any) -> Iterator[str]:
-    """What is wrong with model.members as a setting: none named, or a folder in which no fit has finished."""
+    """Faults of model.members: none are named, or a folder in which no fit has finished."""
     if not isinstance(members, list) or not all(isinstance(name, str) for name in members):
-        return  # the check of types says so
+        return  # reported by the check of types
     if not members:
-        yield "model.members is empty: say which finished runs answer together: model.members=[RUN,RUN]"
+        yield (
+            "model.members is empty: "
+            "say which finished runs answer together: model.members=[RUN,RUN]"
+        )
     yield from filter(None, map(_get_member_error, members))
 
 
@@ -51,37 +60,28 @@ def _get_member_error(name: str) -> str:
         return f"model.members: there is no folder {name} (looked at {folder.absolute()})"
     if not (folder / "config.yaml").is_file():
         return f"model.members: {name} is no run folder: it has no config.yaml"
-    finished = (folder / "results.jsonl").is_file()
-    return (
-        ""
-        if finished
-        else f"model.members: no fit has finished in {name}; dlrun resume goes on with it"
-    )
-
-
-NUM_CONTEXT_ARGUMENTS = {
-    "model": 1,
-    "objective": 1,
-    "optimizer": 1,
-    "loss": 1,
-    "metric": 1,
-}  # arguments that the runner gives, in order
-CONTEXT_HINTS = {
-    "model": "to be given the Spec of the data, call the argument spec",
-    "callback": "to be called after each epoch: (trainer, …)",
-    "loss": "a plain function is (prediction, target, …)",
-    "metric": "a plain function is (prediction, target, …)",
-}
+    if not (folder / "results.jsonl").is_file():
+        return f"model.members: no fit has finished in {name}; dlrun resume goes on with it"
+    return ""
 
 
 def validate_config(config: dict[str, Any], plugins: tuple[str, ...]) -> None:
-    """Refuse a config with wrong keys, types, ranges, targets or combinations; one line a fault."""
+    """Refuse a config with faults.
+
+    Args:
+        config: Resolved.
+        plugins: The user's packages.
+
+    Raises:
+        UserError: Wrong keys, types, ranges, targets and combinations, a line each.
+    """
     if faults := list(find_structure_errors(config)):
         raise UserError("\n".join(faults))
     faults = [*find_root_errors(config), *parts.find_part_errors(config, plugins)]
     for group, node in config.items():
         faults += find_group_errors(config, group, node, plugins)
-    if faults and not all(isinstance(config.get(part, {}), dict) for part in SINGLE_PARTS):
+    # Combinations can be judged only where every group is a mapping.
+    if faults and not all(isinstance(config.get(name, {}), dict) for name in SINGLE_PARTS):
         raise UserError("\n".join(dict.fromkeys(faults)))
     faults += [*find_combination_errors(config), *find_stage_errors(config, plugins)]
     if split_builtin_target(config, "model")[2] == "ensemble":
@@ -93,10 +93,10 @@ def validate_config(config: dict[str, Any], plugins: tuple[str, ...]) -> None:
 def find_group_errors(
     config: dict[str, Any], group: str, node: Any, plugins: tuple[str, ...]
 ) -> Iterator[str]:
-    """What is wrong in the values of the parts of one group."""
+    """Faults in the values of the parts of one group."""
     if group in PART_LISTS:
-        for name, part in node.items():
-            yield from find_node_errors(part, f"{group}.{name}", group, plugins)
+        for name, part_node in node.items():
+            yield from find_node_errors(part_node, f"{group}.{name}", group, plugins)
     elif group in parts.PER_TARGET_KINDS:
         yield from find_inner_part_errors(node, group, parts.PER_TARGET_KINDS[group], plugins)
     elif group in SINGLE_PARTS or (
@@ -110,107 +110,132 @@ def find_group_errors(
 
 
 def split_text_part(data: Any, text: Any) -> Any:
-    """A data part without the part of group `text` in it, which is checked by itself."""
+    """A data node without the part of group `text` in it, which is checked by itself."""
     if not isinstance(data, dict) or not isinstance(text, dict):
         return data
     return {key: None if value == text else value for key, value in data.items()}
 
 
 def find_unused_text_errors(config: dict[str, Any], words: list[str]) -> Iterator[str]:
-    """Words about how texts become numbers, where the data have no texts as they were written."""
+    """Overrides of `text` where the data have no raw texts."""
     data, text = config.get("data"), config.get("text")
     if isinstance(data, dict) and isinstance(text, dict) and text not in list(data.values()):
         for word in words:
             if word.startswith(("text=", "text.")):
                 hint = "; data.length=500 reads their words in turn" if "length" in data else ""
-                yield f"{word}: these data have no texts as they were written (task=imdb_text and texts have){hint}"
+                yield (
+                    f"{word}: these data have no texts as they were written "
+                    f"(task=imdb_text and texts have){hint}"
+                )
 
 
-def find_node_errors(node: Any, place: str, kind: str, plugins: tuple[str, ...]) -> Iterator[str]:
-    """Faults of one part's values: its keys, and their types and ranges."""
+def find_node_errors(
+    node: Any, location: str, kind: str, plugins: tuple[str, ...]
+) -> Iterator[str]:
+    """Faults in one part's values: its keys, and their types and ranges.
+
+    Args:
+        node: The part.
+        location: Its dotted key.
+        kind: The kind that belongs there.
+        plugins: The user's packages.
+    """
     if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
-        yield not_a_part_message(node, place)
+        yield not_a_part_message(node, location)
         return
     target = parts.resolve_target(node["_target_"])
     if not parts.is_part(target, kind, plugins):
         return
-    found = get_configurable_arguments(
+    signature = get_configurable_arguments(
         target, kind, NUM_CONTEXT_ARGUMENTS.get(kind, 0)
     ) or Signature({}, open=True)
     for key, value in node.items():
-        if key in found.arguments:
-            inside = parts.get_argument_kind(target, kind, plugins, key)
+        if key in signature.arguments:
+            inner_kind = parts.get_argument_kind(target, kind, plugins, key)
             yield from find_argument_errors(
-                found.arguments[key], value, f"{place}.{key}", inside, plugins
+                signature.arguments[key], value, f"{location}.{key}", inner_kind, plugins
             )
-        elif key != "_target_" and not found.open:
+        elif key != "_target_" and not signature.open:
             yield unknown_argument_message(
-                place, key, target.rpartition(".")[2], list(found.arguments)
+                location, key, target.rpartition(".")[2], list(signature.arguments)
             )
-    for key, argument in found.arguments.items():
+    for key, argument in signature.arguments.items():
         if argument.required and key not in node:
-            yield f"{place}: {target.rpartition('.')[2]} needs a value for '{key}'{format_required_hint(place, key)}"
+            name, hint = target.rpartition(".")[2], format_required_hint(location, key)
+            yield f"{location}: {name} needs a value for '{key}'{hint}"
 
 
-def not_a_part_message(node: Any, place: str) -> str:
-    """The message for what stands where a part belongs."""
-    group, _, name = place.partition(".")
+def not_a_part_message(node: Any, location: str) -> str:
+    """The message for a value in the place of a part."""
+    group, _, name = location.partition(".")
     if name == "_target_" or (
         isinstance(node, dict) and "_target_" not in node and group in (*SINGLE_PARTS, *PART_LISTS)
     ):
-        form = (
+        example = (
             "NAME: {_target_: my_package.NAME}"
             if group in PART_LISTS
             else "_target_: my_package.NAME"
         )
-        return f"{place}={truncate_value(node)}: it is not a part; expected in conf/{group}/NAME.yaml: {form}"
-    return f"{place}={truncate_value(node)}: it is not a part; choose one by name: {group}=NAME"
+        return (
+            f"{location}={truncate_value(node)}: it is not a part; "
+            f"expected in conf/{group}/NAME.yaml: {example}"
+        )
+    return f"{location}={truncate_value(node)}: it is not a part; choose one by name: {group}=NAME"
 
 
-def get_part_kind(place: str) -> str:
-    """The kind of the part at this place of a config; '' inside another part."""
-    group, *inner = place.split(".")
-    whole = {"losses": "loss", "metrics": "metric"}.get(group, group)
+def get_part_kind(location: str) -> str:
+    """The kind of the part at a dotted key; "" where it is inside another part."""
+    group, *inner = location.split(".")
+    kind = {"losses": "loss", "metrics": "metric"}.get(group, group)
     depth = {"metrics": 2, "losses": 1, **dict.fromkeys(PART_LISTS, 1)}.get(group, 0)
-    return whole if len(inner) == depth else ""
+    return kind if len(inner) == depth else ""
 
 
 def find_argument_errors(
-    argument: Argument, value: Any, place: str, inside: str | None, plugins: tuple[str, ...]
+    argument: Argument, value: Any, location: str, inner_kind: str | None, plugins: tuple[str, ...]
 ) -> Iterator[str]:
-    """Faults of one value of a part. inside: the kind of part that belongs there, if any."""
-    if wanted := describe_type_mismatch(value, argument):
-        yield f"{place}={truncate_value(value)}: it must be {wanted}"
-    elif inside is not None:
-        yield from find_inner_part_errors(value, place, inside, plugins)
+    """Faults in one value of a part.
+
+    Args:
+        argument: What it sets.
+        value: The value.
+        location: Its dotted key.
+        inner_kind: The kind of part that belongs there, if any.
+        plugins: The user's packages.
+    """
+    if expected := describe_type_mismatch(value, argument):
+        yield f"{location}={truncate_value(value)}: it must be {expected}"
+    elif inner_kind is not None:
+        yield from find_inner_part_errors(value, location, inner_kind, plugins)
 
 
 def find_inner_part_errors(
-    value: Any, place: str, kind: str, plugins: tuple[str, ...]
+    value: Any, location: str, kind: str, plugins: tuple[str, ...]
 ) -> Iterator[str]:
-    """Faults of the parts inside a value: one part, or a mapping or list of parts, or of mappings of them."""
+    """Faults of the parts in a value: one part, or mappings or lists of parts, of any depth."""
     if isinstance(value, dict) and "_target_" in value:
-        yield from find_node_errors(value, place, kind, plugins)
+        yield from find_node_errors(value, location, kind, plugins)
     elif isinstance(value, dict | list):
         for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from find_inner_part_errors(inner, f"{place}.{name}", kind, plugins)
+            yield from find_inner_part_errors(inner, f"{location}.{name}", kind, plugins)
 
 
-def format_required_hint(place: str, key: str) -> str:
-    """How to say a setting; for some parts, also how to be given what dlrun knows."""
-    hint = CONTEXT_HINTS.get(get_part_kind(place), "")
-    return f": {place}.{key}=…{hint and f' ({hint})'}"
+def format_required_hint(location: str, key: str) -> str:
+    """How to set an argument; of some parts also how to be passed what dlrun knows."""
+    hint = CONTEXT_HINTS.get(get_part_kind(location), "")
+    return f": {location}.{key}=…{hint and f' ({hint})'}"
 
 
-def unknown_argument_message(place: str, key: str, name: str, there: list[str]) -> str:
+def unknown_argument_message(location: str, key: str, name: str, names: list[str]) -> str:
     """The message for a key that a part does not have."""
-    close = difflib.get_close_matches(key, there, 1)
+    close = difflib.get_close_matches(key, names, 1)
     guess = f": did you mean '{close[0]}'?" if close else "."
-    return f"no setting '{place}.{key}' for {name}{guess} There are: {format_names(there, key) or 'none'}"
+    available = format_names(names, key) or "none"
+    return f"no setting '{location}.{key}' for {name}{guess} There are: {available}"
 
 
 def find_stage_errors(config: dict[str, Any], plugins: tuple[str, ...]) -> Iterator[str]:
-    """Settings of a stage that are not there, or that their part would refuse."""
+    """Settings of a stage that do not exist, or that their part refuses."""
     for name in ("first", "then"):
         for key, value in to_dotted_keys(config["stages"].get(name) or {}).items():
             node, groups = config, key.split(".")
@@ -234,7 +259,7 @@ def _has_parts(node: dict[str, Any]) -> str:
 
 
 def find_combination_errors(config: dict[str, Any]) -> Iterator[str]:
-    """Parts that make no sense together, as far as the task says what its columns are."""
+    """Parts that do not go together, as far as the task says what its columns are."""
     if fault := compatibility.get_objective_error(
         split_builtin_target(config, "objective")[2], split_builtin_target(config, "model")[2]
     ):
@@ -250,7 +275,10 @@ def find_combination_errors(config: dict[str, Any]) -> Iterator[str]:
 
 
 def get_input_types(config: dict[str, Any]) -> dict[str, str]:
-    """The task's inputs with their kinds: whether texts are sets of words or words in turn is said with the data."""
+    """The task's inputs with their kinds.
+
+    Whether texts are bags of words or sequences is a setting of the data, not of the task.
+    """
     kinds, data = dict(config["task"]["inputs"]), config["data"]
     text = data.get("text") if isinstance(data, dict) else None
     if isinstance(text, dict):
@@ -263,29 +291,31 @@ def get_input_types(config: dict[str, Any]) -> dict[str, str]:
 
 
 def find_target_errors(config: dict[str, Any], target: str, kind: str) -> Iterator[str]:
-    """A loss or measures that make no sense for a target of this kind: its own, or those that all have."""
+    """A loss or metrics that make no sense for a target, its own or those of all targets."""
     several = len((config.get("task") or {}).get("targets") or ()) > 1
-    whole = lambda fault, group: add_target_hint(fault, group, target) if several else fault  # noqa: E731
+    with_hint = lambda fault, group: (  # noqa: E731
+        add_target_hint(fault, group, target) if several else fault
+    )
     losses, metrics = ((config.get(group) or {}).get(target) for group in parts.PER_TARGET_KINDS)
     module, _, loss = split_builtin_target({"loss": losses or config["loss"]}, "loss")
     if module and (fault := get_loss_error(loss, kind)):
-        yield fault.replace("loss=", f"losses.{target}=", 1) if losses else whole(fault, "loss")
+        if losses:
+            yield fault.replace("loss=", f"losses.{target}=", 1)
+        else:
+            yield with_hint(fault, "loss")
     chosen = metrics or config["metric"]
     for metric in chosen:
         mine = split_builtin_target(chosen, metric)[2] == metric
         if mine and (fault := get_metric_error(metric, kind)):
-            yield (
-                fault.replace("metric=", f"metrics.{target}=", 1)
-                if metrics
-                else whole(fault, "metric")
-            )
+            if metrics:
+                yield fault.replace("metric=", f"metrics.{target}=", 1)
+            else:
+                yield with_hint(fault, "metric")
 
 
-def split_builtin_target(parts: dict[str, Any], name: str) -> tuple[str, str, str]:
-    """The target of one of these parts split at its last dot; empty where it is not dlrun's own."""
-    target = parts[name].get("_target_") if isinstance(parts.get(name), dict) else None
-    return (
-        target.rpartition(".")
-        if isinstance(target, str) and target.startswith("dlrun.")
-        else ("", "", "")
-    )
+def split_builtin_target(nodes: dict[str, Any], name: str) -> tuple[str, str, str]:
+    """The target of a part split at its last dot; empty texts where it is not dlrun's own."""
+    target = nodes[name].get("_target_") if isinstance(nodes.get(name), dict) else None
+    if isinstance(target, str) and target.startswith("dlrun."):
+        return target.rpartition(".")
+    return "", "", ""
