@@ -37,29 +37,31 @@ class AutoencoderObjective(Objective):
     """
 
     def __init__(
-        self, given: ObjectiveContext, loss: Literal["mse", "bce"], noise: Noise, sparsity: float
+        self, context: ObjectiveContext, loss: Literal["mse", "bce"], noise: Noise, sparsity: float
     ) -> None:
         super().__init__()
         self.model, self.loss, self.noise, self.sparsity = (
-            cast(Autoencoder, given.model),
+            cast(Autoencoder, context.model),
             loss,
             noise,
             sparsity,
         )
-        self.augment, self.data = given.augment, given.data
+        self.augment, self.data = context.augment, context.data
         self.groups = {"model": list(self.model.parameters())}
-        parts = ("loss_reconstruction", "loss_sparsity") if sparsity else ()
-        self.goals = dict.fromkeys(("loss", *parts, "mse"), "min")
-        values = lambda code: self.model.values(self.model.decode(code))  # noqa: E731
-        damage = None if noise.kind == "none" else noise
+        terms = ("loss_reconstruction", "loss_sparsity") if sparsity else ()
+        self.goals = dict.fromkeys(("loss", *terms, "mse"), "min")
+        decode_to_values = lambda code: self.model.values(self.model.decode(code))  # noqa: E731
+        corrupt = None if noise.kind == "none" else noise
         codes = LatentCodes(
-            get_display_rows(given.data, self.model.read),
+            get_display_rows(context.data, self.model.read),
             lambda x: self.model.encode(x)[0],
-            values,
-            damage,
+            decode_to_values,
+            corrupt,
         )
-        drawn = ("reconstructions", "interpolation") if self.model.is_image else ()
-        self.generators: dict[str, SampleGenerator] = {kind: getattr(codes, kind) for kind in drawn}
+        image_kinds = ("reconstructions", "interpolation") if self.model.is_image else ()
+        self.generators: dict[str, SampleGenerator] = {
+            kind: getattr(codes, kind) for kind in image_kinds
+        }
         self.generators |= {"codes": codes.plane, "clusters": codes.clusters}
         self.default_samples = ("reconstructions", "codes") if self.model.is_image else ("codes",)
 
@@ -68,20 +70,30 @@ class AutoencoderObjective(Objective):
             batch = self.augment(batch)
         rows = self.model.read(batch)
         codes = self.model.encode(self.noise(rows))[0]
-        sparse = self.sparsity * codes.abs().sum(1).mean() if self.sparsity else None
-        yield self.build_step(self.model.decode(codes), rows, sparse)
+        sparsity = self.sparsity * codes.abs().sum(1).mean() if self.sparsity else None
+        yield self.build_step(self.model.decode(codes), rows, sparsity)
 
-    def build_step(self, raw: Tensor, rows: Tensor, sparse: Tensor | None) -> Step:
+    def build_step(self, outputs: Tensor, rows: Tensor, sparsity: Tensor | None) -> Step:
         """The step of these answers, with what the codes add to the loss."""
-        squares = F.mse_loss(self.model.values(raw), rows)
-        loss = squares if self.loss == "mse" else F.binary_cross_entropy_with_logits(raw, rows)
-        parts = {} if sparse is None else {"reconstruction": loss, "sparsity": sparse}
-        return Step("model", loss if sparse is None else loss + sparse, {}, parts, {"mse": squares})
+        squared_error = F.mse_loss(self.model.values(outputs), rows)
+        loss = (
+            squared_error
+            if self.loss == "mse"
+            else F.binary_cross_entropy_with_logits(outputs, rows)
+        )
+        terms = {} if sparsity is None else {"reconstruction": loss, "sparsity": sparsity}
+        return Step(
+            "model",
+            loss if sparsity is None else loss + sparsity,
+            {},
+            terms,
+            {"mse": squared_error},
+        )
 
     def baseline_objective(self) -> MeanReconstruction:
         """The mean of the training rows as the answer to all."""
-        none = lambda rows: rows.new_zeros(()) if self.sparsity else None  # noqa: E731
-        step = lambda raw, rows: self.build_step(raw, rows, none(rows))  # noqa: E731
+        zero_sparsity = lambda rows: rows.new_zeros(()) if self.sparsity else None  # noqa: E731
+        step = lambda outputs, rows: self.build_step(outputs, rows, zero_sparsity(rows))  # noqa: E731
         return MeanReconstruction(
             self.data.train, self.model.read, self.model.shape, self.model.is_image, step
         )
@@ -89,18 +101,18 @@ class AutoencoderObjective(Objective):
     def split_scores(self, batches: Iterable[Batch]) -> dict[str, Score]:
         """The mean squared error on rows without noise, and that of as many principal components of the training rows,
         which is the least that a linear autoencoder can have there; the latter for rows of up to 4,096 numbers."""
-        answers: dict[str, Callable[[Tensor], Tensor]] = {
+        reconstruct: dict[str, Callable[[Tensor], Tensor]] = {
             "mse_undamaged": lambda x: self.model.values(
                 self.model.decode(self.model.encode(x)[0])
             ),
         }
         if count_values(self.model.shape) <= MAX_PCA_FEATURES:
-            answers["mse_pca"] = self.fit_components()
-        errors: dict[str, list[Tensor]] = {name: [] for name in answers}
+            reconstruct["mse_pca"] = self.fit_components()
+        errors: dict[str, list[Tensor]] = {name: [] for name in reconstruct}
         for rows in map(self.model.read, batches):
-            for name, answer in answers.items():
-                errors[name].append((answer(rows) - rows).square().flatten(1).mean(1))
-        return {name: score_from_rows(torch.cat(found)) for name, found in errors.items()}
+            for name, function in reconstruct.items():
+                errors[name].append((function(rows) - rows).square().flatten(1).mean(1))
+        return {name: score_from_rows(torch.cat(row_errors)) for name, row_errors in errors.items()}
 
     def fit_components(self) -> PCAReconstruction:
         """As many principal components of the training rows as a code has numbers."""
@@ -110,7 +122,7 @@ class AutoencoderObjective(Objective):
 
 
 def autoencoder(
-    given: ObjectiveContext,
+    context: ObjectiveContext,
     *,
     loss: ReconstructionLossKind,
     noise: NoiseKind,
@@ -123,12 +135,12 @@ def autoencoder(
     loss: auto is bce for pixels and mse for numbers. noise, amount, patch: see `Noise`; it is undone in training and in
     validation alike (Vincent et al. 2008). sparsity: L1 on codes. Raises ValueError for what makes no sense together.
     """
-    model = cast(Autoencoder, given.model)
+    model = cast(Autoencoder, context.model)
     if loss == "bce" and not model.is_image:
         raise ValueError("loss=bce wants values in [0, 1], and these are numbers: use mse")
     if patch > 1 and not (noise == "mask" and model.is_image):
         raise ValueError(f"patch={patch}: patches are masked in pictures, with noise=mask")
-    usual: Literal["mse", "bce"] = "bce" if model.is_image else "mse"
+    default_loss: Literal["mse", "bce"] = "bce" if model.is_image else "mse"
     return AutoencoderObjective(
-        given, usual if loss == "auto" else loss, Noise(noise, amount, patch), sparsity
+        context, default_loss if loss == "auto" else loss, Noise(noise, amount, patch), sparsity
     )

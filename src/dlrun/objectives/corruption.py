@@ -41,6 +41,6 @@ class Noise:
         *_, height, width = rows.shape
         cells = (-(-side // self.patch) for side in (height, width))
         draws = torch.rand(len(rows), 1, *cells, device=rows.device)
-        kept = (draws >= self.amount).to(rows.dtype)
-        whole = kept.repeat_interleave(self.patch, 2).repeat_interleave(self.patch, 3)
-        return whole[:, :, :height, :width]
+        keeps = (draws >= self.amount).to(rows.dtype)
+        mask = keeps.repeat_interleave(self.patch, 2).repeat_interleave(self.patch, 3)
+        return mask[:, :, :height, :width]

@@ -29,13 +29,13 @@ def build_loss(node: Mapping[str, Any], field: Field, plugins: Plugins) -> Loss:
         def squared(prediction, target, weight=1.0):
             return weight * (prediction - target).square().mean()
     """
-    made = build_part(node, field, kind="loss", plugins=plugins)
+    loss = build_part(node, field, kind="loss", plugins=plugins)
     if not is_custom(node["_target_"]):
-        return made  # type: ignore[no-any-return]
-    if not callable(made):
-        raise UserError(f"loss {node['_target_']} returns a {type(made).__name__}; expected a function (prediction, "
+        return loss  # type: ignore[no-any-return]
+    if not callable(loss):
+        raise UserError(f"loss {node['_target_']} returns a {type(loss).__name__}; expected a function (prediction, "
                       "target), or an nn.Module that is called so")  # fmt: skip
-    return CustomLoss(made, node["_target_"])
+    return CustomLoss(loss, node["_target_"])
 
 
 @dataclass(frozen=True)
@@ -46,19 +46,21 @@ class CustomLoss:
     name: str
     steady = False
 
-    def __call__(self, raw: Tensor, target: Tensor) -> Tensor:
+    def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
         """The mean loss of these rows."""
         try:
-            found = self.function(raw, target)
+            loss = self.function(outputs, target)
         except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
-            raise UserError(format_custom_error(f"loss {self.name}", error, raw, target)) from error
-        if not isinstance(found, Tensor) or found.numel() != 1:
-            got = (
-                f"{tuple(found.shape)} numbers"
-                if isinstance(found, Tensor)
-                else f"a {type(found).__name__}"
+            raise UserError(
+                format_custom_error(f"loss {self.name}", error, outputs, target)
+            ) from error
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            returned = (
+                f"{tuple(loss.shape)} numbers"
+                if isinstance(loss, Tensor)
+                else f"a {type(loss).__name__}"
             )
             raise UserError(
-                f"loss {self.name} returns {got}; expected a tensor of one number, such as loss.mean()"
+                f"loss {self.name} returns {returned}; expected a tensor of one number, such as loss.mean()"
             )
-        return found.reshape(())
+        return loss.reshape(())

@@ -55,27 +55,29 @@ class DeepDreamObjective(Objective):
         }
 
     def steps(self, batch: Batch) -> Iterator[Step]:
-        seen: Tensor = self.pictures
+        canvas: Tensor = self.pictures
         if self.jitter and self.training:
-            seen = seen.roll(torch.randint(-self.jitter, self.jitter + 1, (2,)).tolist(), (2, 3))
-        answers = self.model(seen, self.layers)
-        excited = torch.stack(
+            canvas = canvas.roll(
+                torch.randint(-self.jitter, self.jitter + 1, (2,)).tolist(), (2, 3)
+            )
+        activations = self.model(canvas, self.layers)
+        energy = torch.stack(
             [
-                weight * activation_energy(answers[name], self.edge)
+                weight * activation_energy(activations[name], self.edge)
                 for name, weight in self.layers.items()
             ]
         ).sum()
-        yield Step("canvas", -excited, measured={"excitement": excited})
+        yield Step("canvas", -energy, measured={"excitement": energy})
 
     def begin_with(self, state: dict[str, Any]) -> None:
         """Go on from the canvas of a smaller octave: enlarged, with the detail of the photograph that it lacks."""
-        before = state["objective"]["pictures"].to(self.photo)
-        size, smaller = self.pictures.shape[2:], before.shape[2:]
-        lost = resize_images(self.photo, size) - resize_images(
-            resize_images(self.photo, smaller), size
+        smaller_canvas = state["objective"]["pictures"].to(self.photo)
+        size, smaller_size = self.pictures.shape[2:], smaller_canvas.shape[2:]
+        detail = resize_images(self.photo, size) - resize_images(
+            resize_images(self.photo, smaller_size), size
         )
         with torch.no_grad():
-            self.pictures.copy_(resize_images(before, size) + lost)
+            self.pictures.copy_(resize_images(smaller_canvas, size) + detail)
 
     def current_image(self) -> Iterator[Artifact]:
         """The picture as it is now."""
@@ -91,15 +93,15 @@ class DeepDreamObjective(Objective):
         yield morph_frames(self.photo, self.pictures, count, width, zoom)
 
 
-def activation_energy(answer: Tensor, edge: int) -> Tensor:
+def activation_energy(activation: Tensor, edge: int) -> Tensor:
     """The squares of a layer's answer (1, C, h, w) without its edge, added up, over all numbers in it."""
-    top, left = (min(edge, (side - 1) // 2) for side in answer.shape[2:])
-    inner = answer[:, :, top : answer.shape[2] - top, left : answer.shape[3] - left]
-    return inner.square().sum() / answer.numel()
+    top, left = (min(edge, (side - 1) // 2) for side in activation.shape[2:])
+    inner = activation[:, :, top : activation.shape[2] - top, left : activation.shape[3] - left]
+    return inner.square().sum() / activation.numel()
 
 
 def dream(
-    given: ObjectiveContext,
+    context: ObjectiveContext,
     *,
     octave: Natural,
     scale: Positive,
@@ -111,16 +113,16 @@ def dream(
 
     octave: how many times it is smaller by `scale`; 0 is its full size. Raises UserError where it is too small then.
     """
-    photo, *_ = load_input_images(given)
+    photo, *_ = load_input_images(context)
     height, width = (
         round(side / scale**octave, 9) for side in photo.shape[2:]
     )  # 169 / 1.3² is 99.99999999999999
     size = (max(1, int(height)), max(1, int(width)))
-    model = given.model.to(given.device)
+    model = context.model.to(context.device)
     assert isinstance(model, FeatureExtractor)
-    found = DeepDreamObjective(model, photo, size, ticks, edge, jitter)
+    objective = DeepDreamObjective(model, photo, size, ticks, edge, jitter)
     with (
         torch.no_grad()
     ):  # so that a picture which the network cannot read is refused before anything is written
-        model(found.pictures, found.layers)
-    return found
+        model(objective.pictures, objective.layers)
+    return objective

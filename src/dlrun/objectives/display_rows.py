@@ -29,8 +29,8 @@ class DisplayRows:
 
     def pick_evenly(self, count: int) -> Tensor:
         """The numbers of so many rows, or all, evenly spread."""
-        there = len(self.table)
-        return torch.linspace(0, there - 1, min(count, there)).round().long()
+        num_rows = len(self.table)
+        return torch.linspace(0, num_rows - 1, min(count, num_rows)).round().long()
 
     def to_indices(self, rows: list[int]) -> Tensor:
         """The same numbers as a tensor. Raises UserError for one that is not there."""
@@ -70,36 +70,39 @@ class DisplayRows:
         return (values > low).long() + (values > high).long(), names
 
 
-def get_display_rows(data: PreparedData, of: Callable[[Batch], Tensor]) -> DisplayRows:
+def get_display_rows(data: PreparedData, read_inputs: Callable[[Batch], Tensor]) -> DisplayRows:
     """The held-out rows, or the training rows where nothing is held out."""
     source: Source = data.train if data.val is None else data.val
     return DisplayRows(
-        source, of, data.spec.targets, "training rows" if data.val is None else "held-out rows"
+        source,
+        read_inputs,
+        data.spec.targets,
+        "training rows" if data.val is None else "held-out rows",
     )
 
 
 def find_target_with_labels(fields: dict[str, Field], target: str) -> str:
     """The target whose labels are meant: the one that is named, or the first that has some. Raises UserError."""
-    there = [name for name, field in fields.items() if field.kind in LABELED_KINDS]
-    if (target and target not in there) or not there:
+    labeled = [name for name, field in fields.items() if field.kind in LABELED_KINDS]
+    if (target and target not in labeled) or not labeled:
         named = f"target '{target}' has no labels" if target else "no target has labels"
-        raise UserError(f"{named}; there are: {format_names(there) or 'none'}")
-    return target or there[0]
+        raise UserError(f"{named}; there are: {format_names(labeled) or 'none'}")
+    return target or labeled[0]
 
 
 def build_point_groups(
-    rows_of: DisplayRows, target: str, rows: Tensor, *, numbers: bool = True
+    display: DisplayRows, target: str, rows: Tensor, *, numbers: bool = True
 ) -> tuple[Tensor, tuple[str, ...], str]:
     """The groups that points are coloured by, their names, and a word on what they are.
 
     By the labels of a target; by thirds of one that is a number, with `numbers`; else all are one group. Raises UserError
     for a target that is named and has no labels.
     """
-    fields = rows_of.fields
+    fields = display.fields
     if target or any(field.kind in LABELED_KINDS for field in fields.values()):
         name = find_target_with_labels(fields, target)
-        return *rows_of.get_label_groups(name, rows), f" by '{name}'"
-    known = [name for name, field in fields.items() if field.kind == "number"]
-    if known and numbers:
-        return *rows_of.get_value_groups(known[0], rows), f" by thirds of '{known[0]}'"
+        return *display.get_label_groups(name, rows), f" by '{name}'"
+    numeric = [name for name, field in fields.items() if field.kind == "number"]
+    if numeric and numbers:
+        return *display.get_value_groups(numeric[0], rows), f" by thirds of '{numeric[0]}'"
     return torch.zeros(len(rows), dtype=torch.long), ("rows",), ""

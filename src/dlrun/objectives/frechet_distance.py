@@ -31,7 +31,7 @@ class FrechetMetric:
     build_features: BuildFeatures
 
     def __call__(
-        self, make: Callable[[int], Tensor], pictures: Iterable[Tensor]
+        self, generate: Callable[[int], Tensor], pictures: Iterable[Tensor]
     ) -> dict[str, Score]:
         """Distance of made pictures to half of the real ones, and of this half to the other: what is to be reached.
 
@@ -42,14 +42,20 @@ class FrechetMetric:
         if 2 * half < MIN_ROWS:
             return {}
         features = self.build_features()
-        made = [features(make(len(part))) for part in real[:half].split(IMAGES_AT_ONCE)]
-        one, other = (
-            torch.cat([features(part) for part in each.split(IMAGES_AT_ONCE)])
-            for each in real[: 2 * half].split(half)
+        generated_features = [
+            features(generate(len(chunk))) for chunk in real[:half].split(IMAGES_AT_ONCE)
+        ]
+        reference, second_half = (
+            torch.cat([features(chunk) for chunk in real_half.split(IMAGES_AT_ONCE)])
+            for real_half in real[: 2 * half].split(half)
         )
         return {
-            self.name: Score(gaussian_distance(torch.cat(made), one), n=half, goal="min"),
-            f"{self.name}_floor": Score(gaussian_distance(other, one), n=half, goal="min"),
+            self.name: Score(
+                gaussian_distance(torch.cat(generated_features), reference), n=half, goal="min"
+            ),
+            f"{self.name}_floor": Score(
+                gaussian_distance(second_half, reference), n=half, goal="min"
+            ),
         }
 
 
@@ -63,27 +69,29 @@ def frechet(
     the features of Inception is called FID: these are other numbers. rows: real pictures that are looked at.
     """
 
-    def build(given: ObjectiveContext, column: str) -> FrechetMetric:
+    def build(context: ObjectiveContext, column: str) -> FrechetMetric:
         if features == "pixels":
-            training = lambda: (batch[column] for batch in given.data.train.batches(IMAGES_AT_ONCE))  # noqa: E731
-            what = f"{components} principal components of the training pictures"
+            training = lambda: (
+                batch[column] for batch in context.data.train.batches(IMAGES_AT_ONCE)
+            )  # noqa: E731
+            description = f"{components} principal components of the training pictures"
             return FrechetMetric(
                 "frechet_pixels",
-                describe_frechet("frechet_pixels", what),
+                describe_frechet("frechet_pixels", description),
                 rows,
                 lambda: fit_pca_features(training(), rows, components),
             )
         base = load_backbone(features, features if Path(features).is_dir() else "DEFAULT", column)
         name = "frechet_run" if base.run else f"frechet_{features}"
-        net = build_image_encoder(
-            base, given.data.spec.inputs[column], "weights", "average"
+        network = build_image_encoder(
+            base, context.data.spec.inputs[column], "weights", "average"
         ).append(nn.Flatten())
-        net = net.eval().requires_grad_(False).to(given.device)
+        network = network.eval().requires_grad_(False).to(context.device)
         return FrechetMetric(
             name,
             describe_frechet(name, f"the averaged last feature map of {base.name}"),
             rows,
-            lambda: net,
+            lambda: network,
         )
 
     return build
@@ -96,21 +104,21 @@ def describe_frechet(name: str, features: str) -> str:
 
 def fit_pca_features(pictures: Iterable[Tensor], rows: int, components: int) -> Features:
     """Pictures → their principal components (N, components or fewer), learnt from some of these."""
-    seen = sample_rows(pictures, rows).flatten(1)
-    middle = seen.mean(0)
-    _, _, axes = torch.pca_lowrank(seen, min(components, *seen.shape), center=True, niter=4)
-    return lambda found: (found.flatten(1) - middle) @ axes
+    sample = sample_rows(pictures, rows).flatten(1)
+    mean = sample.mean(0)
+    _, _, axes = torch.pca_lowrank(sample, min(components, *sample.shape), center=True, niter=4)
+    return lambda images: (images.flatten(1) - mean) @ axes
 
 
 def sample_rows(batches: Iterable[Tensor], count: int) -> Tensor:
     """At most `count` rows of these batches, drawn at random and in a random order."""
-    keys, kept = list[Tensor](), list[Tensor]()
+    keys, rows = list[Tensor](), list[Tensor]()
     for batch in batches:
         keys.append(torch.rand(len(batch)))
-        kept.append(batch)
+        rows.append(batch)
         if sum(map(len, keys)) > 2 * count:
-            keys, kept = take_lowest_keys(keys, kept, count)
-    return take_lowest_keys(keys, kept, count)[1][0]
+            keys, rows = take_lowest_keys(keys, rows, count)
+    return take_lowest_keys(keys, rows, count)[1][0]
 
 
 def take_lowest_keys(
@@ -122,15 +130,15 @@ def take_lowest_keys(
     return [together[best]], [torch.cat(rows)[best.to(rows[0].device)]]
 
 
-def gaussian_distance(one: Tensor, other: Tensor) -> float:
+def gaussian_distance(features: Tensor, others: Tensor) -> float:
     """|μ₁ - μ₂|² + tr(C₁ + C₂ - 2 (C₁C₂)^½) of the Gaussians that fit features (N, D) best.
 
     The last trace is the sum of the square roots of the eigenvalues of √C₁ C₂ √C₁, which is symmetric.
     """
-    one, other = one.double(), other.double()
-    first, second = one.T.cov(correction=0), other.T.cov(correction=0)
+    features, others = features.double(), others.double()
+    first, second = features.T.cov(correction=0), others.T.cov(correction=0)
     values, vectors = torch.linalg.eigh(first)
     root = vectors * values.clamp_min(0).sqrt() @ vectors.T
     mixed = torch.linalg.eigvalsh(root @ second @ root).clamp_min(0).sqrt().sum()
-    apart = (one.mean(0) - other.mean(0)).square().sum()
+    apart = (features.mean(0) - others.mean(0)).square().sum()
     return max(0.0, float(apart + first.trace() + second.trace() - 2 * mixed))

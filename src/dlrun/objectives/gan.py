@@ -40,15 +40,19 @@ class GANObjective(Objective):
     def __init__(
         self,
         model: DCGAN,
-        contest: GANLoss,
-        pictures: Source,
-        judging: FrechetMetric | None = None,
-        rate: float = 1.0,
+        gan_loss: GANLoss,
+        training_images: Source,
+        frechet_metric: FrechetMetric | None = None,
+        generator_rate: float = 1.0,
         augment: Callable[[Batch], Batch] | None = None,
     ) -> None:
         super().__init__()
-        self.model, self.gan_loss, self.training_images = model, contest, pictures
-        self.frechet_metric, self.generator_rate, self.augment = judging, rate, augment
+        self.model, self.gan_loss, self.training_images = model, gan_loss, training_images
+        self.frechet_metric, self.generator_rate, self.augment = (
+            frechet_metric,
+            generator_rate,
+            augment,
+        )
         self.groups = {
             "discriminator": list(model.discriminator.parameters()),
             "generator": list(model.generator.parameters()),
@@ -68,32 +72,34 @@ class GANObjective(Objective):
         real = self.model.normalize_images(batch[self.model.column])
         for _ in range(self.gan_loss.critic_steps):
             yield self._discriminator_step(real)
-        made = self._generate(len(real))
-        passing = self.gan_loss.generator_loss(self.model.discriminator(made))
+        generated = self._generate(len(real))
+        loss = self.gan_loss.generator_loss(self.model.discriminator(generated))
         yield Step(
             "generator",
-            passing,
-            measured={"diversity": mean_pixel_std(made.detach()) / mean_pixel_std(real)},
+            loss,
+            measured={"diversity": mean_pixel_std(generated.detach()) / mean_pixel_std(real)},
         )
 
     def _discriminator_step(self, real: Tensor) -> Step:
         with torch.no_grad():
-            made = self._generate(len(real))
-        of_real, of_made = self.model.discriminator(torch.cat([real, made])).split(len(real))
+            generated = self._generate(len(real))
+        real_logits, generated_logits = self.model.discriminator(
+            torch.cat([real, generated])
+        ).split(len(real))
         loss = self.gan_loss.discriminator_loss(
-            of_real, of_made, self.gan_loss.label_noise if self.training else 0.0
+            real_logits, generated_logits, self.gan_loss.label_noise if self.training else 0.0
         )
-        parts = {}
+        terms = {}
         if self.gan_loss.penalty and torch.is_grad_enabled():
-            parts["penalty"] = self.gan_loss.penalty * gradient_penalty(
-                self.model.discriminator, real, made
+            terms["penalty"] = self.gan_loss.penalty * gradient_penalty(
+                self.model.discriminator, real, generated
             )
-            loss = loss + parts["penalty"]
-        answers = {
-            "answer_real": self.gan_loss.mean_output(of_real),
-            "answer_made": self.gan_loss.mean_output(of_made),
+            loss = loss + terms["penalty"]
+        mean_outputs = {
+            "answer_real": self.gan_loss.mean_output(real_logits),
+            "answer_made": self.gan_loss.mean_output(generated_logits),
         }
-        return Step("discriminator", loss, parts=parts, measured=answers)
+        return Step("discriminator", loss, parts=terms, measured=mean_outputs)
 
     def _generate(self, count: int) -> Tensor:
         return self.model.generator(process_group.draw_for_batch(self.model.sample_latent, count))  # type: ignore[no-any-return]
@@ -121,10 +127,10 @@ class GANObjective(Objective):
 
     def tracked_samples(self, *, columns: Count = 6) -> Iterator[ImageGrid]:
         """Pictures of the same latent points every time, so that it can be seen what becomes of each."""
-        fixed = torch.randn(
+        noise = torch.randn(
             NUM_TRACKED_POINTS, self.model.latent, generator=torch.Generator().manual_seed(0)
         )
-        points = fixed.to(self.model.sample_latent(1).device)
+        points = noise.to(self.model.sample_latent(1).device)
         yield ImageGrid(
             self._decode(points), columns, f"the same {NUM_TRACKED_POINTS} latent points every time"
         )
@@ -132,31 +138,31 @@ class GANObjective(Objective):
     def interpolation(self, *, rows: Count = 4, steps: Count = 8) -> Iterator[ImageGrid]:
         """On each row, pictures along the way from one random latent point to another."""
         begin, end = self.model.sample_latent(rows), self.model.sample_latent(rows)
-        ways = torch.stack(
+        points = torch.stack(
             [
                 spherical_interpolation(begin, end, share)
                 for share in torch.linspace(0, 1, steps).tolist()
             ],
             1,
         )
-        about = "on each row, the way from one latent point to another"
-        yield ImageGrid(self._decode(ways.flatten(0, 1)), steps, about)
+        description = "on each row, the way from one latent point to another"
+        yield ImageGrid(self._decode(points.flatten(0, 1)), steps, description)
 
     def nearest(self, *, count: Count = 8) -> Iterator[ImageGrid]:
         """Made pictures, and below each the training picture that is nearest to it: a copy would be the same."""
-        made = self._decode(self.model.sample_latent(count))
-        found, far = find_nearest_images(
-            made,
+        generated = self._decode(self.model.sample_latent(count))
+        neighbors, distances = find_nearest_images(
+            generated,
             (batch[self.model.column] for batch in self.training_images.batches(GENERATION_CHUNK)),
         )
-        told = f"above: made; below: the nearest training pictures, {far.mean():.3f} away (mean root of squared pixels)"
-        yield ImageGrid(torch.cat([made, found]), count, told)
+        description = f"above: made; below: the nearest training pictures, {distances.mean():.3f} away (mean root of squared pixels)"
+        yield ImageGrid(torch.cat([generated, neighbors]), count, description)
 
     def _decode(self, points: Tensor) -> Tensor:
         return torch.cat(
             [
-                self.model.to_images(self.model.generator(part))
-                for part in points.split(GENERATION_CHUNK)
+                self.model.to_images(self.model.generator(chunk))
+                for chunk in points.split(GENERATION_CHUNK)
             ]
         )
 
@@ -166,31 +172,31 @@ def mean_pixel_std(pictures: Tensor) -> Tensor:
     return process_group.global_batch_std(pictures).mean().clamp_min(1e-12)
 
 
-def spherical_interpolation(begin: Tensor, end: Tensor, share: float) -> Tensor:
+def spherical_interpolation(start: Tensor, end: Tensor, share: float) -> Tensor:
     """Points (N, D) on the great circle from one to the other: as far from the centre as random ones (White 2016)."""
     angle = (
-        torch.nn.functional.cosine_similarity(begin, end)
+        torch.nn.functional.cosine_similarity(start, end)
         .clamp(-1 + 1e-6, 1 - 1e-6)
         .arccos()[:, None]
     )
-    return (((1 - share) * angle).sin() * begin + (share * angle).sin() * end) / angle.sin()
+    return (((1 - share) * angle).sin() * start + (share * angle).sin() * end) / angle.sin()
 
 
 def find_nearest_images(pictures: Tensor, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """For each picture (N, …) the nearest in the batches, and how far it is (N,): the root of the mean square."""
-    wanted = pictures.flatten(1)
-    best, found = torch.full((len(wanted),), torch.inf, device=wanted.device), pictures.clone()
+    flat = pictures.flatten(1)
+    best, neighbors = torch.full((len(flat),), torch.inf, device=flat.device), pictures.clone()
     for batch in batches:
-        far, which = torch.cdist(
-            wanted, batch.flatten(1), compute_mode="donot_use_mm_for_euclid_dist"
+        distances, indices = torch.cdist(
+            flat, batch.flatten(1), compute_mode="donot_use_mm_for_euclid_dist"
         ).min(1)
-        nearer = far < best
-        best[nearer], found[nearer] = far[nearer], batch[which[nearer]]
-    return found, best / wanted.shape[1] ** 0.5
+        nearer = distances < best
+        best[nearer], neighbors[nearer] = distances[nearer], batch[indices[nearer]]
+    return neighbors, best / flat.shape[1] ** 0.5
 
 
 def adversarial(
-    given: ObjectiveContext,
+    context: ObjectiveContext,
     *,
     loss: GANLossKind,
     label_noise: NonNegative,
@@ -206,14 +212,14 @@ def adversarial(
     generator, on the same real pictures. generator_rate: factor on the generator's learning rate. judge: measures made
     pictures when the fit is scored. Raises UserError for label noise where there are no labels.
     """
-    assert isinstance(given.model, DCGAN)
+    assert isinstance(context.model, DCGAN)
     if label_noise and loss != "standard":
         raise UserError(
             f"objective.label_noise={label_noise:g}: objective.loss={loss} has no labels; say 0"
         )
-    judging = None if judge is None else judge(given, given.model.column)
-    given.model.note = "" if judging is None else judging.note
-    contest = GANLoss(loss, label_noise, penalty, critic_steps)
+    frechet_metric = None if judge is None else judge(context, context.model.column)
+    context.model.note = "" if frechet_metric is None else frechet_metric.note
+    gan_loss = GANLoss(loss, label_noise, penalty, critic_steps)
     return GANObjective(
-        given.model, contest, given.data.train, judging, generator_rate, given.augment
+        context.model, gan_loss, context.data.train, frechet_metric, generator_rate, context.augment
     )

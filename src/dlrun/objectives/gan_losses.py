@@ -28,21 +28,23 @@ class GANLoss:
     penalty: float = 0.0
     critic_steps: int = 1
 
-    def discriminator_loss(self, real: Tensor, made: Tensor, noise: float = 0.0) -> Tensor:
+    def discriminator_loss(self, real: Tensor, generated: Tensor, noise: float = 0.0) -> Tensor:
         """The discriminator's loss, of logits (B,) for real and for made pictures.
 
         standard: the mean cross-entropy over both (Goodfellow et al. 2014): not knowing is ln 2. hinge (Lim & Ye
         2017) and wasserstein (Arjovsky et al. 2017): the sum of both means.
         """
         if self.kind == "hinge":
-            return relu(1 - real).mean() + relu(1 + made).mean()
+            return relu(1 - real).mean() + relu(1 + generated).mean()
         if self.kind == "wasserstein":
-            return made.mean() - real.mean()
-        return (label_noise_loss(real, 1.0, noise) + label_noise_loss(made, 0.0, noise)) / 2
+            return generated.mean() - real.mean()
+        return (label_noise_loss(real, 1.0, noise) + label_noise_loss(generated, 0.0, noise)) / 2
 
-    def generator_loss(self, made: Tensor) -> Tensor:
+    def generator_loss(self, generated: Tensor) -> Tensor:
         """The generator's loss, of logits (B,) for made pictures; the standard one is the non-saturating one."""
-        return label_noise_loss(made, 1.0, 0.0) if self.kind == "standard" else -made.mean()
+        return (
+            label_noise_loss(generated, 1.0, 0.0) if self.kind == "standard" else -generated.mean()
+        )
 
     def mean_output(self, logits: Tensor) -> Tensor:
         """What the discriminator says on average: the probability that a picture is real, or its score as it is."""
@@ -62,15 +64,15 @@ def label_noise_loss(logits: Tensor, label: float, noise: float) -> Tensor:
     return cross_entropy(logits, labels)
 
 
-def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, made: Tensor) -> Tensor:
+def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, generated: Tensor) -> Tensor:
     """How far the critic's slope is from 1 between real and made pictures (B, …), squared (Gulrajani et al. 2017).
 
     Needs gradients to be on.
     """
-    one = (1,) * (real.dim() - 1)
+    trailing = (1,) * (real.dim() - 1)
     share = process_group.draw_for_batch(
-        lambda count: torch.rand(count, *one, device=real.device), len(real)
+        lambda count: torch.rand(count, *trailing, device=real.device), len(real)
     )
-    between = (share * real + (1 - share) * made).detach().requires_grad_()
+    between = (share * real + (1 - share) * generated).detach().requires_grad_()
     (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
     return (slope.flatten(1).norm(dim=1) - 1).square().mean()

@@ -16,10 +16,10 @@ from dlrun.objectives.context import ObjectiveContext
 NUM_FINAL_FRAMES = 8  # frames that the last moment stays
 
 
-def load_input_images(given: ObjectiveContext) -> list[Tensor]:
+def load_input_images(context: ObjectiveContext) -> list[Tensor]:
     """The first row of every input, (1, 3, H, W) each: what a canvas is made of."""
-    batch = next(iter(given.data.train.batches(1)))
-    return [batch[name] for name in given.data.spec.inputs]
+    batch = next(iter(context.data.train.batches(1)))
+    return [batch[name] for name in context.data.spec.inputs]
 
 
 def resize_images(photos: Tensor, size: Sequence[int]) -> Tensor:
@@ -29,12 +29,12 @@ def resize_images(photos: Tensor, size: Sequence[int]) -> Tensor:
     return nn.functional.interpolate(photos, list(size), mode="bilinear", antialias=True)
 
 
-def to_image_artifact(picture: Tensor, about: str) -> ImageGrid:
+def to_image_artifact(image: Tensor, description: str) -> ImageGrid:
     """The picture (1, 3, H, W) itself, pixel for pixel."""
-    return ImageGrid(picture, 1, about, original_size=True)
+    return ImageGrid(image, 1, description, original_size=True)
 
 
-def morph_frames(before: Tensor, after: Tensor, count: int, width: int, zoom: float) -> ImageGrid:
+def morph_frames(first: Tensor, last: Tensor, count: int, width: int, zoom: float) -> ImageGrid:
     """So many frames from one picture (1, 3, H, W) to the other, `width` pixels wide at most, the last one held.
 
     zoom: how much nearer the last frame is than the first. Raises UserError for one that is farther.
@@ -43,13 +43,13 @@ def morph_frames(before: Tensor, after: Tensor, count: int, width: int, zoom: fl
         raise UserError(
             f"zoom={zoom:g}: it must be 1 or more, since nothing is known beyond the picture's edge"
         )
-    smaller = min(1.0, width / after.shape[3])
-    size = [max(1, round(side * smaller)) for side in after.shape[2:]]
-    before = resize_images(before, after.shape[2:])
-    along = [moment / max(1, count - 1) for moment in range(count)]
+    shrink = min(1.0, width / last.shape[3])
+    size = [max(1, round(side * shrink)) for side in last.shape[2:]]
+    first = resize_images(first, last.shape[2:])
+    shares = [index / max(1, count - 1) for index in range(count)]
     frames = [
-        resize_images(enlarge(torch.lerp(before, after, share), zoom**share), size)
-        for share in along
+        resize_images(enlarge(torch.lerp(first, last, share), zoom**share), size)
+        for share in shares
     ]
     return ImageGrid(
         torch.cat([*frames, *frames[-1:] * NUM_FINAL_FRAMES]),
@@ -60,13 +60,13 @@ def morph_frames(before: Tensor, after: Tensor, count: int, width: int, zoom: fl
     )
 
 
-def enlarge(picture: Tensor, times: float) -> Tensor:
+def enlarge(image: Tensor, times: float) -> Tensor:
     """The middle of a picture, so many times nearer."""
-    height, width = (max(1, round(side / times)) for side in picture.shape[2:])
+    height, width = (max(1, round(side / times)) for side in image.shape[2:])
     down, right = (
-        (side - inner) // 2 for side, inner in zip(picture.shape[2:], (height, width), strict=True)
+        (side - inner) // 2 for side, inner in zip(image.shape[2:], (height, width), strict=True)
     )
-    return picture[:, :, down : down + height, right : right + width]
+    return image[:, :, down : down + height, right : right + width]
 
 
 class ImageOptimization(Objective):

@@ -38,8 +38,8 @@ class SlidingContextModel:
     names: tuple[str, str]
     length: int
 
-    def __call__(self, tokens: Tensor, before: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        window = (tokens if before is None else torch.cat([before, tokens], 1))[:, -self.length :]
+    def __call__(self, tokens: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        window = (tokens if context is None else torch.cat([context, tokens], 1))[:, -self.length :]
         logits = self.model({self.names[0]: window})[self.names[1]]
         return (logits[:, -1] if logits.dim() == 3 else logits), window
 
@@ -65,24 +65,26 @@ class TextGenerator:
         top_p: Fraction | None = None,
     ) -> Iterator[TextSample]:
         """How a prompt may go on, once for each temperature; without one, a passage of the training text."""
-        asked, strange = self.tokens.encode(prompt)
-        if strange:
+        prompt_tokens, unknown = self.tokens.encode(prompt)
+        if unknown:
             yield TextSample(
-                f"(left out, for the training text has none: {' '.join(map(repr, strange))})\n"
+                f"(left out, for the training text has none: {' '.join(map(repr, unknown))})\n"
             )
-        if asked and len(asked) < self.min_context:
+        if prompt_tokens and len(prompt_tokens) < self.min_context:
             yield TextSample(
-                f"(before it, the model reads {self.min_context - len(asked)} tokens of the training text)\n"
+                f"(before it, the model reads {self.min_context - len(prompt_tokens)} tokens of the training text)\n"
             )
-        begun = asked or self.sample_text(self.length)
-        yield TextSample(f"{join_tokens(self.tokens.decode(begun), self.tokens.unit)}\n")
-        read = [*self.sample_text(self.min_context - len(begun)), *begun]
+        start_tokens = prompt_tokens or self.sample_text(self.length)
+        yield TextSample(f"{join_tokens(self.tokens.decode(start_tokens), self.tokens.unit)}\n")
+        read = [*self.sample_text(self.min_context - len(start_tokens)), *start_tokens]
         first = self.read(self.text.new_tensor([read]), None)
-        for each in self.defaults["temperature"] if temperature is None else temperature:
-            yield TextSample(f"\n--- temperature {each:g} ---\n")
-            draw = lambda logits, heat=each: token_probabilities(logits, heat, top_k, top_p)  # noqa: E731
+        for heat in self.defaults["temperature"] if temperature is None else temperature:
+            yield TextSample(f"\n--- temperature {heat:g} ---\n")
+            probabilities = lambda logits, heat=heat: token_probabilities(
+                logits, heat, top_k, top_p
+            )  # noqa: E731
             yield from self._generate_tokens(
-                first, begun[-1], length or self.defaults["length"], draw
+                first, start_tokens[-1], length or self.defaults["length"], probabilities
             )
             yield TextSample("\n")
 
@@ -95,15 +97,19 @@ class TextGenerator:
         return self.text[start : start + count].tolist()  # type: ignore[no-any-return]
 
     def _generate_tokens(
-        self, read: tuple[Tensor, Any], last: int, length: int, draw: Callable[[Tensor], Tensor]
+        self,
+        first_read: tuple[Tensor, Any],
+        last: int,
+        length: int,
+        probabilities: Callable[[Tensor], Tensor],
     ) -> Iterator[TextSample]:
         """Draw so many tokens, one after the other, each read before the next one."""
-        (logits, state), (before,) = read, self.tokens.decode([last])
+        (logits, state), (previous,) = first_read, self.tokens.decode([last])
         for _ in range(length):
-            number = torch.multinomial(draw(logits[0]), 1)
+            number = torch.multinomial(probabilities(logits[0]), 1)
             (token,) = self.tokens.decode(number.tolist())
-            yield TextSample(get_token_separator(before, token, self.tokens.unit) + token)
-            before = token
+            yield TextSample(get_token_separator(previous, token, self.tokens.unit) + token)
+            previous = token
             logits, state = self.read(number[None], state)
 
 
@@ -117,9 +123,9 @@ class BigramBaseline:
     @cached_property
     def fitted_model(self) -> Bigram:
         """The pairs of the training rows."""
-        found = cast(Bigram, bigram(self.spec)).to(next(iter(self.train.columns.values())).device)
-        found.solve(self.train)
-        return found
+        model = cast(Bigram, bigram(self.spec)).to(next(iter(self.train.columns.values())).device)
+        model.solve(self.train)
+        return model
 
     def split_scores(self, batches: Iterable[Batch]) -> dict[str, Score]:
         """The bits of a bigram, which knows the token before and no more: a stiffer bar than how often each occurs."""
@@ -132,15 +138,15 @@ class BigramBaseline:
 
 
 def language(
-    given: ObjectiveContext, *, length: Count, temperature: list[NonNegative]
+    context: ObjectiveContext, *, length: Count, temperature: list[NonNegative]
 ) -> Supervised:
     """The model's next tokens against those of the text, and what it writes, `length` tokens at each `temperature`.
 
     A model that has a state of its own and answers at each place is asked for one token after the other; any other
     reads the window before each. Raises UserError for data that are no text.
     """
-    spec, steps = given.data.spec, given.data.preprocessors
-    (name, about), (target, answer) = (
+    spec, steps = context.data.spec, context.data.preprocessors
+    (name, input_field), (target, target_field) = (
         next(iter(spec.inputs.items())),
         next(iter(spec.targets.items())),
     )
@@ -148,26 +154,30 @@ def language(
         raise UserError(f"objective=language learns how a text goes on, and '{name}' is no such text: it needs "
                       "task=nietzsche, task=shakespeare or task=text_file")  # fmt: skip
     tokens: Any = steps[name][-1]
-    every, model, window = answer.kind == "tokens", given.model, about.shape[0]
-    carried = as_model(model).token_reader() if every else None
-    read: Any = carried or SlidingContextModel(model, (name, target), window)
-    usual = {"length": length, "temperature": temperature}
+    predicts_every_token, model, window = (
+        target_field.kind == "tokens",
+        context.model,
+        input_field.shape[0],
+    )
+    token_reader = as_model(model).token_reader() if predicts_every_token else None
+    read: Any = token_reader or SlidingContextModel(model, (name, target), window)
+    defaults = {"length": length, "temperature": temperature}
     writer = TextGenerator(
         read,
         tokens,
-        get_training_tokens(given.data.train, name),
+        get_training_tokens(context.data.train, name),
         window,
-        1 if every else window,
-        usual,
+        1 if predicts_every_token else window,
+        defaults,
     )
-    bar: Any = build_baseline(spec)
-    bar.note = f"baseline: how often each {tokens.unit} occurs"
-    simple = lambda: Supervised(bar, given.losses, given.weights)  # noqa: E731
-    made = Supervised(model, given.losses, given.weights, given.augment, simple)
-    made.generators, made.default_samples = {"text": writer.generate}, ("text",)
-    if about.size <= MAX_TOKENS:
-        made.split_scorer = BigramBaseline(spec, given.data.train).split_scores
-    return made
+    baseline: Any = build_baseline(spec)
+    baseline.note = f"baseline: how often each {tokens.unit} occurs"
+    make_baseline = lambda: Supervised(baseline, context.losses, context.weights)  # noqa: E731
+    objective = Supervised(model, context.losses, context.weights, context.augment, make_baseline)
+    objective.generators, objective.default_samples = {"text": writer.generate}, ("text",)
+    if input_field.size <= MAX_TOKENS:
+        objective.split_scorer = BigramBaseline(spec, context.data.train).split_scores
+    return objective
 
 
 def get_training_tokens(train: Any, name: str) -> Tensor:

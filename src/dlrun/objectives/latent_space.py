@@ -30,15 +30,19 @@ class LatentCodes:
     def reconstructions(self, *, count: Count = 10) -> Iterator[ImageGrid]:
         """Pictures above, what comes back of them below; between them what was encoded, where it was damaged."""
         rows = self.rows.pick_evenly(count)
-        x = self.rows.get_inputs(rows)
-        shown, about = (
-            [x],
-            f"above: {len(x)} {self.rows.description}; below: what comes back of their codes",
+        inputs = self.rows.get_inputs(rows)
+        image_rows, description = (
+            [inputs],
+            f"above: {len(inputs)} {self.rows.description}; below: what comes back of their codes",
         )
         if self.damage is not None:
-            shown.append(self.damage(x))
-            about = about.replace("; below", "; between: what was encoded; below")
-        yield ImageGrid(torch.cat([*shown, self.decode(self.encode(shown[-1]))]), len(x), about)
+            image_rows.append(self.damage(inputs))
+            description = description.replace("; below", "; between: what was encoded; below")
+        yield ImageGrid(
+            torch.cat([*image_rows, self.decode(self.encode(image_rows[-1]))]),
+            len(inputs),
+            description,
+        )
 
     def interpolation(
         self, *, first: Natural = 0, last: Natural = 1, steps: Count = 10
@@ -46,8 +50,8 @@ class LatentCodes:
         """What lies between the codes of two rows, by their numbers, on a straight line of so many steps."""
         start, end = self.encode(self.rows.get_inputs(self.rows.to_indices([first, last])))
         weights = torch.linspace(0, 1, max(2, steps), device=start.device)[:, None]
-        about = f"from row {first} to row {last} of the {self.rows.description}, on a straight line between their codes"
-        yield ImageGrid(self.decode(torch.lerp(start, end, weights)), len(weights), about)
+        description = f"from row {first} to row {last} of the {self.rows.description}, on a straight line between their codes"
+        yield ImageGrid(self.decode(torch.lerp(start, end, weights)), len(weights), description)
 
     def concept(
         self,
@@ -62,23 +66,27 @@ class LatentCodes:
         (all others where none is said) to that of `label`. target: whose labels, where there are several."""
         name = find_target_with_labels(self.rows.fields, target)
         rows = self.rows.pick_evenly(self.rows.MAX_ROWS)
-        of, names = self.rows.get_label_groups(name, rows)
+        row_labels, names = self.rows.get_label_groups(name, rows)
         codes = self.encode_rows(rows)
-        where = mean_difference(codes, *label_masks(of, names, label, against))
+        direction = mean_difference(codes, *label_masks(row_labels, names, label, against))
         code = self.encode(self.rows.get_inputs(self.rows.to_indices([row])))
         amounts = torch.tensor(strength or [1.0], device=code.device)[:, None]
-        than = against or "all others"
-        about = f"row {row} of the {self.rows.description} with the direction '{name}' {label} less {than}, times {strength}"
-        yield ImageGrid(self.decode(code + amounts * where), len(amounts), about)
+        other_name = against or "all others"
+        description = f"row {row} of the {self.rows.description} with the direction '{name}' {label} less {other_name}, times {strength}"
+        yield ImageGrid(self.decode(code + amounts * direction), len(amounts), description)
 
     def plane(self, *, count: Count = 2000, target: str = "") -> Iterator[ScatterPlot]:
         """The codes of so many rows as points, a colour for each label; more than two numbers by their principal
         components."""
         rows = self.rows.pick_evenly(count)
-        of, names, said = build_point_groups(self.rows, target, rows)
-        positions, axes, how = project_to_plane(self.encode_rows(rows))
+        groups, names, grouping = build_point_groups(self.rows, target, rows)
+        positions, axes, projection = project_to_plane(self.encode_rows(rows))
         yield ScatterPlot(
-            positions, of, names, axes, f"codes of {len(rows)} {self.rows.description}{said}{how}"
+            positions,
+            groups,
+            names,
+            axes,
+            f"codes of {len(rows)} {self.rows.description}{grouping}{projection}",
         )
 
     def clusters(
@@ -88,27 +96,31 @@ class LatentCodes:
         the silhouette, and how well they agree with the labels, where there are some."""
         rows = self.rows.pick_evenly(count)
         codes = self.encode_rows(rows)
-        of, labels, _ = build_point_groups(self.rows, target, rows, numbers=False)
+        groups, labels, _ = build_point_groups(self.rows, target, rows, numbers=False)
         k = k or (len(labels) if len(labels) > 1 else 8)
-        found, quality = cluster_codes(codes, of if len(labels) > 1 else None, k)
-        positions, axes, how = project_to_plane(codes)
-        about = f"codes of {len(rows)} {self.rows.description} in {k} clusters (k-means): {quality}{how}"
+        cluster_of_row, quality = cluster_codes(codes, groups if len(labels) > 1 else None, k)
+        positions, axes, projection = project_to_plane(codes)
+        description = f"codes of {len(rows)} {self.rows.description} in {k} clusters (k-means): {quality}{projection}"
         yield ScatterPlot(
-            positions, found, tuple(f"cluster {number + 1}" for number in range(k)), axes, about
+            positions,
+            cluster_of_row,
+            tuple(f"cluster {number + 1}" for number in range(k)),
+            axes,
+            description,
         )
 
     def encode_rows(self, rows: Tensor) -> Tensor:
         """The codes of these rows (N, latent), a few hundred rows at a time."""
-        return torch.cat([self.encode(self.rows.get_inputs(part)) for part in rows.split(256)])
+        return torch.cat([self.encode(self.rows.get_inputs(chunk)) for chunk in rows.split(256)])
 
 
-def mean_difference(codes: Tensor, some: Tensor, others: Tensor) -> Tensor:
+def mean_difference(codes: Tensor, first: Tensor, second: Tensor) -> Tensor:
     """From the mean of the other codes to the mean of some; the two are masks (N,)."""
-    return codes[some].mean(0) - codes[others].mean(0)
+    return codes[first].mean(0) - codes[second].mean(0)
 
 
 def label_masks(
-    of: Tensor, names: tuple[str, ...], label: str, against: str
+    row_labels: Tensor, names: tuple[str, ...], label: str, against: str
 ) -> tuple[Tensor, Tensor]:
     """The rows of a label, and those of another, or all others, as masks. Raises UserError where one has no row."""
     for name in filter(None, (label, against)):
@@ -116,12 +128,12 @@ def label_masks(
             raise UserError(f"no label '{name}'; there are: {format_names(names, name)}")
     if label == against:
         raise UserError(f"label={label} against={against}: there is no way from a label to itself")
-    some = of == names.index(label)
-    others = of == names.index(against) if against else ~some
-    for mask, name in ((some, label), (others, against or f"other than {label}")):
+    first = row_labels == names.index(label)
+    second = row_labels == names.index(against) if against else ~first
+    for mask, name in ((first, label), (second, against or f"other than {label}")):
         if not mask.any():
-            raise UserError(f"none of the {len(of)} rows looked at is {name}")
-    return some, others
+            raise UserError(f"none of the {len(row_labels)} rows looked at is {name}")
+    return first, second
 
 
 def project_to_plane(codes: Tensor) -> tuple[Tensor, tuple[str, str], str]:
@@ -135,15 +147,15 @@ def project_to_plane(codes: Tensor) -> tuple[Tensor, tuple[str, str], str]:
 
     if len(codes) < 2:
         raise UserError(f"{len(codes)} row: principal components need two or more")
-    found = PCA(2).fit(codes.double().cpu().numpy())
-    share = found.explained_variance_ratio_.sum()
-    how = (
+    pca = PCA(2).fit(codes.double().cpu().numpy())
+    share = pca.explained_variance_ratio_.sum()
+    description = (
         f"; of {width} numbers the two principal components, which hold {share:.0%} of the variance"
     )
     return (
-        torch.from_numpy(found.transform(codes.double().cpu().numpy())),
+        torch.from_numpy(pca.transform(codes.double().cpu().numpy())),
         ("component 1", "component 2"),
-        how,
+        description,
     )
 
 
@@ -156,13 +168,13 @@ def cluster_codes(codes: Tensor, labels: Tensor | None, k: int) -> tuple[Tensor,
         raise UserError(f"k={k}: {len(codes)} rows can be put into 2 to {len(codes) - 1} clusters")
     points = codes.double().cpu().numpy()
     seed = int(torch.randint(2**31 - 1, ()))
-    found = KMeans(k, n_init=10, random_state=seed).fit_predict(points)
-    if len(set(found.tolist())) < 2:
+    cluster_of_row = KMeans(k, n_init=10, random_state=seed).fit_predict(points)
+    if len(set(cluster_of_row.tolist())) < 2:
         raise UserError("all codes are the same: there are no clusters in them")
-    quality = f"silhouette {silhouette_score(points, found):.3f}"
+    quality = f"silhouette {silhouette_score(points, cluster_of_row):.3f}"
     if labels is not None:
-        quality += f", adjusted Rand index with the labels {adjusted_rand_score(labels.cpu().numpy(), found):.3f}"
-    return torch.from_numpy(found).long(), quality
+        quality += f", adjusted Rand index with the labels {adjusted_rand_score(labels.cpu().numpy(), cluster_of_row):.3f}"
+    return torch.from_numpy(cluster_of_row).long(), quality
 
 
 @dataclass(frozen=True)
@@ -178,8 +190,10 @@ class LatentSampler:
     ) -> Iterator[ImageGrid]:
         """Pictures of codes drawn at random, from a normal distribution of this spread (1 is what was trained for)."""
         codes = spread * torch.randn(count, self.latent)
-        about = f"{count} pictures of codes drawn from a normal distribution of spread {spread:g}"
-        yield ImageGrid(self.decode(codes.to(self.device)), columns, about)
+        description = (
+            f"{count} pictures of codes drawn from a normal distribution of spread {spread:g}"
+        )
+        yield ImageGrid(self.decode(codes.to(self.device)), columns, description)
 
     def grid(
         self,
@@ -195,17 +209,17 @@ class LatentSampler:
         across, down: which numbers of the code change, from 1 on; the others are 0.
         """
         if across == down or max(across, down) > self.latent:
-            there = f"two different numbers of the code, from 1 to {self.latent}"
-            raise UserError(f"across={across} down={down}: they must be {there}")
+            allowed = f"two different numbers of the code, from 1 to {self.latent}"
+            raise UserError(f"across={across} down={down}: they must be {allowed}")
         if not 0 < low <= high < 1:
             raise UserError(
                 f"low={low} high={high}: quantiles must lie between 0 and 1, the lower one first"
             )
-        at = torch.distributions.Normal(0.0, 1.0).icdf(torch.linspace(low, high, side))
+        quantiles = torch.distributions.Normal(0.0, 1.0).icdf(torch.linspace(low, high, side))
         codes = torch.zeros(side * side, self.latent)
         codes[:, across - 1], codes[:, down - 1] = (
-            at.repeat(side),
-            at.flip(0).repeat_interleave(side),
+            quantiles.repeat(side),
+            quantiles.flip(0).repeat_interleave(side),
         )
-        about = f"pictures of codes: number {across} grows to the right, {down} upwards, quantiles {low:g} to {high:g}"
-        yield ImageGrid(self.decode(codes.to(self.device)), side, about)
+        description = f"pictures of codes: number {across} grows to the right, {down} upwards, quantiles {low:g} to {high:g}"
+        yield ImageGrid(self.decode(codes.to(self.device)), side, description)

@@ -45,12 +45,14 @@ def bce(field: Field, *, label_smoothing: Probability, class_weights: ClassWeigh
     if not label_smoothing and no_yes is None:
         return F.binary_cross_entropy_with_logits
 
-    def loss(raw: Tensor, target: Tensor) -> Tensor:
+    def loss(outputs: Tensor, target: Tensor) -> Tensor:
         target = target * (1 - label_smoothing) + label_smoothing / 2 if label_smoothing else target
         if no_yes is None:
-            return F.binary_cross_entropy_with_logits(raw, target)
-        no, yes = no_yes.to(raw.device)
-        return (target * yes * F.softplus(-raw) + (1 - target) * no * F.softplus(raw)).mean()
+            return F.binary_cross_entropy_with_logits(outputs, target)
+        no, yes = no_yes.to(outputs.device)
+        return (
+            target * yes * F.softplus(-outputs) + (1 - target) * no * F.softplus(outputs)
+        ).mean()
 
     return loss
 
@@ -66,19 +68,19 @@ def cross_entropy(
     _check_target_kind("cross_entropy", field)
     weights = _class_weight_tensor(field, class_weights)
 
-    def loss(raw: Tensor, target: Tensor) -> Tensor:
-        own = None if weights is None else weights.to(raw.device)
-        if own is None:
-            return F.cross_entropy(raw, target, label_smoothing=label_smoothing)
+    def loss(outputs: Tensor, target: Tensor) -> Tensor:
+        device_weights = None if weights is None else weights.to(outputs.device)
+        if device_weights is None:
+            return F.cross_entropy(outputs, target, label_smoothing=label_smoothing)
         return F.cross_entropy(
-            raw, target, own, label_smoothing=label_smoothing, reduction="sum"
-        ) / len(raw)
+            outputs, target, device_weights, label_smoothing=label_smoothing, reduction="sum"
+        ) / len(outputs)
 
     plain = loss if weights is not None or label_smoothing else F.cross_entropy
     if field.kind != "tokens":
         return plain
-    return lambda raw, target: plain(
-        raw.flatten(0, 1), target.flatten()
+    return lambda outputs, target: plain(
+        outputs.flatten(0, 1), target.flatten()
     )  # all rows have the same number of places
 
 
@@ -115,8 +117,8 @@ def _prior(field: Field) -> Tensor:
 
 def _balanced_weights(shares: Tensor) -> Tensor:
     """1 / (classes · frequency), whose mean over training rows is 1; 1 for a class that no training row has."""
-    there = shares > 0
-    return torch.where(there, 1 / (there.sum() * shares.clamp_min(1e-12)), 1.0)
+    present = shares > 0
+    return torch.where(present, 1 / (present.sum() * shares.clamp_min(1e-12)), 1.0)
 
 
 def _weight_tensor(weights: list[float], count: int, labels: tuple[str, ...]) -> Tensor:
@@ -134,22 +136,26 @@ def focal(field: Field, *, gamma: NonNegative, class_weights: ClassWeights = Non
     class_weights: as in `cross_entropy` and `bce`; there called alpha.
     """
     _check_target_kind("focal", field)
-    turned_down = lambda entropy: (1 - torch.exp(-entropy)).clamp_min(1e-12) ** gamma * entropy  # noqa: E731
-    find = _class_weight_tensor if field.kind == "category" else _label_weight_tensor
-    weights = find(field, class_weights)
+    focused = lambda entropy: (1 - torch.exp(-entropy)).clamp_min(1e-12) ** gamma * entropy  # noqa: E731
+    make_weights = _class_weight_tensor if field.kind == "category" else _label_weight_tensor
+    weights = make_weights(field, class_weights)
 
-    def of_classes(raw: Tensor, target: Tensor) -> Tensor:
-        own = 1.0 if weights is None else weights.to(raw.device)
+    def of_classes(outputs: Tensor, target: Tensor) -> Tensor:
+        class_weight = 1.0 if weights is None else weights.to(outputs.device)
         if target.is_floating_point():
-            return (target * own * turned_down(-raw.log_softmax(-1))).sum(-1).mean()
-        entropy = turned_down(F.cross_entropy(raw, target, reduction="none"))
-        return entropy.mean() if isinstance(own, float) else (own[target] * entropy).mean()
-
-    def of_labels(raw: Tensor, target: Tensor) -> Tensor:
-        no, yes = (1.0, 1.0) if weights is None else weights.to(raw.device)
+            return (target * class_weight * focused(-outputs.log_softmax(-1))).sum(-1).mean()
+        entropy = focused(F.cross_entropy(outputs, target, reduction="none"))
         return (
-            target * yes * turned_down(F.softplus(-raw))
-            + (1 - target) * no * turned_down(F.softplus(raw))
+            entropy.mean()
+            if isinstance(class_weight, float)
+            else (class_weight[target] * entropy).mean()
+        )
+
+    def of_labels(outputs: Tensor, target: Tensor) -> Tensor:
+        no, yes = (1.0, 1.0) if weights is None else weights.to(outputs.device)
+        return (
+            target * yes * focused(F.softplus(-outputs))
+            + (1 - target) * no * focused(F.softplus(outputs))
         ).mean()
 
     return of_classes if field.kind == "category" else of_labels
@@ -168,7 +174,7 @@ def mae(field: Field) -> Loss:
 def huber(field: Field, *, delta: Positive) -> Loss:
     """Squared error up to `delta`, absolute error beyond (Huber 1964)."""
     return _elementwise_loss(
-        "huber", field, lambda answer, target: F.huber_loss(answer, target, delta=delta)
+        "huber", field, lambda prediction, target: F.huber_loss(prediction, target, delta=delta)
     )
 
 
@@ -177,10 +183,10 @@ def _elementwise_loss(name: str, field: Field, distance: Loss) -> Loss:
     if field.kind == "number":
         return distance
     if field.kind == "category":
-        return lambda raw, target: distance(
-            field.apply_activation(raw), field.to_probabilities(target).to(raw.dtype)
+        return lambda outputs, target: distance(
+            field.apply_activation(outputs), field.to_probabilities(target).to(outputs.dtype)
         )
-    return lambda raw, target: distance(field.apply_activation(raw), target)
+    return lambda outputs, target: distance(field.apply_activation(outputs), target)
 
 
 def _check_target_kind(name: str, field: Field) -> None:

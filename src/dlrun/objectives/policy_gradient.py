@@ -51,13 +51,22 @@ class ReturnEstimator:
     discount: float
     normalize: bool
 
-    def __call__(self, played: Episodes) -> Tensor:
+    def __call__(self, episodes: Episodes) -> Tensor:
         """The credit of each moment of each episode, (n,) in the order of played.seen[played.there]."""
-        found, ahead = torch.empty_like(played.rewards), torch.zeros_like(played.rewards[0])
-        for moment in reversed(range(len(found))):
-            found[moment] = ahead = played.rewards[moment] + self.discount * ahead
-        came = found[played.active]
-        return (came - came.mean()) / (came.std(correction=0) + 1e-8) if self.normalize else came
+        returns, next_return = (
+            torch.empty_like(episodes.rewards),
+            torch.zeros_like(episodes.rewards[0]),
+        )
+        for step_index in reversed(range(len(returns))):
+            returns[step_index] = next_return = (
+                episodes.rewards[step_index] + self.discount * next_return
+            )
+        credits = returns[episodes.active]
+        return (
+            (credits - credits.mean()) / (credits.std(correction=0) + 1e-8)
+            if self.normalize
+            else credits
+        )
 
 
 @torch.no_grad()
@@ -65,15 +74,15 @@ def run_episodes(
     world: Environment, starts: Tensor, choose: Callable[[Tensor], Tensor]
 ) -> Episodes:
     """Whole episodes from these starts (B, …). choose: observations (B, …) → actions (B,)."""
-    moments = []
-    seen, there = starts, torch.ones(len(starts), dtype=torch.bool)
+    steps = []
+    observations, active = starts, torch.ones(len(starts), dtype=torch.bool)
     world.begin(starts)
-    while bool(there.any()):
-        done = choose(seen)
-        after, rewards, over = world.step(done)
-        moments.append((seen, done, rewards * there, there))
-        seen, there = after, there & ~over
-    return Episodes(*(torch.stack(column) for column in zip(*moments, strict=True)))
+    while bool(active.any()):
+        actions = choose(observations)
+        next_observations, rewards, ended = world.step(actions)
+        steps.append((observations, actions, rewards * active, active))
+        observations, active = next_observations, active & ~ended
+    return Episodes(*(torch.stack(column) for column in zip(*steps, strict=True)))
 
 
 class PolicyGradient(Objective):
@@ -92,16 +101,16 @@ class PolicyGradient(Objective):
         self,
         model: nn.Module,
         world: Environment,
-        credit: ReturnEstimator,
+        return_estimator: ReturnEstimator,
         spec: Spec,
         starts: Tensor,
         greedy: bool = True,
     ) -> None:
         super().__init__()
-        self.model, self.world, self.return_estimator = model, world, credit
+        self.model, self.world, self.return_estimator = model, world, return_estimator
         self.spec, self.starts, self.greedy = spec, starts.cpu(), greedy
-        learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.groups = {"model": learning} if learning else {}
+        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.groups = {"model": trainable} if trainable else {}
         self.generators: dict[str, SampleGenerator] = {
             "episode": self.episode,
             "choices": self.choices,
@@ -109,9 +118,9 @@ class PolicyGradient(Objective):
         self.make_baseline: Callable[[], PolicyGradient | None] = lambda: None
 
     def steps(self, batch: Batch) -> Iterator[Step]:
-        played = self.run_episodes(batch[OBSERVATION])
-        reward, gain = played.total_rewards.mean(), self.policy_gain(played)
-        lengths = played.active.sum(0).float()
+        episodes = self.run_episodes(batch[OBSERVATION])
+        reward, gain = episodes.total_rewards.mean(), self.policy_gain(episodes)
+        lengths = episodes.active.sum(0).float()
         yield Step(
             "model",
             gain.detach() - gain - reward,
@@ -126,26 +135,28 @@ class PolicyGradient(Objective):
         """Episodes as the policy is now."""
         return run_episodes(self.world, starts.cpu(), self.choose_actions)
 
-    def choose_actions(self, seen: Tensor) -> Tensor:
+    def choose_actions(self, observations: Tensor) -> Tensor:
         """An action (B,) for each observation (B, …)."""
-        logits = self.logits(seen).cpu()
+        logits = self.logits(observations).cpu()
         if self.greedy and not self.training:
             return logits.argmax(-1)
         return torch.multinomial(logits.softmax(-1), 1)[:, 0]
 
-    def logits(self, seen: Tensor) -> Tensor:
+    def logits(self, observations: Tensor) -> Tensor:
         """How likely each action is (n, actions), as logits."""
         device = next(iter((*self.model.parameters(), *self.model.buffers()))).device
-        found: Tensor = self.model({OBSERVATION: seen.to(device)})[ACTION]
-        return found.float()
+        raw_logits: Tensor = self.model({OBSERVATION: observations.to(device)})[ACTION]
+        return raw_logits.float()
 
-    def policy_gain(self, played: Episodes) -> Tensor:
+    def policy_gain(self, episodes: Episodes) -> Tensor:
         """What the gradient is taken of: the log-probability of each action times what came of it, summed over an
         episode, the mean over episodes."""
-        there = played.active
-        chances = self.logits(played.observations[there]).log_softmax(-1)
-        taken = chances.gather(1, played.actions[there][:, None].to(chances.device))[:, 0]
-        return (taken * self.return_estimator(played).to(taken.device)).sum() / there.shape[1]
+        active = episodes.active
+        log_probabilities = self.logits(episodes.observations[active]).log_softmax(-1)
+        taken = log_probabilities.gather(
+            1, episodes.actions[active][:, None].to(log_probabilities.device)
+        )[:, 0]
+        return (taken * self.return_estimator(episodes).to(taken.device)).sum() / active.shape[1]
 
     def split_scores(self, batches: Iterable[Batch]) -> dict[str, Score]:
         """The mean reward with its 95 % interval over episodes."""
@@ -154,9 +165,9 @@ class PolicyGradient(Objective):
         ).double()
         mean, count = float(totals.mean()), len(totals)
         half = 1.96 * float(totals.std()) / count**0.5 if count > 1 else 0.0
-        why = check_sample_size(count) or ("" if half else NO_VARIATION)
-        low, high = (None, None) if why else (mean - half, mean + half)
-        return {"reward": Score(mean, low, high, count, "max", why)}
+        reason = check_sample_size(count) or ("" if half else NO_VARIATION)
+        low, high = (None, None) if reason else (mean - half, mean + half)
+        return {"reward": Score(mean, low, high, count, "max", reason)}
 
     def episode(
         self, *, number: Natural = 0, every: Count = 4, steps: Count = 200
@@ -166,11 +177,11 @@ class PolicyGradient(Objective):
             raise UserError(
                 f"number={number}: there are {len(self.starts)} rows to begin with, from 0 on"
             )
-        played = self.run_episodes(self.starts[number : number + 1])
-        length = len(played.rewards)
-        about = f"an episode of {length} steps, reward {float(played.total_rewards[0]):g}, every {every} of the first {steps}"
+        episodes = self.run_episodes(self.starts[number : number + 1])
+        length = len(episodes.rewards)
+        description = f"an episode of {length} steps, reward {float(episodes.total_rewards[0]):g}, every {every} of the first {steps}"
         yield ImageGrid(
-            self.world.render(played.observations[:steps:every, 0]), 1, about, animated=True
+            self.world.render(episodes.observations[:steps:every, 0]), 1, description, animated=True
         )
 
     def choices(
@@ -182,16 +193,23 @@ class PolicyGradient(Objective):
             raise UserError(
                 f"across={across} up={up}: numbers from 0 to {len(names) - 1}: {', '.join(names)}"
             )
-        played = self.run_episodes(self.starts[:episodes])
-        seen, done = played.observations[played.active], played.actions[played.active]
-        about = (
-            f"{len(done):,} moments of {played.active.shape[1]} episodes, and what was done in them"
+        shown_episodes = self.run_episodes(self.starts[:episodes])
+        observations, action_numbers = (
+            shown_episodes.observations[shown_episodes.active],
+            shown_episodes.actions[shown_episodes.active],
         )
-        yield ScatterPlot(seen[:, [across, up]], done, actions, (names[across], names[up]), about)
+        description = f"{len(action_numbers):,} moments of {shown_episodes.active.shape[1]} episodes, and what was done in them"
+        yield ScatterPlot(
+            observations[:, [across, up]],
+            action_numbers,
+            actions,
+            (names[across], names[up]),
+            description,
+        )
 
 
 def policy(
-    given: ObjectiveContext,
+    context: ObjectiveContext,
     *,
     world: WorldPart,
     discount: Fraction,
@@ -202,20 +220,20 @@ def policy(
     world: what it acts in (see data.control). discount, baseline: see Credit. What has to be beaten is a player who
     draws its actions as the rows' own. Raises UserError for data that are no beginnings.
     """
-    spec, credit = given.data.spec, ReturnEstimator(discount, baseline == "normalise")
-    there = {**spec.inputs, **spec.targets}
+    spec, return_estimator = context.data.spec, ReturnEstimator(discount, baseline == "normalise")
+    fields = {**spec.inputs, **spec.targets}
     if (
-        set(there) != {OBSERVATION, ACTION}
-        or there[ACTION].kind != "category"
-        or there[OBSERVATION].kind != "number"
+        set(fields) != {OBSERVATION, ACTION}
+        or fields[ACTION].kind != "category"
+        or fields[OBSERVATION].kind != "number"
     ):
-        told = ", ".join(f"{field.kind} '{name}'" for name, field in there.items())
+        available = ", ".join(f"{field.kind} '{name}'" for name, field in fields.items())
         raise UserError(f"objective=policy plays from rows of number '{OBSERVATION}' and category '{ACTION}', as task=cartpole "
-                      f"has them; the data give {told}")  # fmt: skip
-    source = given.data.val or given.data.train
+                      f"has them; the data give {available}")  # fmt: skip
+    source = context.data.val or context.data.train
     starts = next(source.batches(len(source)))[OBSERVATION]
-    found = PolicyGradient(given.model, world, credit, spec, starts)
-    found.make_baseline = lambda: PolicyGradient(
-        build_baseline(spec), world, credit, spec, starts, greedy=False
+    objective = PolicyGradient(context.model, world, return_estimator, spec, starts)
+    objective.make_baseline = lambda: PolicyGradient(
+        build_baseline(spec), world, return_estimator, spec, starts, greedy=False
     )
-    return found
+    return objective

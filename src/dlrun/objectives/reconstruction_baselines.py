@@ -45,8 +45,8 @@ class MeanReconstruction(Objective):
             self.mean.copy_(self.compute_mean())
             self.known = True
         rows = self.read(batch)
-        answer = self.mean.clamp(EPSILON, 1 - EPSILON).logit() if self.logits else self.mean
-        yield self.measure(answer.expand_as(rows), rows)
+        prediction = self.mean.clamp(EPSILON, 1 - EPSILON).logit() if self.logits else self.mean
+        yield self.measure(prediction.expand_as(rows), rows)
 
     def compute_mean(self) -> Tensor:
         """The mean of all training rows."""
@@ -71,8 +71,8 @@ class PCAReconstruction:
     def __call__(self, rows: Tensor) -> Tensor:
         """Rows (B, *shape) as their codes say them."""
         centred = rows.flatten(1).double().cpu() - self.mean
-        again = centred @ self.directions.T @ self.directions + self.mean
-        return again.reshape(rows.shape).to(rows.device, rows.dtype)
+        reconstructed = centred @ self.directions.T @ self.directions + self.mean
+        return reconstructed.reshape(rows.shape).to(rows.device, rows.dtype)
 
 
 def fit_pca(batches: Iterable[Tensor], count: int) -> PCAReconstruction:

@@ -57,12 +57,17 @@ class StyleTransfer(Objective):
         model: FeatureExtractor,
         photo: Tensor,
         start: Tensor,
-        aim: StyleTargets,
-        shares: StyleLossWeights,
+        targets: StyleTargets,
+        loss_weights: StyleLossWeights,
         ticks: int,
     ) -> None:
         super().__init__()
-        self.model, self.targets, self.loss_weights, self.ticks = model, aim, shares, ticks
+        self.model, self.targets, self.loss_weights, self.ticks = (
+            model,
+            targets,
+            loss_weights,
+            ticks,
+        )
         self.layers = {role: normalize_weights(model.layers(role)) for role in ("content", "style")}
         self.register_buffer("photo", photo, persistent=False)
         self.pictures = nn.Parameter(start.clone())
@@ -75,24 +80,24 @@ class StyleTransfer(Objective):
             self.first = torch.stack([*self.loss_terms().values()]).sum()
 
     def steps(self, batch: Batch) -> Iterator[Step]:
-        parts = self.loss_terms()
-        loss = torch.stack([*parts.values()]).sum()
+        terms = self.loss_terms()
+        loss = torch.stack([*terms.values()]).sum()
         yield Step(
             "canvas",
             loss,
-            parts=parts,
+            parts=terms,
             measured={"remaining": loss / self.first.clamp(min=EPSILON)},
         )
 
     def loss_terms(self) -> dict[str, Tensor]:
         """What the loss is the sum of: each distance as a share of what it is the distance to."""
-        found = self.model(self.pictures, {**self.layers["content"], **self.layers["style"]})
+        activations = self.model(self.pictures, {**self.layers["content"], **self.layers["style"]})
         content = [
-            weight * relative_distance(found[name], self.targets.content[name])
+            weight * relative_distance(activations[name], self.targets.content[name])
             for name, weight in self.layers["content"].items()
         ]
         style = [
-            weight * relative_distance(gram_matrix(found[name]), self.targets.style[name])
+            weight * relative_distance(gram_matrix(activations[name]), self.targets.style[name])
             for name, weight in self.layers["style"].items()
         ]
         return {
@@ -120,15 +125,15 @@ class StyleTransfer(Objective):
         yield morph_frames(self.photo, self.render_image(), count, width, zoom)
 
 
-def gram_matrix(answer: Tensor) -> Tensor:
+def gram_matrix(activation: Tensor) -> Tensor:
     """How much each two channels of a layer's answer (1, C, h, w) go together, wherever that is: (C, C)."""
-    flat = answer[0].flatten(1)
+    flat = activation[0].flatten(1)
     return flat @ flat.T / flat.shape[1]
 
 
-def relative_distance(found: Tensor, aim: Tensor) -> Tensor:
+def relative_distance(value: Tensor, target: Tensor) -> Tensor:
     """The mean squared distance as a share of the aim's own mean square, so that layers of any scale count alike."""
-    return (found - aim).square().mean() / aim.square().mean().clamp(min=EPSILON)
+    return (value - target).square().mean() / target.square().mean().clamp(min=EPSILON)
 
 
 def total_variation(pictures: Tensor) -> Tensor:
@@ -143,14 +148,16 @@ def to_grayscale(pictures: Tensor) -> Tensor:
     return (pictures * pictures.new_tensor(GRAYSCALE_WEIGHTS).reshape(3, 1, 1)).sum(1, keepdim=True)
 
 
-def match_brightness(picture: Tensor, photo: Tensor) -> Tensor:
+def match_brightness(image: Tensor, photo: Tensor) -> Tensor:
     """The luminance of a picture, with the mean and the deviation of a photograph's (Gatys et al. 2016)."""
-    own, other = to_grayscale(picture), to_grayscale(photo)
-    return (own - own.mean()) * (other.std() / own.std().clamp(min=1e-6)) + other.mean()
+    luminance, photo_luminance = to_grayscale(image), to_grayscale(photo)
+    return (luminance - luminance.mean()) * (
+        photo_luminance.std() / luminance.std().clamp(min=1e-6)
+    ) + photo_luminance.mean()
 
 
 def style(
-    given: ObjectiveContext,
+    context: ObjectiveContext,
     *,
     content_weight: NonNegative,
     style_weight: NonNegative,
@@ -165,30 +172,32 @@ def style(
     style_weights: how much each style counts; null: all the same. start: what the canvas is at first. keep_colours:
     only the luminance is changed. Raises UserError.
     """
-    photo, *styles = load_input_images(given)
+    photo, *styles = load_input_images(context)
     if not styles:
         raise UserError(
             "objective=style needs a second picture, the style: data=content_style has one"
         )
-    model = given.model.to(given.device)
+    model = context.model.to(context.device)
     assert isinstance(model, FeatureExtractor)
-    seen = to_grayscale(photo) if keep_colours else photo
-    styles = [match_brightness(each, photo) for each in styles] if keep_colours else styles
+    content = to_grayscale(photo) if keep_colours else photo
+    styles = (
+        [match_brightness(style_image, photo) for style_image in styles] if keep_colours else styles
+    )
     with torch.no_grad():
         grams = [
             {
-                name: gram_matrix(answer)
-                for name, answer in model(each, model.layers("style")).items()
+                name: gram_matrix(activation)
+                for name, activation in model(style_image, model.layers("style")).items()
             }
-            for each in styles
+            for style_image in styles
         ]
-        aim = StyleTargets(
-            model(seen, model.layers("content")),
+        targets = StyleTargets(
+            model(content, model.layers("content")),
             average_gram_matrices(grams, get_style_weights(style_weights, len(styles))),
         )
-    canvas = seen if start == "content" else torch.rand(seen.shape).to(seen)
-    shares = StyleLossWeights(content_weight, style_weight, variation_weight)
-    return StyleTransfer(model, photo, canvas, aim, shares, ticks)
+    canvas = content if start == "content" else torch.rand(content.shape).to(content)
+    loss_weights = StyleLossWeights(content_weight, style_weight, variation_weight)
+    return StyleTransfer(model, photo, canvas, targets, loss_weights, ticks)
 
 
 def normalize_weights(weights: dict[str, float]) -> dict[str, float]:
@@ -200,9 +209,9 @@ def get_style_weights(weights: list[float] | None, count: int) -> list[float]:
     """Which share of the whole each style has. Raises UserError for another number of weights, or only zeros."""
     weights = [1.0] * count if weights is None else weights
     if len(weights) != count or not sum(weights):
-        many = "the one style" if count == 1 else f"each of {count} styles"
+        owners = "the one style" if count == 1 else f"each of {count} styles"
         raise UserError(
-            f"objective.style_weights={weights}: give {many} a weight, not all of them 0"
+            f"objective.style_weights={weights}: give {owners} a weight, not all of them 0"
         )
     return [weight / sum(weights) for weight in weights]
 
@@ -211,7 +220,10 @@ def average_gram_matrices(grams: list[dict[str, Tensor]], shares: list[float]) -
     """The weighted mean of several styles' Gram matrices, layer by layer: nearest to them all."""
     return {
         name: torch.stack(
-            [share * each[name] for each, share in zip(grams, shares, strict=True)]
+            [
+                share * gram_by_layer[name]
+                for gram_by_layer, share in zip(grams, shares, strict=True)
+            ]
         ).sum(0)
         for name in grams[0]
     }

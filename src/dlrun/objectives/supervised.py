@@ -56,13 +56,13 @@ class Supervised(Objective):
         outputs = self.model(
             {name: column for name, column in batch.items() if name not in self.losses}
         )
-        parts, extra = self.target_losses(outputs, batch), self.penalty()
-        total = sum_losses(parts.values())
+        losses, penalty = self.target_losses(outputs, batch), self.penalty()
+        total = sum_losses(losses.values())
         yield Step(
             "model",
-            total if extra is None else total + extra,
+            total if penalty is None else total + penalty,
             outputs,
-            parts if len(parts) > 1 else {},
+            losses if len(losses) > 1 else {},
         )
 
     def baseline_objective(self) -> Objective | None:
@@ -85,8 +85,8 @@ class Supervised(Objective):
         """Target → what it adds to the loss of these answers: its own loss times its weight."""
         losses = {name: loss(outputs[name], batch[name]) for name, loss in self.losses.items()}
         return {
-            name: part * self.weights[name] if name in self.weights else part
-            for name, part in losses.items()
+            name: weighted * self.weights[name] if name in self.weights else weighted
+            for name, weighted in losses.items()
         }
 
     def total_loss(self, outputs: dict[str, Tensor], batch: Batch) -> Tensor:
@@ -94,19 +94,19 @@ class Supervised(Objective):
         return sum_losses(self.target_losses(outputs, batch).values())
 
 
-def sum_losses(parts: Iterable[Tensor]) -> Tensor:
+def sum_losses(losses: Iterable[Tensor]) -> Tensor:
     """The sum of these, in their order."""
-    return reduce(Tensor.__add__, parts)
+    return reduce(Tensor.__add__, losses)
 
 
-def supervised(given: ObjectiveContext) -> Supervised:
+def supervised(context: ObjectiveContext) -> Supervised:
     """The model's answers against the targets of the data; what has to be beaten is the common-sense answer."""
-    spec, losses, weights = given.data.spec, given.losses, given.weights
-    columns = getattr(given.data.train, "columns", {})
+    spec, losses, weights = context.data.spec, context.losses, context.weights
+    columns = getattr(context.data.train, "columns", {})
     values = {
         name: columns[name].values
         for name in spec.targets
         if isinstance(columns.get(name), DenseColumn)
     }
-    bar = lambda: Supervised(build_baseline(spec, losses, values), losses, weights)  # noqa: E731
-    return Supervised(given.model, losses, weights, given.augment, bar)
+    make_baseline = lambda: Supervised(build_baseline(spec, losses, values), losses, weights)  # noqa: E731
+    return Supervised(context.model, losses, weights, context.augment, make_baseline)

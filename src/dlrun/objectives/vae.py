@@ -37,25 +37,29 @@ class VAELoss:
     beta: float
 
     def build_step(
-        self, logits: Tensor, pixels: Tensor, clouds: tuple[Tensor, Tensor, Tensor]
+        self, logits: Tensor, pixels: Tensor, posterior: tuple[Tensor, Tensor, Tensor]
     ) -> Step:
         """The step of these answers. clouds: means, log-variances as the encoder says them, and KL divergences (B,).
 
         Measured beside it is the negative evidence lower bound, nats a picture: the lower, the better.
         """
-        mean, log_var, divergences = clouds
-        pixel, pixels_each = F.binary_cross_entropy_with_logits(logits, pixels), pixels[0].numel()
-        nats = pixel * pixels_each
+        mean, log_var, divergences = posterior
+        pixel, num_pixels = F.binary_cross_entropy_with_logits(logits, pixels), pixels[0].numel()
+        nats = pixel * num_pixels
         if self.loss == "book":
-            parts = (
+            terms = (
                 pixel,
                 -KL_WEIGHT * self.beta * (1 + log_var - mean.square() - log_var.exp()).mean(),
             )
         else:
-            parts = (nats, self.beta * divergences.mean())
-        named = {"reconstruction": parts[0], "divergence": parts[1]}
+            terms = (nats, self.beta * divergences.mean())
+        named_terms = {"reconstruction": terms[0], "divergence": terms[1]}
         return Step(
-            "model", parts[0] + parts[1], {}, named, {"negative_elbo": nats + divergences.mean()}
+            "model",
+            terms[0] + terms[1],
+            {},
+            named_terms,
+            {"negative_elbo": nats + divergences.mean()},
         )
 
 
@@ -71,21 +75,23 @@ class VAEObjective(Objective):
     )
 
     def __init__(
-        self, given: ObjectiveContext, measure: VAELoss, sampling: SamplingKind, importance: int
+        self, context: ObjectiveContext, vae_loss: VAELoss, sampling: SamplingKind, importance: int
     ) -> None:
         super().__init__()
-        self.model = model = cast(Autoencoder, given.model)
-        self.measure, self.sampling, self.importance = measure, sampling, importance
-        self.augment, self.train_rows = given.augment, given.data.train
+        self.model = model = cast(Autoencoder, context.model)
+        self.measure, self.sampling, self.importance = vae_loss, sampling, importance
+        self.augment, self.train_rows = context.augment, context.data.train
         self.groups = {"model": list(model.parameters())}
-        pixels = lambda codes: model.values(model.decode(codes))  # noqa: E731
-        drawn = LatentSampler(pixels, model.latent, given.device)
+        decode_to_images = lambda codes: model.values(model.decode(codes))  # noqa: E731
+        sampler = LatentSampler(decode_to_images, model.latent, context.device)
         codes = LatentCodes(
-            get_display_rows(given.data, model.read), lambda x: model.encode(x)[0], pixels
+            get_display_rows(context.data, model.read),
+            lambda x: model.encode(x)[0],
+            decode_to_images,
         )
         self.generators: dict[str, SampleGenerator] = {
-            "samples": drawn.samples,
-            "grid": drawn.grid,
+            "samples": sampler.samples,
+            "grid": sampler.grid,
             "latent": codes.plane,
         }
         self.generators |= {
@@ -108,8 +114,8 @@ class VAEObjective(Objective):
         """The mean picture of the training rows as the answer to all, which needs no code: its divergence is 0."""
 
         def step(logits: Tensor, pixels: Tensor) -> Step:
-            none = pixels.new_zeros(1, 1)
-            return self.measure.build_step(logits, pixels, (none, none, none[0]))
+            zero_code = pixels.new_zeros(1, 1)
+            return self.measure.build_step(logits, pixels, (zero_code, zero_code, zero_code[0]))
 
         return MeanReconstruction(self.train_rows, self.model.read, self.model.shape, True, step)
 
@@ -148,7 +154,7 @@ def standard_normal_kl(mean: Tensor, log_std: Tensor) -> Tensor:
 
 
 def variational(
-    given: ObjectiveContext,
+    context: ObjectiveContext,
     *,
     loss: VAELossKind,
     beta: NonNegative,
@@ -159,4 +165,4 @@ def variational(
 
     loss: book or elbo, see `VAELoss`; beta: weight of the divergence in it. sampling, importance: see `VAEObjective`.
     """
-    return VAEObjective(given, VAELoss(loss, beta), sampling, importance)
+    return VAEObjective(context, VAELoss(loss, beta), sampling, importance)

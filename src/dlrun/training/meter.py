@@ -1,4 +1,4 @@
-"""What a sweep adds up: losses and measures, kept on the device and looked at once in a while."""
+"""What is measured over a split: losses and metrics, summed on the device and looked at now and then."""
 
 from __future__ import annotations
 
@@ -17,237 +17,287 @@ from dlrun.evaluation.metrics import Metric
 from dlrun.evaluation.split_metrics import SplitMetric, compute_split_metric, make_row_metric
 from dlrun.training.distributed.process_group import this_process
 
-TargetMetrics = dict[str, tuple[str, Metric]]  # name in a row → target column, measure
+TargetMetrics = dict[str, tuple[str, Metric]]  # name in the history → target column, metric
+PendingStep = tuple[str, Tensor, int, dict[str, Tensor], Batch, dict[str, Tensor]]
+# Steps and numbers that wait at most: each look at a loss waits for the device.
 PENDING_STEPS = 256
 PENDING_NUMBERS = 1 << 20
 
 
 class Meter:
-    """Sums over one sweep. `add` only remembers; measures are taken for many steps at once, so tiny steps stay tiny.
+    """Sums over the batches of one split.
 
-    keep: remember every row's answers and values too.
+    `add` only remembers: metrics are computed for many steps at once, so that tiny steps stay tiny.
+
+    Args:
+        metrics: Name → target and metric.
+        fields: Target → its field; what is stored is in its unit.
+        device: Where the sums are.
+        where: Begins the message of a loss that is not finite ('epoch 1, train, ').
+        keep: Whether to store the metrics of every row, and all predictions and targets.
+
+    Attributes:
+        sums: Metric → sum of its values and of their squares (2,), float64.
+        row_values: Metric → its values row by row, one tensor a flush; only with keep.
+        losses: Group → [sum over rows, rows].
+        means: The same of the terms of a loss (`loss_<name>`), and of what else steps measure.
+        rows: Rows whose outputs were measured.
+        steps: Steps that were flushed.
+        counts: Rows of each step whose predictions are stored.
+        divergence: Among several processes, the first step whose loss is not finite, and a message.
+        stored_outputs: Target → predictions and true values, one tensor a flush, on the CPU.
+        pending: Steps that wait: group, loss, rows, outputs, targets, means.
+        pending_numbers: How many numbers the outputs that wait have.
     """
 
     def __init__(
         self,
-        measures: TargetMetrics,
+        metrics: TargetMetrics,
         fields: dict[str, Field],
         device: torch.device,
         where: str = "",
         keep: bool = False,
     ) -> None:
-        self.metrics = measures
+        self.metrics = metrics
         self.where = where
         self.fields = fields
         self.device = device
-        self.keep = keep or any(metric.over_split for _, metric in measures.values())
+        # A metric of the whole split needs all predictions at once.
+        self.keep = keep or any(metric.over_split for _, metric in metrics.values())
         self.sums = {
             name: make_zero_accumulator(1, device)[0]
-            for name, (_, metric) in measures.items()
+            for name, (_, metric) in metrics.items()
             if metric.per_row
         }
-        self.each: dict[str, list[Tensor]] = {name: [] for name in self.sums} if keep else {}
-        self.losses: dict[str, list[Any]] = {}  # group → [sum over rows, rows]
-        self.parts: dict[
-            str, list[Any]
-        ] = {}  # the same of what a loss is the sum of, and of what else is measured
+        self.row_values: dict[str, list[Tensor]] = {name: [] for name in self.sums} if keep else {}
+        self.losses: dict[str, list[Any]] = {}
+        self.means: dict[str, list[Any]] = {}
         self.rows = 0
         self.steps = 0
-        self.counts: list[int] = []  # rows of each step that is kept
-        self.divergence: tuple[int, str] | None = (
-            None  # among several processes: the first loss that is no number
-        )
+        self.counts: list[int] = []
+        self.divergence: tuple[int, str] | None = None
         self.stored_outputs: dict[str, tuple[list[Tensor], list[Tensor]]] = {
             name: ([], []) for name in fields
         }
-        self.pending: list[
-            tuple[str, Tensor, int, dict[str, Tensor], Batch, dict[str, Tensor]]
-        ] = []
+        self.pending: list[PendingStep] = []
         self.pending_numbers = 0
 
     def add(self, step: Step, batch: Batch, rows: int) -> None:
-        """Remember one step over a batch of so many rows."""
+        """Remember one step.
+
+        Args:
+            step: Its outputs, of (B, …), are measured against the batch's targets.
+            batch: Column → values of B rows.
+            rows: How many rows its means are over; 0 where all are another process's.
+        """
         outputs = {
             name: step.outputs[name].detach() for name in self.fields if name in step.outputs
         }
-        parts = {f"loss_{name}": part.detach() for name, part in step.parts.items()}
-        parts |= {name: value.detach() for name, value in step.measured.items()}
         targets = {name: batch[name] for name in outputs}
-        if not rows:  # they are another process's
-            outputs, targets = (
-                {name: part[:0] for name, part in parts.items()} for parts in (outputs, targets)
-            )
-        self.pending.append((step.group, step.loss.detach(), rows, outputs, targets, parts))
+        if not rows:
+            outputs = {name: values[:0] for name, values in outputs.items()}
+            targets = {name: values[:0] for name, values in targets.items()}
+        means = {f"loss_{name}": mean.detach() for name, mean in step.parts.items()}
+        means |= {name: mean.detach() for name, mean in step.measured.items()}
+        self.pending.append((step.group, step.loss.detach(), rows, outputs, targets, means))
         self.pending_numbers += sum(map(torch.numel, outputs.values()))
         if len(self.pending) >= PENDING_STEPS or self.pending_numbers >= PENDING_NUMBERS:
             self.flush()
 
     def flush(self) -> None:
-        """Take the measures of all remembered steps. Raises TrainingDiverged when a loss is not finite."""
+        """Measure all steps that wait.
+
+        Raises:
+            TrainingDiverged: if a loss is not finite.
+        """
         if not self.pending:
             return
         self.check()
         accumulate_means(
             self.losses, [(group, loss, rows) for group, loss, rows, *_ in self.pending]
         )
-        parts = [
-            (name, part, rows)
-            for _, _, rows, _, _, found in self.pending
-            for name, part in found.items()
-        ]
-        accumulate_means(self.parts, parts)
+        means: list[tuple[str, Tensor, int]] = []
+        predicted: list[tuple[int, dict[str, Tensor], Batch]] = []
+        for _, _, rows, outputs, targets, step_means in self.pending:
+            means += [(name, mean, rows) for name, mean in step_means.items()]
+            if outputs:
+                predicted.append((rows, outputs, targets))
+        accumulate_means(self.means, means)
         with torch.no_grad():
-            self._update_metrics(
-                [
-                    (rows, outputs, targets)
-                    for _, _, rows, outputs, targets, _ in self.pending
-                    if outputs
-                ]
-            )
+            self._update_metrics(predicted)
         self.steps += len(self.pending)
         self.pending, self.pending_numbers = [], 0
 
     def check(self) -> None:
-        """Raise TrainingDiverged, naming the first step since the last look whose loss is nan or infinite."""
+        """Look at the losses of the steps that wait.
+
+        Raises:
+            TrainingDiverged: if one is nan or infinite; it names the first such step. Among several
+                processes it is kept in `divergence` instead, for all have to stop at once.
+        """
         if not self.pending:
             return
         finite = torch.stack([loss for _, loss, *_ in self.pending]).isfinite()
         if not bool(finite.all()):
-            first = int((~finite).nonzero()[0, 0])
-            step = self.steps + first + 1
-            told = f"{self.where}step {step}: the loss is {float(self.pending[first][1])}"
+            index = int((~finite).nonzero()[0, 0])
+            step = self.steps + index + 1
+            message = f"{self.where}step {step}: the loss is {float(self.pending[index][1])}"
             if this_process.world_size == 1:
-                raise TrainingDiverged(told)
-            self.divergence = self.divergence or (step, told)
+                raise TrainingDiverged(message)
+            self.divergence = self.divergence or (step, message)
 
-    def _update_metrics(self, seen: list[tuple[int, dict[str, Tensor], Batch]]) -> None:
-        if not seen:
+    def _update_metrics(self, steps: list[tuple[int, dict[str, Tensor], Batch]]) -> None:
+        if not steps:
             return
-        counts = [rows for rows, _, _ in seen]
+        counts = [rows for rows, _, _ in steps]
         self.rows += sum(counts)
         self.counts += counts if self.keep else []
         for target in self.fields if sum(counts) else ():
-            raw = torch.cat([outputs[target] for _, outputs, _ in seen]).float()
-            truth = torch.cat([targets[target] for _, _, targets in seen])
-            self._update_sums(target, raw, truth)
+            raw_outputs = torch.cat([outputs[target] for _, outputs, _ in steps]).float()
+            truths = torch.cat([targets[target] for _, _, targets in steps])
+            self._update_sums(target, raw_outputs, truths)
             if self.keep:
                 field = self.fields[target]
-                self.stored_outputs[target][0].append(field.to_prediction(raw).cpu())
-                self.stored_outputs[target][1].append(field.to_original_units(truth).cpu())
+                self.stored_outputs[target][0].append(field.to_prediction(raw_outputs).cpu())
+                self.stored_outputs[target][1].append(field.to_original_units(truths).cpu())
 
-    def _update_sums(self, target: str, raw: Tensor, truth: Tensor) -> None:
-        for name, (of, metric) in self.metrics.items():
-            if of != target or not metric.per_row:
+    def _update_sums(self, target: str, outputs: Tensor, targets: Tensor) -> None:
+        for name, (metric_target, metric) in self.metrics.items():
+            if metric_target != target or not metric.per_row:
                 continue
-            values = metric.per_row(raw, truth).to(self.sums[name].dtype)
+            values = metric.per_row(outputs, targets).to(self.sums[name].dtype)
             self.sums[name] += torch.stack([values.sum(), values.square().sum()])
-            if name in self.each:
-                self.each[name].append(values.cpu())
+            if name in self.row_values:
+                self.row_values[name].append(values.cpu())
 
     def scores(self) -> dict[str, Score]:
-        """Every measure of the sweep with its interval, losses first."""
+        """Name → score of everything measured, losses first.
+
+        Returns:
+            Means with their 95 % interval where the metric is one per row; metrics of the whole
+            split without one (see `scores_with_intervals`).
+        """
         self.flush()
-        found: dict[str, Score] = {}
+        scores: dict[str, Score] = {}
         for group, (total, rows) in self.losses.items():
-            found["loss" if len(self.losses) == 1 else f"loss_{group}"] = Score(
-                total / rows, n=rows, goal="min"
-            )
-        found |= {name: Score(total / rows, n=rows) for name, (total, rows) in self.parts.items()}
+            name = "loss" if len(self.losses) == 1 else f"loss_{group}"
+            scores[name] = Score(total / rows, n=rows, goal="min")
+        scores |= {name: Score(total / rows, n=rows) for name, (total, rows) in self.means.items()}
         for name, (target, metric) in self.metrics.items():
             if metric.per_row and self.rows:
                 total, squares = self.sums[name].tolist()
-                found[name] = compute_mean_score(
+                scores[name] = compute_mean_score(
                     total, squares, self.rows, metric.finish, metric.goal
                 )
             elif metric.over_split:
-                value, why = compute_split_metric(metric.over_split, *self.predictions()[target])
-                found[name] = Score(
-                    value, n=len(self.predictions()[target][1]), goal=metric.goal, why=why
-                )
-        return found
+                predictions, targets = self.predictions()[target]
+                value, reason = compute_split_metric(metric.over_split, predictions, targets)
+                scores[name] = Score(value, n=len(targets), goal=metric.goal, why=reason)
+        return scores
 
     def predictions(self) -> dict[str, tuple[Any, Any]]:
-        """Target name → (what was answered, the truth), in its own unit, as numpy arrays; only with keep."""
+        """Target → predictions and true values in its own unit, as numpy arrays; only with keep."""
         return {
-            name: (torch.cat(a).numpy(), torch.cat(t).numpy())
-            for name, (a, t) in self.stored_outputs.items()
-            if a
+            name: (torch.cat(predictions).numpy(), torch.cat(targets).numpy())
+            for name, (predictions, targets) in self.stored_outputs.items()
+            if predictions
         }
 
     def values(self) -> dict[str, Any]:
-        """Measure → its value for every row, before `finish`, as numpy arrays (n,); only with keep."""
+        """Metric → its value for every row, before `finish`, as arrays (n,); only with keep."""
         return {
-            name: torch.cat(parts).double().numpy() for name, parts in self.each.items() if parts
+            name: torch.cat(values).double().numpy()
+            for name, values in self.row_values.items()
+            if values
         }
 
     def state(self) -> dict[str, Any]:
-        """Everything so far, as tensors and plain values, so that a sweep can go on where it was cut."""
-        names = ("sums", "losses", "parts", "rows", "steps", "counts", "pending_numbers")
-        kept = {
-            name: [list(answers), list(truths)]
-            for name, (answers, truths) in self.stored_outputs.items()
+        """Everything so far, as tensors and plain values, so that an epoch can go on where it was cut."""
+        stored = {
+            name: [list(predictions), list(targets)]
+            for name, (predictions, targets) in self.stored_outputs.items()
         }
+        # These are the keys of every version's checkpoints.
         return {
-            **{name: getattr(self, name) for name in names},
-            "kept": kept,
-            "each": {name: list(parts) for name, parts in self.each.items()},
-            "pending": [list(p) for p in self.pending],
+            "sums": self.sums,
+            "losses": self.losses,
+            "parts": self.means,
+            "rows": self.rows,
+            "steps": self.steps,
+            "counts": self.counts,
+            "pending_numbers": self.pending_numbers,
+            "kept": stored,
+            "each": {name: list(values) for name, values in self.row_values.items()},
+            "pending": [list(step) for step in self.pending],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
-        for name in ("losses", "rows", "steps", "pending_numbers"):
-            setattr(self, name, state[name])
-        self.counts = list(
-            state.get("counts", [state["rows"]])
-        )  # checkpoints of older versions have none of these,
-        self.parts = state.get("parts", {})
+        """Go on from a state.
+
+        Args:
+            state: As `state()` of this or an earlier version returned it.
+        """
+        self.losses, self.rows, self.steps = state["losses"], state["rows"], state["steps"]
+        self.pending_numbers = state["pending_numbers"]
         self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
         self.stored_outputs = {
-            name: (answers, truths) for name, (answers, truths) in state["kept"].items()
+            name: (predictions, targets) for name, (predictions, targets) in state["kept"].items()
         }
-        self.each = state.get("each", {})  # nor these, nor parts in what is pending
+        # Earlier versions wrote no counts, parts and each, and no means in a pending step.
+        self.counts = list(state.get("counts", [state["rows"]]))
+        self.means = state.get("parts", {})
+        self.row_values = state.get("each", {})
         entries = [(*entry, {})[:6] for entry in state["pending"]]
         self.pending = [
-            tuple(move_to_device(part, self.device) for part in entry) for entry in entries
+            tuple(move_to_device(value, self.device) for value in entry) for entry in entries
         ]  # type: ignore[misc]
 
 
-def accumulate_means(totals: dict[str, list[Any]], seen: list[tuple[str, Tensor, int]]) -> None:
-    """Add means over so many rows, by name, to name → [sum over rows, rows]."""
-    values = torch.stack([mean for _, mean, _ in seen]).tolist() if seen else []
-    for (name, _, rows), value in zip(seen, values, strict=True):
+def accumulate_means(totals: dict[str, list[Any]], means: list[tuple[str, Tensor, int]]) -> None:
+    """Add means to sums, in one transfer from the device.
+
+    Args:
+        totals: Name → [sum over rows, rows]; changed.
+        means: Name, mean (a tensor of one number) and its rows.
+    """
+    values = torch.stack([mean for _, mean, _ in means]).tolist() if means else []
+    for (name, _, rows), value in zip(means, values, strict=True):
         total = totals.setdefault(name, [0.0, 0])
         total[0] += value * rows
         total[1] += rows
 
 
 def scores_with_intervals(meter: Meter, *, seed: int) -> dict[str, Score]:
-    """The scores of a sweep that kept its answers, those of whole-split measures with a bootstrap interval too.
+    """The scores of a meter that kept its predictions, with bootstrap intervals for whole-split metrics.
 
-    A score keeps None for its ends where resampling says nothing: fewer than 20 rows, or no spread at all.
+    Args:
+        meter: One with keep.
+        seed: Of the resampling.
+
+    Returns:
+        Name → score. Its ends stay None where resampling says nothing: for fewer than 20 rows, or
+        where all resamples come to the same.
     """
-    found, answers = meter.scores(), meter.predictions()
+    scores, stored = meter.scores(), meter.predictions()
     for name, (target, metric) in meter.metrics.items():
-        if metric.over_split and target in answers:
-            if found[name].why:
-                continue
-            measure = make_row_metric(metric.over_split, *answers[target])
-            rarer = getattr(metric.over_split, "count_small_class", len)(answers[target][1])
-            work = (
-                metric.over_split.get_cost(answers[target][0])
-                if isinstance(metric.over_split, SplitMetric)
-                else 0
-            )
-            known = bootstrap.compute_interval(
-                measure, np.arange(found[name].n), telling=rarer, seed=seed, work=work
-            )
-            found[name] = replace(found[name], low=known.low, high=known.high, why=known.why)
-    return found
+        if not metric.over_split or target not in stored or scores[name].why:
+            continue
+        predictions, targets = stored[target]
+        rarer = getattr(metric.over_split, "count_small_class", len)(targets)
+        is_built_in = isinstance(metric.over_split, SplitMetric)
+        interval = bootstrap.compute_interval(
+            make_row_metric(metric.over_split, predictions, targets),
+            np.arange(scores[name].n),
+            telling=rarer,
+            seed=seed,
+            work=metric.over_split.get_cost(predictions) if is_built_in else 0,  # type: ignore[attr-defined]
+        )
+        scores[name] = replace(scores[name], low=interval.low, high=interval.high, why=interval.why)
+    return scores
 
 
 def move_to_device(value: Any, device: torch.device) -> Any:
     """The same tensor, or mapping of tensors, on a device; other values as they are."""
     if isinstance(value, dict):
-        return {name: move_to_device(part, device) for name, part in value.items()}
+        return {name: move_to_device(item, device) for name, item in value.items()}
     return value.to(device) if isinstance(value, Tensor) else value

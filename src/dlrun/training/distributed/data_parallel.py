@@ -66,13 +66,13 @@ def check_data_parallel(objective: Objective, train: Source, settings: Settings)
     if not batch_norm.uses_batch_norm(objective):
         return
     rows = batch_norm.count_training_rows(train, settings.batch_rows, True)
-    for whole in {min(settings.batch_rows, rows), rows % settings.batch_rows} - {0}:
+    for batch_rows in {min(settings.batch_rows, rows), rows % settings.batch_rows} - {0}:
         if any(
-            partition_batch(whole, rank, this_process.world_size).local_rows == 1
+            partition_batch(batch_rows, rank, this_process.world_size).local_rows == 1
             for rank in range(this_process.world_size)
         ):
             raise UserError(
-                f"batch norm needs two rows, and of a batch of {whole} one of {this_process.world_size} processes has only one: "
+                f"batch norm needs two rows, and of a batch of {batch_rows} one of {this_process.world_size} processes has only one: "
                 "choose another engine.batch_size"
             )
     log.info(
@@ -86,12 +86,12 @@ def batch_norm_statistics(objective: Objective) -> dict[str, Tensor]:
     norms = {
         name: module for name, module in objective.named_modules() if isinstance(module, _BatchNorm)
     }
-    found = {
+    statistics = {
         f"{name}.{kind}": getattr(norm, kind)
         for name, norm in norms.items()
         for kind in RUNNING_STATISTICS
     }
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in statistics.items() if value is not None}
 
 
 def average_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -102,45 +102,51 @@ def average_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         process_group.all_reduce_sum(torch.cat([tensor.reshape(-1) for tensor in tensors.values()]))
         / this_process.world_size
     )
-    parts = mean.split([tensor.numel() for tensor in tensors.values()])
-    return {name: part.view_as(tensors[name]) for name, part in zip(tensors, parts, strict=True)}
+    means = mean.split([tensor.numel() for tensor in tensors.values()])
+    return {name: mean.view_as(tensors[name]) for name, mean in zip(tensors, means, strict=True)}
 
 
 def sync_batch_norm(objective: Objective) -> None:
     """Set running means and variances to their mean over all processes, as after every epoch."""
-    own = batch_norm_statistics(objective)
-    for name, mean in average_tensors(own).items():
-        own[name].copy_(mean)
+    statistics = batch_norm_statistics(objective)
+    for name, mean in average_tensors(statistics).items():
+        statistics[name].copy_(mean)
 
 
 def all_reduce_gradients(
-    parameters: list[nn.Parameter], rows: float, whole: int, wishes: list[float]
+    parameters: list[nn.Parameter], rows: float, total_rows: int, flags: list[float]
 ) -> Tensor:
     """Make gradients the mean over the rows of all processes, in one go; answers with the sum of all wishes.
 
     rows: what this process's gradients have still to be multiplied with. whole: rows in all processes. A parameter that
     no process has a gradient of keeps none.
     """
-    there = [float(parameter.grad is not None) for parameter in parameters]
-    parts = [
+    has_gradient = [float(parameter.grad is not None) for parameter in parameters]
+    gradients = [
         (torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1).float() for p in parameters
     ]
-    sizes = [len(part) for part in parts]
-    total = torch.cat([*parts, parts[0].new_tensor([*there, *wishes])])
+    sizes = [len(gradient) for gradient in gradients]
+    total = torch.cat([*gradients, gradients[0].new_tensor([*has_gradient, *flags])])
     total[: sum(sizes)] *= rows
-    *found, told = process_group.all_reduce_sum(total).split([*sizes, len(there) + len(wishes)])
-    known = told[: len(there)].bool().tolist() if 0.0 in there else [True] * len(there)
-    for parameter, part, any_has in zip(parameters, found, known, strict=True):
-        parameter.grad = gradient_view(part.div_(whole), parameter) if any_has else None
-    return told[len(there) :]
+    *summed, summed_flags = process_group.all_reduce_sum(total).split(
+        [*sizes, len(has_gradient) + len(flags)]
+    )
+    has_gradient_anywhere = (
+        summed_flags[: len(has_gradient)].bool().tolist()
+        if 0.0 in has_gradient
+        else [True] * len(has_gradient)
+    )
+    for parameter, gradient, any_has in zip(parameters, summed, has_gradient_anywhere, strict=True):
+        parameter.grad = gradient_view(gradient.div_(total_rows), parameter) if any_has else None
+    return summed_flags[len(has_gradient) :]
 
 
 def gradient_view(numbers: Tensor, parameter: Tensor) -> Tensor:
     """Numbers as a gradient of this parameter, in memory as it is: fused optimizers walk through both side by side."""
-    found = numbers.view_as(parameter)
-    if parameter.is_contiguous() and parameter.dtype == found.dtype:
-        return found
-    return torch.empty_like(parameter).copy_(found)
+    gradient = numbers.view_as(parameter)
+    if parameter.is_contiguous() and parameter.dtype == gradient.dtype:
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
 
 
 def control_flags(trainer: DistributedTrainer) -> list[float]:
@@ -158,13 +164,15 @@ def gathered_flags(trainer: DistributedTrainer, learn: bool) -> list[float]:
 
     In training it has come with the gradients; to look at it is to wait for the device.
     """
-    learner, last = trainer.optimization, trainer.position == trainer.batches
-    dear = not (learn and learner.groups) or trainer.device.type != "cpu"
-    if not learner.at_step_boundary or (dear and trainer.position % ROWS_PER_CHECK and not last):
+    optimization, last = trainer.optimization, trainer.position == trainer.batches
+    is_slow = not (learn and optimization.groups) or trainer.device.type != "cpu"
+    if not optimization.at_step_boundary or (
+        is_slow and trainer.position % ROWS_PER_CHECK and not last
+    ):
         return []
-    if learn and learner.groups:
-        told, learner.gathered_flags = learner.gathered_flags, None
-        return [] if told is None else told.tolist()
+    if learn and optimization.groups:
+        flags, optimization.gathered_flags = optimization.gathered_flags, None
+        return [] if flags is None else flags.tolist()
     return process_group.all_reduce_sum(
         torch.tensor(control_flags(trainer), device=trainer.device)
     ).tolist()
@@ -172,14 +180,14 @@ def gathered_flags(trainer: DistributedTrainer, learn: bool) -> list[float]:
 
 def should_save_or_stop(trainer: DistributedTrainer, learn: bool) -> tuple[bool, int]:
     """Whether all are to save now, and the signal on which all are to stop. Raises TrainingDiverged in all of them."""
-    told = gathered_flags(trainer, learn)
-    if not any(told):
+    flags = gathered_flags(trainer, learn)
+    if not any(flags):
         return False, 0
-    interrupt, terminate, late, fault = told
+    interrupt, terminate, due, fault = flags
     if fault and trainer.meter is not None:
         raise_first_divergence(trainer.meter)
     number = signal.SIGTERM if terminate else signal.SIGINT if interrupt else 0
-    return bool(late), int(number)
+    return bool(due), int(number)
 
 
 def raise_first_divergence(meter: Meter) -> None:
@@ -206,50 +214,51 @@ def merge_meter_states(states: list[dict[str, Any]]) -> dict[str, Any]:
     """The state of a meter that has seen what these have seen, each its part of every batch; nothing is pending."""
     counts = [state["counts"] for state in states]
     first = states[0]
-    found = {name: sum(state[name] for state in states) for name in ("rows", "pending_numbers")}
-    found |= {name: sum_by_name([state[name] for state in states]) for name in ("losses", "parts")}
-    found["sums"] = {name: sum(state["sums"][name] for state in states) for name in first["sums"]}
-    found |= {"pending": [], "steps": first["steps"]}
-    found["kept"] = {
+    merged = {name: sum(state[name] for state in states) for name in ("rows", "pending_numbers")}
+    merged |= {name: sum_by_name([state[name] for state in states]) for name in ("losses", "parts")}
+    merged["sums"] = {name: sum(state["sums"][name] for state in states) for name in first["sums"]}
+    merged |= {"pending": [], "steps": first["steps"]}
+    merged["kept"] = {
         name: [
-            restore_row_order([state["kept"][name][side] for state in states], counts)
-            for side in (0, 1)
+            restore_row_order([state["kept"][name][index] for state in states], counts)
+            for index in (0, 1)
         ]
         for name in first["kept"]
     }
-    found["each"] = {
+    merged["each"] = {
         name: restore_row_order([state["each"][name] for state in states], counts)
         for name in first["each"]
     }
-    found["counts"] = [sum(parts) for parts in zip(*counts, strict=True)]
-    return found
+    merged["counts"] = [sum(rows) for rows in zip(*counts, strict=True)]
+    return merged
 
 
 def sum_by_name(totals: list[dict[str, list[Any]]]) -> dict[str, list[Any]]:
     """Name → [sum, rows] of all of these."""
     names = dict.fromkeys(name for total in totals for name in total)
     return {
-        name: [sum(total[name][place] for total in totals) for place in (0, 1)] for name in names
+        name: [sum(total[name][index] for total in totals) for index in (0, 1)] for name in names
     }
 
 
-def restore_row_order(parts: list[list[Tensor]], counts: list[list[int]]) -> list[Tensor]:
+def restore_row_order(rows_by_process: list[list[Tensor]], counts: list[list[int]]) -> list[Tensor]:
     """The rows of all processes, batch by batch. parts: of each process its rows; counts: how many of each batch."""
-    some = next((own[0] for own in parts if own), None)
-    if some is None:
+    example = next((rows[0] for rows in rows_by_process if rows), None)
+    if example is None:
         return []
-    cut = [
-        torch.cat([some[:0], *own]).split(count) for own, count in zip(parts, counts, strict=True)
+    batches = [
+        torch.cat([example[:0], *rows]).split(sizes)
+        for rows, sizes in zip(rows_by_process, counts, strict=True)
     ]
-    return [torch.cat([part for batch in zip(*cut, strict=True) for part in batch])]
+    return [torch.cat([piece for batch in zip(*batches, strict=True) for piece in batch])]
 
 
 def move_tensors(value: Any, device: torch.device) -> Any:
     """The same with every tensor in it on a device."""
     if isinstance(value, list | tuple):
-        return [move_tensors(part, device) for part in value]
+        return [move_tensors(item, device) for item in value]
     if isinstance(value, dict):
-        return {name: move_tensors(part, device) for name, part in value.items()}
+        return {name: move_tensors(item, device) for name, item in value.items()}
     return move_to_device(value, device)
 
 
@@ -271,19 +280,21 @@ def gather_trainer_state(trainer: DistributedTrainer, state: dict[str, Any]) -> 
     if trainer.meter is None:
         return state
     running = batch_norm_statistics(trainer.objective)
-    own = {
+    local_state = {
         "random": random.get_random_state(trainer.device),
         "meter": trainer.meter.state(),
         "statistics": running,
     }
-    whole = copy.deepcopy(trainer.meter)
-    whole.flush()
-    found = process_group.all_gather_object(move_tensors([own, whole.state()], CPU))
+    flushed_meter = copy.deepcopy(trainer.meter)
+    flushed_meter.flush()
+    gathered = process_group.all_gather_object(
+        move_tensors([local_state, flushed_meter.state()], CPU)
+    )
     average = average_tensors({name: value.clone() for name, value in running.items()})
     return state | {
         "objective": state["objective"] | average,
-        "meter": merge_meter_states([each for _, each in found]),
-        "ranks": [each for each, _ in found],
+        "meter": merge_meter_states([meter_state for _, meter_state in gathered]),
+        "ranks": [meter_state for meter_state, _ in gathered],
     }
 
 
@@ -293,14 +304,22 @@ def restore_local_state(trainer: DistributedTrainer, state: dict[str, Any]) -> N
     if trainer.meter is None:
         return
     if len(ranks) == this_process.world_size:
-        own = ranks[this_process.rank]
-        random.restore_random_state(own["random"], trainer.device)
-        trainer.meter.restore(own["meter"])
+        local_state = ranks[this_process.rank]
+        random.restore_random_state(local_state["random"], trainer.device)
+        trainer.meter.restore(local_state["meter"])
         for name, value in batch_norm_statistics(trainer.objective).items():
-            value.copy_(own["statistics"][name])
+            value.copy_(local_state["statistics"][name])
         return
     torch.manual_seed(derive_seed(trainer.seed, trainer.epoch, trainer.position, this_process.rank))
     if this_process.rank:  # the first goes on with what all have added up
-        before = trainer.meter
-        trainer.meter = Meter(before.metrics, before.fields, before.device, before.where)
-        trainer.meter.steps, trainer.meter.counts = before.steps, [0] * len(before.counts)
+        gathered_meter = trainer.meter
+        trainer.meter = Meter(
+            gathered_meter.metrics,
+            gathered_meter.fields,
+            gathered_meter.device,
+            gathered_meter.where,
+        )
+        trainer.meter.steps, trainer.meter.counts = (
+            gathered_meter.steps,
+            [0] * len(gathered_meter.counts),
+        )

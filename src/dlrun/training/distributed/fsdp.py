@@ -47,70 +47,73 @@ def shard_model(model: nn.Module, settings: Settings, device: torch.device) -> N
         module for module in model.modules() if isinstance(module, nn.Sequential | nn.ModuleList)
     ]
     layers = [
-        part
+        module_part
         for module in reversed(lists)
-        for part in module
-        if any(True for _ in part.parameters())
+        for module_part in module
+        if any(True for _ in module_part.parameters())
     ]
-    for part in dict.fromkeys([*layers, model]):
-        if not isinstance(part, nn.ModuleList):  # which computes nothing itself
-            fully_shard(part, mesh=mesh, reshard_after_forward=True)
+    for module_part in dict.fromkeys([*layers, model]):
+        if not isinstance(module_part, nn.ModuleList):  # which computes nothing itself
+            fully_shard(module_part, mesh=mesh, reshard_after_forward=True)
 
 
 def average_sharded_gradients(
-    parameters: list[nn.Parameter], whole: int, wishes: list[float]
+    parameters: list[nn.Parameter], total_rows: int, flags: list[float]
 ) -> Tensor:
     """Make gradients of summed losses, which walking back has averaged over processes, their mean over `whole` rows."""
     for parameter in parameters:
         if parameter.grad is not None:
-            parameter.grad.mul_(this_process.world_size / whole)
-    return process_group.all_reduce_sum(torch.tensor(wishes, device=parameters[0].device))
+            parameter.grad.mul_(this_process.world_size / total_rows)
+    return process_group.all_reduce_sum(torch.tensor(flags, device=parameters[0].device))
 
 
 def unshard(value: Any) -> Any:
     """The same with every tensor in it whole, on the CPU. All processes must ask for it together."""
     if isinstance(value, dict):
-        return {name: unshard(part) for name, part in value.items()}
+        return {name: unshard(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [unshard(part) for part in value]
+        return [unshard(item) for item in value]
     if hasattr(value, "full_tensor"):
         return value.full_tensor().detach().cpu()
     return value
 
 
-def shard_tensor(value: Tensor, own: Any) -> Tensor:
+def shard_tensor(value: Tensor, reference: Any) -> Tensor:
     """A whole tensor, cut as `own` is where that is cut."""
-    if not hasattr(own, "full_tensor"):
+    if not hasattr(reference, "full_tensor"):
         return value
     from torch.distributed.tensor import distribute_tensor
 
-    return distribute_tensor(value.to(own.device), own.device_mesh, own.placements)
+    return distribute_tensor(
+        value.to(reference.device), reference.device_mesh, reference.placements
+    )
 
 
 def shard_trainer_state(
     state: dict[str, Any], objective: nn.Module, optimizers: dict[str, Any]
 ) -> dict[str, Any]:
     """The state of a fit with the weights, and what belongs to each of them, cut as the objective's are."""
-    own, learner = objective.state_dict(), dict(state["learner"])
+    local_tensors, optimization = objective.state_dict(), dict(state["learner"])
     weights = {
-        name: shard_tensor(value, own.get(name)) for name, value in state["objective"].items()
+        name: shard_tensor(value, local_tensors.get(name))
+        for name, value in state["objective"].items()
     }
-    learner["optimizers"] = {
-        name: shard_optimizer_state(found, optimizers[name])
-        for name, found in learner["optimizers"].items()
+    optimization["optimizers"] = {
+        name: shard_optimizer_state(optimizer_state, optimizers[name])
+        for name, optimizer_state in optimization["optimizers"].items()
     }
     groups = {
-        name: [p for group in each.param_groups for p in group["params"]]
-        for name, each in optimizers.items()
+        name: [p for group in optimizer.param_groups for p in group["params"]]
+        for name, optimizer in optimizers.items()
     }
-    learner["average"] = {
+    optimization["average"] = {
         name: [
             shard_tensor(value, parameter)
             for value, parameter in zip(values, groups[name], strict=True)
         ]
-        for name, values in learner["average"].items()
+        for name, values in optimization["average"].items()
     }
-    return state | {"objective": weights, "learner": learner}
+    return state | {"objective": weights, "learner": optimization}
 
 
 def shard_optimizer_state(
@@ -119,19 +122,19 @@ def shard_optimizer_state(
     """The state of an optimizer with what has a weight's shape cut as that weight is."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
-    def own(value: Any, parameter: Tensor) -> Any:
+    def shard(value: Any, parameter: Tensor) -> Any:
         return (
             shard_tensor(value, parameter)
             if isinstance(value, Tensor) and value.shape == parameter.shape
             else value
         )
 
-    found = {
-        number: {name: own(value, parameters[number]) for name, value in known.items()}
-        for number, known in state["state"].items()
+    sharded = {
+        number: {name: shard(value, parameters[number]) for name, value in values.items()}
+        for number, values in state["state"].items()
     }
     return state | {
-        "state": found,
+        "state": sharded,
         "param_groups": list(map(without_fused_kernel, state["param_groups"])),
     }
 

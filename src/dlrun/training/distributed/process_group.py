@@ -82,14 +82,14 @@ def get_local_device(kind: str, local: int) -> str:
     """The name of the device of process number `local` on this machine. Raises UserError where there are too few."""
     if DEVICES in os.environ:
         return str(runtime.choose_device(os.environ[DEVICES].split(",")[local]))
-    there = [name for name in runtime.available_devices() if name.startswith("cuda:")]
-    if kind == "cpu" or (kind == "auto" and not there):
+    cuda_devices = [name for name in runtime.available_devices() if name.startswith("cuda:")]
+    if kind == "cpu" or (kind == "auto" and not cuda_devices):
         return "cpu"
-    if local >= len(there):
+    if local >= len(cuda_devices):
         raise UserError(
-            f"process {local + 1} of this machine has no device of its own: there are {len(there)} of CUDA"
+            f"process {local + 1} of this machine has no device of its own: there are {len(cuda_devices)} of CUDA"
         )
-    return there[local]
+    return cuda_devices[local]
 
 
 def leave_group() -> None:
@@ -123,13 +123,13 @@ def on_main_process(compute: Callable[[], T]) -> T:
     """What the first process alone computes, in every process; what it raises, too."""
     if this_process.world_size == 1:
         return compute()
-    found: tuple[Any, Exception | None] = (None, None)
+    outcome: tuple[Any, Exception | None] = (None, None)
     if this_process.rank == 0:
         try:
-            found = (compute(), None)
+            outcome = (compute(), None)
         except Exception as error:
-            found = (None, error)
-    value, raised = broadcast_object(found)
+            outcome = (None, error)
+    value, raised = broadcast_object(outcome)
     if raised is not None:
         raise raised
     return cast(T, value)
@@ -139,20 +139,20 @@ def all_gather_object(value: T) -> list[T]:
     """The values of all processes, in their order, in every process. Tensors in them must be on the CPU."""
     if this_process.world_size == 1:
         return [value]
-    found: list[Any] = [None] * this_process.world_size
-    dist.all_gather_object(found, value)
-    return found
+    values: list[Any] = [None] * this_process.world_size
+    dist.all_gather_object(values, value)
+    return values
 
 
-def local_main_process_first(make: Callable[[], T]) -> T:
+def local_main_process_first(compute: Callable[[], T]) -> T:
     """Have the first process of each machine make it before the others do, which find what it kept in a cache."""
     if this_process.world_size == 1:
-        return make()
+        return compute()
     if this_process.local_rank:
         dist.barrier()
-        return make()
+        return compute()
     try:
-        return make()
+        return compute()
     finally:
         dist.barrier()
 
@@ -170,12 +170,14 @@ def broadcast_tensors(tensors: list[Tensor]) -> None:
         dist.broadcast(tensor, src=0)
 
 
-def begin_batch(whole: int, held: int) -> int:
+def begin_batch(batch_rows: int, local_rows: int) -> int:
     """Take up a batch of `get_global_batch_size` rows, of which this process holds so many; answers with how many of these count."""
-    this_process.batch_share = partition_batch(whole, this_process.rank, this_process.world_size)
-    if this_process.batch_share.local_rows != held:
+    this_process.batch_share = partition_batch(
+        batch_rows, this_process.rank, this_process.world_size
+    )
+    if this_process.batch_share.local_rows != local_rows:
         raise RuntimeError(
-            f"process {this_process.rank + 1} should hold {this_process.batch_share.local_rows} rows of {whole}, and holds {held}"
+            f"process {this_process.rank + 1} should hold {this_process.batch_share.local_rows} rows of {batch_rows}, and holds {local_rows}"
         )
     return this_process.batch_share.counted_rows
 
@@ -201,12 +203,12 @@ def seed_processes(number: int, device: torch.device) -> None:
 @contextmanager
 def shared_random_state(device: torch.device) -> Iterator[None]:
     """Inside, random numbers are those that all processes have in common."""
-    own = random.get_random_state(device)
+    local_state = random.get_random_state(device)
     if this_process.shared_state is not None:
         random.restore_random_state(this_process.shared_state, device)
     yield
     this_process.shared_state = random.get_random_state(device)
-    random.restore_random_state(own, device)
+    random.restore_random_state(local_state, device)
 
 
 def draw_for_batch(draw: Callable[[int], Tensor], rows: int) -> Tensor:
@@ -215,16 +217,18 @@ def draw_for_batch(draw: Callable[[int], Tensor], rows: int) -> Tensor:
         return draw(rows)
     device = torch.device(this_process.device or "cpu")
     with shared_random_state(device):
-        found = draw(this_process.batch_share.batch_rows)
-    return found[this_process.batch_share.first : this_process.batch_share.first + rows]
+        drawn = draw(this_process.batch_share.batch_rows)
+    return drawn[this_process.batch_share.first : this_process.batch_share.first + rows]
 
 
 def randn_for_batch(values: Tensor) -> Tensor:
     """Standard normal numbers in the shape of these rows (B, …), however the whole batch is shared."""
     if this_process.world_size == 1 or this_process.batch_share is None:
         return torch.randn_like(values)
-    about: dict[str, Any] = {"dtype": values.dtype, "device": values.device}
-    return draw_for_batch(lambda count: torch.randn(count, *values.shape[1:], **about), len(values))
+    options: dict[str, Any] = {"dtype": values.dtype, "device": values.device}
+    return draw_for_batch(
+        lambda count: torch.randn(count, *values.shape[1:], **options), len(values)
+    )
 
 
 def global_batch_std(values: Tensor) -> Tensor:

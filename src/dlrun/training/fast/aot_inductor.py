@@ -35,11 +35,11 @@ def build_opaque_linear() -> Callable[..., Tensor]:
     linear = torch.ops.mkldnn._linear_pointwise
 
     @torch.library.custom_op("dlrun::linear", mutates_args=(), device_types="cpu")
-    def whole(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def opaque_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return cast(Tensor, linear(x, weight, bias, "none", [], ""))
 
-    whole.register_fake(lambda x, weight, bias: x.new_empty(len(x), len(weight)))
-    return lambda x, weight, bias, *plain: whole(x, weight, bias)
+    opaque_linear.register_fake(lambda x, weight, bias: x.new_empty(len(x), len(weight)))
+    return lambda x, weight, bias, *plain: opaque_linear(x, weight, bias)
 
 
 def to_export_value(value: Any) -> Any:
@@ -60,37 +60,39 @@ class FunctionModule(nn.Module):
 
 
 def compile_function(
-    function: TensorFunction, inputs: Sequence[Tensor], what: str
+    function: TensorFunction, inputs: Sequence[Tensor], description: str
 ) -> CompiledFunction:
     """The same function of a list of tensors with the shapes and strides of these; it may change them in place.
 
     what: names it in what is told of the seconds that this took. Raises UserError where it cannot be compiled.
     """
-    began = time.monotonic()
+    start = time.monotonic()
     try:
         with torch.no_grad(), block_interrupt():
             exported = torch.export.export(FunctionModule(function), tuple(inputs), strict=False)
-            held = [
+            constants = [
                 f"{name} {value.tolist()}"
                 for name, value in exported.constants.items()
                 if isinstance(value, Tensor)
             ]
-            places = [(each.dtype, each.shape, each.stride()) for each in inputs]
-            key = (exported.graph_module.code, *held, *places)
+            layouts = [(tensor.dtype, tensor.shape, tensor.stride()) for tensor in inputs]
+            key = (exported.graph_module.code, *constants, *layouts)
             if key not in COMPILED_FUNCTIONS:
                 COMPILED_FUNCTIONS[key] = _compile_program(exported)
                 log.info(
-                    "engine.compile=step: %s took %.1f s to compile", what, time.monotonic() - began
+                    "engine.compile=step: %s took %.1f s to compile",
+                    description,
+                    time.monotonic() - start,
                 )
     except (
         Exception
     ) as error:  # torch raises of all kinds here; whoever reads on wants the first line
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        told = next(
+        first_error = next(
             (line for line in lines if ": error: " in line or ": fatal error: " in line), lines[0]
         )
         raise UserError(
-            f"engine.compile=step: {what} cannot be compiled here ({told[:300]}); {DISABLE_HINT}"
+            f"engine.compile=step: {description} cannot be compiled here ({first_error[:300]}); {DISABLE_HINT}"
         ) from error
     return COMPILED_FUNCTIONS[key]
 
@@ -99,10 +101,10 @@ def verify_compiled(
     function: TensorFunction, run: CompiledFunction, inputs: list[Tensor]
 ) -> CompiledFunction:
     """What is compiled, once it was run on these and changed them as the function does. Raises UserError."""
-    wanted = [each.clone() for each in inputs]
-    function(*wanted)
+    expected = [tensor.clone() for tensor in inputs]
+    function(*expected)
     run(inputs)
-    return run if is_close(wanted, inputs, ROUNDING_TOLERANCE) else raise_compiler_error()
+    return run if is_close(expected, inputs, ROUNDING_TOLERANCE) else raise_compiler_error()
 
 
 def raise_compiler_error() -> NoReturn:
@@ -112,13 +114,13 @@ def raise_compiler_error() -> NoReturn:
     )
 
 
-def is_close(some: Sequence[Tensor], others: Sequence[Tensor], tolerance: float) -> bool:
+def is_close(tensors: Sequence[Tensor], expected: Sequence[Tensor], tolerance: float) -> bool:
     """Whether tensors are the same but for rounding, relative to the size of each and of all."""
-    sizes = [float(each.double().norm()) for each in some]
-    whole = math.hypot(*sizes)
-    errors = [float((a - b).double().norm()) for a, b in zip(some, others, strict=True)]
+    sizes = [float(tensor.double().norm()) for tensor in tensors]
+    total = math.hypot(*sizes)
+    errors = [float((a - b).double().norm()) for a, b in zip(tensors, expected, strict=True)]
     return all(
-        error <= tolerance * (size + whole) for error, size in zip(errors, sizes, strict=True)
+        error <= tolerance * (size + total) for error, size in zip(errors, sizes, strict=True)
     )
 
 
@@ -128,11 +130,11 @@ def block_interrupt() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    signal_mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, signal_mask)
 
 
 def _compile_program(exported: Any) -> CompiledFunction:
@@ -142,8 +144,10 @@ def _compile_program(exported: Any) -> CompiledFunction:
         logging.ERROR
     )  # it misses CUDA, which nothing here needs
     with tempfile.TemporaryDirectory(prefix="dlrun-compiled-") as folder:
-        place = str(Path(folder) / "step.pt2")
-        aoti_compile_and_package(exported, package_path=place, inductor_configs=dict(OPTIONS))
-        loader: Any = aoti_load_package(place).loader
+        package_path = str(Path(folder) / "step.pt2")
+        aoti_compile_and_package(
+            exported, package_path=package_path, inductor_configs=dict(OPTIONS)
+        )
+        loader: Any = aoti_load_package(package_path).loader
     run: CompiledFunction = loader.run  # without what checks and unpacks arguments by name
     return run

@@ -144,8 +144,8 @@ class FlatOptimizer:
         )
         for parameter, view in zip(parameters, self.views(self.weights), strict=True):
             parameter.data = view
-        parts = lambda: {name: self.views(buffer) for name, buffer in self.state.items()}  # noqa: E731
-        self.state_view = OptimizerStateView(parameters, optimizer, parts)
+        state_views = lambda: {name: self.views(buffer) for name, buffer in self.state.items()}  # noqa: E731
+        self.state_view = OptimizerStateView(parameters, optimizer, state_views)
 
     def step(self, gradients: Sequence[Tensor]) -> None:
         """Take one step of the optimizer. gradients: one for each parameter, of its shape. Call under no_grad."""
@@ -153,7 +153,9 @@ class FlatOptimizer:
         if self.compile:
             self._update_fast(group, gradients)
             return
-        gradient = torch.cat([each.reshape(self.members, -1) for each in gradients], 1)
+        gradient = torch.cat(
+            [gradient_part.reshape(self.members, -1) for gradient_part in gradients], 1
+        )
         if self.call is not None:
             self._kernel_step(group, gradient)
         else:
@@ -161,27 +163,27 @@ class FlatOptimizer:
 
     def _kernel_step(self, group: Group, gradient: Tensor) -> None:
         """One call for all members; where they differ in rate or decay, it finds the directions to go in."""
-        own = [name for name in PER_MEMBER_SETTINGS if isinstance(group[name], Tensor)]
+        differs = [name for name in PER_MEMBER_SETTINGS if isinstance(group[name], Tensor)]
         weights, call = self.weights, self.call
-        if own:
+        if differs:
             weights, call = torch.zeros_like(self.weights), torch._fused_adam_
             if get_torch_optimizer_class(self.optimizer) is AdamW:
                 self.weights.mul_(1 - group["lr"] * group["weight_decay"])
             else:
                 gradient = add_weight_decay(group, self.weights, gradient)
-        numbers = group | ({"lr": 1.0, "weight_decay": 0.0} if own else {})
+        numbers = group | ({"lr": 1.0, "weight_decay": 0.0} if differs else {})
         state = {name: [buffer] for name, buffer in self.state.items()}
         call_kernel(call, numbers, self.state_view.steps_taken, [weights], [gradient], state)
-        if own:
+        if differs:
             self.weights.addcmul_(weights, torch.as_tensor(group["lr"]))
 
     def _update_fast(self, group: Group, gradients: Sequence[Tensor]) -> None:
         names = list(self.state)
 
-        def change(weights: Tensor, rate: Tensor, step: Tensor, *rest: Tensor) -> list[Tensor]:
+        def change(weights: Tensor, rate: Tensor, step: Tensor, *tensors: Tensor) -> list[Tensor]:
             state, gradient = (
-                dict(zip(names, rest, strict=False)),
-                [each.reshape(-1) for each in rest[len(names) :]],
+                dict(zip(names, tensors, strict=False)),
+                [flat_gradient.reshape(-1) for flat_gradient in tensors[len(names) :]],
             )
             self.change({**group, "lr": rate}, weights, torch.cat(gradient)[None], state, step)
             return []
@@ -204,12 +206,12 @@ class FlatOptimizer:
 
     def views(self, buffer: Tensor) -> list[Tensor]:
         """The parts of a buffer (members, P), each in the shape of its parameter."""
-        parts = buffer.split(
+        slices = buffer.split(
             [parameter.numel() // self.members for parameter in self.parameters], 1
         )
         return [
-            part.view(parameter.shape)
-            for part, parameter in zip(parts, self.parameters, strict=True)
+            piece.view(parameter.shape)
+            for piece, parameter in zip(slices, self.parameters, strict=True)
         ]
 
 

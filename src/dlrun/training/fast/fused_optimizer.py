@@ -48,18 +48,21 @@ class OptimizerStateView:
     """
 
     def __init__(
-        self, parameters: Sequence[nn.Parameter], optimizer: Optimizer, parts: GetStateTensors
+        self, parameters: Sequence[nn.Parameter], optimizer: Optimizer, get_tensors: GetStateTensors
     ) -> None:
-        self.parameters, self.optimizer, self.parts = list(parameters), optimizer, parts
+        self.parameters, self.optimizer, self.get_tensors = list(parameters), optimizer, get_tensors
         self.load()
 
     def load(self) -> None:
         """Take all over from the optimizer, as after its state was loaded; what it does not have begins at 0."""
-        for name, tensors in self.parts().items():
+        for name, tensors in self.get_tensors().items():
             for parameter, tensor in zip(self.parameters, tensors, strict=True):
-                known = self.optimizer.state.get(parameter, {}).get(name)
-                tensor.zero_() if known is None else tensor.copy_(known)
-        steps = [int(self.optimizer.state.get(each, {}).get("step", 0)) for each in self.parameters]
+                stored = self.optimizer.state.get(parameter, {}).get(name)
+                tensor.zero_() if stored is None else tensor.copy_(stored)
+        steps = [
+            int(self.optimizer.state.get(parameter, {}).get("step", 0))
+            for parameter in self.parameters
+        ]
         self.steps_taken, self.shown = max(steps), False
         self.missed = [
             self.steps_taken - count for count in steps
@@ -67,7 +70,7 @@ class OptimizerStateView:
 
     def expose(self) -> None:
         """Let the optimizer see our tensors from now on."""
-        for name, tensors in self.parts().items():
+        for name, tensors in self.get_tensors().items():
             for parameter, tensor in zip(self.parameters, tensors, strict=True):
                 self.optimizer.state[parameter][name] = tensor
         self.shown = True
@@ -94,14 +97,14 @@ class FusedOptimizer:
     def __init__(self, parameters: Sequence[nn.Parameter], optimizer: Optimizer) -> None:
         self.parameters, self.call = list(parameters), KERNELS[get_torch_optimizer_class(optimizer)]
         self.state = {
-            name: [torch.zeros_like(each) for each in parameters]
+            name: [torch.zeros_like(parameter) for parameter in parameters]
             for name in STATE_NAMES[get_torch_optimizer_class(optimizer)]
         }
         self.state_view = OptimizerStateView(parameters, optimizer, lambda: self.state)
 
     def step(self, gradients: Sequence[Tensor | None]) -> None:
         """Take one step of the optimizer. gradients: one for each parameter, of its shape. Call under no_grad."""
-        group, found = (
+        group, by_step_count = (
             self.state_view.count_step(),
             dict[int, list[int]](),
         )  # steps taken → which parameters took so many
@@ -109,14 +112,14 @@ class FusedOptimizer:
             if gradient is None:
                 self.state_view.missed[number] += 1
             else:
-                found.setdefault(
+                by_step_count.setdefault(
                     self.state_view.steps_taken - self.state_view.missed[number], []
                 ).append(number)
-        for count, some in found.items():
-            weights = [self.parameters[n] for n in some]
-            laid = [match_strides(gradients[n], self.parameters[n]) for n in some]  # type: ignore[arg-type]
-            state = {name: [tensors[n] for n in some] for name, tensors in self.state.items()}
-            call_kernel(self.call, group, count, weights, laid, state)
+        for count, numbers in by_step_count.items():
+            weights = [self.parameters[n] for n in numbers]
+            aligned = [match_strides(gradients[n], self.parameters[n]) for n in numbers]  # type: ignore[arg-type]
+            state = {name: [tensors[n] for n in numbers] for name, tensors in self.state.items()}
+            call_kernel(self.call, group, count, weights, aligned, state)
 
 
 def call_kernel(
@@ -157,24 +160,24 @@ def match_strides(gradient: Tensor, parameter: Tensor) -> Tensor:
 
 def find_fused_kernel(parameters: Sequence[Tensor], optimizer: Optimizer) -> Any:
     """The kernel that does an optimizer's step on these, None where none does: one group of a few plain numbers."""
-    can = len(optimizer.param_groups) == 1 and supports_fused_kernel(
+    is_supported = len(optimizer.param_groups) == 1 and supports_fused_kernel(
         optimizer.param_groups[0], parameters
     )
-    return KERNELS.get(get_torch_optimizer_class(optimizer)) if can else None
+    return KERNELS.get(get_torch_optimizer_class(optimizer)) if is_supported else None
 
 
 def supports_fused_kernel(group: Group, parameters: Sequence[Tensor]) -> bool:
     """Whether a kernel can do a step with these hyperparameters on these weights, and is asked to."""
-    there = all(
+    all_dense_cpu = all(
         (p.dtype, p.device.type, is_dense_in_memory(p)) == (torch.float32, "cpu", True)
         for p in parameters
     )
-    others = (
+    needs_torch_step = (
         is_any_nonzero(group.get("momentum", 0))
         or group.get("alpha", 0) >= 1
         or any(map(group.get, UNSUPPORTED_OPTIONS))
     )
-    return bool(group.get("fused")) and there and not others
+    return bool(group.get("fused")) and all_dense_cpu and not needs_torch_step
 
 
 def get_torch_optimizer_class(optimizer: Optimizer) -> type[Optimizer]:

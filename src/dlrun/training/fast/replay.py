@@ -44,9 +44,9 @@ class Replay:
     """
 
     def __init__(
-        self, objective: Objective, take: TakeStep, tolerance: float | None = None
+        self, objective: Objective, take_steps: TakeStep, tolerance: float | None = None
     ) -> None:
-        self.take, self.tolerance = take, tolerance
+        self.take, self.tolerance = take_steps, tolerance
         (group,) = objective.groups.values()
         self.group: list[Tensor] = [*group]
         self.buffers = list(objective.buffers())
@@ -68,7 +68,7 @@ class Replay:
 
     def _record_first(self, key: Any, batch: Batch) -> Iterator[Step]:
         if self.tolerance is not None and any(
-            part.layout is not torch.strided for part in batch.values()
+            column.layout is not torch.strided for column in batch.values()
         ):
             self._disable(
                 "rows of words are multiplied elsewhere, as the sparse matrices that they are"
@@ -77,7 +77,10 @@ class Replay:
             self.recordings[key] = None
             yield from self.take(batch)
             return
-        before, buffers = self._get_random_states(), [buffer.clone() for buffer in self.buffers]
+        random_states, buffers = (
+            self._get_random_states(),
+            [buffer.clone() for buffer in self.buffers],
+        )
         try:
             step, self.recordings[key] = record_step(
                 self.take, batch, self.group, self.known_tensors
@@ -85,20 +88,23 @@ class Replay:
             yield step
         except NotRecordable as error:
             self._disable(str(error))
-            self._restore_states(before, buffers)
+            self._restore_states(random_states, buffers)
             yield from self.take(batch)
 
     def _verify(self, key: Any, batch: Batch, play: RecordedStep) -> Step:
-        before, buffers = self._get_random_states(), [buffer.clone() for buffer in self.buffers]
+        random_states, buffers = (
+            self._get_random_states(),
+            [buffer.clone() for buffer in self.buffers],
+        )
         step = with_gradient(next(self.take(batch)), self.group)
         after = self._get_random_states(), [buffer.clone() for buffer in self.buffers]
-        if not all(bool(part.isfinite().all()) for part in collect_step_tensors(step)):
+        if not all(bool(tensor.isfinite().all()) for tensor in collect_step_tensors(step)):
             return step  # it proves nothing, and the meter will tell
-        self._restore_states(before, buffers)
+        self._restore_states(random_states, buffers)
         if is_replay_exact(step, play, batch) and all(
             map(torch.equal, [*self._get_random_states(), *self.buffers], [*after[0], *after[1]])
         ):
-            self._restore_states(before, buffers)
+            self._restore_states(random_states, buffers)
             self.verified[key] = self._compiled(step, play, batch, after[1])
         else:
             self._disable("it is more than the same calls of torch for every batch")
@@ -110,13 +116,15 @@ class Replay:
     ) -> RecordedStep:
         if self.tolerance is None or self.verified:  # the shape of whole batches is proved first
             return play
-        found = compile_recorded_step(step, play, batch, self.tolerance)
-        return found if is_close(buffers, self.buffers, self.tolerance) else raise_compiler_error()
+        compiled = compile_recorded_step(step, play, batch, self.tolerance)
+        return (
+            compiled if is_close(buffers, self.buffers, self.tolerance) else raise_compiler_error()
+        )
 
-    def _disable(self, why: str) -> None:
+    def _disable(self, reason: str) -> None:
         if self.tolerance is not None:
             raise UserError(
-                f"engine.compile=step: a training step of this model cannot be noted down: {why}; {DISABLE_HINT}"
+                f"engine.compile=step: a training step of this model cannot be noted down: {reason}; {DISABLE_HINT}"
             )
         self.disabled, self.recordings = True, {}
 
@@ -144,7 +152,7 @@ def collect_step_tensors(step: Step) -> list[Tensor]:
     """All that is in a step, its gradient last."""
     return [
         step.loss,
-        *(part for name in MAPPINGS for part in getattr(step, name).values()),
+        *(tensor for name in MAPPINGS for tensor in getattr(step, name).values()),
         *(step.gradient or ()),
     ]
 
@@ -158,23 +166,27 @@ def compile_recorded_step(
     """
     code, scope = cast(FunctionType, play).__code__, cast(FunctionType, play).__globals__
     names = [name for name, value in scope.items() if isinstance(value, Tensor)]
-    kept, shown, count = [scope[name] for name in names], list(batch.values()), len(batch)
+    constants, example_columns, count = (
+        [scope[name] for name in names],
+        list(batch.values()),
+        len(batch),
+    )
     calls = {name: to_export_value(value) for name, value in scope.items()}
 
-    def whole(*inputs: Tensor) -> list[Tensor]:
+    def run_recorded(*inputs: Tensor) -> list[Tensor]:
         return collect_step_tensors(
             FunctionType(code, calls | dict(zip(names, inputs[count:], strict=True)))(
                 *inputs[:count]
             )
         )
 
-    run = compile_function(whole, [*shown, *kept], "the training step")
+    run = compile_function(run_recorded, [*example_columns, *constants], "the training step")
 
     def play_fast(*columns: Tensor) -> Step:
-        found = iter(run([*map(match_strides, columns, shown), *kept]))
-        loss = next(found)
-        parts = {key: {name: next(found) for name in getattr(step, key)} for key in MAPPINGS}
-        return Step(step.group, loss, gradient=list(found), **parts)
+        results = iter(run([*map(match_strides, columns, example_columns), *constants]))
+        loss = next(results)
+        mappings = {key: {name: next(results) for name in getattr(step, key)} for key in MAPPINGS}
+        return Step(step.group, loss, gradient=list(results), **mappings)
 
     return (
         play_fast
@@ -186,7 +198,7 @@ def compile_recorded_step(
 
 
 def build_replay(
-    objective: Objective, take: TakeStep, settings: Settings, device: torch.device
+    objective: Objective, take_steps: TakeStep, settings: Settings, device: torch.device
 ) -> Any:
     """What plays an objective's training steps, where that can be; else None. Raises UserError where it was asked for.
 
@@ -194,20 +206,22 @@ def build_replay(
     """
     if not objective.groups:  # nothing is learnt
         return None
-    who = has_dynamic_calls(objective)
-    against = {
+    dynamic_part = has_dynamic_calls(objective)
+    obstacles = {
         f"it is compiled for the CPU, and the device is {device}": device.type != "cpu",
         "engine.accumulate is above 1": settings.accumulate > 1,
         "engine.precision=fp16 scales the loss": settings.precision == "fp16",
         "engine.shard keeps weights in parts": fsdp.is_sharded(settings),
         "the network is compiled by itself": settings.compile is True,
-        f"{who} is not known to do the same calls for every batch, as dense networks do": bool(who),
+        f"{dynamic_part} is not known to do the same calls for every batch, as dense networks do": bool(
+            dynamic_part
+        ),
     }
-    reason = next((reason for reason, holds in against.items() if holds), None)
+    reason = next((reason for reason, holds in obstacles.items() if holds), None)
     if reason and settings.compile == "step":
         raise UserError(f"engine.compile=step: {reason}; {DISABLE_HINT}")
     tolerance = TOLERANCES[settings.precision] if settings.compile == "step" else None
-    return None if reason else Replay(objective, take, tolerance)
+    return None if reason else Replay(objective, take_steps, tolerance)
 
 
 def has_dynamic_calls(objective: Objective) -> str:
@@ -217,7 +231,11 @@ def has_dynamic_calls(objective: Objective) -> str:
     """
     if len(objective.groups) > 1:
         return type(objective).__name__
-    own = (
-        each for each in objective.modules() if not type(each).__module__.startswith("torch.nn.")
+    modules = (
+        module
+        for module in objective.modules()
+        if not type(module).__module__.startswith("torch.nn.")
     )
-    return next((type(each).__name__ for each in own if not getattr(each, "steady", False)), "")
+    return next(
+        (type(module).__name__ for module in modules if not getattr(module, "steady", False)), ""
+    )

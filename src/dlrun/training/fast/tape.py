@@ -33,7 +33,7 @@ class NotRecordable(Exception):
 class TraceRecorder(TorchDispatchMode):
     """Notes the torch calls made inside it, as lines of Python. known: the tensors that it works on at every step."""
 
-    def __init__(self, known: list[Tensor], batch: Batch) -> None:
+    def __init__(self, constants: list[Tensor], batch: Batch) -> None:
         super().__init__()
         self.lines: list[str] = []
         self.scope: dict[str, Any] = {}  # what the lines are about, besides their own results
@@ -43,7 +43,7 @@ class TraceRecorder(TorchDispatchMode):
         self.columns = [
             self._name(f"x{number}", tensor) for number, tensor in enumerate(batch.values())
         ]
-        for tensor in known:
+        for tensor in constants:
             self._hold_constant(tensor)
 
     @classmethod
@@ -55,8 +55,8 @@ class TraceRecorder(TorchDispatchMode):
         name = func._schema.name.partition("::")[2]
         if name in ALIAS_CALLS:
             self._name(self.text(args[0]), result)
-        elif name == "t" and (before := self.turned.get(self.text(args[0]))):
-            self._name(before, result)
+        elif name == "t" and (original := self.turned.get(self.text(args[0]))):
+            self._name(original, result)
         elif name == "ones_like" or (is_view_call(func) and self._is_persistent(args)):
             self._hold_constant(result)
         else:
@@ -70,16 +70,16 @@ class TraceRecorder(TorchDispatchMode):
             raise NotRecordable(f"it takes more than {MAX_CALLS} calls")
         call = f"f{len(self.lines)}"
         self.scope[call] = fastest_callable(func)
-        inside = [self.text(each) for each in (*args, *get_default_arguments(func, len(args)))] + [
-            f"{key}={self.text(each)}" for key, each in kwargs.items()
-        ]
+        arguments = [
+            self.text(value) for value in (*args, *get_default_arguments(func, len(args)))
+        ] + [f"{key}={self.text(value)}" for key, value in kwargs.items()]
         several = isinstance(result, tuple | list)
         names = [
-            self._result(each, number)
-            for number, each in enumerate(result if several else (result,))
+            self._result(value, number)
+            for number, value in enumerate(result if several else (result,))
         ]
         self.lines.append(
-            f"{', '.join(names)}{',' if several else ''} = {call}({', '.join(inside)})"
+            f"{', '.join(names)}{',' if several else ''} = {call}({', '.join(arguments)})"
         )
 
     def _result(self, value: Any, number: int) -> str:
@@ -99,7 +99,9 @@ class TraceRecorder(TorchDispatchMode):
         self.scope[self._name(f"k{len(self.scope)}", tensor)] = tensor.detach()
 
     def _is_persistent(self, args: Any) -> bool:
-        return all(self.text(each) in self.scope for each in args if isinstance(each, Tensor))
+        return all(
+            self.text(argument) in self.scope for argument in args if isinstance(argument, Tensor)
+        )
 
     def text(self, value: Any) -> str:
         """A value as Python. Raises Beyond for a tensor that came from elsewhere."""
@@ -118,23 +120,27 @@ class TraceRecorder(TorchDispatchMode):
 
     def build_step(self, step: Step) -> RecordedStep:
         """A function that makes such a step of the columns of another batch of the same shapes."""
-        named = {
-            key: {name: self.names[id(part)] for name, part in getattr(step, key).items()}
+        tensor_names = {
+            key: {name: self.names[id(value)] for name, value in getattr(step, key).items()}
             for key in MAPPINGS
         }
         mappings = [
-            f"{{{', '.join(f'{name!r}: {part}' for name, part in named[key].items())}}}"
+            f"{{{', '.join(f'{name!r}: {value}' for name, value in tensor_names[key].items())}}}"
             for key in MAPPINGS
         ]
         gradient = ", ".join(map(self.text, step.gradient or ()))
-        end = f"return Step({step.group!r}, {self.text(step.loss)}, {', '.join(mappings)}, [{gradient}])"
+        return_line = f"return Step({step.group!r}, {self.text(step.loss)}, {', '.join(mappings)}, [{gradient}])"
         lines = "\n    ".join(
-            [f"def play({', '.join(self.columns)}):", *eliminate_dead_code(self.lines, end), end]
+            [
+                f"def play({', '.join(self.columns)}):",
+                *eliminate_dead_code(self.lines, return_line),
+                return_line,
+            ]
         )
         scope = {**self.scope, "Step": Step}
         exec(lines, scope)  # our own lines, of the calls above
-        found: RecordedStep = scope["play"]
-        return found
+        play: RecordedStep = scope["play"]
+        return play
 
 
 MAPPINGS = ("outputs", "parts", "measured")
@@ -142,19 +148,29 @@ MAPPINGS = ("outputs", "parts", "measured")
 
 def eliminate_dead_code(lines: list[str], end: str) -> list[str]:
     """The lines that come to something, which let go of each result after its last use."""
-    later, found = set(re.findall(r"\bv\w+", end)), []
+    used_later, kept_lines = set(re.findall(r"\bv\w+", end)), []
     for line in reversed(lines):
-        here, made = set(re.findall(r"\bv\w+", line)), line.partition(" = ")[0]
-        if "_" not in made.split(", ") and not later & set(re.findall(r"\bv\w+", made)):
+        used_here, assigned = set(re.findall(r"\bv\w+", line)), line.partition(" = ")[0]
+        if "_" not in assigned.split(", ") and not used_later & set(
+            re.findall(r"\bv\w+", assigned)
+        ):
             continue
-        found.append(line if here <= later else f"{line}; del {', '.join(sorted(here - later))}")
-        later |= here
-    return found[::-1]
+        kept_lines.append(
+            line
+            if used_here <= used_later
+            else f"{line}; del {', '.join(sorted(used_here - used_later))}"
+        )
+        used_later |= used_here
+    return kept_lines[::-1]
 
 
-def get_default_arguments(func: Any, given: int) -> list[Any]:
+def get_default_arguments(func: Any, num_given: int) -> list[Any]:
     """What the arguments that were not given are by default: torch's own functions have others here and there."""
-    return [each.default_value for each in func._schema.arguments[given:] if not each.kwarg_only]
+    return [
+        argument.default_value
+        for argument in func._schema.arguments[num_given:]
+        if not argument.kwarg_only
+    ]
 
 
 def is_view_call(func: Any) -> bool:
@@ -167,29 +183,34 @@ def fastest_callable(func: Any) -> Any:
     """The same call by its shortest way from Python."""
     name = func._schema.name.partition("::")[2]
     return next(
-        (found for place in TORCH_NAMESPACES if (found := getattr(place, name, None)) is not None),
+        (
+            function
+            for namespace in TORCH_NAMESPACES
+            if (function := getattr(namespace, name, None)) is not None
+        ),
         func,
     )
 
 
 def record_step(
-    take: Callable[[Batch], Any], batch: Batch, group: list[Tensor], known: list[Tensor]
+    take_steps: Callable[[Batch], Any], batch: Batch, group: list[Tensor], constants: list[Tensor]
 ) -> tuple[Step, RecordedStep]:
     """Take a step with its gradient, and answer with what plays it. Raises Beyond.
 
     take: batch → its steps. group: the weights that it is for. known: all that it may read besides the batch.
     """
-    with TraceRecorder(known, batch) as tape:
-        step = with_gradient(next(take(batch)), group)
+    with TraceRecorder(constants, batch) as tape:
+        step = with_gradient(next(take_steps(batch)), group)
         return step, tape.build_step(step)
 
 
 def with_gradient(step: Step, group: list[Tensor]) -> Step:
     """A step with its gradient in it, and no history."""
-    bare = {
-        key: {name: part.detach() for name, part in getattr(step, key).items()} for key in MAPPINGS
+    detached = {
+        key: {name: tensor.detach() for name, tensor in getattr(step, key).items()}
+        for key in MAPPINGS
     }
     gradient = torch.autograd.grad(step.loss, group, allow_unused=True)
-    if any(part is None for part in gradient):
+    if any(tensor is None for tensor in gradient):
         raise NotRecordable("not every weight is used")
-    return Step(step.group, step.loss.detach(), gradient=list(gradient), **bare)
+    return Step(step.group, step.loss.detach(), gradient=list(gradient), **detached)
