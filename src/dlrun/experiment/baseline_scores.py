@@ -14,17 +14,17 @@ def compute_baseline_scores(baseline: Trainer, split: str, source: Source) -> di
     scores = baseline.run_epoch(split, source).scores()
     if not isinstance(model, ConstantModel):
         return scores
-    told = {get_prediction_key(model, model.which): scores}
+    scores_by_output = {get_prediction_key(model, model.which): scores}
     for name, (_, metric) in baseline.metrics.items():
         key = get_prediction_key(model, metric.constant)
-        if key not in told:
+        if key not in scores_by_output:
             model.select_output(metric.constant)
-            told[key] = baseline.run_epoch(split, source).scores()
-        scores = scores | {name: told[key][name]}
+            scores_by_output[key] = baseline.run_epoch(split, source).scores()
+        scores = scores | {name: scores_by_output[key][name]}
     model.select_output("loss")
     return scores
 
 
-def get_prediction_key(model: ConstantModel, which: ConstantKind) -> tuple[int, ...]:
+def get_prediction_key(model: ConstantModel, kind: ConstantKind) -> tuple[int, ...]:
     """The same for two answers that are the same for every target."""
-    return tuple(id(model.get_output(name, which)) for name in model.targets)
+    return tuple(id(model.get_output(name, kind)) for name in model.targets)

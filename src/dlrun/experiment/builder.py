@@ -135,30 +135,30 @@ class ExperimentBuilder:
             dict(self.dataset.inputs),
             dict(self.dataset.targets),
         )
-        fault = get_input_error(self.config["model"], *columns) or get_target_names_error(
+        problem = get_input_error(self.config["model"], *columns) or get_target_names_error(
             self.config, self.dataset.targets
         )
-        if fault:
-            raise UserError(fault)
+        if problem:
+            raise UserError(problem)
         if self.config["test"] and self.dataset.test is None:
             raise UserError("test=true, but these data have no test rows")
-        marks = [mark or self.fingerprint for mark in self.dataset.row_fingerprints]
-        found = {
+        fingerprints = [mark or self.fingerprint for mark in self.dataset.row_fingerprints]
+        data_record = {
             "fingerprint": self.fingerprint,
             "rows": len(self.dataset),
             "note": self.dataset.note,
         }
-        found |= {"development": marks[0], "test": marks[1]}
-        before = self.run.read_json("data.json")  # runs of before 0.1.1 have no marks
-        if before is not None and any(before[key] != found.get(key) for key in before):
+        data_record |= {"development": fingerprints[0], "test": fingerprints[1]}
+        recorded = self.run.read_json("data.json")  # runs of before 0.1.1 have no marks
+        if recorded is not None and any(recorded[key] != data_record.get(key) for key in recorded):
             raise UserError(
-                f"the data are not those that {self.run.folder} began with: {before} then, {found} now"
+                f"the data are not those that {self.run.folder} began with: {recorded} then, {data_record} now"
             )
-        if process_group.broadcast_object(found) != found:
+        if process_group.broadcast_object(data_record) != data_record:
             raise UserError(
-                f"process {process_group.this_process.rank + 1} has other data than the first: {found}"
+                f"process {process_group.this_process.rank + 1} has other data than the first: {data_record}"
             )
-        self.run.write_json("data.json", found)
+        self.run.write_json("data.json", data_record)
 
     def build_fit(self, job: FitJob) -> BuiltFit:
         """Split, prepare, and build the model and all around it, with the settings that this job changes."""
@@ -172,18 +172,18 @@ class ExperimentBuilder:
 
     def with_changes(self, patch: dict[str, Any]) -> ExperimentBuilder:
         """The same data and folder with other settings."""
-        other = copy.copy(self)
-        other.config = apply_patch(self.config, patch)
-        other.settings, other.schedule = (
-            other.build_part("engine").with_batch_size(len(self.dataset)),
-            other.build_part("scheduler"),
+        builder = copy.copy(self)
+        builder.config = apply_patch(self.config, patch)
+        builder.settings, builder.schedule = (
+            builder.build_part("engine").with_batch_size(len(self.dataset)),
+            builder.build_part("scheduler"),
         )
-        return other
+        return builder
 
     def _build(self, job: FitJob) -> BuiltFit:
         data, rows = self._split_and_prepare(job)
-        first = derive_seed(self.config["seed"], job.repeat, job.fold)
-        torch.manual_seed(first)
+        fit_seed = derive_seed(self.config["seed"], job.repeat, job.fold)
+        torch.manual_seed(fit_seed)
         objective = self._build_objective(data)
         if objective.ticks is not None:
             data = replace(data, train=EmptyBatches(objective.ticks))
@@ -194,16 +194,16 @@ class ExperimentBuilder:
                 "engine.compile=true compiles a model that answers targets, and this objective has none"
             )
         data_parallel.check_data_parallel(objective, data.train, self.settings)
-        learner = self._build_optimization(objective)
-        trainer = self._build_trainer(objective, learner, data, job)
+        optimization = self._build_optimization(objective)
+        trainer = self._build_trainer(objective, optimization, data, job)
         baseline = self._build_baseline(objective, data, job)
         fit = BuiltFit(job, data, trainer, baseline, rows)
         trainer.callbacks = [
             *build_callbacks(self.config["callback"], trainer, self.schedule, self.plugins)
         ]
-        held_out = None if data.val is None else self._with_cached_features(fit, "val", data.val)
+        val_table = None if data.val is None else self._with_cached_features(fit, "val", data.val)
         fit.data = trainer.data = replace(
-            data, train=self._with_cached_features(fit, "train", data.train), val=held_out
+            data, train=self._with_cached_features(fit, "train", data.train), val=val_table
         )
         self.run.write_json(
             f"preparation/{job.name}.json", describe_preprocessing(data.preprocessors)
@@ -267,12 +267,12 @@ class ExperimentBuilder:
         if isinstance(table, StreamingTable):
             raise UserError("model.cache=true keeps what a frozen base answers to all rows, and these are read file by "
                           "file because they are many; say model.cache=false")  # fmt: skip
-        rows, which = self.get_raw_rows(fit, split)
-        learnt = describe_preprocessing(fit.data.preprocessors)
-        content = lambda name: f"{fingerprint({name: rows[name]})} {learnt[name]}"  # noqa: E731
-        whole = transform_rows(self.dataset, fit.data, rows)
+        rows, row_numbers = self.get_raw_rows(fit, split)
+        preprocessing = describe_preprocessing(fit.data.preprocessors)
+        content_digest = lambda name: f"{fingerprint({name: rows[name]})} {preprocessing[name]}"  # noqa: E731
+        all_rows = transform_rows(self.dataset, fit.data, rows)
         return process_group.local_main_process_first(
-            lambda: with_cached_features(table, whole, which, networks, content)
+            lambda: with_cached_features(table, all_rows, row_numbers, networks, content_digest)
         )
 
     @property
@@ -303,32 +303,34 @@ class ExperimentBuilder:
 
     def _build_objective(self, data: PreparedData) -> Objective:
         """What is minimised, with the model that the config names; on the device."""
-        node = lambda target: get_target_part(self.config, "loss", target)  # noqa: E731
+        loss_node = lambda target: get_target_part(self.config, "loss", target)  # noqa: E731
         model = build_model(self.config["model"], data.spec, self.plugins, self.warn_once)
         fsdp.shard_model(model, self.settings, self.device)
-        made = lambda name, field: build_loss(node(name), field, self.plugins)  # noqa: E731
+        make_loss = lambda name, field: build_loss(loss_node(name), field, self.plugins)  # noqa: E731
         losses = {
-            name: self._build_for_target("loss", name, partial(made, name, field))
+            name: self._build_for_target("loss", name, partial(make_loss, name, field))
             for name, field in data.spec.targets.items()
         }
         weights, augment = self.config["loss_weights"], self._build_augment(data.spec)
-        given = ObjectiveContext(model, data, self.dataset, losses, weights, augment, self.device)
-        return as_objective(self.build_part("objective", given)).to(self.device)
+        context = ObjectiveContext(model, data, self.dataset, losses, weights, augment, self.device)
+        return as_objective(self.build_part("objective", context)).to(self.device)
 
-    def _start_from(self, objective: Objective, ended: str) -> None:
+    def _start_from(self, objective: Objective, job_name: str) -> None:
         """Let a fit begin where another one ended, the job of this name."""
         if fsdp.is_sharded(self.settings):
             raise UserError(
                 "engine.shard=true cannot begin where another fit ended: say stages=none"
             )
         state = process_group.on_main_process(
-            lambda: checkpoint.load_best(self.run.folder / "checkpoints" / ended)
+            lambda: checkpoint.load_best(self.run.folder / "checkpoints" / job_name)
         )
         objective.begin_with(state)
 
     def _build_optimization(self, objective: Objective) -> Optimization:
-        make = lambda parameters: self._build_optimizer(parameters, objective)  # noqa: E731
-        return Optimization(objective.groups, make, self.settings, self.schedule, self.device)
+        build_optimizer = lambda parameters: self._build_optimizer(parameters, objective)  # noqa: E731
+        return Optimization(
+            objective.groups, build_optimizer, self.settings, self.schedule, self.device
+        )
 
     def _build_optimizer(self, parameters: list[nn.Parameter], objective: Objective) -> Optimizer:
         """The optimizer over these parameters, one group for each factor on the learning rate."""
@@ -344,22 +346,27 @@ class ExperimentBuilder:
         return optimizer
 
     def _build_trainer(
-        self, objective: Objective, learner: Optimization, data: PreparedData, job: FitJob
+        self, objective: Objective, optimization: Optimization, data: PreparedData, job: FitJob
     ) -> Trainer:
-        measures = self._build_metrics(get_loss_targets(objective, data.spec))
+        metrics_by_name = self._build_metrics(get_loss_targets(objective, data.spec))
         settings = (
             self.settings if objective.groups else replace(self.settings, epochs=1)
         )  # there is nothing to learn
         trainer = Trainer(
-            objective, data, settings, learner, measures, self.run.checkpoint_folder(job)
+            objective,
+            data,
+            settings,
+            optimization,
+            metrics_by_name,
+            self.run.checkpoint_folder(job),
         )
         trainer.seed = derive_seed(self.config["seed"], job.repeat, job.fold)
         return trainer
 
-    def _build_for_target(self, group: str, target: str, make: Callable[[], Any]) -> Any:
+    def _build_for_target(self, group: str, target: str, build: Callable[[], Any]) -> Any:
         """What a loss or metric of a target is made to be; where it is refused, and another is all right, which one."""
         try:
-            return make()
+            return build()
         except UserError as error:
             if len(self.dataset.targets) < 2 or target in (
                 self.config.get(PER_TARGET_GROUPS[group]) or {}
@@ -368,17 +375,17 @@ class ExperimentBuilder:
             raise UserError(add_target_hint(str(error), group, target)) from error
 
     def _build_metrics(self, targets: dict[str, Field]) -> TargetMetrics:
-        found: TargetMetrics = {}
+        target_metrics: TargetMetrics = {}
         for target, field in targets.items():
             nodes = get_target_part(self.config, "metric", target)
-            made = partial(
+            make_metric = partial(
                 make_custom_metric, field=field, plugins=self.plugins, tell=self.warn_once
             )
             chosen = {
-                name: self._build_for_target("metric", target, partial(made, node, name))
+                name: self._build_for_target("metric", target, partial(make_metric, node, name))
                 for name, node in nodes.items()
             }
             prefix = f"{target}_" if len(targets) > 1 else ""
             for name, metric in (chosen or metrics.get_default_metrics(field)).items():
-                found[prefix + name] = (target, metric)
-        return found
+                target_metrics[prefix + name] = (target, metric)
+        return target_metrics

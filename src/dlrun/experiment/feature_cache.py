@@ -25,7 +25,7 @@ CACHE_BATCH_ROWS = 64  # pictures that a network looks at together
 
 def with_cached_features(
     table: Table,
-    every: Table,
+    all_rows: Table,
     rows: np.ndarray,
     networks: dict[str, nn.Module],
     content: Callable[[str], str],
@@ -39,13 +39,13 @@ def with_cached_features(
     for name, network in networks.items():
         device = columns.pop(name).device
         source, path = (
-            Table({name: every.columns[name]}).to(device),
+            Table({name: all_rows.columns[name]}).to(device),
             get_feature_path(network, content(name)),
         )
-        answers = load_cached_features(path, len(source))
-        if answers is None:
-            answers = compute_features(source, name, network, path)
-        columns[name + CACHED_FEATURES] = DenseColumn(torch.from_numpy(answers[rows])).to(device)
+        features = load_cached_features(path, len(source))
+        if features is None:
+            features = compute_features(source, name, network, path)
+        columns[name + CACHED_FEATURES] = DenseColumn(torch.from_numpy(features[rows])).to(device)
     return Table(columns)
 
 
@@ -63,30 +63,33 @@ def load_cached_features(path: Path, rows: int) -> np.ndarray | None:
     if not path.is_file():
         return None
     try:
-        found: np.ndarray = np.load(path, mmap_mode="c")
+        features: np.ndarray = np.load(path, mmap_mode="c")
     except (OSError, ValueError, EOFError) as error:
         log.warning("features are computed again: %s cannot be read (%s)", path, error)
         return None
-    if len(found) != rows:
+    if len(features) != rows:
         return None
     log.info("what the frozen base answers to %s pictures was found in %s", f"{rows:,}", path)
-    return found
+    return features
 
 
 def compute_features(source: Table, name: str, network: nn.Module, path: Path) -> np.ndarray:
     """The network's answers to all pictures, float32: written to `path`, or in memory where that cannot be."""
-    began = time.monotonic()
+    start = time.monotonic()
     log.info("computing what the frozen base answers to %s pictures, once", f"{len(source):,}")
     try:
         with atomic_write(path) as fresh, fresh.open("wb") as file:
             write_array(file, len(source), iter_feature_batches(source, name, network))
-        found: np.ndarray = np.load(path, mmap_mode="c")
-        where = str(path)
+        features: np.ndarray = np.load(path, mmap_mode="c")
+        location = str(path)
     except OSError as error:
         log.warning("features are kept in memory: %s cannot be written (%s)", path, error)
-        found, where = np.concatenate(list(iter_feature_batches(source, name, network))), "memory"
-    log.info("computed in %.0f s, kept in %s", time.monotonic() - began, where)
-    return found
+        features, location = (
+            np.concatenate(list(iter_feature_batches(source, name, network))),
+            "memory",
+        )
+    log.info("computed in %.0f s, kept in %s", time.monotonic() - start, location)
+    return features
 
 
 def iter_feature_batches(source: Table, name: str, network: nn.Module) -> Iterator[np.ndarray]:
@@ -97,10 +100,10 @@ def iter_feature_batches(source: Table, name: str, network: nn.Module) -> Iterat
             yield network(batch[name]).float().cpu().contiguous().numpy()
 
 
-def write_array(file: BinaryIO, rows: int, parts: Iterator[np.ndarray]) -> None:
+def write_array(file: BinaryIO, rows: int, chunks: Iterator[np.ndarray]) -> None:
     """The parts one after the other, behind the header of an array of so many rows."""
-    for number, part in enumerate(parts):
+    for number, chunk in enumerate(chunks):
         if not number:
-            header = {"descr": "<f4", "fortran_order": False, "shape": (rows, *part.shape[1:])}
+            header = {"descr": "<f4", "fortran_order": False, "shape": (rows, *chunk.shape[1:])}
             np.lib.format.write_array_header_1_0(file, header)
-        file.write(part.astype("<f4", copy=False).tobytes())
+        file.write(chunk.astype("<f4", copy=False).tobytes())

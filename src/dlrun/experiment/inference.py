@@ -49,33 +49,39 @@ NamedImagePath = tuple[
 
 
 def predict_images(
-    folder: Path, places: Sequence[NamedImagePath], plugins: tuple[str, ...] = (), fit: str = ""
+    folder: Path, paths: Sequence[NamedImagePath], plugins: tuple[str, ...] = (), fit: str = ""
 ) -> Predictions:
     """The answers of a run for picture files, each brought to the size and the channels of the run's own.
 
     Raises UserError where the run's inputs are not one picture that comes from a file alone.
     """
-    jobs, told = get_prediction_jobs(folder, fit)
-    nets = [load_run_model(folder, plugins, job=job) for job in jobs]
-    net, names = nets[0], tuple(each.job.name for each in nets)
-    name, reading = _find_image_input(net)
+    jobs, note = get_prediction_jobs(folder, fit)
+    models = [load_run_model(folder, plugins, job=job) for job in jobs]
+    first_model, names = models[0], tuple(loaded.job.name for loaded in models)
+    name, reading = _find_image_input(first_model)
     runtime.flush_tiny_values()
     runtime.keep_freed_memory()
-    device, settings = get_run_device(net.config), net.config["engine"]
-    own = 0 if settings["batch_size"] == "auto" else settings["batch_size"]
-    size = settings["eval_batch_size"] or max(own, 256)
-    seen: list[str] = []
+    device, settings = get_run_device(first_model.config), first_model.config["engine"]
+    batch_size = 0 if settings["batch_size"] == "auto" else settings["batch_size"]
+    size = settings["eval_batch_size"] or max(batch_size, 256)
+    names_read: list[str] = []
     skipped: dict[str, str] = {}
-    pieces = (
-        ImageColumn(torch.from_numpy(piece)).to(device)
-        for piece in _iter_image_batches(places, reading, size, seen, skipped)
+    columns = (
+        ImageColumn(torch.from_numpy(chunk)).to(device)
+        for chunk in _iter_image_batches(paths, reading, size, names_read, skipped)
     )
-    batches = ({name: next(pixels.batches(slice(None), len(pixels)))} for pixels in pieces)
-    model = net.model if len(nets) == 1 else Ensemble(net.spec, nets, list(names), "mean")
+    batches = ({name: next(pixels.batches(slice(None), len(pixels)))} for pixels in columns)
+    model = (
+        first_model.model
+        if len(models) == 1
+        else Ensemble(first_model.spec, models, list(names), "mean")
+    )
     outputs = predict_batches(
-        model.to(device), net.spec.targets, batches, device, settings["precision"]
+        model.to(device), first_model.spec.targets, batches, device, settings["precision"]
     )
-    return Predictions(net.spec, seen, outputs, skipped=skipped, fits=names, note=told)
+    return Predictions(
+        first_model.spec, names_read, outputs, skipped=skipped, fits=names, note=note
+    )
 
 
 def predict_table(
@@ -87,36 +93,40 @@ def predict_table(
     Raises UserError where the run reads no table, where its data have changed since, and where the file lacks a column
     or a number.
     """
-    jobs, told = get_prediction_jobs(folder, fit)
-    parts, lines = list[FitPrediction](), list[int]()
-    for assembly, one in load_fits(folder, jobs, plugins):
-        if assembly.dataset.read_new_rows is None:
+    jobs, note = get_prediction_jobs(folder, fit)
+    predictions, lines = list[FitPrediction](), list[int]()
+    for builder, built in load_fits(folder, jobs, plugins):
+        if builder.dataset.read_new_rows is None:
             raise UserError(
                 f"{folder} was not trained on a table: its rows cannot be read from {file}"
             )
-        rows, lines = assembly.dataset.read_new_rows(str(file), **reading)
-        if is_file_of_run(assembly.config, file):
+        rows, lines = builder.dataset.read_new_rows(str(file), **reading)
+        if is_file_of_run(builder.config, file):
             rows = {
                 column: values
                 for column, values in rows.items()
-                if column not in assembly.dataset.targets
+                if column not in builder.dataset.targets
             }
-        if not parts:
+        if not predictions:
             warn_new_values(
-                assembly.dataset, one.data, rows, one.rows["train"], str(file), words=True
+                builder.dataset, built.data, rows, built.rows["train"], str(file), words=True
             )
-        table = transform_rows(assembly.dataset, one.data, rows)
-        _check_missing_numbers(table, one.data.spec, lines, file)
-        parts.append(FitPrediction(one, table, predict_rows(one, table)))
-    found = Predictions(
-        load_output_spec(folder, parts[0].fit),
+        table = transform_rows(builder.dataset, built.data, rows)
+        _check_missing_numbers(table, built.data.spec, lines, file)
+        predictions.append(FitPrediction(built, table, predict_rows(built, table)))
+    result = Predictions(
+        load_output_spec(folder, predictions[0].fit),
         lines,
-        average_predictions(parts),
+        average_predictions(predictions),
         fits=get_fit_names(jobs),
-        note=told,
+        note=note,
     )
-    labelled = all(name in parts[0].table.columns for name in found.spec.targets)
-    return predictions_with_scores(found, parts, assembly.config["seed"]) if labelled else found
+    has_targets = all(name in predictions[0].table.columns for name in result.spec.targets)
+    return (
+        predictions_with_scores(result, predictions, builder.config["seed"])
+        if has_targets
+        else result
+    )
 
 
 def predict_texts(
@@ -126,36 +136,41 @@ def predict_texts(
 
     Raises UserError where the run reads something else than one text, and where its data have changed since.
     """
-    jobs, told = get_prediction_jobs(folder, fit)
-    parts, known = list[FitPrediction](), None
-    for assembly, one in load_fits(folder, jobs, plugins):
-        if assembly.dataset.rows_from_texts is None:
+    jobs, note = get_prediction_jobs(folder, fit)
+    predictions, unknown_words = list[FitPrediction](), None
+    for builder, built in load_fits(folder, jobs, plugins):
+        if builder.dataset.rows_from_texts is None:
             kinds = format_names(
-                f"{about.kind} '{name}'" for name, about in one.data.spec.inputs.items()
+                f"{input_field.kind} '{name}'"
+                for name, input_field in built.data.spec.inputs.items()
             )
-            makes = (
+            hint = (
                 f"; it writes texts: dlrun generate {folder}"
-                if one.trainer.objective.generators
+                if built.trainer.objective.generators
                 else ""
             )
             raise UserError(
-                f"{folder} reads {kinds}, and its data do not say how a text becomes that{makes}"
+                f"{folder} reads {kinds}, and its data do not say how a text becomes that{hint}"
             )
-        rows = assembly.dataset.rows_from_texts([text for _, text in texts])
+        rows = builder.dataset.rows_from_texts([text for _, text in texts])
         ((name, column),) = rows.items()
-        table = transform_rows(assembly.dataset, one.data, rows)
-        parts.append(FitPrediction(one, table, predict_rows(one, table)))
-        known = (
-            out_of_vocabulary_counts(column, one.data.preprocessors[name])
-            if known is None
-            else known
+        table = transform_rows(builder.dataset, built.data, rows)
+        predictions.append(FitPrediction(built, table, predict_rows(built, table)))
+        unknown_words = (
+            out_of_vocabulary_counts(column, built.data.preprocessors[name])
+            if unknown_words is None
+            else unknown_words
         )
-    about: dict[str, Any] = {"unknown_words": known, "fits": get_fit_names(jobs), "note": told}
+    input_field: dict[str, Any] = {
+        "unknown_words": unknown_words,
+        "fits": get_fit_names(jobs),
+        "note": note,
+    }
     return Predictions(
-        load_output_spec(folder, parts[0].fit),
+        load_output_spec(folder, predictions[0].fit),
         [name for name, _ in texts],
-        average_predictions(parts),
-        **about,
+        average_predictions(predictions),
+        **input_field,
     )
 
 
@@ -175,21 +190,21 @@ def load_fits(
     """
     config = get_fit_config(folder, jobs[0])
     with tempfile.TemporaryDirectory(prefix="dlrun-") as name:
-        assembly = ExperimentBuilder({**config, "test": False}, Path(name), plugins)
+        builder = ExperimentBuilder({**config, "test": False}, Path(name), plugins)
         for job in jobs:
-            fit = assembly.build_fit(replace(job, patch={}, start=""))
+            fit = builder.build_fit(replace(job, patch={}, start=""))
             check_same_data(RunFolder(folder), RunFolder(Path(name)), job.name, fit)
             _load_best_weights(fit, folder, job)
-            yield assembly, fit
+            yield builder, fit
 
 
 def _load_best_weights(fit: BuiltFit, folder: Path, job: FitJob) -> None:
     try:
         fit.trainer.restore(checkpoint.load_best(RunFolder(folder).checkpoint_folder(job)))
     except (RuntimeError, KeyError, ValueError) as error:
-        what = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0]
         raise UserError(
-            f"the checkpoint of {folder} is not of this model: another dlrun wrote it ({what})"
+            f"the checkpoint of {folder} is not of this model: another dlrun wrote it ({reason})"
         ) from error
 
 
@@ -200,9 +215,9 @@ def get_fit_names(jobs: Sequence[FitJob]) -> tuple[str, ...]:
 
 def is_file_of_run(config: dict[str, Any], file: Path) -> bool:
     """Whether a file is the table, or the test table, that a run was made from: scores on it would break the seal."""
-    named = [config["data"].get(key) for key in ("path", "test_path")]
-    places = [Path(name).expanduser() for name in named if isinstance(name, str)]
-    return any(place.exists() and place.samefile(file) for place in places)
+    names = [config["data"].get(key) for key in ("path", "test_path")]
+    paths = [Path(name).expanduser() for name in names if isinstance(name, str)]
+    return any(path.exists() and path.samefile(file) for path in paths)
 
 
 def predict_batches(
@@ -213,54 +228,56 @@ def predict_batches(
     precision: str,
 ) -> dict[str, np.ndarray]:
     """Target → what the model answers (n, outputs): probabilities, or numbers as they are."""
-    found: dict[str, list[torch.Tensor]] = {name: [] for name in targets}
+    outputs_by_target: dict[str, list[torch.Tensor]] = {name: [] for name in targets}
     model.eval()
     with torch.no_grad():
         for batch in batches:
             with runtime.autocast(device, precision):
                 outputs = model(batch)
-            for name, about in targets.items():
-                found[name].append(
-                    about.to_original_units(about.apply_activation(outputs[name].float()).cpu())
+            for name, field in targets.items():
+                outputs_by_target[name].append(
+                    field.to_original_units(field.apply_activation(outputs[name].float()).cpu())
                 )
-    return {name: torch.cat(parts).numpy() for name, parts in found.items() if parts}
+    return {name: torch.cat(chunks).numpy() for name, chunks in outputs_by_target.items() if chunks}
 
 
-def _find_image_input(net: LoadedModel) -> tuple[str, Reading]:
+def _find_image_input(loaded: LoadedModel) -> tuple[str, Reading]:
     """The run's one picture input, and how a file becomes such a picture."""
-    kinds = ", ".join(f"{about.kind} '{name}'" for name, about in net.spec.inputs.items())
-    name, *others = net.spec.inputs
-    reading = None if others else get_image_reader(net, name)
+    kinds = ", ".join(f"{field.kind} '{name}'" for name, field in loaded.spec.inputs.items())
+    name, *other_inputs = loaded.spec.inputs
+    reading = None if other_inputs else get_image_reader(loaded, name)
     if reading is None:
-        raise UserError(f"{net.folder} reads {kinds}, which picture files alone do not give")
+        raise UserError(f"{loaded.folder} reads {kinds}, which picture files alone do not give")
     return name, reading
 
 
-def get_image_reader(net: LoadedModel, name: str) -> Reading | None:
+def get_image_reader(loaded: LoadedModel, name: str) -> Reading | None:
     """How a file becomes a picture as this input of a run has them; None where files alone do not give it."""
-    about = net.spec.inputs[name]
-    steps = (RunFolder(net.folder).read_json(f"preparation/{net.job.name}.json") or {}).get(name)
-    if about.kind != "image" or steps or about.shape[0] not in (1, 3):
+    field = loaded.spec.inputs[name]
+    steps = (RunFolder(loaded.folder).read_json(f"preparation/{loaded.job.name}.json") or {}).get(
+        name
+    )
+    if field.kind != "image" or steps or field.shape[0] not in (1, 3):
         return None
-    channels, height, width = about.shape
-    data = net.config["data"]
+    channels, height, width = field.shape
+    data = loaded.config["data"]
     return Reading((height, width), channels, data.get("of", data).get("fit", "stretch"))  # type: ignore[arg-type]
 
 
 def _iter_image_batches(
-    places: Sequence[NamedImagePath],
+    paths: Sequence[NamedImagePath],
     reading: Reading,
     size: int,
-    seen: list[str],
+    names_read: list[str],
     skipped: dict[str, str],
 ) -> Iterator[np.ndarray]:
-    """Pictures as uint8 (B, C, H, W), `size` at a time; their names are added to `seen`, the others' to `skipped`."""
+    """Pictures as uint8 (B, C, H, W), `size` at a time; their names are added to `names_read`, the others' to `skipped`."""
     waiting: list[np.ndarray] = []
-    for place, inner in places:
-        name = decode_name(str(place / inner) if inner else str(place))
+    for path, inner in paths:
+        name = decode_name(str(path / inner) if inner else str(path))
         try:
-            waiting.append(decode_image(read_bytes(place, inner) if inner else place, reading))
-            seen.append(name)
+            waiting.append(decode_image(read_bytes(path, inner) if inner else path, reading))
+            names_read.append(name)
         except ImageDecodeError as error:
             skipped[name] = str(error)
         if len(waiting) == size:
@@ -276,12 +293,12 @@ def get_run_device(config: dict[str, Any]) -> torch.device:
     return runtime.choose_device(name if name in runtime.available_devices() else "auto")
 
 
-def check_same_data(run: RunFolder, again: RunFolder, job: str, fit: BuiltFit) -> None:
+def check_same_data(run: RunFolder, rebuilt: RunFolder, job: str, fit: BuiltFit) -> None:
     """Refuse data, or a preparation, that are no longer those of the run: its answers would be for other numbers."""
-    before, now = (place.read_json("data.json") for place in (run, again))
-    if before["fingerprint"] != now["fingerprint"]:
+    recorded, present = (record.read_json("data.json") for record in (run, rebuilt))
+    if recorded["fingerprint"] != present["fingerprint"]:
         raise UserError(
-            f"the data that {run.folder} was trained on have changed since: {before} then, {now} now"
+            f"the data that {run.folder} was trained on have changed since: {recorded} then, {present} now"
         )
     if json.loads(
         json_text.to_json(describe_preprocessing(fit.data.preprocessors))
@@ -298,9 +315,11 @@ def _check_missing_numbers(table: Table, spec: Spec, lines: list[int], file: Pat
         if isinstance(column, DenseColumn) and column.values.is_floating_point():
             missing = ~torch.isfinite(column.values).reshape(len(column), -1).all(1)
             if missing.any():
-                some = ", ".join(str(lines[row]) for row in missing.nonzero()[:5, 0].tolist())
+                line_numbers = ", ".join(
+                    str(lines[row]) for row in missing.nonzero()[:5, 0].tolist()
+                )
                 raise UserError(
-                    f"{file} misses numbers (line {some}), or has ones that are too large, and this run was not told "
+                    f"{file} misses numbers (line {line_numbers}), or has ones that are too large, and this run was not told "
                     "how to fill them in"
                 )
 

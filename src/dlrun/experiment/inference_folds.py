@@ -42,49 +42,55 @@ def load_output_spec(folder: Path, fit: BuiltFit) -> Spec:
     return Spec(fit.data.spec.inputs, targets)
 
 
-def average_predictions(parts: Sequence[FitPrediction]) -> dict[str, np.ndarray]:
+def average_predictions(predictions: Sequence[FitPrediction]) -> dict[str, np.ndarray]:
     """Target → the mean of all parts' answers. Raises UserError where they do not answer in the same classes."""
-    first = parts[0]
-    if len(parts) == 1:
+    first = predictions[0]
+    if len(predictions) == 1:
         return first.outputs
-    for part in parts[1:]:
+    for prediction in predictions[1:]:
         for name, field in first.fit.data.spec.targets.items():
-            if part.fit.data.spec.targets[name].labels != field.labels:
-                raise UserError(f"{first.fit.job.name} and {part.fit.job.name} know different classes of '{name}', so "
+            if prediction.fit.data.spec.targets[name].labels != field.labels:
+                raise UserError(f"{first.fit.job.name} and {prediction.fit.job.name} know different classes of '{name}', so "
                               f"that their answers have no mean: say fit={first.fit.job.name}")  # fmt: skip
-    return {name: np.mean([part.outputs[name] for part in parts], 0) for name in first.outputs}
+    return {
+        name: np.mean([prediction.outputs[name] for prediction in predictions], 0)
+        for name in first.outputs
+    }
 
 
 def predictions_with_scores(
-    found: Predictions, parts: Sequence[FitPrediction], seed: int
+    predicted: Predictions, predictions: Sequence[FitPrediction], seed: int
 ) -> Predictions:
     """The same with truths and scores; those of a mean in the first fit's measures and units."""
-    trainer, table = parts[0].fit.trainer, parts[0].table.to(parts[0].fit.trainer.device)
+    trainer, table = (
+        predictions[0].fit.trainer,
+        predictions[0].table.to(predictions[0].fit.trainer.device),
+    )
     trainer.meter, trainer.position = None, 0
-    if len(parts) == 1:
+    if len(predictions) == 1:
         meter = trainer.run_epoch("val", table, keep=True)
     else:
-        meter = _build_mean_meter(found, parts[0].fit, table)
+        meter = _build_mean_meter(predicted, predictions[0].fit, table)
     truths = {name: truth for name, (_, truth) in meter.predictions().items()}
-    return replace(found, truths=truths, scores=scores_with_intervals(meter, seed=seed))
+    return replace(predicted, truths=truths, scores=scores_with_intervals(meter, seed=seed))
 
 
-def _build_mean_meter(found: Predictions, fit: BuiltFit, table: Table) -> Meter:
+def _build_mean_meter(predicted: Predictions, fit: BuiltFit, table: Table) -> Meter:
     """A meter that has seen the mean answers instead of a model's."""
     objective: Any = fit.trainer.objective
-    fields = found.spec.targets
-    raw = {
-        name: to_raw_outputs(field, torch.from_numpy(found.outputs[name]))
+    fields = predicted.spec.targets
+    raw_outputs = {
+        name: to_raw_outputs(field, torch.from_numpy(predicted.outputs[name]))
         for name, field in fields.items()
     }
     meter, start = Meter(fit.trainer.metrics, fields, fit.trainer.device, keep=True), 0
     for batch in table.batches(fit.trainer.settings.get_inference_batch_size(fit.data.spec)):
         rows = len(next(iter(batch.values())))
-        part: Batch = {
+        outputs: Batch = {
             name: values[start : start + rows].to(fit.trainer.device)
-            for name, values in raw.items()
+            for name, values in raw_outputs.items()
         }
-        meter.add(Step("model", objective.total_loss(part, batch), part), batch, rows)
+        meter.add(Step("model", objective.total_loss(outputs, batch), outputs), batch, rows)
         start += rows
     meter.flush()
     return meter

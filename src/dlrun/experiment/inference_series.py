@@ -45,28 +45,38 @@ def predict_series(
     The window ends with that last row, as in training. reading: its encoding, where that is another. Raises
     UserError where the run reads no series, where its data have changed since, and where the file lacks columns or rows.
     """
-    jobs, told = get_prediction_jobs(folder, fit)
+    jobs, note = get_prediction_jobs(folder, fit)
     targets = read_spec(RunFolder(folder), jobs[0].name).targets
     if not targets or any(field.outlook is None for field in targets.values()):
         raise UserError(f"{folder} foretells no series")
-    parts = list[FitPrediction]()
-    for assembly, one in load_fits(folder, jobs, plugins):
-        assert assembly.dataset.read_new_rows is not None and assembly.dataset.order is not None
-        rows, _ = assembly.dataset.read_new_rows(str(file), **reading)
-        table = transform_rows(assembly.dataset, one.data, rows)
-        parts.append(FitPrediction(one, table, predict_rows(one, table)))
-    outputs = average_predictions(parts)
-    assert assembly.dataset.order is not None
-    last = float(rows[assembly.dataset.order][-1])
+    predictions = list[FitPrediction]()
+    for builder, built in load_fits(folder, jobs, plugins):
+        assert builder.dataset.read_new_rows is not None and builder.dataset.order is not None
+        rows, _ = builder.dataset.read_new_rows(str(file), **reading)
+        table = transform_rows(builder.dataset, built.data, rows)
+        predictions.append(FitPrediction(built, table, predict_rows(built, table)))
+    outputs = average_predictions(predictions)
+    assert builder.dataset.order is not None
+    last = float(rows[builder.dataset.order][-1])
     values: list[ForecastValue] = []
-    for target, ahead in assembly.dataset.forecast.items():
-        for place, after in enumerate(ahead.horizon_rows):
-            when = ahead.format_time(last + after * ahead.every)
-            value = float(outputs[target][0, place])
+    for target, horizon in builder.dataset.forecast.items():
+        for index, rows_ahead in enumerate(horizon.horizon_rows):
+            when = horizon.format_time(last + rows_ahead * horizon.every)
+            value = float(outputs[target][0, index])
             values.append(
                 ForecastValue(
-                    target, ahead.column, when, ahead.rows_to_time(after), value, ahead.unit
+                    target,
+                    horizon.column,
+                    when,
+                    horizon.rows_to_time(rows_ahead),
+                    value,
+                    horizon.unit,
                 )
             )
-    some = next(iter(assembly.dataset.forecast.values()))
-    return SeriesForecast(some.format_time(last), some.lookback - some.step + 1, values, told)
+    first_horizon = next(iter(builder.dataset.forecast.values()))
+    return SeriesForecast(
+        first_horizon.format_time(last),
+        first_horizon.lookback - first_horizon.step + 1,
+        values,
+        note,
+    )

@@ -23,16 +23,16 @@ def get_model_messages(fit: BuiltFit) -> list[str]:
 
 def describe_fit(trainer: Trainer) -> list[str]:
     """What is to be known of a fit before it begins: a row that it leaves out, a precision that costs time."""
-    rows, found = len(trainer.data.train), list[str]()
+    rows, messages = len(trainer.data.train), list[str]()
     if trainer.optimization.groups and trainer.count_training_rows(trainer.data.train) < rows:
-        found.append(
+        messages.append(
             f"batch normalization needs two rows in a batch: each epoch leaves out one of {rows:,}, at random"
         )
     if trainer.settings.precision == "bf16" and device.has_slow_bf16(trainer.device):
-        found.append(
+        messages.append(
             "this processor has no bf16 units: engine.precision=bf16 takes several times as long as fp32"
         )
-    return found
+    return messages
 
 
 def describe_skipped_steps(trainer: Trainer) -> list[str]:
@@ -41,9 +41,11 @@ def describe_skipped_steps(trainer: Trainer) -> list[str]:
     if not count:
         return []
     planned = count + sum(trainer.optimization.steps_taken.values())
-    none = ", so nothing was learned: use engine.precision=fp32 or bf16" if count == planned else ""
+    consequence = (
+        ", so nothing was learned: use engine.precision=fp32 or bf16" if count == planned else ""
+    )
     return [
-        f"{count:,} of {planned:,} updates were skipped, their gradients were beyond fp16{none}"
+        f"{count:,} of {planned:,} updates were skipped, their gradients were beyond fp16{consequence}"
     ]
 
 
@@ -57,27 +59,31 @@ def describe_targets(
     ]:
         yield f"loss: {', '.join(names)} in standard deviations (other scores are in the target's own unit)"
     for target in fields if len(fields) > 1 and fit.trainer.optimization.groups else ():
-        own = ((name, metric) for name, (of, metric) in fit.trainer.metrics.items() if of == target)
-        name, metric = next(own, ("", None))
+        target_metrics = (
+            (name, metric)
+            for name, (metric_target, metric) in fit.trainer.metrics.items()
+            if metric_target == target
+        )
+        name, metric = next(target_metrics, ("", None))
         if metric is None or name not in scores.keys() & baseline.keys():
             continue
-        value, bar = scores[name].value, baseline[name].value
-        if not is_better(value, bar, metric.goal):
-            yield f"{target} is no better than its baseline: {name} {format_number(value)}, baseline {format_number(bar)}"
+        value, baseline_value = scores[name].value, baseline[name].value
+        if not is_better(value, baseline_value, metric.goal):
+            yield f"{target} is no better than its baseline: {name} {format_number(value)}, baseline {format_number(baseline_value)}"
 
 
 def describe_undefined_scores(scores: dict[str, Score], split: str) -> list[str]:
     """Which measures have no value on a split, and why."""
-    told = [name for name, score in scores.items() if score.value != score.value]
+    undefined = [name for name, score in scores.items() if score.value != score.value]
     rows = {"val": "validation", "train": "training"}.get(split, split)
-    return [f"{name} is not defined on these {rows} rows: {scores[name].why}" for name in told]
+    return [f"{name} is not defined on these {rows} rows: {scores[name].why}" for name in undefined]
 
 
 def describe_missing_intervals(scores: dict[str, Score]) -> list[str]:
     """Which measures have no interval, or a rougher one, because to resample them takes too long."""
-    told = {
+    reasons = {
         name: score.why
         for name, score in scores.items()
         if score.low is not None or score.why.startswith(NO_INTERVAL)
     }
-    return [f"{name}: {why}" for name, why in told.items() if why]
+    return [f"{name}: {reason}" for name, reason in reasons.items() if reason]

@@ -47,30 +47,32 @@ def run_parallel(
     """
     from dlrun.experiment.runner import Experiment
 
-    outcomes, there = [ParallelOutcome() for _ in configs], dict[int, Experiment]()
+    outcomes, experiments = [ParallelOutcome() for _ in configs], dict[int, Experiment]()
     for number, (config, folder) in enumerate(zip(configs, folders, strict=True)):
         with capture_error(outcomes[number]):
-            there[number] = Experiment(config, folder, plugins)
+            experiments[number] = Experiment(config, folder, plugins)
     jobs = [
         (number, job)
-        for number, experiment in there.items()
+        for number, experiment in experiments.items()
         for job in get_pending_jobs(experiment)
     ]
-    insists = any(parallel_fits.parallel_fits_mode(config) is True for config in configs)
-    fits, reason = build_fits([(there[number], job) for number, job in jobs], must=insists)
-    if insists and reason is not None:
+    required = any(parallel_fits.parallel_fits_mode(config) is True for config in configs)
+    fits, reason = build_fits(
+        [(experiments[number], job) for number, job in jobs], required=required
+    )
+    if required and reason is not None:
         log.warning("protocol.stacked=true: these are trained one after the other: %s", reason)
     fits = [] if reason is not None else fits
     members = [
-        (number, start_member(there[number], fit))
+        (number, start_member(experiments[number], fit))
         for (number, _), fit in zip(jobs, fits, strict=False)
     ]
     train_members([member for _, member in members], watch)
     for number, member in members:
         with capture_error(outcomes[number]):
-            there[number].run.add_results([finish_member(member)])
-            there[number].latest_fit = member.fit
-    for number, experiment in there.items():
+            experiments[number].run.add_results([finish_member(member)])
+            experiments[number].latest_fit = member.fit
+    for number, experiment in experiments.items():
         if outcomes[number].error is None:
             with capture_error(outcomes[number]):
                 outcomes[number].results = experiment.results(watch)

@@ -87,8 +87,10 @@ class Experiment:
         job = self.builder.plan(self.get_fit_results())
         if job is None:
             return None
-        there, self.single_fits = self.single_fits or [], []
-        self.latest_fit = there[0] if there and there[0].job == job else self.builder.build_fit(job)
+        prebuilt, self.single_fits = self.single_fits or [], []
+        self.latest_fit = (
+            prebuilt[0] if prebuilt and prebuilt[0].job == job else self.builder.build_fit(job)
+        )
         result = process_group.broadcast_object(self.train(self.latest_fit, watch))
         self.run.add_results([result])
         return result
@@ -108,17 +110,17 @@ class Experiment:
 
     def evaluate_test(self, stages: tuple[str, ...]) -> None:
         """Measure every fit of these stages that has no test result yet on the test rows; it is one opening."""
-        waiting = self.get_pending_tests(stages)
-        if waiting:
-            latest = (
+        pending = self.get_pending_tests(stages)
+        if pending:
+            last_fit = (
                 self.latest_fit
-                if self.latest_fit is not None and self.latest_fit.job == waiting[-1]
+                if self.latest_fit is not None and self.latest_fit.job == pending[-1]
                 else None
             )
             self._evaluate_test_rows(
                 [
-                    (latest if job == waiting[-1] and latest else self.load_fit(job))
-                    for job in waiting
+                    (last_fit if job == pending[-1] and last_fit else self.load_fit(job))
+                    for job in pending
                 ]
             )
 
@@ -126,21 +128,24 @@ class Experiment:
         """Enter one opening in the ledger, read the test rows, write all results, and complete the entry."""
         config, folder, entry = self.builder.config, self.run.folder, None
         if not self.builder.synthetic:
-            enter = partial(
+            add_entry = partial(
                 test_ledger.add_entry, **self._get_ledger_key(), config=config, run=folder
             )
-            entry = process_group.on_main_process(lambda: enter(reason=self._reason))
-        found = process_group.broadcast_object([self.score(fit, "test") for fit in fits])
-        self.run.add_results(found)
+            entry = process_group.on_main_process(lambda: add_entry(reason=self._reason))
+        results = process_group.broadcast_object([self.score(fit, "test") for fit in fits])
+        self.run.add_results(results)
         if entry is not None:
-            first = [result for result in found if result.job.stage == found[0].job.stage]
+            reported = [result for result in results if result.job.stage == results[0].job.stage]
             values = {
-                name: [result.scores[name].value for result in first] for name in first[0].scores
+                name: [result.scores[name].value for result in reported]
+                for name in reported[0].scores
             }
-            means = {name: statistics.fmean(each) for name, each in values.items()}
+            means = {
+                name: statistics.fmean(metric_values) for name, metric_values in values.items()
+            }
             process_group.on_main_process(lambda: test_ledger.add_score(entry, means))
         log.info("the test rows were opened: %s", folder)
-        return found
+        return results
 
     @property
     def _reason(self) -> str:
@@ -152,8 +157,8 @@ class Experiment:
 
     def _check_test_allowed(self) -> None:
         """Refuse to open test rows for several models, again without a reason, or where it could not be entered."""
-        first = self.builder.plan([])
-        if first is not None and first.folds > 1:
+        first_job = self.builder.plan([])
+        if first_job is not None and first_job.folds > 1:
             raise UserError(
                 "test=true needs one model to test: use protocol=whole or protocol=holdout, not folds"
             )
@@ -164,12 +169,12 @@ class Experiment:
             )
         if not self.builder.synthetic:
             process_group.on_main_process(test_ledger.check_writable)
-            about: dict[str, Any] = {
+            test_request: dict[str, Any] = {
                 **self._get_ledger_key(),
                 "reason": self._reason,
                 "run": self.run.folder,
             }
-            process_group.on_main_process(lambda: test_ledger.require_reason(**about))
+            process_group.on_main_process(lambda: test_ledger.require_reason(**test_request))
 
     def _get_ledger_key(self) -> dict[str, str]:
         """Whose test rows are opened, as the ledger knows them."""
@@ -183,7 +188,7 @@ class Experiment:
     def evaluate(self, name: str = "") -> list[Result]:
         """Every job's checkpoint (`best`, `last`, or the first of them that is there) scored again; records a test."""
         done = self.get_fit_results()
-        cut = (
+        unfinished = (
             []
             if self.wants_test
             else [
@@ -192,7 +197,7 @@ class Experiment:
                 if checkpoint.has_checkpoint(self.run.checkpoint_folder(job))
             ]
         )
-        if not done and not cut:
+        if not done and not unfinished:
             raise UserError(
                 f"nothing to evaluate: no fit has finished in {self.run.folder}; {self.run.describe_next_step()}"
             )
@@ -201,8 +206,8 @@ class Experiment:
             return self._evaluate_test_rows(
                 [self.load_fit(result.job, name) for result in drop_first_stages(done)]
             )
-        found = [self.score(self.load_fit(result.job, name), result.split) for result in done]
-        return [*found, *(self._score_cut_fit(job, name) for job in cut)]
+        results = [self.score(self.load_fit(result.job, name), result.split) for result in done]
+        return [*results, *(self._score_cut_fit(job, name) for job in unfinished)]
 
     def _score_cut_fit(self, job: FitJob, name: str) -> Result:
         """The scores of a fit that did not end well, which say so."""
@@ -254,26 +259,26 @@ class Experiment:
     def _apply_changed_settings(self, fit: BuiltFit) -> None:
         """Let a fit that has ended go on where it was asked to, and say what is otherwise from here on."""
         trainer, name = fit.trainer, fit.job.name
-        known = changed_settings.read_changes(self.run.folder, name)
-        here = [
-            each
-            for each in known
-            if (each["epoch"], each["position"]) == (trainer.epoch, trainer.position)
+        changes = changed_settings.read_changes(self.run.folder, name)
+        current = [
+            change
+            for change in changes
+            if (change["epoch"], change["position"]) == (trainer.epoch, trainer.position)
         ]
-        trainer.stop = "" if here else trainer.stop
-        for text in filter(None, map(changed_settings.describe_changes, here)):
+        trainer.stop = "" if current else trainer.stop
+        for text in filter(None, map(changed_settings.describe_changes, current)):
             log.info("%s: %s", name, text)
         replan = any(
             key.startswith(changed_settings.SCHEDULED_SETTINGS)
-            for each in here
-            for key in each["settings"]
+            for change in current
+            for key in change["settings"]
         )
         if replan and trainer.optimization.schedule is not None:
             log.info("%s: its schedule is now one over %d steps", name, trainer.total_steps)
-        since = changed_settings.last_stopped_epoch(self.run.folder, name)
+        stopped_epoch = changed_settings.last_stopped_epoch(self.run.folder, name)
         for number, callback in enumerate(trainer.callbacks):
             if isinstance(callback, EarlyStopping):
-                trainer.callbacks[number] = replace(callback, since=since)
+                trainer.callbacks[number] = replace(callback, since=stopped_epoch)
 
     def train_fit(
         self, fit: BuiltFit, baseline: dict[str, Score], watch: FitWatcher | None = None
@@ -293,9 +298,11 @@ class Experiment:
         """Leave the best epoch of a fit that an error ends on the disk, and note why there will be no result of it."""
         fit.trainer.write_pending_checkpoints(tell=not isinstance(error, FileWriteError))
         if isinstance(error, Exception) and not isinstance(error, TrainingInterrupted):
-            why = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             with suppress(OSError, UserError):  # what there was no room for is what is told
-                self.run.record_failure(fit.job, why, diverged=isinstance(error, TrainingDiverged))
+                self.run.record_failure(
+                    fit.job, reason, diverged=isinstance(error, TrainingDiverged)
+                )
 
     def finalize(self, fit: BuiltFit, baseline: dict[str, Score]) -> Result:
         """Score the best epoch of a fit that has ended."""
@@ -330,13 +337,13 @@ class Experiment:
         )
         baseline = self._score_baseline(fit, split) if baseline is None else baseline
         self._write_predictions(fit, split, meter)
-        raw = self.builder.dataset
+        dataset = self.builder.dataset
         notes = (
-            raw.note,
+            dataset.note,
             *self.builder.messages,
             *get_model_messages(fit),
             *changed_settings.list_change_messages(self.run.folder, fit.job.name),
-            *forecast_file.make_series_messages(raw),
+            *forecast_file.make_series_messages(dataset),
             *describe_undefined_scores(scores, split),
             *describe_missing_intervals(scores),
             *describe_targets(fit, scores, baseline),
@@ -363,29 +370,31 @@ class Experiment:
 
     def _write_predictions(self, fit: BuiltFit, split: str, meter: Meter) -> None:
         """Keep what was answered, and the worst of it as a person sees it."""
-        answers, raw = meter.predictions(), self.builder.dataset
-        rows, which = self.builder.get_raw_rows(fit, split)
+        predictions, dataset = meter.predictions(), self.builder.dataset
+        rows, row_numbers = self.builder.get_raw_rows(fit, split)
         folder, name = self.run.folder, fit.job.name
         with optional_write("predictions are", folder / "predictions"):
             self.run.write_predictions(
-                fit.job, split, answers, which, meter.values()
+                fit.job, split, predictions, row_numbers, meter.values()
             )  # which rows, at least: others ask
-        if not answers:
+        if not predictions:
             return
         with optional_write("the worst errors are", folder / "errors"):
             worst_errors.write_largest_errors(
-                folder, name, split, raw, rows, which, answers, fit.data.spec.targets
+                folder, name, split, dataset, rows, row_numbers, predictions, fit.data.spec.targets
             )
-            forecast_file.write_forecast(folder, name, split, raw, rows, which, answers)
+            forecast_file.write_forecast(
+                folder, name, split, dataset, rows, row_numbers, predictions
+            )
 
     def _restore(
         self, fit: BuiltFit, name: str, read: Callable[[Path], Any] = checkpoint.load_latest_or_none
     ) -> bool:
-        found = process_group.on_main_process(lambda: read(fit.trainer.folder / f"{name}.pt"))
-        if found is not None:
-            fit.trainer.restore(found)
+        state = process_group.on_main_process(lambda: read(fit.trainer.folder / f"{name}.pt"))
+        if state is not None:
+            fit.trainer.restore(state)
             fit.weights = f"{name} (epoch {fit.trainer.epoch})"
-        return found is not None
+        return state is not None
 
     def _start_records(self, fit: BuiltFit) -> None:
         """Set history and the files of callbacks to what the trainer knows, and have every epoch added to them."""
@@ -393,27 +402,29 @@ class Experiment:
         for callback in trainer.callbacks:
             if isinstance(callback, Callback):
                 callback.begin(trainer)
-        whole = [
+        complete_rows = [
             row for row in trainer.history if row.epoch <= trainer.epoch
         ]  # a cut epoch is added when it is whole
-        self.run.write_history(fit.job, whole)
-        written = lambda t: self.run.append_history(  # noqa: E731
+        self.run.write_history(fit.job, complete_rows)
+        append_epoch = lambda t: self.run.append_history(  # noqa: E731
             fit.job, [row for row in t.history if row.epoch == t.epoch]
         )
-        first = sum(
+        position = sum(
             isinstance(callback, BestCheckpoint) for callback in trainer.callbacks
         )  # what fails then loses no epoch
-        trainer.callbacks.insert(first, written)
+        trainer.callbacks.insert(position, append_epoch)
 
-    def _verdict(self, scores: dict[str, Score], baseline: dict[str, Score], answers: bool) -> str:
+    def _verdict(
+        self, scores: dict[str, Score], baseline: dict[str, Score], predicts_targets: bool
+    ) -> str:
         """Whether a few rows were learnt by heart; only an objective that answers targets can do so."""
-        if not self.builder.settings.overfit or not answers:
+        if not self.builder.settings.overfit or not predicts_targets:
             return ""
-        loss, bar = scores["loss"].value, baseline["loss"].value / 10
-        outcome, than = ("passed", "below") if loss < bar else ("FAILED", "not below")
+        loss, target_loss = scores["loss"].value, baseline["loss"].value / 10
+        outcome, relation = ("passed", "below") if loss < target_loss else ("FAILED", "not below")
         return (
             f"overfit check {outcome}: the loss on the same {self.builder.settings.overfit} rows is {loss:.4g}, "
-            f"{than} a tenth of the baseline's ({bar:.4g})"
+            f"{relation} a tenth of the baseline's ({target_loss:.4g})"
         )
 
 

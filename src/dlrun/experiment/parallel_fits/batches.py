@@ -31,31 +31,31 @@ def split_into_segments(counts: Sequence[int], size: int) -> list[Segment]:
     Neighbours with equally many rows in a batch are together. For k-fold's nearly equal folds that is one stretch for
     all, and one or two for last batches. A member's own batches come in their order.
     """
-    found: list[Segment] = []
-    open_at: dict[
+    segments: list[Segment] = []
+    open_segments: dict[
         tuple[int, int], int
     ] = {}  # members → the stretch of whole batches that may go on
     for first in range(0, max(counts), size):
-        mine = [min(size, count - first) if count > first else 0 for count in counts]
-        for low, high in iter_equal_runs(mine):
-            place = open_at.get((low, high))
-            if place is not None and found[place].first + found[place].rows == first:
-                before = found[place]
-                found[place] = before._replace(rows=before.rows + mine[low])
+        rows_per_member = [min(size, count - first) if count > first else 0 for count in counts]
+        for low, high in iter_equal_runs(rows_per_member):
+            index = open_segments.get((low, high))
+            if index is not None and segments[index].first + segments[index].rows == first:
+                previous = segments[index]
+                segments[index] = previous._replace(rows=previous.rows + rows_per_member[low])
             else:
-                open_at[low, high] = len(found)
-                found.append(Segment(low, high, first, mine[low]))
-    return found
+                open_segments[low, high] = len(segments)
+                segments.append(Segment(low, high, first, rows_per_member[low]))
+    return segments
 
 
 def iter_equal_runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
     """Where neighbours are equal and not 0: (first place, place after the last)."""
     low = 0
-    for place in range(1, len(numbers) + 1):
-        if place == len(numbers) or numbers[place] != numbers[low]:
+    for index in range(1, len(numbers) + 1):
+        if index == len(numbers) or numbers[index] != numbers[low]:
             if numbers[low]:
-                yield low, place
-            low = place
+                yield low, index
+            low = index
 
 
 class ParallelBatches:
@@ -89,15 +89,15 @@ class ParallelBatches:
             size if first else size * self._batches_per_chunk(size)
         )  # a later start counts in its own batches
         seeds = self.seeds if seed is not None else [None] * len(self.seeds)
-        own = [
-            table.batches(step, seed=mine, epoch=epoch, start=first // size)
-            for table, mine in zip(self.tables, seeds, strict=True)
+        iterators = [
+            table.batches(step, seed=member_seed, epoch=epoch, start=first // size)
+            for table, member_seed in zip(self.tables, seeds, strict=True)
         ]
-        left = self.rows - start * size
-        while left > 0:
-            chunks = [next(each) for each in own]
-            yield from stack_batches(chunks, min(step, left), size)
-            left -= step
+        rows_left = self.rows - start * size
+        while rows_left > 0:
+            chunks = [next(iterator) for iterator in iterators]
+            yield from stack_batches(chunks, min(step, rows_left), size)
+            rows_left -= step
 
     def _batches_per_chunk(self, size: int) -> int:
         row = sum(column.row_bytes for table in self.tables for column in table.columns.values())
@@ -108,10 +108,12 @@ def stack_batches(chunks: Sequence[Batch], rows: int, size: int) -> Iterator[Bat
     """The first so many rows of each chunk, `size` a batch. Dense columns come first, for their length is a batch's."""
     dense = [name for name, column in chunks[0].items() if column.layout == torch.strided]
     bags = [name for name in chunks[0] if name not in dense]
-    cuts = [torch.stack([chunk[name][:rows] for chunk in chunks], 1).split(size) for name in dense]
-    cuts += [block_diagonal([chunk[name] for chunk in chunks], rows, size) for name in bags]  # type: ignore[misc]
-    for parts in zip(*cuts, strict=True):
-        yield dict(zip([*dense, *bags], parts, strict=True))
+    pieces = [
+        torch.stack([chunk[name][:rows] for chunk in chunks], 1).split(size) for name in dense
+    ]
+    pieces += [block_diagonal([chunk[name] for chunk in chunks], rows, size) for name in bags]  # type: ignore[misc]
+    for columns in zip(*pieces, strict=True):
+        yield dict(zip([*dense, *bags], columns, strict=True))
 
 
 def block_diagonal(chunks: Sequence[Tensor], rows: int, size: int) -> Iterator[Tensor]:
@@ -123,16 +125,16 @@ def block_diagonal(chunks: Sequence[Tensor], rows: int, size: int) -> Iterator[T
     lows = list(range(0, rows, size))
     edges = [[int(edge) for edge in start[[*lows, rows]].tolist()] for start in starts]
     for number, low in enumerate(lows):
-        high, heads, before = min(low + size, rows), [starts[0].new_zeros(1)], 0
+        high, row_starts, offset = min(low + size, rows), [starts[0].new_zeros(1)], 0
         for member, start in enumerate(starts):
-            heads.append(start[low + 1 : high + 1] + (before - edges[member][number]))
-            before += edges[member][number + 1] - edges[member][number]
+            row_starts.append(start[low + 1 : high + 1] + (offset - edges[member][number]))
+            offset += edges[member][number + 1] - edges[member][number]
         spans = [slice(edge[number], edge[number + 1]) for edge in edges]
-        inside: Any = [
-            torch.cat([part[span] for part, span in zip(many, spans, strict=True)])
-            for many in (columns, values)
+        joined: Any = [
+            torch.cat([chunk[span] for chunk, span in zip(chunk_tensors, spans, strict=True)])
+            for chunk_tensors in (columns, values)
         ]
         shape = (len(chunks) * (high - low), len(chunks) * width)
         yield torch.sparse_csr_tensor(
-            torch.cat(heads), inside[0], inside[1], shape, check_invariants=False
+            torch.cat(row_starts), joined[0], joined[1], shape, check_invariants=False
         )

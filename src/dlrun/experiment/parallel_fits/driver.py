@@ -44,13 +44,13 @@ def train_next_jobs(experiment: FitOwner, watch: FitWatcher | None = None) -> bo
 
     Results are written in the protocol's order. Raises UserError where protocol.stacked=true asks for what cannot be.
     """
-    asked = parallel_fits.parallel_fits_mode(experiment.builder.config)
-    jobs = get_pending_jobs(experiment) if asked and experiment.single_fits is None else []
+    mode = parallel_fits.parallel_fits_mode(experiment.builder.config)
+    jobs = get_pending_jobs(experiment) if mode and experiment.single_fits is None else []
     if len(jobs) < 2:
         return False
-    fits, reason = build_fits([(experiment, job) for job in jobs], asked is True)
+    fits, reason = build_fits([(experiment, job) for job in jobs], mode is True)
     if reason is not None:
-        if asked is True:
+        if mode is True:
             raise UserError(f"protocol.stacked=true: {reason}")
         experiment.single_fits = fits
         log.debug("one fit after the other: %s", reason)
@@ -73,7 +73,7 @@ def get_pending_jobs(experiment: FitOwner) -> list[FitJob]:
 
 
 def build_fits(
-    jobs: Sequence[tuple[FitOwner, FitJob]], must: bool
+    jobs: Sequence[tuple[FitOwner, FitJob]], required: bool
 ) -> tuple[list[BuiltFit], str | None]:
     """The fits of these jobs, as far as they were needed to find why they are not to be trained as one, and that.
 
@@ -86,7 +86,7 @@ def build_fits(
     fits: list[BuiltFit] = []
     for experiment, job in jobs if reason is None else ():
         fits.append(experiment.builder.build_fit(job))
-        if not must and not is_worthwhile(fits[0].trainer, len(jobs)):
+        if not required and not is_worthwhile(fits[0].trainer, len(jobs)):
             return fits, "for networks of this size it would not be faster"
     return fits, reason or find_conflict(fits, find_mean_losses(configs[0], fits[0]))
 
@@ -154,20 +154,22 @@ def is_worthwhile(trainer: Trainer, members: int) -> bool:
     table: Any = trainer.data.train
     weights = sum(map(torch.numel, trainer.optimization.groups.get(GROUP, [])))
     work = weights * min(trainer.settings.batch_rows, len(table))
-    row = sum(getattr(column, "row_bytes", 0) for column in getattr(table, "columns", {}).values())
+    row_bytes = sum(
+        getattr(column, "row_bytes", 0) for column in getattr(table, "columns", {}).values()
+    )
     small = weights <= MAX_WEIGHTS and work <= min(MAX_WORK, MAX_WORK_PER_MEMBER * (members - 1))
     return (
         trainer.device.type == "cpu"
         and small
-        and members * len(table) * row <= get_free_memory() / 4
+        and members * len(table) * row_bytes <= get_free_memory() / 4
     )
 
 
 def get_free_memory() -> float:
     """Bytes of memory that nobody uses now; no bound where the system does not say."""
-    known = getattr(os, "sysconf_names", {})
+    names = getattr(os, "sysconf_names", {})
     return (
         os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if "SC_AVPHYS_PAGES" in known
+        if "SC_AVPHYS_PAGES" in names
         else math.inf
     )

@@ -67,25 +67,28 @@ class StackedNorm(nn.Module):
     steady = True
 
     def __init__(
-        self, first: nn.BatchNorm1d, learnt: Sequence[nn.Parameter | None], seen: Sequence[Tensor]
+        self,
+        first: nn.BatchNorm1d,
+        affine: Sequence[nn.Parameter | None],
+        running: Sequence[Tensor],
     ) -> None:
         super().__init__()
         self.momentum, self.eps = first.momentum, first.eps
-        self.weight, self.bias = learnt
-        for name, buffer in zip(("mean", "variance", "count"), seen, strict=True):
+        self.weight, self.bias = affine
+        for name, buffer in zip(("mean", "variance", "count"), running, strict=True):
             self.register_buffer(name, buffer)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             self.count.add_(1)  # type: ignore[operator,union-attr]
         side_by_side = x.transpose(0, 1).reshape(x.shape[1], -1)
-        learnt: Any = [
-            None if part is None else part.reshape(-1) for part in (self.weight, self.bias)
+        affine: Any = [
+            None if tensor is None else tensor.reshape(-1) for tensor in (self.weight, self.bias)
         ]
-        seen: Any = [part.view(-1) for part in (self.mean, self.variance)]  # type: ignore[operator,union-attr]
-        rest: Any = (*learnt, self.training, self.momentum or 0, self.eps)
-        y = torch.nn.functional.batch_norm(side_by_side, seen[0], seen[1], *rest)
-        return y.view(x.shape[1], x.shape[0], x.shape[2]).transpose(0, 1)
+        running: Any = [tensor.view(-1) for tensor in (self.mean, self.variance)]  # type: ignore[operator,union-attr]
+        options: Any = (*affine, self.training, self.momentum or 0, self.eps)
+        normalized = torch.nn.functional.batch_norm(side_by_side, running[0], running[1], *options)
+        return normalized.view(x.shape[1], x.shape[0], x.shape[2]).transpose(0, 1)
 
 
 class StackedInputProjection(nn.Module):
@@ -125,24 +128,24 @@ class StackedInputProjection(nn.Module):
 
     def _product(self, bag: Tensor, rows: Tensor, total: Tensor) -> Tensor:
         count, units = bag.shape[0] // self.members, rows.shape[2]
-        before = total.expand(self.members, count, units).reshape(-1, units)
-        found: Tensor = SparseLinear.apply(bag, rows.reshape(-1, units), before)
-        return found.view(self.members, count, units)
+        addend = total.expand(self.members, count, units).reshape(-1, units)
+        product: Tensor = SparseLinear.apply(bag, rows.reshape(-1, units), addend)
+        return product.view(self.members, count, units)
 
-    def _embed_rows(self, chosen: Tensor, rows: Tensor) -> Tensor:
+    def _embed_rows(self, row_numbers: Tensor, rows: Tensor) -> Tensor:
         """Rows (members, size, width) by numbers (B, members): (members, B, width)."""
-        places = (chosen + self.ids * rows.shape[1]).t()
-        return nn.functional.embedding(places, rows.reshape(-1, rows.shape[2]))
+        indices = (row_numbers + self.ids * rows.shape[1]).t()
+        return nn.functional.embedding(indices, rows.reshape(-1, rows.shape[2]))
 
     def _to_wide_input(self, batch: Batch) -> Tensor:
-        parts = [
+        columns = [
             batch[name] if batch[name].dim() == 3 else batch[name].flatten(2) for name in self.flat
         ]
-        found = [part.transpose(0, 1) for part in parts]
-        found += [
+        inputs = [column.transpose(0, 1) for column in columns]
+        inputs += [
             self._embed_rows(batch[name], self.vectors[escape_name(name)]) for name in self.vectors
         ]
-        return found[0] if len(found) == 1 else torch.cat(found, 2)
+        return inputs[0] if len(inputs) == 1 else torch.cat(inputs, 2)
 
 
 class StackedDense(nn.Module):
@@ -162,13 +165,13 @@ class StackedDense(nn.Module):
 
     def penalty_per_member(self) -> Tensor | None:
         """Each member's own `DenseModel.compute_penalty` (members,); None when there is none."""
-        parts = list(self.hidden.modules())
-        kernels = [part.weight for part in parts if isinstance(part, StackedLinear)]
+        modules = list(self.hidden.modules())
+        kernels = [module.weight for module in modules if isinstance(module, StackedLinear)]
         kernels += [
             rows
-            for part in parts
-            if isinstance(part, StackedInputProjection)
-            for rows in part.rows.values()
+            for module in modules
+            if isinstance(module, StackedInputProjection)
+            for rows in module.rows.values()
         ]
         if not kernels or not (self.l1 or self.l2):
             return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -129,78 +129,85 @@ def train_members(members: Sequence[Member], watch: FitWatcher | None = None) ->
             groups.setdefault(get_progress_key(member.trainer, number), []).append(member)
     for group in groups.values():
         for low in range(0, len(group), MAX_MEMBERS):
-            some = group[low : low + MAX_MEMBERS]
-            if len(some) > 1:
-                train_stack(some, watch)
+            subset = group[low : low + MAX_MEMBERS]
+            if len(subset) > 1:
+                train_stack(subset, watch)
             else:
-                some[0].experiment.train_fit(some[0].fit, some[0].baseline, watch)
+                subset[0].experiment.train_fit(subset[0].fit, subset[0].baseline, watch)
 
 
 def get_progress_key(trainer: Trainer, number: int) -> Any:
     """Trainers in step with each other have this in common. number: of one that is amid an epoch, and so alone."""
-    amid = (
+    in_epoch = (
         trainer.meter is not None
         or trainer.position
         or any(row.epoch > trainer.epoch for row in trainer.history)
     )
-    learner = trainer.optimization
-    counts = learner.schedule is not None or trainer.settings.max_steps is not None
+    optimization = trainer.optimization
+    counts = optimization.schedule is not None or trainer.settings.max_steps is not None
     counts |= any(
         type(optimizer).__name__ in STEP_COUNTING_OPTIMIZERS
-        for optimizer in learner.optimizers.values()
+        for optimizer in optimization.optimizers.values()
     )
-    return trainer.epoch, number if amid else None, trainer.total_steps if counts else None
+    return trainer.epoch, number if in_epoch else None, trainer.total_steps if counts else None
 
 
 def train_stack(members: Sequence[Member], watch: FitWatcher | None) -> None:
     """Train members as one. Who stops early, leaves; the others go on as if it had never been there."""
-    left = list(members)
-    face = AggregateTrainer(FitStack([member.trainer for member in left], left[0].mean_losses))
+    remaining = list(members)
+    aggregate = AggregateTrainer(
+        FitStack([member.trainer for member in remaining], remaining[0].mean_losses)
+    )
     baseline = {
-        name: Score(statistics.fmean(m.baseline[name].value for m in left), goal=score.goal)
-        for name, score in left[0].baseline.items()
+        name: Score(statistics.fmean(m.baseline[name].value for m in remaining), goal=score.goal)
+        for name, score in remaining[0].baseline.items()
     }
-    looking = watch(face, FitJob(stage=f"{len(left)} fits"), baseline) if watch else nullcontext()  # type: ignore[arg-type]
-    with looking, handle_stop_signal(face):
+    display: AbstractContextManager[object] = nullcontext()
+    if watch:
+        job = FitJob(stage=f"{len(remaining)} fits")
+        display = watch(aggregate, job, baseline)  # type: ignore[arg-type]
+    with display, handle_stop_signal(aggregate):
         try:
-            while left:
-                left = train_stack_epoch(left, face)
+            while remaining:
+                remaining = train_stack_epoch(remaining, aggregate)
         except TrainingInterrupted:
-            for member in left:
+            for member in remaining:
                 member.trainer.save()
             raise
         except BaseException as error:
-            for member in left:
+            for member in remaining:
                 member.end_early(error)
             raise
 
 
-def train_stack_epoch(members: list[Member], face: AggregateTrainer) -> list[Member]:
+def train_stack_epoch(members: list[Member], aggregate: AggregateTrainer) -> list[Member]:
     """Train members for an epoch; answers with those that are not done. Raises TrainingInterrupted."""
-    stack, by_trainer = face.stack, {id(member.trainer): member for member in members}
-    for trainer, fault in zip(stack.members, stack.run_epoch(), strict=True):
-        if fault is not None:
-            by_trainer[id(trainer)].end_early(fault)
+    stack, by_trainer = aggregate.stack, {id(member.trainer): member for member in members}
+    for trainer, error in zip(stack.members, stack.run_epoch(), strict=True):
+        if error is not None:
+            by_trainer[id(trainer)].end_early(error)
     for member in members:
         if member.error is None:
             run_member_callbacks(member)
-    well = [member for member in members if member.error is None]
-    if well:
-        face.add_epoch([member.trainer for member in well])
-    for member in well:
-        member.trainer.stop = member.trainer.stop or face.stop
+    succeeded = [member for member in members if member.error is None]
+    if succeeded:
+        aggregate.add_epoch([member.trainer for member in succeeded])
+    for member in succeeded:
+        member.trainer.stop = member.trainer.stop or aggregate.stop
         if member.trainer.finished:
             member.trainer.save()
-    left = [member for member in members if not member.is_done]
-    interrupted = face.interrupted
-    if left and len(left) < len(members):
-        face.stack = FitStack([member.trainer for member in left], left[0].mean_losses)
-        face.interrupted = interrupted
-    if interrupted and left:
-        for member in left:
+    remaining = [member for member in members if not member.is_done]
+    interrupted = aggregate.interrupted
+    if remaining and len(remaining) < len(members):
+        aggregate.stack = FitStack(
+            [member.trainer for member in remaining], remaining[0].mean_losses
+        )
+        aggregate.interrupted = interrupted
+    if interrupted and remaining:
+        for member in remaining:
             member.trainer.save()
         raise TrainingInterrupted(interrupted)
-    return left
+    return remaining
 
 
 def run_member_callbacks(member: Member) -> None:

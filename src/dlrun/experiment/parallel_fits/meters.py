@@ -1,4 +1,4 @@
-"""What one sweep over several members adds up: each member's own meter, fed for many steps at once."""
+"""What is measured over a split for several members: each has its own meter, fed for many steps at once."""
 
 from __future__ import annotations
 
@@ -69,16 +69,18 @@ class StackedMeter:
             name: torch.cat([batch[name] for _, batch, _ in self.pending_steps]) for name in outputs
         }
         shares = torch.tensor(rows, device=steps[0].loss.device)[:, None] / sum(rows)
-        parts = {
+        means = {
             name: (torch.stack([step.parts[name].detach() for step in steps]) * shares).sum(0)
             for name in steps[0].parts
         }
         for member in range(len(self.members)):
             if self.failed[member] is None:
-                mine = {name: raw[member] for name, raw in outputs.items()}
-                truths = {name: target[:, member] for name, target in targets.items()}
                 self._update_member(
-                    member, mine, truths, {name: part[member] for name, part in parts.items()}, rows
+                    member,
+                    {name: raw_output[member] for name, raw_output in outputs.items()},
+                    {name: target[:, member] for name, target in targets.items()},
+                    {name: mean[member] for name, mean in means.items()},
+                    rows,
                 )
         self.pending_steps, self.num_pending = [], 0
 
@@ -90,38 +92,41 @@ class StackedMeter:
         member: int,
         outputs: dict[str, Tensor],
         targets: Batch,
-        parts: dict[str, Tensor],
+        means: dict[str, Tensor],
         rows: list[int],
     ) -> None:
         meter = self.members[member]
-        parts = self.losses(member, outputs, targets) | parts
-        loss = sum(parts.values(), torch.zeros((), device=meter.device))
+        losses = self.losses(member, outputs, targets) | means
+        loss = sum(losses.values(), torch.zeros((), device=meter.device))
         if not bool(loss.isfinite()):
             self.failed[member] = self._find_divergence(member, outputs, targets, rows)
             return
-        named = {name: parts[name] for name in outputs} if len(outputs) > 1 else {}
-        meter.add(Step("model", loss, outputs, named), targets, sum(rows))
+        # A single target's loss is the loss: one alone would not record it twice.
+        target_losses = {name: losses[name] for name in outputs} if len(outputs) > 1 else {}
+        meter.add(Step("model", loss, outputs, target_losses), targets, sum(rows))
         meter.flush()
         self.steps[member] += len(rows)
 
     def _find_divergence(
         self, member: int, outputs: dict[str, Tensor], targets: Batch, rows: list[int]
     ) -> TrainingDiverged:
-        """The first step of one member whose loss is no number, as its own meter would have told it."""
-        parts: list[Any] = [
-            {name: raw.split(rows) for name, raw in columns.items()}
+        """The first step of one member whose loss is not finite, as its own meter would report it."""
+        outputs_by_step, targets_by_step = (
+            {name: values.split(rows) for name, values in columns.items()}
             for columns in (outputs, targets)
-        ]
+        )
         for number, (step, _, _) in enumerate(self.pending_steps):
-            mine, truths = (
-                {name: cut[number] for name, cut in columns.items()} for columns in parts
+            losses = self.losses(
+                member,
+                {name: pieces[number] for name, pieces in outputs_by_step.items()},
+                {name: pieces[number] for name, pieces in targets_by_step.items()},
             )
-            found = self.losses(member, mine, truths) | {
-                name: part[member] for name, part in step.parts.items()
-            }
-            loss = float(sum(found.values(), torch.zeros(())))
+            losses |= {name: loss[member] for name, loss in step.parts.items()}
+            loss = float(sum(losses.values(), torch.zeros(())))
+            # Not finite: inf - inf and nan - nan are nan.
             if loss - loss != 0:
                 break
+        where = self.members[member].where
         return TrainingDiverged(
-            f"{self.members[member].where}step {self.steps[member] + number + 1}: the loss is {loss}"
+            f"{where}step {self.steps[member] + number + 1}: the loss is {loss}"
         )

@@ -51,38 +51,41 @@ class StackedObjective(Objective):
     def steps(self, batch: Batch) -> Iterator[Step]:
         outputs = self.model(batch)
         totals: list[Tensor] = []
-        parts: dict[str, Tensor] = {}
+        losses: dict[str, Tensor] = {}
         for name in self.member_losses[0]:
             if name in self.alike:
                 totals.append(self._sum_of_losses(name, outputs[name], batch[name]))
             else:
-                parts[name] = self._loss_per_member(name, outputs[name], batch[name])
+                losses[name] = self._loss_per_member(name, outputs[name], batch[name])
         if (
             isinstance(self.model, StackedDense)
-            and (extra := self.model.penalty_per_member()) is not None
+            and (penalty := self.model.penalty_per_member()) is not None
         ):
-            parts[PENALTY_NAME] = extra
-        totals += [part.sum() for part in parts.values()]
+            losses[PENALTY_NAME] = penalty
+        totals += [loss.sum() for loss in losses.values()]
         yield Step(
-            "model", totals[0] if len(totals) == 1 else torch.stack(totals).sum(), outputs, parts
+            "model", totals[0] if len(totals) == 1 else torch.stack(totals).sum(), outputs, losses
         )
 
-    def _sum_of_losses(self, name: str, raw: Tensor, target: Tensor) -> Tensor:
+    def _sum_of_losses(self, name: str, outputs: Tensor, target: Tensor) -> Tensor:
         """The sum of the members' losses, from one mean over the rows of all."""
         target = target.transpose(0, 1)
         if target.dim() == 2:  # of categories: (members, B), and logits have their classes last
-            raw, target = raw.flatten(0, 1), target.flatten()
-        return self.member_losses[0][name](raw, target) * (
+            outputs, target = outputs.flatten(0, 1), target.flatten()
+        return self.member_losses[0][name](outputs, target) * (
             len(self.member_losses) * self.weights[name][0]
         )
 
-    def _loss_per_member(self, name: str, raw: Tensor, target: Tensor) -> Tensor:
+    def _loss_per_member(self, name: str, outputs: Tensor, target: Tensor) -> Tensor:
         """Each member's loss (members,)."""
         rows = zip(
-            raw.unbind(), target.unbind(1), self.member_losses, self.weights[name], strict=True
+            outputs.unbind(), target.unbind(1), self.member_losses, self.weights[name], strict=True
         )
         return torch.stack(
-            [losses[name](mine, truth) * weight for mine, truth, losses, weight in rows]
+            [
+                loss_by_target[name](member_outputs, member_targets) * weight
+                for member_outputs, member_targets, loss_by_target, weight in rows
+            ]
         )
 
     def get_member_losses(

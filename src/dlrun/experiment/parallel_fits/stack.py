@@ -38,69 +38,77 @@ class StackedTrainer:
     """A trainer over the stacked weights of some members. Raises Unstackable."""
 
     def __init__(
-        self, members: Sequence[Trainer], means: Sequence[str], streams: Sequence[torch.Generator]
+        self,
+        members: Sequence[Trainer],
+        mean_losses: Sequence[str],
+        streams: Sequence[torch.Generator],
     ) -> None:
         first = members[0]
         objectives: list[Any] = [member.objective for member in members]
-        self.objective = StackedObjective(objectives, streams, means)
+        self.objective = StackedObjective(objectives, streams, mean_losses)
         self.parameters = self.objective.groups[GROUP]
         optimizers = [member.optimization.optimizers[GROUP] for member in members]
-        make = lambda parameters: stack_optimizers(optimizers, parameters)  # noqa: E731
+        build_optimizer = lambda parameters: stack_optimizers(optimizers, parameters)  # noqa: E731
         settings = replace(first.settings, save_every=math.inf)  # its members save themselves
-        learner = Optimization(
-            self.objective.groups, make, settings, first.optimization.schedule, first.device
+        optimization = Optimization(
+            self.objective.groups,
+            build_optimizer,
+            settings,
+            first.optimization.schedule,
+            first.device,
         )
-        learner.members, learner.total_steps = len(members), first.total_steps
-        if not supports_flat_step(self.parameters, learner.optimizers[GROUP], len(members)):
+        optimization.members, optimization.total_steps = len(members), first.total_steps
+        if not supports_flat_step(self.parameters, optimization.optimizers[GROUP], len(members)):
             raise NotStackable(
                 f"the optimizer {type(optimizers[0]).__name__} cannot step for several members at once"
             )
-        self.flat = learner.fast_steps[GROUP] = FlatOptimizer(
-            self.parameters, learner.optimizers[GROUP], len(members)
+        self.flat = optimization.fast_steps[GROUP] = FlatOptimizer(
+            self.parameters, optimization.optimizers[GROUP], len(members)
         )
         data = PreparedData(first.data.spec, first.data.train)
-        self.trainer = Trainer(self.objective, data, settings, learner, {}, first.folder)
+        self.trainer = Trainer(self.objective, data, settings, optimization, {}, first.folder)
 
     @property
     def ema_weights(self) -> list[Tensor]:
         """The running averages of the stacked weights, where those are kept."""
         return self.trainer.optimization.ema_parameters.get(GROUP, [])
 
-    def to_member_rows(self, parts: Sequence[Tensor]) -> Tensor:
+    def to_member_rows(self, tensors: Sequence[Tensor]) -> Tensor:
         """Tensors like the stacked weights as (members, P): a row as one member has it in its own buffer."""
-        turned = self.objective.make.transposed
-        pairs = zip(parts, self.parameters, strict=True)
-        own = [
-            part.transpose(1, 2) if id(parameter) in turned else part for part, parameter in pairs
+        transposed = self.objective.make.transposed
+        pairs = zip(tensors, self.parameters, strict=True)
+        flat = [
+            tensor.transpose(1, 2) if id(parameter) in transposed else tensor
+            for tensor, parameter in pairs
         ]
-        return torch.cat([part.reshape(len(part), -1) for part in own], 1)
+        return torch.cat([tensor.reshape(len(tensor), -1) for tensor in flat], 1)
 
     def from_member_rows(self, rows: Tensor) -> list[Tensor]:
         """The other way round: (members, P) as tensors like the stacked weights."""
-        turned = self.objective.make.transposed
-        shapes = [(p.transpose(1, 2) if id(p) in turned else p).shape for p in self.parameters]
-        parts = rows.split([shape[1:].numel() for shape in shapes], 1)
-        own = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+        transposed = self.objective.make.transposed
+        shapes = [(p.transpose(1, 2) if id(p) in transposed else p).shape for p in self.parameters]
+        slices = rows.split([shape[1:].numel() for shape in shapes], 1)
+        shaped = [piece.reshape(shape) for piece, shape in zip(slices, shapes, strict=True)]
         return [
-            o.transpose(1, 2) if id(p) in turned else o
-            for o, p in zip(own, self.parameters, strict=True)
+            tensor.transpose(1, 2) if id(p) in transposed else tensor
+            for tensor, p in zip(shaped, self.parameters, strict=True)
         ]
 
-    def become_view_of(self, whole: StackedTrainer, low: int, high: int) -> None:
+    def become_view_of(self, parent: StackedTrainer, low: int, high: int) -> None:
         """Be a view of members low … high - 1 of a larger one: what is learnt here, is learnt there."""
         flat, rows = self.flat, slice(low, high)
         flat.weights, flat.state = (
-            whole.flat.weights[rows],
-            {n: each[rows] for n, each in whole.flat.state.items()},
+            parent.flat.weights[rows],
+            {name: buffer[rows] for name, buffer in parent.flat.state.items()},
         )
         for parameter, view in zip(self.parameters, flat.views(flat.weights), strict=True):
             parameter.data = view
-        pairs = zip(self.objective.make.buffers, whole.objective.make.buffers, strict=True)
-        for mine, others in [
-            *zip(self.ema_weights, whole.ema_weights, strict=True),
+        pairs = zip(self.objective.make.buffers, parent.objective.make.buffers, strict=True)
+        for tensor, source in [
+            *zip(self.ema_weights, parent.ema_weights, strict=True),
             *((a[0], b[0]) for a, b in pairs),
         ]:
-            mine.data = others[rows]
+            tensor.data = source[rows]
 
 
 class FitStack:
@@ -110,11 +118,11 @@ class FitStack:
     what was so at the end of the last epoch: an epoch that is cut is as if it had not begun.
     """
 
-    def __init__(self, trainers: Sequence[Trainer], means: Sequence[str]) -> None:
+    def __init__(self, trainers: Sequence[Trainer], mean_losses: Sequence[str]) -> None:
         self.members = sorted(trainers, key=lambda trainer: -len(trainer.data.train))
-        self.mean_losses = means
+        self.mean_losses = mean_losses
         self.streams = [torch.Generator(member.device) for member in self.members]
-        self.full_trainer = StackedTrainer(self.members, means, self.streams)
+        self.full_trainer = StackedTrainer(self.members, mean_losses, self.streams)
         self.trainers = {(0, len(self.members)): self.full_trainer}
         self.segments = {
             split: self._build_segments(split)
@@ -137,9 +145,9 @@ class FitStack:
         )
         learn, first = split == "train", self.members[0]
         size = settings.batch_rows if learn else settings.get_inference_batch_size(first.data.spec)
-        most = settings.epoch_batches if learn else None
+        max_batches = settings.epoch_batches if learn else None
         rows = [first.count_training_rows(source) if learn else len(source) for source in sources]
-        counts = [min(count, (most or count) * size) for count in rows]
+        counts = [min(count, (max_batches or count) * size) for count in rows]
         seeds = [member.seed for member in self.members]
         return [
             (low, high, ParallelBatches(sources[low:high], seeds[low:high], first, rows))
@@ -162,39 +170,45 @@ class FitStack:
         began, number = time.monotonic(), self.members[0].epoch
         for stream, member in zip(self.streams, self.members, strict=True):
             stream.manual_seed(derive_seed(member.seed, number, SPLITS.index("train")))
-        failed: list[TrainingDiverged | None] = [None] * len(self.members)
+        errors: list[TrainingDiverged | None] = [None] * len(self.members)
         rows: list[list[EpochRecord]] = [[] for _ in self.members]
         for split in self.segments:
-            meters = self._run_split(split, failed)
-            for mine, meter, fault in zip(rows, meters, failed, strict=True):
+            meters = self._run_split(split, errors)
+            for records, meter, error in zip(rows, meters, errors, strict=True):
                 values = (
-                    {} if fault else {name: score.value for name, score in meter.scores().items()}
+                    {} if error else {name: score.value for name, score in meter.scores().items()}
                 )
-                mine.append(EpochRecord(number + 1, split, values))
-        self._store_member_states([fault is None for fault in failed])
-        for member, mine, fault in zip(self.members, rows, failed, strict=True):
-            if fault is None:
+                records.append(EpochRecord(number + 1, split, values))
+        self._store_member_states([error is None for error in errors])
+        for member, records, error in zip(self.members, rows, errors, strict=True):
+            if error is None:
                 rates = {
                     "train": member.optimization.rates
                 }  # before the rows of this epoch are there, as alone
-                member.history.extend(replace(row, rates=rates.get(row.split, {})) for row in mine)
+                member.history.extend(
+                    replace(row, rates=rates.get(row.split, {})) for row in records
+                )
                 member.epoch, member.began_at = number + 1, time.monotonic()
                 member.earlier_seconds += (member.began_at - began) / len(self.members)
-        return failed
+        return errors
 
-    def _run_split(self, split: str, failed: list[TrainingDiverged | None]) -> list[Meter]:
+    def _run_split(self, split: str, errors: list[TrainingDiverged | None]) -> list[Meter]:
         """Sweep a split for all members; marks those that diverge."""
         where = f"epoch {self.members[0].epoch + 1}, {split}, "
-        made = [
-            Meter(each.metrics, each.data.spec.targets, each.device, where) for each in self.members
+        member_meters = [
+            Meter(member.metrics, member.data.spec.targets, member.device, where)
+            for member in self.members
         ]
-        steps = [0] * len(made)
+        steps = [0] * len(member_meters)
         for low, high, source in self.segments[split]:
-            lead, some = self._get_trainer(low, high), slice(low, high)
+            stacked, members_slice = self._get_trainer(low, high), slice(low, high)
             trainer, meters = (
-                lead.trainer,
+                stacked.trainer,
                 StackedMeter(
-                    made[some], lead.objective.get_member_losses, failed[some], steps[some]
+                    member_meters[members_slice],
+                    stacked.objective.get_member_losses,
+                    errors[members_slice],
+                    steps[members_slice],
                 ),
             )
             trainer.epoch, trainer.interrupted = (
@@ -202,70 +216,74 @@ class FitStack:
                 self.active_trainer.interrupted,
             )
             trainer.meter, self.active_trainer = meters, trainer  # type: ignore[assignment]
-            before = trainer.optimization.steps_taken[GROUP] = lead.flat.state_view.steps_taken = (
-                self.steps_taken[low]
-            )
+            steps_before = trainer.optimization.steps_taken[GROUP] = (
+                stacked.flat.state_view.steps_taken
+            ) = self.steps_taken[low]
             if split == "train" and trainer.out_of_steps:
                 continue
             trainer.run_epoch(split, source, learn=split == "train")
-            self.steps_taken[some] = [
-                count + lead.flat.state_view.steps_taken - before
-                for count in self.steps_taken[some]
+            self.steps_taken[members_slice] = [
+                count + stacked.flat.state_view.steps_taken - steps_before
+                for count in self.steps_taken[members_slice]
             ]
-            steps[some], failed[some] = meters.steps, meters.failed
-        return made
+            steps[members_slice], errors[members_slice] = meters.steps, meters.failed
+        return member_meters
 
     @torch.no_grad()
     def _load_member_states(self) -> None:
         """Take over the state of the members' optimizers, and running averages; their weights are here already."""
-        flats, whole = [get_member_optimizer(member) for member in self.members], self.full_trainer
-        for name, buffer in whole.flat.state.items():
+        optimizers, stacked = (
+            [get_member_optimizer(member) for member in self.members],
+            self.full_trainer,
+        )
+        for name, buffer in stacked.flat.state.items():
             rows = torch.cat(
-                [flat.state.get(name, torch.zeros_like(flat.weights)) for flat in flats]
+                [flat.state.get(name, torch.zeros_like(flat.weights)) for flat in optimizers]
             )
-            for view, part in zip(
-                whole.flat.views(buffer), whole.from_member_rows(rows), strict=True
+            for view, value in zip(
+                stacked.flat.views(buffer), stacked.from_member_rows(rows), strict=True
             ):
-                view.copy_(part)
-        if whole.ema_weights:
+                view.copy_(value)
+        if stacked.ema_weights:
             rows = torch.stack(
                 [
-                    torch.cat([part.flatten() for part in get_ema_weights(each)])
-                    for each in self.members
+                    torch.cat([value.flatten() for value in get_ema_weights(member)])
+                    for member in self.members
                 ]
             )
-            for average, part in zip(whole.ema_weights, whole.from_member_rows(rows), strict=True):
-                average.copy_(part)
+            for average, value in zip(
+                stacked.ema_weights, stacked.from_member_rows(rows), strict=True
+            ):
+                average.copy_(value)
 
     @torch.no_grad()
-    def _store_member_states(self, well: Sequence[bool]) -> None:
+    def _store_member_states(self, succeeded: Sequence[bool]) -> None:
         """Give the members what they have learnt, besides those that diverged."""
-        whole = self.full_trainer
-        weights = whole.to_member_rows(self.full_trainer.parameters)
+        stacked = self.full_trainer
+        weights = stacked.to_member_rows(self.full_trainer.parameters)
         state = {
-            name: whole.to_member_rows(whole.flat.views(buffer))
-            for name, buffer in whole.flat.state.items()
+            name: stacked.to_member_rows(stacked.flat.views(buffer))
+            for name, buffer in stacked.flat.state.items()
         }
-        averages = whole.to_member_rows(whole.ema_weights) if whole.ema_weights else None
+        averages = stacked.to_member_rows(stacked.ema_weights) if stacked.ema_weights else None
         for row, member in enumerate(self.members):
-            if not well[row]:
+            if not succeeded[row]:
                 continue
             flat = get_member_optimizer(member)
             flat.weights.copy_(weights[row : row + 1])
             for name, buffer in flat.state.items():
                 buffer.copy_(state[name][row : row + 1])
             flat.state_view.expose()
-            flat.state_view.steps_taken = member.optimization.steps_taken[GROUP] = self.steps_taken[
-                row
-            ]
+            count = self.steps_taken[row]
+            flat.state_view.steps_taken = member.optimization.steps_taken[GROUP] = count
             if averages is not None:
-                own = get_ema_weights(member)
-                for mine, part in zip(
-                    own, averages[row].split([each.numel() for each in own]), strict=True
-                ):
-                    mine.copy_(part.view_as(mine))
-            for buffer, seen in whole.objective.make.buffers:
-                seen[row].copy_(buffer[row])
+                member_averages = get_ema_weights(member)
+                sizes = [average.numel() for average in member_averages]
+                values = averages[row].split(sizes)
+                for average, value in zip(member_averages, values, strict=True):
+                    average.copy_(value.view_as(average))
+            for buffer, member_buffers in stacked.objective.make.buffers:
+                member_buffers[row].copy_(buffer[row])
 
 
 def get_ema_weights(member: Trainer) -> list[Tensor]:
@@ -275,15 +293,15 @@ def get_ema_weights(member: Trainer) -> list[Tensor]:
 
 def get_member_optimizer(member: Trainer) -> FlatOptimizer:
     """A member's own weights and optimizer's state in one buffer each."""
-    learner = member.optimization
-    found = learner.fast_steps.get(GROUP)
-    if not isinstance(found, FlatOptimizer):
-        if found is not None:
-            found.state_view.write_step_counts()
-        found = learner.fast_steps[GROUP] = FlatOptimizer(
-            learner.groups[GROUP], learner.optimizers[GROUP]
+    optimization = member.optimization
+    flat = optimization.fast_steps.get(GROUP)
+    if not isinstance(flat, FlatOptimizer):
+        if flat is not None:
+            flat.state_view.write_step_counts()
+        flat = optimization.fast_steps[GROUP] = FlatOptimizer(
+            optimization.groups[GROUP], optimization.optimizers[GROUP]
         )
-    return found
+    return flat
 
 
 def get_split_source(trainer: Trainer, split: str) -> Any:
@@ -294,26 +312,29 @@ def get_split_source(trainer: Trainer, split: str) -> Any:
 def stack_optimizers(optimizers: Sequence[Optimizer], parameters: list[nn.Parameter]) -> Optimizer:
     """An optimizer over stacked weights, with each member's own hyperparameters. Raises Unstackable."""
     first = optimizers[0]
-    if {type(each) for each in optimizers} != {type(first)} or any(
-        len(each.param_groups) > 1 for each in optimizers
+    if {type(optimizer) for optimizer in optimizers} != {type(first)} or any(
+        len(optimizer.param_groups) > 1 for optimizer in optimizers
     ):
         raise NotStackable(
             "their optimizers are of different kinds, or have different rates for parts of a model"
         )
-    known = inspect.signature(type(first)).parameters
-    found = type(first)(
-        parameters, **{name: value for name, value in first.defaults.items() if name in known}
+    accepted = inspect.signature(type(first)).parameters
+    stacked = type(first)(
+        parameters, **{name: value for name, value in first.defaults.items() if name in accepted}
     )  # type: ignore[call-arg]
-    groups, mine = [each.param_groups[0] for each in optimizers], found.param_groups[0]
+    groups, stacked_group = (
+        [optimizer.param_groups[0] for optimizer in optimizers],
+        stacked.param_groups[0],
+    )
     for name in groups[0].keys() - {"params"}:
         values = [group.get(name, group["lr"]) for group in groups]
         if all(value == values[0] for value in values):
-            mine[name] = values[0]
+            stacked_group[name] = values[0]
         elif name in PER_MEMBER_OPTIONS:
-            mine[name] = torch.tensor(values, device=parameters[0].device)[:, None]
+            stacked_group[name] = torch.tensor(values, device=parameters[0].device)[:, None]
         else:
             raise NotStackable(
                 f"optimizer.{name} differs: {', '.join(map(str, dict.fromkeys(values)))}"
             )
-    mine.setdefault("initial_lr", mine["lr"])
-    return found
+    stacked_group.setdefault("initial_lr", stacked_group["lr"])
+    return stacked

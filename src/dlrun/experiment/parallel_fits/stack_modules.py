@@ -50,30 +50,32 @@ class ModuleStack:
         return STACK_RULES[kind](self, layers)
 
     def stack_parameters(
-        self, parameters: Sequence[nn.Parameter | None], turn: bool = False
+        self, parameters: Sequence[nn.Parameter | None], transpose: bool = False
     ) -> nn.Parameter | None:
         """The members' parameters at one place as one, with their two axes the other way round where `turn`ed.
 
         Raises Unstackable.
         """
         first = parameters[0]
-        found = [each for each in parameters if each is not None]
-        if first is None and not found:
+        present = [parameter for parameter in parameters if parameter is not None]
+        if first is None and not present:
             return None
         if (
             first is None
-            or {each.shape for each in found} != {first.shape}
-            or len(found) < len(parameters)
+            or {parameter.shape for parameter in present} != {first.shape}
+            or len(present) < len(parameters)
         ):
-            shapes = sorted({str(tuple(each.shape)) for each in found})
+            shapes = sorted({str(tuple(parameter.shape)) for parameter in present})
             raise NotStackable(f"their weights have different shapes: {', '.join(shapes)}")
-        if not all(each.requires_grad for each in found):
+        if not all(parameter.requires_grad for parameter in present):
             raise NotStackable("some of their weights are frozen")
         if id(first) not in self.made:
-            self.made[id(first)] = made = nn.Parameter(
-                torch.stack([each.t() if turn else each for each in found]).detach()
+            self.made[id(first)] = stacked = nn.Parameter(
+                torch.stack(
+                    [parameter.t() if transpose else parameter for parameter in present]
+                ).detach()
             )
-            self.transposed |= {id(made)} if turn else set()
+            self.transposed |= {id(stacked)} if transpose else set()
         return self.made[id(first)]
 
     def stack_buffers(self, buffers: Sequence[Tensor]) -> Tensor:
@@ -83,85 +85,87 @@ class ModuleStack:
 
     def stack_sequence(self, members: Sequence[nn.ModuleList]) -> nn.ModuleList:
         """Layers one after the other; a member may lack a dropout that others have."""
-        parted = [list(pair_with_dropout_rates(layers)) for layers in members]
-        if len(set(map(len, parted))) > 1:
+        paired = [list(pair_with_dropout_rates(layers)) for layers in members]
+        if len(set(map(len, paired))) > 1:
             raise NotStackable("they have different numbers of layers")
-        found: list[nn.Module] = []
-        for place in zip(*parted, strict=True):
-            found.append(self([layer for layer, _ in place]))
-            for rates in zip_longest(*(rates for _, rates in place)):
-                found.append(StackedDropout(rates, self.streams))
-        return nn.ModuleList(found)
+        stacked: list[nn.Module] = []
+        for position in zip(*paired, strict=True):
+            stacked.append(self([layer for layer, _ in position]))
+            for rates in zip_longest(*(rates for _, rates in position)):
+                stacked.append(StackedDropout(rates, self.streams))
+        return nn.ModuleList(stacked)
 
 
 def pair_with_dropout_rates(layers: nn.ModuleList) -> list[tuple[nn.Module, list[float]]]:
     """Each layer that is no dropout, with the rates of the dropouts behind it."""
-    found: list[tuple[nn.Module, list[float]]] = []
+    pairs: list[tuple[nn.Module, list[float]]] = []
     for layer in layers:
         if type(layer) is not nn.Dropout:
-            found.append((layer, []))
-        elif not found:
+            pairs.append((layer, []))
+        elif not pairs:
             raise NotStackable("a dropout comes before all other layers")
         else:
-            found[-1][1].append(layer.p)
-    return found
+            pairs[-1][1].append(layer.p)
+    return pairs
 
 
-def stack_linear(make: ModuleStack, layers: Models) -> StackedLinear:
+def stack_linear(stack: ModuleStack, layers: Models) -> StackedLinear:
     """nn.Linear."""
-    weight = make.stack_parameters([layer.weight for layer in layers], turn=True)
+    weight = stack.stack_parameters([layer.weight for layer in layers], transpose=True)
     assert weight is not None
-    return StackedLinear(weight, make.stack_parameters([layer.bias for layer in layers]))
+    return StackedLinear(weight, stack.stack_parameters([layer.bias for layer in layers]))
 
 
-def stack_batch_norm(make: ModuleStack, layers: Models) -> StackedNorm:
+def stack_batch_norm(stack: ModuleStack, layers: Models) -> StackedNorm:
     """nn.BatchNorm1d with running means, as dlrun has it."""
     first = layers[0]
     same = {(layer.momentum, layer.eps, layer.track_running_stats) for layer in layers}
     if len(same) > 1 or first.momentum is None or not first.track_running_stats:
         raise NotStackable("their batch norms differ, or keep no running mean")
-    learnt = [
-        make.stack_parameters([getattr(layer, name) for layer in layers])
+    affine = [
+        stack.stack_parameters([getattr(layer, name) for layer in layers])
         for name in ("weight", "bias")
     ]
     names = ("running_mean", "running_var", "num_batches_tracked")
     return StackedNorm(
         first,
-        learnt,
-        [make.stack_buffers([getattr(layer, name) for layer in layers]) for name in names],
+        affine,
+        [stack.stack_buffers([getattr(layer, name) for layer in layers]) for name in names],
     )
 
 
-def stack_input_projection(make: ModuleStack, layers: Models) -> StackedInputProjection:
+def stack_input_projection(stack: ModuleStack, layers: Models) -> StackedInputProjection:
     """dlrun's first layer."""
     first: InputProjection = layers[0]
-    if any((x.flat, x.bags, x.lookups, list(x.rows), x.linear is None) != (
-        first.flat, first.bags, first.lookups, list(first.rows), first.linear is None) for x in layers
+    if any((layer.flat, layer.bags, layer.lookups, list(layer.rows), layer.linear is None) != (
+        first.flat, first.bags, first.lookups, list(first.rows), first.linear is None) for layer in layers
     ):  # fmt: skip
         raise NotStackable("they read different inputs")
-    inner = None if first.linear is None else stack_linear(make, [layer.linear for layer in layers])
+    linear = (
+        None if first.linear is None else stack_linear(stack, [layer.linear for layer in layers])
+    )
     rows = {
-        name: make.stack_parameters([layer.rows[name] for layer in layers]) for name in first.rows
+        name: stack.stack_parameters([layer.rows[name] for layer in layers]) for name in first.rows
     }
-    found = StackedInputProjection(first, inner, rows, len(layers))  # type: ignore[arg-type]
-    found.bias = make.stack_parameters([layer.bias for layer in layers])
+    projection = StackedInputProjection(first, linear, rows, len(layers))  # type: ignore[arg-type]
+    projection.bias = stack.stack_parameters([layer.bias for layer in layers])
     for name in first.embeddings:
-        found.vectors[escape_name(name)] = make.stack_parameters(
+        projection.vectors[escape_name(name)] = stack.stack_parameters(
             [layer.embeddings[name].weight for layer in layers]
         )
-    return found
+    return projection
 
 
-def stack_dense(make: ModuleStack, models: Models) -> StackedDense:
+def stack_dense(stack: ModuleStack, models: Models) -> StackedDense:
     """dlrun's densely connected networks."""
     first: DenseModel = models[0]
     if len({(model.l1, model.l2) for model in models}) > 1:
         raise NotStackable("their penalties on weights (model.l1, model.l2) differ")
     if any(list(model.heads.keys()) != list(first.heads.keys()) for model in models):
         raise NotStackable("they answer different targets")
-    hidden = make.stack_sequence([model.hidden for model in models])
+    hidden = stack.stack_sequence([model.hidden for model in models])
     heads = SafeModuleDict(
-        {name: make([model.heads[name] for model in models]) for name in first.heads}
+        {name: stack([model.heads[name] for model in models]) for name in first.heads}
     )
     return StackedDense(hidden, heads, first.l1, first.l2)
 
@@ -172,5 +176,5 @@ STACK_RULES: dict[type, Callable[[ModuleStack, Models], nn.Module]] = {
     Linear: stack_linear,
     nn.Linear: stack_linear,
     nn.BatchNorm1d: stack_batch_norm,
-    **{kind: lambda make, layers, kind=kind: kind() for kind in ACTIVATIONS.values()},  # type: ignore[misc]
+    **{kind: lambda stack, layers, kind=kind: kind() for kind in ACTIVATIONS.values()},  # type: ignore[misc]
 }
