@@ -1,4 +1,4 @@
-"""Rows as a few numbers, and back: pictures, or the numbers of a table, with noise to undo or codes that are sparse."""
+"""Autoencoders of images or numbers: plain, denoising or with sparse codes."""
 
 from __future__ import annotations
 
@@ -30,22 +30,23 @@ ReconstructionLossKind = Literal["auto", "mse", "bce"]
 
 
 class AutoencoderObjective(Objective):
-    """One step a batch: damaged rows are encoded, and what is decoded is compared with the rows as they were.
+    """One step a batch: corrupted rows are encoded and decoded, and compared with the clean rows.
 
-    loss: of a value, mse or bce, whose mean is minimised; mse is always measured. sparsity: times the sum of a code's
-    absolute numbers, added to the loss.
+    Args:
+        context: Its model is an `Autoencoder`.
+        loss: Of a value; its mean is minimized. mse is always measured.
+        noise: What corrupts the rows, in training and in validation alike.
+        sparsity: Weight of the sum of a code's absolute values in the loss.
     """
+
+    model: Autoencoder
 
     def __init__(
         self, context: ObjectiveContext, loss: Literal["mse", "bce"], noise: Noise, sparsity: float
     ) -> None:
         super().__init__()
-        self.model, self.loss, self.noise, self.sparsity = (
-            cast(Autoencoder, context.model),
-            loss,
-            noise,
-            sparsity,
-        )
+        self.model = cast(Autoencoder, context.model)
+        self.loss, self.noise, self.sparsity = loss, noise, sparsity
         self.augment, self.data = context.augment, context.data
         self.groups = {"model": list(self.model.parameters())}
         terms = ("loss_reconstruction", "loss_sparsity") if sparsity else ()
@@ -74,24 +75,25 @@ class AutoencoderObjective(Objective):
         yield self.build_step(self.model.decode(codes), rows, sparsity)
 
     def build_step(self, outputs: Tensor, rows: Tensor, sparsity: Tensor | None) -> Step:
-        """The step of these answers, with what the codes add to the loss."""
+        """The step of a reconstruction.
+
+        Args:
+            outputs: Raw, of the decoder (B, *shape).
+            rows: Clean, (B, *shape).
+            sparsity: The penalty on the codes; None for no such term.
+        """
         squared_error = F.mse_loss(self.model.values(outputs), rows)
-        loss = (
-            squared_error
-            if self.loss == "mse"
-            else F.binary_cross_entropy_with_logits(outputs, rows)
-        )
-        terms = {} if sparsity is None else {"reconstruction": loss, "sparsity": sparsity}
-        return Step(
-            "model",
-            loss if sparsity is None else loss + sparsity,
-            {},
-            terms,
-            {"mse": squared_error},
-        )
+        loss = squared_error
+        if self.loss == "bce":
+            loss = F.binary_cross_entropy_with_logits(outputs, rows)
+        measured = {"mse": squared_error}
+        if sparsity is None:
+            return Step("model", loss, measured=measured)
+        terms = {"reconstruction": loss, "sparsity": sparsity}
+        return Step("model", loss + sparsity, parts=terms, measured=measured)
 
     def baseline_objective(self) -> MeanReconstruction:
-        """The mean of the training rows as the answer to all."""
+        """The mean of the training rows, as the reconstruction of every row."""
         zero_sparsity = lambda rows: rows.new_zeros(()) if self.sparsity else None  # noqa: E731
         step = lambda outputs, rows: self.build_step(outputs, rows, zero_sparsity(rows))  # noqa: E731
         return MeanReconstruction(
@@ -99,8 +101,11 @@ class AutoencoderObjective(Objective):
         )
 
     def split_scores(self, batches: Iterable[Batch]) -> dict[str, Score]:
-        """The mean squared error on rows without noise, and that of as many principal components of the training rows,
-        which is the least that a linear autoencoder can have there; the latter for rows of up to 4,096 numbers."""
+        """The mean squared error on clean rows, and that of PCA with as many components as a code.
+
+        PCA has the lowest error that a linear autoencoder can have on the training rows (Baldi &
+        Hornik 1989); it is left out for rows of more than 4,096 numbers.
+        """
         reconstruct: dict[str, Callable[[Tensor], Tensor]] = {
             "mse_undamaged": lambda x: self.model.values(
                 self.model.decode(self.model.encode(x)[0])
@@ -115,7 +120,7 @@ class AutoencoderObjective(Objective):
         return {name: score_from_rows(torch.cat(row_errors)) for name, row_errors in errors.items()}
 
     def fit_components(self) -> PCAReconstruction:
-        """As many principal components of the training rows as a code has numbers."""
+        """PCA of the training rows, with as many components as a code has numbers."""
         return fit_pca(
             (self.model.read(batch) for batch in self.data.train.batches(512)), self.model.latent
         )
@@ -130,10 +135,18 @@ def autoencoder(
     patch: Count,
     sparsity: NonNegative,
 ) -> AutoencoderObjective:
-    """An autoencoder of pictures or numbers.
+    """An autoencoder of images or numbers; with noise, a denoising one (Vincent et al. 2008).
 
-    loss: auto is bce for pixels and mse for numbers. noise, amount, patch: see `Noise`; it is undone in training and in
-    validation alike (Vincent et al. 2008). sparsity: L1 on codes. Raises ValueError for what makes no sense together.
+    Args:
+        context: Its model is an `Autoencoder`.
+        loss: 'auto' is bce for pixels and mse for numbers.
+        noise: Kind of corruption, see `Noise`.
+        amount: Of the corruption.
+        patch: Side of the squares that are masked.
+        sparsity: Weight of the L1 penalty on codes.
+
+    Raises:
+        ValueError: if the loss or the patches do not fit the rows.
     """
     model = cast(Autoencoder, context.model)
     if loss == "bce" and not model.is_image:

@@ -1,4 +1,4 @@
-"""What an objective is made of."""
+"""What the builder hands to an objective: model, data, losses and augmentation."""
 
 from __future__ import annotations
 
@@ -15,11 +15,16 @@ from dlrun.core.types import Batch
 
 @dataclass(frozen=True)
 class ObjectiveContext:
-    """What `build` hands to the target of group `objective`.
+    """What the builder hands to the target of group `objective`.
 
-    model: the one that the config names, built for data.spec. data: as prepared for this fit, on the device. raw: the
-    dataset as found (what words and labels are called); its test rows are nobody's here. losses: target → its loss;
-    weights: target → its share. augment: what is done to training batches.
+    Attributes:
+        model: The one that the config names, built for data.spec.
+        data: As prepared for this fit, on the device.
+        dataset: The raw one, which knows what words and labels are called. Its test rows are sealed.
+        losses: Target → its loss.
+        weights: Target → its weight in the sum of losses; None: all 1.
+        augment: What is done to training batches; None: nothing.
+        device: Where model and data are.
     """
 
     model: nn.Module

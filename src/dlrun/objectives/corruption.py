@@ -1,4 +1,4 @@
-"""Damage that an autoencoder has to undo: gaussian noise, or values that are masked."""
+"""The corruption that a denoising autoencoder has to undo: Gaussian noise, or masked values."""
 
 from __future__ import annotations
 
@@ -13,10 +13,16 @@ NoiseKind = Literal["none", "gaussian", "mask"]
 
 @dataclass(frozen=True)
 class Noise:
-    """amount: the standard deviation of gaussian noise, or the share that is masked: set to 0, which is black, or the
-    mean of a standardised column. patch: side of the squares of a picture that are masked whole, all channels at once.
+    """Corrupts rows at random.
 
-    ValueError for a share of 1 or more.
+    Attributes:
+        kind: 'gaussian', 'mask', or 'none' for rows as they are.
+        amount: The standard deviation of the noise, or the share of values that are masked: set to
+            0, which is black, or the mean of a standardized column.
+        patch: Side of the squares of an image that are masked as a whole, all channels at once.
+
+    Raises:
+        ValueError: if a share is 1 or more.
     """
 
     kind: NoiseKind
@@ -28,7 +34,7 @@ class Noise:
             raise ValueError(f"amount={self.amount:g}: with noise=mask it is a share below 1")
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """Damaged copies of rows: numbers (B, F), or pictures (B, C, H, W), whose pixels stay in [0, 1]."""
+        """Corrupted rows: numbers (B, F), or images (B, C, H, W), whose pixels stay in [0, 1]."""
         if self.kind == "gaussian":
             noisy = rows + self.amount * torch.randn_like(rows)
             return noisy.clamp(0, 1) if rows.dim() == 4 else noisy

@@ -1,4 +1,4 @@
-"""A loss of the user's own, a function of a batch; its contract stands below."""
+"""Losses of the user's own: functions of prediction and target; their contract stands below."""
 
 from __future__ import annotations
 
@@ -17,13 +17,21 @@ from dlrun.evaluation.custom_metric import format_custom_error
 
 
 def build_loss(node: Mapping[str, Any], field: Field, plugins: Plugins) -> Loss:
-    """The loss that a node describes for one target.
+    """The loss that a node of the config describes, for one target.
 
-    The contract of a loss of one's own: a function `(prediction, target)` that returns one number, the mean over
-    the rows of the batch, as a tensor with a gradient. `prediction` is the model's raw output (rows, outputs): logits,
-    or standardized numbers; `target` is (rows,) class numbers, else (rows, outputs). Further arguments are settings. A
-    class is made with its settings and then called, such as torch.nn.HuberLoss; a function with an argument `field`
-    makes the loss for that target.
+    A loss of one's own is a function `(prediction, target)` that returns one number, the mean over the
+    rows of the batch, as a tensor with a gradient. `prediction` is the model's raw output (rows, outputs):
+    logits, or standardized numbers; `target` is (rows,) class numbers, else (rows, outputs). Further
+    arguments are settings. A class is built with its settings and then called, such as
+    torch.nn.HuberLoss; a function with an argument `field` builds the loss for that target.
+
+    Args:
+        node: `_target_` and settings.
+        field: Of the target.
+        plugins: Packages whose parts may be named.
+
+    Raises:
+        UserError: if the node describes nothing that can be called so.
 
     Example:
         def squared(prediction, target, weight=1.0):
@@ -33,17 +41,25 @@ def build_loss(node: Mapping[str, Any], field: Field, plugins: Plugins) -> Loss:
     if not is_custom(node["_target_"]):
         return loss  # type: ignore[no-any-return]
     if not callable(loss):
-        raise UserError(f"loss {node['_target_']} returns a {type(loss).__name__}; expected a function (prediction, "
-                      "target), or an nn.Module that is called so")  # fmt: skip
+        raise UserError(
+            f"loss {node['_target_']} returns a {type(loss).__name__}; "
+            "expected a function (prediction, target), or an nn.Module that is called so"
+        )
     return CustomLoss(loss, node["_target_"])
 
 
 @dataclass(frozen=True)
 class CustomLoss:
-    """A loss of the user's own that returns one number, or is refused. It may do otherwise each time: not steady."""
+    """A loss of the user's own, checked to return one number.
+
+    Attributes:
+        function: (raw output, target) → a tensor of one number.
+        name: As the config names it.
+    """
 
     function: Callable[[Tensor, Tensor], Any]
     name: str
+    # It may make other torch calls for each batch, so its steps are not recorded.
     steady = False
 
     def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
@@ -55,12 +71,11 @@ class CustomLoss:
                 format_custom_error(f"loss {self.name}", error, outputs, target)
             ) from error
         if not isinstance(loss, Tensor) or loss.numel() != 1:
-            returned = (
-                f"{tuple(loss.shape)} numbers"
-                if isinstance(loss, Tensor)
-                else f"a {type(loss).__name__}"
-            )
+            returned = f"a {type(loss).__name__}"
+            if isinstance(loss, Tensor):
+                returned = f"{tuple(loss.shape)} numbers"
             raise UserError(
-                f"loss {self.name} returns {returned}; expected a tensor of one number, such as loss.mean()"
+                f"loss {self.name} returns {returned}; "
+                "expected a tensor of one number, such as loss.mean()"
             )
         return loss.reshape(())

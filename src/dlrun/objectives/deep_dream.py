@@ -1,4 +1,4 @@
-"""DeepDream: change a photograph so that what some layers of a network answer to it becomes more (book §8.2)."""
+"""DeepDream: change a photograph so that some layers of a network respond to it more (book §8.2)."""
 
 from __future__ import annotations
 
@@ -23,11 +23,15 @@ from dlrun.objectives.image_optimization import (
 
 
 class DeepDreamObjective(Objective):
-    """One step a tick: up the excitement of the layers, Σ weight · Σ answer² / numbers in the layer.
+    """One step a tick, up the activation energy of the layers: Σ weight · mean squared activation.
 
-    photo (1, 3, H, W) in [0, 1], at its full size; size: height and width of the canvas, at this octave. edge: places
-    at a layer's border that do not count, less where nothing would be left. jitter: the picture is rolled by up to so
-    many pixels each way before each step.
+    Args:
+        model: A frozen network; its layers of role 'dream' are excited.
+        photo: (1, 3, H, W) in [0, 1], at its full size.
+        size: Height and width of the canvas, at this octave.
+        ticks: Steps of an epoch.
+        edge: Positions at a layer's border that do not count; fewer where nothing would be left.
+        jitter: The canvas is rolled by up to so many pixels each way before each step.
     """
 
     goals = {"loss": "min", "excitement": "max"}
@@ -70,7 +74,11 @@ class DeepDreamObjective(Objective):
         yield Step("canvas", -energy, measured={"excitement": energy})
 
     def begin_with(self, state: dict[str, Any]) -> None:
-        """Go on from the canvas of a smaller octave: enlarged, with the detail of the photograph that it lacks."""
+        """Go on from the canvas of a smaller octave, enlarged, with the detail that it has lost.
+
+        Args:
+            state: The checkpoint of the smaller octave's fit.
+        """
         smaller_canvas = state["objective"]["pictures"].to(self.photo)
         size, smaller_size = self.pictures.shape[2:], smaller_canvas.shape[2:]
         detail = resize_images(self.photo, size) - resize_images(
@@ -80,7 +88,7 @@ class DeepDreamObjective(Objective):
             self.pictures.copy_(resize_images(smaller_canvas, size) + detail)
 
     def current_image(self) -> Iterator[Artifact]:
-        """The picture as it is now."""
+        """The image as it is now."""
         yield to_image_artifact(
             self.pictures,
             f"what {self.model.name} sees in the photograph: {', '.join(self.layers)}",
@@ -89,12 +97,12 @@ class DeepDreamObjective(Objective):
     def frames(
         self, *, count: Count = 24, width: Count = 320, zoom: Positive = 1.5
     ) -> Iterator[Artifact]:
-        """From the photograph to the dream, coming nearer."""
+        """An animation from the photograph to the dream, zooming in."""
         yield morph_frames(self.photo, self.pictures, count, width, zoom)
 
 
 def activation_energy(activation: Tensor, edge: int) -> Tensor:
-    """The squares of a layer's answer (1, C, h, w) without its edge, added up, over all numbers in it."""
+    """The sum of squares of an activation (1, C, h, w) without its edge, over all its numbers."""
     top, left = (min(edge, (side - 1) // 2) for side in activation.shape[2:])
     inner = activation[:, :, top : activation.shape[2] - top, left : activation.shape[3] - left]
     return inner.square().sum() / activation.numel()
@@ -109,20 +117,27 @@ def dream(
     edge: Natural,
     jitter: Natural,
 ) -> DeepDreamObjective:
-    """The photograph of input `image` before the model's layers of role `dream`.
+    """DeepDream on the photograph of input `image`.
 
-    octave: how many times it is smaller by `scale`; 0 is its full size. Raises UserError where it is too small then.
+    Args:
+        context: Its model is a `FeatureExtractor` with layers of role 'dream'.
+        octave: How many times the canvas is smaller by `scale`; 0 is its full size.
+        scale: From one octave to the next.
+        ticks: Steps of an epoch.
+        edge: Positions at a layer's border that do not count.
+        jitter: Pixels by which the canvas is rolled at most, each way.
+
+    Raises:
+        UserError: if the canvas is too small for the network.
     """
     photo, *_ = load_input_images(context)
-    height, width = (
-        round(side / scale**octave, 9) for side in photo.shape[2:]
-    )  # 169 / 1.3² is 99.99999999999999
+    # 169 / 1.3² is 99.99999999999999, which would lose a pixel.
+    height, width = (round(side / scale**octave, 9) for side in photo.shape[2:])
     size = (max(1, int(height)), max(1, int(width)))
     model = context.model.to(context.device)
     assert isinstance(model, FeatureExtractor)
     objective = DeepDreamObjective(model, photo, size, ticks, edge, jitter)
-    with (
-        torch.no_grad()
-    ):  # so that a picture which the network cannot read is refused before anything is written
+    # Called once now: what the network cannot read is rejected before anything is written.
+    with torch.no_grad():
         model(objective.pictures, objective.layers)
     return objective

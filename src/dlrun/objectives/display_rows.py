@@ -1,4 +1,4 @@
-"""The rows that things are shown of: held out, or training rows where none are; never a test row."""
+"""The rows of which samples are shown: held-out rows, or training rows where none are; never test rows."""
 
 from __future__ import annotations
 
@@ -18,14 +18,21 @@ LABELED_KINDS = ("category", "binary")
 
 @dataclass(frozen=True)
 class DisplayRows:
-    """table: the rows. of: what a model reads of a batch. fields: the targets of the data. what: the rows in words."""
+    """Rows of a table, by number.
+
+    Attributes:
+        table: The rows.
+        read_inputs: Batch → what the model reads of it (B, …).
+        fields: The targets of the data.
+        description: The rows in words.
+    """
 
     table: Any
     read_inputs: Callable[[Batch], Tensor]
     fields: dict[str, Field]
     description: str
 
-    MAX_ROWS: ClassVar[int] = 5000  # rows are enough for a mean code
+    MAX_ROWS: ClassVar[int] = 5000  # enough for a mean code
 
     def pick_evenly(self, count: int) -> Tensor:
         """The numbers of so many rows, or all, evenly spread."""
@@ -35,8 +42,9 @@ class DisplayRows:
     def to_indices(self, rows: list[int]) -> Tensor:
         """The same numbers as a tensor. Raises UserError for one that is not there."""
         if wrong := [row for row in rows if row >= len(self.table)]:
+            last = len(self.table) - 1
             raise UserError(
-                f"row {wrong[0]}: there are {len(self.table):,} {self.description}, 0 to {len(self.table) - 1}"
+                f"row {wrong[0]}: there are {len(self.table):,} {self.description}, 0 to {last}"
             )
         return torch.tensor(rows)
 
@@ -59,7 +67,7 @@ class DisplayRows:
         return values.long(), field.labels or tuple(map(str, range(field.size or 2)))
 
     def get_value_groups(self, name: str, rows: Tensor) -> tuple[Tensor, tuple[str, ...]]:
-        """Which third of its values each of these rows has of a target that is a number, in its own unit."""
+        """Which third of a number target each of these rows is in, and the thirds in its unit."""
         column = self.table.columns[name]
         values = next(iter(column.batches(rows.to(column.device), len(rows)))).reshape(
             len(rows), -1
@@ -82,7 +90,11 @@ def get_display_rows(data: PreparedData, read_inputs: Callable[[Batch], Tensor])
 
 
 def find_target_with_labels(fields: dict[str, Field], target: str) -> str:
-    """The target whose labels are meant: the one that is named, or the first that has some. Raises UserError."""
+    """The target that is named, or the first that has labels.
+
+    Raises:
+        UserError: if it has none.
+    """
     labeled = [name for name, field in fields.items() if field.kind in LABELED_KINDS]
     if (target and target not in labeled) or not labeled:
         named = f"target '{target}' has no labels" if target else "no target has labels"
@@ -93,10 +105,19 @@ def find_target_with_labels(fields: dict[str, Field], target: str) -> str:
 def build_point_groups(
     display: DisplayRows, target: str, rows: Tensor, *, numbers: bool = True
 ) -> tuple[Tensor, tuple[str, ...], str]:
-    """The groups that points are coloured by, their names, and a word on what they are.
+    """The groups that points are colored by: the labels of a target, thirds of a number, or one group.
 
-    By the labels of a target; by thirds of one that is a number, with `numbers`; else all are one group. Raises UserError
-    for a target that is named and has no labels.
+    Args:
+        display: Where the rows are.
+        target: Whose labels; '' for the first target that has some.
+        rows: Numbers of the rows (N,).
+        numbers: Whether thirds of a number target may be groups.
+
+    Returns:
+        The group of each row (N,), the names of the groups, and a phrase on what they are.
+
+    Raises:
+        UserError: if a target is named that has no labels.
     """
     fields = display.fields
     if target or any(field.kind in LABELED_KINDS for field in fields.values()):

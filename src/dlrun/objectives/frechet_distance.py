@@ -1,4 +1,4 @@
-"""How far made pictures are from real ones as a whole: a Fréchet distance in a feature space that is named."""
+"""The Fréchet distance of generated images to real ones, in a feature space that is named."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dlrun.models.pretrained.backbones import load_backbone
 from dlrun.models.pretrained.transfer import build_image_encoder
 from dlrun.objectives.context import ObjectiveContext
 
-IMAGES_AT_ONCE = 250  # pictures that are looked at together
+IMAGES_AT_ONCE = 250  # images whose features are computed together
 MIN_ROWS = 4  # rows of a split, below which nothing is measured
 Features = Callable[[Tensor], Tensor]
 BuildFeatures = Callable[[], Features]
@@ -23,7 +23,14 @@ BuildFeatures = Callable[[], Features]
 
 @dataclass(frozen=True)
 class FrechetMetric:
-    """space: makes the features, when they are asked for. name: what the score is called; note: what it is."""
+    """A distance between Gaussians fitted to the features of generated and of real images.
+
+    Attributes:
+        name: Of the score.
+        note: What the score is, beside the results.
+        rows: Real images that are looked at, at most.
+        build_features: Builds images (B, C, H, W) → features (B, D); called when a split is scored.
+    """
 
     name: str
     note: str
@@ -33,9 +40,17 @@ class FrechetMetric:
     def __call__(
         self, generate: Callable[[int], Tensor], pictures: Iterable[Tensor]
     ) -> dict[str, Score]:
-        """Distance of made pictures to half of the real ones, and of this half to the other: what is to be reached.
+        """The distance of generated images to half of the real ones, and of this half to the other half.
 
-        make: so many → pictures in [0, 1]. All three sets are of one size, as the distance grows when sets are small.
+        The latter is the floor that could be reached. All three sets are of one size, since the
+        distance grows when sets are small.
+
+        Args:
+            generate: Count → so many images, pixels in [0, 1].
+            pictures: Batches of real ones.
+
+        Returns:
+            Both scores; none for fewer than 4 real images.
         """
         real = sample_rows(pictures, self.rows)
         half = len(real) // 2
@@ -62,48 +77,53 @@ class FrechetMetric:
 def frechet(
     *, features: str, rows: Count, components: Count
 ) -> Callable[[ObjectiveContext, str], FrechetMetric]:
-    """A judge of made pictures: the Fréchet distance between Gaussians fitted to features (Heusel et al. 2017).
+    """The Fréchet distance between Gaussians fitted to features (Heusel et al. 2017).
 
-    features: pixels (so many principal `components` of the training pictures), a network of torchvision's, or the
-    folder of an earlier run: then the convolutional part of its model, averaged over the picture. Only the distance in
-    the features of Inception is called FID: these are other numbers. rows: real pictures that are looked at.
+    Only the distance in the features of Inception is called FID: these are other numbers.
+
+    Args:
+        features: 'pixels', a network of torchvision's, or the folder of an earlier run, whose
+            convolutional part is averaged over the image.
+        rows: Real images that are looked at, at most.
+        components: Of pixels: principal components of the training images.
+
+    Returns:
+        A function of the objective's context and the image column that builds the metric.
     """
 
     def build(context: ObjectiveContext, column: str) -> FrechetMetric:
         if features == "pixels":
-            training = lambda: (
-                batch[column] for batch in context.data.train.batches(IMAGES_AT_ONCE)
-            )  # noqa: E731
+
+            def fit_features() -> Features:
+                batches = context.data.train.batches(IMAGES_AT_ONCE)
+                images = (batch[column] for batch in batches)
+                return fit_pca_features(images, rows, components)
+
             description = f"{components} principal components of the training pictures"
-            return FrechetMetric(
-                "frechet_pixels",
-                describe_frechet("frechet_pixels", description),
-                rows,
-                lambda: fit_pca_features(training(), rows, components),
-            )
+            note = describe_frechet("frechet_pixels", description)
+            return FrechetMetric("frechet_pixels", note, rows, fit_features)
         base = load_backbone(features, features if Path(features).is_dir() else "DEFAULT", column)
         name = "frechet_run" if base.run else f"frechet_{features}"
         network = build_image_encoder(
             base, context.data.spec.inputs[column], "weights", "average"
         ).append(nn.Flatten())
         network = network.eval().requires_grad_(False).to(context.device)
-        return FrechetMetric(
-            name,
-            describe_frechet(name, f"the averaged last feature map of {base.name}"),
-            rows,
-            lambda: network,
-        )
+        note = describe_frechet(name, f"the averaged last feature map of {base.name}")
+        return FrechetMetric(name, note, rows, lambda: network)
 
     return build
 
 
 def describe_frechet(name: str, features: str) -> str:
-    """What stands beside the score."""
-    return f"{name} is no FID: its features are {features}; {name}_floor is that between two halves of the real pictures"
+    """The remark that stands beside the score."""
+    return (
+        f"{name} is no FID: its features are {features}; "
+        f"{name}_floor is that between two halves of the real pictures"
+    )
 
 
 def fit_pca_features(pictures: Iterable[Tensor], rows: int, components: int) -> Features:
-    """Pictures → their principal components (N, components or fewer), learnt from some of these."""
+    """Images → their principal components (N, components or fewer), fitted to a sample of `rows`."""
     sample = sample_rows(pictures, rows).flatten(1)
     mean = sample.mean(0)
     _, _, axes = torch.pca_lowrank(sample, min(components, *sample.shape), center=True, niter=4)

@@ -1,10 +1,10 @@
-"""Learn how a text goes on, as any target is learnt, and write: token after token, each drawn from what is likely."""
+"""Language models: learn the next token as any target is learned, and generate text token by token."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, cast
 
 import torch
@@ -25,14 +25,19 @@ from dlrun.models.model import as_model
 from dlrun.objectives.context import ObjectiveContext
 from dlrun.objectives.supervised import Supervised
 
-NextTokenFunction = Callable[
-    [Tensor, Any], tuple[Tensor, Any]
-]  # tokens (1, T), state or None → logits (1, size), state
+# tokens (1, T), state or None → logits of the next token (1, size), state
+NextTokenFunction = Callable[[Tensor, Any], tuple[Tensor, Any]]
 
 
 @dataclass(frozen=True)
 class SlidingContextModel:
-    """Reads with a model that carries no state: what it has read so far, as far as a window reaches, is its state."""
+    """Reads with a model that carries no state: the last tokens, up to a window, are its state.
+
+    Attributes:
+        model: Input → target → logits (1, size), or (1, T, size) for every token.
+        names: Of the input and of the target.
+        length: Tokens of the window.
+    """
 
     model: nn.Module
     names: tuple[str, str]
@@ -46,7 +51,16 @@ class SlidingContextModel:
 
 @dataclass(frozen=True)
 class TextGenerator:
-    """Writes with a model. text: the tokens (n,) of the training text. least: it has learnt of no fewer before."""
+    """Generates text with a model.
+
+    Attributes:
+        read: Reads tokens and gives the logits of the next one.
+        tokens: Text ↔ token numbers.
+        text: Tokens (n,) of the training text.
+        length: Tokens of a passage that stands in for a missing prompt.
+        min_context: Tokens that the model needs before a prediction, as in training.
+        defaults: Of `length` and `temperature`.
+    """
 
     read: NextTokenFunction
     tokens: TokenEncoder
@@ -64,15 +78,27 @@ class TextGenerator:
         top_k: Count | None = None,
         top_p: Fraction | None = None,
     ) -> Iterator[TextSample]:
-        """How a prompt may go on, once for each temperature; without one, a passage of the training text."""
+        """Continue a prompt, once for each temperature.
+
+        Args:
+            prompt: Empty for a passage of the training text.
+            temperature: 0 takes the likeliest token, 1 draws as the model predicts; null: the task's.
+            length: Tokens to generate; null: the task's.
+            top_k: Draw among this many likeliest tokens only.
+            top_p: Draw among the likeliest tokens that together have this probability.
+
+        Yields:
+            Pieces of text.
+        """
         prompt_tokens, unknown = self.tokens.encode(prompt)
         if unknown:
             yield TextSample(
                 f"(left out, for the training text has none: {' '.join(map(repr, unknown))})\n"
             )
         if prompt_tokens and len(prompt_tokens) < self.min_context:
+            missing = self.min_context - len(prompt_tokens)
             yield TextSample(
-                f"(before it, the model reads {self.min_context - len(prompt_tokens)} tokens of the training text)\n"
+                f"(before it, the model reads {missing} tokens of the training text)\n"
             )
         start_tokens = prompt_tokens or self.sample_text(self.length)
         yield TextSample(f"{join_tokens(self.tokens.decode(start_tokens), self.tokens.unit)}\n")
@@ -80,16 +106,14 @@ class TextGenerator:
         first = self.read(self.text.new_tensor([read]), None)
         for heat in self.defaults["temperature"] if temperature is None else temperature:
             yield TextSample(f"\n--- temperature {heat:g} ---\n")
-            probabilities = lambda logits, heat=heat: token_probabilities(
-                logits, heat, top_k, top_p
-            )  # noqa: E731
+            probabilities = partial(token_probabilities, temperature=heat, top_k=top_k, top_p=top_p)
             yield from self._generate_tokens(
                 first, start_tokens[-1], length or self.defaults["length"], probabilities
             )
             yield TextSample("\n")
 
     def sample_text(self, count: int) -> list[int]:
-        """So many tokens of the training text from a random place on; none where that is none."""
+        """So many tokens of the training text from a random position on; [] for none."""
         count = min(count, len(self.text))
         if count <= 0:
             return []
@@ -128,7 +152,7 @@ class BigramBaseline:
         return model
 
     def split_scores(self, batches: Iterable[Batch]) -> dict[str, Score]:
-        """The bits of a bigram, which knows the token before and no more: a stiffer bar than how often each occurs."""
+        """The bits of a bigram, which knows only the previous token: a stronger baseline than frequencies."""
         return {
             "bits_bigram": score_from_rows(
                 torch.cat([self.fitted_model.row_cross_entropy(batch) for batch in batches]),
