@@ -411,7 +411,7 @@ def test_runs_on_runs_are_read_from_any_folder(tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert load_run_model(second).model.runs == [(tmp_path / first, "fit")]
-    assert [member.folder for member in load_run_model(third).model.found] == [tmp_path / first]
+    assert [member.folder for member in load_run_model(third).model.runs] == [tmp_path / first]
 
 
 def test_a_run_folder_holds_all_of_its_weights(tmp_path, monkeypatch):

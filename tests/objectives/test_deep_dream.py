@@ -77,7 +77,7 @@ def test_the_engine_climbs_like_a_plain_loop_bit_for_bit(tmp_path):
     trainer.fit()
     plain, seen = start.clone().requires_grad_(), []
     mean, std = torch.full((3, 1, 1), 0.5), torch.full((3, 1, 1), 0.25)
-    first, relu, pool, second, _ = model.held[1:]
+    first, relu, pool, second, _ = model.blocks[1:]
     for _ in range(10):
         one = relu(first((plain - mean) / std))
         two = second(pool(one))
@@ -101,22 +101,22 @@ def test_the_engine_climbs_like_a_plain_loop_bit_for_bit(tmp_path):
 
 def test_the_network_is_only_looked_at(tmp_path):
     model = tiny()
-    before = [value.clone() for part in model.held for value in part.state_dict().values()]
+    before = [value.clone() for part in model.blocks for value in part.state_dict().values()]
     trainer = painter(DeepDreamObjective(model, photo(), (24, 30), ticks=3), tmp_path, 3)
     trainer.fit()
-    after = [value for part in model.held for value in part.state_dict().values()]
+    after = [value for part in model.blocks for value in part.state_dict().values()]
     assert len(before) == 4 and all(map(torch.equal, before, after))
     assert list(trainer.objective.state_dict()) == ["pictures"] and not list(model.parameters())
     assert list(checkpoint.load(tmp_path / "last.pt")["objective"]) == ["pictures"]
     model.train()
-    assert not any(part.training for held in model.held for part in held.modules())
+    assert not any(part.training for held in model.blocks for part in held.modules())
     model.to(torch.float64)
-    assert {value.dtype for part in model.held for value in part.parameters()} == {torch.float64}
+    assert {value.dtype for part in model.blocks for value in part.parameters()} == {torch.float64}
 
 
 def test_no_layer_is_run_behind_the_last_one_that_is_heard():
     model, run = tiny(), []
-    for number, part in enumerate(model.held[1:]):
+    for number, part in enumerate(model.blocks[1:]):
         part.register_forward_hook(lambda *_, number=number: run.append(number))
     heard = model(photo(), ["1"])
     assert run == [0, 1] and list(heard) == ["1"] and float(heard["1"].min()) == 0

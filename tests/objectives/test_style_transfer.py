@@ -169,7 +169,7 @@ def test_aims_are_taken_once_and_nothing_but_the_canvas_is_kept():
     assert not any(aim.requires_grad for aim in aims)
     assert list(made.state_dict()) == ["pictures"] and made.groups == {"canvas": [made.pictures]}
     run = []
-    made.model.held[1].register_forward_hook(lambda *_: run.append(1))
+    made.model.blocks[1].register_forward_hook(lambda *_: run.append(1))
     next(made.steps({}))
     assert len(run) == 1  # one visit of the network a step
 

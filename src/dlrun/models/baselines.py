@@ -1,4 +1,4 @@
-"""Common-sense baselines: a constant answer, the last value, the same hour of the day before."""
+"""Common-sense baselines: a constant, the last value, the same time of the day before."""
 
 from __future__ import annotations
 
@@ -16,53 +16,65 @@ from dlrun.models.layers import escape_name
 from dlrun.models.model import Model
 
 ConstantKind = Literal["prior", "median", "yes", "loss"]
-ConstantOutputs = dict[ConstantKind, Tensor]  # raw ones (outputs,), by what they are best by
+ConstantOutputs = dict[ConstantKind, Tensor]  # what they are best by → raw output (outputs,)
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
-MIN_RELATIVE_GAIN = (
-    1e-4  # of the loss: an answer that is no more than so much better is not another one
-)
-INTERPOLATION_STEPS = 20  # steps from the mean to the median, in which the best answer of a loss between squares and sizes lies
+MIN_RELATIVE_GAIN = 1e-4  # of the loss: below it, the prior stays the baseline
+# steps from the mean to the median: the best constant of a loss between squared and absolute
+# error (Huber) lies between the two
+INTERPOLATION_STEPS = 20
 
 
 class ConstantModel(Model):
-    """Answers the same for every row. Has nothing to learn.
+    """Predicts the same for every row. There is nothing to learn.
 
-    answers: of each target those that there are; one that is not there is the prior. which: the one that is given now.
+    Attributes:
+        targets: The targets by name.
+        outputs: Target → its constants; the prior stands for one that is missing.
+        which: The constant that is predicted now.
     """
 
     def __init__(
-        self, spec: Spec, answers: Mapping[str, ConstantOutputs], which: ConstantKind
+        self, spec: Spec, outputs: Mapping[str, ConstantOutputs], kind: ConstantKind
     ) -> None:
         super().__init__()
-        self.targets, self.answers, self.which = spec.targets, answers, which
+        self.targets, self.outputs, self.which = spec.targets, outputs, kind
         for name in spec.targets:
-            self.register_buffer(
-                f"answer_{escape_name(name)}", self.get_output(name, which).clone()
-            )
+            self.register_buffer(f"answer_{escape_name(name)}", self.get_output(name, kind).clone())
 
-    def get_output(self, target: str, which: ConstantKind) -> Tensor:
-        """The raw answer for a target."""
-        found = self.answers[target]
-        return found.get(which, found["prior"])
+    def get_output(self, target: str, kind: ConstantKind) -> Tensor:
+        """Return the raw output (outputs,) of a target that is best by something."""
+        constants = self.outputs[target]
+        return constants.get(kind, constants["prior"])
 
-    def select_output(self, which: ConstantKind) -> None:
-        """From here on answer what is best by this."""
-        self.which = which
+    def select_output(self, kind: ConstantKind) -> None:
+        """Predict another constant from now on.
+
+        Args:
+            kind: What it is best by: the loss, squared error (prior), absolute error (median), or
+                recall (yes).
+        """
+        self.which = kind
         for name in self.targets:
-            self.get_buffer(f"answer_{escape_name(name)}").copy_(self.get_output(name, which))
+            self.get_buffer(f"answer_{escape_name(name)}").copy_(self.get_output(name, kind))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         rows = len(next(iter(batch.values())))
-        answers = {name: self.get_buffer(f"answer_{escape_name(name)}") for name in self.targets}
+        outputs = {name: self.get_buffer(f"answer_{escape_name(name)}") for name in self.targets}
         return {
-            name: answer.expand(rows, *self.targets[name].output_shape)
-            for name, answer in answers.items()
+            name: output.expand(rows, *self.targets[name].output_shape)
+            for name, output in outputs.items()
         }
 
 
 def constant(spec: Spec, *, answer: Literal["prior", "median", "yes"] = "prior") -> nn.Module:
-    """The same for every row: the class frequencies or the mean of the training rows (prior), their median, or yes."""
+    """A constant prediction for every row.
+
+    Args:
+        spec: The targets.
+        answer: prior (class frequencies or the mean of the training rows), their median, or yes
+            (every label is predicted).
+    """
     return ConstantModel(
         spec, {name: constant_outputs(field) for name, field in spec.targets.items()}, answer
     )
@@ -71,119 +83,166 @@ def constant(spec: Spec, *, answer: Literal["prior", "median", "yes"] = "prior")
 def build_best_constant(
     spec: Spec, losses: Mapping[str, LossFunction], values: Mapping[str, Tensor]
 ) -> ConstantModel:
-    """What a model has to beat. values: target → its training rows, where they are in memory."""
-    found = {name: constant_outputs(field) for name, field in spec.targets.items()}
+    """Return the constant model with the least loss on the training rows.
+
+    Args:
+        spec: The targets.
+        losses: Target → loss of (raw output, target).
+        values: Target → its training values (N, …), where they are in memory.
+    """
+    constants = {name: constant_outputs(field) for name, field in spec.targets.items()}
     for name, loss in losses.items():
-        found[name]["loss"] = find_best_constant(
-            loss, spec.targets[name], found[name], values.get(name)
+        constants[name]["loss"] = find_best_constant(
+            loss, spec.targets[name], constants[name], values.get(name)
         )
-    return ConstantModel(spec, found, "loss")
+    return ConstantModel(spec, constants, "loss")
 
 
 def constant_outputs(field: Field) -> ConstantOutputs:
-    """The answers that make sense for every row of a target. Mean and squares go together, median and sizes; always to
-    say yes is best by precision, recall and F1."""
-    found: ConstantOutputs = {"prior": prior_output(field)}
+    """Return the constants that are best by some metric.
+
+    The mean is best by squared error, the median by absolute error; predicting every label is best
+    by precision, recall and F1.
+    """
+    constants: ConstantOutputs = {"prior": prior_output(field)}
     if field.median is not None:
-        found["median"] = to_raw_output(field, field.median)
+        constants["median"] = to_raw_output(field, field.median)
     if field.kind in ("binary", "multilabel"):
-        found["yes"] = found["prior"].clamp_min(1e-3)  # the order of labels is kept
-    return found
+        # a positive logit is a yes; the order of labels by frequency is kept
+        constants["yes"] = constants["prior"].clamp_min(1e-3)
+    return constants
 
 
 def prior_output(field: Field) -> Tensor:
-    """The prior as a raw output (outputs,)."""
+    """Return the prior of a target as a raw output (outputs,).
+
+    Raises:
+        ValueError: The target has no prior.
+    """
     if field.prior is None:
         raise ValueError("a constant answer needs a prior, and this target has none")
     return to_raw_output(field, field.prior)
 
 
-def to_raw_output(field: Field, said: Tensor) -> Tensor:
-    """Shares or numbers as a raw output (outputs,): log-odds or log-frequencies where the last layer squashes."""
-    said = said.float().reshape(-1)
+def to_raw_output(field: Field, values: Tensor) -> Tensor:
+    """Return probabilities or numbers as a raw output (outputs,).
+
+    Args:
+        field: The target.
+        values: Probabilities, where the target's activation is a softmax or sigmoid, or numbers.
+
+    Returns:
+        Log-frequencies, log-odds, or the numbers.
+    """
+    values = values.float().reshape(-1)
     if field.kind in ("category", "tokens"):
-        return said.clamp_min(1e-7).log()
+        # a class without a training row would have a logarithm of minus infinity
+        return values.clamp_min(1e-7).log()
     if field.kind in ("binary", "multilabel", "fraction"):
-        return said.clamp(1e-6, 1 - 1e-6).logit()
-    return said
+        return values.clamp(1e-6, 1 - 1e-6).logit()
+    return values
 
 
 def find_best_constant(
-    loss: LossFunction, field: Field, known: ConstantOutputs, values: Tensor | None
+    loss: LossFunction, field: Field, constants: ConstantOutputs, values: Tensor | None
 ) -> Tensor:
-    """The answer with the least loss over the training rows: the prior, unless another one is clearly better."""
-    if field.kind == "tokens" or (field.kind in ("number", "fraction") and values is None):
-        return known["prior"]
-    if field.kind in ("number", "fraction"):
+    """Return the constant with the least loss: the prior, unless another one is clearly better.
+
+    Args:
+        loss: Of (raw output, target).
+        field: The target.
+        constants: Its prior, and its median where there is one.
+        values: Its training values (N, …), where they are in memory.
+
+    Returns:
+        A raw output (outputs,).
+    """
+    prior = constants["prior"]
+    is_number = field.kind in ("number", "fraction")
+    if field.kind == "tokens" or (is_number and values is None):
+        return prior
+    if is_number:
         assert values is not None
-        ends = (
-            known["prior"].to(values.device),
-            known.get("median", known["prior"]).to(values.device),
-        )
-        others = [
-            torch.lerp(*ends, step / INTERPOLATION_STEPS)
-            for step in range(INTERPOLATION_STEPS, 0, -1)
-        ]
-        of = lambda answer: float(loss(answer.expand(len(values), -1), values))  # noqa: E731
-        best = min(others, key=of).to(known["prior"].device)
-        found = (
-            known["median"] if "median" in known and torch.equal(best, known["median"]) else best
-        )
-        return (
-            found
-            if of(best.to(values.device)) < of(ends[0]) * (1 - MIN_RELATIVE_GAIN)
-            else known["prior"]
-        )
+        return _interpolate_constant(loss, prior, constants.get("median", prior), values)
     assert field.prior is not None
-    shares, start = field.prior.float().reshape(1, -1), known["prior"][None]
-    found = minimize_loss(lambda raw: loss(raw, shares), start)
-    return (
-        found[0]
-        if float(loss(found, shares)) < float(loss(start, shares)) * (1 - MIN_RELATIVE_GAIN)
-        else known["prior"]
-    )
+    # a loss of frequencies equals the mean loss over the rows, without going through them
+    frequencies, start = field.prior.float().reshape(1, -1), prior[None]
+    best = minimize_loss(lambda raw: loss(raw, frequencies), start)
+    limit = float(loss(start, frequencies)) * (1 - MIN_RELATIVE_GAIN)
+    return best[0] if float(loss(best, frequencies)) < limit else prior
+
+
+def _interpolate_constant(
+    loss: LossFunction, mean: Tensor, median: Tensor, values: Tensor
+) -> Tensor:
+    """Return the point between mean and median with the least loss over the rows."""
+    ends = (mean.to(values.device), median.to(values.device))
+    steps = range(INTERPOLATION_STEPS, 0, -1)
+    candidates = [torch.lerp(*ends, step / INTERPOLATION_STEPS) for step in steps]
+
+    def mean_loss(output: Tensor) -> float:
+        return float(loss(output.expand(len(values), -1), values))
+
+    best = min(candidates, key=mean_loss)
+    if not mean_loss(best) < mean_loss(ends[0]) * (1 - MIN_RELATIVE_GAIN):
+        return mean
+    best = best.to(mean.device)
+    # the very same tensor tells callers that both are one prediction, which is scored once
+    return median if torch.equal(best, median) else best
 
 
 def minimize_loss(loss: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
-    """Where a smooth loss is least, looked for from a start: BFGS (Liu & Nocedal 1989)."""
+    """Return where a smooth loss is least, searched from a start by BFGS (Liu & Nocedal 1989)."""
     raw = start.clone().requires_grad_()
-    search = torch.optim.LBFGS([raw], max_iter=50, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([raw], max_iter=50, line_search_fn="strong_wolfe")
 
-    def again() -> Tensor:
-        search.zero_grad()
+    def closure() -> Tensor:
+        optimizer.zero_grad()
         value = loss(raw)
         value.backward()
         return value
 
     with torch.enable_grad():
-        search.step(again)  # type: ignore[arg-type]
+        optimizer.step(closure)  # type: ignore[arg-type]
     return raw.detach() if bool(raw.isfinite().all()) else start
 
 
 @dataclass(frozen=True)
 class ColumnPosition:
-    """Where a target's own column is: in which input, and which of its columns."""
+    """Where the past values of a target are.
+
+    Attributes:
+        input: Name of the series.
+        column: Which of its columns.
+    """
 
     input: str
     column: int
 
 
 class SeriesBaseline(Model):
-    """Answers each target with values of its own column in the window. Has nothing to learn.
+    """Predicts each target from values of its own column in the window. There is nothing to learn.
 
-    places: target → where its column is. steps: target → which step of the window each horizon is answered with. A
-    target without a place is answered with its prior.
+    Attributes:
+        spec: Inputs and targets.
+        positions: Target → where its column is; a target without one is predicted by its prior.
+        steps: Target → which step of the window predicts each horizon.
     """
 
     def __init__(
-        self, spec: Spec, places: dict[str, ColumnPosition], steps: dict[str, list[int]], note: str
+        self,
+        spec: Spec,
+        positions: dict[str, ColumnPosition],
+        steps: dict[str, list[int]],
+        note: str,
     ) -> None:
         super().__init__()
-        self.spec, self.places, self.steps, self.note = spec, places, steps, note
+        self.spec, self.positions, self.steps = spec, positions, steps
+        self.note = note
         for name, field in spec.targets.items():
-            if name in places:
+            if name in positions:
                 factor, constant_term = _compute_rescaling(
-                    spec.inputs[places[name].input], places[name].column, field
+                    spec.inputs[positions[name].input], positions[name].column, field
                 )
                 self.register_buffer(f"factor_{escape_name(name)}", factor)
                 self.register_buffer(f"term_{escape_name(name)}", constant_term)
@@ -194,37 +253,38 @@ class SeriesBaseline(Model):
         return {name: self._predict_target(name, batch) for name in self.spec.targets}
 
     def _predict_target(self, name: str, batch: Batch) -> Tensor:
-        if name not in self.places:
-            return self.get_buffer(f"answer_{escape_name(name)}").expand(
-                len(next(iter(batch.values()))), -1
-            )
-        place = self.places[name]
-        found = batch[place.input][:, self.steps[name], place.column]
-        return found * self.get_buffer(f"factor_{escape_name(name)}") + self.get_buffer(
-            f"term_{escape_name(name)}"
-        )
+        if name not in self.positions:
+            rows = len(next(iter(batch.values())))
+            return self.get_buffer(f"answer_{escape_name(name)}").expand(rows, -1)
+        position = self.positions[name]
+        values = batch[position.input][:, self.steps[name], position.column]
+        factor = self.get_buffer(f"factor_{escape_name(name)}")
+        return values * factor + self.get_buffer(f"term_{escape_name(name)}")
 
 
 def _compute_rescaling(series: Field, column: int, target: Field) -> tuple[Tensor, Tensor]:
-    """What turns the input's number into the target's: both may be standardised, each in its own way."""
-    one, none = torch.ones(()), torch.zeros(())
+    """Return factor and term that turn an input's number into the target's.
+
+    Both may be standardized, each in its own way.
+    """
+    one, zero = torch.ones(()), torch.zeros(())
     scale = one if series.scale is None else series.scale[column]
-    shift = none if series.shift is None else series.shift[column]
-    below, zero = (
-        (one if target.scale is None else target.scale),
-        (none if target.shift is None else target.shift),
-    )
-    return scale / below, (shift - zero) / below
+    shift = zero if series.shift is None else series.shift[column]
+    target_scale = one if target.scale is None else target.scale
+    target_shift = zero if target.shift is None else target.shift
+    return scale / target_scale, (shift - target_shift) / target_scale
 
 
 def find_target_columns(spec: Spec) -> dict[str, ColumnPosition]:
-    """Where each target's own column is, for the targets that are foretold from a series which holds it."""
-    found: dict[str, ColumnPosition] = {}
+    """Return target → position of its own column, for forecasts of a series that holds it."""
+    positions: dict[str, ColumnPosition] = {}
     for target, field in spec.targets.items():
         for name, series in spec.inputs.items():
-            if series.kind == "series" and field.outlook and field.outlook.column in series.labels:
-                found[target] = ColumnPosition(name, series.labels.index(field.outlook.column))
-    return found
+            if series.kind != "series" or not field.outlook:
+                continue
+            if field.outlook.column in series.labels:
+                positions[target] = ColumnPosition(name, series.labels.index(field.outlook.column))
+    return positions
 
 
 def build_baseline(
@@ -232,75 +292,92 @@ def build_baseline(
     losses: Mapping[str, LossFunction] | None = None,
     values: Mapping[str, Tensor] | None = None,
 ) -> nn.Module:
-    """What any model has to beat: the last value of a series that is foretold; else the best constant answer.
+    """Return the baseline of these data: the last value for a forecast, else the best constant.
 
-    losses: of the targets that are judged by one; values: target → its training rows, where they are in memory.
+    Args:
+        spec: Inputs and targets.
+        losses: Target → loss of (raw output, target), for the targets that have one.
+        values: Target → its training values (N, …), where they are in memory.
     """
-    known = find_target_columns(spec)
-    return (
-        _build_last_value(spec, known, "baseline: ")
-        if known
-        else build_best_constant(spec, losses or {}, values or {})
-    )
+    positions = find_target_columns(spec)
+    if positions:
+        return _build_last_value(spec, positions, "baseline: ")
+    return build_best_constant(spec, losses or {}, values or {})
 
 
 def last_value(spec: Spec) -> nn.Module:
-    """The last value that the window holds of the target's own column, for every horizon (book §6.3)."""
+    """The window's last value of the target's own column, for every horizon (book §6.3)."""
     return _build_last_value(spec, _require_target_columns(spec, "last_value"), "")
 
 
 def same_time_before(spec: Spec, *, period: Count | None) -> nn.Module:
-    """The value of the target's own column a whole number of periods before the moment that is foretold.
+    """The value of the target's own column a whole number of periods before the forecast time.
 
-    It is the latest one that the window holds; of a window that sees one row in several, the last one before it.
-    period: in rows; null is a day. Raises UserError where the window does not reach back so far.
+    It is the latest one that the window holds; where a window sees one row in several, the last one
+    before it.
+
+    Args:
+        spec: Inputs and targets.
+        period: In rows; null is a day.
+
+    Raises:
+        UserError: The window does not reach back so far.
     """
-    known = _require_target_columns(spec, "same_time_before")
+    positions = _require_target_columns(spec, "same_time_before")
     steps: dict[str, list[int]] = {}
-    for name in known:
-        ahead = spec.targets[name].outlook
-        assert ahead is not None
-        steps[name] = compute_window_steps(ahead, period)
-    return SeriesBaseline(spec, known, steps, "")
+    for name in positions:
+        horizon = spec.targets[name].outlook
+        assert horizon is not None
+        steps[name] = compute_window_steps(horizon, period)
+    return SeriesBaseline(spec, positions, steps, "")
 
 
-def compute_window_steps(ahead: ForecastHorizon, period: int | None) -> list[int]:
-    """The step of the window that stands for each horizon, whole periods before it. Raises UserError, see above."""
-    rows = period or ahead.rows_per_day
+def compute_window_steps(horizon: ForecastHorizon, period: int | None) -> list[int]:
+    """Return the step of the window, whole periods back, that predicts each forecast row.
+
+    Args:
+        horizon: What the target forecasts.
+        period: In rows; None is a day.
+
+    Raises:
+        UserError: The window does not reach back so far, or the rows do not make whole days.
+    """
+    rows = period or horizon.rows_per_day
     if rows is None:
         raise UserError(
             "model=same_time_before: these rows do not make whole days: say model.period=ROWS"
         )
-    found = []
-    for delay in ahead.rows:
-        back = delay - rows * -(
-            -(delay + ahead.step) // rows
-        )  # rows from now: at most -step, the window's last
-        if back < -ahead.lookback:
+    steps = []
+    for delay in horizon.rows:
+        # whole periods back until it lies in the window, whose last row is `step` before now
+        periods = -(-(delay + horizon.step) // rows)
+        offset = delay - rows * periods
+        if offset < -horizon.lookback:
             raise UserError(
-                f"model=same_time_before: the value {ahead.rows_to_time(rows)} before what is foretold lies "
-                f"{-back} rows before now, and the window begins {ahead.lookback} before: a larger data.lookback"
+                f"model=same_time_before: the value {horizon.rows_to_time(rows)} before what is "
+                f"foretold lies {-offset} rows before now, and the window begins "
+                f"{horizon.lookback} before: a larger data.lookback"
             )
-        found.append((back + ahead.lookback) // ahead.step)
-    return found
+        steps.append((offset + horizon.lookback) // horizon.step)
+    return steps
 
 
-def _build_last_value(spec: Spec, known: dict[str, ColumnPosition], what: str) -> SeriesBaseline:
-    columns = dict.fromkeys(spec.targets[name].outlook.column for name in known)  # type: ignore[union-attr]
-    steps = {name: [-1] * spec.targets[name].num_outputs for name in known}
-    return SeriesBaseline(
-        spec,
-        known,
-        steps,
-        f"{what}the last value of {', '.join(columns)} in the window" if what else "",
-    )
+def _build_last_value(
+    spec: Spec, positions: dict[str, ColumnPosition], prefix: str
+) -> SeriesBaseline:
+    fields = [spec.targets[name] for name in positions]
+    columns = dict.fromkeys(field.outlook.column for field in fields if field.outlook)
+    steps = {name: [-1] * spec.targets[name].num_outputs for name in positions}
+    note = f"{prefix}the last value of {', '.join(columns)} in the window" if prefix else ""
+    return SeriesBaseline(spec, positions, steps, note)
 
 
 def _require_target_columns(spec: Spec, model: str) -> dict[str, ColumnPosition]:
-    known = find_target_columns(spec)
-    if missing := [name for name in spec.targets if name not in known]:
+    positions = find_target_columns(spec)
+    if missing := [name for name in spec.targets if name not in positions]:
         raise UserError(
-            f"model={model} answers with earlier values of the target itself, and there are none of "
-            f"{', '.join(missing)}: it needs a series (task=series, task=jena_climate) whose inputs hold that column"
+            f"model={model} answers with earlier values of the target itself, and there are none "
+            f"of {', '.join(missing)}: it needs a series (task=series, task=jena_climate) whose "
+            "inputs hold that column"
         )
-    return known
+    return positions

@@ -1,4 +1,4 @@
-"""A linear model that scikit-learn solves, instead of the loop: the yardstick between a constant and a network."""
+"""A linear model that scikit-learn solves: the yardstick between a constant and a network."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from dlrun.models.model import Model
 log = logging.getLogger("dlrun")
 LinearWeights = tuple[np.ndarray, np.ndarray]  # weights (F, outputs) and biases (outputs,)
 
-MAX_DENSE_VALUES = 10_000_000  # stored cells of a matrix above which 32 bits have to do
-COUNT_CHUNK = 1024  # rows of words at a time
-UNSEEN_LOGIT = math.log(
-    1e-7
-)  # logit of a class without a training row; those of the others add up to 0
-LOGIT_EPSILON = 0.01  # fractions are kept this far from 0 and 1, where their logit has no end
+MAX_DENSE_VALUES = 10_000_000  # with more stored values, 32 bits have to do
+COUNT_CHUNK = 1024  # rows of words that are counted at a time
+UNSEEN_LOGIT = math.log(1e-7)  # of a class without a training row; the others' add up to 0
+LOGIT_EPSILON = 0.01  # fractions are kept this far from 0 and 1, where their logit is infinite
 
 
 class ClosedFormLinear(Model):
-    """One linear layer to each target, in buffers: nothing to train. Answers target name → raw output (B, outputs).
+    """One linear layer a target, in buffers: nothing to train. All weights are zero until `solve`.
 
-    All weights are zero until `solve`.
+    Attributes:
+        spec: Inputs and targets.
+        options: How scikit-learn solves it.
     """
 
-    def __init__(self, spec: Spec, ask: SolverOptions) -> None:
+    def __init__(self, spec: Spec, options: SolverOptions) -> None:
         super().__init__()
-        self.spec, self.ask = spec, ask
+        self.spec, self.options = spec, options
         width = sum(map(count_columns, spec.inputs.values()))
         for name, field in spec.targets.items():
             self.register_buffer(
@@ -56,45 +56,66 @@ class ClosedFormLinear(Model):
         """Inputs times weights, plus the bias."""
         total, low = self.get_buffer(f"bias_{escape_name(target)}"), 0
         for name, field in self.spec.inputs.items():
-            weight = self.get_buffer(f"weight_{escape_name(target)}")[
-                low : low + count_columns(field)
-            ]
+            high = low + count_columns(field)
+            weight = self.get_buffer(f"weight_{escape_name(target)}")[low:high]
             total = add_product(total, batch[name], weight, field)
-            low += count_columns(field)
+            low = high
         return total
 
     def solve(self, table: Table) -> None:
-        """Set the weights to scikit-learn's answer on these rows; says in the log where it ran out of iterations.
+        """Set the weights to scikit-learn's solution on the training rows.
 
-        Raises UserError when an input holds a missing number.
+        A line in the log names a target whose solver ran out of iterations.
+
+        Args:
+            table: The training rows.
+
+        Raises:
+            UserError: An input holds a missing number.
         """
         x = build_matrix(self.spec.inputs, table)
         for name, field in self.spec.targets.items():
             column = table.columns[name]
             assert isinstance(column, DenseColumn)
-            with warnings.catch_warnings(record=True) as said:
+            with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                weight, bias = SOLVERS[field.kind](x, column.values.cpu().numpy(), field, self.ask)
+                weight, bias = SOLVERS[field.kind](
+                    x, column.values.cpu().numpy(), field, self.options
+                )
             self.get_buffer(f"weight_{escape_name(name)}").copy_(torch.from_numpy(weight))
             self.get_buffer(f"bias_{escape_name(name)}").copy_(torch.from_numpy(bias))
-            log_convergence(name, said, self.ask)
+            log_convergence(name, caught, self.options)
 
 
 @dataclass(frozen=True)
 class SolverOptions:
-    """What is asked of scikit-learn. c: inverse strength of the L2 penalty; iterations: at most so many."""
+    """Options of scikit-learn's solvers.
+
+    Attributes:
+        c: Inverse strength of the L2 penalty.
+        iterations: How many a solver may take.
+    """
 
     c: float
     iterations: int
 
 
 def count_columns(field: Field) -> int:
-    """How many columns of the matrix an input takes: one a level of a category, or one a word that is counted."""
+    """Return how many columns of the matrix an input takes: one a class, or one a word."""
     return field.size if field.kind in ("category", "bag", "tokens") else field.num_outputs
 
 
 def add_product(total: Tensor, values: Tensor, weight: Tensor, field: Field) -> Tensor:
-    """What is there plus an input times its weights; bags, words and categories are looked up, not multiplied."""
+    """Return a total plus an input times its weights.
+
+    Bags, words and classes are looked up, not multiplied.
+
+    Args:
+        total: (outputs,) or (B, outputs).
+        values: The input's column (B, …).
+        weight: (F, outputs).
+        field: The input.
+    """
     if field.kind == "bag":
         return SparseLinear.apply(values, weight, total)  # type: ignore[no-any-return]
     if field.kind == "tokens":
@@ -105,21 +126,25 @@ def add_product(total: Tensor, values: Tensor, weight: Tensor, field: Field) -> 
 
 
 def build_matrix(inputs: dict[str, Field], table: Table) -> Any:
-    """All inputs side by side (N, F): scipy CSR where one of them is a bag or a category, else dense."""
+    """Return all inputs concatenated (N, F): scipy CSR if one is a bag or a category, else dense.
+
+    Args:
+        inputs: The inputs by name.
+        table: The rows.
+    """
     from scipy.sparse import csr_array, hstack, issparse
 
-    parts = [
+    blocks = [
         _build_column_matrix(name, field, table.columns[name]) for name, field in inputs.items()
     ]
-    if len(parts) == 1:
-        whole = parts[0]
-    elif any(map(issparse, parts)):
-        whole = hstack([csr_array(part) for part in parts], format="csr")
+    if len(blocks) == 1:
+        matrix = blocks[0]
+    elif any(map(issparse, blocks)):
+        matrix = hstack([csr_array(block) for block in blocks], format="csr")
     else:
-        whole = np.concatenate(parts, 1)
-    return (
-        whole.astype(np.float64) if whole.size <= MAX_DENSE_VALUES else whole
-    )  # a sparse one counts what it stores
+        matrix = np.concatenate(blocks, 1)
+    # the size of a sparse matrix counts what it stores
+    return matrix.astype(np.float64) if matrix.size <= MAX_DENSE_VALUES else matrix
 
 
 def _build_column_matrix(name: str, field: Field, column: StoredColumn) -> Any:
@@ -130,76 +155,80 @@ def _build_column_matrix(name: str, field: Field, column: StoredColumn) -> Any:
     if field.kind == "tokens":
         return count_words(column, field.size)
     assert not isinstance(column, SequenceColumn)
-    values = (
-        (column.values if isinstance(column, DenseColumn) else column.materialize()).cpu().numpy()
-    )
-    rows = len(column)
+    stored = column.values if isinstance(column, DenseColumn) else column.materialize()
+    values, rows = stored.cpu().numpy(), len(column)
     if field.kind == "category":
         ones, starts = np.ones(rows, np.float32), np.arange(rows + 1, dtype=np.int32)
         return csr_array((ones, values.astype(np.int32), starts), shape=(rows, field.size))
     flat = values.reshape(rows, -1).astype(np.float32)
     if not np.isfinite(flat).all():
         raise UserError(
-            f"model=linear_solved cannot read missing numbers, and input '{name}' has some: fill them in"
+            f"model=linear_solved cannot read missing numbers, and input '{name}' has some: "
+            "fill them in"
         )
+    # stored images are uint8; models see them in [0, 1]
     return flat / np.float32(255) if isinstance(column, ImageColumn | LazyImageColumn) else flat
 
 
 def count_words(column: StoredColumn, size: int) -> Any:
-    """How often each word occurs in each row (N, size), scipy CSR; 0 is padding, and not counted."""
+    """Return how often each word occurs in each row, scipy CSR (N, size).
+
+    Args:
+        column: Word numbers (N, T); 0 is padding and not counted.
+        size: Number of words.
+    """
     from scipy.sparse import csr_array, vstack
 
-    parts = []
+    chunks = []
     for batch in column.batches(slice(0, len(column)), COUNT_CHUNK):
-        there = batch.cpu() > 0
-        starts = torch.cat([torch.zeros(1, dtype=torch.int64), there.sum(1).cumsum(0)]).numpy()
-        words = batch.cpu()[there].numpy()
-        parts.append(
+        is_word = batch.cpu() > 0
+        starts = torch.cat([torch.zeros(1, dtype=torch.int64), is_word.sum(1).cumsum(0)]).numpy()
+        words = batch.cpu()[is_word].numpy()
+        chunks.append(
             csr_array((np.ones(len(words), np.float32), words, starts), shape=(len(batch), size))
         )
-        parts[-1].sum_duplicates()
-    return vstack(parts, format="csr")
+        chunks[-1].sum_duplicates()
+    return vstack(chunks, format="csr")
 
 
-def solve_classes(x: Any, y: np.ndarray, field: Field, ask: SolverOptions) -> LinearWeights:
-    """Logits (F, size) of a multinomial logistic regression; a class without a row gets a very low one."""
+def solve_classes(x: Any, y: np.ndarray, field: Field, options: SolverOptions) -> LinearWeights:
+    """Return the weights of a multinomial logistic regression (F, classes) and its biases."""
     weight, bias = np.zeros((x.shape[1], field.size)), np.full(field.size, UNSEEN_LOGIT)
-    seen = np.unique(y)
-    bias[seen] = 0
-    if len(seen) > 1:
-        found = _logistic_regression(x, y.reshape(-1), ask)
-        two = (
-            seen[1:] if len(seen) == 2 else seen
-        )  # of two classes scikit-learn solves the logit of the second
-        weight[:, two], bias[two] = found.coef_.T, found.intercept_
+    classes = np.unique(y)
+    bias[classes] = 0
+    if len(classes) > 1:
+        regression = _logistic_regression(x, y.reshape(-1), options)
+        # of two classes scikit-learn solves the logit of the second only
+        solved = classes[1:] if len(classes) == 2 else classes
+        weight[:, solved], bias[solved] = regression.coef_.T, regression.intercept_
     return weight, bias
 
 
-def solve_labels(x: Any, y: np.ndarray, field: Field, ask: SolverOptions) -> LinearWeights:
-    """Logits (F, labels) of one logistic regression a label; one that all rows, or none, have needs no input."""
+def solve_labels(x: Any, y: np.ndarray, field: Field, options: SolverOptions) -> LinearWeights:
+    """Return one logistic regression a label (F, labels); a constant label needs its bias only."""
     weight, bias = np.zeros((x.shape[1], y.shape[1])), np.zeros(y.shape[1])
-    for label, answers in enumerate(y.T):
-        if answers.min() == answers.max():
-            bias[label] = -UNSEEN_LOGIT if answers[0] else UNSEEN_LOGIT
+    for label, label_values in enumerate(y.T):
+        if label_values.min() == label_values.max():
+            bias[label] = -UNSEEN_LOGIT if label_values[0] else UNSEEN_LOGIT
             continue
-        found = _logistic_regression(x, answers.astype(int), ask)
-        weight[:, label], bias[label] = found.coef_[0], found.intercept_[0]
+        regression = _logistic_regression(x, label_values.astype(int), options)
+        weight[:, label], bias[label] = regression.coef_[0], regression.intercept_[0]
     return weight, bias
 
 
-def solve_numbers(x: Any, y: np.ndarray, field: Field, ask: SolverOptions) -> LinearWeights:
-    """Ridge regression (F, outputs)."""
+def solve_numbers(x: Any, y: np.ndarray, field: Field, options: SolverOptions) -> LinearWeights:
+    """Return the weights of a ridge regression (F, outputs) and its biases."""
     from sklearn.linear_model import Ridge
 
     flat = y.reshape(len(y), -1).astype(x.dtype)
-    found = Ridge(alpha=1 / ask.c, max_iter=ask.iterations, tol=1e-6).fit(x, flat)
-    return found.coef_.reshape(flat.shape[1], -1).T, np.reshape(found.intercept_, -1)
+    regression = Ridge(alpha=1 / options.c, max_iter=options.iterations, tol=1e-6).fit(x, flat)
+    return regression.coef_.reshape(flat.shape[1], -1).T, np.reshape(regression.intercept_, -1)
 
 
-def solve_fraction(x: Any, y: np.ndarray, field: Field, ask: SolverOptions) -> LinearWeights:
-    """Ridge regression of the logits of fractions."""
+def solve_fraction(x: Any, y: np.ndarray, field: Field, options: SolverOptions) -> LinearWeights:
+    """Return the weights of a ridge regression of the logits of fractions."""
     inside = y.clip(LOGIT_EPSILON, 1 - LOGIT_EPSILON)
-    return solve_numbers(x, np.log(inside / (1 - inside)), field, ask)
+    return solve_numbers(x, np.log(inside / (1 - inside)), field, options)
 
 
 SOLVERS: dict[str, Callable[[Any, np.ndarray, Field, SolverOptions], LinearWeights]] = {
@@ -211,31 +240,45 @@ SOLVERS: dict[str, Callable[[Any, np.ndarray, Field, SolverOptions], LinearWeigh
 }
 
 
-def _logistic_regression(x: Any, y: np.ndarray, ask: SolverOptions) -> Any:
+def _logistic_regression(x: Any, y: np.ndarray, options: SolverOptions) -> Any:
     from sklearn.linear_model import LogisticRegression
 
-    return LogisticRegression(C=ask.c, max_iter=ask.iterations).fit(x, y)
+    return LogisticRegression(C=options.c, max_iter=options.iterations).fit(x, y)
 
 
-def log_convergence(target: str, said: list[warnings.WarningMessage], ask: SolverOptions) -> None:
-    """One line in the log for all warnings of convergence; other warnings are passed on."""
+def log_convergence(
+    target: str, caught: list[warnings.WarningMessage], options: SolverOptions
+) -> None:
+    """Log one line for all convergence warnings, and pass other warnings on.
+
+    Args:
+        target: Name of the target.
+        caught: Warnings of its solver.
+        options: Of the solver.
+    """
     from sklearn.exceptions import ConvergenceWarning
 
-    other = [warning for warning in said if not issubclass(warning.category, ConvergenceWarning)]
-    for warning in other:
+    unrelated = [
+        warning for warning in caught if not issubclass(warning.category, ConvergenceWarning)
+    ]
+    for warning in unrelated:
         warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    if len(other) < len(said):
+    if len(unrelated) < len(caught):
         log.info(
-            "linear_solved: '%s' is not quite solved after %d iterations; scaled inputs, a smaller model.c or more "
-            "model.iterations help",
+            "linear_solved: '%s' is not quite solved after %d iterations; scaled inputs, a smaller "
+            "model.c or more model.iterations help",
             target,
-            ask.iterations,
+            options.iterations,
         )
 
 
 def linear_solved(spec: Spec, *, c: Positive, iterations: Count) -> nn.Module:
-    """Logistic regression for classes and labels, ridge regression for numbers, by scikit-learn on the training rows.
+    """Logistic regression for classes and labels, ridge regression for numbers, by scikit-learn.
 
-    c: inverse strength of the L2 penalty beside the sum of the rows' losses; ridge's alpha is 1/c.
+    Args:
+        spec: Inputs and targets.
+        c: Inverse strength of the L2 penalty beside the sum of the rows' losses; ridge's alpha is
+            1/c.
+        iterations: How many a solver may take.
     """
     return ClosedFormLinear(spec, SolverOptions(c, iterations))

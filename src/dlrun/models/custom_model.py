@@ -1,23 +1,27 @@
-"""A model of one's own: what its `forward` is given, and what its output is taken for.
+"""A model of one's own: what its `forward` is given, and how its output is read.
 
 The contract. `_target_` names a class or a function that returns an `nn.Module`. Its arguments are
-settings (`model.hidden=64`); one called `spec`, or annotated `Spec`, receives the description of the data.
+settings (`model.hidden=64`); one called `spec`, or annotated `Spec`, receives the description of
+the data.
 
 `forward` takes one of:
 
-- one tensor, where the data have one input: `forward(self, x)`. Words as a set come as counts (rows, words);
+- one tensor, where the data have one input: `forward(self, x)`. Words as a set come as counts
+  (rows, words);
 - inputs by name: `forward(self, title, body)`;
 - all inputs as a mapping: `forward(self, batch)` (also called `inputs`, or annotated `dict`).
 
-Targets are never among them; an objective of one's own that wants one there names it otherwise. It returns raw outputs,
-without a last softmax or sigmoid: one tensor (rows, outputs) where there is one target, else a mapping of target names
-to such tensors.
+Targets are never among them; a custom objective that wants one there gives it another name. It
+returns raw outputs, without a last softmax or sigmoid: one tensor (rows, outputs) where there is
+one target, else a mapping of target names to such tensors. Optional hooks: see `Model`.
 
 Example:
     class Net(nn.Module):
         def __init__(self, hidden=32):
             super().__init__()
-            self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, 10))
+            self.layers = nn.Sequential(
+                nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, 10)
+            )
 
         def forward(self, x):
             return self.layers(x)
@@ -43,15 +47,9 @@ from dlrun.models.model import Model, as_model
 log = logging.getLogger("dlrun")
 BATCH_ARGUMENTS = ("batch", "inputs")  # names of an argument that takes all inputs
 MAPPING_TYPES = ("batch", "dict", "mapping")  # what its annotation begins with otherwise
-SHAPE_OPERATIONS = (
-    "squeeze",
-    "unsqueeze",
-    "view",
-    "reshapealias",
-    "slice",
-    "select",
-    "unsafeview",
-    "alias",
+# names of autograd nodes that change a shape and no value
+SHAPE_OPERATIONS = frozenset(
+    ("squeeze", "unsqueeze", "view", "reshapealias", "slice", "select", "unsafeview", "alias")
 )
 TORCHVISION_PREFIX = "torchvision.models."
 
@@ -62,7 +60,20 @@ def build_model(
     plugins: tuple[str, ...] | None,
     tell: Callable[[str], None] = log.warning,
 ) -> Model:
-    """The model that a node describes; one that is not dlrun's keeps to the contract above, or is refused."""
+    """Build the model that a config node describes.
+
+    Args:
+        node: `_target_` and its arguments.
+        spec: Inputs and targets.
+        plugins: The user's packages; None for those of the part that is being built.
+        tell: Receives warnings.
+
+    Returns:
+        A model; a module that is not dlrun's is adapted to the contract above.
+
+    Raises:
+        UserError: The module does not fit the contract.
+    """
     target = node["_target_"]
     if not is_custom(target):
         return as_model(build_part(node, spec, kind="model", plugins=plugins))
@@ -72,20 +83,33 @@ def build_model(
     model = build_part(node, spec, kind="model", plugins=plugins)
     if not isinstance(model, nn.Module):
         raise UserError(f"{target} returns {type(model).__name__}; expected a torch.nn.Module")
-    if isinstance(model, LazyModuleMixin):  # its own hook would be given the mapping
+    if isinstance(model, LazyModuleMixin):
+        # its own hook would be given the batch, and not what the adapter makes of it
         model = nn.Sequential(model)
-    model.forward = ForwardAdapter(model.forward, spec, target, tell, with_torchvision)  # type: ignore[method-assign]
+    adapter = ForwardAdapter(model.forward, spec, target, tell, with_torchvision)
+    # forward is replaced, not wrapped in a module: that would rename the weights in checkpoints
+    model.forward = adapter  # type: ignore[method-assign]
     _materialize_lazy(model, spec)
     if not any(True for _ in model.parameters()):
-        tell(f"{target} has no parameters, so nothing is learned: layers must be attributes of the module, or in an "
-             "nn.ModuleList or nn.ModuleDict")  # fmt: skip
+        tell(
+            f"{target} has no parameters, so nothing is learned: layers must be attributes of the "
+            "module, or in an nn.ModuleList or nn.ModuleDict"
+        )
     return as_model(model)
 
 
 class ForwardAdapter:
-    """A module's own `forward` between what objectives give and what they expect.
+    """Calls a module's own `forward` with what it asks for, and checks what it returns.
 
-    colored: gray images are given as three equal channels.
+    Attributes:
+        forward: The module's own.
+        spec: Inputs and targets.
+        name: `_target_` of the module, for messages.
+        tell: Receives warnings.
+        to_color: Whether gray images are given as three equal channels.
+        arguments: Inputs that are given in order; None for all of them as one mapping.
+        called: Whether a call has succeeded; later errors are not about the contract.
+        checked: Whether the last activation has been looked at.
     """
 
     def __init__(
@@ -94,65 +118,67 @@ class ForwardAdapter:
         spec: Spec,
         name: str,
         tell: Callable[[str], None],
-        colored: bool,
+        to_color: bool,
     ) -> None:
         self.forward, self.spec, self.name = forward, spec, name
-        self.tell, self.colored = tell, colored
+        self.tell, self.to_color = tell, to_color
         self.arguments = _match_arguments(forward, spec, name)
-        self.called = self.looked = False
+        self.called = self.checked = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ForwardAdapter:
-        """A copy for a copied module; who is told is not copied along."""
-        made = copy.copy(self)
-        made.forward = copy.deepcopy(self.forward, memo)
-        return made
+        """Return a copy for a copied module; `tell` is shared, as it belongs to an experiment."""
+        copied = copy.copy(self)
+        copied.forward = copy.deepcopy(self.forward, memo)
+        return copied
 
-    def __call__(self, batch: Any, *rest: Any, **named: Any) -> Any:
-        if not isinstance(batch, dict):  # an objective of the user's own has its own way
-            return self.forward(batch, *rest, **named)
+    def __call__(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(batch, dict):  # a custom objective calls the model as it likes
+            return self.forward(batch, *args, **kwargs)
         inputs = {name: column for name, column in batch.items() if name not in self.spec.targets}
         try:
-            answer = self.forward(*self._forward_arguments(inputs), *rest, **named)
+            output = self.forward(*self._forward_arguments(inputs), *args, **kwargs)
         except (TypeError, ValueError, KeyError, IndexError, AttributeError, RuntimeError) as error:
             if self.called or isinstance(error, torch.OutOfMemoryError | UserError):
                 raise
             raise UserError(self._describe_error(error, inputs)) from error
         rows = len(next(iter(inputs.values()))) if inputs else None
-        found = self._check_outputs(answer, rows)
+        outputs = self._check_outputs(output, rows)
         self.called = True
-        if not self.looked and torch.is_grad_enabled():
-            self.looked = True
-            self._warn_about_activation(found)
-        return found
+        if not self.checked and torch.is_grad_enabled():
+            self.checked = True
+            self._warn_about_activation(outputs)
+        return outputs
 
     def _forward_arguments(self, inputs: Batch) -> list[Any]:
         if self.arguments is None:
             return [inputs]
-        found = [inputs[name] for name in self.arguments]
-        found = [each.to_dense() if each.layout is not torch.strided else each for each in found]
-        return [_to_rgb(each) for each in found] if self.colored else found
+        columns = [inputs[name] for name in self.arguments]
+        dense = [x.to_dense() if x.layout is not torch.strided else x for x in columns]
+        return [_to_rgb(x) for x in dense] if self.to_color else dense
 
-    def _check_outputs(self, answer: Any, rows: int | None) -> dict[str, Tensor]:
+    def _check_outputs(self, output: Any, rows: int | None) -> dict[str, Tensor]:
         targets = self.spec.targets
-        if isinstance(answer, Tensor) and len(targets) == 1:
-            answer = {next(iter(targets)): answer}
-        if not isinstance(answer, dict):
+        if isinstance(output, Tensor) and len(targets) == 1:
+            output = {next(iter(targets)): output}
+        if not isinstance(output, dict):
             raise UserError(
-                f"{self.name}: forward returns {_describe_value(answer)}; {self._describe_expected()}"
+                f"{self.name}: forward returns {_describe_value(output)}; "
+                f"{self._describe_expected()}"
             )
-        if lacking := [name for name in targets if not isinstance(answer.get(name), Tensor)]:
-            there = ", ".join(map(repr, answer)) or "nothing"
+        if missing := [name for name in targets if not isinstance(output.get(name), Tensor)]:
+            names = ", ".join(map(repr, output)) or "nothing"
             raise UserError(
-                f"{self.name}: forward returns {there}, without {lacking[0]!r}; {self._describe_expected()}"
+                f"{self.name}: forward returns {names}, without {missing[0]!r}; "
+                f"{self._describe_expected()}"
             )
-        return {**answer, **{name: self._check_shape(answer[name], name, rows) for name in targets}}
+        return {**output, **{name: self._check_shape(output[name], name, rows) for name in targets}}
 
     def _check_shape(self, raw: Tensor, name: str, rows: int | None) -> Tensor:
         field = self.spec.targets[name]
         if field.num_outputs == 1 and field.kind != "tokens" and raw.ndim == 1:
             raw = raw[:, None]
-        shape, wanted = tuple(raw.shape), field.output_shape
-        fits = shape[-1:] == wanted[-1:] if field.kind == "tokens" else shape[1:] == wanted
+        shape, expected = tuple(raw.shape), field.output_shape
+        fits = shape[-1:] == expected[-1:] if field.kind == "tokens" else shape[1:] == expected
         if not fits or (rows is not None and shape[0] != rows) or not raw.is_floating_point():
             got = f"{_dtype_name(raw)} {shape}" if raw.ndim else "one number"
             about = f" for {rows} rows" if rows is not None else ""
@@ -162,66 +188,75 @@ class ForwardAdapter:
         return raw
 
     def _describe_expected(self) -> str:
-        each = [
+        shapes = [
             f"{name!r}: {_describe_expected(field)}" for name, field in self.spec.targets.items()
         ]
-        alone = ", or that tensor alone" if len(each) == 1 else ""
-        return f"expected {{{', '.join(each)}}}{alone}"
+        or_tensor = ", or that tensor alone" if len(shapes) == 1 else ""
+        return f"expected {{{', '.join(shapes)}}}{or_tensor}"
 
     def _describe_error(self, error: Exception, inputs: Batch) -> str:
-        given = ", ".join(f"{name} {_describe_value(column)}" for name, column in inputs.items())
+        columns = ", ".join(f"{name} {_describe_value(column)}" for name, column in inputs.items())
         if isinstance(error, KeyError) and error.args and error.args[0] not in inputs:
-            return f"{self.name}: forward asks for {error.args[0]!r}, which is not an input; it is given {given}"
-        return f"{describe_custom_error(f'{self.name}: forward', error)}; it was given {given}"
+            return (
+                f"{self.name}: forward asks for {error.args[0]!r}, which is not an input; "
+                f"it is given {columns}"
+            )
+        return f"{describe_custom_error(f'{self.name}: forward', error)}; it was given {columns}"
 
-    def _warn_about_activation(self, answers: dict[str, Tensor]) -> None:
-        """Tell once of a last softmax or sigmoid, after which a loss of logits learns badly."""
+    def _warn_about_activation(self, outputs: dict[str, Tensor]) -> None:
+        """Warn once of a last softmax or sigmoid, after which a loss of logits learns badly."""
         for name, field in self.spec.targets.items():
-            last = _last_operation(answers[name])
+            last = _last_operation(outputs[name])
             if last in ("softmax", "sigmoid") and field.kind not in ("number", "series"):
-                said = f"{self.name}: the outputs for '{name}' end in a {last}, but losses expect logits"
-                self.tell(f"{said}: leave out the last {last}")
+                self.tell(
+                    f"{self.name}: the outputs for '{name}' end in a {last}, but losses expect "
+                    f"logits: leave out the last {last}"
+                )
 
 
 def _last_operation(raw: Tensor) -> str:
-    """What the answers last went through, if that was 'softmax' or 'sigmoid'; changes of shape do not count."""
-    step = raw.grad_fn
-    while step is not None:
-        name = step.name().partition("Backward")[0].removeprefix("_").lower()
+    """Return the last operation of a tensor, in lower case, but for changes of shape."""
+    node = raw.grad_fn
+    while node is not None:
+        name = node.name().partition("Backward")[0].removeprefix("_").lower()
         if name not in SHAPE_OPERATIONS:
             return name
-        step = step.next_functions[0][0]
+        node = node.next_functions[0][0]
     return ""
 
 
 def _match_arguments(forward: Callable[..., Any], spec: Spec, name: str) -> list[str] | None:
-    """The inputs that are given in order, by name; None for all of them as one mapping."""
-    there = [
+    """Return the inputs that are given in order, by name; None for all of them as one mapping."""
+    parameters = [
         p
         for p in get_callable_parameters(forward)
         if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
     ]
-    needed = [p.name for p in there if p.default is p.empty]
-    note = str(getattr(there[0].annotation, "__name__", there[0].annotation)) if there else ""
-    if there and (
-        there[0].name in BATCH_ARGUMENTS
-        or note.strip("'\"").lower().rpartition(".")[2].startswith(MAPPING_TYPES)
+    required = [p.name for p in parameters if p.default is p.empty]
+    annotation = ""
+    if parameters:
+        # an annotation is a class, or a string where annotations are postponed
+        first = parameters[0].annotation
+        annotation = str(getattr(first, "__name__", first)).strip("'\"").lower().rpartition(".")[2]
+    if parameters and (
+        parameters[0].name in BATCH_ARGUMENTS or annotation.startswith(MAPPING_TYPES)
     ):
         return None
-    if needed and set(needed) <= set(spec.inputs):
-        return [p.name for p in there if p.name in spec.inputs]
-    if len(spec.inputs) == 1 and len(needed) <= 1:
+    if required and set(required) <= set(spec.inputs):
+        return [p.name for p in parameters if p.name in spec.inputs]
+    if len(spec.inputs) == 1 and len(required) <= 1:
         return list(spec.inputs)
     inputs = ", ".join(spec.inputs)
     raise UserError(
-        f"{name}: forward({', '.join(needed)}) does not fit the inputs, which are: {inputs}; write "
-        f"forward(self, {inputs}), or forward(self, batch) for all of them by name: batch['{next(iter(spec.inputs))}']"
+        f"{name}: forward({', '.join(required)}) does not fit the inputs, which are: {inputs}; "
+        f"write forward(self, {inputs}), or forward(self, batch) for all of them by name: "
+        f"batch['{next(iter(spec.inputs))}']"
     )
 
 
 def _materialize_lazy(model: nn.Module, spec: Spec) -> None:
-    """Give lazy layers their shapes, which an optimizer needs."""
-    if not any(nn.parameter.is_lazy(each) for each in model.parameters()):
+    """Give lazy layers their shapes by one call: an optimizer needs them."""
+    if not any(map(nn.parameter.is_lazy, model.parameters())):
         return
     with torch.no_grad():
         model.eval()({name: _build_example(field) for name, field in spec.inputs.items()})
@@ -240,17 +275,15 @@ def _to_rgb(image: Tensor) -> Tensor:
 
 
 def _describe_expected(field: Field) -> str:
-    outputs = ", ".join(str(each) for each in ("rows", *field.output_shape))
-    what = {"number": "numbers", "series": "numbers"}.get(field.kind, "logits")
-    return f"{what} ({outputs})"
+    outputs = ", ".join(str(size) for size in ("rows", *field.output_shape))
+    values = {"number": "numbers", "series": "numbers"}.get(field.kind, "logits")
+    return f"{values} ({outputs})"
 
 
 def _describe_value(value: Any) -> str:
-    return (
-        f"{_dtype_name(value)} {tuple(value.shape)}"
-        if isinstance(value, Tensor)
-        else f"a {type(value).__name__}"
-    )
+    if isinstance(value, Tensor):
+        return f"{_dtype_name(value)} {tuple(value.shape)}"
+    return f"a {type(value).__name__}"
 
 
 def _dtype_name(value: Tensor) -> str:

@@ -1,8 +1,8 @@
-"""Densely connected networks, and the linear model that is one without hidden layers."""
+"""Densely connected networks, and linear models, which have no hidden layer."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -22,7 +22,14 @@ from dlrun.models.onednn_linear import Linear
 
 
 class DenseModel(Model):
-    """Hidden layers over all inputs, and one linear head a target. Answers target name → raw output (B, outputs)."""
+    """Hidden layers over all inputs, and one linear head a target.
+
+    Attributes:
+        hidden: Layers one after the other; the first takes the batch.
+        heads: Target → linear layer; without hidden layers it takes the batch.
+        l1: Strength of the L1 penalty on hidden kernels.
+        l2: Strength of the L2 penalty on hidden kernels.
+    """
 
     steady = True
 
@@ -34,28 +41,24 @@ class DenseModel(Model):
         self.l1, self.l2 = l1, l2
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        if not self.hidden:
-            return {name: head(batch) for name, head in self.heads.items()}
-        x = batch
+        hidden: Any = batch
         for layer in self.hidden:
-            x = layer(x)
-        return {name: head(x) for name, head in self.heads.items()}
+            hidden = layer(hidden)
+        return {name: head(hidden) for name, head in self.heads.items()}
 
     def penalty(self) -> Tensor | None:
-        """The L1 and L2 penalty on the hidden kernels; None when there is none."""
+        """Return the L1 and L2 penalty on the hidden kernels; None when there is none."""
         if not (self.l1 or self.l2):
             return None
-        kernels = [
-            k
-            for layer in self.hidden.modules()
-            if isinstance(layer, InputProjection)
-            for k in layer.kernels
-        ]
-        inside = {id(k) for k in kernels}
+        modules = list(self.hidden.modules())
+        projections = [layer for layer in modules if isinstance(layer, InputProjection)]
+        kernels = [kernel for layer in projections for kernel in layer.kernels]
+        # a projection has a linear layer inside, whose kernel counts once
+        counted = {id(kernel) for kernel in kernels}
         kernels += [
             layer.weight
-            for layer in self.hidden.modules()
-            if isinstance(layer, nn.Linear) and id(layer.weight) not in inside
+            for layer in modules
+            if isinstance(layer, nn.Linear) and id(layer.weight) not in counted
         ]
         return compute_penalty(kernels, self.l1, self.l2) if kernels else None
 
@@ -63,15 +66,23 @@ class DenseModel(Model):
 def build_hidden_layers(
     units: list[int], first: nn.Module | int, activation: str, dropout: float, batch_norm: bool
 ) -> list[nn.Module]:
-    """Linear, batch norm, activation and dropout for each of `units`; the first linear layer is given or sized."""
+    """Return linear layer, batch norm, activation and dropout for each of `units`.
+
+    Args:
+        units: Width of each hidden layer.
+        first: The first linear layer, or how many numbers it takes.
+        activation: Name of it; none for no activation.
+        dropout: Share that is dropped after each; 0 for no dropout.
+        batch_norm: Whether there is one after each linear layer.
+    """
     layers: list[nn.Module] = []
-    width: nn.Module | int = first
+    previous: nn.Module | int = first
     for count in units:
-        layers.append(width if isinstance(width, nn.Module) else Linear(width, count))
+        layers.append(previous if isinstance(previous, nn.Module) else Linear(previous, count))
         layers += [nn.BatchNorm1d(count)] if batch_norm else []
         layers += [] if activation == "none" else [ACTIVATIONS[activation]()]
         layers += [nn.Dropout(dropout)] if dropout else []
-        width = count
+        previous = count
     return layers
 
 
@@ -88,9 +99,19 @@ def dense(
     embedding: Count,
     init: Init,
 ) -> nn.Module:
-    """A stack of fully connected layers of `units` (book §2.1, §3.5–3.7), over any mixture of inputs.
+    """A stack of fully connected layers (book §2.1, §3.5-3.7), over any mixture of inputs.
 
-    category: how category inputs are read; embedding: width of a learnt vector. l1, l2: penalty on hidden kernels.
+    Args:
+        spec: Inputs and targets.
+        units: Width of each hidden layer.
+        activation: After each.
+        dropout: After each.
+        batch_norm: Before each activation.
+        l1: Strength of the L1 penalty on hidden kernels.
+        l2: Strength of the L2 penalty on hidden kernels.
+        category: How categories are read, one-hot or as learned vectors.
+        embedding: Width of a learned vector.
+        init: Whose starting weights.
     """
     width = embedding if category == "embedding" else 0
     hidden, heads = build_dense(spec, spec.inputs, units, width, (activation, dropout, batch_norm))
@@ -106,7 +127,15 @@ def build_dense(
     embedding: int,
     style: tuple[str, float, bool],
 ) -> tuple[nn.ModuleList, nn.ModuleDict]:
-    """Hidden layers over `inputs` and a linear head for each target."""
+    """Return hidden layers over the inputs, and a linear head for each target.
+
+    Args:
+        spec: Has the targets.
+        inputs: What the first layer reads.
+        units: Width of each hidden layer; none for linear heads over the inputs.
+        embedding: Width of the vector of a category; 0 for one-hot.
+        style: Activation, dropout and batch norm of the hidden layers.
+    """
     if not units:
         heads = {
             name: InputProjection(inputs, field.num_outputs, embedding=embedding)
@@ -123,7 +152,14 @@ def build_dense(
 def linear(
     spec: Spec, *, category: Literal["onehot", "embedding"], embedding: Count, init: Init
 ) -> nn.Module:
-    """One linear layer from the inputs to each target: logistic or linear regression."""
+    """One linear layer from the inputs to each target: logistic or linear regression.
+
+    Args:
+        spec: Inputs and targets.
+        category: How categories are read, one-hot or as learned vectors.
+        embedding: Width of a learned vector.
+        init: Whose starting weights.
+    """
     width = embedding if category == "embedding" else 0
     hidden, heads = build_dense(spec, spec.inputs, [], width, ("none", 0, False))
     model = DenseModel(hidden, heads)

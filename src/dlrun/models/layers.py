@@ -1,4 +1,4 @@
-"""Building blocks that models share."""
+"""Building blocks that models share: named module dicts, the first layer, starting weights."""
 
 from __future__ import annotations
 
@@ -15,13 +15,19 @@ from dlrun.models.onednn_linear import Linear
 
 
 def escape_name(name: str) -> str:
-    """A name that torch takes for a part of a module: the name itself, if it does."""
-    taken = hasattr(nn.ModuleDict, name) or hasattr(nn.ParameterDict, name) or name == "training"
-    return f"of_{name.replace('.', '·')}" if taken or "." in name or not name else name
+    """Return the name under which torch accepts a submodule: the same one where it can."""
+    is_reserved = (
+        hasattr(nn.ModuleDict, name) or hasattr(nn.ParameterDict, name) or name == "training"
+    )
+    return f"of_{name.replace('.', '·')}" if is_reserved or "." in name or not name else name
 
 
 class SafeModuleDict(nn.ModuleDict):
-    """Modules by name, for any names; in a checkpoint they go by those that torch takes."""
+    """Modules by any names; in a checkpoint they have names that torch accepts.
+
+    Attributes:
+        names: The names, in order.
+    """
 
     steady = True
 
@@ -60,20 +66,19 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 class SparseLinear(torch.autograd.Function):
-    """bias + bag (B, V) sparse CSR times weight (V, units), with a gradient that never makes the bag dense."""
+    """A product of a bag and a weight whose gradient never makes the bag dense.
+
+    bias + bag (B, V) sparse CSR times weight (V, units).
+    """
 
     @staticmethod
     def forward(ctx: Any, bag: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(bag)
         ctx.rows = bias.dim() == 2
-        kind = (
-            weight.device.type
-        )  # entering autocast costs as much as a small product: only where there is one to leave
-        with (
-            torch.autocast(kind, enabled=False)
-            if torch.is_autocast_enabled(kind)
-            else nullcontext()
-        ):
+        kind = weight.device.type
+        # entering an autocast context costs as much as a small product: only to leave another one
+        leave = torch.is_autocast_enabled(kind)
+        with torch.autocast(kind, enabled=False) if leave else nullcontext():
             return torch.addmm(bias.float(), bag, weight)
 
     @staticmethod
@@ -84,36 +89,50 @@ class SparseLinear(torch.autograd.Function):
 
 
 def transposed_matmul(bag: Tensor, gradient: Tensor) -> Tensor:
-    """bagᵀ (V, B) times gradient (B, units): rows of the gradient added up by word."""
-    starts, columns, values = bag.crow_indices(), bag.col_indices(), bag.values()
-    if (
-        bag.device.type == "cpu"
-    ):  # scipy adds rows as it reads them; torch would copy one row a word first (2x slower)
-        from scipy.sparse._sparsetools import (
-            csc_matvecs,
-        )  # a csc_array around it takes as long as it does
+    """Return bagᵀ times gradient (V, units): rows of the gradient added up by word.
 
-        found = gradient.new_zeros(
-            bag.shape[1], gradient.shape[1]
-        )  # rows of the bag are columns of its transpose
-        parts = (
+    Args:
+        bag: (B, V), sparse CSR.
+        gradient: (B, units).
+    """
+    starts, columns, values = bag.crow_indices(), bag.col_indices(), bag.values()
+    if bag.device.type == "cpu":
+        # scipy adds rows as it reads them; torch would copy one row a word first (twice as slow).
+        # Its own function is called, as making a csc_array takes as long as the product.
+        from scipy.sparse._sparsetools import csc_matvecs
+
+        product = gradient.new_zeros(bag.shape[1], gradient.shape[1])
+        # the rows of the bag are the columns of its transpose
+        csc_matvecs(
+            bag.shape[1],
+            *gradient.shape,
             starts.numpy(),
             columns.numpy(),
             values.numpy(),
             gradient.contiguous().numpy().ravel(),
+            product.numpy().ravel(),
         )
-        csc_matvecs(bag.shape[1], *gradient.shape, *parts, found.numpy().ravel())
-        return found
+        return product
     rows = torch.repeat_interleave(torch.arange(len(starts) - 1, device=bag.device), starts.diff())
     weighted = gradient.index_select(0, rows) * values[:, None]
     return gradient.new_zeros(bag.shape[1], gradient.shape[1]).index_add_(0, columns, weighted)
 
 
 class InputProjection(nn.Module):
-    """One linear layer over several inputs side by side: what each contributes, added up, plus one bias.
+    """One linear layer over several inputs: the contribution of each, added up, plus one bias.
 
-    Numbers and images are flattened and concatenated; a bag is multiplied sparsely; a category is one-hot, which is a
-    look-up of weight rows, or, with `embedding` > 0, a learnt vector of that width. Answers (B, units).
+    Numbers and images are flattened and concatenated; a bag is multiplied sparsely; a category is
+    one-hot, which is a look-up of weight rows, or a learned vector. Returns (B, units).
+
+    Attributes:
+        lookups: Inputs that are categories, one-hot.
+        bags: Inputs that are bags.
+        flat: All other inputs.
+        embeddings: Category → its learned vectors.
+        fan_in: Width of all inputs together.
+        linear: The layer over numbers and vectors; None where there are none.
+        rows: Input → weight rows (size, units) of a bag or category.
+        bias: Where there is no `linear` to have it.
     """
 
     steady = True
@@ -121,14 +140,14 @@ class InputProjection(nn.Module):
     def __init__(self, inputs: dict[str, Field], units: int, *, embedding: int = 0) -> None:
         super().__init__()
         names = [name for name, field in inputs.items() if field.kind != "bag"]
-        learnt = [name for name in names if inputs[name].kind == "category" and embedding]
+        embedded = [name for name in names if inputs[name].kind == "category" and embedding]
         self.lookups = [name for name in names if inputs[name].kind == "category" and not embedding]
         self.bags = [name for name, field in inputs.items() if field.kind == "bag"]
         self.flat = [name for name in names if inputs[name].kind != "category"]
         self.embeddings = SafeModuleDict(
-            {name: nn.Embedding(inputs[name].size, embedding) for name in learnt}
+            {name: nn.Embedding(inputs[name].size, embedding) for name in embedded}
         )
-        width = sum(inputs[name].num_outputs for name in self.flat) + embedding * len(learnt)
+        width = sum(inputs[name].num_outputs for name in self.flat) + embedding * len(embedded)
         sparse = {
             name: inputs[name].size or inputs[name].num_outputs
             for name in (*self.bags, *self.lookups)
@@ -148,7 +167,7 @@ class InputProjection(nn.Module):
         return [*([self.linear.weight] if self.linear is not None else []), *self.rows.values()]
 
     def initialize(self, init: Init) -> None:
-        """Starting weights as if it were one layer over all inputs."""
+        """Draw starting weights as if it were one layer over all inputs."""
         units = self.kernels[0].shape[0] if self.linear is not None else self.kernels[0].shape[1]
         fan = self.fan_in + units if init == "keras" else 2 * self.fan_in
         bound = math.sqrt(6 / fan) if init == "keras" else 1 / math.sqrt(self.fan_in)
@@ -159,7 +178,10 @@ class InputProjection(nn.Module):
                 nn.init.uniform_(cast(nn.Embedding, embedding).weight, -0.05, 0.05)
         bias = self.linear.bias if self.linear is not None else self.bias
         assert bias is not None
-        nn.init.zeros_(bias) if init == "keras" else nn.init.uniform_(bias, -bound, bound)
+        if init == "keras":
+            nn.init.zeros_(bias)
+        else:
+            nn.init.uniform_(bias, -bound, bound)
 
     def forward(self, batch: Batch) -> Tensor:
         if self.linear is not None and not self.rows:
@@ -172,17 +194,27 @@ class InputProjection(nn.Module):
         return cast(Tensor, total)
 
     def _concat_inputs(self, batch: Batch) -> Tensor:
-        parts = [
+        columns = [
             batch[name] if batch[name].dim() == 2 else batch[name].flatten(1) for name in self.flat
         ]
-        parts += [layer(batch[name]) for name, layer in self.embeddings.items()]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        columns += [layer(batch[name]) for name, layer in self.embeddings.items()]
+        # concatenating a single tensor would copy it
+        return columns[0] if len(columns) == 1 else torch.cat(columns, 1)
 
 
 def build_convolution(
     channels: int, filters: int, kernel: int, activation: str, batch_norm: bool, stride: int = 1
 ) -> list[nn.Module]:
-    """One convolution that keeps the size (a side of n becomes ⌈n / stride⌉), its batch norm and its activation."""
+    """Return a convolution that keeps the size, with its batch norm and activation.
+
+    Args:
+        channels: Of the input.
+        filters: Channels of the output.
+        kernel: Side of the kernel, odd.
+        activation: Name of it.
+        batch_norm: Whether there is one.
+        stride: A side of n becomes ⌈n / stride⌉.
+    """
     first = build_stride(stride) if kernel == 1 else []
     layer = nn.Conv2d(
         channels, filters, kernel, 1 if first else stride, kernel // 2, bias=not batch_norm
@@ -196,69 +228,74 @@ def build_convolution(
 
 
 def build_stride(stride: int) -> list[nn.Module]:
-    """Every `stride`-th place, to be followed by a 1×1 convolution: the same as that convolution with this stride.
+    """Return a layer that takes every `stride`-th pixel, to be followed by a 1×1 convolution.
 
-    torch 2.14 writes beyond its memory in the backward pass of the latter, channels last, for 2 to 7 input channels.
+    The two equal that convolution with this stride, whose backward pass in torch 2.14 writes beyond
+    its memory for 2 to 7 input channels in the channels-last format.
     """
     return [nn.AvgPool2d(1, stride)] if stride > 1 else []
 
 
 def initialize_weights(module: nn.Module, init: Init) -> None:
-    """Starting weights: torch's own, or Keras' (glorot-uniform kernels, zero biases; BOOK §0), with its norms.
+    """Draw starting weights.
 
-    The kernel of a depthwise convolution has the same bound in both, as only the sum of its two fans counts. Published
-    word vectors stay as they are.
+    The kernel of a depthwise convolution has the same bound in both frameworks, as only the sum of
+    its two fans counts. Published word vectors stay as they are.
+
+    Args:
+        module: A model or a part of one.
+        init: torch (its own) or keras (Glorot-uniform kernels, zero biases, its norms; BOOK §0).
     """
-    for part in module.modules():
-        if isinstance(part, InputProjection):
-            part.initialize(init)
-    inside = {
-        id(inner)
-        for part in module.modules()
-        if isinstance(part, InputProjection)
-        for inner in part.modules()
-    }
-    for part in module.modules():
-        if init == "keras" and id(part) not in inside:
-            keras_init(part)
+    projections = [layer for layer in module.modules() if isinstance(layer, InputProjection)]
+    for projection in projections:
+        projection.initialize(init)
+    initialized = {id(child) for projection in projections for child in projection.modules()}
+    for layer in module.modules():
+        if init == "keras" and id(layer) not in initialized:
+            keras_init(layer)
 
 
-def keras_init(part: nn.Module) -> None:
-    """The starting weights, and the constants of a norm, that Keras gives to a layer of this kind, if it is one."""
-    if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
-        part.momentum, part.eps = 0.01, 1e-3  # Keras: momentum .99, which is the share that is kept
-    if isinstance(part, nn.LayerNorm):
-        part.eps = 1e-3
-    if isinstance(part, nn.Linear | nn.Conv2d | nn.Conv1d | nn.ConvTranspose2d):
-        nn.init.xavier_uniform_(part.weight)
-        if part.bias is not None:
-            nn.init.zeros_(part.bias)
-    if isinstance(part, nn.Embedding) and not getattr(part, "published", False):
-        nn.init.uniform_(part.weight, -0.05, 0.05)
-    if isinstance(part, nn.MultiheadAttention):
-        for kernel in part.in_proj_weight.data.chunk(
-            3
-        ):  # queries, keys and values are three layers
+def keras_init(layer: nn.Module) -> None:
+    """Draw the starting weights that Keras gives to a layer of this kind, and set its constants."""
+    if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+        # Keras calls .99 the momentum: the share of the old statistics that is kept
+        layer.momentum, layer.eps = 0.01, 1e-3
+    if isinstance(layer, nn.LayerNorm):
+        layer.eps = 1e-3
+    if isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv1d | nn.ConvTranspose2d):
+        nn.init.xavier_uniform_(layer.weight)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+    if isinstance(layer, nn.Embedding) and not getattr(layer, "published", False):
+        nn.init.uniform_(layer.weight, -0.05, 0.05)
+    if isinstance(layer, nn.MultiheadAttention):
+        # queries, keys and values are three layers in Keras
+        for kernel in layer.in_proj_weight.data.chunk(3):
             nn.init.xavier_uniform_(kernel)
-    if isinstance(part, nn.RNNBase):
-        keras_recurrent_init(part)
+    if isinstance(layer, nn.RNNBase):
+        keras_recurrent_init(layer)
 
 
-def keras_recurrent_init(part: nn.RNNBase) -> None:
-    """Glorot for the inputs' kernels of all gates together, an orthogonal one for the state, forget gates open at 1."""
-    for name, weight in part.named_parameters():
+def keras_recurrent_init(layer: nn.RNNBase) -> None:
+    """Draw Keras' starting weights of a recurrent layer.
+
+    Glorot-uniform for the input kernels of all gates together, orthogonal for the state's, and a
+    bias of 1 for forget gates.
+    """
+    for name, weight in layer.named_parameters():
         if name.startswith("weight_ih"):
             nn.init.xavier_uniform_(weight)
         elif name.startswith("weight_hh"):
             nn.init.orthogonal_(weight)
         else:
             nn.init.zeros_(weight)
-        if isinstance(part, nn.LSTM) and name.startswith("bias_ih"):
-            weight.data[part.hidden_size : 2 * part.hidden_size] = 1  # in one of torch's two biases
+        if isinstance(layer, nn.LSTM) and name.startswith("bias_ih"):
+            # in one of torch's two biases, which are added
+            weight.data[layer.hidden_size : 2 * layer.hidden_size] = 1
 
 
 def compute_penalty(kernels: list[Tensor], l1: float, l2: float) -> Tensor:
-    """l1 · Σ|w| + l2 · Σw² over these kernels, as Keras adds it to the loss (no ½)."""
+    """Return l1 · Σ|w| + l2 · Σw² over these kernels, as Keras adds it to the loss (no ½)."""
     total = torch.zeros((), device=kernels[0].device)
     for kernel in kernels:
         if l1:

@@ -67,8 +67,8 @@ class Model(nn.Module):
         """Return the frozen networks whose outputs may be computed once and kept.
 
         Returns:
-            Image input → network (B, C, H, W) → features. A batch may then hold these features as
-            `<input>.ahead` (`CACHED_FEATURES`) instead of images. Default: none.
+            Image input → network (B, C, H, W) → features. A batch may then hold these features
+            as `<input>.ahead` (`CACHED_FEATURES`) instead of images. Default: none.
         """
         return {}
 
@@ -122,8 +122,8 @@ class Model(nn.Module):
         """Return the convolutional part of each image input.
 
         Returns:
-            Image input → module (B, C, H, W) → features: by default the children of a child called
-            `towers`. Layers are named `towers.<input>.…`, and a new model may stand on them.
+            Image input → module (B, C, H, W) → features: by default the children of a child
+            called `towers`. Layers are named `towers.<input>.…`; a new model may start from them.
         """
         return get_named_children(self, "towers")
 

@@ -1,4 +1,4 @@
-"""A model of several inputs: each is read to a vector by a reader of its own, and the vectors are combined."""
+"""A model of several inputs: each is encoded to a vector, and the vectors are combined."""
 
 from __future__ import annotations
 
@@ -22,20 +22,27 @@ from dlrun.models.layers import (
 )
 from dlrun.models.model import Model
 
-MERGED_INPUT = "together"  # the one input of the tail, where vectors are made one before it
+MERGED_INPUT = "together"  # name of the one input of the tail, where vectors are merged before it
 
 
 class MergeLayer(nn.Module):
-    """Vectors made one vector: added up, or averaged by weights that the vectors themselves ask for (attention).
+    """Merges vectors into one: their sum, or their mean with learned weights (attention).
 
-    inputs: all inputs as fields, those of `read` being vectors. Those that are not as wide as the widest are brought to
-    its width by a linear layer, and all that no reader has read by one together. Answers (B, width).
+    Vectors that are not as wide as the widest are projected to its width by a linear layer, and all
+    inputs without an encoder by one layer together. Returns (B, width).
+
+    Attributes:
+        names: Inputs that are vectors.
+        width: Of the result.
+        projections: Input → linear layer, for narrower vectors.
+        rest: Linear layer over the other inputs; None where there are none.
+        score: From a vector to its attention score; None for a sum.
     """
 
-    def __init__(self, inputs: Mapping[str, Field], read: list[str], attends: bool) -> None:
+    def __init__(self, inputs: Mapping[str, Field], read: list[str], attention: bool) -> None:
         super().__init__()
         widths = {name: inputs[name].num_outputs for name in read}
-        rest = {name: field for name, field in inputs.items() if name not in widths}
+        unread = {name: field for name, field in inputs.items() if name not in widths}
         self.names, self.width = read, max(widths.values())
         narrow = {
             name: nn.Linear(width, self.width)
@@ -43,24 +50,28 @@ class MergeLayer(nn.Module):
             if width != self.width
         }
         self.projections = SafeModuleDict(narrow)
-        self.rest = InputProjection(rest, self.width) if rest else None
-        self.score = nn.Linear(self.width, 1, bias=False) if attends else None
+        self.rest = InputProjection(unread, self.width) if unread else None
+        self.score = nn.Linear(self.width, 1, bias=False) if attention else None
 
     def forward(self, batch: Batch) -> Tensor:
-        read = {name: batch[name] for name in self.names}
-        read |= {name: layer(batch[name]) for name, layer in self.projections.items()}
-        stacked = torch.stack(
-            [*read.values(), *([] if self.rest is None else [self.rest(batch)])], 1
-        )
+        vectors = {name: batch[name] for name in self.names}
+        vectors |= {name: layer(batch[name]) for name, layer in self.projections.items()}
+        unread = [] if self.rest is None else [self.rest(batch)]
+        stacked = torch.stack([*vectors.values(), *unread], 1)
         if self.score is None:
             return stacked.sum(1)
         return (self.score(stacked).softmax(1) * stacked).sum(1)
 
 
 class MultiInputModel(Model):
-    """readers: name → module from a column (B, …) to vectors (B, width). read_by: input → the name of its reader.
+    """An encoder for each text, series or image, and a dense tail over all inputs.
 
-    combiner: None where all that was read joins in the tail side by side, with all other inputs.
+    Attributes:
+        readers: Name → module from a column (B, …) to vectors (B, width).
+        read_by: Input → name of its encoder; several inputs may share one.
+        dropout: Of the vectors.
+        combiner: Merges the vectors; None where they are concatenated in the tail.
+        tail: Dense layers over the vectors and all other inputs.
     """
 
     def __init__(
@@ -74,19 +85,19 @@ class MultiInputModel(Model):
         super().__init__()
         self.readers, self.read_by = readers, read_by
         self.dropout, self.combiner, self.tail = dropout, combiner, tail
-        self.note = ""  # stands beside every result: what its readers found in files
+        self.note = ""  # what the encoders found in files of word vectors
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        read = {
+        encoded = {
             name: self.dropout(self.readers[reader](batch[name]))
             for name, reader in self.read_by.items()
         }
-        whole = {**batch, **read}
-        joined = whole if self.combiner is None else {MERGED_INPUT: self.combiner(whole)}
+        columns = {**batch, **encoded}
+        joined = columns if self.combiner is None else {MERGED_INPUT: self.combiner(columns)}
         return cast(dict[str, Tensor], self.tail(joined))
 
     def penalty(self) -> Tensor | None:
-        """The penalty on the hidden kernels of the tail; encoders have none."""
+        """Return the penalty on the hidden kernels of the tail; encoders have none."""
         return self.tail.penalty()
 
 
@@ -104,32 +115,43 @@ def combined(
     l2: NonNegative,
     init: Init,
 ) -> nn.Module:
-    """Every text and series is read by `reader`, an input named in `readers` by that one; a dense tail follows.
+    """An encoder for each text and series, then a dense tail.
 
-    share: groups of inputs that one reader reads, with one set of weights (book §7.1.5). combine: whether what was read
-    goes on side by side, with all other inputs; or is added up; or averaged with learnt weights. dropout: of what the
-    readers answer. dense: hidden layers of the tail, see `dense`. UserError: names that are no input, unlike sharers.
+    Args:
+        spec: Inputs and targets.
+        reader: Encoder of every text and series that `readers` does not name.
+        readers: Input → its encoder.
+        share: Groups of inputs that share one encoder, with one set of weights (book §7.1.5).
+        combine: concat (with all other inputs), add, or attention (a mean with learned weights).
+        dense: Hidden layers of the tail, see `dense`.
+        activation: Of the tail.
+        dropout: Of the encoders' outputs.
+        l1: Strength of the L1 penalty on hidden kernels of the tail.
+        l2: Strength of the L2 penalty on hidden kernels of the tail.
+        init: Whose starting weights.
+
+    Raises:
+        UserError: A name is not an input, or inputs that differ share an encoder.
     """
     kinds = {name: field.kind for name, field in spec.inputs.items()}
-    for fault in find_encoder_errors(dict.fromkeys(readers, ""), share, kinds):  # type: ignore[arg-type]
-        raise UserError(fault)
+    names: dict[str, Any] = dict.fromkeys(readers, "")
+    for error in find_encoder_errors(names, share, kinds):  # type: ignore[arg-type]
+        raise UserError(error)
     read_by = assign_encoders(spec, readers, share)
-    reading = {**dict.fromkeys(read_by.values(), reader), **readers}
+    encoders = {**dict.fromkeys(read_by.values(), reader), **readers}
     modules = {
-        name: build_input_encoder(name, reading[name], spec.inputs[name])
+        name: build_input_encoder(name, encoders[name], spec.inputs[name])
         for name in dict.fromkeys(read_by.values())
     }
-    seen = {
+    vectors = {
         name: Field("number", (cast(int, modules[owner].width),)) for name, owner in read_by.items()
     }
-    inputs: dict[str, Field] = {**spec.inputs, **seen}
-    combiner = (
-        None
-        if combine == "concat" or not seen
-        else MergeLayer(inputs, list(seen), combine == "attention")
-    )
-    joined = inputs if combiner is None else {MERGED_INPUT: Field("number", (combiner.width,))}
-    hidden, heads = build_dense(spec, joined, dense, 0, (activation, 0.0, False))
+    inputs: dict[str, Field] = {**spec.inputs, **vectors}
+    combiner = None
+    if combine != "concat" and vectors:
+        combiner = MergeLayer(inputs, list(vectors), combine == "attention")
+    tail_inputs = inputs if combiner is None else {MERGED_INPUT: Field("number", (combiner.width,))}
+    hidden, heads = build_dense(spec, tail_inputs, dense, 0, (activation, 0.0, False))
     model = MultiInputModel(
         SafeModuleDict(modules),
         read_by,
@@ -138,35 +160,54 @@ def combined(
         DenseModel(hidden, heads, l1, l2),
     )
     initialize_weights(model, init)
-    model.note = "; ".join(
-        note for module in modules.values() if (note := getattr(module, "note", ""))
-    )
+    # an image encoder has no note: it reads no file
+    notes = [getattr(module, "note", "") for module in modules.values()]
+    model.note = "; ".join(filter(None, notes))
     return model
 
 
 def build_input_encoder(name: str, reader: Callable[[Field], nn.Module], field: Field) -> nn.Module:
-    """The module that reads this input. Raises UserError, naming the input, where the reader cannot read it."""
+    """Return the module that encodes an input.
+
+    Args:
+        name: Name of the input.
+        reader: Makes the module of a field.
+        field: The input.
+
+    Raises:
+        UserError: The encoder cannot read it; the message names the input.
+    """
     try:
         return reader(field)
-    except UserError as fault:
-        raise UserError(f"input '{name}': {fault}") from fault
+    except UserError as error:
+        raise UserError(f"input '{name}': {error}") from error
 
 
 def assign_encoders(
     spec: Spec, readers: Mapping[str, Any], share: list[list[str]]
 ) -> dict[str, str]:
-    """Input → the input by whose name its reader goes: its own, or the one of its group that names a reader."""
-    read = [
+    """Return input → name of its encoder: its own name, or that of a member of its group.
+
+    Args:
+        spec: The inputs.
+        readers: Input → its encoder.
+        share: Groups of inputs that share an encoder, the one that `readers` names for a member.
+
+    Raises:
+        UserError: Two encoders are named for a group, or its members differ.
+    """
+    encoded = [
         name
         for name, field in spec.inputs.items()
         if field.kind in SEQUENCE_KINDS or name in readers
     ]
-    owners = {name: name for name in read}
+    owners = {name: name for name in encoded}
     for group in share:
         named = [name for name in group if name in readers]
         if len(named) > 1:
             raise UserError(
-                f"model.share: {' and '.join(named)} share one reader, but model.readers names one for each"
+                f"model.share: {' and '.join(named)} share one reader, but model.readers names one "
+                "for each"
             )
         owner = (named or group)[0]
         for name in group:
@@ -175,22 +216,27 @@ def assign_encoders(
     return {name: owners[name] for name in spec.inputs if name in owners}
 
 
-def check_compatible(spec: Spec, one: str, other: str) -> None:
-    """Refuse two inputs that no single reader can read: of other kinds, shapes, or with other numbers for words."""
-    first, second = spec.inputs[one], spec.inputs[other]
+def check_compatible(spec: Spec, name: str, shared_name: str) -> None:
+    """Check that one encoder can read both of two inputs.
+
+    Raises:
+        UserError: They differ in kind or shape, or number their words differently.
+    """
+    first, second = spec.inputs[name], spec.inputs[shared_name]
     differing = {
         "kind": f"{first.kind} and {second.kind}",
         "shape": f"shapes {first.shape} and {second.shape}",
         "size": f"{first.size} and {second.size} different words",
         "labels": "their words have different numbers",
     }
-    for what, reason in differing.items():
-        if getattr(first, what) != getattr(second, what):
-            way_out = (
+    for attribute, reason in differing.items():
+        if getattr(first, attribute) != getattr(second, attribute):
+            hint = (
                 "; texts learn their words together with data.share_words=true"
                 if first.kind == "tokens"
                 else ""
             )
             raise UserError(
-                f"model.share: {one} and {other} are not alike ({reason}): one reader cannot read both{way_out}"
+                f"model.share: {name} and {shared_name} are not alike ({reason}): one reader "
+                f"cannot read both{hint}"
             )

@@ -1,4 +1,4 @@
-"""A linear layer whose large products are computed by the faster of torch's two libraries for them."""
+"""A linear layer whose large products are computed by the faster of torch's two libraries."""
 
 from __future__ import annotations
 
@@ -9,30 +9,29 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-MIN_MULTIPLICATIONS = (
-    1 << 22
-)  # multiplications from which on the product itself is what takes the time
+MIN_MULTIPLICATIONS = 1 << 22  # smaller products take less time than the call itself
 
 
 @cache
 def is_onednn_faster() -> bool:
-    """Whether this processor is one of AMD's, on which MKL, torch's choice, takes twice as long as oneDNN does."""
-    about = Path("/proc/cpuinfo")
-    amd = about.exists() and "AuthenticAMD" in about.read_text()
+    """Return if oneDNN beats MKL, torch's choice, which takes twice as long on AMD."""
+    cpu_info = Path("/proc/cpuinfo")
+    is_amd = cpu_info.exists() and "AuthenticAMD" in cpu_info.read_text()
     return (
-        amd
+        is_amd
         and torch.backends.mkldnn.is_available()
+        # a private operator, which some builds of torch lack
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
 
 
 def linear_forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x (B, in) times weight (out, in) transposed, plus bias, by oneDNN."""
+    """Return x (B, in) times weight (out, in) transposed, plus bias, computed by oneDNN."""
     return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], ""))
 
 
 class LinearFunction(torch.autograd.Function):
-    """`linear_forward` with its gradient."""
+    """`linear_forward` with its gradients."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -44,17 +43,17 @@ class LinearFunction(torch.autograd.Function):
         ctx: Any, *gradients: Tensor
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
-        of_x, of_weight, of_bias = ctx.needs_input_grad
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         (gradient,) = gradients
         return (
-            linear_forward(gradient, weight.t(), None) if of_x else None,
-            linear_forward(gradient.t(), x.t(), None) if of_weight else None,
-            gradient.sum(0) if of_bias else None,
+            linear_forward(gradient, weight.t(), None) if needs_x else None,
+            linear_forward(gradient.t(), x.t(), None) if needs_weight else None,
+            gradient.sum(0) if needs_bias else None,
         )
 
 
 class Linear(nn.Linear):
-    """torch's linear layer; products of many single-precision numbers on an AMD processor are oneDNN's."""
+    """torch's linear layer; large single-precision products on an AMD processor are oneDNN's."""
 
     steady = True
 
@@ -68,5 +67,5 @@ class Linear(nn.Linear):
         return super().forward(input)
 
     def _is_supported(self, x: Tensor) -> bool:
-        plain = x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32
-        return plain and not torch.is_autocast_enabled("cpu") and is_onednn_faster()
+        is_float32 = x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32
+        return is_float32 and not torch.is_autocast_enabled("cpu") and is_onednn_faster()

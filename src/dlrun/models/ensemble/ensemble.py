@@ -1,4 +1,4 @@
-"""Several finished runs as one model, which answers with the mean of their answers (book §7.3)."""
+"""Several finished runs as one model, which predicts the mean of their predictions (book §7.3)."""
 
 from __future__ import annotations
 
@@ -17,37 +17,42 @@ from dlrun.core.dataset import Source
 from dlrun.core.errors import UserError
 from dlrun.core.types import Batch, Field, FitJob, Spec
 from dlrun.models.ensemble import admission
-from dlrun.models.model import Model
+from dlrun.models.model import Model, TotalLoss
 from dlrun.models.pretrained.earlier_run import LoadedModel, get_main_job, load_run_model
 
 log = logging.getLogger("dlrun")
 
-BATCH_ROWS = 256  # answered at once when weights are looked for
-MIN_WEIGHT = 1e-8  # share of a member while weights are looked for: a logarithm of 0 has no slope
-ZERO_WEIGHT = 1e-5  # a share below it is none
-TotalLoss = Callable[[dict[str, Tensor], Batch], Tensor]
+BATCH_ROWS = 256  # rows that are predicted at once when weights are optimized
+MIN_WEIGHT = 1e-8  # lower bound while weights are optimized: a logarithm of 0 has no gradient
+ZERO_WEIGHT = 1e-5  # a smaller weight counts as 0
 
 
 class Ensemble(Model):
-    """Answers target name → raw output (B, outputs) of the members' mean answer. Nothing in it learns.
+    """Predicts the mean of its members' predictions. Nothing in it is trained by steps.
 
-    weights (members,): from 0 up, 1 together; equal ones until `weigh`. The members never leave evaluation mode.
+    Attributes:
+        spec: Inputs and targets.
+        runs: The finished runs.
+        names: Their folders, as they were given.
+        combine: mean, or weighted.
+        members: Their models, which never leave evaluation mode.
+        weights: (members,), from 0 up, sum 1; equal until `fit_weights`.
     """
 
     def __init__(
-        self, spec: Spec, found: list[LoadedModel], names: list[str], combine: str
+        self, spec: Spec, members: list[LoadedModel], names: list[str], combine: str
     ) -> None:
         super().__init__()
-        self.spec, self.found, self.names, self.combine = spec, found, names, combine
-        self.members = nn.ModuleList(member.model for member in found)
-        self.register_buffer("weights", torch.full((len(found),), 1 / len(found)))
+        self.spec, self.runs, self.names, self.combine = spec, members, names, combine
+        self.members = nn.ModuleList(member.model for member in members)
+        self.register_buffer("weights", torch.full((len(members),), 1 / len(members)))
         self.requires_grad_(False).eval()
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        answers = [member(batch) for member in self.members]
+        outputs = [member(batch) for member in self.members]
         weights = self.get_buffer("weights")
         return {
-            name: average_outputs(field, torch.stack([answer[name] for answer in answers]), weights)
+            name: average_outputs(field, torch.stack([output[name] for output in outputs]), weights)
             for name, field in self.spec.targets.items()
         }
 
@@ -55,59 +60,81 @@ class Ensemble(Model):
         return super().train(False)
 
     def check_validation_rows(self, run: Path, job: FitJob, rows: np.ndarray | None) -> None:
-        """Raise UserError unless every member may answer for this job's validation rows; see `members.admit`."""
-        for member in self.found:
+        """Raise UserError unless every member may predict these rows, see `admission`."""
+        for member in self.runs:
             admission.check_member(member.folder, member.job.name, run, job.name, rows)
 
     def fit_weights(self, held_out: Source | None, total: TotalLoss) -> dict[str, Any]:
-        """Find the weights where they are asked for, and answer with what a report needs to know of the members.
+        """Optimize the weights where that is asked for, and describe the members.
 
-        held_out: validation rows. total: the loss of (outputs, batch), a mean over its rows. Raises UserError without
-        validation rows.
+        Args:
+            held_out: The validation rows; None where there are none.
+            total: The loss of raw outputs and a batch, a mean over its rows.
+
+        Returns:
+            How members are combined; folder, fit, model and weight of each.
+
+        Raises:
+            UserError: combine=weighted without validation rows.
         """
         if self.combine == "weighted":
             if held_out is None:
                 raise UserError(
-                    "combine=weighted needs validation rows to find weights on: use protocol=holdout"
+                    "combine=weighted needs validation rows to find weights on: "
+                    "use protocol=holdout"
                 )
-            raw, truth = self._collect_outputs(held_out)
-            device = self.get_buffer("weights").device
-
-            def loss(weights: Tensor) -> Tensor:
-                mixed = {
-                    n: average_outputs(f, raw[n], weights.to(device)).float()
-                    for n, f in self.spec.targets.items()
-                }
-                return total(mixed, truth)
-
-            self.get_buffer("weights").copy_(
-                torch.from_numpy(optimize_weights(loss, len(self.members)))
-            )
+            self._optimize_weights(held_out, total)
         weights = self.get_buffer("weights").tolist()
         for name, weight in zip(self.names, weights, strict=True):
             log.info("member %s, weight %.4f", name, weight)
-        told = zip(self.names, self.found, weights, strict=True)
-        return {"combine": self.combine, "members": [_describe_member(*member) for member in told]}
+        members = zip(self.names, self.runs, weights, strict=True)
+        return {
+            "combine": self.combine,
+            "members": [_describe_member(*member) for member in members],
+        }
+
+    def _optimize_weights(self, held_out: Source, total: TotalLoss) -> None:
+        raw, targets = self._collect_outputs(held_out)
+        device = self.get_buffer("weights").device
+
+        def loss(weights: Tensor) -> Tensor:
+            outputs = {
+                name: average_outputs(field, raw[name], weights.to(device)).float()
+                for name, field in self.spec.targets.items()
+            }
+            return total(outputs, targets)
+
+        best = optimize_weights(loss, len(self.members))
+        self.get_buffer("weights").copy_(torch.from_numpy(best))
 
     @torch.no_grad()
     def _collect_outputs(self, source: Source) -> tuple[dict[str, Tensor], Batch]:
-        """Target name → every member's raw outputs (members, N, outputs), and the truths."""
+        """Return target → every member's raw outputs (members, N, outputs), and the targets."""
         raw: dict[str, list[Tensor]] = {name: [] for name in self.spec.targets}
-        truth: dict[str, list[Tensor]] = {name: [] for name in self.spec.targets}
+        targets: dict[str, list[Tensor]] = {name: [] for name in self.spec.targets}
         for batch in source.batches(BATCH_ROWS):
-            answers = [member(batch) for member in self.members]
+            outputs = [member(batch) for member in self.members]
             for name in self.spec.targets:
-                raw[name].append(torch.stack([answer[name].double() for answer in answers]))
-                truth[name].append(batch[name])
-        joined = {name: torch.cat(parts, 1) for name, parts in raw.items()}
-        return joined, {name: torch.cat(parts) for name, parts in truth.items()}
+                raw[name].append(torch.stack([output[name].double() for output in outputs]))
+                targets[name].append(batch[name])
+        joined = {name: torch.cat(batches, 1) for name, batches in raw.items()}
+        return joined, {name: torch.cat(batches) for name, batches in targets.items()}
 
 
 def average_outputs(field: Field, raw: Tensor, weights: Tensor) -> Tensor:
-    """The raw output (B, outputs) of the members' weighted mean answer, from their raw outputs (members, B, outputs).
+    """Return the raw output of the members' weighted mean prediction.
 
-    Probabilities are averaged, not logits: for classes the logarithm of their mean comes out, for labels its log-odds,
-    so that softmax and sigmoid give the mean back. Numbers are averaged as they are. One member's come out untouched.
+    Probabilities are averaged, not logits: for classes the result is the logarithm of their mean,
+    for labels its log-odds, so that softmax and sigmoid give the mean back. Numbers are averaged as
+    they are. The output of a single member is returned untouched.
+
+    Args:
+        field: The target.
+        raw: The members' raw outputs (members, B, outputs).
+        weights: (members,), sum 1.
+
+    Returns:
+        (B, outputs).
     """
     if len(raw) == 1:
         return raw[0]
@@ -122,34 +149,42 @@ def average_outputs(field: Field, raw: Tensor, weights: Tensor) -> Tensor:
 
 
 def optimize_weights(loss: Callable[[Tensor], Tensor], count: int) -> np.ndarray:
-    """The shares (count,), from 0 up and 1 together, of which a loss is least, looked for from equal ones.
+    """Return the weights with the least loss, searched from equal ones.
 
-    Sequential quadratic programming (Kraft 1988). Of what it finds, equal shares, and each one alone, the best.
+    Sequential quadratic programming (Kraft 1988). Of its result, equal weights, and each member
+    alone, the best is returned.
+
+    Args:
+        loss: Of weights (count,), from 0 up and sum 1.
+        count: Number of members.
     """
     from scipy.optimize import minimize
 
-    def slope(at: np.ndarray) -> tuple[float, np.ndarray]:
-        weights = torch.tensor(at, requires_grad=True)
+    def value_and_gradient(point: np.ndarray) -> tuple[float, np.ndarray]:
+        weights = torch.tensor(point, requires_grad=True)
         with torch.enable_grad():
             value = loss(weights)
             (gradient,) = torch.autograd.grad(value, weights)
         return float(value.detach()), gradient.numpy()
 
     equal = np.full(count, 1 / count)
-    together = {"type": "eq", "fun": lambda at: at.sum() - 1, "jac": lambda at: np.ones(count)}
-    look = {
+    sum_to_one = {
+        "type": "eq",
+        "fun": lambda point: point.sum() - 1,
+        "jac": lambda point: np.ones(count),
+    }
+    options = {
         "method": "SLSQP",
         "bounds": [(MIN_WEIGHT, 1)] * count,
-        "constraints": together,
+        "constraints": sum_to_one,
         "options": {"ftol": 1e-9},
     }
-    found = minimize(slope, equal, jac=True, **look).x
-    found = np.where(found < ZERO_WEIGHT, 0, found)
+    best = minimize(value_and_gradient, equal, jac=True, **options).x
+    best = np.where(best < ZERO_WEIGHT, 0, best)
+    candidates = (best / best.sum(), equal, *np.eye(count))
     with torch.no_grad():
-        return min(
-            (found / found.sum(), equal, *np.eye(count)),
-            key=lambda at: float(loss(torch.from_numpy(at.copy()))),
-        )
+        # copied, as the rows of np.eye are views
+        return min(candidates, key=lambda point: float(loss(torch.from_numpy(point.copy()))))
 
 
 def _describe_member(name: str, member: LoadedModel, weight: float) -> dict[str, Any]:
@@ -165,23 +200,28 @@ def _describe_member(name: str, member: LoadedModel, weight: float) -> dict[str,
 def _load_member(name: str) -> LoadedModel:
     if (folds := get_main_job(Path(name)).folds) > 1:
         raise UserError(
-            f"{name} cannot be a member: it has {folds} folds, of which each was trained on other rows; "
-            "train it with protocol=holdout"
+            f"{name} cannot be a member: it has {folds} folds, of which each was trained on other "
+            "rows; train it with protocol=holdout"
         )
-    found = load_run_model(Path(name))
-    if found.config["engine"]["overfit"]:
+    member = load_run_model(Path(name))
+    if member.config["engine"]["overfit"]:
         raise UserError(
             f"{name} cannot be a member: with engine.overfit it was validated on its training rows"
         )
-    return found
+    return member
 
 
 def ensemble(spec: Spec, *, members: list[str], combine: Literal["mean", "weighted"]) -> nn.Module:
-    """Finished runs that answer together (book §7.3). members: their folders.
+    """Finished runs that predict together (book §7.3).
 
-    combine: the mean of their answers, or one weighted so that the loss on the validation rows is least. Raises UserError
-    for a folder without a finished fit, and for fits of folds.
+    Args:
+        spec: Inputs and targets.
+        members: Folders of the runs.
+        combine: mean of their predictions, or weighted for the least loss on the validation rows.
+
+    Raises:
+        UserError: A folder has no finished fit, or fits of several folds.
     """
-    if wrong := list(validation.find_member_errors(members)):
-        raise UserError("\n".join(wrong))
+    if errors := list(validation.find_member_errors(members)):
+        raise UserError("\n".join(errors))
     return Ensemble(spec, list(map(_load_member, members)), members, combine)

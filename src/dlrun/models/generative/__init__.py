@@ -1,1 +1,1 @@
-"""Models that make things: autoencoders and GANs."""
+"""Models that generate images: autoencoders and GANs."""

@@ -24,8 +24,17 @@ from dlrun.models.model import Model
 
 @dataclass(frozen=True)
 class Layout:
-    """filters, strides: one convolution each, of odd `kernel`. dense: after them. Back: `decoder_dense`, then a
-    transposed convolution of `decoder_filters` for each stride above 1, the last stride first."""
+    """The layers of an autoencoder.
+
+    Attributes:
+        filters: Of each convolution of the encoder.
+        strides: Of each convolution of the encoder.
+        kernel: Side of all kernels, odd.
+        dense: Units of the encoder's hidden layers, after the convolutions.
+        decoder_dense: Units of the decoder's hidden layers.
+        decoder_filters: Of a transposed convolution for each stride above 1, the last stride first.
+        activation: Between layers.
+    """
 
     filters: list[int]
     strides: list[int]
@@ -37,19 +46,25 @@ class Layout:
 
 
 def check_layout(layout: Layout, shape: tuple[int, ...]) -> None:
-    """Raise ValueError where these layers do not fit together, or rows of this shape."""
-    halved = [stride for stride in layout.strides if stride > 1]
+    """Check that layers fit each other and rows of a shape.
+
+    Raises:
+        ValueError: They do not; the message says which.
+    """
+    downsampling = [stride for stride in layout.strides if stride > 1]
     if len(layout.filters) != len(layout.strides):
         raise ValueError(
             f"{len(layout.filters)} filters but {len(layout.strides)} strides: give one for each"
         )
-    if len(halved) != len(layout.decoder_filters):
+    if len(downsampling) != len(layout.decoder_filters):
         raise ValueError(
-            f"decoder_filters={layout.decoder_filters}: one for each stride above 1, which are {halved}"
+            f"decoder_filters={layout.decoder_filters}: one for each stride above 1, "
+            f"which are {downsampling}"
         )
     if layout.filters and len(shape) != 3:
         raise ValueError(
-            "convolutions read pictures, and these are numbers: filters=[] strides=[] decoder_filters=[]"
+            "convolutions read pictures, and these are numbers: "
+            "filters=[] strides=[] decoder_filters=[]"
         )
     if layout.kernel % 2 == 0:
         raise ValueError(
@@ -58,7 +73,7 @@ def check_layout(layout: Layout, shape: tuple[int, ...]) -> None:
 
 
 def build_conv_encoder(channels: int, layout: Layout) -> nn.Sequential:
-    """The convolutions over pictures of so many channels, each with its activation; nothing where there are none."""
+    """Return the convolutions, each with its activation; an empty module where there are none."""
     layers: list[nn.Module] = []
     for filters, stride in zip(layout.filters, layout.strides, strict=True):
         layers += build_convolution(
@@ -69,33 +84,38 @@ def build_conv_encoder(channels: int, layout: Layout) -> nn.Sequential:
 
 
 def feature_map_shapes(shape: tuple[int, ...], layout: Layout) -> list[tuple[int, ...]]:
-    """The shape of what goes into each convolution, and of what comes out of the last: a side becomes ⌈side/stride⌉."""
-    found = [shape]
+    """Return the shape of each convolution's input, and of the last output, for rows of a shape."""
+    shapes = [shape]
     for filters, stride in zip(layout.filters, layout.strides, strict=True):
-        _, *sides = found[-1]
-        found.append((filters, *(-(-side // stride) for side in sides)))
-    return found
+        _, *sides = shapes[-1]
+        # a padded convolution makes a side of n to ⌈n / stride⌉
+        shapes.append((filters, *(-(-side // stride) for side in sides)))
+    return shapes
 
 
 def build_decoder(latent: int, shape: tuple[int, ...], layout: Layout) -> nn.Sequential:
-    """From codes (B, latent) to raw values (B, *shape): logits of pixels, or numbers."""
-    through, style = feature_map_shapes(shape, layout), (layout.activation, 0.0, False)
-    width, first = ([latent, *layout.decoder_dense])[-1], through[-1]
-    layers = (
-        build_hidden_layers(layout.decoder_dense, latent, *style) if layout.decoder_dense else []
-    )
-    layers += [
-        nn.Linear(width, count_values(first)),
-        *([ACTIVATIONS[layout.activation]()] if layout.filters else []),
-    ]
-    layers.append(nn.Unflatten(1, first))
-    channels = first[0]
-    places = [number for number, stride in enumerate(layout.strides) if stride > 1]
-    for filters, number in zip(layout.decoder_filters, reversed(places), strict=True):
-        small, large = through[number + 1], through[number]
-        layers += upsample_convolution(
-            channels, filters, layout.kernel, layout.strides[number], (small[1:], large[1:])
-        )
+    """Return layers from codes (B, latent) to raw values (B, *shape): logits of pixels, or numbers.
+
+    Args:
+        latent: Width of a code.
+        shape: Of one row.
+        layout: Of encoder and decoder.
+    """
+    shapes, style = feature_map_shapes(shape, layout), (layout.activation, 0.0, False)
+    width, map_shape = ([latent, *layout.decoder_dense])[-1], shapes[-1]
+    layers: list[nn.Module] = []
+    if layout.decoder_dense:
+        layers += build_hidden_layers(layout.decoder_dense, latent, *style)
+    layers.append(nn.Linear(width, count_values(map_shape)))
+    if layout.filters:
+        layers.append(ACTIVATIONS[layout.activation]())
+    layers.append(nn.Unflatten(1, map_shape))
+    channels = map_shape[0]
+    downsampling = [index for index, stride in enumerate(layout.strides) if stride > 1]
+    for filters, index in zip(layout.decoder_filters, reversed(downsampling), strict=True):
+        sides = (shapes[index + 1][1:], shapes[index][1:])
+        stride = layout.strides[index]
+        layers += upsample_convolution(channels, filters, layout.kernel, stride, sides)
         layers.append(ACTIVATIONS[layout.activation]())
         channels = filters
     if layout.filters:
@@ -110,24 +130,45 @@ def upsample_convolution(
     stride: int,
     sides: tuple[tuple[int, ...], tuple[int, ...]],
 ) -> list[nn.Module]:
-    """The transposed convolution that undoes what this stride did to the sides of a picture, odd or even."""
-    spare = tuple(large - (small - 1) * stride - 1 for small, large in zip(*sides, strict=True))
-    return [nn.ConvTranspose2d(channels, filters, kernel, stride, kernel // 2, spare)]  # type: ignore[arg-type]
+    """Return the transposed convolution that undoes a stride, for odd and even sides.
+
+    Args:
+        channels: Of its input.
+        filters: Of its output.
+        kernel: Side of the kernel.
+        stride: That is undone.
+        sides: The image's sides before and after it.
+    """
+    # two sides of n and n - 1 may have become the same one; this tells them apart again
+    extra_height, extra_width = (
+        large - (small - 1) * stride - 1 for small, large in zip(*sides, strict=True)
+    )
+    padding = kernel // 2
+    return [
+        nn.ConvTranspose2d(channels, filters, kernel, stride, padding, (extra_height, extra_width))
+    ]
 
 
-def count_values(numbers: Iterable[int]) -> int:
-    """How many values a shape holds."""
+def count_values(shape: Iterable[int]) -> int:
+    """Return how many values a shape holds."""
     total = 1
-    for number in numbers:
-        total *= number
+    for side in shape:
+        total *= side
     return total
 
 
 class Autoencoder(Model):
-    """columns: what is read and answered, one picture or numbers side by side. heads: what is said of a code.
+    """An encoder to one or more heads, and a decoder back to the values of a row.
 
-    towers: input name → its convolutions, where there are some. answers values (B, *shape): logits of pixels, or
-    numbers. note: stands beside every result.
+    Attributes:
+        columns: Input → shape: one image, or numbers that are concatenated.
+        latent: Width of a code.
+        note: Which inputs are not reproduced.
+        shape: Of the values of a row.
+        towers: Image input → its convolutions, where there are some.
+        dense: Hidden layers of the encoder.
+        heads: Name → linear layer to (B, latent); the first is the code.
+        decoder: From codes to raw values.
     """
 
     def __init__(
@@ -139,19 +180,17 @@ class Autoencoder(Model):
     ) -> None:
         super().__init__()
         self.columns, self.latent, self.note = columns, latent, ""
-        first, *others = columns.values()
-        self.shape = first if not others else (sum(map(count_values, columns.values())),)
+        first, *more = columns.values()
+        self.shape = first if not more else (sum(map(count_values, columns.values())),)
         check_layout(layout, self.shape)
         name = next(iter(columns))
         self.towers = SafeModuleDict(
             {name: build_conv_encoder(self.shape[0], layout)} if layout.filters else {}
         )
         width = count_values(feature_map_shapes(self.shape, layout)[-1])
-        dense = (
-            build_hidden_layers(layout.dense, width, layout.activation, 0.0, False)
-            if layout.dense
-            else []
-        )
+        dense: list[nn.Module] = []
+        if layout.dense:
+            dense = build_hidden_layers(layout.dense, width, layout.activation, 0.0, False)
         self.dense = nn.Sequential(nn.Flatten(), *dense)
         self.heads = nn.ModuleDict(
             {head: nn.Linear([width, *layout.dense][-1], latent) for head in heads}
@@ -160,27 +199,29 @@ class Autoencoder(Model):
 
     @property
     def is_image(self) -> bool:
-        """Whether rows are pictures (C, H, W), whose pixels lie in [0, 1]."""
+        """Whether rows are images (C, H, W), whose pixels lie in [0, 1]."""
         return len(self.shape) == 3
 
     def read(self, batch: Batch) -> Tensor:
-        """What is read of a batch, and is to be answered: (B, *shape)."""
-        parts = [batch[name] for name in self.columns]
-        return parts[0] if len(parts) == 1 else torch.cat([part.flatten(1) for part in parts], 1)
+        """Return the values of a batch that are encoded and reproduced, (B, *shape)."""
+        columns = [batch[name] for name in self.columns]
+        return (
+            columns[0] if len(columns) == 1 else torch.cat([part.flatten(1) for part in columns], 1)
+        )
 
     def encode(self, x: Tensor) -> tuple[Tensor, ...]:
-        """What each head says of these rows (B, latent); the first head is the code."""
+        """Return each head's output (B, latent) for values (B, *shape); the first is the code."""
         for convolutions in self.towers.values():
             x = convolutions(x)
         features = self.dense(x)
         return tuple(head(features) for head in self.heads.values())
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Raw values (B, *shape) of codes (B, latent)."""
+        """Return raw values (B, *shape) of codes (B, latent)."""
         return self.decoder(codes)  # type: ignore[no-any-return]
 
     def values(self, raw: Tensor) -> Tensor:
-        """Raw values as those of the rows: pixels in [0, 1], or numbers as they are."""
+        """Return raw values as values of rows: pixels in [0, 1], or numbers as they are."""
         return raw.sigmoid() if self.is_image else raw
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -200,10 +241,22 @@ def autoencoder(
     activation: Activation,
     init: Init,
 ) -> nn.Module:
-    """An encoder to `latent` numbers and a decoder back (Hinton & Salakhutdinov 2006), of a picture or all numbers.
+    """An encoder to `latent` numbers and a decoder back (Hinton & Salakhutdinov 2006).
 
-    filters, strides: the encoder's convolutions, none for dense layers alone. dense: the layers after them.
-    decoder_dense, decoder_filters: the decoder's, see `encoders.Layout`. ValueError where they do not fit together.
+    Args:
+        spec: One image input, or inputs that are numbers.
+        filters: Of each convolution of the encoder; none for dense layers alone.
+        strides: Of each convolution of the encoder.
+        kernel: Side of all kernels, odd.
+        dense: Units of the encoder's hidden layers, after the convolutions.
+        latent: Width of a code.
+        decoder_dense: Units of the decoder's hidden layers.
+        decoder_filters: Of a transposed convolution for each stride above 1, the last stride first.
+        activation: Between layers.
+        init: Whose starting weights.
+
+    Raises:
+        ValueError: The layers do not fit each other, or the data.
     """
     layout = Layout(filters, strides, kernel, dense, decoder_dense, decoder_filters, activation)
     return initialize_autoencoder(
@@ -224,14 +277,18 @@ def vae(
     activation: Activation,
     init: Init,
 ) -> nn.Module:
-    """A network for objective=variational: the encoder says mean and log-variance of `latent` numbers (book §8.4).
+    """A network for objective=variational (book §8.4).
 
-    The settings are those of `autoencoder`. ValueError where the data give no picture, or the layers do not fit.
+    The encoder returns mean and log-variance of `latent` numbers. Arguments: see `autoencoder`.
+
+    Raises:
+        ValueError: The data have no image, or the layers do not fit.
     """
     columns = get_columns(spec)
     if len(next(iter(columns.values()))) != 3:
         raise ValueError(
-            f"it makes pictures, and the data give {describe_inputs(spec)}; objective=autoencoder reads numbers"
+            f"it makes pictures, and the data give {describe_inputs(spec)}; "
+            "objective=autoencoder reads numbers"
         )
     layout = Layout(filters, strides, kernel, dense, decoder_dense, decoder_filters, activation)
     return initialize_autoencoder(
@@ -240,26 +297,32 @@ def vae(
 
 
 def get_columns(spec: Spec) -> dict[str, tuple[int, ...]]:
-    """The input that is a picture, or all that are numbers: name → shape. ValueError for none, or several pictures."""
-    pictures = {name: field.shape for name, field in spec.inputs.items() if field.kind == "image"}
+    """Return input → shape: the image of the data, or all inputs that are numbers.
+
+    Raises:
+        ValueError: There is neither, or more than one image.
+    """
+    images = {name: field.shape for name, field in spec.inputs.items() if field.kind == "image"}
     numbers = {name: field.shape for name, field in spec.inputs.items() if field.kind == "number"}
-    if len(pictures) > 1:
+    if len(images) > 1:
         raise ValueError(f"it reads one picture, and the data give {describe_inputs(spec)}")
-    if not pictures and not numbers:
+    if not images and not numbers:
         raise ValueError(
             f"it reads a picture or numbers, and the data give {describe_inputs(spec)}"
         )
-    return pictures or numbers
+    return images or numbers
 
 
 def describe_inputs(spec: Spec) -> str:
-    """The inputs in words."""
+    """Return kind and name of each input, as text."""
     return ", ".join(f"{field.kind} '{name}'" for name, field in spec.inputs.items())
 
 
 def initialize_autoencoder(spec: Spec, model: Autoencoder, init: Init) -> nn.Module:
-    """The model with its starting weights, and a note of the inputs that it leaves out."""
+    """Draw the starting weights of a model, and note the inputs that it leaves out."""
     initialize_weights(model, init)
-    left = [name for name in spec.inputs if name not in model.columns]
-    model.note = f"inputs that are not reproduced: {', '.join(left)}" if left else ""
-    return model.to(memory_format=torch.channels_last) if model.is_image else model  # type: ignore[call-overload,no-any-return]
+    unread = [name for name in spec.inputs if name not in model.columns]
+    model.note = f"inputs that are not reproduced: {', '.join(unread)}" if unread else ""
+    if model.is_image:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model

@@ -1,4 +1,4 @@
-"""Two convolutional networks that learn from each other: one makes pictures, one tells them from real ones (DCGAN)."""
+"""Two convolutional networks that learn from each other: generator and discriminator (DCGAN)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm as bounded
+from torch.nn.utils.parametrizations import spectral_norm as bound_spectral_norm
 
 from dlrun.config.constraints import Count, NonNegative, Probability
 from dlrun.core.errors import UserError
@@ -17,17 +17,21 @@ from dlrun.models.model import Model
 from dlrun.models.vision.convnet import count_features, get_image_inputs
 
 OutputActivation = Literal["sigmoid", "tanh", "book"]
-FIRST_SIZE, LAST_SIZE = (
-    4,
-    2,
-)  # sides of the smallest feature maps of a generator and of a discriminator
+FIRST_SIZE = 4  # side of the smallest feature map of a generator
+LAST_SIZE = 2  # side of the smallest feature map of a discriminator
 
 
 class DCGAN(Model):
-    """generator: latent points (B, latent) → pictures; discriminator: pictures → one logit each (B,), high for real.
+    """A generator and a discriminator. It predicts no target.
 
-    column: the image input of this shape. output: sigmoid makes pictures in [0, 1]; tanh in [-1, 1], and real ones are
-    stretched to that; book is the book's mismatch: tanh against real pictures in [0, 1]. It answers no target.
+    Attributes:
+        generator: Latent points (B, latent) → images.
+        discriminator: Images → one logit each (B,), high for real ones.
+        column: Name of the image input.
+        latent: Width of a latent point.
+        output: sigmoid generates in [0, 1]; tanh in [-1, 1], to which real images are scaled; book
+            is the book's mismatch: tanh against real images in [0, 1].
+        note: Where the scores come from.
     """
 
     def __init__(
@@ -44,20 +48,20 @@ class DCGAN(Model):
         self.note = ""
 
     def sample_latent(self, count: int) -> Tensor:
-        """So many random latent points, standard normal (count, latent)."""
+        """Return random latent points, standard normal (count, latent)."""
         return torch.randn(count, self.latent, device=next(self.generator.parameters()).device)
 
-    def normalize_images(self, pictures: Tensor) -> Tensor:
-        """Real pictures (B, C, H, W) in [0, 1] as the discriminator sees them."""
-        return pictures * 2 - 1 if self.output == "tanh" else pictures
+    def normalize_images(self, images: Tensor) -> Tensor:
+        """Return real images (B, C, H, W) in [0, 1] as the discriminator sees them."""
+        return images * 2 - 1 if self.output == "tanh" else images
 
-    def to_images(self, made: Tensor) -> Tensor:
-        """What the generator made (B, C, H, W) as pictures in [0, 1]."""
-        return (made + 1) / 2 if self.output == "tanh" else made.clamp(0, 1)
+    def to_images(self, generated: Tensor) -> Tensor:
+        """Return generated images (B, C, H, W) with values in [0, 1]."""
+        return (generated + 1) / 2 if self.output == "tanh" else generated.clamp(0, 1)
 
 
 class Crop2d(nn.Module):
-    """The first rows and columns of a feature map, so that doubled sides become what they are wanted to be."""
+    """The first rows and columns of a feature map: doubled sides may be one too many."""
 
     def __init__(self, height: int, width: int) -> None:
         super().__init__()
@@ -83,31 +87,48 @@ def dcgan(
     output: OutputActivation,
     init: Init,
 ) -> nn.Module:
-    """Convolutions between doublings of the sides, against convolutions that halve them (after Radford et al. 2016).
+    """Convolutions between doublings of the sides, against convolutions that halve them.
 
-    generator: channels of its feature maps, each with twice the sides of the one before; the last is as large as the
-    picture, which one more convolution makes of it. Sides are doubled by repeating pixels, as transposed convolutions
-    leave a pattern (Odena et al. 2016). discriminator: filters of its convolutions. Of small pictures only the first of
-    the former and the last of the latter are there: the generator begins with 4×4, the discriminator ends with 2×2.
-    slope: of its leaky ReLU. dropout: of its last feature map. batch_norm: in the generator. spectral_norm: bounds all
-    layers of the discriminator (Miyato et al. 2018). Raises UserError unless there is one image input.
+    After Radford et al. 2016. Sides are doubled by repeating pixels, as transposed convolutions
+    leave a pattern (Odena et al. 2016). Small images have only the first widths of the generator
+    and the last filters of the discriminator: the former begins with 4×4, the latter ends with 2×2.
+
+    Args:
+        spec: One image input.
+        latent: Width of a latent point.
+        generator: Channels of its feature maps, each with twice the sides of the one before; the
+            last is as large as the image, which one more convolution makes of it.
+        discriminator: Filters of its convolutions.
+        slope: Of the discriminator's leaky ReLU.
+        dropout: Of the discriminator's last feature map.
+        batch_norm: Whether the generator has them.
+        spectral_norm: Whether all layers of the discriminator are bounded (Miyato et al. 2018).
+        output: See `DCGAN`.
+        init: Whose starting weights.
+
+    Raises:
+        UserError: There is not exactly one image input.
     """
     column, (channels, *sides) = get_image_input(spec)
     widths = generator[: 1 + count_downsampling(sides, FIRST_SIZE)]
-    maker = nn.Sequential(
+    generator_net = nn.Sequential(
         *build_generator(latent, widths, (channels, sides[0], sides[1]), batch_norm),
         output_activation(output),
     )
     layers: list[nn.Module] = []
     filters = discriminator[max(0, len(discriminator) - count_downsampling(sides, LAST_SIZE)) :]
-    for before, count in zip([channels, *filters], filters, strict=False):
-        layers += [nn.Conv2d(before, count, 4, 2, 1), nn.LeakyReLU(slope)]
-    judge = nn.Sequential(*layers, *build_logit_head(layers, (channels, *sides), dropout))
-    return initialize_dcgan(DCGAN(maker, judge, column, latent, output), init, spectral_norm)
+    for previous, count in zip([channels, *filters], filters, strict=False):
+        layers += [nn.Conv2d(previous, count, 4, 2, 1), nn.LeakyReLU(slope)]
+    discriminator_net = nn.Sequential(
+        *layers, *build_logit_head(layers, (channels, *sides), dropout)
+    )
+    return initialize_dcgan(
+        DCGAN(generator_net, discriminator_net, column, latent, output), init, spectral_norm
+    )
 
 
 def count_downsampling(sides: list[int], least: int) -> int:
-    """How often both sides can be halved, rounded up, before one is below `least`."""
+    """Return how often both sides can be halved, rounded up, before one is below `least`."""
     side, count = min(sides), 0
     while -(-side // 2) >= least:
         side, count = -(-side // 2), count + 1
@@ -117,17 +138,26 @@ def count_downsampling(sides: list[int], least: int) -> int:
 def build_generator(
     latent: int, widths: list[int], shape: tuple[int, int, int], batch_norm: bool
 ) -> Iterator[nn.Module]:
-    """The layers from a latent point to a picture of this shape (C, H, W), the last activation aside."""
+    """Yield the layers from a latent point to an image, without the last activation.
+
+    Args:
+        latent: Width of a latent point.
+        widths: Channels of each feature map.
+        shape: Of the image (C, H, W).
+        batch_norm: Whether there is one after each feature map.
+    """
     channels, *sides = shape
-    maps = [[-(-side // 2**left) for side in sides] for left in reversed(range(len(widths)))]
-    rest = lambda width: [*([nn.BatchNorm2d(width)] if batch_norm else []), nn.ReLU()]  # noqa: E731
+    maps = [
+        [-(-side // 2**remaining) for side in sides] for remaining in reversed(range(len(widths)))
+    ]
+    norm_and_relu = lambda width: [*([nn.BatchNorm2d(width)] if batch_norm else []), nn.ReLU()]  # noqa: E731
     yield nn.Linear(latent, widths[0] * maps[0][0] * maps[0][1])
     yield nn.Unflatten(1, (widths[0], *maps[0]))
-    for before, after, high in zip(widths, widths[1:], maps[1:], strict=False):
-        yield from rest(before)
-        yield nn.Upsample(tuple(high))
-        yield nn.Conv2d(before, after, 3, padding=1)
-    yield from rest(widths[-1])
+    for previous, following, sides_after in zip(widths, widths[1:], maps[1:], strict=False):
+        yield from norm_and_relu(previous)
+        yield nn.Upsample(tuple(sides_after))
+        yield nn.Conv2d(previous, following, 3, padding=1)
+    yield from norm_and_relu(widths[-1])
     yield nn.Conv2d(widths[-1], channels, 3, padding=1)
 
 
@@ -143,15 +173,30 @@ def dcgan_book(
     output: OutputActivation,
     init: Init,
 ) -> nn.Module:
-    """The book's two networks (§8.5): 6,264,579 and 790,913 parameters for 32×32 pictures in colour.
+    """The book's two networks (§8.5): 6,264,579 and 790,913 parameters for 32×32 color images.
 
-    filters: of the generator's convolutions, half as many in its first map. discriminator: of each of its convolutions.
-    slope: of all leaky ReLUs. Raises UserError unless there is one image input, ValueError for one that is too small.
+    Args:
+        spec: One image input.
+        latent: Width of a latent point.
+        filters: Of the generator's convolutions; its first map has half as many.
+        discriminator: Filters of each of its convolutions.
+        slope: Of all leaky ReLUs.
+        dropout: Of the discriminator's last feature map.
+        spectral_norm: Whether all layers of the discriminator are bounded (Miyato et al. 2018).
+        output: See `DCGAN`.
+        init: Whose starting weights.
+
+    Raises:
+        UserError: There is not exactly one image input.
+        ValueError: Images are too small.
     """
     column, (channels, *sides) = get_image_input(spec)
     half = [-(-side // 2) for side in sides]
-    same = lambda before, after, kernel: nn.Conv2d(before, after, kernel, padding="same")  # noqa: E731
-    maker = nn.Sequential(
+
+    def same(channels_in: int, channels_out: int, kernel: int) -> nn.Conv2d:
+        return nn.Conv2d(channels_in, channels_out, kernel, padding="same")
+
+    generator_net = nn.Sequential(
         *(nn.Linear(latent, filters // 2 * half[0] * half[1]), nn.LeakyReLU(slope)),
         nn.Unflatten(1, (filters // 2, *half)),
         *(same(filters // 2, filters, 5), nn.LeakyReLU(slope)),
@@ -163,31 +208,39 @@ def dcgan_book(
     layers: list[nn.Module] = [nn.Conv2d(channels, discriminator, 3), nn.LeakyReLU(slope)]
     for _ in range(3):
         layers += [nn.Conv2d(discriminator, discriminator, 4, 2), nn.LeakyReLU(slope)]
-    judge = nn.Sequential(*layers, *build_logit_head(layers, (channels, *sides), dropout))
-    return initialize_dcgan(DCGAN(maker, judge, column, latent, output), init, spectral_norm)
+    discriminator_net = nn.Sequential(
+        *layers, *build_logit_head(layers, (channels, *sides), dropout)
+    )
+    return initialize_dcgan(
+        DCGAN(generator_net, discriminator_net, column, latent, output), init, spectral_norm
+    )
 
 
 def get_image_input(spec: Spec) -> tuple[str, tuple[int, ...]]:
-    """The image input and its shape (C, H, W). Raises UserError unless there is exactly one."""
-    found = get_image_inputs(spec)
-    if len(found) != 1:
-        there = ", ".join(f"{name} ({field.kind})" for name, field in spec.inputs.items())
+    """Return the name of the image input, and its shape (C, H, W).
+
+    Raises:
+        UserError: There is not exactly one.
+    """
+    images = get_image_inputs(spec)
+    if len(images) != 1:
+        listed = ", ".join(f"{name} ({field.kind})" for name, field in spec.inputs.items())
         raise UserError(
-            f"a GAN makes pictures like those of one image input; the data give {there}"
+            f"a GAN makes pictures like those of one image input; the data give {listed}"
         )
-    ((column, field),) = found.items()
+    ((column, field),) = images.items()
     return column, field.shape
 
 
 def output_activation(output: OutputActivation) -> nn.Module:
-    """The generator's last activation."""
+    """Return the generator's last activation."""
     return nn.Sigmoid() if output == "sigmoid" else nn.Tanh()
 
 
 def build_logit_head(
     layers: list[nn.Module], shape: tuple[int, ...], dropout: float
 ) -> list[nn.Module]:
-    """What makes one logit of the last feature map of these layers."""
+    """Return the layers that make one logit of the last feature map of `layers`."""
     width = count_features(nn.Sequential(*layers), shape)
     return [
         nn.Flatten(),
@@ -198,10 +251,10 @@ def build_logit_head(
 
 
 def initialize_dcgan(model: DCGAN, init: Init, spectral_norm: bool) -> nn.Module:
-    """The model with its starting weights, and its discriminator's layers bounded where that is asked for."""
+    """Draw starting weights, and bound the layers of the discriminator where that is asked for."""
     initialize_weights(model, init)
     if spectral_norm:
-        for part in list(model.discriminator.modules()):
-            if isinstance(part, nn.Conv2d | nn.Linear):
-                bounded(part)
+        for layer in list(model.discriminator.modules()):
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                bound_spectral_norm(layer)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

@@ -1,4 +1,4 @@
-"""Language models: at each place of a text, how likely each token is to come next."""
+"""Language models: the probabilities of the next token at each position of a text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,16 @@ from dlrun.models.sequence.recurrent import Cell, DropoutRates, Recurrent, State
 
 
 class RecurrentLanguageModel(Model):
-    """A vector for each token, recurrent layers, and from each of their states the logits of the next token."""
+    """Token vectors, recurrent layers, and from each state the logits of the next token.
+
+    Attributes:
+        input: Name of the text.
+        target: Name of the target.
+        embedding: Token → vector.
+        body: The recurrent layers.
+        dropout: Of vectors and of the last layer's states.
+        head: From a state to logits.
+    """
 
     def __init__(
         self, names: tuple[str, str], size: int, embedding: int, body: Recurrent, dropout: float
@@ -35,17 +44,37 @@ class RecurrentLanguageModel(Model):
     def read_tokens(
         self, tokens: Tensor, states: list[State] | None = None
     ) -> tuple[Tensor, list[State]]:
-        """Logits (B, size) of what comes after these tokens (B, T), and the states that the next ones go on from."""
+        """Return the logits of the next token, and the states after reading.
+
+        Args:
+            tokens: (B, T).
+            states: Of each layer, from which reading goes on; None at the beginning of a text.
+
+        Returns:
+            Logits (B, size), and the states.
+        """
         logits, states = self._read(tokens, states)
         return logits[:, -1], states
 
     def _read(self, tokens: Tensor, states: list[State] | None) -> tuple[Tensor, list[State]]:
-        (steps,), last = self.body.read(self.dropout(self.embedding(tokens)), None, states)
-        return self.head(self.dropout(steps.transpose(0, 1))), [state for (state,) in last]
+        (steps,), last_states = self.body.read(self.dropout(self.embedding(tokens)), None, states)
+        return self.head(self.dropout(steps.transpose(0, 1))), [state for (state,) in last_states]
 
 
 class CausalLanguageModel(Model):
-    """A Transformer in which no place sees a later one; norms stand before attention and dense layers (GPT-2, 2019)."""
+    """A Transformer whose positions see earlier ones only, norms before each part (GPT-2, 2019).
+
+    Attributes:
+        input: Name of the text.
+        target: Name of the target.
+        length: Number of positions, that of a window.
+        embedding: Token → vector.
+        positions: Position → vector.
+        dropout: Of the sum of both.
+        blocks: Attention and dense layers.
+        norm: After the last block.
+        head: From a vector to logits.
+    """
 
     def __init__(
         self,
@@ -58,10 +87,8 @@ class CausalLanguageModel(Model):
         super().__init__()
         self.input, self.target = names
         self.length = field.shape[0]
-        self.embedding, self.positions = (
-            nn.Embedding(field.size, embedding),
-            nn.Embedding(self.length, embedding),
-        )
+        self.embedding = nn.Embedding(field.size, embedding)
+        self.positions = nn.Embedding(self.length, embedding)
         self.dropout, self.blocks = nn.Dropout(dropout), blocks
         self.norm, self.head = nn.LayerNorm(embedding), nn.Linear(embedding, field.size)
 
@@ -69,26 +96,37 @@ class CausalLanguageModel(Model):
         """Tokens (B, T), T at most `length` → logits (B, T, size)."""
         tokens = batch[self.input]
         steps = tokens.shape[1]
-        x = self.dropout(self.embedding(tokens) + self.positions.weight[:steps])
-        later = nn.Transformer.generate_square_subsequent_mask(
-            steps, device=x.device, dtype=x.dtype
+        hidden = self.dropout(self.embedding(tokens) + self.positions.weight[:steps])
+        causal_mask = nn.Transformer.generate_square_subsequent_mask(
+            steps, device=hidden.device, dtype=hidden.dtype
         )
         for block in self.blocks:
-            x = block(x, src_mask=later, is_causal=True)
-        return {self.target: self.head(self.norm(x))}
+            hidden = block(hidden, src_mask=causal_mask, is_causal=True)
+        return {self.target: self.head(self.norm(hidden))}
 
 
 def language_lstm(
     spec: Spec, *, units: Count | list[Count], embedding: Count, dropout: Probability, init: Init
 ) -> nn.Module:
-    """An LSTM that answers at each place (Graves 2013). dropout: of vectors and of what the last layer says."""
+    """An LSTM that predicts the next token at each position (Graves 2013).
+
+    Args:
+        spec: One text, and its next tokens.
+        units: Of the recurrent layers.
+        embedding: Width of a token's vector.
+        dropout: Of the vectors and of the last layer's states.
+        init: Whose starting weights.
+
+    Raises:
+        UserError: The data are no text.
+    """
     return _build_recurrent(spec, "lstm", units, (embedding, dropout, init))
 
 
 def language_gru(
     spec: Spec, *, units: Count | list[Count], embedding: Count, dropout: Probability, init: Init
 ) -> nn.Module:
-    """The same of gated recurrent units (Cho 2014)."""
+    """The same with gated recurrent units (Cho 2014); arguments: see `language_lstm`."""
     return _build_recurrent(spec, "gru", units, (embedding, dropout, init))
 
 
@@ -115,20 +153,37 @@ def language_transformer(
     activation: Literal["gelu", "relu"],
     init: Init,
 ) -> nn.Module:
-    """A small GPT: learnt positions, as many as a window has tokens. dense: width of a block's hidden layer."""
+    """A small GPT with learned positions, as many as a window has tokens.
+
+    Args:
+        spec: One text, and its next tokens.
+        embedding: Width of a token's vector.
+        blocks: Number of blocks.
+        heads: Attention heads of a block; they share its width.
+        dense: Width of a block's hidden layer.
+        dropout: In each block, and of the vectors.
+        activation: Of a block's hidden layer.
+        init: Whose starting weights.
+
+    Raises:
+        UserError: The data are no text, or the heads cannot share the width.
+    """
     if embedding % heads:
         raise UserError(
-            f"vectors of model.embedding={embedding} numbers cannot be shared out to model.heads={heads}"
+            f"vectors of model.embedding={embedding} numbers cannot be shared out to "
+            f"model.heads={heads}"
         )
     names, field = get_text_field(spec, "language_transformer")
-    made: Any = {"activation": activation, "batch_first": True, "norm_first": True}
+    options: Any = {"activation": activation, "batch_first": True, "norm_first": True}
     layers = [
-        nn.TransformerEncoderLayer(embedding, heads, dense, dropout, **made) for _ in range(blocks)
+        nn.TransformerEncoderLayer(embedding, heads, dense, dropout, **options)
+        for _ in range(blocks)
     ]
     model = CausalLanguageModel(names, field, embedding, nn.ModuleList(layers), dropout)
     initialize_weights(model, init)
     if init == "torch":
         for table in (model.embedding, model.positions):
+            # as in GPT-2
             nn.init.normal_(cast(nn.Embedding, table).weight, std=0.02)
     return model
 
@@ -136,14 +191,30 @@ def language_transformer(
 def get_text_field(
     spec: Spec, model: str, kinds: tuple[str, ...] = ("tokens",)
 ) -> tuple[tuple[str, str], Field]:
-    """The names of the one input and the one target, and the input's field. Raises UserError for other data."""
-    (name, field), *others = spec.inputs.items()
-    (target, answer), *more = spec.targets.items()
-    if others or more or field.kind != "tokens" or answer.kind not in kinds or not field.shape:
-        there = ", ".join(
-            f"{key} ({each.kind})" for key, each in (spec.inputs | spec.targets).items()
+    """Return the names of the one input and the one target, and the input's field.
+
+    Args:
+        spec: One text, and its next tokens.
+        model: Name of the model, for messages.
+        kinds: What the target may be.
+
+    Raises:
+        UserError: The data are no text.
+    """
+    (name, field), *more_inputs = spec.inputs.items()
+    (target, target_field), *more_targets = spec.targets.items()
+    if (
+        more_inputs
+        or more_targets
+        or field.kind != "tokens"
+        or target_field.kind not in kinds
+        or not field.shape
+    ):
+        listed = ", ".join(
+            f"{key} ({column.kind})" for key, column in (spec.inputs | spec.targets).items()
         )
         raise UserError(
-            f"model={model} reads one text and says what comes next in it, and these data have {there}"
+            f"model={model} reads one text and says what comes next in it, and these data have "
+            f"{listed}"
         )
     return (name, target), field

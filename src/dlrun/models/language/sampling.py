@@ -1,34 +1,41 @@
-"""From logits to the next token: temperature, and which tokens are left to choose from."""
+"""From logits to the next token: temperature, and the tokens that may be drawn."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-NUM_SPECIAL_TOKENS = 2  # padding and the unknown token, which no text is written with
+NUM_SPECIAL_TOKENS = 2  # padding and the unknown token, which are never generated
 
 
 def token_probabilities(
     logits: Tensor, temperature: float, top_k: int | None = None, top_p: float | None = None
 ) -> Tensor:
-    """How likely each token (size,) is to be drawn: logits / temperature, renormalised (book §8.1); 0 takes the best.
+    """Return how likely each token is to be drawn: logits / temperature, renormalized (book §8.1).
 
-    top_k: among so many of the likeliest. top_p: among the likeliest that together have this share (Holtzman et al.
-    2020), the likeliest always among them.
+    Args:
+        logits: Of each token (size,).
+        temperature: 0 always draws the most likely token.
+        top_k: Only so many of the most likely tokens may be drawn.
+        top_p: Only the most likely tokens that together have this probability may be drawn, the
+            most likely one in any case (Holtzman et al. 2020).
+
+    Returns:
+        Probabilities (size,), double precision.
     """
     logits = logits.double().clone()
     logits[:NUM_SPECIAL_TOKENS] = -torch.inf
     if temperature == 0:
         top_k, temperature = 1, 1.0
-    shares = (logits / temperature).softmax(-1)
+    probabilities = (logits / temperature).softmax(-1)
     if top_k is None and top_p is None:
-        return shares
-    ranked, order = shares.sort(descending=True, stable=True)
-    kept = torch.ones_like(ranked, dtype=torch.bool)
+        return probabilities
+    ranked, order = probabilities.sort(descending=True, stable=True)
+    allowed = torch.ones_like(ranked, dtype=torch.bool)
     if top_k is not None:
-        kept[top_k:] = False
+        allowed[top_k:] = False
     if top_p is not None:
-        kept &= ranked.cumsum(0) - ranked < top_p
-        kept[0] = True
-    chosen = torch.zeros_like(shares).scatter(0, order, ranked * kept)
+        allowed &= ranked.cumsum(0) - ranked < top_p
+        allowed[0] = True
+    chosen = torch.zeros_like(probabilities).scatter(0, order, ranked * allowed)
     return chosen / chosen.sum()

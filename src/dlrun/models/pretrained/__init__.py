@@ -1,1 +1,1 @@
-"""Models that stand on published weights, or on an earlier run."""
+"""Models that start from published weights, or from an earlier run."""

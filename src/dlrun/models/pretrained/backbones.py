@@ -1,4 +1,4 @@
-"""What a pretrained model stands on: the convolutional part of a torchvision network, or of an earlier run."""
+"""What a pretrained model starts from: the convolutional part of a torchvision network or a run."""
 
 from __future__ import annotations
 
@@ -19,28 +19,27 @@ from dlrun.models.pretrained.earlier_run import load_run_model
 
 log = logging.getLogger("dlrun")
 
-HEAD_NAMES = (
-    "avgpool",
-    "dropout",
-    "flatten",
-    "fc",
-    "classifier",
-    "head",
-    "heads",
-)  # the first of them begins the head
+# a child of one of these names begins the head of a torchvision network
+HEAD_NAMES = ("avgpool", "dropout", "flatten", "fc", "classifier", "head", "heads")
 AUXILIARY_NAMES = ("aux1", "aux2", "AuxLogits")
-HALF_NORMALIZED = (
-    "inception_v3",
-    "googlenet",
-)  # published weights that want (x - .5) / .5; torchvision converts to it inside
+# their published weights expect (x - .5) / .5; torchvision converts to it inside the network
+HALF_NORMALIZED = ("inception_v3", "googlenet")
 POOLING_LAYERS = (nn.AdaptiveAvgPool2d, nn.Dropout, nn.Flatten, nn.Identity)
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """Layers from pictures to a feature map. size: height and width that the weights were trained with.
+    """Layers from images to a feature map.
 
-    mean, std: how they want each channel normalised; empty: as it is, in [0, 1]. run: folder and fit of an earlier run.
+    Attributes:
+        name: For messages.
+        net: The layers.
+        channels: Of the images.
+        size: Height and width of the images that the weights were trained on.
+        mean: Of each channel, for the normalization that the weights expect; empty: pixels in [0,
+            1].
+        std: Of each channel.
+        run: Folder and fit of the earlier run; None for a network of torchvision.
     """
 
     name: str
@@ -53,9 +52,16 @@ class Backbone:
 
 
 def load_backbone(architecture: str, weights: str | None, column: str) -> Backbone:
-    """The base that these two name. weights: of torchvision, a file, a run folder (whose base it is then), or none.
+    """Return a network without its head.
 
-    column: the input that it is for, where a run has several towers. Raises UserError.
+    Args:
+        architecture: Name of a network of torchvision.
+        weights: Name of torchvision's, a file, a run folder (whose network it is then), or None for
+            random ones.
+        column: Image input that it is for, where a run has several towers.
+
+    Raises:
+        UserError: There is no such network, or its weights cannot be had.
     """
     if weights is not None and Path(weights).is_dir():
         return load_run_backbone(Path(weights), column)
@@ -63,40 +69,58 @@ def load_backbone(architecture: str, weights: str | None, column: str) -> Backbo
 
 
 def load_torchvision_backbone(architecture: str, weights: str | None) -> Backbone:
-    """A network of torchvision without its head."""
+    """Return a network of torchvision without its head; see `load_backbone`."""
     from torchvision import models
 
-    there = [name for name in models.list_models(module=models) if not name.startswith("vit_")]
-    if architecture not in there:
-        raise UserError(describe_unknown_model(architecture, there))
+    # a vision transformer has no feature map
+    architectures = [
+        name for name in models.list_models(module=models) if not name.startswith("vit_")
+    ]
+    if architecture not in architectures:
+        raise UserError(describe_unknown_model(architecture, architectures))
     choices = models.get_model_weights(architecture)
     entry = find_weights_entry(architecture, weights, choices)
     net = models.get_model(architecture, **get_init_options(architecture, weights))
     base = remove_head(net, architecture)
     if weights is not None and files.needs_weights():
-        load_backbone_weights(
-            net, base, Path(weights) if entry is None else files.find_weights(architecture, entry)
-        )
-    wants = (entry or choices.DEFAULT).transforms()
-    mean, std = (
-        ((0.5,) * 3, (0.5,) * 3)
-        if architecture in HALF_NORMALIZED
-        else (tuple(wants.mean), tuple(wants.std))
-    )
-    return Backbone(architecture, base, 3, (wants.crop_size[0],) * 2, mean, std)
+        path = Path(weights) if entry is None else files.find_weights(architecture, entry)
+        load_backbone_weights(net, base, path)
+    transforms = (entry or choices.DEFAULT).transforms()
+    mean, std = tuple(transforms.mean), tuple(transforms.std)
+    if architecture in HALF_NORMALIZED:
+        mean, std = (0.5,) * 3, (0.5,) * 3
+    return Backbone(architecture, base, 3, (transforms.crop_size[0],) * 2, mean, std)
 
 
-def describe_unknown_model(architecture: str, there: list[str]) -> str:
-    """The message for a name that cannot be had."""
+def describe_unknown_model(architecture: str, architectures: list[str]) -> str:
+    """Return the message for an unknown architecture."""
     if architecture.startswith("vit_"):
-        return f"architecture={architecture} has no convolutional part; those that have: {format_names(there)}"
-    near = difflib.get_close_matches(architecture.lower(), there, 1)
-    guess = f": did you mean {near[0]}?" if near else "."
-    return f"no architecture '{architecture}'{guess} There are: {format_names(there, architecture)}"
+        return (
+            f"architecture={architecture} has no convolutional part; "
+            f"those that have: {format_names(architectures)}"
+        )
+    close = difflib.get_close_matches(architecture.lower(), architectures, 1)
+    guess = f": did you mean {close[0]}?" if close else "."
+    return (
+        f"no architecture '{architecture}'{guess} "
+        f"There are: {format_names(architectures, architecture)}"
+    )
 
 
 def find_weights_entry(architecture: str, weights: str | None, choices: Any) -> Any:
-    """The member of the weights enum that is meant; None where a file, or nothing, is. Raises UserError."""
+    """Return the member of torchvision's weights enum of this name.
+
+    Args:
+        architecture: Name of the network, for messages.
+        weights: The name, a file, or None.
+        choices: The enum.
+
+    Returns:
+        The member; None where `weights` is a file or None.
+
+    Raises:
+        UserError: It is neither.
+    """
     if weights is None:
         return None
     if Path(weights).is_file():
@@ -105,7 +129,7 @@ def find_weights_entry(architecture: str, weights: str | None, choices: Any) -> 
     if weights in choices.__members__:
         return choices[weights]
     if not files.needs_weights() and weights.endswith(".pth"):
-        return None  # it is gone, and nobody needs it
+        return None  # the file is gone, but the weights come from a checkpoint
     raise UserError(
         f"weights={weights} is neither weights of {architecture} ({', '.join(choices.__members__)}), "
         "nor a file, nor the folder of a run"
@@ -113,55 +137,73 @@ def find_weights_entry(architecture: str, weights: str | None, choices: Any) -> 
 
 
 def get_init_options(architecture: str, weights: str | None) -> dict[str, Any]:
-    """How to build a network without drawing starting weights in vain, which takes VGG seconds."""
-    slow = architecture in HALF_NORMALIZED or (
+    """Return options that avoid drawing starting weights in vain, which takes seconds for VGG."""
+    skips = architecture in HALF_NORMALIZED or (
         architecture.startswith("vgg") and weights is not None
     )
-    return {"init_weights": False} if slow else {}
+    return {"init_weights": False} if skips else {}
 
 
 def remove_head(net: nn.Module, architecture: str) -> nn.Sequential:
-    """The layers of a torchvision network up to its head, by their own names."""
-    parts: OrderedDict[str, nn.Module] = OrderedDict()
-    for name, part in net.named_children():
+    """Return the layers of a torchvision network up to its head, by their own names."""
+    children: OrderedDict[str, nn.Module] = OrderedDict()
+    for name, child in net.named_children():
         if name in HEAD_NAMES:
             break
         if name not in AUXILIARY_NAMES:
-            parts[name] = nn.Sequential(*part) if isinstance(part, nn.ModuleList) else part
+            children[name] = nn.Sequential(*child) if isinstance(child, nn.ModuleList) else child
     if architecture.startswith("densenet"):
-        parts["relu"] = nn.ReLU()  # its forward has it between the two
-    return nn.Sequential(parts)
+        # its forward calls the function between its features and its head
+        children["relu"] = nn.ReLU()
+    return nn.Sequential(children)
 
 
 def load_backbone_weights(net: nn.Module, base: nn.Sequential, path: Path) -> None:
-    """Give a network's base the weights of a file; a head in it is left out. Raises UserError where they do not fit."""
-    wanted = set(base.state_dict())
+    """Load the weights of a file into a network's base; a head in it is left out.
+
+    Args:
+        net: The network.
+        base: Its layers without the head.
+        path: A file of weights.
+
+    Raises:
+        UserError: They do not fit.
+    """
+    expected = set(base.state_dict())
     state = files.load_weight_file(path)
     for key in list(state):
         # DenseNet's files have the names of an older torchvision
         name = re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d)", r"\1\2", key)
         value = state.pop(key)
-        if name in wanted:
+        if name in expected:
             state[name] = value
-    if absent := sorted(
-        wanted - set(state) - {key for key in wanted if key.endswith("num_batches_tracked")}
-    ):
+    # older files have no counts of batches, which only a momentum of None would need
+    counts = {key for key in expected if key.endswith("num_batches_tracked")}
+    if missing := sorted(expected - set(state) - counts):
         raise UserError(
-            f"{path} are weights of another network: it has no {absent[0]} ({len(absent)} are missing)"
+            f"{path} are weights of another network: it has no {missing[0]} "
+            f"({len(missing)} are missing)"
         )
     try:
-        net.load_state_dict(
-            state, strict=False
-        )  # by the whole network, which knows its older formats
+        # by the whole network, which knows its older formats
+        net.load_state_dict(state, strict=False)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split(":", 1)[-1].split())
         raise UserError(f"{path} are weights of another network: {reason[:200]}") from error
 
 
 def load_run_backbone(folder: Path, column: str) -> Backbone:
-    """The convolutional part of the model of an earlier run."""
-    found = load_run_model(folder, answers=False)
-    towers = found.model.image_towers()
+    """Return the convolutional part of the model of an earlier run.
+
+    Args:
+        folder: Of the run.
+        column: Image input that it is for, where the run has several towers.
+
+    Raises:
+        UserError: The model has none for this input.
+    """
+    loaded = load_run_model(folder, answers=False)
+    towers = loaded.model.image_towers()
     if not towers:
         raise UserError(
             f"weights={folder}: the model of that run has no convolutional part to stand on"
@@ -171,19 +213,28 @@ def load_run_backbone(folder: Path, column: str) -> Backbone:
             f"weights={folder}: that run has no input '{column}', but {', '.join(towers)}"
         )
     column = column if column in towers else next(iter(towers))
-    channels, *size = found.spec.inputs[column].shape
+    channels, *size = loaded.spec.inputs[column].shape
     layers = list(towers[column].named_children())
+    # what makes a vector of the feature map is chosen anew
     while layers and isinstance(layers[-1][1], POOLING_LAYERS):
         layers.pop()
     log.info("weights: the convolutional part of %s", folder)
-    net, own = nn.Sequential(OrderedDict(layers)), (folder, found.job.name)
-    return Backbone(f"the model of {folder}", net, channels, (size[0], size[1]), run=own)
+    net, run = nn.Sequential(OrderedDict(layers)), (folder, loaded.job.name)
+    return Backbone(f"the model of {folder}", net, channels, (size[0], size[1]), run=run)
 
 
 def freeze_layers(base: Backbone, unfreeze: str) -> list[nn.Module]:
-    """Let only the layers from `unfreeze` on learn; answers with those that do not.
+    """Make only the layers from a certain one on trainable.
 
-    unfreeze: none, all, last_block, or the name of a layer of the base. Raises UserError for any other name.
+    Args:
+        base: The layers.
+        unfreeze: none, all, last_block, or the name of a layer.
+
+    Returns:
+        The modules that are frozen.
+
+    Raises:
+        UserError: There is no such layer.
     """
     names = dict(base.net.named_modules())
     order = list(names.values())
@@ -197,62 +248,67 @@ def freeze_layers(base: Backbone, unfreeze: str) -> list[nn.Module]:
             raise UserError(describe_unknown_layer(base, name, list(names)))
         first = list(names).index(name)
         log.info("unfrozen: %s, from %s on", base.name, name)
-    learning = {
+    trainable = {
         id(weight) for module in order[first:] for weight in module.parameters(recurse=False)
     }
     for weight in base.net.parameters():
-        weight.requires_grad = id(weight) in learning
+        weight.requires_grad = id(weight) in trainable
     return order[:first]
 
 
 def describe_unknown_layer(base: Backbone, name: str, names: list[str]) -> str:
-    """The message for a layer that is not there."""
-    near = difflib.get_close_matches(name, names, 1)
-    guess = f": did you mean {near[0]}?" if near else "."
-    there = ", ".join(block for block, _ in list_blocks(base.net))
-    return f"unfreeze={name}: {base.name} has no such layer{guess} There are: none, last_block, all, {there}"
+    """Return the message for an unknown layer."""
+    close = difflib.get_close_matches(name, names, 1)
+    guess = f": did you mean {close[0]}?" if close else "."
+    blocks = ", ".join(block for block, _ in list_blocks(base.net))
+    return (
+        f"unfreeze={name}: {base.name} has no such layer{guess} "
+        f"There are: none, last_block, all, {blocks}"
+    )
 
 
 def list_blocks(net: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]]:
-    """The parts that follow one another, by name: plain sequences are opened, everything else stays whole."""
+    """Return name and module of parts that follow one another: sequences are opened, others not."""
     if type(net) is not nn.Sequential:
         return [(prefix, net)]
     return [
         block
-        for name, part in net.named_children()
-        for block in list_blocks(part, f"{prefix}.{name}".strip("."))
+        for name, child in net.named_children()
+        for block in list_blocks(child, f"{prefix}.{name}".strip("."))
     ]
 
 
 def find_last_block(base: Backbone) -> str:
-    """Where the layers begin that work at the size of the last feature map (VGG16: block5_conv1; ResNet: layer4).
+    """Return the name of the first layer at the size of the last feature map.
 
-    The last layer with weights alone, where the size never changes.
+    VGG16: block5_conv1; ResNet: layer4. Where the size never changes, it is the last layer with
+    weights.
     """
-    there = list_blocks(base.net)
-    sides = compute_output_sizes(base, [module for _, module in there])
-    learns = [
-        number for number, (_, module) in enumerate(there) if any(True for _ in module.parameters())
+    blocks = list_blocks(base.net)
+    sides = compute_output_sizes(base, [module for _, module in blocks])
+    trainable = [
+        index for index, (_, module) in enumerate(blocks) if any(True for _ in module.parameters())
     ]
-    first = last = learns[-1]
+    first = last = trainable[-1]
     while first and sides[first - 1] == sides[last]:
         first -= 1
-    first = next(number for number in learns if number >= first)
-    return there[first if first != learns[0] else last][0]
+    first = next(index for index in trainable if index >= first)
+    return blocks[first if first != trainable[0] else last][0]
 
 
 def compute_output_sizes(base: Backbone, modules: list[nn.Module]) -> list[tuple[int, ...]]:
-    """Height and width of what comes out of each of these for one picture of the base's own size."""
-    found: dict[nn.Module, tuple[int, ...]] = {}
+    """Return height and width of each module's output, for one image of the base's own size."""
+    sizes: dict[nn.Module, tuple[int, ...]] = {}
 
-    def note(module: nn.Module, _: Any, output: Tensor) -> None:
+    def record(module: nn.Module, _: Any, output: Tensor) -> None:
         shape = output.shape
-        last = shape[1] == shape[2] != shape[3]  # Swin has its channels last
-        found[module] = tuple(shape[1:3] if last else shape[2:])
+        # Swin has its channels last
+        channels_last = shape[1] == shape[2] != shape[3]
+        sizes[module] = tuple(shape[1:3] if channels_last else shape[2:])
 
-    hooks = [module.register_forward_hook(note) for module in modules]
+    hooks = [module.register_forward_hook(record) for module in modules]
     with torch.no_grad():
         base.net.eval()(torch.zeros(1, base.channels, *base.size))
     for hook in hooks:
         hook.remove()
-    return [found[module] for module in modules]
+    return [sizes[module] for module in modules]

@@ -1,4 +1,4 @@
-"""A model as an earlier run left it: its parts, its description of the data, and its weights."""
+"""A model as an earlier run left it: its config, its description of the data, and its weights."""
 
 from __future__ import annotations
 
@@ -30,7 +30,15 @@ log = logging.getLogger("dlrun")
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """folder: the run. config: as the job had it. spec: what the model reads and answers. model: in evaluation mode."""
+    """The model of a fit.
+
+    Attributes:
+        folder: Of the run.
+        config: As the fit had it.
+        job: The fit.
+        spec: Inputs and targets of the model.
+        model: In evaluation mode, on the CPU.
+    """
 
     folder: Path
     config: dict[str, Any]
@@ -48,11 +56,18 @@ def load_run_model(
     job: FitJob | None = None,
     quiet: bool = True,
 ) -> LoadedModel:
-    """The model of the one fit of a run that is looked into (see `select_prediction_source`), with its best weights, on the CPU.
+    """Load the model of one fit of a run with its best weights, on the CPU. No data are read.
 
-    No data are read. plugins: the user's own packages; None: those of the part that is being built, if any.
-    answers: it is asked for targets. fit: which one, by name; job: that very one. quiet: do not say which of several it
-    is. Raises UserError where there is no run, no finished fit, no checkpoint, or no target to answer.
+    Args:
+        folder: Of the run.
+        plugins: The user's packages; None for those of the part that is being built, if any.
+        answers: Whether it must have a target to predict.
+        fit: Name of the fit; '' for the main one, see `select_prediction_source`.
+        job: That very fit.
+        quiet: Whether to be silent about which of several fits it is.
+
+    Raises:
+        UserError: There is no run, no finished fit, no checkpoint, or no target.
     """
     run, job = RunFolder(folder), job or get_main_job(folder, fit, quiet=quiet)
     config, spec = get_fit_config(folder, job), read_spec(run, job.name)
@@ -62,18 +77,21 @@ def load_run_model(
         model = build_model(config["model"], spec, plugins)
     state = checkpoint.load_best(run.checkpoint_folder(job))
     objective = _CheckpointModel(model)
-    kept = {name: value for name, value in state["objective"].items() if name.startswith("model.")}
-    checkpoint.load_averaged_weights(objective, {**state, "objective": kept})
+    # an objective may have weights of its own, which are not needed here
+    model_state = {
+        name: value for name, value in state["objective"].items() if name.startswith("model.")
+    }
+    checkpoint.load_averaged_weights(objective, {**state, "objective": model_state})
     return LoadedModel(folder, config, job, spec, model.eval())
 
 
 def get_fit_config(folder: Path, job: FitJob) -> dict[str, Any]:
-    """The config of a run as one of its fits had it."""
+    """Return the config of a run as one of its fits had it."""
     return apply_patch(stored_files.load_run_config(folder), job.patch)
 
 
 class _CheckpointModel(nn.Module):
-    """A model where an objective's checkpoint expects it."""
+    """A model under the name that it has in an objective's checkpoint."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -84,68 +102,86 @@ class _CheckpointModel(nn.Module):
 
 
 def get_main_job(folder: Path, fit: str = "", *, quiet: bool = True) -> FitJob:
-    """The one fit that stands for a run where its folds cannot answer together, see `select_prediction_source`."""
+    """Return the one fit that stands for a run, see `select_prediction_source`.
+
+    Args:
+        folder: Of the run.
+        fit: Its name, where it is asked for by name.
+        quiet: Whether to be silent about which of several fits it is.
+
+    Raises:
+        UserError: There is no run, or no fit that has weights.
+    """
     stored_files.load_run_config(folder)
-    found = select_prediction_source(folder, fit)
-    if found is None:
-        job, told = _get_interrupted_job(RunFolder(folder), fit)
-        log.warning("%s", told)
+    source = select_prediction_source(folder, fit)
+    if source is None:
+        job, message = _get_interrupted_job(RunFolder(folder), fit)
+        log.warning("%s", message)
         return job
-    if not quiet and (told := describe_single_fit(found)):
-        log.warning("%s", told)
-    return get_finished_job(folder, found.single_fit)
+    if not quiet and (message := describe_single_fit(source)):
+        log.warning("%s", message)
+    return get_finished_job(folder, source.single_fit)
 
 
 def get_prediction_jobs(folder: Path, fit: str = "") -> tuple[list[FitJob], str]:
-    """The fits whose mean is a run's answer, and what is to be said of them; see `select_prediction_source`."""
-    found = select_prediction_source(folder, fit)
-    if found is None:
-        job, told = _get_interrupted_job(RunFolder(folder), fit)
-        return [job], told
-    return [get_finished_job(folder, name) for name in found.names], found.description
+    """Return the fits whose mean is a run's prediction, and a remark on them."""
+    source = select_prediction_source(folder, fit)
+    if source is None:
+        job, message = _get_interrupted_job(RunFolder(folder), fit)
+        return [job], message
+    return [get_finished_job(folder, name) for name in source.names], source.description
 
 
 def get_finished_job(folder: Path, name: str) -> FitJob:
-    """The finished fit of this name."""
-    found = [line for line in load_json_lines(folder / "results.jsonl") if line["name"] == name]
-    return result_from_dict(found[0]).job
+    """Return the finished fit of this name."""
+    lines = [line for line in load_json_lines(folder / "results.jsonl") if line["name"] == name]
+    return result_from_dict(lines[0]).job
 
 
 def _get_interrupted_job(run: RunFolder, fit: str) -> tuple[FitJob, str]:
-    """The first fit that an error has ended, or the one of this name, and a word of caution.
+    """Return the first fit that an error has ended, or the one of this name, and a caution.
 
-    Raises UserError where it left no weights.
+    Raises:
+        UserError: It left no weights.
     """
-    left = {
+    failed = {
         job.name: job
         for job in run.failed_jobs()
         if checkpoint.has_checkpoint(run.checkpoint_folder(job))
     }
-    if not left:
+    if not failed:
         raise UserError(f"no fit has finished in {run.folder}; {run.describe_next_step()}")
-    if fit and fit not in left:
+    if fit and fit not in failed:
         raise UserError(
-            f"fit={fit}: no such fit in {run.folder}; there are: {format_names(left, fit)}"
+            f"fit={fit}: no such fit in {run.folder}; there are: {format_names(failed, fit)}"
         )
-    job = left[fit] if fit else next(iter(left.values()))
+    job = failed[fit] if fit else next(iter(failed.values()))
     return job, f"{run.describe_failure(job)}: the answers are those of its best epoch"
 
 
 def read_spec(run: RunFolder, fit: str = "") -> Spec:
-    """What the model of a fit was told of its data."""
+    """Read the description of the data that the model of a fit was built for.
+
+    Args:
+        run: The run.
+        fit: Name of the fit; '' for the first one.
+
+    Raises:
+        UserError: The file is missing or damaged.
+    """
     file = get_fields_file(run.folder, fit)
-    kept = run.read_json(str(file.relative_to(run.folder)))
-    if kept is None:
+    node = run.read_json(str(file.relative_to(run.folder)))
+    if node is None:
         raise UserError(
-            f"{run.folder} has no fields.json: it was made by an older dlrun, or has not begun to train"
+            f"{run.folder} has no fields.json: it was made by an older dlrun, "
+            "or has not begun to train"
         )
     try:
-        return Spec(
-            *(
-                {name: _parse_field(node) for name, node in kept[part].items()}
-                for part in ("inputs", "targets")
-            )
+        inputs, targets = (
+            {name: _parse_field(field) for name, field in node[group].items()}
+            for group in ("inputs", "targets")
         )
+        return Spec(inputs, targets)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(
             f"{run.folder / 'fields.json'} is damaged: {type(error).__name__} {error}"
@@ -153,31 +189,31 @@ def read_spec(run: RunFolder, fit: str = "") -> Spec:
 
 
 def _parse_field(node: dict[str, Any]) -> Field:
-    given = {name: node.get(name) for name in ("prior", "shift", "scale", "median")}
+    stored = {name: node.get(name) for name in ("prior", "shift", "scale", "median")}
     tensors = {
-        name: None if value is None else torch.tensor(value) for name, value in given.items()
+        name: None if value is None else torch.tensor(value) for name, value in stored.items()
     }
-    ahead = horizon_from_dict(node.get("outlook"))
+    horizon = horizon_from_dict(node.get("outlook"))
     return Field(
         node["kind"],
         tuple(node["shape"]),
         node["size"],
         tuple(node["labels"]),
         **tensors,
-        outlook=ahead,
+        outlook=horizon,
     )
 
 
 def spec_to_dict(spec: Spec) -> dict[str, Any]:
-    """What `read_spec` reads, as fields.json holds it."""
+    """Return a description of the data as fields.json holds it, for `read_spec`."""
     return {
-        part: {name: _field_to_dict(field) for name, field in fields.items()}
-        for part, fields in (("inputs", spec.inputs), ("targets", spec.targets))
+        group: {name: _field_to_dict(field) for name, field in fields.items()}
+        for group, fields in (("inputs", spec.inputs), ("targets", spec.targets))
     }
 
 
 def _field_to_dict(field: Field) -> dict[str, Any]:
-    found: dict[str, Any] = {
+    stored: dict[str, Any] = {
         "kind": field.kind,
         "shape": list(field.shape),
         "size": field.size,
@@ -189,5 +225,5 @@ def _field_to_dict(field: Field) -> dict[str, Any]:
         "scale": field.scale,
         "median": field.median,
     }
-    found |= {name: None if value is None else value.tolist() for name, value in tensors.items()}
-    return found | {"outlook": None if field.outlook is None else field.outlook.to_dict()}
+    stored |= {name: None if value is None else value.tolist() for name, value in tensors.items()}
+    return stored | {"outlook": None if field.outlook is None else field.outlook.to_dict()}

@@ -1,4 +1,4 @@
-"""A trained network that answers nothing: what its layers make of pictures is what counts. It never learns."""
+"""A trained network of which the layer outputs are used, not its predictions. It is not trained."""
 
 from __future__ import annotations
 
@@ -25,39 +25,56 @@ OTHER_MODEL_HINT = "For another architecture begin with model=layers, which name
 
 
 class FeatureExtractor(Model):
-    """Pictures (B, C, H, W) in [0, 1] → layer name → what it answers (B, channels, h, w).
+    """Images (B, C, H, W) in [0, 1] → layer → its output (B, channels, h, w).
 
-    roles: what layers are there for → their names and weights. The network is no part of it in torch's sense: it has no
-    parameter, is in no checkpoint and stays in evaluation, but moves to the devices that this moves to.
+    The network is not a child in torch's sense: it has no parameters and is in no checkpoint, but
+    moves to the devices that this module moves to.
+
+    Attributes:
+        name: Of the network, for messages.
+        roles: What layers are used for (dream, content, style) → layer → weight.
+        note: SYNTHETIC where the weights are random.
+        channels: Of the images.
+        blocks: Preprocessing, then the blocks of the network.
+        layer_blocks: Layer → number of its block, and the layer.
+        block_names: Names of the blocks.
     """
 
     def __init__(self, base: Backbone, roles: Roles, note: str) -> None:
         super().__init__()
         self.name, self.roles, self.note = base.name, roles, note
         prepare = ImagePreprocessor(base.channels, None, base.mean, base.std)
-        self.channels, there = base.channels, list_blocks(base.net)
-        self.held = tuple(
-            part.eval().requires_grad_(False) for part in (prepare, *(block for _, block in there))
-        )
+        self.channels, named_blocks = base.channels, list_blocks(base.net)
+        modules = (prepare, *(block for _, block in named_blocks))
+        # a tuple hides the modules from torch: the weights are no part of a checkpoint
+        self.blocks = tuple(module.eval().requires_grad_(False) for module in modules)
         names = {layer for layers in roles.values() for layer in layers}
-        self.places = {name: find_layer(base, there, name) for name in sorted(names)}
-        self.there = tuple(name for name, _ in there)
+        self.layer_blocks = {name: find_layer(base, named_blocks, name) for name in sorted(names)}
+        self.block_names = tuple(name for name, _ in named_blocks)
 
-    def forward(self, pictures: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
-        """No block is run behind the last one of these layers. Raises UserError for pictures that are too small."""
-        wanted = {name: self.places[name] for name in names}
-        kept: dict[str, Tensor] = {}
+    def forward(self, images: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
+        """Return the outputs of layers. No block behind the last of them is run.
+
+        Args:
+            images: (B, C, H, W) in [0, 1].
+            names: Of the layers.
+
+        Raises:
+            UserError: The images are too small.
+        """
+        chosen = {name: self.layer_blocks[name] for name in names}
+        outputs: dict[str, Tensor] = {}
         hooks = [
-            layer.register_forward_hook(make_output_hook(kept, name))
-            for name, (_, layer) in wanted.items()
+            layer.register_forward_hook(make_output_hook(outputs, name))
+            for name, (_, layer) in chosen.items()
         ]
-        last = max((number for number, _ in wanted.values()), default=-1)
-        x = pictures
+        last = max((index for index, _ in chosen.values()), default=-1)
+        x = images
         try:
-            for part in self.held[: last + 2]:
-                x = part(x)
+            for block in self.blocks[: last + 2]:
+                x = block(x)
         except RuntimeError as error:
-            size = " × ".join(map(str, pictures.shape[2:]))
+            size = " × ".join(map(str, images.shape[2:]))
             reason = str(error).splitlines()[0]
             raise UserError(
                 f"{self.name} cannot read pictures of {size}: choose another data.size ({reason})"
@@ -65,53 +82,70 @@ class FeatureExtractor(Model):
         finally:
             for hook in hooks:
                 hook.remove()
-        return kept
+        return outputs
 
     def layers(self, role: str) -> dict[str, float]:
-        """Layer → weight, of those that count for something in this role. Raises UserError where none does."""
-        found = {name: weight for name, weight in self.roles.get(role, {}).items() if weight}
-        if not found:
+        """Return layer → weight for a role.
+
+        Raises:
+            UserError: No layer has a weight above 0.
+        """
+        weights = {name: weight for name, weight in self.roles.get(role, {}).items() if weight}
+        if not weights:
             raise UserError(
-                f"model.layers.{role} names no layer with a weight above 0: say 'model.layers.{role}={{LAYER: 1}}'. "
-                f"{self.name} has: {format_names(self.there)}"
+                f"model.layers.{role} names no layer with a weight above 0: "
+                f"say 'model.layers.{role}={{LAYER: 1}}'. "
+                f"{self.name} has: {format_names(self.block_names)}"
             )
-        return found
+        return weights
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        for part in self.held:
-            part._apply(fn, recurse)
+        for block in self.blocks:
+            block._apply(fn, recurse)
         return super()._apply(fn, recurse)
 
 
 def make_output_hook(
-    kept: dict[str, Tensor], name: str
+    outputs: dict[str, Tensor], name: str
 ) -> Callable[[nn.Module, Any, Tensor], None]:
-    """A hook that keeps what a layer answers: a copy, since the next layer may work in place."""
+    """Return a hook that records a layer's output."""
 
-    def keep(layer: nn.Module, given: Any, answer: Tensor) -> None:
-        kept[name] = answer.clone()
+    def record(layer: nn.Module, args: Any, output: Tensor) -> None:
+        # a copy, as the next layer may work in place
+        outputs[name] = output.clone()
 
-    return keep
+    return record
 
 
 def find_layer(
-    base: Backbone, there: list[tuple[str, nn.Module]], name: str
+    base: Backbone, named_blocks: list[tuple[str, nn.Module]], name: str
 ) -> tuple[int, nn.Module]:
-    """Which block a layer is in, and the layer; of a sequence of blocks the last one. Raises UserError."""
-    inside = [
-        number for number, (block, _) in enumerate(there) if block == name or f"{block}.".startswith(f"{name}.")
-        or name.startswith(f"{block}.")
-    ]  # fmt: skip
+    """Return the number of the block that a layer is in, and the layer.
+
+    Args:
+        base: The network.
+        named_blocks: Its blocks by name.
+        name: Of a layer, or of a sequence of blocks, of which the last one is returned.
+
+    Raises:
+        UserError: There is no such layer.
+    """
+    containing = [
+        index
+        for index, (block, _) in enumerate(named_blocks)
+        if block == name or block.startswith(f"{name}.") or name.startswith(f"{block}.")
+    ]
     layers = dict(base.net.named_modules())
-    if not inside or name not in layers:
-        near = difflib.get_close_matches(name, layers, 1)
-        guess = f": did you mean {near[0]}?" if near else "."
-        listed = ", ".join(block for block, _ in there)
+    if not containing or name not in layers:
+        close = difflib.get_close_matches(name, layers, 1)
+        guess = f": did you mean {close[0]}?" if close else "."
+        listed = ", ".join(block for block, _ in named_blocks)
         raise UserError(
-            f"model.layers: {base.name} has no layer '{name}'{guess} There are: {listed}. {OTHER_MODEL_HINT}"
+            f"model.layers: {base.name} has no layer '{name}'{guess} There are: {listed}. "
+            f"{OTHER_MODEL_HINT}"
         )
-    block, whole = there[inside[-1]]
-    return inside[-1], layers[name] if name.startswith(f"{block}.") else whole
+    block, module = named_blocks[containing[-1]]
+    return containing[-1], layers[name] if name.startswith(f"{block}.") else module
 
 
 def layers(
@@ -122,33 +156,42 @@ def layers(
     source: Literal["official", "sample"],
     layers: dict[str, dict[str, NonNegative] | None],
 ) -> FeatureExtractor:
-    """The convolutional part of a trained network, whose layers are heard by name (book §8.2, §8.3).
+    """The convolutional part of a trained network, with outputs of named layers (book §8.2, §8.3).
 
-    weights: a name of torchvision's for this architecture, a .pth file, the folder of an earlier run (whose own
-    convolutional part it is then), or null: random. source: with sample, random weights stand for published ones.
-    layers: role (dream, content, style) → layer → weight; 0 for a layer that does not count. Pictures are normalised as
-    the weights' authors did, and keep their size. Raises UserError.
+    Images are normalized as the weights' authors did, and keep their size.
+
+    Args:
+        spec: Image inputs.
+        architecture: Name of a network of torchvision.
+        weights: Name of torchvision's for it, a .pth file, the folder of an earlier run (whose own
+            convolutional part it is then), or null for random ones.
+        source: sample replaces published weights by random ones.
+        layers: Role (dream, content, style) → layer → weight; 0 leaves a layer out.
+
+    Raises:
+        UserError: The network cannot read these images, or its weights cannot be had.
     """
     if architecture.startswith("swin") or "maxvit" in architecture:
         raise UserError(
             f"architecture={architecture} reads pictures of one size only, or has its channels last"
         )
-    made_up = source == "sample" and weights is not None and not Path(weights).exists()
-    weights = None if made_up else weights
+    synthetic = source == "sample" and weights is not None and not Path(weights).exists()
+    weights = None if synthetic else weights
     note = "" if weights is not None else f"SYNTHETIC weights: {architecture} has random ones"
     if note:
         log.warning("%s", note)
     try:
         base = load_backbone(architecture, weights, next(iter(spec.inputs)))
-    except UserError as error:  # which may advise to let the base learn, as can be done elsewhere
+    except UserError as error:
+        # it may advise to train the base, which is done by another model
         raise UserError(str(error).replace(" model.unfreeze=all", "")) from error
-    if wrong := [
+    if unreadable := [
         f"{name} ({field.shape[0]})"
         for name, field in spec.inputs.items()
         if field.shape[0] != base.channels
     ]:
         raise UserError(
-            f"{base.name} reads pictures of {base.channels} channels, not {', '.join(wrong)}"
+            f"{base.name} reads pictures of {base.channels} channels, not {', '.join(unreadable)}"
         )
     base.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return FeatureExtractor(base, {role: named or {} for role, named in layers.items()}, note)
+    return FeatureExtractor(base, {role: weighted or {} for role, weighted in layers.items()}, note)

@@ -1,4 +1,4 @@
-"""A network that has learnt elsewhere, as the base of a new one: frozen, or changed slowly."""
+"""A trained network as the base of a new one: frozen, or trained more slowly."""
 
 from __future__ import annotations
 
@@ -26,11 +26,18 @@ log = logging.getLogger("dlrun")
 
 
 class PretrainedModel(Model):
-    """A pretrained tower for each image input; what comes out joins the other inputs in a dense tail.
+    """A pretrained tower for each image input; features and other inputs join in a dense tail.
 
-    frozen: modules of the towers that stay in evaluation mode, so that batch norms keep their statistics. rate: factor
-    on the learning rate of the towers' other weights. cache: what wholly frozen towers answer may be computed once.
-    runs: the earlier runs, folder and fit, that it stands on.
+    Attributes:
+        towers: Image input → preprocessing and base.
+        tail: Dense layers.
+        dropout: Of the features.
+        frozen: Modules of the towers that stay in evaluation mode, so that batch norms keep their
+            statistics.
+        rate: Factor on the learning rate of the towers' trainable weights.
+        cache: Whether features of frozen towers may be computed once.
+        runs: Folder and fit of the earlier runs that it starts from.
+        note: SYNTHETIC where the weights are random.
     """
 
     def __init__(
@@ -47,14 +54,15 @@ class PretrainedModel(Model):
         self.dropout = nn.Dropout(dropout)
         self.frozen, self.rate, self.cache = frozen, rate, cache
         self.runs: list[tuple[Path, str]] = []
-        self.note = ""  # stands beside every result
+        self.note = ""
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        seen = {}
+        features = {}
         for name, tower in self.towers.items():
-            ready = batch.get(name + CACHED_FEATURES)
-            seen[name] = self.dropout((tower(batch[name]) if ready is None else ready).flatten(1))
-        return cast(dict[str, Tensor], self.tail({**batch, **seen}))
+            cached = batch.get(name + CACHED_FEATURES)
+            output = tower(batch[name]) if cached is None else cached
+            features[name] = self.dropout(output.flatten(1))
+        return cast(dict[str, Tensor], self.tail({**batch, **features}))
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
@@ -63,24 +71,34 @@ class PretrainedModel(Model):
         return self
 
     def check_validation_rows(self, run: Path, job: FitJob, rows: np.ndarray | None) -> None:
-        """Raise UserError where a run that this stands on was trained on this job's validation rows."""
+        """Raise UserError where an earlier run was trained on the validation rows."""
         for folder, fit in self.runs:
             check_backbone_run(folder, fit, run, rows)
 
     def lr_factors(self) -> dict[nn.Parameter, float]:
-        """Factors on the learning rate of weights that are to be changed more slowly (or faster)."""
+        """Return the factor on the learning rate of the towers' trainable weights."""
         if self.rate == 1:
             return {}
         return {weight: self.rate for weight in self.towers.parameters() if weight.requires_grad}
 
     def cacheable_networks(self) -> dict[str, nn.Module]:
-        """Input name → the frozen network whose answers may be computed once; none while anything in it learns."""
-        learns = any(weight.requires_grad for weight in self.towers.parameters())
-        return dict(self.towers.items()) if self.cache and not learns else {}
+        """Return the towers, while nothing in them is trained."""
+        is_trained = any(weight.requires_grad for weight in self.towers.parameters())
+        return dict(self.towers.items()) if self.cache and not is_trained else {}
 
 
 class ImagePreprocessor(nn.Module):
-    """Pictures (B, C, H, W) in [0, 1] as a base wants them: grey ones repeated, resized, each channel normalised."""
+    """Images (B, C, H, W) in [0, 1] as a base expects them.
+
+    Gray ones are repeated, all are resized, and each channel is normalized.
+
+    Attributes:
+        channels: That the base reads.
+        size: Height and width that images are resized to; None to keep theirs.
+        wants: Mean and deviation of each channel, as plain numbers; empty for none.
+        mean: The same as a buffer (C, 1, 1).
+        std: The same as a buffer (C, 1, 1).
+    """
 
     mean: Tensor | None
     std: Tensor | None
@@ -94,9 +112,11 @@ class ImagePreprocessor(nn.Module):
     ) -> None:
         super().__init__()
         self.channels, self.size, self.wants = channels, size, (mean, std)
-        column = lambda numbers: torch.tensor(numbers).reshape(-1, 1, 1)  # noqa: E731
-        self.register_buffer("mean", column(mean) if mean else None, persistent=False)
-        self.register_buffer("std", column(std) if mean else None, persistent=False)
+        # not in checkpoints: they follow from the config
+        mean_column = torch.tensor(mean).reshape(-1, 1, 1) if mean else None
+        std_column = torch.tensor(std).reshape(-1, 1, 1) if mean else None
+        self.register_buffer("mean", mean_column, persistent=False)
+        self.register_buffer("std", std_column, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.size is not None and tuple(x.shape[2:]) != self.size:
@@ -128,33 +148,50 @@ def pretrained(
 ) -> nn.Module:
     """The convolutional part of a trained network, then dense layers (book §5.3).
 
-    weights: a name of torchvision's for this architecture, a .pth file, the folder of an earlier run (whose own
-    convolutional part is the base then), or null: random. preprocess: as the weights' authors did (resized and
-    normalised), normalised only, or in [0, 1] (the book). source: with sample, random weights stand for published ones,
-    and are said to be made up. dropout: after each dense layer, or of the features where there is none. unfreeze: none,
-    last_block, all, or the layer of the base from which on it learns, with `rate` times the learning rate. cache: a
-    frozen base's answers are computed once. Raises UserError.
+    Args:
+        spec: Inputs and targets.
+        architecture: Name of a network of torchvision.
+        weights: Name of torchvision's for it, a .pth file, the folder of an earlier run (whose own
+            convolutional part it is then), or null for random ones.
+        source: sample replaces published weights by random ones, and says so in a note.
+        preprocess: weights (resized and normalized as the weights' authors did), normalise, or book
+            (pixels in [0, 1]).
+        ends: How the last feature map becomes a vector.
+        dense: Units of the hidden layers after it.
+        dropout: After each hidden layer, or of the features where there is none.
+        activation: Of the hidden layers.
+        unfreeze: none, last_block, all, or the layer of the base from which on it is trained.
+        rate: Factor on the learning rate of the base.
+        cache: Whether a frozen base's features are computed once.
+        init: Whose starting weights the new layers have.
+
+    Raises:
+        UserError: The network cannot read these images, or its weights cannot be had.
     """
     note = ""
     if source == "sample" and weights is not None and not Path(weights).exists():
-        note = f"SYNTHETIC weights: with source=sample random ones stand for {weights} of {architecture}"
+        note = (
+            f"SYNTHETIC weights: with source=sample random ones stand for {weights} of "
+            f"{architecture}"
+        )
         log.warning("%s", note)
         weights = None
-    towers, frozen, seen, runs = {}, [], {}, []
+    towers, frozen, features, runs = {}, [], {}, []
     for name, field in get_image_inputs(spec).items():
         base = load_backbone(architecture, weights, name)
         frozen += freeze_layers(base, unfreeze)
         runs += [base.run] if base.run else []
         towers[name] = build_image_encoder(base, field, preprocess, ends)
-        seen[name] = replace(
+        features[name] = replace(
             field, kind="number", shape=(get_encoder_width(towers[name], field, base),)
         )
     if weights is None and unfreeze == "none" and source == "official":
         log.warning(
-            "model.weights=null with unfreeze=none: the base keeps its random weights; unfreeze=all trains it"
+            "model.weights=null with unfreeze=none: the base keeps its random weights; "
+            "unfreeze=all trains it"
         )
     hidden, heads = build_dense(
-        spec, {**spec.inputs, **seen}, dense, 0, (activation, dropout, False)
+        spec, {**spec.inputs, **features}, dense, 0, (activation, dropout, False)
     )
     tail = DenseModel(hidden, heads)
     initialize_weights(tail, init)
@@ -166,29 +203,43 @@ def pretrained(
 
 
 def build_image_encoder(base: Backbone, field: Field, preprocess: str, ends: str) -> nn.Sequential:
-    """Preprocessing, the base, and what makes its feature map smaller. Raises UserError for channels it cannot read."""
+    """Return preprocessing, the base, and what makes its feature map smaller.
+
+    Args:
+        base: The network.
+        field: The image input.
+        preprocess: See `pretrained`.
+        ends: See `pretrained`.
+
+    Raises:
+        UserError: The base cannot read images of so many channels.
+    """
     if field.shape[0] not in (1, base.channels):
         raise UserError(
             f"{base.name} reads pictures of {base.channels} channels, and these have {field.shape[0]}"
         )
     size = base.size if preprocess == "weights" else None
-    wants = ((), ()) if preprocess == "book" else (base.mean, base.std)
-    parts: OrderedDict[str, nn.Module] = OrderedDict(
-        preprocess=ImagePreprocessor(base.channels, size, *wants), base=base.net
+    normalization = ((), ()) if preprocess == "book" else (base.mean, base.std)
+    layers: OrderedDict[str, nn.Module] = OrderedDict(
+        preprocess=ImagePreprocessor(base.channels, size, *normalization), base=base.net
     )
     if ends == "average":
-        parts["ends"] = nn.AdaptiveAvgPool2d(1)
-    return nn.Sequential(parts)
+        layers["ends"] = nn.AdaptiveAvgPool2d(1)
+    return nn.Sequential(layers)
 
 
 def get_encoder_width(tower: nn.Module, field: Field, base: Backbone) -> int:
-    """How many numbers a tower answers for one picture. Raises UserError where nothing is left of it."""
+    """Return how many features a tower has for one image.
+
+    Raises:
+        UserError: The image is too small.
+    """
     try:
         with torch.no_grad():
             return tower.eval()(torch.zeros(1, *field.shape)).numel()
     except (RuntimeError, ValueError) as error:
         shape = "×".join(str(side) for side in field.shape)
         raise UserError(
-            f"a picture of {shape} is too small for {base.name}: preprocess=weights enlarges it to the size that "
-            f"its weights were trained with ({str(error).splitlines()[0]})"
+            f"a picture of {shape} is too small for {base.name}: preprocess=weights enlarges it to "
+            f"the size that its weights were trained with ({str(error).splitlines()[0]})"
         ) from error

@@ -13,9 +13,14 @@ from dlrun.models.sequence.recurrent import Recurrent
 
 
 class ConvLayers(nn.Module):
-    """Convolutions without padding, each followed by its activation and max-pooling over `pool` steps (1: none).
+    """Convolutions without padding, each with its activation and max-pooling.
 
-    least: how many steps it takes for one to be left.
+    Attributes:
+        layers: The modules.
+        kernel: Steps of each kernel.
+        pool: Steps that are pooled after each convolution; 1 for none.
+        width: Of the output.
+        least: How many steps it takes for one to be left.
     """
 
     def __init__(
@@ -24,7 +29,8 @@ class ConvLayers(nn.Module):
         super().__init__()
         if len(pool) != len(filters):
             raise UserError(
-                f"pool={pool} must have a number for each of filters={filters}, 1 where nothing is pooled"
+                f"pool={pool} must have a number for each of filters={filters}, "
+                "1 where nothing is pooled"
             )
         layers: list[nn.Module] = []
         for channels, count, span in zip([width, *filters], filters, pool, strict=False):
@@ -32,33 +38,53 @@ class ConvLayers(nn.Module):
             layers += [nn.MaxPool1d(span)] if span > 1 else []
         self.layers = nn.Sequential(*layers)
         self.kernel, self.pool, self.width = kernel, pool, filters[-1]
+        # backwards: pooling needs `span` steps for one, a convolution `kernel - 1` more
         self.least = 1
         for span in reversed(pool):
             self.least = self.least * span + kernel - 1
 
     def forward(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Steps (B, T, D) → (B, fewer, filters), and how many of them come from `lengths` steps alone."""
-        return self.layers(x.transpose(1, 2)).transpose(
-            1, 2
-        ), None if lengths is None else self.output_steps(lengths)
+        """Convolve steps.
+
+        Args:
+            x: (B, T, D).
+            lengths: How many steps of each row count (B,); None for all.
+
+        Returns:
+            (B, fewer, filters), and how many of them depend on steps that count alone.
+        """
+        outputs = self.layers(x.transpose(1, 2)).transpose(1, 2)
+        return outputs, None if lengths is None else self.output_steps(lengths)
 
     def output_steps(self, steps: Any) -> Any:
-        """How many of so many steps are left; of a number, or of each of a tensor."""
+        """Return how many steps are left, of a number of steps or of each of a tensor."""
         for span in self.pool:
             steps = (steps - (self.kernel - 1)) // span
         return steps
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
-        """Raises UserError where sequences of this shape are too short."""
+        """Check that sequences of a shape are long enough.
+
+        Raises:
+            UserError: Nothing would be left of them.
+        """
         if shape and shape[0] < self.least:
             raise UserError(
-                f"{shape[0]} steps are too few for kernel={self.kernel} and pool={self.pool}: nothing is left of them; "
-                f"{self.least} steps, a smaller kernel, or less pooling would do"
+                f"{shape[0]} steps are too few for kernel={self.kernel} and pool={self.pool}: "
+                f"nothing is left of them; {self.least} steps, a smaller kernel, or less pooling "
+                "would do"
             )
 
 
 class ConvEncoder(nn.Module):
-    """Convolutions, then the largest, the average, or all of what is left. shape: of the field that is read."""
+    """Convolutions, then the maximum, the mean, or all of the steps that are left.
+
+    Attributes:
+        front: The convolutions.
+        ends: max, average or flatten.
+        least: How many steps it takes for one to be left.
+        width: Of the output.
+    """
 
     def __init__(self, front: ConvLayers, ends: str, shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -71,18 +97,26 @@ class ConvEncoder(nn.Module):
         self.width = front.width * (front.output_steps(shape[0]) if ends == "flatten" else 1)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        left, lengths = self.front(x, lengths)
-        return pool_steps(left, lengths, self.ends)
+        outputs, lengths = self.front(x, lengths)
+        return pool_steps(outputs, lengths, self.ends)
 
 
 class ConvRecurrentEncoder(nn.Module):
-    """Convolutions that shorten a sequence, and what reads the rest of it."""
+    """Convolutions that shorten a sequence, and a recurrent net over the rest.
 
-    def __init__(self, front: ConvLayers, then: Recurrent, shape: tuple[int, ...]) -> None:
+    Attributes:
+        front: The convolutions.
+        then: The recurrent net.
+        least: How many steps it takes for one to be left.
+        groups: Into how many groups of like length a batch is cut.
+        width: Of the output.
+    """
+
+    def __init__(self, front: ConvLayers, recurrent: Recurrent, shape: tuple[int, ...]) -> None:
         super().__init__()
         front.check_shape(shape)
-        self.front, self.then = front, then
-        self.least, self.groups, self.width = front.least, then.groups, then.width
+        self.front, self.then = front, recurrent
+        self.least, self.groups, self.width = front.least, recurrent.groups, recurrent.width
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         return cast(Tensor, self.then(*self.front(x, lengths)))

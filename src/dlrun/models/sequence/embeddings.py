@@ -24,9 +24,11 @@ ONE_HOT = "one_hot"
 
 
 class WordVectors(nn.Embedding):
-    """A vector for each word number. published: they are from a file, so that no starting weights are drawn for them.
+    """A vector for each word number.
 
-    note: how many words of the vocabulary the file knows.
+    Attributes:
+        published: Whether they are from a file, so that no starting weights are drawn for them.
+        note: How many words of the vocabulary the file has.
     """
 
     def __init__(self, words: int, width: int, published: bool = False) -> None:
@@ -35,7 +37,11 @@ class WordVectors(nn.Embedding):
 
 
 class OneHot(nn.Module):
-    """For each word a vector that is 1 at its number and 0 elsewhere (book §6.1.1); that of padding is 0 everywhere."""
+    """A vector for each word that is 1 at its number, else 0; that of padding is 0 (book §6.1.1).
+
+    Attributes:
+        embedding_dim: Number of words.
+    """
 
     note = ""
 
@@ -44,23 +50,32 @@ class OneHot(nn.Module):
         self.embedding_dim = words
 
     def forward(self, words: Tensor) -> Tensor:
-        found = nn.functional.one_hot(words, self.embedding_dim).float()
-        return found * (words != 0).unsqueeze(-1)
+        one_hot = nn.functional.one_hot(words, self.embedding_dim).float()
+        return one_hot * (words != 0).unsqueeze(-1)
 
 
 def build_word_vectors(
     field: Field, width: int, file: str | None, freeze: bool
 ) -> WordVectors | OneHot:
-    """A vector for each word of a tokens field: learnt, `width` wide, or those of a file, as wide as they are there.
+    """Return a vector for each word of a tokens field, learned or those of a file.
 
-    file: a path, or the name of a file under $DLRUN_DATA. Words that it does not know have the vector 0 (book §6.1.3).
-    Or `one_hot`, which reads no file and is for few words, as letters are.
-    A model that gets its weights from a checkpoint needs no file: the name tells the width (glove.6B.100d.txt), or else
-    `width` does. Raises UserError for a field that has no words, and where the file cannot be found or does not fit.
+    A model that gets its weights from a checkpoint needs no file: the name tells the width
+    (glove.6B.100d.txt), or else `width` does.
+
+    Args:
+        field: The text.
+        width: Of learned vectors.
+        file: A path, the name of a file under $DLRUN_DATA, or one_hot (for few words, as letters
+            are). Words that the file does not have get the vector 0 (book §6.1.3).
+        freeze: Whether vectors of a file are kept as they are.
+
+    Raises:
+        UserError: The field has no words, or the file cannot be found or does not fit.
     """
     if field.kind != "tokens":
         raise UserError(
-            f"this reader reads words, and this is of kind {field.kind}; gru, conv1d and others read series as well"
+            f"this reader reads words, and this is of kind {field.kind}; "
+            "gru, conv1d and others read series as well"
         )
     if file is None:
         if freeze:
@@ -78,108 +93,130 @@ def build_word_vectors(
 
 
 def parse_vector_width(file: str) -> int | None:
-    """How wide the vectors are, as the file's name says: 100 for glove.6B.100d.txt."""
-    found = re.search(r"\.(\d+)d(?:\.|$)", Path(file).name)
-    return int(found[1]) if found else None
+    """Return the width in a file's name: 100 for glove.6B.100d.txt."""
+    match = re.search(r"\.(\d+)d(?:\.|$)", Path(file).name)
+    return int(match[1]) if match else None
 
 
 def load_word_vectors(layer: WordVectors, labels: tuple[str, ...], file: str) -> None:
-    """Put the vectors of a file into the rows of the words that it knows, 0 into all others, and say how many."""
+    """Fill the rows of words that a file has, set all others to 0, and note how many there are."""
     if not any(labels):
         raise UserError(
-            f"vectors={file} needs the word of each number, and these data have no word list: put it beside them (the "
-            "word index that belongs to them, under $DLRUN_DATA), or say vectors=null"
+            f"vectors={file} needs the word of each number, and these data have no word list: put "
+            "it beside them (the word index that belongs to them, under $DLRUN_DATA), "
+            "or say vectors=null"
         )
-    place = find_vector_file(file)
-    found, width = read_word_vectors(place, labels)
+    path = find_vector_file(file)
+    vectors, width = read_word_vectors(path, labels)
     if width != layer.embedding_dim:
         raise UserError(
-            f"{place} has vectors of {width} numbers, not {layer.embedding_dim}: say embedding={width}"
+            f"{path} has vectors of {width} numbers, not {layer.embedding_dim}: "
+            f"say embedding={width}"
         )
     words = sum(map(bool, labels))
-    if not found:
+    if not vectors:
         raise UserError(
-            f"{place} knows none of the {words:,} words of these data: is it of another language?"
+            f"{path} knows none of the {words:,} words of these data: is it of another language?"
         )
     with torch.no_grad():
         layer.weight.zero_()
-        layer.weight[torch.tensor(list(found))] = torch.stack(list(found.values()))
-    layer.note = (
-        f"{place.name} has vectors for {len(found):,} of {words:,} words ({len(found) / words:.0%})"
-    )
+        layer.weight[torch.tensor(list(vectors))] = torch.stack(list(vectors.values()))
+    share = f"{len(vectors) / words:.0%}"
+    layer.note = f"{path.name} has vectors for {len(vectors):,} of {words:,} words ({share})"
     log.info("%s; all others are zero", layer.note)
 
 
 def find_vector_file(file: str) -> Path | zipfile.Path:
-    """The file of this path or name, under $DLRUN_DATA also in its official archive. Raises UserError."""
+    """Return the file of this path or name, under $DLRUN_DATA also within its official archive.
+
+    Raises:
+        UserError: There is none.
+    """
     folders = (data_root() / "glove", data_root())
     for path in (Path(file).expanduser(), *(folder / file for folder in folders)):
         if path.is_file():
             return path
     archives = [path for folder in folders for path in sorted(folder.glob("glove*.zip"))]
     for archive in archives:
-        if (inside := zipfile.Path(archive, file)).is_file():
-            return inside
-    there = sorted(path.name for folder in folders for path in folder.glob("glove.*.txt"))
-    there += [archive.name for archive in archives]
+        if (member := zipfile.Path(archive, file)).is_file():
+            return member
+    names = sorted(path.name for folder in folders for path in folder.glob("glove.*.txt"))
+    names += [archive.name for archive in archives]
     raise UserError(
-        f"no word vectors {file}: it is no path, and neither in {folders[0]} nor in {folders[1]}; there is: "
-        f"{format_names(there, file) or 'nothing of the kind (glove.*.txt)'}"
+        f"no word vectors {file}: it is no path, and neither in {folders[0]} nor in {folders[1]}; "
+        f"there is: {format_names(names, file) or 'nothing of the kind (glove.*.txt)'}"
     )
 
 
 def read_word_vectors(
-    place: Path | zipfile.Path, labels: tuple[str, ...]
+    path: Path | zipfile.Path, labels: tuple[str, ...]
 ) -> tuple[dict[int, Tensor], int]:
-    """Word number → vector for the words that a file knows, and its width. A line is a word and its numbers.
+    """Read the vectors of the words that are needed. A line is a word and its numbers.
 
-    Raises UserError, naming the line, where it is something else.
+    Args:
+        path: The file.
+        labels: The word of each number; '' for none.
+
+    Returns:
+        Word number → vector, and the width of all vectors.
+
+    Raises:
+        UserError: A line is something else; the message names it.
     """
     numbers = {word: number for number, word in enumerate(labels) if word}
-    found: dict[int, Tensor] = {}
+    vectors: dict[int, Tensor] = {}
     width = 0
-    for count, line in enumerate(_iter_lines(place), 1):
+    for count, line in enumerate(_iter_lines(path), 1):
         width = width or line.count(" ")
         word = line[: line.find(" ")]
+        # the first line is read in any case, as it tells the width
         if count > 1 and word not in numbers:
             continue
         cells = line.rstrip("\n").split(" ")
         if len(cells) > width + 1:
-            continue  # a "word" with a space in it, of which glove.840B has some
+            continue  # a "word" with a space in it: glove.840B has some
         try:
             vector = torch.from_numpy(np.array(cells[1:], np.float32))
         except ValueError:
+            # refused below, with the number of the line
             vector = torch.empty(0)
         if not width or len(vector) != width:
             raise UserError(
-                f"{place}, line {count}: not a word and {width or 'its'} numbers, with one space between"
+                f"{path}, line {count}: not a word and {width or 'its'} numbers, "
+                "with one space between"
             )
         if word in numbers:
-            found.setdefault(numbers[word], vector)
-    return found, width
+            vectors.setdefault(numbers[word], vector)
+    return vectors, width
 
 
-def _iter_lines(place: Path | zipfile.Path) -> Iterator[str]:
+def _iter_lines(path: Path | zipfile.Path) -> Iterator[str]:
     try:
-        with place.open("r", encoding="utf-8", newline="\n") as file:
+        with path.open("r", encoding="utf-8", newline="\n") as file:
             yield from file  # type: ignore[misc]
     except (OSError, UnicodeDecodeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{place} cannot be read: {error}") from error
+        raise UserError(f"{path} cannot be read: {error}") from error
 
 
 def find_word_embeddings(model: nn.Module, inputs: Mapping[str, Field]) -> dict[str, Tensor]:
-    """Input of words → their vectors (size, width): the first embedding of that many rows in the input's reader.
+    """Return the word vectors of a model.
 
-    A model without `readers` is searched as a whole. Inputs that have none are left out.
+    Args:
+        model: One without `readers` is searched as a whole.
+        inputs: Its inputs.
+
+    Returns:
+        Input of words → (size, width), the first embedding of so many rows in the input's encoder.
+        Inputs that have none are left out.
     """
     readers = get_named_children(model, "readers")
-    found: dict[str, Tensor] = {}
+    embeddings: dict[str, Tensor] = {}
     for name, field in inputs.items():
         if field.kind == "tokens":
-            part = readers.get(name, model)
+            encoder = readers.get(name, model)
             tables = [
-                module.weight for module in part.modules() if isinstance(module, nn.Embedding)
+                module.weight for module in encoder.modules() if isinstance(module, nn.Embedding)
             ]
-            fitting = [weight.detach() for weight in tables if len(weight) == field.size]
-            found |= {name: fitting[0]} if fitting else {}
-    return found
+            matching = [weight.detach() for weight in tables if len(weight) == field.size]
+            embeddings |= {name: matching[0]} if matching else {}
+    return embeddings

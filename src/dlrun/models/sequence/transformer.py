@@ -10,10 +10,16 @@ from dlrun.models.sequence.masking import pool_steps
 
 
 class TransformerEncoder(nn.Module):
-    """Learnt positions, then blocks of attention and two dense layers, normalised after each (Vaswani et al. 2017).
+    """Learned positions, then blocks of attention and dense layers (Vaswani et al. 2017).
 
-    enter: brings steps to as many numbers as `positions` have, one vector a step: no sequence may be longer. The book's
-    heads are as wide as its vectors; these share the width, as is usual.
+    Norms stand after each part. The book's heads are as wide as its vectors; these share the width,
+    as is usual.
+
+    Attributes:
+        enter: Projects steps to the width of the positions.
+        positions: A vector a step; no sequence may be longer.
+        width: Of the output.
+        blocks: The layers.
     """
 
     def __init__(
@@ -30,21 +36,35 @@ class TransformerEncoder(nn.Module):
         if width % heads:
             raise UserError(f"vectors of {width} numbers cannot be shared out to heads={heads}")
         self.enter, self.positions, self.width = enter, positions, width
-        make = lambda: nn.TransformerEncoderLayer(width, heads, dense, dropout, batch_first=True)  # noqa: E731
-        self.blocks = nn.ModuleList(make() for _ in range(blocks))
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(width, heads, dense, dropout, batch_first=True)
+            for _ in range(blocks)
+        )
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Steps (B, T, D), of which the first `lengths` of each row count, → (B, width), the largest over the steps."""
+        """Encode steps.
+
+        Args:
+            x: (B, T, D).
+            lengths: How many steps of each row count (B,); None for all.
+
+        Returns:
+            The maximum over the steps (B, width).
+
+        Raises:
+            UserError: The sequence is longer than there are positions.
+        """
         steps = x.shape[1]
         if steps > self.positions.num_embeddings:
             raise UserError(
-                f"a sequence of {steps} steps is longer than positions={self.positions.num_embeddings} of the "
-                f"transformer: say positions={steps}, or cut the texts (data.length)"
+                f"a sequence of {steps} steps is longer than "
+                f"positions={self.positions.num_embeddings} of the transformer: "
+                f"say positions={steps}, or cut the texts (data.length)"
             )
         x = self.enter(x) + self.positions.weight[:steps]
-        hidden = (
-            None if lengths is None else torch.arange(steps, device=x.device) >= lengths[:, None]
-        )
+        padding_mask = None
+        if lengths is not None:
+            padding_mask = torch.arange(steps, device=x.device) >= lengths[:, None]
         for block in self.blocks:
-            x = block(x, src_key_padding_mask=hidden)
+            x = block(x, src_key_padding_mask=padding_mask)
         return pool_steps(x, lengths, "max")
