@@ -35,7 +35,7 @@ class Bigram(Model):
         self.register_buffer("table", torch.zeros(size, size))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Tokens (B, T) → logits (B, T, size), or (B, size) where the target follows the last one."""
+        """Tokens (B, T) → logits (B, T, size), or (B, size) if the target follows the last one."""
         tokens = batch[self.input]
         # a target of one dimension is what follows the window, not each of its tokens
         predicts_last = self.target in batch and batch[self.target].dim() == 1

@@ -150,7 +150,10 @@ def build_generator(
     maps = [
         [-(-side // 2**remaining) for side in sides] for remaining in reversed(range(len(widths)))
     ]
-    norm_and_relu = lambda width: [*([nn.BatchNorm2d(width)] if batch_norm else []), nn.ReLU()]  # noqa: E731
+
+    def norm_and_relu(width: int) -> list[nn.Module]:
+        return [nn.BatchNorm2d(width), nn.ReLU()] if batch_norm else [nn.ReLU()]
+
     yield nn.Linear(latent, widths[0] * maps[0][0] * maps[0][1])
     yield nn.Unflatten(1, (widths[0], *maps[0]))
     for previous, following, sides_after in zip(widths, widths[1:], maps[1:], strict=False):

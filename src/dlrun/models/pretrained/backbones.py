@@ -131,8 +131,8 @@ def find_weights_entry(architecture: str, weights: str | None, choices: Any) -> 
     if not files.needs_weights() and weights.endswith(".pth"):
         return None  # the file is gone, but the weights come from a checkpoint
     raise UserError(
-        f"weights={weights} is neither weights of {architecture} ({', '.join(choices.__members__)}), "
-        "nor a file, nor the folder of a run"
+        f"weights={weights} is neither weights of {architecture} "
+        f"({', '.join(choices.__members__)}), nor a file, nor the folder of a run"
     )
 
 

@@ -216,7 +216,8 @@ def build_image_encoder(base: Backbone, field: Field, preprocess: str, ends: str
     """
     if field.shape[0] not in (1, base.channels):
         raise UserError(
-            f"{base.name} reads pictures of {base.channels} channels, and these have {field.shape[0]}"
+            f"{base.name} reads pictures of {base.channels} channels, "
+            f"and these have {field.shape[0]}"
         )
     size = base.size if preprocess == "weights" else None
     normalization = ((), ()) if preprocess == "book" else (base.mean, base.std)

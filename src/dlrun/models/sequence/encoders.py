@@ -1,10 +1,11 @@
-"""Readers: what turns one input into a vector. Each function answers with what makes the module once a Field is known.
+"""Encoders: each function here returns what makes a module from one input to a vector.
 
-The module takes the input's column as a batch has it, tokens (B, T) int64 with 0 for padding or series (B, T, F), and
-answers (B, width); `width` is an attribute of it. Tokens are read through word vectors, a series as it is.
+The module takes the input's column as a batch has it, tokens (B, T) int64 with 0 for padding or
+series (B, T, F), and returns (B, width); `width` is an attribute of it. Tokens are read through
+word vectors, a series as it is.
 
-Settings that several readers have: embedding, vectors, freeze: see `build_word_vectors`. mask: padding changes nothing;
-without it, padding is read like a word, as Keras does unless it is told to mask.
+Arguments that several encoders have: `embedding`, `vectors` and `freeze`, see `build_word_vectors`;
+`mask`: padding has no influence. Without it, padding is read like a word, as Keras does by default.
 """
 
 from __future__ import annotations
@@ -35,7 +36,14 @@ InputEncoder = Callable[[Field], nn.Module]
 
 
 class EmbeddingEncoder(nn.Module):
-    """A vector for each word; they are laid side by side, or averaged or the largest taken of those that are there."""
+    """A vector for each word; they are concatenated, or their mean or maximum is taken.
+
+    Attributes:
+        words: Word number → vector.
+        ends: flatten, average or max.
+        note: How many words a file of vectors has.
+        width: Of the output.
+    """
 
     def __init__(self, field: Field, words: WordVectors | OneHot, ends: str) -> None:
         super().__init__()
@@ -54,9 +62,17 @@ class EmbeddingEncoder(nn.Module):
 
 
 class SequenceEncoder(nn.Module):
-    """An input read step by step. body: (steps (B, T, D), lengths or None) → (B, width). words: None for a series.
+    """An input that is read step by step.
 
-    reverse: the last step is read first.
+    Attributes:
+        words: Word number → vector; None for a series.
+        body: (steps (B, T, D), lengths or None) → (B, width).
+        mask: Whether padding has no influence.
+        reverse: Whether the last step is read first.
+        width: Of the output.
+        note: How many words a file of vectors has.
+        least: How many steps the body needs.
+        groups: Into how many groups of like length a batch is cut.
     """
 
     def __init__(
@@ -76,6 +92,7 @@ class SequenceEncoder(nn.Module):
             return run_length_groups(
                 *move_padding_last(column, self.least), self.groups, self._read
             )
+        # on a GPU one large batch is faster than several smaller ones
         if column.device.type == "cpu" and getattr(self.body, "padding_prefix_shared", False):
             return self._after_padding(column)
         missing = max(0, self.least - column.shape[1])
@@ -86,34 +103,38 @@ class SequenceEncoder(nn.Module):
         return cast(Tensor, self.body(self.words(words), lengths))
 
     def _after_padding(self, words: Tensor) -> Tensor:
-        """The same as `_read`, where the state after the padding in front is the same for all rows: computed once.
+        """Return the same as `_read`, computing the state after leading padding once for all rows.
 
-        Rows are read in groups of about one length, from where the longest of the group begins.
+        Rows are read in groups of like length, from where the longest row of the group begins.
         """
         body, steps = cast(Recurrent, self.body), words.shape[1]
         first = (words != 0).to(torch.uint8).argmax(1)
-        empty = torch.where(words.any(1), first, steps - 1)  # of padding only: its last one is read
-        order = empty.argsort(stable=True)
+        # of a row of padding only, the last step is read
+        begins = torch.where(words.any(1), first, steps - 1)
+        order = begins.argsort(stable=True)
         groups = order.chunk(self.groups)
-        begins = [int(empty[rows[0]]) for rows in groups]
-        if not is_grouping_faster(groups, [steps - begin for begin in begins], steps):
+        group_begins = [int(begins[rows[0]]) for rows in groups]
+        if not is_grouping_faster(groups, [steps - begin for begin in group_begins], steps):
             return self._read(words)
-        answers, states, done = [], None, 0
-        for rows, begin in zip(groups, begins, strict=True):
+        outputs, states, done = [], None, 0
+        for rows, begin in zip(groups, group_begins, strict=True):
             if begin > done:
                 padding = self.words(words.new_zeros(1, begin - done))  # type: ignore[misc]
-                states, done = [last[0] for last in body.read(padding, None, states)[1]], begin
-            begun = states and [
-                tuple(part.expand(len(rows), -1) for part in state) for state in states
+                _, last_states = body.read(padding, None, states)
+                # one direction only, see `padding_prefix_shared`
+                states, done = [directions[0] for directions in last_states], begin
+            initial = states and [
+                tuple(tensor.expand(len(rows), -1) for tensor in state) for state in states
             ]
-            answers.append(body(self.words(words[rows, begin:]), None, begun))  # type: ignore[misc]
-        return torch.cat(answers)[order.argsort()]
+            steps_read = self.words(words[rows, begin:])  # type: ignore[misc]
+            outputs.append(body(steps_read, None, initial))
+        return torch.cat(outputs)[order.argsort()]
 
 
 def _build_word_vectors(
     field: Field, embedding: int, vectors: str | None, freeze: bool
 ) -> tuple[WordVectors | OneHot | None, int]:
-    """What makes steps of an input, word vectors or, for a series, nothing, and how wide they are."""
+    """Return the word vectors of an input, None for a series, and the width of a step."""
     if field.kind == "series":
         if vectors is not None:
             raise UserError(f"vectors={vectors} are for words, and the input is a series")
@@ -123,7 +144,7 @@ def _build_word_vectors(
 
 
 def _pair_units_activations(units: Any, activation: Any) -> list[tuple[int, str]]:
-    """Units and activation of each recurrent layer; one activation is that of all."""
+    """Return units and activation of each recurrent layer; one activation is that of all."""
     counts = units if isinstance(units, list) else [units]
     names = activation if isinstance(activation, list) else [activation] * len(counts)
     if len(names) != len(counts):
@@ -136,9 +157,13 @@ def _pair_units_activations(units: Any, activation: Any) -> list[tuple[int, str]
 def embedding(
     *, units: Count, ends: Literal["flatten", "average", "max"], vectors: str | None, freeze: bool
 ) -> InputEncoder:
-    """Word vectors of `units` numbers (book §6.1). ends: how the words of a text become one vector.
+    """Word vectors, and one vector of them (book §6.1).
 
-    Only `flatten` knows where words stand, and reads padding like a word.
+    Args:
+        units: Width of a vector.
+        ends: flatten, average or max. Only flatten keeps positions, and reads padding like a word.
+        vectors: A file of vectors, see `build_word_vectors`.
+        freeze: Whether they are kept as they are.
     """
     return lambda field: EmbeddingEncoder(
         field, build_word_vectors(field, units, vectors, freeze), ends
@@ -160,16 +185,27 @@ def recurrent(
     vectors: str | None,
     freeze: bool,
 ) -> InputEncoder:
-    """A recurrent net (book §6.2, §6.3); several `units` are layers on top of each other.
+    """A recurrent net (book §6.2, §6.3).
 
-    reverse: the last step is read first. dropout: of each layer's inputs, recurrent_dropout: of its state, both with
-    one mask a sequence. activation: other than tanh it is slow, as it is with recurrent_dropout. A layer has torch's
-    two biases, one more a gate than in the book; a GRU resets after its product, which in the book's Keras came before.
+    A layer has torch's two biases, one more a gate than in the book; a GRU resets after its
+    product, which in the book's Keras came before.
+
+    Args:
+        cell: rnn, lstm or gru.
+        units: Of each layer; several are stacked.
+        bidirectional: Whether each layer reads in both directions.
+        reverse: Whether the last step is read first.
+        dropout: Of each layer's inputs, with one mask a sequence.
+        recurrent_dropout: Of each layer's state, with one mask a sequence; slow.
+        activation: Of each layer; other than tanh it is slow.
+        ends: last (the last state), average or max over the steps.
+        mask: Whether padding has no influence.
+        embedding: Width of a word's vector.
+        vectors: A file of vectors, see `build_word_vectors`.
+        freeze: Whether they are kept as they are.
     """
-    drops, layers = (
-        DropoutRates(dropout, recurrent_dropout),
-        _pair_units_activations(units, activation),
-    )
+    drops = DropoutRates(dropout, recurrent_dropout)
+    layers = _pair_units_activations(units, activation)
 
     def make(field: Field) -> nn.Module:
         words, width = _build_word_vectors(field, embedding, vectors, freeze)
@@ -191,17 +227,27 @@ def conv1d(
     vectors: str | None,
     freeze: bool,
 ) -> InputEncoder:
-    """Convolutions over the steps, without padding at the ends (book §6.4). pool: steps after each, 1 for none.
+    """Convolutions over the steps, without padding at the ends (book §6.4).
 
-    ends: what becomes of the steps that are left; `flatten` knows where they stand, and reads padding like a word.
+    Args:
+        filters: Of each convolution.
+        kernel: Steps of a kernel.
+        pool: Steps that are pooled after each convolution; 1 for none.
+        activation: After each.
+        ends: max, average or flatten of the steps that are left. Only flatten keeps positions, and
+            reads padding like a word.
+        mask: Whether padding has no influence.
+        embedding: Width of a word's vector.
+        vectors: A file of vectors, see `build_word_vectors`.
+        freeze: Whether they are kept as they are.
     """
 
     def make(field: Field) -> nn.Module:
         words, width = _build_word_vectors(field, embedding, vectors, freeze)
         front = ConvLayers(width, filters, kernel, pool, activation)
-        return SequenceEncoder(
-            words, ConvEncoder(front, ends, field.shape), mask and ends != "flatten"
-        )
+        # positions are kept by flatten, so padding cannot be moved to the end
+        masks = mask and ends != "flatten"
+        return SequenceEncoder(words, ConvEncoder(front, ends, field.shape), masks)
 
     return make
 
@@ -220,14 +266,14 @@ def conv_gru(
     vectors: str | None,
     freeze: bool,
 ) -> InputEncoder:
-    """Convolutions that shorten the sequence, then a GRU over what is left (book §6.4); see `conv1d`, `recurrent`."""
+    """Convolutions that shorten a sequence, then a GRU (book §6.4); see `conv1d`, `recurrent`."""
     drops, layers = DropoutRates(dropout, recurrent_dropout), _pair_units_activations(units, "tanh")
 
     def make(field: Field) -> nn.Module:
         words, width = _build_word_vectors(field, embedding, vectors, freeze)
         front = ConvLayers(width, filters, kernel, pool, activation)
-        then = Recurrent(front.width, "gru", layers, drops, False, "last")
-        return SequenceEncoder(words, ConvRecurrentEncoder(front, then, field.shape), mask)
+        recurrent_net = Recurrent(front.width, "gru", layers, drops, False, "last")
+        return SequenceEncoder(words, ConvRecurrentEncoder(front, recurrent_net, field.shape), mask)
 
     return make
 
@@ -244,21 +290,31 @@ def transformer(
     vectors: str | None,
     freeze: bool,
 ) -> InputEncoder:
-    """A Transformer encoder with learnt positions, then the largest over the steps (second edition, chapter 11).
+    """A Transformer encoder with learned positions, then the maximum over the steps.
 
-    dense: width of a block's hidden layer. positions: the longest text, where the data do not say it. A series is
-    brought to `embedding` numbers a step by a linear layer.
+    Second edition, chapter 11.
+
+    Args:
+        blocks: Number of blocks.
+        heads: Attention heads of a block.
+        dense: Width of a block's hidden layer.
+        dropout: In each block.
+        positions: Length of the longest text, where the data do not tell it.
+        mask: Whether padding has no influence.
+        embedding: Width of a word's vector; the steps of a series are projected to it.
+        vectors: A file of vectors, see `build_word_vectors`.
+        freeze: Whether they are kept as they are.
     """
 
     def make(field: Field) -> nn.Module:
         words, width = _build_word_vectors(field, embedding, vectors, freeze)
-        enter, inside = (
-            (nn.Linear(width, embedding), embedding) if words is None else (nn.Identity(), width)
-        )
+        enter: nn.Module = nn.Identity()
+        if words is None:
+            enter, width = nn.Linear(width, embedding), embedding
         longest = field.shape[0] if field.shape else positions
-        places = nn.Embedding(longest, inside)
-        return SequenceEncoder(
-            words, TransformerEncoder(enter, places, heads, dense, blocks, dropout), mask
+        body = TransformerEncoder(
+            enter, nn.Embedding(longest, width), heads, dense, blocks, dropout
         )
+        return SequenceEncoder(words, body, mask)
 
     return make

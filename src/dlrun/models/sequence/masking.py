@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-# into so many groups a batch is cut by length; eight are no better, as small products cost more a row
+# a batch is cut into so many by length; eight are no better, as small products cost more a row
 NUM_GROUPS = 4
 MAX_STEP_SHARE = 0.8  # a batch stays whole where grouping would leave more of the steps than this
 MIN_ROWS = 32  # a smaller batch stays whole

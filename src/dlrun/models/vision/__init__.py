@@ -1,1 +1,1 @@
-"""Models that read pictures."""
+"""Models that read images."""

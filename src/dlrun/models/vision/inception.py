@@ -1,4 +1,4 @@
-"""Inception-style networks: several views of the same feature map, side by side."""
+"""Inception-style networks: several branches over the same feature map."""
 
 from __future__ import annotations
 
@@ -16,22 +16,30 @@ NUM_BRANCHES = 4
 class InceptionBlock(nn.Module):
     """Four branches over one feature map, concatenated (Szegedy et al. 2014; book §7.1).
 
-    1×1 · 1×1, 3×3 · average pooling, 3×3 · 1×1, 3×3, 3×3: each answers `filters` channels, and each takes every
-    `stride`-th place at its end (the pooling at its beginning), so that a side of n becomes ⌈n / stride⌉ in all.
+    1×1 · 1×1, 3×3 · average pooling, 3×3 · 1×1, 3×3, 3×3, each of `filters` channels. The stride is
+    at the end of each branch (of the pooling one at its beginning): a side of n becomes ⌈n /
+    stride⌉.
+
+    Attributes:
+        branches: The four.
     """
 
     def __init__(self, channels: int, filters: int, stride: int, style: tuple[str, bool]) -> None:
         super().__init__()
-        one = lambda step=1: build_convolution(channels, filters, 1, *style, stride=step)  # noqa: E731
-        three = lambda step=1, size=filters: build_convolution(  # noqa: E731
-            size, filters, 3, *style, stride=step
-        )
+
+        def pointwise(step: int = 1) -> list[nn.Module]:
+            return build_convolution(channels, filters, 1, *style, stride=step)
+
+        def three(step: int = 1, size: int = filters) -> list[nn.Module]:
+            return build_convolution(size, filters, 3, *style, stride=step)
+
+        # padding is not counted, so that the mean at a border is that of real pixels
         pool = nn.AvgPool2d(3, stride, padding=1, count_include_pad=False)
         branches = (
-            one(stride),
-            [*one(), *three(stride)],
+            pointwise(stride),
+            [*pointwise(), *three(stride)],
             [pool, *three(size=channels)],
-            [*one(), *three(), *three(stride)],
+            [*pointwise(), *three(), *three(stride)],
         )
         self.branches = nn.ModuleList(nn.Sequential(*layers) for layers in branches)
 
@@ -54,10 +62,21 @@ def inception(
     l2: NonNegative,
     init: Init,
 ) -> nn.Module:
-    """A 3×3 convolution of `stem` filters, inception modules, then dense layers (Szegedy et al. 2014; book §7.1).
+    """A 3×3 convolution, inception modules, then dense layers (Szegedy et al. 2014; book §7.1).
 
-    filters: of each of the four branches, one module each. stride: of every module. ends: how the last feature map
-    becomes a vector. dropout: of that vector, before the first dense layer.
+    Args:
+        spec: Inputs and targets.
+        stem: Filters of the first convolution.
+        filters: Of each of the four branches, one number a module.
+        stride: Of every module.
+        ends: How the last feature map becomes a vector.
+        dense: Units of the hidden layers after it.
+        activation: After each layer.
+        dropout: Of the features, before the first hidden layer.
+        batch_norm: Whether there is one before each activation.
+        l1: Strength of the L1 penalty on kernels.
+        l2: Strength of the L2 penalty on kernels.
+        init: Whose starting weights.
     """
     style = (activation, batch_norm)
     towers = {}

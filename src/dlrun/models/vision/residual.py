@@ -1,4 +1,4 @@
-"""Residual networks: blocks whose input is added to what comes out of them."""
+"""Residual networks: blocks whose input is added to their output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ from dlrun.models.vision.convnet import (
 
 
 class ResidualBlock(nn.Module):
-    """body(x) + shortcut(x) (He et al. 2015; book §7.1)."""
+    """body(x) + shortcut(x) (He et al. 2015; book §7.1).
+
+    Attributes:
+        body: The layers.
+        shortcut: What makes x fit their output.
+    """
 
     def __init__(self, body: nn.Module, shortcut: nn.Module) -> None:
         super().__init__()
@@ -30,21 +35,29 @@ class ResidualBlock(nn.Module):
 
 
 def build_shortcut(channels: int, filters: int, pool: int) -> nn.Module:
-    """x as it is where shapes allow it; else a 1×1 convolution that takes every `pool`-th place (book §7.1)."""
+    """Return the identity, or a 1×1 convolution over every `pool`-th pixel (book §7.1)."""
     if channels == filters and pool == 1:
         return nn.Identity()
     return nn.Sequential(*build_stride(pool), nn.Conv2d(channels, filters, 1))
 
 
 def build_max_pool(pool: int) -> list[nn.Module]:
-    """Max pooling as Keras pads it with padding=same: a side of n becomes ⌈n / pool⌉, as in a strided convolution."""
+    """Return max pooling as in Keras with padding=same: a side of n becomes ⌈n / pool⌉."""
     return [nn.MaxPool2d(pool, ceil_mode=True)] if pool > 1 else []
 
 
 def residual_block(
     channels: int, filters: int, depth: int, pool: int, style: tuple[str, bool]
 ) -> ResidualBlock:
-    """`depth` 3×3 convolutions and pooling, beside the shortcut. style: activation, batch norm."""
+    """Return `depth` 3×3 convolutions and pooling, with a shortcut.
+
+    Args:
+        channels: Of the input.
+        filters: Of each convolution.
+        depth: Number of convolutions.
+        pool: Factor at the end; 1 for none.
+        style: Activation, batch norm.
+    """
     sizes = [channels, *[filters] * (depth - 1)]
     layers = [layer for size in sizes for layer in build_convolution(size, filters, 3, *style)]
     return ResidualBlock(
@@ -67,18 +80,29 @@ def residual(
     l2: NonNegative,
     init: Init,
 ) -> nn.Module:
-    """Residual blocks of `depth` 3×3 convolutions, then dense layers (He et al. 2015; book §7.1).
+    """Residual blocks of 3×3 convolutions, then dense layers (He et al. 2015; book §7.1).
 
-    filters: one block each. pool: factor at the end of each block (1 = none), one for all or one a block. ends: how the
-    last feature map becomes a vector. dropout: of that vector, before the first dense layer.
+    Args:
+        spec: Inputs and targets.
+        filters: Of each block.
+        depth: Convolutions of a block.
+        pool: Factor at the end of each block (1 = none), one for all or one a block.
+        ends: How the last feature map becomes a vector.
+        dense: Units of the hidden layers after it.
+        activation: After each layer.
+        dropout: Of the features, before the first hidden layer.
+        batch_norm: Whether there is one before each activation.
+        l1: Strength of the L1 penalty on kernels.
+        l2: Strength of the L2 penalty on kernels.
+        init: Whose starting weights.
     """
     pools, style = expand_per_block(pool, len(filters)), (activation, batch_norm)
     towers = {}
     for name, field in get_image_inputs(spec).items():
         sizes = [field.shape[0], *filters]
         blocks = [
-            residual_block(before, after, depth, factor, style)
-            for before, after, factor in zip(sizes, filters, pools, strict=False)
+            residual_block(channels, count, depth, factor, style)
+            for channels, count, factor in zip(sizes, filters, pools, strict=False)
         ]
         towers[name] = nn.Sequential(*blocks)
     return build_convnet(

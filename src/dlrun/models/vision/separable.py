@@ -22,9 +22,16 @@ from dlrun.models.vision.residual import ResidualBlock, build_max_pool, build_sh
 def separable_convolution(
     channels: int, filters: int, kernel: int, padding: str, bias: bool
 ) -> nn.Sequential:
-    """A convolution of each channel by itself, then a 1×1 over all: k²·C + C·filters (+ filters) weights (book §7.3).
+    """Return a convolution of each channel by itself, then a 1×1 over all (book §7.3).
 
-    As in Keras, the bias comes after the second.
+    It has k²·C + C·filters (+ filters) weights. As in Keras, the bias comes after the second.
+
+    Args:
+        channels: Of the input.
+        filters: Of the output.
+        kernel: Side of the first kernel.
+        padding: same keeps the size.
+        bias: Whether there is one.
     """
     return nn.Sequential(
         nn.Conv2d(channels, channels, kernel, padding=padding, groups=channels, bias=False),
@@ -40,7 +47,15 @@ def separable_block(
     *,
     residual: bool,
 ) -> nn.Module:
-    """Separable convolutions, each with its batch norm and activation, and pooling. style: kernel, padding, both."""
+    """Return separable convolutions, each with batch norm and activation, and pooling.
+
+    Args:
+        channels: Of the input.
+        filters: Of each convolution.
+        pool: Factor at the end; 1 for none.
+        style: Kernel, padding, activation, batch norm.
+        residual: Whether the input is added to the output.
+    """
     kernel, padding, activation, batch_norm = style
     layers: list[nn.Module] = []
     for size, count in zip([channels, *filters], filters, strict=False):
@@ -74,13 +89,30 @@ def separable(
 ) -> nn.Module:
     """Blocks of depthwise separable convolutions, then dense layers (Chollet 2017; book §7.3).
 
-    stem: filters of a plain 3×3 convolution before them (0 = none). filters: a list a block, one number a convolution.
-    pool: factor at the end of each block, one for all or one a block. residual: each block's input is added to what
-    comes out. dropout: of the features, before the first dense layer. ValueError: nothing is left.
+    Args:
+        spec: Inputs and targets.
+        stem: Filters of a plain 3×3 convolution before them; 0 for none.
+        filters: A list a block, one number a convolution.
+        kernel: Side of the kernels.
+        pool: Factor at the end of each block, one for all or one a block.
+        padding: same keeps the size of feature maps.
+        residual: Whether each block's input is added to its output.
+        ends: How the last feature map becomes a vector.
+        dense: Units of the hidden layers after it.
+        activation: After each layer.
+        dropout: Of the features, before the first hidden layer.
+        batch_norm: Whether there is one before each activation.
+        l1: Strength of the L1 penalty on kernels.
+        l2: Strength of the L2 penalty on kernels.
+        init: Whose starting weights.
+
+    Raises:
+        ValueError: Nothing is left of an image, or the settings do not fit each other.
     """
     if residual and padding != "same":
         raise ValueError(
-            "residual=true needs padding=same: else a block's input is larger than what is added to it"
+            "residual=true needs padding=same: else a block's input is larger than what is added "
+            "to it"
         )
     if not all(filters):
         raise ValueError(f"filters={filters}: each block needs a convolution at least")

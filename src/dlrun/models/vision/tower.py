@@ -1,4 +1,4 @@
-"""Readers of pictures: what turns one image input into a vector, for models that read other inputs in other ways."""
+"""Image encoders: from one image input to a vector, for models of several inputs."""
 
 from __future__ import annotations
 
@@ -21,14 +21,19 @@ from dlrun.models.vision.convnet import (
 
 
 class ConvImageEncoder(nn.Module):
-    """The convolutions of one picture (C, H, W), and their last feature map as a vector."""
+    """The convolutions of one image (C, H, W), and their last feature map as a vector.
+
+    Attributes:
+        layers: The convolutions.
+        width: Of the output.
+    """
 
     def __init__(self, layers: nn.Sequential, width: int) -> None:
         super().__init__()
         self.layers, self.width = layers, width
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        return cast(Tensor, self.layers(pictures)).flatten(1)
+    def forward(self, images: Tensor) -> Tensor:
+        return cast(Tensor, self.layers(images)).flatten(1)
 
 
 def convnet(
@@ -42,9 +47,23 @@ def convnet(
     activation: Activation,
     batch_norm: bool,
 ) -> InputEncoder:
-    """Blocks of convolution, activation and pooling; see `dlrun.models.vision.convnet`."""
+    """Blocks of convolution, activation and pooling.
 
-    def read(field: Field) -> nn.Module:
+    Args:
+        filters: Of each block.
+        kernel: Side of the kernels.
+        pool: Factor after each block (1 = none), one for all or one a block.
+        pooling: max or average.
+        padding: same keeps the size of feature maps.
+        ends: How the last feature map becomes a vector.
+        activation: After each convolution.
+        batch_norm: Whether there is one before each activation.
+
+    Raises:
+        UserError: The input is not an image.
+    """
+
+    def make(field: Field) -> nn.Module:
         if field.kind != "image":
             raise UserError(f"reader=convnet reads an image, not {field.kind}")
         style = (kernel, padding, pooling, activation, batch_norm)
@@ -53,7 +72,8 @@ def convnet(
         )
         if ends == "average":
             layers.append(nn.AdaptiveAvgPool2d(1))
-        seen = ConvImageEncoder(layers, count_features(layers, field.shape))
-        return seen.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+        encoder = ConvImageEncoder(layers, count_features(layers, field.shape))
+        encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return encoder
 
-    return read
+    return make
