@@ -222,6 +222,7 @@ def grad_cam(
             lambda: model(batch), {layer: model.get_submodule(layer)}
         )
         (gradient,) = torch.autograd.grad(target.score(outputs), layer_outputs[layer])
+    # one weight a channel: how much the score rises with it
     weights = gradient.mean((2, 3), keepdim=True)
     heat_map = (weights * layer_outputs[layer].detach()).sum(1, keepdim=True).relu()
     size = batch[image].shape[2:]

@@ -156,6 +156,7 @@ def build_noise_images(count: int, shape: tuple[int, ...], device: torch.device)
         shape: Of one image (C, H, W).
         device: Where they are made.
     """
+    # a generator of its own: torch's is part of a run's state
     generator = torch.Generator().manual_seed(0)
     noise = torch.rand(1, *shape, generator=generator) * 20
     return ((noise + 128) / 255).repeat(count, 1, 1, 1).to(device)

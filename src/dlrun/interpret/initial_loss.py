@@ -107,6 +107,7 @@ def find_largest_input(batches: list[Batch], inputs: list[str]) -> tuple[str, fl
     for batch in batches:
         for name in inputs:
             numbers = (
+                # only the stored counts of a bag
                 batch[name].values() if batch[name].layout == torch.sparse_csr else batch[name]
             )
             if numbers.is_floating_point() and numbers.numel():

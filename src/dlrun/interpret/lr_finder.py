@@ -74,6 +74,7 @@ def run_range_test(trainer: Trainer, low: float, high: float, steps: int) -> LRC
     rates, losses, stopped = np.geomspace(low, high, steps), list[float](), ""
     with restore_trainer_state(trainer):
         trainer.settings = replace(trainer.settings, max_steps=None, save_every=math.inf)
+        # a schedule would change the rates that are tried
         trainer.metrics, trainer.optimization.schedule = {}, None
         for rate, window in zip(rates, iter_step_batches(trainer), strict=False):
             try:
@@ -146,6 +147,7 @@ def choose_lr(curve: LRCurve) -> LRChoice:
     if not has_loss_drop(curve):
         return LRChoice(None, "no rate lowers the loss by more than its noise from batch to batch")
     lowest_index = int(curve.smoothed.argmin())
+    # over the logarithm, in which the rates are evenly spaced
     slopes = np.gradient(curve.smoothed, np.log(curve.rates))
     drop_start = find_drop_start(curve, lowest_index)
     steepest = float(curve.rates[drop_start + int(slopes[drop_start : lowest_index + 1].argmin())])

@@ -50,6 +50,7 @@ def summarize_layers(model: nn.Module, batch: Batch) -> list[LayerSummary]:
         parameters = [
             parameter for parameter in module.parameters() if id(parameter) not in counted
         ]
+        # shared weights belong to the first layer that has them
         counted.update(map(id, parameters))
         if parameters or not any(
             inner in outputs for inner in module.modules() if inner is not module
@@ -73,6 +74,7 @@ def collect_module_outputs(model: nn.Module, batch: Batch) -> dict[nn.Module, An
         outputs.setdefault(module, output)
 
     hooks = [module.register_forward_hook(record) for module in model.modules()]
+    # modules may be in different modes: a frozen base stays in evaluation
     training = {module: module.training for module in model.modules()}
     try:
         with torch.no_grad():

@@ -53,6 +53,7 @@ def restore_trainer_state(trainer: Trainer) -> Iterator[None]:
         yield
     finally:
         trainer.settings, trainer.metrics, trainer.optimization.schedule = replaced
+        # it has counted what was tried
         trainer.meter = None
         trainer.restore(state)
         trainer.objective.train(training)

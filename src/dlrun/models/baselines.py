@@ -56,10 +56,12 @@ class ConstantModel(Model):
         """
         self.which = kind
         for name in self.targets:
+            # in place, so that the buffer stays on its device
             self.get_buffer(f"answer_{escape_name(name)}").copy_(self.get_output(name, kind))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         rows = len(next(iter(batch.values())))
+        # buffers, as a constant moves to the device with the model and stands in its checkpoint
         outputs = {name: self.get_buffer(f"answer_{escape_name(name)}") for name in self.targets}
         return {
             name: output.expand(rows, *self.targets[name].output_shape)
@@ -193,6 +195,7 @@ def _interpolate_constant(
 
 def minimize_loss(loss: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
     """Return where a smooth loss is least, searched from a start by BFGS (Liu & Nocedal 1989)."""
+    # the prior itself must not change: it is a constant of its own
     raw = start.clone().requires_grad_()
     optimizer = torch.optim.LBFGS([raw], max_iter=50, line_search_fn="strong_wolfe")
 
@@ -204,6 +207,7 @@ def minimize_loss(loss: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
 
     with torch.enable_grad():
         optimizer.step(closure)  # type: ignore[arg-type]
+    # a loss without a minimum may drive logits to infinity
     return raw.detach() if bool(raw.isfinite().all()) else start
 
 
@@ -343,6 +347,7 @@ def compute_window_steps(horizon: ForecastHorizon, period: int | None) -> list[i
         UserError: The window does not reach back so far, or the rows do not make whole days.
     """
     rows = period or horizon.rows_per_day
+    # rows that do not divide a day have no same time the day before
     if rows is None:
         raise UserError(
             "model=same_time_before: these rows do not make whole days: say model.period=ROWS"
@@ -367,6 +372,7 @@ def _build_last_value(
 ) -> SeriesBaseline:
     fields = [spec.targets[name] for name in positions]
     columns = dict.fromkeys(field.outlook.column for field in fields if field.outlook)
+    # every horizon is predicted by the last step of the window
     steps = {name: [-1] * spec.targets[name].num_outputs for name in positions}
     note = f"{prefix}the last value of {', '.join(columns)} in the window" if prefix else ""
     return SeriesBaseline(spec, positions, steps, note)

@@ -51,10 +51,13 @@ class Bigram(Model):
         """Count the pairs of the training rows, each position once, however many windows see it."""
         column, size = table.columns[self.input], len(self.table)
         assert isinstance(column, WindowColumn)
-        values, positions = column.values.long(), column.counts.nonzero()[:, 0]
+        values = column.values.long()
+        # a position counts once, though neighboring windows share it
+        positions = column.counts.nonzero()[:, 0]
         pairs = torch.bincount(
             values[positions] * size + values[positions + 1], minlength=size * size
         )
+        # logarithms, as they are logits: a softmax of them gives the probabilities back
         self.table.copy_(smooth_counts(pairs.reshape(size, size).float()).log())
 
 
@@ -67,7 +70,9 @@ def smooth_counts(pairs: Tensor) -> Tensor:
     Args:
         pairs: Counts (size, size).
     """
+    # one is added, so that a token that never occurs has a probability too
     unigram = (pairs.sum(0) + 1) / (pairs.sum() + len(pairs))
+    # at least one, so that an unseen token falls back on the unigram frequencies
     followers = (pairs > 0).sum(1, keepdim=True).clamp_min(1)
     return (pairs + followers * unigram) / (pairs.sum(1, keepdim=True) + followers)
 

@@ -42,6 +42,7 @@ class ClosedFormLinear(Model):
     def __init__(self, spec: Spec, options: SolverOptions) -> None:
         super().__init__()
         self.spec, self.options = spec, options
+        # buffers, not parameters: an optimizer finds nothing to train
         width = sum(map(count_columns, spec.inputs.values()))
         for name, field in spec.targets.items():
             self.register_buffer(
@@ -77,6 +78,7 @@ class ClosedFormLinear(Model):
         for name, field in self.spec.targets.items():
             column = table.columns[name]
             assert isinstance(column, DenseColumn)
+            # scikit-learn warns through Python; one line in the log is enough
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 weight, bias = SOLVERS[field.kind](
@@ -117,8 +119,10 @@ def add_product(total: Tensor, values: Tensor, weight: Tensor, field: Field) -> 
         field: The input.
     """
     if field.kind == "bag":
+        # the bag stays sparse
         return SparseLinear.apply(values, weight, total)  # type: ignore[no-any-return]
     if field.kind == "tokens":
+        # summed word vectors equal counts times weights; padding adds nothing
         return total + nn.functional.embedding_bag(values, weight, mode="sum", padding_idx=0)
     if field.kind == "category":
         return total + nn.functional.embedding(values, weight)
@@ -158,6 +162,7 @@ def _build_column_matrix(name: str, field: Field, column: StoredColumn) -> Any:
     stored = column.values if isinstance(column, DenseColumn) else column.materialize()
     values, rows = stored.cpu().numpy(), len(column)
     if field.kind == "category":
+        # one-hot rows: a single 1 in each
         ones, starts = np.ones(rows, np.float32), np.arange(rows + 1, dtype=np.int32)
         return csr_array((ones, values.astype(np.int32), starts), shape=(rows, field.size))
     flat = values.reshape(rows, -1).astype(np.float32)
@@ -187,12 +192,14 @@ def count_words(column: StoredColumn, size: int) -> Any:
         chunks.append(
             csr_array((np.ones(len(words), np.float32), words, starts), shape=(len(batch), size))
         )
+        # a word that occurs twice in a row has two entries until they are added
         chunks[-1].sum_duplicates()
     return vstack(chunks, format="csr")
 
 
 def solve_classes(x: Any, y: np.ndarray, field: Field, options: SolverOptions) -> LinearWeights:
     """Return the weights of a multinomial logistic regression (F, classes) and its biases."""
+    # all classes begin unseen; those with rows get their solution below
     weight, bias = np.zeros((x.shape[1], field.size)), np.full(field.size, UNSEEN_LOGIT)
     classes = np.unique(y)
     bias[classes] = 0
@@ -209,6 +216,7 @@ def solve_labels(x: Any, y: np.ndarray, field: Field, options: SolverOptions) ->
     weight, bias = np.zeros((x.shape[1], y.shape[1])), np.zeros(y.shape[1])
     for label, label_values in enumerate(y.T):
         if label_values.min() == label_values.max():
+            # a constant label has no slope, and scikit-learn refuses a single class
             bias[label] = -UNSEEN_LOGIT if label_values[0] else UNSEEN_LOGIT
             continue
         regression = _logistic_regression(x, label_values.astype(int), options)
@@ -221,6 +229,7 @@ def solve_numbers(x: Any, y: np.ndarray, field: Field, options: SolverOptions) -
     from sklearn.linear_model import Ridge
 
     flat = y.reshape(len(y), -1).astype(x.dtype)
+    # ridge weighs the penalty where logistic regression weighs the rows
     regression = Ridge(alpha=1 / options.c, max_iter=options.iterations, tol=1e-6).fit(x, flat)
     return regression.coef_.reshape(flat.shape[1], -1).T, np.reshape(regression.intercept_, -1)
 
@@ -261,6 +270,7 @@ def log_convergence(
     unrelated = [
         warning for warning in caught if not issubclass(warning.category, ConvergenceWarning)
     ]
+    # other warnings are passed on as if nobody had listened
     for warning in unrelated:
         warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     if len(unrelated) < len(caught):

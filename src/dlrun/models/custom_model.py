@@ -78,6 +78,7 @@ def build_model(
     if not is_custom(target):
         return as_model(build_part(node, spec, kind="model", plugins=plugins))
     with_torchvision = target.startswith(TORCHVISION_PREFIX)
+    # torchvision networks have 1000 classes where nothing is said
     if with_torchvision and len(spec.targets) == 1:
         node = {"num_classes": next(iter(spec.targets.values())).num_outputs, **node}
     model = build_part(node, spec, kind="model", plugins=plugins)
@@ -137,13 +138,17 @@ class ForwardAdapter:
         inputs = {name: column for name, column in batch.items() if name not in self.spec.targets}
         try:
             output = self.forward(*self._forward_arguments(inputs), *args, **kwargs)
+        # only the first call is about the contract; later errors are the model's own
         except (TypeError, ValueError, KeyError, IndexError, AttributeError, RuntimeError) as error:
+            # memory has nothing to do with arguments
             if self.called or isinstance(error, torch.OutOfMemoryError | UserError):
                 raise
             raise UserError(self._describe_error(error, inputs)) from error
+        # a model without inputs can return any number of rows
         rows = len(next(iter(inputs.values()))) if inputs else None
         outputs = self._check_outputs(output, rows)
         self.called = True
+        # without gradients there is no graph to look at
         if not self.checked and torch.is_grad_enabled():
             self.checked = True
             self._warn_about_activation(outputs)
@@ -153,6 +158,7 @@ class ForwardAdapter:
         if self.arguments is None:
             return [inputs]
         columns = [inputs[name] for name in self.arguments]
+        # a bag is sparse, and most layers of torch take dense tensors
         dense = [x.to_dense() if x.layout is not torch.strided else x for x in columns]
         return [_to_rgb(x) for x in dense] if self.to_color else dense
 
@@ -175,6 +181,7 @@ class ForwardAdapter:
 
     def _check_shape(self, raw: Tensor, name: str, rows: int | None) -> Tensor:
         field = self.spec.targets[name]
+        # (rows,) is a common way to write (rows, 1)
         if field.num_outputs == 1 and field.kind != "tokens" and raw.ndim == 1:
             raw = raw[:, None]
         shape, expected = tuple(raw.shape), field.output_shape
@@ -196,6 +203,7 @@ class ForwardAdapter:
 
     def _describe_error(self, error: Exception, inputs: Batch) -> str:
         columns = ", ".join(f"{name} {_describe_value(column)}" for name, column in inputs.items())
+        # a missing name is clearer than the KeyError of it
         if isinstance(error, KeyError) and error.args and error.args[0] not in inputs:
             return (
                 f"{self.name}: forward asks for {error.args[0]!r}, which is not an input; "
@@ -260,10 +268,12 @@ def _materialize_lazy(model: nn.Module, spec: Spec) -> None:
         return
     with torch.no_grad():
         model.eval()({name: _build_example(field) for name, field in spec.inputs.items()})
+    # the example is no real batch: the first real call is checked again
     model.train().forward.called = False  # type: ignore[attr-defined]
 
 
 def _build_example(field: Field) -> Tensor:
+    # a text has no fixed length, any will do
     shape = field.shape if field.shape or field.kind != "tokens" else (4,)
     return torch.zeros(
         2, *shape, dtype=torch.int64 if field.kind in ("category", "tokens") else torch.float32
@@ -271,6 +281,7 @@ def _build_example(field: Field) -> Tensor:
 
 
 def _to_rgb(image: Tensor) -> Tensor:
+    # a view: gray values are not copied
     return image.expand(-1, 3, -1, -1) if image.ndim == 4 and image.shape[1] == 1 else image
 
 

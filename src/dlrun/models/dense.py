@@ -31,6 +31,7 @@ class DenseModel(Model):
         l2: Strength of the L2 penalty on hidden kernels.
     """
 
+    # no layer depends on values, so a recorded step can be replayed
     steady = True
 
     def __init__(
@@ -113,6 +114,7 @@ def dense(
         embedding: Width of a learned vector.
         init: Whose starting weights.
     """
+    # 0 stands for one-hot
     width = embedding if category == "embedding" else 0
     hidden, heads = build_dense(spec, spec.inputs, units, width, (activation, dropout, batch_norm))
     model = DenseModel(hidden, heads, l1, l2)
@@ -141,6 +143,7 @@ def build_dense(
             name: InputProjection(inputs, field.num_outputs, embedding=embedding)
             for name, field in spec.targets.items()
         }
+        # each head reads the inputs itself: there is no common layer
         return nn.ModuleList(), SafeModuleDict(heads)
     hidden = build_hidden_layers(
         units, InputProjection(inputs, units[0], embedding=embedding), *style

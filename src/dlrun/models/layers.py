@@ -16,6 +16,7 @@ from dlrun.models.onednn_linear import Linear
 
 def escape_name(name: str) -> str:
     """Return the name under which torch accepts a submodule: the same one where it can."""
+    # torch refuses a child with the name of an attribute, such as keys
     is_reserved = (
         hasattr(nn.ModuleDict, name) or hasattr(nn.ParameterDict, name) or name == "training"
     )
@@ -74,6 +75,7 @@ class SparseLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, bag: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(bag)
+        # a bias (units,) is shared by the rows, one of (B, units) has a gradient a row
         ctx.rows = bias.dim() == 2
         kind = weight.device.type
         # entering an autocast context costs as much as a small product: only to leave another one
@@ -84,6 +86,7 @@ class SparseLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, Tensor]:
         (bag,) = ctx.saved_tensors
+        # under autocast it may arrive in half precision
         gradient = gradients[0].float()
         return None, transposed_matmul(bag, gradient), gradient if ctx.rows else gradient.sum(0)
 
@@ -113,6 +116,7 @@ def transposed_matmul(bag: Tensor, gradient: Tensor) -> Tensor:
             product.numpy().ravel(),
         )
         return product
+    # row number of each stored value
     rows = torch.repeat_interleave(torch.arange(len(starts) - 1, device=bag.device), starts.diff())
     weighted = gradient.index_select(0, rows) * values[:, None]
     return gradient.new_zeros(bag.shape[1], gradient.shape[1]).index_add_(0, columns, weighted)
@@ -158,6 +162,7 @@ class InputProjection(nn.Module):
             escape_name(name): nn.Parameter(torch.empty(size, units))
             for name, size in sparse.items()
         }
+        # one row of weights a word or class: looked up, never multiplied
         self.rows = nn.ParameterDict(rows)
         self.bias = None if width else nn.Parameter(torch.zeros(units))
 
@@ -169,6 +174,7 @@ class InputProjection(nn.Module):
     def initialize(self, init: Init) -> None:
         """Draw starting weights as if it were one layer over all inputs."""
         units = self.kernels[0].shape[0] if self.linear is not None else self.kernels[0].shape[1]
+        # Glorot for Keras; torch draws linear layers from ±1/√fan_in
         fan = self.fan_in + units if init == "keras" else 2 * self.fan_in
         bound = math.sqrt(6 / fan) if init == "keras" else 1 / math.sqrt(self.fan_in)
         for kernel in self.kernels:
@@ -184,6 +190,7 @@ class InputProjection(nn.Module):
             nn.init.uniform_(bias, -bound, bound)
 
     def forward(self, batch: Batch) -> Tensor:
+        # the common case, without looking for sparse inputs
         if self.linear is not None and not self.rows:
             return cast(Tensor, self.linear(self._concat_inputs(batch)))
         total: Any = self.bias if self.linear is None else self.linear(self._concat_inputs(batch))
@@ -215,6 +222,7 @@ def build_convolution(
         batch_norm: Whether there is one.
         stride: A side of n becomes ⌈n / stride⌉.
     """
+    # see `build_stride` for the reason
     first = build_stride(stride) if kernel == 1 else []
     layer = nn.Conv2d(
         channels, filters, kernel, 1 if first else stride, kernel // 2, bias=not batch_norm
@@ -261,11 +269,13 @@ def keras_init(layer: nn.Module) -> None:
         # Keras calls .99 the momentum: the share of the old statistics that is kept
         layer.momentum, layer.eps = 0.01, 1e-3
     if isinstance(layer, nn.LayerNorm):
+        # Keras' default, torch has 1e-5
         layer.eps = 1e-3
     if isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv1d | nn.ConvTranspose2d):
         nn.init.xavier_uniform_(layer.weight)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
+    # vectors from a file must not be drawn anew
     if isinstance(layer, nn.Embedding) and not getattr(layer, "published", False):
         nn.init.uniform_(layer.weight, -0.05, 0.05)
     if isinstance(layer, nn.MultiheadAttention):

@@ -130,6 +130,7 @@ class Model(nn.Module):
 
 def get_named_children(module: nn.Module, name: str) -> dict[str, nn.Module]:
     """Return the children of a module's ModuleDict of this name; nothing where it has none."""
+    # not getattr: an attribute of that name may be anything
     children = module._modules.get(name)
     return dict(children.items()) if isinstance(children, nn.ModuleDict) else {}
 

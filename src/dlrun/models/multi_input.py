@@ -59,7 +59,9 @@ class MergeLayer(nn.Module):
         unread = [] if self.rest is None else [self.rest(batch)]
         stacked = torch.stack([*vectors.values(), *unread], 1)
         if self.score is None:
+            # stacked is (B, vectors, width)
             return stacked.sum(1)
+        # the scores (B, vectors, 1) are weights that add up to 1
         return (self.score(stacked).softmax(1) * stacked).sum(1)
 
 
@@ -92,6 +94,7 @@ class MultiInputModel(Model):
             name: self.dropout(self.readers[reader](batch[name]))
             for name, reader in self.read_by.items()
         }
+        # a vector takes the place of the column that it was made of
         columns = {**batch, **encoded}
         joined = columns if self.combiner is None else {MERGED_INPUT: self.combiner(columns)}
         return cast(dict[str, Tensor], self.tail(joined))
@@ -150,6 +153,7 @@ def combined(
     combiner = None
     if combine != "concat" and vectors:
         combiner = MergeLayer(inputs, list(vectors), combine == "attention")
+    # the tail reads the merged vector alone, or all columns
     tail_inputs = inputs if combiner is None else {MERGED_INPUT: Field("number", (combiner.width,))}
     hidden, heads = build_dense(spec, tail_inputs, dense, 0, (activation, 0.0, False))
     model = MultiInputModel(
@@ -209,6 +213,7 @@ def assign_encoders(
                 f"model.share: {' and '.join(named)} share one reader, but model.readers names one "
                 "for each"
             )
+        # the encoder has this name in checkpoints
         owner = (named or group)[0]
         for name in group:
             check_compatible(spec, owner, name)

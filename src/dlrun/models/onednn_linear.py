@@ -12,6 +12,7 @@ from torch import Tensor, nn
 MIN_MULTIPLICATIONS = 1 << 22  # smaller products take less time than the call itself
 
 
+# the processor does not change, and reading its description takes time
 @cache
 def is_onednn_faster() -> bool:
     """Return if oneDNN beats MKL, torch's choice, which takes twice as long on AMD."""
@@ -46,6 +47,7 @@ class LinearFunction(torch.autograd.Function):
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         (gradient,) = gradients
         return (
+            # a gradient that nobody needs is not computed
             linear_forward(gradient, weight.t(), None) if needs_x else None,
             linear_forward(gradient.t(), x.t(), None) if needs_weight else None,
             gradient.sum(0) if needs_bias else None,
@@ -68,4 +70,5 @@ class Linear(nn.Linear):
 
     def _is_supported(self, x: Tensor) -> bool:
         is_float32 = x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32
+        # under autocast the product is to be in half precision
         return is_float32 and not torch.is_autocast_enabled("cpu") and is_onednn_faster()

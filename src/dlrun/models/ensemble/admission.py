@@ -49,6 +49,7 @@ def _check_same_data(member: Path, run: Path) -> None:
 
 
 def _check_same_fields(member: Path, run: Path) -> None:
+    # columns are compared, not configs: what matters is what the models read
     theirs, ours = (_read_fields(folder) for folder in (member, run))
     for group in ("inputs", "targets"):
         if list(theirs[group]) != list(ours[group]):
@@ -104,6 +105,7 @@ def _describe_row_overlap(member: Path, job: str, rows: np.ndarray) -> str:
     import numpy as np
 
     file = member / "predictions" / f"{job}-val.npz"
+    # the rows that a fit was validated on are those it was not trained on
     if not file.is_file():
         return (
             f"it has no {file.relative_to(member)}, so nothing says that it was not "

@@ -46,6 +46,7 @@ class Ensemble(Model):
         self.spec, self.runs, self.names, self.combine = spec, members, names, combine
         self.members = nn.ModuleList(member.model for member in members)
         self.register_buffer("weights", torch.full((len(members),), 1 / len(members)))
+        # the members are finished; only their weights are found, see `fit_weights`
         self.requires_grad_(False).eval()
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -57,6 +58,7 @@ class Ensemble(Model):
         }
 
     def train(self, mode: bool = True) -> Self:
+        # a batch norm or dropout in training mode would change the members' predictions
         return super().train(False)
 
     def check_validation_rows(self, run: Path, job: FitJob, rows: np.ndarray | None) -> None:
@@ -115,6 +117,7 @@ class Ensemble(Model):
         for batch in source.batches(BATCH_ROWS):
             outputs = [member(batch) for member in self.members]
             for name in self.spec.targets:
+                # double precision, that of scipy's optimizer
                 raw[name].append(torch.stack([output[name].double() for output in outputs]))
                 targets[name].append(batch[name])
         joined = {name: torch.cat(batches, 1) for name, batches in raw.items()}
@@ -138,12 +141,15 @@ def average_outputs(field: Field, raw: Tensor, weights: Tensor) -> Tensor:
     """
     if len(raw) == 1:
         return raw[0]
+    # weights may be double while they are optimized
     raw = raw.to(torch.promote_types(raw.dtype, weights.dtype))
     weights = weights.to(raw.dtype).reshape(-1, *[1] * (raw.ndim - 1))
     if field.kind in ("category", "tokens"):
+        # a sum of probabilities, computed in logarithms for precision
         return (raw.log_softmax(-1) + weights.log()).logsumexp(0)
     if field.kind in ("binary", "multilabel", "fraction"):
         yes, no = ((logsigmoid(sign * raw) + weights.log()).logsumexp(0) for sign in (1, -1))
+        # log-odds: log p - log (1 - p)
         return yes - no
     return (raw * weights).sum(0)
 
@@ -180,6 +186,7 @@ def optimize_weights(loss: Callable[[Tensor], Tensor], count: int) -> np.ndarray
         "options": {"ftol": 1e-9},
     }
     best = minimize(value_and_gradient, equal, jac=True, **options).x
+    # a weight at the lower bound counts as 0
     best = np.where(best < ZERO_WEIGHT, 0, best)
     candidates = (best / best.sum(), equal, *np.eye(count))
     with torch.no_grad():

@@ -66,6 +66,7 @@ def check_layout(layout: Layout, shape: tuple[int, ...]) -> None:
             "convolutions read pictures, and these are numbers: "
             "filters=[] strides=[] decoder_filters=[]"
         )
+    # an even kernel has no padding that keeps the size
     if layout.kernel % 2 == 0:
         raise ValueError(
             f"kernel={layout.kernel}: it must be odd, so that a picture keeps its size"
@@ -184,6 +185,7 @@ class Autoencoder(Model):
         self.shape = first if not more else (sum(map(count_values, columns.values())),)
         check_layout(layout, self.shape)
         name = next(iter(columns))
+        # a tower, so that a new model may start from these convolutions, see `Model.image_towers`
         self.towers = SafeModuleDict(
             {name: build_conv_encoder(self.shape[0], layout)} if layout.filters else {}
         )
@@ -206,7 +208,9 @@ class Autoencoder(Model):
         """Return the values of a batch that are encoded and reproduced, (B, *shape)."""
         columns = [batch[name] for name in self.columns]
         return (
-            columns[0] if len(columns) == 1 else torch.cat([part.flatten(1) for part in columns], 1)
+            columns[0]
+            if len(columns) == 1
+            else torch.cat([column.flatten(1) for column in columns], 1)
         )
 
     def encode(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -225,6 +229,7 @@ class Autoencoder(Model):
         return raw.sigmoid() if self.is_image else raw
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
+        # the first head is the code: of a VAE the mean
         return {"+".join(self.columns): self.decode(self.encode(self.read(batch))[0])}
 
 

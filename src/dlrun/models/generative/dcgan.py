@@ -116,6 +116,7 @@ def dcgan(
         output_activation(output),
     )
     layers: list[nn.Module] = []
+    # small images have the last filters only
     filters = discriminator[max(0, len(discriminator) - count_downsampling(sides, LAST_SIZE)) :]
     for previous, count in zip([channels, *filters], filters, strict=False):
         layers += [nn.Conv2d(previous, count, 4, 2, 1), nn.LeakyReLU(slope)]
@@ -147,6 +148,7 @@ def build_generator(
         batch_norm: Whether there is one after each feature map.
     """
     channels, *sides = shape
+    # sides of each feature map, from the smallest to the image's
     maps = [
         [-(-side // 2**remaining) for side in sides] for remaining in reversed(range(len(widths)))
     ]
@@ -158,6 +160,7 @@ def build_generator(
     yield nn.Unflatten(1, (widths[0], *maps[0]))
     for previous, following, sides_after in zip(widths, widths[1:], maps[1:], strict=False):
         yield from norm_and_relu(previous)
+        # pixels are repeated, as transposed convolutions leave a pattern
         yield nn.Upsample(tuple(sides_after))
         yield nn.Conv2d(previous, following, 3, padding=1)
     yield from norm_and_relu(widths[-1])
@@ -257,6 +260,7 @@ def initialize_dcgan(model: DCGAN, init: Init, spectral_norm: bool) -> nn.Module
     """Draw starting weights, and bound the layers of the discriminator where that is asked for."""
     initialize_weights(model, init)
     if spectral_norm:
+        # a list, as bounding a layer adds modules to it
         for layer in list(model.discriminator.modules()):
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 bound_spectral_norm(layer)

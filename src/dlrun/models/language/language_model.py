@@ -58,6 +58,7 @@ class RecurrentLanguageModel(Model):
 
     def _read(self, tokens: Tensor, states: list[State] | None) -> tuple[Tensor, list[State]]:
         (steps,), last_states = self.body.read(self.dropout(self.embedding(tokens)), None, states)
+        # steps are (T, B, units); logits are (B, T, size)
         return self.head(self.dropout(steps.transpose(0, 1))), [state for (state,) in last_states]
 
 

@@ -23,18 +23,22 @@ def token_probabilities(
     Returns:
         Probabilities (size,), double precision.
     """
+    # double precision: a low temperature makes large exponents
     logits = logits.double().clone()
     logits[:NUM_SPECIAL_TOKENS] = -torch.inf
     if temperature == 0:
+        # dividing by 0 is not possible, but its limit is the most likely token
         top_k, temperature = 1, 1.0
     probabilities = (logits / temperature).softmax(-1)
     if top_k is None and top_p is None:
         return probabilities
+    # stable: of equally likely tokens the first one wins on every device
     ranked, order = probabilities.sort(descending=True, stable=True)
     allowed = torch.ones_like(ranked, dtype=torch.bool)
     if top_k is not None:
         allowed[top_k:] = False
     if top_p is not None:
+        # what comes before a token must be below the limit, so that the limit is reached
         allowed &= ranked.cumsum(0) - ranked < top_p
         allowed[0] = True
     chosen = torch.zeros_like(probabilities).scatter(0, order, ranked * allowed)

@@ -81,6 +81,7 @@ def load_torchvision_backbone(architecture: str, weights: str | None) -> Backbon
     choices = models.get_model_weights(architecture)
     entry = find_weights_entry(architecture, weights, choices)
     net = models.get_model(architecture, **get_init_options(architecture, weights))
+    # the names of the layers stay those of torchvision, see `unfreeze`
     base = remove_head(net, architecture)
     if weights is not None and files.needs_weights():
         path = Path(weights) if entry is None else files.find_weights(architecture, entry)
@@ -89,6 +90,7 @@ def load_torchvision_backbone(architecture: str, weights: str | None) -> Backbon
     mean, std = tuple(transforms.mean), tuple(transforms.std)
     if architecture in HALF_NORMALIZED:
         mean, std = (0.5,) * 3, (0.5,) * 3
+    # crop sizes are single numbers: images are square
     return Backbone(architecture, base, 3, (transforms.crop_size[0],) * 2, mean, std)
 
 
@@ -213,6 +215,7 @@ def load_run_backbone(folder: Path, column: str) -> Backbone:
             f"weights={folder}: that run has no input '{column}', but {', '.join(towers)}"
         )
     column = column if column in towers else next(iter(towers))
+    # images of the earlier run tell what its network was trained with
     channels, *size = loaded.spec.inputs[column].shape
     layers = list(towers[column].named_children())
     # what makes a vector of the feature map is chosen anew
@@ -269,6 +272,7 @@ def describe_unknown_layer(base: Backbone, name: str, names: list[str]) -> str:
 
 def list_blocks(net: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]]:
     """Return name and module of parts that follow one another: sequences are opened, others not."""
+    # a subclass may have a forward of its own
     if type(net) is not nn.Sequential:
         return [(prefix, net)]
     return [
@@ -292,6 +296,7 @@ def find_last_block(base: Backbone) -> str:
     first = last = trainable[-1]
     while first and sides[first - 1] == sides[last]:
         first -= 1
+    # an activation or pooling before it has no weights to unfreeze
     first = next(index for index in trainable if index >= first)
     return blocks[first if first != trainable[0] else last][0]
 

@@ -71,8 +71,10 @@ def load_run_model(
     """
     run, job = RunFolder(folder), job or get_main_job(folder, fit, quiet=quiet)
     config, spec = get_fit_config(folder, job), read_spec(run, job.name)
+    # told before the model is built, which may take long
     if answers and not spec.targets:
         raise UserError(f"{folder} answers no target, it makes something: dlrun generate {folder}")
+    # the checkpoint below has all weights, so no published file is needed
     with weights.skip_weights():
         model = build_model(config["model"], spec, plugins)
     state = checkpoint.load_best(run.checkpoint_folder(job))
@@ -81,6 +83,7 @@ def load_run_model(
     model_state = {
         name: value for name, value in state["objective"].items() if name.startswith("model.")
     }
+    # running averages are what was validated, where there are some
     checkpoint.load_averaged_weights(objective, {**state, "objective": model_state})
     return LoadedModel(folder, config, job, spec, model.eval())
 

@@ -71,6 +71,7 @@ class FeatureExtractor(Model):
         last = max((index for index, _ in chosen.values()), default=-1)
         x = images
         try:
+            # one more for the preprocessing, one as the end of a slice is exclusive
             for block in self.blocks[: last + 2]:
                 x = block(x)
         except RuntimeError as error:
@@ -101,6 +102,7 @@ class FeatureExtractor(Model):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         for block in self.blocks:
+            # they are hidden from torch, so they are moved by hand
             block._apply(fn, recurse)
         return super()._apply(fn, recurse)
 

@@ -59,6 +59,7 @@ class PretrainedModel(Model):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         features = {}
         for name, tower in self.towers.items():
+            # features that were computed once may stand in the place of the image
             cached = batch.get(name + CACHED_FEATURES)
             output = tower(batch[name]) if cached is None else cached
             features[name] = self.dropout(output.flatten(1))
@@ -67,6 +68,7 @@ class PretrainedModel(Model):
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
         for module in self.frozen:
+            # the mode alone: `eval()` would recurse into modules that are trained
             module.training = False
         return self
 
@@ -121,6 +123,7 @@ class ImagePreprocessor(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.size is not None and tuple(x.shape[2:]) != self.size:
             x = nn.functional.interpolate(x, self.size, mode="bilinear", antialias=True)
+        # a view: gray values are not copied
         if x.shape[1] != self.channels:
             x = x.expand(-1, self.channels, -1, -1)
         return x if self.mean is None or self.std is None else (x - self.mean) / self.std

@@ -22,6 +22,7 @@ from dlrun.data.downloads import describe_failure, make_fetch_function
 
 log = logging.getLogger("dlrun")
 
+# a context variable, so that threads do not disturb each other
 _needs_weights = ContextVar("needed", default=True)
 
 
@@ -133,6 +134,7 @@ def download_weights(architecture: str, entry: Any) -> Path:
     for folder in weight_folders():
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            # beside its place, so that it can be moved there in one step
             with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{name}.", delete=False) as fresh:
                 target = Path(fresh.name)
         except OSError as error:

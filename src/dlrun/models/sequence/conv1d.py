@@ -89,6 +89,7 @@ class ConvEncoder(nn.Module):
     def __init__(self, front: ConvLayers, ends: str, shape: tuple[int, ...]) -> None:
         super().__init__()
         front.check_shape(shape)
+        # bucketed batches have another length each
         if ends == "flatten" and not shape:
             raise UserError(
                 "ends=flatten needs sequences of one length: say data.bucket=false, or ends=max"

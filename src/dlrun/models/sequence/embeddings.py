@@ -51,6 +51,7 @@ class OneHot(nn.Module):
 
     def forward(self, words: Tensor) -> Tensor:
         one_hot = nn.functional.one_hot(words, self.embedding_dim).float()
+        # padding is 0 everywhere
         return one_hot * (words != 0).unsqueeze(-1)
 
 
@@ -186,6 +187,7 @@ def read_word_vectors(
                 "with one space between"
             )
         if word in numbers:
+            # a word that stands twice in a file has its first vector
             vectors.setdefault(numbers[word], vector)
     return vectors, width
 

@@ -79,6 +79,7 @@ def disable_cpu_autocast(kind: str) -> AbstractContextManager[object]:
 
 def sample_dropout_mask(like: Tensor, share: float) -> Tensor:
     """Return a mask (B, D) for all steps of a sequence: 0, or 1 / (1 - share)."""
+    # torch scales what is left by 1 / (1 - share)
     return nn.functional.dropout(torch.ones_like(like), share)
 
 
@@ -119,6 +120,7 @@ class RecurrentLayer(nn.Module):
             x = x * sample_dropout_mask(x[0], self.drops.inputs)
         if not self.is_native or (self.training and self.drops.state):
             return self._loop(x, state)
+        # see `disable_cpu_autocast`
         x = x.float() if x.device.type == "cpu" else x
         initial = None if state is None else tuple(tensor[None].to(x.dtype) for tensor in state)
         with disable_cpu_autocast(x.device.type):
@@ -214,6 +216,7 @@ class Recurrent(nn.Module):
             return pool_steps(steps.transpose(0, 1), lengths, self.ends)
         if lengths is None:
             return torch.cat([state[0] for state in last_states[-1]], 1)
+        # the last step that counts is another one in each row
         rows = torch.arange(len(lengths), device=lengths.device)
         return torch.cat([output[lengths - 1, rows] for output in outputs], 1)
 
@@ -231,6 +234,7 @@ class Recurrent(nn.Module):
             Output of each direction of the last layer (T, B, units), in the order in which it
             reads, and the last states of all layers.
         """
+        # torch's recurrent modules take steps first
         x = x.transpose(0, 1).contiguous()
         outputs: list[Tensor] = []
         last_states: list[list[State]] = []

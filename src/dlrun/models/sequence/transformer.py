@@ -61,6 +61,7 @@ class TransformerEncoder(nn.Module):
                 f"positions={self.positions.num_embeddings} of the transformer: "
                 f"say positions={steps}, or cut the texts (data.length)"
             )
+        # (B, T, width) + (T, width)
         x = self.enter(x) + self.positions.weight[:steps]
         padding_mask = None
         if lengths is not None:

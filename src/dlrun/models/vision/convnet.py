@@ -40,6 +40,7 @@ class ConvnetModel(Model):
         self.l1, self.l2 = l1, l2
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
+        # a vector takes the place of the image in the batch of the tail
         features = {name: tower(batch[name]).flatten(1) for name, tower in self.towers.items()}
         return cast(dict[str, Tensor], self.tail({**batch, **features}))
 
@@ -217,4 +218,5 @@ def count_features(layers: nn.Module, shape: tuple[int, ...]) -> int:
                 "use fewer filters, less pooling or padding=same"
             ) from error
         finally:
+            # the mode that new modules are in
             layers.train()

@@ -17,8 +17,8 @@ class InceptionBlock(nn.Module):
     """Four branches over one feature map, concatenated (Szegedy et al. 2014; book §7.1).
 
     1×1 · 1×1, 3×3 · average pooling, 3×3 · 1×1, 3×3, 3×3, each of `filters` channels. The stride is
-    at the end of each branch (of the pooling one at its beginning): a side of n becomes ⌈n /
-    stride⌉.
+    at the end of each branch (of the pooling one at its beginning): a side of n
+    becomes ⌈n / stride⌉.
 
     Attributes:
         branches: The four.

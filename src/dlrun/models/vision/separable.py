@@ -59,6 +59,7 @@ def separable_block(
     kernel, padding, activation, batch_norm = style
     layers: list[nn.Module] = []
     for size, count in zip([channels, *filters], filters, strict=False):
+        # a batch norm has a bias of its own, so the convolution needs none
         layers.append(separable_convolution(size, count, kernel, padding, not batch_norm))
         layers += [nn.BatchNorm2d(count)] if batch_norm else []
         layers.append(ACTIVATIONS[activation]())
