@@ -1,4 +1,4 @@
-"""Columns of images: kept as bytes, in memory, on a device or on the disk, or decoded for each batch."""
+"""Columns of images: kept as bytes in memory, on a device or on disk, or decoded for each batch."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ImageColumn:
-    """Images kept as uint8 (N, C, H, W), in memory or mapped from the disk; a batch is float, value / 255.
+    """Images kept as uint8; a batch is float32 (B, C, H, W), value / 255.
 
-    rows: which of them these are (int64), in order; None for all. device: where batches go, when that is not where the
-    images are.
+    Attributes:
+        values: Images (N, C, H, W), in memory or mapped from the disk.
+        rows: Which of them are the rows of this column (int64), in order; None for all.
+        batch_device: Where batches go, if that is not where the images are.
     """
 
     values: Tensor
@@ -39,11 +41,11 @@ class ImageColumn:
         return max(1, self.values[:1].numel())
 
     def materialize(self) -> Tensor:
-        """All of them, uint8 (N, C, H, W), where they are kept."""
+        """All images, uint8 (N, C, H, W), where they are kept."""
         return self.values if self.rows is None else self.values.index_select(0, self.rows)
 
     def to(self, device: torch.device) -> ImageColumn:
-        """On a device where they fit beside a model; else they stay, and each batch is moved."""
+        """A copy on a device if they fit beside a model; else each batch is moved."""
         if device == self.values.device:
             return replace(self, batch_device=None)
         if not has_device_memory(device, len(self) * self.row_bytes):
@@ -51,15 +53,16 @@ class ImageColumn:
         return ImageColumn(self.materialize().to(device))
 
     def batches(self, rows: Tensor | slice, size: int) -> Iterator[Tensor]:
-        """Float images of these rows, made `size` at a time: few enough to stay in the cache."""
+        """Float images of these rows, `size` at a time."""
         if self.rows is not None:
             rows = index_rows(self.rows, rows)
-        found = transfer_to_device(index_rows(self.values, rows), self.batch_device)
-        return (part.to(torch.float32).div_(255) for part in found.split(size))
+        images = transfer_to_device(index_rows(self.values, rows), self.batch_device)
+        # Converted batch by batch: few enough images to stay in the processor's cache.
+        return (batch.to(torch.float32).div_(255) for batch in images.split(size))
 
 
 class ImageDecoder(Protocol):
-    """What decodes images as they are asked for, reading ahead."""
+    """Decodes images when they are needed, reading ahead."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -71,13 +74,19 @@ class ImageDecoder(Protocol):
 
 @dataclass(frozen=True)
 class LazyImageColumn:
-    """Images that are decoded for each batch. rows: which of the reader's these are, in order."""
+    """Images that are decoded for each batch.
+
+    Attributes:
+        decoder: What decodes them.
+        rows: Which of the decoder's images are the rows of this column (int64), in order.
+        device: Where batches go.
+    """
 
     decoder: ImageDecoder
     rows: Tensor
     device: torch.device = torch.device("cpu")
 
-    row_bytes = 0  # nothing of them is gathered beforehand
+    row_bytes = 0  # nothing of them is gathered in advance
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -87,7 +96,7 @@ class LazyImageColumn:
         return tuple(self.decoder.shape[1:])
 
     def materialize(self) -> Tensor:
-        """All of them, uint8 (N, C, H, W), in memory."""
+        """All images, uint8 (N, C, H, W), in memory."""
         return torch.from_numpy(next(self.decoder.batches(self.rows.numpy(), len(self))))
 
     def to(self, device: torch.device) -> LazyImageColumn:
@@ -95,30 +104,28 @@ class LazyImageColumn:
 
     def batches(self, rows: Tensor | slice, size: int) -> Iterator[Tensor]:
         """Float images of these rows, `size` at a time."""
-        for part in self.decoder.batches(index_rows(self.rows, rows).numpy(), size):
-            yield (
-                transfer_to_device(torch.from_numpy(part), self.device).to(torch.float32).div_(255)
-            )
+        for decoded in self.decoder.batches(index_rows(self.rows, rows).numpy(), size):
+            # Bytes are moved and then converted: floats would be four times as many.
+            images = transfer_to_device(torch.from_numpy(decoded), self.device)
+            yield images.to(torch.float32).div_(255)
 
 
 def index_rows(values: Tensor, rows: Tensor | slice) -> Tensor:
     """These rows of a tensor."""
-    return (
-        values[rows] if isinstance(rows, slice) else values.index_select(0, rows.to(values.device))
-    )
+    if isinstance(rows, slice):
+        return values[rows]
+    return values.index_select(0, rows.to(values.device))
 
 
 def transfer_to_device(values: Tensor, device: torch.device | None) -> Tensor:
-    """The same on a device; towards CUDA without waiting for it."""
+    """A copy on a device; towards CUDA without waiting for it."""
     if device is None or device == values.device:
         return values
-    return (
-        values.pin_memory().to(device, non_blocking=True)
-        if device.type == "cuda"
-        else values.to(device)
-    )
+    if device.type == "cuda":  # only pinned memory is copied asynchronously
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
 
 
 def has_device_memory(device: torch.device, size: int) -> bool:
-    """Whether so many bytes leave at least half of a device's free memory to others."""
+    """Whether `size` bytes leave at least half of a device's free memory to others."""
     return device.type != "cuda" or 2 * size <= torch.cuda.mem_get_info(device)[0]

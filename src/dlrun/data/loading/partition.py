@@ -1,4 +1,4 @@
-"""Whose rows are whose, where several processes share every batch."""
+"""Which rows of a batch belong to which process of a distributed run."""
 
 from __future__ import annotations
 
@@ -10,9 +10,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class BatchPartition:
-    """One process's part of a batch of `whole` rows: it holds `held` of them from number `first` on, and `rows` count.
+    """The share of one process in a batch.
 
-    A process that no row is left for holds all that there are, and none of them counts: so it takes the same steps.
+    A process that no row is left for holds the whole batch and counts none of it, so that it takes
+    the same steps as the others.
+
+    Attributes:
+        first: The index of its first row.
+        local_rows: The number of rows that it holds.
+        counted_rows: The number of them that count in sums over processes.
+        batch_rows: The number of rows of the whole batch.
     """
 
     first: int
@@ -21,25 +28,38 @@ class BatchPartition:
     batch_rows: int
 
 
-def partition_batch(whole: int, rank: int, size: int) -> BatchPartition:
-    """The part of process number `rank` of `size`: contiguous, and none has more than one row more than another."""
-    first, end = whole * rank // size, whole * (rank + 1) // size
-    return (
-        BatchPartition(first, end - first, end - first, whole)
-        if end > first
-        else BatchPartition(0, whole, 0, whole)
-    )
+def partition_batch(batch_rows: int, rank: int, size: int) -> BatchPartition:
+    """The contiguous share of one process; shares differ by one row at most.
+
+    Args:
+        batch_rows: The number of rows of the batch.
+        rank: The process, from 0.
+        size: The number of processes.
+    """
+    first, end = batch_rows * rank // size, batch_rows * (rank + 1) // size
+    if end == first:
+        return BatchPartition(0, batch_rows, 0, batch_rows)
+    return BatchPartition(first, end - first, end - first, batch_rows)
 
 
 def partition_batches(
     rows: Tensor, batch: int, rank: int, size: int
 ) -> Iterator[tuple[Tensor, int]]:
-    """The rows that a process holds of many batches in turn, and how many of them are its part of one batch.
+    """The rows of one process in several batches at once.
 
-    rows: (n,) row numbers, each `batch` of them a batch; a last one that is smaller comes by itself.
+    Args:
+        rows: Row indices (n,), each `batch` of them one batch.
+        batch: The number of rows of a batch; the last one may be smaller.
+        rank: The process, from 0.
+        size: The number of processes.
+
+    Yields:
+        Row indices, and how many of them are the share of one batch: first for all full batches,
+        then for a smaller last one.
     """
-    whole = len(rows) // batch * batch
-    for several in (rows[:whole].view(-1, batch), rows[whole:].view(1, -1)):
-        if several.numel():
-            mine = partition_batch(several.shape[1], rank, size)
-            yield several[:, mine.first : mine.first + mine.local_rows].reshape(-1), mine.local_rows
+    full_rows = len(rows) // batch * batch
+    for batches in (rows[:full_rows].view(-1, batch), rows[full_rows:].view(1, -1)):
+        if batches.numel():
+            share = partition_batch(batches.shape[1], rank, size)
+            end = share.first + share.local_rows
+            yield batches[:, share.first : end].reshape(-1), share.local_rows

@@ -10,16 +10,23 @@ import torch
 from torch import Tensor
 
 PaddingSide = Literal["front", "back"]
-BATCHES_PER_POOL = 64  # batches whose rows are sorted by length together: few enough to stay random, many enough to fit
+# Batches whose rows are sorted by length together: few enough that the order stays random, many
+# enough that rows of a batch are of similar length.
+BATCHES_PER_POOL = 64
 
 
 @dataclass(frozen=True)
 class SequenceColumn:
-    """Word numbers: row i is values[starts[i]:starts[i + 1]], int32, none of them 0, which stands for padding.
+    """Token ids: row i is values[starts[i]:starts[i + 1]]; a batch is int64 (B, width).
 
-    size: how many different numbers there are, 0 among them. length: no row is longer. pad: the side on which short
-    rows are filled up with 0. fixed: up to `length`; otherwise up to the longest row of a batch, and rows of about one
-    length make a batch. A batch is int64 (B, width).
+    Attributes:
+        values: The ids of all rows, end to end, int32; none of them is 0, which is padding.
+        starts: Row offsets (N + 1,).
+        size: The number of distinct ids, padding included.
+        length: The longest row.
+        pad: The side of shorter rows that is filled with 0.
+        fixed: Whether every batch is `length` wide; else it is as wide as its longest row, and rows
+            of similar length make a batch.
     """
 
     values: Tensor
@@ -39,7 +46,7 @@ class SequenceColumn:
 
     @property
     def lengths(self) -> Tensor | None:
-        """How long each row is, where that decides which rows make a batch."""
+        """The length of each row (N,), if rows are batched by length."""
         return None if self.fixed else self.starts.diff()
 
     @property
@@ -54,26 +61,29 @@ class SequenceColumn:
         return replace(self, values=self.values.to(device), starts=self.starts.to(device))
 
     def batches(self, rows: Tensor | slice, size: int) -> Iterator[Tensor]:
-        """These rows, filled up with 0, `size` at a time."""
+        """These rows, padded with 0, `size` at a time."""
         first = self.starts[:-1][rows]
         lengths = self.starts.diff()[rows]
-        for begin, long in zip(first.split(size), lengths.split(size), strict=True):
-            width = self.length if self.fixed else max(1, int(long.max()))
-            place = torch.arange(width, device=self.device) - (
-                (width - long)[:, None] if self.pad == "front" else 0
-            )
-            there = (place >= 0) & (place < long[:, None])
-            where = (begin[:, None] + place).clamp_(0, max(0, len(self.values) - 1))
-            found = self.values[where] if len(self.values) else where
-            yield (found * there).to(torch.int64)
+        for starts, widths in zip(first.split(size), lengths.split(size), strict=True):
+            width = self.length if self.fixed else max(1, int(widths.max()))
+            position = torch.arange(width, device=self.device)
+            if self.pad == "front":
+                position = position - (width - widths)[:, None]
+            is_token = (position >= 0) & (position < widths[:, None])
+            # Padding reads any valid index, and is set to 0 by the mask.
+            index = (starts[:, None] + position).clamp_(0, max(0, len(self.values) - 1))
+            tokens = self.values[index] if len(self.values) else index
+            yield (tokens * is_token).to(torch.int64)
 
 
 @dataclass(frozen=True)
 class WindowColumn:
-    """Windows onto one series: row i is values[first[i] + offsets], float (steps, columns). None of them is copied.
+    """Windows onto one series: row i is values[first[i] + offsets]. None of them is copied.
 
-    values: the whole series (T, columns); or the tokens of one text, int32 (T,). A batch is (B, steps, columns), or of
-    tokens int64 (B, steps).
+    Attributes:
+        values: The series (T, columns), float; or the tokens of one text (T,), int32.
+        first: The index of each window's first row (N,).
+        offsets: The rows of a window, counted from its first one (steps,).
     """
 
     values: Tensor
@@ -89,13 +99,14 @@ class WindowColumn:
 
     @property
     def counts(self) -> Tensor:
-        """In how many of the windows each row of the series lies: (T,)."""
-        places = self.first[:, None] + self.offsets[[0, -1]]
-        ends = self.first.new_zeros(len(self.values) + 1)
+        """The number of windows that each row of the series lies in (T,)."""
+        # A window adds 1 where it begins and takes it away behind its end; the sum up to a row is
+        # the number of windows that have begun and not ended.
+        first, last = (self.first + self.offsets[[0, -1]][:, None]).unbind()
+        changes = self.first.new_zeros(len(self.values) + 1)
         ones = torch.ones_like(self.first)
-        return (ends.index_add(0, places[:, 0], ones).index_add(0, places[:, 1] + 1, -ones)).cumsum(
-            0
-        )[:-1]
+        changes.index_add_(0, first, ones).index_add_(0, last + 1, -ones)
+        return changes.cumsum(0)[:-1]
 
     @property
     def device(self) -> torch.device:
@@ -106,32 +117,37 @@ class WindowColumn:
         return max(1, len(self.offsets) * self.values[:1].numel() * self.values.element_size())
 
     def materialize(self) -> Tensor:
-        """All of them, copied: (N, steps, columns)."""
+        """All windows, copied: (N, steps, columns)."""
         return next(self.batches(slice(None), len(self)))
 
     def to(self, device: torch.device) -> WindowColumn:
         return WindowColumn(self.values.to(device), self.first.to(device), self.offsets.to(device))
 
     def batches(self, rows: Tensor | slice, size: int) -> Iterator[Tensor]:
-        """These windows, `size` at a time."""
-        for begin in self.first[rows].split(size):
-            where = (begin[:, None] + self.offsets).reshape(-1)
-            found = self.values.index_select(0, where).reshape(len(begin), *self.shape)
-            yield found if found.is_floating_point() else found.long()
+        """These windows, float (B, steps, columns) or int64 (B, steps), `size` at a time."""
+        for first in self.first[rows].split(size):
+            index = (first[:, None] + self.offsets).reshape(-1)
+            windows = self.values.index_select(0, index).reshape(len(first), *self.shape)
+            yield windows if windows.is_floating_point() else windows.long()
 
 
 def bucket_by_length(
     order: Tensor, lengths: Tensor, size: int, generator: torch.Generator
 ) -> Tensor:
-    """A random order of rows so changed that each `size` rows in turn are of about one length.
+    """Change a random order of rows so that each batch has rows of similar length.
 
-    Rows are sorted by length among a few thousand neighbours of the random order; then the batches are shuffled. A last
-    one that is smaller stays the last.
+    Rows are sorted by length among a few thousand neighbors of the random order, then the batches
+    are shuffled.
+
+    Args:
+        order: Row indices in a random order (n,).
+        lengths: The length of each row (N,).
+        size: The number of rows of a batch; a smaller last batch stays the last.
+        generator: What shuffles the batches.
     """
-    pools = [
-        pool[lengths[pool].argsort(stable=True)] for pool in order.split(size * BATCHES_PER_POOL)
-    ]
-    batches = torch.cat(pools).split(size)
-    whole = [batch for batch in batches if len(batch) == size]
-    shuffled = [whole[place] for place in torch.randperm(len(whole), generator=generator).tolist()]
+    pools = order.split(size * BATCHES_PER_POOL)
+    by_length = [pool[lengths[pool].argsort(stable=True)] for pool in pools]
+    batches = torch.cat(by_length).split(size)
+    full = [batch for batch in batches if len(batch) == size]
+    shuffled = [full[index] for index in torch.randperm(len(full), generator=generator).tolist()]
     return torch.cat([*shuffled, *(batch for batch in batches if len(batch) < size)])

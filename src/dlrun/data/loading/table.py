@@ -1,9 +1,9 @@
-"""Rows that fit in memory: columns on the device, handed out as batches without a copy of anything twice."""
+"""Batches of rows that fit in memory, as index selects from columns on the device."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,16 +18,21 @@ from dlrun.data.loading.partition import partition_batches
 from dlrun.data.loading.sequences import SequenceColumn, WindowColumn, bucket_by_length
 
 warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
-CHUNK_BYTES = (
-    1 << 22
-)  # rows are gathered for many small batches at once, then cut: a cut costs a microsecond
+# Rows are gathered for many small batches at once and then cut, which costs a microsecond a batch.
+CHUNK_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
 class SparseCounts:
-    """Counts of words: row i holds words columns[starts[i]:starts[i + 1]], each as often as `values` says.
+    """Counts of words: row i holds words columns[starts[i]:starts[i + 1]].
 
-    Indices are int32. A batch is a sparse CSR tensor of shape (B, width).
+    A batch is a sparse CSR tensor (B, width).
+
+    Attributes:
+        starts: Row offsets (N + 1,), int32.
+        columns: The words of all rows, end to end, int32.
+        values: How often each of them stands in its row.
+        width: The number of words in the vocabulary.
     """
 
     starts: Tensor
@@ -53,48 +58,51 @@ class SparseCounts:
 
     @cached_property
     def matrix(self) -> Any:
-        """The same rows as scipy sees them, without a copy; on the CPU only."""
+        """The same rows as a scipy matrix, without a copy; on the CPU only."""
         from scipy.sparse import csr_array
 
-        parts = (self.values.numpy(), self.columns.numpy(), self.starts.numpy())
-        return csr_array(parts, shape=(len(self), self.width))
+        arrays = (self.values.numpy(), self.columns.numpy(), self.starts.numpy())
+        return csr_array(arrays, shape=(len(self), self.width))
 
     def select(self, rows: Tensor | slice) -> SparseCounts:
-        """The bag of these rows."""
-        rows = (
-            torch.arange(len(self), device=self.starts.device)[rows]
-            if isinstance(rows, slice)
-            else rows
-        )
-        if (
-            self.starts.device.type == "cpu"
-        ):  # scipy copies row by row, torch word by word (10x slower)
-            taken = self.matrix[rows.numpy()]
+        """The counts of these rows."""
+        device = self.starts.device
+        if isinstance(rows, slice):
+            rows = torch.arange(len(self), device=device)[rows]
+        if device.type == "cpu":  # scipy copies row by row, torch word by word (10x slower)
+            selected = self.matrix[rows.numpy()]
             starts, columns, values = map(
-                torch.from_numpy, (taken.indptr, taken.indices, taken.data)
+                torch.from_numpy, (selected.indptr, selected.indices, selected.data)
             )
             return SparseCounts(starts, columns, values, self.width)
         first, lengths = self.starts[rows], self.starts.diff()[rows]
         starts = torch.cat([lengths.new_zeros(1), lengths.cumsum(0, dtype=torch.int32)])
-        where = torch.arange(int(starts[-1]), device=starts.device)
-        where += torch.repeat_interleave(first - starts[:-1], lengths)
-        return SparseCounts(starts, self.columns[where], self.values[where], self.width)
+        index = torch.arange(int(starts[-1]), device=starts.device)
+        index += torch.repeat_interleave(first - starts[:-1], lengths)
+        return SparseCounts(starts, self.columns[index], self.values[index], self.width)
 
     def batches(self, rows: Tensor | slice, size: int) -> Iterator[Tensor]:
         """Sparse CSR tensors of these rows, `size` rows each."""
-        taken = self.select(rows)
-        edges = [*taken.starts[:-1:size].tolist(), len(taken.columns)]
+        selected = self.select(rows)
+        edges = [*selected.starts[:-1:size].tolist(), len(selected.columns)]
         for number, (low, high) in enumerate(zip(edges, edges[1:], strict=False)):
-            starts = taken.starts[number * size : (number + 1) * size + 1] - low
-            parts = (starts, taken.columns[low:high], taken.values[low:high])
+            starts = selected.starts[number * size : (number + 1) * size + 1] - low
             yield torch.sparse_csr_tensor(
-                *parts, (len(starts) - 1, self.width), check_invariants=False
+                starts,
+                selected.columns[low:high],
+                selected.values[low:high],
+                (len(starts) - 1, self.width),
+                check_invariants=False,  # they hold by construction, and cost a pass over the batch
             )
 
 
 @dataclass(frozen=True)
 class DenseColumn:
-    """Any tensor, one row a place on its first axis."""
+    """A tensor with one row for each index of its first axis.
+
+    Attributes:
+        values: The rows (N, …).
+    """
 
     values: Tensor
 
@@ -127,7 +135,13 @@ StoredColumn = (
 
 
 class Table:
-    """A source of batches over columns in memory. The order of a shuffled epoch is a function of (seed, epoch)."""
+    """A source of batches over columns in memory.
+
+    The order of a shuffled epoch is a function of (seed, epoch).
+
+    Attributes:
+        columns: The stored columns, all of the same length.
+    """
 
     def __init__(self, columns: dict[str, StoredColumn]) -> None:
         lengths = {name: len(column) for name, column in columns.items()}
@@ -152,35 +166,41 @@ class Table:
         rank: int = 0,
         world: int = 1,
     ) -> Iterator[Batch]:
-        """Batches of `size` rows (the last one may be smaller), from batch number `start` on.
+        """Batches of rows; see `Source.batches`.
 
-        They lie in memory as if all from the first one on were asked for: where a batch begins at another address, the
-        CPU's matrix products round in another way.
+        Args:
+            size: The number of rows of a batch; the last one may be smaller.
+            seed: Of the shuffled order; None for the rows' own order.
+            epoch: The epoch, which changes the shuffled order.
+            start: The first batch to yield.
+            rank: The process whose share is yielded.
+            world: The number of processes.
         """
         order, chunk = self._epoch_order(seed, epoch, size), self._batches_per_chunk(size)
-        begun = start if self._has_lazy_column else start // chunk * chunk
-        found = self._iter_batches(order, size, begun, chunk, rank, world)
-        for _ in range(start - begun):
-            next(found, None)
-        return found
+        # Chunks begin where they do in a whole epoch: where a batch begins at another address,
+        # the CPU's matrix products round in another way, and a resumed run would differ.
+        first = start if self._has_lazy_column else start // chunk * chunk
+        batches = self._iter_batches(order, size, first, chunk, rank, world)
+        for _ in range(start - first):
+            next(batches, None)
+        return batches
 
     def _iter_batches(
         self, order: Tensor | None, size: int, start: int, chunk: int, rank: int, world: int
     ) -> Iterator[Batch]:
         """Batches from number `start` on, gathered `chunk` batches at a time."""
         for low in range(start * size, len(self), chunk * size):
-            rows = (
-                slice(low, low + chunk * size) if order is None else order[low : low + chunk * size]
-            )
-            for some, count in (
-                [(rows, size)]
-                if world == 1
-                else partition_batches(self._row_numbers(rows), size, rank, world)
-            ):
-                cuts = [column.batches(some, count) for column in self.columns.values()]
-                for parts in zip(*cuts, strict=True):
-                    found = parts if world == 1 else map(align_memory, parts)
-                    yield dict(zip(self.columns, found, strict=True))
+            high = low + chunk * size
+            rows = slice(low, high) if order is None else order[low:high]
+            shares: Iterable[tuple[Tensor | slice, int]] = [(rows, size)]
+            if world > 1:
+                shares = partition_batches(self._row_numbers(rows), size, rank, world)
+            for local_rows, count in shares:
+                columns = [column.batches(local_rows, count) for column in self.columns.values()]
+                for batch in zip(*columns, strict=True):
+                    # The share of a batch begins at any address: aligned, it rounds like the whole.
+                    values = batch if world == 1 else map(align_memory, batch)
+                    yield dict(zip(self.columns, values, strict=True))
 
     def _row_numbers(self, rows: Tensor | slice) -> Tensor:
         if isinstance(rows, Tensor):
@@ -193,13 +213,10 @@ class Table:
         generator = torch.Generator().manual_seed(derive_seed(seed, epoch))
         first = next(iter(self.columns.values()))
         order = torch.randperm(len(self), generator=generator)
-        found = [
-            lengths
-            for column in self.columns.values()
-            if (lengths := getattr(column, "lengths", None)) is not None
-        ]
-        if found:  # of several texts, that which takes longest decides
-            order = bucket_by_length(order, torch.stack(found).amax(0).cpu(), size, generator)
+        sequences = [c for c in self.columns.values() if isinstance(c, SequenceColumn)]
+        lengths = [column.lengths for column in sequences if column.lengths is not None]
+        if lengths:  # of several texts in a row, the longest one decides
+            order = bucket_by_length(order, torch.stack(lengths).amax(0).cpu(), size, generator)
         return order.to(first.device)
 
     @property
@@ -208,14 +225,18 @@ class Table:
 
     def _batches_per_chunk(self, size: int) -> int:
         if self._has_lazy_column:
-            return -(-len(self) // size)  # all at once: its workers read ahead
-        row = sum(column.row_bytes for column in self.columns.values())
-        return max(1, min(256, CHUNK_BYTES // (row * size)))
+            return -(-len(self) // size)  # one chunk: the decoder's workers read ahead in it
+        row_bytes = sum(column.row_bytes for column in self.columns.values())
+        return max(1, min(256, CHUNK_BYTES // (row_bytes * size)))
 
 
 @dataclass(frozen=True)
 class EmptyBatches:
-    """A source of empty batches, for an objective that reads no data: as if there were `count` rows of nothing."""
+    """A source of empty batches, for an objective that reads no data.
+
+    Attributes:
+        count: The number of rows of nothing.
+    """
 
     count: int
 
@@ -232,14 +253,14 @@ class EmptyBatches:
         rank: int = 0,
         world: int = 1,
     ) -> Iterator[Batch]:
-        """Empty batches from number `start` on, one for each `size` ticks."""
+        """Empty batches from number `start` on; see `Source.batches`."""
         return ({} for _ in range(start, -(-self.count // size)))
 
 
-def align_memory(part: Tensor) -> Tensor:
-    """The same rows at the beginning of memory of their own.
+def align_memory(rows: Tensor) -> Tensor:
+    """The same rows at the beginning of their own memory.
 
-    The part of a batch may begin at any address, and at another one when a run goes on in the middle of an epoch; the
-    CPU's matrix products round in another way where memory is not aligned.
+    The share of a batch begins at any address, and at another one when a run is resumed within an
+    epoch; the CPU's matrix products round in another way where memory is not aligned.
     """
-    return part.clone() if part.layout is torch.strided and part.storage_offset() else part
+    return rows.clone() if rows.layout is torch.strided and rows.storage_offset() else rows

@@ -1,4 +1,4 @@
-"""A raw column that lies in many files: read and prepared file by file, and what is learnt of it in one pass."""
+"""A raw column that lies in many files: read file by file, and its statistics in one pass."""
 
 from __future__ import annotations
 
@@ -23,9 +23,14 @@ ColumnStep = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class ShardedArray:
-    """Rows of one array of a shelf. column[3] is one row; any other index gives a column, unread.
+    """Rows of one array of a shard set: column[3] reads one row, other indices give a column.
 
-    steps: what is done to the values once they are read. window: see `stream.ShardReader`.
+    Attributes:
+        shards: The files.
+        name: The array's name in them.
+        rows: Which rows of all files these are, in order.
+        window: The number of files in memory at once.
+        steps: What is applied to the values when they are read.
     """
 
     shards: ShardSet
@@ -43,10 +48,10 @@ class ShardedArray:
         return np.asarray(self[index : index + 1 or None])[0]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """All of it in memory."""
-        parts = list(self.iter_files())
-        found = np.concatenate(parts) if parts else np.empty((0, *self.row_shape), self.dtype)
-        return found.astype(dtype or found.dtype, copy=False)
+        """All rows in memory."""
+        arrays = list(self.iter_files()) or [np.empty((0, *self.row_shape), self.dtype)]
+        values = np.concatenate(arrays)
+        return values.astype(dtype or values.dtype, copy=False)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -70,24 +75,23 @@ class ShardedArray:
 
     @property
     def digest(self) -> str:
-        """The sha256 of the files and of which rows these are."""
-        about = (
-            f"{self.shards.digest} {self.name} {len(self)};".encode()
-            + self.rows.astype(np.int64).tobytes()
-        )
-        return hashlib.sha256(about).hexdigest()
+        """The sha256 of the files, and of which rows these are."""
+        header = f"{self.shards.digest} {self.name} {len(self)};".encode()
+        return hashlib.sha256(header + self.rows.astype(np.int64).tobytes()).hexdigest()
 
     def with_step(self, step: ColumnStep) -> ShardedArray:
-        """The same rows, with one step more."""
+        """A copy with one more step."""
         return replace(self, steps=(*self.steps, step))
 
     def read_rows(self, file: int, rows: np.ndarray) -> np.ndarray:
         """These rows of one file, prepared."""
-        found = self.shards.read_array(file, self.name)
-        found = found if len(rows) == len(found) and (np.diff(rows) == 1).all() else found[rows]
+        values = self.shards.read_array(file, self.name)
+        is_whole_file = len(rows) == len(values) and (np.diff(rows) == 1).all()
+        if not is_whole_file:  # indexing copies
+            values = values[rows]
         for step in self.steps:
-            found = step(found)
-        return found
+            values = step(values)
+        return values
 
     def iter_files(self) -> Iterator[np.ndarray]:
         """All rows in their order, those of one file at a time."""
@@ -98,32 +102,36 @@ class ShardedArray:
 
 @dataclass(frozen=True, eq=False)
 class StreamingScaler(Preprocessor):
-    """What Standardise has to know, learnt file by file (means and squares merged: Chan, Golub & LeVeque 1979)."""
+    """Fits a StandardScaler file by file; means and squares merge (Chan, Golub & LeVeque 1979)."""
 
     def fit(self, column: ShardedArray) -> StandardScaler:
-        """One pass over the rows."""
+        """Fit in one pass over the rows."""
         count, mean, squares, low, high = 0, np.zeros(()), np.zeros(()), np.inf, -np.inf
-        for part in column.iter_files():
-            values = np.asarray(part, np.float64)
-            here, middle = len(values), values.mean(axis=0)
-            apart = middle - mean
-            squares = (
-                squares
-                + ((values - middle) ** 2).sum(axis=0)
-                + apart**2 * (count * here / (count + here))
-            )
-            mean, count = mean + apart * (here / (count + here)), count + here
+        for rows in column.iter_files():
+            values = np.asarray(rows, np.float64)
+            size, file_mean = len(values), values.mean(axis=0)
+            delta = file_mean - mean
+            total = count + size
+            within_file = ((values - file_mean) ** 2).sum(axis=0)
+            squares = squares + within_file + delta**2 * (count * size / total)
+            mean, count = mean + delta * (size / total), total
             low, high = np.minimum(low, values.min(axis=0)), np.maximum(high, values.max(axis=0))
         scale = np.sqrt(squares / count)
+        # Rounding leaves a constant column a tiny scale: its extremes tell.
         return StandardScaler(mean, np.where((low < high) & (scale > 0), scale, 1.0))
 
 
 @dataclass(frozen=True, eq=False)
 class StreamingLabelEncoder(Preprocessor):
-    """Classes or levels as 0, 1, 2, …: the different values of the training rows, in order, or those that are stated.
+    """Classes or levels as 0, 1, 2, …: the distinct values of the training rows, or stated ones.
 
-    names: of the values 0, 1, 2, … of a target, where they are stated. level: of an input, in which values that no
-    training row has are 0 and the others begin with 1; such a value of a target raises UserError.
+    Attributes:
+        column: The column's name, for messages.
+        names: Of the values 0, 1, 2, … of a target, if they are stated.
+        level: Whether this is an input, in which values without a training row are 0 and the others
+            begin with 1; in a target they raise UserError.
+        values: The fitted values, in order.
+        counts: How many training rows have each of them.
     """
 
     column: str
@@ -134,8 +142,8 @@ class StreamingLabelEncoder(Preprocessor):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        known = self.names or tuple(str(value.item()) for value in self.values)
-        return ("(unknown)", *known) if self.level else known
+        names = self.names or tuple(str(value.item()) for value in self.values)
+        return ("(unknown)", *names) if self.level else names
 
     @property
     def prior(self) -> Tensor:
@@ -143,34 +151,42 @@ class StreamingLabelEncoder(Preprocessor):
         return torch.from_numpy(self.counts / self.counts.sum()).float()
 
     def fit(self, column: ShardedArray) -> StreamingLabelEncoder:
-        """One pass over the rows. Raises UserError where there are too many different values, or one class only."""
-        seen: dict[Any, int] = {}
-        for part in column.iter_files():
-            for value, count in zip(*np.unique(part, return_counts=True), strict=True):
-                seen[value] = seen.get(value, 0) + int(count)
-            if len(seen) > MAX_CLASSES:
-                raise UserError(f"'{self.column}' has more than {MAX_CLASSES:,} different values: say data.kinds="
-                              f"{{{self.column}: number}}")  # fmt: skip
-        if len(seen) < 2 and not self.level:
+        """Count the values in one pass over the rows.
+
+        Raises:
+            UserError: There are too many distinct values, or one class only.
+        """
+        totals: dict[Any, int] = {}
+        for rows in column.iter_files():
+            for value, count in zip(*np.unique(rows, return_counts=True), strict=True):
+                totals[value] = totals.get(value, 0) + int(count)
+            if len(totals) > MAX_CLASSES:
+                raise UserError(
+                    f"'{self.column}' has more than {MAX_CLASSES:,} different values: say "
+                    f"data.kinds={{{self.column}: number}}"
+                )
+        if len(totals) < 2 and not self.level:
             raise UserError(
-                f"target '{self.column}' has one class only, '{next(iter(seen))}', in all training rows"
+                f"target '{self.column}' has one class only, '{next(iter(totals))}', "
+                "in all training rows"
             )
-        values = np.arange(len(self.names)) if self.names else np.array(sorted(seen))
-        counts = np.array([seen.get(value, 0) for value in values.tolist()], np.float64)
+        values = np.arange(len(self.names)) if self.names else np.array(sorted(totals))
+        counts = np.array([totals.get(value, 0) for value in values.tolist()], np.float64)
         return replace(self, values=values, counts=counts)
 
     def __call__(self, column: np.ndarray) -> np.ndarray:
-        place = np.searchsorted(self.values, column).clip(max=len(self.values) - 1)
-        known = self.values[place] == column
+        index = np.searchsorted(self.values, column).clip(max=len(self.values) - 1)
+        is_known = self.values[index] == column
         if self.level:
-            return np.where(known, place + 1, 0).astype(np.int64)
-        if not known.all():
-            strange = column[int(np.argmin(known))]
+            return np.where(is_known, index + 1, 0).astype(np.int64)
+        if not is_known.all():
+            unknown = column[int(np.argmin(is_known))]
             raise UserError(
-                f"target '{self.column}': a row is of class '{strange}', which no training row has; known: "
-                f"{', '.join(self.labels[:20])}. Say data.hold_out=rows, or data.labels=[…] with all classes"
+                f"target '{self.column}': a row is of class '{unknown}', which no training row "
+                f"has; known: {', '.join(self.labels[:20])}. Say data.hold_out=rows, or data.labels=[…] "
+                "with all classes"
             )
-        return place.astype(np.int64)
+        return index.astype(np.int64)
 
     def state(self) -> dict[str, Any]:
         """The values in their order."""
@@ -183,18 +199,25 @@ class StreamingLabelEncoder(Preprocessor):
 
 @dataclass(frozen=True, eq=False)
 class BinaryTarget(Preprocessor):
-    """A target of two classes as 0 and 1: of the numbers 0 and 1 that Counted has made, the mean is learnt."""
+    """A target of two classes as 0 and 1, after a StreamingLabelEncoder.
+
+    Attributes:
+        prior: The fitted share of ones (1,).
+        labels: The names of the two classes.
+    """
 
     prior: Any = None
     labels: tuple[str, ...] = ()
 
     def fit(self, column: ShardedArray) -> BinaryTarget:
-        """The share of ones, which the step before has counted."""
-        before: Any = column.steps[-1]
-        if len(before.values) != 2:
-            raise UserError(f"data.kinds: '{column.name}' is said to be binary and has {len(before.values)} values: "
-                          f"{', '.join(before.labels[:20])}")  # fmt: skip
-        return replace(self, prior=before.prior[1:], labels=before.labels)
+        """Take the share of ones, which the step before has counted."""
+        encoder: Any = column.steps[-1]
+        if len(encoder.values) != 2:
+            raise UserError(
+                f"data.kinds: '{column.name}' is said to be binary and has {len(encoder.values)} "
+                f"values: {', '.join(encoder.labels[:20])}"
+            )
+        return replace(self, prior=encoder.prior[1:], labels=encoder.labels)
 
     def __call__(self, column: np.ndarray) -> np.ndarray:
         return column.astype(np.float32)
@@ -206,14 +229,18 @@ class BinaryTarget(Preprocessor):
 
 @dataclass(frozen=True, eq=False)
 class IdentityTarget(Preprocessor):
-    """A target of numbers, as it is; its mean is learnt."""
+    """A target of numbers, unchanged.
+
+    Attributes:
+        prior: The fitted mean (1,) or (k,).
+    """
 
     prior: Any = None
 
     def fit(self, column: ShardedArray) -> IdentityTarget:
-        """One pass over the rows."""
-        found = StreamingScaler().fit(column)
-        return replace(self, prior=torch.from_numpy(np.atleast_1d(found.mean)).float())
+        """Fit the mean in one pass over the rows."""
+        scaler = StreamingScaler().fit(column)
+        return replace(self, prior=torch.from_numpy(np.atleast_1d(scaler.mean)).float())
 
     def __call__(self, column: np.ndarray) -> np.ndarray:
         return column

@@ -1,4 +1,4 @@
-"""A folder of .npz files with the same arrays in each: what they hold, told by their heads alone, and their rows."""
+"""A folder of .npz files with the same arrays in each: their headers, and their rows."""
 
 from __future__ import annotations
 
@@ -30,14 +30,17 @@ READ_ERRORS = (
     KeyError,
     NotImplementedError,
 )
-ArrayHeader = tuple[tuple[int, ...], np.dtype[Any]]  # of an array: shape of a row, and type
+ArrayHeader = tuple[tuple[int, ...], np.dtype[Any]]  # the shape of a row, and its type
 
 
 @dataclass(frozen=True, eq=False)
 class ShardSet:
-    """Files in the order of their names. edges: the number of each one's first row, and of the row behind the last.
+    """Files of one folder, in the order of their names.
 
-    heads: array name → what one row of it is.
+    Attributes:
+        paths: The files.
+        file_offsets: The index of each file's first row, and of the row after the last one.
+        headers: Array name → the shape of a row, and its type.
     """
 
     paths: tuple[Path, ...]
@@ -48,57 +51,67 @@ class ShardSet:
         return int(self.file_offsets[-1])
 
     def read_array(self, file: int, name: str) -> np.ndarray:
-        """One array of one file, whole. Raises UserError when it cannot be read, or has changed."""
+        """One whole array of one file.
+
+        Raises:
+            UserError: It cannot be read, has changed, or has missing or infinite values.
+        """
+        path = self.paths[file]
         try:
-            with zipfile.ZipFile(
-                self.paths[file]
-            ) as archive:  # in one go: np.load holds up all threads piece by piece
-                values = np.lib.format.read_array(
-                    io.BytesIO(archive.read(f"{name}.npy")), allow_pickle=False
-                )
+            # Read in one go: np.load reads piece by piece, and holds up all threads.
+            with zipfile.ZipFile(path) as archive:
+                content = io.BytesIO(archive.read(f"{name}.npy"))
+            values = np.lib.format.read_array(content, allow_pickle=False)
         except READ_ERRORS as error:
-            raise UserError(
-                f"{self.paths[file]}: array '{name}' cannot be read: {error}"
-            ) from error
+            raise UserError(f"{path}: array '{name}' cannot be read: {error}") from error
         if len(values) != self.file_offsets[file + 1] - self.file_offsets[file]:
-            raise UserError(f"{self.paths[file]} has changed since this run began")
+            raise UserError(f"{path} has changed since this run began")
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise UserError(
-                f"{self.paths[file]}: array '{name}' has values that are missing or infinite: fill them in"
+                f"{path}: array '{name}' has values that are missing or infinite: fill them in"
             )
         return values
 
     @cached_property
     def digest(self) -> str:
-        """The sha256 of what the files hold; each is read once, and again only when its size or time has changed."""
+        """The sha256 of the files' contents; each is read again only when it has changed."""
         return hashlib.sha256("".join(map(_hash_file, self.paths)).encode()).hexdigest()
 
 
 def open_shards(folder: Path, needed: Iterable[str] | None = None) -> ShardSet:
-    """The .npz files of a folder. needed: names of arrays that there must be; None: those of the first file.
+    """The .npz files of a folder.
 
-    Raises UserError, naming the file, where one is damaged, lacks an array, or has one of another shape or type, and
-    where the arrays of a file have different lengths.
+    Args:
+        folder: Where they are.
+        needed: Names of the arrays that each must have; None for those of the first file.
+
+    Raises:
+        UserError: A file is damaged, lacks an array, has one of another shape or type, or arrays
+            of different lengths.
     """
     paths = tuple(sorted(folder.glob("*.npz"))) if folder.is_dir() else ()
     if not paths:
         raise UserError(
             f"no .npz file in {folder}: write some, each with numpy.savez(file, x=…, y=…)"
         )
-    found = [read_array_headers(path) for path in paths]
-    names = list(needed if needed is not None else found[0])
+    headers = [read_array_headers(path) for path in paths]
+    first = headers[0]
+    names = list(needed if needed is not None else first)
     counts = [
-        _count_rows(path, all_heads, names, found[0])
-        for path, all_heads in zip(paths, found, strict=True)
+        _count_rows(path, file_headers, names, first)
+        for path, file_headers in zip(paths, headers, strict=True)
     ]
-    edges = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    return ShardSet(
-        paths, edges, {name: (found[0][name][0][1:], found[0][name][1]) for name in names}
-    )
+    file_offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    row_headers = {name: (first[name][0][1:], first[name][1]) for name in names}
+    return ShardSet(paths, file_offsets, row_headers)
 
 
 def read_array_headers(path: Path) -> dict[str, ArrayHeader]:
-    """Array name → shape (rows first) and type, without reading the arrays. Raises UserError."""
+    """Array name → shape (rows first) and type, without reading the arrays.
+
+    Raises:
+        UserError: The file is not an .npz file.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if name.endswith(".npy")]
@@ -121,42 +134,39 @@ def _read_header(archive: zipfile.ZipFile, name: str) -> ArrayHeader:
 
 
 def _count_rows(
-    path: Path, found: dict[str, ArrayHeader], names: list[str], first: dict[str, ArrayHeader]
+    path: Path, headers: dict[str, ArrayHeader], names: list[str], first: dict[str, ArrayHeader]
 ) -> int:
-    """How many rows a file has. Raises UserError where its arrays are not those of the first file."""
+    """The number of rows of a file, whose arrays must be those of the first file."""
     for name in names:
-        if name not in found or not found[name][0]:
+        if name not in headers or not headers[name][0]:
             raise UserError(
-                f"{path} has no array '{name}' with rows; it has: {format_names(found, name) or 'none'}"
+                f"{path} has no array '{name}' with rows; "
+                f"it has: {format_names(headers, name) or 'none'}"
             )
-        (_, *shape), dtype = found[name]
+        (_, *shape), dtype = headers[name]
         if name in first and (tuple(shape), dtype) != (first[name][0][1:], first[name][1]):
             raise UserError(
                 f"{path}: '{name}' is {dtype} of shape {tuple(shape)} a row, "
                 f"in the first file {first[name][1]} of {first[name][0][1:]}"
             )
-    counts = {name: found[name][0][0] for name in names}
+    counts = {name: headers[name][0][0] for name in names}
     if len(set(counts.values())) > 1:
         raise UserError(f"{path} has arrays of different lengths: {counts}")
     return next(iter(counts.values()))
 
 
 def _hash_file(path: Path) -> str:
-    about = path.stat()
-    place = (
-        user_cache()
-        / "shards"
-        / f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:32]}.json"
-    )
+    """The sha256 of a file, remembered in the user's cache by its size and time."""
+    stat = path.stat()
+    key = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:32]
+    record_path = user_cache() / "shards" / f"{key}.json"
     with suppress(OSError, ValueError, KeyError):
-        kept = json.loads(place.read_text(encoding="utf-8"))
-        if (kept["size"], kept["time"]) == (about.st_size, about.st_mtime_ns):
-            return str(kept["sha256"])
+        record = json.loads(record_path.read_text(encoding="utf-8"))
+        if (record["size"], record["time"]) == (stat.st_size, stat.st_mtime_ns):
+            return str(record["sha256"])
     with path.open("rb") as handle:
-        found = hashlib.file_digest(handle, "sha256").hexdigest()
-    with suppress(OSError):
-        write_text(
-            place,
-            json_text.to_json({"size": about.st_size, "time": about.st_mtime_ns, "sha256": found}),
-        )
-    return found
+        digest = hashlib.file_digest(handle, "sha256").hexdigest()
+    record = {"size": stat.st_size, "time": stat.st_mtime_ns, "sha256": digest}
+    with suppress(OSError):  # a cache that cannot be written costs another pass, no more
+        write_text(record_path, json_text.to_json(record))
+    return digest
