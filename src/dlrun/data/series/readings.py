@@ -14,9 +14,18 @@ from dlrun.data.tabular.number_format import NumberFormat
 
 @dataclass(frozen=True)
 class TimeSeries:
-    """A series. place: where it came from. clock: the name of its time column. moments (T,): seconds since 1970 where
-    they are `dated`, else the numbers of that column. names, values (T, F): number columns, NaN where one is missing.
-    lines (T,): the line in the file of each row. written, dates: how numbers and dates are written, by the whole file.
+    """A series.
+
+    Attributes:
+        source: The file, for messages.
+        time_column: The name of its time column.
+        times: Seconds since 1970 (T,) if `has_dates`, else the numbers of that column.
+        has_dates: Whether the times are dates.
+        names: Number columns (F).
+        values: Their numbers (T, F), NaN where one is missing.
+        lines: The line in the file of each row (T,).
+        number_formats: How the numbers of each column are written, by the whole file.
+        date_format: How dates are written, likewise.
     """
 
     source: str
@@ -32,6 +41,6 @@ class TimeSeries:
     def __len__(self) -> int:
         return len(self.times)
 
-    def describe_rows(self, wrong: np.ndarray) -> str:
+    def describe_rows(self, mask: np.ndarray) -> str:
         """'3 rows (lines 5, 9, 12)' for a mask of rows."""
-        return csv_file.describe_row_lines(self.lines, wrong)
+        return csv_file.describe_row_lines(self.lines, mask)

@@ -1,4 +1,4 @@
-"""Your own series: a CSV file with a time column; what one of its columns will be, from windows onto the past."""
+"""Your own series: a CSV file with a time column, as windows that forecast some of its columns."""
 
 from __future__ import annotations
 
@@ -32,9 +32,16 @@ UNIT_SYMBOLS = {"degC": "°C", "degF": "°F", "deg": "°"}
 
 @dataclass(frozen=True)
 class SeriesSchema:
-    """What is foretold from what. inputs: columns of the windows. targets: name → what it looks ahead to.
+    """What is forecast from what.
 
-    look_ahead: whether a window that ends amid a gap may draw on the value after it, as in dlrun 0.1.0.
+    Attributes:
+        inputs: The columns of the windows.
+        targets: Target name → its forecast horizon.
+        gaps: What becomes of uneven rows, see `split_at_gap`.
+        impute: What becomes of missing numbers, see `fill_missing`.
+        standardize: Whether inputs and targets are standardized.
+        look_ahead: Whether a window that ends amid a gap may draw on the value after it, as in
+            dlrun 0.1.0.
     """
 
     inputs: tuple[str, ...]
@@ -47,9 +54,8 @@ class SeriesSchema:
     @property
     def required_columns(self) -> tuple[str, ...]:
         """The columns that rows must have."""
-        return tuple(
-            dict.fromkeys((*self.inputs, *(ahead.column for ahead in self.targets.values())))
-        )
+        targets = (horizon.column for horizon in self.targets.values())
+        return tuple(dict.fromkeys((*self.inputs, *targets)))
 
 
 def series(
@@ -74,253 +80,334 @@ def series(
     dates: DateOrder = "each",
     look_ahead: bool = True,
 ) -> Dataset:
-    """Windows onto a series from a CSV file, and what comes after each: see `build_series_windows` for the rows that they hold.
+    """Windows onto a series from a CSV file, and what comes after each. Defaults are dlrun 0.1.0's.
 
-    The defaults are what dlrun 0.1.0 did.
+    Args:
+        path: The file.
+        time: The column of times.
+        target: The column, or columns, to forecast.
+        lookback: How far a window looks back, in rows.
+        delay: How far ahead the target lies, in rows from the last one of the window: 1 is the
+            next row. Several delays are several horizons.
+        step: The distance between two rows of a window.
+        inputs: The columns of the windows; None takes every number column.
+        test: The share, or number, of rows at the end that are held out.
+        gaps: What becomes of uneven rows, see `split_at_gap`.
+        impute: What becomes of missing numbers, see `fill_missing`.
+        scale: Whether inputs and targets are standardized.
+        time_format: How times are written, as strptime has it; None infers that.
+        separator: See `read_csv`.
+        encoding: The file's encoding.
+        header: See `read_csv`.
+        numbers: How numbers are written, see `infer_number_formats`.
+        missing: Further words that mean a missing number.
+        dates: The order of day and month, see `resolve_date_order`.
+        look_ahead: See `SeriesSchema`.
 
-    target: the column, or columns, to foretell. lookback, delay, step: in rows; several delays are several horizons. A
-    delay counts from the last row that a window sees: 1 is the next row.
-    inputs: columns of the windows; None takes every number column. test: the share, or number, of rows at the end that
-    are set aside. encoding, header, numbers, missing, dates: see `table_csv.csv`. look_ahead: see Plan. Raises UserError
-    for whatever is wrong with the file or the question.
+    Raises:
+        UserError: The file or the question cannot be used.
     """
-    how = SeriesReadOptions(
+    options = SeriesReadOptions(
         separator, header, encoding, numbers, tuple(missing or ()), dates, time_format
     )
     if path is None:
         raise UserError(
-            "say which series: data.path=FILE.csv data.time=COLUMN data.target=COLUMN data.lookback=ROWS"
+            "say which series: data.path=FILE.csv data.time=COLUMN data.target=COLUMN "
+            "data.lookback=ROWS"
         )
-    wanted = [target] if isinstance(target, str) else list(target or ())
-    if not wanted or lookback is None:
-        lacks = (
-            "data.target=COLUMN"
-            if not wanted
-            else "data.lookback=ROWS, how far a window looks back"
-        )
-        raise UserError(
-            f"say {lacks}; {path} has: {format_names(series_file.read_header(path, how))}"
-        )
-    readings = series_file.read_series(path, time, (*wanted, *(inputs or ())), how)
-    ahead = build_target_forecast(
-        readings, wanted, tuple(rows - step for rows in parse_delay(delay)), lookback, step
+    targets = [target] if isinstance(target, str) else list(target or ())
+    if not targets or lookback is None:
+        absent = "data.lookback=ROWS, how far a window looks back"
+        if not targets:
+            absent = "data.target=COLUMN"
+        columns = format_names(series_file.read_header(path, options))
+        raise UserError(f"say {absent}; {path} has: {columns}")
+    readings = series_file.read_series(path, time, (*targets, *(inputs or ())), options)
+    # A delay counts from the window's last row, a horizon from the row after the window.
+    rows = tuple(ahead - step for ahead in parse_delay(delay))
+    horizons = build_target_forecast(readings, targets, rows, lookback, step)
+    window_columns = tuple(inputs or readings.names)
+    schema = SeriesSchema(
+        window_columns, horizons, gaps, impute, scale == "standardise", look_ahead
     )
-    plan = SeriesSchema(
-        tuple(inputs or readings.names), ahead, gaps, impute, scale == "standardise", look_ahead
+    same_format = replace(
+        options, dates=readings.date_format, number_formats=readings.number_formats or None
     )
-    again = replace(how, dates=readings.date_format, written=readings.number_formats or None)
 
     def read(file: str, encoding: str | None) -> TimeSeries:
-        return series_file.read_series(
-            file, time, plan.inputs, replace(again, encoding=encoding or again.encoding)
-        )
+        new_options = replace(same_format, encoding=encoding or same_format.encoding)
+        return series_file.read_series(file, time, schema.inputs, new_options)
 
-    return build_series_dataset(readings, plan, test, read)
+    return build_series_dataset(readings, schema, test, read)
 
 
 def parse_delay(delay: int | list[int]) -> tuple[int, ...]:
-    """The horizons in rows. Raises UserError for none, and for one that comes twice."""
-    found = (delay,) if isinstance(delay, int) else tuple(delay)
-    if not found or len(set(found)) < len(found):
+    """The delays in rows.
+
+    Raises:
+        UserError: There is none, or one comes twice.
+    """
+    delays = (delay,) if isinstance(delay, int) else tuple(delay)
+    if not delays or len(set(delays)) < len(delays):
         raise UserError(
             f"data.delay={delay!r}: it must be a number of rows, or several different ones"
         )
-    return found
+    return delays
 
 
 def build_target_forecast(
     readings: TimeSeries, targets: list[str], rows: tuple[int, ...], lookback: int, step: int
 ) -> dict[str, ForecastHorizon]:
-    """Target name → what it looks ahead to. Raises UserError for a window that is no whole number of steps."""
+    """Target name → its forecast horizon.
+
+    Args:
+        readings: The series.
+        targets: The columns to forecast.
+        rows: How far ahead, in rows from the row after the window.
+        lookback: How far a window looks back, in rows.
+        step: The distance between two rows of a window.
+
+    Raises:
+        UserError: A window is no whole number of steps.
+    """
     if lookback % step:
         raise UserError(
-            f"data.lookback={lookback} is no multiple of data.step={step}: say {lookback // step * step or step}"
+            f"data.lookback={lookback} is no multiple of data.step={step}: "
+            f"say {lookback // step * step or step}"
         )
     taken = {SERIES_INPUT, readings.time_column}
-    found: dict[str, ForecastHorizon] = {}
+    every = median_step(readings.times)
+    horizons: dict[str, ForecastHorizon] = {}
     for column in targets:
-        every = median_step(readings.times)
-        ahead = ForecastHorizon(
-            column, rows, lookback, step, every, readings.has_dates, parse_unit(column)
-        )
+        unit = parse_unit(column)
         name = strip_unit(column)
         name = name if name not in taken else f"{name}_ahead"
-        if name in found:
+        if name in horizons:  # T (degC) and T (K): the units tell them apart
             name = re.sub(r"\W+", "_", column).strip("_")
-        found[name] = ahead
-    return found
+        horizons[name] = ForecastHorizon(
+            column, rows, lookback, step, every, readings.has_dates, unit
+        )
+    return horizons
 
 
 def strip_unit(column: str) -> str:
     """'T (degC)' → 'T': the column without its unit, in letters, digits and underscores."""
-    bare = re.sub(r"\s*[(\[][^()\[\]]*[)\]]\s*$", "", column)
-    return (
-        re.sub(r"\W+", "_", bare).strip("_") or re.sub(r"\W+", "_", column).strip("_") or "target"
-    )
+    without_unit = re.sub(r"\s*[(\[][^()\[\]]*[)\]]\s*$", "", column)
+    names = (re.sub(r"\W+", "_", text).strip("_") for text in (without_unit, column))
+    return next(filter(None, names), "target")
 
 
 def parse_unit(column: str) -> str:
     """'T (degC)' → '°C', 'p [mbar]' → 'mbar'; '' where the column names no unit."""
-    found = re.search(r"[(\[]([^()\[\]]+)[)\]]\s*$", column)
-    unit = found[1].strip() if found else ""
+    match = re.search(r"[(\[]([^()\[\]]+)[)\]]\s*$", column)
+    unit = match[1].strip() if match else ""
     return UNIT_SYMBOLS.get(unit, unit)
 
 
 def build_series_dataset(
     readings: TimeSeries,
-    plan: SeriesSchema,
+    schema: SeriesSchema,
     test: float,
     read: Callable[[str, str | None], TimeSeries],
     note: str = "",
 ) -> Dataset:
-    """The dataset of a series: the last rows are set aside, and no window of either part reaches into the other."""
-    count = round(test * len(readings)) if test < 1 else int(test)
-    if count >= len(readings):
+    """The dataset of a series: its end is held out, and no window reaches across that border.
+
+    Args:
+        readings: The series.
+        schema: What is forecast from what.
+        test: The share, or number, of rows at the end that are held out.
+        read: Reads a new file of such a series: path and encoding.
+        note: A line beside every result.
+
+    Raises:
+        UserError: There is no window to train on.
+    """
+    num_test = round(test * len(readings)) if test < 1 else int(test)
+    if num_test >= len(readings):
         raise UserError(
             f"data.test={test:g} sets all {len(readings):,} rows of {readings.source} aside"
         )
-    part = split_at_gap(readings, plan.gaps)
-    cut = len(readings) - count
-    dev = build_series_windows(
-        readings, plan, part, slice(0, cut), "the development rows" if count else "the series"
-    )
-    sealed = (
-        build_series_windows(
-            readings, plan, part, slice(cut, None), f"the test rows (data.test={test:g})"
-        )
-        if count
-        else None
-    )
-    learn: dict[str, tuple[Preprocessor, ...]] = {}
-    if plan.standardize:
-        place = {name: plan.inputs.index(name) for name in plan.inputs}
-        learn = {SERIES_INPUT: (SeriesScaler(),)}
-        learn |= {
-            t: (TargetScaler(SERIES_INPUT, place.get(a.column)),) for t, a in plan.targets.items()
-        }
+    segments = split_at_gap(readings, schema.gaps)
+    border = len(readings) - num_test
+    dev_rows, test_rows = slice(0, border), slice(border, None)
+    title = "the development rows" if num_test else "the series"
+    dev = build_series_windows(readings, schema, segments, dev_rows, title)
+    test_windows: RawColumns | None = None
+    if num_test:
+        title = f"the test rows (data.test={test:g})"
+        test_windows = build_series_windows(readings, schema, segments, test_rows, title)
+    horizon_labels = {
+        name: horizon.horizon_labels
+        for name, horizon in schema.targets.items()
+        if len(horizon.rows) > 1
+    }
     return Dataset(
         dev=dev,
-        test=None if sealed is None else lambda: sealed,
+        test=None if test_windows is None else lambda: test_windows,
         inputs={SERIES_INPUT: "series"},
-        targets=dict.fromkeys(plan.targets, "number"),
-        preprocessors=learn,
+        targets=dict.fromkeys(schema.targets, "number"),
+        preprocessors=_build_preprocessing(schema),
         order=readings.time_column,
-        labels={SERIES_INPUT: plan.inputs}
-        | {t: a.horizon_labels for t, a in plan.targets.items() if len(a.rows) > 1},
+        labels={SERIES_INPUT: schema.inputs} | horizon_labels,
         note=note,
-        read_new_rows=lambda path, encoding=None: get_last_window(read(path, encoding), plan),
-        forecast=plan.targets,
+        read_new_rows=lambda path, encoding=None: get_last_window(read(path, encoding), schema),
+        forecast=schema.targets,
         row_fingerprints=(
-            fingerprint_series(readings, plan, slice(0, cut)),
-            fingerprint_series(readings, plan, slice(cut, None)),
+            fingerprint_series(readings, schema, dev_rows),
+            fingerprint_series(readings, schema, test_rows),
         ),
     )
 
 
-def fingerprint_series(readings: TimeSeries, plan: SeriesSchema, rows: slice) -> str:
-    """What rows of a series and their targets are known by, whatever is looked back at."""
-    columns = sorted({ahead.column for ahead in plan.targets.values()})
-    known = {name: readings.values[rows, readings.names.index(name)] for name in columns}
-    return fingerprint({**known, "moments": readings.times[rows]})
+def _build_preprocessing(schema: SeriesSchema) -> dict[str, tuple[Preprocessor, ...]]:
+    if not schema.standardize:
+        return {}
+    index = {name: position for position, name in enumerate(schema.inputs)}
+    steps: dict[str, tuple[Preprocessor, ...]] = {SERIES_INPUT: (SeriesScaler(),)}
+    for name, horizon in schema.targets.items():
+        steps[name] = (TargetScaler(SERIES_INPUT, index.get(horizon.column)),)
+    return steps
+
+
+def fingerprint_series(readings: TimeSeries, schema: SeriesSchema, rows: slice) -> str:
+    """A fingerprint of rows of a series and their targets, whatever the windows are."""
+    columns = sorted({horizon.column for horizon in schema.targets.values()})
+    values = {name: readings.values[rows, readings.names.index(name)] for name in columns}
+    return fingerprint({**values, "moments": readings.times[rows]})
 
 
 def build_series_windows(
-    readings: TimeSeries, plan: SeriesSchema, part: np.ndarray, rows: slice, what: str
+    readings: TimeSeries, schema: SeriesSchema, segments: np.ndarray, rows: slice, title: str
 ) -> RawColumns:
-    """The windows that lie, with what they foretell, wholly within some rows of the series.
+    """The windows that lie, with what they forecast, wholly within some rows of the series.
 
-    Of the window of row `now` the input holds rows now - lookback, now - lookback + step, …, now - step, and a target
-    rows now + delay: as in the book's generator (§6.3), whose last observation is thus one step before now.
+    The window of row `now` holds rows now - lookback, now - lookback + step, …, now - step, and
+    its target lies ahead of now, as in the book's generator (§6.3), whose last observation is thus
+    one step before now.
+
+    Args:
+        readings: The series.
+        schema: What is forecast from what.
+        segments: The evenly spaced segment of each row (T,), which no window leaves.
+        rows: The rows of the series to take.
+        title: What they are called in messages.
+
+    Raises:
+        UserError: There is no such window.
     """
-    some = next(iter(plan.targets.values()))
-    moments, part = readings.times[rows], part[rows]
-    values = fill_missing(readings, plan.inputs, rows, plan.impute)
-    now = np.arange(some.lookback, len(values) - max(0, *some.rows))
+    horizon = next(iter(schema.targets.values()))
+    times, segments = readings.times[rows], segments[rows]
+    values = fill_missing(readings, schema.inputs, rows, schema.impute)
+    now = np.arange(horizon.lookback, len(values) - max(0, *horizon.rows))
     if not len(now):
         raise UserError(
-            f"{what} of {readings.source} are {len(values):,} rows, and a window needs {some.span + 1:,} "
-            "(data.lookback) with what comes after it (data.delay)"
+            f"{title} of {readings.source} are {len(values):,} rows, and a window needs "
+            f"{horizon.span + 1:,} (data.lookback) with what comes after it (data.delay)"
         )
-    now = now[part[now - some.lookback] == part[now + max(some.rows)]]
+    now = now[segments[now - horizon.lookback] == segments[now + max(horizon.rows)]]
     if not len(now):
         raise UserError(
-            f"no window of {some.span + 1:,} rows lies within {what} without crossing a gap (data.gaps)"
+            f"no window of {horizon.span + 1:,} rows lies within {title} without crossing a gap "
+            "(data.gaps)"
         )
-    answers = {
-        name: _target_values(readings, ahead, rows, now) for name, ahead in plan.targets.items()
+    targets = {
+        name: _target_values(readings, horizon, rows, now)
+        for name, horizon in schema.targets.items()
     }
-    there = np.all([np.isfinite(answer).all(axis=1) for answer in answers.values()], axis=0)
-    if not there.all():
-        log.warning(
-            "%s windows are left out: the value that they would foretell is missing",
-            f"{(~there).sum():,}",
-        )
-    if not there.any():
+    usable = _is_target_known(readings, targets, title)
+    usable &= _is_window_known(readings, schema, rows, now - horizon.step)
+    if not usable.any():
         raise UserError(
-            f"{what} of {readings.source}: the value to foretell is missing for every window"
+            f"every window of {title} ends amid missing numbers: say data.impute=forward"
         )
-    there &= _is_window_known(readings, plan, rows, now - some.step)
-    if not there.any():
-        raise UserError(
-            f"every window of {what} ends amid missing numbers: say data.impute=forward"
-        )
-    now = now[there]
-    first = now - some.lookback
-    offsets = np.arange(0, some.lookback, some.step)
-    if (np.diff(moments) < 0).any():  # the order is that of the file, as if its clock were even
-        moments = moments[0] + some.every * np.arange(len(moments))
-    found: RawColumns = {
-        SERIES_INPUT: SlidingWindows(values, first, offsets),
-        readings.time_column: moments[now],
+    now = now[usable]
+    offsets = np.arange(0, horizon.lookback, horizon.step)
+    if (np.diff(times) < 0).any():  # the order is that of the file, as if its clock were even
+        times = times[0] + horizon.every * np.arange(len(times))
+    windows: RawColumns = {
+        SERIES_INPUT: SlidingWindows(values, now - horizon.lookback, offsets),
+        readings.time_column: times[now],
     }
-    return found | {name: answer[there] for name, answer in answers.items()}
+    return windows | {name: target[usable] for name, target in targets.items()}
 
 
-def _is_window_known(
-    readings: TimeSeries, plan: SeriesSchema, rows: slice, last: np.ndarray
-) -> np.ndarray:
-    """The mask of windows, by their last rows, in which nothing depends on a later value; says how many are not."""
-    if plan.impute != "interpolate" or plan.look_ahead:
-        return np.ones(len(last), bool)
-    places = [readings.names.index(name) for name in plan.inputs]
-    known = ~np.isnan(readings.values[rows][last][:, places]).any(axis=1)
+def _is_target_known(readings: TimeSeries, targets: RawColumns, title: str) -> np.ndarray:
+    """The mask of windows whose targets are all present; logs how many are not."""
+    known = np.all([np.isfinite(target).all(axis=1) for target in targets.values()], axis=0)
     if not known.all():
         log.warning(
-            "%s windows are left out: they end amid missing numbers, and a line to the next one would tell them of it",
+            "%s windows are left out: the value that they would foretell is missing",
             f"{(~known).sum():,}",
+        )
+    if not known.any():
+        raise UserError(
+            f"{title} of {readings.source}: the value to foretell is missing for every window"
         )
     return known
 
 
-def _target_values(
-    readings: TimeSeries, ahead: ForecastHorizon, rows: slice, now: np.ndarray
+def _is_window_known(
+    readings: TimeSeries, schema: SeriesSchema, rows: slice, last: np.ndarray
 ) -> np.ndarray:
-    column = readings.values[rows, readings.names.index(ahead.column)]
-    return column[now[:, None] + np.array(ahead.rows)]
+    """The mask of windows in which nothing depends on a later value; logs how many are not.
+
+    Args:
+        readings: The series.
+        schema: What is forecast from what.
+        rows: The rows of the series that the windows lie in.
+        last: The last row of each window.
+    """
+    if schema.impute != "interpolate" or schema.look_ahead:
+        return np.ones(len(last), bool)
+    indices = [readings.names.index(name) for name in schema.inputs]
+    is_known = ~np.isnan(readings.values[rows][last][:, indices]).any(axis=1)
+    if not is_known.all():
+        log.warning(
+            "%s windows are left out: they end amid missing numbers, and a line to the next one "
+            "would tell them of it",
+            f"{(~is_known).sum():,}",
+        )
+    return is_known
 
 
-def get_last_window(readings: TimeSeries, plan: SeriesSchema) -> tuple[RawColumns, list[int]]:
-    """The window that ends with the last row: what it foretells comes step + delay rows after that row."""
-    some = next(iter(plan.targets.values()))
-    first = len(readings) - some.lookback + some.step - 1
-    if first < 0:
+def _target_values(
+    readings: TimeSeries, horizon: ForecastHorizon, rows: slice, now: np.ndarray
+) -> np.ndarray:
+    column = readings.values[rows, readings.names.index(horizon.column)]
+    return column[now[:, None] + np.array(horizon.rows)]
+
+
+def get_last_window(readings: TimeSeries, schema: SeriesSchema) -> tuple[RawColumns, list[int]]:
+    """The window that ends with the last row, and its line.
+
+    What it forecasts comes step + delay rows after that row.
+    """
+    horizon = next(iter(schema.targets.values()))
+    length = horizon.lookback - horizon.step + 1
+    if length > len(readings):
         raise UserError(
-            f"{readings.source} has {len(readings):,} rows, and a window needs {some.lookback - some.step + 1:,}"
+            f"{readings.source} has {len(readings):,} rows, and a window needs {length:,}"
         )
-    rows = slice(first, None)
-    part = split_at_gap(slice_series(readings, rows), plan.gaps)
-    if part[0] != part[-1]:
+    rows = slice(len(readings) - length, None)
+    segments = split_at_gap(slice_series(readings, rows), schema.gaps)
+    if segments[0] != segments[-1]:
         raise UserError(
-            f"{readings.source}: its last {len(part):,} rows are not even, and the window would cross a gap"
+            f"{readings.source}: its last {len(segments):,} rows are not even, "
+            "and the window would cross a gap"
         )
-    values = fill_missing(readings, plan.inputs, rows, plan.impute)
-    window = SlidingWindows(values, np.zeros(1, np.int64), np.arange(0, some.lookback, some.step))
-    return {SERIES_INPUT: window, readings.time_column: readings.times[-1:]}, [
-        int(readings.lines[-1])
-    ]
+    values = fill_missing(readings, schema.inputs, rows, schema.impute)
+    offsets = np.arange(0, horizon.lookback, horizon.step)
+    window = SlidingWindows(values, np.zeros(1, np.int64), offsets)
+    columns = {SERIES_INPUT: window, readings.time_column: readings.times[-1:]}
+    return columns, [int(readings.lines[-1])]
 
 
 def slice_series(readings: TimeSeries, rows: slice) -> TimeSeries:
     """Some rows of a series."""
-    some = {name: getattr(readings, name)[rows] for name in ("times", "values", "lines")}
-    return replace(readings, **some)
+    return replace(
+        readings,
+        times=readings.times[rows],
+        values=readings.values[rows],
+        lines=readings.lines[rows],
+    )

@@ -1,4 +1,4 @@
-"""The time column of a series: what its cells say, and whether its rows follow each other evenly."""
+"""The time column of a series: what its cells say, and whether its rows are evenly spaced."""
 
 from __future__ import annotations
 
@@ -19,46 +19,59 @@ if TYPE_CHECKING:
 log = logging.getLogger("dlrun")
 
 Gaps = Literal["refuse", "split", "ignore"]
-DAY_FIRST_LENGTH = 19  # letters of 31.12.2009 23:50:00
-WIDE, NARROW = 1.5, 0.5  # usual steps: further apart is a gap, nearer is uneven
+DAY_FIRST_LENGTH = 19  # characters of 31.12.2009 23:50:00
+WIDE, NARROW = 1.5, 0.5  # median steps: further apart is a gap, nearer is uneven
 
 
 def parse_timestamps(
     texts: np.ndarray,
     layout: str | None,
-    place: str,
+    source: str,
     name: str,
     lines: np.ndarray,
     dates: DateOrder = "each",
 ) -> tuple[np.ndarray, bool, DateOrder]:
-    """(T,) seconds since 1970 and True, or the numbers that the cells hold and False; and how dates are written.
+    """Parse a time column.
 
-    layout: as strptime writes it. Raises UserError with the line.
+    Args:
+        texts: Its cells (T,).
+        layout: How times are written, as strptime has it; None infers that.
+        source: The file, for messages.
+        name: The column's name, for messages.
+        lines: The line of each cell.
+        dates: The order of day and month.
+
+    Returns:
+        Seconds since 1970 (T,) and True, or the numbers of the cells and False; and the order of
+        day and month.
+
+    Raises:
+        UserError: A cell is no time; its line is named.
     """
     if not len(texts):
-        raise UserError(f"{place} has a header but no rows")
+        raise UserError(f"{source} has a header but no rows")
     if layout is None:
-        for way in (_parse_numbers, _parse_datetime64):
-            if (found := way(texts)) is not None:
-                return found, way is not _parse_numbers, dates
-        dates = resolve_date_order(texts.tolist(), dates, name, place, lines.tolist())
-        if dates in ("each", "day_first") and (found := _parse_day_first(texts)) is not None:
-            return found, True, dates
+        # Whole columns at once, where numpy can read them: a loop over cells is slow.
+        for parse in (_parse_numbers, _parse_datetime64):
+            if (times := parse(texts)) is not None:
+                return times, parse is not _parse_numbers, dates
+        dates = resolve_date_order(texts.tolist(), dates, name, source, lines.tolist())
+        if dates in ("each", "day_first") and (times := _parse_day_first(texts)) is not None:
+            return times, True, dates
     epoch = datetime(1970, 1, 1)
-    found = np.empty(len(texts))
+    seconds = np.empty(len(texts))
     for row, text in enumerate(texts.tolist()):
-        when = parse_datetime(text, dates) if layout is None else _parse_with_layout(text, layout)
-        if when is None:
-            hint = (
-                f"data.time_format={layout}"
-                if layout
-                else "say how it is written, such as data.time_format=%d/%m/%y"
-            )
+        time = parse_datetime(text, dates) if layout is None else _parse_with_layout(text, layout)
+        if time is None:
+            hint = "say how it is written, such as data.time_format=%d/%m/%y"
+            if layout:
+                hint = f"data.time_format={layout}"
             raise UserError(
-                f"{place}, line {lines[row]}: '{text}' in '{name}' is no time that can be read: {hint}"
+                f"{source}, line {lines[row]}: '{text}' in '{name}' is no time that can be read: "
+                f"{hint}"
             )
-        found[row] = (when - epoch).total_seconds()
-    return found, True, dates
+        seconds[row] = (time - epoch).total_seconds()
+    return seconds, True, dates
 
 
 def _parse_with_layout(text: str, layout: str) -> datetime | None:
@@ -70,45 +83,49 @@ def _parse_with_layout(text: str, layout: str) -> datetime | None:
 
 def _parse_numbers(texts: np.ndarray) -> np.ndarray | None:
     try:
-        found = texts.astype(np.float64)
+        numbers = texts.astype(np.float64)
     except ValueError:
         return None
-    return found if np.isfinite(found).all() else None
+    return numbers if np.isfinite(numbers).all() else None
 
 
 def _parse_datetime64(texts: np.ndarray) -> np.ndarray | None:
     try:
-        found = texts.astype("datetime64[ms]")
+        times = texts.astype("datetime64[ms]")
     except ValueError:
         return None
-    return None if np.isnat(found).any() else found.astype(np.int64) / 1000
+    return None if np.isnat(times).any() else times.astype(np.int64) / 1000
 
 
 def _parse_day_first(texts: np.ndarray) -> np.ndarray | None:
-    """31.12.2009 23:50:00, all at once."""
-    if texts.dtype.itemsize != 4 * DAY_FIRST_LENGTH:
+    """31.12.2009 23:50:00, all at once; None unless every cell is written so."""
+    if texts.dtype.itemsize != 4 * DAY_FIRST_LENGTH:  # numpy has 4 bytes a character
         return None
-    letters = np.ascontiguousarray(texts).view("U1").reshape(len(texts), DAY_FIRST_LENGTH)
-    if not (letters[:, [2, 5]] == ".").all() or not (letters[:, [13, 16]] == ":").all():
+    characters = np.ascontiguousarray(texts).view("U1").reshape(len(texts), DAY_FIRST_LENGTH)
+    if not (characters[:, [2, 5]] == ".").all() or not (characters[:, [13, 16]] == ":").all():
         return None
-    turned = letters[
-        :, [6, 7, 8, 9, 2, 3, 4, 5, 0, 1, *range(10, DAY_FIRST_LENGTH)]
-    ]  # year . month . day
-    turned[:, [4, 7]] = "-"
-    return _parse_datetime64(np.ascontiguousarray(turned).view(f"U{DAY_FIRST_LENGTH}").reshape(-1))
+    year_month_day = [6, 7, 8, 9, 2, 3, 4, 5, 0, 1]
+    iso = characters[:, [*year_month_day, *range(10, DAY_FIRST_LENGTH)]]
+    iso[:, [4, 7]] = "-"
+    return _parse_datetime64(np.ascontiguousarray(iso).view(f"U{DAY_FIRST_LENGTH}").reshape(-1))
 
 
 def median_step(times: np.ndarray) -> float:
-    """The median of the steps that go forward; 0 where there is none."""
+    """The median of the steps that go forward; 0 without any."""
     steps = np.diff(times)
     return float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
 
 
 def split_at_gap(readings: TimeSeries, gaps: Gaps) -> np.ndarray:
-    """(T,) the number of the even part that each row belongs to: windows lie within one part.
+    """The index (T,) of the evenly spaced segment of each row; no window crosses a border.
 
-    gaps: refuse says what is uneven, split begins a new part there, ignore makes one part of all, as the book does.
-    Raises UserError where the clock goes back, unless that is ignored.
+    Args:
+        readings: The series.
+        gaps: "refuse" names what is uneven, "split" begins a new segment there, "ignore" makes one
+            segment of all, as the book does.
+
+    Raises:
+        UserError: Rows are uneven, or go back in time where that is not ignored.
     """
     steps, usual = np.diff(readings.times), median_step(readings.times)
     kinds = {
@@ -117,35 +134,35 @@ def split_at_gap(readings: TimeSeries, gaps: Gaps) -> np.ndarray:
         "is uneven": (steps > 0) & (steps < NARROW * usual),
         "leaves a gap": steps > WIDE * usual,
     }
-    after = np.zeros(len(readings), bool)  # rows that do not follow the one before evenly
-    after[1:] = np.any(list(kinds.values()), axis=0)
-    if not after.any():
+    begins_segment = np.zeros(len(readings), bool)
+    begins_segment[1:] = np.any(list(kinds.values()), axis=0)
+    if not begins_segment.any():
         return np.zeros(len(readings), np.int64)
-    told = _describe_gap(readings, kinds, usual)
-    if gaps == "refuse" or (gaps == "split" and kinds["goes back"].any()):
-        raise UserError(told + _gap_hint(bool(kinds["goes back"].any())))
-    log.warning("%s; data.gaps=%s", told, gaps)
-    return np.cumsum(after) if gaps == "split" else np.zeros(len(readings), np.int64)
+    message = _describe_gap(readings, kinds, usual)
+    goes_back = bool(kinds["goes back"].any())
+    if gaps == "refuse" or (gaps == "split" and goes_back):
+        raise UserError(message + _gap_hint(goes_back))
+    log.warning("%s; data.gaps=%s", message, gaps)
+    return np.cumsum(begins_segment) if gaps == "split" else np.zeros(len(readings), np.int64)
 
 
 def _describe_gap(readings: TimeSeries, kinds: dict[str, np.ndarray], usual: float) -> str:
-    found = [
-        f"{name} at {readings.describe_rows(np.concatenate([[False], mask]))}"
-        for name, mask in kinds.items()
+    descriptions = [
+        f"{kind} at {readings.describe_rows(np.concatenate([[False], mask]))}"
+        for kind, mask in kinds.items()
         if mask.any()
     ]
-    step = (
-        ForecastHorizon("", (1,), 1, 1, usual, readings.has_dates).rows_to_time(1)
-        if readings.has_dates
-        else f"{usual:g}"
-    )
-    return f"{readings.source}: the time column '{readings.time_column}' {', '.join(found)}; the usual step is {step}"
-
-
-def _gap_hint(back: bool) -> str:
-    lie = "data.gaps=ignore takes the rows as they lie"
+    step = f"{usual:g}"
+    if readings.has_dates:  # in hours or days rather than seconds
+        step = ForecastHorizon("", (1,), 1, 1, usual, True).rows_to_time(1)
     return (
-        f". Sort the rows, or {lie}"
-        if back
-        else f". data.gaps=split lets no window cross such a place, and {lie}"
+        f"{readings.source}: the time column '{readings.time_column}' {', '.join(descriptions)}; "
+        f"the usual step is {step}"
     )
+
+
+def _gap_hint(goes_back: bool) -> str:
+    ignore = "data.gaps=ignore takes the rows as they lie"
+    if goes_back:
+        return f". Sort the rows, or {ignore}"
+    return f". data.gaps=split lets no window cross such a place, and {ignore}"

@@ -183,8 +183,8 @@ class StreamingLabelEncoder(Preprocessor):
             unknown = column[int(np.argmin(is_known))]
             raise UserError(
                 f"target '{self.column}': a row is of class '{unknown}', which no training row "
-                f"has; known: {', '.join(self.labels[:20])}. Say data.hold_out=rows, or data.labels=[…] "
-                "with all classes"
+                f"has; known: {', '.join(self.labels[:20])}. Say data.hold_out=rows, "
+                "or data.labels=[…] with all classes"
             )
         return index.astype(np.int64)
 

@@ -12,14 +12,26 @@ from dlrun.config.constraints import Count, Fraction, Natural, Probability, Text
 from dlrun.core.dataset import Dataset
 from dlrun.core.errors import UserError
 from dlrun.data.fingerprints import fingerprint
-from dlrun.data.tabular import csv_file, features, holdout, schema
-from dlrun.data.tabular import targets as answers
-from dlrun.data.tabular.csv_file import CsvTable
+from dlrun.data.tabular import holdout
+from dlrun.data.tabular.column_types import split_columns
+from dlrun.data.tabular.csv_file import CsvTable, read_csv
 from dlrun.data.tabular.dates import DateOrder, resolve_date_order
+from dlrun.data.tabular.features import TIME_FEATURES, parse_features
 from dlrun.data.tabular.number_format import DecimalStyle
-from dlrun.data.tabular.targets import ClassNaming, MissingTarget, Target
-
-_FeatureSpecs = dict[str, Any]
+from dlrun.data.tabular.schema import (
+    TableSchema,
+    build_table_dataset,
+    parse_order_column,
+    read_table_rows,
+)
+from dlrun.data.tabular.targets import (
+    ClassNaming,
+    MissingTarget,
+    Target,
+    drop_missing_targets,
+    find_targets,
+    with_class_names,
+)
 
 
 def csv(
@@ -53,168 +65,218 @@ def csv(
     check_test: bool = False,
     seed: Natural | None = None,
 ) -> Dataset:
-    """A table from a CSV file with one line of column names. The defaults are what dlrun 0.1.0 did.
+    """A table from a CSV file with one line of column names.
 
-    target: the column, or columns, to predict. kind: of the target; auto finds it out and says so. Number columns
-    become one input `features` (N, F), each other column one input of kind category, or, where `texts` names it, one of
-    texts, which the step `text` prepares. Test rows: test_path, or else the
-    share `test` of the rows: the last in time with `order`, whole owners with `group`, else the same share of each
-    class. features: see data/features.py. share_words: all columns of texts have one vocabulary, so that one reader can
-    read them. numbers, missing: see `cells.read`. classes: see `Target`. missing_target: what becomes of rows without
-    a target. dates: see `dates.decided`. unique, levels: see `table.split_columns`. standardize_target: see
-    `table.dataset`. check_test: whether a file of test rows is looked at for what is wrong with it before it is opened,
-    and for its classes. seed: see `aside`. Raises UserError for whatever is wrong with the file or the question.
+    Number columns become one input `features` (N, F), each other column one category input, or a
+    text input where `texts` names it. The defaults are those of dlrun 0.1.0.
+
+    Args:
+        path: The file.
+        target: The column, or columns, to predict.
+        test_path: A file of test rows; without one, the share `test` of the rows is held out: the
+            last in time with `order`, whole groups with `group`, else the same of each class.
+        kind: The target's kind; "auto" infers and logs it.
+        test: The share of test rows.
+        drop: Columns to leave out.
+        group: The column that names the group of a row.
+        order: The column that puts rows in time.
+        features: Features to compute, see `features.parse_features`.
+        scale: How number columns are scaled.
+        impute: How missing numbers are filled.
+        indicator: Whether columns of missing numbers are appended.
+        separator: See `read_csv`.
+        header: See `read_csv`.
+        encoding: The file's encoding.
+        texts: Columns of texts.
+        text: The step that prepares them.
+        share_words: Whether all of them share one vocabulary, so that one encoder can read them.
+        numbers: How numbers are written, see `infer_number_formats`.
+        missing: Further words that mean a missing cell.
+        classes: See `Target`.
+        missing_target: What becomes of rows without a target.
+        dates: The order of day and month, see `resolve_date_order`.
+        unique: See `split_columns`.
+        levels: See `split_columns`.
+        standardize_target: Whether number targets are learned in standard deviations.
+        check_test: Whether test rows are checked for faults and for further classes before the
+            held-out evaluation.
+        seed: Of another draw of test rows.
+
+    Raises:
+        UserError: The file or the question cannot be used.
     """
     if path is None:
         raise UserError("say which table: data.path=FILE.csv data.target=COLUMN")
-    reading: dict[str, Any] = {"separator": separator, "header": header, "encoding": encoding}
-    reading |= {"numbers": numbers, "missing": missing or ()}
-    clean = partial(answers.drop_missing_targets, target=target, kind=kind, missing=missing_target)
-    whole = clean(csv_file.read_csv(path, **reading))
-    sealed = None if test_path is None else clean(read_test_file(test_path, whole, reading))
-    targets = answers.find_targets(whole, target, kind, classes, sealed if check_test else None)
-    plan = _build_schema(whole, targets, drop, order, group, features, texts)
-    plan = _add_date_formats(_add_input_columns(plan, whole, drop, unique, levels), whole, dates)
-    prepared = {
+    reading: dict[str, Any] = {
+        "separator": separator,
+        "header": header,
+        "encoding": encoding,
+        "numbers": numbers,
+        "missing": missing or (),
+    }
+    clean = partial(drop_missing_targets, target=target, kind=kind, missing=missing_target)
+    table = clean(read_csv(path, **reading))
+    test_table = None if test_path is None else clean(read_test_file(test_path, table, reading))
+    targets = find_targets(table, target, kind, classes, test_table if check_test else None)
+    schema = _build_schema(table, targets, drop, order, group, features, texts)
+    schema = _add_input_columns(schema, table, drop, unique, levels)
+    schema = _add_date_formats(schema, table, dates)
+    preparing = {
         "scale": scale,
         "impute": impute,
         "indicator": indicator,
         "text": text,
         "levels": levels,
+        "standardize_target": standardize_target,
     }
-    prepared |= {"standardize_target": standardize_target}
-    raw = build_from_schema(whole, plan, sealed, (test, seed), reading, prepared, check_test)
-    return replace(raw, shared_vocabularies=(tuple(texts),)) if share_words and texts else raw
+    dataset = build_from_schema(
+        table, schema, test_table, (test, seed), reading, preparing, check_test
+    )
+    if share_words and texts:
+        return replace(dataset, shared_vocabularies=(tuple(texts),))
+    return dataset
 
 
 def build_from_schema(
-    whole: CsvTable,
-    plan: schema.TableSchema,
-    sealed: CsvTable | None,
+    table: CsvTable,
+    schema: TableSchema,
+    test: CsvTable | None,
     share: tuple[float, int | None],
     reading: dict[str, Any],
-    prepared: dict[str, Any],
-    check: bool,
+    preparing: dict[str, Any],
+    check_test: bool,
 ) -> Dataset:
-    """The dataset of a table whose plan is made. reading, prepared: how files are read, and what `dataset` is told.
+    """The dataset of a table whose schema is known.
 
-    sealed: the rows of a file of test rows. share: that of the test rows where there is none, and the seed of their
-    draw. check: whether they are looked at for what is wrong with them, and for
-    their classes: a fault must be found before a model is trained and the rows are opened.
+    Args:
+        table: The rows.
+        schema: What becomes of each column.
+        test: The rows of a test file, if there is one.
+        share: The share of test rows to hold out otherwise, and the seed of their draw.
+        reading: How files are read, see `read_csv`.
+        preparing: How columns are prepared, see `build_table_dataset`.
+        check_test: Whether test rows are checked for faults and for further classes now: a fault
+            must be found before a model is trained and they are evaluated.
     """
-    dev, sealed = _split_test_rows(whole, plan, *share) if sealed is None else (whole, sealed)
-    parts = (dev, sealed) if check else (dev,)
-    named = tuple(answers.with_class_names(one, parts) for one in plan.targets)
-    plan = replace(plan, targets=named, number_formats=whole.number_formats)
-    if sealed is not None and check:
-        sealed.require_columns(plan.required_columns, "column")
-        plan.build_rows(sealed)
-    later = None if sealed is None else lambda: sealed
-    further = partial(schema.read_table_rows, plan, **reading)
-    others = {name: dev.to_texts(name) for name in dev.columns if name not in plan.required_columns}
-    marks = fingerprint_table(dev, plan), "" if sealed is None else fingerprint_table(sealed, plan)
+    dev = table
+    if test is None:
+        dev, test = _split_test_rows(table, schema, *share)
+    tables = (dev, test) if check_test else (dev,)
+    targets = tuple(with_class_names(target, tables) for target in schema.targets)
+    schema = replace(schema, targets=targets, number_formats=table.number_formats)
+    if test is not None and check_test:
+        test.require_columns(schema.required_columns, "column")
+        schema.build_rows(test)
+    required = schema.required_columns
     return replace(
-        schema.build_table_dataset(plan, dev, later, **prepared),
-        read_new_rows=further,
-        identifiers=others,
-        row_fingerprints=marks,
+        build_table_dataset(schema, dev, None if test is None else lambda: test, **preparing),
+        read_new_rows=partial(read_table_rows, schema, **reading),
+        identifiers={name: dev.to_texts(name) for name in dev.columns if name not in required},
+        row_fingerprints=(
+            fingerprint_table(dev, schema),
+            "" if test is None else fingerprint_table(test, schema),
+        ),
     )
 
 
-def fingerprint_table(rows: CsvTable, plan: schema.TableSchema) -> str:
-    """What rows and their targets are known by: all cells as they are written, whichever of them are inputs."""
-    asked = [column for target in plan.targets for column in target.columns]
-    cells = {f"cells {name}": np.array(texts, object) for name, texts in rows.columns.items()}
-    return fingerprint({**cells, "targets": np.array(sorted(asked), object)})
+def fingerprint_table(table: CsvTable, schema: TableSchema) -> str:
+    """A fingerprint of rows and their targets: of all cells, whichever columns are inputs."""
+    targets = sorted(column for target in schema.targets for column in target.columns)
+    cells = {f"cells {name}": np.array(texts, object) for name, texts in table.columns.items()}
+    return fingerprint({**cells, "targets": np.array(targets, object)})
 
 
-def read_test_file(path: str, whole: CsvTable, reading: dict[str, Any]) -> CsvTable:
-    """The rows of a file of test rows, whose numbers are written as those of the others."""
-    return csv_file.read_csv(path, **reading, written=whole.number_formats)
+def read_test_file(path: str, dev: CsvTable, reading: dict[str, Any]) -> CsvTable:
+    """The rows of a test file, whose numbers are written as those of the development rows."""
+    return read_csv(path, **reading, number_formats=dev.number_formats)
 
 
 def _build_schema(
-    whole: CsvTable,
+    table: CsvTable,
     targets: tuple[Target, ...],
     drop: list[str],
     order: str | None,
     group: str | None,
-    specs: _FeatureSpecs | None,
+    specs: dict[str, Any] | None,
     texts: list[str],
-) -> schema.TableSchema:
-    whole.require_columns(drop, "data.drop:")
-    whole.require_columns(texts, "data.texts:")
+) -> TableSchema:
+    """The schema without the columns that no setting names."""
+    table.require_columns(drop, "data.drop:")
+    table.require_columns(texts, "data.texts:")
     roles = [name for name in (order, group) if name]
-    whole.require_columns(roles, "data.order or data.group:")
-    asked = {column for one in targets for column in one.columns}
-    if clash := asked & {*drop, *roles, *texts}:
+    table.require_columns(roles, "data.order or data.group:")
+    target_columns = _target_columns(targets)
+    if clash := target_columns & {*drop, *roles, *texts}:
         raise UserError(
-            f"column '{min(clash)}' is the target and cannot be dropped, nor be a text, order or group"
+            f"column '{min(clash)}' is the target and cannot be dropped, nor be a text, order or "
+            "group"
         )
     if clash := {*texts} & {*drop, *roles}:
         raise UserError(
-            f"column '{min(clash)}' is a text in data.texts, and cannot be dropped, nor be order or group"
+            f"column '{min(clash)}' is a text in data.texts, and cannot be dropped, nor be order "
+            "or group"
         )
-    made = features.parse_features(specs, whole)
-    leaks = [one.name for one in made if asked & set(one.columns)]
+    features = parse_features(specs, table)
+    leaks = [feature.name for feature in features if target_columns & set(feature.columns)]
     if leaks:
         raise UserError(
             f"feature '{leaks[0]}' is made from the target: the answer would be given away"
         )
-    return schema.TableSchema((), (), made, targets, order, group, tuple(texts))
+    return TableSchema((), (), features, targets, order, group, tuple(texts))
+
+
+def _target_columns(targets: tuple[Target, ...]) -> set[str]:
+    return {column for target in targets for column in target.columns}
 
 
 def _add_input_columns(
-    plan: schema.TableSchema, whole: CsvTable, drop: list[str], unique: float, levels: int | None
-) -> schema.TableSchema:
-    """The plan with the columns of numbers and of categories: all that nothing else is said of."""
-    asked = {column for one in plan.targets for column in one.columns}
-    skip = {*asked, *drop, *filter(None, (plan.order, plan.group)), *plan.text_columns}
-    numeric, text = schema.split_columns(whole, skip, unique, levels)
-    return replace(plan, numeric=numeric, categorical=text)
+    schema: TableSchema, table: CsvTable, drop: list[str], unique: float, levels: int | None
+) -> TableSchema:
+    """The schema with all columns that have no other role as numbers or categories."""
+    roles = filter(None, (schema.order, schema.group))
+    skip = {*_target_columns(schema.targets), *drop, *roles, *schema.text_columns}
+    numeric, categorical = split_columns(table, skip, unique, levels)
+    return replace(schema, numeric=numeric, categorical=categorical)
 
 
-def _add_date_formats(
-    plan: schema.TableSchema, whole: CsvTable, dates: DateOrder
-) -> schema.TableSchema:
-    """The plan with how the dates are written in each column that says a time."""
-    clocks = [
-        feature.columns[0]
-        for feature in plan.features
-        if feature.transform in features.TIME_FEATURES
+def _add_date_formats(schema: TableSchema, table: CsvTable, dates: DateOrder) -> TableSchema:
+    """The schema with the order of day and month in each column of times."""
+    columns = [
+        feature.columns[0] for feature in schema.features if feature.transform in TIME_FEATURES
     ]
-    clocks += [plan.order] if plan.order and not whole.is_numeric(plan.order) else []
-    found = {
-        name: resolve_date_order(whole.columns[name], dates, name, whole.source, whole.lines)
-        for name in clocks
+    if schema.order and not table.is_numeric(schema.order):
+        columns.append(schema.order)
+    date_formats = {
+        name: resolve_date_order(table.columns[name], dates, name, table.source, table.lines)
+        for name in columns
     }
-    return replace(plan, date_formats=found)
+    return replace(schema, date_formats=date_formats)
 
 
 def _split_test_rows(
-    whole: CsvTable, plan: schema.TableSchema, share: float, seed: int | None
+    table: CsvTable, schema: TableSchema, share: float, seed: int | None
 ) -> tuple[CsvTable, CsvTable | None]:
     if not share:
-        return whole, None
-    if plan.order:
-        dev, test = holdout.time_holdout(
-            schema.parse_order_column(whole, plan.order, plan.date_formats.get(plan.order, "each")),
-            share,
-        )
-    elif plan.group:
-        dev, test = holdout.group_holdout(whole.to_texts(plan.group).astype(str), share, seed)
+        return table, None
+    if schema.order:
+        dates = schema.date_formats.get(schema.order, "each")
+        dev, test = holdout.time_holdout(parse_order_column(table, schema.order, dates), share)
+    elif schema.group:
+        owners = table.to_texts(schema.group).astype(str)
+        dev, test = holdout.group_holdout(owners, share, seed)
     else:
-        dev, test = _split_by_class(whole, plan.targets[0], share, seed)
+        dev, test = _split_by_class(table, schema.targets[0], share, seed)
     if not len(dev):
         raise UserError(
-            f"data.test={share:g} leaves none of the {len(whole)} rows of {whole.source} to learn from"
+            f"data.test={share:g} leaves none of the {len(table)} rows of {table.source} "
+            "to learn from"
         )
-    return whole.take(dev), whole.take(test)
+    return table.take(dev), table.take(test)
 
 
 def _split_by_class(
-    whole: CsvTable, target: Target, share: float, seed: int | None
+    table: CsvTable, target: Target, share: float, seed: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
     if target.kind in ("binary", "category"):
-        return holdout.stratified_holdout(target.read_values(whole).astype(str), share, seed)
-    return holdout.random_holdout(len(whole), share, seed)
+        return holdout.stratified_holdout(target.read_values(table).astype(str), share, seed)
+    return holdout.random_holdout(len(table), share, seed)

@@ -1,4 +1,4 @@
-"""Reads a CSV file to named columns of text, and says which line is wrong when it cannot."""
+"""Reads a CSV file into named columns of text, and names the line that is wrong when it cannot."""
 
 from __future__ import annotations
 
@@ -33,10 +33,16 @@ SAMPLE_LINES = 20
 
 @dataclass(frozen=True)
 class CsvTable:
-    """A table of text. place: where it came from. lines: the line in the file where each row begins.
+    """A table of text.
 
-    written: how the numbers of each column are written, by all rows of the file; None for columns of texts. A part of
-    the rows keeps it, so that all parts agree on what is a number. words: what means that a cell is missing.
+    Attributes:
+        source: The file, for messages.
+        columns: Column name → cells.
+        lines: The line of the file where each row begins.
+        number_formats: How the numbers of each column are written, by all rows of the file; None
+            for columns of texts. Subsets of the rows keep it, so as to agree on what is a number.
+        missing_words: Lowercase cells that mean a missing value.
+        warned_columns: Columns whose numbers beyond float32 were warned of.
     """
 
     source: str
@@ -44,105 +50,119 @@ class CsvTable:
     lines: list[int]
     number_formats: Mapping[str, NumberFormat | None] = field(default_factory=dict)
     missing_words: frozenset[str] = MISSING_WORDS
-    warned_columns: set[str] = field(
-        default_factory=set, compare=False
-    )  # columns of which it is said that numbers are too large
+    warned_columns: set[str] = field(default_factory=set, compare=False)
 
     def __len__(self) -> int:
         return len(self.lines)
 
-    def take(self, rows: np.ndarray) -> CsvTable:
+    def take(self, indices: np.ndarray) -> CsvTable:
         """The rows of these indices, in this order."""
-        chosen = rows.tolist()
-        columns = {name: [cells[row] for row in chosen] for name, cells in self.columns.items()}
-        return replace(self, columns=columns, lines=[self.lines[row] for row in chosen])
+        rows = indices.tolist()
+        columns = {name: [cells[row] for row in rows] for name, cells in self.columns.items()}
+        return replace(self, columns=columns, lines=[self.lines[row] for row in rows])
 
-    def require_columns(self, names: Iterable[str], what: str) -> None:
-        """Raise UserError, with the nearest name, unless all these columns are there."""
+    def require_columns(self, names: Iterable[str], title: str) -> None:
+        """Raise UserError, with the nearest name, unless the table has all these columns.
+
+        Args:
+            names: The columns.
+            title: What they are called in the message.
+        """
         for name in names:
             if name not in self.columns:
                 near = difflib.get_close_matches(name, self.columns, 1)
                 guess = f": did you mean '{near[0]}'?" if near else "."
-                there = format_names(self.columns, name)
                 raise UserError(
-                    f"{what} '{name}' is no column of {self.source}{guess} There are: {there}"
+                    f"{title} '{name}' is no column of {self.source}{guess} "
+                    f"There are: {format_names(self.columns, name)}"
                 )
 
-    def describe_rows(self, wrong: np.ndarray) -> str:
+    def describe_rows(self, mask: np.ndarray) -> str:
         """'3 rows (lines 5, 9, 12)' for a mask of rows."""
-        return describe_row_lines(self.lines, wrong)
+        return describe_row_lines(self.lines, mask)
 
     def missing_mask(self, name: str) -> np.ndarray:
-        """The mask of rows whose cell is empty or says NA, N/A, nan, null or ?, or another word for it."""
-        one = self._number_format(name)
-        blanks = one.missing_words if one else self.missing_words
-        return np.array([cell.lower() in blanks for cell in self.columns[name]], bool)
+        """The mask of rows whose cell is empty or a word for a missing value, such as NA."""
+        form = self._number_format(name)
+        missing_words = form.missing_words if form else self.missing_words
+        return np.array([cell.lower() in missing_words for cell in self.columns[name]], bool)
 
     def to_numbers(self, name: str) -> np.ndarray:
-        """A column as float64, missing cells as NaN. Raises UserError when a cell is no finite number.
+        """A column as float64, missing cells and numbers beyond float32 as NaN.
 
-        A number that float32 cannot hold is a missing one, which is said.
+        Raises:
+            UserError: A cell is no finite number.
         """
-        one = self._number_format(name) or NumberFormat(missing_words=self.missing_words)
+        form = self._number_format(name) or NumberFormat(missing_words=self.missing_words)
         cells = self.columns[name]
-        known: dict[str, float] = {}
-        for cell in dict.fromkeys(cells):
-            number = float("nan") if cell.lower() in one.missing_words else one.parse(cell)
+        numbers: dict[str, float] = {}
+        for cell in dict.fromkeys(cells):  # columns repeat their cells: each is parsed once
+            number = float("nan") if cell.lower() in form.missing_words else form.parse(cell)
             if number is None or math.isinf(number):
                 line = self.lines[cells.index(cell)]
-                way = f" with a decimal {one.style} (data.numbers)" if one.style != "plain" else ""
-                raise UserError(
-                    f"{self.source}, line {line}: column '{name}' has '{cell}', not a finite number{way}"
+                style = (
+                    f" with a decimal {form.style} (data.numbers)" if form.style != "plain" else ""
                 )
-            known[cell] = number
-        return self.mask_out_of_range(name, np.array([known[cell] for cell in cells], np.float64))
+                raise UserError(
+                    f"{self.source}, line {line}: column '{name}' has '{cell}', "
+                    f"not a finite number{style}"
+                )
+            numbers[cell] = number
+        return self.mask_out_of_range(name, np.array([numbers[cell] for cell in cells], np.float64))
 
     def mask_out_of_range(self, name: str, values: np.ndarray) -> np.ndarray:
-        """The same numbers, those missing that float32 cannot hold, which is said."""
-        beyond = np.abs(values) > FLOAT32_MAX
-        if beyond.any() and name not in self.warned_columns:
+        """The same numbers, NaN where float32 cannot hold them, with one warning a column."""
+        too_large = np.abs(values) > FLOAT32_MAX
+        if not too_large.any():
+            return values
+        if name not in self.warned_columns:
             self.warned_columns.add(name)
             log.warning(
                 "%s: '%s' is beyond what float32 holds (%.2g) in %s (%.4g): taken for missing",
-                self.source, name, FLOAT32_MAX, self.describe_rows(beyond), values[int(beyond.argmax())],
-            )  # fmt: skip
-        return np.where(beyond, np.nan, values) if beyond.any() else values
+                self.source,
+                name,
+                FLOAT32_MAX,
+                self.describe_rows(too_large),
+                values[int(too_large.argmax())],
+            )
+        return np.where(too_large, np.nan, values)
 
     def is_numeric(self, name: str) -> bool:
-        """Whether every cell that is not missing is a number, and there is one; `numbers` refuses infinite ones."""
+        """Whether every cell that is not missing is a number, and there is one."""
         return self._number_format(name) is not None
 
     def non_numeric_mask(self, name: str) -> np.ndarray:
-        """The mask of rows whose cell is neither missing nor a number, however that is written."""
+        """The mask of rows whose cell is neither missing nor a number in any style."""
         cells = self.columns[name]
-        none = {
-            cell
-            for cell in set(cells)
-            if cell.lower() not in self.missing_words and not number_format.is_number(cell)
-        }
-        return np.array([cell in none for cell in cells], bool)
+        present = {cell for cell in cells if cell.lower() not in self.missing_words}
+        texts = {cell for cell in present if not number_format.is_number(cell)}
+        return np.array([cell in texts for cell in cells], bool)
 
     def to_texts(self, name: str) -> np.ndarray:
-        """A column as an array of texts as they are written, missing cells as ''."""
-        return np.array(
-            ["" if cell.lower() in self.missing_words else cell for cell in self.columns[name]],
-            object,
-        )
+        """A column as an array of texts, as they are written, missing cells as ''."""
+        cells = self.columns[name]
+        texts = ["" if cell.lower() in self.missing_words else cell for cell in cells]
+        return np.array(texts, object)
 
     def _number_format(self, name: str) -> NumberFormat | None:
         if name in self.number_formats:
             return self.number_formats[name]
-        found = number_format.infer_number_formats(
+        formats = number_format.infer_number_formats(
             {name: self.columns[name]}, separator=",", numbers="plain", missing=self.missing_words
         )
-        return found[name]
+        return formats[name]
 
 
-def describe_row_lines(lines: Sequence[int] | np.ndarray, wrong: np.ndarray) -> str:
-    """'3 rows (lines 5, 9, 12)' for a mask of rows. lines: that of each row in its file."""
-    rows = np.flatnonzero(wrong)
-    some = ", ".join(str(lines[row]) for row in rows[:5]) + (", …" if len(rows) > 5 else "")
-    return f"{counted(len(rows), 'row')} (line{'s' * (len(rows) != 1)} {some})"
+def describe_row_lines(lines: Sequence[int] | np.ndarray, mask: np.ndarray) -> str:
+    """'3 rows (lines 5, 9, 12)'.
+
+    Args:
+        lines: The line of each row in its file.
+        mask: Which rows to describe.
+    """
+    rows = np.flatnonzero(mask)
+    first_lines = ", ".join(str(lines[row]) for row in rows[:5]) + (", …" if len(rows) > 5 else "")
+    return f"{counted(len(rows), 'row')} (line{'s' * (len(rows) != 1)} {first_lines})"
 
 
 def read_csv(
@@ -153,14 +173,22 @@ def read_csv(
     encoding: str = "utf-8",
     numbers: DecimalStyle = "plain",
     missing: Iterable[str] = (),
-    written: Mapping[str, NumberFormat | None] | None = None,
+    number_formats: Mapping[str, NumberFormat | None] | None = None,
 ) -> CsvTable:
-    """The columns of a CSV file, cells stripped of blanks around them, empty lines left out.
+    """The columns of a CSV file, cells stripped of blanks, empty lines left out.
 
-    separator: one character, or None to find it among , ; tab |. header: the columns' names, for a file whose first
-    line has none. A column without a name is left out. numbers: how they are written, see `numerals.decided`. missing:
-    further words that mean that a cell is missing. written: how the numbers of each column are written, where that is
-    known from another file. Raises UserError, naming the line, for whatever is wrong.
+    Args:
+        path: The file, or a zip archive of one.
+        separator: One character; None infers it among , ; tab |.
+        header: The columns' names, for a file whose first line has none; a column named '' is left
+            out.
+        encoding: The file's encoding.
+        numbers: How numbers are written, see `infer_number_formats`.
+        missing: Further words that mean a missing cell.
+        number_formats: How the numbers of each column are written, if another file tells that.
+
+    Raises:
+        UserError: The file cannot be read; the message names the line.
     """
     text = read_encoded_text(path, encoding)
     return parse_csv(
@@ -170,7 +198,7 @@ def read_csv(
         header=header,
         numbers=numbers,
         missing=missing,
-        written=written,
+        number_formats=number_formats,
     )
 
 
@@ -182,7 +210,7 @@ def parse_csv(
     header: list[str] | None,
     numbers: DecimalStyle = "plain",
     missing: Iterable[str] = (),
-    written: Mapping[str, NumberFormat | None] | None = None,
+    number_formats: Mapping[str, NumberFormat | None] | None = None,
 ) -> CsvTable:
     """The columns of a CSV file's text, see `read_csv`."""
     separator = separator or _detect_separator(text)
@@ -200,51 +228,49 @@ def parse_csv(
         if name
     }
     words = MISSING_WORDS | {word.strip().lower() for word in missing}
-    if written is None:
-        written = number_format.infer_number_formats(
-            columns, separator=separator, numbers=numbers, missing=words, place=path
+    if number_formats is None:
+        number_formats = number_format.infer_number_formats(
+            columns, separator=separator, numbers=numbers, missing=words, source=path
         )
-    return CsvTable(path, columns, lines, written, words)
+    return CsvTable(path, columns, lines, number_formats, words)
 
 
 def _detect_separator(text: str) -> str:
-    """The character that cuts the first lines into the most columns, the same number in each of them."""
+    """The separator that gives the first lines the most columns, the same number in each."""
 
-    def columns(separator: str) -> tuple[bool, int]:
+    def rank(separator: str) -> tuple[bool, int]:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
         try:
-            rows = list(
-                islice(csv.reader(io.StringIO(text, newline=""), delimiter=separator), SAMPLE_LINES)
-            )
+            widths = {len(row) for row in islice(reader, SAMPLE_LINES) if row}
         except csv.Error:
             return False, 0
-        counts = {len(row) for row in rows if row}
-        return len(counts) == 1 and max(counts) > 1, max(counts, default=0)
+        return len(widths) == 1 and max(widths) > 1, max(widths, default=0)
 
-    return max(SEPARATORS, key=columns)
+    return max(SEPARATORS, key=rank)
 
 
 def _split_rows(path: str, text: str, separator: str) -> tuple[list[int], list[list[str]]]:
-    """The rows that are not empty, and the line where each begins; a quoted cell may go over several lines."""
-    last = ""
+    """The line where each row begins, and its cells; a quoted cell may span several lines."""
+    last_line = ""
 
-    def fed() -> Iterator[str]:
-        nonlocal last
-        for last in io.StringIO(text, newline=""):  # noqa: B007, UP028
-            yield last
+    def read_lines() -> Iterator[str]:
+        nonlocal last_line
+        for last_line in io.StringIO(text, newline=""):  # noqa: B007, UP028
+            yield last_line
 
-    reader = csv.reader(fed(), delimiter=separator, skipinitialspace=True, strict=True)
-    lines, rows, begins = list[int](), list[list[str]](), 1
+    reader = csv.reader(read_lines(), delimiter=separator, skipinitialspace=True, strict=True)
+    lines, rows, first_line = list[int](), list[list[str]](), 1
     try:
         for row in reader:
             cells = [cell.strip() for cell in row]
-            if (
-                any(cells) or len(cells) > 1 or (cells and '"' in last)
-            ):  # a row of one empty cell is quoted
-                lines.append(begins)
+            # An empty line is no row, but "" in quotes is one with an empty cell.
+            is_quoted = bool(cells) and '"' in last_line
+            if any(cells) or len(cells) > 1 or is_quoted:
+                lines.append(first_line)
                 rows.append(cells)
-            begins = reader.line_num + 1
+            first_line = reader.line_num + 1
     except csv.Error as error:
-        raise UserError(f"{path}, line {begins}: {error}") from error
+        raise UserError(f"{path}, line {first_line}: {error}") from error
     return lines, rows
 
 
@@ -253,18 +279,21 @@ def _check_rows(
 ) -> None:
     if has_header and all(parse_float(name) is not None for name in names):
         raise UserError(
-            f"{path}: the first line is numbers only; if it has no header, say data.header=[name, name, …]"
+            f"{path}: the first line is numbers only; "
+            "if it has no header, say data.header=[name, name, …]"
         )
-    twice = sorted({name for name in names if name and names.count(name) > 1})
-    if twice:
+    duplicates = sorted({name for name in names if name and names.count(name) > 1})
+    if duplicates:
         raise UserError(
-            f"{path}: more than one column is called {', '.join(twice)}; column names must differ"
+            f"{path}: more than one column is called {', '.join(duplicates)}; "
+            "column names must differ"
         )
     if not rows:
         raise UserError(f"{path} has a header but no rows")
     for line, row in zip(lines, rows, strict=True):
         if len(row) != len(names):
-            what = "header" if has_header else "data.header"
+            header = "header" if has_header else "data.header"
             raise UserError(
-                f"{path}, line {line}: {len(row)} cells where the {what} has {len(names)} ({format_names(names)})"
+                f"{path}, line {line}: {len(row)} cells where the {header} has {len(names)} "
+                f"({format_names(names)})"
             )

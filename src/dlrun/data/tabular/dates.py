@@ -1,4 +1,4 @@
-"""What times the cells of a column say, and whether its dates have the day first or the month: decided once for all."""
+"""Reads dates and times, with the order of day and month decided once for a whole column."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from dlrun.core.errors import UserError
 
 log = logging.getLogger("dlrun")
 
-DateOrder = Literal[
-    "auto", "day_first", "month_first", "iso", "each"
-]  # each: every cell by itself, as in dlrun 0.1.0
+# "each" reads every cell by itself, as dlrun 0.1.0 did.
+DateOrder = Literal["auto", "day_first", "month_first", "iso", "each"]
 DATE_LAYOUTS = (
     "%d.%m.%Y %H:%M:%S",
     "%d.%m.%Y %H:%M",
@@ -31,36 +30,48 @@ _TIME = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}(?:\.\d+)?))?\s*([ap]m)?", re.IG
 
 
 def resolve_date_order(
-    cells: Sequence[str], dates: DateOrder, name: str, place: str, lines: Sequence[int]
+    cells: Sequence[str], dates: DateOrder, name: str, source: str, lines: Sequence[int]
 ) -> DateOrder:
-    """In which order day and month stand in all dates of a column; `dates` itself unless that is auto.
+    """The order of day and month in all dates of a column; a day above 12 decides it, logged.
 
-    A day above 12 anywhere decides it for all, which is said. Raises UserError where both orders are possible, or none.
+    Args:
+        cells: The column.
+        dates: The order, returned as it is unless it is "auto".
+        name: The column's name, for messages.
+        source: The file, for messages.
+        lines: The line of each cell.
+
+    Raises:
+        UserError: Both orders are possible, or none.
     """
     if dates != "auto":
         return dates
-    found = {cell: match for cell in dict.fromkeys(cells) if (match := _DATE.fullmatch(cell))}
-    days = next((cell for cell, match in found.items() if int(match[1]) > 12), None)
-    months = next((cell for cell, match in found.items() if int(match[3]) > 12), None)
-    line = lambda cell: lines[list(cells).index(cell)]  # noqa: E731
-    if days is not None and months is not None:
+    matches = {cell: match for cell in dict.fromkeys(cells) if (match := _DATE.fullmatch(cell))}
+    day_first = next((cell for cell, match in matches.items() if int(match[1]) > 12), None)
+    month_first = next((cell for cell, match in matches.items() if int(match[3]) > 12), None)
+
+    def line(cell: str) -> int:
+        return lines[list(cells).index(cell)]
+
+    if day_first is not None and month_first is not None:
         raise UserError(
-            f"{place}: '{name}' has the day first in line {line(days)} ({days}), and the month in line {line(months)} "
-            f"({months}): write all its dates in one way"
+            f"{source}: '{name}' has the day first in line {line(day_first)} ({day_first}), and "
+            f"the month in line {line(month_first)} ({month_first}): write all its dates in one way"
         )
-    slashed = next(
-        (cell for cell, match in found.items() if match[2] != "." and match[1] != match[3]), None
+    # With points, as in 31.12.2009, the day always comes first; 3/3/2009 reads the same both ways.
+    ambiguous = next(
+        (cell for cell, match in matches.items() if match[2] != "." and match[1] != match[3]), None
     )
-    if days is None and months is None and slashed is not None:
+    if day_first is None and month_first is None and ambiguous is not None:
         raise UserError(
-            f"{place}: the dates of '{name}' can be read in two ways, as '{slashed}' in line {line(slashed)}: "
-            "say data.dates=day_first or data.dates=month_first"
+            f"{source}: the dates of '{name}' can be read in two ways, as '{ambiguous}' in line "
+            f"{line(ambiguous)}: say data.dates=day_first or data.dates=month_first"
         )
-    order: DateOrder = "day_first" if months is None else "month_first"
-    if (deciding := days or months) is not None and slashed is not None:
+    order: DateOrder = "day_first" if month_first is None else "month_first"
+    if (deciding := day_first or month_first) is not None and ambiguous is not None:
         log.info(
             "%s: the dates of '%s' are %s, by line %d (%s)",
-            place,
+            source,
             name,
             DATE_ORDER_NAMES[order],
             line(deciding),
@@ -70,7 +81,15 @@ def resolve_date_order(
 
 
 def parse_datetime(cell: str, dates: DateOrder) -> datetime | None:
-    """The time that a cell says, ISO 8601 or with the day or the month first; None when it says none."""
+    """The time in a cell.
+
+    Args:
+        cell: ISO 8601, or a date with the day or the month first.
+        dates: The order of day and month.
+
+    Returns:
+        The time without its time zone; None for anything else.
+    """
     try:
         return datetime.fromisoformat(cell).replace(tzinfo=None)
     except ValueError:
@@ -86,9 +105,9 @@ def _parse_in_order(cell: str, dates: DateOrder) -> datetime | None:
             day, month = month, day
     else:
         return None
-    since = _parse_time(match[5] or "0:00")
+    time = _parse_time(match[5] or "0:00")
     try:
-        return None if since is None else datetime(year, month, day) + since
+        return None if time is None else datetime(year, month, day) + time
     except ValueError:
         return None
 
@@ -99,13 +118,11 @@ def _parse_time(text: str) -> timedelta | None:
     if match is None:
         return None
     hour, minute, second = int(match[1]), int(match[2]), float(match[3] or 0)
-    if match[4]:
+    if match[4]:  # 12 AM is 0 h, 12 PM is 12 h
         hour = hour % 12 + 12 * (match[4].lower() == "pm")
-    return (
-        timedelta(hours=hour, minutes=minute, seconds=second)
-        if hour < 24 and minute < 60 and second < 60
-        else None
-    )
+    if hour >= 24 or minute >= 60 or second >= 60:
+        return None
+    return timedelta(hours=hour, minutes=minute, seconds=second)
 
 
 def _parse_any_layout(cell: str) -> datetime | None:

@@ -1,4 +1,7 @@
-"""Features made by name from the columns of a table: `area_log: {log: area}`, `age_group: {bins: [age, 5]}`, …"""
+"""Features computed by name from the columns of a table.
+
+Written as `area_log: {log: area}`, `age_group: {bins: [age, 5]}`, …
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,14 @@ TIME_FEATURES = ("hour", "weekday", "day")
 
 @dataclass(frozen=True)
 class Feature:
-    """One made feature: what it is called, how it is made, from which columns. count: the number of bins."""
+    """One computed feature.
+
+    Attributes:
+        name: The name of its input, or of the columns that come of it.
+        transform: A key of FEATURE_FORMS.
+        columns: The columns that it is computed from.
+        num_bins: The number of bins, for "bins".
+    """
 
     name: str
     transform: str
@@ -35,94 +45,106 @@ class Feature:
     num_bins: int = 0
 
 
-def parse_features(specs: Mapping[str, Any] | None, cells: CsvTable) -> tuple[Feature, ...]:
-    """The features that a mapping name → spec describes. Raises UserError for a spec that makes no sense."""
+def parse_features(specs: Mapping[str, Any] | None, table: CsvTable) -> tuple[Feature, ...]:
+    """The features that a mapping describes.
+
+    Args:
+        specs: Feature name → one of the forms in FEATURE_FORMS.
+        table: The table, for its column names.
+
+    Raises:
+        UserError: A spec is not one of the forms, or a name is taken.
+    """
     features = tuple(_parse_feature(name, spec) for name, spec in (specs or {}).items())
     for feature in features:
-        cells.require_columns(feature.columns, f"feature '{feature.name}':")
-        if feature.name in cells.columns:
+        table.require_columns(feature.columns, f"feature '{feature.name}':")
+        if feature.name in table.columns:
             raise UserError(
-                f"feature '{feature.name}' is called like a column of {cells.source}; give it another name"
+                f"feature '{feature.name}' is called like a column of {table.source}; "
+                "give it another name"
             )
     return features
 
 
 def compute_feature(
-    feature: Feature, cells: CsvTable, dates: DateOrder = "each"
+    feature: Feature, table: CsvTable, dates: DateOrder = "each"
 ) -> dict[str, np.ndarray]:
-    """The number columns (N,) of a feature, by name; NaN where a cell it is made from is missing.
+    """The number columns (N,) of a feature, NaN where a cell that it is computed from is missing.
 
-    log: natural logarithm. ratio: first / second, missing where the second is 0. hour (of the day), weekday and day
-    (of the year): two columns, sine and cosine, so that 23 h and 0 h are neighbours. bins: the column as it is, for
-    the edges are learnt later, on training rows. dates: how those of its column are written. Raises UserError for a
-    logarithm of a number not above 0.
+    `log` is the natural logarithm. `ratio` is first / second, missing where the second is 0.
+    `hour` (of the day), `weekday` and `day` (of the year) are two columns, sine and cosine, so
+    that 23 h and 0 h are neighbors. `bins` is the column itself: its edges are fitted later, on
+    training rows.
+
+    Args:
+        feature: What to compute.
+        table: The rows.
+        dates: How the dates of its column are written.
+
+    Returns:
+        Column name → values.
+
+    Raises:
+        UserError: A logarithm is taken of a number not above 0, or a time cannot be read.
     """
     if feature.transform in TIME_FEATURES:
-        angle = (
-            2
-            * math.pi
-            * np.array([_cycle_position(feature, cells, row, dates) for row in range(len(cells))])
-        )
+        positions = [_cycle_position(feature, table, row, dates) for row in range(len(table))]
+        angle = 2 * math.pi * np.array(positions)
         return {f"{feature.name}_sin": np.sin(angle), f"{feature.name}_cos": np.cos(angle)}
-    first, *rest = (cells.to_numbers(column) for column in feature.columns)
+    values = [table.to_numbers(column) for column in feature.columns]
     if feature.transform == "log":
-        if (first <= 0).any():
-            where = cells.describe_rows(first <= 0)
+        not_positive = values[0] <= 0
+        if not_positive.any():
             raise UserError(
-                f"feature '{feature.name}': no logarithm of {feature.columns[0]} ≤ 0 in {where} of {cells.source}"
+                f"feature '{feature.name}': no logarithm of {feature.columns[0]} ≤ 0 in "
+                f"{table.describe_rows(not_positive)} of {table.source}"
             )
-        return {feature.name: np.log(first)}
+        return {feature.name: np.log(values[0])}
     if feature.transform == "ratio":
-        return {
-            feature.name: cells.mask_out_of_range(
-                feature.name, first / np.where(rest[0] == 0, np.nan, rest[0])
-            )
-        }
-    return {feature.name: first}
+        numerator, denominator = values
+        ratio = numerator / np.where(denominator == 0, np.nan, denominator)
+        return {feature.name: table.mask_out_of_range(feature.name, ratio)}
+    return {feature.name: values[0]}
 
 
 def _parse_feature(name: str, spec: Any) -> Feature:
     if not isinstance(spec, Mapping) or len(spec) != 1 or next(iter(spec)) not in FEATURE_FORMS:
         raise UserError(f"feature '{name}': {spec} is none of {', '.join(FEATURE_FORMS.values())}")
-    how, given = next(iter(spec.items()))
-    parts = (
-        [given]
-        if isinstance(given, str)
-        else list(given)
-        if isinstance(given, list | tuple)
-        else []
-    )
-    count: Any = parts.pop() if how == "bins" and len(parts) == 2 else 0
-    wanted = 2 if how == "ratio" else 1
-    whole = isinstance(count, int) and not isinstance(count, bool) and count >= 2
-    if (
-        len(parts) != wanted
-        or not all(isinstance(part, str) for part in parts)
-        or (how == "bins" and not whole)
-    ):
-        more = ", at least 2 bins" if how == "bins" else ""
+    transform, value = next(iter(spec.items()))
+    arguments: list[Any] = []
+    if isinstance(value, str):
+        arguments = [value]
+    elif isinstance(value, list | tuple):
+        arguments = list(value)
+    is_bins = transform == "bins"
+    num_bins: Any = arguments.pop() if is_bins and len(arguments) == 2 else 0
+    # bool is an int in Python: {bins: [age, true]} is not one bin.
+    is_count = isinstance(num_bins, int) and not isinstance(num_bins, bool) and num_bins >= 2
+    num_columns = 2 if transform == "ratio" else 1
+    are_columns = len(arguments) == num_columns and all(isinstance(c, str) for c in arguments)
+    if not are_columns or (is_bins and not is_count):
+        more = ", at least 2 bins" if is_bins else ""
         raise UserError(
-            f"feature '{name}': {how} is written {FEATURE_FORMS[how]}{more}; got {given}"
+            f"feature '{name}': {transform} is written {FEATURE_FORMS[transform]}{more}; "
+            f"got {value}"
         )
-    return Feature(name, how, tuple(parts), count)
+    return Feature(name, transform, tuple(arguments), num_bins)
 
 
-def _cycle_position(feature: Feature, cells: CsvTable, row: int, dates: DateOrder) -> float:
-    """How much of a day, week or year has gone, 0 to 1."""
-    cell = cells.columns[feature.columns[0]][row]
+def _cycle_position(feature: Feature, table: CsvTable, row: int, dates: DateOrder) -> float:
+    """The share of a day, week or year that has passed, 0 to 1."""
+    cell = table.columns[feature.columns[0]][row]
     if cell.lower() in MISSING_WORDS:
         return math.nan
     time = parse_datetime(cell, dates)
     if time is None:
-        where = f"{cells.source}, line {cells.lines[row]}"
         raise UserError(
-            f"feature '{feature.name}': {where}: '{cell}' in {feature.columns[0]} is no time such as 2024-05-31 14:30"
+            f"feature '{feature.name}': {table.source}, line {table.lines[row]}: '{cell}' in "
+            f"{feature.columns[0]} is no time such as 2024-05-31 14:30"
         )
     day = (time.hour + time.minute / 60 + time.second / 3600) / 24
     if feature.transform == "hour":
         return day
-    return (
-        (time.weekday() + day) / 7
-        if feature.transform == "weekday"
-        else (time.timetuple().tm_yday - 1 + day) / 366
-    )
+    if feature.transform == "weekday":
+        return (time.weekday() + day) / 7
+    return (time.timetuple().tm_yday - 1 + day) / 366  # leap years have 366 days

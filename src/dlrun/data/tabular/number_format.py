@@ -1,4 +1,4 @@
-"""How numbers are written in a file: 1234.5, 1.234,5, $1,234 or 12 %; found out once for a whole column."""
+"""How numbers are written in a file, 1234.5, 1.234,5, $1,234 or 12 %: inferred once a column."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ log = logging.getLogger("dlrun")
 
 DecimalStyle = Literal["auto", "plain", "point", "comma"]
 MISSING_WORDS = frozenset({"", "na", "n/a", "nan", "null", "?"})
-# Among numbers these can be nothing else; among texts they may be a category.
+# Among numbers these mean a missing one; among texts they may be a category.
 MISSING_NUMBER_WORDS = frozenset(
     {"unknown", "-", "--", "–", "—", ".", "none", "nil", "missing", "n.a.", "#n/a"}
 )
-MINUS_SIGN = "\u2212"  # a sign of its own, as word processors and spreadsheets write it
-FLOAT32_MAX = 3.4028235e38  # of float32
+MINUS_SIGN = "\u2212"  # not a hyphen: word processors and spreadsheets write it
+FLOAT32_MAX = 3.4028235e38
 DECIMAL_STYLES: tuple[Literal["point", "comma"], ...] = ("point", "comma")
-GROUP_SEPARATOR = (
-    "[ \u00a0\u2009\u202f'’]"  # between groups of three digits, whatever the decimal sign
-)
+# Between groups of three digits, whatever the decimal sign.
+GROUP_SEPARATOR = "[ \u00a0\u2009\u202f'’]"
 CURRENCY_SIGNS = "$€£¥₹"
 
 _DIGIT = re.compile(r"\d")
@@ -41,18 +40,27 @@ _THOUSANDS = re.compile(r"[-+]?\d{1,3}(\.\d{3})+|[-+]?\d+")
 
 @dataclass(frozen=True)
 class NumberFormat:
-    """How the numbers of one column are written. blanks: what means that there is none, in small letters."""
+    """How the numbers of one column are written.
+
+    Attributes:
+        style: "plain" as programs write them, or with a decimal "point" or "comma" and groups.
+        unit: A currency sign or %, '' without one.
+        missing_words: Lowercase cells that mean a missing number.
+    """
 
     style: Literal["plain", "point", "comma"] = "plain"
     unit: str = ""
     missing_words: frozenset[str] = MISSING_WORDS
 
     def parse(self, cell: str) -> float | None:
-        """The number that a cell says, infinite ones too; None where it says none."""
+        """The number in a cell, infinite ones too; None for anything else."""
         if self.style == "plain":
             return parse_float(cell)
-        found = parse_formatted_number(cell, self.style)
-        return None if found is None or found[1] not in ("", self.unit) else found[0]
+        parsed = parse_formatted_number(cell, self.style)
+        if parsed is None:
+            return None
+        number, unit = parsed
+        return number if unit in ("", self.unit) else None
 
 
 def parse_float(cell: str) -> float | None:
@@ -61,36 +69,39 @@ def parse_float(cell: str) -> float | None:
         number = float(cell)
     except ValueError:
         return None
-    return None if "_" in cell else number
+    return None if "_" in cell else number  # Python alone reads 1_000
 
 
 def parse_formatted_number(cell: str, style: Literal["point", "comma"]) -> tuple[float, str] | None:
-    """A number with groups of digits, a sign and a unit as people write them, and its unit; None for anything else."""
-    parts = _UNIT.fullmatch(cell.replace(MINUS_SIGN, "-"))
-    if parts is None:
+    """A number as people write it, with groups of digits, a sign and a unit.
+
+    Returns:
+        The number and its unit; None for anything else.
+    """
+    match = _UNIT.fullmatch(cell.replace(MINUS_SIGN, "-"))
+    if match is None:
         return None
-    sign, before, inner, digits, after = parts.groups()
+    sign, prefix, inner_sign, digits, suffix = match.groups()
     if _DIGIT.search(digits) is None:
-        number = parse_float(sign + inner + digits)  # inf, which is refused where it stands
-        return None if number is None or before or after else (number, "")
-    if (
-        (before and after)
-        or (sign and inner)
-        or (_POINT if style == "point" else _COMMA).fullmatch(digits) is None
-    ):
+        number = parse_float(sign + inner_sign + digits)  # inf, which is rejected with its line
+        return None if number is None or prefix or suffix else (number, "")
+    if (prefix and suffix) or (sign and inner_sign):
         return None
-    grouped = re.sub(GROUP_SEPARATOR, "", digits)
-    bare = (
-        grouped.replace(",", "") if style == "point" else grouped.replace(".", "").replace(",", ".")
-    )
+    if (_POINT if style == "point" else _COMMA).fullmatch(digits) is None:
+        return None
+    plain = re.sub(GROUP_SEPARATOR, "", digits)
+    if style == "point":
+        plain = plain.replace(",", "")
+    else:
+        plain = plain.replace(".", "").replace(",", ".")
     try:
-        return float(sign + inner + bare), before or after
+        return float(sign + inner_sign + plain), prefix or suffix
     except ValueError:
         return None
 
 
 def is_number(cell: str) -> bool:
-    """Whether a cell is a number in any of these ways."""
+    """Whether a cell is a number in any of these styles."""
     return parse_float(cell) is not None or any(
         parse_formatted_number(cell, style) is not None for style in DECIMAL_STYLES
     )
@@ -102,89 +113,86 @@ def infer_number_formats(
     separator: str,
     numbers: DecimalStyle,
     missing: Iterable[str],
-    place: str = "",
+    source: str = "",
 ) -> dict[str, NumberFormat | None]:
-    """How the numbers of each column are written, by all its cells; None for columns that are none of numbers.
+    """How the numbers of each column are written, by all its cells.
 
-    separator: of the file, which decides where 1,234 could be read in two ways. missing: further words that mean that a
-    number is missing. What is no plain number is said in the log, with the setting that changes it.
+    Formats other than plain are logged, with the setting that changes them.
+
+    Args:
+        columns: Column name → cells.
+        separator: Of the file; it decides where 1,234 could be read in two ways.
+        numbers: The style, or "auto".
+        missing: Further words that mean a missing number.
+        source: The file, for messages.
+
+    Returns:
+        Column name → format; None for columns of texts.
     """
     words = MISSING_WORDS | {word.strip().lower() for word in missing}
-    once = {name: list(dict.fromkeys(cells)) for name, cells in columns.items()}
-    found = {
-        name: _infer_column_format(cells, separator, numbers, words) for name, cells in once.items()
+    unique_cells = {name: list(dict.fromkeys(cells)) for name, cells in columns.items()}
+    formats = {
+        name: _infer_column_format(cells, separator, numbers, words)
+        for name, cells in unique_cells.items()
     }
-    if numbers == "auto" and any(one and one.style == "comma" for one in found.values()):
-        for (
-            name,
-            one,
-        ) in found.items():  # a file has one decimal sign: 1.234 beside 0,5 is more than a thousand
-            if (
-                one
-                and one.style == "plain"
-                and _has_only_grouped_digits(once[name], one.missing_words)
-            ):
-                found[name] = NumberFormat("comma", "", one.missing_words)
+    if numbers == "auto" and any(form and form.style == "comma" for form in formats.values()):
+        # A file has one decimal sign: beside 0,5 in another column, 1.234 is above a thousand.
+        for name, form in formats.items():
+            if form is None or form.style != "plain":
+                continue
+            if _has_only_grouped_digits(unique_cells[name], form.missing_words):
+                formats[name] = NumberFormat("comma", "", form.missing_words)
     if numbers != "plain":
-        _log_formats(columns, found, place)
-    return found
+        _log_formats(columns, formats, source)
+    return formats
 
 
 def _infer_column_format(
     cells: Sequence[str], separator: str, numbers: DecimalStyle, words: frozenset[str]
 ) -> NumberFormat | None:
-    """How the numbers of one column are written; None where it is none of numbers."""
+    """How the numbers of one column are written; None for a column of texts."""
     if numbers == "plain":
-        return (
-            NumberFormat(missing_words=words)
-            if _matches_format(cells, NumberFormat(missing_words=words))
-            else None
-        )
-    blanks = words | MISSING_NUMBER_WORDS
-    if numbers == "auto" and _matches_format(cells, NumberFormat(missing_words=blanks)):
-        return NumberFormat(missing_words=blanks)
+        plain = NumberFormat(missing_words=words)
+        return plain if _matches_format(cells, plain) else None
+    missing = words | MISSING_NUMBER_WORDS
+    plain = NumberFormat(missing_words=missing)
+    if numbers == "auto" and _matches_format(cells, plain):
+        return plain
     styles = DECIMAL_STYLES if numbers == "auto" else (numbers,)
+    units = {style: _common_unit(cells, style, missing) for style in styles}
     possible = [
-        NumberFormat(style, unit, blanks)
-        for style in styles
-        if (unit := _common_unit(cells, style, blanks)) is not None
+        NumberFormat(style, unit, missing) for style, unit in units.items() if unit is not None
     ]
-    if len(possible) == 2:  # 1,234: both ways
-        return (
-            possible[1]
-            if separator == ";" and _changes_with_format(cells, *possible)
-            else possible[0]
-        )
+    # 1,234 is both; where commas are decimal signs, files are separated by semicolons.
+    if len(possible) == 2 and separator == ";" and _changes_with_format(cells, *possible):
+        return possible[1]
     return possible[0] if possible else None
 
 
-def _matches_format(cells: Sequence[str], one: NumberFormat) -> bool:
+def _matches_format(cells: Sequence[str], form: NumberFormat) -> bool:
     """Whether all cells that are not missing are such numbers, and there are any."""
-    some = False
-    for cell in cells:
-        if cell.lower() not in one.missing_words:
-            if one.parse(cell) is None:
-                return False
-            some = True
-    return some
+    present = [cell for cell in cells if cell.lower() not in form.missing_words]
+    return bool(present) and all(form.parse(cell) is not None for cell in present)
 
 
 def _common_unit(
-    cells: Sequence[str], style: Literal["point", "comma"], blanks: frozenset[str]
+    cells: Sequence[str], style: Literal["point", "comma"], missing: frozenset[str]
 ) -> str | None:
-    """The unit that numbers of this style have; None where not all cells are such, or where their units differ."""
-    units: dict[str, int] = {}
+    """The unit of all numbers of a column; None where a cell is no number, or units differ."""
+    units = set[str]()
     for cell in cells:
-        if cell.lower() in blanks:
+        if cell.lower() in missing:
             continue
-        found = parse_formatted_number(cell, style)
-        if found is None:
+        parsed = parse_formatted_number(cell, style)
+        if parsed is None:
             return None
-        units[found[1]] = units.get(found[1], 0) + 1
-    named = [unit for unit in units if unit]
-    if not units or len(named) > 1 or (named == ["%"] and "" in units):
+        units.add(parsed[1])
+    named = units - {""}
+    if not units or len(named) > 1:
         return None
-    return named[0] if named else ""
+    if named == {"%"} and "" in units:  # 5 and 5 % do not mean the same
+        return None
+    return min(named, default="")
 
 
 def _changes_with_format(cells: Sequence[str], first: NumberFormat, second: NumberFormat) -> bool:
@@ -194,44 +202,46 @@ def _changes_with_format(cells: Sequence[str], first: NumberFormat, second: Numb
     )
 
 
-def _has_only_grouped_digits(cells: Sequence[str], blanks: frozenset[str]) -> bool:
+def _has_only_grouped_digits(cells: Sequence[str], missing: frozenset[str]) -> bool:
     """Whether all points of these plain numbers stand before three digits, and there is one."""
-    known = [cell for cell in cells if cell.lower() not in blanks]
-    return any("." in cell for cell in known) and all(_THOUSANDS.fullmatch(cell) for cell in known)
+    present = [cell for cell in cells if cell.lower() not in missing]
+    return any("." in cell for cell in present) and all(
+        _THOUSANDS.fullmatch(cell) for cell in present
+    )
 
 
 def _log_formats(
-    columns: Mapping[str, Sequence[str]], found: Mapping[str, NumberFormat | None], place: str
+    columns: Mapping[str, Sequence[str]], formats: Mapping[str, NumberFormat | None], source: str
 ) -> None:
-    """Say which columns hold numbers that are not plain, and which of their cells are taken for missing numbers."""
-    ways, blanks = list[str](), list[str]()
-    for name, one in found.items():
-        if one is None or not name:
+    """Log which columns hold formatted numbers, and which cells are taken for missing ones."""
+    formatted, missing = list[str](), list[str]()
+    for name, form in formats.items():
+        if form is None or not name:
             continue
-        other = next((cell for cell in columns[name] if _is_formatted(cell, one)), None)
-        if other is not None:
-            ways.append(f"'{name}' ({other} is {one.parse(other):.15g}: {one.style})")
+        example = next((cell for cell in columns[name] if _is_formatted(cell, form)), None)
+        if example is not None:
+            formatted.append(f"'{name}' ({example} is {form.parse(example):.15g}: {form.style})")
         words = [cell for cell in columns[name] if cell.lower() in MISSING_NUMBER_WORDS]
         if words:
-            blanks.append(f"'{name}' ({', '.join(sorted(set(words)))}: {len(words):,} rows)")
-    if ways:
+            missing.append(f"'{name}' ({', '.join(sorted(set(words)))}: {len(words):,} rows)")
+    if formatted:
         log.info(
             "%s: numbers written otherwise: %s; data.numbers=… to change it",
-            place,
-            format_names(ways),
+            source,
+            format_names(formatted),
         )
-    if blanks:
+    if missing:
         log.warning(
             "%s: taken for missing numbers: %s; data.numbers=plain does not",
-            place,
-            format_names(blanks),
+            source,
+            format_names(missing),
         )
 
 
-def _is_formatted(cell: str, one: NumberFormat) -> bool:
-    """Whether a cell is another number than a program would read, or one where it would read none."""
+def _is_formatted(cell: str, form: NumberFormat) -> bool:
+    """Whether a program would read another number in this cell, or none."""
     return (
-        one.style != "plain"
-        and cell.lower() not in one.missing_words
-        and parse_float(cell) != one.parse(cell)
+        form.style != "plain"
+        and cell.lower() not in form.missing_words
+        and parse_float(cell) != form.parse(cell)
     )

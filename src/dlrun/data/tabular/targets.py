@@ -1,4 +1,4 @@
-"""What is asked of a table: the target columns, each with its kind, found out or told."""
+"""The target columns of a table, each with its kind, inferred or stated."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from dlrun.data.tabular.number_format import FLOAT32_MAX, parse_float
 
 log = logging.getLogger("dlrun")
 
-MAX_INFERRED_CLASSES = 20  # that many different whole numbers or fewer are taken for classes
+MAX_INFERRED_CLASSES = 20  # up to so many distinct whole numbers are taken for classes
 MULTILABEL = "labels"
 CLASS_KINDS = ("binary", "category")
 
@@ -30,9 +30,15 @@ MissingTarget = Literal["refuse", "drop"]
 
 @dataclass(frozen=True)
 class Target:
-    """One target: its name, kind, the columns it is read from, and the names of its classes or labels.
+    """One target.
 
-    classes: written keeps 1, 01 and 1.0 apart; numbers makes one class of them, as dlrun 0.1.0 did.
+    Attributes:
+        name: The target's name.
+        kind: What its values are.
+        columns: The columns that it is read from.
+        class_names: The names of its classes or labels, in order.
+        class_naming: "written" keeps 1, 01 and 1.0 apart; "numbers" makes one class of them, as
+            dlrun 0.1.0 did.
     """
 
     name: str
@@ -41,138 +47,178 @@ class Target:
     class_names: tuple[str, ...] = ()
     class_naming: ClassNaming = "numbers"
 
-    def missing_mask(self, cells: CsvTable) -> np.ndarray:
-        """The mask of rows that miss it. A class is missing only where its cell says so in a word for that."""
+    def missing_mask(self, table: CsvTable) -> np.ndarray:
+        """The mask of rows without a value; a class is missing only where a word says so."""
         if self.kind in CLASS_KINDS:
-            return np.array([not name for name in cells.to_texts(self.columns[0])], bool)
-        return np.any([cells.missing_mask(column) for column in self.columns], axis=0)
+            return np.array([not name for name in table.to_texts(self.columns[0])], bool)
+        return np.any([table.missing_mask(column) for column in self.columns], axis=0)
 
-    def read_values(self, cells: CsvTable) -> RawColumn:
-        """Class names (N,), numbers (N,), or a 0/1 table (N, k). Raises UserError when one is missing or out of range."""
-        missing = self.missing_mask(cells)
+    def read_values(self, table: CsvTable) -> RawColumn:
+        """Class names (N,), numbers (N,), or a 0/1 table (N, k).
+
+        Raises:
+            UserError: A value is missing or out of range.
+        """
+        missing = self.missing_mask(table)
         if missing.any():
             raise UserError(
-                f"target '{self.name}' is missing in {cells.describe_rows(missing)} of {cells.source}: fill them in, or "
-                f"data.missing_target=drop leaves these rows out"
+                f"target '{self.name}' is missing in {table.describe_rows(missing)} of "
+                f"{table.source}: fill them in, or data.missing_target=drop leaves these rows out"
             )
         if self.kind in CLASS_KINDS:
-            return read_class_names(cells, self.columns[0], self.class_naming)
-        numbers = np.stack([cells.to_numbers(column) for column in self.columns], 1)
-        self._check_range(numbers, cells)
+            return read_class_names(table, self.columns[0], self.class_naming)
+        numbers = np.stack([table.to_numbers(column) for column in self.columns], 1)
+        self._check_range(numbers, table)
         return numbers if self.kind == "multilabel" else numbers[:, 0]
 
-    def _check_range(self, numbers: np.ndarray, cells: CsvTable) -> None:
+    def _check_range(self, numbers: np.ndarray, table: CsvTable) -> None:
         wrong: Any
         if self.kind == "multilabel":
-            wrong, what = (~np.isin(numbers, (0, 1))).any(axis=1), "0 or 1"
+            wrong, allowed = ~np.isin(numbers, (0, 1)), "0 or 1"
         elif self.kind == "fraction":
-            wrong, what = ((numbers < 0) | (numbers > 1)).any(axis=1), "from 0 to 1"
-        else:
-            wrong, what = (
-                np.isnan(numbers).any(axis=1),
-                f"within ± {FLOAT32_MAX:.2g}, what float32 holds,",
-            )
-        if wrong.any():
+            wrong, allowed = (numbers < 0) | (numbers > 1), "from 0 to 1"
+        else:  # what float32 cannot hold was read as missing
+            wrong, allowed = np.isnan(numbers), f"within ± {FLOAT32_MAX:.2g}, what float32 holds,"
+        rows = wrong.any(axis=1)
+        if rows.any():
             raise UserError(
-                f"data.kind={self.kind}: '{self.name}' is not {what} in {cells.describe_rows(wrong)} of {cells.source}"
+                f"data.kind={self.kind}: '{self.name}' is not {allowed} in "
+                f"{table.describe_rows(rows)} of {table.source}"
             )
 
     def preprocessing(self) -> tuple[LabelEncoder, ...]:
-        """How its column becomes numbers."""
+        """The unfitted steps of its column."""
         return (LabelEncoder(self.name, self.class_names),) if self.kind in CLASS_KINDS else ()
 
 
 def find_targets(
-    cells: CsvTable,
+    table: CsvTable,
     target: str | list[str] | None,
     kind: str,
-    how: ClassNaming = "numbers",
+    class_naming: ClassNaming = "numbers",
     test: CsvTable | None = None,
 ) -> tuple[Target, ...]:
-    """The targets of a table, kinds found out where `kind` is auto, and said in the log. Raises UserError, see `csv`.
+    """The targets of a table, inferred where `kind` is "auto", which is logged.
 
-    test: the rows of a file of test rows, which may bring further classes.
+    Args:
+        table: The rows.
+        target: The column, or columns, to predict.
+        kind: Their kind, or "auto".
+        class_naming: See `Target`.
+        test: The rows of a test file, which may bring further classes.
+
+    Raises:
+        UserError: A column does not exist, or cannot be of that kind.
     """
-    columns = get_target_columns(cells, target)
+    columns = get_target_columns(table, target)
     if kind == "multilabel":
         if len(columns) < 2:
             raise UserError(
-                "data.kind=multilabel needs several columns of 0 and 1: data.target=[COLUMN, COLUMN]"
+                "data.kind=multilabel needs several columns of 0 and 1: "
+                "data.target=[COLUMN, COLUMN]"
             )
-        found = Target(MULTILABEL, "multilabel", tuple(columns), tuple(columns))
-        found.read_values(cells)
-        return (found,)
-    return tuple(_build_target(cells, column, kind, how, test) for column in columns)
+        multilabel = Target(MULTILABEL, "multilabel", tuple(columns), tuple(columns))
+        multilabel.read_values(table)
+        return (multilabel,)
+    return tuple(_build_target(table, column, kind, class_naming, test) for column in columns)
 
 
-def get_target_columns(cells: CsvTable, target: str | list[str] | None) -> list[str]:
-    """The columns that are to be predicted. Raises UserError for none, for one that is not there or is named twice."""
+def get_target_columns(table: CsvTable, target: str | list[str] | None) -> list[str]:
+    """The columns to predict.
+
+    Raises:
+        UserError: None is named, one does not exist, or one is named twice.
+    """
     columns = [target] if isinstance(target, str) else list(target or [])
     if not columns:
         raise UserError(
-            f"say what is to be predicted: data.target=COLUMN. There are: {format_names(cells.columns)}"
+            "say what is to be predicted: data.target=COLUMN. "
+            f"There are: {format_names(table.columns)}"
         )
-    cells.require_columns(columns, "target")
+    table.require_columns(columns, "target")
     if len(set(columns)) < len(columns):
         raise UserError(f"a target is named twice: {', '.join(columns)}")
     return columns
 
 
 def drop_missing_targets(
-    cells: CsvTable, target: str | list[str] | None, kind: str, missing: MissingTarget
+    table: CsvTable, target: str | list[str] | None, kind: str, missing: MissingTarget
 ) -> CsvTable:
-    """The rows that have all targets, where the others are to be dropped, which is said. Raises UserError for none."""
+    """The rows that have all targets, if others are to be dropped, which is logged.
+
+    Args:
+        table: The rows.
+        target: The column, or columns, to predict.
+        kind: Their kind, or "auto".
+        missing: Whether rows without a target are dropped, or refused later.
+
+    Raises:
+        UserError: No row would be left.
+    """
     if missing == "refuse":
-        return cells
-    gone = np.zeros(len(cells), bool)
-    for column in get_target_columns(cells, target):
-        guess: Any = _infer_kind(cells, column, "numbers")[0] if kind == "auto" else kind
-        gone |= Target(column, guess, (column,)).missing_mask(cells)
-    if gone.all():
-        raise UserError(f"{cells.source}: all {len(cells):,} rows miss the target")
-    if not gone.any():
-        return cells
+        return table
+    is_missing = np.zeros(len(table), bool)
+    for column in get_target_columns(table, target):
+        inferred: Any = _infer_kind(table, column, "numbers")[0] if kind == "auto" else kind
+        is_missing |= Target(column, inferred, (column,)).missing_mask(table)
+    if is_missing.all():
+        raise UserError(f"{table.source}: all {len(table):,} rows miss the target")
+    if not is_missing.any():
+        return table
     log.warning(
-        "%s: left out, for the target is missing: %s", cells.source, cells.describe_rows(gone)
+        "%s: left out, for the target is missing: %s", table.source, table.describe_rows(is_missing)
     )
-    return cells.take(np.flatnonzero(~gone))
+    return table.take(np.flatnonzero(~is_missing))
 
 
-def read_class_names(cells: CsvTable, column: str, how: ClassNaming) -> np.ndarray:
-    """A column as class names: the texts that stand in the file, or by their numbers, whole ones without a point."""
-    if how == "written" or not cells.is_numeric(column):
-        return cells.to_texts(column)
-    values = zip(cells.columns[column], cells.to_numbers(column).tolist(), strict=True)
+def read_class_names(table: CsvTable, column: str, class_naming: ClassNaming) -> np.ndarray:
+    """A column as class names.
+
+    Args:
+        table: The rows.
+        column: The column's name.
+        class_naming: "written" takes the texts of the file; "numbers" drops the point of 1.0.
+    """
+    if class_naming == "written" or not table.is_numeric(column):
+        return table.to_texts(column)
+    values = zip(table.columns[column], table.to_numbers(column).tolist(), strict=True)
     return np.array(
         [_class_name(cell, value) for cell, value in values if not math.isnan(value)], object
     )
 
 
 def _class_name(cell: str, value: float) -> str:
-    """The name of a class by its number, which is exact where the cell is a whole number, however large."""
+    """The name of a class by its number, exact where the cell is a whole number, however large."""
     number = int(cell) if re.fullmatch(r"[+-]?\d+", cell, re.ASCII) else value
     return str(int(number)) if number == int(number) else repr(number)
 
 
-def with_class_names(target: Target, parts: Iterable[CsvTable | None]) -> Target:
-    """The target with its class names, in order: those of all parts of the data, the development rows first.
+def with_class_names(target: Target, tables: Iterable[CsvTable | None]) -> Target:
+    """The target with its class names in order.
 
-    The classes belong to the question, as in an official dataset; their frequencies are learnt, on training rows.
-    Raises UserError when the development rows are of one class.
+    The classes belong to the question, as in an official dataset; only their frequencies are
+    fitted, on training rows.
+
+    Args:
+        target: The target.
+        tables: All rows that may bring classes, the development rows first.
+
+    Raises:
+        UserError: The development rows are of one class.
     """
     if target.kind not in CLASS_KINDS:
         return target
     column = target.columns[0]
-    dev, *others = [
-        set(read_class_names(part, column, target.class_naming))
-        for part in parts
-        if part is not None
+    dev, *further = [
+        set(read_class_names(table, column, target.class_naming))
+        for table in tables
+        if table is not None
     ]
     if len(dev) < 2:
         raise UserError(
             f"target '{column}' has one class only, '{min(dev)}', in the development rows"
         )
-    names = tuple(sort_class_names(dev.union(*others)))
+    names = tuple(sort_class_names(dev.union(*further)))
     log.info(
         "%s: %s",
         target.name,
@@ -183,10 +229,12 @@ def with_class_names(target: Target, parts: Iterable[CsvTable | None]) -> Target
 
 
 def sort_class_names(names: Iterable[str]) -> list[str]:
-    """Class names in the order of their numbers where all are numbers, else of their letters."""
+    """Class names, sorted as numbers if all are numbers, else alphabetically."""
     numbers = {name: parse_float(name) for name in names}
-    known = all(number is not None for number in numbers.values())
-    return sorted(numbers, key=lambda name: (numbers[name] if known else 0, name))  # type: ignore[return-value]
+    all_numbers = all(number is not None for number in numbers.values())
+    if not all_numbers:
+        return sorted(numbers)
+    return sorted(numbers, key=lambda name: (numbers[name], name))
 
 
 def _warn_equal_class_numbers(column: str, names: tuple[str, ...]) -> None:
@@ -204,46 +252,60 @@ def _warn_equal_class_numbers(column: str, names: tuple[str, ...]) -> None:
 
 
 def _build_target(
-    cells: CsvTable, column: str, kind: str, how: ClassNaming, test: CsvTable | None
+    table: CsvTable, column: str, kind: str, class_naming: ClassNaming, test: CsvTable | None
 ) -> Target:
-    found, why = _infer_kind(cells, column, how) if kind == "auto" else (kind, "as told")
-    if found in ("number", "fraction") and not cells.is_numeric(column):
-        cells.to_numbers(column)  # names the line, when a cell is text
-    target = Target(column, found, (column,), class_naming=how)  # type: ignore[arg-type]
-    values = target.read_values(cells)
-    if kind == "binary" and len(set(values)) > 2:
+    inferred, reason = kind, "as told"
+    if kind == "auto":
+        inferred, reason = _infer_kind(table, column, class_naming)
+    if inferred in ("number", "fraction") and not table.is_numeric(column):
+        table.to_numbers(column)  # raises with the line of the cell that is text
+    target = Target(column, cast(Kind, inferred), (column,), class_naming=class_naming)
+    values = target.read_values(table)
+    _check_target_values(table, target, kind, values)
+    article = "" if inferred == "binary" else "a "
+    hint = "; say data.kind=… to change it" if kind == "auto" else ""
+    log.info("%s is %s%s (%s)%s", column, article, inferred, reason, hint)
+    if test is None:
+        return target
+    return _include_test_classes(target, kind, {*map(str, values)}, test)
+
+
+def _check_target_values(table: CsvTable, target: Target, kind: str, values: RawColumn) -> None:
+    num_values = len(set(values))
+    if kind == "binary" and num_values > 2:
         raise UserError(
-            f"data.kind=binary: '{column}' has {len(set(values))} different values; say data.kind=category"
+            f"data.kind=binary: '{target.name}' has {num_values} different values; "
+            "say data.kind=category"
         )
-    if len(set(values)) == 1:
-        rows = f"all {len(cells):,} rows" if len(cells) > 1 else "the only row"
-        raise UserError(f"target '{column}' is '{values[0]}' in {rows}: there is nothing to learn")
-    if found == "category" and len(set(values)) == len(values):
+    if num_values == 1:
+        rows = f"all {len(table):,} rows" if len(table) > 1 else "the only row"
         raise UserError(
-            f"target '{column}' differs in all {len(cells)} rows: it names rows, and is no class"
+            f"target '{target.name}' is '{values[0]}' in {rows}: there is nothing to learn"
         )
-    article = "" if found == "binary" else "a "
-    hint = "" if kind != "auto" else "; say data.kind=… to change it"
-    log.info("%s is %s%s (%s)%s", column, article, found, why, hint)
-    return (
-        target if test is None else _include_test_classes(target, kind, {*map(str, values)}, test)
-    )
+    if target.kind == "category" and num_values == len(values):
+        raise UserError(
+            f"target '{target.name}' differs in all {len(table)} rows: it names rows, and is no "
+            "class"
+        )
 
 
-def _include_test_classes(target: Target, kind: str, known: set[str], test: CsvTable) -> Target:
-    """The same, where a file of test rows may have further classes, of which no model can learn anything.
+def _include_test_classes(target: Target, kind: str, classes: set[str], test: CsvTable) -> Target:
+    """The target with any further classes of a test file, which no model can learn.
 
-    All test rows are looked at, so that what is wrong with them is said before anything is trained. Raises UserError.
+    All test rows are read, so that what is wrong with them is found before anything is trained.
     """
     test.require_columns(target.columns, "column")
     values = target.read_values(test)
-    if target.kind not in CLASS_KINDS or not (new := set(values) - known):
+    if target.kind not in CLASS_KINDS or not (new := set(values) - classes):
         return target
-    strange = np.isin(values.astype(str), sorted(new))
+    has_new_class = np.isin(values.astype(str), sorted(new))
     log.warning(
-        "%s: the class of %s (%s) is that of no other row: no model can learn it, and these count as wrong",
-        test.source, test.describe_rows(strange), format_names(sorted(new)),
-    )  # fmt: skip
+        "%s: the class of %s (%s) is that of no other row: no model can learn it, and these count "
+        "as wrong",
+        test.source,
+        test.describe_rows(has_new_class),
+        format_names(sorted(new)),
+    )
     if kind == "binary":
         raise UserError(
             f"data.kind=binary: with the test rows '{target.name}' has more than two classes"
@@ -251,22 +313,17 @@ def _include_test_classes(target: Target, kind: str, known: set[str], test: CsvT
     return replace(target, kind="category")
 
 
-def _infer_kind(cells: CsvTable, column: str, how: ClassNaming) -> tuple[str, str]:
-    values = set(read_class_names(cells, column, how)) - {""}
+def _infer_kind(table: CsvTable, column: str, class_naming: ClassNaming) -> tuple[str, str]:
+    """The kind of a column, and the reason, for the log."""
+    values = set(read_class_names(table, column, class_naming)) - {""}
     if len(values) == 2:
         return "binary", "two different values"
-    if not cells.is_numeric(column):
+    if not table.is_numeric(column):
         return "category", f"text, {len(values)} different values"
-    numbers = _present_numbers(cells, column)
-    if (
-        all(value == int(value) for value in numbers)
-        and len(values) <= MAX_INFERRED_CLASSES
-        and 5 * len(values) <= len(cells)
-    ):
+    numbers = table.to_numbers(column)
+    numbers = numbers[~np.isnan(numbers)]
+    is_whole = all(value == int(value) for value in numbers.tolist())
+    # Few values, each in five rows or more: ratings or codes, not counts of something.
+    if is_whole and len(values) <= MAX_INFERRED_CLASSES and 5 * len(values) <= len(table):
         return "category", f"{len(values)} different whole numbers"
-    return "number", f"{len(set(numbers))} different numbers"
-
-
-def _present_numbers(cells: CsvTable, column: str) -> list[float]:
-    numbers = cells.to_numbers(column)
-    return numbers[~np.isnan(numbers)].tolist()
+    return "number", f"{len(set(numbers.tolist()))} different numbers"

@@ -1,15 +1,15 @@
-"""Texts that a language model learns from, and windows onto them."""
+"""Texts that a language model is trained on, as windows."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from dlrun.config.constraints import Count, NonNegative
-from dlrun.core.dataset import Dataset, RawColumns, SlidingWindows
+from dlrun.core.dataset import Dataset, RawColumn, RawColumns, SlidingWindows
 from dlrun.core.errors import UserError
 from dlrun.core.types import Kind
 from dlrun.data.datasets import synthetic
@@ -19,8 +19,10 @@ from dlrun.data.tabular.text_encoding import decode_text
 
 Predict = Literal["every", "next"]
 INPUT, TARGET, PLACE = "text", "next", "place"
-STEPS_PER_WINDOW = 20  # of a window, after which the next one begins where it answers for its end alone: 3 of the book's 60
-NUM_SYNTHETIC_TEXTS = 200  # texts that make up a sample
+# Where only the token after a window is predicted, the next window begins after a twentieth of it:
+# 3 of the book's 60.
+STEPS_PER_WINDOW = 20
+NUM_SYNTHETIC_TEXTS = 200
 
 BOOKS = {
     "nietzsche": RemoteFile(
@@ -34,7 +36,8 @@ BOOKS = {
         "input.txt",
         "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
         (
-            "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+            "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/"
+            "input.txt",
         ),
     ),
 }
@@ -42,10 +45,17 @@ BOOKS = {
 
 @dataclass(frozen=True)
 class WindowConfig:
-    """How a text is cut into windows of `length` tokens, of which one begins every `step` tokens.
+    """How a text is cut into windows.
 
-    predict: what comes after each token of a window (`every`), or after the window (`next`, as in the book). step: None
-    for the whole window where each place answers, else for a twentieth of it. vocabulary: see `Tokens`.
+    Attributes:
+        predict: The token after each token of a window ("every"), or only the one after the window
+            ("next", as in the book).
+        unit: What a token is.
+        length: The number of tokens of a window.
+        step: The distance between the first tokens of two windows; None for the whole length with
+            "every", else for a twentieth of it.
+        lower: Whether texts are lowercased.
+        vocabulary: The size of the vocabulary, see `TokenEncoder`.
     """
 
     predict: Predict
@@ -57,10 +67,12 @@ class WindowConfig:
 
     @property
     def stride(self) -> int:
-        """From where one window begins to where the next one does."""
-        return self.step or (
-            self.length if self.predict == "every" else max(1, self.length // STEPS_PER_WINDOW)
-        )
+        """The distance between the first tokens of two windows."""
+        if self.step:
+            return self.step
+        if self.predict == "every":
+            return self.length
+        return max(1, self.length // STEPS_PER_WINDOW)
 
 
 def text_corpus(
@@ -77,13 +89,22 @@ def text_corpus(
 ) -> Dataset:
     """A published text; see `build_corpus_dataset`.
 
-    nietzsche: Beyond Good and Evil, translated by Zimmern, 600,893 characters (book §8.1). shakespeare: scenes from the
-    plays, 1,115,394 characters (Karpathy's char-rnn, 2015).
+    Args:
+        name: "nietzsche" is Beyond Good and Evil, translated by Zimmern, 600,893 characters (book
+            §8.1); "shakespeare" scenes from the plays, 1,115,394 characters (Karpathy's char-rnn,
+            2015).
+        source: "sample" is a synthetic text, without a download.
+        predict: See `WindowConfig`, as for all of these: unit, length, step, lower, vocabulary.
+        unit: What a token is.
+        length: The number of tokens of a window.
+        step: The distance between two windows.
+        lower: Whether the text is lowercased.
+        vocabulary: The size of the vocabulary.
+        test: The share, or number, of tokens at the end that is held out.
     """
-    how = WindowConfig(predict, unit, length, step, lower, vocabulary)
-    return build_corpus_dataset(
-        _load_text(BOOKS[name], source), how, test, name if source == "sample" else ""
-    )
+    config = WindowConfig(predict, unit, length, step, lower, vocabulary)
+    sample_of = name if source == "sample" else ""
+    return build_corpus_dataset(_load_text(BOOKS[name], source), config, test, sample_of)
 
 
 def _load_text(file: RemoteFile, source: str) -> str:
@@ -94,60 +115,68 @@ def _load_text(file: RemoteFile, source: str) -> str:
     return decode_text(path.read_bytes(), "utf-8", str(path))
 
 
-def build_corpus_dataset(text: str, how: WindowConfig, test: float, invented: str = "") -> Dataset:
-    """Windows onto a text; its end is set aside, and no window of either part reaches into the other.
+def build_corpus_dataset(
+    text: str, config: WindowConfig, test: float, sample_of: str = ""
+) -> Dataset:
+    """Windows onto a text; its end is held out, and no window reaches across that border.
 
-    test: the share, or number, of tokens at the end that is set aside. invented: which text made-up sentences stand
-    for. Raises UserError where the text is too short for the windows.
+    Args:
+        text: The text.
+        config: How it is cut into windows.
+        test: The share, or number, of tokens at the end that is held out.
+        sample_of: The text that synthetic sentences stand in for.
+
+    Raises:
+        UserError: The text is too short for two windows.
     """
-    values, names = index_tokens(text.lower() if how.lower else text, how.unit)
-    count = round(test * len(values)) if test < 1 else int(test)
-    cutoff = max(0, len(values) - count)
-    dev = build_token_windows(
-        values[:cutoff],
-        how,
-        "the text" if not count else "what is left of the text for development",
-    )
-    sealed = (
-        build_token_windows(
-            values[cutoff:], how, f"the end of the text that data.test={test:g} sets aside"
-        )
-        if count
-        else None
-    )
-    target: Kind = "tokens" if how.predict == "every" else "category"
-    known: dict[str, Any] = {"unit": how.unit, "lower": how.lower, "names": names}
+    values, names = index_tokens(text.lower() if config.lower else text, config.unit)
+    num_test = round(test * len(values)) if test < 1 else int(test)
+    cutoff = max(0, len(values) - num_test)
+    dev_title = "what is left of the text for development" if num_test else "the text"
+    dev = build_token_windows(values[:cutoff], config, dev_title)
+    test_rows: RawColumns | None = None
+    if num_test:  # windows are views: cutting them now costs nothing, and finds what is too short
+        test_title = f"the end of the text that data.test={test:g} sets aside"
+        test_rows = build_token_windows(values[cutoff:], config, test_title)
+    target: Kind = "tokens" if config.predict == "every" else "category"
+    encoder = TokenEncoder(config.unit, config.lower, names, config.vocabulary)
     return Dataset(
         dev=dev,
-        test=None if sealed is None else lambda: sealed,
+        test=None if test_rows is None else lambda: test_rows,
         inputs={INPUT: "tokens"},
         targets={TARGET: target},
         preprocessors={
-            INPUT: (TokenEncoder(**known, max_tokens=how.vocabulary),),
-            TARGET: (TokenEncoder(**known, max_tokens=None, input=INPUT),),
+            INPUT: (encoder,),
+            TARGET: (replace(encoder, max_tokens=None, input=INPUT),),
         },
         order=PLACE,
-        note=synthetic.sample_note(invented) if invented else "",
+        note=synthetic.sample_note(sample_of) if sample_of else "",
         read_vocabulary=lambda: names,
-        overlap_gap=how.length // how.stride,
+        overlap_gap=config.length // config.stride,
     )
 
 
-def build_token_windows(values: np.ndarray, how: WindowConfig, what: str) -> RawColumns:
-    """The windows that lie, with what comes after them, wholly within these tokens; none of them is copied."""
-    first = np.arange(0, len(values) - how.length, how.stride, dtype=np.int64)
+def build_token_windows(values: np.ndarray, config: WindowConfig, title: str) -> RawColumns:
+    """The windows that lie, with the token after them, wholly within these tokens; not copied.
+
+    Args:
+        values: Token ids (T,).
+        config: How they are cut into windows.
+        title: What the tokens are called in a message.
+    """
+    length, stride = config.length, config.stride
+    first = np.arange(0, len(values) - length, stride, dtype=np.int64)
     if len(first) < 2:
         raise UserError(
-            f"{what} has {len(values):,} {how.unit}s, and {how.length + how.stride + 1:,} make two windows with what "
-            "comes after them: use a longer text, or a smaller data.length"
+            f"{title} has {len(values):,} {config.unit}s, and {length + stride + 1:,} make two "
+            "windows with what comes after them: use a longer text, or a smaller data.length"
         )
-    places = np.arange(how.length, dtype=np.int64)
-    answers = (
-        SlidingWindows(values, first + 1, places)
-        if how.predict == "every"
-        else values[first + how.length]
-    )
-    return {INPUT: SlidingWindows(values, first, places), TARGET: answers, PLACE: first}
+    offsets = np.arange(length, dtype=np.int64)
+    if config.predict == "every":
+        targets: RawColumn = SlidingWindows(values, first + 1, offsets)
+    else:
+        targets = values[first + length]
+    return {INPUT: SlidingWindows(values, first, offsets), TARGET: targets, PLACE: first}
 
 
 def text_file(
@@ -162,14 +191,26 @@ def text_file(
     vocabulary: Count | None,
     test: NonNegative,
 ) -> Dataset:
-    """A text file as one text; without one, the chapters of Python's manual that come with Python itself.
+    """A text file as one text; see `build_corpus_dataset`.
 
-    These are those of the Python that runs this. See `language.build_corpus_dataset`. Raises UserError for a file that cannot be read.
+    Args:
+        path: The file; None takes the manual's chapters that come with Python, of the version that
+            runs this.
+        encoding: The file's encoding.
+        predict: See `WindowConfig`, as for all of these: unit, length, step, lower, vocabulary.
+        unit: What a token is.
+        length: The number of tokens of a window.
+        step: The distance between two windows.
+        lower: Whether the text is lowercased.
+        vocabulary: The size of the vocabulary.
+        test: The share, or number, of tokens at the end that is held out.
+
+    Raises:
+        UserError: The file cannot be read.
     """
     text = python_manual() if path is None else read_corpus_file(Path(path).expanduser(), encoding)
-    return build_corpus_dataset(
-        text, WindowConfig(predict, unit, length, step, lower, vocabulary), test
-    )
+    config = WindowConfig(predict, unit, length, step, lower, vocabulary)
+    return build_corpus_dataset(text, config, test)
 
 
 def read_corpus_file(path: Path, encoding: str) -> str:
@@ -185,7 +226,7 @@ def read_corpus_file(path: Path, encoding: str) -> str:
 
 
 def python_manual() -> str:
-    """What Python's own `help` tells of the language, one topic after the other by their names."""
+    """The topics of Python's own `help`, one after the other by their names."""
     from pydoc_data.topics import topics
 
     return "\n\n".join(topics[name] for name in sorted(topics))

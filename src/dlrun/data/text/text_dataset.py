@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,26 +13,30 @@ import numpy as np
 from dlrun.config.constraints import Natural, Probability, TextPart
 from dlrun.core.dataset import Dataset
 from dlrun.core.errors import UserError, format_names
+from dlrun.core.types import Kind
 from dlrun.data.images import image_folder
 from dlrun.data.images.archives import FileList, is_archive, read_bytes
 from dlrun.data.images.decode import ImageDecodeError
 from dlrun.data.images.image_column import format_file_list
-from dlrun.data.tabular import csv_dataset, csv_file, holdout, schema
-from dlrun.data.tabular import targets as answers
-from dlrun.data.tabular.csv_file import CsvTable
+from dlrun.data.tabular import csv_dataset, holdout
+from dlrun.data.tabular.csv_file import CsvTable, read_csv
 from dlrun.data.tabular.number_format import DecimalStyle
-from dlrun.data.tabular.targets import ClassNaming, MissingTarget, Target
+from dlrun.data.tabular.schema import TableSchema, build_table_dataset
+from dlrun.data.tabular.targets import (
+    ClassNaming,
+    MissingTarget,
+    Target,
+    drop_missing_targets,
+    find_targets,
+)
 from dlrun.data.tabular.text_encoding import canonical_encoding, decode_text
 
 log = logging.getLogger("dlrun")
 
 EmptyTextPolicy = Literal["refuse", "skip"]
-TEXT, LABEL = "text", "label"  # columns that a folder gives
-UNUSED_SETTINGS = {
-    "scale": "none",
-    "impute": "constant",
-    "indicator": False,
-}  # of number columns, of which there are none
+TEXT, LABEL = "text", "label"  # the columns of a folder of texts
+# Settings of number columns, of which a dataset of texts has none.
+UNUSED_SETTINGS = {"scale": "none", "impute": "constant", "indicator": False}
 
 
 def texts(
@@ -57,86 +60,106 @@ def texts(
     check_test: bool = False,
     seed: Natural | None = None,
 ) -> Dataset:
-    """Texts of a folder (or a zip or tar archive), or of the column `text` of a CSV file, with what is asked of them.
+    """Texts of a folder or archive, or of a column of a CSV file. Defaults are dlrun 0.1.0's.
 
-    The defaults are what dlrun 0.1.0 did.
+    In a folder, the folders inside are the classes, or the parts train, validation and test with
+    the classes inside; their .txt files are the texts: input `text`, target `label`.
 
-    In a folder, the folders inside are the classes, or the parts train, validation and test with the classes inside;
-    their .txt files are the texts: input `text`, target `label`. Test rows: the folder test, or test_path, or else the
-    share `test`, the same of each class. encoding: of all files. empty: what becomes of rows without a text. vectors:
-    the step that prepares texts. numbers, missing, classes, missing_target, check_test, seed: see `table_csv.csv`.
-    validation: see `images`. Raises UserError for whatever is wrong with the files or the question.
+    Args:
+        path: The folder, a zip or tar archive of one, or the CSV file.
+        text: The column of texts of a CSV file.
+        target: The column of a CSV file to predict.
+        kind: The target's kind; "auto" infers and logs it.
+        test: The share of test rows, the same of each class, without a folder `test` or test_path.
+        test_path: A CSV file of test rows.
+        encoding: The encoding of all files.
+        empty: What becomes of rows without a text.
+        separator: See `read_csv`.
+        header: See `read_csv`.
+        vectors: The step that prepares texts.
+        numbers: How numbers are written, see `infer_number_formats`.
+        missing: Further words that mean a missing cell.
+        classes: See `Target`.
+        missing_target: What becomes of rows without a target.
+        validation: What becomes of a folder `validation`, see `images`.
+        check_test: See `csv_dataset.csv`.
+        seed: Of another draw of test rows.
+
+    Raises:
+        UserError: The files or the question cannot be used.
     """
     if path is None:
-        raise UserError("say where the texts are: data.path=FOLDER (one folder a class), "
-                      "or data.path=FILE.csv data.text=COLUMN data.target=COLUMN")  # fmt: skip
+        raise UserError(
+            "say where the texts are: data.path=FOLDER (one folder a class), "
+            "or data.path=FILE.csv data.text=COLUMN data.target=COLUMN"
+        )
     canonical_encoding(encoding)
-    place = Path(path).expanduser()
-    if place.is_dir() or is_archive(place):
-        if named := [
-            key
-            for key, value in (("text", text), ("target", target), ("test_path", test_path))
-            if value
-        ]:
+    location = Path(path).expanduser()
+    if location.is_dir() or is_archive(location):
+        table_settings = {"text": text, "target": target, "test_path": test_path}
+        if used := [key for key, value in table_settings.items() if value]:
             raise UserError(
-                f"data.{named[0]} is for a CSV file, but {path} is none: its folders are the classes"
+                f"data.{used[0]} is for a CSV file, but {path} is none: its folders are the classes"
             )
         return _load_folder(path, (test, seed), encoding, empty, vectors, validation)
-    reading: dict[str, Any] = {"separator": separator, "header": header, "encoding": encoding}
-    reading |= {"numbers": numbers, "missing": missing or ()}
+    reading: dict[str, Any] = {
+        "separator": separator,
+        "header": header,
+        "encoding": encoding,
+        "numbers": numbers,
+        "missing": missing or (),
+    }
 
-    def clean(found: CsvTable) -> CsvTable:
-        return answers.drop_missing_targets(
-            _drop_empty_texts(found, text, empty), target, kind, missing_target
-        )
+    def clean(table: CsvTable) -> CsvTable:
+        table = _drop_empty_texts(table, text, empty)
+        return drop_missing_targets(table, target, kind, missing_target)
 
-    whole = clean(csv_file.read_csv(path, **reading))
-    sealed = (
-        None if test_path is None else clean(csv_dataset.read_test_file(test_path, whole, reading))
-    )
-    plan = _build_schema(
-        whole,
-        text,
-        answers.find_targets(whole, target, kind, classes, sealed if check_test else None),
-    )
+    table = clean(read_csv(path, **reading))
+    test_table = None
+    if test_path is not None:
+        test_table = clean(csv_dataset.read_test_file(test_path, table, reading))
+    targets = find_targets(table, target, kind, classes, test_table if check_test else None)
+    schema = _build_schema(text, targets)
+    preparing = {**UNUSED_SETTINGS, "text": vectors}
     return csv_dataset.build_from_schema(
-        whole, plan, sealed, (test, seed), reading, {**UNUSED_SETTINGS, "text": vectors}, check_test
+        table, schema, test_table, (test, seed), reading, preparing, check_test
     )
 
 
-def _build_schema(
-    whole: CsvTable, text: str | None, targets: tuple[Target, ...]
-) -> schema.TableSchema:
+def _build_schema(text: str | None, targets: tuple[Target, ...]) -> TableSchema:
     assert text is not None
     if text == targets[0].name:
         raise UserError(f"column '{text}' cannot be the text and the target")
-    return schema.TableSchema((), (), (), targets, text_columns=(text,))
+    return TableSchema((), (), (), targets, text_columns=(text,))
 
 
-def _drop_empty_texts(found: CsvTable, text: str | None, empty: EmptyTextPolicy) -> CsvTable:
-    """The rows that have a text. Raises UserError where that is asked for, and where there is no such column."""
+def _drop_empty_texts(table: CsvTable, text: str | None, empty: EmptyTextPolicy) -> CsvTable:
+    """The rows that have a text, or an error where that is the policy."""
     if text is None:
         raise UserError(
-            f"say which column holds the texts: data.text=COLUMN. There are: {format_names(found.columns)}"
+            "say which column holds the texts: data.text=COLUMN. "
+            f"There are: {format_names(table.columns)}"
         )
-    found.require_columns([text], "text")
-    none = np.array([not cell for cell in found.columns[text]], bool)
-    if not none.any():
-        return found
-    _report_empty_texts(found.describe_rows(none), found.source, int(none.sum()), len(found), empty)
-    return found.take(np.flatnonzero(~none))
+    table.require_columns([text], "text")
+    is_empty = np.array([not cell for cell in table.columns[text]], bool)
+    if not is_empty.any():
+        return table
+    rows, count = table.describe_rows(is_empty), int(is_empty.sum())
+    _report_empty_texts(rows, table.source, count, len(table), empty)
+    return table.take(np.flatnonzero(~is_empty))
 
 
 def _report_empty_texts(
-    where: str, place: str, count: int, total: int, empty: EmptyTextPolicy
+    rows: str, source: str, count: int, total: int, empty: EmptyTextPolicy
 ) -> None:
     if empty == "refuse":
         raise UserError(
-            f"{place}: the text is empty in {where}: fill them in, or data.empty=skip leaves them out"
+            f"{source}: the text is empty in {rows}: fill them in, or data.empty=skip leaves them "
+            "out"
         )
     if count == total:
-        raise UserError(f"{place}: all {total:,} texts are empty")
-    log.warning("%s: left out, for their text is empty: %s", place, where)
+        raise UserError(f"{source}: all {total:,} texts are empty")
+    log.warning("%s: left out, for their text is empty: %s", source, rows)
 
 
 def _load_folder(
@@ -147,38 +170,43 @@ def _load_folder(
     vectors: Any,
     validation: image_folder.ValidationMode,
 ) -> Dataset:
-    found = image_folder.find_files(path, (".txt",), "text")
-    files, named, part = image_folder.classes_from_folders(found, path, "text")
-    order = sorted(
-        range(len(files)), key=lambda row: part[row] == "validation"
-    )  # train first; test goes elsewhere
-    files, classes, parts = ([column[row] for row in order] for column in (files, named, part))
+    tree = image_folder.find_files(path, (".txt",), "text")
+    files, classes, splits = image_folder.classes_from_folders(tree, path, "text")
+    # Rows of the folder `validation` come last, as a Dataset has them; test rows leave anyway.
+    order = sorted(range(len(files)), key=lambda row: splits[row] == "validation")
+    files, classes, splits = ([column[row] for row in order] for column in (files, classes, splits))
     names = tuple(sorted(set(classes)))
-    dev, sealed = _split_test_rows(np.array(classes), np.array(parts), *share)
-    log.info(
-        "label: %s", format_file_list([f"{number} = {name}" for number, name in enumerate(names)])
-    )
-    read = partial(_read_texts, FileList(found.root, tuple(files)), classes, path, encoding, empty)
-    later: Callable[[], CsvTable] | None = (lambda: read(sealed)) if len(sealed) else None
-    kind: Any = "binary" if len(names) == 2 else "category"
-    plan = schema.TableSchema(
-        (), (), (), (Target(LABEL, kind, (LABEL,), names, "written"),), text_columns=(TEXT,)
-    )
+    dev, test = _split_test_rows(np.array(classes), np.array(splits), *share)
+    numbered = [f"{number} = {name}" for number, name in enumerate(names)]
+    log.info("label: %s", format_file_list(numbered))
+    read = partial(_read_texts, FileList(tree.root, tuple(files)), classes, path, encoding, empty)
+    kind: Kind = "binary" if len(names) == 2 else "category"
+    target = Target(LABEL, kind, (LABEL,), names, "written")
+    schema = TableSchema((), (), (), (target,), text_columns=(TEXT,))
     rows = read(dev)
-    apart = sum(parts[line - 1] == "validation" for line in rows.lines)
-    raw = schema.build_table_dataset(plan, rows, later, text=vectors, **UNUSED_SETTINGS)  # type: ignore[arg-type]
+    dataset = build_table_dataset(
+        schema,
+        rows,
+        (lambda: read(test)) if len(test) else None,
+        text=vectors,
+        **UNUSED_SETTINGS,  # type: ignore[arg-type]
+    )
+    num_validation = sum(splits[line - 1] == "validation" for line in rows.lines)
     return replace(
-        raw, num_validation_rows=image_folder.count_validation_files(apart, "texts", validation)
+        dataset,
+        num_validation_rows=image_folder.count_validation_files(
+            num_validation, "texts", validation
+        ),
     )
 
 
 def _split_test_rows(
-    classes: np.ndarray, parts: np.ndarray, share: float, seed: int | None
+    classes: np.ndarray, splits: np.ndarray, share: float, seed: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Development rows and test rows: those of the folder test, where there is one."""
-    test = parts == "test"
-    if test.any() or not share:
-        return np.flatnonzero(~test), np.flatnonzero(test)
+    """Development rows and test rows: those of the folder test, if there is one."""
+    is_test = splits == "test"
+    if is_test.any() or not share:
+        return np.flatnonzero(~is_test), np.flatnonzero(is_test)
     return holdout.stratified_holdout(classes, share, seed)
 
 
@@ -190,9 +218,9 @@ def _read_texts(
     empty: EmptyTextPolicy,
     rows: np.ndarray,
 ) -> CsvTable:
-    """The texts of these files, and their classes. Raises UserError, naming the file that cannot be read."""
-    found, lines = [], []
-    without: list[str] = []
+    """The texts of these files, and their classes; an error names the file."""
+    texts, text_rows = [], []
+    empty_files: list[str] = []
     for row in rows.tolist():
         name = files.names[row]
         try:
@@ -200,19 +228,15 @@ def _read_texts(
         except ImageDecodeError as error:
             raise UserError(f"{path}/{name} cannot be read: {error}") from error
         if text:
-            found.append(text)
-            lines.append(row)
+            texts.append(text)
+            text_rows.append(row)
         else:
-            without.append(name)
-    if without:
-        _report_empty_texts(
-            f"{len(without):,} files: {format_file_list(without)}",
-            path,
-            len(without),
-            len(rows),
-            empty,
-        )
-    columns = {TEXT: found, LABEL: [classes[row] for row in lines]}
-    return CsvTable(
-        path, columns, [row + 1 for row in lines], missing_words=frozenset({""})
-    )  # a folder may be called null
+            empty_files.append(name)
+    if empty_files:
+        count = len(empty_files)
+        described = f"{count:,} files: {format_file_list(empty_files)}"
+        _report_empty_texts(described, path, count, len(rows), empty)
+    columns = {TEXT: texts, LABEL: [classes[row] for row in text_rows]}
+    lines = [row + 1 for row in text_rows]
+    # Not the usual words for a missing cell: a folder may be called null.
+    return CsvTable(path, columns, lines, missing_words=frozenset({""}))
