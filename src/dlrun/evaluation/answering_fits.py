@@ -1,4 +1,4 @@
-"""Which fits of a run answer for it, told from its files alone: one, or the folds of the stage that it is about."""
+"""Selects the fits that predict for a run, from its files alone: one, or a stage's folds."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from dlrun.core.errors import UserError, format_names
 from dlrun.core.files import is_safe_name
 from dlrun.core.measure_names import get_direction, make_direction_map
 
-BASELINE_STAGES = (
-    "constant",
-    "last_value",
-    "same_time_before",
-)  # stages of a workflow that give an answer for nothing
+# Stages of a workflow that train nothing:
+BASELINE_STAGES = ("constant", "last_value", "same_time_before")
 Lines = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class PredictionSource:
-    """names: the fits whose mean is the answer, one or several. told: what is to be said of them; '' of a plain fit.
+    """The fits that predict for a run.
 
-    one: the fit that is looked into, where a mean of several cannot be.
+    Attributes:
+        names: The fits whose mean is the prediction, one or several.
+        description: What a user should know about the choice; '' of a plain fit.
+        single_fit: The fit to inspect where a mean of several cannot be.
     """
 
     names: tuple[str, ...]
@@ -33,15 +33,26 @@ class PredictionSource:
 
 
 def select_prediction_source(folder: Path, fit: str = "") -> PredictionSource | None:
-    """Who answers for a run; None where no fit has finished. fit: the name of the fit, or stage, that is asked for.
+    """Select the fits that predict for a run.
 
-    Of folds all answer, and the mean of their answers counts; of a walk forward the last one, which has seen the most.
-    Of a workflow its final fit, else its winner, which may be the baseline or the linear model. Raises UserError for a
-    fit that is not there.
+    Of folds all predict, and the mean of their predictions counts; of a walk forward the last one,
+    which was trained on the most rows. Of a workflow its final fit, else its winner, which may be
+    the baseline or the linear model.
+
+    Args:
+        folder: The run folder.
+        fit: The fit, or stage, that the user asks for; '' for the run's own choice.
+
+    Returns:
+        The fits; None where no fit has finished.
+
+    Raises:
+        UserError: There is no such fit.
     """
     results = stored_files.load_json_lines(folder / "results.jsonl")
     lines = [line for line in results if line["split"] != "test"] or results
     names = list(dict.fromkeys(line["name"] for line in lines if line.get("scores")))
+    # Names become paths below; a results.jsonl from elsewhere may hold "../…".
     if unsafe := [name for name in names if not is_safe_name(name)]:
         raise UserError(f"{folder / 'results.jsonl'}: {unsafe[0]!r} is no name of a fit")
     if not names:
@@ -77,20 +88,31 @@ def _select_in_stage(
             names[:1], f"{prefix}of {len(names)} seeds the first, {names[0]}, answers", names[0]
         )
     if _is_walk_forward(folder):
+        # Of repeats the first, as for seeds above.
         last = max(names, key=lambda name: (-jobs[name].get("repeat", 0), jobs[name]["fold"]))
-        description = f"{prefix}of {len(names)} folds the last, {last}, answers: it has learnt from the most rows"
+        description = (
+            f"{prefix}of {len(names)} folds the last, {last}, answers: it has learnt from the "
+            "most rows"
+        )
         return PredictionSource((last,), description, last)
     fold_range = f"{names[0]} to {names[-1]}"
+    # Runs of before 0.1.1 kept the columns of their last fold alone, so that only it can be built.
     single_fit = names[0] if (folder / "fields" / f"{names[0]}.json").is_file() else names[-1]
-    description = f"{prefix}the mean of what {len(names)} folds answer, {fold_range}; fit={names[0]} asks one of them"
+    description = (
+        f"{prefix}the mean of what {len(names)} folds answer, {fold_range}; fit={names[0]} asks "
+        "one of them"
+    )
     return PredictionSource(names, description, single_fit)
 
 
 def describe_single_fit(source: PredictionSource) -> str:
-    """What is said where only one of several folds can be looked into."""
+    """The message where only one of several folds can be inspected."""
     if len(source.names) == 1:
         return source.description
-    return f"of {len(source.names)} folds {source.single_fit} is looked into; fit={source.names[-1]} names another"
+    return (
+        f"of {len(source.names)} folds {source.single_fit} is looked into; fit={source.names[-1]} "
+        "names another"
+    )
 
 
 def _find_main_stage(folder: Path, lines: Lines) -> tuple[str, str]:
@@ -102,6 +124,7 @@ def _find_main_stage(folder: Path, lines: Lines) -> tuple[str, str]:
         return "final", "the workflow's winner, trained on all development rows" if steps else ""
     if winner in stages:
         return winner, "the workflow's winner"
+    # A workflow stops where nothing beats the baseline: then the baseline is its result.
     if any(step.get("stopped") for step in steps):
         return _find_best_baseline(steps, lines), "nothing beat the baseline in this workflow"
     if "fit" in stages:
@@ -110,7 +133,7 @@ def _find_main_stage(folder: Path, lines: Lines) -> tuple[str, str]:
 
 
 def _find_best_baseline(steps: Sequence[Mapping[str, Any]], lines: Lines) -> str:
-    """Of the answers that cost nothing the best by the workflow's measure."""
+    """The best baseline stage by the workflow's metric."""
     measure = next((step["measure"] for step in steps if step.get("measure")), "loss")
     scores: dict[str, list[float]] = {}
     for line in lines:
@@ -129,12 +152,12 @@ def _find_best_baseline(steps: Sequence[Mapping[str, Any]], lines: Lines) -> str
 
 
 def _is_walk_forward(folder: Path) -> bool:
-    """Whether the folds of a run follow each other in time, each with more rows to learn from than the one before."""
+    """Whether the folds follow each other in time, each with more training rows."""
     protocol = stored_files.load_run_config(folder).get("protocol") or {}
     return str(protocol.get("_target_")).endswith(".walk_forward")
 
 
 def get_fields_file(folder: Path, fit: str) -> Path:
-    """What a fit was told of its columns; runs of before 0.1.1 kept that of the last of their folds alone."""
+    """The columns as a fit saw them; runs of before 0.1.1 kept those of their last fold alone."""
     fit_file = folder / "fields" / f"{fit}.json"
     return fit_file if fit_file.is_file() else folder / "fields.json"

@@ -1,4 +1,4 @@
-"""How far a score could have come out otherwise: bootstrap intervals over rows, of one model or between two."""
+"""Bootstrap intervals over rows: of the score of one model, or of the difference of two."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ import numpy as np
 Array = np.ndarray
 Statistic = Callable[[Array], float]  # row numbers, which may repeat → the measure of these rows
 MIN_ROWS = 20
-NUM_MEAN_RESAMPLES, NUM_STATISTIC_RESAMPLES = (
-    2000,
-    1000,
-)  # resamples: of means, which are cheap, and of whole-split statistics
-CHUNK_NUMBERS = 1 << 20
-MAX_RESAMPLED_NUMBERS = 200_000_000  # numbers that the resamples of one statistic may go through: some 8 s on one thread
+NUM_MEAN_RESAMPLES = 2000  # of means, which are cheap
+NUM_STATISTIC_RESAMPLES = 1000  # of statistics of a whole split
+CHUNK_NUMBERS = 1 << 20  # row numbers drawn at once, 4 MB
+# Numbers that the resamples of one statistic may go through: some 8 s on one thread.
+MAX_RESAMPLED_NUMBERS = 200_000_000
 MIN_RESAMPLES = 200  # fewer resamples say nothing of the ends
 NUM_JACKKNIFE_GROUPS = 100  # left out in turn to see how skewed a statistic is
 NORMAL = NormalDist()
@@ -29,8 +28,8 @@ MAX_UNDEFINED_SHARE = 0.05  # a larger share of resamples without a value leaves
 def check_sample_size(rows: int) -> str:
     """Why there is no interval over so few rows; '' where there is one.
 
-    An interval is of one score of one fit over its rows, or of a difference on the same rows: how far it could have
-    come out otherwise with other rows. Of several fits, or of two or three rows, it is not taken.
+    An interval belongs to one score of one fit over its rows, or to a difference on the same rows:
+    how far it could have come out otherwise with other rows. It is not computed over fits.
     """
     subject = "1 row is" if rows == 1 else f"{rows} rows are"
     return (
@@ -42,7 +41,15 @@ def check_sample_size(rows: int) -> str:
 
 @dataclass(frozen=True)
 class Interval:
-    """A value, or a difference, with its 95 % interval over n different rows; `why` says why there is none."""
+    """A value, or a difference, with its 95 % interval.
+
+    Attributes:
+        value: The value on all rows.
+        low: The lower end; None without an interval.
+        high: The upper end; None without an interval.
+        n: How many different rows.
+        why: Why there is no interval, or a caution about it.
+    """
 
     value: float
     low: float | None = None
@@ -52,18 +59,24 @@ class Interval:
 
     @property
     def is_nonzero(self) -> bool:
-        """Whether zero lies outside: of a difference, whether it is more than chance."""
+        """Whether zero lies outside; of a difference, whether it is more than chance."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
 def compute_mean_interval(
     values: Array, rows: Array | None = None, *, finish: Callable[[float], float] = float, seed: int
 ) -> Interval:
-    """The interval of finish(mean of per-row values (n,)).
+    """The interval of finish(mean of per-row values).
 
-    rows (n,): who each value belongs to; values of one row are drawn together (cluster bootstrap). None: each its own.
-    The percentile interval, widened for few rows as in Hesterberg (2015), "What teachers should know about the
-    bootstrap", 3.3; rows that all say the most frequent value do not count among the many.
+    The percentile interval, widened for few rows as in Hesterberg (2015), "What teachers should
+    know about the bootstrap", 3.3. Rows with the most frequent value do not count among the many.
+
+    Args:
+        values: (n,) one value a row.
+        rows: (n,) the unit that each value belongs to; values of one unit are drawn together
+            (cluster bootstrap). None: each its own.
+        finish: Applied to the mean.
+        seed: Of the resamples.
     """
     values, units = np.asarray(values, float), ResamplingUnits.from_ids(rows, len(values))
     if fault := _find_fault(values, units):
@@ -75,6 +88,7 @@ def compute_mean_interval(
     if len(distinct) == 1:
         return Interval(value, n=len(units), why=NO_VARIATION)
     resampled = [finish(mean) for mean in _resample_means(values[:, None], units, seed)[:, 0]]
+    # Rows with the most frequent value tell nothing of the spread: 3 errors in 10,000 are few.
     telling = round(len(units) * (1 - counts.max() / len(values)))
     return _interval_from_samples(value, np.array(resampled), len(units), telling)
 
@@ -82,12 +96,19 @@ def compute_mean_interval(
 def compute_interval(
     function: Statistic, rows: Array, *, telling: int | None = None, seed: int, work: int = 0
 ) -> Interval:
-    """The interval of function(row numbers), such as an area under a curve; fewer resamples than for a mean.
+    """The interval of a statistic that is no mean, such as an area under a curve.
 
-    Corrected for bias and skewness (BCa, Efron 1987), without which that of an area near 1 is too short.
-    rows (n,): who each of the n rows belongs to, as in `compute_mean_interval`. telling: of how many rows the statistic depends, where
-    it is fewer than all (those of the rarer class; those on which two models differ). work: how many numbers one
-    taking of it goes through; where many resamples would take too long there are fewer, or none, and `why` says so.
+    Corrected for bias and skewness (BCa, Efron 1987), without which that of an area near 1 is too
+    short; with fewer resamples than for a mean.
+
+    Args:
+        function: Row numbers, which may repeat → the statistic of these rows.
+        rows: (n,) the unit of each row, as in `compute_mean_interval`.
+        telling: How many rows the statistic depends on, where not on all: those of the rarer class,
+            or those on which two models differ.
+        seed: Of the resamples.
+        work: How many numbers one evaluation goes through. Where many resamples would take too long
+            there are fewer, or none, and `why` says so.
     """
     units, num_samples = ResamplingUnits.from_ids(rows, len(rows)), get_num_samples(work)
     value = float(function(np.arange(len(rows)))) if len(rows) else math.nan
@@ -103,6 +124,7 @@ def compute_interval(
             for chosen in _iter_samples(len(units), num_samples, seed)
         ]
     )
+    # An area of 1 stays 1 in each resample: an interval of no width would be wrong.
     if np.ptp(resampled) == 0:
         return Interval(
             value, n=len(units), why="every resample has the same value, so resampling says nothing"
@@ -111,16 +133,17 @@ def compute_interval(
     interval = _interval_from_samples(
         value, resampled, len(units), len(units) if telling is None else telling, acceleration
     )
-    warning = f"its interval is of {num_samples} resamples, not {NUM_STATISTIC_RESAMPLES:,}, which would take too long"
-    return (
-        replace(interval, why=interval.why or warning)
-        if num_samples < NUM_STATISTIC_RESAMPLES
-        else interval
+    if num_samples == NUM_STATISTIC_RESAMPLES:
+        return interval
+    warning = (
+        f"its interval is of {num_samples} resamples, not {NUM_STATISTIC_RESAMPLES:,}, which "
+        "would take too long"
     )
+    return replace(interval, why=interval.why or warning)
 
 
 def get_num_samples(work: int) -> int:
-    """How many resamples of a statistic there are, one taking of which goes through so many numbers."""
+    """How many resamples are affordable of a statistic that goes through `work` numbers."""
     return (
         min(NUM_STATISTIC_RESAMPLES, MAX_RESAMPLED_NUMBERS // work - NUM_JACKKNIFE_GROUPS)
         if work
@@ -138,10 +161,20 @@ def compute_paired_interval(
     seed: int,
     work: int = 0,
 ) -> Interval:
-    """Second minus first on the same rows: both are taken on the same resamples, so what is hard for both cancels.
+    """Second minus first on the same rows.
 
-    first, second: per-row values (n,), or statistics as in `compute_interval`. Rows on which the two are equal do not count
-    among the many: a handful of rows apart is no proof, however many there are besides (McNemar 1947).
+    Both are computed on the same resamples, so that what is hard for both cancels. Rows on which
+    the two are equal do not count among the many: a handful of different rows is no proof, however
+    many there are besides (McNemar 1947).
+
+    Args:
+        first: (n,) per-row values, or a statistic as in `compute_interval`.
+        second: The same of the second model.
+        rows: (n,) the unit of each row, as in `compute_mean_interval`.
+        finish: Applied to each mean.
+        telling: See `compute_interval`.
+        seed: Of the resamples.
+        work: See `compute_interval`.
     """
     if callable(first) and callable(second):
         if telling == 0:
@@ -175,24 +208,30 @@ def compute_paired_interval(
 
 @dataclass(frozen=True)
 class ResamplingUnits:
-    """What is drawn as one: rows with the same id. owner (n,): the unit of each row, numbered as they first appear."""
+    """Rows with the same id, which are drawn together.
+
+    Attributes:
+        owner: (n,) the unit of each row, numbered by first appearance.
+        order: (n,) the rows, unit by unit.
+        starts: (units + 1,) where each unit begins in `order`, and the end.
+    """
 
     owner: Array
-    order: Array  # the rows, unit by unit
-    starts: Array  # where each unit begins in `order`, and the end
+    order: Array
+    starts: Array
 
     @classmethod
     def from_ids(cls, ids: Array | None, n: int) -> ResamplingUnits:
-        """The units of n rows. Raises ValueError when there is not one id a row."""
+        """The units of n rows; raises ValueError unless there is one id a row."""
         if ids is None:
             return cls(np.arange(n), np.arange(n), np.arange(n + 1))
         if len(ids) != n:
             raise ValueError(f"{len(ids)} row ids for {n} values")
         _, first, owner = np.unique(np.asarray(ids), return_index=True, return_inverse=True)
+        # np.unique numbers by value: renumber, so that the resamples do not depend on the ids.
         owner = np.argsort(np.argsort(first))[owner.ravel()] if n else owner
-        starts = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(first)))]).astype(
-            int
-        )
+        counts = np.bincount(owner, minlength=len(first))
+        starts = np.concatenate([[0], np.cumsum(counts)]).astype(int)
         return cls(owner, np.argsort(owner, kind="stable"), starts)
 
     def __len__(self) -> int:
@@ -201,7 +240,8 @@ class ResamplingUnits:
     def get_rows(self, chosen: Array) -> Array:
         """The row numbers of these units."""
         if len(self) == len(self.owner):
-            return self.order[chosen]
+            return self.order[chosen]  # one row a unit, the usual case, needs no ranges
+        # The ranges starts[unit] … starts[unit] + length of all chosen units, without a loop.
         lengths = np.diff(self.starts)[chosen]
         offsets = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         return self.order[np.repeat(self.starts[:-1][chosen], lengths) + offsets]
@@ -218,16 +258,14 @@ def _iter_samples(n: int, times: int, seed: int) -> Iterator[Array]:
 
 
 def _resample_means(values: Array, units: ResamplingUnits, seed: int) -> Array:
-    """Means (MEANS, k) of values (n, k) over resampled units."""
-    sums, lengths = units.sum_by_unit(values), np.diff(units.starts)
-    chunk_size, random, n = (
-        max(1, CHUNK_NUMBERS // len(units)),
-        np.random.default_rng(seed),
-        len(units),
-    )
+    """Means (NUM_MEAN_RESAMPLES, k) of values (n, k) over resampled units."""
+    sums, lengths, n = units.sum_by_unit(values), np.diff(units.starts), len(units)
+    random = np.random.default_rng(seed)
+    chunk_size = max(1, CHUNK_NUMBERS // n)
     chunks = []
     for start in range(0, NUM_MEAN_RESAMPLES, chunk_size):
-        chosen = random.integers(0, n, (min(chunk_size, NUM_MEAN_RESAMPLES - start), n), np.int32)
+        count = min(chunk_size, NUM_MEAN_RESAMPLES - start)
+        chosen = random.integers(0, n, (count, n), np.int32)
         totals = np.stack([column[chosen].sum(1) for column in sums.T], 1)
         chunks.append(totals / (lengths[chosen].sum(1)[:, None] if lengths.max() > 1 else n))
     return np.concatenate(chunks)
@@ -238,13 +276,13 @@ def _make_zero_interval(rows: Array) -> Interval:
 
 
 def _find_fault(values: Array, units: ResamplingUnits) -> str:
-    if few := check_sample_size(len(units)):
-        return few
+    if fault := check_sample_size(len(units)):
+        return fault
     return "" if np.isfinite(values).all() else "it is not defined on these rows"
 
 
 def _acceleration(function: Statistic, units: ResamplingUnits, seed: int) -> float:
-    """How skewed a statistic is, by leaving out groups of units in turn (Efron and Tibshirani 1993, 14.15)."""
+    """How skewed a statistic is: a jackknife over groups (Efron and Tibshirani 1993, 14.15)."""
     order = np.random.default_rng(seed).permutation(len(units))
     groups = np.array_split(order, min(len(units), NUM_JACKKNIFE_GROUPS))
     left_out = np.array([function(units.get_rows(np.setdiff1d(order, group))) for group in groups])
@@ -257,7 +295,7 @@ def _acceleration(function: Statistic, units: ResamplingUnits, seed: int) -> flo
 def _interval_from_samples(
     value: float, resampled: Array, n: int, telling: int, acceleration: float | None = None
 ) -> Interval:
-    """From resamples to an interval: percentiles, moved for bias and skewness where the skewness is given."""
+    """From resamples to an interval: percentiles, corrected where an acceleration is given."""
     defined = resampled[np.isfinite(resampled)]
     if len(defined) < (1 - MAX_UNDEFINED_SHARE) * len(resampled):
         num_undefined = len(resampled) - len(defined)
@@ -283,9 +321,10 @@ def _correct_quantiles(tail: float, bias: float, acceleration: float) -> tuple[f
 
 
 def _tail_probability(n: int) -> float:
-    """Which share of resamples to leave out at each end: 2.5 %, less for few rows, since they spread too little.
+    """The share of resamples to leave out at each end: 2.5 %, less for few rows.
 
-    Student's quantile by the Cornish-Fisher expansion (Abramowitz and Stegun, 26.7.5), back through the normal one.
+    Student's quantile by the Cornish-Fisher expansion (Abramowitz and Stegun, 26.7.5), back through
+    the normal one.
     """
     z, nu = 1.959964, max(1, n - 1)
     student = z + (z**3 + z) / (4 * nu) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * nu**2)

@@ -1,4 +1,4 @@
-"""A metric of the user's own, a function of all rows of a split; its contract stands below."""
+"""A metric of the user's own: its contract stands in `make_custom_metric`."""
 
 from __future__ import annotations
 
@@ -22,18 +22,30 @@ def make_custom_metric(
 ) -> Metric:
     """The metric that a node describes for one target.
 
-    The contract of a metric of one's own: a function `(prediction, target)` of all rows of a split, as tensors on the
-    CPU, that returns a number, or one for each row, of which the mean is taken. `prediction` holds
-    probabilities (rows, classes), or numbers in their own unit (rows, 1); `target` likewise, classes as (rows,).
-    Further arguments are settings; a class is made with its settings and then called. `goal: min` in the YAML file says
-    that less is better (max unless said). A function with an argument `field` makes a dlrun.evaluation.metrics.Metric.
+    A metric of one's own is a function `(prediction, target)` of all rows of a split, as tensors on
+    the CPU, that returns one number, or one for each row, of which the mean is taken. `prediction`
+    holds probabilities (rows, classes), or numbers in the target's unit (rows, 1); `target`
+    likewise, classes as (rows,). Further arguments are settings; a class is made with its settings
+    and then called. A function with an argument `field` returns a `dlrun.evaluation.metrics.Metric`
+    instead.
+
+    Args:
+        node: The part; `goal: min` in it says that less is better ('max' by default).
+        name: Its name in the config.
+        field: The target.
+        plugins: The user's packages.
+        tell: Receives a warning where the direction is not given.
+
+    Raises:
+        UserError: The target of the node makes no metric.
 
     Example:
         def within(prediction, target, tolerance=1.0):
             return (prediction - target).abs() <= tolerance
     """
     if not is_custom(node["_target_"]):
-        return build_part(node, field, kind="metric", plugins=plugins)  # type: ignore[no-any-return]
+        metric: Metric = build_part(node, field, kind="metric", plugins=plugins)
+        return metric
     goal = node.get("goal", "max")
     built = build_part(
         {key: value for key, value in node.items() if key != "goal"},
@@ -44,8 +56,11 @@ def make_custom_metric(
     if isinstance(built, Metric):
         return built
     if not callable(built):
-        raise UserError(f"metric {node['_target_']} returns a {type(built).__name__}; expected a function (prediction, "
-                      "target), or a dlrun.evaluation.metrics.Metric")  # fmt: skip
+        raise UserError(
+            f"metric {node['_target_']} returns a {type(built).__name__}; expected a function "
+            "(prediction, target), or a dlrun.evaluation.metrics.Metric"
+        )
+    # A guess must be seen: a wrong direction would rank the worst run first.
     if "goal" not in node:
         tell(
             f"metric '{name}': larger is taken as better; if smaller is, say metric.{name}.goal=min"
@@ -55,13 +70,18 @@ def make_custom_metric(
 
 @dataclass(frozen=True)
 class CustomMetric:
-    """A metric of the user's own over all rows of a split, as a number."""
+    """A metric of the user's own over all rows of a split.
+
+    Attributes:
+        function: (prediction, target) → one number, or one for each row.
+        name: Its full name, for messages.
+    """
 
     function: Callable[[Tensor, Tensor], Any]
     name: str
 
     def __call__(self, answers: np.ndarray, targets: np.ndarray) -> float:
-        """The metric of these rows."""
+        """The metric of these rows; raises UserError for a failure in it or a wrong shape."""
         prediction, target = torch.from_numpy(answers), torch.from_numpy(targets)
         try:
             values = torch.as_tensor(self.function(prediction, target)).double()
@@ -70,12 +90,17 @@ class CustomMetric:
                 format_custom_error(f"metric {self.name}", error, prediction, target)
             ) from error
         if values.ndim and len(values) != len(target):
-            raise UserError(f"metric {self.name} returns {tuple(values.shape)} numbers for {len(target)} rows; expected "
-                          "one number, or one for each row")  # fmt: skip
+            raise UserError(
+                f"metric {self.name} returns {tuple(values.shape)} numbers for {len(target)} "
+                "rows; expected one number, or one for each row"
+            )
         return float(values.mean())
 
 
 def format_custom_error(name: str, error: Exception, prediction: Tensor, target: Tensor) -> str:
-    """What went wrong in a function of the user's own, and what it was given."""
-    received = f"prediction {tuple(prediction.shape)} {prediction.dtype}, target {tuple(target.shape)} {target.dtype}"
+    """What failed in a function of the user's own, and the tensors that it received."""
+    received = (
+        f"prediction {tuple(prediction.shape)} {prediction.dtype}, target {tuple(target.shape)} "
+        f"{target.dtype}"
+    )
     return f"{describe_custom_error(name, error)}; it was given {received}".replace("torch.", "")

@@ -1,4 +1,4 @@
-"""Says in plain words how a fit went, from its history alone: overfitting, underfitting, and what else there is."""
+"""Diagnoses a fit from its history alone: overfitting, underfitting, instability and the like."""
 
 from __future__ import annotations
 
@@ -33,27 +33,29 @@ Kind = Literal[
 ]  # worst first
 ORDER: tuple[Kind, ...] = Kind.__args__  # type: ignore[attr-defined]
 
-MIN_REMAINING_LOSS = 0.97  # a share of the constant answer's loss that is no gain over it
-HIGH_LOSS = 0.6  # a share of the constant answer's loss that is far above nothing
+MIN_REMAINING_LOSS = 0.97  # a share of the baseline's loss that is no gain over it
+HIGH_LOSS = 0.6  # a share of the baseline's loss that is far above nothing
 NOISE_LIMIT = 0.25  # noise as a share of the level from which a curve is unstable,
 LARGE_CHANGE = 0.02  # when it is also this share of the loss that the fit began with
 TURNING = 1 / 3  # and when so many epochs are peaks or troughs; of pure noise two thirds are
-PERFECT_SCORE, TINY_LOSS = (
-    0.995,
-    0.02,
-)  # a measure, and a share of the constant answer's loss, that come suspiciously early
+# A metric, and a share of the baseline's loss, that are suspicious in the first epochs:
+PERFECT_SCORE, TINY_LOSS = 0.995, 0.02
 EASIER_RATIO = 0.4  # validation loss as a share of training loss that asks for a reason
 
 
-TURNED: tuple[Kind, ...] = (
-    "overfitting",
-    "rising",
-)  # validation loss ends above its best while training goes on
+# Validation loss ends above its best while training goes on:
+TURNED: tuple[Kind, ...] = ("overfitting", "rising")
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """How a fit went. epoch: where validation loss was best, noise aside; None without validation rows."""
+    """How a fit went.
+
+    Attributes:
+        kind: The diagnosis, in a word or two.
+        epoch: Where validation loss was best, noise aside; None without validation rows.
+        text: The evidence, in a sentence.
+    """
 
     kind: Kind
     epoch: int | None
@@ -67,12 +69,16 @@ def diagnose(
     goal: str | None = None,
     hindered: bool = False,
 ) -> Diagnosis:
-    """How one fit went.
+    """Diagnose one fit.
 
-    rows: its history, one entry an epoch and split ('train', 'val'), as Rows or as their dicts. baseline_loss: the
-    constant answer's loss, without which a fit cannot be said to learn nothing. measure, goal: a measure up to 1 with
-    goal 'max', such as accuracy, by which suspiciously good answers are known. hindered: dropout or augmentation makes
-    training rows harder than validation rows, so that those may do better.
+    Args:
+        rows: Its history, one entry an epoch and split ('train', 'val'), as records or as their
+            dicts.
+        baseline_loss: The dummy predictor's loss, without which 'not learning' cannot be said.
+        measure: A metric up to 1, such as accuracy, by which suspiciously good scores are known.
+        goal: The better direction of `measure`; only 'max' is used.
+        hindered: Whether dropout or augmentation makes training rows harder than validation rows,
+            so that these may do better.
     """
     entries = [row if isinstance(row, dict) else vars(row) for row in rows]
     if problem := detect_nan_loss(entries):
@@ -81,10 +87,12 @@ def diagnose(
     epoch = val.epochs[val.best_index] if val else None
     if train is None or len(train.values) < 3:
         num_epochs = len(train.values) if train else 0
-        note = f"{counted(num_epochs, 'epoch')} {'is' if num_epochs == 1 else 'are'} too few to tell how the fit goes"
+        verb = "is" if num_epochs == 1 else "are"
+        note = f"{counted(num_epochs, 'epoch')} {verb} too few to tell how the fit goes"
         return Diagnosis("unclear", epoch, note)
     start = max(train.values[0], baseline_loss or 0.0)
-    checks = (
+    # In order of weight: the first that applies is the diagnosis.
+    checks: tuple[Any, ...] = (
         val and detect_high_score(entries, val, baseline_loss, measure if goal == "max" else None),
         val and detect_overfit(train, val, start),
         detect_unstable(train, start, "training"),
@@ -94,9 +102,8 @@ def diagnose(
         val and detect_loss_increase(train, val),
         detect_underfit(train, val, start, baseline_loss),
     )
-    kind, text = next(
-        (detection for detection in checks if detection), None
-    ) or describe_convergence(train, val, start)
+    detection = next(filter(None, checks), None)
+    kind, text = detection or describe_convergence(train, val, start)
     note = f" ({len(train.values)} epochs say little)" if len(train.values) < MIN_VALUES else ""
     return Diagnosis(kind, epoch, text + note)
 
@@ -108,14 +115,20 @@ def get_fit_context(
     measure: str,
     goal: str,
 ) -> dict[str, Any]:
-    """What a diagnosis must know of a fit, as its keywords.
+    """What a diagnosis must know of a fit, as keywords of `diagnose`.
 
-    patch, model: what the fit changes in the config, and the config's model. losses: the baseline's, of each fold; a
-    penalty is in the loss, which cannot be held against them then.
+    Args:
+        patch: What the fit changes in the config, as dotted keys.
+        model: The config's model.
+        losses: The baseline's loss in each fold. A penalty is part of the loss, so that it cannot
+            be compared with them.
+        measure: See `diagnose`.
+        goal: See `diagnose`.
     """
     settings = {
         name: patch.get(f"model.{name}", model.get(name, 0)) for name in ("dropout", "l1", "l2")
     }
+    # A penalty is in the training loss and not in the baseline's.
     baseline_loss = None if settings["l1"] or settings["l2"] or not losses else fmean(losses)
     return {
         "baseline_loss": baseline_loss,
@@ -132,7 +145,10 @@ def diagnose_folds(
     goal: str | None = None,
     hindered: bool = False,
 ) -> Diagnosis:
-    """What most folds are diagnosed with, the worse of two as frequent; epoch: the median of their best epochs."""
+    """The diagnosis of most folds, the worse of two as frequent; see `diagnose` for the arguments.
+
+    Its epoch is the median of their best epochs.
+    """
     diagnoses = [diagnose(rows, baseline_loss, measure, goal, hindered) for rows in histories]
     if not diagnoses:
         return Diagnosis("unclear", None, "no fold has a history yet")
@@ -159,7 +175,7 @@ Detection = tuple[Kind, str] | None
 
 
 def detect_unstable(curve: LossCurve, start: float, name: str) -> Detection:
-    """Noise from epoch to epoch that is large beside the level and not small beside the beginning."""
+    """Noise that is large beside the level and not small beside the first loss."""
     level = median(curve.smooth[len(curve.smooth) // 3 :])
     calm = (
         curve.noise <= max(NOISE_LIMIT * abs(level), LARGE_CHANGE * abs(start))
@@ -167,18 +183,19 @@ def detect_unstable(curve: LossCurve, start: float, name: str) -> Detection:
     )
     if len(curve.values) < 5 or calm:
         return None
+    # The first third is left out: a fast fall is no noise.
     later = curve.values[len(curve.values) // 3 :]
     low, high = format_loss(min(later)), format_loss(max(later))
     return "unstable", (
-        f"unstable: {name} loss jumps up and down between {low} and {high} from one epoch to the next; "
-        "a smaller learning rate or a larger batch calms it"
+        f"unstable: {name} loss jumps up and down between {low} and {high} from one epoch to the "
+        "next; a smaller learning rate or a larger batch calms it"
     )
 
 
 def detect_high_score(
     entries: list[dict[str, Any]], val: LossCurve, baseline: float | None, measure: str | None
 ) -> Detection:
-    """Next to perfect on validation rows from the first epochs, by the measure and by the loss where both are known."""
+    """Almost perfect on validation rows in the first epochs, by metric and by loss."""
     num_epochs = max(2, len(val.values) // 10)
     values = get_metric_series(entries, "val", measure)[1][:num_epochs] if measure else []
     good = not values or median(values) >= PERFECT_SCORE
@@ -191,8 +208,8 @@ def detect_high_score(
         else f"loss {format_loss(median(val.values[:num_epochs]))}"
     )
     return "suspiciously good", (
-        f"suspiciously good: validation {description} within the first {num_epochs} epochs; "
-        "look for a column that gives the answer away, or for rows that stand on both sides"
+        f"suspiciously good: validation {description} within the first {num_epochs} epochs; look "
+        "for a column that gives the answer away, or for rows that stand on both sides"
     )
 
 
@@ -204,23 +221,24 @@ def detect_validation_gap(train: LossCurve, val: LossCurve) -> Detection:
     ):
         return None
     return "suspiciously good", (
-        f"suspiciously good: validation loss {format_loss(val.final_level)} is far below training loss {format_loss(train.final_level)}; "
-        "the validation rows are easier, or known"
+        f"suspiciously good: validation loss {format_loss(val.final_level)} is far below training "
+        f"loss {format_loss(train.final_level)}; the validation rows are easier, or known"
     )
 
 
 def detect_no_learning(train: LossCurve, baseline: float | None) -> Detection:
-    """Training loss that never gets clearly below the constant answer's."""
+    """Training loss that never gets clearly below the baseline's."""
     if not baseline or min(train.smooth) < MIN_REMAINING_LOSS * baseline:
         return None
     return "not learning", (
-        f"not learning: training loss never gets clearly below {format_loss(baseline)}, the baseline's (its lowest "
-        f"is {format_loss(min(train.smooth))}); another learning rate, scaled inputs, or inputs that say more of the target"
+        f"not learning: training loss never gets clearly below {format_loss(baseline)}, the "
+        f"baseline's (its lowest is {format_loss(min(train.smooth))}); another learning rate, "
+        "scaled inputs, or inputs that say more of the target"
     )
 
 
 def detect_overfit(train: LossCurve, val: LossCurve, start: float) -> Detection:
-    """Training loss goes on falling while validation loss, past its minimum, is clearly worse at the end."""
+    """Training loss goes on falling while validation loss, past its minimum, rises."""
     best = val.best_index
     low = val.smooth[best] if val.width > 1 else min(val.smooth)
     num_later = len(val.values) - 1 - best
@@ -230,6 +248,7 @@ def detect_overfit(train: LossCurve, val: LossCurve, start: float) -> Detection:
     ):
         return None
     if len(val.values) < MIN_VALUES:
+        # With so few epochs noise is unknown; `detect_loss_increase` may still report a rise.
         return None  # it may be said to rise, no more
     train_index = train.epochs.index(val.epochs[best])
     if not train.is_significant(
@@ -241,18 +260,19 @@ def detect_overfit(train: LossCurve, val: LossCurve, start: float) -> Detection:
         return None
     end = val.format_at(-1) if val.values[-1] > low else format_loss(val.final_level)
     return "overfitting", (
-        f"overfitting from epoch {val.epochs[best] + 1}: training loss went on from {train.format_at(train_index)} to "
-        f"{train.format_at(-1)} while validation loss rose from {val.format_at(best)} to {end}"
+        f"overfitting from epoch {val.epochs[best] + 1}: training loss went on from "
+        f"{train.format_at(train_index)} to {train.format_at(-1)} while validation loss rose from "
+        f"{val.format_at(best)} to {end}"
     )
 
 
 def detect_loss_increase(train: LossCurve, val: LossCurve) -> Detection:
     """A loss that ends clearly above its lowest value, in too few epochs to be sure why."""
     if train.final_increase:
-        end = f"{format_loss(train.values[-1])}, {format_percent(relative_difference(train.values[-1], min(train.values)))} above its lowest"
-        return (
-            "unstable",
-            f"unstable: training loss ends at {end}; a smaller learning rate may help",
+        increase = relative_difference(train.values[-1], min(train.values))
+        end = f"{format_loss(train.values[-1])}, {format_percent(increase)} above its lowest"
+        return "unstable", (
+            f"unstable: training loss ends at {end}; a smaller learning rate may help"
         )
     if not val.final_increase:
         return None
@@ -265,8 +285,9 @@ def detect_loss_increase(train: LossCurve, val: LossCurve) -> Detection:
         else f"{num_later} epochs do not tell overfitting from chance"
     )
     return "rising", (
-        f"rising: validation loss rose from {format_loss(low)} at epoch {val.epochs[index]} to {format_loss(last)} "
-        f"({format_percent(relative_difference(last, low))} more) while training loss went to {train.format_at(-1)}; {reason}"
+        f"rising: validation loss rose from {format_loss(low)} at epoch {val.epochs[index]} to "
+        f"{format_loss(last)} ({format_percent(relative_difference(last, low))} more) while "
+        f"training loss went to {train.format_at(-1)}; {reason}"
     )
 
 
@@ -288,8 +309,8 @@ def detect_underfit(
         return None
     if is_decreasing(train, start) and is_decreasing(val, start):
         return "underfitting", (
-            f"underfitting: at the end training loss ({train.format_at(-1)}) and validation loss ({val.format_at(-1)}) "
-            "are still falling; more epochs, or a larger model"
+            f"underfitting: at the end training loss ({train.format_at(-1)}) and validation loss "
+            f"({val.format_at(-1)}) are still falling; more epochs, or a larger model"
         )
     alike = abs(val.final_level - train.final_level) <= 2 * MIN_RELATIVE_CHANGE * abs(
         train.final_level
@@ -302,8 +323,9 @@ def detect_underfit(
         and not is_decreasing(train, start)
     ):
         return "underfitting", (
-            f"underfitting: training loss has stopped at {train.format_at(-1)}, where validation loss is too "
-            f"({val.format_at(-1)}), and the baseline's is {format_loss(baseline)}; a larger model, or better inputs"
+            f"underfitting: training loss has stopped at {train.format_at(-1)}, where validation "
+            f"loss is too ({val.format_at(-1)}), and the baseline's is {format_loss(baseline)}; a "
+            "larger model, or better inputs"
         )
     return None
 
@@ -314,7 +336,8 @@ def describe_convergence(train: LossCurve, val: LossCurve | None, start: float) 
     if len(train.values) < MIN_VALUES and val is not None:
         return (
             "unclear",
-            f"unclear: {summary}, validation loss from {format_loss(val.values[0])} to {val.format_at(-1)}",
+            f"unclear: {summary}, validation loss from {format_loss(val.values[0])} to "
+            f"{val.format_at(-1)}",
         )
     if val is None:
         falling = is_decreasing(train, start)
@@ -329,13 +352,13 @@ def describe_convergence(train: LossCurve, val: LossCurve | None, start: float) 
         else ""
     )
     return "converged", (
-        f"converged: validation loss{smoothed} is best, {val.format_at(val.best_index)}, at epoch {val.epochs[val.best_index]} "
-        f"and {val.format_at(-1)} at the end{noise}; {summary}"
+        f"converged: validation loss{smoothed} is best, {val.format_at(val.best_index)}, at epoch "
+        f"{val.epochs[val.best_index]} and {val.format_at(-1)} at the end{noise}; {summary}"
     )
 
 
 def is_decreasing(curve: LossCurve, start: float) -> bool:
-    """Whether the last quarter of the epochs made a clear difference, and the last one is not above all of it."""
+    """Whether the last quarter of the epochs made a clear difference, down to the last one."""
     if curve.final_increase or (
         len(curve.values) < MIN_VALUES and curve.values[-1] > curve.values[-2]
     ):
@@ -346,11 +369,14 @@ def is_decreasing(curve: LossCurve, start: float) -> bool:
 
 
 def detect_nan_loss(entries: list[dict[str, Any]]) -> str:
-    """What to say of a loss that is no number any more; empty when there is none."""
+    """The message about a loss that is not finite; '' when all are."""
     for split, name in (("train", "training"), ("val", "validation")):
         for epoch, value in zip(*get_metric_series(entries, split, "loss"), strict=True):
             if not math.isfinite(value):
-                return f"unstable: {name} loss is {value} at epoch {epoch}; a smaller learning rate, or scaled inputs"
+                return (
+                    f"unstable: {name} loss is {value} at epoch {epoch}; a smaller learning rate, "
+                    "or scaled inputs"
+                )
     return ""
 
 

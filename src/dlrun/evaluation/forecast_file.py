@@ -1,4 +1,4 @@
-"""What a fit foretold of a series, beside the truth and the last value: forecast/<job>-<split>.json."""
+"""Writes a fit's forecasts of a series beside the truth and the last value known."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from dlrun.core.dataset import Dataset, RawColumns, SlidingWindows
 from dlrun.core.files import write_text
 from dlrun.core.types import SECONDS_PER_DAY, ForecastHorizon
 
-MAX_DAYS, MIN_POINTS, MAX_POINTS = 10, 300, 1500  # days that are kept; rows at least, and at most
+MAX_DAYS = 10  # that are written
+MIN_POINTS, MAX_POINTS = 300, 1500  # rows of them
 INTERVAL_WARNING = (
     "neighbouring windows are alike, so the 95 % intervals are narrower than they should be"
 )
@@ -28,11 +29,23 @@ def write_forecast(
     indices: np.ndarray,
     answers: Mapping[str, tuple[np.ndarray, np.ndarray]],
 ) -> Path | None:
-    """Write the first days of a split, and the mean error at each horizon over all of it; None for other data.
+    """Write `forecast/<job>-<split>.json`: a split's first days, and the errors over all of it.
 
-    rows: raw columns. indices: (n,) the row of `rows` that each answer is for. answers: target → (answers, truths)
-    (n, horizons) in the target's own unit. Of each target: outlook, now (moments), truth, answer, last, and error,
-    last_error by horizon; `last`, the last value that the window holds, is null where the input lacks the column.
+    Of each target: outlook, now (moments), truth, answer, last, and by horizon error and
+    last_error. `last`, the last value in the window, is null where the inputs lack the target's
+    column.
+
+    Args:
+        folder: The run folder.
+        job: The name of the fit.
+        split: 'val', 'test' or 'train'.
+        dataset: What the rows come from.
+        rows: Its raw columns.
+        indices: (n,) the row of `rows` that each prediction is for.
+        answers: Target → (predictions, truths), both (n, horizons) in the target's own unit.
+
+    Returns:
+        The file; None for data without forecasts.
     """
     forecasts = {
         name: _forecast_to_dict(dataset, rows, indices, horizon, *answers[name])
@@ -55,6 +68,7 @@ def _forecast_to_dict(
 ) -> dict[str, Any]:
     assert dataset.order is not None
     moments = np.asarray(rows[dataset.order])[indices]
+    # In time, whatever the order of the rows.
     order = np.argsort(moments, kind="stable")
     selected = order[_select_first_days(moments[order], horizon)]
     last = get_last_values(dataset, rows, horizon)
@@ -81,7 +95,7 @@ def _forecast_to_dict(
 
 
 def _select_first_days(moments: np.ndarray, horizon: ForecastHorizon) -> np.ndarray:
-    """The places of the first days, not more than can be drawn."""
+    """The indices of the first days, no more than can be drawn."""
     count = (
         int(np.searchsorted(moments, moments[0] + MAX_DAYS * SECONDS_PER_DAY))
         if horizon.dated
@@ -94,7 +108,7 @@ def _select_first_days(moments: np.ndarray, horizon: ForecastHorizon) -> np.ndar
 def get_last_values(
     dataset: Dataset, rows: RawColumns, horizon: ForecastHorizon
 ) -> np.ndarray | None:
-    """(N, 1) the last value of the target's own column in each window; None where no input holds that column."""
+    """(N, 1) the last value of the target's column in each window; None without that input."""
     for name in dataset.inputs:
         series, columns = rows[name], dataset.labels.get(name, ())
         if isinstance(series, SlidingWindows) and horizon.column in columns:
@@ -106,7 +120,7 @@ def get_last_values(
 
 
 def make_series_messages(dataset: Dataset) -> list[str]:
-    """What stands beside the scores of a series: the unit of measures in the target's own, and a caution."""
+    """The notes on the scores of a series: the target's unit, and a caution about intervals."""
     units = [
         f"{name} in {horizon.unit}" for name, horizon in dataset.forecast.items() if horizon.unit
     ]

@@ -72,16 +72,17 @@ class MetricDeclaration:
         if target.kind not in self.kinds:
             raise UserError(get_metric_error(self.name, target.kind) or "")
         function = self.build(target, **settings)
-        how = {"over_split" if self.over_split else "per_row": function}
-        return Metric(
-            self.goal, finish=self.finish, constant=self.get_best_constant(target.kind), **how
-        )
+        constant = self.get_best_constant(target.kind)
+        if self.over_split:
+            return Metric(self.goal, over_split=function, finish=self.finish, constant=constant)
+        return Metric(self.goal, function, finish=self.finish, constant=constant)
 
     def get_best_constant(self, kind: str) -> Constant:
         """The best dummy prediction: of several exclusive classes none is 'yes', so their prior."""
         return "prior" if self.constant == "yes" and kind == "category" else self.constant
 
 
+# Filled by the decorators below.
 METRICS: dict[str, MetricDeclaration] = {}  # in the order in which messages list them
 
 
@@ -94,9 +95,9 @@ def declare_metric(goal: Goal, kinds: tuple[str, ...], **details: Any) -> Callab
     Args:
         goal: The better direction, 'max' or 'min'; nothing else in dlrun says it.
         kinds: The kinds of target that the metric is defined for.
-        details: `over_split=True` for a function of a whole split instead of rows; `finish`, applied
-            to the mean; `constant`, the best dummy prediction; `default_for`, the kinds that are
-            measured by it when no metric is configured, with `default_settings`.
+        details: `over_split=True` for a function of a whole split instead of rows; `finish`,
+            applied to the mean; `constant`, the best dummy prediction; `default_for`, the kinds
+            that are measured by it when no metric is configured, with `default_settings`.
 
     Example:
         @declare_metric("max", kinds=("category",))
@@ -108,6 +109,7 @@ def declare_metric(goal: Goal, kinds: tuple[str, ...], **details: Any) -> Callab
         declaration = MetricDeclaration(build.__name__, build, goal, kinds, **details)
         METRICS[build.__name__] = declaration
 
+        # wraps keeps the signature and the module, by which a config's target is checked.
         @functools.wraps(build)
         def make(field: Field, **settings: Any) -> Metric:
             return declaration.make(field, settings)
@@ -287,6 +289,7 @@ def get_default_metric_names(kind: str, scaled: bool) -> tuple[str, ...]:
         kind: The kind of the target.
         scaled: Whether it is a number that is measured in another unit than its own.
     """
+    # The first of them is what early stopping, sweeps and workflows look at by default.
     names = tuple(name for name, metric in METRICS.items() if kind in metric.default_for)
     return names + (("mae_unit",) if scaled else ())
 

@@ -1,4 +1,4 @@
-"""Reads what the fits of a stage answered, row by row, and says how sure a score or a difference is. Needs no torch."""
+"""Reads stored predictions row by row, for intervals of scores and of differences."""
 
 from __future__ import annotations
 
@@ -26,10 +26,16 @@ METRICS_MODULE = "dlrun.evaluation.metrics."
 
 @dataclass(frozen=True)
 class CombinedPredictions:
-    """What several fits answered on one split, laid one after the other; a row may come several times.
+    """The predictions of several fits on one split, one after the other; rows may recur.
 
-    answers: target → (n, outputs), probabilities or numbers. targets: target → (n, …). rows (n,): which development, or
-    test, row each is. values: measure → its value for each row (n,), before the mean. lengths: job → how many rows.
+    Attributes:
+        folder: The run folder.
+        split: 'val', 'test' or 'train'.
+        lengths: Job → how many of the rows are its own, in order.
+        answers: Target → (n, outputs) probabilities or numbers.
+        targets: Target → (n, …) true values.
+        rows: (n,) which row of the data each is.
+        values: Metric → (n,) its value for each row, before the mean.
     """
 
     folder: Path
@@ -43,7 +49,14 @@ class CombinedPredictions:
 
 @dataclass(frozen=True)
 class MetricSpec:
-    """How a measure is taken: from which target, of which kind, by which function with which arguments."""
+    """How a metric is computed.
+
+    Attributes:
+        target: The name of the target.
+        kind: The kind of the target.
+        function: The full name of the function, as `_target_` has it.
+        arguments: Its settings.
+    """
 
     target: str
     kind: str
@@ -52,28 +65,47 @@ class MetricSpec:
 
     @property
     def finish(self) -> Any:
-        """What is done to the mean of its rows."""
+        """Applied to the mean over rows."""
         declaration = METRICS.get(self.function.removeprefix(METRICS_MODULE))
         return declaration.finish if declaration else float
 
 
 def combine_predictions(folder: Path, jobs: Sequence[str], split: str) -> CombinedPredictions:
-    """The predictions of these jobs. Raises UserError for files that are not there or do not say which row is which."""
+    """Load the predictions of these jobs.
+
+    Args:
+        folder: The run folder.
+        jobs: Names of fits.
+        split: 'val', 'test' or 'train'.
+
+    Raises:
+        UserError: A file is missing, or does not say which row is which.
+    """
     import numpy as np
 
     loaded = [
         _load_predictions(folder / "predictions" / f"{job}-{split}.npz", folder) for job in jobs
     ]
+    # A fit without a result is no member; a run without any has nothing to compare.
     if not loaded:
         raise UserError(f"{folder} has no fit that was scored on {split} rows")
     shared = [name for name in loaded[0] if all(name in arrays for arrays in loaded)]
     combined = {name: np.concatenate([arrays[name] for arrays in loaded]) for name in shared}
-    groups = {group: {name.partition("/")[2]: combined[name] for name in shared if name.startswith(f"{group}/")} for group in
-             ("output", "target", "value")}  # fmt: skip
-    lengths = {job: len(arrays["row"]) for job, arrays in zip(jobs, loaded, strict=True)}
     return CombinedPredictions(
-        folder, split, lengths, groups["output"], groups["target"], combined["row"], groups["value"]
+        folder,
+        split,
+        lengths={job: len(arrays["row"]) for job, arrays in zip(jobs, loaded, strict=True)},
+        answers=_select_group(combined, "output"),
+        targets=_select_group(combined, "target"),
+        rows=combined["row"],
+        values=_select_group(combined, "value"),
     )
+
+
+def _select_group(arrays: dict[str, np.ndarray], group: str) -> dict[str, np.ndarray]:
+    """The arrays of a file that are named `<group>/<name>`, by name."""
+    heads = {name: name.partition("/") for name in arrays}
+    return {tail: arrays[name] for name, (head, _, tail) in heads.items() if head == group}
 
 
 def combine_stage_predictions(folder: Path, stage: str, split: str) -> CombinedPredictions:
@@ -88,10 +120,13 @@ def combine_stage_predictions(folder: Path, stage: str, split: str) -> CombinedP
 
 
 def compute_metric_interval(predictions: CombinedPredictions, measure: str) -> Interval:
-    """A measure over all the rows with its 95 % interval; a row that comes several times is drawn as one.
+    """A metric over all the rows with its 95 % interval; repeated rows are drawn together.
 
-    Of several folds it is the measure of all rows together: for measures of a whole split, such as an area under a
-    curve, near the mean over folds, not equal to it. Raises UserError for what was not measured.
+    Of several folds it is the metric of all rows together: for metrics of a whole split, such as an
+    area under a curve, near the mean over folds, not equal to it.
+
+    Raises:
+        UserError: The metric was not measured.
     """
     from dlrun.evaluation import bootstrap
 
@@ -101,13 +136,12 @@ def compute_metric_interval(predictions: CombinedPredictions, measure: str) -> I
             predictions.values[measure], predictions.rows, finish=definition.finish, seed=SEED
         )
     metric, answers, targets = _make_split_metric(predictions, definition, measure)
-    options = {
-        "telling": metric.count_small_class(targets),
-        "seed": SEED,
-        "work": metric.get_cost(answers),
-    }
     return bootstrap.compute_interval(
-        metric.make_row_metric(answers, targets), predictions.rows, **options
+        metric.make_row_metric(answers, targets),
+        predictions.rows,
+        telling=metric.count_small_class(targets),
+        seed=SEED,
+        work=metric.get_cost(answers),
     )
 
 
@@ -116,7 +150,10 @@ def compute_difference(
 ) -> Interval:
     """Second minus first with its 95 % interval, by the same resamples of the same rows.
 
-    Of repeated fits the mean for each row is compared. Raises UserError, saying why, where the two cannot be paired.
+    Of repeated fits the mean for each row is compared.
+
+    Raises:
+        UserError: The two cannot be paired; the message says why.
     """
     import numpy as np
 
@@ -125,7 +162,8 @@ def compute_difference(
     definition = _check_metric_spec(first, measure)
     if (second_definition := _check_metric_spec(second, measure)) != definition:
         raise UserError(
-            f"{measure} is not measured in the same way: {_describe_metric(definition)}, and {_describe_metric(second_definition)}"
+            f"{measure} is not measured in the same way: {_describe_metric(definition)}, and "
+            f"{_describe_metric(second_definition)}"
         )
     _check_rows(first, second, definition.target)
     if measure in first.values and measure in second.values:
@@ -147,11 +185,13 @@ def _split_metric_difference(
 
     from dlrun.evaluation import bootstrap
 
+    # Folds are stored in their own order: sort both by row, so that resamples are the same rows.
     orders = [np.argsort(predictions.rows, kind="stable") for predictions in (first, second)]
     rows = first.rows[orders[0]]
     if not np.array_equal(rows, second.rows[orders[1]]):
         raise UserError(
-            f"{measure} is one number for all rows, and they do not come equally often: repeat both alike"
+            f"{measure} is one number for all rows, and they do not come equally often: repeat "
+            "both alike"
         )
     statistics, labels = [], []
     for predictions, order in zip((first, second), orders, strict=True):
@@ -173,19 +213,21 @@ def _make_split_metric(
 
     if not definition.function.startswith(METRICS_MODULE):
         raise UserError(
-            f"{measure} is {definition.function}, which is not one of dlrun's own: it cannot be taken again"
+            f"{measure} is {definition.function}, which is not one of dlrun's own: it cannot be "
+            "taken again"
         )
     name = definition.function.removeprefix(METRICS_MODULE)
     if name not in METRICS or not METRICS[name].over_split:
         raise UserError(
-            f"{predictions.folder}: the predictions on {predictions.split} rows hold no value/{measure}; {_format_rerun_hint(predictions.folder)}"
+            f"{predictions.folder}: the predictions on {predictions.split} rows hold no "
+            f"value/{measure}; {_format_rerun_hint(predictions.folder)}"
         )
     metric = SplitMetric(name, definition.kind, definition.arguments.get("average", ""))
     return metric, predictions.answers[definition.target], predictions.targets[definition.target]
 
 
 def _check_metric_spec(predictions: CombinedPredictions, measure: str) -> MetricSpec:
-    """How a measure is taken, once its predictions have been found to be those of the recorded scores."""
+    """How a metric is computed; raises UserError when predictions and recorded scores differ."""
     definition = _find_metric_spec(predictions.folder, measure)
     lines = {
         line["name"]: line
@@ -197,14 +239,14 @@ def _check_metric_spec(predictions: CombinedPredictions, measure: str) -> Metric
         start, end = end, end + length
         recorded = lines.get(job, {}).get("scores", {}).get(measure, {}).get("value")
         value = _compute_value(predictions, definition, measure, slice(start, end))
-        if (
-            recorded is not None
-            and math.isfinite(recorded)
-            and not math.isclose(value, recorded, rel_tol=1e-4)
-        ):
+        if recorded is None or not math.isfinite(recorded):
+            continue
+        # Not exactly equal: the run may have summed on a device, in another order.
+        if not math.isclose(value, recorded, rel_tol=1e-4):
             raise UserError(
-                f"{predictions.folder}: the predictions of {job} on {predictions.split} rows give {measure} {value:.6g}, its result is "
-                f"{recorded:.6g}: they are from other weights; {_format_rerun_hint(predictions.folder)}"
+                f"{predictions.folder}: the predictions of {job} on {predictions.split} rows give "
+                f"{measure} {value:.6g}, its result is {recorded:.6g}: they are from other "
+                f"weights; {_format_rerun_hint(predictions.folder)}"
             )
     return definition
 
@@ -219,16 +261,16 @@ def _compute_value(
 
 
 def same_rows(first: dict[str, Any], second: dict[str, Any]) -> bool:
-    """Whether two data.json are of the same development rows and targets, whichever inputs are read from them.
+    """Whether two data.json are of the same rows and targets, whichever inputs are read from them.
 
-    Runs of before 0.1.1 say it of their inputs as well, and are told by that.
+    Runs of before 0.1.1 have one fingerprint of inputs and rows together, which decides for them.
     """
     marks = [record.get("development") for record in (first, second)]
     return marks[0] == marks[1] if all(marks) else first["fingerprint"] == second["fingerprint"]
 
 
 def _check_rows(first: CombinedPredictions, second: CombinedPredictions, target: str) -> None:
-    """Refuse two that were not scored on the same rows of the same data with the same truth."""
+    """Refuse two that were not scored on the same rows of the same data with the same targets."""
     import numpy as np
 
     data = [
@@ -244,13 +286,15 @@ def _check_rows(first: CombinedPredictions, second: CombinedPredictions, target:
     if not np.array_equal(ids, second_ids):
         shared = len(np.intersect1d(ids, second_ids))
         raise UserError(
-            f"they were scored on different rows of the same data: {len(ids):,} and {len(second_ids):,}, {shared:,} "
-            "of them shared; the same protocol, seed and sizes give the same rows"
+            f"they were scored on different rows of the same data: {len(ids):,} and "
+            f"{len(second_ids):,}, {shared:,} of them shared; the same protocol, seed and sizes "
+            "give the same rows"
         )
     truths = first.targets[target][first_index], second.targets[target][second_index]
     if truths[0].shape != truths[1].shape or not np.allclose(*truths, rtol=1e-5, equal_nan=True):
         raise UserError(
-            f"the truth of '{target}' is not the same on the same rows: it was prepared in different ways"
+            f"the truth of '{target}' is not the same on the same rows: it was prepared in "
+            "different ways"
         )
 
 
@@ -258,6 +302,7 @@ def _mean_by_row(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
     """The mean of the values of each row, in the order of their ids."""
     import numpy as np
 
+    # Repeats of a row are no independent rows: their mean counts as one.
     _, owner, counts = np.unique(rows, return_inverse=True, return_counts=True)
     return np.bincount(owner.ravel(), values) / counts
 
@@ -292,7 +337,8 @@ def _load_predictions(file: Path, folder: Path) -> dict[str, np.ndarray]:
     arrays = stored_files.load_arrays(file)
     if "row" not in arrays:
         raise UserError(
-            f"{file} does not say which row is which: an older dlrun wrote it; {_format_rerun_hint(folder)}"
+            f"{file} does not say which row is which: an older dlrun wrote it; "
+            f"{_format_rerun_hint(folder)}"
         )
     return arrays
 

@@ -1,4 +1,4 @@
-"""Measures of a whole split, no mean over its rows (F1, areas under curves, R²), and how other means are finished."""
+"""Metrics of a whole split that are no mean over its rows: F1, areas under curves, R²."""
 
 from __future__ import annotations
 
@@ -19,23 +19,30 @@ CLASS_METRICS = ("precision", "recall", "f1")
 
 @dataclass(frozen=True)
 class SplitMetric:
-    """One measure of one kind of target. average: macro, micro or weighted, for the shares of several classes."""
+    """One metric of one kind of target.
+
+    Attributes:
+        name: precision, recall, f1, roc_auc, pr_auc or r2.
+        kind: The kind of the target.
+        average: 'macro', 'micro' or 'weighted', for precision, recall and F1 of several classes.
+    """
 
     name: str
     kind: str
     average: str = ""
 
     def __call__(self, predictions: Array, targets: Array) -> float:
-        """The measure of answers (n, outputs), as probabilities or numbers; nan where it is not defined."""
+        """The metric of predictions (n, outputs), probabilities or numbers; nan where undefined."""
         if self.find_fault(predictions, targets):
             return math.nan
         return self.make_row_metric(predictions, targets)(np.arange(len(targets)))
 
     def find_fault(self, predictions: Array, targets: Array) -> str:
-        """Why the measure is not defined on these rows; '' where it is."""
+        """Why the metric is undefined on these rows; '' where it is defined."""
         rows = f"all {len(targets):,} rows are" if len(targets) != 1 else "the one row is"
         if not len(targets):
             return "there are no rows"
+        # A diverged model: argsort and argmax would give a number all the same.
         if predictions.dtype.kind == "f" and not np.isfinite(predictions).all():
             return "some of the model's answers are no numbers"
         if self.name == "r2":
@@ -50,9 +57,13 @@ class SplitMetric:
         return "" if (present & absent).any() else f"{rows} {description}"
 
     def make_row_metric(self, predictions: Array, targets: Array) -> Callable[[Array], float]:
-        """Row numbers, which may repeat → the measure of these rows. Sorts once, so that many drawings cost little."""
+        """A function from row numbers, which may repeat, to the metric of these rows.
+
+        Sorts once, so that a thousand resamples cost little.
+        """
         weighted_metric = self._make_weighted_metric(predictions, targets)
         n = len(targets)
+        # A binary row may hold several places, which are drawn together.
         width = 1 if self.kind in ("category", "multilabel") else targets.size // max(1, n)
 
         def measure(chosen: Array) -> float:
@@ -62,20 +73,20 @@ class SplitMetric:
         return measure
 
     def to_labels(self, predictions: Array) -> Array:
-        """What of the answers matters: the classes that are answered, or the numbers themselves."""
+        """The predicted classes where only these count, else the predictions themselves."""
         if self.name not in CLASS_METRICS:
             return predictions
         return predictions.argmax(-1) if self.kind == "category" else predictions > 0.5
 
     def count_small_class(self, targets: Array) -> int:
-        """How many entries have the rarer of two classes; of other kinds, all."""
+        """How many entries the rarer of two classes has; of other kinds, all."""
         if self.kind != "binary":
             return len(targets)
         positive = int((targets > 0.5).sum())
         return min(positive, targets.size - positive)
 
     def get_cost(self, predictions: Array) -> int:
-        """How many numbers one taking of the measure goes through."""
+        """How many numbers one evaluation of the metric goes through."""
         curves = (
             predictions.shape[-1]
             if self.name not in CLASS_METRICS and self.kind != "binary" and predictions.ndim > 1
@@ -111,7 +122,7 @@ class SplitMetric:
 def make_row_metric(
     metric: Callable[[Any, Any], float], predictions: Array, targets: Array
 ) -> Callable[[Array], float]:
-    """Row numbers → the measure of these rows, for our own measures and for anybody's (answers, targets) → number."""
+    """Row numbers → the metric of these rows, for dlrun's metrics and for any other."""
     if isinstance(metric, SplitMetric):
         return metric.make_row_metric(predictions, targets)
     return lambda chosen: compute_split_metric(metric, predictions[chosen], targets[chosen])[0]
@@ -120,7 +131,16 @@ def make_row_metric(
 def compute_split_metric(
     metric: Callable[[Any, Any], float], predictions: Array, targets: Array
 ) -> tuple[float, str]:
-    """The measure of these rows, or nan and why there is none, also where somebody's own function fails on them."""
+    """The metric of these rows.
+
+    Args:
+        metric: A function (predictions, targets) → number, dlrun's or the user's.
+        predictions: (n, outputs) probabilities or numbers.
+        targets: (n, …).
+
+    Returns:
+        The value, or nan, and why there is none.
+    """
     fault = (
         metric.find_fault(predictions, targets)
         if isinstance(metric, SplitMetric)
@@ -132,13 +152,14 @@ def compute_split_metric(
         return math.nan, fault
     try:
         value = float(metric(predictions, targets))
+    # A user's function may fail on a fold that lacks a class: that fold has no value, no more.
     except (ValueError, ArithmeticError) as error:
         return math.nan, str(error) or type(error).__name__
     return value, "" if math.isfinite(value) else f"it comes to {value} on these rows"
 
 
 def _get_true_classes(kind: str, predictions: Array, targets: Array) -> Array:
-    """Which classes, or labels, each row is of (n, classes); of two classes whether it is the positive one (n, 1)."""
+    """The classes or labels of each row (n, classes); of two classes, the positive one (n, 1)."""
     if kind == "category":
         return targets[:, None] == np.arange(predictions.shape[-1])
     truth: Array = targets.reshape(len(targets), -1) > 0.5
@@ -146,7 +167,7 @@ def _get_true_classes(kind: str, predictions: Array, targets: Array) -> Array:
 
 
 def _count_classes(predicted: Array, true: Array, counts: Array, binary: bool) -> ClassCounts:
-    """The totals of the classes that occur, in truth or answers; of two classes, those of the positive one."""
+    """The totals of the classes that occur, in truth or predictions; of two, the positive one."""
     size = 2 if binary else 1 + int(max(predicted.max(), true.max()))
     correct = predicted == true
     totals = [
@@ -180,12 +201,13 @@ def _nan_mean(values: list[float]) -> float:
 
 
 def _find_tie_bounds(predictions: Array) -> Array:
-    """Where each run of equal answers begins, in sorted answers."""
+    """Where each run of equal predictions begins, in sorted predictions."""
     return np.flatnonzero(np.concatenate([[True], predictions[1:] != predictions[:-1]]))
 
 
 def _make_roc_auc(predictions: Array, true: Array) -> WeightedMetric:
-    """Area under the ROC curve: how often a positive is answered higher than a negative (Mann and Whitney 1947)."""
+    """How often a positive is predicted higher than a negative (Mann and Whitney 1947)."""
+    # Ties share a threshold, and a pair within a tie counts half.
     order = np.argsort(predictions, kind="stable")
     starts, positive = _find_tie_bounds(predictions[order]), true[order].astype(float)
 
@@ -203,6 +225,7 @@ def _make_roc_auc(predictions: Array, true: Array) -> WeightedMetric:
 
 def _make_average_precision(predictions: Array, true: Array) -> WeightedMetric:
     """Average precision: the precision at each threshold, weighted by the recall that it adds."""
+    # From the highest score down, so that each step lowers the threshold.
     order = np.argsort(-predictions, kind="stable")
     starts, positive = _find_tie_bounds(predictions[order]), true[order].astype(float)
 

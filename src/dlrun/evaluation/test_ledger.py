@@ -1,4 +1,4 @@
-"""The ledger of test openings: who looked at which test rows, when, with what score, and why again."""
+"""The ledger of test-set evaluations: which test rows, when, with what score, and why again."""
 
 from __future__ import annotations
 
@@ -23,15 +23,23 @@ log = logging.getLogger("dlrun")
 
 IGNORED_KEYS = ("output", "plugins")
 LOCK_TIMEOUT = 60.0  # seconds for the ledger to be free
-MAX_LISTED_ENTRIES = 5  # earlier openings are told one by one
+MAX_LISTED_ENTRIES = 5  # earlier evaluations that a message names
 
 
 @dataclass(frozen=True)
 class LedgerEntry:
-    """One opening of test rows. fingerprint: of the development rows. config: its sha256. run: the run's folder.
+    """One evaluation on test rows.
 
-    test: what the test rows and their targets are known by, whichever inputs are read from them; '' in entries of
-    before 0.1.1, which are known by their fingerprint.
+    Attributes:
+        date: When it began, ISO 8601 with the time zone.
+        task: The name of the task.
+        fingerprint: Of the training and validation rows.
+        config: The sha256 of the config.
+        score: Metric → value; empty until the evaluation is complete.
+        run: The run folder.
+        reason: Why these rows are evaluated again; '' the first time.
+        test: Identifies the test rows and their targets, whichever inputs are read; '' in entries
+            of before 0.1.1, which the fingerprint identifies.
     """
 
     date: str
@@ -45,7 +53,7 @@ class LedgerEntry:
 
     @property
     def formatted_score(self) -> str:
-        """'accuracy 0.8821': the first measure that is no loss."""
+        """'accuracy 0.8821': the first metric that is no loss."""
         name = next(
             (name for name in self.score if not name.startswith("loss")), next(iter(self.score), "")
         )
@@ -58,9 +66,13 @@ def get_ledger_path() -> Path:
 
 
 def read_entries() -> tuple[list[LedgerEntry], list[int]]:
-    """Every opening in the order in which they were entered, and the numbers of the lines that cannot be read.
+    """Read the ledger.
 
-    Raises UserError when the file is there and cannot be read: not knowing is not the same as none.
+    Returns:
+        Every evaluation in the order of entry, and the numbers of the lines that cannot be read.
+
+    Raises:
+        UserError: The file is there and cannot be read: not knowing is not the same as none.
     """
     try:
         content = get_ledger_path().read_bytes() if get_ledger_path().exists() else b""
@@ -69,22 +81,27 @@ def read_entries() -> tuple[list[LedgerEntry], list[int]]:
             f"the ledger of test openings, {get_ledger_path()}, cannot be read: {error.strerror}"
         ) from error
     entries, damaged = list[LedgerEntry](), []
+    # Split by bytes: a line cut within a character must not hide the ones after it.
     for number, line in enumerate(content.split(b"\n"), 1):
         entry = _parse_entry(line)
         if entry is not None:
             started = replace(entry, score={})
-            entries = [previous for previous in entries if previous != started] + [
-                entry
-            ]  # a line with a score completes the one without
+            # A line with a score completes the line without.
+            entries = [previous for previous in entries if previous != started] + [entry]
         elif line.strip():
             damaged.append(number)
     return entries, damaged
 
 
 def find_previous_entries(task: str, fingerprint: str, test: str = "") -> list[LedgerEntry]:
-    """The earlier openings of the test rows of these data for this task; damaged lines are told in the log.
+    """The earlier evaluations of the test rows of these data for this task.
 
-    Where an entry and the question both say which test rows they are of (`test`), that decides; else the fingerprint.
+    Damaged lines are reported in the log.
+
+    Args:
+        task: The name of the task.
+        fingerprint: Of the training and validation rows.
+        test: Identifies the test rows; where an entry has it too, it decides, else the fingerprint.
     """
     entries, damaged = read_entries()
     if damaged:
@@ -93,16 +110,29 @@ def find_previous_entries(task: str, fingerprint: str, test: str = "") -> list[L
             get_ledger_path(),
             ", ".join(map(str, damaged)),
         )
-    matches = lambda e: e.test == test if e.test and test else e.fingerprint == fingerprint  # noqa: E731
+
+    def matches(entry: LedgerEntry) -> bool:
+        if entry.test and test:
+            return entry.test == test
+        return entry.fingerprint == fingerprint
+
     return [entry for entry in entries if entry.task == task and matches(entry)]
 
 
 def require_reason(
     task: str, fingerprint: str, reason: str | None, run: Path | None = None, test: str = ""
 ) -> None:
-    """Raise UserError, naming the earlier openings, when there are any and no reason is given to look again.
+    """Refuse another evaluation of the same test rows without a reason.
 
-    run: whose own opening, begun and never completed, is no earlier one.
+    Args:
+        task: The name of the task.
+        fingerprint: Of the training and validation rows.
+        reason: The reason that was given, if any.
+        run: The run folder, whose own incomplete evaluation does not count as an earlier one.
+        test: Identifies the test rows; see `find_previous_entries`.
+
+    Raises:
+        UserError: There are earlier ones, which it names.
     """
     earlier = [
         entry
@@ -118,13 +148,14 @@ def require_reason(
     times = "1 time" if len(earlier) == 1 else f"{len(earlier)} times"
     hint = "the last ones: " if len(earlier) > MAX_LISTED_ENTRIES else ""
     raise UserError(
-        f"the test rows of {task} have been opened {times} before ({hint}{'; '.join(recent)}): each look makes the score "
+        f"the test rows of {task} have been opened {times} before ({hint}{'; '.join(recent)}): "
+        "each look makes the score "
         f'less believable. Say why they are opened again: reason="…"'
     )
 
 
 def check_writable() -> None:
-    """Raise UserError when no opening could be entered. To be called before any test row is read."""
+    """Raise UserError when nothing could be entered. Call it before any test row is read."""
     with _open_ledger():
         pass
 
@@ -138,10 +169,13 @@ def add_entry(
     reason: str,
     test: str = "",
 ) -> LedgerEntry:
-    """Add one opening, dated now and without a score yet, and answer with it; to be called before a row is read.
+    """Enter one evaluation, dated now and without a score yet. Call it before any test row is read.
 
-    An opening of the same run that was never completed goes on instead. Whether a reason is needed is asked while
-    nobody else can write: of two runs at once only one is the first. Raises UserError, also when it cannot be written.
+    An incomplete evaluation of the same run goes on instead. Whether a reason is required is
+    decided under the ledger's lock: of two runs at once only one is the first.
+
+    Raises:
+        UserError: A reason is required, or the ledger cannot be written.
     """
     with _open_ledger() as file:
         started = [
@@ -161,7 +195,7 @@ def add_entry(
 
 
 def add_score(entry: LedgerEntry, score: Mapping[str, float]) -> LedgerEntry:
-    """Enter what an opening came to. score: measure → value."""
+    """Complete an entry with its score (metric → value)."""
     completed = replace(entry, score=dict(score))
     with _open_ledger() as file:
         _append_entry(file, completed)
@@ -172,16 +206,15 @@ def _append_entry(file: io.FileIO, entry: LedgerEntry) -> None:
     line = json_text.to_json(asdict(entry)).encode() + b"\n"
     end = file.seek(0, os.SEEK_END)
     file.seek(max(0, end - 1))
-    truncated = file.read(1) not in (
-        b"",
-        b"\n",
-    )  # a kill may have cut the last line short: it must not swallow this one
+    # A kill may have cut the last line short: it must not swallow this one.
+    truncated = file.read(1) not in (b"", b"\n")
     file.write(b"\n" + line if truncated else line)
+    # An evaluation must be on disk before the first test row is read.
     os.fsync(file.fileno())
 
 
 def compute_config_hash(config: Mapping[str, Any]) -> str:
-    """The sha256 of a config as canonical JSON, without what says only where things go or come from."""
+    """The sha256 of a config as canonical JSON, without the keys that only say where things are."""
     settings = {key: value for key, value in config.items() if key not in IGNORED_KEYS}
     text = json_text.to_canonical_json(
         to_original_names(settings), separators=(",", ":"), ensure_ascii=False
@@ -191,7 +224,7 @@ def compute_config_hash(config: Mapping[str, Any]) -> str:
 
 @contextmanager
 def _open_ledger() -> Iterator[io.FileIO]:
-    """The ledger, to be read and added to by nobody else meanwhile. Raises UserError when that cannot be had."""
+    """The ledger, locked for reading and appending; raises UserError when that fails."""
     from filelock import FileLock
 
     try:
@@ -203,8 +236,9 @@ def _open_ledger() -> Iterator[io.FileIO]:
             yield file
     except (OSError, NotImplementedError) as error:
         raise UserError(
-            f"the opening of test rows cannot be entered in {get_ledger_path()} ({error}), and what cannot be entered must not "
-            f"happen. Make that folder writable, or choose another cache folder"
+            f"the opening of test rows cannot be entered in {get_ledger_path()} ({error}), and "
+            "what cannot be entered must not happen. Make that folder writable, or choose "
+            "another cache folder"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""The worst errors of a fit as a person sees them: errors/<job>-<split>.json, with a PNG beside it for each picture."""
+"""Writes the worst errors of a fit as a person sees them: a JSON file, and a PNG for each image."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from dlrun.core.files import atomic_write, write_text
 from dlrun.core.types import Field
 from dlrun.data.display import describe_array, describe_raw_row, format_value
 
-MIN_PROBABILITY = (
-    1e-7  # about what float32 can still tell from 0 beside 1: keeps the logarithm finite
-)
+# About the smallest difference from 1 that float32 has: keeps the logarithm finite.
+MIN_PROBABILITY = 1e-7
 IMAGE_SIZE = 140  # pixels, to which small pictures are enlarged
 MAX_LISTED_NUMBERS = 6  # as many numbers of one answer
 
@@ -33,12 +32,24 @@ def write_largest_errors(
     *,
     count: int = 12,
 ) -> Path | None:
-    """Write the `count` rows with the largest loss in the first target, worst first; answers with the JSON file.
+    """Write the rows with the largest loss in the first target to `errors/<job>-<split>.json`.
 
-    None where all targets are tokens: what came next at each place says nothing that a person could see.
+    Worst first; each entry is that of `describe_row` with 'row', 'target', 'loss' and 'shown'.
 
-    rows: raw columns (raw.dev, or what raw.test gave). indices: (n,) the row of `rows` that each answer is for.
-    answers: target → (activated answers, truths), n of each. Entries: see `describe_row`; their 'target' names the target.
+    Args:
+        folder: The run folder.
+        job: The name of the fit.
+        split: 'val', 'test' or 'train'.
+        dataset: What the rows come from.
+        rows: Its raw columns: `dataset.dev`, or the test rows.
+        indices: (n,) the row of `rows` that each prediction is for.
+        answers: Target → (activated predictions, truths), n of each.
+        targets: Target → its field.
+        count: How many rows.
+
+    Returns:
+        The JSON file. None where all targets are tokens: the next token at each position shows a
+        person nothing.
     """
     target = next(
         (name for name in targets if name in answers and targets[name].kind != "tokens"), None
@@ -48,6 +59,7 @@ def write_largest_errors(
     answer, truth = answers[target]
     losses = compute_row_losses(targets[target], answer, truth)
     errors: list[dict[str, Any]] = []
+    # Stable, so that equal losses come in the order of the rows and a report can be repeated.
     for index in np.argsort(-losses, kind="stable")[:count]:
         row = int(indices[index])
         description = describe_row(targets[target], answer[index], truth[index])
@@ -71,7 +83,7 @@ def write_largest_errors(
 
 
 def compute_row_losses(field: Field, answer: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """The loss of each row (n,): cross-entropy for classes and labels (their mean), absolute error for numbers."""
+    """The loss of each row (n,): cross-entropy of classes or labels, else absolute error."""
     answer, rows = answer.astype(np.float64), len(answer)
     if field.kind == "category":
         return -np.log(
@@ -84,7 +96,7 @@ def compute_row_losses(field: Field, answer: np.ndarray, truth: np.ndarray) -> n
 
 
 def describe_row(field: Field, answer: np.ndarray, truth: np.ndarray) -> dict[str, str]:
-    """One row's 'truth' and 'answer' in words: class names, the answer's with its probability, or numbers."""
+    """One row's 'truth' and 'answer' in words: class names with the probability, or numbers."""
     if field.kind == "category":
         best = int(answer.argmax())
         return {
@@ -126,7 +138,7 @@ def _format_numbers(values: np.ndarray) -> str:
 
 
 def _save_image(pixels: np.ndarray, path: Path) -> str:
-    """Write a picture at once, small ones with every pixel as a square; answers with the file's name."""
+    """Write an image with every pixel of a small one as a square; returns the name of the file."""
     from PIL import Image
 
     scale = max(1, round(IMAGE_SIZE / max(pixels.shape[:2])))

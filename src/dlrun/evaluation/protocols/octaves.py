@@ -1,4 +1,4 @@
-"""A picture in octaves: one fit a scale, the smallest first, each beginning where the one before has ended."""
+"""An image in octaves: one fit a scale, the smallest first, each starting from the one before."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dlrun.evaluation.protocols.plans import RowSplit
 
 @dataclass(frozen=True)
 class ImageScales:
-    """So many fits of an objective that has a setting `octave`, of which 0 is the full size (book §8.2)."""
+    """Fits of an objective with a setting `octave`, of which 0 is the full size (book §8.2)."""
 
     count: int
 
@@ -34,5 +34,5 @@ class ImageScales:
 
 
 def octaves(*, count: Count) -> ImageScales:
-    """The picture at so many scales; nothing is held out."""
+    """The image at so many scales; nothing is held out."""
     return ImageScales(count)

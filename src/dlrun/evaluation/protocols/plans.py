@@ -1,4 +1,4 @@
-"""Evaluation plans: which fits a protocol asks for, and of which rows: hold-out, folds, repeats."""
+"""Evaluation plans: the fits that a protocol asks for, and the rows of each."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RowSplit = tuple[np.ndarray, np.ndarray | None]
 
 
 class EvaluationPlan(Protocol):
-    """What the runner asks: which job is next, and on which rows."""
+    """What the runner asks: which job is next, and on which rows it is fitted."""
 
     def __call__(self, results: list[Result]) -> FitJob | None: ...
 
@@ -36,7 +36,13 @@ MAX_FITS = 100_000  # fits of one run
 
 @dataclass(frozen=True)
 class HoldOutPlan:
-    """One fit; part of the development rows is held out for validation (book §4.2)."""
+    """One fit; part of the rows is held out for validation (book §4.2).
+
+    Attributes:
+        validation: A share below 1, or a number of rows.
+        by: How the rows are chosen; see `splits.split_validation`.
+        rare: See `stratification.get_class_groups`.
+    """
 
     validation: float
     by: By
@@ -51,7 +57,7 @@ class HoldOutPlan:
 
 @dataclass(frozen=True)
 class SmallSamplePlan:
-    """One fit on a few rows, validated on others; the rest takes no part (book §6.1.3)."""
+    """One fit on a few rows, validated on others; the rest is unused (book §6.1.3)."""
 
     train: int
     validation: int
@@ -65,7 +71,7 @@ class SmallSamplePlan:
 
 @dataclass(frozen=True)
 class AllRowsPlan:
-    """One fit on every development row; nothing is held out. For the last fit, before the test (book §3.5, §3.7)."""
+    """One fit on every row but the test rows: the last before the test (book §3.5, §3.7)."""
 
     def __call__(self, results: list[Result]) -> FitJob | None:
         return None if results else FitJob()
@@ -76,7 +82,15 @@ class AllRowsPlan:
 
 @dataclass(frozen=True)
 class KFoldPlan:
-    """A fit for each fold, held out in turn; `repeats` times over, each with its own shuffle (book §4.2)."""
+    """A fit for each fold, held out in turn (book §4.2).
+
+    Attributes:
+        folds: How many folds.
+        repeats: How many times over, each with its own shuffle.
+        by: How the rows are chosen; see `splits.split_folds`.
+        shuffle: Whether the rows are shuffled first.
+        rare: See `stratification.get_class_groups`.
+    """
 
     folds: int
     repeats: int
@@ -91,6 +105,7 @@ class KFoldPlan:
         return FitJob(fold=done % self.folds, folds=self.folds, repeat=done // self.folds)
 
     def split_rows(self, dataset: Dataset, job: FitJob, seed: int) -> RowSplit:
+        # Every fold makes the same split again: its warnings are logged once.
         first = job.fold == job.repeat == 0
         return split_folds(
             dataset, self.folds, self.by, self.shuffle, seed + job.repeat, self.rare, tell=first
@@ -99,7 +114,13 @@ class KFoldPlan:
 
 @dataclass(frozen=True)
 class WalkForwardPlan:
-    """A fit for each window of time: trained on what lies before it, validated in it; the training rows grow."""
+    """A fit for each window of time, trained on the rows before it; the training rows grow.
+
+    Attributes:
+        folds: How many windows.
+        gap: Rows that are left out before each window.
+        size: Rows of a window; None: rows / (folds + 1).
+    """
 
     folds: int
     gap: int
@@ -114,32 +135,33 @@ class WalkForwardPlan:
 
 
 def holdout(*, validation: Positive, by: By, rare: Rare = "stratify_none") -> HoldOutPlan:
-    """Hold out a share, or a number, of the rows. rare: as dlrun 0.1.0 did, see `get_class_groups`."""
+    """Hold out a share below 1, or a number, of the rows."""
     return HoldOutPlan(validation, by, rare)
 
 
 def few(*, train: Count, validation: Count) -> SmallSamplePlan:
-    """Train on so many rows drawn at random, and validate on so many others, or on all of them where they are fewer."""
+    """Train on so many rows drawn at random, and validate on at most so many others."""
     return SmallSamplePlan(train, validation)
 
 
 def whole() -> AllRowsPlan:
-    """Train on every development row."""
+    """Train on every row but the test rows."""
     return AllRowsPlan()
 
 
 def kfold(*, folds: Count, by: By, shuffle: bool, rare: Rare = "stratify_none") -> KFoldPlan:
-    """K-fold validation. rare: see `holdout`."""
+    """K-fold validation."""
     return iterated_kfold(folds=folds, repeats=1, by=by, shuffle=shuffle, rare=rare)
 
 
 def iterated_kfold(
     *, folds: Count, repeats: Count, by: By, shuffle: bool, rare: Rare = "stratify_none"
 ) -> KFoldPlan:
-    """K-fold validation, again and again with new shuffles. rare: see `holdout`."""
+    """K-fold validation, `repeats` times with new shuffles."""
     if folds * repeats > MAX_FITS:
         raise ValueError(
-            f"{folds:,} folds, {repeats:,} times: each is a fit, and more than {MAX_FITS:,} are none of a run"
+            f"{folds:,} folds, {repeats:,} times: each is a fit, and more than {MAX_FITS:,} are "
+            "none of a run"
         )
     if folds < 2:
         raise ValueError("folds=1 holds nothing out: use 2 or more, or protocol=whole")
@@ -149,13 +171,13 @@ def iterated_kfold(
 
 
 def walk_forward(*, folds: Count, gap: Natural, size: Count | None) -> WalkForwardPlan:
-    """Validation on one window of time after another, each after `gap` rows that nobody sees."""
+    """Validation on one window of time after another, each after `gap` rows that are left out."""
     return WalkForwardPlan(folds, gap, size)
 
 
 @dataclass(frozen=True)
 class RepeatedPlan:
-    """A plan of one fit, done `times` times on the same rows; weights, order of batches and noise differ."""
+    """A plan of one fit, done `times` times on the same rows; weights, batches and noise differ."""
 
     plan: EvaluationPlan
     times: int
@@ -165,16 +187,22 @@ class RepeatedPlan:
         return replace(first, repeat=len(results)) if first and len(results) < self.times else None
 
     def split_rows(self, dataset: Dataset, job: FitJob, seed: int) -> RowSplit:
+        # Repeats differ in weights alone, so that their spread is that of the training.
         return self.plan.split_rows(dataset, replace(job, repeat=0), seed)
 
 
 def repeated(plan: EvaluationPlan, times: int) -> EvaluationPlan:
-    """The plan itself, or with times > 1 each of its fits so often. Raises UserError for a plan of folds."""
+    """The plan itself for times=1, else each of its fits so often.
+
+    Raises:
+        UserError: The plan has several fits already.
+    """
     if times == 1:
         return plan
     first = plan([])
     if first is None or first.folds > 1 or first.stage != FitJob().stage:
         raise UserError(
-            f"repeat={times} repeats one fit, but this protocol makes several: use protocol=iterated_kfold"
+            f"repeat={times} repeats one fit, but this protocol makes several: use "
+            "protocol=iterated_kfold"
         )
     return RepeatedPlan(plan, times)

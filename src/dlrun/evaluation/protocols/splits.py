@@ -1,4 +1,4 @@
-"""Row numbers for training and for validation. Splits are scikit-learn's wherever they are drawn."""
+"""Row numbers for training and for validation; scikit-learn's splitters wherever rows are drawn."""
 
 from __future__ import annotations
 
@@ -26,13 +26,25 @@ Split = tuple[np.ndarray, np.ndarray]
 def split_validation(
     dataset: Dataset, validation: float, by: By, seed: int, rare: Rare = "stratify_none"
 ) -> Split:
-    """(training rows, validation rows) of one hold-out: auto holds out what the data set apart for it, if they do.
+    """Split the rows of one hold-out.
 
-    validation: a share below 1, or a number of rows. by: stratified keeps class shares, group keeps owners whole, time
-    holds out the latest (rows of one moment keep together, so it may hold out more), first and last take the rows as
-    they lie (BOOK §3.5), auto is group where the data name owners, else stratified for classes. A series is split in
-    time alone: the training rows end `get_window_span` rows before the validation rows, so that no training row, or what it
-    foretells, is seen in a validation window. rare: see `get_class_groups`.
+    Args:
+        dataset: The rows; a series of windows is split in time alone, with `get_window_span` rows
+            left out between training and validation, so that no value is on both sides.
+        validation: A share below 1, or a number of rows.
+        by: 'stratified' keeps class shares, 'group' keeps the rows of one owner together, 'time'
+            holds out the latest (rows of one moment keep together, so it may hold out more),
+            'first' and 'last' take the rows in their order (book §3.5). 'auto' holds out the
+            validation rows that the data set comes with; else it is 'group' where the data name
+            owners, else 'stratified'.
+        seed: Of the drawing.
+        rare: See `get_class_groups`.
+
+    Returns:
+        (training rows, validation rows).
+
+    Raises:
+        UserError: One side would have no row, or the data lack what `by` needs.
     """
     total = len(dataset)
     if by == "auto" and 0 < dataset.num_validation_rows < total:
@@ -46,7 +58,8 @@ def split_validation(
     count = round(validation * total) if validation < 1 else int(validation)
     if not 0 < count < total:
         raise UserError(
-            f"protocol.validation={validation:g} holds out {count} of {total} rows; some must be left on each side"
+            f"protocol.validation={validation:g} holds out {count} of {total} rows; some must be "
+            "left on each side"
         )
     if dataset.num_validation_rows:
         log.info(
@@ -55,6 +68,7 @@ def split_validation(
             dataset.num_validation_rows,
         )
     rows = np.arange(total)
+    # Windows overlap: a random split would put the same values on both sides.
     if (span := get_window_span(dataset)) and by in ("auto", "time"):
         return make_time_splits(dataset, [total - count, total], span)[0]
     by = resolve_split_method(dataset, by, tell=True)
@@ -71,13 +85,23 @@ def split_validation(
 
 
 def sample_split(dataset: Dataset, train: int, validation: int, seed: int) -> Split:
-    """(training rows, validation rows) drawn at random: so many of the first, and at most so many of the second.
+    """Draw a few training rows, and validation rows from the others.
 
-    Where the data name owners, no validation row is of an owner of training rows. Raises UserError where no row is left
-    to validate on.
+    Args:
+        dataset: The rows; where they have owners, no owner is on both sides.
+        train: How many training rows.
+        validation: How many validation rows at most.
+        seed: Of the drawing.
+
+    Returns:
+        (training rows, validation rows), each in ascending order.
+
+    Raises:
+        UserError: No row is left to validate on.
     """
     check_time_split(dataset, "random")
     warn_not_stratified(dataset, "the few training rows are drawn at random")
+    # RandomState, as scikit-learn's splitters use it, takes seeds below 2**32 alone.
     order = np.random.RandomState(seed % 2**32).permutation(len(dataset))
     remaining = order[train:]
     if dataset.group is not None:
@@ -91,7 +115,7 @@ def sample_split(dataset: Dataset, train: int, validation: int, seed: int) -> Sp
 
 
 def resolve_split_method(dataset: Dataset, by: By, *, tell: bool = False) -> By:
-    """What `auto` comes to where the data name owners, whose rows keep together: group; anything else as it is."""
+    """'group' for 'auto' where the data name owners; anything else as it is."""
     if by != "auto" or dataset.group is None or len(np.unique(dataset.dev[dataset.group])) < 2:
         return by
     if tell:
@@ -105,16 +129,16 @@ def _sample_validation(
     from sklearn.model_selection import train_test_split
 
     classes = get_class_groups(dataset, by, 2, rare)
-    candidates = (
-        rows if classes is None else rows[~find_single_members(classes)]
-    )  # one alone in its class is trained on
+    # A row alone in its class cannot be on both sides: it is trained on.
+    candidates = rows if classes is None else rows[~find_single_members(classes)]
     if (
         classes is not None
         and min(count, len(candidates) - count) <= len(np.unique(classes[candidates])) - 1
     ):  # one row of each
         if by == "stratified":
             raise UserError(
-                f"protocol.by=stratified: {count} of {len(rows)} rows are too few for {classes.max() + 1} classes"
+                f"protocol.by=stratified: {count} of {len(rows)} rows are too few for "
+                f"{classes.max() + 1} classes"
             )
         warn_not_stratified(
             dataset, f"{count} of {len(rows)} rows are too few for {classes.max() + 1} classes"
@@ -136,9 +160,8 @@ def _split_by_group(dataset: Dataset, count: int, seed: int) -> Split:
         raise UserError(
             f"protocol.by=group: all rows have the same '{dataset.group}', so none can be held out"
         )
-    num_held_out = -(
-        -count * groups // len(dataset)
-    )  # the share of owners, rounded up; in floats 7 / 100 · 100 is above 7
+    # The share of owners, rounded up in integers: in floats 7 / 100 · 100 is above 7.
+    num_held_out = -(-count * groups // len(dataset))
     splitter = GroupShuffleSplit(1, test_size=num_held_out, random_state=seed % 2**32)
     return next(splitter.split(owners, groups=owners))
 
@@ -153,7 +176,23 @@ def split_folds(
     *,
     tell: bool = True,
 ) -> list[Split]:
-    """(training rows, validation rows) of each of `count` folds. tell: whether to say what is not stratified."""
+    """Split the rows into folds.
+
+    Args:
+        dataset: The rows.
+        count: How many folds.
+        by: See `split_validation`; 'time', 'first' and 'last' make no folds.
+        shuffle: Whether the rows are shuffled first.
+        seed: Of the shuffling.
+        rare: See `get_class_groups`.
+        tell: Whether to log what is not stratified.
+
+    Returns:
+        (training rows, validation rows) of each fold.
+
+    Raises:
+        UserError: There are fewer rows, or owners, than folds, or `by` makes no folds.
+    """
     from sklearn import model_selection as ms
 
     check_time_split(dataset, by)
@@ -176,25 +215,37 @@ def split_folds(
     if by in ("first", "last", "time"):
         alternative = "walk_forward" if by == "time" else "holdout"
         raise UserError(
-            f"protocol.by={by} makes no folds: use by=auto, stratified, random or group, or protocol={alternative}"
+            f"protocol.by={by} makes no folds: use by=auto, stratified, random or group, or "
+            f"protocol={alternative}"
         )
     classes = get_class_groups(dataset, by, count, rare, tell=tell)
     splitter: Any = (
         ms.KFold(count, **shuffling) if classes is None else ms.StratifiedKFold(count, **shuffling)
     )
-    with warnings.catch_warnings(
-        action="ignore"
-    ):  # of classes with fewer rows than folds, which is said already
+    # Classes with fewer rows than folds have been logged already.
+    with warnings.catch_warnings(action="ignore"):
         return list(splitter.split(np.zeros(len(dataset)), classes))
 
 
 def split_forward_in_time(dataset: Dataset, count: int, gap: int, size: int | None) -> list[Split]:
-    """(training rows, validation rows) of each of `count` folds, in time: what lies before, and the `size` rows after.
+    """Split the rows into folds that follow each other in time.
 
-    The windows are those of scikit-learn's TimeSeriesSplit: the last count · size rows are validated, one after the
-    other, and a fold trains on all rows before its own, less the last `gap`. Rows of one moment keep together, for
-    which a window may begin earlier. size: null is rows / (count + 1). Of a series the gap is `get_window_span` at least. Raises
-    UserError when there are too few rows.
+    The windows are those of scikit-learn's TimeSeriesSplit: the last count · size rows are
+    validated, one window after the other, and a fold trains on all rows before its own, less the
+    last `gap`. Rows of one moment keep together, for which a window may begin earlier.
+
+    Args:
+        dataset: The rows, with a column of times; of a series the gap is `get_window_span` at
+            least.
+        count: How many folds.
+        gap: How many rows are left out before each window.
+        size: Rows of a window; None: rows / (count + 1).
+
+    Returns:
+        (training rows, validation rows) of each fold.
+
+    Raises:
+        UserError: The data have no order, or too few rows.
     """
     if dataset.order is None:
         raise UserError("protocol=walk_forward needs data.order=COLUMN")
@@ -203,17 +254,27 @@ def split_forward_in_time(dataset: Dataset, count: int, gap: int, size: int | No
     first = total - count * size
     if not size or first <= gap:
         raise UserError(
-            f"protocol=walk_forward: {count} folds of {size} rows and a gap of {gap} leave {max(0, first - gap)} of "
-            f"{total} rows to train on: use fewer folds, a smaller size or a smaller gap"
+            f"protocol=walk_forward: {count} folds of {size} rows and a gap of {gap} leave "
+            f"{max(0, first - gap)} of {total} rows to train on: use fewer folds, a smaller size "
+            "or a smaller gap"
         )
     return make_time_splits(dataset, [first + size * fold for fold in range(count + 1)], gap)
 
 
 def make_time_splits(dataset: Dataset, edges: list[int], gap: int) -> list[Split]:
-    """The rows before each window, less `gap`, and the rows of the window, in time; windows lie between the edges.
+    """Split the rows at windows in time.
 
-    An edge amid rows of one moment moves to the first of them. Raises UserError when a window or its training rows then
-    are none.
+    Args:
+        dataset: The rows, with a column of times.
+        edges: Where the windows begin, in time, and the end of the last one. An edge amid rows of
+            one moment moves to the first of them.
+        gap: How many rows are left out before each window.
+
+    Returns:
+        (rows before the window less `gap`, rows of the window) of each window, in time.
+
+    Raises:
+        UserError: A window, or what it is trained on, would be empty.
     """
     times = get_named_column(dataset, dataset.order, "order")
     order = np.argsort(times, kind="stable")
@@ -221,14 +282,16 @@ def make_time_splits(dataset: Dataset, edges: list[int], gap: int) -> list[Split
     starts = [*(int(np.searchsorted(moments, moments[edge])) for edge in edges[:-1]), edges[-1]]
     if starts[0] <= gap and get_window_span(dataset):
         raise UserError(
-            f"{len(dataset)} windows of a series, {edges[-1] - edges[0]} of them held out, leave none to train on before a "
-            f"gap of {gap} ({_describe_window_settings(dataset)}): use a longer series, a smaller {_describe_window_settings(dataset).partition(' ')[0]} or "
-            "a smaller protocol.validation"
+            f"{len(dataset)} windows of a series, {edges[-1] - edges[0]} of them held out, leave "
+            f"none to train on before a gap of {gap} ({_describe_window_settings(dataset)}): use "
+            f"a longer series, a smaller {_describe_window_settings(dataset).partition(' ')[0]} "
+            "or a smaller protocol.validation"
         )
     if starts[0] <= gap or min(np.diff(starts)) == 0:
         raise UserError(
-            f"rows of one moment of '{dataset.order}' keep together, and {len(np.unique(moments))} moments in {len(dataset)} "
-            f"rows are too few for {len(edges) - 1} windows of validation rows and a gap of {gap}"
+            f"rows of one moment of '{dataset.order}' keep together, and "
+            f"{len(np.unique(moments))} moments in {len(dataset)} rows are too few for "
+            f"{len(edges) - 1} windows of validation rows and a gap of {gap}"
         )
     return [
         (order[: low - gap], order[low:high]) for low, high in zip(starts, starts[1:], strict=False)
@@ -236,7 +299,7 @@ def make_time_splits(dataset: Dataset, edges: list[int], gap: int) -> list[Split
 
 
 def get_window_span(dataset: Dataset) -> int:
-    """So many rows apart, two windows share nothing, what they foretold included; 0 for other rows."""
+    """How many rows apart two windows share no value or forecast; 0 for other rows."""
     return max((dataset.overlap_gap, *(horizon.span for horizon in dataset.forecast.values())))
 
 
@@ -249,13 +312,15 @@ def check_time_split(dataset: Dataset, by: By) -> None:
     """Refuse to split a series otherwise than in time."""
     if get_window_span(dataset):
         raise UserError(
-            f"protocol.by={by}: neighbouring windows of a {'series' if dataset.forecast else 'text'} share their values, so "
-            "held-out rows would be known from training; use protocol=last_in_time (by=time), or protocol=walk_forward"
+            f"protocol.by={by}: neighbouring windows of a "
+            f"{'series' if dataset.forecast else 'text'} share their values, so held-out rows "
+            "would be known from training; use protocol=last_in_time (by=time), or "
+            "protocol=walk_forward"
         )
 
 
 def get_named_column(dataset: Dataset, name: str | None, role: str) -> np.ndarray:
-    """A column that the data name for this purpose; UserError when they name none."""
+    """The column for a role, 'order' or 'group'; raises UserError when the data name none."""
     if name is None:
         raise UserError(
             f"protocol.by={'time' if role == 'order' else role} needs data.{role}=COLUMN"

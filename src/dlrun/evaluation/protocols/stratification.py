@@ -1,4 +1,4 @@
-"""Which rows share a class, so that a split keeps its shares; and what is said where it cannot."""
+"""Which rows share a class, so that a split keeps the shares of the classes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,21 @@ Rare = Literal["stratify_others", "stratify_none"]
 def get_class_groups(
     dataset: Dataset, by: str, min_rows: int, rare: Rare, *, tell: bool = True
 ) -> np.ndarray | None:
-    """(N,) the number of each row's class, to stratify on; None where that is not asked for, or not possible.
+    """The number of each row's class, to stratify on.
 
-    least: rows that a class must have. rare: whether one with fewer keeps the others from being stratified, as in dlrun
-    0.1.0. Raises UserError where by=stratified asks for what cannot be.
+    Args:
+        dataset: The rows; the first target of classes decides.
+        by: 'random' asks for none, 'stratified' requires them, 'auto' takes them where it can.
+        min_rows: Rows that a class must have.
+        rare: 'stratify_none' stops stratifying where one class has fewer, as in dlrun 0.1.0;
+            'stratify_others' stratifies the others.
+        tell: Whether to log classes that are too small.
+
+    Returns:
+        (N,) class numbers; None where the split is not stratified.
+
+    Raises:
+        UserError: by='stratified', and there are no classes or too few rows of one.
     """
     if by == "random":
         return None
@@ -32,12 +43,16 @@ def get_class_groups(
                 "protocol.by=stratified needs a target of classes: use by=auto or by=random"
             )
         return None
+    # As text, so that classes of any type, None among them, can be sorted.
     names, values = np.unique(np.asarray(dataset.dev[target]).astype(str), return_inverse=True)
     values, counts = values.reshape(-1), np.bincount(values.reshape(-1))
     is_rare = counts < min_rows
     if is_rare.any() and by == "stratified":
-        raise UserError(f"protocol.by=stratified: '{target}' has classes of fewer than {min_rows} rows "
-                      f"({_format_class_counts(names, is_rare, counts)}); protocol.by=auto stratifies the others")  # fmt: skip
+        raise UserError(
+            f"protocol.by=stratified: '{target}' has classes of fewer than {min_rows} rows "
+            f"({_format_class_counts(names, is_rare, counts)}); protocol.by=auto stratifies the "
+            "others"
+        )
     if is_rare.any() and tell:
         _warn_small_classes(target, names, is_rare, min_rows, counts, rare)
     return None if is_rare.all() or (is_rare.any() and rare == "stratify_none") else values
@@ -49,7 +64,7 @@ def find_single_members(classes: np.ndarray) -> np.ndarray:
 
 
 def warn_not_stratified(dataset: Dataset, reason: str) -> None:
-    """Say that a split does not keep the shares of classes, where there are any."""
+    """Log that a split does not keep the shares of the classes, where there are any."""
     target = _find_class_target(dataset)
     if target is not None:
         log.info("'%s' is not stratified: %s", target, reason)

@@ -1,4 +1,4 @@
-"""A fit in two stages: the second begins with the first one's best weights and has other settings."""
+"""A fit in two stages: the second starts from the first one's best weights, with other settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ FIRST_STAGE = "head"  # the name of the first stage: what a new head learns whil
 
 @dataclass(frozen=True)
 class StageSettings:
-    """What each stage changes: dotted config key → value."""
+    """What each stage changes.
+
+    Attributes:
+        first: Dotted config key → value in the first stage.
+        then: Dotted config key → value in the second.
+    """
 
     first: Settings
     then: Settings
@@ -34,6 +39,7 @@ class TwoStagePlan:
     def __call__(self, results: list[Result]) -> FitJob | None:
         first_jobs = [result.job for result in results if result.job.stage == FIRST_STAGE]
         second_results = [result for result in results if result.job.stage != FIRST_STAGE]
+        # The plan counts complete fits; a first stage without its second is half of one.
         if len(first_jobs) > len(second_results):
             return replace(
                 first_jobs[-1], stage="fit", patch=self.stages.then, start=first_jobs[-1].name
@@ -46,12 +52,12 @@ class TwoStagePlan:
 
 
 def stages(*, first: dict[str, Any], then: dict[str, Any]) -> StageSettings | None:
-    """Settings of the first and of the second stage, as in a config; None without any: one stage."""
+    """The settings of both stages; None without any, for one stage."""
     return StageSettings(to_dotted_keys(first), to_dotted_keys(then)) if first or then else None
 
 
 def drop_first_stages(results: list[Result]) -> list[Result]:
-    """Without the fits from which others began: a first stage is a step on the way."""
+    """The results without first stages, which are no results of their own."""
     continued = {result.job.start for result in results}
     return [result for result in results if result.job.name not in continued]
 
@@ -64,7 +70,7 @@ def make_plan(config: Mapping[str, Any], plugins: tuple[str, ...] = ()) -> Evalu
 
 
 def make_protocol(node: Mapping[str, Any], plugins: tuple[str, ...] = ()) -> EvaluationPlan:
-    """The protocol that a node describes; how its fits are trained (`stacked`) is not its business."""
+    """The protocol that a node describes, without the settings of how its fits are trained."""
     plan: EvaluationPlan = build_part(
         remove_common_settings(node), kind="protocol", plugins=plugins
     )
