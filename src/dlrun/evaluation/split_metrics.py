@@ -141,13 +141,9 @@ def compute_split_metric(
     Returns:
         The value, or nan, and why there is none.
     """
-    fault = (
-        metric.find_fault(predictions, targets)
-        if isinstance(metric, SplitMetric)
-        else ""
-        if len(targets)
-        else "there are no rows"
-    )
+    fault = "" if len(targets) else "there are no rows"
+    if isinstance(metric, SplitMetric):
+        fault = metric.find_fault(predictions, targets)
     if fault:
         return math.nan, fault
     try:

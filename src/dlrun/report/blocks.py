@@ -1,4 +1,4 @@
-"""What a report is made of, before anyone decides whether it becomes HTML or plain text."""
+"""The blocks of a report, from which both HTML and plain text are written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from dlrun.report.result_tables import TextTable
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph. tone: '' · 'small' · 'strong' · 'heading' · 'loud' (red, for what must not be overlooked)."""
+    """A paragraph.
+
+    Attributes:
+        text: Its text.
+        tone: '', 'small', 'strong', 'heading', or 'loud' (red, for what must not be overlooked).
+    """
 
     text: str
     tone: str = ""
@@ -26,7 +31,12 @@ class BulletList:
 
 @dataclass(frozen=True)
 class Code:
-    """Text to be kept letter by letter; behind its title, where it has one."""
+    """Text to be kept letter by letter.
+
+    Attributes:
+        text: The text.
+        title: Where it has one, the text is folded behind it.
+    """
 
     text: str
     title: str = ""
@@ -41,7 +51,13 @@ class Pairs:
 
 @dataclass(frozen=True)
 class ImageBlock:
-    """An image file with a sentence that says what is to be seen in it."""
+    """An image.
+
+    Attributes:
+        file: The image file.
+        about: Its description, for whoever does not see it.
+        caption: The text below it.
+    """
 
     file: Path
     about: str
@@ -50,7 +66,17 @@ class ImageBlock:
 
 @dataclass(frozen=True)
 class ErrorRow:
-    """One of the worst errors: what was true, what was answered, and the row as a person sees it."""
+    """One of the worst errors.
+
+    Attributes:
+        row: The number of the row.
+        truth: Its true value.
+        prediction: What was predicted.
+        loss: The loss of the row.
+        text: The row as text, or its file.
+        cells: Its columns and their values.
+        image: The row as an image file.
+    """
 
     row: str
     truth: str
@@ -63,7 +89,7 @@ class ErrorRow:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Several mistakes, worst first."""
+    """Several errors, worst first."""
 
     errors: tuple[ErrorRow, ...]
 
@@ -73,17 +99,17 @@ Block = Text | BulletList | Code | Pairs | ImageBlock | Gallery | TextTable
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a report with its heading; `inner` ones are told under another section."""
+    """A section of a report with its heading."""
 
     title: str
     blocks: tuple[Block, ...]
 
 
 def make_sections(title: str, blocks: Sequence[Block]) -> list[Section]:
-    """A list of one section, or of none where there is nothing to tell."""
+    """A list of one section, or of none where it has no blocks."""
     return [Section(title, tuple(blocks))] if blocks else []
 
 
 def make_data_note(text: str) -> Text:
-    """A remark on the data: loud where they are made up."""
+    """A remark on the data: loud where they are synthetic."""
     return Text(text, "loud" if "SYNTHETIC" in text else "")

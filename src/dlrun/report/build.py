@@ -1,4 +1,4 @@
-"""Makes everything that there is to look at from a finished run folder."""
+"""Writes the report of a run folder, or of several runs, with its figures."""
 
 from __future__ import annotations
 
@@ -21,19 +21,27 @@ from dlrun.report import (
     workflow_stages,
 )
 
-MAX_NAMED_RUNS, MAX_NAME_LENGTH = 3, 60  # runs that are named in a file's name, letters of each
+# So that a file name stays below the 255 bytes that file systems allow.
+MAX_NAMED_RUNS, MAX_NAME_LENGTH = 3, 60
 PlotFiles = dict[str, list[Path]]
 
 
 def write_report(folder: Path) -> list[Path]:
-    """Write the pictures, report.md and report.html into the folder, and say which files these are.
+    """Write the figures, report.md and report.html into a run folder.
 
-    learning-curves.png · confusion-<target>-<stage>-<split>.png or residuals-…, where <stage> is 'folds' for the folds
-    of a plain run together · forecast-<target>-<stage>-<split>.png of a series · of a workflow stages.png, ladder.png,
-    study.png · report.html has them all inside, with what lies in samples/, generated/ and errors/. Raises UserError
-    where there is no run.
+    Figures: learning-curves.png; confusion-<target>-<stage>-<split>.png or residuals-…, where
+    <stage> is 'folds' for all folds of a plain run; forecast-<target>-<stage>-<split>.png of a
+    series; and of a workflow stages.png, ladder.png and study.png. report.html holds them all, with
+    what lies in samples/, generated/ and errors/.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        UserError: The folder holds no run.
     """
     drawn = draw_figures(folder)
+    # Drawn first: the pages hold the figures, and the HTML has their bytes inside.
     sections = run_report.make_run_sections(folder, drawn)
     heading = run_report.get_report_heading(folder)
     write_text(folder / "report.md", markdown.make_markdown_page(heading, sections, folder))
@@ -43,9 +51,15 @@ def write_report(folder: Path) -> list[Path]:
 
 
 def write_comparison(runs: Sequence[Path], folder: Path) -> list[Path]:
-    """Write report-A-B.md, .html and .png into a folder, A and B being the names of the runs' folders.
+    """Write report-A-B.md, .html and .png into a folder, A and B being names of run folders.
 
-    The runs are only read. Raises UserError where one of them is no run.
+    The runs are only read.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        UserError: One of them is no run.
     """
     stem = make_comparison_name(runs)
     folder.mkdir(parents=True, exist_ok=True)
@@ -58,7 +72,7 @@ def write_comparison(runs: Sequence[Path], folder: Path) -> list[Path]:
 
 
 def make_comparison_name(runs: Sequence[Path]) -> str:
-    """'report-A-B', of more than three runs 'report-A-and-5-more'; letters that a file name may have."""
+    """'report-A-B', of more than three runs 'report-A-and-5-more', in safe letters."""
     names = [re.sub(r"[^\w.-]+", "_", run.resolve().name)[:MAX_NAME_LENGTH] for run in runs]
     return "-".join(
         [
@@ -73,12 +87,13 @@ def make_comparison_name(runs: Sequence[Path]) -> str:
 
 
 def draw_figures(folder: Path) -> PlotFiles:
-    """Draw what there are data for: 'curves', 'stages', 'ladder', 'study', 'answers'."""
+    """Draw the figures there are data for; kind of figure → files."""
     config, history, results = (
         stored_files.load_run_config(folder),
         run_reader.read_history(folder),
         run_reader.read_results(folder),
     )
+    # A workflow draws its stages; a plain run has one, and its curves say all.
     steps = workflow_stages.read_verdicts(folder)
     drawn = {
         "curves": learning_curves.draw_learning_curves(
@@ -105,7 +120,7 @@ def draw_figures(folder: Path) -> PlotFiles:
 
 
 def _select_stages(steps: run_reader.JsonLines) -> set[str] | None:
-    """Whose learning curves are shown: of a workflow the configured network's and the winner's; None means all."""
+    """The stages with learning curves: of a workflow the configured one and the winner."""
     return (
         {workflow_stages.CONFIGURED_STAGE, workflow_stages.find_best_stage(steps)}
         if steps

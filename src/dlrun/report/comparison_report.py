@@ -1,4 +1,4 @@
-"""Tells several runs side by side: their scores, their validation curves, and the settings in which they differ."""
+"""Compares several runs: their scores, their validation curves, and the settings that differ."""
 
 from __future__ import annotations
 
@@ -43,11 +43,15 @@ MAX_RUNS = len(COLORS)  # curves in one panel
 
 
 def make_comparison_sections(runs: Sequence[Path], drawn: Path | None) -> list[Section]:
-    """What is the same and what is not, then each run by itself."""
+    """What the runs share and where they differ, then each run by itself."""
+    # Each note once, in the order of the runs.
     notes = dict.fromkeys(
         note for run in runs if (note := run_reader.get_data_warning(run_reader.read_results(run)))
     )
-    title = f"Validation curves of {'the runs' if len(runs) <= MAX_RUNS else f'the first {MAX_RUNS} of {len(runs)} runs'}"
+    drawn_runs = "the runs"
+    if len(runs) > MAX_RUNS:
+        drawn_runs = f"the first {MAX_RUNS} of {len(runs)} runs"
+    title = f"Validation curves of {drawn_runs}"
     sections = [
         *make_sections(
             "", [*map(make_data_note, notes), *_describe_best(runs), _make_score_table(runs)]
@@ -71,7 +75,7 @@ def _describe_best(runs: Sequence[Path]) -> list[Block]:
 
 
 def draw_comparison(runs: Sequence[Path], file: Path) -> Path | None:
-    """Write the validation curves of the first runs, a panel a measure; None when there are none."""
+    """Write the validation curves of the first runs, a panel a metric; None when there are none."""
     histories = {number: _validation_curves(run) for number, run in enumerate(runs[:MAX_RUNS], 1)}
     names = list(dict.fromkeys(name for curves in histories.values() for name in curves))
     if not names:
@@ -88,6 +92,7 @@ def draw_comparison(runs: Sequence[Path], file: Path) -> Path | None:
         for name, panel in zip(
             names, figure.subplots(len(names), 1, squeeze=False).flat, strict=True
         ):
+            # strict=False: there are more colors than runs in the figure, see MAX_RUNS.
             for (number, curves), color in zip(histories.items(), COLORS, strict=False):
                 curve, checkpoint_epoch = (
                     curves.get(name, {}),
@@ -111,7 +116,7 @@ def draw_comparison(runs: Sequence[Path], file: Path) -> Path | None:
 
 
 def find_main_stage(run: Path) -> str:
-    """What stands for a run: the winner of a workflow, or else the last of its fits."""
+    """The stage that stands for a run: the winner of a workflow, or else the last of its fits."""
     results = run_reader.read_results(run)
     fitted = [line for line in results if line["split"] != "test"] or results
     return workflow_stages.find_best_stage(workflow_stages.read_verdicts(run)) or (
@@ -128,7 +133,7 @@ def _draw_curve(panel: Any, curve: Curve, best: int | None, label: str, color: s
 
 
 def _validation_curves(run: Path) -> dict[str, Curve]:
-    """Measure → the validation curve of the run's main stage, over folds their mean."""
+    """Metric → the validation curve of the run's main stage, over folds their mean."""
     history, stage = run_reader.read_history(run), find_main_stage(run)
     names = dict.fromkeys(
         name for row in history if row["split"] == "val" for name in row["values"]
@@ -158,13 +163,14 @@ def _make_score_table(runs: Sequence[Path]) -> TextTable:
 
 
 def _collect_scores(run: Path) -> dict[tuple[str, str], str]:
-    """(split, measure) → score: of the main stage on validation rows, and of whatever was tested."""
+    """(split, metric) → score: of the main stage on validation rows, and of all test rows."""
     stage, texts = find_main_stage(run), {}
     for split in ("val", "train", "test"):
         lines = [line for line in run_reader.read_results(run) if line["split"] == split]
         lines = [
             line
             for line in lines
+            # Test rows are evaluated by one fit, whose stage need not be the main one.
             if split == "test" or run_reader.get_family(line["name"]) == stage
         ]
         scores = [line.get("scores") or {} for line in lines]

@@ -1,4 +1,4 @@
-"""Draws what was answered against what is true: a confusion matrix for classes, residuals for numbers."""
+"""Draws predictions against the truth: a confusion matrix for classes, residuals for numbers."""
 
 from __future__ import annotations
 
@@ -26,13 +26,22 @@ CLASSES_WITH_NAMES = 120
 def load_by_family(
     folder: Path, only: Collection[str] | None = None
 ) -> dict[tuple[str, str], dict[str, np.ndarray]]:
-    """(family, split) → "target/<name>" and "output/<name>", each row once: the folds of a family are laid together,
-    of several repeats the first is taken. only: the families to read, where not all of them."""
+    """Load the predictions of a run by family of jobs.
+
+    Args:
+        folder: The run folder.
+        only: The families to read; None: all.
+
+    Returns:
+        (family, split) → 'target/<name>' and 'output/<name>', each row once: the folds of a family
+        one after the other, of several repeats the first.
+    """
     import numpy as np
 
     families: dict[tuple[str, str], list[dict[str, np.ndarray]]] = {}
     for file in sorted((folder / "predictions").glob("*-*.npz")):
         job, _, split = file.stem.rpartition("-")
+        # Repeats predict the same rows again: together they would count each row twice.
         if "repeat-" in job or (only is not None and run_reader.get_family(job) not in only):
             continue
         arrays = {
@@ -48,7 +57,14 @@ def load_by_family(
 
 
 def count_confusion(truth: np.ndarray, output: np.ndarray, kind: str, size: int = 0) -> np.ndarray:
-    """Counts (true class, answered class); a probability above one half answers 'yes'."""
+    """Counts of (true class, predicted class).
+
+    Args:
+        truth: (n,) class numbers.
+        output: (n, classes) probabilities, of a binary target (n, 1) of the positive class.
+        kind: 'category' or 'binary'.
+        size: How many classes at least.
+    """
     import numpy as np
 
     true = truth.reshape(len(truth)).astype(int)
@@ -67,13 +83,14 @@ def draw_matrix(
     warning: str,
     file: Path,
 ) -> Path:
-    """Write a confusion matrix: colours are shares of the true class, numbers are rows of the split."""
+    """Write a confusion matrix: colors are shares of the true class, numbers are rows."""
     size = len(counts)
     labels = (
         [str(label) for label in labels]
         if len(labels) == size
         else [str(number) for number in range(size)]
     )
+    # A class without rows has a row of zeros, not of nan.
     shares = counts / counts.sum(1, keepdims=True).clip(min=1)
     side = min(max(4.2, 0.5 * size if size <= 12 else 2.5 + 0.3 * size), 18)
     layout: dict[str, Any] = {
@@ -111,13 +128,14 @@ def draw_residuals(
     warning: str,
     file: Path,
 ) -> Path:
-    """Write two panels: predicted against true, and the residuals (predicted - true) against predicted."""
+    """Write two panels: predicted against true, and predicted - true against predicted."""
     import numpy as np
 
     truth, predicted = truth.ravel(), predicted.ravel()
     error = predicted - truth
     summary = f"mean error {error.mean():.3g}, mean absolute error {abs(error).mean():.3g}"
     if len(truth) > POINTS:
+        # Evenly spaced instead of random, so that the figure is the same each time.
         indices = np.linspace(0, len(truth) - 1, POINTS).astype(int)
         truth, predicted = truth[indices], predicted[indices]
     with save_figure(file, title, config, warning, height=7.4, width=WIDTH) as figure:
@@ -140,7 +158,7 @@ def draw_predictions(
     config: dict[str, Any],
     only: Collection[str] | None = None,
 ) -> list[Path]:
-    """One picture for each target, family of jobs, and split; targets of other kinds have none."""
+    """Write a figure for each target of classes or numbers, family of jobs, and split."""
     warning = run_reader.get_data_warning(results)
     fields = run_reader.read_targets(folder)
     file_names = make_file_names(fields)
@@ -170,7 +188,7 @@ def draw_predictions(
 
 
 def format_seed_note(results: run_reader.JsonLines, family: str) -> str:
-    """What is said of a picture that shows one of several repeats."""
+    """The remark on a figure that shows one of several repeats."""
     repeats = {
         line["job"].get("repeat") or 0
         for line in results
@@ -186,12 +204,18 @@ def _draw_points(panel: Axes, across: np.ndarray, up: np.ndarray) -> None:
 
 
 def _write_names(axes: Axes, labels: list[str], totals: list[int]) -> None:
-    size, small = len(labels), 10 if len(labels) <= 12 else 9 if len(labels) <= 60 else 7
+    size = len(labels)
+    fontsize = 10 if size <= 12 else 9
+    if size > CLASSES_WITH_COUNTS:
+        fontsize = 7  # only names are left in so large a matrix
     rows = [f"{label} ({total:,})" for label, total in zip(labels, totals, strict=True)]
     axes.set_xticks(
-        range(size), labels, rotation=0 if max(map(len, labels)) * size < 40 else 90, fontsize=small
+        range(size),
+        labels,
+        rotation=0 if max(map(len, labels)) * size < 40 else 90,
+        fontsize=fontsize,
     )
-    axes.set_yticks(range(size), rows, fontsize=small)
+    axes.set_yticks(range(size), rows, fontsize=fontsize)
 
 
 def _write_counts(axes: Axes, counts: np.ndarray, shares: np.ndarray) -> None:

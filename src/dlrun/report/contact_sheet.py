@@ -1,4 +1,4 @@
-"""Draws a contact sheet: rows of pictures, the first of each row with its class."""
+"""Draws a contact sheet: rows of images, the first of each row with its class."""
 
 from __future__ import annotations
 
@@ -20,7 +20,13 @@ MAX_CAPTION_LENGTH = 17  # of a line above or below a picture
 
 @dataclass(frozen=True)
 class ImageRow:
-    """One row: pictures (H, W) or (H, W, 3), uint8, and what stands below each, if anything does."""
+    """One row of a contact sheet.
+
+    Attributes:
+        title: What stands above its first image.
+        pictures: Images (H, W) or (H, W, 3), uint8.
+        captions: What stands below each; [] for nothing.
+    """
 
     title: str
     pictures: list[np.ndarray]
@@ -30,7 +36,7 @@ class ImageRow:
 def draw_image_table(
     rows: list[ImageRow], title: str, config: dict[str, Any], warning: str, file: Path
 ) -> Path:
-    """Write the sheet. warning: what must stand beside it."""
+    """Write the sheet; `warning` stands in its heading."""
     columns = max(len(row.pictures) for row in rows)
     tallest = max(row.pictures[0].shape[0] / row.pictures[0].shape[1] for row in rows)
     text_height = 0.36 if any(any(row.captions) for row in rows) else 0.18
@@ -53,12 +59,13 @@ def draw_image_table(
 
 
 def draw_image(panel: Axes, image: np.ndarray, caption: str) -> None:
-    """A picture with its pixels as they are, and a few words below it."""
+    """Draw an image with its pixels as they are, and a few words below it."""
     panel.imshow(
         image,
         cmap="gray",
         vmin=0,
         vmax=255,
+        # Small images show their pixels; larger ones would get stripes.
         interpolation="nearest" if max(image.shape) < 64 else None,
     )
     text = "\n".join(textwrap.wrap(caption, MAX_CAPTION_LENGTH)[:2])

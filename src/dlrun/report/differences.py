@@ -1,4 +1,4 @@
-"""Says how far runs are apart on the same rows, and which is the best of them."""
+"""Measures how far runs are apart on the same rows, and selects the best of them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ if TYPE_CHECKING:
 
 
 def compare_runs(runs: Sequence[Path]) -> list[str]:
-    """Which run is the best on its validation rows, and whether the others are more than chance away from it.
+    """Say which run is best on its validation rows, and whether the others are within chance of it.
 
-    Runs are called by their places, from 1. One line where they share no measure.
+    Runs are called by their numbers, from 1.
+
+    Returns:
+        Sentences; a single one where the runs share no metric.
     """
     results = [run_reader.read_results(run) for run in runs]
     goals = run_reader.read_direction_map([line for lines in results for line in lines])
@@ -33,7 +36,8 @@ def compare_runs(runs: Sequence[Path]) -> list[str]:
     best = min(range(len(runs)), key=lambda index: sign * scores[index])
     lines, close_runs = (
         [
-            f"Best by validation {measure}: run {best + 1}, {formatting.format_number(scores[best])}."
+            f"Best by validation {measure}: run {best + 1}, "
+            f"{formatting.format_number(scores[best])}."
         ],
         [],
     )
@@ -48,7 +52,8 @@ def compare_runs(runs: Sequence[Path]) -> list[str]:
             lines.append(f"Run {index + 1} cannot be compared with it row by row: {fault}.")
             continue
         lines.append(
-            f"Run {best + 1} − run {index + 1}: {measures.describe_difference(measure, difference, goals)}."
+            f"Run {best + 1} − run {index + 1}: "
+            f"{measures.describe_difference(measure, difference, goals)}."
         )
         close_runs += [] if difference.is_nonzero else [f"run {index + 1}"]
     summary = (
@@ -70,13 +75,14 @@ def _get_score(run: Path, measure: str) -> float:
     mean, _ = measures.mean_and_std(
         measures.get_metric_values([line["scores"] for line in lines], measure)
     )
+    # nan would win every `min`.
     if mean is None or mean != mean:
         raise UserError(f"{run} has no {measure}")
     return mean
 
 
 def compute_run_difference(first: Path, second: Path, measure: str) -> Interval:
-    """How far the second run is from the first on the same rows. Raises UserError where these are not the same."""
+    """Second minus first on the same rows; raises UserError where these are not the same."""
     from dlrun.evaluation import predictions
 
     first_rows, second_rows = (
@@ -99,7 +105,7 @@ def _find_stage(run: Path) -> str:
 
 
 def find_shared_metric(first: Path, second: Path) -> str:
-    """The first measure beside the loss that both runs have. Raises UserError where there is none."""
+    """The first metric beside the loss that both runs have; raises UserError without one."""
     names = [
         [
             name

@@ -1,4 +1,4 @@
-"""Tells an ensemble against its members: the same validation rows, and whether it is better than the best of them."""
+"""Compares an ensemble with its members on the same validation rows."""
 
 from __future__ import annotations
 
@@ -18,14 +18,23 @@ if TYPE_CHECKING:
 
 
 BIAS_WARNING = (
-    "The weights were found on these validation rows, so the ensemble's score on them is a little too good: test rows, "
-    "or the same members with model.combine=mean, tell more."
+    "The weights were found on these validation rows, so the ensemble's score on them is a little "
+    "too good: test rows, or the same members with model.combine=mean, tell more."
 )
 
 
 @dataclass(frozen=True)
 class MemberScore:
-    """One member on the ensemble's rows. gain: ensemble minus member; fault: why the two cannot be compared."""
+    """One member on the ensemble's rows.
+
+    Attributes:
+        name: The member's folder, without what all members' folders share.
+        model: The name of its model.
+        weight: Its weight in the ensemble.
+        value: Its score.
+        gain: Ensemble minus member.
+        fault: Why the two cannot be compared.
+    """
 
     name: str
     model: str
@@ -48,7 +57,12 @@ def make_ensemble_sections(folder: Path) -> list[Section]:
 
 
 def make_members_table(folder: Path) -> tuple[TextTable, list[str]] | None:
-    """A table of the members with their weights and scores, and what follows from it; None where nothing does."""
+    """Compare the ensemble with each member.
+
+    Returns:
+        A table of the members with their weights and scores, and the conclusions; None where the
+        run is no ensemble or was not validated.
+    """
     record = stored_files.load_json_or_none(folder / "members.json")
     lines = [
         line
@@ -72,7 +86,8 @@ def make_members_table(folder: Path) -> tuple[TextTable, list[str]] | None:
 
 
 def _truncate_names(members: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The members with short names: without what their folders have in common."""
+    """The members with short names: without what their folders share."""
+    # The parents, so that members of one folder keep their own names.
     shared = os.path.commonpath([Path(member["folder"]).parent for member in members])
     return [{"name": os.path.relpath(member["folder"], shared), **member} for member in members]
 
@@ -88,6 +103,7 @@ def _score_member(folder: Path, job: str, member: dict[str, Any], measure: str) 
         return MemberScore(
             *identity, predictions.compute_metric_interval(theirs, measure).value, gain
         )
+    # A member's folder may have moved: the others are compared all the same.
     except (UserError, OSError) as error:
         return MemberScore(*identity, fault=str(error))
 

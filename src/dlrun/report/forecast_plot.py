@@ -1,4 +1,4 @@
-"""Draws what was foretold of a series against what came, and the error at each horizon."""
+"""Draws the forecasts of a series against what came, and the error at each horizon."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 MAX_PLOTS = 3  # horizons of which the course is drawn: the nearest, one amid, the farthest
 CAPTION = (
-    "The first days of the split: what came, what was foretold for that moment, and the last value that was known when "
-    "it was foretold, which costs nothing; the errors are over the whole split."
+    "The first days of the split: what came, what was foretold for that moment, and the last "
+    "value that was known when it was foretold, which costs nothing; the errors are over the "
+    "whole split."
 )
 
 
@@ -28,7 +29,14 @@ def draw_forecasts(
     config: dict[str, Any],
     only: Collection[str] | None,
 ) -> list[Path]:
-    """A picture for each target, stage and split: forecast-<target>-<stage>-<split>.png. only: the stages to draw."""
+    """Write forecast-<target>-<stage>-<split>.png for each target, stage and split.
+
+    Args:
+        folder: The run folder.
+        results: Its results.
+        config: Its config.
+        only: The stages to draw; None: all.
+    """
     files: dict[tuple[str, str], Path] = {}
     for file in sorted((folder / "forecast").glob("*-*.json")):
         job, _, split = file.stem.rpartition("-")
@@ -56,6 +64,7 @@ def draw_forecasts(
 def _draw_forecast(
     forecast: dict[str, Any], title: str, config: dict[str, Any], warning: str, file: Path
 ) -> Path:
+    # Here, because it imports torch, which a report otherwise does not need.
     from dlrun.core.types import horizon_from_dict
 
     horizon = horizon_from_dict(forecast["outlook"])
@@ -75,9 +84,10 @@ def _draw_forecast(
 
 
 def _draw_lines(panel: Axes, forecast: dict[str, Any], horizon: Any, step: int) -> None:
-    """One horizon: lines over the moments that were foretold."""
+    """Draw one horizon over the moments of the forecasts."""
     moments = [now + horizon.rows[step] * horizon.every for now in forecast["now"]]
     dates: Any = (
+        # Not fromtimestamp, which would shift by the machine's time zone.
         [datetime(1970, 1, 1) + timedelta(seconds=moment) for moment in moments]
         if horizon.dated
         else moments
@@ -102,7 +112,8 @@ def _draw_lines(panel: Axes, forecast: dict[str, Any], horizon: Any, step: int) 
         )
         panel.plot(dates, [row[step] for row in forecast[name]], label=text, **style)
     panel.set(
-        title=f"{horizon.column}, foretold {horizon.rows_to_time(horizon.horizon_rows[step])} before",
+        title=f"{horizon.column}, foretold {horizon.rows_to_time(horizon.horizon_rows[step])} "
+        "before",
         ylabel=horizon.unit,
     )
     if horizon.dated:
@@ -115,7 +126,7 @@ def _draw_lines(panel: Axes, forecast: dict[str, Any], horizon: Any, step: int) 
 
 
 def _draw_step_errors(panel: Axes, forecast: dict[str, Any], horizon: Any) -> None:
-    """The mean absolute error over the whole split, the farther the later."""
+    """Draw the mean absolute error over the whole split by horizon."""
     steps = range(len(horizon.rows))
     panel.plot(steps, forecast["error"], "o-", color=COLORS[0], label="forecast")
     if forecast["last_error"]:

@@ -1,4 +1,4 @@
-"""How a measure is written, which way it is better, and what several folds of it come to."""
+"""Writes metrics as text, and sums them up over folds."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ def format_score(score: dict[str, Any] | None) -> str:
 
 
 def get_metric_labels(scores: list[Scores]) -> dict[str, str]:
-    """Measure → what its row is called: those in the target's own unit first, a loss that is a measure with it."""
+    """Metric → what its row is called.
+
+    Those in the target's own unit come first; a metric that equals the loss takes the loss's place.
+    """
     names = list(dict.fromkeys(name for score in scores for name in score))
     unit_names = [name for name in names if name.endswith("_unit")]
     loss_names = [
@@ -37,6 +40,7 @@ def get_metric_labels(scores: list[Scores]) -> dict[str, str]:
         for name in names
         if name not in ("loss", *unit_names) and _is_close(scores, name, "loss")
     ]
+    # A metric that is the loss stands for it, so that no row comes twice.
     order = [name for name in (*unit_names, *names) if not (name == "loss" and loss_names)]
     return {
         name: f"{name} (the loss)" if name in loss_names[:1] else name
@@ -52,7 +56,7 @@ def _is_close(scores: list[Scores], name: str, other_name: str) -> bool:
 
 
 def get_interval_heading(several: bool, scores: list[Scores]) -> str:
-    """What stands beside the values of a column: of several fits their deviation, of one an interval, if it has any."""
+    """What stands beside the values of a column: a deviation over fits, or an interval."""
     if several:
         return "mean ± sd"
     has_interval = any(
@@ -75,12 +79,13 @@ def format_mean_std(mean: float | None, deviation: float | None) -> str:
     text = format_number(mean)
     if deviation is None or mean is None or not math.isfinite(mean):
         return text
+    # Digits of the deviation beyond those of the mean would be noise.
     decimals = len(text.partition(".")[2])
     return f"{text} ± {format_number(deviation) if 'e' in text else f'{deviation:.{decimals}f}'}"
 
 
 def get_metric_values(scores: list[Scores], measure: str) -> list[float]:
-    """The values of one measure over several results; NaN where it could not be taken (JSON null)."""
+    """The values of one metric over several results; nan where it is undefined (JSON null)."""
     return [
         json_text.number_from_json(score[measure].get("value"))
         for score in scores
@@ -89,9 +94,9 @@ def get_metric_values(scores: list[Scores], measure: str) -> list[float]:
 
 
 def mean_and_std(numbers: list[float]) -> tuple[float | None, float | None]:
-    """The mean, and the standard deviation (n - 1) where there are at least two; of those that are defined.
+    """The mean and the standard deviation (n - 1) of the numbers that are defined.
 
-    Where none is, the mean is nan.
+    The mean is nan where none is defined, and None of no numbers; the deviation needs two.
     """
     defined = [value for value in numbers if not math.isnan(value)]
     if not defined:
@@ -103,7 +108,7 @@ def mean_and_std(numbers: list[float]) -> tuple[float | None, float | None]:
 
 
 def format_defined_count(numbers: list[float]) -> str:
-    """'mean of 3 of 4 fits' where a measure is not defined for all of them; else ''."""
+    """'mean of 3 of 4 fits' where a metric is undefined for some of them; else ''."""
     defined = sum(not math.isnan(value) for value in numbers)
     return f"mean of {defined} of {len(numbers)} fits" if 0 < defined < len(numbers) else ""
 
@@ -127,7 +132,10 @@ def describe_difference(measure: str, interval: Interval, goals: Mapping[str, st
         if interval.low is None
         else f" [{format_number(interval.low)}, {format_number(interval.high)}]"
     )
-    text = f"{label} {sign}{format_number(interval.value)}{bounds} on the same {interval.n:,} validation rows: "
+    text = (
+        f"{label} {sign}{format_number(interval.value)}{bounds} on the same {interval.n:,} "
+        "validation rows: "
+    )
     if interval.why:
         return text + interval.why
     if interval.is_nonzero:

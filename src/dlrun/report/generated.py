@@ -1,4 +1,4 @@
-"""Tells of what a run has made: texts and pictures after its epochs, and those that were asked for later."""
+"""Reports what a run has generated: texts and images, after its epochs and later."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FILE_TYPES = (".png", ".gif", ".jpg", ".txt")
 
 
 def make_sample_sections(folder: Path) -> list[Section]:
-    """'Samples' of what was made after epochs, 'Generated' of what `dlrun generate` has made."""
+    """'Samples', made after epochs, and 'Generated', made by `dlrun generate`."""
     directory = folder / "samples"
     jobs = (
         sorted({file.parent for file in directory.rglob("*") if file.suffix in FILE_TYPES})
@@ -34,7 +34,8 @@ def make_sample_sections(folder: Path) -> list[Section]:
 
 
 def list_sample_files(directory: Path) -> list[Path]:
-    """What can be shown, in the order of its numbers: grid-2 before grid-10."""
+    """The files that can be shown, in the order of their numbers: grid-2 before grid-10."""
+    # grid-10 sorts before grid-2 as text.
     by_number = lambda file: [  # noqa: E731
         int(piece) if piece.isdigit() else piece for piece in re.split(r"(\d+)", file.name)
     ]
@@ -44,7 +45,7 @@ def list_sample_files(directory: Path) -> list[Path]:
 
 
 def select_sample_files(job: Path) -> list[Path]:
-    """Of each kind the files of a few epochs, evenly spread, the last one first; then those of no epoch."""
+    """The files of a few epochs of each kind, the last epoch first; then those of no epoch."""
     kinds: dict[str, dict[int, list[Path]]] = {}
     unnumbered: list[Path] = []
     for file in list_sample_files(job):
@@ -61,14 +62,14 @@ def select_sample_files(job: Path) -> list[Path]:
 
 
 def select_epochs(epochs: list[int]) -> Iterable[int]:
-    """At most KEPT of these, the last and the first among them, latest first."""
+    """At most MAX_EPOCHS of these, evenly spread, with the last and the first, latest first."""
     steps = max(1, min(MAX_EPOCHS, len(epochs)) - 1)
     indices = {round(step * (len(epochs) - 1) / steps) for step in range(steps + 1)}
     return [epochs[step] for step in sorted(indices, reverse=True)]
 
 
 def make_file_blocks(file: Path) -> list[Block]:
-    """A file with what it is about."""
+    """A file with its title and its description."""
     match = EPOCH_PATTERN.match(file.stem)
     title = f"{match[1]} after epoch {int(match[2])}" if match else file.stem
     if file.suffix == ".txt":
@@ -77,7 +78,7 @@ def make_file_blocks(file: Path) -> list[Block]:
 
 
 def read_image_description(file: Path) -> str:
-    """What the picture's own text says of it."""
+    """The description that is stored in an image file."""
     from PIL import Image
 
     with Image.open(file) as opened:

@@ -1,4 +1,4 @@
-"""The HTML writer of reports, and how they look on a wide screen, on a phone and on paper."""
+"""Writes reports as HTML, for a wide screen, a phone and paper."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from dlrun.report.workflow_stages import STAR
 STYLE = """
 :root { color-scheme: light }
 * { box-sizing: border-box }
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 52rem; margin: 1.5rem auto; padding: 0 1rem }
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 52rem; margin: 1.5rem auto;
+  padding: 0 1rem }
 h1 { font-size: 1.6rem; margin: 0 0 .4rem } h2 { font-size: 1.2rem; margin: 2.4rem 0 .5rem }
 h3 { font-size: 1rem; margin: 1.4rem 0 .3rem }
 h1, h2, h3, p, li, td, th { overflow-wrap: anywhere }
@@ -39,9 +40,10 @@ p { margin: .4rem 0 } ul { margin: .3rem 0; padding-left: 1.3rem }
 .scroll { overflow-x: auto; width: min-content; min-width: 100%; max-width: calc(100vw - 3rem);
   position: relative; left: 50%; transform: translateX(-50%) }
 table { border-collapse: collapse; margin: .6rem 0; font-size: .9rem }
-.caption { font-weight: 600; font-size: .9rem; margin-top: 1rem } .caption + .scroll table { margin-top: 0 }
-th, td { border-bottom: 1px solid #ddd; padding: .2rem .9rem .2rem 0; text-align: left; vertical-align: top;
-  overflow-wrap: normal }
+.caption { font-weight: 600; font-size: .9rem; margin-top: 1rem }
+.caption + .scroll table { margin-top: 0 }
+th, td { border-bottom: 1px solid #ddd; padding: .2rem .9rem .2rem 0; text-align: left;
+  vertical-align: top; overflow-wrap: normal }
 th { font-weight: 600 } .pairs th { font-weight: 400; color: #595959 }
 .pairs th { white-space: nowrap } .pairs td { overflow-wrap: anywhere; min-width: 11rem }
 td:first-child { white-space: nowrap }
@@ -53,7 +55,8 @@ figure img { width: min(100%, 40rem); border: 1px solid #eee }
 code, pre { font-family: ui-monospace, monospace; font-size: .85rem }
 pre { background: #f5f5f5; padding: .6rem; white-space: pre-wrap; overflow-wrap: anywhere }
 summary { cursor: pointer }
-.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 15rem), 1fr)); gap: .8rem }
+.gallery { display: grid; gap: .8rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 15rem), 1fr)) }
 .mistake { border: 1px solid #ddd; padding: .5rem .7rem; min-width: 0; font-size: .9rem }
 .mistake img { image-rendering: pixelated; max-height: 12rem }
 .mistake b, .cells i { font-weight: 400; font-style: normal; color: #595959 }
@@ -68,7 +71,8 @@ blockquote { margin: .4rem 0; padding-left: .6rem; border-left: .2rem solid #ddd
   .pairs th { overflow-wrap: anywhere; min-width: 6rem }
   .wide thead { display: none } .wide, .wide tbody, .wide tr { display: block }
   .wide tr { border-bottom: 1px solid #ddd; padding: .4rem 0 }
-  .wide td { display: grid; grid-template-columns: 2fr 3fr; gap: .6rem; border: 0; padding: 0; text-align: left }
+  .wide td { display: grid; grid-template-columns: 2fr 3fr; gap: .6rem; border: 0; padding: 0;
+    text-align: left }
   .wide td::before { content: attr(data-column); color: #595959 }
   .wide td:first-child { display: block; font-weight: 600 }
   .wide td:first-child::before, .wide td:empty { display: none }
@@ -84,19 +88,24 @@ blockquote { margin: .4rem 0; padding-left: .6rem; border-left: .2rem solid #ddd
   .scroll { width: auto; max-width: 100%; position: static; transform: none }
   pre { white-space: pre-wrap; overflow-wrap: anywhere }
   table, .caption { font-size: 8pt } td:first-child, .number, .pairs th { white-space: normal }
-  .gallery { grid-template-columns: repeat(3, 1fr); gap: 2mm } .mistake { font-size: 8pt; padding: 1.5mm }
+  .gallery { grid-template-columns: repeat(3, 1fr); gap: 2mm }
+  .mistake { font-size: 8pt; padding: 1.5mm }
   .cells, .small { font-size: 7.5pt }
 }
 """
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # what the page may load: nothing
-MAX_UNBROKEN_COLUMNS = 3  # columns that fit side by side on a phone; those of a wider table stand below each other there, with names
+# The page loads nothing: a name from the data that got past `escape` could not call home.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+# Columns that fit beside each other on a phone; a wider table shows each cell on a line there,
+# behind the name of its column.
+MAX_UNBROKEN_COLUMNS = 3
 UNBROKEN_TEXT = re.compile(r"\[[^\[\]]{,30}\]|± ")  # an interval, or a spread
 CLASSES = {"": "", "small": ' class="small"', "strong": ' class="strong"', "loud": ' class="loud"'}
 
 
 def make_html_page(heading: str, sections: Sequence[Section]) -> str:
-    """The whole page as text. Everything shown is escaped."""
+    """The whole page as text, with images inside. Everything shown is escaped."""
     numbered = [(f"part-{number}", section) for number, section in enumerate(sections, 1)]
     links = " · ".join(
         f'<a href="#{name}">{escape(section.title)}</a>'
@@ -120,7 +129,8 @@ def make_html_page(heading: str, sections: Sequence[Section]) -> str:
         f"<style>{STYLE}</style>",
     ]
     body = "\n".join(fragments)
-    return f'<!doctype html>\n<html lang="en"><head>\n{"".join(head)}</head><body>\n{body}\n</body></html>\n'
+    opening = f'<!doctype html>\n<html lang="en"><head>\n{"".join(head)}</head>'
+    return f"{opening}<body>\n{body}\n</body></html>\n"
 
 
 def _section(name: str, section: Section) -> str:
@@ -157,6 +167,7 @@ def _pairs(block: Pairs) -> str:
 
 
 def _table(block: TextTable) -> str:
+    # A phone shows wide tables cell by cell, and needs the name of the column at each.
     wide = len(block.columns) > MAX_UNBROKEN_COLUMNS
 
     def cell(text: str, index: int) -> str:
@@ -187,7 +198,8 @@ def _format_aligned(block: TextTable, index: int) -> str:
 
 
 def _format_cell(text: str) -> str:
-    """The text of a cell: it may be broken within a path and before an interval, and not within an interval."""
+    """The text of a cell, which may wrap within a path and not within an interval."""
+    # Escaped before <wbr> is put in: only our own tags survive.
     return escape(UNBROKEN_TEXT.sub(lambda match: match[0].replace(" ", "\xa0"), text)).replace(
         "/", "/<wbr>"
     )
@@ -201,6 +213,7 @@ def _image_block(block: ImageBlock) -> str:
 def embed_image(file: Path, about: str) -> str:
     """An image with its bytes inside the page."""
     kind = {".jpg": "jpeg", ".jpeg": "jpeg", ".gif": "gif"}.get(file.suffix.lower(), "png")
+    # One file that can be mailed; it loads nothing.
     code = base64.b64encode(file.read_bytes()).decode("ascii")
     return f'<img alt="{escape(about)}" src="data:image/{kind};base64,{code}">'
 

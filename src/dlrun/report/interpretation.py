@@ -1,4 +1,4 @@
-"""Draws a look inside a network, and tells a report of what was drawn."""
+"""Draws activations, heatmaps, saliency and filters, and lists them for a report."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ WHITE, GAP_COLOR = (255, 255, 255), (205, 222, 238)  # between cells
 DESCRIPTIONS = {
     "activations": (
         "Activations",
-        "What layers answer to a picture. First layers show edges; deeper ones are more abstract, and more of their "
-        "channels are silent.",
+        "What layers answer to a picture. First layers show edges; deeper ones are more abstract, "
+        "and more of their channels are silent.",
     ),
     "heatmap": (
         "Class-activation heatmaps",
@@ -44,8 +44,9 @@ name_of = naming.get_model_name
 
 
 def list_images(folder: Path) -> list[dict[str, str]]:
-    """The pictures that `dlrun visualize` has left in a run folder and that are there: file, kind, layer, caption."""
+    """The images of `dlrun visualize` in a run folder that exist: file, kind, layer and caption."""
     entries = stored_files.load_json_or_none(folder / "visualize" / "pictures.json") or []
+    # The name alone: a path in pictures.json could lead out of the run folder.
     with_paths = [{**entry, "file": Path(entry["file"]).name} for entry in entries]
     return [
         entry
@@ -55,7 +56,7 @@ def list_images(folder: Path) -> list[dict[str, str]]:
 
 
 def make_visualization_sections(folder: Path) -> list[Section]:
-    """A look inside, kind by kind, where there is one."""
+    """The images of `dlrun visualize`, kind by kind, where there are any."""
     blocks: list[Block] = []
     entries = list_images(folder)
     for kind, (title, description) in DESCRIPTIONS.items():
@@ -70,7 +71,7 @@ def make_visualization_sections(folder: Path) -> list[Section]:
 
 
 def to_uint8(image: Tensor) -> np.ndarray:
-    """A picture (C, H, W) from 0 to 1 as uint8: (H, W, 3), or (H, W) for other numbers of channels than three."""
+    """An image (C, H, W) from 0 to 1 as uint8: (H, W, 3), or (H, W) of other channels."""
     from dlrun.data.display import to_display_image as shown
 
     scaled = (image.detach().float().clamp(0, 1) * 255).round().byte().cpu().numpy()
@@ -78,7 +79,16 @@ def to_uint8(image: Tensor) -> np.ndarray:
 
 
 def tile_images(cells: np.ndarray, columns: int, gap_color: tuple[int, int, int]) -> np.ndarray:
-    """Cells (N, height, width, 3) of uint8 side by side. between: the colour of the gaps, a twelfth of a cell."""
+    """Lay images beside each other in rows.
+
+    Args:
+        cells: (N, height, width, 3), uint8.
+        columns: Images in a row.
+        gap_color: The color between them; the gap is a twelfth of an image wide.
+
+    Returns:
+        The sheet (height, width, 3), uint8.
+    """
     import numpy as np
 
     count, height, width, _ = cells.shape
@@ -94,7 +104,13 @@ def tile_images(cells: np.ndarray, columns: int, gap_color: tuple[int, int, int]
 
 
 def apply_color_map(cells: np.ndarray, name: str) -> np.ndarray:
-    """Cells as colours (N, height, width, 3): (N, 3, height, width) as they are, else the mean channel by a map."""
+    """Images as colors (N, height, width, 3), uint8.
+
+    Args:
+        cells: (N, 3, height, width), which are colors; (N, C, height, width), of which the mean
+            channel is taken; or (N, height, width).
+        name: The color map of values that are no colors.
+    """
     from matplotlib import colormaps
 
     if cells.ndim == 4 and cells.shape[1] == 3:
@@ -113,9 +129,10 @@ def draw_grid(
     *,
     columns: int = COLUMNS,
 ) -> None:
-    """Draw uint8 cells (N, height, width) in viridis, or (N, C, height, width) in colour or grey, as a grid.
+    """Draw uint8 images (N, height, width) in viridis, or (N, C, height, width) in color or gray.
 
-    A pixel of the sheet is one of the file: resampled, fine stripes would make patterns that are not there.
+    A pixel of the sheet is one of the file: resampled, fine stripes would make patterns that are
+    not there.
     """
     columns = max(4, min(columns, len(cells)))
     color_map, gap_color = (
@@ -130,6 +147,7 @@ def draw_grid(
     with save_figure(
         file, title, config, warning, height=grid_height + heading_height, width=WIDTH, dpi=dpi
     ) as figure:
+        # The constrained layout would resize the panel, and a pixel no longer be a pixel.
         figure.set_layout_engine("none")
         panel = figure.add_axes(
             (0, 0, sheet.shape[1] / dpi / WIDTH, grid_height / (grid_height + heading_height))
@@ -139,7 +157,7 @@ def draw_grid(
 
 
 def resize_grid(sheet: np.ndarray) -> np.ndarray:
-    """A sheet made larger or smaller by a whole number, to some width between LEAST and twice as much."""
+    """The sheet scaled by a whole number, to a width between MIN_WIDTH and twice as much."""
     from PIL import Image
 
     width = sheet.shape[1]
@@ -159,7 +177,7 @@ def draw_heatmap(
     config: dict[str, Any],
     warning: str,
 ) -> None:
-    """Draw the picture, its heatmap, and one on the other."""
+    """Draw the image, its heatmap, and one over the other."""
     panels = {
         "the picture": (image, None),
         f"what speaks for {label}": (warmth, None),
@@ -176,7 +194,7 @@ def draw_saliency(
     config: dict[str, Any],
     warning: str,
 ) -> None:
-    """Draw the picture, and how much each of its pixels matters."""
+    """Draw the image, and how much each of its pixels matters."""
     import numpy as np
 
     bright = max(float(np.quantile(saliency, 0.995)), 1e-12)  # a few pixels outshine the rest
@@ -188,7 +206,7 @@ def draw_saliency(
 
 
 def get_heading_height(title: str, config: dict[str, Any], warning: str) -> float:
-    """Inches that the heading takes, as `picture` writes it."""
+    """The height of the heading in inches, as `save_figure` writes it."""
     text = f"{title}: {naming.get_run_title(config)}"
     return 0.15 + 0.21 * (len(textwrap.wrap(text, round(WIDTH * LETTERS_PER_INCH))) + bool(warning))
 
@@ -201,7 +219,7 @@ def _draw_images(
     config: dict[str, Any],
     warning: str,
 ) -> None:
-    """Draw pictures (uint8) and values from 0 to 1 side by side; the second of a pair lies over the first."""
+    """Draw images (uint8) and values from 0 to 1 in a row; overlays lie over their base."""
     shape = next(iter(panels.values()))[0].shape
     height = (
         WIDTH / len(panels) * shape[0] / shape[1]

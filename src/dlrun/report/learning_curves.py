@@ -1,4 +1,4 @@
-"""Draws learning curves: one panel a measure, training dotted and validation solid."""
+"""Draws learning curves: one panel a metric, training dotted and validation solid."""
 
 from __future__ import annotations
 
@@ -37,7 +37,18 @@ def draw_learning_curves(
     *,
     only: Collection[str] | None,
 ) -> Path | None:
-    """Write the picture; None when there is nothing to draw. only: the families to show, where not all of them."""
+    """Write the learning curves.
+
+    Args:
+        history: The rows of history.jsonl.
+        results: The lines of results.jsonl.
+        config: The run's config.
+        file: Where to write.
+        only: The families of jobs to show; None: all.
+
+    Returns:
+        The file; None when there is nothing to draw.
+    """
     rows = [row for row in history if only is None or run_reader.get_family(row["job"]) in only]
     names = list(dict.fromkeys(name for row in rows for name in row["values"]))
     if not names:
@@ -62,7 +73,7 @@ def draw_learning_curves(
 def collect_curves(
     history: run_reader.JsonLines, measure: str, split: str
 ) -> dict[str, dict[str, Curve]]:
-    """Family → job → curve of one measure on one split; folds are one family."""
+    """Family → job → curve of one metric on one split; folds are one family."""
     curves: dict[str, dict[str, Curve]] = {}
     for row in history:
         value = row["values"].get(measure)
@@ -75,12 +86,13 @@ def collect_curves(
 
 def compute_mean_curve(several: list[Curve]) -> Curve:
     """The mean over folds, epoch by epoch, as far as every fold goes."""
+    # Early stopping ends folds at different epochs; a mean of fewer would jump there.
     shared = sorted(set.intersection(*(set(curve) for curve in several))) if several else []
     return {epoch: math.fsum(curve[epoch] for curve in several) / len(several) for epoch in shared}
 
 
 def find_curve_best(curve: Curve, goal: str) -> int | None:
-    """Where a curve is at its best, 'min' or 'max' of it; None when it holds no number."""
+    """The best epoch of a curve, for goal 'min' or 'max'; None when no value is finite."""
     finite = {epoch: value for epoch, value in curve.items() if math.isfinite(value)}
     if not finite:
         return None
@@ -88,7 +100,7 @@ def find_curve_best(curve: Curve, goal: str) -> int | None:
 
 
 def get_checkpoint_epoch(results: run_reader.JsonLines, job: str) -> int | None:
-    """The epoch whose weights were kept and scored; None where none was chosen."""
+    """The epoch whose weights were kept and scored; None where none was selected."""
     matches = [
         re.search(r"best.*epoch (\d+)", str(line.get("checkpoint")))
         for line in results
@@ -141,6 +153,7 @@ def _draw_lines(panel: Axes, curves: list[Curve], color: str, style: str, label:
                 linewidth=0.7,
                 alpha=0.45,
             )
+    # A line of one point is invisible.
     marker: dict[str, Any] = {"marker": "o", "markersize": 4} if len(main) == 1 else {}
     panel.plot(
         list(main),
@@ -160,7 +173,7 @@ def _mark_best(
     results: run_reader.JsonLines,
     style: dict[str, Any],
 ) -> None:
-    """A ring at the epoch whose checkpoint was kept; over folds, where their mean is best."""
+    """Draw a ring at the epoch of the checkpoint; over folds, where their mean is best."""
     if not curves:
         return
     goal = measure_names.get_direction(measure, run_reader.read_direction_map(results))
@@ -176,7 +189,7 @@ def _mark_best(
 
 
 def _draw_baseline(panel: Axes, measure: str, results: run_reader.JsonLines) -> None:
-    """A dashed line; where it lies so far off that the curves would be squeezed flat, only its number."""
+    """Draw a dashed line; only its number where it would squeeze the curves flat."""
     baselines = [line.get("baseline") or {} for line in results if line["split"] == "val"]
     mean, _ = measures.mean_and_std(measures.get_metric_values(baselines, measure))
     if mean is None or not math.isfinite(mean):
@@ -184,12 +197,14 @@ def _draw_baseline(panel: Axes, measure: str, results: run_reader.JsonLines) -> 
     low, high = panel.get_ylim()
     distance = max(low - mean, mean - high)
     style: dict[str, Any] = {"color": GREY, "linestyle": "--", "linewidth": 1.4}
+    # An axis down to a far baseline would squeeze the curves flat: its number must do.
     if distance > high - low:
         panel.plot(
             [],
             [],
             **style,
-            label=f"baseline {formatting.format_number(mean)} ({'below' if mean < low else 'above'})",
+            label=f"baseline {formatting.format_number(mean)} "
+            f"({'below' if mean < low else 'above'})",
         )
         return
     panel.axhline(mean, **style, label=f"baseline {formatting.format_number(mean)}")

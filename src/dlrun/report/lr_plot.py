@@ -1,4 +1,4 @@
-"""Draws a learning-rate range test: the loss of each step over its rate, and the rate that is suggested."""
+"""Draws a learning-rate range test: the loss of each step over its rate, and the suggested rate."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-LOSS_MARGIN = 0.4  # of the fall, that the picture shows above the first loss: what follows shoots up out of sight
+# A share of the fall that is shown above the first loss; the divergence at the end leaves the axis.
+LOSS_MARGIN = 0.4
 
 
 def draw_lr_plot(record: dict[str, Any], config: dict[str, Any], file: Path) -> Path:
-    """Write the picture of what lr.json holds."""
+    """Write the figure of the record in lr.json."""
     with save_figure(
         file, "Learning-rate range test", config, record["note"], height=4.2, width=WIDTH
     ) as figure:
@@ -39,7 +40,7 @@ def draw_lr_plot(record: dict[str, Any], config: dict[str, Any], file: Path) -> 
 
 
 def draw_suggestion(panel: Axes, record: dict[str, Any]) -> None:
-    """A line at the suggestion, and points where the loss falls fastest and where it is lowest."""
+    """Draw a line at the suggestion, and points at the steepest and at the lowest loss."""
     if record["rate"] is None:
         return
     suggestion = f"suggestion: {record['rate']:.2g}"
@@ -61,7 +62,7 @@ def draw_suggestion(panel: Axes, record: dict[str, Any]) -> None:
 
 
 def format_rate_axis(panel: Axes, rates: list[float]) -> None:
-    """A logarithmic axis whose numbers are plain text, with more of them where it is short."""
+    """Make the axis logarithmic, with plain numbers, more of them where it is short."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     panel.set(xscale="log", xlabel="learning rate")
@@ -69,11 +70,13 @@ def format_rate_axis(panel: Axes, rates: list[float]) -> None:
         LogLocator(subs=(1,) if rates[-1] > 100 * rates[0] else (1, 2, 5))
     )
     panel.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
+    # matplotlib labels minor ticks where an axis is short, over the major ones.
     panel.xaxis.set_minor_formatter(NullFormatter())
 
 
 def get_loss_range(record: dict[str, Any]) -> tuple[float, float]:
-    """The range of losses to show: from the lowest of a step to somewhat above the first smoothed one."""
+    """The losses to show: from the lowest of a step to somewhat above the first smoothed one."""
     low, first = min(record["losses"]), record["smoothed"][0]
+    # A loss that never falls, or is 0, still needs an axis.
     span = (first - low) or abs(first) or 1.0
     return low - 0.05 * span, first + LOSS_MARGIN * span

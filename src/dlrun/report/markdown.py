@@ -1,4 +1,4 @@
-"""Writes sections as plain text that reads well in a terminal and is Markdown as well."""
+"""Writes reports as Markdown that reads well in a terminal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WIDTH = 100
 
 
 def make_markdown_page(heading: str, sections: Sequence[Section], folder: Path) -> str:
-    """The whole text; pictures are told by their file names inside the folder."""
+    """The whole text; images stand in it by their file names within `folder`."""
     fragments = [f"# {escape_markdown(heading)}"]
     for section in sections:
         fragments += [f"## {escape_markdown(section.title)}"] if section.title else []
@@ -50,6 +50,7 @@ def make_markdown_table(
     cells = [
         [escape_markdown(cell).replace("|", "\\|") for cell in row] for row in (columns, *rows)
     ]
+    # Three dashes at least, as Markdown readers expect under a heading.
     widths = [max(3, *(len(row[index]) for row in cells)) for index in range(len(columns))]
     lines = [
         "-" * (width - 1) + (":" if index in right else "-") for index, width in enumerate(widths)
@@ -66,6 +67,7 @@ def make_markdown_table(
 
 
 def _wrap_text(text: str, first_indent: str = "", next_indent: str = "") -> str:
+    # A path that is broken cannot be copied.
     options: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
     return textwrap.fill(
         text, WIDTH, initial_indent=first_indent, subsequent_indent=next_indent, **options
@@ -84,7 +86,7 @@ def _points(block: BulletList, folder: Path) -> str:
 
 
 def _code(block: Code, folder: Path) -> str:
-    """Short ones as they are; long ones lie in the folder as files of their own."""
+    """The code, indented; code with a title lies in the folder as a file of its own."""
     return "" if block.title else textwrap.indent(block.text, "    ")
 
 
@@ -104,7 +106,8 @@ def _summary(block: TextTable, folder: Path) -> str:
 
 def _image(block: ImageBlock, folder: Path) -> str:
     return _wrap_text(
-        f"Picture {_relative_name(block.file, folder)}: {escape_markdown(block.caption or block.about)}"
+        f"Picture {_relative_name(block.file, folder)}: "
+        f"{escape_markdown(block.caption or block.about)}"
     )
 
 

@@ -1,4 +1,4 @@
-"""What runs, models and tasks are called in reports."""
+"""The names of runs, models and tasks in reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draws the overfit ladder, and beside its last rung what each way to regularise does to the validation loss."""
+"""Draws losses by capacity, and how each regularization changes the loss of the largest network."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def draw_capacity_curves(
     file: Path,
     steps: run_reader.JsonLines,
 ) -> Path | None:
-    """Write the losses of all rungs; None where none was climbed."""
+    """Write the losses of all capacity stages; None where none was trained."""
     val, train = collect_loss_curves(history, "val"), collect_loss_curves(history, "train")
     stages = [stage for stage in workflow_stages.get_capacity_stages(config) if stage in val]
     if not stages:
@@ -49,6 +49,7 @@ def draw_capacity_curves(
                 history, results, stage, config, workflow_stages.get_main_metric(steps, results)
             )
             _draw_capacity(panel, diagnosis, stage, (val[stage], train.get(stage, {})), color)
+        # One legend entry for the dotted lines of all stages.
         panel.plot([], [], ":", color=GREY, linewidth=1.4, label="training loss")
         limits = get_value_range(
             [
@@ -65,7 +66,7 @@ def draw_capacity_curves(
 def draw_regularization_curves(
     history: run_reader.JsonLines, results: run_reader.JsonLines, config: dict[str, Any], file: Path
 ) -> Path | None:
-    """Write a panel for each regularised variant, with its base; None where none was tried."""
+    """Write a panel for each regularized variant, with its base; None where none was trained."""
     val, stages = collect_loss_curves(history, "val"), workflow_stages.group_by_stage(results)
     base = next(
         (stage for stage in reversed(workflow_stages.get_capacity_stages(config)) if stage in val),
@@ -78,6 +79,7 @@ def draw_regularization_curves(
     max_epoch = 2 * max(
         max(val[name]) for name in variants
     )  # of the base, which may go on for much longer
+    # The base may have been trained for far longer, which would squeeze the variants.
     base_curve = {epoch: value for epoch, value in val[base].items() if epoch <= max_epoch}
     low, high = get_value_range([base_curve, *(val[name] for name in variants)]) or (0, 1)
     title = f"Validation loss against '{base}'"
@@ -113,7 +115,7 @@ def collect_loss_curves(history: run_reader.JsonLines, split: str) -> dict[str, 
 
 
 def format_patch(name: str, lines: run_reader.JsonLines, base: run_reader.JsonLines) -> str:
-    """'dropout = 0.5', 'smaller: units = [8, 8]': what a variant changes, in few letters."""
+    """'dropout = 0.5' or 'smaller: units = [8, 8]': the change of a variant, in few letters."""
     base_changes = workflow_stages.get_stage_changes(base)
     changes = {
         key.rpartition(".")[2]: value
@@ -133,7 +135,7 @@ def diagnose_stage(
     config: dict[str, Any],
     measure: str,
 ) -> Diagnosis:
-    """What the verdicts of a workflow say of a stage: how its fits went, and the epoch where they were best."""
+    """The diagnosis of a stage, with what it needs to know of the fit; over folds that of most."""
     lines = workflow_stages.group_by_stage(results).get(stage, [])
     patch = (lines[0]["job"].get("patch") or {}) if lines else {}
     losses = measures.get_metric_values([line.get("baseline") or {} for line in lines], "loss")
@@ -153,14 +155,12 @@ def diagnose_stage(
 def _draw_capacity(
     panel: Axes, diagnosis: Diagnosis, stage: str, losses: tuple[Curve, Curve], color: str
 ) -> None:
-    """Both losses of a rung; a ring where validation was best, and a line where it overfits from there on."""
+    """Draw both losses of a stage, with a ring, and a line if it overfits, at the best epoch."""
     val, train = losses
     overfits = diagnosis.kind in TURNED
-    label = (
-        f"{stage}: {'overfits after' if overfits else 'best at'} {diagnosis.epoch}"
-        if diagnosis.epoch
-        else stage
-    )
+    label = stage
+    if diagnosis.epoch:
+        label += f": {'overfits after' if overfits else 'best at'} {diagnosis.epoch}"
     panel.plot(list(train), list(train.values()), ":", color=color, linewidth=1.4, alpha=0.7)
     panel.plot(list(val), list(val.values()), color=color, linewidth=2, label=label)
     if diagnosis.epoch in val:

@@ -1,4 +1,4 @@
-"""sweep.png: each job a line through its values and its score, so that one sees which values go with good scores."""
+"""Draws sweep.png: each job a line through its values to its score."""
 
 from __future__ import annotations
 
@@ -35,7 +35,13 @@ MAX_OFFSET = 0.06  # of an axis: how far apart jobs with the same value may be d
 
 @dataclass(frozen=True)
 class AxisScale:
-    """One upright axis. heights: what a job has → where it is, 0 to 1. labels: (height, text) beside it."""
+    """One vertical axis.
+
+    Attributes:
+        name: The config key, or the metric.
+        heights: A job's value → its height, 0 to 1.
+        labels: (height, text) beside the axis.
+    """
 
     name: str
     heights: dict[str, float]
@@ -45,7 +51,7 @@ class AxisScale:
 def draw_parallel_coordinates(
     folder: Path, jobs: Sequence[JobRow], objective: SweepObjective
 ) -> Path | None:
-    """Draw sweep.png; None where fewer than two jobs have a score, or nothing differs between them."""
+    """Write sweep.png; None for fewer than two jobs with scores and different settings."""
     measure = objective.get_main_metric(jobs)
     drawn_jobs = [
         line
@@ -67,8 +73,12 @@ def draw_parallel_coordinates(
     best_jobs = find_best_jobs(list(drawn_jobs), objective)[:1]
     pruned = sum(line.status == "pruned" for line in drawn_jobs)
     num_failed = sum(line.status == "failed" for line in jobs)
-    counts = [f"{len(drawn_jobs)} jobs", f"{pruned} of them pruned (dashed)" if pruned else "", f"{num_failed} failed, not shown"
-              if num_failed else "", "the best one in red" if best_jobs else ""]  # fmt: skip
+    counts = [
+        f"{len(drawn_jobs)} jobs",
+        f"{pruned} of them pruned (dashed)" if pruned else "",
+        f"{num_failed} failed, not shown" if num_failed else "",
+        "the best one in red" if best_jobs else "",
+    ]
     config = stored_files.load_run_config(folder / drawn_jobs[0].folder)
     warning = next((line.note for line in drawn_jobs if line.note), "")
     size: dict[str, Any] = {"height": 4.4, "width": max(5.6, 1.45 * len(scales) + 0.8)}
@@ -83,9 +93,12 @@ def draw_parallel_coordinates(
 
 
 def make_axis_scale(name: str, values: Sequence[str], up: int = 1) -> AxisScale:
-    """The axis for these values: of numbers, logarithmic where they are far apart; anything else evenly spaced.
+    """The axis of these values: numeric, logarithmic where they are far apart, or evenly spaced.
 
-    up: -1 where less is better, so that what is good stands above.
+    Args:
+        name: The config key, or the metric.
+        values: The values as texts.
+        up: -1 where less is better, so that what is good stands above.
     """
     texts = list(dict.fromkeys(values))
     numbers = [parse_number(text) for text in texts]
@@ -93,6 +106,7 @@ def make_axis_scale(name: str, values: Sequence[str], up: int = 1) -> AxisScale:
     logarithmic = (
         len(distinct) > 1 and distinct[0] > 0 and distinct[-1] / distinct[0] >= LOG_SCALE_RATIO
     )
+    # Zero among positive values has no logarithm, and a linear axis would crowd the others.
     mixed = (
         len(distinct) > 1
         and distinct[0] <= 0 < distinct[-1]
@@ -118,7 +132,7 @@ def make_axis_scale(name: str, values: Sequence[str], up: int = 1) -> AxisScale:
 
 
 def parse_number(text: str) -> float | None:
-    """The number that a word's value is; None for anything else."""
+    """The finite number that a text is; None for anything else."""
     try:
         value = float(text)
     except ValueError:
@@ -142,12 +156,12 @@ def format_tick(value: float) -> str:
 
 
 def truncate_start(text: str) -> str:
-    """A value in few letters: its end says more than its beginning."""
+    """A value in few letters: its end tells more than its beginning."""
     return text if len(text) <= MAX_LABEL_LENGTH else "…" + text[1 - MAX_LABEL_LENGTH :]
 
 
 def draw_axes(panel: Axes, scales: Sequence[AxisScale]) -> None:
-    """The axes with their names below and their values beside them."""
+    """Draw the axes with their names below and their values beside them."""
     for index, scale in enumerate(scales):
         panel.axvline(index, color="#222222", linewidth=1, zorder=3)
         for height, text in scale.labels:
@@ -182,9 +196,9 @@ def draw_axes(panel: Axes, scales: Sequence[AxisScale]) -> None:
 def draw_job_lines(
     panel: Axes, scales: Sequence[AxisScale], jobs: Sequence[JobRow], best_jobs: Sequence[JobRow]
 ) -> None:
-    """The jobs as lines, coloured by their scores, the better ones above; the best one on top of all.
+    """Draw the jobs as lines colored by their scores, the best one on top.
 
-    Where several have the same value they are spread a little, in the order of their scores, to be told apart.
+    Jobs with the same value are spread a little, in the order of their scores, to be told apart.
     """
     from matplotlib import colormaps
 
@@ -192,6 +206,7 @@ def draw_job_lines(
     faint = max(0.35, min(0.9, 12 / len(jobs)))
     for job in sorted(jobs, key=lambda job: scales[-1].heights[str(get_job_score(job, measure))]):
         score = scales[-1].heights[str(get_job_score(job, measure))]
+        # The score's own axis and axes of distinct values need no spread.
         spread = {
             scale.name: MAX_OFFSET * (score - 0.5) if len(scale.heights) < len(jobs) else 0
             for scale in scales

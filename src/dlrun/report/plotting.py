@@ -1,4 +1,4 @@
-"""What all pictures share: their size, letters, colours and heading, and a legend that covers no curve."""
+"""What all figures share: size, fonts, colors, heading, and a legend that covers no curve."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ Curve = dict[int, float]  # epoch → value
 
 
 def truncate_name(name: str) -> str:
-    """A name from data, a long one without its end."""
+    """A name from data; a long one without its end."""
     return name if len(name) <= MAX_NAME_LENGTH else f"{name[: MAX_NAME_LENGTH - 1]}…"
 
 
@@ -64,9 +64,16 @@ def save_figure(
     width: float,
     dpi: int = 150,
 ) -> Iterator[Figure]:
-    """A figure to draw on; afterwards it gets its heading (what, task, model) and is written to the file.
+    """A figure to draw on, which gets its heading and is written when the block ends.
 
-    height, width: inches. warning: what must stand beside every figure; it makes the heading red.
+    Args:
+        file: Where to write.
+        title: What the figure shows; task and model of the config follow it.
+        config: The run's config.
+        warning: Where it is not '', the heading is red and names synthetic data.
+        height: In inches.
+        width: In inches.
+        dpi: Pixels an inch.
     """
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -74,12 +81,14 @@ def save_figure(
 
     with rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained", dpi=dpi)
+        # No pyplot: it keeps global state and may look for a display.
         FigureCanvasAgg(figure)
         yield figure
         run_title = naming.get_run_title(config)
         lines = textwrap.wrap(
             f"{title}: {run_title}" if run_title else title, round(width * LETTERS_PER_INCH)
         )
+        # A name from data may be of any length, and must not push the figure off the page.
         lines = lines if len(lines) <= MAX_LINES else [*lines[: MAX_LINES - 1], "…"]
         if warning:
             lines.insert(0, "SYNTHETIC DATA")
@@ -90,7 +99,7 @@ def save_figure(
 
 
 def add_legend_below(panel: Axes, columns: int = 2) -> None:
-    """The names of a panel's curves, under its axis."""
+    """Put the names of a panel's curves under its axis."""
     if panel.get_legend_handles_labels()[0]:
         panel.legend(
             loc="upper left",
@@ -102,7 +111,7 @@ def add_legend_below(panel: Axes, columns: int = 2) -> None:
 
 
 def use_integer_epochs(panel: Axes) -> None:
-    """An axis of epochs, which are whole numbers."""
+    """Label the axis with whole epochs."""
     from matplotlib.ticker import MaxNLocator
 
     panel.set_xlabel("epoch")
@@ -110,9 +119,10 @@ def use_integer_epochs(panel: Axes) -> None:
 
 
 def get_value_range(curves: Iterable[Curve]) -> tuple[float, float] | None:
-    """The range of values to show: all, or without the first tenth of the epochs where these lie far off.
+    """The range of values to show, with a margin; None when no value is finite.
 
-    None when there is no finite value. (The book, §3.7, drops the first ten points for the same reason.)
+    The first tenth of the epochs is left out where it lies far off: the book, §3.7, drops the first
+    ten points for the same reason.
     """
     import math
 

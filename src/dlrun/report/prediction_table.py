@@ -1,4 +1,4 @@
-"""A model's answers for new rows in words: a table for the terminal, and CSV or JSON with every digit."""
+"""Writes predictions for new rows: a table for the terminal, and CSV or JSON with every digit."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CLASS_KINDS = ("category", "binary", "multilabel")
 
 
 def get_output_names(field: Field, target: str) -> tuple[str, ...]:
-    """What the numbers in `get_row_probabilities` are called: classes, labels, or the parts of a number."""
+    """The names of the numbers in `get_row_probabilities`: classes, labels, or targets."""
     if field.kind in CLASS_KINDS:
         count = 2 if field.kind == "binary" else field.size
         return field.labels if len(field.labels) == count else tuple(map(str, range(count)))
@@ -45,15 +45,17 @@ def get_output_names(field: Field, target: str) -> tuple[str, ...]:
 
 
 def get_row_probabilities(field: Field, output: np.ndarray) -> list[float]:
-    """One row's probabilities by class or label, or its numbers; of a binary target that of both classes."""
+    """One row's probabilities by class (both of a binary target) or label, or its numbers."""
     complement = [output.dtype.type(1) - output.reshape(-1)[0]] if field.kind == "binary" else []
     return [
-        float(str(value)) for value in (*complement, *output.reshape(-1))
+        # str() of a float32 has the shortest digits that say it; float() would add float64's.
+        float(str(value))
+        for value in (*complement, *output.reshape(-1))
     ]  # the shortest digits that say it
 
 
 def format_prediction(field: Field, target: str, output: np.ndarray) -> str | float:
-    """The answer: the likeliest class, the labels above one half, or the number."""
+    """The likeliest class, the labels above one half, or the number."""
     names, values = get_output_names(field, target), get_row_probabilities(field, output)
     if field.kind in ("category", "binary"):
         return names[values.index(max(values))]
@@ -71,7 +73,7 @@ def format_prediction(field: Field, target: str, output: np.ndarray) -> str | fl
 
 
 def format_target(field: Field, target: str, value: np.ndarray) -> str | float:
-    """What is true, written as `format_prediction` writes it."""
+    """The true value, written as `format_prediction` writes predictions."""
     if field.kind == "category":
         return get_output_names(field, target)[int(value)]
     return format_prediction(field, target, value)
@@ -80,7 +82,15 @@ def format_target(field: Field, target: str, value: np.ndarray) -> str | float:
 def make_prediction_table(
     fields: Mapping[str, Field], names: Names, outputs: Outputs, truths: Outputs, *, first: str
 ) -> TextTable:
-    """The first rows for a terminal. first: what the names are: file, or line."""
+    """The first rows for a terminal.
+
+    Args:
+        fields: Target → its field.
+        names: Of the rows: files, or line numbers.
+        outputs: Target → (n, outputs) probabilities or numbers.
+        truths: Target → true values, where known.
+        first: What the names are: 'file' or 'line'.
+    """
     columns, rows = [first], [[str(name)] for name in names[:MAX_ROWS]]
     for target, field in fields.items():
         prefix = f"{target}: " if len(fields) > 1 else ""
@@ -128,7 +138,7 @@ def _format_probabilities(field: Field, target: str, output: np.ndarray) -> list
 
 
 def describe_table(fields: Mapping[str, Field], names: Names, outputs: Outputs) -> str:
-    """What stands under the table: how many rows are not in it, and of one target how often each class was answered."""
+    """The line under the table: rows it leaves out, and how often each class is predicted."""
     notes = (
         [f"{len(names) - MAX_ROWS:,} more rows: to=answers.csv writes all of them"]
         if len(names) > MAX_ROWS
@@ -157,8 +167,19 @@ def predictions_to_csv(
     note: str = "",
     beside: Mapping[str, list[str]] | None = None,
 ) -> str:
-    """Columns: file (or line), answer, truth where it is known, one for each class, a note where there is one, and
-    those of `beside`, of which one that is called as another has ' (file)' behind its name.
+    """The predictions as CSV.
+
+    Columns: file (or line), answer, truth where it is known, one for each class, a note, and those
+    of `beside`.
+
+    Args:
+        fields: Target → its field.
+        names: Of the rows: files, or line numbers.
+        outputs: Target → (n, outputs) probabilities or numbers.
+        truths: Target → true values, where known.
+        first: What the names are: 'file' or 'line'.
+        note: Written into each row, unless ''.
+        beside: Further columns; one whose name is taken gets ' (file)' behind it.
     """
     heads, columns = [first], [list(map(str, names))]
     for target, field in fields.items():
@@ -186,6 +207,7 @@ def predictions_to_csv(
         heads.append(f"{name} (file)" if name in heads else name)
         columns.append(column)
     text = io.StringIO()
+    # The same bytes on every system.
     csv.writer(text, lineterminator="\n").writerows([heads, *zip(*columns, strict=True)])
     return text.getvalue()
 
@@ -203,9 +225,20 @@ def predictions_to_json(
     first: str,
     about: Mapping[str, Any],
 ) -> str:
-    """`about`, then rows: of each its file (or line), answer, truth where it is known, and probabilities by class.
+    """The predictions as JSON.
 
-    Several targets: 'targets' holds each one's. A number that is none is null.
+    Args:
+        fields: Target → its field.
+        names: Of the rows: files, or line numbers.
+        outputs: Target → (n, outputs) probabilities or numbers.
+        truths: Target → true values, where known.
+        first: What the names are: 'file' or 'line'.
+        about: What stands before the rows.
+
+    Returns:
+        `about`, then 'rows': of each its file (or line), answer, truth where known, and
+        probabilities by class; of several targets 'targets' holds each one's. A value that is not
+        finite is null.
     """
     rows = []
     for index, name in enumerate(names):

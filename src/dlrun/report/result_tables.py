@@ -1,4 +1,4 @@
-"""The small table at the end of a run: each score with its 95 % interval beside the common-sense baseline."""
+"""The table at the end of a run: each score with its interval beside the baseline."""
 
 from __future__ import annotations
 
@@ -20,7 +20,16 @@ MAX_FOLD_COLUMNS = 4  # more folds than these share one column, so that the tabl
 
 @dataclass(frozen=True)
 class TextTable:
-    """One table as plain text, for the terminal and for report.html alike."""
+    """One table as plain text, for the terminal and for reports.
+
+    Attributes:
+        title: Its heading.
+        columns: The names of the columns.
+        rows: The cells.
+        caption: The line below it.
+        notes: Lines that belong to the title.
+        right: The indices of the columns that are aligned right.
+    """
 
     title: str
     columns: list[str]
@@ -46,6 +55,7 @@ def to_rich_table(summary: TextTable) -> Table:
     from rich.table import Table
     from rich.text import Text
 
+    # Text, not markup: a name from data may hold [brackets].
     title = Text(summary.title, style="bold")
     for note in summary.notes:
         title.append("\n" + note, style="bold red" if "SYNTHETIC" in note else "not bold")
@@ -84,33 +94,29 @@ def _make_score_table(
     ]
     rows = []
     for measure, label in measures.get_metric_labels(scores).items():
-        fold_cells = (
-            [measures.format_score(_drop_interval(score.get(measure))) for score in scores]
-            if several
-            else []
-        )
-        mean = formatting.format_number(
-            measures.mean_and_std(measures.get_metric_values(baselines, measure))[0]
-        )
-        baseline_cell = (
-            [mean if several else measures.format_over_folds(baselines, measure)]
-            if has_baseline
-            else []
-        )
-        score_cell = measures.format_over_folds(scores, measure)
-        rows.append(
-            [
-                label,
-                score_cell,
-                *baseline_cell,
-                *(fold_cells if len(fold_cells) <= MAX_FOLD_COLUMNS else [" ".join(fold_cells)]),
-            ]
-        )
+        row = [label, measures.format_over_folds(scores, measure)]
+        row += [_format_baseline(baselines, measure)] if has_baseline else []
+        row += _format_folds(scores, measure) if several else []
+        rows.append(row)
     title = f"{naming.get_run_title(config)}: {_describe_fits(name, lines)}, {split}"
     notes = tuple(run_reader.collect_messages(lines))
     return TextTable(
         title, columns, rows, _format_message(lines), notes, frozenset(range(1, len(columns)))
     )
+
+
+def _format_baseline(baselines: list[measures.Scores], measure: str) -> str:
+    """The baseline's score; over folds its mean, whose deviation says nothing about the model."""
+    if len(baselines) == 1:
+        return measures.format_over_folds(baselines, measure)
+    values = measures.get_metric_values(baselines, measure)
+    return formatting.format_number(measures.mean_and_std(values)[0])
+
+
+def _format_folds(scores: list[measures.Scores], measure: str) -> list[str]:
+    """A cell for each fold, or one cell for many."""
+    cells = [measures.format_score(_drop_interval(score.get(measure))) for score in scores]
+    return cells if len(cells) <= MAX_FOLD_COLUMNS else [" ".join(cells)]
 
 
 def _drop_interval(score: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -119,7 +125,7 @@ def _drop_interval(score: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _describe_fits(name: str, lines: run_reader.JsonLines) -> str:
-    """'fit', '4 folds', '3 seeds', '2 × 4 folds', and before it the stage of a workflow: 'final, 3 seeds'."""
+    """'fit', '4 folds', '3 seeds' or '2 × 4 folds', after a workflow's stage: 'final, 3 seeds'."""
     folds = max(int(line["job"].get("folds") or 1) for line in lines)
     repeats = len({line["job"].get("repeat") for line in lines})
     if folds > 1:

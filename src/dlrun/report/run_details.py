@@ -1,4 +1,4 @@
-"""Tells what a run was made of: its question, data, config, environment, and the command that repeats it."""
+"""Reports what a run was made of: question, data, config, environment, and command."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ MAX_TEXT_LENGTH = 200  # letters of a value that is told only with all the rest
 
 
 def describe_table_task(config: dict[str, Any]) -> str:
-    """What is asked of a table of one's own: 'price from the other columns of houses.csv'; else nothing."""
+    """'price from the other columns of houses.csv' for a table of one's own; else ''."""
     data = config.get("data")
     if not isinstance(data, dict) or not data.get("path") or not data.get("target"):
         return ""
+    # data.target is one name or several.
     targets = data["target"] if isinstance(data["target"], list) else [data["target"]]
     source = "what came before in" if data.get("lookback") else "the other columns of"
     return f"{', '.join(map(str, targets))} from {source} {Path(str(data['path'])).name}"
@@ -51,7 +52,7 @@ def make_task_section(config: dict[str, Any]) -> list[Section]:
 
 
 def make_data_section(folder: Path, config: dict[str, Any]) -> list[Section]:
-    """Which data these are: columns and their kinds, rows, fingerprint, where they come from."""
+    """The data: columns and their kinds, rows, fingerprint, and source."""
     data_record, fields = (
         stored_files.load_json_or_none(folder / "data.json") or {},
         stored_files.load_json_or_none(folder / "fields.json") or {},
@@ -89,6 +90,7 @@ def make_config_section(
             run_reader.flatten_config(node.get(group), group) if node.get(group) is not None else {}
         )
         rows += [(key, str(value)) for key, value in values.items() if value is not None]
+    # Named settings first; what only a machine reads is folded at the end.
     full_config = Code(
         run_reader.read_text_or_empty(folder / "config.yaml"), "config.yaml, all of it"
     )
@@ -98,7 +100,7 @@ def make_config_section(
 
 
 def make_environment_section(folder: Path) -> list[Section]:
-    """On which machine, and with which packages."""
+    """The machine and the packages."""
     environment = stored_files.load_json_or_none(folder / "environment.json")
     if not environment:
         return make_sections("Environment", [Text("not recorded")])
@@ -113,7 +115,7 @@ def make_environment_section(folder: Path) -> list[Section]:
 
 
 def make_command_section(folder: Path) -> list[Section]:
-    """The words that the run began with."""
+    """The command that started the run."""
     command = run_reader.read_command_or_empty(folder)
     return make_sections("The command that repeats it", [Code(command)] if command else [])
 

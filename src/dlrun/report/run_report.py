@@ -1,4 +1,4 @@
-"""Tells one run as sections: what was asked, how it was tried, what came of it, and how to do it again."""
+"""Reports one run as sections: question, data, results, figures, config, and command."""
 
 from __future__ import annotations
 
@@ -40,7 +40,12 @@ def get_report_heading(folder: Path) -> str:
 
 
 def make_run_sections(folder: Path, pictures: dict[str, list[Path]]) -> list[Section]:
-    """All sections there are data for, in the order in which they are read. pictures: see `report.write.draw`."""
+    """All sections there are data for, in reading order.
+
+    Args:
+        folder: The run folder.
+        pictures: Kind → files, as `build.draw_figures` returns them.
+    """
     config, results, steps = (
         stored_files.load_run_config(folder),
         run_reader.read_results(folder),
@@ -84,11 +89,12 @@ def make_run_sections(folder: Path, pictures: dict[str, list[Path]]) -> list[Sec
 
 
 def make_score_summary(results: run_reader.JsonLines, steps: run_reader.JsonLines) -> list[Block]:
-    """The score of a run that is no workflow, beside its baseline; on test rows where it has any."""
+    """The score of a run that is no workflow, on test rows if any, beside its baseline."""
     fitted = [line for line in run_reader.drop_previous_stages(results) if line.get("scores")]
     if steps or not fitted:
         return []
     family = run_reader.get_family(fitted[-1]["name"])
+    # The first that there is, the least optimistic first.
     for split in ("test", "val", "train"):
         lines = [
             line
@@ -103,6 +109,7 @@ def make_score_summary(results: run_reader.JsonLines, steps: run_reader.JsonLine
 def _describe_score(split: str, lines: run_reader.JsonLines) -> str:
     scores = [line["scores"] for line in lines]
     names = list(measures.get_metric_labels(scores))
+    # A reader knows what an accuracy of 0.9 is, and not a loss of 0.3.
     name = next((name for name in names if not name.startswith("loss")), names[0])
     text = f"{SPLITS[split]} {name}: {measures.format_over_folds(scores, name)}"
     bars = measures.get_metric_values([line.get("baseline") or {} for line in lines], name)
@@ -117,13 +124,14 @@ def _describe_score(split: str, lines: run_reader.JsonLines) -> str:
         if measure_names.get_direction(name, run_reader.read_direction_map(lines)) == "min"
         else score > baseline
     )
-    return f"{text}; baseline {formatting.format_number(baseline)}{'' if is_better else ', which is not beaten'}."
+    remark = "" if is_better else ", which is not beaten"
+    return f"{text}; baseline {formatting.format_number(baseline)}{remark}."
 
 
 def make_workflow_summary(
     results: run_reader.JsonLines, steps: run_reader.JsonLines
 ) -> list[Block]:
-    """What came of a workflow, in one paragraph; nothing for other runs."""
+    """The outcome of a workflow, in one paragraph; nothing for other runs."""
     last = steps[-1] if steps else {}
     if not last:
         return []
@@ -133,7 +141,8 @@ def make_workflow_summary(
     if not stopped and last["step"] < LAST_STEP:
         blocks.append(
             Text(
-                f"Not finished: it was cut after step {last['step']}; dlrun resume goes on with it.",
+                f"Not finished: it was cut after step {last['step']}; dlrun resume goes on with "
+                "it.",
                 "loud",
             )
         )
@@ -145,7 +154,7 @@ def make_workflow_summary(
 def make_stage_sections(
     results: run_reader.JsonLines, steps: run_reader.JsonLines, pictures: dict[str, list[Path]]
 ) -> list[Section]:
-    """The stages of a workflow against the constant answer."""
+    """The stages of a workflow against the baseline."""
     if not workflow_stages.group_by_stage(results):
         return []
     legend = "Each dot is a candidate; the baseline is gray: a dashed line, or an arrow to it."
@@ -162,7 +171,7 @@ def make_stage_sections(
 def make_score_sections(
     folder: Path, results: run_reader.JsonLines, config: dict[str, Any]
 ) -> list[Section]:
-    """The scores of a run that is no workflow, and which of its fits have none because an error ended them."""
+    """The scores of a run that is no workflow, and the fits that failed."""
     failures = [
         Text(f"{name} has no result: {reason}.", "loud")
         for name, reason in run_reader.read_failures(folder, results).items()
@@ -174,7 +183,7 @@ def make_score_sections(
 
 
 def make_rate_section(history: run_reader.JsonLines) -> list[Section]:
-    """The learning rates at the end of the epochs, of each fit: where they began, were highest, and ended."""
+    """The learning rates at the ends of the epochs of each fit: first, highest and last."""
     rates: dict[str, list[float]] = {}
     for row in history:
         for name, rate in (row.get("rates") or {}).items():
@@ -189,7 +198,7 @@ def make_rate_section(history: run_reader.JsonLines) -> list[Section]:
 
 
 def summarize_rates(rates: list[float]) -> list[float]:
-    """The first, highest and last of some numbers, without repetitions; one where they are all the same."""
+    """The first, highest and last of some numbers, without repetitions."""
     key_rates = [rates[0], max(rates), rates[-1]]
     return [
         rate for index, rate in enumerate(key_rates) if index == 0 or rate != key_rates[index - 1]
@@ -197,7 +206,7 @@ def summarize_rates(rates: list[float]) -> list[float]:
 
 
 def make_curve_sections(pictures: dict[str, list[Path]]) -> list[Section]:
-    """What happened during training: curves, the overfit ladder, the regularisation study."""
+    """The course of training: learning curves, capacity, regularization."""
     captions = (
         ("Learning curves", "curves", CURVES_CAPTION),
         ("The overfit ladder", "ladder", CAPACITY_CAPTION),
@@ -212,7 +221,7 @@ def make_curve_sections(pictures: dict[str, list[Path]]) -> list[Section]:
 
 
 def make_prediction_sections(pictures: dict[str, list[Path]]) -> list[Section]:
-    """What was answered against what is true."""
+    """Predictions against the truth."""
     images = [ImageBlock(file, file.stem.replace("-", " ")) for file in pictures.get("answers", ())]
     forecasts = [
         ImageBlock(file, file.stem.replace("-", " "), forecast_plot.CAPTION)
@@ -226,10 +235,12 @@ def make_prediction_sections(pictures: dict[str, list[Path]]) -> list[Section]:
 
 CURVES_CAPTION = f"Each measure by epoch: training dotted, validation solid; {RING_NOTE}"
 CAPACITY_CAPTION = (
-    "Validation loss solid, training loss dotted. The ring is the epoch where the validation loss was best, noise "
-    "aside, over folds their median; where there is a dashed line, the network overfits from there on."
+    "Validation loss solid, training loss dotted. The ring is the epoch where the validation loss "
+    "was best, noise aside, over folds their median; where there is a dashed line, the network "
+    "overfits from there on."
 )
 REGULARIZATION_CAPTION = (
-    "Validation loss by epoch of the network that overfits (dashed) and of each variant of it (solid), all on one "
-    "scale; the ring is the variant's lowest. Over folds: their mean, as far as every fold goes."
+    "Validation loss by epoch of the network that overfits (dashed) and of each variant of it "
+    "(solid), all on one scale; the ring is the variant's lowest. Over folds: their mean, as far "
+    "as every fold goes."
 )

@@ -1,4 +1,4 @@
-"""Draws every stage as a dot with its interval, the constant answer as a line, and the winner in its own colour."""
+"""Draws every stage as a dot with its interval beside the baseline, the winner in orange."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Dot = tuple[float, float | None, float | None]  # score, and the ends of its whi
 def draw_score_plot(
     results: run_reader.JsonLines, steps: run_reader.JsonLines, config: dict[str, Any], file: Path
 ) -> Path | None:
-    """Write the picture; None when no stage has a score."""
+    """Write the figure; None when no stage has a score."""
     measure, winner = (
         workflow_stages.get_main_metric(steps, results),
         workflow_stages.find_best_stage(steps),
@@ -40,9 +40,9 @@ def draw_score_plot(
         return None
     fits = max(map(len, workflow_stages.group_by_stage(results).values()))
     has_intervals = any(low is not None for _, low, _ in dots.values())
-    whiskers = (
-        f"mean ± sd of {fits} fits; " if fits > 1 else "95 % interval; " if has_intervals else ""
-    )
+    whiskers = "95 % interval; " if has_intervals else ""
+    if fits > 1:
+        whiskers = f"mean ± sd of {fits} fits; "
     height = 1.5 + 0.27 * (len(dots) + 1)
     warning = run_reader.get_data_warning(results)
     with save_figure(
@@ -68,7 +68,14 @@ def collect_dots(results: run_reader.JsonLines, measure: str) -> dict[str, Dot]:
 
 
 def select_dots(dots: dict[str, Dot], winner: str, sign: int) -> dict[str, Dot]:
-    """As many stages as there is room for: all but the worst of the search. sign: 1 where less is better, else -1."""
+    """As many stages as there is room for: all but the worst of the search.
+
+    Args:
+        dots: Stage → its dot.
+        winner: The stage that is kept in any case.
+        sign: 1 where less is better, else -1.
+    """
+    # Stages of the workflow's own steps are few and all wanted; the search may have hundreds.
     searched = sorted(
         (name for name in dots if name.startswith("search-")), key=lambda name: sign * dots[name][0]
     )
@@ -98,7 +105,7 @@ def _draw_dots(panel: Axes, dots: dict[str, Dot], winner: str) -> None:
 
 
 def _draw_baseline(panel: Axes, value: float | None, low: float | None, high: float | None) -> None:
-    """The constant answer as a dashed line; one that lies so far off that the dots would run together, as an arrow."""
+    """Draw the baseline as a dashed line, or as an arrow where it lies far off."""
     if value is None or not math.isfinite(value):
         return
     left, right = panel.get_xlim()

@@ -1,4 +1,4 @@
-"""The jobs of a sweep as its folder has them: what came of each, which is better, and which is the best."""
+"""The jobs of a sweep folder: their scores, their order, and the best of them."""
 
 from __future__ import annotations
 
@@ -24,10 +24,20 @@ SEED_KEYS = (
 
 @dataclass(frozen=True)
 class JobRow:
-    """One job of a sweep: its own words, and what came of it. scores: measure → (mean, deviation over folds).
+    """One job of a sweep.
 
-    ends: measure → its 95 % interval, of a job that is one fit. goals: measure → 'min' or 'max'. undefined: measure →
-    why it has no value, or of how many of its fits the mean is. fits: job names of the stage that the scores are of.
+    Attributes:
+        job: Its number.
+        status: 'done', 'pruned', 'failed' or another state.
+        overrides: Config key → its own value.
+        scores: Metric → (mean, deviation over folds).
+        baseline: Metric → the baseline's mean.
+        error: Why it failed, on one line.
+        folder: Its run folder within the sweep's.
+        note: SYNTHETIC, where its data are.
+        intervals: Metric → the ends of its 95 % interval, of a job that is one fit.
+        directions: Metric → 'min' or 'max', as its results say.
+        undefined: Metric → why it has no value, or of how many fits the mean is.
     """
 
     job: int
@@ -45,13 +55,17 @@ class JobRow:
 
 @dataclass(frozen=True)
 class SweepObjective:
-    """What a sweep is decided by. names: the measures asked for, without their split; none: the first job says it."""
+    """What a sweep minimizes or maximizes.
+
+    Attributes:
+        names: The configured metrics, without their split; none: the first job decides.
+    """
 
     names: tuple[str, ...] = ()
 
     @classmethod
     def from_folder(cls, folder: Path) -> SweepObjective:
-        """What sweep.yaml says; nothing for sweeps from before it."""
+        """The objective in sweep.yaml; an empty one for sweeps from before it."""
         file = folder / "sweep.yaml"
         measure = (
             stored.load_yaml(file).get("search", {}).get("measure") if file.is_file() else None
@@ -60,7 +74,7 @@ class SweepObjective:
         return cls(tuple(name.removeprefix("val/") for name in names))
 
     def get_main_metric(self, jobs: Iterable[JobRow]) -> str:
-        """The measure that the table is sorted by."""
+        """The metric that the table is sorted by."""
         return choose_metric(
             (name for job in jobs for name in job.scores), self.names[0] if self.names else None
         )
@@ -69,7 +83,13 @@ class SweepObjective:
 def read_job_rows(
     folder: Path, objective: SweepObjective, cache: dict[int, JobRow] | None = None
 ) -> list[JobRow]:
-    """The lines of all jobs. known: lines of jobs that have ended, which are not read again; new ones are added."""
+    """The rows of all jobs.
+
+    Args:
+        folder: The sweep folder.
+        objective: What the sweep optimizes.
+        cache: Rows of jobs that have ended, which are not read again; new ones are added to it.
+    """
     cache, jobs = {} if cache is None else cache, []
     for entry in _read_entries(folder):
         job = cache.get(entry["job"])
@@ -81,7 +101,10 @@ def read_job_rows(
 
 
 def rank_jobs(jobs: list[JobRow], measure: str) -> list[JobRow]:
-    """The best first, then the best of the pruned ones; then those without this score, and the failed ones last."""
+    """The jobs, best first.
+
+    Finished ones come before pruned ones, then those without this score, and failed ones last.
+    """
 
     goals = merge_direction_map(jobs)
 
@@ -98,16 +121,16 @@ def rank_jobs(jobs: list[JobRow], measure: str) -> list[JobRow]:
 
 
 def get_job_score(job: JobRow, measure: str) -> float | None:
-    """The score of a job, where it has one that is a number."""
+    """The score of a job; None where it failed or the score is not finite."""
     value = job.scores.get(measure, (None, None))[0]
     return value if value is not None and math.isfinite(value) and job.status != "failed" else None
 
 
 def find_best_jobs(jobs: list[JobRow], objective: SweepObjective) -> list[JobRow]:
-    """The best finished job; where there are several aims, those that no other beats in all of them, the best first.
+    """The best finished job; with several metrics, the Pareto front, best first.
 
-    Of jobs that differ only in their seeds the mean counts, and the one in their middle stands for them: else the
-    luckiest seed would win.
+    Of jobs that differ only in their seeds the mean counts, and the one in their middle stands for
+    them: else the luckiest seed would win.
     """
     measure = objective.get_main_metric(jobs)
     if len(objective.names) > 1:
@@ -122,11 +145,12 @@ def find_best_jobs(jobs: list[JobRow], objective: SweepObjective) -> list[JobRow
             group[0].job,
         ),
     )
+    # The lower middle of an even number, which is a job that exists.
     return [rank_jobs(best_group, measure)[(len(best_group) - 1) // 2]]
 
 
 def find_pareto_front(jobs: list[JobRow], names: tuple[str, ...], measure: str) -> list[JobRow]:
-    """The finished jobs that no other beats in all of these measures, those best in one of them first."""
+    """The finished jobs that no other dominates in these metrics, best in the main one first."""
     done = [
         job
         for job in jobs
@@ -150,7 +174,7 @@ def find_pareto_front(jobs: list[JobRow], names: tuple[str, ...], measure: str) 
 
 
 def group_by_seed(jobs: Iterable[JobRow], measure: str) -> list[list[JobRow]]:
-    """The finished jobs with a score, those together whose words differ only in seeds."""
+    """The finished jobs with a score, grouped where they differ only in seeds."""
     groups: dict[tuple[tuple[str, str], ...], list[JobRow]] = {}
     for job in jobs:
         if job.status == "done" and get_job_score(job, measure) is not None:
@@ -162,17 +186,17 @@ def group_by_seed(jobs: Iterable[JobRow], measure: str) -> list[list[JobRow]]:
 
 
 def mean_over_jobs(group: list[JobRow], measure: str) -> float:
-    """The mean of a measure over jobs that have it."""
+    """The mean of a metric over jobs that have it."""
     return math.fsum(job.scores[measure][0] or 0 for job in group) / len(group)
 
 
 def merge_direction_map(jobs: Iterable[JobRow]) -> dict[str, str]:
-    """Measure → which way it is better, as the jobs have written it down."""
+    """Metric → its better direction, as the results of the jobs say."""
     return {name: goal for job in jobs for name, goal in job.directions.items()}
 
 
 def find_variable_keys(jobs: list[JobRow]) -> list[str]:
-    """The keys whose words are not the same in every job, in the order in which they were given."""
+    """The keys whose values are not the same in every job, in the order of the command."""
     keys = dict.fromkeys(key for job in jobs for key in job.overrides)
     return [key for key in keys if len({job.overrides.get(key) for job in jobs}) > 1]
 
@@ -181,6 +205,7 @@ def _read_entries(folder: Path) -> run_reader.JsonLines:
     entries = {line["job"]: line for line in stored_files.load_json_lines(folder / "sweep.jsonl")}
     if not entries:
         raise UserError(f"{folder} is no sweep folder: it has no sweep.jsonl with jobs in it")
+    # "same" jobs were run under another number, whose row they would repeat.
     return [entries[job] for job in sorted(entries) if entries[job].get("status") != "same"]
 
 
@@ -191,6 +216,7 @@ def _make_job_row(folder: Path, entry: dict[str, Any], objective: SweepObjective
     fitted = [
         line for line in results if line["split"] != "test"
     ] or results  # what decides is never a test score
+    # A protocol without validation rows is judged by its training rows.
     val = [line for line in fitted if line["split"] == "val"] or fitted
     stage_lines = [
         line
@@ -239,14 +265,14 @@ def _make_job_row(folder: Path, entry: dict[str, Any], objective: SweepObjective
 def get_score_intervals(
     scored: list[formatting.Scores],
 ) -> dict[str, tuple[float | None, float | None]]:
-    """Measure → its interval, where there is one fit: that of a mean over several is not known."""
+    """Metric → its interval, where there is one fit: that of a mean over several is not known."""
     if len(scored) != 1:
         return {}
     return {name: (score.get("low"), score.get("high")) for name, score in scored[0].items()}
 
 
 def get_undefined_reasons(scored: list[formatting.Scores]) -> dict[str, str]:
-    """Measure → why it has no value, or of how many fits the mean is; without those that are defined everywhere."""
+    """Metric → why it has no value, or of how many fits the mean is; without fully defined ones."""
     reasons = {}
     for name in dict.fromkeys(name for score in scored for name in score):
         values = formatting.get_metric_values(scored, name)

@@ -1,4 +1,4 @@
-"""Writes sweep.csv and sweep.md from a sweep's folder: one line a job, the best first, the failed ones last."""
+"""Writes sweep.csv and sweep.md: one line a job, the best first, failed ones last."""
 
 from __future__ import annotations
 
@@ -32,16 +32,20 @@ MAX_CELL_LENGTH = 160  # letters of what went wrong, on a terminal
 
 
 def write_sweep_table(folder: Path) -> Table:
-    """Write sweep.csv and sweep.md anew, each whole or not at all, and answer with the same table for a terminal.
+    """Write sweep.csv and sweep.md anew, atomically. It may be called after each job.
 
-    May be called after each job. Raises UserError where there is no sweep.
+    Returns:
+        The same table for a terminal.
+
+    Raises:
+        UserError: The folder holds no sweep.
     """
     objective = SweepObjective.from_folder(folder)
     return write_job_rows(folder, read_job_rows(folder, objective), objective)
 
 
 def write_job_rows(folder: Path, jobs: list[JobRow], objective: SweepObjective) -> Table:
-    """The same from lines that were read before."""
+    """Write the table of rows that were read before; see `write_sweep_table`."""
     measure = objective.get_main_metric(jobs)
     ordered = rank_jobs(jobs, measure)
     heads = _column_names(ordered)
@@ -72,6 +76,7 @@ def _column_names(jobs: list[JobRow]) -> tuple[list[str], list[str]]:
 def _make_csv(jobs: list[JobRow], heads: tuple[list[str], list[str]]) -> str:
     keys, names = heads
     stream = io.StringIO()
+    # The same bytes on every system.
     writer = csv.writer(stream, lineterminator="\n")
     scores = [f"{name}{bound}" for name in names for bound in ("", "_sd", "_baseline")]
     ends = [f"{name}_{bound}" for name in names for bound in ("low", "high")]
@@ -129,7 +134,7 @@ def format_job_score(job: JobRow, name: str) -> str:
 
 
 def truncate_number(text: str) -> str:
-    """A value in few letters: of a number with many digits the first four; sweep.csv has all of it."""
+    """A value in few letters: four digits of a long number; sweep.csv has all of them."""
     try:
         return f"{float(text):.4g}" if len(text) > 8 else text
     except ValueError:
@@ -150,6 +155,7 @@ def _markdown(
 
 def _format_lines(columns: list[str], cells: list[list[str]]) -> list[str]:
     rows = [columns, ["---"] * len(columns), *cells]
+    # A bar in a value would begin another cell.
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
 
 
@@ -160,6 +166,7 @@ def _make_rich_table(
     from rich.table import Table
     from rich.text import Text
 
+    # Text, not markup: a value may hold [brackets].
     heading = Text(f"sweep {title}", style="bold")
     for note in notes:
         heading.append(f"\n{note}", style="bold red")

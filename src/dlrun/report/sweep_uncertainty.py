@@ -1,4 +1,4 @@
-"""How far the order of a sweep's jobs may be chance: seeds summed up, and what cannot be told from the best job."""
+"""How far the order of a sweep's jobs may be chance: means over seeds, and jobs near the best."""
 
 from __future__ import annotations
 
@@ -37,7 +37,11 @@ MAX_LISTED = 6  # jobs that are named
 def make_seed_table(
     jobs: list[JobRow], objective: SweepObjective
 ) -> tuple[list[str], list[list[str]]]:
-    """A table of the jobs that differ only in their seeds, mean ± sd, the best first; no rows where none do."""
+    """The jobs that differ only in their seeds, as mean ± sd, the best first.
+
+    Returns:
+        Column names and rows; no rows where no jobs differ only in their seeds.
+    """
     measure = objective.get_main_metric(jobs)
     groups = [group for group in group_by_seed(jobs, measure) if len(group) > 1]
     goals, keys = (
@@ -60,6 +64,7 @@ def describe_best_job(folder: Path, jobs: list[JobRow], objective: SweepObjectiv
     if not best_jobs or len(objective.names) > 1:
         return []
     groups = group_by_seed(jobs, measure)
+    # The winner stands for its seeds, which are compared instead of single jobs.
     best_group = next(group for group in groups if best_jobs[0] in group)
     if len(best_group) > 1:
         return _format_seed_row(best_group, groups, measure)
@@ -105,6 +110,7 @@ def _means_overlap(group: list[JobRow], other_group: list[JobRow], measure: str)
     (mean, spread), (other_mean, other_spread) = (
         _mean_and_std(lines, measure) for lines in (group, other_group)
     )
+    # A group of one seed has no deviation: the other group's is the best guess.
     shared = max(spread or 0.0, other_spread or 0.0)
     error = math.hypot(
         (spread or shared) / math.sqrt(len(group)),
@@ -114,7 +120,10 @@ def _means_overlap(group: list[JobRow], other_group: list[JobRow], measure: str)
 
 
 def _is_comparable(folder: Path, best: JobRow, job: JobRow, measure: str) -> bool:
-    """Whether another job may be as good: by their difference on the same rows, else by the best job's interval."""
+    """Whether another job may be as good.
+
+    By their difference on the same rows where it can be computed, else by the best job's interval.
+    """
     value = get_job_score(job, measure)
     if value is None:
         return False
@@ -122,6 +131,7 @@ def _is_comparable(folder: Path, best: JobRow, job: JobRow, measure: str) -> boo
         return not _compute_job_difference(
             folder / best.folder, folder / job.folder, measure
         ).is_nonzero
+    # Other rows, or no stored predictions: the interval alone must decide.
     except (UserError, OSError):
         low, high = best.intervals.get(measure, (None, None))
         return low is not None and high is not None and low <= value <= high

@@ -1,4 +1,4 @@
-"""The stages of a workflow run: which there are, what each changes and scores, and which of them won."""
+"""The stages of a workflow run: what each changes and scores, and which one won."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def read_verdicts(folder: Path) -> run_reader.JsonLines:
 
 
 def find_best_stage(steps: run_reader.JsonLines) -> str:
-    """The stage that step 7 chose, or nothing."""
+    """The stage that step 7 selected, or ''."""
     return next((str(step["winner"]) for step in steps if step.get("winner")), "")
 
 
 def select_display_stages(steps: run_reader.JsonLines) -> set[str] | None:
-    """The stages that are shown with every picture: of a workflow the winner and the final one; None means all."""
+    """The stages in every figure: of a workflow the winner and the final one; None: all."""
     return {find_best_stage(steps), FINAL_STAGE} - {""} if steps else None
 
 
 def group_by_stage(results: run_reader.JsonLines) -> dict[str, run_reader.JsonLines]:
-    """Stage → its results on validation rows, in the order in which they were fitted."""
+    """Stage → its results on validation rows, in the order of the fits."""
     stages: dict[str, run_reader.JsonLines] = {}
     for line in results:
         if line["split"] == "val":
@@ -44,17 +44,17 @@ def group_by_stage(results: run_reader.JsonLines) -> dict[str, run_reader.JsonLi
 
 
 def get_capacity_stages(config: dict[str, Any]) -> list[str]:
-    """The rungs on which overfitting is looked for, from the configured network on."""
+    """The stages of growing capacity, from the configured network on."""
     return [CONFIGURED_STAGE, *((config.get("workflow") or {}).get("ladder") or {})]
 
 
 def get_regularization_stages(config: dict[str, Any]) -> list[str]:
-    """The stages that regularise the last rung, or train it at another rate."""
+    """The stages that regularize the largest network, or train it at another rate."""
     return list((config.get("workflow") or {}).get("study") or {})
 
 
 def get_main_metric(steps: run_reader.JsonLines, results: run_reader.JsonLines) -> str:
-    """What the stages are judged by: the measure that step 2 names, or else the first that is no loss."""
+    """The metric that step 2 names, or else the first that is no loss."""
     names = list(dict.fromkeys(name for line in results for name in line.get("scores") or {}))
     chosen = [str(step["measure"]) for step in steps if step.get("measure") in names]
     return next(
@@ -74,18 +74,19 @@ def get_stage_changes(lines: run_reader.JsonLines) -> dict[str, Any]:
 def get_score_range(
     scores: list[measures.Scores], measure: str
 ) -> tuple[float | None, float | None, float | None]:
-    """A score with the ends of its whisker: its 95 % interval, or over several fits mean - sd and mean + sd."""
+    """A score with its 95 % interval; over several fits the mean with mean - sd and mean + sd."""
     if len(scores) == 1:
         score = scores[0].get(measure) or {}
         return score.get("value"), score.get("low"), score.get("high")
     mean, deviation = measures.mean_and_std(measures.get_metric_values(scores, measure))
+    # One of several fits may be undefined: without a deviation there is no whisker.
     if mean is None or deviation is None:
         return mean, None, None
     return mean, mean - deviation, mean + deviation
 
 
 def get_baseline_score(results: run_reader.JsonLines, measure: str) -> float | None:
-    """What the constant answer scores on the validation rows, over folds their mean."""
+    """The baseline's score on the validation rows, over folds their mean."""
     baselines = [line.get("baseline") or {} for line in results if line["split"] == "val"]
     return measures.mean_and_std(measures.get_metric_values(baselines, measure))[0]
 
@@ -107,19 +108,16 @@ def make_stage_table(results: run_reader.JsonLines, steps: run_reader.JsonLines)
             "",
         ]
     ]
+    # Where the constant was fitted as a stage it has a row with all its scores.
     rows = [] if CONSTANT_STAGE in stages else rows
     for stage, lines in stages.items():
         scores = [line.get("scores") or {} for line in lines]
         cells = [measures.format_over_folds(scores, name) for name in names]
         epochs = "/".join(dict.fromkeys(str(line.get("epochs") or 0) for line in lines))
         seconds = f"{sum(float(line.get('seconds') or 0) for line in lines):.1f}"
-        label = (
-            f"{stage}\u00a0{STAR}"
-            if stage == winner
-            else stage
-            if all(scores)
-            else f"{stage} (failed)"
-        )
+        label = stage if all(scores) else f"{stage} (failed)"
+        if stage == winner:
+            label = f"{stage}\u00a0{STAR}"  # a star alone on a line would belong to nothing
         rows.append([label, *cells, epochs, seconds])
     fits = max((len(lines) for lines in stages.values()), default=1)
     stage_scores = [line.get("scores") or {} for lines in stages.values() for line in lines]
@@ -140,7 +138,7 @@ def make_stage_table(results: run_reader.JsonLines, steps: run_reader.JsonLines)
 
 
 def format_num_candidates(results: run_reader.JsonLines, steps: run_reader.JsonLines) -> str:
-    """How many candidates with a score the winner was chosen from: the more, the luckier the best of them."""
+    """How many candidates the winner was selected from: the more, the luckier the best of them."""
     scored = [
         stage
         for stage, lines in group_by_stage(results).items()
@@ -156,7 +154,7 @@ def format_num_candidates(results: run_reader.JsonLines, steps: run_reader.JsonL
 
 
 def get_cross_fold_scores(steps: run_reader.JsonLines) -> dict[str, str]:
-    """Candidate → its score over the rows of all folds together, as the table of step 7 has it."""
+    """Candidate → its score over the rows of all folds together, from the table of step 7."""
     tables = [
         table for step in steps if step["step"] == TUNE_STEP for table in step.get("tables") or ()
     ]
@@ -165,7 +163,8 @@ def get_cross_fold_scores(steps: run_reader.JsonLines) -> dict[str, str]:
 
 
 def make_changes_table(results: run_reader.JsonLines, config: dict[str, Any]) -> TextTable | None:
-    """What each stage changes in the config, before → after; None where no stage changes anything."""
+    """What each stage changes in the config, before → after; None if nothing changes."""
+    # Values that the config has already are no change.
     base = run_reader.flatten_config(config)
     tested = [line for line in results if line["split"] == "test"]
     rows = []

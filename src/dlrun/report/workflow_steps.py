@@ -1,4 +1,4 @@
-"""Tells what was found on the way: the audit, the verdicts of a workflow, the worst errors, the final score."""
+"""Reports the audit, the verdicts of a workflow, the worst errors, and the final score."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from dlrun.report.blocks import Block, BulletList, ErrorRow, Gallery, Section, T
 from dlrun.report.result_tables import TextTable, make_score_tables
 
 MAX_ERRORS = 12
+SPLIT_ROWS = {"test": "test rows", "train": "training rows", "val": "validation rows"}
 SEVERITIES = {"leak": ("loud", "LEAK"), "warning": ("strong", "warning"), "note": ("", "note")}
 
 
 def make_audit_section(folder: Path) -> list[Section]:
-    """What the audit of the data found: leaks loud, then warnings, then notes."""
+    """The findings of the data audit: leaks loud, then warnings, then notes."""
     findings = stored_files.load_json_or_none(folder / "audit.json")
     if findings is None:
         return []
@@ -50,25 +51,26 @@ def make_step_sections(verdicts: run_reader.JsonLines) -> list[Section]:
 
 
 def make_error_sections(folder: Path, only: Collection[str] | None) -> list[Section]:
-    """The rows that were answered worst; folds of a family together. only: the families to show, where not all."""
+    """The rows with the largest loss.
+
+    Args:
+        folder: The run folder.
+        only: The families of jobs to show, the folds of one together; None: all.
+    """
     errors: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for file in sorted((folder / "errors").glob("*-*.json")):
         job, _, split = file.stem.rpartition("-")
         family = run_reader.get_family(job)
+        # Repeats make errors on the same rows.
         if "repeat-" not in job and (only is None or family in only):
             errors.setdefault((family, split), []).extend(
                 stored_files.load_json_or_none(file) or ()
             )
     blocks: list[Block] = []
     for family, split in run_reader.select_splits(errors):
+        # Each fold has its own list: the worst of all folds are wanted.
         worst = sorted(errors[family, split], key=lambda entry: -_get_loss(entry))[:MAX_ERRORS]
-        rows = (
-            "test rows"
-            if split == "test"
-            else "training rows"
-            if split == "train"
-            else "validation rows"
-        )
+        rows = SPLIT_ROWS.get(split, SPLIT_ROWS["val"])
         blocks.append(Text(f"{family}, {rows}", "heading"))
         blocks.append(Gallery(tuple(_make_error_row(folder, entry) for entry in worst)))
     return make_sections("The worst errors", blocks)
@@ -77,7 +79,10 @@ def make_error_sections(folder: Path, only: Collection[str] | None) -> list[Sect
 def make_test_section(
     folder: Path, results: run_reader.JsonLines, config: dict[str, Any], workflow: bool
 ) -> list[Section]:
-    """The score on the test rows, and how often these were opened. A plain run tells its test score among the rest."""
+    """The score on the test rows, and how often these were evaluated.
+
+    A plain run has its test score among the other results.
+    """
     tested = [line for line in results if line["split"] == "test"]
     openings = stored_files.load_json_or_none(folder / "openings.json") or {}
     blocks: list[Block] = list(make_score_tables(tested, config)) if workflow else []
@@ -91,7 +96,8 @@ def make_test_section(
     elif workflow and not tested:
         blocks.append(
             Text(
-                "The test rows are sealed: no model has been measured on them. dlrun final opens them."
+                "The test rows are sealed: no model has been measured on them. dlrun final opens "
+                "them."
             )
         )
     return make_sections("The final score", blocks)
@@ -104,7 +110,10 @@ def _format_test_log(openings: dict[str, Any]) -> list[Block]:
     times = "once" if count == 1 else f"{count} times"
     text = f"The test rows of these data have been opened {times}, as the ledger says."
     if count > 1:
-        text += " Each opening makes the score a little too good: whoever chooses by it is no longer measuring."
+        text += (
+            " Each opening makes the score a little too good: whoever chooses by it is no longer "
+            "measuring."
+        )
     rows = [
         [
             str(entry.get("date", "")),
@@ -131,7 +140,7 @@ def _to_text_table(table: dict[str, Any]) -> TextTable:
 
 
 def _get_loss(entry: dict[str, Any]) -> float:
-    """How bad an error is; one whose loss is no number is the worst."""
+    """How bad an error is; one whose loss is not finite is the worst."""
     loss = entry.get("loss")
     return math.inf if loss is None or math.isnan(loss) else float(loss)
 
