@@ -94,7 +94,7 @@ def audited(monkeypatch):
     def findings(words):
         monkeypatch.setattr("dlrun.workflow.workflow.audit", enough)
         assert main(["workflow", *words, *SHORT]) == 2 and found
-        return {finding.kind: finding for finding in found}
+        return {finding.what: finding for finding in found}
 
     return findings
 

@@ -179,7 +179,7 @@ def test_copies_across_the_split_are_a_leak_with_their_share(seed):
     raw = twice(honest(seed), 60)
     train, val = np.arange(ROWS - 100), np.arange(ROWS - 100, ROWS)
     findings = audit(raw, train, val, seed)
-    assert findings[0].kind == "duplicates across splits" and findings[0].severity == "leak"
+    assert findings[0].what == "duplicates across splits" and findings[0].severity == "leak"
     assert "60 of 100 validation rows (60.0 %)" in findings[0].text and findings[0].count == 60
     assert named(findings, "duplicates", "warning")[0].count == 60
     assert not named(findings, "contradictions")

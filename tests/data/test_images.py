@@ -443,7 +443,7 @@ def test_files_that_give_no_picture_are_refused_or_left_out_and_counted(tmp_path
         {"image": column, "kind": np.arange(10) % 2}, {"image": "image"}, {"kind": "binary"}, {}
     )
     findings = {
-        finding.kind: finding.text for finding in audit(raw, np.arange(8), np.arange(8, 10), 0)
+        finding.what: finding.text for finding in audit(raw, np.arange(8), np.arange(8, 10), 0)
     }
     assert (
         "2 of 12 development files" in findings["unreadable pictures"]
@@ -574,12 +574,12 @@ def test_the_audit_names_grey_and_blank_pictures_and_looks_at_few(tmp_path, monk
     (found.root / "002.png").write_bytes(made.encoded(made.pixels(2)[:, :, 0]))
     raw = raw_of(found)
     told = {
-        finding.kind: finding.count for finding in audit(raw, np.arange(30), np.arange(30, 40), 0)
+        finding.what: finding.count for finding in audit(raw, np.arange(30), np.arange(30, 40), 0)
     }
     assert told["grey pictures"] == 2 and told["blank pictures"] == 1
     monkeypatch.setattr("dlrun.data.audit.images.MAX_IMAGES", 5)
     text = {
-        finding.kind: finding.text for finding in audit(raw, np.array([1, 2]), np.arange(30, 40), 0)
+        finding.what: finding.text for finding in audit(raw, np.array([1, 2]), np.arange(30, 40), 0)
     }
     assert "2 of 2" in text["grey pictures"] and "data.channels=1" in text["grey pictures"]
 

@@ -364,13 +364,13 @@ def test_the_audit_names_marks_for_missing_values(raw_of):
     marked[:, 1] = 7
     raw = raw_of(marked, test=0)
     train, val = holdout(validation=0.3, by="time").split_rows(raw, FitJob(), 0)
-    told = {finding.kind: finding for finding in audit(raw, train, val, 0)}
+    told = {finding.what: finding for finding in audit(raw, train, val, 0)}
     assert (
         told["marks for missing"].columns == ("max. wv (m/s)",)
         and "-9999" in told["marks for missing"].text
     )
     assert told["constant columns"].columns == ("p (mbar)",)
-    clean = {finding.kind for finding in audit(raw_of(test=0), train, val, 0)}
+    clean = {finding.what for finding in audit(raw_of(test=0), train, val, 0)}
     assert not clean & {
         "marks for missing",
         "constant columns",

@@ -23,7 +23,7 @@ class Finding:
 
     Attributes:
         severity: How bad it is: `leak` (scores cannot be believed), `warning` or `note`.
-        kind: What kind of finding it is.
+        what: What kind of finding it is; the key in audit.json, which run folders keep.
         text: A sentence with the numbers.
         columns: The columns concerned.
         count: How many rows, columns or classes the sentence is about.
@@ -31,7 +31,7 @@ class Finding:
     """
 
     severity: Severity
-    kind: str
+    what: str
     text: str
     columns: tuple[str, ...] = ()
     count: int = 0
@@ -40,7 +40,7 @@ class Finding:
     def __post_init__(self) -> None:
         if self.severity != "note" and not self.effect:
             raise ValueError(
-                f"'{self.kind}' is a {self.severity} that does not say what it can do to a score"
+                f"'{self.what}' is a {self.severity} that does not say what it can do to a score"
             )
 
     @property
