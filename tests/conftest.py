@@ -178,9 +178,9 @@ def composed_once(parsed_once):
 @pytest.fixture(autouse=True, scope="session")
 def answered_at_once():
     """No test cuts the power, so none waits for the disk; git is asked where there is a checkout, of this one once."""
-    from dlrun.core import run_folder
+    from dlrun.core import environment
 
-    ask, known = run_folder._run_git, {}
+    ask, known = environment._run_git, {}
 
     def asked(*words):
         here = Path.cwd()
@@ -196,7 +196,7 @@ def answered_at_once():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
-        patch.setattr(run_folder, "_run_git", asked)
+        patch.setattr(environment, "_run_git", asked)
         yield
 
 

@@ -27,7 +27,7 @@ EVIL = (
         "folder": {"_target_": "dlrun.data.shards.npz_dataset.check_shard_folder", "path": "other"},
         "plugins": ["os", "posix"],
     },
-    {"_target_": "dlrun.core.run_folder._git", "words": ["status"]},
+    {"_target_": "dlrun.core.environment._run_git", "words": ["status"]},
     {"_target_": "dlrun.data.images.archives.fetch", "path": "PWNED"},
     {"_target_": "torch.hub.load", "repo_or_dir": ".", "model": "evil", "source": "local"},
     {"_target_": "evil.run"},

@@ -29,7 +29,7 @@ def git(*words):
 
 
 def test_row_41_git_runs_no_program_that_the_folder_names(tmp_path, monkeypatch):
-    from dlrun.core.run_folder import collect_environment
+    from dlrun.core.environment import collect_environment
 
     monkeypatch.chdir(tmp_path)
     git("init", ".")

@@ -373,7 +373,7 @@ CASES = {
         )
         for target in (
             "dlrun.config.instantiate.importlib.import_module",
-            "dlrun.core.run_folder.subprocess.run",
+            "dlrun.core.environment.subprocess.run",
             "dlrun.cli.main.os.system",
             "dlrun.report.html.Path",
             "torch.nn.modules.module.torch.load",

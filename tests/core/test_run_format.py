@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from dlrun.cli.main import main
+from dlrun.core.environment import collect_environment
 from dlrun.core.errors import UserError
-from dlrun.core.run_folder import collect_environment
 from dlrun.core.stored_files import RUN_FORMAT, check_run_format, load_run_config
 
 

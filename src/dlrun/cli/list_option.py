@@ -7,9 +7,10 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
+from dlrun.config.annotations import describe_annotation
 from dlrun.config.early_check import NeedsHydra, StrictYamlLoader, expand_option, merge_values
 from dlrun.config.groups import find_option_file, read_first_comment
-from dlrun.config.signatures import describe_annotation, get_configurable_arguments
+from dlrun.config.signatures import get_configurable_arguments
 from dlrun.config.validation import NUM_CONTEXT_ARGUMENTS, get_part_kind
 from dlrun.core.formatting import wrap_text
 

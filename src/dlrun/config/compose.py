@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import copy
-import difflib
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dlrun.config import custom_settings, groups, literal_overrides
-from dlrun.config.compatibility import PER_TARGET_OVERRIDES
 from dlrun.config.early_check import compose_without_hydra
 from dlrun.config.groups import get_conf_folders, list_all_groups
+from dlrun.config.override_errors import (
+    InvalidOverride,
+    list_dotted_keys,
+    parse_hydra_error,
+    unknown_key_message,
+)
 from dlrun.config.overrides import find_override_errors, parse_overrides, select_checkable_overrides
-from dlrun.config.root_validation import ADDED_LATER, PART_LISTS
+from dlrun.config.root_validation import ADDED_LATER
 from dlrun.config.validation import find_unused_text_errors, validate_config
-from dlrun.core.errors import UserError, format_names
+from dlrun.core.errors import UserError
 
 FILE_KEYS = ("image", "content", "style")  # settings that name one file
-# Mappings to which targets may be added by name, and how that is typed.
-OPEN_MAPPINGS = {"loss_weights": "+loss_weights.{}=NUMBER", **PER_TARGET_OVERRIDES}
 
 
 def configure(
@@ -139,20 +140,6 @@ def raise_config_errors(
         raise UserError("\n".join(messages))
 
 
-class InvalidOverride(Exception):
-    """An override that Hydra refuses.
-
-    Attributes:
-        word: The override; "" where it is unknown.
-        text: What is wrong.
-        key: Its key where that does not exist, else "".
-    """
-
-    def __init__(self, word: str, text: str, key: str = "") -> None:
-        super().__init__(word, text, key)
-        self.word, self.text, self.key = word, text, key
-
-
 def compose_hydra_config(words: list[str], folders: list[Path]) -> Any:
     """The config of these overrides as Hydra's own object, not resolved."""
     from hydra import compose as hydra_compose
@@ -212,44 +199,6 @@ current: list[Path] = []
 registered: list[type] = []
 
 
-def parse_hydra_error(error: Exception, words: list[str]) -> InvalidOverride:
-    """What an error of Hydra means, and which override it is about."""
-    text = str(error)
-    first = text.strip().splitlines()[0]
-    by_key = {word.partition("=")[0].lstrip("+~").partition("@")[0]: word for word in words}
-    # Hydra's exceptions hold no fields: their texts are all there is to read.
-    if match := re.search(
-        r"Could not override '([^'@]+)|Could not delete from config. '([^']+)'"
-        r"|Key '([^']+)' is not in struct",
-        text,
-    ):
-        key = next(filter(None, match.groups()))
-        key = (
-            key
-            if key in by_key
-            else next((known_key for known_key in by_key if known_key.endswith(f".{key}")), key)
-        )
-        return InvalidOverride(by_key.get(key, ""), f"no setting '{key}'", key)
-    if match := re.search(
-        r"Ambiguous value for argument '([^']+)'|Sweep parameters '(.+)' requires", text
-    ):
-        sweep = match[1] or match[2]
-        return InvalidOverride(sweep, f"{sweep}: several values make a sweep: add -m")
-    if match := re.search(r"Error merging override (\S+)", text):
-        return InvalidOverride(
-            match[1], f"{match[1]}: {str(error.__cause__ or error).strip().splitlines()[0]}"
-        )
-    if getattr(error, "options", None) is not None:
-        return InvalidOverride(
-            "", f"no config '{getattr(error, 'missing_cfg_file', '')}' in the conf folders"
-        )
-    word = getattr(error, "override", None)
-    if not word:
-        return InvalidOverride("", first)
-    hint = literal_overrides.describe_quoting(word)
-    return InvalidOverride(word, f"cannot read '{word}': {hint}")
-
-
 def parse_override_value(word: str) -> Any:
     """The value of an override, read as in training: 1e-3 is a number.
 
@@ -267,74 +216,6 @@ def parse_override_value(word: str) -> Any:
         raise UserError(
             f"cannot read '{word}': {literal_overrides.describe_quoting(word)}"
         ) from error
-
-
-def unknown_key_message(key: str, keys: list[str]) -> str:
-    """The message for a key that a config does not have, with the nearest that it has.
-
-    Args:
-        key: The key; one of `keys` where it is a mapping that was given an unknown name.
-        keys: All dotted keys of the config.
-    """
-    if key in keys:  # it is a mapping that was given a name which it does not have
-        inner_keys = [
-            candidate.removeprefix(f"{key}.")
-            for candidate in keys
-            if candidate.startswith(f"{key}.")
-        ]
-        names = ", ".join(name for name in inner_keys if "." not in name)
-        add = f"to add one, {OPEN_MAPPINGS.get(key, f'+{key}.{{}}=…').format('NAME')}"
-        if inner_keys and not names:  # names with dots, such as those of layers
-            return f"'{key}' has {format_names(inner_keys)}: to add to them, '++{key}={{NAME: …}}'"
-        return (
-            f"'{key}' has {names}: to set one, {key}.NAME=…; {add}"
-            if names
-            else f"'{key}' is empty: {add}"
-        )
-    parent, _, name = key.rpartition(".")
-    group, _, option = key.partition(".")
-    if (
-        group in PART_LISTS
-        and (option := option.partition(".")[0])
-        and f"{group}.{option}" not in keys
-    ):
-        chosen = ", ".join(
-            candidate.partition(".")[2]
-            for candidate in keys
-            if candidate.count(".") == 1 and candidate.startswith(f"{group}.")
-        )
-        return (
-            f"no setting '{key}': {group} has {chosen or 'nothing'}; to add one: +{group}={option}"
-        )
-    if parent in keys and parent in OPEN_MAPPINGS:
-        return f"'{parent}' has no '{name}' yet: to add one, {OPEN_MAPPINGS[parent].format(name)}"
-    siblings = [candidate for candidate in keys if candidate.rpartition(".")[0] == parent] or [
-        candidate for candidate in keys if "." not in candidate
-    ]
-    near = [
-        candidate
-        for candidate in siblings
-        if difflib.get_close_matches(name, [candidate.rpartition(".")[2]])
-    ]
-    close = (
-        difflib.get_close_matches(key, near or keys, 1, 0.6 if near else 0.8)
-        or [candidate for candidate in keys if candidate.endswith(f".{name}")][:1]
-    )
-    guess = f": did you mean '{close[0]}'?" if close else "."
-    available = format_names((candidate.rpartition(".")[2] for candidate in siblings), name)
-    return f"no setting '{key}'{guess} There are: {available}"
-
-
-def list_dotted_keys(config: dict[str, Any], prefix: str = "") -> list[str]:
-    """Every key of a config in dotted form."""
-    keys = []
-    for key, value in config.items():
-        if key == "_target_":
-            continue
-        keys.append(prefix + key)
-        if isinstance(value, dict):
-            keys += list_dotted_keys(value, f"{prefix}{key}.")
-    return keys
 
 
 class ConfigComposer:

@@ -12,13 +12,14 @@ from contextvars import ContextVar
 from typing import Any
 
 from dlrun.config import parts
+from dlrun.config.annotations import convert_integers
 from dlrun.config.custom_contract import (
     call_custom_part,
     describe_custom_error,
     get_error_location,
     is_custom,
 )
-from dlrun.config.signatures import convert_integers, get_configurable_arguments
+from dlrun.config.signatures import get_configurable_arguments
 from dlrun.core.errors import UserError
 
 # The plugins of the part that is being built: parts inside it may come from them, too.

@@ -7,8 +7,9 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from dlrun.config.annotations import describe_type_mismatch
 from dlrun.config.parts import resolve_target
-from dlrun.config.signatures import Argument, describe_type_mismatch, get_configurable_arguments
+from dlrun.config.signatures import Argument, get_configurable_arguments
 from dlrun.config.validation import NUM_CONTEXT_ARGUMENTS, get_part_kind
 
 OVERRIDE_PATTERN = re.compile(r"(\+{0,2}[A-Za-z_][\w.@/-]*)=(.+)", re.DOTALL)

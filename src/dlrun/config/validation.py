@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dlrun.config import compatibility, parts
+from dlrun.config.annotations import describe_type_mismatch
 from dlrun.config.compatibility import (
     add_target_hint,
     get_input_error,
@@ -27,7 +28,6 @@ from dlrun.config.root_validation import (
 from dlrun.config.signatures import (
     Argument,
     Signature,
-    describe_type_mismatch,
     get_configurable_arguments,
 )
 from dlrun.core.errors import UserError, format_names

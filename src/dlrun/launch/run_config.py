@@ -71,8 +71,8 @@ def write_run_metadata(config: dict[str, Any], words: list[str], folder: Path) -
     """Write down what a run was asked for and where: config, words, environment."""
     import yaml
 
+    from dlrun.core.environment import collect_environment
     from dlrun.core.files import write_text
-    from dlrun.core.run_folder import collect_environment
 
     write_text(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     write_text(folder / "command.txt", format_command(words) + "\n")

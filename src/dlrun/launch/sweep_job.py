@@ -206,7 +206,7 @@ def write_job_metadata(job: SweepJob) -> None:
 @lru_cache(maxsize=1)
 def get_cached_environment() -> dict[str, Any]:
     """Python, packages and the git state, looked up once a process: to ask git takes longer than many a job."""
-    from dlrun.core.run_folder import collect_environment
+    from dlrun.core.environment import collect_environment
 
     return collect_environment()
 

@@ -1,0 +1,210 @@
+"""Checks and describes values of a config by the annotations of arguments."""
+
+from __future__ import annotations
+
+import ast
+import math
+from pathlib import Path
+from typing import Any
+
+from dlrun.config.constraints import PARTS, RANGES
+from dlrun.config.signatures import Argument, find_source_file, parse_source_file
+
+# Annotation → types of a value in a config: YAML has no tuples, and integers are floats too.
+PLAIN: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "str": (str,),
+    "bool": (bool,),
+    "dict": (dict,),
+    "list": (list,),
+    "tuple": (list,),
+}
+
+
+def describe_type_mismatch(value: Any, argument: Argument) -> str | None:
+    """What an argument expects, where a value is not it.
+
+    Returns:
+        None where it fits, or where that cannot be judged.
+    """
+    if (
+        argument.annotation is None
+        or _matches_annotation(value, argument.annotation, argument.module) is not False
+    ):
+        return None
+    endless = isinstance(value, float) and not math.isfinite(value)
+    return describe_annotation(argument.annotation, argument.module) + (
+        ", and not without end" if endless else ""
+    )
+
+
+def _matches_annotation(value: Any, annotation: ast.expr, module: Path) -> bool | None:
+    """True or False; None when the annotation is beyond this check."""
+    if isinstance(value, dict) and "_target_" in value:
+        return None
+    if isinstance(annotation, ast.Constant):
+        return value is None if annotation.value is None else None
+    if isinstance(annotation, ast.BinOp):
+        left = _matches_annotation(value, annotation.left, module)
+        # Not needlessly: the right side may be an alias, whose file has to be parsed.
+        right = None if left else _matches_annotation(value, annotation.right, module)
+        return left or right or (False if False in (left, right) else None)
+    if isinstance(annotation, ast.Name):
+        return _matches_name(value, annotation.id, module)
+    if isinstance(annotation, ast.Subscript):
+        return _matches_generic(value, annotation, module)
+    return None
+
+
+def _matches_name(value: Any, name: str, module: Path) -> bool | None:
+    if name in RANGES:
+        return RANGES[name].contains(value)
+    if name in PARTS:
+        return None if value is None else False
+    if name in PLAIN:
+        endless = isinstance(value, float) and not math.isfinite(value)
+        return (
+            isinstance(value, PLAIN[name])
+            and (name == "bool" or not isinstance(value, bool))
+            and not endless
+        )
+    alias = _resolve_alias(name, module)
+    return None if alias is None else _matches_annotation(value, *alias)
+
+
+def _matches_generic(value: Any, annotation: ast.Subscript, module: Path) -> bool | None:
+    head = ast.unparse(annotation.value).rpartition(".")[2]
+    inner = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
+    if head == "Literal":
+        return value in [option.value for option in inner if isinstance(option, ast.Constant)]
+    if head == "Optional":
+        return value is None or _matches_annotation(value, inner[0], module)
+    if head == "list":
+        return isinstance(value, list) and all(
+            _matches_annotation(item, inner[0], module) is not False for item in value
+        )
+    if head == "tuple":
+        if not isinstance(value, list) or _has_any_length(inner):
+            return isinstance(value, list)
+        return len(value) == len(inner) and all(
+            _matches_annotation(item, item_annotation, module) is not False
+            for item, item_annotation in zip(value, inner, strict=True)
+        )
+    if head == "dict":
+        return isinstance(value, dict) and all(
+            _matches_annotation(item, inner[1], module) is not False for item in value.values()
+        )
+    return None
+
+
+def _has_any_length(inner: list[ast.expr]) -> bool:
+    """Whether a tuple is of any length."""
+    return isinstance(inner[-1], ast.Constant) and inner[-1].value is ...
+
+
+def _resolve_alias(name: str, module: Path) -> tuple[ast.expr, Path] | None:
+    """What a type alias stands for, in this module or where it is imported from."""
+    for node in parse_source_file(module).body:
+        if isinstance(node, ast.Assign) and any(
+            isinstance(assigned, ast.Name) and assigned.id == name for assigned in node.targets
+        ):
+            return node.value, module
+        if isinstance(node, ast.ImportFrom) and any(
+            (alias.asname or alias.name) == name for alias in node.names
+        ):
+            path = find_source_file(node.module or "") if not node.level else None
+            return _resolve_alias(name, path) if path and path != module else None
+    return None
+
+
+def convert_integers(value: Any, argument: Argument) -> Any:
+    """A value with floats for integers where only floats are meant.
+
+    torch makes integer tensors of [1, 2, 3].
+    """
+    if argument.annotation is None:
+        return value
+    return _convert_by_annotation(value, argument.annotation, argument.module)
+
+
+def _convert_by_annotation(value: Any, annotation: ast.expr, module: Path) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | list):
+        return value
+    if isinstance(annotation, ast.Name):
+        if annotation.id in (*PLAIN, *RANGES):
+            only_float = annotation.id == "float" or (
+                annotation.id in RANGES and RANGES[annotation.id].type is float
+            )
+            return float(value) if only_float and isinstance(value, int) else value
+        alias = _resolve_alias(annotation.id, module)
+        return value if alias is None else _convert_by_annotation(value, *alias)
+    if isinstance(annotation, ast.BinOp):
+        return _convert_by_choice(value, _get_choices(annotation), module)
+    if not isinstance(annotation, ast.Subscript):
+        return value
+    inner = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
+    head = ast.unparse(annotation.value).rpartition(".")[2]
+    if head in ("Union", "Optional"):
+        return _convert_by_choice(value, inner, module)
+    if head not in ("list", "tuple") or not isinstance(value, list):
+        return value
+    annotations = inner if len(inner) == len(value) else [inner[0]] * len(value)
+    return [
+        _convert_by_annotation(item, item_annotation, module)
+        for item, item_annotation in zip(value, annotations, strict=True)
+    ]
+
+
+def _get_choices(annotation: ast.expr) -> list[ast.expr]:
+    if not isinstance(annotation, ast.BinOp):
+        return [annotation]
+    return [*_get_choices(annotation.left), *_get_choices(annotation.right)]
+
+
+def _convert_by_choice(value: Any, annotations: list[ast.expr], module: Path) -> Any:
+    """Converted by the first choice that changes it; unchanged where a choice is int."""
+    names = [annotation.id for annotation in annotations if isinstance(annotation, ast.Name)]
+    if isinstance(value, int) and any(
+        name == "int" or (name in RANGES and RANGES[name].type is int) for name in names
+    ):
+        return value
+    conversions = [_convert_by_annotation(value, annotation, module) for annotation in annotations]
+    return next((converted for converted in conversions if repr(converted) != repr(value)), value)
+
+
+def describe_annotation(annotation: ast.expr, module: Path) -> str:
+    """An annotation in words."""
+    if isinstance(annotation, ast.BinOp):
+        sides = (annotation.left, annotation.right)
+        choices = [choice for choice in sides if ast.unparse(choice) != "Tensor"]  # never in YAML
+        return " or ".join(describe_annotation(choice, module) for choice in choices)
+    if isinstance(annotation, ast.Constant):
+        return "null"
+    if isinstance(annotation, ast.Name):
+        words = {
+            "int": "a whole number",
+            "float": "a number",
+            "str": "text",
+            "bool": "true or false",
+        }
+        if annotation.id in RANGES:
+            return RANGES[annotation.id].text
+        if annotation.id in PARTS:
+            return f"a part of the kind {PARTS[annotation.id].rpartition('.')[2]}"
+        alias = None if annotation.id in PLAIN else _resolve_alias(annotation.id, module)
+        return words.get(annotation.id) or (describe_annotation(*alias) if alias else annotation.id)
+    if isinstance(annotation, ast.Subscript):
+        inner = (
+            annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
+        )
+        if ast.unparse(annotation.value).endswith("Literal"):
+            return ("one of " if len(inner) > 1 else "") + ", ".join(
+                str(option.value) for option in inner if isinstance(option, ast.Constant)
+            )
+        if ast.unparse(annotation.value) == "list":
+            return f"a list, each item {describe_annotation(inner[0], module)}"
+        if ast.unparse(annotation.value) == "tuple" and not _has_any_length(inner):
+            items = ", ".join(describe_annotation(item, module) for item in inner)
+            return f"a list of {len(inner)}: {items}"
+    return ast.unparse(annotation)
