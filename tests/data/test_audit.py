@@ -69,7 +69,7 @@ def look(raw, by="auto", seed=0):
 
 
 def named(findings, what, severity=None):
-    return [one for one in findings if one.kind == what and severity in (None, one.severity)]
+    return [one for one in findings if one.what == what and severity in (None, one.severity)]
 
 
 def leaks(findings):
@@ -130,7 +130,7 @@ def test_a_column_that_gives_the_target_away_is_named(how, kind):
         (leak,) = leaks(look(with_column(raw, "leaky", column)))
         assert (
             leak.columns == ("leaky",)
-            and "gives the target away" in leak.kind
+            and "gives the target away" in leak.what
             and "answer" in leak.text
         )
 
@@ -286,7 +286,7 @@ def test_what_is_irregular_in_time_is_told():
     regular = np.arange(ROWS) * 60.0
     raw = dataclasses.replace(changed(honest(0), when=regular), order="when")
     quiet = {"repeated times", "gaps in time", "rows not in time order"}
-    assert not quiet & {one.kind for one in look(raw, "time")}
+    assert not quiet & {one.what for one in look(raw, "time")}
     broken = regular + 6000 * (np.arange(ROWS) >= 300)
     broken[10:15] = broken[9]
     findings = look(changed(raw, when=broken), "time")
@@ -298,7 +298,7 @@ def test_what_is_irregular_in_time_is_told():
     panel = dataclasses.replace(
         changed(raw, when=regular // 120, owner=np.tile(["a", "b"], ROWS // 2)), group="owner"
     )
-    assert not quiet & {one.kind for one in look(panel, "time")}
+    assert not quiet & {one.what for one in look(panel, "time")}
 
 
 def test_classes_that_are_rare_absent_or_lopsided_are_told():
