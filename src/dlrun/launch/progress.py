@@ -1,4 +1,4 @@
-"""Shows a fit while it goes on: a live bar on a terminal, one plain line an epoch anywhere else."""
+"""Shows the progress of a fit: a live bar on a terminal, one plain line an epoch anywhere else."""
 
 from __future__ import annotations
 
@@ -20,16 +20,20 @@ if TYPE_CHECKING:
     from dlrun.training.trainer import Trainer
 
 
-REFRESH_RATE = 4
-BAR_WIDTH = 24
+REFRESH_RATE = 4  # times a second
+BAR_WIDTH = 24  # characters
 
 
 class ProgressDisplay:
-    """Shows fits on one console.
+    """Shows the progress of fits on one console.
 
-    quiet: show nothing. brief: off a terminal one line a fit instead of one an epoch. monitor: the measure of 'so far'
-    and 'baseline to beat'; without it the baseline's first that is no loss. heartbeat: seconds of silence after which a
-    line says how far it is.
+    Attributes:
+        console: Where progress is shown.
+        quiet: Show nothing.
+        monitor: The metric of 'best so far' and 'baseline to beat'; "" for the baseline's first
+            that is no loss.
+        heartbeat: Seconds of silence after which a line says how far the epoch is.
+        brief: Off a terminal, one line a fit instead of one an epoch.
     """
 
     def __init__(
@@ -45,73 +49,100 @@ class ProgressDisplay:
 
     @contextmanager
     def __call__(self, trainer: Trainer, job: FitJob, baseline: dict[str, Score]) -> Iterator[None]:
-        """Show this fit as long as the block lasts. Only reads the trainer, and never from its inner loop."""
+        """Show a fit as long as the block lasts.
+
+        It only reads the trainer, and never from the inner loop.
+
+        Args:
+            trainer: The trainer of the fit.
+            job: The fit.
+            baseline: The baseline's scores by metric.
+        """
         if self.quiet:
             yield
             return
-        look = ProgressView(trainer, job.name, baseline, self.monitor)
-        with self._live(look) if self.console.is_terminal else self._log_epochs(look):
+        view = ProgressView(trainer, job.name, baseline, self.monitor)
+        with self._live(view) if self.console.is_terminal else self._log_epochs(view):
             yield
         if self.console.is_terminal or self.brief:
-            self._print(look.summary_line())
+            self._print(view.summary_line())
 
     @contextmanager
-    def _live(self, look: ProgressView) -> Iterator[None]:
+    def _live(self, view: ProgressView) -> Iterator[None]:
         from rich.live import Live
 
-        keep = lambda trainer: self._write_line(look.epoch_line())  # noqa: E731
-        look.trainer.callbacks.append(keep)
+        def log_epoch(trainer: Trainer) -> None:
+            self._write_line(view.epoch_line())
+
+        # The live display is wiped at the end; the log keeps a line an epoch.
+        view.trainer.callbacks.append(log_epoch)
         try:
             with Live(
-                get_renderable=look.render_live,
+                get_renderable=view.render_live,
                 console=self.console,
                 refresh_per_second=REFRESH_RATE,
                 transient=True,
             ):
                 yield
         finally:
-            look.trainer.callbacks.remove(keep)
+            view.trainer.callbacks.remove(log_epoch)
 
     def _write_line(self, line: str) -> None:
         if isinstance(self.console, RecordingConsole):
             self.console.log_only(line)
 
     @contextmanager
-    def _log_epochs(self, look: ProgressView) -> Iterator[None]:
+    def _log_epochs(self, view: ProgressView) -> Iterator[None]:
         done = threading.Event()
-        watch = threading.Thread(target=self._log_heartbeat, args=(look, done), daemon=True)
+        # Its own thread, so that even one batch that takes minutes is reported.
+        heartbeat = threading.Thread(target=self._log_heartbeat, args=(view, done), daemon=True)
 
         def after_epoch(trainer: Trainer) -> None:
-            line = look.epoch_line()
+            line = view.epoch_line()
             self._write_line(line) if self.brief else self._print(line)
 
-        if look.format_baseline() and not self.brief:
-            self._print(f"{look.name}  {look.format_baseline()}")
-        look.trainer.callbacks.append(after_epoch)
-        watch.start()
+        if view.format_baseline() and not self.brief:
+            self._print(f"{view.name}  {view.format_baseline()}")
+        view.trainer.callbacks.append(after_epoch)
+        heartbeat.start()
         try:
             yield
         finally:
             done.set()
-            watch.join()
-            look.trainer.callbacks.remove(after_epoch)
+            heartbeat.join()
+            view.trainer.callbacks.remove(after_epoch)
 
-    def _log_heartbeat(self, look: ProgressView, done: threading.Event) -> None:
-        while not done.wait(max(0.01, look.spoke_at + self.heartbeat - time.monotonic())):
-            if time.monotonic() - look.spoke_at >= self.heartbeat:
-                self._print(look.heartbeat_line())
+    def _log_heartbeat(self, view: ProgressView, done: threading.Event) -> None:
+        while not done.wait(max(0.01, view.spoke_at + self.heartbeat - time.monotonic())):
+            if time.monotonic() - view.spoke_at >= self.heartbeat:
+                self._print(view.heartbeat_line())
 
     def _print(self, line: str) -> None:
         self.console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 class ProgressView:
-    """What one fit looks like from outside, as text."""
+    """The progress of one fit as text.
 
-    def __init__(self, trainer: Trainer, name: str, baseline: dict[str, Any], monitor: str) -> None:
-        self.trainer, self.name, self.baseline = trainer, name, baseline
+    Attributes:
+        trainer: The trainer that is read.
+        name: The name of the fit.
+        baseline: The baseline's scores by metric.
+        monitor: The metric that is shown; "" where the baseline has none beside the loss.
+        began_at: When the fit began, by `time.monotonic`.
+        epoch_at: When the current epoch began.
+        spoke_at: When the last line was printed.
+        began_with: Epochs that were done already, of a resumed fit.
+        loss: The loss that was read last.
+        loss_at: When it was read.
+    """
+
+    def __init__(
+        self, trainer: Trainer, label: str, baseline: dict[str, Any], monitor: str
+    ) -> None:
+        self.trainer, self.name, self.baseline = trainer, label, baseline
         self.monitor = monitor or next(
-            (measure for measure in baseline if not measure.startswith("loss")), ""
+            (name for name in baseline if not name.startswith("loss")), ""
         )
         self.began_at = self.epoch_at = self.spoke_at = time.monotonic()
         self.began_with = count_epochs(trainer)
@@ -119,9 +150,10 @@ class ProgressView:
         self.loss_at = 0.0
 
     def epoch_line(self) -> str:
-        """The epoch that has just ended, on one line; its time counts from the end of the one before."""
+        """Describe the epoch that has just ended, its time counted from the end of the last."""
         now = time.monotonic()
-        seconds, self.epoch_at, self.spoke_at = now - self.epoch_at, now, now
+        seconds = now - self.epoch_at
+        self.epoch_at = self.spoke_at = now
         rows = [row for row in self.trainer.history[-2:] if row.epoch == self.trainer.epoch]
         parts = [
             f"{self.name}  epoch {self.trainer.epoch}/{self.trainer.settings.epochs}",
@@ -130,17 +162,18 @@ class ProgressView:
         return "  ".join([*parts, f"{seconds:.1f} s"])
 
     def heartbeat_line(self) -> str:
-        """How far a long epoch is, on one line."""
-        trainer, self.spoke_at = self.trainer, time.monotonic()
-        where = f"{self.name}  epoch {trainer.epoch + 1}/{trainer.settings.epochs}"
+        """Describe how far a long epoch is, on one line."""
+        trainer = self.trainer
+        self.spoke_at = time.monotonic()
+        head = f"{self.name}  epoch {trainer.epoch + 1}/{trainer.settings.epochs}"
         loss = "" if self._loss() is None else f"  loss {format_number(self.loss)}"
         batches = (
             f"  {trainer.split} batch {trainer.position}/{trainer.batches}" if trainer.split else ""
         )
-        return f"{where}{batches}{loss}  {self.spoke_at - self.epoch_at:.0f} s"
+        return f"{head}{batches}{loss}  {self.spoke_at - self.epoch_at:.0f} s"
 
     def render_live(self) -> Text:
-        """The live picture: three short lines."""
+        """Render the live display: three short lines."""
         from rich.text import Text
 
         trainer = self.trainer
@@ -162,7 +195,7 @@ class ProgressView:
         return line
 
     def summary_line(self) -> str:
-        """What stays on a terminal once the fit is over: one line."""
+        """Summarize a fit that is over, on one line."""
         seconds = f"{time.monotonic() - self.began_at:.1f} s"
         score = self._format_checkpoint() or self._format_best()
         parts = (
@@ -175,7 +208,9 @@ class ProgressView:
         return "  ".join(filter(None, parts))
 
     def format_last_losses(self) -> str:
-        """The losses of the last epoch that is done: 'epoch 3: train loss 0.2810, val loss 0.3012'."""
+        """Format the losses of the last finished epoch: 'epoch 3: train loss 0.2810, val loss
+        0.3012'.
+        """
         rows = [
             row
             for row in self.trainer.history[-3:]
@@ -185,7 +220,7 @@ class ProgressView:
         return f"epoch {self.trainer.epoch}: {losses}" if losses else ""
 
     def format_baseline(self) -> str:
-        """'baseline to beat: accuracy 0.5100', or nothing."""
+        """Format 'baseline to beat: accuracy 0.5100', or nothing."""
         score = self.baseline.get(self.monitor)
         return (
             f"baseline to beat: {self.monitor} {format_number(score.value)}"
@@ -202,35 +237,36 @@ class ProgressView:
         )
 
     def _format_checkpoint(self) -> str:
-        """'kept epoch 7 (best val/loss): val accuracy 0.8890', what is scored; nothing where no epoch was chosen."""
+        """Format 'kept epoch 7 (best val/loss): val accuracy 0.8890', or nothing."""
         from dlrun.training.callbacks import BestCheckpoint, find_best_epoch
         from dlrun.training.schedules import get_monitored_values
 
-        chosen = next(
-            (one for one in self.trainer.callbacks if isinstance(one, BestCheckpoint)), None
-        )
-        rows, measure = (
-            [row for row in self.trainer.history if row.split == "val"],
-            self.monitor or "loss",
-        )
-        if chosen is None or not rows or measure not in rows[-1].values:
+        callbacks = self.trainer.callbacks
+        checkpoint = next((item for item in callbacks if isinstance(item, BestCheckpoint)), None)
+        rows = [row for row in self.trainer.history if row.split == "val"]
+        measure = self.monitor or "loss"
+        if checkpoint is None or not rows or measure not in rows[-1].values:
             return ""
-        row = rows[
-            find_best_epoch(get_monitored_values(self.trainer.history, chosen.monitor), chosen.goal)
-            - 1
-        ]
-        return f"kept epoch {row.epoch} (best {chosen.monitor}): val {measure} {format_number(row.values[measure])}"
+        values = get_monitored_values(self.trainer.history, checkpoint.monitor)
+        row = rows[find_best_epoch(values, checkpoint.goal) - 1]
+        score = f"val {measure} {format_number(row.values[measure])}"
+        return f"kept epoch {row.epoch} (best {checkpoint.monitor}): {score}"
 
     def _remaining(self) -> str:
         done = count_epochs(self.trainer)
         seconds = time.monotonic() - self.began_at
+        # An estimate from the first moments would be wild.
         if done - self.began_with < 0.02 or seconds < 1:
             return ""
-        left = seconds / (done - self.began_with) * max(0.0, self.trainer.settings.epochs - done)
-        return f"about {format_duration(left)} left"
+        seconds_left = (
+            seconds / (done - self.began_with) * max(0.0, self.trainer.settings.epochs - done)
+        )
+        return f"about {format_duration(seconds_left)} left"
 
     def _loss(self) -> float | None:
-        """The recent loss, read at most PER_SECOND times a second: on a GPU the reading waits for the device."""
+        """Return the recent loss; on a GPU every reading waits for the device, so it is read
+        rarely.
+        """
         now = time.monotonic()
         if now - self.loss_at >= 1 / REFRESH_RATE:
             self.loss, self.loss_at = self.trainer.latest_loss, now
@@ -238,24 +274,34 @@ class ProgressView:
 
 
 def count_epochs(trainer: Trainer) -> float:
-    """How many epochs are done; of the one that goes on, the share of its training."""
-    if trainer.history and trainer.history[-1].epoch > trainer.epoch:  # trained, and now validated
+    """Count the epochs done; of the current one, the fraction of its training."""
+    # The training rows of this epoch have their record; its validation is still going on.
+    if trainer.history and trainer.history[-1].epoch > trainer.epoch:
         return trainer.epoch + 1.0
     return trainer.epoch + (trainer.position / trainer.batches if trainer.batches else 0.0)
 
 
 def format_best_epoch(rows: list[EpochRecord], measure: str, goal: str) -> str:
-    """'best val accuracy 0.8890 (epoch 7)', or nothing before the first epoch in which it is defined."""
-    there = [row for row in rows if row.split == "val" and measure in row.values]
-    known = [row for row in there if row.values[measure] == row.values[measure]]
-    if not known:
+    """Format 'best val accuracy 0.8890 (epoch 7)'.
+
+    Args:
+        rows: The history of a fit.
+        measure: The metric.
+        goal: "min" or "max".
+
+    Returns:
+        "" before the first epoch in which the metric is defined.
+    """
+    scored = [row for row in rows if row.split == "val" and measure in row.values]
+    defined = [row for row in scored if row.values[measure] == row.values[measure]]  # not nan
+    if not defined:
         return ""
-    best = (min if goal == "min" else max)(known, key=lambda row: row.values[measure])
+    best = (min if goal == "min" else max)(defined, key=lambda row: row.values[measure])
     return f"best val {measure} {format_number(best.values[measure])} (epoch {best.epoch})"
 
 
 def format_epoch_scores(row: EpochRecord) -> str:
-    """'val loss 0.2790 accuracy 0.8890'."""
+    """Format 'val loss 0.2790 accuracy 0.8890'."""
     return " ".join(
         [row.split, *(f"{name} {format_number(value)}" for name, value in row.values.items())]
     )

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# What decisions are made of:
+# Decisions such as the next fit are functions of these files: with the same files, every process
+# comes to the same decision.
 BROADCAST_FILES = (
     "*.json",
     "*.jsonl",
@@ -16,12 +17,18 @@ BROADCAST_FILES = (
     "fields/*.json",
     "predictions/*.npz",
 )
-PEER_LOST_CODE = 75  # exit code of a process that could not go on without the others
+# The exit code of a process that could not go on without the others (EX_TEMPFAIL of sysexits.h).
+PEER_LOST_CODE = 75
 
 
 @dataclass
 class DistributedState:
-    """joined: this is one of several processes. led: the others have been told to run something."""
+    """What this process knows of the other ones.
+
+    Attributes:
+        joined: This is one of several processes.
+        has_broadcast: The others have been told to run something.
+    """
 
     joined: bool = False
     has_broadcast: bool = False
@@ -31,7 +38,14 @@ distributed_state = DistributedState()
 
 
 def join_process_group(kind: str = "auto") -> int:
-    """Join the other processes; answers with this one's number. kind: engine.device."""
+    """Join the other processes.
+
+    Args:
+        kind: The device, as in `engine.device`.
+
+    Returns:
+        The rank of this process.
+    """
     from dlrun.training.distributed import process_group
 
     process_group.join_group(kind)
@@ -40,26 +54,36 @@ def join_process_group(kind: str = "auto") -> int:
 
 
 def is_launched_rank() -> bool:
-    """Whether this is one of the processes of a job whose parent is at work on its folder for all of them."""
+    """Return whether the parent process holds the lock of the run folder for this one."""
     return distributed_state.joined and "DLRUN_STORE" in os.environ
 
 
 def broadcast_run(config: dict[str, Any], folder: Path, plugins: tuple[str, ...]) -> None:
-    """Tell the other processes, where there are some, what is about to be run."""
+    """Tell the other processes, where there are some, what is about to be run.
+
+    Args:
+        config: The config of the run.
+        folder: The run folder; small files in it are sent along.
+        plugins: Packages that the config may instantiate.
+    """
     if distributed_state.joined:
         from dlrun.training.distributed import process_group
 
         distributed_state.has_broadcast = True
-        found = {
+        contents = {
             path.relative_to(folder).as_posix(): path.read_bytes()
-            for kind in BROADCAST_FILES
-            for path in folder.glob(kind)
+            for pattern in BROADCAST_FILES
+            for path in folder.glob(pattern)
         }
-        process_group.broadcast_object({"config": config, "plugins": plugins, "files": found})
+        process_group.broadcast_object({"config": config, "plugins": plugins, "files": contents})
 
 
 def receive_run() -> dict[str, Any] | int:
-    """What the first process is about to run, or the exit code to end with: LOST where it has ended without a word."""
+    """Receive from the first process what it is about to run.
+
+    Returns:
+        The message; or the exit code to end with, `PEER_LOST_CODE` where that process is gone.
+    """
     from dlrun.training.distributed import process_group
 
     try:

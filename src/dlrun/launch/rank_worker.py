@@ -1,7 +1,8 @@
-"""One of several processes, started by us (`main`, see `launch`) or by torchrun (`run_distributed`).
+"""One of several processes, started by dlrun (`main`, see local_ranks) or by torchrun.
 
-The first process does what it would do alone, and tells the others what it is about to run. They run the same in a
-folder of their own that is thrown away, so that all come to the same decisions, and only the first one's is the run's.
+The first process does what it would do alone, and tells the others what it is about to run. They
+run the same in a folder of their own that is thrown away, so that all come to the same decisions,
+and only the first one's folder is the run's.
 """
 
 from __future__ import annotations
@@ -26,29 +27,32 @@ from dlrun.launch.rank_state import (
     receive_run,
 )
 
-DISCONNECT_MESSAGES = (
-    "gloo",
-    "NCCL",
-    "closed by peer",
-    "Connection reset",
-)  # in what torch says when another one is gone
+# Parts of torch's errors when another process is gone; it has no exception class for that.
+DISCONNECT_MESSAGES = ("gloo", "NCCL", "closed by peer", "Connection reset")
 
 
 def run_distributed(words: list[str], run: Callable[[list[str]], int]) -> NoReturn:
-    """A command among several processes that others have started: the first carries it out, and the others follow.
+    """Run a command in processes that torchrun started: the first carries it out, the others
+    follow.
 
-    Raises UserError where the first one was asked for what cannot be.
+    Args:
+        words: The words of the command line.
+        run: Runs a command and returns its exit code.
+
+    Raises:
+        UserError: Where the first process refused the command.
     """
     from dlrun.training.distributed import process_group
 
-    kind = next(
+    device = next(
         (word.partition("=")[2] for word in words if word.startswith("engine.device=")), "auto"
     )
-    if join_process_group(kind):
+    if join_process_group(device):
         process_group.exit_process(follow_main_process())
     try:
         code = run(words)
     except UserError:
+        # The others still wait to be told what to run: let them go.
         if not distributed_state.has_broadcast:
             process_group.broadcast_object(2)
         raise
@@ -57,60 +61,72 @@ def run_distributed(words: list[str], run: Callable[[list[str]], int]) -> NoRetu
 
 
 def follow_main_process() -> int:
-    """Run what the first process runs, until it lets us go."""
+    """Run what the first process runs, until it sends an exit code."""
     from dlrun.launch.run_config import execute_in_process
 
-    while not isinstance(order := receive_run(), int):
-        with tempfile.TemporaryDirectory(prefix="dlrun-") as place:
-            for name, content in order["files"].items():
-                (Path(place) / name).parent.mkdir(exist_ok=True)
-                (Path(place) / name).write_bytes(content)
-            execute_in_process(order["config"], Path(place), tuple(order["plugins"]), first=False)
-    return order
+    while not isinstance(message := receive_run(), int):
+        with tempfile.TemporaryDirectory(prefix="dlrun-") as folder:
+            for name, content in message["files"].items():
+                (Path(folder) / name).parent.mkdir(exist_ok=True)
+                (Path(folder) / name).write_bytes(content)
+            execute_in_process(
+                message["config"], Path(folder), tuple(message["plugins"]), is_main=False
+            )
+    return message
 
 
 def main() -> None:
-    """Do what the parent has written down, and write down how it ended."""
-    order = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    sys.path[:] = order["path"]
+    """Follow the instructions of the parent process, and write down how it ended."""
+    instructions = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    sys.path[:] = instructions["path"]
     threading.Thread(target=watch_parent, daemon=True).start()
-    outcome = Path(order["outcomes"]) / f"{os.environ['RANK']}.json"
-    told: dict[str, Any] = {}
+    outcome_file = Path(instructions["outcomes"]) / f"{os.environ['RANK']}.json"
+    outcome: dict[str, Any] = {}
     try:
-        code = run_rank(order)
+        code = run_rank(instructions)
     except UserError as error:
-        code, told = 2, {"refused": str(error)}
+        code, outcome = 2, {"refused": str(error)}
     except FileWriteError as error:
-        code, told = 1, {"error": str(error)}
+        code, outcome = 1, {"error": str(error)}
     except KeyboardInterrupt:
         code = 130
     except Exception as error:
         lost = isinstance(error, RuntimeError) and any(
-            sign in str(error) for sign in DISCONNECT_MESSAGES
+            message in str(error) for message in DISCONNECT_MESSAGES
         )
-        code, told = (PEER_LOST_CODE if lost else 1), {"error": f"{type(error).__name__}: {error}"}
+        code, outcome = (
+            (PEER_LOST_CODE if lost else 1),
+            {"error": f"{type(error).__name__}: {error}"},
+        )
+        # A lost peer is the parent's news; a traceback of each follower would bury it.
         if not lost:
             traceback.print_exc()
-    outcome.write_text(json_text.to_json(told), encoding="utf-8")
+    outcome_file.write_text(json_text.to_json(outcome), encoding="utf-8")
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # whoever waits for us in vain is the parent's concern
+    # Without cleanup: leaving the process group would wait for peers that may be gone.
+    os._exit(code)
 
 
-def run_rank(order: dict[str, Any]) -> int:
-    """Carry out, or follow, what is ordered; answers with the exit code."""
+def run_rank(instructions: dict[str, Any]) -> int:
+    """Carry out the instructions as the first process, or follow it; return the exit code."""
     from dlrun.launch.run_config import execute_run
     from dlrun.training.distributed import process_group
 
-    config = order["config"]
+    config = instructions["config"]
     if join_process_group(config["engine"]["device"]):
         return follow_main_process()
-    carry = None if order["report"] else lambda experiment, display: experiment.results(display)
-    code = execute_run(config, Path(order["folder"]), tuple(order["plugins"]), carry)[0]
+    run_experiment = (
+        None if instructions["report"] else lambda experiment, display: experiment.results(display)
+    )
+    code = execute_run(
+        config, Path(instructions["folder"]), tuple(instructions["plugins"]), run_experiment
+    )[0]
     return process_group.broadcast_object(code)
 
 
 def watch_parent() -> None:
-    """Stop, as if asked to, when the process that has started us is gone."""
+    """Stop, as if asked to, when the parent process is gone."""
+    # The read returns when the parent closes its end, by intent or by its death.
     sys.stdin.buffer.read()
     os.kill(os.getpid(), signal.SIGTERM)

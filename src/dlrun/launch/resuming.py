@@ -1,4 +1,4 @@
-"""What may change under a run that is gone on with, from which epoch, and what goes on of one that was finished."""
+"""What may change under a run that is resumed, and what can be trained longer of a finished one."""
 
 from __future__ import annotations
 
@@ -12,47 +12,46 @@ from dlrun.core.errors import UserError
 from dlrun.core.run_folder import RunFolder
 from dlrun.core.types import FitJob, Result
 
-# The one table. A key that stands nowhere decides the rows, the model or the loss, and takes a new run.
-ALWAYS_ALLOWED = (  # how long, where and how it is carried out, what is kept and drawn on the way
-    *(
-        "engine.epochs",
-        "engine.max_steps",
-        "engine.device",
-        "engine.devices",
-        "engine.shard",
-        "engine.save_every",
-    ),
-    *(
-        "engine.eval_batch_size",
-        "engine.deterministic",
-        "callback",
-        "protocol.stacked",
-        "test",
-        "reason",
-    ),
-    "workflow.budget",
-)
-BETWEEN_STEPS = (
-    "optimizer.lr",
-    "optimizer.weight_decay",
-    "scheduler",
-)  # from the next step on, which is noted
-BETWEEN_EPOCHS = (
-    "engine.batch_size",
-    "engine.epoch_batches",
-)  # likewise, and only between two epochs
-NEVER_ALLOWED = ("callback.keep_best.monitor",)  # what is kept is the best by it
-EXTENDING_KEYS = (
+# These tables are the only list of what may change. A key in none of them decides the rows, the
+# model or the loss: with another value it would be another run.
+
+# How long, where and how a run is carried out, and what is stored and drawn on the way.
+ALWAYS_ALLOWED = (
     "engine.epochs",
     "engine.max_steps",
+    "engine.device",
+    "engine.devices",
+    "engine.shard",
+    "engine.save_every",
+    "engine.eval_batch_size",
+    "engine.deterministic",
     "callback",
-)  # may let a fit that has ended go on
+    "protocol.stacked",
+    "test",
+    "reason",
+    "workflow.budget",
+)
+# These hold from the next step on; the history of the run notes from which.
+BETWEEN_STEPS = ("optimizer.lr", "optimizer.weight_decay", "scheduler")
+# Likewise, but only between two epochs: the position within an epoch counts batches.
+BETWEEN_EPOCHS = ("engine.batch_size", "engine.epoch_batches")
+# The stored checkpoint is the best by this metric, and would not be by another.
+NEVER_ALLOWED = ("callback.keep_best.monitor",)
+# These may let a fit that has ended go on.
+EXTENDING_KEYS = ("engine.epochs", "engine.max_steps", "callback")
+# A plan that never ends must not hang the check.
 MOST_FITS = 1000
 
 
 @dataclass(frozen=True)
 class StartedFit:
-    """A fit that has begun: its job, its last checkpoint, and the epochs that it is to have."""
+    """A fit that has begun.
+
+    Attributes:
+        job: The fit.
+        state: Its last checkpoint.
+        num_epochs: The epochs that it is to have.
+    """
 
     job: FitJob
     state: dict[str, Any]
@@ -60,44 +59,58 @@ class StartedFit:
 
     @property
     def is_within_epoch(self) -> bool:
-        """Whether it was cut within an epoch."""
+        """Whether the fit was interrupted within an epoch."""
         return bool(self.state["position"])
 
     @property
     def position_text(self) -> str:
-        """'fit is in epoch 3'."""
+        """The text 'fit is in epoch 3'."""
         return f"{self.job.name} is in epoch {self.state['epoch'] + self.is_within_epoch}"
 
 
 def is_key_in(key: str, table: tuple[str, ...]) -> bool:
-    """Whether a dotted key, or a node that it lies in, stands in a table."""
-    return any(key == known or key.startswith(known + ".") for known in table)
+    """Return whether a dotted key, or a node that holds it, stands in a table."""
+    return any(key == entry or key.startswith(entry + ".") for entry in table)
 
 
 def check_allowed_changes(
-    changes: dict[str, Any], begun: list[StartedFit], jobs: list[FitJob], again: str
+    changes: dict[str, Any], started: list[StartedFit], jobs: list[FitJob], alternative: str
 ) -> None:
-    """Raise UserError for what cannot change under these fits. jobs: all that the run asks for. again: the way out."""
+    """Refuse settings that cannot change under these fits.
+
+    Args:
+        changes: Dotted keys of the changed settings.
+        started: The fits that have begun.
+        jobs: All fits of the run.
+        alternative: The command for a new run, for the message.
+
+    Raises:
+        UserError: For the first such setting.
+    """
     for key in changes:
-        free, applied = (
-            is_key_in(key, ALWAYS_ALLOWED) and not is_key_in(key, NEVER_ALLOWED),
-            is_key_in(key, (*BETWEEN_STEPS, *BETWEEN_EPOCHS)),
-        )
+        free = is_key_in(key, ALWAYS_ALLOWED) and not is_key_in(key, NEVER_ALLOWED)
+        applied = is_key_in(key, (*BETWEEN_STEPS, *BETWEEN_EPOCHS))
         if not free and not applied:
             raise UserError(
-                f"{key} decides what this run is, and cannot change on the way; {again}. What can: {ALLOWED_KEYS_TEXT}"
+                f"{key} decides what this run is, and cannot change on the way; {alternative}. "
+                f"What can: {ALLOWED_KEYS_TEXT}"
             )
+        # Folds that were trained with different rates could not be compared.
         if applied and len(jobs) > 1:
             raise UserError(
-                f"{key}: the {len(jobs)} fits of this run are to be trained alike; {again}"
+                f"{key}: the {len(jobs)} fits of this run are to be trained alike; {alternative}"
             )
-        amid = next((fit for fit in begun if fit.is_within_epoch), None)
+        amid = next((fit for fit in started if fit.is_within_epoch), None)
         if is_key_in(key, BETWEEN_EPOCHS) and amid:
-            raise UserError(f"{key} can change between two epochs only, and {amid.position_text}, batch "
-                          f"{amid.state['position'] + 1}; {again}")  # fmt: skip
-    for fit in begun:
+            raise UserError(
+                f"{key} can change between two epochs only, and {amid.position_text}, batch "
+                f"{amid.state['position'] + 1}; {alternative}"
+            )
+    for fit in started:
         if fit.state["epoch"] + fit.is_within_epoch > fit.num_epochs:
-            raise UserError(f"{fit.position_text}, and engine.epochs={fit.num_epochs}; {again}")
+            raise UserError(
+                f"{fit.position_text}, and engine.epochs={fit.num_epochs}; {alternative}"
+            )
 
 
 ALLOWED_KEYS_TEXT = ", ".join(
@@ -107,71 +120,91 @@ ALLOWED_KEYS_TEXT = ", ".join(
 
 
 def list_fit_jobs(plan: Callable[[list[Result]], FitJob | None]) -> list[FitJob]:
-    """All fits that a plan asks for, whatever comes of them."""
+    """List all fits that a plan asks for, whatever their results."""
 
-    def each() -> Iterator[FitJob]:
+    def iter_jobs() -> Iterator[FitJob]:
         results: list[Result] = []
         while (job := plan(results)) is not None:
             yield job
             results.append(Result(job, "val", {}))
 
-    return list(islice(each(), MOST_FITS))
+    return list(islice(iter_jobs(), MOST_FITS))
 
 
 def find_started_jobs(
     run: RunFolder, jobs: list[FitJob], config: dict[str, Any]
 ) -> list[StartedFit]:
-    """The fits that have a checkpoint to go on from, without those from which others began."""
+    """Find the fits that have a checkpoint, without those from whose weights others began.
+
+    Args:
+        run: The run folder.
+        jobs: All fits of the run.
+        config: The config of the run, with its changes.
+    """
     from dlrun.config.instantiate import apply_patch
     from dlrun.core import checkpoint
 
-    passed, found = {job.start for job in jobs}, []
-    for job in (job for job in jobs if job.name not in passed):
+    starts = {job.start for job in jobs}
+    started = []
+    for job in (job for job in jobs if job.name not in starts):
         state = checkpoint.load_latest_or_none(run.checkpoint_folder(job) / "last.pt")
         if state is not None:
-            found.append(StartedFit(job, state, apply_patch(config, job.patch)["engine"]["epochs"]))
-    return found
+            started.append(
+                StartedFit(job, state, apply_patch(config, job.patch)["engine"]["epochs"])
+            )
+    return started
 
 
 def can_train_longer(
-    changes: dict[str, Any], begun: list[StartedFit], config: dict[str, Any]
+    changes: dict[str, Any], started: list[StartedFit], config: dict[str, Any]
 ) -> bool:
-    """Whether a fit of a run that was finished has something left to train, with these changes."""
-    most = config["engine"]["max_steps"]
-    left = [
+    """Return whether a fit of a finished run has something left to train with these changes.
+
+    Args:
+        changes: Dotted keys of the changed settings.
+        started: The fits of the run.
+        config: The config of the run, with its changes.
+    """
+    max_steps = config["engine"]["max_steps"]
+    steps_taken = [
         fit.state["learner"]["taken"].values()
-        for fit in begun
+        for fit in started
         if fit.state["epoch"] < fit.num_epochs
     ]
-    more = [not most or max(taken, default=most) < most for taken in left]
-    return any(more) and any(is_key_in(key, EXTENDING_KEYS) for key in changes)
+    can_step = [not max_steps or max(taken, default=max_steps) < max_steps for taken in steps_taken]
+    return any(can_step) and any(is_key_in(key, EXTENDING_KEYS) for key in changes)
 
 
 @contextmanager
-def remove_finished_results(run: RunFolder, begun: list[StartedFit]) -> Iterator[None]:
-    """Inside, the fits have no results, nor have their tests; they are kept in earlier_results.jsonl.
+def remove_finished_results(run: RunFolder, started: list[StartedFit]) -> Iterator[None]:
+    """Inside, the fits have no results, nor their tests; these are moved to earlier_results.jsonl.
 
-    What is refused puts them back.
+    Where the run is refused, they are put back.
+
+    Args:
+        run: The run folder.
+        started: The fits that are trained longer.
     """
     from dlrun.core.files import write_text
 
-    path, names = run.folder / "results.jsonl", {fit.job.name for fit in begun}
-    before, lines = (
-        path.read_text(encoding="utf-8"),
-        path.read_text(encoding="utf-8").splitlines(keepends=True),
+    path = run.folder / "results.jsonl"
+    names = {fit.job.name for fit in started}
+    text = path.read_text(encoding="utf-8")
+    job_names = [result.job.name for result in run.read_results()]
+    named_lines = list(zip(job_names, text.splitlines(keepends=True), strict=True))
+    earlier_file = run.folder / "earlier_results.jsonl"
+    earlier_text = earlier_file.read_text(encoding="utf-8") if earlier_file.exists() else ""
+    # First the copy, then the removal: a crash in between loses nothing.
+    write_text(
+        earlier_file, earlier_text + "".join(line for name, line in named_lines if name in names)
     )
-    known = [result.job.name for result in run.read_results()]
-    pairs = list(zip(known, lines, strict=True))
-    earlier = run.folder / "earlier_results.jsonl"
-    kept = earlier.read_text(encoding="utf-8") if earlier.exists() else ""
-    write_text(earlier, kept + "".join(line for name, line in pairs if name in names))
-    if left := "".join(line for name, line in pairs if name not in names):
-        write_text(path, left)
+    if remaining := "".join(line for name, line in named_lines if name not in names):
+        write_text(path, remaining)
     else:
         path.unlink()
     try:
         yield
     except UserError:
-        write_text(path, before)
-        write_text(earlier, kept)
+        write_text(path, text)
+        write_text(earlier_file, earlier_text)
         raise

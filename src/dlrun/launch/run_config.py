@@ -1,4 +1,4 @@
-"""Carries a config out in its run folder: an experiment or a workflow, in one process or several."""
+"""Carries out a config in its run folder: experiment or workflow, in one process or several."""
 
 from __future__ import annotations
 
@@ -22,24 +22,32 @@ if TYPE_CHECKING:
     from dlrun.core.types import Result
 
 
+# (experiment, display) → results.
 RunFunction = Callable[[Any, Any], "list[Result]"]
 
 
 def load_plugin_packages(words: list[str]) -> tuple[str, ...]:
-    """The packages that `plugins=[…]` names among these words; they become importable from the working folder."""
+    """Make the packages that `plugins=[…]` names importable from the working folder.
+
+    Args:
+        words: The words of the command line.
+
+    Returns:
+        The names of the packages.
+    """
     names = [
         word.partition("=")[2].strip("[]").split(",")
         for word in words
         if word.lstrip("+").startswith("plugins=")
     ]
-    plugins = check_plugin_names(name for group in names for name in group)
+    plugins = check_plugin_names(name for listed in names for name in listed)
     if plugins and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     return plugins
 
 
 def make_run_folder(config: dict[str, Any]) -> Path:
-    """A folder for a new run: output/task/model/time."""
+    """Create a folder for a new run: output/task/model/time."""
     from dlrun.core.run_folder import create_run_folder
 
     return create_run_folder(
@@ -50,17 +58,26 @@ def make_run_folder(config: dict[str, Any]) -> Path:
 def start_run(
     config: dict[str, Any], words: list[str], folder: Path, plugins: tuple[str, ...] = ()
 ) -> int:
-    """Begin a run in a new folder. A run that is refused before it trained leaves no folder behind."""
+    """Begin a run in a new folder; a run that is refused before it trained leaves no folder behind.
+
+    Args:
+        config: The config of the run.
+        words: The words of the command line, to be stored.
+        folder: The new folder.
+        plugins: Packages that the config may instantiate.
+
+    Returns:
+        The exit code.
+    """
     from dlrun.core.run_folder import remove_run_folder
 
     try:
         write_run_metadata(config, words, folder)
         return execute_run(config, folder, plugins)[0]
     except Exception as error:
-        if (
-            not isinstance(error, UserError | FileWriteError)
-            and describe_system_error(error) is None
-        ):
+        expected = isinstance(error, UserError | FileWriteError)
+        # After an unexpected error the folder stays: it holds the log with the traceback.
+        if not expected and describe_system_error(error) is None:
             raise
         if not (folder / "history.jsonl").exists():
             remove_run_folder(folder)
@@ -68,7 +85,7 @@ def start_run(
 
 
 def write_run_metadata(config: dict[str, Any], words: list[str], folder: Path) -> None:
-    """Write down what a run was asked for and where: config, words, environment."""
+    """Store what a run was asked for and where: config, words and environment."""
     import yaml
 
     from dlrun.core.environment import collect_environment
@@ -80,7 +97,7 @@ def write_run_metadata(config: dict[str, Any], words: list[str], folder: Path) -
 
 
 def format_command(words: list[str]) -> str:
-    """These words as one line for a shell."""
+    """Format these words as one line for a shell."""
     return shlex.join(["dlrun", *words])
 
 
@@ -88,45 +105,71 @@ def execute_run(
     config: dict[str, Any],
     folder: Path,
     plugins: tuple[str, ...] = (),
-    carry: RunFunction | None = None,
+    run_experiment: RunFunction | None = None,
 ) -> tuple[int, list[Result]]:
-    """Run, or go on with, what the config says in this folder; answers with the exit code and the results.
+    """Run a config in its folder, or resume it, in as many processes as it asks for.
 
-    carry: (experiment, display) → results, where somebody else carries it out, and looks after the report. Where the
-    config asks for several processes, these are started, and do it.
+    Args:
+        config: The config of the run.
+        folder: The run folder.
+        plugins: Packages that the config may instantiate.
+        run_experiment: (experiment, display) → results, of a caller that drives the experiment and
+            writes the report itself.
+
+    Returns:
+        The exit code, and the results.
     """
     from dlrun.core.folder_lock import lock_folder
     from dlrun.launch import local_ranks, rank_state
 
+    # The parent holds the lock for the processes that it started.
     with nullcontext() if rank_state.is_launched_rank() else lock_folder(folder):
         if local_ranks.get_num_processes(config) > 1:
-            return local_ranks.launch_processes(config, folder, plugins, report=carry is None)
+            return local_ranks.launch_processes(
+                config, folder, plugins, report=run_experiment is None
+            )
         rank_state.broadcast_run(config, folder, plugins)
-        return execute_in_process(config, folder, plugins, carry)
+        return execute_in_process(config, folder, plugins, run_experiment)
 
 
 def execute_in_process(
     config: dict[str, Any],
     folder: Path,
     plugins: tuple[str, ...],
-    carry: RunFunction | None = None,
-    first: bool = True,
+    run_experiment: RunFunction | None = None,
+    is_main: bool = True,
 ) -> tuple[int, list[Result]]:
-    """What `execute_run` does in this process. first: of several it is the one that is seen, and writes the report."""
+    """Run a config in this process, see `execute_run`.
+
+    Args:
+        config: The config of the run.
+        folder: The run folder.
+        plugins: Packages that the config may instantiate.
+        run_experiment: As for `execute_run`.
+        is_main: Whether this process prints and writes the report; of several, one does.
+
+    Returns:
+        The exit code, and the results.
+    """
     from dlrun.core.errors import TrainingDiverged, TrainingInterrupted
     from dlrun.launch.console import RecordingConsole
     from dlrun.launch.progress import ProgressDisplay
 
-    console = RecordingConsole(quiet=not first)
+    console = RecordingConsole(quiet=not is_main)
     with log_to_folder(folder, console):
         try:
             experiment = create_experiment(config, folder, plugins)
             console.print(f"run folder: {folder}", soft_wrap=True)
             report_unused_overrides(experiment, config, folder)
-            display = ProgressDisplay(console, quiet=not first, brief="workflow" in config)
-            results = experiment.results(display) if carry is None else carry(experiment, display)
+            display = ProgressDisplay(console, quiet=not is_main, brief="workflow" in config)
+            results = (
+                experiment.results(display)
+                if run_experiment is None
+                else run_experiment(experiment, display)
+            )
         except TrainingInterrupted as stop:
             console.print(f"stopped and saved; to go on: dlrun resume {folder}", soft_wrap=True)
+            # The shell's convention for a process that a signal ended.
             return 128 + stop.number, []
         except TrainingDiverged as error:
             report_divergence(error, folder)
@@ -134,60 +177,57 @@ def execute_in_process(
         except FileWriteError as error:
             if not (folder / "history.jsonl").exists():  # nothing has begun
                 raise
-            saved = "what was saved before is whole, and with room for it"
-            raise FileWriteError(f"{error}; {saved}, dlrun resume {folder} goes on") from error
-        if first and carry is None:
+            raise FileWriteError(
+                f"{error}; what was saved before is whole, and with room for it, "
+                f"dlrun resume {folder} goes on"
+            ) from error
+        if is_main and run_experiment is None:
             finish_run(config, folder, results, console)
-        elif first:
+        elif is_main:
             record_test_evaluations(config, folder)
     return int(any("FAILED" in result.note for result in results)), results
 
 
 def report_divergence(error: Exception, folder: Path) -> None:
-    """Say that a fit has ended in a loss that is no number, and what there is of it."""
+    """Report that a loss became nan or infinite, which checkpoint is left, and what to try."""
     from dlrun.core import checkpoint
     from dlrun.core.run_folder import RunFolder
 
-    log, run = logging.getLogger("dlrun"), RunFolder(folder)
+    log = logging.getLogger("dlrun")
+    run = RunFolder(folder)
     log.error("stopped: %s", error)
-    for name, state in [
-        (job.name, checkpoint.load_latest_or_none(run.checkpoint_folder(job) / "best.pt"))
-        for job in run.failed_jobs()
-    ]:
+    for job in run.failed_jobs():
+        state = checkpoint.load_latest_or_none(run.checkpoint_folder(job) / "best.pt")
         if state is not None:
-            log.info(
-                "kept: epoch %d of %s, the best one before; dlrun evaluate %s",
-                state["epoch"],
-                name,
-                folder,
-            )
+            message = "kept: epoch %d of %s, the best one before; dlrun evaluate %s"
+            log.info(message, state["epoch"], job.name, folder)
     log.info(
         "to go on would end the same; with a lower rate: dlrun rerun %s optimizer.lr=…", folder
     )
 
 
 def report_unused_overrides(experiment: Any, config: dict[str, Any], folder: Path) -> None:
-    """Say, also beside the result, which words of a run change nothing, or take something away."""
+    """Report, also beside the result, which overrides of a run have no effect."""
     from dlrun.config.unused_settings import find_unused_settings
 
-    if "workflow" in config or not (folder / "command.txt").is_file():
+    command_file = folder / "command.txt"
+    if "workflow" in config or not command_file.is_file():
         return
-    folders, words = split_config_folders(
-        shlex.split((folder / "command.txt").read_text(encoding="utf-8"))[1:]
-    )
-    log = folder / "log.txt"
-    said = log.read_text(encoding="utf-8") if log.is_file() else ""
-    for text in find_unused_settings(
-        config, words, folders, dict(experiment.builder.dataset.inputs)
-    ):
-        if text in said:
+    command = shlex.split(command_file.read_text(encoding="utf-8"))
+    folders, words = split_config_folders(command[1:])
+    log_file = folder / "log.txt"
+    logged = log_file.read_text(encoding="utf-8") if log_file.is_file() else ""
+    inputs = dict(experiment.builder.dataset.inputs)
+    for text in find_unused_settings(config, words, folders, inputs):
+        # A resumed run has said it before; the note beside the result is made anew.
+        if text in logged:
             experiment.builder.messages[text] = None
         else:
             experiment.builder.warn_once(text)
 
 
 def create_experiment(config: dict[str, Any], folder: Path, plugins: tuple[str, ...]) -> Any:
-    """What this config asks for, ready to be carried out: one experiment, a workflow, or the end of one."""
+    """Create the experiment, workflow, or final evaluation that this config asks for."""
     if "workflow" not in config:
         from dlrun.experiment.runner import Experiment
 

@@ -1,4 +1,4 @@
-"""The log of a run: what is said goes to the terminal and to log.txt."""
+"""The log of a run: messages go to the terminal and to the run's log.txt."""
 
 from __future__ import annotations
 
@@ -17,38 +17,48 @@ if TYPE_CHECKING:
 
 @contextmanager
 def log_to_folder(folder: Path, console: Console) -> Iterator[None]:
-    """Inside, dlrun's log goes to the run's log.txt in full, with what a console of the run shows, and to that."""
+    """Inside, dlrun's log goes to the run's log.txt in full, and to the terminal without
+    duplicates.
+
+    Args:
+        folder: The run folder.
+        console: The terminal; what a `RecordingConsole` prints goes to log.txt, too.
+    """
     from dlrun.core.run_folder import DuplicateFilter, RunFolder
     from dlrun.launch.console import RecordingConsole
 
-    class Lines(logging.Handler):
+    class TerminalHandler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             if isinstance(console, RecordingConsole):
+                # The file handler gets the record itself, so the console must not log it again.
                 console.print_only(record.getMessage())
             else:
                 console.print(record.getMessage(), soft_wrap=True, markup=False)
 
     logger = logging.getLogger("dlrun")
-    handlers = [RunFolder(folder).make_log_handler(), Lines()]
-    handlers[1].addFilter(DuplicateFilter())
+    file_handler = RunFolder(folder).make_log_handler()
+    terminal_handler = TerminalHandler()
+    terminal_handler.addFilter(DuplicateFilter())
+    handlers = [file_handler, terminal_handler]
     logs = console.logs if isinstance(console, RecordingConsole) else []
-    logs.append(handlers[0])
+    logs.append(file_handler)
     level = logger.level
     logger.setLevel(logging.INFO)
     for handler in handlers:
         logger.addHandler(handler)
     try:
         yield
+    # Errors go to the file alone: whoever called the command prints them on the terminal.
     except (UserError, FileWriteError) as error:
-        handlers[0].handle(logger.makeRecord("dlrun", logging.ERROR, "", 0, str(error), (), None))
+        record = logger.makeRecord("dlrun", logging.ERROR, "", 0, str(error), (), None)
+        file_handler.handle(record)
         raise
     except Exception:
-        handlers[0].handle(
-            logger.makeRecord("dlrun", logging.ERROR, "", 0, "failed", (), sys.exc_info())
-        )
+        record = logger.makeRecord("dlrun", logging.ERROR, "", 0, "failed", (), sys.exc_info())
+        file_handler.handle(record)
         raise
     finally:
-        logs.remove(handlers[0])
+        logs.remove(file_handler)
         for handler in handlers:
             logger.removeHandler(handler)
             handler.close()

@@ -1,8 +1,9 @@
-"""Jobs of a sweep carried out in this process, each in a run folder of its own."""
+"""Carries out the jobs of a sweep in this process, each in a run folder of its own."""
 
 from __future__ import annotations
 
 import logging
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,34 +21,40 @@ if TYPE_CHECKING:
     from dlrun.training.trainer import Trainer
 
 
-def run_job(job: SweepJob, plugins: tuple[str, ...], judge: EpochStopRule | None) -> JobResult:
-    """Run a job, or go on with it where it was cut, and say how it ended. Raises nothing but what is not its own."""
+def run_job(job: SweepJob, plugins: tuple[str, ...], stop_rule: EpochStopRule | None) -> JobResult:
+    """Run a job, or resume it, and report how it ended; errors of the job become its result.
+
+    Args:
+        job: The job.
+        plugins: Packages that the config may instantiate.
+        stop_rule: Decides after each epoch whether the job is pruned; None for no pruning.
+    """
     from dlrun.launch.local_ranks import check_can_prune
     from dlrun.launch.run_config import execute_run
 
-    began, looking, results = time.monotonic(), PruningCallback(judge), list["Result"]()
+    began = time.monotonic()
+    pruning = PruningCallback(stop_rule)
+    results = list["Result"]()
+    # A job whose config was refused when it was composed fails without a start.
     error, code = job.fault, 2
     try:
         if not error:
-            check_can_prune(job.config, judge is not None)
+            check_can_prune(job.config, stop_rule is not None)
             write_job_metadata(job)
-            code, results = execute_run(job.config, job.folder, plugins, looking.run_experiment)
+            code, results = execute_run(job.config, job.folder, plugins, pruning.run_experiment)
             error = {0: "", 3: "the loss became nan or infinite"}.get(code, f"exit code {code}")
     except Exception as crash:
         error, code = describe_job_error(crash)
-    status = (
-        "cut"
-        if code in (130, 143)
-        else "failed"
-        if error
-        else "pruned"
-        if looking.pruned
-        else "done"
-    )
+    if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+        status = "cut"
+    elif error:
+        status = "failed"
+    else:
+        status = "pruned" if pruning.pruned else "done"
     return JobResult(
         job.number,
         status,
-        error or looking.pruned,
+        error or pruning.pruned,
         code,
         count_trained_parameters(results),
         get_training_seconds(results) or time.monotonic() - began,
@@ -55,9 +62,17 @@ def run_job(job: SweepJob, plugins: tuple[str, ...], judge: EpochStopRule | None
 
 
 def run_parallel_jobs(jobs: Sequence[SweepJob], plugins: tuple[str, ...]) -> Iterator[JobResult]:
-    """Run jobs that can be trained as one, each in its own folder. Where it does not pay, the first alone.
+    """Run jobs that can be trained as one, each in its own folder.
 
-    The others are lost then: they have not been run, and are to be run each by itself.
+    Where that is not faster, only the first one is run, and the others are "lost": the scheduler
+    runs each of them by itself.
+
+    Args:
+        jobs: Jobs whose configs differ only in values that can be stacked.
+        plugins: Packages that the configs may instantiate.
+
+    Yields:
+        The result of each job.
     """
     if should_run_parallel(jobs, plugins):
         yield from train_parallel_jobs(jobs, plugins)
@@ -68,7 +83,10 @@ def run_parallel_jobs(jobs: Sequence[SweepJob], plugins: tuple[str, ...]) -> Ite
 
 
 def should_run_parallel(jobs: Sequence[SweepJob], plugins: tuple[str, ...]) -> bool:
-    """Whether these are trained faster as one. What fails here is to be said by the job that it belongs to."""
+    """Return whether these jobs are trained faster as one.
+
+    An error here is not reported: the job that it belongs to meets it again.
+    """
     from dlrun.config.parallel_fits import parallel_fits_mode
     from dlrun.experiment.parallel_fits.driver import get_pending_jobs, is_worthwhile
     from dlrun.experiment.runner import Experiment
@@ -87,7 +105,10 @@ def should_run_parallel(jobs: Sequence[SweepJob], plugins: tuple[str, ...]) -> b
 
 
 def train_parallel_jobs(jobs: Sequence[SweepJob], plugins: tuple[str, ...]) -> list[JobResult]:
-    """What came of each; what goes wrong with all of them at once is no fault of any, and they are lost."""
+    """Train jobs as one, and return the result of each.
+
+    An error of all of them at once is the fault of none, and they are "lost".
+    """
     from dlrun.core.errors import TrainingInterrupted
     from dlrun.launch.finish import record_test_evaluations
 
@@ -99,29 +120,30 @@ def train_parallel_jobs(jobs: Sequence[SweepJob], plugins: tuple[str, ...]) -> l
         return [JobResult(job.number, "cut", code=128 + stop.number) for job in jobs]
     except Exception:  # logged with its traceback
         return [JobResult(job.number, "lost") for job in jobs]
-    seconds, found = (time.monotonic() - began) / len(jobs), []
+    seconds = (time.monotonic() - began) / len(jobs)
+    job_results = []
     for job, outcome in zip(jobs, outcomes, strict=True):
         if outcome.error is None:
             record_test_evaluations(job.config, job.folder)
         error, code = describe_job_error(outcome.error)
-        took = get_training_seconds(outcome.results) or seconds
-        found.append(
+        job_seconds = get_training_seconds(outcome.results) or seconds
+        job_results.append(
             JobResult(
                 job.number,
                 "failed" if error else "done",
                 error,
                 code,
                 count_trained_parameters(outcome.results),
-                took,
+                job_seconds,
             )
         )
-    return found
+    return job_results
 
 
 def collect_job_results(
     jobs: Sequence[SweepJob], plugins: tuple[str, ...], display: Any
 ) -> list[ParallelOutcome]:
-    """What came of each job."""
+    """Train jobs as one, each with its folder locked."""
     from dlrun.core.folder_lock import lock_folder
     from dlrun.experiment.parallel_sweep import run_parallel
 
@@ -136,7 +158,11 @@ def collect_job_results(
 
 @contextmanager
 def log_to_jobs(jobs: Sequence[SweepJob]) -> Iterator[Any]:
-    """Inside, all that is logged goes to the log of each job, and to the terminal; answers with what shows a fit."""
+    """Inside, everything that is logged goes to the terminal and to the log of each job.
+
+    Yields:
+        The display of progress.
+    """
     from dlrun.core.run_folder import RunFolder
     from dlrun.launch.console import RecordingConsole
     from dlrun.launch.progress import ProgressDisplay
@@ -144,10 +170,10 @@ def log_to_jobs(jobs: Sequence[SweepJob]) -> Iterator[Any]:
 
     for job in jobs:
         job.folder.mkdir(exist_ok=True)
-    console, logger = RecordingConsole(), logging.getLogger("dlrun")
-    handlers = [
-        RunFolder(job.folder).make_log_handler() for job in jobs[1:]
-    ]  # that of the first one comes with logging_to
+    console = RecordingConsole()
+    logger = logging.getLogger("dlrun")
+    # The handler of the first job comes with log_to_folder.
+    handlers = [RunFolder(job.folder).make_log_handler() for job in jobs[1:]]
     with log_to_folder(jobs[0].folder, console):
         console.logs += handlers
         for handler in handlers:
@@ -161,30 +187,30 @@ def log_to_jobs(jobs: Sequence[SweepJob]) -> Iterator[Any]:
 
 
 def describe_job_error(error: Exception | None) -> tuple[str, int]:
-    """Why a job failed, and the exit code that says so."""
+    """Return why a job failed, and its exit code."""
     from dlrun.core.errors import TrainingDiverged
 
     if error is None:
         return "", 0
     if isinstance(error, TrainingDiverged):
         return "the loss became nan or infinite", 3
-    return (
-        (str(error), 2) if isinstance(error, UserError) else (f"{type(error).__name__}: {error}", 1)
-    )
+    if isinstance(error, UserError):
+        return str(error), 2
+    return f"{type(error).__name__}: {error}", 1
 
 
 def count_trained_parameters(results: Sequence[Result]) -> int:
-    """How many numbers the fits of a job have learnt, each of them."""
+    """Return the number of parameters of the largest fit."""
     return max((result.parameters for result in results), default=0)
 
 
 def get_training_seconds(results: Sequence[Result]) -> float:
-    """The seconds that fits took, without the start of a worker and the reading of data; 0 where there are none."""
+    """Return the seconds of training, without starting a worker and reading the data."""
     return sum(result.seconds for result in results if result.split != "test")
 
 
 def write_job_metadata(job: SweepJob) -> None:
-    """Write down what the job was asked for, unless an earlier start has."""
+    """Store what the job was asked for, unless an earlier start has."""
     import yaml
 
     from dlrun.core.files import write_text
@@ -193,63 +219,86 @@ def write_job_metadata(job: SweepJob) -> None:
     job.folder.mkdir(exist_ok=True)
     if (job.folder / "config.yaml").is_file():
         return
+    # libyaml's dumper is much faster; not every build of PyYAML has it.
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    around = {
+    environment = {
         **get_cached_environment(),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
-    write_text(job.folder / "environment.json", json_text.to_json(around, 1) + "\n")
+    write_text(job.folder / "environment.json", json_text.to_json(environment, 1) + "\n")
     write_text(job.folder / "command.txt", format_command(job.all_overrides) + "\n")
+    # Written last: its presence means that the others are there.
     write_text(job.folder / "config.yaml", yaml.dump(job.config, Dumper=dumper, sort_keys=False))
 
 
 @lru_cache(maxsize=1)
 def get_cached_environment() -> dict[str, Any]:
-    """Python, packages and the git state, looked up once a process: to ask git takes longer than many a job."""
+    """Collect the environment once a process: asking git takes longer than many a job."""
     from dlrun.core.environment import collect_environment
 
     return collect_environment()
 
 
 class PruningCallback:
-    """Looks on while a job trains: asks the judge after each epoch, and ends the job where it says so."""
+    """Asks a stop rule after each epoch, and ends the job where it says so.
 
-    def __init__(self, judge: EpochStopRule | None) -> None:
-        self.judge, self.pruned = judge, ""
+    Attributes:
+        stop_rule: The rule; None for no pruning.
+        pruned: After which epoch the job was pruned; "" where it was not.
+    """
+
+    def __init__(self, stop_rule: EpochStopRule | None) -> None:
+        self.stop_rule, self.pruned = stop_rule, ""
 
     def run_experiment(self, experiment: Any, watch: Any) -> list[Any]:
-        """The results of an experiment, up to the fit after which no more is wanted."""
+        """Run an experiment, up to the fit in which it is pruned.
+
+        Args:
+            experiment: The experiment.
+            watch: Shows the progress of each fit.
+        """
 
         @contextmanager
-        def looked_on(trainer: Trainer, *rest: Any) -> Iterator[None]:
-            before = sum(result.epochs for result in experiment.get_fit_results())
-            if self.judge is not None:
-                trainer.callbacks.append(lambda trainer: self._should_prune(trainer, before))
-            with watch(trainer, *rest):
+        def watch_pruning(trainer: Trainer, *arguments: Any) -> Iterator[None]:
+            epochs_before = sum(result.epochs for result in experiment.get_fit_results())
+            if self.stop_rule is not None:
+                trainer.callbacks.append(lambda trainer: self._should_prune(trainer, epochs_before))
+            with watch(trainer, *arguments):
                 yield
 
-        return experiment.results(looked_on, enough=lambda: bool(self.pruned))  # type: ignore[no-any-return]
+        results: list[Any] = experiment.results(watch_pruning, enough=lambda: bool(self.pruned))
+        return results
 
-    def _should_prune(self, trainer: Trainer, before: int) -> None:
+    def _should_prune(self, trainer: Trainer, epochs_before: int) -> None:
         from dlrun.training.monitors import get_direction_by_metric
 
         rows = [row for row in trainer.history if row.epoch == trainer.epoch]
         values = {
             f"{row.split}/{name}": value for row in rows for name, value in row.values.items()
         }
-        assert self.judge is not None
-        if not trainer.finished and self.judge(
-            before + trainer.epoch, values, get_direction_by_metric(trainer)
-        ):
-            self.pruned = f"after epoch {before + trainer.epoch}"
+        assert self.stop_rule is not None
+        # Epochs are counted over the fits of a job, so that folds do not start again at 1.
+        epoch = epochs_before + trainer.epoch
+        directions = get_direction_by_metric(trainer)
+        if not trainer.finished and self.stop_rule(epoch, values, directions):
+            self.pruned = f"after epoch {epoch}"
             trainer.stop = f"pruned: it does not promise enough {self.pruned}"
 
 
 class InProcessExecutor:
-    """Carries out jobs when they are waited for, and shows them as plain runs."""
+    """Runs jobs in this process when they are waited for.
 
-    def __init__(self, plugins: tuple[str, ...], judge: JobStopRule | None) -> None:
-        self.plugins, self.judge = plugins, judge
+    Attributes:
+        plugins: Packages that the configs may instantiate.
+        stop_rule: Decides after each epoch whether a job is pruned; None for no pruning.
+        jobs: Jobs that have been submitted and have not ended.
+        over: Yields the results of these jobs.
+        stopped: The signal that ended a job; 0 for none.
+        fault: An error of the stop rule, with which the sweep cannot go on.
+    """
+
+    def __init__(self, plugins: tuple[str, ...], stop_rule: JobStopRule | None) -> None:
+        self.plugins, self.stop_rule = plugins, stop_rule
         self.jobs: list[SweepJob] = []
         self.over: Iterator[JobResult] = iter(())  # how the jobs of now end, one after the other
         self.stopped = 0
@@ -260,20 +309,27 @@ class InProcessExecutor:
         """How many jobs could begin now."""
         return int(not self.jobs and not self.stopped)
 
-    def submit(self, job: SweepJob, *others: SweepJob) -> None:
-        """Take a job, and others that can be trained as one with it."""
-        self.jobs = [job, *others]
+    def submit(self, job: SweepJob, *companions: SweepJob) -> None:
+        """Take a job, and companions that can be trained as one with it."""
+        self.jobs = [job, *companions]
         self.over = self._run_jobs(self.jobs)
 
     def wait(self) -> JobResult | None:
-        """Run what there is to run, and say how one job ended; None where there is none. Raises what the judge does."""
-        ended = next(self.over, None)
-        self.jobs = [job for job in self.jobs if ended is not None and job.number != ended.number]
+        """Run what was submitted, and return the result of one job.
+
+        Returns:
+            The result; None where there is no job.
+
+        Raises:
+            UserError: An error of the stop rule.
+        """
+        result = next(self.over, None)
+        self.jobs = [job for job in self.jobs if result is not None and job.number != result.number]
         if self.fault is not None:
             raise self.fault
-        if ended is not None and ended.status == "cut":
-            self.stopped = ended.code - 128
-        return ended
+        if result is not None and result.status == "cut":
+            self.stopped = result.code - 128
+        return result
 
     def _run_jobs(self, jobs: Sequence[SweepJob]) -> Iterator[JobResult]:
         if len(jobs) > 1:
@@ -282,22 +338,23 @@ class InProcessExecutor:
             yield run_job(jobs[0], self.plugins, self._get_prune_check(jobs[0].number))
 
     def _get_prune_check(self, number: int) -> EpochStopRule | None:
-        judge = self.judge
-        if judge is None:
+        stop_rule = self.stop_rule
+        if stop_rule is None:
             return None
 
         def check_epoch(epoch: int, values: dict[str, float], goals: dict[str, str]) -> bool:
             try:
-                return judge(number, epoch, values, goals)
-            except UserError as fault:
-                self.fault = fault
+                return stop_rule(number, epoch, values, goals)
+            except UserError as error:
+                # The trainer must end in order first; `wait` raises the error then.
+                self.fault = error
                 return True
 
         return check_epoch
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        """Inside, the data that several jobs read are read once."""
+        """Inside, data that several jobs read are read once."""
         from dlrun.data import dataset_cache
 
         dataset_cache.open_cache()

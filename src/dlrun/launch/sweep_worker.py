@@ -1,7 +1,7 @@
-"""A worker: `python -m dlrun.launch.sweep_worker` runs jobs one after the other, with torch and the data read once.
+"""A worker: `python -m dlrun.launch.sweep_worker` runs jobs with torch and the data read once.
 
-Lines of JSON go both ways: jobs and answers come in through stdin, what happens goes out through what was stdout. All
-that a job prints goes to console.txt in its own folder.
+Lines of JSON go both ways: jobs and answers come in through stdin, events go out through what was
+stdout. All that a job prints goes to console.txt in its own folder.
 """
 
 from __future__ import annotations
@@ -22,7 +22,13 @@ from dlrun.sweeps.job import JobResult, SweepJob
 
 
 class ParentConnection:
-    """The line to the parent: what it asks for, and what is said to it."""
+    """The connection to the parent process.
+
+    Attributes:
+        to_parent: The stream of events.
+        jobs: Messages with jobs; None when the parent is gone.
+        answers: Whether to prune, in the order of the questions.
+    """
 
     def __init__(self, to_parent: TextIO) -> None:
         self.to_parent = to_parent
@@ -30,7 +36,7 @@ class ParentConnection:
         self.answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
 
     def receive_messages(self) -> None:
-        """Sort what comes in. When the parent is gone the job of now is to be saved, and nothing more is to be done."""
+        """Sort incoming messages; when the parent is gone, ask the current job to save and stop."""
         for text in sys.stdin:
             message = json.loads(text)
             if "answer" in message:
@@ -42,61 +48,67 @@ class ParentConnection:
         os.kill(os.getpid(), signal.SIGTERM)
 
     def send(self, **message: Any) -> None:
-        """Tell the parent."""
+        """Send an event to the parent."""
         self.to_parent.write(json_text.to_message(message) + "\n")
         self.to_parent.flush()
 
     def should_prune(self, epoch: int, values: dict[str, float], goals: dict[str, str]) -> bool:
-        """Ask the parent whether to stop after this epoch."""
+        """Ask the parent whether to stop after this epoch.
+
+        Args:
+            epoch: The number of the epoch, over all fits of the job.
+            values: 'split/metric' → value.
+            goals: Metric → "min" or "max".
+        """
         self.send(event="epoch", epoch=epoch, values=values, goals=goals)
         return self.answers.get()
 
 
 def main() -> None:
-    """Say that all is loaded, then do what is asked for until nothing more comes."""
-    line = ParentConnection(os.fdopen(os.dup(1), "w", encoding="utf-8"))
+    """Report that everything is loaded, then run jobs until no more come."""
+    # The pipe moves to another descriptor: a stray print must not garble the events.
+    parent = ParentConnection(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    # Without a terminal, rich would wrap tables at 80 columns.
     os.environ.setdefault("COLUMNS", "120")
-    threading.Thread(target=line.receive_messages, daemon=True).start()
+    threading.Thread(target=parent.receive_messages, daemon=True).start()
     import dlrun.experiment.runner  # noqa: F401  (torch with all around it, once)
     from dlrun.data.dataset_cache import open_cache
 
     open_cache()
-    line.send(event="ready")
-    while (message := line.jobs.get()) is not None:
-        for ended in execute_message(line, message):
+    parent.send(event="ready")
+    while (message := parent.jobs.get()) is not None:
+        for result in execute_message(parent, message):
             sys.stdout.flush()
             sys.stderr.flush()
-            line.send(event="ended", ended=asdict(ended))
-        if ended.status == "cut":
+            parent.send(event="ended", ended=asdict(result))
+        if result.status == "cut":
             break
-    os._exit(
-        0
-    )  # what else lives in this process, such as readers of pictures, need not be waited for
+    # Without cleanup: processes that decode images need not be waited for.
+    os._exit(0)
 
 
-def execute_message(line: ParentConnection, message: dict[str, Any]) -> Iterator[JobResult]:
-    """Carry out the jobs of one message, at least one."""
+def execute_message(parent: ParentConnection, message: dict[str, Any]) -> Iterator[JobResult]:
+    """Run the jobs of one message, at least one."""
     from dlrun.launch.sweep_job import run_job, run_parallel_jobs
 
-    plugins, jobs = (
-        tuple(message["plugins"]),
-        [SweepJob.from_dict(values) for values in message["jobs"]],
-    )
+    plugins = tuple(message["plugins"])
+    jobs = [SweepJob.from_dict(values) for values in message["jobs"]]
     if plugins and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     redirect_output(jobs[0].folder)
     if len(jobs) > 1:
         yield from run_parallel_jobs(jobs, plugins)
     else:
-        yield run_job(jobs[0], plugins, line.should_prune if message["asks"] else None)
+        yield run_job(jobs[0], plugins, parent.should_prune if message["asks"] else None)
 
 
 def redirect_output(folder: Path) -> None:
-    """From here on, what is printed goes to the console.txt of this folder."""
+    """From here on, print to the console.txt of this folder."""
     folder.mkdir(exist_ok=True)
     file = os.open(folder / "console.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     for stream in (1, 2):
+        # Descriptors, not sys.stdout: libraries in C and child processes print, too.
         os.dup2(file, stream)
     os.close(file)
 

@@ -1,6 +1,7 @@
-"""`hydra/launcher=dlrun` and `hydra/sweeper=dlrun`: the names by which Hydra finds what dlrun's sweeps are made of.
+"""Registers `hydra/launcher=dlrun` and `hydra/sweeper=dlrun` with Hydra.
 
-Without postponed annotations: Hydra runs this file before its module can be found, and dataclasses would look for it.
+Without postponed annotations: Hydra runs this file before its module can be found, and dataclasses
+would look for it.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,14 @@ from omegaconf import DictConfig
 
 @dataclass
 class LauncherSettings:
-    """jobs: processes at a time. limit: seconds a job may take. devices, share: CUDA devices, and jobs on each."""
+    """The settings of the launcher.
+
+    Attributes:
+        jobs: Processes at a time.
+        limit: Seconds that a job may take.
+        devices: CUDA devices for the processes.
+        share: Jobs at a time on each device.
+    """
 
     _target_: str = "hydra_plugins.dlrun.plugins.DlrunLauncher"
     jobs: int = 1
@@ -28,8 +36,17 @@ class LauncherSettings:
 
 @dataclass
 class SweeperSettings:
-    """method: grid, random or tpe. trials: in all, earlier ones included. goal: min or max of what a job returns, one
-    for each number where it returns several. params: more values to try, as in Hydra's own sweeper. jobs: at once."""
+    """The settings of the sweeper.
+
+    Attributes:
+        method: "grid", "random" or "tpe".
+        trials: Trials in all, earlier ones included.
+        jobs: Jobs at a time.
+        seed: The seed of the search.
+        startup: Random trials before TPE models the scores.
+        goal: "min" or "max" of what a job returns, one for each number where it returns several.
+        params: More values to try, as in Hydra's own sweeper.
+    """
 
     _target_: str = "hydra_plugins.dlrun.plugins.DlrunSweeper"
     method: str = "grid"
@@ -42,9 +59,10 @@ class SweeperSettings:
 
 
 class DlrunLauncher(Launcher):
-    """Runs jobs whose config is one of dlrun in processes that load torch once; a job that is lost costs itself alone.
+    """Runs jobs with configs of dlrun in processes that load torch once.
 
-    What a job returns is its first score on the validation rows that is no loss, or else its loss.
+    A job that is lost costs itself alone. It returns its first validation score that is no loss, or
+    else its loss.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -53,23 +71,27 @@ class DlrunLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Take in what the jobs are made from; the function is not called, since dlrun runs a config by itself."""
+        """Store what the jobs are made from; the task function is not called, dlrun runs the
+        config.
+        """
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Run these jobs, each in a folder of its own below hydra.sweep.dir."""
+        # Hydra imports every plugin at its start, in other applications too: nothing heavy at the
+        # top.
         from dlrun.launch.hydra_plugin import launch_jobs
 
         return launch_jobs(self, job_overrides, initial_job_idx)
 
 
 class DlrunSweeper(Sweeper):
-    """Tries what dlrun's studies name: every combination, or what Optuna draws from intervals and lists.
+    """Tries what dlrun's studies name: every combination, or what Optuna draws.
 
-    The journal lies in hydra.sweep.dir: with the same folder a search goes on, to `trials` in all. A job that fails, or
-    returns no number, is a failed trial and ends nothing.
+    The journal lies in hydra.sweep.dir: with the same folder a search is continued, to `trials` in
+    all. A job that fails, or returns no number, is a failed trial and ends nothing.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -78,7 +100,7 @@ class DlrunSweeper(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Make the launcher that was chosen."""
+        """Instantiate the launcher that was chosen."""
         from hydra.core.plugins import Plugins
 
         self.hydra_context, self.config = hydra_context, config
@@ -87,7 +109,7 @@ class DlrunSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Run what the words ask for; answers with what each job returned."""
+        """Run the jobs of the overrides, and return what each job returned."""
         from dlrun.launch.hydra_plugin import run_hydra_sweep
 
         return run_hydra_sweep(self, arguments)
