@@ -1,4 +1,4 @@
-"""Steps 2 and 3: what success is and how it is measured, chosen from what is known of the development rows."""
+"""Steps 2 and 3: the metric of success and the protocol, chosen from the data."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from dlrun.data.audit.finding import interval_half_width
 from dlrun.evaluation.metrics import METRICS, get_default_metric_names
 from dlrun.models.baselines import compute_window_steps
 
-IMBALANCE_THRESHOLD = 2 / 3  # share of the commonest class from which accuracy flatters
-HOLDOUT_MARGIN, KFOLD_MARGIN = (
-    0.025,
-    0.05,
-)  # half a 95 % interval of a share: of one hold-out, of all rows together
+# The share of the most frequent class above which accuracy is misleading.
+IMBALANCE_THRESHOLD = 2 / 3
+# The largest acceptable half-width of a 95 % interval of a proportion, on one hold-out set and on
+# all rows together.
+HOLDOUT_MARGIN = 0.025
+KFOLD_MARGIN = 0.05
 DEFAULT_METRICS = {
     "binary": ("accuracy", "roc_auc"),
     "category": ("accuracy",),
@@ -27,13 +28,23 @@ DEFAULT_METRICS = {
     "number": ("mae", "rmse"),
     "fraction": ("mae", "rmse"),
 }
-SERIES_REASON = "one far miss does not rule the mean absolute error; mae_unit beside it is in the target's own unit"
+SERIES_REASON = (
+    "one far miss does not rule the mean absolute error; mae_unit beside it is in the target's "
+    "own unit"
+)
 IMBALANCED_METRICS = {"binary": ("pr_auc", "f1", "accuracy"), "category": ("f1", "accuracy")}
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen, the nodes of the config that say so, and why. constant: the answer best by a measure."""
+    """What was chosen, and why.
+
+    Attributes:
+        name: The name of the choice.
+        nodes: The nodes of the config that carry it out.
+        reason: Why it was chosen.
+        constant: Which constant prediction is the best by a metric.
+    """
 
     name: str
     nodes: dict[str, Any]
@@ -41,75 +52,94 @@ class Choice:
     constant: str = "prior"
 
 
-def select_metric(raw: Dataset, asked: str) -> Choice:
-    """The measure of success of the first target, with those beside it. asked: auto, or a measure's name."""
-    target, kind = next(iter(raw.targets.items()))
+def select_metric(dataset: Dataset, requested: str) -> Choice:
+    """Choose the metric of success for the first target, with others to be shown beside it.
+
+    Args:
+        dataset: The data.
+        requested: "auto", or the name of a metric.
+
+    Raises:
+        UserError: Where no metric judges the target, or the requested one does not.
+    """
+    target, kind = next(iter(dataset.targets.items()))
     if kind not in DEFAULT_METRICS:
-        raise UserError(f"a workflow judges one answer a row, and target '{target}' is {PROBLEM_TYPES[kind].text}; "
-                      "for a text say data.predict=next")  # fmt: skip
-    share = get_top_class_fraction(raw, target) if kind in IMBALANCED_METRICS else 0.0
+        raise UserError(
+            f"a workflow judges one answer a row, and target '{target}' is "
+            f"{PROBLEM_TYPES[kind].text}; for a text say data.predict=next"
+        )
+    share = get_top_class_fraction(dataset, target) if kind in IMBALANCED_METRICS else 0.0
     names = IMBALANCED_METRICS[kind] if share > IMBALANCE_THRESHOLD else DEFAULT_METRICS[kind]
-    names = (*names, "mae_unit") if raw.forecast else names
-    reason = SERIES_REASON if raw.forecast else _format_reason(kind, share)
-    if asked != "auto":
-        if fault := get_metric_error(asked, kind):
+    names = (*names, "mae_unit") if dataset.forecast else names
+    reason = SERIES_REASON if dataset.forecast else _format_reason(kind, share)
+    if requested != "auto":
+        if fault := get_metric_error(requested, kind):
             raise UserError(f"workflow.{fault.replace('metric', 'measure', 1)}")
-        names, reason = (asked, *(name for name in names if name != asked)), "it was asked for"
-    several = len(raw.targets) > 1
-    fits = all(name in get_metric_names(other) for other in raw.targets.values() for name in names)
-    nodes = (
-        {key: node for name in names for key, node in load_builtin_option("metric", name).items()}
-        if fits
-        else {}
+        names, reason = (
+            (requested, *(name for name in names if name != requested)),
+            "it was asked for",
+        )
+    has_several = len(dataset.targets) > 1
+    fits_all = all(
+        set(names) <= set(get_metric_names(target_kind)) for target_kind in dataset.targets.values()
     )
-    first = names[0] if fits else get_default_metric_names(kind, scaled=False)[0]
-    if not fits and asked != "auto":
-        kinds = ", ".join(f"{name} ({other})" for name, other in raw.targets.items())
-        raise UserError(f"workflow.measure={asked} cannot be taken of every target: {kinds}")
-    if not fits:
+    nodes: dict[str, Any] = {}
+    first = get_default_metric_names(kind, scaled=False)[0]
+    if fits_all:
+        first = names[0]
+        for name in names:
+            nodes |= load_builtin_option("metric", name)
+    elif requested != "auto":
+        kinds = ", ".join(
+            f"{name} ({target_kind})" for name, target_kind in dataset.targets.items()
+        )
+        raise UserError(f"workflow.measure={requested} cannot be taken of every target: {kinds}")
+    else:
         reason = (
             "the targets are of different kinds, and each is judged by the usual measure of its own"
         )
-    return Choice(
-        f"{target}_{first}" if several else first,
-        nodes,
-        reason,
-        METRICS[first].get_best_constant(kind),
-    )
+    # With several targets, a score carries the name of its target.
+    full_name = f"{target}_{first}" if has_several else first
+    constant = METRICS[first].get_best_constant(kind)
+    return Choice(full_name, nodes, reason, constant)
 
 
-def get_series_baselines(raw: Dataset) -> tuple[str, ...]:
-    """The answers that a series gives for nothing: those that its windows hold for every target."""
+def get_series_baselines(dataset: Dataset) -> tuple[str, ...]:
+    """Return the forecasts without a model that the windows of a series allow for every target."""
     columns = {
         name
-        for series, kind in raw.inputs.items()
+        for series, kind in dataset.inputs.items()
         if kind == "series"
-        for name in raw.labels.get(series, ())
+        for name in dataset.labels.get(series, ())
     }
-    if not raw.forecast or any(ahead.column not in columns for ahead in raw.forecast.values()):
+    if not dataset.forecast or any(
+        horizon.column not in columns for horizon in dataset.forecast.values()
+    ):
         return ()
     try:
         steps = [
-            step == ahead.window_length - 1
-            for ahead in raw.forecast.values()
-            for step in compute_window_steps(ahead, None)
+            step == horizon.window_length - 1
+            for horizon in dataset.forecast.values()
+            for step in compute_window_steps(horizon, None)
         ]
     except UserError:
         return ("last_value",)
-    return (
-        ("last_value",) if all(steps) else ("last_value", "same_time_before")
-    )  # of daily rows they are the same
+    # Of daily rows, the last value is the one at the same time of the day before.
+    return ("last_value",) if all(steps) else ("last_value", "same_time_before")
 
 
-def get_top_class_fraction(raw: Dataset, target: str) -> float:
-    """The share of the commonest class among the development rows."""
-    counts = np.unique(np.asarray(raw.dev[target]).astype(str), return_counts=True)[1]
+def get_top_class_fraction(dataset: Dataset, target: str) -> float:
+    """Return the fraction of the most frequent class among training and validation rows."""
+    counts = np.unique(np.asarray(dataset.dev[target]).astype(str), return_counts=True)[1]
     return float(counts.max() / counts.sum())
 
 
 def _format_reason(kind: str, share: float) -> str:
     if kind == "multilabel":
-        return "mean average precision does not reward silence about rare labels, as the share of right labels would"
+        return (
+            "mean average precision does not reward silence about rare labels, as the share of "
+            "right labels would"
+        )
     if kind in ("number", "fraction"):
         return (
             "the mean absolute error is in the target's own unit, and one far miss does not rule it"
@@ -118,59 +148,75 @@ def _format_reason(kind: str, share: float) -> str:
     if share <= IMBALANCE_THRESHOLD:
         return f"{classes}, so the classes are balanced enough for accuracy"
     better = "average precision" if kind == "binary" else "the mean F1 over classes"
-    return f"{classes}: always predicting it would look good, so {better} is used, which does not reward that"
-
-
-def select_protocol(raw: Dataset, asked: str, own: dict[str, Any]) -> Choice:
-    """How the measure is taken. asked: auto, or task for the node that the config holds already.
-
-    Which rows are held out is decided by the config's protocol.seed either way.
-    """
-    found = _build_protocol(raw, asked, own)
     return (
-        replace(found, nodes={**found.nodes, "seed": own["seed"]})
-        if own.get("seed") is not None
-        else found
+        f"{classes}: always predicting it would look good, so {better} is used, which does not "
+        "reward that"
     )
 
 
-def _build_protocol(raw: Dataset, asked: str, own: dict[str, Any]) -> Choice:
-    rows = len(raw)
-    if asked == "task":
+def select_protocol(dataset: Dataset, requested: str, configured: dict[str, Any]) -> Choice:
+    """Choose how the metric is estimated.
+
+    Which rows are held out is decided by the config's protocol.seed either way.
+
+    Args:
+        dataset: The data.
+        requested: "auto", or "task" for the node that the config holds already.
+        configured: That node.
+    """
+    choice = _build_protocol(dataset, requested, configured)
+    if configured.get("seed") is None:
+        return choice
+    return replace(choice, nodes={**choice.nodes, "seed": configured["seed"]})
+
+
+def _build_protocol(dataset: Dataset, requested: str, configured: dict[str, Any]) -> Choice:
+    rows = len(dataset)
+    if requested == "task":
         return Choice(
-            own["_target_"].rpartition(".")[2], own, "the task, or the command line, says so"
+            configured["_target_"].rpartition(".")[2],
+            configured,
+            "the task, or the command line, says so",
         )
-    if raw.forecast:
-        reason = "the windows of a series overlap: every fold trains on the past and is measured after a gap of one window"
+    if dataset.forecast:
+        reason = (
+            "the windows of a series overlap: every fold trains on the past and is measured after "
+            "a gap of one window"
+        )
         return Choice("walk_forward", load_builtin_option("protocol", "walk_forward"), reason)
-    if raw.order:
-        reason = f"'{raw.order}' puts the rows in time: every fold trains on the past and is measured on what came after"
-        reason += f"; owners ('{raw.group}') are then on both sides" if raw.group else ""
+    if dataset.order:
+        reason = (
+            f"'{dataset.order}' puts the rows in time: every fold trains on the past and is "
+            "measured on what came after"
+        )
+        reason += f"; owners ('{dataset.group}') are then on both sides" if dataset.group else ""
         return Choice("walk_forward", load_builtin_option("protocol", "walk_forward"), reason)
     name, reason = _select_by_size(rows)
     node = load_builtin_option("protocol", name)
-    if raw.group:
-        owners = len(np.unique(np.asarray(raw.dev[raw.group]).astype(str)))
-        reason += f"; each of the {owners:,} owners of rows ('{raw.group}') is on one side only"
+    if dataset.group:
+        owners = len(np.unique(np.asarray(dataset.dev[dataset.group]).astype(str)))
+        reason += f"; each of the {owners:,} owners of rows ('{dataset.group}') is on one side only"
         node |= {"by": "group"}
     return Choice(name, node, reason)
 
 
 def _select_by_size(rows: int) -> tuple[str, str]:
-    held_out = rows // 5
-    one, all_rows = interval_half_width(held_out), interval_half_width(rows)
-    if one <= HOLDOUT_MARGIN:
-        return (
-            "holdout",
-            f"on a fifth of {rows:,} rows a 95 % interval is at most ± {100 * one:.1f} points, so one hold-out will do",
+    num_held_out = rows // 5
+    # The widest interval of a proportion, at 50 %, is the criterion for every kind of target.
+    holdout_margin, kfold_margin = interval_half_width(num_held_out), interval_half_width(rows)
+    holdout_points = f"± {100 * holdout_margin:.1f} points"
+    if holdout_margin <= HOLDOUT_MARGIN:
+        reason = (
+            f"on a fifth of {rows:,} rows a 95 % interval is at most {holdout_points}, "
+            "so one hold-out will do"
         )
-    wide = f"on a hold-out of {held_out:,} rows a 95 % interval would be ± {100 * one:.1f} points"
-    if all_rows <= KFOLD_MARGIN:
-        return (
-            "kfold",
-            f"{wide}; with k folds all {rows:,} rows take part: ± {100 * all_rows:.1f} points",
-        )
-    return (
-        "iterated_kfold",
-        f"{wide}, and even on all {rows:,} rows ± {100 * all_rows:.1f}: k folds, several times shuffled",
+        return "holdout", reason
+    problem = f"on a hold-out of {num_held_out:,} rows a 95 % interval would be {holdout_points}"
+    kfold_points = f"± {100 * kfold_margin:.1f}"
+    if kfold_margin <= KFOLD_MARGIN:
+        reason = f"{problem}; with k folds all {rows:,} rows take part: {kfold_points} points"
+        return "kfold", reason
+    reason = (
+        f"{problem}, and even on all {rows:,} rows {kfold_points}: k folds, several times shuffled"
     )
+    return "iterated_kfold", reason

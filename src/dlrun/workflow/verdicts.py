@@ -1,4 +1,4 @@
-"""The steps of the workflow in words: what was decided, and what it rests on."""
+"""The verdicts of the workflow's steps in words, with what they rest on."""
 
 from __future__ import annotations
 
@@ -35,19 +35,31 @@ STAGE_NAMES = {
     "linear": "a linear model",
     "final_linear": "a linear model",
     "small": "a small network",
+    "configured": "the configured network",
 }
-
-
-SELECTION_BIAS = "Its validation score is optimistically biased (selection bias): only the test rows can say what it is worth."
+SELECTION_BIAS = (
+    "Its validation score is optimistically biased (selection bias): only the test rows can say "
+    "what it is worth."
+)
 SELECTION_ADVANTAGE = (
-    "the networks have an advantage over the linear model here: their epoch and settings were selected on these very "
-    "validation rows"
+    "the networks have an advantage over the linear model here: their epoch and settings were "
+    "selected on these very validation rows"
 )
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One step: its sentence, the lines that it rests on, and tables {title, columns, rows} of plain text."""
+    """One step of the workflow.
+
+    Attributes:
+        step: The number of the step, from 1.
+        verdict: What was decided, in a sentence.
+        evidence: The lines that it rests on.
+        tables: Tables of plain text, {title, columns, rows}.
+        stopped: Whether the workflow ends here.
+        winner: The recommended stage.
+        measure: The metric of success.
+    """
 
     step: int
     verdict: str
@@ -58,50 +70,68 @@ class Verdict:
     measure: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """As workflow.json holds it."""
-        found = {
+        """Return the verdict as workflow.json holds it."""
+        entry = {
             "step": self.step,
             "title": STEP_TITLES[self.step - 1],
             "verdict": self.verdict,
             "evidence": self.evidence,
         }
-        found |= {"tables": self.tables, "stopped": self.stopped}
-        named = {"winner": self.winner, "measure": self.measure}
-        return found | {key: value for key, value in named.items() if value}
+        entry |= {"tables": self.tables, "stopped": self.stopped}
+        optional = {"winner": self.winner, "measure": self.measure}
+        return entry | {key: value for key, value in optional.items() if value}
 
 
-def problem_verdict(raw: Dataset, config: dict[str, Any], found: list[Finding]) -> Verdict:
-    """Step 1: what is predicted from what, and what an audit of the development rows found."""
-    inputs = ", ".join(f"{name} ({kind})" for name, kind in raw.inputs.items())
+def problem_verdict(dataset: Dataset, config: dict[str, Any], findings: list[Finding]) -> Verdict:
+    """Build step 1: what is predicted from what, and what an audit of the data found.
+
+    Args:
+        dataset: The data.
+        config: The config of the workflow.
+        findings: What the audit found.
+    """
+    inputs = ", ".join(f"{name} ({kind})" for name, kind in dataset.inputs.items())
     targets = ", ".join(
-        f"{name} ({PROBLEM_TYPES[kind].text})" for name, kind in raw.targets.items()
+        f"{name} ({PROBLEM_TYPES[kind].text})" for name, kind in dataset.targets.items()
     )
-    leaks = [finding for finding in found if finding.severity == "leak"]
-    warnings = sum(finding.severity == "warning" for finding in found)
-    each = ((len(leaks), "leak"), (warnings, "warning"))
+    leaks = [finding for finding in findings if finding.severity == "leak"]
+    warnings = sum(finding.severity == "warning" for finding in findings)
+    problems = ((len(leaks), "leak"), (warnings, "warning"))
     counts = " and ".join(
-        counted(count, thing) if count else f"no {thing}s" for count, thing in each
+        counted(count, noun) if count else f"no {noun}s" for count, noun in problems
     )
-    text = f"{targets} from {inputs}, {len(raw):,} training + validation rows. The audit found {counts}."
+    rows = f"{len(dataset):,} training + validation rows"
+    text = f"{targets} from {inputs}, {rows}. The audit found {counts}."
     if leaks:
-        text += " LEAK: scores cannot be believed before that is looked into: drop such columns or duplicates, or keep "
-        text += "the rows of one owner together (data.group)."
-    lines = [f"{finding.severity.upper()}: {finding.description}" for finding in found]
-    return Verdict(1, text, [*([raw.note] if raw.note else []), *lines])
+        text += (
+            " LEAK: scores cannot be believed before that is looked into: drop such columns or "
+            "duplicates, or keep the rows of one owner together (data.group)."
+        )
+    lines = [f"{finding.severity.upper()}: {finding.description}" for finding in findings]
+    return Verdict(1, text, [*([dataset.note] if dataset.note else []), *lines])
 
 
-def metric_verdict(choice: Choice, others: list[str]) -> Verdict:
-    """Step 2."""
-    beside = [name for name in choice.nodes if name != choice.name]
-    lines = [f"beside it: {', '.join(beside)}"] if beside else []
+def metric_verdict(choice: Choice, other_targets: list[str]) -> Verdict:
+    """Build step 2: the metric of success."""
+    secondary = [name for name in choice.nodes if name != choice.name]
+    lines = [f"beside it: {', '.join(secondary)}"] if secondary else []
     lines += (
-        [f"judged by the first target; learnt beside it: {', '.join(others)}"] if others else []
+        [f"judged by the first target; learnt beside it: {', '.join(other_targets)}"]
+        if other_targets
+        else []
     )
     return Verdict(2, f"Success is {choice.name}: {choice.reason}.", lines, measure=choice.name)
 
 
 def protocol_verdict(choice: Choice, job: FitJob, train: int, val: int) -> Verdict:
-    """Step 3."""
+    """Build step 3: the evaluation protocol.
+
+    Args:
+        choice: The protocol.
+        job: The first fit.
+        train: The number of its training rows.
+        val: The number of its validation rows.
+    """
     folds = f", {job.folds} folds" if job.folds > 1 else ""
     rows = (
         f"the first fit trains on {train:,} rows and is validated on {val:,}; test rows are sealed"
@@ -110,219 +140,281 @@ def protocol_verdict(choice: Choice, job: FitJob, train: int, val: int) -> Verdi
 
 
 def preprocessing_verdict(prepared: dict[str, Any]) -> Verdict:
-    """Step 4."""
+    """Build step 4: the preparation, with examples."""
     text = "Learnt on the training rows of each fit, and applied to all others as it is."
     return Verdict(4, text, prepared["evidence"], prepared["tables"])
 
 
-def baseline_verdict(seen: Evidence) -> Verdict:
-    """Step 5: whether anything beats the common-sense answer, on the same rows."""
-    tried = [name for name in INITIAL_STAGES[1:] if seen.get_results(name)]
-    winners = [name for name in tried if seen.beats_baseline(name)]
-    free = ["constant", *(name for name in SERIES_BASELINES if seen.get_results(name))]
-    evidence = [
-        f"{get_stage_label(name)} has {seen.measure} {format_score_interval(seen.get_score(name))}"
-        for name in free
+def baseline_verdict(evidence: Evidence) -> Verdict:
+    """Build step 5: whether anything beats the baseline, on the same rows."""
+    tried = [name for name in INITIAL_STAGES[1:] if evidence.get_results(name)]
+    winners = [name for name in tried if evidence.beats_baseline(name)]
+    baselines = ["constant", *(name for name in SERIES_BASELINES if evidence.get_results(name))]
+    lines = [
+        f"{get_stage_label(name)} has {evidence.measure} {_format_score(evidence, name)}"
+        for name in baselines
     ]
-    evidence += [
-        f"{get_stage_label(name)} has {format_score_interval(seen.get_score(name))}: {compare_stages(seen, name, seen.best_baseline)}"
-        for name in tried
-    ]
-    evidence += seen.spending.describe_stopped(INITIAL_STAGES)
+    for name in tried:
+        lead = compare_stages(evidence, name, evidence.best_baseline)
+        lines.append(f"{get_stage_label(name)} has {_format_score(evidence, name)}: {lead}")
+    lines += evidence.spending.describe_stopped(INITIAL_STAGES)
     if not winners:
-        return Verdict(5, _describe_not_beaten(seen, tried), evidence, stopped=True)
-    best = seen.get_best_stage(winners)
-    text = f"{get_stage_label(best)} beats {get_stage_label(seen.best_baseline)}: {seen.measure} {format_score_interval(seen.get_score(best))}."
+        return Verdict(5, _describe_not_beaten(evidence, tried), lines, stopped=True)
+    best = evidence.get_best_stage(winners)
+    beaten = get_stage_label(evidence.best_baseline)
+    score = f"{evidence.measure} {_format_score(evidence, best)}"
+    text = f"{get_stage_label(best)} beats {beaten}: {score}. {_describe_networks(evidence, tried)}"
+    text = text.rstrip()
+    return Verdict(5, text[0].upper() + text[1:], lines)
+
+
+def _describe_networks(evidence: Evidence, tried: list[str]) -> str:
+    """Compare the best network with the linear model; "" where the linear model does not win."""
+    winners = [name for name in tried if evidence.beats_baseline(name)]
     networks = [name for name in winners if name not in ("constant", "linear")]
-    if networks and "linear" in winners:
-        best = seen.get_best_stage(networks)
-        text += f" Against the linear model, {get_stage_label(best)} is {compare_stages(seen, best, 'linear')}."
-    elif not networks:
-        text += f" {_describe_undertrained(seen, tried) or 'No network does better yet: what there is to learn may be linear.'}"
-    return Verdict(5, text[0].upper() + text[1:], evidence)
+    if not networks:
+        undertrained = _describe_undertrained(evidence, tried)
+        return undertrained or "No network does better yet: what there is to learn may be linear."
+    if "linear" not in winners:
+        return ""
+    best = evidence.get_best_stage(networks)
+    difference = compare_stages(evidence, best, "linear")
+    return f"Against the linear model, {get_stage_label(best)} is {difference}."
 
 
-def _describe_undertrained(seen: Evidence, tried: list[str]) -> str:
-    """That no network was tried, or that those that were had not learnt yet; nothing where they had."""
+def _format_score(evidence: Evidence, stage: str) -> str:
+    return format_score_interval(evidence.get_score(stage))
+
+
+def _describe_undertrained(evidence: Evidence, tried: list[str]) -> str:
+    """Say that no network was tried, or that those tried have not learned yet; "" where they
+    have.
+    """
     networks = [name for name in tried if name != "linear"]
     kinds = {
-        name: seen.diagnose(name).kind for name in networks if seen.get_score(name) is not None
+        name: evidence.diagnose(name).kind
+        for name in networks
+        if evidence.get_score(name) is not None
     }
     if not kinds:
         return "No network was tried, or none came to an end."
     if any(kind not in UNTRAINED_KINDS for kind in kinds.values()):
         return ""
-    told = ", ".join(f"{get_stage_label(name)}: {kind}" for name, kind in kinds.items())
+    diagnoses = ", ".join(f"{get_stage_label(name)}: {kind}" for name, kind in kinds.items())
     return (
-        f"The networks have not learnt what they can ({told}): train longer, or with another learning rate (dlrun lr), "
-        "before this says anything about the data."
+        f"The networks have not learnt what they can ({diagnoses}): train longer, or with another "
+        "learning rate (dlrun lr), before this says anything about the data."
     )
 
 
-def _describe_not_beaten(seen: Evidence, tried: list[str]) -> str:
-    leads = [seen.get_difference(name, seen.best_baseline) for name in tried]
-    rows = max((found.n for found in leads if found), default=0)
-    if all(found is None or found.low is None for found in leads):
-        why = next(
-            (found.why for found in leads if found and found.why), "nothing has a score on all rows"
+def _describe_not_beaten(evidence: Evidence, tried: list[str]) -> str:
+    baseline = get_stage_label(evidence.best_baseline)
+    differences = [evidence.get_difference(name, evidence.best_baseline) for name in tried]
+    leads = [lead for lead in differences if lead]
+    widths = [_half_width(lead) for lead in leads if lead.low is not None]
+    if not widths:
+        reasons = (lead.why for lead in leads if lead.why)
+        reason = next(reasons, "nothing has a score on all rows")
+        return f"Whether anything beats {baseline} cannot be told: {reason}."
+    text = f"Nothing beats {baseline}. "
+    # A width of 0 says nothing: all rows are equal.
+    if margin := max(widths):
+        rows = max(lead.n for lead in leads)
+        text += (
+            f"On {rows:,} validation rows a lead below about {format_number(margin)} cannot be "
+            "told from chance. "
         )
-        return (
-            f"Whether anything beats {get_stage_label(seen.best_baseline)} cannot be told: {why}."
-        )
-    half = max(
-        (_half_width(found) for found in leads if found and found.low is not None), default=None
-    )
-    small = (
-        f"On {rows:,} validation rows a lead below about {format_number(half)} cannot be told from chance. "
-        if half
-        else ""
-    )
-    if unfinished := _describe_undertrained(seen, tried):
-        return f"Nothing beats {get_stage_label(seen.best_baseline)}. {small}{unfinished}"
-    return (
-        f"Nothing beats {get_stage_label(seen.best_baseline)}. {small}One of two hypotheses fails: that the targets can be predicted "
-        "from these inputs, or that these rows are enough to learn how. Look at the inputs: is what a person would "
-        "need to answer in them? Then more rows, better features, or another question."
+    if unfinished := _describe_undertrained(evidence, tried):
+        return text + unfinished
+    return text + (
+        "One of two hypotheses fails: that the targets can be predicted from these inputs, or "
+        "that these rows are enough to learn how. Look at the inputs: is what a person would need "
+        "to answer in them? Then more rows, better features, or another question."
     )
 
 
-def _half_width(found: Interval) -> float:
-    assert found.low is not None and found.high is not None
-    return (found.high - found.low) / 2
+def _half_width(interval: Interval) -> float:
+    assert interval.low is not None and interval.high is not None
+    return (interval.high - interval.low) / 2
 
 
-def capacity_verdict(seen: Evidence, ladder: list[str]) -> Verdict:
-    """Step 6: the rung at which training improves while validation worsens."""
-    climbed = [name for name in ladder if seen.get_results(name) and not seen.has_failed(name)]
-    last = climbed[-1]
-    evidence = [
-        f"{get_stage_label(name)}: {seen.diagnose(name).text}"
-        for name in ("small", *climbed)
-        if seen.get_results(name)
+def capacity_verdict(evidence: Evidence, ladder: list[str]) -> Verdict:
+    """Build step 6: the model at which training improves while validation worsens.
+
+    Args:
+        evidence: What the fits show.
+        ladder: The stages of rising capacity.
+    """
+    climbed = [
+        name for name in ladder if evidence.get_results(name) and not evidence.has_failed(name)
     ]
-    if seen.overfits(last):
-        name = get_stage_label(last)[0].upper() + get_stage_label(last)[1:]
-        return Verdict(6, f"{name} {_describe_divergence(seen.diagnose(last))}.", evidence)
-    rest = [name for name in ladder if not seen.get_results(name)]
-    why = f" ({', '.join(rest)} would go beyond the budget)" if rest else ""
-    text = f"No model overfits yet{why}: a larger one, or longer training, may still gain."
-    return Verdict(6, text, evidence)
+    largest = climbed[-1]
+    lines = [
+        f"{get_stage_label(name)}: {evidence.diagnose(name).text}"
+        for name in ("small", *climbed)
+        if evidence.get_results(name)
+    ]
+    if evidence.overfits(largest):
+        name = get_stage_label(largest)[0].upper() + get_stage_label(largest)[1:]
+        return Verdict(6, f"{name} {_describe_divergence(evidence.diagnose(largest))}.", lines)
+    skipped = [name for name in ladder if not evidence.get_results(name)]
+    skipped_note = f" ({', '.join(skipped)} would go beyond the budget)" if skipped else ""
+    text = f"No model overfits yet{skipped_note}: a larger one, or longer training, may still gain."
+    return Verdict(6, text, lines)
 
 
-def _describe_divergence(found: Diagnosis) -> str:
-    """From where validation loss goes up, and what to do about it."""
-    epoch = (found.epoch or 0) + 1
-    if found.kind == "rising":
-        return f"ends with a rising validation loss, from epoch {epoch} on: overfitting, as far as its epochs can tell"
-    return f"overfits from epoch {epoch}: more capacity than the data support; regularize or stop earlier"
+def _describe_divergence(diagnosis: Diagnosis) -> str:
+    """Say from where the validation loss rises, and what to do about it."""
+    epoch = (diagnosis.epoch or 0) + 1
+    if diagnosis.kind == "rising":
+        return (
+            f"ends with a rising validation loss, from epoch {epoch} on: overfitting, as far as "
+            "its epochs can tell"
+        )
+    return (
+        f"overfits from epoch {epoch}: more capacity than the data support; "
+        "regularize or stop earlier"
+    )
 
 
-def tuning_verdict(seen: Evidence, stages: list[Stage], base: str, left_out: list[str]) -> Verdict:
-    """Step 7: what each change does to the network that overfits, and the best of all candidates."""
-    names = seen.get_valid_stages("constant")
-    best, count = seen.get_best_stage(names), len(names)
-    winner = select_simple_stage(seen, names)
+def tuning_verdict(
+    evidence: Evidence, stages: list[Stage], base: str, left_out: list[str]
+) -> Verdict:
+    """Build step 7: what each change does to the network that overfits, and the best candidate.
+
+    Args:
+        evidence: What the fits show.
+        stages: All stages.
+        base: The network that overfits.
+        left_out: Stages that would exceed the budget.
+    """
+    names = evidence.get_valid_stages("constant")
+    best = evidence.get_best_stage(names)
+    winner = select_simple_stage(evidence, names)
     changes = {name: _format_changes(name, stages, base) for name in names}
-    marks = {
+    change_note = f" ({changes[best]})" if best not in INITIAL_STAGES else ""
+    score = f"{evidence.measure} {_format_score(evidence, best)}"
+    text = f"The best of {len(names)} candidates is {best}{change_note}: {score}. {SELECTION_BIAS}"
+    if winner != best:
+        text += (
+            f" Recommended: {get_stage_label(winner)}, {_format_score(evidence, winner)}, "
+            f"for {best} is {compare_stages(evidence, best, winner)}; "
+            "where the lead may be chance, the simpler model is preferred."
+        )
+    rivals = dict.fromkeys((base, winner, "linear"))
+    lines = [
+        f"against {get_stage_label(name)}: {compare_stages(evidence, best, name)}"
+        for name in rivals
+        if name != best and name in names
+    ]
+    lines += [SELECTION_ADVANTAGE] if best not in UNTRAINED_STAGES and "linear" in names else []
+    lines += [f"failed: {name}" for name in list_failed_stages(evidence)]
+    if left_out:
+        lines.append(f"not tried, they would go beyond the budget: {', '.join(left_out)}")
+    lines += evidence.spending.describe_stopped(names)
+    table = _build_candidate_table(evidence, changes, base, best, winner)
+    return Verdict(7, text, lines, [table], winner=winner)
+
+
+def _build_candidate_table(
+    evidence: Evidence, changes: dict[str, str], base: str, best: str, winner: str
+) -> dict[str, Any]:
+    labels = {
         best: f"{best} (best)",
         winner: f"{winner} ({'best' if winner == best else 'recommended'})",
     }
-    rows = [[marks.get(name, name), *_build_row(seen, name, changes[name], base)] for name in names]
     columns = [
         "candidate",
         "changes",
-        f"{seen.measure} [95 %]",
+        f"{evidence.measure} [95 %]",
         f"better than {base}",
         "kept epoch",
         "diagnosis",
     ]
-    title = f"Every candidate on the same validation rows, scored with its kept epoch; below {base}, changes to {base}"
-    table = {"title": title, "columns": columns, "rows": rows}
-    made = f" ({changes[best]})" if best not in INITIAL_STAGES else ""
-    text = f"The best of {count} candidates is {best}{made}: {seen.measure} {format_score_interval(seen.get_score(best))}. {SELECTION_BIAS}"
-    if winner != best:
-        text += f" Recommended: {get_stage_label(winner)}, {format_score_interval(seen.get_score(winner))}, for {best} is {compare_stages(seen, best, winner)}"
-        text += "; where the lead may be chance, the simpler model is preferred."
-    rivals = [
-        name for name in dict.fromkeys((base, winner, "linear")) if name != best and name in names
+    rows = [
+        [labels.get(name, name), *_build_row(evidence, name, change, base)]
+        for name, change in changes.items()
     ]
-    evidence = [
-        f"against {get_stage_label(name)}: {compare_stages(seen, best, name)}" for name in rivals
-    ]
-    evidence += [SELECTION_ADVANTAGE] if best not in UNTRAINED_STAGES and "linear" in names else []
-    evidence += [f"failed: {name}" for name in list_failed_stages(seen)]
-    evidence += (
-        [f"not tried, they would go beyond the budget: {', '.join(left_out)}"] if left_out else []
+    title = (
+        "Every candidate on the same validation rows, scored with its kept epoch; "
+        f"below {base}, changes to {base}"
     )
-    evidence += seen.spending.describe_stopped(names)
-    return Verdict(7, text, evidence, [table], winner=winner)
+    return {"title": title, "columns": columns, "rows": rows}
 
 
-def select_simple_stage(seen: Evidence, names: list[str]) -> str:
-    """The best candidate, or a simpler one where its lead over that may be chance."""
-    best = seen.get_best_stage(names)
+def select_simple_stage(evidence: Evidence, names: list[str]) -> str:
+    """Return the best candidate, or a simpler one where the lead over that may be chance."""
+    best = evidence.get_best_stage(names)
+    # The simplest model first: of several within chance, the simplest is recommended.
     for name in UNTRAINED_STAGES:
-        found = seen.get_difference(best, name) if name in names and name != best else None
-        if found is not None and found.low is not None and not found.is_nonzero:
+        lead = evidence.get_difference(best, name) if name in names and name != best else None
+        if lead is not None and lead.low is not None and not lead.is_nonzero:
             return name
     return best
 
 
 def _format_changes(name: str, stages: list[Stage], base: str) -> str:
-    """What a candidate changes: in the network that overfits, or, where it came before that, in the config."""
+    """Format what a candidate changes: in the network that overfits, or else in the config."""
     patches = {stage.name: stage.patch for stage in stages}
-    before = {} if name in list(patches)[: list(patches).index(base) + 1] else patches[base]
-    changed = {key: value for key, value in patches[name].items() if before.get(key) != value}
+    # Stages up to the base are changes to the config, later ones changes to the base.
+    order = list(patches)
+    base_patch = {} if order.index(name) <= order.index(base) else patches[base]
+    changed = {key: value for key, value in patches[name].items() if base_patch.get(key) != value}
     changes = ", ".join(
         f"{key}={value}" for key, value in changed.items() if not key.startswith("callback")
     )
-    special = {"linear": "scikit-learn", **dict.fromkeys(SERIES_BASELINES, "nothing is learned")}
-    return special.get(name) or changes or "as configured"
+    untrained = {"linear": "scikit-learn", **dict.fromkeys(SERIES_BASELINES, "nothing is learned")}
+    return untrained.get(name) or changes or "as configured"
 
 
-def _build_row(seen: Evidence, name: str, changes: str, base: str) -> list[str]:
-    """A candidate's row of the table, without its name."""
-    than = "" if name == base else compare_stages(seen, name, base)
-    curve = (
-        ["", ""]
-        if name in ("linear", *SERIES_BASELINES)
-        else [str(seen.get_best_epoch(name)), seen.diagnose(name).kind]
-    )
-    return [changes, format_score_interval(seen.get_score(name)), than, *curve]
+def _build_row(evidence: Evidence, name: str, changes: str, base: str) -> list[str]:
+    """Build a candidate's row of the table, without its name."""
+    difference = "" if name == base else compare_stages(evidence, name, base)
+    curve = ["", ""]
+    # Models that are solved have no epochs and no learning curve.
+    if name not in ("linear", *SERIES_BASELINES):
+        curve = [str(evidence.get_best_epoch(name)), evidence.diagnose(name).kind]
+    return [changes, _format_score(evidence, name), difference, *curve]
 
 
-def list_failed_stages(seen: Evidence) -> list[str]:
-    """Stages that have results but no score, with the reason."""
-    return list(
-        dict.fromkeys(
-            f"{r.job.stage} ({r.note})" for r in seen.results if r.split == "val" and not r.scores
-        )
-    )
+def list_failed_stages(evidence: Evidence) -> list[str]:
+    """List stages that have results but no score, with the reason."""
+    failed = [
+        f"{result.job.stage} ({result.note})"
+        for result in evidence.results
+        if result.split == "val" and not result.scores
+    ]
+    # The folds of one stage that failed alike are named once.
+    return list(dict.fromkeys(failed))
 
 
-def compare_stages(seen: Evidence, stage: str, than: str) -> str:
-    """'0.0123 better [0.0041, 0.0204]', '… worse …', or that it may be chance."""
-    return format_difference(seen.get_difference(stage, than))
+def compare_stages(evidence: Evidence, stage: str, reference: str) -> str:
+    """Format '0.0123 better [0.0041, 0.0204]', '… worse …', or that it may be chance."""
+    return format_difference(evidence.get_difference(stage, reference))
 
 
-def format_difference(found: Interval | None) -> str:
-    """A difference in words, see `compare_stages`."""
-    if found is None:
+def format_difference(difference: Interval | None) -> str:
+    """Format a difference in words, see `compare_stages`."""
+    if difference is None:
         return "not comparable"
-    if found.value == found.low == found.high == 0:
+    if difference.value == difference.low == difference.high == 0:
         return "equal on every row"
-    if found.value != found.value:
+    if difference.value != difference.value:  # nan
         return "not comparable, where the measure is not defined"
-    way = "better" if found.value >= 0 else "worse"
-    if found.low is None or found.high is None:
-        return f"{format_number(abs(found.value))} {way} ({found.why})"
-    ends = (found.low, found.high) if found.value >= 0 else (-found.high, -found.low)
-    text = f"{format_number(abs(found.value))} {way} [{format_number(ends[0])}, {format_number(ends[1])}]"
-    return text if found.is_nonzero else f"{text}, which may be chance"
+    word = "better" if difference.value >= 0 else "worse"
+    text = f"{format_number(abs(difference.value))} {word}"
+    if difference.low is None or difference.high is None:
+        return f"{text} ({difference.why})"
+    low, high = difference.low, difference.high
+    # A difference for the worse is shown without its sign, and so is its interval.
+    if difference.value < 0:
+        low, high = -high, -low
+    text += f" [{format_number(low)}, {format_number(high)}]"
+    return text if difference.is_nonzero else f"{text}, which may be chance"
 
 
 def format_score_interval(score: Interval | Score | None) -> str:
-    """'0.8891 [0.8802, 0.8977]'."""
+    """Format '0.8891 [0.8802, 0.8977]'."""
     if score is None:
         return "failed"
     if score.low is None or score.high is None:
@@ -331,7 +423,5 @@ def format_score_interval(score: Interval | Score | None) -> str:
 
 
 def get_stage_label(stage: str) -> str:
-    """A stage in words."""
-    return STAGE_NAMES.get(
-        stage, f"'{stage}'" if stage != "configured" else "the configured network"
-    )
+    """Name a stage in words."""
+    return STAGE_NAMES.get(stage, f"'{stage}'")

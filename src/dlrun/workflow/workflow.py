@@ -1,4 +1,4 @@
-"""The workflow carried out: fits in their order, and after each what has been decided, written down and told."""
+"""Carries the workflow out: fits in their order, and after each one the verdicts so far."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ from dlrun.workflow.evidence import Evidence
 from dlrun.workflow.verdicts import LAST_STEP, Verdict
 
 log = logging.getLogger("dlrun")
+# These may change when a workflow is resumed; the verdicts so far do not depend on them.
 RESUMABLE_KEYS = (
     "workflow.budget",
     "engine.device",
@@ -46,49 +47,66 @@ RESUMABLE_KEYS = (
     "engine.save_every",
     "reason",
     "test",
-)  # may be set later
+)
 
 
 class Workflow:
-    """Steps 1 to 7 over one experiment. Asked again after an interruption, it goes on where it was cut."""
+    """Steps 1 to 7 over one experiment; after an interruption it goes on where it was.
+
+    Attributes:
+        settings: The settings of the workflow.
+        experiment: The experiment that carries out the fits.
+        run: The run folder.
+        measure: The metric of success.
+        protocol: The evaluation protocol.
+        config: The config with metric and protocol as they were chosen.
+        candidates: The order of stages.
+        evidence: What the fits so far show.
+        inner: The plan of one stage.
+        split: The first fit, its training rows and its validation rows.
+    """
 
     def __init__(self, config: dict[str, Any], folder: Path, plugins: tuple[str, ...] = ()) -> None:
-        if config["repeat"] > 1:
-            raise UserError(
-                "a workflow has no repeat: the seeds of its last fits are workflow.seeds"
-            )
-        if config["stages"]["first"] or config["stages"]["then"]:
-            raise UserError(
-                "a workflow has stages of its own: leave stages=none, and fine-tune its winner in a run"
-            )
-        if config.get("objective", SUPERVISED_NODE) != SUPERVISED_NODE:
-            raise UserError(
-                "a workflow compares answers with targets: it needs objective=supervised"
-            )
+        """Choose metric and protocol, and plan the stages.
+
+        Args:
+            config: The config of the workflow.
+            folder: Its run folder.
+            plugins: Packages that the config may instantiate.
+
+        Raises:
+            UserError: For settings with which a workflow cannot be carried out.
+        """
+        check_supported(config)
         self.settings = check_workflow_settings(
             config, build_part(config["workflow"], kind="workflow")
         )
         self.experiment = Experiment(config, folder, plugins)
-        self.run, raw = self.experiment.run, self.experiment.builder.dataset
-        self.measure = decisions.select_metric(raw, self.settings.measure)
-        self.protocol = decisions.select_protocol(raw, self.settings.protocol, config["protocol"])
-        if (
-            folder / "begun.json"
-        ).exists():  # as it began, though a newer dlrun would write the protocol otherwise
+        self.run = self.experiment.run
+        dataset = self.experiment.builder.dataset
+        self.measure = decisions.select_metric(dataset, self.settings.measure)
+        self.protocol = decisions.select_protocol(
+            dataset, self.settings.protocol, config["protocol"]
+        )
+        # Resumed as it began, even where a newer dlrun would write the protocol otherwise.
+        if (folder / "begun.json").exists():
             self.protocol = replace(self.protocol, nodes=config["protocol"])
         measures = self.measure.nodes | config["metric"]
         self.config = apply_patch(config, {"protocol": self.protocol.nodes, "metric": measures})
-        if not (folder / "workflow.json").exists():  # what really runs
+        # The stored config is the one that runs, with the chosen metric and protocol.
+        if not (folder / "workflow.json").exists():
             write_text(folder / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
             self._warn_about_skipped()
-        self.course = CandidatePlan(
-            self.config, self.settings, decisions.get_series_baselines(raw), self.measure.constant
+        self.candidates = CandidatePlan(
+            self.config,
+            self.settings,
+            decisions.get_series_baselines(dataset),
+            self.measure.constant,
         )
         kind, limit = parse_budget(self.settings.budget)
-        spending = BudgetTracker(
-            self.run, limit if kind == "seconds" else None, str(self.settings.budget)
-        )
-        self.seen = Evidence(self.run, self.config, self.measure.name, spending)
+        seconds = limit if kind == "seconds" else None
+        spending = BudgetTracker(self.run, seconds, str(self.settings.budget))
+        self.evidence = Evidence(self.run, self.config, self.measure.name, spending)
         self.experiment.builder.config = self.config
         self.inner = make_protocol(self.protocol.nodes)
         self.split = self._first_split()
@@ -97,138 +115,172 @@ class Workflow:
         )
 
     def _first_split(self) -> tuple[FitJob, np.ndarray, np.ndarray]:
-        """The first fit's training and validation rows. Raises UserError for a protocol without the latter."""
-        job, raw = self.inner([]), self.experiment.builder.dataset
+        """Return the first fit, its training rows and its validation rows; refuse a protocol
+        without.
+        """
+        job = self.inner([])
+        dataset = self.experiment.builder.dataset
         assert job is not None
-        train, val = self.inner.split_rows(raw, job, get_split_seed(self.config))
+        train, val = self.inner.split_rows(dataset, job, get_split_seed(self.config))
         if val is None:
             raise UserError(
-                f"protocol={self.protocol.name} holds no rows out, and a workflow compares on such rows"
+                f"protocol={self.protocol.name} holds no rows out, and a workflow compares on "
+                "such rows"
             )
         return job, train, val
 
     def _warn_about_skipped(self) -> None:
-        """Say which changes are left out because this model has nothing of the kind."""
+        """Name the changes that are skipped because this model has nothing of the kind."""
         for group in ("ladder", "study"):
             for name, change in getattr(self.settings, group).items():
                 if build_patch(self.config, change) is None:
-                    log.info(
-                        "workflow.%s.%s is skipped: there is no %s to change here",
-                        group,
-                        name,
-                        ", ".join(change),
-                    )
+                    message = "workflow.%s.%s is skipped: there is no %s to change here"
+                    log.info(message, group, name, ", ".join(change))
 
     def stages(self, results: list[Result]) -> list[Stage]:
-        """The stages as far as they are known after these results."""
-        self.seen.results = results
-        found = []
-        for stage in self.course(self.seen):
-            found.append(stage)
+        """Return the stages as far as they are known after these results."""
+        self.evidence.results = results
+        stages = []
+        # The next stage depends on the result of this one, so the first open one is the last.
+        for stage in self.candidates(self.evidence):
+            stages.append(stage)
             if not self.is_stage_done(stage, results):
                 break
-        return found
+        return stages
 
     def is_stage_done(self, stage: Stage, results: list[Result]) -> bool:
-        """Whether every fold of a stage has its result."""
+        """Return whether every fold of a stage has its result."""
         return self.inner([result for result in results if result.job.stage == stage.name]) is None
 
     def results(self, watch: FitWatcher | None = None) -> list[Result]:
-        """Carry it out to the end, and answer with all results."""
+        """Carry the workflow out to the end.
+
+        Args:
+            watch: Shows the progress of each fit.
+
+        Returns:
+            All results.
+        """
         self._check_unchanged()
         self.record_verdicts([*self.data_verdicts(), *self.training_verdicts()])
         while (job := self.experiment.builder.plan(self.experiment.get_fit_results())) is not None:
             try:
-                self.seen.spending.start_fit(job, self.experiment.get_fit_results())
-                self.experiment.advance(self.seen.spending.limit_watch(watch))
+                self.evidence.spending.start_fit(job, self.experiment.get_fit_results())
+                self.experiment.advance(self.evidence.spending.limit_watch(watch))
             except (TrainingDiverged, UserError) as error:
+                # Without the initial stages nothing can be compared; a later one is a candidate
+                # less.
                 if isinstance(error, UserError) and job.stage in INITIAL_STAGES:
                     raise
-                log.warning("%s failed: %s", job.name, error)
-                latest = self.experiment.latest_fit
-                seconds = (
-                    latest.trainer.seconds if latest is not None and latest.job == job else 0.0
-                )
-                self.run.add_results(
-                    [Result(job, "val", {}, seconds=round(seconds, 3), note=str(error))]
-                )
-            self.seen.spending.finish_fit(job)
+                self._record_failure(job, error)
+            self.evidence.spending.finish_fit(job)
             self.record_verdicts(self.training_verdicts())
         return self.run.read_results()
 
+    def _record_failure(self, job: FitJob, error: Exception) -> None:
+        """Store a result without scores, so that the plan goes on to the next stage."""
+        log.warning("%s failed: %s", job.name, error)
+        latest = self.experiment.latest_fit
+        seconds = latest.trainer.seconds if latest is not None and latest.job == job else 0.0
+        failure = Result(job, "val", {}, seconds=round(seconds, 3), note=str(error))
+        self.run.add_results([failure])
+
     def _check_unchanged(self) -> None:
-        """Refuse to go on with another config than the one that it began with: the order of stages hangs on it."""
-        mark = {
+        """Refuse to go on with another config than at the start: the order of stages depends on
+        it.
+        """
+        begun = {
             "config": compute_config_hash(apply_patch(self.config, dict.fromkeys(RESUMABLE_KEYS)))
         }
-        if self.run.read_json("begun.json") not in (None, mark):
+        if self.run.read_json("begun.json") not in (None, begun):
             raise UserError(
-                f"{self.run.folder}/config.yaml was changed since this workflow began; it goes on as it began"
+                f"{self.run.folder}/config.yaml was changed since this workflow began; it goes on "
+                "as it began"
             )
-        self.run.write_json("begun.json", mark)
+        self.run.write_json("begun.json", begun)
 
-    def record_verdicts(self, found: list[Verdict]) -> None:
-        """Write the verdicts down, and say those that were not there before."""
-        before = self.run.read_json("workflow.json") or []
-        if found and found[0].step == 1 and any(entry["step"] == LAST_STEP for entry in before):
-            return  # the test rows were opened on what stands there
-        known = {entry["step"]: entry for entry in before} | {
-            verdict.step: verdict.to_dict() for verdict in found
-        }
-        self.run.write_json("workflow.json", [known[step] for step in sorted(known)])
-        for verdict in found:
-            if verdict.to_dict() not in before:
+    def record_verdicts(self, new: list[Verdict]) -> None:
+        """Store the verdicts, and log those that are new."""
+        stored = self.run.read_json("workflow.json") or []
+        # The test rows were evaluated on the strength of the stored verdicts: they stay.
+        if new and new[0].step == 1 and any(entry["step"] == LAST_STEP for entry in stored):
+            return
+        by_step = {entry["step"]: entry for entry in stored}
+        by_step |= {verdict.step: verdict.to_dict() for verdict in new}
+        self.run.write_json("workflow.json", [by_step[step] for step in sorted(by_step)])
+        for verdict in new:
+            if verdict.to_dict() not in stored:
                 log.info("\n%s", format_verdict(verdict))
 
     def data_verdicts(self) -> list[Verdict]:
-        """Steps 1 to 4: what is known before anything is trained."""
-        assembly = self.experiment.builder
-        raw, seed = assembly.dataset, self.config["seed"]
+        """Return steps 1 to 4: what is known before anything is trained."""
+        builder = self.experiment.builder
+        dataset, seed = builder.dataset, self.config["seed"]
         job, train, val = self.split
-        found = audit(raw, train, val, seed)
-        self.run.write_json("audit.json", [asdict(finding) for finding in found])
-        data = prepare(raw, train, val)
+        findings = audit(dataset, train, val, seed)
+        self.run.write_json("audit.json", [asdict(finding) for finding in findings])
+        data = prepare(dataset, train, val)
+        # Once, before the first fit: impossible batch sizes are found here, not after an hour.
         if not self.run.read_results():
-            assembly.check_batches(data)
-        prepared = build_preprocessing_examples(raw, data, raw.dev, train)
+            builder.check_batches(data)
+        prepared = build_preprocessing_examples(dataset, data, dataset.dev, train)
         return [
-            verdicts.problem_verdict(raw, self.config, found),
-            verdicts.metric_verdict(self.measure, list(raw.targets)[1:]),
+            verdicts.problem_verdict(dataset, self.config, findings),
+            verdicts.metric_verdict(self.measure, list(dataset.targets)[1:]),
             verdicts.protocol_verdict(self.protocol, job, len(train), len(val)),
             verdicts.preprocessing_verdict(prepared),
         ]
 
     def training_verdicts(self) -> list[Verdict]:
-        """Steps 5 to 7, as far as they are decided."""
+        """Return steps 5 to 7, as far as they are decided."""
         results = [
             result
             for result in self.experiment.get_fit_results()
             if result.job.stage not in FINAL_STAGES
         ]
         stages = self.stages(results)
-        whole = self.is_stage_done(stages[-1], results)
+        is_complete = self.is_stage_done(stages[-1], results)
         names = [stage.name for stage in stages if self.is_stage_done(stage, results)]
         if INITIAL_STAGES[3] not in names:
             return []
-        found = [verdicts.baseline_verdict(self.seen)]
-        ladder = [name for name, _ in self.course.capacity_changes()]
-        further = [stage.name for stage in stages if stage.name not in (*INITIAL_STAGES, *ladder)]
-        if found[0].stopped or not (further or whole):
-            return found
-        found.append(verdicts.capacity_verdict(self.seen, ladder))
-        if not whole:
-            return found
+        decided = [verdicts.baseline_verdict(self.evidence)]
+        ladder = [name for name, _ in self.candidates.capacity_changes()]
+        variants = [stage.name for stage in stages if stage.name not in (*INITIAL_STAGES, *ladder)]
+        if decided[0].stopped or not (variants or is_complete):
+            return decided
+        decided.append(verdicts.capacity_verdict(self.evidence, ladder))
+        if not is_complete:
+            return decided
+        # The largest network that could be trained.
         base = [
             stage
             for stage in stages
-            if stage.name in ladder and not self.seen.has_failed(stage.name)
+            if stage.name in ladder and not self.evidence.has_failed(stage.name)
         ][-1]
-        left_out = [stage.name for stage in self.course.variants(base) if stage.name not in names]
-        return [*found, verdicts.tuning_verdict(self.seen, stages, base.name, left_out)]
+        left_out = [
+            stage.name for stage in self.candidates.variants(base) if stage.name not in names
+        ]
+        return [*decided, verdicts.tuning_verdict(self.evidence, stages, base.name, left_out)]
+
+
+def check_supported(config: dict[str, Any]) -> None:
+    """Refuse a config that a workflow cannot carry out.
+
+    Raises:
+        UserError: For repetitions, stages, or another objective.
+    """
+    if config["repeat"] > 1:
+        raise UserError("a workflow has no repeat: the seeds of its last fits are workflow.seeds")
+    if config["stages"]["first"] or config["stages"]["then"]:
+        raise UserError(
+            "a workflow has stages of its own: leave stages=none, and fine-tune its winner in a run"
+        )
+    if config.get("objective", SUPERVISED_NODE) != SUPERVISED_NODE:
+        raise UserError("a workflow compares answers with targets: it needs objective=supervised")
 
 
 def format_verdict(verdict: Verdict) -> str:
-    """A verdict as lines for the terminal."""
+    """Format a verdict as lines for the terminal."""
     title = f"{verdict.step}. {verdicts.STEP_TITLES[verdict.step - 1]}: {verdict.verdict}"
     tables = [
         f"{table['title']}:\n" + align_columns([table["columns"], *table["rows"]])
@@ -237,13 +289,15 @@ def format_verdict(verdict: Verdict) -> str:
     return "\n".join([title, *(f"   · {line}" for line in verdict.evidence), *tables])
 
 
-def align_columns(rows: list[list[str]], widest: int = 40) -> str:
-    """Rows of text in columns; long cells are cut."""
-    cut = [
-        [cell if len(cell) <= widest else f"{cell[: widest - 1]}…" for cell in row] for row in rows
+def align_columns(rows: list[list[str]], max_width: int = 40) -> str:
+    """Align rows of text in columns; long cells are shortened to the maximal width."""
+    shortened = [
+        [cell if len(cell) <= max_width else f"{cell[: max_width - 1]}…" for cell in row]
+        for row in rows
     ]
-    widths = [max(map(len, column)) for column in zip(*cut, strict=True)]
+    widths = [max(map(len, column)) for column in zip(*shortened, strict=True)]
     lines = (
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cut
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in shortened
     )
     return "\n".join(f"   {line.rstrip()}" for line in lines)
