@@ -1,4 +1,6 @@
-"""`dlrun compare`: runs side by side, the best of them, and whether the others differ from it by more than chance."""
+"""`dlrun compare`: several runs in tables, the best of them, and which differences are
+significant.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +22,23 @@ if TYPE_CHECKING:
 
 
 REQUIRED_FILES = ("config.yaml", "results.jsonl")
-USAGE = "compare which runs? dlrun compare RUN RUN…, such as outputs/*/*/*; a sweep's folder stands for its jobs"
+USAGE = (
+    "compare which runs? dlrun compare RUN RUN…, such as outputs/*/*/*; "
+    "a sweep's folder stands for its jobs"
+)
 DIRECTIONS = {"min": "less is better", "max": "more is better"}
 
 
 @dataclass(frozen=True)
 class BestRun:
-    """The best of some runs on the same rows, by which measure, which way that is better, and what it comes to."""
+    """The best of several runs on the same rows.
+
+    Attributes:
+        run: The folder of the run.
+        measure: The metric by which it is the best.
+        goal: "min" or "max".
+        text: The score, formatted.
+    """
 
     run: Path
     measure: str
@@ -34,57 +46,59 @@ class BestRun:
     text: str
 
 
-def build_comparison(asked: Sequence[Path]) -> Group:
-    """The runs with their scores and what they do differently, the best of them, and the differences from it.
+def build_comparison(folders: Sequence[Path]) -> Group:
+    """Build the comparison of runs: warnings, tables, the best run and the differences from it.
 
-    Of a sweep folder its finished jobs are taken; what is no finished run is left out, and said to be. Raises UserError
-    where nothing is left, naming what each folder lacks.
+    Args:
+        folders: Run folders and sweep folders; a sweep folder stands for its finished jobs. Folders
+            that are not finished runs are named and left out.
+
+    Raises:
+        UserError: Where no finished run is left, with the reason for each folder.
     """
     from rich.console import Group
     from rich.text import Text
 
     from dlrun.cli.compare_tables import ComparisonTables
 
-    if not asked:
+    if not folders:
         raise UserError(USAGE)
-    runs, left_out = select_finished_runs(asked)
+    runs, left_out = select_finished_runs(folders)
     if not runs:
         raise UserError("not one of these is a finished run: " + "; ".join(left_out))
-    told = [f"left out: {line}" for line in left_out]
-    notes = sorted(
-        set(
-            filter(
-                None, (run_reader.get_data_warning(run_reader.read_results(run)) for run in runs)
-            )
-        )
-    )
+    notices = [f"left out: {line}" for line in left_out]
+    warnings = (run_reader.get_data_warning(run_reader.read_results(run)) for run in runs)
+    notes = sorted({warning for warning in warnings if warning})
     names = get_run_names(runs)
-    lines = [*map(str, notes), *told]
+    lines = [*map(str, notes), *notices]
     groups = group_comparable_runs(runs)
-    below = [line for group in groups for line in compare_group(group, names)]
+    paragraphs = [line for group in groups for line in compare_group(group, names)]
     if len(groups) > 1:
         kinds = "of rows or targets: runs that were not scored on the same data are not compared"
-        below.append(f"there are {len(groups)} kinds {kinds}")
+        paragraphs.append(f"there are {len(groups)} kinds {kinds}")
     heading = [Text(line, style="bold red" if line in notes else "yellow") for line in lines]
-    return Group(*heading, ComparisonTables(runs, [names[run] for run in runs]), *map(Text, below))
+    return Group(
+        *heading, ComparisonTables(runs, [names[run] for run in runs]), *map(Text, paragraphs)
+    )
 
 
-def select_finished_runs(asked: Sequence[Path]) -> tuple[list[Path], list[str]]:
-    """The finished runs that these folders are or hold, and why the others are none."""
+def select_finished_runs(folders: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """Return the finished runs that these folders are or hold, and why the others are none."""
     runs, left_out = list[Path](), list[str]()
-    for folder in asked:
+    for folder in folders:
         for run in get_finished_jobs(folder):
-            if fault := get_run_error(run):
-                left_out.append(fault)
+            if error := get_run_error(run):
+                left_out.append(error)
             else:
                 runs.append(run.absolute())
     return runs, left_out
 
 
 def get_finished_jobs(folder: Path) -> list[Path]:
-    """The finished jobs of a sweep's folder; any other folder itself."""
+    """Return the finished jobs of a sweep folder; any other folder itself."""
     if not (folder / "sweep.jsonl").is_file():
         return [folder]
+    # Later lines replace earlier ones: a job may have been run again.
     entries = {
         entry["job"]: entry for entry in stored_files.load_json_lines(folder / "sweep.jsonl")
     }
@@ -93,14 +107,17 @@ def get_finished_jobs(folder: Path) -> list[Path]:
 
 
 def get_run_error(run: Path) -> str:
-    """Why a folder is no finished run; '' where it is one."""
+    """Return why a folder is not a finished run; "" where it is one."""
     if not run.is_dir():
         return f"there is no folder {run}"
     missing = [name for name in REQUIRED_FILES if not (run / name).is_file()]
     if missing == ["results.jsonl"]:
         from dlrun.core.run_folder import RunFolder
 
-        return f"{run} has no results.jsonl: no fit has finished there ({RunFolder(run).describe_next_step()})"
+        return (
+            f"{run} has no results.jsonl: no fit has finished there "
+            f"({RunFolder(run).describe_next_step()})"
+        )
     if missing:
         return f"{run} has no {' and no '.join(missing)}: it is no run folder"
     try:
@@ -111,20 +128,24 @@ def get_run_error(run: Path) -> str:
 
 
 def get_run_names(runs: Sequence[Path]) -> dict[Path, str]:
-    """Each run's name: its folder without what all have in common."""
-    shared = os.path.commonpath([run.parent for run in runs])
-    return {run: os.path.relpath(run, shared) for run in runs}
+    """Name each run by its folder, relative to the folder that all have in common."""
+    common = os.path.commonpath([run.parent for run in runs])
+    return {run: os.path.relpath(run, common) for run in runs}
 
 
 def group_comparable_runs(runs: Sequence[Path]) -> list[list[Path]]:
-    """Runs together that were developed on the same rows with the same targets."""
+    """Group runs that have the same training and validation rows, and the same targets."""
     from dlrun.evaluation.predictions import same_rows
 
     groups: list[tuple[object, list[Path]]] = []
     for run in runs:
         data = stored_files.load_json_or_none(run / "data.json")
-        for known, group in groups:
-            if isinstance(data, dict) and isinstance(known, dict) and same_rows(known, data):
+        for group_data, group in groups:
+            if (
+                isinstance(data, dict)
+                and isinstance(group_data, dict)
+                and same_rows(group_data, data)
+            ):
                 group.append(run)
                 break
         else:
@@ -133,7 +154,7 @@ def group_comparable_runs(runs: Sequence[Path]) -> list[list[Path]]:
 
 
 def compare_group(runs: Sequence[Path], names: dict[Path, str]) -> list[str]:
-    """Which of these runs on the same rows is the best, and how the others differ from it."""
+    """Describe which of these comparable runs is the best, and how the others differ from it."""
     if len(runs) < 2:
         return []
     best = find_best_run(runs)
@@ -142,20 +163,23 @@ def compare_group(runs: Sequence[Path], names: dict[Path, str]) -> list[str]:
     goals = run_reader.read_direction_map(
         [line for run in runs for line in run_reader.read_results(run)]
     )
-    found = [
+    lines = [
         f"best: {names[best.run]}, by val {best.measure} ({DIRECTIONS[best.goal]}): {best.text}"
     ]
-    found += filter(None, [describe_unknown_direction(best.measure, goals)])
-    others = list(runs)
-    others.remove(best.run)
-    ordered = (
-        runs[::-1] if len(runs) == 2 else [best.run, *others]
-    )  # of two the second minus the first
-    return [*found, *format_pairwise_differences(ordered, names)]
+    lines += filter(None, [describe_unknown_direction(best.measure, goals)])
+    remaining = list(runs)
+    remaining.remove(best.run)
+    # Of two runs, the second minus the first: the order in which they were named.
+    ordered = runs[::-1] if len(runs) == 2 else [best.run, *remaining]
+    return [*lines, *format_pairwise_differences(ordered, names)]
 
 
 def find_best_run(runs: Sequence[Path]) -> BestRun | None:
-    """The best run by the first measure that is no loss and that all have a value of, over folds their mean."""
+    """Find the best run by the first metric, other than the loss, that all runs have a value of.
+
+    Returns:
+        None where there is no such metric. Over folds, the mean counts.
+    """
     scored = [
         [
             line["scores"]
@@ -174,38 +198,47 @@ def find_best_run(runs: Sequence[Path]) -> BestRun | None:
             formatting.mean_and_std(formatting.get_metric_values(scores, name))[0]
             for scores in scored
         ]
-        known = [value for value in values if value is not None and math.isfinite(value)]
-        if len(known) == len(runs):
-            way = get_direction(name, goals)
-            place = values.index((min if way == "min" else max)(known))
-            return BestRun(
-                runs[place], name, way, formatting.format_over_folds(scored[place], name)
-            )
+        # A metric that is nan in one of the runs cannot rank them; the next one may.
+        finite = [value for value in values if value is not None and math.isfinite(value)]
+        if len(finite) == len(runs):
+            goal = get_direction(name, goals)
+            index = values.index(min(finite) if goal == "min" else max(finite))
+            text = formatting.format_over_folds(scored[index], name)
+            return BestRun(runs[index], name, goal, text)
     return None
 
 
 def format_pairwise_differences(
     runs: Sequence[Path], names: dict[Path, str] | None = None
 ) -> list[str]:
-    """A line for each run after the first: how much the first differs from it on the same rows, and whether it does."""
+    """Describe how much each run differs from the first on the same rows, with its interval.
+
+    Args:
+        runs: Run folders.
+        names: Their names; by default from their folders.
+
+    Returns:
+        A line for each run after the first.
+    """
     names = get_run_names(runs) if names is None else names
-    first, *others = runs
-    found, compared = [], 0
-    for other in others:
+    first, *remaining = runs
+    lines = []
+    compared = 0
+    for run in remaining:
         try:
             goals = run_reader.read_direction_map(
-                [*run_reader.read_results(first), *run_reader.read_results(other)]
+                [*run_reader.read_results(first), *run_reader.read_results(run)]
             )
-            measure = differences.find_shared_metric(other, first)
-            text = formatting.describe_difference(
-                measure, differences.compute_run_difference(other, first, measure), goals
-            )
+            measure = differences.find_shared_metric(run, first)
+            difference = differences.compute_run_difference(run, first, measure)
+            text = formatting.describe_difference(measure, difference, goals)
             compared += 1
-        except UserError as fault:
-            text = f"cannot be compared row by row: {fault}"
-        found.append(f"{names[first]} − {names[other]}: {text}")
+        except UserError as error:
+            text = f"cannot be compared row by row: {error}"
+        lines.append(f"{names[first]} − {names[run]}: {text}")
+    # A 95 % interval misses zero by chance in 5 % of comparisons.
     if compared > 1:
-        found.append(
+        lines.append(
             f"{compared} differences were looked at: by chance alone about 1 in 20 would seem real"
         )
-    return found
+    return lines

@@ -1,4 +1,4 @@
-"""`dlrun generate RUN`: what a finished run makes, as text on the terminal and as files in the run folder."""
+"""`dlrun generate RUN`: text on the terminal and files in the run folder, from a finished run."""
 
 from __future__ import annotations
 
@@ -20,17 +20,28 @@ COMMAND_KEYS = ("kind", "to", "seed", "fit")  # words of every kind
 
 
 def generate_command(words: list[str]) -> int:
-    """Make what the words ask for: `kind=` one of the run's kinds (its first where none is said), and its arguments.
+    """Generate what the words ask for: `kind=` one of the run's kinds, by default its first.
 
-    Text streams to the terminal. Files go to RUN/generated, or to=FOLDER, and overwrite nothing; the report is written
-    anew. Answers with the exit code. Raises UserError for words that make no sense, naming those that do.
+    Text is streamed to the terminal. Files go to RUN/generated, or to=FOLDER, and overwrite
+    nothing; the report is written anew.
+
+    Args:
+        words: The run folder, and key=value arguments.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: For unknown arguments, with those that exist.
     """
-    folder, _, rest = parse_run_argument(words, "generate")
-    plugins = load_plugin_packages(rest)
-    said = dict(parse_generate_argument(word) for word in rest if not word.startswith("plugins="))
-    to = said.pop("to", "")
-    place = Path(to) if to else folder / "generated"
-    for file in write_generated_files(folder, plugins, said, place):
+    folder, _, overrides = parse_run_argument(words, "generate")
+    plugins = load_plugin_packages(overrides)
+    arguments = dict(
+        parse_generate_argument(word) for word in overrides if not word.startswith("plugins=")
+    )
+    to = arguments.pop("to", "")
+    output = Path(to) if to else folder / "generated"
+    for file in write_generated_files(folder, plugins, arguments, output):
         print(file)
     if not to:
         from dlrun.cli.report import write_report_pages
@@ -40,7 +51,11 @@ def generate_command(words: list[str]) -> int:
 
 
 def parse_generate_argument(word: str) -> tuple[str, str]:
-    """Key and value, letter by letter. Raises UserError for a word that is none."""
+    """Split an argument into key and value.
+
+    Raises:
+        UserError: Where it is no such pair.
+    """
     key, equals, value = word.partition("=")
     if not equals or not key.isidentifier():
         raise UserError(f"'{word}' is no setting: dlrun generate RUN kind=… key=value …")
@@ -48,42 +63,60 @@ def parse_generate_argument(word: str) -> tuple[str, str]:
 
 
 def write_generated_files(
-    folder: Path, plugins: tuple[str, ...], said: dict[str, str], place: Path
+    folder: Path, plugins: tuple[str, ...], arguments: dict[str, str], output: Path
 ) -> list[Path]:
-    """Make it from the run's best weights; answers with the files that were written. said: key → value of the words."""
+    """Generate from the run's best weights.
+
+    Args:
+        folder: The run folder.
+        plugins: Packages that the config may instantiate.
+        arguments: Key → value, as typed.
+        output: The folder for the files.
+
+    Returns:
+        The files that were written.
+    """
     from dlrun.core import artifacts
     from dlrun.experiment.inference import load_fit
     from dlrun.training import generation
 
-    kind, seed, name = (said.pop(word, "") for word in ("kind", "seed", "fit"))
-    assembly, fit = load_fit(folder, plugins, name)
+    kind, seed, name = (arguments.pop(word, "") for word in ("kind", "seed", "fit"))
+    builder, fit = load_fit(folder, plugins, name)
     kinds = list(fit.trainer.objective.generators)
     if not kinds:
         raise UserError(f"{folder} predicts and makes nothing: dlrun predict answers for new rows")
-    maker = generation.find_generator(fit.trainer.objective, kind or kinds[0])
-    number, chosen = (
-        parse_integer("seed", seed or "0"),
-        parse_arguments(said, maker, COMMAND_KEYS, kind or kinds[0]),
+    generator = generation.find_generator(fit.trainer.objective, kind or kinds[0])
+    seed_number = parse_integer("seed", seed or "0")
+    options = parse_arguments(arguments, generator, COMMAND_KEYS, kind or kinds[0])
+    make_output_folder(output)
+    if builder.dataset.note:
+        print(builder.dataset.note)
+    artifacts_made = generation.generate_artifacts(
+        fit.trainer, kind or kinds[0], seed_number, **options
     )
-    make_output_folder(place)
-    if assembly.dataset.note:
-        print(assembly.dataset.note)
-    found = generation.generate_artifacts(fit.trainer, kind or kinds[0], number, **chosen)
     return artifacts.write_artifacts(
-        print_while_streaming(found), place, get_unused_name(place, kind or kinds[0])
+        print_while_streaming(artifacts_made), output, get_unused_name(output, kind or kinds[0])
     )
 
 
-def make_output_folder(place: Path) -> None:
-    """Make the folder for what will be made. Raises UserError where that cannot be."""
+def make_output_folder(output: Path) -> None:
+    """Create the folder for the files.
+
+    Raises:
+        UserError: Where that is not possible.
+    """
     try:
-        place.mkdir(parents=True, exist_ok=True)
+        output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"to={place}: no folder can be made there ({error.strerror})") from error
+        raise UserError(f"to={output}: no folder can be made there ({error.strerror})") from error
 
 
 def parse_integer(name: str, text: str) -> int:
-    """The number in a word. Raises UserError."""
+    """Parse the value of a setting as an integer.
+
+    Raises:
+        UserError: Where it is none, or has more than 63 bits.
+    """
     try:
         if abs(number := int(text)) <= MAX_INTEGER:
             return number
@@ -92,21 +125,19 @@ def parse_integer(name: str, text: str) -> int:
     raise UserError(f"{name}={text}: it must be a whole number of at most 63 bits")
 
 
-def print_while_streaming(found: Iterator[Artifact]) -> Iterator[Artifact]:
-    """The same artifacts; text is shown as it comes, and of pictures what they are about."""
+def print_while_streaming(artifacts_made: Iterator[Artifact]) -> Iterator[Artifact]:
+    """Pass artifacts on, printing text as it comes, and the descriptions of images."""
     from dlrun.core.artifacts import TextSample
 
-    for artifact in found:
-        said = (
-            (artifact.text, "")
-            if isinstance(artifact, TextSample)
-            else (artifact.description, "\n")
-        )
-        print(said[0], end=said[1], flush=True)
+    for artifact in artifacts_made:
+        if isinstance(artifact, TextSample):
+            print(artifact.text, end="", flush=True)
+        else:
+            print(artifact.description, flush=True)
         yield artifact
 
 
-def get_unused_name(place: Path, kind: str) -> str:
-    """'kind-1', or with the first number that no file there has yet."""
-    taken = {file.stem for file in place.glob(f"{kind}-*")}
-    return next(name for number in range(1, 10**6) if (name := f"{kind}-{number}") not in taken)
+def get_unused_name(output: Path, kind: str) -> str:
+    """Return 'kind-1', or the first number that no file in the folder has."""
+    used = {file.stem for file in output.glob(f"{kind}-*")}
+    return next(name for number in range(1, 10**6) if (name := f"{kind}-{number}") not in used)

@@ -1,4 +1,4 @@
-"""The text of `dlrun --help`: one screen, made from the file names of the conf folders."""
+"""The text of `dlrun --help`: one screen, made from the file names of the config folders."""
 
 from __future__ import annotations
 
@@ -33,28 +33,32 @@ KEYS = ("engine.epochs=5", "optimizer=adam", "protocol=kfold", "seed=1", "preset
 
 
 def format_help(folders: Sequence[Path] = ()) -> str:
-    """At most 24 lines of 80 columns. folders: the user's conf folders, strongest first."""
-    found = list_all_groups(get_conf_folders(folders))
+    """Format the help, in at most 24 lines of 80 columns.
+
+    Args:
+        folders: The user's config folders, strongest first.
+    """
+    groups = list_all_groups(get_conf_folders(folders))
     lines = ["dlrun: run a deep-learning experiment and keep all of it in one folder"]
     lines += ["dlrun [key=value]…              train; a sweep: dlrun -m task=imdb seed=1,2"]
     commands = [f"dlrun {name} {ARGUMENTS[name]}" for name in COMMANDS]
     lines += [f"{call:<32}{text}" for call, text in zip(commands, COMMANDS.values(), strict=True)]
     lines += ["help of one: dlrun COMMAND --help; of training and its flags: dlrun train --help"]
     lines += [
-        *_format_names("task=", found.get("task", []), 2),
-        *_format_names("model=", found.get("model", []), 1),
+        *_format_names("task=", groups.get("task", []), 2),
+        *_format_names("model=", groups.get("model", []), 1),
     ]
     lines += _format_names("keys", list(KEYS), 3, "  ")
     return "\n".join(lines[:LINES])
 
 
-def _format_names(head: str, names: list[str], most: int, between: str = " ") -> list[str]:
-    """Names in a hanging paragraph of at most `most` lines; what does not fit is told to be there."""
-    rest = f"… (all: dlrun ls {head.strip('=')})"
-    text = between.join(names) or "none"
+def _format_names(head: str, names: list[str], max_lines: int, separator: str = " ") -> list[str]:
+    """Format names as a paragraph with a hanging indent; says where more are listed."""
+    more = f"… (all: dlrun ls {head.strip('=')})"
+    text = separator.join(names) or "none"
     wrapper = textwrap.TextWrapper(
-        COLUMNS, initial_indent=f"{head:<8}", subsequent_indent=" " * 8, max_lines=most
+        COLUMNS, initial_indent=f"{head:<8}", subsequent_indent=" " * 8, max_lines=max_lines
     )
     wrapper.break_long_words = wrapper.break_on_hyphens = False
-    wrapper.placeholder = f" {rest}"
+    wrapper.placeholder = f" {more}"
     return wrapper.wrap(text)

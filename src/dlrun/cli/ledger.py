@@ -1,4 +1,4 @@
-"""`dlrun ledger [TASK]`: which test rows have been opened, how often, and with what score."""
+"""`dlrun ledger [TASK]`: which test sets have been evaluated, how often, and with what score."""
 
 from __future__ import annotations
 
@@ -18,82 +18,92 @@ if TYPE_CHECKING:
 
 
 COLUMNS = ("date", "task", "data", "opening", "score", "reason", "run")
-SHORT = 8  # letters of a fingerprint that tell datasets apart
+SHORT = 8  # characters of a fingerprint that tell datasets apart
 
 
 def ledger_command(words: list[str]) -> int:
-    """Print the ledger, of one task or of all. Raises UserError for a word that names no task."""
+    """Print the ledger, of one task or of all.
+
+    Raises:
+        UserError: For an unknown task.
+    """
     from rich.console import Console
 
-    folders, rest = split_config_folders(words)
-    Console(highlight=False).print(format_ledger(rest, folders))
+    folders, overrides = split_config_folders(words)
+    Console(highlight=False).print(format_ledger(overrides, folders))
     return 0
 
 
 def format_ledger(words: Sequence[str], folders: Sequence[Path] = ()) -> Table | str:
-    """The openings as a table, newest last, with counts; a sentence where there is none.
+    """Format the test-set evaluations as a table, newest last, with counts.
 
-    folders: the user's conf folders, strongest first. Raises UserError for a word that names no task.
+    Args:
+        words: The name of a task, or nothing for all.
+        folders: The user's config folders, strongest first.
+
+    Returns:
+        The table; a sentence where there is no evaluation.
+
+    Raises:
+        UserError: For an unknown task.
     """
-    found, damaged = test_ledger.read_entries()
-    task = find_task(words, {entry.task for entry in found}, folders)
-    chosen = [entry for entry in found if task in (None, entry.task)]
-    marks = (
-        [
-            f"line {', '.join(map(str, damaged))} of {test_ledger.get_ledger_path()} is damaged and is not shown"
-        ]
-        if damaged
-        else []
-    )
-    if not chosen:
-        whose = f"the test rows of {task} have" if task else "no test rows have"
-        return "\n".join(
-            [
-                f"{whose} {'never ' if task else ''}been opened: {test_ledger.get_ledger_path()}",
-                *marks,
-            ]
-        )
-    return _format_table(chosen, [*count_test_evaluations(chosen), *marks])
+    entries, damaged = test_ledger.read_entries()
+    task = find_task(words, {entry.task for entry in entries}, folders)
+    selected = [entry for entry in entries if task in (None, entry.task)]
+    path = test_ledger.get_ledger_path()
+    warnings = []
+    if damaged:
+        numbers = ", ".join(map(str, damaged))
+        warnings.append(f"line {numbers} of {path} is damaged and is not shown")
+    if not selected:
+        subject = f"the test rows of {task} have never" if task else "no test rows have"
+        return "\n".join([f"{subject} been opened: {path}", *warnings])
+    return _format_table(selected, [*count_test_evaluations(selected), *warnings])
 
 
 def find_task(words: Sequence[str], entered: set[str], folders: Sequence[Path]) -> str | None:
-    """The one task that is meant, or None for all. Raises UserError for anything else."""
+    """Return the one task that is meant, or None for all.
+
+    Raises:
+        UserError: For an unknown task, or several.
+    """
     if not words:
         return None
     if len(words) > 1:
         raise UserError(f"dlrun ledger takes one task, or none for all; got {' '.join(words)}")
-    there = sorted({*entered, *list_all_groups(get_conf_folders(folders)).get("task", [])})
+    tasks = sorted({*entered, *list_all_groups(get_conf_folders(folders)).get("task", [])})
     word = words[0].removeprefix("task=")
-    if word not in there:
-        near = difflib.get_close_matches(word, there, 1)
-        hint = f": did you mean '{near[0]}'?" if near else "."
-        raise UserError(f"no task '{word}'{hint} There are: {format_names(there, word)}")
+    if word not in tasks:
+        matches = difflib.get_close_matches(word, tasks, 1)
+        hint = f": did you mean '{matches[0]}'?" if matches else "."
+        raise UserError(f"no task '{word}'{hint} There are: {format_names(tasks, word)}")
     return word
 
 
 def count_test_evaluations(entries: Sequence[test_ledger.LedgerEntry]) -> list[str]:
-    """A line a task: how often its test rows were opened, and of how many datasets."""
+    """Describe, a line a task, how often its test rows were evaluated, and of how many datasets."""
     lines = []
-    for task, times in Counter(entry.task for entry in entries).items():
+    for task, count in Counter(entry.task for entry in entries).items():
         data = len({get_data_key(entry) for entry in entries if entry.task == task})
-        of = "" if data == 1 else f" of {data} datasets"
-        lines.append(f"{task}: {times} {'opening' if times == 1 else 'openings'}{of}")
+        datasets = "" if data == 1 else f" of {data} datasets"
+        lines.append(f"{task}: {count} {'opening' if count == 1 else 'openings'}{datasets}")
     return lines
 
 
 def get_data_key(entry: test_ledger.LedgerEntry) -> str:
-    """What the test rows of an opening are known by."""
+    """Return what identifies the test rows of an entry."""
+    # Entries of earlier versions have no fingerprint of the test rows alone.
     return entry.test or entry.fingerprint
 
 
 def build_ledger_rows(entries: Sequence[test_ledger.LedgerEntry]) -> list[list[str]]:
-    """The cells of the table, in the order of COLUMNS; `opening` counts those of the same task and data."""
-    seen: Counter[tuple[str, str]] = Counter()
-    found = []
+    """Build the cells in the order of COLUMNS; `opening` counts those of the same task and data."""
+    counts: Counter[tuple[str, str]] = Counter()
+    rows = []
     for entry in entries:
-        seen[entry.task, get_data_key(entry)] += 1
-        number = str(seen[entry.task, get_data_key(entry)])
-        found.append(
+        counts[entry.task, get_data_key(entry)] += 1
+        number = str(counts[entry.task, get_data_key(entry)])
+        rows.append(
             [
                 entry.date[:10],
                 entry.task,
@@ -104,21 +114,25 @@ def build_ledger_rows(entries: Sequence[test_ledger.LedgerEntry]) -> list[list[s
                 _relative_path(entry.run),
             ]
         )
-    return found
+    return rows
 
 
 def _relative_path(run: str) -> str:
-    """The folder as seen from here, where it lies below."""
-    here = Path.cwd()
-    return str(Path(run).relative_to(here)) if Path(run).is_relative_to(here) else run
+    """Return the folder relative to the current one, where it lies below."""
+    current = Path.cwd()
+    return str(Path(run).relative_to(current)) if Path(run).is_relative_to(current) else run
 
 
-def _format_table(entries: Sequence[test_ledger.LedgerEntry], below: Sequence[str]) -> Table:
+def _format_table(
+    entries: Sequence[test_ledger.LedgerEntry], caption_lines: Sequence[str]
+) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(caption=Text("\n".join(below)), caption_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(
+        caption=Text("\n".join(caption_lines)), caption_justify="left", box=box.SIMPLE_HEAD
+    )
     for column in COLUMNS:
         table.add_column(column, overflow="fold")
     for cells in build_ledger_rows(entries):

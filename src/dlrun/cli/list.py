@@ -1,4 +1,6 @@
-"""`dlrun ls`: what each config group offers, and what an option's settings accept. Imports nothing heavy."""
+"""`dlrun ls`: the options of each config group, and what their settings accept; imports no
+torch.
+"""
 
 from __future__ import annotations
 
@@ -17,38 +19,53 @@ from dlrun.core.formatting import wrap_text
 
 
 def format_listing(words: Sequence[str], folders: Sequence[Path] = ()) -> str:
-    """The text of `dlrun ls [group…]`: options with what they are for; without a group, how many each group has; of a
-    group and one of its options, the settings of that one.
+    """Format the text of `dlrun ls [GROUP… | GROUP OPTION]`.
 
-    folders: the user's conf folders, strongest first. Raises UserError for a group that is not there.
+    Args:
+        words: Nothing for all groups with their numbers of options; groups for their options; a
+            group and one of its options for the settings of that one.
+        folders: The user's config folders, strongest first.
+
+    Raises:
+        UserError: For an unknown group.
     """
-    places = get_conf_folders(folders)
-    found = list_all_groups(places)
+    conf_folders = get_conf_folders(folders)
+    groups = list_all_groups(conf_folders)
     if not words:
-        return _format_counts(found)
-    if len(words) == 2 and words[1] in found[find_group(words[0], found)]:
+        return _format_counts(groups)
+    if len(words) == 2 and words[1] in groups[find_group(words[0], groups)]:
         from dlrun.cli.list_option import format_option_settings
 
-        return format_option_settings(find_group(words[0], found), words[1], places)
-    return "\n\n".join(_format_options(find_group(word, found), found, places) for word in words)
+        return format_option_settings(find_group(words[0], groups), words[1], conf_folders)
+    return "\n\n".join(
+        _format_options(find_group(word, groups), groups, conf_folders) for word in words
+    )
 
 
-def find_group(word: str, found: dict[str, list[str]]) -> str:
-    """The group that is meant by a singular or plural name."""
-    for group in found:
+def find_group(word: str, groups: dict[str, list[str]]) -> str:
+    """Return the group of a singular or plural name.
+
+    Args:
+        word: The name, as typed.
+        groups: Group → its options.
+
+    Raises:
+        UserError: For an unknown group.
+    """
+    for group in groups:
         if word.lower() in (group, f"{group}s", f"{group}es"):
             return group
     import difflib
 
-    near = difflib.get_close_matches(word, found, 1)
-    hint = f": did you mean '{near[0]}'?" if near else "."
-    raise UserError(f"no group '{word}'{hint} There are: {', '.join(found)}")
+    matches = difflib.get_close_matches(word, groups, 1)
+    hint = f": did you mean '{matches[0]}'?" if matches else "."
+    raise UserError(f"no group '{word}'{hint} There are: {', '.join(groups)}")
 
 
-def _format_counts(found: dict[str, list[str]]) -> str:
+def _format_counts(groups: dict[str, list[str]]) -> str:
     lines = [
         f"{group:<12}{len(choices):>4}   {_format_choices(choices)}"
-        for group, choices in found.items()
+        for group, choices in groups.items()
     ]
     return "\n".join([*lines, "", "What they are for: dlrun ls tasks, dlrun ls models, …"])
 
@@ -58,22 +75,20 @@ def _format_choices(choices: list[str]) -> str:
     return text if len(text) <= 58 else text[:58].rpartition(",")[0] + ", …"
 
 
-def _format_options(group: str, found: dict[str, list[str]], places: list[Path]) -> str:
-    width = max(map(len, found[group])) + 2
+def _format_options(group: str, groups: dict[str, list[str]], conf_folders: list[Path]) -> str:
+    width = max(map(len, groups[group])) + 2
     lines = []
-    for option in found[group]:
-        file = find_option_file(places, group, option)
-        text = (
-            f"{get_section(file) if group == 'experiment' else ''}{read_first_comment(file)}"
-            if file
-            else ""
-        )
+    for option in groups[group]:
+        file = find_option_file(conf_folders, group, option)
+        text = read_first_comment(file) if file else ""
+        if file and group == "experiment":
+            text = get_section(file) + text
         head = f"  {option:<{width}}"
         lines += wrap_text(head, text) if text else [head.rstrip()]
     return "\n".join([f"{group}=", *lines])
 
 
 def get_section(file: Path) -> str:
-    """'§3.5  ', the book's section that an experiment is of; '' where its file names none."""
-    found = re.search(r"section: *['\"]?([\w. ]+)", file.read_text(encoding="utf-8"))
-    return f"§{found[1]}  " if found else ""
+    """Return '§3.5  ', the section of the book that an experiment reproduces; "" for none."""
+    match = re.search(r"section: *['\"]?([\w. ]+)", file.read_text(encoding="utf-8"))
+    return f"§{match[1]}  " if match else ""

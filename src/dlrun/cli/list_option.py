@@ -1,4 +1,4 @@
-"""`dlrun ls GROUP OPTION`: the settings of one option, their values, and what they accept. Needs no torch."""
+"""`dlrun ls GROUP OPTION`: the settings of one option and what they accept; imports no torch."""
 
 from __future__ import annotations
 
@@ -14,19 +14,27 @@ from dlrun.config.signatures import get_configurable_arguments
 from dlrun.config.validation import NUM_CONTEXT_ARGUMENTS, get_part_kind
 from dlrun.core.formatting import wrap_text
 
-WIDTH = 34  # of a value
+WIDTH = 34  # characters of a value
 
 
-def format_option_settings(group: str, option: str, places: list[Path]) -> str:
-    """The text: a line for each setting."""
-    file = find_option_file(places, group, option)
+def format_option_settings(group: str, option: str, conf_folders: list[Path]) -> str:
+    """Format the settings of an option, a line each.
+
+    Args:
+        group: The group.
+        option: One of its options.
+        conf_folders: The config folders, strongest first.
+    """
+    file = find_option_file(conf_folders, group, option)
     assert file is not None
     chosen: dict[str, Any] = {}
-    config = _compose_option(group, option, chosen, places, file)
+    config = _compose_option(group, option, chosen, conf_folders, file)
     comments = _read_comments(file)
-    rows = [(key, shown, " ".join(filter(None, (accepts, comments.get(key.rpartition(".")[2])))))
-            for key, shown, accepts in _iter_rows(config, "")]  # fmt: skip
-    rows = [(f"{name}={value}", "", "") for name, value in chosen.items()] + rows
+    # Options of other groups go first: the settings below may be theirs.
+    rows = [(f"{name}={value}", "", "") for name, value in chosen.items()]
+    for key, value, accepts in _iter_rows(config, ""):
+        comment = comments.get(key.rpartition(".")[2])
+        rows.append((key, value, " ".join(filter(None, (accepts, comment)))))
     key_width = max((len(key) for key, _, _ in rows), default=0) + 2
     value_width = max((len(value) for _, value, _ in rows), default=0) + 2
     lines = []
@@ -39,49 +47,54 @@ def format_option_settings(group: str, option: str, places: list[Path]) -> str:
 
 
 def _compose_option(
-    group: str, option: str, chosen: dict[str, Any], places: list[Path], file: Path
+    group: str, option: str, chosen: dict[str, Any], conf_folders: list[Path], file: Path
 ) -> dict[str, Any]:
-    """The part of a config that an option brings. chosen: gets the options of other groups that it asks for."""
+    """Compose the part of a config that an option brings; `chosen` receives other groups'
+    options.
+    """
     import yaml
 
     try:
-        layers = list(expand_option(group, option, chosen, places))
-        whole = [reduce(lambda inner, part: {part: inner}, reversed(home.split(".") if home else []), values)
-                 for home, values in reversed(layers)]  # fmt: skip
-        return reduce(merge_values, whole, {})
-    except NeedsHydra:  # a file that only Hydra reads as it is meant: what stands in it
+        layers = list(expand_option(group, option, chosen, conf_folders))
+        nodes = [_nest_values(package, values) for package, values in reversed(layers)]
+        return reduce(merge_values, nodes, {})
+    # Where only Hydra could compose the option, the plain content of its file is shown.
+    except NeedsHydra:
         values = yaml.load(file.read_text(encoding="utf-8"), Loader=StrictYamlLoader)
         return {group: {key: value for key, value in (values or {}).items() if key != "defaults"}}
 
 
-def _iter_rows(node: dict[str, Any], place: str) -> Iterator[tuple[str, str, str]]:
-    """Key, value and what is accepted, for each value in a config."""
+def _nest_values(package: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Put values below the keys of a dotted package: 'a.b' → {a: {b: values}}."""
+    for key in reversed(package.split(".") if package else []):
+        values = {key: values}
+    return values
+
+
+def _iter_rows(node: dict[str, Any], prefix: str) -> Iterator[tuple[str, str, str]]:
+    """Yield key, value and what is accepted, for each value in a config."""
     target = node.get("_target_")
-    found = (
-        get_configurable_arguments(
-            target, get_part_kind(place), NUM_CONTEXT_ARGUMENTS.get(place, 0)
-        )
-        if isinstance(target, str)
-        else None
-    )
+    signature = None
+    if isinstance(target, str):
+        num_context = NUM_CONTEXT_ARGUMENTS.get(prefix, 0)
+        signature = get_configurable_arguments(target, get_part_kind(prefix), num_context)
     for name, value in node.items():
         if name == "_target_":
             continue
-        key = f"{place}.{name}" if place else name
+        key = f"{prefix}.{name}" if prefix else name
         if isinstance(value, dict) and value:
             yield from _iter_rows(value, key)
             continue
-        argument = found.arguments.get(name) if found else None
-        note = argument.annotation if argument else None
-        yield (
-            key,
-            _format_value(value),
-            describe_annotation(note, argument.module) if argument and note else "",
-        )
+        argument = signature.arguments.get(name) if signature else None
+        annotation = argument.annotation if argument else None
+        accepts = ""
+        if argument and annotation:
+            accepts = describe_annotation(annotation, argument.module)
+        yield key, _format_value(value), accepts
 
 
 def _format_value(value: Any) -> str:
-    """A value as it would be typed."""
+    """Format a value as it would be typed."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     text = f"[{','.join(map(_format_value, value))}]" if isinstance(value, list) else str(value)
@@ -89,11 +102,11 @@ def _format_value(value: Any) -> str:
 
 
 def _read_comments(file: Path) -> dict[str, str]:
-    """What the file says beside its settings: key → comment."""
-    found = {}
+    """Read the comments beside the settings of a file: key → comment."""
+    comments = {}
     for line in file.read_text(encoding="utf-8").splitlines():
         key, _, text = line.partition("#")
         name = key.partition(":")[0].strip()
         if text.strip() and name:
-            found[name] = f"({text.strip()})"
-    return found
+            comments[name] = f"({text.strip()})"
+    return comments

@@ -1,4 +1,4 @@
-"""`dlrun lr task=… model=…`: which learning rate to use, from a few steps with a rising one (an LR range test)."""
+"""`dlrun lr task=… model=…`: suggests a learning rate, by an LR range test of a few steps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 
 STEPS = Range(int, 20, float("inf"), "a whole number from 20 up")
-OWN: dict[str, tuple[Range, Any]] = {
+# Setting → its range, its default. Below 20 steps the curve is too coarse to choose from.
+SETTINGS: dict[str, tuple[Range, Any]] = {
     "low": (POSITIVE, 1e-7),
     "high": (POSITIVE, 10.0),
     "steps": (STEPS, 100),
@@ -27,20 +28,28 @@ OWN: dict[str, tuple[Range, Any]] = {
 
 
 def lr_command(words: list[str]) -> int:
-    """Raise the rate from `low` to `high` over `steps` steps, and say what to set. Answers with the exit code."""
+    """Raise the learning rate from `low` to `high` over `steps` steps, and suggest one.
+
+    Args:
+        words: Overrides as for training, and this command's own settings.
+
+    Returns:
+        The exit code.
+    """
     from rich.console import Console
 
     from dlrun.core.run_folder import create_run_folder
 
-    own, rest = split_lr_overrides(words)
+    settings, overrides = split_lr_overrides(words)
     console = Console(highlight=False)
-    with build_first_fit(rest, console) as (assembly, fit):
-        check_has_predictions(assembly, fit)
-        record = run_lr_test(assembly, fit, rest, **own)
+    with build_first_fit(overrides, console) as (builder, fit):
+        check_has_predictions(builder, fit)
+        record = run_lr_test(builder, fit, overrides, **settings)
+        # Only now: a test that fails leaves no folder behind.
         folder = create_run_folder(
-            Path(assembly.config["output"]), assembly.config["task"]["name"], "lr"
+            Path(builder.config["output"]), builder.config["task"]["name"], "lr"
         )
-        save_lr_test(record, assembly.config, folder)
+        save_lr_test(record, builder.config, folder)
     console.print(to_rich_table(build_lr_table(record)))
     for line in describe_lr_suggestion(record):
         console.print(line, soft_wrap=True, markup=False)
@@ -49,55 +58,75 @@ def lr_command(words: list[str]) -> int:
 
 
 def split_lr_overrides(words: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """This command's settings, and the words that are for the config. Raises UserError."""
-    own = {name: usual for name, (_, usual) in OWN.items()}
-    rest, faults = [], []
+    """Separate this command's settings from the overrides of the config.
+
+    Returns:
+        The settings with their defaults, and the overrides.
+
+    Raises:
+        UserError: For values out of range.
+    """
+    settings = {name: default for name, (_, default) in SETTINGS.items()}
+    overrides, errors = [], []
     for word in words:
         name, equals, _ = word.partition("=")
-        if name not in OWN or not equals:
-            rest.append(word)
+        if name not in SETTINGS or not equals:
+            overrides.append(word)
             continue
-        own[name] = parse_override_value(word)
-        if not OWN[name][0].contains(own[name]):
-            faults.append(f"{word}: it must be {OWN[name][0].text}")
-    if not faults and own["low"] >= own["high"]:
-        faults.append(f"low={own['low']:g} high={own['high']:g}: the rate rises from low to high")
-    if faults:
-        raise UserError("\n".join(faults))
-    return own, rest
+        settings[name] = parse_override_value(word)
+        if not SETTINGS[name][0].contains(settings[name]):
+            errors.append(f"{word}: it must be {SETTINGS[name][0].text}")
+    if not errors and settings["low"] >= settings["high"]:
+        errors.append(
+            f"low={settings['low']:g} high={settings['high']:g}: the rate rises from low to high"
+        )
+    if errors:
+        raise UserError("\n".join(errors))
+    return settings, overrides
 
 
 def run_lr_test(
-    assembly: ExperimentBuilder,
+    builder: ExperimentBuilder,
     fit: BuiltFit,
     words: list[str],
     low: float,
     high: float,
     steps: int,
 ) -> dict[str, Any]:
-    """The test as plain values, as lr.json holds it."""
+    """Run the test.
+
+    Args:
+        builder: The builder of the experiment.
+        fit: The fit whose model is tested.
+        words: The overrides, for the commands that are shown.
+        low: The first rate.
+        high: The last rate.
+        steps: The number of steps.
+
+    Returns:
+        The values that lr.json holds.
+    """
     from dlrun.interpret.lr_finder import choose_lr, run_range_test
 
     curve = run_range_test(fit.trainer, low, high, steps)
-    found = asdict(choose_lr(curve))
-    kept = [word for word in words if not word.startswith("optimizer.lr=")]
-    use = (
-        shlex.join(["dlrun", *kept, f"optimizer.lr={found['rate']:.2g}"]) if found["rate"] else None
-    )
+    choice = asdict(choose_lr(curve))
+    overrides = [word for word in words if not word.startswith("optimizer.lr=")]
+    command = None
+    if choice["rate"]:
+        command = shlex.join(["dlrun", *overrides, f"optimizer.lr={choice['rate']:.2g}"])
+    settings = [f"low={low:g}", f"high={high:g}", f"steps={steps}"]
     return {
-        "command": shlex.join(
-            ["dlrun", "lr", *words, f"low={low:g}", f"high={high:g}", f"steps={steps}"]
-        ),
-        "note": assembly.dataset.note,
-        **found,
-        "use": use,
+        "command": shlex.join(["dlrun", "lr", *words, *settings]),
+        "note": builder.dataset.note,
+        **choice,
+        "use": command,
         "stopped": curve.stopped,
         **{name: getattr(curve, name).tolist() for name in ("rates", "losses", "smoothed")},
     }
 
 
 def save_lr_test(record: dict[str, Any], config: dict[str, Any], folder: Path) -> None:
-    """Keep the numbers and their picture: lr.json and lr.png."""
+    """Write lr.json and lr.png."""
     from dlrun.core.run_folder import RunFolder
     from dlrun.report.lr_plot import draw_lr_plot
 
@@ -106,9 +135,9 @@ def save_lr_test(record: dict[str, Any], config: dict[str, Any], folder: Path) -
 
 
 def build_lr_table(record: dict[str, Any]) -> TextTable:
-    """The places of the curve that matter."""
+    """Build the table of the points of the curve that matter."""
     rates, smoothed = record["rates"], record["smoothed"]
-    places = {
+    points = {
         "first": rates[0],
         "steepest fall": record["steepest"],
         "lowest": record["lowest"],
@@ -116,14 +145,16 @@ def build_lr_table(record: dict[str, Any]) -> TextTable:
     }
     rows = [
         [name, f"{rate:.2g}", format_number(smoothed[rates.index(rate)])]
-        for name, rate in places.items()
+        for name, rate in points.items()
         if rate is not None
     ]
     return TextTable("learning rates", ["", "rate", "smoothed loss"], rows, right=frozenset({1, 2}))
 
 
 def describe_lr_suggestion(record: dict[str, Any]) -> list[str]:
-    """How far it came, the suggestion with its reason, and the command that uses it."""
+    """Describe how far the test came, the suggestion with its reason, and the command that uses
+    it.
+    """
     end = f", ended early: {record['stopped']}" if record["stopped"] else ""
     steps = f"{len(record['rates'])} steps{end}"
     if record["rate"] is None:

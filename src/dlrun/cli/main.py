@@ -1,4 +1,4 @@
-"""The door: words on the command line → one command. Nothing heavy is imported before it is known to be needed."""
+"""The entry point: finds the command that the words name; imports nothing heavy before that."""
 
 from __future__ import annotations
 
@@ -13,27 +13,29 @@ from dlrun.core.errors import FileWriteError, UserError, describe_system_error, 
 
 
 def entry() -> None:
-    """What the `dlrun` command calls.
-
-    Python's search for garbage goes through all that torch and scikit-learn bring, again and again while they are
-    imported: at its usual rate that took .45 of the 2.3 seconds of CPU up to the first step of a small table.
-    """
+    """Run the `dlrun` command and exit."""
+    # The garbage collector visits all that torch and scikit-learn create, again and again while
+    # they are imported: at its default rate that took 0.45 of the 2.3 seconds of CPU up to the
+    # first step of a small table.
     gc.set_threshold(50_000, 20, 100)
     sys.exit(main(sys.argv[1:]))
 
 
 def main(words: list[str]) -> int:
-    """Run one command; answer with its exit code.
+    """Run one command.
 
-    0 done · 1 something failed · 2 asked for something that makes no sense · 3 the loss became nan or infinite ·
-    130 Ctrl-C · 143 SIGTERM.
+    Args:
+        words: The words of the command line.
+
+    Returns:
+        The exit code: 0 done · 1 something failed · 2 refused · 3 the loss became nan or infinite ·
+        130 Ctrl-C · 143 SIGTERM.
     """
     try:
-        return (
-            _run_distributed(words)
-            if {"RANK", "WORLD_SIZE"} <= os.environ.keys()
-            else run_command(words)
-        )
+        # Set by torchrun: this is one of several processes with the same command.
+        if {"RANK", "WORLD_SIZE"} <= os.environ.keys():
+            return _run_distributed(words)
+        return run_command(words)
     except UserError as error:
         return print_user_error(str(error))
     except FileWriteError as error:
@@ -43,6 +45,7 @@ def main(words: list[str]) -> int:
         print("dlrun: stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:
+        # Python flushes stdout at exit, which would fail again: `dlrun ls | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
@@ -52,7 +55,12 @@ def main(words: list[str]) -> int:
 
 
 def print_user_error(text: str) -> int:
-    """Print why nothing is done, a line a reason, words without end shortened; answers with the exit code."""
+    """Print why nothing is done, a line a reason, with endless words shortened.
+
+    Returns:
+        The exit code.
+    """
+    # A pasted file or a base64 string must not fill the terminal.
     short = re.sub(r"[^\s'\"=,]{400,}", lambda word: truncate_text(word[0], 120), text)
     print(f"dlrun: {short}".replace("\n", "\ndlrun: "), file=sys.stderr)
     return 2
@@ -65,7 +73,7 @@ def _run_distributed(words: list[str]) -> int:
 
 
 def run_command(words: list[str]) -> int:
-    """Find the command that these words name."""
+    """Run the command that these words name; without one, training."""
     if words[:1] == ["help"] or {"-h", "--help"} & set(words):
         return _help([word for word in words if word not in ("help", "-h", "--help")])
     if words[:1] == ["--version"]:
@@ -90,8 +98,8 @@ def _ls(words: list[str]) -> int:
     from dlrun.cli.list import format_listing
     from dlrun.config.overrides import split_config_folders
 
-    folders, rest = split_config_folders(words)
-    print(format_listing(rest, folders))
+    folders, overrides = split_config_folders(words)
+    print(format_listing(overrides, folders))
     return 0
 
 
@@ -115,8 +123,8 @@ def _complete(words: list[str]) -> int:
     from dlrun.cli.completion import complete_command_line
     from dlrun.config.overrides import split_config_folders
 
-    folders, rest = split_config_folders(words[:-1])
-    print("\n".join(complete_command_line(rest, words[-1] if words else "", folders)))
+    folders, overrides = split_config_folders(words[:-1])
+    print("\n".join(complete_command_line(overrides, words[-1] if words else "", folders)))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What `dlrun predict` is asked about: pictures, texts, or a table, as the run reads them."""
+"""The inputs of `dlrun predict`: images, texts, or a table, as the run reads them."""
 
 from __future__ import annotations
 
@@ -20,92 +20,121 @@ NOT_IN_TABLES = ("image", "series")
 
 
 def get_input_kind(folder: Path) -> InputKind:
-    """What a run reads. Raises UserError for one whose inputs no files, texts or tables give."""
+    """Return what a run reads.
+
+    Raises:
+        UserError: For a run whose inputs cannot be given as files, texts or a table.
+    """
     fields = stored_files.load_json(folder / "fields.json", {"inputs": stored_files.FIELDS})
-    kinds = [about["kind"] for about in fields["inputs"].values()]
+    kinds = [field["kind"] for field in fields["inputs"].values()]
     if kinds == ["image"]:
         return "pictures"
-    if "series" in kinds and all(about.get("outlook") for about in fields["targets"].values()):
+    if "series" in kinds and all(field.get("outlook") for field in fields["targets"].values()):
         return "series"
     if kinds in (["tokens"], ["bag"]):
         return "texts"
     if not set(kinds) & set(NOT_IN_TABLES):
         return "table"
-    told = ", ".join(f"{about['kind']} '{name}'" for name, about in fields["inputs"].items())
+    described = ", ".join(f"{field['kind']} '{name}'" for name, field in fields["inputs"].items())
     raise UserError(
-        f"{folder} reads {told}; predict answers for pictures, for texts, for series, and for rows of a table"
+        f"{folder} reads {described}; predict answers for pictures, for texts, for series, and "
+        "for rows of a table"
     )
 
 
 def parse_input_item(word: str, kind: InputKind, usage: str) -> InputItem:
-    """The file or folder that a word names, or the text that it is. Raises UserError for a file that is not there."""
+    """Return the file or folder that a word names, or the text that it is.
+
+    Args:
+        word: The word.
+        kind: What the run reads.
+        usage: How the command is called, for the message.
+
+    Raises:
+        UserError: For a file that does not exist.
+    """
     if not word.strip():
         raise UserError(f"'{word}' is an empty text")
     path = Path(word).expanduser()
     try:
-        there = path.exists()
-    except OSError:  # a text that is longer than any name
-        there = False
-    if there:
+        exists = path.exists()
+    # A text is longer than a file name may be.
+    except OSError:
+        exists = False
+    if exists:
         return path
     if kind != "texts" or is_path_like(word):
-        what = "a table" if kind == "table" else kind
-        raise UserError(f"there is no file or folder {word}. This run reads {what}: {usage}")
+        readable = "a table" if kind == "table" else kind
+        raise UserError(f"there is no file or folder {word}. This run reads {readable}: {usage}")
     return word
 
 
 def is_path_like(word: str) -> bool:
-    """Whether a word is rather a file that is not there than a text: without blanks, with a slash or an ending."""
+    """Return whether a word is rather the path of a missing file than a text."""
+    # A word with blanks is a text, unless it ends as a file does.
     if re.search(r"\s", word):
         return word.lower().endswith((".txt", *TABLE_SUFFIXES))
     return bool(re.search(r"[/\\]|\.\w+$", word))
 
 
 def list_image_files(paths: list[Path]) -> list[NamedImagePath]:
-    """The picture files: those that are named, and those in folders and archives, in the order of their names."""
+    """List the image files: those that are named, and those in folders and archives, sorted."""
     from dlrun.data.images.archives import is_archive
     from dlrun.data.images.image_folder import IMAGE_EXTENSIONS, find_files
 
-    these: list[NamedImagePath] = []
+    images: list[NamedImagePath] = []
     for path in paths:
         if path.is_dir() or (path.suffix.lower() not in IMAGE_EXTENSIONS and is_archive(path)):
             files = find_files(str(path))
-            these += [(path if path.is_dir() else files.root, name) for name in files.names]
+            images += [(path if path.is_dir() else files.root, name) for name in files.names]
         else:
-            these.append((path, ""))
-    return these
+            images.append((path, ""))
+    return images
 
 
 def get_single_table(items: list[InputItem]) -> Path:
-    """The CSV file. Raises UserError for several, and for a folder."""
-    only = items[0]
-    if len(items) > 1 or isinstance(only, str) or only.is_dir():
+    """Return the CSV file.
+
+    Raises:
+        UserError: For several files, a folder, or a text.
+    """
+    item = items[0]
+    if len(items) > 1 or isinstance(item, str) or item.is_dir():
         raise UserError(
             f"rows come from a table: name one CSV file by itself, not {', '.join(map(str, items))}"
         )
-    return only
+    return item
 
 
 def read_input_texts(
     items: list[InputItem], config: dict[str, Any], encoding: str
 ) -> tuple[list[tuple[str, str]], dict[str, str]]:
-    """Name and text, of texts themselves and of .txt files, also those in folders; and file → why it gives none.
+    """Read texts given as words, and .txt files, also those in folders.
 
-    encoding: of the files; '' for that of the run's own. Raises UserError for files of another kind.
+    Args:
+        items: Texts, files and folders.
+        config: The config of the run.
+        encoding: Of the files; "" for that of the run's own.
+
+    Returns:
+        Pairs of name and text; and file → why it could not be read.
+
+    Raises:
+        UserError: For files of another kind.
     """
-    given = encoding or config["data"].get("encoding") or "utf-8"
-    found: list[tuple[str, str]] = []
+    file_encoding = encoding or config["data"].get("encoding") or "utf-8"
+    texts: list[tuple[str, str]] = []
     skipped: dict[str, str] = {}
-    for one in items:
-        if isinstance(one, str):
-            found.append((" ".join(one.split()), one))
+    for item in items:
+        if isinstance(item, str):
+            texts.append((" ".join(item.split()), item))
             continue
-        for file in _list_text_files(one):
+        for file in _list_text_files(item):
             try:
-                found.append((str(file), _read_content(file, given)))
+                texts.append((str(file), _read_content(file, file_encoding)))
             except UserError as error:
                 skipped[str(file)] = str(error).removeprefix(f"{file} ")
-    return found, skipped
+    return texts, skipped
 
 
 def _list_text_files(path: Path) -> list[Path]:
@@ -118,7 +147,8 @@ def _list_text_files(path: Path) -> list[Path]:
         return files
     if path.suffix.lower() != ".txt":
         raise UserError(
-            f"{path}: a text is a .txt file (or stands in quotes), and rows with texts are one .csv file"
+            f"{path}: a text is a .txt file (or stands in quotes), and rows with texts are one "
+            ".csv file"
         )
     return [path]
 

@@ -1,4 +1,4 @@
-"""`dlrun predict` for a series: the values that come after the last row of a CSV file."""
+"""`dlrun predict` for a series: the values that follow the last row of a CSV file."""
 
 from __future__ import annotations
 
@@ -23,50 +23,69 @@ def print_series_predictions(
     folder: Path,
     file: Path,
     plugins: tuple[str, ...],
-    to: Path | None,
+    output_file: Path | None,
     console: Console,
     fit: str,
     **reading: str,
 ) -> str:
-    """Print what comes next, and answer with the text of the file `to` (.csv or .json). Raises UserError."""
+    """Print the forecast.
+
+    Args:
+        folder: The run folder.
+        file: The CSV file with the series.
+        plugins: Packages that the config may instantiate.
+        output_file: The file for the forecast (.csv or .json); None for none.
+        console: Where the table is printed.
+        fit: Which of several fits; "" where the run decides.
+        reading: Options for reading the file, where they differ from the run's.
+
+    Returns:
+        The text of the output file.
+
+    Raises:
+        UserError: Where the series does not suit the run.
+    """
     from dlrun.core import stored_files
     from dlrun.experiment.inference_series import predict_series
     from dlrun.report import naming
 
-    found = predict_series(folder, file, plugins, fit, **reading)
-    config, data = (
-        stored_files.load_run_config(folder),
-        stored_files.load_json_or_none(folder / "data.json") or {},
-    )
+    forecast = predict_series(folder, file, plugins, fit, **reading)
+    config = stored_files.load_run_config(folder)
+    data = stored_files.load_json_or_none(folder / "data.json") or {}
     note = str(data.get("note") or "")
     title = naming.get_run_title(config)
     console.print(
-        f"{title}: after {found.last}, from {counted(found.rows, 'row')}",
+        f"{title}: after {forecast.last}, from {counted(forecast.rows, 'row')}",
         style="bold",
         soft_wrap=True,
     )
     if note:
         console.print(note, style="bold red", soft_wrap=True, markup=False)
-    if found.note:
-        console.print(found.note, soft_wrap=True, markup=False)
+    if forecast.note:
+        console.print(forecast.note, soft_wrap=True, markup=False)
     rows = [
-        [one.column, one.when, one.ahead, " ".join((format_number(one.value), one.unit)).strip()]
-        for one in found.values
+        [
+            value.column,
+            value.when,
+            value.ahead,
+            " ".join((format_number(value.value), value.unit)).strip(),
+        ]
+        for value in forecast.values
     ]
     console.print(
         to_rich_table(
             TextTable("", ["column", "when", "ahead", "value"], rows, right=frozenset({2, 3}))
         )
     )
-    values = [asdict(one) for one in found.values]
-    if to is not None and to.suffix.lower() == ".csv":
+    values = [asdict(value) for value in forecast.values]
+    if output_file is not None and output_file.suffix.lower() == ".csv":
         text = io.StringIO()
         lines = [
-            [value[head] for head in COLUMN_NAMES] + ([note] if note else []) for value in values
+            [record[head] for head in COLUMN_NAMES] + ([note] if note else []) for record in values
         ]
         csv.writer(text, lineterminator="\n").writerows(
             [[*COLUMN_NAMES, *(["note"] if note else [])], *lines]
         )
         return text.getvalue()
-    about = {"run": str(folder), "note": note, "after": found.last, "values": values}
-    return json_text.to_json(about, 1) + "\n"
+    output = {"run": str(folder), "note": note, "after": forecast.last, "values": values}
+    return json_text.to_json(output, 1) + "\n"

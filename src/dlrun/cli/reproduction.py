@@ -1,4 +1,4 @@
-"""Whether a run that was done again, with nothing changed, came to the scores of the first one."""
+"""Whether a run that was repeated with nothing changed has the scores of the first one."""
 
 from __future__ import annotations
 
@@ -7,24 +7,33 @@ from pathlib import Path
 
 from dlrun.core.run_folder import RunFolder
 
-TOLERANCE = 1e-3  # a relative difference that rounding on other hardware comes to, over many steps
+# The relative difference that rounding on other hardware may amount to, over many steps.
+TOLERANCE = 1e-3
 Scores = dict[tuple[str, str, str], float]  # job, split, metric → value
 
 
-def compare_rerun(first: Path, again: Path) -> str:
-    """One line: equal, close, or different, and where most; it is added to the log of the second run, too."""
+def compare_rerun(first: Path, second: Path) -> str:
+    """Compare the scores, and append the result to the log of the second run.
+
+    Args:
+        first: The folder of the first run.
+        second: The folder of the second run.
+
+    Returns:
+        One line: equal, close, or different, and where most.
+    """
     text = _describe_comparison(
         read_run_scores(first),
-        read_run_scores(again),
-        _get_environment_changes(RunFolder(first), RunFolder(again)),
+        read_run_scores(second),
+        _get_environment_changes(RunFolder(first), RunFolder(second)),
     )
-    with (again / "log.txt").open("a", encoding="utf-8") as log:
+    with (second / "log.txt").open("a", encoding="utf-8") as log:
         log.write(text + "\n")
     return text
 
 
 def read_run_scores(folder: Path) -> Scores:
-    """All scores of a run."""
+    """Read all scores of a run."""
     return {
         (result.job.name, result.split, name): score.value
         for result in RunFolder(folder).read_results()
@@ -32,40 +41,40 @@ def read_run_scores(folder: Path) -> Scores:
     }
 
 
-def _describe_comparison(first: Scores, again: Scores, elsewhere: str) -> str:
-    both = [key for key in again if key in first]
-    if not both:
+def _describe_comparison(first: Scores, second: Scores, environment: str) -> str:
+    shared = [key for key in second if key in first]
+    if not shared:
         return "the original has no scores to compare with: it has not finished"
-    apart = {key: _relative_difference(first[key], again[key]) for key in both}
-    worst = max(both, key=lambda key: apart[key])
-    if apart[worst] == 0:
-        return f"the same as the original: {len(both)} scores, equal to the last bit"
+    differences = {key: _relative_difference(first[key], second[key]) for key in shared}
+    worst = max(shared, key=lambda key: differences[key])
+    if differences[worst] == 0:
+        return f"the same as the original: {len(shared)} scores, equal to the last bit"
     job, split, name = worst
-    where = f"{job} {split} {name} {first[worst]:.6g} there, {again[worst]:.6g} here"
-    if apart[worst] <= TOLERANCE:
-        return f"the scores of the original within {apart[worst]:.1g} (relative): most apart is {where}{elsewhere}"
-    return f"NOT the scores of the original: {where}{elsewhere}"
-
-
-def _relative_difference(one: float, other: float) -> float:
-    if one == other or (math.isnan(one) and math.isnan(other)):
-        return 0.0
-    size = max(abs(one), abs(other))
-    return abs(one - other) / size if math.isfinite(one) and math.isfinite(other) else math.inf
-
-
-def _get_environment_changes(first: RunFolder, again: RunFolder) -> str:
-    """What is known to be different between the two besides."""
-    old, new = (run.read_json("environment.json") or {} for run in (first, again))
-    told = []
-    if first.read_json("data.json") != again.read_json("data.json"):
-        told.append("the data differ")
-    for name in ("torch", "numpy"):
-        versions = [each.get("packages", {}).get(name) for each in (old, new)]
-        told += (
-            [f"{name} {versions[0]} there, {versions[1]} here"]
-            if versions[0] != versions[1]
-            else []
+    example = f"{job} {split} {name} {first[worst]:.6g} there, {second[worst]:.6g} here"
+    if differences[worst] <= TOLERANCE:
+        return (
+            f"the scores of the original within {differences[worst]:.1g} (relative): "
+            f"most apart is {example}{environment}"
         )
-    told += ["another machine"] if old.get("host") != new.get("host") else []
-    return f" ({'; '.join(told)})" if told else ""
+    return f"NOT the scores of the original: {example}{environment}"
+
+
+def _relative_difference(left: float, right: float) -> float:
+    if left == right or (math.isnan(left) and math.isnan(right)):
+        return 0.0
+    size = max(abs(left), abs(right))
+    return abs(left - right) / size if math.isfinite(left) and math.isfinite(right) else math.inf
+
+
+def _get_environment_changes(first: RunFolder, second: RunFolder) -> str:
+    """Describe what else is known to differ between the two."""
+    old, new = (run.read_json("environment.json") or {} for run in (first, second))
+    changes = []
+    if first.read_json("data.json") != second.read_json("data.json"):
+        changes.append("the data differ")
+    for name in ("torch", "numpy"):
+        versions = [environment.get("packages", {}).get(name) for environment in (old, new)]
+        if versions[0] != versions[1]:
+            changes.append(f"{name} {versions[0]} there, {versions[1]} here")
+    changes += ["another machine"] if old.get("host") != new.get("host") else []
+    return f" ({'; '.join(changes)})" if changes else ""

@@ -1,4 +1,4 @@
-"""Commands on a run that is there: `dlrun resume`, `dlrun rerun`, `dlrun evaluate`."""
+"""Commands on an existing run: `dlrun resume`, `dlrun rerun`, `dlrun evaluate`."""
 
 from __future__ import annotations
 
@@ -31,17 +31,35 @@ WORKFLOW_RESUME_KEYS = (
 
 
 def resume_command(words: list[str]) -> int:
-    """Go on with a run in its own folder, as if it had never stopped; with other settings, which are kept."""
+    """Resume a run in its own folder, as if it had never stopped, or with changed settings.
+
+    Args:
+        words: The run folder, and overrides that are stored with the run.
+
+    Returns:
+        The exit code.
+    """
     with lock_folder(parse_run_argument(words, "resume")[0]):
         return resume_run(*parse_run_argument(words, "resume"), words[0])
 
 
-def resume_run(folder: Path, config: dict[str, Any], rest: list[str], name: str) -> int:
-    """What `resume_command` does while no other dlrun is at work on the run. name: of the folder, as it was typed."""
+def resume_run(folder: Path, config: dict[str, Any], overrides: list[str], name: str) -> int:
+    """Resume a run while its folder is locked.
+
+    Args:
+        folder: The run folder.
+        config: Its config.
+        overrides: Settings to be changed.
+        name: The folder as it was typed, for messages.
+
+    Returns:
+        The exit code.
+    """
     from dlrun.core.run_reader import flatten_config
 
-    plugins, before = load_plugin_packages(rest), flatten_config(config)
-    words = [word for word in rest if not word.startswith("plugins=")]
+    plugins = load_plugin_packages(overrides)
+    old_values = flatten_config(config)
+    words = [word for word in overrides if not word.startswith("plugins=")]
     if "workflow" in config:
         check_allowed_keys(
             words,
@@ -51,20 +69,15 @@ def resume_run(folder: Path, config: dict[str, Any], rest: list[str], name: str)
     set_config_keys(config, words)
     validate_config(config, plugins)
     changes = {
-        key: value for key, value in flatten_config(config).items() if before.get(key) != value
+        key: value for key, value in flatten_config(config).items() if old_values.get(key) != value
     }
     if not changes:
         return execute_run(config, folder, plugins)[0]
-    again = f"a new run with them: dlrun rerun {name} {' '.join(words)}"
+    alternative = f"a new run with them: dlrun rerun {name} {' '.join(words)}"
     if "workflow" in config and is_workflow_finished(folder):
-        raise UserError(f"{folder} is finished and takes no other settings; {again}")
-    with apply_changed_settings(
-        folder,
-        config,
-        {key: [before.get(key), value] for key, value in changes.items()},
-        again,
-        plugins,
-    ):
+        raise UserError(f"{folder} is finished and takes no other settings; {alternative}")
+    pairs = {key: [old_values.get(key), value] for key, value in changes.items()}
+    with apply_changed_settings(folder, config, pairs, alternative, plugins):
         return execute_run(config, folder, plugins)[0]
 
 
@@ -73,10 +86,21 @@ def apply_changed_settings(
     folder: Path,
     config: dict[str, Any],
     changes: dict[str, Any],
-    again: str,
+    alternative: str,
     plugins: tuple[str, ...],
 ) -> Iterator[None]:
-    """Inside, the run has these settings: dotted key → [before, now]. What is refused puts those before back."""
+    """Inside, the run has the changed settings; where it is refused, the former ones are restored.
+
+    Args:
+        folder: The run folder.
+        config: The config with the changes.
+        changes: Dotted key → [value before, value now].
+        alternative: The command for a new run, for messages.
+        plugins: Packages that the config may instantiate.
+
+    Raises:
+        UserError: For settings that cannot change, or leave nothing to train.
+    """
     import yaml
 
     from dlrun.core.changed_settings import record_changes
@@ -84,54 +108,53 @@ def apply_changed_settings(
     from dlrun.evaluation.protocols.two_stages import make_plan
     from dlrun.launch import resuming
 
-    run, plan = RunFolder(folder), None if "workflow" in config else make_plan(config, plugins)
+    run = RunFolder(folder)
+    # A workflow plans its fits from their results; its own check is made when it resumes.
+    plan = None if "workflow" in config else make_plan(config, plugins)
     jobs = resuming.list_fit_jobs(plan) if plan else []
-    begun = resuming.find_started_jobs(run, jobs, config)
+    started = resuming.find_started_jobs(run, jobs, config)
     if plan:
-        resuming.check_allowed_changes(changes, begun, jobs, again)
-    over = (
-        plan is not None
-        and plan([result for result in run.read_results() if result.split != "test"]) is None
-    )
-    longer = over and resuming.can_train_longer(changes, begun, config)
-    if over and not longer and "test" not in changes:
+        resuming.check_allowed_changes(changes, started, jobs, alternative)
+    results = [result for result in run.read_results() if result.split != "test"]
+    is_finished = plan is not None and plan(results) is None
+    train_longer = is_finished and resuming.can_train_longer(changes, started, config)
+    if is_finished and not train_longer and "test" not in changes:
         raise UserError(
-            f"{folder} is finished, and nothing is left to train with these settings; {again}"
+            f"{folder} is finished, and nothing is left to train with these settings; {alternative}"
         )
-    if longer and config["test"] and "test" not in changes:
+    if train_longer and config["test"] and "test" not in changes:
+        # Each evaluation of the test rows has to be asked for anew.
         config["test"] = False
         log.warning(
             "the test rows are not opened again; dlrun evaluate %s test=true reason=… opens them",
             folder,
         )
-    with ExitStack() as taken_back:
-        taken_back.enter_context(
-            replace_config_file(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-        )
-        taken_back.enter_context(
-            record_changes(folder, {fit.job.name: fit.state for fit in begun}, changes)
-        )
-        if longer:
-            taken_back.enter_context(resuming.remove_finished_results(run, begun))
+    text = yaml.safe_dump(config, sort_keys=False)
+    states = {fit.job.name: fit.state for fit in started}
+    with ExitStack() as undo:
+        undo.enter_context(replace_config_file(folder / "config.yaml", text))
+        undo.enter_context(record_changes(folder, states, changes))
+        if train_longer:
+            undo.enter_context(resuming.remove_finished_results(run, started))
         yield
 
 
 @contextmanager
 def replace_config_file(path: Path, text: str) -> Iterator[None]:
-    """Write a changed config; inside, what is refused puts the one before back."""
+    """Write a changed config; where the run is refused, restore the one before."""
     from dlrun.core.files import write_text
 
-    before = path.read_text(encoding="utf-8")
+    old_text = path.read_text(encoding="utf-8")
     write_text(path, text)
     try:
         yield
     except UserError:
-        write_text(path, before)
+        write_text(path, old_text)
         raise
 
 
 def is_workflow_finished(folder: Path) -> bool:
-    """Whether a workflow has come to its end."""
+    """Return whether a workflow has come to its end."""
     from dlrun.core.run_folder import RunFolder
 
     return any(
@@ -141,45 +164,73 @@ def is_workflow_finished(folder: Path) -> bool:
 
 
 def rerun_command(words: list[str]) -> int:
-    """Do a run again in a new folder: exactly, or with other settings on top of its words."""
-    folder, config, rest = parse_run_argument(words, "rerun")
-    plugins = load_plugin_packages(rest)
-    check_same_location(config, folder, rest)
-    before = read_run_overrides(folder)
-    if before[:1] == ["workflow"]:
+    """Repeat a run in a new folder: exactly, or with overrides on top of its own.
+
+    Args:
+        words: The run folder, and overrides.
+
+    Returns:
+        The exit code.
+    """
+    folder, config, overrides = parse_run_argument(words, "rerun")
+    plugins = load_plugin_packages(overrides)
+    check_same_location(config, folder, overrides)
+    old_overrides = read_run_overrides(folder)
+    if old_overrides[:1] == ["workflow"]:
         from dlrun.cli.workflow import workflow_command
 
         return workflow_command(
-            [*remove_overridden(before[1:], rest), *rest],
-            lambda config: check_same_location(config, folder, rest),
+            [*remove_overridden(old_overrides[1:], overrides), *overrides],
+            lambda config: check_same_location(config, folder, overrides),
         )
-    if rest:
-        folders, more = split_config_folders(rest)
-        config = configure([*remove_overridden(before, more), *more], folders, plugins)
-        check_same_location(config, folder, rest)  # which the kept words may say otherwise
+    if overrides:
+        folders, config_overrides = split_config_folders(overrides)
+        config = configure(
+            [*remove_overridden(old_overrides, config_overrides), *config_overrides],
+            folders,
+            plugins,
+        )
+        # The stored overrides may name another output than the stored config.
+        check_same_location(config, folder, overrides)
     validate_config(config, plugins)
-    new = make_run_folder(config)
-    code = start_run(config, [*remove_overridden(before, rest), *rest], new, plugins)
-    if code == 0 and all(word.startswith(("plugins=", "output=")) for word in rest):
+    new_folder = make_run_folder(config)
+    code = start_run(
+        config, [*remove_overridden(old_overrides, overrides), *overrides], new_folder, plugins
+    )
+    if code == 0 and all(word.startswith(("plugins=", "output=")) for word in overrides):
         from dlrun.cli.reproduction import compare_rerun
 
-        print(compare_rerun(folder, new))
+        print(compare_rerun(folder, new_folder))
     return code
 
 
 def check_same_location(config: dict[str, Any], folder: Path, words: list[str]) -> None:
-    """Raise UserError where a run would be done again in a place that its folder alone names."""
+    """Refuse to repeat a run in a place that only its folder names.
+
+    Args:
+        config: The config of the run.
+        folder: Its folder.
+        words: The overrides of the command line.
+
+    Raises:
+        UserError: Where the config's output lies elsewhere, and no override names it.
+    """
     output = Path(str(config.get("output")))
-    said = any(word.startswith("output=") for word in words)
-    inside = not output.is_absolute() and ".." not in output.parts
-    if not said and not inside and output.absolute() not in folder.parents:
+    is_given = any(word.startswith("output=") for word in words)
+    is_inside = not output.is_absolute() and ".." not in output.parts
+    if not is_given and not is_inside and output.absolute() not in folder.parents:
         raise UserError(
-            f"{folder} says output={output}, and does not lie there: say where the new run goes: output=…"
+            f"{folder} says output={output}, and does not lie there: say where the new run goes: "
+            "output=…"
         )
 
 
 def read_run_overrides(folder: Path) -> list[str]:
-    """The words that a run began with. Raises UserError where they are not kept."""
+    """Read the overrides that a run began with.
+
+    Raises:
+        UserError: Where they are not stored, or damaged.
+    """
     try:
         words = shlex.split(stored_files.load_command(folder))[1:]
     except ValueError as error:
@@ -188,7 +239,9 @@ def read_run_overrides(folder: Path) -> list[str]:
 
 
 def remove_plugin_overrides(words: list[str], folder: Path) -> list[str]:
-    """Kept words without those that are for the command line alone: which packages may be run. Says so."""
+    """Remove `plugins=` from stored overrides, with a warning: only the command line may run
+    code.
+    """
     packages = [word for word in words if word.lstrip("+").startswith("plugins=")]
     for word in packages:
         log.warning(
@@ -200,25 +253,40 @@ def remove_plugin_overrides(words: list[str], folder: Path) -> list[str]:
 
 
 def remove_overridden(words: list[str], newer: list[str]) -> list[str]:
-    """The words whose keys are not set again by newer ones."""
-    again = {word.partition("=")[0].lstrip("+~") for word in newer}
-    return [word for word in words if word.partition("=")[0].lstrip("+~") not in again]
+    """Return the overrides whose keys are not set again by newer ones."""
+    overridden = {word.partition("=")[0].lstrip("+~") for word in newer}
+    return [word for word in words if word.partition("=")[0].lstrip("+~") not in overridden]
 
 
 def evaluate_command(words: list[str]) -> int:
-    """Score a finished run's checkpoint on its validation rows, or with test=true on the test rows (recorded)."""
-    folder, config, rest = parse_run_argument(words, "evaluate")
+    """Score the checkpoint of a finished run on its validation rows, or with test=true on test
+    rows.
+
+    Args:
+        words: The run folder, checkpoint=best or last, and overrides.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: For a workflow, or an unknown checkpoint.
+    """
+    folder, config, overrides = parse_run_argument(words, "evaluate")
     if "workflow" in config:
         raise UserError(
-            f"{folder} is a workflow: its scores are in its report, and dlrun final {words[0]} tests its winner"
+            f"{folder} is a workflow: its scores are in its report, and dlrun final {words[0]} "
+            "tests its winner"
         )
-    plugins = load_plugin_packages(rest)
-    config["reason"] = ""  # a reason is given for each opening anew
-    name = next((word.partition("=")[2] for word in rest if word.startswith("checkpoint=")), "")
+    plugins = load_plugin_packages(overrides)
+    # A reason is given for each evaluation anew.
+    config["reason"] = ""
+    name = next(
+        (word.partition("=")[2] for word in overrides if word.startswith("checkpoint=")), ""
+    )
     if name not in ("", "best", "last"):
         raise UserError(f"checkpoint={name}: it must be best or last")
     set_config_keys(
-        config, [word for word in rest if not word.startswith(("checkpoint=", "plugins="))]
+        config, [word for word in overrides if not word.startswith(("checkpoint=", "plugins="))]
     )
     validate_config(config, plugins)
     from dlrun.core.run_folder import result_to_dict

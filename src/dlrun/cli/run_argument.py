@@ -1,4 +1,4 @@
-"""The run that a command is given: opened, changed by words, narrowed to one fit."""
+"""The run that a command is given: its folder is checked, its config loaded and changed."""
 
 from __future__ import annotations
 
@@ -17,42 +17,75 @@ from dlrun.launch.run_config import load_plugin_packages
 
 
 def parse_run_argument(words: list[str], command: str) -> tuple[Path, dict[str, Any], list[str]]:
-    """The run folder that the first word names, its config, and the other words. Raises UserError where there is none."""
+    """Load the run that the first word names.
+
+    Args:
+        words: The words after the command.
+        command: The name of the command, for messages.
+
+    Returns:
+        The run folder, its config, and the other words.
+
+    Raises:
+        UserError: Where there is no run, or its config names parts that may not be instantiated.
+    """
     if not words or "=" in words[0]:
         raise UserError(f"dlrun {command} needs a run folder: dlrun {command} outputs/…")
     folder = Path(words[0]).absolute()
     if (folder / "sweep.jsonl").is_file():
-        raise UserError(f"{folder} is a sweep: the same dlrun -m … goes on with it; its jobs are run folders, such as "
-                      f"{words[0]}/000")  # fmt: skip
+        raise UserError(
+            f"{folder} is a sweep: the same dlrun -m … goes on with it; "
+            f"its jobs are run folders, such as {words[0]}/000"
+        )
     config = stored_files.load_run_config(folder)
     check_links_inside(folder)
     if "engine" not in config:
         raise UserError(f"{folder / 'config.yaml'} is not the config of a run")
-    if strange := list(find_part_errors(config, load_plugin_packages(words[1:]))):
-        raise UserError("\n".join(strange))
+    # A run folder may come from elsewhere: it must not name code of its own choice.
+    if errors := list(find_part_errors(config, load_plugin_packages(words[1:]))):
+        raise UserError("\n".join(errors))
+    # Runs of earlier versions lack settings that have been added since.
     config["engine"] = {**DEFAULTS_OF_OLD_RUNS, **config["engine"]}
     return folder, config, words[1:]
 
 
 def set_config_keys(config: dict[str, Any], words: list[str]) -> None:
-    """Set single keys of a saved config. Raises UserError for a key that is not there."""
+    """Set single keys of a stored config.
+
+    Args:
+        config: The config, changed in place.
+        words: key=value.
+
+    Raises:
+        UserError: For an unknown key, or a group.
+    """
     for word in words:
-        key, equals, _ = word.partition("=")
-        node, parts = config, key.split(".")
-        for part in parts[:-1]:
-            node = node.get(part, {}) if isinstance(node, dict) else {}
-        if not equals or not isinstance(node, dict) or parts[-1] not in node:
-            raise UserError(unknown_key_message(key, list_dotted_keys(config)))
-        if isinstance(node[parts[-1]], dict):
+        dotted_key, equals, _ = word.partition("=")
+        node, path = config, dotted_key.split(".")
+        for key in path[:-1]:
+            node = node.get(key, {}) if isinstance(node, dict) else {}
+        if not equals or not isinstance(node, dict) or path[-1] not in node:
+            raise UserError(unknown_key_message(dotted_key, list_dotted_keys(config)))
+        if isinstance(node[path[-1]], dict):
             raise UserError(
                 f"{word}: a part cannot be exchanged in a run that is there; use dlrun rerun"
             )
-        node[parts[-1]] = parse_override_value(word)
+        node[path[-1]] = parse_override_value(word)
+    # Parsing a value as YAML would turn a text such as "1e3" into a number.
     restore_literal_text(config, words)
 
 
-def check_allowed_keys(words: list[str], keys: tuple[str, ...], why: str) -> None:
-    """Refuse settings other than these."""
+def check_allowed_keys(words: list[str], keys: tuple[str, ...], reason: str) -> None:
+    """Refuse settings other than these.
+
+    Args:
+        words: key=value.
+        keys: The keys that may be set.
+        reason: Why others may not, for the message.
+
+    Raises:
+        UserError: For the first other key.
+    """
     for word in words:
         if word.partition("=")[0] not in keys:
-            raise UserError(f"{word}: {why}. What can be set: {', '.join(keys)}")
+            raise UserError(f"{word}: {reason}. What can be set: {', '.join(keys)}")

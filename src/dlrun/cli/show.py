@@ -1,4 +1,6 @@
-"""`dlrun show task=… augment=…`: training pictures on one sheet, each beside what augmentation makes of it."""
+"""`dlrun show task=… augment=…`: training images on one sheet, each beside its augmented
+versions.
+"""
 
 from __future__ import annotations
 
@@ -16,162 +18,182 @@ if TYPE_CHECKING:
     from dlrun.experiment.builder import BuiltFit, ExperimentBuilder
 
 
-MIN_ROWS, MOST_ROWS, COLUMNS = 6, 10, 8
-MIN_LABEL_FRACTION = 0.005  # a share of a label below this is not told
+MIN_ROWS, MAX_ROWS, COLUMNS = 6, 10, 8  # of the sheet
+MIN_LABEL_FRACTION = 0.005  # a label with a smaller share is not shown
 
 
 def show_command(words: list[str]) -> int:
-    """Write the sheet, to the file that to=… names or in a new folder, and print where. Answers with the exit code."""
+    """Write the sheet, to the file of to=… or in a new folder, and print its path.
+
+    Args:
+        words: Overrides as for training, and to=FILE.png.
+
+    Returns:
+        The exit code.
+    """
     from rich.console import Console
 
-    named, rest = split_output_file(words)
+    requested, overrides = split_output_file(words)
     console = Console(highlight=False)
-    with build_first_fit(rest, console) as (assembly, fit):
+    with build_first_fit(overrides, console) as (builder, fit):
         lines = build_image_grid(fit)
-        file = named or make_image_file(assembly)
-        draw_image_table(
-            lines, get_grid_title(assembly), assembly.config, assembly.dataset.note, file
-        )
+        file = requested or make_image_file(builder)
+        draw_image_table(lines, get_grid_title(builder), builder.config, builder.dataset.note, file)
     console.print(f"pictures: {file}", soft_wrap=True, markup=False)
     return 0
 
 
 def split_output_file(words: list[str]) -> tuple[Path | None, list[str]]:
-    """The file that to=FILE names, and the words that are for the config. Raises UserError where none can be written."""
-    own = [word.partition("=")[2] for word in words if word.startswith("to=")]
-    file = Path(own[-1]) if own else None
+    """Separate to=FILE from the overrides of the config.
+
+    Returns:
+        The file, or None; and the overrides.
+
+    Raises:
+        UserError: Where no PNG file can be written there.
+    """
+    named = [word.partition("=")[2] for word in words if word.startswith("to=")]
+    file = Path(named[-1]) if named else None
     if file is not None and (
         file.suffix.lower() != ".png" or not file.absolute().parent.is_dir() or file.is_dir()
     ):
         raise UserError(
-            f"to={own[-1]}: it must be a file in a folder that is there, and its name end in .png"
+            f"to={named[-1]}: it must be a file in a folder that is there, and its name end in .png"
         )
     return file, [word for word in words if not word.startswith("to=")]
 
 
-def make_image_file(assembly: ExperimentBuilder) -> Path:
-    """A place for the sheet that nobody else has."""
+def make_image_file(builder: ExperimentBuilder) -> Path:
+    """Return a path for the sheet in a new folder."""
     from dlrun.core.run_folder import create_run_folder
 
-    return (
-        create_run_folder(Path(assembly.config["output"]), assembly.config["task"]["name"], "show")
-        / "show.png"
-    )
+    output = Path(builder.config["output"])
+    return create_run_folder(output, builder.config["task"]["name"], "show") / "show.png"
 
 
-def get_grid_title(assembly: ExperimentBuilder) -> str:
-    """What the sheet shows."""
-    steps = ", ".join(assembly.config["augment"])
-    return (
-        f"Training pictures (left), and what {steps} make of them" if steps else "Training pictures"
-    )
+def get_grid_title(builder: ExperimentBuilder) -> str:
+    """Return the title of the sheet."""
+    steps = ", ".join(builder.config["augment"])
+    if not steps:
+        return "Training pictures"
+    return f"Training pictures (left), and what {steps} make of them"
 
 
 def build_image_grid(fit: BuiltFit) -> list[ImageRow]:
-    """Rows of the sheet: a few pictures of each class with their changed versions; without augmentation, a class each.
+    """Build the rows of the sheet: images of each class, with augmented versions where there are
+    any.
 
-    Raises UserError where the data have no pictures, or the model takes features in their stead.
+    Args:
+        fit: The first fit.
+
+    Raises:
+        UserError: Where the data have no images, or the model takes features in their stead.
     """
     import torch
 
     spec, objective = fit.data.spec, fit.trainer.objective
     images = [name for name, field in spec.inputs.items() if field.kind == "image"]
     if not images:
-        there = ", ".join(f"{name} ({field.kind})" for name, field in spec.inputs.items())
-        raise UserError(f"these data have no image input to show; the inputs are {there}")
+        inputs = ", ".join(f"{name} ({field.kind})" for name, field in spec.inputs.items())
+        raise UserError(f"these data have no image input to show; the inputs are {inputs}")
     augment = objective.augment
-    found = collect_class_images(
+    rows_by_class = collect_class_images(
         fit, next(iter(spec.targets), ""), COLUMNS if augment is None else 1
     )
-    if not found:
+    if not rows_by_class:
         raise UserError("nothing is learnt from rows here: the photograph itself is what changes")
-    if missing := [name for name in images if name not in next(iter(found.values()))[0]]:
+    first_row = next(iter(rows_by_class.values()))[0]
+    if missing := [name for name in images if name not in first_row]:
         raise UserError(
-            f"the model takes features that are computed ahead instead of {', '.join(missing)}: no pictures"
+            f"the model takes features that are computed ahead instead of {', '.join(missing)}: "
+            "no pictures"
         )
-    if augment is None:
-        return [
-            line
-            for name in images
-            for line in build_class_rows(found, name, f" · {name}" * (len(images) > 1))
-        ]
+    # The same sheet for the same seed.
     torch.manual_seed(fit.trainer.seed)
-    return [
-        line
-        for name in images
-        for line in build_augmented_rows(fit, found, name, f" · {name}" * (len(images) > 1))
-    ]
+    grid = []
+    for name in images:
+        suffix = f" · {name}" if len(images) > 1 else ""
+        if augment is None:
+            grid += build_class_rows(rows_by_class, name, suffix)
+        else:
+            grid += build_augmented_rows(fit, rows_by_class, name, suffix)
+    return grid
 
 
-def collect_class_images(fit: BuiltFit, target: str, least: int) -> dict[str, list[Batch]]:
-    """Class → some of its training rows, in the order of their names: `least` of each, more where classes are few.
+def collect_class_images(fit: BuiltFit, target: str, min_rows: int) -> dict[str, list[Batch]]:
+    """Collect training rows of each class.
 
-    Rows without a target are of one class, ''. None where no rows are read.
+    Args:
+        fit: The first fit.
+        target: The target that names the class; rows without a target are of one class, "".
+        min_rows: The number of rows of each class; more where there are few classes.
+
+    Returns:
+        Class → rows, sorted by name; empty where no rows are read.
     """
     import torch
 
     field = fit.data.spec.targets.get(target)
-    classes = (
-        1 if field is None else {"category": field.size, "binary": 2}.get(field.kind, MIN_ROWS)
-    )
-    wanted, each = min(classes, MOST_ROWS), max(least, MIN_ROWS // classes)
-    found: dict[str, list[Batch]] = {}
+    available = 1
+    if field is not None:
+        available = {"category": field.size, "binary": 2}.get(field.kind, MIN_ROWS)
+    num_classes = min(available, MAX_ROWS)
+    num_rows = max(min_rows, MIN_ROWS // available)
+    rows_by_class: dict[str, list[Batch]] = {}
     for batch in fit.data.train.batches(64, seed=fit.trainer.seed):
+        # Sparse columns cannot be indexed by row, and hold no images.
         columns = {name: column for name, column in batch.items() if column.layout == torch.strided}
         for row in range(len(next(iter(batch.values()), ()))):
             name = "" if field is None else format_target_label(field, batch[target][row])
-            if name in found or len(found) < wanted:
-                rows = found.setdefault(name, [])
-                rows += (
-                    [{key: column[row] for key, column in columns.items()}]
-                    if len(rows) < each
-                    else []
-                )
-        if len(found) == wanted and all(len(rows) == each for rows in found.values()):
+            if name in rows_by_class or len(rows_by_class) < num_classes:
+                rows = rows_by_class.setdefault(name, [])
+                if len(rows) < num_rows:
+                    rows.append({key: column[row] for key, column in columns.items()})
+        if len(rows_by_class) == num_classes and all(
+            len(rows) == num_rows for rows in rows_by_class.values()
+        ):
             break
-    return dict(sorted(found.items()))
+    return dict(sorted(rows_by_class.items()))
 
 
-def build_class_rows(found: dict[str, list[Batch]], name: str, where: str) -> list[ImageRow]:
-    """A row for each class."""
+def build_class_rows(
+    rows_by_class: dict[str, list[Batch]], name: str, suffix: str
+) -> list[ImageRow]:
+    """Build a row of the sheet for each class."""
     return [
-        ImageRow(text + where, [to_uint8_image(row[name]) for row in rows])
-        for text, rows in found.items()
+        ImageRow(text + suffix, [to_uint8_image(row[name]) for row in rows])
+        for text, rows in rows_by_class.items()
     ]
 
 
 def build_augmented_rows(
-    fit: BuiltFit, found: dict[str, list[Batch]], name: str, where: str
+    fit: BuiltFit, rows_by_class: dict[str, list[Batch]], name: str, suffix: str
 ) -> list[ImageRow]:
-    """A row for each picture: as it is, then changed, anew each time."""
+    """Build a row of the sheet for each image: as it is, then augmented, anew each time."""
     import torch
 
     augment: Any = fit.trainer.objective.augment
-    rows = [(text, row) for text, some in found.items() for row in some]
+    rows = [(text, row) for text, class_rows in rows_by_class.items() for row in class_rows]
+    # One batch, as in training: mixing takes the other image from it.
     batch = {key: torch.stack([row[key] for _, row in rows]) for key in rows[0][1]}
-    changed = [augment(batch) for _ in range(COLUMNS - 1)]
-    return [
-        ImageRow(
-            text + where,
-            [
-                to_uint8_image(batch[name][place]),
-                *(to_uint8_image(new[name][place]) for new in changed),
-            ],
-            ["", *(describe_mixed_labels(fit, batch, new, place) for new in changed)],
-        )
-        for place, (text, _) in enumerate(rows)
-    ]
+    batches = [augment(batch) for _ in range(COLUMNS - 1)]
+    grid = []
+    for index, (text, _) in enumerate(rows):
+        images = [to_uint8_image(shown[name][index]) for shown in (batch, *batches)]
+        captions = [describe_mixed_labels(fit, batch, shown, index) for shown in batches]
+        grid.append(ImageRow(text + suffix, images, ["", *captions]))
+    return grid
 
 
-def to_uint8_image(picture: Tensor) -> Any:
-    """A picture (C, H, W) in [0, 1] as uint8 (H, W) or (H, W, 3)."""
+def to_uint8_image(image: Tensor) -> Any:
+    """Convert an image (C, H, W) in [0, 1] to uint8 (H, W) or (H, W, 3)."""
     from dlrun.data.display import to_display_image as shown
 
-    return shown(picture.clamp(0, 1).mul(255).round().byte().cpu().numpy())
+    return shown(image.clamp(0, 1).mul(255).round().byte().cpu().numpy())
 
 
 def format_target_label(field: Field, value: Tensor) -> str:
-    """What a row's target is called."""
+    """Format a row's target."""
     from dlrun.evaluation import worst_errors
 
     if field.kind == "category":
@@ -179,33 +201,26 @@ def format_target_label(field: Field, value: Tensor) -> str:
     if field.kind == "binary":
         return worst_errors.get_label_name(field, round(float(value.flatten()[0])))
     if field.kind == "multilabel":
-        return (
-            ", ".join(
-                worst_errors.get_label_name(field, place)
-                for place in value.nonzero().flatten().tolist()
-            )
-            or "none"
-        )
+        indices = value.nonzero().flatten().tolist()
+        return ", ".join(worst_errors.get_label_name(field, index) for index in indices) or "none"
     return " ".join(f"{number:.4g}" for number in value.flatten().tolist())
 
 
-def describe_mixed_labels(fit: BuiltFit, batch: Batch, new: Batch, place: int) -> str:
-    """The labels of a picture that has been mixed, with their shares; '' for one that has not."""
+def describe_mixed_labels(fit: BuiltFit, batch: Batch, augmented: Batch, row: int) -> str:
+    """Describe the labels of an image that was mixed, with their shares; "" where it was not."""
     from dlrun.evaluation import worst_errors
 
     target, field = next(iter(fit.data.spec.targets.items()))
-    before, after = (
-        field.to_probabilities(batch[target])[place],
-        field.to_probabilities(new[target])[place],
-    )
-    if before.equal(after):
+    plain = field.to_probabilities(batch[target])[row]
+    mixed = field.to_probabilities(augmented[target])[row]
+    if plain.equal(mixed):
         return ""
     if field.kind == "binary":
-        parts = [1 - float(after[0]), float(after[0])]
+        shares = [1 - float(mixed[0]), float(mixed[0])]
     else:
-        parts = after.tolist()
+        shares = mixed.tolist()
     return ", ".join(
-        f"{worst_errors.get_label_name(field, index)}\u00a0{part:.2f}"
-        for index, part in enumerate(parts)
-        if part > MIN_LABEL_FRACTION
+        f"{worst_errors.get_label_name(field, index)}\u00a0{share:.2f}"
+        for index, share in enumerate(shares)
+        if share > MIN_LABEL_FRACTION
     )

@@ -1,4 +1,4 @@
-"""`dlrun -m`: every job that the words ask for, in one process or several, with a table that is true after each."""
+"""`dlrun -m`: runs every job that the words ask for, with a table that is up to date after each."""
 
 from __future__ import annotations
 
@@ -38,99 +38,131 @@ if TYPE_CHECKING:
     from dlrun.sweeps.sweep_folder import SweepFolder
 
 
-MAX_CHECKED_JOBS = 20  # combinations among which a word must do nothing, to be said to do nothing
-MAX_TRIED_JOBS = 200  # combinations of which one must make sense before anything is begun
+# An override that has no effect in so many combinations is reported as unused.
+MAX_CHECKED_JOBS = 20
+# One of so many combinations must be valid before anything is begun.
+MAX_TRIED_JOBS = 200
 
 
 def sweep_command(words: list[str], folders: list[Path], flags: list[str]) -> int:
-    """Run what is missing of a sweep. A job that fails is a line in its table, and the others go on.
+    """Run what is missing of a sweep. A failed job is a row in its table, and the others go on.
 
-    flags: words that are no settings (--config-dir …), to be repeated in commands. Answers with 1 if any job failed.
+    Args:
+        words: Overrides; values with commas between them are axes of the sweep.
+        folders: The user's config folders, strongest first.
+        flags: Words that are no settings (--config-dir …), to be repeated in commands.
+
+    Returns:
+        The exit code: 1 if any job failed.
     """
     line = format_command([*flags, "-m", *words])
     words, launcher = split_launcher_overrides(words)
     plugins = load_plugin_packages(words)
-    own = [word for word in words if word.partition("=")[0].partition(".")[0] in ("sweep", "space")]
-    rest = [word for word in words if word not in own]
-    given = SweepOverrides([*rest, *expand_search_spaces(own, rest, folders)], folders)
-    told = resolve_conditions(given, partial(try_compose, folders=folders))
+    sweep_words = [
+        word for word in words if word.partition("=")[0].partition(".")[0] in ("sweep", "space")
+    ]
+    overrides = [word for word in words if word not in sweep_words]
+    space = SweepOverrides(
+        [*overrides, *expand_search_spaces(sweep_words, overrides, folders)], folders
+    )
+    notices = resolve_conditions(space, partial(try_compose, folders=folders))
     settings = parse_sweep_settings(
-        [word for word in own if word.startswith("sweep")], given.fixed, folders
+        [word for word in sweep_words if word.startswith("sweep")], space.fixed, folders
     )
     composer = ConfigComposer(folders, plugins)
-    first = find_valid_config(given, settings, composer)
-    for text in [*told, *find_unused_overrides(first, given, settings, composer)]:
+    first = find_valid_config(space, settings, composer)
+    for text in [*notices, *find_unused_overrides(first, space, settings, composer)]:
         print(text)
     check_can_prune(first, settings.prune is not None)
-    check_test_evaluation(first, given)
+    check_test_evaluation(first, space)
     if reason := get_sequential_reason(first, settings, launcher):
         print(f"protocol.stacked=true: jobs are trained one by one, for {reason}")
-    from dlrun.core.run_folder import (
-        remove_run_folder,
-    )  # imports torch: not before all is known to make sense
+    # These import torch: not before all overrides are known to be valid.
+    from dlrun.core.run_folder import remove_run_folder
     from dlrun.sweeps.sweep_folder import describe_sweep, open_sweep_folder
 
-    described = describe_sweep([*flags, *given.given.values()], settings)
+    described = describe_sweep([*flags, *space.given.values()], settings)
     folder = open_sweep_folder(
         Path(first["output"]), first["task"]["name"], described, settings.fresh
     )
     with folder.lock():
         try:
-            return run_sweep(folder, given, settings, composer, [line, *flags], launcher)
+            return run_sweep(folder, space, settings, composer, [line, *flags], launcher)
         except UserError:
             if not folder.entries:
                 remove_run_folder(folder.path)
             raise
 
 
-def expand_search_spaces(own: list[str], rest: list[str], folders: list[Path]) -> list[str]:
-    """The words of the spaces that are named, but for keys that the command line sets itself."""
-    named = [word.partition("=")[2].strip("[]") for word in own if word.startswith("space=")]
-    if wrong := [
-        word for word in own if word.startswith("space") and not word.startswith("space=")
-    ]:
-        raise UserError(
-            f"{wrong[0]}: name a space, such as space=dense; its keys are set by their own names"
-        )
-    names = [
-        name.strip()
-        for text in named
-        for name in text.split(",")
-        if name.strip() not in ("", "null")
+def expand_search_spaces(
+    sweep_words: list[str], overrides: list[str], folders: list[Path]
+) -> list[str]:
+    """Expand the named search spaces to overrides, except for keys that the command line sets.
+
+    Args:
+        sweep_words: The words for sweep and space.
+        overrides: The other words.
+        folders: The user's config folders, strongest first.
+
+    Raises:
+        UserError: For a word that names no space.
+    """
+    space_lists = [
+        word.partition("=")[2].strip("[]") for word in sweep_words if word.startswith("space=")
     ]
-    said = {word.partition("=")[0].lstrip("+~") for word in rest}
+    spaces = [word for word in sweep_words if word.startswith("space")]
+    unknown = [word for word in spaces if not word.startswith("space=")]
+    if unknown:
+        raise UserError(
+            f"{unknown[0]}: name a space, such as space=dense; its keys are set by their own names"
+        )
+    names = [name.strip() for text in space_lists for name in text.split(",")]
+    names = [name for name in names if name not in ("", "null")]
+    overridden = {word.partition("=")[0].lstrip("+~") for word in overrides}
     return [
         word
         for word in expand_search_space(names, folders)
-        if word.partition("=")[0].lstrip("+~") not in said
+        if word.partition("=")[0].lstrip("+~") not in overridden
     ]
 
 
-def parse_sweep_settings(own: list[str], fixed: list[str], folders: list[Path]) -> Sweep:
-    """How the sweep is carried out. Raises UserError for settings that are not there or not allowed."""
-    alone = [word.lstrip("+") for word in own]
-    there = list_all_groups(get_conf_folders(folders))
-    named = [word.partition("=")[2] for word in alone if word.startswith("sweep=")]
-    if faults := [
-        missing_option_message("sweep", name, there) for name in named if name not in there["sweep"]
+def parse_sweep_settings(sweep_words: list[str], fixed: list[str], folders: list[Path]) -> Sweep:
+    """Compose the settings of the sweep.
+
+    Args:
+        sweep_words: The words for it.
+        fixed: Overrides that are the same in every job.
+        folders: The user's config folders, strongest first.
+
+    Raises:
+        UserError: For settings that do not exist or are not allowed.
+    """
+    overrides = [word.lstrip("+") for word in sweep_words]
+    groups = list_all_groups(get_conf_folders(folders))
+    named = [word.partition("=")[2] for word in overrides if word.startswith("sweep=")]
+    if errors := [
+        missing_option_message("sweep", name, groups)
+        for name in named
+        if name not in groups["sweep"]
     ]:
-        raise UserError("\n".join(faults))
-    config = try_compose([*fixed, *alone], folders) or try_compose(alone, folders)
+        raise UserError("\n".join(errors))
+    config = try_compose([*fixed, *overrides], folders) or try_compose(overrides, folders)
     if config is None:
-        raise UserError(describe_invalid_override(alone, folders))
+        raise UserError(describe_invalid_override(overrides, folders))
     node = config.get("sweep")
-    if faults := list(find_node_errors(node, "sweep", "sweep", ())):
-        raise UserError("\n".join(faults))
+    if errors := list(find_node_errors(node, "sweep", "sweep", ())):
+        raise UserError("\n".join(errors))
     settings = Sweep(**{key: value for key, value in dict(node or {}).items() if key != "_target_"})
     if settings.zip and settings.method != "grid":
         raise UserError(
-            f"sweep.zip pairs the lists of a grid; sweep.method={settings.method} draws each key by itself"
+            f"sweep.zip pairs the lists of a grid; sweep.method={settings.method} draws each key "
+            "by itself"
         )
     return settings
 
 
 def try_compose(words: list[str], folders: list[Path]) -> dict[str, Any] | None:
-    """The config of these words; None where one of them is wrong."""
+    """Compose the config of these words; None where one of them is wrong."""
     if early := compose_without_hydra(words, folders):
         return None if early[1] else early[0]
     try:
@@ -140,53 +172,65 @@ def try_compose(words: list[str], folders: list[Path]) -> dict[str, Any] | None:
 
 
 def describe_invalid_override(words: list[str], folders: list[Path]) -> str:
-    """What is wrong with words of which one is."""
+    """Describe what is wrong with words of which one is."""
     for word in words:
         try:
             compose_config([word], folders)
-        except InvalidOverride as bad:
-            return (
-                unknown_key_message(bad.key, list_dotted_keys(compose_config([], folders)))
-                if bad.key
-                else bad.text
-            )
+        except InvalidOverride as error:
+            if not error.key:
+                return error.text
+            return unknown_key_message(error.key, list_dotted_keys(compose_config([], folders)))
     return f"these make no sense together: {' '.join(words)}"
 
 
 def find_valid_config(
-    given: SweepOverrides, settings: Sweep, composer: ConfigComposer
+    space: SweepOverrides, settings: Sweep, composer: ConfigComposer
 ) -> dict[str, Any]:
-    """The config of the first job that makes sense. Raises UserError with what is wrong in them where none does."""
-    faults: dict[str, None] = {}
-    for own in islice(iter_override_combinations(given.axes, settings), MAX_TRIED_JOBS):
+    """Return the config of the first job that is valid.
+
+    Args:
+        space: The overrides with their axes.
+        settings: The settings of the sweep.
+        composer: Composes the config of a job.
+
+    Raises:
+        UserError: Where no job is, with all errors.
+    """
+    errors: dict[str, None] = {}
+    for axis_overrides in islice(iter_override_combinations(space.axes, settings), MAX_TRIED_JOBS):
         try:
-            return composer(given.get_job_overrides(own))
+            return composer(space.get_job_overrides(axis_overrides))
         except UserError as error:
-            faults[str(error)] = None
-    raise UserError("\n".join(faults))
+            errors[str(error)] = None
+    raise UserError("\n".join(errors))
 
 
 def find_unused_overrides(
-    first: dict[str, Any], given: SweepOverrides, settings: Sweep, composer: ConfigComposer
+    first: dict[str, Any], space: SweepOverrides, settings: Sweep, composer: ConfigComposer
 ) -> list[str]:
-    """What the words of all jobs ask for in vain in every job, as far as jobs are looked at."""
-    found = find_unused_settings(first, given.fixed, composer.folders)
-    for own in islice(
-        iter_override_combinations(given.axes, settings), MAX_CHECKED_JOBS if found else 0
-    ):
+    """Describe which fixed overrides have no effect in any job, among those that are looked at."""
+    unused = find_unused_settings(first, space.fixed, composer.folders)
+    combinations = iter_override_combinations(space.axes, settings)
+    for axis_overrides in islice(combinations, MAX_CHECKED_JOBS if unused else 0):
+        # A combination that is not valid is reported when its turn comes.
         with suppress(UserError):
-            there = find_unused_settings(
-                composer(given.get_job_overrides(own)), given.fixed, composer.folders
-            )
-            found = [text for text in found if text in there]
-    return found
+            config = composer(space.get_job_overrides(axis_overrides))
+            job_unused = find_unused_settings(config, space.fixed, composer.folders)
+            unused = [text for text in unused if text in job_unused]
+    return unused
 
 
-def check_test_evaluation(first: dict[str, Any], given: SweepOverrides) -> None:
-    """Refuse to open the same test rows in every job for no reason: the second would be refused, the first be spent."""
-    varies = {axis.key for axis in given.axes}
-    said = first["reason"] or first["book"] or varies & {"reason", "task", "experiment"}
-    if first["test"] and given.axes and first["source"] == "official" and not said:
+def check_test_evaluation(first: dict[str, Any], space: SweepOverrides) -> None:
+    """Refuse to evaluate the same test rows in every job without a reason.
+
+    The second evaluation would be refused, and the first be spent.
+
+    Raises:
+        UserError: In that case.
+    """
+    varies = {axis.key for axis in space.axes}
+    reason = first["reason"] or first["book"] or varies & {"reason", "task", "experiment"}
+    if first["test"] and space.axes and first["source"] == "official" and not reason:
         raise UserError(
             'test=true in a sweep opens the test rows in every job; say why, reason="…"'
         )
@@ -195,30 +239,41 @@ def check_test_evaluation(first: dict[str, Any], given: SweepOverrides) -> None:
 def get_sequential_reason(
     first: dict[str, Any], settings: Sweep, launcher: list[str]
 ) -> str | None:
-    """Why jobs that are to be trained as one are not; None where they are, or are not to be."""
-    against = {
-        "a launcher hands each out by itself": bool(launcher),
-        "sweep.limit ends each by itself": settings.limit is not None,
-        f"sweep.method={settings.method}, sweep.prune={settings.prune} ask for one at a time": settings.method
-        != "grid"
-        or settings.prune is not None,
-        "test=true opens the test rows for each by itself": bool(first["test"]),
-    }
-    told = next((reason for reason, holds in against.items() if holds), None) or incompatibility(
-        first
-    )
-    return told if parallel_fits_mode(first) is True else None
+    """Return why jobs that should be trained as one are not; None where they are, or should not
+    be.
+    """
+    if parallel_fits_mode(first) is not True:
+        return None
+    if launcher:
+        return "a launcher hands each out by itself"
+    if settings.limit is not None:
+        return "sweep.limit ends each by itself"
+    if settings.method != "grid" or settings.prune is not None:
+        choice = f"sweep.method={settings.method}, sweep.prune={settings.prune}"
+        return f"{choice} ask for one at a time"
+    if first["test"]:
+        return "test=true opens the test rows for each by itself"
+    return incompatibility(first)
 
 
 def iter_override_combinations(axes: list[Axis], settings: Sweep) -> Iterator[list[str]]:
-    """Combinations of what there is to try, with each interval's lower end for all of it."""
-    low = lambda axis: str(int(axis.low) if axis.whole else axis.low)  # noqa: E731
-    ends = [axis if axis.values else Axis(axis.key, (low(axis),), when=axis.when) for axis in axes]
-    yield from make_combinations(ends, settings.zip)
+    """Yield combinations of values, with each interval's lower end for all of it."""
+    finite = []
+    for axis in axes:
+        if axis.values:
+            finite.append(axis)
+            continue
+        low = str(int(axis.low) if axis.whole else axis.low)
+        finite.append(Axis(axis.key, (low,), when=axis.when))
+    yield from make_combinations(finite, settings.zip)
 
 
 def create_study(axes: list[Axis], settings: Sweep, folder: Path) -> tuple[Study, int | None]:
-    """What names the jobs, and how many there will be. Raises UserError."""
+    """Create the study that names the jobs.
+
+    Returns:
+        The study, and the number of jobs, where it is known.
+    """
     if settings.method == "grid" and settings.prune is None:
         grid = GridStudy(axes, settings.zip, settings.trials, get_metric_names(settings))
         return grid, len(grid.left)
@@ -229,40 +284,51 @@ def create_study(axes: list[Axis], settings: Sweep, folder: Path) -> tuple[Study
 
 def run_sweep(
     folder: SweepFolder,
-    given: SweepOverrides,
+    overrides: SweepOverrides,
     settings: Sweep,
     composer: ConfigComposer,
-    again: list[str],
+    resume_command: list[str],
     launcher: list[str],
 ) -> int:
-    """Run what is missing, and show what came of it all. again: the command that goes on, and its flags.
+    """Run what is missing, and print the results.
 
-    launcher: words for a launcher that is not ours.
+    Args:
+        folder: The folder of the sweep.
+        overrides: The overrides with their axes.
+        settings: The settings of the sweep.
+        composer: Composes the config of a job.
+        resume_command: The command that resumes the sweep, and its flags.
+        launcher: The words for a launcher that is not dlrun's.
+
+    Returns:
+        The exit code.
     """
     from rich.console import Console
 
     from dlrun.cli.sweep_output import SweepDisplay
     from dlrun.sweeps.scheduler import Scheduler
 
-    console, (line, *flags) = Console(highlight=False), again
-    study, total = create_study(given.axes, settings, folder.path)
-    show = SweepDisplay(
-        folder.path, console, total, beside=needs_worker_processes(settings) or bool(launcher)
-    )
-    apart = (
+    console = Console(highlight=False)
+    line, *flags = resume_command
+    study, total = create_study(overrides.axes, settings, folder.path)
+    in_other_processes = needs_worker_processes(settings) or bool(launcher)
+    display = SweepDisplay(folder.path, console, total, in_other_processes)
+    # Jobs are trained as one only where none depends on the results of another.
+    one_by_one = (
         launcher
         or settings.limit is not None
         or study.supports_pruning
         or not isinstance(study, GridStudy)
-    )  # each job by itself
-    loop = Scheduler(
-        folder, study, composer, given.get_job_overrides, show, stacks=0 if apart else settings.jobs
     )
-    report_existing_jobs(loop, settings.retry, console)
-    judge = loop.should_prune if study.supports_pruning else None
-    code = loop.run(create_executor(settings, launcher, composer, folder.path, judge))
+    stacks = 0 if one_by_one else settings.jobs
+    scheduler = Scheduler(
+        folder, study, composer, overrides.get_job_overrides, display, stacks=stacks
+    )
+    report_existing_jobs(scheduler, settings.retry, console)
+    stop_rule = scheduler.should_prune if study.supports_pruning else None
+    code = scheduler.run(create_executor(settings, launcher, composer, folder.path, stop_rule))
     if folder.entries:
-        show.close(flags, stopped=code > 1)
+        display.close(flags, stopped=code > 1)
     if code > 1:
         console.print(
             f"stopped; what has run is kept, and the same command goes on: {line}", soft_wrap=True
@@ -270,41 +336,39 @@ def run_sweep(
     return code
 
 
-def report_existing_jobs(loop: Scheduler, retry: bool, console: Console) -> None:
-    """Take in the jobs of earlier starts, and say how many there are, and what an older dlrun did not know of them."""
-    there, further = loop.restore_jobs(retry)
-    if there:
-        on = f", {further} of them to be gone on with" if further else ""
-        failed = (
-            0
-            if retry
-            else sum(entry["status"] == "failed" for entry in loop.folder.entries.values())
-        )
-        on += f", {failed} of them failed (sweep.retry=true does these again)" if failed else ""
-        console.print(
-            f"this sweep is there, with {there} jobs{on}: {loop.folder.path}", soft_wrap=True
-        )
-    if loop.unknown:
-        told = f"they are of an older dlrun, which did not know {', '.join(sorted(loop.unknown))}, and count as they are"
-        console.print(told, soft_wrap=True)
+def report_existing_jobs(scheduler: Scheduler, retry: bool, console: Console) -> None:
+    """Take over the jobs of earlier starts, and report how many there are."""
+    num_jobs, num_resumed = scheduler.restore_jobs(retry)
+    if num_jobs:
+        details = f", {num_resumed} of them to be gone on with" if num_resumed else ""
+        statuses = [entry["status"] for entry in scheduler.folder.entries.values()]
+        num_failed = 0 if retry else statuses.count("failed")
+        if num_failed:
+            details += f", {num_failed} of them failed (sweep.retry=true does these again)"
+        notice = f"this sweep is there, with {num_jobs} jobs{details}: {scheduler.folder.path}"
+        console.print(notice, soft_wrap=True)
+    if scheduler.unknown:
+        keys = ", ".join(sorted(scheduler.unknown))
+        notice = f"they are of an older dlrun, which did not know {keys}, and count as they are"
+        console.print(notice, soft_wrap=True)
 
 
 def needs_worker_processes(settings: Sweep) -> bool:
-    """Whether jobs need processes of their own: several at a time, ones that can be killed, or devices of their own."""
+    """Return whether jobs need processes of their own: several at a time, a time limit, or
+    devices.
+    """
     return settings.jobs > 1 or settings.limit is not None or settings.devices is not None
 
 
 def create_executor(
-    settings: Sweep, launcher: list[str], composer: ConfigComposer, folder: Path, judge: Any
+    settings: Sweep, launcher: list[str], composer: ConfigComposer, folder: Path, stop_rule: Any
 ) -> Executor:
-    """Who carries the jobs out: a launcher that is not ours, processes of ours, or this one."""
+    """Create the executor of the jobs: another launcher, worker processes, or this process."""
     from dlrun.launch.sweep_job import InProcessExecutor
     from dlrun.sweeps.worker_pool import WorkerPool
 
     if launcher:
         return HydraExecutor(launcher, composer.folders, composer.plugins, folder, settings)
-    return (
-        WorkerPool(settings, composer.plugins, folder, judge)
-        if needs_worker_processes(settings)
-        else InProcessExecutor(composer.plugins, judge)
-    )
+    if needs_worker_processes(settings):
+        return WorkerPool(settings, composer.plugins, folder, stop_rule)
+    return InProcessExecutor(composer.plugins, stop_rule)

@@ -1,4 +1,4 @@
-"""What a sweep shows: a line a job, a table and a picture that are true after each, and the best job as a command."""
+"""The output of a sweep: a line a job, a table and a plot, and the best job as a command."""
 
 from __future__ import annotations
 
@@ -29,115 +29,150 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-MAX_DRAW_FRACTION = 0.05  # of the time, at most, goes into drawing the picture anew
-INITIAL_DRAW_SECONDS = (
-    1.0  # seconds that the first drawing is thought to take, with the import of what draws
-)
-MOST_SEEDS = 30  # rows of the table over seeds on a terminal; sweep.md has them all
-EXCLUDED_OVERRIDES = (
-    "test=",
-    "reason=",
-)  # words that are not repeated with the best job: to open test rows is decided anew
+MAX_DRAW_FRACTION = 0.05  # of the time, at most, is spent on drawing the plot anew
+INITIAL_DRAW_SECONDS = 1.0  # estimate for the first drawing, with the import of matplotlib
+MAX_SEEDS = 30  # rows of the table over seeds on a terminal; sweep.md has them all
+# Not repeated in the command of the best job: evaluating test rows is decided anew.
+EXCLUDED_OVERRIDES = ("test=", "reason=")
 
 
 class SweepDisplay:
-    """Tells a terminal and a folder what happens. total: how many jobs there are to be, where that is known."""
+    """Reports on the terminal and in the sweep's folder what happens.
 
-    def __init__(self, folder: Path, console: Console, total: int | None, beside: bool) -> None:
-        """beside: whether jobs run in other processes, so that nothing else says that they have begun or ended."""
-        self.folder, self.console, self.total, self.beside = folder, console, total, beside
-        self.known: dict[int, JobRow] = {}
-        self.aim = SweepObjective.from_folder(folder)
-        self.drawing = INITIAL_DRAW_SECONDS
+    Attributes:
+        folder: The folder of the sweep.
+        console: The terminal.
+        total: The number of jobs, where it is known.
+        in_other_processes: Whether jobs run in other processes, so that only these lines report
+            them.
+        rows: Job number → its row of the table, once read.
+        objective: What the sweep optimizes.
+        draw_seconds: Seconds that the last drawing took.
+        drawn_at: When it was made.
+        changed: Whether a job has ended since the start.
+    """
+
+    def __init__(
+        self, folder: Path, console: Console, total: int | None, in_other_processes: bool
+    ) -> None:
+        """Start a display.
+
+        Args:
+            folder: The folder of the sweep.
+            console: The terminal.
+            total: The number of jobs, where it is known.
+            in_other_processes: Whether jobs run in other processes.
+        """
+        self.folder, self.console, self.total, self.in_other_processes = (
+            folder,
+            console,
+            total,
+            in_other_processes,
+        )
+        self.rows: dict[int, JobRow] = {}
+        self.objective = SweepObjective.from_folder(folder)
+        self.draw_seconds = INITIAL_DRAW_SECONDS
         self.drawn_at = time.monotonic()
         self.changed = False
 
     def on_job_start(self, jobs: list[SweepJob]) -> None:
-        """Say which job begins, where it shows itself after this line."""
-        if not self.beside and len(jobs) > 1:
+        """Report which job begins, where its own output follows."""
+        if not self.in_other_processes and len(jobs) > 1:
             when = "" if parallel_fits_mode(jobs[0].config) is True else ", if that is faster"
-            self._print(
-                f"job {self._get_job_label(jobs[0])} to job {self._get_job_label(jobs[-1])}: {len(jobs)} as one{when}"
-            )
-        elif not self.beside:
+            first, last = self._get_job_label(jobs[0]), self._get_job_label(jobs[-1])
+            self._print(f"job {first} to job {last}: {len(jobs)} as one{when}")
+        elif not self.in_other_processes:
             self._print(f"job {self._get_job_label(jobs[0])}: {' '.join(jobs[0].all_overrides)}")
 
-    def on_job_end(self, job: SweepJob, ended: JobResult) -> None:
-        """Say how a job has ended; write the table, and draw the picture unless that took too much of the time."""
+    def on_job_end(self, job: SweepJob, result: JobResult) -> None:
+        """Report how a job has ended; write the table, and draw the plot unless that takes too
+        long.
+        """
         self.changed = True
-        found = read_job_rows(self.folder, self.aim, self.known)
-        write_job_rows(self.folder, found, self.aim)
-        if ended.status != "cut":
-            self._print(self._format_line(job, ended, found))
-        if time.monotonic() - self.drawn_at >= self.drawing / MAX_DRAW_FRACTION:
+        rows = read_job_rows(self.folder, self.objective, self.rows)
+        write_job_rows(self.folder, rows, self.objective)
+        # A job that a signal ended is reported with the end of the sweep.
+        if result.status != "cut":
+            self._print(self._format_line(job, result, rows))
+        if time.monotonic() - self.drawn_at >= self.draw_seconds / MAX_DRAW_FRACTION:
             self.draw_plot()
 
     def get_scores(self, job: int) -> JobScores:
-        """The means of a job's scores, and which way each measure is better."""
-        read_job_rows(self.folder, self.aim, self.known)
-        line = self.known[job]
-        there = {
-            name: mean
-            for name, (mean, _) in line.scores.items()
-            if not name.startswith(TEST_PREFIX)
+        """Return the means of a job's validation scores, and the direction of each metric."""
+        read_job_rows(self.folder, self.objective, self.rows)
+        row = self.rows[job]
+        means = {
+            name: mean for name, (mean, _) in row.scores.items() if not name.startswith(TEST_PREFIX)
         }
-        return {name: mean for name, mean in there.items() if mean is not None}, line.directions
+        return {name: mean for name, mean in means.items() if mean is not None}, row.directions
 
     def draw_plot(self) -> None:
-        """Draw sweep.png, and remember how long that takes."""
+        """Draw sweep.png, and measure how long that takes."""
         from dlrun.report.parallel_coordinates import draw_parallel_coordinates
 
         began = time.monotonic()
         draw_parallel_coordinates(
-            self.folder, read_job_rows(self.folder, self.aim, self.known), self.aim
+            self.folder, read_job_rows(self.folder, self.objective, self.rows), self.objective
         )
         self.drawn_at = time.monotonic()
-        self.drawing = self.drawn_at - began
+        self.draw_seconds = self.drawn_at - began
 
     def close(self, flags: list[str], stopped: bool) -> None:
-        """The table, the picture, the best job as a command and with its report, and where all of it lies."""
-        found = read_job_rows(self.folder, self.aim, self.known)
-        self.console.print(write_job_rows(self.folder, found, self.aim))
-        columns, rows = make_seed_table(found, self.aim)
+        """Print the table and the best jobs as commands, and write plot and report.
+
+        Args:
+            flags: Words to be repeated in commands.
+            stopped: Whether a signal ended the sweep.
+        """
+        job_rows = read_job_rows(self.folder, self.objective, self.rows)
+        self.console.print(write_job_rows(self.folder, job_rows, self.objective))
+        columns, rows = make_seed_table(job_rows, self.objective)
         if rows:
             self.console.print(
-                to_rich_table(TextTable("over seeds, mean ± sd", columns, rows[:MOST_SEEDS]))
+                to_rich_table(TextTable("over seeds, mean ± sd", columns, rows[:MAX_SEEDS]))
             )
         if self.changed or not (self.folder / "sweep.png").exists():
             self.draw_plot()
-        first = find_best_jobs(found, self.aim)
-        for line in first[:5]:
+        best = find_best_jobs(job_rows, self.objective)
+        for line in best[:5]:
             words = [
                 word
                 for word in self._get_overrides(line)
                 if not word.startswith(EXCLUDED_OVERRIDES)
             ]
             self._print(f"best: {format_command([*flags, *words])}")
-        for text in describe_best_job(self.folder, found, self.aim):
+        for text in describe_best_job(self.folder, job_rows, self.objective):
             self._print(f"  {text}")
-        for text in self._format_hints(found, first):
+        for text in self._format_hints(job_rows, best):
             self._print(text)
-        if len(first) > 5:
-            self._print(f"and {len(first) - 5} more that no other beats; they are in sweep.md")
-        if first and not stopped:
-            self._write_report(first[0])
+        if len(best) > 5:
+            self._print(f"and {len(best) - 5} more that no other beats; they are in sweep.md")
+        if best and not stopped:
+            self._write_report(best[0])
         self._print(f"sweep folder: {self.folder}")
 
-    def _format_hints(self, found: list[JobRow], first: list[JobRow]) -> Iterator[str]:
-        """What no row of the table says: that no job is the best, and trials that were other jobs again."""
-        if not first and any(line.status == "done" for line in found):
-            yield f"no job is the best: {' and '.join(self.aim.names) or self.aim.get_main_metric(found)} has no value in any"
+    def _format_hints(self, job_rows: list[JobRow], best: list[JobRow]) -> Iterator[str]:
+        """Yield what no row of the table shows: no best job, and trials that repeated other
+        jobs.
+        """
+        if not best and any(line.status == "done" for line in job_rows):
+            names = " and ".join(self.objective.names) or self.objective.get_main_metric(job_rows)
+            yield f"no job is the best: {names} has no value in any"
         entries = {
             entry["job"]: entry["status"]
             for entry in stored_files.load_json_lines(self.folder / "sweep.jsonl")
         }
-        if again := sum(status == "same" for status in entries.values()):
-            yield f"{again} of {len(entries)} trials drew the settings of an earlier job: its result counts for them"
+        if num_repeated := sum(status == "same" for status in entries.values()):
+            yield (
+                f"{num_repeated} of {len(entries)} trials drew the settings of an earlier job: "
+                "its result counts for them"
+            )
 
     def _write_report(self, line: JobRow) -> None:
         from dlrun.report.build import write_report
 
         page = self.folder / line.folder / "report.html"
+        # A sweep without new jobs keeps the report that it has.
         if self.changed or not page.exists():
             write_report(page.parent)
         self._print(f"report of the best: {page}")
@@ -149,25 +184,29 @@ class SweepDisplay:
         }
         return [str(word) for word in entries[line.job]["words"]]
 
-    def _format_line(self, job: SweepJob, ended: JobResult, found: list[JobRow]) -> str:
-        measure = self.aim.get_main_metric(found)
-        score = get_job_score(self.known[job.number], measure)
-        said = "" if score is None else f"{measure} {format_number(score)}"
-        status = "" if ended.status == "done" else f"{ended.status}: {ended.error}"
-        first = find_best_jobs(found, self.aim)[:1]
-        so_far = (
-            f"best so far {format_number(get_job_score(first[0], measure))} ({first[0].folder})"
-            if first
-            else ""
+    def _format_line(self, job: SweepJob, result: JobResult, job_rows: list[JobRow]) -> str:
+        measure = self.objective.get_main_metric(job_rows)
+        score = get_job_score(self.rows[job.number], measure)
+        score_text = "" if score is None else f"{measure} {format_number(score)}"
+        status = "" if result.status == "done" else f"{result.status}: {result.error}"
+        best = find_best_jobs(job_rows, self.objective)[:1]
+        so_far = ""
+        if best:
+            best_score = format_number(get_job_score(best[0], measure))
+            so_far = f"best so far {best_score} ({best[0].folder})"
+        head = f"job {self._get_job_label(job)}"
+        # In this process the overrides have been printed when the job began.
+        if self.in_other_processes and job.study_overrides:
+            head += f": {' '.join(job.study_overrides)}"
+        # An error of several lines is shown on one.
+        parts = (
+            head,
+            score_text,
+            " ".join(status.split()),
+            format_duration(result.seconds),
+            so_far,
         )
-        head = f"job {self._get_job_label(job)}" + (
-            f": {' '.join(job.study_overrides)}" if self.beside and job.study_overrides else ""
-        )
-        return "  ".join(
-            filter(
-                None, (head, said, " ".join(status.split()), format_duration(ended.seconds), so_far)
-            )
-        )
+        return "  ".join(filter(None, parts))
 
     def _get_job_label(self, job: SweepJob) -> str:
         return f"{job.number + 1}/{self.total}" if self.total else f"{job.number + 1}"

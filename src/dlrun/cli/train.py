@@ -12,11 +12,18 @@ from dlrun.launch.run_config import load_plugin_packages, make_run_folder, start
 
 
 def train_command(words: list[str]) -> int:
-    """Train what the words say; with -m, everything that they say. Answers with the exit code."""
-    folders, rest = split_config_folders(words)
-    if "--cfg" in rest or "--cfg=job" in rest:
-        return print_config(rest, folders)
-    if "-m" in rest or "--multirun" in rest:
+    """Train what the overrides say; with -m, every job that they say.
+
+    Args:
+        words: The words of the command line.
+
+    Returns:
+        The exit code.
+    """
+    folders, overrides = split_config_folders(words)
+    if "--cfg" in overrides or "--cfg=job" in overrides:
+        return print_config(overrides, folders)
+    if "-m" in overrides or "--multirun" in overrides:
         from dlrun.cli.sweep import sweep_command
         from dlrun.launch import rank_state
 
@@ -24,24 +31,27 @@ def train_command(words: list[str]) -> int:
             raise UserError(
                 "a sweep starts its processes itself: say dlrun -m … engine.devices=2, not torchrun"
             )
-        named = [word for word in words if word not in rest]  # --config-dir
+        flags = [word for word in words if word not in overrides]  # --config-dir
         return sweep_command(
-            [word for word in rest if word not in ("-m", "--multirun")], folders, named
+            [word for word in overrides if word not in ("-m", "--multirun")], folders, flags
         )
-    plugins = load_plugin_packages(rest)
-    config = configure(rest, folders, plugins)
-    return start_run(config, rest, make_run_folder(config), plugins)
+    # Before the config is composed: a part of a plugin must be importable to be checked.
+    plugins = load_plugin_packages(overrides)
+    config = configure(overrides, folders, plugins)
+    return start_run(config, overrides, make_run_folder(config), plugins)
 
 
 def print_config(words: list[str], folders: list[Path]) -> int:
-    """Print the config that the words ask for, and stop; on the other channel what changes nothing in it."""
+    """Print the config and stop; overrides without effect are reported on stderr."""
     import yaml
 
     from dlrun.config.unused_settings import find_unused_settings
 
-    kept = [word for word in words if word not in ("--cfg", "--cfg=job", "job", "-m", "--multirun")]
-    config = configure(kept, folders, load_plugin_packages(kept))
+    overrides = [
+        word for word in words if word not in ("--cfg", "--cfg=job", "job", "-m", "--multirun")
+    ]
+    config = configure(overrides, folders, load_plugin_packages(overrides))
     print(yaml.safe_dump(config, sort_keys=False), end="")
-    for text in find_unused_settings(config, kept, folders):
+    for text in find_unused_settings(config, overrides, folders):
         print(f"dlrun: {text}", file=sys.stderr)
     return 0

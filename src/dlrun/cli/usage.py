@@ -1,4 +1,4 @@
-"""`dlrun VERB --help`: one short screen for each command, from one table. Needs no torch."""
+"""`dlrun COMMAND --help`: one short screen for each command, from one table; imports no torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ reason="…"           why test rows are scored that have been scored before"""
 TEST_HELP = """
 test=true            score the test rows, too; entered in the ledger"""
 
-ARGUMENT_HELP = {  # command → what may be said
+# Command → its arguments. "\n" opens each text, so that texts can be joined.
+ARGUMENT_HELP = {
     "train": f"""{CONFIG_HELP}{TEST_HELP}{REASON_HELP}
 -m                   a sweep: values with commas between them, one run each
 sweep.jobs=2         worker processes; also sweep.limit, trials, retry, fresh,
@@ -41,7 +42,9 @@ to=FILE.png          the file that is written""",
 low=1e-7 high=10     the range of rates that is tested
 steps=100            in so many steps""",
     "resume": f"""{RUN_HELP}
-KEY=VALUE            a setting to go on with, such as engine.epochs=200{REASON_HELP}{PLUGINS_HELP}""",
+KEY=VALUE            a setting to go on with, such as engine.epochs=200"""
+    + REASON_HELP
+    + PLUGINS_HELP,
     "rerun": RUN_HELP + CONFIG_HELP,
     "evaluate": f"""{RUN_HELP}
 checkpoint=best      or last{TEST_HELP}{REASON_HELP}{PLUGINS_HELP}""",
@@ -113,11 +116,11 @@ EXAMPLES = {
 
 
 def format_usage(command: str) -> str:
-    """The help of one command: how it is called, its arguments, two examples."""
-    called = (
-        f"dlrun {command} {ARGUMENTS[command]}" if command in ARGUMENTS else "dlrun [key=value]…"
-    )
-    about = COMMANDS.get(command, "train a model and keep all of it in one folder")
+    """Format the help of one command: how it is called, its arguments, two examples."""
+    call = "dlrun [key=value]…"
+    if command in ARGUMENTS:
+        call = f"dlrun {command} {ARGUMENTS[command]}"
+    purpose = COMMANDS.get(command, "train a model and keep all of it in one folder")
     arguments = [f"  {line}" for line in ARGUMENT_HELP[command].strip("\n").splitlines()]
     examples = [f"  {line}" for line in EXAMPLES[command]]
-    return "\n".join([f"{called}: {about}", "", *arguments, "", "examples:", *examples])
+    return "\n".join([f"{call}: {purpose}", "", *arguments, "", "examples:", *examples])

@@ -1,4 +1,4 @@
-"""`dlrun visualize RUN`: pictures of what a finished run's network has learnt, and of what it looks at."""
+"""`dlrun visualize RUN`: plots of what a finished run's network has learned and attends to."""
 
 from __future__ import annotations
 
@@ -26,42 +26,53 @@ NAMES = ("class", "target", "input")
 NUMBERS: dict[str, tuple[Range, Any]] = {
     "steps": (COUNT, 40),  # of gradient ascent (book §5.4)
     "rate": (POSITIVE, 1.0),  # how far a step goes, in pixel values from 0 to 255
-    "size": (COUNT, 64),  # height and width of filters' pictures, where the network's own is larger
+    "size": (COUNT, 64),  # height and width of filters' images, where the network's own is larger
     "count": (COUNT, 64),  # filters of a layer that are shown
 }
 SETTINGS = (*LISTS, *NAMES, *NUMBERS)
 
 
 def visualize_command(words: list[str]) -> int:
-    """Draw what was asked for into RUN/visualize, and write the report anew. Answers with the exit code.
+    """Draw plots into RUN/visualize, and write the report anew.
 
-    Raises UserError for words that make no sense; of kind=all, what cannot be drawn is told and left out.
+    With kind=all, a kind that cannot be drawn is named and left out.
+
+    Args:
+        words: The run folder, and settings.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: For unknown settings, or a kind that cannot be drawn.
     """
-    folder, _, rest = parse_run_argument(words, "visualize")
-    plugins = load_plugin_packages(rest)
-    fit = next((word.partition("=")[2] for word in rest if word.startswith("fit=")), "")
-    asked = parse_visualize_request(
-        [word for word in rest if not word.lstrip("+").startswith(("plugins=", "fit="))]
+    folder, _, overrides = parse_run_argument(words, "visualize")
+    plugins = load_plugin_packages(overrides)
+    fit = next((word.partition("=")[2] for word in overrides if word.startswith("fit=")), "")
+    request = parse_visualize_request(
+        [word for word in overrides if not word.lstrip("+").startswith(("plugins=", "fit="))]
     )
     from dlrun.cli.visualize_kinds import get_plot_builder, load_network, print_progress
 
-    look = load_network(folder, plugins, asked, fit)
-    found: dict[str, list[ImagePlot]] = {}
-    left_out: list[str] = []
-    for kind in KINDS if "all" in asked.kinds else asked.kinds:
+    interpretation = load_network(folder, plugins, request, fit)
+    plots: dict[str, list[ImagePlot]] = {}
+    skipped: list[str] = []
+    for kind in KINDS if "all" in request.kinds else request.kinds:
         print_progress(f"computing {kind} …")
         try:
-            found[kind] = list(get_plot_builder(kind)(look))
+            plots[kind] = list(get_plot_builder(kind)(interpretation))
         except UserError as error:
-            left_out.append(f"{kind}: {error}")
-            if "all" not in asked.kinds:
+            skipped.append(f"{kind}: {error}")
+            if "all" not in request.kinds:
                 raise
-    if not found:
-        raise UserError("\n".join(left_out))
-    print_progress(f"drawing {sum(map(len, found.values()))} images …")
-    for file in save_visualizations(folder, found, look.net.config, look.warning):
+    if not plots:
+        raise UserError("\n".join(skipped))
+    print_progress(f"drawing {sum(map(len, plots.values()))} images …")
+    for file in save_visualizations(
+        folder, plots, interpretation.net.config, interpretation.warning
+    ):
         print(file)
-    for line in left_out:
+    for line in skipped:
         print(f"left out: {line}")
     from dlrun.cli.report import write_report_pages
 
@@ -71,89 +82,106 @@ def visualize_command(words: list[str]) -> int:
 
 
 def parse_visualize_request(words: Sequence[str]) -> VisualizeRequest:
-    """This command's settings. Raises UserError with all that is wrong in them."""
+    """Parse this command's settings.
+
+    Raises:
+        UserError: With everything that is wrong in them.
+    """
     lists: dict[str, list[str]] = {name: [] for name in LISTS}
-    rest: dict[str, Any] = dict.fromkeys(NAMES, "") | {
-        name: usual for name, (_, usual) in NUMBERS.items()
+    values: dict[str, Any] = dict.fromkeys(NAMES, "") | {
+        name: default for name, (_, default) in NUMBERS.items()
     }
-    faults: list[str] = []
+    errors: list[str] = []
     for word in words:
         name, _, value = word.partition("=")
-        if fault := get_override_error(word):
-            faults.append(fault)
+        if error := get_override_error(word):
+            errors.append(error)
         elif name in LISTS:
             lists[name] += split_list_value(value)
         else:
-            rest[name] = parse_override_value(word) if name in NUMBERS else value
-    if faults:
-        raise UserError("\n".join(faults))
+            values[name] = parse_override_value(word) if name in NUMBERS else value
+    if errors:
+        raise UserError("\n".join(errors))
     return VisualizeRequest(
-        tuple(dict.fromkeys(lists["kind"])) or ("all",), tuple(dict.fromkeys(lists["layer"])),
-        tuple(map(Path, lists["image"])), tuple(map(int, lists["row"])), rest.pop("class"), **rest,
-    )  # fmt: skip
+        kinds=tuple(dict.fromkeys(lists["kind"])) or ("all",),
+        layers=tuple(dict.fromkeys(lists["layer"])),
+        images=tuple(map(Path, lists["image"])),
+        rows=tuple(map(int, lists["row"])),
+        label=values.pop("class"),
+        **values,
+    )
 
 
 def split_list_value(value: str) -> list[str]:
-    """The parts of `a` or `[a, b]`, letter by letter: file names may hold anything but commas."""
-    inside = value[1:-1].split(",") if value.startswith("[") and value.endswith("]") else [value]
-    return [part.strip() for part in inside if part.strip()]
+    """Split `a` or `[a, b]` at its commas: file names may hold anything else."""
+    items = value[1:-1].split(",") if value.startswith("[") and value.endswith("]") else [value]
+    return [item.strip() for item in items if item.strip()]
 
 
 def get_override_error(word: str) -> str:
-    """What is wrong with a word, or nothing."""
+    """Return what is wrong with a setting; "" where nothing is."""
     name, equals, value = word.partition("=")
     if not equals or name not in SETTINGS:
-        close = difflib.get_close_matches(name, SETTINGS, 1)
-        guess = f": did you mean {close[0]}=…?" if close else "."
-        return f"visualize has no setting '{name}'{guess} There are: {', '.join(SETTINGS)}"
+        matches = difflib.get_close_matches(name, SETTINGS, 1)
+        hint = f": did you mean {matches[0]}=…?" if matches else "."
+        return f"visualize has no setting '{name}'{hint} There are: {', '.join(SETTINGS)}"
     if name in LISTS and not split_list_value(value):
         return f"{word}: there is nothing after {name}="
     if name == "kind":
         unknown = [kind for kind in split_list_value(value) if kind not in (*KINDS, "all")]
-        close = difflib.get_close_matches(unknown[0], KINDS, 1) if unknown else []
-        guess = f": did you mean '{close[0]}'?" if close else "."
-        return (
-            f"no kind '{unknown[0]}'{guess} There are: {', '.join(KINDS)}, all" if unknown else ""
-        )
+        matches = difflib.get_close_matches(unknown[0], KINDS, 1) if unknown else []
+        hint = f": did you mean '{matches[0]}'?" if matches else "."
+        if not unknown:
+            return ""
+        return f"no kind '{unknown[0]}'{hint} There are: {', '.join(KINDS)}, all"
     if name == "image":
         missing = [file for file in split_list_value(value) if not Path(file).is_file()]
         return f"there is no file {missing[0]}" if missing else ""
     if name == "row":
-        return (
-            ""
-            if all(re.fullmatch(r"\d+", row) for row in split_list_value(value))
-            else f"{word}: a row is a whole number"
-        )
+        is_valid = all(re.fullmatch(r"\d+", row) for row in split_list_value(value))
+        return "" if is_valid else f"{word}: a row is a whole number"
     if name in NUMBERS and not NUMBERS[name][0].contains(parse_override_value(word)):
         return f"{word}: it must be {NUMBERS[name][0].text}"
     return ""
 
 
 def save_visualizations(
-    folder: Path, found: Mapping[str, list[ImagePlot]], config: dict[str, Any], warning: str
+    folder: Path, plots: Mapping[str, list[ImagePlot]], config: dict[str, Any], warning: str
 ) -> list[Path]:
-    """Draw, and list in visualize/pictures.json what there is; what these kinds had before is taken away."""
+    """Draw the plots and list them in visualize/pictures.json; older ones of these kinds are
+    removed.
+
+    Args:
+        folder: The run folder.
+        plots: Kind → its plots.
+        config: The config of the run.
+        warning: What every plot must carry, such as SYNTHETIC.
+
+    Returns:
+        The files.
+    """
     from dlrun.core.files import make_file_names, write_text
     from dlrun.report.interpretation import list_images
 
-    place = folder / "visualize"
-    place.mkdir(exist_ok=True)
-    before = list_images(folder)
-    entries = [entry for entry in before if entry["kind"] not in found]
-    made: list[Path] = []
-    for kind, drawings in found.items():
+    output = folder / "visualize"
+    output.mkdir(exist_ok=True)
+    old_entries = list_images(folder)
+    entries = [entry for entry in old_entries if entry["kind"] not in plots]
+    files: list[Path] = []
+    for kind, kind_plots in plots.items():
         numbers: dict[str, int] = {}
-        named = make_file_names(dict.fromkeys(drawing.layer for drawing in drawings))
-        for drawing in drawings:
-            number = numbers[drawing.layer] = numbers.get(drawing.layer, 0) + 1
-            name = f"{kind}-{named[drawing.layer] or 'model'}-{number}.png"
-            drawing.draw(place / name, config, warning)
-            made.append(place / name)
+        stems = make_file_names(dict.fromkeys(plot.layer for plot in kind_plots))
+        for plot in kind_plots:
+            number = numbers[plot.layer] = numbers.get(plot.layer, 0) + 1
+            name = f"{kind}-{stems[plot.layer] or 'model'}-{number}.png"
+            plot.draw(output / name, config, warning)
+            files.append(output / name)
             entries.append(
-                {"file": name, "kind": kind, "layer": drawing.layer, "caption": drawing.caption}
+                {"file": name, "kind": kind, "layer": plot.layer, "caption": plot.caption}
             )
     entries.sort(key=lambda entry: KINDS.index(entry["kind"]))
-    write_text(place / "pictures.json", json_text.to_json(entries, 1) + "\n")
-    for old in {entry["file"] for entry in before} - {entry["file"] for entry in entries}:
-        (place / old).unlink(missing_ok=True)
-    return made
+    write_text(output / "pictures.json", json_text.to_json(entries, 1) + "\n")
+    # Last, so that pictures.json never lists a file that is gone.
+    for stale in {entry["file"] for entry in old_entries} - {entry["file"] for entry in entries}:
+        (output / stale).unlink(missing_ok=True)
+    return files

@@ -1,4 +1,4 @@
-"""The pictures that `dlrun visualize` looks at: files of one's own, or rows of the run's data, never of its test."""
+"""The images of `dlrun visualize`: the user's files, or training and validation rows."""
 
 from __future__ import annotations
 
@@ -18,15 +18,19 @@ from dlrun.experiment.builder import ExperimentBuilder
 from dlrun.experiment.inference import get_image_reader
 from dlrun.models.pretrained.earlier_run import LoadedModel
 
-MAX_EXAMPLES, MAX_CLASSES = (
-    3,
-    4,
-)  # rows to show where nothing was named; and where there are classes, one row each of so many
+# Rows to show where nothing was named; where there are classes, one row of so many classes.
+MAX_EXAMPLES = 3
+MAX_CLASSES = 4
 
 
 @dataclass(frozen=True)
 class InputImage:
-    """One picture. text: which it is, in words. batch: its row of all inputs, (1, …) each."""
+    """One image.
+
+    Attributes:
+        text: Which one it is, in words.
+        batch: Its row of all inputs, (1, …) each.
+    """
 
     text: str
     batch: Batch
@@ -39,26 +43,43 @@ def load_selected_images(
     rows: Sequence[int],
     plugins: tuple[str, ...],
 ) -> list[InputImage]:
-    """The pictures that were named: files first, then development rows. Raises UserError."""
-    found = [load_image_file(net, image, file) for file in files]
-    return found + (load_dataset_images(net, rows, build_run_data(net, plugins)) if rows else [])
+    """Load the images that were named: files first, then rows.
+
+    Args:
+        net: The run's network.
+        image: The input that is an image.
+        files: Image files.
+        rows: Numbers of training and validation rows.
+        plugins: Packages that the config may instantiate.
+
+    Raises:
+        UserError: Where one of them cannot be loaded.
+    """
+    selected = [load_image_file(net, image, file) for file in files]
+    return selected + (load_dataset_images(net, rows, build_run_data(net, plugins)) if rows else [])
 
 
 def load_image_file(net: LoadedModel, image: str, file: Path) -> InputImage:
-    """A picture from a file, made as the run's own pictures were. Raises UserError where that cannot be."""
+    """Load an image from a file, preprocessed as the run's own were.
+
+    Raises:
+        UserError: Where that is not possible.
+    """
     from dlrun.data.images.archives import decode_name
     from dlrun.data.images.decode import ImageDecodeError, decode_image
 
     if len(net.spec.inputs) > 1:
-        others = ", ".join(name for name in net.spec.inputs if name != image)
-        raise UserError(f"image={file}: a row has {others} too, which a file does not: use row=…")
-    reading = get_image_reader(net, image)
-    if reading is None:
+        other_inputs = ", ".join(name for name in net.spec.inputs if name != image)
+        raise UserError(
+            f"image={file}: a row has {other_inputs} too, which a file does not: use row=…"
+        )
+    reader = get_image_reader(net, image)
+    if reader is None:
         raise UserError(
             f"image={file}: this run's pictures are not made from files alone: use row=…"
         )
     try:
-        pixels = decode_image(file, reading)
+        pixels = decode_image(file, reader)
     except ImageDecodeError as error:
         raise UserError(f"image={file}: {error}") from error
     return InputImage(
@@ -67,48 +88,52 @@ def load_image_file(net: LoadedModel, image: str, file: Path) -> InputImage:
 
 
 def build_run_data(net: LoadedModel, plugins: tuple[str, ...]) -> ExperimentBuilder:
-    """The run's data. Raises UserError where they are not there, or not those that it was trained on."""
+    """Load the run's data.
+
+    Raises:
+        UserError: Where they are missing, or not those that the run was trained on.
+    """
     return ExperimentBuilder(net.config, net.folder, plugins)
 
 
 def load_dataset_images(
-    net: LoadedModel, rows: Sequence[int], assembly: ExperimentBuilder
+    net: LoadedModel, rows: Sequence[int], builder: ExperimentBuilder
 ) -> list[InputImage]:
-    """Development rows, prepared with what the run has learnt on its training rows."""
-    raw, settings = assembly.dataset, assembly.settings
-    if wrong := [row for row in rows if row >= len(raw)]:
+    """Load training and validation rows, with the preprocessing that the run has fitted."""
+    dataset, settings = builder.dataset, builder.settings
+    if missing := [row for row in rows if row >= len(dataset)]:
         raise UserError(
-            f"row={wrong[0]}: there are {len(raw):,} development rows, 0 to {len(raw) - 1}"
+            f"row={missing[0]}: there are {len(dataset):,} development rows, 0 to "
+            f"{len(dataset) - 1}"
         )
-    train, _ = assembly.plan.split_rows(raw, net.job, get_split_seed(net.config))
-    data = prepare(raw, np.asarray(train)[: settings.overfit], None)
-    table = transform_rows(
-        raw, data, {name: column[np.asarray(rows)] for name, column in raw.dev.items()}
-    )
-    found = []
+    # The same split as in training: the preprocessing is fitted on the run's training rows.
+    train, _ = builder.plan.split_rows(dataset, net.job, get_split_seed(net.config))
+    data = prepare(dataset, np.asarray(train)[: settings.overfit], None)
+    columns = {name: column[np.asarray(rows)] for name, column in dataset.dev.items()}
+    table = transform_rows(dataset, data, columns)
+    images = []
     for row, batch in zip(rows, table.batches(1), strict=True):
-        truths = [
-            worst_errors.describe_row(field, np.zeros(field.num_outputs), batch[name][0].numpy())[
-                "truth"
-            ]
-            for name, field in net.spec.targets.items()
-        ]
+        truths = []
+        for name, field in net.spec.targets.items():
+            # Only the truth is wanted; the description needs some prediction beside it.
+            scores = np.zeros(field.num_outputs)
+            description = worst_errors.describe_row(field, scores, batch[name][0].numpy())
+            truths.append(description["truth"])
         text = f"row {row} ({', '.join(truths)})"
-        found.append(InputImage(text, {name: batch[name] for name in net.spec.inputs}))
-    return found
+        images.append(InputImage(text, {name: batch[name] for name in net.spec.inputs}))
+    return images
 
 
 def select_example_images(net: LoadedModel, plugins: tuple[str, ...]) -> list[InputImage]:
-    """A few rows that the run was validated on (else trained on): one of each class, where there are classes."""
-    assembly = build_run_data(net, plugins)
-    train, val = assembly.plan.split_rows(assembly.dataset, net.job, get_split_seed(net.config))
+    """Select a few validation rows (else training rows): one of each class, where there are
+    classes.
+    """
+    builder = build_run_data(net, plugins)
+    train, val = builder.plan.split_rows(builder.dataset, net.job, get_split_seed(net.config))
     rows = np.asarray(train if val is None else val)
-    name, kind = next(iter(assembly.dataset.targets.items()))
+    name, kind = next(iter(builder.dataset.targets.items()))
     if kind not in ("binary", "category"):
-        return load_dataset_images(net, rows[:MAX_EXAMPLES].tolist(), assembly)
-    _, first = np.unique(
-        np.asarray(assembly.dataset.dev[name])[rows].reshape(len(rows), -1),
-        axis=0,
-        return_index=True,
-    )
-    return load_dataset_images(net, rows[np.sort(first)[:MAX_CLASSES]].tolist(), assembly)
+        return load_dataset_images(net, rows[:MAX_EXAMPLES].tolist(), builder)
+    targets = np.asarray(builder.dataset.dev[name])[rows].reshape(len(rows), -1)
+    _, first_rows = np.unique(targets, axis=0, return_index=True)
+    return load_dataset_images(net, rows[np.sort(first_rows)[:MAX_CLASSES]].tolist(), builder)

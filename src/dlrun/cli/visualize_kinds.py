@@ -1,4 +1,4 @@
-"""Each kind of picture that `dlrun visualize` draws: what is computed for it, and what is said of it."""
+"""The kinds of plots of `dlrun visualize`: how each is computed, and its caption."""
 
 from __future__ import annotations
 
@@ -20,26 +20,31 @@ from dlrun.core.errors import UserError, format_names
 from dlrun.core.run_folder import RunFolder
 from dlrun.core.types import Batch
 from dlrun.experiment.inference import get_run_device
-from dlrun.interpret import activations as answers
+from dlrun.interpret import activations as layer_activations
 from dlrun.interpret import attribution, filter_visualization
-from dlrun.interpret import attribution as heatmap
 from dlrun.interpret.model_summary import summarize_layers
 from dlrun.interpret.target import AttributionTarget, check_class, find_target, select_output
 from dlrun.models.pretrained.earlier_run import LoadedModel, load_run_model
 from dlrun.models.pretrained.transfer import ImagePreprocessor
-from dlrun.report import interpretation
+from dlrun.report import interpretation as interpretation_plots
 
 if TYPE_CHECKING:
     from dlrun.cli.visualize_request import VisualizeRequest
 
 
-PROGRESS_INTERVAL = 10.0  # seconds at most between two lines of one layer
-MAX_KERNELS = 256  # maps of a layer, or kernels: 16 lines of 16
+PROGRESS_INTERVAL = 10.0  # seconds between two lines about one layer
+MAX_KERNELS = 256  # feature maps or kernels of a layer: 16 rows of 16
 
 
 @dataclass(frozen=True)
 class ImagePlot:
-    """One picture to be drawn. draw: takes the file, the run's config, and what must stand beside it."""
+    """One plot to be drawn.
+
+    Attributes:
+        layer: The layer that it shows.
+        caption: What it shows, in words.
+        draw: Draws it: (file, config of the run, warning) → None.
+    """
 
     layer: str
     caption: str
@@ -48,10 +53,20 @@ class ImagePlot:
 
 @dataclass(frozen=True)
 class Interpretation:
-    """A finished run's network, and what is asked about it. image: the input that is looked at."""
+    """A finished run's network, and what is asked about it.
+
+    Attributes:
+        net: The network.
+        request: What was asked for.
+        image: The input that is looked at.
+        target: The target whose prediction is explained.
+        device: Where the network runs.
+        warning: What every plot must carry, such as SYNTHETIC.
+        plugins: Packages that the config may instantiate.
+    """
 
     net: LoadedModel
-    asked: VisualizeRequest
+    request: VisualizeRequest
     image: str
     target: str
     device: torch.device
@@ -60,22 +75,24 @@ class Interpretation:
 
     @cached_property
     def input_images(self) -> list[InputImage]:
-        """The pictures that were named, or a few of the run's own."""
-        shown = load_selected_images(
-            self.net, self.image, self.asked.images, self.asked.rows, self.plugins
+        """The images that were named, or a few of the run's own."""
+        selected = load_selected_images(
+            self.net, self.image, self.request.images, self.request.rows, self.plugins
         )
-        shown = shown or select_example_images(self.net, self.plugins)
+        selected = selected or select_example_images(self.net, self.plugins)
         return [
-            InputImage(view.text, {name: part.to(self.device) for name, part in view.batch.items()})
-            for view in shown
+            InputImage(
+                image.text, {name: column.to(self.device) for name, column in image.batch.items()}
+            )
+            for image in selected
         ]
 
     @cached_property
     def zero_input(self) -> Batch:
-        """One row of nothing."""
+        """One row of zeros."""
         return {
-            name: part.to(self.device)
-            for name, part in attribution.build_blank_batch(self.net.spec).items()
+            name: column.to(self.device)
+            for name, column in attribution.build_blank_batch(self.net.spec).items()
         }
 
     @cached_property
@@ -84,51 +101,73 @@ class Interpretation:
         return attribution.collect_layer_outputs(self.net.model, self.zero_input)
 
     def select_layers(
-        self, usual: Sequence[attribution.LayerOutput | None], missing: str
+        self, default: Sequence[attribution.LayerOutput | None], missing: str
     ) -> list[attribution.LayerOutput]:
-        """The layers that were asked for, else the usual ones. Raises UserError for unknown ones, or where none is."""
-        found = [self.get_layer(name) for name in self.asked.layers] or [
-            each for each in usual if each is not None
+        """Return the layers that were asked for, or default ones.
+
+        Args:
+            default: The default layers; None for one that does not exist.
+            missing: What the model lacks where there is none, for the message.
+
+        Raises:
+            UserError: For unknown layers, or where there is none.
+        """
+        layers = [self.get_layer(name) for name in self.request.layers] or [
+            layer for layer in default if layer is not None
         ]
-        if not found:
-            raise UserError(f"model={interpretation.name_of(self.net.config)} {missing}")
-        return found
+        if not layers:
+            raise UserError(f"model={interpretation_plots.name_of(self.net.config)} {missing}")
+        return layers
 
     def get_layer(self, name: str) -> attribution.LayerOutput:
-        """The layer of this name, as `dlrun explain` lists them."""
-        own = "" if name == "(model)" else name
-        for each in self.layer_names:
-            if each.name == own:
-                return each
-        there = [layer.name for layer in summarize_layers(self.net.model, self.zero_input)]
-        close = difflib.get_close_matches(name, there, 1)
-        guess = f": did you mean '{close[0]}'?" if close else "."
-        what = (
-            "answers with no tensor of its own" if name in there else "is no layer of this network"
+        """Return a layer by the name that `dlrun explain` shows.
+
+        Raises:
+            UserError: Where there is no such layer, or it returns no tensor.
+        """
+        path = "" if name == "(model)" else name
+        for layer in self.layer_names:
+            if layer.name == path:
+                return layer
+        names = [layer.name for layer in summarize_layers(self.net.model, self.zero_input)]
+        matches = difflib.get_close_matches(name, names, 1)
+        hint = f": did you mean '{matches[0]}'?" if matches else "."
+        problem = (
+            "answers with no tensor of its own" if name in names else "is no layer of this network"
         )
-        raise UserError(f"'{name}' {what}{guess} There are: {format_names(there, name)}")
+        raise UserError(f"'{name}' {problem}{hint} There are: {format_names(names, name)}")
 
     def get_target(self, batch: Batch) -> AttributionTarget:
-        """The class that was asked for, or the one that the network answers."""
+        """Return the class that was asked for, or the predicted one."""
         with torch.no_grad():
             return select_output(
-                self.net.spec, self.net.model(batch), self.target, self.asked.label
+                self.net.spec, self.net.model(batch), self.target, self.request.label
             )
 
-    def describe_target(self, asked: AttributionTarget) -> str:
-        """'dog, which the network gives 0.93'."""
-        return f"{asked.label}, which the network gives {asked.probability:.2f}"
+    def describe_target(self, target: AttributionTarget) -> str:
+        """Format 'dog, which the network gives 0.93'."""
+        return f"{target.label}, which the network gives {target.probability:.2f}"
 
     @property
     def image_branch(self) -> list[attribution.LayerOutput]:
-        """The layers that see this picture alone."""
+        """The layers that see this image alone."""
         return attribution.select_image_layers(self.layer_names, self.net.model, self.image)
 
 
 def load_network(
-    folder: Path, plugins: tuple[str, ...], asked: VisualizeRequest, fit: str = ""
+    folder: Path, plugins: tuple[str, ...], request: VisualizeRequest, fit: str = ""
 ) -> Interpretation:
-    """The network of a run, frozen, on the device of the run or the best one here. Raises UserError."""
+    """Load the network of a run, frozen, onto the run's device or the best one here.
+
+    Args:
+        folder: The run folder.
+        plugins: Packages that the config may instantiate.
+        request: What was asked for.
+        fit: Which of several fits; "" where there is one.
+
+    Raises:
+        UserError: For a run without images, or an unknown input, target or class.
+    """
     net = load_run_model(folder, plugins, fit=fit, quiet=False)
     images = [name for name, field in net.spec.inputs.items() if field.kind == "image"]
     if not images:
@@ -136,186 +175,252 @@ def load_network(
         raise UserError(
             f"{folder} reads no pictures, so there is nothing to draw: its inputs are {inputs}"
         )
-    if asked.input and asked.input not in images:
+    if request.input and request.input not in images:
         raise UserError(
-            f"no picture '{asked.input}' among the inputs. There are: {', '.join(images)}"
+            f"no picture '{request.input}' among the inputs. There are: {', '.join(images)}"
         )
-    target = find_target(net.spec, asked.target)
-    check_class(net.spec, target, asked.label)
+    target = find_target(net.spec, request.target)
+    check_class(net.spec, target, request.label)
     device = get_run_device(net.config)
+    # Only images are optimized; gradients of weights would cost memory.
     net.model.requires_grad_(False).to(device)
     note = (RunFolder(folder).read_json("data.json") or {}).get("note", "")
     warning = note if "SYNTHETIC" in note else ""
-    return Interpretation(net, asked, asked.input or images[0], target, device, warning, plugins)
+    return Interpretation(
+        net, request, request.input or images[0], target, device, warning, plugins
+    )
 
 
 def get_plot_builder(kind: str) -> Callable[[Interpretation], Iterator[ImagePlot]]:
-    """What makes the pictures of a kind."""
+    """Return the function that makes the plots of a kind."""
     return {
-        "activations": plot_activations, "heatmap": plot_heatmaps, "saliency": plot_saliency, "filters": plot_filters, "weights": plot_first_weights,
-    }[kind]  # fmt: skip
+        "activations": plot_activations,
+        "heatmap": plot_heatmaps,
+        "saliency": plot_saliency,
+        "filters": plot_filters,
+        "weights": plot_first_weights,
+    }[kind]
 
 
 def print_progress(text: str) -> None:
-    """One line on what is being done, beside the answers of this command."""
+    """Print a line on stderr about what is being done."""
     print(text, file=sys.stderr, flush=True)
 
 
 def with_progress(
-    measure: Callable[[Tensor], Tensor], what: str, steps: int
+    measure: Callable[[Tensor], Tensor], label: str, steps: int
 ) -> Callable[[Tensor], Tensor]:
-    """The same measure, which says every SILENCE seconds which step of ascent it is at."""
-    began = said = time.monotonic()
+    """Wrap a measure of gradient ascent so that long ones report their step.
+
+    Args:
+        measure: Images → the values that are maximized.
+        label: What is being computed.
+        steps: The number of steps.
+    """
+    began = reported_at = time.monotonic()
     step = 0
 
-    def ticked(pictures: Tensor) -> Tensor:
-        nonlocal said, step
-        if (now := time.monotonic()) - said >= PROGRESS_INTERVAL:
-            said = now
-            print_progress(f"{what}: step {min(step, steps)} of {steps}, {now - began:.0f} s")
+    def report_step(images: Tensor) -> Tensor:
+        nonlocal reported_at, step
+        if (now := time.monotonic()) - reported_at >= PROGRESS_INTERVAL:
+            reported_at = now
+            print_progress(f"{label}: step {min(step, steps)} of {steps}, {now - began:.0f} s")
         step += 1
-        return measure(pictures)
+        return measure(images)
 
-    return ticked
+    return report_step
 
 
-def plot_activations(look: Interpretation) -> Iterator[ImagePlot]:
-    """What each layer answers: to every picture where nothing else is drawn, else to the first."""
-    chosen = look.select_layers(
-        attribution.select_first_layers(look.image_branch),
+def plot_activations(interpretation: Interpretation) -> Iterator[ImagePlot]:
+    """Plot the activations of each layer, for every image, or for the first one beside other
+    kinds.
+    """
+    layers = interpretation.select_layers(
+        attribution.select_first_layers(interpretation.image_branch),
         "has no convolutions: name a layer, layer=…",
     )
-    for view in look.input_images if "activations" in look.asked.kinds else look.input_images[:1]:
-        found = answers.get_layer_activations(
-            look.net.model, view.batch, [each.name for each in chosen]
+    for image in (
+        interpretation.input_images
+        if "activations" in interpretation.request.kinds
+        else interpretation.input_images[:1]
+    ):
+        activations = layer_activations.get_layer_activations(
+            interpretation.net.model, image.batch, [layer.name for layer in layers]
         )
-        for layer in chosen:
-            array = found[layer.name]
-            quiet, some = answers.count_zero_channels(array), len(array) > MAX_KERNELS
-            caption = (
-                f"{view.text}: what {layer.description} answers, each channel on its own scale"
+        for layer in layers:
+            array = activations[layer.name]
+            num_silent, is_truncated = (
+                layer_activations.count_zero_channels(array),
+                len(array) > MAX_KERNELS,
             )
-            caption += f"; {quiet} of {len(array)} channels do not answer at all" if quiet else ""
-            caption += f"; the first {MAX_KERNELS} of {len(array)}" if some else ""
-            cells = answers.to_contrast_images(array)[:MAX_KERNELS]
+            caption = (
+                f"{image.text}: what {layer.description} answers, each channel on its own scale"
+            )
+            caption += (
+                f"; {num_silent} of {len(array)} channels do not answer at all"
+                if num_silent
+                else ""
+            )
+            caption += f"; the first {MAX_KERNELS} of {len(array)}" if is_truncated else ""
+            cells = layer_activations.to_contrast_images(array)[:MAX_KERNELS]
             yield ImagePlot(
                 layer.name,
                 caption,
-                partial(interpretation.draw_grid, cells, f"Activations of {layer.name}"),
+                partial(interpretation_plots.draw_grid, cells, f"Activations of {layer.name}"),
             )
 
 
-def plot_heatmaps(look: Interpretation) -> Iterator[ImagePlot]:
-    """Where the class is seen, by each layer, in each picture."""
-    chosen = look.select_layers(
-        [attribution.select_last_layer(look.image_branch)],
+def plot_heatmaps(interpretation: Interpretation) -> Iterator[ImagePlot]:
+    """Plot where each layer sees the class, in each image (Grad-CAM)."""
+    layers = interpretation.select_layers(
+        [attribution.select_last_layer(interpretation.image_branch)],
         "has no convolutions, whose maps a heatmap is made of",
     )
-    for layer in chosen:
+    for layer in layers:
         if not layer.is_spatial:
-            there = ", ".join(each.name for each in look.layer_names if each.is_spatial) or "none"
-            raise UserError(
-                f"a heatmap needs a layer that answers with maps, which {layer.description} does not: {there}"
+            suitable = (
+                ", ".join(
+                    candidate.name
+                    for candidate in interpretation.layer_names
+                    if candidate.is_spatial
+                )
+                or "none"
             )
-        for view in look.input_images:
-            asked = look.get_target(view.batch)
-            warmth = heatmap.grad_cam(look.net.model, view.batch, look.image, layer.name, asked)
-            caption = f"{view.text}: where {layer.description} sees {look.describe_target(asked)}"
-            caption += "" if warmth.any() else "; nowhere: nothing here speaks for it"
-            picture = interpretation.to_uint8(view.batch[look.image][0])
+            raise UserError(
+                f"a heatmap needs a layer that answers with maps, which {layer.description} does "
+                f"not: {suitable}"
+            )
+        for image in interpretation.input_images:
+            target = interpretation.get_target(image.batch)
+            heat = attribution.grad_cam(
+                interpretation.net.model, image.batch, interpretation.image, layer.name, target
+            )
+            caption = (
+                f"{image.text}: where {layer.description} sees "
+                f"{interpretation.describe_target(target)}"
+            )
+            caption += "" if heat.any() else "; nowhere: nothing here speaks for it"
+            pixels = interpretation_plots.to_uint8(image.batch[interpretation.image][0])
             yield ImagePlot(
                 layer.name,
                 caption,
-                partial(interpretation.draw_heatmap, picture, warmth, asked.label),
+                partial(interpretation_plots.draw_heatmap, pixels, heat, target.label),
             )
 
 
-def plot_saliency(look: Interpretation) -> Iterator[ImagePlot]:
-    """Which pixels the answer hangs on, in each picture."""
-    for view in look.input_images:
-        asked = look.get_target(view.batch)
-        found = heatmap.saliency(look.net.model, view.batch, look.image, asked)
-        caption = f"{view.text}: the pixels whose change would change the answer most for {look.describe_target(asked)}"
-        picture = interpretation.to_uint8(view.batch[look.image][0])
+def plot_saliency(interpretation: Interpretation) -> Iterator[ImagePlot]:
+    """Plot which pixels the prediction depends on, in each image."""
+    for image in interpretation.input_images:
+        target = interpretation.get_target(image.batch)
+        values = attribution.saliency(
+            interpretation.net.model, image.batch, interpretation.image, target
+        )
+        caption = (
+            f"{image.text}: the pixels whose change would change the answer most for "
+            f"{interpretation.describe_target(target)}"
+        )
+        pixels = interpretation_plots.to_uint8(image.batch[interpretation.image][0])
         yield ImagePlot(
-            look.image, caption, partial(interpretation.draw_saliency, picture, found, asked.label)
+            interpretation.image,
+            caption,
+            partial(interpretation_plots.draw_saliency, pixels, values, target.label),
         )
 
 
-def plot_filters(look: Interpretation) -> Iterator[ImagePlot]:
-    """What excites each filter of a layer."""
-    asked = look.asked
-    for layer in look.select_layers(
-        attribution.select_even_layers(look.image_branch),
+def plot_filters(interpretation: Interpretation) -> Iterator[ImagePlot]:
+    """Plot the images that maximize the activation of each filter of a layer."""
+    request = interpretation.request
+    for layer in interpretation.select_layers(
+        attribution.select_even_layers(interpretation.image_branch),
         "has no convolutions: name a layer, layer=…",
     ):
-        run, shape = get_layer_input(look, layer)
-        count = min(layer.shape[0], asked.count)
-        excited = filter_visualization.mean_filter_activation(
-            run, look.net.model.get_submodule(layer.name)
+        forward, shape = get_layer_input(interpretation, layer)
+        count = min(layer.shape[0], request.count)
+        activation = filter_visualization.mean_filter_activation(
+            forward, interpretation.net.model.get_submodule(layer.name)
         )
         print_progress(
-            f"filters of {layer.name}: {count} images, {asked.steps} steps of gradient ascent"
+            f"filters of {layer.name}: {count} images, {request.steps} steps of gradient ascent"
         )
-        measure = with_progress(excited, f"filters of {layer.name}", asked.steps)
-        start = filter_visualization.build_noise_images(count, shape, look.device)
-        found = filter_visualization.optimize_filter_images(measure, start, asked.steps, asked.rate)
-        cold = int((found.after <= 0).sum())
-        caption = f"What excites the filters of {layer.description}: {asked.steps} steps of gradient ascent from grey noise"
+        measure = with_progress(activation, f"filters of {layer.name}", request.steps)
+        start = filter_visualization.build_noise_images(count, shape, interpretation.device)
+        optimized = filter_visualization.optimize_filter_images(
+            measure, start, request.steps, request.rate
+        )
+        num_silent = int((optimized.after <= 0).sum())
+        caption = (
+            f"What excites the filters of {layer.description}: {request.steps} steps of gradient "
+            "ascent from grey noise"
+        )
         caption += f"; the first {count} of {layer.shape[0]}" if count < layer.shape[0] else ""
-        caption += f"; {cold} stayed cold" if cold else ""
-        cells = filter_visualization.to_visible_images(found.pictures)
+        caption += f"; {num_silent} stayed cold" if num_silent else ""
+        cells = filter_visualization.to_visible_images(optimized.pictures)
         yield ImagePlot(
             layer.name,
             caption,
-            partial(interpretation.draw_grid, cells, f"Filters of {layer.name}", columns=8),
+            partial(interpretation_plots.draw_grid, cells, f"Filters of {layer.name}", columns=8),
         )
 
 
 def get_layer_input(
-    look: Interpretation, layer: attribution.LayerOutput
+    interpretation: Interpretation, layer: attribution.LayerOutput
 ) -> tuple[Callable[[Tensor], object], tuple[int, ...]]:
-    """What is to be run for this layer to answer, and the shape of one picture that goes in.
+    """Return what is run for a layer to be computed, and the shape of one image for it.
 
-    A tower of convolutions takes pictures of any size; a layer behind it needs the network's own. Raises UserError.
+    A tower of convolutions takes images of any size; a layer behind it needs the network's own.
+
+    Raises:
+        UserError: For a layer that sees other inputs, too.
     """
-    model, image = look.net.model, look.image
-    shape = look.net.spec.inputs[image].shape
-    if layer in look.image_branch and image in model.image_towers():
+    model, image = interpretation.net.model, interpretation.image
+    shape = interpretation.net.spec.inputs[image].shape
+    # A smaller canvas makes gradient ascent faster, and convolutions take any size.
+    if layer in interpretation.image_branch and image in model.image_towers():
         towers = model.image_towers()
-        smaller = (shape[0], *(min(side, look.asked.size) for side in shape[1:]))
-        return without_resize(towers[image]), smaller
-    if len(look.net.spec.inputs) > 1:
+        reduced = (shape[0], *(min(side, interpretation.request.size) for side in shape[1:]))
+        return without_resize(towers[image]), reduced
+    if len(interpretation.net.spec.inputs) > 1:
         raise UserError(
-            f"{layer.description} sees other inputs too: patterns are found where only a picture goes in"
+            f"{layer.description} sees other inputs too: patterns are found where only a picture "
+            "goes in"
         )
-    return lambda pictures: model({image: pictures}), shape
+    return lambda images: model({image: images}), shape
 
 
 def without_resize(tower: nn.Module) -> nn.Module:
-    """The tower without the resizing of a pretrained base's preprocessing: a canvas keeps the pixels that it has."""
-    parts = OrderedDict(tower.named_children())
-    first = parts.get("preprocess")
-    if not isinstance(first, ImagePreprocessor):
+    """Return a tower without the resizing of a pretrained model's preprocessing."""
+    children = OrderedDict(tower.named_children())
+    preprocessor = children.get("preprocess")
+    if not isinstance(preprocessor, ImagePreprocessor):
         return tower
-    parts["preprocess"] = ImagePreprocessor(first.channels, None, *first.wants).to(
+    children["preprocess"] = ImagePreprocessor(preprocessor.channels, None, *preprocessor.wants).to(
         next(tower.parameters()).device
     )
-    return nn.Sequential(parts)
+    return nn.Sequential(children)
 
 
-def plot_first_weights(look: Interpretation) -> Iterator[ImagePlot]:
-    """The kernels of the first convolution, which look at the picture itself."""
-    first = next((each for each in look.image_branch if each.kind == "Conv2d"), None)
-    for layer in look.select_layers([first], "has no convolutions"):
+def plot_first_weights(interpretation: Interpretation) -> Iterator[ImagePlot]:
+    """Plot the kernels of the first convolution, which sees the image itself."""
+    convolution = next(
+        (candidate for candidate in interpretation.image_branch if candidate.kind == "Conv2d"), None
+    )
+    for layer in interpretation.select_layers([convolution], "has no convolutions"):
         if layer.kind != "Conv2d":
-            there = (
-                ", ".join(each.name for each in look.layer_names if each.kind == "Conv2d") or "none"
+            suitable = (
+                ", ".join(
+                    candidate.name
+                    for candidate in interpretation.layer_names
+                    if candidate.kind == "Conv2d"
+                )
+                or "none"
             )
             raise UserError(
-                f"only a convolution's weights can be drawn, and {layer.description} is none. There are: {there}"
+                f"only a convolution's weights can be drawn, and {layer.description} is none. "
+                f"There are: {suitable}"
             )
-        cells = filter_visualization.get_kernel_images(look.net.model.get_submodule(layer.name))
+        cells = filter_visualization.get_kernel_images(
+            interpretation.net.model.get_submodule(layer.name)
+        )
         caption = (
             f"The weights of {layer.description}, each kernel on its own scale, zero at mid-grey"
         )
@@ -323,5 +428,7 @@ def plot_first_weights(look: Interpretation) -> Iterator[ImagePlot]:
         yield ImagePlot(
             layer.name,
             caption,
-            partial(interpretation.draw_grid, cells[:MAX_KERNELS], f"Weights of {layer.name}"),
+            partial(
+                interpretation_plots.draw_grid, cells[:MAX_KERNELS], f"Weights of {layer.name}"
+            ),
         )

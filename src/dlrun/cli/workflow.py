@@ -1,4 +1,6 @@
-"""`dlrun workflow`: the seven steps of the book's universal workflow; `dlrun final RUN`: its test rows, opened once."""
+"""`dlrun workflow`: the steps of the book's workflow; `dlrun final RUN`: its test-set
+evaluation.
+"""
 
 from __future__ import annotations
 
@@ -21,55 +23,79 @@ FINAL_COMMAND_KEYS = ("reason", "plugins", "engine.device", "engine.devices")
 def workflow_command(
     words: list[str], allow: Callable[[dict[str, Any]], None] = lambda config: None
 ) -> int:
-    """Run steps 1 to 7 in a new folder; words as for a single run, and workflow=NAME or workflow.KEY=VALUE.
+    """Run steps 1 to 7 in a new folder.
 
-    allow: refuses a config with which nothing is to begin.
+    Args:
+        words: Overrides as for a single run, workflow=NAME and workflow.KEY=VALUE.
+        allow: Raises UserError for a config with which nothing may begin.
+
+    Returns:
+        The exit code.
     """
-    folders, rest = split_config_folders(words)
-    if "-m" in rest or "--multirun" in rest:
+    folders, overrides = split_config_folders(words)
+    if "-m" in overrides or "--multirun" in overrides:
         raise UserError(
-            "dlrun workflow has a search of its own (workflow.search, workflow.space) and takes no -m"
+            "dlrun workflow has a search of its own (workflow.search, workflow.space) and takes "
+            "no -m"
         )
-    asked = [word for word in rest if word not in ("--cfg", "--cfg=job", "job")]
-    plugins = load_plugin_packages(asked)
-    config = build_workflow_config(asked, folders, plugins)
-    if asked != rest:
+    kept = [word for word in overrides if word not in ("--cfg", "--cfg=job", "job")]
+    plugins = load_plugin_packages(kept)
+    config = build_workflow_config(kept, folders, plugins)
+    if kept != overrides:
         print(yaml.safe_dump(config, sort_keys=False), end="")
         return 0
     if config["test"]:
         raise UserError(
-            "a workflow does not open its test rows (test=true): once it has ended, dlrun final RUN does"
+            "a workflow does not open its test rows (test=true): once it has ended, dlrun final "
+            "RUN does"
         )
     allow(config)
     from dlrun.core.run_folder import create_run_folder
 
     folder = create_run_folder(Path(config["output"]), config["task"]["name"], "workflow")
-    return start_run(config, ["workflow", *rest], folder, plugins)
+    return start_run(config, ["workflow", *overrides], folder, plugins)
 
 
 def build_workflow_config(
     words: list[str], folders: list[Path], plugins: tuple[str, ...]
 ) -> dict[str, Any]:
-    """The config of these words with the workflow's own part; the protocol stays as it is where the words name it."""
-    chosen = next((word for word in words if word.startswith("workflow=")), "workflow=default")
-    rest = [word for word in words if not word.startswith("workflow=")]
-    if any(word.startswith(("protocol=", "protocol.")) for word in rest):
-        rest.append("workflow.protocol=task")
-    return configure([f"+{chosen}", *rest], folders, plugins)
+    """Compose the config with the workflow's own part; a protocol named on the command line
+    stays.
+    """
+    workflow_word = next(
+        (word for word in words if word.startswith("workflow=")), "workflow=default"
+    )
+    overrides = [word for word in words if not word.startswith("workflow=")]
+    if any(word.startswith(("protocol=", "protocol.")) for word in overrides):
+        overrides.append("workflow.protocol=task")
+    return configure([f"+{workflow_word}", *overrides], folders, plugins)
 
 
 def final_command(words: list[str]) -> int:
-    """Train the winner of a workflow on all development rows, open the test rows, and enter that in the ledger."""
-    folder, config, rest = parse_run_argument(words, "final")
+    """Train the winner of a workflow on training and validation rows, and evaluate its test rows.
+
+    Args:
+        words: The run folder, and a reason.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: Where the run is not a finished workflow.
+    """
+    folder, config, overrides = parse_run_argument(words, "final")
     if "workflow" not in config:
         raise UserError(
             f"{folder} is no workflow; for a single run: dlrun evaluate {words[0]} test=true"
         )
-    plugins = load_plugin_packages(rest)
+    plugins = load_plugin_packages(overrides)
     check_allowed_keys(
-        rest, FINAL_COMMAND_KEYS, "dlrun final tests what the workflow has found, as it was found"
+        overrides,
+        FINAL_COMMAND_KEYS,
+        "dlrun final tests what the workflow has found, as it was found",
     )
-    config["reason"] = ""  # a reason is given for each opening anew
-    set_config_keys(config, [word for word in rest if not word.startswith("plugins=")])
+    # A reason is given for each evaluation anew.
+    config["reason"] = ""
+    set_config_keys(config, [word for word in overrides if not word.startswith("plugins=")])
     validate_config(config, plugins)
     return execute_run({**config, "test": True}, folder, plugins)[0]
