@@ -37,7 +37,7 @@ class FakeTrainer:
         return SimpleNamespace(epochs=self.epochs)
 
     @property
-    def running(self):
+    def latest_loss(self):
         self.looks += 1
         return 0.25
 
