@@ -111,6 +111,7 @@ def get_run_error(run: Path) -> str:
     if not run.is_dir():
         return f"there is no folder {run}"
     missing = [name for name in REQUIRED_FILES if not (run / name).is_file()]
+    # A run that was interrupted can be resumed.
     if missing == ["results.jsonl"]:
         from dlrun.core.run_folder import RunFolder
 
@@ -193,6 +194,7 @@ def find_best_run(runs: Sequence[Path]) -> BestRun | None:
     goals = run_reader.read_direction_map(
         [line for run in runs for line in run_reader.read_results(run)]
     )
+    # The loss is what was minimized, not what was wanted.
     for name in [name for name in scored[0][0] if not name.startswith("loss")]:
         values = [
             formatting.mean_and_std(formatting.get_metric_values(scores, name))[0]

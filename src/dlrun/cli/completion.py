@@ -99,6 +99,7 @@ def complete_command_line(words: list[str], last: str, folders: Sequence[Path] =
         folders: The user's config folders, strongest first.
     """
     conf_folders = get_conf_folders(folders)
+    # From file names alone: nothing is composed.
     groups = list_all_groups(conf_folders)
     command = words[0] if words and words[0] in COMMANDS else ""
     if command == "visualize" and len(words) > 1:
@@ -232,6 +233,7 @@ def _complete_options(last: str, groups: dict[str, list[str]]) -> list[str]:
 
 
 def _get_last_selection(words: Sequence[str], group: str) -> list[str] | None:
+    # The last word wins, as on the command line.
     for word in reversed(words):
         key, equals, value = word.partition("=")
         if equals and key.lstrip("+") == group:
@@ -250,6 +252,7 @@ def _find_in_defaults(text: str, group: str, override: bool = False) -> list[str
 
 def _get_root_keys(conf_folders: list[Path]) -> list[str]:
     return re.findall(
+        # conf_folders end with the built-in one, whose config.yaml holds all root keys.
         r"^([a-z]\w*):",
         _read_text(conf_folders[-1] / "config.yaml").replace("defaults:", ""),
         re.MULTILINE,

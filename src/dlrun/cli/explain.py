@@ -117,6 +117,7 @@ def build_first_fit(
     from dlrun.experiment.builder import ExperimentBuilder
 
     with (
+        # The builder writes into a run folder; this one is thrown away.
         tempfile.TemporaryDirectory(prefix="dlrun-") as folder,
         log_to_folder(Path(folder), console),
     ):
@@ -164,6 +165,7 @@ def build_layer_table(builder: ExperimentBuilder, fit: BuiltFit, batch: Batch) -
     from dlrun.interpret.model_summary import format_shape, summarize_layers
     from dlrun.interpret.sandbox import count_batch_rows
 
+    # The batch size is shown as B: it says nothing about the layers.
     inputs = [
         [name, field.kind, format_shape(batch[name], count_batch_rows(batch)), ""]
         for name, field in fit.data.spec.inputs.items()

@@ -43,6 +43,7 @@ def generate_command(words: list[str]) -> int:
     output = Path(to) if to else folder / "generated"
     for file in write_generated_files(folder, plugins, arguments, output):
         print(file)
+    # Only files inside the run folder belong to its report.
     if not to:
         from dlrun.cli.report import write_report_pages
 
@@ -89,6 +90,7 @@ def write_generated_files(
     seed_number = parse_integer("seed", seed or "0")
     options = parse_arguments(arguments, generator, COMMAND_KEYS, kind or kinds[0])
     make_output_folder(output)
+    # SYNTHETIC stands before anything that is generated.
     if builder.dataset.note:
         print(builder.dataset.note)
     artifacts_made = generation.generate_artifacts(
@@ -139,5 +141,6 @@ def print_while_streaming(artifacts_made: Iterator[Artifact]) -> Iterator[Artifa
 
 def get_unused_name(output: Path, kind: str) -> str:
     """Return 'kind-1', or the first number that no file in the folder has."""
+    # Whatever the suffix: one name stands for all files of a call.
     used = {file.stem for file in output.glob(f"{kind}-*")}
     return next(name for number in range(1, 10**6) if (name := f"{kind}-{number}") not in used)

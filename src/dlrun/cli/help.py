@@ -49,6 +49,7 @@ def format_help(folders: Sequence[Path] = ()) -> str:
         *_format_names("model=", groups.get("model", []), 1),
     ]
     lines += _format_names("keys", list(KEYS), 3, "  ")
+    # One screen, whatever the user's own folders add.
     return "\n".join(lines[:LINES])
 
 
@@ -59,6 +60,7 @@ def _format_names(head: str, names: list[str], max_lines: int, separator: str = 
     wrapper = textwrap.TextWrapper(
         COLUMNS, initial_indent=f"{head:<8}", subsequent_indent=" " * 8, max_lines=max_lines
     )
+    # A name that is cut could not be typed.
     wrapper.break_long_words = wrapper.break_on_hyphens = False
     wrapper.placeholder = f" {more}"
     return wrapper.wrap(text)

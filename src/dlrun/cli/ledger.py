@@ -71,6 +71,7 @@ def find_task(words: Sequence[str], entered: set[str], folders: Sequence[Path]) 
         return None
     if len(words) > 1:
         raise UserError(f"dlrun ledger takes one task, or none for all; got {' '.join(words)}")
+    # The ledger may hold tasks whose files have gone, and a new task has no entries.
     tasks = sorted({*entered, *list_all_groups(get_conf_folders(folders)).get("task", [])})
     word = words[0].removeprefix("task=")
     if word not in tasks:

@@ -55,6 +55,7 @@ def find_group(word: str, groups: dict[str, list[str]]) -> str:
     for group in groups:
         if word.lower() in (group, f"{group}s", f"{group}es"):
             return group
+    # Only a typing error pays for this import.
     import difflib
 
     matches = difflib.get_close_matches(word, groups, 1)
@@ -71,6 +72,7 @@ def _format_counts(groups: dict[str, list[str]]) -> str:
 
 
 def _format_choices(choices: list[str]) -> str:
+    # 58 of 80 columns are left beside the name, the count and the ellipsis.
     text = ", ".join(choices)
     return text if len(text) <= 58 else text[:58].rpartition(",")[0] + ", …"
 

@@ -76,6 +76,7 @@ def split_lr_overrides(words: list[str]) -> tuple[dict[str, Any], list[str]]:
         settings[name] = parse_override_value(word)
         if not SETTINGS[name][0].contains(settings[name]):
             errors.append(f"{word}: it must be {SETTINGS[name][0].text}")
+    # Values that are wrong in themselves have been reported.
     if not errors and settings["low"] >= settings["high"]:
         errors.append(
             f"low={settings['low']:g} high={settings['high']:g}: the rate rises from low to high"
@@ -110,6 +111,7 @@ def run_lr_test(
 
     curve = run_range_test(fit.trainer, low, high, steps)
     choice = asdict(choose_lr(curve))
+    # The suggested rate replaces the one on the command line.
     overrides = [word for word in words if not word.startswith("optimizer.lr=")]
     command = None
     if choice["rate"]:

@@ -47,8 +47,10 @@ def main(words: list[str]) -> int:
     except BrokenPipeError:
         # Python flushes stdout at exit, which would fail again: `dlrun ls | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # 128 + SIGPIPE, as a shell reports it.
         return 141
     except Exception as error:
+        # A full disk or a missing permission is no bug: no traceback.
         if (text := describe_system_error(error)) is None:
             raise
         return print_user_error(text)
@@ -74,6 +76,7 @@ def _run_distributed(words: list[str]) -> int:
 
 def run_command(words: list[str]) -> int:
     """Run the command that these words name; without one, training."""
+    # Wherever the flag stands: dlrun task=imdb --help.
     if words[:1] == ["help"] or {"-h", "--help"} & set(words):
         return _help([word for word in words if word not in ("help", "-h", "--help")])
     if words[:1] == ["--version"]:
@@ -218,6 +221,7 @@ def _visualize(words: list[str]) -> int:
     return visualize_command(words)
 
 
+# Each function imports its module when it is called: --help must not import torch.
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "workflow": _workflow,

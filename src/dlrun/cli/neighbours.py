@@ -96,6 +96,7 @@ def parse_neighbor_query(words: list[str]) -> NeighborQuery:
         for key, equals, value in (word.partition("=") for word in overrides)
         if equals and key in SETTINGS
     }
+    # A word may hold a = itself; only known settings are taken for such.
     query_words = tuple(
         dict.fromkeys(word for word in overrides if word.partition("=")[0] not in SETTINGS)
     )
@@ -127,6 +128,7 @@ def find_token_input(folder: Path, name: str, fit: str) -> tuple[str, tuple[str,
     Raises:
         UserError: Where there is no such input, or more than one.
     """
+    # fields.json holds the vocabulary, so a typing error costs no loading of the model.
     source = select_prediction_source(folder, fit)
     file = get_fields_file(folder, source.single_fit if source else "")
     inputs = stored_files.load_json(file, {"inputs": stored_files.FIELDS})["inputs"]

@@ -156,6 +156,7 @@ def parse_predict_request(words: list[str]) -> PredictRequest:
     settings = {"to": "", "encoding": "", "fit": ""}
     item_words = list[str]()
     for word in overrides:
+        # data.encoding= is accepted, too, as it is written for training.
         key, equals, value = word.removeprefix("data.").partition("=")
         if key in settings and equals:
             settings[key] = value
@@ -167,6 +168,7 @@ def parse_predict_request(words: list[str]) -> PredictRequest:
     to = Path(settings["to"]).expanduser() if settings["to"] else None
     if to is not None and to.suffix.lower() not in (".csv", ".json"):
         raise UserError(f"to={to}: it must end in .csv or .json")
+    # Checked before the predictions are computed.
     if to is not None and not to.absolute().parent.is_dir():
         raise UserError(f"to={to}: there is no folder {to.absolute().parent}")
     return PredictRequest(
@@ -236,6 +238,7 @@ def print_predictions(
     if outputs.note:
         console.print(outputs.note, soft_wrap=True, markup=False)
     names = (
+        # On the terminal alone; the file that is written holds the texts in full.
         [truncate_cell(name) for name in outputs.names] if name_column == "text" else outputs.names
     )
     console.print(

@@ -27,6 +27,7 @@ def get_input_kind(folder: Path) -> InputKind:
     """
     fields = stored_files.load_json(folder / "fields.json", {"inputs": stored_files.FIELDS})
     kinds = [field["kind"] for field in fields["inputs"].values()]
+    # The order matters: a series with a forecast is no table, though it is read from one.
     if kinds == ["image"]:
         return "pictures"
     if "series" in kinds and all(field.get("outlook") for field in fields["targets"].values()):
@@ -88,6 +89,7 @@ def list_image_files(paths: list[Path]) -> list[NamedImagePath]:
             files = find_files(str(path))
             images += [(path if path.is_dir() else files.root, name) for name in files.names]
         else:
+            # An empty name marks a file that lies in no folder or archive of the list.
             images.append((path, ""))
     return images
 
@@ -161,6 +163,7 @@ def _read_content(file: Path, encoding: str) -> str:
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror or error}") from error
     except UserError as error:
+        # The option as this command calls it.
         raise UserError(str(error).replace("data.encoding=", "encoding=")) from error
     if not text.strip():
         raise UserError(f"{file} is empty")

@@ -80,6 +80,7 @@ def print_series_predictions(
     values = [asdict(value) for value in forecast.values]
     if output_file is not None and output_file.suffix.lower() == ".csv":
         text = io.StringIO()
+        # The note, such as SYNTHETIC, must not get lost when the file is passed on.
         lines = [
             [record[head] for head in COLUMN_NAMES] + ([note] if note else []) for record in values
         ]

@@ -71,6 +71,7 @@ def write_report_pages(runs: list[Path], to: Path = Path()) -> Path:
             f"cannot write the report into {folder}: {error.strerror or error}"
         ) from error
     for file in files:
+        # Plots that are written along are not listed.
         if file.suffix in (".html", ".md"):
             print(file)
     return files[-1]
@@ -78,6 +79,7 @@ def write_report_pages(runs: list[Path], to: Path = Path()) -> Path:
 
 def open_in_browser(page: Path) -> None:
     """Open a page in the system's browser."""
+    # Only --open needs it.
     import webbrowser
 
     if not webbrowser.open(page.absolute().as_uri()):

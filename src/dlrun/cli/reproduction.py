@@ -47,6 +47,7 @@ def _describe_comparison(first: Scores, second: Scores, environment: str) -> str
         return "the original has no scores to compare with: it has not finished"
     differences = {key: _relative_difference(first[key], second[key]) for key in shared}
     worst = max(shared, key=lambda key: differences[key])
+    # The same machine and versions give bitwise-identical results.
     if differences[worst] == 0:
         return f"the same as the original: {len(shared)} scores, equal to the last bit"
     job, split, name = worst
@@ -60,6 +61,7 @@ def _describe_comparison(first: Scores, second: Scores, environment: str) -> str
 
 
 def _relative_difference(left: float, right: float) -> float:
+    # Two nan are equal here: both runs diverged alike.
     if left == right or (math.isnan(left) and math.isnan(right)):
         return 0.0
     size = max(abs(left), abs(right))

@@ -39,6 +39,7 @@ def resume_command(words: list[str]) -> int:
     Returns:
         The exit code.
     """
+    # Parsed again under the lock: another dlrun may just have changed the config.
     with lock_folder(parse_run_argument(words, "resume")[0]):
         return resume_run(*parse_run_argument(words, "resume"), words[0])
 
@@ -118,6 +119,7 @@ def apply_changed_settings(
     results = [result for result in run.read_results() if result.split != "test"]
     is_finished = plan is not None and plan(results) is None
     train_longer = is_finished and resuming.can_train_longer(changes, started, config)
+    # A finished run can still be tested, with test=true.
     if is_finished and not train_longer and "test" not in changes:
         raise UserError(
             f"{folder} is finished, and nothing is left to train with these settings; {alternative}"
@@ -176,6 +178,7 @@ def rerun_command(words: list[str]) -> int:
     plugins = load_plugin_packages(overrides)
     check_same_location(config, folder, overrides)
     old_overrides = read_run_overrides(folder)
+    # The stored command of a workflow begins with that word, see workflow_command.
     if old_overrides[:1] == ["workflow"]:
         from dlrun.cli.workflow import workflow_command
 
@@ -197,6 +200,7 @@ def rerun_command(words: list[str]) -> int:
     code = start_run(
         config, [*remove_overridden(old_overrides, overrides), *overrides], new_folder, plugins
     )
+    # Only an unchanged repetition is expected to have the same scores.
     if code == 0 and all(word.startswith(("plugins=", "output=")) for word in overrides):
         from dlrun.cli.reproduction import compare_rerun
 
@@ -242,6 +246,7 @@ def remove_plugin_overrides(words: list[str], folder: Path) -> list[str]:
     """Remove `plugins=` from stored overrides, with a warning: only the command line may run
     code.
     """
+    # A run folder may come from somebody else.
     packages = [word for word in words if word.lstrip("+").startswith("plugins=")]
     for word in packages:
         log.warning(
@@ -295,6 +300,7 @@ def evaluate_command(words: list[str]) -> int:
     from dlrun.report.result_tables import make_score_tables, to_rich_table
 
     console = RecordingConsole()
+    # An evaluation of test rows is written to the run and to the ledger.
     with lock_folder(folder) if config["test"] else nullcontext(), log_to_folder(folder, console):
         results = Experiment(config, folder, plugins).evaluate(name)
         console.print(

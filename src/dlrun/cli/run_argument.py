@@ -29,6 +29,7 @@ def parse_run_argument(words: list[str], command: str) -> tuple[Path, dict[str, 
     Raises:
         UserError: Where there is no run, or its config names parts that may not be instantiated.
     """
+    # A word with = is an override: the folder was forgotten.
     if not words or "=" in words[0]:
         raise UserError(f"dlrun {command} needs a run folder: dlrun {command} outputs/…")
     folder = Path(words[0]).absolute()
@@ -66,6 +67,7 @@ def set_config_keys(config: dict[str, Any], words: list[str]) -> None:
             node = node.get(key, {}) if isinstance(node, dict) else {}
         if not equals or not isinstance(node, dict) or path[-1] not in node:
             raise UserError(unknown_key_message(dotted_key, list_dotted_keys(config)))
+        # Another part has other settings, which the stored config does not hold.
         if isinstance(node[path[-1]], dict):
             raise UserError(
                 f"{word}: a part cannot be exchanged in a run that is there; use dlrun rerun"

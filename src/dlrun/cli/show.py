@@ -54,6 +54,7 @@ def split_output_file(words: list[str]) -> tuple[Path | None, list[str]]:
     """
     named = [word.partition("=")[2] for word in words if word.startswith("to=")]
     file = Path(named[-1]) if named else None
+    # Checked before the data are loaded, which may take minutes.
     if file is not None and (
         file.suffix.lower() != ".png" or not file.absolute().parent.is_dir() or file.is_dir()
     ):
@@ -100,6 +101,7 @@ def build_image_grid(fit: BuiltFit) -> list[ImageRow]:
     rows_by_class = collect_class_images(
         fit, next(iter(spec.targets), ""), COLUMNS if augment is None else 1
     )
+    # DeepDream and style transfer optimize one image, and read no rows.
     if not rows_by_class:
         raise UserError("nothing is learnt from rows here: the photograph itself is what changes")
     first_row = next(iter(rows_by_class.values()))[0]
@@ -213,6 +215,7 @@ def describe_mixed_labels(fit: BuiltFit, batch: Batch, augmented: Batch, row: in
     target, field = next(iter(fit.data.spec.targets.items()))
     plain = field.to_probabilities(batch[target])[row]
     mixed = field.to_probabilities(augmented[target])[row]
+    # Most augmentations leave the label alone.
     if plain.equal(mixed):
         return ""
     if field.kind == "binary":

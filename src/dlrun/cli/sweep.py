@@ -70,6 +70,7 @@ def sweep_command(words: list[str], folders: list[Path], flags: list[str]) -> in
         [word for word in sweep_words if word.startswith("sweep")], space.fixed, folders
     )
     composer = ConfigComposer(folders, plugins)
+    # Errors in the overrides are reported before anything is written.
     first = find_valid_config(space, settings, composer)
     for text in [*notices, *find_unused_overrides(first, space, settings, composer)]:
         print(text)
@@ -85,10 +86,12 @@ def sweep_command(words: list[str], folders: list[Path], flags: list[str]) -> in
     folder = open_sweep_folder(
         Path(first["output"]), first["task"]["name"], described, settings.fresh
     )
+    # Two dlrun at work on one sweep would run the same jobs.
     with folder.lock():
         try:
             return run_sweep(folder, space, settings, composer, [line, *flags], launcher)
         except UserError:
+            # A sweep that was refused before its first job leaves no folder behind.
             if not folder.entries:
                 remove_run_folder(folder.path)
             raise
@@ -146,6 +149,7 @@ def parse_sweep_settings(sweep_words: list[str], fixed: list[str], folders: list
         if name not in groups["sweep"]
     ]:
         raise UserError("\n".join(errors))
+    # An error in the fixed overrides is reported with the first job; the settings can do without.
     config = try_compose([*fixed, *overrides], folders) or try_compose(overrides, folders)
     if config is None:
         raise UserError(describe_invalid_override(overrides, folders))
@@ -163,6 +167,7 @@ def parse_sweep_settings(sweep_words: list[str], fixed: list[str], folders: list
 
 def try_compose(words: list[str], folders: list[Path]) -> dict[str, Any] | None:
     """Compose the config of these words; None where one of them is wrong."""
+    # Hydra is imported only where an override needs it.
     if early := compose_without_hydra(words, folders):
         return None if early[1] else early[0]
     try:
@@ -197,6 +202,7 @@ def find_valid_config(
         UserError: Where no job is, with all errors.
     """
     errors: dict[str, None] = {}
+    # Conditions may exclude many combinations, so the first one alone proves nothing.
     for axis_overrides in islice(iter_override_combinations(space.axes, settings), MAX_TRIED_JOBS):
         try:
             return composer(space.get_job_overrides(axis_overrides))
@@ -228,6 +234,7 @@ def check_test_evaluation(first: dict[str, Any], space: SweepOverrides) -> None:
     Raises:
         UserError: In that case.
     """
+    # Jobs that differ in these may have different test rows, or a reason of their own.
     varies = {axis.key for axis in space.axes}
     reason = first["reason"] or first["book"] or varies & {"reason", "task", "experiment"}
     if first["test"] and space.axes and first["source"] == "official" and not reason:

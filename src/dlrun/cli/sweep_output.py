@@ -78,6 +78,7 @@ class SweepDisplay:
     def on_job_start(self, jobs: list[SweepJob]) -> None:
         """Report which job begins, where its own output follows."""
         if not self.in_other_processes and len(jobs) > 1:
+            # By default it is measured first whether training as one is faster.
             when = "" if parallel_fits_mode(jobs[0].config) is True else ", if that is faster"
             first, last = self._get_job_label(jobs[0]), self._get_job_label(jobs[-1])
             self._print(f"job {first} to job {last}: {len(jobs)} as one{when}")
@@ -94,6 +95,7 @@ class SweepDisplay:
         # A job that a signal ended is reported with the end of the sweep.
         if result.status != "cut":
             self._print(self._format_line(job, result, rows))
+        # Drawing gets a fixed fraction of the time, however short the jobs are.
         if time.monotonic() - self.drawn_at >= self.draw_seconds / MAX_DRAW_FRACTION:
             self.draw_plot()
 
@@ -102,7 +104,10 @@ class SweepDisplay:
         read_job_rows(self.folder, self.objective, self.rows)
         row = self.rows[job]
         means = {
-            name: mean for name, (mean, _) in row.scores.items() if not name.startswith(TEST_PREFIX)
+            # A search must not see scores on test rows.
+            name: mean
+            for name, (mean, _) in row.scores.items()
+            if not name.startswith(TEST_PREFIX)
         }
         return {name: mean for name, mean in means.items() if mean is not None}, row.directions
 
@@ -134,6 +139,7 @@ class SweepDisplay:
         if self.changed or not (self.folder / "sweep.png").exists():
             self.draw_plot()
         best = find_best_jobs(job_rows, self.objective)
+        # Several objectives have several best jobs; five are enough for a terminal.
         for line in best[:5]:
             words = [
                 word

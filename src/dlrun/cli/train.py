@@ -27,6 +27,7 @@ def train_command(words: list[str]) -> int:
         from dlrun.cli.sweep import sweep_command
         from dlrun.launch import rank_state
 
+        # Under torchrun, every rank would start its own workers.
         if rank_state.distributed_state.joined:
             raise UserError(
                 "a sweep starts its processes itself: say dlrun -m … engine.devices=2, not torchrun"
@@ -52,6 +53,7 @@ def print_config(words: list[str], folders: list[Path]) -> int:
     ]
     config = configure(overrides, folders, load_plugin_packages(overrides))
     print(yaml.safe_dump(config, sort_keys=False), end="")
+    # On stderr: stdout holds the config alone, to be piped into a file.
     for text in find_unused_settings(config, overrides, folders):
         print(f"dlrun: {text}", file=sys.stderr)
     return 0

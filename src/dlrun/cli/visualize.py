@@ -52,6 +52,7 @@ def visualize_command(words: list[str]) -> int:
     request = parse_visualize_request(
         [word for word in overrides if not word.lstrip("+").startswith(("plugins=", "fit="))]
     )
+    # It imports torch: not before the settings are known to be valid.
     from dlrun.cli.visualize_kinds import get_plot_builder, load_network, print_progress
 
     interpretation = load_network(folder, plugins, request, fit)
@@ -63,6 +64,7 @@ def visualize_command(words: list[str]) -> int:
             plots[kind] = list(get_plot_builder(kind)(interpretation))
         except UserError as error:
             skipped.append(f"{kind}: {error}")
+            # Asked for by name, a kind that cannot be drawn is an error.
             if "all" not in request.kinds:
                 raise
     if not plots:
@@ -166,12 +168,14 @@ def save_visualizations(
     output = folder / "visualize"
     output.mkdir(exist_ok=True)
     old_entries = list_images(folder)
+    # Plots of other kinds, from earlier calls, stay.
     entries = [entry for entry in old_entries if entry["kind"] not in plots]
     files: list[Path] = []
     for kind, kind_plots in plots.items():
         numbers: dict[str, int] = {}
         stems = make_file_names(dict.fromkeys(plot.layer for plot in kind_plots))
         for plot in kind_plots:
+            # Files are numbered by layer: a layer may have a plot for each image.
             number = numbers[plot.layer] = numbers.get(plot.layer, 0) + 1
             name = f"{kind}-{stems[plot.layer] or 'model'}-{number}.png"
             plot.draw(output / name, config, warning)
@@ -179,6 +183,7 @@ def save_visualizations(
             entries.append(
                 {"file": name, "kind": kind, "layer": plot.layer, "caption": plot.caption}
             )
+    # In the order of KINDS, whatever the order of the calls.
     entries.sort(key=lambda entry: KINDS.index(entry["kind"]))
     write_text(output / "pictures.json", json_text.to_json(entries, 1) + "\n")
     # Last, so that pictures.json never lists a file that is gone.

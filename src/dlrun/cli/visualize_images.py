@@ -68,6 +68,7 @@ def load_image_file(net: LoadedModel, image: str, file: Path) -> InputImage:
     from dlrun.data.images.archives import decode_name
     from dlrun.data.images.decode import ImageDecodeError, decode_image
 
+    # A file gives one input, and a row of this run has several.
     if len(net.spec.inputs) > 1:
         other_inputs = ", ".join(name for name in net.spec.inputs if name != image)
         raise UserError(
@@ -82,6 +83,7 @@ def load_image_file(net: LoadedModel, image: str, file: Path) -> InputImage:
         pixels = decode_image(file, reader)
     except ImageDecodeError as error:
         raise UserError(f"image={file}: {error}") from error
+    # In [0, 1], as the datasets hand images to a model.
     return InputImage(
         decode_name(file.name), {image: torch.from_numpy(pixels[None].astype(np.float32) / 255)}
     )
@@ -134,6 +136,7 @@ def select_example_images(net: LoadedModel, plugins: tuple[str, ...]) -> list[In
     name, kind = next(iter(builder.dataset.targets.items()))
     if kind not in ("binary", "category"):
         return load_dataset_images(net, rows[:MAX_EXAMPLES].tolist(), builder)
+    # np.unique orders by class; sorting its indices restores the order of the rows.
     targets = np.asarray(builder.dataset.dev[name])[rows].reshape(len(rows), -1)
     _, first_rows = np.unique(targets, axis=0, return_index=True)
     return load_dataset_images(net, rows[np.sort(first_rows)[:MAX_CLASSES]].tolist(), builder)

@@ -125,6 +125,7 @@ class Interpretation:
         Raises:
             UserError: Where there is no such layer, or it returns no tensor.
         """
+        # dlrun explain shows the model itself by this name.
         path = "" if name == "(model)" else name
         for layer in self.layer_names:
             if layer.name == path:
@@ -185,6 +186,7 @@ def load_network(
     # Only images are optimized; gradients of weights would cost memory.
     net.model.requires_grad_(False).to(device)
     note = (RunFolder(folder).read_json("data.json") or {}).get("note", "")
+    # A plot may be passed on without its run: it must say that the data were synthetic.
     warning = note if "SYNTHETIC" in note else ""
     return Interpretation(
         net, request, request.input or images[0], target, device, warning, plugins
@@ -277,6 +279,7 @@ def plot_heatmaps(interpretation: Interpretation) -> Iterator[ImagePlot]:
         "has no convolutions, whose maps a heatmap is made of",
     )
     for layer in layers:
+        # Grad-CAM weighs feature maps; a vector has no places to mark.
         if not layer.is_spatial:
             suitable = (
                 ", ".join(
@@ -393,6 +396,7 @@ def without_resize(tower: nn.Module) -> nn.Module:
     preprocessor = children.get("preprocess")
     if not isinstance(preprocessor, ImagePreprocessor):
         return tower
+    # Normalization stays; resizing would blur the canvas that is optimized.
     children["preprocess"] = ImagePreprocessor(preprocessor.channels, None, *preprocessor.wants).to(
         next(tower.parameters()).device
     )
@@ -401,6 +405,7 @@ def without_resize(tower: nn.Module) -> nn.Module:
 
 def plot_first_weights(interpretation: Interpretation) -> Iterator[ImagePlot]:
     """Plot the kernels of the first convolution, which sees the image itself."""
+    # Kernels of deeper layers have many channels and cannot be seen as images.
     convolution = next(
         (candidate for candidate in interpretation.image_branch if candidate.kind == "Conv2d"), None
     )

@@ -38,6 +38,7 @@ def workflow_command(
             "dlrun workflow has a search of its own (workflow.search, workflow.space) and takes "
             "no -m"
         )
+    # --cfg prints the config that these would run.
     kept = [word for word in overrides if word not in ("--cfg", "--cfg=job", "job")]
     plugins = load_plugin_packages(kept)
     config = build_workflow_config(kept, folders, plugins)
@@ -50,6 +51,7 @@ def workflow_command(
             "RUN does"
         )
     allow(config)
+    # After all checks: a refused workflow leaves no folder behind.
     from dlrun.core.run_folder import create_run_folder
 
     folder = create_run_folder(Path(config["output"]), config["task"]["name"], "workflow")
@@ -66,8 +68,10 @@ def build_workflow_config(
         (word for word in words if word.startswith("workflow=")), "workflow=default"
     )
     overrides = [word for word in words if not word.startswith("workflow=")]
+    # What the user names is not chosen from the data.
     if any(word.startswith(("protocol=", "protocol.")) for word in overrides):
         overrides.append("workflow.protocol=task")
+    # With +, since conf/config.yaml chooses no option of this group.
     return configure([f"+{workflow_word}", *overrides], folders, plugins)
 
 

@@ -97,6 +97,7 @@ class BudgetTracker:
             seconds_left = max(0.0, self.limit - self.seconds_before)
             self.deadline = self.seconds_before + seconds_left / (num_fits * num_stages)
         elif self.entries.get(first.job.name, {}).get("stopped"):
+            # As long as the first fold, whatever that costs: else they could not be compared.
             self.min_epochs, self.deadline = first.epochs, 0.0
 
     def finish_fit(self, job: FitJob) -> None:
@@ -123,6 +124,7 @@ class BudgetTracker:
             )
             with inner:
                 yield
+            # Another callback may have stopped the fit.
             if trainer.stop == self._reason:
                 self.stopped_at = f"{trainer.epoch} of {trainer.settings.epochs} epochs"
 

@@ -228,6 +228,7 @@ def parse_budget(text: str | int) -> tuple[str, float]:
     Raises:
         UserError: For anything else.
     """
+    # In Python, True is an int.
     if isinstance(text, int) and not isinstance(text, bool) and text > 0:
         return "fits", text
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|h)", str(text).strip())

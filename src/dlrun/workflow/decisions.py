@@ -21,6 +21,7 @@ IMBALANCE_THRESHOLD = 2 / 3
 # all rows together.
 HOLDOUT_MARGIN = 0.025
 KFOLD_MARGIN = 0.05
+# The first one is the metric of success; the others are shown beside it.
 DEFAULT_METRICS = {
     "binary": ("accuracy", "roc_auc"),
     "category": ("accuracy",),
@@ -32,6 +33,7 @@ SERIES_REASON = (
     "one far miss does not rule the mean absolute error; mae_unit beside it is in the target's "
     "own unit"
 )
+# The same for targets above the threshold.
 IMBALANCED_METRICS = {"binary": ("pr_auc", "f1", "accuracy"), "category": ("f1", "accuracy")}
 
 
@@ -196,6 +198,7 @@ def _build_protocol(dataset: Dataset, requested: str, configured: dict[str, Any]
     if dataset.group:
         owners = len(np.unique(np.asarray(dataset.dev[dataset.group]).astype(str)))
         reason += f"; each of the {owners:,} owners of rows ('{dataset.group}') is on one side only"
+        # Rows of one owner on both sides would leak from training to validation.
         node |= {"by": "group"}
     return Choice(name, node, reason)
 

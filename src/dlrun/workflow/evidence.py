@@ -139,6 +139,7 @@ class Evidence:
     def _diagnose_curves(self, stage: str) -> Diagnosis:
         names = [result.job.name for result in self.get_results(stage)]
         rows: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+        # One pass for all folds: the file holds every fit of the workflow.
         for line in load_json_lines(self.run.folder / "history.jsonl"):
             if line["job"] in rows:
                 rows[line["job"]].append(line)
@@ -170,6 +171,7 @@ class Evidence:
 
     def get_best_epoch(self, stage: str) -> int:
         """Return the epoch whose weights were scored; of several folds, the median."""
+        # A model that is solved names no epoch.
         matches = [
             re.search(r"epoch (\d+)", result.checkpoint) for result in self.get_results(stage)
         ]

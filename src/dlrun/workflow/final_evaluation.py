@@ -75,6 +75,7 @@ class FinalEvaluation:
             UserError: Where there is no winner to test.
         """
         self.workflow = Workflow({**config, "test": False}, folder, plugins)
+        # Fills the evidence, from which winner and epochs are read.
         self.workflow.stages(self._get_workflow_results())
         self.winner = self._load_best_stage(folder)
         self.rival = self._get_linear_stage()
@@ -234,6 +235,7 @@ class FinalEvaluation:
         spread = ""
         if len(values) > 1:
             spread = f", ± {statistics.stdev(values):.4f} over {len(values)} seeds"
+        # Shown beside the test score, to tell how far selection flattered it.
         validated = evidence.get_score(self.winner.name)
         assert validated is not None
         first = results[0].scores[measure]

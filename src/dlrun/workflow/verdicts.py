@@ -27,6 +27,7 @@ STEP_TITLES = (
     "Final evaluation",
 )
 LAST_STEP = len(STEP_TITLES)
+# Diagnoses after which a network says nothing about the data.
 UNTRAINED_KINDS = ("not learning", "underfitting", "unstable", "unclear")
 STAGE_NAMES = {
     "constant": "the constant baseline",
@@ -165,6 +166,7 @@ def baseline_verdict(evidence: Evidence) -> Verdict:
     score = f"{evidence.measure} {_format_score(evidence, best)}"
     text = f"{get_stage_label(best)} beats {beaten}: {score}. {_describe_networks(evidence, tried)}"
     text = text.rstrip()
+    # Labels begin in lower case, for use within a sentence.
     return Verdict(5, text[0].upper() + text[1:], lines)
 
 

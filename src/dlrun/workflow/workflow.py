@@ -163,6 +163,7 @@ class Workflow:
         """
         self._check_unchanged()
         self.record_verdicts([*self.data_verdicts(), *self.training_verdicts()])
+        # Verdicts follow every fit, so that an interrupted workflow shows how far it is.
         while (job := self.experiment.builder.plan(self.experiment.get_fit_results())) is not None:
             try:
                 self.evidence.spending.start_fit(job, self.experiment.get_fit_results())

@@ -115,5 +115,6 @@ class DlrunSweeper(Sweeper):
         return run_hydra_sweep(self, arguments)
 
 
+# Registered when Hydra imports this file, which it does for every file of hydra_plugins.
 for kind, node in (("launcher", LauncherSettings), ("sweeper", SweeperSettings)):
     ConfigStore.instance().store(group=f"hydra/{kind}", name="dlrun", node=node, provider="dlrun")
