@@ -125,7 +125,7 @@ def test_features_computed_ahead_are_no_pictures():
 
 def test_pictures_are_shown_whatever_is_made_of_them():
     fit, lines = lines_of("task=digits", "objective=variational", "model=vae_dense")
-    assert not hasattr(fit.trainer.objective, "losses") and len(lines) == 10
+    assert not fit.trainer.objective.losses and len(lines) == 10
     fit, (line,) = lines_of("task=frogs", "source=sample")
     assert not fit.data.spec.targets and len(line.pictures) == COLUMNS
 
