@@ -1,4 +1,7 @@
-"""Batch normalization and single rows: a mean over a batch needs two of them, so a last row alone is left out."""
+"""Batch normalization and single rows.
+
+A mean over a batch needs two of them, so a last row alone is left out.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,12 @@ def uses_batch_norm(objective: nn.Module) -> bool:
 
 
 def count_training_rows(source: Source, size: int, paired: bool) -> int:
-    """How many rows an epoch learns from: all, or all but one where that would be a batch by itself.
+    """How many rows an epoch learns from: all, or all but one where that would be a batch by
+    itself.
 
-    paired: whether a batch needs two rows. An epoch is shuffled, so it is another row each time.
+    Args:
+        paired: Whether a batch needs two rows. An epoch is shuffled, so it is another row each
+            time.
     """
     rows = len(source)
     left_out = paired and rows > size and rows % size == 1 and not isinstance(source, EmptyBatches)

@@ -1,4 +1,6 @@
-"""Callbacks: keep the best weights, stop early, write samples, activations and TensorBoard files after an epoch."""
+"""Callbacks: keep the best weights, stop early, write samples, activations and TensorBoard files
+after an epoch.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,8 @@ class Callback:
     """
 
     def begin(self, trainer: Trainer) -> None:
-        """Called when a fit begins or goes on; whoever writes files sets them to the trainer's epoch.
+        """Called when a fit begins or goes on; whoever writes files sets them to the trainer's
+        epoch.
 
         Args:
             trainer: At the epoch that the fit goes on from, with the history up to it.
@@ -71,9 +74,12 @@ class BestCheckpoint(Callback):
 
 @dataclass(frozen=True)
 class EarlyStopping(Callback):
-    """Stops when `monitor` has not become better by more than `least` for `patience` epochs in a row.
+    """Stops when `monitor` has not become better by more than `least` for `patience` epochs in a
+    row.
 
-    since: only epochs after this one are waited for; where a fit that had stopped was asked to go on.
+    Attributes:
+        since: Only epochs after this one are waited for; where a fit that had stopped was asked to
+            go on.
     """
 
     monitor: str
@@ -110,7 +116,10 @@ class CollapseDetector(Callback):
         latest = get_monitored_values(trainer.history, self.monitor)[-self.patience :]
         if len(latest) < self.patience or not all(value < self.below for value in latest):
             return
-        message = f"{self.monitor} has been below {self.below:g} for {counted(self.patience, 'epoch')}: {latest[-1]:.3g}"
+        message = (
+            f"{self.monitor} has been below {self.below:g} for {counted(self.patience, 'epoch')}: "
+            f"{latest[-1]:.3g}"
+        )
         if self.stop:
             trainer.stop = message
         else:
@@ -133,7 +142,9 @@ class StopAtThreshold(Callback):
 
 @dataclass(frozen=True)
 class TensorBoard(Callback):
-    """Adds the epoch's rows to the run's TensorBoard event files, and what else is asked for (see `tensorboard`)."""
+    """Adds the epoch's rows to the run's TensorBoard event files, and what else is asked for (see
+    `tensorboard`).
+    """
 
     histograms: int = 0
     graph: bool = False
@@ -201,12 +212,17 @@ class TensorBoard(Callback):
 
 @dataclass(frozen=True)
 class ActivationWriter(Callback):
-    """Writes what all layers answer to the first `rows` validation rows: activations/<job>/epoch-001.npz."""
+    """Writes what all layers answer to the first `rows` validation rows.
+
+    Activations/<job>/epoch-001.npz.
+    """
 
     rows: int
 
     def begin(self, trainer: Trainer) -> None:
-        """Take away what was written of epochs that will be done again, and find out whether all can be seen."""
+        """Take away what was written of epochs that will be done again, and find out whether all
+        can be seen.
+        """
         from dlrun.training import tensorboard_views
 
         for file in self._get_folder(trainer).glob("epoch-*.npz"):
@@ -234,16 +250,22 @@ class ActivationWriter(Callback):
 
 @dataclass(frozen=True)
 class SampleWriter(Callback):
-    """Writes what the objective has to show: samples/<job>/<kind>-epoch-0001.png or .txt; nothing where it has nothing.
+    """Writes what the objective has to show: samples/<job>/<kind>-epoch-0001.png or .txt; nothing
+    where it has nothing.
 
-    every: after so many epochs, and after the last one.
+    Attributes:
+        every: After so many epochs, and after the last one.
     """
 
     every: int
     kinds: tuple[str, ...] | None = None
 
     def begin(self, trainer: Trainer) -> None:
-        """Take away what was made in epochs that will be done again. Raises UserError for a kind that is not made."""
+        """Take away what was made in epochs that will be done again.
+
+        Raises:
+            UserError: for a kind that is not made.
+        """
         for kind in self._get_generator_names(trainer):
             generation.find_generator(trainer.objective, kind)
         for file in self._get_folder(trainer).glob("*-epoch-*.*"):
@@ -276,13 +298,18 @@ def get_run_and_job(trainer: Trainer) -> tuple[Path, str]:
 
 
 def warn_undefined_monitor(trainer: Trainer, monitor: str, values: list[float], so: str) -> None:
-    """Say, once a fit has ended, that what was to be watched never had a value, and what follows from that."""
+    """Say, once a fit has ended, that what was to be watched never had a value, and what follows
+    from that.
+    """
     if all(value != value for value in values) and trainer.finished:
         log.warning("%s was not defined in any epoch, so that %s", monitor, so)
 
 
 def find_best_epoch(values: list[float], goal: str) -> int:
-    """The first epoch (from 1) with the best value; 0 for no values. nan is best only where nothing else is there."""
+    """The first epoch (from 1) with the best value; 0 for no values.
+
+    Nan is best only where nothing else is there.
+    """
     best = 0
     for number, value in enumerate(values, 1):
         undefined = best == 0 or values[best - 1] != values[best - 1]
@@ -302,7 +329,10 @@ def early_stopping(*, monitor: str, patience: Count, least: NonNegative) -> Earl
 
 
 def collapse(*, monitor: str, below: NonNegative, patience: Count, stop: bool) -> CollapseDetector:
-    """Notice when all that is made becomes the same: what `monitor` says of its variety stays below a bound."""
+    """Notice when all that is made becomes the same.
+
+    What `monitor` says of its variety stays below a bound.
+    """
     return CollapseDetector(monitor, below, patience, stop)
 
 
@@ -316,17 +346,26 @@ def tensorboard(
 ) -> TensorBoard:
     """Write TensorBoard event files (book §7.2).
 
-    histograms: of all weights after every so many epochs. graph: which layer reads which. embeddings: word vectors for
-    the projector. images: so many training pictures, as they are before augmentation. 0 or false: none of it.
+    Args:
+        histograms: Of all weights after every so many epochs.
+        graph: Which layer reads which.
+        embeddings: Word vectors for the projector.
+        images: So many training pictures, as they are before augmentation. 0 or false: none of it.
     """
     return TensorBoard(histograms, graph, embeddings, images)
 
 
 def activations(*, rows: Count) -> ActivationWriter:
-    """Write the activations of all layers for the first validation rows after every epoch (book §7.2)."""
+    """Write the activations of all layers for the first validation rows after every epoch (book
+    §7.2).
+    """
     return ActivationWriter(rows)
 
 
 def samples(*, every: Count, kinds: list[str] | None) -> SampleWriter:
-    """Keep what the objective makes, after every so many epochs. kinds: null for those that it shows by itself."""
+    """Keep what the objective makes, after every so many epochs.
+
+    Args:
+        kinds: Null for those that it shows by itself.
+    """
     return SampleWriter(every, None if kinds is None else tuple(kinds))

@@ -1,4 +1,7 @@
-"""Callbacks of the user's own: functions of the trainer, or classes; their contract stands below."""
+"""Callbacks of the user's own: functions of the trainer, or classes.
+
+Their contract stands below.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +24,13 @@ from dlrun.training.trainer import Trainer
 def build_callback(node: Mapping[str, Any], plugins: Plugins) -> Callback:
     """The callback that a node of the config describes.
 
-    A callback of one's own is a function `(trainer)`, called after each epoch, once its training and
-    validation are done. `trainer.epoch` counts from 1; `trainer.history` has a row for each epoch and
-    split, with `epoch`, `split` and `values`; `trainer.folder` is where the job's checkpoints are. To
-    end the fit it sets `trainer.stop` to the reason; `trainer.keep("best")` keeps the weights of now.
-    It keeps no state: a run that is resumed has nothing but the history. Further arguments are
-    settings; a class is built with its settings and then called, and may have a `begin(trainer)`,
-    called when a fit begins or goes on.
+    A callback of one's own is a function `(trainer)`, called after each epoch, once its training
+    and validation are done. `trainer.epoch` counts from 1; `trainer.history` has a row for each
+    epoch and split, with `epoch`, `split` and `values`; `trainer.folder` is where the job's
+    checkpoints are. To end the fit it sets `trainer.stop` to the reason; `trainer.keep("best")`
+    keeps the weights of now. It keeps no state: a run that is resumed has nothing but the history.
+    Further arguments are settings; a class is built with its settings and then called, and may have
+    a `begin(trainer)`, called when a fit begins or goes on.
 
     Args:
         node: `_target_` and settings.
@@ -51,7 +54,8 @@ def build_callback(node: Mapping[str, Any], plugins: Plugins) -> Callback:
         return callback
     if not callable(callback):
         raise UserError(
-            f"callback {target} returns a {type(callback).__name__}; expected a function (trainer), "
+            f"callback {target} returns a {type(callback).__name__}; expected a function "
+            "(trainer), "
             "or a class with __call__(self, trainer)"
         )
     if is_custom(target) and not get_callable_parameters(callback):

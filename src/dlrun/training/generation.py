@@ -1,4 +1,7 @@
-"""Asks an objective for samples and scores, and leaves no trace in the fit: own random numbers, no gradient."""
+"""Asks an objective for samples and scores, and leaves no trace in the fit.
+
+Own random numbers, no gradient.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +67,9 @@ def compute_objective_scores(trainer: Trainer, source: Source, seed: int) -> dic
 
 @contextmanager
 def evaluation_mode(trainer: Trainer, seed: int) -> Iterator[None]:
-    """Inside, the objective is in evaluation with its averaged weights, and random numbers come from this seed."""
+    """Inside, the objective is in evaluation with its averaged weights, and random numbers come
+    from this seed.
+    """
     cuda_devices = [trainer.device] if trainer.device.type == "cuda" else []
     with (
         torch.random.fork_rng(devices=cuda_devices),

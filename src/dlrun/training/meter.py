@@ -1,4 +1,6 @@
-"""What is measured over a split: losses and metrics, summed on the device and looked at now and then."""
+"""What is measured over a split: losses and metrics, summed on the device and looked at now and
+then.
+"""
 
 from __future__ import annotations
 
@@ -212,7 +214,9 @@ class Meter:
         }
 
     def state(self) -> dict[str, Any]:
-        """Everything so far, as tensors and plain values, so that an epoch can go on where it was cut."""
+        """Everything so far, as tensors and plain values, so that an epoch can go on where it was
+        cut.
+        """
         stored = {
             name: [list(predictions), list(targets)]
             for name, (predictions, targets) in self.stored_outputs.items()
@@ -268,7 +272,8 @@ def accumulate_means(totals: dict[str, list[Any]], means: list[tuple[str, Tensor
 
 
 def scores_with_intervals(meter: Meter, *, seed: int) -> dict[str, Score]:
-    """The scores of a meter that kept its predictions, with bootstrap intervals for whole-split metrics.
+    """The scores of a meter that kept its predictions, with bootstrap intervals for whole-split
+    metrics.
 
     Args:
         meter: One with keep.

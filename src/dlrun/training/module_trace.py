@@ -1,4 +1,6 @@
-"""The calls of a network's modules while something runs: what each answers, and whose answers it reads."""
+"""The calls of a network's modules while something runs: what each answers, and whose answers it
+reads.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,13 @@ from torch.overrides import TorchFunctionMode
 
 @dataclass(frozen=True)
 class ModuleCall:
-    """One call. name: the module's; of a later call of the same one with its number behind it ('reader_2').
+    """One call.
 
-    reads: the calls, or columns, whose answers it has used by itself. inner: how many calls it has made. own: whether
-    the module has parameters of its own, outside of the modules in it.
+    Attributes:
+        name: The module's; of a later call of the same one with its number behind it ('reader_2').
+        reads: The calls, or columns, whose answers it has used by itself.
+        inner: How many calls it has made.
+        own: Whether the module has parameters of its own, outside of the modules in it.
     """
 
     name: str
@@ -31,9 +36,11 @@ class ModuleCall:
 def trace_module_calls(
     root: nn.Module, run: Callable[[], Any], columns: Mapping[str, Tensor]
 ) -> tuple[list[ModuleCall], Any]:
-    """The calls of the modules in `root` while `run` runs, those inside another before it, and what `run` answers.
+    """The calls of the modules in `root` while `run` runs, those inside another before it, and what
+    `run` answers.
 
-    columns: name → a tensor that `run` begins with. Modules are left without a hook.
+    Args:
+        columns: Name → a tensor that `run` begins with. Modules are left without a hook.
     """
     names = {module: name for name, module in root.named_modules()}
     recorder = ModuleCallRecorder(names)
@@ -135,7 +142,10 @@ def iter_tensors(value: Any) -> Iterator[Tensor]:
 
 
 def iter_named_tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """The tensors in a value, each with its place in it: '' for one alone, else '.key' or '.0'; sequences unpacked."""
+    """The tensors in a value, each with its place in it: '' for one alone, else '.key' or '.0'.
+
+    Sequences unpacked.
+    """
     if isinstance(value, PackedSequence):
         value = pad_packed_sequence(value, batch_first=True)[0]
     if isinstance(value, Tensor):

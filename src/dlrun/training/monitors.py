@@ -1,4 +1,6 @@
-"""What is watched after each epoch: which measures there will be, which way they are better, and who looks at them."""
+"""What is watched after each epoch: which measures there will be, which way they are better, and
+who looks at them.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +78,8 @@ def get_callback_order(callback: Callback) -> int:
 def has_no_monitor(monitor: str, splits: list[str], goals: dict[str, str]) -> bool:
     """Whether there is nothing to be best by, so that the last epoch is what there is.
 
-    Either no row is held out, or there are several groups with losses of their own, and no one loss.
+    Either no row is held out, or there are several groups with losses of their own, and no one
+    loss.
     """
     return (monitor.startswith("val/") and len(splits) == 1) or (
         monitor == "val/loss" and "loss" not in goals

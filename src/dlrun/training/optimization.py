@@ -1,4 +1,7 @@
-"""How one step changes the weights: gradient, accumulation, clipping, optimizer, schedule, running average."""
+"""How one step changes the weights.
+
+Gradient, accumulation, clipping, optimizer, schedule, running average.
+"""
 
 from __future__ import annotations
 
@@ -109,9 +112,12 @@ class Optimization:
         return {"lr": next(iter(rates.values()))} if len(rates) == 1 else rates
 
     def accumulate_and_step(self, step: Step, rows: int, last: bool) -> None:
-        """Take in one step's gradient; change the weights when its window is full. last: the window ends here.
+        """Take in one step's gradient; change the weights when its window is full.
 
         A group that is not there has nothing to learn: the step was only measured.
+
+        Args:
+            last: The window ends here.
         """
         if step.group not in self.groups:
             return
@@ -191,7 +197,10 @@ class Optimization:
                     parameter.grad /= rows
 
     def _optimizer_step(self, name: str) -> bool:
-        """The optimizer's step, on all weights of the group at once where that can be. True: it is always taken."""
+        """The optimizer's step, on all weights of the group at once where that can be. True.
+
+        It is always taken.
+        """
         parameters, optimizer = self.groups[name], self.optimizers[name]
         gradients = [parameter.grad for parameter in parameters]
         complete = all(gradient is not None for gradient in gradients)
@@ -295,7 +304,9 @@ def check_optimizer_compile(
     for name, optimizer in optimizers.items():
         if not supports_flat_step(groups[name], optimizer, compile_=True):
             raise UserError(
-                f"engine.compile=step: the step of {type(optimizer).__name__} cannot be compiled for these weights "
-                "(those of SGD, RMSprop, Adam and AdamW can, at one rate for all, on weights in row order, as dense "
+                f"engine.compile=step: the step of {type(optimizer).__name__} cannot be compiled "
+                "for these weights "
+                "(those of SGD, RMSprop, Adam and AdamW can, at one rate for all, on weights in "
+                "row order, as dense "
                 f"layers have them and convolutions here do not); {DISABLE_HINT}"
             )

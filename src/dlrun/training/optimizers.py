@@ -1,4 +1,7 @@
-"""Optimizers as torch has them, stepped without detours; and schedules: functions of what has happened so far."""
+"""Optimizers as torch has them, stepped without detours; and schedules.
+
+Functions of what has happened so far.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,9 @@ from dlrun.training.fast.fused_optimizer import call_kernel, match_strides, supp
 
 
 def avoid_dynamo_import() -> None:
-    """Keep torch.optim from importing torch's compiler (2 s of CPU) for decorators that matter only under it."""
+    """Keep torch.optim from importing torch's compiler (2 s of CPU) for decorators that matter only
+    under it.
+    """
     for name in ("add_param_group", "state_dict", "load_state_dict", "zero_grad"):
         inner = getattr(getattr(Optimizer, name), "__wrapped__", None)
         if inner is not None and not hasattr(inner, "__dynamo_disable"):
@@ -22,7 +27,10 @@ def avoid_dynamo_import() -> None:
 
 
 def get_unwrapped_step(optimizer: Optimizer) -> Callable[[], Any]:
-    """The optimizer's own step, without the profiler's and the compiler's wrappers around it. Call under no_grad."""
+    """The optimizer's own step, without the profiler's and the compiler's wrappers around it.
+
+    Call under no_grad.
+    """
     step = inspect.unwrap(type(optimizer).step)
     return lambda: step(optimizer)
 
@@ -31,10 +39,12 @@ MIN_NORM = 1e-12
 
 
 class NormalizedGradientDescent(Optimizer):
-    """Gradient descent whose step on each row of a parameter has the length `lr`, whatever the gradient's (book §5.4).
+    """Gradient descent whose step on each row of a parameter has the length `lr`, whatever the
+    gradient's (book §5.4).
 
-    Each row's gradient is divided by its root mean square. A row moves among others as it would alone, though the loss
-    is a mean over them all. What the book adds so as not to divide by 0, 1e-5, is as large as many a gradient here.
+    Each row's gradient is divided by its root mean square. A row moves among others as it would
+    alone, though the loss is a mean over them all. What the book adds so as not to divide by 0,
+    1e-5, is as large as many a gradient here.
     """
 
     def __init__(self, parameters: Iterable[torch.Tensor], lr: float) -> None:
@@ -54,9 +64,11 @@ class NormalizedGradientDescent(Optimizer):
 
 
 class MeanNormalizedGradientDescent(Optimizer):
-    """Gradient descent by the gradient over the mean of its absolute values, or over `eps` where that is larger.
+    """Gradient descent by the gradient over the mean of its absolute values, or over `eps` where
+    that is larger.
 
-    A step so moves the numbers of a parameter by `lr` on average, whatever the gradient's scale (book §8.2).
+    A step so moves the numbers of a parameter by `lr` on average, whatever the gradient's scale
+    (book §8.2).
     """
 
     def __init__(self, parameters: Iterable[torch.Tensor], lr: Positive, eps: Positive) -> None:
@@ -76,9 +88,12 @@ class MeanNormalizedGradientDescent(Optimizer):
 
 
 class RMSprop(torch.optim.RMSprop):
-    """torch's RMSprop. fused: on the CPU, and without momentum, all weights are updated in one call.
+    """torch's RMSprop.
 
     That rounds otherwise than torch does, in the last digit. Its state is torch's own.
+
+    Args:
+        fused: On the CPU, and without momentum, all weights are updated in one call.
     """
 
     def __init__(
@@ -121,9 +136,11 @@ class RMSprop(torch.optim.RMSprop):
 
 
 def update_hyperparameters(optimizer: Optimizer, requested: list[dict[str, Any]]) -> None:
-    """Give an optimizer that goes on from a state the learning rate and the weight decay that it is to have now.
+    """Give an optimizer that goes on from a state the learning rate and the weight decay that it is
+    to have now.
 
-    wanted: its groups as it was made. Where the state was made with the same, nothing is changed here.
+    wanted: its groups as it was made. Where the state was made with the same, nothing is changed
+        here.
     """
     for group, requested_group in zip(optimizer.param_groups, requested, strict=True):
         if group.get("initial_lr", group["lr"]) != requested_group["lr"]:
@@ -135,5 +152,7 @@ def update_hyperparameters(optimizer: Optimizer, requested: list[dict[str, Any]]
 
 
 def validate_optimizer(build_optimizer: Callable[[list[torch.Tensor]], Optimizer]) -> None:
-    """Build the optimizer once over a number, so that settings it refuses are refused before any data are read."""
+    """Build the optimizer once over a number, so that settings it refuses are refused before any
+    data are read.
+    """
     build_optimizer([torch.zeros(1, requires_grad=True)])

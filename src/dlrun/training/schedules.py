@@ -15,7 +15,9 @@ from dlrun.core.types import History
 
 @dataclass(frozen=True)
 class ScheduleState:
-    """When a learning rate is asked for: optimizer steps taken, steps planned, and what has been written down."""
+    """When a learning rate is asked for: optimizer steps taken, steps planned, and what has been
+    written down.
+    """
 
     step: int
     total: int
@@ -67,7 +69,9 @@ def cosine(*, floor: Fraction, warmup: Probability) -> Schedule:
 
 
 def onecycle(*, peak: Positive, rise: Probability, floor: NonNegative) -> Schedule:
-    """Up to `peak` times the rate over the first `rise` share of the steps, then down to `floor` (Smith 2018)."""
+    """Up to `peak` times the rate over the first `rise` share of the steps, then down to `floor`
+    (Smith 2018).
+    """
 
     def factor(state: ScheduleState) -> float:
         share = state.step / max(1, state.total)
@@ -114,7 +118,9 @@ def get_monitored_values(history: History, monitor: str) -> list[float]:
 
 
 def is_better(value: float, best: float, goal: str, least: float = 0.0) -> bool:
-    """Whether a value beats the best so far by more than `least`. nan never does, and any number beats nan."""
+    """Whether a value beats the best so far by more than `least`. nan never does, and any number
+    beats nan.
+    """
     if best != best:
         return value == value
     return value < best - least if goal == "min" else value > best + least

@@ -1,4 +1,6 @@
-"""How a signal stops what is being trained: softly, at the end of a step, and at once when it comes again."""
+"""How a signal stops what is being trained: softly, at the end of a step, and at once when it comes
+again.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,10 @@ class SignalTarget(Protocol):
 
 @contextmanager
 def handle_stop_signal(trainer: SignalTarget) -> Iterator[None]:
-    """Inside, Ctrl-C and SIGTERM let the step end and the state be saved; a second one stops at once."""
+    """Inside, Ctrl-C and SIGTERM let the step end and the state be saved.
+
+    A second one stops at once.
+    """
 
     def ask(number: int, frame: object) -> None:
         if trainer.interrupted:

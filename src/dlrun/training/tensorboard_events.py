@@ -1,7 +1,9 @@
-"""Writes TensorBoard event files, without torch.utils.tensorboard: of the history one for each job and split.
+"""Writes TensorBoard event files, without torch.utils.tensorboard: of the history one for each job
+and split.
 
-Train and val are two runs with the same tags, so that TensorBoard lays their curves over each other. What else there is
-to see of a network has a run of its own and a file for each epoch: an epoch that is done again is not there twice.
+Train and val are two runs with the same tags, so that TensorBoard lays their curves over each
+other. What else there is to see of a network has a run of its own and a file for each epoch: an
+epoch that is done again is not there twice.
 """
 
 from __future__ import annotations
@@ -27,7 +29,10 @@ BINS = 30
 
 
 def append_events(folder: Path, rows: Iterable[EpochRecord], job: str) -> None:
-    """Append a job's rows to <folder>/tensorboard/<job>/<split>/; each value is a scalar at its epoch."""
+    """Append a job's rows to <folder>/tensorboard/<job>/<split>/.
+
+    Each value is a scalar at its epoch.
+    """
     for split, split_rows in _group_by_split(rows).items():
         file = get_events_file(folder, job, split)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +41,10 @@ def append_events(folder: Path, rows: Iterable[EpochRecord], job: str) -> None:
 
 
 def rewrite_events(folder: Path, rows: Iterable[EpochRecord], job: str) -> None:
-    """Start a job's files anew from its whole history, as after a resume; splits it no longer has lose theirs."""
+    """Start a job's files anew from its whole history, as after a resume.
+
+    Splits it no longer has lose theirs.
+    """
     by_split = _group_by_split(rows)
     for stale in (folder / "tensorboard" / job).glob(f"*/{HISTORY_FILE}"):
         if stale.parent.name not in by_split:
@@ -56,9 +64,11 @@ def get_events_file(folder: Path, job: str, split: str) -> Path:
 
 
 def write_epoch_events(folder: Path, job: str, epoch: int, event_fields: Mapping[str, Any]) -> None:
-    """Write the event file of one epoch in <folder>/tensorboard/<job>/model/, in the place of one that is there.
+    """Write the event file of one epoch in <folder>/tensorboard/<job>/model/, in the place of one
+    that is there.
 
-    parts: what an Event holds: `summary` from `build_histogram_summary` or `build_image_summary`, `graph_def` from `encode_graph`.
+    parts: what an Event holds: `summary` from `build_histogram_summary` or `build_image_summary`,
+        `graph_def` from `encode_graph`.
     """
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.summary.writer.record_writer import RecordWriter
@@ -125,7 +135,10 @@ def build_image_summary(values: Mapping[str, np.ndarray]) -> Any:
 
 
 def encode_graph(nodes: Iterable[tuple[str, str, Sequence[str]]]) -> bytes:
-    """A network's graph from (name, kind, names of the nodes that it reads); dots in names become levels."""
+    """A network's graph from (name, kind, names of the nodes that it reads).
+
+    Dots in names become levels.
+    """
     from tensorboard.compat.proto.graph_pb2 import GraphDef
     from tensorboard.compat.proto.node_def_pb2 import NodeDef
 
@@ -139,7 +152,9 @@ def encode_graph(nodes: Iterable[tuple[str, str, Sequence[str]]]) -> bytes:
 def write_projector(
     folder: Path, job: str, words: Mapping[str, tuple[np.ndarray, Sequence[str]]]
 ) -> None:
-    """Write vectors (size, width) and their words for TensorBoard's projector, in the place of those that are there."""
+    """Write vectors (size, width) and their words for TensorBoard's projector, in the place of
+    those that are there.
+    """
     model_folder, config, file_names = (
         folder / "tensorboard" / job / "model",
         [],

@@ -1,4 +1,7 @@
-"""What there is to see of a trainer between two epochs: activations, weights, the network's graph, words, pictures."""
+"""What there is to see of a trainer between two epochs.
+
+Activations, weights, the network's graph, words, pictures.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,10 @@ GraphNode = tuple[str, str, tuple[str, ...]]  # name, kind, and the nodes that i
 
 @contextmanager
 def validation_mode(trainer: Trainer) -> Iterator[None]:
-    """Inside, the network is as its validation sees it; afterwards modes and torch's generators are as before."""
+    """Inside, the network is as its validation sees it.
+
+    Afterwards modes and torch's generators are as before.
+    """
     modes = {module: module.training for module in trainer.objective.modules()}
     random = runtime.get_random_state(trainer.device)
     try:
@@ -53,7 +59,8 @@ def trace_first_rows(trainer: Trainer, rows: int) -> tuple[list[ModuleCall], Bat
     """The calls of all modules for the first rows, these rows, and target → answer."""
     if trainer.settings.compile is True:
         raise UserError(
-            "engine.compile=true: nobody can look inside a compiled network; say engine.compile=false"
+            "engine.compile=true: nobody can look inside a compiled network; say "
+            "engine.compile=false"
         )
     batch = get_first_rows(trainer, rows)
     with validation_mode(trainer):
@@ -66,8 +73,8 @@ def trace_first_rows(trainer: Trainer, rows: int) -> tuple[list[ModuleCall], Bat
 def compute_layer_outputs(trainer: Trainer, rows: int) -> dict[str, np.ndarray]:
     """Layer → what it answers to the first rows, (rows, …) or as the layer lays it out, float32.
 
-    A layer with several answers has several entries ('rnn.0', 'rnn.1.0'), one that is called again too ('reader_2'). A
-    module that passes on the very answer of one inside it is left out.
+    A layer with several answers has several entries ('rnn.0', 'rnn.1.0'), one that is called again
+    too ('reader_2'). A module that passes on the very answer of one inside it is left out.
     """
     outputs: dict[str, np.ndarray] = {}
     known_tensors: set[int] = set()
@@ -84,7 +91,9 @@ def compute_layer_outputs(trainer: Trainer, rows: int) -> dict[str, np.ndarray]:
 
 
 def build_module_graph(trainer: Trainer) -> list[GraphNode]:
-    """The network as nodes: the columns that it reads, every module that computes by itself, and its answers."""
+    """The network as nodes: the columns that it reads, every module that computes by itself, and
+    its answers.
+    """
     calls, batch, outputs = trace_first_rows(trainer, 1)
     layers = [(call.name, call.kind, call.reads) for call in calls if call.own or not call.inner]
     fields = trainer.data.spec.inputs
@@ -117,7 +126,11 @@ def collect_weights(trainer: Trainer) -> dict[str, np.ndarray]:
 
 
 def collect_word_vectors(trainer: Trainer) -> dict[str, tuple[np.ndarray, tuple[str, ...]]]:
-    """Input of words → their vectors (size, width), and the words. Raises UserError where the model has none."""
+    """Input of words → their vectors (size, width), and the words.
+
+    Raises:
+        UserError: if the model has none.
+    """
     inputs = trainer.data.spec.inputs
     objective = trainer.objective
     model = objective if objective.model is None else objective.model
@@ -134,7 +147,9 @@ def collect_word_vectors(trainer: Trainer) -> dict[str, tuple[np.ndarray, tuple[
 
 
 def get_training_images(trainer: Trainer, count: int) -> dict[str, np.ndarray]:
-    """'image/0' → a picture, uint8 (H, W) or (H, W, 3): the first of the first training batch, not augmented."""
+    """'image/0' → a picture, uint8 (H, W) or (H, W, 3): the first of the first training batch, not
+    augmented.
+    """
     names = [name for name, field in trainer.data.spec.inputs.items() if field.kind == "image"]
     batch = next(iter(trainer.data.train.batches(count, seed=trainer.seed)))
     names = [name for name in names if name in batch]

@@ -1,4 +1,4 @@
-"""What several processes that train one model do together: sums of sweeps, gradients, checkpoints, and when to stop."""
+"""What data-parallel processes do together: gradients, meters, checkpoints, and when to stop."""
 
 from __future__ import annotations
 
@@ -52,12 +52,22 @@ class DistributedTrainer(Protocol):
 
 
 def check_data_parallel(objective: Objective, train: Source, settings: Settings) -> None:
-    """Say how batch norm fares. Raises UserError where there is nothing to share, or a process is left too few rows."""
+    """Check that processes can share this fit, and log how batch norm fares.
+
+    Args:
+        objective: What is minimized.
+        train: Training rows.
+        settings: Of the engine.
+
+    Raises:
+        UserError: if there is nothing to share, or a process has too few rows of a batch.
+    """
     if this_process.world_size == 1:
         return
     if isinstance(train, EmptyBatches):
         raise UserError(
-            f"this objective reads no rows that {this_process.world_size} processes could share: say engine.devices=null"
+            f"this objective reads no rows that {this_process.world_size} processes could share: "
+            "say engine.devices=null"
         )
     if settings.shard and not objective.losses:
         raise UserError(
@@ -72,7 +82,8 @@ def check_data_parallel(objective: Objective, train: Source, settings: Settings)
             for rank in range(this_process.world_size)
         ):
             raise UserError(
-                f"batch norm needs two rows, and of a batch of {batch_rows} one of {this_process.world_size} processes has only one: "
+                f"batch norm needs two rows, and of a batch of {batch_rows} one of "
+                f"{this_process.world_size} processes has only one: "
                 "choose another engine.batch_size"
             )
     log.info(
@@ -116,10 +127,18 @@ def sync_batch_norm(objective: Objective) -> None:
 def all_reduce_gradients(
     parameters: list[nn.Parameter], rows: float, total_rows: int, flags: list[float]
 ) -> Tensor:
-    """Make gradients the mean over the rows of all processes, in one go; answers with the sum of all wishes.
+    """Set gradients to the mean over the rows of all processes, in one collective call.
 
-    rows: what this process's gradients have still to be multiplied with. whole: rows in all processes. A parameter that
-    no process has a gradient of keeps none.
+    A parameter without a gradient in all processes keeps none.
+
+    Args:
+        parameters: Of one group.
+        rows: Factor on this process's gradients, for they are means over its rows.
+        total_rows: Rows of all processes.
+        flags: What this process wishes, 0 or 1 each; sent along.
+
+    Returns:
+        The flags, summed over processes.
     """
     has_gradient = [float(parameter.grad is not None) for parameter in parameters]
     gradients = [
@@ -142,7 +161,7 @@ def all_reduce_gradients(
 
 
 def gradient_view(numbers: Tensor, parameter: Tensor) -> Tensor:
-    """Numbers as a gradient of this parameter, in memory as it is: fused optimizers walk through both side by side."""
+    """Numbers as a gradient of a parameter, with its strides: fused optimizers need both alike."""
     gradient = numbers.view_as(parameter)
     if parameter.is_contiguous() and parameter.dtype == gradient.dtype:
         return gradient
@@ -150,7 +169,11 @@ def gradient_view(numbers: Tensor, parameter: Tensor) -> Tensor:
 
 
 def control_flags(trainer: DistributedTrainer) -> list[float]:
-    """What this process would like all to do after this step, 0 or 1 each: stop (two signals), save, look at a loss."""
+    """What this process wishes after this step, 0 or 1 each.
+
+    Returns:
+        Stop on SIGINT, stop on SIGTERM, save, look at a loss that is not finite.
+    """
     stop = [float(trainer.interrupted == number) for number in (signal.SIGINT, signal.SIGTERM)]
     return [
         *stop,
@@ -160,9 +183,9 @@ def control_flags(trainer: DistributedTrainer) -> list[float]:
 
 
 def gathered_flags(trainer: DistributedTrainer, learn: bool) -> list[float]:
-    """What anybody wishes, known to all after the same batch; nothing where this is no moment to ask.
+    """The flags of all processes, summed; [] where this is not the time to ask.
 
-    In training it has come with the gradients; to look at it is to wait for the device.
+    In training they have come with the gradients; to read them is to wait for the device.
     """
     optimization, last = trainer.optimization, trainer.position == trainer.batches
     is_slow = not (learn and optimization.groups) or trainer.device.type != "cpu"
@@ -179,7 +202,11 @@ def gathered_flags(trainer: DistributedTrainer, learn: bool) -> list[float]:
 
 
 def should_save_or_stop(trainer: DistributedTrainer, learn: bool) -> tuple[bool, int]:
-    """Whether all are to save now, and the signal on which all are to stop. Raises TrainingDiverged in all of them."""
+    """Whether all processes save now, and the signal on which all of them stop (0: none).
+
+    Raises:
+        TrainingDiverged: in all processes, if the loss of one is not finite.
+    """
     flags = gathered_flags(trainer, learn)
     if not any(flags):
         return False, 0
@@ -191,7 +218,11 @@ def should_save_or_stop(trainer: DistributedTrainer, learn: bool) -> tuple[bool,
 
 
 def raise_first_divergence(meter: Meter) -> None:
-    """Raise TrainingDiverged in every process, if the loss was no number in one of them: of the first such step."""
+    """Raise in every process what one of them has found.
+
+    Raises:
+        TrainingDiverged: of the first step whose loss is not finite in some process.
+    """
     if faults := [
         fault for fault in process_group.all_gather_object(meter.divergence) if fault is not None
     ]:
@@ -200,7 +231,7 @@ def raise_first_divergence(meter: Meter) -> None:
 
 
 def all_reduce_meter(objective: Objective, meter: Meter) -> None:
-    """End a sweep: its sums become those of all processes, and what was kept that of all rows in their order."""
+    """End a split: the meter gets the sums of all processes, and all stored rows in their order."""
     process_group.end_batch()
     raise_first_divergence(meter)
     if objective.training:
@@ -211,7 +242,10 @@ def all_reduce_meter(objective: Objective, meter: Meter) -> None:
 
 
 def merge_meter_states(states: list[dict[str, Any]]) -> dict[str, Any]:
-    """The state of a meter that has seen what these have seen, each its part of every batch; nothing is pending."""
+    """One meter state of those of all processes, each with its share of every batch.
+
+    None is pending.
+    """
     counts = [state["counts"] for state in states]
     first = states[0]
     merged = {name: sum(state[name] for state in states) for name in ("rows", "pending_numbers")}
@@ -242,7 +276,12 @@ def sum_by_name(totals: list[dict[str, list[Any]]]) -> dict[str, list[Any]]:
 
 
 def restore_row_order(rows_by_process: list[list[Tensor]], counts: list[list[int]]) -> list[Tensor]:
-    """The rows of all processes, batch by batch. parts: of each process its rows; counts: how many of each batch."""
+    """The rows of all processes in the order of one process.
+
+    Args:
+        rows_by_process: Of each process its rows, in pieces.
+        counts: Of each process its rows of each batch.
+    """
     example = next((rows[0] for rows in rows_by_process if rows), None)
     if example is None:
         return []
@@ -263,7 +302,10 @@ def move_tensors(value: Any, device: torch.device) -> Any:
 
 
 def broadcast_initial_state(trainer: DistributedTrainer) -> None:
-    """Begin a fit with the first process's weights; save at once, so that a run which loses a process can go on."""
+    """Begin a fit with the first process's weights, and save.
+
+    A run that loses a process can go on.
+    """
     weights = (
         [] if trainer.optimization.sharded else [*trainer.objective.parameters()]
     )  # those begin alike, by the seed
@@ -275,7 +317,10 @@ def broadcast_initial_state(trainer: DistributedTrainer) -> None:
 
 
 def gather_trainer_state(trainer: DistributedTrainer, state: dict[str, Any]) -> dict[str, Any]:
-    """The state of a fit as one process would have it; in the middle of an epoch `ranks` is what is each one's own."""
+    """The state of a fit as one process would have it.
+
+    Amid an epoch, `ranks` is each one's own part.
+    """
     state["random"] = this_process.shared_state or state["random"]
     if trainer.meter is None:
         return state
@@ -299,7 +344,9 @@ def gather_trainer_state(trainer: DistributedTrainer, state: dict[str, Any]) -> 
 
 
 def restore_local_state(trainer: DistributedTrainer, state: dict[str, Any]) -> None:
-    """Take up what is this process's own in a state, or its part of what another number of processes has left."""
+    """Take up this process's part of a state, though another number of processes may have written
+    it.
+    """
     this_process.shared_state, ranks = state["random"], state.get("ranks", [])
     if trainer.meter is None:
         return

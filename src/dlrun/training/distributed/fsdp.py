@@ -1,6 +1,7 @@
-"""A model that no device holds as a whole: each of several processes keeps a part of every weight (torch's FSDP).
+"""Weights sharded over processes by torch's FSDP, for models that no device holds as a whole.
 
-Weights come together layer by layer, while a layer computes. Checkpoints hold them whole, as those of one process do.
+Weights are gathered layer by layer while a layer computes. Checkpoints hold them whole, as those of
+one process do.
 """
 
 from __future__ import annotations
@@ -25,11 +26,19 @@ def is_sharded(settings: Settings) -> bool:
 
 
 def shard_model(model: nn.Module, settings: Settings, device: torch.device) -> None:
-    """Leave to each process its part of the weights, if that is asked for and there are several (`engine.shard_model`).
+    """Shard the weights over the processes, if engine.shard asks for it and there are several.
 
-    The layers of a list come together one after the other, all else with the model. All part again after a forward
-    pass, the outermost too: what it kept from a validation would be computed with after weights were set to others
-    (running averages, the best epoch). Raises UserError for what cannot be.
+    The layers of a list are gathered one after the other, all else with the model. All are freed
+    after a forward pass, the outermost too: what it kept from a validation would be computed with
+    after weights were set to others (running averages, the best epoch).
+
+    Args:
+        model: Changed in place.
+        settings: Of the engine.
+        device: Of this process.
+
+    Raises:
+        UserError: if precision, compilation or a penalty rule it out.
     """
     if not is_sharded(settings):
         return
@@ -60,7 +69,16 @@ def shard_model(model: nn.Module, settings: Settings, device: torch.device) -> N
 def average_sharded_gradients(
     parameters: list[nn.Parameter], total_rows: int, flags: list[float]
 ) -> Tensor:
-    """Make gradients of summed losses, which walking back has averaged over processes, their mean over `whole` rows."""
+    """Turn the gradients of summed losses, averaged over processes by FSDP, into means over rows.
+
+    Args:
+        parameters: Of one group.
+        total_rows: Rows of all processes.
+        flags: What this process wishes, 0 or 1 each.
+
+    Returns:
+        The flags, summed over processes.
+    """
     for parameter in parameters:
         if parameter.grad is not None:
             parameter.grad.mul_(this_process.world_size / total_rows)
@@ -68,7 +86,7 @@ def average_sharded_gradients(
 
 
 def unshard(value: Any) -> Any:
-    """The same with every tensor in it whole, on the CPU. All processes must ask for it together."""
+    """The same value with every tensor whole, on the CPU; a collective call of all processes."""
     if isinstance(value, dict):
         return {name: unshard(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -79,7 +97,7 @@ def unshard(value: Any) -> Any:
 
 
 def shard_tensor(value: Tensor, reference: Any) -> Tensor:
-    """A whole tensor, cut as `own` is where that is cut."""
+    """A whole tensor, sharded as the reference is where that is sharded."""
     if not hasattr(reference, "full_tensor"):
         return value
     from torch.distributed.tensor import distribute_tensor
@@ -92,7 +110,7 @@ def shard_tensor(value: Tensor, reference: Any) -> Tensor:
 def shard_trainer_state(
     state: dict[str, Any], objective: nn.Module, optimizers: dict[str, Any]
 ) -> dict[str, Any]:
-    """The state of a fit with the weights, and what belongs to each of them, cut as the objective's are."""
+    """The state of a fit with weights, averages and optimizer state sharded as the objective's are."""
     local_tensors, optimization = objective.state_dict(), dict(state["learner"])
     weights = {
         name: shard_tensor(value, local_tensors.get(name))
@@ -119,7 +137,7 @@ def shard_trainer_state(
 def shard_optimizer_state(
     state: dict[str, Any], optimizer: torch.optim.Optimizer
 ) -> dict[str, Any]:
-    """The state of an optimizer with what has a weight's shape cut as that weight is."""
+    """An optimizer's state, sharded as its weights are where it has their shape."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
     def shard(value: Any, parameter: Tensor) -> Any:
@@ -140,5 +158,5 @@ def shard_optimizer_state(
 
 
 def without_fused_kernel(group: dict[str, Any]) -> dict[str, Any]:
-    """An optimizer's settings without its fused kernel: torch has none of SGD for weights in parts."""
+    """An optimizer's options without `fused`: torch has no fused SGD of sharded weights."""
     return group | {"fused": False} if group.get("fused") else group

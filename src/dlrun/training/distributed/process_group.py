@@ -1,7 +1,7 @@
-"""Several processes that train one model together: which of them this is, what all of them know, and what they add up.
+"""The process group of data-parallel training: rank and size, collective calls, shared randomness.
 
-With one process, everything here answers at once with what it was given. Who starts the processes says in the
-environment which is which, as torchrun does: RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT.
+With one process, everything returns what it was given. The launcher sets the environment as
+torchrun does: RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT.
 """
 
 from __future__ import annotations
@@ -34,10 +34,15 @@ DEVICES = "DLRUN_DEVICES"  # the device of each process, where that was chosen
 
 @dataclass
 class ProcessGroup:
-    """This process: number `rank` of `size`, number `local` of those on this machine.
+    """This process among all.
 
-    device: the name of the one that is its own; '' for what the settings say. share: its part of the batch at hand.
-    common: the state of the random generators that all processes have in common.
+    Attributes:
+        rank: Number of this process.
+        world_size: Number of processes.
+        local_rank: Number of this process on its machine.
+        device: Name of its own device; '' for the one that the settings name.
+        batch_share: Its share of the current batch; None between batches.
+        shared_state: State of the random generators that all processes have in common.
     """
 
     rank: int = 0
@@ -52,7 +57,14 @@ this_process = ProcessGroup()
 
 
 def join_group(kind: str = "auto") -> None:
-    """Join the other processes. kind: engine.device, which says what each of them computes on. Raises UserError."""
+    """Join the other processes.
+
+    Args:
+        kind: engine.device, the kind of device that each of them computes on.
+
+    Raises:
+        UserError: if this machine has too few devices.
+    """
     rank, size, local = (
         int(os.environ.get(name, 0)) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     )
@@ -79,7 +91,15 @@ def join_group(kind: str = "auto") -> None:
 
 
 def get_local_device(kind: str, local: int) -> str:
-    """The name of the device of process number `local` on this machine. Raises UserError where there are too few."""
+    """The name of a process's device.
+
+    Args:
+        kind: engine.device.
+        local: Number of the process on this machine.
+
+    Raises:
+        UserError: if this machine has too few devices.
+    """
     if DEVICES in os.environ:
         return str(runtime.choose_device(os.environ[DEVICES].split(",")[local]))
     cuda_devices = [name for name in runtime.available_devices() if name.startswith("cuda:")]
@@ -87,7 +107,8 @@ def get_local_device(kind: str, local: int) -> str:
         return "cpu"
     if local >= len(cuda_devices):
         raise UserError(
-            f"process {local + 1} of this machine has no device of its own: there are {len(cuda_devices)} of CUDA"
+            f"process {local + 1} of this machine has no device of its own: there are "
+            f"{len(cuda_devices)} of CUDA"
         )
     return cuda_devices[local]
 
@@ -102,7 +123,8 @@ def leave_group() -> None:
 def exit_process(code: int) -> NoReturn:
     """End this process now, with this exit code.
 
-    Left to the interpreter, threads of torch's process groups now and then abort it, after all that was to do is done.
+    Left to the interpreter, threads of torch's process groups now and then abort it, after all work
+    is done.
     """
     leave_group()
     sys.stdout.flush()
@@ -120,7 +142,7 @@ def broadcast_object(value: T) -> T:
 
 
 def on_main_process(compute: Callable[[], T]) -> T:
-    """What the first process alone computes, in every process; what it raises, too."""
+    """The result of the first process, or its exception, in every process."""
     if this_process.world_size == 1:
         return compute()
     outcome: tuple[Any, Exception | None] = (None, None)
@@ -136,7 +158,7 @@ def on_main_process(compute: Callable[[], T]) -> T:
 
 
 def all_gather_object(value: T) -> list[T]:
-    """The values of all processes, in their order, in every process. Tensors in them must be on the CPU."""
+    """The values of all processes in the order of ranks; tensors in them must be on the CPU."""
     if this_process.world_size == 1:
         return [value]
     values: list[Any] = [None] * this_process.world_size
@@ -145,7 +167,7 @@ def all_gather_object(value: T) -> list[T]:
 
 
 def local_main_process_first(compute: Callable[[], T]) -> T:
-    """Have the first process of each machine make it before the others do, which find what it kept in a cache."""
+    """Compute first in one process of each machine; the others then find its result in a cache."""
     if this_process.world_size == 1:
         return compute()
     if this_process.local_rank:
@@ -171,13 +193,25 @@ def broadcast_tensors(tensors: list[Tensor]) -> None:
 
 
 def begin_batch(batch_rows: int, local_rows: int) -> int:
-    """Take up a batch of `get_global_batch_size` rows, of which this process holds so many; answers with how many of these count."""
+    """Begin a batch of which each process has a share.
+
+    Args:
+        batch_rows: Rows of the whole batch.
+        local_rows: Rows that this process holds.
+
+    Returns:
+        How many of these count: a process without rows holds one that does not.
+
+    Raises:
+        RuntimeError: if it holds another number of rows than its share.
+    """
     this_process.batch_share = partition_batch(
         batch_rows, this_process.rank, this_process.world_size
     )
     if this_process.batch_share.local_rows != local_rows:
         raise RuntimeError(
-            f"process {this_process.rank + 1} should hold {this_process.batch_share.local_rows} rows of {batch_rows}, and holds {local_rows}"
+            f"process {this_process.rank + 1} should hold {this_process.batch_share.local_rows} "
+            f"rows of {batch_rows}, and holds {local_rows}"
         )
     return this_process.batch_share.counted_rows
 
@@ -193,7 +227,7 @@ def get_global_batch_size(rows: int) -> int:
 
 
 def seed_processes(number: int, device: torch.device) -> None:
-    """Begin random numbers anew: those that all processes have in common, and each process's own."""
+    """Seed the generators: those that all processes share, and each process's own."""
     random.seed_torch(number, device)
     if this_process.world_size > 1:
         this_process.shared_state = random.get_random_state(device)
@@ -202,7 +236,7 @@ def seed_processes(number: int, device: torch.device) -> None:
 
 @contextmanager
 def shared_random_state(device: torch.device) -> Iterator[None]:
-    """Inside, random numbers are those that all processes have in common."""
+    """Inside, random numbers come from the generators that all processes share."""
     local_state = random.get_random_state(device)
     if this_process.shared_state is not None:
         random.restore_random_state(this_process.shared_state, device)
@@ -212,7 +246,12 @@ def shared_random_state(device: torch.device) -> Iterator[None]:
 
 
 def draw_for_batch(draw: Callable[[int], Tensor], rows: int) -> Tensor:
-    """So many random rows, as draw(n) makes n of them: this process's part of those of the whole batch at hand."""
+    """Random rows for this process's share of a batch, the same as one process would draw.
+
+    Args:
+        draw: Count → so many random rows.
+        rows: Of this process.
+    """
     if this_process.world_size == 1 or this_process.batch_share is None:
         return draw(rows)
     device = torch.device(this_process.device or "cpu")
@@ -222,7 +261,7 @@ def draw_for_batch(draw: Callable[[int], Tensor], rows: int) -> Tensor:
 
 
 def randn_for_batch(values: Tensor) -> Tensor:
-    """Standard normal numbers in the shape of these rows (B, …), however the whole batch is shared."""
+    """Standard normal numbers like these rows (B, …), the same as one process would draw."""
     if this_process.world_size == 1 or this_process.batch_share is None:
         return torch.randn_like(values)
     options: dict[str, Any] = {"dtype": values.dtype, "device": values.device}
@@ -232,7 +271,7 @@ def randn_for_batch(values: Tensor) -> Tensor:
 
 
 def global_batch_std(values: Tensor) -> Tensor:
-    """The standard deviation (…) across the rows (B, …) of the whole batch at hand, over B."""
+    """The standard deviation (…) over the rows (B, …) of the whole batch, divided by B."""
     if this_process.world_size == 1 or this_process.batch_share is None:
         return values.std(0, correction=0)
     counted = values[: this_process.batch_share.counted_rows]

@@ -1,4 +1,7 @@
-"""A function of tensors as machine code, by torch's AOTInductor: compiled once a run, then one call from Python."""
+"""A function of tensors as machine code, by torch's AOTInductor.
+
+Compiled once a run, then one call from Python.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,10 @@ COMPILED_FUNCTIONS: dict[
 
 @cache
 def build_opaque_linear() -> Callable[..., Tensor]:
-    """oneDNN's linear layer as a call that the compiler leaves alone: its own takes only weights that never change."""
+    """oneDNN's linear layer as a call that the compiler leaves alone.
+
+    Its own takes only weights that never change.
+    """
     linear = torch.ops.mkldnn._linear_pointwise
 
     @torch.library.custom_op("dlrun::linear", mutates_args=(), device_types="cpu")
@@ -62,9 +68,13 @@ class FunctionModule(nn.Module):
 def compile_function(
     function: TensorFunction, inputs: Sequence[Tensor], description: str
 ) -> CompiledFunction:
-    """The same function of a list of tensors with the shapes and strides of these; it may change them in place.
+    """The same function of a list of tensors with the shapes and strides of these; it may change
+    them in place.
 
-    what: names it in what is told of the seconds that this took. Raises UserError where it cannot be compiled.
+    what: names it in what is told of the seconds that this took.
+
+    Raises:
+        UserError: if it cannot be compiled.
     """
     start = time.monotonic()
     try:
@@ -92,7 +102,8 @@ def compile_function(
             (line for line in lines if ": error: " in line or ": fatal error: " in line), lines[0]
         )
         raise UserError(
-            f"engine.compile=step: {description} cannot be compiled here ({first_error[:300]}); {DISABLE_HINT}"
+            f"engine.compile=step: {description} cannot be compiled here ({first_error[:300]}); "
+            f"{DISABLE_HINT}"
         ) from error
     return COMPILED_FUNCTIONS[key]
 
@@ -100,7 +111,11 @@ def compile_function(
 def verify_compiled(
     function: TensorFunction, run: CompiledFunction, inputs: list[Tensor]
 ) -> CompiledFunction:
-    """What is compiled, once it was run on these and changed them as the function does. Raises UserError."""
+    """What is compiled, once it was run on these and changed them as the function does.
+
+    Raises:
+        UserError: see the message.
+    """
     expected = [tensor.clone() for tensor in inputs]
     function(*expected)
     run(inputs)
@@ -110,7 +125,8 @@ def verify_compiled(
 def raise_compiler_error() -> NoReturn:
     """Raise UserError: the compiler errs."""
     raise UserError(
-        f"engine.compile=step: what was compiled comes to other numbers than torch does; {DISABLE_HINT}"
+        "engine.compile=step: what was compiled comes to other numbers than torch does; "
+        f"{DISABLE_HINT}"
     )
 
 
@@ -126,7 +142,10 @@ def is_close(tensors: Sequence[Tensor], expected: Sequence[Tensor], tolerance: f
 
 @contextmanager
 def block_interrupt() -> Iterator[None]:
-    """Inside, Ctrl-C and SIGTERM do not reach the compilers that are started; this process is told afterwards."""
+    """Inside, Ctrl-C and SIGTERM do not reach the compilers that are started.
+
+    This process is told afterwards.
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

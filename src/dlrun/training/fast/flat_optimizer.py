@@ -1,7 +1,9 @@
-"""The weights of one small group side by side in one buffer, and an optimizer's step on it in a few calls.
+"""The weights of one small group side by side in one buffer, and an optimizer's step on it in a few
+calls.
 
-A small network's step is mostly the cost of calling torch. The state stays where the torch optimizer keeps it: its
-tensors are views. Several members, whose weights are stacked, are updated together, each with its own hyperparameters.
+A small network's step is mostly the cost of calling torch. The state stays where the torch
+optimizer keeps it: its tensors are views. Several members, whose weights are stacked, are updated
+together, each with its own hyperparameters.
 """
 
 from __future__ import annotations
@@ -59,7 +61,10 @@ def rmsprop(group: Group, weights: Tensor, gradient: Tensor, state: State, step:
 
 
 def sgd(group: Group, weights: Tensor, gradient: Tensor, state: State, step: Any) -> None:
-    """Gradient descent as torch has it, with momentum if wanted: the first gradient is taken whole."""
+    """Gradient descent as torch has it, with momentum if wanted.
+
+    The first gradient is taken whole.
+    """
     gradient = add_weight_decay(group, weights, gradient)
     if "momentum_buffer" in state:
         momentum, buffer = group["momentum"], state["momentum_buffer"]
@@ -96,7 +101,10 @@ def add_weight_decay(group: Group, weights: Tensor, gradient: Tensor) -> Tensor:
 
 
 def apply_update(weights: Tensor, direction: Tensor, rate: Any) -> None:
-    """Move weights (members, P) against a direction; the rate may be each member's own, (members, 1)."""
+    """Move weights (members, P) against a direction.
+
+    The rate may be each member's own, (members, 1).
+    """
     if isinstance(rate, Tensor):
         weights.sub_(direction * rate)
     else:
@@ -114,8 +122,11 @@ UPDATE_RULES: dict[type[Optimizer], UpdateRule] = {
 class FlatOptimizer:
     """One group's weights in a buffer (members, P), and the state of their optimizer beside it.
 
-    parameters: of shape (…), or with several members (members, …). They become views of the buffer. What can be here,
-    `supports_flat_step` says. compile_: the change is compiled at the first step; of the hyperparameters only the rate is free then.
+    Args:
+        parameters: Of shape (…), or with several members (members, …). They become views of the
+            buffer. What can be here, `supports_flat_step` says.
+        compile_: The change is compiled at the first step; of the hyperparameters only the rate is
+            free then.
     """
 
     def __init__(
@@ -148,7 +159,11 @@ class FlatOptimizer:
         self.state_view = OptimizerStateView(parameters, optimizer, state_views)
 
     def step(self, gradients: Sequence[Tensor]) -> None:
-        """Take one step of the optimizer. gradients: one for each parameter, of its shape. Call under no_grad."""
+        """Take one step of the optimizer.
+
+        Args:
+            gradients: One for each parameter, of its shape. Call under no_grad.
+        """
         group = self.state_view.count_step()
         if self.compile:
             self._update_fast(group, gradients)
@@ -162,7 +177,9 @@ class FlatOptimizer:
             self.change(group, self.weights, gradient, self.state, self.state_view.steps_taken)
 
     def _kernel_step(self, group: Group, gradient: Tensor) -> None:
-        """One call for all members; where they differ in rate or decay, it finds the directions to go in."""
+        """One call for all members; where they differ in rate or decay, it finds the directions to
+        go in.
+        """
         differs = [name for name in PER_MEMBER_SETTINGS if isinstance(group[name], Tensor)]
         weights, call = self.weights, self.call
         if differs:
@@ -218,7 +235,10 @@ class FlatOptimizer:
 def supports_flat_step(
     parameters: Sequence[Tensor], optimizer: Optimizer, members: int = 1, compile_: bool = False
 ) -> bool:
-    """Whether an optimizer's step on these can, and should, be done here: one group of a few plain numbers."""
+    """Whether an optimizer's step on these can, and should, be done here.
+
+    One group of a few plain numbers.
+    """
     return (
         get_torch_optimizer_class(optimizer) in UPDATE_RULES
         and len(optimizer.param_groups) == 1

@@ -1,8 +1,8 @@
 """An optimizer's step on many weights in one call of torch's fused kernel, on the CPU.
 
-RMSprop has no kernel of its own in torch: it is what Adam's does with no running mean and a bias that is long gone, in
-half the time of its own five passes; and torch's square root of many zeros, which weights have that learn nothing,
-takes up to ten times that of other numbers.
+RMSprop has no kernel of its own in torch: it is what Adam's does with no running mean and a bias
+that is long gone, in half the time of its own five passes; and torch's square root of many zeros,
+which weights have that learn nothing, takes up to ten times that of other numbers.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ STATE_NAMES: dict[
 
 
 class OptimizerStateView:
-    """What a torch optimizer keeps of its weights, in tensors of ours, for whoever steps in its place.
+    """What a torch optimizer keeps of its weights, in tensors of ours, for whoever steps in its
+    place.
 
     parts: name of a state → its tensors now, one for each parameter.
     """
@@ -54,7 +55,10 @@ class OptimizerStateView:
         self.load()
 
     def load(self) -> None:
-        """Take all over from the optimizer, as after its state was loaded; what it does not have begins at 0."""
+        """Take all over from the optimizer, as after its state was loaded.
+
+        What it does not have begins at 0.
+        """
         for name, tensors in self.get_tensors().items():
             for parameter, tensor in zip(self.parameters, tensors, strict=True):
                 stored = self.optimizer.state.get(parameter, {}).get(name)
@@ -76,7 +80,10 @@ class OptimizerStateView:
         self.shown = True
 
     def write_step_counts(self) -> None:
-        """Write the number of steps to where the optimizer keeps it, once there was one; SGD keeps none."""
+        """Write the number of steps to where the optimizer keeps it, once there was one.
+
+        SGD keeps none.
+        """
         if self.shown and not isinstance(self.optimizer, SGD):
             for parameter, missed in zip(self.parameters, self.missed, strict=True):
                 self.optimizer.state[parameter]["step"] = torch.tensor(
@@ -84,7 +91,9 @@ class OptimizerStateView:
                 )
 
     def count_step(self) -> Group:
-        """Count one more step; answers with its hyperparameters, which are another mapping after a state was loaded."""
+        """Count one more step; answers with its hyperparameters, which are another mapping after a
+        state was loaded.
+        """
         if not self.shown:
             self.expose()
         self.steps_taken += 1
@@ -92,7 +101,10 @@ class OptimizerStateView:
 
 
 class FusedOptimizer:
-    """One group's weights, wherever they lie, as far as they have gradients. What can be here, `find_fused_kernel` says."""
+    """One group's weights, wherever they lie, as far as they have gradients.
+
+    What can be here, `find_fused_kernel` says.
+    """
 
     def __init__(self, parameters: Sequence[nn.Parameter], optimizer: Optimizer) -> None:
         self.parameters, self.call = list(parameters), KERNELS[get_torch_optimizer_class(optimizer)]
@@ -103,7 +115,11 @@ class FusedOptimizer:
         self.state_view = OptimizerStateView(parameters, optimizer, lambda: self.state)
 
     def step(self, gradients: Sequence[Tensor | None]) -> None:
-        """Take one step of the optimizer. gradients: one for each parameter, of its shape. Call under no_grad."""
+        """Take one step of the optimizer.
+
+        Args:
+            gradients: One for each parameter, of its shape. Call under no_grad.
+        """
         group, by_step_count = (
             self.state_view.count_step(),
             dict[int, list[int]](),
@@ -130,7 +146,11 @@ def call_kernel(
     gradients: list[Tensor],
     state: Mapping[str, list[Tensor]],
 ) -> None:
-    """Let a kernel change weights and state. taken: steps, this one included."""
+    """Let a kernel change weights and state.
+
+    Args:
+        taken: Steps, this one included.
+    """
     if not weights:
         return
     if "square_avg" in state:  # RMSprop; its mean is the gradient itself, with the decay
@@ -145,7 +165,8 @@ def call_kernel(
 
 
 def match_strides(gradient: Tensor, parameter: Tensor) -> Tensor:
-    """The same gradient, in memory as its parameter is: a kernel takes them number by number as they lie there.
+    """The same gradient, in memory as its parameter is: a kernel takes them number by number as
+    they lie there.
 
     A sparse one stays as it is.
     """
@@ -159,7 +180,10 @@ def match_strides(gradient: Tensor, parameter: Tensor) -> Tensor:
 
 
 def find_fused_kernel(parameters: Sequence[Tensor], optimizer: Optimizer) -> Any:
-    """The kernel that does an optimizer's step on these, None where none does: one group of a few plain numbers."""
+    """The kernel that does an optimizer's step on these, None where none does.
+
+    One group of a few plain numbers.
+    """
     is_supported = len(optimizer.param_groups) == 1 and supports_fused_kernel(
         optimizer.param_groups[0], parameters
     )
@@ -181,7 +205,9 @@ def supports_fused_kernel(group: Group, parameters: Sequence[Tensor]) -> bool:
 
 
 def get_torch_optimizer_class(optimizer: Optimizer) -> type[Optimizer]:
-    """Which of torch's optimizers it is; dlrun's own RMSprop is torch's with `fused`, and Adam may be AdamW."""
+    """Which of torch's optimizers it is; dlrun's own RMSprop is torch's with `fused`, and Adam may
+    be AdamW.
+    """
     if isinstance(optimizer, optim.RMSprop) and "fused" in optimizer.defaults:
         return optim.RMSprop
     decoupled = type(optimizer) is Adam and optimizer.param_groups[0].get("decoupled_weight_decay")

@@ -1,4 +1,7 @@
-"""Which training steps are played from a note instead of taken anew: steady ones, once they are proved the same."""
+"""Which training steps are played from a note instead of taken anew.
+
+Steady ones, once they are proved the same.
+"""
 
 from __future__ import annotations
 
@@ -37,10 +40,14 @@ MAX_SHAPES = 4  # notes of one objective: of whole batches, of the last one, …
 
 
 class Replay:
-    """An objective's training steps. Of each shape of batch the first step is taken as ever, the second noted down.
+    """An objective's training steps. Of each shape of batch the first step is taken as ever, the
+    second noted down.
 
-    The third is taken as ever and played from the note as well: only where both give the same bits is the note used.
-    take: batch → its steps. tolerance: of a compiled step's numbers, relative to their size; None = none is compiled.
+    The third is taken as ever and played from the note as well: only where both give the same bits
+    is the note used. take: batch → its steps.
+
+    Args:
+        tolerance: Of a compiled step's numbers, relative to their size; None = none is compiled.
     """
 
     def __init__(
@@ -124,7 +131,8 @@ class Replay:
     def _disable(self, reason: str) -> None:
         if self.tolerance is not None:
             raise UserError(
-                f"engine.compile=step: a training step of this model cannot be noted down: {reason}; {DISABLE_HINT}"
+                "engine.compile=step: a training step of this model cannot be noted down: "
+                f"{reason}; {DISABLE_HINT}"
             )
         self.disabled, self.recordings = True, {}
 
@@ -160,9 +168,14 @@ def collect_step_tensors(step: Step) -> list[Tensor]:
 def compile_recorded_step(
     step: Step, play: RecordedStep, batch: Batch, tolerance: float
 ) -> RecordedStep:
-    """What is played, compiled. step: what it comes to for this batch. Raises UserError where this comes to another.
+    """What is played, compiled.
 
-    tolerance: how large a difference may be, relative to the size of a tensor.
+    Args:
+        step: What it comes to for this batch.
+        tolerance: How large a difference may be, relative to the size of a tensor.
+
+    Raises:
+        UserError: if this comes to another.
     """
     code, scope = cast(FunctionType, play).__code__, cast(FunctionType, play).__globals__
     names = [name for name, value in scope.items() if isinstance(value, Tensor)]
@@ -200,9 +213,12 @@ def compile_recorded_step(
 def build_replay(
     objective: Objective, take_steps: TakeStep, settings: Settings, device: torch.device
 ) -> Any:
-    """What plays an objective's training steps, where that can be; else None. Raises UserError where it was asked for.
+    """What plays an objective's training steps, where that can be; else None.
 
     take: batch → its steps, in the precision that the settings say.
+
+    Raises:
+        UserError: if it was asked for.
     """
     if not objective.groups:  # nothing is learnt
         return None
@@ -225,7 +241,8 @@ def build_replay(
 
 
 def has_dynamic_calls(objective: Objective) -> str:
-    """The objective, or which of its modules, may do other calls for another batch of one shape; '' where none does.
+    """The objective, or which of its modules, may do other calls for another batch of one shape; ''
+    where none does.
 
     torch's own modules are steady. One of dlrun's or of the user's has `steady = True`.
     """

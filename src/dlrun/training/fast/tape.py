@@ -1,7 +1,8 @@
-"""A training step noted down once as the torch calls that it comes to, gradients included, and played from then on.
+"""A training step noted down once as the torch calls that it comes to, gradients included, and
+played from then on.
 
-Autograd, modules and torch's own dispatch cost a small network several times what its numbers do. What is played are
-the same kernels in the same order on the same memory, so the same bits come out.
+Autograd, modules and torch's own dispatch cost a small network several times what its numbers do.
+What is played are the same kernels in the same order on the same memory, so the same bits come out.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ class NotRecordable(Exception):
 
 
 class TraceRecorder(TorchDispatchMode):
-    """Notes the torch calls made inside it, as lines of Python. known: the tensors that it works on at every step."""
+    """Notes the torch calls made inside it, as lines of Python. known.
+
+    The tensors that it works on at every step.
+    """
 
     def __init__(self, constants: list[Tensor], batch: Batch) -> None:
         super().__init__()
@@ -48,7 +52,8 @@ class TraceRecorder(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # or torch imports its compiler, 0.8 s of CPU, to have it overlook what is never compiled
+        # Or torch imports its compiler, 0.8 s of CPU, to have it overlook what is never compiled.
+        return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -104,11 +109,16 @@ class TraceRecorder(TorchDispatchMode):
         )
 
     def text(self, value: Any) -> str:
-        """A value as Python. Raises Beyond for a tensor that came from elsewhere."""
+        """A value as Python.
+
+        Raises:
+            NotRecordable: for a tensor that came from elsewhere.
+        """
         if isinstance(value, Tensor):
             if id(value) not in self.names:
                 raise NotRecordable(
-                    "it works on a tensor that is neither a weight nor of the batch, as class_weights of a loss are"
+                    "it works on a tensor that is neither a weight nor of the batch, as "
+                    "class_weights of a loss are"
                 )
             return self.names[id(value)]
         if isinstance(value, list | tuple):
@@ -129,7 +139,10 @@ class TraceRecorder(TorchDispatchMode):
             for key in MAPPINGS
         ]
         gradient = ", ".join(map(self.text, step.gradient or ()))
-        return_line = f"return Step({step.group!r}, {self.text(step.loss)}, {', '.join(mappings)}, [{gradient}])"
+        return_line = (
+            f"return Step({step.group!r}, {self.text(step.loss)}, {', '.join(mappings)}, "
+            f"[{gradient}])"
+        )
         lines = "\n    ".join(
             [
                 f"def play({', '.join(self.columns)}):",
@@ -165,7 +178,10 @@ def eliminate_dead_code(lines: list[str], end: str) -> list[str]:
 
 
 def get_default_arguments(func: Any, num_given: int) -> list[Any]:
-    """What the arguments that were not given are by default: torch's own functions have others here and there."""
+    """What the arguments that were not given are by default.
+
+    Torch's own functions have others here and there.
+    """
     return [
         argument.default_value
         for argument in func._schema.arguments[num_given:]
@@ -195,9 +211,15 @@ def fastest_callable(func: Any) -> Any:
 def record_step(
     take_steps: Callable[[Batch], Any], batch: Batch, group: list[Tensor], constants: list[Tensor]
 ) -> tuple[Step, RecordedStep]:
-    """Take a step with its gradient, and answer with what plays it. Raises Beyond.
+    """Take a step with its gradient, and answer with what plays it.
 
-    take: batch → its steps. group: the weights that it is for. known: all that it may read besides the batch.
+    take: batch → its steps.
+
+    Args:
+        group: The weights that it is for. known: all that it may read besides the batch.
+
+    Raises:
+        NotRecordable: see the message.
     """
     with TraceRecorder(constants, batch) as tape:
         step = with_gradient(next(take_steps(batch)), group)
