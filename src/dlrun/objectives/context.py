@@ -20,7 +20,8 @@ class ObjectiveContext:
     Attributes:
         model: The one that the config names, built for data.spec.
         data: As prepared for this fit, on the device.
-        dataset: The raw one, which knows what words and labels are called. Its test rows are sealed.
+        dataset: The raw one, which knows what words and labels are called. Its test rows are
+            sealed.
         losses: Target → its loss.
         weights: Target → its weight in the sum of losses; None: all 1.
         augment: What is done to training batches; None: nothing.

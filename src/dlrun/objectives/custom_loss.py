@@ -19,11 +19,11 @@ from dlrun.evaluation.custom_metric import format_custom_error
 def build_loss(node: Mapping[str, Any], field: Field, plugins: Plugins) -> Loss:
     """The loss that a node of the config describes, for one target.
 
-    A loss of one's own is a function `(prediction, target)` that returns one number, the mean over the
-    rows of the batch, as a tensor with a gradient. `prediction` is the model's raw output (rows, outputs):
-    logits, or standardized numbers; `target` is (rows,) class numbers, else (rows, outputs). Further
-    arguments are settings. A class is built with its settings and then called, such as
-    torch.nn.HuberLoss; a function with an argument `field` builds the loss for that target.
+    A loss of one's own is a function `(prediction, target)` that returns one number, the mean over
+    the rows of the batch, as a tensor with a gradient. `prediction` is the model's raw output
+    (rows, outputs): logits, or standardized numbers; `target` is (rows,) class numbers, else (rows,
+    outputs). Further arguments are settings. A class is built with its settings and then called,
+    such as torch.nn.HuberLoss; a function with an argument `field` builds the loss for that target.
 
     Args:
         node: `_target_` and settings.

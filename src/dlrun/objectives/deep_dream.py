@@ -1,4 +1,4 @@
-"""DeepDream: change a photograph so that some layers of a network respond to it more (book §8.2)."""
+"""DeepDream: change a photograph so that a network's layers respond to it more (book §8.2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rows of which samples are shown: held-out rows, or training rows where none are; never test rows."""
+"""The rows of which samples are shown: held out, or training rows; never test rows."""
 
 from __future__ import annotations
 
@@ -40,7 +40,11 @@ class DisplayRows:
         return torch.linspace(0, num_rows - 1, min(count, num_rows)).round().long()
 
     def to_indices(self, rows: list[int]) -> Tensor:
-        """The same numbers as a tensor. Raises UserError for one that is not there."""
+        """The same numbers as a tensor.
+
+        Raises:
+            UserError: for one that is not there.
+        """
         if wrong := [row for row in rows if row >= len(self.table)]:
             last = len(self.table) - 1
             raise UserError(
@@ -105,7 +109,8 @@ def find_target_with_labels(fields: dict[str, Field], target: str) -> str:
 def build_point_groups(
     display: DisplayRows, target: str, rows: Tensor, *, numbers: bool = True
 ) -> tuple[Tensor, tuple[str, ...], str]:
-    """The groups that points are colored by: the labels of a target, thirds of a number, or one group.
+    """The groups that points are colored by: the labels of a target, thirds of a number, or one
+    group.
 
     Args:
         display: Where the rows are.

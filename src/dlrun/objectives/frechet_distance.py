@@ -40,7 +40,8 @@ class FrechetMetric:
     def __call__(
         self, generate: Callable[[int], Tensor], pictures: Iterable[Tensor]
     ) -> dict[str, Score]:
-        """The distance of generated images to half of the real ones, and of this half to the other half.
+        """The distance of generated images to half of the real ones, and of this half to the other
+        half.
 
         The latter is the floor that could be reached. All three sets are of one size, since the
         distance grows when sets are small.
@@ -123,7 +124,7 @@ def describe_frechet(name: str, features: str) -> str:
 
 
 def fit_pca_features(pictures: Iterable[Tensor], rows: int, components: int) -> Features:
-    """Images → their principal components (N, components or fewer), fitted to a sample of `rows`."""
+    """Images → principal components (N, components or fewer), fitted to a sample of `rows`."""
     sample = sample_rows(pictures, rows).flatten(1)
     mean = sample.mean(0)
     _, _, axes = torch.pca_lowrank(sample, min(components, *sample.shape), center=True, niter=4)
@@ -153,7 +154,8 @@ def take_lowest_keys(
 def gaussian_distance(features: Tensor, others: Tensor) -> float:
     """|μ₁ - μ₂|² + tr(C₁ + C₂ - 2 (C₁C₂)^½) of the Gaussians that fit features (N, D) best.
 
-    The last trace is the sum of the square roots of the eigenvalues of √C₁ C₂ √C₁, which is symmetric.
+    The last trace is the sum of the square roots of the eigenvalues of √C₁ C₂ √C₁, which is
+    symmetric.
     """
     features, others = features.double(), others.double()
     first, second = features.T.cov(correction=0), others.T.cov(correction=0)

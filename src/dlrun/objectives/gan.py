@@ -1,4 +1,4 @@
-"""Make pictures that a network cannot tell from real ones, while that network learns to tell them (GAN)."""
+"""Generative adversarial networks: a generator of images against a discriminator of real ones."""
 
 from __future__ import annotations
 
@@ -19,22 +19,31 @@ from dlrun.objectives.frechet_distance import FrechetMetric
 from dlrun.objectives.gan_losses import GANLoss, GANLossKind, gradient_penalty
 from dlrun.training.distributed import process_group
 
-NUM_TRACKED_POINTS = 36  # latent points whose pictures are shown after every epoch
-GENERATION_CHUNK = 256  # pictures made, or compared, together
+NUM_TRACKED_POINTS = 36  # latent points whose images are shown after every epoch
+GENERATION_CHUNK = 256  # images generated, or compared, together
 BuildFrechetMetric = Callable[[ObjectiveContext, str], FrechetMetric]
 
 
 class GANObjective(Objective):
-    """Two steps a batch: the discriminator's on real and made pictures (`contest.turns` times, each on others made),
-    then the generator's, on yet others.
+    """Steps of the discriminator on real and generated images, then one of the generator, each
+    batch.
 
-    pictures: those among which `nearest` looks. rate: factor on the generator's learning rate. augment: what is done to
-    real pictures before they are learnt from; made ones will be like that. Rows, beside the losses: answer_real and
-    answer_made, what the discriminator says on average; diversity, the standard deviation of pixels across the made
-    pictures of a batch as a share of that across its real ones: near 0, all are the same. The gradient penalty
-    (loss_penalty) is of training alone: it needs gradients, which are off elsewhere.
+    Measured beside the losses: answer_real and answer_made, the discriminator's mean output;
+    diversity, the standard deviation of pixels across the generated images of a batch as a share of
+    that across its real ones: near 0, all images are the same. The gradient penalty (loss_penalty)
+    is of training alone: it needs gradients, which are off elsewhere.
+
+    Args:
+        model: Generator and discriminator.
+        gan_loss: Losses of both, and steps of the discriminator for one of the generator.
+        training_images: Among which `nearest` looks.
+        frechet_metric: Scores generated images when a fit is scored; None: not at all.
+        generator_rate: Factor on the generator's learning rate.
+        augment: What is done to real images before they are learned from; generated ones will look
+            like the result.
     """
 
+    model: DCGAN
     default_samples = ("followed",)
 
     def __init__(
@@ -109,7 +118,7 @@ class GANObjective(Objective):
         return dict.fromkeys(self.groups["generator"], self.generator_rate)
 
     def split_scores(self, batches: Iterable[Batch]) -> dict[str, Score]:
-        """The Fréchet distance of made pictures to these, where it is asked for."""
+        """The Fréchet distance of generated images to these, where it is asked for."""
         if self.frechet_metric is None:
             return {}
         return self.frechet_metric(
@@ -118,7 +127,7 @@ class GANObjective(Objective):
         )
 
     def samples(self, *, count: Count = 36, columns: Count = 6) -> Iterator[ImageGrid]:
-        """Pictures of random latent points."""
+        """Images of random latent points."""
         yield ImageGrid(
             self._decode(self.model.sample_latent(count)),
             columns,
@@ -126,7 +135,7 @@ class GANObjective(Objective):
         )
 
     def tracked_samples(self, *, columns: Count = 6) -> Iterator[ImageGrid]:
-        """Pictures of the same latent points every time, so that it can be seen what becomes of each."""
+        """Images of the same latent points every time, so that each can be followed over epochs."""
         noise = torch.randn(
             NUM_TRACKED_POINTS, self.model.latent, generator=torch.Generator().manual_seed(0)
         )
@@ -136,7 +145,7 @@ class GANObjective(Objective):
         )
 
     def interpolation(self, *, rows: Count = 4, steps: Count = 8) -> Iterator[ImageGrid]:
-        """On each row, pictures along the way from one random latent point to another."""
+        """On each row, images along the way from one random latent point to another."""
         begin, end = self.model.sample_latent(rows), self.model.sample_latent(rows)
         points = torch.stack(
             [
@@ -149,13 +158,16 @@ class GANObjective(Objective):
         yield ImageGrid(self._decode(points.flatten(0, 1)), steps, description)
 
     def nearest(self, *, count: Count = 8) -> Iterator[ImageGrid]:
-        """Made pictures, and below each the training picture that is nearest to it: a copy would be the same."""
+        """Generated images, and below each the nearest training image, which shows a copy."""
         generated = self._decode(self.model.sample_latent(count))
         neighbors, distances = find_nearest_images(
             generated,
             (batch[self.model.column] for batch in self.training_images.batches(GENERATION_CHUNK)),
         )
-        description = f"above: made; below: the nearest training pictures, {distances.mean():.3f} away (mean root of squared pixels)"
+        description = (
+            f"above: made; below: the nearest training pictures, {distances.mean():.3f} away "
+            "(mean root of squared pixels)"
+        )
         yield ImageGrid(torch.cat([generated, neighbors]), count, description)
 
     def _decode(self, points: Tensor) -> Tensor:
@@ -168,12 +180,18 @@ class GANObjective(Objective):
 
 
 def mean_pixel_std(pictures: Tensor) -> Tensor:
-    """The standard deviation of each pixel across a batch (B, …), averaged over the pixels; never 0."""
+    """The standard deviation of each pixel across a batch (B, …), averaged over the pixels.
+
+    Never 0.
+    """
     return process_group.global_batch_std(pictures).mean().clamp_min(1e-12)
 
 
 def spherical_interpolation(start: Tensor, end: Tensor, share: float) -> Tensor:
-    """Points (N, D) on the great circle from one to the other: as far from the centre as random ones (White 2016)."""
+    """Points (N, D) on the great circle between two.
+
+    As far from the center as random ones (White 2016).
+    """
     angle = (
         torch.nn.functional.cosine_similarity(start, end)
         .clamp(-1 + 1e-6, 1 - 1e-6)
@@ -183,7 +201,7 @@ def spherical_interpolation(start: Tensor, end: Tensor, share: float) -> Tensor:
 
 
 def find_nearest_images(pictures: Tensor, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """For each picture (N, …) the nearest in the batches, and how far it is (N,): the root of the mean square."""
+    """For each image (N, …) the nearest in the batches, and its root mean squared distance (N,)."""
     flat = pictures.flatten(1)
     best, neighbors = torch.full((len(flat),), torch.inf, device=flat.device), pictures.clone()
     for batch in batches:
@@ -207,10 +225,17 @@ def adversarial(
 ) -> GANObjective:
     """Generative adversarial networks (Goodfellow et al. 2014; book §8.5).
 
-    loss: standard (cross-entropy, non-saturating), hinge, or wasserstein. label_noise: labels of the standard loss are
-    wrong by up to this. penalty: weight of the gradient penalty. critic_steps: of the discriminator for each of the
-    generator, on the same real pictures. generator_rate: factor on the generator's learning rate. judge: measures made
-    pictures when the fit is scored. Raises UserError for label noise where there are no labels.
+    Args:
+        context: Its model is a `DCGAN`.
+        loss: standard (cross-entropy, non-saturating), hinge, or wasserstein.
+        label_noise: Labels of the standard loss are wrong by up to this.
+        penalty: Weight of the gradient penalty.
+        critic_steps: Steps of the discriminator for each of the generator, on the same real images.
+        generator_rate: Factor on the generator's learning rate.
+        judge: Builds the metric of generated images, taken when a fit is scored.
+
+    Raises:
+        UserError: if there is label noise where there are no labels.
     """
     assert isinstance(context.model, DCGAN)
     if label_noise and loss != "standard":

@@ -1,4 +1,4 @@
-"""What two networks play for: how well real and made pictures are told apart, and how well the made ones pass."""
+"""Losses of a GAN: standard, hinge and Wasserstein, and a gradient penalty."""
 
 from __future__ import annotations
 
@@ -18,9 +18,13 @@ GANLossKind = Literal["standard", "hinge", "wasserstein"]
 
 @dataclass(frozen=True)
 class GANLoss:
-    """kind: the loss. label_noise: of the standard loss. penalty: weight of the gradient penalty.
+    """The losses of both networks.
 
-    turns: steps of the discriminator for one of the generator.
+    Attributes:
+        kind: Which loss.
+        label_noise: By how much labels of the standard loss are wrong at most.
+        penalty: Weight of the gradient penalty.
+        critic_steps: Steps of the discriminator for one of the generator.
     """
 
     kind: GANLossKind
@@ -29,10 +33,15 @@ class GANLoss:
     critic_steps: int = 1
 
     def discriminator_loss(self, real: Tensor, generated: Tensor, noise: float = 0.0) -> Tensor:
-        """The discriminator's loss, of logits (B,) for real and for made pictures.
+        """The discriminator's loss.
 
-        standard: the mean cross-entropy over both (Goodfellow et al. 2014): not knowing is ln 2. hinge (Lim & Ye
-        2017) and wasserstein (Arjovsky et al. 2017): the sum of both means.
+        standard is the mean cross-entropy over both (Goodfellow et al. 2014): not knowing is ln 2.
+        hinge (Lim & Ye 2017) and wasserstein (Arjovsky et al. 2017) are the sum of both means.
+
+        Args:
+            real: Logits of real images (B,).
+            generated: Logits of generated images (B,).
+            noise: By how much labels are wrong at most.
         """
         if self.kind == "hinge":
             return relu(1 - real).mean() + relu(1 + generated).mean()
@@ -41,21 +50,24 @@ class GANLoss:
         return (label_noise_loss(real, 1.0, noise) + label_noise_loss(generated, 0.0, noise)) / 2
 
     def generator_loss(self, generated: Tensor) -> Tensor:
-        """The generator's loss, of logits (B,) for made pictures; the standard one is the non-saturating one."""
+        """The generator's loss of the logits (B,) of generated images.
+
+        Standard is non-saturating.
+        """
         return (
             label_noise_loss(generated, 1.0, 0.0) if self.kind == "standard" else -generated.mean()
         )
 
     def mean_output(self, logits: Tensor) -> Tensor:
-        """What the discriminator says on average: the probability that a picture is real, or its score as it is."""
+        """The mean output: the probability that an image is real, or the raw score."""
         return logits.sigmoid().mean() if self.kind == "standard" else logits.mean()
 
 
 def label_noise_loss(logits: Tensor, label: float, noise: float) -> Tensor:
     """Cross-entropy against labels that are lowered by up to `noise`, each at random.
 
-    Real is 1 and made is 0, as is usual. The book has it the other way round and raises its labels by the noise: that
-    is the same loss, since -log(1 - p) of one is -log p of the other.
+    Real is 1 and generated is 0, as usual. The book has it the other way round and raises its
+    labels by the noise: that is the same loss, since -log(1 - p) of one is -log p of the other.
     """
     labels = torch.full_like(logits, label)
     if noise:
@@ -65,9 +77,12 @@ def label_noise_loss(logits: Tensor, label: float, noise: float) -> Tensor:
 
 
 def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, generated: Tensor) -> Tensor:
-    """How far the critic's slope is from 1 between real and made pictures (B, …), squared (Gulrajani et al. 2017).
+    """The squared distance of the critic's gradient norm from 1 (Gulrajani et al. 2017).
 
-    Needs gradients to be on.
+    Args:
+        critic: Images (B, …) → logits (B,).
+        real: (B, …).
+        generated: (B, …); the gradient is taken at random points between both.
     """
     trailing = (1,) * (real.dim() - 1)
     share = process_group.draw_for_batch(

@@ -1,4 +1,4 @@
-"""Objectives that learn the pixels of a picture instead of the weights of a network."""
+"""What objectives share that learn the pixels of an image instead of the weights of a network."""
 
 from __future__ import annotations
 
@@ -17,27 +17,38 @@ NUM_FINAL_FRAMES = 8  # frames that the last moment stays
 
 
 def load_input_images(context: ObjectiveContext) -> list[Tensor]:
-    """The first row of every input, (1, 3, H, W) each: what a canvas is made of."""
+    """The first row of every image input, (1, 3, H, W) each."""
     batch = next(iter(context.data.train.batches(1)))
     return [batch[name] for name in context.data.spec.inputs]
 
 
 def resize_images(photos: Tensor, size: Sequence[int]) -> Tensor:
-    """Pictures (N, C, H, W) at another height and width, without aliasing; the same tensor where it has them."""
+    """Images (N, C, H, W) resized without aliasing.
+
+    The same tensor where the size is right already.
+    """
     if list(photos.shape[2:]) == list(size):
         return photos
     return nn.functional.interpolate(photos, list(size), mode="bilinear", antialias=True)
 
 
 def to_image_artifact(image: Tensor, description: str) -> ImageGrid:
-    """The picture (1, 3, H, W) itself, pixel for pixel."""
+    """The image (1, 3, H, W) itself, pixel for pixel."""
     return ImageGrid(image, 1, description, original_size=True)
 
 
 def morph_frames(first: Tensor, last: Tensor, count: int, width: int, zoom: float) -> ImageGrid:
-    """So many frames from one picture (1, 3, H, W) to the other, `width` pixels wide at most, the last one held.
+    """An animation from one image to another; the last frame is held.
 
-    zoom: how much nearer the last frame is than the first. Raises UserError for one that is farther.
+    Args:
+        first: (1, 3, H, W).
+        last: (1, 3, H, W); the frames have its aspect.
+        count: Frames on the way.
+        width: Pixels, at most.
+        zoom: How much nearer the last frame is than the first.
+
+    Raises:
+        UserError: if the last frame were farther: nothing is known beyond the edge.
     """
     if zoom < 1:
         raise UserError(
@@ -61,7 +72,7 @@ def morph_frames(first: Tensor, last: Tensor, count: int, width: int, zoom: floa
 
 
 def enlarge(image: Tensor, times: float) -> Tensor:
-    """The middle of a picture, so many times nearer."""
+    """The middle of an image, magnified so many times once it is shown at the old size."""
     height, width = (max(1, round(side / times)) for side in image.shape[2:])
     down, right = (
         (side - inner) // 2 for side, inner in zip(image.shape[2:], (height, width), strict=True)
@@ -70,9 +81,11 @@ def enlarge(image: Tensor, times: float) -> Tensor:
 
 
 class ImageOptimization(Objective):
-    """Pictures (N, C, H, W) that are changed so that their loss falls; one step a tick, no data are read.
+    """Images that are changed so that their loss falls; one step a tick, no data are read.
 
-    loss: pictures → a mean over them. A network in it is the caller's, who freezes it: only the pictures are here.
+    Args:
+        pictures: (N, C, H, W), where it starts.
+        loss: Images → a mean over them. A network in it is the caller's, who freezes it.
     """
 
     def __init__(self, pictures: Tensor, loss: Callable[[Tensor], Tensor]) -> None:

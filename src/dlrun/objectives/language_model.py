@@ -1,4 +1,4 @@
-"""Language models: learn the next token as any target is learned, and generate text token by token."""
+"""Language models: learn the next token as any target, and generate text token by token."""
 
 from __future__ import annotations
 
@@ -82,7 +82,8 @@ class TextGenerator:
 
         Args:
             prompt: Empty for a passage of the training text.
-            temperature: 0 takes the likeliest token, 1 draws as the model predicts; null: the task's.
+            temperature: 0 takes the likeliest token, 1 draws as the model predicts; null: the
+                task's.
             length: Tokens to generate; null: the task's.
             top_k: Draw among this many likeliest tokens only.
             top_p: Draw among the likeliest tokens that together have this probability.
@@ -152,7 +153,10 @@ class BigramBaseline:
         return model
 
     def split_scores(self, batches: Iterable[Batch]) -> dict[str, Score]:
-        """The bits of a bigram, which knows only the previous token: a stronger baseline than frequencies."""
+        """The bits of a bigram, which knows only the previous token.
+
+        A stronger baseline than frequencies.
+        """
         return {
             "bits_bigram": score_from_rows(
                 torch.cat([self.fitted_model.row_cross_entropy(batch) for batch in batches]),
@@ -164,10 +168,18 @@ class BigramBaseline:
 def language(
     context: ObjectiveContext, *, length: Count, temperature: list[NonNegative]
 ) -> Supervised:
-    """The model's next tokens against those of the text, and what it writes, `length` tokens at each `temperature`.
+    """Next-token prediction, and text generation.
 
-    A model that has a state of its own and answers at each place is asked for one token after the other; any other
-    reads the window before each. Raises UserError for data that are no text.
+    A model that carries a state and predicts every token reads one token after the other when it
+    generates; any other reads the last window before each token.
+
+    Args:
+        context: Its data are windows of one text.
+        length: Tokens of a sample.
+        temperature: One sample each.
+
+    Raises:
+        UserError: if the data are not a text.
     """
     spec, steps = context.data.spec, context.data.preprocessors
     (name, input_field), (target, target_field) = (
@@ -175,8 +187,10 @@ def language(
         next(iter(spec.targets.items())),
     )
     if not steps.get(name) or not isinstance(steps[name][-1], TokenEncoder):
-        raise UserError(f"objective=language learns how a text goes on, and '{name}' is no such text: it needs "
-                      "task=nietzsche, task=shakespeare or task=text_file")  # fmt: skip
+        raise UserError(
+            f"objective=language learns how a text goes on, and '{name}' is no such text: "
+            "it needs task=nietzsche, task=shakespeare or task=text_file"
+        )
     tokens: Any = steps[name][-1]
     predicts_every_token, model, window = (
         target_field.kind == "tokens",

@@ -1,4 +1,4 @@
-"""Codes in a latent space: drawn, laid out on a grid, walked between, and decoded."""
+"""Samples from a latent space: reconstructions, interpolations, grids, planes and clusters."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ from dlrun.objectives.display_rows import DisplayRows, build_point_groups, find_
 
 @dataclass(frozen=True)
 class LatentCodes:
-    """Makers over rows that are held out, or over training rows where none are.
+    """Sample generators over held-out rows, or over training rows where none are held out.
 
-    encode: rows (B, *shape) → codes (B, latent). decode: codes → values as those of the rows. damage: what is done to
-    rows before they are encoded, where an encoder has learnt to undo something.
+    Attributes:
+        rows: The rows.
+        encode: Rows (B, *shape) → codes (B, latent).
+        decode: Codes → values like those of the rows.
+        damage: What is done to rows before they are encoded, of a denoising autoencoder.
     """
 
     rows: DisplayRows
@@ -28,7 +31,7 @@ class LatentCodes:
     damage: Callable[[Tensor], Tensor] | None = None
 
     def reconstructions(self, *, count: Count = 10) -> Iterator[ImageGrid]:
-        """Pictures above, what comes back of them below; between them what was encoded, where it was damaged."""
+        """Images above, reconstructions below, and between them corrupted images, if any."""
         rows = self.rows.pick_evenly(count)
         inputs = self.rows.get_inputs(rows)
         image_rows, description = (
@@ -47,10 +50,19 @@ class LatentCodes:
     def interpolation(
         self, *, first: Natural = 0, last: Natural = 1, steps: Count = 10
     ) -> Iterator[ImageGrid]:
-        """What lies between the codes of two rows, by their numbers, on a straight line of so many steps."""
+        """Images on the straight line between the codes of two rows.
+
+        Args:
+            first: Number of the first row.
+            last: Number of the last row.
+            steps: Images on the line, both ends included.
+        """
         start, end = self.encode(self.rows.get_inputs(self.rows.to_indices([first, last])))
         weights = torch.linspace(0, 1, max(2, steps), device=start.device)[:, None]
-        description = f"from row {first} to row {last} of the {self.rows.description}, on a straight line between their codes"
+        description = (
+            f"from row {first} to row {last} of the {self.rows.description}, on a straight line "
+            "between their codes"
+        )
         yield ImageGrid(self.decode(torch.lerp(start, end, weights)), len(weights), description)
 
     def concept(
@@ -62,8 +74,17 @@ class LatentCodes:
         strength: list[float] = [-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0],  # noqa: B006
         target: str = "",
     ) -> Iterator[ImageGrid]:
-        """A row with a direction of the codes added, so many times: from the mean code of the rows of label `against`
-        (all others where none is said) to that of `label`. target: whose labels, where there are several."""
+        """A row with a concept vector added to its code, several times.
+
+        The vector leads from the mean code of the rows of label `against` to that of `label`.
+
+        Args:
+            label: Label that is added.
+            against: Label that is taken away; '' for all others.
+            row: Number of the row.
+            strength: How many times the vector is added, one image each.
+            target: Whose labels, where there are several.
+        """
         name = find_target_with_labels(self.rows.fields, target)
         rows = self.rows.pick_evenly(self.rows.MAX_ROWS)
         row_labels, names = self.rows.get_label_groups(name, rows)
@@ -72,12 +93,17 @@ class LatentCodes:
         code = self.encode(self.rows.get_inputs(self.rows.to_indices([row])))
         amounts = torch.tensor(strength or [1.0], device=code.device)[:, None]
         other_name = against or "all others"
-        description = f"row {row} of the {self.rows.description} with the direction '{name}' {label} less {other_name}, times {strength}"
+        description = (
+            f"row {row} of the {self.rows.description} with the direction '{name}' {label} less "
+            f"{other_name}, times {strength}"
+        )
         yield ImageGrid(self.decode(code + amounts * direction), len(amounts), description)
 
     def plane(self, *, count: Count = 2000, target: str = "") -> Iterator[ScatterPlot]:
-        """The codes of so many rows as points, a colour for each label; more than two numbers by their principal
-        components."""
+        """The codes of so many rows as points, a color for each label.
+
+        Longer codes by two components of PCA.
+        """
         rows = self.rows.pick_evenly(count)
         groups, names, grouping = build_point_groups(self.rows, target, rows)
         positions, axes, projection = project_to_plane(self.encode_rows(rows))
@@ -92,15 +118,24 @@ class LatentCodes:
     def clusters(
         self, *, k: Natural = 0, count: Count = 2000, target: str = ""
     ) -> Iterator[ScatterPlot]:
-        """The codes of so many rows in k groups (k-means; 0: as many as there are labels, or 8), and how good they are:
-        the silhouette, and how well they agree with the labels, where there are some."""
+        """The codes of so many rows in k clusters (k-means), with silhouette and adjusted Rand
+        index.
+
+        Args:
+            k: 0 for as many as there are labels, or 8.
+            count: Rows.
+            target: Whose labels.
+        """
         rows = self.rows.pick_evenly(count)
         codes = self.encode_rows(rows)
         groups, labels, _ = build_point_groups(self.rows, target, rows, numbers=False)
         k = k or (len(labels) if len(labels) > 1 else 8)
         cluster_of_row, quality = cluster_codes(codes, groups if len(labels) > 1 else None, k)
         positions, axes, projection = project_to_plane(codes)
-        description = f"codes of {len(rows)} {self.rows.description} in {k} clusters (k-means): {quality}{projection}"
+        description = (
+            f"codes of {len(rows)} {self.rows.description} in {k} clusters (k-means): "
+            f"{quality}{projection}"
+        )
         yield ScatterPlot(
             positions,
             cluster_of_row,
@@ -122,7 +157,11 @@ def mean_difference(codes: Tensor, first: Tensor, second: Tensor) -> Tensor:
 def label_masks(
     row_labels: Tensor, names: tuple[str, ...], label: str, against: str
 ) -> tuple[Tensor, Tensor]:
-    """The rows of a label, and those of another, or all others, as masks. Raises UserError where one has no row."""
+    """The rows of a label, and those of another, or all others, as masks (N,).
+
+    Raises:
+        UserError: if a label does not exist or has no row.
+    """
     for name in filter(None, (label, against)):
         if name not in names:
             raise UserError(f"no label '{name}'; there are: {format_names(names, name)}")
@@ -137,7 +176,7 @@ def label_masks(
 
 
 def project_to_plane(codes: Tensor) -> tuple[Tensor, tuple[str, str], str]:
-    """Codes as positions in a plane (N, 2), what its axes are, and how that came about."""
+    """Codes as positions in a plane (N, 2), the names of its axes, a phrase on the projection."""
     width = codes.shape[1]
     if width == 1:
         return torch.cat([codes, torch.zeros_like(codes)], 1), ("code 1", ""), ""
@@ -160,7 +199,11 @@ def project_to_plane(codes: Tensor) -> tuple[Tensor, tuple[str, str], str]:
 
 
 def cluster_codes(codes: Tensor, labels: Tensor | None, k: int) -> tuple[Tensor, str]:
-    """Which of k clusters each code is in, and how good they are. Raises UserError for fewer than 2 or too many."""
+    """The cluster of each code (N,), and their quality in words.
+
+    Raises:
+        UserError: if k is below 2 or too large, or all codes are the same.
+    """
     from sklearn.cluster import KMeans  # type: ignore[import-untyped]
     from sklearn.metrics import adjusted_rand_score, silhouette_score  # type: ignore[import-untyped]
 
@@ -173,13 +216,20 @@ def cluster_codes(codes: Tensor, labels: Tensor | None, k: int) -> tuple[Tensor,
         raise UserError("all codes are the same: there are no clusters in them")
     quality = f"silhouette {silhouette_score(points, cluster_of_row):.3f}"
     if labels is not None:
-        quality += f", adjusted Rand index with the labels {adjusted_rand_score(labels.cpu().numpy(), cluster_of_row):.3f}"
+        agreement = adjusted_rand_score(labels.cpu().numpy(), cluster_of_row)
+        quality += f", adjusted Rand index with the labels {agreement:.3f}"
     return torch.from_numpy(cluster_of_row).long(), quality
 
 
 @dataclass(frozen=True)
 class LatentSampler:
-    """decode: codes (N, latent), on the device `place`, to pictures (N, C, H, W), pixels from 0 to 1."""
+    """Sample generators that draw codes instead of encoding rows.
+
+    Attributes:
+        decode: Codes (N, latent) on the device → images (N, C, H, W), pixels from 0 to 1.
+        latent: Numbers of a code.
+        device: Of the decoder.
+    """
 
     decode: Callable[[Tensor], Tensor]
     latent: int
@@ -188,7 +238,7 @@ class LatentSampler:
     def samples(
         self, *, count: Count = 64, columns: Count = 8, spread: Positive = 1.0
     ) -> Iterator[ImageGrid]:
-        """Pictures of codes drawn at random, from a normal distribution of this spread (1 is what was trained for)."""
+        """Images of random codes, from a normal distribution of this spread (trained for: 1)."""
         codes = spread * torch.randn(count, self.latent)
         description = (
             f"{count} pictures of codes drawn from a normal distribution of spread {spread:g}"
@@ -204,9 +254,14 @@ class LatentSampler:
         across: Count = 1,
         down: Count = 2,
     ) -> Iterator[ImageGrid]:
-        """Pictures of a grid of codes, at the normal distribution's quantiles from low to high (book §8.4).
+        """Images of a grid of codes, at quantiles of the normal distribution (book §8.4).
 
-        across, down: which numbers of the code change, from 1 on; the others are 0.
+        Args:
+            side: Images on each side.
+            low: Lowest quantile.
+            high: Highest quantile.
+            across: Number of the code, from 1, that changes along a row; numbers not named are 0.
+            down: Number of the code that changes along a column.
         """
         if across == down or max(across, down) > self.latent:
             allowed = f"two different numbers of the code, from 1 to {self.latent}"
@@ -221,5 +276,8 @@ class LatentSampler:
             quantiles.repeat(side),
             quantiles.flip(0).repeat_interleave(side),
         )
-        description = f"pictures of codes: number {across} grows to the right, {down} upwards, quantiles {low:g} to {high:g}"
+        description = (
+            f"pictures of codes: number {across} grows to the right, {down} upwards, quantiles "
+            f"{low:g} to {high:g}"
+        )
         yield ImageGrid(self.decode(codes.to(self.device)), side, description)

@@ -1,7 +1,8 @@
-"""Losses: what is minimized. Each is a function of a target's Field and answers (raw output, target) → mean loss.
+"""Losses: each builds, for a target's Field, a function (raw output, target) → mean loss.
 
-The mean is over rows, whichever they are: a sum over batches of loss · rows is the loss of all rows.
-A target may be shares instead of labels, as mixed pictures have: probabilities (B, size) for a category.
+The mean is over rows, whichever they are: a sum over batches of loss · rows is the loss of all
+rows. A target may be shares instead of labels, as of mixed images: probabilities (B, size) for a
+category.
 """
 
 from __future__ import annotations
@@ -18,13 +19,17 @@ from dlrun.core.errors import UserError, format_names
 from dlrun.core.objective import Loss
 from dlrun.core.types import Field
 
-ClassWeights = (
-    Literal["balanced"] | list[NonNegative] | None
-)  # a config of an older dlrun has none for bce and focal
+# None is a default of bce and focal for configs of earlier versions, which do not name it.
+ClassWeights = Literal["balanced"] | list[NonNegative] | None
 
 
 def auto(field: Field, *, class_weights: ClassWeights = None) -> Loss:
-    """The book's choice for this kind of target (§4.5, table 4.1). class_weights: as that loss takes them."""
+    """The book's choice for this kind of target (§4.5, table 4.1).
+
+    Args:
+        field: Of the target.
+        class_weights: As the chosen loss takes them.
+    """
     name = PROBLEM_TYPES[field.kind].losses[0]
     if name == "bce":
         return bce(field, label_smoothing=0.0, class_weights=class_weights)
@@ -38,7 +43,11 @@ def auto(field: Field, *, class_weights: ClassWeights = None) -> Loss:
 def bce(field: Field, *, label_smoothing: Probability, class_weights: ClassWeights = None) -> Loss:
     """Binary cross-entropy on logits, for binary, multilabel and fraction targets.
 
-    class_weights: of no and yes, or one a label for the rows that have it; 'balanced' as for several classes.
+    Args:
+        field: Of the target.
+        label_smoothing: Labels are moved towards ½ by this share.
+        class_weights: Of no and yes, or one a label for the rows that have it; 'balanced' as for
+            several classes.
     """
     _check_target_kind("bce", field)
     no_yes = _label_weight_tensor(field, class_weights)
@@ -60,10 +69,12 @@ def bce(field: Field, *, label_smoothing: Probability, class_weights: ClassWeigh
 def cross_entropy(
     field: Field, *, label_smoothing: Probability, class_weights: ClassWeights
 ) -> Loss:
-    """Categorical cross-entropy on logits; of tokens the mean over all places.
+    """Categorical cross-entropy on logits; of tokens the mean over all positions.
 
-    class_weights: one a class, or 'balanced' = 1 / (classes · frequency). The weighted losses are divided by the number
-    of rows, not by the weights that happen to be in a batch: so the loss is one number however rows are batched.
+    Args:
+        field: Of the target.
+        label_smoothing: Share of a label that is spread over all classes.
+        class_weights: One a class, or 'balanced' = 1 / (classes · frequency).
     """
     _check_target_kind("cross_entropy", field)
     weights = _class_weight_tensor(field, class_weights)
@@ -72,6 +83,8 @@ def cross_entropy(
         device_weights = None if weights is None else weights.to(outputs.device)
         if device_weights is None:
             return F.cross_entropy(outputs, target, label_smoothing=label_smoothing)
+        # Divided by rows, not by the weights that happen to be in a batch, as torch would: so the
+        # loss is one number however rows are batched.
         return F.cross_entropy(
             outputs, target, device_weights, label_smoothing=label_smoothing, reduction="sum"
         ) / len(outputs)
@@ -79,9 +92,8 @@ def cross_entropy(
     plain = loss if weights is not None or label_smoothing else F.cross_entropy
     if field.kind != "tokens":
         return plain
-    return lambda outputs, target: plain(
-        outputs.flatten(0, 1), target.flatten()
-    )  # all rows have the same number of places
+    # All rows have the same number of positions: the mean over positions is one over rows.
+    return lambda outputs, target: plain(outputs.flatten(0, 1), target.flatten())
 
 
 def _class_weight_tensor(field: Field, weights: ClassWeights) -> Tensor | None:
@@ -116,7 +128,10 @@ def _prior(field: Field) -> Tensor:
 
 
 def _balanced_weights(shares: Tensor) -> Tensor:
-    """1 / (classes · frequency), whose mean over training rows is 1; 1 for a class that no training row has."""
+    """1 / (classes · frequency), whose mean over training rows is 1.
+
+    1 for a class that no training row has.
+    """
     present = shares > 0
     return torch.where(present, 1 / (present.sum() * shares.clamp_min(1e-12)), 1.0)
 
@@ -131,9 +146,12 @@ def _weight_tensor(weights: list[float], count: int, labels: tuple[str, ...]) ->
 
 
 def focal(field: Field, *, gamma: NonNegative, class_weights: ClassWeights = None) -> Loss:
-    """Cross-entropy with easy rows turned down by (1 − p)^gamma (Lin et al. 2017); of shares, the mean so weighted.
+    """Focal loss: cross-entropy that down-weights easy rows by (1 − p)^gamma (Lin et al. 2017).
 
-    class_weights: as in `cross_entropy` and `bce`; there called alpha.
+    Args:
+        field: Of the target.
+        gamma: 0 is cross-entropy.
+        class_weights: As in `cross_entropy` and `bce`; called alpha in the paper.
     """
     _check_target_kind("focal", field)
     focused = lambda entropy: (1 - torch.exp(-entropy)).clamp_min(1e-12) ** gamma * entropy  # noqa: E731
@@ -162,12 +180,12 @@ def focal(field: Field, *, gamma: NonNegative, class_weights: ClassWeights = Non
 
 
 def mse(field: Field) -> Loss:
-    """Mean squared error between what the last layer answers and the target (one-hot for classes)."""
+    """Mean squared error between prediction and target (one-hot for classes)."""
     return _elementwise_loss("mse", field, F.mse_loss)
 
 
 def mae(field: Field) -> Loss:
-    """Mean absolute error between what the last layer answers and the target (one-hot for classes)."""
+    """Mean absolute error between prediction and target (one-hot for classes)."""
     return _elementwise_loss("mae", field, F.l1_loss)
 
 

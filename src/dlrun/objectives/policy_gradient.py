@@ -1,4 +1,4 @@
-"""Reinforcement learning: act, see what comes of it, and make more likely what went well."""
+"""Reinforcement learning by policy gradient: make actions that went well more likely."""
 
 from __future__ import annotations
 
@@ -24,9 +24,13 @@ OBSERVATION, ACTION = "observation", "action"
 
 @dataclass(frozen=True)
 class Episodes:
-    """B episodes side by side, T moments long: what was seen (T, B, …), done and rewarded (T, B) in each of them.
+    """B episodes in parallel, over the T steps of the longest one.
 
-    there: which moments (T, B) belong to an episode; the others come after its end, and their reward is 0.
+    Attributes:
+        observations: (T, B, …), before each action.
+        actions: (T, B).
+        rewards: (T, B); 0 after the end of an episode.
+        active: (T, B), whether the step belongs to its episode.
     """
 
     observations: Tensor
@@ -36,27 +40,27 @@ class Episodes:
 
     @property
     def total_rewards(self) -> Tensor:
-        """What each episode (B,) has brought."""
+        """The sum of rewards of each episode (B,)."""
         return self.rewards.sum(0)
 
 
 @dataclass(frozen=True)
 class ReturnEstimator:
-    """How much of what came is put down to each action.
+    """The discounted return that is credited to each action.
 
-    discount: what comes a step later counts so many times as much. normalise: the mean over all moments of a batch is
-    taken away, and what is left is divided by its standard deviation, so that some actions did well and others badly.
+    Attributes:
+        discount: Factor on a reward that comes a step later.
+        normalize: Whether returns are standardized over all steps of a batch, so that some actions
+            did well and others badly.
     """
 
     discount: float
     normalize: bool
 
     def __call__(self, episodes: Episodes) -> Tensor:
-        """The credit of each moment of each episode, (n,) in the order of played.seen[played.there]."""
-        returns, next_return = (
-            torch.empty_like(episodes.rewards),
-            torch.zeros_like(episodes.rewards[0]),
-        )
+        """The credit of each step, (n,) in the order of `observations[active]`."""
+        returns = torch.empty_like(episodes.rewards)
+        next_return = torch.zeros_like(episodes.rewards[0])
         for step_index in reversed(range(len(returns))):
             returns[step_index] = next_return = (
                 episodes.rewards[step_index] + self.discount * next_return
@@ -73,7 +77,13 @@ class ReturnEstimator:
 def run_episodes(
     world: Environment, starts: Tensor, choose: Callable[[Tensor], Tensor]
 ) -> Episodes:
-    """Whole episodes from these starts (B, …). choose: observations (B, …) → actions (B,)."""
+    """Run whole episodes.
+
+    Args:
+        world: Takes actions, gives observations and rewards.
+        starts: First observations (B, …).
+        choose: Observations (B, …) → actions (B,).
+    """
     steps = []
     observations, active = starts, torch.ones(len(starts), dtype=torch.bool)
     world.begin(starts)
@@ -86,12 +96,19 @@ def run_episodes(
 
 
 class PolicyGradient(Objective):
-    """One step a batch: play its episodes, then follow the policy gradient (REINFORCE, Williams 1992).
+    """One step a batch: run its episodes, then follow their policy gradient.
 
-    The loss is minus the mean reward of an episode; its gradient is estimated from the actions that were taken, so that
-    the loss has the value of the one and the gradient of the other (Foerster et al. 2018). Actions are drawn while it
-    learns; then the likeliest is taken, or drawn too where it is not `greedy`. starts: where shown episodes begin.
-    spec: what the numbers of an observation and the actions are called.
+    The loss is minus the mean reward of an episode; its gradient is estimated from the actions that
+    were taken, so that the loss has the value of the one and the gradient of the other (Foerster et
+    al. 2018).
+
+    Args:
+        model: Observation → logits of the actions.
+        world: The environment.
+        return_estimator: Credits rewards to actions.
+        spec: Names the numbers of an observation and the actions.
+        starts: First observations of the episodes that are shown.
+        greedy: Whether the likeliest action is taken in evaluation; in training all are drawn.
     """
 
     goals = {"loss": "min", "reward": "max", "length": "max"}
@@ -132,7 +149,7 @@ class PolicyGradient(Objective):
         return self.make_baseline()
 
     def run_episodes(self, starts: Tensor) -> Episodes:
-        """Episodes as the policy is now."""
+        """Episodes of the present policy."""
         return run_episodes(self.world, starts.cpu(), self.choose_actions)
 
     def choose_actions(self, observations: Tensor) -> Tensor:
@@ -149,8 +166,10 @@ class PolicyGradient(Objective):
         return raw_logits.float()
 
     def policy_gain(self, episodes: Episodes) -> Tensor:
-        """What the gradient is taken of: the log-probability of each action times what came of it, summed over an
-        episode, the mean over episodes."""
+        """The log-probability of each action times its credit.
+
+        A sum over steps, a mean over episodes.
+        """
         active = episodes.active
         log_probabilities = self.logits(episodes.observations[active]).log_softmax(-1)
         taken = log_probabilities.gather(
@@ -172,14 +191,23 @@ class PolicyGradient(Objective):
     def episode(
         self, *, number: Natural = 0, every: Count = 4, steps: Count = 200
     ) -> Iterator[ImageGrid]:
-        """One episode, or its first steps: a moment of `every` steps. number: which of the rows it begins with."""
+        """An animation of one episode.
+
+        Args:
+            number: Row that it begins with.
+            every: One frame in so many steps.
+            steps: Steps that are shown at most.
+        """
         if number >= len(self.starts):
             raise UserError(
                 f"number={number}: there are {len(self.starts)} rows to begin with, from 0 on"
             )
         episodes = self.run_episodes(self.starts[number : number + 1])
         length = len(episodes.rewards)
-        description = f"an episode of {length} steps, reward {float(episodes.total_rewards[0]):g}, every {every} of the first {steps}"
+        description = (
+            f"an episode of {length} steps, reward {float(episodes.total_rewards[0]):g}, every "
+            f"{every} of the first {steps}"
+        )
         yield ImageGrid(
             self.world.render(episodes.observations[:steps:every, 0]), 1, description, animated=True
         )
@@ -187,7 +215,13 @@ class PolicyGradient(Objective):
     def choices(
         self, *, across: Natural = 2, up: Natural = 3, episodes: Count = 8
     ) -> Iterator[ScatterPlot]:
-        """What was done where: every moment of some episodes, in a plane of two of the observed numbers."""
+        """The action at every step of some episodes, in a plane of two numbers of the observation.
+
+        Args:
+            across: Number of the observation on the horizontal axis.
+            up: On the vertical axis.
+            episodes: How many.
+        """
         names, actions = self.spec.inputs[OBSERVATION].labels, self.spec.targets[ACTION].labels
         if max(across, up) >= len(names):
             raise UserError(
@@ -198,7 +232,10 @@ class PolicyGradient(Objective):
             shown_episodes.observations[shown_episodes.active],
             shown_episodes.actions[shown_episodes.active],
         )
-        description = f"{len(action_numbers):,} moments of {shown_episodes.active.shape[1]} episodes, and what was done in them"
+        description = (
+            f"{len(action_numbers):,} moments of {shown_episodes.active.shape[1]} episodes, and "
+            "what was done in them"
+        )
         yield ScatterPlot(
             observations[:, [across, up]],
             action_numbers,
@@ -215,10 +252,18 @@ def policy(
     discount: Fraction,
     baseline: Literal["normalise", "none"],
 ) -> PolicyGradient:
-    """The model as a player: it reads `observation` and answers `action`; the rows are where episodes begin.
+    """A policy that reads `observation` and predicts `action`; the rows are where episodes begin.
 
-    world: what it acts in (see data.control). discount, baseline: see Credit. What has to be beaten is a player who
-    draws its actions as the rows' own. Raises UserError for data that are no beginnings.
+    The baseline draws its actions in the proportions of the rows.
+
+    Args:
+        context: The objective's context.
+        world: The environment, see `dlrun.data.environments`.
+        discount: Factor on a reward that comes a step later.
+        baseline: Whether returns are standardized over a batch.
+
+    Raises:
+        UserError: if the rows are not observations and actions.
     """
     spec, return_estimator = context.data.spec, ReturnEstimator(discount, baseline == "normalise")
     fields = {**spec.inputs, **spec.targets}
@@ -228,8 +273,10 @@ def policy(
         or fields[OBSERVATION].kind != "number"
     ):
         available = ", ".join(f"{field.kind} '{name}'" for name, field in fields.items())
-        raise UserError(f"objective=policy plays from rows of number '{OBSERVATION}' and category '{ACTION}', as task=cartpole "
-                      f"has them; the data give {available}")  # fmt: skip
+        raise UserError(
+            f"objective=policy plays from rows of number '{OBSERVATION}' and category "
+            f"'{ACTION}', as task=cartpole has them; the data give {available}"
+        )
     source = context.data.val or context.data.train
     starts = next(source.batches(len(source)))[OBSERVATION]
     objective = PolicyGradient(context.model, world, return_estimator, spec, starts)

@@ -1,4 +1,4 @@
-"""What a reconstruction has to beat: the mean row, and PCA (Baldi & Hornik 1989)."""
+"""Baselines of a reconstruction: the mean row, and PCA (Baldi & Hornik 1989)."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ from dlrun.core.dataset import Source
 from dlrun.core.objective import Objective
 from dlrun.core.types import Batch, Step
 
-EPSILON = (
-    1e-6  # a pixel that is black in all training rows is answered with this chance of being white
-)
+# Least probability of a pixel: one that is black in all training rows may be white in another.
+EPSILON = 1e-6
 
 
 class MeanReconstruction(Objective):
-    """Nothing to learn. The mean is taken, from training rows alone, when the first batch is measured.
+    """Reconstructs every row as the mean training row; nothing is learned by steps.
 
-    read: batch → rows (B, *shape). logits: rows are pixels, and answers their log-odds. measure: answers and rows →
-    the step that the objective to be compared would yield.
+    Args:
+        train: Training rows; their mean is taken when the first batch is measured.
+        read: Batch → rows (B, *shape).
+        shape: Of a row.
+        logits: Whether rows are pixels and outputs are log-odds.
+        measure: (raw outputs, rows) → the step that the objective to be compared would yield.
     """
 
     mean: Tensor
@@ -63,20 +66,25 @@ MAX_PCA_FEATURES = 4096  # numbers of a row; beyond, their covariances take minu
 
 @dataclass(frozen=True)
 class PCAReconstruction:
-    """mean (D,) and directions (count, D) of unit length, float64 on the CPU."""
+    """A projection onto principal components.
+
+    Attributes:
+        mean: (D,), float64 on the CPU.
+        directions: (count, D), of unit length.
+    """
 
     mean: Tensor
     directions: Tensor
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """Rows (B, *shape) as their codes say them."""
+        """Rows (B, *shape), reconstructed from their components."""
         centred = rows.flatten(1).double().cpu() - self.mean
         reconstructed = centred @ self.directions.T @ self.directions + self.mean
         return reconstructed.reshape(rows.shape).to(rows.device, rows.dtype)
 
 
 def fit_pca(batches: Iterable[Tensor], count: int) -> PCAReconstruction:
-    """The first `count` principal components of rows (B, *shape), or as many as a row has numbers."""
+    """The first `count` principal components of rows (B, *shape), at most one a number."""
     from scipy.linalg import eigh
 
     total, products, number = torch.zeros(()), torch.zeros(()), 0

@@ -1,4 +1,4 @@
-"""Neural style transfer: change a photograph so that it keeps what it shows, in the manner of other pictures."""
+"""Neural style transfer: a photograph keeps its content and takes the style of other images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,12 @@ EPSILON = 1e-12
 
 @dataclass(frozen=True)
 class StyleTargets:
-    """What the canvas is to come to: layer → answer (1, C, h, w) to the content, layer → Gram matrix of the styles."""
+    """What the canvas is to approach.
+
+    Attributes:
+        content: Layer → activation (1, C, h, w) for the photograph.
+        style: Layer → Gram matrix (C, C) of the styles.
+    """
 
     content: dict[str, Tensor]
     style: dict[str, Tensor]
@@ -32,7 +37,7 @@ class StyleTargets:
 
 @dataclass(frozen=True)
 class StyleLossWeights:
-    """How much each part of the loss counts."""
+    """The weight of each term of the loss."""
 
     content: float
     style: float
@@ -40,10 +45,18 @@ class StyleLossWeights:
 
 
 class StyleTransfer(Objective):
-    """One step a tick: down the distance to the content and the styles, plus what the picture varies (book §8.3).
+    """One step a tick, down the distances to content and styles plus total variation (book §8.3).
 
-    photo (1, 3, H, W) in [0, 1]. start (1, C, H, W): the canvas at the beginning; with C = 1 it is luminance, and the
-    colours are the photograph's. Row `remaining`: which share of the loss at the beginning is left.
+    Measured as `remaining`: the share of the initial loss that is left.
+
+    Args:
+        model: A frozen network with layers of role 'content' and 'style'.
+        photo: (1, 3, H, W) in [0, 1].
+        start: The initial canvas (1, C, H, W); with C = 1 it is luminance, and the colors are the
+            photograph's.
+        targets: Of content and style.
+        loss_weights: Of the terms.
+        ticks: Steps of an epoch.
     """
 
     goals = dict.fromkeys(
@@ -90,7 +103,7 @@ class StyleTransfer(Objective):
         )
 
     def loss_terms(self) -> dict[str, Tensor]:
-        """What the loss is the sum of: each distance as a share of what it is the distance to."""
+        """The terms of the loss; each distance is relative to the size of its target."""
         activations = self.model(self.pictures, {**self.layers["content"], **self.layers["style"]})
         content = [
             weight * relative_distance(activations[name], self.targets.content[name])
@@ -107,13 +120,13 @@ class StyleTransfer(Objective):
         }
 
     def render_image(self) -> Tensor:
-        """The canvas as a picture (1, 3, H, W), in colours."""
+        """The canvas as an image (1, 3, H, W), in colors."""
         if self.pictures.shape[1] == 3:
             return self.pictures
         return self.photo + (self.pictures - to_grayscale(self.photo))
 
     def current_image(self) -> Iterator[Artifact]:
-        """The picture as it is now."""
+        """The image as it is now."""
         yield to_image_artifact(
             self.render_image(), f"the photograph in another manner, by {self.model.name}"
         )
@@ -121,18 +134,18 @@ class StyleTransfer(Objective):
     def frames(
         self, *, count: Count = 24, width: Count = 320, zoom: Positive = 1.0
     ) -> Iterator[Artifact]:
-        """From the photograph to the picture."""
+        """An animation from the photograph to the image."""
         yield morph_frames(self.photo, self.render_image(), count, width, zoom)
 
 
 def gram_matrix(activation: Tensor) -> Tensor:
-    """How much each two channels of a layer's answer (1, C, h, w) go together, wherever that is: (C, C)."""
+    """The correlations (C, C) of the channels of an activation (1, C, h, w), over all positions."""
     flat = activation[0].flatten(1)
     return flat @ flat.T / flat.shape[1]
 
 
 def relative_distance(value: Tensor, target: Tensor) -> Tensor:
-    """The mean squared distance as a share of the aim's own mean square, so that layers of any scale count alike."""
+    """The mean squared distance over the target's mean square: layers of any scale count alike."""
     return (value - target).square().mean() / target.square().mean().clamp(min=EPSILON)
 
 
@@ -149,7 +162,7 @@ def to_grayscale(pictures: Tensor) -> Tensor:
 
 
 def match_brightness(image: Tensor, photo: Tensor) -> Tensor:
-    """The luminance of a picture, with the mean and the deviation of a photograph's (Gatys et al. 2016)."""
+    """An image's luminance with a photograph's mean and deviation (Gatys et al. 2016)."""
     luminance, photo_luminance = to_grayscale(image), to_grayscale(photo)
     return (luminance - luminance.mean()) * (
         photo_luminance.std() / luminance.std().clamp(min=1e-6)
@@ -167,10 +180,20 @@ def style(
     keep_colours: bool,
     ticks: Count,
 ) -> StyleTransfer:
-    """The photograph of input `content` in the manner of the others, by the model's layers of role content and style.
+    """The photograph of input `content` in the style of the other inputs.
 
-    style_weights: how much each style counts; null: all the same. start: what the canvas is at first. keep_colours:
-    only the luminance is changed. Raises UserError.
+    Args:
+        context: Its model is a `FeatureExtractor` with layers of role content and style.
+        content_weight: Of the distance to the content.
+        style_weight: Of the distance to the styles.
+        variation_weight: Of the total variation.
+        style_weights: How much each style counts; null: all the same.
+        start: The initial canvas: the photograph, or noise.
+        keep_colours: Whether only the luminance is changed.
+        ticks: Steps of an epoch.
+
+    Raises:
+        UserError: if there is no style, or the weights do not fit.
     """
     photo, *styles = load_input_images(context)
     if not styles:
@@ -206,7 +229,11 @@ def normalize_weights(weights: dict[str, float]) -> dict[str, float]:
 
 
 def get_style_weights(weights: list[float] | None, count: int) -> list[float]:
-    """Which share of the whole each style has. Raises UserError for another number of weights, or only zeros."""
+    """The share of each style.
+
+    Raises:
+        UserError: if there are more or fewer weights than styles, or all are 0.
+    """
     weights = [1.0] * count if weights is None else weights
     if len(weights) != count or not sum(weights):
         owners = "the one style" if count == 1 else f"each of {count} styles"

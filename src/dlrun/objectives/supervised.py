@@ -1,4 +1,4 @@
-"""Predict targets from inputs: the loss of each target, weighted, plus what the model asks for its weights."""
+"""Supervised learning: the weighted sum of the targets' losses, plus the model's penalty."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dlrun.objectives.context import ObjectiveContext
 
 
 class Supervised(Objective):
-    """Predict targets: one step a batch, down the weighted sum of their losses plus the model's penalty.
+    """One step a batch, down the weighted sum of the targets' losses plus the model's penalty.
 
     Args:
         model: Input columns by name → target → raw outputs.
@@ -82,7 +82,12 @@ class Supervised(Objective):
         return self.model.lr_factors()
 
     def target_losses(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Target → what it adds to the loss of these answers: its own loss times its weight."""
+        """Target → its loss times its weight.
+
+        Args:
+            outputs: Target → raw output (B, outputs).
+            batch: Has the targets, too.
+        """
         losses = {name: loss(outputs[name], batch[name]) for name, loss in self.losses.items()}
         return {
             name: weighted * self.weights[name] if name in self.weights else weighted
@@ -90,7 +95,7 @@ class Supervised(Objective):
         }
 
     def total_loss(self, outputs: dict[str, Tensor], batch: Batch) -> Tensor:
-        """The losses of these answers together, each with its weight."""
+        """The weighted sum of the targets' losses; arguments as in `target_losses`."""
         return sum_losses(self.target_losses(outputs, batch).values())
 
 
@@ -100,7 +105,7 @@ def sum_losses(losses: Iterable[Tensor]) -> Tensor:
 
 
 def supervised(context: ObjectiveContext) -> Supervised:
-    """The model's answers against the targets of the data; what has to be beaten is the common-sense answer."""
+    """The model's outputs against the targets of the data; the baseline predicts a constant."""
     spec, losses, weights = context.data.spec, context.losses, context.weights
     columns = getattr(context.data.train, "columns", {})
     values = {

@@ -1,4 +1,4 @@
-"""A variational autoencoder: pictures as a cloud of codes each, so that codes drawn at random are pictures (§8.4)."""
+"""Variational autoencoders: images as distributions of codes, random codes as images (§8.4)."""
 
 from __future__ import annotations
 
@@ -30,8 +30,14 @@ SamplingKind = Literal["book", "standard"]
 
 @dataclass(frozen=True)
 class VAELoss:
-    """What is minimised. book: mean cross-entropy of a pixel + beta · -5e-4 · mean(1 + log_var - mean² - e^log_var).
-    elbo: cross-entropy of a picture + beta · its divergence, in nats."""
+    """What is minimized.
+
+    Attributes:
+        loss: 'book' is the mean cross-entropy of a pixel
+            + beta · -5e-4 · mean(1 + log_var - mean² - e^log_var);
+            'elbo' is the cross-entropy of an image + beta · its KL divergence, in nats.
+        beta: Weight of the divergence.
+    """
 
     loss: VAELossKind
     beta: float
@@ -39,9 +45,16 @@ class VAELoss:
     def build_step(
         self, logits: Tensor, pixels: Tensor, posterior: tuple[Tensor, Tensor, Tensor]
     ) -> Step:
-        """The step of these answers. clouds: means, log-variances as the encoder says them, and KL divergences (B,).
+        """The step of a reconstruction.
 
-        Measured beside it is the negative evidence lower bound, nats a picture: the lower, the better.
+        Measured beside it is the negative evidence lower bound, nats an image: the lower, the
+        better.
+
+        Args:
+            logits: Of the decoder (B, C, H, W).
+            pixels: Of the images (B, C, H, W), in [0, 1].
+            posterior: Means (B, latent), log-variances as the encoder has them, KL divergences
+                (B,).
         """
         mean, log_var, divergences = posterior
         pixel, num_pixels = F.binary_cross_entropy_with_logits(logits, pixels), pixels[0].numel()
@@ -64,11 +77,17 @@ class VAELoss:
 
 
 class VAEObjective(Objective):
-    """One step a batch: a code is drawn from the cloud of each picture, and decoded.
+    """One step a batch: a code is drawn from the posterior of each image, and decoded.
 
-    sampling: what the encoder's second answer means: the log of the variance (standard), or of the standard deviation,
-    which the book calls log_var all the same. importance: so many codes a picture for a tighter bound, in `judge`.
+    Args:
+        context: Its model is an `Autoencoder` with mean and log-variance.
+        vae_loss: What is minimized.
+        sampling: What the encoder's second output means: the log of the variance ('standard'), or
+            of the standard deviation ('book'), which the book calls log_var all the same.
+        importance: Codes an image for a tighter bound when a fit is scored; 0: none.
     """
+
+    model: Autoencoder
 
     goals = dict.fromkeys(
         ("loss", "loss_reconstruction", "loss_divergence", "negative_elbo"), "min"
@@ -111,7 +130,10 @@ class VAEObjective(Objective):
         )
 
     def baseline_objective(self) -> MeanReconstruction:
-        """The mean picture of the training rows as the answer to all, which needs no code: its divergence is 0."""
+        """The mean training image, as the reconstruction of all.
+
+        It needs no code, so the KL is 0.
+        """
 
         def step(logits: Tensor, pixels: Tensor) -> Step:
             zero_code = pixels.new_zeros(1, 1)
@@ -120,15 +142,18 @@ class VAEObjective(Objective):
         return MeanReconstruction(self.train_rows, self.model.read, self.model.shape, True, step)
 
     def split_scores(self, batches: Iterable[Batch]) -> dict[str, Score]:
-        """With `importance`, a tighter upper bound of -log p(picture) in nats than the negative evidence lower bound:
-        that of so many codes, weighted by how likely they are (Burda, Grosse & Salakhutdinov 2016)."""
+        """With `importance`, a tighter upper bound of -log p(image) than the negative evidence
+        lower bound.
+
+        It weights so many codes an image by their likelihood (Burda, Grosse & Salakhutdinov 2016).
+        """
         if not self.importance:
             return {}
         nats = torch.cat([self.nll_bound(self.model.read(batch)) for batch in batches])
         return {f"negative_bound_of_{self.importance}": score_from_rows(nats)}
 
     def nll_bound(self, pixels: Tensor) -> Tensor:
-        """-log of the mean of p(x|z) p(z) / q(z|x) over `importance` codes z drawn from q, for each picture (B,)."""
+        """-log of the mean of p(x|z) p(z) / q(z|x) over codes z drawn from q, (B,)."""
         mean, log_var = self.model.encode(pixels)
         log_std, weights = compute_log_std(log_var, self.sampling), []
         for _ in range(self.importance):
@@ -149,7 +174,7 @@ def compute_log_std(log_var: Tensor, sampling: SamplingKind) -> Tensor:
 
 
 def standard_normal_kl(mean: Tensor, log_std: Tensor) -> Tensor:
-    """KL divergence of a normal distribution for each row (B, latent) from the standard normal one, in nats (B,)."""
+    """KL divergence (B,) of normal distributions (B, latent) from the standard one, in nats."""
     return (mean.square() + (2 * log_std).exp() - 1 - 2 * log_std).sum(1) / 2
 
 
@@ -161,8 +186,13 @@ def variational(
     sampling: SamplingKind,
     importance: Natural,
 ) -> VAEObjective:
-    """A variational autoencoder of the pictures (Kingma & Welling 2014; book §8.4).
+    """A variational autoencoder of images (Kingma & Welling 2014; book §8.4).
 
-    loss: book or elbo, see `VAELoss`; beta: weight of the divergence in it. sampling, importance: see `VAEObjective`.
+    Args:
+        context: Its model is an `Autoencoder` with mean and log-variance.
+        loss: 'book' or 'elbo', see `VAELoss`.
+        beta: Weight of the divergence.
+        sampling: 'standard' or 'book', see `VAEObjective`.
+        importance: Codes an image for a tighter bound when a fit is scored.
     """
     return VAEObjective(context, VAELoss(loss, beta), sampling, importance)
