@@ -1,4 +1,4 @@
-"""What a run predicts for rows that it is given."""
+"""The predictions of a run for rows that it was not trained on."""
 
 from __future__ import annotations
 
@@ -11,11 +11,19 @@ from dlrun.core.types import Score, Spec
 
 @dataclass(frozen=True)
 class Predictions:
-    """names (n,): which file, or which line, each row is. outputs: target → (n, outputs), probabilities or numbers.
+    """What a run predicts for some rows.
 
-    truths: target → what is true, where the rows say so; then scores. skipped: file → why it gives no row. strangers:
-    of each text (n, 2) how many words the run does not know, and how many there are; None where that cannot be said.
-    fits: whose answers these are, the mean where there are several; told: what is to be said of that.
+    Attributes:
+        spec: Inputs and targets of the run.
+        names: (n,) the file, or the number of the line, of each row.
+        outputs: Target → (n, outputs): probabilities, or numbers in the target's unit.
+        truths: Target → true values, where the rows have them.
+        scores: Of the predictions, where there are true values.
+        skipped: File → why it gives no row.
+        unknown_words: (n, 2) words of each text that the run does not know, and all words; None
+            where that cannot be told.
+        fits: Whose predictions these are; their mean where there are several.
+        note: A remark on that choice.
     """
 
     spec: Spec

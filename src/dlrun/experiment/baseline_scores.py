@@ -1,4 +1,4 @@
-"""The scores of what has to be beaten."""
+"""The scores of the baseline that a model has to beat."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from dlrun.training.trainer import Trainer
 
 
 def compute_baseline_scores(baseline: Trainer, split: str, source: Source) -> dict[str, Score]:
-    """The scores of the answer to beat: by each measure those of the constant answer that is best by it."""
+    """Score the baseline: of a constant prediction, each metric takes the constant that is best by
+    it.
+
+    Args:
+        baseline: A trainer that holds the baseline.
+        split: 'train', 'val' or 'test'.
+        source: Its rows.
+    """
     model = baseline.objective.model
     scores = baseline.run_epoch(split, source).scores()
     if not isinstance(model, ConstantModel):
@@ -26,5 +33,5 @@ def compute_baseline_scores(baseline: Trainer, split: str, source: Source) -> di
 
 
 def get_prediction_key(model: ConstantModel, kind: ConstantKind) -> tuple[int, ...]:
-    """The same for two answers that are the same for every target."""
+    """A key that is the same for two constants that are the same for every target."""
     return tuple(id(model.get_output(name, kind)) for name in model.targets)

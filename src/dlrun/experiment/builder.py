@@ -1,4 +1,4 @@
-"""From a config to objects: everything that one job needs, built and wired."""
+"""From a config to objects: data, model, objective, optimizer and trainer of each fit."""
 
 from __future__ import annotations
 
@@ -64,10 +64,15 @@ SUPERVISED_NODE = {
 
 @dataclass
 class BuiltFit:
-    """Everything of one job, ready to train or to be scored.
+    """Everything of one job, ready to be trained or scored.
 
-    baseline: what has to be beaten, where the objective knows of something. rows: split → the development rows that it
-    holds, in order. weights: which checkpoint the trainer holds.
+    Attributes:
+        job: Which fit it is.
+        data: Prepared for this fit, on the device.
+        trainer: Of the model.
+        baseline: Of the baseline that has to be beaten; None where none is known.
+        rows: Split → numbers of its development rows, in order.
+        weights: Which checkpoint the trainer holds.
     """
 
     job: FitJob
@@ -84,7 +89,16 @@ class BuiltFit:
 
 
 class ExperimentBuilder:
-    """The parts that a config of plain values describes, its data, and the folder that takes what comes of them."""
+    """The parts that a config of plain values describes, its dataset and its run folder.
+
+    Args:
+        config: As config.yaml holds it.
+        folder: Of the run.
+        plugins: Packages whose parts may be named.
+
+    Raises:
+        UserError: if the config does not fit the data, or the data are not those of the run.
+    """
 
     def __init__(self, config: dict[str, Any], folder: Path, plugins: tuple[str, ...] = ()) -> None:
         engine = {**DEFAULTS_OF_OLD_RUNS, **config["engine"]}
@@ -152,20 +166,28 @@ class ExperimentBuilder:
         recorded = self.run.read_json("data.json")  # runs of before 0.1.1 have no marks
         if recorded is not None and any(recorded[key] != data_record.get(key) for key in recorded):
             raise UserError(
-                f"the data are not those that {self.run.folder} began with: {recorded} then, {data_record} now"
+                f"the data are not those that {self.run.folder} began with: {recorded} then, "
+                f"{data_record} now"
             )
         if process_group.broadcast_object(data_record) != data_record:
             raise UserError(
-                f"process {process_group.this_process.rank + 1} has other data than the first: {data_record}"
+                f"process {process_group.this_process.rank + 1} has other data than the first: "
+                f"{data_record}"
             )
         self.run.write_json("data.json", data_record)
 
     def build_fit(self, job: FitJob) -> BuiltFit:
-        """Split, prepare, and build the model and all around it, with the settings that this job changes."""
+        """Split and prepare the data and build all objects of a job, with the settings that it
+        changes.
+        """
         return self.with_changes(job.patch)._build(job)
 
     def check_batches(self, data: PreparedData) -> None:
-        """Raise UserError where the network of the config would see too few rows at once to be trained."""
+        """Check that the model can be trained on batches of these rows.
+
+        Raises:
+            UserError: if batch normalization would see too few rows at once.
+        """
         batch_norm.check_batch_norm(
             self._build_objective(data), data.train, self.settings.batch_rows
         )
@@ -191,7 +213,8 @@ class ExperimentBuilder:
             self._start_from(objective, job.start)
         if self.settings.compile is True and not objective.losses:
             raise UserError(
-                "engine.compile=true compiles a model that answers targets, and this objective has none"
+                "engine.compile=true compiles a model that answers targets, and this objective "
+                "has none"
             )
         data_parallel.check_data_parallel(objective, data.train, self.settings)
         optimization = self._build_optimization(objective)
@@ -250,12 +273,15 @@ class ExperimentBuilder:
         source = fit.data.train if split == "train" else fit.data.val
         if source is None:
             raise UserError(
-                f"protocol={self.config['protocol']['_target_'].rpartition('.')[2]} holds no {split} rows out"
+                f"protocol={self.config['protocol']['_target_'].rpartition('.')[2]} holds no "
+                f"{split} rows out"
             )
         return source  # type: ignore[return-value]
 
     def _with_cached_features(self, fit: BuiltFit, split: str, table: Any) -> Table:
-        """A split as the model asks for it: what its frozen networks answer may stand for the pictures themselves."""
+        """A split whose images are replaced by a frozen network's features, where the model asks
+        for it.
+        """
         objective = fit.trainer.objective
         model = objective.model
         networks = model.cacheable_networks() if isinstance(model, Model) else {}
@@ -364,7 +390,7 @@ class ExperimentBuilder:
         return trainer
 
     def _build_for_target(self, group: str, target: str, build: Callable[[], Any]) -> Any:
-        """What a loss or metric of a target is made to be; where it is refused, and another is all right, which one."""
+        """Build a loss or metric of a target; an error names the target, where there are several."""
         try:
             return build()
         except UserError as error:

@@ -1,4 +1,4 @@
-"""What frozen networks answer to the pictures of a table: computed once, and kept on the disk for other runs."""
+"""Features of frozen networks for all images of a table, computed once and cached on the disk."""
 
 from __future__ import annotations
 
@@ -30,10 +30,14 @@ def with_cached_features(
     networks: dict[str, nn.Module],
     content: Callable[[str], str],
 ) -> Table:
-    """The table with a column `<name>.ahead` in the place of each that a frozen network (by its name) is to look at.
+    """The table with a column `<name>.ahead` of features in the place of each image column.
 
-    every: all rows, of which `rows` are the table's: they are looked at once for all splits and folds. content: column
-    name → a digest of all of it. The networks are asked in evaluation mode and full precision.
+    Args:
+        table: The rows that are needed.
+        all_rows: All rows of which `rows` are the table's: computed once for all splits and folds.
+        rows: Numbers (n,) of the table's rows in all_rows.
+        networks: Column → frozen network; it runs in evaluation mode and full precision.
+        content: Column → a digest of all its rows, which names the cache file.
     """
     columns = dict(table.columns)
     for name, network in networks.items():
@@ -50,7 +54,7 @@ def with_cached_features(
 
 
 def get_feature_path(network: nn.Module, content: str) -> Path:
-    """Where the answers of this network to this content are kept: a name that is a function of both."""
+    """The cache file of a network's features of this content: its name is a digest of both."""
     digest = hashlib.sha256(f"{content};{network!r};".encode())
     for name, value in sorted(network.state_dict().items()):
         digest.update(f"{name};".encode())
@@ -59,7 +63,7 @@ def get_feature_path(network: nn.Module, content: str) -> Path:
 
 
 def load_cached_features(path: Path, rows: int) -> np.ndarray | None:
-    """Answers from an earlier time, mapped from the disk; None where there are none that can be read."""
+    """Features of an earlier run, mapped from the disk; None where none can be read."""
     if not path.is_file():
         return None
     try:
@@ -74,7 +78,7 @@ def load_cached_features(path: Path, rows: int) -> np.ndarray | None:
 
 
 def compute_features(source: Table, name: str, network: nn.Module, path: Path) -> np.ndarray:
-    """The network's answers to all pictures, float32: written to `path`, or in memory where that cannot be."""
+    """Features of all images, float32: written to `path`, or in memory where that fails."""
     start = time.monotonic()
     log.info("computing what the frozen base answers to %s pictures, once", f"{len(source):,}")
     try:

@@ -1,4 +1,4 @@
-"""What a finished run answers for new rows: pictures from files, texts, or the lines of a table."""
+"""What a finished run predicts for new rows: image files, texts, or the lines of a table."""
 
 from __future__ import annotations
 
@@ -51,9 +51,16 @@ NamedImagePath = tuple[
 def predict_images(
     folder: Path, paths: Sequence[NamedImagePath], plugins: tuple[str, ...] = (), fit: str = ""
 ) -> Predictions:
-    """The answers of a run for picture files, each brought to the size and the channels of the run's own.
+    """The predictions of a run for image files, each resized and converted as the run's own were.
 
-    Raises UserError where the run's inputs are not one picture that comes from a file alone.
+    Args:
+        folder: Of the run.
+        places: Files, see `NamedImagePath`.
+        plugins: Packages whose parts may be named.
+        fit: Name of the fit; '' for the one (or the mean of those) that stands for the run.
+
+    Raises:
+        UserError: if the run's inputs are not one image that a file alone gives.
     """
     jobs, note = get_prediction_jobs(folder, fit)
     models = [load_run_model(folder, plugins, job=job) for job in jobs]
@@ -87,11 +94,18 @@ def predict_images(
 def predict_table(
     folder: Path, file: Path, plugins: tuple[str, ...] = (), fit: str = "", **reading: str
 ) -> Predictions:
-    """The answers of a run for the lines of a CSV file, prepared with what the run has learnt on its training rows.
+    """The predictions of a run for the lines of a CSV file, prepared as its training rows were.
 
-    Where every line has the targets, the scores too. reading: its encoding, where that is another than the run's.
-    Raises UserError where the run reads no table, where its data have changed since, and where the file lacks a column
-    or a number.
+    Args:
+        folder: Of the run.
+        file: With the run's columns; where every line has the targets, it is scored, too.
+        plugins: Packages whose parts may be named.
+        fit: Name of the fit; '' for the one (or the mean of those) that stands for the run.
+        **reading: Encoding of the file, where it is not the run's.
+
+    Raises:
+        UserError: if the run reads no table, its data have changed since, or the file lacks a
+            column or a number.
     """
     jobs, note = get_prediction_jobs(folder, fit)
     predictions, lines = list[FitPrediction](), list[int]()
@@ -132,9 +146,16 @@ def predict_table(
 def predict_texts(
     folder: Path, texts: Sequence[tuple[str, str]], plugins: tuple[str, ...] = (), fit: str = ""
 ) -> Predictions:
-    """The answers of a run for texts (name, text), prepared with what the run has learnt on its training rows.
+    """The predictions of a run for texts, prepared as its training rows were.
 
-    Raises UserError where the run reads something else than one text, and where its data have changed since.
+    Args:
+        folder: Of the run.
+        texts: Name and text of each.
+        plugins: Packages whose parts may be named.
+        fit: Name of the fit; '' for the one (or the mean of those) that stands for the run.
+
+    Raises:
+        UserError: if the run reads something else than one text, or its data have changed since.
     """
     jobs, note = get_prediction_jobs(folder, fit)
     predictions, unknown_words = list[FitPrediction](), None
@@ -177,16 +198,27 @@ def predict_texts(
 def load_fit(
     folder: Path, plugins: tuple[str, ...], fit: str = ""
 ) -> tuple[ExperimentBuilder, BuiltFit]:
-    """A run, its data and the one fit that stands for it (see `get_main_job`) as they were, with its best weights."""
+    """A run, its data, and the one fit that stands for it (`get_main_job`), with its best weights."""
     return next(load_fits(folder, [get_main_job(folder, fit, quiet=False)], plugins))
 
 
 def load_fits(
     folder: Path, jobs: Sequence[FitJob], plugins: tuple[str, ...]
 ) -> Iterator[tuple[ExperimentBuilder, BuiltFit]]:
-    """A run's data and fits of one stage as they were, with their best weights; what has been learnt is learnt again.
+    """A run's data and its fits of one stage, with their best weights.
 
-    Raises UserError where the data, or what is learnt from them, are no longer the same.
+    The preprocessing is fitted again: it must come to the same.
+
+    Args:
+        folder: Of the run.
+        jobs: The fits.
+        plugins: Packages whose parts may be named.
+
+    Yields:
+        The builder and a fit, one after the other.
+
+    Raises:
+        UserError: if the data, or the preprocessing, are no longer the same.
     """
     config = get_fit_config(folder, jobs[0])
     with tempfile.TemporaryDirectory(prefix="dlrun-") as name:
@@ -214,7 +246,7 @@ def get_fit_names(jobs: Sequence[FitJob]) -> tuple[str, ...]:
 
 
 def is_file_of_run(config: dict[str, Any], file: Path) -> bool:
-    """Whether a file is the table, or the test table, that a run was made from: scores on it would break the seal."""
+    """Whether a file is the run's own table or test table: scores on it would break the seal."""
     names = [config["data"].get(key) for key in ("path", "test_path")]
     paths = [Path(name).expanduser() for name in names if isinstance(name, str)]
     return any(path.exists() and path.samefile(file) for path in paths)
@@ -252,7 +284,7 @@ def _find_image_input(loaded: LoadedModel) -> tuple[str, Reading]:
 
 
 def get_image_reader(loaded: LoadedModel, name: str) -> Reading | None:
-    """How a file becomes a picture as this input of a run has them; None where files alone do not give it."""
+    """How a file becomes an image of this input; None where files alone do not give it."""
     field = loaded.spec.inputs[name]
     steps = (RunFolder(loaded.folder).read_json(f"preparation/{loaded.job.name}.json") or {}).get(
         name
@@ -271,7 +303,10 @@ def _iter_image_batches(
     names_read: list[str],
     skipped: dict[str, str],
 ) -> Iterator[np.ndarray]:
-    """Pictures as uint8 (B, C, H, W), `size` at a time; their names are added to `names_read`, the others' to `skipped`."""
+    """Pictures as uint8 (B, C, H, W), `size` at a time.
+
+    Their names are added to `names_read`, the others' to `skipped`.
+    """
     waiting: list[np.ndarray] = []
     for path, inner in paths:
         name = decode_name(str(path / inner) if inner else str(path))
@@ -294,11 +329,17 @@ def get_run_device(config: dict[str, Any]) -> torch.device:
 
 
 def check_same_data(run: RunFolder, rebuilt: RunFolder, job: str, fit: BuiltFit) -> None:
-    """Refuse data, or a preparation, that are no longer those of the run: its answers would be for other numbers."""
+    """Compare data and preprocessing with those of the run: other ones would make its predictions
+    wrong.
+
+    Raises:
+        UserError: if they are not the same.
+    """
     recorded, present = (record.read_json("data.json") for record in (run, rebuilt))
     if recorded["fingerprint"] != present["fingerprint"]:
         raise UserError(
-            f"the data that {run.folder} was trained on have changed since: {recorded} then, {present} now"
+            f"the data that {run.folder} was trained on have changed since: {recorded} then, "
+            f"{present} now"
         )
     if json.loads(
         json_text.to_json(describe_preprocessing(fit.data.preprocessors))
@@ -319,7 +360,8 @@ def _check_missing_numbers(table: Table, spec: Spec, lines: list[int], file: Pat
                     str(lines[row]) for row in missing.nonzero()[:5, 0].tolist()
                 )
                 raise UserError(
-                    f"{file} misses numbers (line {line_numbers}), or has ones that are too large, and this run was not told "
+                    f"{file} misses numbers (line {line_numbers}), or has ones that are too "
+                    "large, and this run was not told "
                     "how to fill them in"
                 )
 

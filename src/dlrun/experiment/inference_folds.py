@@ -1,4 +1,4 @@
-"""The mean of what several fits answer to the same rows, each with its own preparation, and the scores of that mean."""
+"""The mean prediction of several fits for the same rows, and the scores of that mean."""
 
 from __future__ import annotations
 
@@ -27,7 +27,13 @@ MIN_PROBABILITY = 1e-12  # a probability that is smaller has no logarithm to spe
 
 @dataclass(frozen=True)
 class FitPrediction:
-    """One fit, the rows as it has prepared them, and what it answers: target → (n, outputs), as people read them."""
+    """What one fit predicts.
+
+    Attributes:
+        fit: The fit.
+        table: The rows as it has prepared them.
+        outputs: Target → (n, outputs): probabilities, or numbers in the target's unit.
+    """
 
     fit: BuiltFit
     table: Table
@@ -35,7 +41,11 @@ class FitPrediction:
 
 
 def load_output_spec(folder: Path, fit: BuiltFit) -> Spec:
-    """What a fit reads and answers. Raises UserError where it answers nothing."""
+    """Inputs and predicted targets of a fit.
+
+    Raises:
+        UserError: if it predicts none.
+    """
     targets = get_loss_targets(fit.trainer.objective, fit.data.spec)
     if not targets:
         raise UserError(f"{folder} answers no target, it makes something: dlrun generate {folder}")
@@ -43,7 +53,11 @@ def load_output_spec(folder: Path, fit: BuiltFit) -> Spec:
 
 
 def average_predictions(predictions: Sequence[FitPrediction]) -> dict[str, np.ndarray]:
-    """Target → the mean of all parts' answers. Raises UserError where they do not answer in the same classes."""
+    """Target → the mean of all predictions.
+
+    Raises:
+        UserError: if the fits know different classes.
+    """
     first = predictions[0]
     if len(predictions) == 1:
         return first.outputs

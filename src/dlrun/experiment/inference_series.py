@@ -1,4 +1,4 @@
-"""What a finished run foretells of a series: the values that come after the last row of a file."""
+"""What a finished run forecasts: the values that come after the last row of a file."""
 
 from __future__ import annotations
 
@@ -15,8 +15,16 @@ from dlrun.models.pretrained.earlier_run import get_prediction_jobs, read_spec
 
 @dataclass(frozen=True)
 class ForecastValue:
-    """One value to come. column: of the target in the file. when: its moment, ahead: how far after the last row that
-    is. value: in the column's own unit ('' where it names none)."""
+    """One value to come.
+
+    Attributes:
+        target: Of the run.
+        column: Of the target in the file.
+        when: Its time.
+        ahead: How far after the last row that is.
+        value: In the column's unit.
+        unit: Of the column; '' where it names none.
+    """
 
     target: str
     column: str
@@ -28,8 +36,14 @@ class ForecastValue:
 
 @dataclass(frozen=True)
 class SeriesForecast:
-    """last: the moment of the file's last row. rows: how many the run looked at. values: by target and horizon. told:
-    whose answers these are, where that needs a word."""
+    """The forecast of a run.
+
+    Attributes:
+        last: Time of the file's last row.
+        rows: How many the run has looked at.
+        values: By target and horizon.
+        note: A remark on whose predictions these are.
+    """
 
     last: str
     rows: int
@@ -40,10 +54,19 @@ class SeriesForecast:
 def predict_series(
     folder: Path, file: Path, plugins: tuple[str, ...] = (), fit: str = "", **reading: str
 ) -> SeriesForecast:
-    """What a run foretells after the last row of a CSV file with its columns; the file needs no target beyond them.
+    """Forecast the values after the last row of a CSV file; it needs no target columns beyond that
+    row.
 
-    The window ends with that last row, as in training. reading: its encoding, where that is another. Raises
-    UserError where the run reads no series, where its data have changed since, and where the file lacks columns or rows.
+    Args:
+        folder: Of the run.
+        file: With the run's columns; the window ends with its last row, as in training.
+        plugins: Packages whose parts may be named.
+        fit: Name of the fit; '' for the one (or the mean of those) that stands for the run.
+        **reading: Encoding of the file, where it is not the run's.
+
+    Raises:
+        UserError: if the run reads no series, its data have changed since, or the file lacks
+            columns or rows.
     """
     jobs, note = get_prediction_jobs(folder, fit)
     targets = read_spec(RunFolder(folder), jobs[0].name).targets

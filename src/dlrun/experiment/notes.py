@@ -1,4 +1,4 @@
-"""What is to be known of a fit: what it leaves out or costs, in which unit it is scored, what it does not beat."""
+"""Remarks beside a result: what a fit leaves out, its units, which baselines it does not beat."""
 
 from __future__ import annotations
 
@@ -15,22 +15,24 @@ from dlrun.training.trainer import Trainer
 
 
 def get_model_messages(fit: BuiltFit) -> list[str]:
-    """What the model, and the one to beat, say of themselves beside a result."""
+    """The notes of the model and of the baseline, for the result."""
     trainers = [trainer for trainer in (fit.trainer, fit.baseline) if trainer is not None]
     models = [trainer.objective.model for trainer in trainers]
     return [model.note for model in models if isinstance(model, Model)]
 
 
 def describe_fit(trainer: Trainer) -> list[str]:
-    """What is to be known of a fit before it begins: a row that it leaves out, a precision that costs time."""
+    """Warnings before a fit: a row that each epoch leaves out, a precision that costs time."""
     rows, messages = len(trainer.data.train), list[str]()
     if trainer.optimization.groups and trainer.count_training_rows(trainer.data.train) < rows:
         messages.append(
-            f"batch normalization needs two rows in a batch: each epoch leaves out one of {rows:,}, at random"
+            "batch normalization needs two rows in a batch: each epoch leaves out one of "
+            f"{rows:,}, at random"
         )
     if trainer.settings.precision == "bf16" and device.has_slow_bf16(trainer.device):
         messages.append(
-            "this processor has no bf16 units: engine.precision=bf16 takes several times as long as fp32"
+            "this processor has no bf16 units: engine.precision=bf16 takes several times as long "
+            "as fp32"
         )
     return messages
 
@@ -45,19 +47,23 @@ def describe_skipped_steps(trainer: Trainer) -> list[str]:
         ", so nothing was learned: use engine.precision=fp32 or bf16" if count == planned else ""
     )
     return [
-        f"{count:,} of {planned:,} updates were skipped, their gradients were beyond fp16{consequence}"
+        f"{count:,} of {planned:,} updates were skipped, their gradients were beyond "
+        f"fp16{consequence}"
     ]
 
 
 def describe_targets(
     fit: BuiltFit, scores: dict[str, Score], baseline: dict[str, Score]
 ) -> Iterator[str]:
-    """In which unit targets are learned, and which of several targets are no better than their own baseline."""
+    """Units in which targets are learned, and targets that do not beat their baseline."""
     fields = fit.data.spec.targets
     if names := [
         name for name, field in fields.items() if field.scale is not None and field.outlook is None
     ]:
-        yield f"loss: {', '.join(names)} in standard deviations (other scores are in the target's own unit)"
+        yield (
+            f"loss: {', '.join(names)} in standard deviations (other scores are in the target's "
+            "own unit)"
+        )
     for target in fields if len(fields) > 1 and fit.trainer.optimization.groups else ():
         target_metrics = (
             (name, metric)
@@ -69,7 +75,10 @@ def describe_targets(
             continue
         value, baseline_value = scores[name].value, baseline[name].value
         if not is_better(value, baseline_value, metric.goal):
-            yield f"{target} is no better than its baseline: {name} {format_number(value)}, baseline {format_number(baseline_value)}"
+            yield (
+                f"{target} is no better than its baseline: {name} {format_number(value)}, "
+                f"baseline {format_number(baseline_value)}"
+            )
 
 
 def describe_undefined_scores(scores: dict[str, Score], split: str) -> list[str]:
@@ -80,7 +89,7 @@ def describe_undefined_scores(scores: dict[str, Score], split: str) -> list[str]
 
 
 def describe_missing_intervals(scores: dict[str, Score]) -> list[str]:
-    """Which measures have no interval, or a rougher one, because to resample them takes too long."""
+    """Metrics that have no interval, or a rougher one, since resampling takes too long."""
     reasons = {
         name: score.why
         for name, score in scores.items()

@@ -41,9 +41,13 @@ def run_parallel(
     plugins: tuple[str, ...] = (),
     watch: FitWatcher | None = None,
 ) -> list[ParallelOutcome]:
-    """Carry out the configs of one group of `alike.group_compatible`, each in its own run folder, all their fits as one.
+    """Carry out the configs of one group of `alike.group_compatible`, each in its own run folder,
+    all their fits as one.
 
-    Where that cannot be, one after the other. Raises TrainingInterrupted, once all members are saved.
+    Where that cannot be, one after the other.
+
+    Raises:
+        TrainingInterrupted: once all members are saved.
     """
     from dlrun.experiment.runner import Experiment
 

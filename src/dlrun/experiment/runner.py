@@ -1,4 +1,4 @@
-"""One run: fits what the protocol asks for, scores it, and goes on where an earlier start was cut."""
+"""One run: the fits that the protocol asks for, their scores, and how it is resumed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,13 @@ log = logging.getLogger("dlrun")
 
 
 class Experiment:
-    """A protocol carried out over an assembly; what comes of it is in the run folder."""
+    """A protocol carried out: builds, trains and scores fits, and writes results to the run folder.
+
+    Args:
+        config: As config.yaml holds it.
+        folder: Of the run.
+        plugins: Packages whose parts may be named.
+    """
 
     def __init__(self, config: dict[str, Any], folder: Path, plugins: tuple[str, ...] = ()) -> None:
         self.builder = ExperimentBuilder(config, folder, plugins)
@@ -62,10 +68,13 @@ class Experiment:
         stages: tuple[str, ...] = ("fit",),
         enough: Callable[[], bool] = lambda: False,
     ) -> list[Result]:
-        """Fit what the protocol asks for and has no result yet, then open the test rows if that was asked for.
+        """Fit what the protocol asks for and has no result yet, then open the test rows if that was
+        asked for.
 
-        stages: whose fits are tested, all at one opening; the ledger has the scores of the first one. enough: asked
-        before each fit and before the test, whether that is not wanted.
+        Args:
+            stages: Whose fits are tested, all at one opening; the ledger has the scores of the
+                first one.
+            enough: Asked before each fit and before the test, whether that is not wanted.
         """
         done = len(self.run.read_results())
         if self.wants_test and (
@@ -83,7 +92,10 @@ class Experiment:
         return self.run.read_results()
 
     def advance(self, watch: FitWatcher | None = None) -> Result | None:
-        """Fit the next job that the protocol asks for and write down what came of it; None when there is none."""
+        """Fit the next job that the protocol asks for and write down what came of it.
+
+        None when there is none.
+        """
         job = self.builder.plan(self.get_fit_results())
         if job is None:
             return None
@@ -109,7 +121,10 @@ class Experiment:
         ]
 
     def evaluate_test(self, stages: tuple[str, ...]) -> None:
-        """Measure every fit of these stages that has no test result yet on the test rows; it is one opening."""
+        """Measure every fit of these stages that has no test result yet on the test rows.
+
+        It is one opening.
+        """
         pending = self.get_pending_tests(stages)
         if pending:
             last_fit = (
@@ -125,7 +140,9 @@ class Experiment:
             )
 
     def _evaluate_test_rows(self, fits: list[BuiltFit]) -> list[Result]:
-        """Enter one opening in the ledger, read the test rows, write all results, and complete the entry."""
+        """Enter one opening in the ledger, read the test rows, write all results, and complete the
+        entry.
+        """
         config, folder, entry = self.builder.config, self.run.folder, None
         if not self.builder.synthetic:
             add_entry = partial(
@@ -156,15 +173,19 @@ class Experiment:
         )
 
     def _check_test_allowed(self) -> None:
-        """Refuse to open test rows for several models, again without a reason, or where it could not be entered."""
+        """Refuse to open test rows for several models, again without a reason, or where it could
+        not be entered.
+        """
         first_job = self.builder.plan([])
         if first_job is not None and first_job.folds > 1:
             raise UserError(
-                "test=true needs one model to test: use protocol=whole or protocol=holdout, not folds"
+                "test=true needs one model to test: use protocol=whole or protocol=holdout, not "
+                "folds"
             )
         if self.builder.config["data"].get("seed") is not None and not self._reason:
             raise UserError(
-                "data.seed draws other test rows than the usual ones, and of many draws one is kind by chance. "
+                "data.seed draws other test rows than the usual ones, and of many draws one is "
+                "kind by chance. "
                 'Say why these are opened: reason="…"'
             )
         if not self.builder.synthetic:
@@ -186,7 +207,10 @@ class Experiment:
         }
 
     def evaluate(self, name: str = "") -> list[Result]:
-        """Every job's checkpoint (`best`, `last`, or the first of them that is there) scored again; records a test."""
+        """Every job's checkpoint (`best`, `last`, or the first of them that is there) scored again.
+
+        Records a test.
+        """
         done = self.get_fit_results()
         unfinished = (
             []
@@ -199,7 +223,8 @@ class Experiment:
         )
         if not done and not unfinished:
             raise UserError(
-                f"nothing to evaluate: no fit has finished in {self.run.folder}; {self.run.describe_next_step()}"
+                f"nothing to evaluate: no fit has finished in {self.run.folder}; "
+                f"{self.run.describe_next_step()}"
             )
         if self.wants_test:
             self._check_test_allowed()
@@ -218,7 +243,11 @@ class Experiment:
         )
 
     def load_fit(self, job: FitJob, name: str = "") -> BuiltFit:
-        """A job as its finished fit left it: its best checkpoint, or its last. Raises UserError when there is none."""
+        """A job as its finished fit left it: its best checkpoint, or its last.
+
+        Raises:
+            UserError: if there is none.
+        """
         fit = self.builder.build_fit(job)
         for candidate in (name,) if name else ("best", "last"):
             if self._restore(fit, candidate, checkpoint.load_latest):
@@ -232,7 +261,10 @@ class Experiment:
         return self.finalize(fit, baseline)
 
     def restore(self, fit: BuiltFit) -> dict[str, Score]:
-        """Bring a fit to where its last checkpoint has it; answers with what the answer to beat comes to."""
+        """Bring a fit to where its last checkpoint has it.
+
+        Answers with what the answer to beat comes to.
+        """
         trainer = fit.trainer
         baseline = self._score_baseline(fit, fit.split)  # before restoring: it seeds
         if self._restore(fit, "last"):
@@ -257,7 +289,9 @@ class Experiment:
         return baseline
 
     def _apply_changed_settings(self, fit: BuiltFit) -> None:
-        """Let a fit that has ended go on where it was asked to, and say what is otherwise from here on."""
+        """Let a fit that has ended go on where it was asked to, and say what is otherwise from here
+        on.
+        """
         trainer, name = fit.trainer, fit.job.name
         changes = changed_settings.read_changes(self.run.folder, name)
         current = [
@@ -295,7 +329,9 @@ class Experiment:
             raise
 
     def record_failure(self, fit: BuiltFit, error: BaseException) -> None:
-        """Leave the best epoch of a fit that an error ends on the disk, and note why there will be no result of it."""
+        """Leave the best epoch of a fit that an error ends on the disk, and note why there will be
+        no result of it.
+        """
         fit.trainer.write_pending_checkpoints(tell=not isinstance(error, FileWriteError))
         if isinstance(error, Exception) and not isinstance(error, TrainingInterrupted):
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -325,7 +361,10 @@ class Experiment:
         )
 
     def score(self, fit: BuiltFit, split: str, baseline: dict[str, Score] | None = None) -> Result:
-        """Measure one split with the weights as they are, beside the constant answer; the answers are kept."""
+        """Measure one split with the weights as they are, beside the constant answer.
+
+        The answers are kept.
+        """
         source, trainer = self.builder.get_source(fit, split), fit.trainer
         trainer.meter, trainer.position = None, 0
         meter = trainer.run_epoch(split, source, keep=True)
@@ -397,7 +436,9 @@ class Experiment:
         return state is not None
 
     def _start_records(self, fit: BuiltFit) -> None:
-        """Set history and the files of callbacks to what the trainer knows, and have every epoch added to them."""
+        """Set history and the files of callbacks to what the trainer knows, and have every epoch
+        added to them.
+        """
         trainer = fit.trainer
         for callback in trainer.callbacks:
             if isinstance(callback, Callback):
@@ -417,19 +458,26 @@ class Experiment:
     def _verdict(
         self, scores: dict[str, Score], baseline: dict[str, Score], predicts_targets: bool
     ) -> str:
-        """Whether a few rows were learnt by heart; only an objective that answers targets can do so."""
+        """Whether a few rows were learnt by heart.
+
+        Only an objective that answers targets can do so.
+        """
         if not self.builder.settings.overfit or not predicts_targets:
             return ""
         loss, target_loss = scores["loss"].value, baseline["loss"].value / 10
         outcome, relation = ("passed", "below") if loss < target_loss else ("FAILED", "not below")
         return (
-            f"overfit check {outcome}: the loss on the same {self.builder.settings.overfit} rows is {loss:.4g}, "
+            f"overfit check {outcome}: the loss on the same {self.builder.settings.overfit} rows "
+            f"is {loss:.4g}, "
             f"{relation} a tenth of the baseline's ({target_loss:.4g})"
         )
 
 
 def solve_model(fit: BuiltFit, run: RunFolder) -> None:
-    """Have a model that no step trains find its weights: on the training rows, an ensemble on the validation rows."""
+    """Have a model that no step trains find its weights.
+
+    On the training rows, an ensemble on the validation rows.
+    """
     objective: Any = fit.trainer.objective
     model = objective.model
     if not isinstance(model, Model):

@@ -1,4 +1,7 @@
-"""Rows of several tables side by side: batches in which each member has rows of its own, in an order of its own."""
+"""Rows of several tables side by side.
+
+Batches in which each member has rows of its own, in an order of its own.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ SUPPORTED_COLUMNS = (DenseColumn, ImageColumn, WindowColumn, SparseCounts)
 
 
 class Segment(NamedTuple):
-    """Batches in which members low … high - 1 each have equally many rows: so many rows each from row `first` on."""
+    """Batches in which members low … high - 1 each have equally many rows.
+
+    So many rows each from row `first` on.
+    """
 
     low: int
     high: int
@@ -28,8 +34,9 @@ class Segment(NamedTuple):
 def split_into_segments(counts: Sequence[int], size: int) -> list[Segment]:
     """The batches of a sweep in which member i has counts[i] rows, `size` a batch.
 
-    Neighbours with equally many rows in a batch are together. For k-fold's nearly equal folds that is one stretch for
-    all, and one or two for last batches. A member's own batches come in their order.
+    Neighbours with equally many rows in a batch are together. For k-fold's nearly equal folds that
+    is one stretch for all, and one or two for last batches. A member's own batches come in their
+    order.
     """
     segments: list[Segment] = []
     open_segments: dict[
@@ -59,10 +66,13 @@ def iter_equal_runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 class ParallelBatches:
-    """A source over several tables. A column of a batch is (B, members, …); of bags one matrix, with a block a member.
+    """A source over several tables. A column of a batch is (B, members, …); of bags one matrix,
+    with a block a member.
 
-    seeds: of each member's order in training. first, rows: which part of each member's order it hands out; first is at
-    the beginning of a batch.
+    Args:
+        seeds: Of each member's order in training.
+        first: Which part of each member's order it hands out; first is at the beginning of a batch.
+        rows: Which part of each member's order it hands out; first is at the beginning of a batch.
     """
 
     def __init__(
@@ -83,7 +93,10 @@ class ParallelBatches:
         rank: int = 0,
         world: int = 1,
     ) -> Iterator[Batch]:
-        """Batches of `size` rows of each member; without a seed in the rows' own order, else in each member's."""
+        """Batches of `size` rows of each member.
+
+        Without a seed in the rows' own order, else in each member's.
+        """
         first = self.first + start * size
         step = (
             size if first else size * self._batches_per_chunk(size)
@@ -105,7 +118,9 @@ class ParallelBatches:
 
 
 def stack_batches(chunks: Sequence[Batch], rows: int, size: int) -> Iterator[Batch]:
-    """The first so many rows of each chunk, `size` a batch. Dense columns come first, for their length is a batch's."""
+    """The first so many rows of each chunk, `size` a batch. Dense columns come first, for their
+    length is a batch's.
+    """
     dense = [name for name, column in chunks[0].items() if column.layout == torch.strided]
     bags = [name for name in chunks[0] if name not in dense]
     pieces = [
@@ -117,7 +132,10 @@ def stack_batches(chunks: Sequence[Batch], rows: int, size: int) -> Iterator[Bat
 
 
 def block_diagonal(chunks: Sequence[Tensor], rows: int, size: int) -> Iterator[Tensor]:
-    """Sparse CSR matrices (members · B, members · width): a member's rows stand together, in columns of its own."""
+    """Sparse CSR matrices (members · B, members · width).
+
+    A member's rows stand together, in columns of its own.
+    """
     width = chunks[0].shape[1]
     starts = [chunk.crow_indices() for chunk in chunks]
     columns = [chunk.col_indices() + member * width for member, chunk in enumerate(chunks)]

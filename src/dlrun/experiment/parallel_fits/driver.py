@@ -1,6 +1,7 @@
 """Trains several fits together where that can be: folds, repeats over seeds, members of a sweep.
 
-What comes of each is what came of it alone: its own history, callbacks, best epoch, checkpoints and result.
+What comes of each is what came of it alone: its own history, callbacks, best epoch, checkpoints and
+result.
 """
 
 from __future__ import annotations
@@ -40,9 +41,13 @@ MAX_WEIGHTS, MAX_WORK, MAX_WORK_PER_MEMBER = (
 
 
 def train_next_jobs(experiment: FitOwner, watch: FitWatcher | None = None) -> bool:
-    """Fit what the protocol asks for next as one, where it asks for several fits that can be; whether it was so.
+    """Fit what the protocol asks for next as one, where it asks for several fits that can be;
+    whether it was so.
 
-    Results are written in the protocol's order. Raises UserError where protocol.stacked=true asks for what cannot be.
+    Results are written in the protocol's order.
+
+    Raises:
+        UserError: if protocol.stacked=true asks for what cannot be.
     """
     mode = parallel_fits.parallel_fits_mode(experiment.builder.config)
     jobs = get_pending_jobs(experiment) if mode and experiment.single_fits is None else []
@@ -64,7 +69,9 @@ def train_next_jobs(experiment: FitOwner, watch: FitWatcher | None = None) -> bo
 
 
 def get_pending_jobs(experiment: FitOwner) -> list[FitJob]:
-    """The jobs that the plan asks for next, whatever comes of them, up to one that begins where another one ends."""
+    """The jobs that the plan asks for next, whatever comes of them, up to one that begins where
+    another one ends.
+    """
     results, jobs = experiment.get_fit_results(), list[FitJob]()
     while (job := experiment.builder.plan(results)) is not None and not job.start:
         jobs.append(job)
@@ -75,7 +82,8 @@ def get_pending_jobs(experiment: FitOwner) -> list[FitJob]:
 def build_fits(
     jobs: Sequence[tuple[FitOwner, FitJob]], required: bool
 ) -> tuple[list[BuiltFit], str | None]:
-    """The fits of these jobs, as far as they were needed to find why they are not to be trained as one, and that.
+    """The fits of these jobs, as far as they were needed to find why they are not to be trained as
+    one, and that.
 
     must: though it be slower.
     """
@@ -147,9 +155,10 @@ def finish_member(member: Member) -> Result:
 def is_worthwhile(trainer: Trainer, members: int) -> bool:
     """Whether so many of these are trained faster as one, and are in memory together.
 
-    Calls are saved, and nothing else: measured on one thread of a CPU for dense networks of 464 to 401,408 weights,
-    batches of 1 to 256 and 2 to 16 members, it is 1.0 to 7.6 times as fast inside these bounds and 0.7 to 1.2 times
-    outside (1.7 in one cell). Other devices have not been measured.
+    Calls are saved, and nothing else: measured on one thread of a CPU for dense networks of 464 to
+    401,408 weights, batches of 1 to 256 and 2 to 16 members, it is 1.0 to 7.6 times as fast inside
+    these bounds and 0.7 to 1.2 times outside (1.7 in one cell). Other devices have not been
+    measured.
     """
     table: Any = trainer.data.train
     weights = sum(map(torch.numel, trainer.optimization.groups.get(GROUP, [])))

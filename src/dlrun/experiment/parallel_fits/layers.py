@@ -1,4 +1,7 @@
-"""Layers of several models at once: weights and activations have the members on their first axis."""
+"""Layers of several models at once.
+
+Weights and activations have the members on their first axis.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,12 @@ from dlrun.models.layers import InputProjection, SafeModuleDict, SparseLinear, e
 
 
 class StackedLinear(nn.Module):
-    """Each member's own linear layer: (members, B, in) → (members, B, out). weight: (members, in, out).
+    """Each member's own linear layer: (members, B, in) → (members, B, out).
 
     Turned like this, its gradient is computed as it is stored.
+
+    Args:
+        weight: (members, in, out).
     """
 
     steady = True
@@ -33,9 +39,11 @@ class StackedLinear(nn.Module):
 
 
 class StackedDropout(nn.Module):
-    """Each member's own dropout, drawn from a stream of its own: on the CPU the same bits that nn.Dropout draws alone.
+    """Each member's own dropout, drawn from a stream of its own: on the CPU the same bits that
+    nn.Dropout draws alone.
 
-    rates: of each member, None where it has no such layer.
+    Args:
+        rates: Of each member, None where it has no such layer.
     """
 
     steady = True
@@ -92,9 +100,12 @@ class StackedNorm(nn.Module):
 
 
 class StackedInputProjection(nn.Module):
-    """Each member's own first layer, see `InputProjection`. Columns are (B, members, …), a bag is one matrix: see `abreast`.
+    """Each member's own first layer, see `InputProjection`. Columns are (B, members, …), a bag is
+    one matrix: see `abreast`.
 
-    first: the layer of one member. learnt: the stacked weights of its linear layer, bias and so on.
+    Args:
+        first: The layer of one member. learnt: the stacked weights of its linear layer, bias and so
+            on.
     """
 
     steady = True

@@ -1,4 +1,6 @@
-"""Trains fits epoch by epoch as one, each of which has its own history, callbacks, checkpoints and end."""
+"""Trains fits epoch by epoch as one, each of which has its own history, callbacks, checkpoints and
+end.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,11 @@ class FitOwner(Protocol):
 
 @dataclass
 class Member:
-    """One fit among others. means: see `StackedObjective`. error: what ended it before its time."""
+    """One fit among others. means: see `StackedObjective`.
+
+    Attributes:
+        error: What ended it before its time.
+    """
 
     experiment: FitOwner
     fit: BuiltFit
@@ -79,7 +85,10 @@ class Member:
 
 
 class AggregateTrainer:
-    """What looks on, and what a signal reaches, sees of several fits: one trainer, whose rows are their mean."""
+    """What looks on, and what a signal reaches, sees of several fits.
+
+    One trainer, whose rows are their mean.
+    """
 
     def __init__(self, stack: FitStack) -> None:
         self.stack, self.stop = stack, ""
@@ -122,7 +131,11 @@ class AggregateTrainer:
 
 
 def train_members(members: Sequence[Member], watch: FitWatcher | None = None) -> None:
-    """Train members to their ends, as stacks of those that can be one. Raises TrainingInterrupted, once they are saved."""
+    """Train members to their ends, as stacks of those that can be one.
+
+    Raises:
+        TrainingInterrupted: once they are saved.
+    """
     groups: dict[Any, list[Member]] = {}
     for number, member in enumerate(members):
         if not member.is_done:
@@ -137,7 +150,11 @@ def train_members(members: Sequence[Member], watch: FitWatcher | None = None) ->
 
 
 def get_progress_key(trainer: Trainer, number: int) -> Any:
-    """Trainers in step with each other have this in common. number: of one that is amid an epoch, and so alone."""
+    """Trainers in step with each other have this in common.
+
+    Args:
+        number: Of one that is amid an epoch, and so alone.
+    """
     in_epoch = (
         trainer.meter is not None
         or trainer.position
@@ -153,7 +170,10 @@ def get_progress_key(trainer: Trainer, number: int) -> Any:
 
 
 def train_stack(members: Sequence[Member], watch: FitWatcher | None) -> None:
-    """Train members as one. Who stops early, leaves; the others go on as if it had never been there."""
+    """Train members as one. Who stops early, leaves.
+
+    The others go on as if it had never been there.
+    """
     remaining = list(members)
     aggregate = AggregateTrainer(
         FitStack([member.trainer for member in remaining], remaining[0].mean_losses)
@@ -181,7 +201,11 @@ def train_stack(members: Sequence[Member], watch: FitWatcher | None) -> None:
 
 
 def train_stack_epoch(members: list[Member], aggregate: AggregateTrainer) -> list[Member]:
-    """Train members for an epoch; answers with those that are not done. Raises TrainingInterrupted."""
+    """Train members for an epoch; answers with those that are not done.
+
+    Raises:
+        TrainingInterrupted: see the message.
+    """
     stack, by_trainer = aggregate.stack, {id(member.trainer): member for member in members}
     for trainer, error in zip(stack.members, stack.run_epoch(), strict=True):
         if error is not None:
@@ -211,7 +235,10 @@ def train_stack_epoch(members: list[Member], aggregate: AggregateTrainer) -> lis
 
 
 def run_member_callbacks(member: Member) -> None:
-    """Call the callbacks of one member after an epoch, and save it when it is time; an error is its own."""
+    """Call the callbacks of one member after an epoch, and save it when it is time.
+
+    An error is its own.
+    """
     trainer = member.trainer
     try:
         for callback in trainer.callbacks:

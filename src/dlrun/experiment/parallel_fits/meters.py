@@ -1,4 +1,7 @@
-"""What is measured over a split for several members: each has its own meter, fed for many steps at once."""
+"""What is measured over a split for several members.
+
+Each has its own meter, fed for many steps at once.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,14 @@ MemberLosses = Callable[[int, dict[str, Tensor], Batch], dict[str, Tensor]]
 
 
 class StackedMeter:
-    """Takes the place of a meter in a sweep whose outputs are (members, B, …) and whose columns are (B, members, …).
+    """Takes the place of a meter in a sweep whose outputs are (members, B, …) and whose columns are
+    (B, members, …).
 
-    losses: (member, its outputs, its targets) → what each target adds to its loss over these rows, where the steps do
-    not say so themselves: their parts are (members,). failed: member → where its loss was no number any more; it gets
-    no further rows. steps: how many each has been fed with.
+    Args:
+        losses: (member, its outputs, its targets) → what each target adds to its loss over these
+            rows, where the steps do not say so themselves: their parts are (members,).
+        failed: Member → where its loss was no number any more; it gets no further rows.
+        steps: How many each has been fed with.
     """
 
     def __init__(
@@ -41,7 +47,10 @@ class StackedMeter:
 
     @property
     def pending(self) -> list[tuple[Any, ...]]:
-        """The latest step as a meter remembers it, its loss the mean over the members; for whoever looks on."""
+        """The latest step as a meter remembers it, its loss the mean over the members.
+
+        For whoever looks on.
+        """
         return [
             (step.group, step.loss / len(self.members)) for step, _, _ in self.pending_steps[-1:]
         ]
@@ -85,7 +94,9 @@ class StackedMeter:
         self.pending_steps, self.num_pending = [], 0
 
     def check(self) -> None:
-        """Nothing: a member that diverges is found when its rows are handed over, and the others go on."""
+        """Nothing: a member that diverges is found when its rows are handed over, and the others go
+        on.
+        """
 
     def _update_member(
         self,

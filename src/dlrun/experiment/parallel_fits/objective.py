@@ -1,4 +1,6 @@
-"""Several supervised objectives of one architecture as one: one step for all, and nothing of one reaches another."""
+"""Several supervised objectives of one architecture as one: one step for all, and nothing of one
+reaches another.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,14 @@ PENALTY_NAME = "penalty"  # the part that is no target's
 
 
 class StackedObjective(Objective):
-    """One step a batch, whose loss is the sum of the members' losses, so that each gets the gradient of its own.
+    """One step a batch, whose loss is the sum of the members' losses, so that each gets the
+    gradient of its own.
 
-    means: targets whose loss is a plain mean over rows. Where members weigh it alike, it is taken once for all rows,
-    and what it was for each member is found later, from many steps at once (`losses_of`); elsewhere each step says so:
-    part (members,) by target. Columns of a batch are (B, members, …), outputs (members, B, …).
+    Args:
+        means: Targets whose loss is a plain mean over rows. Where members weigh it alike, it is
+            taken once for all rows, and what it was for each member is found later, from many steps
+            at once (`losses_of`); elsewhere each step says so: part (members,) by target. Columns
+            of a batch are (B, members, …), outputs (members, B, …).
     """
 
     steady = True
@@ -91,7 +96,9 @@ class StackedObjective(Objective):
     def get_member_losses(
         self, member: int, outputs: dict[str, Tensor], targets: Batch
     ) -> dict[str, Tensor]:
-        """What the targets whose losses are taken once for all add to one member's loss over these rows, its own."""
+        """What the targets whose losses are taken once for all add to one member's loss over these
+        rows, its own.
+        """
         return {
             name: self.member_losses[member][name](outputs[name], targets[name])
             * self.weights[name][member]

@@ -1,4 +1,6 @@
-"""Several fits trained as one: their weights side by side in one buffer, which one trainer sweeps for all of them."""
+"""Several fits trained as one: their weights side by side in one buffer, which one trainer sweeps
+for all of them.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,11 @@ PER_MEMBER_OPTIONS = (
 
 
 class StackedTrainer:
-    """A trainer over the stacked weights of some members. Raises Unstackable."""
+    """A trainer over the stacked weights of some members.
+
+    Raises:
+        NotStackable: see the message.
+    """
 
     def __init__(
         self,
@@ -60,7 +66,8 @@ class StackedTrainer:
         optimization.members, optimization.total_steps = len(members), first.total_steps
         if not supports_flat_step(self.parameters, optimization.optimizers[GROUP], len(members)):
             raise NotStackable(
-                f"the optimizer {type(optimizers[0]).__name__} cannot step for several members at once"
+                f"the optimizer {type(optimizers[0]).__name__} cannot step for several members at "
+                "once"
             )
         self.flat = optimization.fast_steps[GROUP] = FlatOptimizer(
             self.parameters, optimization.optimizers[GROUP], len(members)
@@ -74,7 +81,10 @@ class StackedTrainer:
         return self.trainer.optimization.ema_parameters.get(GROUP, [])
 
     def to_member_rows(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Tensors like the stacked weights as (members, P): a row as one member has it in its own buffer."""
+        """Tensors like the stacked weights as (members, P).
+
+        A row as one member has it in its own buffer.
+        """
         transposed = self.objective.make.transposed
         pairs = zip(tensors, self.parameters, strict=True)
         flat = [
@@ -95,7 +105,10 @@ class StackedTrainer:
         ]
 
     def become_view_of(self, parent: StackedTrainer, low: int, high: int) -> None:
-        """Be a view of members low … high - 1 of a larger one: what is learnt here, is learnt there."""
+        """Be a view of members low … high - 1 of a larger one.
+
+        What is learnt here, is learnt there.
+        """
         flat, rows = self.flat, slice(low, high)
         flat.weights, flat.state = (
             parent.flat.weights[rows],
@@ -112,10 +125,15 @@ class StackedTrainer:
 
 
 class FitStack:
-    """Fits of one architecture that are at the same epoch, none of them amid one. Raises Unstackable.
+    """Fits of one architecture that are at the same epoch, none of them amid one.
 
-    trainers: of the members; those with most training rows come first here. means: see `StackedObjective`. The members hold
-    what was so at the end of the last epoch: an epoch that is cut is as if it had not begun.
+    Args:
+        trainers: Of the members; those with most training rows come first here. means: see
+            `StackedObjective`. The members hold what was so at the end of the last epoch: an epoch
+            that is cut is as if it had not begun.
+
+    Raises:
+        NotStackable: see the message.
     """
 
     def __init__(self, trainers: Sequence[Trainer], mean_losses: Sequence[str]) -> None:
@@ -138,7 +156,10 @@ class FitStack:
         self._load_member_states()
 
     def _build_segments(self, split: str) -> list[tuple[int, int, ParallelBatches]]:
-        """What is swept one after the other: all members abreast, then the ends of those that have more rows."""
+        """What is swept one after the other.
+
+        All members abreast, then the ends of those that have more rows.
+        """
         settings, sources = (
             self.members[0].settings,
             [get_split_source(member, split) for member in self.members],
@@ -163,9 +184,13 @@ class FitStack:
         return self.trainers[low, high]
 
     def run_epoch(self) -> list[TrainingDiverged | None]:
-        """Train and validate all members once over; answers with where each diverged, in the order of `members`.
+        """Train and validate all members once over; answers with where each diverged, in the order
+        of `members`.
 
-        Those that did not have their rows and weights then, and their callbacks are the caller's. Raises TrainingInterrupted.
+        Those that did not have their rows and weights then, and their callbacks are the caller's.
+
+        Raises:
+            TrainingInterrupted: see the message.
         """
         began, number = time.monotonic(), self.members[0].epoch
         for stream, member in zip(self.streams, self.members, strict=True):
@@ -231,7 +256,10 @@ class FitStack:
 
     @torch.no_grad()
     def _load_member_states(self) -> None:
-        """Take over the state of the members' optimizers, and running averages; their weights are here already."""
+        """Take over the state of the members' optimizers, and running averages.
+
+        Their weights are here already.
+        """
         optimizers, stacked = (
             [get_member_optimizer(member) for member in self.members],
             self.full_trainer,
@@ -310,7 +338,11 @@ def get_split_source(trainer: Trainer, split: str) -> Any:
 
 
 def stack_optimizers(optimizers: Sequence[Optimizer], parameters: list[nn.Parameter]) -> Optimizer:
-    """An optimizer over stacked weights, with each member's own hyperparameters. Raises Unstackable."""
+    """An optimizer over stacked weights, with each member's own hyperparameters.
+
+    Raises:
+        NotStackable: see the message.
+    """
     first = optimizers[0]
     if {type(optimizer) for optimizer in optimizers} != {type(first)} or any(
         len(optimizer.param_groups) > 1 for optimizer in optimizers

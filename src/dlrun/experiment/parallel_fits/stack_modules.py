@@ -1,4 +1,6 @@
-"""Makes one model of several of one architecture: a rule for each kind of layer, and what became of their weights."""
+"""Makes one model of several of one architecture: a rule for each kind of layer, and what became of
+their weights.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +27,14 @@ Models = Sequence[Any]
 
 
 class ModuleStack:
-    """How a stacked model is made: a rule for each kind of layer, and what became of the members' weights.
+    """How a stacked model is made: a rule for each kind of layer, and what became of the members'
+    weights.
 
-    streams: a random stream for each member, which its dropout draws from. made: the first member's parameter, by
-    identity → the stacked one. turned: stacked ones, by identity, whose last two axes are the other way round.
-    seen: stacked buffers with those of the members that they hold.
+    Args:
+        streams: A random stream for each member, which its dropout draws from. made: the first
+            member's parameter, by identity → the stacked one. turned: stacked ones, by identity,
+            whose last two axes are the other way round. seen: stacked buffers with those of the
+            members that they hold.
     """
 
     def __init__(self, streams: Sequence[torch.Generator]) -> None:
@@ -43,7 +48,8 @@ class ModuleStack:
         kind = type(layers[0])
         if any(type(layer) is not kind for layer in layers):
             raise NotStackable(
-                f"their layers differ: {', '.join(sorted({type(each).__name__ for each in layers}))}"
+                "their layers differ: "
+                f"{', '.join(sorted({type(each).__name__ for each in layers}))}"
             )
         if kind not in STACK_RULES:
             raise NotStackable(f"{kind.__name__} is no layer that can be stacked")
@@ -52,9 +58,11 @@ class ModuleStack:
     def stack_parameters(
         self, parameters: Sequence[nn.Parameter | None], transpose: bool = False
     ) -> nn.Parameter | None:
-        """The members' parameters at one place as one, with their two axes the other way round where `turn`ed.
+        """The members' parameters at one place as one, with their two axes the other way round
+        where `turn`ed.
 
-        Raises Unstackable.
+        Raises:
+            NotStackable: see the message.
         """
         first = parameters[0]
         present = [parameter for parameter in parameters if parameter is not None]
