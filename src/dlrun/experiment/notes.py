@@ -96,3 +96,24 @@ def describe_missing_intervals(scores: dict[str, Score]) -> list[str]:
         if score.low is not None or score.why.startswith(NO_INTERVAL)
     }
     return [f"{name}: {reason}" for name, reason in reasons.items() if reason]
+
+
+def describe_overfit_check(
+    fit: BuiltFit, scores: dict[str, Score], baseline: dict[str, Score]
+) -> str:
+    """Whether the model can memorize the few rows of engine.overfit; '' where that was not asked.
+
+    Args:
+        fit: Only an objective that predicts targets can be checked so.
+        scores: Of the fit, on the same rows.
+        baseline: Of the baseline, on the same rows.
+    """
+    rows = fit.trainer.settings.overfit
+    if not rows or not fit.trainer.objective.losses:
+        return ""
+    loss, limit = scores["loss"].value, baseline["loss"].value / 10
+    outcome, relation = ("passed", "below") if loss < limit else ("FAILED", "not below")
+    return (
+        f"overfit check {outcome}: the loss on the same {rows} rows is {loss:.4g}, "
+        f"{relation} a tenth of the baseline's ({limit:.4g})"
+    )

@@ -13,16 +13,17 @@ from typing import Any
 
 from dlrun.core import changed_settings, checkpoint
 from dlrun.core.errors import FileWriteError, TrainingDiverged, TrainingInterrupted, UserError
-from dlrun.core.files import optional_write
 from dlrun.core.run_folder import RunFolder
 from dlrun.core.types import FitJob, Result, Score
-from dlrun.evaluation import forecast_file, test_ledger, worst_errors
+from dlrun.evaluation import forecast_file, test_ledger
 from dlrun.evaluation.protocols.two_stages import drop_first_stages
 from dlrun.experiment.baseline_scores import compute_baseline_scores
 from dlrun.experiment.builder import BuiltFit, ExperimentBuilder
+from dlrun.experiment.fit_records import begin_callbacks, write_predictions
 from dlrun.experiment.notes import (
     describe_fit,
     describe_missing_intervals,
+    describe_overfit_check,
     describe_skipped_steps,
     describe_targets,
     describe_undefined_scores,
@@ -31,10 +32,10 @@ from dlrun.experiment.notes import (
 from dlrun.experiment.parallel_fits import driver
 from dlrun.models.model import Model
 from dlrun.training import batch_norm
-from dlrun.training.callbacks import BestCheckpoint, Callback, EarlyStopping
+from dlrun.training.callbacks import EarlyStopping
 from dlrun.training.distributed import process_group
 from dlrun.training.generation import compute_objective_scores
-from dlrun.training.meter import Meter, scores_with_intervals
+from dlrun.training.meter import scores_with_intervals
 from dlrun.training.monitors import get_direction_by_metric, scores_with_direction
 from dlrun.training.signals import handle_stop_signal
 from dlrun.training.trainer import FitWatcher
@@ -285,7 +286,7 @@ class Experiment:
         for line in set(describe_fit(trainer)) - self.logged_messages:
             log.warning("%s", line)
             self.logged_messages.add(line)
-        self._start_records(fit)
+        begin_callbacks(trainer, self.run, fit.job)
         return baseline
 
     def _apply_changed_settings(self, fit: BuiltFit) -> None:
@@ -375,7 +376,7 @@ class Experiment:
             get_direction_by_metric(trainer),
         )
         baseline = self._score_baseline(fit, split) if baseline is None else baseline
-        self._write_predictions(fit, split, meter)
+        write_predictions(self.builder, fit, split, meter)
         dataset = self.builder.dataset
         notes = (
             dataset.note,
@@ -386,7 +387,7 @@ class Experiment:
             *describe_undefined_scores(scores, split),
             *describe_missing_intervals(scores),
             *describe_targets(fit, scores, baseline),
-            self._verdict(scores, baseline, bool(trainer.objective.losses)),
+            describe_overfit_check(fit, scores, baseline),
         )
         return Result(
             fit.job,
@@ -407,25 +408,6 @@ class Experiment:
             get_direction_by_metric(fit.baseline),
         )
 
-    def _write_predictions(self, fit: BuiltFit, split: str, meter: Meter) -> None:
-        """Keep what was answered, and the worst of it as a person sees it."""
-        predictions, dataset = meter.predictions(), self.builder.dataset
-        rows, row_numbers = self.builder.get_raw_rows(fit, split)
-        folder, name = self.run.folder, fit.job.name
-        with optional_write("predictions are", folder / "predictions"):
-            self.run.write_predictions(
-                fit.job, split, predictions, row_numbers, meter.values()
-            )  # which rows, at least: others ask
-        if not predictions:
-            return
-        with optional_write("the worst errors are", folder / "errors"):
-            worst_errors.write_largest_errors(
-                folder, name, split, dataset, rows, row_numbers, predictions, fit.data.spec.targets
-            )
-            forecast_file.write_forecast(
-                folder, name, split, dataset, rows, row_numbers, predictions
-            )
-
     def _restore(
         self, fit: BuiltFit, name: str, read: Callable[[Path], Any] = checkpoint.load_latest_or_none
     ) -> bool:
@@ -434,43 +416,6 @@ class Experiment:
             fit.trainer.restore(state)
             fit.weights = f"{name} (epoch {fit.trainer.epoch})"
         return state is not None
-
-    def _start_records(self, fit: BuiltFit) -> None:
-        """Set history and the files of callbacks to what the trainer knows, and have every epoch
-        added to them.
-        """
-        trainer = fit.trainer
-        for callback in trainer.callbacks:
-            if isinstance(callback, Callback):
-                callback.begin(trainer)
-        complete_rows = [
-            row for row in trainer.history if row.epoch <= trainer.epoch
-        ]  # a cut epoch is added when it is whole
-        self.run.write_history(fit.job, complete_rows)
-        append_epoch = lambda t: self.run.append_history(  # noqa: E731
-            fit.job, [row for row in t.history if row.epoch == t.epoch]
-        )
-        position = sum(
-            isinstance(callback, BestCheckpoint) for callback in trainer.callbacks
-        )  # what fails then loses no epoch
-        trainer.callbacks.insert(position, append_epoch)
-
-    def _verdict(
-        self, scores: dict[str, Score], baseline: dict[str, Score], predicts_targets: bool
-    ) -> str:
-        """Whether a few rows were learnt by heart.
-
-        Only an objective that answers targets can do so.
-        """
-        if not self.builder.settings.overfit or not predicts_targets:
-            return ""
-        loss, target_loss = scores["loss"].value, baseline["loss"].value / 10
-        outcome, relation = ("passed", "below") if loss < target_loss else ("FAILED", "not below")
-        return (
-            f"overfit check {outcome}: the loss on the same {self.builder.settings.overfit} rows "
-            f"is {loss:.4g}, "
-            f"{relation} a tenth of the baseline's ({target_loss:.4g})"
-        )
 
 
 def solve_model(fit: BuiltFit, run: RunFolder) -> None:

@@ -1,0 +1,76 @@
+"""What a fit leaves in its run folder besides checkpoints.
+
+Its history, predictions and worst errors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dlrun.core.files import optional_write
+from dlrun.core.run_folder import RunFolder
+from dlrun.core.types import FitJob
+from dlrun.evaluation import forecast_file, worst_errors
+from dlrun.experiment.builder import BuiltFit, ExperimentBuilder
+from dlrun.training.callbacks import BestCheckpoint, Callback
+from dlrun.training.meter import Meter
+from dlrun.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class HistoryWriter(Callback):
+    """Keeps the history of a fit on the disk up to date.
+
+    Attributes:
+        run: Folder of the run.
+        job: The fit.
+    """
+
+    run: RunFolder
+    job: FitJob
+
+    def begin(self, trainer: Trainer) -> None:
+        # An epoch that was cut is appended when it is complete.
+        complete = [row for row in trainer.history if row.epoch <= trainer.epoch]
+        self.run.write_history(self.job, complete)
+
+    def __call__(self, trainer: Trainer) -> None:
+        self.run.append_history(
+            self.job, [row for row in trainer.history if row.epoch == trainer.epoch]
+        )
+
+
+def begin_callbacks(trainer: Trainer, run: RunFolder, job: FitJob) -> None:
+    """Begin the callbacks of a fit, and have every epoch appended to its history on the disk."""
+    for callback in trainer.callbacks:
+        if isinstance(callback, Callback):
+            callback.begin(trainer)
+    writer = HistoryWriter(run, job)
+    writer.begin(trainer)
+    # Behind the best checkpoint: where the history cannot be written, no epoch is lost.
+    position = sum(isinstance(callback, BestCheckpoint) for callback in trainer.callbacks)
+    trainer.callbacks.insert(position, writer)
+
+
+def write_predictions(builder: ExperimentBuilder, fit: BuiltFit, split: str, meter: Meter) -> None:
+    """Store the predictions of a split, and its worst errors as images, texts and tables.
+
+    Args:
+        builder: Has the run folder and the dataset.
+        fit: Whose predictions they are.
+        split: 'train', 'val' or 'test'.
+        meter: Has kept the predictions of all rows.
+    """
+    predictions, dataset = meter.predictions(), builder.dataset
+    rows, row_numbers = builder.get_raw_rows(fit, split)
+    folder, name = builder.run.folder, fit.job.name
+    with optional_write("predictions are", folder / "predictions"):
+        # Without predictions, too: other commands ask which rows a split holds.
+        builder.run.write_predictions(fit.job, split, predictions, row_numbers, meter.values())
+    if not predictions:
+        return
+    with optional_write("the worst errors are", folder / "errors"):
+        worst_errors.write_largest_errors(
+            folder, name, split, dataset, rows, row_numbers, predictions, fit.data.spec.targets
+        )
+        forecast_file.write_forecast(folder, name, split, dataset, rows, row_numbers, predictions)
