@@ -17,12 +17,8 @@ from dlrun.core.errors import UserError
 from dlrun.core.types import Field, ForecastHorizon, Spec
 from dlrun.data.preprocessing.pipeline import prepare
 from dlrun.experiment.inference_series import predict_series
-from dlrun.models.baselines import (
-    ConstantModel,
-    SeriesBaseline,
-    build_baseline,
-    compute_window_steps,
-)
+from dlrun.models.baselines import SeriesBaseline, build_baseline, compute_window_steps
+from dlrun.models.constant_model import ConstantModel
 from dlrun.workflow import decisions
 
 

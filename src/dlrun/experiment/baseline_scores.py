@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dlrun.core.dataset import Source
 from dlrun.core.types import Score
-from dlrun.models.baselines import ConstantKind, ConstantModel
+from dlrun.models.constant_model import ConstantKind, ConstantModel
 from dlrun.training.trainer import Trainer
 
 

@@ -40,37 +40,24 @@ def estimate_memory(trainer: Trainer, batch: Batch) -> list[MemoryPart]:
         trainer: A fit.
         batch: The batch of the step.
     """
-    weights = list(trainer.objective.state_dict().values())
-    trainable = [
-        parameter for parameter in trainer.objective.parameters() if parameter.requires_grad
-    ]
+    objective, optimization = trainer.objective, trainer.optimization
+    weights = count_tensor_bytes(objective.state_dict().values())
+    trainable = count_tensor_bytes(
+        parameter for parameter in objective.parameters() if parameter.requires_grad
+    )
+    state = sum(map(count_optimizer_bytes, optimization.optimizers.values()))
+    rows = f"measured: one batch of {trainer.settings.batch_rows:,} rows at most"
+    saved = "measured: what the backward pass of that batch needs"
     parts = [
-        MemoryPart("weights", count_tensor_bytes(weights), "every parameter and buffer"),
-        MemoryPart("gradients", count_tensor_bytes(trainable), "one for each trainable parameter"),
-        MemoryPart(
-            "optimizer",
-            sum(map(count_optimizer_bytes, trainer.optimization.optimizers.values())),
-            "measured after a step on a copy",
-        ),
-        MemoryPart(
-            "batch",
-            count_tensor_bytes(batch.values()),
-            f"measured: one batch of {trainer.settings.batch_rows:,} rows at most",
-        ),
-        MemoryPart(
-            "activations",
-            count_saved_bytes(trainer, batch),
-            "measured: what the backward pass of that batch needs",
-        ),
+        MemoryPart("weights", weights, "every parameter and buffer"),
+        MemoryPart("gradients", trainable, "one for each trainable parameter"),
+        MemoryPart("optimizer", state, "measured after a step on a copy"),
+        MemoryPart("batch", count_tensor_bytes(batch.values()), rows),
+        MemoryPart("activations", count_saved_bytes(trainer, batch), saved),
     ]
-    if trainer.optimization.ema_parameters:
-        parts.append(
-            MemoryPart(
-                "average",
-                count_tensor_bytes(trainable),
-                "running average of the weights (engine.ema)",
-            )
-        )
+    if optimization.ema_parameters:
+        source = "running average of the weights (engine.ema)"
+        parts.append(MemoryPart("average", trainable, source))
     return parts
 
 
@@ -82,12 +69,8 @@ def count_optimizer_bytes(optimizer: Optimizer) -> int:
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     with torch.no_grad():
         get_unwrapped_step(spare)()
-    return count_tensor_bytes(
-        value
-        for state in spare.state.values()
-        for value in state.values()
-        if isinstance(value, Tensor)
-    )
+    values = [value for state in spare.state.values() for value in state.values()]
+    return count_tensor_bytes(value for value in values if isinstance(value, Tensor))
 
 
 def count_saved_bytes(trainer: Trainer, batch: Batch) -> int:

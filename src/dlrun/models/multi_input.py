@@ -141,9 +141,9 @@ def combined(
     for error in find_encoder_errors(names, share, kinds):  # type: ignore[arg-type]
         raise UserError(error)
     read_by = assign_encoders(spec, readers, share)
-    encoders = {**dict.fromkeys(read_by.values(), reader), **readers}
+    builders = {**dict.fromkeys(read_by.values(), reader), **readers}
     modules = {
-        name: build_input_encoder(name, encoders[name], spec.inputs[name])
+        name: build_input_encoder(name, builders[name], spec.inputs[name])
         for name in dict.fromkeys(read_by.values())
     }
     vectors = {
@@ -153,16 +153,11 @@ def combined(
     combiner = None
     if combine != "concat" and vectors:
         combiner = MergeLayer(inputs, list(vectors), combine == "attention")
-    # the tail reads the merged vector alone, or all columns
-    tail_inputs = inputs if combiner is None else {MERGED_INPUT: Field("number", (combiner.width,))}
-    hidden, heads = build_dense(spec, tail_inputs, dense, 0, (activation, 0.0, False))
-    model = MultiInputModel(
-        SafeModuleDict(modules),
-        read_by,
-        nn.Dropout(dropout),
-        combiner,
-        DenseModel(hidden, heads, l1, l2),
-    )
+        # the tail reads the merged vector alone
+        inputs = {MERGED_INPUT: Field("number", (combiner.width,))}
+    tail = DenseModel(*build_dense(spec, inputs, dense, 0, (activation, 0.0, False)), l1, l2)
+    encoders = SafeModuleDict(modules)
+    model = MultiInputModel(encoders, read_by, nn.Dropout(dropout), combiner, tail)
     initialize_weights(model, init)
     # an image encoder has no note: it reads no file
     notes = [getattr(module, "note", "") for module in modules.values()]
@@ -236,11 +231,9 @@ def check_compatible(spec: Spec, name: str, shared_name: str) -> None:
     }
     for attribute, reason in differing.items():
         if getattr(first, attribute) != getattr(second, attribute):
-            hint = (
-                "; texts learn their words together with data.share_words=true"
-                if first.kind == "tokens"
-                else ""
-            )
+            hint = ""
+            if first.kind == "tokens":
+                hint = "; texts learn their words together with data.share_words=true"
             raise UserError(
                 f"model.share: {name} and {shared_name} are not alike ({reason}): one reader "
                 f"cannot read both{hint}"

@@ -174,18 +174,16 @@ def optimize_weights(loss: Callable[[Tensor], Tensor], count: int) -> np.ndarray
         return float(value.detach()), gradient.numpy()
 
     equal = np.full(count, 1 / count)
-    sum_to_one = {
-        "type": "eq",
-        "fun": lambda point: point.sum() - 1,
-        "jac": lambda point: np.ones(count),
-    }
-    options = {
-        "method": "SLSQP",
-        "bounds": [(MIN_WEIGHT, 1)] * count,
-        "constraints": sum_to_one,
-        "options": {"ftol": 1e-9},
-    }
-    best = minimize(value_and_gradient, equal, jac=True, **options).x
+    total, slope = (lambda point: point.sum() - 1), (lambda point: np.ones(count))
+    best = minimize(
+        value_and_gradient,
+        equal,
+        jac=True,
+        method="SLSQP",
+        bounds=[(MIN_WEIGHT, 1)] * count,
+        constraints={"type": "eq", "fun": total, "jac": slope},
+        options={"ftol": 1e-9},
+    ).x
     # a weight at the lower bound counts as 0
     best = np.where(best < ZERO_WEIGHT, 0, best)
     candidates = (best / best.sum(), equal, *np.eye(count))

@@ -207,11 +207,9 @@ class Autoencoder(Model):
     def read(self, batch: Batch) -> Tensor:
         """Return the values of a batch that are encoded and reproduced, (B, *shape)."""
         columns = [batch[name] for name in self.columns]
-        return (
-            columns[0]
-            if len(columns) == 1
-            else torch.cat([column.flatten(1) for column in columns], 1)
-        )
+        if len(columns) == 1:
+            return columns[0]
+        return torch.cat([column.flatten(1) for column in columns], 1)
 
     def encode(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return each head's output (B, latent) for values (B, *shape); the first is the code."""

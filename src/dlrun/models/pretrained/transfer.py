@@ -171,38 +171,41 @@ def pretrained(
     Raises:
         UserError: The network cannot read these images, or its weights cannot be had.
     """
-    note = ""
-    if source == "sample" and weights is not None and not Path(weights).exists():
-        note = (
-            f"SYNTHETIC weights: with source=sample random ones stand for {weights} of "
-            f"{architecture}"
-        )
-        log.warning("%s", note)
-        weights = None
+    weights, note = _replace_by_sample(architecture, weights, source)
     towers, frozen, features, runs = {}, [], {}, []
     for name, field in get_image_inputs(spec).items():
         base = load_backbone(architecture, weights, name)
         frozen += freeze_layers(base, unfreeze)
         runs += [base.run] if base.run else []
         towers[name] = build_image_encoder(base, field, preprocess, ends)
-        features[name] = replace(
-            field, kind="number", shape=(get_encoder_width(towers[name], field, base),)
-        )
+        width = get_encoder_width(towers[name], field, base)
+        features[name] = replace(field, kind="number", shape=(width,))
     if weights is None and unfreeze == "none" and source == "official":
         log.warning(
             "model.weights=null with unfreeze=none: the base keeps its random weights; "
             "unfreeze=all trains it"
         )
-    hidden, heads = build_dense(
-        spec, {**spec.inputs, **features}, dense, 0, (activation, dropout, False)
-    )
-    tail = DenseModel(hidden, heads)
+    style = (activation, dropout, False)
+    tail = DenseModel(*build_dense(spec, {**spec.inputs, **features}, dense, 0, style))
     initialize_weights(tail, init)
-    model = PretrainedModel(
-        SafeModuleDict(towers), tail, 0.0 if dense else dropout, frozen, rate, cache
-    )
+    # without a hidden layer, the features themselves are dropped
+    drop = 0.0 if dense else dropout
+    model = PretrainedModel(SafeModuleDict(towers), tail, drop, frozen, rate, cache)
     model.runs, model.note = runs, note
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def _replace_by_sample(
+    architecture: str, weights: str | None, source: str
+) -> tuple[str | None, str]:
+    """Return the weights, and a note where random ones stand for published ones."""
+    if source != "sample" or weights is None or Path(weights).exists():
+        return weights, ""
+    note = (
+        f"SYNTHETIC weights: with source=sample random ones stand for {weights} of {architecture}"
+    )
+    log.warning("%s", note)
+    return None, note
 
 
 def build_image_encoder(base: Backbone, field: Field, preprocess: str, ends: str) -> nn.Sequential:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dlrun.core.errors import UserError
 from dlrun.models.layers import ACTIVATIONS
-from dlrun.models.sequence.masking import pool_steps
+from dlrun.models.sequence.masking import SequenceBody, pool_steps
 from dlrun.models.sequence.recurrent import Recurrent
 
 
@@ -76,7 +76,7 @@ class ConvLayers(nn.Module):
             )
 
 
-class ConvEncoder(nn.Module):
+class ConvEncoder(SequenceBody):
     """Convolutions, then the maximum, the mean, or all of the steps that are left.
 
     Attributes:
@@ -102,7 +102,7 @@ class ConvEncoder(nn.Module):
         return pool_steps(outputs, lengths, self.ends)
 
 
-class ConvRecurrentEncoder(nn.Module):
+class ConvRecurrentEncoder(SequenceBody):
     """Convolutions that shorten a sequence, and a recurrent net over the rest.
 
     Attributes:

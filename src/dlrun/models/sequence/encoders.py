@@ -23,7 +23,7 @@ from dlrun.models.layers import Activation
 from dlrun.models.sequence.conv1d import ConvEncoder, ConvLayers, ConvRecurrentEncoder
 from dlrun.models.sequence.embeddings import OneHot, WordVectors, build_word_vectors
 from dlrun.models.sequence.masking import (
-    NUM_GROUPS,
+    SequenceBody,
     is_grouping_faster,
     move_padding_last,
     pool_steps,
@@ -76,13 +76,16 @@ class SequenceEncoder(nn.Module):
     """
 
     def __init__(
-        self, words: WordVectors | OneHot | None, body: nn.Module, mask: bool, reverse: bool = False
+        self,
+        words: WordVectors | OneHot | None,
+        body: SequenceBody,
+        mask: bool,
+        reverse: bool = False,
     ) -> None:
         super().__init__()
         self.words, self.body, self.mask, self.reverse = words, body, mask, reverse
         self.width, self.note = body.width, "" if words is None else words.note
-        self.least: int = getattr(body, "least", 1)
-        self.groups: int = getattr(body, "groups", NUM_GROUPS)
+        self.least, self.groups = body.least, body.groups
 
     def forward(self, column: Tensor) -> Tensor:
         column = column.flip(1) if self.reverse else column
@@ -93,7 +96,7 @@ class SequenceEncoder(nn.Module):
                 *move_padding_last(column, self.least), self.groups, self._read
             )
         # on a GPU one large batch is faster than several smaller ones
-        if column.device.type == "cpu" and getattr(self.body, "padding_prefix_shared", False):
+        if column.device.type == "cpu" and self.body.padding_prefix_shared:
             return self._after_padding(column)
         missing = max(0, self.least - column.shape[1])
         return self._read(nn.functional.pad(column, (0, missing)) if missing else column)

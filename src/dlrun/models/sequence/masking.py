@@ -5,12 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # a batch is cut into so many by length; eight are no better, as small products cost more a row
 NUM_GROUPS = 4
 MAX_STEP_SHARE = 0.8  # a batch stays whole where grouping would leave more of the steps than this
 MIN_ROWS = 32  # a smaller batch stays whole
+
+
+class SequenceBody(nn.Module):
+    """The contract of a module that reads steps, with the default of each attribute.
+
+    `forward` takes steps (B, T, D) and how many of each row count (B,), or None for all of them; it
+    returns (B, width).
+
+    Attributes:
+        width: Of the output.
+        least: How many steps it needs.
+        groups: Into how many groups of like length a batch is cut on the CPU.
+    """
+
+    width: int
+    least: int = 1
+    groups: int = NUM_GROUPS
+
+    @property
+    def padding_prefix_shared(self) -> bool:
+        """Whether rows that begin alike share a state after it, which is then computed once."""
+        return False
 
 
 def move_padding_last(words: Tensor, least: int) -> tuple[Tensor, Tensor]:

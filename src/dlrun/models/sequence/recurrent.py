@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dlrun.models.layers import ACTIVATIONS
-from dlrun.models.sequence.masking import NUM_GROUPS, pool_steps, reverse_steps
+from dlrun.models.sequence.masking import NUM_GROUPS, SequenceBody, pool_steps, reverse_steps
 
 Cell = Literal["rnn", "lstm", "gru"]
 State = tuple[Tensor, ...]  # (h,), and for an LSTM (h, c): each (B, units)
@@ -153,7 +153,7 @@ class RecurrentLayer(nn.Module):
         return torch.stack(outputs), state
 
 
-class Recurrent(nn.Module):
+class Recurrent(SequenceBody):
     """Layers of recurrent units, each reading what the one before returned at each step.
 
     The two directions of a bidirectional layer are concatenated; the last state of each has read

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from dlrun.core.errors import UserError
-from dlrun.models.sequence.masking import pool_steps
+from dlrun.models.sequence.masking import SequenceBody, pool_steps
 
 
-class TransformerEncoder(nn.Module):
+class TransformerEncoder(SequenceBody):
     """Learned positions, then blocks of attention and dense layers (Vaswani et al. 2017).
 
     Norms stand after each part. The book's heads are as wide as its vectors; these share the width,
