@@ -50,7 +50,9 @@ def test_law_a_module_of_ones_own_has_every_hook_and_keeps_its_weights_and_names
     assert list(model.state_dict()) == keys and torch.equal(model(torch.ones(2, 3)), result)
     assert model.penalty() is None and model.lr_factors() == {} and model.note == ""
     assert model.cacheable_networks() == {} == model.image_towers() and not model.steady
-    assert model.token_reader() is None and model.fit_weights(None, lambda *_: torch.ones(())) is None
+    assert (
+        model.token_reader() is None and model.fit_weights(None, lambda *_: torch.ones(())) is None
+    )
     assert type(Plain()) is Plain, "other modules of the class are left alone"
 
 

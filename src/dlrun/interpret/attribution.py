@@ -100,7 +100,13 @@ def get_layer_class_name(module: nn.Module) -> str:
 
 
 def select_image_layers(layers: list[LayerOutput], model: Model, image: str) -> list[LayerOutput]:
-    """Return the layers of the tower that reads an image; all layers of a model without towers."""
+    """Return the layers of the tower that reads an image; all layers of a model without towers.
+
+    Args:
+        layers: All layers, in order of execution.
+        model: The model.
+        image: Name of the image input.
+    """
     if image not in model.image_towers():
         return layers
     return [layer for layer in layers if layer.name.startswith(f"towers.{image}.")]

@@ -139,10 +139,9 @@ def is_loss_too_high(smoothed: np.ndarray) -> bool:
 def choose_lr(curve: LRCurve) -> LRChoice:
     """Return the learning rate that a curve suggests.
 
-    It is a tenth of the rate with the lowest smoothed loss, or that of the steepest drop where this
-    is smaller. At the lowest loss the next larger rate already raises it, and the optimizer has
-    taken a
-    few steps only: a whole fit needs a margin. There is none where the drop is within the noise.
+    It is a tenth of the rate with the lowest smoothed loss, or that of the steepest drop if
+    smaller. At the lowest loss the next larger rate already raises it, and the optimizer has taken
+    a few steps only: a whole fit needs a margin. There is none where the drop is within the noise.
     """
     if not has_loss_drop(curve):
         return LRChoice(None, "no rate lowers the loss by more than its noise from batch to batch")

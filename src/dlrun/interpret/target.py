@@ -37,7 +37,11 @@ class AttributionTarget:
 
 
 def find_target(spec: Spec, name: str) -> str:
-    """Return the target of this name, or the first one for ''.
+    """Return the target of a name, or the first one for ''.
+
+    Args:
+        spec: The targets.
+        name: Name of the target.
 
     Raises:
         UserError: There is no such target.
@@ -54,10 +58,15 @@ def get_output_names(field: Field) -> tuple[str, ...]:
 
 
 def check_class(spec: Spec, target: str, name: str) -> None:
-    """Check that a target has this class; '' is accepted.
+    """Check that a target has a class; '' is accepted.
+
+    Args:
+        spec: The targets.
+        target: Name of the target.
+        name: Name of the class.
 
     Raises:
-        UserError: It has not.
+        UserError: It has not; the message names similar ones.
     """
     labels = get_output_names(spec.targets[target])
     if name and name not in labels:

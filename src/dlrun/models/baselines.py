@@ -96,11 +96,11 @@ def _compute_rescaling(series: Field, column: int, target: Field) -> tuple[Tenso
 
     Both may be standardized, each in its own way.
     """
-    one, zero = torch.ones(()), torch.zeros(())
-    scale = one if series.scale is None else series.scale[column]
-    shift = zero if series.shift is None else series.shift[column]
-    target_scale = one if target.scale is None else target.scale
-    target_shift = zero if target.shift is None else target.shift
+    unit_scale, no_shift = torch.ones(()), torch.zeros(())
+    scale = unit_scale if series.scale is None else series.scale[column]
+    shift = no_shift if series.shift is None else series.shift[column]
+    target_scale = unit_scale if target.scale is None else target.scale
+    target_shift = no_shift if target.shift is None else target.shift
     return scale / target_scale, (shift - target_shift) / target_scale
 
 

@@ -198,7 +198,17 @@ def count_words(column: StoredColumn, size: int) -> Any:
 
 
 def solve_classes(x: Any, y: np.ndarray, field: Field, options: SolverOptions) -> LinearWeights:
-    """Return the weights of a multinomial logistic regression (F, classes) and its biases."""
+    """Solve a multinomial logistic regression; a class without a row gets a very low bias.
+
+    Args:
+        x: Inputs (N, F), dense or CSR.
+        y: The target (N, …).
+        field: The target.
+        options: Of the solver.
+
+    Returns:
+        Weights (F, outputs) and biases (outputs,).
+    """
     # all classes begin unseen; those with rows get their solution below
     weight, bias = np.zeros((x.shape[1], field.size)), np.full(field.size, UNSEEN_LOGIT)
     classes = np.unique(y)
@@ -212,7 +222,17 @@ def solve_classes(x: Any, y: np.ndarray, field: Field, options: SolverOptions) -
 
 
 def solve_labels(x: Any, y: np.ndarray, field: Field, options: SolverOptions) -> LinearWeights:
-    """Return one logistic regression a label (F, labels); a constant label needs its bias only."""
+    """Solve one logistic regression a label; a constant label needs its bias only.
+
+    Args:
+        x: Inputs (N, F), dense or CSR.
+        y: The target (N, …).
+        field: The target.
+        options: Of the solver.
+
+    Returns:
+        Weights (F, outputs) and biases (outputs,).
+    """
     weight, bias = np.zeros((x.shape[1], y.shape[1])), np.zeros(y.shape[1])
     for label, label_values in enumerate(y.T):
         if label_values.min() == label_values.max():
@@ -225,7 +245,17 @@ def solve_labels(x: Any, y: np.ndarray, field: Field, options: SolverOptions) ->
 
 
 def solve_numbers(x: Any, y: np.ndarray, field: Field, options: SolverOptions) -> LinearWeights:
-    """Return the weights of a ridge regression (F, outputs) and its biases."""
+    """Solve a ridge regression.
+
+    Args:
+        x: Inputs (N, F), dense or CSR.
+        y: The target (N, …).
+        field: The target.
+        options: Of the solver.
+
+    Returns:
+        Weights (F, outputs) and biases (outputs,).
+    """
     from sklearn.linear_model import Ridge
 
     flat = y.reshape(len(y), -1).astype(x.dtype)
@@ -235,7 +265,17 @@ def solve_numbers(x: Any, y: np.ndarray, field: Field, options: SolverOptions) -
 
 
 def solve_fraction(x: Any, y: np.ndarray, field: Field, options: SolverOptions) -> LinearWeights:
-    """Return the weights of a ridge regression of the logits of fractions."""
+    """Solve a ridge regression of the logits of fractions.
+
+    Args:
+        x: Inputs (N, F), dense or CSR.
+        y: The target (N, …).
+        field: The target.
+        options: Of the solver.
+
+    Returns:
+        Weights (F, outputs) and biases (outputs,).
+    """
     inside = y.clip(LOGIT_EPSILON, 1 - LOGIT_EPSILON)
     return solve_numbers(x, np.log(inside / (1 - inside)), field, options)
 

@@ -305,7 +305,13 @@ def keras_recurrent_init(layer: nn.RNNBase) -> None:
 
 
 def compute_penalty(kernels: list[Tensor], l1: float, l2: float) -> Tensor:
-    """Return l1 · Σ|w| + l2 · Σw² over these kernels, as Keras adds it to the loss (no ½)."""
+    """Return l1 · Σ|w| + l2 · Σw², as Keras adds it to the loss (no ½).
+
+    Args:
+        kernels: The weights w; at least one.
+        l1: Strength of the L1 penalty.
+        l2: Strength of the L2 penalty.
+    """
     total = torch.zeros((), device=kernels[0].device)
     for kernel in kernels:
         if l1:

@@ -219,6 +219,11 @@ def assign_encoders(
 def check_compatible(spec: Spec, name: str, shared_name: str) -> None:
     """Check that one encoder can read both of two inputs.
 
+    Args:
+        spec: The inputs.
+        name: Of the first one.
+        shared_name: Of the second one.
+
     Raises:
         UserError: They differ in kind or shape, or number their words differently.
     """

@@ -322,7 +322,13 @@ def describe_inputs(spec: Spec) -> str:
 
 
 def initialize_autoencoder(spec: Spec, model: Autoencoder, init: Init) -> nn.Module:
-    """Draw the starting weights of a model, and note the inputs that it leaves out."""
+    """Draw the starting weights of a model, and note the inputs that it leaves out.
+
+    Args:
+        spec: The inputs.
+        model: The model.
+        init: Whose starting weights.
+    """
     initialize_weights(model, init)
     unread = [name for name in spec.inputs if name not in model.columns]
     model.note = f"inputs that are not reproduced: {', '.join(unread)}" if unread else ""

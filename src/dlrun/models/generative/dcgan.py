@@ -246,7 +246,13 @@ def output_activation(output: OutputActivation) -> nn.Module:
 def build_logit_head(
     layers: list[nn.Module], shape: tuple[int, ...], dropout: float
 ) -> list[nn.Module]:
-    """Return the layers that make one logit of the last feature map of `layers`."""
+    """Return the layers that make one logit of a feature map.
+
+    Args:
+        layers: What makes the feature map.
+        shape: Of an image (C, H, W).
+        dropout: Of the feature map; 0 for none.
+    """
     width = count_features(nn.Sequential(*layers), shape)
     return [
         nn.Flatten(),
@@ -257,7 +263,13 @@ def build_logit_head(
 
 
 def initialize_dcgan(model: DCGAN, init: Init, spectral_norm: bool) -> nn.Module:
-    """Draw starting weights, and bound the layers of the discriminator where that is asked for."""
+    """Draw the starting weights of a model.
+
+    Args:
+        model: The model.
+        init: Whose starting weights.
+        spectral_norm: Whether the layers of the discriminator are bounded.
+    """
     initialize_weights(model, init)
     if spectral_norm:
         # a list, as bounding a layer adds modules to it

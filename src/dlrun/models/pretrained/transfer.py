@@ -238,6 +238,11 @@ def build_image_encoder(base: Backbone, field: Field, preprocess: str, ends: str
 def get_encoder_width(tower: nn.Module, field: Field, base: Backbone) -> int:
     """Return how many features a tower has for one image.
 
+    Args:
+        tower: The layers.
+        field: The image input.
+        base: The network inside, for messages.
+
     Raises:
         UserError: The image is too small.
     """

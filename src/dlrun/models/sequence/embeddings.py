@@ -100,7 +100,16 @@ def parse_vector_width(file: str) -> int | None:
 
 
 def load_word_vectors(layer: WordVectors, labels: tuple[str, ...], file: str) -> None:
-    """Fill the rows of words that a file has, set all others to 0, and note how many there are."""
+    """Fill the rows of words that a file has, set all others to 0, and note how many there are.
+
+    Args:
+        layer: The vectors.
+        labels: The word of each number; '' for none.
+        file: Path or name of the file.
+
+    Raises:
+        UserError: It cannot be found, or does not fit.
+    """
     if not any(labels):
         raise UserError(
             f"vectors={file} needs the word of each number, and these data have no word list: put "

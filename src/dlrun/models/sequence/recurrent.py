@@ -38,7 +38,14 @@ class DropoutRates:
 def rnn_step(
     projected: Tensor, state: State, recur: Callable[[Tensor], Tensor], act: nn.Module
 ) -> State:
-    """Return the state after one step of a simple recurrent net: act(W x + U h)."""
+    """Return the state after one step of a simple recurrent net: act(W x + U h).
+
+    Args:
+        projected: W x + b of this step, of all gates (B, gates · units).
+        state: Before the step.
+        recur: h → U h + c, of all gates.
+        act: Activation of the candidate.
+    """
     return (act(projected + recur(state[0])),)
 
 
@@ -48,6 +55,12 @@ def lstm_step(
     """Return the state after one step of an LSTM, its gates in torch's order.
 
     Source: Hochreiter & Schmidhuber 1997, with the forget gate of Gers 1999.
+
+    Args:
+        projected: W x + b of this step, of all gates (B, gates · units).
+        state: Before the step.
+        recur: h → U h + c, of all gates.
+        act: Activation of the candidate.
     """
     input_gate, forget_gate, candidate, output_gate = (projected + recur(state[0])).chunk(4, 1)
     memory = forget_gate.sigmoid() * state[1] + input_gate.sigmoid() * act(candidate)
@@ -60,6 +73,12 @@ def gru_step(
     """Return the state after one step of a GRU (Cho 2014).
 
     It resets after the product, as torch's and cuDNN's do.
+
+    Args:
+        projected: W x + b of this step, of all gates (B, gates · units).
+        state: Before the step.
+        recur: h → U h + c, of all gates.
+        act: Activation of the candidate.
     """
     (hidden,) = state
     reset, update, candidate = projected.chunk(3, 1)

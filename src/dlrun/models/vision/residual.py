@@ -35,7 +35,13 @@ class ResidualBlock(nn.Module):
 
 
 def build_shortcut(channels: int, filters: int, pool: int) -> nn.Module:
-    """Return the identity, or a 1×1 convolution over every `pool`-th pixel (book §7.1)."""
+    """Return the identity, or a 1×1 convolution over every `pool`-th pixel (book §7.1).
+
+    Args:
+        channels: Of the input.
+        filters: Channels of the output.
+        pool: Factor between the sides of input and output.
+    """
     if channels == filters and pool == 1:
         return nn.Identity()
     return nn.Sequential(*build_stride(pool), nn.Conv2d(channels, filters, 1))
