@@ -100,6 +100,7 @@ def _find_missing(columns: list[InputColumn], total: int) -> Iterator[Finding]:
 def _find_unique_columns(columns: list[InputColumn], total: int) -> Iterator[Finding]:
     """Yield text columns of which nearly every row has another value, as names have."""
     for column in columns:
+        # Numbers may all differ; a text that differs in nearly every row is a name.
         levels = 0 if column.is_number else len(np.unique(column.codes[~column.missing]))
         if levels > MOSTLY_UNIQUE * total:
             text = f"{column.name} has {levels:,} different values in {total:,} rows: it names rows"
@@ -117,6 +118,7 @@ def _find_non_finite(
     column = dataset.dev[name][train]
     # What becomes infinite is a finding below, not a warning of numpy's.
     with np.errstate(invalid="ignore", over="ignore"):
+        # Fitted on training rows alone, as the run will do it.
         for step in dataset.preprocessors.get(name, ()):
             column = step.fit(column)(column)
     values = np.asarray(
@@ -138,6 +140,7 @@ def _find_non_finite(
         text = f"{share} hold nan or infinity after preparation, in {list_names(affected)}"
         effect = "the loss will be nan, and training ends"
         yield Finding("warning", "not finite", text, tuple(affected), count, effect)
+    # Constant columns have a finding of their own, and no spread to compare.
     varying = np.ptp(np.where(non_finite, 0, values), axis=0) > 0
     yield from _check_scales(names, values, ~non_finite.any(0) & varying)
 

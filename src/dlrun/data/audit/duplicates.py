@@ -33,6 +33,7 @@ def compute_row_ids(dataset: Dataset, names: Iterable[str]) -> np.ndarray:
     """
     ids: dict[bytes, int] = {}
     columns = [_iter_row_bytes(dataset.dev[name]) for name in names]
+    # Digests instead of rows: images and texts would fill the memory as keys.
     digests = (
         hashlib.blake2b(b"".join(cells), digest_size=16).digest()
         for cells in zip(*columns, strict=True)
@@ -112,6 +113,7 @@ def _duplicate_finding(
 ) -> Finding:
     first = np.unique(rows, return_index=True)[1]
     num_equal = np.bincount(rows)[rows] - 1
+    # The first of equal rows is the original; the others are its copies.
     num_equal[first] = 0
     count = int((num_equal > 0).sum())
     by_chance = count - count_unlikely_duplicates(num_equal, share)

@@ -80,6 +80,7 @@ class InputColumn:
     @cached_property
     def codes(self) -> np.ndarray:
         """Values as whole numbers from 0, int64 (N,): numbers in their order, missing ones last."""
+        # Objects of different types cannot be sorted, their texts can.
         values = self.values if self.values.dtype.kind != "O" else self.values.astype(str)
         return np.unique(values, return_inverse=True)[1].reshape(-1).astype(np.int64)
 

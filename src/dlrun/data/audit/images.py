@@ -33,6 +33,7 @@ def iter_image_findings(dataset: Dataset, train: np.ndarray, seed: int) -> Itera
         if not isinstance(column, ImageFileColumn):
             continue
         yield from _find_skipped_files(name, column)
+        # Sorted: images are read in the order in which they lie on the disk.
         sample = np.sort(np.random.default_rng(seed).permutation(train)[:MAX_IMAGES])
         yield from _find_blank_images(name, np.asarray(column[sample]))
 

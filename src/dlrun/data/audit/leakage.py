@@ -195,6 +195,7 @@ def score_predictions(
         return ColumnScore("explained share of its order", 1 - float(remaining**2), 0.0)
     correct, counts = truth == predictions, np.bincount(truth)
     accuracy = ColumnScore("accuracy", float(correct.mean()), counts.max() / len(truth))
+    # Accuracy hides what a column says of rare classes; their mean does not.
     common = counts >= MIN_CLASS_ROWS
     if common.sum() < 2:
         return accuracy
@@ -215,6 +216,7 @@ def is_row_number(column: InputColumn) -> bool:
     values = column.values.astype(np.float64)
     if len(values) <= 2 * MIN_CLASS_ROWS or not np.isfinite(values).all() or (values % 1).any():
         return False
+    # Rows that were dropped leave gaps in the numbers, so up to half may be absent.
     return len(values) == len(np.unique(values)) and 2 * len(values) > int(np.ptp(values))
 
 

@@ -100,6 +100,7 @@ def _check_time_steps(name: str, times: np.ndarray, owners: np.ndarray) -> Itera
     order = np.lexsort((times, owners))
     same_owner = np.diff(owners[order]) == 0
     steps = np.diff(times[order])[same_owner]
+    # Rows of several owners may lie one owner after another.
     num_back = 0 if owners.any() else int((np.diff(times) < 0).sum())
     if num_back:
         text = (

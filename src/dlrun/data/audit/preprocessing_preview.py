@@ -176,6 +176,7 @@ def _limit_columns(
     """Return the columns that fit, in their order: those with gaps first, targets in any case."""
     num_inputs = len(columns) - num_targets
     inputs, target_columns = columns[:num_inputs], columns[num_inputs:]
+    # A row with a gap shows what imputation does, so it comes first.
     by_gaps = sorted(range(len(inputs)), key=lambda index: MISSING_LABEL not in inputs[index][1])
     selected = sorted(by_gaps[: max(1, max_columns - len(target_columns))])
     num_free = max(1, max_columns - len(selected))

@@ -36,6 +36,7 @@ def audit(dataset: Dataset, train: np.ndarray, val: np.ndarray | None, seed: int
         )
     train = np.asarray(train)
     val = None if val is None else np.asarray(val)
+    # Two audits need them, and comparing all rows is the expensive part.
     rows = duplicates.compute_row_ids(dataset, dataset.inputs)
     findings = [
         *duplicates.iter_duplicate_findings(dataset, rows, train, val),
@@ -46,4 +47,5 @@ def audit(dataset: Dataset, train: np.ndarray, val: np.ndarray | None, seed: int
         *images.iter_image_findings(dataset, train, seed),
         *ordering.iter_series_findings(dataset, train),
     ]
+    # Stable: findings of one severity keep the order of the audits.
     return sorted(findings, key=lambda finding: SEVERITY_ORDER.index(finding.severity))

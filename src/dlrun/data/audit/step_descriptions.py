@@ -52,38 +52,38 @@ def _format_list(items: list[str]) -> str:
 
 
 def _describe_fill(
-    learnt: StepState, names: tuple[str, ...], column: np.ndarray, train: np.ndarray
+    state: StepState, names: tuple[str, ...], column: np.ndarray, train: np.ndarray
 ) -> str:
     gaps = np.isnan(column[train]).sum(axis=0)
     items = [
-        f"{names[index]} {format_value(learnt['fill'][index])} ({gaps[index]} of {len(train)} rows)"
+        f"{names[index]} {format_value(state['fill'][index])} ({gaps[index]} of {len(train)} rows)"
         for index in np.flatnonzero(gaps)
     ]
-    flags = f"; {len(learnt['flagged'])} columns added that say where" if learnt["flagged"] else ""
+    flags = f"; {len(state['flagged'])} columns added that say where" if state["flagged"] else ""
     listed = _format_list(items) if items else "no training row has a gap"
     return (
-        f"missing numbers are filled with the {learnt['how']} of the training rows: {listed}{flags}"
+        f"missing numbers are filled with the {state['how']} of the training rows: {listed}{flags}"
     )
 
 
 def _describe_standard_scaler(
-    learnt: StepState, names: tuple[str, ...], column: Any, train: np.ndarray
+    state: StepState, names: tuple[str, ...], column: Any, train: np.ndarray
 ) -> str:
-    pairs = zip(_extend_names(names, learnt["mean"]), learnt["mean"], learnt["scale"], strict=True)
+    pairs = zip(_extend_names(names, state["mean"]), state["mean"], state["scale"], strict=True)
     items = [f"{name} {format_value(mean)} ± {format_value(scale)}" for name, mean, scale in pairs]
     return f"each number less its mean, divided by its standard deviation: {_format_list(items)}"
 
 
 def _describe_target_scaler(
-    learnt: StepState, names: tuple[str, ...], column: Any, train: np.ndarray
+    state: StepState, names: tuple[str, ...], column: Any, train: np.ndarray
 ) -> str:
-    return f"less {format_value(learnt['mean'])}, divided by {format_value(learnt['scale'])}"
+    return f"less {format_value(state['mean'])}, divided by {format_value(state['scale'])}"
 
 
 def _describe_min_max(
-    learnt: StepState, names: tuple[str, ...], column: Any, train: np.ndarray
+    state: StepState, names: tuple[str, ...], column: Any, train: np.ndarray
 ) -> str:
-    pairs = zip(_extend_names(names, learnt["low"]), learnt["low"], learnt["width"], strict=True)
+    pairs = zip(_extend_names(names, state["low"]), state["low"], state["width"], strict=True)
     items = [
         f"{name} {format_value(low)} to {format_value(low + width)}" for name, low, width in pairs
     ]
@@ -91,84 +91,82 @@ def _describe_min_max(
 
 
 def _describe_labels(
-    learnt: StepState, names: tuple[str, ...], column: Any, train: np.ndarray
+    state: StepState, names: tuple[str, ...], column: Any, train: np.ndarray
 ) -> str:
     return "classes " + _format_list(
-        [f"{index} = {name}" for index, name in enumerate(learnt["names"])]
+        [f"{index} = {name}" for index, name in enumerate(state["names"])]
     )
 
 
 def _describe_categories(
-    learnt: StepState, names: tuple[str, ...], column: Any, train: np.ndarray
+    state: StepState, names: tuple[str, ...], column: Any, train: np.ndarray
 ) -> str:
-    items = [f"{index} = {name}" for index, name in enumerate(learnt["levels"], 2)]
+    items = [f"{index} = {name}" for index, name in enumerate(state["levels"], 2)]
     gaps = int((column[train] == "").sum())
     levels = _format_list(items) or "none"
     return f"levels 0 = any other, 1 = missing ({gaps} of {len(train)} rows), learnt: {levels}"
 
 
-def _describe_bins(
-    learnt: StepState, names: tuple[str, ...], column: Any, train: np.ndarray
-) -> str:
-    edges = _format_list([format_value(edge) for edge in learnt["edges"]])
+def _describe_bins(state: StepState, names: tuple[str, ...], column: Any, train: np.ndarray) -> str:
+    edges = _format_list([format_value(edge) for edge in state["edges"]])
     return f"bins numbered from 1, 0 = missing; edges between them: {edges or 'none'}"
 
 
 def _describe_multi_hot(
-    learnt: StepState, names: tuple[str, ...], column: Any, train: np.ndarray
+    state: StepState, names: tuple[str, ...], column: Any, train: np.ndarray
 ) -> str:
     return (
-        f"which of {learnt['words']} words a text has; "
+        f"which of {state['words']} words a text has; "
         "nothing is learnt: the dataset numbers its words"
     )
 
 
 def _describe_padding(
-    learnt: StepState, names: tuple[str, ...], column: Any, train: np.ndarray
+    state: StepState, names: tuple[str, ...], column: Any, train: np.ndarray
 ) -> str:
-    end = {"front": "last", "back": "first"}[learnt["cut"]]
-    text = f"the {end} {learnt['length']} word numbers of a text in turn"
+    end = {"front": "last", "back": "first"}[state["cut"]]
+    text = f"the {end} {state['length']} word numbers of a text in turn"
     return f"{text}; nothing is learnt: the dataset numbers its words"
 
 
 def _describe_vocabulary(
-    learnt: StepState, names: tuple[str, ...], column: Any, train: np.ndarray
+    state: StepState, names: tuple[str, ...], column: Any, train: np.ndarray
 ) -> str:
     ngrams = (
-        "" if learnt["ngrams"] == [1] else f", {' and '.join(map(str, learnt['ngrams']))} in turn"
+        "" if state["ngrams"] == [1] else f", {' and '.join(map(str, state['ngrams']))} in turn"
     )
     # A hashed vocabulary has no entries: its tokens are numbered without being counted.
-    if not learnt["entries"]:
-        return f"{learnt['tokens']}{ngrams}, numbered by their hash"
-    entries = _format_list(learnt["entries"])
-    return f"the most frequent {learnt['tokens']}{ngrams} of the training rows: {entries}"
+    if not state["entries"]:
+        return f"{state['tokens']}{ngrams}, numbered by their hash"
+    entries = _format_list(state["entries"])
+    return f"the most frequent {state['tokens']}{ngrams} of the training rows: {entries}"
 
 
 def _describe_tokens(
-    learnt: StepState, names: tuple[str, ...], column: Any, train: np.ndarray
+    state: StepState, names: tuple[str, ...], column: Any, train: np.ndarray
 ) -> str:
-    if "as" in learnt:
-        return f"numbered as {learnt['as']} is"
-    entries = [repr(name) for name in learnt["entries"]]
+    if "as" in state:
+        return f"numbered as {state['as']} is"
+    entries = [repr(name) for name in state["entries"]]
     listed = _format_list(entries)
-    return f"the {learnt['unit']}s of the training windows, the most frequent first: {listed}"
+    return f"the {state['unit']}s of the training windows, the most frequent first: {listed}"
 
 
 def _describe_hashing(
-    learnt: StepState, names: tuple[str, ...], column: Any, train: np.ndarray
+    state: StepState, names: tuple[str, ...], column: Any, train: np.ndarray
 ) -> str:
     return (
-        f"{learnt['tokens']} at the place that their hash says, one of {learnt['size']}; "
+        f"{state['tokens']} at the place that their hash says, one of {state['size']}; "
         "no vocabulary is learnt"
     )
 
 
 def _describe_other(
-    learnt: StepState, names: tuple[str, ...], column: Any, train: np.ndarray
+    state: StepState, names: tuple[str, ...], column: Any, train: np.ndarray
 ) -> str:
     """List what a step of a plugin has learned, by name."""
-    keys = _format_list([key for key in learnt if key != "step"])
-    return f"{learnt['step']}, which learns {keys or 'nothing'}"
+    keys = _format_list([key for key in state if key != "step"])
+    return f"{state['step']}, which learns {keys or 'nothing'}"
 
 
 def _extend_names(names: tuple[str, ...], values: list[float]) -> tuple[str, ...]:

@@ -55,6 +55,7 @@ def get_target_classes(dataset: Dataset, name: str) -> tuple[tuple[str, ...], np
     column, names = np.asarray(dataset.dev[name]).reshape(-1), dataset.labels.get(name, ())
     if column.dtype.kind in "OU":
         levels, codes = np.unique(column.astype(str), return_inverse=True)
+        # Declared names first, in their order; then what else the rows hold.
         names = tuple(dict.fromkeys([*names, *map(str, levels)]))
         indices = np.array([names.index(str(level)) for level in levels], np.int64)
         return names, indices[codes.reshape(-1)]
@@ -193,6 +194,7 @@ def _number_findings(target: str, values: np.ndarray) -> Iterator[Finding]:
         effect += "if it stands for missing values, scores are about nothing there"
         yield Finding("warning", "one repeated value", text, (target,), count, effect)
     deviation = values.std()
+    # The third standardized moment; a constant target has none.
     skew = float((((values - values.mean()) / deviation) ** 3).mean()) if deviation else 0.0
     if abs(skew) > MAX_SKEW:
         text = (
@@ -209,6 +211,7 @@ def _number_findings(target: str, values: np.ndarray) -> Iterator[Finding]:
 
 def _clipping_findings(target: str, distinct: np.ndarray, counts: np.ndarray) -> Iterator[Finding]:
     """Yield the largest or smallest value, where far more rows have it than its neighbors."""
+    # With few distinct values, many rows at an end are natural.
     if len(distinct) <= 2 * MIN_CLASS_ROWS:
         return
     for word, index, neighbor_counts in (

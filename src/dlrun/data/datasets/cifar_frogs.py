@@ -60,6 +60,7 @@ def frogs(*, source: Literal["official", "sample"], which: Class) -> Dataset:
 
         note = synthetic.sample_note("frogs")
         return _build_dataset(generate("train"), lambda: generate("test"), note)
+    # Used only where the official archive is absent: JPEG has changed its pixels.
     zipped = data_root() / "cifar10" / "frog.zip"
     if which == "frog" and zipped.is_file() and find_local_file(CIFAR) is None:
         return _build_dataset(

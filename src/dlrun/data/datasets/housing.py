@@ -103,6 +103,7 @@ def california_housing(
     table_schema = schema.TableSchema(
         CALIFORNIA_COLUMNS[:-2], (category,), (), (Target(target, "number", (target,)),)
     )
+    # The same rows in every run: they are drawn with a seed of their own.
     dev, sealed = holdout.random_holdout(len(table), test)
     return schema.build_table_dataset(
         table_schema,

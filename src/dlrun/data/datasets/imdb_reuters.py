@@ -103,6 +103,7 @@ def imdb(
         order = _shuffle_order(split, len(labels))
         return {"review": _offset_word_numbers(lists[order], words), "sentiment": labels[order]}
 
+    # Pooled in the data, not by a setting of the engine: nothing but data opens test rows.
     dev = _concat_ragged(read("train"), read("test")) if pool else read("train")
     test = None if pool else lambda: read("test")
     labels: dict[str, tuple[str, ...]] = {"sentiment": SENTIMENTS}
@@ -236,6 +237,7 @@ def _load_word_names(task: str, words: int, source: str) -> tuple[str, ...]:
             file.urls[0],
         )
         return ()
+    # Numbers 0 and 1 are padding and the start; without a word, a number stands for unknown.
     names = ["", "", *[UNKNOWN_SYMBOL] * (words - OUT_OF_WORDS)]
     for word, number in word_index.items():
         if number + INDEX_FROM < words:
@@ -284,6 +286,7 @@ def _offset_word_numbers(lists: Ragged, words: int) -> Ragged:
     count = len(lists)
     offsets = lists.offsets + np.arange(count + 1)
     numbered = np.empty(len(values) + count, np.int32)
+    # All lists at once: a start word at each offset, and the values in between.
     within = np.ones(len(numbered), np.bool_)
     within[offsets[:-1]] = False
     numbered[within] = values

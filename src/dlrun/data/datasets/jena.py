@@ -60,7 +60,8 @@ def jena_climate(
             of the data root.
         target: Column or columns to forecast.
         lookback: Rows that a window looks back.
-        delay: Rows from the last row of a window to the target; several are several horizons.
+        delay: Rows from now to the target; several are several horizons. A window ends one step
+            before now, as in the book's generator.
         step: Distance in rows between the rows of a window.
         inputs: Input columns; None: all.
         test: Share, or number, of rows at the end that become test rows.
@@ -118,6 +119,7 @@ def load_jena_file(file: str) -> TimeSeries:
             f"data.file={file} is not in {path.parent}; "
             f"there are: {format_names(available, file) or 'none'}"
         )
+    # Without a checksum, columns and number of rows tell whether it is the official file.
     readings = series_file.read_series(str(path), TIME_COLUMN, COLUMNS)
     if readings.names != COLUMNS or (file == JENA.name and len(readings) not in ROW_COUNTS):
         raise UserError(
@@ -131,6 +133,7 @@ def load_jena_file(file: str) -> TimeSeries:
 def generate_jena_sample() -> TimeSeries:
     """SYNTHETIC: daily and yearly waves with noise that lasts for hours; the official columns."""
     random = np.random.RandomState(SEED)
+    # From 2009-01-01 00:10 on, as in the official file, in seconds.
     times = 1_230_768_600.0 + 600 * np.arange(SAMPLE_ROWS)
     year = 2 * np.pi * (times - 1_230_768_600) / (365.25 * 86_400)
     day = 2 * np.pi * (times % 86_400) / 86_400
@@ -195,6 +198,7 @@ def _derive_columns(
 def _generate_smooth_noise(random: np.random.RandomState, hours: float) -> np.ndarray:
     """Return autoregressive noise of variance 1 whose correlation lasts for so many hours."""
     correlation = np.exp(-1 / (6 * hours))
+    # Autoregressive of order 1, at six rows an hour; scaled so that the variance stays 1.
     noise, shocks = np.empty(SAMPLE_ROWS), random.normal(size=SAMPLE_ROWS)
     noise[0] = shocks[0]
     for row in range(1, SAMPLE_ROWS):

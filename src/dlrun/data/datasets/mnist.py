@@ -142,6 +142,7 @@ def read_idx(path: Path) -> np.ndarray:
     if len(content) < 4 or content[:3] != b"\0\0\x08":
         raise UserError(f"{path} is not an IDX file of bytes")
     start = 4 + 4 * content[3]
+    # The fourth byte is the number of axes; a big-endian size of four bytes follows for each.
     shape = tuple(np.frombuffer(content[4:start], ">u4").tolist())
     if len(content) - start != int(np.prod(shape)):
         raise UserError(f"{path}: {len(content) - start} values where its head announces {shape}")

@@ -25,6 +25,7 @@ def digits(*, test: Probability) -> Dataset:
         test: Share of each class that becomes test rows.
     """
     bunch = _load_sklearn("load_digits")
+    # To 0..255, because uint8 images are divided by 255 when they are used.
     images = np.round(bunch.images * 255 / 16).astype(np.uint8)[:, None]
     columns: RawColumns = {"image": images, "digit": bunch.target.astype(np.int64)}
     return _build_dataset(

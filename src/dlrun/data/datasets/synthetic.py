@@ -7,6 +7,7 @@ import numpy as np
 from dlrun.core.dataset import Ragged, RawColumns
 from dlrun.data.tabular.csv_file import CsvTable
 
+# A property of the samples, not of the run: they are the same in every run.
 SEED = 113
 DEV_ROWS, TEST_ROWS = 600, 120
 VOCABULARY = 2000
@@ -40,6 +41,7 @@ def generate_images(task: str, target: str, split: str) -> RawColumns:
     Returns:
         `image` uint8 (N, 1, 28, 28), and classes (N,) under the target's name.
     """
+    # Patterns of their own for each dataset, the same ones for training and test rows.
     pattern_random = np.random.RandomState(SEED + len(task))
     patterns = (pattern_random.rand(10, 6, 6) > 0.55).repeat(4, 1).repeat(4, 2)
     count, seed = (DEV_ROWS, SEED) if split == "train" else (TEST_ROWS, SEED + 1)
@@ -48,6 +50,7 @@ def generate_images(task: str, target: str, split: str) -> RawColumns:
     images = np.zeros((count, 28, 28))
     for row, (down, right) in enumerate(random.randint(0, 5, (count, 2))):
         images[row, down : down + 24, right : right + 24] = patterns[labels[row]]
+    # Contrast differs between images, and noise between pixels.
     images = 200 * images * random.uniform(0.6, 1, (count, 1, 1)) + random.normal(
         0, 25, images.shape
     )
@@ -65,6 +68,7 @@ def generate_word_lists(split: str) -> tuple[Ragged, np.ndarray]:
 def generate_class_word_lists(topics: int) -> tuple[Ragged, np.ndarray]:
     """Draw word lists with five words of their topic alone, and topics, 3 the most frequent."""
     random = np.random.RandomState(SEED)
+    # Topic 3 of Reuters, earn, is the most frequent one there too.
     frequency = 1 / (1 + np.abs(np.arange(topics) - 3.0))
     labels = random.choice(topics, DEV_ROWS + TEST_ROWS, p=frequency / frequency.sum())
     # Each topic at least once: rare ones might not be drawn.
@@ -95,6 +99,7 @@ def generate_boston() -> tuple[np.ndarray, np.ndarray]:
         + 2 * np.tanh(columns[:, 0] * columns[:, 1])
     )
     prices = (prices + random.normal(0, 1.5, 506)).clip(5, 50)
+    # Scales and offsets that differ, so that scaling matters as it does for the real table.
     return columns * np.geomspace(0.1, 100, 13) + np.arange(13), prices
 
 
@@ -122,6 +127,7 @@ def generate_california(columns: tuple[str, ...]) -> CsvTable:
     }
     for row in random.choice(count, count // 100, replace=False):
         table["total_bedrooms"][row] = ""
+    # As in the real table, prices are capped at 500,001.
     table[columns[-2]] = [f"{number:.0f}" for number in target.clip(15_000, 500_001)]
     table[columns[-1]] = categories.tolist()
     return CsvTable("the synthetic sample", table, list(range(2, count + 2)))
@@ -154,6 +160,7 @@ def generate_shapes(
         )
         cross = (np.minimum(*distances) < radius / 3) & (np.maximum(*distances) < 1.3 * radius)
         shape = cross if label else distances[0] ** 2 + distances[1] ** 2 < radius**2
+        # Before noise, the brightest background is darker than the darkest shape.
         colors = (
             random.randint(0, 110, (channels, 1, 1)),
             random.randint(140, 256, (channels, 1, 1)),

@@ -50,7 +50,9 @@ class SyntheticLanguage:
             UserError: There are too few words.
         """
         first = len(self.names)
+        # As many letters as BLOCK_SIZE.
         self.names += [f"{meaning}-{letter}" for letter in "abcdefgh"]
+        # At least a block of words without a meaning must be left to fill the texts.
         if len(self.names) >= self.words - BLOCK_SIZE:
             raise UserError(
                 f"data.words={self.words} are too few: {len(self.names) - 1} of them have a "
@@ -117,6 +119,7 @@ def questions(
     language = _build_language(words)
     topics = language.add_blocks(f"topic{topic}" for topic in range(answers // TOPICS))
     sides = language.add_blocks(f"side{side}" for side in range(TOPICS))
+    # Every answer equally often, and known from neither text nor question alone.
     answer = language.random.permutation(np.arange(rows) % answers)
     columns: RawColumns = {
         "text": language.generate_texts(
@@ -239,6 +242,7 @@ def similarity(*, rows: Count, words: Count, length: Count) -> Dataset:
     """
     language, random = (made := _build_language(words)), made.random
     topics = language.add_blocks(f"topic{topic}" for topic in range(6))
+    # As many pairs of equal topics as of different ones: chance is one half.
     similar = random.permutation(np.arange(rows) % 2)
     left = random.randint(0, len(topics), rows)
     # Where the texts differ, a topic at least one and at most all but one further on.

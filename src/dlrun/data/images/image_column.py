@@ -118,6 +118,7 @@ def load_image_column(
         UserError: A file gives no image and `skip` is false, or none gives one.
     """
     store = decoded_cache.open_image_store(files, reading, keep=keep)
+    # Known from decoding all images once, before any of them is used.
     errors = store.summary.errors
     if not errors:
         return ImageFileColumn(store, np.arange(len(files)))

@@ -83,6 +83,7 @@ def find_files(
         )
     if not matching:
         raise UserError(f"{path} holds no {what}: no file there ends in {', '.join(extensions)}")
+    # Sorted: file systems list files in an order of their own.
     return FileList(root, tuple(sorted(matching, key=normalize_name)))
 
 
@@ -145,6 +146,7 @@ def classes_from_folders(
         and {top.lower() for top in tops} <= set(SPLIT_FOLDERS)
         and "train" in {SPLIT_FOLDERS[top.lower()] for top in tops}
     )
+    # Folders below the one that names the class do not matter.
     depth = 1 if has_splits else 0
     inside = [index for index, row in enumerate(rows) if len(row) > depth + 1]
     unclassified = [files.names[index] for index, row in enumerate(rows) if len(row) <= depth + 1]

@@ -97,6 +97,7 @@ def labels_from_table(
     Raises:
         UserError: The table does not fit the files, or a label is missing.
     """
+    # A table that lies among the images is named relative to them.
     path_in_folder = Path(path).expanduser() / labels
     table = csv_file.read_csv(
         str(path_in_folder) if path_in_folder.is_file() else labels,
@@ -124,6 +125,7 @@ def _read_label_sets(table: CsvTable, files: FileList, separator: str) -> ImageL
     label_sets = [
         {normalize_name(label.strip()) for label in row if label.strip()} for row in cells
     ]
+    # Sorted: the order of labels must not depend on the order of lines.
     names = tuple(sorted(set().union(*label_sets)))
     if len(names) < 2:
         raise UserError(
@@ -189,6 +191,7 @@ def _match_files(table: CsvTable, image_files: FileList, path: str) -> tuple[str
         raise UserError(
             f"{table.source}: {table.describe_rows(absent)} name no picture in {path}: {names}"
         )
+    # A file in two lines could be on both sides of a split.
     _, first_rows = np.unique(listed, return_index=True)
     repeated = np.ones(len(listed), bool)
     repeated[first_rows] = False

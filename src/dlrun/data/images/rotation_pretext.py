@@ -171,6 +171,7 @@ def rotate_rows(
         seed: Which rotation each row has.
     """
     count = len(rows[name])
+    # Each rotation equally often: chance is one in NUM_ROTATIONS.
     drawn = np.random.RandomState(seed).permutation(np.arange(count) % NUM_ROTATIONS)
     sources = np.repeat(np.arange(count), NUM_ROTATIONS) if all_turns else np.arange(count)
     quarters = np.tile(np.arange(NUM_ROTATIONS), count) if all_turns else drawn
