@@ -101,7 +101,7 @@ def test_an_archive_of_something_else_is_refused(root, monkeypatch):
         cifar_frogs.frogs(source="official", which="cat")
     monkeypatch.setattr(cifar_frogs, "CIFAR", replace(cifar_frogs.CIFAR, sha256=""))
     with pytest.raises(
-        UserError, match=r"does not hold the pictures of CIFAR-10: .*types\.SimpleNamespace"
+        UserError, match=r"does not hold the images of CIFAR-10: .*types\.SimpleNamespace"
     ):
         cifar_frogs.frogs(source="official", which="cat")
 
@@ -152,7 +152,7 @@ def test_pictures_of_ones_own_with_classes_or_without(folders, tmp_path):
 
 def test_pictures_that_are_not_there_are_refused(tmp_path, capsys):
     assert main(["task=pictures", *LIGHT, f"output={tmp_path}"]) == 2
-    assert "say where the pictures are: data.path=FOLDER" in capsys.readouterr().err
+    assert "say where the images are: data.path=FOLDER" in capsys.readouterr().err
 
 
 def seen(values, watch):

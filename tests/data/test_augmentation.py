@@ -414,7 +414,7 @@ def test_no_steps_are_no_augmentation_and_other_batches_are_refused():
         (["augment=rotate", "augment.rotate.fill=mirror"], "one of nearest, reflect, black"),
         (
             ["augment=shear", "augment.shear.degrees=90"],
-            "shear: degrees=90 would make a line of a picture",
+            "shear: degrees=90 would make a line of an image",
         ),
         (["augment=crop", "augment.crop.ratio=0.5"], "a ratio from 1 up"),
         (["augment=colour", "augment.colour.hue=0.7"], "hue=0.7: half a turn"),

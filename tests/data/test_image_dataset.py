@@ -200,11 +200,11 @@ def test_what_is_wrong_with_a_folder_is_said(tmp_path):
     with pytest.raises(UserError, match="is no zip or tar archive"):
         images(tmp_path / "file.txt")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="holds no picture: no file there ends in .jpg"):
+    with pytest.raises(UserError, match="holds no image: no file there ends in .jpg"):
         images(tmp_path / "empty")
     with pytest.raises(UserError, match="one class only, 'cat': .*data.labels=FILE.csv"):
         images(photos(tmp_path, cat=3))
-    with pytest.raises(UserError, match=r"no folder for each class \(3 pictures lie in none\)"):
+    with pytest.raises(UserError, match=r"no folder for each class \(3 images lie in none\)"):
         images(tmp_path / "photos" / "cat")
     with pytest.raises(UserError, match="a height and a width"):
         images(photos(tmp_path), size=[8])
@@ -264,7 +264,7 @@ def test_a_table_names_files_and_classes(tmp_path, caplog):
         names(raw.dev) == [f"{number}.png" for number in range(10)]
         and raw.dev["label"].tolist() == [0, 1] * 5
     )
-    assert "2 pictures have no line" in caplog.text
+    assert "2 images have no line" in caplog.text
     table(tmp_path, [f"{number}.png,{number % 3 * 5}" for number in range(12)])
     raw = images(place, labels=str(place / "labels.csv"))
     assert raw.targets == {"label": "category"} and raw.labels["label"] == ("0", "5", "10")
@@ -295,7 +295,7 @@ def test_several_labels_a_picture(tmp_path):
     [
         (["0.png,a", "../secret.png,b"], r"files outside .* are not read: 1 row \(line 3\)"),
         (["0.png,a", "/etc/secret.png,b"], "files outside"),
-        (["0.png,a", "99.png,b"], r"1 row \(line 3\) name no picture in .*: 99.png"),
+        (["0.png,a", "99.png,b"], r"1 row \(line 3\) name no image in .*: 99.png"),
         (
             ["0.png,a", "1.png,b", "0.png,b"],
             r"1 row \(line 4\) name a file that an earlier line has",
@@ -562,7 +562,7 @@ def test_without_a_path_the_message_is_one_clear_line(tmp_path, capsys):
 def test_the_cache_is_told_of_once(tmp_path, caplog):
     caplog.set_level("INFO", "dlrun")
     images(photos(tmp_path))
-    assert caplog.text.count("decoding 16 pictures, once") == 1
+    assert caplog.text.count("decoding 16 images, once") == 1
     caplog.clear()
     images(tmp_path / "photos")
     assert "decoding" not in caplog.text and decoded_cache.CACHE_VERSION

@@ -427,7 +427,7 @@ def test_files_that_give_no_picture_are_refused_or_left_out_and_counted(tmp_path
     (found.root / "007.png").write_bytes(b"no picture at all")
     with pytest.raises(
         UserError,
-        match=r"2 of 12 files .* give no picture: '003.png' \(empty: 0 bytes\), '007.png' \(no pic",
+        match=r"2 of 12 files .* give no image: '003.png' \(empty: 0 bytes\), '007.png' \(no pic",
     ):
         image_column.load_image_column(found, COLOUR, keep=True, skip=False)
     poison()  # what was found out is remembered
@@ -446,8 +446,8 @@ def test_files_that_give_no_picture_are_refused_or_left_out_and_counted(tmp_path
         finding.what: finding.text for finding in audit(raw, np.arange(8), np.arange(8, 10), 0)
     }
     assert (
-        "2 of 12 development files" in findings["unreadable pictures"]
-        and "'003.png'" in findings["unreadable pictures"]
+        "2 of 12 development files" in findings["unreadable images"]
+        and "'003.png'" in findings["unreadable images"]
     )
 
 
@@ -576,12 +576,12 @@ def test_the_audit_names_grey_and_blank_pictures_and_looks_at_few(tmp_path, monk
     told = {
         finding.what: finding.count for finding in audit(raw, np.arange(30), np.arange(30, 40), 0)
     }
-    assert told["grey pictures"] == 2 and told["blank pictures"] == 1
+    assert told["gray images"] == 2 and told["blank images"] == 1
     monkeypatch.setattr("dlrun.data.audit.images.MAX_IMAGES", 5)
     text = {
         finding.what: finding.text for finding in audit(raw, np.array([1, 2]), np.arange(30, 40), 0)
     }
-    assert "2 of 2" in text["grey pictures"] and "data.channels=1" in text["grey pictures"]
+    assert "2 of 2" in text["gray images"] and "data.channels=1" in text["gray images"]
 
 
 # --- cats and dogs ----------------------------------------------------------------------------------------------------

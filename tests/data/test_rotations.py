@@ -251,10 +251,10 @@ def test_another_dataset_is_chosen_and_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["data@data.of=wine"], "data.of gives number 'features', and only pictures can be turned"),
+        (["data@data.of=wine"], "data.of gives number 'features', and only images can be turned"),
         (
             ["data.of=null"],
-            "data.of=None is no dataset: choose a dataset of pictures, such as data@data.of=mnist",
+            "data.of=None is no dataset: choose a dataset of images, such as data@data.of=mnist",
         ),
         (["data.turns=two"], "data.turns='two': it must be one of one, all"),
         (["data@data.of=mnits"], "mnist"),

@@ -46,9 +46,9 @@ def _find_skipped_files(name: str, column: ImageFileColumn) -> Iterator[Finding]
         count, total = len(column.skipped_files), len(column.store.files)
         share = format_row_share(count, total, "development files")
         verb = "is" if count == 1 else "are"
-        text = f"{share} gave no picture and {verb} left out: {listed}"
+        text = f"{share} gave no image and {verb} left out: {listed}"
         effect = "nothing is learned from these files and nothing is measured on them"
-        yield Finding("warning", "unreadable pictures", text, (name,), count, effect)
+        yield Finding("warning", "unreadable images", text, (name,), count, effect)
 
 
 def _find_blank_images(name: str, images: np.ndarray) -> Iterator[Finding]:
@@ -56,17 +56,17 @@ def _find_blank_images(name: str, images: np.ndarray) -> Iterator[Finding]:
     total = len(images)
     num_blank = int((np.ptp(images.reshape(total, -1), axis=1) == 0).sum())
     if num_blank:
-        share = format_row_share(num_blank, total, "training pictures looked at")
-        text = f"{share} {'has' if num_blank == 1 else 'have'} one colour only"
+        share = format_row_share(num_blank, total, "training images looked at")
+        text = f"{share} {'has' if num_blank == 1 else 'have'} one color only"
         severity: Severity = "warning" if num_blank > TOLERANCE * total else "note"
         guessed = format_share(num_blank / total)
         effect = f"no model can tell these apart: up to {guessed} of a score is guessing"
-        yield Finding(severity, "blank pictures", text, (name,), num_blank, effect)
+        yield Finding(severity, "blank images", text, (name,), num_blank, effect)
     # Gray means equal channels; images of a single channel are meant to be gray.
     is_gray = (images == images[:, :1]).all(axis=(1, 2, 3))
     num_gray = int(is_gray.sum()) if images.shape[1] > 1 else 0
     if num_gray:
-        advice = "; data.channels=1 would do" if num_gray == total else " among coloured ones"
-        share = format_row_share(num_gray, total, "training pictures looked at")
-        text = f"{share} {'is' if num_gray == 1 else 'are'} grey{advice}"
-        yield Finding("note", "grey pictures", text, (name,), num_gray)
+        advice = "; data.channels=1 would do" if num_gray == total else " among colored ones"
+        share = format_row_share(num_gray, total, "training images looked at")
+        text = f"{share} {'is' if num_gray == 1 else 'are'} gray{advice}"
+        yield Finding("note", "gray images", text, (name,), num_gray)

@@ -113,7 +113,7 @@ def shear(*, degrees: NonNegative, fill: FillMode) -> RandomAffine:
         ValueError: `degrees` is 90 or more.
     """
     if degrees >= 90:
-        raise ValueError(f"degrees={degrees:g} would make a line of a picture: less than 90")
+        raise ValueError(f"degrees={degrees:g} would make a line of an image: less than 90")
 
     def draw(images: Tensor) -> Tensor:
         angle = sample_uniform(images, -degrees, degrees).deg2rad()

@@ -54,7 +54,7 @@ def find_mix_error(spec: Spec) -> str | None:
                     f"the {role} {name} is a {field.kind}; what can be mixed is {', '.join(kinds)}"
                 )
     shapes = {name: field.shape[1:] for name, field in spec.inputs.items()}
-    return None if len(set(shapes.values())) == 1 else f"the pictures differ in size: {shapes}"
+    return None if len(set(shapes.values())) == 1 else f"the images differ in size: {shapes}"
 
 
 def mix_batch(

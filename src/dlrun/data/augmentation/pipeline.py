@@ -130,7 +130,7 @@ def transform_each_image(name: str, transform: nn.Module, images: Tensor) -> Ten
             if isinstance(new_image, Tensor):
                 result = f"{tuple(new_image.shape)} {new_image.dtype}"
             raise UserError(
-                f"augment.{name}: {type(transform).__name__} makes {result} of a picture, "
+                f"augment.{name}: {type(transform).__name__} makes {result} of an image, "
                 f"and the model wants what it had: {tuple(image.shape)} {image.dtype}"
             )
     return torch.stack(new_images)
@@ -160,7 +160,7 @@ class Augmentation:
         if missing := [name for name in self.images if name not in batch]:
             raise UserError(
                 f"{self.name}: a batch holds no {', '.join(missing)}, "
-                f"but {', '.join(batch)}: no pictures"
+                f"but {', '.join(batch)}: no images"
             )
         new, device = dict(batch), batch[self.images[0]].device
         # Without autocast: the coordinates in bfloat16 would be off by whole pixels.

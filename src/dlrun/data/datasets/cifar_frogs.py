@@ -100,7 +100,7 @@ def _load_class_images(path: Path, split: str, class_name: Class) -> RawColumns:
         )
         return {"image": np.concatenate(images).reshape(-1, 3, IMAGE_SIZE, IMAGE_SIZE)}
     except (*ARCHIVE_ERRORS, OSError, KeyError, ValueError) as error:
-        raise UserError(f"{path} does not hold the pictures of CIFAR-10: {error}") from error
+        raise UserError(f"{path} does not hold the images of CIFAR-10: {error}") from error
 
 
 def _select_class(

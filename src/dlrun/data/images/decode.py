@@ -186,6 +186,8 @@ def _resize_image(image: Any, reading: Reading) -> Any:
 
 
 def _describe_error(error: Exception, content: bytes) -> str:
+    # These texts are stored with predictions, as the reason why a file was skipped, and earlier
+    # runs hold them: they must not change.
     from PIL import Image
 
     if isinstance(error, Image.UnidentifiedImageError):

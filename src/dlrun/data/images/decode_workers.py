@@ -87,7 +87,7 @@ def _prefetch(pool: Executor, tasks: Iterable[tuple[Any, ...]], depth: int) -> I
     except BrokenProcessPool as error:
         worker_pool.cache_clear()
         raise UserError(
-            "a process that decoded pictures was killed; is there enough memory?"
+            "a process that decoded images was killed; is there enough memory?"
         ) from error
     finally:
         for future in pending:

@@ -150,7 +150,7 @@ def _decode_once(
     except (OSError, NotImplementedError) as error:
         if keep:
             log.warning(
-                "decoded pictures cannot be kept in %s (%s): they are decoded as they go",
+                "decoded images cannot be kept in %s (%s): they are decoded as they go",
                 path.parent,
                 error,
             )
@@ -167,7 +167,7 @@ def _write_cache(path: Path, files: FileList, reading: Reading, keep: bool) -> D
     """Write the pixels, where they are to be kept, then the summary; each atomically."""
     if keep:
         log.info(
-            "decoding %s pictures, once: later starts read them from %s",
+            "decoding %s images, once: later starts read them from %s",
             f"{len(files):,}",
             path.parent,
         )
@@ -179,7 +179,7 @@ def _write_cache(path: Path, files: FileList, reading: Reading, keep: bool) -> D
             summary = _decode_all(files, reading, handle)
         shutdown_workers()
     else:
-        log.info("decoding %s pictures, once, to see that it can be done", f"{len(files):,}")
+        log.info("decoding %s images, once, to see that it can be done", f"{len(files):,}")
         summary = _decode_all(files, reading, None)
     write_text(
         path.with_suffix(".json"),

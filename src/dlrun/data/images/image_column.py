@@ -128,9 +128,9 @@ def load_image_column(
     verb = "gives" if len(errors) == 1 else "give"
     count = f"{len(errors):,} of {len(files):,} files in {files.root} {verb}"
     if not skip or len(errors) == len(files):
-        raise UserError(f"{count} no picture: {listed}{advice}")
+        raise UserError(f"{count} no image: {listed}{advice}")
     log.warning(
-        "%s no picture and %s left out: %s", count, "is" if len(errors) == 1 else "are", listed
+        "%s no image and %s left out: %s", count, "is" if len(errors) == 1 else "are", listed
     )
     rows = [row for row in range(len(files)) if row not in errors]
     return ImageFileColumn(store, np.array(rows))

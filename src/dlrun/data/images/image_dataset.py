@@ -67,7 +67,7 @@ def images(
     # The defaults are those of dlrun 0.1.0, which wrote fewer settings into its run folders.
     if path is None:
         raise UserError(
-            "say where the pictures are: data.path=FOLDER (one folder a class), "
+            "say where the images are: data.path=FOLDER (one folder a class), "
             "or data.labels=FILE.csv too"
         )
     reading = decode.parse_image_options(size, channels, fit)
@@ -98,7 +98,7 @@ def images(
         (lambda: read(sealed)) if len(sealed) else None,
         labels={target: labeled.names},
         num_validation_rows=image_folder.count_validation_files(
-            num_validation, "pictures", validation
+            num_validation, "images", validation
         ),
         row_fingerprints=_fingerprint_rows(column, columns_read[target], target, labeled, sealed),
     )
@@ -169,7 +169,7 @@ def unlabeled(
         UserError: The files or the settings are unusable.
     """
     if path is None:
-        raise UserError("say where the pictures are: data.path=FOLDER, or a zip or tar archive")
+        raise UserError("say where the images are: data.path=FOLDER, or a zip or tar archive")
     reading = decode.parse_image_options(size, channels, fit)
     files = image_folder.find_files(path)
     dev, sealed = holdout.random_holdout(len(files), test)

@@ -29,7 +29,7 @@ IMAGE_EXTENSIONS = (
 )
 # The other way to label files, for messages.
 TABLE_HINTS = {
-    "picture": "say data.labels=FILE.csv (columns file, label)",
+    "image": "say data.labels=FILE.csv (columns file, label)",
     "text": "give a table: data.path=FILE.csv data.text=COLUMN data.target=COLUMN",
 }
 # What Windows and macOS add to folders and archives of their own accord.
@@ -44,7 +44,7 @@ ValidationMode = Literal["folder", "mixed"]
 
 
 def find_files(
-    path: str, extensions: tuple[str, ...] = IMAGE_EXTENSIONS, what: str = "picture"
+    path: str, extensions: tuple[str, ...] = IMAGE_EXTENSIONS, what: str = "image"
 ) -> FileList:
     """List the files at a path by their extension; log what is ignored, but for hidden files.
 
@@ -116,7 +116,7 @@ def _walk_files(root: Path) -> Iterator[str]:
 
 
 def classes_from_folders(
-    files: FileList, path: str, what: str = "picture"
+    files: FileList, path: str, what: str = "image"
 ) -> tuple[list[str], list[str], list[str]]:
     """Return name, class and split of each file.
 

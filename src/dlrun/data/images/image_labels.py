@@ -189,7 +189,7 @@ def _match_files(table: CsvTable, image_files: FileList, path: str) -> tuple[str
     if absent.any():
         names = format_file_list([listed[row] for row in np.flatnonzero(absent)])
         raise UserError(
-            f"{table.source}: {table.describe_rows(absent)} name no picture in {path}: {names}"
+            f"{table.source}: {table.describe_rows(absent)} name no image in {path}: {names}"
         )
     # A file in two lines could be on both sides of a split.
     _, first_rows = np.unique(listed, return_index=True)
@@ -203,6 +203,6 @@ def _match_files(table: CsvTable, image_files: FileList, path: str) -> tuple[str
         )
     if unused := len(by_name) - len(listed):
         log.warning(
-            "%s: %s pictures have no line in %s and are left out", path, f"{unused:,}", table.source
+            "%s: %s images have no line in %s and are left out", path, f"{unused:,}", table.source
         )
     return tuple(by_name[name] for name in listed)

@@ -115,7 +115,7 @@ def rotate_image_column(column: Any, sources: np.ndarray, quarters: np.ndarray) 
 
 ROTATION_LABELS = tuple(f"{90 * quarters}°" for quarters in range(NUM_ROTATIONS))
 SOURCE_COLUMN = "original"
-DATASET_HINT = "choose a dataset of pictures, such as data@data.of=mnist"
+DATASET_HINT = "choose a dataset of images, such as data@data.of=mnist"
 
 
 def rotations(*, of: DataPart, turns: Literal["one", "all"]) -> Dataset:
@@ -136,7 +136,7 @@ def rotations(*, of: DataPart, turns: Literal["one", "all"]) -> Dataset:
         raise UserError(f"data.of={of!r} is no dataset: {DATASET_HINT}")
     if list(of.inputs.values()) != ["image"]:
         inputs = ", ".join(f"{kind} '{name}'" for name, kind in of.inputs.items())
-        raise UserError(f"data.of gives {inputs}, and only pictures can be turned: {DATASET_HINT}")
+        raise UserError(f"data.of gives {inputs}, and only images can be turned: {DATASET_HINT}")
     (name,) = of.inputs
     all_turns = turns == "all"
     check_square(*of.dev[name].shape[2:])
@@ -192,6 +192,6 @@ def check_square(height: int, width: int) -> None:
     if height != width:
         side = min(height, width)
         raise UserError(
-            f"pictures of {height} × {width} have another shape after a quarter's turn: "
+            f"images of {height} × {width} have another shape after a quarter's turn: "
             f"make them square, data.of.size=[{side},{side}] where the data have such a setting"
         )

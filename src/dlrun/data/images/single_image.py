@@ -21,7 +21,7 @@ SAMPLE_HEIGHT = 96  # largest height in pixels with source=sample
 MAX_IMAGE_PIXELS = 16_000_000  # of a photograph after resizing
 TRANSPOSED_ORIENTATIONS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 ORIENTATION_TAG = 0x0112
-SAMPLE_NOTE = "SYNTHETIC sample: small pictures, to try things out"
+SAMPLE_NOTE = "SYNTHETIC sample: small images, to try things out"
 
 
 def photograph(*, source: Source, image: str | None, size: Count | None) -> Dataset:
@@ -65,7 +65,7 @@ def content_style(
     columns = {"content": load_single_image("content", content, "china.jpg", size)}
     files = style if isinstance(style, list) else [style]
     if not files:
-        raise UserError("style=[]: name one picture, or several")
+        raise UserError("style=[]: name one image, or several")
     height = limit_sample_height(source, style_size) or columns["content"].shape[2]
     for number, file in enumerate(files, 1):
         columns["style" if number == 1 else f"style_{number}"] = load_single_image(
@@ -102,7 +102,7 @@ def load_single_image(key: str, file: str | None, default: str, height: int | No
         )
     path = find_sklearn_image(default) if file is None else Path(file).expanduser()
     if path.is_dir():
-        raise UserError(f"{key}={path}: a folder; name the file of one picture")
+        raise UserError(f"{key}={path}: a folder; name the file of one image")
     size = compute_target_size(key, path, height)
     try:
         return decode_image(path, Reading(size, 3, "stretch"))[None]
