@@ -565,7 +565,7 @@ def test_the_audit_finds_copies_across_the_split_in_whatever_format(tmp_path):
             for finding in audit(raw, np.arange(30), np.arange(30, 40), 0)
             if finding.severity == "leak"
         ]
-        assert [(leak.kind, leak.count) for leak in leaks] == [("duplicates across splits", 4)]
+        assert [(leak.what, leak.count) for leak in leaks] == [("duplicates across splits", 4)]
 
 
 def test_the_audit_names_grey_and_blank_pictures_and_looks_at_few(tmp_path, monkeypatch):
