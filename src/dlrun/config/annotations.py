@@ -22,6 +22,15 @@ PLAIN: dict[str, tuple[type, ...]] = {
 }
 
 
+# Annotation → what is expected, in words.
+TYPE_NAMES = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+}
+
+
 def describe_type_mismatch(value: Any, argument: Argument) -> str | None:
     """What an argument expects, where a value is not it.
 
@@ -75,7 +84,7 @@ def _matches_name(value: Any, name: str, module: Path) -> bool | None:
 
 def _matches_generic(value: Any, annotation: ast.Subscript, module: Path) -> bool | None:
     head = ast.unparse(annotation.value).rpartition(".")[2]
-    inner = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
+    inner = _get_items(annotation)
     if head == "Literal":
         return value in [option.value for option in inner if isinstance(option, ast.Constant)]
     if head == "Optional":
@@ -143,7 +152,7 @@ def _convert_by_annotation(value: Any, annotation: ast.expr, module: Path) -> An
         return _convert_by_choice(value, _get_choices(annotation), module)
     if not isinstance(annotation, ast.Subscript):
         return value
-    inner = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
+    inner = _get_items(annotation)
     head = ast.unparse(annotation.value).rpartition(".")[2]
     if head in ("Union", "Optional"):
         return _convert_by_choice(value, inner, module)
@@ -173,6 +182,12 @@ def _convert_by_choice(value: Any, annotations: list[ast.expr], module: Path) ->
     return next((converted for converted in conversions if repr(converted) != repr(value)), value)
 
 
+def _get_items(annotation: ast.Subscript) -> list[ast.expr]:
+    """Everything between the brackets: [int, str] of tuple[int, str]."""
+    items = annotation.slice
+    return items.elts if isinstance(items, ast.Tuple) else [items]
+
+
 def describe_annotation(annotation: ast.expr, module: Path) -> str:
     """An annotation in words."""
     if isinstance(annotation, ast.BinOp):
@@ -182,29 +197,31 @@ def describe_annotation(annotation: ast.expr, module: Path) -> str:
     if isinstance(annotation, ast.Constant):
         return "null"
     if isinstance(annotation, ast.Name):
-        words = {
-            "int": "a whole number",
-            "float": "a number",
-            "str": "text",
-            "bool": "true or false",
-        }
-        if annotation.id in RANGES:
-            return RANGES[annotation.id].text
-        if annotation.id in PARTS:
-            return f"a part of the kind {PARTS[annotation.id].rpartition('.')[2]}"
-        alias = None if annotation.id in PLAIN else _resolve_alias(annotation.id, module)
-        return words.get(annotation.id) or (describe_annotation(*alias) if alias else annotation.id)
+        return _describe_name(annotation.id, module)
     if isinstance(annotation, ast.Subscript):
-        inner = (
-            annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
-        )
-        if ast.unparse(annotation.value).endswith("Literal"):
-            return ("one of " if len(inner) > 1 else "") + ", ".join(
-                str(option.value) for option in inner if isinstance(option, ast.Constant)
-            )
-        if ast.unparse(annotation.value) == "list":
-            return f"a list, each item {describe_annotation(inner[0], module)}"
-        if ast.unparse(annotation.value) == "tuple" and not _has_any_length(inner):
-            items = ", ".join(describe_annotation(item, module) for item in inner)
-            return f"a list of {len(inner)}: {items}"
+        return _describe_generic(annotation, module)
+    return ast.unparse(annotation)
+
+
+def _describe_name(name: str, module: Path) -> str:
+    if name in RANGES:
+        return RANGES[name].text
+    if name in PARTS:
+        return f"a part of the kind {PARTS[name].rpartition('.')[2]}"
+    if name in TYPE_NAMES:
+        return TYPE_NAMES[name]
+    alias = None if name in PLAIN else _resolve_alias(name, module)
+    return describe_annotation(*alias) if alias else name
+
+
+def _describe_generic(annotation: ast.Subscript, module: Path) -> str:
+    items, head = _get_items(annotation), ast.unparse(annotation.value)
+    if head.endswith("Literal"):
+        options = [str(option.value) for option in items if isinstance(option, ast.Constant)]
+        return ("one of " if len(items) > 1 else "") + ", ".join(options)
+    if head == "list":
+        return f"a list, each item {describe_annotation(items[0], module)}"
+    if head == "tuple" and not _has_any_length(items):
+        described = ", ".join(describe_annotation(item, module) for item in items)
+        return f"a list of {len(items)}: {described}"
     return ast.unparse(annotation)

@@ -41,11 +41,8 @@ def parse_hydra_error(error: Exception, words: list[str]) -> InvalidOverride:
         text,
     ):
         key = next(filter(None, match.groups()))
-        key = (
-            key
-            if key in by_key
-            else next((known_key for known_key in by_key if known_key.endswith(f".{key}")), key)
-        )
+        if key not in by_key:  # of a nested key Hydra names the last part alone
+            key = next((typed_key for typed_key in by_key if typed_key.endswith(f".{key}")), key)
         return InvalidOverride(by_key.get(key, ""), f"no setting '{key}'", key)
     if match := re.search(
         r"Ambiguous value for argument '([^']+)'|Sweep parameters '(.+)' requires", text
@@ -53,13 +50,11 @@ def parse_hydra_error(error: Exception, words: list[str]) -> InvalidOverride:
         sweep = match[1] or match[2]
         return InvalidOverride(sweep, f"{sweep}: several values make a sweep: add -m")
     if match := re.search(r"Error merging override (\S+)", text):
-        return InvalidOverride(
-            match[1], f"{match[1]}: {str(error.__cause__ or error).strip().splitlines()[0]}"
-        )
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        return InvalidOverride(match[1], f"{match[1]}: {reason}")
     if getattr(error, "options", None) is not None:
-        return InvalidOverride(
-            "", f"no config '{getattr(error, 'missing_cfg_file', '')}' in the conf folders"
-        )
+        name = getattr(error, "missing_cfg_file", "")
+        return InvalidOverride("", f"no config '{name}' in the conf folders")
     word = getattr(error, "override", None)
     if not word:
         return InvalidOverride("", first)
@@ -74,53 +69,54 @@ def unknown_key_message(key: str, keys: list[str]) -> str:
         key: The key; one of `keys` where it is a mapping that was given an unknown name.
         keys: All dotted keys of the config.
     """
-    if key in keys:  # it is a mapping that was given a name which it does not have
-        inner_keys = [
-            candidate.removeprefix(f"{key}.")
-            for candidate in keys
-            if candidate.startswith(f"{key}.")
-        ]
-        names = ", ".join(name for name in inner_keys if "." not in name)
-        add = f"to add one, {OPEN_MAPPINGS.get(key, f'+{key}.{{}}=…').format('NAME')}"
-        if inner_keys and not names:  # names with dots, such as those of layers
-            return f"'{key}' has {format_names(inner_keys)}: to add to them, '++{key}={{NAME: …}}'"
-        return (
-            f"'{key}' has {names}: to set one, {key}.NAME=…; {add}"
-            if names
-            else f"'{key}' is empty: {add}"
-        )
+    if key in keys:  # a mapping was given a name that it does not have
+        return _describe_mapping(key, keys)
     parent, _, name = key.rpartition(".")
-    group, _, option = key.partition(".")
-    if (
-        group in PART_LISTS
-        and (option := option.partition(".")[0])
-        and f"{group}.{option}" not in keys
-    ):
+    group, _, inner_key = key.partition(".")
+    option = inner_key.partition(".")[0]
+    if group in PART_LISTS and option and f"{group}.{option}" not in keys:
         chosen = ", ".join(
             candidate.partition(".")[2]
             for candidate in keys
             if candidate.count(".") == 1 and candidate.startswith(f"{group}.")
         )
-        return (
-            f"no setting '{key}': {group} has {chosen or 'nothing'}; to add one: +{group}={option}"
-        )
+        has = f"{group} has {chosen or 'nothing'}"
+        return f"no setting '{key}': {has}; to add one: +{group}={option}"
     if parent in keys and parent in OPEN_MAPPINGS:
         return f"'{parent}' has no '{name}' yet: to add one, {OPEN_MAPPINGS[parent].format(name)}"
-    siblings = [candidate for candidate in keys if candidate.rpartition(".")[0] == parent] or [
-        candidate for candidate in keys if "." not in candidate
-    ]
+    siblings = [candidate for candidate in keys if candidate.rpartition(".")[0] == parent]
+    siblings = siblings or [candidate for candidate in keys if "." not in candidate]
+    close = _find_close_key(key, keys, siblings)
+    guess = f": did you mean '{close}'?" if close else "."
+    available = format_names((candidate.rpartition(".")[2] for candidate in siblings), name)
+    return f"no setting '{key}'{guess} There are: {available}"
+
+
+def _describe_mapping(key: str, keys: list[str]) -> str:
+    """What a mapping holds, and how to add to it."""
+    inner_keys = [name.removeprefix(f"{key}.") for name in keys if name.startswith(f"{key}.")]
+    names = ", ".join(name for name in inner_keys if "." not in name)
+    if inner_keys and not names:  # names with dots, such as those of layers
+        return f"'{key}' has {format_names(inner_keys)}: to add to them, '++{key}={{NAME: …}}'"
+    add = f"to add one, {OPEN_MAPPINGS.get(key, f'+{key}.{{}}=…').format('NAME')}"
+    if names:
+        return f"'{key}' has {names}: to set one, {key}.NAME=…; {add}"
+    return f"'{key}' is empty: {add}"
+
+
+def _find_close_key(key: str, keys: list[str], siblings: list[str]) -> str:
+    """The key that was most likely meant; "" where none is near."""
+    name = key.rpartition(".")[2]
     near = [
         candidate
         for candidate in siblings
         if difflib.get_close_matches(name, [candidate.rpartition(".")[2]])
     ]
-    close = (
-        difflib.get_close_matches(key, near or keys, 1, 0.6 if near else 0.8)
-        or [candidate for candidate in keys if candidate.endswith(f".{name}")][:1]
-    )
-    guess = f": did you mean '{close[0]}'?" if close else "."
-    available = format_names((candidate.rpartition(".")[2] for candidate in siblings), name)
-    return f"no setting '{key}'{guess} There are: {available}"
+    # Elsewhere in the config only a very similar key is meant.
+    close = difflib.get_close_matches(key, near or keys, 1, 0.6 if near else 0.8)
+    # Or the right name without its group: lr for optimizer.lr.
+    close = close or [candidate for candidate in keys if candidate.endswith(f".{name}")]
+    return close[0] if close else ""
 
 
 def list_dotted_keys(config: dict[str, Any], prefix: str = "") -> list[str]:

@@ -126,6 +126,12 @@ def _get_override_error(word: str, options: dict[str, list[str]]) -> str | None:
             f"{word}: one run takes no settings of Hydra's own; "
             "output=FOLDER says where runs are kept"
         )
+    return _get_choice_error(word, options)
+
+
+def _get_choice_error(word: str, options: dict[str, list[str]]) -> str | None:
+    """What is wrong with an override that chooses options of a group; None for any other."""
+    key, _, value = word.partition("=")
     group = key.lstrip("+").partition("@")[0]  # reader@model.readers.text=lstm
     if group not in options or (value == "null" and group in ("experiment", "preset")):
         return None

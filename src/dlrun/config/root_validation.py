@@ -143,13 +143,18 @@ def find_root_errors(config: dict[str, Any]) -> Iterator[str]:
             or is_outside
         ):
             yield f"{key}={truncate_value(value)}: it must be {text}"
-    if isinstance(config["protocol"], dict) and (stacked := parallel_fits_mode(config)) not in (
-        True,
-        False,
-        "auto",
-    ):
+    if config["source"] not in ("official", "sample"):
+        yield f"source={truncate_value(config['source'])}: it must be official or sample"
+    if isinstance(config["protocol"], dict):
+        yield from _find_protocol_errors(config)
+
+
+def _find_protocol_errors(config: dict[str, Any]) -> Iterator[str]:
+    """Faults of the settings that every protocol has, which are in no protocol's signature."""
+    stacked = parallel_fits_mode(config)
+    if stacked not in (True, False, "auto"):
         yield f"protocol.stacked={truncate_value(stacked)}: it must be true, false or auto"
-    seed = config["protocol"].get("seed") if isinstance(config["protocol"], dict) else None
+    seed = config["protocol"].get("seed")
     if seed is not None and (
         not isinstance(seed, int) or isinstance(seed, bool) or abs(seed) > MAX_INTEGER
     ):
@@ -157,8 +162,6 @@ def find_root_errors(config: dict[str, Any]) -> Iterator[str]:
             f"protocol.seed={truncate_value(seed)}: "
             "it must be a whole number, or null for that of seed"
         )
-    if config["source"] not in ("official", "sample"):
-        yield f"source={truncate_value(config['source'])}: it must be official or sample"
 
 
 def get_parts_by_target(config: dict[str, Any], group: str) -> list[tuple[str, Any]]:

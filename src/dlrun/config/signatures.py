@@ -125,14 +125,12 @@ def get_configurable_arguments(target: str, kind: str, context: int = 0) -> Sign
         for name, argument in signature.arguments.items()
         if argument.ordered
     ]
-    if isinstance(node, ast.FunctionDef) and is_direct_function(kind, ordered):
-        passed = {name for name, _ in ordered[: NUM_CALL_ARGUMENTS[kind]]}
-    elif isinstance(node, ast.FunctionDef) and kind == "loss" and len(ordered) == 1:
-        passed = {ordered[0][0]}
-    else:
-        passed = {
-            name for name, text in annotations.items() if is_context_argument(kind, name, text)
-        }
+    passed = {name for name, text in annotations.items() if is_context_argument(kind, name, text)}
+    if isinstance(node, ast.FunctionDef):
+        if is_direct_function(kind, ordered):
+            passed = {name for name, _ in ordered[: NUM_CALL_ARGUMENTS[kind]]}
+        elif kind == "loss" and len(ordered) == 1:  # a factory that takes the target's Field
+            passed = {ordered[0][0]}
     settings = {
         name: argument for name, argument in signature.arguments.items() if name not in passed
     }

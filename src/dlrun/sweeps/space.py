@@ -98,17 +98,9 @@ def make_axis(override: Any, folders: Sequence[Path]) -> Axis:
     from hydra.core.override_parser.types import Glob
     from hydra.errors import HydraException
 
-    key, value = override.get_key_element(), override._value
     if override.is_interval_sweep():
-        is_integer = isinstance(value.start, int) and isinstance(value.end, int)
-        # A logarithm needs numbers above 0.
-        log = "log" in value.tags
-        if value.start >= value.end or (log and value.start <= 0):
-            bound = " above 0" if log else ""
-            raise UserError(
-                f"{override.input_line}: an interval goes from one number{bound} up to a larger one"
-            )
-        return Axis(key, (), value.start, value.end, log, is_integer)
+        return _make_interval(override)
+    key, value = override.get_key_element(), override._value
     try:
         if isinstance(value, Glob):
             options = list_all_groups(get_conf_folders(folders))
@@ -124,6 +116,19 @@ def make_axis(override: Any, folders: Sequence[Path]) -> Axis:
     if not values:
         raise UserError(f"{override.input_line}: there is no value to try")
     return Axis(key, values)
+
+
+def _make_interval(override: Any) -> Axis:
+    value = override._value
+    is_integer = isinstance(value.start, int) and isinstance(value.end, int)
+    log = "log" in value.tags
+    # A logarithm needs numbers above 0.
+    if value.start >= value.end or (log and value.start <= 0):
+        bound = " above 0" if log else ""
+        raise UserError(
+            f"{override.input_line}: an interval goes from one number{bound} up to a larger one"
+        )
+    return Axis(override.get_key_element(), (), value.start, value.end, log, is_integer)
 
 
 def expand_search_space(names: Sequence[str], folders: Sequence[Path]) -> list[str]:
