@@ -179,6 +179,7 @@ def _convert_by_choice(value: Any, annotations: list[ast.expr], module: Path) ->
     ):
         return value
     conversions = [_convert_by_annotation(value, annotation, module) for annotation in annotations]
+    # repr: 1 == 1.0 in Python, and the difference is what is asked for.
     return next((converted for converted in conversions if repr(converted) != repr(value)), value)
 
 

@@ -30,6 +30,7 @@ def parse_arguments(
         UserError: With all faults: unknown names, unsuitable values, missing arguments.
     """
     parameters = inspect.signature(function).parameters
+    # The ranges are extras of Annotated.
     annotations = typing.get_type_hints(function, include_extras=True)
     arguments: dict[str, Any] = {}
     faults = [
@@ -59,6 +60,7 @@ def parse_value(text: str, annotation: Any) -> Any:
     """
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (types.UnionType, typing.Union):
+        # Both are typed: null is YAML's word.
         if text in ("null", "none") and type(None) in arguments:
             return None
         return parse_value(text, next(member for member in arguments if member is not type(None)))

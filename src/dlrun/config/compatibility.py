@@ -92,6 +92,7 @@ def get_input_error(
     Returns:
         None if it can, or is the user's own.
     """
+    # Nothing is known of the user's own models.
     if not str(node.get("_target_", "")).startswith("dlrun."):
         return None
     encoders, shared = node.get("readers") or {}, node.get("share") or []
@@ -181,6 +182,7 @@ def get_model_error(
     targets = targets or {}
     if model not in ACCEPTS:
         return None
+    # The inputs come first: a model that cannot read them cannot predict anything.
     if can_read_inputs(model, inputs.values()):
         return get_output_error(model, inputs, targets)
     wrong = [f"{kind} '{name}'" for name, kind in inputs.items() if kind not in ACCEPTS[model]]
@@ -359,6 +361,7 @@ def get_objective_error(objective: str, model: str) -> str | None:
     if objective in PAIRS and model and model not in PAIRS[objective]:
         available = ", ".join(PAIRS[objective])
         return f"objective={objective} is not made for model={model}; there are: {available}"
+    # The other direction: such a model predicts no target, so no other objective can train it.
     owners = [name for name, models in PAIRS.items() if model in models]
     if owners and objective and objective not in owners:
         choices = " or objective=".join(owners)

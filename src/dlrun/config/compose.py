@@ -37,6 +37,7 @@ def configure(
     Raises:
         UserError: With all faults of the overrides at once.
     """
+    # Shells take quotes away, and Hydra's grammar needs some of them.
     words = list(map(literal_overrides.quote_override, words))
     word_errors = find_override_errors(words, folders)
     valid_words, faults = select_checkable_overrides(words, word_errors), list(word_errors.values())
@@ -46,6 +47,7 @@ def configure(
     if preview := compose_without_hydra(valid_words, folders):
         custom_settings.remove_replaced_settings(preview[0], valid_words)
         literal_overrides.restore_literal_text(preview[0], valid_words)
+        # Settings of the user's own parts are unknown to the preview, but not to their signature.
         if not any(custom_settings.is_custom_setting(preview[0], key) for key in preview[1]):
             raise_config_errors(
                 *preview, [*faults, *find_unused_text_errors(preview[0], valid_words)], plugins
@@ -99,6 +101,7 @@ def finalize_config(config: dict[str, Any]) -> dict[str, Any]:
     make_paths_absolute(config["objective"].get("judge") or {}, ("features",))
     for node in (config, config["data"]):
         make_paths_absolute(node, FILE_KEYS)
+    # A run does not depend on the sweep that it is a job of.
     return {key: value for key, value in config.items() if key != "sweep"}
 
 
@@ -271,6 +274,7 @@ class ConfigComposer:
         )
         if choices not in self.known:
             config = configure(words, self.folders, self.plugins)
+            # A sweep's jobs mostly differ in values: files are read once for each choice of parts.
             self.known[choices] = compose_hydra_config(list(choices), self.folders)
             return config
         node = copy.deepcopy(self.known[choices])

@@ -83,6 +83,7 @@ def call_custom_part(
         arguments: The settings.
     """
     positional = get_positional_arguments(target)
+    # A class is always called; a function may be what it makes, or the part itself.
     if inspect.isroutine(target) and is_direct_function(kind, positional):
         return partial(target, **arguments)
     if kind not in CONTEXT_ARGUMENTS or (

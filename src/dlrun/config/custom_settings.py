@@ -22,6 +22,7 @@ def is_custom_setting(config: dict[str, Any], key: str) -> bool:
     node: Any = config
     for step in parent.split("."):
         node = node.get(step) if isinstance(node, dict) else None
+    # Of dlrun's own parts the YAML file names every setting.
     if not isinstance(node, dict) or not is_custom(node.get("_target_")):
         return False
     signature = get_configurable_arguments(
@@ -71,6 +72,7 @@ def _rename_task(config: dict[str, Any], words: list[str]) -> None:
         and not values_by_key.keys() & {"task", "experiment"}
         and isinstance(config.get("task"), dict)
     ):
+        # It becomes the name of a folder.
         name = re.sub(r"\W", "", chosen.rpartition(".")[2]) or "data"
         config["task"] = {
             "name": name,

@@ -142,12 +142,15 @@ def compose_defaults(chosen: dict[str, Any], conf_folders: list[Path]) -> dict[s
     layers: list[ConfigLayer] = []
     for entry in reversed(defaults):
         if entry == "_self_":
+            # Defaults before _self_ are weaker than config.yaml's own values, those after it
+            # stronger.
             layers.append(("", root))
             continue
         group, default = parse_default_entry(entry)
         option = chosen.pop(group, default)
         for name in reversed(parse_option_names(option, isinstance(default, list))):
             layers += expand_option(group, name, chosen, conf_folders)
+    # A choice that no default takes up: Hydra has a message for it.
     if chosen or "_self_" not in defaults:
         raise NeedsHydra
     config: dict[str, Any] = {}
@@ -189,6 +192,7 @@ def expand_option(
         key, option = parse_default_entry(entry) if isinstance(entry, dict) else ("", "")
         keyword, _, overridden = key.partition(" /")
         if keyword == "override":
+            # setdefault: the command line and stronger options have been entered already.
             chosen.setdefault(resolve_group_path(overridden, home), option)
         else:
             inherited.append(entry)
@@ -260,6 +264,7 @@ def is_plain_value(value: Any) -> bool:
     if isinstance(value, list):
         return all(map(is_plain_value, value))
     if isinstance(value, str):
+        # ??? is Hydra's mark of a missing value.
         return value != "???" and (
             "${" not in value or REFERENCE_PATTERN.fullmatch(value) is not None
         )

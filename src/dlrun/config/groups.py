@@ -31,6 +31,7 @@ def list_groups(conf: Path) -> dict[str, list[str]]:
     options = {
         name: list_group_options(conf, name)
         for name in names
+        # Not .ipynb_checkpoints, __pycache__ and the like.
         if name not in HIDDEN_GROUPS and name[0] not in "._"
     }
     return {name: choices for name, choices in options.items() if choices}
@@ -83,6 +84,7 @@ def load_builtin_option(group: str, option: str) -> dict[str, Any]:
     if not path.is_file():
         available = format_names(list_group_options(get_builtin_conf(), group), option)
         raise UserError(f"no {group} '{option}'. There are: {available}")
+    # A copy, since callers change it and the cache keeps the original.
     return {key: value for key, value in copy.deepcopy(_parsed(path)).items() if key != "defaults"}
 
 

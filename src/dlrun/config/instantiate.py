@@ -47,6 +47,7 @@ def build_part(
     name = parts.resolve_target(node["_target_"])
     target = import_target(name, kind, chosen)
     settings = {key: value for key, value in node.items() if key != "_target_"}
+    # For messages: 'dense.units' where the kind says nothing.
     label = _get_last_name(name) if kind == parts.ANY_KIND else kind
     arguments = {
         key: _build_inner(
@@ -54,6 +55,7 @@ def build_part(
         )
         for key, value in settings.items()
     }
+    # YAML reads [1, 2] as integers, of which torch would make integer tensors.
     arguments |= _convert_integers(name, kind, arguments, len(context))
     token = _current_plugins.set(chosen)
     try:
@@ -62,6 +64,7 @@ def build_part(
         return target(*context, **arguments)
     except UserError:
         raise
+    # What constructors raise for arguments that make no sense.
     except (TypeError, ValueError, IndexError, OverflowError, ZeroDivisionError) as error:
         raise UserError(f"{_get_last_name(name)}{get_error_location(error)}: {error}") from error
     except Exception as error:
@@ -80,6 +83,7 @@ def import_target(target: str, kind: str, plugins: Iterable[str]) -> Any:
     Raises:
         UserError: It is not allowed or does not exist.
     """
+    # Before the import: importing a module already runs its code.
     parts.check_target(target, kind, plugins)
     module_name, _, name = target.rpartition(".")
     try:
@@ -102,6 +106,7 @@ def _has_expected_class(imported: Any, target: str) -> bool:
     module_name, _, name = target.rpartition(".")
     if target.startswith("dlrun."):
         return True
+    # Its registry: the module exports weights and helpers under its name, too.
     if module_name == "torchvision.models":
         return name in importlib.import_module(module_name).list_models()
     home, _, base = parts.LIBRARY_CLASSES.get(module_name, "").rpartition(".")
@@ -154,6 +159,7 @@ def _convert_integers(
 
 def apply_patch(config: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of a config with some values or nodes set: dotted key → value."""
+    # The config of the run is shared by all of its fits.
     changed = copy.deepcopy(dict(config))
     for key, value in patch.items():
         *parents, name = key.split(".")

@@ -41,12 +41,14 @@ def quote_override(word: str) -> str:
         word: As typed in a shell; ~ is the home folder.
     """
     match = OVERRIDE_PATTERN.fullmatch(word)
+    # Interpolations are Hydra's to read.
     if match is None or "${" in match[2]:
         return word
     key, value = match.groups()
     # A plain list: quotes go around its items, which may hold spaces and umlauts.
     if value[0] == "[" and not set(value) & set("(){}'\""):
         return f"{key}={ITEM_PATTERN.sub(lambda text: _quote_text(text[0]), value)}"
+    # An expression, or quoted by the user already.
     if set(value) & BRACKETS and (EXPRESSION_PATTERN.match(value) or _is_valid_override(word)):
         return word
     return f"{key}={','.join(map(_quote_text, value.split(',')))}"
@@ -118,6 +120,7 @@ def restore_literal_text(config: dict[str, Any], words: list[str]) -> None:
             key, text = match[1].lstrip("+"), match[2]
             parent, _, name = key.rpartition(".")
             argument = get_argument(config, key)
+            # Only where the signature asks for text is a number taken back.
             if argument is not None:
                 _set_value(_get_node(config, parent), name, text, argument)
 

@@ -33,6 +33,7 @@ def parse_hydra_error(error: Exception, words: list[str]) -> InvalidOverride:
     """What an error of Hydra means, and which override it is about."""
     text = str(error)
     first = text.strip().splitlines()[0]
+    # Hydra's messages name keys, and users know what they typed.
     by_key = {word.partition("=")[0].lstrip("+~").partition("@")[0]: word for word in words}
     # Hydra's exceptions hold no fields: their texts are all there is to read.
     if match := re.search(
@@ -52,6 +53,7 @@ def parse_hydra_error(error: Exception, words: list[str]) -> InvalidOverride:
     if match := re.search(r"Error merging override (\S+)", text):
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         return InvalidOverride(match[1], f"{match[1]}: {reason}")
+    # Of Hydra's error for a missing config file.
     if getattr(error, "options", None) is not None:
         name = getattr(error, "missing_cfg_file", "")
         return InvalidOverride("", f"no config '{name}' in the conf folders")

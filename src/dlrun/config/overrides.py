@@ -77,6 +77,7 @@ def split_config_folders(words: list[str]) -> tuple[list[Path], list[str]]:
         if not folder.is_dir():
             raise UserError(f"no config folder {folder.absolute()}")
     local = Path("conf")
+    # A config.yaml is the root of a Hydra program of the user's own.
     if local.is_dir() and not (local / "config.yaml").exists():
         folders.append(local)
     return [folder.absolute() for folder in folders], remaining_words
@@ -97,6 +98,7 @@ def find_override_errors(words: list[str], folders: list[Path]) -> dict[str, str
 def select_checkable_overrides(words: list[str], wrong: Iterable[str]) -> list[str]:
     """The words that can be checked further: not those about an unknown part."""
     groups = {word.partition("=")[0].lstrip("+") for word in wrong if "=" in word}
+    # These decide which parts there are, so nothing else can be judged.
     if groups & {"task", "experiment", "preset"}:
         return []
     return [
@@ -136,6 +138,7 @@ def _get_choice_error(word: str, options: dict[str, list[str]]) -> str | None:
     if group not in options or (value == "null" and group in ("experiment", "preset")):
         return None
     names = value.strip("[] ").split(",")
+    # A group is chosen by name alone; {…} would be a part written on the command line.
     if value in ("null", "") or "{" in value:
         return f"{word}: choose a {group} by name. There are: {format_names(options[group])}"
     if len(names) > 1 and "[" not in value:
@@ -177,6 +180,7 @@ def _suggest_names(word: str, options: dict[str, list[str]]) -> str:
         (group for group, names in options.items() if word in names),
         key=lambda group: group != "task",
     )
+    # 'dlrun imdb' most likely means task=imdb.
     guess = f"{owners[0]}={word}" if owners else suggest_command(word)
     return f"; did you mean {guess}?" if guess else "; the commands: dlrun --help"
 
@@ -188,6 +192,7 @@ def suggest_command(word: str) -> str:
         "" where there is none. A misspelling begins with the right letter and has most others:
         'export' is not 'report'.
     """
+    # Users come from other tools, whose words for this are known.
     if word in FOREIGN_COMMANDS:
         return f"dlrun {FOREIGN_COMMANDS[word]}"
     close = difflib.get_close_matches(

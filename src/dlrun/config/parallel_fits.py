@@ -104,6 +104,7 @@ def group_compatible(configs: Sequence[Mapping[str, Any]]) -> list[list[int]]:
         alone = (
             not parallel_fits_mode(config)
             or bool(config.get("test"))
+            # A workflow decides itself which fits it makes.
             or "workflow" in config
             or incompatibility(config) is not None
         )
@@ -115,6 +116,7 @@ def group_compatible(configs: Sequence[Mapping[str, Any]]) -> list[list[int]]:
 
 def serialize_shared_settings(config: Mapping[str, Any]) -> str:
     """All settings that the members of a stack have in common, as text."""
+    # Keys are removed from it below.
     common = copy.deepcopy(dict(config))
     for key in PER_FIT_KEYS:
         *outer, last = key.split(".")

@@ -71,6 +71,7 @@ RESERVED_PACKAGES = (
 
 def resolve_target(target: Any) -> str:
     """Today's full name for a `_target_`."""
+    # Resolved before the check, so that an old name opens nothing that its new one does not.
     return CURRENT_NAMES.get(target, target) if isinstance(target, str) else truncate_value(target)
 
 
@@ -85,6 +86,7 @@ def check_target(target: str, kind: str, plugins: Iterable[str] = ()) -> None:
     Raises:
         UserError: With the nearest allowed names.
     """
+    # Before anything is looked up: a target may be any text of a stranger's file.
     if not re.fullmatch(r"\w+(\.\w+)+", target):
         raise UserError(f"_target_ {truncate_value(target)} is no full name of a class or function")
     if is_part(target, kind, plugins):
@@ -122,6 +124,7 @@ def get_argument_kind(target: str, kind: str, plugins: Iterable[str], key: str) 
     """
     if is_plugin(target, plugins):
         return ANY_KIND
+    # Arguments of other libraries are not annotated for us.
     if not target.startswith("dlrun."):
         return kind if kind in (*CONTAINER_KINDS, ANY_KIND) else None
     signature = get_signature(target)
@@ -153,6 +156,7 @@ def find_nested_part_errors(
         plugins: The user's packages.
         level: Depth inside the config.
     """
+    # The depth: a saved config of foreign origin may refer to itself.
     if not isinstance(value, Mapping | list | tuple) or level > MAX_DEPTH:
         return
     inside = lambda key: kind  # noqa: E731
@@ -203,6 +207,7 @@ def _is_allowed_target(target: str, kind: str) -> bool:
         return any(_is_allowed_target(target, part_kind) for part_kind in PART_KINDS)
     module, _, name = target.rpartition(".")
     if module in LIBRARY_MODULES.get(kind, ()):
+        # Functions in lower case are models in torchvision, and helpers in torch.nn.
         return not name.startswith("_") and (module == "torchvision.models" or name[0].isupper())
     return target in list_builtin_parts(kind, target)
 
@@ -217,6 +222,7 @@ def list_builtin_parts(kind: str, holding: str = "") -> frozenset[str]:
     """
     import yaml
 
+    # The loader in C is several times as fast, and not in every build of PyYAML.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     group, _, inner = kind.partition(".")
     nodes = [yaml.load(text, Loader=loader) for text in _read_part_files(group) if holding in text]

@@ -84,6 +84,7 @@ def find_task_errors(task: Any) -> Iterator[str]:
         yield f"task.name={truncate_value(name)}: it must be text, and the name of a folder"
     for key in ("inputs", "targets"):
         columns = task.get(key)
+        # Without kinds no model can be checked against the columns.
         named = isinstance(columns, dict) and all(
             isinstance(kind, str) for kind in columns.values()
         )
@@ -135,6 +136,7 @@ def find_root_errors(config: dict[str, Any]) -> Iterator[str]:
     """Faults of the settings at the root."""
     for key, (expected_type, text) in TYPES.items():
         value = config[key]
+        # bool is a subclass of int in Python.
         is_integer = isinstance(value, int) and not isinstance(value, bool)
         is_outside = is_integer and (key == "repeat" and value < 1 or abs(value) > MAX_INTEGER)
         if (

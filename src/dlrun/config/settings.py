@@ -98,6 +98,7 @@ class Settings:
             for field in spec.inputs.values()
         )
         numbers = sum(math.prod(field.shape) for field in spec.inputs.values())
+        # Bags and sequences of any length have no fixed size, and keep the usual batch.
         small = MAX_INFERENCE_ROWS // max(1, numbers) if is_known and numbers else 0
         return self.eval_batch_size or max(self.batch_rows, 256, min(small, 1024))
 

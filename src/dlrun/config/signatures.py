@@ -83,11 +83,13 @@ def _get_cached_signature(target: str, context: int) -> Signature | None:
 
 
 def _read_signature(target: str, context: int) -> Signature | None:
+    # From the source, not from imported objects: a config error is reported without torch.
     symbol = find_symbol(target)
     if symbol is None:
         return None
     node, module = symbol
     if isinstance(node, ast.ClassDef):
+        # A dataclass has no __init__ in its source: its fields are the arguments.
         if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
             return _read_dataclass(node, module)
         init = [
@@ -95,6 +97,7 @@ def _read_signature(target: str, context: int) -> Signature | None:
             for statement in node.body
             if isinstance(statement, ast.FunctionDef) and statement.name == "__init__"
         ]
+        # One more for self.
         return _read_function(init[0].args, module, context + 1) if init else None
     return _read_function(node.args, module, context)
 
@@ -159,6 +162,7 @@ def _read_dataclass(node: ast.ClassDef, module: Path) -> Signature:
 
 def _read_function(args: ast.arguments, module: Path, skip: int) -> Signature:
     positional = [*args.posonlyargs, *args.args]
+    # Python keeps defaults of the last arguments only.
     required = len(positional) - len(args.defaults)
     arguments = [
         Argument(arg.arg, arg.annotation, number < required, module)
@@ -186,12 +190,14 @@ def find_symbol(target: str, depth: int = 5) -> tuple[ast.FunctionDef | ast.Clas
     if path is None or depth == 0:
         return None
     try:
+        # Cached: one config asks for the same file again and again.
         body = parse_source_file(path).body
     except (SyntaxError, ValueError):  # reported where the file is imported
         return None
     for node in body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
             return node, path
+        # A package may export in __init__.py what a module of it defines.
         if isinstance(node, ast.ImportFrom):
             for alias in node.names:
                 if (alias.asname or alias.name) == name:
@@ -208,6 +214,7 @@ def find_symbol(target: str, depth: int = 5) -> tuple[ast.FunctionDef | ast.Clas
 def _get_absolute_module(node: ast.ImportFrom, package: str) -> str:
     if not node.level:
         return node.module or ""
+    # One dot is the package itself, each further one a parent.
     base = package.split(".")[: len(package.split(".")) - node.level + 1]
     return ".".join([*base, *([node.module] if node.module else [])])
 

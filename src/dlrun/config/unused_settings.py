@@ -219,6 +219,7 @@ def find_unused_settings(
         folders: The user's conf folders.
         inputs: Input → kind, once the data are read; None: as the task names them, if it does.
     """
+    # Tables and folders name their columns only once they are read.
     task = config["task"].get("inputs") and get_input_types(config)
     kinds = set((inputs or task or {}).values())
     return list(
@@ -244,6 +245,7 @@ def _find_unused(config: Config, words: list[str], kinds: set[str]) -> Iterator[
             for keys, needs, why in INPUT_KIND_RULES
             if _is_in_keys(key, keys) and kinds and not kinds & set(needs)
         ]
+        # One reason is enough: the first is the most general.
         if reasons:
             yield f"{word} has no effect: {reasons[0]}"
 
@@ -258,6 +260,7 @@ def _find_replaced(config: Config, words: list[str], folders: list[Path]) -> Ite
             default_names = list(preview[0][group]) if preview else []
             lost = [name for name in default_names if name not in config[group]]
             new = [name for name in config[group] if name not in default_names]
+            # Only where something was lost that the user may not have meant to lose.
             if lost and new:
                 together = f"[{','.join(new)}]" if len(new) > 1 else new[0]
                 added = quote_for_shell(f"+{group}={together}")

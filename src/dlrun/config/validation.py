@@ -75,6 +75,7 @@ def validate_config(config: dict[str, Any], plugins: tuple[str, ...]) -> None:
     Raises:
         UserError: Wrong keys, types, ranges, targets and combinations, a line each.
     """
+    # Everything after this relies on the shape.
     if faults := list(find_structure_errors(config)):
         raise UserError("\n".join(faults))
     faults = [*find_root_errors(config), *parts.find_part_errors(config, plugins)]
@@ -144,6 +145,7 @@ def find_node_errors(
         yield not_a_part_message(node, location)
         return
     target = parts.resolve_target(node["_target_"])
+    # Reported by find_part_errors.
     if not parts.is_part(target, kind, plugins):
         return
     signature = get_configurable_arguments(
@@ -244,6 +246,7 @@ def find_stage_errors(config: dict[str, Any], plugins: tuple[str, ...]) -> Itera
             if groups[-1] not in node:
                 yield f"stages.{name}.{key}={value!r}: there is no setting {key}{_has_parts(node)}"
             elif groups[0] in SINGLE_PARTS:
+                # Judged inside its part: a value alone has no signature.
                 changed = apply_patch(config, {key: value})[groups[0]]
                 yield from parts.find_nested_part_errors(
                     changed, f"stages.{name}.{groups[0]}", groups[0], plugins
@@ -282,6 +285,7 @@ def get_input_types(config: dict[str, Any]) -> dict[str, str]:
     kinds, data = dict(config["task"]["inputs"]), config["data"]
     text = data.get("text") if isinstance(data, dict) else None
     if isinstance(text, dict):
+        # Of the parts of group `text` only `sequence` keeps the order of words.
         as_read = "tokens" if str(text.get("_target_")).endswith(".sequence") else "bag"
     elif isinstance(data, dict) and "length" in data:
         as_read = "bag" if data["length"] is None else "tokens"

@@ -93,6 +93,7 @@ def write_artifacts(artifacts: Iterable[Artifact], folder: Path, stem: str) -> l
             continue
         name = stem if not files else f"{stem}-{len(files) + 1}"
         files.append(_write_image(artifact, folder / name))
+    # The pieces of a text are one file, however many images stand between them.
     if text:
         write_text(folder / f"{stem}.txt", text)
         files.append(folder / f"{stem}.txt")
@@ -100,6 +101,7 @@ def write_artifacts(artifacts: Iterable[Artifact], folder: Path, stem: str) -> l
 
 
 def _write_image(artifact: ImageGrid | ScatterPlot, path: Path) -> Path:
+    # Imported here, as torchvision and matplotlib below: most runs draw nothing.
     from PIL.PngImagePlugin import PngInfo
 
     if isinstance(artifact, ImageGrid) and artifact.animated:
@@ -137,6 +139,7 @@ def make_image_grid(pixels: Tensor, columns: int, original_size: bool = False) -
     from torchvision.utils import make_grid  # type: ignore[import-untyped]
 
     pixels = pixels.detach().float().cpu().clamp(0, 1)
+    # make_grid would frame a single image with padding.
     grid = pixels[0] if len(pixels) == 1 else make_grid(pixels, columns, 2, pad_value=1.0)
     image: Image.Image = to_pil_image(grid)
     factor = 1 if original_size else max(1, round(GRID_WIDTH / image.width))

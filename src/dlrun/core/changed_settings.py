@@ -45,6 +45,7 @@ def record_changes(
         settings: Dotted key → [old value, new value].
     """
     path = folder / CHANGES_FILE
+    # Kept as text: if the change is refused, the file must be as it was, byte for byte.
     previous_text = path.read_text(encoding="utf-8") if path.exists() else None
     changes = stored_files.load_json_or_none(path) or {}
     for job, state in states.items():

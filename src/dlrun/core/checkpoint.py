@@ -38,6 +38,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
+    # In memory first: the checksum is of the whole archive.
     body = buffer.getvalue()
     fresh = path.with_name(path.name + ".new")
     with convert_write_errors(path):
@@ -52,6 +53,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
             fresh.unlink(missing_ok=True)  # frees its space on the full disk
             raise
         if path.exists():
+            # Between the two renames there is only the previous file, which load_latest finds.
             os.replace(path, previous_path(path))
         os.replace(fresh, path)
 
@@ -75,6 +77,7 @@ def load(path: Path) -> dict[str, Any]:
         raise CorruptedFileError(
             f"checkpoint {path} is damaged: its checksum does not match its content"
         )
+    # weights_only: a checkpoint of foreign origin must not run code.
     state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     return state
 
@@ -157,6 +160,7 @@ def load_weights(objective: nn.Module, weights: dict[str, Any]) -> None:
     try:
         objective.load_state_dict(weights)
     except RuntimeError as error:
+        # torch lists every parameter; the first line is enough to see that it is another model.
         first = str(error).partition("\n\t")[2].partition("\n")[0]
         raise UserError(
             f"these weights are of another model than this: {first or error}"

@@ -55,10 +55,13 @@ def available_devices() -> list[str]:
 def set_deterministic(deterministic: bool) -> None:
     """Ask torch for bitwise-identical results, at some cost of speed, or stop asking."""
     if deterministic:
+        # torch refuses deterministic matrix products on CUDA without it; see its page on
+        # reproducibility.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # Only on a change: the call imports torch's compiler.
     if deterministic != torch.are_deterministic_algorithms_enabled():
         torch.use_deterministic_algorithms(deterministic)
+    # The benchmark picks kernels by measured time, which differs from run to run.
     torch.backends.cudnn.benchmark = not deterministic
 
 
@@ -124,6 +127,8 @@ def iter_in_precision(
     def computed_items() -> Iterator[Item]:
         while True:
             with autocast(device, precision):
+                # Only the computation of an item: the caller's code between items is in full
+                # precision.
                 item = next(items, end)
             if item is end:
                 return

@@ -54,6 +54,7 @@ def format_names(names: Iterable[object], near: str = "") -> str:
     joined = ", ".join(texts)
     if len(joined) <= MAX_LIST_LENGTH:
         return joined
+    # First what was probably meant, then the others in their order.
     close = difflib.get_close_matches(near, texts, NUM_NAMES, 0.5) if near else []
     first = [*close, *(name for name in texts if name not in close)][:NUM_NAMES]
     return f"{', '.join(first)}, … ({len(texts):,} in all)"
@@ -89,6 +90,7 @@ def describe_system_error(error: BaseException) -> str | None:
             "a smaller model or engine.batch_size"
         )
     if (
+        # What torch says of sizes beyond 64 bits.
         "Storage size calculation overflowed" in text
         or "overflow when unpacking long" in text.lower()
     ):

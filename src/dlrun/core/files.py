@@ -70,6 +70,7 @@ def optional_write(name: str, path: Path) -> Iterator[None]:
         with convert_write_errors(path):
             yield
     except FileWriteError as error:
+        # Once: a plot, for one, is written after every epoch.
         if (mark := (name, path)) not in _reported_failures:
             _reported_failures.add(mark)
             log.warning("%s left out: %s", name, error)
@@ -117,6 +118,7 @@ def make_file_names(names: Iterable[str]) -> dict[str, str]:
     file_names: dict[str, str] = {}
     for name in names:
         bare = re.sub(r"[^\w.+=-]+", "-", unicodedata.normalize("NFC", name)).strip("-.")
+        # Cut in bytes, since file systems count bytes; half a letter at the end is dropped.
         short = bare.encode()[:MAX_NAME_BYTES].decode(errors="ignore")
         if short.partition(".")[0].casefold() in RESERVED:
             short = "-" + short.replace(".", "-")
@@ -135,6 +137,7 @@ def check_links_inside(folder: Path) -> None:
     Raises:
         UserError: There is one.
     """
+    # A run folder may be sent by somebody else, with links in it.
     home = folder.resolve()
     for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):

@@ -33,6 +33,7 @@ def lock_folder(folder: Path, instead: str = "") -> Iterator[None]:
     if (resolved := folder.resolve()) in _held:
         yield
         return
+    # The operating system frees the lock of a process that dies.
     lock = FileLock(resolved / ".lock", timeout=0)
     try:
         lock.acquire()

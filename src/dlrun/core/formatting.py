@@ -48,6 +48,7 @@ def wrap_text(head: str, text: str) -> list[str]:
     """A heading with a hanging text, as wide as the terminal; one line in a pipe."""
     if not sys.stdout.isatty():
         return [f"{head}{text}"]
+    # 20 columns at least, however long the heading is.
     columns = max(shutil.get_terminal_size().columns, len(head) + 20)
     return textwrap.wrap(
         text,

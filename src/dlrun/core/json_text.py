@@ -9,6 +9,7 @@ from typing import Any
 
 def to_json(value: Any, indent: int | None = None) -> str:
     """A value as JSON that any parser takes, which bare NaN is not."""
+    # allow_nan=False: whatever replace_nan does not know is an error here, not in some reader.
     return json.dumps(replace_nan(value), indent=indent, ensure_ascii=False, allow_nan=False)
 
 

@@ -1,6 +1,7 @@
-"""The contract between a problem and the loop that trains it: every hook of an objective, with its default.
+"""The contract between a problem and the loop that trains it: every hook, with its default.
 
-It lies in `core`, below both rooms that need it: objectives implement it, training runs it, and neither knows the other.
+It lies in `core`, below both rooms that need it: objectives implement it, training runs it, and
+neither knows the other.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 class Objective(nn.Module):
     """What is minimized: the losses of a problem, in the order in which they are taken.
 
-    A subclass must define `steps`. All else has a default: an objective says only what is special about it.
-    It touches no optimizer, no gradient and no device; the loop does that.
+    A subclass must define `steps`. All else has a default: an objective says only what is special
+    about it. It touches no optimizer, no gradient and no device; the loop does that.
 
     Attributes:
         model: The network that is trained, or None where there is none (as when pixels are).
@@ -36,11 +37,13 @@ class Objective(nn.Module):
             Empty: the loss, and the metrics of the targets in `losses`, which know their own.
         generators: Kind → a function with plain keyword arguments that yields artifacts
             (`dlrun generate`, and the callback `samples`).
-        default_samples: The kinds of `generators` that are written after an epoch, unless others are named.
+        default_samples: The kinds of `generators` that are written after an epoch, unless others
+            are named.
         augment: What is done to a training batch before it is learned from, or None.
         ticks: Batches of an epoch, for an objective that reads no data; None for one that does.
-        steady: Whether every batch of one shape makes the same calls, so that a step can be recorded
-            and replayed. False is always right; True wrongly costs time, never a wrong number.
+        steady: Whether every batch of one shape makes the same calls, so that a step can be
+            recorded and replayed. False is always right; True wrongly costs time, never a wrong
+            number.
         streams: Random generators that steps draw from, besides torch's own.
 
     Example:
@@ -77,8 +80,8 @@ class Objective(nn.Module):
     def steps(self, batch: Batch) -> Iterator[Step]:
         """The losses of a batch, one after the other.
 
-        The loop resumes the generator only when the step has been taken: a later step sees the weights
-        that an earlier one has changed. Nothing is learned while `self.training` is False.
+        The loop resumes the generator only when the step has been taken: a later step sees the
+        weights that an earlier one has changed. Nothing is learned while `self.training` is False.
 
         Args:
             batch: Column → its values, of B rows each; empty where `ticks` is set.
@@ -108,11 +111,11 @@ class Objective(nn.Module):
         return {}
 
     def penalty(self) -> Tensor | None:
-        """The penalty on weights that is part of the loss, a tensor of one number; None where there is none."""
+        """The penalty on weights that is part of the loss, a scalar tensor; None: no penalty."""
         return None
 
     def begin_with(self, state: dict[str, Any]) -> None:
-        """Start from where another fit ended: with its (averaged) weights, unless a subclass knows better.
+        """Start with the (averaged) weights of another fit, unless a subclass knows better.
 
         Args:
             state: The checkpoint of that fit, as `checkpoint.load_best` reads it.

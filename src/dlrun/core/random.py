@@ -12,6 +12,7 @@ def derive_seed(*numbers: int) -> int:
     """
     state = 0
     for number in numbers:
+        # 2**64 divided by the golden ratio: the increment of splitmix64.
         state = (state + number + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
         state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
         state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF

@@ -238,6 +238,7 @@ class RunFolder:
 
     def make_log_handler(self) -> logging.Handler:
         """A handler that appends to log.txt, and stays silent where it cannot."""
+        # delay: the file is made with its first line.
         handler = RunLogHandler(self.folder / "log.txt", encoding="utf-8", delay=True)
         handler.addFilter(DuplicateFilter())
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

@@ -115,6 +115,7 @@ def select_splits(splits: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     Returns:
         Without training rows of families that were measured on others too; test rows last.
     """
+    # An iterator can be read once, and it is needed twice.
     keys = list(splits)
     measured = {family for family, split in keys if split != "train"}
     selected = [

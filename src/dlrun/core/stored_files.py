@@ -167,6 +167,7 @@ def load_json(path: Path, schema: Schema = None) -> Any:
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
+        # An empty file is what a full disk leaves behind.
         why = "it is empty" if not content.strip() else f"it is no JSON ({error})"
         raise CorruptedFileError(f"{path} is damaged: {why}") from None
     check_schema(path, value, SCHEMAS.get(path.name) or SCHEMAS.get(path.parent.name))
@@ -196,6 +197,7 @@ def load_json_lines(path: Path) -> list[dict[str, Any]]:
             row = check_schema(path, json.loads(line), schema, f"line {number}: ")
             rows.append(to_current_names(row) if "_target_" in line else row)
         except (ValueError, RecursionError):
+            # A kill can cut only the last line of a file that is appended to; any other is damage.
             if number == len(lines) and path.name in APPENDED_FILES:
                 _warn_truncated(path)
                 break

@@ -63,6 +63,7 @@ class ForecastHorizon:
     @property
     def rows_per_day(self) -> int | None:
         """Rows that make a day; None where that is no whole number, or unknown."""
+        # Rounding: 0.1 s is no exact number, and 86400 / 0.1 no exact count.
         count = SECONDS_PER_DAY / self.every if self.dated and self.every > 0 else 0
         return round(count) if count >= 1 and abs(count - round(count)) < 1e-6 else None
 

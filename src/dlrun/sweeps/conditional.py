@@ -90,6 +90,7 @@ def to_integer_interval(axis: Axis, configs: list[dict[str, Any]]) -> Axis:
     """
     if not axis.is_interval or axis.whole:
         return axis
+    # The key may exist in some configs only: the first that has it decides.
     arguments = filter(None, (get_argument(config, axis.key) for config in configs))
     argument = next(arguments, None)
     takes_integers = axis.key in INTEGER_KEYS or (

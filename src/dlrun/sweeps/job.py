@@ -47,6 +47,7 @@ def find_added_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[
         Dotted names; None where any other setting differs.
     """
     old_settings, new_settings = (_get_job_settings(config) for config in (old, new))
+    # Changed or removed settings make it another job.
     if old_settings.items() - new_settings.items():
         return None
     return sorted(new_settings.keys() - old_settings.keys())

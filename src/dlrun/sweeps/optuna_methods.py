@@ -27,6 +27,7 @@ def import_optuna() -> Any:
         raise UserError(
             "sweep=random, tpe and halving search with Optuna: pip install 'dlrun[sweep]'"
         ) from error
+    # Optuna logs every trial, which the table shows already.
     package.logging.set_verbosity(package.logging.ERROR)
     warnings.filterwarnings("ignore", category=package.exceptions.ExperimentalWarning)
     return package

@@ -110,6 +110,7 @@ class SearchStudy:
         Raises:
             UserError: A finished job did not measure the deciding metrics.
         """
+        # Told twice, as after a restart: the journal has it.
         if self.running.pop(number, None) is None:
             return
         state = import_optuna().trial.TrialState
@@ -125,6 +126,7 @@ class SearchStudy:
             self.study.tell(number, values)
         else:
             self.study.tell(number, state=state.FAIL)
+        # Last: the journal has the outcome already, and a restart goes on from it.
         check_metrics(names, list(outcome.scores), "")
 
     def should_prune(
@@ -141,6 +143,7 @@ class SearchStudy:
             or epoch in self._get_trials()[number].intermediate_values
         ):
             return False
+        # Fits without validation rows have training scores alone.
         prefix = "val/" if any(name.startswith("val/") for name in values) else "train/"
         scores = {
             name.removeprefix(prefix): value
@@ -215,6 +218,7 @@ class SearchStudy:
     def _open_study(self, folder: Path) -> Any:
         """The study in this folder, new or as it was left."""
         package = import_optuna()
+        # Optuna would stop at half a line, and wait for the lock of a process that is gone.
         clean_search_log(folder / SEARCH_LOG)
         backend = package.storages.journal.JournalFileBackend(str(folder / SEARCH_LOG))
         study = package.create_study(
@@ -224,6 +228,7 @@ class SearchStudy:
             pruner=make_pruning_rule(self.settings),
             load_if_exists=True,
         )
+        # Trials of other axes would mislead the sampler.
         question = json_text.to_message([[_axis_to_dict(axis) for axis in self.axes], self.wanted])
         if study.user_attrs.get("asked", question) != question:
             raise UserError(

@@ -118,6 +118,7 @@ class Scheduler:
         """
         with executor.session():
             while True:
+                # Asked only when a worker is free: a search then knows as many outcomes as it can.
                 while executor.num_free and (jobs := self._next_group()):
                     self._start_jobs(executor, jobs)
                 ended = executor.wait()
@@ -183,6 +184,7 @@ class Scheduler:
         return added is not None
 
     def _mark_stale(self, number: int) -> None:
+        # A search has learned from this job's scores, a grid can leave it out.
         if not isinstance(self.study, GridStudy):
             raise UserError(
                 f"{self.folder.path}: the words of job {number} mean other settings than when it "
@@ -245,9 +247,11 @@ class Scheduler:
         if ended.status == "lost":
             self.waiting.append([job])
             return
+        # A job that could not start has made no folder, and its error is written there.
         job.folder.mkdir(exist_ok=True)
         self.folder.record_end(ended)
         self.progress.on_job_end(job, ended)
+        # Itself first, then its duplicates.
         self.followers.setdefault(ended.number, []).insert(0, ended.number)
         self._tell_study(ended.number)
 
@@ -279,6 +283,7 @@ def group_jobs(jobs: list[SweepJob], stacks: int) -> list[list[SweepJob]]:
     valid = [job for job in jobs if not job.fault]
     groups = [[job] for job in jobs if job.fault]
     for group in group_compatible([job.config for job in valid]):
+        # Rounded up.
         size = -(-len(group) // stacks)
         groups += [
             [valid[number] for number in group[start : start + size]]

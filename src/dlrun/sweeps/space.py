@@ -31,6 +31,7 @@ class SweepOverrides:
         self.only: dict[str, tuple[str, tuple[str, ...]]] = {}
         for override in parse_overrides(words):
             self.given[override.get_key_element()] = override.input_line
+            # The later override wins, also where the earlier one was an axis.
             self.axes = [axis for axis in self.axes if axis.key != override.get_key_element()]
             if override.is_sweep_override():
                 self.axes.append(make_axis(override, folders))
@@ -106,6 +107,7 @@ def make_axis(override: Any, folders: Sequence[Path]) -> Axis:
             options = list_all_groups(get_conf_folders(folders))
             values = tuple(value.filter(options.get(override.key_or_group, [])))
         else:
+            # One more than allowed, to see that there are more.
             values = tuple(islice(override.sweep_string_iterator(), MAX_VALUES + 1))
     except (HydraException, ValueError) as error:
         raise UserError(f"cannot read '{override.input_line}': {error}") from error

@@ -212,6 +212,7 @@ def get_metric_names(settings: Sweep) -> list[str]:
             raise UserError(
                 f"sweep.measure={name}: a sweep is decided on validation rows, such as val/loss"
             )  # on test rows a sweep would fit the test set
+    # A pruning rule compares one number, and costs are known only at the end.
     if settings.prune and (len(names) > 1 or set(names) & set(COST_NAMES)):
         listed = ", ".join(names)
         raise UserError(
@@ -255,6 +256,7 @@ def make_combinations(axes: Sequence[Axis], zipped: Sequence[str] = ()) -> list[
         raise UserError(
             f"sweep.zip: no list of values for {', '.join(absent)}; there are lists for: {lists}"
         )
+    # An interval has no values, so it cannot be paired with a list.
     lengths = {axis.key: len(axis.values) for axis in pairs}
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{key} has {count}" for key, count in lengths.items())
@@ -280,6 +282,7 @@ def is_active(when: tuple[str, tuple[str, ...]] | tuple[()], words: Sequence[str
 
 def _iter_axis_values(axes: Sequence[Axis], pairs: Sequence[Axis]) -> Iterator[list[list[str]]]:
     """For each axis, or group of zipped ones, the overrides of each of its values."""
+    # Zipped keys move as one, in the place of the first.
     first = next((axis for axis in axes if axis in pairs), None)
     for axis in axes:
         if axis is first:

@@ -58,8 +58,10 @@ def open_sweep_folder(
         fresh: Make a new one in any case.
     """
     parent = root.absolute() / task / "sweep"
+    # Folders are named by time, so the newest comes first.
     for file in sorted(parent.glob("*/sweep.yaml"), reverse=True) if not fresh else ():
         if stored_files.load_yaml(file)["identity"] == description["identity"]:
+            # Its jobs write there.
             check_links_inside(file.parent)
             return SweepFolder(file.parent)
     folder = create_run_folder(root, task, "sweep")
@@ -214,5 +216,7 @@ def read_epochs(folder: Path) -> list[tuple[int, dict[str, float]]]:
     epochs: dict[tuple[str, int], dict[str, float]] = {}
     for row in load_json_lines(folder / "history.jsonl"):
         values = {f"{row['split']}/{name}": value for name, value in row["values"].items()}
+        # Training and validation of an epoch are two rows; of a repeated epoch the later one
+        # counts.
         epochs.setdefault((row["job"], row["epoch"]), {}).update(values)
     return list(enumerate(epochs.values(), 1))

@@ -62,6 +62,7 @@ class Worker:
         self.jobs: list[SweepJob] = []
         self.began = self.kill_at = 0.0
         self.late = ""
+        # Reading a pipe blocks, so each worker has a thread that does it.
         threading.Thread(target=self._read_messages, args=(events,), daemon=True).start()
 
     def _read_messages(self, events: Events) -> None:
@@ -69,6 +70,7 @@ class Worker:
         with self.process.stdout as lines:
             for line in lines:
                 events.put((self, json.loads(line)))
+        # Its stdout is closed, so the process has ended or is about to.
         events.put((self, {"event": "gone"}))
 
     def send_message(self, **message: Any) -> None:
@@ -185,6 +187,7 @@ class WorkerPool:
 
     def _worker_environment(self, slot: int) -> dict[str, str]:
         """Environment variables of a worker: its device, and its share of the cores."""
+        # Workers that each use all cores slow each other down.
         threads = max(1, (os.cpu_count() or 1) // self.settings.jobs)
         cores = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(threads)}
         if self.settings.devices is None:
