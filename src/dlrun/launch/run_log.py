@@ -15,10 +15,26 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+class TerminalHandler(logging.Handler):
+    """Prints the records of the log on a console."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from dlrun.launch.console import RecordingConsole
+
+        if isinstance(self.console, RecordingConsole):
+            # The file handler gets the record itself, so the console must not log it again.
+            self.console.print_only(record.getMessage())
+        else:
+            self.console.print(record.getMessage(), soft_wrap=True, markup=False)
+
+
 @contextmanager
 def log_to_folder(folder: Path, console: Console) -> Iterator[None]:
-    """Inside, dlrun's log goes to the run's log.txt in full, and to the terminal without
-    duplicates.
+    """Inside, dlrun's log goes to the run's log.txt, and to the terminal without duplicates.
 
     Args:
         folder: The run folder.
@@ -27,17 +43,9 @@ def log_to_folder(folder: Path, console: Console) -> Iterator[None]:
     from dlrun.core.run_folder import DuplicateFilter, RunFolder
     from dlrun.launch.console import RecordingConsole
 
-    class TerminalHandler(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if isinstance(console, RecordingConsole):
-                # The file handler gets the record itself, so the console must not log it again.
-                console.print_only(record.getMessage())
-            else:
-                console.print(record.getMessage(), soft_wrap=True, markup=False)
-
     logger = logging.getLogger("dlrun")
     file_handler = RunFolder(folder).make_log_handler()
-    terminal_handler = TerminalHandler()
+    terminal_handler = TerminalHandler(console)
     terminal_handler.addFilter(DuplicateFilter())
     handlers = [file_handler, terminal_handler]
     logs = console.logs if isinstance(console, RecordingConsole) else []
