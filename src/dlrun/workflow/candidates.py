@@ -275,7 +275,11 @@ def check_workflow_settings(config: dict[str, Any], settings: Workflow) -> Workf
             )
         for value in values:
             validate_changes("workflow.space", {key: value})
-    names = [*INITIAL_STAGES, *SERIES_BASELINES, *settings.ladder, *settings.study]
+    _check_stage_names([*INITIAL_STAGES, *SERIES_BASELINES, *settings.ladder, *settings.study])
+    return settings
+
+
+def _check_stage_names(names: list[str]) -> None:
     repeated = [name for name in names if names.count(name) > 1]
     # Names become job names and keys; the reserved ones would be mistaken for something else.
     reserved = ("fit", *FINAL_STAGES, *RELATIVE_CHANGES)
@@ -287,4 +291,3 @@ def check_workflow_settings(config: dict[str, Any], settings: Workflow) -> Workf
             f"workflow: '{(repeated + invalid)[0]}' cannot be the name of a rung or a study: "
             "choose another"
         )
-    return settings

@@ -70,18 +70,8 @@ def select_metric(dataset: Dataset, requested: str) -> Choice:
             f"a workflow judges one answer a row, and target '{target}' is "
             f"{PROBLEM_TYPES[kind].text}; for a text say data.predict=next"
         )
-    share = get_top_class_fraction(dataset, target) if kind in IMBALANCED_METRICS else 0.0
-    names = IMBALANCED_METRICS[kind] if share > IMBALANCE_THRESHOLD else DEFAULT_METRICS[kind]
-    names = (*names, "mae_unit") if dataset.forecast else names
-    reason = SERIES_REASON if dataset.forecast else _format_reason(kind, share)
-    if requested != "auto":
-        if fault := get_metric_error(requested, kind):
-            raise UserError(f"workflow.{fault.replace('metric', 'measure', 1)}")
-        names, reason = (
-            (requested, *(name for name in names if name != requested)),
-            "it was asked for",
-        )
-    has_several = len(dataset.targets) > 1
+    names, reason = _rank_metrics(dataset, target, kind, requested)
+    # One metric for all targets, where it suits them all; else each has the usual one of its kind.
     fits_all = all(
         set(names) <= set(get_metric_names(target_kind)) for target_kind in dataset.targets.values()
     )
@@ -92,18 +82,29 @@ def select_metric(dataset: Dataset, requested: str) -> Choice:
         for name in names:
             nodes |= load_builtin_option("metric", name)
     elif requested != "auto":
-        kinds = ", ".join(
-            f"{name} ({target_kind})" for name, target_kind in dataset.targets.items()
-        )
+        kinds = ", ".join(f"{name} ({kind})" for name, kind in dataset.targets.items())
         raise UserError(f"workflow.measure={requested} cannot be taken of every target: {kinds}")
     else:
         reason = (
             "the targets are of different kinds, and each is judged by the usual measure of its own"
         )
     # With several targets, a score carries the name of its target.
-    full_name = f"{target}_{first}" if has_several else first
-    constant = METRICS[first].get_best_constant(kind)
-    return Choice(full_name, nodes, reason, constant)
+    full_name = f"{target}_{first}" if len(dataset.targets) > 1 else first
+    return Choice(full_name, nodes, reason, METRICS[first].get_best_constant(kind))
+
+
+def _rank_metrics(
+    dataset: Dataset, target: str, kind: str, requested: str
+) -> tuple[tuple[str, ...], str]:
+    """Return the metrics that suit the first target, the best suited first, and the reason."""
+    share = get_top_class_fraction(dataset, target) if kind in IMBALANCED_METRICS else 0.0
+    names = IMBALANCED_METRICS[kind] if share > IMBALANCE_THRESHOLD else DEFAULT_METRICS[kind]
+    names = (*names, "mae_unit") if dataset.forecast else names
+    if requested == "auto":
+        return names, SERIES_REASON if dataset.forecast else _format_reason(kind, share)
+    if fault := get_metric_error(requested, kind):
+        raise UserError(f"workflow.{fault.replace('metric', 'measure', 1)}")
+    return (requested, *(name for name in names if name != requested)), "it was asked for"
 
 
 def get_series_baselines(dataset: Dataset) -> tuple[str, ...]:

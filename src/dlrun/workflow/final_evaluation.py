@@ -21,12 +21,8 @@ from dlrun.evaluation.protocols.plans import AllRowsPlan, EvaluationPlan, RowSpl
 from dlrun.experiment.runner import Experiment
 from dlrun.training.trainer import FitWatcher
 from dlrun.workflow.candidates import FINAL_STAGES, UNTRAINED_STAGES, Stage, StagedPlan
-from dlrun.workflow.verdicts import (
-    Verdict,
-    format_difference,
-    format_score_interval,
-    get_stage_label,
-)
+from dlrun.workflow.stage_text import format_difference, format_score_interval, get_stage_label
+from dlrun.workflow.verdicts import Verdict
 from dlrun.workflow.workflow import Workflow
 
 

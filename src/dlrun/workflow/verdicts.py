@@ -7,14 +7,19 @@ from typing import Any
 
 from dlrun.config.compatibility import PROBLEM_TYPES
 from dlrun.core.dataset import Dataset
-from dlrun.core.formatting import counted, format_number
-from dlrun.core.types import FitJob, Score
+from dlrun.core.formatting import counted
+from dlrun.core.types import FitJob
 from dlrun.data.audit.finding import Finding
-from dlrun.evaluation.bootstrap import Interval
 from dlrun.evaluation.diagnosis import Diagnosis
 from dlrun.workflow.candidates import INITIAL_STAGES, SERIES_BASELINES, UNTRAINED_STAGES, Stage
 from dlrun.workflow.decisions import Choice
 from dlrun.workflow.evidence import Evidence
+from dlrun.workflow.stage_text import (
+    compare_stages,
+    format_stage_score,
+    get_stage_label,
+    list_failed_stages,
+)
 
 STEP_TITLES = (
     "Problem and data",
@@ -27,17 +32,6 @@ STEP_TITLES = (
     "Final evaluation",
 )
 LAST_STEP = len(STEP_TITLES)
-# Diagnoses after which a network says nothing about the data.
-UNTRAINED_KINDS = ("not learning", "underfitting", "unstable", "unclear")
-STAGE_NAMES = {
-    "constant": "the constant baseline",
-    "last_value": "the last value",
-    "same_time_before": "the value at the same time of an earlier day",
-    "linear": "a linear model",
-    "final_linear": "a linear model",
-    "small": "a small network",
-    "configured": "the configured network",
-}
 SELECTION_BIAS = (
     "Its validation score is optimistically biased (selection bias): only the test rows can say "
     "what it is worth."
@@ -146,100 +140,6 @@ def preprocessing_verdict(prepared: dict[str, Any]) -> Verdict:
     return Verdict(4, text, prepared["evidence"], prepared["tables"])
 
 
-def baseline_verdict(evidence: Evidence) -> Verdict:
-    """Build step 5: whether anything beats the baseline, on the same rows."""
-    tried = [name for name in INITIAL_STAGES[1:] if evidence.get_results(name)]
-    winners = [name for name in tried if evidence.beats_baseline(name)]
-    baselines = ["constant", *(name for name in SERIES_BASELINES if evidence.get_results(name))]
-    lines = [
-        f"{get_stage_label(name)} has {evidence.measure} {_format_score(evidence, name)}"
-        for name in baselines
-    ]
-    for name in tried:
-        lead = compare_stages(evidence, name, evidence.best_baseline)
-        lines.append(f"{get_stage_label(name)} has {_format_score(evidence, name)}: {lead}")
-    lines += evidence.spending.describe_stopped(INITIAL_STAGES)
-    if not winners:
-        return Verdict(5, _describe_not_beaten(evidence, tried), lines, stopped=True)
-    best = evidence.get_best_stage(winners)
-    beaten = get_stage_label(evidence.best_baseline)
-    score = f"{evidence.measure} {_format_score(evidence, best)}"
-    text = f"{get_stage_label(best)} beats {beaten}: {score}. {_describe_networks(evidence, tried)}"
-    text = text.rstrip()
-    # Labels begin in lower case, for use within a sentence.
-    return Verdict(5, text[0].upper() + text[1:], lines)
-
-
-def _describe_networks(evidence: Evidence, tried: list[str]) -> str:
-    """Compare the best network with the linear model; "" where the linear model does not win."""
-    winners = [name for name in tried if evidence.beats_baseline(name)]
-    networks = [name for name in winners if name not in ("constant", "linear")]
-    if not networks:
-        undertrained = _describe_undertrained(evidence, tried)
-        return undertrained or "No network does better yet: what there is to learn may be linear."
-    if "linear" not in winners:
-        return ""
-    best = evidence.get_best_stage(networks)
-    difference = compare_stages(evidence, best, "linear")
-    return f"Against the linear model, {get_stage_label(best)} is {difference}."
-
-
-def _format_score(evidence: Evidence, stage: str) -> str:
-    return format_score_interval(evidence.get_score(stage))
-
-
-def _describe_undertrained(evidence: Evidence, tried: list[str]) -> str:
-    """Say that no network was tried, or that those tried have not learned yet; "" where they
-    have.
-    """
-    networks = [name for name in tried if name != "linear"]
-    kinds = {
-        name: evidence.diagnose(name).kind
-        for name in networks
-        if evidence.get_score(name) is not None
-    }
-    if not kinds:
-        return "No network was tried, or none came to an end."
-    if any(kind not in UNTRAINED_KINDS for kind in kinds.values()):
-        return ""
-    diagnoses = ", ".join(f"{get_stage_label(name)}: {kind}" for name, kind in kinds.items())
-    return (
-        f"The networks have not learnt what they can ({diagnoses}): train longer, or with another "
-        "learning rate (dlrun lr), before this says anything about the data."
-    )
-
-
-def _describe_not_beaten(evidence: Evidence, tried: list[str]) -> str:
-    baseline = get_stage_label(evidence.best_baseline)
-    differences = [evidence.get_difference(name, evidence.best_baseline) for name in tried]
-    leads = [lead for lead in differences if lead]
-    widths = [_half_width(lead) for lead in leads if lead.low is not None]
-    if not widths:
-        reasons = (lead.why for lead in leads if lead.why)
-        reason = next(reasons, "nothing has a score on all rows")
-        return f"Whether anything beats {baseline} cannot be told: {reason}."
-    text = f"Nothing beats {baseline}. "
-    # A width of 0 says nothing: all rows are equal.
-    if margin := max(widths):
-        rows = max(lead.n for lead in leads)
-        text += (
-            f"On {rows:,} validation rows a lead below about {format_number(margin)} cannot be "
-            "told from chance. "
-        )
-    if unfinished := _describe_undertrained(evidence, tried):
-        return text + unfinished
-    return text + (
-        "One of two hypotheses fails: that the targets can be predicted from these inputs, or "
-        "that these rows are enough to learn how. Look at the inputs: is what a person would need "
-        "to answer in them? Then more rows, better features, or another question."
-    )
-
-
-def _half_width(interval: Interval) -> float:
-    assert interval.low is not None and interval.high is not None
-    return (interval.high - interval.low) / 2
-
-
 def capacity_verdict(evidence: Evidence, ladder: list[str]) -> Verdict:
     """Build step 6: the model at which training improves while validation worsens.
 
@@ -295,11 +195,11 @@ def tuning_verdict(
     winner = select_simple_stage(evidence, names)
     changes = {name: _format_changes(name, stages, base) for name in names}
     change_note = f" ({changes[best]})" if best not in INITIAL_STAGES else ""
-    score = f"{evidence.measure} {_format_score(evidence, best)}"
+    score = f"{evidence.measure} {format_stage_score(evidence, best)}"
     text = f"The best of {len(names)} candidates is {best}{change_note}: {score}. {SELECTION_BIAS}"
     if winner != best:
         text += (
-            f" Recommended: {get_stage_label(winner)}, {_format_score(evidence, winner)}, "
+            f" Recommended: {get_stage_label(winner)}, {format_stage_score(evidence, winner)}, "
             f"for {best} is {compare_stages(evidence, best, winner)}; "
             "where the lead may be chance, the simpler model is preferred."
         )
@@ -376,54 +276,4 @@ def _build_row(evidence: Evidence, name: str, changes: str, base: str) -> list[s
     # Models that are solved have no epochs and no learning curve.
     if name not in ("linear", *SERIES_BASELINES):
         curve = [str(evidence.get_best_epoch(name)), evidence.diagnose(name).kind]
-    return [changes, _format_score(evidence, name), difference, *curve]
-
-
-def list_failed_stages(evidence: Evidence) -> list[str]:
-    """List stages that have results but no score, with the reason."""
-    failed = [
-        f"{result.job.stage} ({result.note})"
-        for result in evidence.results
-        if result.split == "val" and not result.scores
-    ]
-    # The folds of one stage that failed alike are named once.
-    return list(dict.fromkeys(failed))
-
-
-def compare_stages(evidence: Evidence, stage: str, reference: str) -> str:
-    """Format '0.0123 better [0.0041, 0.0204]', '… worse …', or that it may be chance."""
-    return format_difference(evidence.get_difference(stage, reference))
-
-
-def format_difference(difference: Interval | None) -> str:
-    """Format a difference in words, see `compare_stages`."""
-    if difference is None:
-        return "not comparable"
-    if difference.value == difference.low == difference.high == 0:
-        return "equal on every row"
-    if difference.value != difference.value:  # nan
-        return "not comparable, where the measure is not defined"
-    word = "better" if difference.value >= 0 else "worse"
-    text = f"{format_number(abs(difference.value))} {word}"
-    if difference.low is None or difference.high is None:
-        return f"{text} ({difference.why})"
-    low, high = difference.low, difference.high
-    # A difference for the worse is shown without its sign, and so is its interval.
-    if difference.value < 0:
-        low, high = -high, -low
-    text += f" [{format_number(low)}, {format_number(high)}]"
-    return text if difference.is_nonzero else f"{text}, which may be chance"
-
-
-def format_score_interval(score: Interval | Score | None) -> str:
-    """Format '0.8891 [0.8802, 0.8977]'."""
-    if score is None:
-        return "failed"
-    if score.low is None or score.high is None:
-        return format_number(score.value)
-    return f"{format_number(score.value)} [{format_number(score.low)}, {format_number(score.high)}]"
-
-
-def get_stage_label(stage: str) -> str:
-    """Name a stage in words."""
-    return STAGE_NAMES.get(stage, f"'{stage}'")
+    return [changes, format_stage_score(evidence, name), difference, *curve]

@@ -24,6 +24,7 @@ from dlrun.experiment.builder import SUPERVISED_NODE
 from dlrun.experiment.runner import Experiment
 from dlrun.training.trainer import FitWatcher
 from dlrun.workflow import decisions, verdicts
+from dlrun.workflow.baseline_verdict import baseline_verdict
 from dlrun.workflow.budget import BudgetTracker
 from dlrun.workflow.candidates import (
     FINAL_STAGES,
@@ -244,7 +245,7 @@ class Workflow:
         names = [stage.name for stage in stages if self.is_stage_done(stage, results)]
         if INITIAL_STAGES[3] not in names:
             return []
-        decided = [verdicts.baseline_verdict(self.evidence)]
+        decided = [baseline_verdict(self.evidence)]
         ladder = [name for name, _ in self.candidates.capacity_changes()]
         variants = [stage.name for stage in stages if stage.name not in (*INITIAL_STAGES, *ladder)]
         if decided[0].stopped or not (variants or is_complete):
