@@ -18,7 +18,8 @@ from torch import nn
 from dlrun.cli.completion import complete_command_line
 from dlrun.cli.main import main
 from dlrun.cli.visualize import KINDS, parse_visualize_request
-from dlrun.cli.visualize_kinds import get_plot_builder, load_network
+from dlrun.cli.visualize_kinds import get_plot_builder
+from dlrun.cli.visualize_network import load_network
 from dlrun.config.compatibility import NEEDS
 from dlrun.config.compose import configure
 from dlrun.config.instantiate import build_part

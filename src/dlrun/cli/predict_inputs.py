@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from dlrun.cli.run_argument import parse_run_argument
 from dlrun.core import stored_files
 from dlrun.core.errors import UserError
+from dlrun.launch.run_config import load_plugin_packages
 
 if TYPE_CHECKING:
     from dlrun.experiment.inference import NamedImagePath
@@ -17,6 +20,80 @@ InputKind = Literal["pictures", "texts", "series", "table"]
 InputItem = Path | str  # a file or folder, or a text itself
 TABLE_SUFFIXES = (".csv", ".tsv", ".tab")  # files that hold rows
 NOT_IN_TABLES = ("image", "series")
+USAGE: dict[InputKind, str] = {
+    "pictures": "dlrun predict RUN photo.jpg folder/ … [to=answers.csv]",
+    "texts": "dlrun predict RUN 'a text' file.txt folder/ … (or rows.csv) [to=answers.csv]",
+    "series": "dlrun predict RUN series.csv [to=answers.csv]",
+    "table": "dlrun predict RUN rows.csv [to=answers.csv]",
+}
+
+
+@dataclass(frozen=True)
+class PredictRequest:
+    """What the words of the command ask for.
+
+    Attributes:
+        folder: The run folder.
+        config: Its config.
+        kind: What the run reads.
+        items: Files, folders or texts.
+        to: The file for the predictions; None for none.
+        encoding: Of the files; "" for that of the run's own.
+        plugins: Packages that the config may instantiate.
+        fit: Which of several fits; "" where the run decides.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    kind: InputKind
+    items: list[InputItem]
+    to: Path | None
+    encoding: str
+    plugins: tuple[str, ...]
+    fit: str = ""
+
+    @property
+    def reading(self) -> dict[str, str]:
+        """Options for reading a table or a series, where they differ from the run's."""
+        return {"encoding": self.encoding} if self.encoding else {}
+
+
+def parse_predict_request(words: list[str]) -> PredictRequest:
+    """Parse the words of the command, before torch is imported.
+
+    Raises:
+        UserError: For missing files and unknown settings.
+    """
+    folder, config, overrides = parse_run_argument(words, "predict")
+    kind = get_input_kind(folder)
+    settings = {"to": "", "encoding": "", "fit": ""}
+    item_words = list[str]()
+    for word in overrides:
+        # data.encoding= is accepted, too, as it is written for training.
+        key, equals, value = word.removeprefix("data.").partition("=")
+        if key in settings and equals:
+            settings[key] = value
+        elif key.lstrip("+") != "plugins":
+            item_words.append(word)
+    items = [parse_input_item(word, kind, USAGE[kind]) for word in item_words]
+    if not items:
+        raise UserError(f"answers for which files? {USAGE[kind]}")
+    to = Path(settings["to"]).expanduser() if settings["to"] else None
+    if to is not None and to.suffix.lower() not in (".csv", ".json"):
+        raise UserError(f"to={to}: it must end in .csv or .json")
+    # Checked before the predictions are computed.
+    if to is not None and not to.absolute().parent.is_dir():
+        raise UserError(f"to={to}: there is no folder {to.absolute().parent}")
+    return PredictRequest(
+        folder,
+        config,
+        kind,
+        items,
+        to,
+        settings["encoding"],
+        load_plugin_packages(overrides),
+        settings["fit"],
+    )
 
 
 def get_input_kind(folder: Path) -> InputKind:

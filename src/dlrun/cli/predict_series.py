@@ -6,7 +6,7 @@ import csv
 import io
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dlrun.core import json_text
 from dlrun.core.formatting import counted, format_number
@@ -53,40 +53,30 @@ def print_series_predictions(
     config = stored_files.load_run_config(folder)
     data = stored_files.load_json_or_none(folder / "data.json") or {}
     note = str(data.get("note") or "")
-    title = naming.get_run_title(config)
-    console.print(
-        f"{title}: after {forecast.last}, from {counted(forecast.rows, 'row')}",
-        style="bold",
-        soft_wrap=True,
-    )
+    heading = f"after {forecast.last}, from {counted(forecast.rows, 'row')}"
+    console.print(f"{naming.get_run_title(config)}: {heading}", style="bold", soft_wrap=True)
     if note:
         console.print(note, style="bold red", soft_wrap=True, markup=False)
     if forecast.note:
         console.print(forecast.note, soft_wrap=True, markup=False)
-    rows = [
-        [
-            value.column,
-            value.when,
-            value.ahead,
-            " ".join((format_number(value.value), value.unit)).strip(),
-        ]
-        for value in forecast.values
-    ]
-    console.print(
-        to_rich_table(
-            TextTable("", ["column", "when", "ahead", "value"], rows, right=frozenset({2, 3}))
-        )
-    )
-    values = [asdict(value) for value in forecast.values]
+    rows = []
+    for value in forecast.values:
+        amount = f"{format_number(value.value)} {value.unit}".strip()
+        rows.append([value.column, value.when, value.ahead, amount])
+    table = TextTable("", ["column", "when", "ahead", "value"], rows, right=frozenset({2, 3}))
+    console.print(to_rich_table(table))
+    records = [asdict(value) for value in forecast.values]
     if output_file is not None and output_file.suffix.lower() == ".csv":
-        text = io.StringIO()
-        # The note, such as SYNTHETIC, must not get lost when the file is passed on.
-        lines = [
-            [record[head] for head in COLUMN_NAMES] + ([note] if note else []) for record in values
-        ]
-        csv.writer(text, lineterminator="\n").writerows(
-            [[*COLUMN_NAMES, *(["note"] if note else [])], *lines]
-        )
-        return text.getvalue()
-    output = {"run": str(folder), "note": note, "after": forecast.last, "values": values}
+        return _to_csv(records, note)
+    output = {"run": str(folder), "note": note, "after": forecast.last, "values": records}
     return json_text.to_json(output, 1) + "\n"
+
+
+def _to_csv(records: list[dict[str, Any]], note: str) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    # The note, such as SYNTHETIC, must not get lost when the file is passed on.
+    notes = [note] if note else []
+    writer.writerow([*COLUMN_NAMES, *(["note"] if note else [])])
+    writer.writerows([*(record[name] for name in COLUMN_NAMES), *notes] for record in records)
+    return text.getvalue()

@@ -53,7 +53,8 @@ def visualize_command(words: list[str]) -> int:
         [word for word in overrides if not word.lstrip("+").startswith(("plugins=", "fit="))]
     )
     # It imports torch: not before the settings are known to be valid.
-    from dlrun.cli.visualize_kinds import get_plot_builder, load_network, print_progress
+    from dlrun.cli.visualize_kinds import get_plot_builder, print_progress
+    from dlrun.cli.visualize_network import load_network
 
     interpretation = load_network(folder, plugins, request, fit)
     plots: dict[str, list[ImagePlot]] = {}
