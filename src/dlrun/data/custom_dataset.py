@@ -1,15 +1,17 @@
-"""Data of one's own: what a dataset function may return, and how that becomes a Raw.
+"""Data of your own: what a dataset function may return, and how it becomes a Dataset.
 
-The contract. `_target_` names a function (or class) whose arguments are settings. It returns one of:
+`_target_` names a function (or class) whose arguments are settings. It returns one of:
 
-- a `dlrun.core.dataset.Dataset`: `dev` has the columns of the rows for training and validation, as numpy arrays or tensors,
-  `inputs` and `targets` say of which kind each column is, `test` is a function that reads the test rows;
+- a `dlrun.core.dataset.Dataset`: `dev` has the columns of the rows for training and validation, as
+  numpy arrays or tensors, `inputs` and `targets` say of which kind each column is, `test` is a
+  function that reads the test rows;
 - two arrays or tensors `(x, y)`: input and target of each row;
-- a `torch.utils.data.Dataset` of pairs `(x, y)`, or of mappings of which `target`, `label` or `y` is the target;
+- a `torch.utils.data.Dataset` of pairs `(x, y)`, or of mappings of which `target`, `label` or `y`
+  is the target;
 - a pair of such datasets, of which the second holds the test rows.
 
-Kinds that are not said are inferred: of inputs, three axes are an image, other fractions are numbers; of targets, whole
-numbers are classes (two: binary) and fractions are numbers.
+Kinds that are not stated are inferred: of inputs, three axes are an image, other fractions are
+numbers; of targets, whole numbers are classes (two: binary) and fractions are numbers.
 
 Example:
     def points(rows=200):
@@ -31,74 +33,106 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import IterableDataset
 
 from dlrun.config.custom_contract import describe_custom_error, is_custom
-from dlrun.core.dataset import Dataset, RawColumns
+from dlrun.core.dataset import Dataset, Preprocessor, RawColumns
 from dlrun.core.errors import UserError, format_names
 from dlrun.core.types import Kind
 
 log = logging.getLogger("dlrun")
-TARGET_NAMES = ("target", "label", "y")  # what the target is called in items that are mappings
+TARGET_NAMES = ("target", "label", "y")  # names of the target in items that are mappings
 EXPECTED_RETURN = (
     "expected a dlrun.core.dataset.Dataset, a torch.utils.data.Dataset, or two arrays (x, y)"
 )
 KINDS: tuple[str, ...] = get_args(Kind)
 
 
-def to_dataset(node: Mapping[str, Any], found: Any) -> Dataset:
-    """The dataset that the target of a node has returned; one that is not dlrun's is looked at first."""
+def to_dataset(node: Mapping[str, Any], returned: Any) -> Dataset:
+    """The dataset that the target of a config node has returned; one of your own is checked.
+
+    Args:
+        node: The node, whose `_target_` is named in messages.
+        returned: What that returned.
+
+    Raises:
+        UserError: It is not one of the kinds above.
+    """
     if not is_custom(node["_target_"]):
-        return found  # type: ignore[no-any-return]
+        return returned  # type: ignore[no-any-return]
     name = node["_target_"]
-    if isinstance(found, Dataset):
-        return validate_dataset(name, tensors_to_arrays(found))
-    return validate_dataset(name, _infer_dataset(name, found))
+    if isinstance(returned, Dataset):
+        return validate_dataset(name, tensors_to_arrays(returned))
+    return validate_dataset(name, _infer_dataset(name, returned))
 
 
-def tensors_to_arrays(raw: Dataset) -> Dataset:
-    """The same, with numpy arrays where there were tensors or lists."""
-    test = raw.test
-    later: Callable[[], RawColumns] | None = (
-        None if test is None or not callable(test) else lambda: _to_arrays(test())
-    )
-    return replace(raw, dev=_to_arrays(raw.dev), test=later if callable(test) else test)
+def tensors_to_arrays(dataset: Dataset) -> Dataset:
+    """A copy with numpy arrays in place of tensors and lists."""
+    read_test = dataset.test
+    if read_test is None or not callable(read_test):  # refused by validate_dataset
+        return replace(dataset, dev=_to_arrays(dataset.dev))
+    return replace(dataset, dev=_to_arrays(dataset.dev), test=lambda: _to_arrays(read_test()))
 
 
-def validate_dataset(name: str, raw: Dataset) -> Dataset:
-    """Raise UserError with the first thing in a dataset that cannot be."""
-    for column, kind in (raw.inputs | raw.targets).items():
-        if column not in raw.dev:
+def validate_dataset(name: str, dataset: Dataset) -> Dataset:
+    """Check a dataset, and return it.
+
+    Args:
+        name: The function that made it, for messages.
+        dataset: The dataset.
+
+    Raises:
+        UserError: Names the first thing that cannot be.
+    """
+    kinds = dataset.inputs | dataset.targets
+    for column, kind in kinds.items():
+        if column not in dataset.dev:
             raise UserError(
-                f"{name}: '{column}' is not among the columns of dev: {format_names(raw.dev, column)}"
+                f"{name}: '{column}' is not among the columns of dev: "
+                f"{format_names(dataset.dev, column)}"
             )
         if kind not in KINDS:
             raise UserError(
                 f"{name}: '{column}' is of kind {kind!r}; available: {', '.join(KINDS)}"
             )
-    lengths = {column: len(values) for column, values in raw.dev.items()}
+    lengths = {column: len(values) for column, values in dataset.dev.items()}
     if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{column} {length}" for column, length in lengths.items())
-        raise UserError(f"{name}: the columns have different numbers of rows: {told}")
-    if not raw.inputs or not raw.targets:
+        described = ", ".join(f"{column} {length}" for column, length in lengths.items())
+        raise UserError(f"{name}: the columns have different numbers of rows: {described}")
+    if not dataset.inputs or not dataset.targets:
+        absent = "targets" if dataset.inputs else "inputs"
+        raise UserError(f"{name}: no {absent} in its Dataset; expected {{name: kind}}")
+    if dataset.test is not None and not callable(dataset.test):
         raise UserError(
-            f"{name}: no {'targets' if raw.inputs else 'inputs'} in its Raw; expected {{name: kind}}"
+            f"{name}: test is {type(dataset.test).__name__}; "
+            "expected a function that returns the test rows: lambda: {…}"
         )
-    if raw.test is not None and not callable(raw.test):
-        raise UserError(f"{name}: test is {type(raw.test).__name__}; expected a function that returns the test "
-                      "rows: lambda: {…}")  # fmt: skip
-    for column, kind in (raw.inputs | raw.targets).items():
-        if not raw.preprocessors.get(column) and (fault := _find_kind_error(raw.dev[column], kind)):
-            raise UserError(f"{name}: '{column}' is of kind {kind}, {fault}")
-    return raw
+    for column, kind in kinds.items():
+        _check_column(name, column, kind, dataset)
+    return dataset
+
+
+def _check_column(name: str, column: str, kind: str, dataset: Dataset) -> None:
+    steps = dataset.preprocessors.get(column, ())
+    for step in steps:
+        if not isinstance(step, Preprocessor):
+            raise UserError(
+                f"{name}: a step of '{column}' is {_describe_type(step)}; "
+                "expected a subclass of dlrun.core.dataset.Preprocessor"
+            )
+    if not steps and (problem := _find_kind_error(dataset.dev[column], kind)):
+        raise UserError(f"{name}: '{column}' is of kind {kind}, {problem}")
 
 
 def _find_kind_error(column: Any, kind: str) -> str:
+    """What a column without steps lacks to be of its kind; '' if nothing."""
     if not isinstance(column, np.ndarray):
         return ""
     if column.dtype.kind not in "biuf":
         return f"and holds {column.dtype}; expected numbers"
-    if kind == "category" and (
-        column.dtype.kind not in "biu" or column.ndim != 1 or column.min(initial=0) < 0
-    ):
-        return f"and is {column.dtype} {column.shape}; expected whole numbers from 0 up, one for each row"
+    is_index = column.dtype.kind in "biu" and column.ndim == 1 and column.min(initial=0) >= 0
+    if kind == "category" and not is_index:
+        return (
+            f"and is {column.dtype} {column.shape}; "
+            "expected whole numbers from 0 up, one for each row"
+        )
     if kind == "binary" and not np.isin(column, (0, 1)).all():
         return "and holds other numbers than 0 and 1"
     if kind == "image" and column.ndim != 4:
@@ -106,76 +140,74 @@ def _find_kind_error(column: Any, kind: str) -> str:
     return ""
 
 
-def _infer_dataset(name: str, found: Any) -> Dataset:
+def _infer_dataset(name: str, returned: Any) -> Dataset:
     test = None
-    if isinstance(found, tuple | list) and len(found) == 2 and isinstance(found[0], TorchDataset):
-        found, test = found
-    dev = _to_columns(name, found)
+    is_pair = isinstance(returned, tuple | list) and len(returned) == 2
+    if is_pair and isinstance(returned[0], TorchDataset):
+        returned, test = returned
+    dev = _to_columns(name, returned)
     targets = [column for column in dev if column in TARGET_NAMES] or list(dev)[1:]
     if len(targets) != 1 or len(dev) < 2:
-        raise UserError(f"{name}: items of {', '.join(dev) or 'nothing'}; which is the target? Call it target, label or "
-                      "y, or return a dlrun.core.dataset.Dataset")  # fmt: skip
-    labels = tuple(map(str, getattr(found, "classes", ())))
-    if named := dev[targets[0]].dtype.kind in "OU":
-        labels = tuple(sorted(set(dev[targets[0]].astype(str).tolist())))
-    read = partial(_encode_labels, name, targets[0], labels) if named else lambda rows: rows
-    dev = read(dev)
-    kinds = {column: _infer_kind(values, column in targets) for column, values in dev.items()}
-    raw = Dataset(
-        dev=dev,
-        inputs={column: kind for column, kind in kinds.items() if column not in targets},
-        targets={column: kinds[column] for column in targets},
-        preprocessors={},
-        test=None if test is None else lambda: read(_to_columns(name, test)),
-        labels={targets[0]: labels} if labels and kinds[targets[0]] != "number" else {},
-    )
+        raise UserError(
+            f"{name}: items of {', '.join(dev) or 'nothing'}; which is the target? Call it target, "
+            "label or y, or return a dlrun.core.dataset.Dataset"
+        )
+    target = targets[0]
+    labels = tuple(map(str, getattr(returned, "classes", ())))  # as torchvision's datasets have
+    encode: Callable[[RawColumns], RawColumns] = lambda rows: rows  # noqa: E731
+    if dev[target].dtype.kind in "OU":
+        labels = tuple(sorted(set(dev[target].astype(str).tolist())))
+        encode = partial(_encode_labels, name, target, labels)
+    dev = encode(dev)
+    kinds = {column: _infer_kind(values, column == target) for column, values in dev.items()}
     log.info(
         "%s: taken as %s", name, ", ".join(f"{column} ({kind})" for column, kind in kinds.items())
     )
-    return raw
+    return Dataset(
+        dev=dev,
+        inputs={column: kind for column, kind in kinds.items() if column != target},
+        targets={target: kinds[target]},
+        preprocessors={},
+        test=None if test is None else lambda: encode(_to_columns(name, test)),
+        labels={target: labels} if labels and kinds[target] != "number" else {},
+    )
 
 
 def _encode_labels(name: str, target: str, labels: tuple[str, ...], rows: RawColumns) -> RawColumns:
-    """The same rows with numbers for the names of classes."""
-    texts = rows[target].astype(str).tolist()
-    if strange := sorted(set(texts) - set(labels)):
+    """The same rows with indices in place of class names."""
+    names = rows[target].astype(str).tolist()
+    if unknown := sorted(set(names) - set(labels)):
         raise UserError(
-            f"{name}: '{strange[0]}' is a class of the test rows alone; the others: {', '.join(labels[:9])}"
+            f"{name}: '{unknown[0]}' is a class of the test rows alone; "
+            f"the others: {', '.join(labels[:9])}"
         )
-    return {**rows, target: np.array([labels.index(text) for text in texts])}
+    return {**rows, target: np.array([labels.index(label) for label in names])}
 
 
-def _to_columns(name: str, found: Any) -> RawColumns:
-    if (
-        isinstance(found, tuple | list)
-        and len(found) == 2
-        and all(_is_array(each) for each in found)
-    ):
-        return _to_arrays({"x": found[0], "y": found[1]})
-    if (
-        isinstance(found, IterableDataset)
-        or not isinstance(found, TorchDataset)
-        or not hasattr(found, "__len__")
-    ):
-        raise UserError(f"{name} returns {_describe_type(found)}; {EXPECTED_RETURN}")
+def _to_columns(name: str, returned: Any) -> RawColumns:
+    is_pair = isinstance(returned, tuple | list) and len(returned) == 2
+    if is_pair and all(_is_array(values) for values in returned):
+        return _to_arrays({"x": returned[0], "y": returned[1]})
+    is_sized = isinstance(returned, TorchDataset) and hasattr(returned, "__len__")
+    if not is_sized or isinstance(returned, IterableDataset):
+        raise UserError(f"{name} returns {_describe_type(returned)}; {EXPECTED_RETURN}")
     try:
-        items = [found[index] for index in range(len(found))]  # type: ignore[arg-type]
-    except Exception as error:
+        items = [returned[index] for index in range(len(returned))]
+    except Exception as error:  # any: it is the user's code
         raise UserError(describe_custom_error(name, error)) from error
     if not items:
         raise UserError(f"{name}: the dataset has no rows")
     first = items[0]
     if isinstance(first, Mapping):
-        return {
-            str(key): _stack_items(name, str(key), [item[key] for item in items]) for key in first
-        }
+        return {str(key): _stack_items(name, str(key), [x[key] for x in items]) for key in first}
     if not isinstance(first, tuple | list) or len(first) != 2:
         raise UserError(
-            f"{name}: an item is {_describe_type(first)}; expected a pair (x, y), or a mapping with a target"
+            f"{name}: an item is {_describe_type(first)}; "
+            "expected a pair (x, y), or a mapping with a target"
         )
     return {
-        key: _stack_items(name, key, [item[at] for item in items])
-        for at, key in enumerate(("x", "y"))
+        key: _stack_items(name, key, [item[index] for item in items])
+        for index, key in enumerate(("x", "y"))
     }
 
 
@@ -184,41 +216,42 @@ def _stack_items(name: str, column: str, values: Sequence[Any]) -> np.ndarray:
         _image_to_array(value) if hasattr(value, "getbands") else np.asarray(value)
         for value in values
     ]
-    if len({each.shape for each in arrays}) > 1:
-        shapes = " and ".join(
-            str(shape) for shape in list(dict.fromkeys(each.shape for each in arrays))[:2]
-        )
+    shapes = list(dict.fromkeys(array.shape for array in arrays))
+    if len(shapes) > 1:
         raise UserError(
-            f"{name}: the items of '{column}' have different shapes: {shapes}; expected one shape"
+            f"{name}: the items of '{column}' have different shapes: {shapes[0]} and {shapes[1]}; "
+            "expected one shape"
         )
     return np.stack(arrays)
 
 
-def _image_to_array(picture: Any) -> np.ndarray:
+def _image_to_array(image: Any) -> np.ndarray:
     """A PIL image, channels first."""
-    values = np.asarray(picture)
+    values = np.asarray(image)
     return values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
 
 
-def _infer_kind(values: np.ndarray, target: bool) -> Kind:
-    whole = values.dtype.kind in "biu"
-    if target:
-        if whole and values.ndim == 1:
+def _infer_kind(values: np.ndarray, is_target: bool) -> Kind:
+    is_whole = values.dtype.kind in "biu"
+    if is_target:
+        if is_whole and values.ndim == 1:
             return "binary" if set(np.unique(values)) == {0, 1} else "category"
         return "number"
     if values.ndim == 4:
         return "image"
     if values.ndim == 3:
         return "series"
-    return "tokens" if whole and values.ndim == 2 else "number"
+    return "tokens" if is_whole and values.ndim == 2 else "number"
 
 
 def _to_arrays(rows: RawColumns) -> RawColumns:
-    plain = lambda value: value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value  # noqa: E731
-    return {
-        key: np.asarray(value) if isinstance(value, list) else plain(value)
-        for key, value in rows.items()
-    }
+    return {key: _to_array(value) for key, value in rows.items()}
+
+
+def _to_array(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu().numpy()
+    return np.asarray(value) if isinstance(value, list) else value
 
 
 def _is_array(value: Any) -> bool:
@@ -226,6 +259,5 @@ def _is_array(value: Any) -> bool:
 
 
 def _describe_type(value: Any) -> str:
-    return f"a {type(value).__name__}" + (
-        f" of {len(value)}" if isinstance(value, tuple | list) else ""
-    )
+    length = f" of {len(value)}" if isinstance(value, tuple | list) else ""
+    return f"a {type(value).__name__}{length}"

@@ -1,4 +1,4 @@
-"""Data read once for all runs of a process that has many of the same, where that was asked for."""
+"""Datasets read once for all runs of one process, such as the jobs of a sweep."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from dlrun.core import json_text
 from dlrun.core.dataset import Dataset
 from dlrun.data.fingerprints import fingerprint
 
-MAX_DATASETS = 2  # data sets that are held at a time
+MAX_DATASETS = 2  # held at a time: they stay in memory
 _held: dict[str, tuple[Dataset, str]] | None = None
 
 
 def open_cache() -> None:
-    """From here on, hold what is read: the same data part, value for value, is not read again."""
+    """From here on hold what is read: the same data config is not read again."""
     global _held
     _held = {} if _held is None else _held
 
@@ -30,22 +30,25 @@ def close_cache() -> None:
 def load_cached_dataset(
     node: Mapping[str, Any], load: Callable[[], Dataset]
 ) -> tuple[Dataset, str]:
-    """The data of this part with their fingerprint, as `load` reads them, or as they are held.
+    """The dataset of a data config, and its fingerprint.
 
-    What is held cannot be written to: a run that tried to would change the rows of those after it.
+    Args:
+        node: The data config, which is the key, value for value.
+        load: Reads the dataset.
     """
     if _held is None:
-        raw = load()
-        return raw, fingerprint(raw.dev)
+        dataset = load()
+        return dataset, fingerprint(dataset.dev)
     key = json_text.to_canonical_json(node)
-    found = _held.pop(key, None)
-    if found is None:
-        raw = load()
-        for column in raw.dev.values():
+    entry = _held.pop(key, None)
+    if entry is None:
+        dataset = load()
+        # A run that wrote to its rows would change those of the runs after it.
+        for column in dataset.dev.values():
             if isinstance(column, np.ndarray):
                 column.flags.writeable = False
-        found = raw, fingerprint(raw.dev)
+        entry = dataset, fingerprint(dataset.dev)
     while len(_held) >= MAX_DATASETS:
         del _held[next(iter(_held))]
-    _held[key] = found
-    return found
+    _held[key] = entry  # the last one used is the last one to go
+    return entry

@@ -1,4 +1,4 @@
-"""What a raw row looks like to a person: the cells of a table, the words of a text, a picture."""
+"""Raw rows as a person reads them: the cells of a table, the words of a text, an image."""
 
 from __future__ import annotations
 
@@ -16,54 +16,64 @@ MAX_LINE_LENGTH = 2000  # characters
 MISSING_LABEL = "(missing)"
 
 
-def describe_raw_row(raw: Dataset, rows: RawColumns, index: int) -> dict[str, Any]:
-    """One row of raw columns, such as raw.dev, with its inputs as a person reads them.
+def describe_raw_row(dataset: Dataset, rows: RawColumns, index: int) -> dict[str, Any]:
+    """One row of raw columns, with its inputs as a person reads them.
 
-    'kind' is 'text', 'image', or 'row' where there are cells beside, or nothing else. 'text': the first word list,
-    long ones without their middle. 'image': the first picture, uint8 (H, W) or (H, W, 3); 'file' names it where it has
-    one. 'cells': column → text of all other inputs.
+    Args:
+        dataset: The dataset that the rows are of.
+        rows: Raw columns, such as dataset.dev.
+        index: The row.
+
+    Returns:
+        "kind": "text", "image", or "row" where there are cells beside, or nothing else. "text":
+        the first text, a long one without its middle. "image": the first image, uint8 (H, W) or
+        (H, W, 3), and "file" its name, if it has one. "cells": column → text of all other inputs.
     """
-    found: dict[str, Any] = {}
+    described: dict[str, Any] = {}
     cells: dict[str, str] = {}
+    for name, kind in dataset.inputs.items():
+        if kind in ("bag", "tokens") and "text" not in described:
+            described["text"] = format_text(dataset, rows[name], index)
+        elif kind == "image" and "image" not in described:
+            described["image"] = to_display_image(rows[name][index])
+        else:
+            cells |= _format_cells(dataset, name, rows[name], index)
     files = [
         rows[name].name(index)
-        for name in raw.inputs
+        for name in dataset.inputs
         if isinstance(rows[name], ImageFileColumn | RotatedImages)
     ]
-    named = {"file": files[0]} if files else {}
-    for name, kind in raw.inputs.items():
-        if kind in ("bag", "tokens") and "text" not in found:
-            found["text"] = format_text(raw, rows[name], index)
-        elif kind == "image" and "image" not in found:
-            found["image"] = to_display_image(rows[name][index])
-        else:
-            cells |= _format_cells(raw, name, rows[name], index)
-    if cells or len(found) != 1:
-        return {"kind": "row", **found, **named, "cells": cells}
-    return {"kind": next(iter(found)), **found, **named}
+    file = {"file": files[0]} if files else {}
+    if cells or len(described) != 1:
+        return {"kind": "row", **described, **file, "cells": cells}
+    return {"kind": next(iter(described)), **described, **file}
 
 
-def get_words(raw: Dataset, column: RawColumn, index: int) -> list[str]:
-    """The words of a text, or of a row of word numbers; its numbers behind a remark when no one knows the words."""
+def get_words(dataset: Dataset, column: RawColumn, index: int) -> list[str]:
+    """The words of a text, or of a row of word ids.
+
+    Returns:
+        Words, or a remark and the ids themselves where there is no list of their words.
+    """
     if isinstance(column, np.ndarray) and isinstance(column[index], str):
         return str(column[index]).split()
     if isinstance(column, Ragged):
-        numbers = column.values[column.offsets[index] : column.offsets[index + 1]].tolist()
+        ids = column.values[column.offsets[index] : column.offsets[index + 1]].tolist()
     elif isinstance(column, SlidingWindows):
-        numbers = column.values[column.first[index] + column.offsets].tolist()
+        ids = column.values[column.first[index] + column.offsets].tolist()
     else:
-        numbers = column[index].tolist()
-    names = raw.read_vocabulary() if raw.read_vocabulary else ()
+        ids = column[index].tolist()
+    names = dataset.read_vocabulary() if dataset.read_vocabulary else ()
     if not names:
-        return ["[word numbers: there is no list of their words]", *map(str, numbers)]
-    return [word for number in numbers if (word := names[number])]
+        return ["[word numbers: there is no list of their words]", *map(str, ids)]
+    return [word for token_id in ids if (word := names[token_id])]
 
 
-def format_text(raw: Dataset, column: RawColumn, index: int) -> str:
+def format_text(dataset: Dataset, column: RawColumn, index: int) -> str:
     """A text as one line; a window onto one text with its line ends."""
     if not isinstance(column, SlidingWindows):
-        return truncate_words(get_words(raw, column, index))
-    tokens = get_words(raw, column, index)
+        return truncate_words(get_words(dataset, column, index))
+    tokens = get_words(dataset, column, index)
     return join_tokens(tokens, "character" if max(map(len, tokens)) == 1 else "word")
 
 
@@ -72,15 +82,21 @@ def truncate_words(text: list[str]) -> str:
     if len(text) > FIRST_WORDS + LAST_WORDS:
         text = [*text[:FIRST_WORDS], "…", *text[-LAST_WORDS:]]
     line = " ".join(text)
-    return (
-        line
-        if len(line) <= MAX_LINE_LENGTH
-        else f"{line[: MAX_LINE_LENGTH * 2 // 3]} … {line[-MAX_LINE_LENGTH // 3 :]}"
-    )  # words may have no blanks
+    if len(line) <= MAX_LINE_LENGTH:
+        return line
+    # Few words, but long ones: some languages write no blanks.
+    return f"{line[: MAX_LINE_LENGTH * 2 // 3]} … {line[-MAX_LINE_LENGTH // 3 :]}"
 
 
 def to_display_image(values: np.ndarray) -> np.ndarray:
-    """An image (C, H, W) as uint8: (H, W, 3) for three channels, else their mean (H, W); floats fill 0 to 255."""
+    """An image as bytes.
+
+    Args:
+        values: Pixels (C, H, W); floats are stretched to 0 … 255.
+
+    Returns:
+        uint8 (H, W, 3) for three channels, else the mean of the channels (H, W).
+    """
     if values.dtype != np.uint8:
         low, high = float(values.min()), float(values.max())
         values = (values - low) * (255 / (high - low) if high > low else 0.0)
@@ -97,14 +113,12 @@ def format_value(value: float) -> str:
     return str(int(value)) if value.is_integer() else f"{value:.1f}"
 
 
-def get_value_names(raw: Dataset, column: str, width: int) -> tuple[str, ...]:
-    """What the numbers of a column (N, width) are called, in order."""
-    known = raw.labels.get(column, ())
-    return (
-        known
-        if len(known) == width
-        else tuple(f"{column} {place}" for place in range(1, width + 1))
-    )
+def get_value_names(dataset: Dataset, column: str, width: int) -> tuple[str, ...]:
+    """The names of the numbers of a column (N, width), in order."""
+    labels = dataset.labels.get(column, ())
+    if len(labels) == width:
+        return labels
+    return tuple(f"{column} {number}" for number in range(1, width + 1))
 
 
 def format_cell(value: Any) -> str:
@@ -115,29 +129,32 @@ def format_cell(value: Any) -> str:
 
 
 def describe_array(values: np.ndarray) -> str:
-    """'28 × 28, 0 to 255' for an array that is too large to be written out."""
+    """'28 × 28, 0 to 255' for an array that is too large to print."""
     low, high = format_value(float(values.min())), format_value(float(values.max()))
     return f"{' × '.join(map(str, values.shape))}, {low} to {high}"
 
 
-def _format_cells(raw: Dataset, name: str, column: RawColumn, index: int) -> dict[str, str]:
-    if raw.inputs[name] in ("bag", "tokens"):
-        return {name: format_text(raw, column, index)}
+def _format_cells(dataset: Dataset, name: str, column: RawColumn, index: int) -> dict[str, str]:
+    if dataset.inputs[name] in ("bag", "tokens"):
+        return {name: format_text(dataset, column, index)}
     if isinstance(column, SlidingWindows):
-        return _describe_window(raw, name, column, index)
+        return _describe_window(dataset, name, column, index)
     value = column[index]
     if np.ndim(value) == 0:
         return {name: format_cell(value)}
     if np.ndim(value) > 1:
         return {name: describe_array(value)}
-    return dict(zip(get_value_names(raw, name, len(value)), map(format_cell, value), strict=True))
+    return dict(
+        zip(get_value_names(dataset, name, len(value)), map(format_cell, value), strict=True)
+    )
 
 
-def _describe_window(raw: Dataset, name: str, column: SlidingWindows, index: int) -> dict[str, str]:
-    """How large a window is, and what it sees last."""
+def _describe_window(
+    dataset: Dataset, name: str, column: SlidingWindows, index: int
+) -> dict[str, str]:
+    """How large a window is, and its last row."""
     steps = column.first[index] + column.offsets
     last = column.values[steps[-1]]
-    about = {name: f"{len(steps)} steps of {len(last)} columns; the last one:"}
-    return about | dict(
-        zip(get_value_names(raw, name, len(last)), map(format_cell, last), strict=True)
-    )
+    cells = {name: f"{len(steps)} steps of {len(last)} columns; the last one:"}
+    names = get_value_names(dataset, name, len(last))
+    return cells | dict(zip(names, map(format_cell, last), strict=True))

@@ -1,4 +1,4 @@
-"""Official files: found under the data root, fetched with a bar, verified by their checksum."""
+"""Official files: located under the data root, downloaded with a bar, verified by checksum."""
 
 from __future__ import annotations
 
@@ -12,11 +12,18 @@ from typing import Any
 from dlrun.core.errors import UserError
 from dlrun.core.paths import data_root as root
 
-TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two pieces
+TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two chunks
 
 
 def make_fetch_function(name: str) -> Any:
-    """What brings a file: a function of (url, path, None). Raises requests' errors."""
+    """pooch's downloader.
+
+    Args:
+        name: What the bar is called.
+
+    Returns:
+        A function of (url, path, None), which raises requests' errors.
+    """
     import pooch
 
     pooch.get_logger().setLevel("WARNING")
@@ -45,12 +52,10 @@ class ProgressBar:
 
     def update(self, size: int) -> None:
         self.done += size
-        share = (
-            f"{min(100, 100 * self.done // self.total):3d} %"
-            if self.total
-            else f"{self.done >> 20} MiB"
-        )
-        sys.stderr.write(f"\r{self.name}: {share}")
+        progress = f"{self.done >> 20} MiB"
+        if self.total:  # 0 where the server does not tell the size
+            progress = f"{min(100, 100 * self.done // self.total):3d} %"
+        sys.stderr.write(f"\r{self.name}: {progress}")
         sys.stderr.flush()
 
     def reset(self) -> None:
@@ -69,9 +74,14 @@ OFFLINE_HINT = (
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One published file. urls: where it is published, tried in order. elsewhere: other places under the data root.
+    """One published file.
 
-    sha256: '' where nobody publishes one; whoever reads the file then has to tell whether it is the right one.
+    Attributes:
+        task: Its folder under the data root.
+        name: Its name there.
+        sha256: Its checksum; '' where nobody publishes one, so that its reader has to verify it.
+        urls: Where it is published, tried in order.
+        alternate_paths: Other paths under the data root.
     """
 
     task: str
@@ -82,37 +92,40 @@ class RemoteFile:
 
 
 def fetch(file: RemoteFile) -> Path:
-    """The checked local path of an official file.
+    """The verified local path of an official file, which is downloaded if it is absent.
 
-    Nothing is written, and no lock is taken, when the file is there already. Raises UserError when its checksum is
-    wrong, when it can neither be found nor downloaded, and when the cache cannot be written to.
+    Nothing is written, and no lock is taken, when the file is there already.
+
+    Raises:
+        UserError: Its checksum is wrong, it cannot be downloaded, or the data root cannot be
+            written to.
     """
-    found = _find_file(file)
-    if found is None:
+    path = _find_file(file)
+    if path is None:
         _download(file)
-        found = root() / file.task / file.name
-    _verify_hash(found, file)
-    return found
+        path = root() / file.task / file.name
+    _verify_hash(path, file)
+    return path
 
 
 def find_local_file(file: RemoteFile) -> Path | None:
-    """The checked local path of an official file, or None where it is not there; nothing is downloaded.
+    """The verified local path of an official file, without a download; None if it is absent.
 
-    A file with a wrong checksum counts as not there, and is warned of.
+    A file with a wrong checksum counts as absent, with a warning.
     """
-    found = _find_file(file)
+    path = _find_file(file)
     try:
-        if found is not None:
-            _verify_hash(found, file)
+        if path is not None:
+            _verify_hash(path, file)
     except UserError as error:
         log.warning("not used: %s", error)
         return None
-    return found
+    return path
 
 
 def _find_file(file: RemoteFile) -> Path | None:
-    places = (f"{file.task}/{file.name}", *file.alternate_paths)
-    return next((root() / place for place in places if (root() / place).is_file()), None)
+    names = (f"{file.task}/{file.name}", *file.alternate_paths)
+    return next((root() / name for name in names if (root() / name).is_file()), None)
 
 
 def _verify_hash(path: Path, file: RemoteFile) -> None:
@@ -120,13 +133,14 @@ def _verify_hash(path: Path, file: RemoteFile) -> None:
         return
     try:
         with path.open("rb") as handle:
-            found = hashlib.file_digest(handle, "sha256").hexdigest()
+            digest = hashlib.file_digest(handle, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error}") from error
-    if found != file.sha256:
+    if digest != file.sha256:
         raise UserError(
-            f"{path} is not the official {file.name}: its sha256 is {found}, expected {file.sha256}. "
-            f"Delete it to have it downloaded again, or put the official file in its place; {OFFLINE_HINT}"
+            f"{path} is not the official {file.name}: its sha256 is {digest}, expected "
+            f"{file.sha256}. Delete it to have it downloaded again, or put the official file in "
+            f"its place; {OFFLINE_HINT}"
         )
 
 
@@ -137,12 +151,13 @@ def _download(file: RemoteFile) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.parent / f".{file.name}.lock"):
-            if not path.is_file():  # another run may have brought it while this one waited
+            if not path.is_file():  # another run may have downloaded it while this one waited
                 _download_from_any(file, path)
     except (OSError, NotImplementedError) as error:
         raise UserError(
-            f"{file.name} is not there, and {path.parent} cannot be written to ({error}). Set DLRUN_DATA to a folder "
-            f"that can be, or put {_describe_file(file)} into the present one; {OFFLINE_HINT}"
+            f"{file.name} is not there, and {path.parent} cannot be written to ({error}). "
+            f"Set DLRUN_DATA to a folder that can be, or put {_describe_file(file)} into the "
+            f"present one; {OFFLINE_HINT}"
         ) from error
 
 
@@ -156,8 +171,8 @@ def _download_from_any(file: RemoteFile, path: Path) -> None:
         except (RequestException, ValueError) as error:
             failures.append(f"{url} ({describe_failure(error)})")
     raise UserError(
-        f"{file.name} is not there and could not be downloaded. Put {_describe_file(file)} at {path}. "
-        f"Tried: {'; '.join(failures)}. Otherwise: {OFFLINE_HINT}"
+        f"{file.name} is not there and could not be downloaded. Put {_describe_file(file)} at "
+        f"{path}. Tried: {'; '.join(failures)}. Otherwise: {OFFLINE_HINT}"
     )
 
 
@@ -165,11 +180,10 @@ def _download_url(url: str, file: RemoteFile, path: Path) -> None:
     import pooch
 
     log.info("downloading %s to %s", url, path)
-    # written to a temporary file beside it, which is moved when its checksum is right
-    known = f"sha256:{file.sha256}" if file.sha256 else None
-    pooch.retrieve(
-        url, known, path.name, str(path.parent), downloader=make_fetch_function(file.name)
-    )
+    # pooch writes to a temporary file beside it, and moves that once its checksum is right.
+    known_hash = f"sha256:{file.sha256}" if file.sha256 else None
+    fetch_file = make_fetch_function(file.name)
+    pooch.retrieve(url, known_hash, path.name, str(path.parent), downloader=fetch_file)
 
 
 def _describe_file(file: RemoteFile) -> str:

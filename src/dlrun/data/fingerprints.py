@@ -1,4 +1,4 @@
-"""What rows are known by: equal for equal rows in equal order, on any machine."""
+"""Fingerprints of rows: equal for equal rows in equal order, on any machine."""
 
 from __future__ import annotations
 
@@ -14,27 +14,26 @@ from dlrun.data.shards.npz_column import ShardedArray
 
 
 def fingerprint(rows: RawColumns) -> str:
-    """The sha256 of column names, dtypes, shapes and values: equal for equal rows in equal order, on any machine."""
+    """The sha256 of column names, dtypes, shapes and values."""
     digest = hashlib.sha256()
     for name in sorted(rows):
         column = rows[name]
-        if isinstance(
-            column, ImageFileColumn | RotatedImages | ShardedArray
-        ):  # known by what its files hold: nothing is read
+        # Columns on disk know the digest of their files: nothing is read again.
+        if isinstance(column, ImageFileColumn | RotatedImages | ShardedArray):
             digest.update(f"{name} {column.digest};".encode())
             continue
-        parts = (
-            tuple(vars(column).values())
-            if isinstance(column, Ragged | SlidingWindows)
-            else (np.asarray(column),)
-        )
-        for part in parts:
-            digest.update(f"{name} {part.dtype.str} {part.shape};".encode())
-            digest.update(_to_bytes(part))
+        if isinstance(column, Ragged | SlidingWindows):
+            arrays = list(vars(column).values())
+        else:
+            arrays = [np.asarray(column)]
+        for array in arrays:
+            digest.update(f"{name} {array.dtype.str} {array.shape};".encode())
+            digest.update(_to_bytes(array))
     return digest.hexdigest()
 
 
-def _to_bytes(part: np.ndarray) -> Any:
-    if part.dtype.kind in "OU":
-        return "\0".join(map(str, part.ravel())).encode("utf-8", "surrogatepass")
-    return np.ascontiguousarray(part).reshape(-1).view(np.uint8).data
+def _to_bytes(array: np.ndarray) -> Any:
+    # Objects have addresses for bytes, and numpy pads strings: join the texts.
+    if array.dtype.kind in "OU":
+        return "\0".join(map(str, array.ravel())).encode("utf-8", "surrogatepass")
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data

@@ -1,4 +1,4 @@
-"""Reads number lists that Python 2 pickled into .npz files, and nothing that a pickle could do besides."""
+"""Reads number lists that Python 2 pickled into .npz files, and nothing else a pickle can do."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ALLOWED_GLOBALS: dict[tuple[str, str], Any] = {
 
 
 class _RestrictedUnpickler(pickle.Unpickler):
-    """Admits what lists and arrays of integers are made of."""
+    """Admits the classes that lists and arrays of integers are made of."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED_GLOBALS:
@@ -42,9 +42,17 @@ class _RestrictedUnpickler(pickle.Unpickler):
 
 
 def read_lists(path: Path, member: str) -> Ragged:
-    """The lists of integers in a member of an .npz file, end to end: values int32 (total,), offsets int64 (N + 1,).
+    """The lists of integers in a member of an .npz file, whose checksum was verified.
 
-    To be called after the file's checksum was found right. Raises UserError when the member holds anything else.
+    Args:
+        path: The file.
+        member: The array's name in it.
+
+    Returns:
+        The lists end to end: values int32 (total,), offsets int64 (N + 1,).
+
+    Raises:
+        UserError: The member holds anything else.
     """
     try:
         with zipfile.ZipFile(path) as archive, archive.open(f"{member}.npy") as handle:
@@ -67,14 +75,18 @@ def read_lists(path: Path, member: str) -> Ragged:
 
 
 def read_mapping(content: bytes) -> dict[str, Any]:
-    """A pickled mapping of arrays and lists of plain values. Raises ValueError when it is anything else."""
+    """A pickled mapping of arrays and lists of plain values.
+
+    Raises:
+        ValueError: It is anything else.
+    """
     try:
-        found = _RestrictedUnpickler(io.BytesIO(content), encoding="latin1").load()
+        mapping = _RestrictedUnpickler(io.BytesIO(content), encoding="latin1").load()
     except (pickle.UnpicklingError, EOFError, AttributeError, IndexError, TypeError) as error:
         raise ValueError(f"a pickle that cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{type(found).__name__} where a mapping was expected")
-    return found
+    if not isinstance(mapping, dict):
+        raise ValueError(f"{type(mapping).__name__} where a mapping was expected")
+    return mapping
 
 
 def _unpickle(handle: IO[bytes]) -> list[list[int]]:
@@ -83,15 +95,15 @@ def _unpickle(handle: IO[bytes]) -> list[list[int]]:
     shape, _, dtype = np.lib.format.read_array_header_1_0(handle)
     if len(shape) != 1 or not dtype.hasobject:
         raise ValueError(f"shape {shape}, dtype {dtype}")
-    content = io.BufferedReader(
-        io.BytesIO(handle.read()), 1 << 20
-    )  # read ahead: five times faster than without
-    collecting = gc.isenabled()
-    gc.disable()  # thousands of lists at once, none of them garbage
+    # Read ahead: five times faster than without.
+    content = io.BufferedReader(io.BytesIO(handle.read()), 1 << 20)
+    # Thousands of lists at once, none of them garbage: the collector would look at each again.
+    was_enabled = gc.isenabled()
+    gc.disable()
     try:
         lists = _RestrictedUnpickler(content, encoding="latin1").load()
     finally:
-        if collecting:
+        if was_enabled:
             gc.enable()
     if not isinstance(lists, np.ndarray) or lists.shape != shape:
         raise ValueError(f"{type(lists).__name__} where an array of {shape} was announced")
@@ -101,7 +113,11 @@ def _unpickle(handle: IO[bytes]) -> list[list[int]]:
 
 
 def read_npz_array(path: Path, member: str) -> np.ndarray:
-    """A plain array in an .npz file. Raises UserError when it is not there or holds objects."""
+    """A plain array in an .npz file.
+
+    Raises:
+        UserError: It is not there, or holds objects.
+    """
     try:
         with np.load(path, allow_pickle=False) as archive:
             return archive[member]

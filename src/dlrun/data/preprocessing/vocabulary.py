@@ -89,7 +89,7 @@ class VocabularyIndex:
     entries: tuple[str, ...]
 
     def __call__(self, tokenizer: Tokenizer, tokens: Ragged, n: int) -> np.ndarray:
-        """The index of each n-gram in the vocabulary, in the order of `find_ngrams`; -1 for none."""
+        """The index in the vocabulary of each n-gram, in `find_ngrams` order; -1 for none."""
         entry_tokens, entry_indices = self._entry_token_ids(tokenizer, n)
         starts, _ = find_ngrams(tokens, n)
         indices = np.full(len(starts), -1, np.int64)
