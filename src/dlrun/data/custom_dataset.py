@@ -110,6 +110,7 @@ def validate_dataset(name: str, dataset: Dataset) -> Dataset:
 
 
 def _check_column(name: str, column: str, kind: str, dataset: Dataset) -> None:
+    # Steps may make anything of a column: only one without steps must fit its kind.
     steps = dataset.preprocessors.get(column, ())
     for step in steps:
         if not isinstance(step, Preprocessor):
@@ -155,6 +156,7 @@ def _infer_dataset(name: str, returned: Any) -> Dataset:
     target = targets[0]
     labels = tuple(map(str, getattr(returned, "classes", ())))  # as torchvision's datasets have
     encode: Callable[[RawColumns], RawColumns] = lambda rows: rows  # noqa: E731
+    # Class names become numbers here, for the classes of both parts must agree.
     if dev[target].dtype.kind in "OU":
         labels = tuple(sorted(set(dev[target].astype(str).tolist())))
         encode = partial(_encode_labels, name, target, labels)
@@ -175,6 +177,7 @@ def _infer_dataset(name: str, returned: Any) -> Dataset:
 
 def _encode_labels(name: str, target: str, labels: tuple[str, ...], rows: RawColumns) -> RawColumns:
     """The same rows with indices in place of class names."""
+    # Test rows are read late: an unknown class shows only then.
     names = rows[target].astype(str).tolist()
     if unknown := sorted(set(names) - set(labels)):
         raise UserError(
@@ -189,6 +192,7 @@ def _to_columns(name: str, returned: Any) -> RawColumns:
     if is_pair and all(_is_array(values) for values in returned):
         return _to_arrays({"x": returned[0], "y": returned[1]})
     is_sized = isinstance(returned, TorchDataset) and hasattr(returned, "__len__")
+    # Without a length there are no folds, and no epoch.
     if not is_sized or isinstance(returned, IterableDataset):
         raise UserError(f"{name} returns {_describe_type(returned)}; {EXPECTED_RETURN}")
     try:
@@ -237,6 +241,7 @@ def _infer_kind(values: np.ndarray, is_target: bool) -> Kind:
         if is_whole and values.ndim == 1:
             return "binary" if set(np.unique(values)) == {0, 1} else "category"
         return "number"
+    # The axis of the rows is one of them.
     if values.ndim == 4:
         return "image"
     if values.ndim == 3:

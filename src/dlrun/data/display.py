@@ -63,6 +63,7 @@ def get_words(dataset: Dataset, column: RawColumn, index: int) -> list[str]:
         ids = column.values[column.first[index] + column.offsets].tolist()
     else:
         ids = column[index].tolist()
+    # The list of words is only read when it is needed.
     names = dataset.read_vocabulary() if dataset.read_vocabulary else ()
     if not names:
         return ["[word numbers: there is no list of their words]", *map(str, ids)]
@@ -74,6 +75,7 @@ def format_text(dataset: Dataset, column: RawColumn, index: int) -> str:
     if not isinstance(column, SlidingWindows):
         return truncate_words(get_words(dataset, column, index))
     tokens = get_words(dataset, column, index)
+    # Whether tokens are characters shows in their length.
     return join_tokens(tokens, "character" if max(map(len, tokens)) == 1 else "word")
 
 
@@ -97,6 +99,7 @@ def to_display_image(values: np.ndarray) -> np.ndarray:
     Returns:
         uint8 (H, W, 3) for three channels, else the mean of the channels (H, W).
     """
+    # Standardized pixels have no range of their own.
     if values.dtype != np.uint8:
         low, high = float(values.min()), float(values.max())
         values = (values - low) * (255 / (high - low) if high > low else 0.0)

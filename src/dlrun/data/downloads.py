@@ -26,6 +26,7 @@ def make_fetch_function(name: str) -> Any:
     """
     import pooch
 
+    # dlrun logs the download itself.
     pooch.get_logger().setLevel("WARNING")
     bar = ProgressBar(name) if sys.stderr.isatty() else False
     return pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 16, timeout=TIMEOUT)
@@ -149,6 +150,7 @@ def _download(file: RemoteFile) -> None:
 
     path = root() / file.task / file.name
     try:
+        # One run downloads; others that need the same file wait for it.
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.parent / f".{file.name}.lock"):
             if not path.is_file():  # another run may have downloaded it while this one waited
@@ -168,6 +170,7 @@ def _download_from_any(file: RemoteFile, path: Path) -> None:
     for url in file.urls:
         try:
             return _download_url(url, file, path)
+        # ValueError is pooch's word for a wrong checksum: try the next mirror.
         except (RequestException, ValueError) as error:
             failures.append(f"{url} ({describe_failure(error)})")
     raise UserError(

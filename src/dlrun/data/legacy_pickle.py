@@ -17,6 +17,7 @@ from dlrun.core.errors import UserError
 
 
 def _encode(text: str, encoding: str) -> bytes:
+    # Python 2 pickles bytes as text in latin1; nothing else is needed.
     if encoding not in ("latin1", "latin-1"):
         raise pickle.UnpicklingError(f"text in {encoding}")
     return text.encode("latin1")
@@ -36,6 +37,7 @@ class _RestrictedUnpickler(pickle.Unpickler):
     """Admits the classes that lists and arrays of integers are made of."""
 
     def find_class(self, module: str, name: str) -> Any:
+        # A pickle can call anything it can name.
         if (module, name) not in ALLOWED_GLOBALS:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}")
         return ALLOWED_GLOBALS[module, name]

@@ -37,6 +37,7 @@ def partition_batch(batch_rows: int, rank: int, size: int) -> BatchPartition:
         size: The number of processes.
     """
     first, end = batch_rows * rank // size, batch_rows * (rank + 1) // size
+    # Collective operations wait for every process: none may leave a step out.
     if end == first:
         return BatchPartition(0, batch_rows, 0, batch_rows)
     return BatchPartition(first, end - first, end - first, batch_rows)
@@ -57,6 +58,7 @@ def partition_batches(
         Row indices, and how many of them are the share of one batch: first for all full batches,
         then for a smaller last one.
     """
+    # All full batches are one reshape, without a Python loop.
     full_rows = len(rows) // batch * batch
     for batches in (rows[:full_rows].view(-1, batch), rows[full_rows:].view(1, -1)):
         if batches.numel():

@@ -72,6 +72,7 @@ class ShardedColumn:
     @property
     def shape(self) -> tuple[int, ...]:
         shape = self.shard_reader.row_shape
+        # As in a DenseColumn: scalars have shape (1,), categories ().
         return shape if shape or self.kind == "category" else (1,)
 
     @property
@@ -205,6 +206,7 @@ class StreamingTable:
         if seed is None:
             yield from ([file] for file in split_by_file(self.first.rows, reader.file_offsets))
             return
+        # (seed, epoch) orders the files; with the window's number it orders the rows.
         order = random_permutation(len(self._file_rows), derive_seed(seed, epoch)).tolist()
         for low in range(0, len(order), reader.window):
             yield [self._file_rows[index] for index in order[low : low + reader.window]]
@@ -228,6 +230,7 @@ def prefetch(make: Callable[..., Made], items: Iterator[tuple[Any, ...]]) -> Ite
         waiting: list[Future[Made]] = []
         for item in items:
             waiting.append(reader.submit(make, *item))
+            # One is used while the next one is read.
             if len(waiting) > 1:
                 yield waiting.pop(0).result()
         if waiting:
@@ -242,6 +245,7 @@ def split_by_file(rows: np.ndarray, file_offsets: np.ndarray) -> list[FileRows]:
         file_offsets: The index of each file's first row, and of the row after the last one.
     """
     files = np.searchsorted(file_offsets, rows, side="right") - 1
+    # A new group begins wherever the file changes.
     bounds = [0, *(np.flatnonzero(np.diff(files)) + 1).tolist(), len(rows)]
     pairs = zip(bounds, bounds[1:], strict=False)
     return [

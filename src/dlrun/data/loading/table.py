@@ -84,6 +84,7 @@ class SparseCounts:
     def batches(self, rows: Tensor | slice, size: int) -> Iterator[Tensor]:
         """Sparse CSR tensors of these rows, `size` rows each."""
         selected = self.select(rows)
+        # One transfer to Python for all batches.
         edges = [*selected.starts[:-1:size].tolist(), len(selected.columns)]
         for number, (low, high) in enumerate(zip(edges, edges[1:], strict=False)):
             starts = selected.starts[number * size : (number + 1) * size + 1] - low
@@ -212,6 +213,7 @@ class Table:
             return None
         generator = torch.Generator().manual_seed(derive_seed(seed, epoch))
         first = next(iter(self.columns.values()))
+        # On the CPU, whatever the device: the order is the same on each.
         order = torch.randperm(len(self), generator=generator)
         sequences = [c for c in self.columns.values() if isinstance(c, SequenceColumn)]
         lengths = [column.lengths for column in sequences if column.lengths is not None]

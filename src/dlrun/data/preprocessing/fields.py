@@ -55,6 +55,7 @@ def store_column(name: str, kind: Kind, column: RawColumn) -> StoredColumn | Sha
 
 
 def _store_windows(kind: Kind, column: SlidingWindows) -> WindowColumn:
+    # int32 halves the memory of a text; a batch becomes int64.
     dtype = np.int32 if kind == "tokens" else np.float32
     values = torch.from_numpy(np.require(column.values, dtype, ["C", "W"]))
     return WindowColumn(values, torch.from_numpy(column.first), torch.from_numpy(column.offsets))
@@ -85,6 +86,7 @@ def build_field(
         steps: Its fitted steps.
     """
     last = steps[-1] if steps else Preprocessor()
+    # Names that the dataset states come before those that a step has learnt.
     labels = dataset.labels.get(name) or last.labels
     if isinstance(column, SparseCounts):
         return Field(kind, (column.width,), column.width, labels)
@@ -117,6 +119,7 @@ def _count_classes(
 ) -> int:
     if kind == "category":
         assert isinstance(column, DenseColumn | ShardedColumn)
+        # Without names, the classes are numbered from 0 without a gap.
         return len(labels) or 1 + int(column.values.max())
     return shape[0] if kind == "multilabel" else 0
 

@@ -87,6 +87,7 @@ class TokenEncoder(Preprocessor):
             return self
         counts = np.bincount(column.unique_rows(), minlength=len(self.names))
         frequent = np.flatnonzero(counts > (self.unit == "word")).tolist()
+        # Ties are broken by name, so that the same text always gives the same ids.
         order = sorted(frequent, key=lambda number: (-counts[number], self.names[number]))
         entries = tuple(self.names[number] for number in order[: self.max_tokens])
         return replace(self, entries=entries)

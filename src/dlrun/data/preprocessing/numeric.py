@@ -38,6 +38,7 @@ class SimpleImputer(Preprocessor):
         """Fit the fill of each column, and which columns lack numbers."""
         missing = np.isnan(column)
         fill = np.full(column.shape[1], self.constant, np.float64)
+        # The mean of no number is NaN, with a warning.
         has_numbers = ~missing.all(axis=0)
         if self.strategy != "constant" and has_numbers.any():
             average = np.nanmean if self.strategy == "mean" else np.nanmedian
@@ -180,7 +181,9 @@ class OrdinalEncoder(Preprocessor):
     def fit(self, column: np.ndarray) -> OrdinalEncoder:
         """Fit the levels; equally frequent ones are taken in alphabetical order."""
         counts = Counter(str(value) for value in column)
+        # Missing has an index of its own, whether or not training rows lack values.
         counts.pop("", None)
+        # Ties are broken by name, so that the same rows always give the same levels.
         frequent = sorted(counts, key=lambda level: (-counts[level], level))[: self.max_levels]
         return replace(self, levels=tuple(sorted(frequent)))
 
@@ -221,6 +224,7 @@ class KBinsDiscretizer(Preprocessor):
         return replace(self, edges=np.unique(np.quantile(present, quantiles)))
 
     def __call__(self, column: np.ndarray) -> np.ndarray:
+        # Values beyond the training rows fall into the first or the last bin.
         bins = 1 + np.searchsorted(self.edges, np.nan_to_num(column), side="left")
         return np.where(np.isnan(column), 0, bins).astype(np.int64)
 

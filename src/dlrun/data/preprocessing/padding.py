@@ -29,6 +29,7 @@ def pad_sequences(
     """
     lengths = np.diff(rows.offsets)
     new_lengths = np.minimum(lengths, length)
+    # The end of a review says most about it: cutting the front keeps it.
     first = rows.offsets[:-1] + (lengths - new_lengths if cut == "front" else 0)
     starts = np.concatenate([[0], np.cumsum(new_lengths)])
     # The position of every value that stays, for all rows at once.

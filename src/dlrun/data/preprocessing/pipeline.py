@@ -78,6 +78,7 @@ def prepare(dataset: Dataset, train: np.ndarray, val: np.ndarray | None) -> Prep
     data = PreparedData(Spec(inputs, targets), make_source(columns), None, fitted)
     if val is None:
         return data
+    # Validation rows go the way of any new rows: nothing is fitted on them.
     held_out = {name: dataset.dev[name][val] for name in columns}
     warn_new_values(dataset, data, held_out, train, "validation rows")
     return PreparedData(data.spec, data.train, transform_rows(dataset, data, held_out), fitted)
@@ -108,6 +109,7 @@ def transform_rows(dataset: Dataset, data: PreparedData, rows: RawColumns) -> Ta
     for name, kind in (dataset.inputs | dataset.targets).items():
         if name not in rows:
             continue
+        # Refused with the row's number rather than as NaN in the loss.
         if name in dataset.targets:
             _check_target(name, rows[name])
         column = rows[name]
@@ -151,6 +153,7 @@ def _fit_shared_steps(
     fitted: dict[str, Preprocessors],
 ) -> tuple[Preprocessors, RawColumn]:
     """Fit on the training rows of all columns that share this one's steps, once for them all."""
+    # Columns that share a vocabulary give the same word the same id.
     group = next((group for group in dataset.shared_vocabularies if name in group), None)
     if group is None:
         return _fit_steps(steps, dataset.dev[name][train])
@@ -186,6 +189,7 @@ def _check_target(name: str, column: RawColumn) -> None:
     if isinstance(column, SlidingWindows | ShardedArray):
         return  # no token is missing; shards are checked whenever they are read
     if column.dtype.kind == "f":
+        # Infinite targets are as useless as missing ones.
         missing = ~np.isfinite(column)
     elif column.dtype.kind in "OU":
         missing = column == ""

@@ -141,11 +141,13 @@ def sequence(
     Raises:
         UserError: `ngrams` is not one number, or `size` leaves no id for a token.
     """
+    # One n-gram begins at each token: lengths mixed would not be a sequence.
     lengths = _check_ngrams(ngrams)
     if len(lengths) > 1:
         raise UserError(
             f"ngrams={ngrams}: in a sequence one token follows another; say one number, such as [1]"
         )
+    # A vocabulary needs an entry beside padding and unknown.
     if size < 3:
         raise UserError(f"size={size}: 0 is padding and 1 any other token; it must be 3 or more")
     tokenizer = Tokenizer(tokens, lower, punctuation, size)
@@ -155,6 +157,7 @@ def sequence(
 def _check_ngrams(ngrams: list[int]) -> tuple[int, ...]:
     if not ngrams:
         raise UserError("ngrams=[]: say how many tokens in turn make one, such as [1] or [1,2]")
+    # The order of ngrams must not change the vocabulary.
     return tuple(sorted(set(ngrams)))
 
 
@@ -196,6 +199,7 @@ class BagOfWords(Preprocessor):
         """
         tokenizer = self.tokenizer.fit(column)
         entries = _fit_vocabulary(tokenizer, column, self.ngrams, self.size)
+        # Without weights, for the document frequency counts texts, not weighted values.
         fitted = replace(self, tokenizer=tokenizer, entries=entries, weights=None)
         if self.idf is None:
             return fitted
@@ -318,6 +322,7 @@ class TokenSequence(Preprocessor):
         entries: tuple[str, ...] = ()
         if not self.hashed:  # 0 and 1 are taken: two entries fewer than ids
             entries = _fit_vocabulary(tokenizer, column, (self.ngram,), self.size - 2)
+        # Of the training texts alone; longer held-out texts are cut.
         longest = int(np.diff(find_ngrams(tokenizer(column), self.ngram)[1]).max(initial=1))
         length = self.length or max(1, longest)
         return replace(self, tokenizer=tokenizer, entries=entries, length=length)
@@ -377,11 +382,13 @@ def _to_sparse_matrix(columns_and_offsets: list[tuple[np.ndarray, np.ndarray]], 
     shape = (len(columns_and_offsets[0][1]) - 1, width)
     indices = (rows.astype(np.int32), columns.astype(np.int32))
     matrix = coo_array((ones, indices), shape=shape).tocsr()
+    # Duplicates are occurrences: their sum is the count.
     matrix.sum_duplicates()
     return matrix
 
 
 def _to_sparse_counts(matrix: Any, values: BagValues) -> SparseCounts:
+    # Whether a token occurs, not how often.
     if values == "multi_hot":
         matrix.data[:] = 1
     starts = torch.from_numpy(matrix.indptr.astype(np.int32))

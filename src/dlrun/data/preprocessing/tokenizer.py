@@ -70,6 +70,7 @@ class Tokenizer:
         if self.tokens != "subwords":
             return self
         model = _import_bpe_tokenizer().train_bpe(map(self.normalize, texts.tolist()), self.size)
+        # A new model gives other ids: what was cached is void.
         return replace(self, model=model, cache=TokenCache())
 
     def __call__(self, texts: np.ndarray) -> Ragged:
@@ -81,9 +82,11 @@ class Tokenizer:
         rows = texts.tolist()
         if self.tokens == "characters":
             normalized = list(map(self.normalize, rows))
+            # All texts at once: their code points are the ids.
             joined = "".join(normalized).encode("utf-32-le", "surrogatepass")
             points = np.frombuffer(joined, np.uint32).astype(np.int32)
             return Ragged(points, np.cumsum([0, *map(len, normalized)]))
+        # Folds and evaluations tokenize the same texts again and again.
         new = [text for text in dict.fromkeys(rows) if text not in self.cache.encoded_texts]
         self.cache.encoded_texts.update(zip(new, self._tokenize(new), strict=True))
         encoded = [self.cache.encoded_texts[text] for text in rows]
@@ -127,6 +130,7 @@ class Tokenizer:
 def _make_id_table() -> dict[str, int]:
     """A mapping that gives every new key the next id."""
     ids: defaultdict[str, int] = defaultdict()
+    # Looking a token up is what gives it an id.
     ids.default_factory = ids.__len__
     return ids
 

@@ -81,6 +81,7 @@ def warn_new_values(
             numbered = tuple(f"{name} {index}" for index in range(column.shape[1]))
             names = dataset.labels.get(name) or numbered
             messages += _describe_new_numbers(names, column, dataset.dev[name][train])
+        # Tokenizing takes as long as preparing the rows.
         elif words:
             messages += _describe_unknown_words(name, column, steps)
     if messages:
@@ -129,6 +130,7 @@ def _describe_new_numbers(
 def clip_to_float32(name: str, column: np.ndarray) -> np.ndarray:
     """The same numbers, clipped with a warning to what float32 holds."""
     column = np.asarray(column)
+    # Only float64 can hold more than float32.
     if column.dtype != np.float64:
         return column
     beyond = np.isfinite(column) & (np.abs(column) > FLOAT32_MAX)
@@ -145,9 +147,11 @@ def clip_to_float32(name: str, column: np.ndarray) -> np.ndarray:
 
 def _count_per_class(column: np.ndarray, class_names: tuple[str, ...]) -> np.ndarray:
     """The number of rows of each class, or with each label."""
+    # Multilabel: a row may count for several labels.
     if column.ndim > 1:
         return np.asarray(column).sum(axis=0)
     if column.dtype.kind in "OU":
         index = {name: number for number, name in enumerate(class_names)}
+        # Unknown classes fall behind the last one, and are cut off below.
         column = np.array([index.get(str(value), len(class_names)) for value in column], np.int64)
     return np.bincount(column.astype(np.int64), minlength=len(class_names))[: len(class_names)]

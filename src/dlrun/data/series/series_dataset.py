@@ -130,6 +130,7 @@ def series(
     schema = SeriesSchema(
         window_columns, horizons, gaps, impute, scale == "standardise", look_ahead
     )
+    # New rows are few: they cannot decide how dates and numbers are written.
     same_format = replace(
         options, dates=readings.date_format, number_formats=readings.number_formats or None
     )
@@ -181,6 +182,7 @@ def build_target_forecast(
     for column in targets:
         unit = parse_unit(column)
         name = strip_unit(column)
+        # A target may be an input, too, but one name stands for one column of rows.
         name = name if name not in taken else f"{name}_ahead"
         if name in horizons:  # T (degC) and T (K): the units tell them apart
             name = re.sub(r"\W+", "_", column).strip("_")
@@ -228,6 +230,7 @@ def build_series_dataset(
         raise UserError(
             f"data.test={test:g} sets all {len(readings):,} rows of {readings.source} aside"
         )
+    # Of the whole series: the border between the parts is no gap.
     segments = split_at_gap(readings, schema.gaps)
     border = len(readings) - num_test
     dev_rows, test_rows = slice(0, border), slice(border, None)
@@ -253,6 +256,7 @@ def build_series_dataset(
         note=note,
         read_new_rows=lambda path, encoding=None: get_last_window(read(path, encoding), schema),
         forecast=schema.targets,
+        # By targets alone: a change of inputs does not make other test rows.
         row_fingerprints=(
             fingerprint_series(readings, schema, dev_rows),
             fingerprint_series(readings, schema, test_rows),
@@ -263,6 +267,7 @@ def build_series_dataset(
 def _build_preprocessing(schema: SeriesSchema) -> dict[str, tuple[Preprocessor, ...]]:
     if not schema.standardize:
         return {}
+    # A target that is an input, too, has the same unit in both.
     index = {name: position for position, name in enumerate(schema.inputs)}
     steps: dict[str, tuple[Preprocessor, ...]] = {SERIES_INPUT: (SeriesScaler(),)}
     for name, horizon in schema.targets.items():
@@ -299,12 +304,14 @@ def build_series_windows(
     horizon = next(iter(schema.targets.values()))
     times, segments = readings.times[rows], segments[rows]
     values = fill_missing(readings, schema.inputs, rows, schema.impute)
+    # `now` is the first row that the window does not hold.
     now = np.arange(horizon.lookback, len(values) - max(0, *horizon.rows))
     if not len(now):
         raise UserError(
             f"{title} of {readings.source} are {len(values):,} rows, and a window needs "
             f"{horizon.span + 1:,} (data.lookback) with what comes after it (data.delay)"
         )
+    # Both ends of a window, target included, in one evenly spaced segment.
     now = now[segments[now - horizon.lookback] == segments[now + max(horizon.rows)]]
     if not len(now):
         raise UserError(
@@ -316,6 +323,7 @@ def build_series_windows(
         for name, horizon in schema.targets.items()
     }
     usable = _is_target_known(readings, targets, title)
+    # A value that was interpolated towards the future would leak it.
     usable &= _is_window_known(readings, schema, rows, now - horizon.step)
     if not usable.any():
         raise UserError(
@@ -384,6 +392,7 @@ def get_last_window(readings: TimeSeries, schema: SeriesSchema) -> tuple[RawColu
     What it forecasts comes step + delay rows after that row.
     """
     horizon = next(iter(schema.targets.values()))
+    # From the window's first row to its last one, which lies `step` before now.
     length = horizon.lookback - horizon.step + 1
     if length > len(readings):
         raise UserError(

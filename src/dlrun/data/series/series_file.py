@@ -87,9 +87,11 @@ def read_series(
     header = CsvTable(path, {name: [] for name in names}, [])
     header.require_columns([time_column], "data.time:")
     header.require_columns(required, "column")
+    # Without data.header the first line names the columns.
     body = text if options.header else text.partition("\n")[2]
     with_separator = replace(options, separator=separator)
     parsed = _parse_fast(names, time_column, body.splitlines(), with_separator)
+    # A required column with texts is read cell by cell, for a message with its line.
     if parsed is None or not set(required) <= set(parsed[1]):
         parsed = _parse_cells(path, text, time_column, required, with_separator)
     texts, columns, values, lines, number_formats = parsed
@@ -136,10 +138,12 @@ def _parse_fast(
     separator = options.separator or ","
     while lines and not lines[-1].strip():
         lines.pop()
+    # Quotes or uneven rows need a real parser.
     num_separators = {line.count(separator) for line in lines}
     if '"' in "".join(lines[:NUM_SAMPLE_LINES]) or num_separators != {len(names) - 1}:
         return None
     sample = [line.split(separator) for line in lines[:NUM_SAMPLE_LINES]]
+    # Columns without a name are left out, as in tables.
     candidates = [index for index, name in enumerate(names) if name not in ("", time_column)]
     numeric = [index for index in candidates if _is_numeric_column(sample, index)]
     if options.numbers in ("point", "comma"):
@@ -157,6 +161,7 @@ def _parse_fast(
         return None
     if (np.abs(values) > FLOAT32_MAX).any():  # read cell by cell, for a warning with the line
         return None
+    # For messages: lines as an editor counts them.
     first_line = 1 if options.header else 2
     line_numbers = np.arange(len(lines)) + first_line
     return times, tuple(names[index] for index in numeric), values, line_numbers, {}

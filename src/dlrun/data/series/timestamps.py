@@ -113,6 +113,7 @@ def _parse_day_first(texts: np.ndarray) -> np.ndarray | None:
 def median_step(times: np.ndarray) -> float:
     """The median of the steps that go forward; 0 without any."""
     steps = np.diff(times)
+    # The median, for a few gaps must not make the usual step longer.
     return float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
 
 
@@ -139,6 +140,7 @@ def split_at_gap(readings: TimeSeries, gaps: Gaps) -> np.ndarray:
     if not begins_segment.any():
         return np.zeros(len(readings), np.int64)
     message = _describe_gap(readings, kinds, usual)
+    # Splitting cannot repair rows out of order; only ignoring can.
     goes_back = bool(kinds["goes back"].any())
     if gaps == "refuse" or (gaps == "split" and goes_back):
         raise UserError(message + _gap_hint(goes_back))

@@ -81,6 +81,7 @@ class ShardedArray:
 
     def with_step(self, step: ColumnStep) -> ShardedArray:
         """A copy with one more step."""
+        # Applied when a file is read: nothing is stored prepared.
         return replace(self, steps=(*self.steps, step))
 
     def read_rows(self, file: int, rows: np.ndarray) -> np.ndarray:
@@ -160,6 +161,7 @@ class StreamingLabelEncoder(Preprocessor):
         for rows in column.iter_files():
             for value, count in zip(*np.unique(rows, return_counts=True), strict=True):
                 totals[value] = totals.get(value, 0) + int(count)
+            # Numbers taken for classes would fill the memory with counts.
             if len(totals) > MAX_CLASSES:
                 raise UserError(
                     f"'{self.column}' has more than {MAX_CLASSES:,} different values: say "
@@ -170,11 +172,13 @@ class StreamingLabelEncoder(Preprocessor):
                 f"target '{self.column}' has one class only, '{next(iter(totals))}', "
                 "in all training rows"
             )
+        # Stated classes without a training row keep their index.
         values = np.arange(len(self.names)) if self.names else np.array(sorted(totals))
         counts = np.array([totals.get(value, 0) for value in values.tolist()], np.float64)
         return replace(self, values=values, counts=counts)
 
     def __call__(self, column: np.ndarray) -> np.ndarray:
+        # Values are sorted: one search for all rows, without a Python loop.
         index = np.searchsorted(self.values, column).clip(max=len(self.values) - 1)
         is_known = self.values[index] == column
         if self.level:
@@ -211,6 +215,7 @@ class BinaryTarget(Preprocessor):
 
     def fit(self, column: ShardedArray) -> BinaryTarget:
         """Take the share of ones, which the step before has counted."""
+        # The column is still unread: its last step is the StreamingLabelEncoder.
         encoder: Any = column.steps[-1]
         if len(encoder.values) != 2:
             raise UserError(

@@ -74,6 +74,7 @@ def shards(
     is_sample = path is None and source == "sample"
     folder = write_sample_shards() if is_sample else check_shard_folder(path)
     shard_set = open_shards(folder, None if inputs is None else [*inputs, target])
+    # Headers alone are read so far.
     input_kinds = infer_array_types(shard_set, target, kinds)
     target_kind = input_kinds.pop(target)
     if not input_kinds:
@@ -135,6 +136,7 @@ def make_test_reader(folder: Path, dev: ShardSet, window: int) -> Callable[[], R
         return None
 
     def read() -> RawColumns:
+        # Not before the held-out evaluation: test files stay unread until then.
         test = open_shards(folder / "test", dev.headers)
         for name, (shape, dtype) in dev.headers.items():
             test_shape, test_dtype = test.headers[name]
@@ -240,6 +242,7 @@ def write_sample_shards() -> Path:
     for subfolder, count in SAMPLE_FILES.items():
         for number in range(count):
             path = folder / subfolder / f"{number:03}.npz"
+            # Other runs may read these files at the same time: they are never rewritten.
             if path.exists():
                 continue
             random = np.random.RandomState(100 * len(subfolder) + number + 1)

@@ -64,8 +64,10 @@ class ShardSet:
             values = np.lib.format.read_array(content, allow_pickle=False)
         except READ_ERRORS as error:
             raise UserError(f"{path}: array '{name}' cannot be read: {error}") from error
+        # The row indices of this run were made for the old length.
         if len(values) != self.file_offsets[file + 1] - self.file_offsets[file]:
             raise UserError(f"{path} has changed since this run began")
+        # Checked when read: a pass over all files beforehand would take too long.
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise UserError(
                 f"{path}: array '{name}' has values that are missing or infinite: fill them in"
@@ -128,6 +130,7 @@ def _read_header(archive: zipfile.ZipFile, name: str) -> ArrayHeader:
             (2, 0): np.lib.format.read_array_header_2_0,
         }[version]
         shape, _, dtype = read(handle)
+    # Objects are pickles, which could run code.
     if dtype.hasobject:
         raise ValueError(f"'{name}' holds Python objects, not numbers")
     return shape, dtype
@@ -158,6 +161,7 @@ def _count_rows(
 def _hash_file(path: Path) -> str:
     """The sha256 of a file, remembered in the user's cache by its size and time."""
     stat = path.stat()
+    # A path may have any characters, the name of a cache file may not.
     key = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:32]
     record_path = user_cache() / "shards" / f"{key}.json"
     with suppress(OSError, ValueError, KeyError):

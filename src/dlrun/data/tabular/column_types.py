@@ -70,6 +70,7 @@ def _is_identifier_column(table: CsvTable, name: str, unique: float, levels: int
                 levels,
             )
         return False
+    # Free texts differ in every row, too; so do times.
     hint = f"data.texts=[{name}] reads it as texts"
     if parse_datetime(next(filter(None, texts)), "day_first") is not None:
         hint = f"if it says when a row was made, name it: data.order={name}"
@@ -103,6 +104,7 @@ def _warn_non_numeric_cells(table: CsvTable, name: str) -> None:
             name,
         )
         return
+    # The words that keep the column from being numeric, such as 'none' or 'n. a.'.
     words = sorted({cell for cell, text in zip(table.columns[name], is_text, strict=True) if text})
     quoted = [word if word.isalnum() else f'"{word}"' for word in words[:3]]
     log.warning(
@@ -117,6 +119,7 @@ def _warn_non_numeric_cells(table: CsvTable, name: str) -> None:
 
 def _warn_row_number_column(table: CsvTable, name: str) -> None:
     values = table.to_numbers(name)
+    # In a few rows, counting up may be chance.
     if len(values) > 10 and (np.diff(values) == 1).all():
         log.warning(
             "column '%s' counts the rows; if it is a mere number of the row, say data.drop=[%s]",

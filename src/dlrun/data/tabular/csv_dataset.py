@@ -116,10 +116,12 @@ def csv(
     }
     clean = partial(drop_missing_targets, target=target, kind=kind, missing=missing_target)
     table = clean(read_csv(path, **reading))
+    # The same words and number formats as the development rows: the parts must agree on them.
     test_table = None if test_path is None else clean(read_test_file(test_path, table, reading))
     targets = find_targets(table, target, kind, classes, test_table if check_test else None)
     schema = _build_schema(table, targets, drop, order, group, features, texts)
     schema = _add_input_columns(schema, table, drop, unique, levels)
+    # Before rows are built: a time column decides on the order of day and month for the whole file.
     schema = _add_date_formats(schema, table, dates)
     preparing = {
         "scale": scale,
@@ -167,6 +169,7 @@ def build_from_schema(
     if test is not None and check_test:
         test.require_columns(schema.required_columns, "column")
         schema.build_rows(test)
+    # Columns that are no inputs stay as identifiers, to tell rows apart that look alike.
     required = schema.required_columns
     return replace(
         build_table_dataset(schema, dev, None if test is None else lambda: test, **preparing),
@@ -181,6 +184,7 @@ def build_from_schema(
 
 def fingerprint_table(table: CsvTable, schema: TableSchema) -> str:
     """A fingerprint of rows and their targets: of all cells, whichever columns are inputs."""
+    # A column as a target is another question than the same column as an input.
     targets = sorted(column for target in schema.targets for column in target.columns)
     cells = {f"cells {name}": np.array(texts, object) for name, texts in table.columns.items()}
     return fingerprint({**cells, "targets": np.array(targets, object)})
@@ -206,6 +210,7 @@ def _build_schema(
     roles = [name for name in (order, group) if name]
     table.require_columns(roles, "data.order or data.group:")
     target_columns = _target_columns(targets)
+    # A column has one role: naming it for two is a slip.
     if clash := target_columns & {*drop, *roles, *texts}:
         raise UserError(
             f"column '{min(clash)}' is the target and cannot be dropped, nor be a text, order or "
@@ -217,6 +222,7 @@ def _build_schema(
             "or group"
         )
     features = parse_features(specs, table)
+    # Computed features hide the target just as well.
     leaks = [feature.name for feature in features if target_columns & set(feature.columns)]
     if leaks:
         raise UserError(
@@ -244,6 +250,7 @@ def _add_date_formats(schema: TableSchema, table: CsvTable, dates: DateOrder) ->
     columns = [
         feature.columns[0] for feature in schema.features if feature.transform in TIME_FEATURES
     ]
+    # An order column may also hold numbers, which need no date order.
     if schema.order and not table.is_numeric(schema.order):
         columns.append(schema.order)
     date_formats = {
@@ -260,8 +267,10 @@ def _split_test_rows(
         return table, None
     if schema.order:
         dates = schema.date_formats.get(schema.order, "each")
+        # Rows of the future must not tell about the past: test rows are the last ones.
         dev, test = holdout.time_holdout(parse_order_column(table, schema.order, dates), share)
     elif schema.group:
+        # Rows of one owner resemble each other: they go to one side together.
         owners = table.to_texts(schema.group).astype(str)
         dev, test = holdout.group_holdout(owners, share, seed)
     else:
@@ -277,6 +286,7 @@ def _split_test_rows(
 def _split_by_class(
     table: CsvTable, target: Target, share: float, seed: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
+    # A random share might have no row of a rare class.
     if target.kind in ("binary", "category"):
         return holdout.stratified_holdout(target.read_values(table).astype(str), share, seed)
     return holdout.random_holdout(len(table), share, seed)

@@ -71,6 +71,7 @@ class CsvTable:
         for name in names:
             if name not in self.columns:
                 near = difflib.get_close_matches(name, self.columns, 1)
+                # A typo in a column's name is the usual reason.
                 guess = f": did you mean '{near[0]}'?" if near else "."
                 raise UserError(
                     f"{title} '{name}' is no column of {self.source}{guess} "
@@ -93,6 +94,7 @@ class CsvTable:
         Raises:
             UserError: A cell is no finite number.
         """
+        # A column of texts is read as plain numbers, so that the message names its first text.
         form = self._number_format(name) or NumberFormat(missing_words=self.missing_words)
         cells = self.columns[name]
         numbers: dict[str, float] = {}
@@ -145,6 +147,7 @@ class CsvTable:
         return np.array(texts, object)
 
     def _number_format(self, name: str) -> NumberFormat | None:
+        # All rows of the file have decided; a table without a file decides by its own rows.
         if name in self.number_formats:
             return self.number_formats[name]
         formats = number_format.infer_number_formats(
@@ -219,6 +222,7 @@ def parse_csv(
     lines, rows = _split_rows(path, text, separator)
     if not rows:
         raise UserError(f"{path} is empty")
+    # Without data.header the first row names the columns.
     names = list(header) if header else rows.pop(0)
     lines = lines if header else lines[1:]
     _check_rows(path, names, lines, rows, has_header=header is None)
@@ -227,6 +231,7 @@ def parse_csv(
         for name, cells in zip(names, zip(*rows, strict=True), strict=True)
         if name
     }
+    # Cells are compared in lowercase, so missing words are, too.
     words = MISSING_WORDS | {word.strip().lower() for word in missing}
     if number_formats is None:
         number_formats = number_format.infer_number_formats(
@@ -244,6 +249,7 @@ def _detect_separator(text: str) -> str:
             widths = {len(row) for row in islice(reader, SAMPLE_LINES) if row}
         except csv.Error:
             return False, 0
+        # The same number of columns in every line counts more than many columns.
         return len(widths) == 1 and max(widths) > 1, max(widths, default=0)
 
     return max(SEPARATORS, key=rank)
@@ -268,6 +274,7 @@ def _split_rows(path: str, text: str, separator: str) -> tuple[list[int], list[l
             if any(cells) or len(cells) > 1 or is_quoted:
                 lines.append(first_line)
                 rows.append(cells)
+            # A quoted cell may have line breaks: the reader counts lines, not rows.
             first_line = reader.line_num + 1
     except csv.Error as error:
         raise UserError(f"{path}, line {first_line}: {error}") from error
@@ -277,6 +284,7 @@ def _split_rows(path: str, text: str, separator: str) -> tuple[list[int], list[l
 def _check_rows(
     path: str, names: list[str], lines: list[int], rows: list[list[str]], *, has_header: bool
 ) -> None:
+    # Or the first row of data would silently become the column names.
     if has_header and all(parse_float(name) is not None for name in names):
         raise UserError(
             f"{path}: the first line is numbers only; "
@@ -290,6 +298,7 @@ def _check_rows(
         )
     if not rows:
         raise UserError(f"{path} has a header but no rows")
+    # A short or long row is mostly a separator within an unquoted cell.
     for line, row in zip(lines, rows, strict=True):
         if len(row) != len(names):
             header = "header" if has_header else "data.header"

@@ -93,10 +93,12 @@ def parse_datetime(cell: str, dates: DateOrder) -> datetime | None:
     try:
         return datetime.fromisoformat(cell).replace(tzinfo=None)
     except ValueError:
+        # dlrun 0.1.0 took points for day first, and slashes for month first.
         return _parse_any_layout(cell) if dates == "each" else _parse_in_order(cell, dates)
 
 
 def _parse_in_order(cell: str, dates: DateOrder) -> datetime | None:
+    # With the year first, the month always comes before the day.
     if match := _YEAR_FIRST.fullmatch(cell):
         year, month, day = int(match[1]), int(match[3]), int(match[4])
     elif dates != "iso" and (match := _DATE.fullmatch(cell)):
@@ -107,6 +109,7 @@ def _parse_in_order(cell: str, dates: DateOrder) -> datetime | None:
         return None
     time = _parse_time(match[5] or "0:00")
     try:
+        # 31.02. matches the pattern and is no date.
         return None if time is None else datetime(year, month, day) + time
     except ValueError:
         return None

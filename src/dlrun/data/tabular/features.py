@@ -58,6 +58,7 @@ def parse_features(specs: Mapping[str, Any] | None, table: CsvTable) -> tuple[Fe
     features = tuple(_parse_feature(name, spec) for name, spec in (specs or {}).items())
     for feature in features:
         table.require_columns(feature.columns, f"feature '{feature.name}':")
+        # Or one of the two would silently replace the other.
         if feature.name in table.columns:
             raise UserError(
                 f"feature '{feature.name}' is called like a column of {table.source}; "
@@ -90,6 +91,7 @@ def compute_feature(
     if feature.transform in TIME_FEATURES:
         positions = [_cycle_position(feature, table, row, dates) for row in range(len(table))]
         angle = 2 * math.pi * np.array(positions)
+        # On a circle the end of a day lies beside its beginning, as on no line.
         return {f"{feature.name}_sin": np.sin(angle), f"{feature.name}_cos": np.cos(angle)}
     values = [table.to_numbers(column) for column in feature.columns]
     if feature.transform == "log":
@@ -134,6 +136,7 @@ def _parse_feature(name: str, spec: Any) -> Feature:
 def _cycle_position(feature: Feature, table: CsvTable, row: int, dates: DateOrder) -> float:
     """The share of a day, week or year that has passed, 0 to 1."""
     cell = table.columns[feature.columns[0]][row]
+    # NaN is imputed later, as in other number columns.
     if cell.lower() in MISSING_WORDS:
         return math.nan
     time = parse_datetime(cell, dates)

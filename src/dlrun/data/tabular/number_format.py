@@ -78,6 +78,7 @@ def parse_formatted_number(cell: str, style: Literal["point", "comma"]) -> tuple
     Returns:
         The number and its unit; None for anything else.
     """
+    # The unit stands before or after the number, and a sign on either side of it.
     match = _UNIT.fullmatch(cell.replace(MINUS_SIGN, "-"))
     if match is None:
         return None
@@ -156,6 +157,7 @@ def _infer_column_format(
         return plain if _matches_format(cells, plain) else None
     missing = words | MISSING_NUMBER_WORDS
     plain = NumberFormat(missing_words=missing)
+    # Plain numbers come first: they need no guess.
     if numbers == "auto" and _matches_format(cells, plain):
         return plain
     styles = DECIMAL_STYLES if numbers == "auto" else (numbers,)

@@ -92,6 +92,7 @@ class TableSchema:
         for name in self.categorical:
             rows[name] = table.to_texts(name)
         for name in self.text_columns:
+            # A text may well be the word null: no cell of it is missing.
             rows[name] = np.array(table.columns[name], object)
         for feature in self.binned_features:
             rows |= compute_feature(feature, table)
@@ -108,6 +109,7 @@ class TableSchema:
         """The number columns by name, computed features last."""
         numbers = {name: table.to_numbers(name) for name in self.numeric}
         for feature in self.features:
+            # Bins are categories, whose edges are fitted on training rows only.
             if feature.transform != "bins":
                 dates = self.date_formats.get(feature.columns[0], "each")
                 numbers |= compute_feature(feature, table, dates)
@@ -147,6 +149,7 @@ def build_table_dataset(
     number_names = tuple(schema.compute_numbers(dev))
     inputs = _input_kinds(schema, bool(number_names), text)
     _check_names(schema, dev, inputs)
+    # Imputed first: a scaler would spread one NaN over its column.
     number_steps = (SimpleImputer(impute, indicator), *SCALERS[scale])  # type: ignore[arg-type]
     preprocessors = _build_preprocessing(schema, number_steps if number_names else ())
     preprocessors |= dict.fromkeys(schema.categorical, (OrdinalEncoder(max_levels=levels),))
@@ -187,6 +190,7 @@ def _check_names(schema: TableSchema, dev: CsvTable, inputs: dict[str, Kind]) ->
     names = [*inputs, *(target.name for target in schema.targets)]
     names += filter(None, (schema.order, schema.group))
     duplicates = {name for name in names if names.count(name) > 1}
+    # A column called features would hide the input of the same name.
     duplicates |= {NUMERIC_INPUT} & {*schema.categorical, *schema.text_columns}
     if duplicates:
         raise UserError(
@@ -204,6 +208,7 @@ def make_text_row_builder(
         inputs: The dataset's inputs.
         texts: The columns of texts.
     """
+    # With a second input, a text alone is no row.
     if len(inputs) > 1 or not texts:
         return None
     return lambda new_texts: {texts[0]: np.array(list(new_texts), object)}
@@ -227,8 +232,10 @@ def read_table_rows(schema: TableSchema, path: str, **reading: Any) -> tuple[Raw
         UserError: Input columns are absent; the message names them.
     """
     options = {"separator": None, "header": None} | reading
+    # Numbers are written as in the training file: a few new rows cannot decide it.
     table = read_csv(path, **options, number_formats=schema.number_formats or None)
     targets = tuple(target for target in schema.targets if _has_target(target, table))
+    # New rows need not have the columns that only split the data.
     schema = replace(schema, targets=targets, order=None, group=None)
     absent = [name for name in dict.fromkeys(schema.required_columns) if name not in table.columns]
     if absent:
@@ -244,6 +251,7 @@ def _has_target(target: Target, table: CsvTable) -> bool:
     if any(column not in table.columns for column in target.columns):
         return False
     missing = target.missing_mask(table)
+    # New rows without any target are the usual case, and need no warning.
     if missing.all():
         return False
     if missing.any():
@@ -291,6 +299,7 @@ def make_row_reader(
     def read(path: str, **reading: Any) -> tuple[RawColumns, list[int]]:
         rows, lines = read_table_rows(schema, path, **reading)
         if classes and target in rows:
+            # Other datasets have their classes numbered already; a file names them.
             rows[target] = LabelEncoder(target, classes)(rows[target])
         return rows, lines
 
@@ -333,5 +342,6 @@ def parse_order_column(table: CsvTable, name: str, dates: DateOrder) -> np.ndarr
             f"the order column '{name}' has neither number nor time in "
             f"{table.describe_rows(unreadable)} of {table.source}"
         )
+    # Not datetime.timestamp(), which depends on the machine's time zone.
     epoch = datetime(1970, 1, 1)
     return np.array([(time - epoch).total_seconds() for time in times if time is not None])

@@ -67,6 +67,7 @@ class Target:
             )
         if self.kind in CLASS_KINDS:
             return read_class_names(table, self.columns[0], self.class_naming)
+        # Several columns make one multilabel target; others have one column.
         numbers = np.stack([table.to_numbers(column) for column in self.columns], 1)
         self._check_range(numbers, table)
         return numbers if self.kind == "multilabel" else numbers[:, 0]
@@ -118,6 +119,7 @@ def find_targets(
                 "data.target=[COLUMN, COLUMN]"
             )
         multilabel = Target(MULTILABEL, "multilabel", tuple(columns), tuple(columns))
+        # Read now, so that a value other than 0 and 1 is refused before anything else.
         multilabel.read_values(table)
         return (multilabel,)
     return tuple(_build_target(table, column, kind, class_naming, test) for column in columns)
@@ -155,6 +157,7 @@ def drop_missing_targets(
     Raises:
         UserError: No row would be left.
     """
+    # Refusing happens later, where the target is read, with the lines.
     if missing == "refuse":
         return table
     is_missing = np.zeros(len(table), bool)
@@ -181,6 +184,7 @@ def read_class_names(table: CsvTable, column: str, class_naming: ClassNaming) ->
     """
     if class_naming == "written" or not table.is_numeric(column):
         return table.to_texts(column)
+    # 1, 01 and 1.0 are one class by their number.
     values = zip(table.columns[column], table.to_numbers(column).tolist(), strict=True)
     return np.array(
         [_class_name(cell, value) for cell, value in values if not math.isnan(value)], object
@@ -189,6 +193,7 @@ def read_class_names(table: CsvTable, column: str, class_naming: ClassNaming) ->
 
 def _class_name(cell: str, value: float) -> str:
     """The name of a class by its number, exact where the cell is a whole number, however large."""
+    # float has 53 bits: two large identifiers could become one class.
     number = int(cell) if re.fullmatch(r"[+-]?\d+", cell, re.ASCII) else value
     return str(int(number)) if number == int(number) else repr(number)
 
@@ -209,6 +214,7 @@ def with_class_names(target: Target, tables: Iterable[CsvTable | None]) -> Targe
     if target.kind not in CLASS_KINDS:
         return target
     column = target.columns[0]
+    # Classes of test rows count, too: none of them may be unknown to the encoder.
     dev, *further = [
         set(read_class_names(table, column, target.class_naming))
         for table in tables
@@ -241,6 +247,7 @@ def _warn_equal_class_numbers(column: str, names: tuple[str, ...]) -> None:
     by_number: dict[str, list[str]] = {}
     for name in names:
         if (number := parse_float(name)) is not None and math.isfinite(number):
+            # Classes that differ only in how the number is written, such as 1 and 01.
             by_number.setdefault(_class_name(name, number), []).append(name)
     same = [" and ".join(group) for group in by_number.values() if len(group) > 1]
     if same:
@@ -272,6 +279,7 @@ def _build_target(
 
 def _check_target_values(table: CsvTable, target: Target, kind: str, values: RawColumn) -> None:
     num_values = len(set(values))
+    # Stated kinds are checked; inferred ones cannot fail this.
     if kind == "binary" and num_values > 2:
         raise UserError(
             f"data.kind=binary: '{target.name}' has {num_values} different values; "

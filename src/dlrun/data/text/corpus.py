@@ -146,6 +146,7 @@ def build_corpus_dataset(
         inputs={INPUT: "tokens"},
         targets={TARGET: target},
         preprocessors={
+            # The target has the vocabulary of the input: max_tokens applies once.
             INPUT: (encoder,),
             TARGET: (replace(encoder, max_tokens=None, input=INPUT),),
         },
@@ -165,7 +166,9 @@ def build_token_windows(values: np.ndarray, config: WindowConfig, title: str) ->
         title: What the tokens are called in a message.
     """
     length, stride = config.length, config.stride
+    # The last window leaves one token, which it predicts.
     first = np.arange(0, len(values) - length, stride, dtype=np.int64)
+    # One window cannot be split into training and validation.
     if len(first) < 2:
         raise UserError(
             f"{title} has {len(values):,} {config.unit}s, and {length + stride + 1:,} make two "

@@ -93,6 +93,7 @@ def texts(
             "say where the texts are: data.path=FOLDER (one folder a class), "
             "or data.path=FILE.csv data.text=COLUMN data.target=COLUMN"
         )
+    # Before any file is read: a misspelled encoding fails on each of them.
     canonical_encoding(encoding)
     location = Path(path).expanduser()
     if location.is_dir() or is_archive(location):
@@ -181,6 +182,7 @@ def _load_folder(
     log.info("label: %s", format_file_list(numbered))
     read = partial(_read_texts, FileList(tree.root, tuple(files)), classes, path, encoding, empty)
     kind: Kind = "binary" if len(names) == 2 else "category"
+    # Folder names are the classes as they are written: 1 and 01 are two.
     target = Target(LABEL, kind, (LABEL,), names, "written")
     schema = TableSchema((), (), (), (target,), text_columns=(TEXT,))
     rows = read(dev)
@@ -191,6 +193,7 @@ def _load_folder(
         text=vectors,
         **UNUSED_SETTINGS,  # type: ignore[arg-type]
     )
+    # Counted after reading: files without a text were dropped.
     num_validation = sum(splits[line - 1] == "validation" for line in rows.lines)
     return replace(
         dataset,
@@ -204,6 +207,7 @@ def _split_test_rows(
     classes: np.ndarray, splits: np.ndarray, share: float, seed: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Development rows and test rows: those of the folder test, if there is one."""
+    # A folder of test texts was set apart by whoever made the data: no draw beside it.
     is_test = splits == "test"
     if is_test.any() or not share:
         return np.flatnonzero(~is_test), np.flatnonzero(is_test)
