@@ -101,6 +101,7 @@ class ExperimentBuilder:
     """
 
     def __init__(self, config: dict[str, Any], folder: Path, plugins: tuple[str, ...] = ()) -> None:
+        # Configs of earlier versions lack the keys that came later.
         engine = {**DEFAULTS_OF_OLD_RUNS, **config["engine"]}
         self.config, self.plugins = (
             {"objective": SUPERVISED_NODE, **config, "engine": engine},
@@ -118,6 +119,7 @@ class ExperimentBuilder:
         device.flush_tiny_values()
         device.keep_freed_memory()
         optimizers.avoid_dynamo_import()
+        # Before any data are read: a wrong setting is an error at once.
         optimizers.validate_optimizer(lambda parameters: self.build_part("optimizer", parameters))
         self.dataset, self.fingerprint = process_group.local_main_process_first(
             lambda: dataset_cache.load_cached_dataset(self.config["data"], self._build_dataset)
@@ -169,6 +171,7 @@ class ExperimentBuilder:
                 f"the data are not those that {self.run.folder} began with: {recorded} then, "
                 f"{data_record} now"
             )
+        # Processes on several machines may find different files under one path.
         if process_group.broadcast_object(data_record) != data_record:
             raise UserError(
                 f"process {process_group.this_process.rank + 1} has other data than the first: "
@@ -205,6 +208,7 @@ class ExperimentBuilder:
     def _build(self, job: FitJob) -> BuiltFit:
         data, rows = self._split_and_prepare(job)
         fit_seed = derive_seed(self.config["seed"], job.repeat, job.fold)
+        # Initial weights are a function of seed, repeat and fold.
         torch.manual_seed(fit_seed)
         objective = self._build_objective(data)
         if objective.ticks is not None:
@@ -255,6 +259,7 @@ class ExperimentBuilder:
     def _split_and_prepare(self, job: FitJob) -> tuple[PreparedData, dict[str, np.ndarray]]:
         train, val = self.plan.split_rows(self.dataset, job, get_split_seed(self.config))
         if self.settings.overfit:
+            # Memorizing them is the test: validation is on the same rows.
             train = val = np.asarray(train)[: self.settings.overfit]
         data = prepare(self.dataset, train, val)
         assert isinstance(data.train, Table | StreamingTable) and isinstance(

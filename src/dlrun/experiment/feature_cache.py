@@ -56,6 +56,7 @@ def with_cached_features(
 def get_feature_path(network: nn.Module, content: str) -> Path:
     """The cache file of a network's features of this content: its name is a digest of both."""
     digest = hashlib.sha256(f"{content};{network!r};".encode())
+    # Weights are part of the key: the same network, trained further, has other features.
     for name, value in sorted(network.state_dict().items()):
         digest.update(f"{name};".encode())
         digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
@@ -107,6 +108,7 @@ def iter_feature_batches(source: Table, name: str, network: nn.Module) -> Iterat
 def write_array(file: BinaryIO, rows: int, chunks: Iterator[np.ndarray]) -> None:
     """The parts one after the other, behind the header of an array of so many rows."""
     for number, chunk in enumerate(chunks):
+        # The header needs the shape of a row, which the first chunk shows.
         if not number:
             header = {"descr": "<f4", "fortran_order": False, "shape": (rows, *chunk.shape[1:])}
             np.lib.format.write_array_header_1_0(file, header)

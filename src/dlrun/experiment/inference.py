@@ -221,6 +221,7 @@ def load_fits(
         UserError: if the data, or the preprocessing, are no longer the same.
     """
     config = get_fit_config(folder, jobs[0])
+    # The builder writes what it prepares; the run's own folder is only read.
     with tempfile.TemporaryDirectory(prefix="dlrun-") as name:
         builder = ExperimentBuilder({**config, "test": False}, Path(name), plugins)
         for job in jobs:

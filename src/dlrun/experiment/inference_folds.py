@@ -80,6 +80,7 @@ def predictions_with_scores(
         predictions[0].fit.trainer,
         predictions[0].table.to(predictions[0].fit.trainer.device),
     )
+    # A restored trainer may be amid an epoch.
     trainer.meter, trainer.position = None, 0
     if len(predictions) == 1:
         meter = trainer.run_epoch("val", table, keep=True)
@@ -113,6 +114,7 @@ def _build_mean_meter(predicted: Predictions, fit: BuiltFit, table: Table) -> Me
 def to_raw_outputs(field: Field, numbers: Tensor) -> Tensor:
     """The raw outputs of which `field.own(field.activate(raw))` would be these numbers."""
     if field.kind in ("category", "tokens"):
+        # Softmax of the logarithms gives the probabilities back.
         return numbers.clamp(MIN_PROBABILITY).log()
     if field.kind in ("binary", "multilabel", "fraction"):
         return numbers.clamp(MIN_PROBABILITY, 1 - 1e-7).logit()

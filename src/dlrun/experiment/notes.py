@@ -24,6 +24,7 @@ def get_model_messages(fit: BuiltFit) -> list[str]:
 def describe_fit(trainer: Trainer) -> list[str]:
     """Warnings before a fit: a row that each epoch leaves out, a precision that costs time."""
     rows, messages = len(trainer.data.train), list[str]()
+    # Nothing is left out where nothing is learned.
     if trainer.optimization.groups and trainer.count_training_rows(trainer.data.train) < rows:
         messages.append(
             "batch normalization needs two rows in a batch: each epoch leaves out one of "

@@ -149,6 +149,7 @@ class Experiment:
             add_entry = partial(
                 test_ledger.add_entry, **self._get_ledger_key(), config=config, run=folder
             )
+            # Entered before the rows are read: an evaluation that is cut counts, too.
             entry = process_group.on_main_process(lambda: add_entry(reason=self._reason))
         results = process_group.broadcast_object([self.score(fit, "test") for fit in fits])
         self.run.add_results(results)

@@ -70,6 +70,8 @@ class AutoencoderObjective(Objective):
         if self.augment is not None and self.training:
             batch = self.augment(batch)
         rows = self.model.read(batch)
+        # The clean rows are the target, in validation too: else its loss would measure another
+        # task.
         codes = self.model.encode(self.noise(rows))[0]
         sparsity = self.sparsity * codes.abs().sum(1).mean() if self.sparsity else None
         yield self.build_step(self.model.decode(codes), rows, sparsity)
@@ -94,6 +96,7 @@ class AutoencoderObjective(Objective):
 
     def baseline_objective(self) -> MeanReconstruction:
         """The mean of the training rows, as the reconstruction of every row."""
+        # The same terms as the model's own steps, so that the history has the same columns.
         zero_sparsity = lambda rows: rows.new_zeros(()) if self.sparsity else None  # noqa: E731
         step = lambda outputs, rows: self.build_step(outputs, rows, zero_sparsity(rows))  # noqa: E731
         return MeanReconstruction(

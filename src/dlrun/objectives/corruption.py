@@ -37,6 +37,7 @@ class Noise:
         """Corrupted rows: numbers (B, F), or images (B, C, H, W), whose pixels stay in [0, 1]."""
         if self.kind == "gaussian":
             noisy = rows + self.amount * torch.randn_like(rows)
+            # Pixels outside [0, 1] would have no cross-entropy.
             return noisy.clamp(0, 1) if rows.dim() == 4 else noisy
         return rows * self.keep_mask(rows) if self.kind == "mask" else rows
 
@@ -45,6 +46,7 @@ class Noise:
         if rows.dim() != 4:
             return (torch.rand_like(rows) >= self.amount).to(rows.dtype)
         *_, height, width = rows.shape
+        # One draw for each patch, of all channels at once; patches at the edge may be cut.
         cells = (-(-side // self.patch) for side in (height, width))
         draws = torch.rand(len(rows), 1, *cells, device=rows.device)
         keeps = (draws >= self.amount).to(rows.dtype)

@@ -50,6 +50,7 @@ class DeepDreamObjective(Objective):
         super().__init__()
         self.model, self.layers = model, model.layers("dream")
         self.ticks, self.edge, self.jitter = ticks, edge, jitter
+        # Not persistent: it comes with the data.
         self.register_buffer("photo", photo, persistent=False)
         self.pictures = nn.Parameter(resize_images(photo, size).clone())
         self.groups = {"canvas": [self.pictures]}
@@ -61,6 +62,7 @@ class DeepDreamObjective(Objective):
     def steps(self, batch: Batch) -> Iterator[Step]:
         canvas: Tensor = self.pictures
         if self.jitter and self.training:
+            # Rolling hides the grid of the network's strides, which would be amplified.
             canvas = canvas.roll(
                 torch.randint(-self.jitter, self.jitter + 1, (2,)).tolist(), (2, 3)
             )

@@ -76,6 +76,7 @@ class DisplayRows:
         values = next(iter(column.batches(rows.to(column.device), len(rows)))).reshape(
             len(rows), -1
         )
+        # Of a target with several numbers, the first one.
         values = self.fields[name].to_original_units(values)[:, 0]
         low, high = values.quantile(torch.tensor([1 / 3, 2 / 3], device=values.device)).tolist()
         names = (f"{name} up to {low:.4g}", f"up to {high:.4g}", "above")

@@ -55,6 +55,7 @@ class FrechetMetric:
         """
         real = sample_rows(pictures, self.rows)
         half = len(real) // 2
+        # A covariance needs several rows.
         if 2 * half < MIN_ROWS:
             return {}
         features = self.build_features()
@@ -137,6 +138,7 @@ def sample_rows(batches: Iterable[Tensor], count: int) -> Tensor:
     for batch in batches:
         keys.append(torch.rand(len(batch)))
         rows.append(batch)
+        # Keep memory bounded: only rows with low keys can be in the sample.
         if sum(map(len, keys)) > 2 * count:
             keys, rows = take_lowest_keys(keys, rows, count)
     return take_lowest_keys(keys, rows, count)[1][0]
@@ -160,6 +162,7 @@ def gaussian_distance(features: Tensor, others: Tensor) -> float:
     features, others = features.double(), others.double()
     first, second = features.T.cov(correction=0), others.T.cov(correction=0)
     values, vectors = torch.linalg.eigh(first)
+    # Rounding makes some eigenvalues slightly negative.
     root = vectors * values.clamp_min(0).sqrt() @ vectors.T
     mixed = torch.linalg.eigvalsh(root @ second @ root).clamp_min(0).sqrt().sum()
     apart = (features.mean(0) - others.mean(0)).square().sum()

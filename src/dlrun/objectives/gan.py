@@ -136,6 +136,7 @@ class GANObjective(Objective):
 
     def tracked_samples(self, *, columns: Count = 6) -> Iterator[ImageGrid]:
         """Images of the same latent points every time, so that each can be followed over epochs."""
+        # A generator of its own: the points are the same in every epoch and every run.
         noise = torch.randn(
             NUM_TRACKED_POINTS, self.model.latent, generator=torch.Generator().manual_seed(0)
         )
@@ -192,6 +193,7 @@ def spherical_interpolation(start: Tensor, end: Tensor, share: float) -> Tensor:
 
     As far from the center as random ones (White 2016).
     """
+    # Angles of 0 and π would divide by 0.
     angle = (
         torch.nn.functional.cosine_similarity(start, end)
         .clamp(-1 + 1e-6, 1 - 1e-6)
@@ -206,7 +208,11 @@ def find_nearest_images(pictures: Tensor, batches: Iterable[Tensor]) -> tuple[Te
     best, neighbors = torch.full((len(flat),), torch.inf, device=flat.device), pictures.clone()
     for batch in batches:
         distances, indices = torch.cdist(
-            flat, batch.flatten(1), compute_mode="donot_use_mm_for_euclid_dist"
+            # The faster way by a matrix product loses small distances to rounding: a copy would not
+            # be 0.
+            flat,
+            batch.flatten(1),
+            compute_mode="donot_use_mm_for_euclid_dist",
         ).min(1)
         nearer = distances < best
         best[nearer], neighbors[nearer] = distances[nearer], batch[indices[nearer]]

@@ -88,6 +88,8 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, generated
     share = process_group.draw_for_batch(
         lambda count: torch.rand(count, *trailing, device=real.device), len(real)
     )
+    # One share an image, drawn alike by any number of processes.
     between = (share * real + (1 - share) * generated).detach().requires_grad_()
+    # create_graph: the penalty itself has to be differentiated.
     (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
     return (slope.flatten(1).norm(dim=1) - 1).square().mean()

@@ -54,11 +54,13 @@ def morph_frames(first: Tensor, last: Tensor, count: int, width: int, zoom: floa
         raise UserError(
             f"zoom={zoom:g}: it must be 1 or more, since nothing is known beyond the picture's edge"
         )
+    # Frames are never enlarged.
     shrink = min(1.0, width / last.shape[3])
     size = [max(1, round(side * shrink)) for side in last.shape[2:]]
     first = resize_images(first, last.shape[2:])
     shares = [index / max(1, count - 1) for index in range(count)]
     frames = [
+        # zoom**share: a constant speed is a constant factor from frame to frame.
         resize_images(enlarge(torch.lerp(first, last, share), zoom**share), size)
         for share in shares
     ]

@@ -103,6 +103,7 @@ class TextGenerator:
             )
         start_tokens = prompt_tokens or self.sample_text(self.length)
         yield TextSample(f"{join_tokens(self.tokens.decode(start_tokens), self.tokens.unit)}\n")
+        # A short prompt is preceded by training text: in training the model had this much context.
         read = [*self.sample_text(self.min_context - len(start_tokens)), *start_tokens]
         first = self.read(self.text.new_tensor([read]), None)
         for heat in self.defaults["temperature"] if temperature is None else temperature:
@@ -209,10 +210,12 @@ def language(
         defaults,
     )
     baseline: Any = build_baseline(spec)
+    # It stands beside the result.
     baseline.note = f"baseline: how often each {tokens.unit} occurs"
     make_baseline = lambda: Supervised(baseline, context.losses, context.weights)  # noqa: E731
     objective = Supervised(model, context.losses, context.weights, context.augment, make_baseline)
     objective.generators, objective.default_samples = {"text": writer.generate}, ("text",)
+    # Its table has size² numbers.
     if input_field.size <= MAX_TOKENS:
         objective.split_scorer = BigramBaseline(spec, context.data.train).split_scores
     return objective

@@ -210,10 +210,12 @@ def cluster_codes(codes: Tensor, labels: Tensor | None, k: int) -> tuple[Tensor,
     if not 2 <= k < len(codes):
         raise UserError(f"k={k}: {len(codes)} rows can be put into 2 to {len(codes) - 1} clusters")
     points = codes.double().cpu().numpy()
+    # Drawn from torch's generator: a function of the sample's seed, as all else is.
     seed = int(torch.randint(2**31 - 1, ()))
     cluster_of_row = KMeans(k, n_init=10, random_state=seed).fit_predict(points)
     if len(set(cluster_of_row.tolist())) < 2:
         raise UserError("all codes are the same: there are no clusters in them")
+    # No labels are needed for it: near 1 is well separated, below 0 misplaced.
     quality = f"silhouette {silhouette_score(points, cluster_of_row):.3f}"
     if labels is not None:
         agreement = adjusted_rand_score(labels.cpu().numpy(), cluster_of_row)
@@ -274,6 +276,7 @@ class LatentSampler:
         codes = torch.zeros(side * side, self.latent)
         codes[:, across - 1], codes[:, down - 1] = (
             quantiles.repeat(side),
+            # Larger values are further up, as in a plot.
             quantiles.flip(0).repeat_interleave(side),
         )
         description = (

@@ -51,6 +51,7 @@ def bce(field: Field, *, label_smoothing: Probability, class_weights: ClassWeigh
     """
     _check_target_kind("bce", field)
     no_yes = _label_weight_tensor(field, class_weights)
+    # The common case needs no wrapper.
     if not label_smoothing and no_yes is None:
         return F.binary_cross_entropy_with_logits
 
@@ -58,6 +59,7 @@ def bce(field: Field, *, label_smoothing: Probability, class_weights: ClassWeigh
         target = target * (1 - label_smoothing) + label_smoothing / 2 if label_smoothing else target
         if no_yes is None:
             return F.binary_cross_entropy_with_logits(outputs, target)
+        # softplus(-x) and softplus(x) are -log p and -log(1 - p), without overflow.
         no, yes = no_yes.to(outputs.device)
         return (
             target * yes * F.softplus(-outputs) + (1 - target) * no * F.softplus(outputs)
@@ -154,6 +156,7 @@ def focal(field: Field, *, gamma: NonNegative, class_weights: ClassWeights = Non
         class_weights: As in `cross_entropy` and `bce`; called alpha in the paper.
     """
     _check_target_kind("focal", field)
+    # 1e-12: the power of 0 has no finite gradient for gamma below 1.
     focused = lambda entropy: (1 - torch.exp(-entropy)).clamp_min(1e-12) ** gamma * entropy  # noqa: E731
     make_weights = _class_weight_tensor if field.kind == "category" else _label_weight_tensor
     weights = make_weights(field, class_weights)

@@ -62,6 +62,7 @@ class ReturnEstimator:
         returns = torch.empty_like(episodes.rewards)
         next_return = torch.zeros_like(episodes.rewards[0])
         for step_index in reversed(range(len(returns))):
+            # From the end backwards: each return is its reward plus the discounted next one.
             returns[step_index] = next_return = (
                 episodes.rewards[step_index] + self.discount * next_return
             )
@@ -140,6 +141,7 @@ class PolicyGradient(Objective):
         lengths = episodes.active.sum(0).float()
         yield Step(
             "model",
+            # The value of -reward, the gradient of -gain.
             gain.detach() - gain - reward,
             measured={"reward": reward, "length": lengths.mean()},
         )

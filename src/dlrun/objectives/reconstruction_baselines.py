@@ -45,6 +45,7 @@ class MeanReconstruction(Objective):
 
     def steps(self, batch: Batch) -> Iterator[Step]:
         if not self.known:
+            # Not before it is needed: it takes a pass over all training rows.
             self.mean.copy_(self.compute_mean())
             self.known = True
         rows = self.read(batch)
@@ -53,6 +54,7 @@ class MeanReconstruction(Objective):
 
     def compute_mean(self) -> Tensor:
         """The mean of all training rows."""
+        # float64: a float32 sum over many rows loses digits.
         total, count = torch.zeros_like(self.mean, dtype=torch.float64, device="cpu"), 0
         for batch in self.train_rows.batches(512):
             rows = self.read(batch)
@@ -93,6 +95,8 @@ def fit_pca(batches: Iterable[Tensor], count: int) -> PCAReconstruction:
         total, products, number = total + flat.sum(0), products + flat.T @ flat, number + len(flat)
     mean = total / number
     width = len(mean)
+    # One pass over the rows: E[xxᵀ] - E[x]E[x]ᵀ, in float64.
     covariance = products / number - torch.outer(mean, mean)
+    # Eigenvalues come in ascending order: the last ones are the largest.
     _, vectors = eigh(covariance.numpy(), subset_by_index=[width - min(count, width), width - 1])
     return PCAReconstruction(mean, torch.from_numpy(vectors.T.copy()))

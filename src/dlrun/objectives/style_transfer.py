@@ -82,6 +82,7 @@ class StyleTransfer(Objective):
             ticks,
         )
         self.layers = {role: normalize_weights(model.layers(role)) for role in ("content", "style")}
+        # Not persistent: it comes with the data.
         self.register_buffer("photo", photo, persistent=False)
         self.pictures = nn.Parameter(start.clone())
         self.groups = {"canvas": [self.pictures]}
@@ -123,6 +124,7 @@ class StyleTransfer(Objective):
         """The canvas as an image (1, 3, H, W), in colors."""
         if self.pictures.shape[1] == 3:
             return self.pictures
+        # The difference in luminance is added to all channels, so the colors stay.
         return self.photo + (self.pictures - to_grayscale(self.photo))
 
     def current_image(self) -> Iterator[Artifact]:
@@ -141,6 +143,7 @@ class StyleTransfer(Objective):
 def gram_matrix(activation: Tensor) -> Tensor:
     """The correlations (C, C) of the channels of an activation (1, C, h, w), over all positions."""
     flat = activation[0].flatten(1)
+    # Over positions: the matrix does not depend on the size of the image.
     return flat @ flat.T / flat.shape[1]
 
 

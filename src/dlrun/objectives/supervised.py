@@ -42,6 +42,7 @@ class Supervised(Objective):
         self.losses = losses
         self.weights = weights or {}
         self.augment = augment
+        # An augmentation draws other calls for each batch; a loss is steady unless it denies it.
         self.steady = augment is None and all(
             getattr(loss, "steady", True) for loss in losses.values()
         )

@@ -58,6 +58,7 @@ class VAELoss:
         """
         mean, log_var, divergences = posterior
         pixel, num_pixels = F.binary_cross_entropy_with_logits(logits, pixels), pixels[0].numel()
+        # A mean over pixels becomes a sum over those of an image.
         nats = pixel * num_pixels
         if self.loss == "book":
             terms = (
@@ -158,6 +159,7 @@ class VAEObjective(Objective):
         log_std, weights = compute_log_std(log_var, self.sampling), []
         for _ in range(self.importance):
             noise = torch.randn_like(mean)
+            # log w = log p(x|z) + log p(z) - log q(z|x); the constants of both normals cancel.
             code = mean + log_std.exp() * noise
             pixel = F.binary_cross_entropy_with_logits(
                 self.model.decode(code), pixels, reduction="none"

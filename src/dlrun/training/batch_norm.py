@@ -15,6 +15,7 @@ from dlrun.data.loading.table import EmptyBatches
 
 def uses_batch_norm(objective: nn.Module) -> bool:
     """Whether a training step takes statistics over the rows of its batch; frozen layers do not."""
+    # A frozen layer puts itself back into evaluation mode when asked to train.
     was_training = objective.training
     objective.train()
     uses_statistics = any(

@@ -95,6 +95,7 @@ class EarlyStopping(Callback):
         for epoch, value in enumerate(values, 1):
             if best is None or is_better(value, best, self.goal, self.least):
                 best, waited = value, 0
+            # A best of nan is no value: the patience does not run yet.
             elif best == best:
                 waited += epoch > self.since
         warn_undefined_monitor(trainer, self.monitor, values, "nothing could be stopped early")
@@ -189,6 +190,7 @@ class TensorBoard(Callback):
         from dlrun.training import tensorboard_events, tensorboard_views
 
         run, job = get_run_and_job(trainer)
+        # A full disk ends no fit for files that only display it.
         with optional_write("TensorBoard event files are", run / "tensorboard"):
             tensorboard_events.append_events(
                 run, [row for row in trainer.history if row.epoch == trainer.epoch], job
@@ -273,6 +275,7 @@ class SampleWriter(Callback):
                 file.unlink()
 
     def __call__(self, trainer: Trainer) -> None:
+        # The last epoch is always written.
         if trainer.epoch % self.every and not trainer.finished:
             return
         for kind in self._get_generator_names(trainer):

@@ -72,6 +72,7 @@ def evaluation_mode(trainer: Trainer, seed: int) -> Iterator[None]:
     """
     cuda_devices = [trainer.device] if trainer.device.type == "cuda" else []
     with (
+        # Afterwards the fit's random numbers go on as if nothing had been drawn.
         torch.random.fork_rng(devices=cuda_devices),
         torch.no_grad(),
         trainer.optimization.ema_weights(),

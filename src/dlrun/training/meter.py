@@ -160,6 +160,7 @@ class Meter:
             self._update_sums(target, raw_outputs, truths)
             if self.keep:
                 field = self.fields[target]
+                # On the CPU: the predictions of a split may be larger than the device's memory.
                 self.stored_outputs[target][0].append(field.to_prediction(raw_outputs).cpu())
                 self.stored_outputs[target][1].append(field.to_original_units(truths).cpu())
 

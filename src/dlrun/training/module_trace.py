@@ -92,6 +92,7 @@ class TensorSourceTracker(TorchFunctionMode):
         """Say of the tensors in a value what they are made of."""
         for tensor in iter_tensors(value):
             self.made[id(tensor)] = names
+            # Identities are only unique among objects that are alive.
             self.held.append(tensor)
 
 
@@ -120,6 +121,7 @@ class ModuleCallRecorder:
             list(container.parameters(recurse=False)) for container in (module, *containers)
         )
         name = self.names[module]
+        # A module that is called again gets a number: its outputs differ.
         self.times[name] += 1
         name += f"_{self.times[name]}" if self.times[name] > 1 else ""
         reads = tuple(used) or self.flow.sources(

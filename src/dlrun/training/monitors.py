@@ -99,6 +99,7 @@ def get_direction_by_metric(trainer: Trainer) -> dict[str, str]:
         {name: metric for name, (_, metric) in trainer.metrics.items()}
     )
     targets = get_loss_targets(trainer.objective, trainer.data.spec)
+    # One target's loss is the loss itself.
     if len(targets) > 1:
         goals |= {f"loss_{name}": "min" for name in targets}
     return goals

@@ -135,10 +135,12 @@ class Optimization:
                 self._step_group(step.group)
 
     def _backward(self, step: Step, rows: int) -> None:
+        # A mean becomes a sum: windows and processes may have batches of different sizes.
         loss = step.loss * rows if self.settings.accumulate > 1 or self.sharded else step.loss
         if self.scaler is not None:
             loss = self.scaler.scale(loss)
         if len(self.groups) > 1:
+            # Only this group: the others' gradients are waiting, or are not wanted.
             loss.backward(inputs=self.groups[step.group])
         else:
             loss.backward()
@@ -171,8 +173,10 @@ class Optimization:
             else self._optimizer_step(name)
         )
         for parameter in parameters:
+            # Not zeroed: None costs no pass over memory, and unused weights stay untouched.
             parameter.grad = None
         if self.ema_parameters and stepped:
+            # average += (1 - decay) · (weight - average), all parameters in one call.
             torch._foreach_lerp_(
                 self.ema_parameters[name], list[Tensor](parameters), 1 - (self.settings.ema or 0)
             )
@@ -204,6 +208,7 @@ class Optimization:
         parameters, optimizer = self.groups[name], self.optimizers[name]
         gradients = [parameter.grad for parameter in parameters]
         complete = all(gradient is not None for gradient in gradients)
+        # Decided at the first step, when gradients show whether they are dense and complete.
         if name not in self.fast_steps:
             all_dense = not any(
                 gradient is not None and gradient.layout is not torch.strided

@@ -132,6 +132,7 @@ class RMSprop(torch.optim.RMSprop):
             state["step"] += 1
         gradients = [match_strides(parameter.grad, parameter) for parameter in parameters]  # type: ignore[arg-type]
         squares = [self.state[parameter]["square_avg"] for parameter in parameters]
+        # See `fused_optimizer`: RMSprop is Adam without a running mean.
         call_kernel(torch._fused_adam_, group, 0, parameters, gradients, {"square_avg": squares})
 
 

@@ -34,6 +34,7 @@ def with_warmup(schedule: Schedule, warmup: float) -> Schedule:
 
     def factor(state: ScheduleState) -> float:
         rise = warmup * state.total
+        # (step + 1): the first step already learns something.
         return schedule(state) * min(1.0, (state.step + 1) / max(1.0, rise))
 
     return factor

@@ -26,9 +26,11 @@ def handle_stop_signal(trainer: SignalTarget) -> Iterator[None]:
 
     def ask(number: int, frame: object) -> None:
         if trainer.interrupted:
+            # A second signal: the user does not want to wait for the end of the step.
             raise KeyboardInterrupt
         trainer.interrupted = number
 
+    # Python lets only the main thread handle signals.
     if threading.current_thread() is not threading.main_thread():
         yield
         return

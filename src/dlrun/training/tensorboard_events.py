@@ -47,6 +47,7 @@ def rewrite_events(folder: Path, rows: Iterable[EpochRecord], job: str) -> None:
     """
     by_split = _group_by_split(rows)
     for stale in (folder / "tensorboard" / job).glob(f"*/{HISTORY_FILE}"):
+        # Else TensorBoard would go on showing a curve that no longer exists.
         if stale.parent.name not in by_split:
             stale.unlink()
     for split, split_rows in by_split.items():
@@ -100,6 +101,7 @@ def build_histogram_summary(values: Mapping[str, np.ndarray]) -> Any:
 
     entries = []
     for tag, array in values.items():
+        # A histogram of nan or inf cannot be drawn.
         numbers = array[np.isfinite(array)].astype(np.float64)
         if len(numbers):
             counts, edges = np.histogram(numbers, BINS)

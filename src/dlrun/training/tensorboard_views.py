@@ -81,6 +81,7 @@ def compute_layer_outputs(trainer: Trainer, rows: int) -> dict[str, np.ndarray]:
     calls, _, _ = trace_first_rows(trainer, rows)
     for call in calls:
         call_tensors = {id(tensor) for tensor in iter_tensors(call.output)}
+        # A container that returns its last layer's output would only repeat it.
         if not call.inner or not call_tensors <= known_tensors:
             for suffix, tensor in iter_named_tensors(call.output):
                 outputs[call.name.removeprefix(MODEL_PREFIX) + suffix] = (

@@ -98,6 +98,7 @@ class ParallelBatches:
         Without a seed in the rows' own order, else in each member's.
         """
         first = self.first + start * size
+        # Whole chunks are gathered at once, then cut: one index select for many batches.
         step = (
             size if first else size * self._batches_per_chunk(size)
         )  # a later start counts in its own batches
@@ -145,6 +146,7 @@ def block_diagonal(chunks: Sequence[Tensor], rows: int, size: int) -> Iterator[T
     for number, low in enumerate(lows):
         high, row_starts, offset = min(low + size, rows), [starts[0].new_zeros(1)], 0
         for member, start in enumerate(starts):
+            # Row pointers go on where the previous member's values end.
             row_starts.append(start[low + 1 : high + 1] + (offset - edges[member][number]))
             offset += edges[member][number + 1] - edges[member][number]
         spans = [slice(edge[number], edge[number + 1]) for edge in edges]

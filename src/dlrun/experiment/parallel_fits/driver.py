@@ -94,6 +94,7 @@ def build_fits(
     fits: list[BuiltFit] = []
     for experiment, job in jobs if reason is None else ():
         fits.append(experiment.builder.build_fit(job))
+        # After the first fit: its network shows whether stacking pays, before the others are built.
         if not required and not is_worthwhile(fits[0].trainer, len(jobs)):
             return fits, "for networks of this size it would not be faster"
     return fits, reason or find_conflict(fits, find_mean_losses(configs[0], fits[0]))

@@ -88,6 +88,7 @@ class StackedNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
+            # As nn.BatchNorm1d counts its batches.
             self.count.add_(1)  # type: ignore[operator,union-attr]
         side_by_side = x.transpose(0, 1).reshape(x.shape[1], -1)
         affine: Any = [

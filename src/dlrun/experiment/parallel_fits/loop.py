@@ -139,6 +139,7 @@ def train_members(members: Sequence[Member], watch: FitWatcher | None = None) ->
     groups: dict[Any, list[Member]] = {}
     for number, member in enumerate(members):
         if not member.is_done:
+            # Only fits at the same epoch can share a sweep.
             groups.setdefault(get_progress_key(member.trainer, number), []).append(member)
     for group in groups.values():
         for low in range(0, len(group), MAX_MEMBERS):
@@ -217,6 +218,7 @@ def train_stack_epoch(members: list[Member], aggregate: AggregateTrainer) -> lis
     if succeeded:
         aggregate.add_epoch([member.trainer for member in succeeded])
     for member in succeeded:
+        # Whoever watches the aggregate, such as a sweep that prunes, stops all members.
         member.trainer.stop = member.trainer.stop or aggregate.stop
         if member.trainer.finished:
             member.trainer.save()

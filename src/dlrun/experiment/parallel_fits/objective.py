@@ -67,6 +67,7 @@ class StackedObjective(Objective):
             and (penalty := self.model.penalty_per_member()) is not None
         ):
             losses[PENALTY_NAME] = penalty
+        # The sum: each member's weights get the gradient of their own loss.
         totals += [loss.sum() for loss in losses.values()]
         yield Step(
             "model", totals[0] if len(totals) == 1 else torch.stack(totals).sum(), outputs, losses

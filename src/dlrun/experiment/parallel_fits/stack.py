@@ -137,6 +137,7 @@ class FitStack:
     """
 
     def __init__(self, trainers: Sequence[Trainer], mean_losses: Sequence[str]) -> None:
+        # Members with most rows first: those that still have batches are then neighbors.
         self.members = sorted(trainers, key=lambda trainer: -len(trainer.data.train))
         self.mean_losses = mean_losses
         self.streams = [torch.Generator(member.device) for member in self.members]

@@ -77,6 +77,7 @@ class ModuleStack:
             raise NotStackable(f"their weights have different shapes: {', '.join(shapes)}")
         if not all(parameter.requires_grad for parameter in present):
             raise NotStackable("some of their weights are frozen")
+        # Tied weights are one parameter, here too.
         if id(first) not in self.made:
             self.made[id(first)] = stacked = nn.Parameter(
                 torch.stack(

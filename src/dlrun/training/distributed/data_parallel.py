@@ -146,6 +146,7 @@ def all_reduce_gradients(
     ]
     sizes = [len(gradient) for gradient in gradients]
     total = torch.cat([*gradients, gradients[0].new_tensor([*has_gradient, *flags])])
+    # Means of unequal shares become sums, which add up.
     total[: sum(sizes)] *= rows
     *summed, summed_flags = process_group.all_reduce_sum(total).split(
         [*sizes, len(has_gradient) + len(flags)]
@@ -210,6 +211,7 @@ def should_save_or_stop(trainer: DistributedTrainer, learn: bool) -> tuple[bool,
     flags = gathered_flags(trainer, learn)
     if not any(flags):
         return False, 0
+    # A divergence outranks all else: no checkpoint of it is written.
     interrupt, terminate, due, fault = flags
     if fault and trainer.meter is not None:
         raise_first_divergence(trainer.meter)
@@ -234,6 +236,7 @@ def all_reduce_meter(objective: Objective, meter: Meter) -> None:
     """End a split: the meter gets the sums of all processes, and all stored rows in their order."""
     process_group.end_batch()
     raise_first_divergence(meter)
+    # Only training changes running means.
     if objective.training:
         sync_batch_norm(objective)
     meter.restore(

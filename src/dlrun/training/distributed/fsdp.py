@@ -51,6 +51,7 @@ def shard_model(model: nn.Module, settings: Settings, device: torch.device) -> N
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
+    # One dimension: every process has a part of every weight.
     mesh = init_device_mesh(device.type, (this_process.world_size,))
     lists = [
         module for module in model.modules() if isinstance(module, nn.Sequential | nn.ModuleList)

@@ -73,6 +73,7 @@ def join_group(kind: str = "auto") -> None:
         torch.cuda.set_device(device)
     else:
         neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+        # Processes of one machine share its cores.
         torch.set_num_threads(max(1, torch.get_num_threads() // neighbours))
     store = os.environ.get(STORE)
     dist.init_process_group(
@@ -117,6 +118,7 @@ def leave_group() -> None:
     """Leave the other processes."""
     if dist.is_initialized():
         dist.destroy_process_group()
+    # The same object: other modules have imported it.
     this_process.__dict__.update(ProcessGroup().__dict__)
 
 
@@ -129,6 +131,7 @@ def exit_process(code: int) -> NoReturn:
     leave_group()
     sys.stdout.flush()
     sys.stderr.flush()
+    # Without the interpreter's teardown, see above.
     os._exit(code)
 
 

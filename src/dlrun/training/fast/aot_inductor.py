@@ -86,6 +86,7 @@ def compile_function(
                 if isinstance(value, Tensor)
             ]
             layouts = [(tensor.dtype, tensor.shape, tensor.stride()) for tensor in inputs]
+            # What determines the machine code: the calls, constants, and layout of the inputs.
             key = (exported.graph_module.code, *constants, *layouts)
             if key not in COMPILED_FUNCTIONS:
                 COMPILED_FUNCTIONS[key] = _compile_program(exported)
@@ -133,6 +134,7 @@ def raise_compiler_error() -> NoReturn:
 def is_close(tensors: Sequence[Tensor], expected: Sequence[Tensor], tolerance: float) -> bool:
     """Whether tensors are the same but for rounding, relative to the size of each and of all."""
     sizes = [float(tensor.double().norm()) for tensor in tensors]
+    # Relative to all tensors, too: tiny ones are rounding noise of the others.
     total = math.hypot(*sizes)
     errors = [float((a - b).double().norm()) for a, b in zip(tensors, expected, strict=True)]
     return all(

@@ -154,6 +154,7 @@ class FlatOptimizer:
             torch.zeros((), dtype=torch.float64),
         )
         for parameter, view in zip(parameters, self.views(self.weights), strict=True):
+            # The parameters are views from now on: one write to the buffer updates them all.
             parameter.data = view
         state_views = lambda: {name: self.views(buffer) for name, buffer in self.state.items()}  # noqa: E731
         self.state_view = OptimizerStateView(parameters, optimizer, state_views)
@@ -192,6 +193,7 @@ class FlatOptimizer:
         state = {name: [buffer] for name, buffer in self.state.items()}
         call_kernel(call, numbers, self.state_view.steps_taken, [weights], [gradient], state)
         if differs:
+            # The kernel ran at rate 1 on zeros, so `weights` holds the directions.
             self.weights.addcmul_(weights, torch.as_tensor(group["lr"]))
 
     def _update_fast(self, group: Group, gradients: Sequence[Tensor]) -> None:
@@ -205,6 +207,7 @@ class FlatOptimizer:
             self.change({**group, "lr": rate}, weights, torch.cat(gradient)[None], state, step)
             return []
 
+        # As tensors: numbers would be compiled in as constants.
         self.rate.fill_(group["lr"])
         self.count.fill_(self.state_view.steps_taken)
         inputs = [

@@ -131,6 +131,7 @@ class FusedOptimizer:
                 by_step_count.setdefault(
                     self.state_view.steps_taken - self.state_view.missed[number], []
                 ).append(number)
+        # Adam's bias correction depends on the count: parameters that missed steps differ.
         for count, numbers in by_step_count.items():
             weights = [self.parameters[n] for n in numbers]
             aligned = [match_strides(gradients[n], self.parameters[n]) for n in numbers]  # type: ignore[arg-type]

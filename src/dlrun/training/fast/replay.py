@@ -178,6 +178,7 @@ def compile_recorded_step(
         UserError: if this comes to another.
     """
     code, scope = cast(FunctionType, play).__code__, cast(FunctionType, play).__globals__
+    # Weights and buffers become inputs: they change between calls.
     names = [name for name, value in scope.items() if isinstance(value, Tensor)]
     constants, example_columns, count = (
         [scope[name] for name in names],

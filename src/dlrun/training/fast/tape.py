@@ -58,10 +58,12 @@ class TraceRecorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         name = func._schema.name.partition("::")[2]
+        # No new data: another name for the same tensor.
         if name in ALIAS_CALLS:
             self._name(self.text(args[0]), result)
         elif name == "t" and (original := self.turned.get(self.text(args[0]))):
             self._name(original, result)
+        # Views of weights, and constants, are the same at every step: they are not called again.
         elif name == "ones_like" or (is_view_call(func) and self._is_persistent(args)):
             self._hold_constant(result)
         else:
@@ -162,6 +164,7 @@ MAPPINGS = ("outputs", "parts", "measured")
 def eliminate_dead_code(lines: list[str], end: str) -> list[str]:
     """The lines that come to something, which let go of each result after its last use."""
     used_later, kept_lines = set(re.findall(r"\bv\w+", end)), []
+    # Backwards: what is used later is known by then.
     for line in reversed(lines):
         used_here, assigned = set(re.findall(r"\bv\w+", line)), line.partition(" = ")[0]
         if "_" not in assigned.split(", ") and not used_later & set(
