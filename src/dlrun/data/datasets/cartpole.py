@@ -24,6 +24,7 @@ def cartpole(*, episodes: Count, test: Probability) -> Dataset:
         episodes: Number of rows.
         test: Share of the rows that becomes test rows.
     """
+    # A seed of the dataset, not of the run: the rows are always the same.
     random = np.random.RandomState(holdout.SPLIT_SEED)
     states = random.uniform(-START_RANGE, START_RANGE, (episodes, len(STATE_NAMES)))
     columns: RawColumns = {

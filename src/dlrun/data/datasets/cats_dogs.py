@@ -20,6 +20,7 @@ from dlrun.data.images.archives import FileList, list_members
 from dlrun.data.images.decode import Reading, ResizeMode
 from dlrun.data.images.image_column import load_image_column
 
+# In the order of their class numbers.
 CLASSES = ("cat", "dog")
 DOWNLOAD_PAGE = "https://www.kaggle.com/c/dogs-vs-cats/data"
 

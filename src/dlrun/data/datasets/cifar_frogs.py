@@ -24,6 +24,7 @@ log = logging.getLogger("dlrun")
 Class = Literal[
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"
 ]
+# In the order of the labels in CIFAR-10's files.
 NAMES: tuple[Class, ...] = (
     *("airplane", "automobile", "bird", "cat", "deer"),
     *("dog", "frog", "horse", "ship", "truck"),

@@ -63,6 +63,7 @@ def boston_housing(*, source: Literal["official", "sample"]) -> Dataset:
 
     def read(test: bool) -> RawColumns:
         features, prices = synthetic.generate_boston() if source == "sample" else _load_boston()
+        # Keras shuffles all rows, and splits them then.
         order = np.arange(len(prices))
         np.random.RandomState(SEED).shuffle(order)
         first = int(len(prices) * BOSTON_DEV)

@@ -34,6 +34,7 @@ LABEL_ARCHIVE = RemoteFile(
     (),
 )
 FOLDERS = ("neg", "pos")
+# Reviews hold line breaks of HTML, which are no words.
 LINE_BREAK = b"<br />"
 
 

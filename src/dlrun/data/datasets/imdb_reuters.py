@@ -144,6 +144,7 @@ def reuters(
             if source == "sample"
             else _load_reuters()
         )
+        # Keras shuffles all rows, and splits them then.
         order = np.arange(len(labels))
         np.random.RandomState(SEED).shuffle(order)
         first = int(len(labels) * REUTERS_DEV)

@@ -160,6 +160,7 @@ def generate_jena_sample() -> TimeSeries:
         True,
         COLUMNS,
         values,
+        # Line numbers, as in a file whose first line is the header.
         np.arange(2, SAMPLE_ROWS + 2),
     )
 

@@ -110,6 +110,7 @@ def _load_split(task: str, target: str, split: str) -> RawColumns:
         raise UserError(
             f"{task}: {len(images)} images but {len(labels)} labels in the {split} files"
         )
+    # Images get an axis of channels, of which there is one.
     return {"image": images[:, None], target: labels.astype(np.int64)}
 
 

@@ -63,6 +63,7 @@ def diabetes(*, test: Probability) -> Dataset:
     Args:
         test: Share of the rows that becomes test rows.
     """
+    # Unscaled: scikit-learn scales these columns with all rows, test rows among them.
     return _load_table("load_diabetes", "progression", "number", test, scaled=False)
 
 

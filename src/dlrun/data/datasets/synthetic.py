@@ -130,6 +130,7 @@ def generate_california(columns: tuple[str, ...]) -> CsvTable:
     # As in the real table, prices are capped at 500,001.
     table[columns[-2]] = [f"{number:.0f}" for number in target.clip(15_000, 500_001)]
     table[columns[-1]] = categories.tolist()
+    # Line numbers begin at 2, as in a file whose first line is the header.
     return CsvTable("the synthetic sample", table, list(range(2, count + 2)))
 
 

@@ -205,8 +205,10 @@ def tickets(*, rows: Count, words: Count, tags: Count, length: Count | None) -> 
     department, level = random.randint(0, len(DEPARTMENTS), rows), random.randint(0, 5, rows)
     customer = random.randint(0, CUSTOMERS, rows)
     tag_table = random.rand(rows, tags) < 0.05
+    # One tag always names the customer; another one tells the department now and then.
     tag_table[:, :CUSTOMERS] = np.eye(CUSTOMERS, dtype=bool)[customer]
     tag_table[np.arange(rows), CUSTOMERS + department] |= random.rand(rows) < 0.3
+    # Between 0 and 1; text and tags decide it but for noise of one level of urgency.
     priority = (level + customer + random.rand(rows)) / (4 + CUSTOMERS)
     columns: RawColumns = {
         "title": language.generate_texts(themes[department][:, None], 3, 10, 0.25),
