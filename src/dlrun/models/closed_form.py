@@ -222,17 +222,7 @@ def solve_classes(x: Any, y: np.ndarray, field: Field, options: SolverOptions) -
 
 
 def solve_labels(x: Any, y: np.ndarray, field: Field, options: SolverOptions) -> LinearWeights:
-    """Solve one logistic regression a label; a constant label needs its bias only.
-
-    Args:
-        x: Inputs (N, F), dense or CSR.
-        y: The target (N, …).
-        field: The target.
-        options: Of the solver.
-
-    Returns:
-        Weights (F, outputs) and biases (outputs,).
-    """
+    """Solve one logistic regression a label; a constant label needs its bias only."""
     weight, bias = np.zeros((x.shape[1], y.shape[1])), np.zeros(y.shape[1])
     for label, label_values in enumerate(y.T):
         if label_values.min() == label_values.max():
@@ -245,17 +235,7 @@ def solve_labels(x: Any, y: np.ndarray, field: Field, options: SolverOptions) ->
 
 
 def solve_numbers(x: Any, y: np.ndarray, field: Field, options: SolverOptions) -> LinearWeights:
-    """Solve a ridge regression.
-
-    Args:
-        x: Inputs (N, F), dense or CSR.
-        y: The target (N, …).
-        field: The target.
-        options: Of the solver.
-
-    Returns:
-        Weights (F, outputs) and biases (outputs,).
-    """
+    """Solve a ridge regression; see `solve_classes`."""
     from sklearn.linear_model import Ridge
 
     flat = y.reshape(len(y), -1).astype(x.dtype)
@@ -265,17 +245,7 @@ def solve_numbers(x: Any, y: np.ndarray, field: Field, options: SolverOptions) -
 
 
 def solve_fraction(x: Any, y: np.ndarray, field: Field, options: SolverOptions) -> LinearWeights:
-    """Solve a ridge regression of the logits of fractions.
-
-    Args:
-        x: Inputs (N, F), dense or CSR.
-        y: The target (N, …).
-        field: The target.
-        options: Of the solver.
-
-    Returns:
-        Weights (F, outputs) and biases (outputs,).
-    """
+    """Solve a ridge regression of the logits of fractions; see `solve_classes`."""
     inside = y.clip(LOGIT_EPSILON, 1 - LOGIT_EPSILON)
     return solve_numbers(x, np.log(inside / (1 - inside)), field, options)
 

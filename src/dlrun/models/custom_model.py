@@ -275,9 +275,8 @@ def _materialize_lazy(model: nn.Module, spec: Spec) -> None:
 def _build_example(field: Field) -> Tensor:
     # a text has no fixed length, any will do
     shape = field.shape if field.shape or field.kind != "tokens" else (4,)
-    return torch.zeros(
-        2, *shape, dtype=torch.int64 if field.kind in ("category", "tokens") else torch.float32
-    )
+    dtype = torch.int64 if field.kind in ("category", "tokens") else torch.float32
+    return torch.zeros(2, *shape, dtype=dtype)
 
 
 def _to_rgb(image: Tensor) -> Tensor:

@@ -136,10 +136,7 @@ def combined(
     Raises:
         UserError: A name is not an input, or inputs that differ share an encoder.
     """
-    kinds = {name: field.kind for name, field in spec.inputs.items()}
-    names: dict[str, Any] = dict.fromkeys(readers, "")
-    for error in find_encoder_errors(names, share, kinds):  # type: ignore[arg-type]
-        raise UserError(error)
+    _check_names(spec, readers, share)
     read_by = assign_encoders(spec, readers, share)
     builders = {**dict.fromkeys(read_by.values(), reader), **readers}
     modules = {
@@ -163,6 +160,13 @@ def combined(
     notes = [getattr(module, "note", "") for module in modules.values()]
     model.note = "; ".join(filter(None, notes))
     return model
+
+
+def _check_names(spec: Spec, readers: Mapping[str, Any], share: list[list[str]]) -> None:
+    kinds = {name: field.kind for name, field in spec.inputs.items()}
+    names: dict[str, Any] = dict.fromkeys(readers, "")
+    for error in find_encoder_errors(names, share, kinds):  # type: ignore[arg-type]
+        raise UserError(error)
 
 
 def build_input_encoder(name: str, reader: Callable[[Field], nn.Module], field: Field) -> nn.Module:

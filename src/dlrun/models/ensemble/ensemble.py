@@ -184,7 +184,6 @@ def optimize_weights(loss: Callable[[Tensor], Tensor], count: int) -> np.ndarray
         constraints={"type": "eq", "fun": total, "jac": slope},
         options={"ftol": 1e-9},
     ).x
-    # a weight at the lower bound counts as 0
     best = np.where(best < ZERO_WEIGHT, 0, best)
     candidates = (best / best.sum(), equal, *np.eye(count))
     with torch.no_grad():

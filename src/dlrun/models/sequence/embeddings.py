@@ -185,11 +185,7 @@ def read_word_vectors(
         cells = line.rstrip("\n").split(" ")
         if len(cells) > width + 1:
             continue  # a "word" with a space in it: glove.840B has some
-        try:
-            vector = torch.from_numpy(np.array(cells[1:], np.float32))
-        except ValueError:
-            # refused below, with the number of the line
-            vector = torch.empty(0)
+        vector = _parse_vector(cells[1:])
         if not width or len(vector) != width:
             raise UserError(
                 f"{path}, line {count}: not a word and {width or 'its'} numbers, "
@@ -199,6 +195,14 @@ def read_word_vectors(
             # a word that stands twice in a file has its first vector
             vectors.setdefault(numbers[word], vector)
     return vectors, width
+
+
+def _parse_vector(cells: list[str]) -> Tensor:
+    """Return the numbers of a line; none where a cell is not a number, which the caller refuses."""
+    try:
+        return torch.from_numpy(np.array(cells, np.float32))
+    except ValueError:
+        return torch.empty(0)
 
 
 def _iter_lines(path: Path | zipfile.Path) -> Iterator[str]:
