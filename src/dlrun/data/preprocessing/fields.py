@@ -86,7 +86,7 @@ def build_field(
         steps: Its fitted steps.
     """
     last = steps[-1] if steps else Preprocessor()
-    # Names that the dataset states come before those that a step has learnt.
+    # Names that the dataset states come before those of the last step.
     labels = dataset.labels.get(name) or last.labels
     if isinstance(column, SparseCounts):
         return Field(kind, (column.width,), column.width, labels)

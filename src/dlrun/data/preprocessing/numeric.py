@@ -13,7 +13,7 @@ from dlrun.core.dataset import Preprocessor, Ragged
 from dlrun.core.errors import UserError
 from dlrun.data.loading.table import SparseCounts
 
-FittedArray = Any  # an array, once `fit` has learnt it
+FittedArray = Any  # an array in a fitted copy, None before
 
 
 @dataclass(frozen=True, eq=False)

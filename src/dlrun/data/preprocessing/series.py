@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dlrun.core.dataset import Preprocessor, SlidingWindows
 
-FittedArray = Any  # an array, once `fit` has learnt it
+FittedArray = Any  # an array in a fitted copy, None before
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,60 +2,32 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
-import numpy as np
-
 from dlrun.config.constraints import Count, NonNegative
-from dlrun.core.dataset import Dataset, Preprocessor, RawColumns, SlidingWindows
+from dlrun.core.dataset import Dataset, Preprocessor, RawColumns
 from dlrun.core.errors import UserError, format_names
 from dlrun.core.types import ForecastHorizon
-from dlrun.data.fingerprints import fingerprint
 from dlrun.data.preprocessing.series import SeriesScaler, TargetScaler
 from dlrun.data.series import series_file
-from dlrun.data.series.imputation import MissingValuePolicy, fill_missing
+from dlrun.data.series.imputation import MissingValuePolicy
 from dlrun.data.series.readings import TimeSeries
 from dlrun.data.series.series_file import SeriesReadOptions
+from dlrun.data.series.series_windows import (
+    SERIES_INPUT,
+    SeriesSchema,
+    build_series_windows,
+    fingerprint_series,
+    get_last_window,
+)
 from dlrun.data.series.timestamps import Gaps, median_step, split_at_gap
 from dlrun.data.tabular.dates import DateOrder
 from dlrun.data.tabular.number_format import DecimalStyle
 
-log = logging.getLogger("dlrun")
-
-SERIES_INPUT = "series"
 UNIT_SYMBOLS = {"degC": "°C", "degF": "°F", "deg": "°"}
-
-
-@dataclass(frozen=True)
-class SeriesSchema:
-    """What is forecast from what.
-
-    Attributes:
-        inputs: The columns of the windows.
-        targets: Target name → its forecast horizon.
-        gaps: What becomes of uneven rows, see `split_at_gap`.
-        impute: What becomes of missing numbers, see `fill_missing`.
-        standardize: Whether inputs and targets are standardized.
-        look_ahead: Whether a window that ends amid a gap may draw on the value after it, as in
-            dlrun 0.1.0.
-    """
-
-    inputs: tuple[str, ...]
-    targets: dict[str, ForecastHorizon]
-    gaps: Gaps
-    impute: MissingValuePolicy
-    standardize: bool
-    look_ahead: bool = True
-
-    @property
-    def required_columns(self) -> tuple[str, ...]:
-        """The columns that rows must have."""
-        targets = (horizon.column for horizon in self.targets.values())
-        return tuple(dict.fromkeys((*self.inputs, *targets)))
 
 
 def series(
@@ -273,150 +245,3 @@ def _build_preprocessing(schema: SeriesSchema) -> dict[str, tuple[Preprocessor, 
     for name, horizon in schema.targets.items():
         steps[name] = (TargetScaler(SERIES_INPUT, index.get(horizon.column)),)
     return steps
-
-
-def fingerprint_series(readings: TimeSeries, schema: SeriesSchema, rows: slice) -> str:
-    """A fingerprint of rows of a series and their targets, whatever the windows are."""
-    columns = sorted({horizon.column for horizon in schema.targets.values()})
-    values = {name: readings.values[rows, readings.names.index(name)] for name in columns}
-    return fingerprint({**values, "moments": readings.times[rows]})
-
-
-def build_series_windows(
-    readings: TimeSeries, schema: SeriesSchema, segments: np.ndarray, rows: slice, title: str
-) -> RawColumns:
-    """The windows that lie, with what they forecast, wholly within some rows of the series.
-
-    The window of row `now` holds rows now - lookback, now - lookback + step, …, now - step, and
-    its target lies ahead of now, as in the book's generator (§6.3), whose last observation is thus
-    one step before now.
-
-    Args:
-        readings: The series.
-        schema: What is forecast from what.
-        segments: The evenly spaced segment of each row (T,), which no window leaves.
-        rows: The rows of the series to take.
-        title: What they are called in messages.
-
-    Raises:
-        UserError: There is no such window.
-    """
-    horizon = next(iter(schema.targets.values()))
-    times, segments = readings.times[rows], segments[rows]
-    values = fill_missing(readings, schema.inputs, rows, schema.impute)
-    # `now` is the first row that the window does not hold.
-    now = np.arange(horizon.lookback, len(values) - max(0, *horizon.rows))
-    if not len(now):
-        raise UserError(
-            f"{title} of {readings.source} are {len(values):,} rows, and a window needs "
-            f"{horizon.span + 1:,} (data.lookback) with what comes after it (data.delay)"
-        )
-    # Both ends of a window, target included, in one evenly spaced segment.
-    now = now[segments[now - horizon.lookback] == segments[now + max(horizon.rows)]]
-    if not len(now):
-        raise UserError(
-            f"no window of {horizon.span + 1:,} rows lies within {title} without crossing a gap "
-            "(data.gaps)"
-        )
-    targets = {
-        name: _target_values(readings, horizon, rows, now)
-        for name, horizon in schema.targets.items()
-    }
-    usable = _is_target_known(readings, targets, title)
-    # A value that was interpolated towards the future would leak it.
-    usable &= _is_window_known(readings, schema, rows, now - horizon.step)
-    if not usable.any():
-        raise UserError(
-            f"every window of {title} ends amid missing numbers: say data.impute=forward"
-        )
-    now = now[usable]
-    offsets = np.arange(0, horizon.lookback, horizon.step)
-    if (np.diff(times) < 0).any():  # the order is that of the file, as if its clock were even
-        times = times[0] + horizon.every * np.arange(len(times))
-    windows: RawColumns = {
-        SERIES_INPUT: SlidingWindows(values, now - horizon.lookback, offsets),
-        readings.time_column: times[now],
-    }
-    return windows | {name: target[usable] for name, target in targets.items()}
-
-
-def _is_target_known(readings: TimeSeries, targets: RawColumns, title: str) -> np.ndarray:
-    """The mask of windows whose targets are all present; logs how many are not."""
-    known = np.all([np.isfinite(target).all(axis=1) for target in targets.values()], axis=0)
-    if not known.all():
-        log.warning(
-            "%s windows are left out: the value that they would foretell is missing",
-            f"{(~known).sum():,}",
-        )
-    if not known.any():
-        raise UserError(
-            f"{title} of {readings.source}: the value to foretell is missing for every window"
-        )
-    return known
-
-
-def _is_window_known(
-    readings: TimeSeries, schema: SeriesSchema, rows: slice, last: np.ndarray
-) -> np.ndarray:
-    """The mask of windows in which nothing depends on a later value; logs how many are not.
-
-    Args:
-        readings: The series.
-        schema: What is forecast from what.
-        rows: The rows of the series that the windows lie in.
-        last: The last row of each window.
-    """
-    if schema.impute != "interpolate" or schema.look_ahead:
-        return np.ones(len(last), bool)
-    indices = [readings.names.index(name) for name in schema.inputs]
-    is_known = ~np.isnan(readings.values[rows][last][:, indices]).any(axis=1)
-    if not is_known.all():
-        log.warning(
-            "%s windows are left out: they end amid missing numbers, and a line to the next one "
-            "would tell them of it",
-            f"{(~is_known).sum():,}",
-        )
-    return is_known
-
-
-def _target_values(
-    readings: TimeSeries, horizon: ForecastHorizon, rows: slice, now: np.ndarray
-) -> np.ndarray:
-    column = readings.values[rows, readings.names.index(horizon.column)]
-    return column[now[:, None] + np.array(horizon.rows)]
-
-
-def get_last_window(readings: TimeSeries, schema: SeriesSchema) -> tuple[RawColumns, list[int]]:
-    """The window that ends with the last row, and its line.
-
-    What it forecasts comes step + delay rows after that row.
-    """
-    horizon = next(iter(schema.targets.values()))
-    # From the window's first row to its last one, which lies `step` before now.
-    length = horizon.lookback - horizon.step + 1
-    if length > len(readings):
-        raise UserError(
-            f"{readings.source} has {len(readings):,} rows, and a window needs {length:,}"
-        )
-    rows = slice(len(readings) - length, None)
-    segments = split_at_gap(slice_series(readings, rows), schema.gaps)
-    if segments[0] != segments[-1]:
-        raise UserError(
-            f"{readings.source}: its last {len(segments):,} rows are not even, "
-            "and the window would cross a gap"
-        )
-    values = fill_missing(readings, schema.inputs, rows, schema.impute)
-    offsets = np.arange(0, horizon.lookback, horizon.step)
-    window = SlidingWindows(values, np.zeros(1, np.int64), offsets)
-    columns = {SERIES_INPUT: window, readings.time_column: readings.times[-1:]}
-    return columns, [int(readings.lines[-1])]
-
-
-def slice_series(readings: TimeSeries, rows: slice) -> TimeSeries:
-    """Some rows of a series."""
-    return replace(
-        readings,
-        times=readings.times[rows],
-        values=readings.values[rows],
-        lines=readings.lines[rows],
-    )

@@ -49,7 +49,7 @@ def split_columns(
 
 
 def _is_identifier_column(table: CsvTable, name: str, unique: float, levels: int | None) -> bool:
-    """Whether too many texts come once, so that nothing can be learnt of them; logged."""
+    """Whether too many texts come only once to generalize from them; logged."""
     texts = table.to_texts(name)
     distinct, present = len(set(texts) - {""}), int((texts != "").sum())
     if distinct == present:
