@@ -50,6 +50,7 @@ def select_prediction_source(folder: Path, fit: str = "") -> PredictionSource | 
         UserError: There is no such fit.
     """
     results = stored_files.load_json_lines(folder / "results.jsonl")
+    # Test results are of fits that are listed already, unless there are no others.
     lines = [line for line in results if line["split"] != "test"] or results
     names = list(dict.fromkeys(line["name"] for line in lines if line.get("scores")))
     # Names become paths below; a results.jsonl from elsewhere may hold "../…".

@@ -82,6 +82,7 @@ class CustomMetric:
 
     def __call__(self, answers: np.ndarray, targets: np.ndarray) -> float:
         """The metric of these rows; raises UserError for a failure in it or a wrong shape."""
+        # Views, no copies.
         prediction, target = torch.from_numpy(answers), torch.from_numpy(targets)
         try:
             values = torch.as_tensor(self.function(prediction, target)).double()

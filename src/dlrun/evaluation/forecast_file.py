@@ -101,6 +101,7 @@ def _select_first_days(moments: np.ndarray, horizon: ForecastHorizon) -> np.ndar
         if horizon.dated
         else MIN_POINTS
     )
+    # Ten days of a daily series are too few to see anything.
     count = min(len(moments), max(count, MIN_POINTS))
     return np.arange(0, count, max(1, -(-count // MAX_POINTS)))
 
@@ -111,6 +112,7 @@ def get_last_values(
     """(N, 1) the last value of the target's column in each window; None without that input."""
     for name in dataset.inputs:
         series, columns = rows[name], dataset.labels.get(name, ())
+        # The target's column may be among the inputs, or predicted from others alone.
         if isinstance(series, SlidingWindows) and horizon.column in columns:
             last_values = series.values[
                 series.first + series.offsets[-1], columns.index(horizon.column)

@@ -159,6 +159,7 @@ def compute_difference(
 
     from dlrun.evaluation import bootstrap
 
+    # Both are checked before any resampling, which takes seconds.
     definition = _check_metric_spec(first, measure)
     if (second_definition := _check_metric_spec(second, measure)) != definition:
         raise UserError(
@@ -200,6 +201,7 @@ def _split_metric_difference(
         labels.append(metric.to_labels(answers[order]).reshape(len(rows), -1))
     num_different = len(np.unique(rows[(labels[0] != labels[1]).any(1)]))
     telling = min(num_different, max(1, metric.count_small_class(targets)))
+    # Two statistics for each resample.
     work = 2 * metric.get_cost(first.answers[definition.target])
     return bootstrap.compute_paired_interval(
         statistics[0], statistics[1], rows, telling=telling, seed=SEED, work=work
@@ -283,6 +285,7 @@ def _check_rows(first: CombinedPredictions, second: CombinedPredictions, target:
     (ids, first_index), (second_ids, second_index) = (
         np.unique(predictions.rows, return_index=True) for predictions in (first, second)
     )
+    # Row numbers alone prove nothing across data sets, hence the fingerprints above.
     if not np.array_equal(ids, second_ids):
         shared = len(np.intersect1d(ids, second_ids))
         raise UserError(
@@ -318,6 +321,7 @@ def _find_metric_spec(folder: Path, measure: str) -> MetricSpec:
             name: {"_target_": METRICS_MODULE + name, **METRICS[name].default_settings}
             for name in names
         }
+        # As `experiment.builder` names them.
         prefix = f"{target}_" if len(fields) > 1 else ""
         nodes = get_target_part(config, "metric", target)
         for name, node in (nodes or defaults).items():

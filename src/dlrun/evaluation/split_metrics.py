@@ -13,7 +13,7 @@ Array = np.ndarray
 WeightedMetric = Callable[[Array], float]  # how often each entry counts → the measure
 ClassCounts = tuple[
     Array, Array, Array
-]  # of each class, or label: rightly answered, answered, true
+]  # of each class, or label: predicted rightly, predicted, true
 CLASS_METRICS = ("precision", "recall", "f1")
 
 
@@ -164,6 +164,7 @@ def _get_true_classes(kind: str, predictions: Array, targets: Array) -> Array:
 
 def _count_classes(predicted: Array, true: Array, counts: Array, binary: bool) -> ClassCounts:
     """The totals of the classes that occur, in truth or predictions; of two, the positive one."""
+    # bincount needs as many classes as the largest number in either.
     size = 2 if binary else 1 + int(max(predicted.max(), true.max()))
     correct = predicted == true
     totals = [
@@ -178,6 +179,7 @@ def _count_classes(predicted: Array, true: Array, counts: Array, binary: bool) -
 def _average_classes(
     name: str, average: str, correct: Array, predicted: Array, true: Array
 ) -> float:
+    # The sums of all classes take the place of the classes.
     if average == "micro":
         correct, predicted, true = (
             correct.sum(keepdims=True),

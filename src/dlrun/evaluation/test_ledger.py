@@ -186,6 +186,7 @@ def add_entry(
         if started:
             return started[-1]
         require_reason(task, fingerprint, reason, test=test)
+        # With the offset: local time alone is ambiguous once a year.
         date = datetime.now().astimezone().isoformat(timespec="seconds")
         entry = LedgerEntry(
             date, task, fingerprint, compute_config_hash(config), {}, str(run), reason.strip(), test
@@ -252,6 +253,7 @@ def _parse_entry(line: bytes) -> LedgerEntry | None:
                 if field.name != "test"
             }
         )
+        # Entries of before 0.1.1 lack it.
         entry = replace(entry, test=record.get("test", ""))
         texts = (
             entry.date,

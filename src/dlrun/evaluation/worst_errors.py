@@ -16,7 +16,7 @@ from dlrun.data.display import describe_array, describe_raw_row, format_value
 
 # About the smallest difference from 1 that float32 has: keeps the logarithm finite.
 MIN_PROBABILITY = 1e-7
-IMAGE_SIZE = 140  # pixels, to which small pictures are enlarged
+IMAGE_SIZE = 140  # pixels, to which small images are enlarged
 MAX_LISTED_NUMBERS = 6  # as many numbers of one answer
 
 
@@ -84,6 +84,7 @@ def write_largest_errors(
 
 def compute_row_losses(field: Field, answer: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """The loss of each row (n,): cross-entropy of classes or labels, else absolute error."""
+    # In double: 1 - answer loses digits near 1.
     answer, rows = answer.astype(np.float64), len(answer)
     if field.kind == "category":
         return -np.log(

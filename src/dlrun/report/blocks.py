@@ -19,6 +19,7 @@ class Text:
     """
 
     text: str
+    # Not a style: each writer decides how a tone looks.
     tone: str = ""
 
 
@@ -94,6 +95,7 @@ class Gallery:
     errors: tuple[ErrorRow, ...]
 
 
+# A writer has one function for each; see WRITERS in html.py and markdown.py.
 Block = Text | BulletList | Code | Pairs | ImageBlock | Gallery | TextTable
 
 

@@ -87,6 +87,7 @@ def draw_comparison(runs: Sequence[Path], file: Path) -> Path | None:
         for lines in results
         for name, direction in run_reader.read_direction_map(lines).items()
     }
+    # A line of legend for each run, below each panel.
     height = (2.9 + 0.15 * len(histories)) * len(names) + 0.5
     with save_figure(file, "Validation curves", {}, warning, height=height, width=WIDTH) as figure:
         for name, panel in zip(
@@ -118,6 +119,7 @@ def draw_comparison(runs: Sequence[Path], file: Path) -> Path | None:
 def find_main_stage(run: Path) -> str:
     """The stage that stands for a run: the winner of a workflow, or else the last of its fits."""
     results = run_reader.read_results(run)
+    # A test result alone does not make a stage the main one.
     fitted = [line for line in results if line["split"] != "test"] or results
     return workflow_stages.find_best_stage(workflow_stages.read_verdicts(run)) or (
         run_reader.get_family(fitted[-1]["name"]) if fitted else ""
@@ -144,6 +146,7 @@ def _validation_curves(run: Path) -> dict[str, Curve]:
 
 def _make_score_table(runs: Sequence[Path]) -> TextTable:
     scores_by_run = [_collect_scores(run) for run in runs]
+    # Validation first: it is what runs are compared by.
     heads = sorted(
         {head for scores in scores_by_run for head in scores},
         key=lambda head: (head[0] != "val", head),
@@ -184,6 +187,7 @@ def _list_differences(runs: Sequence[Path]) -> Block:
     flats = [run_reader.flatten_config(config) for config in configs]
     rows = [
         [key, *("" if flat.get(key) is None else str(flat[key]) for flat in flats)]
+        # Keys that all runs share would bury the few that matter.
         for key in run_reader.find_changed_keys(configs)
     ]
     if not rows:
@@ -206,6 +210,7 @@ def _make_run_blocks(run: Path) -> list[Block]:
         Text(str(run), "small"),
         *(block for section in sections for block in section.blocks),
     ]
+    # Only a figure that the run has drawn itself: other runs are read, never written.
     image = run / "learning-curves.png"
     blocks += (
         [ImageBlock(image, run_report.CURVES_CAPTION, run_report.CURVES_CAPTION)]

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 CLASSES = ("binary", "category")
 NUMBERS = ("number", "fraction")
-POINTS = 5000
-CLASSES_WITH_COUNTS = 60
+POINTS = 5000  # of a scatter plot: more cover each other
+CLASSES_WITH_COUNTS = 60  # in more classes, cells are smaller than their numbers
 CLASSES_WITH_NAMES = 120
 
 
@@ -71,6 +71,7 @@ def count_confusion(truth: np.ndarray, output: np.ndarray, kind: str, size: int 
     predicted = (
         (output.reshape(len(true)) > 0.5).astype(int) if kind == "binary" else output.argmax(-1)
     )
+    # Classes that never occur keep their row and column.
     size = max(size, 2) if kind == "binary" else max(size, output.shape[-1])
     return np.bincount(true * size + predicted, minlength=size * size).reshape(size, size)
 
@@ -92,6 +93,7 @@ def draw_matrix(
     )
     # A class without rows has a row of zeros, not of nan.
     shares = counts / counts.sum(1, keepdims=True).clip(min=1)
+    # Cells shrink with many classes, and the figure stays below 18 inches.
     side = min(max(4.2, 0.5 * size if size <= 12 else 2.5 + 0.3 * size), 18)
     layout: dict[str, Any] = {
         "height": side + 0.1,
@@ -111,7 +113,7 @@ def draw_matrix(
             pad=0.02,
             label="share of the true class",
         )
-        axes.set(xlabel="answered", ylabel="true (rows)")
+        axes.set(xlabel="predicted", ylabel="true (rows)")
         axes.grid(visible=False)
         if size <= CLASSES_WITH_NAMES:
             _write_names(axes, labels, counts.sum(1).tolist())
@@ -141,6 +143,7 @@ def draw_residuals(
     with save_figure(file, title, config, warning, height=7.4, width=WIDTH) as figure:
         upper, lower = figure.subplots(2, 1, height_ratios=(3, 2))
         ends = [min(truth.min(), predicted.min()), max(truth.max(), predicted.max())]
+        # The diagonal spans predictions too, which may lie outside the truth.
         upper.plot(ends, ends, "--", color=GREY, linewidth=1.4)
         upper.set(
             xlabel="true", ylabel="predicted", title="predicted against true; dashed: no error"
@@ -168,6 +171,7 @@ def draw_predictions(
         truth, output = (
             predictions[family, split].get(f"{group}/{target}") for group in ("target", "output")
         )
+        # A fit on other targets, or a split without rows, has nothing to draw.
         if truth is None or output is None or not len(truth):
             continue
         suffix = f"{file_names[target]}-{family}-{split}.png"
@@ -220,8 +224,10 @@ def _write_names(axes: Axes, labels: list[str], totals: list[int]) -> None:
 
 def _write_counts(axes: Axes, counts: np.ndarray, shares: np.ndarray) -> None:
     size = len(counts)
+    # Numbers must fit into cells that shrink.
     letters = 10 if size <= 12 else max(6.5, 9.5 - 0.04 * size)
     for row, column in zip(*counts.nonzero(), strict=True):
         style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": letters}
+        # Readable on both ends of the color map.
         color = "white" if shares[row, column] > 0.55 else "#333333"
         axes.text(column, row, f"{counts[row, column]:,}", color=color, **style)

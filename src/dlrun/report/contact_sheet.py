@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-IMAGE_SIZE = 1.15  # inches a picture takes
-MAX_CAPTION_LENGTH = 17  # of a line above or below a picture
+IMAGE_SIZE = 1.15  # inches of an image
+MAX_CAPTION_LENGTH = 17  # letters of a line above or below it
 
 
 @dataclass(frozen=True)

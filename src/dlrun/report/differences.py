@@ -29,18 +29,14 @@ def compare_runs(runs: Sequence[Path]) -> list[str]:
         measure = find_shared_metric(runs[0], runs[0])
         scores = [_get_score(run, measure) for run in runs]
     except CorruptedFileError:
-        raise
+        raise  # it is a UserError too, and must not pass for a run without scores
     except UserError as fault:
         return [f"No run can be called the best: {fault}."]
     sign = 1 if measure_names.get_direction(measure, goals) == "min" else -1
     best = min(range(len(runs)), key=lambda index: sign * scores[index])
-    lines, close_runs = (
-        [
-            f"Best by validation {measure}: run {best + 1}, "
-            f"{formatting.format_number(scores[best])}."
-        ],
-        [],
-    )
+    value = formatting.format_number(scores[best])
+    lines = [f"Best by validation {measure}: run {best + 1}, {value}."]
+    close_runs = []
     for index, run in enumerate(runs):
         if index == best:
             continue
@@ -49,19 +45,16 @@ def compare_runs(runs: Sequence[Path]) -> list[str]:
         except CorruptedFileError:
             raise
         except UserError as fault:
+            # Other rows or other data: no verdict on this pair, and the others are compared.
             lines.append(f"Run {index + 1} cannot be compared with it row by row: {fault}.")
             continue
-        lines.append(
-            f"Run {best + 1} − run {index + 1}: "
-            f"{measures.describe_difference(measure, difference, goals)}."
-        )
+        text = measures.describe_difference(measure, difference, goals)
+        lines.append(f"Run {best + 1} − run {index + 1}: {text}.")
         close_runs += [] if difference.is_nonzero else [f"run {index + 1}"]
-    summary = (
-        [f"Within chance of the best: {', '.join(close_runs)}."]
-        if close_runs and len(runs) > 2
-        else []
-    )
-    return [*lines, *summary]
+    # Of two runs the line above says it already.
+    if close_runs and len(runs) > 2:
+        lines.append(f"Within chance of the best: {', '.join(close_runs)}.")
+    return lines
 
 
 def _get_score(run: Path, measure: str) -> float:

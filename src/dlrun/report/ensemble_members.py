@@ -69,6 +69,7 @@ def make_members_table(folder: Path) -> tuple[TextTable, list[str]] | None:
         for line in run_reader.read_results(folder)
         if line["split"] == "val" and line["scores"]
     ]
+    # members.json alone: the ensemble was not validated.
     if record is None or not lines:
         return None
     measure = next(
@@ -147,6 +148,7 @@ def _describe_best_member(
     members: list[MemberScore], measure: str, goals: dict[str, str]
 ) -> list[str]:
     """One sentence on the member that is best on the same rows."""
+    # Members that could not be compared have a reason in the table instead.
     compared = [
         member for member in members if member.value is not None and member.gain is not None
     ]

@@ -39,6 +39,7 @@ def draw_forecasts(
     """
     files: dict[tuple[str, str], Path] = {}
     for file in sorted((folder / "forecast").glob("*-*.json")):
+        # A job's name may hold dashes, a split's does not.
         job, _, split = file.stem.rpartition("-")
         family = run_reader.get_family(job)
         if only is None or family in only:
@@ -70,7 +71,9 @@ def _draw_forecast(
     horizon = horizon_from_dict(forecast["outlook"])
     assert horizon is not None
     count = len(horizon.rows)
+    # A set: of two horizons the middle one is an end.
     shown_steps = sorted({0, count // 2, count - 1})[:MAX_PLOTS] if count > 1 else [0]
+    # One horizon has no error by horizon.
     panels = len(shown_steps) + (count > 1)
     with save_figure(
         file, f"Forecast of {title}", config, warning, height=2.9 * panels + 0.9, width=1.6 * WIDTH

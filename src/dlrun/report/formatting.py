@@ -50,6 +50,7 @@ def get_metric_labels(scores: list[Scores]) -> dict[str, str]:
 
 def _is_close(scores: list[Scores], name: str, other_name: str) -> bool:
     first, second = get_metric_values(scores, name), get_metric_values(scores, other_name)
+    # Equal up to rounding: the loss is summed in batches, the metric over rows.
     return len(first) == len(second) > 0 and all(
         abs(a - b) <= 1e-9 * abs(a) for a, b in zip(first, second, strict=True)
     )
@@ -100,7 +101,9 @@ def mean_and_std(numbers: list[float]) -> tuple[float | None, float | None]:
     """
     defined = [value for value in numbers if not math.isnan(value)]
     if not defined:
+        # None: not measured. nan: measured and undefined.
         return (math.nan if numbers else None), None
+    # fsum, so that the order of the folds does not matter.
     mean = math.fsum(defined) / len(defined)
     if len(defined) < 2:
         return mean, None

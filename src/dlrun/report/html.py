@@ -107,6 +107,7 @@ CLASSES = {"": "", "small": ' class="small"', "strong": ' class="strong"', "loud
 def make_html_page(heading: str, sections: Sequence[Section]) -> str:
     """The whole page as text, with images inside. Everything shown is escaped."""
     numbered = [(f"part-{number}", section) for number, section in enumerate(sections, 1)]
+    # The first section has no title and needs no link.
     links = " · ".join(
         f'<a href="#{name}">{escape(section.title)}</a>'
         for name, section in numbered
@@ -184,6 +185,7 @@ def _table(block: TextTable) -> str:
     )
     lines = ""
     for row in block.rows:
+        # By its star, so that any table may mark its winner.
         won = " class=won" if row and row[0].endswith(STAR) else ""
         lines += f"<tr{won}>{''.join(cell(text, index) for index, text in enumerate(row))}</tr>"
     title = f'<p class="caption">{escape(block.title)}</p>' if block.title else ""
@@ -212,6 +214,7 @@ def _image_block(block: ImageBlock) -> str:
 
 def embed_image(file: Path, about: str) -> str:
     """An image with its bytes inside the page."""
+    # By its suffix: samples may be animations.
     kind = {".jpg": "jpeg", ".jpeg": "jpeg", ".gif": "gif"}.get(file.suffix.lower(), "png")
     # One file that can be mailed; it loads nothing.
     code = base64.b64encode(file.read_bytes()).decode("ascii")
@@ -223,13 +226,15 @@ def _gallery(block: Gallery) -> str:
 
 
 def _error_row(error: ErrorRow) -> str:
-    verdict = f"<p><b>true</b> {escape(error.truth)} <b>answered</b> {escape(error.prediction)}</p>"
-    picture = embed_image(error.image, f"row {error.row}") if error.image else ""
+    verdict = (
+        f"<p><b>true</b> {escape(error.truth)} <b>predicted</b> {escape(error.prediction)}</p>"
+    )
+    image = embed_image(error.image, f"row {error.row}") if error.image else ""
     text = f"<blockquote>{escape(error.text)}</blockquote>" if error.text else ""
     spans = (f"<span><i>{escape(name)}</i> {escape(value)}</span>" for name, value in error.cells)
     cells = f'<p class="cells">{" ".join(spans)}</p>' if error.cells else ""
     small = f'<p class="small">row {escape(error.row)}, loss {escape(error.loss)}</p>'
-    return f'<div class="mistake">{verdict}{picture}{text}{cells}{small}</div>'
+    return f'<div class="mistake">{verdict}{image}{text}{cells}{small}</div>'
 
 
 WRITERS: dict[type[Block], Callable[[Any], str]] = {

@@ -23,12 +23,12 @@ WHITE, GAP_COLOR = (255, 255, 255), (205, 222, 238)  # between cells
 DESCRIPTIONS = {
     "activations": (
         "Activations",
-        "What layers answer to a picture. First layers show edges; deeper ones are more abstract, "
-        "and more of their channels are silent.",
+        "The activations of layers for an image. First layers show edges; deeper ones are more "
+        "abstract, and more of their channels are silent.",
     ),
     "heatmap": (
         "Class-activation heatmaps",
-        "Which places of a picture speak for a class (Grad-CAM): the warmer, the more.",
+        "The regions of an image that speak for a class (Grad-CAM): the warmer, the more.",
     ),
     "saliency": (
         "Saliency",
@@ -36,9 +36,9 @@ DESCRIPTIONS = {
     ),
     "filters": (
         "Filter patterns",
-        "Pictures that excite one filter each, found by gradient ascent on the pixels.",
+        "Images that excite one filter each, found by gradient ascent on the pixels.",
     ),
-    "weights": ("Weights", "The kernels that look at the picture itself; mid-grey is zero."),
+    "weights": ("Weights", "The kernels of the first layer; mid-gray is zero."),
 }
 name_of = naming.get_model_name
 
@@ -51,6 +51,7 @@ def list_images(folder: Path) -> list[dict[str, str]]:
     return [
         entry
         for entry in with_paths
+        # A newer dlrun may have drawn kinds that this one does not know.
         if entry["kind"] in DESCRIPTIONS and (folder / "visualize" / entry["file"]).is_file()
     ]
 
@@ -134,6 +135,7 @@ def draw_grid(
     A pixel of the sheet is one of the file: resampled, fine stripes would make patterns that are
     not there.
     """
+    # Few cells still need room for the heading.
     columns = max(4, min(columns, len(cells)))
     color_map, gap_color = (
         ("viridis", WHITE) if cells.ndim == 3 else ("gray", GAP_COLOR)
@@ -197,6 +199,7 @@ def draw_saliency(
     """Draw the image, and how much each of its pixels matters."""
     import numpy as np
 
+    # 1e-12: where no pixel matters, nothing is divided by zero.
     bright = max(float(np.quantile(saliency, 0.995)), 1e-12)  # a few pixels outshine the rest
     panels = {
         "the picture": (image, None),
@@ -234,6 +237,7 @@ def _draw_images(
             else:
                 panel.imshow(base, cmap=color_map, vmin=0, vmax=1)
             if overlay is not None:
+                # The overlay is transparent where it is cold.
                 panel.imshow(overlay, cmap=color_map, vmin=0, vmax=1, alpha=0.6 * overlay)
             panel.set_title(textwrap.shorten(panel_title, 26, placeholder="…"))
             panel.set_axis_off()

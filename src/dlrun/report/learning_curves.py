@@ -54,6 +54,7 @@ def draw_learning_curves(
     if not names:
         return None
     families = len({run_reader.get_family(row["job"]) for row in rows})
+    # Two lines of legend for each family, below each panel.
     height = (2.9 + 0.35 * families) * len(names) + 0.5
     with save_figure(
         file,
@@ -102,6 +103,7 @@ def find_curve_best(curve: Curve, goal: str) -> int | None:
 def get_checkpoint_epoch(results: run_reader.JsonLines, job: str) -> int | None:
     """The epoch whose weights were kept and scored; None where none was selected."""
     matches = [
+        # results.jsonl tells the checkpoint in words, such as 'best, epoch 12'.
         re.search(r"best.*epoch (\d+)", str(line.get("checkpoint")))
         for line in results
         if line["name"] == job
@@ -116,6 +118,7 @@ def _draw_panel(
     by_split = {split: collect_curves(history, measure, split) for split in ("train", "val")}
     multiple = len(families) > 1
     for position, family in enumerate(families):
+        # Colors repeat after six families; the legend still names each.
         color = COLORS[position % len(COLORS)]
         for split, style in (("train", ":"), ("val", "-")):
             curves = by_split[split].get(family, {})
@@ -179,6 +182,7 @@ def _mark_best(
     goal = measure_names.get_direction(measure, run_reader.read_direction_map(results))
     if len(curves) == 1:
         (job, curve), *_ = curves.items()
+        # The kept epoch may be chosen by another metric than this panel's.
         epoch = get_checkpoint_epoch(results, job) or find_curve_best(curve, goal)
     else:
         curve = compute_mean_curve(list(curves.values()))

@@ -47,6 +47,7 @@ def draw_suggestion(panel: Axes, record: dict[str, Any]) -> None:
     panel.axvline(record["rate"], color=COLORS[1], linestyle="--", linewidth=1.6, label=suggestion)
     for name, marker in (("steepest", "v"), ("lowest", "o")):
         rate = record[name]
+        # The suggestion is read off the smoothed curve, so its points lie there.
         height = record["smoothed"][record["rates"].index(rate)]
         panel.plot(
             [rate],

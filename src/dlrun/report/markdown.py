@@ -35,6 +35,7 @@ def make_markdown_page(heading: str, sections: Sequence[Section], folder: Path) 
 def escape_markdown(text: str) -> str:
     """Text on one line that Markdown shows as it is."""
     return (
+        # A line break in a name from data would end the heading or table row.
         " ".join(text.split())
         .replace("\\", "\\\\")
         .replace("<", "\\<")
@@ -116,7 +117,8 @@ def _gallery(block: Gallery, folder: Path) -> str:
 
 
 def _error_row(error: ErrorRow, folder: Path) -> str:
-    summary = f"row {error.row}: true {error.truth}, answered {error.prediction}, loss {error.loss}"
+    verdict = f"true {error.truth}, predicted {error.prediction}"
+    summary = f"row {error.row}: {verdict}, loss {error.loss}"
     image = f"picture {_relative_name(error.image, folder)}" if error.image else ""
     cells = ", ".join(f"{name} {value}" for name, value in error.cells)
     details = (
@@ -126,6 +128,7 @@ def _error_row(error: ErrorRow, folder: Path) -> str:
 
 
 def _relative_name(file: Path, folder: Path) -> str:
+    # Forward slashes on every system.
     return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else str(file)
 
 

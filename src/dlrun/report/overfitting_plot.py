@@ -75,12 +75,14 @@ def draw_regularization_curves(
     variants = [name for name in workflow_stages.get_regularization_stages(config) if name in val]
     if not base or not variants:
         return None
+    # Rounded up.
     rows = -(-len(variants) // NUM_COLUMNS)
     max_epoch = 2 * max(
         max(val[name]) for name in variants
     )  # of the base, which may go on for much longer
     # The base may have been trained for far longer, which would squeeze the variants.
     base_curve = {epoch: value for epoch, value in val[base].items() if epoch <= max_epoch}
+    # One scale for all panels, or a small gain would look like a large one.
     low, high = get_value_range([base_curve, *(val[name] for name in variants)]) or (0, 1)
     title = f"Validation loss against '{base}'"
     size: dict[str, Any] = {"height": 2.35 * rows + 0.9, "width": WIDE_FIGURE}
@@ -96,6 +98,7 @@ def draw_regularization_curves(
                 base_curve,
             )
             panel.set_ylim(low - 0.2 * (high - low), high)  # room for the numbers below the rings
+        # An odd number of variants leaves a panel empty.
         for panel in panels[len(variants) :]:
             panel.set_axis_off()
         handles = {
@@ -123,6 +126,7 @@ def format_patch(name: str, lines: run_reader.JsonLines, base: run_reader.JsonLi
         if base_changes.get(key) != value
     }
     text = ", ".join(f"{key} = {value}" for key, value in changes.items())
+    # A longer patch does not fit above a panel.
     if not text or len(text) > 30:
         return name
     return text if name in changes else f"{name}: {text}"

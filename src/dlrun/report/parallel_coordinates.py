@@ -79,6 +79,7 @@ def draw_parallel_coordinates(
         f"{num_failed} failed, not shown" if num_failed else "",
         "the best one in red" if best_jobs else "",
     ]
+    # The heading names the task of the first job.
     config = stored_files.load_run_config(folder / drawn_jobs[0].folder)
     warning = next((line.note for line in drawn_jobs if line.note), "")
     size: dict[str, Any] = {"height": 4.4, "width": max(5.6, 1.45 * len(scales) + 0.8)}
@@ -113,6 +114,7 @@ def make_axis_scale(name: str, values: Sequence[str], up: int = 1) -> AxisScale:
         and distinct[-1] / min(v for v in distinct if v > 0) >= 9.99
     )
     if len(distinct) < 2 or None in numbers or mixed:
+        # Numbers in their order although they are evenly spaced; words in that of the jobs.
         order = sorted(texts, key=float) if None not in numbers else texts
         heights = {text: (index + 0.5) / len(order) for index, text in enumerate(order)}
         labeled = order[:: -(-len(order) // MAX_LABELS)]
@@ -203,6 +205,7 @@ def draw_job_lines(
     from matplotlib import colormaps
 
     measure = scales[-1].name.removeprefix("val ")
+    # Many lines cover each other: the more, the fainter.
     faint = max(0.35, min(0.9, 12 / len(jobs)))
     for job in sorted(jobs, key=lambda job: scales[-1].heights[str(get_job_score(job, measure))]):
         score = scales[-1].heights[str(get_job_score(job, measure))]

@@ -16,15 +16,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-WIDTH = 5.6  # inches: narrow, so that the letters are still readable when a phone shows the picture
-COLORS = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#e69f00",
-    "#56b4e9",
-)  # told apart by the colour-blind
+WIDTH = 5.6  # inches: narrow, so that a phone shows readable letters
+
+# Okabe and Ito's palette, which color-blind readers can tell apart:
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 GREY = "#6b6b6b"
 WARNING_COLOR = "#b00020"
 LETTERS_PER_INCH = 11  # of a heading, for each inch

@@ -204,6 +204,7 @@ def predictions_to_csv(
         heads.append("note")
         columns.append([note] * len(names))
     for name, column in (beside or {}).items():
+        # The user's columns may be called as ours are: both must stay.
         heads.append(f"{name} (file)" if name in heads else name)
         columns.append(column)
     text = io.StringIO()

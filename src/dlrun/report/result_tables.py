@@ -43,6 +43,7 @@ def make_score_tables(results: run_reader.JsonLines, config: dict[str, Any]) -> 
     """One table for each stage and split; the folds of one stage share theirs."""
     groups: dict[tuple[str, str], run_reader.JsonLines] = {}
     for line in results:
+        # A dict keeps the order of the fits.
         groups.setdefault((run_reader.get_family(line["name"]), line["split"]), []).append(line)
     return [
         _make_score_table(name, split, lines, config) for (name, split), lines in groups.items()
@@ -152,6 +153,7 @@ def _format_message(lines: run_reader.JsonLines) -> str:
     first_repeat = [
         line for line in lines if not line["job"].get("repeat")
     ]  # seeds see the same rows again
+    # The rows of one metric, since undefined ones have none.
     counts = [
         score.get("n") or 0
         for line in first_repeat

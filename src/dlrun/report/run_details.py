@@ -127,8 +127,10 @@ def _get_node(config: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _describe_kind(field: dict[str, Any] | str) -> str:
     """'bag of 10000', 'number, 13', 'binary: negative, positive'."""
+    # Without a fit there is no fields.json, and the task knows the kinds alone.
     if isinstance(field, str):
         return field
+    # A size of 1 is no news: a number has the shape (1,).
     shape = [size for size in field.get("shape") or () if size != 1]
     size = f", {' × '.join(map(str, shape))}" if shape else ""
     labels = [str(label) for label in field.get("labels") or ()]

@@ -39,12 +39,12 @@ def get_report_heading(folder: Path) -> str:
     return naming.get_run_title(config) or folder.name
 
 
-def make_run_sections(folder: Path, pictures: dict[str, list[Path]]) -> list[Section]:
+def make_run_sections(folder: Path, figures: dict[str, list[Path]]) -> list[Section]:
     """All sections there are data for, in reading order.
 
     Args:
         folder: The run folder.
-        pictures: Kind → files, as `build.draw_figures` returns them.
+        figures: Kind → files, as `build.draw_figures` returns them.
     """
     config, results, steps = (
         stored_files.load_run_config(folder),
@@ -66,14 +66,14 @@ def make_run_sections(folder: Path, pictures: dict[str, list[Path]]) -> list[Sec
         *workflow_steps.make_audit_section(folder),
         *workflow_steps.make_step_sections(steps),
         *(
-            make_stage_sections(results, steps, pictures)
+            make_stage_sections(results, steps, figures)
             if workflow
             else make_score_sections(folder, results, config)
         ),
         *ensemble_members.make_ensemble_sections(folder),
-        *make_curve_sections(pictures),
+        *make_curve_sections(figures),
         *make_rate_section(run_reader.read_history(folder)),
-        *make_prediction_sections(pictures),
+        *make_prediction_sections(figures),
         *workflow_steps.make_error_sections(folder, workflow_stages.select_display_stages(steps)),
         *interpretation.make_visualization_sections(folder),
         *generated.make_sample_sections(folder),
@@ -93,6 +93,7 @@ def make_score_summary(results: run_reader.JsonLines, steps: run_reader.JsonLine
     fitted = [line for line in run_reader.drop_previous_stages(results) if line.get("scores")]
     if steps or not fitted:
         return []
+    # The family that was fitted last is the one that the run is about.
     family = run_reader.get_family(fitted[-1]["name"])
     # The first that there is, the least optimistic first.
     for split in ("test", "val", "train"):
@@ -138,6 +139,7 @@ def make_workflow_summary(
     stopped = bool(last.get("stopped"))
     text = f"Stopped at step {last['step']}: {last['verdict']}" if stopped else str(last["verdict"])
     blocks: list[Block] = [Text(text, "loud" if stopped else "strong")]
+    # A stopped workflow has come to its end, too.
     if not stopped and last["step"] < LAST_STEP:
         blocks.append(
             Text(
@@ -152,7 +154,7 @@ def make_workflow_summary(
 
 
 def make_stage_sections(
-    results: run_reader.JsonLines, steps: run_reader.JsonLines, pictures: dict[str, list[Path]]
+    results: run_reader.JsonLines, steps: run_reader.JsonLines, figures: dict[str, list[Path]]
 ) -> list[Section]:
     """The stages of a workflow against the baseline."""
     if not workflow_stages.group_by_stage(results):
@@ -161,7 +163,7 @@ def make_stage_sections(
     caption = f"{legend} {workflow_stages.format_num_candidates(results, steps)}"
     images = [
         ImageBlock(file, "The score of every stage with its interval", caption)
-        for file in pictures.get("stages", ())
+        for file in figures.get("stages", ())
     ]
     return make_sections(
         "Baseline against models", [*images, workflow_stages.make_stage_table(results, steps)]
@@ -205,7 +207,7 @@ def summarize_rates(rates: list[float]) -> list[float]:
     ]
 
 
-def make_curve_sections(pictures: dict[str, list[Path]]) -> list[Section]:
+def make_curve_sections(figures: dict[str, list[Path]]) -> list[Section]:
     """The course of training: learning curves, capacity, regularization."""
     captions = (
         ("Learning curves", "curves", CURVES_CAPTION),
@@ -215,17 +217,17 @@ def make_curve_sections(pictures: dict[str, list[Path]]) -> list[Section]:
     sections: list[Section] = []
     for title, name, caption in captions:
         sections += make_sections(
-            title, [ImageBlock(file, caption, caption) for file in pictures.get(name, ())]
+            title, [ImageBlock(file, caption, caption) for file in figures.get(name, ())]
         )
     return sections
 
 
-def make_prediction_sections(pictures: dict[str, list[Path]]) -> list[Section]:
+def make_prediction_sections(figures: dict[str, list[Path]]) -> list[Section]:
     """Predictions against the truth."""
-    images = [ImageBlock(file, file.stem.replace("-", " ")) for file in pictures.get("answers", ())]
+    images = [ImageBlock(file, file.stem.replace("-", " ")) for file in figures.get("answers", ())]
     forecasts = [
         ImageBlock(file, file.stem.replace("-", " "), forecast_plot.CAPTION)
-        for file in pictures.get("forecast", ())
+        for file in figures.get("forecast", ())
     ]
     return [
         *make_sections("Forecast vs actual", forecasts),

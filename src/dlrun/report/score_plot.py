@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-MAX_STAGES = 24  # stages in one picture; of more, the best of the search
+MAX_STAGES = 24  # stages in one figure; of more, the best of the search
 BLUE, WINNER_COLOR = COLORS[0], COLORS[1]
 Dot = tuple[float, float | None, float | None]  # score, and the ends of its whisker
 
@@ -62,6 +62,7 @@ def collect_dots(results: run_reader.JsonLines, measure: str) -> dict[str, Dot]:
     for stage, lines in workflow_stages.group_by_stage(results).items():
         scores = [line.get("scores") or {} for line in lines]
         value, low, high = workflow_stages.get_score_range(scores, measure)
+        # A mean over the folds that survived would look too good.
         if value is not None and math.isfinite(value) and all(measure in score for score in scores):
             dots[stage] = (value, low, high)
     return dots
@@ -96,11 +97,13 @@ def _draw_dots(panel: Axes, dots: dict[str, Dot], winner: str) -> None:
         panel.plot([value], [row], "D" if name == winner else "o", color=color, markersize=7)
     names = [f"{name} {workflow_stages.STAR}" if name == winner else name for name in dots]
     panel.set_yticks(range(len(dots) + 1), [workflow_stages.CONSTANT_STAGE, *names], fontsize=10)
+    # From the top, in the order of the table.
     panel.set_ylim(len(dots) + 0.6, -0.6)
     panel.tick_params(axis="y", length=0)
     if winner in dots:
         label = panel.get_yticklabels()[list(dots).index(winner) + 1]
         label.set(color=WINNER_COLOR, fontweight="bold")
+    # More ticks would run together in so narrow a figure.
     panel.locator_params(axis="x", nbins=5)
 
 

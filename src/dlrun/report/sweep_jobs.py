@@ -11,15 +11,12 @@ from typing import Any
 from dlrun.core import run_reader, stored_files
 from dlrun.core import stored_files as stored
 from dlrun.core.errors import UserError
-from dlrun.core.measure_names import choose_metric, direction_sign
+from dlrun.core.measure_names import COST_NAMES, choose_metric, direction_sign
 from dlrun.report import formatting
 
 TEST_PREFIX = "test "  # before the name of a measure that was taken on test rows
-SEED_KEYS = (
-    "seed",
-    "protocol.seed",
-    "data.seed",
-)  # what is drawn with these is chance, and no setting
+# Jobs that differ in these alone have the same settings: what is drawn with them is chance.
+SEED_KEYS = ("seed", "protocol.seed", "data.seed")
 
 
 @dataclass(frozen=True)
@@ -66,6 +63,7 @@ class SweepObjective:
     @classmethod
     def from_folder(cls, folder: Path) -> SweepObjective:
         """The objective in sweep.yaml; an empty one for sweeps from before it."""
+        # Sweeps from before sweep.yaml are decided by the first metric.
         file = folder / "sweep.yaml"
         measure = (
             stored.load_yaml(file).get("search", {}).get("measure") if file.is_file() else None
@@ -110,6 +108,7 @@ def rank_jobs(jobs: list[JobRow], measure: str) -> list[JobRow]:
 
     def sort_key(job: JobRow) -> tuple[int, float, int]:
         value = get_job_score(job, measure)
+        # A pruned job has the score of an early epoch.
         rank = {"done": 0, "pruned": 1, "failed": 3}.get(job.status, 2)
         return (
             (rank, direction_sign(measure, goals) * value, job.job)
@@ -213,62 +212,70 @@ def _make_job_row(folder: Path, entry: dict[str, Any], objective: SweepObjective
     name = str(entry.get("folder") or f"{entry['job']:03}")
     words = dict(word.partition("=")[::2] for word in entry.get("words", ()))
     results = run_reader.read_results(folder / name)
-    fitted = [
-        line for line in results if line["split"] != "test"
-    ] or results  # what decides is never a test score
+    lines, test_lines = _select_deciding_lines(results)
+    scored = [line.get("scores") or {} for line in lines]
+    tested = [line.get("scores") or {} for line in test_lines]
+    scores = _summarize_scores(scored) | _summarize_scores(tested, TEST_PREFIX)
+    if scores:
+        # Costs are known once a job has ended, and shown where they are asked for.
+        costs = [cost for cost in COST_NAMES if cost in objective.names and cost in entry]
+        scores |= {cost: (entry[cost], None) for cost in costs}
+    baselines = [line.get("baseline") or {} for line in lines]
+    return JobRow(
+        entry["job"],
+        status=str(entry.get("status", "")),
+        overrides=words,
+        scores=scores,
+        baseline={
+            measure: formatting.mean_and_std(formatting.get_metric_values(baselines, measure))[0]
+            for measure in scores
+        },
+        error=" ".join(str(entry.get("error") or "").split()),
+        folder=name,
+        note=run_reader.get_data_warning(results),
+        intervals=get_score_intervals(scored) | get_score_intervals(tested, TEST_PREFIX),
+        directions=run_reader.read_direction_map(lines),
+        undefined=get_undefined_reasons(scored),
+    )
+
+
+def _select_deciding_lines(
+    results: run_reader.JsonLines,
+) -> tuple[run_reader.JsonLines, run_reader.JsonLines]:
+    """The results of the last stage by which a job is judged, and its test results beside them."""
+    # A test score never decides, unless a run has nothing else.
+    fitted = [line for line in results if line["split"] != "test"]
+    if not fitted:
+        return _select_last_stage(results), []
     # A protocol without validation rows is judged by its training rows.
-    val = [line for line in fitted if line["split"] == "val"] or fitted
-    stage_lines = [
-        line
-        for line in val
-        if run_reader.get_family(line["name"]) == run_reader.get_family(val[-1]["name"])
-    ]
-    scored = [line.get("scores") or {} for line in stage_lines]
-    baselines = [line.get("baseline") or {} for line in stage_lines]
-    scores = {
-        measure: formatting.mean_and_std(formatting.get_metric_values(scored, measure))
+    validated = [line for line in fitted if line["split"] == "val"] or fitted
+    return _select_last_stage(validated), [line for line in results if line["split"] == "test"]
+
+
+def _select_last_stage(lines: run_reader.JsonLines) -> run_reader.JsonLines:
+    last = run_reader.get_family(lines[-1]["name"]) if lines else ""
+    return [line for line in lines if run_reader.get_family(line["name"]) == last]
+
+
+def _summarize_scores(
+    scored: list[formatting.Scores], prefix: str = ""
+) -> dict[str, tuple[float | None, float | None]]:
+    """Metric → mean and deviation over several results."""
+    return {
+        prefix + measure: formatting.mean_and_std(formatting.get_metric_values(scored, measure))
         for measure in dict.fromkeys(measure for score in scored for measure in score)
     }
-    test_lines = [line for line in results if line["split"] == "test" and fitted is not results]
-    tested = [line.get("scores") or {} for line in test_lines]
-    scores |= {
-        f"{TEST_PREFIX}{measure}": formatting.mean_and_std(
-            formatting.get_metric_values(tested, measure)
-        )
-        for measure in dict.fromkeys(measure for score in tested for measure in score)
-    }
-    costs = [
-        cost for cost in ("parameters", "seconds") if cost in objective.names and cost in entry
-    ]  # once it has ended
-    scores |= {cost: (entry[cost], None) for cost in costs if scores}
-    baseline = {
-        measure: formatting.mean_and_std(formatting.get_metric_values(baselines, measure))[0]
-        for measure in scores
-    }
-    error = " ".join(str(entry.get("error") or "").split())
-    intervals = get_score_intervals(scored) | {
-        f"{TEST_PREFIX}{measure}": interval
-        for measure, interval in get_score_intervals(tested).items()
-    }
-    details = (
-        baseline,
-        error,
-        name,
-        run_reader.get_data_warning(results),
-        intervals,
-        run_reader.read_direction_map(stage_lines),
-        get_undefined_reasons(scored),
-    )
-    return JobRow(entry["job"], str(entry.get("status", "")), words, scores, *details)
 
 
 def get_score_intervals(
-    scored: list[formatting.Scores],
+    scored: list[formatting.Scores], prefix: str = ""
 ) -> dict[str, tuple[float | None, float | None]]:
     """Metric → its interval, where there is one fit: that of a mean over several is not known."""
     if len(scored) != 1:
         return {}
-    return {name: (score.get("low"), score.get("high")) for name, score in scored[0].items()}
+    return {
+        prefix + name: (score.get("low"), score.get("high")) for name, score in scored[0].items()
+    }
 
 
 def get_undefined_reasons(scored: list[formatting.Scores]) -> dict[str, str]:

@@ -110,6 +110,7 @@ def _format_cells(
         name: {job.baseline[name] for job in jobs if job.baseline.get(name) is not None}
         for name in names
     }
+    # Costs have no baseline, and generative runs have none at all.
     with_baseline = [name for name in names if baselines[name]]
     columns = ["job", *keys, *names, *(f"{name} of baseline" for name in with_baseline), "status"]
     cells = []
@@ -126,6 +127,7 @@ def _format_cells(
 def format_job_score(job: JobRow, name: str) -> str:
     """A score with its interval, or over folds its deviation; or what a job has cost."""
     mean, deviation = job.scores.get(name, (None, None))
+    # A count has no decimals.
     if name == "parameters" and mean is not None:
         return str(mean)
     if mean is None or deviation is not None:

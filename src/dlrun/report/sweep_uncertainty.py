@@ -61,6 +61,7 @@ def make_seed_table(
 def describe_best_job(folder: Path, jobs: list[JobRow], objective: SweepObjective) -> list[str]:
     """What must stand beside the best job: its score, and which others are within chance of it."""
     best_jobs, measure = find_best_jobs(jobs, objective)[:1], objective.get_main_metric(jobs)
+    # Of a Pareto front none is the best.
     if not best_jobs or len(objective.names) > 1:
         return []
     groups = group_by_seed(jobs, measure)

@@ -99,26 +99,14 @@ def make_stage_table(results: run_reader.JsonLines, steps: run_reader.JsonLines)
         line["scores"] for lines in stages.values() for line in lines if line.get("scores")
     ]
     labels = measures.get_metric_labels(all_scores)
+    # The metric that decides first, then those in the target's unit.
     names = sorted(labels, key=lambda name: (name != main, not name.endswith("_unit"), name))
-    rows = [
-        [
-            CONSTANT_STAGE,
-            *(formatting.format_number(get_baseline_score(results, name)) for name in names),
-            "",
-            "",
-        ]
-    ]
+    rows = []
     # Where the constant was fitted as a stage it has a row with all its scores.
-    rows = [] if CONSTANT_STAGE in stages else rows
-    for stage, lines in stages.items():
-        scores = [line.get("scores") or {} for line in lines]
-        cells = [measures.format_over_folds(scores, name) for name in names]
-        epochs = "/".join(dict.fromkeys(str(line.get("epochs") or 0) for line in lines))
-        seconds = f"{sum(float(line.get('seconds') or 0) for line in lines):.1f}"
-        label = stage if all(scores) else f"{stage} (failed)"
-        if stage == winner:
-            label = f"{stage}\u00a0{STAR}"  # a star alone on a line would belong to nothing
-        rows.append([label, *cells, epochs, seconds])
+    if CONSTANT_STAGE not in stages:
+        baselines = [get_baseline_score(results, name) for name in names]
+        rows.append([CONSTANT_STAGE, *map(formatting.format_number, baselines), "", ""])
+    rows += [_make_stage_row(stage, lines, names, winner) for stage, lines in stages.items()]
     fits = max((len(lines) for lines in stages.values()), default=1)
     stage_scores = [line.get("scores") or {} for lines in stages.values() for line in lines]
     interval = (
@@ -135,6 +123,20 @@ def make_stage_table(results: run_reader.JsonLines, steps: run_reader.JsonLines)
         rows = [[row[0], cross_fold.get(row[0].split("\u00a0")[0], ""), *row[1:]] for row in rows]
         right = frozenset(range(1, len(columns)))
     return TextTable(title, columns, rows, format_num_candidates(results, steps), right=right)
+
+
+def _make_stage_row(
+    stage: str, lines: run_reader.JsonLines, names: list[str], winner: str
+) -> list[str]:
+    scores = [line.get("scores") or {} for line in lines]
+    label = stage if all(scores) else f"{stage} (failed)"
+    if stage == winner:
+        # A space that does not break: a star alone on a line would belong to nothing.
+        label = f"{stage}\u00a0{STAR}"
+    cells = [measures.format_over_folds(scores, name) for name in names]
+    epochs = "/".join(dict.fromkeys(str(line.get("epochs") or 0) for line in lines))
+    seconds = sum(float(line.get("seconds") or 0) for line in lines)
+    return [label, *cells, epochs, f"{seconds:.1f}"]
 
 
 def format_num_candidates(results: run_reader.JsonLines, steps: run_reader.JsonLines) -> str:

@@ -89,6 +89,7 @@ def make_test_section(
     is_generative = not (
         stored_files.load_json_or_none(folder / "fields.json") or {"targets": True}
     )["targets"]
+    # A run without test rows, such as a generative one, has openings.json and no score.
     if openings and (
         tested or openings.get("count") or not is_generative
     ):  # what makes something may have no test rows

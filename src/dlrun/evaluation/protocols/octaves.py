@@ -25,6 +25,7 @@ class ImageScales:
         start = results[-1].job.name if results else ""
         return FitJob(
             stage=f"octave-{done + 1}",
+            # The smallest scale has the highest number.
             patch={"objective.octave": self.count - 1 - done},
             start=start,
         )

@@ -55,6 +55,7 @@ def split_validation(
         return np.arange(total - dataset.num_validation_rows), np.arange(
             total - dataset.num_validation_rows, total
         )
+    # A share below 1; from 1 on a number of rows.
     count = round(validation * total) if validation < 1 else int(validation)
     if not 0 < count < total:
         raise UserError(
@@ -76,6 +77,7 @@ def split_validation(
     if by == "first":
         return rows[count:], rows[:count]
     if by == "last":
+        # As they lie, as the book takes the first ones (§3.5).
         return rows[:-count], rows[-count:]
     if by == "time":
         return make_time_splits(dataset, [total - count, total], 0)[0]
@@ -143,6 +145,7 @@ def _sample_validation(
         warn_not_stratified(
             dataset, f"{count} of {len(rows)} rows are too few for {classes.max() + 1} classes"
         )
+        # scikit-learn needs a row of each class on both sides: not stratified at all, then.
         classes, candidates = None, rows
     labels = None if classes is None else classes[candidates]
     train, val = train_test_split(

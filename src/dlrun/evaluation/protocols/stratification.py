@@ -60,6 +60,7 @@ def get_class_groups(
 
 def find_single_members(classes: np.ndarray) -> np.ndarray:
     """The mask of rows that are alone in their class."""
+    # Counts by class, looked up for each row.
     return (np.bincount(classes) == 1)[classes]
 
 
