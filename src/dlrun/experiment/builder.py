@@ -291,13 +291,17 @@ class ExperimentBuilder:
         model = objective.model
         networks = model.cacheable_networks() if isinstance(model, Model) else {}
         if networks and objective.augment is not None:
-            raise UserError("model.cache=true: a frozen base answers once to each picture, but augment changes the "
-                          "pictures every time; say model.cache=false")  # fmt: skip
+            raise UserError(
+                "model.cache=true: a frozen base answers once to each picture, but augment changes "
+                "the pictures every time; say model.cache=false"
+            )
         if not networks:
             return table  # type: ignore[no-any-return]
         if isinstance(table, StreamingTable):
-            raise UserError("model.cache=true keeps what a frozen base answers to all rows, and these are read file by "
-                          "file because they are many; say model.cache=false")  # fmt: skip
+            raise UserError(
+                "model.cache=true keeps what a frozen base answers to all rows, and these are read "
+                "file by file because they are many; say model.cache=false"
+            )
         rows, row_numbers = self.get_raw_rows(fit, split)
         preprocessing = describe_preprocessing(fit.data.preprocessors)
         content_digest = lambda name: f"{fingerprint({name: rows[name]})} {preprocessing[name]}"  # noqa: E731
@@ -395,7 +399,7 @@ class ExperimentBuilder:
         return trainer
 
     def _build_for_target(self, group: str, target: str, build: Callable[[], Any]) -> Any:
-        """Build a loss or metric of a target; an error names the target, where there are several."""
+        """Build a loss or metric; an error names its target, where there are several."""
         try:
             return build()
         except UserError as error:

@@ -198,7 +198,7 @@ def predict_texts(
 def load_fit(
     folder: Path, plugins: tuple[str, ...], fit: str = ""
 ) -> tuple[ExperimentBuilder, BuiltFit]:
-    """A run, its data, and the one fit that stands for it (`get_main_job`), with its best weights."""
+    """A run, and the one fit that stands for it (`get_main_job`), with its best weights."""
     return next(load_fits(folder, [get_main_job(folder, fit, quiet=False)], plugins))
 
 

@@ -64,8 +64,11 @@ def average_predictions(predictions: Sequence[FitPrediction]) -> dict[str, np.nd
     for prediction in predictions[1:]:
         for name, field in first.fit.data.spec.targets.items():
             if prediction.fit.data.spec.targets[name].labels != field.labels:
-                raise UserError(f"{first.fit.job.name} and {prediction.fit.job.name} know different classes of '{name}', so "
-                              f"that their answers have no mean: say fit={first.fit.job.name}")  # fmt: skip
+                job, other_job = first.fit.job.name, prediction.fit.job.name
+                raise UserError(
+                    f"{job} and {other_job} know different classes of '{name}', "
+                    f"so that their answers have no mean: say fit={job}"
+                )
     return {
         name: np.mean([prediction.outputs[name] for prediction in predictions], 0)
         for name in first.outputs

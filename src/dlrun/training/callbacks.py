@@ -1,6 +1,4 @@
-"""Callbacks: keep the best weights, stop early, write samples, activations and TensorBoard files
-after an epoch.
-"""
+"""Callbacks after each epoch: best weights, early stopping, samples, activations, TensorBoard."""
 
 from __future__ import annotations
 

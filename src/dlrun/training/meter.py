@@ -1,6 +1,4 @@
-"""What is measured over a split: losses and metrics, summed on the device and looked at now and
-then.
-"""
+"""What is measured over a split: losses and metrics, summed on the device."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The calls of a network's modules while something runs: what each answers, and whose answers it
-reads.
-"""
+"""The calls of a network's modules while something runs: their outputs, and what they read."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""What is watched after each epoch: which measures there will be, which way they are better, and
-who looks at them.
-"""
+"""What callbacks monitor: the metrics of the history and their better directions."""
 
 from __future__ import annotations
 
@@ -129,7 +127,7 @@ def with_direction(
 
 
 def scores_with_direction(scores: dict[str, Score], goals: dict[str, str]) -> dict[str, Score]:
-    """Scores that say which way each of them is better, as the metric or the objective declares it."""
+    """Scores with their better directions, as the metrics or the objective declare them."""
     return {
         name: replace(score, goal=goals.get(name) or score.goal) for name, score in scores.items()
     }

@@ -80,7 +80,7 @@ class Optimization:
 
     @property
     def num_parameters(self) -> int:
-        """How many numbers are learnt, of each member."""
+        """How many numbers are learned, of each member."""
         return (
             sum(parameter.numel() for group in self.groups.values() for parameter in group)
             // self.members

@@ -1,6 +1,4 @@
-"""How a signal stops what is being trained: softly, at the end of a step, and at once when it comes
-again.
-"""
+"""Stop signals: the first one ends training after the current step, a second one at once."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Writes TensorBoard event files, without torch.utils.tensorboard: of the history one for each job
-and split.
+"""TensorBoard event files, written without torch.utils.tensorboard.
 
-Train and val are two runs with the same tags, so that TensorBoard lays their curves over each
-other. What else there is to see of a network has a run of its own and a file for each epoch: an
+Training and validation are two runs with the same tags, so that TensorBoard lays their curves over
+each other. Histograms, graphs and images have a run of their own and a file for each epoch: an
 epoch that is done again is not there twice.
 """
 
@@ -115,7 +114,7 @@ def build_histogram_summary(values: Mapping[str, np.ndarray]) -> Any:
 
 
 def build_image_summary(values: Mapping[str, np.ndarray]) -> Any:
-    """A Summary of pictures, uint8 (H, W) or (H, W, 3)."""
+    """A Summary of images, uint8 (H, W) or (H, W, 3)."""
     from PIL import Image
     from tensorboard.compat.proto.summary_pb2 import Summary
 

@@ -71,10 +71,16 @@ def trace_first_rows(trainer: Trainer, rows: int) -> tuple[list[ModuleCall], Bat
 
 
 def compute_layer_outputs(trainer: Trainer, rows: int) -> dict[str, np.ndarray]:
-    """Layer → what it answers to the first rows, (rows, …) or as the layer lays it out, float32.
+    """The outputs of all layers for the first rows, float32.
 
-    A layer with several answers has several entries ('rnn.0', 'rnn.1.0'), one that is called again
-    too ('reader_2'). A module that passes on the very answer of one inside it is left out.
+    Args:
+        trainer: Between two epochs.
+        rows: How many.
+
+    Returns:
+        Layer → (rows, …), or as the layer lays it out. A layer with several outputs has several
+        entries ('rnn.0', 'rnn.1.0'), one that is called again too ('reader_2'). A module that
+        returns the very output of one inside it is left out.
     """
     outputs: dict[str, np.ndarray] = {}
     known_tensors: set[int] = set()
@@ -148,8 +154,17 @@ def collect_word_vectors(trainer: Trainer) -> dict[str, tuple[np.ndarray, tuple[
 
 
 def get_training_images(trainer: Trainer, count: int) -> dict[str, np.ndarray]:
-    """'image/0' → a picture, uint8 (H, W) or (H, W, 3): the first of the first training batch, not
-    augmented.
+    """The first images of the first training batch, not augmented.
+
+    Args:
+        trainer: Its data have an image input.
+        count: Images of each input.
+
+    Returns:
+        'image/0' → uint8 (H, W) or (H, W, 3).
+
+    Raises:
+        UserError: if no input is an image.
     """
     names = [name for name, field in trainer.data.spec.inputs.items() if field.kind == "image"]
     batch = next(iter(trainer.data.train.batches(count, seed=trainer.seed)))
@@ -167,6 +182,6 @@ def get_training_images(trainer: Trainer, count: int) -> dict[str, np.ndarray]:
 
 
 def to_visible_image(values: np.ndarray) -> np.ndarray:
-    """A picture (C, H, W) to look at: values from 0 to 1 as they are, others stretched."""
+    """An image (C, H, W) to look at: values from 0 to 1 as they are, others stretched."""
     in_unit_range = values.min() >= 0 and values.max() <= 1
     return to_display_image((values * 255).round().astype(np.uint8) if in_unit_range else values)

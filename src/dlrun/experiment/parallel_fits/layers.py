@@ -101,12 +101,15 @@ class StackedNorm(nn.Module):
 
 
 class StackedInputProjection(nn.Module):
-    """Each member's own first layer, see `InputProjection`. Columns are (B, members, …), a bag is
-    one matrix: see `abreast`.
+    """Each member's own first layer, see `InputProjection`.
+
+    Columns are (B, members, …); a bag of words is one block-diagonal matrix, see `stack_batches`.
 
     Args:
-        first: The layer of one member. learnt: the stacked weights of its linear layer, bias and so
-            on.
+        first: The layer of one member.
+        linear: The stacked linear layer; None where there are only bags and lookups.
+        rows: Column → stacked weights (members, size, units).
+        members: How many.
     """
 
     steady = True

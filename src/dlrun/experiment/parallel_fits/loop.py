@@ -1,6 +1,4 @@
-"""Trains fits epoch by epoch as one, each of which has its own history, callbacks, checkpoints and
-end.
-"""
+"""Trains fits epoch by epoch as one; each has its own history, callbacks, checkpoints and end."""
 
 from __future__ import annotations
 
@@ -58,9 +56,13 @@ class FitOwner(Protocol):
 
 @dataclass
 class Member:
-    """One fit among others. means: see `StackedObjective`.
+    """One fit among others.
 
     Attributes:
+        experiment: That it belongs to.
+        fit: Model, data and trainer.
+        baseline: Scores of the baseline.
+        mean_losses: Targets whose loss is a plain mean over rows, see `StackedObjective`.
         error: What ended it before its time.
     """
 

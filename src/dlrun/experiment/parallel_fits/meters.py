@@ -47,10 +47,7 @@ class StackedMeter:
 
     @property
     def pending(self) -> list[tuple[Any, ...]]:
-        """The latest step as a meter remembers it, its loss the mean over the members.
-
-        For whoever looks on.
-        """
+        """The latest step as a meter has it, its loss the mean over members; for displays."""
         return [
             (step.group, step.loss / len(self.members)) for step, _, _ in self.pending_steps[-1:]
         ]
@@ -121,7 +118,7 @@ class StackedMeter:
     def _find_divergence(
         self, member: int, outputs: dict[str, Tensor], targets: Batch, rows: list[int]
     ) -> TrainingDiverged:
-        """The first step of one member whose loss is not finite, as its own meter would report it."""
+        """A member's first step whose loss is not finite, as its own meter would report it."""
         outputs_by_step, targets_by_step = (
             {name: values.split(rows) for name, values in columns.items()}
             for columns in (outputs, targets)

@@ -1,6 +1,4 @@
-"""Several supervised objectives of one architecture as one: one step for all, and nothing of one
-reaches another.
-"""
+"""Several supervised objectives of one architecture as one, without influence on each other."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Several fits trained as one: their weights side by side in one buffer, which one trainer sweeps
-for all of them.
-"""
+"""Several fits trained as one: their weights in one buffer, trained by one trainer."""
 
 from __future__ import annotations
 
@@ -105,9 +103,9 @@ class StackedTrainer:
         ]
 
     def become_view_of(self, parent: StackedTrainer, low: int, high: int) -> None:
-        """Be a view of members low … high - 1 of a larger one.
+        """Become a view of members low … high - 1 of a larger stack.
 
-        What is learnt here, is learnt there.
+        Both learn the same weights.
         """
         flat, rows = self.flat, slice(low, high)
         flat.weights, flat.state = (
@@ -127,13 +125,15 @@ class StackedTrainer:
 class FitStack:
     """Fits of one architecture that are at the same epoch, none of them amid one.
 
+    The members hold the state of the last complete epoch: one that is cut is as if it had not
+    begun.
+
     Args:
-        trainers: Of the members; those with most training rows come first here. means: see
-            `StackedObjective`. The members hold what was so at the end of the last epoch: an epoch
-            that is cut is as if it had not begun.
+        trainers: Of the members; those with most training rows come first here.
+        mean_losses: Targets whose loss is a plain mean over rows, see `StackedObjective`.
 
     Raises:
-        NotStackable: see the message.
+        NotStackable: if they cannot be one.
     """
 
     def __init__(self, trainers: Sequence[Trainer], mean_losses: Sequence[str]) -> None:

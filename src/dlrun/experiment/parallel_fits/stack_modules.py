@@ -1,6 +1,4 @@
-"""Makes one model of several of one architecture: a rule for each kind of layer, and what became of
-their weights.
-"""
+"""One model of several of one architecture: a rule for each kind of layer."""
 
 from __future__ import annotations
 
@@ -27,14 +25,15 @@ Models = Sequence[Any]
 
 
 class ModuleStack:
-    """How a stacked model is made: a rule for each kind of layer, and what became of the members'
-    weights.
+    """Stacks the layers of several models, and remembers what became of their weights.
 
     Args:
-        streams: A random stream for each member, which its dropout draws from. made: the first
-            member's parameter, by identity → the stacked one. turned: stacked ones, by identity,
-            whose last two axes are the other way round. seen: stacked buffers with those of the
-            members that they hold.
+        streams: A random generator for each member, from which its dropout draws.
+
+    Attributes:
+        made: Identity of the first member's parameter → the stacked one.
+        transposed: Identities of stacked parameters whose last two axes are swapped.
+        buffers: Stacked buffers with those of the members.
     """
 
     def __init__(self, streams: Sequence[torch.Generator]) -> None:
@@ -146,9 +145,7 @@ def stack_batch_norm(stack: ModuleStack, layers: Models) -> StackedNorm:
 def stack_input_projection(stack: ModuleStack, layers: Models) -> StackedInputProjection:
     """dlrun's first layer."""
     first: InputProjection = layers[0]
-    if any((layer.flat, layer.bags, layer.lookups, list(layer.rows), layer.linear is None) != (
-        first.flat, first.bags, first.lookups, list(first.rows), first.linear is None) for layer in layers
-    ):  # fmt: skip
+    if any(describe_inputs(layer) != describe_inputs(first) for layer in layers):
         raise NotStackable("they read different inputs")
     linear = (
         None if first.linear is None else stack_linear(stack, [layer.linear for layer in layers])
@@ -163,6 +160,11 @@ def stack_input_projection(stack: ModuleStack, layers: Models) -> StackedInputPr
             [layer.embeddings[name].weight for layer in layers]
         )
     return projection
+
+
+def describe_inputs(layer: InputProjection) -> tuple[Any, ...]:
+    """What a first layer reads; equal where two read the same."""
+    return layer.flat, layer.bags, layer.lookups, list(layer.rows), layer.linear is None
 
 
 def stack_dense(stack: ModuleStack, models: Models) -> StackedDense:

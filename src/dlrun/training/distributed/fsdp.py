@@ -111,7 +111,7 @@ def shard_tensor(value: Tensor, reference: Any) -> Tensor:
 def shard_trainer_state(
     state: dict[str, Any], objective: nn.Module, optimizers: dict[str, Any]
 ) -> dict[str, Any]:
-    """The state of a fit with weights, averages and optimizer state sharded as the objective's are."""
+    """The state of a fit, with all that belongs to a weight sharded as the weight is."""
     local_tensors, optimization = objective.state_dict(), dict(state["learner"])
     weights = {
         name: shard_tensor(value, local_tensors.get(name))

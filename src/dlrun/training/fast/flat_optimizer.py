@@ -1,5 +1,4 @@
-"""The weights of one small group side by side in one buffer, and an optimizer's step on it in a few
-calls.
+"""One small group's weights in one buffer, and an optimizer's step on it in a few calls.
 
 A small network's step is mostly the cost of calling torch. The state stays where the torch
 optimizer keeps it: its tensors are views. Several members, whose weights are stacked, are updated

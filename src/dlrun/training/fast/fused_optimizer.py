@@ -42,10 +42,12 @@ STATE_NAMES: dict[
 
 
 class OptimizerStateView:
-    """What a torch optimizer keeps of its weights, in tensors of ours, for whoever steps in its
-    place.
+    """The state of a torch optimizer in tensors of ours, for a step that is taken in its place.
 
-    parts: name of a state → its tensors now, one for each parameter.
+    Args:
+        parameters: Of one group.
+        optimizer: Whose state it is.
+        parts: Returns state name → its tensors now, one for each parameter.
     """
 
     def __init__(
@@ -192,7 +194,7 @@ def find_fused_kernel(parameters: Sequence[Tensor], optimizer: Optimizer) -> Any
 
 
 def supports_fused_kernel(group: Group, parameters: Sequence[Tensor]) -> bool:
-    """Whether a kernel can do a step with these hyperparameters on these weights, and is asked to."""
+    """Whether a kernel can, and is asked to, do a step with these options on these weights."""
     all_dense_cpu = all(
         (p.dtype, p.device.type, is_dense_in_memory(p)) == (torch.float32, "cpu", True)
         for p in parameters

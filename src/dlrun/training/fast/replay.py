@@ -40,14 +40,15 @@ MAX_SHAPES = 4  # notes of one objective: of whole batches, of the last one, …
 
 
 class Replay:
-    """An objective's training steps. Of each shape of batch the first step is taken as ever, the
-    second noted down.
+    """An objective's training steps, replayed once that is proved to give the same bits.
 
-    The third is taken as ever and played from the note as well: only where both give the same bits
-    is the note used. take: batch → its steps.
+    Of each shape of batch the first step is taken as usual and the second is recorded. The third is
+    taken as usual and replayed as well: only where both give the same bits is the recording used.
 
     Args:
-        tolerance: Of a compiled step's numbers, relative to their size; None = none is compiled.
+        objective: Has one group of parameters.
+        take_steps: Batch → its steps.
+        tolerance: Of a compiled step's numbers, relative to their size; None: nothing is compiled.
     """
 
     def __init__(
@@ -230,9 +231,8 @@ def build_replay(
         "engine.precision=fp16 scales the loss": settings.precision == "fp16",
         "engine.shard keeps weights in parts": fsdp.is_sharded(settings),
         "the network is compiled by itself": settings.compile is True,
-        f"{dynamic_part} is not known to do the same calls for every batch, as dense networks do": bool(
-            dynamic_part
-        ),
+        f"{dynamic_part} is not known to do the same calls for every batch, "
+        "as dense networks do": bool(dynamic_part),
     }
     reason = next((reason for reason, holds in obstacles.items() if holds), None)
     if reason and settings.compile == "step":

@@ -1,8 +1,8 @@
-"""A training step noted down once as the torch calls that it comes to, gradients included, and
-played from then on.
+"""A training step recorded once as its torch calls, gradients included, and replayed from then on.
 
 Autograd, modules and torch's own dispatch cost a small network several times what its numbers do.
-What is played are the same kernels in the same order on the same memory, so the same bits come out.
+What is replayed are the same kernels in the same order on the same memory, so the same bits come
+out.
 """
 
 from __future__ import annotations
@@ -214,15 +214,19 @@ def fastest_callable(func: Any) -> Any:
 def record_step(
     take_steps: Callable[[Batch], Any], batch: Batch, group: list[Tensor], constants: list[Tensor]
 ) -> tuple[Step, RecordedStep]:
-    """Take a step with its gradient, and answer with what plays it.
-
-    take: batch → its steps.
+    """Take a step with its gradient, and record it.
 
     Args:
-        group: The weights that it is for. known: all that it may read besides the batch.
+        take_steps: Batch → its steps.
+        batch: Column → values.
+        group: The weights that the step is for.
+        constants: All tensors that it may read besides the batch.
+
+    Returns:
+        The step, and a function that replays it for other batches of the same shapes.
 
     Raises:
-        NotRecordable: see the message.
+        NotRecordable: if the step is more than the same calls for every batch.
     """
     with TraceRecorder(constants, batch) as tape:
         step = with_gradient(next(take_steps(batch)), group)
