@@ -85,12 +85,12 @@ class HydraExecutor:
     Attributes:
         folder: The folder of the sweep.
         name: The name of the launcher, as in `hydra/launcher=NAME`.
-        at_once: The largest number of jobs in a batch.
+        batch_size: The largest number of jobs in a batch.
         task: The callable that the launcher's processes receive.
         launcher: Hydra's launcher.
         waiting: Jobs that have been submitted and not yet launched.
         ended: Results that nobody has asked for yet.
-        handed: The number of jobs launched so far: Hydra's number of the next one.
+        num_launched: The number of jobs launched so far: Hydra's number of the next one.
         stopped: Always 0; this executor stops on no signal of its own.
     """
 
@@ -124,19 +124,19 @@ class HydraExecutor:
                 "hydra.launcher.timeout_min=60 for submitit"
             )
         self.folder, self.name = folder, words[0].partition("=")[2]
-        self.at_once = UNLIMITED if settings.method == "grid" else settings.jobs
+        self.batch_size = UNLIMITED if settings.method == "grid" else settings.jobs
         self.task = LauncherTask(str(folder), plugins, str(Path.cwd()))
         self.launcher = instantiate_launcher(words, folders, folder, self.task)
         self.waiting: list[SweepJob] = []
         self.ended: list[JobResult] = []
-        self.handed, self.stopped = 0, 0
+        self.num_launched, self.stopped = 0, 0
 
     @property
     def num_free(self) -> int:
         """How many more jobs fit into this batch: all of a grid, or as many as a search tries at
         once.
         """
-        return 0 if self.ended or self.stopped else self.at_once - len(self.waiting)
+        return 0 if self.ended or self.stopped else self.batch_size - len(self.waiting)
 
     def submit(self, job: SweepJob, *companions: SweepJob) -> None:
         """Put a job into the batch, with the companions that it could be trained with."""
@@ -163,13 +163,15 @@ class HydraExecutor:
             # A result of an earlier start must not be taken for this one's.
             get_job_file(self.folder, "ended", job.number).unlink(missing_ok=True)
             write_job_file(self.folder, "job", job.number, job.to_dict())
-        self.task.numbers = {self.handed + index: job.number for index, job in enumerate(jobs)}
+        self.task.numbers = {
+            self.num_launched + index: job.number for index, job in enumerate(jobs)
+        }
         lost = f"{self.name} lost its process"
         try:
-            self.launcher.launch([job.study_overrides for job in jobs], self.handed)
+            self.launcher.launch([job.study_overrides for job in jobs], self.num_launched)
         except Exception as error:
             lost = f"{lost}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        self.handed += len(jobs)
+        self.num_launched += len(jobs)
         return [read_job_result(self.folder, job.number, lost) for job in jobs]
 
 
@@ -180,13 +182,13 @@ class LauncherTask:
     Attributes:
         folder: The folder of the sweep.
         plugins: Packages that jobs may instantiate.
-        home: The working folder, from which plugins are imported.
+        working_folder: The working folder, from which plugins are imported.
         numbers: Hydra's job number → the number in the sweep.
     """
 
     folder: str
     plugins: tuple[str, ...]
-    home: str
+    working_folder: str
     numbers: dict[int, int] = field(default_factory=dict)
 
     def __call__(self, config: Any) -> None:
@@ -196,8 +198,8 @@ class LauncherTask:
 
         folder, number = Path(self.folder), self.numbers[int(HydraConfig.get().job.num)]
         # The launcher may have started its process in another folder.
-        if self.plugins and self.home not in sys.path:
-            sys.path.insert(0, self.home)
+        if self.plugins and self.working_folder not in sys.path:
+            sys.path.insert(0, self.working_folder)
         job = SweepJob.from_dict(
             json.loads(get_job_file(folder, "job", number).read_text(encoding="utf-8"))
         )

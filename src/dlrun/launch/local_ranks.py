@@ -104,7 +104,7 @@ def forward_stop_signal(processes: RankProcesses) -> Iterator[None]:
     """Inside, pass Ctrl-C and SIGTERM on to all processes; none outlives the block."""
 
     def record_signal(number: int, frame: object) -> None:
-        processes.asked.append(number)
+        processes.pending_signals.append(number)
 
     previous: dict[int, Any] = {}
     # Python lets only the main thread set signal handlers.

@@ -113,8 +113,8 @@ class ProgressDisplay:
             view.trainer.callbacks.remove(after_epoch)
 
     def _log_heartbeat(self, view: ProgressView, done: threading.Event) -> None:
-        while not done.wait(max(0.01, view.spoke_at + self.heartbeat - time.monotonic())):
-            if time.monotonic() - view.spoke_at >= self.heartbeat:
+        while not done.wait(max(0.01, view.printed_at + self.heartbeat - time.monotonic())):
+            if time.monotonic() - view.printed_at >= self.heartbeat:
                 self._print(view.heartbeat_line())
 
     def _print(self, line: str) -> None:
@@ -129,10 +129,10 @@ class ProgressView:
         name: The name of the fit.
         baseline: The baseline's scores by metric.
         monitor: The metric that is shown; "" where the baseline has none beside the loss.
-        began_at: When the fit began, by `time.monotonic`.
+        started_at: When the fit began, by `time.monotonic`.
         epoch_at: When the current epoch began.
-        spoke_at: When the last line was printed.
-        began_with: Epochs that were done already, of a resumed fit.
+        printed_at: When the last line was printed.
+        initial_epochs: Epochs that were done already, of a resumed fit.
         loss: The loss that was read last.
         loss_at: When it was read.
     """
@@ -144,8 +144,8 @@ class ProgressView:
         self.monitor = monitor or next(
             (name for name in baseline if not name.startswith("loss")), ""
         )
-        self.began_at = self.epoch_at = self.spoke_at = time.monotonic()
-        self.began_with = count_epochs(trainer)
+        self.started_at = self.epoch_at = self.printed_at = time.monotonic()
+        self.initial_epochs = count_epochs(trainer)
         self.loss: float | None = None
         self.loss_at = 0.0
 
@@ -153,7 +153,7 @@ class ProgressView:
         """Describe the epoch that has just ended, its time counted from the end of the last."""
         now = time.monotonic()
         seconds = now - self.epoch_at
-        self.epoch_at = self.spoke_at = now
+        self.epoch_at = self.printed_at = now
         rows = [row for row in self.trainer.history[-2:] if row.epoch == self.trainer.epoch]
         parts = [
             f"{self.name}  epoch {self.trainer.epoch}/{self.trainer.settings.epochs}",
@@ -164,13 +164,13 @@ class ProgressView:
     def heartbeat_line(self) -> str:
         """Describe how far a long epoch is, on one line."""
         trainer = self.trainer
-        self.spoke_at = time.monotonic()
+        self.printed_at = time.monotonic()
         head = f"{self.name}  epoch {trainer.epoch + 1}/{trainer.settings.epochs}"
         loss = "" if self._loss() is None else f"  loss {format_number(self.loss)}"
         batches = (
             f"  {trainer.split} batch {trainer.position}/{trainer.batches}" if trainer.split else ""
         )
-        return f"{head}{batches}{loss}  {self.spoke_at - self.epoch_at:.0f} s"
+        return f"{head}{batches}{loss}  {self.printed_at - self.epoch_at:.0f} s"
 
     def render_live(self) -> Text:
         """Render the live display: three short lines."""
@@ -196,7 +196,7 @@ class ProgressView:
 
     def summary_line(self) -> str:
         """Summarize a fit that is over, on one line."""
-        seconds = f"{time.monotonic() - self.began_at:.1f} s"
+        seconds = f"{time.monotonic() - self.started_at:.1f} s"
         score = self._format_checkpoint() or self._format_best()
         parts = (
             f"{self.name}  {counted(self.trainer.epoch, 'epoch')}",
@@ -254,12 +254,12 @@ class ProgressView:
 
     def _remaining(self) -> str:
         done = count_epochs(self.trainer)
-        seconds = time.monotonic() - self.began_at
+        seconds = time.monotonic() - self.started_at
         # An estimate from the first moments would be wild.
-        if done - self.began_with < 0.02 or seconds < 1:
+        if done - self.initial_epochs < 0.02 or seconds < 1:
             return ""
         seconds_left = (
-            seconds / (done - self.began_with) * max(0.0, self.trainer.settings.epochs - done)
+            seconds / (done - self.initial_epochs) * max(0.0, self.trainer.settings.epochs - done)
         )
         return f"about {format_duration(seconds_left)} left"
 

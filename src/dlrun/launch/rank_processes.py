@@ -33,8 +33,8 @@ class RankProcesses:
         devices: Their devices, separated by commas; "" where each finds its own.
         running: Rank → process.
         ended: Rank → exit code, in the order of their ends.
-        asked: Signals that are still to be passed on.
-        passed: The last signal that was passed on; 0 for none.
+        pending_signals: Signals that are still to be passed on.
+        last_signal: The last signal that was passed on; 0 for none.
         processes: Every process.
     """
 
@@ -43,8 +43,8 @@ class RankProcesses:
     devices: str
     running: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
     ended: dict[int, int] = field(default_factory=dict)
-    asked: list[int] = field(default_factory=list)  # signals to pass on
-    passed: int = 0
+    pending_signals: list[int] = field(default_factory=list)  # signals to pass on
+    last_signal: int = 0
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start(self) -> None:
@@ -92,17 +92,17 @@ class RankProcesses:
                 if (code := process.poll()) is not None:
                     self.ended[rank] = code
                     del self.running[rank]
-                    timeout = SAVE_TIMEOUT if self.passed else EXIT_TIMEOUT
+                    timeout = SAVE_TIMEOUT if self.last_signal else EXIT_TIMEOUT
                     deadline = min(deadline, time.monotonic() + timeout) if code else deadline
             if time.monotonic() > deadline:
                 self.terminate()
             time.sleep(POLL_INTERVAL)
 
     def _forward_signal(self) -> None:
-        while self.asked:
-            self.passed = self.asked.pop(0)
+        while self.pending_signals:
+            self.last_signal = self.pending_signals.pop(0)
             for process in self.running.values():
-                process.send_signal(self.passed)
+                process.send_signal(self.last_signal)
 
     def terminate(self) -> None:
         """Kill those that still run."""
@@ -140,11 +140,17 @@ class RankProcesses:
             if code >= 0:
                 return code
             # All were killed by one signal: it was ours to pass on, or they died of it.
-            return 128 - code if self.passed else None
+            return 128 - code if self.last_signal else None
         # After a signal some save and end in order, some are killed, and some lose a peer
         # meanwhile.
-        stopped = {0, 128 + self.passed, -self.passed, rank_state.PEER_LOST_CODE, -signal.SIGKILL}
-        return 128 + self.passed if self.passed and codes <= stopped else None
+        stopped = {
+            0,
+            128 + self.last_signal,
+            -self.last_signal,
+            rank_state.PEER_LOST_CODE,
+            -signal.SIGKILL,
+        }
+        return 128 + self.last_signal if self.last_signal and codes <= stopped else None
 
     def describe_failure(self) -> str:
         """Describe which process died first, and of what."""

@@ -100,11 +100,11 @@ def check_allowed_changes(
             raise UserError(
                 f"{key}: the {len(jobs)} fits of this run are to be trained alike; {alternative}"
             )
-        amid = next((fit for fit in started if fit.is_within_epoch), None)
-        if is_key_in(key, BETWEEN_EPOCHS) and amid:
+        interrupted = next((fit for fit in started if fit.is_within_epoch), None)
+        if is_key_in(key, BETWEEN_EPOCHS) and interrupted:
             raise UserError(
-                f"{key} can change between two epochs only, and {amid.position_text}, batch "
-                f"{amid.state['position'] + 1}; {alternative}"
+                f"{key} can change between two epochs only, and {interrupted.position_text}, batch "
+                f"{interrupted.state['position'] + 1}; {alternative}"
             )
     for fit in started:
         if fit.state["epoch"] + fit.is_within_epoch > fit.num_epochs:

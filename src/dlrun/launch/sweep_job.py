@@ -292,17 +292,17 @@ class InProcessExecutor:
         plugins: Packages that the configs may instantiate.
         stop_rule: Decides after each epoch whether a job is pruned; None for no pruning.
         jobs: Jobs that have been submitted and have not ended.
-        over: Yields the results of these jobs.
+        job_results: Yields the results of these jobs.
         stopped: The signal that ended a job; 0 for none.
-        fault: An error of the stop rule, with which the sweep cannot go on.
+        stop_rule_error: An error of the stop rule, with which the sweep cannot go on.
     """
 
     def __init__(self, plugins: tuple[str, ...], stop_rule: JobStopRule | None) -> None:
         self.plugins, self.stop_rule = plugins, stop_rule
         self.jobs: list[SweepJob] = []
-        self.over: Iterator[JobResult] = iter(())  # how the jobs of now end, one after the other
+        self.job_results: Iterator[JobResult] = iter(())
         self.stopped = 0
-        self.fault: UserError | None = None  # what the judge cannot go on with
+        self.stop_rule_error: UserError | None = None
 
     @property
     def num_free(self) -> int:
@@ -312,7 +312,7 @@ class InProcessExecutor:
     def submit(self, job: SweepJob, *companions: SweepJob) -> None:
         """Take a job, and companions that can be trained as one with it."""
         self.jobs = [job, *companions]
-        self.over = self._run_jobs(self.jobs)
+        self.job_results = self._run_jobs(self.jobs)
 
     def wait(self) -> JobResult | None:
         """Run what was submitted, and return the result of one job.
@@ -323,10 +323,10 @@ class InProcessExecutor:
         Raises:
             UserError: An error of the stop rule.
         """
-        result = next(self.over, None)
+        result = next(self.job_results, None)
         self.jobs = [job for job in self.jobs if result is not None and job.number != result.number]
-        if self.fault is not None:
-            raise self.fault
+        if self.stop_rule_error is not None:
+            raise self.stop_rule_error
         if result is not None and result.status == "cut":
             self.stopped = result.code - 128
         return result
@@ -347,7 +347,7 @@ class InProcessExecutor:
                 return stop_rule(number, epoch, values, goals)
             except UserError as error:
                 # The trainer must end in order first; `wait` raises the error then.
-                self.fault = error
+                self.stop_rule_error = error
                 return True
 
         return check_epoch
