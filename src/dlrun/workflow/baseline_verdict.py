@@ -25,7 +25,7 @@ def baseline_verdict(evidence: Evidence) -> Verdict:
     for name in tried:
         lead = compare_stages(evidence, name, evidence.best_baseline)
         lines.append(f"{get_stage_label(name)} has {format_stage_score(evidence, name)}: {lead}")
-    lines += evidence.spending.describe_stopped(INITIAL_STAGES)
+    lines += evidence.budget.describe_stopped(INITIAL_STAGES)
     if not winners:
         return Verdict(5, _describe_not_beaten(evidence, tried), lines, stopped=True)
     best = evidence.get_best_stage(winners)

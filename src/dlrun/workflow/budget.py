@@ -89,7 +89,6 @@ class BudgetTracker:
             return
         if first is None:
             # The first stage tells how many fits, such as folds, each stage has.
-            # The first stage tells how many fits, such as folds, each stage has.
             num_fits = max(1, sum(result.job.stage == INITIAL_STAGES[0] for result in results))
             num_stages = 1
             if job.stage in INITIAL_STAGES:

@@ -99,7 +99,7 @@ class CandidatePlan:
             yield rung
             # A network that diverged is no base for further changes.
             base = base if history.has_failed(rung.name) else rung
-        # Regularizing makes sense only around a model that can overfit.
+        # Study and search change the last network of the ladder.
         for stage in self.variants(base):
             if self.exceeds_budget(history, stage):
                 return

@@ -28,7 +28,7 @@ class Evidence:
         run: The run folder.
         config: The config of the workflow.
         measure: The metric of success.
-        spending: The budget.
+        budget: The budget.
         results: The results so far.
         cache: What has been computed.
     """
@@ -36,7 +36,7 @@ class Evidence:
     run: RunFolder
     config: dict[str, Any]
     measure: str
-    spending: BudgetTracker
+    budget: BudgetTracker
     results: list[Result] = field(default_factory=list)
     cache: dict[Hashable, Any] = field(default_factory=dict)
 
@@ -198,7 +198,7 @@ class Evidence:
 
     def get_budget_used(self) -> tuple[float, int]:
         """Return the seconds of fitting, and the number of fits."""
-        return sum(map(self.spending.get_fit_seconds, self.results)), len(self.results)
+        return sum(map(self.budget.get_fit_seconds, self.results)), len(self.results)
 
     def get_expected_seconds(self, stage: Stage) -> float:
         """Return the seconds that a stage is likely to take, from the slowest network's epoch so
@@ -212,7 +212,7 @@ class Evidence:
             if result.job.stage not in UNTRAINED_STAGES and result.epochs
         ]
         longest = max(
-            (self.spending.get_fit_seconds(result) / result.epochs for result in fits), default=0.0
+            (self.budget.get_fit_seconds(result) / result.epochs for result in fits), default=0.0
         )
         epochs = stage.patch.get("engine.epochs", self.config["engine"]["epochs"])
         # The first stage tells how many fits, such as folds, each stage has.

@@ -92,7 +92,7 @@ class FinalEvaluation:
         """Return the linear model; None where test rows have been evaluated without it."""
         results = self.workflow.run.read_results()
         tested = {result.job.stage for result in results if result.split == "test"}
-        # Older versions tested the winner alone; a second evaluation would be one too many.
+        # An earlier version may have tested the winner alone; a second evaluation is one too many.
         is_too_late = FINAL_STAGES[0] in tested and FINAL_STAGES[1] not in tested
         has_score = self.workflow.evidence.get_score("linear") is not None
         if self.winner.name in UNTRAINED_STAGES or is_too_late or not has_score:

@@ -213,7 +213,7 @@ def tuning_verdict(
     lines += [f"failed: {name}" for name in list_failed_stages(evidence)]
     if left_out:
         lines.append(f"not tried, they would go beyond the budget: {', '.join(left_out)}")
-    lines += evidence.spending.describe_stopped(names)
+    lines += evidence.budget.describe_stopped(names)
     table = _build_candidate_table(evidence, changes, base, best, winner)
     return Verdict(7, text, lines, [table], winner=winner)
 

@@ -106,8 +106,8 @@ class Workflow:
         )
         kind, limit = parse_budget(self.settings.budget)
         seconds = limit if kind == "seconds" else None
-        spending = BudgetTracker(self.run, seconds, str(self.settings.budget))
-        self.evidence = Evidence(self.run, self.config, self.measure.name, spending)
+        budget = BudgetTracker(self.run, seconds, str(self.settings.budget))
+        self.evidence = Evidence(self.run, self.config, self.measure.name, budget)
         self.experiment.builder.config = self.config
         self.inner = make_protocol(self.protocol.nodes)
         self.split = self._first_split()
@@ -167,15 +167,15 @@ class Workflow:
         # Verdicts follow every fit, so that an interrupted workflow shows how far it is.
         while (job := self.experiment.builder.plan(self.experiment.get_fit_results())) is not None:
             try:
-                self.evidence.spending.start_fit(job, self.experiment.get_fit_results())
-                self.experiment.advance(self.evidence.spending.limit_watch(watch))
+                self.evidence.budget.start_fit(job, self.experiment.get_fit_results())
+                self.experiment.advance(self.evidence.budget.limit_watch(watch))
             except (TrainingDiverged, UserError) as error:
                 # Without the initial stages nothing can be compared; a later one is a candidate
                 # less.
                 if isinstance(error, UserError) and job.stage in INITIAL_STAGES:
                     raise
                 self._record_failure(job, error)
-            self.evidence.spending.finish_fit(job)
+            self.evidence.budget.finish_fit(job)
             self.record_verdicts(self.training_verdicts())
         return self.run.read_results()
 
