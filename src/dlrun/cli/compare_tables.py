@@ -39,27 +39,27 @@ class ComparisonTables:
 
     Attributes:
         results: The results of each run.
-        flats: The config of each run, by dotted key.
-        differing: The keys that differ.
+        flat_configs: The config of each run, by dotted key.
+        changed_keys: The keys that differ.
         numbers: The number of each run, from 1.
-        named: The cells of the first table, with a heading row.
+        run_cells: The cells of the first table, with a heading row.
     """
 
     def __init__(self, runs: Sequence[Path], names: Sequence[str]) -> None:
         configs = [stored_files.load_run_config(run) for run in runs]
         self.results = [get_compared_results(run) for run in runs]
-        self.flats = [run_reader.flatten_config(config) for config in configs]
-        self.differing = run_reader.find_changed_keys(configs, IGNORED_KEYS)
+        self.flat_configs = [run_reader.flatten_config(config) for config in configs]
+        self.changed_keys = run_reader.find_changed_keys(configs, IGNORED_KEYS)
         self.numbers = [str(number) for number in range(1, len(runs) + 1)]
         titles = [naming.get_run_title(config) for config in configs]
-        self.named = [
+        self.run_cells = [
             ["run", "folder", "what"],
             *map(list, zip(self.numbers, names, titles, strict=True)),
         ]
 
     def __rich_console__(self, console: Any, options: Any) -> Iterator[Table]:
         width = options.max_width
-        yield from split_table(self.named, width, max_cell=width)
+        yield from split_table(self.run_cells, width, max_cell=width)
         for cells in (self.build_score_cells(), self.build_setting_cells(width)):
             yield from split_table(cells, width)
 
@@ -82,18 +82,18 @@ class ComparisonTables:
             width, a row for each run.
         """
         values = [
-            ["" if flat.get(key) is None else str(flat[key]) for flat in self.flats]
-            for key in self.differing
+            ["" if flat.get(key) is None else str(flat[key]) for flat in self.flat_configs]
+            for key in self.changed_keys
         ]
         if not values:
             return []
         by_key = [
             ["key", *self.numbers],
-            *([key, *row] for key, row in zip(self.differing, values, strict=True)),
+            *([key, *row] for key, row in zip(self.changed_keys, values, strict=True)),
         ]
         # Keys as rows are easier to read, where the runs fit beside each other.
         fits = sum(map(_column_width, zip(*by_key, strict=True))) <= width
-        if fits or len(self.differing) > len(self.numbers):
+        if fits or len(self.changed_keys) > len(self.numbers):
             return by_key
         return [list(column) for column in zip(*by_key, strict=True)]
 

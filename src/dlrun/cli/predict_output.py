@@ -47,22 +47,32 @@ def print_predictions(
         console.print(note, style="bold red", soft_wrap=True, markup=False)
     if outputs.note:
         console.print(outputs.note, soft_wrap=True, markup=False)
-    names = (
-        # On the terminal alone; the file that is written holds the texts in full.
-        [truncate_cell(name) for name in outputs.names] if name_column == "text" else outputs.names
+    names = outputs.names
+    # On the terminal alone; the file that is written holds the texts in full.
+    if name_column == "text":
+        names = [truncate_cell(name) for name in names]
+    table = prediction_table.make_prediction_table(
+        columns[0], names, *columns[2:], first=name_column
     )
-    console.print(
-        to_rich_table(
-            prediction_table.make_prediction_table(
-                columns[0], names, *columns[2:], first=name_column
-            )
-        )
-    )
+    console.print(to_rich_table(table))
     if description := prediction_table.describe_table(*columns[:3]):
         console.print(description, soft_wrap=True, markup=False)
     for line in report_unknown_words(outputs):
         console.print(line, soft_wrap=True, markup=False)
     scores = report_scores(request, outputs, config, console)
+    return _format_file(request, outputs, name_column, note, scores)
+
+
+def _format_file(
+    request: PredictRequest,
+    outputs: Predictions,
+    name_column: str,
+    note: str,
+    scores: dict[str, float],
+) -> str:
+    from dlrun.report import prediction_table
+
+    columns = (outputs.spec.targets, outputs.names, outputs.outputs, outputs.truths)
     if request.to is not None and request.to.suffix.lower() == ".csv":
         file_columns = get_file_columns(request, outputs.names) if name_column == "line" else {}
         return prediction_table.predictions_to_csv(

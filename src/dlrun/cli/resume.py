@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dlrun.cli.run_argument import check_allowed_keys, parse_run_argument, set_config_keys
 from dlrun.config.compose import configure
@@ -18,6 +18,11 @@ from dlrun.core.errors import CorruptedFileError, UserError
 from dlrun.core.folder_lock import lock_folder
 from dlrun.launch.run_config import execute_run, load_plugin_packages, make_run_folder, start_run
 from dlrun.launch.run_log import log_to_folder
+
+if TYPE_CHECKING:
+    from dlrun.core.run_folder import RunFolder
+    from dlrun.evaluation.protocols.plans import EvaluationPlan
+    from dlrun.launch.resuming import StartedFit
 
 log = logging.getLogger("dlrun")
 
@@ -110,20 +115,12 @@ def apply_changed_settings(
     from dlrun.launch import resuming
 
     run = RunFolder(folder)
+    started: list[resuming.StartedFit] = []
+    train_longer = False
     # A workflow plans its fits from their results; its own check is made when it resumes.
-    plan = None if "workflow" in config else make_plan(config, plugins)
-    jobs = resuming.list_fit_jobs(plan) if plan else []
-    started = resuming.find_started_jobs(run, jobs, config)
-    if plan:
-        resuming.check_allowed_changes(changes, started, jobs, alternative)
-    results = [result for result in run.read_results() if result.split != "test"]
-    is_finished = plan is not None and plan(results) is None
-    train_longer = is_finished and resuming.can_train_longer(changes, started, config)
-    # A finished run can still be tested, with test=true.
-    if is_finished and not train_longer and "test" not in changes:
-        raise UserError(
-            f"{folder} is finished, and nothing is left to train with these settings; {alternative}"
-        )
+    if "workflow" not in config:
+        plan = make_plan(config, plugins)
+        started, train_longer = _check_fits(run, plan, config, changes, alternative)
     if train_longer and config["test"] and "test" not in changes:
         # Each evaluation of the test rows has to be asked for anew.
         config["test"] = False
@@ -139,6 +136,31 @@ def apply_changed_settings(
         if train_longer:
             undo.enter_context(resuming.remove_finished_results(run, started))
         yield
+
+
+def _check_fits(
+    run: RunFolder,
+    plan: EvaluationPlan,
+    config: dict[str, Any],
+    changes: dict[str, Any],
+    alternative: str,
+) -> tuple[list[StartedFit], bool]:
+    """Check the changes against the fits; return those that have begun, and if they train longer."""
+    from dlrun.launch import resuming
+
+    jobs = resuming.list_fit_jobs(plan)
+    started = resuming.find_started_jobs(run, jobs, config)
+    resuming.check_allowed_changes(changes, started, jobs, alternative)
+    results = [result for result in run.read_results() if result.split != "test"]
+    is_finished = plan(results) is None
+    train_longer = is_finished and resuming.can_train_longer(changes, started, config)
+    # A finished run can still be tested, with test=true.
+    if is_finished and not train_longer and "test" not in changes:
+        raise UserError(
+            f"{run.folder} is finished, and nothing is left to train with these settings; "
+            f"{alternative}"
+        )
+    return started, train_longer
 
 
 @contextmanager
