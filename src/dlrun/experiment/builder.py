@@ -116,8 +116,10 @@ class ExperimentBuilder:
         self.plan = make_plan(config, plugins)
         self.schedule = self.build_part("scheduler")
         device.set_deterministic(self.settings.deterministic)
+        # Denormal numbers cost a CPU many times what others do.
         device.flush_tiny_values()
         device.keep_freed_memory()
+        # Two seconds of start-up for nothing.
         optimizers.avoid_dynamo_import()
         # Before any data are read: a wrong setting is an error at once.
         optimizers.validate_optimizer(lambda parameters: self.build_part("optimizer", parameters))
@@ -198,6 +200,7 @@ class ExperimentBuilder:
     def with_changes(self, patch: dict[str, Any]) -> ExperimentBuilder:
         """The same data and folder with other settings."""
         builder = copy.copy(self)
+        # A shallow copy: the dataset is shared, only what the settings decide is built anew.
         builder.config = apply_patch(self.config, patch)
         builder.settings, builder.schedule = (
             builder.build_part("engine").with_batch_size(len(self.dataset)),
@@ -235,6 +238,7 @@ class ExperimentBuilder:
         self.run.write_json(
             f"preparation/{job.name}.json", describe_preprocessing(data.preprocessors)
         )
+        # A reader of the run folder needs to know what it predicts, without the data.
         fields = spec_to_dict(Spec(data.spec.inputs, get_loss_targets(objective, data.spec)))
         for name in (
             "fields.json",
@@ -340,6 +344,7 @@ class ExperimentBuilder:
         """What is minimised, with the model that the config names; on the device."""
         loss_node = lambda target: get_target_part(self.config, "loss", target)  # noqa: E731
         model = build_model(self.config["model"], data.spec, self.plugins, self.warn_once)
+        # Before the optimizer is built: it has to know the shards, not the whole weights.
         fsdp.shard_model(model, self.settings, self.device)
         make_loss = lambda name, field: build_loss(loss_node(name), field, self.plugins)  # noqa: E731
         losses = {
@@ -377,6 +382,7 @@ class ExperimentBuilder:
             "optimizer", [{"params": group} for group in groups.values()]
         )
         for group, factor in zip(optimizer.param_groups, groups, strict=True):
+            # After building: whatever rate the optimizer's part has chosen.
             group["lr"] = group["lr"] * factor
         return optimizer
 

@@ -66,6 +66,7 @@ def predict_images(
     models = [load_run_model(folder, plugins, job=job) for job in jobs]
     first_model, names = models[0], tuple(loaded.job.name for loaded in models)
     name, reading = _find_image_input(first_model)
+    # As in training, so that predictions come out alike.
     runtime.flush_tiny_values()
     runtime.keep_freed_memory()
     device, settings = get_run_device(first_model.config), first_model.config["engine"]
@@ -115,6 +116,7 @@ def predict_table(
                 f"{folder} was not trained on a table: its rows cannot be read from {file}"
             )
         rows, lines = builder.dataset.read_new_rows(str(file), **reading)
+        # No scores on rows that the run was trained or tested on.
         if is_file_of_run(builder.config, file):
             rows = {
                 column: values
@@ -262,6 +264,7 @@ def predict_batches(
 ) -> dict[str, np.ndarray]:
     """Target → what the model answers (n, outputs): probabilities, or numbers as they are."""
     outputs_by_target: dict[str, list[torch.Tensor]] = {name: [] for name in targets}
+    # Dropout off, and batch norm by its running statistics.
     model.eval()
     with torch.no_grad():
         for batch in batches:
@@ -372,6 +375,7 @@ def predict_rows(fit: BuiltFit, table: Table) -> dict[str, np.ndarray]:
     objective: Any = fit.trainer.objective
     settings: Settings = fit.trainer.settings
     batches = table.to(fit.trainer.device).batches(settings.get_inference_batch_size(fit.data.spec))
+    # As the validation of the fit was measured.
     with fit.trainer.optimization.ema_weights():
         targets = fit.data.spec.targets
         return predict_batches(

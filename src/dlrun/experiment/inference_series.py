@@ -80,6 +80,7 @@ def predict_series(
         predictions.append(FitPrediction(built, table, predict_rows(built, table)))
     outputs = average_predictions(predictions)
     assert builder.dataset.order is not None
+    # The time column says when the forecast begins.
     last = float(rows[builder.dataset.order][-1])
     values: list[ForecastValue] = []
     for target, horizon in builder.dataset.forecast.items():

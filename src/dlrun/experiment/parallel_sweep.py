@@ -66,6 +66,7 @@ def run_parallel(
     )
     if required and reason is not None:
         log.warning("protocol.stacked=true: these are trained one after the other: %s", reason)
+    # Then each experiment trains its own, below.
     fits = [] if reason is not None else fits
     members = [
         (number, start_member(experiments[number], fit))

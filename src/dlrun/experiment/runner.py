@@ -104,6 +104,7 @@ class Experiment:
         self.latest_fit = (
             prebuilt[0] if prebuilt and prebuilt[0].job == job else self.builder.build_fit(job)
         )
+        # Every process plans the next job from the same result.
         result = process_group.broadcast_object(self.train(self.latest_fit, watch))
         self.run.add_results([result])
         return result
@@ -277,12 +278,14 @@ class Experiment:
                 trainer.position + 1,
             )
             self._apply_changed_settings(fit)
+            # An epoch that is done again may not lose the best one from before it.
             earlier = checkpoint.load_before_epoch(trainer.folder / "best.pt", trainer.epoch)
             trainer.pending_checkpoints |= {"best": earlier} if earlier is not None else {}
         else:
             batch_norm.check_batch_norm(
                 trainer.objective, fit.data.train, trainer.settings.batch_rows
             )
+            # Only at the beginning: a checkpoint holds what was solved.
             solve_model(fit, self.run)
         for line in set(describe_fit(trainer)) - self.logged_messages:
             log.warning("%s", line)
@@ -351,6 +354,7 @@ class Experiment:
         for line in skips:
             log.warning("%s: %s", fit.job.name, line)
         fit.weights = f"last (epoch {epochs})"
+        # The best epoch is scored where one was kept, else the last.
         self._restore(fit, "best")
         result = self.score(fit, fit.split, baseline)
         note = "; ".join(filter(None, (result.note, *describe_fit(trainer), *skips)))

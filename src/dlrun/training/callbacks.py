@@ -113,6 +113,7 @@ class CollapseDetector(Callback):
 
     def __call__(self, trainer: Trainer) -> None:
         latest = get_monitored_values(trainer.history, self.monitor)[-self.patience :]
+        # Too few epochs to judge.
         if len(latest) < self.patience or not all(value < self.below for value in latest):
             return
         message = (

@@ -58,6 +58,7 @@ def build_callback(node: Mapping[str, Any], plugins: Plugins) -> Callback:
             "(trainer), "
             "or a class with __call__(self, trainer)"
         )
+    # dlrun's own are known to be right; their signatures are not read.
     if is_custom(target) and not get_callable_parameters(callback):
         raise UserError(f"callback {target} takes no argument; write (trainer)")
     # A plugin's class need not know ours: here, and nowhere else, it is asked what it has.

@@ -44,6 +44,7 @@ def trace_module_calls(
     recorder = ModuleCallRecorder(names)
     for name, column in columns.items():
         recorder.flow.mark(column, (name,))
+    # Modules, not functions: what a model computes inline belongs to the module around it.
     hooks = [module.register_forward_pre_hook(recorder.enter) for module in names]
     hooks += [module.register_forward_hook(recorder.leave) for module in names]
     try:

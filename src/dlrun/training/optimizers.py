@@ -116,6 +116,7 @@ class RMSprop(torch.optim.RMSprop):
         """Take one step with the gradients that are there."""
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            # Whatever the kernel cannot do, torch's own step does.
             if closure or not supports_fused_kernel(group, parameters):
                 return inspect.unwrap(torch.optim.RMSprop.step)(self, closure)
         for group in self.param_groups:

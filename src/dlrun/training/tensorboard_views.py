@@ -46,6 +46,7 @@ def validation_mode(trainer: Trainer) -> Iterator[None]:
     finally:
         runtime.restore_random_state(random, trainer.device)
         for module, mode in modes.items():
+            # One by one: frozen layers differ from the rest.
             module.training = mode
 
 

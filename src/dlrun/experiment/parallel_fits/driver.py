@@ -73,6 +73,7 @@ def get_pending_jobs(experiment: FitOwner) -> list[FitJob]:
     another one ends.
     """
     results, jobs = experiment.get_fit_results(), list[FitJob]()
+    # The plan is asked with empty results: only jobs that depend on none come out.
     while (job := experiment.builder.plan(results)) is not None and not job.start:
         jobs.append(job)
         results = [*results, Result(job, "val", {})]
@@ -119,6 +120,7 @@ def find_conflict(fits: Sequence[BuiltFit], means: Sequence[str]) -> str | None:
         ):
             if not isinstance(column, SUPPORTED_COLUMNS):
                 return f"columns of kind {type(column).__name__} are not handed out side by side"
+    # One loop runs them all: batch size, epochs and precision have to be the same.
     if any(trainer.settings != trainers[0].settings for trainer in trainers):
         return "their settings of the engine differ"
     if len({trainer.data.val is None for trainer in trainers}) > 1:

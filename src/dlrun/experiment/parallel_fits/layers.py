@@ -90,6 +90,7 @@ class StackedNorm(nn.Module):
         if self.training:
             # As nn.BatchNorm1d counts its batches.
             self.count.add_(1)  # type: ignore[operator,union-attr]
+        # Features of different members never mix in a batch norm: it works feature by feature.
         side_by_side = x.transpose(0, 1).reshape(x.shape[1], -1)
         affine: Any = [
             None if tensor is None else tensor.reshape(-1) for tensor in (self.weight, self.bias)

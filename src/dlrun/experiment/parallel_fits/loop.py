@@ -226,6 +226,7 @@ def train_stack_epoch(members: list[Member], aggregate: AggregateTrainer) -> lis
             member.trainer.save()
     remaining = [member for member in members if not member.is_done]
     interrupted = aggregate.interrupted
+    # Who has ended leaves: a smaller stack goes on.
     if remaining and len(remaining) < len(members):
         aggregate.stack = FitStack(
             [member.trainer for member in remaining], remaining[0].mean_losses

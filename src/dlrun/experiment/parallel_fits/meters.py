@@ -55,6 +55,7 @@ class StackedMeter:
     def add(self, step: Step, batch: Batch, rows: int) -> None:
         """Remember one step over a batch of so many rows of each member."""
         self.pending_steps.append((step, batch, rows))
+        # The same for every step: it is computed once.
         self.width = self.width or sum(map(torch.numel, step.outputs.values())) // rows
         self.num_pending += rows * self.width
         if len(self.pending_steps) >= PENDING_STEPS or self.num_pending >= PENDING_NUMBERS:
@@ -106,6 +107,7 @@ class StackedMeter:
         meter = self.members[member]
         losses = self.losses(member, outputs, targets) | means
         loss = sum(losses.values(), torch.zeros((), device=meter.device))
+        # The other members go on.
         if not bool(loss.isfinite()):
             self.failed[member] = self._find_divergence(member, outputs, targets, rows)
             return

@@ -47,6 +47,7 @@ class StackedObjective(Objective):
         self.weights = dict(zip(self.member_losses[0], weights, strict=True))
         self.alike = {name for name in means if len(set(self.weights.get(name, ()))) == 1}
         learning = members[0].groups["model"]
+        # A weight outside of all stacked layers would be trained for nobody.
         if any(id(parameter) not in self.make.made for parameter in learning):
             raise NotStackable("some of their weights are in no layer that can be stacked")
         self.groups = {"model": [self.make.made[id(parameter)] for parameter in learning]}

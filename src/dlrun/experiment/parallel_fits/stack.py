@@ -312,6 +312,7 @@ class FitStack:
                 for average, value in zip(member_averages, values, strict=True):
                     average.copy_(value.view_as(average))
             for buffer, member_buffers in stacked.objective.make.buffers:
+                # Running statistics of batch norm.
                 member_buffers[row].copy_(buffer[row])
 
 
@@ -360,6 +361,7 @@ def stack_optimizers(optimizers: Sequence[Optimizer], parameters: list[nn.Parame
         stacked.param_groups[0],
     )
     for name in groups[0].keys() - {"params"}:
+        # initial_lr is missing until a schedule has scaled the rate: then it is lr.
         values = [group.get(name, group["lr"]) for group in groups]
         if all(value == values[0] for value in values):
             stacked_group[name] = values[0]

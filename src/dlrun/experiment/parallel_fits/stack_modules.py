@@ -99,6 +99,7 @@ class ModuleStack:
         stacked: list[nn.Module] = []
         for position in zip(*paired, strict=True):
             stacked.append(self([layer for layer, _ in position]))
+            # A member without this dropout has the rate None.
             for rates in zip_longest(*(rates for _, rates in position)):
                 stacked.append(StackedDropout(rates, self.streams))
         return nn.ModuleList(stacked)

@@ -209,6 +209,7 @@ def should_save_or_stop(trainer: DistributedTrainer, learn: bool) -> tuple[bool,
         TrainingDiverged: in all processes, if the loss of one is not finite.
     """
     flags = gathered_flags(trainer, learn)
+    # The usual case.
     if not any(flags):
         return False, 0
     # A divergence outranks all else: no checkpoint of it is written.
@@ -360,6 +361,7 @@ def restore_local_state(trainer: DistributedTrainer, state: dict[str, Any]) -> N
         for name, value in batch_norm_statistics(trainer.objective).items():
             value.copy_(local_state["statistics"][name])
         return
+    # Another number of processes cannot go on with the old streams: new ones, by position.
     torch.manual_seed(derive_seed(trainer.seed, trainer.epoch, trainer.position, this_process.rank))
     if this_process.rank:  # the first goes on with what all have added up
         gathered_meter = trainer.meter

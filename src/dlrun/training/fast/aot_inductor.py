@@ -78,6 +78,7 @@ def compile_function(
     """
     start = time.monotonic()
     try:
+        # Ctrl-C would end the C++ compiler and look like an error of it.
         with torch.no_grad(), block_interrupt():
             exported = torch.export.export(FunctionModule(function), tuple(inputs), strict=False)
             constants = [

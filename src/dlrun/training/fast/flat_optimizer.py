@@ -94,6 +94,7 @@ def _adam(group: Group, weights: Tensor, gradient: Tensor, state: State, step: A
 def add_weight_decay(group: Group, weights: Tensor, gradient: Tensor) -> Tensor:
     """The gradient of the loss with half the squared weights times weight_decay on top."""
     decay = group["weight_decay"]
+    # Each member's own decay (members, 1): `alpha` takes only a number.
     if isinstance(decay, Tensor):
         return gradient + weights * decay
     return gradient.add(weights, alpha=decay) if decay else gradient

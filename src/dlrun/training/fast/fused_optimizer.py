@@ -64,6 +64,7 @@ class OptimizerStateView:
         for name, tensors in self.get_tensors().items():
             for parameter, tensor in zip(self.parameters, tensors, strict=True):
                 stored = self.optimizer.state.get(parameter, {}).get(name)
+                # A torch optimizer creates its state lazily, as zeros.
                 tensor.zero_() if stored is None else tensor.copy_(stored)
         steps = [
             int(self.optimizer.state.get(parameter, {}).get("step", 0))

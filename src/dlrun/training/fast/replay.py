@@ -113,6 +113,7 @@ class Replay:
             map(torch.equal, [*self._get_random_states(), *self.buffers], [*after[0], *after[1]])
         ):
             self._restore_states(random_states, buffers)
+            # Proved for this shape: from now on it is replayed.
             self.verified[key] = self._compiled(step, play, batch, after[1])
         else:
             self._disable("it is more than the same calls of torch for every batch")
