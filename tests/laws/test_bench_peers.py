@@ -78,7 +78,7 @@ def test_a_peer_that_is_lost_is_written_down(tmp_path):
 def test_the_loop_and_dlrun_are_measured_beside_each_other(monkeypatch, capsys):
     import bench_peers as peers
 
-    monkeypatch.setattr(peers, "present", lambda: ["own:loop", "own:dlrun"])
+    monkeypatch.setattr(peers, "present", lambda workload: ["own:loop", "own:dlrun"])
     loop, ours = peers.compare_peers(["boston_batch_16"], 2, 0.1)
     assert loop.ratios == [1.0, 1.0] and len(ours.ratios) == 2 and min(ours.speeds) > 0
     assert loop.parameters == ours.parameters == 5121 and 50 < ours.peak < 5000
