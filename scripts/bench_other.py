@@ -34,13 +34,13 @@ import sys, time
 from dlrun.cli import main as cli
 
 def watched(words):
-    from dlrun.training.optimization import Optimization as Learner
-    learn = Learner.learn
+    from dlrun.training.optimization import Optimization
+    learn = Optimization.accumulate_and_step
     def once(*args):
         learn(*args)
         print("seconds", time.process_time(), file=sys.stderr)
         sys.exit(0)
-    Learner.learn = once
+    Optimization.accumulate_and_step = once
     return main(words)
 
 main, cli.main = cli.main, watched
@@ -217,7 +217,7 @@ def forwards(work: Any, table: Any, size: int) -> Iterator[int]:
 def evaluations(trainer: Any, table: Any) -> Iterator[int]:
     """dlrun's: a visit without learning."""
     while True:
-        trainer.sweep("val", table).scores()
+        trainer.run_epoch("val", table).scores()
         yield len(table)
 
 

@@ -90,8 +90,8 @@ def over_loader(work: Any, table: Table, folder: Path) -> Iterator[int]:
     x, y = whole["x"].to_dense(), whole["y"]
     loader = DataLoader(TensorDataset(x, y), batch_size=work.batch_size, shuffle=True)
     field, model = work.spec.targets["y"], work.by_hand()
-    loss_function = bench().build(bench().node("loss", "auto"), field)
-    measure = next(iter(bench().metrics.defaults(field).values())).each
+    loss_function = bench().build_part(bench().node("loss", "auto"), field)
+    measure = next(iter(bench().metrics.get_default_metrics(field).values())).per_row
     optimizer = torch.optim.RMSprop(model.parameters(), lr=LR, alpha=RHO, eps=EPS)
     while True:
         total, right = torch.zeros(()), torch.zeros(())

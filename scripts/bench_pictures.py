@@ -81,12 +81,12 @@ def ours(rows: int, folder: Path) -> Any:
     assembly = ExperimentBuilder(configure(words, []), folder / "run")
     job = assembly.plan([])
     assert job is not None
-    return assembly.fit(job).trainer
+    return assembly.build_fit(job).trainer
 
 
 def our_epoch(trainer: Any) -> float:
     start = time.perf_counter()
-    trainer.visit("train", trainer.data.train, learn=True)
+    trainer.run_split("train", trainer.data.train, learn=True)
     trainer.epoch += 1
     return time.perf_counter() - start
 

@@ -62,7 +62,7 @@ def stacked(
     ]
     stack = FitStack(made, ["y"])
     while True:
-        assert not any(stack.epoch())
+        assert not any(stack.run_epoch())
         for trainer in made:
             trainer.history.clear()
         yield sum(map(len, tables))
@@ -78,7 +78,7 @@ def one_by_one(
     ]
     while True:
         for trainer in made:
-            trainer.visit("train", trainer.data.train, learn=True)
+            trainer.run_split("train", trainer.data.train, learn=True)
             trainer.epoch += 1
             trainer.history.clear()
             yield len(trainer.data.train)
