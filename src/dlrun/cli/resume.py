@@ -145,7 +145,7 @@ def _check_fits(
     changes: dict[str, Any],
     alternative: str,
 ) -> tuple[list[StartedFit], bool]:
-    """Check the changes against the fits; return those that have begun, and if they train longer."""
+    """Check the changes against the fits; return the begun ones, and whether they train longer."""
     from dlrun.launch import resuming
 
     jobs = resuming.list_fit_jobs(plan)
