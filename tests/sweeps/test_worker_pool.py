@@ -176,9 +176,8 @@ def test_forty_jobs_of_which_five_come_to_bad_ends(here):
     assert code == 1 and len(rows) == 40 and len({row["job"] for row in rows}) == 40, out
     failed = [row for row in rows if row["status"] == "failed"]
     assert [row["status"] for row in rows] == ["done"] * 35 + ["failed"] * 5
-    assert sorted(row["error"].split(":")[0][:11] for row in failed) == sorted(
-        ["RuntimeErro"] * 3 + ["its process", "it ran long"]
-    )
+    reasons = ("RuntimeError: no good: raises", "its process", "it ran long")
+    assert [sum(reason in row["error"] for row in failed) for reason in reasons] == [3, 1, 1]
     assert (folder_of(here) / "sweep.png").stat().st_size > 10_000
     assert len((folder_of(here) / "sweep.md").read_text().splitlines()) >= 42
 
