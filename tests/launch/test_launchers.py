@@ -1,4 +1,4 @@
-"""Jobs handed to published Hydra launchers, and dlrun's own plugins in other Hydra programs."""
+"""Jobs handed to published Hydra launchers."""
 
 import os
 import shutil
@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from beside import LIMIT
 
 from dlrun.cli.main import main
@@ -25,29 +24,6 @@ JOBS = [
     "optimizer.lr=0.1,1e38,0.01",
 ]
 JOBS += ["protocol.stacked=false"]  # as one they come out the same but for rounding
-NUMBER = """
-import hydra
-from hydra.core.config_store import ConfigStore
-
-@hydra.main(version_base="1.3", config_path=None, config_name="c")
-def app(config):
-    if config.kind == "bad":
-        raise ValueError("no good")
-    return (config.x - 3) ** 2 + config.n
-
-ConfigStore.instance().store(name="c", node={"x": 0.0, "n": 1, "kind": "good"})
-app()
-"""
-OWN = """
-import hydra
-from dlrun.config.groups import get_builtin_conf as conf_folder
-
-@hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
-def app(config):
-    raise AssertionError("dlrun runs a config by itself")
-
-app()
-"""
 
 
 def entries(output):
@@ -55,13 +31,6 @@ def entries(output):
     (folder,) = (path.parent for path in output.rglob("sweep.jsonl"))
     found = {line["job"]: line for line in stored_files.load_json_lines(folder / "sweep.jsonl")}
     return folder, [found[number] for number in sorted(found)]
-
-
-def program(folder, text, *words):
-    """Run a Hydra program of these lines in this folder."""
-    (folder / "program.py").write_text(text)
-    command = [sys.executable, "program.py", "-m", *words]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=LIMIT)
 
 
 class Half:
@@ -218,14 +187,6 @@ def test_hydras_own_launcher_runs_jobs_too(tmp_path):
     assert not list(folder.rglob(".hydra"))
 
 
-def test_hydras_plugins_are_found_without_torch_or_optuna():
-    told = "import sys, hydra_plugins.dlrun.plugins; print([n for n in ('torch', 'optuna', 'dlrun') if n in sys.modules])"
-    found = subprocess.run(
-        [sys.executable, "-c", told], capture_output=True, text=True, timeout=LIMIT
-    )
-    assert found.stdout.strip() == "[]", found.stderr
-
-
 def same(output, words):
     """Jobs through a launcher come out as they do here, but for the one that cannot be finished."""
     assert main([*JOBS, *words, f"output={output / 'there'}"]) == 1
@@ -338,50 +299,3 @@ def test_ray(tmp_path):
         timeout=LIMIT,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-
-
-@pytest.mark.slow
-def test_our_sweeper_in_another_program_searches_and_goes_on(tmp_path):
-    pytest.importorskip("optuna")
-    words = [
-        "hydra/sweeper=dlrun",
-        "hydra.sweeper.method=tpe",
-        "hydra.sweeper.jobs=3",
-        "hydra.sweep.dir=s",
-    ]
-    space = ["x=interval(-10,10)", "n=int(interval(1,4))", "kind=good,bad"]
-    for trials in (8, 12):
-        done = program(tmp_path, NUMBER, *words, f"hydra.sweeper.trials={trials}", *space)
-        assert "no good" in done.stderr and done.returncode == 1
-        assert len(list((tmp_path / "s").glob("*/.hydra"))) == trials
-    (best,) = yaml.safe_load((tmp_path / "s" / "best.yaml").read_text())
-    said = dict(word.split("=") for word in best["words"])
-    assert said["kind"] == "good" and best["values"] == [
-        pytest.approx((float(said["x"]) - 3) ** 2 + int(said["n"]))
-    ]
-
-
-@pytest.mark.slow
-def test_our_sweeper_tries_every_combination(tmp_path):
-    done = program(
-        tmp_path, NUMBER, "hydra/sweeper=dlrun", "x=1,2", "n=range(1,3)", "hydra.sweep.dir=s"
-    )
-    assert done.returncode == 0, done.stderr
-    tried = [
-        yaml.safe_load(path.read_text()) for path in (tmp_path / "s").glob("*/.hydra/config.yaml")
-    ]
-    assert sorted((one["x"], one["n"]) for one in tried) == [(1, 1), (1, 2), (2, 1), (2, 2)]
-
-
-@pytest.mark.slow
-def test_our_launcher_runs_configs_of_dlrun_and_nothing_else(tmp_path):
-    ours = ["hydra/launcher=dlrun", "hydra.launcher.jobs=2", "hydra.sweep.dir=s"]
-    done = program(tmp_path, OWN, *ours, *JOBS[1:])
-    assert done.returncode == 1 and "nan or infinite" in done.stderr
-    done = [
-        len(stored_files.load_json_lines(tmp_path / "s" / str(number) / "results.jsonl"))
-        for number in range(3)
-    ]
-    assert done == [1, 0, 1]
-    other = program(tmp_path, NUMBER, *ours, "x=1,2")
-    assert other.returncode == 1 and "runs configs of dlrun" in other.stderr

@@ -1,1 +1,0 @@
-"""dlrun's launcher and sweeper for Hydra: `hydra/launcher=dlrun`, `hydra/sweeper=dlrun`."""
