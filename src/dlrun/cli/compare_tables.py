@@ -20,7 +20,7 @@ def get_compared_results(run: Path) -> run_reader.JsonLines:
     those of the last stage.
     """
     lines = run_reader.read_results(run)
-    winner = workflow_stages.find_best_stage(workflow_stages.read_verdicts(run))
+    winner = workflow_stages.find_best_stage(run_reader.read_verdicts(run))
     if winner:
         return [line for line in lines if line["job"]["stage"] in (winner, "final")]
     return run_reader.drop_previous_stages(lines)

@@ -33,6 +33,11 @@ def read_results(folder: Path) -> JsonLines:
     return list(latest.values())
 
 
+def read_verdicts(folder: Path) -> JsonLines:
+    """The steps of workflow.json that were taken; none where the run is no workflow."""
+    return load_json_or_none(folder / "workflow.json") or []
+
+
 def read_failures(folder: Path, results: JsonLines) -> dict[str, str]:
     """Fits that ended in an error and have no result → the error."""
     failures = load_json_or_none(folder / "unfinished.json") or {}

@@ -99,6 +99,8 @@ def _is_not_below_baseline(result: Result) -> bool:
 
 def print_ensemble_members(folder: Path, console: Console) -> None:
     """Show an ensemble beside its members; nothing for other runs."""
+    if not (folder / "members.json").is_file():
+        return
     from dlrun.report import ensemble_members
     from dlrun.report.result_tables import to_rich_table
 

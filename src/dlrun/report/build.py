@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 from dlrun.core import run_reader, stored_files
 from dlrun.core.files import write_text
-from dlrun.report import (
-    comparison_report,
-    confusion_matrix,
-    forecast_plot,
-    html,
-    learning_curves,
-    markdown,
-    overfitting_plot,
-    run_report,
-    score_plot,
-    workflow_stages,
-)
+from dlrun.report import confusion_matrix, html, learning_curves, markdown, run_report
 
 # So that a file name stays below the 255 bytes that file systems allow.
 MAX_NAMED_RUNS, MAX_NAME_LENGTH = 3, 60
@@ -61,6 +51,9 @@ def write_comparison(runs: Sequence[Path], folder: Path) -> list[Path]:
     Raises:
         UserError: One of them is no run.
     """
+    # Here, because the report of one run needs neither it nor what it compares with.
+    from dlrun.report import comparison_report
+
     stem = make_comparison_name(runs)
     folder.mkdir(parents=True, exist_ok=True)
     drawn = comparison_report.draw_comparison(runs, folder / f"{stem}.png")
@@ -88,41 +81,57 @@ def make_comparison_name(runs: Sequence[Path]) -> str:
 
 def draw_figures(folder: Path) -> PlotFiles:
     """Draw the figures there are data for; kind of figure → files."""
-    config, history, results = (
+    config, results, steps = (
         stored_files.load_run_config(folder),
-        run_reader.read_history(folder),
         run_reader.read_results(folder),
+        run_reader.read_verdicts(folder),
     )
-    # A workflow draws its stages; a plain run has one, and its curves say all.
-    steps = workflow_stages.read_verdicts(folder)
+    drawn = (
+        _draw_workflow(folder, config, results, steps)
+        if steps
+        else {"curves": _draw_curves(folder, config, results, None)}
+    )
+    figures = {name: [file] for name, file in drawn.items() if file is not None}
+    only = run_report.select_families(steps)
+    if (folder / "forecast").is_dir():
+        from dlrun.report import forecast_plot
+
+        figures["forecast"] = forecast_plot.draw_forecasts(folder, results, config, only)
+    figures["answers"] = confusion_matrix.draw_predictions(folder, results, config, only)
+    return figures
+
+
+def _draw_curves(
+    folder: Path,
+    config: dict[str, Any],
+    results: run_reader.JsonLines,
+    only: Collection[str] | None,
+) -> Path | None:
+    history, file = run_reader.read_history(folder), folder / "learning-curves.png"
+    return learning_curves.draw_learning_curves(history, results, config, file, only=only)
+
+
+def _draw_workflow(
+    folder: Path,
+    config: dict[str, Any],
+    results: run_reader.JsonLines,
+    steps: run_reader.JsonLines,
+) -> dict[str, Path | None]:
+    """The figures of a workflow: curves of the configured stage and the winner, and all stages."""
+    from dlrun.report import overfitting_plot, score_plot, workflow_stages
+
+    only = {workflow_stages.CONFIGURED_STAGE, workflow_stages.find_best_stage(steps)}
     drawn = {
-        "curves": learning_curves.draw_learning_curves(
-            history, results, config, folder / "learning-curves.png", only=_select_stages(steps)
-        )
+        "curves": _draw_curves(folder, config, results, only),
+        "stages": score_plot.draw_score_plot(results, steps, config, folder / "stages.png"),
     }
-    if steps:
-        drawn["stages"] = score_plot.draw_score_plot(results, steps, config, folder / "stages.png")
+    # Where nothing beats the baseline, no larger network has been tried.
     if any(step["step"] > workflow_stages.BASELINE_STEP for step in steps):
+        history = run_reader.read_history(folder)
         drawn["ladder"] = overfitting_plot.draw_capacity_curves(
             history, results, config, folder / "ladder.png", steps
         )
         drawn["study"] = overfitting_plot.draw_regularization_curves(
             history, results, config, folder / "study.png"
         )
-    figures = {name: [file] for name, file in drawn.items() if file is not None}
-    figures["forecast"] = forecast_plot.draw_forecasts(
-        folder, results, config, workflow_stages.select_display_stages(steps)
-    )
-    figures["answers"] = confusion_matrix.draw_predictions(
-        folder, results, config, workflow_stages.select_display_stages(steps)
-    )
-    return figures
-
-
-def _select_stages(steps: run_reader.JsonLines) -> set[str] | None:
-    """The stages with learning curves: of a workflow the configured one and the winner."""
-    return (
-        {workflow_stages.CONFIGURED_STAGE, workflow_stages.find_best_stage(steps)}
-        if steps
-        else None
-    )
+    return drawn

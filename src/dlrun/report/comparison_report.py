@@ -8,7 +8,7 @@ from typing import Any
 
 from dlrun.core import formatting, measure_names, run_reader, stored_files
 from dlrun.report import formatting as measures
-from dlrun.report import run_report, workflow_stages
+from dlrun.report import run_report, workflow_stages, workflow_steps
 from dlrun.report.blocks import (
     Block,
     BulletList,
@@ -121,7 +121,7 @@ def find_main_stage(run: Path) -> str:
     results = run_reader.read_results(run)
     # A test result alone does not make a stage the main one.
     fitted = [line for line in results if line["split"] != "test"] or results
-    return workflow_stages.find_best_stage(workflow_stages.read_verdicts(run)) or (
+    return workflow_stages.find_best_stage(run_reader.read_verdicts(run)) or (
         run_reader.get_family(fitted[-1]["name"]) if fitted else ""
     )
 
@@ -199,10 +199,10 @@ def _make_run_blocks(run: Path) -> list[Block]:
     config, results, steps = (
         stored_files.load_run_config(run),
         run_reader.read_results(run),
-        workflow_stages.read_verdicts(run),
+        run_reader.read_verdicts(run),
     )
     sections = (
-        run_report.make_stage_sections(results, steps, {})
+        workflow_steps.make_stage_sections(results, steps, {})
         if steps
         else run_report.make_score_sections(run, results, config)
     )

@@ -92,7 +92,7 @@ def _find_stage(run: Path) -> str:
     ]
     if not fitted:
         raise UserError(f"{run} was not validated")
-    return workflow_stages.find_best_stage(workflow_stages.read_verdicts(run)) or str(
+    return workflow_stages.find_best_stage(run_reader.read_verdicts(run)) or str(
         fitted[-1]["job"]["stage"]
     )
 

@@ -16,11 +16,6 @@ if TYPE_CHECKING:
 
 
 MAX_PLOTS = 3  # horizons of which the course is drawn: the nearest, one amid, the farthest
-CAPTION = (
-    "The first days of the split: what came, what was foretold for that moment, and the last "
-    "value that was known when it was foretold, which costs nothing; the errors are over the "
-    "whole split."
-)
 
 
 def draw_forecasts(

@@ -20,8 +20,7 @@ from dlrun.report.blocks import (
     Section,
     Text,
 )
-from dlrun.report.result_tables import TextTable
-from dlrun.report.workflow_stages import STAR
+from dlrun.report.result_tables import STAR, TextTable
 
 STYLE = """
 :root { color-scheme: light }

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+STAR = "★"  # ends the first cell of the winner's row
 MAX_FOLD_COLUMNS = 4  # more folds than these share one column, so that the table fits a terminal
 
 

@@ -1,31 +1,46 @@
-"""Reports what a run was made of: question, data, config, environment, and command."""
+"""Reports the details of a run: question, data, errors, test rows, config, and environment."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from dlrun.core import run_reader, stored_files
+from dlrun.core import formatting, run_reader, stored_files
 from dlrun.report import naming
-from dlrun.report.blocks import Block, Code, Pairs, Section, Text, make_data_note, make_sections
-from dlrun.report.result_tables import TextTable
+from dlrun.report.blocks import (
+    Block,
+    Code,
+    ErrorRow,
+    Gallery,
+    Pairs,
+    Section,
+    Text,
+    make_data_note,
+    make_sections,
+)
+from dlrun.report.result_tables import TextTable, make_score_tables
 
 CONFIG_GROUPS = (
-    *(
-        "data",
-        "model",
-        "objective",
-        "loss",
-        "optimizer",
-        "scheduler",
-        "metric",
-        "protocol",
-        "engine",
-        "callback",
-    ),
-    *("workflow", "seed", "repeat", "source"),
+    "data",
+    "model",
+    "objective",
+    "loss",
+    "optimizer",
+    "scheduler",
+    "metric",
+    "protocol",
+    "engine",
+    "callback",
+    "workflow",
+    "seed",
+    "repeat",
+    "source",
 )
 PACKAGES = ("torch", "torchvision", "numpy", "dlrun", "hydra_core", "scikit_learn")
+SPLIT_ROWS = {"test": "test rows", "train": "training rows", "val": "validation rows"}
+MAX_ERRORS = 12  # that are shown of each family and split
 MAX_LABELS = 12  # of a target that are named
 MAX_TEXT_LENGTH = 200  # letters of a value that is told only with all the rest
 
@@ -78,6 +93,110 @@ def make_data_section(folder: Path, config: dict[str, Any]) -> list[Section]:
     return make_sections(
         "The data", [*note, Pairs(tuple((name, value) for name, value in rows if value))]
     )
+
+
+def make_error_sections(folder: Path, only: Collection[str] | None) -> list[Section]:
+    """The rows with the largest loss.
+
+    Args:
+        folder: The run folder.
+        only: The families of jobs to show, the folds of one together; None: all.
+    """
+    errors: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for file in sorted((folder / "errors").glob("*-*.json")):
+        job, _, split = file.stem.rpartition("-")
+        family = run_reader.get_family(job)
+        # Repeats make errors on the same rows.
+        if "repeat-" not in job and (only is None or family in only):
+            errors.setdefault((family, split), []).extend(
+                stored_files.load_json_or_none(file) or ()
+            )
+    blocks: list[Block] = []
+    for family, split in run_reader.select_splits(errors):
+        # Each fold has its own list: the worst of all folds are wanted.
+        worst = sorted(errors[family, split], key=lambda entry: -_get_loss(entry))[:MAX_ERRORS]
+        rows = SPLIT_ROWS.get(split, SPLIT_ROWS["val"])
+        blocks.append(Text(f"{family}, {rows}", "heading"))
+        blocks.append(Gallery(tuple(_make_error_row(folder, entry) for entry in worst)))
+    return make_sections("The worst errors", blocks)
+
+
+def _get_loss(entry: dict[str, Any]) -> float:
+    """How bad an error is; one whose loss is not finite is the worst."""
+    loss = entry.get("loss")
+    return math.inf if loss is None or math.isnan(loss) else float(loss)
+
+
+def _make_error_row(folder: Path, entry: dict[str, Any]) -> ErrorRow:
+    view = entry.get("shown") or {}
+    cells = tuple((str(name), str(value)) for name, value in (view.get("cells") or {}).items())
+    image = folder / "errors" / Path(str(view["image"])).name if view.get("image") else None
+    return ErrorRow(
+        row=str(entry["row"]),
+        truth=str(entry["truth"]),
+        prediction=str(entry["answer"]),
+        loss=formatting.format_number(entry.get("loss")),
+        text=str(view.get("text") or view.get("file") or ""),
+        cells=cells,
+        image=image if image and image.is_file() else None,
+    )
+
+
+def make_test_section(
+    folder: Path, results: run_reader.JsonLines, config: dict[str, Any], workflow: bool
+) -> list[Section]:
+    """The score on the test rows, and how often these were evaluated.
+
+    A plain run has its test score among the other results.
+    """
+    tested = [line for line in results if line["split"] == "test"]
+    openings = stored_files.load_json_or_none(folder / "openings.json") or {}
+    blocks: list[Block] = list(make_score_tables(tested, config)) if workflow else []
+    is_generative = not (
+        stored_files.load_json_or_none(folder / "fields.json") or {"targets": True}
+    )["targets"]
+    # A run without test rows, such as a generative one, has openings.json and no score.
+    if openings and (
+        tested or openings.get("count") or not is_generative
+    ):  # what makes something may have no test rows
+        blocks += _format_test_log(openings)
+    elif workflow and not tested:
+        blocks.append(
+            Text(
+                "The test rows are sealed: no model has been measured on them. dlrun final opens "
+                "them."
+            )
+        )
+    return make_sections("The final score", blocks)
+
+
+def _format_test_log(openings: dict[str, Any]) -> list[Block]:
+    count = int(openings.get("count") or 0)
+    if not count:
+        return [Text("The test rows of these data have never been opened.")]
+    times = "once" if count == 1 else f"{count} times"
+    text = f"The test rows of these data have been opened {times}, as the ledger says."
+    if count > 1:
+        text += (
+            " Each opening makes the score a little too good: whoever chooses by it is no longer "
+            "measuring."
+        )
+    rows = [
+        [
+            str(entry.get("date", "")),
+            _format_scores(entry.get("score") or {}),
+            str(entry.get("reason") or ""),
+        ]
+        for entry in openings.get("entries") or ()
+    ]
+    table = (
+        [TextTable("Openings of the test rows", ["date", "score", "reason"], rows)] if rows else []
+    )
+    return [Text(text, "strong"), *table]
+
+
+def _format_scores(score: dict[str, float | None]) -> str:
+    return ", ".join(f"{name} {formatting.format_number(value)}" for name, value in score.items())
 
 
 def make_config_section(

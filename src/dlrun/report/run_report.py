@@ -1,4 +1,4 @@
-"""Reports one run as sections: question, data, results, figures, config, and command."""
+"""Reports one run as sections: question, data, results, figures, errors, and config."""
 
 from __future__ import annotations
 
@@ -6,17 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from dlrun.core import formatting, measure_names, run_reader, stored_files
-from dlrun.report import (
-    ensemble_members,
-    forecast_plot,
-    generated,
-    interpretation,
-    naming,
-    run_details,
-    workflow_stages,
-    workflow_steps,
-)
 from dlrun.report import formatting as measures
+from dlrun.report import naming, run_details
 from dlrun.report.blocks import (
     Block,
     ImageBlock,
@@ -27,9 +18,8 @@ from dlrun.report.blocks import (
     make_sections,
 )
 from dlrun.report.learning_curves import RING_NOTE
-from dlrun.report.result_tables import make_score_tables
+from dlrun.report.result_tables import TextTable, make_score_tables
 
-LAST_STEP = 7  # the step that ends a workflow
 SPLITS = {"test": "Test", "val": "Validation", "train": "Training"}
 
 
@@ -42,6 +32,8 @@ def get_report_heading(folder: Path) -> str:
 def make_run_sections(folder: Path, figures: dict[str, list[Path]]) -> list[Section]:
     """All sections there are data for, in reading order.
 
+    What only some runs have is imported by the section that shows it.
+
     Args:
         folder: The run folder.
         figures: Kind → files, as `build.draw_figures` returns them.
@@ -49,49 +41,100 @@ def make_run_sections(folder: Path, figures: dict[str, list[Path]]) -> list[Sect
     config, results, steps = (
         stored_files.load_run_config(folder),
         run_reader.read_results(folder),
-        workflow_stages.read_verdicts(folder),
+        run_reader.read_verdicts(folder),
     )
-    workflow, measured = bool(steps), [line for line in results if line.get("scores")]
     return [
-        *make_sections(
-            "",
-            [
-                *make_score_summary(results, steps),
-                *map(make_data_note, run_reader.collect_messages(measured)),
-                *make_workflow_summary(results, steps),
-            ],
-        ),
+        *make_sections("", _make_introduction(results, steps)),
         *run_details.make_task_section(config),
         *run_details.make_data_section(folder, config),
-        *workflow_steps.make_audit_section(folder),
-        *workflow_steps.make_step_sections(steps),
-        *(
-            make_stage_sections(results, steps, figures)
-            if workflow
-            else make_score_sections(folder, results, config)
-        ),
-        *ensemble_members.make_ensemble_sections(folder),
+        *_make_result_sections(folder, results, config, steps, figures),
         *make_curve_sections(figures),
         *make_rate_section(run_reader.read_history(folder)),
         *make_prediction_sections(figures),
-        *workflow_steps.make_error_sections(folder, workflow_stages.select_display_stages(steps)),
-        *interpretation.make_visualization_sections(folder),
-        *generated.make_sample_sections(folder),
-        *workflow_steps.make_test_section(folder, results, config, workflow),
+        *run_details.make_error_sections(folder, select_families(steps)),
+        *_make_sample_sections(folder),
+        *run_details.make_test_section(folder, results, config, bool(steps)),
         *run_details.make_config_section(
-            folder,
-            config,
-            workflow_stages.make_changes_table(results, config) if workflow else None,
+            folder, config, _make_changes_table(results, config, steps)
         ),
         *run_details.make_environment_section(folder),
         *run_details.make_command_section(folder),
     ]
 
 
-def make_score_summary(results: run_reader.JsonLines, steps: run_reader.JsonLines) -> list[Block]:
+def _make_introduction(results: run_reader.JsonLines, steps: run_reader.JsonLines) -> list[Block]:
+    """The score, notes on the data, and the outcome of a workflow."""
+    measured = [line for line in results if line.get("scores")]
+    notes: list[Block] = list(map(make_data_note, run_reader.collect_messages(measured)))
+    if not steps:
+        return [*make_score_summary(results), *notes]
+    from dlrun.report.workflow_steps import make_workflow_summary
+
+    return [*notes, *make_workflow_summary(results, steps)]
+
+
+def _make_result_sections(
+    folder: Path,
+    results: run_reader.JsonLines,
+    config: dict[str, Any],
+    steps: run_reader.JsonLines,
+    figures: dict[str, list[Path]],
+) -> list[Section]:
+    """The audit, steps and stages of a workflow, or else the scores; members of an ensemble."""
+    sections: list[Section] = []
+    # A workflow that was cut early has its audit and no step.
+    if steps or (folder / "audit.json").is_file():
+        from dlrun.report import workflow_steps
+
+        sections += workflow_steps.make_audit_section(folder)
+        sections += workflow_steps.make_step_sections(steps)
+        sections += workflow_steps.make_stage_sections(results, steps, figures) if steps else []
+    sections += [] if steps else make_score_sections(folder, results, config)
+    if (folder / "members.json").is_file():
+        from dlrun.report.ensemble_members import make_ensemble_sections
+
+        sections += make_ensemble_sections(folder)
+    return sections
+
+
+def _make_sample_sections(folder: Path) -> list[Section]:
+    """The images of `dlrun visualize`, and what a run has generated."""
+    sections: list[Section] = []
+    if (folder / "visualize").is_dir():
+        from dlrun.report.interpretation import make_visualization_sections
+
+        sections += make_visualization_sections(folder)
+    if (folder / "samples").is_dir() or (folder / "generated").is_dir():
+        from dlrun.report.generated import make_sample_sections
+
+        sections += make_sample_sections(folder)
+    return sections
+
+
+def _make_changes_table(
+    results: run_reader.JsonLines, config: dict[str, Any], steps: run_reader.JsonLines
+) -> TextTable | None:
+    """What each stage of a workflow changes; None where there are no stages."""
+    if not steps:
+        return None
+    from dlrun.report.workflow_stages import make_changes_table
+
+    return make_changes_table(results, config)
+
+
+def select_families(steps: run_reader.JsonLines) -> set[str] | None:
+    """The families of jobs in every figure: of a workflow two stages; None: all."""
+    if not steps:
+        return None
+    from dlrun.report.workflow_stages import select_display_stages
+
+    return select_display_stages(steps)
+
+
+def make_score_summary(results: run_reader.JsonLines) -> list[Block]:
     """The score of a run that is no workflow, on test rows if any, beside its baseline."""
     fitted = [line for line in run_reader.drop_previous_stages(results) if line.get("scores")]
-    if steps or not fitted:
+    if not fitted:
         return []
     # The family that was fitted last is the one that the run is about.
     family = run_reader.get_family(fitted[-1]["name"])
@@ -127,47 +170,6 @@ def _describe_score(split: str, lines: run_reader.JsonLines) -> str:
     )
     remark = "" if is_better else ", which is not beaten"
     return f"{text}; baseline {formatting.format_number(baseline)}{remark}."
-
-
-def make_workflow_summary(
-    results: run_reader.JsonLines, steps: run_reader.JsonLines
-) -> list[Block]:
-    """The outcome of a workflow, in one paragraph; nothing for other runs."""
-    last = steps[-1] if steps else {}
-    if not last:
-        return []
-    stopped = bool(last.get("stopped"))
-    text = f"Stopped at step {last['step']}: {last['verdict']}" if stopped else str(last["verdict"])
-    blocks: list[Block] = [Text(text, "loud" if stopped else "strong")]
-    # A stopped workflow has come to its end, too.
-    if not stopped and last["step"] < LAST_STEP:
-        blocks.append(
-            Text(
-                f"Not finished: it was cut after step {last['step']}; dlrun resume goes on with "
-                "it.",
-                "loud",
-            )
-        )
-    if workflow_stages.find_best_stage(steps):
-        blocks.append(Text(workflow_stages.format_num_candidates(results, steps)))
-    return blocks
-
-
-def make_stage_sections(
-    results: run_reader.JsonLines, steps: run_reader.JsonLines, figures: dict[str, list[Path]]
-) -> list[Section]:
-    """The stages of a workflow against the baseline."""
-    if not workflow_stages.group_by_stage(results):
-        return []
-    legend = "Each dot is a candidate; the baseline is gray: a dashed line, or an arrow to it."
-    caption = f"{legend} {workflow_stages.format_num_candidates(results, steps)}"
-    images = [
-        ImageBlock(file, "The score of every stage with its interval", caption)
-        for file in figures.get("stages", ())
-    ]
-    return make_sections(
-        "Baseline against models", [*images, workflow_stages.make_stage_table(results, steps)]
-    )
 
 
 def make_score_sections(
@@ -226,7 +228,7 @@ def make_prediction_sections(figures: dict[str, list[Path]]) -> list[Section]:
     """Predictions against the truth."""
     images = [ImageBlock(file, file.stem.replace("-", " ")) for file in figures.get("answers", ())]
     forecasts = [
-        ImageBlock(file, file.stem.replace("-", " "), forecast_plot.CAPTION)
+        ImageBlock(file, file.stem.replace("-", " "), FORECAST_CAPTION)
         for file in figures.get("forecast", ())
     ]
     return [
@@ -236,6 +238,11 @@ def make_prediction_sections(figures: dict[str, list[Path]]) -> list[Section]:
 
 
 CURVES_CAPTION = f"Each measure by epoch: training dotted, validation solid; {RING_NOTE}"
+FORECAST_CAPTION = (
+    "The first days of the split: what came, what was foretold for that moment, and the last "
+    "value that was known when it was foretold, which costs nothing; the errors are over the "
+    "whole split."
+)
 CAPACITY_CAPTION = (
     "Validation loss solid, training loss dotted. The ring is the epoch where the validation loss "
     "was best, noise aside, over folds their median; where there is a dashed line, the network "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dlrun.core import formatting, measure_names, run_reader
 from dlrun.report import workflow_stages
 from dlrun.report.plotting import COLORS, GREY, OUTLIER_RATIO, WIDTH, save_figure
+from dlrun.report.result_tables import STAR
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,7 +96,7 @@ def _draw_dots(panel: Axes, dots: dict[str, Dot], winner: str) -> None:
         if low is not None and high is not None:
             panel.plot([low, high], [row, row], color=color, linewidth=2.2, solid_capstyle="butt")
         panel.plot([value], [row], "D" if name == winner else "o", color=color, markersize=7)
-    names = [f"{name} {workflow_stages.STAR}" if name == winner else name for name in dots]
+    names = [f"{name} {STAR}" if name == winner else name for name in dots]
     panel.set_yticks(range(len(dots) + 1), [workflow_stages.CONSTANT_STAGE, *names], fontsize=10)
     # From the top, in the order of the table.
     panel.set_ylim(len(dots) + 0.6, -0.6)

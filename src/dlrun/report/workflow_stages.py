@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from dlrun.core import formatting, run_reader, stored_files
+from dlrun.core import formatting, run_reader
 from dlrun.report import formatting as measures
-from dlrun.report.result_tables import TextTable
+from dlrun.report.result_tables import STAR, TextTable
 
 CONSTANT_STAGE, CONFIGURED_STAGE = "constant", "configured"
 FINAL_STAGE = "final"
@@ -16,12 +15,6 @@ TUNE_STEP, SCORE_STEP = (
     2,
 )  # the step that compares all candidates, and the column of its table with their scores
 BASELINE_STEP = 5  # the step that decides whether there is anything to go on with
-STAR = "★"  # of the winner
-
-
-def read_verdicts(folder: Path) -> run_reader.JsonLines:
-    """The steps of workflow.json that were taken; none where the run is no workflow."""
-    return stored_files.load_json_or_none(folder / "workflow.json") or []
 
 
 def find_best_stage(steps: run_reader.JsonLines) -> str:
@@ -29,9 +22,9 @@ def find_best_stage(steps: run_reader.JsonLines) -> str:
     return next((str(step["winner"]) for step in steps if step.get("winner")), "")
 
 
-def select_display_stages(steps: run_reader.JsonLines) -> set[str] | None:
-    """The stages in every figure: of a workflow the winner and the final one; None: all."""
-    return {find_best_stage(steps), FINAL_STAGE} - {""} if steps else None
+def select_display_stages(steps: run_reader.JsonLines) -> set[str]:
+    """The stages in every figure of a workflow: the winner and the final one."""
+    return {find_best_stage(steps), FINAL_STAGE} - {""}
 
 
 def group_by_stage(results: run_reader.JsonLines) -> dict[str, run_reader.JsonLines]:
