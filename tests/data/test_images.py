@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 import json
-import multiprocessing
 import os
 import shutil
 import struct
 import subprocess
 import sys
+import threading
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import beside
@@ -300,18 +301,18 @@ def test_a_damaged_cache_is_made_anew(tmp_path, cache):
     assert np.array_equal(np.asarray(raw_of(found).dev["image"]), expected)
 
 
-def test_workers_give_what_one_process_gives_however_they_are_started(tmp_path, monkeypatch):
+@pytest.mark.parametrize("packed", [False, True])
+def test_threads_give_what_one_gives_in_the_same_order(tmp_path, monkeypatch, packed):
     found = files(tmp_path / "photos", 40)
+    if packed:  # all threads read the same archive
+        with zipfile.ZipFile(tmp_path / "photos.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            for name in found.names:
+                archive.write(found.root / name, name)
+        found = replace(found, root=tmp_path / "photos.zip")
+    monkeypatch.setattr(decode_workers, "available_cpus", lambda: 1)
     alone = np.stack(list(decode_workers.iter_images(found, COLOUR)))
-    monkeypatch.setattr(decode_workers, "MIN_PARALLEL_FILES", 1)
-    monkeypatch.setattr(decode_workers, "available_cpus", lambda: 2)
-    make = decode_workers.worker_pool.__wrapped__
-    for how in ("spawn", "fork"):
-        if how in multiprocessing.get_all_start_methods():
-            pool = make(os.getpid(), multiprocessing.get_context(how))
-            monkeypatch.setattr(decode_workers, "worker_pool", lambda *_, pool=pool: pool)
-            assert np.array_equal(np.stack(list(decode_workers.iter_images(found, COLOUR))), alone)
-            pool.shutdown()
+    monkeypatch.setattr(decode_workers, "available_cpus", lambda: 8)
+    assert np.array_equal(np.stack(list(decode_workers.iter_images(found, COLOUR))), alone)
 
 
 def batches_of(raw, **more):
@@ -326,7 +327,6 @@ def equal(one, other):
 
 
 def test_batches_are_the_same_from_the_cache_and_decoded_as_they_go(tmp_path, monkeypatch):
-    monkeypatch.setattr(decode_workers, "MIN_PARALLEL_FILES", 1)
     monkeypatch.setattr(decode_workers, "available_cpus", lambda: 2)
     found = files(tmp_path / "photos", 40)
     kept, streamed = raw_of(found), raw_of(found, keep=False)
@@ -340,44 +340,21 @@ def test_batches_are_the_same_from_the_cache_and_decoded_as_they_go(tmp_path, mo
         assert both[1][0][0]["image"].dtype == torch.float32 and both[1][0][0]["image"].max() <= 1
     whole, late = batches_of(streamed, seed=3)[0], batches_of(streamed, seed=3, start=3)[0]
     assert equal(whole[3:], late) and not equal(whole, batches_of(streamed, seed=3, epoch=1)[0])
-    decode_workers.shutdown_workers()
 
 
-def test_an_epoch_broken_off_disturbs_no_other_and_workers_stay(tmp_path, monkeypatch):
-    monkeypatch.setattr(decode_workers, "MIN_PARALLEL_FILES", 1)
+def test_an_epoch_broken_off_disturbs_no_other_and_leaves_no_thread(tmp_path, monkeypatch):
     monkeypatch.setattr(decode_workers, "available_cpus", lambda: 2)
     data = prepare(
         raw_of(files(tmp_path / "photos", 40), keep=False), np.arange(30), np.arange(30, 40)
     )
     expected = list(data.train.batches(5, seed=1))
-    before = {child.pid for child in multiprocessing.active_children()}
+    before = threading.active_count()
     broken, other = data.train.batches(5, seed=1), data.val.batches(5)
     assert equal([next(broken)], expected[:1]) and len(next(other)["image"]) == 5
     broken.close()
     assert equal(list(data.train.batches(5, seed=1)), expected)
-    assert before and {child.pid for child in multiprocessing.active_children()} == before
-    decode_workers.shutdown_workers()
-    assert not multiprocessing.active_children()
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")
-def test_workers_end_with_a_process_that_is_killed(tmp_path):
-    found = files(tmp_path / "photos", 40)
-    code = (
-        "import sys, multiprocessing\n"
-        "from pathlib import Path\n"
-        "from dlrun.data.images import decode_workers as pool\n"
-        "from dlrun.data.images.archives import FileList as Files\n"
-        "from dlrun.data.images.decode import Reading\n"
-        "pool.MIN_PARALLEL_FILES, pool.available_cpus = 1, lambda: 2\n"
-        f"names = {found.names!r}\n"
-        f"next(pool.iter_images(Files(Path({str(found.root)!r}), names), Reading((8, 12), 3, 'stretch')))\n"
-        "print(*(child.pid for child in multiprocessing.active_children()), flush=True)\n"
-        "sys.stdin.read()\n"
-    )
-    with beside.Beside([sys.executable, "-c", code], stdin=subprocess.PIPE) as parent:
-        workers = [int(pid) for pid in parent.line().split()]
-    assert len(workers) == 2 and all(map(beside.ended, workers))
+    other.close()
+    assert threading.active_count() == before
 
 
 @pytest.mark.parametrize("trouble", ["unwritable", "full"])
@@ -400,6 +377,8 @@ def test_where_nothing_can_be_kept_it_is_said_and_pictures_are_decoded_as_they_g
 
 ONE_RUN = """
 import sys
+import threading
+from dataclasses import replace
 from pathlib import Path
 from dlrun.data.images.archives import FileList as Files
 from dlrun.data.images.decode import Reading

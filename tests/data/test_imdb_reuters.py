@@ -1,8 +1,14 @@
-"""Word lists: a pickle can do nothing but hold numbers, and the rows are those of Keras' `load_data`."""
+"""Word lists: no pickle is loaded but the official one, and the rows are those of Keras' `load_data`."""
 
+import hashlib
+import io
 import os
 import pickle
+import re
+import tarfile
 import zipfile
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +17,10 @@ from laboratory import BAG
 
 from dlrun.core.dataset import Ragged
 from dlrun.core.errors import UserError
+from dlrun.data import downloads
 from dlrun.data.datasets import housing, imdb_reuters, mnist
-from dlrun.data.legacy_pickle import read_lists, read_npz_array
+from dlrun.data.downloads import RemoteFile
+from dlrun.data.legacy_pickle import read_lists, read_mappings
 from dlrun.data.preprocessing.numeric import MultiHot
 from dlrun.data.preprocessing.pipeline import prepare, transform_rows
 
@@ -22,21 +30,25 @@ real = pytest.mark.skipif(
 )
 
 
-def npz(path, content, shape="(2,)"):
-    """An .npz whose member x is an object array with this pickle."""
+def npz(folder, content, shape="(2,)"):
+    """An official .npz whose member x is an object array with this pickle, as it is to be found."""
     head = f"{{'descr': '|O', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
     magic = b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little")
+    path = folder / "task" / "x.npz"
+    path.parent.mkdir(exist_ok=True)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x.npy", magic + head.encode() + content)
-    return path
+    return RemoteFile("task", path.name, hashlib.sha256(path.read_bytes()).hexdigest(), ())
 
 
 class Evil:
-    def __init__(self, function, argument):
-        self.made_of = function, (argument,)
+    """Its pickle makes a file when it is loaded."""
+
+    def __init__(self, made):
+        self.made = made
 
     def __reduce__(self):
-        return self.made_of
+        return Path.write_text, (self.made, "the pickle was run")
 
 
 def lists(*rows):
@@ -45,54 +57,66 @@ def lists(*rows):
     return array
 
 
-def test_lists_of_numbers_are_read(tmp_path):
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A data root of its own."""
+    monkeypatch.setenv("DLRUN_DATA", str(tmp_path))
+    return tmp_path
+
+
+def test_lists_of_numbers_are_read(place):
     for protocol in (2, 4):
-        path = npz(tmp_path / "x.npz", pickle.dumps(lists([1, 2, 300000], []), protocol))
-        found = read_lists(path, "x")
+        file = npz(place, pickle.dumps(lists([1, 2, 300000], []), protocol))
+        found = read_lists(file, "x")
         assert found.values.tolist() == [1, 2, 300000]
         assert found.offsets.tolist() == [0, 3, 3]
 
 
-@pytest.mark.parametrize(
-    "function, argument", [(os.system, "exit 1"), (eval, "1"), (np.load, "x"), (getattr, "x")]
-)
-def test_a_malicious_pickle_is_refused_and_not_run(tmp_path, function, argument):
-    path = npz(tmp_path / "x.npz", pickle.dumps(lists([1], [Evil(function, argument)]), 2))
-    with pytest.raises(UserError, match="it asks for"):
-        read_lists(path, "x")
+@pytest.mark.parametrize("read", [read_lists, read_mappings])
+@pytest.mark.parametrize("known", ["0" * 64, ""])
+def test_a_pickle_without_the_official_checksum_is_not_loaded(place, read, known):
+    path = place / "task" / "x.npz"
+    file = replace(npz(place, pickle.dumps(lists([1], [Evil(place / "made")]))), sha256=known)
+    if read is read_mappings:
+        content = pickle.dumps(Evil(place / "made"))
+        with tarfile.open(path, "w:gz") as archive:
+            member = tarfile.TarInfo("folder/x")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    reason = "is not the official" if known else "a checksum of the official file is not known"
+    with pytest.raises(UserError, match=reason) as refused:
+        read(file, "x")
+    assert "\n" not in str(refused.value) and not (place / "made").exists()
+    # The trap would have sprung.
+    real = replace(file, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    with suppress(TypeError):
+        read(real, "x")
+    assert (place / "made").exists()
 
 
-def test_a_call_to_codecs_encode_admits_latin1_only(tmp_path):
-    import codecs
+def test_a_file_exchanged_after_it_was_verified_is_not_loaded(place, monkeypatch):
+    file = npz(place, pickle.dumps(lists([1, 2], [3])))
+    verify = downloads._check_digest
 
-    path = npz(
-        tmp_path / "x.npz",
-        b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x03\x00\x00\x00hex\x86R.",
+    def verify_then_exchange(*args):
+        verify(*args)
+        npz(place, pickle.dumps(lists([1], [Evil(place / "made")])))
+
+    monkeypatch.setattr(downloads, "_check_digest", verify_then_exchange)
+    assert read_lists(file, "x").values.tolist() == [1, 2, 3]
+    assert not (place / "made").exists()
+
+
+def test_no_other_module_loads_pickles():
+    source = Path(downloads.__file__).parents[1]
+    loads = re.compile(
+        r"allow_pickle=True|weights_only=False"
+        r"|^\s*(import|from) (pickle|_pickle|marshal|shelve|dill|joblib|cloudpickle)\b"
+        r"|read_pickle\(|torch\.load\((?!.*weights_only=True)",
+        re.MULTILINE,
     )
-    with pytest.raises(UserError, match="hex"):
-        read_lists(path, "x")
-    assert codecs.encode(b"a", "hex") == b"61"  # which the real one would have done
-
-
-@pytest.mark.parametrize(
-    "held", [[1, 2], lists("ab", [1]), lists([1], [2], [3]), lists(["a"], [1]), lists([[1]], [1])]
-)
-def test_anything_but_lists_of_numbers_is_refused(tmp_path, held):
-    with pytest.raises(UserError, match="x.npz"):
-        read_lists(npz(tmp_path / "x.npz", pickle.dumps(held, 2)), "x")
-
-
-def test_broken_files_are_refused(tmp_path):
-    path = tmp_path / "x.npz"
-    path.write_bytes(b"no archive")
-    for read in (read_lists, read_npz_array):
-        with pytest.raises(UserError, match="x.npz"):
-            read(path, "x")
-    np.savez(path, y=np.arange(3))
-    with pytest.raises(UserError, match="'x'"):
-        read_npz_array(path, "x")
-    with pytest.raises(UserError, match="lists of whole numbers"):
-        read_lists(path, "y")
+    found = [path.name for path in source.rglob("*.py") if loads.search(path.read_text())]
+    assert found == ["legacy_pickle.py"]
 
 
 def test_multi_hot_is_the_set_of_words_of_each_row():

@@ -101,11 +101,35 @@ def fetch(file: RemoteFile) -> Path:
         UserError: Its checksum is wrong, it cannot be downloaded, or the data root cannot be
             written to.
     """
+    path = _find_or_download(file)
+    _verify_hash(path, file)
+    return path
+
+
+def read_verified(file: RemoteFile) -> bytes:
+    """The content of an official file, whose checksum is that of these very bytes.
+
+    Whoever checks a path and opens it again may read another file than was checked.
+
+    Raises:
+        UserError: No checksum is known, or as `fetch` does.
+    """
+    if not file.sha256:
+        raise UserError(f"{file.name} is not read: a checksum of the official file is not known")
+    path = _find_or_download(file)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    _check_digest(path, file, hashlib.sha256(content).hexdigest())
+    return content
+
+
+def _find_or_download(file: RemoteFile) -> Path:
     path = _find_file(file)
     if path is None:
         _download(file)
         path = root() / file.task / file.name
-    _verify_hash(path, file)
     return path
 
 
@@ -137,6 +161,10 @@ def _verify_hash(path: Path, file: RemoteFile) -> None:
             digest = hashlib.file_digest(handle, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error}") from error
+    _check_digest(path, file, digest)
+
+
+def _check_digest(path: Path, file: RemoteFile, digest: str) -> None:
     if digest != file.sha256:
         raise UserError(
             f"{path} is not the official {file.name}: its sha256 is {digest}, expected "

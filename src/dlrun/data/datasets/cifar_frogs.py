@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from dlrun.core.dataset import Dataset, RawColumns
-from dlrun.core.errors import UserError
 from dlrun.core.paths import data_root
 from dlrun.data.datasets import synthetic
-from dlrun.data.downloads import RemoteFile, fetch, find_local_file
-from dlrun.data.images.archives import ARCHIVE_ERRORS, FileList, iter_tar_files, list_members
+from dlrun.data.downloads import RemoteFile, find_local_file
+from dlrun.data.images.archives import FileList, list_members
 from dlrun.data.images.decode import Reading
 from dlrun.data.images.image_column import load_image_column
-from dlrun.data.legacy_pickle import read_mapping
+from dlrun.data.legacy_pickle import read_mappings
 
 log = logging.getLogger("dlrun")
 
@@ -69,11 +68,8 @@ def frogs(*, source: Literal["official", "sample"], which: Class) -> Dataset:
             None,
             "frog.zip: the frogs of CIFAR-10 saved again as JPEG, not the official file",
         )
-    archive = fetch(CIFAR)
     return _build_dataset(
-        _load_class_images(archive, "train", which),
-        lambda: _load_class_images(archive, "test", which),
-        "",
+        _load_class_images("train", which), lambda: _load_class_images("test", which), ""
     )
 
 
@@ -93,22 +89,11 @@ def _decompress(path: Path) -> RawColumns:
     }
 
 
-def _load_class_images(path: Path, split: str, class_name: Class) -> RawColumns:
-    """Return the images of one class in the official archive; raise UserError if it is damaged."""
-    try:
-        images = list(
-            _select_class(iter_tar_files(path), SPLIT_FILES[split], NAMES.index(class_name))
-        )
-        return {"image": np.concatenate(images).reshape(-1, 3, IMAGE_SIZE, IMAGE_SIZE)}
-    except (*ARCHIVE_ERRORS, OSError, KeyError, ValueError) as error:
-        raise UserError(f"{path} does not hold the images of CIFAR-10: {error}") from error
-
-
-def _select_class(
-    files: Iterable[tuple[str, bytes]], prefix: str, label: int
-) -> Iterable[np.ndarray]:
-    # Sorted: the rows must not depend on the order of the members.
-    selected = [(name, body) for name, body in files if name.rpartition("/")[2].startswith(prefix)]
-    for _, body in sorted(selected):
-        content = read_mapping(body)
-        yield content["data"][np.asarray(content["labels"]) == label]
+def _load_class_images(split: str, class_name: Class) -> RawColumns:
+    """Return the images of one class in the official archive."""
+    label = NAMES.index(class_name)
+    images = [
+        batch["data"][np.asarray(batch["labels"]) == label]
+        for batch in read_mappings(CIFAR, SPLIT_FILES[split])
+    ]
+    return {"image": np.concatenate(images).reshape(-1, 3, IMAGE_SIZE, IMAGE_SIZE)}

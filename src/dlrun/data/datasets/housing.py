@@ -10,7 +10,6 @@ from dlrun.config.constraints import Probability
 from dlrun.core.dataset import Dataset, RawColumns
 from dlrun.data.datasets import synthetic
 from dlrun.data.downloads import RemoteFile, fetch
-from dlrun.data.legacy_pickle import read_npz_array
 from dlrun.data.preprocessing.numeric import StandardScaler
 from dlrun.data.tabular import csv_file, holdout, schema
 from dlrun.data.tabular.targets import Target
@@ -119,8 +118,8 @@ def california_housing(
 
 
 def _load_boston() -> tuple[np.ndarray, np.ndarray]:
-    path = fetch(BOSTON)
-    return read_npz_array(path, "x"), read_npz_array(path, "y")
+    with np.load(fetch(BOSTON), allow_pickle=False) as archive:
+        return archive["x"], archive["y"]
 
 
 def _load_california() -> csv_file.CsvTable:

@@ -19,7 +19,6 @@ from dlrun.core.types import Kind
 from dlrun.data.datasets import synthetic
 from dlrun.data.downloads import RemoteFile, fetch, find_local_file
 from dlrun.data.fingerprints import fingerprint
-from dlrun.data.legacy_pickle import read_lists, read_npz_array
 from dlrun.data.loading.sequences import PaddingSide
 from dlrun.data.parsed_cache import load_or_parse
 from dlrun.data.preprocessing.numeric import MultiHot
@@ -259,14 +258,23 @@ def _check_settings(words: int, length: int | None, bucket: bool) -> None:
 
 
 def _load_imdb_split(split: str) -> tuple[Ragged, np.ndarray]:
-    path, member = fetch(IMDB), f"x_{split}"
-    lists = load_or_parse(IMDB, member, lambda: read_lists(path, member))
-    return lists, read_npz_array(path, f"y_{split}")
+    return _load_arrays(IMDB, f"x_{split}", f"y_{split}")
 
 
 def _load_reuters() -> tuple[Ragged, np.ndarray]:
-    path = fetch(REUTERS)
-    return load_or_parse(REUTERS, "x", lambda: read_lists(path, "x")), read_npz_array(path, "y")
+    return _load_arrays(REUTERS, "x", "y")
+
+
+def _load_arrays(file: RemoteFile, lists: str, labels: str) -> tuple[Ragged, np.ndarray]:
+    """Return the word lists and the labels that an official file holds under these names."""
+
+    def parse() -> Ragged:
+        from dlrun.data.legacy_pickle import read_lists
+
+        return read_lists(file, lists)
+
+    with np.load(fetch(file), allow_pickle=False) as archive:
+        return load_or_parse(file, lists, parse), archive[labels]
 
 
 def _shuffle_order(split: str, count: int) -> np.ndarray:

@@ -7,6 +7,7 @@ import lzma
 import os
 import stat
 import tarfile
+import threading
 import unicodedata
 import zipfile
 import zlib
@@ -33,6 +34,7 @@ ARCHIVE_ERRORS = (
     EOFError,
     NotImplementedError,
 )
+_archive_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,14 @@ def read_bytes(root: Path, name: str) -> bytes:
     if root.is_dir():
         return read_file_bytes(root / name)
     try:
-        return _open_archive(root, os.getpid()).read(name)
+        # Threads share an archive: it counts who has it open, and closes itself at none.
+        with _archive_lock:
+            member = _open_archive(root, os.getpid()).open(name)
+        try:
+            return member.read()  # reading and unpacking need no lock
+        finally:
+            with _archive_lock:
+                member.close()
     except (*ARCHIVE_ERRORS, OSError, KeyError, RuntimeError) as error:
         raise ImageDecodeError(f"damaged in {root.name}: {error}") from error
 

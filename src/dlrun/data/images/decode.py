@@ -13,6 +13,10 @@ import numpy as np
 
 from dlrun.core.errors import UserError
 
+# Pillow warns of large sizes, which are checked here, and of EXIF data nobody needs. Set once:
+# `warnings.catch_warnings` would change the filters of other threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 ResizeMode = Literal["stretch", "crop", "pad"]
 MAX_PIXELS = 100_000_000  # more are taken for a decompression bomb
 MAX_FILE_BYTES = 1 << 28
@@ -82,11 +86,8 @@ def decode_image(source: Path | bytes, reading: Reading) -> np.ndarray:
     from PIL import Image
 
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of large sizes, which are checked here, and of EXIF data nobody needs.
-            warnings.simplefilter("ignore")
-            image = _open_image(content, "L" if reading.channels == 1 else "RGB")
-            pixels = np.asarray(_resize_image(image, reading), np.uint8)
+        image = _open_image(content, "L" if reading.channels == 1 else "RGB")
+        pixels = np.asarray(_resize_image(image, reading), np.uint8)
     except (ImageDecodeError, MemoryError):  # the latter is no fault of the file
         raise
     except Image.DecompressionBombError as error:
@@ -132,8 +133,8 @@ def _open_image(content: bytes, mode: str) -> Any:
             )
         )
     image.load()
-    upright = ImageOps.exif_transpose(image)
-    return _remove_alpha(_to_uint8(upright)).convert(mode)
+    ImageOps.exif_transpose(image, in_place=True)  # without a copy, unless it has to be turned
+    return _remove_alpha(_to_uint8(image)).convert(mode)
 
 
 def _describe_size_limit(pixels: int | str, sides: str = "") -> str:

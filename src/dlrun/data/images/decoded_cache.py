@@ -19,7 +19,7 @@ from dlrun.core.files import atomic_write, write_text
 from dlrun.core.paths import user_cache
 from dlrun.data.images.archives import FileList, decode_name, read_bytes
 from dlrun.data.images.decode import ImageDecodeError, Reading
-from dlrun.data.images.decode_workers import iter_images, shutdown_workers
+from dlrun.data.images.decode_workers import iter_images
 
 log = logging.getLogger("dlrun")
 
@@ -177,7 +177,6 @@ def _write_cache(path: Path, files: FileList, reading: Reading, keep: bool) -> D
             # The header first, then pixels as they come: the array need not fit in memory.
             np.lib.format.write_array_header_1_0(handle, header)
             summary = _decode_all(files, reading, handle)
-        shutdown_workers()
     else:
         log.info("decoding %s images, once, to see that it can be done", f"{len(files):,}")
         summary = _decode_all(files, reading, None)
