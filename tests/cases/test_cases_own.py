@@ -454,8 +454,8 @@ def test_row_own_the_examples_in_docstrings_are_true(elsewhere, tmp_path):
     docs = [
         custom_model.__doc__,
         custom_dataset.__doc__,
-        custom_loss.build_loss.__doc__,
-        custom_metric.make_custom_metric.__doc__,
+        custom_loss.__doc__,
+        custom_metric.__doc__,
         custom_callback.build_callback.__doc__,
     ]
     code = [textwrap.dedent(doc.partition("Example:\n")[2]) for doc in docs]

@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from dlrun.core.types import Field, Spec
-from dlrun.models.custom_model import build_model
-from dlrun.models.model import Model, as_model
+from dlrun.models.model import Model, as_model, build_model
 
 SPEC = Spec({"x": Field("number", (3,))}, {"y": Field("number", (1,))})
 

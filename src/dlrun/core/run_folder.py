@@ -15,7 +15,7 @@ from dlrun.core import json_text, stored_files
 from dlrun.core.errors import UserError
 from dlrun.core.files import atomic_write, convert_write_errors, is_safe_name, write_text
 from dlrun.core.stored_files import load_json_lines
-from dlrun.core.types import EpochRecord, FitJob, History, Result, Score
+from dlrun.core.types import EpochRecord, Field, FitJob, History, Result, Score, Spec
 
 UNFINISHED_FILE = "unfinished.json"
 
@@ -267,3 +267,28 @@ def result_from_dict(line: dict[str, Any]) -> Result:
 def score_from_dict(score: dict[str, Any]) -> Score:
     """The score of its plain values; a missing number is nan."""
     return Score(**{**score, "value": json_text.number_from_json(score["value"])})
+
+
+def spec_to_dict(spec: Spec) -> dict[str, Any]:
+    """The description of the data that a model was built for, as fields.json holds it."""
+    return {
+        group: {name: _field_to_dict(field) for name, field in fields.items()}
+        for group, fields in (("inputs", spec.inputs), ("targets", spec.targets))
+    }
+
+
+def _field_to_dict(field: Field) -> dict[str, Any]:
+    stored: dict[str, Any] = {
+        "kind": field.kind,
+        "shape": list(field.shape),
+        "size": field.size,
+        "labels": list(field.labels),
+    }
+    tensors = {
+        "prior": field.prior,
+        "shift": field.shift,
+        "scale": field.scale,
+        "median": field.median,
+    }
+    stored |= {name: None if value is None else value.tolist() for name, value in tensors.items()}
+    return stored | {"outlook": None if field.outlook is None else field.outlook.to_dict()}

@@ -9,9 +9,10 @@ from statistics import NormalDist
 
 import numpy as np
 
+from dlrun.evaluation.mean_scores import NO_INTERVAL, NO_VARIATION, check_sample_size
+
 Array = np.ndarray
 Statistic = Callable[[Array], float]  # row numbers, which may repeat → the measure of these rows
-MIN_ROWS = 20
 NUM_MEAN_RESAMPLES = 2000  # of means, which are cheap
 NUM_STATISTIC_RESAMPLES = 1000  # of statistics of a whole split
 CHUNK_NUMBERS = 1 << 20  # row numbers drawn at once, 4 MB
@@ -20,23 +21,7 @@ MAX_RESAMPLED_NUMBERS = 200_000_000
 MIN_RESAMPLES = 200  # fewer resamples say nothing of the ends
 NUM_JACKKNIFE_GROUPS = 100  # left out in turn to see how skewed a statistic is
 NORMAL = NormalDist()
-NO_INTERVAL = "it has no interval"
-NO_VARIATION = "all rows have the same value, so that they say nothing of how others would come out"
 MAX_UNDEFINED_SHARE = 0.05  # a larger share of resamples without a value leaves no interval
-
-
-def check_sample_size(rows: int) -> str:
-    """Why there is no interval over so few rows; '' where there is one.
-
-    An interval belongs to one score of one fit over its rows, or to a difference on the same rows:
-    how far it could have come out otherwise with other rows. It is not computed over fits.
-    """
-    subject = "1 row is" if rows == 1 else f"{rows} rows are"
-    return (
-        f"{subject} too few for an interval: at least {MIN_ROWS} are needed"
-        if rows < MIN_ROWS
-        else ""
-    )
 
 
 @dataclass(frozen=True)

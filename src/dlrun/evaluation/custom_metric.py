@@ -1,4 +1,16 @@
-"""A metric of the user's own: its contract stands in `make_custom_metric`."""
+"""A metric of the user's own: its contract.
+
+A metric of one's own is a function `(prediction, target)` of all rows of a split, as tensors on the
+CPU, that returns one number, or one for each row, of which the mean is taken. `prediction` holds
+probabilities (rows, classes), or numbers in the target's unit (rows, 1); `target` likewise, classes
+as (rows,). Further arguments are settings; a class is made with its settings and then called. A
+function with an argument `field` returns a `dlrun.evaluation.metrics.Metric` instead. In the
+config, `goal: min` says that less is better ('max' by default).
+
+Example:
+    def within(prediction, target, tolerance=1.0):
+        return (prediction - target).abs() <= tolerance
+"""
 
 from __future__ import annotations
 
@@ -10,54 +22,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlrun.config.custom_contract import Plugins, describe_custom_error, is_custom
-from dlrun.config.instantiate import build_part
+from dlrun.config.custom_contract import describe_custom_error
 from dlrun.core.errors import UserError
-from dlrun.core.types import Field
-from dlrun.evaluation.metrics import Metric
 
 
 def make_custom_metric(
-    node: Mapping[str, Any], name: str, field: Field, plugins: Plugins, tell: Callable[[str], None]
-) -> Metric:
-    """The metric that a node describes for one target.
-
-    A metric of one's own is a function `(prediction, target)` of all rows of a split, as tensors on
-    the CPU, that returns one number, or one for each row, of which the mean is taken. `prediction`
-    holds probabilities (rows, classes), or numbers in the target's unit (rows, 1); `target`
-    likewise, classes as (rows,). Further arguments are settings; a class is made with its settings
-    and then called. A function with an argument `field` returns a `dlrun.evaluation.metrics.Metric`
-    instead.
+    function: Any, node: Mapping[str, Any], name: str, tell: Callable[[str], None]
+) -> CustomMetric:
+    """Check a function of the user's own, and warn where its better direction is not given.
 
     Args:
-        node: The part; `goal: min` in it says that less is better ('max' by default).
+        function: What the part was built to.
+        node: The part.
         name: Its name in the config.
-        field: The target.
-        plugins: The user's packages.
-        tell: Receives a warning where the direction is not given.
+        tell: Receives the warning.
 
     Raises:
         UserError: The target of the node makes no metric.
-
-    Example:
-        def within(prediction, target, tolerance=1.0):
-            return (prediction - target).abs() <= tolerance
     """
-    if not is_custom(node["_target_"]):
-        metric: Metric = build_part(node, field, kind="metric", plugins=plugins)
-        return metric
-    goal = node.get("goal", "max")
-    built = build_part(
-        {key: value for key, value in node.items() if key != "goal"},
-        field,
-        kind="metric",
-        plugins=plugins,
-    )
-    if isinstance(built, Metric):
-        return built
-    if not callable(built):
+    if not callable(function):
         raise UserError(
-            f"metric {node['_target_']} returns a {type(built).__name__}; expected a function "
+            f"metric {node['_target_']} returns a {type(function).__name__}; expected a function "
             "(prediction, target), or a dlrun.evaluation.metrics.Metric"
         )
     # A guess must be seen: a wrong direction would rank the worst run first.
@@ -65,7 +50,7 @@ def make_custom_metric(
         tell(
             f"metric '{name}': larger is taken as better; if smaller is, say metric.{name}.goal=min"
         )
-    return Metric(goal, over_split=CustomMetric(built, node["_target_"]))
+    return CustomMetric(function, node["_target_"])
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,6 @@ from dlrun.core.types import SECONDS_PER_DAY, ForecastHorizon
 
 MAX_DAYS = 10  # that are written
 MIN_POINTS, MAX_POINTS = 300, 1500  # rows of them
-INTERVAL_WARNING = (
-    "neighbouring windows are alike, so the 95 % intervals are narrower than they should be"
-)
 
 
 def write_forecast(
@@ -119,12 +116,3 @@ def get_last_values(
             ]
             return np.asarray(last_values)[:, None]
     return None
-
-
-def make_series_messages(dataset: Dataset) -> list[str]:
-    """The notes on the scores of a series: the target's unit, and a caution about intervals."""
-    units = [
-        f"{name} in {horizon.unit}" for name, horizon in dataset.forecast.items() if horizon.unit
-    ]
-    messages = [f"mae_unit: {', '.join(units)}"] if units else []
-    return [*messages, INTERVAL_WARNING] if dataset.forecast else []

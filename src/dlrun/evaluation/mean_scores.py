@@ -4,14 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+# Torch is imported where it computes: comparing runs needs the rules for intervals without it.
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
-from dlrun.core.types import Score
-from dlrun.evaluation.bootstrap import NO_VARIATION, check_sample_size
+    from dlrun.core.types import Score
 
+MIN_ROWS = 20  # of an interval
+NO_INTERVAL = "it has no interval"
+NO_VARIATION = "all rows have the same value, so that they say nothing of how others would come out"
 NORMAL_QUANTILE = 1.959964  # of 97.5 %: half of a 95 % interval, in standard errors
+
+
+def check_sample_size(rows: int) -> str:
+    """Why there is no interval over so few rows; '' where there is one.
+
+    An interval belongs to one score of one fit over its rows, or to a difference on the same rows:
+    how far it could have come out otherwise with other rows. It is not computed over fits.
+    """
+    subject = "1 row is" if rows == 1 else f"{rows} rows are"
+    return (
+        f"{subject} too few for an interval: at least {MIN_ROWS} are needed"
+        if rows < MIN_ROWS
+        else ""
+    )
 
 
 def compute_mean_score(
@@ -24,7 +43,7 @@ def compute_mean_score(
     """The mean of n values with its 95 % interval, from their sums.
 
     Wilson's interval where every value is 0 or 1 (Wilson 1927), the normal approximation elsewhere.
-    `bootstrap.check_sample_size` says when there is no interval.
+    `check_sample_size` says when there is no interval.
 
     Args:
         total: The sum of the values.
@@ -33,6 +52,8 @@ def compute_mean_score(
         finish: Applied to the mean and to both ends.
         goal: The better direction.
     """
+    from dlrun.core.types import Score
+
     mean = total / n
     if not math.isfinite(mean):
         return Score(math.nan, n=n, goal=goal, why="some rows have no value")
@@ -73,6 +94,8 @@ def score_from_rows(values: Tensor, finish: Callable[[float], float] = float) ->
 
 def make_zero_accumulator(count: int, device: torch.device) -> Tensor:
     """Sums and sums of squares on the device, (count, 2) zeros."""
+    import torch
+
     # Double where the device has it: a float32 sum over a million rows loses the last digits.
     dtype = torch.float32 if device.type == "mps" else torch.float64
     return torch.zeros(count, 2, dtype=dtype, device=device)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dlrun.config.compatibility import get_metric_error
 from dlrun.config.constraints import Count, Fraction
+from dlrun.config.custom_contract import Plugins, is_custom
+from dlrun.config.instantiate import build_part
 from dlrun.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -300,6 +302,31 @@ def get_default_metrics(field: Field) -> dict[str, Metric]:
         field.kind, field.outlook is not None and field.scale is not None
     )
     return {name: METRICS[name].make(field, METRICS[name].default_settings) for name in names}
+
+
+def build_metric(
+    node: Mapping[str, Any], name: str, field: Field, plugins: Plugins, tell: Callable[[str], None]
+) -> Metric:
+    """The metric that a node of the config describes for one target.
+
+    Args:
+        node: The part; `goal` in a part of the user's own says which direction is better.
+        name: Its name in the config.
+        field: The target.
+        plugins: The user's packages.
+        tell: Receives a warning where the direction is not given.
+
+    Raises:
+        UserError: The target of the node makes no metric.
+    """
+    custom = is_custom(node["_target_"])
+    settings = {key: node[key] for key in node if not (custom and key == "goal")}
+    built = build_part(settings, field, kind="metric", plugins=plugins)
+    if not custom or isinstance(built, Metric):
+        return built  # type: ignore[no-any-return]
+    from dlrun.evaluation.custom_metric import make_custom_metric
+
+    return Metric(node.get("goal", "max"), over_split=make_custom_metric(built, node, name, tell))
 
 
 def get_direction_map(metrics: Mapping[str, Metric]) -> dict[str, str]:

@@ -30,7 +30,7 @@ from dlrun.core.dataset import Dataset, PreparedData, RawColumns
 from dlrun.core.errors import UserError
 from dlrun.core.objective import Objective, as_objective
 from dlrun.core.random import derive_seed
-from dlrun.core.run_folder import RunFolder
+from dlrun.core.run_folder import RunFolder, spec_to_dict
 from dlrun.core.types import Field, FitJob, Spec
 from dlrun.data import dataset_cache
 from dlrun.data.augmentation.pipeline import BatchTransform, build_augmentation
@@ -41,14 +41,11 @@ from dlrun.data.loading.table import EmptyBatches, Table
 from dlrun.data.preprocessing.pipeline import describe_preprocessing, prepare, transform_rows
 from dlrun.data.preprocessing.unseen_values import warn_new_values
 from dlrun.evaluation import metrics
-from dlrun.evaluation.custom_metric import make_custom_metric
 from dlrun.evaluation.protocols.two_stages import make_plan
 from dlrun.experiment.feature_cache import with_cached_features
-from dlrun.models.custom_model import build_model
-from dlrun.models.model import Model
-from dlrun.models.pretrained.earlier_run import spec_to_dict
+from dlrun.models.model import Model, build_model
 from dlrun.objectives.context import ObjectiveContext
-from dlrun.objectives.custom_loss import build_loss
+from dlrun.objectives.losses import build_loss
 from dlrun.training import batch_norm, optimizers
 from dlrun.training.distributed import data_parallel, fsdp, process_group
 from dlrun.training.meter import TargetMetrics
@@ -420,7 +417,7 @@ class ExperimentBuilder:
         for target, field in targets.items():
             nodes = get_target_part(self.config, "metric", target)
             make_metric = partial(
-                make_custom_metric, field=field, plugins=self.plugins, tell=self.warn_once
+                metrics.build_metric, field=field, plugins=self.plugins, tell=self.warn_once
             )
             chosen = {
                 name: self._build_for_target("metric", target, partial(make_metric, node, name))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from dlrun.core.files import optional_write
 from dlrun.core.run_folder import RunFolder
 from dlrun.core.types import FitJob
-from dlrun.evaluation import forecast_file, worst_errors
+from dlrun.evaluation import worst_errors
 from dlrun.experiment.builder import BuiltFit, ExperimentBuilder
 from dlrun.training.callbacks import BestCheckpoint, Callback
 from dlrun.training.meter import Meter
@@ -73,4 +73,7 @@ def write_predictions(builder: ExperimentBuilder, fit: BuiltFit, split: str, met
         worst_errors.write_largest_errors(
             folder, name, split, dataset, rows, row_numbers, predictions, fit.data.spec.targets
         )
-        forecast_file.write_forecast(folder, name, split, dataset, rows, row_numbers, predictions)
+        if dataset.forecast:
+            from dlrun.evaluation.forecast_file import write_forecast
+
+            write_forecast(folder, name, split, dataset, rows, row_numbers, predictions)

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dlrun.core import device
+from dlrun.core.dataset import Dataset
 from dlrun.core.formatting import format_number
 from dlrun.core.types import Score
-from dlrun.evaluation.bootstrap import NO_INTERVAL
+from dlrun.evaluation.mean_scores import NO_INTERVAL
 from dlrun.experiment.builder import BuiltFit
 from dlrun.models.model import Model
 from dlrun.training.schedules import is_better
 from dlrun.training.trainer import Trainer
+
+INTERVAL_WARNING = (
+    "neighbouring windows are alike, so the 95 % intervals are narrower than they should be"
+)
 
 
 def get_model_messages(fit: BuiltFit) -> list[str]:
@@ -36,6 +41,15 @@ def describe_fit(trainer: Trainer) -> list[str]:
             "as fp32"
         )
     return messages
+
+
+def describe_series(dataset: Dataset) -> list[str]:
+    """The notes on the scores of a series: the target's unit, and a caution about intervals."""
+    units = [
+        f"{name} in {horizon.unit}" for name, horizon in dataset.forecast.items() if horizon.unit
+    ]
+    messages = [f"mae_unit: {', '.join(units)}"] if units else []
+    return [*messages, INTERVAL_WARNING] if dataset.forecast else []
 
 
 def describe_skipped_steps(trainer: Trainer) -> list[str]:

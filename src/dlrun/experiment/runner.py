@@ -15,7 +15,7 @@ from dlrun.core import changed_settings, checkpoint
 from dlrun.core.errors import FileWriteError, TrainingDiverged, TrainingInterrupted, UserError
 from dlrun.core.run_folder import RunFolder
 from dlrun.core.types import FitJob, Result, Score
-from dlrun.evaluation import forecast_file, test_ledger
+from dlrun.evaluation import test_ledger
 from dlrun.evaluation.protocols.two_stages import drop_first_stages
 from dlrun.experiment.baseline_scores import compute_baseline_scores
 from dlrun.experiment.builder import BuiltFit, ExperimentBuilder
@@ -24,6 +24,7 @@ from dlrun.experiment.notes import (
     describe_fit,
     describe_missing_intervals,
     describe_overfit_check,
+    describe_series,
     describe_skipped_steps,
     describe_targets,
     describe_undefined_scores,
@@ -388,7 +389,7 @@ class Experiment:
             *self.builder.messages,
             *get_model_messages(fit),
             *changed_settings.list_change_messages(self.run.folder, fit.job.name),
-            *forecast_file.make_series_messages(dataset),
+            *describe_series(dataset),
             *describe_undefined_scores(scores, split),
             *describe_missing_intervals(scores),
             *describe_targets(fit, scores, baseline),

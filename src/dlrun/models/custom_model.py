@@ -30,7 +30,6 @@ Example:
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -38,13 +37,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from dlrun.config.custom_contract import describe_custom_error, get_callable_parameters, is_custom
+from dlrun.config.custom_contract import describe_custom_error, get_callable_parameters
 from dlrun.config.instantiate import build_part
 from dlrun.core.errors import UserError
 from dlrun.core.types import Batch, Field, Spec
-from dlrun.models.model import Model, as_model
 
-log = logging.getLogger("dlrun")
 BATCH_ARGUMENTS = ("batch", "inputs")  # names of an argument that takes all inputs
 MAPPING_TYPES = ("batch", "dict", "mapping")  # what its annotation begins with otherwise
 # names of autograd nodes that change a shape and no value
@@ -54,13 +51,10 @@ SHAPE_OPERATIONS = frozenset(
 TORCHVISION_PREFIX = "torchvision.models."
 
 
-def build_model(
-    node: dict[str, Any],
-    spec: Spec,
-    plugins: tuple[str, ...] | None,
-    tell: Callable[[str], None] = log.warning,
-) -> Model:
-    """Build the model that a config node describes.
+def build_custom_model(
+    node: dict[str, Any], spec: Spec, plugins: tuple[str, ...] | None, tell: Callable[[str], None]
+) -> nn.Module:
+    """Build the module that a config node names, with a `forward` that takes a batch.
 
     Args:
         node: `_target_` and its arguments.
@@ -68,15 +62,10 @@ def build_model(
         plugins: The user's packages; None for those of the part that is being built.
         tell: Receives warnings.
 
-    Returns:
-        A model; a module that is not dlrun's is adapted to the contract above.
-
     Raises:
         UserError: The module does not fit the contract.
     """
     target = node["_target_"]
-    if not is_custom(target):
-        return as_model(build_part(node, spec, kind="model", plugins=plugins))
     with_torchvision = target.startswith(TORCHVISION_PREFIX)
     # torchvision networks have 1000 classes where nothing is said
     if with_torchvision and len(spec.targets) == 1:
@@ -96,7 +85,7 @@ def build_model(
             f"{target} has no parameters, so nothing is learned: layers must be attributes of the "
             "module, or in an nn.ModuleList or nn.ModuleDict"
         )
-    return as_model(model)
+    return model
 
 
 class ForwardAdapter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -9,12 +10,15 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from torch import Tensor, nn
 
+from dlrun.config.custom_contract import is_custom
+from dlrun.config.instantiate import build_part
 from dlrun.core.dataset import Source
-from dlrun.core.types import Batch, FitJob
+from dlrun.core.types import Batch, FitJob, Spec
 
 if TYPE_CHECKING:
     from dlrun.data.loading.table import Table
 
+log = logging.getLogger("dlrun")
 TotalLoss = Callable[[dict[str, Tensor], Batch], Tensor]
 TokenReader = Callable[[Tensor, Any], tuple[Tensor, Any]]
 
@@ -159,3 +163,30 @@ def as_model(module: nn.Module) -> Model:
 
 def _child_property(name: str) -> property:
     return property(lambda module: module._modules[name])
+
+
+def build_model(
+    node: dict[str, Any],
+    spec: Spec,
+    plugins: tuple[str, ...] | None,
+    tell: Callable[[str], None] = log.warning,
+) -> Model:
+    """Build the model that a config node describes.
+
+    Args:
+        node: `_target_` and its arguments.
+        spec: Inputs and targets.
+        plugins: The user's packages; None for those of the part that is being built.
+        tell: Receives warnings.
+
+    Returns:
+        A model; a module that is not dlrun's is adapted to the contract in `custom_model`.
+
+    Raises:
+        UserError: The module does not fit that contract.
+    """
+    if not is_custom(node["_target_"]):
+        return as_model(build_part(node, spec, kind="model", plugins=plugins))
+    from dlrun.models.custom_model import build_custom_model
+
+    return as_model(build_custom_model(node, spec, plugins, tell))

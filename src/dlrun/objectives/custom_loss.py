@@ -1,51 +1,26 @@
-"""Losses of the user's own: functions of prediction and target; their contract stands below."""
+"""Losses of the user's own: their contract.
+
+A loss of one's own is a function `(prediction, target)` that returns one number, the mean over the
+rows of the batch, as a tensor with a gradient. `prediction` is the model's raw output (rows,
+outputs): logits, or standardized numbers; `target` is (rows,) class numbers, else (rows, outputs).
+Further arguments are settings. A class is built with its settings and then called, such as
+torch.nn.HuberLoss; a function with an argument `field` builds the loss for that target.
+
+Example:
+    def squared(prediction, target, weight=1.0):
+        return weight * (prediction - target).square().mean()
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from dlrun.config.custom_contract import Plugins, is_custom
-from dlrun.config.instantiate import build_part
 from dlrun.core.errors import UserError
-from dlrun.core.objective import Loss
-from dlrun.core.types import Field
 from dlrun.evaluation.custom_metric import format_custom_error
-
-
-def build_loss(node: Mapping[str, Any], field: Field, plugins: Plugins) -> Loss:
-    """The loss that a node of the config describes, for one target.
-
-    A loss of one's own is a function `(prediction, target)` that returns one number, the mean over
-    the rows of the batch, as a tensor with a gradient. `prediction` is the model's raw output
-    (rows, outputs): logits, or standardized numbers; `target` is (rows,) class numbers, else (rows,
-    outputs). Further arguments are settings. A class is built with its settings and then called,
-    such as torch.nn.HuberLoss; a function with an argument `field` builds the loss for that target.
-
-    Args:
-        node: `_target_` and settings.
-        field: Of the target.
-        plugins: Packages whose parts may be named.
-
-    Raises:
-        UserError: if the node describes nothing that can be called so.
-
-    Example:
-        def squared(prediction, target, weight=1.0):
-            return weight * (prediction - target).square().mean()
-    """
-    loss = build_part(node, field, kind="loss", plugins=plugins)
-    if not is_custom(node["_target_"]):
-        return loss  # type: ignore[no-any-return]
-    if not callable(loss):
-        raise UserError(
-            f"loss {node['_target_']} returns a {type(loss).__name__}; "
-            "expected a function (prediction, target), or an nn.Module that is called so"
-        )
-    return CustomLoss(loss, node["_target_"])
 
 
 @dataclass(frozen=True)

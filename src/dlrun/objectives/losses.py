@@ -7,7 +7,8 @@ category.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +16,38 @@ from torch import Tensor
 
 from dlrun.config.compatibility import PROBLEM_TYPES, get_loss_error
 from dlrun.config.constraints import NonNegative, Positive, Probability
+from dlrun.config.custom_contract import Plugins, is_custom
+from dlrun.config.instantiate import build_part
 from dlrun.core.errors import UserError, format_names
 from dlrun.core.objective import Loss
 from dlrun.core.types import Field
 
 # None is a default of bce and focal for configs of earlier versions, which do not name it.
 ClassWeights = Literal["balanced"] | list[NonNegative] | None
+
+
+def build_loss(node: Mapping[str, Any], field: Field, plugins: Plugins) -> Loss:
+    """The loss that a node of the config describes, for one target.
+
+    Args:
+        node: `_target_` and settings.
+        field: Of the target.
+        plugins: Packages whose parts may be named.
+
+    Raises:
+        UserError: if the node describes nothing that can be called so.
+    """
+    loss = build_part(node, field, kind="loss", plugins=plugins)
+    if not is_custom(node["_target_"]):
+        return loss  # type: ignore[no-any-return]
+    from dlrun.objectives.custom_loss import CustomLoss
+
+    if not callable(loss):
+        raise UserError(
+            f"loss {node['_target_']} returns a {type(loss).__name__}; "
+            "expected a function (prediction, target), or an nn.Module that is called so"
+        )
+    return CustomLoss(loss, node["_target_"])
 
 
 def auto(field: Field, *, class_weights: ClassWeights = None) -> Loss:

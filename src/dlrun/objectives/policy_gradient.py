@@ -15,7 +15,7 @@ from dlrun.core.errors import UserError
 from dlrun.core.objective import Objective
 from dlrun.core.types import Batch, Score, Spec, Step
 from dlrun.data.environments import Environment
-from dlrun.evaluation.bootstrap import NO_VARIATION, check_sample_size
+from dlrun.evaluation.mean_scores import NO_VARIATION, check_sample_size
 from dlrun.models.baselines import build_baseline
 from dlrun.objectives.context import ObjectiveContext
 

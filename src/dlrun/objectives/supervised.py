@@ -8,9 +8,9 @@ from functools import reduce
 from torch import Tensor, nn
 
 from dlrun.core.objective import Loss, Objective
-from dlrun.core.types import Batch, Score, Step
+from dlrun.core.types import Batch, Score, Spec, Step
 from dlrun.data.loading.table import DenseColumn
-from dlrun.models.baselines import build_baseline
+from dlrun.models.constant_model import build_best_constant
 from dlrun.models.model import Model, as_model
 from dlrun.objectives.context import ObjectiveContext
 
@@ -105,6 +105,15 @@ def sum_losses(losses: Iterable[Tensor]) -> Tensor:
     return reduce(Tensor.__add__, losses)
 
 
+def _build_baseline(spec: Spec, losses: dict[str, Loss], values: dict[str, Tensor]) -> nn.Module:
+    """The best constant; of a forecast, the last value where the inputs hold it."""
+    if any(field.outlook for field in spec.targets.values()):
+        from dlrun.models.baselines import build_baseline
+
+        return build_baseline(spec, losses, values)
+    return build_best_constant(spec, losses, values)
+
+
 def supervised(context: ObjectiveContext) -> Supervised:
     """The model's outputs against the targets of the data; the baseline predicts a constant."""
     spec, losses, weights = context.data.spec, context.losses, context.weights
@@ -114,5 +123,5 @@ def supervised(context: ObjectiveContext) -> Supervised:
         for name in spec.targets
         if isinstance(columns.get(name), DenseColumn)
     }
-    make_baseline = lambda: Supervised(build_baseline(spec, losses, values), losses, weights)  # noqa: E731
+    make_baseline = lambda: Supervised(_build_baseline(spec, losses, values), losses, weights)  # noqa: E731
     return Supervised(context.model, losses, weights, context.augment, make_baseline)

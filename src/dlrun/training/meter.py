@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,11 +12,12 @@ from torch import Tensor
 
 from dlrun.core.errors import TrainingDiverged
 from dlrun.core.types import Batch, Field, Score, Step
-from dlrun.evaluation import bootstrap
 from dlrun.evaluation.mean_scores import compute_mean_score, make_zero_accumulator
 from dlrun.evaluation.metrics import Metric
-from dlrun.evaluation.split_metrics import SplitMetric, compute_split_metric, make_row_metric
 from dlrun.training.distributed.process_group import this_process
+
+if TYPE_CHECKING:
+    from dlrun.evaluation.bootstrap import Interval
 
 TargetMetrics = dict[str, tuple[str, Metric]]  # name in the history → target column, metric
 PendingStep = tuple[str, Tensor, int, dict[str, Tensor], Batch, dict[str, Tensor]]
@@ -191,6 +193,8 @@ class Meter:
                     total, squares, self.rows, metric.finish, metric.goal
                 )
             elif metric.over_split:
+                from dlrun.evaluation.split_metrics import compute_split_metric
+
                 predictions, targets = self.predictions()[target]
                 value, reason = compute_split_metric(metric.over_split, predictions, targets)
                 scores[name] = Score(value, n=len(targets), goal=metric.goal, why=reason)
@@ -284,20 +288,32 @@ def scores_with_intervals(meter: Meter, *, seed: int) -> dict[str, Score]:
     """
     scores, stored = meter.scores(), meter.predictions()
     for name, (target, metric) in meter.metrics.items():
-        if not metric.over_split or target not in stored or scores[name].why:
-            continue
-        predictions, targets = stored[target]
-        rarer = getattr(metric.over_split, "count_small_class", len)(targets)
-        is_built_in = isinstance(metric.over_split, SplitMetric)
-        interval = bootstrap.compute_interval(
-            make_row_metric(metric.over_split, predictions, targets),
-            np.arange(scores[name].n),
-            telling=rarer,
-            seed=seed,
-            work=metric.over_split.get_cost(predictions) if is_built_in else 0,  # type: ignore[attr-defined]
-        )
-        scores[name] = replace(scores[name], low=interval.low, high=interval.high, why=interval.why)
+        if metric.over_split and target in stored and not scores[name].why:
+            interval = _resample(metric.over_split, *stored[target], seed)
+            scores[name] = replace(
+                scores[name], low=interval.low, high=interval.high, why=interval.why
+            )
     return scores
+
+
+def _resample(
+    measure: Callable[[Any, Any], float], predictions: Any, targets: Any, seed: int
+) -> Interval:
+    """The bootstrap interval of a whole-split metric."""
+    # Here, because most runs have means over rows alone, whose intervals need no resampling.
+    from dlrun.evaluation import bootstrap
+    from dlrun.evaluation.split_metrics import SplitMetric, make_row_metric
+
+    telling, work = len(targets), 0
+    if isinstance(measure, SplitMetric):
+        telling, work = measure.count_small_class(targets), measure.get_cost(predictions)
+    return bootstrap.compute_interval(
+        make_row_metric(measure, predictions, targets),
+        np.arange(len(targets)),
+        telling=telling,
+        seed=seed,
+        work=work,
+    )
 
 
 def move_to_device(value: Any, device: torch.device) -> Any:

@@ -13,12 +13,12 @@ from dlrun.core.errors import UserError
 from dlrun.core.types import FitJob, Result
 from dlrun.evaluation.protocols.splits import (
     By,
+    Rare,
     sample_split,
     split_folds,
     split_forward_in_time,
     split_validation,
 )
-from dlrun.evaluation.protocols.stratification import Rare
 
 RowSplit = tuple[np.ndarray, np.ndarray | None]
 

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from typing import Any, Literal
 
 import numpy as np
 
 from dlrun.core.dataset import Dataset
 from dlrun.core.errors import UserError
-from dlrun.evaluation.protocols.stratification import (
-    Rare,
-    find_single_members,
-    get_class_groups,
-    warn_not_stratified,
-)
 
 log = logging.getLogger("dlrun")
 
+Rare = Literal["stratify_others", "stratify_none"]  # see `stratification.get_class_groups`
 By = Literal["auto", "stratified", "random", "group", "time", "first", "last"]
 Split = tuple[np.ndarray, np.ndarray]
 
@@ -83,7 +77,9 @@ def split_validation(
         return make_time_splits(dataset, [total - count, total], 0)[0]
     if by == "group":
         return _split_by_group(dataset, count, seed)
-    return _sample_validation(dataset, rows, count, by, seed, rare)
+    from dlrun.evaluation.protocols.stratification import sample_validation
+
+    return sample_validation(dataset, count, by, seed, rare)
 
 
 def sample_split(dataset: Dataset, train: int, validation: int, seed: int) -> Split:
@@ -101,6 +97,8 @@ def sample_split(dataset: Dataset, train: int, validation: int, seed: int) -> Sp
     Raises:
         UserError: No row is left to validate on.
     """
+    from dlrun.evaluation.protocols.stratification import warn_not_stratified
+
     check_time_split(dataset, "random")
     warn_not_stratified(dataset, "the few training rows are drawn at random")
     # RandomState, as scikit-learn's splitters use it, takes seeds below 2**32 alone.
@@ -121,37 +119,10 @@ def resolve_split_method(dataset: Dataset, by: By, *, tell: bool = False) -> By:
     if by != "auto" or dataset.group is None or len(np.unique(dataset.dev[dataset.group])) < 2:
         return by
     if tell:
+        from dlrun.evaluation.protocols.stratification import warn_not_stratified
+
         warn_not_stratified(dataset, f"the rows of one '{dataset.group}' keep together")
     return "group"
-
-
-def _sample_validation(
-    dataset: Dataset, rows: np.ndarray, count: int, by: By, seed: int, rare: Rare
-) -> Split:
-    from sklearn.model_selection import train_test_split
-
-    classes = get_class_groups(dataset, by, 2, rare)
-    # A row alone in its class cannot be on both sides: it is trained on.
-    candidates = rows if classes is None else rows[~find_single_members(classes)]
-    if (
-        classes is not None
-        and min(count, len(candidates) - count) <= len(np.unique(classes[candidates])) - 1
-    ):  # one row of each
-        if by == "stratified":
-            raise UserError(
-                f"protocol.by=stratified: {count} of {len(rows)} rows are too few for "
-                f"{classes.max() + 1} classes"
-            )
-        warn_not_stratified(
-            dataset, f"{count} of {len(rows)} rows are too few for {classes.max() + 1} classes"
-        )
-        # scikit-learn needs a row of each class on both sides: not stratified at all, then.
-        classes, candidates = None, rows
-    labels = None if classes is None else classes[candidates]
-    train, val = train_test_split(
-        candidates, test_size=count, random_state=seed % 2**32, stratify=labels
-    )
-    return np.setdiff1d(rows, val), np.sort(val)
 
 
 def _split_by_group(dataset: Dataset, count: int, seed: int) -> Split:
@@ -196,8 +167,6 @@ def split_folds(
     Raises:
         UserError: There are fewer rows, or owners, than folds, or `by` makes no folds.
     """
-    from sklearn import model_selection as ms
-
     check_time_split(dataset, by)
     by = resolve_split_method(dataset, by, tell=tell)
     if tell and dataset.num_validation_rows:
@@ -207,27 +176,25 @@ def split_folds(
         )
     if count > len(dataset):
         raise UserError(f"protocol.folds={count}, but there are only {len(dataset)} rows")
-    shuffling = {"shuffle": True, "random_state": seed % 2**32} if shuffle else {}
+    shuffling: dict[str, Any] = {"shuffle": True, "random_state": seed % 2**32} if shuffle else {}
     if by == "group":
         owners = get_named_column(dataset, dataset.group, "group")
         if len(np.unique(owners)) < count:
             raise UserError(
                 f"protocol.folds={count}, but there are only {len(np.unique(owners))} groups"
             )
-        return list(ms.GroupKFold(count, **shuffling).split(owners, groups=owners))
+        from sklearn.model_selection import GroupKFold
+
+        return list(GroupKFold(count, **shuffling).split(owners, groups=owners))
     if by in ("first", "last", "time"):
         alternative = "walk_forward" if by == "time" else "holdout"
         raise UserError(
             f"protocol.by={by} makes no folds: use by=auto, stratified, random or group, or "
             f"protocol={alternative}"
         )
-    classes = get_class_groups(dataset, by, count, rare, tell=tell)
-    splitter: Any = (
-        ms.KFold(count, **shuffling) if classes is None else ms.StratifiedKFold(count, **shuffling)
-    )
-    # Classes with fewer rows than folds have been logged already.
-    with warnings.catch_warnings(action="ignore"):
-        return list(splitter.split(np.zeros(len(dataset)), classes))
+    from dlrun.evaluation.protocols.stratification import split_random_folds
+
+    return split_random_folds(dataset, count, by, shuffling, rare, tell=tell)
 
 
 def split_forward_in_time(dataset: Dataset, count: int, gap: int, size: int | None) -> list[Split]:

@@ -1,9 +1,10 @@
-"""Which rows share a class, so that a split keeps the shares of the classes."""
+"""Rows drawn at random by scikit-learn's splitters, so that the shares of the classes are kept."""
 
 from __future__ import annotations
 
 import logging
-from typing import Literal
+import warnings
+from typing import Any
 
 import numpy as np
 
@@ -12,11 +13,61 @@ from dlrun.core.errors import UserError, format_names
 
 log = logging.getLogger("dlrun")
 
-Rare = Literal["stratify_others", "stratify_none"]
+
+def sample_validation(
+    dataset: Dataset, count: int, by: str, seed: int, rare: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw so many validation rows; arguments and result as in `splits.split_validation`."""
+    from sklearn.model_selection import train_test_split
+
+    rows, classes = np.arange(len(dataset)), get_class_groups(dataset, by, 2, rare)
+    # A row alone in its class cannot be on both sides: it is trained on.
+    candidates = rows if classes is None else rows[~find_single_members(classes)]
+    if (
+        classes is not None
+        and min(count, len(candidates) - count) <= len(np.unique(classes[candidates])) - 1
+    ):  # one row of each
+        if by == "stratified":
+            raise UserError(
+                f"protocol.by=stratified: {count} of {len(rows)} rows are too few for "
+                f"{classes.max() + 1} classes"
+            )
+        warn_not_stratified(
+            dataset, f"{count} of {len(rows)} rows are too few for {classes.max() + 1} classes"
+        )
+        # scikit-learn needs a row of each class on both sides: not stratified at all, then.
+        classes, candidates = None, rows
+    labels = None if classes is None else classes[candidates]
+    train, val = train_test_split(
+        candidates, test_size=count, random_state=seed % 2**32, stratify=labels
+    )
+    return np.setdiff1d(rows, val), np.sort(val)
+
+
+def split_random_folds(
+    dataset: Dataset, count: int, by: str, shuffling: dict[str, Any], rare: str, *, tell: bool
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Draw folds; arguments and result as in `splits.split_folds`.
+
+    Args:
+        dataset: The rows.
+        count: How many folds.
+        by: 'auto', 'stratified' or 'random'.
+        shuffling: Whether and how scikit-learn's splitter shuffles.
+        rare: See `get_class_groups`.
+        tell: Whether to log what is not stratified.
+    """
+    from sklearn.model_selection import KFold, StratifiedKFold
+
+    classes = get_class_groups(dataset, by, count, rare, tell=tell)
+    splitter = KFold if classes is None else StratifiedKFold
+    # Classes with fewer rows than folds have been logged already.
+    with warnings.catch_warnings(action="ignore"):
+        return list(splitter(count, **shuffling).split(np.zeros(len(dataset)), classes))
 
 
 def get_class_groups(
-    dataset: Dataset, by: str, min_rows: int, rare: Rare, *, tell: bool = True
+    dataset: Dataset, by: str, min_rows: int, rare: str, *, tell: bool = True
 ) -> np.ndarray | None:
     """The number of each row's class, to stratify on.
 
@@ -84,7 +135,7 @@ def _warn_small_classes(
     is_rare: np.ndarray,
     min_rows: int,
     counts: np.ndarray,
-    rare: Rare,
+    rare: str,
 ) -> None:
     counts_text = _format_class_counts(names, is_rare, counts)
     outcome = (

@@ -21,8 +21,7 @@ from dlrun.evaluation.answering_fits import (
     get_fields_file,
     select_prediction_source,
 )
-from dlrun.models.custom_model import build_model
-from dlrun.models.model import Model
+from dlrun.models.model import Model, build_model
 from dlrun.models.pretrained import weights
 
 log = logging.getLogger("dlrun")
@@ -205,28 +204,3 @@ def _parse_field(node: dict[str, Any]) -> Field:
         **tensors,
         outlook=horizon,
     )
-
-
-def spec_to_dict(spec: Spec) -> dict[str, Any]:
-    """Return a description of the data as fields.json holds it, for `read_spec`."""
-    return {
-        group: {name: _field_to_dict(field) for name, field in fields.items()}
-        for group, fields in (("inputs", spec.inputs), ("targets", spec.targets))
-    }
-
-
-def _field_to_dict(field: Field) -> dict[str, Any]:
-    stored: dict[str, Any] = {
-        "kind": field.kind,
-        "shape": list(field.shape),
-        "size": field.size,
-        "labels": list(field.labels),
-    }
-    tensors = {
-        "prior": field.prior,
-        "shift": field.shift,
-        "scale": field.scale,
-        "median": field.median,
-    }
-    stored |= {name: None if value is None else value.tolist() for name, value in tensors.items()}
-    return stored | {"outlook": None if field.outlook is None else field.outlook.to_dict()}

@@ -16,7 +16,6 @@ from dlrun.core.errors import UserError, format_names
 from dlrun.core.paths import data_root
 from dlrun.core.types import Field
 from dlrun.models.model import get_named_children
-from dlrun.models.pretrained import weights
 
 log = logging.getLogger("dlrun")
 
@@ -87,6 +86,8 @@ def build_word_vectors(
     if file == ONE_HOT:
         return OneHot(field.size)
     layer = WordVectors(field.size, parse_vector_width(file) or width, published=True)
+    from dlrun.models.pretrained import weights
+
     if weights.needs_weights():
         load_word_vectors(layer, field.labels, file)
     layer.weight.requires_grad_(not freeze)
