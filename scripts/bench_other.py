@@ -35,12 +35,12 @@ from dlrun.cli import main as cli
 
 def watched(words):
     from dlrun.training.optimization import Optimization
-    learn = Optimization.accumulate_and_step
+    learn = Optimization.step
     def once(*args):
         learn(*args)
         print("seconds", time.process_time(), file=sys.stderr)
         sys.exit(0)
-    Optimization.accumulate_and_step = once
+    Optimization.step = once
     return main(words)
 
 main, cli.main = cli.main, watched

@@ -86,7 +86,7 @@ def ours(rows: int, folder: Path) -> Any:
 
 def our_epoch(trainer: Any) -> float:
     start = time.perf_counter()
-    trainer.run_split("train", trainer.data.train, learn=True)
+    trainer.run_split("train", trainer.data.train, train=True)
     trainer.epoch += 1
     return time.perf_counter() - start
 

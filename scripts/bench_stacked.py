@@ -78,7 +78,7 @@ def one_by_one(
     ]
     while True:
         for trainer in made:
-            trainer.run_split("train", trainer.data.train, learn=True)
+            trainer.run_split("train", trainer.data.train, train=True)
             trainer.epoch += 1
             trainer.history.clear()
             yield len(trainer.data.train)

@@ -162,7 +162,7 @@ def cut(folder: Path, dropout: float = 0.3) -> dict[str, Any]:
     place = folder / f"cut-{dropout}"
     first = trainer(place, **settings)
     first.callbacks = [BestCheckpoint("val/loss")]
-    take, taken = first.steps, []
+    take, taken = first.runner.steps, []
 
     def counted(batch: Any) -> Any:
         taken.append(1)
@@ -173,7 +173,7 @@ def cut(folder: Path, dropout: float = 0.3) -> dict[str, Any]:
             first.interrupted = 15
         return take(batch)
 
-    first.steps = counted  # type: ignore[method-assign]
+    first.runner.steps = counted  # type: ignore[method-assign]
     try:
         first.fit()
         raise AssertionError("nobody stopped")
@@ -227,14 +227,14 @@ def split(folder: Path, optimizer: str = "sgd", **settings: Any) -> dict[str, An
     whole = made()
     whole.fit()
     first = made()
-    take, taken = first.steps, []
+    take, taken = first.runner.steps, []
 
     def counted(batch: Any) -> Any:
         taken.append(1)
         first.interrupted = 15 if len(taken) == 10 else first.interrupted
         return take(batch)
 
-    first.steps = counted  # type: ignore[method-assign]
+    first.runner.steps = counted  # type: ignore[method-assign]
     with suppress(TrainingInterrupted):
         first.fit()
     saved = process_group.on_main_process(lambda: checkpoint.load(place / "last.pt"))

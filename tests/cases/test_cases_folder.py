@@ -523,7 +523,7 @@ def test_row_44_what_decides_the_rows_or_the_model_is_refused(tmp_path, unfinish
 
 
 def test_row_44_a_batch_size_cannot_change_amid_an_epoch(tmp_path, monkeypatch, capsys):
-    whole = optimization.Optimization.accumulate_and_step
+    whole = optimization.Optimization.step
 
     def learn(self, *rest):
         whole(self, *rest)
@@ -531,7 +531,7 @@ def test_row_44_a_batch_size_cannot_change_amid_an_epoch(tmp_path, monkeypatch, 
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(optimization.Optimization, "accumulate_and_step", learn)
+        patch.setattr(optimization.Optimization, "step", learn)
         assert (
             main([*LONG, "engine.epochs=3", "engine.epoch_batches=10", f"output={tmp_path}"]) == 130
         )

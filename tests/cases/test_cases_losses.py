@@ -384,11 +384,11 @@ def test_row_03_cut_where_a_row_is_left_out_a_run_goes_on_to_the_same_bits(tmp_p
     assert whole.optimization.steps_taken == {"model": 3 * 7}, (
         "50 rows are 7 batches of 7 and one row"
     )
-    pause = cut._save_or_stop
-    cut._save_or_stop = lambda learn: (
+    pause = cut._should_stop
+    cut._should_stop = lambda learn: (
         setattr(cut, "interrupted", 15 * (cut.position == 7 and learn)),
         pause(learn),
-    )
+    )[1]
     with pytest.raises(TrainingInterrupted):
         cut.fit()
     again = made("cut")

@@ -448,14 +448,14 @@ def test_a_fit_cut_in_the_middle_of_an_epoch_draws_the_same(tmp_path, cut):
     for each, name in zip(trainers, ("whole", "cut", "cut"), strict=True):
         each.folder = tmp_path / name
     whole.fit()
-    take, taken = first.steps, []
+    take, taken = first.runner.steps, []
 
     def counted(batch):
         taken.append(1)
         first.interrupted = signal.SIGTERM if len(taken) == cut else 0
         return take(batch)
 
-    first.steps = counted
+    first.runner.steps = counted
     with pytest.raises(TrainingInterrupted):
         first.fit()
     second.restore(checkpoint.load_latest_or_none(tmp_path / "cut" / "last.pt"))

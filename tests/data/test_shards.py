@@ -167,14 +167,14 @@ def test_a_fit_that_is_cut_goes_on_as_if_it_had_not_been(tmp_path, cut):
     def fitted(name, stop=0):
         found = trainer(tmp_path / name)
         found.data = replace(found.data, train=rows)
-        take, taken = found.steps, []
+        take, taken = found.runner.steps, []
 
         def counted(batch):
             taken.append(1)
             found.interrupted = signal.SIGTERM if len(taken) == stop else 0
             return take(batch)
 
-        found.steps = counted
+        found.runner.steps = counted
         return found
 
     straight, first, second = fitted("whole"), fitted("cut", cut), fitted("cut")

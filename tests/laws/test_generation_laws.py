@@ -139,7 +139,7 @@ def test_it_resumes_exactly(name, tmp_path, monkeypatch):
     """Stopped in the middle of its second epoch and taken up again, it ends with the same weights and rows."""
     (whole,) = run(CASES[name], tmp_path / "whole")
     taken = {"steps": 0}
-    pause = Trainer._save_or_stop
+    pause = Trainer._should_stop
     counted = checkpoint.load(next((whole / "checkpoints").rglob("last.pt")))["learner"]["taken"]
     half = max(1, max(counted.values()) * 3 // 4)
 
@@ -147,11 +147,11 @@ def test_it_resumes_exactly(name, tmp_path, monkeypatch):
         taken["steps"] += learn
         if taken["steps"] == half:
             trainer.interrupted = 15
-        pause(trainer, learn)
+        return pause(trainer, learn)
 
-    monkeypatch.setattr(Trainer, "_save_or_stop", cut)
+    monkeypatch.setattr(Trainer, "_should_stop", cut)
     assert main([*CASES[name], "preset=smoke", f"output={tmp_path / 'cut'}"]) == 143
-    monkeypatch.setattr(Trainer, "_save_or_stop", pause)
+    monkeypatch.setattr(Trainer, "_should_stop", pause)
     (config,) = (tmp_path / "cut").rglob("config.yaml")
     assert main(["resume", str(config.parent)]) == 0
     assert alike(whole, config.parent)

@@ -138,15 +138,15 @@ def test_folds_killed_between_and_inside_them_end_like_folds_left_alone(tmp_path
 
 def cut(monkeypatch, batch, act):
     """Do something once when so many batches have been learnt from, in all epochs together."""
-    inner, seen = engine.Trainer._save_or_stop, []
+    inner, seen = engine.Trainer._should_stop, []
 
     def pause(trainer, learn):
         seen.append(learn)
         if sum(seen) == batch and learn:
             act(trainer)
-        inner(trainer, learn)
+        return inner(trainer, learn)
 
-    monkeypatch.setattr(engine.Trainer, "_save_or_stop", pause)
+    monkeypatch.setattr(engine.Trainer, "_should_stop", pause)
 
 
 class Killed(BaseException):
@@ -181,15 +181,15 @@ def test_a_signal_stops_and_saves_and_the_run_goes_on(
 
 
 def test_a_signal_during_validation_writes_no_row_twice(tmp_path, monkeypatch, whole):
-    inner = engine.Trainer._save_or_stop
+    inner = engine.Trainer._should_stop
 
     def pause(trainer, learn):
         if trainer.split == "val" and trainer.history and not trainer.interrupted:
             os.kill(os.getpid(), signal.SIGTERM)
-        inner(trainer, learn)
+        return inner(trainer, learn)
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine.Trainer, "_save_or_stop", pause)
+        patch.setattr(engine.Trainer, "_should_stop", pause)
         assert main([*SHORT, f"output={tmp_path}"]) == 143
     assert main(["resume", str(only_run(tmp_path))]) == 0
     check_same(only_run(tmp_path), whole)

@@ -72,7 +72,7 @@ def test_resume_anywhere_is_no_stop_at_all(tmp_path, settings, cut):
     whole.fit()
     first = trainer(tmp_path / "cut", **settings)
     first.callbacks = [BestCheckpoint("val/loss")]
-    take, taken = first.steps, []
+    take, taken = first.runner.steps, []
 
     def counted(batch):
         taken.append(1)
@@ -80,7 +80,7 @@ def test_resume_anywhere_is_no_stop_at_all(tmp_path, settings, cut):
             first.interrupted = signal.SIGTERM
         return take(batch)
 
-    first.steps = counted
+    first.runner.steps = counted
     with pytest.raises(TrainingInterrupted):
         first.fit()
     second = trainer(tmp_path / "cut", **settings)
@@ -227,7 +227,7 @@ def test_more_than_one_group_is_stepped_by_its_own_optimizer(tmp_path):
         torch.device("cpu"),
     )
     t = Trainer(two, t.data, t.settings, learner, {}, tmp_path)
-    t.run_split("train", table(8), learn=True)
+    t.run_split("train", table(8), train=True)
     assert two.a.item() == 0.5 == two.seen and two.b.item() == 0.0
     assert set(t.history[0].values) == {"loss_a", "loss_b"}
 

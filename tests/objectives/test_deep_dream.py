@@ -318,17 +318,17 @@ def test_words_that_make_no_dream_are_refused(words, said, tmp_path, monkeypatch
 
 def test_cut_in_the_second_octave_it_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
     assert main(["task=deepdream", f"output={tmp_path}/whole", *SMOKE]) == 0
-    taken, pause = {"steps": 0}, Trainer._save_or_stop
+    taken, pause = {"steps": 0}, Trainer._should_stop
 
     def cut(trainer, learn):
         taken["steps"] += learn
         if taken["steps"] == 10:  # of 6 an octave
             trainer.interrupted = 15
-        pause(trainer, learn)
+        return pause(trainer, learn)
 
-    monkeypatch.setattr(Trainer, "_save_or_stop", cut)
+    monkeypatch.setattr(Trainer, "_should_stop", cut)
     assert main(["task=deepdream", f"output={tmp_path}/cut", *SMOKE]) == 143
-    monkeypatch.setattr(Trainer, "_save_or_stop", pause)
+    monkeypatch.setattr(Trainer, "_should_stop", pause)
     (whole,), (cut_off,) = (
         [p.parent for p in (tmp_path / n).rglob("config.yaml")] for n in ("whole", "cut")
     )

@@ -131,7 +131,7 @@ def test_each_step_touches_the_weights_of_one_network_alone(tmp_path, words):
         before = {
             name: [weight.detach().clone() for weight in weights] for name, weights in parts.items()
         }
-        trainer.optimization.accumulate_and_step(step, 16, True)
+        trainer.optimization.step(step, 16, True)
         assert step.group == taken and all(
             weight.grad is None for weights in parts.values() for weight in weights
         )

@@ -96,7 +96,7 @@ def test_looking_leaves_no_trace_not_even_in_the_middle_of_an_epoch(tmp_path, se
     alone.fit(), seen.fit()
     assert seen.history == alone.history and same(weights(seen), weights(alone))
     first, taken = watched(reader(tmp_path / "cut", **settings), *ALL), []
-    take = first.steps
+    take = first.runner.steps
 
     def counted(batch):
         if first.split == "train":
@@ -104,7 +104,7 @@ def test_looking_leaves_no_trace_not_even_in_the_middle_of_an_epoch(tmp_path, se
             first.interrupted = signal.SIGTERM if len(taken) == 10 else 0
         return take(batch)
 
-    first.steps = counted
+    first.runner.steps = counted
     with pytest.raises(TrainingInterrupted):
         first.fit()
     second = reader(tmp_path / "cut", **settings)

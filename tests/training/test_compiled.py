@@ -12,7 +12,7 @@ from test_replay import Restless, many
 from dlrun.config.instantiate import build_part
 from dlrun.core import checkpoint
 from dlrun.core.errors import TrainingDiverged, UserError
-from dlrun.training.fast import flat_optimizer, replay
+from dlrun.training.fast import aot_inductor
 from dlrun.training.fast.aot_inductor import compile_function
 
 BUILDS = pytest.mark.skipif(
@@ -43,8 +43,8 @@ def test_a_compiled_step_learns_what_torch_does(tmp_path, caplog):
     caplog.set_level(logging.INFO, "dlrun")
     plain, ours = (fitted(tmp_path / str(how), how) for how in (False, "step"))
     assert (
-        ours.replay.verified
-        and ours.optimization.fast_steps["model"].run is not None
+        ours.runner.replay.verified
+        and ours.optimization.updates["model"].fast.run is not None
         and close(ours, plain)
     )
     told = [text for text in caplog.messages if text.startswith("engine.compile=step: ")]
@@ -62,7 +62,7 @@ def test_a_compiled_step_learns_what_torch_does(tmp_path, caplog):
 ])  # fmt: skip
 def test_so_it_does_with_other_optimizers_and_settings(tmp_path, settings):
     plain, ours = (fitted(tmp_path / str(how), how, **settings) for how in (False, "step"))
-    assert ours.replay.proved and close(ours, plain)
+    assert ours.runner.replay.verified and close(ours, plain)
 
 
 @BUILDS
@@ -80,7 +80,7 @@ def test_a_run_that_was_cut_goes_on_but_for_rounding(tmp_path):
 @pytest.mark.slow
 def test_bf16_is_compiled_too(tmp_path):
     plain, ours = (fitted(tmp_path / str(how), how, precision="bf16") for how in (False, "step"))
-    assert ours.replay.proved
+    assert ours.runner.replay.verified
     assert ours.history[-1].values["loss"] == pytest.approx(
         plain.history[-1].values["loss"], rel=0.1
     )
@@ -114,11 +114,13 @@ def test_a_step_that_is_not_the_same_calls_each_time_is_refused(tmp_path, monkey
 
 def not_compiled(monkeypatch, **places):
     """No compiler: in its place what these make of a function, by what it is for; else the function itself."""
-    for place, module in (("replay", replay), ("flat", flat_optimizer)):
-        wrong = places.get(place, lambda function: lambda now: function(*now))
-        monkeypatch.setattr(
-            module, "compile_function", lambda function, inputs, what, wrong=wrong: wrong(function)
-        )
+    names = {"the training step": "replay", "the optimizer's step": "flat"}
+
+    def compile_function(function, inputs, what):
+        wrong = places.get(names[what], lambda function: lambda now: function(*now))
+        return wrong(function)
+
+    monkeypatch.setattr(aot_inductor, "compile_function", compile_function)
 
 
 @pytest.mark.parametrize("place", ["replay", "flat"])
@@ -178,7 +180,7 @@ def test_gradients_that_are_all_rounding_are_no_reason_to_refuse(tmp_path, monke
     ours = normed(tmp_path, 1e4)
     ours.settings = ours.optimization.settings
     ours.fit()
-    assert ours.replay.verified
+    assert ours.runner.replay.verified
 
 
 def test_a_loss_that_is_no_number_is_told_as_such(tmp_path, monkeypatch):

@@ -18,15 +18,16 @@ from dlrun.objectives.supervised import Supervised
 from dlrun.training.fast import flat_optimizer
 from dlrun.training.fast.flat_optimizer import FlatOptimizer
 from dlrun.training.fast.fused_optimizer import FusedOptimizer, find_fused_kernel
-from dlrun.training.fast.replay import Replay, has_dynamic_calls
+from dlrun.training.fast.replay import Replay
 from dlrun.training.optimization import Optimization
 from dlrun.training.optimizers import RMSprop
+from dlrun.training.step_runner import has_dynamic_calls
 from dlrun.training.trainer import Trainer
 
 
 def plainly(of):
     """The same trainer, whose steps are all taken by autograd."""
-    of.replay = None
+    of.runner.replay = None
     return of
 
 
@@ -50,7 +51,7 @@ def test_played_steps_are_the_ordinary_ones(tmp_path, optimizer, settings):
         many(trainer(tmp_path, optimizer=optimizer, **settings)),
     )
     ours.fit(), plainly(plain).fit()
-    assert len(ours.replay.verified) == 1  # 25 whole batches an epoch
+    assert len(ours.runner.replay.verified) == 1  # 25 whole batches an epoch
     assert same(weights(ours), weights(plain)) and ours.history == plain.history
 
 
@@ -64,9 +65,9 @@ def test_of_all_that_a_dense_network_may_have(tmp_path, model):
         engine = build_part(node("engine", "default", epochs=2, batch_size=8, device="cpu"))
         network = build_part(node("model", "dense", units=[16, 8], **model), SPEC)
         found.append(many(wired(network, engine, tmp_path, node("optimizer", "rmsprop"))))
-        found[-1].replay = found[-1].replay if play else None
+        found[-1] = found[-1] if play else plainly(found[-1])
         found[-1].fit()
-    assert found[0].replay.verified
+    assert found[0].runner.replay.verified
     assert same(weights(found[0]), weights(found[1])) and found[0].history == found[1].history
 
 
@@ -93,15 +94,15 @@ def test_every_loss_is_played(tmp_path, field, loss):
         make = lambda parameters: build_part(node("optimizer", "rmsprop"), parameters)  # noqa: E731
         learner = Optimization(objective.groups, make, settings, None, torch.device("cpu"))
         found.append(Trainer(objective, PreparedData(spec, rows), settings, learner, {}, tmp_path))
-        found[-1].replay = found[-1].replay if play else None
+        found[-1] = found[-1] if play else plainly(found[-1])
         found[-1].fit()
-    assert found[0].replay.verified and same(weights(found[0]), weights(found[1]))
+    assert found[0].runner.replay.verified and same(weights(found[0]), weights(found[1]))
 
 
 def test_batches_of_several_sizes_have_notes_of_their_own(tmp_path):
     ours, plain = (many(trainer(tmp_path, epochs=6), rows=203) for _ in range(2))
     ours.fit(), plainly(plain).fit()
-    assert len(ours.replay.verified) == 2
+    assert len(ours.runner.replay.verified) == 2
     assert same(weights(ours), weights(plain)) and ours.history == plain.history
 
 
@@ -133,10 +134,10 @@ def test_a_step_that_is_not_the_same_calls_each_time_is_taken_as_ever(tmp_path, 
         torch.manual_seed(0)
         engine = build_part(node("engine", "default", epochs=2, batch_size=8, device="cpu"))
         found.append(many(wired(Restless(how), engine, tmp_path, node("optimizer", "sgd"))))
-        found[-1].replay = found[-1].replay if play else None
+        found[-1] = found[-1] if play else plainly(found[-1])
         found[-1].fit()
     assert same(weights(found[0]), weights(found[1]))
-    assert not found[0].replay.verified
+    assert not found[0].runner.replay.verified
 
 
 def test_only_what_says_so_is_steady(tmp_path):
@@ -273,19 +274,19 @@ def test_what_is_large_or_strange_is_left_to_torch():
 def test_a_weight_that_is_not_always_used_is_stepped_as_torch_does(tmp_path, optimizer):
     """Also after it was written down: each weight's count of steps is its own."""
     found = []
-    for start in ({}, {"model": None}):
+    for by_torch in (False, True):
         ours = trainer(tmp_path, optimizer=optimizer)
-        ours.optimization.fast_steps = start
+        ours.optimization.updates["model"].chosen = by_torch
         parameters = ours.optimization.groups["model"]
         for number in range(8):
             used = parameters[1:] if number in (0, 2) else parameters
-            ours.optimization.accumulate_and_step(
+            ours.optimization.step(
                 Step("model", torch.stack([p.square().sum() for p in used]).sum()), 8, True
             )
             if number == 4:
                 ours.optimization.restore(copy.deepcopy(ours.optimization.state()))
         found.append(ours)
-    assert isinstance(found[0].optimization.fast_steps["model"], FusedOptimizer) == (
+    assert isinstance(found[0].optimization.updates["model"].fast, FusedOptimizer) == (
         optimizer != "sgd"
     )
     assert all(map(torch.allclose, weights(found[0]), weights(found[1])))
@@ -301,7 +302,7 @@ def test_a_run_goes_on_from_a_checkpoint_of_plain_steps(tmp_path):
     whole = many(trainer(tmp_path / "whole", epochs=4))
     whole.fit()
     first = plainly(many(trainer(tmp_path / "cut", epochs=2)))
-    first.optimization.faster = {"model": None}
+    first.optimization.updates["model"].chosen = True
     first.fit()
     second = many(trainer(tmp_path / "cut", epochs=4))
     second.restore(checkpoint.load_latest_or_none(tmp_path / "cut" / "last.pt"))
@@ -311,7 +312,7 @@ def test_a_run_goes_on_from_a_checkpoint_of_plain_steps(tmp_path):
         for a, b in zip(weights(second), weights(whole), strict=True)
     )
     assert [row.epoch for row in second.history] == [row.epoch for row in whole.history]
-    assert isinstance(second.replay, Replay) and second.replay.verified
+    assert isinstance(second.runner.replay, Replay) and second.runner.replay.verified
 
 
 def test_fused_rmsprop_is_torch_s_by_itself_too():
@@ -351,7 +352,7 @@ def test_a_gradient_may_lie_otherwise_than_its_weights(tmp_path, optimizer):
         make = lambda ps: build_part(node("optimizer", optimizer), ps)  # noqa: E731
         learner = Optimization({"model": [weight]}, make, settings, None, torch.device("cpu"))
         gradient = torch.arange(300_000.0).view(500, 600).T
-        learner.accumulate_and_step(
+        learner.step(
             Step("model", torch.zeros(()), gradient=[gradient if turn else gradient.contiguous()]),
             1,
             True,
@@ -367,7 +368,7 @@ def test_sparse_gradients_and_groups_without_any_are_torch_s_affair():
     for name, more in (("sgd", {"fused": False}), ("adagrad", {})):
         make = lambda ps, name=name, more=more: build_part(node("optimizer", name, **more), ps)  # noqa: E731
         learner = Optimization({"model": [weight]}, make, settings, None, torch.device("cpu"))
-        learner.accumulate_and_step(
+        learner.step(
             Step("model", nn.functional.embedding(torch.tensor([1, 2]), weight, sparse=True).sum()),
             2,
             True,
@@ -398,6 +399,6 @@ def test_a_weight_that_is_never_used_is_no_reason_to_fail(tmp_path):
         torch.manual_seed(0)
         engine = build_part(node("engine", "default", epochs=2, batch_size=8, device="cpu"))
         found.append(many(wired(Spare(), engine, tmp_path, node("optimizer", "rmsprop"))))
-        found[-1].replay = found[-1].replay if play else None
+        found[-1] = found[-1] if play else plainly(found[-1])
         found[-1].fit()
-    assert found[0].replay.disabled and same(weights(found[0]), weights(found[1]))
+    assert found[0].runner.replay.disabled and same(weights(found[0]), weights(found[1]))

@@ -193,7 +193,7 @@ def test_cut_in_the_middle_of_every_fit_it_comes_to_the_same(monkeypatch, undraw
     assert main(words) == 0
     whole, verdicts = results(), told()
     os.rename("outputs", "whole")
-    learn, cuts, again = Optimization.accumulate_and_step, [], []
+    learn, cuts, again = Optimization.step, [], []
 
     def cut(self, *arguments):
         learn(self, *arguments)
@@ -204,7 +204,7 @@ def test_cut_in_the_middle_of_every_fit_it_comes_to_the_same(monkeypatch, undraw
         if sum(self.steps_taken.values()) == 7:
             again.clear()
 
-    monkeypatch.setattr(Optimization, "accumulate_and_step", cut)
+    monkeypatch.setattr(Optimization, "step", cut)
     code = None
     for _ in range(2 * len(whole)):
         try:

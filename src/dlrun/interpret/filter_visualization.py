@@ -139,7 +139,7 @@ def optimize_filter_images(
         raise UserError(
             f"a picture of {size} is too small for this layer: give a larger size=…"
         ) from error
-    trainer.run_epoch("train", trainer.data.train, learn=True)
+    trainer.run_epoch("train", trainer.data.train, train=True)
     canvas: Any = trainer.objective
     images = canvas.pictures.detach()
     with torch.no_grad():

@@ -105,7 +105,7 @@ def train_one_step(trainer: Trainer, rate: float, window: FixedBatches) -> float
     for optimizer in trainer.optimization.optimizers.values():
         for group in optimizer.param_groups:
             group["lr"] = rate
-    scores = trainer.run_epoch("train", window, learn=True).scores()
+    scores = trainer.run_epoch("train", window, train=True).scores()
     trainer.epoch += 1  # so that the next step draws other noise (dropout, augmentation)
     return sum(score.value for score in scores.values())
 

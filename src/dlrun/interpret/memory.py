@@ -95,7 +95,7 @@ def count_saved_bytes(trainer: Trainer, batch: Batch) -> int:
     ):
         trainer.objective.train()
         # the steps are held until all is counted: memory that is freed would be used again
-        steps = list(trainer.steps(batch))
+        steps = list(trainer.runner.steps(batch))
     saved_bytes = sum(size for storage, size in saved.items() if storage not in present_storages)
     del steps
     return saved_bytes

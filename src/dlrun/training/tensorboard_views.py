@@ -66,7 +66,7 @@ def trace_first_rows(trainer: Trainer, rows: int) -> tuple[list[ModuleCall], Bat
     batch = get_first_rows(trainer, rows)
     with validation_mode(trainer):
         calls, steps = trace_module_calls(
-            trainer.objective, lambda: list(trainer.steps(batch)), batch
+            trainer.objective, lambda: list(trainer.runner.steps(batch)), batch
         )
     return calls, batch, {name: output for step in steps for name, output in step.outputs.items()}
 

@@ -14,17 +14,17 @@ from typing import Any
 import torch
 
 from dlrun.config.settings import Settings
-from dlrun.core import checkpoint, device, random
+from dlrun.core import checkpoint, random
 from dlrun.core.dataset import PreparedData, Source
 from dlrun.core.errors import FileWriteError, TrainingInterrupted
 from dlrun.core.objective import Objective
 from dlrun.core.random import derive_seed
-from dlrun.core.types import Batch, EpochRecord, FitJob, History, Score, Step
+from dlrun.core.types import Batch, EpochRecord, FitJob, History, Score
 from dlrun.training import batch_norm
-from dlrun.training.distributed import data_parallel, fsdp, process_group
-from dlrun.training.fast import replay
+from dlrun.training.distributed import process_group
 from dlrun.training.meter import Meter, TargetMetrics
 from dlrun.training.optimization import Optimization
+from dlrun.training.step_runner import StepRunner
 
 log = logging.getLogger("dlrun")
 # After each epoch: `callbacks.Callback`, or a plain function of the trainer.
@@ -47,6 +47,8 @@ class Trainer:
         folder: Where the checkpoints of this fit are.
 
     Attributes:
+        runner: Computes the objective's steps.
+        strategy: How the fit is spread over processes.
         seed: Of the fit.
         callbacks: Called after each epoch, in this order.
         history: A record for each epoch and split that is done.
@@ -89,14 +91,9 @@ class Trainer:
         self.earlier_seconds = 0.0
         # Batch norm has no variance over a single row: no training batch may be one.
         self.needs_row_pairs = batch_norm.uses_batch_norm(objective)
-        # Several processes, each with its share of every batch.
-        self.shared = optimization.shared
-        if self.shared:
-            optimization.get_control_flags = lambda: data_parallel.control_flags(self)
-        self.replay = replay.build_replay(objective, self._take_steps, settings, self.device)
-        if settings.compile is True:
-            for child in objective.children():
-                child.compile()
+        self.strategy = optimization.strategy
+        self.strategy.attach(self)
+        self.runner = StepRunner(objective, settings, self.device, self.strategy.sharded)
 
     def fit(self) -> None:
         """Train until the epochs or steps are used up, or a callback sets `stop`.
@@ -108,8 +105,7 @@ class Trainer:
             TrainingDiverged: if a loss is not finite.
         """
         self.optimization.total_steps, self.began_at = self.total_steps, time.monotonic()
-        if self.shared:
-            data_parallel.broadcast_initial_state(self)
+        self.strategy.begin_fit(self)
         with self.save_best_on_error():
             try:
                 while not self.finished:
@@ -123,7 +119,7 @@ class Trainer:
             self.save()
 
     def _train_one_epoch(self) -> None:
-        self.run_split("train", self.data.train, learn=True)
+        self.run_split("train", self.data.train, train=True)
         if self.data.val is not None:
             self.run_split("val", self.data.val)
         self.epoch += 1
@@ -153,73 +149,53 @@ class Trainer:
             level = logging.WARNING if tell else logging.DEBUG
             log.log(level, "the best epoch of %s could not be written: %s", self.folder.name, error)
 
-    def run_split(self, split: str, source: Source, *, learn: bool = False) -> None:
+    def run_split(self, split: str, source: Source, *, train: bool = False) -> None:
         """Visit a split and record its scores, unless the history has them, as after a resume.
 
         Args:
             split: 'train' or 'val'.
             source: Its rows.
-            learn: Whether to change the weights.
+            train: Whether to change the weights.
         """
         number = self.epoch + 1
         if any((row.epoch, row.split) == (number, split) for row in self.history[-2:]):
             return
-        scores = self.run_epoch(split, source, learn=learn).scores()
+        scores = self.run_epoch(split, source, train=train).scores()
         values = {name: score.value for name, score in scores.items()}
-        rates = self.optimization.rates if learn else {}
+        rates = self.optimization.rates if train else {}
         self.history.append(EpochRecord(number, split, values, rates))
 
     def run_epoch(
-        self, split: str, source: Source, *, learn: bool = False, keep: bool = False
+        self, split: str, source: Source, *, train: bool = False, keep: bool = False
     ) -> Meter:
         """Visit every batch of a split once and return what was measured.
 
         Args:
             split: 'train', 'val' or 'test'; random numbers depend on it.
             source: Its rows.
-            learn: Whether to change the weights; if not, their running averages are measured.
+            train: Whether to change the weights; if not, their running averages are measured.
             keep: Whether the meter keeps the prediction and the metrics of every row.
 
         Raises:
             TrainingInterrupted: if a signal asked to stop.
             TrainingDiverged: if a loss is not finite.
         """
-        meter = self._start_epoch(split, source, learn, keep)
-        with torch.set_grad_enabled(learn), self._weights_for(learn):
-            for batch in self._batches(source, learn):
-                rows = self._begin_batch(batch, source, learn)
-                window_ends = self._is_window_end()
-                for step in self.steps(batch):
-                    if learn:
-                        self.optimization.accumulate_and_step(step, rows, window_ends)
+        meter = self._start_epoch(split, source, train, keep)
+        with torch.set_grad_enabled(train), self._weights_for(train):
+            for batch, rows in self._batches(source, train):
+                for step in self.runner.steps(batch):
+                    if train:
+                        self.optimization.step(step, rows, self._ends_window)
                     meter.add(step, batch, rows)
                 self.position += 1
-                self._save_or_stop(learn)
-                if learn and self.out_of_steps:
+                if self._should_stop(train):
                     break
         return self._end_epoch(meter)
 
-    def steps(self, batch: Batch) -> Iterator[Step]:
-        """The objective's steps for a batch, replayed where a recording gives the same bits.
-
-        Args:
-            batch: Column → values of B rows.
-
-        Returns:
-            An iterator that must be resumed only after its step was taken.
-        """
-        if self.replay is not None and self.objective.training:
-            return self.replay.steps(batch)
-        return self._take_steps(batch)
-
-    def _take_steps(self, batch: Batch) -> Iterator[Step]:
-        steps = self.objective.steps(batch)
-        return device.iter_in_precision(steps, self.device, self.settings.precision)
-
-    def _start_epoch(self, split: str, source: Source, learn: bool, keep: bool) -> Meter:
+    def _start_epoch(self, split: str, source: Source, train: bool, keep: bool) -> Meter:
         self.split = split
-        self.batches = self._count_batches(source, self._batch_size(learn), learn)
-        self.objective.train(learn)
+        self.batches = self._count_batches(source, self._batch_size(train), train)
+        self.objective.train(train)
         if self.meter is None:
             process_group.seed_processes(
                 derive_seed(self.seed, self.epoch, SPLITS.index(split)), self.device
@@ -227,21 +203,12 @@ class Trainer:
             self.meter = self._build_meter(split, keep)
         return self.meter
 
-    def _weights_for(self, learn: bool) -> AbstractContextManager[None]:
-        return nullcontext() if learn else self.optimization.ema_weights()
-
-    def _begin_batch(self, batch: Batch, source: Source, learn: bool) -> int:
-        """The rows of a batch that count: of several processes, each has its share."""
-        rows = len(next(iter(batch.values()))) if batch else 1
-        if not self.shared:
-            return rows
-        size = self._batch_size(learn)
-        return process_group.begin_batch(min(size, len(source) - self.position * size), rows)
+    def _weights_for(self, train: bool) -> AbstractContextManager[None]:
+        return nullcontext() if train else self.optimization.ema_weights()
 
     def _end_epoch(self, meter: Meter) -> Meter:
         meter.flush()
-        if self.shared:
-            data_parallel.all_reduce_meter(self.objective, meter)
+        self.strategy.end_epoch(self.objective, meter)
         self.meter, self.position = None, 0
         return meter
 
@@ -249,25 +216,25 @@ class Trainer:
         where = f"epoch {self.epoch + 1}, {split}, "
         return Meter(self.metrics, self.data.spec.targets, self.device, where, keep)
 
-    def _batches(self, source: Source, learn: bool) -> Iterator[Batch]:
-        this = process_group.this_process
-        batches = source.batches(
-            self._batch_size(learn),
-            seed=self.seed if learn else None,
-            epoch=self.epoch,
-            start=self.position,
-            **({"rank": this.rank, "world": this.world_size} if self.shared else {}),
+    def _batches(self, source: Source, train: bool) -> Iterator[tuple[Batch, int]]:
+        """The batches that are left of a sweep, and how many rows of each count."""
+        size, rows = self._batch_size(train), len(source)
+        batches = self.strategy.batches(
+            source, size, seed=self.seed if train else None, epoch=self.epoch, start=self.position
         )
-        return islice(batches, max(0, self.batches - self.position)) if learn else batches
+        # An epoch of training may end before its rows do.
+        for batch in islice(batches, max(0, self.batches - self.position)) if train else batches:
+            planned = min(size, rows - self.position * size)
+            yield batch, self.strategy.count_rows(batch, planned)
 
-    def _batch_size(self, learn: bool) -> int:
-        if learn:
+    def _batch_size(self, train: bool) -> int:
+        if train:
             return self.settings.batch_rows
         return self.settings.get_inference_batch_size(self.data.spec)
 
-    def _count_batches(self, source: Source, size: int, learn: bool) -> int:
+    def _count_batches(self, source: Source, size: int, train: bool) -> int:
         """How many batches a sweep has."""
-        if not learn:
+        if not train:
             return -(-len(source) // size)
         count = -(-self.count_training_rows(source) // size)
         return min(count, self.settings.epoch_batches or count)
@@ -278,22 +245,21 @@ class Trainer:
             source, self.settings.batch_rows, self.needs_row_pairs
         )
 
-    def _is_window_end(self) -> bool:
+    @property
+    def _ends_window(self) -> bool:
         """Whether the gradients that were accumulated are applied after this batch."""
         count = self.position + 1
         return count % self.settings.accumulate == 0 or count == self.batches
 
-    def _save_or_stop(self, learn: bool) -> None:
-        """Between batches: save when it is due, leave when a signal asks for it (`fit` saves)."""
-        if self.shared:
-            due, signal_number = data_parallel.should_save_or_stop(self, learn)
-        else:
-            due, signal_number = self.checkpoint_due, self.interrupted
+    def _should_stop(self, train: bool) -> bool:
+        """Between batches: save when due, leave on a signal (`fit` saves), stop at max_steps."""
+        due, signal_number = self.strategy.should_save_or_stop(self, train)
         # Amid an accumulation the gradients would be lost: they are in no checkpoint.
-        if due and learn and self.optimization.at_step_boundary:
+        if due and train and self.optimization.at_step_boundary:
             self.save()
         if signal_number and self.optimization.at_step_boundary:
             raise TrainingInterrupted(signal_number)
+        return train and self.out_of_steps
 
     @property
     def checkpoint_due(self) -> bool:
@@ -353,7 +319,7 @@ class Trainer:
         """Write the pending checkpoints, then last.pt: all that the next step depends on."""
         if self.meter is not None:
             self.meter.check()
-            data_parallel.raise_first_divergence(self.meter)
+            self.strategy.raise_divergence(self.meter)
         self._write({**self.pending_checkpoints, "last": self.state()})
         self.saved_at = time.monotonic()
 
@@ -377,8 +343,7 @@ class Trainer:
             "random": random.get_random_state(self.device),
             "meter": self.meter.state() if self.meter is not None else None,
         }
-        state = fsdp.unshard(state) if self.optimization.sharded else state
-        return data_parallel.gather_trainer_state(self, state) if self.shared else state
+        return self.strategy.gather_state(self, state)
 
     def _named_groups(self) -> dict[str, list[str]]:
         """Group → the names of its parameters, by which others find their running averages."""
@@ -397,8 +362,7 @@ class Trainer:
         Raises:
             UserError: if these weights are of another model.
         """
-        if self.optimization.sharded:
-            state = fsdp.shard_trainer_state(state, self.objective, self.optimization.optimizers)
+        state = self.strategy.localize_state(self, state)
         checkpoint.load_weights(self.objective, state["objective"])
         self.optimization.restore(state["learner"])
         self.history[:] = [EpochRecord(*entry) for entry in state["history"]]
@@ -408,8 +372,7 @@ class Trainer:
         if state["meter"] is not None:
             self.meter = self._build_meter("train")
             self.meter.restore(state["meter"])
-        if self.shared:
-            data_parallel.restore_local_state(self, state)
+        self.strategy.end_restore(self, state)
 
 
 FitWatcher = Callable[[Trainer, FitJob, dict[str, Score]], AbstractContextManager[object]]

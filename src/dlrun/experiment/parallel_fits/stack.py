@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from dlrun.experiment.parallel_fits.objective import StackedObjective
 from dlrun.training.fast.flat_optimizer import FlatOptimizer, supports_flat_step
 from dlrun.training.meter import Meter
 from dlrun.training.optimization import Optimization
+from dlrun.training.step_runner import WeightUpdate
 from dlrun.training.trainer import SPLITS, Trainer
 
 GROUP = "model"
@@ -60,16 +62,15 @@ class StackedTrainer:
             settings,
             first.optimization.schedule,
             first.device,
+            partial(WeightUpdate, members=len(members)),
         )
-        optimization.members, optimization.total_steps = len(members), first.total_steps
+        optimization.total_steps = first.total_steps
         if not supports_flat_step(self.parameters, optimization.optimizers[GROUP], len(members)):
             raise NotStackable(
                 f"the optimizer {type(optimizers[0]).__name__} cannot step for several members at "
                 "once"
             )
-        self.flat = optimization.fast_steps[GROUP] = FlatOptimizer(
-            self.parameters, optimization.optimizers[GROUP], len(members)
-        )
+        self.flat = optimization.updates[GROUP].flatten()
         data = PreparedData(first.data.spec, first.data.train)
         self.trainer = Trainer(self.objective, data, settings, optimization, {}, first.folder)
 
@@ -247,7 +248,7 @@ class FitStack:
             ) = self.steps_taken[low]
             if split == "train" and trainer.out_of_steps:
                 continue
-            trainer.run_epoch(split, source, learn=split == "train")
+            trainer.run_epoch(split, source, train=split == "train")
             self.steps_taken[members_slice] = [
                 count + stacked.flat.state_view.steps_taken - steps_before
                 for count in self.steps_taken[members_slice]
@@ -323,15 +324,7 @@ def get_ema_weights(member: Trainer) -> list[Tensor]:
 
 def get_member_optimizer(member: Trainer) -> FlatOptimizer:
     """A member's own weights and optimizer's state in one buffer each."""
-    optimization = member.optimization
-    flat = optimization.fast_steps.get(GROUP)
-    if not isinstance(flat, FlatOptimizer):
-        if flat is not None:
-            flat.state_view.write_step_counts()
-        flat = optimization.fast_steps[GROUP] = FlatOptimizer(
-            optimization.groups[GROUP], optimization.optimizers[GROUP]
-        )
-    return flat
+    return member.optimization.updates[GROUP].flatten()
 
 
 def get_split_source(trainer: Trainer, split: str) -> Any:

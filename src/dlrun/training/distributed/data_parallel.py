@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import signal
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
@@ -17,12 +18,14 @@ from dlrun.core.dataset import Source
 from dlrun.core.errors import TrainingDiverged, UserError
 from dlrun.core.objective import Objective
 from dlrun.core.random import derive_seed
+from dlrun.core.types import Batch
 from dlrun.data.loading.partition import partition_batch
 from dlrun.data.loading.table import EmptyBatches
 from dlrun.training import batch_norm
-from dlrun.training.distributed import process_group
+from dlrun.training.distributed import fsdp, process_group
 from dlrun.training.distributed.process_group import this_process
 from dlrun.training.meter import Meter, move_to_device
+from dlrun.training.step_runner import Strategy
 
 log = logging.getLogger("dlrun")
 ROWS_PER_CHECK = 16  # batches between two looks at what others wish, where a look has a price
@@ -169,57 +172,6 @@ def gradient_view(numbers: Tensor, parameter: Tensor) -> Tensor:
     return torch.empty_like(parameter).copy_(gradient)
 
 
-def control_flags(trainer: DistributedTrainer) -> list[float]:
-    """What this process wishes after this step, 0 or 1 each.
-
-    Returns:
-        Stop on SIGINT, stop on SIGTERM, save, look at a loss that is not finite.
-    """
-    stop = [float(trainer.interrupted == number) for number in (signal.SIGINT, signal.SIGTERM)]
-    return [
-        *stop,
-        float(this_process.rank == 0 and trainer.checkpoint_due),
-        float(trainer.meter is not None and trainer.meter.divergence is not None),
-    ]
-
-
-def gathered_flags(trainer: DistributedTrainer, learn: bool) -> list[float]:
-    """The flags of all processes, summed; [] where this is not the time to ask.
-
-    In training they have come with the gradients; to read them is to wait for the device.
-    """
-    optimization, last = trainer.optimization, trainer.position == trainer.batches
-    is_slow = not (learn and optimization.groups) or trainer.device.type != "cpu"
-    if not optimization.at_step_boundary or (
-        is_slow and trainer.position % ROWS_PER_CHECK and not last
-    ):
-        return []
-    if learn and optimization.groups:
-        flags, optimization.gathered_flags = optimization.gathered_flags, None
-        return [] if flags is None else flags.tolist()
-    return process_group.all_reduce_sum(
-        torch.tensor(control_flags(trainer), device=trainer.device)
-    ).tolist()
-
-
-def should_save_or_stop(trainer: DistributedTrainer, learn: bool) -> tuple[bool, int]:
-    """Whether all processes save now, and the signal on which all of them stop (0: none).
-
-    Raises:
-        TrainingDiverged: in all processes, if the loss of one is not finite.
-    """
-    flags = gathered_flags(trainer, learn)
-    # The usual case.
-    if not any(flags):
-        return False, 0
-    # A divergence outranks all else: no checkpoint of it is written.
-    interrupt, terminate, due, fault = flags
-    if fault and trainer.meter is not None:
-        raise_first_divergence(trainer.meter)
-    number = signal.SIGTERM if terminate else signal.SIGINT if interrupt else 0
-    return bool(due), int(number)
-
-
 def raise_first_divergence(meter: Meter) -> None:
     """Raise in every process what one of them has found.
 
@@ -231,18 +183,6 @@ def raise_first_divergence(meter: Meter) -> None:
     ]:
         process_group.end_batch()
         raise TrainingDiverged(min(faults)[1])
-
-
-def all_reduce_meter(objective: Objective, meter: Meter) -> None:
-    """End a split: the meter gets the sums of all processes, and all stored rows in their order."""
-    process_group.end_batch()
-    raise_first_divergence(meter)
-    # Only training changes running means.
-    if objective.training:
-        sync_batch_norm(objective)
-    meter.restore(
-        merge_meter_states(process_group.all_gather_object(move_tensors(meter.state(), CPU)))
-    )
 
 
 def merge_meter_states(states: list[dict[str, Any]]) -> dict[str, Any]:
@@ -305,73 +245,175 @@ def move_tensors(value: Any, device: torch.device) -> Any:
     return move_to_device(value, device)
 
 
-def broadcast_initial_state(trainer: DistributedTrainer) -> None:
-    """Begin a fit with the first process's weights, and save.
+class DataParallel(Strategy):
+    """Several processes, each with its share of every batch and, unless sharded, all weights.
 
-    A run that loses a process can go on.
+    Args:
+        sharded: Whether torch's FSDP keeps a part of every weight in each process.
+
+    Attributes:
+        trainer: Of this fit.
+        gathered_flags: What all processes wish, summed; it has come with the latest gradients.
     """
-    weights = (
-        [] if trainer.optimization.sharded else [*trainer.objective.parameters()]
-    )  # those begin alike, by the seed
-    process_group.broadcast_tensors(
-        [tensor.detach() for tensor in (*weights, *trainer.objective.buffers())]
-    )
-    if trainer.optimization.groups and not any(trainer.optimization.steps_taken.values()):
-        trainer.save()
 
+    def __init__(self, *, sharded: bool) -> None:
+        self.sharded = sharded
+        self.trainer: DistributedTrainer | None = None
+        self.gathered_flags: Tensor | None = None
 
-def gather_trainer_state(trainer: DistributedTrainer, state: dict[str, Any]) -> dict[str, Any]:
-    """The state of a fit as one process would have it.
+    def attach(self, trainer: DistributedTrainer) -> None:
+        self.trainer = trainer
 
-    Amid an epoch, `ranks` is each one's own part.
-    """
-    state["random"] = this_process.shared_state or state["random"]
-    if trainer.meter is None:
-        return state
-    running = batch_norm_statistics(trainer.objective)
-    local_state = {
-        "random": random.get_random_state(trainer.device),
-        "meter": trainer.meter.state(),
-        "statistics": running,
-    }
-    flushed_meter = copy.deepcopy(trainer.meter)
-    flushed_meter.flush()
-    gathered = process_group.all_gather_object(
-        move_tensors([local_state, flushed_meter.state()], CPU)
-    )
-    average = average_tensors({name: value.clone() for name, value in running.items()})
-    return state | {
-        "objective": state["objective"] | average,
-        "meter": merge_meter_states([meter_state for _, meter_state in gathered]),
-        "ranks": [meter_state for meter_state, _ in gathered],
-    }
-
-
-def restore_local_state(trainer: DistributedTrainer, state: dict[str, Any]) -> None:
-    """Take up this process's part of a state, though another number of processes may have written
-    it.
-    """
-    this_process.shared_state, ranks = state["random"], state.get("ranks", [])
-    if trainer.meter is None:
-        return
-    if len(ranks) == this_process.world_size:
-        local_state = ranks[this_process.rank]
-        random.restore_random_state(local_state["random"], trainer.device)
-        trainer.meter.restore(local_state["meter"])
-        for name, value in batch_norm_statistics(trainer.objective).items():
-            value.copy_(local_state["statistics"][name])
-        return
-    # Another number of processes cannot go on with the old streams: new ones, by position.
-    torch.manual_seed(derive_seed(trainer.seed, trainer.epoch, trainer.position, this_process.rank))
-    if this_process.rank:  # the first goes on with what all have added up
-        gathered_meter = trainer.meter
-        trainer.meter = Meter(
-            gathered_meter.metrics,
-            gathered_meter.fields,
-            gathered_meter.device,
-            gathered_meter.where,
+    def begin_fit(self, trainer: DistributedTrainer) -> None:
+        """Begin with the first process's weights, and save: a run may lose a process."""
+        # Sharded weights begin alike, by the seed.
+        weights = [] if self.sharded else [*trainer.objective.parameters()]
+        process_group.broadcast_tensors(
+            [tensor.detach() for tensor in (*weights, *trainer.objective.buffers())]
         )
-        trainer.meter.steps, trainer.meter.counts = (
-            gathered_meter.steps,
-            [0] * len(gathered_meter.counts),
+        optimization = trainer.optimization
+        if optimization.groups and not any(optimization.steps_taken.values()):
+            trainer.save()
+
+    def batches(self, source: Source, size: int, **order: Any) -> Iterator[Batch]:
+        this = this_process
+        return source.batches(size, rank=this.rank, world=this.world_size, **order)
+
+    def count_rows(self, batch: Batch, planned: int) -> int:
+        rows = super().count_rows(batch, planned)
+        return process_group.begin_batch(planned, rows)
+
+    def count_all_rows(self, rows: int) -> int:
+        return process_group.get_global_batch_size(rows)
+
+    def prepare_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.sharded:
+            groups = optimizer.param_groups
+            groups[:] = map(fsdp.without_fused_kernel, groups)
+
+    def average_gradients(self, parameters: list[nn.Parameter], rows: int, total: int) -> bool:
+        """Average them in one collective call, in which each process says what it wishes."""
+        flags = self._get_control_flags()
+        if self.sharded:
+            self.gathered_flags = fsdp.average_sharded_gradients(parameters, total, flags)
+        else:
+            self.gathered_flags = all_reduce_gradients(parameters, rows, total, flags)
+        return True
+
+    def _get_control_flags(self) -> list[float]:
+        """What this process wishes after this step, 0 or 1 each.
+
+        Returns:
+            Stop on SIGINT, stop on SIGTERM, save, look at a loss that is not finite.
+        """
+        trainer = self.trainer
+        if trainer is None:
+            return []
+        stop = [float(trainer.interrupted == number) for number in (signal.SIGINT, signal.SIGTERM)]
+        return [
+            *stop,
+            float(this_process.rank == 0 and trainer.checkpoint_due),
+            float(trainer.meter is not None and trainer.meter.divergence is not None),
+        ]
+
+    def _gather_flags(self, trainer: DistributedTrainer, train: bool) -> list[float]:
+        """The flags of all processes, summed; [] where this is not the time to ask.
+
+        In training they have come with the gradients; to read them is to wait for the device.
+        """
+        learns = bool(train and trainer.optimization.groups)
+        is_slow = not learns or trainer.device.type != "cpu"
+        is_between = trainer.position % ROWS_PER_CHECK and trainer.position != trainer.batches
+        if not trainer.optimization.at_step_boundary or (is_slow and is_between):
+            return []
+        if learns:
+            flags, self.gathered_flags = self.gathered_flags, None
+            return [] if flags is None else flags.tolist()
+        wishes = torch.tensor(self._get_control_flags(), device=trainer.device)
+        return process_group.all_reduce_sum(wishes).tolist()
+
+    def should_save_or_stop(self, trainer: DistributedTrainer, train: bool) -> tuple[bool, int]:
+        """Whether all processes save now, and the signal on which all of them stop (0: none).
+
+        Raises:
+            TrainingDiverged: in all processes, if the loss of one is not finite.
+        """
+        flags = self._gather_flags(trainer, train)
+        # The usual case.
+        if not any(flags):
+            return False, 0
+        # A divergence outranks all else: no checkpoint of it is written.
+        interrupt, terminate, due, fault = flags
+        if fault and trainer.meter is not None:
+            raise_first_divergence(trainer.meter)
+        number = signal.SIGTERM if terminate else signal.SIGINT if interrupt else 0
+        return bool(due), int(number)
+
+    def raise_divergence(self, meter: Meter) -> None:
+        raise_first_divergence(meter)
+
+    def end_epoch(self, objective: Objective, meter: Meter) -> None:
+        """Give the meter the sums of all processes, and all stored rows in their order."""
+        process_group.end_batch()
+        raise_first_divergence(meter)
+        # Only training changes running means.
+        if objective.training:
+            sync_batch_norm(objective)
+        states = process_group.all_gather_object(move_tensors(meter.state(), CPU))
+        meter.restore(merge_meter_states(states))
+
+    def gather_state(self, trainer: DistributedTrainer, state: dict[str, Any]) -> dict[str, Any]:
+        """The state of a fit as one process would have it.
+
+        Amid an epoch, `ranks` is each one's own part.
+        """
+        state = fsdp.unshard(state) if self.sharded else state
+        state["random"] = this_process.shared_state or state["random"]
+        if trainer.meter is None:
+            return state
+        running = batch_norm_statistics(trainer.objective)
+        local_state = {
+            "random": random.get_random_state(trainer.device),
+            "meter": trainer.meter.state(),
+            "statistics": running,
+        }
+        flushed_meter = copy.deepcopy(trainer.meter)
+        flushed_meter.flush()
+        gathered = process_group.all_gather_object(
+            move_tensors([local_state, flushed_meter.state()], CPU)
         )
+        average = average_tensors({name: value.clone() for name, value in running.items()})
+        return state | {
+            "objective": state["objective"] | average,
+            "meter": merge_meter_states([meter_state for _, meter_state in gathered]),
+            "ranks": [meter_state for meter_state, _ in gathered],
+        }
+
+    def localize_state(self, trainer: DistributedTrainer, state: dict[str, Any]) -> dict[str, Any]:
+        """The part of every weight that this process holds."""
+        if not self.sharded:
+            return state
+        return fsdp.shard_trainer_state(state, trainer.objective, trainer.optimization.optimizers)
+
+    def end_restore(self, trainer: DistributedTrainer, state: dict[str, Any]) -> None:
+        """Take up this process's part of an epoch, whatever number of processes wrote it."""
+        this_process.shared_state, ranks = state["random"], state.get("ranks", [])
+        if trainer.meter is None:
+            return
+        if len(ranks) == this_process.world_size:
+            local_state = ranks[this_process.rank]
+            random.restore_random_state(local_state["random"], trainer.device)
+            trainer.meter.restore(local_state["meter"])
+            for name, value in batch_norm_statistics(trainer.objective).items():
+                value.copy_(local_state["statistics"][name])
+            return
+        # Another number of processes cannot go on with the old streams: new ones, by position.
+        position = trainer.epoch, trainer.position, this_process.rank
+        torch.manual_seed(derive_seed(trainer.seed, *position))
+        # The first goes on with what all have added up.
+        if this_process.rank:
+            gathered = trainer.meter
+            trainer.meter = Meter(
+                gathered.metrics, gathered.fields, gathered.device, gathered.where
+            )
+            trainer.meter.steps, trainer.meter.counts = gathered.steps, [0] * len(gathered.counts)

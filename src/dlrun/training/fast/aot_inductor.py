@@ -14,17 +14,22 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from types import FunctionType
 from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
 
 from dlrun.core.errors import UserError
+from dlrun.core.types import Batch, Step
+from dlrun.training.fast.fused_optimizer import match_strides
+from dlrun.training.fast.tape import MAPPINGS, RecordedStep, collect_step_tensors
 
 log = logging.getLogger(__name__)
 TensorFunction = Callable[..., Sequence[Tensor]]
 OPTIONS = {"fallback_random": True}  # chance is drawn as torch draws it elsewhere
 ROUNDING_TOLERANCE = 1e-5
+TOLERANCES = {"fp32": ROUNDING_TOLERANCE, "bf16": 0.1}  # of a compiled step, which rounds elsewhere
 DISABLE_HINT = "say engine.compile=false"
 CompiledFunction = Callable[[list[Any]], list[Tensor]]
 COMPILED_FUNCTIONS: dict[
@@ -173,3 +178,42 @@ def _compile_program(exported: Any) -> CompiledFunction:
         loader: Any = aoti_load_package(package_path).loader
     run: CompiledFunction = loader.run  # without what checks and unpacks arguments by name
     return run
+
+
+def compile_recorded_step(
+    step: Step, play: RecordedStep, batch: Batch, tolerance: float
+) -> RecordedStep:
+    """What is played, compiled.
+
+    Args:
+        step: What it comes to for this batch.
+        tolerance: How large a difference may be, relative to the size of a tensor.
+
+    Raises:
+        UserError: if this comes to another.
+    """
+    code, scope = cast(FunctionType, play).__code__, cast(FunctionType, play).__globals__
+    # Weights and buffers become inputs: they change between calls.
+    names = [name for name, value in scope.items() if isinstance(value, Tensor)]
+    constants, example_columns = [scope[name] for name in names], list(batch.values())
+    calls = {name: to_export_value(value) for name, value in scope.items()}
+
+    def run_recorded(*inputs: Tensor) -> list[Tensor]:
+        columns, weights = inputs[: len(batch)], inputs[len(batch) :]
+        named = calls | dict(zip(names, weights, strict=True))
+        return collect_step_tensors(FunctionType(code, named)(*columns))
+
+    run = compile_function(run_recorded, [*example_columns, *constants], "the training step")
+
+    def play_fast(*columns: Tensor) -> Step:
+        results = iter(run([*map(match_strides, columns, example_columns), *constants]))
+        loss = next(results)
+        mappings = {key: {name: next(results) for name in getattr(step, key)} for key in MAPPINGS}
+        return Step(step.group, loss, gradient=list(results), **mappings)
+
+    played = collect_step_tensors(play_fast(*batch.values()))
+    return (
+        play_fast
+        if is_close(collect_step_tensors(step), played, tolerance)
+        else (raise_compiler_error())
+    )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
-from dlrun.training.fast.aot_inductor import CompiledFunction, compile_function, verify_compiled
+from dlrun.core.errors import UserError
 from dlrun.training.fast.fused_optimizer import (
     STATE_NAMES,
     UNSUPPORTED_OPTIONS,
@@ -129,6 +129,9 @@ class FlatOptimizer:
             free then.
     """
 
+    # A buffer has no holes: where a weight has no gradient, torch's own step is taken.
+    needs_all_gradients = True
+
     def __init__(
         self,
         parameters: Sequence[nn.Parameter],
@@ -148,7 +151,7 @@ class FlatOptimizer:
         self.weights = torch.cat([p.detach().reshape(members, -1) for p in parameters], 1)
         self.state = {name: torch.zeros_like(self.weights) for name in names}
         self.compile = compile_
-        self.run: CompiledFunction | None = None
+        self.run: Callable[[list[Any]], list[Tensor]] | None = None
         self.rate, self.count = (
             torch.zeros((), dtype=torch.float64),
             torch.zeros((), dtype=torch.float64),
@@ -217,12 +220,13 @@ class FlatOptimizer:
             *self.state.values(),
             *map(match_strides, gradients, self.parameters),
         ]
-        if self.run is None:
-            self.run = verify_compiled(
-                change, compile_function(change, inputs, "the optimizer's step"), inputs
-            )
-        else:
+        if self.run is not None:
             self.run(inputs)
+            return
+        from dlrun.training.fast import aot_inductor
+
+        compiled = aot_inductor.compile_function(change, inputs, "the optimizer's step")
+        self.run = aot_inductor.verify_compiled(change, compiled, inputs)
 
     def views(self, buffer: Tensor) -> list[Tensor]:
         """The parts of a buffer (members, P), each in the shape of its parameter."""
@@ -252,4 +256,19 @@ def supports_flat_step(
             for name in UNSUPPORTED_OPTIONS
         )
         and (members > 1 or compile_ or sum(map(torch.numel, parameters)) <= MAX_FLAT_PARAMETERS)
+    )
+
+
+def check_optimizer_compile(parameters: Sequence[Tensor], optimizer: Optimizer) -> None:
+    """Raise UserError where the step of an optimizer cannot be compiled."""
+    if supports_flat_step(parameters, optimizer, compile_=True):
+        return
+    from dlrun.training.fast.aot_inductor import DISABLE_HINT
+
+    raise UserError(
+        f"engine.compile=step: the step of {type(optimizer).__name__} cannot be compiled "
+        "for these weights "
+        "(those of SGD, RMSprop, Adam and AdamW can, at one rate for all, on weights in "
+        "row order, as dense "
+        f"layers have them and convolutions here do not); {DISABLE_HINT}"
     )

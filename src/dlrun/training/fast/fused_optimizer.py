@@ -109,6 +109,8 @@ class FusedOptimizer:
     What can be here, `find_fused_kernel` says.
     """
 
+    needs_all_gradients = False
+
     def __init__(self, parameters: Sequence[nn.Parameter], optimizer: Optimizer) -> None:
         self.parameters, self.call = list(parameters), KERNELS[get_torch_optimizer_class(optimizer)]
         self.state = {

@@ -6,35 +6,22 @@ Steady ones, once they are proved the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from types import FunctionType
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dlrun.config.settings import Settings
 from dlrun.core.errors import UserError
 from dlrun.core.objective import Objective
 from dlrun.core.types import Batch, Step
-from dlrun.training.distributed import fsdp
-from dlrun.training.fast.aot_inductor import (
-    DISABLE_HINT,
-    ROUNDING_TOLERANCE,
-    compile_function,
-    is_close,
-    raise_compiler_error,
-    to_export_value,
-)
-from dlrun.training.fast.fused_optimizer import match_strides
 from dlrun.training.fast.tape import (
-    MAPPINGS,
     NotRecordable,
     RecordedStep,
+    collect_step_tensors,
     record_step,
     with_gradient,
 )
 
-TOLERANCES = {"fp32": ROUNDING_TOLERANCE, "bf16": 0.1}  # of a compiled step, which rounds elsewhere
 TakeStep = Callable[[Batch], Iterator[Step]]
 MAX_SHAPES = 4  # notes of one objective: of whole batches, of the last one, …
 
@@ -125,13 +112,17 @@ class Replay:
     ) -> RecordedStep:
         if self.tolerance is None or self.verified:  # the shape of whole batches is proved first
             return play
-        compiled = compile_recorded_step(step, play, batch, self.tolerance)
-        return (
-            compiled if is_close(buffers, self.buffers, self.tolerance) else raise_compiler_error()
-        )
+        from dlrun.training.fast import aot_inductor
+
+        compiled = aot_inductor.compile_recorded_step(step, play, batch, self.tolerance)
+        if not aot_inductor.is_close(buffers, self.buffers, self.tolerance):
+            aot_inductor.raise_compiler_error()
+        return compiled
 
     def _disable(self, reason: str) -> None:
         if self.tolerance is not None:
+            from dlrun.training.fast.aot_inductor import DISABLE_HINT
+
             raise UserError(
                 "engine.compile=step: a training step of this model cannot be noted down: "
                 f"{reason}; {DISABLE_HINT}"
@@ -156,105 +147,3 @@ def is_replay_exact(step: Step, play: RecordedStep, batch: Batch) -> bool:
     except (RuntimeError, TypeError):  # one of torch's: a call that cannot be made in this way
         return False
     return all(map(torch.equal, collect_step_tensors(step), collect_step_tensors(played)))
-
-
-def collect_step_tensors(step: Step) -> list[Tensor]:
-    """All that is in a step, its gradient last."""
-    return [
-        step.loss,
-        *(tensor for name in MAPPINGS for tensor in getattr(step, name).values()),
-        *(step.gradient or ()),
-    ]
-
-
-def compile_recorded_step(
-    step: Step, play: RecordedStep, batch: Batch, tolerance: float
-) -> RecordedStep:
-    """What is played, compiled.
-
-    Args:
-        step: What it comes to for this batch.
-        tolerance: How large a difference may be, relative to the size of a tensor.
-
-    Raises:
-        UserError: if this comes to another.
-    """
-    code, scope = cast(FunctionType, play).__code__, cast(FunctionType, play).__globals__
-    # Weights and buffers become inputs: they change between calls.
-    names = [name for name, value in scope.items() if isinstance(value, Tensor)]
-    constants, example_columns, count = (
-        [scope[name] for name in names],
-        list(batch.values()),
-        len(batch),
-    )
-    calls = {name: to_export_value(value) for name, value in scope.items()}
-
-    def run_recorded(*inputs: Tensor) -> list[Tensor]:
-        return collect_step_tensors(
-            FunctionType(code, calls | dict(zip(names, inputs[count:], strict=True)))(
-                *inputs[:count]
-            )
-        )
-
-    run = compile_function(run_recorded, [*example_columns, *constants], "the training step")
-
-    def play_fast(*columns: Tensor) -> Step:
-        results = iter(run([*map(match_strides, columns, example_columns), *constants]))
-        loss = next(results)
-        mappings = {key: {name: next(results) for name in getattr(step, key)} for key in MAPPINGS}
-        return Step(step.group, loss, gradient=list(results), **mappings)
-
-    return (
-        play_fast
-        if is_close(
-            collect_step_tensors(step), collect_step_tensors(play_fast(*batch.values())), tolerance
-        )
-        else raise_compiler_error()
-    )
-
-
-def build_replay(
-    objective: Objective, take_steps: TakeStep, settings: Settings, device: torch.device
-) -> Any:
-    """What plays an objective's training steps, where that can be; else None.
-
-    take: batch → its steps, in the precision that the settings say.
-
-    Raises:
-        UserError: if it was asked for.
-    """
-    if not objective.groups:  # nothing is learnt
-        return None
-    dynamic_part = has_dynamic_calls(objective)
-    obstacles = {
-        f"it is compiled for the CPU, and the device is {device}": device.type != "cpu",
-        "engine.accumulate is above 1": settings.accumulate > 1,
-        "engine.precision=fp16 scales the loss": settings.precision == "fp16",
-        "engine.shard keeps weights in parts": fsdp.is_sharded(settings),
-        "the network is compiled by itself": settings.compile is True,
-        f"{dynamic_part} is not known to do the same calls for every batch, "
-        "as dense networks do": bool(dynamic_part),
-    }
-    reason = next((reason for reason, holds in obstacles.items() if holds), None)
-    if reason and settings.compile == "step":
-        raise UserError(f"engine.compile=step: {reason}; {DISABLE_HINT}")
-    tolerance = TOLERANCES[settings.precision] if settings.compile == "step" else None
-    return None if reason else Replay(objective, take_steps, tolerance)
-
-
-def has_dynamic_calls(objective: Objective) -> str:
-    """The objective, or which of its modules, may do other calls for another batch of one shape; ''
-    where none does.
-
-    torch's own modules are steady. One of dlrun's or of the user's has `steady = True`.
-    """
-    if len(objective.groups) > 1:
-        return type(objective).__name__
-    modules = (
-        module
-        for module in objective.modules()
-        if not type(module).__module__.startswith("torch.nn.")
-    )
-    return next(
-        (type(module).__name__ for module in modules if not getattr(module, "steady", False)), ""
-    )

@@ -243,3 +243,12 @@ def with_gradient(step: Step, group: list[Tensor]) -> Step:
     if any(tensor is None for tensor in gradient):
         raise NotRecordable("not every weight is used")
     return Step(step.group, step.loss.detach(), gradient=list(gradient), **detached)
+
+
+def collect_step_tensors(step: Step) -> list[Tensor]:
+    """All that is in a step, its gradient last."""
+    return [
+        step.loss,
+        *(tensor for name in MAPPINGS for tensor in getattr(step, name).values()),
+        *(step.gradient or ()),
+    ]
