@@ -228,7 +228,7 @@ class Net(nn.Module):
         super().__init__()
         (self.name, field), = spec.inputs.items()
         (self.target, goal), = spec.targets.items()
-        self.layer, self.after = nn.Linear(64, goal.outputs), after
+        self.layer, self.after = nn.Linear(64, goal.num_outputs), after
 
     def forward(self, batch):
         self.after -= 1
@@ -473,9 +473,7 @@ def test_workflow_in_two_processes(tmp_path):
     (["engine.devices=2", "engine.device=tpu"], "no device 'tpu'"),
 ])  # fmt: skip
 def test_devices_that_cannot_be(tmp_path, capsys, monkeypatch, words, told):
-    monkeypatch.setattr(
-        local_ranks.RankProcesses, "start", None
-    )  # refused before any process has started
+    monkeypatch.setattr(local_ranks, "start_processes", None)  # refused before any has started
     rest = [word for word in WORDS if not word.startswith("engine.device")]
     assert main([*rest, *words, f"output={tmp_path}"]) == 2
     assert told in capsys.readouterr().err and not list(tmp_path.iterdir())

@@ -1,4 +1,9 @@
-"""Starts the processes that share a run (`engine.devices=2`), and reports which of them died."""
+"""Starts the processes that share a run (`engine.devices=2`), and reports which of them died.
+
+torch's own launcher starts them, gives each its environment and output file, and ends all of them
+as soon as one fails: with another exit code than 0. How the run ended, if it came to an agreed end,
+the first process writes into a file.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +13,28 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlrun.core import json_text
 from dlrun.core.errors import UserError
 from dlrun.launch import rank_state
-from dlrun.launch.rank_processes import RankProcesses
+from dlrun.launch.rank_state import CODE_FILE
 
 if TYPE_CHECKING:
-    from dlrun.core.types import Result
+    from torch.distributed.elastic.multiprocessing import PContext
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
+    from dlrun.core.types import Result
 
 # Processes that may be started on any machine; beyond it, two a processor.
 MIN_PROCESS_LIMIT = 4
+PROGRAM = "from dlrun.launch.rank_worker import main; main()"
+POLL_INTERVAL = 0.02  # seconds between two looks at the processes
+# torch's launcher handles these, and leaves its handlers behind.
+HANDLED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 def get_num_processes(config: dict[str, Any]) -> int:
@@ -83,40 +94,163 @@ def launch_processes(
             "folder": str(folder),
             "plugins": plugins,
             "report": report,
+            "path": sys.path,
+            "parent": os.getpid(),
         }
-        instructions |= {"path": sys.path, "outcomes": exchange}
         (Path(exchange) / "order.json").write_text(
             json_text.to_message(instructions), encoding="utf-8"
         )
-        processes = RankProcesses(Path(exchange), count, devices)
-        with forward_stop_signal(processes):
-            processes.run()
-        code = processes.get_exit_code()
+        failures, stop_signal = run_processes(Path(exchange), count, devices)
+        code = get_exit_code(Path(exchange), failures, stop_signal)
         if code is None:
-            report_process_failure(processes.describe_failure(), folder)
+            report_process_failure(describe_failure(failures, count), folder)
     if code is None:
         return 1, []
     return code, RunFolder(folder).read_results() if code in (0, 1) else []
 
 
-@contextmanager
-def forward_stop_signal(processes: RankProcesses) -> Iterator[None]:
-    """Inside, pass Ctrl-C and SIGTERM on to all processes; none outlives the block."""
+def run_processes(
+    exchange: Path, count: int, devices: str
+) -> tuple[dict[int, ProcessFailure], int]:
+    """Start the processes and wait until all have ended.
 
-    def record_signal(number: int, frame: object) -> None:
-        processes.pending_signals.append(number)
+    Args:
+        exchange: A folder for instructions, the store of the process group, output and outcomes.
+        count: The number of processes.
+        devices: Their devices, separated by commas; "" where each finds its own.
 
-    previous: dict[int, Any] = {}
-    # Python lets only the main thread set signal handlers.
-    if threading.current_thread() is threading.main_thread():
-        for stop_signal in (signal.SIGINT, signal.SIGTERM):
-            previous[stop_signal] = signal.signal(stop_signal, record_signal)
+    Returns:
+        Rank → how it failed, in the order in which that was seen; and the last signal that was
+        passed on, 0 for none.
+    """
+    from torch.distributed.elastic.multiprocessing import SignalException
+
+    # What torch's launcher logs is said by our own line.
+    logger = logging.getLogger("torch.distributed.elastic")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
     try:
-        yield
+        context = start_processes(exchange, count, devices)
+        try:
+            with forward_stop_signals(context) as signals:
+                result = context.wait(period=POLL_INTERVAL)
+        finally:
+            # None of them outlives this function, whatever ended it.
+            context.close(signal.SIGKILL)
+    except SignalException as stop:
+        # Before the first of them had read its instructions.
+        return {}, int(stop.sigval)
     finally:
-        processes.close()
-        for number, handler in previous.items():
+        logger.setLevel(level)
+    return (result.failures if result else {}), (signals[-1] if signals else 0)
+
+
+def start_processes(exchange: Path, count: int, devices: str) -> PContext:
+    """Start the processes; the first one prints, and the others' output is kept for errors."""
+    from torch.distributed.elastic import multiprocessing as launcher
+
+    command = ("-P", "-c", PROGRAM, str(exchange / "order.json"))
+    environment = {
+        # The names that torchrun uses, so that the process group is joined in one way.
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "DLRUN_STORE": str(exchange / "store"),
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        # Temporary files of a killed process are removed with this folder.
+        "TMPDIR": str(exchange),
+        **({"DLRUN_DEVICES": devices} if devices else {}),
+    }
+    ranks = range(count)
+    output = dict.fromkeys(ranks[1:], launcher.Std.ALL)
+    handlers = {number: signal.getsignal(number) for number in HANDLED_SIGNALS}
+    try:
+        return launcher.start_processes(
+            "dlrun",
+            sys.executable,
+            args=dict.fromkeys(ranks, command),
+            envs={n: {**environment, "RANK": str(n), "LOCAL_RANK": str(n)} for n in ranks},
+            logs_specs=launcher.DefaultLogsSpecs(str(exchange / "logs"), output),
+        )
+    finally:
+        set_signal_handlers(handlers)
+
+
+def set_signal_handlers(handlers: Mapping[signal.Signals, Any]) -> None:
+    """Set signal handlers; Python lets only the main thread do so, and elsewhere nothing is set."""
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def forward_stop_signals(context: PContext) -> Iterator[list[int]]:
+    """Inside, Ctrl-C and SIGTERM are passed on to all processes, which save and end by themselves.
+
+    Yields:
+        The signals that were passed on so far.
+    """
+    signals: list[int] = []
+
+    def forward(number: int, frame: object) -> None:
+        signals.append(number)
+        for pid in context.pids().values():
+            # torch's launcher would kill what has not ended by a deadline, and with it whatever a
+            # process has started; here each may take as long as its checkpoint does.
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    set_signal_handlers(dict.fromkeys(handlers, forward))
+    try:
+        yield signals
+    finally:
+        set_signal_handlers(handlers)
+
+
+def get_exit_code(
+    exchange: Path, failures: Mapping[int, ProcessFailure], stop_signal: int
+) -> int | None:
+    """Return the exit code of a run.
+
+    Args:
+        exchange: The folder in which the first process has written the code.
+        failures: Rank → how it failed.
+        stop_signal: The last signal that was passed on; 0 for none.
+
+    Returns:
+        The code; None where a process failed.
+
+    Raises:
+        UserError: Where the processes refused the config.
+    """
+    # Written where all came to an agreed end: what becomes of a process after that is no failure.
+    if (code_file := exchange / CODE_FILE).exists():
+        return int(code_file.read_text())
+    if not failures:
+        return 128 + stop_signal if stop_signal else 0
+    for failure in failures.values():
+        if failure.exitcode == rank_state.REFUSED_CODE:
+            raise UserError(failure.message)
+    # After a signal some save and end in order, some are killed, and some lose a peer meanwhile.
+    stopped = {128 + stop_signal, -stop_signal, rank_state.PEER_LOST_CODE}
+    stopped |= {128 + signal.SIGINT, -signal.SIGTERM, -signal.SIGKILL}
+    codes = {failure.exitcode for failure in failures.values()}
+    return 128 + stop_signal if stop_signal and codes <= stopped else None
+
+
+def describe_failure(failures: Mapping[int, ProcessFailure], count: int) -> str:
+    """Describe which process failed first, and of what."""
+    # The others then fail for want of it, or are ended by torch's launcher with SIGTERM.
+    caused = (rank_state.PEER_LOST_CODE, -signal.SIGTERM)
+    own = {rank: item for rank, item in failures.items() if item.exitcode not in caused}
+    killed = [rank for rank, failure in own.items() if failure.exitcode < 0]
+    rank = next(iter([*killed, *own, *failures]))
+    process, failure = f"process {rank + 1} of {count}", failures[rank]
+    if failure.exitcode < 0:
+        return f"{process} was killed ({failure.signal_name()})"
+    # Without a message of its own it ended in a way that Python does not see.
+    told = failure.error_file_data["message"] == failure.message
+    return f"{process} failed: {failure.message if told else f'exit code {failure.exitcode}'}"
 
 
 def report_process_failure(failure: str, folder: Path) -> None:

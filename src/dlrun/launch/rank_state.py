@@ -19,6 +19,10 @@ BROADCAST_FILES = (
 )
 # The exit code of a process that could not go on without the others (EX_TEMPFAIL of sysexits.h).
 PEER_LOST_CODE = 75
+# The exit code of a process that refused the config.
+REFUSED_CODE = 2
+# In the folder of the processes: the exit code of the run, once they have come to an agreed end.
+CODE_FILE = "code"
 
 
 @dataclass

@@ -13,6 +13,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,9 @@ from typing import Any, NoReturn
 from dlrun.core import json_text
 from dlrun.core.errors import FileWriteError, UserError
 from dlrun.launch.rank_state import (
+    CODE_FILE,
     PEER_LOST_CODE,
+    REFUSED_CODE,
     distributed_state,
     join_process_group,
     receive_run,
@@ -29,6 +32,7 @@ from dlrun.launch.rank_state import (
 
 # Parts of torch's errors when another process is gone; it has no exception class for that.
 DISCONNECT_MESSAGES = ("gloo", "NCCL", "closed by peer", "Connection reset")
+PARENT_INTERVAL = 0.5  # seconds between two looks at the parent process
 
 
 def run_distributed(words: list[str], run: Callable[[list[str]], int]) -> NoReturn:
@@ -76,32 +80,33 @@ def follow_main_process() -> int:
 
 
 def main() -> None:
-    """Follow the instructions of the parent process, and write down how it ended."""
+    """Follow the instructions of the parent process; end with 0, unless this process failed."""
     instructions = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     sys.path[:] = instructions["path"]
-    threading.Thread(target=watch_parent, daemon=True).start()
-    outcome_file = Path(instructions["outcomes"]) / f"{os.environ['RANK']}.json"
-    outcome: dict[str, Any] = {}
+    threading.Thread(target=watch_parent, args=(instructions["parent"],), daemon=True).start()
+    message = ""
     try:
-        code = run_rank(instructions)
+        # How the run ended is no failure of this process, which ends with 0.
+        code = PEER_LOST_CODE if run_rank(instructions) == PEER_LOST_CODE else 0
     except UserError as error:
-        code, outcome = 2, {"refused": str(error)}
+        code, message = REFUSED_CODE, str(error)
     except FileWriteError as error:
-        code, outcome = 1, {"error": str(error)}
+        code, message = 1, str(error)
     except KeyboardInterrupt:
         code = 130
     except Exception as error:
         lost = isinstance(error, RuntimeError) and any(
             message in str(error) for message in DISCONNECT_MESSAGES
         )
-        code, outcome = (
-            (PEER_LOST_CODE if lost else 1),
-            {"error": f"{type(error).__name__}: {error}"},
-        )
+        code, message = (PEER_LOST_CODE if lost else 1), f"{type(error).__name__}: {error}"
         # A lost peer is the parent's news; a traceback of each follower would bury it.
         if not lost:
             traceback.print_exc()
-    outcome_file.write_text(json_text.to_json(outcome), encoding="utf-8")
+    if message:
+        # Where and as torch's launcher reads it.
+        Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(
+            json_text.to_json({"message": message}), encoding="utf-8"
+        )
     sys.stdout.flush()
     sys.stderr.flush()
     # Without cleanup: leaving the process group would wait for peers that may be gone.
@@ -122,11 +127,15 @@ def run_rank(instructions: dict[str, Any]) -> int:
     code = execute_run(
         config, Path(instructions["folder"]), tuple(instructions["plugins"]), run_experiment
     )[0]
+    # Before the others hear of it: from then on, one that ends early may end all.
+    sys.stdout.flush()
+    Path(sys.argv[1]).with_name(CODE_FILE).write_text(str(code), encoding="utf-8")
     return process_group.broadcast_object(code)
 
 
-def watch_parent() -> None:
+def watch_parent(parent: int) -> None:
     """Stop, as if asked to, when the parent process is gone."""
-    # The read returns when the parent closes its end, by intent or by its death.
-    sys.stdin.buffer.read()
+    # Its orphans get another parent. No pipe tells so: torch's launcher gives them none.
+    while os.getppid() == parent:
+        time.sleep(PARENT_INTERVAL)
     os.kill(os.getpid(), signal.SIGTERM)
