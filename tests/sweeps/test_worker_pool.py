@@ -14,7 +14,10 @@ from beside import ended as gone
 
 from dlrun.cli.sweep import parse_sweep_settings
 from dlrun.core import stored_files
+from dlrun.launch.hydra_launchers import HydraExecutor
+from dlrun.launch.sweep_job import InProcessExecutor
 from dlrun.sweeps import sweep_folder, worker_pool
+from dlrun.sweeps.job import Executor
 
 OWN = '''
 import os, signal, time
@@ -284,3 +287,14 @@ def test_each_worker_sees_its_own_device(here):
     code, out = ran(here, "seed=range(6)", "sweep.devices=['3','5']", "sweep.share=1")
     assert code == 0, out
     assert sorted({file.read_text().split()[0] for file in here.glob("seen-*")}) == ["3", "5"]
+
+
+def test_every_executor_implements_the_contract_and_adds_no_hook():
+    contract = {name for name in vars(Executor) if not name.startswith("_")}
+    executors = (worker_pool.WorkerPool, InProcessExecutor, HydraExecutor)
+    ours = {one for one in Executor.__subclasses__() if one.__module__.startswith("dlrun.")}
+    assert ours == set(executors)
+    for executor in executors:
+        assert {"num_free", "submit", "wait"} <= set(vars(executor)), executor
+        # `stop` is the pool's own: its signal handlers call it.
+        assert {name for name in vars(executor) if not name.startswith("_")} <= contract | {"stop"}

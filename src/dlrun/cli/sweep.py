@@ -25,7 +25,7 @@ from dlrun.config.overrides import missing_option_message
 from dlrun.config.settings import Sweep
 from dlrun.config.validation import find_node_errors
 from dlrun.core.errors import UserError
-from dlrun.launch.hydra_launchers import HydraExecutor, split_launcher_overrides
+from dlrun.launch.hydra_launchers import split_launcher_overrides
 from dlrun.launch.local_ranks import check_can_prune
 from dlrun.launch.run_config import format_command, load_plugin_packages
 from dlrun.sweeps.conditional import resolve_conditions
@@ -35,7 +35,8 @@ from dlrun.sweeps.study import Axis, GridStudy, Study, get_metric_names
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dlrun.sweeps.scheduler import Executor, Scheduler
+    from dlrun.sweeps.job import Executor
+    from dlrun.sweeps.scheduler import Scheduler
     from dlrun.sweeps.sweep_folder import SweepFolder
 
 
@@ -279,11 +280,14 @@ def create_executor(
     settings: Sweep, launcher: list[str], composer: ConfigComposer, folder: Path, stop_rule: Any
 ) -> Executor:
     """Create the executor of the jobs: another launcher, worker processes, or this process."""
-    from dlrun.launch.sweep_job import InProcessExecutor
-    from dlrun.sweeps.worker_pool import WorkerPool
-
     if launcher:
+        from dlrun.launch.hydra_launchers import HydraExecutor
+
         return HydraExecutor(launcher, composer.folders, composer.plugins, folder, settings)
     if needs_worker_processes(settings):
+        from dlrun.sweeps.worker_pool import WorkerPool
+
         return WorkerPool(settings, composer.plugins, folder, stop_rule)
+    from dlrun.launch.sweep_job import InProcessExecutor
+
     return InProcessExecutor(composer.plugins, stop_rule)

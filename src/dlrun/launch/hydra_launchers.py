@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from dlrun.config.settings import Sweep
 from dlrun.core import json_text
 from dlrun.core.errors import UserError
 from dlrun.core.files import write_text
-from dlrun.sweeps.job import JobResult, SweepJob
+from dlrun.sweeps.job import Executor, JobResult, SweepJob
 
 EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
 QUIET_OVERRIDES = ("hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.output_subdir=null")
@@ -75,7 +75,7 @@ def split_launcher_overrides(words: Sequence[str]) -> tuple[list[str], list[str]
     return sweep_words, [] if ours["launcher"] else named
 
 
-class HydraExecutor:
+class HydraExecutor(Executor):
     """Collects jobs, and lets the launcher run them all when one of them is waited for.
 
     The launcher's processes run dlrun's own code on jobs that were composed, checked and named
@@ -91,7 +91,6 @@ class HydraExecutor:
         waiting: Jobs that have been submitted and not yet launched.
         ended: Results that nobody has asked for yet.
         num_launched: The number of jobs launched so far: Hydra's number of the next one.
-        stopped: Always 0; this executor stops on no signal of its own.
     """
 
     def __init__(
@@ -129,14 +128,14 @@ class HydraExecutor:
         self.launcher = instantiate_launcher(words, folders, folder, self.task)
         self.waiting: list[SweepJob] = []
         self.ended: list[JobResult] = []
-        self.num_launched, self.stopped = 0, 0
+        self.num_launched = 0
 
     @property
     def num_free(self) -> int:
         """How many more jobs fit into this batch: all of a grid, or as many as a search tries at
         once.
         """
-        return 0 if self.ended or self.stopped else self.batch_size - len(self.waiting)
+        return 0 if self.ended else self.batch_size - len(self.waiting)
 
     def submit(self, job: SweepJob, *companions: SweepJob) -> None:
         """Put a job into the batch, with the companions that it could be trained with."""
@@ -151,11 +150,6 @@ class HydraExecutor:
         if not self.ended and self.waiting:
             self.ended, self.waiting = self._launch_batch(self.waiting), []
         return self.ended.pop(0) if self.ended else None
-
-    @contextmanager
-    def session(self) -> Iterator[None]:
-        """Do nothing: the launcher manages its processes itself."""
-        yield
 
     def _launch_batch(self, jobs: list[SweepJob]) -> list[JobResult]:
         """Run these jobs; a launcher's error is the reason of jobs that wrote no result."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dlrun.core import json_text
 from dlrun.core.errors import UserError
-from dlrun.sweeps.job import EpochStopRule, JobResult, JobStopRule, SweepJob
+from dlrun.sweeps.job import EpochStopRule, Executor, JobResult, JobStopRule, SweepJob
 
 if TYPE_CHECKING:
     from dlrun.core.types import Result
@@ -285,7 +285,7 @@ class PruningCallback:
             trainer.stop = f"pruned: it does not promise enough {self.pruned}"
 
 
-class InProcessExecutor:
+class InProcessExecutor(Executor):
     """Runs jobs in this process when they are waited for.
 
     Attributes:

@@ -1,9 +1,10 @@
-"""The jobs of a sweep: what one is, when two are the same, and how one ended."""
+"""The jobs of a sweep: what one is, when two are the same, how one ended, and who runs them."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -125,3 +126,45 @@ EpochStopRule = Callable[[int, dict[str, float], dict[str, str]], bool]
 
 # The same with the job's number in front.
 JobStopRule = Callable[[int, int, dict[str, float], dict[str, str]], bool]
+
+
+class Executor:
+    """Runs the jobs that the scheduler hands out, some at a time.
+
+    In this process (launch/sweep_job.py), in workers (sweeps/worker_pool.py), or by a launcher of
+    Hydra (launch/hydra_launchers.py). Whoever writes another one implements the first three hooks.
+
+    Attributes:
+        stopped: The signal that stopped it, after which no job starts; 0 for none.
+    """
+
+    stopped: int = 0
+
+    @property
+    def num_free(self) -> int:
+        """How many more jobs could start now; 0 where `wait` has to be called first."""
+        raise NotImplementedError
+
+    def submit(self, job: SweepJob, *companions: SweepJob) -> None:
+        """Start a job, or take it in until `wait` is called; only where `num_free` is not 0.
+
+        Args:
+            job: The job.
+            companions: Jobs that can be trained as one with it; an executor may run each alone.
+        """
+        raise NotImplementedError
+
+    def wait(self) -> JobResult | None:
+        """Wait until a job has ended in any way: an error of a job is its result.
+
+        Returns:
+            The result of one job, in no order; None where none is running.
+
+        Raises:
+            UserError: Where the sweep cannot go on.
+        """
+        raise NotImplementedError
+
+    def session(self) -> AbstractContextManager[None]:
+        """Inside, jobs can be submitted; at its end no process is left. By default nothing."""
+        return nullcontext()

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
 from dlrun.config.parallel_fits import group_compatible
 from dlrun.core.errors import UserError
-from dlrun.sweeps.job import JobResult, SweepJob, compute_identity, find_added_settings
+from dlrun.sweeps.job import (
+    Executor,
+    JobResult,
+    SweepJob,
+    compute_identity,
+    find_added_settings,
+)
 from dlrun.sweeps.study import GridStudy, Study
 from dlrun.sweeps.sweep_folder import (
     FINISHED_STATUSES,
@@ -23,39 +28,6 @@ from dlrun.sweeps.sweep_folder import (
 )
 
 LOOK_AHEAD = 64  # jobs that are asked for at a time, to find those that can be trained as one
-
-
-class Executor(Protocol):
-    """Runs jobs: in this process (launch/sweep_job.py), in workers (sweeps/worker_pool.py), or by a
-    launcher of Hydra (launch/hydra_launchers.py).
-
-    Attributes:
-        stopped: The signal that stopped it; 0 for none.
-    """
-
-    stopped: int
-
-    @property
-    def num_free(self) -> int:
-        """How many jobs could start now."""
-        ...
-
-    def submit(self, job: SweepJob, *stacked: SweepJob) -> None:
-        """Start a job.
-
-        Args:
-            job: The job.
-            stacked: Jobs that can be trained as one with it.
-        """
-        ...
-
-    def wait(self) -> JobResult | None:
-        """Wait until a job has ended; None where none is running."""
-        ...
-
-    def session(self) -> AbstractContextManager[None]:
-        """Inside, jobs can be submitted."""
-        ...
 
 
 class SweepProgress(Protocol):

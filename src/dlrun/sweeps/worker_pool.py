@@ -21,7 +21,7 @@ from typing import Any
 from dlrun.config.settings import Sweep
 from dlrun.core import json_text
 from dlrun.core.errors import UserError
-from dlrun.sweeps.job import JobResult, JobStopRule, SweepJob
+from dlrun.sweeps.job import Executor, JobResult, JobStopRule, SweepJob
 
 # Seconds that a job has to save before it is killed: of one over its limit, which may hang, and
 # of a whole sweep that stops, whose work is worth keeping.
@@ -98,15 +98,12 @@ class Worker:
 
     def kill(self) -> None:
         """End it and its child processes at once."""
-        self._send_signal(getattr(signal, "SIGKILL", signal.SIGTERM), -self.process.pid)
+        self._send_signal(signal.SIGKILL, -self.process.pid)
 
     def _send_signal(self, number: int, target: int) -> None:
         """Signal a process, or with a negative number its group, as kill(2) does."""
         with suppress(ProcessLookupError, PermissionError):
-            if target < 0 and hasattr(os, "killpg"):
-                os.killpg(-target, number)
-            else:
-                os.kill(abs(target), number)
+            os.kill(target, number)
 
     def wait_for_exit(self) -> int:
         """Wait for its end and close its pipe; returns its exit code."""
@@ -123,7 +120,7 @@ class Worker:
         return f"its process ended by itself with exit code {code}"
 
 
-class WorkerPool:
+class WorkerPool(Executor):
     """At most `sweep.jobs` workers, started when there is work for them.
 
     Attributes:
@@ -163,15 +160,10 @@ class WorkerPool:
         busy = sum(bool(worker.jobs) for worker in self.workers.values())
         return 0 if self.stopped else self.settings.jobs - busy
 
-    def submit(self, job: SweepJob, *stacked: SweepJob) -> None:
-        """Give a job to an idle worker, or to a new one.
-
-        Args:
-            job: The job.
-            stacked: Jobs that can be trained as one with it.
-        """
+    def submit(self, job: SweepJob, *companions: SweepJob) -> None:
+        """Give a job to an idle worker, or to a new one."""
         worker = self._get_idle_worker()
-        worker.start_jobs([job, *stacked], self.plugins, self.judge is not None)
+        worker.start_jobs([job, *companions], self.plugins, self.judge is not None)
         if self.stopped:  # a signal came meanwhile, and `stop` did not know of this worker
             worker.ask_to_stop(STOP_TIMEOUT)
 
