@@ -16,11 +16,11 @@ from dlrun.data.audit.run import SEVERITY_ORDER, audit
 from dlrun.data.datasets import imdb_reuters, mnist, sklearn_datasets
 from dlrun.data.preprocessing.numeric import (
     MinMaxScaler,
-    MultiHot,
     OrdinalEncoder,
     SimpleImputer,
     StandardScaler,
 )
+from dlrun.data.preprocessing.padding import MultiHot
 from dlrun.evaluation.protocols.splits import split_validation
 
 SEEDS = range(4)

@@ -35,7 +35,7 @@ def images(path, **changes):
 
 
 def names(rows):
-    return [rows["image"].name(row) for row in range(len(rows["image"]))]
+    return [rows["image"].file_name(row) for row in range(len(rows["image"]))]
 
 
 def photos(tmp_path, **classes):

@@ -21,7 +21,7 @@ from dlrun.data import downloads
 from dlrun.data.datasets import housing, imdb_reuters, mnist
 from dlrun.data.downloads import RemoteFile
 from dlrun.data.legacy_pickle import read_lists, read_mappings
-from dlrun.data.preprocessing.numeric import MultiHot
+from dlrun.data.preprocessing.padding import MultiHot
 from dlrun.data.preprocessing.pipeline import prepare, transform_rows
 
 real = pytest.mark.skipif(

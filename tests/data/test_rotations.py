@@ -182,9 +182,9 @@ def test_pictures_on_the_disk_are_views(cache, tmp_path):
     assert (batches == np.asarray(column)[order]).all() and (
         batches == np.asarray(column[order])
     ).all()
-    assert (column[-1] == np.asarray(column)[-1]).all() and column.name(5) == of.dev["image"].name(
-        1
-    )
+    assert (column[-1] == np.asarray(column)[-1]).all() and column.file_name(5) == of.dev[
+        "image"
+    ].file_name(1)
     data = prepare(raw, order[:40], order[40:])
     seen = next(data.val.batches(16))
     assert (seen["image"].mul(255).round().byte().numpy() == np.asarray(column)[order[40:]]).all()

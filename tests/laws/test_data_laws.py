@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import yaml
 from laboratory import BAG, node
 
 from dlrun.config.instantiate import build_part
-from dlrun.core.dataset import Dataset, Ragged
+from dlrun.core.dataset import Dataset, Ragged, RawColumn, Source, StoredColumn
 from dlrun.core.errors import UserError
 from dlrun.data.datasets import housing, imdb_reuters, mnist, sklearn_datasets
 from dlrun.data.fingerprints import fingerprint
@@ -278,3 +280,41 @@ def test_rows_that_cannot_be_trained_on_are_refused():
     for train, val in ((np.arange(0), None), (np.arange(4), np.arange(0))):
         with pytest.raises(UserError, match="too few"):
             prepare(raw, train, val)
+
+
+def test_columns_and_sources_write_every_hook_without_a_default():
+    import dlrun.data.images.rotation_pretext
+    import dlrun.data.loading.images
+    import dlrun.data.loading.sequences
+    import dlrun.data.shards.npz_column
+    import dlrun.experiment.parallel_fits.batches  # noqa: F401
+
+    required = {
+        RawColumn: ("__len__", "__getitem__"),
+        StoredColumn: ("__len__", "shape", "device", "to", "batches"),
+        Source: ("__len__", "batches"),
+    }
+    for contract, hooks in required.items():
+        kinds = [kind for kind in contract.__subclasses__() if kind.__module__[:6] == "dlrun."]
+        assert len(kinds) >= 4
+        for kind in kinds:
+            assert all(getattr(kind, hook) is not getattr(contract, hook) for hook in hooks), kind
+            if contract is RawColumn:
+                assert kind.arrays is not contract.arrays or kind.digest is not contract.digest
+
+
+def test_word_lists_are_prepared_without_the_modules_of_other_data():
+    code = (
+        "import sys, numpy as np\n"
+        "from dlrun.data.datasets.imdb_reuters import imdb\n"
+        "from dlrun.data.preprocessing.pipeline import prepare\n"
+        f"data = prepare(imdb(source='sample', words=99, pool=False, **{BAG!r}), np.arange(9), None)\n"
+        "next(data.train.batches(4, seed=0))\n"
+        "print(*(name for name in sys.modules if name.startswith('dlrun.data.')))"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    rooms = ("images", "shards", "series", "tabular", "augmentation", "text", "legacy_pickle")
+    rooms += ("loading.images", "loading.sequences", "loading.streaming", "preprocessing.numeric")
+    assert not [name for name in loaded.stdout.split() if name[11:].startswith(rooms)]

@@ -1,20 +1,86 @@
-"""The contracts of data: a dataset as found, its columns, preprocessors, and batches from it."""
+"""The contracts of data: a dataset as found, its columns, preprocessors, and batches from it.
+
+Each class lists every hook that dlrun calls, with the default of those that are optional.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
+from dlrun.core.errors import UserError
 from dlrun.core.types import Batch, ForecastHorizon, Kind, Spec
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from torch import Tensor
 
 
+class RawColumn:
+    """A column of a dataset as found, where that is more than an array.
+
+    Subclasses write `__len__`, `__getitem__` for an array of row indices, and what `fingerprint`
+    reads: `arrays`, or `digest`. All other hooks have defaults.
+
+    Attributes:
+        reads_files: Whether rows are read from files of which few fit in memory: steps are applied
+            when a file is read, statistics are fitted file by file, and batches come from a
+            StreamingTable.
+    """
+
+    reads_files: bool = False
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __getitem__(self, rows: Any) -> Any:
+        """The rows of these indices, in this order."""
+        raise NotImplementedError
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """The arrays that the rows are made of, for a fingerprint."""
+        raise NotImplementedError
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of the rows, where that is known without reading them; else ""."""
+        return ""
+
+    @property
+    def row_hashes(self) -> np.ndarray | None:
+        """A digest of each row, uint8 (N, 16): equal for equal rows; None: compare the values."""
+        return None
+
+    def file_name(self, index: int) -> str:
+        """The name of the file that a row lies in; "" if it has none of its own."""
+        return ""
+
+    def apply(self, step: Callable[[Any], Any]) -> Any:
+        """The column after a step: at once, or whenever rows are read."""
+        return step(self)
+
+    def store(self, name: str, kind: Kind) -> StoredColumn:
+        """The column as batches are read from it, after its last step.
+
+        Args:
+            name: The column's name, for messages.
+            kind: What its values are.
+
+        Raises:
+            UserError: Rows still have different lengths.
+        """
+        raise UserError(
+            f"'{name}' has rows of different lengths: a column of kind {kind} needs a step that "
+            "evens them out"
+        )
+
+
 @dataclass(frozen=True)
-class Ragged:
+class Ragged(RawColumn):
     """Rows of different lengths: row i is values[offsets[i]:offsets[i + 1]].
 
     Attributes:
@@ -37,9 +103,19 @@ class Ragged:
         within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
         return Ragged(self.values[np.repeat(self.offsets[:-1][rows], lengths) + within], offsets)
 
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        return self.values, self.offsets
+
+    def count_marked(self, marks: np.ndarray) -> np.ndarray:
+        """How many values of each row are marked (N,), of marks for all values (total,)."""
+        import numpy as np
+
+        return np.diff(np.concatenate([[0], np.cumsum(marks)])[self.offsets])
+
 
 @dataclass(frozen=True)
-class SlidingWindows:
+class SlidingWindows(RawColumn):
     """Overlapping windows as views: row i is values[first[i] + offsets].
 
     Preprocessors change `values`, once for all rows.
@@ -61,6 +137,10 @@ class SlidingWindows:
         """The windows of these indices, in this order."""
         return SlidingWindows(self.values, self.first[rows], self.offsets)
 
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        return self.values, self.first, self.offsets
+
     def unique_rows(self) -> np.ndarray:
         """The rows of the series (t, columns) that lie in any window, each once."""
         import numpy as np
@@ -72,10 +152,10 @@ class SlidingWindows:
         return self.values[np.cumsum(starts - ends)[:-1] > 0]
 
 
-# np.ndarray of any dtype (first axis = rows), Ragged or SlidingWindows: each has `len` and takes
-# an index array.
-RawColumn = Any
-RawColumns = dict[str, RawColumn]
+# np.ndarray of any dtype (first axis = rows), or a RawColumn: each has `len` and takes an index
+# array.
+ColumnLike = Any
+RawColumns = dict[str, ColumnLike]
 
 
 class Preprocessor:
@@ -107,11 +187,11 @@ class Preprocessor:
         """
         return self
 
-    def fit(self, column: RawColumn) -> Preprocessor:
+    def fit(self, column: ColumnLike) -> Preprocessor:
         """A copy fitted on the training rows of a column."""
         raise NotImplementedError
 
-    def __call__(self, column: RawColumn) -> RawColumn:
+    def __call__(self, column: ColumnLike) -> ColumnLike:
         """The column after this step, row by row."""
         raise NotImplementedError
 
@@ -133,6 +213,27 @@ class Preprocessor:
     def shift_and_scale(self) -> tuple[Tensor | None, Tensor | None]:
         """What brings the column back to its own unit: value × scale + shift."""
         return None, None
+
+    def describe_new_values(
+        self,
+        name: str,
+        labels: tuple[str, ...],
+        column: ColumnLike,
+        training_rows: Callable[[], ColumnLike],
+    ) -> Iterator[str]:
+        """Values of other rows that no training row has, each in a few words, with their number.
+
+        Args:
+            name: The column's name.
+            labels: What the dataset calls the numbers of a row; () without names.
+            column: The other rows.
+            training_rows: Reads the rows that the step was fitted on.
+        """
+        return iter(())
+
+    def count_unknown_words(self, column: ColumnLike) -> np.ndarray | None:
+        """Words outside the vocabulary, and all words, of each text (N, 2); None without one."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -189,15 +290,89 @@ class Dataset:
         return len(next(iter(self.dev.values())))
 
 
-class Source(Protocol):
+class StoredColumn:
+    """A prepared column, which batches are read from.
+
+    Subclasses write `__len__`, `shape`, `device`, `to` and `batches`.
+
+    Attributes:
+        reads_ahead: Whether an epoch is best read as one, since rows are prepared in advance.
+        reads_files: As of a RawColumn.
+    """
+
+    reads_ahead: bool = False
+    reads_files: bool = False
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of a row in a batch; () for scalars and for rows of different lengths."""
+        raise NotImplementedError
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches are."""
+        raise NotImplementedError
+
+    def to(self, device: torch.device) -> StoredColumn:
+        """A copy whose batches are on a device."""
+        raise NotImplementedError
+
+    def batches(self, rows: Tensor | slice, size: int) -> Iterator[Tensor]:
+        """These rows, `size` at a time: (B, *shape)."""
+        raise NotImplementedError
+
+    @property
+    def row_bytes(self) -> int:
+        """The bytes of a row, by which so many are gathered at once; 0: none in advance."""
+        return 0
+
+    @property
+    def num_ids(self) -> int:
+        """The number of distinct ids or words, where the column knows it; else 0."""
+        return 0
+
+    @property
+    def lengths(self) -> Tensor | None:
+        """The length of each row (N,), where rows of similar length make a batch."""
+        return None
+
+    def materialize(self) -> Tensor:
+        """All rows at once, as they are stored (N, …).
+
+        Raises:
+            UserError: They are too many, or of different lengths.
+        """
+        raise UserError(f"a {type(self).__name__} cannot be read as one tensor")
+
+    def count_tokens(self, size: int) -> Tensor | None:
+        """How often each of `size` tokens stands in all rows (size,); None where it is unknown."""
+        return None
+
+
+class Source:
     """Where batches come from.
 
-    Every source can start at any batch, so that a resumed epoch repeats nothing.
+    Every source can start at any batch, so that a resumed epoch repeats nothing. Subclasses write
+    `__len__` and `batches`.
+
+    Attributes:
+        columns: Column name → stored column; empty where batches come from elsewhere.
+        reads_files: Whether rows are read from files of which few fit in memory.
     """
+
+    columns: Mapping[str, StoredColumn] = MappingProxyType({})
+    reads_files: bool = False
 
     def __len__(self) -> int:
         """Number of rows."""
-        ...
+        raise NotImplementedError
+
+    def to(self, device: torch.device) -> Source:
+        """The same source with its batches on a device."""
+        return self
 
     def batches(
         self,
@@ -222,7 +397,7 @@ class Source(Protocol):
         Returns:
             Batches: column name → tensor (rows, *field.shape).
         """
-        ...
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)

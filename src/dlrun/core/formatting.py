@@ -9,6 +9,7 @@ import textwrap
 
 # From here on numbers are written with an exponent: prices in full, and their intervals alike.
 LONG = 1e9
+MAX_LISTED_FILES = 5  # in a message
 
 
 def counted(count: int, noun: str) -> str:
@@ -42,6 +43,12 @@ def format_duration(seconds: float) -> str:
     if rounded < 3600:
         return f"{rounded // 60}:{rounded % 60:02} min"
     return f"{rounded // 3600}:{rounded // 60 % 60:02} h"
+
+
+def format_file_list(names: list[str]) -> str:
+    """Join the first names, and say how many more there are."""
+    more = f" and {len(names) - MAX_LISTED_FILES:,} more" if len(names) > MAX_LISTED_FILES else ""
+    return ", ".join(names[:MAX_LISTED_FILES]) + more
 
 
 def wrap_text(head: str, text: str) -> list[str]:

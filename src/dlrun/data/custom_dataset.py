@@ -32,7 +32,7 @@ import torch
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import IterableDataset
 
-from dlrun.config.custom_contract import describe_custom_error, is_custom
+from dlrun.config.custom_contract import describe_custom_error
 from dlrun.core.dataset import Dataset, Preprocessor, RawColumns
 from dlrun.core.errors import UserError, format_names
 from dlrun.core.types import Kind
@@ -46,7 +46,7 @@ KINDS: tuple[str, ...] = get_args(Kind)
 
 
 def to_dataset(node: Mapping[str, Any], returned: Any) -> Dataset:
-    """The dataset that the target of a config node has returned; one of your own is checked.
+    """The dataset that your own function or class has returned, checked.
 
     Args:
         node: The node, whose `_target_` is named in messages.
@@ -55,8 +55,6 @@ def to_dataset(node: Mapping[str, Any], returned: Any) -> Dataset:
     Raises:
         UserError: It is not one of the kinds above.
     """
-    if not is_custom(node["_target_"]):
-        return returned  # type: ignore[no-any-return]
     name = node["_target_"]
     if isinstance(returned, Dataset):
         return validate_dataset(name, tensors_to_arrays(returned))

@@ -6,10 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from dlrun.core.dataset import Dataset, Ragged, RawColumn, RawColumns, SlidingWindows
-from dlrun.data.images.image_column import ImageFileColumn
-from dlrun.data.images.rotation_pretext import RotatedImages
-from dlrun.data.preprocessing.language import join_tokens
+from dlrun.core.dataset import (
+    ColumnLike,
+    Dataset,
+    Ragged,
+    RawColumn,
+    RawColumns,
+    SlidingWindows,
+)
 
 FIRST_WORDS, LAST_WORDS = 80, 40
 MAX_LINE_LENGTH = 2000  # characters
@@ -38,18 +42,15 @@ def describe_raw_row(dataset: Dataset, rows: RawColumns, index: int) -> dict[str
             described["image"] = to_display_image(rows[name][index])
         else:
             cells |= _format_cells(dataset, name, rows[name], index)
-    files = [
-        rows[name].name(index)
-        for name in dataset.inputs
-        if isinstance(rows[name], ImageFileColumn | RotatedImages)
-    ]
-    file = {"file": files[0]} if files else {}
+    columns = [rows[name] for name in dataset.inputs if isinstance(rows[name], RawColumn)]
+    file_name = next((name for column in columns if (name := column.file_name(index))), "")
+    file = {"file": file_name} if file_name else {}
     if cells or len(described) != 1:
         return {"kind": "row", **described, **file, "cells": cells}
     return {"kind": next(iter(described)), **described, **file}
 
 
-def get_words(dataset: Dataset, column: RawColumn, index: int) -> list[str]:
+def get_words(dataset: Dataset, column: ColumnLike, index: int) -> list[str]:
     """The words of a text, or of a row of word ids.
 
     Returns:
@@ -70,10 +71,12 @@ def get_words(dataset: Dataset, column: RawColumn, index: int) -> list[str]:
     return [word for token_id in ids if (word := names[token_id])]
 
 
-def format_text(dataset: Dataset, column: RawColumn, index: int) -> str:
+def format_text(dataset: Dataset, column: ColumnLike, index: int) -> str:
     """A text as one line; a window onto one text with its line ends."""
     if not isinstance(column, SlidingWindows):
         return truncate_words(get_words(dataset, column, index))
+    from dlrun.data.preprocessing.language import join_tokens
+
     tokens = get_words(dataset, column, index)
     # Whether tokens are characters shows in their length.
     return join_tokens(tokens, "character" if max(map(len, tokens)) == 1 else "word")
@@ -137,7 +140,7 @@ def describe_array(values: np.ndarray) -> str:
     return f"{' × '.join(map(str, values.shape))}, {low} to {high}"
 
 
-def _format_cells(dataset: Dataset, name: str, column: RawColumn, index: int) -> dict[str, str]:
+def _format_cells(dataset: Dataset, name: str, column: ColumnLike, index: int) -> dict[str, str]:
     if dataset.inputs[name] in ("bag", "tokens"):
         return {name: format_text(dataset, column, index)}
     if isinstance(column, SlidingWindows):

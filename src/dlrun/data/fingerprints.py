@@ -7,10 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dlrun.core.dataset import Ragged, RawColumns, SlidingWindows
-from dlrun.data.images.image_column import ImageFileColumn
-from dlrun.data.images.rotation_pretext import RotatedImages
-from dlrun.data.shards.npz_column import ShardedArray
+from dlrun.core.dataset import RawColumn, RawColumns
 
 
 def fingerprint(rows: RawColumns) -> str:
@@ -19,13 +16,10 @@ def fingerprint(rows: RawColumns) -> str:
     for name in sorted(rows):
         column = rows[name]
         # Columns on disk know the digest of their files: nothing is read again.
-        if isinstance(column, ImageFileColumn | RotatedImages | ShardedArray):
-            digest.update(f"{name} {column.digest};".encode())
+        if isinstance(column, RawColumn) and (known := column.digest):
+            digest.update(f"{name} {known};".encode())
             continue
-        if isinstance(column, Ragged | SlidingWindows):
-            arrays = list(vars(column).values())
-        else:
-            arrays = [np.asarray(column)]
+        arrays = column.arrays if isinstance(column, RawColumn) else (np.asarray(column),)
         for array in arrays:
             digest.update(f"{name} {array.dtype.str} {array.shape};".encode())
             digest.update(_to_bytes(array))

@@ -22,6 +22,7 @@ from dlrun.config.compatibility import (
     get_target_names_error,
     get_target_part,
 )
+from dlrun.config.custom_contract import is_custom
 from dlrun.config.instantiate import apply_patch, build_part
 from dlrun.config.parallel_fits import get_split_seed
 from dlrun.config.settings import DEFAULTS_OF_OLD_RUNS, Settings
@@ -31,12 +32,9 @@ from dlrun.core.errors import UserError
 from dlrun.core.objective import Objective, as_objective
 from dlrun.core.random import derive_seed
 from dlrun.core.run_folder import RunFolder, spec_to_dict
-from dlrun.core.types import Field, FitJob, Spec
+from dlrun.core.types import Batch, Field, FitJob, Spec
 from dlrun.data import dataset_cache
-from dlrun.data.augmentation.pipeline import BatchTransform, build_augmentation
-from dlrun.data.custom_dataset import to_dataset
 from dlrun.data.fingerprints import fingerprint
-from dlrun.data.loading.streaming import StreamingTable
 from dlrun.data.loading.table import EmptyBatches, Table
 from dlrun.data.preprocessing.pipeline import describe_preprocessing, prepare, transform_rows
 from dlrun.data.preprocessing.unseen_values import warn_new_values
@@ -133,7 +131,12 @@ class ExperimentBuilder:
         self._check_data()
 
     def _build_dataset(self) -> Dataset:
-        return to_dataset(self.config["data"], self.build_part("data"))
+        dataset = self.build_part("data")
+        if is_custom(self.config["data"]["_target_"]):
+            from dlrun.data.custom_dataset import to_dataset
+
+            return to_dataset(self.config["data"], dataset)
+        return dataset  # type: ignore[no-any-return]
 
     def warn_once(self, text: str) -> None:
         """Say once in this run, and beside its results, what holds for all of its fits."""
@@ -263,9 +266,6 @@ class ExperimentBuilder:
             # Memorizing them is the test: validation is on the same rows.
             train = val = np.asarray(train)[: self.settings.overfit]
         data = prepare(self.dataset, train, val)
-        assert isinstance(data.train, Table | StreamingTable) and isinstance(
-            data.val, Table | StreamingTable | None
-        )
         held_out = data.val.to(self.device) if data.val is not None else None
         rows = {"train": np.asarray(train)} | ({} if val is None else {"val": np.asarray(val)})
         return replace(data, train=data.train.to(self.device), val=held_out), rows
@@ -298,7 +298,7 @@ class ExperimentBuilder:
             )
         if not networks:
             return table  # type: ignore[no-any-return]
-        if isinstance(table, StreamingTable):
+        if table.reads_files:
             raise UserError(
                 "model.cache=true keeps what a frozen base answers to all rows, and these are read "
                 "file by file because they are many; say model.cache=false"
@@ -329,12 +329,16 @@ class ExperimentBuilder:
             return self.test_rows, np.arange(len(next(iter(self.test_rows.values()))))
         return self.dataset.dev, fit.rows[split]
 
-    def _build_augment(self, spec: Spec) -> BatchTransform | None:
+    def _build_augment(self, spec: Spec) -> Callable[[Batch], Batch] | None:
         """What is done to training pictures; None where nothing is asked for."""
         steps = {
             name: build_part(node, kind="augment", plugins=self.plugins)
             for name, node in self.config["augment"].items()
         }
+        if not steps:
+            return None
+        from dlrun.data.augmentation.pipeline import build_augmentation
+
         return build_augmentation(steps, spec)
 
     def _build_objective(self, data: PreparedData) -> Objective:

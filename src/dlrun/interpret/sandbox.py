@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from dlrun.core.dataset import Source
 from dlrun.core.types import Batch
 from dlrun.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
-class FixedBatches:
+class FixedBatches(Source):
     """A few batches as a source, the same ones in the same order each time.
 
     Attributes:

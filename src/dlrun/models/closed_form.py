@@ -14,11 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from dlrun.config.constraints import Count, Positive
+from dlrun.core.dataset import StoredColumn
 from dlrun.core.errors import UserError
 from dlrun.core.types import Batch, Field, Spec
-from dlrun.data.loading.images import ImageColumn, LazyImageColumn
-from dlrun.data.loading.sequences import SequenceColumn
-from dlrun.data.loading.table import DenseColumn, SparseCounts, StoredColumn, Table
+from dlrun.data.loading.table import DenseColumn, SparseCounts, Table
 from dlrun.models.layers import SparseLinear, escape_name
 from dlrun.models.model import Model
 
@@ -158,8 +157,7 @@ def _build_column_matrix(name: str, field: Field, column: StoredColumn) -> Any:
         return column.to(torch.device("cpu")).matrix
     if field.kind == "tokens":
         return count_words(column, field.size)
-    assert not isinstance(column, SequenceColumn)
-    stored = column.values if isinstance(column, DenseColumn) else column.materialize()
+    stored = column.materialize()
     values, rows = stored.cpu().numpy(), len(column)
     if field.kind == "category":
         # one-hot rows: a single 1 in each
@@ -172,7 +170,7 @@ def _build_column_matrix(name: str, field: Field, column: StoredColumn) -> Any:
             "fill them in"
         )
     # stored images are uint8; models see them in [0, 1]
-    return flat / np.float32(255) if isinstance(column, ImageColumn | LazyImageColumn) else flat
+    return flat / np.float32(255) if stored.dtype == torch.uint8 else flat
 
 
 def count_words(column: StoredColumn, size: int) -> Any:

@@ -117,11 +117,11 @@ def _build_baseline(spec: Spec, losses: dict[str, Loss], values: dict[str, Tenso
 def supervised(context: ObjectiveContext) -> Supervised:
     """The model's outputs against the targets of the data; the baseline predicts a constant."""
     spec, losses, weights = context.data.spec, context.losses, context.weights
-    columns = getattr(context.data.train, "columns", {})
+    columns = context.data.train.columns
     values = {
-        name: columns[name].values
+        name: column.values
         for name in spec.targets
-        if isinstance(columns.get(name), DenseColumn)
+        if isinstance(column := columns.get(name), DenseColumn)
     }
     make_baseline = lambda: Supervised(_build_baseline(spec, losses, values), losses, weights)  # noqa: E731
     return Supervised(context.model, losses, weights, context.augment, make_baseline)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from dlrun.core.dataset import Dataset, Ragged, RawColumn, SlidingWindows
+from dlrun.core.dataset import ColumnLike, Dataset, Ragged, RawColumn, SlidingWindows
 from dlrun.data.audit.chance import count_unlikely_duplicates, expected_duplicate_share
 from dlrun.data.audit.finding import (
     TOLERANCE,
@@ -20,8 +20,6 @@ from dlrun.data.audit.finding import (
     interval_half_width,
     list_names,
 )
-from dlrun.data.images.image_column import ImageFileColumn
-from dlrun.data.images.rotation_pretext import RotatedImages
 
 
 def compute_row_ids(dataset: Dataset, names: Iterable[str]) -> np.ndarray:
@@ -41,7 +39,7 @@ def compute_row_ids(dataset: Dataset, names: Iterable[str]) -> np.ndarray:
     return np.array([ids.setdefault(digest, len(ids)) for digest in digests], np.int64)
 
 
-def _iter_row_bytes(column: RawColumn) -> Iterator[bytes]:
+def _iter_row_bytes(column: ColumnLike) -> Iterator[bytes]:
     """Yield the content of each row as bytes of equal length, or with their length in front."""
     if isinstance(column, Ragged):
         values, offsets = np.ascontiguousarray(column.values), column.offsets.tolist()
@@ -52,8 +50,8 @@ def _iter_row_bytes(column: RawColumn) -> Iterator[bytes]:
         # No two windows begin at the same row, so none is a copy, whatever its values.
         yield from (first.tobytes() for first in column.first)
         return
-    if isinstance(column, ImageFileColumn | RotatedImages):
-        yield from (digest.tobytes() for digest in column.pixel_hashes)
+    if isinstance(column, RawColumn) and (hashes := column.row_hashes) is not None:
+        yield from (digest.tobytes() for digest in hashes)
         return
     column = np.asarray(column)
     if column.dtype.kind in "OU":

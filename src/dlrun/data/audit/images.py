@@ -43,7 +43,7 @@ def _find_skipped_files(name: str, column: ImageFileColumn) -> Iterator[Finding]
         listed = list_names(
             [f"'{file}' ({reason})" for file, reason in column.skipped_files.items()]
         )
-        count, total = len(column.skipped_files), len(column.store.files)
+        count, total = len(column.skipped_files), len(column.image_store.files)
         share = format_row_share(count, total, "development files")
         verb = "is" if count == 1 else "are"
         text = f"{share} gave no image and {verb} left out: {listed}"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from dlrun.core.dataset import Dataset, PreparedData, RawColumns, SlidingWindows
+from dlrun.core.dataset import Dataset, PreparedData, RawColumn, RawColumns, SlidingWindows
 from dlrun.data.audit.step_descriptions import describe_steps
 from dlrun.data.display import (
     MISSING_LABEL,
@@ -19,7 +19,6 @@ from dlrun.data.display import (
     get_words,
 )
 from dlrun.data.preprocessing.pipeline import transform_rows
-from dlrun.data.shards.npz_column import ShardedArray
 
 MAX_COLUMNS = 8  # of the table, with the row's name and the targets
 MAX_WORDS = 8
@@ -48,7 +47,7 @@ def build_preprocessing_examples(
     examples = {name: column[selected] for name, column in rows.items()}
     batch = next(transform_rows(dataset, data, examples).batches(len(selected)))
     examples = {
-        name: np.asarray(column) if isinstance(column, ShardedArray) else column
+        name: np.asarray(column) if _reads_files(column) else column
         for name, column in examples.items()
     }
     columns = _limit_columns(
@@ -78,12 +77,15 @@ def _select_rows(dataset: Dataset, rows: RawColumns, train: np.ndarray, count: i
 
 def _has_missing(column: Any, train: np.ndarray) -> np.ndarray:
     """Return which of the training rows miss a value of a column."""
-    dtype = getattr(column, "dtype", None)
     # Only numbers and texts can be missing; shards, which must be complete, are not read for it.
-    if dtype is None or dtype.kind not in "fOU" or isinstance(column, ShardedArray):
+    if isinstance(column, RawColumn) or column.dtype.kind not in "fOU":
         return np.zeros(len(train), bool)
-    is_missing = np.isnan(column[train]) if dtype.kind == "f" else column[train] == ""
+    is_missing = np.isnan(column[train]) if column.dtype.kind == "f" else column[train] == ""
     return is_missing.reshape(len(train), -1).any(axis=1)
+
+
+def _reads_files(column: Any) -> bool:
+    return isinstance(column, RawColumn) and column.reads_files
 
 
 def _build_columns(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from dlrun.core.dataset import Dataset
+from dlrun.core.dataset import Dataset, RawColumn
 from dlrun.core.errors import UserError
 from dlrun.data.audit import columns, duplicates, images, leakage, ordering, targets
 from dlrun.data.audit.finding import Finding, Severity
-from dlrun.data.shards.npz_column import ShardedArray
 
 __all__ = ["Finding", "audit"]
 
@@ -29,7 +28,8 @@ def audit(dataset: Dataset, train: np.ndarray, val: np.ndarray | None, seed: int
     Raises:
         UserError: The dataset is read file by file, from shards.
     """
-    if any(isinstance(column, ShardedArray) for column in dataset.dev.values()):
+    columns_in_files = (c for c in dataset.dev.values() if isinstance(c, RawColumn))
+    if any(column.reads_files for column in columns_in_files):
         raise UserError(
             "the audit of dlrun workflow compares every row with all others, and data=shards are "
             "too many to be in memory together: say dlrun task=shards … for a run without it"

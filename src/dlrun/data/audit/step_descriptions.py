@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dlrun.core.dataset import Dataset, PreparedData, RawColumn, RawColumns, SlidingWindows
+from dlrun.core.dataset import ColumnLike, Dataset, PreparedData, Ragged, RawColumns, SlidingWindows
 from dlrun.data.display import format_value, get_value_names
 from dlrun.data.preprocessing.pipeline import describe_preprocessing
 
@@ -39,10 +39,10 @@ def describe_steps(
     return lines
 
 
-def _column_names(dataset: Dataset, name: str, column: RawColumn) -> tuple[str, ...]:
+def _column_names(dataset: Dataset, name: str, column: ColumnLike) -> tuple[str, ...]:
     values = column.values if isinstance(column, SlidingWindows) else column
     # Only tables have a name for each number; ragged columns have no axes at all.
-    is_table = getattr(values, "ndim", 1) == 2
+    is_table = not isinstance(values, Ragged) and values.ndim == 2
     return get_value_names(dataset, name, values.shape[1]) if is_table else (name,)
 
 

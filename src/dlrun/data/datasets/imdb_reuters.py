@@ -16,16 +16,18 @@ from dlrun.core.dataset import Dataset, Preprocessor, Ragged, RawColumns
 from dlrun.core.errors import UserError
 from dlrun.core.paths import data_root as root
 from dlrun.core.types import Kind
-from dlrun.data.datasets import synthetic
 from dlrun.data.downloads import RemoteFile, fetch, find_local_file
 from dlrun.data.fingerprints import fingerprint
-from dlrun.data.loading.sequences import PaddingSide
 from dlrun.data.parsed_cache import load_or_parse
-from dlrun.data.preprocessing.numeric import MultiHot
-from dlrun.data.preprocessing.padding import PaddedSequence
-from dlrun.data.preprocessing.text import UNKNOWN_SYMBOL
-from dlrun.data.preprocessing.tokenizer import Tokenizer
-from dlrun.data.preprocessing.vocabulary import INDEX_FROM, OUT_OF_WORDS, START
+from dlrun.data.preprocessing.padding import (
+    INDEX_FROM,
+    OUT_OF_WORDS,
+    START,
+    UNKNOWN_SYMBOL,
+    MultiHot,
+    PaddedSequence,
+    PaddingSide,
+)
 
 log = logging.getLogger("dlrun")
 
@@ -96,9 +98,7 @@ def imdb(
     _check_settings(words, length, bucket)
 
     def read(split: str) -> RawColumns:
-        lists, labels = (
-            synthetic.generate_word_lists(split) if source == "sample" else _load_imdb_split(split)
-        )
+        lists, labels = (_generate_imdb if source == "sample" else _load_imdb_split)(split)
         order = _shuffle_order(split, len(labels))
         return {"review": _offset_word_numbers(lists[order], words), "sentiment": labels[order]}
 
@@ -138,11 +138,7 @@ def reuters(
     _check_settings(words, length, bucket)
 
     def read(test: bool) -> RawColumns:
-        lists, labels = (
-            synthetic.generate_class_word_lists(len(TOPICS))
-            if source == "sample"
-            else _load_reuters()
-        )
+        lists, labels = (_generate_reuters if source == "sample" else _load_reuters)()
         # Keras shuffles all rows, and splits them then.
         order = np.arange(len(labels))
         np.random.RandomState(SEED).shuffle(order)
@@ -181,7 +177,11 @@ def _build_dataset(dataset: Dataset, task: str, source: str, step: PaddedSequenc
     (text,) = dataset.inputs
     preprocessor: Preprocessor = step if step.length else MultiHot(step.words)
     kinds: dict[str, Kind] = {text: "tokens" if step.length else "bag"}
-    note = synthetic.sample_note(task) if source == "sample" else ""
+    note = ""
+    if source == "sample":
+        from dlrun.data.datasets.synthetic import sample_note
+
+        note = sample_note(task)
 
     def rows_from_texts(texts: Sequence[str]) -> RawColumns:
         return {text: _encode_texts(task, texts, step.names(), step.words)}
@@ -212,6 +212,8 @@ def _encode_texts(task: str, texts: Sequence[str], names: tuple[str, ...], words
         for number, word in enumerate(names)
         if word not in ("", UNKNOWN_SYMBOL)
     }
+    from dlrun.data.preprocessing.tokenizer import Tokenizer
+
     # Splits as Keras' Tokenizer does, which made the word index.
     tokenizer = Tokenizer("words", True, "blank", words)
     tokens = tokenizer(np.array(list(texts), object))
@@ -255,6 +257,18 @@ def _check_settings(words: int, length: int | None, bucket: bool) -> None:
             f"words={words}: numbers 0 to {INDEX_FROM} are no words; "
             f"it must be {INDEX_FROM + 1} or more"
         )
+
+
+def _generate_imdb(split: str) -> tuple[Ragged, np.ndarray]:
+    from dlrun.data.datasets.synthetic import generate_word_lists
+
+    return generate_word_lists(split)
+
+
+def _generate_reuters() -> tuple[Ragged, np.ndarray]:
+    from dlrun.data.datasets.synthetic import generate_class_word_lists
+
+    return generate_class_word_lists(len(TOPICS))
 
 
 def _load_imdb_split(split: str) -> tuple[Ragged, np.ndarray]:

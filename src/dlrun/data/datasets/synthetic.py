@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from dlrun.core.dataset import Ragged, RawColumns
-from dlrun.data.tabular.csv_file import CsvTable
+
+if TYPE_CHECKING:
+    from dlrun.data.tabular.csv_file import CsvTable
 
 # A property of the samples, not of the run: they are the same in every run.
 SEED = 113
@@ -131,6 +135,8 @@ def generate_california(columns: tuple[str, ...]) -> CsvTable:
     table[columns[-2]] = [f"{number:.0f}" for number in target.clip(15_000, 500_001)]
     table[columns[-1]] = categories.tolist()
     # Line numbers begin at 2, as in a file whose first line is the header.
+    from dlrun.data.tabular.csv_file import CsvTable
+
     return CsvTable("the synthetic sample", table, list(range(2, count + 2)))
 
 

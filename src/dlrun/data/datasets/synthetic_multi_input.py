@@ -12,8 +12,7 @@ from dlrun.config.constraints import Count
 from dlrun.core.dataset import Dataset, Preprocessor, Ragged, RawColumns
 from dlrun.core.errors import UserError
 from dlrun.core.types import Kind
-from dlrun.data.preprocessing.numeric import MultiHot
-from dlrun.data.preprocessing.padding import PaddedSequence
+from dlrun.data.preprocessing.padding import MultiHot, PaddedSequence
 from dlrun.data.preprocessing.series import TargetScaler
 
 SEED = 713

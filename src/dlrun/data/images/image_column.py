@@ -10,7 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from dlrun.core.dataset import RawColumn, StoredColumn
 from dlrun.core.errors import UserError
+from dlrun.core.formatting import format_file_list
+from dlrun.core.types import Kind
 from dlrun.data.images import decoded_cache
 from dlrun.data.images.archives import FileList, decode_name
 from dlrun.data.images.decode import Reading
@@ -18,21 +21,19 @@ from dlrun.data.images.decoded_cache import ImageStore
 
 log = logging.getLogger("dlrun")
 
-MAX_LISTED_FILES = 5  # in a message
-
 
 @dataclass(frozen=True, eq=False)
-class ImageFileColumn:
+class ImageFileColumn(RawColumn):
     """Rows of an image store, as a column of uint8 (N, C, H, W).
 
     `column[3]` is one image; any other index gives a column, without reading anything.
 
     Attributes:
-        store: The images of all files.
+        image_store: The images of all files.
         rows: Indices into the store (N,).
     """
 
-    store: ImageStore
+    image_store: ImageStore
     rows: np.ndarray
 
     dtype = np.dtype(np.uint8)
@@ -44,8 +45,8 @@ class ImageFileColumn:
     def __getitem__(self, index: Any) -> Any:
         if not isinstance(index, int | np.integer):
             return replace(self, rows=self.rows[index])
-        if self.store.pixels is not None:
-            return np.array(self.store.pixels[self.rows[index]])
+        if self.image_store.pixels is not None:
+            return np.array(self.image_store.pixels[self.rows[index]])
         # `or None`: for index -1 the slice would end at 0, and be empty.
         return next(self.batches(self.rows[index : index + 1 or None], 1))[0]
 
@@ -56,7 +57,7 @@ class ImageFileColumn:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        return (len(self), self.store.reading.channels, *self.store.reading.size)
+        return (len(self), self.image_store.reading.channels, *self.image_store.reading.size)
 
     def batches(self, rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
         """Yield the images of these rows of the store, decoded on access where they are not kept.
@@ -68,37 +69,48 @@ class ImageFileColumn:
         Yields:
             Batches of pixels, uint8 (B, C, H, W).
         """
-        if self.store.pixels is None:
-            yield from decoded_cache.iter_image_batches(self.store, rows, size)
+        if self.image_store.pixels is None:
+            yield from decoded_cache.iter_image_batches(self.image_store, rows, size)
         else:
             yield from (
-                self.store.pixels[rows[low : low + size]] for low in range(0, len(rows), size)
+                self.image_store.pixels[rows[low : low + size]] for low in range(0, len(rows), size)
             )
 
-    def name(self, index: int) -> str:
+    def file_name(self, index: int) -> str:
         """Return the file name of a row."""
-        return decode_name(self.store.files.names[int(self.rows[index])])
+        return decode_name(self.image_store.files.names[int(self.rows[index])])
 
     @property
     def digest(self) -> str:
         """The sha256 of the files' contents and the decoding options, wherever the files lie."""
         content = (
-            f"{decoded_cache.CACHE_VERSION} {self.store.reading} {len(self)};".encode()
-            + self.store.file_hashes[self.rows].tobytes()
+            f"{decoded_cache.CACHE_VERSION} {self.image_store.reading} {len(self)};".encode()
+            + self.image_store.file_hashes[self.rows].tobytes()
         )
         return hashlib.sha256(content).hexdigest()
 
     @property
-    def pixel_hashes(self) -> np.ndarray:
+    def row_hashes(self) -> np.ndarray:
         """A digest of each image's pixels, uint8 (N, 16): equal for equal images of any format."""
-        return self.store.summary.pixel_hashes[self.rows]
+        return self.image_store.summary.pixel_hashes[self.rows]
+
+    def store(self, name: str, kind: Kind) -> StoredColumn:
+        """The pixels as they lie on the disk; without a cache, images decoded for each batch."""
+        import torch
+
+        from dlrun.data.loading.images import ImageColumn, LazyImageColumn
+
+        rows = torch.from_numpy(np.ascontiguousarray(self.rows))
+        if self.image_store.pixels is None:
+            return LazyImageColumn(self, rows)
+        return ImageColumn(torch.from_numpy(self.image_store.pixels), rows)
 
     @property
     def skipped_files(self) -> dict[str, str]:
         """The files that were left out, and why."""
         return {
-            decode_name(self.store.files.names[row]): reason
-            for row, reason in self.store.summary.errors.items()
+            decode_name(self.image_store.files.names[row]): reason
+            for row, reason in self.image_store.summary.errors.items()
         }
 
 
@@ -134,9 +146,3 @@ def load_image_column(
     )
     rows = [row for row in range(len(files)) if row not in errors]
     return ImageFileColumn(store, np.array(rows))
-
-
-def format_file_list(names: list[str]) -> str:
-    """Join the first names, and say how many more there are."""
-    more = f" and {len(names) - MAX_LISTED_FILES:,} more" if len(names) > MAX_LISTED_FILES else ""
-    return ", ".join(names[:MAX_LISTED_FILES]) + more

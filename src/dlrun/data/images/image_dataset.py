@@ -119,7 +119,9 @@ def _fingerprint_rows(
     sealed: np.ndarray,
 ) -> tuple[str, str]:
     """Fingerprints of the training + validation rows and of the test rows."""
-    dev = fingerprint({"files": column.store.file_hashes[column.rows], target: np.asarray(values)})
+    dev = fingerprint(
+        {"files": column.image_store.file_hashes[column.rows], target: np.asarray(values)}
+    )
     # Test images stay unread until the final evaluation, so their names stand for their content,
     # together with the fingerprint of the other rows.
     names = np.array([labeled.files.names[row] for row in sealed], object)

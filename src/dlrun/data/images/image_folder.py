@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from dlrun.core.errors import UserError
+from dlrun.core.formatting import format_file_list
 from dlrun.data.images.archives import FileList, is_archive, list_members, normalize_name
-from dlrun.data.images.image_column import format_file_list
 
 log = logging.getLogger("dlrun")
 

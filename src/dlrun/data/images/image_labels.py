@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from dlrun.core.errors import UserError, format_names
+from dlrun.core.formatting import format_file_list
 from dlrun.core.types import Kind
 from dlrun.data.images import image_folder
 from dlrun.data.images.archives import FileList, normalize_name
-from dlrun.data.images.image_column import format_file_list
 from dlrun.data.tabular import csv_file, targets
 from dlrun.data.tabular.csv_file import CsvTable
 from dlrun.data.tabular.targets import ClassNaming

@@ -10,8 +10,9 @@ from typing import Any, Literal
 import numpy as np
 
 from dlrun.config.constraints import DataPart
-from dlrun.core.dataset import Dataset, RawColumns
+from dlrun.core.dataset import Dataset, RawColumn, RawColumns, StoredColumn
 from dlrun.core.errors import UserError
+from dlrun.core.types import Kind
 from dlrun.data.images.image_column import ImageFileColumn
 from dlrun.data.tabular import holdout
 
@@ -19,7 +20,7 @@ NUM_ROTATIONS = 4
 
 
 @dataclass(frozen=True, eq=False)
-class RotatedImages:
+class RotatedImages(RawColumn):
     """Rows of a column of square images, each with a rotation, as uint8 (N, C, H, W).
 
     It is indexed like that column.
@@ -67,9 +68,9 @@ class RotatedImages:
         for batch, images in enumerate(self.column.batches(self.column.rows[sources], size)):
             yield rotate_images(images, quarters[batch * size : (batch + 1) * size])
 
-    def name(self, index: int) -> str:
+    def file_name(self, index: int) -> str:
         """Return the file name of a row."""
-        return self.column.name(int(self.rows[index]) // NUM_ROTATIONS)
+        return self.column.file_name(int(self.rows[index]) // NUM_ROTATIONS)
 
     @property
     def digest(self) -> str:
@@ -79,13 +80,21 @@ class RotatedImages:
         ).hexdigest()
 
     @property
-    def pixel_hashes(self) -> np.ndarray:
+    def row_hashes(self) -> np.ndarray:
         """A digest of each row, uint8 (N, 16): equal for equal images with equal rotations."""
         sources, quarters = np.divmod(self.rows, NUM_ROTATIONS)
         turns = quarters.astype(np.uint8)[:, None]
-        keys = np.concatenate([self.column.pixel_hashes[sources], turns], 1)
+        keys = np.concatenate([self.column.row_hashes[sources], turns], 1)
         digests = [hashlib.blake2b(key.tobytes(), digest_size=16).digest() for key in keys]
         return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16)
+
+    def store(self, name: str, kind: Kind) -> StoredColumn:
+        """Images that are read, and rotated, for each batch."""
+        import torch
+
+        from dlrun.data.loading.images import LazyImageColumn
+
+        return LazyImageColumn(self, torch.from_numpy(self.rows))
 
 
 def rotate_images(images: np.ndarray, quarters: np.ndarray) -> np.ndarray:

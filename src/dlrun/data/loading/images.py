@@ -10,9 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dlrun.core.dataset import StoredColumn
+from dlrun.data.loading.table import index_rows, transfer_to_device
+
 
 @dataclass(frozen=True)
-class ImageColumn:
+class ImageColumn(StoredColumn):
     """Images kept as uint8; a batch is float32 (B, C, H, W), value / 255.
 
     Attributes:
@@ -73,7 +76,7 @@ class ImageDecoder(Protocol):
 
 
 @dataclass(frozen=True)
-class LazyImageColumn:
+class LazyImageColumn(StoredColumn):
     """Images that are decoded for each batch.
 
     Attributes:
@@ -86,7 +89,7 @@ class LazyImageColumn:
     rows: Tensor
     device: torch.device = torch.device("cpu")
 
-    row_bytes = 0  # nothing of them is gathered in advance
+    reads_ahead = True
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -108,22 +111,6 @@ class LazyImageColumn:
             # Bytes are moved and then converted: floats would be four times as many.
             images = transfer_to_device(torch.from_numpy(decoded), self.device)
             yield images.to(torch.float32).div_(255)
-
-
-def index_rows(values: Tensor, rows: Tensor | slice) -> Tensor:
-    """These rows of a tensor."""
-    if isinstance(rows, slice):
-        return values[rows]
-    return values.index_select(0, rows.to(values.device))
-
-
-def transfer_to_device(values: Tensor, device: torch.device | None) -> Tensor:
-    """A copy on a device; towards CUDA without waiting for it."""
-    if device is None or device == values.device:
-        return values
-    if device.type == "cuda":  # only pinned memory is copied asynchronously
-        return values.pin_memory().to(device, non_blocking=True)
-    return values.to(device)
 
 
 def has_device_memory(device: torch.device, size: int) -> bool:

@@ -9,14 +9,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-PaddingSide = Literal["front", "back"]
+from dlrun.core.dataset import StoredColumn
+
 # Batches whose rows are sorted by length together: few enough that the order stays random, many
 # enough that rows of a batch are of similar length.
 BATCHES_PER_POOL = 64
 
 
 @dataclass(frozen=True)
-class SequenceColumn:
+class SequenceColumn(StoredColumn):
     """Token ids: row i is values[starts[i]:starts[i + 1]]; a batch is int64 (B, width).
 
     Attributes:
@@ -33,7 +34,7 @@ class SequenceColumn:
     starts: Tensor
     size: int
     length: int
-    pad: PaddingSide
+    pad: Literal["front", "back"]
     fixed: bool
 
     def __len__(self) -> int:
@@ -43,6 +44,10 @@ class SequenceColumn:
     def shape(self) -> tuple[int, ...]:
         """(length,) where every batch has it, else ()."""
         return (self.length,) if self.fixed else ()
+
+    @property
+    def num_ids(self) -> int:
+        return self.size
 
     @property
     def lengths(self) -> Tensor | None:
@@ -77,7 +82,7 @@ class SequenceColumn:
 
 
 @dataclass(frozen=True)
-class WindowColumn:
+class WindowColumn(StoredColumn):
     """Windows onto one series: row i is values[first[i] + offsets]. None of them is copied.
 
     Attributes:
@@ -119,6 +124,10 @@ class WindowColumn:
     def materialize(self) -> Tensor:
         """All windows, copied: (N, steps, columns)."""
         return next(self.batches(slice(None), len(self)))
+
+    def count_tokens(self, size: int) -> Tensor:
+        """How often each token stands in all windows together (size,)."""
+        return torch.bincount(self.values, self.counts.double(), size)
 
     def to(self, device: torch.device) -> WindowColumn:
         return WindowColumn(self.values.to(device), self.first.to(device), self.offsets.to(device))

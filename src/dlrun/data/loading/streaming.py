@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dlrun.core.dataset import Source, StoredColumn
 from dlrun.core.errors import UserError
 from dlrun.core.random import derive_seed
 from dlrun.core.types import Batch, Kind
-from dlrun.data.loading.images import transfer_to_device
 from dlrun.data.loading.partition import partition_batch
-from dlrun.data.loading.table import Table
+from dlrun.data.loading.table import transfer_to_device
 
 Made = TypeVar("Made")
 FileRows = tuple[int, np.ndarray]  # the index of a file, and row indices within it
@@ -51,7 +51,7 @@ class ShardReader(Protocol):
 
 
 @dataclass(frozen=True)
-class ShardedColumn:
+class ShardedColumn(StoredColumn):
     """One column of a StreamingTable.
 
     Attributes:
@@ -66,6 +66,8 @@ class ShardedColumn:
     kind: Kind
     device: torch.device = torch.device("cpu")
 
+    reads_files = True
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -75,17 +77,12 @@ class ShardedColumn:
         # As in a DenseColumn: scalars have shape (1,), categories ().
         return shape if shape or self.kind == "category" else (1,)
 
-    @property
-    def values(self) -> NoReturn:
+    def materialize(self) -> NoReturn:
         """There is no tensor of all rows: always raises UserError."""
         raise UserError(
             f"'{self.shard_reader.name}' is read file by file, and this part of dlrun asks for all "
             "rows at once: use a model that learns batch by batch, such as model=dense"
         )
-
-    def materialize(self) -> NoReturn:
-        """There is no tensor of all rows: always raises UserError."""
-        raise AssertionError(self.values)
 
     def to(self, device: torch.device) -> ShardedColumn:
         return replace(self, device=device)
@@ -115,13 +112,16 @@ class ShardedColumn:
         return values.to(torch.float32).div_(255) if self.kind == "image" else values
 
 
-class StreamingTable:
+class StreamingTable(Source):
     """A source of batches over columns in files.
 
     Memory holds the rows of `window` files, however many there are, and of as many more, which a
     thread reads meanwhile. The order of the files, and of the rows shuffled within each `window` of
     them, are functions of (seed, epoch); what lies before batch `start` is counted and not read.
     """
+
+    columns: dict[str, ShardedColumn]
+    reads_files = True
 
     def __init__(self, columns: dict[str, ShardedColumn]) -> None:
         self.columns = columns
@@ -264,10 +264,3 @@ def split_into_batches(order: Tensor, size: int, waiting: int) -> Iterator[Tenso
     """`order` in pieces of `size`, the first of which completes `waiting` rows to a batch."""
     first = size - waiting if waiting else 0
     yield from (piece for piece in (order[:first], *order[first:].split(size)) if len(piece))
-
-
-def make_source(columns: dict[str, Any]) -> Table | StreamingTable:
-    """The source of these columns: a StreamingTable if all of them are read file by file."""
-    if columns and all(isinstance(column, ShardedColumn) for column in columns.values()):
-        return StreamingTable(columns)
-    return Table(columns)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dlrun.core.dataset import Source, StoredColumn
 from dlrun.core.random import derive_seed
 from dlrun.core.types import Batch
-from dlrun.data.loading.images import ImageColumn, LazyImageColumn, index_rows
 from dlrun.data.loading.partition import partition_batches
-from dlrun.data.loading.sequences import SequenceColumn, WindowColumn, bucket_by_length
 
 warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
 # Rows are gathered for many small batches at once and then cut, which costs a microsecond a batch.
@@ -23,7 +22,7 @@ CHUNK_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
-class SparseCounts:
+class SparseCounts(StoredColumn):
     """Counts of words: row i holds words columns[starts[i]:starts[i + 1]].
 
     A batch is a sparse CSR tensor (B, width).
@@ -42,6 +41,14 @@ class SparseCounts:
 
     def __len__(self) -> int:
         return len(self.starts) - 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.width,)
+
+    @property
+    def num_ids(self) -> int:
+        return self.width
 
     @property
     def device(self) -> torch.device:
@@ -98,7 +105,7 @@ class SparseCounts:
 
 
 @dataclass(frozen=True)
-class DenseColumn:
+class DenseColumn(StoredColumn):
     """A tensor with one row for each index of its first axis.
 
     Attributes:
@@ -122,6 +129,9 @@ class DenseColumn:
     def row_bytes(self) -> int:
         return max(1, self.values[:1].numel() * self.values.element_size())
 
+    def materialize(self) -> Tensor:
+        return self.values
+
     def to(self, device: torch.device) -> DenseColumn:
         return DenseColumn(self.values.to(device))
 
@@ -130,12 +140,23 @@ class DenseColumn:
         return iter(index_rows(self.values, rows).split(size))
 
 
-StoredColumn = (
-    DenseColumn | ImageColumn | LazyImageColumn | SparseCounts | SequenceColumn | WindowColumn
-)
+def index_rows(values: Tensor, rows: Tensor | slice) -> Tensor:
+    """These rows of a tensor."""
+    if isinstance(rows, slice):
+        return values[rows]
+    return values.index_select(0, rows.to(values.device))
 
 
-class Table:
+def transfer_to_device(values: Tensor, device: torch.device | None) -> Tensor:
+    """A copy on a device; towards CUDA without waiting for it."""
+    if device is None or device == values.device:
+        return values
+    if device.type == "cuda":  # only pinned memory is copied asynchronously
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
+
+
+class Table(Source):
     """A source of batches over columns in memory.
 
     The order of a shuffled epoch is a function of (seed, epoch).
@@ -144,7 +165,7 @@ class Table:
         columns: The stored columns, all of the same length.
     """
 
-    def __init__(self, columns: dict[str, StoredColumn]) -> None:
+    def __init__(self, columns: Mapping[str, StoredColumn]) -> None:
         lengths = {name: len(column) for name, column in columns.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"columns of different lengths: {lengths}")
@@ -180,7 +201,7 @@ class Table:
         order, chunk = self._epoch_order(seed, epoch, size), self._batches_per_chunk(size)
         # Chunks begin where they do in a whole epoch: where a batch begins at another address,
         # the CPU's matrix products round in another way, and a resumed run would differ.
-        first = start if self._has_lazy_column else start // chunk * chunk
+        first = start if self._reads_ahead else start // chunk * chunk
         batches = self._iter_batches(order, size, first, chunk, rank, world)
         for _ in range(start - first):
             next(batches, None)
@@ -215,25 +236,27 @@ class Table:
         first = next(iter(self.columns.values()))
         # On the CPU, whatever the device: the order is the same on each.
         order = torch.randperm(len(self), generator=generator)
-        sequences = [c for c in self.columns.values() if isinstance(c, SequenceColumn)]
-        lengths = [column.lengths for column in sequences if column.lengths is not None]
+        every_length = (column.lengths for column in self.columns.values())
+        lengths = [length for length in every_length if length is not None]
         if lengths:  # of several texts in a row, the longest one decides
+            from dlrun.data.loading.sequences import bucket_by_length
+
             order = bucket_by_length(order, torch.stack(lengths).amax(0).cpu(), size, generator)
         return order.to(first.device)
 
     @property
-    def _has_lazy_column(self) -> bool:
-        return any(isinstance(column, LazyImageColumn) for column in self.columns.values())
+    def _reads_ahead(self) -> bool:
+        return any(column.reads_ahead for column in self.columns.values())
 
     def _batches_per_chunk(self, size: int) -> int:
-        if self._has_lazy_column:
+        if self._reads_ahead:
             return -(-len(self) // size)  # one chunk: the decoder's workers read ahead in it
         row_bytes = sum(column.row_bytes for column in self.columns.values())
         return max(1, min(256, CHUNK_BYTES // (row_bytes * size)))
 
 
 @dataclass(frozen=True)
-class EmptyBatches:
+class EmptyBatches(Source):
     """A source of empty batches, for an objective that reads no data.
 
     Attributes:

@@ -6,20 +6,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlrun.core.dataset import Dataset, Preprocessor, Ragged, RawColumn, SlidingWindows
-from dlrun.core.errors import UserError
+from dlrun.core.dataset import (
+    ColumnLike,
+    Dataset,
+    Preprocessor,
+    RawColumn,
+    SlidingWindows,
+    StoredColumn,
+)
 from dlrun.core.types import Field, Kind
-from dlrun.data.images.image_column import ImageFileColumn
-from dlrun.data.images.rotation_pretext import RotatedImages
-from dlrun.data.loading.images import ImageColumn, LazyImageColumn
-from dlrun.data.loading.sequences import SequenceColumn, WindowColumn
-from dlrun.data.loading.streaming import ShardedColumn
-from dlrun.data.loading.table import DenseColumn, SparseCounts, StoredColumn
+from dlrun.data.loading.table import DenseColumn
 from dlrun.data.preprocessing.unseen_values import clip_to_float32
-from dlrun.data.shards.npz_column import ShardedArray
 
 
-def store_column(name: str, kind: Kind, column: RawColumn) -> StoredColumn | ShardedColumn:
+def store_column(name: str, kind: Kind, column: ColumnLike) -> StoredColumn:
     """Store a prepared column as tensors, without a copy where its type allows that.
 
     Args:
@@ -30,23 +30,16 @@ def store_column(name: str, kind: Kind, column: RawColumn) -> StoredColumn | Sha
     Raises:
         UserError: Its rows still have different lengths.
     """
-    if isinstance(column, SparseCounts | SequenceColumn):
+    if isinstance(column, StoredColumn):  # the last step has stored it
         return column
     if isinstance(column, SlidingWindows):
         return _store_windows(kind, column)
-    if isinstance(column, Ragged):
-        raise UserError(
-            f"'{name}' has rows of different lengths: a column of kind {kind} needs a step that "
-            "evens them out"
-        )
-    if isinstance(column, ShardedArray):
-        return ShardedColumn(column, column.rows, kind)
-    if isinstance(column, RotatedImages):
-        return LazyImageColumn(column, torch.from_numpy(column.rows))
-    if isinstance(column, ImageFileColumn):
-        return _store_image_files(column)
+    if isinstance(column, RawColumn):
+        return column.store(name, kind)
     # torch cannot share the memory of arrays that are read-only or not contiguous: "C", "W".
     if kind == "image" and column.dtype == np.uint8:
+        from dlrun.data.loading.images import ImageColumn
+
         return ImageColumn(torch.from_numpy(np.require(column, requirements=["C", "W"])))
     if kind in ("category", "tokens"):
         return DenseColumn(torch.from_numpy(np.require(column, np.int64, ["C", "W"])))
@@ -54,26 +47,20 @@ def store_column(name: str, kind: Kind, column: RawColumn) -> StoredColumn | Sha
     return DenseColumn(values[:, None] if values.ndim == 1 else values)
 
 
-def _store_windows(kind: Kind, column: SlidingWindows) -> WindowColumn:
+def _store_windows(kind: Kind, column: SlidingWindows) -> StoredColumn:
+    from dlrun.data.loading.sequences import WindowColumn
+
     # int32 halves the memory of a text; a batch becomes int64.
     dtype = np.int32 if kind == "tokens" else np.float32
     values = torch.from_numpy(np.require(column.values, dtype, ["C", "W"]))
     return WindowColumn(values, torch.from_numpy(column.first), torch.from_numpy(column.offsets))
 
 
-def _store_image_files(column: ImageFileColumn) -> ImageColumn | LazyImageColumn:
-    pixels = column.store.pixels
-    rows = torch.from_numpy(np.ascontiguousarray(column.rows))
-    if pixels is None:  # too many for memory: decoded for each batch
-        return LazyImageColumn(column, rows)
-    return ImageColumn(torch.from_numpy(pixels), rows)
-
-
 def build_field(
     dataset: Dataset,
     name: str,
     kind: Kind,
-    column: StoredColumn | ShardedColumn,
+    column: StoredColumn,
     steps: tuple[Preprocessor, ...],
 ) -> Field:
     """Describe a stored column to models: shape, size, names, and statistics of training rows.
@@ -88,20 +75,18 @@ def build_field(
     last = steps[-1] if steps else Preprocessor()
     # Names that the dataset states come before those of the last step.
     labels = dataset.labels.get(name) or last.labels
-    if isinstance(column, SparseCounts):
-        return Field(kind, (column.width,), column.width, labels)
-    if isinstance(column, SequenceColumn):
-        return Field(kind, column.shape, column.size, labels)
-    if isinstance(column, WindowColumn) and kind == "tokens":
-        prior = _compute_token_prior(column, len(labels))
-        return Field(kind, column.shape, len(labels), labels, prior)
     shape = column.shape
-    size = _count_classes(kind, column, shape, labels)
+    if column.num_ids:
+        return Field(kind, shape, column.num_ids, labels)
+    counts = column.count_tokens(len(labels)) if kind == "tokens" else None
+    if counts is not None:
+        return Field(kind, shape, len(labels), labels, (counts / counts.sum()).float())
+    size = _count_classes(kind, column, labels)
     named_shape = shape[-1:] if kind == "series" else shape
     if kind in ("number", "series", "image") and labels and named_shape != (len(labels),):
         labels = ()  # the steps have added columns without a name
     median, target_prior = None, None
-    if name in dataset.targets and isinstance(column, ShardedColumn):
+    if name in dataset.targets and column.reads_files:
         target_prior = last.prior  # no second pass over the files: the steps have counted
     if name in dataset.targets and isinstance(column, DenseColumn):
         target_prior = _compute_prior(kind, column.values, size)
@@ -111,17 +96,11 @@ def build_field(
     return Field(kind, shape, size, labels, target_prior, shift, scale, forecast, median)
 
 
-def _count_classes(
-    kind: Kind,
-    column: StoredColumn | ShardedColumn,
-    shape: tuple[int, ...],
-    labels: tuple[str, ...],
-) -> int:
+def _count_classes(kind: Kind, column: StoredColumn, labels: tuple[str, ...]) -> int:
     if kind == "category":
-        assert isinstance(column, DenseColumn | ShardedColumn)
         # Without names, the classes are numbered from 0 without a gap.
-        return len(labels) or 1 + int(column.values.max())
-    return shape[0] if kind == "multilabel" else 0
+        return len(labels) or 1 + int(column.materialize().max())
+    return column.shape[0] if kind == "multilabel" else 0
 
 
 def _compute_prior(kind: Kind, values: Tensor, size: int) -> Tensor:
@@ -133,9 +112,3 @@ def _compute_prior(kind: Kind, values: Tensor, size: int) -> Tensor:
 
 def _compute_median(values: Tensor) -> Tensor:
     return torch.from_numpy(np.median(values.numpy(), axis=0)).to(torch.float32)
-
-
-def _compute_token_prior(column: WindowColumn, size: int) -> Tensor:
-    """The share of each token among all that stand in the windows."""
-    counts = torch.bincount(column.values, column.counts.double(), size)
-    return (counts / counts.sum()).float()

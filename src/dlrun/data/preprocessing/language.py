@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dlrun.core.dataset import Preprocessor, SlidingWindows
-from dlrun.data.preprocessing.text import UNKNOWN_SYMBOL
+from dlrun.data.preprocessing.padding import UNKNOWN_SYMBOL
 
 TokenUnit = Literal["character", "word"]
 WORD_PATTERN = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]|\n")

@@ -1,19 +1,21 @@
-"""Preprocessing of numbers and categories: imputing, scaling, encoding, binning, multi-hot."""
+"""Preprocessing of numbers and categories: imputing, scaling, encoding, binning."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
-from dlrun.core.dataset import Preprocessor, Ragged
+from dlrun.core.dataset import Preprocessor
 from dlrun.core.errors import UserError
-from dlrun.data.loading.table import SparseCounts
+from dlrun.core.formatting import counted
 
 FittedArray = Any  # an array in a fitted copy, None before
+# A number further out than this many ranges of the training rows is warned of.
+OUTLIER_RANGES = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +59,33 @@ class SimpleImputer(Preprocessor):
             "fill": _to_list(self.fill),
             "flagged": _to_list(self.indicator_columns) if self.indicator else [],
         }
+
+    def describe_new_values(
+        self,
+        name: str,
+        labels: tuple[str, ...],
+        column: np.ndarray,
+        training_rows: Callable[[], np.ndarray],
+    ) -> Iterator[str]:
+        """Numbers that are missing where they never were, or far beyond the training rows'."""
+        if not len(column):
+            return
+        trained = training_rows()
+        had_missing = np.isnan(trained).any(axis=0)
+        names = labels or tuple(f"{name} {index}" for index in range(column.shape[1]))
+        for index, number_name in enumerate(names[: column.shape[1]]):
+            values = column[:, index]
+            if (missing := int(np.isnan(values).sum())) and not had_missing[index]:
+                yield f"{number_name} is missing ({counted(missing, 'row')})"
+            present = trained[~np.isnan(trained[:, index]), index]
+            if not len(present):
+                continue
+            low, high = present.min(), present.max()
+            margin = OUTLIER_RANGES * (high - low)
+            if outliers := int(((values < low - margin) | (values > high + margin)).sum()):
+                yield (
+                    f"{number_name} is far beyond {low:g} to {high:g} ({counted(outliers, 'row')})"
+                )
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,6 +225,24 @@ class OrdinalEncoder(Preprocessor):
         """The levels in their order."""
         return {"levels": list(self.levels)}
 
+    def describe_new_values(
+        self,
+        name: str,
+        labels: tuple[str, ...],
+        column: np.ndarray,
+        training_rows: Callable[[], np.ndarray],
+    ) -> Iterator[str]:
+        """Levels that no training row has, and missing ones where none was."""
+        trained = training_rows()
+        # With max_levels, rare levels of training rows have no index but are not new.
+        levels = {*self.levels} if self.max_levels is None else {str(value) for value in trained}
+        new = Counter(str(value) for value in column if str(value) not in levels and value != "")
+        if new:
+            examples = f"{', '.join(sorted(new)[:3])}{' …' if len(new) > 3 else ''}"
+            yield f"{name} is {examples} ({counted(sum(new.values()), 'row')})"
+        if (missing := int((column == "").sum())) and not (trained == "").any():
+            yield f"{name} is missing ({counted(missing, 'row')})"
+
 
 @dataclass(frozen=True, eq=False)
 class KBinsDiscretizer(Preprocessor):
@@ -231,48 +278,6 @@ class KBinsDiscretizer(Preprocessor):
     def state(self) -> dict[str, Any]:
         """The inner edges."""
         return {"edges": _to_list(self.edges)}
-
-
-@dataclass(frozen=True, eq=False)
-class MultiHot(Preprocessor):
-    """Word lists → the set of words of each row, as sparse counts (book §3.4, §3.5).
-
-    Attributes:
-        words: The number of columns.
-        chunk: Rows marked at once: a table of chunk × words bytes stays in the processor's cache.
-    """
-
-    words: int
-    chunk: int = 512
-
-    def fit(self, column: Ragged) -> MultiHot:
-        """Nothing to fit: the words are numbered by the dataset."""
-        return self
-
-    def __call__(self, column: Ragged) -> SparseCounts:
-        marks = np.zeros((min(self.chunk, max(1, len(column))), self.words), np.bool_)
-        flat, words_per_chunk, lengths = marks.reshape(-1), [], []
-        for first in range(0, len(column), len(marks)):
-            offsets = column.offsets[first : first + len(marks) + 1]
-            words = column.values[offsets[0] : offsets[-1]]
-            rows = np.repeat(np.arange(len(offsets) - 1) * self.words, np.diff(offsets))
-            flat[rows + words] = True
-            marked = np.flatnonzero(flat)
-            flat[marked] = False  # clears only what was set: the table is used again
-            words_per_chunk.append(marked % self.words)
-            lengths.append(np.bincount(marked // self.words, minlength=len(offsets) - 1))
-        starts = np.concatenate([[0], np.cumsum(np.concatenate([*lengths, []]))]).astype(np.int32)
-        columns = np.concatenate([*words_per_chunk, np.empty(0, np.int64)]).astype(np.int32)
-        return SparseCounts(
-            torch.from_numpy(starts),
-            torch.from_numpy(columns),
-            torch.ones(len(columns)),
-            self.words,
-        )
-
-    def state(self) -> dict[str, Any]:
-        """The number of words."""
-        return {"words": self.words}
 
 
 def _to_list(values: np.ndarray | None) -> list[Any]:

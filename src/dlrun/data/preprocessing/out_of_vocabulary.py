@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from dlrun.core.dataset import Preprocessor, Ragged, RawColumn
-from dlrun.data.preprocessing.text import BagOfWords, TokenSequence
-from dlrun.data.preprocessing.vocabulary import OUT_OF_WORDS, START
+from dlrun.core.dataset import ColumnLike, Preprocessor, Ragged
+from dlrun.data.preprocessing.padding import OUT_OF_WORDS, START
 
 
 def out_of_vocabulary_counts(
-    column: RawColumn, steps: tuple[Preprocessor, ...]
+    column: ColumnLike, steps: tuple[Preprocessor, ...]
 ) -> np.ndarray | None:
     """Count unknown words.
 
@@ -27,23 +24,5 @@ def out_of_vocabulary_counts(
     if isinstance(column, Ragged):
         words = column.values > START
         unknown_words = words & (column.values == OUT_OF_WORDS)
-        return np.stack([_sum_per_row(unknown_words, column), _sum_per_row(words, column)], 1)
-    step: Any = steps[0] if steps else None
-    if isinstance(step, BagOfWords):
-        has_single_words = 1 in step.ngrams
-    else:
-        has_single_words = isinstance(step, TokenSequence) and step.ngram == 1
-    if not has_single_words or not step.entries:
-        return None
-    tokens = step.tokenizer(column)
-    # A text has each distinct token many times: look each up once.
-    unique_ids, index = np.unique(tokens.values, return_inverse=True)
-    vocabulary = set(step.entries)
-    names = step.tokenizer.ids_to_tokens(unique_ids.tolist())
-    unknown = np.array([name not in vocabulary for name in names], bool)
-    return np.stack([_sum_per_row(unknown[index], tokens), np.diff(tokens.offsets)], 1)
-
-
-def _sum_per_row(marks: np.ndarray, rows: Ragged) -> np.ndarray:
-    """How many values of each row are marked (N,)."""
-    return np.diff(np.concatenate([[0], np.cumsum(marks)])[rows.offsets])
+        return np.stack([column.count_marked(unknown_words), column.count_marked(words)], 1)
+    return steps[0].count_unknown_words(column) if steps else None

@@ -1,16 +1,24 @@
-"""Truncates rows of word ids to a length, to be padded up to it in batches."""
+"""Word ids that a dataset has numbered: as multi-hot rows, or as sequences of one length."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
 from dlrun.core.dataset import Preprocessor, Ragged
-from dlrun.data.loading.sequences import PaddingSide, SequenceColumn
+from dlrun.data.loading.table import SparseCounts
+
+if TYPE_CHECKING:
+    from dlrun.data.loading.sequences import SequenceColumn
+
+# As Keras numbers words: 0 is padding, 1 the start of a text, 2 any other word, then they begin.
+START, OUT_OF_WORDS, INDEX_FROM = 1, 2, 3
+UNKNOWN_SYMBOL = "▯"  # stands for a token outside the vocabulary
+PaddingSide = Literal["front", "back"]
 
 
 def pad_sequences(
@@ -27,6 +35,8 @@ def pad_sequences(
             front, its default and the book's, keeps the last ids.
         bucket: Whether batches are made of rows of similar length, and as wide as the longest.
     """
+    from dlrun.data.loading.sequences import SequenceColumn
+
     lengths = np.diff(rows.offsets)
     new_lengths = np.minimum(lengths, length)
     # The end of a review says most about it: cutting the front keeps it.
@@ -74,3 +84,45 @@ class PaddedSequence(Preprocessor):
     def state(self) -> dict[str, Any]:
         """The number of words, the length, and the sides that are padded and cut."""
         return {"words": self.words, "length": self.length, "pad": self.pad, "cut": self.cut}
+
+
+@dataclass(frozen=True, eq=False)
+class MultiHot(Preprocessor):
+    """Word lists → the set of words of each row, as sparse counts (book §3.4, §3.5).
+
+    Attributes:
+        words: The number of columns.
+        chunk: Rows marked at once: a table of chunk × words bytes stays in the processor's cache.
+    """
+
+    words: int
+    chunk: int = 512
+
+    def fit(self, column: Ragged) -> MultiHot:
+        """Nothing to fit: the words are numbered by the dataset."""
+        return self
+
+    def __call__(self, column: Ragged) -> SparseCounts:
+        marks = np.zeros((min(self.chunk, max(1, len(column))), self.words), np.bool_)
+        flat, words_per_chunk, lengths = marks.reshape(-1), [], []
+        for first in range(0, len(column), len(marks)):
+            offsets = column.offsets[first : first + len(marks) + 1]
+            words = column.values[offsets[0] : offsets[-1]]
+            rows = np.repeat(np.arange(len(offsets) - 1) * self.words, np.diff(offsets))
+            flat[rows + words] = True
+            marked = np.flatnonzero(flat)
+            flat[marked] = False  # clears only what was set: the table is used again
+            words_per_chunk.append(marked % self.words)
+            lengths.append(np.bincount(marked // self.words, minlength=len(offsets) - 1))
+        starts = np.concatenate([[0], np.cumsum(np.concatenate([*lengths, []]))]).astype(np.int32)
+        columns = np.concatenate([*words_per_chunk, np.empty(0, np.int64)]).astype(np.int32)
+        return SparseCounts(
+            torch.from_numpy(starts),
+            torch.from_numpy(columns),
+            torch.ones(len(columns)),
+            self.words,
+        )
+
+    def state(self) -> dict[str, Any]:
+        """The number of words."""
+        return {"words": self.words}

@@ -7,20 +7,20 @@ from typing import Any
 import numpy as np
 
 from dlrun.core.dataset import (
+    ColumnLike,
     Dataset,
     PreparedData,
     Preprocessor,
     RawColumn,
     RawColumns,
-    SlidingWindows,
+    Source,
+    StoredColumn,
 )
 from dlrun.core.errors import UserError, format_names
 from dlrun.core.types import Spec
-from dlrun.data.loading.streaming import ShardedColumn, make_source
-from dlrun.data.loading.table import StoredColumn, Table
+from dlrun.data.loading.table import Table
 from dlrun.data.preprocessing.fields import build_field, store_column
 from dlrun.data.preprocessing.unseen_values import warn_missing_classes, warn_new_values
-from dlrun.data.shards.npz_column import ShardedArray
 
 Preprocessors = tuple[Preprocessor, ...]
 
@@ -61,7 +61,7 @@ def prepare(dataset: Dataset, train: np.ndarray, val: np.ndarray | None) -> Prep
     _check_splits(dataset, train, val)
     warn_missing_classes(dataset, train, val)
     fitted: dict[str, Preprocessors] = {}
-    columns: dict[str, StoredColumn | ShardedColumn] = {}
+    columns: dict[str, StoredColumn] = {}
     # Inputs come first: a target may take over what was fitted on its input.
     for name, kind in (dataset.inputs | dataset.targets).items():
         unfitted = dataset.preprocessors.get(name, ())
@@ -75,7 +75,7 @@ def prepare(dataset: Dataset, train: np.ndarray, val: np.ndarray | None) -> Prep
         }
         for kinds in (dataset.inputs, dataset.targets)
     )
-    data = PreparedData(Spec(inputs, targets), make_source(columns), None, fitted)
+    data = PreparedData(Spec(inputs, targets), _make_source(columns), None, fitted)
     if val is None:
         return data
     # Validation rows go the way of any new rows: nothing is fitted on them.
@@ -105,7 +105,7 @@ def transform_rows(dataset: Dataset, data: PreparedData, rows: RawColumns) -> Ta
             f"these rows lack the input column {', '.join(absent)}; "
             f"they have: {format_names(rows, absent[0])}"
         )
-    columns: dict[str, StoredColumn | ShardedColumn] = {}
+    columns: dict[str, StoredColumn] = {}
     for name, kind in (dataset.inputs | dataset.targets).items():
         if name not in rows:
             continue
@@ -116,7 +116,7 @@ def transform_rows(dataset: Dataset, data: PreparedData, rows: RawColumns) -> Ta
         for step in data.preprocessors[name]:
             column = _apply_step(step, column)
         columns[name] = store_column(name, kind, column)
-    return make_source(columns)  # type: ignore[return-value]
+    return _make_source(columns)  # type: ignore[return-value]
 
 
 def describe_preprocessing(fitted: dict[str, Preprocessors]) -> dict[str, list[dict[str, Any]]]:
@@ -132,7 +132,7 @@ def _get_saved_name(step: Preprocessor) -> str:
     return SAVED_NAMES.get(name, name)
 
 
-def _fit_steps(steps: Preprocessors, column: RawColumn) -> tuple[Preprocessors, RawColumn]:
+def _fit_steps(steps: Preprocessors, column: ColumnLike) -> tuple[Preprocessors, ColumnLike]:
     fitted: list[Preprocessor] = []
     for step in steps:
         fitted.append(step.fit(column))
@@ -140,9 +140,17 @@ def _fit_steps(steps: Preprocessors, column: RawColumn) -> tuple[Preprocessors, 
     return tuple(fitted), column
 
 
-def _apply_step(step: Preprocessor, column: RawColumn) -> RawColumn:
+def _apply_step(step: Preprocessor, column: ColumnLike) -> ColumnLike:
     """A column after a step: at once, or for shards whenever a file is read."""
-    return column.with_step(step) if isinstance(column, ShardedArray) else step(column)
+    return column.apply(step) if isinstance(column, RawColumn) else step(column)
+
+
+def _make_source(columns: dict[str, StoredColumn]) -> Source:
+    if columns and all(column.reads_files for column in columns.values()):
+        from dlrun.data.loading.streaming import StreamingTable
+
+        return StreamingTable(columns)  # type: ignore[arg-type]
+    return Table(columns)
 
 
 def _fit_shared_steps(
@@ -151,7 +159,7 @@ def _fit_shared_steps(
     steps: Preprocessors,
     train: np.ndarray,
     fitted: dict[str, Preprocessors],
-) -> tuple[Preprocessors, RawColumn]:
+) -> tuple[Preprocessors, ColumnLike]:
     """Fit on the training rows of all columns that share this one's steps, once for them all."""
     # Columns that share a vocabulary give the same word the same id.
     group = next((group for group in dataset.shared_vocabularies if name in group), None)
@@ -177,7 +185,7 @@ def _check_splits(dataset: Dataset, train: np.ndarray, val: np.ndarray | None) -
     for name, kind in dataset.targets.items():
         column = dataset.dev[name]
         _check_target(name, column)
-        if isinstance(column, ShardedArray):
+        if isinstance(column, RawColumn):
             continue  # its steps check it while they are fitted
         if kind in ("binary", "category") and (column == column[0]).all():
             raise UserError(
@@ -185,8 +193,8 @@ def _check_splits(dataset: Dataset, train: np.ndarray, val: np.ndarray | None) -
             )
 
 
-def _check_target(name: str, column: RawColumn) -> None:
-    if isinstance(column, SlidingWindows | ShardedArray):
+def _check_target(name: str, column: ColumnLike) -> None:
+    if isinstance(column, RawColumn):
         return  # no token is missing; shards are checked whenever they are read
     if column.dtype.kind == "f":
         # Infinite targets are as useless as missing ones.

@@ -12,19 +12,19 @@ from dlrun.config.constraints import Count
 from dlrun.core.dataset import Preprocessor, Ragged
 from dlrun.core.errors import UserError
 from dlrun.core.types import Kind
-from dlrun.data.loading.sequences import PaddingSide, SequenceColumn
+from dlrun.data.loading.sequences import SequenceColumn
 from dlrun.data.loading.table import SparseCounts
-from dlrun.data.preprocessing.padding import pad_sequences
+from dlrun.data.preprocessing.padding import UNKNOWN_SYMBOL, PaddingSide, pad_sequences
 from dlrun.data.preprocessing.tokenizer import Punctuation, Tokenizer, TokenKind
 from dlrun.data.preprocessing.vocabulary import (
     VocabularyIndex,
     build_vocabulary,
+    count_unknown_words,
     find_ngrams,
     get_row_indices,
     hash_ngrams,
 )
 
-UNKNOWN_SYMBOL = "▯"  # stands for a token outside the vocabulary
 BagValues = Literal["multi_hot", "counts"]
 Idf = Literal["keras", "sklearn"]
 
@@ -240,6 +240,12 @@ class BagOfWords(Preprocessor):
             state |= {"idf": self.idf, "weights": self.weights.tolist()}
         return state
 
+    def count_unknown_words(self, column: np.ndarray) -> np.ndarray | None:
+        # Without single words among the n-grams, it is not known which words are.
+        if 1 not in self.ngrams or not self.entries:
+            return None
+        return count_unknown_words(self.tokenizer, self.entries, column)
+
 
 @dataclass(frozen=True, eq=False)
 class HashedBagOfWords(Preprocessor):
@@ -351,6 +357,11 @@ class TokenSequence(Preprocessor):
             "size": self.size,
             "entries": list(self.entries),
         }
+
+    def count_unknown_words(self, column: np.ndarray) -> np.ndarray | None:
+        if self.ngram != 1 or not self.entries:
+            return None
+        return count_unknown_words(self.tokenizer, self.entries, column)
 
 
 def _fit_vocabulary(

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
-from dlrun.core.dataset import Dataset, PreparedData, Preprocessor, RawColumn, RawColumns
-from dlrun.core.formatting import counted
-from dlrun.data.images.image_column import format_file_list
-from dlrun.data.preprocessing.numeric import OrdinalEncoder, SimpleImputer
-from dlrun.data.preprocessing.out_of_vocabulary import out_of_vocabulary_counts
-from dlrun.data.tabular.number_format import FLOAT32_MAX
+from dlrun.core.dataset import ColumnLike, Dataset, PreparedData, Preprocessor, RawColumns
+from dlrun.core.formatting import format_file_list
 
 log = logging.getLogger("dlrun")
 
-# A value further out than this many ranges of the training rows is warned of.
-OUTLIER_RANGES = 1
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 LABEL_KINDS = ("binary", "category", "multilabel")
 
 
@@ -74,57 +69,26 @@ def warn_new_values(
     messages = list[str]()
     for name in dataset.inputs:
         column, steps = rows[name], data.preprocessors.get(name, ())
-        first = steps[0] if steps else None
-        if isinstance(column, np.ndarray) and isinstance(first, OrdinalEncoder):
-            messages += _describe_new_levels(name, column, first, dataset.dev[name][train])
-        elif isinstance(column, np.ndarray) and isinstance(first, SimpleImputer) and len(column):
-            numbered = tuple(f"{name} {index}" for index in range(column.shape[1]))
-            names = dataset.labels.get(name) or numbered
-            messages += _describe_new_numbers(names, column, dataset.dev[name][train])
+        if steps and isinstance(column, np.ndarray):
+            labels = dataset.labels.get(name, ())
+            read_rows = partial(dataset.dev[name].__getitem__, train)
+            messages += steps[0].describe_new_values(name, labels, column, read_rows)
         # Tokenizing takes as long as preparing the rows.
-        elif words:
+        if words:
             messages += _describe_unknown_words(name, column, steps)
     if messages:
         log.warning("%s have what no training row has: %s", title, format_file_list(messages))
 
 
 def _describe_unknown_words(
-    name: str, column: RawColumn, steps: tuple[Preprocessor, ...]
+    name: str, column: ColumnLike, steps: tuple[Preprocessor, ...]
 ) -> Iterator[str]:
+    from dlrun.data.preprocessing.out_of_vocabulary import out_of_vocabulary_counts
+
     counts = out_of_vocabulary_counts(column, steps)
     if counts is not None and counts[:, 0].sum():
         unknown, total = counts.sum(0).tolist()
         yield f"{unknown:,} of {total:,} words of {name} are unknown"
-
-
-def _describe_new_levels(
-    name: str, column: np.ndarray, step: OrdinalEncoder, trained: np.ndarray
-) -> Iterator[str]:
-    # With max_levels, rare levels of training rows have no index but are not new.
-    levels = {*step.levels} if step.max_levels is None else {str(value) for value in trained}
-    new = Counter(str(value) for value in column if str(value) not in levels and value != "")
-    if new:
-        examples = f"{', '.join(sorted(new)[:3])}{' …' if len(new) > 3 else ''}"
-        yield f"{name} is {examples} ({counted(sum(new.values()), 'row')})"
-    if (missing := int((column == "").sum())) and not (trained == "").any():
-        yield f"{name} is missing ({counted(missing, 'row')})"
-
-
-def _describe_new_numbers(
-    names: tuple[str, ...], column: np.ndarray, trained: np.ndarray
-) -> Iterator[str]:
-    had_missing = np.isnan(trained).any(axis=0)
-    for index, name in enumerate(names[: column.shape[1]]):
-        values = column[:, index]
-        if (missing := int(np.isnan(values).sum())) and not had_missing[index]:
-            yield f"{name} is missing ({counted(missing, 'row')})"
-        present = trained[~np.isnan(trained[:, index]), index]
-        if not len(present):
-            continue
-        low, high = present.min(), present.max()
-        margin = OUTLIER_RANGES * (high - low)
-        if outliers := int(((values < low - margin) | (values > high + margin)).sum()):
-            yield f"{name} is far beyond {low:g} to {high:g} ({counted(outliers, 'row')})"
 
 
 def clip_to_float32(name: str, column: np.ndarray) -> np.ndarray:

@@ -11,8 +11,6 @@ import numpy as np
 from dlrun.core.dataset import Ragged
 from dlrun.data.preprocessing.tokenizer import Tokenizer
 
-START, OUT_OF_WORDS, INDEX_FROM = 1, 2, 3
-
 # The prime of the 64-bit FNV hash (Fowler, Noll & Vo), which mixes the tokens of an n-gram.
 FNV_PRIME = np.uint64(1099511628211)
 
@@ -145,6 +143,19 @@ def hash_ngrams(tokenizer: Tokenizer, tokens: Ragged, n: int) -> np.ndarray:
         hashes = hashes * FNV_PRIME ^ table[tokens.values[starts + position]]
     # Columns are taken modulo a size: fold the high bits in, or they would not count.
     return hashes ^ (hashes >> np.uint64(32))
+
+
+def count_unknown_words(
+    tokenizer: Tokenizer, entries: Sequence[str], column: np.ndarray
+) -> np.ndarray:
+    """Tokens that are not in a vocabulary, and all tokens, of each text (N, 2)."""
+    tokens = tokenizer(column)
+    # A text has each distinct token many times: look each up once.
+    unique_ids, index = np.unique(tokens.values, return_inverse=True)
+    vocabulary = set(entries)
+    names = tokenizer.ids_to_tokens(unique_ids.tolist())
+    unknown = np.array([name not in vocabulary for name in names], bool)
+    return np.stack([tokens.count_marked(unknown[index]), np.diff(tokens.offsets)], 1)
 
 
 def get_row_indices(offsets: np.ndarray) -> np.ndarray:

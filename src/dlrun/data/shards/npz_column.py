@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlrun.core.dataset import Preprocessor
+from dlrun.core.dataset import Preprocessor, RawColumn, StoredColumn
 from dlrun.core.errors import UserError
-from dlrun.data.loading.streaming import split_by_file
+from dlrun.core.types import Kind
+from dlrun.data.loading.streaming import ShardedColumn, split_by_file
 from dlrun.data.preprocessing.numeric import StandardScaler
 from dlrun.data.shards.npz_files import ShardSet
 
@@ -22,7 +23,7 @@ ColumnStep = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
-class ShardedArray:
+class ShardedArray(RawColumn):
     """Rows of one array of a shard set: column[3] reads one row, other indices give a column.
 
     Attributes:
@@ -38,6 +39,8 @@ class ShardedArray:
     rows: np.ndarray
     window: int
     steps: tuple[ColumnStep, ...] = ()
+
+    reads_files = True
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -79,10 +82,12 @@ class ShardedArray:
         header = f"{self.shards.digest} {self.name} {len(self)};".encode()
         return hashlib.sha256(header + self.rows.astype(np.int64).tobytes()).hexdigest()
 
-    def with_step(self, step: ColumnStep) -> ShardedArray:
-        """A copy with one more step."""
-        # Applied when a file is read: nothing is stored prepared.
+    def apply(self, step: ColumnStep) -> ShardedArray:
+        """A copy with one more step, applied when a file is read: nothing is stored prepared."""
         return replace(self, steps=(*self.steps, step))
+
+    def store(self, name: str, kind: Kind) -> StoredColumn:
+        return ShardedColumn(self, self.rows, kind)
 
     def read_rows(self, file: int, rows: np.ndarray) -> np.ndarray:
         """These rows of one file, prepared."""

@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from dlrun.core.dataset import RawColumn
+from dlrun.core.dataset import ColumnLike
 from dlrun.core.errors import UserError, format_names
 from dlrun.core.types import Kind
 from dlrun.data.preprocessing.numeric import LabelEncoder
@@ -53,7 +53,7 @@ class Target:
             return np.array([not name for name in table.to_texts(self.columns[0])], bool)
         return np.any([table.missing_mask(column) for column in self.columns], axis=0)
 
-    def read_values(self, table: CsvTable) -> RawColumn:
+    def read_values(self, table: CsvTable) -> ColumnLike:
         """Class names (N,), numbers (N,), or a 0/1 table (N, k).
 
         Raises:
@@ -277,7 +277,7 @@ def _build_target(
     return _include_test_classes(target, kind, {*map(str, values)}, test)
 
 
-def _check_target_values(table: CsvTable, target: Target, kind: str, values: RawColumn) -> None:
+def _check_target_values(table: CsvTable, target: Target, kind: str, values: ColumnLike) -> None:
     num_values = len(set(values))
     # Stated kinds are checked; inferred ones cannot fail this.
     if kind == "binary" and num_values > 2:

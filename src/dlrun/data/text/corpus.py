@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from dlrun.config.constraints import Count, NonNegative
-from dlrun.core.dataset import Dataset, RawColumn, RawColumns, SlidingWindows
+from dlrun.core.dataset import ColumnLike, Dataset, RawColumns, SlidingWindows
 from dlrun.core.errors import UserError
 from dlrun.core.types import Kind
 from dlrun.data.datasets import synthetic
@@ -176,7 +176,7 @@ def build_token_windows(values: np.ndarray, config: WindowConfig, title: str) ->
         )
     offsets = np.arange(length, dtype=np.int64)
     if config.predict == "every":
-        targets: RawColumn = SlidingWindows(values, first + 1, offsets)
+        targets: ColumnLike = SlidingWindows(values, first + 1, offsets)
     else:
         targets = values[first + length]
     return {INPUT: SlidingWindows(values, first, offsets), TARGET: targets, PLACE: first}

@@ -13,11 +13,11 @@ import numpy as np
 from dlrun.config.constraints import Natural, Probability, TextPart
 from dlrun.core.dataset import Dataset
 from dlrun.core.errors import UserError, format_names
+from dlrun.core.formatting import format_file_list
 from dlrun.core.types import Kind
 from dlrun.data.images import image_folder
 from dlrun.data.images.archives import FileList, is_archive, read_bytes
 from dlrun.data.images.decode import ImageDecodeError
-from dlrun.data.images.image_column import format_file_list
 from dlrun.data.tabular import csv_dataset, holdout
 from dlrun.data.tabular.csv_file import CsvTable, read_csv
 from dlrun.data.tabular.number_format import DecimalStyle

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dlrun.core.dataset import Source
 from dlrun.core.types import Batch
 from dlrun.data.loading.images import ImageColumn
 from dlrun.data.loading.sequences import WindowColumn
@@ -65,7 +66,7 @@ def iter_equal_runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
             low = index
 
 
-class ParallelBatches:
+class ParallelBatches(Source):
     """A source over several tables. A column of a batch is (B, members, …); of bags one matrix,
     with a block a member.
 

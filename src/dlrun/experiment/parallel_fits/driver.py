@@ -116,7 +116,7 @@ def find_conflict(fits: Sequence[BuiltFit], means: Sequence[str]) -> str | None:
         ):
             return "what is minimised is not the answers of a model that learns, against targets"
         for column in (
-            column for table in tables for column in getattr(table, "columns", {"": table}).values()
+            column for table in tables for column in (table.columns.values() or [table])
         ):
             if not isinstance(column, SUPPORTED_COLUMNS):
                 return f"columns of kind {type(column).__name__} are not handed out side by side"
@@ -166,9 +166,7 @@ def is_worthwhile(trainer: Trainer, members: int) -> bool:
     table: Any = trainer.data.train
     weights = sum(map(torch.numel, trainer.optimization.groups.get(GROUP, [])))
     work = weights * min(trainer.settings.batch_rows, len(table))
-    row_bytes = sum(
-        getattr(column, "row_bytes", 0) for column in getattr(table, "columns", {}).values()
-    )
+    row_bytes = sum(column.row_bytes for column in trainer.data.train.columns.values())
     small = weights <= MAX_WEIGHTS and work <= min(MAX_WORK, MAX_WORK_PER_MEMBER * (members - 1))
     return (
         trainer.device.type == "cpu"
