@@ -50,7 +50,12 @@ def run(words, folder):
     lines = [
         line for path in folder.rglob("results.jsonl") for line in path.read_text().splitlines()
     ]
-    return code, [json.loads(line) for line in lines]
+    results = [json.loads(line) for line in lines]
+    # whoever ranks reads from here which way a score is better
+    for result in results:
+        for name, score in [*result["scores"].items(), *result["baseline"].items()]:
+            assert score["goal"] in ("min", "max"), (result["name"], name)
+    return code, results
 
 
 @pytest.fixture(autouse=True)

@@ -8,13 +8,14 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import filterfalse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlrun.cli.compare_tables import get_compared_results
 from dlrun.core import run_reader, stored_files
 from dlrun.core.errors import UserError
-from dlrun.core.measure_names import describe_unknown_direction, get_direction
+from dlrun.core.measure_names import describe_unknown_direction, get_direction, is_loss
 from dlrun.report import differences, formatting
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ def find_best_run(runs: Sequence[Path]) -> BestRun | None:
         [line for run in runs for line in run_reader.read_results(run)]
     )
     # The loss is what was minimized, not what was wanted.
-    for name in [name for name in scored[0][0] if not name.startswith("loss")]:
+    for name in filterfalse(is_loss, scored[0][0]):
         values = [
             formatting.mean_and_std(formatting.get_metric_values(scores, name))[0]
             for scores in scored

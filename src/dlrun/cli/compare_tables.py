@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlrun.core import run_reader, stored_files
+from dlrun.core.measure_names import is_loss
 from dlrun.report import formatting, naming, workflow_stages
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def _format_scores(lines: run_reader.JsonLines) -> dict[tuple[str, str], str]:
 def _column_order(head: tuple[str, str]) -> tuple[bool, str, bool, str]:
     split, measure = head
     # Validation scores first, and in each split the losses last.
-    return split != "val", split, measure.startswith("loss"), measure
+    return split != "val", split, is_loss(measure), measure
 
 
 def _epochs_and_seconds(lines: run_reader.JsonLines) -> list[str]:

@@ -88,9 +88,12 @@ def choose_metric(scores: Iterable[str], requested: str | None = None) -> str:
         The requested one, else the first that is no loss, else the first.
     """
     names = list(scores)
-    return requested or next(
-        (name for name in names if not name.startswith("loss")), names[0] if names else ""
-    )
+    return requested or next((name for name in names if not is_loss(name)), next(iter(names), ""))
+
+
+def is_loss(metric: str) -> bool:
+    """Whether a name is a loss's: 'loss', or 'loss_<target>' and 'loss_<group>' of several."""
+    return metric == "loss" or metric.startswith("loss_")
 
 
 def direction_sign(metric: str, recorded: Mapping[str, str]) -> int:

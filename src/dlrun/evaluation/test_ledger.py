@@ -16,6 +16,7 @@ from typing import Any
 
 from dlrun.core import json_text
 from dlrun.core.errors import UserError
+from dlrun.core.measure_names import choose_metric
 from dlrun.core.paths import user_cache
 from dlrun.core.renamed_parts import to_original_names
 
@@ -54,9 +55,7 @@ class LedgerEntry:
     @property
     def formatted_score(self) -> str:
         """'accuracy 0.8821': the first metric that is no loss."""
-        name = next(
-            (name for name in self.score if not name.startswith("loss")), next(iter(self.score), "")
-        )
+        name = choose_metric(self.score)
         return f"{name} {self.score[name]:.4f}" if name else "no score"
 
 

@@ -411,7 +411,7 @@ class Experiment:
             return {}
         return scores_with_direction(
             compute_baseline_scores(fit.baseline, split, self.builder.get_source(fit, split)),
-            get_direction_by_metric(fit.baseline),
+            get_direction_by_metric(fit.baseline) | get_direction_by_metric(fit.trainer),
         )
 
     def _restore(

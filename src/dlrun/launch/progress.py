@@ -6,10 +6,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import filterfalse
 from typing import TYPE_CHECKING, Any
 
 from dlrun.core.formatting import counted, format_duration, format_number
-from dlrun.core.measure_names import get_direction
+from dlrun.core.measure_names import get_direction, is_loss
 from dlrun.launch.console import RecordingConsole
 
 if TYPE_CHECKING:
@@ -141,9 +142,7 @@ class ProgressView:
         self, trainer: Trainer, label: str, baseline: dict[str, Any], monitor: str
     ) -> None:
         self.trainer, self.name, self.baseline = trainer, label, baseline
-        self.monitor = monitor or next(
-            (name for name in baseline if not name.startswith("loss")), ""
-        )
+        self.monitor = monitor or next(filterfalse(is_loss, baseline), "")
         self.started_at = self.epoch_at = self.printed_at = time.monotonic()
         self.initial_epochs = count_epochs(trainer)
         self.loss: float | None = None

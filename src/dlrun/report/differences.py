@@ -108,7 +108,7 @@ def find_shared_metric(first: Path, second: Path) -> str:
         ]
         for run in (first, second)
     ]
-    shared = [name for name in names[0] if name in names[1] and not name.startswith("loss")]
+    shared = [name for name in names[0] if name in names[1] and not measure_names.is_loss(name)]
     if not shared:
         raise UserError("they have no measure in common beside the loss")
     return shared[0]

@@ -72,9 +72,7 @@ def make_members_table(folder: Path) -> tuple[TextTable, list[str]] | None:
     # members.json alone: the ensemble was not validated.
     if record is None or not lines:
         return None
-    measure = next(
-        iter([name for name in lines[-1]["scores"] if not name.startswith("loss")]), "loss"
-    )
+    measure = measure_names.choose_metric(lines[-1]["scores"])
     scores = [
         _score_member(folder, lines[-1]["name"], member, measure)
         for member in _truncate_names(record["members"])

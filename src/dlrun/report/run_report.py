@@ -152,9 +152,8 @@ def make_score_summary(results: run_reader.JsonLines) -> list[Block]:
 
 def _describe_score(split: str, lines: run_reader.JsonLines) -> str:
     scores = [line["scores"] for line in lines]
-    names = list(measures.get_metric_labels(scores))
     # A reader knows what an accuracy of 0.9 is, and not a loss of 0.3.
-    name = next((name for name in names if not name.startswith("loss")), names[0])
+    name = measure_names.choose_metric(measures.get_metric_labels(scores))
     text = f"{SPLITS[split]} {name}: {measures.format_over_folds(scores, name)}"
     bars = measures.get_metric_values([line.get("baseline") or {} for line in lines], name)
     baseline, score = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dlrun.core import formatting, run_reader
+from dlrun.core.measure_names import choose_metric
 from dlrun.report import formatting as measures
 from dlrun.report.result_tables import STAR, TextTable
 
@@ -50,9 +51,7 @@ def get_main_metric(steps: run_reader.JsonLines, results: run_reader.JsonLines) 
     """The metric that step 2 names, or else the first that is no loss."""
     names = list(dict.fromkeys(name for line in results for name in line.get("scores") or {}))
     chosen = [str(step["measure"]) for step in steps if step.get("measure") in names]
-    return next(
-        iter([*chosen, *(name for name in names if not name.startswith("loss")), *names]), ""
-    )
+    return choose_metric(names, next(iter(chosen), None))
 
 
 def get_stage_changes(lines: run_reader.JsonLines) -> dict[str, Any]:
