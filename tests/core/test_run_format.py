@@ -10,7 +10,7 @@ import pytest
 from dlrun.cli.main import main
 from dlrun.core.environment import collect_environment
 from dlrun.core.errors import UserError
-from dlrun.core.stored_files import RUN_FORMAT, check_run_format, load_run_config
+from dlrun.core.run_folder import RUN_FORMAT, RunFolder
 
 
 def write_run(folder: Path, environment: object) -> Path:
@@ -30,13 +30,13 @@ def test_a_new_run_writes_down_the_format_of_its_folder():
     [None, {}, {"python": "3.11"}, {"format": 1}, {"format": RUN_FORMAT}, {"format": "odd"}],
 )
 def test_folders_of_this_format_and_of_earlier_ones_are_read(tmp_path, environment):
-    assert load_run_config(write_run(tmp_path, environment)) == {"engine": {}}
+    assert RunFolder(write_run(tmp_path, environment)).read_config() == {"engine": {}}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "\0"])
 def test_a_damaged_environment_is_no_newer_format(tmp_path, text):
     (write_run(tmp_path, None) / "environment.json").write_text(text)
-    assert load_run_config(tmp_path) == {"engine": {}}
+    assert RunFolder(tmp_path).read_config() == {"engine": {}}
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_a_newer_format_is_refused_with_both_numbers_and_what_to_do(tmp_path, wr
     newer = RUN_FORMAT + 1
     run = write_run(tmp_path, {"format": newer, **writer})
     with pytest.raises(UserError) as refusal:
-        check_run_format(run)
+        RunFolder(run).check_format()
     text = str(refusal.value)
     assert f"format {newer}" in text and f"up to {RUN_FORMAT}" in text
     assert "update dlrun" in text and f"dlrun {version} has made" in text

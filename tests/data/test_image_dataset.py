@@ -578,7 +578,8 @@ def test_random_weights_in_the_place_of_published_ones_are_said_beside_the_resul
     ]
     assert main([*words, f"output={tmp_path / 'out'}"]) == 0
     (results,) = (tmp_path / "out").rglob("results.jsonl")
-    assert "SYNTHETIC weights" in json.loads(results.read_text())["note"]
+    result = json.loads(results.read_text())
+    assert "SYNTHETIC weights" in result["note"] and "SYNTHETIC weights" in result["synthetic"]
     assert (
         "SYNTHETIC weights"
         in (results.parent / "report.html").read_text() + capsys.readouterr().out

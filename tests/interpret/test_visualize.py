@@ -23,9 +23,10 @@ from dlrun.cli.visualize_network import load_network
 from dlrun.config.compatibility import NEEDS
 from dlrun.config.compose import configure
 from dlrun.config.instantiate import build_part
-from dlrun.core import stored_files
 from dlrun.core.dataset import PreparedData
+from dlrun.core.environment import collect_environment
 from dlrun.core.errors import UserError
+from dlrun.core.run_folder import RunFolder
 from dlrun.core.types import Field, Spec
 from dlrun.data.loading.table import EmptyBatches
 from dlrun.experiment.runner import Experiment
@@ -38,7 +39,7 @@ from dlrun.interpret.activations import (
 from dlrun.interpret.attribution import grad_cam, saliency
 from dlrun.interpret.model_summary import summarize_layers
 from dlrun.interpret.target import select_output
-from dlrun.launch.run_config import make_run_folder, write_run_metadata
+from dlrun.launch.run_config import make_run_folder
 from dlrun.objectives.image_optimization import ImageOptimization
 from dlrun.report.build import write_report
 from dlrun.report.interpretation import resize_grid, tile_images
@@ -60,7 +61,8 @@ def trained_run(folder, *words):
     """A small finished run's folder, without a report."""
     words = [*words, "preset=smoke", "callback=[keep_best]", f"output={folder}"]
     config = configure(words, [])
-    write_run_metadata(config, words, made := make_run_folder(config))
+    made = make_run_folder(config)
+    RunFolder(made).write_request(config, words, collect_environment())
     Experiment(config, made).results()
     return made
 
@@ -390,8 +392,7 @@ def test_the_run_is_left_as_it_was_and_its_report_shows_the_pictures(run, capsys
 def test_a_run_is_evaluated_to_the_same_bits_afterwards(run, unreported):
     def scores():
         return [
-            result.scores
-            for result in Experiment(stored_files.load_run_config(run), run).evaluate()
+            result.scores for result in Experiment(RunFolder(run).read_config(), run).evaluate()
         ]
 
     before = scores()

@@ -188,8 +188,10 @@ def test_samples_say_that_they_are_synthetic():
         "boston_housing",
         "california_housing",
     ):
-        assert DATASETS[name]().note.startswith(f"SYNTHETIC sample, not the real {name}")
-    assert DATASETS["wine"]().note == ""
+        dataset = DATASETS[name]()
+        assert dataset.note.startswith(f"SYNTHETIC sample, not the real {name}")
+        assert dataset.synthetic and not dataset.differs_from_book
+    assert DATASETS["wine"]().note == "" and not DATASETS["wine"]().synthetic
 
 
 def test_samples_can_be_learnt():

@@ -81,7 +81,8 @@ def test_every_task_in_smoke_size(task, tmp_path, capsys, drawn):
     assert (
         ("SYNTHETIC" in said)
         == (task not in EMBEDDED)
-        == all("SYNTHETIC" in r["note"] for r in results)
+        == all("SYNTHETIC" in r["note"] and r["synthetic"] in r["note"] for r in results)
+        == all(r["synthetic"] for r in results)
     )
     beside = (
         {"bits_bigram"} if objective(task) == "language" else set()
@@ -99,6 +100,7 @@ def test_every_task_that_makes_something_in_smoke_size(task, tmp_path, capsys):
         code == 0
         and results
         and {("SYNTHETIC" in result["note"]) for result in results} == {"SYNTHETIC" in said}
+        and {bool(result["synthetic"]) for result in results} == {"SYNTHETIC" in said}
     )
 
 
@@ -174,7 +176,7 @@ def test_overfitting_a_few_rows_passes_or_fails(tmp_path, capsys):
     code, results = run(["task=digits", "preset=overfit"], tmp_path / "a")
     assert code == 0 and "passed" in results[0]["note"]
     code, results = run(["task=digits", "preset=overfit", "engine.epochs=1"], tmp_path / "b")
-    assert code == 1 and "FAILED" in results[0]["note"]
+    assert code == 1 and "FAILED" in results[0]["note"] and results[0]["exit_code"] == 1
 
 
 def test_whole_split_measures_and_other_parts(tmp_path):

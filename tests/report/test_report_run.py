@@ -9,6 +9,7 @@ from rich.console import Console
 
 from dlrun.core import formatting, measure_names, run_reader, stored_files
 from dlrun.core.errors import UserError
+from dlrun.core.run_folder import RunFolder
 from dlrun.report import confusion_matrix, learning_curves
 from dlrun.report.build import write_report
 from dlrun.report.result_tables import load_result_tables, make_score_tables
@@ -70,9 +71,7 @@ def test_the_page_is_whole_in_itself_and_escapes_what_it_shows(tmp_path):
 def test_folds_share_one_picture_and_one_table_with_mean_and_deviation(tmp_path):
     folder = folds_run(tmp_path / "run")
     assert [file.name for file in write_report(folder)][1] == "residuals-price-folds-val.png"
-    (summary,) = make_score_tables(
-        run_reader.read_results(folder), stored_files.load_run_config(folder)
-    )
+    (summary,) = make_score_tables(run_reader.read_results(folder), RunFolder(folder).read_config())
     row = dict(zip(summary.columns, summary.rows[1], strict=True))
     assert row["measure"] == "mae" and row["val (mean ± sd)"] == "2.5500 ± 0.1291"
     assert [row[f"fold-{fold}"] for fold in (1, 2, 3, 4)] == [
@@ -113,7 +112,7 @@ def test_val_and_test_have_a_table_each(tmp_path):
     assert [
         summary.title
         for summary in make_score_tables(
-            run_reader.read_results(folder), stored_files.load_run_config(folder)
+            run_reader.read_results(folder), RunFolder(folder).read_config()
         )
     ] == [
         "mnist · dense: fit, val",

@@ -20,8 +20,9 @@ from made_up_workflow import (
 )
 
 from dlrun.cli.report import report_command
-from dlrun.core import run_reader, stored_files
+from dlrun.core import run_reader
 from dlrun.core.errors import UserError
+from dlrun.core.run_folder import RunFolder
 from dlrun.report import overfitting_plot, plotting, run_report, score_plot, workflow_stages
 from dlrun.report.build import write_report
 from dlrun.report.result_tables import make_score_tables
@@ -168,7 +169,7 @@ def test_a_workflow_without_a_ledger_line_says_that_the_test_is_sealed(tmp_path)
 def test_each_stage_is_told_with_what_it_changes_and_what_was_there():
     folder = reports()["binary"][-1].parent
     table = workflow_stages.make_changes_table(
-        run_reader.read_results(folder), stored_files.load_run_config(folder)
+        run_reader.read_results(folder), RunFolder(folder).read_config()
     )
     assert ["wider", "model.units", "[512]", "[64, 64]"] in table.rows
     assert ["faster", "optimizer.lr", "0.001", "0.003"] in table.rows
@@ -272,7 +273,7 @@ def test_first_epochs_that_lie_far_off_are_cut_and_a_late_explosion_is_not():
 def test_the_ladder_says_of_a_rung_what_its_diagnosis_says():
     folder = reports()["binary"][-1].parent
     history, results = run_reader.read_history(folder), run_reader.read_results(folder)
-    config = stored_files.load_run_config(folder)
+    config = RunFolder(folder).read_config()
     assert (
         overfitting_plot.diagnose_stage(history, results, "deeper", config, "accuracy").kind
         == "overfitting"
@@ -290,7 +291,7 @@ def test_the_ladder_says_of_a_rung_what_its_diagnosis_says():
         run_reader.read_history(folds),
         run_reader.read_results(folds),
         "deeper",
-        stored_files.load_run_config(folds),
+        RunFolder(folds).read_config(),
         "mae",
     )
     assert "overfitting in 4 of 4 folds" in found.text

@@ -16,13 +16,14 @@ from dlrun.cli.compare_tables import get_compared_results
 from dlrun.core import run_reader, stored_files
 from dlrun.core.errors import UserError
 from dlrun.core.measure_names import describe_unknown_direction, get_direction, is_loss
+from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.report import differences, formatting
 
 if TYPE_CHECKING:
     from rich.console import Group
 
 
-REQUIRED_FILES = ("config.yaml", "results.jsonl")
+REQUIRED_FILES = (RunFile.CONFIG, RunFile.RESULTS)
 USAGE = (
     "compare which runs? dlrun compare RUN RUN…, such as outputs/*/*/*; "
     "a sweep's folder stands for its jobs"
@@ -113,9 +114,7 @@ def get_run_error(run: Path) -> str:
         return f"there is no folder {run}"
     missing = [name for name in REQUIRED_FILES if not (run / name).is_file()]
     # A run that was interrupted can be resumed.
-    if missing == ["results.jsonl"]:
-        from dlrun.core.run_folder import RunFolder
-
+    if missing == [RunFile.RESULTS]:
         return (
             f"{run} has no results.jsonl: no fit has finished there "
             f"({RunFolder(run).describe_next_step()})"
@@ -123,8 +122,8 @@ def get_run_error(run: Path) -> str:
     if missing:
         return f"{run} has no {' and no '.join(missing)}: it is no run folder"
     try:
-        stored_files.load_run_config(run)
-        return "" if run_reader.read_results(run) else f"{run}/results.jsonl holds no result"
+        RunFolder(run).read_config()
+        return "" if run_reader.read_results(run) else f"{run}/{RunFile.RESULTS} holds no result"
     except UserError as error:
         return str(error)
 
@@ -141,7 +140,7 @@ def group_comparable_runs(runs: Sequence[Path]) -> list[list[Path]]:
 
     groups: list[tuple[object, list[Path]]] = []
     for run in runs:
-        data = stored_files.load_json_or_none(run / "data.json")
+        data = RunFolder(run).read_json(RunFile.DATA)
         for group_data, group in groups:
             if (
                 isinstance(data, dict)

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.core import run_reader, stored_files
+from dlrun.core import run_reader
 from dlrun.core.measure_names import is_loss
+from dlrun.core.run_folder import RunFolder
 from dlrun.report import formatting, naming, workflow_stages
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class ComparisonTables:
     """
 
     def __init__(self, runs: Sequence[Path], names: Sequence[str]) -> None:
-        configs = [stored_files.load_run_config(run) for run in runs]
+        configs = [RunFolder(run).read_config() for run in runs]
         self.results = [get_compared_results(run) for run in runs]
         self.flat_configs = [run_reader.flatten_config(config) for config in configs]
         self.changed_keys = run_reader.find_changed_keys(configs, IGNORED_KEYS)

@@ -135,14 +135,18 @@ def complete_visualize(last: str) -> list[str]:
     return [f"{name}=" for name in SETTINGS]
 
 
+# Typed here: completion answers a TAB key, and imports as little as it can.
+RUN_CONFIG = "config.yaml"
+
+
 def complete_run_folders(last: str = "", outputs: Path = Path("outputs")) -> list[str]:
     """Complete run folders under outputs/, the newest first; where none fits, any folder."""
     dated_runs = []
     for folder, subfolders, files in os.walk(outputs):
-        if "config.yaml" in files:
-            dated_runs.append((os.path.getmtime(os.path.join(folder, "config.yaml")), folder))
+        if RUN_CONFIG in files:
+            dated_runs.append((os.path.getmtime(os.path.join(folder, RUN_CONFIG)), folder))
         # Run folders hold no others; without the limit a TAB would walk through checkpoints.
-        if "config.yaml" in files or folder.count(os.sep) >= MAX_DEPTH:
+        if RUN_CONFIG in files or folder.count(os.sep) >= MAX_DEPTH:
             subfolders.clear()
     runs = [folder for _, folder in sorted(dated_runs, reverse=True) if folder.startswith(last)]
     parent = last.rpartition("/")[0] + "/" if "/" in last else ""

@@ -10,6 +10,7 @@ from dlrun.cli.run_argument import parse_run_argument
 from dlrun.config.arguments import parse_arguments
 from dlrun.config.constraints import MAX_INTEGER
 from dlrun.core.errors import UserError
+from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.launch.run_config import load_plugin_packages
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def generate_command(words: list[str]) -> int:
         parse_generate_argument(word) for word in overrides if not word.startswith("plugins=")
     )
     to = arguments.pop("to", "")
-    output = Path(to) if to else folder / "generated"
+    output = Path(to) if to else RunFolder(folder).path(RunFile.GENERATED)
     for file in write_generated_files(folder, plugins, arguments, output):
         print(file)
     # Only files inside the run folder belong to its report.

@@ -38,7 +38,8 @@ def lr_command(words: list[str]) -> int:
     """
     from rich.console import Console
 
-    from dlrun.core.run_folder import create_run_folder
+    from dlrun.core.paths import create_run_folder
+    from dlrun.core.run_folder import RunFile, RunFolder
 
     settings, overrides = split_lr_overrides(words)
     console = Console(highlight=False)
@@ -53,7 +54,7 @@ def lr_command(words: list[str]) -> int:
     console.print(to_rich_table(build_lr_table(record)))
     for line in describe_lr_suggestion(record):
         console.print(line, soft_wrap=True, markup=False)
-    console.print(f"curve: {folder / 'lr.png'}", soft_wrap=True, markup=False)
+    console.print(f"curve: {RunFolder(folder).path(RunFile.LR_PLOT)}", soft_wrap=True, markup=False)
     return 0
 
 
@@ -120,6 +121,7 @@ def run_lr_test(
     return {
         "command": shlex.join(["dlrun", "lr", *words, *settings]),
         "note": builder.dataset.note,
+        "synthetic": builder.dataset.synthetic,
         **choice,
         "use": command,
         "stopped": curve.stopped,
@@ -129,11 +131,12 @@ def run_lr_test(
 
 def save_lr_test(record: dict[str, Any], config: dict[str, Any], folder: Path) -> None:
     """Write lr.json and lr.png."""
-    from dlrun.core.run_folder import RunFolder
+    from dlrun.core.run_folder import RunFile, RunFolder
     from dlrun.report.lr_plot import draw_lr_plot
 
-    RunFolder(folder).write_json("lr.json", record)
-    draw_lr_plot(record, config, folder / "lr.png")
+    run = RunFolder(folder)
+    run.write_json(RunFile.LR_TEST, record)
+    draw_lr_plot(record, config, run.path(RunFile.LR_PLOT))
 
 
 def build_lr_table(record: dict[str, Any]) -> TextTable:

@@ -12,9 +12,9 @@ from dlrun.cli.run_argument import parse_run_argument
 from dlrun.config.compatibility import get_model_part_name
 from dlrun.config.compose import parse_override_value
 from dlrun.config.constraints import COUNT
-from dlrun.core import stored_files
 from dlrun.core.errors import UserError, format_names
-from dlrun.evaluation.answering_fits import get_fields_file, select_prediction_source
+from dlrun.core.run_folder import RunFolder
+from dlrun.evaluation.answering_fits import select_prediction_source
 from dlrun.launch.run_config import load_plugin_packages
 
 if TYPE_CHECKING:
@@ -130,8 +130,8 @@ def find_token_input(folder: Path, name: str, fit: str) -> tuple[str, tuple[str,
     """
     # fields.json holds the vocabulary, so a typing error costs no loading of the model.
     source = select_prediction_source(folder, fit)
-    file = get_fields_file(folder, source.single_fit if source else "")
-    inputs = stored_files.load_json(file, {"inputs": stored_files.FIELDS})["inputs"]
+    fit = source.single_fit if source else ""
+    inputs = RunFolder(folder).require_inputs(fit)["inputs"]
     token_inputs = [
         input_name
         for input_name, field in inputs.items()

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dlrun.cli.run_argument import parse_run_argument
-from dlrun.core import stored_files
 from dlrun.core.errors import UserError
+from dlrun.core.run_folder import RunFolder
 from dlrun.launch.run_config import load_plugin_packages
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def get_input_kind(folder: Path) -> InputKind:
     Raises:
         UserError: For a run whose inputs cannot be given as files, texts or a table.
     """
-    fields = stored_files.load_json(folder / "fields.json", {"inputs": stored_files.FIELDS})
+    fields = RunFolder(folder).require_inputs()
     kinds = [field["kind"] for field in fields["inputs"].values()]
     # The order matters: a series with a forecast is no table, though it is read from one.
     if kinds == ["image"]:

@@ -33,12 +33,12 @@ def print_predictions(
     Returns:
         The text of the file that was asked for.
     """
-    from dlrun.core import stored_files
+    from dlrun.core.run_folder import RunFolder
     from dlrun.report import naming, prediction_table
     from dlrun.report.result_tables import to_rich_table
 
-    config = stored_files.load_run_config(request.folder)
-    data = stored_files.load_json_or_none(request.folder / "data.json") or {}
+    run = RunFolder(request.folder)
+    config, data = run.read_config(), run.read_data()
     note = str(data.get("note") or "")
     title = naming.get_run_title(config)
     columns = (outputs.spec.targets, outputs.names, outputs.outputs, outputs.truths)

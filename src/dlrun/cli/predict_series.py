@@ -45,13 +45,13 @@ def print_series_predictions(
     Raises:
         UserError: Where the series does not suit the run.
     """
-    from dlrun.core import stored_files
+    from dlrun.core.run_folder import RunFolder
     from dlrun.experiment.inference_series import predict_series
     from dlrun.report import naming
 
     forecast = predict_series(folder, file, plugins, fit, **reading)
-    config = stored_files.load_run_config(folder)
-    data = stored_files.load_json_or_none(folder / "data.json") or {}
+    run = RunFolder(folder)
+    config, data = run.read_config(), run.read_data()
     note = str(data.get("note") or "")
     heading = f"after {forecast.last}, from {counted(forecast.rows, 'row')}"
     console.print(f"{naming.get_run_title(config)}: {heading}", style="bold", soft_wrap=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dlrun.core.errors import FileWriteError, UserError
+from dlrun.core.run_folder import RunFolder
 
 
 def report_command(words: list[str]) -> int:
@@ -33,12 +34,11 @@ def report_command(words: list[str]) -> int:
         raise UserError(
             "report of which run? dlrun report RUN [RUN…] [--open], such as outputs/imdb/dense/…"
         )
-    from dlrun.core import stored_files
     from dlrun.core.files import check_links_inside
 
     # Before the first page is written: every folder must be a run, with no link out of it.
     for run in runs:
-        stored_files.load_run_config(run)
+        RunFolder(run).read_config()
         check_links_inside(run)
     page = write_report_pages(runs, Path(output_folders[-1] if output_folders else "."))
     if "--open" in words:

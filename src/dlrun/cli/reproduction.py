@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from dlrun.core.run_folder import RunFolder
+from dlrun.core.run_folder import RunFile, RunFolder
 
 # The relative difference that rounding on other hardware may amount to, over many steps.
 TOLERANCE = 1e-3
@@ -27,7 +27,7 @@ def compare_rerun(first: Path, second: Path) -> str:
         read_run_scores(second),
         _get_environment_changes(RunFolder(first), RunFolder(second)),
     )
-    with (second / "log.txt").open("a", encoding="utf-8") as log:
+    with RunFolder(second).path(RunFile.LOG).open("a", encoding="utf-8") as log:
         log.write(text + "\n")
     return text
 
@@ -70,9 +70,9 @@ def _relative_difference(left: float, right: float) -> float:
 
 def _get_environment_changes(first: RunFolder, second: RunFolder) -> str:
     """Describe what else is known to differ between the two."""
-    old, new = (run.read_json("environment.json") or {} for run in (first, second))
+    old, new = (run.read_json(RunFile.ENVIRONMENT) or {} for run in (first, second))
     changes = []
-    if first.read_json("data.json") != second.read_json("data.json"):
+    if first.read_data() != second.read_data():
         changes.append("the data differ")
     for name in ("torch", "numpy"):
         versions = [environment.get("packages", {}).get(name) for environment in (old, new)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -13,8 +12,7 @@ from dlrun.cli.run_argument import check_allowed_keys, parse_run_argument, set_c
 from dlrun.config.compose import configure
 from dlrun.config.overrides import split_config_folders
 from dlrun.config.validation import validate_config
-from dlrun.core import stored_files
-from dlrun.core.errors import CorruptedFileError, UserError
+from dlrun.core.errors import UserError
 from dlrun.core.folder_lock import lock_folder
 from dlrun.launch.run_config import execute_run, load_plugin_packages, make_run_folder, start_run
 from dlrun.launch.run_log import log_to_folder
@@ -107,8 +105,6 @@ def apply_changed_settings(
     Raises:
         UserError: For settings that cannot change, or leave nothing to train.
     """
-    import yaml
-
     from dlrun.core.changed_settings import record_changes
     from dlrun.core.run_folder import RunFolder
     from dlrun.evaluation.protocols.two_stages import make_plan
@@ -128,10 +124,9 @@ def apply_changed_settings(
             "the test rows are not opened again; dlrun evaluate %s test=true reason=… opens them",
             folder,
         )
-    text = yaml.safe_dump(config, sort_keys=False)
     states = {fit.job.name: fit.state for fit in started}
     with ExitStack() as undo:
-        undo.enter_context(replace_config_file(folder / "config.yaml", text))
+        undo.enter_context(replace_config_file(run, config))
         undo.enter_context(record_changes(folder, states, changes))
         if train_longer:
             undo.enter_context(resuming.remove_finished_results(run, started))
@@ -164,12 +159,14 @@ def _check_fits(
 
 
 @contextmanager
-def replace_config_file(path: Path, text: str) -> Iterator[None]:
+def replace_config_file(run: RunFolder, config: dict[str, Any]) -> Iterator[None]:
     """Write a changed config; where the run is refused, restore the one before."""
     from dlrun.core.files import write_text
+    from dlrun.core.run_folder import RunFile
 
+    path = run.path(RunFile.CONFIG)
     old_text = path.read_text(encoding="utf-8")
-    write_text(path, text)
+    run.write_config(config)
     try:
         yield
     except UserError:
@@ -179,11 +176,11 @@ def replace_config_file(path: Path, text: str) -> Iterator[None]:
 
 def is_workflow_finished(folder: Path) -> bool:
     """Return whether a workflow has come to its end."""
-    from dlrun.core.run_folder import RunFolder
+    from dlrun.core.run_folder import RunFile, RunFolder
 
     return any(
         entry["step"] == 7 or entry["stopped"]
-        for entry in RunFolder(folder).read_json("workflow.json") or []
+        for entry in RunFolder(folder).read_json(RunFile.WORKFLOW) or []
     )
 
 
@@ -257,11 +254,9 @@ def read_run_overrides(folder: Path) -> list[str]:
     Raises:
         UserError: Where they are not stored, or damaged.
     """
-    try:
-        words = shlex.split(stored_files.load_command(folder))[1:]
-    except ValueError as error:
-        raise CorruptedFileError(f"{folder / 'command.txt'} is damaged: {error}") from error
-    return remove_plugin_overrides(words, folder)
+    from dlrun.core.run_folder import RunFolder
+
+    return remove_plugin_overrides(RunFolder(folder).read_command_words(), folder)
 
 
 def remove_plugin_overrides(words: list[str], folder: Path) -> list[str]:
@@ -316,7 +311,7 @@ def evaluate_command(words: list[str]) -> int:
         config, [word for word in overrides if not word.startswith(("checkpoint=", "plugins="))]
     )
     validate_config(config, plugins)
-    from dlrun.core.run_folder import result_to_dict
+    from dlrun.core.types import result_to_dict
     from dlrun.experiment.runner import Experiment
     from dlrun.launch.console import RecordingConsole
     from dlrun.report.result_tables import make_score_tables, to_rich_table

@@ -10,9 +10,9 @@ from dlrun.config.literal_overrides import restore_literal_text
 from dlrun.config.override_errors import list_dotted_keys, unknown_key_message
 from dlrun.config.parts import find_part_errors
 from dlrun.config.settings import DEFAULTS_OF_OLD_RUNS
-from dlrun.core import stored_files
 from dlrun.core.errors import UserError
 from dlrun.core.files import check_links_inside
+from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.launch.run_config import load_plugin_packages
 
 
@@ -38,10 +38,10 @@ def parse_run_argument(words: list[str], command: str) -> tuple[Path, dict[str, 
             f"{folder} is a sweep: the same dlrun -m … goes on with it; "
             f"its jobs are run folders, such as {words[0]}/000"
         )
-    config = stored_files.load_run_config(folder)
+    config = (run := RunFolder(folder)).read_config()
     check_links_inside(folder)
     if "engine" not in config:
-        raise UserError(f"{folder / 'config.yaml'} is not the config of a run")
+        raise UserError(f"{run.path(RunFile.CONFIG)} is not the config of a run")
     # A run folder may come from elsewhere: it must not name code of its own choice.
     if errors := list(find_part_errors(config, load_plugin_packages(words[1:]))):
         raise UserError("\n".join(errors))

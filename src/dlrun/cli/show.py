@@ -38,7 +38,9 @@ def show_command(words: list[str]) -> int:
     with build_first_fit(overrides, console) as (builder, fit):
         lines = build_image_grid(fit)
         file = requested or make_image_file(builder)
-        draw_image_table(lines, get_grid_title(builder), builder.config, builder.dataset.note, file)
+        dataset = builder.dataset
+        warning = dataset.note if dataset.synthetic else ""
+        draw_image_table(lines, get_grid_title(builder), builder.config, warning, file)
     console.print(f"pictures: {file}", soft_wrap=True, markup=False)
     return 0
 
@@ -66,10 +68,12 @@ def split_output_file(words: list[str]) -> tuple[Path | None, list[str]]:
 
 def make_image_file(builder: ExperimentBuilder) -> Path:
     """Return a path for the sheet in a new folder."""
-    from dlrun.core.run_folder import create_run_folder
+    from dlrun.core.paths import create_run_folder
+    from dlrun.core.run_folder import RunFile, RunFolder
 
     output = Path(builder.config["output"])
-    return create_run_folder(output, builder.config["task"]["name"], "show") / "show.png"
+    folder = create_run_folder(output, builder.config["task"]["name"], "show")
+    return RunFolder(folder).path(RunFile.IMAGE_TABLE)
 
 
 def get_grid_title(builder: ExperimentBuilder) -> str:

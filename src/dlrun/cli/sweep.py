@@ -25,9 +25,10 @@ from dlrun.config.overrides import missing_option_message
 from dlrun.config.settings import Sweep
 from dlrun.config.validation import find_node_errors
 from dlrun.core.errors import UserError
+from dlrun.core.run_folder import format_command
 from dlrun.launch.hydra_launchers import split_launcher_overrides
 from dlrun.launch.local_ranks import check_can_prune
-from dlrun.launch.run_config import format_command, load_plugin_packages
+from dlrun.launch.run_config import load_plugin_packages
 from dlrun.sweeps.conditional import resolve_conditions
 from dlrun.sweeps.space import SweepOverrides, expand_search_space
 from dlrun.sweeps.study import Axis, GridStudy, Study, get_metric_names
@@ -75,7 +76,7 @@ def sweep_command(words: list[str], folders: list[Path], flags: list[str]) -> in
     if reason := get_sequential_reason(first, settings, launcher):
         print(f"protocol.stacked=true: jobs are trained one by one, for {reason}")
     # These import torch: not before all overrides are known to be valid.
-    from dlrun.core.run_folder import remove_run_folder
+    from dlrun.core.paths import remove_run_folder
     from dlrun.sweeps.sweep_folder import describe_sweep, open_sweep_folder
 
     described = describe_sweep([*flags, *space.given.values()], settings)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from dlrun.config.parallel_fits import parallel_fits_mode
 from dlrun.core import stored_files
 from dlrun.core.formatting import format_duration, format_number
-from dlrun.launch.run_config import format_command
+from dlrun.core.run_folder import RunFile, RunFolder, format_command
 from dlrun.report.result_tables import TextTable, to_rich_table
 from dlrun.report.sweep_jobs import (
     TEST_PREFIX,
@@ -177,7 +177,7 @@ class SweepDisplay:
     def _write_report(self, line: JobRow) -> None:
         from dlrun.report.build import write_report
 
-        page = self.folder / line.folder / "report.html"
+        page = RunFolder(self.folder / line.folder).path(RunFile.REPORT_PAGE)
         # A sweep without new jobs keeps the report that it has.
         if self.changed or not page.exists():
             write_report(page.parent)

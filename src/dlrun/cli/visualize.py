@@ -12,8 +12,8 @@ from dlrun.cli.run_argument import parse_run_argument
 from dlrun.cli.visualize_request import VisualizeRequest
 from dlrun.config.compose import parse_override_value
 from dlrun.config.constraints import COUNT, POSITIVE, Range
-from dlrun.core import json_text
 from dlrun.core.errors import UserError
+from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.launch.run_config import load_plugin_packages
 
 if TYPE_CHECKING:
@@ -163,10 +163,11 @@ def save_visualizations(
     Returns:
         The files.
     """
-    from dlrun.core.files import make_file_names, write_text
+    from dlrun.core.files import make_file_names
     from dlrun.report.interpretation import list_images
 
-    output = folder / "visualize"
+    run = RunFolder(folder)
+    output = run.path(RunFile.VISUALIZED)
     output.mkdir(exist_ok=True)
     old_entries = list_images(folder)
     # Plots of other kinds, from earlier calls, stay.
@@ -186,7 +187,7 @@ def save_visualizations(
             )
     # In the order of KINDS, whatever the order of the calls.
     entries.sort(key=lambda entry: KINDS.index(entry["kind"]))
-    write_text(output / "pictures.json", json_text.to_json(entries, 1) + "\n")
+    run.write_json(RunFile.VISUALIZED_LIST, entries)
     # Last, so that pictures.json never lists a file that is gone.
     for stale in {entry["file"] for entry in old_entries} - {entry["file"] for entry in entries}:
         (output / stale).unlink(missing_ok=True)

@@ -160,9 +160,8 @@ def load_network(
     device = get_run_device(net.config)
     # Only images are optimized; gradients of weights would cost memory.
     net.model.requires_grad_(False).to(device)
-    note = (RunFolder(folder).read_json("data.json") or {}).get("note", "")
     # A plot may be passed on without its run: it must say that the data were synthetic.
-    warning = note if "SYNTHETIC" in note else ""
+    warning = RunFolder(folder).read_data().get("synthetic", "")
     return Interpretation(
         net, request, request.input or images[0], target, device, warning, plugins
     )

@@ -31,6 +31,7 @@ from dlrun.config.signatures import (
     get_configurable_arguments,
 )
 from dlrun.core.errors import UserError, format_names
+from dlrun.core.run_folder import RunFile, RunFolder
 
 # Leading arguments that dlrun passes to its own parts.
 NUM_CONTEXT_ARGUMENTS = {"model": 1, "objective": 1, "optimizer": 1, "loss": 1, "metric": 1}
@@ -58,9 +59,10 @@ def _get_member_error(name: str) -> str:
     folder = Path(name)
     if not folder.is_dir():
         return f"model.members: there is no folder {name} (looked at {folder.absolute()})"
-    if not (folder / "config.yaml").is_file():
+    run = RunFolder(folder)
+    if not run.exists(RunFile.CONFIG):
         return f"model.members: {name} is no run folder: it has no config.yaml"
-    if not (folder / "results.jsonl").is_file():
+    if not run.exists(RunFile.RESULTS):
         return f"model.members: no fit has finished in {name}; dlrun resume goes on with it"
     return ""
 

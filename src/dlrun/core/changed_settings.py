@@ -7,11 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dlrun.core import json_text, stored_files
 from dlrun.core.errors import UserError
 from dlrun.core.files import write_text
+from dlrun.core.run_folder import RunFile, RunFolder
 
-CHANGES_FILE = "changes.json"
 # The scores depend on these, so a change of them stands beside the result.
 RECORDED_SETTINGS = (
     "optimizer.",
@@ -28,7 +27,7 @@ ChangeEntry = dict[str, Any]
 
 def read_changes(folder: Path, job: str) -> list[ChangeEntry]:
     """The changes of a fit, in order."""
-    changes = stored_files.load_json_or_none(folder / CHANGES_FILE) or {}
+    changes = RunFolder(folder).read_json(RunFile.CHANGES) or {}
     entries: list[ChangeEntry] = changes.get(job, [])
     return entries
 
@@ -44,17 +43,18 @@ def record_changes(
         states: Job → its last checkpoint.
         settings: Dotted key → [old value, new value].
     """
-    path = folder / CHANGES_FILE
+    run = RunFolder(folder)
+    path = run.path(RunFile.CHANGES)
     # Kept as text: if the change is refused, the file must be as it was, byte for byte.
     previous_text = path.read_text(encoding="utf-8") if path.exists() else None
-    changes = stored_files.load_json_or_none(path) or {}
+    changes = run.read_json(RunFile.CHANGES) or {}
     for job, state in states.items():
         entry = {key: state[key] for key in ("epoch", "position")} | {
             "stopped": state["stop"],
             "settings": settings,
         }
         changes[job] = [*changes.get(job, []), entry]
-    write_text(path, json_text.to_json(changes, 1) + "\n")
+    run.write_json(RunFile.CHANGES, changes)
     try:
         yield
     except UserError:

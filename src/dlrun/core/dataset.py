@@ -249,7 +249,7 @@ class Dataset:
         order: Column that puts rows in time.
         group: Column that names the owner of a row; owners are never split.
         labels: Column → names of its categories or labels.
-        note: Line that must stand beside every result (SYNTHETIC, …).
+        note: Line that must stand beside every result.
         read_vocabulary: Reads the words of text columns, id → word, "" for padding and start; the
             tuple is empty where they are unknown.
         read_new_rows: Reads rows for prediction from a CSV file: columns, and each row's line
@@ -265,6 +265,9 @@ class Dataset:
         num_validation_rows: Number of last dev rows that the data set aside for validation.
         row_fingerprints: What dev and test rows are identified by, targets included, whichever
             inputs are read; "" where the inputs are always the same.
+        synthetic: Whether the rows are made up, so that scores are not comparable with real ones.
+            The note says so in words.
+        differs_from_book: Whether other rows stand for those of the book, as the note says.
     """
 
     dev: RawColumns
@@ -285,6 +288,8 @@ class Dataset:
     identifiers: RawColumns = field(default_factory=dict)
     num_validation_rows: int = 0
     row_fingerprints: tuple[str, str] = ("", "")
+    synthetic: bool = False
+    differs_from_book: bool = False
 
     def __len__(self) -> int:
         return len(next(iter(self.dev.values())))

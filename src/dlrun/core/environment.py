@@ -13,7 +13,7 @@ from typing import Any
 
 from dlrun import __version__
 from dlrun.core.paths import PACKAGE
-from dlrun.core.stored_files import RUN_FORMAT
+from dlrun.core.run_folder import RUN_FORMAT
 
 
 def collect_environment() -> dict[str, Any]:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dlrun.core.errors import UserError
+from dlrun.core.run_folder import RunFile, RunFolder
 
 log = logging.getLogger("dlrun")
 # Locked by this process. The lock is not reentrant, and a command may call another one.
@@ -34,7 +35,7 @@ def lock_folder(folder: Path, instead: str = "") -> Iterator[None]:
         yield
         return
     # The operating system frees the lock of a process that dies.
-    lock = FileLock(resolved / ".lock", timeout=0)
+    lock = FileLock(RunFolder(resolved).path(RunFile.LOCK), timeout=0)
     try:
         lock.acquire()
     except Timeout:

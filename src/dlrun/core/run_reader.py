@@ -6,11 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from dlrun.core import stored_files
 from dlrun.core.measure_names import make_direction_map
-from dlrun.core.stored_files import load_json_lines, load_json_or_none
-
-JsonLines = list[dict[str, Any]]
+from dlrun.core.run_folder import JsonLines, RunFile, RunFolder, split_remarks
 
 
 def read_history(folder: Path) -> JsonLines:
@@ -18,29 +15,26 @@ def read_history(folder: Path) -> JsonLines:
 
     Of an epoch that was trained again after a resume, only the later row.
     """
-    latest = {
-        (row["job"], row["split"], row["epoch"]): row
-        for row in load_json_lines(folder / "history.jsonl")
-    }
+    rows = RunFolder(folder).read_history()
+    latest = {(row["job"], row["split"], row["epoch"]): row for row in rows}
     return list(latest.values())
 
 
 def read_results(folder: Path) -> JsonLines:
     """The results of results.jsonl in order; one that was written twice counts once."""
-    latest = {
-        (line["name"], line["split"]): line for line in load_json_lines(folder / "results.jsonl")
-    }
+    lines = RunFolder(folder).read_result_lines()
+    latest = {(line["name"], line["split"]): line for line in lines}
     return list(latest.values())
 
 
 def read_verdicts(folder: Path) -> JsonLines:
     """The steps of workflow.json that were taken; none where the run is no workflow."""
-    return load_json_or_none(folder / "workflow.json") or []
+    return RunFolder(folder).read_json(RunFile.WORKFLOW) or []
 
 
 def read_failures(folder: Path, results: JsonLines) -> dict[str, str]:
     """Fits that ended in an error and have no result → the error."""
-    failures = load_json_or_none(folder / "unfinished.json") or {}
+    failures = RunFolder(folder).read_json(RunFile.UNFINISHED) or {}
     finished = {line["name"] for line in results}
     return {name: str(entry["why"]) for name, entry in failures.items() if name not in finished}
 
@@ -57,19 +51,15 @@ def flatten_config(node: Any, prefix: str = "") -> dict[str, Any]:
 
 def read_targets(folder: Path) -> dict[str, dict[str, Any]]:
     """Target → its kind and labels, from fields.json; empty where there is none."""
-    fields = load_json_or_none(folder / "fields.json") or {"targets": {}}
+    fields = RunFolder(folder).read_fields() or {"targets": {}}
     targets: dict[str, dict[str, Any]] = fields["targets"]
     return targets
 
 
-def read_text_or_empty(file: Path) -> str:
-    """The text of a small file; "" where it is not there."""
-    return stored_files.load_text(file).strip() if file.is_file() else ""
-
-
 def read_command_or_empty(folder: Path) -> str:
     """The command line of a run; "" where it was not kept."""
-    return stored_files.load_command(folder) if (folder / "command.txt").is_file() else ""
+    run = RunFolder(folder)
+    return run.read_command() if run.exists(RunFile.COMMAND) else ""
 
 
 def drop_previous_stages(results: JsonLines) -> JsonLines:
@@ -85,15 +75,22 @@ def read_direction_map(results: JsonLines) -> dict[str, str]:
 
 def collect_messages(results: JsonLines) -> list[str]:
     """The distinct remarks that stand beside results, in order."""
-    remarks = [
-        remark.strip() for line in results for remark in str(line.get("note") or "").split("; ")
-    ]
-    return list(dict.fromkeys(filter(None, remarks)))
+    return _collect_remarks(results, "note")
+
+
+def collect_data_warnings(results: JsonLines) -> list[str]:
+    """The remarks among them that say that data or weights are made up (SYNTHETIC …)."""
+    return _collect_remarks(results, "synthetic")
 
 
 def get_data_warning(results: JsonLines) -> str:
-    """The remark that the data are made up (SYNTHETIC …), or ""."""
-    return next((note for note in collect_messages(results) if "SYNTHETIC" in note), "")
+    """The first remark that data or weights are made up, or ""."""
+    return next(iter(collect_data_warnings(results)), "")
+
+
+def _collect_remarks(results: JsonLines, field: str) -> list[str]:
+    remarks = (remark for line in results for remark in split_remarks(str(line.get(field) or "")))
+    return list(dict.fromkeys(remarks))
 
 
 def get_family(job: str) -> str:

@@ -52,8 +52,8 @@ SCHEMAS: dict[str, Schema] = {
     "fields": {"targets": FIELDS},
     "errors": [dict],
 }
-
-
+# Appended to line by line, so that a kill may cut the last line short.
+APPENDED_FILES = ("history.jsonl", "sweep.jsonl")
 TYPE_NAMES = {
     dict: "a mapping",
     list: "a list",

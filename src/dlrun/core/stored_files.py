@@ -1,6 +1,7 @@
-"""Reads the files of a run folder, and decides alone that one is damaged.
+"""Reads plain files, and decides alone that one is damaged.
 
-Whoever asks gets one line that names the file. Needs no torch.
+Whoever asks gets one line that names the file. `RunFolder` asks for the files of a run. Needs no
+torch.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from dlrun.core.errors import CorruptedFileError, UserError
 from dlrun.core.renamed_parts import to_current_names
+from dlrun.core.schemas import APPENDED_FILES, SCHEMAS, Schema, check_schema
 from dlrun.core.schemas import FIELDS as FIELDS  # `load_json(path, FIELDS)`, elsewhere
-from dlrun.core.schemas import SCHEMAS, Schema, check_schema
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 # Levels and values of a config. YAML aliases make a file of 1 KB grow without end ("billion
 # laughs"): more than this is no config, but an attack on its reader.
 MAX_DEPTH, MAX_VALUES = 40, 200_000
-# Number of this layout of run folders, in environment.json. Without one a folder is of format 1.
-RUN_FORMAT = 2
 
 
 def check_config_size(config: Any, name: str) -> None:
@@ -54,8 +53,6 @@ def check_config_size(config: Any, name: str) -> None:
 log = logging.getLogger("dlrun")
 
 
-# Appended to line by line, so that a kill may cut the last line short.
-APPENDED_FILES = ("history.jsonl", "sweep.jsonl")
 # What numpy raises for a damaged archive, depending on where the damage is.
 ARCHIVE_ERRORS = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
 # Files whose cut last line was reported, with their time: one warning a file is enough.
@@ -92,18 +89,6 @@ def load_complete_text(path: Path) -> str:
     return text
 
 
-def load_command(folder: Path) -> str:
-    """The command line of a run, as it was typed.
-
-    Raises:
-        UserError: command.txt is missing or damaged.
-    """
-    command = load_complete_text(path := folder / "command.txt").strip()
-    if not command.startswith("dlrun"):
-        raise CorruptedFileError(f"{path} is damaged: it does not begin with dlrun")
-    return command
-
-
 def load_json(path: Path, schema: Schema = None) -> Any:
     """Read a JSON file.
 
@@ -123,11 +108,6 @@ def load_json(path: Path, schema: Schema = None) -> Any:
         raise CorruptedFileError(f"{path} is damaged: {why}") from None
     check_schema(path, value, SCHEMAS.get(path.name) or SCHEMAS.get(path.parent.name))
     return to_current_names(check_schema(path, value, schema))
-
-
-def load_json_or_none(path: Path) -> Any:
-    """Read a JSON file; None where it is not there. Raises UserError where it is damaged."""
-    return load_json(path) if path.exists() else None
 
 
 def load_json_lines(path: Path) -> list[dict[str, Any]]:
@@ -184,41 +164,6 @@ def load_yaml(path: Path) -> dict[str, Any]:
     check_config_size(values, str(path))
     check_schema(path, values, SCHEMAS.get(path.name, dict))
     return to_current_names(values)  # type: ignore[no-any-return]
-
-
-def load_run_config(folder: Path) -> dict[str, Any]:
-    """Read the resolved config of a run.
-
-    Raises:
-        UserError: The folder is no run, its format is newer than this dlrun, or it is damaged.
-    """
-    if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}")
-    if not (folder / "config.yaml").is_file():
-        raise UserError(f"{folder} is no run folder: it has no config.yaml")
-    check_run_format(folder)
-    return load_yaml(folder / "config.yaml")
-
-
-def check_run_format(folder: Path) -> None:
-    """Refuse the run folder of a newer dlrun, whose files may mean something else.
-
-    Raises:
-        UserError: Its format number is larger than ours.
-    """
-    try:
-        environment = load_json_or_none(folder / "environment.json") or {}
-    except UserError:
-        return  # only the report needs this file, and says itself that it is damaged
-    number = environment.get("format", 1)
-    if not isinstance(number, int) or number <= RUN_FORMAT:
-        return
-    writer = environment.get("dlrun")
-    version = writer.get("version", "?") if isinstance(writer, dict) else "?"
-    raise UserError(
-        f"{folder} has run folder format {number}, and this dlrun reads formats up to "
-        f"{RUN_FORMAT}: update dlrun (dlrun {version} has made this run)"
-    )
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from dlrun.core import json_text
 from dlrun.core.errors import UserError
 from dlrun.core.files import is_safe_name
 from dlrun.core.formatting import counted
@@ -363,6 +364,10 @@ class Result:
         seconds: Training time.
         note: Remarks that must stand beside the scores.
         parameters: Numbers that were learned; 0 where an older dlrun did not record it.
+        synthetic: The remarks of `note` that say that data or weights are made up, so that the
+            scores are not comparable with real ones; "" where both are real.
+        book_difference: The remark of `note` that says how the data differ from the book's; "".
+        exit_code: Of a run with this result: 0, or 1 where a check that was asked for failed.
     """
 
     job: FitJob
@@ -374,3 +379,55 @@ class Result:
     seconds: float = 0.0
     note: str = ""
     parameters: int = 0
+    synthetic: str = ""
+    book_difference: str = ""
+    exit_code: int = 0
+
+
+def epoch_to_dict(job: FitJob, row: EpochRecord) -> dict[str, Any]:
+    """One row of history.jsonl."""
+    line = {"job": job.name, **asdict(row)}
+    return line if row.rates else {key: value for key, value in line.items() if key != "rates"}
+
+
+def result_to_dict(result: Result) -> dict[str, Any]:
+    """One row of results.jsonl."""
+    return {"name": result.job.name, **asdict(result)}
+
+
+def result_from_dict(line: dict[str, Any]) -> Result:
+    """The result of a row of results.jsonl."""
+    fields = {key: value for key, value in line.items() if key != "name"}
+    for key in ("scores", "baseline"):
+        fields[key] = {name: score_from_dict(score) for name, score in fields[key].items()}
+    return Result(**{**fields, "job": FitJob(**fields["job"])})
+
+
+def score_from_dict(score: dict[str, Any]) -> Score:
+    """The score of its plain values; a missing number is nan."""
+    return Score(**{**score, "value": json_text.number_from_json(score["value"])})
+
+
+def spec_to_dict(spec: Spec) -> dict[str, Any]:
+    """The description of the data that a model was built for, as fields.json holds it."""
+    return {
+        group: {name: _field_to_dict(field) for name, field in fields.items()}
+        for group, fields in (("inputs", spec.inputs), ("targets", spec.targets))
+    }
+
+
+def _field_to_dict(field: Field) -> dict[str, Any]:
+    stored: dict[str, Any] = {
+        "kind": field.kind,
+        "shape": list(field.shape),
+        "size": field.size,
+        "labels": list(field.labels),
+    }
+    tensors = {
+        "prior": field.prior,
+        "shift": field.shift,
+        "scale": field.scale,
+        "median": field.median,
+    }
+    stored |= {name: None if value is None else value.tolist() for name, value in tensors.items()}
+    return stored | {"outlook": None if field.outlook is None else field.outlook.to_dict()}

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dlrun.core import stored_files
 from dlrun.core.errors import UserError, format_names
 from dlrun.core.files import is_safe_name
 from dlrun.core.measure_names import get_direction, make_direction_map
+from dlrun.core.run_folder import RunFile, RunFolder
 
 # Stages of a workflow that train nothing:
 BASELINE_STAGES = ("constant", "last_value", "same_time_before")
@@ -49,13 +49,14 @@ def select_prediction_source(folder: Path, fit: str = "") -> PredictionSource | 
     Raises:
         UserError: There is no such fit.
     """
-    results = stored_files.load_json_lines(folder / "results.jsonl")
+    run = RunFolder(folder)
+    results = run.read_result_lines()
     # Test results are of fits that are listed already, unless there are no others.
     lines = [line for line in results if line["split"] != "test"] or results
     names = list(dict.fromkeys(line["name"] for line in lines if line.get("scores")))
     # Names become paths below; a results.jsonl from elsewhere may hold "../…".
     if unsafe := [name for name in names if not is_safe_name(name)]:
-        raise UserError(f"{folder / 'results.jsonl'}: {unsafe[0]!r} is no name of a fit")
+        raise UserError(f"{run.path(RunFile.RESULTS)}: {unsafe[0]!r} is no name of a fit")
     if not names:
         return None
     stages = list(dict.fromkeys(line["job"]["stage"] for line in lines if line.get("scores")))
@@ -98,7 +99,9 @@ def _select_in_stage(
         return PredictionSource((last,), description, last)
     fold_range = f"{names[0]} to {names[-1]}"
     # Runs of before 0.1.1 kept the columns of their last fold alone, so that only it can be built.
-    single_fit = names[0] if (folder / "fields" / f"{names[0]}.json").is_file() else names[-1]
+    single_fit = (
+        names[0] if RunFolder(folder).exists(RunFile.FIT_FIELDS, job=names[0]) else names[-1]
+    )
     description = (
         f"{prefix}the mean of what {len(names)} folds answer, {fold_range}; fit={names[0]} asks "
         "one of them"
@@ -118,7 +121,7 @@ def describe_single_fit(source: PredictionSource) -> str:
 
 def _find_main_stage(folder: Path, lines: Lines) -> tuple[str, str]:
     """The stage that a run is about, and why, where that needs a word."""
-    steps = stored_files.load_json_or_none(folder / "workflow.json") or []
+    steps = RunFolder(folder).read_json(RunFile.WORKFLOW) or []
     stages = [line["job"]["stage"] for line in lines]
     winner = next((step["winner"] for step in reversed(steps) if step.get("winner")), "")
     if "final" in stages:
@@ -154,11 +157,5 @@ def _find_best_baseline(steps: Sequence[Mapping[str, Any]], lines: Lines) -> str
 
 def _is_walk_forward(folder: Path) -> bool:
     """Whether the folds follow each other in time, each with more training rows."""
-    protocol = stored_files.load_run_config(folder).get("protocol") or {}
+    protocol = RunFolder(folder).read_config().get("protocol") or {}
     return str(protocol.get("_target_")).endswith(".walk_forward")
-
-
-def get_fields_file(folder: Path, fit: str) -> Path:
-    """The columns as a fit saw them; runs of before 0.1.1 kept those of their last fold alone."""
-    fit_file = folder / "fields" / f"{fit}.json"
-    return fit_file if fit_file.is_file() else folder / "fields.json"

@@ -11,6 +11,7 @@ import numpy as np
 from dlrun.core import json_text
 from dlrun.core.dataset import Dataset, RawColumns, SlidingWindows
 from dlrun.core.files import write_text
+from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.core.types import SECONDS_PER_DAY, ForecastHorizon
 
 MAX_DAYS = 10  # that are written
@@ -50,7 +51,8 @@ def write_forecast(
     }
     if not forecasts:
         return None
-    path = folder / "forecast" / f"{job}-{split}.json"
+    path = RunFolder(folder).path(RunFile.FORECAST, job=job, split=split)
+    # On one line: the numbers of days are many.
     write_text(path, json_text.to_json(forecasts) + "\n")
     return path
 

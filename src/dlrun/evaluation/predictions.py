@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlrun.config.compatibility import get_target_part
-from dlrun.core import stored_files
 from dlrun.core.errors import UserError, format_names
+from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.evaluation.metrics import METRICS, get_default_metric_names
 
 if TYPE_CHECKING:
@@ -83,9 +83,8 @@ def combine_predictions(folder: Path, jobs: Sequence[str], split: str) -> Combin
     """
     import numpy as np
 
-    loaded = [
-        _load_predictions(folder / "predictions" / f"{job}-{split}.npz", folder) for job in jobs
-    ]
+    run = RunFolder(folder)
+    loaded = [_load_predictions(run, job, split) for job in jobs]
     # A fit without a result is no member; a run without any has nothing to compare.
     if not loaded:
         raise UserError(f"{folder} has no fit that was scored on {split} rows")
@@ -110,11 +109,7 @@ def _select_group(arrays: dict[str, np.ndarray], group: str) -> dict[str, np.nda
 
 def combine_stage_predictions(folder: Path, stage: str, split: str) -> CombinedPredictions:
     """The predictions of all folds and repeats of a stage that have a result."""
-    lines = [
-        line
-        for line in stored_files.load_json_lines(folder / "results.jsonl")
-        if line["split"] == split
-    ]
+    lines = [line for line in RunFolder(folder).read_result_lines() if line["split"] == split]
     jobs = dict.fromkeys(line["name"] for line in lines if line["job"]["stage"] == stage)
     return combine_predictions(folder, list(jobs), split)
 
@@ -233,7 +228,7 @@ def _check_metric_spec(predictions: CombinedPredictions, measure: str) -> Metric
     definition = _find_metric_spec(predictions.folder, measure)
     lines = {
         line["name"]: line
-        for line in stored_files.load_json_lines(predictions.folder / "results.jsonl")
+        for line in RunFolder(predictions.folder).read_result_lines()
         if line["split"] == predictions.split
     }
     end = 0
@@ -276,7 +271,7 @@ def _check_rows(first: CombinedPredictions, second: CombinedPredictions, target:
     import numpy as np
 
     data = [
-        stored_files.load_json(predictions.folder / "data.json") for predictions in (first, second)
+        RunFolder(predictions.folder).require_json(RunFile.DATA) for predictions in (first, second)
     ]
     if not same_rows(*data) or first.split != second.split:
         raise UserError(
@@ -311,8 +306,8 @@ def _mean_by_row(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _find_metric_spec(folder: Path, measure: str) -> MetricSpec:
-    config = stored_files.load_run_config(folder)
-    fields, specs = stored_files.load_json(folder / "fields.json")["targets"], {}
+    config = RunFolder(folder).read_config()
+    fields, specs = RunFolder(folder).require_json(RunFile.FIELDS)["targets"], {}
     for target, field in fields.items():
         names = get_default_metric_names(
             field["kind"], bool(field.get("outlook") and field.get("scale"))
@@ -337,12 +332,13 @@ def _find_metric_spec(folder: Path, measure: str) -> MetricSpec:
     return specs[measure]
 
 
-def _load_predictions(file: Path, folder: Path) -> dict[str, np.ndarray]:
-    arrays = stored_files.load_arrays(file)
+def _load_predictions(run: RunFolder, job: str, split: str) -> dict[str, np.ndarray]:
+    arrays = run.read_predictions(job, split)
     if "row" not in arrays:
+        file = run.path(RunFile.PREDICTIONS, job=job, split=split)
         raise UserError(
             f"{file} does not say which row is which: an older dlrun wrote it; "
-            f"{_format_rerun_hint(folder)}"
+            f"{_format_rerun_hint(run.folder)}"
         )
     return arrays
 

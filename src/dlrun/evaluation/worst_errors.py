@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from dlrun.core import json_text
 from dlrun.core.dataset import Dataset, RawColumns
-from dlrun.core.files import atomic_write, write_text
+from dlrun.core.files import atomic_write
+from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.core.types import Field
 from dlrun.data.display import describe_array, describe_raw_row, format_value
 
@@ -58,7 +58,7 @@ def write_largest_errors(
         return None
     answer, truth = answers[target]
     losses = compute_row_losses(targets[target], answer, truth)
-    errors: list[dict[str, Any]] = []
+    run, errors = RunFolder(folder), list[dict[str, Any]]()
     # Stable, so that equal losses come in the order of the rows and a report can be repeated.
     for index in np.argsort(-losses, kind="stable")[:count]:
         row = int(indices[index])
@@ -66,7 +66,8 @@ def write_largest_errors(
         view = describe_raw_row(dataset, rows, row)
         if "image" in view:
             view["image"] = _save_image(
-                view["image"], folder / "errors" / f"{job}-{split}-{len(errors) + 1}.png"
+                view["image"],
+                run.path(RunFile.ERROR_FOLDER) / f"{job}-{split}-{len(errors) + 1}.png",
             )
         errors.append(
             {
@@ -77,9 +78,8 @@ def write_largest_errors(
                 "shown": view,
             }
         )
-    path = folder / "errors" / f"{job}-{split}.json"
-    write_text(path, json_text.to_json(errors, 1) + "\n")
-    return path
+    run.write_json(RunFile.ERRORS, errors, job=job, split=split)
+    return run.path(RunFile.ERRORS, job=job, split=split)
 
 
 def compute_row_losses(field: Field, answer: np.ndarray, truth: np.ndarray) -> np.ndarray:

@@ -31,8 +31,8 @@ from dlrun.core.dataset import Dataset, PreparedData, RawColumns
 from dlrun.core.errors import UserError
 from dlrun.core.objective import Objective, as_objective
 from dlrun.core.random import derive_seed
-from dlrun.core.run_folder import RunFolder, spec_to_dict
-from dlrun.core.types import Batch, Field, FitJob, Spec
+from dlrun.core.run_folder import RunFile, RunFolder
+from dlrun.core.types import Batch, Field, FitJob, Spec, spec_to_dict
 from dlrun.data import dataset_cache
 from dlrun.data.fingerprints import fingerprint
 from dlrun.data.loading.table import EmptyBatches, Table
@@ -165,9 +165,10 @@ class ExperimentBuilder:
             "fingerprint": self.fingerprint,
             "rows": len(self.dataset),
             "note": self.dataset.note,
+            "synthetic": self.dataset.note if self.dataset.synthetic else "",
         }
         data_record |= {"development": fingerprints[0], "test": fingerprints[1]}
-        recorded = self.run.read_json("data.json")  # runs of before 0.1.1 have no marks
+        recorded = self.run.read_json(RunFile.DATA)  # runs of before 0.1.1 have no marks
         if recorded is not None and any(recorded[key] != data_record.get(key) for key in recorded):
             raise UserError(
                 f"the data are not those that {self.run.folder} began with: {recorded} then, "
@@ -179,7 +180,7 @@ class ExperimentBuilder:
                 f"process {process_group.this_process.rank + 1} has other data than the first: "
                 f"{data_record}"
             )
-        self.run.write_json("data.json", data_record)
+        self.run.write_json(RunFile.DATA, data_record)
 
     def build_fit(self, job: FitJob) -> BuiltFit:
         """Split and prepare the data and build all objects of a job, with the settings that it
@@ -235,16 +236,12 @@ class ExperimentBuilder:
         fit.data = trainer.data = replace(
             data, train=self._with_cached_features(fit, "train", data.train), val=val_table
         )
-        self.run.write_json(
-            f"preparation/{job.name}.json", describe_preprocessing(data.preprocessors)
-        )
+        steps = describe_preprocessing(data.preprocessors)
+        self.run.write_json(RunFile.PREPARATION, steps, job=job.name)
         # A reader of the run folder needs to know what it predicts, without the data.
         fields = spec_to_dict(Spec(data.spec.inputs, get_loss_targets(objective, data.spec)))
-        for name in (
-            "fields.json",
-            f"fields/{job.name}.json",
-        ):  # the first for whoever asks of no fit in particular
-            self.run.write_json(name, fields)
+        for file in (RunFile.FIELDS, RunFile.FIT_FIELDS):
+            self.run.write_json(file, fields, job=job.name)
         model = objective.model
         if isinstance(model, Model):
             model.check_validation_rows(self.run.folder, job, rows.get("val"))
@@ -311,11 +308,6 @@ class ExperimentBuilder:
             lambda: with_cached_features(table, all_rows, row_numbers, networks, content_digest)
         )
 
-    @property
-    def synthetic(self) -> bool:
-        """Whether the rows are made up: a sample, which says so beside every result."""
-        return "SYNTHETIC" in self.dataset.note
-
     @cached_property
     def test_rows(self) -> RawColumns:
         """The sealed rows, read when they are first asked for."""
@@ -362,9 +354,8 @@ class ExperimentBuilder:
             raise UserError(
                 "engine.shard=true cannot begin where another fit ended: say stages=none"
             )
-        state = process_group.on_main_process(
-            lambda: checkpoint.load_best(self.run.folder / "checkpoints" / job_name)
-        )
+        file = self.run.checkpoint_file(job_name, "best")
+        state = process_group.on_main_process(lambda: checkpoint.load_best(file.parent))
         objective.begin_with(state)
 
     def _build_optimization(self, objective: Objective) -> Optimization:

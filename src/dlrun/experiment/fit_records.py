@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dlrun.core.files import optional_write
-from dlrun.core.run_folder import RunFolder
+from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.core.types import FitJob
 from dlrun.evaluation import worst_errors
 from dlrun.experiment.builder import BuiltFit, ExperimentBuilder
@@ -63,17 +63,19 @@ def write_predictions(builder: ExperimentBuilder, fit: BuiltFit, split: str, met
     """
     predictions, dataset = meter.predictions(), builder.dataset
     rows, row_numbers = builder.get_raw_rows(fit, split)
-    folder, name = builder.run.folder, fit.job.name
-    with optional_write("predictions are", folder / "predictions"):
+    run, name = builder.run, fit.job.name
+    with optional_write(
+        "predictions are", run.path(RunFile.PREDICTIONS, job=name, split=split).parent
+    ):
         # Without predictions, too: other commands ask which rows a split holds.
-        builder.run.write_predictions(fit.job, split, predictions, row_numbers, meter.values())
+        run.write_predictions(fit.job, split, predictions, row_numbers, meter.values())
     if not predictions:
         return
-    with optional_write("the worst errors are", folder / "errors"):
+    with optional_write("the worst errors are", run.path(RunFile.ERROR_FOLDER)):
         worst_errors.write_largest_errors(
-            folder, name, split, dataset, rows, row_numbers, predictions, fit.data.spec.targets
+            run.folder, name, split, dataset, rows, row_numbers, predictions, fit.data.spec.targets
         )
         if dataset.forecast:
             from dlrun.evaluation.forecast_file import write_forecast
 
-            write_forecast(folder, name, split, dataset, rows, row_numbers, predictions)
+            write_forecast(run.folder, name, split, dataset, rows, row_numbers, predictions)

@@ -17,7 +17,7 @@ from dlrun.config.settings import Settings
 from dlrun.core import checkpoint, json_text
 from dlrun.core import device as runtime
 from dlrun.core.errors import UserError, format_names
-from dlrun.core.run_folder import RunFolder
+from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.core.types import Batch, Field, FitJob, Spec
 from dlrun.data.images.archives import decode_name, read_bytes
 from dlrun.data.images.decode import ImageDecodeError, Reading, decode_image
@@ -290,9 +290,8 @@ def _find_image_input(loaded: LoadedModel) -> tuple[str, Reading]:
 def get_image_reader(loaded: LoadedModel, name: str) -> Reading | None:
     """How a file becomes an image of this input; None where files alone do not give it."""
     field = loaded.spec.inputs[name]
-    steps = (RunFolder(loaded.folder).read_json(f"preparation/{loaded.job.name}.json") or {}).get(
-        name
-    )
+    run = RunFolder(loaded.folder)
+    steps = (run.read_json(RunFile.PREPARATION, job=loaded.job.name) or {}).get(name)
     if field.kind != "image" or steps or field.shape[0] not in (1, 3):
         return None
     channels, height, width = field.shape
@@ -339,18 +338,16 @@ def check_same_data(run: RunFolder, rebuilt: RunFolder, job: str, fit: BuiltFit)
     Raises:
         UserError: if they are not the same.
     """
-    recorded, present = (record.read_json("data.json") for record in (run, rebuilt))
+    recorded, present = (record.read_json(RunFile.DATA) for record in (run, rebuilt))
     if recorded["fingerprint"] != present["fingerprint"]:
         raise UserError(
             f"the data that {run.folder} was trained on have changed since: {recorded} then, "
             f"{present} now"
         )
-    if json.loads(
-        json_text.to_json(describe_preprocessing(fit.data.preprocessors))
-    ) != run.read_json(f"preparation/{job}.json"):
-        raise UserError(
-            f"the preparation is no longer the one in {run.folder}/preparation/{job}.json"
-        )
+    steps = json.loads(json_text.to_json(describe_preprocessing(fit.data.preprocessors)))
+    if steps != run.read_json(RunFile.PREPARATION, job=job):
+        file = run.path(RunFile.PREPARATION, job=job)
+        raise UserError(f"the preparation is no longer the one in {file}")
 
 
 def _check_missing_numbers(table: Table, spec: Spec, lines: list[int], file: Path) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from dlrun.core import device
+from dlrun.core.changed_settings import list_change_messages
 from dlrun.core.dataset import Dataset
 from dlrun.core.formatting import format_number
 from dlrun.core.types import Score
 from dlrun.evaluation.mean_scores import NO_INTERVAL
-from dlrun.experiment.builder import BuiltFit
+from dlrun.experiment.builder import BuiltFit, ExperimentBuilder
 from dlrun.models.model import Model
 from dlrun.training.schedules import is_better
 from dlrun.training.trainer import Trainer
@@ -19,11 +21,57 @@ INTERVAL_WARNING = (
 )
 
 
-def get_model_messages(fit: BuiltFit) -> list[str]:
-    """The notes of the model and of the baseline, for the result."""
+def make_signals(
+    builder: ExperimentBuilder,
+    fit: BuiltFit,
+    split: str,
+    scores: dict[str, Score],
+    baseline: dict[str, Score],
+) -> dict[str, Any]:
+    """What a result says besides its scores: its note, and the fields that others act on.
+
+    Args:
+        builder: Of the run.
+        fit: Whose result it is.
+        split: The split that was measured.
+        scores: Of the fit.
+        baseline: Of the baseline.
+
+    Returns:
+        The fields `note`, `synthetic`, `book_difference` and `exit_code` of a `Result`.
+    """
+    dataset = builder.dataset
+    overfit_check, exit_code = check_overfit(fit, scores, baseline)
+    notes = (
+        dataset.note,
+        *builder.messages,
+        *(model.note for model in _get_models(fit)),
+        *list_change_messages(builder.run.folder, fit.job.name),
+        *describe_series(dataset),
+        *describe_undefined_scores(scores, split),
+        *describe_missing_intervals(scores),
+        *describe_targets(fit, scores, baseline),
+        overfit_check,
+    )
+    return {
+        "note": "; ".join(filter(None, notes)),
+        "synthetic": describe_synthetic(dataset, fit),
+        "book_difference": dataset.note if dataset.differs_from_book else "",
+        "exit_code": exit_code,
+    }
+
+
+def describe_synthetic(dataset: Dataset, fit: BuiltFit) -> str:
+    """The notes that say that data or weights are made up; "" where none are."""
+    notes = [dataset.note] if dataset.synthetic else []
+    notes += [model.note for model in _get_models(fit) if model.synthetic]
+    return "; ".join(dict.fromkeys(notes))
+
+
+def _get_models(fit: BuiltFit) -> list[Model]:
     trainers = [trainer for trainer in (fit.trainer, fit.baseline) if trainer is not None]
     models = [trainer.objective.model for trainer in trainers]
-    return [model.note for model in models if isinstance(model, Model)]
+    return [model for model in models if isinstance(model, Model)]
 
 
 def describe_fit(trainer: Trainer) -> list[str]:
@@ -113,22 +161,27 @@ def describe_missing_intervals(scores: dict[str, Score]) -> list[str]:
     return [f"{name}: {reason}" for name, reason in reasons.items() if reason]
 
 
-def describe_overfit_check(
+def check_overfit(
     fit: BuiltFit, scores: dict[str, Score], baseline: dict[str, Score]
-) -> str:
-    """Whether the model can memorize the few rows of engine.overfit; '' where that was not asked.
+) -> tuple[str, int]:
+    """Whether the model can memorize the few rows of engine.overfit.
 
     Args:
         fit: Only an objective that predicts targets can be checked so.
         scores: Of the fit, on the same rows.
         baseline: Of the baseline, on the same rows.
+
+    Returns:
+        A remark, "" where the check was not asked for, and the exit code: 1 where it failed.
     """
     rows = fit.trainer.settings.overfit
     if not rows or not fit.trainer.objective.losses:
-        return ""
+        return "", 0
     loss, limit = scores["loss"].value, baseline["loss"].value / 10
-    outcome, relation = ("passed", "below") if loss < limit else ("FAILED", "not below")
-    return (
+    passed = loss < limit
+    outcome, relation = ("passed", "below") if passed else ("FAILED", "not below")
+    text = (
         f"overfit check {outcome}: the loss on the same {rows} rows is {loss:.4g}, "
         f"{relation} a tenth of the baseline's ({limit:.4g})"
     )
+    return text, int(not passed)

@@ -13,23 +13,14 @@ from typing import Any
 
 from dlrun.core import changed_settings, checkpoint
 from dlrun.core.errors import FileWriteError, TrainingDiverged, TrainingInterrupted, UserError
-from dlrun.core.run_folder import RunFolder
+from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.core.types import FitJob, Result, Score
 from dlrun.evaluation import test_ledger
 from dlrun.evaluation.protocols.two_stages import drop_first_stages
 from dlrun.experiment.baseline_scores import compute_baseline_scores
 from dlrun.experiment.builder import BuiltFit, ExperimentBuilder
 from dlrun.experiment.fit_records import begin_callbacks, write_predictions
-from dlrun.experiment.notes import (
-    describe_fit,
-    describe_missing_intervals,
-    describe_overfit_check,
-    describe_series,
-    describe_skipped_steps,
-    describe_targets,
-    describe_undefined_scores,
-    get_model_messages,
-)
+from dlrun.experiment.notes import describe_fit, describe_skipped_steps, make_signals
 from dlrun.experiment.parallel_fits import driver
 from dlrun.models.model import Model
 from dlrun.training import batch_norm
@@ -147,7 +138,7 @@ class Experiment:
         entry.
         """
         config, folder, entry = self.builder.config, self.run.folder, None
-        if not self.builder.synthetic:
+        if not self.builder.dataset.synthetic:
             add_entry = partial(
                 test_ledger.add_entry, **self._get_ledger_key(), config=config, run=folder
             )
@@ -192,7 +183,7 @@ class Experiment:
                 "kind by chance. "
                 'Say why these are opened: reason="…"'
             )
-        if not self.builder.synthetic:
+        if not self.builder.dataset.synthetic:
             process_group.on_main_process(test_ledger.check_writable)
             test_request: dict[str, Any] = {
                 **self._get_ledger_key(),
@@ -203,7 +194,7 @@ class Experiment:
 
     def _get_ledger_key(self) -> dict[str, str]:
         """Whose test rows are opened, as the ledger knows them."""
-        data = self.run.read_json("data.json")
+        data = self.run.read_data()
         return {
             "task": self.builder.config["task"]["name"],
             "fingerprint": data["fingerprint"],
@@ -280,7 +271,8 @@ class Experiment:
             )
             self._apply_changed_settings(fit)
             # An epoch that is done again may not lose the best one from before it.
-            earlier = checkpoint.load_before_epoch(trainer.folder / "best.pt", trainer.epoch)
+            file = self.run.checkpoint_file(fit.job.name, "best")
+            earlier = checkpoint.load_before_epoch(file, trainer.epoch)
             trainer.pending_checkpoints |= {"best": earlier} if earlier is not None else {}
         else:
             batch_norm.check_batch_norm(
@@ -383,27 +375,8 @@ class Experiment:
         )
         baseline = self._score_baseline(fit, split) if baseline is None else baseline
         write_predictions(self.builder, fit, split, meter)
-        dataset = self.builder.dataset
-        notes = (
-            dataset.note,
-            *self.builder.messages,
-            *get_model_messages(fit),
-            *changed_settings.list_change_messages(self.run.folder, fit.job.name),
-            *describe_series(dataset),
-            *describe_undefined_scores(scores, split),
-            *describe_missing_intervals(scores),
-            *describe_targets(fit, scores, baseline),
-            describe_overfit_check(fit, scores, baseline),
-        )
-        return Result(
-            fit.job,
-            split,
-            scores,
-            baseline,
-            trainer.epoch,
-            fit.weights,
-            note="; ".join(filter(None, notes)),
-        )
+        signals = make_signals(self.builder, fit, split, scores, baseline)
+        return Result(fit.job, split, scores, baseline, trainer.epoch, fit.weights, **signals)
 
     def _score_baseline(self, fit: BuiltFit, split: str) -> dict[str, Score]:
         """What the answer that has to be beaten comes to; nothing where there is none."""
@@ -437,4 +410,4 @@ def solve_model(fit: BuiltFit, run: RunFolder) -> None:
     total = lambda outputs, batch: objective.total_loss(outputs, batch)  # noqa: E731
     members = model.fit_weights(fit.data.val, total)
     if members is not None:
-        run.write_json("members.json", members)
+        run.write_json(RunFile.MEMBERS, members)

@@ -6,6 +6,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dlrun.core.run_folder import RunFile, RunFolder
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -27,7 +29,7 @@ def finish_run(
     from dlrun.report.build import write_report
     from dlrun.report.result_tables import load_result_tables
 
-    page = folder / "report.html"
+    page = RunFolder(folder).path(RunFile.REPORT_PAGE)
     # A full disk costs the report, never the scores, which are stored already.
     with optional_write("the report is", page):
         record_test_evaluations(config, folder)
@@ -99,7 +101,7 @@ def _is_not_below_baseline(result: Result) -> bool:
 
 def print_ensemble_members(folder: Path, console: Console) -> None:
     """Show an ensemble beside its members; nothing for other runs."""
-    if not (folder / "members.json").is_file():
+    if not RunFolder(folder).exists(RunFile.MEMBERS):
         return
     from dlrun.report import ensemble_members
     from dlrun.report.result_tables import to_rich_table
@@ -115,13 +117,12 @@ def print_ensemble_members(folder: Path, console: Console) -> None:
 
 def record_test_evaluations(config: dict[str, Any], folder: Path) -> None:
     """Store with the run how often the test rows of its data have been evaluated before."""
-    from dlrun.core.run_folder import RunFolder
     from dlrun.evaluation import test_ledger
 
     run = RunFolder(folder)
-    data = run.read_json("data.json")
+    data = run.read_data()
     # Synthetic rows are drawn anew and protect nothing, so they have no entry in the ledger.
-    if "SYNTHETIC" in data["note"]:
+    if data["synthetic"]:
         return
     previous = test_ledger.find_previous_entries(
         config["task"]["name"], data["fingerprint"], data.get("test", "")
@@ -129,7 +130,7 @@ def record_test_evaluations(config: dict[str, Any], folder: Path) -> None:
     entries = [
         {"date": entry.date, "score": entry.score, "reason": entry.reason} for entry in previous
     ]
-    run.write_json("openings.json", {"count": len(previous), "entries": entries})
+    run.write_json(RunFile.OPENINGS, {"count": len(previous), "entries": entries})
 
 
 def compare_with_reference(config: dict[str, Any], results: list[Result]) -> list[str]:
@@ -152,9 +153,7 @@ def compare_with_reference(config: dict[str, Any], results: list[Result]) -> lis
     scored = [result for result in drop_first_stages(results) if result.split == split]
     values = [result.scores[name].value for result in scored if name in result.scores]
     # Synthetic data, or weights other than the book's, make the two numbers incomparable.
-    comparable = not any(
-        word in result.note for result in results for word in ("SYNTHETIC", "not the book's")
-    )
+    comparable = not any(result.synthetic or result.book_difference for result in results)
     if not values or not comparable:
         return [f"{reference}; nothing here to compare with it"]
     mean = sum(values) / len(values)

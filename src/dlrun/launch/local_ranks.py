@@ -271,9 +271,11 @@ def report_process_failure(failure: str, folder: Path) -> None:
 def describe_saved_state(folder: Path) -> str:
     """Describe the newest checkpoint of a run, in a sentence."""
     from dlrun.core import checkpoint
+    from dlrun.core.run_folder import RunFile, RunFolder
 
     checkpoints = sorted(
-        folder.glob("checkpoints/*/last.pt"), key=lambda path: path.stat().st_mtime
+        RunFolder(folder).list_files(RunFile.CHECKPOINT, name="last"),
+        key=lambda path: path.stat().st_mtime,
     )
     state = checkpoint.load_latest_or_none(checkpoints[-1]) if checkpoints else None
     if state is None:

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dlrun.core.run_folder import RunFile
+
 # Decisions such as the next fit are functions of these files: with the same files, every process
 # comes to the same decision.
 BROADCAST_FILES = (
     "*.json",
     "*.jsonl",
     "*.yaml",
-    "preparation/*.json",
-    "fields/*.json",
-    "predictions/*.npz",
+    RunFile.PREPARATION.format(job="*"),
+    RunFile.FIT_FIELDS.format(job="*"),
+    RunFile.PREDICTIONS.format(job="*", split="*"),
 )
 # The exit code of a process that could not go on without the others (EX_TEMPFAIL of sysexits.h).
 PEER_LOST_CODE = 75

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 from dlrun.core.errors import UserError
-from dlrun.core.run_folder import RunFolder
+from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.core.types import FitJob, Result
 
 # These tables are the only list of what may change. A key in none of them decides the rows, the
@@ -147,7 +147,7 @@ def find_started_jobs(
     starts = {job.start for job in jobs}
     started = []
     for job in (job for job in jobs if job.name not in starts):
-        state = checkpoint.load_latest_or_none(run.checkpoint_folder(job) / "last.pt")
+        state = checkpoint.load_latest_or_none(run.checkpoint_file(job.name, "last"))
         if state is not None:
             started.append(
                 StartedFit(job, state, apply_patch(config, job.patch)["engine"]["epochs"])
@@ -187,12 +187,12 @@ def remove_finished_results(run: RunFolder, started: list[StartedFit]) -> Iterat
     """
     from dlrun.core.files import write_text
 
-    path = run.folder / "results.jsonl"
+    path = run.path(RunFile.RESULTS)
     names = {fit.job.name for fit in started}
     text = path.read_text(encoding="utf-8")
     job_names = [result.job.name for result in run.read_results()]
     named_lines = list(zip(job_names, text.splitlines(keepends=True), strict=True))
-    earlier_file = run.folder / "earlier_results.jsonl"
+    earlier_file = run.path(RunFile.EARLIER_RESULTS)
     earlier_text = earlier_file.read_text(encoding="utf-8") if earlier_file.exists() else ""
     # First the copy, then the removal: a crash in between loses nothing.
     write_text(

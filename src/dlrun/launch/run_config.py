@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -13,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from dlrun.config.compatibility import get_model_part_name
 from dlrun.config.overrides import split_config_folders
 from dlrun.config.parts import check_plugin_names
-from dlrun.core import json_text
 from dlrun.core.errors import FileWriteError, UserError, describe_system_error
+from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.launch.finish import finish_run, record_test_evaluations
 from dlrun.launch.run_log import log_to_folder
 
@@ -48,7 +47,7 @@ def load_plugin_packages(words: list[str]) -> tuple[str, ...]:
 
 def make_run_folder(config: dict[str, Any]) -> Path:
     """Create a folder for a new run: output/task/model/time."""
-    from dlrun.core.run_folder import create_run_folder
+    from dlrun.core.paths import create_run_folder
 
     return create_run_folder(
         Path(config["output"]), config["task"]["name"], get_model_part_name(config["model"])
@@ -69,36 +68,20 @@ def start_run(
     Returns:
         The exit code.
     """
-    from dlrun.core.run_folder import remove_run_folder
+    from dlrun.core.environment import collect_environment
+    from dlrun.core.paths import remove_run_folder
 
     try:
-        write_run_metadata(config, words, folder)
+        RunFolder(folder).write_request(config, words, collect_environment())
         return execute_run(config, folder, plugins)[0]
     except Exception as error:
         expected = isinstance(error, UserError | FileWriteError)
         # After an unexpected error the folder stays: it holds the log with the traceback.
         if not expected and describe_system_error(error) is None:
             raise
-        if not (folder / "history.jsonl").exists():
+        if not RunFolder(folder).exists(RunFile.HISTORY):
             remove_run_folder(folder)
         raise
-
-
-def write_run_metadata(config: dict[str, Any], words: list[str], folder: Path) -> None:
-    """Store what a run was asked for and where: config, words and environment."""
-    import yaml
-
-    from dlrun.core.environment import collect_environment
-    from dlrun.core.files import write_text
-
-    write_text(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-    write_text(folder / "command.txt", format_command(words) + "\n")
-    write_text(folder / "environment.json", json_text.to_json(collect_environment(), 1) + "\n")
-
-
-def format_command(words: list[str]) -> str:
-    """Format these words as one line for a shell."""
-    return shlex.join(["dlrun", *words])
 
 
 def execute_run(
@@ -175,7 +158,7 @@ def execute_in_process(
             report_divergence(error, folder)
             return 3, []
         except FileWriteError as error:
-            if not (folder / "history.jsonl").exists():  # nothing has begun
+            if not RunFolder(folder).exists(RunFile.HISTORY):  # nothing has begun
                 raise
             raise FileWriteError(
                 f"{error}; what was saved before is whole, and with room for it, "
@@ -185,19 +168,18 @@ def execute_in_process(
             finish_run(config, folder, results, console)
         elif is_main:
             record_test_evaluations(config, folder)
-    return int(any("FAILED" in result.note for result in results)), results
+    return max((result.exit_code for result in results), default=0), results
 
 
 def report_divergence(error: Exception, folder: Path) -> None:
     """Report that a loss became nan or infinite, which checkpoint is left, and what to try."""
     from dlrun.core import checkpoint
-    from dlrun.core.run_folder import RunFolder
 
     log = logging.getLogger("dlrun")
     run = RunFolder(folder)
     log.error("stopped: %s", error)
     for job in run.failed_jobs():
-        state = checkpoint.load_latest_or_none(run.checkpoint_folder(job) / "best.pt")
+        state = checkpoint.load_latest_or_none(run.checkpoint_file(job.name, "best"))
         if state is not None:
             message = "kept: epoch %d of %s, the best one before; dlrun evaluate %s"
             log.info(message, state["epoch"], job.name, folder)
@@ -210,13 +192,11 @@ def report_unused_overrides(experiment: Any, config: dict[str, Any], folder: Pat
     """Report, also beside the result, which overrides of a run have no effect."""
     from dlrun.config.unused_settings import find_unused_settings
 
-    command_file = folder / "command.txt"
-    if "workflow" in config or not command_file.is_file():
+    run = RunFolder(folder)
+    if "workflow" in config or not run.exists(RunFile.COMMAND):
         return
-    command = shlex.split(command_file.read_text(encoding="utf-8"))
-    folders, words = split_config_folders(command[1:])
-    log_file = folder / "log.txt"
-    logged = log_file.read_text(encoding="utf-8") if log_file.is_file() else ""
+    folders, words = split_config_folders(run.read_command_words())
+    logged = run.read_text(RunFile.LOG)
     inputs = dict(experiment.builder.dataset.inputs)
     for text in find_unused_settings(config, words, folders, inputs):
         # A resumed run has said it before; the note beside the result is made anew.

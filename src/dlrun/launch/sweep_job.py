@@ -11,7 +11,6 @@ from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from dlrun.core import json_text
 from dlrun.core.errors import UserError
 from dlrun.sweeps.job import EpochStopRule, Executor, JobResult, JobStopRule, SweepJob
 
@@ -163,17 +162,16 @@ def log_to_jobs(jobs: Sequence[SweepJob]) -> Iterator[Any]:
     Yields:
         The display of progress.
     """
-    from dlrun.core.run_folder import RunFolder
     from dlrun.launch.console import RecordingConsole
     from dlrun.launch.progress import ProgressDisplay
-    from dlrun.launch.run_log import log_to_folder
+    from dlrun.launch.run_log import log_to_folder, make_log_handler
 
     for job in jobs:
         job.folder.mkdir(exist_ok=True)
     console = RecordingConsole()
     logger = logging.getLogger("dlrun")
     # The handler of the first job comes with log_to_folder.
-    handlers = [RunFolder(job.folder).make_log_handler() for job in jobs[1:]]
+    handlers = [make_log_handler(job.folder) for job in jobs[1:]]
     with log_to_folder(jobs[0].folder, console):
         console.logs += handlers
         for handler in handlers:
@@ -211,24 +209,16 @@ def get_training_seconds(results: Sequence[Result]) -> float:
 
 def write_job_metadata(job: SweepJob) -> None:
     """Store what the job was asked for, unless an earlier start has."""
-    import yaml
+    from dlrun.core.run_folder import RunFile, RunFolder
 
-    from dlrun.core.files import write_text
-    from dlrun.launch.run_config import format_command
-
-    job.folder.mkdir(exist_ok=True)
-    if (job.folder / "config.yaml").is_file():
+    run = RunFolder(job.folder)
+    if run.exists(RunFile.CONFIG):
         return
-    # libyaml's dumper is much faster; not every build of PyYAML has it.
-    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
     environment = {
         **get_cached_environment(),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
-    write_text(job.folder / "environment.json", json_text.to_json(environment, 1) + "\n")
-    write_text(job.folder / "command.txt", format_command(job.all_overrides) + "\n")
-    # Written last: its presence means that the others are there.
-    write_text(job.folder / "config.yaml", yaml.dump(job.config, Dumper=dumper, sort_keys=False))
+    run.write_request(job.config, job.all_overrides, environment)
 
 
 @lru_cache(maxsize=1)

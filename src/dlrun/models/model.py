@@ -31,7 +31,9 @@ class Model(nn.Module):
     other method is a hook with a default, so that a model overrides only what it needs.
 
     Attributes:
-        note: A remark that stands beside every result, such as SYNTHETIC weights. Default: none.
+        note: A remark that stands beside every result. Default: none.
+        synthetic: Whether its weights are made up, as its note says, so that scores are not
+            comparable with those of the real ones. Default: no.
         steady: Whether batches of one shape always lead to the same torch calls, so that a
             training step may be recorded once and replayed. Default: no.
 
@@ -49,6 +51,7 @@ class Model(nn.Module):
     """
 
     note: str = ""
+    synthetic: bool = False
     steady: bool = False
 
     def penalty(self) -> Tensor | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,6 +112,6 @@ def make_sections(title: str, blocks: Sequence[Block]) -> list[Section]:
     return [Section(title, tuple(blocks))] if blocks else []
 
 
-def make_data_note(text: str) -> Text:
-    """A remark on the data: loud where they are synthetic."""
-    return Text(text, "loud" if "SYNTHETIC" in text else "")
+def make_data_notes(notes: Iterable[str], warnings: Collection[str]) -> list[Text]:
+    """Remarks on the data; those that are warnings (SYNTHETIC …) are loud."""
+    return [Text(note, "loud" if note in warnings else "") for note in notes]

@@ -7,8 +7,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from dlrun.core import run_reader, stored_files
+from dlrun.core import run_reader
 from dlrun.core.files import write_text
+from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.report import confusion_matrix, html, learning_curves, markdown, run_report
 
 # So that a file name stays below the 255 bytes that file systems allow.
@@ -34,10 +35,11 @@ def write_report(folder: Path) -> list[Path]:
     # Drawn first: the pages hold the figures, and the HTML has their bytes inside.
     sections = run_report.make_run_sections(folder, drawn)
     heading = run_report.get_report_heading(folder)
-    write_text(folder / "report.md", markdown.make_markdown_page(heading, sections, folder))
-    write_text(folder / "report.html", html.make_html_page(heading, sections))
-    files = [file for paths in drawn.values() for file in paths]
-    return [*files, folder / "report.md", folder / "report.html"]
+    run = RunFolder(folder)
+    text, page = run.path(RunFile.REPORT_TEXT), run.path(RunFile.REPORT_PAGE)
+    write_text(text, markdown.make_markdown_page(heading, sections, folder))
+    write_text(page, html.make_html_page(heading, sections))
+    return [*(file for paths in drawn.values() for file in paths), text, page]
 
 
 def write_comparison(runs: Sequence[Path], folder: Path) -> list[Path]:
@@ -82,7 +84,7 @@ def make_comparison_name(runs: Sequence[Path]) -> str:
 def draw_figures(folder: Path) -> PlotFiles:
     """Draw the figures there are data for; kind of figure → files."""
     config, results, steps = (
-        stored_files.load_run_config(folder),
+        RunFolder(folder).read_config(),
         run_reader.read_results(folder),
         run_reader.read_verdicts(folder),
     )
@@ -93,7 +95,7 @@ def draw_figures(folder: Path) -> PlotFiles:
     )
     figures = {name: [file] for name, file in drawn.items() if file is not None}
     only = run_report.select_families(steps)
-    if (folder / "forecast").is_dir():
+    if RunFolder(folder).list_files(RunFile.FORECAST):
         from dlrun.report import forecast_plot
 
         figures["forecast"] = forecast_plot.draw_forecasts(folder, results, config, only)
@@ -107,7 +109,7 @@ def _draw_curves(
     results: run_reader.JsonLines,
     only: Collection[str] | None,
 ) -> Path | None:
-    history, file = run_reader.read_history(folder), folder / "learning-curves.png"
+    file, history = RunFolder(folder).path(RunFile.LEARNING_CURVES), run_reader.read_history(folder)
     return learning_curves.draw_learning_curves(history, results, config, file, only=only)
 
 
@@ -121,17 +123,16 @@ def _draw_workflow(
     from dlrun.report import overfitting_plot, score_plot, workflow_stages
 
     only = {workflow_stages.CONFIGURED_STAGE, workflow_stages.find_best_stage(steps)}
-    drawn = {
-        "curves": _draw_curves(folder, config, results, only),
-        "stages": score_plot.draw_score_plot(results, steps, config, folder / "stages.png"),
-    }
+    run = RunFolder(folder)
+    stages = score_plot.draw_score_plot(results, steps, config, run.path(RunFile.STAGES_PLOT))
+    drawn = {"curves": _draw_curves(folder, config, results, only), "stages": stages}
     # Where nothing beats the baseline, no larger network has been tried.
     if any(step["step"] > workflow_stages.BASELINE_STEP for step in steps):
         history = run_reader.read_history(folder)
         drawn["ladder"] = overfitting_plot.draw_capacity_curves(
-            history, results, config, folder / "ladder.png", steps
+            history, results, config, run.path(RunFile.LADDER_PLOT), steps
         )
         drawn["study"] = overfitting_plot.draw_regularization_curves(
-            history, results, config, folder / "study.png"
+            history, results, config, run.path(RunFile.STUDY_PLOT)
         )
     return drawn

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dlrun.core import formatting, measure_names, run_reader, stored_files
+from dlrun.core import formatting, measure_names, run_reader
+from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.report import formatting as measures
 from dlrun.report import run_report, workflow_stages, workflow_steps
 from dlrun.report.blocks import (
@@ -16,7 +17,7 @@ from dlrun.report.blocks import (
     ImageBlock,
     Section,
     Text,
-    make_data_note,
+    make_data_notes,
     make_sections,
 )
 from dlrun.report.differences import compare_runs
@@ -54,7 +55,7 @@ def make_comparison_sections(runs: Sequence[Path], drawn: Path | None) -> list[S
     title = f"Validation curves of {drawn_runs}"
     sections = [
         *make_sections(
-            "", [*map(make_data_note, notes), *_describe_best(runs), _make_score_table(runs)]
+            "", [*make_data_notes(notes, notes), *_describe_best(runs), _make_score_table(runs)]
         ),
         *make_sections("What differs", [_list_differences(runs)]),
         *make_sections(
@@ -183,7 +184,7 @@ def _collect_scores(run: Path) -> dict[tuple[str, str], str]:
 
 
 def _list_differences(runs: Sequence[Path]) -> Block:
-    configs = [stored_files.load_run_config(run) for run in runs]
+    configs = [RunFolder(run).read_config() for run in runs]
     flats = [run_reader.flatten_config(config) for config in configs]
     rows = [
         [key, *("" if flat.get(key) is None else str(flat[key]) for flat in flats)]
@@ -197,7 +198,7 @@ def _list_differences(runs: Sequence[Path]) -> Block:
 
 def _make_run_blocks(run: Path) -> list[Block]:
     config, results, steps = (
-        stored_files.load_run_config(run),
+        RunFolder(run).read_config(),
         run_reader.read_results(run),
         run_reader.read_verdicts(run),
     )
@@ -211,7 +212,7 @@ def _make_run_blocks(run: Path) -> list[Block]:
         *(block for section in sections for block in section.blocks),
     ]
     # Only a figure that the run has drawn itself: other runs are read, never written.
-    image = run / "learning-curves.png"
+    image = RunFolder(run).path(RunFile.LEARNING_CURVES)
     blocks += (
         [ImageBlock(image, run_report.CURVES_CAPTION, run_report.CURVES_CAPTION)]
         if image.is_file()

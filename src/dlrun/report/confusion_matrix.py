@@ -7,8 +7,9 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.core import run_reader, stored_files
+from dlrun.core import run_reader
 from dlrun.core.files import make_file_names
+from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.report.plotting import COLORS, GREY, WIDTH, save_figure
 
 if TYPE_CHECKING:
@@ -39,14 +40,15 @@ def load_by_family(
     import numpy as np
 
     families: dict[tuple[str, str], list[dict[str, np.ndarray]]] = {}
-    for file in sorted((folder / "predictions").glob("*-*.npz")):
+    run = RunFolder(folder)
+    for file in run.list_files(RunFile.PREDICTIONS):
         job, _, split = file.stem.rpartition("-")
         # Repeats predict the same rows again: together they would count each row twice.
         if "repeat-" in job or (only is not None and run_reader.get_family(job) not in only):
             continue
         arrays = {
             name: array
-            for name, array in stored_files.load_arrays(file).items()
+            for name, array in run.read_predictions(job, split).items()
             if name.startswith(("target/", "output/"))
         }
         families.setdefault((run_reader.get_family(job), split), []).append(arrays)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.core import formatting, measure_names, run_reader, stored_files
+from dlrun.core import formatting, measure_names, run_reader
 from dlrun.core.errors import UserError
+from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.report import formatting as measures
 from dlrun.report.blocks import Block, Section, Text, make_sections
 from dlrun.report.result_tables import TextTable
@@ -63,7 +64,7 @@ def make_members_table(folder: Path) -> tuple[TextTable, list[str]] | None:
         A table of the members with their weights and scores, and the conclusions; None where the
         run is no ensemble or was not validated.
     """
-    record = stored_files.load_json_or_none(folder / "members.json")
+    record = RunFolder(folder).read_json(RunFile.MEMBERS)
     lines = [
         line
         for line in run_reader.read_results(folder)

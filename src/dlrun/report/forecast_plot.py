@@ -7,8 +7,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.core import formatting, run_reader, stored_files
+from dlrun.core import formatting, run_reader
 from dlrun.core.files import make_file_names
+from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.report.plotting import COLORS, GREY, WIDTH, add_legend_below, save_figure
 
 if TYPE_CHECKING:
@@ -32,16 +33,17 @@ def draw_forecasts(
         config: Its config.
         only: The stages to draw; None: all.
     """
-    files: dict[tuple[str, str], Path] = {}
-    for file in sorted((folder / "forecast").glob("*-*.json")):
+    jobs: dict[tuple[str, str], str] = {}
+    run = RunFolder(folder)
+    for file in run.list_files(RunFile.FORECAST):
         # A job's name may hold dashes, a split's does not.
         job, _, split = file.stem.rpartition("-")
         family = run_reader.get_family(job)
         if only is None or family in only:
-            files[family, split] = file  # of several folds the latest in time
+            jobs[family, split] = job  # of several folds the latest in time
     drawn = []
-    for family, split in run_reader.select_splits(files):
-        forecasts = stored_files.load_json_or_none(files[family, split]) or {}
+    for family, split in run_reader.select_splits(jobs):
+        forecasts = run.read_json(RunFile.FORECAST, job=jobs[family, split], split=split) or {}
         file_names = make_file_names(forecasts)
         for target, forecast in forecasts.items():
             path = folder / f"forecast-{file_names[target]}-{family}-{split}.png"

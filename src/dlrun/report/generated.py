@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.report.blocks import Block, Code, ImageBlock, Section, Text, make_sections
 
 MAX_EPOCHS = 4  # epochs that are shown of each kind, the last one among them
@@ -15,7 +16,7 @@ FILE_TYPES = (".png", ".gif", ".jpg", ".txt")
 
 def make_sample_sections(folder: Path) -> list[Section]:
     """'Samples', made after epochs, and 'Generated', made by `dlrun generate`."""
-    directory = folder / "samples"
+    directory = RunFolder(folder).path(RunFile.SAMPLES)
     jobs = (
         sorted({file.parent for file in directory.rglob("*") if file.suffix in FILE_TYPES})
         if directory.is_dir()
@@ -27,7 +28,7 @@ def make_sample_sections(folder: Path) -> list[Section]:
         samples += [block for file in select_sample_files(job) for block in make_file_blocks(file)]
     generated = [
         block
-        for file in list_sample_files(folder / "generated")
+        for file in list_sample_files(RunFolder(folder).path(RunFile.GENERATED))
         for block in make_file_blocks(file)
     ]
     return [*make_sections("Samples", samples), *make_sections("Generated", generated)]

@@ -6,7 +6,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.core import stored_files
+from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.report import naming
 from dlrun.report.blocks import Block, ImageBlock, Section, Text, make_sections
 from dlrun.report.plotting import LETTERS_PER_INCH, WIDTH, save_figure
@@ -45,29 +45,28 @@ name_of = naming.get_model_name
 
 def list_images(folder: Path) -> list[dict[str, str]]:
     """The images of `dlrun visualize` in a run folder that exist: file, kind, layer and caption."""
-    entries = stored_files.load_json_or_none(folder / "visualize" / "pictures.json") or []
+    run = RunFolder(folder)
+    entries, images = run.read_json(RunFile.VISUALIZED_LIST) or [], run.path(RunFile.VISUALIZED)
     # The name alone: a path in pictures.json could lead out of the run folder.
     with_paths = [{**entry, "file": Path(entry["file"]).name} for entry in entries]
     return [
         entry
         for entry in with_paths
         # A newer dlrun may have drawn kinds that this one does not know.
-        if entry["kind"] in DESCRIPTIONS and (folder / "visualize" / entry["file"]).is_file()
+        if entry["kind"] in DESCRIPTIONS and (images / entry["file"]).is_file()
     ]
 
 
 def make_visualization_sections(folder: Path) -> list[Section]:
     """The images of `dlrun visualize`, kind by kind, where there are any."""
     blocks: list[Block] = []
-    entries = list_images(folder)
+    entries, images = list_images(folder), RunFolder(folder).path(RunFile.VISUALIZED)
     for kind, (title, description) in DESCRIPTIONS.items():
         matching = [entry for entry in entries if entry["kind"] == kind]
         if matching:
             blocks += [Text(title, "heading"), Text(description)]
         for entry in matching:
-            blocks.append(
-                ImageBlock(folder / "visualize" / entry["file"], entry["caption"], entry["caption"])
-            )
+            blocks.append(ImageBlock(images / entry["file"], entry["caption"], entry["caption"]))
     return make_sections("A look inside", blocks)
 
 

@@ -17,9 +17,8 @@ LOSS_MARGIN = 0.4
 
 def draw_lr_plot(record: dict[str, Any], config: dict[str, Any], file: Path) -> Path:
     """Write the figure of the record in lr.json."""
-    with save_figure(
-        file, "Learning-rate range test", config, record["note"], height=4.2, width=WIDTH
-    ) as figure:
+    title, warning = "Learning-rate range test", record["note"] if record["synthetic"] else ""
+    with save_figure(file, title, config, warning, height=4.2, width=WIDTH) as figure:
         panel = figure.subplots()
         panel.plot(
             record["rates"],

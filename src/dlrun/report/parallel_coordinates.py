@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.core import stored_files
 from dlrun.core.formatting import format_number
 from dlrun.core.measure_names import direction_sign
+from dlrun.core.run_folder import RunFolder
 from dlrun.report import naming
 from dlrun.report.plotting import GREY, WARNING_COLOR, save_figure
 from dlrun.report.sweep_jobs import (
@@ -80,7 +80,7 @@ def draw_parallel_coordinates(
         "the best one in red" if best_jobs else "",
     ]
     # The heading names the task of the first job.
-    config = stored_files.load_run_config(folder / drawn_jobs[0].folder)
+    config = RunFolder(folder / drawn_jobs[0].folder).read_config()
     warning = next((line.note for line in drawn_jobs if line.note), "")
     size: dict[str, Any] = {"height": 4.4, "width": max(5.6, 1.45 * len(scales) + 0.8)}
     with save_figure(

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.core import formatting, run_reader, stored_files
+from dlrun.core import formatting, run_reader
 from dlrun.core.formatting import counted
+from dlrun.core.run_folder import RunFolder
 from dlrun.report import formatting as measures
 from dlrun.report import naming
 
@@ -29,6 +30,7 @@ class TextTable:
         rows: The cells.
         caption: The line below it.
         notes: Lines that belong to the title.
+        warnings: Those of them that say that data or weights are made up.
         right: The indices of the columns that are aligned right.
     """
 
@@ -38,6 +40,7 @@ class TextTable:
     caption: str = ""
     notes: tuple[str, ...] = ()
     right: frozenset[int] = field(default_factory=frozenset)
+    warnings: tuple[str, ...] = ()
 
 
 def make_score_tables(results: run_reader.JsonLines, config: dict[str, Any]) -> list[TextTable]:
@@ -52,7 +55,7 @@ def make_score_tables(results: run_reader.JsonLines, config: dict[str, Any]) -> 
 
 
 def to_rich_table(summary: TextTable) -> Table:
-    """The same table for a terminal; a SYNTHETIC note stands in red in its title."""
+    """The same table for a terminal; its warnings stand in red in its title."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -60,7 +63,7 @@ def to_rich_table(summary: TextTable) -> Table:
     # Text, not markup: a name from data may hold [brackets].
     title = Text(summary.title, style="bold")
     for note in summary.notes:
-        title.append("\n" + note, style="bold red" if "SYNTHETIC" in note else "not bold")
+        title.append("\n" + note, style="bold red" if note in summary.warnings else "not bold")
     layout: dict[str, Any] = {
         "title_justify": "left",
         "caption_justify": "left",
@@ -76,7 +79,7 @@ def to_rich_table(summary: TextTable) -> Table:
 
 def load_result_tables(folder: Path) -> list[Table]:
     """The tables of a finished run folder."""
-    config, results = stored_files.load_run_config(folder), run_reader.read_results(folder)
+    config, results = RunFolder(folder).read_config(), run_reader.read_results(folder)
     return [to_rich_table(summary) for summary in make_score_tables(results, config)]
 
 
@@ -101,9 +104,14 @@ def _make_score_table(
         row += _format_folds(scores, measure) if several else []
         rows.append(row)
     title = f"{naming.get_run_title(config)}: {_describe_fits(name, lines)}, {split}"
-    notes = tuple(run_reader.collect_messages(lines))
     return TextTable(
-        title, columns, rows, _format_message(lines), notes, frozenset(range(1, len(columns)))
+        title,
+        columns,
+        rows,
+        _format_message(lines),
+        notes=tuple(run_reader.collect_messages(lines)),
+        right=frozenset(range(1, len(columns))),
+        warnings=tuple(run_reader.collect_data_warnings(lines)),
     )
 
 

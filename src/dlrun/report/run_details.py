@@ -7,7 +7,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from dlrun.core import formatting, run_reader, stored_files
+from dlrun.core import formatting, run_reader
+from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.report import naming
 from dlrun.report.blocks import (
     Block,
@@ -17,7 +18,7 @@ from dlrun.report.blocks import (
     Pairs,
     Section,
     Text,
-    make_data_note,
+    make_data_notes,
     make_sections,
 )
 from dlrun.report.result_tables import TextTable, make_score_tables
@@ -68,10 +69,8 @@ def make_task_section(config: dict[str, Any]) -> list[Section]:
 
 def make_data_section(folder: Path, config: dict[str, Any]) -> list[Section]:
     """The data: columns and their kinds, rows, fingerprint, and source."""
-    data_record, fields = (
-        stored_files.load_json_or_none(folder / "data.json") or {},
-        stored_files.load_json_or_none(folder / "fields.json") or {},
-    )
+    run = RunFolder(folder)
+    data_record, fields = run.read_data(), run.read_fields() or {}
     task, data = _get_node(config, "task"), _get_node(config, "data")
     rows = [("task", naming.get_task_name(config))]
     for role in ("inputs", "targets"):
@@ -89,9 +88,10 @@ def make_data_section(folder: Path, config: dict[str, Any]) -> list[Section]:
         if data_record.get("fingerprint")
         else []
     )
-    note = [make_data_note(str(data_record["note"]))] if data_record.get("note") else []
+    note, synthetic = (str(data_record.get(key) or "") for key in ("note", "synthetic"))
+    notes = make_data_notes(filter(None, [note]), [synthetic])
     return make_sections(
-        "The data", [*note, Pairs(tuple((name, value) for name, value in rows if value))]
+        "The data", [*notes, Pairs(tuple((name, value) for name, value in rows if value))]
     )
 
 
@@ -103,14 +103,14 @@ def make_error_sections(folder: Path, only: Collection[str] | None) -> list[Sect
         only: The families of jobs to show, the folds of one together; None: all.
     """
     errors: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for file in sorted((folder / "errors").glob("*-*.json")):
+    run = RunFolder(folder)
+    for file in run.list_files(RunFile.ERRORS):
         job, _, split = file.stem.rpartition("-")
         family = run_reader.get_family(job)
         # Repeats make errors on the same rows.
         if "repeat-" not in job and (only is None or family in only):
-            errors.setdefault((family, split), []).extend(
-                stored_files.load_json_or_none(file) or ()
-            )
+            entries = run.read_json(RunFile.ERRORS, job=job, split=split) or ()
+            errors.setdefault((family, split), []).extend(entries)
     blocks: list[Block] = []
     for family, split in run_reader.select_splits(errors):
         # Each fold has its own list: the worst of all folds are wanted.
@@ -130,7 +130,8 @@ def _get_loss(entry: dict[str, Any]) -> float:
 def _make_error_row(folder: Path, entry: dict[str, Any]) -> ErrorRow:
     view = entry.get("shown") or {}
     cells = tuple((str(name), str(value)) for name, value in (view.get("cells") or {}).items())
-    image = folder / "errors" / Path(str(view["image"])).name if view.get("image") else None
+    images = RunFolder(folder).path(RunFile.ERROR_FOLDER)
+    image = images / Path(str(view["image"])).name if view.get("image") else None
     return ErrorRow(
         row=str(entry["row"]),
         truth=str(entry["truth"]),
@@ -150,11 +151,10 @@ def make_test_section(
     A plain run has its test score among the other results.
     """
     tested = [line for line in results if line["split"] == "test"]
-    openings = stored_files.load_json_or_none(folder / "openings.json") or {}
+    run = RunFolder(folder)
+    openings = run.read_json(RunFile.OPENINGS) or {}
     blocks: list[Block] = list(make_score_tables(tested, config)) if workflow else []
-    is_generative = not (
-        stored_files.load_json_or_none(folder / "fields.json") or {"targets": True}
-    )["targets"]
+    is_generative = not (run.read_fields() or {"targets": True})["targets"]
     # A run without test rows, such as a generative one, has openings.json and no score.
     if openings and (
         tested or openings.get("count") or not is_generative
@@ -210,9 +210,8 @@ def make_config_section(
         )
         rows += [(key, str(value)) for key, value in values.items() if value is not None]
     # Named settings first; what only a machine reads is folded at the end.
-    full_config = Code(
-        run_reader.read_text_or_empty(folder / "config.yaml"), "config.yaml, all of it"
-    )
+    text = RunFolder(folder).read_text(RunFile.CONFIG).strip()
+    full_config = Code(text, f"{RunFile.CONFIG}, all of it")
     return make_sections(
         "Config", [*([changes] if changes else []), Pairs(tuple(rows)), full_config]
     )
@@ -220,7 +219,7 @@ def make_config_section(
 
 def make_environment_section(folder: Path) -> list[Section]:
     """The machine and the packages."""
-    environment = stored_files.load_json_or_none(folder / "environment.json")
+    environment = RunFolder(folder).read_json(RunFile.ENVIRONMENT)
     if not environment:
         return make_sections("Environment", [Text("not recorded")])
     values = {

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dlrun.core import formatting, measure_names, run_reader, stored_files
+from dlrun.core import formatting, measure_names, run_reader
+from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.report import formatting as measures
 from dlrun.report import naming, run_details
 from dlrun.report.blocks import (
@@ -14,7 +15,7 @@ from dlrun.report.blocks import (
     Pairs,
     Section,
     Text,
-    make_data_note,
+    make_data_notes,
     make_sections,
 )
 from dlrun.report.learning_curves import RING_NOTE
@@ -25,7 +26,7 @@ SPLITS = {"test": "Test", "val": "Validation", "train": "Training"}
 
 def get_report_heading(folder: Path) -> str:
     """'imdb · dense', or the folder's name."""
-    config = stored_files.load_run_config(folder)
+    config = RunFolder(folder).read_config()
     return naming.get_run_title(config) or folder.name
 
 
@@ -39,7 +40,7 @@ def make_run_sections(folder: Path, figures: dict[str, list[Path]]) -> list[Sect
         figures: Kind → files, as `build.draw_figures` returns them.
     """
     config, results, steps = (
-        stored_files.load_run_config(folder),
+        RunFolder(folder).read_config(),
         run_reader.read_results(folder),
         run_reader.read_verdicts(folder),
     )
@@ -65,7 +66,11 @@ def make_run_sections(folder: Path, figures: dict[str, list[Path]]) -> list[Sect
 def _make_introduction(results: run_reader.JsonLines, steps: run_reader.JsonLines) -> list[Block]:
     """The score, notes on the data, and the outcome of a workflow."""
     measured = [line for line in results if line.get("scores")]
-    notes: list[Block] = list(map(make_data_note, run_reader.collect_messages(measured)))
+    notes: list[Block] = [
+        *make_data_notes(
+            run_reader.collect_messages(measured), run_reader.collect_data_warnings(measured)
+        )
+    ]
     if not steps:
         return [*make_score_summary(results), *notes]
     from dlrun.report.workflow_steps import make_workflow_summary
@@ -83,14 +88,14 @@ def _make_result_sections(
     """The audit, steps and stages of a workflow, or else the scores; members of an ensemble."""
     sections: list[Section] = []
     # A workflow that was cut early has its audit and no step.
-    if steps or (folder / "audit.json").is_file():
+    if steps or RunFolder(folder).exists(RunFile.AUDIT):
         from dlrun.report import workflow_steps
 
         sections += workflow_steps.make_audit_section(folder)
         sections += workflow_steps.make_step_sections(steps)
         sections += workflow_steps.make_stage_sections(results, steps, figures) if steps else []
     sections += [] if steps else make_score_sections(folder, results, config)
-    if (folder / "members.json").is_file():
+    if RunFolder(folder).exists(RunFile.MEMBERS):
         from dlrun.report.ensemble_members import make_ensemble_sections
 
         sections += make_ensemble_sections(folder)
@@ -100,11 +105,12 @@ def _make_result_sections(
 def _make_sample_sections(folder: Path) -> list[Section]:
     """The images of `dlrun visualize`, and what a run has generated."""
     sections: list[Section] = []
-    if (folder / "visualize").is_dir():
+    run = RunFolder(folder)
+    if run.path(RunFile.VISUALIZED).is_dir():
         from dlrun.report.interpretation import make_visualization_sections
 
         sections += make_visualization_sections(folder)
-    if (folder / "samples").is_dir() or (folder / "generated").is_dir():
+    if run.path(RunFile.SAMPLES).is_dir() or run.path(RunFile.GENERATED).is_dir():
         from dlrun.report.generated import make_sample_sections
 
         sections += make_sample_sections(folder)

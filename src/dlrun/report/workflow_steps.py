@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dlrun.core import run_reader, stored_files
+from dlrun.core import run_reader
+from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.report import workflow_stages
 from dlrun.report.blocks import Block, BulletList, ImageBlock, Section, Text, make_sections
 from dlrun.report.result_tables import TextTable
@@ -38,7 +39,7 @@ def make_workflow_summary(
 
 def make_audit_section(folder: Path) -> list[Section]:
     """The findings of the data audit: leaks loud, then warnings, then notes."""
-    findings = stored_files.load_json_or_none(folder / "audit.json")
+    findings = RunFolder(folder).read_json(RunFile.AUDIT)
     if findings is None:
         return []
     lines: list[Block] = []

@@ -15,8 +15,9 @@ from dlrun.config.settings import Sweep
 from dlrun.core import json_text, stored_files
 from dlrun.core.files import check_links_inside, convert_write_errors, write_text
 from dlrun.core.folder_lock import lock_folder
+from dlrun.core.paths import create_run_folder
 from dlrun.core.renamed_parts import to_current_names
-from dlrun.core.run_folder import create_run_folder
+from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.core.stored_files import load_json_lines
 from dlrun.sweeps.job import JobResult, SweepJob
 from dlrun.sweeps.study import Outcome, PreviousJob
@@ -108,7 +109,7 @@ class SweepFolder:
         """The config that a job started with; None where it is missing or damaged."""
         try:
             config = yaml.safe_load(
-                (self.job_folder(number) / "config.yaml").read_text(encoding="utf-8")
+                RunFolder(self.job_folder(number)).path(RunFile.CONFIG).read_text(encoding="utf-8")
             )
         except (OSError, UnicodeDecodeError, yaml.YAMLError):
             return None
@@ -214,7 +215,7 @@ def read_epochs(folder: Path) -> list[tuple[int, dict[str, float]]]:
         (epoch from 1, 'split/metric' → value) of each.
     """
     epochs: dict[tuple[str, int], dict[str, float]] = {}
-    for row in load_json_lines(folder / "history.jsonl"):
+    for row in RunFolder(folder).read_history():
         values = {f"{row['split']}/{name}": value for name, value in row["values"].items()}
         # Training and validation of an epoch are two rows; of a repeated epoch the later one
         # counts.

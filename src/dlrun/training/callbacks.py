@@ -11,6 +11,7 @@ from dlrun.core import artifacts
 from dlrun.core.files import atomic_write, optional_write
 from dlrun.core.formatting import counted
 from dlrun.core.random import derive_seed
+from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.training import generation
 from dlrun.training.schedules import get_monitored_values, is_better
 from dlrun.training.trainer import Trainer
@@ -190,7 +191,9 @@ class TensorBoard(Callback):
 
         run, job = get_run_and_job(trainer)
         # A full disk ends no fit for files that only display it.
-        with optional_write("TensorBoard event files are", run / "tensorboard"):
+        with optional_write(
+            "TensorBoard event files are", RunFolder(run).path(RunFile.TENSORBOARD)
+        ):
             tensorboard_events.append_events(
                 run, [row for row in trainer.history if row.epoch == trainer.epoch], job
             )
@@ -246,7 +249,7 @@ class ActivationWriter(Callback):
 
     def _get_folder(self, trainer: Trainer) -> Path:
         run, job = get_run_and_job(trainer)
-        return run / "activations" / job
+        return RunFolder(run).path(RunFile.ACTIVATIONS) / job
 
 
 @dataclass(frozen=True)
@@ -291,7 +294,7 @@ class SampleWriter(Callback):
 
     def _get_folder(self, trainer: Trainer) -> Path:
         run, job = get_run_and_job(trainer)
-        return run / "samples" / job
+        return RunFolder(run).path(RunFile.SAMPLES) / job
 
 
 def get_run_and_job(trainer: Trainer) -> tuple[Path, str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from dlrun.core.files import atomic_write, make_file_names, write_text
+from dlrun.core.run_folder import RunFile, RunFolder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,7 +46,7 @@ def rewrite_events(folder: Path, rows: Iterable[EpochRecord], job: str) -> None:
     Splits it no longer has lose theirs.
     """
     by_split = _group_by_split(rows)
-    for stale in (folder / "tensorboard" / job).glob(f"*/{HISTORY_FILE}"):
+    for stale in (get_job_folder(folder, job)).glob(f"*/{HISTORY_FILE}"):
         # Else TensorBoard would go on showing a curve that no longer exists.
         if stale.parent.name not in by_split:
             stale.unlink()
@@ -58,9 +59,14 @@ def rewrite_events(folder: Path, rows: Iterable[EpochRecord], job: str) -> None:
         os.replace(temporary, file)
 
 
+def get_job_folder(folder: Path, job: str) -> Path:
+    """Where the event files of one job are."""
+    return RunFolder(folder).path(RunFile.TENSORBOARD) / job
+
+
 def get_events_file(folder: Path, job: str, split: str) -> Path:
     """Where the events of one job and split are."""
-    return folder / "tensorboard" / job / split / HISTORY_FILE
+    return get_job_folder(folder, job) / split / HISTORY_FILE
 
 
 def write_epoch_events(folder: Path, job: str, epoch: int, event_fields: Mapping[str, Any]) -> None:
@@ -74,7 +80,7 @@ def write_epoch_events(folder: Path, job: str, epoch: int, event_fields: Mapping
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     with (
-        atomic_write(folder / "tensorboard" / job / "model" / EPOCH_FILE.format(epoch)) as fresh,
+        atomic_write(get_job_folder(folder, job) / "model" / EPOCH_FILE.format(epoch)) as fresh,
         fresh.open("wb") as stream,
     ):
         writer, wall_time = RecordWriter(stream), time.time()
@@ -88,7 +94,7 @@ def write_epoch_events(folder: Path, job: str, epoch: int, event_fields: Mapping
 
 def remove_later_events(folder: Path, job: str, epoch: int) -> None:
     """Take away the files of epochs after this one."""
-    for file in (folder / "tensorboard" / job / "model").glob(EPOCH_FILE.replace("{:06}", "*")):
+    for file in (get_job_folder(folder, job) / "model").glob(EPOCH_FILE.replace("{:06}", "*")):
         if int(file.suffixes[-2][1:]) > epoch:
             file.unlink()
 
@@ -157,7 +163,7 @@ def write_projector(
     those that are there.
     """
     model_folder, config, file_names = (
-        folder / "tensorboard" / job / "model",
+        get_job_folder(folder, job) / "model",
         [],
         make_file_names(words),
     )

@@ -9,16 +9,13 @@ from dataclasses import dataclass
 from time import monotonic as clock
 from typing import TYPE_CHECKING, Any
 
-from dlrun.core.run_folder import RunFolder
+from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.core.types import FitJob, Result, Score
 from dlrun.training.distributed import process_group
 from dlrun.workflow.candidates import INITIAL_STAGES
 
 if TYPE_CHECKING:
     from dlrun.training.trainer import FitWatcher, Trainer
-
-
-BUDGET_FILE = "budget.json"
 
 
 @dataclass
@@ -48,7 +45,7 @@ class BudgetTracker:
     @property
     def entries(self) -> dict[str, dict[str, Any]]:
         """Job → its seconds, with loading, solving and scoring, and where it was stopped."""
-        return self.run.read_json(BUDGET_FILE) or {}
+        return self.run.read_json(RunFile.BUDGET) or {}
 
     def get_fit_seconds(self, result: Result) -> float:
         """Return what a fit took; runs of earlier versions stored the time of training alone."""
@@ -108,7 +105,7 @@ class BudgetTracker:
         }
         # Clocks differ between processes; all must come to the same decisions.
         entry = process_group.broadcast_object(entry)
-        self.run.write_json(BUDGET_FILE, self.entries | {job.name: entry})
+        self.run.write_json(RunFile.BUDGET, self.entries | {job.name: entry})
 
     def limit_watch(self, watch: FitWatcher | None) -> FitWatcher:
         """Wrap a watch so that the fit ends with the epoch in which the budget is used up."""

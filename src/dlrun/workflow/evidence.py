@@ -10,7 +10,6 @@ from typing import Any
 
 from dlrun.core.measure_names import get_direction
 from dlrun.core.run_folder import RunFolder
-from dlrun.core.stored_files import load_json_lines
 from dlrun.core.types import Result
 from dlrun.evaluation import predictions
 from dlrun.evaluation.bootstrap import Interval
@@ -140,7 +139,7 @@ class Evidence:
         names = [result.job.name for result in self.get_results(stage)]
         rows: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         # One pass for all folds: the file holds every fit of the workflow.
-        for line in load_json_lines(self.run.folder / "history.jsonl"):
+        for line in self.run.read_history():
             if line["job"] in rows:
                 rows[line["job"]].append(line)
         histories = list(rows.values())

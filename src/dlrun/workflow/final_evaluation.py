@@ -14,6 +14,7 @@ from dlrun.config.instantiate import apply_patch
 from dlrun.core.dataset import Dataset
 from dlrun.core.errors import UserError
 from dlrun.core.formatting import counted, format_number
+from dlrun.core.run_folder import RunFile
 from dlrun.core.types import FitJob, Result, Score
 from dlrun.evaluation import predictions
 from dlrun.evaluation.bootstrap import Interval
@@ -105,7 +106,7 @@ class FinalEvaluation:
 
     def _load_best_stage(self, folder: Path) -> Stage:
         steps = {
-            entry["step"]: entry for entry in self.workflow.run.read_json("workflow.json") or []
+            entry["step"]: entry for entry in self.workflow.run.read_json(RunFile.WORKFLOW) or []
         }
         if steps.get(5, {}).get("stopped"):
             raise UserError(f"{folder}: nothing beat the baseline, so there is nothing to test")

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from dlrun.config.instantiate import apply_patch, build_part
 from dlrun.config.parallel_fits import get_split_seed
 from dlrun.core.errors import TrainingDiverged, UserError
-from dlrun.core.files import write_text
+from dlrun.core.run_folder import RunFile
 from dlrun.core.types import FitJob, Result
 from dlrun.data.audit.preprocessing_preview import build_preprocessing_examples
 from dlrun.data.audit.run import audit
@@ -90,13 +89,13 @@ class Workflow:
             dataset, self.settings.protocol, config["protocol"]
         )
         # Resumed as it began, even where a newer dlrun would write the protocol otherwise.
-        if (folder / "begun.json").exists():
+        if self.run.exists(RunFile.BEGUN):
             self.protocol = replace(self.protocol, nodes=config["protocol"])
         measures = self.measure.nodes | config["metric"]
         self.config = apply_patch(config, {"protocol": self.protocol.nodes, "metric": measures})
         # The stored config is the one that runs, with the chosen metric and protocol.
-        if not (folder / "workflow.json").exists():
-            write_text(folder / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
+        if not self.run.exists(RunFile.WORKFLOW):
+            self.run.write_config(self.config)
             self._warn_about_skipped()
         self.candidates = CandidatePlan(
             self.config,
@@ -194,22 +193,22 @@ class Workflow:
         begun = {
             "config": compute_config_hash(apply_patch(self.config, dict.fromkeys(RESUMABLE_KEYS)))
         }
-        if self.run.read_json("begun.json") not in (None, begun):
+        if self.run.read_json(RunFile.BEGUN) not in (None, begun):
             raise UserError(
                 f"{self.run.folder}/config.yaml was changed since this workflow began; it goes on "
                 "as it began"
             )
-        self.run.write_json("begun.json", begun)
+        self.run.write_json(RunFile.BEGUN, begun)
 
     def record_verdicts(self, new: list[Verdict]) -> None:
         """Store the verdicts, and log those that are new."""
-        stored = self.run.read_json("workflow.json") or []
+        stored = self.run.read_json(RunFile.WORKFLOW) or []
         # The test rows were evaluated on the strength of the stored verdicts: they stay.
         if new and new[0].step == 1 and any(entry["step"] == LAST_STEP for entry in stored):
             return
         by_step = {entry["step"]: entry for entry in stored}
         by_step |= {verdict.step: verdict.to_dict() for verdict in new}
-        self.run.write_json("workflow.json", [by_step[step] for step in sorted(by_step)])
+        self.run.write_json(RunFile.WORKFLOW, [by_step[step] for step in sorted(by_step)])
         for verdict in new:
             if verdict.to_dict() not in stored:
                 log.info("\n%s", format_verdict(verdict))
@@ -220,7 +219,7 @@ class Workflow:
         dataset, seed = builder.dataset, self.config["seed"]
         job, train, val = self.split
         findings = audit(dataset, train, val, seed)
-        self.run.write_json("audit.json", [asdict(finding) for finding in findings])
+        self.run.write_json(RunFile.AUDIT, [asdict(finding) for finding in findings])
         data = prepare(dataset, train, val)
         # Once, before the first fit: impossible batch sizes are found here, not after an hour.
         if not self.run.read_results():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -60,7 +61,8 @@ def cats_dogs(
             return {"image": images, "animal": classes}
 
         note = synthetic.sample_note("cats_dogs")
-        return _build_dataset(generate("train"), lambda: generate("test"), note)
+        sample = _build_dataset(generate("train"), lambda: generate("test"), note)
+        return replace(sample, synthetic=True)
     dev = _list_file_names(0, development)
     sealed = _list_file_names(development, development + test)
     archive, members = list_members(_find_archive())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -59,7 +60,8 @@ def frogs(*, source: Literal["official", "sample"], which: Class) -> Dataset:
             return {"image": images}
 
         note = synthetic.sample_note("frogs")
-        return _build_dataset(generate("train"), lambda: generate("test"), note)
+        sample = _build_dataset(generate("train"), lambda: generate("test"), note)
+        return replace(sample, synthetic=True)
     # Used only where the official archive is absent: JPEG has changed its pixels.
     zipped = data_root() / "cifar10" / "frog.zip"
     if which == "frog" and zipped.is_file() and find_local_file(CIFAR) is None:

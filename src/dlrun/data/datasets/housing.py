@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -77,6 +78,7 @@ def boston_housing(*, source: Literal["official", "sample"]) -> Dataset:
         preprocessors={"features": (StandardScaler(),)},
         labels={"features": BOSTON_COLUMNS},
         note=synthetic.sample_note("boston_housing") if source == "sample" else "",
+        synthetic=source == "sample",
         read_new_rows=schema.make_row_reader(BOSTON_COLUMNS, "price", "number"),
     )
 
@@ -105,7 +107,7 @@ def california_housing(
     )
     # The same rows in every run: they are drawn with a seed of their own.
     dev, sealed = holdout.random_holdout(len(table), test)
-    return schema.build_table_dataset(
+    dataset = schema.build_table_dataset(
         table_schema,
         table.take(dev),
         (lambda: table.take(sealed)) if test else None,
@@ -115,6 +117,7 @@ def california_housing(
         standardize_target=standardize_target,
         note=synthetic.sample_note("california_housing") if sample else "",
     )
+    return replace(dataset, synthetic=sample)
 
 
 def _load_boston() -> tuple[np.ndarray, np.ndarray]:

@@ -67,6 +67,7 @@ def imdb_text(*, source: Literal["official", "sample"], text: TextPart) -> Datas
         lambda: read("test"),
         labels={"sentiment": SENTIMENTS},
         note=synthetic.sample_note("imdb_text") if source == "sample" else "",
+        synthetic=source == "sample",
         read_new_rows=schema.make_row_reader(
             (), "sentiment", "binary", SENTIMENTS, texts=("review",)
         ),

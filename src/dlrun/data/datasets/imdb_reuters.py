@@ -193,6 +193,7 @@ def _build_dataset(dataset: Dataset, task: str, source: str, step: PaddedSequenc
         inputs=kinds,
         preprocessors={text: (preprocessor,)},
         note=note,
+        synthetic=source == "sample",
         read_vocabulary=step.names,
         rows_from_texts=rows_from_texts,
         row_fingerprints=(rows_fingerprint, rows_fingerprint),

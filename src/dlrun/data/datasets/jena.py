@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -97,7 +98,9 @@ def jena_climate(
             series_file.SeriesReadOptions(encoding=encoding or "utf-8"),
         )
 
-    return series_dataset.build_series_dataset(readings, series_schema, test, read, note)
+    dataset = series_dataset.build_series_dataset(readings, series_schema, test, read, note)
+    is_sample = source == "sample"
+    return replace(dataset, synthetic=is_sample, differs_from_book=bool(note) and not is_sample)
 
 
 def load_jena_file(file: str) -> TimeSeries:

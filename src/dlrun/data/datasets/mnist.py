@@ -95,6 +95,7 @@ def _build_dataset(
         preprocessors={},
         labels={target: names},
         note=synthetic.sample_note(task) if source == "sample" else "",
+        synthetic=source == "sample",
     )
 
 

@@ -276,7 +276,7 @@ def _build_dataset(
         for split in np.split(np.arange(rows), [rows - rows // TEST_FRACTION])
     )
     note = f"SYNTHETIC rows: {name} has no real data, and its figures say nothing about any"
-    return Dataset(dev(), inputs, targets, test=test, preprocessors={}, note=note)
+    return Dataset(dev(), inputs, targets, {}, test, note=note, synthetic=True)
 
 
 def _select_rows(columns: RawColumns, rows: np.ndarray) -> RawColumns:

@@ -164,6 +164,7 @@ def rotations(*, of: DataPart, turns: Literal["one", "all"]) -> Dataset:
         group=of.group or (SOURCE_COLUMN if all_turns else None),
         labels={"rotation": ROTATION_LABELS},
         note=of.note,
+        synthetic=of.synthetic,
     )
 
 

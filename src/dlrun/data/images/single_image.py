@@ -76,7 +76,9 @@ def content_style(
 
 def _build_dataset(columns: dict[str, np.ndarray], source: Source) -> Dataset:
     kinds: dict[str, Kind] = dict.fromkeys(columns, "image")
-    return Dataset(dict(columns), kinds, {}, {}, note=SAMPLE_NOTE if source == "sample" else "")
+    is_sample = source == "sample"
+    note = SAMPLE_NOTE if is_sample else ""
+    return Dataset(dict(columns), kinds, {}, {}, note=note, synthetic=is_sample)
 
 
 def limit_sample_height(source: Source, size: int | None) -> int | None:

@@ -98,6 +98,7 @@ def shards(
         group=FILE_COLUMN if by_file else None,
         labels={target: class_names} if class_names else {},
         note=sample_note("shards") if path is None else "",
+        synthetic=path is None,
     )
 
 

@@ -152,6 +152,7 @@ def build_corpus_dataset(
         },
         order=PLACE,
         note=synthetic.sample_note(sample_of) if sample_of else "",
+        synthetic=bool(sample_of),
         read_vocabulary=lambda: names,
         overlap_gap=config.length // config.stride,
     )

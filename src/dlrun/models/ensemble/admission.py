@@ -6,8 +6,8 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.core import stored_files
 from dlrun.core.errors import UserError, format_names
+from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.evaluation.predictions import same_rows
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def check_member(member: Path, job: str, run: Path, fit: str, rows: np.ndarray |
 
 
 def _check_same_data(member: Path, run: Path) -> None:
-    theirs, ours = (stored_files.load_json(folder / "data.json") for folder in (member, run))
+    theirs, ours = (RunFolder(folder).require_json(RunFile.DATA) for folder in (member, run))
     if theirs["fingerprint"] != ours["fingerprint"]:
         raise UserError(
             f"{member} cannot be a member: it was trained on other data ({theirs['rows']:,} "
@@ -72,7 +72,7 @@ def _read_fields(folder: Path) -> Any:
     Raises:
         UserError: The file is damaged.
     """
-    return stored_files.load_json(folder / "fields.json", {"inputs": stored_files.FIELDS})
+    return RunFolder(folder).require_inputs()
 
 
 def check_backbone_run(base: Path, job: str, run: Path, rows: np.ndarray | None) -> None:
@@ -87,7 +87,7 @@ def check_backbone_run(base: Path, job: str, run: Path, rows: np.ndarray | None)
     Raises:
         UserError: It was, or nothing shows that it was not.
     """
-    theirs, ours = (stored_files.load_json(folder / "data.json") for folder in (base, run))
+    theirs, ours = (RunFolder(folder).require_json(RunFile.DATA) for folder in (base, run))
     if rows is None or not same_rows(theirs, ours):
         return
     if error := _describe_row_overlap(base, job, rows):
@@ -104,14 +104,15 @@ def _describe_row_overlap(member: Path, job: str, rows: np.ndarray) -> str:
     """Return why a fit may have been trained on some of these rows; '' where it was not."""
     import numpy as np
 
-    file = member / "predictions" / f"{job}-val.npz"
+    run = RunFolder(member)
+    file = run.path(RunFile.PREDICTIONS, job=job, split="val")
     # the rows that a fit was validated on are those it was not trained on
     if not file.is_file():
         return (
             f"it has no {file.relative_to(member)}, so nothing says that it was not "
             f"trained on this run's {len(rows):,} validation rows (with protocol=whole it was)"
         )
-    if "row" not in (arrays := stored_files.load_arrays(file)):
+    if "row" not in (arrays := run.read_predictions(job, "val")):
         raise UserError(
             f"{file} does not say which row is which: dlrun evaluate {member} writes it again"
         )
@@ -126,7 +127,7 @@ def _describe_row_overlap(member: Path, job: str, rows: np.ndarray) -> str:
 
 def _check_same_preprocessing(member: Path, job: str, run: Path, fit: str) -> None:
     theirs, ours = (
-        stored_files.load_json(folder / "preparation" / f"{name}.json")
+        RunFolder(folder).require_json(RunFile.PREPARATION, job=name)
         for folder, name in ((member, job), (run, fit))
     )
     differing = [name for name in ours if theirs.get(name) != ours[name]]

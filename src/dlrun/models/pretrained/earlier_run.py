@@ -11,14 +11,12 @@ import torch
 from torch import nn
 
 from dlrun.config.instantiate import apply_patch
-from dlrun.core import checkpoint, stored_files
+from dlrun.core import checkpoint
 from dlrun.core.errors import UserError, format_names
-from dlrun.core.run_folder import RunFolder, result_from_dict
-from dlrun.core.stored_files import load_json_lines
+from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.core.types import Field, FitJob, Spec, horizon_from_dict
 from dlrun.evaluation.answering_fits import (
     describe_single_fit,
-    get_fields_file,
     select_prediction_source,
 )
 from dlrun.models.model import Model, build_model
@@ -89,7 +87,7 @@ def load_run_model(
 
 def get_fit_config(folder: Path, job: FitJob) -> dict[str, Any]:
     """Return the config of a run as one of its fits had it."""
-    return apply_patch(stored_files.load_run_config(folder), job.patch)
+    return apply_patch(RunFolder(folder).read_config(), job.patch)
 
 
 class _CheckpointModel(nn.Module):
@@ -114,7 +112,7 @@ def get_main_job(folder: Path, fit: str = "", *, quiet: bool = True) -> FitJob:
     Raises:
         UserError: There is no run, or no fit that has weights.
     """
-    stored_files.load_run_config(folder)
+    RunFolder(folder).read_config()
     source = select_prediction_source(folder, fit)
     if source is None:
         job, message = _get_interrupted_job(RunFolder(folder), fit)
@@ -136,8 +134,8 @@ def get_prediction_jobs(folder: Path, fit: str = "") -> tuple[list[FitJob], str]
 
 def get_finished_job(folder: Path, name: str) -> FitJob:
     """Return the finished fit of this name."""
-    lines = [line for line in load_json_lines(folder / "results.jsonl") if line["name"] == name]
-    return result_from_dict(lines[0]).job
+    results = RunFolder(folder).read_results()
+    return next(result.job for result in results if result.job.name == name)
 
 
 def _get_interrupted_job(run: RunFolder, fit: str) -> tuple[FitJob, str]:
@@ -171,11 +169,10 @@ def read_spec(run: RunFolder, fit: str = "") -> Spec:
     Raises:
         UserError: The file is missing or damaged.
     """
-    file = get_fields_file(run.folder, fit)
-    node = run.read_json(str(file.relative_to(run.folder)))
+    node = run.read_fields(fit)
     if node is None:
         raise UserError(
-            f"{run.folder} has no fields.json: it was made by an older dlrun, "
+            f"{run.folder} has no {RunFile.FIELDS}: it was made by an older dlrun, "
             "or has not begun to train"
         )
     try:
@@ -186,7 +183,7 @@ def read_spec(run: RunFolder, fit: str = "") -> Spec:
         return Spec(inputs, targets)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(
-            f"{run.folder / 'fields.json'} is damaged: {type(error).__name__} {error}"
+            f"{run.path(RunFile.FIELDS)} is damaged: {type(error).__name__} {error}"
         ) from error
 
 

@@ -33,7 +33,7 @@ class FeatureExtractor(Model):
     Attributes:
         name: Of the network, for messages.
         roles: What layers are used for (dream, content, style) → layer → weight.
-        note: SYNTHETIC where the weights are random.
+        note: That the weights are random, where they are.
         channels: Of the images.
         blocks: Preprocessing, then the blocks of the network.
         layer_blocks: Layer → number of its block, and the layer.
@@ -43,6 +43,7 @@ class FeatureExtractor(Model):
     def __init__(self, base: Backbone, roles: Roles, note: str) -> None:
         super().__init__()
         self.name, self.roles, self.note = base.name, roles, note
+        self.synthetic = bool(note)
         prepare = ImagePreprocessor(base.channels, None, base.mean, base.std)
         self.channels, named_blocks = base.channels, list_blocks(base.net)
         modules = (prepare, *(block for _, block in named_blocks))

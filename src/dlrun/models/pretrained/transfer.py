@@ -37,7 +37,7 @@ class PretrainedModel(Model):
         rate: Factor on the learning rate of the towers' trainable weights.
         cache: Whether features of frozen towers may be computed once.
         runs: Folder and fit of the earlier runs that it starts from.
-        note: SYNTHETIC where the weights are random.
+        note: That random weights stand for published ones, where they do.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ def pretrained(
     # without a hidden layer, the features themselves are dropped
     drop = 0.0 if dense else dropout
     model = PretrainedModel(SafeModuleDict(towers), tail, drop, frozen, rate, cache)
-    model.runs, model.note = runs, note
+    model.runs, model.note, model.synthetic = runs, note, bool(note)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
