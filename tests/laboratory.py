@@ -10,7 +10,6 @@ import torch
 import yaml
 from torch import nn
 
-from dlrun.config.early_check import merge_values
 from dlrun.config.groups import get_builtin_conf
 from dlrun.config.instantiate import build_part
 from dlrun.core.dataset import PreparedData
@@ -28,6 +27,13 @@ BAG: dict[str, Any] = {
     "bucket": False,
 }  # words without their order
 SPEC = Spec({"x": Field("number", (5,))}, {"y": Field("category", (), 3, ("a", "b", "c"))})
+
+
+def merge_values(old: Any, new: Any) -> Any:
+    """Mappings are merged key by key; any other value replaces the old one."""
+    if not isinstance(new, dict) or not isinstance(old, dict):
+        return new
+    return {**old, **{key: merge_values(old.get(key), value) for key, value in new.items()}}
 
 
 def node(group: str, name: str, **changes: Any) -> dict[str, Any]:

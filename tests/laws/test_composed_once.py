@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dlrun.config.compose import InvalidOverride, compose_config
+from dlrun.config.compose import compose_config
+from dlrun.config.override_errors import InvalidOverride
 
 WORDS = [
     ["task=digits", "model=convnet", "model.width=3", "++extra={a: [1, 2]}", "~engine.epochs"],

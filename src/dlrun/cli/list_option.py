@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from dlrun.config.annotations import describe_annotation
-from dlrun.config.early_check import NeedsHydra, StrictYamlLoader, expand_option, merge_values
-from dlrun.config.groups import find_option_file, read_first_comment
+from dlrun.config.compose import compose_option, read_option_file
+from dlrun.config.groups import find_option_file, is_for_root, read_first_comment
 from dlrun.config.signatures import get_configurable_arguments
 from dlrun.config.validation import NUM_CONTEXT_ARGUMENTS, get_part_kind
 from dlrun.core.formatting import wrap_text
@@ -27,8 +26,7 @@ def format_option_settings(group: str, option: str, conf_folders: list[Path]) ->
     """
     file = find_option_file(conf_folders, group, option)
     assert file is not None
-    chosen: dict[str, Any] = {}
-    config = _compose_option(group, option, chosen, conf_folders, file)
+    config, chosen = _compose_option(group, option, conf_folders, file)
     comments = _read_comments(file)
     # Options of other groups go first: the settings below may be theirs.
     rows = [(f"{name}={value}", "", "") for name, value in chosen.items()]
@@ -47,28 +45,24 @@ def format_option_settings(group: str, option: str, conf_folders: list[Path]) ->
 
 
 def _compose_option(
-    group: str, option: str, chosen: dict[str, Any], conf_folders: list[Path], file: Path
-) -> dict[str, Any]:
-    """Compose the part of a config that an option brings; `chosen` receives other groups'
-    options.
-    """
-    import yaml
-
-    try:
-        layers = list(expand_option(group, option, chosen, conf_folders))
-        nodes = [_nest_values(package, values) for package, values in reversed(layers)]
-        return reduce(merge_values, nodes, {})
-    # Where only Hydra could compose the option, the plain content of its file is shown.
-    except NeedsHydra:
-        values = yaml.load(file.read_text(encoding="utf-8"), Loader=StrictYamlLoader)
-        return {group: {key: value for key, value in (values or {}).items() if key != "defaults"}}
-
-
-def _nest_values(package: str, values: dict[str, Any]) -> dict[str, Any]:
-    """Put values below the keys of a dotted package: 'a.b' → {a: {b: values}}."""
-    for key in reversed(package.split(".") if package else []):
-        values = {key: values}
-    return values
+    group: str, option: str, conf_folders: list[Path], file: Path
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What an option brings to a config, and the options of other groups that it chooses."""
+    values = read_option_file(file)
+    defaults = values.pop("defaults", None) or []
+    chosen = {
+        key.removeprefix("override /"): name
+        for entry in defaults
+        if isinstance(entry, dict)
+        for key, name in entry.items()
+        if key.startswith("override /")
+    }
+    # A file for the root sets keys of groups that only a whole config has.
+    if is_for_root(file):
+        return values, chosen
+    composed = compose_option(group, option, conf_folders[:-1])
+    # Where the option alone makes no config, the plain content of its file is shown.
+    return ({group: values}, chosen) if composed is None else (composed, {})
 
 
 def _iter_rows(node: dict[str, Any], prefix: str) -> Iterator[tuple[str, str, str]]:

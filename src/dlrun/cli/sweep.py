@@ -12,15 +12,13 @@ from dlrun.cli.sweep_checks import (
     find_valid_config,
     get_sequential_reason,
 )
-from dlrun.config.compose import (
-    ConfigComposer,
+from dlrun.config.compose import ConfigComposer, compose_config
+from dlrun.config.groups import get_conf_folders, list_all_groups
+from dlrun.config.override_errors import (
     InvalidOverride,
-    compose_config,
     list_dotted_keys,
     unknown_key_message,
 )
-from dlrun.config.early_check import compose_without_hydra
-from dlrun.config.groups import get_conf_folders, list_all_groups
 from dlrun.config.overrides import missing_option_message
 from dlrun.config.settings import Sweep
 from dlrun.config.validation import find_node_errors
@@ -164,9 +162,6 @@ def parse_sweep_settings(sweep_words: list[str], fixed: list[str], folders: list
 
 def try_compose(words: list[str], folders: list[Path]) -> dict[str, Any] | None:
     """Compose the config of these words; None where one of them is wrong."""
-    # Hydra is imported only where an override needs it.
-    if early := compose_without_hydra(words, folders):
-        return None if early[1] else early[0]
     try:
         return compose_config(words, folders)
     except InvalidOverride:

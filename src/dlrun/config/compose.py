@@ -5,27 +5,27 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dlrun.config import custom_settings, groups, literal_overrides
-from dlrun.config.early_check import compose_without_hydra
-from dlrun.config.groups import get_conf_folders, list_all_groups
-from dlrun.config.override_errors import (
-    InvalidOverride,
-    list_dotted_keys,
-    parse_hydra_error,
-    unknown_key_message,
+from dlrun.config.groups import get_builtin_conf, get_conf_folders
+from dlrun.config.literal_overrides import quote_override, restore_literal_text
+from dlrun.config.overrides import (
+    find_override_errors,
+    parse_overrides,
+    select_checkable_overrides,
 )
-from dlrun.config.overrides import find_override_errors, parse_overrides, select_checkable_overrides
 from dlrun.config.root_validation import ADDED_LATER
 from dlrun.config.validation import find_unused_text_errors, validate_config
 from dlrun.core.errors import UserError
+
+if TYPE_CHECKING:
+    from dlrun.config.override_errors import InvalidOverride
 
 FILE_KEYS = ("image", "content", "style")  # settings that name one file
 
 
 def configure(
-    words: list[str], folders: list[Path], plugins: tuple[str, ...] = ()
+    words: Sequence[str], folders: list[Path], plugins: tuple[str, ...] = ()
 ) -> dict[str, Any]:
     """The checked config of a command line, as plain values.
 
@@ -37,62 +37,188 @@ def configure(
     Raises:
         UserError: With all faults of the overrides at once.
     """
-    # Shells take quotes away, and Hydra's grammar needs some of them.
-    words = list(map(literal_overrides.quote_override, words))
-    word_errors = find_override_errors(words, folders)
-    valid_words, faults = select_checkable_overrides(words, word_errors), list(word_errors.values())
-    if faults and not valid_words:
-        raise UserError("\n".join(faults))
-    # Without Hydra first: an error is then reported in 0.2 s instead of 0.7.
-    if preview := compose_without_hydra(valid_words, folders):
-        custom_settings.remove_replaced_settings(preview[0], valid_words)
-        literal_overrides.restore_literal_text(preview[0], valid_words)
-        # Settings of the user's own parts are unknown to the preview, but not to their signature.
-        if not any(custom_settings.is_custom_setting(preview[0], key) for key in preview[1]):
-            raise_config_errors(
-                *preview, [*faults, *find_unused_text_errors(preview[0], valid_words)], plugins
-            )
-    config, dropped = _compose_what_is_valid(valid_words, folders, faults)
-    custom_settings.remove_replaced_settings(config, words)
-    literal_overrides.restore_literal_text(config, valid_words)
-    # A setting of the user's own part need not stand in its YAML file: Hydra takes it with ++.
-    if added := {
-        word: f"++{word.lstrip('+')}"
-        for word, key in dropped
-        if custom_settings.is_custom_setting(config, key)
-    }:
-        return configure([added.get(word, word) for word in words], folders, plugins)
-    raise_config_errors(
-        config,
-        [key for _, key in dropped],
-        [*faults, *find_unused_text_errors(config, valid_words)],
-        plugins,
-    )
-    return finalize_config(config)
+    return ConfigComposer(folders, plugins)(words)
 
 
-def _compose_what_is_valid(
-    words: list[str], folders: list[Path], faults: list[str]
-) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    """The config without invalid overrides, which are taken from `words`.
+def compose_config(words: Sequence[str], folders: list[Path]) -> dict[str, Any]:
+    """The config of these overrides, resolved to plain values and not checked.
+
+    Raises:
+        InvalidOverride: Hydra refuses one of them.
+    """
+    config, refused = ConfigComposer(folders).compose(words)
+    if refused:
+        raise refused[0]
+    return config
+
+
+class ConfigComposer:
+    """Composes configs; files are read once for each choice of parts.
+
+    Attributes:
+        folders: The user's conf folders.
+        plugins: The user's packages.
+        known: Overrides that choose parts → Hydra's config of them.
+    """
+
+    def __init__(self, folders: list[Path], plugins: tuple[str, ...] = ()) -> None:
+        self.folders, self.plugins = folders, plugins
+        self.known: dict[tuple[str, ...], Any] = {}
+
+    def __call__(self, words: Sequence[str]) -> dict[str, Any]:
+        """The checked config of these overrides, as `configure` returns it."""
+        # Shells take quotes away, and Hydra's grammar needs some of them.
+        words = list(map(quote_override, words))
+        word_errors = find_override_errors(words, self.folders)
+        valid_words = select_checkable_overrides(words, word_errors)
+        faults = list(word_errors.values())
+        if faults and not valid_words:
+            raise UserError("\n".join(faults))
+        config, refused = self.compose(valid_words)
+        unknown = _take_refused(valid_words, refused, faults)
+        _fit_to_custom_parts(config, words)
+        restore_literal_text(config, valid_words)
+        if added := _find_custom_settings(config, unknown):
+            return self([added.get(word, word) for word in words])
+        faults += find_unused_text_errors(config, valid_words)
+        raise_config_errors(config, [key for _, key in unknown], faults, self.plugins)
+        return finalize_config(config)
+
+    def compose(self, words: Sequence[str]) -> tuple[dict[str, Any], list[InvalidOverride]]:
+        """The config of the overrides that Hydra accepts, not checked, and those that it refuses.
+
+        Each is applied by itself, so that all that are wrong are found at once. The config is empty
+        where the last one refused is the fault of no single override.
+        """
+        from omegaconf import OmegaConf
+
+        overrides, refused = _parse_valid_overrides(words)
+        chosen = [override for override in overrides if self._selects_part(override)]
+        parts = self._compose_parts([override.input_line for override in chosen], refused)
+        if parts is None:
+            return {}, refused
+        values = [override for override in overrides if override not in chosen]
+        node = _apply_values(parts, values, refused)
+        try:
+            config: Any = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+        except _get_hydra_errors() as error:
+            refused.append(_parse_error(error, []))
+            return {}, refused
+        return {str(key): value for key, value in config.items()}, refused
+
+    def _selects_part(self, override: Any) -> bool:
+        """Whether an override chooses a part, so that files are read for it."""
+        folders = get_conf_folders(self.folders)
+        is_group = any((folder / override.key_or_group).is_dir() for folder in folders)
+        return override.is_hydra_override() or (is_group and not isinstance(override.value(), dict))
+
+    def _compose_parts(self, words: list[str], refused: list[InvalidOverride]) -> Any:
+        """Hydra's config of the parts that these overrides choose.
+
+        Returns:
+            None where the last refusal, which is added to `refused`, is the fault of none of them.
+        """
+        # Hydra stops at the first fault: each is removed in turn, so that all are reported at once.
+        while tuple(words) not in self.known:
+            try:
+                self.known[tuple(words)] = compose_hydra_config(words, self.folders)
+            except _get_hydra_errors() as error:
+                refused.append(invalid := _parse_error(error, words))
+                if invalid.word not in words:
+                    return None
+                words = [word for word in words if word != invalid.word]
+        return self.known[tuple(words)]
+
+
+def _parse_valid_overrides(words: Sequence[str]) -> tuple[list[Any], list[InvalidOverride]]:
+    """The overrides that one run can have, as Hydra parses them, and those that it refuses."""
+    overrides: list[Any] = []
+    refused: list[InvalidOverride] = []
+    for word in words:
+        try:
+            (override,) = parse_overrides([word])
+            if override.is_sweep_override():
+                raise UserError(f"{word}: several values make a sweep: add -m")
+            overrides.append(override)
+        except UserError as error:
+            from dlrun.config.override_errors import InvalidOverride
+
+            refused.append(InvalidOverride(word, str(error)))
+    return overrides, refused
+
+
+def _apply_values(parts: Any, overrides: list[Any], refused: list[InvalidOverride]) -> Any:
+    """A copy of Hydra's config of parts with these values set; those that fail are refused."""
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+
+    apply = ConfigLoaderImpl._apply_overrides_to_config
+    node, accepted = copy.deepcopy(parts), []
+    for override in overrides:
+        try:
+            apply([override], node)
+            accepted.append(override)
+        except _get_hydra_errors() as error:
+            refused.append(_parse_error(error, [override.input_line]))
+            # An override that fails may have been applied by half.
+            node = copy.deepcopy(parts)
+            apply(accepted, node)
+    return node
+
+
+def _get_hydra_errors() -> tuple[type[Exception], ...]:
+    """What Hydra raises for faults of overrides and of files."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    return HydraException, OmegaConfBaseException, ValueError, YAMLError, RecursionError
+
+
+def _parse_error(error: Exception, words: list[str]) -> InvalidOverride:
+    # Most command lines are right, and then its many messages are not needed.
+    from dlrun.config.override_errors import parse_hydra_error
+
+    return parse_hydra_error(error, words)
+
+
+def _take_refused(
+    words: list[str], refused: list[InvalidOverride], faults: list[str]
+) -> list[tuple[str, str]]:
+    """Take the refused overrides from `words` and add what is wrong with them to `faults`.
 
     Returns:
-        The config, and (override, key) where the key does not exist. Other faults are added to
-        `faults`.
+        (override, key) of those whose key does not exist: the whole config says what is near it.
     """
-    dropped: list[tuple[str, str]] = []
-    # Hydra stops at the first fault: each is removed in turn, so that all are reported at once.
-    while True:
-        try:
-            return compose_config(words, folders), dropped
-        except InvalidOverride as invalid:
-            if invalid.word not in words:
-                raise UserError("\n".join([*faults, invalid.text])) from invalid
-            words.remove(invalid.word)
-            if invalid.key:
-                dropped.append((invalid.word, invalid.key))
-            else:
-                faults.append(invalid.text)
+    unknown: list[tuple[str, str]] = []
+    for invalid in refused:
+        if invalid.word not in words:  # of no single override: nothing else can be judged
+            raise UserError("\n".join([*faults, invalid.text])) from invalid
+        words.remove(invalid.word)
+        if invalid.key:
+            unknown.append((invalid.word, invalid.key))
+        else:
+            faults.append(invalid.text)
+    return unknown
+
+
+def _fit_to_custom_parts(config: dict[str, Any], words: list[str]) -> None:
+    """Remove what a part of the user's own has replaced: only these words can have chosen one."""
+    if any("_target_=" in word or word.lstrip("+").startswith("data=") for word in words):
+        from dlrun.config.custom_settings import remove_replaced_settings
+
+        remove_replaced_settings(config, words)
+
+
+def _find_custom_settings(config: dict[str, Any], unknown: list[tuple[str, str]]) -> dict[str, str]:
+    """Overrides of settings that only the signature of the user's own part has → with ++."""
+    if not unknown:
+        return {}
+    from dlrun.config.custom_settings import is_custom_setting
+
+    # Such a setting need not stand in a YAML file: Hydra takes it with ++.
+    return {
+        word: f"++{word.lstrip('+')}" for word, key in unknown if is_custom_setting(config, key)
+    }
 
 
 def finalize_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -147,7 +273,10 @@ def raise_config_errors(
         *(f"the config has no '{group}'" for group in ADDED_LATER if group not in config),
     ]
     if unknown:
-        keys = [*list_dotted_keys(config), *custom_settings.list_custom_keys(config)]
+        from dlrun.config.custom_settings import list_custom_keys
+        from dlrun.config.override_errors import list_dotted_keys, unknown_key_message
+
+        keys = [*list_dotted_keys(config), *list_custom_keys(config)]
         messages += [unknown_key_message(key, keys) for key in unknown]
     try:
         validate_config(config, plugins)
@@ -157,8 +286,14 @@ def raise_config_errors(
         raise UserError("\n".join(messages))
 
 
-def compose_hydra_config(words: list[str], folders: list[Path]) -> Any:
-    """The config of these overrides as Hydra's own object, not resolved."""
+def compose_hydra_config(words: Sequence[str], folders: list[Path], name: str = "config") -> Any:
+    """The config of these overrides as Hydra's own object, not resolved.
+
+    Args:
+        words: Overrides.
+        folders: The user's conf folders, strongest first.
+        name: The file that it begins with: config, or GROUP/OPTION for what one option brings.
+    """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -166,33 +301,32 @@ def compose_hydra_config(words: list[str], folders: list[Path]) -> Any:
     _register_folders(folders)
     # Hydra keeps one composition a process, and refuses a second one.
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(groups.get_builtin_conf()), version_base="1.3"):
-        return hydra_compose("config", overrides=words)
+    with initialize_config_dir(str(get_builtin_conf()), version_base="1.3"):
+        return hydra_compose(name, overrides=list(words))
 
 
-def compose_config(words: list[str], folders: list[Path]) -> dict[str, Any]:
-    """The config of these overrides, resolved to plain values.
+def compose_option(group: str, option: str, folders: list[Path]) -> dict[str, Any] | None:
+    """What one option brings, below the key of its group and not resolved.
 
-    Raises:
-        InvalidOverride: Hydra refuses one of them.
+    Returns:
+        None where it makes no config without the other groups.
     """
-    from hydra.errors import HydraException
     from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
 
     try:
-        config = OmegaConf.to_container(
-            compose_hydra_config(words, folders), resolve=True, throw_on_missing=True
-        )
-    except YAMLError as error:
-        raise InvalidOverride(
-            "", f"a config file is no YAML: {' '.join(str(error).split())}"
-        ) from error
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise parse_hydra_error(error, words) from error
-    assert isinstance(config, dict)
-    return {str(key): value for key, value in config.items()}
+        node = compose_hydra_config([], folders, f"{group}/{option}")
+    except _get_hydra_errors():
+        return None
+    values: Any = OmegaConf.to_container(node)
+    return {str(key): value for key, value in values.items()}
+
+
+def read_option_file(file: Path) -> dict[str, Any]:
+    """The plain content of an option's file, as Hydra reads YAML: 1e-3 is a number."""
+    from omegaconf import OmegaConf
+
+    values: Any = OmegaConf.to_container(OmegaConf.load(file))
+    return values if isinstance(values, dict) else {}
 
 
 def _register_folders(folders: list[Path]) -> None:
@@ -222,72 +356,4 @@ def parse_override_value(word: str) -> Any:
     Raises:
         UserError: Hydra's grammar does not take it.
     """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    try:
-        return (
-            OverridesParser.create().parse_override(literal_overrides.quote_override(word)).value()
-        )
-    except HydraException as error:
-        raise UserError(
-            f"cannot read '{word}': {literal_overrides.describe_quoting(word)}"
-        ) from error
-
-
-class ConfigComposer:
-    """Composes many configs that differ in few overrides, as `configure` does it.
-
-    Attributes:
-        folders: The user's conf folders.
-        plugins: The user's packages.
-        groups: Names of all groups.
-        known: Overrides that choose parts → Hydra's config of them.
-    """
-
-    def __init__(self, folders: list[Path], plugins: tuple[str, ...]) -> None:
-        self.folders, self.plugins = folders, plugins
-        self.groups = set(list_all_groups(get_conf_folders(folders)))
-        self.known: dict[tuple[str, ...], Any] = {}
-
-    def __call__(self, words: Sequence[str]) -> dict[str, Any]:
-        """The config of these overrides.
-
-        Raises:
-            UserError: As `configure`.
-        """
-        try:
-            return self._compose_from_cache(list(words))
-        except Exception:  # `configure` does it again, and reports all faults in its words
-            return configure(list(words), self.folders, self.plugins)
-
-    def _compose_from_cache(self, words: list[str]) -> dict[str, Any]:
-        from hydra._internal.config_loader_impl import ConfigLoaderImpl
-        from omegaconf import OmegaConf
-
-        # These change what other overrides mean, which `configure` alone looks after.
-        if any("._target_=" in word or word.startswith("data=") for word in words):
-            raise UserError("reported by configure")
-        overrides = parse_overrides(words)
-        choices = tuple(
-            override.input_line for override in overrides if self._selects_part(override)
-        )
-        if choices not in self.known:
-            config = configure(words, self.folders, self.plugins)
-            # A sweep's jobs mostly differ in values: files are read once for each choice of parts.
-            self.known[choices] = compose_hydra_config(list(choices), self.folders)
-            return config
-        node = copy.deepcopy(self.known[choices])
-        ConfigLoaderImpl._apply_overrides_to_config(
-            [override for override in overrides if not self._selects_part(override)], node
-        )
-        values: Any = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
-        config = {str(key): value for key, value in values.items()}
-        validate_config(config, self.plugins)
-        if any(find_unused_text_errors(config, words)):
-            raise UserError("reported by configure")
-        return finalize_config(config)
-
-    def _selects_part(self, override: Any) -> bool:
-        """Whether an override chooses a part, so that files are read for it."""
-        return override.key_or_group in self.groups and not isinstance(override.value(), dict)
+    return parse_overrides([word])[0].value()

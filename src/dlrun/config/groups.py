@@ -107,3 +107,9 @@ def read_first_comment(file: Path) -> str:
             if text and not text.startswith("#"):
                 break
     return ""
+
+
+def is_for_root(file: Path) -> bool:
+    """Whether the values of an option's file belong to the root of the config."""
+    with file.open(encoding="utf-8") as stream:
+        return stream.readline().rstrip() == "# @package _global_"

@@ -6,7 +6,6 @@ import difflib
 import re
 from typing import Any
 
-from dlrun.config import literal_overrides
 from dlrun.config.compatibility import PER_TARGET_OVERRIDES
 from dlrun.config.root_validation import PART_LISTS
 from dlrun.core.errors import format_names
@@ -30,9 +29,20 @@ class InvalidOverride(Exception):
 
 
 def parse_hydra_error(error: Exception, words: list[str]) -> InvalidOverride:
-    """What an error of Hydra means, and which override it is about."""
+    """What an error of Hydra means, and which override it is about.
+
+    Args:
+        error: Raised while overrides were applied or files were read.
+        words: The overrides that it may be about.
+    """
+    from yaml import YAMLError
+
     text = str(error)
+    if isinstance(error, YAMLError):
+        return InvalidOverride("", f"a config file is no YAML: {' '.join(text.split())}")
     first = text.strip().splitlines()[0]
+    if isinstance(error, RecursionError):
+        return InvalidOverride("", "a config file names itself in its defaults")
     # Hydra's messages name keys, and users know what they typed.
     by_key = {word.partition("=")[0].lstrip("+~").partition("@")[0]: word for word in words}
     # Hydra's exceptions hold no fields: their texts are all there is to read.
@@ -45,11 +55,6 @@ def parse_hydra_error(error: Exception, words: list[str]) -> InvalidOverride:
         if key not in by_key:  # of a nested key Hydra names the last part alone
             key = next((typed_key for typed_key in by_key if typed_key.endswith(f".{key}")), key)
         return InvalidOverride(by_key.get(key, ""), f"no setting '{key}'", key)
-    if match := re.search(
-        r"Ambiguous value for argument '([^']+)'|Sweep parameters '(.+)' requires", text
-    ):
-        sweep = match[1] or match[2]
-        return InvalidOverride(sweep, f"{sweep}: several values make a sweep: add -m")
     if match := re.search(r"Error merging override (\S+)", text):
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         return InvalidOverride(match[1], f"{match[1]}: {reason}")
@@ -57,11 +62,7 @@ def parse_hydra_error(error: Exception, words: list[str]) -> InvalidOverride:
     if getattr(error, "options", None) is not None:
         name = getattr(error, "missing_cfg_file", "")
         return InvalidOverride("", f"no config '{name}' in the conf folders")
-    word = getattr(error, "override", None)
-    if not word:
-        return InvalidOverride("", first)
-    hint = literal_overrides.describe_quoting(word)
-    return InvalidOverride(word, f"cannot read '{word}': {hint}")
+    return InvalidOverride("", first)
 
 
 def unknown_key_message(key: str, keys: list[str]) -> str:

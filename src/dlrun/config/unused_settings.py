@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dlrun.config.compatibility import get_model_part_name
-from dlrun.config.early_check import compose_without_hydra
+from dlrun.config.compose import ConfigComposer
 from dlrun.config.validation import get_input_types
 
 Config = dict[str, Any]
@@ -254,10 +254,10 @@ def _find_replaced(config: Config, words: list[str], folders: list[Path]) -> Ite
     for word in words:
         group, _, names = word.partition("=")
         if group in ADDITIVE_GROUPS and names.strip("[]") not in ("none", ""):
-            preview = compose_without_hydra(
-                [remaining for remaining in words if remaining != word], folders
-            )
-            default_names = list(preview[0][group]) if preview else []
+            others = [remaining for remaining in words if remaining != word]
+            # Some of them may be settings of what this word chose: they are left out.
+            without, _ = ConfigComposer(folders).compose(others)
+            default_names = list(without.get(group) or ())
             lost = [name for name in default_names if name not in config[group]]
             new = [name for name in config[group] if name not in default_names]
             # Only where something was lost that the user may not have meant to lose.
