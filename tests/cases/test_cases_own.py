@@ -456,7 +456,7 @@ def test_row_own_the_examples_in_docstrings_are_true(elsewhere, tmp_path):
         custom_dataset.__doc__,
         custom_loss.__doc__,
         custom_metric.__doc__,
-        custom_callback.build_callback.__doc__,
+        custom_callback.wrap_callback.__doc__,
     ]
     code = [textwrap.dedent(doc.partition("Example:\n")[2]) for doc in docs]
     write("shown", "import torch\nfrom torch import nn\n" + "\n\n".join(code))

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dlrun.models import onednn_linear
-from dlrun.models.onednn_linear import Linear
+from dlrun.models.layers import Linear
 
 pytestmark = pytest.mark.skipif(
     not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")),
@@ -28,7 +28,7 @@ def test_a_large_product_is_that_of_torchs_own_layer(bias, inputs, monkeypatch):
         own = x.clone().requires_grad_(inputs)
         layer(own).backward(gradient)
         found.append([layer(own), own.grad, *(parameter.grad for parameter in layer.parameters())])
-    assert "LinearFunction" in type(ours(x).grad_fn).__name__
+    assert "OneDnnLinear" in type(ours(x).grad_fn).__name__
     for a, b in zip(*found, strict=True):
         assert (a is None and b is None) or torch.allclose(a, b, rtol=1e-5, atol=1e-4)
 
@@ -43,5 +43,5 @@ def test_all_else_is_torchs_own(rows, how, monkeypatch):
     layer, x = (layer.double(), x.double()) if how == "double" else (layer, x)
     with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
         answer = layer(x)
-        assert "Product" not in type(answer.grad_fn).__name__
+        assert "OneDnnLinear" not in type(answer.grad_fn).__name__
         assert torch.equal(answer, nn.functional.linear(x, layer.weight, layer.bias))

@@ -13,12 +13,12 @@ from dlrun.models.layers import (
     Activation,
     Init,
     InputProjection,
+    Linear,
     SafeModuleDict,
     compute_penalty,
     initialize_weights,
 )
 from dlrun.models.model import Model
-from dlrun.models.onednn_linear import Linear
 
 
 class DenseModel(Model):

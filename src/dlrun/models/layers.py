@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dlrun.core.types import Batch, Field
-from dlrun.models.onednn_linear import Linear
+from dlrun.models.onednn_linear import OneDnnLinear
 
 
 def escape_name(name: str) -> str:
@@ -64,6 +64,17 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "leaky_relu": nn.LeakyReLU,
     "none": nn.Identity,
 }
+
+
+class Linear(nn.Linear):
+    """torch's linear layer; large products are computed by the faster of torch's libraries."""
+
+    steady = True
+
+    def forward(self, input: Tensor) -> Tensor:
+        if OneDnnLinear.is_faster(input, self.weight):
+            return cast(Tensor, OneDnnLinear.apply(input, self.weight, self.bias))
+        return super().forward(input)
 
 
 class SparseLinear(torch.autograd.Function):

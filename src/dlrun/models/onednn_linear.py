@@ -1,13 +1,14 @@
-"""A linear layer whose large products are computed by the faster of torch's two libraries."""
+"""Large products of linear layers, by the faster of torch's two libraries: all that knows of it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 MIN_MULTIPLICATIONS = 1 << 22  # smaller products take less time than the call itself
 
@@ -31,8 +32,21 @@ def linear_forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], ""))
 
 
-class LinearFunction(torch.autograd.Function):
-    """`linear_forward` with its gradients."""
+class OneDnnLinear(torch.autograd.Function):
+    """`linear_forward` with its gradients, and where it pays."""
+
+    @staticmethod
+    def is_faster(x: Tensor, weight: Tensor) -> bool:
+        """Return if x times weight (out, in) transposed is a product for oneDNN."""
+        return (
+            x.dim() == 2
+            and x.numel() * weight.shape[0] >= MIN_MULTIPLICATIONS
+            and x.device.type == "cpu"
+            and x.dtype == weight.dtype == torch.float32
+            # under autocast the product is to be in half precision
+            and not torch.is_autocast_enabled("cpu")
+            and is_onednn_faster()
+        )
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -54,21 +68,23 @@ class LinearFunction(torch.autograd.Function):
         )
 
 
-class Linear(nn.Linear):
-    """torch's linear layer; large single-precision products on an AMD processor are oneDNN's."""
+@cache
+def build_opaque_linear() -> Callable[..., Tensor]:
+    """Return oneDNN's product as a call that torch's compiler leaves alone.
 
-    steady = True
+    Its own takes only weights that never change.
+    """
+    linear = torch.ops.mkldnn._linear_pointwise
 
-    def forward(self, input: Tensor) -> Tensor:
-        if (
-            input.dim() == 2
-            and input.numel() * self.out_features >= MIN_MULTIPLICATIONS
-            and self._is_supported(input)
-        ):
-            return cast(Tensor, LinearFunction.apply(input, self.weight, self.bias))
-        return super().forward(input)
+    @torch.library.custom_op("dlrun::linear", mutates_args=(), device_types="cpu")
+    def opaque_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return cast(Tensor, linear(x, weight, bias, "none", [], ""))
 
-    def _is_supported(self, x: Tensor) -> bool:
-        is_float32 = x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32
-        # under autocast the product is to be in half precision
-        return is_float32 and not torch.is_autocast_enabled("cpu") and is_onednn_faster()
+    opaque_linear.register_fake(lambda x, weight, bias: x.new_empty(len(x), len(weight)))
+    return lambda x, weight, bias, *plain: opaque_linear(x, weight, bias)
+
+
+def to_export_value(value: Any) -> Any:
+    """Return a torch call, or any other value, as it can be compiled."""
+    name = value.name() if isinstance(value, torch._ops.OpOverload) else ""
+    return build_opaque_linear() if name == "mkldnn::_linear_pointwise" else value

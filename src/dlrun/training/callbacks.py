@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dlrun.config.constraints import Count, Natural, NonNegative
 from dlrun.core import artifacts
@@ -12,7 +13,7 @@ from dlrun.core.files import atomic_write, optional_write
 from dlrun.core.formatting import counted
 from dlrun.core.random import derive_seed
 from dlrun.core.run_folder import RunFile, RunFolder
-from dlrun.training import generation
+from dlrun.training.generation import find_generator, generate_artifacts
 from dlrun.training.schedules import get_monitored_values, is_better
 from dlrun.training.trainer import Trainer
 
@@ -154,40 +155,35 @@ class TensorBoard(Callback):
 
     def begin(self, trainer: Trainer) -> None:
         """Set the files to what the trainer knows, and write what does not change."""
-        from dlrun.training import tensorboard_events, tensorboard_views
+        from dlrun.training import tensorboard_events
 
         run, job = get_run_and_job(trainer)
         tensorboard_events.rewrite_events(
             run, [row for row in trainer.history if row.epoch <= trainer.epoch], job
         )
         tensorboard_events.remove_later_events(run, job, trainer.epoch)
+        # TensorBoard knows a run by its first file.
+        if self.histograms or self.graph or self.embeddings or self.images:
+            tensorboard_events.write_epoch_events(run, job, 0, self._summarize_start(trainer))
+
+    def _summarize_start(self, trainer: Trainer) -> dict[str, Any]:
+        """What does not change: training images and the graph. Refuses words that it cannot see."""
+        from dlrun.training import tensorboard_events, tensorboard_views
+
         if self.embeddings:
             tensorboard_views.collect_word_vectors(trainer)
-        image_summary = (
-            {
-                "summary": tensorboard_events.build_image_summary(
-                    tensorboard_views.get_training_images(trainer, self.images)
-                )
-            }
-            if self.images
-            else {}
-        )
-        graph = (
-            {
-                "graph_def": tensorboard_events.encode_graph(
-                    tensorboard_views.build_module_graph(trainer)
-                )
-            }
-            if self.graph
-            else {}
-        )
-        if (
-            self.histograms or self.graph or self.embeddings or self.images
-        ):  # TensorBoard knows a run by its first file
-            tensorboard_events.write_epoch_events(run, job, 0, graph | image_summary)
+        graph: dict[str, Any] = {}
+        summary: dict[str, Any] = {}
+        if self.images:
+            images = tensorboard_views.get_training_images(trainer, self.images)
+            summary = {"summary": tensorboard_events.build_image_summary(images)}
+        if self.graph:
+            modules = tensorboard_views.build_module_graph(trainer)
+            graph = {"graph_def": tensorboard_events.encode_graph(modules)}
+        return graph | summary
 
     def __call__(self, trainer: Trainer) -> None:
-        from dlrun.training import tensorboard_events, tensorboard_views
+        from dlrun.training import tensorboard_events
 
         run, job = get_run_and_job(trainer)
         # A full disk ends no fit for files that only display it.
@@ -197,21 +193,21 @@ class TensorBoard(Callback):
             tensorboard_events.append_events(
                 run, [row for row in trainer.history if row.epoch == trainer.epoch], job
             )
-            if self.histograms and trainer.epoch % self.histograms == 0:
-                tensorboard_events.write_epoch_events(
-                    run,
-                    job,
-                    trainer.epoch,
-                    {
-                        "summary": tensorboard_events.build_histogram_summary(
-                            tensorboard_views.collect_weights(trainer)
-                        )
-                    },
-                )
-            if self.embeddings:
-                tensorboard_events.write_projector(
-                    run, job, tensorboard_views.collect_word_vectors(trainer)
-                )
+            if self.histograms or self.embeddings:
+                self._write_weights(trainer)
+
+    def _write_weights(self, trainer: Trainer) -> None:
+        """Histograms of all weights where they are due, and word vectors."""
+        from dlrun.training import tensorboard_events, tensorboard_views
+
+        run, job = get_run_and_job(trainer)
+        if self.histograms and trainer.epoch % self.histograms == 0:
+            weights = tensorboard_views.collect_weights(trainer)
+            summary = {"summary": tensorboard_events.build_histogram_summary(weights)}
+            tensorboard_events.write_epoch_events(run, job, trainer.epoch, summary)
+        if self.embeddings:
+            vectors = tensorboard_views.collect_word_vectors(trainer)
+            tensorboard_events.write_projector(run, job, vectors)
 
 
 @dataclass(frozen=True)
@@ -271,7 +267,7 @@ class SampleWriter(Callback):
             UserError: for a kind that is not made.
         """
         for kind in self._get_generator_names(trainer):
-            generation.find_generator(trainer.objective, kind)
+            find_generator(trainer.objective, kind)
         for file in self._get_folder(trainer).glob("*-epoch-*.*"):
             if int(file.stem.rpartition("-epoch-")[2].partition("-")[0]) > trainer.epoch:
                 file.unlink()
@@ -281,9 +277,7 @@ class SampleWriter(Callback):
         if trainer.epoch % self.every and not trainer.finished:
             return
         for kind in self._get_generator_names(trainer):
-            samples = generation.generate_artifacts(
-                trainer, kind, derive_seed(trainer.seed, trainer.epoch)
-            )
+            samples = generate_artifacts(trainer, kind, derive_seed(trainer.seed, trainer.epoch))
             with optional_write("samples are", self._get_folder(trainer)):
                 artifacts.write_artifacts(
                     samples, self._get_folder(trainer), f"{kind}-epoch-{trainer.epoch:04}"

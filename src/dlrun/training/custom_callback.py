@@ -5,24 +5,22 @@ Their contract stands below.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from dlrun.config.custom_contract import (
-    Plugins,
     describe_custom_error,
     get_callable_parameters,
     is_custom,
 )
-from dlrun.config.instantiate import build_part
 from dlrun.core.errors import UserError
 from dlrun.training.callbacks import Callback
 from dlrun.training.trainer import Trainer
 
 
-def build_callback(node: Mapping[str, Any], plugins: Plugins) -> Callback:
-    """The callback that a node of the config describes.
+def wrap_callback(callback: Any, target: str) -> Callback:
+    """A callback of the user's own, as dlrun calls it.
 
     A callback of one's own is a function `(trainer)`, called after each epoch, once its training
     and validation are done. `trainer.epoch` counts from 1; `trainer.history` has a row for each
@@ -33,14 +31,14 @@ def build_callback(node: Mapping[str, Any], plugins: Plugins) -> Callback:
     a `begin(trainer)`, called when a fit begins or goes on.
 
     Args:
-        node: `_target_` and settings.
-        plugins: Packages whose parts may be named.
+        callback: What its part was built to.
+        target: `_target_` of the part.
 
     Returns:
-        A callback; functions and classes of the user's own are wrapped.
+        A callback whose errors become one line.
 
     Raises:
-        UserError: if the node describes nothing that can be called with a trainer.
+        UserError: if it cannot be called with a trainer.
 
     Example:
         def patient(trainer, most=0.01):
@@ -48,10 +46,6 @@ def build_callback(node: Mapping[str, Any], plugins: Plugins) -> Callback:
             if losses and losses[-1] < most:
                 trainer.stop = f"the validation loss is below {most}"
     """
-    target = node["_target_"]
-    callback = build_part(node, kind="callback", plugins=plugins)
-    if isinstance(callback, Callback):
-        return callback
     if not callable(callback):
         raise UserError(
             f"callback {target} returns a {type(callback).__name__}; expected a function "

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from dlrun.config.instantiate import build_part
 from dlrun.core.errors import UserError, format_names
 from dlrun.core.objective import Objective
 from dlrun.core.types import Field, Score, Spec
@@ -17,7 +18,6 @@ from dlrun.training.callbacks import (
     EarlyStopping,
     StopAtThreshold,
 )
-from dlrun.training.custom_callback import build_callback
 from dlrun.training.schedules import Plateau
 from dlrun.training.trainer import Trainer
 
@@ -62,6 +62,16 @@ def build_callbacks(
     if isinstance(schedule, Plateau):
         trainer.optimization.schedule = with_direction(schedule, "scheduler", available, goals)
     return sorted(callbacks, key=get_callback_order)
+
+
+def build_callback(node: Mapping[str, Any], plugins: tuple[str, ...]) -> Callback:
+    """The callback that a node describes; see `custom_callback.wrap_callback` for one's own."""
+    callback = build_part(node, kind="callback", plugins=plugins)
+    if isinstance(callback, Callback):
+        return callback
+    from dlrun.training.custom_callback import wrap_callback
+
+    return wrap_callback(callback, node["_target_"])
 
 
 def get_callback_order(callback: Callback) -> int:

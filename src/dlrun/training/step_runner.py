@@ -87,13 +87,20 @@ def find_replay_obstacle(
     objective: Objective, settings: Settings, device: torch.device, sharded: bool
 ) -> str:
     """Why an objective's training steps cannot be recorded and replayed; '' where they can."""
+    # Loaded with any of dlrun's models.
+    from dlrun.models.layers import InputProjection
+
     dynamic_part = has_dynamic_calls(objective)
+    reads_bags = any(
+        isinstance(module, InputProjection) and module.bags for module in objective.modules()
+    )
     obstacles = {
         f"it is compiled for the CPU, and the device is {device}": device.type != "cpu",
         "engine.accumulate is above 1": settings.accumulate > 1,
         "engine.precision=fp16 scales the loss": settings.precision == "fp16",
         "engine.shard keeps weights in parts": sharded,
         "the network is compiled by itself": settings.compile is True,
+        "rows of words are multiplied elsewhere, as the sparse matrices that they are": reads_bags,
         f"{dynamic_part} is not known to do the same calls for every batch, "
         "as dense networks do": bool(dynamic_part),
     }

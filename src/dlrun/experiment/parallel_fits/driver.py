@@ -1,7 +1,7 @@
 """Trains several fits together where that can be: folds, repeats over seeds, members of a sweep.
 
 What comes of each is what came of it alone: its own history, callbacks, best epoch, checkpoints and
-result.
+result. A run of one fit asks here, too: what stacks fits is imported once there are several.
 """
 
 from __future__ import annotations
@@ -21,14 +21,11 @@ from dlrun.config.instantiate import apply_patch
 from dlrun.core.errors import NotStackable, UserError
 from dlrun.core.types import FitJob, Result
 from dlrun.experiment.builder import BuiltFit
-from dlrun.experiment.parallel_fits.batches import SUPPORTED_COLUMNS
-from dlrun.experiment.parallel_fits.loop import FitOwner, Member, train_members
-from dlrun.experiment.parallel_fits.stack import GROUP, StackedTrainer
-from dlrun.objectives.supervised import Supervised
 from dlrun.training.distributed.process_group import this_process
 from dlrun.training.trainer import Trainer
 
 if TYPE_CHECKING:
+    from dlrun.experiment.parallel_fits.loop import FitOwner, Member
     from dlrun.training.trainer import FitWatcher
 
 
@@ -60,6 +57,8 @@ def train_next_jobs(experiment: FitOwner, watch: FitWatcher | None = None) -> bo
         experiment.single_fits = fits
         log.debug("one fit after the other: %s", reason)
         return False
+    from dlrun.experiment.parallel_fits.loop import train_members
+
     members = [start_member(experiment, fit) for fit in fits]
     train_members(members, watch)
     for member in members:
@@ -103,6 +102,10 @@ def build_fits(
 
 def find_conflict(fits: Sequence[BuiltFit], means: Sequence[str]) -> str | None:
     """Why these fits cannot be trained as one; None where they can."""
+    from dlrun.experiment.parallel_fits.batches import SUPPORTED_COLUMNS
+    from dlrun.experiment.parallel_fits.stack import StackedTrainer
+    from dlrun.objectives.supervised import Supervised
+
     trainers = [fit.trainer for fit in fits]
     for trainer in trainers:
         objective, tables = (
@@ -143,6 +146,8 @@ def find_mean_losses(config: dict[str, Any], fit: BuiltFit) -> list[str]:
 
 def start_member(experiment: FitOwner, fit: BuiltFit) -> Member:
     """A fit ready to be trained, or to go on."""
+    from dlrun.experiment.parallel_fits.loop import Member
+
     config = apply_patch(experiment.builder.config, fit.job.patch)
     return Member(experiment, fit, experiment.restore(fit), find_mean_losses(config, fit))
 
@@ -164,7 +169,7 @@ def is_worthwhile(trainer: Trainer, members: int) -> bool:
     measured.
     """
     table: Any = trainer.data.train
-    weights = sum(map(torch.numel, trainer.optimization.groups.get(GROUP, [])))
+    weights = sum(map(torch.numel, trainer.optimization.groups.get("model", [])))
     work = weights * min(trainer.settings.batch_rows, len(table))
     row_bytes = sum(column.row_bytes for column in trainer.data.train.columns.values())
     small = weights <= MAX_WEIGHTS and work <= min(MAX_WORK, MAX_WORK_PER_MEMBER * (members - 1))

@@ -18,8 +18,7 @@ from dlrun.experiment.parallel_fits.layers import (
     StackedNorm,
 )
 from dlrun.models.dense import DenseModel
-from dlrun.models.layers import ACTIVATIONS, InputProjection, SafeModuleDict, escape_name
-from dlrun.models.onednn_linear import Linear
+from dlrun.models.layers import ACTIVATIONS, InputProjection, Linear, SafeModuleDict, escape_name
 
 Models = Sequence[Any]
 

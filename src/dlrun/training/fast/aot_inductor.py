@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from types import FunctionType
 from typing import Any, NoReturn, cast
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from dlrun.core.errors import UserError
 from dlrun.core.types import Batch, Step
+from dlrun.models.onednn_linear import to_export_value
 from dlrun.training.fast.fused_optimizer import match_strides
 from dlrun.training.fast.tape import MAPPINGS, RecordedStep, collect_step_tensors
 
@@ -35,28 +35,6 @@ CompiledFunction = Callable[[list[Any]], list[Tensor]]
 COMPILED_FUNCTIONS: dict[
     Any, CompiledFunction
 ] = {}  # the same function of another fold, or of a sweep's next job, is compiled already
-
-
-@cache
-def build_opaque_linear() -> Callable[..., Tensor]:
-    """oneDNN's linear layer as a call that the compiler leaves alone.
-
-    Its own takes only weights that never change.
-    """
-    linear = torch.ops.mkldnn._linear_pointwise
-
-    @torch.library.custom_op("dlrun::linear", mutates_args=(), device_types="cpu")
-    def opaque_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return cast(Tensor, linear(x, weight, bias, "none", [], ""))
-
-    opaque_linear.register_fake(lambda x, weight, bias: x.new_empty(len(x), len(weight)))
-    return lambda x, weight, bias, *plain: opaque_linear(x, weight, bias)
-
-
-def to_export_value(value: Any) -> Any:
-    """A torch call, or any other value, as it can be compiled."""
-    name = value.name() if isinstance(value, torch._ops.OpOverload) else ""
-    return build_opaque_linear() if name == "mkldnn::_linear_pointwise" else value
 
 
 class FunctionModule(nn.Module):
