@@ -90,10 +90,7 @@ def validate_dataset(name: str, dataset: Dataset) -> Dataset:
             raise UserError(
                 f"{name}: '{column}' is of kind {kind!r}; available: {', '.join(KINDS)}"
             )
-    lengths = {column: len(values) for column, values in dataset.dev.items()}
-    if len(set(lengths.values())) > 1:
-        described = ", ".join(f"{column} {length}" for column, length in lengths.items())
-        raise UserError(f"{name}: the columns have different numbers of rows: {described}")
+    _check_lengths(name, dataset.dev)
     if not dataset.inputs or not dataset.targets:
         absent = "targets" if dataset.inputs else "inputs"
         raise UserError(f"{name}: no {absent} in its Dataset; expected {{name: kind}}")
@@ -105,6 +102,13 @@ def validate_dataset(name: str, dataset: Dataset) -> Dataset:
     for column, kind in kinds.items():
         _check_column(name, column, kind, dataset)
     return dataset
+
+
+def _check_lengths(name: str, columns: RawColumns) -> None:
+    lengths = {column: len(values) for column, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        described = ", ".join(f"{column} {length}" for column, length in lengths.items())
+        raise UserError(f"{name}: the columns have different numbers of rows: {described}")
 
 
 def _check_column(name: str, column: str, kind: str, dataset: Dataset) -> None:
@@ -145,13 +149,7 @@ def _infer_dataset(name: str, returned: Any) -> Dataset:
     if is_pair and isinstance(returned[0], TorchDataset):
         returned, test = returned
     dev = _to_columns(name, returned)
-    targets = [column for column in dev if column in TARGET_NAMES] or list(dev)[1:]
-    if len(targets) != 1 or len(dev) < 2:
-        raise UserError(
-            f"{name}: items of {', '.join(dev) or 'nothing'}; which is the target? Call it target, "
-            "label or y, or return a dlrun.core.dataset.Dataset"
-        )
-    target = targets[0]
+    target = _find_target(name, dev)
     labels = tuple(map(str, getattr(returned, "classes", ())))  # as torchvision's datasets have
     encode: Callable[[RawColumns], RawColumns] = lambda rows: rows  # noqa: E731
     # Class names become numbers here, for the classes of both parts must agree.
@@ -171,6 +169,16 @@ def _infer_dataset(name: str, returned: Any) -> Dataset:
         test=None if test is None else lambda: encode(_to_columns(name, test)),
         labels={target: labels} if labels and kinds[target] != "number" else {},
     )
+
+
+def _find_target(name: str, dev: RawColumns) -> str:
+    targets = [column for column in dev if column in TARGET_NAMES] or list(dev)[1:]
+    if len(targets) != 1 or len(dev) < 2:
+        raise UserError(
+            f"{name}: items of {', '.join(dev) or 'nothing'}; which is the target? Call it target, "
+            "label or y, or return a dlrun.core.dataset.Dataset"
+        )
+    return targets[0]
 
 
 def _encode_labels(name: str, target: str, labels: tuple[str, ...], rows: RawColumns) -> RawColumns:

@@ -127,11 +127,7 @@ def _find_non_finite(
     values = values.reshape(
         -1, values.shape[-1] if values.ndim > 1 and dataset.inputs[name] != "image" else 1
     )
-    names = [str(label) for label in labels] if 0 < len(labels) <= values.shape[1] else []
-    names += [
-        f"{name}[{index}]" if values.shape[1] > 1 else name
-        for index in range(len(names), values.shape[1])
-    ]
+    names = _name_columns(name, labels, values.shape[1])
     non_finite = ~np.isfinite(values)
     if non_finite.any():
         affected = [names[index] for index in np.flatnonzero(non_finite.any(0))]
@@ -143,6 +139,12 @@ def _find_non_finite(
     # Constant columns have a finding of their own, and no spread to compare.
     varying = np.ptp(np.where(non_finite, 0, values), axis=0) > 0
     yield from _check_scales(names, values, ~non_finite.any(0) & varying)
+
+
+def _name_columns(name: str, labels: tuple[str, ...], width: int) -> list[str]:
+    """Return a name for each number of a row: those without a label are numbered."""
+    names = [str(label) for label in labels] if 0 < len(labels) <= width else []
+    return names + [f"{name}[{i}]" if width > 1 else name for i in range(len(names), width)]
 
 
 def _check_scales(names: list[str], values: np.ndarray, usable: np.ndarray) -> Iterator[Finding]:

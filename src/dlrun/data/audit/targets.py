@@ -171,28 +171,7 @@ def _label_findings(
 def _number_findings(target: str, values: np.ndarray) -> Iterator[Finding]:
     distinct, counts = np.unique(values, return_counts=True)
     yield from _clipping_findings(target, distinct, counts)
-    common = int(counts.argmax())
-    neighbor_counts = np.concatenate(
-        [
-            counts[max(0, common - NUM_NEIGHBORS) : common],
-            counts[common + 1 : common + 1 + NUM_NEIGHBORS],
-        ]
-    )
-    stands_out = (
-        # Few distinct values are expected to repeat, and the ends of the range are judged above.
-        len(distinct) > 2 * MIN_CLASS_ROWS
-        and counts[common] >= PEAK_RATIO * neighbor_counts.max()
-        and counts[common] / len(values) > MIN_REPEATED_SHARE
-        and common not in (0, len(distinct) - 1)
-    )
-    if stands_out:
-        count, value = int(counts[common]), distinct[common]
-        share = format_row_share(count, len(values), "rows")
-        text = f"{share} have the very same {target}, {value:g}"
-        right = format_share(count / len(values))
-        effect = f"predicting {value:g} alone is exactly right on {right}; "
-        effect += "if it stands for missing values, scores are about nothing there"
-        yield Finding("warning", "one repeated value", text, (target,), count, effect)
+    yield from _repetition_findings(target, distinct, counts)
     deviation = values.std()
     # The third standardized moment; a constant target has none.
     skew = float((((values - values.mean()) / deviation) ** 3).mean()) if deviation else 0.0
@@ -207,6 +186,34 @@ def _number_findings(target: str, values: np.ndarray) -> Iterator[Finding]:
         f"standard deviation {deviation:.4g}"
     )
     yield Finding("note", "range", text, (target,), len(values))
+
+
+def _repetition_findings(
+    target: str, distinct: np.ndarray, counts: np.ndarray
+) -> Iterator[Finding]:
+    """Yield the most frequent value, where far more rows have it than its neighbors."""
+    common, total = int(counts.argmax()), int(counts.sum())
+    neighbor_counts = np.concatenate(
+        [
+            counts[max(0, common - NUM_NEIGHBORS) : common],
+            counts[common + 1 : common + 1 + NUM_NEIGHBORS],
+        ]
+    )
+    stands_out = (
+        # Few distinct values are expected to repeat, and the ends of the range are judged above.
+        len(distinct) > 2 * MIN_CLASS_ROWS
+        and counts[common] >= PEAK_RATIO * neighbor_counts.max()
+        and counts[common] / total > MIN_REPEATED_SHARE
+        and common not in (0, len(distinct) - 1)
+    )
+    if stands_out:
+        count, value = int(counts[common]), distinct[common]
+        share = format_row_share(count, total, "rows")
+        text = f"{share} have the very same {target}, {value:g}"
+        right = format_share(count / total)
+        effect = f"predicting {value:g} alone is exactly right on {right}; "
+        effect += "if it stands for missing values, scores are about nothing there"
+        yield Finding("warning", "one repeated value", text, (target,), count, effect)
 
 
 def _clipping_findings(target: str, distinct: np.ndarray, counts: np.ndarray) -> Iterator[Finding]:

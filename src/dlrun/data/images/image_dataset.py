@@ -87,9 +87,8 @@ def images(
 
     columns_read = read(dev)
     column = columns_read["image"]
-    num_validation = 0
-    if labeled.validation is not None:
-        num_validation = int(labeled.validation[dev[column.rows]].sum())
+    in_folder = labeled.validation
+    num_validation = 0 if in_folder is None else int(in_folder[dev[column.rows]].sum())
     return Dataset(
         columns_read,
         {"image": "image"},

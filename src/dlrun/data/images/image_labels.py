@@ -180,6 +180,17 @@ def _match_files(table: CsvTable, image_files: FileList, path: str) -> tuple[str
     listed = [
         normalize_name(cell).replace("\\", "/").removeprefix("./") for cell in table.columns["file"]
     ]
+    _check_listed_files(table, listed, by_name, path)
+    if unused := len(by_name) - len(listed):
+        log.warning(
+            "%s: %s images have no line in %s and are left out", path, f"{unused:,}", table.source
+        )
+    return tuple(by_name[name] for name in listed)
+
+
+def _check_listed_files(
+    table: CsvTable, listed: list[str], by_name: dict[str, str], path: str
+) -> None:
     outside = np.array([name.startswith("/") or ".." in name.split("/") for name in listed])
     if outside.any():
         raise UserError(
@@ -201,8 +212,3 @@ def _match_files(table: CsvTable, image_files: FileList, path: str) -> tuple[str
             f"{table.source}: {table.describe_rows(repeated)} name a file that an earlier line "
             f"has: {hint}"
         )
-    if unused := len(by_name) - len(listed):
-        log.warning(
-            "%s: %s images have no line in %s and are left out", path, f"{unused:,}", table.source
-        )
-    return tuple(by_name[name] for name in listed)

@@ -161,9 +161,3 @@ def count_unknown_words(
 def get_row_indices(offsets: np.ndarray) -> np.ndarray:
     """The row of each value of a ragged column."""
     return np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-
-
-def format_vocabulary(entries: Sequence[str], count: int = 5) -> str:
-    """'the, a, of, … (20,000 in all)'."""
-    more = f", … ({len(entries):,} in all)" if len(entries) > count else ""
-    return ", ".join(entries[:count]) + more

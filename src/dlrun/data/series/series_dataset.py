@@ -197,11 +197,7 @@ def build_series_dataset(
     Raises:
         UserError: There is no window to train on.
     """
-    num_test = round(test * len(readings)) if test < 1 else int(test)
-    if num_test >= len(readings):
-        raise UserError(
-            f"data.test={test:g} sets all {len(readings):,} rows of {readings.source} aside"
-        )
+    num_test = _count_test_rows(readings, test)
     # Of the whole series: the border between the parts is no gap.
     segments = split_at_gap(readings, schema.gaps)
     border = len(readings) - num_test
@@ -212,11 +208,6 @@ def build_series_dataset(
     if num_test:
         title = f"the test rows (data.test={test:g})"
         test_windows = build_series_windows(readings, schema, segments, test_rows, title)
-    horizon_labels = {
-        name: horizon.horizon_labels
-        for name, horizon in schema.targets.items()
-        if len(horizon.rows) > 1
-    }
     return Dataset(
         dev=dev,
         test=None if test_windows is None else lambda: test_windows,
@@ -224,7 +215,7 @@ def build_series_dataset(
         targets=dict.fromkeys(schema.targets, "number"),
         preprocessors=_build_preprocessing(schema),
         order=readings.time_column,
-        labels={SERIES_INPUT: schema.inputs} | horizon_labels,
+        labels={SERIES_INPUT: schema.inputs} | _label_horizons(schema),
         note=note,
         read_new_rows=lambda path, encoding=None: get_last_window(read(path, encoding), schema),
         forecast=schema.targets,
@@ -234,6 +225,21 @@ def build_series_dataset(
             fingerprint_series(readings, schema, test_rows),
         ),
     )
+
+
+def _label_horizons(schema: SeriesSchema) -> dict[str, tuple[str, ...]]:
+    """Target → the names of its horizons, where it has several."""
+    horizons = schema.targets.items()
+    return {name: horizon.horizon_labels for name, horizon in horizons if len(horizon.rows) > 1}
+
+
+def _count_test_rows(readings: TimeSeries, test: float) -> int:
+    count = round(test * len(readings)) if test < 1 else int(test)
+    if count >= len(readings):
+        raise UserError(
+            f"data.test={test:g} sets all {len(readings):,} rows of {readings.source} aside"
+        )
+    return count
 
 
 def _build_preprocessing(schema: SeriesSchema) -> dict[str, tuple[Preprocessor, ...]]:

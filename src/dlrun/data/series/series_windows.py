@@ -77,20 +77,7 @@ def build_series_windows(
     horizon = next(iter(schema.targets.values()))
     times, segments = readings.times[rows], segments[rows]
     values = fill_missing(readings, schema.inputs, rows, schema.impute)
-    # `now` is the first row that the window does not hold.
-    now = np.arange(horizon.lookback, len(values) - max(0, *horizon.rows))
-    if not len(now):
-        raise UserError(
-            f"{title} of {readings.source} are {len(values):,} rows, and a window needs "
-            f"{horizon.span + 1:,} (data.lookback) with what comes after it (data.delay)"
-        )
-    # Both ends of a window, target included, in one evenly spaced segment.
-    now = now[segments[now - horizon.lookback] == segments[now + max(horizon.rows)]]
-    if not len(now):
-        raise UserError(
-            f"no window of {horizon.span + 1:,} rows lies within {title} without crossing a gap "
-            "(data.gaps)"
-        )
+    now = _find_whole_windows(readings, horizon, segments, title)
     targets = {
         name: _target_values(readings, horizon, rows, now)
         for name, horizon in schema.targets.items()
@@ -111,6 +98,26 @@ def build_series_windows(
         readings.time_column: times[now],
     }
     return windows | {name: target[usable] for name, target in targets.items()}
+
+
+def _find_whole_windows(
+    readings: TimeSeries, horizon: ForecastHorizon, segments: np.ndarray, title: str
+) -> np.ndarray:
+    """The first row after each window that lies, with its target, within one segment."""
+    now = np.arange(horizon.lookback, len(segments) - max(0, *horizon.rows))
+    if not len(now):
+        raise UserError(
+            f"{title} of {readings.source} are {len(segments):,} rows, and a window needs "
+            f"{horizon.span + 1:,} (data.lookback) with what comes after it (data.delay)"
+        )
+    # Both ends of a window, target included, in one evenly spaced segment.
+    now = now[segments[now - horizon.lookback] == segments[now + max(horizon.rows)]]
+    if not len(now):
+        raise UserError(
+            f"no window of {horizon.span + 1:,} rows lies within {title} without crossing a gap "
+            "(data.gaps)"
+        )
+    return now
 
 
 def _is_target_known(readings: TimeSeries, targets: RawColumns, title: str) -> np.ndarray:

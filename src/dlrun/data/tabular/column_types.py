@@ -61,14 +61,7 @@ def _is_identifier_column(table: CsvTable, name: str, unique: float, levels: int
         )
     else:
         _log_date_column(name, texts)
-        if levels is not None and distinct > levels:
-            log.warning(
-                "column '%s' has %s different texts: those that are not among the %s most "
-                "frequent ones are one category; data.levels=… to change it",
-                name,
-                f"{distinct:,}",
-                levels,
-            )
+        _log_rare_levels(name, distinct, levels)
         return False
     # Free texts differ in every row, too; so do times.
     hint = f"data.texts=[{name}] reads it as texts"
@@ -76,6 +69,17 @@ def _is_identifier_column(table: CsvTable, name: str, unique: float, levels: int
         hint = f"if it says when a row was made, name it: data.order={name}"
     log.warning("column '%s' is left out: %s; %s", name, reason, hint)
     return True
+
+
+def _log_rare_levels(name: str, distinct: int, levels: int | None) -> None:
+    if levels is not None and distinct > levels:
+        log.warning(
+            "column '%s' has %s different texts: those that are not among the %s most frequent "
+            "ones are one category; data.levels=… to change it",
+            name,
+            f"{distinct:,}",
+            levels,
+        )
 
 
 def _log_date_column(name: str, texts: np.ndarray) -> None:

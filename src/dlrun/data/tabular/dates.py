@@ -58,26 +58,26 @@ def resolve_date_order(
             f"{source}: '{name}' has the day first in line {line(day_first)} ({day_first}), and "
             f"the month in line {line(month_first)} ({month_first}): write all its dates in one way"
         )
-    # With points, as in 31.12.2009, the day always comes first; 3/3/2009 reads the same both ways.
-    ambiguous = next(
-        (cell for cell, match in matches.items() if match[2] != "." and match[1] != match[3]), None
-    )
-    if day_first is None and month_first is None and ambiguous is not None:
+    ambiguous = _find_ambiguous_date(matches)
+    deciding = day_first or month_first
+    if deciding is None and ambiguous is not None:
         raise UserError(
             f"{source}: the dates of '{name}' can be read in two ways, as '{ambiguous}' in line "
             f"{line(ambiguous)}: say data.dates=day_first or data.dates=month_first"
         )
     order: DateOrder = "day_first" if month_first is None else "month_first"
-    if (deciding := day_first or month_first) is not None and ambiguous is not None:
-        log.info(
-            "%s: the dates of '%s' are %s, by line %d (%s)",
-            source,
-            name,
-            DATE_ORDER_NAMES[order],
-            line(deciding),
-            deciding,
-        )
+    if deciding is not None and ambiguous is not None:
+        text = "%s: the dates of '%s' are %s, by line %d (%s)"
+        log.info(text, source, name, DATE_ORDER_NAMES[order], line(deciding), deciding)
     return order
+
+
+def _find_ambiguous_date(matches: dict[str, re.Match[str]]) -> str | None:
+    """The first date that has two meanings."""
+    # With points, as in 31.12.2009, the day always comes first; 3/3/2009 reads the same both ways.
+    return next(
+        (cell for cell, match in matches.items() if match[2] != "." and match[1] != match[3]), None
+    )
 
 
 def parse_datetime(cell: str, dates: DateOrder) -> datetime | None:

@@ -263,8 +263,13 @@ def _has_target(target: Target, table: CsvTable) -> bool:
     except UserError as error:
         log.warning("no score: %s", error)
         return False
-    if target.kind not in CLASS_KINDS or not target.class_names:
-        return True
+    return not (target.kind in CLASS_KINDS and target.class_names) or _has_known_classes(
+        target, table, values
+    )
+
+
+def _has_known_classes(target: Target, table: CsvTable, values: np.ndarray) -> bool:
+    """Whether all rows are of classes that the run knows; logged where some are not."""
     unknown = np.array([str(value) not in target.class_names for value in values], bool)
     if unknown.any():
         log.warning(

@@ -95,13 +95,7 @@ def texts(
         )
     # Before any file is read: a misspelled encoding fails on each of them.
     canonical_encoding(encoding)
-    location = Path(path).expanduser()
-    if location.is_dir() or is_archive(location):
-        table_settings = {"text": text, "target": target, "test_path": test_path}
-        if used := [key for key, value in table_settings.items() if value]:
-            raise UserError(
-                f"data.{used[0]} is for a CSV file, but {path} is none: its folders are the classes"
-            )
+    if _is_folder(path, {"text": text, "target": target, "test_path": test_path}):
         return _load_folder(path, (test, seed), encoding, empty, vectors, validation)
     reading: dict[str, Any] = {
         "separator": separator,
@@ -125,6 +119,18 @@ def texts(
     return csv_dataset.build_from_schema(
         table, schema, test_table, (test, seed), reading, preparing, check_test
     )
+
+
+def _is_folder(path: str, table_settings: dict[str, str | None]) -> bool:
+    """Whether texts lie in a folder or archive, where settings of a table would say nothing."""
+    location = Path(path).expanduser()
+    if not location.is_dir() and not is_archive(location):
+        return False
+    if used := [key for key, value in table_settings.items() if value]:
+        raise UserError(
+            f"data.{used[0]} is for a CSV file, but {path} is none: its folders are the classes"
+        )
+    return True
 
 
 def _build_schema(text: str | None, targets: tuple[Target, ...]) -> TableSchema:
