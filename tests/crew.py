@@ -19,6 +19,7 @@ from dlrun.config.instantiate import build_part
 from dlrun.core import checkpoint
 from dlrun.core.dataset import PreparedData
 from dlrun.core.errors import TrainingDiverged, TrainingInterrupted
+from dlrun.core.process_group import ONE_PROCESS, ProcessGroup
 from dlrun.core.types import Field, Spec
 from dlrun.data.loading.table import DenseColumn, Table
 from dlrun.objectives.gan import GANObjective
@@ -45,24 +46,28 @@ def learnt(of: Trainer) -> dict[str, Any]:
     }
 
 
-def classifier(folder: Path, **settings: Any) -> dict[str, Any]:
+def classifier(folder: Path, processes: ProcessGroup, **settings: Any) -> dict[str, Any]:
     """50 rows in batches of 8: the last batch has 2, and no two processes of three have as many rows as each other."""
-    return learnt(trainer(folder / "classifier", **{**SGD, **settings}))
+    return learnt(trainer(folder / "classifier", processes, **{**SGD, **settings}))
 
 
-def windows(folder: Path) -> dict[str, Any]:
+def windows(folder: Path, processes: ProcessGroup) -> dict[str, Any]:
     """Accumulated and clipped; the last window has one batch of 2 rows."""
     return learnt(
-        trainer(folder / "windows", **SGD, batch_size=6, accumulate=4, clip_norm=0.2, ema=0.5)
+        trainer(
+            folder / "windows", processes, **SGD, batch_size=6, accumulate=4, clip_norm=0.2, ema=0.5
+        )
     )
 
 
-def tiny(folder: Path) -> dict[str, Any]:
+def tiny(folder: Path, processes: ProcessGroup) -> dict[str, Any]:
     """Batches of one row: most processes have none of their own."""
-    return learnt(trainer(folder / "tiny", **SGD, batch_size=1, max_steps=60, eval_batch_size=1))
+    return learnt(
+        trainer(folder / "tiny", processes, **SGD, batch_size=1, max_steps=60, eval_batch_size=1)
+    )
 
 
-def ranked(folder: Path) -> dict[str, Any]:
+def ranked(folder: Path, processes: ProcessGroup) -> dict[str, Any]:
     """A whole-split measure, and the answers of every row in their order, over 23 rows in batches of 7."""
     x = torch.randn(73, 5, generator=torch.Generator().manual_seed(3))
     y = (x[:, :1] + 0.5 * x[:, 1:2] > 0).float()
@@ -79,6 +84,7 @@ def ranked(folder: Path) -> dict[str, Any]:
         engine,
         None,
         torch.device("cpu"),
+        processes=processes,
     )
     measures = {
         name: ("y", build_part(node("metric", name)[name], BINARY.targets["y"]))
@@ -102,7 +108,7 @@ def ranked(folder: Path) -> dict[str, Any]:
     return found | {"scores": scores, "answers": [answers, truths, meter.values()["accuracy"]]}
 
 
-def contest(folder: Path) -> dict[str, Any]:
+def contest(folder: Path, processes: ProcessGroup) -> dict[str, Any]:
     """Two networks against each other, with label noise, a penalty, and latent points drawn for the whole batch."""
     pictures = torch.rand(37, 1, 8, 8, generator=torch.Generator().manual_seed(5))
     source = Table({"image": DenseColumn(pictures)})
@@ -115,7 +121,7 @@ def contest(folder: Path) -> dict[str, Any]:
     }
     torch.manual_seed(0)
     model = build_part(node("model", "dcgan", **small), PICTURES)
-    objective = GANObjective(model, GANLoss("standard", 0.1, 1.0, 2), source)
+    objective = GANObjective(model, GANLoss("standard", 0.1, 1.0, 2), source, processes=processes)
     engine = build_part(node("engine", "default", epochs=2, batch_size=8, device="cpu"))
     learner = Optimization(
         objective.groups,
@@ -123,6 +129,7 @@ def contest(folder: Path) -> dict[str, Any]:
         engine,
         None,
         torch.device("cpu"),
+        processes=processes,
     )
     return learnt(
         Trainer(objective, PreparedData(PICTURES, source), engine, learner, {}, folder / "contest")
@@ -142,34 +149,35 @@ class Broken(nn.Module):
         return {"y": self.layer(batch["x"]) * torch.where(wrong, math.nan, 1.0)}
 
 
-def diverged(folder: Path) -> dict[str, Any]:
+def diverged(folder: Path, processes: ProcessGroup) -> dict[str, Any]:
     """A row that one process holds makes the loss nan: all stop, and say the same."""
-    of = trainer(folder / "diverged")
+    of = trainer(folder / "diverged", processes)
     of = wired(
-        Broken(9), of.settings, folder / "diverged", {"_target_": "torch.optim.SGD", "lr": 0.0}
+        Broken(9),
+        of.settings,
+        folder / "diverged",
+        {"_target_": "torch.optim.SGD", "lr": 0.0},
+        processes=processes,
     )
     try:
         of.fit()
     except TrainingDiverged as error:
-        return {"told": process_group.all_gather_object(str(error))}
+        return {"told": processes.all_gather_object(str(error))}
     return {"told": []}
 
 
-def cut(folder: Path, dropout: float = 0.3) -> dict[str, Any]:
+def cut(folder: Path, processes: ProcessGroup, dropout: float = 0.3) -> dict[str, Any]:
     """One process is asked to stop in the middle of an epoch: all stop after the same batch, and go on."""
     settings = {**SGD, "dropout": dropout, "save_every": 0.0}
-    whole = learnt(trainer(folder / f"whole-{dropout}", **settings, schedule=None))
+    whole = learnt(trainer(folder / f"whole-{dropout}", processes, **settings, schedule=None))
     place = folder / f"cut-{dropout}"
-    first = trainer(place, **settings)
+    first = trainer(place, processes, **settings)
     first.callbacks = [BestCheckpoint("val/loss")]
     take, taken = first.runner.steps, []
 
     def counted(batch: Any) -> Any:
         taken.append(1)
-        if (
-            len(taken) == 12
-            and process_group.this_process.rank == process_group.this_process.world_size - 1
-        ):
+        if len(taken) == 12 and processes.rank == processes.world_size - 1:
             first.interrupted = 15
         return take(batch)
 
@@ -178,34 +186,34 @@ def cut(folder: Path, dropout: float = 0.3) -> dict[str, Any]:
         first.fit()
         raise AssertionError("nobody stopped")
     except TrainingInterrupted as stop:
-        where = process_group.all_gather_object(
-            [stop.number, first.epoch, first.position, first.split]
-        )
-    again = trainer(place, **settings)
+        where = processes.all_gather_object([stop.number, first.epoch, first.position, first.split])
+    again = trainer(place, processes, **settings)
     again.restore(
-        process_group.on_main_process(lambda: checkpoint.load_latest_or_none(place / "last.pt"))
+        processes.on_main_process(lambda: checkpoint.load_latest_or_none(place / "last.pt"))
     )  # type: ignore[arg-type]
     return {"where": where, "whole": whole, "again": learnt(again)}
 
 
-def normed(folder: Path) -> dict[str, Any]:
+def normed(folder: Path, processes: ProcessGroup) -> dict[str, Any]:
     """Batch norm: running statistics are the same in all processes after an epoch."""
-    of = trainer(folder / "normed", **SGD)
+    of = trainer(folder / "normed", processes, **SGD)
     model = build_part(
         node("model", "dense", units=[8], dropout=0.0, batch_norm=True), of.data.spec
     )
     settings = replace(of.settings, batch_size=10)
-    of = wired(model, settings, folder / "normed", node("optimizer", "sgd"))
-    data_parallel.check_data_parallel(of.objective, of.data.train, settings)
+    of = wired(model, settings, folder / "normed", node("optimizer", "sgd"), processes=processes)
+    data_parallel.check_data_parallel(of.objective, of.data.train, settings, processes)
     of.fit()
     return {
-        "running": process_group.all_gather_object(
+        "running": processes.all_gather_object(
             [value.clone() for value in data_parallel.batch_norm_statistics(of.objective).values()]
         )
     }
 
 
-def split(folder: Path, optimizer: str = "sgd", **settings: Any) -> dict[str, Any]:
+def split(
+    folder: Path, processes: ProcessGroup, optimizer: str = "sgd", **settings: Any
+) -> dict[str, Any]:
     """Each process keeps a part of the weights; saved in the middle of an epoch, and gone on with."""
     engine = {
         "epochs": 3,
@@ -221,8 +229,9 @@ def split(folder: Path, optimizer: str = "sgd", **settings: Any) -> dict[str, An
     def made() -> Trainer:
         torch.manual_seed(0)
         model = build_part(node("model", "dense", units=[16, 9], dropout=0.0), SPEC)
-        fsdp.shard_model(model, engine, torch.device("cpu"))
-        return wired(model, engine, place, node("optimizer", optimizer))
+        if processes.world_size > 1:
+            fsdp.shard_model(model, engine, torch.device("cpu"), processes)
+        return wired(model, engine, place, node("optimizer", optimizer), processes=processes)
 
     whole = made()
     whole.fit()
@@ -237,7 +246,7 @@ def split(folder: Path, optimizer: str = "sgd", **settings: Any) -> dict[str, An
     first.runner.steps = counted  # type: ignore[method-assign]
     with suppress(TrainingInterrupted):
         first.fit()
-    saved = process_group.on_main_process(lambda: checkpoint.load(place / "last.pt"))
+    saved = processes.on_main_process(lambda: checkpoint.load(place / "last.pt"))
     again = made()
     again.restore(saved)
     again.fit()
@@ -254,7 +263,7 @@ def split(folder: Path, optimizer: str = "sgd", **settings: Any) -> dict[str, An
     return {
         "rows": rows,
         "weights": weights,
-        "held": process_group.all_gather_object(held),
+        "held": processes.all_gather_object(held),
         "saved": saved,
         "scored": scored,
     }
@@ -276,35 +285,37 @@ def restored(state: dict[str, Any]) -> int:
     return of.position
 
 
-def masks(folder: Path) -> dict[str, Any]:
+def masks(folder: Path, processes: ProcessGroup) -> dict[str, Any]:
     """Dropout differs from process to process; what is drawn for the whole batch does not."""
-    process_group.seed_processes(5, torch.device("cpu"))
-    process_group.begin_batch(2 * process_group.this_process.world_size, 2)
-    own, common = torch.rand(3), process_group.draw_for_batch(lambda count: torch.rand(count, 2), 2)
-    process_group.end_batch()
+    processes.seed(5, torch.device("cpu"))
+    if processes.world_size > 1:
+        processes.begin_batch(2 * processes.world_size, 2)  # type: ignore[attr-defined]
+    own, common = torch.rand(3), processes.draw_for_batch(lambda count: torch.rand(count, 2), 2)
+    if processes.world_size > 1:
+        processes.end_batch()  # type: ignore[attr-defined]
     return {
-        "own": process_group.all_gather_object(own),
-        "common": torch.cat(process_group.all_gather_object(common)),
+        "own": processes.all_gather_object(own),
+        "common": torch.cat(processes.all_gather_object(common)),
     }
 
 
 CASES = (classifier, windows, tiny, ranked, contest, diverged, cut, normed, masks, split)
 
 
-def found(folder: Path) -> dict[str, Any]:
+def found(folder: Path, processes: ProcessGroup = ONE_PROCESS) -> dict[str, Any]:
     """What all cases come to in this process, or in this one and the others."""
-    return {case.__name__: case(folder) for case in CASES} | {
-        "plain": cut(folder, 0.0),
-        "adam": split(folder, "adam", epochs=1),
+    return {case.__name__: case(folder, processes) for case in CASES} | {
+        "plain": cut(folder, processes, 0.0),
+        "adam": split(folder, processes, "adam", epochs=1),
     }
 
 
 def main() -> None:
     """What each process does: the first one writes down what has come of it."""
     folder = Path(sys.argv[1])
-    process_group.join_group("cpu")
-    result = found(folder)
-    if process_group.this_process.rank == 0:
+    processes = process_group.join_group("cpu")
+    result = found(folder, processes)
+    if processes.rank == 0:
         torch.save(result, folder / "found.pt")
     process_group.exit_process(0)
 

@@ -13,6 +13,7 @@ from torch import nn
 from dlrun.config.groups import get_builtin_conf
 from dlrun.config.instantiate import build_part
 from dlrun.core.dataset import PreparedData
+from dlrun.core.process_group import ONE_PROCESS, ProcessGroup
 from dlrun.core.types import Field, Spec
 from dlrun.data.loading.table import DenseColumn, Table
 from dlrun.evaluation import metrics
@@ -69,7 +70,7 @@ def table(rows: int = 50, seed: int = 1) -> Table:
     )
 
 
-def trainer(folder: Path, **settings: Any) -> Trainer:
+def trainer(folder: Path, processes: ProcessGroup = ONE_PROCESS, **settings: Any) -> Trainer:
     """A trainer of a small network with dropout; settings beginning with optimizer_ go to RMSprop."""
     optimizer = {
         key[10:]: settings.pop(key) for key in list(settings) if key.startswith("optimizer_")
@@ -82,11 +83,16 @@ def trainer(folder: Path, **settings: Any) -> Trainer:
     )
     torch.manual_seed(0)
     model = build_part(node("model", "dense", units=[16], dropout=dropout), SPEC)
-    return wired(model, engine, folder, node("optimizer", name, **optimizer), schedule)
+    return wired(model, engine, folder, node("optimizer", name, **optimizer), schedule, processes)
 
 
 def wired(
-    model: nn.Module, engine: Any, folder: Path, optimizer: dict[str, Any], schedule: Any = None
+    model: nn.Module,
+    engine: Any,
+    folder: Path,
+    optimizer: dict[str, Any],
+    schedule: Any = None,
+    processes: ProcessGroup = ONE_PROCESS,
 ) -> Trainer:
     """A trainer around any model of SPEC."""
     objective = Supervised(model, {"y": build_part(node("loss", "auto"), SPEC.targets["y"])})
@@ -96,6 +102,7 @@ def wired(
         engine,
         schedule,
         torch.device("cpu"),
+        processes=processes,
     )
     measures = {
         name: ("y", metric)

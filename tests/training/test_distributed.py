@@ -24,9 +24,9 @@ from beside import Beside, dlrun, ended
 from dlrun.cli.main import main
 from dlrun.config import groups
 from dlrun.core import checkpoint, stored_files
+from dlrun.core.process_group import ONE_PROCESS
 from dlrun.data.loading import partition
 from dlrun.launch import local_ranks
-from dlrun.training.distributed import process_group
 
 TOLERANCE = 1e-6
 WORDS = [
@@ -506,15 +506,12 @@ def test_nccl_with_one_process(tmp_path):
 
 
 def test_one_process_is_left_alone():
-    assert (
-        process_group.this_process.world_size == 1
-        and process_group.broadcast_object(3) == 3
-        and process_group.all_gather_object(3) == [3]
-    )
+    assert ONE_PROCESS.world_size == 1 and ONE_PROCESS.broadcast_object(3) == 3
+    assert ONE_PROCESS.all_gather_object(3) == [3] and not vars(ONE_PROCESS)
     torch.manual_seed(1)
     expected = torch.randn(4, 2)
     torch.manual_seed(1)
-    assert torch.equal(process_group.randn_for_batch(expected), expected)
+    assert torch.equal(ONE_PROCESS.randn_for_batch(expected), expected)
     assert (
         yaml.safe_load((groups.get_builtin_conf() / "engine/default.yaml").read_text())["devices"]
         is None

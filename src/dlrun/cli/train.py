@@ -25,10 +25,10 @@ def train_command(words: list[str]) -> int:
         return print_config(overrides, folders)
     if "-m" in overrides or "--multirun" in overrides:
         from dlrun.cli.sweep import sweep_command
-        from dlrun.launch import rank_state
+        from dlrun.core.process_group import is_rank
 
         # Under torchrun, every rank would start its own workers.
-        if rank_state.distributed_state.joined:
+        if is_rank():
             raise UserError(
                 "a sweep starts its processes itself: say dlrun -m … engine.devices=2, not torchrun"
             )

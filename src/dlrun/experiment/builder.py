@@ -30,6 +30,7 @@ from dlrun.core import checkpoint, device
 from dlrun.core.dataset import Dataset, PreparedData, RawColumns
 from dlrun.core.errors import UserError
 from dlrun.core.objective import Objective, as_objective
+from dlrun.core.process_group import ONE_PROCESS, ProcessGroup
 from dlrun.core.random import derive_seed
 from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.core.types import Batch, Field, FitJob, Spec, spec_to_dict
@@ -45,7 +46,6 @@ from dlrun.models.model import Model, build_model
 from dlrun.objectives.context import ObjectiveContext
 from dlrun.objectives.losses import build_loss
 from dlrun.training import batch_norm, optimizers
-from dlrun.training.distributed import data_parallel, fsdp, process_group
 from dlrun.training.meter import TargetMetrics
 from dlrun.training.monitors import build_callbacks, get_loss_targets
 from dlrun.training.optimization import Optimization
@@ -90,24 +90,28 @@ class ExperimentBuilder:
         config: As config.yaml holds it.
         folder: Of the run.
         plugins: Packages whose parts may be named.
+        processes: That share the run.
 
     Raises:
         UserError: if the config does not fit the data, or the data are not those of the run.
     """
 
-    def __init__(self, config: dict[str, Any], folder: Path, plugins: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        config: dict[str, Any],
+        folder: Path,
+        plugins: tuple[str, ...] = (),
+        processes: ProcessGroup = ONE_PROCESS,
+    ) -> None:
+        self.processes = processes
         # Configs of earlier versions lack the keys that came later.
         engine = {**DEFAULTS_OF_OLD_RUNS, **config["engine"]}
-        self.config, self.plugins = (
-            {"objective": SUPERVISED_NODE, **config, "engine": engine},
-            plugins,
-        )
+        self.config = {"objective": SUPERVISED_NODE, **config, "engine": engine}
+        self.plugins = plugins
         self.run = RunFolder(folder)
         self.messages: dict[str, None] = {}  # what was said once, in order
         self.settings: Settings = self.build_part("engine")
-        self.device = device.choose_device(
-            process_group.this_process.device or self.settings.single_device
-        )
+        self.device = device.choose_device(processes.device or self.settings.single_device)
         self.plan = make_plan(config, plugins)
         self.schedule = self.build_part("scheduler")
         device.set_deterministic(self.settings.deterministic)
@@ -118,7 +122,7 @@ class ExperimentBuilder:
         optimizers.avoid_dynamo_import()
         # Before any data are read: a wrong setting is an error at once.
         optimizers.validate_optimizer(lambda parameters: self.build_part("optimizer", parameters))
-        self.dataset, self.fingerprint = process_group.local_main_process_first(
+        self.dataset, self.fingerprint = self.processes.local_main_process_first(
             lambda: dataset_cache.load_cached_dataset(self.config["data"], self._build_dataset)
         )
         if self.settings.batch_size == "auto":
@@ -149,11 +153,9 @@ class ExperimentBuilder:
         return build_part(self.config[name], *context, kind=name, plugins=self.plugins)
 
     def _check_data(self) -> None:
-        columns: tuple[dict[str, str], ...] = (
-            dict(self.dataset.inputs),
-            dict(self.dataset.targets),
-        )
-        problem = get_input_error(self.config["model"], *columns) or get_target_names_error(
+        inputs: dict[str, str] = dict(self.dataset.inputs)
+        targets: dict[str, str] = dict(self.dataset.targets)
+        problem = get_input_error(self.config["model"], inputs, targets) or get_target_names_error(
             self.config, self.dataset.targets
         )
         if problem:
@@ -175,10 +177,9 @@ class ExperimentBuilder:
                 f"{data_record} now"
             )
         # Processes on several machines may find different files under one path.
-        if process_group.broadcast_object(data_record) != data_record:
+        if self.processes.broadcast_object(data_record) != data_record:
             raise UserError(
-                f"process {process_group.this_process.rank + 1} has other data than the first: "
-                f"{data_record}"
+                f"process {self.processes.rank + 1} has other data than the first: {data_record}"
             )
         self.run.write_json(RunFile.DATA, data_record)
 
@@ -224,7 +225,10 @@ class ExperimentBuilder:
                 "engine.compile=true compiles a model that answers targets, and this objective "
                 "has none"
             )
-        data_parallel.check_data_parallel(objective, data.train, self.settings)
+        if self.processes.world_size > 1:
+            from dlrun.training.distributed.data_parallel import check_data_parallel
+
+            check_data_parallel(objective, data.train, self.settings, self.processes)
         optimization = self._build_optimization(objective)
         trainer = self._build_trainer(objective, optimization, data, job)
         baseline = self._build_baseline(objective, data, job)
@@ -304,7 +308,7 @@ class ExperimentBuilder:
         preprocessing = describe_preprocessing(fit.data.preprocessors)
         content_digest = lambda name: f"{fingerprint({name: rows[name]})} {preprocessing[name]}"  # noqa: E731
         all_rows = transform_rows(self.dataset, fit.data, rows)
-        return process_group.local_main_process_first(
+        return self.processes.local_main_process_first(
             lambda: with_cached_features(table, all_rows, row_numbers, networks, content_digest)
         )
 
@@ -337,32 +341,40 @@ class ExperimentBuilder:
         """What is minimised, with the model that the config names; on the device."""
         loss_node = lambda target: get_target_part(self.config, "loss", target)  # noqa: E731
         model = build_model(self.config["model"], data.spec, self.plugins, self.warn_once)
-        # Before the optimizer is built: it has to know the shards, not the whole weights.
-        fsdp.shard_model(model, self.settings, self.device)
+        if self._is_sharded:
+            from dlrun.training.distributed import fsdp
+
+            # Before the optimizer is built: it has to know the shards, not the whole weights.
+            fsdp.shard_model(model, self.settings, self.device, self.processes)
         make_loss = lambda name, field: build_loss(loss_node(name), field, self.plugins)  # noqa: E731
         losses = {
             name: self._build_for_target("loss", name, partial(make_loss, name, field))
             for name, field in data.spec.targets.items()
         }
         weights, augment = self.config["loss_weights"], self._build_augment(data.spec)
-        context = ObjectiveContext(model, data, self.dataset, losses, weights, augment, self.device)
+        parts = losses, weights, augment
+        context = ObjectiveContext(model, data, self.dataset, *parts, self.device, self.processes)
         return as_objective(self.build_part("objective", context)).to(self.device)
+
+    @property
+    def _is_sharded(self) -> bool:
+        """Whether there are several processes, and each keeps only a part of the weights."""
+        return self.settings.shard and self.processes.world_size > 1
 
     def _start_from(self, objective: Objective, job_name: str) -> None:
         """Let a fit begin where another one ended, the job of this name."""
-        if fsdp.is_sharded(self.settings):
+        if self._is_sharded:
             raise UserError(
                 "engine.shard=true cannot begin where another fit ended: say stages=none"
             )
         file = self.run.checkpoint_file(job_name, "best")
-        state = process_group.on_main_process(lambda: checkpoint.load_best(file.parent))
+        state = self.processes.on_main_process(lambda: checkpoint.load_best(file.parent))
         objective.begin_with(state)
 
     def _build_optimization(self, objective: Objective) -> Optimization:
         build_optimizer = lambda parameters: self._build_optimizer(parameters, objective)  # noqa: E731
-        return Optimization(
-            objective.groups, build_optimizer, self.settings, self.schedule, self.device
-        )
+        parts = objective.groups, build_optimizer, self.settings, self.schedule, self.device
+        return Optimization(*parts, processes=self.processes)
 
     def _build_optimizer(self, parameters: list[nn.Parameter], objective: Objective) -> Optimizer:
         """The optimizer over these parameters, one group for each factor on the learning rate."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from dlrun.core import changed_settings, checkpoint
 from dlrun.core.errors import FileWriteError, TrainingDiverged, TrainingInterrupted, UserError
+from dlrun.core.process_group import ONE_PROCESS, ProcessGroup
 from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.core.types import FitJob, Result, Score
 from dlrun.evaluation import test_ledger
@@ -25,7 +26,6 @@ from dlrun.experiment.parallel_fits import driver
 from dlrun.models.model import Model
 from dlrun.training import batch_norm
 from dlrun.training.callbacks import EarlyStopping
-from dlrun.training.distributed import process_group
 from dlrun.training.generation import compute_objective_scores
 from dlrun.training.meter import scores_with_intervals
 from dlrun.training.monitors import get_direction_by_metric, scores_with_direction
@@ -42,10 +42,18 @@ class Experiment:
         config: As config.yaml holds it.
         folder: Of the run.
         plugins: Packages whose parts may be named.
+        processes: That share the run.
     """
 
-    def __init__(self, config: dict[str, Any], folder: Path, plugins: tuple[str, ...] = ()) -> None:
-        self.builder = ExperimentBuilder(config, folder, plugins)
+    def __init__(
+        self,
+        config: dict[str, Any],
+        folder: Path,
+        plugins: tuple[str, ...] = (),
+        processes: ProcessGroup = ONE_PROCESS,
+    ) -> None:
+        self.processes = processes
+        self.builder = ExperimentBuilder(config, folder, plugins, processes)
         self.run, self.wants_test = self.builder.run, config["test"]
         self.latest_fit: BuiltFit | None = None
         self.logged_messages: set[str] = set()  # remarks that stand in the log
@@ -97,7 +105,7 @@ class Experiment:
             prebuilt[0] if prebuilt and prebuilt[0].job == job else self.builder.build_fit(job)
         )
         # Every process plans the next job from the same result.
-        result = process_group.broadcast_object(self.train(self.latest_fit, watch))
+        result = self.processes.broadcast_object(self.train(self.latest_fit, watch))
         self.run.add_results([result])
         return result
 
@@ -143,8 +151,8 @@ class Experiment:
                 test_ledger.add_entry, **self._get_ledger_key(), config=config, run=folder
             )
             # Entered before the rows are read: an evaluation that is cut counts, too.
-            entry = process_group.on_main_process(lambda: add_entry(reason=self._reason))
-        results = process_group.broadcast_object([self.score(fit, "test") for fit in fits])
+            entry = self.processes.on_main_process(lambda: add_entry(reason=self._reason))
+        results = self.processes.broadcast_object([self.score(fit, "test") for fit in fits])
         self.run.add_results(results)
         if entry is not None:
             reported = [result for result in results if result.job.stage == results[0].job.stage]
@@ -155,7 +163,7 @@ class Experiment:
             means = {
                 name: statistics.fmean(metric_values) for name, metric_values in values.items()
             }
-            process_group.on_main_process(lambda: test_ledger.add_score(entry, means))
+            self.processes.on_main_process(lambda: test_ledger.add_score(entry, means))
         log.info("the test rows were opened: %s", folder)
         return results
 
@@ -184,13 +192,13 @@ class Experiment:
                 'Say why these are opened: reason="…"'
             )
         if not self.builder.dataset.synthetic:
-            process_group.on_main_process(test_ledger.check_writable)
+            self.processes.on_main_process(test_ledger.check_writable)
             test_request: dict[str, Any] = {
                 **self._get_ledger_key(),
                 "reason": self._reason,
                 "run": self.run.folder,
             }
-            process_group.on_main_process(lambda: test_ledger.require_reason(**test_request))
+            self.processes.on_main_process(lambda: test_ledger.require_reason(**test_request))
 
     def _get_ledger_key(self) -> dict[str, str]:
         """Whose test rows are opened, as the ledger knows them."""
@@ -390,7 +398,7 @@ class Experiment:
     def _restore(
         self, fit: BuiltFit, name: str, read: Callable[[Path], Any] = checkpoint.load_latest_or_none
     ) -> bool:
-        state = process_group.on_main_process(lambda: read(fit.trainer.folder / f"{name}.pt"))
+        state = self.processes.on_main_process(lambda: read(fit.trainer.folder / f"{name}.pt"))
         if state is not None:
             fit.trainer.restore(state)
             fit.weights = f"{name} (epoch {fit.trainer.epoch})"

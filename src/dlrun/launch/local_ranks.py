@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from dlrun.core import json_text
 from dlrun.core.errors import UserError
+from dlrun.core.process_group import is_rank
 from dlrun.launch import rank_state
 from dlrun.launch.rank_state import CODE_FILE
 
@@ -44,7 +45,7 @@ def get_num_processes(config: dict[str, Any]) -> int:
         1 where this process is enough, or is one of them.
     """
     devices = config["engine"].get("devices")
-    if rank_state.distributed_state.joined or devices is None:
+    if is_rank() or devices is None:
         return 1
     return len(devices) if isinstance(devices, list) else int(devices)
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from dlrun.core.errors import UserError
+
+if TYPE_CHECKING:
+    from dlrun.core.process_group import ProcessGroup
 
 from dlrun.core.run_folder import RunFile
 
@@ -27,72 +31,55 @@ REFUSED_CODE = 2
 CODE_FILE = "code"
 
 
-@dataclass
-class DistributedState:
-    """What this process knows of the other ones.
-
-    Attributes:
-        joined: This is one of several processes.
-        has_broadcast: The others have been told to run something.
-    """
-
-    joined: bool = False
-    has_broadcast: bool = False
+class SharedRunRefused(UserError):
+    """A run was refused after the other processes had been told of it: none of them waits."""
 
 
-distributed_state = DistributedState()
+def find_process_group(config: dict[str, Any]) -> ProcessGroup:
+    """Return the group that this process has joined, as a run is given it.
 
-
-def join_process_group(kind: str = "auto") -> int:
-    """Join the other processes.
+    torch alone holds who has joined; each run gets a view of its own, without another one's state.
 
     Args:
-        kind: The device, as in `engine.device`.
-
-    Returns:
-        The rank of this process.
+        config: The config of the run.
     """
     from dlrun.training.distributed import process_group
 
-    process_group.join_group(kind)
-    distributed_state.joined = True
-    return process_group.this_process.rank
+    return process_group.get_joined_group(config["engine"]["device"])
 
 
-def is_launched_rank() -> bool:
-    """Return whether the parent process holds the lock of the run folder for this one."""
-    return distributed_state.joined and "DLRUN_STORE" in os.environ
+def has_launcher() -> bool:
+    """Return whether dlrun started this process, and holds the lock of the run folder for it."""
+    return "DLRUN_STORE" in os.environ
 
 
-def broadcast_run(config: dict[str, Any], folder: Path, plugins: tuple[str, ...]) -> None:
-    """Tell the other processes, where there are some, what is about to be run.
+def broadcast_run(
+    processes: ProcessGroup, config: dict[str, Any], folder: Path, plugins: tuple[str, ...]
+) -> None:
+    """Tell the other processes what is about to be run.
 
     Args:
+        processes: That share the run.
         config: The config of the run.
         folder: The run folder; small files in it are sent along.
         plugins: Packages that the config may instantiate.
     """
-    if distributed_state.joined:
-        from dlrun.training.distributed import process_group
-
-        distributed_state.has_broadcast = True
-        contents = {
-            path.relative_to(folder).as_posix(): path.read_bytes()
-            for pattern in BROADCAST_FILES
-            for path in folder.glob(pattern)
-        }
-        process_group.broadcast_object({"config": config, "plugins": plugins, "files": contents})
+    contents = {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for pattern in BROADCAST_FILES
+        for path in folder.glob(pattern)
+    }
+    processes.broadcast_object({"config": config, "plugins": plugins, "files": contents})
 
 
-def receive_run() -> dict[str, Any] | int:
+def receive_run(processes: ProcessGroup) -> dict[str, Any] | int:
     """Receive from the first process what it is about to run.
 
     Returns:
         The message; or the exit code to end with, `PEER_LOST_CODE` where that process is gone.
     """
-    from dlrun.training.distributed import process_group
-
+    message: dict[str, Any] | int = {}
     try:
-        return process_group.broadcast_object({})
+        return processes.broadcast_object(message)
     except RuntimeError:
         return PEER_LOST_CODE

@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from dlrun.core import json_text
 from dlrun.core.errors import FileWriteError, UserError
@@ -25,10 +25,13 @@ from dlrun.launch.rank_state import (
     CODE_FILE,
     PEER_LOST_CODE,
     REFUSED_CODE,
-    distributed_state,
-    join_process_group,
+    SharedRunRefused,
+    find_process_group,
     receive_run,
 )
+
+if TYPE_CHECKING:
+    from dlrun.core.process_group import ProcessGroup
 
 # Parts of torch's errors when another process is gone; it has no exception class for that.
 DISCONNECT_MESSAGES = ("gloo", "NCCL", "closed by peer", "Connection reset")
@@ -51,30 +54,35 @@ def run_distributed(words: list[str], run: Callable[[list[str]], int]) -> NoRetu
     device = next(
         (word.partition("=")[2] for word in words if word.startswith("engine.device=")), "auto"
     )
-    if join_process_group(device):
-        process_group.exit_process(follow_main_process())
+    processes = process_group.join_group(device)
+    if processes.rank:
+        process_group.exit_process(follow_main_process(processes))
     try:
         code = run(words)
+    except SharedRunRefused:
+        raise
     except UserError:
         # The others still wait to be told what to run: let them go.
-        if not distributed_state.has_broadcast:
-            process_group.broadcast_object(2)
+        processes.broadcast_object(REFUSED_CODE)
         raise
-    process_group.broadcast_object(code)
+    processes.broadcast_object(code)
     process_group.exit_process(code)
 
 
-def follow_main_process() -> int:
+def follow_main_process(processes: ProcessGroup) -> int:
     """Run what the first process runs, until it sends an exit code."""
     from dlrun.launch.run_config import execute_in_process
 
-    while not isinstance(message := receive_run(), int):
+    while not isinstance(message := receive_run(processes), int):
         with tempfile.TemporaryDirectory(prefix="dlrun-") as folder:
             for name, content in message["files"].items():
                 (Path(folder) / name).parent.mkdir(exist_ok=True)
                 (Path(folder) / name).write_bytes(content)
             execute_in_process(
-                message["config"], Path(folder), tuple(message["plugins"]), is_main=False
+                message["config"],
+                Path(folder),
+                tuple(message["plugins"]),
+                processes=find_process_group(message["config"]),
             )
     return message
 
@@ -119,8 +127,9 @@ def run_rank(instructions: dict[str, Any]) -> int:
     from dlrun.training.distributed import process_group
 
     config = instructions["config"]
-    if join_process_group(config["engine"]["device"]):
-        return follow_main_process()
+    processes = process_group.join_group(config["engine"]["device"])
+    if processes.rank:
+        return follow_main_process(processes)
     run_experiment = (
         None if instructions["report"] else lambda experiment, display: experiment.results(display)
     )
@@ -130,7 +139,7 @@ def run_rank(instructions: dict[str, Any]) -> int:
     # Before the others hear of it: from then on, one that ends early may end all.
     sys.stdout.flush()
     Path(sys.argv[1]).with_name(CODE_FILE).write_text(str(code), encoding="utf-8")
-    return process_group.broadcast_object(code)
+    return processes.broadcast_object(code)
 
 
 def watch_parent(parent: int) -> None:

@@ -13,6 +13,7 @@ from dlrun.config.compatibility import get_model_part_name
 from dlrun.config.overrides import split_config_folders
 from dlrun.config.parts import check_plugin_names
 from dlrun.core.errors import FileWriteError, UserError, describe_system_error
+from dlrun.core.process_group import ONE_PROCESS, ProcessGroup, is_rank
 from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.launch.finish import finish_run, record_test_evaluations
 from dlrun.launch.run_log import log_to_folder
@@ -103,16 +104,41 @@ def execute_run(
         The exit code, and the results.
     """
     from dlrun.core.folder_lock import lock_folder
-    from dlrun.launch import local_ranks, rank_state
+
+    if is_rank():
+        return execute_shared_run(config, folder, plugins, run_experiment)
+    with lock_folder(folder):
+        if config["engine"].get("devices") is not None:
+            from dlrun.launch import local_ranks
+
+            if local_ranks.get_num_processes(config) > 1:
+                report = run_experiment is None
+                return local_ranks.launch_processes(config, folder, plugins, report)
+        return execute_in_process(config, folder, plugins, run_experiment)
+
+
+def execute_shared_run(
+    config: dict[str, Any],
+    folder: Path,
+    plugins: tuple[str, ...],
+    run_experiment: RunFunction | None,
+) -> tuple[int, list[Result]]:
+    """Run a config as the first of several processes, see `execute_run`; tells the others of it.
+
+    Raises:
+        SharedRunRefused: Where it is refused; none of the others waits for another one.
+    """
+    from dlrun.core.folder_lock import lock_folder
+    from dlrun.launch import rank_state
 
     # The parent holds the lock for the processes that it started.
-    with nullcontext() if rank_state.is_launched_rank() else lock_folder(folder):
-        if local_ranks.get_num_processes(config) > 1:
-            return local_ranks.launch_processes(
-                config, folder, plugins, report=run_experiment is None
-            )
-        rank_state.broadcast_run(config, folder, plugins)
-        return execute_in_process(config, folder, plugins, run_experiment)
+    with nullcontext() if rank_state.has_launcher() else lock_folder(folder):
+        processes = rank_state.find_process_group(config)
+        rank_state.broadcast_run(processes, config, folder, plugins)
+        try:
+            return execute_in_process(config, folder, plugins, run_experiment, processes)
+        except UserError as error:
+            raise rank_state.SharedRunRefused(str(error)) from error
 
 
 def execute_in_process(
@@ -120,7 +146,7 @@ def execute_in_process(
     folder: Path,
     plugins: tuple[str, ...],
     run_experiment: RunFunction | None = None,
-    is_main: bool = True,
+    processes: ProcessGroup = ONE_PROCESS,
 ) -> tuple[int, list[Result]]:
     """Run a config in this process, see `execute_run`.
 
@@ -129,7 +155,7 @@ def execute_in_process(
         folder: The run folder.
         plugins: Packages that the config may instantiate.
         run_experiment: As for `execute_run`.
-        is_main: Whether this process prints and writes the report; of several, one does.
+        processes: That share the run; the first prints and writes the report.
 
     Returns:
         The exit code, and the results.
@@ -138,10 +164,11 @@ def execute_in_process(
     from dlrun.launch.console import RecordingConsole
     from dlrun.launch.progress import ProgressDisplay
 
+    is_main = processes.rank == 0
     console = RecordingConsole(quiet=not is_main)
     with log_to_folder(folder, console):
         try:
-            experiment = create_experiment(config, folder, plugins)
+            experiment = create_experiment(config, folder, plugins, processes)
             console.print(f"run folder: {folder}", soft_wrap=True)
             report_unused_overrides(experiment, config, folder)
             display = ProgressDisplay(console, quiet=not is_main, brief="workflow" in config)
@@ -206,16 +233,22 @@ def report_unused_overrides(experiment: Any, config: dict[str, Any], folder: Pat
             experiment.builder.warn_once(text)
 
 
-def create_experiment(config: dict[str, Any], folder: Path, plugins: tuple[str, ...]) -> Any:
+def create_experiment(
+    config: dict[str, Any],
+    folder: Path,
+    plugins: tuple[str, ...],
+    processes: ProcessGroup = ONE_PROCESS,
+) -> Any:
     """Create the experiment, workflow, or final evaluation that this config asks for."""
+    arguments = config, folder, plugins, processes
     if "workflow" not in config:
         from dlrun.experiment.runner import Experiment
 
-        return Experiment(config, folder, plugins)
+        return Experiment(*arguments)
     if config["test"]:
         from dlrun.workflow.final_evaluation import FinalEvaluation
 
-        return FinalEvaluation(config, folder, plugins)
+        return FinalEvaluation(*arguments)
     from dlrun.workflow.workflow import Workflow
 
-    return Workflow(config, folder, plugins)
+    return Workflow(*arguments)

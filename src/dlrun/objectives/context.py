@@ -10,6 +10,7 @@ from torch import nn
 
 from dlrun.core.dataset import Dataset, PreparedData
 from dlrun.core.objective import Loss
+from dlrun.core.process_group import ONE_PROCESS, ProcessGroup
 from dlrun.core.types import Batch
 
 
@@ -26,6 +27,7 @@ class ObjectiveContext:
         weights: Target → its weight in the sum of losses; None: all 1.
         augment: What is done to training batches; None: nothing.
         device: Where model and data are.
+        processes: That share the fit: what is drawn for a batch is drawn for all of them.
     """
 
     model: nn.Module
@@ -35,3 +37,4 @@ class ObjectiveContext:
     weights: dict[str, float] | None = None
     augment: Callable[[Batch], Batch] | None = None
     device: torch.device = torch.device("cpu")
+    processes: ProcessGroup = ONE_PROCESS

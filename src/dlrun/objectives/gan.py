@@ -12,12 +12,12 @@ from dlrun.core.artifacts import ImageGrid, SampleGenerator
 from dlrun.core.dataset import Source
 from dlrun.core.errors import UserError
 from dlrun.core.objective import Objective
+from dlrun.core.process_group import ONE_PROCESS, ProcessGroup
 from dlrun.core.types import Batch, Score, Step
 from dlrun.models.generative.dcgan import DCGAN
 from dlrun.objectives.context import ObjectiveContext
 from dlrun.objectives.frechet_distance import FrechetMetric
 from dlrun.objectives.gan_losses import GANLoss, GANLossKind, gradient_penalty
-from dlrun.training.distributed import process_group
 
 NUM_TRACKED_POINTS = 36  # latent points whose images are shown after every epoch
 GENERATION_CHUNK = 256  # images generated, or compared, together
@@ -41,6 +41,7 @@ class GANObjective(Objective):
         generator_rate: Factor on the generator's learning rate.
         augment: What is done to real images before they are learned from; generated ones will look
             like the result.
+        processes: That share the fit: what is drawn for a batch is drawn for all of them.
     """
 
     model: DCGAN
@@ -54,8 +55,10 @@ class GANObjective(Objective):
         frechet_metric: FrechetMetric | None = None,
         generator_rate: float = 1.0,
         augment: Callable[[Batch], Batch] | None = None,
+        processes: ProcessGroup = ONE_PROCESS,
     ) -> None:
         super().__init__()
+        self.processes = processes
         self.model, self.gan_loss, self.training_images = model, gan_loss, training_images
         self.frechet_metric, self.generator_rate, self.augment = (
             frechet_metric,
@@ -83,11 +86,9 @@ class GANObjective(Objective):
             yield self._discriminator_step(real)
         generated = self._generate(len(real))
         loss = self.gan_loss.generator_loss(self.model.discriminator(generated))
-        yield Step(
-            "generator",
-            loss,
-            measured={"diversity": mean_pixel_std(generated.detach()) / mean_pixel_std(real)},
-        )
+        spread = mean_pixel_std(generated.detach(), self.processes)
+        real_spread = mean_pixel_std(real, self.processes)
+        yield Step("generator", loss, measured={"diversity": spread / real_spread})
 
     def _discriminator_step(self, real: Tensor) -> Step:
         with torch.no_grad():
@@ -96,12 +97,15 @@ class GANObjective(Objective):
             torch.cat([real, generated])
         ).split(len(real))
         loss = self.gan_loss.discriminator_loss(
-            real_logits, generated_logits, self.gan_loss.label_noise if self.training else 0.0
+            real_logits,
+            generated_logits,
+            self.gan_loss.label_noise if self.training else 0.0,
+            self.processes,
         )
         terms = {}
         if self.gan_loss.penalty and torch.is_grad_enabled():
             terms["penalty"] = self.gan_loss.penalty * gradient_penalty(
-                self.model.discriminator, real, generated
+                self.model.discriminator, real, generated, self.processes
             )
             loss = loss + terms["penalty"]
         mean_outputs = {
@@ -111,7 +115,7 @@ class GANObjective(Objective):
         return Step("discriminator", loss, parts=terms, measured=mean_outputs)
 
     def _generate(self, count: int) -> Tensor:
-        return self.model.generator(process_group.draw_for_batch(self.model.sample_latent, count))  # type: ignore[no-any-return]
+        return self.model.generator(self.processes.draw_for_batch(self.model.sample_latent, count))  # type: ignore[no-any-return]
 
     def rates(self) -> dict[nn.Parameter, float]:
         """The generator's weights change at `rate` times the learning rate."""
@@ -180,12 +184,12 @@ class GANObjective(Objective):
         )
 
 
-def mean_pixel_std(pictures: Tensor) -> Tensor:
+def mean_pixel_std(pictures: Tensor, processes: ProcessGroup = ONE_PROCESS) -> Tensor:
     """The standard deviation of each pixel across a batch (B, …), averaged over the pixels.
 
     Never 0.
     """
-    return process_group.global_batch_std(pictures).mean().clamp_min(1e-12)
+    return processes.batch_std(pictures).mean().clamp_min(1e-12)
 
 
 def spherical_interpolation(start: Tensor, end: Tensor, share: float) -> Tensor:
@@ -252,5 +256,11 @@ def adversarial(
     context.model.note = "" if frechet_metric is None else frechet_metric.note
     gan_loss = GANLoss(loss, label_noise, penalty, critic_steps)
     return GANObjective(
-        context.model, gan_loss, context.data.train, frechet_metric, generator_rate, context.augment
+        context.model,
+        gan_loss,
+        context.data.train,
+        frechet_metric,
+        generator_rate,
+        context.augment,
+        context.processes,
     )

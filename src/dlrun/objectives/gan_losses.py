@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
 from torch.nn.functional import relu
 
-from dlrun.training.distributed import process_group
+from dlrun.core.process_group import ONE_PROCESS, ProcessGroup
 
 GANLossKind = Literal["standard", "hinge", "wasserstein"]
 
@@ -32,7 +32,13 @@ class GANLoss:
     penalty: float = 0.0
     critic_steps: int = 1
 
-    def discriminator_loss(self, real: Tensor, generated: Tensor, noise: float = 0.0) -> Tensor:
+    def discriminator_loss(
+        self,
+        real: Tensor,
+        generated: Tensor,
+        noise: float = 0.0,
+        processes: ProcessGroup = ONE_PROCESS,
+    ) -> Tensor:
         """The discriminator's loss.
 
         standard is the mean cross-entropy over both (Goodfellow et al. 2014): not knowing is ln 2.
@@ -42,12 +48,14 @@ class GANLoss:
             real: Logits of real images (B,).
             generated: Logits of generated images (B,).
             noise: By how much labels are wrong at most.
+            processes: For which the noise is drawn.
         """
         if self.kind == "hinge":
             return relu(1 - real).mean() + relu(1 + generated).mean()
         if self.kind == "wasserstein":
             return generated.mean() - real.mean()
-        return (label_noise_loss(real, 1.0, noise) + label_noise_loss(generated, 0.0, noise)) / 2
+        real_loss = label_noise_loss(real, 1.0, noise, processes)
+        return (real_loss + label_noise_loss(generated, 0.0, noise, processes)) / 2
 
     def generator_loss(self, generated: Tensor) -> Tensor:
         """The generator's loss of the logits (B,) of generated images.
@@ -63,7 +71,9 @@ class GANLoss:
         return logits.sigmoid().mean() if self.kind == "standard" else logits.mean()
 
 
-def label_noise_loss(logits: Tensor, label: float, noise: float) -> Tensor:
+def label_noise_loss(
+    logits: Tensor, label: float, noise: float, processes: ProcessGroup = ONE_PROCESS
+) -> Tensor:
     """Cross-entropy against labels that are lowered by up to `noise`, each at random.
 
     Real is 1 and generated is 0, as usual. The book has it the other way round and raises its
@@ -72,20 +82,26 @@ def label_noise_loss(logits: Tensor, label: float, noise: float) -> Tensor:
     labels = torch.full_like(logits, label)
     if noise:
         draw = lambda count: torch.rand(count, dtype=labels.dtype, device=labels.device)  # noqa: E731
-        labels = labels - noise * process_group.draw_for_batch(draw, len(labels))
+        labels = labels - noise * processes.draw_for_batch(draw, len(labels))
     return cross_entropy(logits, labels)
 
 
-def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, generated: Tensor) -> Tensor:
+def gradient_penalty(
+    critic: Callable[[Tensor], Tensor],
+    real: Tensor,
+    generated: Tensor,
+    processes: ProcessGroup = ONE_PROCESS,
+) -> Tensor:
     """The squared distance of the critic's gradient norm from 1 (Gulrajani et al. 2017).
 
     Args:
         critic: Images (B, …) → logits (B,).
         real: (B, …).
         generated: (B, …); the gradient is taken at random points between both.
+        processes: For which these points are drawn.
     """
     trailing = (1,) * (real.dim() - 1)
-    share = process_group.draw_for_batch(
+    share = processes.draw_for_batch(
         lambda count: torch.rand(count, *trailing, device=real.device), len(real)
     )
     # One share an image, drawn alike by any number of processes.

@@ -21,7 +21,6 @@ from dlrun.objectives.context import ObjectiveContext
 from dlrun.objectives.display_rows import get_display_rows
 from dlrun.objectives.latent_space import LatentCodes, LatentSampler
 from dlrun.objectives.reconstruction_baselines import MeanReconstruction
-from dlrun.training.distributed import process_group
 
 KL_WEIGHT = 5e-4  # the book's weight of the mean divergence of one number of a code
 VAELossKind = Literal["book", "elbo"]
@@ -101,6 +100,7 @@ class VAEObjective(Objective):
         self.model = model = cast(Autoencoder, context.model)
         self.measure, self.sampling, self.importance = vae_loss, sampling, importance
         self.augment, self.train_rows = context.augment, context.data.train
+        self.processes = context.processes
         self.groups = {"model": list(model.parameters())}
         decode_to_images = lambda codes: model.values(model.decode(codes))  # noqa: E731
         sampler = LatentSampler(decode_to_images, model.latent, context.device)
@@ -125,7 +125,7 @@ class VAEObjective(Objective):
         pixels = self.model.read(batch)
         mean, log_var = self.model.encode(pixels)
         log_std = compute_log_std(log_var, self.sampling)
-        logits = self.model.decode(mean + log_std.exp() * process_group.randn_for_batch(mean))
+        logits = self.model.decode(mean + log_std.exp() * self.processes.randn_for_batch(mean))
         yield self.measure.build_step(
             logits, pixels, (mean, log_var, standard_normal_kl(mean, log_std))
         )

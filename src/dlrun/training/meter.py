@@ -14,7 +14,6 @@ from dlrun.core.errors import TrainingDiverged
 from dlrun.core.types import Batch, Field, Score, Step
 from dlrun.evaluation.mean_scores import compute_mean_score, make_zero_accumulator
 from dlrun.evaluation.metrics import Metric
-from dlrun.training.distributed.process_group import this_process
 
 if TYPE_CHECKING:
     from dlrun.evaluation.bootstrap import Interval
@@ -37,6 +36,7 @@ class Meter:
         device: Where the sums are.
         where: Begins the message of a loss that is not finite ('epoch 1, train, ').
         keep: Whether to store the metrics of every row, and all predictions and targets.
+        several: Whether several processes share the split, and all have to stop at once.
 
     Attributes:
         sums: Metric → sum of its values and of their squares (2,), float64.
@@ -59,7 +59,9 @@ class Meter:
         device: torch.device,
         where: str = "",
         keep: bool = False,
+        several: bool = False,
     ) -> None:
+        self.several = several
         self.metrics = metrics
         self.where = where
         self.fields = fields
@@ -144,7 +146,7 @@ class Meter:
             index = int((~finite).nonzero()[0, 0])
             step = self.steps + index + 1
             message = f"{self.where}step {step}: the loss is {float(self.pending[index][1])}"
-            if this_process.world_size == 1:
+            if not self.several:
                 raise TrainingDiverged(message)
             self.divergence = self.divergence or (step, message)
 

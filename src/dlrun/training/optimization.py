@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dlrun.config.settings import Settings
+from dlrun.core.process_group import ONE_PROCESS, ProcessGroup
 from dlrun.core.types import History, Step
-from dlrun.training.distributed.process_group import this_process
 from dlrun.training.optimizers import avoid_dynamo_import, update_hyperparameters
 from dlrun.training.schedules import Schedule, ScheduleState, scale_learning_rate
 from dlrun.training.step_runner import Strategy, WeightUpdate
@@ -31,6 +31,7 @@ class Optimization:
         schedule: Factor on the learning rates; None for none.
         device: Of the parameters.
         build_update: How a group's weights are changed; a stack of fits has one of its own.
+        processes: That share the fit.
 
     Attributes:
         strategy: How the fit is spread over processes.
@@ -49,11 +50,12 @@ class Optimization:
         schedule: Schedule | None,
         device: torch.device,
         build_update: Callable[..., WeightUpdate] = WeightUpdate,
+        processes: ProcessGroup = ONE_PROCESS,
     ) -> None:
         if not settings.compile:
             avoid_dynamo_import()
         self.groups, self.settings, self.schedule = groups, settings, schedule
-        self.strategy = choose_strategy(settings)
+        self.strategy = choose_strategy(settings, processes)
         self.optimizers = {name: build_optimizer(parameters) for name, parameters in groups.items()}
         self.requested_settings = {
             name: list(map(dict, optimizer.param_groups))
@@ -243,13 +245,15 @@ class Optimization:
         self.steps_taken, self.steps_skipped = dict(state["taken"]), state.get("skipped", 0)
 
 
-def choose_strategy(settings: Settings) -> Strategy:
+def choose_strategy(settings: Settings, processes: ProcessGroup) -> Strategy:
     """How a fit is spread over the processes that there are."""
-    if this_process.world_size == 1:
+    if processes.world_size == 1:
         return Strategy()
     from dlrun.training.distributed.data_parallel import DataParallel
+    from dlrun.training.distributed.process_group import TorchGroup
 
-    return DataParallel(sharded=settings.shard)
+    assert isinstance(processes, TorchGroup)
+    return DataParallel(processes, sharded=settings.shard)
 
 
 def divide_gradients(parameters: list[nn.Parameter], rows: int) -> None:

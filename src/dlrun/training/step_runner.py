@@ -18,6 +18,7 @@ from dlrun.core import device as runtime
 from dlrun.core.dataset import Source
 from dlrun.core.errors import UserError
 from dlrun.core.objective import Objective
+from dlrun.core.process_group import ONE_PROCESS, ProcessGroup
 from dlrun.core.types import Batch, Step
 from dlrun.training.fast.fused_optimizer import FusedOptimizer, find_fused_kernel, match_strides
 from dlrun.training.optimizers import get_unwrapped_step
@@ -132,9 +133,11 @@ class Strategy:
     `DataParallel` overrides all of them.
 
     Attributes:
+        processes: That share the fit.
         sharded: Whether each process holds only a part of every weight.
     """
 
+    processes: ProcessGroup = ONE_PROCESS
     sharded: bool = False
 
     def attach(self, trainer: Any) -> None:

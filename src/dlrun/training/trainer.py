@@ -21,7 +21,6 @@ from dlrun.core.objective import Objective
 from dlrun.core.random import derive_seed
 from dlrun.core.types import Batch, EpochRecord, FitJob, History, Score
 from dlrun.training import batch_norm
-from dlrun.training.distributed import process_group
 from dlrun.training.meter import Meter, TargetMetrics
 from dlrun.training.optimization import Optimization
 from dlrun.training.step_runner import StepRunner
@@ -49,6 +48,7 @@ class Trainer:
     Attributes:
         runner: Computes the objective's steps.
         strategy: How the fit is spread over processes.
+        processes: That share the fit.
         seed: Of the fit.
         callbacks: Called after each epoch, in this order.
         history: A record for each epoch and split that is done.
@@ -91,7 +91,7 @@ class Trainer:
         self.earlier_seconds = 0.0
         # Batch norm has no variance over a single row: no training batch may be one.
         self.needs_row_pairs = batch_norm.uses_batch_norm(objective)
-        self.strategy = optimization.strategy
+        self.strategy, self.processes = optimization.strategy, optimization.strategy.processes
         self.strategy.attach(self)
         self.runner = StepRunner(objective, settings, self.device, self.strategy.sharded)
 
@@ -125,7 +125,7 @@ class Trainer:
         self.epoch += 1
         for callback in self.callbacks:
             callback(self)
-        self.stop = process_group.broadcast_object(self.stop)
+        self.stop = self.processes.broadcast_object(self.stop)
 
     @contextmanager
     def save_best_on_error(self) -> Iterator[None]:
@@ -197,7 +197,7 @@ class Trainer:
         self.batches = self._count_batches(source, self._batch_size(train), train)
         self.objective.train(train)
         if self.meter is None:
-            process_group.seed_processes(
+            self.processes.seed(
                 derive_seed(self.seed, self.epoch, SPLITS.index(split)), self.device
             )
             self.meter = self._build_meter(split, keep)
@@ -214,7 +214,8 @@ class Trainer:
 
     def _build_meter(self, split: str, keep: bool = False) -> Meter:
         where = f"epoch {self.epoch + 1}, {split}, "
-        return Meter(self.metrics, self.data.spec.targets, self.device, where, keep)
+        several = self.processes.world_size > 1
+        return Meter(self.metrics, self.data.spec.targets, self.device, where, keep, several)
 
     def _batches(self, source: Source, train: bool) -> Iterator[tuple[Batch, int]]:
         """The batches that are left of a sweep, and how many rows of each count."""
@@ -325,7 +326,7 @@ class Trainer:
 
     def _write(self, states: dict[str, dict[str, Any]]) -> None:
         for name, state in list(states.items()):
-            if process_group.this_process.rank == 0:
+            if self.processes.rank == 0:
                 checkpoint.save(self.folder / f"{name}.pt", state)
             self.pending_checkpoints.pop(name, None)
 

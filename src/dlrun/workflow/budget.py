@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from time import monotonic as clock
 from typing import TYPE_CHECKING, Any
 
+from dlrun.core.process_group import ONE_PROCESS, ProcessGroup
 from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.core.types import FitJob, Result, Score
-from dlrun.training.distributed import process_group
 from dlrun.workflow.candidates import INITIAL_STAGES
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ class BudgetTracker:
         run: The run folder.
         limit: The budget in seconds; None where it is no time.
         text: The budget as it was given.
+        processes: That share the run.
         seconds_before: Seconds that earlier fits took.
         min_epochs: Epochs that the current fit may always train.
         deadline: Seconds in all after which the current fit ends.
@@ -36,6 +37,7 @@ class BudgetTracker:
     run: RunFolder
     limit: float | None
     text: str
+    processes: ProcessGroup = ONE_PROCESS
     seconds_before: float = 0.0
     min_epochs: int = 1
     deadline: float = math.inf
@@ -104,7 +106,7 @@ class BudgetTracker:
             "stopped": self.stopped_at,
         }
         # Clocks differ between processes; all must come to the same decisions.
-        entry = process_group.broadcast_object(entry)
+        entry = self.processes.broadcast_object(entry)
         self.run.write_json(RunFile.BUDGET, self.entries | {job.name: entry})
 
     def limit_watch(self, watch: FitWatcher | None) -> FitWatcher:

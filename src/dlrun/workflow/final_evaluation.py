@@ -14,6 +14,7 @@ from dlrun.config.instantiate import apply_patch
 from dlrun.core.dataset import Dataset
 from dlrun.core.errors import UserError
 from dlrun.core.formatting import counted, format_number
+from dlrun.core.process_group import ONE_PROCESS, ProcessGroup
 from dlrun.core.run_folder import RunFile
 from dlrun.core.types import FitJob, Result, Score
 from dlrun.evaluation import predictions
@@ -60,24 +61,31 @@ class FinalEvaluation:
         experiment: The experiment that carries out the last fits.
     """
 
-    def __init__(self, config: dict[str, Any], folder: Path, plugins: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        config: dict[str, Any],
+        folder: Path,
+        plugins: tuple[str, ...] = (),
+        processes: ProcessGroup = ONE_PROCESS,
+    ) -> None:
         """Find the winner of a workflow, and plan its last fits.
 
         Args:
             config: The config of the workflow.
             folder: Its run folder.
             plugins: Packages that the config may instantiate.
+            processes: That share the run.
 
         Raises:
             UserError: Where there is no winner to test.
         """
-        self.workflow = Workflow({**config, "test": False}, folder, plugins)
+        self.workflow = Workflow({**config, "test": False}, folder, plugins, processes)
         # Fills the evidence, from which winner and epochs are read.
         self.workflow.stages(self._get_workflow_results())
         self.winner = self._load_best_stage(folder)
         self.rival = self._get_linear_stage()
         self.epochs = self.workflow.evidence.get_best_epoch(self.winner.name)
-        self.experiment = Experiment(self._build_config(config), folder, plugins)
+        self.experiment = Experiment(self._build_config(config), folder, plugins, processes)
         # What is solved, not trained, comes out the same with every seed.
         is_untrained = self.winner.name in UNTRAINED_STAGES
         num_seeds = 1 if is_untrained else self.workflow.settings.seeds

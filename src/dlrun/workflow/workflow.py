@@ -12,6 +12,7 @@ import numpy as np
 from dlrun.config.instantiate import apply_patch, build_part
 from dlrun.config.parallel_fits import get_split_seed
 from dlrun.core.errors import TrainingDiverged, UserError
+from dlrun.core.process_group import ONE_PROCESS, ProcessGroup
 from dlrun.core.run_folder import RunFile
 from dlrun.core.types import FitJob, Result
 from dlrun.data.audit.preprocessing_preview import build_preprocessing_examples
@@ -66,13 +67,20 @@ class Workflow:
         split: The first fit, its training rows and its validation rows.
     """
 
-    def __init__(self, config: dict[str, Any], folder: Path, plugins: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        config: dict[str, Any],
+        folder: Path,
+        plugins: tuple[str, ...] = (),
+        processes: ProcessGroup = ONE_PROCESS,
+    ) -> None:
         """Choose metric and protocol, and plan the stages.
 
         Args:
             config: The config of the workflow.
             folder: Its run folder.
             plugins: Packages that the config may instantiate.
+            processes: That share the run.
 
         Raises:
             UserError: For settings with which a workflow cannot be carried out.
@@ -81,7 +89,7 @@ class Workflow:
         self.settings = check_workflow_settings(
             config, build_part(config["workflow"], kind="workflow")
         )
-        self.experiment = Experiment(config, folder, plugins)
+        self.experiment = Experiment(config, folder, plugins, processes)
         self.run = self.experiment.run
         dataset = self.experiment.builder.dataset
         self.measure = decisions.select_metric(dataset, self.settings.measure)
@@ -105,7 +113,8 @@ class Workflow:
         )
         kind, limit = parse_budget(self.settings.budget)
         seconds = limit if kind == "seconds" else None
-        budget = BudgetTracker(self.run, seconds, str(self.settings.budget))
+        text = str(self.settings.budget)
+        budget = BudgetTracker(self.run, seconds, text, processes)
         self.evidence = Evidence(self.run, self.config, self.measure.name, budget)
         self.experiment.builder.config = self.config
         self.inner = make_protocol(self.protocol.nodes)

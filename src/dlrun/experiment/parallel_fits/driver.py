@@ -21,7 +21,6 @@ from dlrun.config.instantiate import apply_patch
 from dlrun.core.errors import NotStackable, UserError
 from dlrun.core.types import FitJob, Result
 from dlrun.experiment.builder import BuiltFit
-from dlrun.training.distributed.process_group import this_process
 from dlrun.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -89,7 +88,8 @@ def build_fits(
     """
     configs = [apply_patch(experiment.builder.config, job.patch) for experiment, job in jobs]
     reason = next(filter(None, map(parallel_fits.incompatibility, configs)), None)
-    if this_process.world_size > 1 or len(jobs) < 2:
+    several = any(experiment.builder.processes.world_size > 1 for experiment, _ in jobs)
+    if several or len(jobs) < 2:
         reason = reason or "there is nothing to train together"
     fits: list[BuiltFit] = []
     for experiment, job in jobs if reason is None else ():

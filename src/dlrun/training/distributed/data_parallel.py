@@ -17,13 +17,14 @@ from dlrun.core import random
 from dlrun.core.dataset import Source
 from dlrun.core.errors import TrainingDiverged, UserError
 from dlrun.core.objective import Objective
+from dlrun.core.process_group import ProcessGroup
 from dlrun.core.random import derive_seed
 from dlrun.core.types import Batch
 from dlrun.data.loading.partition import partition_batch
 from dlrun.data.loading.table import EmptyBatches
 from dlrun.training import batch_norm
-from dlrun.training.distributed import fsdp, process_group
-from dlrun.training.distributed.process_group import this_process
+from dlrun.training.distributed import fsdp
+from dlrun.training.distributed.process_group import TorchGroup
 from dlrun.training.meter import Meter, move_to_device
 from dlrun.training.step_runner import Strategy
 
@@ -54,22 +55,25 @@ class DistributedTrainer(Protocol):
         """Write a checkpoint."""
 
 
-def check_data_parallel(objective: Objective, train: Source, settings: Settings) -> None:
+def check_data_parallel(
+    objective: Objective, train: Source, settings: Settings, processes: ProcessGroup
+) -> None:
     """Check that processes can share this fit, and log how batch norm fares.
 
     Args:
         objective: What is minimized.
         train: Training rows.
         settings: Of the engine.
+        processes: That share the run.
 
     Raises:
         UserError: if there is nothing to share, or a process has too few rows of a batch.
     """
-    if this_process.world_size == 1:
+    if processes.world_size == 1:
         return
     if isinstance(train, EmptyBatches):
         raise UserError(
-            f"this objective reads no rows that {this_process.world_size} processes could share: "
+            f"this objective reads no rows that {processes.world_size} processes could share: "
             "say engine.devices=null"
         )
     if settings.shard and not objective.losses:
@@ -81,17 +85,17 @@ def check_data_parallel(objective: Objective, train: Source, settings: Settings)
     rows = batch_norm.count_training_rows(train, settings.batch_rows, True)
     for batch_rows in {min(settings.batch_rows, rows), rows % settings.batch_rows} - {0}:
         if any(
-            partition_batch(batch_rows, rank, this_process.world_size).local_rows == 1
-            for rank in range(this_process.world_size)
+            partition_batch(batch_rows, rank, processes.world_size).local_rows == 1
+            for rank in range(processes.world_size)
         ):
             raise UserError(
                 f"batch norm needs two rows, and of a batch of {batch_rows} one of "
-                f"{this_process.world_size} processes has only one: "
+                f"{processes.world_size} processes has only one: "
                 "choose another engine.batch_size"
             )
     log.info(
         "batch norm: each of %d processes has the statistics of its own part of a batch",
-        this_process.world_size,
+        processes.world_size,
     )
 
 
@@ -108,33 +112,38 @@ def batch_norm_statistics(objective: Objective) -> dict[str, Tensor]:
     return {name: value for name, value in statistics.items() if value is not None}
 
 
-def average_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def average_tensors(processes: TorchGroup, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tensors as their mean over all processes."""
     if not tensors:
         return {}
     mean = (
-        process_group.all_reduce_sum(torch.cat([tensor.reshape(-1) for tensor in tensors.values()]))
-        / this_process.world_size
+        processes.all_reduce_sum(torch.cat([tensor.reshape(-1) for tensor in tensors.values()]))
+        / processes.world_size
     )
     means = mean.split([tensor.numel() for tensor in tensors.values()])
     return {name: mean.view_as(tensors[name]) for name, mean in zip(tensors, means, strict=True)}
 
 
-def sync_batch_norm(objective: Objective) -> None:
+def sync_batch_norm(processes: TorchGroup, objective: Objective) -> None:
     """Set running means and variances to their mean over all processes, as after every epoch."""
     statistics = batch_norm_statistics(objective)
-    for name, mean in average_tensors(statistics).items():
+    for name, mean in average_tensors(processes, statistics).items():
         statistics[name].copy_(mean)
 
 
 def all_reduce_gradients(
-    parameters: list[nn.Parameter], rows: float, total_rows: int, flags: list[float]
+    processes: TorchGroup,
+    parameters: list[nn.Parameter],
+    rows: float,
+    total_rows: int,
+    flags: list[float],
 ) -> Tensor:
     """Set gradients to the mean over the rows of all processes, in one collective call.
 
     A parameter without a gradient in all processes keeps none.
 
     Args:
+        processes: That share the fit.
         parameters: Of one group.
         rows: Factor on this process's gradients, for they are means over its rows.
         total_rows: Rows of all processes.
@@ -151,7 +160,7 @@ def all_reduce_gradients(
     total = torch.cat([*gradients, gradients[0].new_tensor([*has_gradient, *flags])])
     # Means of unequal shares become sums, which add up.
     total[: sum(sizes)] *= rows
-    *summed, summed_flags = process_group.all_reduce_sum(total).split(
+    *summed, summed_flags = processes.all_reduce_sum(total).split(
         [*sizes, len(has_gradient) + len(flags)]
     )
     has_gradient_anywhere = (
@@ -172,16 +181,16 @@ def gradient_view(numbers: Tensor, parameter: Tensor) -> Tensor:
     return torch.empty_like(parameter).copy_(gradient)
 
 
-def raise_first_divergence(meter: Meter) -> None:
+def raise_first_divergence(processes: TorchGroup, meter: Meter) -> None:
     """Raise in every process what one of them has found.
 
     Raises:
         TrainingDiverged: of the first step whose loss is not finite in some process.
     """
     if faults := [
-        fault for fault in process_group.all_gather_object(meter.divergence) if fault is not None
+        fault for fault in processes.all_gather_object(meter.divergence) if fault is not None
     ]:
-        process_group.end_batch()
+        processes.end_batch()
         raise TrainingDiverged(min(faults)[1])
 
 
@@ -249,6 +258,7 @@ class DataParallel(Strategy):
     """Several processes, each with its share of every batch and, unless sharded, all weights.
 
     Args:
+        processes: That share the fit.
         sharded: Whether torch's FSDP keeps a part of every weight in each process.
 
     Attributes:
@@ -256,7 +266,8 @@ class DataParallel(Strategy):
         gathered_flags: What all processes wish, summed; it has come with the latest gradients.
     """
 
-    def __init__(self, *, sharded: bool) -> None:
+    def __init__(self, processes: TorchGroup, *, sharded: bool) -> None:
+        self.processes: TorchGroup = processes
         self.sharded = sharded
         self.trainer: DistributedTrainer | None = None
         self.gathered_flags: Tensor | None = None
@@ -268,7 +279,7 @@ class DataParallel(Strategy):
         """Begin with the first process's weights, and save: a run may lose a process."""
         # Sharded weights begin alike, by the seed.
         weights = [] if self.sharded else [*trainer.objective.parameters()]
-        process_group.broadcast_tensors(
+        self.processes.broadcast_tensors(
             [tensor.detach() for tensor in (*weights, *trainer.objective.buffers())]
         )
         optimization = trainer.optimization
@@ -276,15 +287,15 @@ class DataParallel(Strategy):
             trainer.save()
 
     def batches(self, source: Source, size: int, **order: Any) -> Iterator[Batch]:
-        this = this_process
+        this = self.processes
         return source.batches(size, rank=this.rank, world=this.world_size, **order)
 
     def count_rows(self, batch: Batch, planned: int) -> int:
         rows = super().count_rows(batch, planned)
-        return process_group.begin_batch(planned, rows)
+        return self.processes.begin_batch(planned, rows)
 
     def count_all_rows(self, rows: int) -> int:
-        return process_group.get_global_batch_size(rows)
+        return self.processes.get_global_batch_size(rows)
 
     def prepare_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         if self.sharded:
@@ -293,11 +304,12 @@ class DataParallel(Strategy):
 
     def average_gradients(self, parameters: list[nn.Parameter], rows: int, total: int) -> bool:
         """Average them in one collective call, in which each process says what it wishes."""
-        flags = self._get_control_flags()
+        flags, group = self._get_control_flags(), self.processes
         if self.sharded:
-            self.gathered_flags = fsdp.average_sharded_gradients(parameters, total, flags)
+            average = fsdp.average_sharded_gradients
+            self.gathered_flags = average(group, parameters, total, flags)
         else:
-            self.gathered_flags = all_reduce_gradients(parameters, rows, total, flags)
+            self.gathered_flags = all_reduce_gradients(group, parameters, rows, total, flags)
         return True
 
     def _get_control_flags(self) -> list[float]:
@@ -312,7 +324,7 @@ class DataParallel(Strategy):
         stop = [float(trainer.interrupted == number) for number in (signal.SIGINT, signal.SIGTERM)]
         return [
             *stop,
-            float(this_process.rank == 0 and trainer.checkpoint_due),
+            float(self.processes.rank == 0 and trainer.checkpoint_due),
             float(trainer.meter is not None and trainer.meter.divergence is not None),
         ]
 
@@ -330,7 +342,7 @@ class DataParallel(Strategy):
             flags, self.gathered_flags = self.gathered_flags, None
             return [] if flags is None else flags.tolist()
         wishes = torch.tensor(self._get_control_flags(), device=trainer.device)
-        return process_group.all_reduce_sum(wishes).tolist()
+        return self.processes.all_reduce_sum(wishes).tolist()
 
     def should_save_or_stop(self, trainer: DistributedTrainer, train: bool) -> tuple[bool, int]:
         """Whether all processes save now, and the signal on which all of them stop (0: none).
@@ -345,21 +357,21 @@ class DataParallel(Strategy):
         # A divergence outranks all else: no checkpoint of it is written.
         interrupt, terminate, due, fault = flags
         if fault and trainer.meter is not None:
-            raise_first_divergence(trainer.meter)
+            raise_first_divergence(self.processes, trainer.meter)
         number = signal.SIGTERM if terminate else signal.SIGINT if interrupt else 0
         return bool(due), int(number)
 
     def raise_divergence(self, meter: Meter) -> None:
-        raise_first_divergence(meter)
+        raise_first_divergence(self.processes, meter)
 
     def end_epoch(self, objective: Objective, meter: Meter) -> None:
         """Give the meter the sums of all processes, and all stored rows in their order."""
-        process_group.end_batch()
-        raise_first_divergence(meter)
+        self.processes.end_batch()
+        raise_first_divergence(self.processes, meter)
         # Only training changes running means.
         if objective.training:
-            sync_batch_norm(objective)
-        states = process_group.all_gather_object(move_tensors(meter.state(), CPU))
+            sync_batch_norm(self.processes, objective)
+        states = self.processes.all_gather_object(move_tensors(meter.state(), CPU))
         meter.restore(merge_meter_states(states))
 
     def gather_state(self, trainer: DistributedTrainer, state: dict[str, Any]) -> dict[str, Any]:
@@ -368,7 +380,7 @@ class DataParallel(Strategy):
         Amid an epoch, `ranks` is each one's own part.
         """
         state = fsdp.unshard(state) if self.sharded else state
-        state["random"] = this_process.shared_state or state["random"]
+        state["random"] = self.processes.shared_state or state["random"]
         if trainer.meter is None:
             return state
         running = batch_norm_statistics(trainer.objective)
@@ -379,10 +391,11 @@ class DataParallel(Strategy):
         }
         flushed_meter = copy.deepcopy(trainer.meter)
         flushed_meter.flush()
-        gathered = process_group.all_gather_object(
+        gathered = self.processes.all_gather_object(
             move_tensors([local_state, flushed_meter.state()], CPU)
         )
-        average = average_tensors({name: value.clone() for name, value in running.items()})
+        copies = {name: value.clone() for name, value in running.items()}
+        average = average_tensors(self.processes, copies)
         return state | {
             "objective": state["objective"] | average,
             "meter": merge_meter_states([meter_state for _, meter_state in gathered]),
@@ -397,23 +410,23 @@ class DataParallel(Strategy):
 
     def end_restore(self, trainer: DistributedTrainer, state: dict[str, Any]) -> None:
         """Take up this process's part of an epoch, whatever number of processes wrote it."""
-        this_process.shared_state, ranks = state["random"], state.get("ranks", [])
+        self.processes.shared_state, ranks = state["random"], state.get("ranks", [])
         if trainer.meter is None:
             return
-        if len(ranks) == this_process.world_size:
-            local_state = ranks[this_process.rank]
+        if len(ranks) == self.processes.world_size:
+            local_state = ranks[self.processes.rank]
             random.restore_random_state(local_state["random"], trainer.device)
             trainer.meter.restore(local_state["meter"])
             for name, value in batch_norm_statistics(trainer.objective).items():
                 value.copy_(local_state["statistics"][name])
             return
         # Another number of processes cannot go on with the old streams: new ones, by position.
-        position = trainer.epoch, trainer.position, this_process.rank
+        position = trainer.epoch, trainer.position, self.processes.rank
         torch.manual_seed(derive_seed(trainer.seed, *position))
         # The first goes on with what all have added up.
-        if this_process.rank:
+        if self.processes.rank:
             gathered = trainer.meter
             trainer.meter = Meter(
-                gathered.metrics, gathered.fields, gathered.device, gathered.where
+                gathered.metrics, gathered.fields, gathered.device, gathered.where, several=True
             )
             trainer.meter.steps, trainer.meter.counts = gathered.steps, [0] * len(gathered.counts)

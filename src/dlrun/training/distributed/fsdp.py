@@ -13,19 +13,16 @@ from torch import Tensor, nn
 
 from dlrun.core.errors import UserError
 from dlrun.models.model import Model
-from dlrun.training.distributed import process_group
-from dlrun.training.distributed.process_group import this_process
 
 if TYPE_CHECKING:
     from dlrun.config.settings import Settings
+    from dlrun.core.process_group import ProcessGroup
+    from dlrun.training.distributed.process_group import TorchGroup
 
 
-def is_sharded(settings: Settings) -> bool:
-    """Whether there are several processes, and each is to keep only a part of the weights."""
-    return settings.shard and this_process.world_size > 1
-
-
-def shard_model(model: nn.Module, settings: Settings, device: torch.device) -> None:
+def shard_model(
+    model: nn.Module, settings: Settings, device: torch.device, processes: ProcessGroup
+) -> None:
     """Shard the weights over the processes, if engine.shard asks for it and there are several.
 
     The layers of a list are gathered one after the other, all else with the model. All are freed
@@ -36,12 +33,11 @@ def shard_model(model: nn.Module, settings: Settings, device: torch.device) -> N
         model: Changed in place.
         settings: Of the engine.
         device: Of this process.
+        processes: That share the run.
 
     Raises:
         UserError: if precision, compilation or a penalty rule it out.
     """
-    if not is_sharded(settings):
-        return
     if settings.precision == "fp16" or settings.compile:
         raise UserError("engine.shard=true computes in fp32 or bf16, and is not compiled")
     if isinstance(model, Model) and model.penalty() is not None:
@@ -52,7 +48,7 @@ def shard_model(model: nn.Module, settings: Settings, device: torch.device) -> N
     from torch.distributed.fsdp import fully_shard
 
     # One dimension: every process has a part of every weight.
-    mesh = init_device_mesh(device.type, (this_process.world_size,))
+    mesh = init_device_mesh(device.type, (processes.world_size,))
     lists = [
         module for module in model.modules() if isinstance(module, nn.Sequential | nn.ModuleList)
     ]
@@ -68,11 +64,12 @@ def shard_model(model: nn.Module, settings: Settings, device: torch.device) -> N
 
 
 def average_sharded_gradients(
-    parameters: list[nn.Parameter], total_rows: int, flags: list[float]
+    processes: TorchGroup, parameters: list[nn.Parameter], total_rows: int, flags: list[float]
 ) -> Tensor:
     """Turn the gradients of summed losses, averaged over processes by FSDP, into means over rows.
 
     Args:
+        processes: That share the fit.
         parameters: Of one group.
         total_rows: Rows of all processes.
         flags: What this process wishes, 0 or 1 each.
@@ -82,8 +79,8 @@ def average_sharded_gradients(
     """
     for parameter in parameters:
         if parameter.grad is not None:
-            parameter.grad.mul_(this_process.world_size / total_rows)
-    return process_group.all_reduce_sum(torch.tensor(flags, device=parameters[0].device))
+            parameter.grad.mul_(processes.world_size / total_rows)
+    return processes.all_reduce_sum(torch.tensor(flags, device=parameters[0].device))
 
 
 def unshard(value: Any) -> Any:
