@@ -39,7 +39,7 @@ from dlrun.data.preprocessing.pipeline import prepare
 
 def epoch(folder):
     node = {"_target_": "dlrun.data.shards.npz_dataset.shards", "source": "official", "path": folder, "inputs": None, "kinds": {}}
-    node |= {"target": "y", "labels": None, "hold_out": "rows", "scale": "standardise", "window": 2}
+    node |= {"target": "y", "labels": None, "hold_out": "rows", "scale": "standardize", "window": 2}
     raw = build(node)
     return sum(len(batch["y"]) for batch in prepare(raw, np.arange(len(raw)), None).train.batches(100, seed=0))
 

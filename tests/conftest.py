@@ -148,7 +148,7 @@ def composed_once(parsed_once):
 
     def files(source):
         """What decides what is read from there: of a user's folder all that stands in it."""
-        if source.scheme() != "file" or source.path == shipped:
+        if source.scheme() not in ("file", "dlrunuser") or source.path == shipped:
             return source.path
         found = sorted(path for path in Path(source.path).rglob("*.yaml") if path.is_file())
         return tuple((path.relative_to(source.path), path.read_bytes()) for path in found)

@@ -101,7 +101,7 @@ def scores(page: str) -> str:
 
 
 def shades(path: Path) -> list[float]:
-    """Of a picture its size, and the mean of each colour."""
+    """Of a picture its size, and the mean of each color."""
     import numpy as np
     from PIL import Image
 

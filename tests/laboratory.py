@@ -42,7 +42,7 @@ def node(group: str, name: str, **changes: Any) -> dict[str, Any]:
     own = yaml.safe_load((get_builtin_conf() / group / f"{name}.yaml").read_text())
     found: dict[str, Any] = {}
     for parent in own.pop("defaults", []):
-        if isinstance(parent, dict):  # /reader@readers.text: lstm
+        if isinstance(parent, dict):  # /encoder@readers.text: lstm
             ((place, option),) = parent.items()
             inner, _, key = place.removeprefix("override ").strip("/").partition("@")
             *outer, last = key.split(".")

@@ -10,7 +10,7 @@ from PIL import Image
 
 
 def pixels(seed: int, height: int = 40, width: int = 60, kind: int = 0) -> np.ndarray:
-    """Uint8 (H, W, 3): smooth colours, darker on the left for kind 0 and on the right for others."""
+    """Uint8 (H, W, 3): smooth colors, darker on the left for kind 0 and on the right for others."""
     random = np.random.default_rng(seed)
     slope = np.linspace(40, 200, width)[:: 1 if kind == 0 else -1]
     found = (

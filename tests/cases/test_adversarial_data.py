@@ -31,7 +31,7 @@ LIGHT = (
 
 
 def jpeg(seed, size=32):
-    """A picture file of one colour, and noise."""
+    """A picture file of one color, and noise."""
     random = np.random.RandomState(seed)
     pixels = (random.randint(0, 200, 3) + random.randint(0, 40, (size, size, 3))).astype(np.uint8)
     file = io.BytesIO()

@@ -70,7 +70,7 @@ LISTED = (
     ),
     *(
         f"{command} {LONG}"
-        for command in ("neighbours", "final", "ls", "explain", "show", "lr", "ledger", "workflow")
+        for command in ("neighbors", "final", "ls", "explain", "show", "lr", "ledger", "workflow")
     ),
 )
 

@@ -297,7 +297,7 @@ BASE = [
     "model.unfreeze=all",
     "model.cache=false",
 ]
-SMALL["pretrained"] = [*BASE, "model.preprocess=normalise"]
+SMALL["pretrained"] = [*BASE, "model.preprocess=normalize"]
 EDGE = ["task=digits", "protocol=few_rows", "protocol.validation=5", "engine.epochs=2", *PLAIN]
 
 

@@ -42,7 +42,7 @@ COMMANDS = (
         "generate RUN",
         "visualize RUN",
     ),
-    *("neighbours RUN word", "final RUN", "report RUN", "compare RUN RUN"),
+    *("neighbors RUN word", "final RUN", "report RUN", "compare RUN RUN"),
 )
 RUNS = (
     "os.system",

@@ -27,7 +27,7 @@ IDLE = {  # words → of which it is said that they change nothing here
     "reason=fun": "for test=true",
     "callback.samples.every=5": "nothing that could be shown",
     "task=wine model.category=embedding": "no input is a category",
-    "task=jena_climate model=gru model.reader.freeze=true": "no input is a text",
+    "task=jena_climate model=gru model.encoder.freeze=true": "no input is a text",
     "source=sample": "no made-up sample",
     "task=csv data.test_path=a.csv data.test=0.1": "data.test_path has",
     "task=csv data.order=day data.seed=5": "latest rows aside",
@@ -40,7 +40,7 @@ IDLE = {  # words → of which it is said that they change nothing here
     "task=csv model.embedding=4": "model.category=embedding",
     "model.units=[] model.dropout=0.5": "no hidden layer",
     "task=cats_dogs model=pretrained model.rate=0.1": "base is frozen",
-    "task=imdb_sequences model=lstm model.reader.vectors=one_hot model.reader.embedding=9": "its own width",
+    "task=imdb_sequences model=lstm model.encoder.vectors=one_hot model.encoder.embedding=9": "its own width",
 }
 USED = (  # and words that do something
     "engine.devices=2 engine.shard=true",

@@ -14,7 +14,7 @@ from torch import nn
 
 from dlrun.cli.completion import complete_command_line
 from dlrun.cli.main import main
-from dlrun.cli.neighbours import find_nearest, find_token_input, parse_neighbor_query
+from dlrun.cli.neighbors import find_nearest, find_token_input, parse_neighbor_query
 from dlrun.core.errors import UserError
 from dlrun.core.types import Field
 from dlrun.models.pretrained.earlier_run import load_run_model
@@ -61,7 +61,7 @@ def run(tmp_path_factory):
 
 
 def test_they_are_the_nearest_by_numpy_s_cosine_and_never_the_word_itself(run, capsys):
-    assert main(["neighbours", str(run), "awful", "great", "count=100"]) == 0
+    assert main(["neighbors", str(run), "awful", "great", "count=100"]) == 0
     shown = capsys.readouterr().out.replace("─", "").split("nearest to ")
     labels = json.loads((run / "fields.json").read_text())["inputs"]["text"]["labels"]
     net = load_run_model(run)
@@ -124,9 +124,9 @@ def test_vectors_are_found_in_the_reader_of_their_input_or_anywhere():
 
 def test_a_word_whose_vector_is_zero_is_told_apart(run, monkeypatch, capsys):
     monkeypatch.setattr(
-        "dlrun.cli.neighbours.get_token_vectors", lambda asked: np.zeros((len(asked.labels), 3))
+        "dlrun.cli.neighbors.get_token_vectors", lambda asked: np.zeros((len(asked.labels), 3))
     )
-    assert main(["neighbours", str(run), "awful"]) == 2
+    assert main(["neighbors", str(run), "awful"]) == 2
     assert "the vector of 'awful' is zero" in capsys.readouterr().err
 
 
@@ -134,18 +134,18 @@ def test_what_makes_no_sense_is_refused(run, tmp_path, capsys):
     cases = {
         "needs a run folder": [],
         "is no run folder": [str(tmp_path), "awful"],
-        "neighbours of which words": [str(run)],
+        "neighbors of which words": [str(run)],
         "'awfull' is none of the 19 words": [str(run), "great", "awfull"],
         "close to it: awful": [str(run), "awfull"],
         "close to it: great": [str(run), "GREAT"],
         "'▯' is none of": [str(run), "▯"],
         "count=0: it must be a whole number from 1 up": [str(run), "great", "count=0"],
         "no input of words 'body'. There are: text": [str(run), "great", "input=body"],
-        "did you mean 'neighbours'": ["neighbors"],
+        "did you mean 'neighbors'": ["neighbor"],
     }
     for told, words in cases.items():
-        assert main(["neighbours", *words] if words != ["neighbors"] else words) == 2
-        assert told.replace("'neighbours'", "dlrun neighbours") in capsys.readouterr().err
+        assert main(["neighbors", *words] if words != ["neighbor"] else words) == 2
+        assert told.replace("'neighbors'", "dlrun neighbors") in capsys.readouterr().err
 
 
 def fields(folder, **inputs):
@@ -174,7 +174,7 @@ def test_runs_without_words_say_what_they_read(tmp_path):
 
 
 def test_a_model_without_vectors_is_named(run, monkeypatch):
-    from dlrun.cli import neighbours
+    from dlrun.cli import neighbors
 
     net = SimpleNamespace(
         model=nn.Linear(2, 2),
@@ -183,13 +183,13 @@ def test_a_model_without_vectors_is_named(run, monkeypatch):
     )
     monkeypatch.setattr("dlrun.models.pretrained.earlier_run.load_run_model", lambda *_, **__: net)
     with pytest.raises(UserError, match="the model x has no vectors of the words of 'text'"):
-        neighbours.get_token_vectors(parse_neighbor_query([str(run), "great"]))
+        neighbors.get_token_vectors(parse_neighbor_query([str(run), "great"]))
 
 
 def test_words_are_checked_before_torch_is_there(run):
     code = (
         "import sys\nfrom dlrun.cli.main import main\n"
-        f"assert main(['neighbours', {str(run)!r}, 'awfull']) == 2\n"
+        f"assert main(['neighbors', {str(run)!r}, 'awfull']) == 2\n"
         "print([name for name in ('torch', 'numpy', 'rich') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -197,5 +197,5 @@ def test_words_are_checked_before_torch_is_there(run):
 
 
 def test_tab_offers_what_can_be_set():
-    assert complete_command_line(["neighbours", "outputs/run"], "c") == ["count="]
-    assert "neighbours" in complete_command_line([], "nei")
+    assert complete_command_line(["neighbors", "outputs/run"], "c") == ["count="]
+    assert "neighbors" in complete_command_line([], "nei")

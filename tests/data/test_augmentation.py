@@ -21,7 +21,7 @@ from dlrun.core import checkpoint
 from dlrun.core.errors import TrainingInterrupted, UserError
 from dlrun.core.types import Field, Spec
 from dlrun.data.augmentation import geometric
-from dlrun.data.augmentation.color import colour, hue_rotation
+from dlrun.data.augmentation.color import color, hue_rotation
 from dlrun.data.augmentation.geometric import (
     apply_affine,
     crop,
@@ -49,7 +49,7 @@ STILL = {  # settings under which nothing happens
     "shear": shear(degrees=0, fill="nearest"),
     "zoom": zoom(amount=0, keep_ratio=False, fill="nearest"),
     "crop": crop(area=1, ratio=1),
-    "colour": colour(brightness=0, contrast=0, saturation=0, hue=0),
+    "color": color(brightness=0, contrast=0, saturation=0, hue=0),
 }
 CLASSES = Field("category", (), 4, ("a", "b", "c", "d"))
 KINDS = {
@@ -71,7 +71,7 @@ WORDS = [
     "engine.epochs=2",
     "engine.batch_size=256",
 ]
-WORDS += ["engine.device=cpu", "callback=keep_best", "augment=[book,colour,erase]"]
+WORDS += ["engine.device=cpu", "callback=keep_best", "augment=[book,color,erase]"]
 
 
 @pytest.fixture(autouse=True)
@@ -126,7 +126,7 @@ def test_every_option_draws_anew_and_keeps_shape_range_and_the_batch(path, chann
 
 
 @pytest.mark.parametrize(
-    "name", ["flip", "rotate", "shift", "shear", "zoom", "crop", "colour", "erase", "book"]
+    "name", ["flip", "rotate", "shift", "shear", "zoom", "crop", "color", "erase", "book"]
 )
 def test_each_picture_and_each_input_has_its_own_draw(name):
     batch = pictures(count=1).repeat(16, 1, 1, 1)
@@ -241,7 +241,7 @@ def test_a_shear_is_that_of_keras():
         assert near(rows_then_columns, wanted)
 
 
-def test_colours_are_those_of_torchvision_with_the_same_factors(monkeypatch):
+def test_colors_are_those_of_torchvision_with_the_same_factors(monkeypatch):
     batch = pictures() * 0.5 + 0.2
     for name, change in (
         ("brightness", tv.adjust_brightness), ("contrast", tv.adjust_contrast), ("saturation", tv.adjust_saturation),
@@ -251,7 +251,7 @@ def test_colours_are_those_of_torchvision_with_the_same_factors(monkeypatch):
         draw = lambda _, amount, factors=factors: factors if amount else torch.ones(6)  # noqa: E731
         monkeypatch.setattr("dlrun.data.augmentation.color.sample_factor", draw)
         expected = torch.stack([change(x, float(f)) for x, f in zip(batch, factors, strict=True)])
-        assert near(colour(**amounts)(batch), expected, 1e-3), name
+        assert near(color(**amounts)(batch), expected, 1e-3), name
     thirds = hue_rotation(torch.tensor([0.0, 2 * math.pi / 3]))
     red, green = torch.tensor([1.0, 0, 0]), torch.tensor([0.0, 1, 0])
     assert (
@@ -261,10 +261,10 @@ def test_colours_are_those_of_torchvision_with_the_same_factors(monkeypatch):
     )
 
 
-def test_grey_pictures_have_no_colours_to_change():
+def test_grey_pictures_have_no_colors_to_change():
     batch = pictures(1)
-    assert near(colour(brightness=0, contrast=0, saturation=0.9, hue=0.5)(batch), batch)
-    assert not near(colour(brightness=0.3, contrast=0, saturation=0, hue=0)(batch), batch, 1e-3)
+    assert near(color(brightness=0, contrast=0, saturation=0.9, hue=0.5)(batch), batch)
+    assert not near(color(brightness=0.3, contrast=0, saturation=0, hue=0)(batch), batch, 1e-3)
 
 
 @pytest.mark.parametrize("name", ["mixup", "cutmix"])
@@ -417,7 +417,7 @@ def test_no_steps_are_no_augmentation_and_other_batches_are_refused():
             "shear: degrees=90 would make a line of an image",
         ),
         (["augment=crop", "augment.crop.ratio=0.5"], "a ratio from 1 up"),
-        (["augment=colour", "augment.colour.hue=0.7"], "hue=0.7: half a turn"),
+        (["augment=color", "augment.color.hue=0.7"], "hue=0.7: half a turn"),
         (
             ["augment=mixup", "augment.mixup.alpha=0"],
             "augment.mixup.alpha=0: it must be a number above 0",

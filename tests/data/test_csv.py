@@ -19,7 +19,7 @@ SETTINGS = {
     "group": None,
     "order": None,
     "features": None,
-    "scale": "standardise",
+    "scale": "standardize",
     "impute": "median",
     "indicator": False,
     "separator": None,

@@ -43,7 +43,7 @@ from dlrun.data.preprocessing.pipeline import prepare, transform_rows
 from dlrun.evaluation.protocols.two_stages import make_protocol
 from dlrun.models.closed_form import build_matrix
 
-COLOUR, GREY = Reading((8, 12), 3, "stretch"), Reading((8, 12), 1, "stretch")
+COLOR, GREY = Reading((8, 12), 3, "stretch"), Reading((8, 12), 1, "stretch")
 REAL = Path(os.environ.get("DLRUN_DATA", "none"), "dogs_vs_cats", "train.zip")
 
 
@@ -79,7 +79,7 @@ def files(folder, count=10, **options):
 
 
 def raw_of(found, keep=True, **more):
-    column = image_column.load_image_column(found, COLOUR, keep=keep, skip=False)
+    column = image_column.load_image_column(found, COLOR, keep=keep, skip=False)
     dev = {"image": column, "kind": np.arange(len(found)) % 2}
     return Dataset(
         dev, {"image": "image"}, {"kind": "binary"}, {}, labels={"kind": ("cat", "dog")}, **more
@@ -101,10 +101,10 @@ def same(values, mode="RGB", size=(8, 12), **options):
 def test_pixels_of_the_right_size_come_through_as_they_are():
     values = made.pixels(1, 8, 12)
     assert np.array_equal(same(values), values.transpose(2, 0, 1))
-    assert decode_image(made.encoded(values), COLOUR).dtype == np.uint8
+    assert decode_image(made.encoded(values), COLOR).dtype == np.uint8
 
 
-def test_grey_becomes_three_equal_channels_and_colour_one():
+def test_grey_becomes_three_equal_channels_and_color_one():
     values = made.pixels(1, 8, 12)
     grey = np.asarray(Image.fromarray(values).convert("L"))
     assert np.array_equal(decode_image(made.encoded(values), GREY), grey[None])
@@ -122,7 +122,7 @@ def test_what_is_transparent_is_put_on_white():
     palette = Image.fromarray(made.pixels(1, 8, 12)).convert("P")
     stream = io.BytesIO()
     palette.save(stream, "PNG", transparency=bytes(256))
-    assert (decode_image(stream.getvalue(), COLOUR) == 255).all()
+    assert (decode_image(stream.getvalue(), COLOR) == 255).all()
 
 
 def test_palettes_16_bits_and_cmyk():
@@ -131,7 +131,7 @@ def test_palettes_16_bits_and_cmyk():
     stream = io.BytesIO()
     palette.save(stream, "GIF")
     assert np.array_equal(
-        decode_image(stream.getvalue(), COLOUR),
+        decode_image(stream.getvalue(), COLOR),
         np.asarray(palette.convert("RGB")).transpose(2, 0, 1),
     )
     deep = values[:, :, 0].astype(np.uint16) * 257
@@ -202,27 +202,27 @@ ENDINGS = {
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_a_file_cut_off_anywhere_is_refused_and_never_filled_up(ending):
     content = made.encoded(made.pixels(1, 100, 120), ending, **ENDINGS[ending])
-    assert decode_image(content, COLOUR).shape == (3, 8, 12)
+    assert decode_image(content, COLOR).shape == (3, 8, 12)
     for share in (0.9, 0.5, 0.2, 0.02):
         with pytest.raises(ImageDecodeError, match="cut off|damaged"):
-            decode_image(content[: int(share * len(content))], COLOUR)
+            decode_image(content[: int(share * len(content))], COLOR)
 
 
 def test_what_is_no_picture_is_refused_with_the_reason(tmp_path):
     with pytest.raises(ImageDecodeError, match="^empty: 0 bytes"):
-        decode_image(b"", COLOUR)
+        decode_image(b"", COLOR)
     with pytest.raises(ImageDecodeError, match="no picture in a format that is known: JPEG"):
-        decode_image(b"To be or not to be, that is the question", COLOUR)
+        decode_image(b"To be or not to be, that is the question", COLOR)
     with pytest.raises(ImageDecodeError, match="cannot be opened: No such file"):
-        decode_image(tmp_path / "none.jpg", COLOUR)
+        decode_image(tmp_path / "none.jpg", COLOR)
     broken = bytearray(made.encoded(made.pixels(1, 100, 120)))
     broken[len(broken) // 2] ^= 0xFF
     with pytest.raises(ImageDecodeError, match="damaged"):
-        decode_image(bytes(broken), COLOUR)
+        decode_image(bytes(broken), COLOR)
     (tmp_path / "wrong.gif").write_bytes(
         made.encoded(made.pixels(1), "jpg")
     )  # another ending is no fault
-    assert decode_image(tmp_path / "wrong.gif", COLOUR).shape == (3, 8, 12)
+    assert decode_image(tmp_path / "wrong.gif", COLOR).shape == (3, 8, 12)
 
 
 def bomb(width, height):
@@ -246,7 +246,7 @@ def test_a_bomb_is_refused_before_it_is_decoded(sides, monkeypatch):
         ImageDecodeError,
         match=f"too large: {sides[0] * sides[1]:,} pixels.*{MAX_PIXELS:,} is the limit",
     ):
-        decode_image(bomb(*sides), COLOUR)
+        decode_image(bomb(*sides), COLOR)
 
 
 def test_a_size_is_a_height_and_a_width():
@@ -261,7 +261,7 @@ def test_a_size_is_a_height_and_a_width():
 def test_a_second_start_opens_no_picture(tmp_path, poison):
     found = files(tmp_path / "photos")
     first = raw_of(found)
-    direct = np.stack([decode_image(found.root / name, COLOUR) for name in found.names])
+    direct = np.stack([decode_image(found.root / name, COLOR) for name in found.names])
     assert np.array_equal(np.asarray(first.dev["image"]), direct)
     poison()
     again = raw_of(found)
@@ -310,9 +310,9 @@ def test_threads_give_what_one_gives_in_the_same_order(tmp_path, monkeypatch, pa
                 archive.write(found.root / name, name)
         found = replace(found, root=tmp_path / "photos.zip")
     monkeypatch.setattr(decode_workers, "available_cpus", lambda: 1)
-    alone = np.stack(list(decode_workers.iter_images(found, COLOUR)))
+    alone = np.stack(list(decode_workers.iter_images(found, COLOR)))
     monkeypatch.setattr(decode_workers, "available_cpus", lambda: 8)
-    assert np.array_equal(np.stack(list(decode_workers.iter_images(found, COLOUR))), alone)
+    assert np.array_equal(np.stack(list(decode_workers.iter_images(found, COLOR))), alone)
 
 
 def batches_of(raw, **more):
@@ -369,7 +369,7 @@ def test_where_nothing_can_be_kept_it_is_said_and_pictures_are_decoded_as_they_g
         monkeypatch.setattr(decoded_cache, "MIN_FREE_BYTES", 1 << 60)
     raw = raw_of(found)
     assert "decoded as they go" in caplog.text and raw.dev["image"].image_store.pixels is None
-    direct = np.stack([decode_image(found.root / name, COLOUR) for name in found.names])
+    direct = np.stack([decode_image(found.root / name, COLOR) for name in found.names])
     assert np.array_equal(np.asarray(raw.dev["image"]), direct) and np.array_equal(
         raw.dev["image"][4], direct[4]
     )
@@ -407,9 +407,9 @@ def test_files_that_give_no_picture_are_refused_or_left_out_and_counted(tmp_path
         UserError,
         match=r"2 of 12 files .* give no image: '003.png' \(empty: 0 bytes\), '007.png' \(no pic",
     ):
-        image_column.load_image_column(found, COLOUR, keep=True, skip=False)
+        image_column.load_image_column(found, COLOR, keep=True, skip=False)
     poison()  # what was found out is remembered
-    column = image_column.load_image_column(found, COLOUR, keep=True, skip=True)
+    column = image_column.load_image_column(found, COLOR, keep=True, skip=True)
     assert column.rows.tolist() == [0, 1, 2, 4, 5, 6, 8, 9, 10, 11] and list(
         column.skipped_files
     ) == [
@@ -434,7 +434,7 @@ def test_nothing_is_left_where_every_file_is_broken(tmp_path):
     for name in found.names:
         (found.root / name).write_bytes(b"")
     with pytest.raises(UserError, match="3 of 3 files"):
-        image_column.load_image_column(found, COLOUR, keep=True, skip=True)
+        image_column.load_image_column(found, COLOR, keep=True, skip=True)
 
 
 # --- the rest of dlrun ------------------------------------------------------------------------------------------------

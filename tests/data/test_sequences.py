@@ -117,7 +117,7 @@ def test_rows_of_about_one_length_make_a_batch_and_little_is_padding():
     )  # not from short to long
 
 
-def test_only_the_last_batch_is_smaller_and_neighbours_are_drawn_from_a_few_thousand():
+def test_only_the_last_batch_is_smaller_and_neighbors_are_drawn_from_a_few_thousand():
     lengths = torch.randint(0, 99, (10_007,))
     order = torch.randperm(10_007)
     size = 8

@@ -101,7 +101,7 @@ def test_windows_are_the_books(raw_of):
     np.testing.assert_allclose(raw.dev["T"][:-1, 0], targets, atol=1e-6)
 
 
-def test_batches_are_the_same_windows_standardised(raw_of):
+def test_batches_are_the_same_windows_standardized(raw_of):
     raw = raw_of(test=0)
     train, val = np.arange(100), np.arange(200, 260)
     data = prepare(raw, train, val)
@@ -202,7 +202,7 @@ def test_several_targets_and_horizons(raw_of):
     assert spec.targets["T"].shape == (3,) and spec.inputs["series"].shape == (8, 2)
     own = raw.dev["max_wv"][
         :200
-    ]  # no input has this column: standardised as its own training values are
+    ]  # no input has this column: standardized as its own training values are
     np.testing.assert_allclose(spec.targets["max_wv"].shift, [own.mean()], rtol=1e-5)
     np.testing.assert_allclose(spec.targets["max_wv"].scale, [own.std()], rtol=1e-5)
 

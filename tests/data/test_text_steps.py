@@ -138,12 +138,12 @@ def test_bags_are_those_of_scikit_learn(ngrams):
 
 
 @pytest.mark.parametrize("ngrams", [[1], [1, 2]])
-@pytest.mark.parametrize("normalise", [False, True])
-def test_tf_idf_is_that_of_scikit_learn(ngrams, normalise):
-    step = made("tf_idf", ngrams=ngrams, idf="sklearn", normalise=normalise).fit(TEXTS)
+@pytest.mark.parametrize("normalize", [False, True])
+def test_tf_idf_is_that_of_scikit_learn(ngrams, normalize):
+    step = made("tf_idf", ngrams=ngrams, idf="sklearn", normalize=normalize).fit(TEXTS)
     analyzer = lambda text: by_hand(text, ngrams)  # noqa: E731
     theirs = TfidfVectorizer(
-        analyzer=analyzer, vocabulary=step.entries, norm="l2" if normalise else None
+        analyzer=analyzer, vocabulary=step.entries, norm="l2" if normalize else None
     ).fit(TEXTS)
     new = texts("great great film never seen", "a bore")
     for some in (TEXTS, new):

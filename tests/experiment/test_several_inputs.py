@@ -258,9 +258,15 @@ def dense(tensor):
 
 
 SMALL = {
-    "questions": {"reader": node("reader", "embedding", units=24, ends="average"), "readers": {}},
-    "social": {"reader": node("reader", "embedding", units=16, ends="average")},
-    "similarity": {"reader": node("reader", "embedding", units=16, ends="average"), "dense": [32]},
+    "questions": {
+        "encoder": node("encoder", "embedding", units=24, ends="average"),
+        "encoders": {},
+    },
+    "social": {"encoder": node("encoder", "embedding", units=16, ends="average")},
+    "similarity": {
+        "encoder": node("encoder", "embedding", units=16, ends="average"),
+        "dense": [32],
+    },
     "tickets": {},
 }
 

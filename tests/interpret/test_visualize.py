@@ -447,10 +447,10 @@ def test_a_list_of_pictures_leads_to_no_other_file(run):
 
 
 def test_pictures_of_ones_own(run, tmp_path, unreported):
-    grey, colour = tmp_path / "größe 8.png", tmp_path / "b.jpg"
+    grey, color = tmp_path / "größe 8.png", tmp_path / "b.jpg"
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(grey)
-    Image.new("RGB", (40, 30), "red").save(colour)
-    look = looked(run, f"image=[{grey},{colour}]", f"image={colour}")
+    Image.new("RGB", (40, 30), "red").save(color)
+    look = looked(run, f"image=[{grey},{color}]", f"image={color}")
     assert [view.text for view in look.input_images] == [grey.name, "b.jpg", "b.jpg"]
     assert torch.equal(look.input_images[0].batch["image"].flatten(), torch.arange(64) / 255)
     assert main(["visualize", str(run), "kind=heatmap", f"image={grey}"]) == 0
@@ -471,7 +471,7 @@ WRONG = {
     "kinds=all": "no setting 'kinds': did you mean kind=…",
     "layer=towers.image.99": r"'towers.image.99' is no layer.*There are: towers.image.0, .*tail.heads.digit",
     "class=eleven": "no class 'eleven' of target digit.*There are: 0, 1, 2",
-    "target=colour": "no target 'colour'. There are: digit",
+    "target=color": "no target 'color'. There are: digit",
     "input=photo": "no picture 'photo' among the inputs. There are: image",
     "image=nowhere.jpg": "there is no file nowhere.jpg",
     "row=x": "a row is a whole number",

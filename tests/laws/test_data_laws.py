@@ -231,7 +231,7 @@ def test_fingerprint_is_a_function_of_names_types_shapes_and_values():
     assert len({fingerprint(other) for other in [rows, *others]}) == 7
 
 
-def test_standardise_is_numpys_and_leaves_constants():
+def test_standardize_is_numpys_and_leaves_constants():
     column = np.array([[1.0, 0.1], [2.0, 0.1], [6.0, 0.1]])
     out = StandardScaler().fit(column)(column)
     assert np.allclose(out[:, 0], (column[:, 0] - 3) / np.std([1, 2, 6])) and np.allclose(

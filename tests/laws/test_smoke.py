@@ -127,7 +127,7 @@ def test_every_experiment_in_smoke_size(experiment, tmp_path, capsys):
     if experiment == "glove_200":  # published vectors have no sample
         made = tmp_path / "glove.made.100d.txt"
         made.write_text("".join(f"word{word}{' 0.1' * 100}\n" for word in range(1, 50)))
-        smaller = [f"model.reader.vectors={made}"]
+        smaller = [f"model.encoder.vectors={made}"]
     code, results = run([f"experiment={experiment}", "preset=smoke", *smaller], tmp_path)
     assert code == 0 and results and all("SYNTHETIC" in result["note"] for result in results)
     assert ("nothing here to compare" in capsys.readouterr().out) == (

@@ -1,4 +1,4 @@
-"""Laws of the readers: padding changes nothing, the order in which steps are read, and how many weights there are."""
+"""Laws of the encoders: padding changes nothing, the order in which steps are read, and how many weights there are."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHORT = {
 }
 WORDS, SERIES = Field("tokens", (), 50), Field("series", (9, 3))
 READERS = [
-    name for name in list_group_options(get_builtin_conf(), "reader") if name != "convnet"
+    name for name in list_group_options(get_builtin_conf(), "encoder") if name != "convnet"
 ]  # of pictures
 CELLS = ("rnn", "lstm", "gru")
 VARIANTS = [(name, {}) for name in READERS] + [
@@ -36,7 +36,7 @@ VARIANTS = [(name, {}) for name in READERS] + [
 
 def reader(name, field=WORDS, **changes):
     torch.manual_seed(3)
-    return build_part(node("reader", name, **{**SHORT[name], **changes}))(field).eval()
+    return build_part(node("encoder", name, **{**SHORT[name], **changes}))(field).eval()
 
 
 def texts(lengths, width, side, seed=1):
@@ -89,7 +89,7 @@ def test_gradients_reach_every_weight(name, mask, init, field):
     if name in CELLS:
         changes |= {"bidirectional": True, "dropout": 0.2, "recurrent_dropout": 0.2}
     model = build_part(
-        node("model", name, reader=node("reader", name, **changes), init=init),
+        node("model", name, encoder=node("encoder", name, **changes), init=init),
         Spec({"x": field}, target),
     )
     x = texts([9, 6, 12, 12], 12, "front") if field is WORDS else torch.randn(4, *SERIES.shape)
@@ -154,7 +154,7 @@ def test_padded_steps_count_neither_in_the_average_nor_in_the_largest():
 def weights_of(name, field, dense=(), **settings):
     spec = Spec({"x": field}, {"y": Field("binary", (1,), prior=torch.tensor([0.5]))})
     model = build_part(
-        node("model", name, reader=node("reader", name, **settings), dense=list(dense)), spec
+        node("model", name, encoder=node("encoder", name, **settings), dense=list(dense)), spec
     )
     return sum(weight.numel() for weight in model.parameters())
 

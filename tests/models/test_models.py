@@ -54,12 +54,12 @@ SHORT = {  # for sequences of a few steps
     "transformer": {"embedding": 8},
 }
 CHANGES = {
-    "combined": {"reader": node("reader", "gru")},  # its own reads words only
-    **{name: {"reader": node("reader", name, **settings)} for name, settings in SHORT.items()},
+    "combined": {"encoder": node("encoder", "gru")},  # its own reads words only
+    **{name: {"encoder": node("encoder", name, **settings)} for name, settings in SHORT.items()},
     "pretrained": {  # a small base without weights, all of which learns
         "architecture": "shufflenet_v2_x0_5",
         "weights": None,
-        "preprocess": "normalise",
+        "preprocess": "normalize",
         "unfreeze": "all",
     },
 }

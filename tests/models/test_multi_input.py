@@ -30,12 +30,12 @@ LSTM = {"units": 6, "embedding": 5}
 
 
 def lstm(**changes):
-    return node("reader", "lstm", **{**LSTM, **changes})
+    return node("encoder", "lstm", **{**LSTM, **changes})
 
 
 def model(spec=SPEC, reader=None, **settings):
     torch.manual_seed(0)
-    return build_part(node("model", "combined", reader=reader or lstm(), **settings), spec)
+    return build_part(node("model", "combined", encoder=reader or lstm(), **settings), spec)
 
 
 def a_batch(rows=5):
@@ -56,7 +56,7 @@ def test_every_way_to_combine_answers_all_targets_and_all_weights_learn(combine,
     built = model(
         combine=combine,
         dense=dense,
-        readers={"right": lstm(units=3), "picture": node("reader", "convnet")},
+        encoders={"right": lstm(units=3), "picture": node("encoder", "convnet")},
     )
     answers = built(a_batch())
     assert {name: tuple(raw.shape) for name, raw in answers.items()} == {
@@ -72,7 +72,7 @@ def test_every_way_to_combine_answers_all_targets_and_all_weights_learn(combine,
 @pytest.mark.parametrize("combine", ["concat", "add", "attention"])
 def test_every_input_counts(combine):
     built, batch = (
-        model(combine=combine, readers={"picture": node("reader", "convnet")}).eval(),
+        model(combine=combine, encoders={"picture": node("encoder", "convnet")}).eval(),
         a_batch(),
     )
     with torch.no_grad():
@@ -91,7 +91,7 @@ def test_vectors_of_one_width_are_added_as_they_are_and_others_are_projected():
     read = {name: built.readers[name](batch[name]) for name in ("left", "right")}
     with torch.no_grad():
         assert torch.allclose(built.combiner({**batch, **read}), read["left"] + read["right"])
-    narrow = model(texts, combine="add", readers={"right": lstm(units=4)})
+    narrow = model(texts, combine="add", encoders={"right": lstm(units=4)})
     assert set(narrow.combiner.projections) == {"right"} and narrow.combiner.width == 6
 
 
@@ -135,7 +135,7 @@ def test_inputs_that_share_a_reader_have_one_set_of_weights_and_both_teach_it():
 
 
 def test_a_named_reader_may_be_shared():
-    built = model(share=[["left", "right"]], readers={"right": lstm(units=3)})
+    built = model(share=[["left", "right"]], encoders={"right": lstm(units=3)})
     assert set(built.readers) == {"right", "walk"} and built.read_by["left"] == "right"
 
 
@@ -147,15 +147,15 @@ def test_a_named_reader_may_be_shared():
             "model.share names write; the inputs are left .tokens., right",
         ),
         ({"share": [["left"]]}, "shares with nobody"),
-        ({"share": [["town", "age"]]}, "town, age, which no reader reads"),
-        ({"readers": {"lift": lstm()}}, "model.readers names lift; the inputs are left"),
+        ({"share": [["town", "age"]]}, "town, age, which no encoder reads"),
+        ({"encoders": {"lift": lstm()}}, "model.encoders names lift; the inputs are left"),
         (
-            {"readers": {"town": lstm()}},
-            "model.readers.town: a reader reads tokens or series or image",
+            {"encoders": {"town": lstm()}},
+            "model.encoders.town: an encoder reads tokens or series or image",
         ),
         ({"share": [["left", "walk"]]}, "left and walk are not alike .tokens and series"),
         (
-            {"share": [["left", "right"]], "readers": {"left": lstm(), "right": lstm()}},
+            {"share": [["left", "right"]], "encoders": {"left": lstm(), "right": lstm()}},
             "names one for each",
         ),
     ],
@@ -173,8 +173,8 @@ def test_texts_with_numbers_of_their_own_cannot_share():
 
 def test_a_picture_and_a_text_with_a_reader_each():
     spec = Spec({name: INPUTS[name] for name in ("picture", "left")}, TARGETS)
-    picture = node("reader", "convnet", filters=[4, 8])
-    built = model(spec, readers={"picture": picture}, combine="attention", dense=[6])
+    picture = node("encoder", "convnet", filters=[4, 8])
+    built = model(spec, encoders={"picture": picture}, combine="attention", dense=[6])
     assert built(a_batch())["kind"].shape == (5, 4) and built.readers["picture"].width == 8
     flat = build_part({**picture, "ends": "flatten"})(INPUTS["picture"])
     assert flat.width == 8 * 3 * 3
@@ -183,14 +183,15 @@ def test_a_picture_and_a_text_with_a_reader_each():
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in list_group_options(get_builtin_conf(), "reader") if name != "convnet"]
+    "name",
+    [name for name in list_group_options(get_builtin_conf(), "encoder") if name != "convnet"],
 )
 def test_every_reader_learns_in_half_precision_on_the_cpu(name):
     small = {
         "conv1d": {"kernel": 2, "pool": [2, 1]},
         "conv_gru": {"kernel": 2, "pool": [2, 1]},
     }.get(name, {})
-    built = model(Spec({"left": WORDS}, TARGETS), node("reader", name, **small))
+    built = model(Spec({"left": WORDS}, TARGETS), node("encoder", name, **small))
     with torch.autocast("cpu", torch.bfloat16):
         answers = built(a_batch())
         loss = sum(raw.float().square().sum() for raw in answers.values())
@@ -207,7 +208,7 @@ def test_runs_are_called_after_the_reader_that_reads_everything():
         get_model_part_name(node("model", "dense")) == "dense"
         and get_model_part_name(node("model", "social")) == "conv1d"
     )
-    assert get_model_part_name(node("model", "combined", readers={"a": lstm()})) == "combined"
+    assert get_model_part_name(node("model", "combined", encoders={"a": lstm()})) == "combined"
 
 
 def test_models_with_a_reader_for_everything_are_in_the_tables():
@@ -218,7 +219,7 @@ def test_models_with_a_reader_for_everything_are_in_the_tables():
     plain = [
         n
         for n, found in nodes.items()
-        if "combined" in found.get("defaults", []) and not found.get("readers")
+        if "combined" in found.get("defaults", []) and not found.get("encoders")
     ]
     assert len(plain) >= 7
     for name in plain:
@@ -243,16 +244,16 @@ MODELS = list_group_options(get_builtin_conf(), "model")
             "model=lstm needs tokens or a series.*models that can read it: constant, dense",
         ),
         (
-            {"readers": {"walk": node("reader", "convnet")}},
+            {"encoders": {"walk": node("encoder", "convnet")}},
             KINDS,
-            "model.readers.walk: convnet reads image",
+            "model.encoders.walk: convnet reads image",
         ),
         (
-            {"readers": {"picture": lstm()}},
+            {"encoders": {"picture": lstm()}},
             KINDS,
-            "model.readers.picture: lstm reads tokens or series",
+            "model.encoders.picture: lstm reads tokens or series",
         ),
-        ({"readers": {"walk": node("reader", "embedding")}}, KINDS, "embedding reads tokens"),
+        ({"encoders": {"walk": node("encoder", "embedding")}}, KINDS, "embedding reads tokens"),
         ({"share": [["left", "rigth"]]}, KINDS, "model.share names rigth"),
     ],
 )
@@ -265,7 +266,7 @@ def test_what_can_be_is_not_refused():
     assert get_input_error(node("model", "lstm", share=[["left", "right"]]), KINDS) is None
     assert (
         get_input_error(
-            node("model", "combined", readers={"picture": node("reader", "convnet")}),
+            node("model", "combined", encoders={"picture": node("encoder", "convnet")}),
             {"picture": "image"},
         )
         is None
@@ -281,31 +282,34 @@ def test_what_can_be_is_not_refused():
             "model.share names write; the inputs are left (tokens)",
         ),
         ("task=similarity model.combine=multiply", "one of concat, add, attention"),
-        ("task=similarity +reader@model.readers.lift=lstm", "model.readers names lift"),
+        ("task=similarity +encoder@model.encoders.lift=lstm", "model.encoders names lift"),
         (
-            "task=similarity +reader@model.readers.left=lstn",
-            "no reader 'lstn': did you mean 'lstm'",
+            "task=similarity +encoder@model.encoders.left=lstn",
+            "no encoder 'lstn': did you mean 'lstm'",
         ),
         (
-            "task=similarity +reader@model.readers.left=lstm model.readers.left.units=0",
-            "model.readers.left.units",
+            "task=similarity +encoder@model.encoders.left=lstm model.encoders.left.units=0",
+            "model.encoders.left.units",
         ),
         (
-            "task=similarity +reader@model.readers.left=lstm +model.readers.left.unit=3",
-            "no setting 'model.readers.left.unit'",
+            "task=similarity +encoder@model.encoders.left=lstm +model.encoders.left.unit=3",
+            "no setting 'model.encoders.left.unit'",
         ),
         (
-            "task=similarity +model.readers.left=lstm",
-            "model.readers.left='lstm': choose a reader by name",
+            "task=similarity +model.encoders.left=lstm",
+            "model.encoders.left='lstm': choose an encoder by name",
         ),
-        ("task=similarity model.reader.units=none", "model.reader.units='none'"),
-        ("task=similarity reader@model.reader=gruu", "no reader 'gruu': did you mean 'gru'"),
+        ("task=similarity model.encoder.units=none", "model.encoder.units='none'"),
+        ("task=similarity encoder@model.encoder=gruu", "no encoder 'gruu': did you mean 'gru'"),
         (
             "task=imdb model=lstm",
             "model=lstm needs tokens or a series, but task=imdb gives bag 'review'",
         ),
         ("task=wine model=gru", "model=gru needs tokens or a series"),
-        ("task=tickets model=dense +reader@model.readers.body=lstm", "no setting 'model.readers'"),
+        (
+            "task=tickets model=dense +encoder@model.encoders.body=lstm",
+            "no setting 'model.encoders'",
+        ),
     ],
 )
 def test_wrong_words_get_exit_code_2_and_one_message(words, says, capsys, tmp_path, monkeypatch):

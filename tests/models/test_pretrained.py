@@ -40,7 +40,7 @@ from dlrun.models.pretrained.transfer import ImagePreprocessor
 
 SMALL = "shufflenet_v2_x0_5"
 TARGETS = {"y": Field("category", (), 3)}
-RANDOM = {"weights": None, "preprocess": "normalise", "architecture": SMALL}
+RANDOM = {"weights": None, "preprocess": "normalize", "architecture": SMALL}
 WORDS = [
     "task=digits",
     "model=pretrained",
@@ -49,7 +49,7 @@ WORDS = [
     "engine.epochs=2",
 ]
 WORDS += ["data.test=0.9"]  # few rows to learn from
-WORDS += ["model.preprocess=normalise", "engine.device=cpu", "callback=keep_best"]
+WORDS += ["model.preprocess=normalize", "engine.device=cpu", "callback=keep_best"]
 
 
 def made(channels=3, side=32, **changes):
@@ -449,11 +449,11 @@ def test_preprocessing_is_that_of_torchvision():
     assert ours.shape == (2, 3, 224, 224) and torch.allclose(ours, wants(picture), atol=1e-5)
     seen = {
         how: made(1, 32, preprocess=how).towers["image"].preprocess
-        for how in ("weights", "normalise", "book")
+        for how in ("weights", "normalize", "book")
     }
     grey = torch.rand(2, 1, 32, 32)
     assert torch.equal(seen["book"](grey), grey.expand(-1, 3, -1, -1))
-    assert seen["normalise"](grey).shape == (2, 3, 32, 32) and seen["weights"](grey).shape == (
+    assert seen["normalize"](grey).shape == (2, 3, 32, 32) and seen["weights"](grey).shape == (
         2,
         3,
         224,

@@ -1,4 +1,4 @@
-"""Recurrent readers against torch's own modules, the loop over steps against the kernels, and dropout by sequence."""
+"""Recurrent encoders against torch's own modules, the loop over steps against the kernels, and dropout by sequence."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def answered(model, data):
     }
 
 
-@pytest.mark.parametrize("scale", ["standardise", "none"])
+@pytest.mark.parametrize("scale", ["standardize", "none"])
 def test_the_last_value_is_the_last_that_the_window_holds(prepared, scale):
     _, data = prepared(
         target=["max. wv (m/s)", "T (degC)"], delay=[1 + STEP, DELAY + STEP], scale=scale

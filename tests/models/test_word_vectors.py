@@ -35,7 +35,7 @@ def model(reader="gru", field=FIELD, init="keras", **settings):
     changes |= {"heads": 1} if reader == "transformer" else {}
     changes |= {"vectors": NAME, "freeze": True, **settings}
     return build_part(
-        node("model", reader, reader=node("reader", reader, **changes), init=init), spec
+        node("model", reader, encoder=node("encoder", reader, **changes), init=init), spec
     )
 
 

@@ -109,7 +109,7 @@ def test_the_best_linear_autoencoder_is_the_principal_components(tmp_path):
     assert scores["mse"] == pytest.approx(scores["mse_undamaged"], rel=1e-5)
     assert scores["mse_pca"] < 0.4 and baseline["loss"]["value"] == pytest.approx(
         1, abs=1e-4
-    )  # standardised columns
+    )  # standardized columns
 
 
 @pytest.mark.parametrize("loss", ["auto", "mse", "bce"])
@@ -209,7 +209,7 @@ def test_clusters_are_k_means_of_the_codes_with_their_quality():
     assert usual.names == ("cluster 1", "cluster 2", "cluster 3")
 
 
-def test_codes_are_coloured_by_labels_or_by_thirds_of_a_number():
+def test_codes_are_colored_by_labels_or_by_thirds_of_a_number():
     (points,) = made(objective(breast_cancer(test=0.2)), "codes")
     assert points.names == ("malignant", "benign") and set(points.groups.tolist()) == {0, 1}
     ours = objective(diabetes(test=0.2), rows=(48, 138))

@@ -64,7 +64,7 @@ def painter(objective, folder, ticks, **settings):
     """The engine over a dream."""
     settings = {"epochs": 2, "batch_size": 1, "device": "cpu", **settings}
     engine = build_part(node("engine", "default", **settings))
-    make = lambda pixels: build_part(node("optimizer", "normalised"), pixels)  # noqa: E731
+    make = lambda pixels: build_part(node("optimizer", "normalized"), pixels)  # noqa: E731
     learner = Optimization(objective.groups, make, engine, None, torch.device("cpu"))
     return Trainer(
         objective, PreparedData(Spec({}), EmptyBatches(ticks)), engine, learner, {}, folder
@@ -195,7 +195,7 @@ def test_the_plan_is_a_function_of_what_is_done():
     ]
 
 
-def test_a_normalised_step_has_one_size_but_for_slopes_of_nothing():
+def test_a_normalized_step_has_one_size_but_for_slopes_of_nothing():
     for scale, moved in ((1e6, 0.01), (1e-3, 0.01), (1e-9, 1e-4)):
         pixels = nn.Parameter(torch.zeros(50))
         pixels.grad = scale * torch.linspace(-1, 1, 50) / torch.linspace(-1, 1, 50).abs().mean()

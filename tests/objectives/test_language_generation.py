@@ -46,7 +46,7 @@ def test_entropy_rises_with_temperature():
 
 
 def test_it_is_the_books_sampling():
-    """log p / T, exponentiated and renormalised (book §8.1), without padding and the unknown token."""
+    """log p / T, exponentiated and renormalized (book §8.1), without padding and the unknown token."""
     torch.manual_seed(0)
     logits = torch.randn(20)
     p = logits.softmax(-1)[2:].double().numpy()
@@ -155,8 +155,10 @@ def test_a_model_without_a_state_reads_its_window():
 
 def test_the_books_model_always_reads_a_whole_window():
     """It has learnt nothing of shorter ones: what is missing in front is of the training text, and that is told."""
-    reader = node("reader", "embedding", units=4, ends="flatten")  # which cannot read a shorter one
-    write, objective, _ = written_by("combined", "next", reader=reader)
+    reader = node(
+        "encoder", "embedding", units=4, ends="flatten"
+    )  # which cannot read a shorter one
+    write, objective, _ = written_by("combined", "next", encoder=reader)
     seen = []
     objective.model.register_forward_pre_hook(
         lambda module, given: seen.append(given[0][INPUT].shape)

@@ -96,10 +96,10 @@ def test_no_window_reaches_across_a_split(predict, step):
         assert lost <= raw.dev[INPUT].first[1]  # no more is left out than it takes
 
 
-def test_neighbouring_windows_are_not_dealt_out_at_random():
+def test_neighboring_windows_are_not_dealt_out_at_random():
     raw = raw_of()
     for plan in (holdout(validation=0.2, by="random"), kfold(folds=3, by="auto", shuffle=True)):
-        with pytest.raises(UserError, match="neighbouring windows of a text share their values"):
+        with pytest.raises(UserError, match="neighboring windows of a text share their values"):
             plan.split_rows(raw, FitJob(folds=3), 0)
 
 

@@ -55,10 +55,10 @@ class Linear(nn.Module):
         return {"action": batch["observation"].double() @ self.matrix.T}
 
 
-def player(discount=1.0, normalise=False, greedy=True, starts=None):
+def player(discount=1.0, normalize=False, greedy=True, starts=None):
     starts = torch.tensor([[0.5, 1.0], [2.0, 1.0], [-1.0, 1.0]]) if starts is None else starts
     return PolicyGradient(
-        Linear(), Line(), ReturnEstimator(discount, normalise), SPEC, starts, greedy
+        Linear(), Line(), ReturnEstimator(discount, normalize), SPEC, starts, greedy
     )
 
 
@@ -116,7 +116,7 @@ def test_its_mean_over_everything_that_may_happen_is_the_gradient_of_the_mean_re
     assert float(estimated.abs().max()) > 0.1
 
 
-def test_normalised_credit_has_mean_zero_and_counts_no_moment_after_the_end():
+def test_normalized_credit_has_mean_zero_and_counts_no_moment_after_the_end():
     rewards = torch.tensor([[1.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
     there = torch.tensor([[True, True], [True, False], [True, False]])
     played = Episodes(torch.zeros(3, 2, 1), torch.zeros(3, 2, dtype=torch.long), rewards, there)

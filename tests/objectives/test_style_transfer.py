@@ -30,7 +30,7 @@ ROLES = {"content": {"3": 1.0}, "style": {"1": 1.0, "3": 2.0}}
 
 
 def noise(seed, height=20, width=24):
-    """Something with colours and with structure."""
+    """Something with colors and with structure."""
     random = torch.rand(
         1, 3, height // 4, width // 4, generator=torch.Generator().manual_seed(seed)
     )
@@ -127,8 +127,8 @@ def test_slopes_are_those_of_the_formulas():
     )  # no nan where nothing varies
 
 
-def test_with_kept_colours_only_luminance_changes(tmp_path):
-    made = objective(keep_colours=True)
+def test_with_kept_colors_only_luminance_changes(tmp_path):
+    made = objective(keep_colors=True)
     fitted(made, tmp_path)
     between = lambda picture: torch.stack(  # noqa: E731
         [picture[:, 0] - picture[:, 1], picture[:, 1] - picture[:, 2]]

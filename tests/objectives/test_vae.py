@@ -353,7 +353,7 @@ def test_wrong_pairs_are_told_at_once(capsys):
     assert "it makes pictures, and the data give number 'features'" in capsys.readouterr().err
 
 
-def test_colours_and_a_run_without_held_out_rows(tmp_path):
+def test_colors_and_a_run_without_held_out_rows(tmp_path):
     from PIL import Image
 
     random = np.random.RandomState(0)

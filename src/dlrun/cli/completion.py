@@ -22,7 +22,7 @@ RUN_COMMANDS = (
     "visualize",
     "predict",
     "generate",
-    "neighbours",
+    "neighbors",
 )
 FLAGS = ("--help", "--version", "-m", "--cfg")
 # Strongest first; each may override the option of another group.
@@ -104,7 +104,7 @@ def complete_command_line(words: list[str], last: str, folders: Sequence[Path] =
     command = words[0] if words and words[0] in COMMANDS else ""
     if command == "visualize" and len(words) > 1:
         offers = complete_visualize(last)
-    elif command == "neighbours" and len(words) > 1:
+    elif command == "neighbors" and len(words) > 1:
         offers = ["count=", "input="]
     elif command in RUN_COMMANDS:
         offers = complete_run_folders(last)

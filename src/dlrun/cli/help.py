@@ -21,7 +21,7 @@ ARGUMENTS = {
     "evaluate": "RUN",
     "predict": "RUN FILE… [to=…]",
     "generate": "RUN [kind=…]",
-    "neighbours": "RUN WORD…",
+    "neighbors": "RUN WORD…",
     "compare": "RUN…",
     "report": "RUN…",
     "visualize": "RUN [kind=…]",

@@ -16,6 +16,7 @@ from dlrun.config.groups import (
 )
 from dlrun.core.errors import UserError
 from dlrun.core.formatting import wrap_text
+from dlrun.core.renamed_parts import CURRENT_GROUPS
 
 
 def format_listing(words: Sequence[str], folders: Sequence[Path] = ()) -> str:
@@ -52,8 +53,8 @@ def find_group(word: str, groups: dict[str, list[str]]) -> str:
     Raises:
         UserError: For an unknown group.
     """
-    for group in groups:
-        if word.lower() in (group, f"{group}s", f"{group}es"):
+    for name, group in [*zip(groups, groups, strict=True), *CURRENT_GROUPS.items()]:
+        if word.lower() in (name, f"{name}s", f"{name}es"):
             return group
     # Only a typing error pays for this import.
     import difflib

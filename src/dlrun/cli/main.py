@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dlrun.core.errors import FileWriteError, UserError, describe_system_error, truncate_text
+from dlrun.core.renamed_parts import CURRENT_COMMANDS
 
 
 def entry() -> None:
@@ -76,6 +77,8 @@ def _run_distributed(words: list[str]) -> int:
 
 def run_command(words: list[str]) -> int:
     """Run the command that these words name; without one, training."""
+    if words and words[0] in CURRENT_COMMANDS:
+        words = _with_current_command(words)
     # Wherever the flag stands: dlrun task=imdb --help.
     if words[:1] == ["help"] or {"-h", "--help"} & set(words):
         return _help([word for word in words if word not in ("help", "-h", "--help")])
@@ -87,6 +90,15 @@ def run_command(words: list[str]) -> int:
     if words and words[0] in COMMANDS:
         return COMMANDS[words[0]](words[1:])
     return _train(words)
+
+
+def _with_current_command(words: list[str]) -> list[str]:
+    """The words, with what the command is called now, and a line on stderr that says so."""
+    from dlrun.config.old_words import give_advice
+
+    command = CURRENT_COMMANDS[words[0]]
+    give_advice(f"dlrun {words[0]}", f"dlrun {command}")
+    return [command, *words[1:]]
 
 
 def _help(words: list[str]) -> int:
@@ -126,7 +138,7 @@ def _complete(words: list[str]) -> int:
     from dlrun.cli.completion import complete_command_line
     from dlrun.config.overrides import split_config_folders
 
-    folders, overrides = split_config_folders(words[:-1])
+    folders, overrides = split_config_folders(words[:-1], quiet=True)
     print("\n".join(complete_command_line(overrides, words[-1] if words else "", folders)))
     return 0
 
@@ -161,10 +173,10 @@ def _generate(words: list[str]) -> int:
     return generate_command(words)
 
 
-def _neighbours(words: list[str]) -> int:
-    from dlrun.cli.neighbours import neighbours_command
+def _neighbors(words: list[str]) -> int:
+    from dlrun.cli.neighbors import neighbors_command
 
-    return neighbours_command(words)
+    return neighbors_command(words)
 
 
 def _train(words: list[str]) -> int:
@@ -241,5 +253,5 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "evaluate": _evaluate,
     "predict": _predict,
     "generate": _generate,
-    "neighbours": _neighbours,
+    "neighbors": _neighbors,
 }

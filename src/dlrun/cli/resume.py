@@ -14,6 +14,7 @@ from dlrun.config.overrides import split_config_folders
 from dlrun.config.validation import validate_config
 from dlrun.core.errors import UserError
 from dlrun.core.folder_lock import lock_folder
+from dlrun.core.renamed_parts import has_old_names
 from dlrun.launch.run_config import execute_run, load_plugin_packages, make_run_folder, start_run
 from dlrun.launch.run_log import log_to_folder
 
@@ -256,7 +257,13 @@ def read_run_overrides(folder: Path) -> list[str]:
     """
     from dlrun.core.run_folder import RunFolder
 
-    return remove_plugin_overrides(RunFolder(folder).read_command_words(), folder)
+    words = RunFolder(folder).read_command_words()
+    if has_old_names(" ".join(words)):
+        from dlrun.config.old_words import to_current_overrides
+
+        # Compared with those that are typed, which are in today's words.
+        words = to_current_overrides(words, split_config_folders([])[0], quiet=True)
+    return remove_plugin_overrides(words, folder)
 
 
 def remove_plugin_overrides(words: list[str], folder: Path) -> list[str]:

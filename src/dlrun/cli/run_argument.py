@@ -12,8 +12,11 @@ from dlrun.config.parts import find_part_errors
 from dlrun.config.settings import DEFAULTS_OF_OLD_RUNS
 from dlrun.core.errors import UserError
 from dlrun.core.files import check_links_inside
+from dlrun.core.renamed_parts import has_old_names
 from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.launch.run_config import load_plugin_packages
+
+OVERRIDE_COMMANDS = ("resume", "rerun", "evaluate", "final")  # KEY=VALUE is a setting of the run
 
 
 def parse_run_argument(words: list[str], command: str) -> tuple[Path, dict[str, Any], list[str]]:
@@ -47,6 +50,11 @@ def parse_run_argument(words: list[str], command: str) -> tuple[Path, dict[str, 
         raise UserError("\n".join(errors))
     # Runs of earlier versions lack settings that have been added since.
     config["engine"] = {**DEFAULTS_OF_OLD_RUNS, **config["engine"]}
+    # Of other commands they name columns, layers and words, which are the user's own.
+    if command in OVERRIDE_COMMANDS and has_old_names(" ".join(words)):
+        from dlrun.config.old_words import to_current_overrides
+
+        return folder, config, to_current_overrides(words[1:], [])
     return folder, config, words[1:]
 
 

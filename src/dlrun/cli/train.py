@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from dlrun.config.compose import configure
-from dlrun.config.overrides import split_config_folders
+from dlrun.config.overrides import list_folder_flags, split_config_folders
 from dlrun.core.errors import UserError
 from dlrun.launch.run_config import load_plugin_packages, make_run_folder, start_run
 
@@ -32,9 +32,10 @@ def train_command(words: list[str]) -> int:
             raise UserError(
                 "a sweep starts its processes itself: say dlrun -m … engine.devices=2, not torchrun"
             )
-        flags = [word for word in words if word not in overrides]  # --config-dir
         return sweep_command(
-            [word for word in overrides if word not in ("-m", "--multirun")], folders, flags
+            [word for word in overrides if word not in ("-m", "--multirun")],
+            folders,
+            list_folder_flags(words),
         )
     # Before the config is composed: a part of a plugin must be importable to be checked.
     plugins = load_plugin_packages(overrides)

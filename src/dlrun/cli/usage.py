@@ -57,7 +57,7 @@ kind=NAME            what is made; a wrong name lists what there is
 KEY=VALUE            a setting of that kind; a wrong name lists them
 to=FOLDER            where it is written; RUN/generated without it
 seed=N               of what is drawn{FIT_HELP}{PLUGINS_HELP}""",
-    "neighbours": f"""{RUN_HELP}
+    "neighbors": f"""{RUN_HELP}
 WORD…                words that the run knows
 count=10             neighbors of each
 input=NAME           which input, where there are several{FIT_HELP}{PLUGINS_HELP}""",
@@ -105,7 +105,7 @@ EXAMPLES = {
         "dlrun predict RUN rows.csv",
     ),
     "generate": ("dlrun generate RUN", 'dlrun generate RUN prompt="once" temperature=0.5,1.0'),
-    "neighbours": ("dlrun neighbours RUN good", "dlrun neighbours RUN good bad count=5"),
+    "neighbors": ("dlrun neighbors RUN good", "dlrun neighbors RUN good bad count=5"),
     "compare": ("dlrun compare RUN RUN", "dlrun compare outputs/*/*/*"),
     "report": ("dlrun report RUN --open", "dlrun report RUN RUN"),
     "visualize": ("dlrun visualize RUN", "dlrun visualize RUN kind=heatmap image=cat.jpg"),

@@ -13,7 +13,7 @@ COMMANDS = {
     "evaluate": "measure a finished run",
     "predict": "answers for your own pictures, texts, rows",
     "generate": "texts or pictures that a run makes",
-    "neighbours": "words whose vectors are like a word's",
+    "neighbors": "words whose vectors are like a word's",
     "compare": "runs side by side, and whether they differ",
     "report": "one page of a run, or of several",
     "visualize": "a look inside an image model",

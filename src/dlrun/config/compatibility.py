@@ -17,7 +17,7 @@ SEQUENCE_KINDS = ("tokens", "series")
 # Targets with one prediction a row.
 SINGLE_OUTPUT_KINDS = ("number", "fraction", "binary", "category", "multilabel")
 # Encoder → kinds of input; any other encoder takes sequences.
-READERS: dict[str, tuple[str, ...]] = {"embedding": ("tokens",), "convnet": ("image",)}
+ENCODERS: dict[str, tuple[str, ...]] = {"embedding": ("tokens",), "convnet": ("image",)}
 
 # Model, by its name in conf/model → kinds of input that it can take at all.
 ACCEPTS: dict[str, tuple[str, ...]] = {
@@ -68,8 +68,8 @@ def get_model_part_name(node: dict[str, Any]) -> str:
             a recurrent encoder after its cell.
     """
     name = str(node.get("cell") or str(node.get("_target_", "")).rpartition(".")[2])
-    encoder = node.get("reader")
-    if name != "combined" or not isinstance(encoder, dict) or node.get("readers"):
+    encoder = node.get("encoder")
+    if name != "combined" or not isinstance(encoder, dict) or node.get("encoders"):
         return name
     return get_encoder_name(encoder)
 
@@ -95,7 +95,7 @@ def get_input_error(
     # Nothing is known of the user's own models.
     if not str(node.get("_target_", "")).startswith("dlrun."):
         return None
-    encoders, shared = node.get("readers") or {}, node.get("share") or []
+    encoders, shared = node.get("encoders") or {}, node.get("share") or []
     if (
         not isinstance(encoders, dict)
         or not isinstance(shared, list)
@@ -105,8 +105,8 @@ def get_input_error(
     for name, encoder in encoders.items():
         if not isinstance(encoder, dict):
             return (
-                f"model.readers.{name}={encoder!r}: "
-                f"choose a reader by name: +reader@model.readers.{name}=NAME"
+                f"model.encoders.{name}={encoder!r}: "
+                f"choose an encoder by name: +encoder@model.encoders.{name}=NAME"
             )
     encoder_error = next(
         find_encoder_errors(
@@ -142,15 +142,15 @@ def find_encoder_errors(
             for name in group
             if inputs[name] not in SEQUENCE_KINDS and not set(group) & set(encoders)
         ]:
-            yield f"model.share names {', '.join(not_encoded)}, which no reader reads; {available}"
+            yield f"model.share names {', '.join(not_encoded)}, which no encoder reads; {available}"
     for name, encoder in encoders.items():
         if name not in inputs:
-            yield f"model.readers names {name}; {available}"
+            yield f"model.encoders names {name}; {available}"
             continue
-        kinds = READERS.get(encoder, SEQUENCE_KINDS) if encoder else (*SEQUENCE_KINDS, "image")
+        kinds = ENCODERS.get(encoder, SEQUENCE_KINDS) if encoder else (*SEQUENCE_KINDS, "image")
         if inputs[name] not in kinds:
             accepted = " or ".join(kinds)
-            yield f"model.readers.{name}: {encoder or 'a reader'} reads {accepted}; {available}"
+            yield f"model.encoders.{name}: {encoder or 'an encoder'} reads {accepted}; {available}"
 
 
 def can_read_inputs(model: str, kinds: Iterable[str]) -> bool:

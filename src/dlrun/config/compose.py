@@ -331,18 +331,23 @@ def read_option_file(file: Path) -> dict[str, Any]:
 
 def _register_folders(folders: list[Path]) -> None:
     """Have Hydra search the user's folders before ours."""
+    current[:] = folders
+    if registered or not folders:
+        return
     from hydra.core.plugins import Plugins
     from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+    from dlrun.config.old_words import make_user_source
 
     class UserFolders(SearchPathPlugin):
         def manipulate_search_path(self, search_path: Any) -> None:
             for folder in reversed(current):
-                search_path.prepend("dlrun-user", f"file://{folder}", "main")
+                search_path.prepend("dlrun-user", f"{source.scheme()}://{folder}", "main")
 
-    current[:] = folders
-    if not registered:
-        Plugins.instance().register(UserFolders)
-        registered.append(UserFolders)
+    source = make_user_source(current)
+    Plugins.instance().register(source)
+    Plugins.instance().register(UserFolders)
+    registered.append(UserFolders)
 
 
 # Read by the plugin above: Hydra makes a new instance of it for each composition.

@@ -68,15 +68,15 @@ RANGES = {
 }
 
 TextPart = Annotated[Any, "how texts become numbers"]
-ReaderPart = Annotated[Any, "what reads a text, a series or a picture"]
+EncoderPart = Annotated[Any, "what reads a text, a series or an image"]
 DataPart = Annotated[Any, "other data"]
-JudgePart = Annotated[Any, "what judges pictures"]
+JudgePart = Annotated[Any, "what judges images"]
 WorldPart = Annotated[Any, "what is acted in"]
 
 # Annotation → the kind of part that belongs there, see parts.py.
 PARTS = {
     "TextPart": "text",
-    "ReaderPart": "reader",
+    "EncoderPart": "encoder",
     "DataPart": "data",
     "JudgePart": "objective.judge",
     "WorldPart": "objective.world",

@@ -11,6 +11,7 @@ from typing import Any
 
 from dlrun.core.errors import UserError, format_names
 from dlrun.core.paths import PACKAGE
+from dlrun.core.renamed_parts import CURRENT_GROUPS
 
 HIDDEN_GROUPS = ("hydra",)
 
@@ -64,13 +65,20 @@ def list_all_groups(folders: Iterable[Path]) -> dict[str, list[str]]:
     merged: dict[str, set[str]] = {}
     for folder in folders:
         for group, choices in list_groups(folder).items() if folder.is_dir() else ():
-            merged.setdefault(group, set()).update(choices)
+            # The user's own folder may be called as the group was in earlier versions.
+            merged.setdefault(CURRENT_GROUPS.get(group, group), set()).update(choices)
     return {group: sorted(merged[group]) for group in sorted(merged)}
+
+
+def list_group_names(group: str) -> list[str]:
+    """The folders of a group: today's name, then those of earlier versions."""
+    return [group, *(old for old, name in CURRENT_GROUPS.items() if name == group)]
 
 
 def find_option_file(folders: Iterable[Path], group: str, option: str) -> Path | None:
     """The file of an option: the first folder that has it wins."""
-    files = (folder / group / f"{option}.yaml" for folder in folders)
+    names = list_group_names(group)
+    files = (folder / name / f"{option}.yaml" for folder in folders for name in names)
     return next((file for file in files if file.is_file()), None)
 
 

@@ -12,6 +12,7 @@ from dlrun.config.command_names import COMMANDS
 from dlrun.config.groups import get_conf_folders, list_all_groups
 from dlrun.config.literal_overrides import describe_quoting, quote_override
 from dlrun.core.errors import UserError, format_names
+from dlrun.core.renamed_parts import has_old_names
 
 
 def parse_overrides(words: Sequence[str]) -> list[Any]:
@@ -47,11 +48,15 @@ FOREIGN_COMMANDS = {  # what commands are called in other programs
 }
 
 
-def split_config_folders(words: list[str]) -> tuple[list[Path], list[str]]:
-    """Split the user's conf folders from the other words.
+def split_config_folders(words: list[str], quiet: bool = False) -> tuple[list[Path], list[str]]:
+    """Split the user's conf folders from the other words, which are put into today's words.
 
     They are those of --config-dir (any number), then of DLRUN_CONFIG_PATH, then ./conf unless that
     is the whole config tree of another project.
+
+    Args:
+        words: As typed.
+        quiet: Give no advice about words of earlier versions.
 
     Returns:
         Absolute folders, strongest first, and the words without `--config-dir`.
@@ -80,7 +85,21 @@ def split_config_folders(words: list[str]) -> tuple[list[Path], list[str]]:
     # A config.yaml is the root of a Hydra program of the user's own.
     if local.is_dir() and not (local / "config.yaml").exists():
         folders.append(local)
-    return [folder.absolute() for folder in folders], remaining_words
+    folders = [folder.absolute() for folder in folders]
+    if has_old_names(" ".join(remaining_words)):
+        from dlrun.config.old_words import to_current_overrides
+
+        remaining_words = to_current_overrides(remaining_words, folders, quiet)
+    return folders, remaining_words
+
+
+def list_folder_flags(words: Sequence[str]) -> list[str]:
+    """The words that name the user's conf folders: --config-dir, and what belongs to it."""
+    return [
+        word
+        for word, before in zip(words, ["", *words], strict=False)
+        if word.startswith("--config-dir") or before == "--config-dir"
+    ]
 
 
 def find_override_errors(words: list[str], folders: list[Path]) -> dict[str, str]:
@@ -134,13 +153,16 @@ def _get_override_error(word: str, options: dict[str, list[str]]) -> str | None:
 def _get_choice_error(word: str, options: dict[str, list[str]]) -> str | None:
     """What is wrong with an override that chooses options of a group; None for any other."""
     key, _, value = word.partition("=")
-    group = key.lstrip("+").partition("@")[0]  # reader@model.readers.text=lstm
+    group = key.lstrip("+").partition("@")[0]  # encoder@model.encoders.text=lstm
     if group not in options or (value == "null" and group in ("experiment", "preset")):
         return None
     names = value.strip("[] ").split(",")
     # A group is chosen by name alone; {…} would be a part written on the command line.
     if value in ("null", "") or "{" in value:
-        return f"{word}: choose a {group} by name. There are: {format_names(options[group])}"
+        article = "an" if group[0] in "aeio" else "a"
+        return (
+            f"{word}: choose {article} {group} by name. There are: {format_names(options[group])}"
+        )
     if len(names) > 1 and "[" not in value:
         return f"{word}: several values make a sweep: add -m"
     unknown = [

@@ -27,7 +27,7 @@ SINGLE_PART_GROUPS = (
     "data",
     "text",
     "model",
-    "reader",
+    "encoder",
     "objective",
     "loss",
     "optimizer",

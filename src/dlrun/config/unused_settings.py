@@ -149,9 +149,9 @@ UNUSED_RULES = (
         "the base is frozen (model.unfreeze)",
     ),
     UnusedRule(
-        ("model.reader.embedding",),
-        lambda c: (c["model"].get("reader") or {}).get("vectors") is not None,
-        "model.reader.vectors brings its own width",
+        ("model.encoder.embedding",),
+        lambda c: (c["model"].get("encoder") or {}).get("vectors") is not None,
+        "model.encoder.vectors brings its own width",
     ),
     UnusedRule(
         ("data.test", "data.seed"),
@@ -201,7 +201,7 @@ INPUT_KIND_RULES = (
     (("model.category", "model.embedding"), ("category",), "no input is a category"),
     (("data.scale", "data.impute", "data.indicator"), ("number", "series"), "no input is a number"),
     (
-        ("model.reader.vectors", "model.reader.freeze", "model.reader.mask"),
+        ("model.encoder.vectors", "model.encoder.freeze", "model.encoder.mask"),
         ("tokens",),
         "no input is a text; only its words have vectors and padding",
     ),

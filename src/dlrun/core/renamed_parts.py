@@ -1,15 +1,38 @@
-"""Full names of parts in earlier versions → today's, so that old run folders keep working.
+"""Names of earlier versions → today's: of parts, settings, groups, choices and commands.
 
+The one table by which old run folders, old command lines and the user's own YAML keep working.
 Needs nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
+# Setting → today's, both with the key around them: a key called `reader` elsewhere is another one.
+CURRENT_KEYS: dict[str, str] = {
+    "augment.colour": "augment.color",
+    "model.reader": "model.encoder",
+    "model.readers": "model.encoders",
+    "objective.keep_colours": "objective.keep_colors",
+    "text.normalise": "text.normalize",
+}
+# Choice of a setting, or option of a group → today's.
+CURRENT_CHOICES: dict[str, str] = {
+    "augment=colour": "augment=color",
+    "data.scale=standardise": "data.scale=standardize",
+    "model.preprocess=normalise": "model.preprocess=normalize",
+    "objective.baseline=normalise": "objective.baseline=normalize",
+    "optimizer=normalised": "optimizer=normalized",
+}
+CURRENT_GROUPS: dict[str, str] = {"reader": "encoder"}
+CURRENT_COMMANDS: dict[str, str] = {"neighbours": "neighbors"}
+
 CURRENT_NAMES: dict[str, str] = {
-    "dlrun.augment.colour": "dlrun.data.augmentation.pipeline.colour",
+    "dlrun.augment.colour": "dlrun.data.augmentation.pipeline.color",
     "dlrun.augment.crop": "dlrun.data.augmentation.pipeline.crop",
     "dlrun.augment.cutmix": "dlrun.data.augmentation.pipeline.cutmix",
     "dlrun.augment.flip": "dlrun.data.augmentation.pipeline.flip",
@@ -25,6 +48,7 @@ CURRENT_NAMES: dict[str, str] = {
     "dlrun.callbacks.limit": "dlrun.training.callbacks.limit",
     "dlrun.callbacks.samples": "dlrun.training.callbacks.samples",
     "dlrun.callbacks.tensorboard": "dlrun.training.callbacks.tensorboard",
+    "dlrun.data.augmentation.pipeline.colour": "dlrun.data.augmentation.pipeline.color",
     "dlrun.data.cartpole.cartpole": "dlrun.data.datasets.cartpole.cartpole",
     "dlrun.data.cats_dogs.cats_dogs": "dlrun.data.datasets.cats_dogs.cats_dogs",
     "dlrun.data.control.cart_pole": "dlrun.data.environments.make_cartpole",
@@ -138,30 +162,166 @@ CURRENT_NAMES: dict[str, str] = {
 }
 
 
+# SIGN KEY @PACKAGE =VALUE; without a value it must be removed (~) to be an override.
+OVERRIDE_PATTERN = re.compile(
+    r"(?P<sign>\+{0,2}|~)(?P<key>[A-Za-z_][\w./-]*)(?P<at>@[^=]*)?(?P<value>=.*)?", re.DOTALL
+)
+# A word that may be the name of a choice: no part of a path or of a dotted name.
+CHOICE_PATTERN = re.compile(r"(?<![\w./-])[A-Za-z_]\w*(?![\w./-])")
+
+
+@dataclass
+class Renamer:
+    """Replaces names, and records which it met.
+
+    Attributes:
+        targets: Full name of a part → its replacement.
+        keys: Setting, with the key around it → its replacement.
+        choices: SETTING=VALUE or GROUP=OPTION → its replacement.
+        groups: Group → its replacement.
+        own: What stays as it is: GROUP=OPTION of the user's own, and settings of their parts.
+        replaced: Name → replacement, of those that were met.
+    """
+
+    targets: Mapping[str, str]
+    keys: Mapping[str, str]
+    choices: Mapping[str, str]
+    groups: Mapping[str, str]
+    own: Container[str] = ()
+    replaced: dict[str, str] = field(default_factory=dict)
+
+    def rename_path(self, path: str) -> str:
+        """A dotted key, or a text with such keys in it, as interpolations have them."""
+        return _compile_keys(tuple(self.keys)).sub(
+            lambda key: self._replace(key[0], self.keys), path
+        )
+
+    def rename_choices(self, key: str, text: str) -> str:
+        """The value of a setting or group: one choice, or several as an override has them."""
+        # Most values cannot be meant: they are not searched.
+        if not any(choice.startswith(f"{key}=") for choice in self.choices):
+            return text
+        return CHOICE_PATTERN.sub(
+            lambda word: self._replace(f"{key}={word[0]}", self.choices).partition("=")[2], text
+        )
+
+    def rename_group(self, group: str) -> str:
+        """A group of the config."""
+        return self._replace(group, self.groups)
+
+    def rename_tree(self, value: Any, around: str = "") -> Any:
+        """A config, or any part of one.
+
+        Args:
+            value: Mappings, lists and plain values.
+            around: The dotted key that it stands under; its last two names suffice.
+        """
+        if isinstance(value, list):
+            return [self.rename_tree(item, around) for item in value]
+        if isinstance(value, str):
+            text = self.rename_choices(around, value)
+            return self.rename_path(text) if "${" in text else text
+        if not isinstance(value, Mapping):
+            return value
+        target = value.get("_target_")
+        # Settings of the user's own parts are called what the user calls them.
+        if isinstance(target, str) and not target.startswith("dlrun."):
+            around = ""
+        return dict(self._rename_item(key, item, around) for key, item in value.items())
+
+    def _rename_item(self, key: Any, item: Any, around: str) -> tuple[Any, Any]:
+        if key == "_target_" and isinstance(item, str):
+            return key, self.targets.get(item, item)
+        prefix = f"{around}." if around else ""
+        # A flat key may hold the one around it, too: model.reader.units.
+        path = self.rename_path(f"{prefix}{key}")
+        new_key = path[len(prefix) :] if isinstance(key, str) else key
+        return new_key, self.rename_tree(item, ".".join(path.split(".")[-2:]))
+
+    def _replace(self, name: str, table: Mapping[str, str]) -> str:
+        if name not in table or name in self.own:
+            return name
+        self.replaced[name] = table[name]
+        return table[name]
+
+
+@cache
+def _compile_keys(keys: tuple[str, ...]) -> re.Pattern[str]:
+    # Other keys may stand around it: patch.model.reader; and ${ or : before it.
+    return re.compile(rf"(?<![\w/-])({'|'.join(map(re.escape, keys))})(?![\w-])")
+
+
+_OLD_WORDS = re.compile(
+    "|".join(
+        sorted({re.split("[.=]", name)[-1] for name in (*CURRENT_KEYS, *CURRENT_CHOICES)})
+        + sorted(CURRENT_GROUPS)
+    )
+)
+
+
+def has_old_names(text: str) -> bool:
+    """Whether a setting, choice or group of earlier versions may be named in a text."""
+    return _OLD_WORDS.search(text) is not None
+
+
+def make_renamer(own: Container[str] = ()) -> Renamer:
+    """What replaces names of earlier versions by today's, besides those of the user's own."""
+    return Renamer(CURRENT_NAMES, CURRENT_KEYS, CURRENT_CHOICES, CURRENT_GROUPS, own)
+
+
 def to_current_names(value: Any) -> Any:
-    """A saved value with today's name for every `_target_` in it.
+    """A saved value with today's names for all parts, settings and choices in it.
 
     Whether a part of that name is allowed is decided in config/parts.py.
     """
-    return _replace_names(value, CURRENT_NAMES)
+    return make_renamer().rename_tree(value)
 
 
 def to_original_names(value: Any) -> Any:
-    """A value with the first name that each part had.
+    """A value with the first name that each part, setting and choice had.
 
     A hash of it stays what earlier versions wrote down.
     """
-    return _replace_names(value, {name: first for first, name in reversed(CURRENT_NAMES.items())})
+    return _make_reverse_renamer().rename_tree(value)
 
 
-def _replace_names(value: Any, names: Mapping[str, str]) -> Any:
-    if isinstance(value, list):
-        return [_replace_names(item, names) for item in value]
-    if not isinstance(value, Mapping):
-        return value
-    return {
-        key: names.get(item, item)
-        if key == "_target_" and isinstance(item, str)
-        else _replace_names(item, names)
-        for key, item in value.items()
-    }
+def _make_reverse_renamer() -> Renamer:
+    tables = (CURRENT_NAMES, CURRENT_KEYS, CURRENT_CHOICES, CURRENT_GROUPS)
+    # Reversed, so that of several old names the first one stays.
+    return Renamer(*({name: first for first, name in reversed(table.items())} for table in tables))
+
+
+def to_current_override(word: str, renamer: Renamer | None = None) -> str:
+    """A word of a command line, or of the stored one of an earlier version, in today's names.
+
+    Args:
+        word: KEY=VALUE, GROUP=OPTION or GROUP@KEY=OPTION, with + or ~ before it or not.
+        renamer: Records what it replaced.
+    """
+    renamer = renamer or make_renamer()
+    return _rename_override(word, renamer)
+
+
+def to_original_override(word: str) -> str:
+    """A word with the first names of all that is in it: a hash of it stays what it was."""
+    return _rename_override(word, _make_reverse_renamer())
+
+
+def to_original_key(key: str) -> str:
+    """A dotted key by its first name."""
+    return _make_reverse_renamer().rename_path(key)
+
+
+def _rename_override(word: str, renamer: Renamer) -> str:
+    match = OVERRIDE_PATTERN.fullmatch(word)
+    # A word without a value is a file or a command, if it does not remove anything.
+    if match is None or (match["value"] is None and match["sign"] != "~"):
+        return word
+    sign, group, at, value = match["sign"], match["key"], match["at"] or "", match["value"] or ""
+    # A choice is of a setting, with the key around it, or of a group.
+    choice_of = ".".join(group.split(".")[-2:])
+    key = renamer.rename_path(group) if "." in group else renamer.rename_group(group)
+    value = renamer.rename_choices(choice_of, value)
+    # Interpolations, mappings whose keys are settings, and a list of settings.
+    value = renamer.rename_path(value) if "{" in value or group == "sweep.zip" else value
+    return f"{sign}{key}{renamer.rename_path(at)}{value}"

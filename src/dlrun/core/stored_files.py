@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlrun.core.errors import CorruptedFileError, UserError
-from dlrun.core.renamed_parts import to_current_names
+from dlrun.core.renamed_parts import has_old_names, to_current_names, to_current_override
 from dlrun.core.schemas import APPENDED_FILES, SCHEMAS, Schema, check_schema
 from dlrun.core.schemas import FIELDS as FIELDS  # `load_json(path, FIELDS)`, elsewhere
 
@@ -126,7 +126,8 @@ def load_json_lines(path: Path) -> list[dict[str, Any]]:
             continue
         try:
             row = check_schema(path, json.loads(line), schema, f"line {number}: ")
-            rows.append(to_current_names(row) if "_target_" in line else row)
+            is_old = "_target_" in line or has_old_names(line)
+            rows.append(_with_current_words(to_current_names(row)) if is_old else row)
         except (ValueError, RecursionError):
             # A kill can cut only the last line of a file that is appended to; any other is damage.
             if number == len(lines) and path.name in APPENDED_FILES:
@@ -138,6 +139,12 @@ def load_json_lines(path: Path) -> list[dict[str, Any]]:
     if not rows and path.name not in APPENDED_FILES:
         raise CorruptedFileError(f"{path} is damaged: it is empty")
     return rows
+
+
+def _with_current_words(row: dict[str, Any]) -> dict[str, Any]:
+    """A line of sweep.jsonl with the overrides of the job in today's words; any other as it is."""
+    overrides = {key: row[key] for key in ("words", "own") if isinstance(row.get(key), list)}
+    return row | {key: list(map(to_current_override, words)) for key, words in overrides.items()}
 
 
 def _warn_truncated(path: Path) -> None:

@@ -140,7 +140,7 @@ def running_median(values: list[float]) -> list[float]:
 
 
 def running_mean(values: list[float], width: int) -> list[float]:
-    """Means of `width` neighbours, of fewer at the ends."""
+    """Means of `width` neighbors, of fewer at the ends."""
     reach = width // 2
     windows = (values[max(0, i - reach) : i + reach + 1] for i in range(len(values)))
     return [sum(window) / len(window) for window in windows]

@@ -17,7 +17,7 @@ from dlrun.training.schedules import is_better
 from dlrun.training.trainer import Trainer
 
 INTERVAL_WARNING = (
-    "neighbouring windows are alike, so the 95 % intervals are narrower than they should be"
+    "neighboring windows are alike, so the 95 % intervals are narrower than they should be"
 )
 
 

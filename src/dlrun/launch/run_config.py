@@ -222,7 +222,7 @@ def report_unused_overrides(experiment: Any, config: dict[str, Any], folder: Pat
     run = RunFolder(folder)
     if "workflow" in config or not run.exists(RunFile.COMMAND):
         return
-    folders, words = split_config_folders(run.read_command_words())
+    folders, words = split_config_folders(run.read_command_words(), quiet=True)
     logged = run.read_text(RunFile.LOG)
     inputs = dict(experiment.builder.dataset.inputs)
     for text in find_unused_settings(config, words, folders, inputs):

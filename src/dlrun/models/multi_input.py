@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dlrun.config.compatibility import SEQUENCE_KINDS, find_encoder_errors
-from dlrun.config.constraints import Count, NonNegative, Probability, ReaderPart
+from dlrun.config.constraints import Count, EncoderPart, NonNegative, Probability
 from dlrun.core.errors import UserError
 from dlrun.core.types import Batch, Field, Spec
 from dlrun.models.dense import DenseModel, build_dense
@@ -85,14 +85,15 @@ class MultiInputModel(Model):
         tail: DenseModel,
     ) -> None:
         super().__init__()
+        # Called so in the weights of earlier versions.
         self.readers, self.read_by = readers, read_by
         self.dropout, self.combiner, self.tail = dropout, combiner, tail
         self.note = ""  # what the encoders found in files of word vectors
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         encoded = {
-            name: self.dropout(self.readers[reader](batch[name]))
-            for name, reader in self.read_by.items()
+            name: self.dropout(self.readers[encoder](batch[name]))
+            for name, encoder in self.read_by.items()
         }
         # a vector takes the place of the column that it was made of
         columns = {**batch, **encoded}
@@ -107,8 +108,8 @@ class MultiInputModel(Model):
 def combined(
     spec: Spec,
     *,
-    reader: ReaderPart,
-    readers: dict[str, ReaderPart],
+    encoder: EncoderPart,
+    encoders: dict[str, EncoderPart],
     share: list[list[str]],
     combine: Literal["concat", "add", "attention"],
     dense: list[Count],
@@ -122,8 +123,8 @@ def combined(
 
     Args:
         spec: Inputs and targets.
-        reader: Encoder of every text and series that `readers` does not name.
-        readers: Input → its encoder.
+        encoder: Encoder of every text and series that `encoders` does not name.
+        encoders: Input → its encoder.
         share: Groups of inputs that share one encoder, with one set of weights (book §7.1.5).
         combine: concat (with all other inputs), add, or attention (a mean with learned weights).
         dense: Hidden layers of the tail, see `dense`.
@@ -136,9 +137,9 @@ def combined(
     Raises:
         UserError: A name is not an input, or inputs that differ share an encoder.
     """
-    _check_names(spec, readers, share)
-    read_by = assign_encoders(spec, readers, share)
-    builders = {**dict.fromkeys(read_by.values(), reader), **readers}
+    _check_names(spec, encoders, share)
+    read_by = assign_encoders(spec, encoders, share)
+    builders = {**dict.fromkeys(read_by.values(), encoder), **encoders}
     modules = {
         name: build_input_encoder(name, builders[name], spec.inputs[name])
         for name in dict.fromkeys(read_by.values())
@@ -153,8 +154,7 @@ def combined(
         # the tail reads the merged vector alone
         inputs = {MERGED_INPUT: Field("number", (combiner.width,))}
     tail = DenseModel(*build_dense(spec, inputs, dense, 0, (activation, 0.0, False)), l1, l2)
-    encoders = SafeModuleDict(modules)
-    model = MultiInputModel(encoders, read_by, nn.Dropout(dropout), combiner, tail)
+    model = MultiInputModel(SafeModuleDict(modules), read_by, nn.Dropout(dropout), combiner, tail)
     initialize_weights(model, init)
     # an image encoder has no note: it reads no file
     notes = [getattr(module, "note", "") for module in modules.values()]
@@ -162,39 +162,41 @@ def combined(
     return model
 
 
-def _check_names(spec: Spec, readers: Mapping[str, Any], share: list[list[str]]) -> None:
+def _check_names(spec: Spec, encoders: Mapping[str, Any], share: list[list[str]]) -> None:
     kinds = {name: field.kind for name, field in spec.inputs.items()}
-    names: dict[str, Any] = dict.fromkeys(readers, "")
+    names: dict[str, Any] = dict.fromkeys(encoders, "")
     for error in find_encoder_errors(names, share, kinds):  # type: ignore[arg-type]
         raise UserError(error)
 
 
-def build_input_encoder(name: str, reader: Callable[[Field], nn.Module], field: Field) -> nn.Module:
+def build_input_encoder(
+    name: str, encoder: Callable[[Field], nn.Module], field: Field
+) -> nn.Module:
     """Return the module that encodes an input.
 
     Args:
         name: Name of the input.
-        reader: Makes the module of a field.
+        encoder: Makes the module of a field.
         field: The input.
 
     Raises:
         UserError: The encoder cannot read it; the message names the input.
     """
     try:
-        return reader(field)
+        return encoder(field)
     except UserError as error:
         raise UserError(f"input '{name}': {error}") from error
 
 
 def assign_encoders(
-    spec: Spec, readers: Mapping[str, Any], share: list[list[str]]
+    spec: Spec, encoders: Mapping[str, Any], share: list[list[str]]
 ) -> dict[str, str]:
     """Return input → name of its encoder: its own name, or that of a member of its group.
 
     Args:
         spec: The inputs.
-        readers: Input → its encoder.
-        share: Groups of inputs that share an encoder, the one that `readers` names for a member.
+        encoders: Input → its encoder.
+        share: Groups of inputs that share an encoder, the one that `encoders` names for a member.
 
     Raises:
         UserError: Two encoders are named for a group, or its members differ.
@@ -202,15 +204,15 @@ def assign_encoders(
     encoded = [
         name
         for name, field in spec.inputs.items()
-        if field.kind in SEQUENCE_KINDS or name in readers
+        if field.kind in SEQUENCE_KINDS or name in encoders
     ]
     owners = {name: name for name in encoded}
     for group in share:
-        named = [name for name in group if name in readers]
+        named = [name for name in group if name in encoders]
         if len(named) > 1:
             raise UserError(
-                f"model.share: {' and '.join(named)} share one reader, but model.readers names one "
-                "for each"
+                f"model.share: {' and '.join(named)} share one encoder, but model.encoders names "
+                "one for each"
             )
         # the encoder has this name in checkpoints
         owner = (named or group)[0]
@@ -244,6 +246,6 @@ def check_compatible(spec: Spec, name: str, shared_name: str) -> None:
             if first.kind == "tokens":
                 hint = "; texts learn their words together with data.share_words=true"
             raise UserError(
-                f"model.share: {name} and {shared_name} are not alike ({reason}): one reader "
+                f"model.share: {name} and {shared_name} are not alike ({reason}): one encoder "
                 f"cannot read both{hint}"
             )

@@ -252,7 +252,7 @@ def policy(
     *,
     world: WorldPart,
     discount: Fraction,
-    baseline: Literal["normalise", "none"],
+    baseline: Literal["normalize", "none"],
 ) -> PolicyGradient:
     """A policy that reads `observation` and predicts `action`; the rows are where episodes begin.
 
@@ -267,7 +267,7 @@ def policy(
     Raises:
         UserError: if the rows are not observations and actions.
     """
-    spec, return_estimator = context.data.spec, ReturnEstimator(discount, baseline == "normalise")
+    spec, return_estimator = context.data.spec, ReturnEstimator(discount, baseline == "normalize")
     fields = {**spec.inputs, **spec.targets}
     if (
         set(fields) != {OBSERVATION, ACTION}

@@ -153,7 +153,7 @@ def relative_distance(value: Tensor, target: Tensor) -> Tensor:
 
 
 def total_variation(pictures: Tensor) -> Tensor:
-    """How much neighbouring pixels differ: the mean of (down² + right²)^1.25 (book §8.3)."""
+    """How much neighboring pixels differ: the mean of (down² + right²)^1.25 (book §8.3)."""
     down = pictures[:, :, 1:, :-1] - pictures[:, :, :-1, :-1]
     right = pictures[:, :, :-1, 1:] - pictures[:, :, :-1, :-1]
     return (down.square() + right.square()).pow(1.25).mean()
@@ -180,7 +180,7 @@ def style(
     variation_weight: NonNegative,
     style_weights: list[NonNegative] | None,
     start: Literal["content", "noise"],
-    keep_colours: bool,
+    keep_colors: bool,
     ticks: Count,
 ) -> StyleTransfer:
     """The photograph of input `content` in the style of the other inputs.
@@ -192,7 +192,7 @@ def style(
         variation_weight: Of the total variation.
         style_weights: How much each style counts; null: all the same.
         start: The initial canvas: the photograph, or noise.
-        keep_colours: Whether only the luminance is changed.
+        keep_colors: Whether only the luminance is changed.
         ticks: Steps of an epoch.
 
     Raises:
@@ -205,9 +205,9 @@ def style(
         )
     model = context.model.to(context.device)
     assert isinstance(model, FeatureExtractor)
-    content = to_grayscale(photo) if keep_colours else photo
+    content = to_grayscale(photo) if keep_colors else photo
     styles = (
-        [match_brightness(style_image, photo) for style_image in styles] if keep_colours else styles
+        [match_brightness(style_image, photo) for style_image in styles] if keep_colors else styles
     )
     with torch.no_grad():
         grams = [

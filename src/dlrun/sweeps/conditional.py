@@ -64,7 +64,7 @@ def resolve_conditions(overrides: SweepOverrides, compose: Compose) -> list[str]
 
 
 def get_config_key(axis: Axis) -> str:
-    """The config key that an axis sets: 'model.reader' of reader@model.reader."""
+    """The config key that an axis sets: 'model.encoder' of encoder@model.encoder."""
     return axis.key.partition("@")[2] or axis.key
 
 

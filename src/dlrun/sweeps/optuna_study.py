@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from dlrun.config.settings import Sweep
 from dlrun.core import json_text
 from dlrun.core.errors import UserError
 from dlrun.core.measure_names import COST_NAMES, choose_metric, direction_sign
+from dlrun.core.renamed_parts import to_original_override
 from dlrun.sweeps.optuna_methods import (
     import_optuna,
     make_pruning_rule,
@@ -185,10 +186,10 @@ class SearchStudy:
     def _get_trial_overrides(self, trial: Any) -> list[str]:
         # Choices come first: whether a conditional axis is drawn depends on them.
         first = [axis for axis in self.axes if not axis.when]
-        words = {axis.key: axis.to_override(suggest_value(trial, axis)) for axis in first}
+        words = {axis.key: _suggest_override(trial, axis) for axis in first}
         for axis in self.axes:
             if axis.when and is_active(axis.when, list(words.values())):
-                words[axis.key] = axis.to_override(suggest_value(trial, axis))
+                words[axis.key] = _suggest_override(trial, axis)
         return [words[axis.key] for axis in self.axes if axis.key in words]
 
     def _get_metric_names(self, scores: Mapping[str, float]) -> list[str]:
@@ -229,7 +230,9 @@ class SearchStudy:
             load_if_exists=True,
         )
         # Trials of other axes would mislead the sampler.
-        question = json_text.to_message([[_axis_to_dict(axis) for axis in self.axes], self.wanted])
+        question = json_text.to_message(
+            [[_axis_to_dict(_to_original_axis(axis)) for axis in self.axes], self.wanted]
+        )
         if study.user_attrs.get("asked", question) != question:
             raise UserError(
                 f"{folder} holds a search of other values, or by other measures: "
@@ -246,6 +249,26 @@ def make_search_study(axes: Sequence[Axis], settings: Sweep, folder: Path) -> Se
         UserError: The settings make no search, or Optuna is missing.
     """
     return SearchStudy(axes, settings, folder)
+
+
+def _suggest_override(trial: Any, axis: Axis) -> str:
+    """The override that a trial draws. In the journal axes have the names that they had first."""
+    original = _to_original_axis(axis)
+    text = suggest_value(trial, original)
+    return axis.to_override(axis.values[original.values.index(text)] if axis.values else text)
+
+
+def _to_original_axis(axis: Axis) -> Axis:
+    key, values = _to_original_choices(axis.key, axis.values)
+    return replace(
+        axis, key=key, values=values, when=axis.when and _to_original_choices(*axis.when)
+    )
+
+
+def _to_original_choices(key: str, values: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    overrides = [to_original_override(f"{key}={value}").partition("=") for value in values]
+    first_key = to_original_override(f"{key}=0").partition("=")[0]
+    return first_key, tuple(value for _, _, value in overrides)
 
 
 def _axis_to_dict(axis: Axis) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from dlrun.config.parallel_fits import group_compatible
 from dlrun.core.errors import UserError
+from dlrun.core.renamed_parts import to_original_override
 from dlrun.sweeps.job import (
     Executor,
     JobResult,
@@ -197,7 +198,9 @@ class Scheduler:
             config = self.compose_config(words)
         except UserError as error:
             fault = str(error)
-        identity = compute_identity(config) if config else compute_identity({"words": words})
+        # As earlier versions wrote it.
+        unknown = {"words": list(map(to_original_override, words))}
+        identity = compute_identity(config or unknown)
         return SweepJob(
             number, words, overrides, config, self.folder.job_folder(number), identity, fault
         )

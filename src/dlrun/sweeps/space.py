@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dlrun.config.groups import find_option_file, get_conf_folders, list_all_groups
+from dlrun.config.old_words import to_current_overrides
 from dlrun.config.overrides import parse_overrides
 from dlrun.core.errors import UserError
 from dlrun.sweeps.study import Axis, is_active
@@ -160,8 +161,9 @@ def expand_search_space(names: Sequence[str], folders: Sequence[Path]) -> list[s
                 f"{file} must give keys with their values, "
                 "such as optimizer.lr: tag(log,interval(1e-4,0.1))"
             )
-        for key, value in node.items():
-            overrides[key] = f"{key}={format_values(value)}"
+        words = [f"{key}={format_values(value)}" for key, value in node.items()]
+        for word in to_current_overrides(words, folders, file=file):
+            overrides[word.partition("=")[0]] = word
     return list(overrides.values())
 
 

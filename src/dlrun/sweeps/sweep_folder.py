@@ -16,7 +16,7 @@ from dlrun.core import json_text, stored_files
 from dlrun.core.files import check_links_inside, convert_write_errors, write_text
 from dlrun.core.folder_lock import lock_folder
 from dlrun.core.paths import create_run_folder
-from dlrun.core.renamed_parts import to_current_names
+from dlrun.core.renamed_parts import to_current_names, to_original_key, to_original_override
 from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.core.stored_files import load_json_lines
 from dlrun.sweeps.job import JobResult, SweepJob
@@ -39,7 +39,10 @@ def describe_sweep(words: Sequence[str], settings: Sweep) -> dict[str, Any]:
     """
     identifying_words = sorted(word for word in words if not word.startswith("output="))
     search = {key: value for key, value in asdict(settings).items() if key not in EXECUTION_KEYS}
-    content = json_text.to_canonical_json([identifying_words, search])
+    # As earlier versions wrote it, so that their sweeps are found again.
+    original_words = sorted(map(to_original_override, identifying_words))
+    original_search = search | {"zip": [to_original_key(key) for key in settings.zip]}
+    content = json_text.to_canonical_json([original_words, original_search])
     return {
         "identity": hashlib.sha256(content.encode()).hexdigest()[:16],
         "words": identifying_words,

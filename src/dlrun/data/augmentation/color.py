@@ -23,7 +23,7 @@ class ColorJitter:
     """Changes the colors of images (B, C, H, W) in [0, 1], each with its own draw.
 
     Attributes:
-        brightness: Largest change of the brightness factor, see `colour`.
+        brightness: Largest change of the brightness factor, see `color`.
         contrast: Largest change of the contrast factor.
         saturation: Largest change of the saturation factor.
         hue: Largest rotation of the hue, as a fraction of a full turn.
@@ -54,7 +54,7 @@ class ColorJitter:
         return torch.baddbmm(offset, matrix, images.flatten(2)).clamp_(0, 1).view(images.shape)
 
 
-def colour(
+def color(
     *, brightness: NonNegative, contrast: NonNegative, saturation: NonNegative, hue: Fraction
 ) -> ColorJitter:
     """Change brightness, contrast, saturation and hue at random.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dlrun.core.errors import UserError
 from dlrun.core.types import Batch, Field, Spec
-from dlrun.data.augmentation.color import ColorJitter, colour
+from dlrun.data.augmentation.color import ColorJitter, color
 from dlrun.data.augmentation.geometric import (
     RandomAffine,
     apply_affine,
@@ -28,7 +28,7 @@ from dlrun.data.augmentation.mixup import cutmix, find_mix_error, is_batch_mix, 
 
 __all__ = [
     "build_augmentation",
-    "colour",
+    "color",
     "crop",
     "cutmix",
     "flip",

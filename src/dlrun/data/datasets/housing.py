@@ -111,7 +111,7 @@ def california_housing(
         table_schema,
         table.take(dev),
         (lambda: table.take(sealed)) if test else None,
-        scale="standardise",
+        scale="standardize",
         impute="median",
         indicator=False,
         standardize_target=standardize_target,

@@ -50,7 +50,7 @@ def jena_climate(
     test: NonNegative,
     gaps: Gaps,
     impute: MissingValuePolicy,
-    scale: Literal["standardise", "none"],
+    scale: Literal["standardize", "none"],
     look_ahead: bool = True,
 ) -> Dataset:
     """14 measurements of the weather station of the MPI for Biogeochemistry in Jena, 2009 to 2016.
@@ -68,7 +68,7 @@ def jena_climate(
         test: Share, or number, of rows at the end that become test rows.
         gaps: What to do with missing rows.
         impute: What to do with missing values.
-        scale: `standardise` learns mean and standard deviation from training rows.
+        scale: `standardize` learns mean and standard deviation from training rows.
         look_ahead: With impute=interpolate: whether a window that ends in a gap may draw on the
             value after it.
 
@@ -82,7 +82,7 @@ def jena_climate(
         readings, targets, series_dataset.parse_delay(delay), lookback, step
     )
     series_schema = SeriesSchema(
-        tuple(inputs or readings.names), forecasts, gaps, impute, scale == "standardise", look_ahead
+        tuple(inputs or readings.names), forecasts, gaps, impute, scale == "standardize", look_ahead
     )
     note = ""
     if source == "sample":

@@ -61,7 +61,7 @@ def tf_idf(
     punctuation: Punctuation,
     size: Count,
     idf: Idf,
-    normalise: bool,
+    normalize: bool,
 ) -> BagOfWords:
     """Texts → as `bag`, each count weighted by how rare the n-gram is.
 
@@ -73,7 +73,7 @@ def tf_idf(
         size: The number of n-grams in the vocabulary.
         idf: For an n-gram that df of n training texts have: "keras" is ln(1 + n / (1 + df)), as in
             its TextVectorization; "sklearn" is ln((1 + n) / (1 + df)) + 1, as in TfidfVectorizer.
-        normalise: Whether each text's vector has length 1.
+        normalize: Whether each text's vector has length 1.
     """
     return BagOfWords(
         Tokenizer(tokens, lower, punctuation, size),
@@ -81,7 +81,7 @@ def tf_idf(
         size,
         "counts",
         idf,
-        normalise,
+        normalize,
     )
 
 

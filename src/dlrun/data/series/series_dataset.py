@@ -42,7 +42,7 @@ def series(
     test: NonNegative,
     gaps: Gaps,
     impute: MissingValuePolicy,
-    scale: Literal["standardise", "none"],
+    scale: Literal["standardize", "none"],
     time_format: str | None,
     separator: str | None,
     encoding: str = "utf-8",
@@ -100,7 +100,7 @@ def series(
     horizons = build_target_forecast(readings, targets, rows, lookback, step)
     window_columns = tuple(inputs or readings.names)
     schema = SeriesSchema(
-        window_columns, horizons, gaps, impute, scale == "standardise", look_ahead
+        window_columns, horizons, gaps, impute, scale == "standardize", look_ahead
     )
     # New rows are few: they cannot decide how dates and numbers are written.
     same_format = replace(

@@ -42,7 +42,7 @@ def shards(
     kinds: dict[str, Any],
     labels: list[str] | None,
     hold_out: Literal["shards", "rows"],
-    scale: Literal["standardise", "none"],
+    scale: Literal["standardize", "none"],
     window: Count,
 ) -> Dataset:
     """A folder of .npz files with the same arrays in each.
@@ -225,7 +225,7 @@ def make_input_steps(name: str, kind: Kind, scale: str) -> tuple[Any, ...]:
     """The unfitted steps of an input."""
     if kind == "category":
         return (StreamingLabelEncoder(name, level=True),)
-    return (StreamingScaler(),) if kind == "number" and scale == "standardise" else ()
+    return (StreamingScaler(),) if kind == "number" and scale == "standardize" else ()
 
 
 def make_target_steps(name: str, kind: Kind, class_names: tuple[str, ...]) -> tuple[Any, ...]:

@@ -45,7 +45,7 @@ def csv(
     group: str | None,
     order: str | None,
     features: dict[str, Any] | None,
-    scale: Literal["standardise", "unit", "none"],
+    scale: Literal["standardize", "unit", "none"],
     impute: Literal["mean", "median", "constant"],
     indicator: bool,
     separator: str | None,

@@ -32,7 +32,7 @@ from dlrun.data.tabular.targets import CLASS_KINDS, Target
 log = logging.getLogger("dlrun")
 
 SCALERS: dict[str, tuple[Preprocessor, ...]] = {
-    "standardise": (StandardScaler(),),
+    "standardize": (StandardScaler(),),
     "unit": (MinMaxScaler(),),
     "none": (),
 }

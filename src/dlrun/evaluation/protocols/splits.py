@@ -282,7 +282,7 @@ def check_time_split(dataset: Dataset, by: By) -> None:
     """Refuse to split a series otherwise than in time."""
     if get_window_span(dataset):
         raise UserError(
-            f"protocol.by={by}: neighbouring windows of a "
+            f"protocol.by={by}: neighboring windows of a "
             f"{'series' if dataset.forecast else 'text'} share their values, so held-out rows "
             "would be known from training; use protocol=last_in_time (by=time), or "
             "protocol=walk_forward"

@@ -35,7 +35,7 @@ class Segment(NamedTuple):
 def split_into_segments(counts: Sequence[int], size: int) -> list[Segment]:
     """The batches of a sweep in which member i has counts[i] rows, `size` a batch.
 
-    Neighbours with equally many rows in a batch are together. For k-fold's nearly equal folds that
+    Neighbors with equally many rows in a batch are together. For k-fold's nearly equal folds that
     is one stretch for all, and one or two for last batches. A member's own batches come in their
     order.
     """
@@ -57,7 +57,7 @@ def split_into_segments(counts: Sequence[int], size: int) -> list[Segment]:
 
 
 def iter_equal_runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Where neighbours are equal and not 0: (first place, place after the last)."""
+    """Where neighbors are equal and not 0: (first place, place after the last)."""
     low = 0
     for index in range(1, len(numbers) + 1):
         if index == len(numbers) or numbers[index] != numbers[low]:

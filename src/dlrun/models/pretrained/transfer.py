@@ -139,7 +139,7 @@ def pretrained(
     architecture: str,
     weights: str | None,
     source: Literal["official", "sample"],
-    preprocess: Literal["weights", "normalise", "book"],
+    preprocess: Literal["weights", "normalize", "book"],
     ends: PoolingMode,
     dense: list[Count],
     dropout: Probability,
@@ -157,7 +157,7 @@ def pretrained(
         weights: Name of torchvision's for it, a .pth file, the folder of an earlier run (whose own
             convolutional part it is then), or null for random ones.
         source: sample replaces published weights by random ones, and says so in a note.
-        preprocess: weights (resized and normalized as the weights' authors did), normalise, or book
+        preprocess: weights (resized and normalized as the weights' authors did), normalize, or book
             (pixels in [0, 1]).
         ends: How the last feature map becomes a vector.
         dense: Units of the hidden layers after it.

@@ -74,7 +74,7 @@ def build_word_vectors(
     """
     if field.kind != "tokens":
         raise UserError(
-            f"this reader reads words, and this is of kind {field.kind}; "
+            f"this encoder reads words, and this is of kind {field.kind}; "
             "gru, conv1d and others read series as well"
         )
     if file is None:

@@ -65,7 +65,7 @@ def convnet(
 
     def make(field: Field) -> nn.Module:
         if field.kind != "image":
-            raise UserError(f"reader=convnet reads an image, not {field.kind}")
+            raise UserError(f"encoder=convnet reads an image, not {field.kind}")
         style = (kernel, padding, pooling, activation, batch_norm)
         layers = build_conv_blocks(
             field.shape[0], filters, expand_per_block(pool, len(filters)), style

@@ -175,9 +175,9 @@ def join_group(kind: str = "auto") -> TorchGroup:
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
     else:
-        neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+        neighbors = int(os.environ.get("LOCAL_WORLD_SIZE", size))
         # Processes of one machine share its cores.
-        torch.set_num_threads(max(1, torch.get_num_threads() // neighbours))
+        torch.set_num_threads(max(1, torch.get_num_threads() // neighbors))
     store = os.environ.get(STORE)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo",

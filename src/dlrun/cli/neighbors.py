@@ -1,4 +1,4 @@
-"""`dlrun neighbours RUN WORD…`: the nearest words by the cosine of their vectors."""
+"""`dlrun neighbors RUN WORD…`: the nearest words by the cosine of their vectors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dlrun.report.result_tables import TextTable
 
 
-USAGE = "dlrun neighbours RUN word… [count=10] [input=NAME] [fit=NAME]"
+USAGE = "dlrun neighbors RUN word… [count=10] [input=NAME] [fit=NAME]"
 SETTINGS = ("count", "input", "fit", "plugins")
 DEFAULT_COUNT = 10
 MAX_SUGGESTIONS = 5  # words in a message
@@ -53,7 +53,7 @@ class NeighborQuery:
     fit: str
 
 
-def neighbours_command(words: list[str]) -> int:
+def neighbors_command(words: list[str]) -> int:
     """Print the nearest neighbors of words.
 
     Args:
@@ -90,7 +90,7 @@ def parse_neighbor_query(words: list[str]) -> NeighborQuery:
     Raises:
         UserError: For unknown settings, or words that are not in the run's vocabulary.
     """
-    folder, _, overrides = parse_run_argument(words, "neighbours")
+    folder, _, overrides = parse_run_argument(words, "neighbors")
     settings = {
         key: value
         for key, equals, value in (word.partition("=") for word in overrides)
@@ -101,7 +101,7 @@ def parse_neighbor_query(words: list[str]) -> NeighborQuery:
         dict.fromkeys(word for word in overrides if word.partition("=")[0] not in SETTINGS)
     )
     if not query_words:
-        raise UserError(f"neighbours of which words? {USAGE}")
+        raise UserError(f"neighbors of which words? {USAGE}")
     count: Any = (
         parse_override_value(f"count={settings['count']}") if "count" in settings else DEFAULT_COUNT
     )
@@ -222,7 +222,7 @@ def build_neighbor_table(word: str, query: NeighborQuery, vectors: np.ndarray) -
     if not vectors[word_row].any():
         raise UserError(
             f"the vector of '{word}' is zero in {query.folder}: it has no direction, and so no "
-            "neighbours"
+            "neighbors"
         )
     rows, cosines = find_nearest(word_row, vectors, get_token_indices(query.labels), query.count)
     cells = [
