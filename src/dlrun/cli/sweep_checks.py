@@ -8,8 +8,8 @@ from itertools import islice
 from typing import Any
 
 from dlrun.config.compose import ConfigComposer
-from dlrun.config.parallel_fits import incompatibility, parallel_fits_mode
-from dlrun.config.settings import Sweep
+from dlrun.config.parallel_fits import incompatibility
+from dlrun.config.settings import Sweep, parallel_fits_mode
 from dlrun.config.unused_settings import find_unused_settings
 from dlrun.core.errors import UserError
 from dlrun.sweeps.space import SweepOverrides

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dlrun.config.parallel_fits import parallel_fits_mode
+from dlrun.config.settings import parallel_fits_mode
 from dlrun.core import stored_files
 from dlrun.core.formatting import format_duration, format_number
 from dlrun.core.run_folder import RunFile, RunFolder, format_command

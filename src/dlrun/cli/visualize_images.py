@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dlrun.config.parallel_fits import get_split_seed
+from dlrun.config.settings import get_split_seed
 from dlrun.core.errors import UserError
 from dlrun.core.types import Batch
 from dlrun.data.preprocessing.pipeline import prepare, transform_rows

@@ -27,11 +27,6 @@ CONTEXT_ARGUMENTS = {
 NUM_CALL_ARGUMENTS = {"loss": 2, "metric": 2, "callback": 1}
 
 
-def is_custom(target: Any) -> bool:
-    """Whether a dotted name is not dlrun's: the user's, or another library's."""
-    return isinstance(target, str) and not target.startswith("dlrun.")
-
-
 def is_context_argument(kind: str, name: str, annotation: str) -> bool:
     """Whether dlrun passes this argument to a part of this kind."""
     context_name, context_type = CONTEXT_ARGUMENTS[kind]
@@ -51,6 +46,26 @@ def is_direct_function(kind: str, positional: NamedArguments) -> bool:
         not any(is_context_argument(kind, *argument) for argument in positional)
         and len(positional) >= NUM_CALL_ARGUMENTS[kind]
     )
+
+
+def find_passed_arguments(
+    kind: str, arguments: Sequence[tuple[str, str, bool]], is_function: bool
+) -> set[str]:
+    """The names of the arguments that dlrun passes to a part; the others are its settings.
+
+    Args:
+        kind: The kind of part.
+        arguments: (name, annotation as text, whether it can be given in order), in order.
+        is_function: It is a function, not a class.
+    """
+    ordered = [(name, annotation) for name, annotation, in_order in arguments if in_order]
+    if is_function and is_direct_function(kind, ordered):
+        return {name for name, _ in ordered[: NUM_CALL_ARGUMENTS[kind]]}
+    if is_function and kind == "loss" and len(ordered) == 1:
+        return {ordered[0][0]}  # a factory that takes the target's Field
+    return {
+        name for name, annotation, _ in arguments if is_context_argument(kind, name, annotation)
+    }
 
 
 def get_positional_arguments(function: Callable[..., Any]) -> NamedArguments:
@@ -135,6 +150,3 @@ def _format_parameter(parameter: inspect.Parameter) -> str:
         if isinstance(annotation, str)
         else getattr(annotation, "__name__", str(annotation))
     )
-
-
-Plugins = tuple[str, ...]

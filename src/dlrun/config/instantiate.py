@@ -13,17 +13,14 @@ from typing import Any
 
 from dlrun.config import parts
 from dlrun.config.annotations import convert_integers
-from dlrun.config.custom_contract import (
-    call_custom_part,
-    describe_custom_error,
-    get_error_location,
-    is_custom,
-)
-from dlrun.config.signatures import get_configurable_arguments
+from dlrun.config.signatures import get_configurable_arguments, is_custom
 from dlrun.core.errors import UserError
 
 # The plugins of the part that is being built: parts inside it may come from them, too.
 _current_plugins: ContextVar[tuple[str, ...]] = ContextVar("plugins", default=())
+
+# What constructors raise for arguments that make no sense.
+_ARGUMENT_ERRORS = (TypeError, ValueError, IndexError, OverflowError, ZeroDivisionError)
 
 
 def build_part(
@@ -59,20 +56,36 @@ def build_part(
     arguments |= _convert_integers(name, kind, arguments, len(context))
     token = _current_plugins.set(chosen)
     try:
-        if is_custom(name):
-            return call_custom_part(kind, target, context, arguments)
-        return target(*context, **arguments)
-    except UserError:
-        raise
-    # What constructors raise for arguments that make no sense.
-    except (TypeError, ValueError, IndexError, OverflowError, ZeroDivisionError) as error:
-        raise UserError(f"{_get_last_name(name)}{get_error_location(error)}: {error}") from error
-    except Exception as error:
-        if is_custom(name):
-            raise UserError(describe_custom_error(name, error)) from error
-        raise
+        return _call_target(name, kind, target, context, arguments)
     finally:
         _current_plugins.reset(token)
+
+
+def _call_target(
+    name: str, kind: str, target: Any, context: tuple[Any, ...], arguments: dict[str, Any]
+) -> Any:
+    """Call a class or function, and say in one line what it refuses."""
+    if not is_custom(name):
+        try:
+            return target(*context, **arguments)
+        except _ARGUMENT_ERRORS as error:
+            raise UserError(_describe_argument_error(name, error)) from error
+    from dlrun.config.custom_contract import call_custom_part, describe_custom_error
+
+    try:
+        return call_custom_part(kind, target, context, arguments)
+    except UserError:
+        raise
+    except _ARGUMENT_ERRORS as error:
+        raise UserError(_describe_argument_error(name, error)) from error
+    except Exception as error:  # the user's own code may raise anything
+        raise UserError(describe_custom_error(name, error)) from error
+
+
+def _describe_argument_error(name: str, error: Exception) -> str:
+    from dlrun.config.custom_contract import get_error_location
+
+    return f"{_get_last_name(name)}{get_error_location(error)}: {error}"
 
 
 def import_target(target: str, kind: str, plugins: Iterable[str]) -> Any:
@@ -91,6 +104,8 @@ def import_target(target: str, kind: str, plugins: Iterable[str]) -> Any:
     except (ImportError, AttributeError) as error:
         raise UserError(f"_target_ '{target}' cannot be found: {error}") from error
     except Exception as error:  # a package of the user's own may raise anything on import
+        from dlrun.config.custom_contract import describe_custom_error
+
         raise UserError(describe_custom_error(module_name, error)) from error
     # A module may have re-exported something else under an allowed name.
     home = f"{getattr(imported, '__module__', None)}.{name}"

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dlrun.config.command_names import COMMANDS
 from dlrun.config.groups import get_conf_folders, list_all_groups
 from dlrun.config.literal_overrides import describe_quoting, quote_override
 from dlrun.core.errors import UserError, format_names
@@ -217,6 +216,8 @@ def suggest_command(word: str) -> str:
     # Users come from other tools, whose words for this are known.
     if word in FOREIGN_COMMANDS:
         return f"dlrun {FOREIGN_COMMANDS[word]}"
+    from dlrun.config.command_names import COMMANDS
+
     close = difflib.get_close_matches(
         word, [name for name in COMMANDS if name[0] == word[:1]], 1, 0.75
     )

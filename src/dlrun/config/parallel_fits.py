@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dlrun.config.settings import parallel_fits_mode
 from dlrun.core import json_text
 
 STACKABLE_MODELS = ("dlrun.models.dense.dense", "dlrun.models.dense.linear")
@@ -29,26 +30,6 @@ PER_FIT_KEYS = (
 )
 # Losses that are plain means over rows.
 MEAN_LOSSES = ("auto", "bce", "mse", "mae", "huber", "focal", "cross_entropy")
-
-
-def parallel_fits_mode(config: Mapping[str, Any]) -> bool | str:
-    """protocol.stacked: true, false or auto.
-
-    Runs of earlier versions have no such key, and trained one fit after the other.
-    """
-    mode: bool | str = config["protocol"].get("stacked", False)
-    return mode
-
-
-def remove_common_settings(node: Mapping[str, Any]) -> dict[str, Any]:
-    """A protocol's node without the settings that all protocols share."""
-    return {key: value for key, value in node.items() if key not in ("stacked", "seed")}
-
-
-def get_split_seed(config: Mapping[str, Any]) -> int:
-    """What decides which rows are held out: protocol.seed, else the general seed."""
-    seed: int | None = config["protocol"].get("seed")
-    return int(config["seed"]) if seed is None else seed
 
 
 def incompatibility(config: Mapping[str, Any]) -> str | None:

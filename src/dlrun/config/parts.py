@@ -22,6 +22,7 @@ from dlrun.core.errors import UserError
 from dlrun.core.renamed_parts import CURRENT_NAMES
 from dlrun.core.stored_files import MAX_DEPTH
 
+Plugins = tuple[str, ...]  # packages of the user's own
 ANY_KIND = "any"  # inside a user's own part, and for Python callers
 SINGLE_PART_GROUPS = (
     "data",

@@ -9,8 +9,8 @@ from typing import Any
 from dlrun.config import parts
 from dlrun.config.compatibility import PER_TARGET_OVERRIDES
 from dlrun.config.constraints import MAX_INTEGER
-from dlrun.config.parallel_fits import parallel_fits_mode
 from dlrun.config.parts import truncate_value
+from dlrun.config.settings import parallel_fits_mode
 from dlrun.core.files import is_safe_name
 
 # Groups with one part each.

@@ -1,8 +1,9 @@
-"""The settings of the engine, the workflow and sweeps; their values stand in conf/."""
+"""The settings of the engine, workflows, sweeps and all protocols; their values stand in conf/."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -138,3 +139,23 @@ class Sweep:
     zip: list[str]
     retry: bool
     fresh: bool
+
+
+def parallel_fits_mode(config: Mapping[str, Any]) -> bool | str:
+    """protocol.stacked: true, false or auto.
+
+    Runs of earlier versions have no such key, and trained one fit after the other.
+    """
+    mode: bool | str = config["protocol"].get("stacked", False)
+    return mode
+
+
+def remove_common_settings(node: Mapping[str, Any]) -> dict[str, Any]:
+    """A protocol's node without the settings that all protocols share."""
+    return {key: value for key, value in node.items() if key not in ("stacked", "seed")}
+
+
+def get_split_seed(config: Mapping[str, Any]) -> int:
+    """What decides which rows are held out: protocol.seed, else the general seed."""
+    seed: int | None = config["protocol"].get("seed")
+    return int(config["seed"]) if seed is None else seed

@@ -10,14 +10,7 @@ import importlib.util
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-
-from dlrun.config.custom_contract import (
-    CONTEXT_ARGUMENTS,
-    NUM_CALL_ARGUMENTS,
-    is_context_argument,
-    is_custom,
-    is_direct_function,
-)
+from typing import Any
 
 DIRECTION_ANNOTATION = ast.parse("Literal['min', 'max']", mode="eval").body
 
@@ -58,6 +51,11 @@ class Signature:
 
     arguments: dict[str, Argument]
     open: bool
+
+
+def is_custom(target: Any) -> bool:
+    """Whether a dotted name is not dlrun's: the user's, or another library's."""
+    return isinstance(target, str) and not target.startswith("dlrun.")
 
 
 def get_signature(target: str, context: int = 0) -> Signature | None:
@@ -113,27 +111,27 @@ def get_configurable_arguments(target: str, kind: str, context: int = 0) -> Sign
     Returns:
         None where the source cannot be read.
     """
-    if not is_custom(target) or kind not in CONTEXT_ARGUMENTS:
+    if not is_custom(target):
+        return get_signature(target, context)
+    return _get_custom_arguments(target, kind, context)
+
+
+def _get_custom_arguments(target: str, kind: str, context: int) -> Signature | None:
+    """The settings of a part of the user's own: what dlrun passes is known by name and type."""
+    # Most runs have no such part.
+    from dlrun.config.custom_contract import CONTEXT_ARGUMENTS, find_passed_arguments
+
+    if kind not in CONTEXT_ARGUMENTS:
         return get_signature(target, context)
     symbol, signature = find_symbol(target), get_signature(target)
     if symbol is None or signature is None:
         return None
     node, module = symbol
-    annotations = {
-        name: ast.unparse(argument.annotation) if argument.annotation else ""
+    named = [
+        (name, ast.unparse(argument.annotation) if argument.annotation else "", argument.ordered)
         for name, argument in signature.arguments.items()
-    }
-    ordered = [
-        (name, annotations[name])
-        for name, argument in signature.arguments.items()
-        if argument.ordered
     ]
-    passed = {name for name, text in annotations.items() if is_context_argument(kind, name, text)}
-    if isinstance(node, ast.FunctionDef):
-        if is_direct_function(kind, ordered):
-            passed = {name for name, _ in ordered[: NUM_CALL_ARGUMENTS[kind]]}
-        elif kind == "loss" and len(ordered) == 1:  # a factory that takes the target's Field
-            passed = {ordered[0][0]}
+    passed = find_passed_arguments(kind, named, isinstance(node, ast.FunctionDef))
     settings = {
         name: argument for name, argument in signature.arguments.items() if name not in passed
     }

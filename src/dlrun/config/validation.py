@@ -17,7 +17,6 @@ from dlrun.config.compatibility import (
     get_target_names_error,
 )
 from dlrun.config.instantiate import apply_patch, to_dotted_keys
-from dlrun.config.parallel_fits import remove_common_settings
 from dlrun.config.parts import truncate_value
 from dlrun.config.root_validation import (
     PART_LISTS,
@@ -25,6 +24,7 @@ from dlrun.config.root_validation import (
     find_root_errors,
     find_structure_errors,
 )
+from dlrun.config.settings import remove_common_settings
 from dlrun.config.signatures import (
     Argument,
     Signature,

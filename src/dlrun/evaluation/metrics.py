@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dlrun.config.compatibility import get_metric_error
 from dlrun.config.constraints import Count, Fraction
-from dlrun.config.custom_contract import Plugins, is_custom
 from dlrun.config.instantiate import build_part
+from dlrun.config.parts import Plugins
+from dlrun.config.signatures import is_custom
 from dlrun.core.errors import UserError
 
 if TYPE_CHECKING:

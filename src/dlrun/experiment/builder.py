@@ -22,10 +22,9 @@ from dlrun.config.compatibility import (
     get_target_names_error,
     get_target_part,
 )
-from dlrun.config.custom_contract import is_custom
 from dlrun.config.instantiate import apply_patch, build_part
-from dlrun.config.parallel_fits import get_split_seed
-from dlrun.config.settings import DEFAULTS_OF_OLD_RUNS, Settings
+from dlrun.config.settings import DEFAULTS_OF_OLD_RUNS, Settings, get_split_seed
+from dlrun.config.signatures import is_custom
 from dlrun.core import checkpoint, device
 from dlrun.core.dataset import Dataset, PreparedData, RawColumns
 from dlrun.core.errors import UserError

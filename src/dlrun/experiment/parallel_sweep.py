@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.config import parallel_fits
+from dlrun.config.settings import parallel_fits_mode
 from dlrun.core.errors import TrainingInterrupted
 from dlrun.core.types import Result
 from dlrun.experiment.parallel_fits.driver import (
@@ -60,7 +60,7 @@ def run_parallel(
         for number, experiment in experiments.items()
         for job in get_pending_jobs(experiment)
     ]
-    required = any(parallel_fits.parallel_fits_mode(config) is True for config in configs)
+    required = any(parallel_fits_mode(config) is True for config in configs)
     fits, reason = build_fits(
         [(experiments[number], job) for number, job in jobs], required=required
     )

@@ -86,7 +86,7 @@ def should_run_parallel(jobs: Sequence[SweepJob], plugins: tuple[str, ...]) -> b
 
     An error here is not reported: the job that it belongs to meets it again.
     """
-    from dlrun.config.parallel_fits import parallel_fits_mode
+    from dlrun.config.settings import parallel_fits_mode
     from dlrun.experiment.parallel_fits.driver import get_pending_jobs, is_worthwhile
     from dlrun.experiment.runner import Experiment
 

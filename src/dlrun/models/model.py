@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from torch import Tensor, nn
 
-from dlrun.config.custom_contract import is_custom
 from dlrun.config.instantiate import build_part
+from dlrun.config.signatures import is_custom
 from dlrun.core.dataset import Source
 from dlrun.core.types import Batch, FitJob, Spec
 

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from dlrun.config.compatibility import PROBLEM_TYPES, get_loss_error
 from dlrun.config.constraints import NonNegative, Positive, Probability
-from dlrun.config.custom_contract import Plugins, is_custom
 from dlrun.config.instantiate import build_part
+from dlrun.config.parts import Plugins
+from dlrun.config.signatures import is_custom
 from dlrun.core.errors import UserError, format_names
 from dlrun.core.objective import Loss
 from dlrun.core.types import Field

@@ -12,8 +12,8 @@ from typing import Any
 from dlrun.config.custom_contract import (
     describe_custom_error,
     get_callable_parameters,
-    is_custom,
 )
+from dlrun.config.signatures import is_custom
 from dlrun.core.errors import UserError
 from dlrun.training.callbacks import Callback
 from dlrun.training.trainer import Trainer

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dlrun.config.instantiate import apply_patch, build_part
-from dlrun.config.parallel_fits import get_split_seed
+from dlrun.config.settings import get_split_seed
 from dlrun.core.errors import TrainingDiverged, UserError
 from dlrun.core.process_group import ONE_PROCESS, ProcessGroup
 from dlrun.core.run_folder import RunFile

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dlrun.config.instantiate import build_part, to_dotted_keys
-from dlrun.config.parallel_fits import remove_common_settings
+from dlrun.config.settings import remove_common_settings
 from dlrun.core.dataset import Dataset
 from dlrun.core.types import FitJob, Result
 from dlrun.evaluation.protocols.plans import EvaluationPlan, RowSplit, repeated

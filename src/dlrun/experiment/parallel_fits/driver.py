@@ -18,6 +18,7 @@ import torch
 from dlrun.config import parallel_fits
 from dlrun.config.compatibility import get_target_part
 from dlrun.config.instantiate import apply_patch
+from dlrun.config.settings import parallel_fits_mode
 from dlrun.core.errors import NotStackable, UserError
 from dlrun.core.types import FitJob, Result
 from dlrun.experiment.builder import BuiltFit
@@ -45,7 +46,7 @@ def train_next_jobs(experiment: FitOwner, watch: FitWatcher | None = None) -> bo
     Raises:
         UserError: if protocol.stacked=true asks for what cannot be.
     """
-    mode = parallel_fits.parallel_fits_mode(experiment.builder.config)
+    mode = parallel_fits_mode(experiment.builder.config)
     jobs = get_pending_jobs(experiment) if mode and experiment.single_fits is None else []
     if len(jobs) < 2:
         return False
