@@ -130,24 +130,34 @@ def as_objective(module: nn.Module) -> Objective:
     """The same module as an `Objective`: hooks that it does not define get their defaults.
 
     Args:
-        module: An `nn.Module` of the user's own with `steps` and `groups`. Only its class changes,
-            to a subclass of the same name: a wrapper would rename the weights in checkpoints.
+        module: An `nn.Module` of the user's own with `steps` and `groups`; see `inherit_hooks`.
 
     Returns:
         The module itself.
     """
     if isinstance(module, Objective):
         return module
-    kind = type(module)
-    # A default of the class would hide a layer that happens to be called as a hook is.
-    layers = {name: _child_property(name) for name in vars(Objective) if name in module._modules}
-    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
-    defined = {*vars(module), *module._modules, *dir(kind)}
-    module.__class__ = type(kind.__name__, (kind, Objective), {**layers, **names})
+    defined = {*vars(module), *module._modules, *dir(type(module))}
+    inherit_hooks(module, Objective)
     defaults: dict[str, Any] = {"model": None, "augment": None, "groups": {}}
     for name in defaults.keys() - defined:
         setattr(module, name, defaults[name])
     return cast(Objective, module)
+
+
+def inherit_hooks(module: nn.Module, contract: type[nn.Module]) -> None:
+    """Let a module of the user's own inherit the hooks of a contract that it does not define.
+
+    Its class is replaced by a subclass of the same name, as torch's own `fully_shard` does; a
+    wrapper around it would rename the weights in checkpoints.
+    """
+    kind = type(module)
+    # Torch looks for children only after class attributes: a layer that is called as a hook is
+    # (`self.penalty = nn.Linear(…)`) would be hidden by that hook's default.
+    children = {name: _child_property(name) for name in vars(contract) if name in module._modules}
+    # The module's name is kept, as replay trusts the classes of torch.nn.
+    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    module.__class__ = type(kind.__name__, (kind, contract), {**children, **names})
 
 
 def _child_property(name: str) -> property:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dlrun.config.instantiate import build_part
 from dlrun.config.signatures import is_custom
 from dlrun.core.dataset import Source
+from dlrun.core.objective import inherit_hooks
 from dlrun.core.types import Batch, FitJob, Spec
 
 if TYPE_CHECKING:
@@ -146,26 +147,15 @@ def as_model(module: nn.Module) -> Model:
     """Return the same module as a `Model`: hooks that it does not define get their defaults.
 
     Args:
-        module: Any torch module. Its class is replaced by a subclass of the same name, as torch's
-            own `fully_shard` does; a wrapper around it would rename the weights in checkpoints.
+        module: Any torch module; see `inherit_hooks`.
 
     Returns:
         The module itself.
     """
     if isinstance(module, Model):
         return module
-    kind = type(module)
-    # torch looks for children only after class attributes: a layer that is called as a hook is
-    # (`self.penalty = nn.Linear(…)`) would be hidden by that hook's default
-    children = {name: _child_property(name) for name in vars(Model) if name in module._modules}
-    # the module's name is kept, as replay trusts the classes of torch.nn
-    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
-    module.__class__ = type(kind.__name__, (kind, Model), {**children, **names})
+    inherit_hooks(module, Model)
     return cast(Model, module)
-
-
-def _child_property(name: str) -> property:
-    return property(lambda module: module._modules[name])
 
 
 def build_model(
