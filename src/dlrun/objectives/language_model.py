@@ -182,43 +182,53 @@ def language(
     Raises:
         UserError: if the data are not a text.
     """
-    spec, steps = context.data.spec, context.data.preprocessors
-    (name, input_field), (target, target_field) = (
-        next(iter(spec.inputs.items())),
-        next(iter(spec.targets.items())),
-    )
-    if not steps.get(name) or not isinstance(steps[name][-1], TokenEncoder):
+    spec, model = context.data.spec, context.model
+    tokens = _get_token_encoder(context)
+    make_baseline = lambda: Supervised(baseline, context.losses, context.weights)  # noqa: E731
+    baseline: Any = build_baseline(spec)
+    # It stands beside the result.
+    baseline.note = f"baseline: how often each {tokens.unit} occurs"
+    objective = Supervised(model, context.losses, context.weights, context.augment, make_baseline)
+    writer = _build_generator(context, tokens, {"length": length, "temperature": temperature})
+    objective.generators, objective.default_samples = {"text": writer.generate}, ("text",)
+    # Its table has size² numbers.
+    if next(iter(spec.inputs.values())).size <= MAX_TOKENS:
+        objective.split_scorer = BigramBaseline(spec, context.data.train).split_scores
+    return objective
+
+
+def _get_token_encoder(context: ObjectiveContext) -> Any:
+    """The step that turned the text into tokens; raises UserError where the data are no text."""
+    name = next(iter(context.data.spec.inputs))
+    steps = context.data.preprocessors.get(name)
+    if not steps or not isinstance(steps[-1], TokenEncoder):
         raise UserError(
             f"objective=language learns how a text goes on, and '{name}' is no such text: "
             "it needs task=nietzsche, task=shakespeare or task=text_file"
         )
-    tokens: Any = steps[name][-1]
-    predicts_every_token, model, window = (
-        target_field.kind == "tokens",
-        context.model,
-        input_field.shape[0],
+    return steps[-1]
+
+
+def _build_generator(
+    context: ObjectiveContext, tokens: Any, defaults: dict[str, Any]
+) -> TextGenerator:
+    """What writes samples with the model, window by window or one token after the other."""
+    spec = context.data.spec
+    (name, input_field), (target, target_field) = (
+        next(iter(spec.inputs.items())),
+        next(iter(spec.targets.items())),
     )
-    token_reader = as_model(model).token_reader() if predicts_every_token else None
-    read: Any = token_reader or SlidingContextModel(model, (name, target), window)
-    defaults = {"length": length, "temperature": temperature}
-    writer = TextGenerator(
-        read,
+    predicts_every_token, window = target_field.kind == "tokens", input_field.shape[0]
+    token_reader = as_model(context.model).token_reader() if predicts_every_token else None
+    reader: Any = token_reader or SlidingContextModel(context.model, (name, target), window)
+    return TextGenerator(
+        reader,
         tokens,
         get_training_tokens(context.data.train, name),
         window,
         1 if predicts_every_token else window,
         defaults,
     )
-    baseline: Any = build_baseline(spec)
-    # It stands beside the result.
-    baseline.note = f"baseline: how often each {tokens.unit} occurs"
-    make_baseline = lambda: Supervised(baseline, context.losses, context.weights)  # noqa: E731
-    objective = Supervised(model, context.losses, context.weights, context.augment, make_baseline)
-    objective.generators, objective.default_samples = {"text": writer.generate}, ("text",)
-    # Its table has size² numbers.
-    if input_field.size <= MAX_TOKENS:
-        objective.split_scorer = BigramBaseline(spec, context.data.train).split_scores
-    return objective
 
 
 def get_training_tokens(train: Any, name: str) -> Tensor:

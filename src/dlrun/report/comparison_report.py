@@ -88,33 +88,41 @@ def draw_comparison(runs: Sequence[Path], file: Path) -> Path | None:
         for lines in results
         for name, direction in run_reader.read_direction_map(lines).items()
     }
+    checkpoint_epochs = {
+        number: get_checkpoint_epoch(results[number - 1], find_main_stage(runs[number - 1]))
+        for number in histories
+    }
     # A line of legend for each run, below each panel.
     height = (2.9 + 0.15 * len(histories)) * len(names) + 0.5
     with save_figure(file, "Validation curves", {}, warning, height=height, width=WIDTH) as figure:
         for name, panel in zip(
             names, figure.subplots(len(names), 1, squeeze=False).flat, strict=True
         ):
-            # strict=False: there are more colors than runs in the figure, see MAX_RUNS.
-            for (number, curves), color in zip(histories.items(), COLORS, strict=False):
-                curve, checkpoint_epoch = (
-                    curves.get(name, {}),
-                    get_checkpoint_epoch(results[number - 1], find_main_stage(runs[number - 1])),
-                )
-                best = (
-                    checkpoint_epoch
-                    if checkpoint_epoch in curve
-                    else find_curve_best(curve, measure_names.get_direction(name, goals))
-                )
-                _draw_curve(panel, curve, best, str(number), color)
-            panel.set(
-                title=truncate_name(name),
-                ylim=get_value_range(
-                    curves[name] for curves in histories.values() if name in curves
-                ),
-            )
-            use_integer_epochs(panel)
-            add_legend_below(panel)
+            curves = {number: history.get(name, {}) for number, history in histories.items()}
+            goal = measure_names.get_direction(name, goals)
+            _draw_panel(panel, truncate_name(name), curves, checkpoint_epochs, goal)
     return file
+
+
+def _draw_panel(
+    panel: Any, title: str, curves: dict[int, Curve], epochs: dict[int, int | None], goal: str
+) -> None:
+    """Draw one metric of several runs.
+
+    Args:
+        panel: Where to draw.
+        title: Its title.
+        curves: Number of the run → its curve, empty where it lacks the metric.
+        epochs: Number of the run → the epoch that was kept, if one was.
+        goal: The better direction.
+    """
+    # strict=False: there are more colors than runs in the figure, see MAX_RUNS.
+    for (number, curve), color in zip(curves.items(), COLORS, strict=False):
+        best = epochs[number] if epochs[number] in curve else find_curve_best(curve, goal)
+        _draw_curve(panel, curve, best, str(number), color)
+    panel.set(title=title, ylim=get_value_range(curve for curve in curves.values() if curve))
+    use_integer_epochs(panel)
+    add_legend_below(panel)
 
 
 def find_main_stage(run: Path) -> str:

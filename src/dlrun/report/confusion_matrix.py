@@ -88,11 +88,8 @@ def draw_matrix(
 ) -> Path:
     """Write a confusion matrix: colors are shares of the true class, numbers are rows."""
     size = len(counts)
-    labels = (
-        [str(label) for label in labels]
-        if len(labels) == size
-        else [str(number) for number in range(size)]
-    )
+    # Without a name for each class, numbers stand for them.
+    labels = [str(label) for label in (labels if len(labels) == size else range(size))]
     # A class without rows has a row of zeros, not of nan.
     shares = counts / counts.sum(1, keepdims=True).clip(min=1)
     # Cells shrink with many classes, and the figure stays below 18 inches.
@@ -104,17 +101,10 @@ def draw_matrix(
     }
     with save_figure(file, title, config, warning, **layout) as figure:
         axes = figure.subplots()
-        image = axes.imshow(
-            shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest", aspect="auto"
-        )
-        figure.colorbar(
-            image,
-            ax=axes,
-            shrink=0.7,
-            fraction=0.6 / side,
-            pad=0.02,
-            label="share of the true class",
-        )
+        style: dict[str, Any] = {"cmap": "Blues", "interpolation": "nearest", "aspect": "auto"}
+        image = axes.imshow(shares, vmin=0, vmax=1, **style)
+        bar: dict[str, Any] = {"shrink": 0.7, "fraction": 0.6 / side, "pad": 0.02}
+        figure.colorbar(image, ax=axes, label="share of the true class", **bar)
         axes.set(xlabel="predicted", ylabel="true (rows)")
         axes.grid(visible=False)
         if size <= CLASSES_WITH_NAMES:

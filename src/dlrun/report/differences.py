@@ -37,24 +37,29 @@ def compare_runs(runs: Sequence[Path]) -> list[str]:
     value = formatting.format_number(scores[best])
     lines = [f"Best by validation {measure}: run {best + 1}, {value}."]
     close_runs = []
-    for index, run in enumerate(runs):
-        if index == best:
-            continue
-        try:
-            difference = compute_run_difference(run, runs[best], measure)
-        except CorruptedFileError:
-            raise
-        except UserError as fault:
-            # Other rows or other data: no verdict on this pair, and the others are compared.
-            lines.append(f"Run {index + 1} cannot be compared with it row by row: {fault}.")
-            continue
-        text = measures.describe_difference(measure, difference, goals)
-        lines.append(f"Run {best + 1} − run {index + 1}: {text}.")
-        close_runs += [] if difference.is_nonzero else [f"run {index + 1}"]
+    for index in (index for index in range(len(runs)) if index != best):
+        text, is_close = _describe_pair(runs, best, index, measure, goals)
+        lines.append(text)
+        close_runs += [f"run {index + 1}"] if is_close else []
     # Of two runs the line above says it already.
     if close_runs and len(runs) > 2:
         lines.append(f"Within chance of the best: {', '.join(close_runs)}.")
     return lines
+
+
+def _describe_pair(
+    runs: Sequence[Path], best: int, index: int, measure: str, goals: dict[str, str]
+) -> tuple[str, bool]:
+    """How far a run is from the best one, and whether that may be chance."""
+    try:
+        difference = compute_run_difference(runs[index], runs[best], measure)
+    except CorruptedFileError:
+        raise
+    except UserError as fault:
+        # Other rows or other data: no verdict on this pair, and the others are compared.
+        return f"Run {index + 1} cannot be compared with it row by row: {fault}.", False
+    text = measures.describe_difference(measure, difference, goals)
+    return f"Run {best + 1} − run {index + 1}: {text}.", not difference.is_nonzero
 
 
 def _get_score(run: Path, measure: str) -> float:

@@ -85,13 +85,10 @@ def _draw_forecast(
 
 def _draw_lines(panel: Axes, forecast: dict[str, Any], horizon: Any, step: int) -> None:
     """Draw one horizon over the moments of the forecasts."""
-    moments = [now + horizon.rows[step] * horizon.every for now in forecast["now"]]
-    dates: Any = (
+    moments: list[Any] = [now + horizon.rows[step] * horizon.every for now in forecast["now"]]
+    if horizon.dated:
         # Not fromtimestamp, which would shift by the machine's time zone.
-        [datetime(1970, 1, 1) + timedelta(seconds=moment) for moment in moments]
-        if horizon.dated
-        else moments
-    )
+        moments = [datetime(1970, 1, 1) + timedelta(seconds=moment) for moment in moments]
     unit = f" {horizon.unit}" if horizon.unit else ""
     lines: dict[str, tuple[str, Any, dict[str, Any]]] = {
         "last": (
@@ -110,19 +107,24 @@ def _draw_lines(panel: Axes, forecast: dict[str, Any], horizon: Any, step: int) 
             if error
             else label
         )
-        panel.plot(dates, [row[step] for row in forecast[name]], label=text, **style)
+        panel.plot(moments, [row[step] for row in forecast[name]], label=text, **style)
     panel.set(
         title=f"{horizon.column}, foretold {horizon.rows_to_time(horizon.horizon_rows[step])} "
         "before",
         ylabel=horizon.unit,
     )
     if horizon.dated:
-        from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-
-        locator = AutoDateLocator(minticks=3, maxticks=9)
-        panel.xaxis.set_major_locator(locator)
-        panel.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+        _label_dates(panel)
     add_legend_below(panel, columns=3)
+
+
+def _label_dates(panel: Axes) -> None:
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+    # More dates would run together.
+    locator = AutoDateLocator(minticks=3, maxticks=9)
+    panel.xaxis.set_major_locator(locator)
+    panel.xaxis.set_major_formatter(ConciseDateFormatter(locator))
 
 
 def _draw_step_errors(panel: Axes, forecast: dict[str, Any], horizon: Any) -> None:

@@ -75,38 +75,37 @@ def draw_regularization_curves(
     variants = [name for name in workflow_stages.get_regularization_stages(config) if name in val]
     if not base or not variants:
         return None
+    # The base may have been trained for far longer, which would squeeze the variants.
+    max_epoch = 2 * max(max(val[name]) for name in variants)
+    base_curve = {epoch: value for epoch, value in val[base].items() if epoch <= max_epoch}
+    titled = [
+        (format_patch(name, stages.get(name, []), stages.get(base, [])), val[name])
+        for name in variants
+    ]
     # Rounded up.
     rows = -(-len(variants) // NUM_COLUMNS)
-    max_epoch = 2 * max(
-        max(val[name]) for name in variants
-    )  # of the base, which may go on for much longer
-    # The base may have been trained for far longer, which would squeeze the variants.
-    base_curve = {epoch: value for epoch, value in val[base].items() if epoch <= max_epoch}
-    # One scale for all panels, or a small gain would look like a large one.
-    low, high = get_value_range([base_curve, *(val[name] for name in variants)]) or (0, 1)
     title = f"Validation loss against '{base}'"
     size: dict[str, Any] = {"height": 2.35 * rows + 0.9, "width": WIDE_FIGURE}
     with save_figure(file, title, config, run_reader.get_data_warning(results), **size) as figure:
         panels = list(
             figure.subplots(rows, min(len(variants), NUM_COLUMNS), squeeze=False, sharey=True).flat
         )
-        for name, panel in zip(variants, panels, strict=False):
-            _draw_variant(
-                panel,
-                format_patch(name, stages.get(name, []), stages.get(base, [])),
-                val[name],
-                base_curve,
-            )
-            panel.set_ylim(low - 0.2 * (high - low), high)  # room for the numbers below the rings
-        # An odd number of variants leaves a panel empty.
-        for panel in panels[len(variants) :]:
-            panel.set_axis_off()
-        handles = {
-            text: handle
-            for handle, text in zip(*panels[0].get_legend_handles_labels(), strict=True)
-        }
-        figure.legend(handles.values(), [base, "variant"], loc="outside lower left", ncols=2)
+        _draw_variants(panels, titled, base_curve)
+        handles, _ = panels[0].get_legend_handles_labels()
+        figure.legend(handles, [base, "variant"], loc="outside lower left", ncols=2)
     return file
+
+
+def _draw_variants(panels: list[Axes], variants: list[tuple[str, Curve]], base: Curve) -> None:
+    """Draw a panel for each variant, given as its title and its curve."""
+    # One scale for all panels, or a small gain would look like a large one.
+    low, high = get_value_range([base, *(curve for _, curve in variants)]) or (0, 1)
+    for (title, curve), panel in zip(variants, panels, strict=False):
+        _draw_variant(panel, title, curve, base)
+        panel.set_ylim(low - 0.2 * (high - low), high)  # room for the numbers below the rings
+    # An odd number of variants leaves a panel empty.
+    for panel in panels[len(variants) :]:
+        panel.set_axis_off()
 
 
 def collect_loss_curves(history: run_reader.JsonLines, split: str) -> dict[str, Curve]:

@@ -71,14 +71,6 @@ def draw_parallel_coordinates(
         )
     )
     best_jobs = find_best_jobs(list(drawn_jobs), objective)[:1]
-    pruned = sum(line.status == "pruned" for line in drawn_jobs)
-    num_failed = sum(line.status == "failed" for line in jobs)
-    counts = [
-        f"{len(drawn_jobs)} jobs",
-        f"{pruned} of them pruned (dashed)" if pruned else "",
-        f"{num_failed} failed, not shown" if num_failed else "",
-        "the best one in red" if best_jobs else "",
-    ]
     # The heading names the task of the first job.
     config = RunFolder(folder / drawn_jobs[0].folder).read_config()
     warning = next((line.note for line in drawn_jobs if line.note), "")
@@ -89,8 +81,22 @@ def draw_parallel_coordinates(
         panel = figure.add_subplot()
         draw_axes(panel, scales)
         draw_job_lines(panel, scales, drawn_jobs, best_jobs)
-        panel.set_title(" · ".join(filter(None, counts)), fontsize=10, color=GREY)
+        caption = _describe_jobs(jobs, drawn_jobs, bool(best_jobs))
+        panel.set_title(caption, fontsize=10, color=GREY)
     return folder / "sweep.png"
+
+
+def _describe_jobs(jobs: Sequence[JobRow], drawn: Sequence[JobRow], has_best: bool) -> str:
+    """The line above the axes: how many jobs are shown, and how."""
+    num_pruned = sum(line.status == "pruned" for line in drawn)
+    num_failed = sum(line.status == "failed" for line in jobs)
+    parts = [
+        f"{len(drawn)} jobs",
+        f"{num_pruned} of them pruned (dashed)" if num_pruned else "",
+        f"{num_failed} failed, not shown" if num_failed else "",
+        "the best one in red" if has_best else "",
+    ]
+    return " · ".join(filter(None, parts))
 
 
 def make_axis_scale(name: str, values: Sequence[str], up: int = 1) -> AxisScale:
@@ -115,10 +121,7 @@ def make_axis_scale(name: str, values: Sequence[str], up: int = 1) -> AxisScale:
     )
     if len(distinct) < 2 or None in numbers or mixed:
         # Numbers in their order although they are evenly spaced; words in that of the jobs.
-        order = sorted(texts, key=float) if None not in numbers else texts
-        heights = {text: (index + 0.5) / len(order) for index, text in enumerate(order)}
-        labeled = order[:: -(-len(order) // MAX_LABELS)]
-        return AxisScale(name, heights, [(heights[text], truncate_start(text)) for text in labeled])
+        return _make_even_scale(name, sorted(texts, key=float) if None not in numbers else texts)
     transform = math.log if logarithmic else float
     low, high = transform(distinct[0]), transform(distinct[-1])
     height = lambda value: (  # noqa: E731
@@ -131,6 +134,14 @@ def make_axis_scale(name: str, values: Sequence[str], up: int = 1) -> AxisScale:
     )
     labels = [(height(value), format_tick(value)) for value in ticks]
     return AxisScale(name, {text: height(float(text)) for text in texts}, labels)
+
+
+def _make_even_scale(name: str, order: list[str]) -> AxisScale:
+    """An axis of evenly spaced values, the first one at the bottom."""
+    heights = {text: (index + 0.5) / len(order) for index, text in enumerate(order)}
+    # As many labels as fit above each other.
+    labeled = order[:: -(-len(order) // MAX_LABELS)]
+    return AxisScale(name, heights, [(heights[text], truncate_start(text)) for text in labeled])
 
 
 def parse_number(text: str) -> float | None:

@@ -244,16 +244,14 @@ class FinalEvaluation:
         validated = evidence.get_score(self.winner.name)
         assert validated is not None
         first = results[0].scores[measure]
-        interval = self._format_interval(results, mean)
         rows = len(self.experiment.builder.dataset)
-        epochs = counted(self.epochs, "epoch")
-        trained = "" if self.winner.name in UNTRAINED_STAGES else f", {epochs}"
+        is_trained = self.winner.name not in UNTRAINED_STAGES
+        trained = f", {counted(self.epochs, 'epoch')}" if is_trained else ""
         spread_note = (
             f"the first fit has {format_number(first.value)}; "
             "the spread over seeds is that of training alone"
         )
         baseline = format_number(results[0].baseline[measure].value)
-        num_candidates = len(evidence.get_valid_stages("constant"))
         lines = [
             f"'{self.winner.name}' trained on all {rows:,} training + validation rows{trained}",
             *([spread_note] if len(results) > 1 else []),
@@ -261,7 +259,8 @@ class FinalEvaluation:
             f"{self._get_baseline_label()} has {baseline} on them",
             *self._describe_schedule(),
             f"validation had said {format_number(validated.value)}, "
-            f"of {num_candidates} candidates the best",
+            f"of {len(evidence.get_valid_stages('constant'))} candidates the best",
         ]
+        interval = self._format_interval(results, mean)
         text = f"{measure} on the test rows: {format_number(mean)}{interval}{spread}."
         return Verdict(8, text, lines)

@@ -41,28 +41,20 @@ def split_validation(
         UserError: One side would have no row, or the data lack what `by` needs.
     """
     total = len(dataset)
-    if by == "auto" and 0 < dataset.num_validation_rows < total:
+    rows, provided = np.arange(total), dataset.num_validation_rows
+    if by == "auto" and 0 < provided < total:
         log.info(
             "validated on: the %d rows of the folder validation; data.validation=mixed: any",
-            dataset.num_validation_rows,
+            provided,
         )
-        return np.arange(total - dataset.num_validation_rows), np.arange(
-            total - dataset.num_validation_rows, total
-        )
-    # A share below 1; from 1 on a number of rows.
-    count = round(validation * total) if validation < 1 else int(validation)
-    if not 0 < count < total:
-        raise UserError(
-            f"protocol.validation={validation:g} holds out {count} of {total} rows; some must be "
-            "left on each side"
-        )
-    if dataset.num_validation_rows:
+        return rows[: total - provided], rows[total - provided :]
+    count = _count_held_out(validation, total)
+    if provided:
         log.info(
             "protocol.by=%s mixes the %d rows of the folder validation with the others",
             by,
-            dataset.num_validation_rows,
+            provided,
         )
-    rows = np.arange(total)
     # Windows overlap: a random split would put the same values on both sides.
     if (span := get_window_span(dataset)) and by in ("auto", "time"):
         return make_time_splits(dataset, [total - count, total], span)[0]
@@ -80,6 +72,17 @@ def split_validation(
     from dlrun.evaluation.protocols.stratification import sample_validation
 
     return sample_validation(dataset, count, by, seed, rare)
+
+
+def _count_held_out(validation: float, total: int) -> int:
+    """How many rows a share below 1, or a number from 1 on, holds out."""
+    count = round(validation * total) if validation < 1 else int(validation)
+    if not 0 < count < total:
+        raise UserError(
+            f"protocol.validation={validation:g} holds out {count} of {total} rows; some must be "
+            "left on each side"
+        )
+    return count
 
 
 def sample_split(dataset: Dataset, train: int, validation: int, seed: int) -> Split:
