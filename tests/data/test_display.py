@@ -63,8 +63,8 @@ def test_without_the_list_of_words_there_are_numbers_and_a_remark(tmp_path, monk
     monkeypatch.setenv("DLRUN_DATA", str(tmp_path))
     monkeypatch.setattr(
         imdb_reuters,
-        "_load_imdb_split",
-        lambda split: (Ragged(np.array([7, 9]), np.array([0, 2])), np.array([1])),
+        "_read_rows",
+        lambda *_: (Ragged(np.array([7, 9]), np.array([0, 2])), np.array([1])),
     )
     raw = imdb_reuters.imdb(source="official", words=100, pool=False, **BAG)
     assert (

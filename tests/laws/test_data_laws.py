@@ -169,11 +169,11 @@ def test_test_rows_are_not_read_before_they_are_asked_for(monkeypatch):
     assert asked == ["train", "t10k"]
     asked.clear()
 
-    def split(name):
+    def split(task, source, name):
         asked.append(name)
         return Ragged(np.array([5], np.int32), np.array([0, 1])), np.array([1])
 
-    monkeypatch.setattr(imdb_reuters, "_load_imdb_split", split)
+    monkeypatch.setattr(imdb_reuters, "_read_rows", split)
     raw = imdb_reuters.imdb(source="official", words=10, pool=False, **BAG)
     assert asked == ["train"] and len(raw.test()["sentiment"]) == 1
     assert asked == ["train", "test"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Literal
 
 import numpy as np
@@ -98,7 +98,7 @@ def imdb(
     _check_settings(words, length, bucket)
 
     def read(split: str) -> RawColumns:
-        lists, labels = (_generate_imdb if source == "sample" else _load_imdb_split)(split)
+        lists, labels = _read_rows("imdb", source, split)
         order = _shuffle_order(split, len(labels))
         return {"review": _offset_word_numbers(lists[order], words), "sentiment": labels[order]}
 
@@ -107,7 +107,8 @@ def imdb(
     test = None if pool else lambda: read("test")
     labels: dict[str, tuple[str, ...]] = {"sentiment": SENTIMENTS}
     dataset = Dataset(dev, {"review": "bag"}, {"sentiment": "binary"}, {}, test, labels=labels)
-    step = _build_preprocessor("imdb", source, words, length, pad, cut, bucket)
+    names = _cache_word_names("imdb", words, source)
+    step = PaddedSequence(words, length, pad, cut, bucket, names)
     return _build_dataset(dataset, "imdb", source, step)
 
 
@@ -138,7 +139,7 @@ def reuters(
     _check_settings(words, length, bucket)
 
     def read(test: bool) -> RawColumns:
-        lists, labels = (_generate_reuters if source == "sample" else _load_reuters)()
+        lists, labels = _read_rows("reuters", source)
         # Keras shuffles all rows, and splits them then.
         order = np.arange(len(labels))
         np.random.RandomState(SEED).shuffle(order)
@@ -155,21 +156,9 @@ def reuters(
         lambda: read(True),
         labels=labels,
     )
-    step = _build_preprocessor("reuters", source, words, length, pad, cut, bucket)
+    names = _cache_word_names("reuters", words, source)
+    step = PaddedSequence(words, length, pad, cut, bucket, names)
     return _build_dataset(dataset, "reuters", source, step)
-
-
-def _build_preprocessor(
-    task: str,
-    source: str,
-    words: int,
-    length: int | None,
-    pad: PaddingSide,
-    cut: PaddingSide,
-    bucket: bool,
-) -> PaddedSequence:
-    names = cache(lambda: _load_word_names(task, words, source))
-    return PaddedSequence(words, length, pad, cut, bucket, names)
 
 
 def _build_dataset(dataset: Dataset, task: str, source: str, step: PaddedSequence) -> Dataset:
@@ -224,6 +213,11 @@ def _encode_texts(task: str, texts: Sequence[str], names: tuple[str, ...], words
     return _offset_word_numbers(Ragged(ids[tokens.values], tokens.offsets), words)
 
 
+def _cache_word_names(task: str, words: int, source: str) -> Callable[[], tuple[str, ...]]:
+    """Return a function that reads them when it is first called."""
+    return cache(partial(_load_word_names, task, words, source))
+
+
 def _load_word_names(task: str, words: int, source: str) -> tuple[str, ...]:
     """Return the word of each index below `words`; () where the official list is absent."""
     file = WORD_INDEX_FILES[task]
@@ -260,36 +254,23 @@ def _check_settings(words: int, length: int | None, bucket: bool) -> None:
         )
 
 
-def _generate_imdb(split: str) -> tuple[Ragged, np.ndarray]:
-    from dlrun.data.datasets.synthetic import generate_word_lists
+def _read_rows(task: str, source: str, split: str = "") -> tuple[Ragged, np.ndarray]:
+    """Return word lists and labels; of imdb those of a split, of reuters all."""
+    if source == "sample":
+        from dlrun.data.datasets import synthetic
 
-    return generate_word_lists(split)
-
-
-def _generate_reuters() -> tuple[Ragged, np.ndarray]:
-    from dlrun.data.datasets.synthetic import generate_class_word_lists
-
-    return generate_class_word_lists(len(TOPICS))
-
-
-def _load_imdb_split(split: str) -> tuple[Ragged, np.ndarray]:
-    return _load_arrays(IMDB, f"x_{split}", f"y_{split}")
-
-
-def _load_reuters() -> tuple[Ragged, np.ndarray]:
-    return _load_arrays(REUTERS, "x", "y")
-
-
-def _load_arrays(file: RemoteFile, lists: str, labels: str) -> tuple[Ragged, np.ndarray]:
-    """Return the word lists and the labels that an official file holds under these names."""
+        if task == "imdb":
+            return synthetic.generate_word_lists(split)
+        return synthetic.generate_class_word_lists(len(TOPICS))
+    file, suffix = (IMDB, f"_{split}") if task == "imdb" else (REUTERS, "")
 
     def parse() -> Ragged:
         from dlrun.data.legacy_pickle import read_lists
 
-        return read_lists(file, lists)
+        return read_lists(file, f"x{suffix}")
 
     with np.load(fetch(file), allow_pickle=False) as archive:
-        return load_or_parse(file, lists, parse), archive[labels]
+        return load_or_parse(file, f"x{suffix}", parse), archive[f"y{suffix}"]
 
 
 def _shuffle_order(split: str, count: int) -> np.ndarray:
