@@ -237,7 +237,13 @@ def find_source_file(module: str) -> Path | None:
     return None
 
 
-@lru_cache(maxsize=256)
 def parse_source_file(path: Path) -> ast.Module:
-    """The syntax tree of a file."""
+    """The syntax tree of a file as it is now; nothing may be written into it."""
+    stat = path.stat()
+    return _parse_source_file(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=256)
+def _parse_source_file(path: Path, modified: int, size: int) -> ast.Module:
+    # Time and size are part of the cache key: a user's own file changes between two runs.
     return ast.parse(path.read_text(encoding="utf-8"))

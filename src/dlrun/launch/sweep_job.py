@@ -223,7 +223,7 @@ def write_job_metadata(job: SweepJob) -> None:
 
 @lru_cache(maxsize=1)
 def get_cached_environment() -> dict[str, Any]:
-    """Collect the environment once a process: asking git takes longer than many a job."""
+    """Collect the environment once a sweep: asking git takes longer than many a job."""
     from dlrun.core.environment import collect_environment
 
     return collect_environment()
@@ -347,6 +347,8 @@ class InProcessExecutor(Executor):
         """Inside, data that several jobs read are read once."""
         from dlrun.data import dataset_cache
 
+        # A sweep that was run before in this process may have had another commit.
+        get_cached_environment.cache_clear()
         dataset_cache.open_cache()
         try:
             yield
