@@ -39,6 +39,7 @@ from dlrun.data.loading.table import EmptyBatches, Table
 from dlrun.data.preprocessing.pipeline import describe_preprocessing, prepare, transform_rows
 from dlrun.data.preprocessing.unseen_values import warn_new_values
 from dlrun.evaluation import metrics
+from dlrun.evaluation.protocols.plans import EvaluationPlan
 from dlrun.evaluation.protocols.two_stages import make_plan
 from dlrun.experiment.feature_cache import with_cached_features
 from dlrun.models.model import Model, build_model
@@ -197,6 +198,14 @@ class ExperimentBuilder:
         batch_norm.check_batch_norm(
             self._build_objective(data), data.train, self.settings.batch_rows
         )
+
+    def with_plan(self, config: dict[str, Any], plan: EvaluationPlan) -> ExperimentBuilder:
+        """The same data and folder with another plan, and another protocol and metrics."""
+        builder = copy.copy(self)
+        # The engine's settings stay: those of earlier versions are completed there.
+        builder.config = {**self.config, **config, "engine": self.config["engine"]}
+        builder.plan = plan
+        return builder
 
     def with_changes(self, patch: dict[str, Any]) -> ExperimentBuilder:
         """The same data and folder with other settings."""

@@ -87,13 +87,13 @@ def should_run_parallel(jobs: Sequence[SweepJob], plugins: tuple[str, ...]) -> b
     An error here is not reported: the job that it belongs to meets it again.
     """
     from dlrun.config.settings import parallel_fits_mode
-    from dlrun.experiment.parallel_fits.driver import get_pending_jobs, is_worthwhile
+    from dlrun.experiment.parallel_fits.driver import is_worthwhile
     from dlrun.experiment.runner import Experiment
 
     jobs[0].folder.mkdir(exist_ok=True)
     try:
         experiment = Experiment(jobs[0].config, jobs[0].folder, plugins)
-        fits = get_pending_jobs(experiment)
+        fits = experiment.get_pending_jobs()
         insists = parallel_fits_mode(jobs[0].config) is True
         return bool(fits) and (
             insists
