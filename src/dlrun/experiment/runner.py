@@ -12,19 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from dlrun.config.settings import parallel_fits_mode
-from dlrun.core import changed_settings, checkpoint
+from dlrun.core import checkpoint
 from dlrun.core.errors import FileWriteError, TrainingDiverged, TrainingInterrupted, UserError
 from dlrun.core.process_group import ONE_PROCESS, ProcessGroup
-from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.core.types import FitJob, Result, Score
-from dlrun.evaluation import test_ledger
 from dlrun.evaluation.protocols.plans import EvaluationPlan
 from dlrun.evaluation.protocols.two_stages import drop_first_stages
 from dlrun.experiment.baseline_scores import compute_baseline_scores
 from dlrun.experiment.builder import BuiltFit, ExperimentBuilder
-from dlrun.experiment.fit_records import begin_callbacks, write_predictions
+from dlrun.experiment.fit_records import begin_callbacks, solve_model, write_predictions
 from dlrun.experiment.notes import describe_fit, describe_skipped_steps, make_signals
-from dlrun.models.model import Model
 from dlrun.training import batch_norm
 from dlrun.training.callbacks import EarlyStopping
 from dlrun.training.generation import compute_objective_scores
@@ -178,6 +175,8 @@ class Experiment:
         """Enter one opening in the ledger, read the test rows, write all results, and complete the
         entry.
         """
+        from dlrun.evaluation import test_ledger
+
         config, folder, entry = self.builder.config, self.run.folder, None
         if not self.builder.dataset.synthetic:
             add_entry = partial(
@@ -225,6 +224,8 @@ class Experiment:
                 'Say why these are opened: reason="…"'
             )
         if not self.builder.dataset.synthetic:
+            from dlrun.evaluation import test_ledger
+
             self.processes.on_main_process(test_ledger.check_writable)
             test_request: dict[str, Any] = {
                 **self._get_ledger_key(),
@@ -331,6 +332,8 @@ class Experiment:
         """Let a fit that has ended go on where it was asked to, and say what is otherwise from here
         on.
         """
+        from dlrun.core import changed_settings
+
         trainer, name = fit.trainer, fit.job.name
         changes = changed_settings.read_changes(self.run.folder, name)
         current = [
@@ -436,19 +439,3 @@ class Experiment:
             fit.trainer.restore(state)
             fit.weights = f"{name} (epoch {fit.trainer.epoch})"
         return state is not None
-
-
-def solve_model(fit: BuiltFit, run: RunFolder) -> None:
-    """Have a model that no step trains find its weights.
-
-    On the training rows, an ensemble on the validation rows.
-    """
-    objective: Any = fit.trainer.objective
-    model = objective.model
-    if not isinstance(model, Model):
-        return
-    model.solve(fit.data.train)  # type: ignore[arg-type]
-    total = lambda outputs, batch: objective.total_loss(outputs, batch)  # noqa: E731
-    members = model.fit_weights(fit.data.val, total)
-    if members is not None:
-        run.write_json(RunFile.MEMBERS, members)

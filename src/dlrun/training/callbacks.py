@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from dlrun.config.constraints import Count, Natural, NonNegative
-from dlrun.core import artifacts
 from dlrun.core.files import atomic_write, optional_write
 from dlrun.core.formatting import counted
 from dlrun.core.random import derive_seed
@@ -276,6 +275,8 @@ class SampleWriter(Callback):
         # The last epoch is always written.
         if trainer.epoch % self.every and not trainer.finished:
             return
+        from dlrun.core import artifacts
+
         for kind in self._get_generator_names(trainer):
             samples = generate_artifacts(trainer, kind, derive_seed(trainer.seed, trainer.epoch))
             with optional_write("samples are", self._get_folder(trainer)):
