@@ -158,18 +158,12 @@ class Experiment:
         It is one opening.
         """
         pending = self.get_pending_tests(stages)
+        latest = self.latest_fit
+        # The last one may be in memory still; only one is, whatever its size.
+        is_latest = lambda job: latest is not None and job == pending[-1] == latest.job  # noqa: E731
         if pending:
-            last_fit = (
-                self.latest_fit
-                if self.latest_fit is not None and self.latest_fit.job == pending[-1]
-                else None
-            )
-            self._evaluate_test_rows(
-                [
-                    (last_fit if job == pending[-1] and last_fit else self.load_fit(job))
-                    for job in pending
-                ]
-            )
+            fits = [latest if is_latest(job) else self.load_fit(job) for job in pending]
+            self._evaluate_test_rows(fits)  # type: ignore[arg-type]
 
     def _evaluate_test_rows(self, fits: list[BuiltFit]) -> list[Result]:
         """Enter one opening in the ledger, read the test rows, write all results, and complete the
