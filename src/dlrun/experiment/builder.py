@@ -298,9 +298,11 @@ class ExperimentBuilder:
         networks = model.cacheable_networks() if isinstance(model, Model) else {}
         if not networks:
             return table  # type: ignore[no-any-return]
-        from dlrun.experiment.feature_cache import cache_split
+        from dlrun.experiment.feature_cache import cache_split, check_cacheable
 
-        return cache_split(self, fit, split, table, networks)
+        check_cacheable(fit.trainer.objective, table)
+        rows = self.get_raw_rows(fit, split)
+        return cache_split(table, networks, self.dataset, fit.data, rows, self.processes)
 
     @cached_property
     def test_rows(self) -> RawColumns:
