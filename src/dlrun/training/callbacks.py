@@ -275,9 +275,10 @@ class SampleWriter(Callback):
         # The last epoch is always written.
         if trainer.epoch % self.every and not trainer.finished:
             return
-        from dlrun.core import artifacts
-
         for kind in self._get_generator_names(trainer):
+            # Here, because most objectives make nothing.
+            from dlrun.core import artifacts
+
             samples = generate_artifacts(trainer, kind, derive_seed(trainer.seed, trainer.epoch))
             with optional_write("samples are", self._get_folder(trainer)):
                 artifacts.write_artifacts(
