@@ -196,17 +196,15 @@ def find_symbol(target: str, depth: int = 5) -> tuple[ast.FunctionDef | ast.Clas
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
             return node, path
         # A package may export in __init__.py what a module of it defines.
-        if isinstance(node, ast.ImportFrom):
-            for alias in node.names:
-                if (alias.asname or alias.name) == name:
-                    package = (
-                        module_name
-                        if path.name == "__init__.py"
-                        else module_name.rpartition(".")[0]
-                    )
-                    home = _get_absolute_module(node, package)
-                    return find_symbol(f"{home}.{alias.name}", depth - 1)
+        if isinstance(node, ast.ImportFrom) and (exported := _find_alias(node, name)):
+            package = module_name if path.name == "__init__.py" else module_name.rpartition(".")[0]
+            return find_symbol(f"{_get_absolute_module(node, package)}.{exported}", depth - 1)
     return None
+
+
+def _find_alias(node: ast.ImportFrom, name: str) -> str:
+    """What is imported under this name; "" where nothing is."""
+    return next((alias.name for alias in node.names if (alias.asname or alias.name) == name), "")
 
 
 def _get_absolute_module(node: ast.ImportFrom, package: str) -> str:
