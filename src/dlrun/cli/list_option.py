@@ -51,9 +51,10 @@ def _compose_option(
     from omegaconf import OmegaConf
 
     values: Any = OmegaConf.to_container(OmegaConf.load(file)) or {}
+    defaults = values.pop("defaults", None) or ()
     chosen = {
         key.removeprefix("override /"): name
-        for entry in values.pop("defaults", None) or ()
+        for entry in defaults
         if isinstance(entry, dict)
         for key, name in entry.items()
         if key.startswith("override /")
@@ -61,6 +62,9 @@ def _compose_option(
     # A file for the root sets keys of groups that only a whole config has.
     if is_for_root(file):
         return values, chosen
+    # Without defaults the file is all that there is, and Hydra is not asked.
+    if not defaults:
+        return {group: values}, {}
     try:
         node = compose_hydra_config([], conf_folders[:-1], f"{group}/{option}")
     # Where the option alone makes no config, the plain content of its file is shown.
