@@ -28,6 +28,8 @@ HARMLESS = {
     "current": "set anew before each composition, see the test below",
     "registered": "one class, registered with Hydra once",
     "_parsed": OWN_SOURCE,
+    "_advice_given": "a line on stderr once a process, which no run and no file of one sees",
+    "_compile_keys": "a function of its argument alone",
     "_current_plugins": "put back when the part is built",
     "_read_part_files": OWN_SOURCE,
     "list_builtin_parts": OWN_SOURCE,
