@@ -80,7 +80,7 @@ def beside_training() -> Iterator[bool]:
         "s of CPU",
     )
     with tempfile.TemporaryDirectory() as place:
-        yield bar("the worst of 10,000 pictures", cpu(worst(Path(place))), 0.5, "s of CPU")
+        yield bar("the worst of 10,000 images", cpu(worst(Path(place))), 0.5, "s of CPU")
     yield bar("a linear model of 20,000 texts of 10,000 words", cpu(linear()), 10.0, "s of CPU")
 
 

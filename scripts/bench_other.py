@@ -3,7 +3,7 @@
     scripts/bench --start          CPU seconds of `dlrun --help` and up to a first training step, and peak memory
     scripts/bench --rows           dense net on a table of 10^3 … 10^6 rows: dlrun against the hand-written loop, and
                                    dlrun's evaluation against a forward pass of the loop's network, in the loop's
-                                   batches and in those that dlrun takes where nothing is learnt
+                                   batches and in those that dlrun takes where nothing is learned
 
 Start-up is that of fresh processes, as the `dlrun` command starts them: CPU seconds of all their threads up to the end
 of the first optimizer step, less those of `import torch` alone; the least of a few runs, a busy machine only adds.

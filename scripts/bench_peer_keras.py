@@ -4,7 +4,7 @@ As its documentation has it: a Sequential model, `compile(optimizer, loss, metri
 (which compiles on JAX and not on torch), and `fit(x, y, batch_size, epochs, verbose=0)` on numpy arrays, which
 shuffles; tensors instead of arrays make no difference on torch. The layers are written out, for Keras has no other way
 to the same network: the same sizes and, but for the second bias that torch's LSTM has and that adds to its first, the
-same parameters. Pictures lie as (N, H, W, C), which is its default; the loss takes raw answers, so the threshold of the
+same parameters. Images lie as (N, H, W, C), which is its default; the loss takes raw answers, so the threshold of the
 binary accuracy is 0. Words are whole numbers of 32 bits.
 """
 
@@ -60,7 +60,7 @@ ANSWERED = {
 
 
 def read(given: Given) -> Any:
-    """The arrays: pictures with channels last, whole numbers of 32 bits."""
+    """The arrays: images with channels last, whole numbers of 32 bits."""
     x, y = (
         array.astype(np.int32) if array.dtype == np.int64 else array for array in given.arrays()
     )

@@ -1,8 +1,8 @@
 """The image path of dlrun against the usual one: ImageFolder and DataLoader with workers, feeding the same network.
 
 Real photographs of cats and dogs at 150×150, in batches of 32, with the book's augmentation (§5.2). The loop by hand
-decodes, resizes and augments single pictures in as many worker processes as there are cores, as torchvision's examples
-do; dlrun reads the pictures that its first start has decoded and augments whole batches. Wall-clock time on all cores.
+decodes, resizes and augments single images in as many worker processes as there are cores, as torchvision's examples
+do; dlrun reads the images that its first start has decoded and augments whole batches. Wall-clock time on all cores.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def compare_pictures(rows: int, rounds: int) -> bool:
         feed, train = by_hand(Path(name) / "photos")
         mine = {"epoch": lambda: our_epoch(trainer), "feeding alone": lambda: our_feeding(trainer)}
         theirs = {"epoch": train, "feeding alone": feed}
-        print(f"{rows} pictures; dlrun's first start, decoding included: {ready:.1f} s")
+        print(f"{rows} images; dlrun's first start, decoding included: {ready:.1f} s")
         ratios = {what: ratio(what, theirs[what], mine[what], rounds) for what in mine}
         share = statistics.median(model_share(trainer) for _ in range(rounds))
         print(
@@ -129,7 +129,7 @@ def stopwatch(model: nn.Module) -> Iterator[list[float]]:
 
 
 def unpack(rows: int, folder: Path) -> None:
-    """The same pictures as files, one folder a class."""
+    """The same images as files, one folder a class."""
     with zipfile.ZipFile(data_root() / "dogs_vs_cats" / "train.zip") as archive:
         for animal in ("cat", "dog"):
             (folder / animal).mkdir(parents=True)

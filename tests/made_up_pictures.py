@@ -1,4 +1,4 @@
-"""Makes picture files for tests: two kinds of shapes, written in any format."""
+"""Makes image files for tests: two kinds of shapes, written in any format."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def encoded(values: np.ndarray, ending: str = "png", **options) -> bytes:
 
 
 def folder(place: Path, classes: dict[str, int], ending: str = "png") -> Path:
-    """A folder for each class with so many pictures, all different."""
+    """A folder for each class with so many images, all different."""
     for kind, (name, count) in enumerate(classes.items()):
         (place / name).mkdir(parents=True, exist_ok=True)
         for number in range(count):

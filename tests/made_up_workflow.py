@@ -13,7 +13,7 @@ from made_up import classes_run, folds_run, result, run_folder, score, write_lin
 
 from dlrun.report.build import write_comparison, write_report
 
-SQUARE = base64.b64decode(  # a grey PNG of 4 by 4
+SQUARE = base64.b64decode(  # a gray PNG of 4 by 4
     "iVBORw0KGgoAAAANSUhEUgAAAAQAAAAECAAAAACMmsGiAAAAEElEQVR4nGOsYGBgYGJAIQAJTACAlkF+CQAAAABJRU5ErkJggg=="
 )
 STAGES = {  # stage → (patch, how fast it learns, how fast it overfits, its best accuracy)

@@ -1,4 +1,4 @@
-"""Pictures without classes: frogs as they are found, folders of one's own; and what is said when a GAN collapses."""
+"""Images without classes: frogs as they are found, folders of one's own; and what is said when a GAN collapses."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LIGHT = (
 
 
 def jpeg(seed, size=32):
-    """A picture file of one color, and noise."""
+    """An image file of one color, and noise."""
     random = np.random.RandomState(seed)
     pixels = (random.randint(0, 200, 3) + random.randint(0, 40, (size, size, 3))).astype(np.uint8)
     file = io.BytesIO()
@@ -55,7 +55,7 @@ def zipped(root):
 
 
 def official(root, monkeypatch):
-    """An archive like the official one, of eight pictures a file; its pixels tell file and row."""
+    """An archive like the official one, of eight images a file; its pixels tell file and row."""
     path = root / "cifar10" / "cifar-10-python.tar.gz"
     with tarfile.open(path, "w:gz") as archive:
         for number, name in enumerate(

@@ -44,7 +44,7 @@ NAN = [
 
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch):
-    """No picture is looked at here."""
+    """No image is looked at here."""
     monkeypatch.setattr(
         "matplotlib.figure.Figure.savefig", lambda figure, file, *_, **__: open(file, "wb").close()
     )
@@ -89,7 +89,7 @@ def test_row_04_the_best_epoch_outlives_a_loss_that_is_nan(tmp_path, capsys):
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
     assert main(["predict", str(run), str(tmp_path / "a.png")]) == 0
     told = " ".join(capsys.readouterr().out.split())
-    assert told.count("the answers are those of its best epoch") == 1
+    assert told.count("the predictions are those of its best epoch") == 1
     assert not stored_files.load_json_lines(run / "results.jsonl")
     assert (
         main(["report", str(run)]) == 0 and "fit has no result" in (run / "report.md").read_text()
@@ -264,7 +264,7 @@ def words_of(command, run):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A folder with three small finished runs: of a table, of pictures, and one that makes pictures."""
+    """A folder with three small finished runs: of a table, of images, and one that makes images."""
     place = tmp_path_factory.mktemp("runs")
     rows = [f"{n % 7},{n % 5},{'yes' if n % 7 > 3 else 'no'}" for n in range(120)]
     (place / "t.csv").write_text("\n".join(["a,b,y", *rows]) + "\n")

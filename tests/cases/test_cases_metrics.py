@@ -379,7 +379,7 @@ def test_row_26_of_folds_the_mean_answers_or_the_one_that_is_named(tmp_path, cap
     folder = run(tmp_path / "out", *words, "protocol=kfold", "protocol.folds=2", "engine.epochs=2")
     capsys.readouterr()
     mean, found = answers_of(folder, new, to)
-    assert "the mean of what 2 folds answer" in capsys.readouterr().out and len(found["fits"]) == 2
+    assert "the mean of what 2 folds predict" in capsys.readouterr().out and len(found["fits"]) == 2
     each = [answers_of(folder, new, to, f"fit=fold-{number}")[0] for number in (1, 2)]
     assert mean == pytest.approx([sum(column) / 2 for column in zip(*each, strict=True)], rel=1e-5)
     assert each[0] != each[1]
@@ -423,7 +423,7 @@ def test_row_26_a_walk_forward_answers_with_its_last_fold(tmp_path, capsys):
     new.write_text("c,x\na,1\n")
     capsys.readouterr()
     assert answers_of(folder, new, to)[0] == answers_of(folder, new, to, "fit=fold-4")[0]
-    assert "of 4 folds the last, fold-4, answers" in capsys.readouterr().out
+    assert "of 4 folds the last, fold-4, predicts" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("step", "stage"), [({"step": 7, "verdict": "", "winner": "linear"}, "linear"),
@@ -446,7 +446,7 @@ def test_row_26_a_workflow_answers_with_its_winner_or_with_what_nothing_beat(
     (folder / "workflow.json").write_text(json.dumps([*steps, step]))
     capsys.readouterr()
     found, about = answers_of(folder, new, to)
-    assert about["fits"] == [stage] and f"{stage} answers" in capsys.readouterr().out
+    assert about["fits"] == [stage] and f"{stage} predicts" in capsys.readouterr().out
     assert len(set(found)) == (1 if stage == "constant" else 3)
 
 
@@ -467,7 +467,7 @@ def test_row_26_a_workflow_of_folds_says_whose_answers_they_are_and_takes_the_na
     capsys.readouterr()
     answers_of(folder, new, to)
     said = capsys.readouterr().out
-    assert "workflow" in said and "the mean of what 2 folds answer" in said
+    assert "workflow" in said and "the mean of what 2 folds predict" in said
     assert answers_of(folder, new, to, "fit=linear")[1]["fits"] == [
         "linear-fold-1",
         "linear-fold-2",
@@ -571,11 +571,11 @@ def test_row_31_other_inputs_do_not_make_other_test_rows(ledger, table, capsys):
     assert main([*table, "data.drop=[a]", "test=true"]) == 0
     for drop in ("[b]", "[c]", "[]"):
         assert main([*table, f"data.drop={drop}", "test=true"]) == 2
-        assert "opened 1 time before" in capsys.readouterr().err
+        assert "evaluated 1 time before" in capsys.readouterr().err
     assert main([*table, "data.drop=[b]", "test=true", "reason=another column"]) == 0
     assert main(["ledger"]) == 0
     told = capsys.readouterr().out
-    assert "csv: 2 openings" in told and "datasets" not in told
+    assert "csv: 2 evaluations" in told and "datasets" not in told
 
 
 def test_row_14_other_test_rows_of_one_file_need_a_reason(ledger, table, tmp_path, capsys):
@@ -595,7 +595,7 @@ def test_row_14_another_test_file_is_another_test_set(ledger, table, tmp_path, c
     for file in files:
         assert main([*table, f"data.test_path={file}", "test=true"]) == 0
     assert main([*table, f"data.test_path={files[0]}", "test=true"]) == 2
-    assert "opened 1 time before" in capsys.readouterr().err
+    assert "evaluated 1 time before" in capsys.readouterr().err
 
 
 def test_row_31_entries_of_before_count_by_their_fingerprint(ledger, table, tmp_path, capsys):
@@ -605,7 +605,7 @@ def test_row_31_entries_of_before_count_by_their_fingerprint(ledger, table, tmp_
         {key: value for key, value in line.items() if key != "test"} for line in strict(book)
     ]
     book.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
-    assert main([*table, "test=true"]) == 2 and "opened 1 time before" in capsys.readouterr().err
+    assert main([*table, "test=true"]) == 2 and "evaluated 1 time before" in capsys.readouterr().err
 
 
 def test_row_32_runs_with_other_inputs_are_compared_on_the_same_rows(table, tmp_path, capsys):

@@ -155,7 +155,7 @@ def dataset():
     return TensorDataset(*points()), TensorDataset(*points(40))
 
 
-class Pictures(Dataset):
+class Images(Dataset):
     def __len__(self):
         return 60
 

@@ -233,7 +233,7 @@ def test_row_11_predict_answers_rows_of_a_class_that_training_has_not(train, run
     )
     folder = train(*words)[2]
     table("new.csv", "a,y", ["1,yes", "2,perhaps"])
-    code, said = run("predict", str(folder), "new.csv", "to=answers.csv")
+    code, said = run("predict", str(folder), "new.csv", "to=predictions.csv")
     assert code == 0 and "1 row (line 3)" in said and "'perhaps'" in said and "no score" in said
     assert len(Path("answers.csv").read_text().splitlines()) == 3
 
@@ -243,7 +243,7 @@ def test_row_11_a_number_that_is_none_in_a_target_costs_the_score_not_the_answer
         "task=csv", table("t.csv", "a,y", [f"{n},{n / 3:.2f}" for n in range(40)]), "data.target=y"
     )[2]
     table("new.csv", "a,y", ["1,2", "2,soon"])
-    code, said = run("predict", str(folder), "new.csv", "to=answers.csv")
+    code, said = run("predict", str(folder), "new.csv", "to=predictions.csv")
     assert code == 0 and "line 3" in said and "no score" in said
     assert len(Path("answers.csv").read_text().splitlines()) == 3
 
@@ -309,7 +309,7 @@ def test_row_23_every_row_has_an_answer_also_an_empty_one(train, run):
         2
     ]
     Path("new.csv").write_text('body\ngood\n""\nbad\n')
-    code, _ = run("predict", str(folder), "new.csv", "to=answers.csv")
+    code, _ = run("predict", str(folder), "new.csv", "to=predictions.csv")
     lines = Path("answers.csv").read_text().splitlines()
     assert code == 0 and [line.partition(",")[0] for line in lines] == ["line", "2", "3", "4"]
 
@@ -447,7 +447,7 @@ def test_row_22_a_number_too_large_for_float32_is_told_and_kills_no_column(train
         for step in learned
     )
     table("new.csv", "a", ["1", "1e39"])
-    code, said = run("predict", str(folder), "new.csv", "to=answers.csv")
+    code, said = run("predict", str(folder), "new.csv", "to=predictions.csv")
     assert code == 0 and "in 1 row (line 3) (1e+39)" in said
     assert np.isfinite(
         [float(line.split(",")[1]) for line in Path("answers.csv").read_text().splitlines()[1:]]
@@ -465,7 +465,7 @@ def test_row_11_what_rows_bring_that_training_rows_have_not_is_counted(train, ru
     rows = [f"{n % 9},{'pq'[n % 2]},{n / 3:.2f}" for n in range(60)]
     folder = train("task=csv", table("t.csv", "a,kind,y", rows), "data.target=y")[2]
     table("new.csv", "a,kind", ["1,p", ",q", "900,r", "2,"])
-    code, said = run("predict", str(folder), "new.csv", "to=answers.csv")
+    code, said = run("predict", str(folder), "new.csv", "to=predictions.csv")
     assert code == 0 and len(Path("answers.csv").read_text().splitlines()) == 5
     for told in (
         "a is missing (1 row)",

@@ -255,7 +255,7 @@ CASES = {
     "class weights of the wrong number": wrong(
         "task=wine loss=cross_entropy loss.class_weights=[1,2]", "2 class weights for 3 classes"
     ),
-    "too many blocks for the picture": wrong(
+    "too many blocks for the image": wrong(
         "model=convnet model.filters=[8,8,8,8,8,8]", "filters.*8.?[x×].?8|convnet: .*pool"
     ),
     "stratified numbers": wrong(

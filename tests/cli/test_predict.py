@@ -1,4 +1,4 @@
-"""Answers for new pictures and rows: those that the run kept, in words, and what is refused or left out."""
+"""Answers for new images and rows: those that the run kept, in words, and what is refused or left out."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def run(output, *words):
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """A run on pictures, and a folder with its validation pictures as files, named by row."""
+    """A run on images, and a folder with its validation images as files, named by row."""
     folder = run(
         tmp_path_factory.mktemp("digits"), "task=digits", "model=convnet", "engine.epochs=1"
     )
@@ -127,11 +127,11 @@ def test_what_gives_no_picture_is_named_and_the_rest_is_answered(
     whole.convert("RGBA").resize((50, 30)).save(tmp_path / "in" / "ner" / "größer.png")
     (tmp_path / "in" / "empty.jpg").write_bytes(b"")
     (tmp_path / "in" / "cut.png").write_bytes((files / "0000.png").read_bytes()[:60])
-    (tmp_path / "in" / "notes.txt").write_text("no picture")
+    (tmp_path / "in" / "notes.txt").write_text("no image")
     (tmp_path / "0001.png").write_bytes((files / "0001.png").read_bytes())
     assert main(["predict", str(folder), "in", "0001.png"]) == 0
     said = capsys.readouterr().out
-    assert "in/ner/größer.png" in said and "0001.png" in said and "2 answered, 2 left out" in said
+    assert "in/ner/größer.png" in said and "0001.png" in said and "2 predicted, 2 left out" in said
     assert "empty.jpg: empty: 0 bytes" in said and "left out: in/cut.png: " in said
     assert main(["predict", str(folder), str(tmp_path / "in" / "empty.jpg")]) == 2
     assert "none of 1 files" in capsys.readouterr().err
@@ -267,7 +267,7 @@ def test_what_makes_no_sense_is_refused(pictures, tables, tmp_path, capsys):
     cases = {
         "needs a run folder": [],
         "is no run folder": [str(tmp_path), "x.png"],
-        "answers for which files": [str(folder)],
+        "predictions for which files": [str(folder)],
         "no file or folder gone.png": [str(folder), "gone.png", str(files)],
         "must end in .csv or .json": [str(folder), str(files), "to=a.txt"],
         "there is no folder": [str(folder), str(files), f"to={tmp_path / 'no' / 'a.csv'}"],
@@ -529,9 +529,7 @@ def test_kinds_of_runs_by_what_they_read(tmp_path):
     )
     assert kind(["series"], {"rows": [1]}) == "series"
     for inputs in (["image", "number"], ["series"]):
-        with pytest.raises(
-            UserError, match="predict answers for pictures, for texts, for series, and for rows"
-        ):
+        with pytest.raises(UserError, match="predict takes images, texts, series, and rows"):
             kind(inputs)
 
 

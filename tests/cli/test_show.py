@@ -1,4 +1,4 @@
-"""`dlrun show`: a sheet of training pictures of all classes, and what augmentation makes of them."""
+"""`dlrun show`: a sheet of training images of all classes, and what augmentation makes of them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def lines_of(*words):
 def test_the_sheet_is_a_picture_and_its_path_is_printed(words, tmp_path, capsys):
     assert main(["show", *words, f"output={tmp_path}"]) == 0
     (file,) = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert f"pictures: {file}" in capsys.readouterr().out and file.name == "show.png"
+    assert f"images: {file}" in capsys.readouterr().out and file.name == "show.png"
     width, height = Image.open(file).size
     assert width > 1000 and height > 1500
     assert np.asarray(Image.open(file).convert("L")).std() > 50
@@ -131,5 +131,5 @@ def test_pictures_are_shown_whatever_is_made_of_them():
 
 
 def test_a_photograph_that_changes_has_no_training_pictures():
-    with pytest.raises(UserError, match="nothing is learnt from rows here"):
+    with pytest.raises(UserError, match="nothing is learned from rows here"):
         lines_of("task=deepdream", "preset=smoke")

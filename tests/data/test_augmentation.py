@@ -1,4 +1,4 @@
-"""Augmentation: each picture has its own draw, nothing else is touched, and a run that was cut draws the same."""
+"""Augmentation: each image has its own draw, nothing else is touched, and a run that was cut draws the same."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_a_shift_by_whole_pixels_and_what_fills_the_gap(fill):
     new = warp(batch, translation_matrix(batch, two, three), fill)
     padding = {"nearest": "replicate", "black": "constant"}.get(fill)
     expected = batch[..., :-3, :-2]
-    if fill == "reflect":  # about the edge of the picture: the outermost pixel comes twice
+    if fill == "reflect":  # about the edge of the image: the outermost pixel comes twice
         expected = torch.cat([expected[..., :3, :].flip(2), expected], 2)
         expected = torch.cat([expected[..., :2].flip(3), expected], 3)
     else:

@@ -199,7 +199,7 @@ def test_what_is_learnt_is_told_with_its_values(tmp_path):
         in found["evidence"][0]
     )
     towns = f"town: levels 0 = any other, 1 = missing ({(raw.dev['town'][train] == '').sum()} of 75 rows)"
-    assert f"{towns}, learnt: 2 = a, 3 = c" in found["evidence"]
+    assert f"{towns}, learned: 2 = a, 3 = c" in found["evidence"]
     assert "age: bins numbered from 1, 0 = missing; edges between them: 1, 2" in found["evidence"]
     assert found["evidence"][-1] == "kind: classes 0 = flat, 1 = house"
 

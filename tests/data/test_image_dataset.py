@@ -1,4 +1,4 @@
-"""One's own pictures: what is found in folders, archives and tables, and each thing that can be wrong with them."""
+"""One's own images: what is found in folders, archives and tables, and each thing that can be wrong with them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def images(path, **changes):
-    """The dataset as its YAML says, with small pictures."""
+    """The dataset as its YAML says, with small images."""
     return build_part(node("data", "images", path=str(path), **{"size": [8, 12], **changes}))
 
 
@@ -131,7 +131,7 @@ def test_files_whose_names_are_no_text_go_through_a_run_and_predict(tmp_path, ca
     for path in [*place.rglob("*.png")]:
         os.rename(path, os.path.join(os.fsencode(path.parent), b"caf\xe9" + os.fsencode(path.name)))
     with open(os.path.join(os.fsencode(place), b"cat/bad\xe9.png"), "wb") as file:
-        file.write(b"no picture")
+        file.write(b"no image")
     code, results = run(tmp_path / "out", f"data.path={place}", "data.unreadable=skip")
     (folder,) = (path.parent for path in (tmp_path / "out").rglob("results.jsonl"))
     assert (
@@ -226,7 +226,7 @@ def test_broken_files_are_refused_by_name_or_left_out_and_counted(tmp_path, capl
     for part in (
         "3 of 23 files",
         "'dog/empty.jpg' (empty: 0 bytes)",
-        "'dog/text.jpg' (no picture",
+        "'dog/text.jpg' (no image",
         "'dog/cut.png' (cut off",
     ):
         assert part in str(refused.value)

@@ -1,4 +1,4 @@
-"""Laws of pictures: what a file becomes, that it is decoded once, and that it matters to no batch where it is kept."""
+"""Laws of images: what a file becomes, that it is decoded once, and that it matters to no batch where it is kept."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def poison(monkeypatch):
-    """From its call on no picture can be decoded, and no file be read for its digest."""
+    """From its call on no image can be decoded, and no file be read for its digest."""
 
     def spread():
         monkeypatch.setattr(
-            decode_workers, "decode_image", lambda *_: pytest.fail("a picture was decoded")
+            decode_workers, "decode_image", lambda *_: pytest.fail("an image was decoded")
         )
         monkeypatch.setattr(
-            decoded_cache, "read_bytes", lambda *_: pytest.fail("a picture was read")
+            decoded_cache, "read_bytes", lambda *_: pytest.fail("an image was read")
         )
 
     return spread
@@ -118,7 +118,7 @@ def test_what_is_transparent_is_put_on_white():
     assert (found[:, :, :6] == 255).all() and (found[:, :, 6:] == 0).all()
     half = np.dstack([np.zeros((8, 12, 3), np.uint8), np.full((8, 12), 128, np.uint8)])
     assert np.abs(same(half).astype(int) - 127).max() <= 1
-    assert (same(np.dstack([np.zeros((8, 12), np.uint8)] * 2)) == 255).all()  # grey and transparent
+    assert (same(np.dstack([np.zeros((8, 12), np.uint8)] * 2)) == 255).all()  # gray and transparent
     palette = Image.fromarray(made.pixels(1, 8, 12)).convert("P")
     stream = io.BytesIO()
     palette.save(stream, "PNG", transparency=bytes(256))
@@ -211,7 +211,7 @@ def test_a_file_cut_off_anywhere_is_refused_and_never_filled_up(ending):
 def test_what_is_no_picture_is_refused_with_the_reason(tmp_path):
     with pytest.raises(ImageDecodeError, match="^empty: 0 bytes"):
         decode_image(b"", COLOR)
-    with pytest.raises(ImageDecodeError, match="no picture in a format that is known: JPEG"):
+    with pytest.raises(ImageDecodeError, match="no image in a format that is known: JPEG"):
         decode_image(b"To be or not to be, that is the question", COLOR)
     with pytest.raises(ImageDecodeError, match="cannot be opened: No such file"):
         decode_image(tmp_path / "none.jpg", COLOR)
@@ -382,10 +382,10 @@ from dataclasses import replace
 from pathlib import Path
 from dlrun.data.images.archives import FileList as Files
 from dlrun.data.images.decode import Reading
-from dlrun.data.images.image_column import load_image_column as pictures
+from dlrun.data.images.image_column import load_image_column as images
 
 names = tuple(f"{number:03}.png" for number in range(30))
-column = pictures(Files(Path(sys.argv[1]), names), Reading((8, 12), 3, "stretch"), keep=True, skip=False)
+column = images(Files(Path(sys.argv[1]), names), Reading((8, 12), 3, "stretch"), keep=True, skip=False)
 print(column.__array__().sum())
 """
 
@@ -402,10 +402,10 @@ def test_two_runs_at_once_share_an_empty_cache(tmp_path, cache):
 def test_files_that_give_no_picture_are_refused_or_left_out_and_counted(tmp_path, caplog, poison):
     found = files(tmp_path / "photos", 12)
     (found.root / "003.png").write_bytes(b"")
-    (found.root / "007.png").write_bytes(b"no picture at all")
+    (found.root / "007.png").write_bytes(b"no image at all")
     with pytest.raises(
         UserError,
-        match=r"2 of 12 files .* give no image: '003.png' \(empty: 0 bytes\), '007.png' \(no pic",
+        match=r"2 of 12 files .* give no image: '003.png' \(empty: 0 bytes\), '007.png' \(no image",
     ):
         image_column.load_image_column(found, COLOR, keep=True, skip=False)
     poison()  # what was found out is remembered
@@ -602,9 +602,7 @@ def test_cats_and_dogs_lie_in_the_books_order_and_test_rows_stay_sealed(
         f"{prefix}{animal}.{number}.jpg" for number in range(15) for animal in ("cat", "dog")
     ]
     assert raw.dev["animal"].tolist() == [0, 1] * 15 and raw.labels["animal"] == ("cat", "dog")
-    assert not [
-        name for name in seen if int(name.split(".")[1]) >= 15
-    ]  # no test picture was decoded
+    assert not [name for name in seen if int(name.split(".")[1]) >= 15]  # no test image was decoded
     rows = raw.test()
     assert [rows["image"].file_name(row) for row in (0, 9)] == [
         f"{prefix}cat.15.jpg",

@@ -1,4 +1,4 @@
-"""Labels made from the inputs: turned back, every picture is what it was, and no split parts the turns of one."""
+"""Labels made from the inputs: turned back, every image is what it was, and no split parts the turns of one."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def digits(turns):
 
 
 def photos(tmp_path, turns, **changes):
-    """The pictures of a folder as they are, and turned."""
+    """The images of a folder as they are, and turned."""
     if not (tmp_path / "photos").is_dir():
         made.folder(tmp_path / "photos", {"cat": 9, "dog": 9})
     of = build_part(
@@ -51,7 +51,7 @@ def photos(tmp_path, turns, **changes):
 
 
 def own(count=8, side=3, **changes):
-    """A dataset of random pictures with labels and owners."""
+    """A dataset of random images with labels and owners."""
     random = np.random.RandomState(0)
     pictures = random.randint(0, 256, (count, 1, side, side)).astype(np.uint8)
     columns = {"look": pictures, "kind": np.arange(count) % 2, "who": np.arange(count) // 2}
@@ -61,7 +61,7 @@ def own(count=8, side=3, **changes):
 
 
 def turned_back(rows, name="image"):
-    """The pictures of these rows, each turned to the right by what the row says."""
+    """The images of these rows, each turned to the right by what the row says."""
     return np.stack(
         [
             np.rot90(rows[name][row], -turn, axes=(1, 2))
@@ -165,7 +165,7 @@ def test_owners_that_the_data_name_are_kept():
     )
 
 
-# --- pictures on the disk ---------------------------------------------------------------------------------------------
+# --- images on the disk ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cache", [True, False])

@@ -1,4 +1,4 @@
-"""How texts become numbers: what is learnt, and from which rows, beside what Keras and scikit-learn say."""
+"""How texts become numbers: what is learned, and from which rows, beside what Keras and scikit-learn say."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_held_out_texts_are_not_learnt_from(name):
     poisoned.dev["review"] = first.dev["review"].copy()
     poisoned.dev["review"][400:] = "poison poison film Zyzzyva " * 50
     train, val = np.arange(400), np.arange(400, 600)
-    if name != "subwords":  # they cut nothing before they have learnt
+    if name != "subwords":  # they cut nothing before they have learned
         poisoned.preprocessors["review"][0].tokenizer(
             poisoned.dev["review"][val]
         )  # seen first: the numbers of tokens differ

@@ -263,7 +263,7 @@ def test_anybodys_measure_of_a_split_can_be_resampled():
 
 
 def said_by_chance(times, rows, seed):
-    """How often two models that both learnt nothing (shuffled labels) seem to differ."""
+    """How often two models that both learned nothing (shuffled labels) seem to differ."""
     random, real = noise(seed), 0
     for _ in range(times):
         truth, one, other = random.integers(0, 2, (3, rows))

@@ -72,7 +72,7 @@ def test_a_second_opening_needs_a_reason_and_is_told_of_the_first(cache):
     for nothing in ("", "  \n", None):
         with pytest.raises(UserError) as refused:
             test_ledger.require_reason("imdb", PRINT, nothing)
-        told = f"opened 1 time before ({first.date[:10]}, accuracy 0.8821, {first.run})"
+        told = f"evaluated 1 time before ({first.date[:10]}, accuracy 0.8821, {first.run})"
         assert told in str(refused.value) and 'reason="…"' in str(refused.value)
     test_ledger.require_reason("imdb", PRINT, "a bug was found")
     test_ledger.require_reason("imdb", "0" * 64, "")
@@ -212,8 +212,8 @@ def test_the_hash_of_a_config_knows_values_and_neither_order_nor_places():
 
 
 def test_an_empty_ledger_says_so_with_its_path(cache):
-    assert "no test rows have been opened" in printed([]).replace("\n", "")
-    assert "the test rows of imdb have never been opened" in printed(["imdb"])
+    assert "no test split has been evaluated" in printed([]).replace("\n", "")
+    assert "the test split of imdb has never been evaluated" in printed(["imdb"])
     assert not cache.exists()
 
 
@@ -237,7 +237,7 @@ def test_the_table_has_every_opening_newest_last_with_counts(cache):
         False,
     ]
     text = " ".join(printed([]).split())
-    assert "imdb: 3 openings of 2 datasets" in text and "reuters: 1 opening" in text
+    assert "imdb: 3 evaluations of 2 datasets" in text and "reuters: 1 evaluation" in text
     assert "outputs/imdb/one" in text and str(Path.cwd()) not in text
     assert "imdb" not in printed(["reuters"]).replace("outputs/imdb", "")
 
@@ -253,7 +253,7 @@ def test_wrong_words_are_refused_with_what_there_is(cache, words):
 
 def test_a_task_that_is_only_in_the_ledger_can_be_asked_for(cache):
     entered("my_own")
-    assert "my_own: 1 opening" in printed(["my_own"])
+    assert "my_own: 1 evaluation" in printed(["my_own"])
     assert ledger.ledger_command(["my_own"]) == 0
 
 

@@ -59,7 +59,7 @@ def bag(rows, width, generator):
 
 
 def table(spec, rows, seed):
-    """Made-up rows of any of the fields above, from which something can be learnt."""
+    """Made-up rows of any of the fields above, from which something can be learned."""
     generator = torch.Generator().manual_seed(seed)
     columns = {}
     for name, field in {**spec.inputs, **spec.targets}.items():

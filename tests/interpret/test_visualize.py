@@ -194,7 +194,7 @@ def test_visible_pictures_are_centred_and_kernels_are_grey_at_zero():
 
 @pytest.fixture(scope="module")
 def corner():
-    """A network that has learnt whether there is a bright patch in any corner; pictures with one, and where it is."""
+    """A network that has learned whether there is a bright patch in any corner; images with one, and where it is."""
     torch.manual_seed(1)
     truth = (torch.arange(128) % 2).float()[:, None]
     images = torch.rand(128, 1, SIDE, SIDE) / 10
@@ -243,7 +243,7 @@ def test_heatmap_and_saliency_lie_where_the_only_information_is(corner):
             assert values.shape == (SIDE, SIDE) and values.min() >= 0 and values.max() == 1
             shares.append(values[quarter(place, SIDE // 2)].sum() / values.sum())
     assert set(places) == {(0, 0), (0, 1), (1, 0), (1, 1)}
-    assert np.mean(warm) > 0.9 and np.min(warm) > 0.7  # of what it marks; a quarter of the picture
+    assert np.mean(warm) > 0.9 and np.min(warm) > 0.7  # of what it marks; a quarter of the image
     assert np.mean(bright) > 0.5
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -472,7 +472,7 @@ WRONG = {
     "layer=towers.image.99": r"'towers.image.99' is no layer.*There are: towers.image.0, .*tail.heads.digit",
     "class=eleven": "no class 'eleven' of target digit.*There are: 0, 1, 2",
     "target=color": "no target 'color'. There are: digit",
-    "input=photo": "no picture 'photo' among the inputs. There are: image",
+    "input=photo": "no image 'photo' among the inputs. There are: image",
     "image=nowhere.jpg": "there is no file nowhere.jpg",
     "row=x": "a row is a whole number",
     "row=9999": r"there are 1,\d+ development rows, 0 to 1\d+",
@@ -516,7 +516,7 @@ def test_grids_have_every_cell_once_and_whole_pixels():
 
 def test_what_a_layer_cannot_do_is_told(run):
     dense = "layer=tail.heads.digit"
-    with pytest.raises(UserError, match=r"needs a layer that answers with maps.*towers\.image\.0"):
+    with pytest.raises(UserError, match=r"needs a layer whose output is maps.*towers\.image\.0"):
         list(get_plot_builder("heatmap")(looked(run, dense)))
     with pytest.raises(
         UserError,
@@ -536,7 +536,7 @@ def test_a_network_without_convolutions_has_its_saliency(tmp_path, capsys, unrep
 def test_a_run_that_reads_no_pictures_is_refused(tmp_path, capsys):
     folder = trained_run(tmp_path, "task=wine", "model=linear")
     assert main(["visualize", str(folder)]) == 2
-    assert "reads no pictures" in capsys.readouterr().err
+    assert "reads no images" in capsys.readouterr().err
     assert main(["visualize", str(tmp_path)]) == 2 and main(["visualize"]) == 2
     assert "features" not in capsys.readouterr().err and not (folder / "visualize").exists()
 

@@ -1,4 +1,4 @@
-"""Laws of preparation: what is learnt comes from training rows alone, for every dataset there is."""
+"""Laws of preparation: what is learned comes from training rows alone, for every dataset there is."""
 
 import dataclasses
 import json

@@ -137,7 +137,7 @@ def test_folds_killed_between_and_inside_them_end_like_folds_left_alone(tmp_path
 
 
 def cut(monkeypatch, batch, act):
-    """Do something once when so many batches have been learnt from, in all epochs together."""
+    """Do something once when so many batches have been learned from, in all epochs together."""
     inner, seen = engine.Trainer._should_stop, []
 
     def pause(trainer, learn):

@@ -17,6 +17,7 @@ from dlrun.core.renamed_parts import (
     CURRENT_COMMANDS,
     CURRENT_GROUPS,
     CURRENT_KEYS,
+    CURRENT_QUESTIONS,
     to_current_names,
     to_original_names,
     to_original_override,
@@ -88,6 +89,12 @@ def test_an_old_word_composes_what_todays_does_and_says_so_once(old, capsys):
     assert to_current_overrides(words, [], quiet=True) == words_of(new)
 
 
+def test_every_question_is_one_of_a_task():
+    texts = [file.read_text() for file in (get_builtin_conf() / "task").glob("*.yaml")]
+    for old, new in CURRENT_QUESTIONS.items():
+        assert any(f'question: "{new}"' in text for text in texts), old
+
+
 def test_every_old_name_is_tried():
     for name in NAMES:
         key, _, choice = name.partition("=")
@@ -100,6 +107,10 @@ def test_a_saved_config_of_old_words_is_the_one_of_todays(new):
     if isinstance(config, str):  # ~model.encoder.mask is refused, in both
         return
     saved = to_original_names(config)
+    assert (
+        CURRENT_QUESTIONS.get(saved["task"]["question"], config["task"]["question"])
+        == (config["task"]["question"])
+    )
     assert saved != config and to_current_names(saved) == config
     # The sweep's job and the ledger's entry are the same.
     assert compute_identity(saved) == compute_identity(config)

@@ -23,7 +23,7 @@ SHORT = {
 WORDS, SERIES = Field("tokens", (), 50), Field("series", (9, 3))
 READERS = [
     name for name in list_group_options(get_builtin_conf(), "encoder") if name != "convnet"
-]  # of pictures
+]  # of images
 CELLS = ("rnn", "lstm", "gru")
 VARIANTS = [(name, {}) for name in READERS] + [
     *((cell, {"bidirectional": both, "reverse": turn, "ends": ends})

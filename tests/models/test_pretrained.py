@@ -237,13 +237,13 @@ def test_answers_belong_to_pictures_weights_and_settings():
         "first": made(), "same": made(), "flat": made(ends="flatten"), "book": made(preprocess="book"),
     }.items():  # fmt: skip
         seen[name] = feature_cache.get_feature_path(
-            model.cacheable_networks()["image"], "these pictures"
+            model.cacheable_networks()["image"], "these images"
         )
     other = made()
     with torch.no_grad():
         next(other.towers.parameters()).mul_(1.001)
     seen["weights"] = feature_cache.get_feature_path(
-        other.cacheable_networks()["image"], "these pictures"
+        other.cacheable_networks()["image"], "these images"
     )
     seen["pictures"] = feature_cache.get_feature_path(
         made().cacheable_networks()["image"], "others"

@@ -236,8 +236,8 @@ def test_clusters_that_cannot_be_are_refused(k):
     [
         ({"loss": "bce"}, "loss=bce wants values in"),
         ({"noise": "mask", "amount": 1.0}, "amount=1: with noise=mask it is a share below 1"),
-        ({"noise": "mask", "patch": 2}, "patch=2: patches are masked in pictures"),
-        ({"model": CONVOLUTIONS}, "convolutions read pictures, and these are numbers"),
+        ({"noise": "mask", "patch": 2}, "patch=2: patches are masked in images"),
+        ({"model": CONVOLUTIONS}, "convolutions read images, and these are numbers"),
     ],
 )
 def test_what_makes_no_sense_is_refused(settings, says):

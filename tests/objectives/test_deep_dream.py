@@ -134,7 +134,7 @@ def test_what_does_not_count_is_not_asked_for_and_a_wrong_name_is_told():
         tiny().layers("style")
     with pytest.raises(UserError, match=r"tiny has no layer '9'.*There are: 0, 1, 2, 3, 4"):
         tiny({"dream": {"9": 1.0}})
-    with pytest.raises(UserError, match="tiny cannot read pictures of 2 × 30"):
+    with pytest.raises(UserError, match="tiny cannot read images of 2 × 30"):
         tiny()(photo(2), ["1"])
 
 
@@ -244,10 +244,10 @@ def test_a_photograph_keeps_its_shape_and_is_turned_as_it_is_meant(tmp_path):
 
 
 def test_what_gives_no_picture_is_refused_with_its_name(tmp_path):
-    (tmp_path / "bad.jpg").write_text("no picture")
+    (tmp_path / "bad.jpg").write_text("no image")
     Image.new("RGB", (9000, 2)).save(tmp_path / "thin.png")
     said = {
-        "bad.jpg": "no picture in a format",
+        "bad.jpg": "no image in a format",
         "none.jpg": "No such file",
         "": "a folder",
         "thin.png": "900,000 pixels",
@@ -275,7 +275,7 @@ def test_with_nothing_said_there_are_photographs_offline_and_a_sample_is_small()
     assert small.dev["image"].shape[2] == 96 and "SYNTHETIC" in small.note
 
 
-# --- from words to a picture --------------------------------------------------------------------------------------
+# --- from words to an image --------------------------------------------------------------------------------------
 
 SMOKE = ["preset=smoke", "callback=[samples]", "objective.ticks=3"]
 
@@ -306,7 +306,7 @@ def test_a_picture_named_from_here_is_found_from_elsewhere(tmp_path, monkeypatch
             ["task=deepdream", "image=[a.jpg,b.jpg]"],
             "data.image=['a.jpg', 'b.jpg']: it must be text or null",
         ),
-        (["task=deepdream", "data.size=4"], "cannot read pictures of 2 × 3"),
+        (["task=deepdream", "data.size=4"], "cannot read images of 2 × 3"),
         (["task=deepdream", "model=layers"], "'model.layers.dream={LAYER: 1}'"),
     ],
 )

@@ -53,7 +53,7 @@ def spec(*shape):
 
 
 def model(*shape, name="dcgan", **changes):
-    """A network of the shipped part for pictures of this shape."""
+    """A network of the shipped part for images of this shape."""
     return build_part(node("model", name, **changes), spec(*shape))
 
 
@@ -164,7 +164,7 @@ def test_losses_by_hand():
 
 
 def test_noisy_labels_are_the_books_seen_from_the_other_side():
-    """The book: made pictures are 1, real ones 0, and .05 · U is added to both; its network answers the opposite."""
+    """The book: made images are 1, real ones 0, and .05 · U is added to both; its network answers the opposite."""
     real, made = torch.randn(6), torch.randn(6)
     torch.manual_seed(3)
     ours = GANLoss("standard").discriminator_loss(real, made, 0.05)
@@ -391,7 +391,7 @@ def test_an_earlier_run_can_be_the_judge(tmp_path, capsys):
         ),
         (
             ["task=digits", "model=dcgan"],
-            "model=dcgan answers no target: it goes with objective=adversarial",
+            "model=dcgan predicts no target: it goes with objective=adversarial",
         ),
         (
             ["task=wine", "objective=adversarial", "model=dcgan"],
@@ -410,7 +410,7 @@ def test_what_makes_no_sense_is_refused(words, said, tmp_path, capsys):
 
 
 def test_an_objective_of_its_own_parts(tmp_path):
-    """The class needs no config: a model, a contest and pictures are enough, and without a judge nothing is judged."""
+    """The class needs no config: a model, a contest and images are enough, and without a judge nothing is judged."""
     table = Table({"image": ImageColumn(torch.randint(0, 256, (40, 3, 12, 12), dtype=torch.uint8))})
     objective = GANObjective(
         model(3, 12, 12, generator=[4, 4], discriminator=[4]),

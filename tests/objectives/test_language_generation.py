@@ -154,7 +154,7 @@ def test_a_model_without_a_state_reads_its_window():
 
 
 def test_the_books_model_always_reads_a_whole_window():
-    """It has learnt nothing of shorter ones: what is missing in front is of the training text, and that is told."""
+    """It has learned nothing of shorter ones: what is missing in front is of the training text, and that is told."""
     reader = node(
         "encoder", "embedding", units=4, ends="flatten"
     )  # which cannot read a shorter one

@@ -1,4 +1,4 @@
-"""Texts that go on: windows are views that no split shares, vocabularies are learnt, scores are what they say."""
+"""Texts that go on: windows are views that no split shares, vocabularies are learned, scores are what they say."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ def test_several_styles_are_mixed_by_their_weights():
         assert torch.allclose(quarter[name], one[name] / 4 + 3 * other[name] / 4)
     with pytest.raises(UserError, match=r"style_weights=\[1.0\]: give each of 2 styles a weight"):
         objective((2, 5), style_weights=[1])
-    with pytest.raises(UserError, match="needs a second picture"):
+    with pytest.raises(UserError, match="needs a second image"):
         objective(())
 
 

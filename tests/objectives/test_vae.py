@@ -75,16 +75,16 @@ def test_pictures_come_back_in_their_own_size(shape, strides):
         ),
         ({"strides": [2]}, PICTURE, "4 filters but 1 strides"),
         ({"kernel": 4}, PICTURE, "kernel=4: it must be odd"),
-        ({}, Spec({"x": Field("number", (4,))}), "it makes pictures, and the data give number 'x'"),
+        ({}, Spec({"x": Field("number", (4,))}), "it makes images, and the data give number 'x'"),
         (
             {},
             Spec({"a": Field("image", (1, 8, 8)), "b": Field("image", (1, 8, 8))}),
-            "one picture, and the data give",
+            "one image, and the data give",
         ),
         (
             {},
             Spec({"a": Field("tokens", (5,), 9)}),
-            "a picture or numbers, and the data give tokens 'a'",
+            "an image or numbers, and the data give tokens 'a'",
         ),
     ],
 )
@@ -347,10 +347,11 @@ def test_wrong_pairs_are_told_at_once(capsys):
     )
     assert main(["task=digits", "model=vae"]) == 2
     assert (
-        "model=vae answers no target: it goes with objective=variational" in capsys.readouterr().err
+        "model=vae predicts no target: it goes with objective=variational"
+        in capsys.readouterr().err
     )
     assert main(["task=wine", "objective=variational", "model=vae"]) == 2
-    assert "it makes pictures, and the data give number 'features'" in capsys.readouterr().err
+    assert "it makes images, and the data give number 'features'" in capsys.readouterr().err
 
 
 def test_colors_and_a_run_without_held_out_rows(tmp_path):

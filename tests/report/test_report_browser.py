@@ -1,4 +1,4 @@
-"""The report in a real browser: no fault, every picture there, nothing asked of a network, as wide as a phone."""
+"""The report in a real browser: no fault, every image there, nothing asked of a network, as wide as a phone."""
 
 import json
 import os

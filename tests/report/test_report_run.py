@@ -1,4 +1,4 @@
-"""A finished run folder becomes pictures, a table and one HTML file."""
+"""A finished run folder becomes images, a table and one HTML file."""
 
 import json
 

@@ -148,8 +148,8 @@ def test_scores_have_intervals_or_over_folds_mean_and_deviation():
 def test_the_final_score_stands_with_the_count_of_openings():
     told = " ".join(text("binary").split())
     assert "reviews · dense: final, 3 seeds, test" in told and "0.8850 ± 0.0010" in told
-    assert "have been opened 2 times" in told and "a new network" in told
-    assert "have never been opened" in text("folds")
+    assert "has been evaluated 2 times" in told and "a new network" in told
+    assert "has never been evaluated" in text("folds")
 
 
 def test_a_workflow_without_a_ledger_line_says_that_the_test_is_sealed(tmp_path):
@@ -162,7 +162,7 @@ def test_a_workflow_without_a_ledger_line_says_that_the_test_is_sealed(tmp_path)
         for block in part.blocks
     ]
     assert told == [
-        "The test rows are sealed: no model has been measured on them. dlrun final opens them."
+        "The test rows are sealed: no model has been measured on them. dlrun final evaluates them."
     ]
 
 

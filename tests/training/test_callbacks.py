@@ -326,7 +326,7 @@ def test_pictures_are_those_of_the_first_batch(tmp_path):
 def test_what_there_is_not_is_refused_before_the_first_epoch(tmp_path):
     with pytest.raises(UserError, match="no word vectors for number 'x'"):
         TensorBoard(embeddings=True).begin(trainer(tmp_path / "checkpoints/fit"))
-    with pytest.raises(UserError, match="no pictures among number 'x'"):
+    with pytest.raises(UserError, match="no images among number 'x'"):
         TensorBoard(images=2).begin(trainer(tmp_path / "checkpoints/fit"))
 
 

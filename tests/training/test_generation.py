@@ -7,7 +7,7 @@ import pytest
 PLUGIN = '''
 import torch
 from torch import nn
-from dlrun.core.artifacts import ImageGrid as Pictures, ScatterPlot as Points, TextSample as Writing
+from dlrun.core.artifacts import ImageGrid as Images, ScatterPlot as Points, TextSample as Writing
 from dlrun.config.constraints import Count, Positive
 from dlrun.core.types import Score, Step
 
@@ -43,7 +43,7 @@ class Two(nn.Module):
             yield Writing("\\n")
 
     def grid(self, *, columns: Count = 4):
-        yield Pictures(torch.rand(columns, 1, 8, 8), columns, "noise", animated=False)
+        yield Images(torch.rand(columns, 1, 8, 8), columns, "noise", animated=False)
 
     def plane(self, *, scale: Positive):
         of = torch.arange(10)
@@ -170,9 +170,9 @@ def test_commands_about_answers_say_that_there_are_none(run):
     code, told = call(
         "predict", str(folder), "plugins=[chase]", str(folder / "learning-curves.png")
     )
-    assert code == 2 and "answers no target, it makes something: dlrun generate" in told.err
+    assert code == 2 and "predicts no target, it generates: dlrun generate" in told.err
     code, told = call("explain", "task=digits", *WORDS)
-    assert code == 2 and "objective=Two answers no target" in told.err
+    assert code == 2 and "objective=Two predicts no target" in told.err
     code, told = call("workflow", "task=digits", *WORDS)
     assert code == 2 and "it needs objective=supervised" in told.err
 
@@ -184,4 +184,4 @@ def test_generate_refuses_a_run_that_predicts(run):
 
     (plain,) = Path("plain").glob("digits/*/*")
     code, told = call("generate", str(plain))
-    assert code == 2 and "makes nothing: dlrun predict" in told.err
+    assert code == 2 and "generates nothing: dlrun predict" in told.err

@@ -56,7 +56,7 @@ CONSTANT_LOSSES = {
 }
 USUAL_CAUSES = (
     "the usual causes: inputs that are not scaled, a last layer or a loss that does not fit the "
-    "target, targets on another scale than the answers, starting weights that are too large"
+    "target, targets on another scale than the predictions, starting weights that are too large"
 )
 
 
@@ -141,7 +141,7 @@ def check_has_predictions(builder: ExperimentBuilder, fit: BuiltFit) -> None:
     if not fit.trainer.objective.losses:
         objective = builder.config["objective"]["_target_"].rpartition(".")[2]
         raise UserError(
-            f"objective={objective} answers no target, and this command looks at answers"
+            f"objective={objective} predicts no target, and this command looks at predictions"
         )
     batch_norm.check_batch_norm(
         fit.trainer.objective, fit.data.train, fit.trainer.settings.batch_rows

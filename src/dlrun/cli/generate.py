@@ -86,7 +86,7 @@ def write_generated_files(
     builder, fit = load_fit(folder, plugins, name)
     kinds = list(fit.trainer.objective.generators)
     if not kinds:
-        raise UserError(f"{folder} predicts and makes nothing: dlrun predict answers for new rows")
+        raise UserError(f"{folder} predicts and generates nothing: dlrun predict takes new rows")
     generator = generation.find_generator(fit.trainer.objective, kind or kinds[0])
     seed_number = parse_integer("seed", seed or "0")
     options = parse_arguments(arguments, generator, COMMAND_KEYS, kind or kinds[0])

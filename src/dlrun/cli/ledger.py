@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-COLUMNS = ("date", "task", "data", "opening", "score", "reason", "run")
+COLUMNS = ("date", "task", "data", "evaluation", "score", "reason", "run")
 SHORT = 8  # characters of a fingerprint that tell datasets apart
 
 
@@ -56,8 +56,8 @@ def format_ledger(words: Sequence[str], folders: Sequence[Path] = ()) -> Table |
         numbers = ", ".join(map(str, damaged))
         warnings.append(f"line {numbers} of {path} is damaged and is not shown")
     if not selected:
-        subject = f"the test rows of {task} have never" if task else "no test rows have"
-        return "\n".join([f"{subject} been opened: {path}", *warnings])
+        subject = f"the test split of {task} has never" if task else "no test split has"
+        return "\n".join([f"{subject} been evaluated: {path}", *warnings])
     return _format_table(selected, [*count_test_evaluations(selected), *warnings])
 
 
@@ -87,7 +87,7 @@ def count_test_evaluations(entries: Sequence[test_ledger.LedgerEntry]) -> list[s
     for task, count in Counter(entry.task for entry in entries).items():
         data = len({get_data_key(entry) for entry in entries if entry.task == task})
         datasets = "" if data == 1 else f" of {data} datasets"
-        lines.append(f"{task}: {count} {'opening' if count == 1 else 'openings'}{datasets}")
+        lines.append(f"{task}: {count} {'evaluation' if count == 1 else 'evaluations'}{datasets}")
     return lines
 
 
@@ -98,7 +98,7 @@ def get_data_key(entry: test_ledger.LedgerEntry) -> str:
 
 
 def build_ledger_rows(entries: Sequence[test_ledger.LedgerEntry]) -> list[list[str]]:
-    """Build the cells in the order of COLUMNS; `opening` counts those of the same task and data."""
+    """Build the cells in the order of COLUMNS; `evaluation` counts those of a task and its data."""
     counts: Counter[tuple[str, str]] = Counter()
     rows = []
     for entry in entries:

@@ -80,7 +80,7 @@ def compute_predictions(request: PredictRequest, console: Console) -> tuple[Pred
             request.plugins,
             request.fit,
         )
-        report_skipped(outputs.skipped, len(outputs.names), "picture", console)
+        report_skipped(outputs.skipped, len(outputs.names), "an image", console)
         return outputs, "file"
     if request.kind == "texts" and not any(
         isinstance(item, Path) and item.suffix.lower() in TABLE_SUFFIXES for item in request.items
@@ -88,7 +88,7 @@ def compute_predictions(request: PredictRequest, console: Console) -> tuple[Pred
         from dlrun.experiment.inference import predict_texts
 
         texts, skipped = read_input_texts(request.items, request.config, request.encoding)
-        report_skipped(skipped, len(texts), "text", console)
+        report_skipped(skipped, len(texts), "a text", console)
         return replace(
             predict_texts(request.folder, texts, request.plugins, request.fit), skipped=skipped
         ), "text"
@@ -121,9 +121,9 @@ def report_skipped(
     lines += [f"left out: {len(skipped) - MAX_LISTED:,} more"] if len(skipped) > MAX_LISTED else []
     if not num_predicted:
         raise UserError(
-            "\n".join([*lines, f"none of {len(skipped):,} files could be read as a {noun}"])
+            "\n".join([*lines, f"none of {len(skipped):,} files could be read as {noun}"])
         )
     if skipped:
-        lines.append(f"{num_predicted:,} answered, {len(skipped):,} left out")
+        lines.append(f"{num_predicted:,} predicted, {len(skipped):,} left out")
     for line in lines:
         console.print(line, soft_wrap=True, markup=False)

@@ -21,10 +21,10 @@ InputItem = Path | str  # a file or folder, or a text itself
 TABLE_SUFFIXES = (".csv", ".tsv", ".tab")  # files that hold rows
 NOT_IN_TABLES = ("image", "series")
 USAGE: dict[InputKind, str] = {
-    "pictures": "dlrun predict RUN photo.jpg folder/ … [to=answers.csv]",
-    "texts": "dlrun predict RUN 'a text' file.txt folder/ … (or rows.csv) [to=answers.csv]",
-    "series": "dlrun predict RUN series.csv [to=answers.csv]",
-    "table": "dlrun predict RUN rows.csv [to=answers.csv]",
+    "pictures": "dlrun predict RUN photo.jpg folder/ … [to=predictions.csv]",
+    "texts": "dlrun predict RUN 'a text' file.txt folder/ … (or rows.csv) [to=predictions.csv]",
+    "series": "dlrun predict RUN series.csv [to=predictions.csv]",
+    "table": "dlrun predict RUN rows.csv [to=predictions.csv]",
 }
 
 
@@ -77,7 +77,7 @@ def parse_predict_request(words: list[str]) -> PredictRequest:
             item_words.append(word)
     items = [parse_input_item(word, kind, USAGE[kind]) for word in item_words]
     if not items:
-        raise UserError(f"answers for which files? {USAGE[kind]}")
+        raise UserError(f"predictions for which files? {USAGE[kind]}")
     to = Path(settings["to"]).expanduser() if settings["to"] else None
     if to is not None and to.suffix.lower() not in (".csv", ".json"):
         raise UserError(f"to={to}: it must end in .csv or .json")
@@ -115,8 +115,7 @@ def get_input_kind(folder: Path) -> InputKind:
         return "table"
     described = ", ".join(f"{field['kind']} '{name}'" for name, field in fields["inputs"].items())
     raise UserError(
-        f"{folder} reads {described}; predict answers for pictures, for texts, for series, and "
-        "for rows of a table"
+        f"{folder} reads {described}; predict takes images, texts, series, and rows of a table"
     )
 
 

@@ -42,7 +42,7 @@ def print_predictions(
     note = str(data.get("note") or "")
     title = naming.get_run_title(config)
     columns = (outputs.spec.targets, outputs.names, outputs.outputs, outputs.truths)
-    console.print(f"{title}: answers", style="bold", soft_wrap=True, markup=False)
+    console.print(f"{title}: predictions", style="bold", soft_wrap=True, markup=False)
     if note:
         console.print(note, style="bold red", soft_wrap=True, markup=False)
     if outputs.note:
@@ -144,7 +144,7 @@ def report_unknown_words(outputs: Predictions) -> Iterator[str]:
         if num_unknown == num_words:
             yield (
                 f"no word of '{truncate_cell(name)}' is known: "
-                "the answer is that to a text of unknown words"
+                "the prediction is that for a text of unknown words"
             )
 
 

@@ -122,7 +122,7 @@ def apply_changed_settings(
         # Each evaluation of the test rows has to be asked for anew.
         config["test"] = False
         log.warning(
-            "the test rows are not opened again; dlrun evaluate %s test=true reason=… opens them",
+            "the test split is not evaluated again; dlrun evaluate %s test=true reason=… does it",
             folder,
         )
     states = {fit.job.name: fit.state for fit in started}

@@ -41,7 +41,7 @@ def show_command(words: list[str]) -> int:
         dataset = builder.dataset
         warning = dataset.note if dataset.synthetic else ""
         draw_image_table(lines, get_grid_title(builder), builder.config, warning, file)
-    console.print(f"pictures: {file}", soft_wrap=True, markup=False)
+    console.print(f"images: {file}", soft_wrap=True, markup=False)
     return 0
 
 
@@ -80,8 +80,8 @@ def get_grid_title(builder: ExperimentBuilder) -> str:
     """Return the title of the sheet."""
     steps = ", ".join(builder.config["augment"])
     if not steps:
-        return "Training pictures"
-    return f"Training pictures (left), and what {steps} make of them"
+        return "Training images"
+    return f"Training images (left), and what {steps} make of them"
 
 
 def build_image_grid(fit: BuiltFit) -> list[ImageRow]:
@@ -107,12 +107,12 @@ def build_image_grid(fit: BuiltFit) -> list[ImageRow]:
     )
     # DeepDream and style transfer optimize one image, and read no rows.
     if not rows_by_class:
-        raise UserError("nothing is learnt from rows here: the photograph itself is what changes")
+        raise UserError("nothing is learned from rows here: the photograph itself is what changes")
     first_row = next(iter(rows_by_class.values()))[0]
     if missing := [name for name in images if name not in first_row]:
         raise UserError(
             f"the model takes features that are computed ahead instead of {', '.join(missing)}: "
-            "no pictures"
+            "no images"
         )
     # The same sheet for the same seed.
     torch.manual_seed(fit.trainer.seed)

@@ -72,7 +72,7 @@ def check_test_evaluation(first: dict[str, Any], space: SweepOverrides) -> None:
     reason = first["reason"] or first["book"] or varies & {"reason", "task", "experiment"}
     if first["test"] and space.axes and first["source"] == "official" and not reason:
         raise UserError(
-            'test=true in a sweep opens the test rows in every job; say why, reason="…"'
+            'test=true in a sweep evaluates the test split in every job; say why, reason="…"'
         )
 
 
@@ -92,7 +92,7 @@ def get_sequential_reason(
         choice = f"sweep.method={settings.method}, sweep.prune={settings.prune}"
         return f"{choice} ask for one at a time"
     if first["test"]:
-        return "test=true opens the test rows for each by itself"
+        return "test=true evaluates the test split of each by itself"
     return incompatibility(first)
 
 

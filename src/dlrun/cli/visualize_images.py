@@ -76,9 +76,7 @@ def load_image_file(net: LoadedModel, image: str, file: Path) -> InputImage:
         )
     reader = get_image_reader(net, image)
     if reader is None:
-        raise UserError(
-            f"image={file}: this run's pictures are not made from files alone: use row=…"
-        )
+        raise UserError(f"image={file}: this run's images are not made from files alone: use row=…")
     try:
         pixels = decode_image(file, reader)
     except ImageDecodeError as error:

@@ -99,7 +99,7 @@ def plot_activations(interpretation: Interpretation) -> Iterator[ImagePlot]:
         )
         for layer in layers:
             array = activations[layer.name]
-            caption = f"{image.text}: what {layer.description} answers"
+            caption = f"{image.text}: the output of {layer.description}"
             caption += f", each channel on its own scale{_describe_channels(array)}"
             cells = layer_activations.to_contrast_images(array)[:MAX_KERNELS]
             title = f"Activations of {layer.name}"
@@ -109,7 +109,7 @@ def plot_activations(interpretation: Interpretation) -> Iterator[ImagePlot]:
 
 def _describe_channels(array: np.ndarray) -> str:
     num_silent = layer_activations.count_zero_channels(array)
-    text = f"; {num_silent} of {len(array)} channels do not answer at all" if num_silent else ""
+    text = f"; {num_silent} of {len(array)} channels are inactive" if num_silent else ""
     return text + (f"; the first {MAX_KERNELS} of {len(array)}" * (len(array) > MAX_KERNELS))
 
 
@@ -124,7 +124,7 @@ def plot_heatmaps(interpretation: Interpretation) -> Iterator[ImagePlot]:
         if not layer.is_spatial:
             spatial = [layer.name for layer in interpretation.layer_names if layer.is_spatial]
             raise UserError(
-                f"a heatmap needs a layer that answers with maps, which {layer.description} does "
+                f"a heatmap needs a layer whose output is maps, which {layer.description} has "
                 f"not: {', '.join(spatial) or 'none'}"
             )
         for image in interpretation.input_images:
@@ -151,7 +151,7 @@ def plot_saliency(interpretation: Interpretation) -> Iterator[ImagePlot]:
             interpretation.net.model, image.batch, interpretation.image, target
         )
         caption = (
-            f"{image.text}: the pixels whose change would change the answer most for "
+            f"{image.text}: the pixels whose change would change the prediction most for "
             f"{interpretation.describe_target(target)}"
         )
         pixels = interpretation_plots.to_uint8(image.batch[interpretation.image][0])
@@ -185,7 +185,7 @@ def plot_filters(interpretation: Interpretation) -> Iterator[ImagePlot]:
         num_silent = int((optimized.after <= 0).sum())
         caption = (
             f"What excites the filters of {layer.description}: {request.steps} steps of gradient "
-            "ascent from grey noise"
+            "ascent from gray noise"
         )
         caption += f"; the first {count} of {layer.shape[0]}" if count < layer.shape[0] else ""
         caption += f"; {num_silent} stayed cold" if num_silent else ""
@@ -216,7 +216,7 @@ def get_layer_input(
         return without_resize(towers[image]), reduced
     if len(interpretation.net.spec.inputs) > 1:
         raise UserError(
-            f"{layer.description} sees other inputs too: patterns are found where only a picture "
+            f"{layer.description} sees other inputs too: patterns are found where only an image "
             "goes in"
         )
     return lambda images: model({image: images}), shape
@@ -252,7 +252,7 @@ def plot_first_weights(interpretation: Interpretation) -> Iterator[ImagePlot]:
             interpretation.net.model.get_submodule(layer.name)
         )
         caption = (
-            f"The weights of {layer.description}, each kernel on its own scale, zero at mid-grey"
+            f"The weights of {layer.description}, each kernel on its own scale, zero at mid-gray"
         )
         caption += f"; the first {MAX_KERNELS} of {len(cells)}" if len(cells) > MAX_KERNELS else ""
         yield ImagePlot(

@@ -108,9 +108,7 @@ class Interpretation:
         names = [layer.name for layer in summarize_layers(self.net.model, self.zero_input)]
         matches = difflib.get_close_matches(name, names, 1)
         hint = f": did you mean '{matches[0]}'?" if matches else "."
-        problem = (
-            "answers with no tensor of its own" if name in names else "is no layer of this network"
-        )
+        problem = "returns no tensor of its own" if name in names else "is no layer of this network"
         raise UserError(f"'{name}' {problem}{hint} There are: {format_names(names, name)}")
 
     def get_target(self, batch: Batch) -> AttributionTarget:
@@ -149,11 +147,11 @@ def load_network(
     if not images:
         inputs = ", ".join(f"{field.kind} '{name}'" for name, field in net.spec.inputs.items())
         raise UserError(
-            f"{folder} reads no pictures, so there is nothing to draw: its inputs are {inputs}"
+            f"{folder} reads no images, so there is nothing to draw: its inputs are {inputs}"
         )
     if request.input and request.input not in images:
         raise UserError(
-            f"no picture '{request.input}' among the inputs. There are: {', '.join(images)}"
+            f"no image '{request.input}' among the inputs. There are: {', '.join(images)}"
         )
     target = find_target(net.spec, request.target)
     check_class(net.spec, target, request.label)

@@ -214,18 +214,21 @@ def get_output_error(model: str, inputs: dict[str, str], targets: dict[str, str]
     if not wrong:
         return None
     if targets[wrong[0]] == "tokens":
-        ability, question = "answers once for each row", "what comes next at each place of a text"
+        ability, question = (
+            "predicts once for each row",
+            "the next token at each position of a text",
+        )
         setting = "next"
     else:
         ability, question = (
-            "answers at each place of a text",
+            "predicts at each position of a text",
             f"one {targets[wrong[0]]} for each row",
         )
         setting = "every"
     hint = f"; or say data.predict={setting}" if {"tokens"} == set(inputs.values()) else ""
     return (
         f"model={model} {ability}, but target '{wrong[0]}' is {question}; "
-        f"models that can answer it: {', '.join(find_compatible_models(inputs, targets))}{hint}"
+        f"models that can predict it: {', '.join(find_compatible_models(inputs, targets))}{hint}"
     )
 
 
@@ -365,5 +368,5 @@ def get_objective_error(objective: str, model: str) -> str | None:
     owners = [name for name, models in PAIRS.items() if model in models]
     if owners and objective and objective not in owners:
         choices = " or objective=".join(owners)
-        return f"model={model} answers no target: it goes with objective={choices}"
+        return f"model={model} predicts no target: it goes with objective={choices}"
     return None

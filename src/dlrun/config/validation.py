@@ -50,7 +50,7 @@ def find_member_errors(members: Any) -> Iterator[str]:
     if not members:
         yield (
             "model.members is empty: "
-            "say which finished runs answer together: model.members=[RUN,RUN]"
+            "say which finished runs predict together: model.members=[RUN,RUN]"
         )
     yield from filter(None, map(_get_member_error, members))
 

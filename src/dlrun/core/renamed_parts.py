@@ -28,6 +28,27 @@ CURRENT_CHOICES: dict[str, str] = {
     "objective.baseline=normalise": "objective.baseline=normalize",
     "optimizer=normalised": "optimizer=normalized",
 }
+# What tasks were said to be, which is part of a saved config.
+CURRENT_QUESTIONS: dict[str, str] = {
+    "Which of ten digits an 8×8 grey picture shows": "Which of ten digits an 8×8 gray image shows",
+    "Which kind of garment a 28×28 picture shows": "Which kind of garment a 28×28 image shows",
+    "Make pictures of frogs (or of another class of CIFAR-10), 32×32 pixels in colour": (
+        "Make images of frogs (or of another class of CIFAR-10), 32×32 pixels in color"
+    ),
+    "The class, or the labels, of your own pictures: data.path=photos/ with one folder a class": (
+        "The class, or the labels, of your own images: data.path=photos/ with one folder a class"
+    ),
+    "Which digit a handwritten 28×28 picture shows": "Which digit a handwritten 28×28 image shows",
+    "Make pictures like your own, which need no classes: data.path=photos/": (
+        "Make images like your own, which need no classes: data.path=photos/"
+    ),
+    "By how much a picture was turned: 0°, 90°, 180° or 270°": (
+        "By how much an image was turned: 0°, 90°, 180° or 270°"
+    ),
+    "A photograph in the manner of another picture: content=photo.jpg style=painting.jpg": (
+        "A photograph in the manner of another image: content=photo.jpg style=painting.jpg"
+    ),
+}
 CURRENT_GROUPS: dict[str, str] = {"reader": "encoder"}
 CURRENT_COMMANDS: dict[str, str] = {"neighbours": "neighbors"}
 
@@ -162,6 +183,9 @@ CURRENT_NAMES: dict[str, str] = {
 }
 
 
+# In the order of a Renamer's attributes.
+TABLES = (CURRENT_NAMES, CURRENT_KEYS, CURRENT_CHOICES, CURRENT_GROUPS, CURRENT_QUESTIONS)
+
 # SIGN KEY @PACKAGE =VALUE; without a value it must be removed (~) to be an override.
 OVERRIDE_PATTERN = re.compile(
     r"(?P<sign>\+{0,2}|~)(?P<key>[A-Za-z_][\w./-]*)(?P<at>@[^=]*)?(?P<value>=.*)?", re.DOTALL
@@ -179,6 +203,7 @@ class Renamer:
         keys: Setting, with the key around it → its replacement.
         choices: SETTING=VALUE or GROUP=OPTION → its replacement.
         groups: Group → its replacement.
+        questions: Of a task → its replacement.
         own: What stays as it is: GROUP=OPTION of the user's own, and settings of their parts.
         replaced: Name → replacement, of those that were met.
     """
@@ -187,6 +212,7 @@ class Renamer:
     keys: Mapping[str, str]
     choices: Mapping[str, str]
     groups: Mapping[str, str]
+    questions: Mapping[str, str]
     own: Container[str] = ()
     replaced: dict[str, str] = field(default_factory=dict)
 
@@ -198,6 +224,8 @@ class Renamer:
 
     def rename_choices(self, key: str, text: str) -> str:
         """The value of a setting or group: one choice, or several as an override has them."""
+        if key == "task.question":
+            return self.questions.get(text, text)
         # Most values cannot be meant: they are not searched.
         if not any(choice.startswith(f"{key}=") for choice in self.choices):
             return text
@@ -266,7 +294,7 @@ def has_old_names(text: str) -> bool:
 
 def make_renamer(own: Container[str] = ()) -> Renamer:
     """What replaces names of earlier versions by today's, besides those of the user's own."""
-    return Renamer(CURRENT_NAMES, CURRENT_KEYS, CURRENT_CHOICES, CURRENT_GROUPS, own)
+    return Renamer(*TABLES, own)
 
 
 def to_current_names(value: Any) -> Any:
@@ -286,9 +314,8 @@ def to_original_names(value: Any) -> Any:
 
 
 def _make_reverse_renamer() -> Renamer:
-    tables = (CURRENT_NAMES, CURRENT_KEYS, CURRENT_CHOICES, CURRENT_GROUPS)
     # Reversed, so that of several old names the first one stays.
-    return Renamer(*({name: first for first, name in reversed(table.items())} for table in tables))
+    return Renamer(*({name: first for first, name in reversed(table.items())} for table in TABLES))
 
 
 def to_current_override(word: str, renamer: Renamer | None = None) -> str:

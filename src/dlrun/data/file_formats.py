@@ -69,9 +69,9 @@ FORMATS = (
     FileFormat(b"<stata_dta>", "a Stata file", CSV_HINT.format("stata"), (".dta",)),
     FileFormat(b"%PDF-", "a PDF file", OTHER_HINT, (".pdf",)),
     FileFormat(b"{\\rtf", "a rich text file", "save it as plain text"),
-    FileFormat(b"\x89PNG", "a picture (PNG)", OTHER_HINT),
-    FileFormat(b"\xff\xd8\xff", "a picture (JPEG)", OTHER_HINT),
-    FileFormat(b"GIF8", "a picture (GIF)", OTHER_HINT),
+    FileFormat(b"\x89PNG", "an image (PNG)", OTHER_HINT),
+    FileFormat(b"\xff\xd8\xff", "an image (JPEG)", OTHER_HINT),
+    FileFormat(b"GIF8", "an image (GIF)", OTHER_HINT),
 )
 # Formats inside a zip archive, by the name of a file in it.
 ZIP_CONTENTS = (

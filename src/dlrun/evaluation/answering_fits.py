@@ -61,7 +61,7 @@ def select_prediction_source(folder: Path, fit: str = "") -> PredictionSource | 
         return None
     stages = list(dict.fromkeys(line["job"]["stage"] for line in lines if line.get("scores")))
     if fit in names:
-        return PredictionSource((fit,), f"the answers are those of {fit}", fit)
+        return PredictionSource((fit,), f"the predictions are those of {fit}", fit)
     if fit and fit not in stages:
         available = format_names(dict.fromkeys([*(stages if len(stages) > 1 else []), *names]), fit)
         raise UserError(f"fit={fit}: no such fit has finished in {folder}; there are: {available}")
@@ -84,16 +84,16 @@ def _select_in_stage(
     names = tuple(jobs)
     prefix = f"{why}: " if why else ""
     if len(names) == 1:
-        return PredictionSource(names, f"{prefix}{names[0]} answers" if why else "", names[0])
+        return PredictionSource(names, f"{prefix}{names[0]} predicts" if why else "", names[0])
     if next(iter(jobs.values())).get("folds", 1) == 1:
         return PredictionSource(
-            names[:1], f"{prefix}of {len(names)} seeds the first, {names[0]}, answers", names[0]
+            names[:1], f"{prefix}of {len(names)} seeds the first, {names[0]}, predicts", names[0]
         )
     if _is_walk_forward(folder):
         # Of repeats the first, as for seeds above.
         last = max(names, key=lambda name: (-jobs[name].get("repeat", 0), jobs[name]["fold"]))
         description = (
-            f"{prefix}of {len(names)} folds the last, {last}, answers: it has learnt from the "
+            f"{prefix}of {len(names)} folds the last, {last}, predicts: it has learned from the "
             "most rows"
         )
         return PredictionSource((last,), description, last)
@@ -103,7 +103,7 @@ def _select_in_stage(
         names[0] if RunFolder(folder).exists(RunFile.FIT_FIELDS, job=names[0]) else names[-1]
     )
     description = (
-        f"{prefix}the mean of what {len(names)} folds answer, {fold_range}; fit={names[0]} asks "
+        f"{prefix}the mean of what {len(names)} folds predict, {fold_range}; fit={names[0]} asks "
         "one of them"
     )
     return PredictionSource(names, description, single_fit)

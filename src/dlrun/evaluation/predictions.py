@@ -326,7 +326,7 @@ def _find_metric_spec(folder: Path, measure: str) -> MetricSpec:
         available = (
             f"it has {format_names(specs)}"
             if specs
-            else "it answers no target, so there are no rows to compare"
+            else "it predicts no target, so there are no rows to compare"
         )
         raise UserError(f"{folder} has no measure '{measure}' for each row; {available}")
     return specs[measure]

@@ -44,7 +44,7 @@ class SplitMetric:
             return "there are no rows"
         # A diverged model: argsort and argmax would give a number all the same.
         if predictions.dtype.kind == "f" and not np.isfinite(predictions).all():
-            return "some of the model's answers are no numbers"
+            return "some of the model's predictions are not numbers"
         if self.name == "r2":
             return f"{rows} of one target" if np.ptp(targets.astype(float)) == 0 else ""
         if self.name in CLASS_METRICS:

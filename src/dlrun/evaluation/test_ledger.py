@@ -77,7 +77,8 @@ def read_entries() -> tuple[list[LedgerEntry], list[int]]:
         content = get_ledger_path().read_bytes() if get_ledger_path().exists() else b""
     except OSError as error:
         raise UserError(
-            f"the ledger of test openings, {get_ledger_path()}, cannot be read: {error.strerror}"
+            f"the ledger of test-set evaluations, {get_ledger_path()}, cannot be read: "
+            f"{error.strerror}"
         ) from error
     entries, damaged = list[LedgerEntry](), []
     # Split by bytes: a line cut within a character must not hide the ones after it.
@@ -147,9 +148,9 @@ def require_reason(
     times = "1 time" if len(earlier) == 1 else f"{len(earlier)} times"
     hint = "the last ones: " if len(earlier) > MAX_LISTED_ENTRIES else ""
     raise UserError(
-        f"the test rows of {task} have been opened {times} before ({hint}{'; '.join(recent)}): "
+        f"the test split of {task} has been evaluated {times} before ({hint}{'; '.join(recent)}): "
         "each look makes the score "
-        f'less believable. Say why they are opened again: reason="…"'
+        f'less believable. Say why it is evaluated again: reason="…"'
     )
 
 
@@ -236,7 +237,7 @@ def _open_ledger() -> Iterator[io.FileIO]:
             yield file
     except (OSError, NotImplementedError) as error:
         raise UserError(
-            f"the opening of test rows cannot be entered in {get_ledger_path()} ({error}), and "
+            f"the test-set evaluation cannot be entered in {get_ledger_path()} ({error}), and "
             "what cannot be entered must not happen. Make that folder writable, or choose "
             "another cache folder"
         ) from error

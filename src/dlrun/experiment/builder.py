@@ -34,11 +34,13 @@ from dlrun.core.random import derive_seed
 from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.core.types import Batch, Field, FitJob, Spec, spec_to_dict
 from dlrun.data import dataset_cache
+from dlrun.data.fingerprints import fingerprint
 from dlrun.data.loading.table import EmptyBatches, Table
 from dlrun.data.preprocessing.pipeline import describe_preprocessing, prepare, transform_rows
+from dlrun.data.preprocessing.unseen_values import warn_new_values
 from dlrun.evaluation import metrics
-from dlrun.evaluation.protocols.plans import EvaluationPlan
 from dlrun.evaluation.protocols.two_stages import make_plan
+from dlrun.experiment.feature_cache import with_cached_features
 from dlrun.models.model import Model, build_model
 from dlrun.objectives.context import ObjectiveContext
 from dlrun.objectives.losses import build_loss
@@ -196,14 +198,6 @@ class ExperimentBuilder:
             self._build_objective(data), data.train, self.settings.batch_rows
         )
 
-    def with_plan(self, config: dict[str, Any], plan: EvaluationPlan) -> ExperimentBuilder:
-        """The same data and folder with another plan, and another protocol and metrics."""
-        builder = copy.copy(self)
-        # The engine's settings stay: those of earlier versions are completed there.
-        builder.config = {**self.config, **config, "engine": self.config["engine"]}
-        builder.plan = plan
-        return builder
-
     def with_changes(self, patch: dict[str, Any]) -> ExperimentBuilder:
         """The same data and folder with other settings."""
         builder = copy.copy(self)
@@ -227,7 +221,7 @@ class ExperimentBuilder:
             self._start_from(objective, job.start)
         if self.settings.compile is True and not objective.losses:
             raise UserError(
-                "engine.compile=true compiles a model that answers targets, and this objective "
+                "engine.compile=true compiles a model that predicts targets, and this objective "
                 "has none"
             )
         if self.processes.world_size > 1:
@@ -278,8 +272,6 @@ class ExperimentBuilder:
 
     def get_source(self, fit: BuiltFit, split: str) -> Table:
         if split == "test":
-            from dlrun.data.preprocessing.unseen_values import warn_new_values
-
             warn_new_values(self.dataset, fit.data, self.test_rows, fit.rows["train"], "test rows")
             return self._with_cached_features(
                 fit, split, transform_rows(self.dataset, fit.data, self.test_rows).to(self.device)
@@ -293,16 +285,31 @@ class ExperimentBuilder:
         return source  # type: ignore[return-value]
 
     def _with_cached_features(self, fit: BuiltFit, split: str, table: Any) -> Table:
-        """A split with a frozen network's features, where the model asks for them."""
-        model = fit.trainer.objective.model
+        """A split whose images are replaced by a frozen network's features, where the model asks
+        for it.
+        """
+        objective = fit.trainer.objective
+        model = objective.model
         networks = model.cacheable_networks() if isinstance(model, Model) else {}
+        if networks and objective.augment is not None:
+            raise UserError(
+                "model.cache=true: a frozen base sees each image once, but augment changes "
+                "the images every time; say model.cache=false"
+            )
         if not networks:
             return table  # type: ignore[no-any-return]
-        from dlrun.experiment.feature_cache import cache_split, check_cacheable
-
-        check_cacheable(fit.trainer.objective, table)
-        rows = self.get_raw_rows(fit, split)
-        return cache_split(table, networks, self.dataset, fit.data, rows, self.processes)
+        if table.reads_files:
+            raise UserError(
+                "model.cache=true keeps a frozen base's features of all rows, and these are read "
+                "file by file because they are many; say model.cache=false"
+            )
+        rows, row_numbers = self.get_raw_rows(fit, split)
+        preprocessing = describe_preprocessing(fit.data.preprocessors)
+        content_digest = lambda name: f"{fingerprint({name: rows[name]})} {preprocessing[name]}"  # noqa: E731
+        all_rows = transform_rows(self.dataset, fit.data, rows)
+        return self.processes.local_main_process_first(
+            lambda: with_cached_features(table, all_rows, row_numbers, networks, content_digest)
+        )
 
     @cached_property
     def test_rows(self) -> RawColumns:
@@ -318,7 +325,7 @@ class ExperimentBuilder:
         return self.dataset.dev, fit.rows[split]
 
     def _build_augment(self, spec: Spec) -> Callable[[Batch], Batch] | None:
-        """What is done to training pictures; None where nothing is asked for."""
+        """What is done to training images; None where nothing is asked for."""
         steps = {
             name: build_part(node, kind="augment", plugins=self.plugins)
             for name, node in self.config["augment"].items()

@@ -278,12 +278,12 @@ def predict_batches(
 
 
 def _find_image_input(loaded: LoadedModel) -> tuple[str, Reading]:
-    """The run's one picture input, and how a file becomes such a picture."""
+    """The run's one image input, and how a file becomes such an image."""
     kinds = ", ".join(f"{field.kind} '{name}'" for name, field in loaded.spec.inputs.items())
     name, *other_inputs = loaded.spec.inputs
     reading = None if other_inputs else get_image_reader(loaded, name)
     if reading is None:
-        raise UserError(f"{loaded.folder} reads {kinds}, which picture files alone do not give")
+        raise UserError(f"{loaded.folder} reads {kinds}, which image files alone do not give")
     return name, reading
 
 
@@ -306,7 +306,7 @@ def _iter_image_batches(
     names_read: list[str],
     skipped: dict[str, str],
 ) -> Iterator[np.ndarray]:
-    """Pictures as uint8 (B, C, H, W), `size` at a time.
+    """Images as uint8 (B, C, H, W), `size` at a time.
 
     Their names are added to `names_read`, the others' to `skipped`.
     """

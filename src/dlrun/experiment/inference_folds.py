@@ -48,7 +48,7 @@ def load_output_spec(folder: Path, fit: BuiltFit) -> Spec:
     """
     targets = get_loss_targets(fit.trainer.objective, fit.data.spec)
     if not targets:
-        raise UserError(f"{folder} answers no target, it makes something: dlrun generate {folder}")
+        raise UserError(f"{folder} predicts no target, it generates: dlrun generate {folder}")
     return Spec(fit.data.spec.inputs, targets)
 
 
@@ -67,7 +67,7 @@ def average_predictions(predictions: Sequence[FitPrediction]) -> dict[str, np.nd
                 job, other_job = first.fit.job.name, prediction.fit.job.name
                 raise UserError(
                     f"{job} and {other_job} know different classes of '{name}', "
-                    f"so that their answers have no mean: say fit={job}"
+                    f"so that their predictions have no mean: say fit={job}"
                 )
     return {
         name: np.mean([prediction.outputs[name] for prediction in predictions], 0)

@@ -52,7 +52,7 @@ class FilterPatterns:
     """Images that activate one filter each, and how strongly.
 
     Attributes:
-        pictures: (N, C, H, W), not clipped to [0, 1].
+        images: (N, C, H, W), not clipped to [0, 1].
         before: Mean activation of each filter on the first images (N,).
         after: Mean activation of each filter on these images (N,).
     """
@@ -137,7 +137,7 @@ def optimize_filter_images(
     except RuntimeError as error:
         size = " × ".join(map(str, start.shape[2:]))
         raise UserError(
-            f"a picture of {size} is too small for this layer: give a larger size=…"
+            f"an image of {size} is too small for this layer: give a larger size=…"
         ) from error
     trainer.run_epoch("train", trainer.data.train, train=True)
     canvas: Any = trainer.objective

@@ -207,7 +207,7 @@ def _require_target_columns(spec: Spec, model: str) -> dict[str, ColumnPosition]
     positions = find_target_columns(spec)
     if missing := [name for name in spec.targets if name not in positions]:
         raise UserError(
-            f"model={model} answers with earlier values of the target itself, and there are none "
+            f"model={model} predicts earlier values of the target itself, and there are none "
             f"of {', '.join(missing)}: it needs a series (task=series, task=jena_climate) whose "
             "inputs hold that column"
         )

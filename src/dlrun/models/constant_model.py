@@ -106,7 +106,7 @@ def prior_output(field: Field) -> Tensor:
         ValueError: The target has no prior.
     """
     if field.prior is None:
-        raise ValueError("a constant answer needs a prior, and this target has none")
+        raise ValueError("a constant prediction needs a prior, and this target has none")
     return to_raw_output(field, field.prior)
 
 

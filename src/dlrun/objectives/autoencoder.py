@@ -155,7 +155,7 @@ def autoencoder(
     if loss == "bce" and not model.is_image:
         raise ValueError("loss=bce wants values in [0, 1], and these are numbers: use mse")
     if patch > 1 and not (noise == "mask" and model.is_image):
-        raise ValueError(f"patch={patch}: patches are masked in pictures, with noise=mask")
+        raise ValueError(f"patch={patch}: patches are masked in images, with noise=mask")
     default_loss: Literal["mse", "bce"] = "bce" if model.is_image else "mse"
     return AutoencoderObjective(
         context, default_loss if loss == "auto" else loss, Noise(noise, amount, patch), sparsity

@@ -48,7 +48,7 @@ class FrechetMetric:
 
         Args:
             generate: Count → so many images, pixels in [0, 1].
-            pictures: Batches of real ones.
+            images: Batches of real ones.
 
         Returns:
             Both scores; none for fewer than 4 real images.
@@ -101,7 +101,7 @@ def frechet(
                 images = (batch[column] for batch in batches)
                 return fit_pca_features(images, rows, components)
 
-            description = f"{components} principal components of the training pictures"
+            description = f"{components} principal components of the training images"
             note = describe_frechet("frechet_pixels", description)
             return FrechetMetric("frechet_pixels", note, rows, fit_features)
         base = load_backbone(features, features if Path(features).is_dir() else "DEFAULT", column)
@@ -120,7 +120,7 @@ def describe_frechet(name: str, features: str) -> str:
     """The remark that stands beside the score."""
     return (
         f"{name} is no FID: its features are {features}; "
-        f"{name}_floor is that between two halves of the real pictures"
+        f"{name}_floor is that between two halves of the real images"
     )
 
 

@@ -60,9 +60,11 @@ class GANObjective(Objective):
         super().__init__()
         self.processes = processes
         self.model, self.gan_loss, self.training_images = model, gan_loss, training_images
-        self.frechet_metric = frechet_metric
-        self.generator_rate = generator_rate
-        self.augment = augment
+        self.frechet_metric, self.generator_rate, self.augment = (
+            frechet_metric,
+            generator_rate,
+            augment,
+        )
         self.groups = {
             "discriminator": list(model.discriminator.parameters()),
             "generator": list(model.generator.parameters()),
@@ -133,7 +135,7 @@ class GANObjective(Objective):
         yield ImageGrid(
             self._decode(self.model.sample_latent(count)),
             columns,
-            f"{count} pictures of random latent points",
+            f"{count} images of random latent points",
         )
 
     def tracked_samples(self, *, columns: Count = 6) -> Iterator[ImageGrid]:
@@ -168,7 +170,7 @@ class GANObjective(Objective):
             (batch[self.model.column] for batch in self.training_images.batches(GENERATION_CHUNK)),
         )
         description = (
-            f"above: made; below: the nearest training pictures, {distances.mean():.3f} away "
+            f"above: made; below: the nearest training images, {distances.mean():.3f} away "
             "(mean root of squared pixels)"
         )
         yield ImageGrid(torch.cat([generated, neighbors]), count, description)

@@ -52,7 +52,7 @@ def morph_frames(first: Tensor, last: Tensor, count: int, width: int, zoom: floa
     """
     if zoom < 1:
         raise UserError(
-            f"zoom={zoom:g}: it must be 1 or more, since nothing is known beyond the picture's edge"
+            f"zoom={zoom:g}: it must be 1 or more, since nothing is known beyond the image's edge"
         )
     # Frames are never enlarged.
     shrink = min(1.0, width / last.shape[3])
@@ -86,7 +86,7 @@ class ImageOptimization(Objective):
     """Images that are changed so that their loss falls; one step a tick, no data are read.
 
     Args:
-        pictures: (N, C, H, W), where it starts.
+        images: (N, C, H, W), where it starts.
         loss: Images → a mean over them. A network in it is the caller's, who freezes it.
     """
 

@@ -34,9 +34,9 @@ class LatentCodes:
         """Images above, reconstructions below, and between them corrupted images, if any."""
         rows = self.rows.pick_evenly(count)
         inputs = self.rows.get_inputs(rows)
-        image_rows = [inputs]
-        description = (
-            f"above: {len(inputs)} {self.rows.description}; below: what comes back of their codes"
+        image_rows, description = (
+            [inputs],
+            f"above: {len(inputs)} {self.rows.description}; below: what comes back of their codes",
         )
         if self.damage is not None:
             image_rows.append(self.damage(inputs))
@@ -243,7 +243,7 @@ class LatentSampler:
         """Images of random codes, from a normal distribution of this spread (trained for: 1)."""
         codes = spread * torch.randn(count, self.latent)
         description = (
-            f"{count} pictures of codes drawn from a normal distribution of spread {spread:g}"
+            f"{count} images of codes drawn from a normal distribution of spread {spread:g}"
         )
         yield ImageGrid(self.decode(codes.to(self.device)), columns, description)
 
@@ -280,7 +280,7 @@ class LatentSampler:
             quantiles.flip(0).repeat_interleave(side),
         )
         description = (
-            f"pictures of codes: number {across} grows to the right, {down} upwards, quantiles "
+            f"images of codes: number {across} grows to the right, {down} upwards, quantiles "
             f"{low:g} to {high:g}"
         )
         yield ImageGrid(self.decode(codes.to(self.device)), side, description)

@@ -73,7 +73,7 @@ def bce(field: Field, *, label_smoothing: Probability, class_weights: ClassWeigh
 
     Args:
         field: Of the target.
-        label_smoothing: Labels are moved towards ½ by this share.
+        label_smoothing: Labels are moved toward ½ by this share.
         class_weights: Of no and yes, or one a label for the rows that have it; 'balanced' as for
             several classes.
     """

@@ -75,10 +75,12 @@ class StyleTransfer(Objective):
         ticks: int,
     ) -> None:
         super().__init__()
-        self.model = model
-        self.targets = targets
-        self.loss_weights = loss_weights
-        self.ticks = ticks
+        self.model, self.targets, self.loss_weights, self.ticks = (
+            model,
+            targets,
+            loss_weights,
+            ticks,
+        )
         self.layers = {role: normalize_weights(model.layers(role)) for role in ("content", "style")}
         # Not persistent: it comes with the data.
         self.register_buffer("photo", photo, persistent=False)
@@ -158,7 +160,7 @@ def total_variation(pictures: Tensor) -> Tensor:
 
 
 def to_grayscale(pictures: Tensor) -> Tensor:
-    """Pictures (N, 3, H, W) in grey: (N, 1, H, W)."""
+    """Images (N, 3, H, W) in gray: (N, 1, H, W)."""
     return (pictures * pictures.new_tensor(GRAYSCALE_WEIGHTS).reshape(3, 1, 1)).sum(1, keepdim=True)
 
 
@@ -199,7 +201,7 @@ def style(
     photo, *styles = load_input_images(context)
     if not styles:
         raise UserError(
-            "objective=style needs a second picture, the style: data=content_style has one"
+            "objective=style needs a second image, the style: data=content_style has one"
         )
     model = context.model.to(context.device)
     assert isinstance(model, FeatureExtractor)

@@ -24,7 +24,7 @@ class ImageRow:
 
     Attributes:
         title: What stands above its first image.
-        pictures: Images (H, W) or (H, W, 3), uint8.
+        images: Images (H, W) or (H, W, 3), uint8.
         captions: What stands below each; [] for nothing.
     """
 

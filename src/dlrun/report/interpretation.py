@@ -32,7 +32,7 @@ DESCRIPTIONS = {
     ),
     "saliency": (
         "Saliency",
-        "Which pixels the answer hangs on: the brighter, the more it changes with them.",
+        "Which pixels the prediction depends on: the brighter, the more it changes with them.",
     ),
     "filters": (
         "Filter patterns",
@@ -136,11 +136,14 @@ def draw_grid(
     """
     # Few cells still need room for the heading.
     columns = max(4, min(columns, len(cells)))
-    # Between gray images a gap of white would be taken for pixels.
-    color_map, gap_color = ("viridis", WHITE) if cells.ndim == 3 else ("gray", GAP_COLOR)
+    color_map, gap_color = (
+        ("viridis", WHITE) if cells.ndim == 3 else ("gray", GAP_COLOR)
+    )  # white is a value of gray ones
     sheet = resize_grid(tile_images(apply_color_map(cells, color_map), columns, gap_color))
-    grid_height = WIDTH * sheet.shape[0] / sheet.shape[1]
-    heading_height = get_heading_height(title, config, warning)
+    grid_height, heading_height = (
+        WIDTH * sheet.shape[0] / sheet.shape[1],
+        get_heading_height(title, config, warning),
+    )
     dpi = round(sheet.shape[1] / WIDTH)
     with save_figure(
         file, title, config, warning, height=grid_height + heading_height, width=WIDTH, dpi=dpi
@@ -177,7 +180,7 @@ def draw_heatmap(
 ) -> None:
     """Draw the image, its heatmap, and one over the other."""
     panels = {
-        "the picture": (image, None),
+        "the image": (image, None),
         f"what speaks for {label}": (warmth, None),
         "both": (image, warmth),
     }
@@ -198,7 +201,7 @@ def draw_saliency(
     # 1e-12: where no pixel matters, nothing is divided by zero.
     bright = max(float(np.quantile(saliency, 0.995)), 1e-12)  # a few pixels outshine the rest
     panels = {
-        "the picture": (image, None),
+        "the image": (image, None),
         "pixels that matter": ((saliency / bright).clip(0, 1), None),
     }
     _draw_images(panels, f"Saliency of {label}", "inferno", file, config, warning)

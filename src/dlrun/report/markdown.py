@@ -107,7 +107,7 @@ def _summary(block: TextTable, folder: Path) -> str:
 
 def _image(block: ImageBlock, folder: Path) -> str:
     return _wrap_text(
-        f"Picture {_relative_name(block.file, folder)}: "
+        f"Image {_relative_name(block.file, folder)}: "
         f"{escape_markdown(block.caption or block.about)}"
     )
 
@@ -119,7 +119,7 @@ def _gallery(block: Gallery, folder: Path) -> str:
 def _error_row(error: ErrorRow, folder: Path) -> str:
     verdict = f"true {error.truth}, predicted {error.prediction}"
     summary = f"row {error.row}: {verdict}, loss {error.loss}"
-    image = f"picture {_relative_name(error.image, folder)}" if error.image else ""
+    image = f"image {_relative_name(error.image, folder)}" if error.image else ""
     cells = ", ".join(f"{name} {value}" for name, value in error.cells)
     details = (
         _wrap_text(escape_markdown(text), "  ", "  ") for text in (image, error.text, cells) if text

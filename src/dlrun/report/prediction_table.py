@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 Names = Sequence[str] | Sequence[int]  # of the rows: files, or line numbers
 Outputs = Mapping[str, Any]  # target → an array (n, outputs): probabilities or numbers
 MAX_ROWS = 40  # that a terminal shows
-MAX_CLASS_COLUMNS = 4  # so many classes have a column each
-NUM_LIKELY_CLASSES = 3  # of more classes, so many of the likeliest are told
+MAX_CLASS_COLUMNS, NUM_LIKELY_CLASSES = (
+    4,
+    3,
+)  # so many classes have a column each; of more, so many of the likeliest are told
 CLASS_KINDS = ("category", "binary", "multilabel")
 
 
@@ -138,7 +140,7 @@ def _format_probabilities(field: Field, target: str, output: np.ndarray) -> list
 def describe_table(fields: Mapping[str, Field], names: Names, outputs: Outputs) -> str:
     """The line under the table: rows it leaves out, and how often each class is predicted."""
     notes = (
-        [f"{len(names) - MAX_ROWS:,} more rows: to=answers.csv writes all of them"]
+        [f"{len(names) - MAX_ROWS:,} more rows: to=predictions.csv writes all of them"]
         if len(names) > MAX_ROWS
         else []
     )

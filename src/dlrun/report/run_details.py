@@ -163,8 +163,8 @@ def make_test_section(
     elif workflow and not tested:
         blocks.append(
             Text(
-                "The test rows are sealed: no model has been measured on them. dlrun final opens "
-                "them."
+                "The test rows are sealed: no model has been measured on them. dlrun final "
+                "evaluates them."
             )
         )
     return make_sections("The final score", blocks)
@@ -173,13 +173,13 @@ def make_test_section(
 def _format_test_log(openings: dict[str, Any]) -> list[Block]:
     count = int(openings.get("count") or 0)
     if not count:
-        return [Text("The test rows of these data have never been opened.")]
+        return [Text("The test split of these data has never been evaluated.")]
     times = "once" if count == 1 else f"{count} times"
-    text = f"The test rows of these data have been opened {times}, as the ledger says."
+    text = f"The test split of these data has been evaluated {times}, as the ledger says."
     if count > 1:
         text += (
-            " Each opening makes the score a little too good: whoever chooses by it is no longer "
-            "measuring."
+            " Each evaluation makes the score a little too good: whoever chooses by it is no "
+            "longer measuring."
         )
     rows = [
         [
@@ -190,7 +190,9 @@ def _format_test_log(openings: dict[str, Any]) -> list[Block]:
         for entry in openings.get("entries") or ()
     ]
     table = (
-        [TextTable("Openings of the test rows", ["date", "score", "reason"], rows)] if rows else []
+        [TextTable("Evaluations of the test split", ["date", "score", "reason"], rows)]
+        if rows
+        else []
     )
     return [Text(text, "strong"), *table]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dlrun.config.constraints import Count, Natural, NonNegative
+from dlrun.core import artifacts
 from dlrun.core.files import atomic_write, optional_write
 from dlrun.core.formatting import counted
 from dlrun.core.random import derive_seed
@@ -276,9 +277,6 @@ class SampleWriter(Callback):
         if trainer.epoch % self.every and not trainer.finished:
             return
         for kind in self._get_generator_names(trainer):
-            # Here, because most objectives make nothing.
-            from dlrun.core import artifacts
-
             samples = generate_artifacts(trainer, kind, derive_seed(trainer.seed, trainer.epoch))
             with optional_write("samples are", self._get_folder(trainer)):
                 artifacts.write_artifacts(
@@ -351,7 +349,7 @@ def tensorboard(
         histograms: Of all weights after every so many epochs.
         graph: Which layer reads which.
         embeddings: Word vectors for the projector.
-        images: So many training pictures, as they are before augmentation. 0 or false: none of it.
+        images: So many training images, as they are before augmentation. 0 or false: none of it.
     """
     return TensorBoard(histograms, graph, embeddings, images)
 

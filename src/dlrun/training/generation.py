@@ -7,19 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from dlrun.core import device
+from dlrun.core.artifacts import Artifact, SampleGenerator
 from dlrun.core.dataset import Source
 from dlrun.core.errors import UserError, format_names
 from dlrun.core.objective import Objective
 from dlrun.core.types import Score
 from dlrun.training.trainer import Trainer
-
-if TYPE_CHECKING:
-    from dlrun.core.artifacts import Artifact, SampleGenerator
 
 
 def find_generator(objective: Objective, kind: str) -> SampleGenerator:

@@ -1,6 +1,6 @@
 """What there is to see of a trainer between two epochs.
 
-Activations, weights, the network's graph, words, pictures.
+Activations, weights, the network's graph, words, images.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def get_training_images(trainer: Trainer, count: int) -> dict[str, np.ndarray]:
         kinds = ", ".join(
             f"{field.kind} '{name}'" for name, field in trainer.data.spec.inputs.items()
         )
-        raise UserError(f"callback.tensorboard.images={count}: there are no pictures among {kinds}")
+        raise UserError(f"callback.tensorboard.images={count}: there are no images among {kinds}")
     return {
         f"{name}/{index}": to_visible_image(image)
         for name in names

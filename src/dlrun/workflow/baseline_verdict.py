@@ -67,7 +67,7 @@ def _describe_undertrained(evidence: Evidence, tried: list[str]) -> str:
         return ""
     diagnoses = ", ".join(f"{get_stage_label(name)}: {kind}" for name, kind in kinds.items())
     return (
-        f"The networks have not learnt what they can ({diagnoses}): train longer, or with another "
+        f"The networks have not learned what they can ({diagnoses}): train longer, or with another "
         "learning rate (dlrun lr), before this says anything about the data."
     )
 
@@ -94,7 +94,7 @@ def _describe_not_beaten(evidence: Evidence, tried: list[str]) -> str:
     return text + (
         "One of two hypotheses fails: that the targets can be predicted from these inputs, or "
         "that these rows are enough to learn how. Look at the inputs: is what a person would need "
-        "to answer in them? Then more rows, better features, or another question."
+        "to predict them there? Then more rows, better features, or another question."
     )
 
 

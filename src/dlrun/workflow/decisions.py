@@ -67,7 +67,7 @@ def select_metric(dataset: Dataset, requested: str) -> Choice:
     target, kind = next(iter(dataset.targets.items()))
     if kind not in DEFAULT_METRICS:
         raise UserError(
-            f"a workflow judges one answer a row, and target '{target}' is "
+            f"a workflow judges one prediction a row, and target '{target}' is "
             f"{PROBLEM_TYPES[kind].text}; for a text say data.predict=next"
         )
     names, reason = _rank_metrics(dataset, target, kind, requested)

@@ -111,7 +111,7 @@ def metric_verdict(choice: Choice, other_targets: list[str]) -> Verdict:
     secondary = [name for name in choice.nodes if name != choice.name]
     lines = [f"beside it: {', '.join(secondary)}"] if secondary else []
     lines += (
-        [f"judged by the first target; learnt beside it: {', '.join(other_targets)}"]
+        [f"judged by the first target; learned beside it: {', '.join(other_targets)}"]
         if other_targets
         else []
     )
@@ -136,7 +136,7 @@ def protocol_verdict(choice: Choice, job: FitJob, train: int, val: int) -> Verdi
 
 def preprocessing_verdict(prepared: dict[str, Any]) -> Verdict:
     """Build step 4: the preparation, with examples."""
-    text = "Learnt on the training rows of each fit, and applied to all others as it is."
+    text = "Learned on the training rows of each fit, and applied to all others as it is."
     return Verdict(4, text, prepared["evidence"], prepared["tables"])
 
 

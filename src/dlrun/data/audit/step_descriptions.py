@@ -35,7 +35,7 @@ def describe_steps(
         if not steps and name in dataset.inputs:
             pixels = dataset.inputs[name] == "image" and rows[name].dtype == np.uint8
             scaled = "; 0 to 255 becomes 0 to 1" if pixels else ""
-            lines.append(f"{name}: nothing is learnt{scaled}")
+            lines.append(f"{name}: nothing is learned{scaled}")
     return lines
 
 
@@ -104,7 +104,7 @@ def _describe_categories(
     items = [f"{index} = {name}" for index, name in enumerate(state["levels"], 2)]
     gaps = int((column[train] == "").sum())
     levels = _format_list(items) or "none"
-    return f"levels 0 = any other, 1 = missing ({gaps} of {len(train)} rows), learnt: {levels}"
+    return f"levels 0 = any other, 1 = missing ({gaps} of {len(train)} rows), learned: {levels}"
 
 
 def _describe_bins(state: StepState, names: tuple[str, ...], column: Any, train: np.ndarray) -> str:
@@ -117,7 +117,7 @@ def _describe_multi_hot(
 ) -> str:
     return (
         f"which of {state['words']} words a text has; "
-        "nothing is learnt: the dataset numbers its words"
+        "nothing is learned: the dataset numbers its words"
     )
 
 
@@ -126,7 +126,7 @@ def _describe_padding(
 ) -> str:
     end = {"front": "last", "back": "first"}[state["cut"]]
     text = f"the {end} {state['length']} word numbers of a text in turn"
-    return f"{text}; nothing is learnt: the dataset numbers its words"
+    return f"{text}; nothing is learned: the dataset numbers its words"
 
 
 def _describe_vocabulary(
@@ -157,7 +157,7 @@ def _describe_hashing(
 ) -> str:
     return (
         f"{state['tokens']} at the place that their hash says, one of {state['size']}; "
-        "no vocabulary is learnt"
+        "no vocabulary is learned"
     )
 
 

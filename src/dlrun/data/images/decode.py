@@ -193,8 +193,8 @@ def _describe_error(error: Exception, content: bytes) -> str:
 
     if isinstance(error, Image.UnidentifiedImageError):
         if content.startswith(MAGIC_BYTES):
-            return "damaged, or cut off: its head is that of a picture, but not whole"
-        return f"no picture in a format that is known: {', '.join(FORMATS)}"
+            return "damaged, or cut off: its head is that of an image, but not whole"
+        return f"no image in a format that is known: {', '.join(FORMATS)}"
     if "truncated" in str(error):
-        return "cut off: the picture ends too early"
+        return "cut off: the image ends too early"
     return f"damaged: {error or type(error).__name__}"

@@ -14,6 +14,7 @@ from torch import Tensor
 from dlrun.core.dataset import Source, StoredColumn
 from dlrun.core.random import derive_seed
 from dlrun.core.types import Batch
+from dlrun.data.loading.partition import partition_batches
 
 warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
 # Rows are gathered for many small batches at once and then cut, which costs a microsecond a batch.
@@ -147,7 +148,7 @@ def index_rows(values: Tensor, rows: Tensor | slice) -> Tensor:
 
 
 def transfer_to_device(values: Tensor, device: torch.device | None) -> Tensor:
-    """A copy on a device; towards CUDA without waiting for it."""
+    """A copy on a device; toward CUDA without waiting for it."""
     if device is None or device == values.device:
         return values
     if device.type == "cuda":  # only pinned memory is copied asynchronously
@@ -215,8 +216,6 @@ class Table(Source):
             rows = slice(low, high) if order is None else order[low:high]
             shares: Iterable[tuple[Tensor | slice, int]] = [(rows, size)]
             if world > 1:
-                from dlrun.data.loading.partition import partition_batches
-
                 shares = partition_batches(self._row_numbers(rows), size, rank, world)
             for local_rows, count in shares:
                 columns = [column.batches(local_rows, count) for column in self.columns.values()]

@@ -181,7 +181,7 @@ class LabelEncoder(Preprocessor):
             unknown = str(column[int(np.argmin(encoded))])
             raise UserError(
                 f"{self.column}: {int((encoded < 0).sum())} held-out rows are of a class that no "
-                f"training row has, as '{unknown}': no model can have learnt it. Classes known: "
+                f"training row has, as '{unknown}': no model can have learned it. Classes known: "
                 f"{', '.join(self.names[:20])}. Split by class (stratified), or take those rows out"
             )
         return encoded

@@ -83,7 +83,7 @@ def build_series_windows(
         for name, horizon in schema.targets.items()
     }
     usable = _is_target_known(readings, targets, title)
-    # A value that was interpolated towards the future would leak it.
+    # A value that was interpolated toward the future would leak it.
     usable &= _is_window_known(readings, schema, rows, now - horizon.step)
     if not usable.any():
         raise UserError(

@@ -288,7 +288,7 @@ class FitStack:
 
     @torch.no_grad()
     def _store_member_states(self, succeeded: Sequence[bool]) -> None:
-        """Give the members what they have learnt, besides those that diverged."""
+        """Give the members what they have learned, besides those that diverged."""
         stacked = self.full_trainer
         weights = stacked.to_member_rows(self.full_trainer.parameters)
         state = {

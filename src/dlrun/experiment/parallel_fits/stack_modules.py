@@ -173,7 +173,7 @@ def stack_dense(stack: ModuleStack, models: Models) -> StackedDense:
     if len({(model.l1, model.l2) for model in models}) > 1:
         raise NotStackable("their penalties on weights (model.l1, model.l2) differ")
     if any(list(model.heads.keys()) != list(first.heads.keys()) for model in models):
-        raise NotStackable("they answer different targets")
+        raise NotStackable("they predict different targets")
     hidden = stack.stack_sequence([model.hidden for model in models])
     heads = SafeModuleDict(
         {name: stack([model.heads[name] for model in models]) for name in first.heads}

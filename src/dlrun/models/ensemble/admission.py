@@ -121,7 +121,7 @@ def _describe_row_overlap(member: Path, job: str, rows: np.ndarray) -> str:
         return ""
     return (
         f"it was trained on {len(trained_on):,} of this run's {len(rows):,} validation rows, so "
-        "its answers there say nothing; the same protocol, seed and sizes give the same rows"
+        "its predictions there say nothing; the same protocol, seed and sizes give the same rows"
     )
 
 

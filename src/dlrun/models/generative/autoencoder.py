@@ -63,14 +63,12 @@ def check_layout(layout: Layout, shape: tuple[int, ...]) -> None:
         )
     if layout.filters and len(shape) != 3:
         raise ValueError(
-            "convolutions read pictures, and these are numbers: "
+            "convolutions read images, and these are numbers: "
             "filters=[] strides=[] decoder_filters=[]"
         )
     # an even kernel has no padding that keeps the size
     if layout.kernel % 2 == 0:
-        raise ValueError(
-            f"kernel={layout.kernel}: it must be odd, so that a picture keeps its size"
-        )
+        raise ValueError(f"kernel={layout.kernel}: it must be odd, so that an image keeps its size")
 
 
 def build_conv_encoder(channels: int, layout: Layout) -> nn.Sequential:
@@ -290,7 +288,7 @@ def vae(
     columns = get_columns(spec)
     if len(next(iter(columns.values()))) != 3:
         raise ValueError(
-            f"it makes pictures, and the data give {describe_inputs(spec)}; "
+            f"it makes images, and the data give {describe_inputs(spec)}; "
             "objective=autoencoder reads numbers"
         )
     layout = Layout(filters, strides, kernel, dense, decoder_dense, decoder_filters, activation)
@@ -308,11 +306,9 @@ def get_columns(spec: Spec) -> dict[str, tuple[int, ...]]:
     images = {name: field.shape for name, field in spec.inputs.items() if field.kind == "image"}
     numbers = {name: field.shape for name, field in spec.inputs.items() if field.kind == "number"}
     if len(images) > 1:
-        raise ValueError(f"it reads one picture, and the data give {describe_inputs(spec)}")
+        raise ValueError(f"it reads one image, and the data give {describe_inputs(spec)}")
     if not images and not numbers:
-        raise ValueError(
-            f"it reads a picture or numbers, and the data give {describe_inputs(spec)}"
-        )
+        raise ValueError(f"it reads an image or numbers, and the data give {describe_inputs(spec)}")
     return images or numbers
 
 

@@ -231,9 +231,7 @@ def get_image_input(spec: Spec) -> tuple[str, tuple[int, ...]]:
     images = get_image_inputs(spec)
     if len(images) != 1:
         listed = ", ".join(f"{name} ({field.kind})" for name, field in spec.inputs.items())
-        raise UserError(
-            f"a GAN makes pictures like those of one image input; the data give {listed}"
-        )
+        raise UserError(f"a GAN makes images like those of one image input; the data give {listed}")
     ((column, field),) = images.items()
     return column, field.shape
 

@@ -14,7 +14,7 @@ from dlrun.config.instantiate import apply_patch
 from dlrun.core import checkpoint
 from dlrun.core.errors import UserError, format_names
 from dlrun.core.run_folder import RunFile, RunFolder
-from dlrun.core.types import Field, FitJob, Spec, horizon_from_dict, result_from_dict
+from dlrun.core.types import Field, FitJob, Spec, horizon_from_dict
 from dlrun.evaluation.answering_fits import (
     describe_single_fit,
     select_prediction_source,
@@ -70,7 +70,7 @@ def load_run_model(
     config, spec = get_fit_config(folder, job), read_spec(run, job.name)
     # told before the model is built, which may take long
     if answers and not spec.targets:
-        raise UserError(f"{folder} answers no target, it makes something: dlrun generate {folder}")
+        raise UserError(f"{folder} predicts no target, it generates: dlrun generate {folder}")
     # the checkpoint below has all weights, so no published file is needed
     with weights.skip_weights():
         model = build_model(config["model"], spec, plugins)
@@ -134,8 +134,8 @@ def get_prediction_jobs(folder: Path, fit: str = "") -> tuple[list[FitJob], str]
 
 def get_finished_job(folder: Path, name: str) -> FitJob:
     """Return the finished fit of this name."""
-    lines = RunFolder(folder).read_result_lines()
-    return result_from_dict(next(line for line in lines if line["name"] == name)).job
+    results = RunFolder(folder).read_results()
+    return next(result.job for result in results if result.job.name == name)
 
 
 def _get_interrupted_job(run: RunFolder, fit: str) -> tuple[FitJob, str]:
@@ -156,7 +156,7 @@ def _get_interrupted_job(run: RunFolder, fit: str) -> tuple[FitJob, str]:
             f"fit={fit}: no such fit in {run.folder}; there are: {format_names(failed, fit)}"
         )
     job = failed[fit] if fit else next(iter(failed.values()))
-    return job, f"{run.describe_failure(job)}: the answers are those of its best epoch"
+    return job, f"{run.describe_failure(job)}: the predictions are those of its best epoch"
 
 
 def read_spec(run: RunFolder, fit: str = "") -> Spec:

@@ -79,7 +79,7 @@ class FeatureExtractor(Model):
             size = " × ".join(map(str, images.shape[2:]))
             reason = str(error).splitlines()[0]
             raise UserError(
-                f"{self.name} cannot read pictures of {size}: choose another data.size ({reason})"
+                f"{self.name} cannot read images of {size}: choose another data.size ({reason})"
             ) from error
         finally:
             for hook in hooks:
@@ -176,7 +176,7 @@ def layers(
     """
     if architecture.startswith("swin") or "maxvit" in architecture:
         raise UserError(
-            f"architecture={architecture} reads pictures of one size only, or has its channels last"
+            f"architecture={architecture} reads images of one size only, or has its channels last"
         )
     synthetic = source == "sample" and weights is not None and not Path(weights).exists()
     weights = None if synthetic else weights
@@ -194,7 +194,7 @@ def layers(
         if field.shape[0] != base.channels
     ]:
         raise UserError(
-            f"{base.name} reads pictures of {base.channels} channels, not {', '.join(unreadable)}"
+            f"{base.name} reads images of {base.channels} channels, not {', '.join(unreadable)}"
         )
     base.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return FeatureExtractor(base, {role: weighted or {} for role, weighted in layers.items()}, note)

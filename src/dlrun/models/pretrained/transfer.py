@@ -222,8 +222,7 @@ def build_image_encoder(base: Backbone, field: Field, preprocess: str, ends: str
     """
     if field.shape[0] not in (1, base.channels):
         raise UserError(
-            f"{base.name} reads pictures of {base.channels} channels, "
-            f"and these have {field.shape[0]}"
+            f"{base.name} reads images of {base.channels} channels, and these have {field.shape[0]}"
         )
     size = base.size if preprocess == "weights" else None
     normalization = ((), ()) if preprocess == "book" else (base.mean, base.std)
@@ -252,6 +251,6 @@ def get_encoder_width(tower: nn.Module, field: Field, base: Backbone) -> int:
     except (RuntimeError, ValueError) as error:
         shape = "×".join(str(side) for side in field.shape)
         raise UserError(
-            f"a picture of {shape} is too small for {base.name}: preprocess=weights enlarges it to "
+            f"an image of {shape} is too small for {base.name}: preprocess=weights enlarges it to "
             f"the size that its weights were trained with ({str(error).splitlines()[0]})"
         ) from error

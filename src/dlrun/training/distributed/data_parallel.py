@@ -78,7 +78,7 @@ def check_data_parallel(
         )
     if settings.shard and not objective.losses:
         raise UserError(
-            "engine.shard=true shards a model that answers targets, and this objective has none"
+            "engine.shard=true shards a model that predicts targets, and this objective has none"
         )
     if not batch_norm.uses_batch_norm(objective):
         return

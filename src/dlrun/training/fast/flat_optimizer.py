@@ -39,7 +39,7 @@ UpdateRule = Callable[[Group, Tensor, Tensor, State, Any], None]  # of weights a
 
 
 def rmsprop(group: Group, weights: Tensor, gradient: Tensor, state: State, step: Any) -> None:
-    """RMSprop as torch has it, not centred (Tieleman & Hinton 2012)."""
+    """RMSprop as torch has it, not centered (Tieleman & Hinton 2012)."""
     gradient = add_weight_decay(group, weights, gradient)
     square = (
         state["square_avg"]
