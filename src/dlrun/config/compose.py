@@ -94,11 +94,11 @@ class ConfigComposer:
 
         overrides, refused = _parse_valid_overrides(words)
         chosen = [override for override in overrides if self._selects_part(override)]
-        parts = self._compose_parts([override.input_line for override in chosen], refused)
-        if parts is None:
+        parts_config = self._compose_parts([override.input_line for override in chosen], refused)
+        if parts_config is None:
             return {}, refused
         values = [override for override in overrides if override not in chosen]
-        node = _apply_values(parts, values, refused)
+        node = _apply_values(parts_config, values, refused)
         try:
             config: Any = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
         except _get_hydra_errors() as error:
@@ -147,12 +147,12 @@ def _parse_valid_overrides(words: Sequence[str]) -> tuple[list[Any], list[Invali
     return overrides, refused
 
 
-def _apply_values(parts: Any, overrides: list[Any], refused: list[InvalidOverride]) -> Any:
+def _apply_values(parts_config: Any, overrides: list[Any], refused: list[InvalidOverride]) -> Any:
     """A copy of Hydra's config of parts with these values set; those that fail are refused."""
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
     apply = ConfigLoaderImpl._apply_overrides_to_config
-    node, accepted = copy.deepcopy(parts), []
+    node, accepted = copy.deepcopy(parts_config), []
     for override in overrides:
         try:
             apply([override], node)
@@ -160,7 +160,7 @@ def _apply_values(parts: Any, overrides: list[Any], refused: list[InvalidOverrid
         except _get_hydra_errors() as error:
             refused.append(_parse_error(error, [override.input_line]))
             # An override that fails may have been applied by half.
-            node = copy.deepcopy(parts)
+            node = copy.deepcopy(parts_config)
             apply(accepted, node)
     return node
 

@@ -254,9 +254,9 @@ def _find_replaced(config: Config, words: list[str], folders: list[Path]) -> Ite
     for word in words:
         group, _, names = word.partition("=")
         if group in ADDITIVE_GROUPS and names.strip("[]") not in ("none", ""):
-            others = [remaining for remaining in words if remaining != word]
+            other_words = [remaining for remaining in words if remaining != word]
             # Some of them may be settings of what this word chose: they are left out.
-            without, _ = ConfigComposer(folders).compose(others)
+            without, _ = ConfigComposer(folders).compose(other_words)
             default_names = list(without.get(group) or ())
             lost = [name for name in default_names if name not in config[group]]
             new = [name for name in config[group] if name not in default_names]
