@@ -198,11 +198,19 @@ QUICK = [
 ]
 
 
+# Modules that a config without faults and parts of the user's own does not need.
+RARE = ("custom_contract", "custom_settings", "override_errors", "parallel_fits", "command_names")
+
+
 def test_a_config_error_is_refused_without_a_heavy_import(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = f"""
 import sys
 from dlrun.cli.main import main
+from dlrun.config.compose import configure
+configure(["task=imdb", "engine.epochs=1"], [])
+rare = {{f'dlrun.config.{{name}}' for name in {RARE!r}}} & set(sys.modules)
+assert not rare, rare
 for line in {QUICK!r}:
     assert main(line.split()) == 2, line
     heavy = {{'torch', 'numpy', 'sklearn', 'rich'}} & set(sys.modules)

@@ -600,7 +600,7 @@ def test_data_are_read_once_and_cannot_be_written_to(tmp_path):
 
 def test_a_sweep_leaves_nothing_held(tmp_path):
     assert main(["-m", *TINY, "seed=1,2", f"output={tmp_path}"]) == 0
-    assert dataset_cache._held is None and Path.cwd().name == "here"
+    assert dataset_cache._held_datasets is None and Path.cwd().name == "here"
 
 
 @pytest.mark.parametrize("pays", [True, False])

@@ -516,3 +516,21 @@ def test_one_process_is_left_alone():
         yaml.safe_load((groups.get_builtin_conf() / "engine/default.yaml").read_text())["devices"]
         is None
     )
+
+
+def test_a_run_by_itself_loads_nothing_of_several_processes_and_sweeps(tmp_path):
+    code = (
+        "import sys; from dlrun.cli.main import main; main(sys.argv[1:]); "
+        "print(*(name for name in sys.modules if name.startswith('dlrun.')))"
+    )
+    words = ["task=digits", "preset=smoke", "engine.device=cpu", f"output={tmp_path}"]
+    _, said = Beside([sys.executable, "-c", code, *words]).end()
+    loaded = [word for word in said.split() if word.startswith("dlrun.")]
+    assert "dlrun.training.trainer" in loaded, said
+    rooms = ("dlrun.sweeps", "dlrun.workflow", "dlrun.training.distributed")
+    parts = ("rank", "sweep", "hydra", "partition")
+    assert not [
+        name
+        for name in loaded
+        if name.startswith(rooms) or any(part in name.rpartition(".")[2] for part in parts)
+    ]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dlrun.config.annotations import describe_annotation
-from dlrun.config.compose import compose_option, read_option_file
+from dlrun.config.compose import compose_hydra_config, get_hydra_errors
 from dlrun.config.groups import find_option_file, is_for_root, read_first_comment
 from dlrun.config.signatures import get_configurable_arguments
 from dlrun.config.validation import NUM_CONTEXT_ARGUMENTS, get_part_kind
@@ -48,8 +48,10 @@ def _compose_option(
     group: str, option: str, conf_folders: list[Path], file: Path
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What an option brings to a config, and the options of other groups that it chooses."""
-    values = read_option_file(file)
-    defaults = values.pop("defaults", None) or []
+    from omegaconf import OmegaConf
+
+    values: Any = OmegaConf.to_container(OmegaConf.load(file)) or {}
+    defaults = values.pop("defaults", None) or ()
     chosen = {
         key.removeprefix("override /"): name
         for entry in defaults
@@ -60,9 +62,16 @@ def _compose_option(
     # A file for the root sets keys of groups that only a whole config has.
     if is_for_root(file):
         return values, chosen
-    composed = compose_option(group, option, conf_folders[:-1])
+    # Without defaults the file is all that there is, and Hydra is not asked.
+    if not defaults:
+        return {group: values}, {}
+    try:
+        node = compose_hydra_config([], conf_folders[:-1], f"{group}/{option}")
     # Where the option alone makes no config, the plain content of its file is shown.
-    return ({group: values}, chosen) if composed is None else (composed, {})
+    except get_hydra_errors():
+        return {group: values}, chosen
+    composed: Any = OmegaConf.to_container(node)
+    return composed, {}
 
 
 def _iter_rows(node: dict[str, Any], prefix: str) -> Iterator[tuple[str, str, str]]:

@@ -101,7 +101,7 @@ class ConfigComposer:
         node = _apply_values(parts_config, values, refused)
         try:
             config: Any = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
-        except _get_hydra_errors() as error:
+        except get_hydra_errors() as error:
             refused.append(_parse_error(error, []))
             return {}, refused
         return {str(key): value for key, value in config.items()}, refused
@@ -122,7 +122,7 @@ class ConfigComposer:
         while tuple(words) not in self.known:
             try:
                 self.known[tuple(words)] = compose_hydra_config(words, self.folders)
-            except _get_hydra_errors() as error:
+            except get_hydra_errors() as error:
                 refused.append(invalid := _parse_error(error, words))
                 if invalid.word not in words:
                     return None
@@ -157,7 +157,7 @@ def _apply_values(parts_config: Any, overrides: list[Any], refused: list[Invalid
         try:
             apply([override], node)
             accepted.append(override)
-        except _get_hydra_errors() as error:
+        except get_hydra_errors() as error:
             refused.append(_parse_error(error, [override.input_line]))
             # An override that fails may have been applied by half.
             node = copy.deepcopy(parts_config)
@@ -165,7 +165,7 @@ def _apply_values(parts_config: Any, overrides: list[Any], refused: list[Invalid
     return node
 
 
-def _get_hydra_errors() -> tuple[type[Exception], ...]:
+def get_hydra_errors() -> tuple[type[Exception], ...]:
     """What Hydra raises for faults of overrides and of files."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -303,30 +303,6 @@ def compose_hydra_config(words: Sequence[str], folders: list[Path], name: str = 
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(get_builtin_conf()), version_base="1.3"):
         return hydra_compose(name, overrides=list(words))
-
-
-def compose_option(group: str, option: str, folders: list[Path]) -> dict[str, Any] | None:
-    """What one option brings, below the key of its group and not resolved.
-
-    Returns:
-        None where it makes no config without the other groups.
-    """
-    from omegaconf import OmegaConf
-
-    try:
-        node = compose_hydra_config([], folders, f"{group}/{option}")
-    except _get_hydra_errors():
-        return None
-    values: Any = OmegaConf.to_container(node)
-    return {str(key): value for key, value in values.items()}
-
-
-def read_option_file(file: Path) -> dict[str, Any]:
-    """The plain content of an option's file, as Hydra reads YAML: 1e-3 is a number."""
-    from omegaconf import OmegaConf
-
-    values: Any = OmegaConf.to_container(OmegaConf.load(file))
-    return values if isinstance(values, dict) else {}
 
 
 def _register_folders(folders: list[Path]) -> None:

@@ -63,17 +63,7 @@ def split_config_folders(words: list[str], quiet: bool = False) -> tuple[list[Pa
     Raises:
         UserError: A folder does not exist.
     """
-    folders, remaining_words, queue = [], [], list(words)
-    while queue:
-        word = queue.pop(0)
-        if word == "--config-dir":
-            if not queue:
-                raise UserError("--config-dir needs a folder after it")
-            folders.append(Path(queue.pop(0)))
-        elif word.startswith("--config-dir="):
-            folders.append(Path(word.partition("=")[2]))
-        else:
-            remaining_words.append(word)
+    folders, remaining_words = _take_folder_flags(words)
     folders += [
         Path(name) for name in os.environ.get("DLRUN_CONFIG_PATH", "").split(os.pathsep) if name
     ]
@@ -99,6 +89,24 @@ def list_folder_flags(words: Sequence[str]) -> list[str]:
         for word, before in zip(words, ["", *words], strict=False)
         if word.startswith("--config-dir") or before == "--config-dir"
     ]
+
+
+def _take_folder_flags(words: list[str]) -> tuple[list[Path], list[str]]:
+    """The folders of --config-dir, and the other words."""
+    folders: list[Path] = []
+    remaining_words: list[str] = []
+    queue = list(words)
+    while queue:
+        word = queue.pop(0)
+        if word == "--config-dir":
+            if not queue:
+                raise UserError("--config-dir needs a folder after it")
+            folders.append(Path(queue.pop(0)))
+        elif word.startswith("--config-dir="):
+            folders.append(Path(word.partition("=")[2]))
+        else:
+            remaining_words.append(word)
+    return folders, remaining_words
 
 
 def find_override_errors(words: list[str], folders: list[Path]) -> dict[str, str]:

@@ -196,17 +196,15 @@ def find_symbol(target: str, depth: int = 5) -> tuple[ast.FunctionDef | ast.Clas
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
             return node, path
         # A package may export in __init__.py what a module of it defines.
-        if isinstance(node, ast.ImportFrom):
-            for alias in node.names:
-                if (alias.asname or alias.name) == name:
-                    package = (
-                        module_name
-                        if path.name == "__init__.py"
-                        else module_name.rpartition(".")[0]
-                    )
-                    home = _get_absolute_module(node, package)
-                    return find_symbol(f"{home}.{alias.name}", depth - 1)
+        if isinstance(node, ast.ImportFrom) and (exported := _find_alias(node, name)):
+            package = module_name if path.name == "__init__.py" else module_name.rpartition(".")[0]
+            return find_symbol(f"{_get_absolute_module(node, package)}.{exported}", depth - 1)
     return None
+
+
+def _find_alias(node: ast.ImportFrom, name: str) -> str:
+    """What is imported under this name; "" where nothing is."""
+    return next((alias.name for alias in node.names if (alias.asname or alias.name) == name), "")
 
 
 def _get_absolute_module(node: ast.ImportFrom, package: str) -> str:
@@ -237,7 +235,13 @@ def find_source_file(module: str) -> Path | None:
     return None
 
 
-@lru_cache(maxsize=256)
 def parse_source_file(path: Path) -> ast.Module:
-    """The syntax tree of a file."""
+    """The syntax tree of a file as it is now; nothing may be written into it."""
+    stat = path.stat()
+    return _parse_source_file(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=256)
+def _parse_source_file(path: Path, modified: int, size: int) -> ast.Module:
+    # Time and size are part of the cache key: a user's own file changes between two runs.
     return ast.parse(path.read_text(encoding="utf-8"))

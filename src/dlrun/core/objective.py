@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from dlrun.core import checkpoint
-from dlrun.core.artifacts import SampleGenerator
 from dlrun.core.types import Batch, Score, Step
+
+if TYPE_CHECKING:
+    from dlrun.core.artifacts import SampleGenerator
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(raw output, target) → the mean loss over the rows, a tensor of one number with a gradient."""

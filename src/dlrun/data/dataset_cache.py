@@ -12,19 +12,19 @@ from dlrun.core.dataset import Dataset
 from dlrun.data.fingerprints import fingerprint
 
 MAX_DATASETS = 2  # held at a time: they stay in memory
-_held: dict[str, tuple[Dataset, str]] | None = None
+_held_datasets: dict[str, tuple[Dataset, str]] | None = None
 
 
 def open_cache() -> None:
     """From here on hold what is read: the same data config is not read again."""
-    global _held
-    _held = {} if _held is None else _held
+    global _held_datasets
+    _held_datasets = {} if _held_datasets is None else _held_datasets
 
 
 def close_cache() -> None:
     """Hold nothing any more."""
-    global _held
-    _held = None
+    global _held_datasets
+    _held_datasets = None
 
 
 def load_cached_dataset(
@@ -36,11 +36,11 @@ def load_cached_dataset(
         node: The data config, which is the key, value for value.
         load: Reads the dataset.
     """
-    if _held is None:
+    if _held_datasets is None:
         dataset = load()
         return dataset, fingerprint(dataset.dev)
     key = json_text.to_canonical_json(node)
-    entry = _held.pop(key, None)
+    entry = _held_datasets.pop(key, None)
     if entry is None:
         dataset = load()
         # A run that wrote to its rows would change those of the runs after it.
@@ -48,7 +48,7 @@ def load_cached_dataset(
             if isinstance(column, np.ndarray):
                 column.flags.writeable = False
         entry = dataset, fingerprint(dataset.dev)
-    while len(_held) >= MAX_DATASETS:
-        del _held[next(iter(_held))]
-    _held[key] = entry  # the last one used is the last one to go
+    while len(_held_datasets) >= MAX_DATASETS:
+        del _held_datasets[next(iter(_held_datasets))]
+    _held_datasets[key] = entry  # the last one used is the last one to go
     return entry

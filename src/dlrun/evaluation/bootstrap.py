@@ -172,10 +172,8 @@ def compute_paired_interval(
             seed=seed,
             work=work,
         )
-    pairs, units = (
-        np.stack([np.asarray(first, float), np.asarray(second, float)], 1),
-        ResamplingUnits.from_ids(rows, len(rows)),
-    )
+    pairs = np.stack([np.asarray(first, float), np.asarray(second, float)], 1)
+    units = ResamplingUnits.from_ids(rows, len(rows))
     first_value, second_value = (
         map(finish, pairs.mean(0).tolist()) if len(pairs) else (math.nan, math.nan)
     )

@@ -34,13 +34,11 @@ from dlrun.core.random import derive_seed
 from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.core.types import Batch, Field, FitJob, Spec, spec_to_dict
 from dlrun.data import dataset_cache
-from dlrun.data.fingerprints import fingerprint
 from dlrun.data.loading.table import EmptyBatches, Table
 from dlrun.data.preprocessing.pipeline import describe_preprocessing, prepare, transform_rows
-from dlrun.data.preprocessing.unseen_values import warn_new_values
 from dlrun.evaluation import metrics
+from dlrun.evaluation.protocols.plans import EvaluationPlan
 from dlrun.evaluation.protocols.two_stages import make_plan
-from dlrun.experiment.feature_cache import with_cached_features
 from dlrun.models.model import Model, build_model
 from dlrun.objectives.context import ObjectiveContext
 from dlrun.objectives.losses import build_loss
@@ -198,6 +196,14 @@ class ExperimentBuilder:
             self._build_objective(data), data.train, self.settings.batch_rows
         )
 
+    def with_plan(self, config: dict[str, Any], plan: EvaluationPlan) -> ExperimentBuilder:
+        """The same data and folder with another plan, and another protocol and metrics."""
+        builder = copy.copy(self)
+        # The engine's settings stay: those of earlier versions are completed there.
+        builder.config = {**self.config, **config, "engine": self.config["engine"]}
+        builder.plan = plan
+        return builder
+
     def with_changes(self, patch: dict[str, Any]) -> ExperimentBuilder:
         """The same data and folder with other settings."""
         builder = copy.copy(self)
@@ -272,6 +278,8 @@ class ExperimentBuilder:
 
     def get_source(self, fit: BuiltFit, split: str) -> Table:
         if split == "test":
+            from dlrun.data.preprocessing.unseen_values import warn_new_values
+
             warn_new_values(self.dataset, fit.data, self.test_rows, fit.rows["train"], "test rows")
             return self._with_cached_features(
                 fit, split, transform_rows(self.dataset, fit.data, self.test_rows).to(self.device)
@@ -285,31 +293,16 @@ class ExperimentBuilder:
         return source  # type: ignore[return-value]
 
     def _with_cached_features(self, fit: BuiltFit, split: str, table: Any) -> Table:
-        """A split whose images are replaced by a frozen network's features, where the model asks
-        for it.
-        """
-        objective = fit.trainer.objective
-        model = objective.model
+        """A split with a frozen network's features, where the model asks for them."""
+        model = fit.trainer.objective.model
         networks = model.cacheable_networks() if isinstance(model, Model) else {}
-        if networks and objective.augment is not None:
-            raise UserError(
-                "model.cache=true: a frozen base sees each image once, but augment changes "
-                "the images every time; say model.cache=false"
-            )
         if not networks:
             return table  # type: ignore[no-any-return]
-        if table.reads_files:
-            raise UserError(
-                "model.cache=true keeps a frozen base's features of all rows, and these are read "
-                "file by file because they are many; say model.cache=false"
-            )
-        rows, row_numbers = self.get_raw_rows(fit, split)
-        preprocessing = describe_preprocessing(fit.data.preprocessors)
-        content_digest = lambda name: f"{fingerprint({name: rows[name]})} {preprocessing[name]}"  # noqa: E731
-        all_rows = transform_rows(self.dataset, fit.data, rows)
-        return self.processes.local_main_process_first(
-            lambda: with_cached_features(table, all_rows, row_numbers, networks, content_digest)
-        )
+        from dlrun.experiment.feature_cache import cache_split, check_cacheable
+
+        check_cacheable(fit.trainer.objective, table)
+        rows = self.get_raw_rows(fit, split)
+        return cache_split(table, networks, self.dataset, fit.data, rows, self.processes)
 
     @cached_property
     def test_rows(self) -> RawColumns:

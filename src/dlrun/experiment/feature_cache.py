@@ -13,14 +13,65 @@ import numpy as np
 import torch
 from torch import nn
 
+from dlrun.core.dataset import Dataset, PreparedData, RawColumns
+from dlrun.core.errors import UserError
 from dlrun.core.files import atomic_write
+from dlrun.core.objective import Objective
 from dlrun.core.paths import user_cache
+from dlrun.core.process_group import ProcessGroup
 from dlrun.core.types import CACHED_FEATURES
+from dlrun.data.fingerprints import fingerprint
 from dlrun.data.loading.table import DenseColumn, Table
+from dlrun.data.preprocessing.pipeline import describe_preprocessing, transform_rows
 
 log = logging.getLogger("dlrun")
 
 CACHE_BATCH_ROWS = 64  # images that a network looks at together
+
+
+def check_cacheable(objective: Objective, table: Table) -> None:
+    """Check that a frozen network sees the same rows in every epoch, and that they are in memory.
+
+    Raises:
+        UserError: They are augmented, or read file by file.
+    """
+    if objective.augment is not None:
+        raise UserError(
+            "model.cache=true: a frozen base sees each image once, but augment changes "
+            "the images every time; say model.cache=false"
+        )
+    if table.reads_files:
+        raise UserError(
+            "model.cache=true keeps a frozen base's features of all rows, and these are read "
+            "file by file because they are many; say model.cache=false"
+        )
+
+
+def cache_split(
+    table: Table,
+    networks: dict[str, nn.Module],
+    dataset: Dataset,
+    data: PreparedData,
+    raw: tuple[RawColumns, np.ndarray],
+    processes: ProcessGroup,
+) -> Table:
+    """A split whose images are replaced by the features of frozen networks.
+
+    Args:
+        table: The rows of the split.
+        networks: Column → frozen network.
+        dataset: What the rows come from.
+        data: Prepared for the fit.
+        raw: All raw columns, and which of their rows (n,) are the table's.
+        processes: The first of a machine computes, the others read what it has written.
+    """
+    rows, row_numbers = raw
+    preprocessing = describe_preprocessing(data.preprocessors)
+    content_digest = lambda name: f"{fingerprint({name: rows[name]})} {preprocessing[name]}"  # noqa: E731
+    all_rows = transform_rows(dataset, data, rows)
+    return processes.local_main_process_first(
+        lambda: with_cached_features(table, all_rows, row_numbers, networks, content_digest)
+    )
 
 
 def with_cached_features(

@@ -6,12 +6,14 @@ Its history, predictions and worst errors.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from dlrun.core.files import optional_write
 from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.core.types import FitJob
 from dlrun.evaluation import worst_errors
 from dlrun.experiment.builder import BuiltFit, ExperimentBuilder
+from dlrun.models.model import Model
 from dlrun.training.callbacks import BestCheckpoint, Callback
 from dlrun.training.meter import Meter
 from dlrun.training.trainer import Trainer
@@ -79,3 +81,19 @@ def write_predictions(builder: ExperimentBuilder, fit: BuiltFit, split: str, met
             from dlrun.evaluation.forecast_file import write_forecast
 
             write_forecast(run.folder, name, split, dataset, rows, row_numbers, predictions)
+
+
+def solve_model(fit: BuiltFit, run: RunFolder) -> None:
+    """Have a model that no step trains find its weights.
+
+    On the training rows, an ensemble on the validation rows.
+    """
+    objective: Any = fit.trainer.objective
+    model = objective.model
+    if not isinstance(model, Model):
+        return
+    model.solve(fit.data.train)  # type: ignore[arg-type]
+    total = lambda outputs, batch: objective.total_loss(outputs, batch)  # noqa: E731
+    members = model.fit_weights(fit.data.val, total)
+    if members is not None:
+        run.write_json(RunFile.MEMBERS, members)

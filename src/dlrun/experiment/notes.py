@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from dlrun.core import device
-from dlrun.core.changed_settings import list_change_messages
 from dlrun.core.dataset import Dataset
 from dlrun.core.formatting import format_number
+from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.core.types import Score
 from dlrun.evaluation.mean_scores import NO_INTERVAL
 from dlrun.experiment.builder import BuiltFit, ExperimentBuilder
@@ -46,7 +46,7 @@ def make_signals(
         dataset.note,
         *builder.messages,
         *(model.note for model in _get_models(fit)),
-        *list_change_messages(builder.run.folder, fit.job.name),
+        *_describe_changed_settings(builder.run, fit.job.name),
         *describe_series(dataset),
         *describe_undefined_scores(scores, split),
         *describe_missing_intervals(scores),
@@ -59,6 +59,14 @@ def make_signals(
         "book_difference": dataset.note if dataset.differs_from_book else "",
         "exit_code": exit_code,
     }
+
+
+def _describe_changed_settings(run: RunFolder, job: str) -> list[str]:
+    if not run.exists(RunFile.CHANGES):
+        return []
+    from dlrun.core.changed_settings import list_change_messages
+
+    return list_change_messages(run.folder, job)
 
 
 def describe_synthetic(dataset: Dataset, fit: BuiltFit) -> str:

@@ -15,7 +15,6 @@ from dlrun.core.types import Result
 from dlrun.experiment.parallel_fits.driver import (
     build_fits,
     finish_member,
-    get_pending_jobs,
     start_member,
 )
 from dlrun.experiment.parallel_fits.loop import train_members
@@ -58,7 +57,7 @@ def run_parallel(
     jobs = [
         (number, job)
         for number, experiment in experiments.items()
-        for job in get_pending_jobs(experiment)
+        for job in experiment.get_pending_jobs()
     ]
     required = any(parallel_fits_mode(config) is True for config in configs)
     fits, reason = build_fits(
@@ -75,8 +74,7 @@ def run_parallel(
     train_members([member for _, member in members], watch)
     for number, member in members:
         with capture_error(outcomes[number]):
-            experiments[number].run.add_results([finish_member(member)])
-            experiments[number].latest_fit = member.fit
+            experiments[number].add_result(member.fit, finish_member(member))
     for number, experiment in experiments.items():
         if outcomes[number].error is None:
             with capture_error(outcomes[number]):

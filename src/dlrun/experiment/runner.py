@@ -11,19 +11,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dlrun.core import changed_settings, checkpoint
+from dlrun.config.settings import parallel_fits_mode
+from dlrun.core import checkpoint
 from dlrun.core.errors import FileWriteError, TrainingDiverged, TrainingInterrupted, UserError
 from dlrun.core.process_group import ONE_PROCESS, ProcessGroup
-from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.core.types import FitJob, Result, Score
-from dlrun.evaluation import test_ledger
+from dlrun.evaluation.protocols.plans import EvaluationPlan
 from dlrun.evaluation.protocols.two_stages import drop_first_stages
 from dlrun.experiment.baseline_scores import compute_baseline_scores
 from dlrun.experiment.builder import BuiltFit, ExperimentBuilder
-from dlrun.experiment.fit_records import begin_callbacks, write_predictions
+from dlrun.experiment.fit_records import begin_callbacks, solve_model, write_predictions
 from dlrun.experiment.notes import describe_fit, describe_skipped_steps, make_signals
-from dlrun.experiment.parallel_fits import driver
-from dlrun.models.model import Model
 from dlrun.training import batch_norm
 from dlrun.training.callbacks import EarlyStopping
 from dlrun.training.generation import compute_objective_scores
@@ -43,6 +41,8 @@ class Experiment:
         folder: Of the run.
         plugins: Packages whose parts may be named.
         processes: That share the run.
+        plan: Says which fit is next; None: the protocol of the config.
+        builder: One of the same folder that has read the data already; None: a new one.
     """
 
     def __init__(
@@ -51,15 +51,17 @@ class Experiment:
         folder: Path,
         plugins: tuple[str, ...] = (),
         processes: ProcessGroup = ONE_PROCESS,
+        plan: EvaluationPlan | None = None,
+        builder: ExperimentBuilder | None = None,
     ) -> None:
         self.processes = processes
-        self.builder = ExperimentBuilder(config, folder, plugins, processes)
+        builder = builder or ExperimentBuilder(config, folder, plugins, processes)
+        self.builder = builder.with_plan(config, plan) if plan else builder
         self.run, self.wants_test = self.builder.run, config["test"]
         self.latest_fit: BuiltFit | None = None
         self.logged_messages: set[str] = set()  # remarks that stand in the log
-        self.single_fits: list[BuiltFit] | None = (
-            None  # fits that are there already, once none is to be trained with others
-        )
+        # Fits that are built already, once it is known that none is trained with others.
+        self._single_fits: list[BuiltFit] | None = None
         if self.builder.dataset.note:
             log.warning("%s", self.builder.dataset.note)
 
@@ -82,15 +84,43 @@ class Experiment:
             self.builder.plan(self.get_fit_results()) is not None or self.get_pending_tests(stages)
         ):
             self._check_test_allowed()
-        while not enough() and (
-            driver.train_next_jobs(self, watch) or self.advance(watch) is not None
-        ):
+        while not enough() and (self._advance_together(watch) or self.advance(watch) is not None):
             pass
         if self.wants_test and not enough():
             self.evaluate_test(stages)
         if self.latest_fit is None and len(self.run.read_results()) == done:
             log.info("nothing left to do: this run is finished")
         return self.run.read_results()
+
+    def _advance_together(self, watch: FitWatcher | None) -> bool:
+        """Fit what the protocol asks for next as one, where that can be; whether it was so."""
+        mode = parallel_fits_mode(self.builder.config)
+        # Decided once: where it cannot be, it cannot be later either.
+        jobs = self.get_pending_jobs() if mode and self._single_fits is None else []
+        if len(jobs) < 2:
+            return False
+        # Here, because most runs train one fit.
+        from dlrun.experiment.parallel_fits import driver
+
+        self._single_fits = driver.train_jobs(self, jobs, watch)
+        return self._single_fits is None
+
+    def add_result(self, fit: BuiltFit, result: Result) -> None:
+        """Write down what came of a fit, which is the latest from here on."""
+        self.latest_fit = fit
+        self.run.add_results([result])
+
+    def get_pending_jobs(self) -> list[FitJob]:
+        """The jobs that the plan asks for next, whatever comes of them.
+
+        Up to one that begins where another one ends.
+        """
+        results, jobs = self.get_fit_results(), list[FitJob]()
+        # The plan is asked with empty results: only jobs that depend on none come out.
+        while (job := self.builder.plan(results)) is not None and not job.start:
+            jobs.append(job)
+            results = [*results, Result(job, "val", {})]
+        return jobs
 
     def advance(self, watch: FitWatcher | None = None) -> Result | None:
         """Fit the next job that the protocol asks for and write down what came of it.
@@ -100,13 +130,13 @@ class Experiment:
         job = self.builder.plan(self.get_fit_results())
         if job is None:
             return None
-        prebuilt, self.single_fits = self.single_fits or [], []
+        prebuilt, self._single_fits = self._single_fits or [], []
         self.latest_fit = (
             prebuilt[0] if prebuilt and prebuilt[0].job == job else self.builder.build_fit(job)
         )
         # Every process plans the next job from the same result.
         result = self.processes.broadcast_object(self.train(self.latest_fit, watch))
-        self.run.add_results([result])
+        self.add_result(self.latest_fit, result)
         return result
 
     def get_fit_results(self) -> list[Result]:
@@ -128,23 +158,19 @@ class Experiment:
         It is one opening.
         """
         pending = self.get_pending_tests(stages)
+        latest = self.latest_fit
+        # The last one may be in memory still; only one is, whatever its size.
+        is_latest = lambda job: latest is not None and job == pending[-1] == latest.job  # noqa: E731
         if pending:
-            last_fit = (
-                self.latest_fit
-                if self.latest_fit is not None and self.latest_fit.job == pending[-1]
-                else None
-            )
-            self._evaluate_test_rows(
-                [
-                    (last_fit if job == pending[-1] and last_fit else self.load_fit(job))
-                    for job in pending
-                ]
-            )
+            fits = [latest if is_latest(job) else self.load_fit(job) for job in pending]
+            self._evaluate_test_rows(fits)  # type: ignore[arg-type]
 
     def _evaluate_test_rows(self, fits: list[BuiltFit]) -> list[Result]:
         """Enter one opening in the ledger, read the test rows, write all results, and complete the
         entry.
         """
+        from dlrun.evaluation import test_ledger
+
         config, folder, entry = self.builder.config, self.run.folder, None
         if not self.builder.dataset.synthetic:
             add_entry = partial(
@@ -192,6 +218,8 @@ class Experiment:
                 'Say why these are evaluated: reason="…"'
             )
         if not self.builder.dataset.synthetic:
+            from dlrun.evaluation import test_ledger
+
             self.processes.on_main_process(test_ledger.check_writable)
             test_request: dict[str, Any] = {
                 **self._get_ledger_key(),
@@ -298,6 +326,8 @@ class Experiment:
         """Let a fit that has ended go on where it was asked to, and say what is otherwise from here
         on.
         """
+        from dlrun.core import changed_settings
+
         trainer, name = fit.trainer, fit.job.name
         changes = changed_settings.read_changes(self.run.folder, name)
         current = [
@@ -403,19 +433,3 @@ class Experiment:
             fit.trainer.restore(state)
             fit.weights = f"{name} (epoch {fit.trainer.epoch})"
         return state is not None
-
-
-def solve_model(fit: BuiltFit, run: RunFolder) -> None:
-    """Have a model that no step trains find its weights.
-
-    On the training rows, an ensemble on the validation rows.
-    """
-    objective: Any = fit.trainer.objective
-    model = objective.model
-    if not isinstance(model, Model):
-        return
-    model.solve(fit.data.train)  # type: ignore[arg-type]
-    total = lambda outputs, batch: objective.total_loss(outputs, batch)  # noqa: E731
-    members = model.fit_weights(fit.data.val, total)
-    if members is not None:
-        run.write_json(RunFile.MEMBERS, members)

@@ -230,13 +230,22 @@ def get_exit_code(
     if not failures:
         return 128 + stop_signal if stop_signal else 0
     for failure in failures.values():
-        if failure.exitcode == rank_state.REFUSED_CODE:
-            raise UserError(failure.message)
-    # After a signal some save and end in order, some are killed, and some lose a peer meanwhile.
-    stopped = {128 + stop_signal, -stop_signal, rank_state.PEER_LOST_CODE}
-    stopped |= {128 + signal.SIGINT, -signal.SIGTERM, -signal.SIGKILL}
-    codes = {failure.exitcode for failure in failures.values()}
-    return 128 + stop_signal if stop_signal and codes <= stopped else None
+        if failure.exitcode == rank_state.REFUSED_CODE and (message := get_message(failure)):
+            raise UserError(message)
+    # After a signal some save and end in order, some are killed or have not read their instructions
+    # yet, and some lose a peer meanwhile. Only one that says of what has failed.
+    expected = (rank_state.PEER_LOST_CODE, 128 + stop_signal)
+    is_told = any(
+        get_message(failure) for failure in failures.values() if failure.exitcode not in expected
+    )
+    return 128 + stop_signal if stop_signal and not is_told else None
+
+
+def get_message(failure: ProcessFailure) -> str:
+    """Return what a process wrote about its failure; "" where it could not."""
+    # Without a message torch makes one up.
+    told = failure.error_file_data["message"] == failure.message
+    return failure.message if told else ""
 
 
 def describe_failure(failures: Mapping[int, ProcessFailure], count: int) -> str:
@@ -249,9 +258,7 @@ def describe_failure(failures: Mapping[int, ProcessFailure], count: int) -> str:
     process, failure = f"process {rank + 1} of {count}", failures[rank]
     if failure.exitcode < 0:
         return f"{process} was killed ({failure.signal_name()})"
-    # Without a message of its own it ended in a way that Python does not see.
-    told = failure.error_file_data["message"] == failure.message
-    return f"{process} failed: {failure.message if told else f'exit code {failure.exitcode}'}"
+    return f"{process} failed: {get_message(failure) or f'exit code {failure.exitcode}'}"
 
 
 def report_process_failure(failure: str, folder: Path) -> None:

@@ -87,13 +87,13 @@ def should_run_parallel(jobs: Sequence[SweepJob], plugins: tuple[str, ...]) -> b
     An error here is not reported: the job that it belongs to meets it again.
     """
     from dlrun.config.settings import parallel_fits_mode
-    from dlrun.experiment.parallel_fits.driver import get_pending_jobs, is_worthwhile
+    from dlrun.experiment.parallel_fits.driver import is_worthwhile
     from dlrun.experiment.runner import Experiment
 
     jobs[0].folder.mkdir(exist_ok=True)
     try:
         experiment = Experiment(jobs[0].config, jobs[0].folder, plugins)
-        fits = get_pending_jobs(experiment)
+        fits = experiment.get_pending_jobs()
         insists = parallel_fits_mode(jobs[0].config) is True
         return bool(fits) and (
             insists
@@ -223,7 +223,7 @@ def write_job_metadata(job: SweepJob) -> None:
 
 @lru_cache(maxsize=1)
 def get_cached_environment() -> dict[str, Any]:
-    """Collect the environment once a process: asking git takes longer than many a job."""
+    """Collect the environment once a sweep: asking git takes longer than many a job."""
     from dlrun.core.environment import collect_environment
 
     return collect_environment()
@@ -347,6 +347,8 @@ class InProcessExecutor(Executor):
         """Inside, data that several jobs read are read once."""
         from dlrun.data import dataset_cache
 
+        # A sweep that was run before in this process may have had another commit.
+        get_cached_environment.cache_clear()
         dataset_cache.open_cache()
         try:
             yield

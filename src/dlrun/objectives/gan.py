@@ -60,11 +60,9 @@ class GANObjective(Objective):
         super().__init__()
         self.processes = processes
         self.model, self.gan_loss, self.training_images = model, gan_loss, training_images
-        self.frechet_metric, self.generator_rate, self.augment = (
-            frechet_metric,
-            generator_rate,
-            augment,
-        )
+        self.frechet_metric = frechet_metric
+        self.generator_rate = generator_rate
+        self.augment = augment
         self.groups = {
             "discriminator": list(model.discriminator.parameters()),
             "generator": list(model.generator.parameters()),

@@ -34,9 +34,9 @@ class LatentCodes:
         """Images above, reconstructions below, and between them corrupted images, if any."""
         rows = self.rows.pick_evenly(count)
         inputs = self.rows.get_inputs(rows)
-        image_rows, description = (
-            [inputs],
-            f"above: {len(inputs)} {self.rows.description}; below: what comes back of their codes",
+        image_rows = [inputs]
+        description = (
+            f"above: {len(inputs)} {self.rows.description}; below: what comes back of their codes"
         )
         if self.damage is not None:
             image_rows.append(self.damage(inputs))

@@ -230,10 +230,8 @@ class PolicyGradient(Objective):
                 f"across={across} up={up}: numbers from 0 to {len(names) - 1}: {', '.join(names)}"
             )
         shown_episodes = self.run_episodes(self.starts[:episodes])
-        observations, action_numbers = (
-            shown_episodes.observations[shown_episodes.active],
-            shown_episodes.actions[shown_episodes.active],
-        )
+        observations = shown_episodes.observations[shown_episodes.active]
+        action_numbers = shown_episodes.actions[shown_episodes.active]
         description = (
             f"{len(action_numbers):,} moments of {shown_episodes.active.shape[1]} episodes, and "
             "what was done in them"

@@ -75,12 +75,10 @@ class StyleTransfer(Objective):
         ticks: int,
     ) -> None:
         super().__init__()
-        self.model, self.targets, self.loss_weights, self.ticks = (
-            model,
-            targets,
-            loss_weights,
-            ticks,
-        )
+        self.model = model
+        self.targets = targets
+        self.loss_weights = loss_weights
+        self.ticks = ticks
         self.layers = {role: normalize_weights(model.layers(role)) for role in ("content", "style")}
         # Not persistent: it comes with the data.
         self.register_buffer("photo", photo, persistent=False)

@@ -83,11 +83,9 @@ def make_comparison_name(runs: Sequence[Path]) -> str:
 
 def draw_figures(folder: Path) -> PlotFiles:
     """Draw the figures there are data for; kind of figure → files."""
-    config, results, steps = (
-        RunFolder(folder).read_config(),
-        run_reader.read_results(folder),
-        run_reader.read_verdicts(folder),
-    )
+    config = RunFolder(folder).read_config()
+    results = run_reader.read_results(folder)
+    steps = run_reader.read_verdicts(folder)
     drawn = (
         _draw_workflow(folder, config, results, steps)
         if steps

@@ -205,11 +205,9 @@ def _list_differences(runs: Sequence[Path]) -> Block:
 
 
 def _make_run_blocks(run: Path) -> list[Block]:
-    config, results, steps = (
-        RunFolder(run).read_config(),
-        run_reader.read_results(run),
-        run_reader.read_verdicts(run),
-    )
+    config = RunFolder(run).read_config()
+    results = run_reader.read_results(run)
+    steps = run_reader.read_verdicts(run)
     sections = (
         workflow_steps.make_stage_sections(results, steps, {})
         if steps

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from dlrun.evaluation.bootstrap import Interval
 
 
-__all__ = ["format_number", "get_direction"]
-
 Scores = dict[str, dict[str, Any]]
 
 

@@ -136,14 +136,11 @@ def draw_grid(
     """
     # Few cells still need room for the heading.
     columns = max(4, min(columns, len(cells)))
-    color_map, gap_color = (
-        ("viridis", WHITE) if cells.ndim == 3 else ("gray", GAP_COLOR)
-    )  # white is a value of gray ones
+    # Between gray images a gap of white would be taken for pixels.
+    color_map, gap_color = ("viridis", WHITE) if cells.ndim == 3 else ("gray", GAP_COLOR)
     sheet = resize_grid(tile_images(apply_color_map(cells, color_map), columns, gap_color))
-    grid_height, heading_height = (
-        WIDTH * sheet.shape[0] / sheet.shape[1],
-        get_heading_height(title, config, warning),
-    )
+    grid_height = WIDTH * sheet.shape[0] / sheet.shape[1]
+    heading_height = get_heading_height(title, config, warning)
     dpi = round(sheet.shape[1] / WIDTH)
     with save_figure(
         file, title, config, warning, height=grid_height + heading_height, width=WIDTH, dpi=dpi

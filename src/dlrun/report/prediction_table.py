@@ -22,10 +22,8 @@ if TYPE_CHECKING:
 Names = Sequence[str] | Sequence[int]  # of the rows: files, or line numbers
 Outputs = Mapping[str, Any]  # target → an array (n, outputs): probabilities or numbers
 MAX_ROWS = 40  # that a terminal shows
-MAX_CLASS_COLUMNS, NUM_LIKELY_CLASSES = (
-    4,
-    3,
-)  # so many classes have a column each; of more, so many of the likeliest are told
+MAX_CLASS_COLUMNS = 4  # so many classes have a column each
+NUM_LIKELY_CLASSES = 3  # of more classes, so many of the likeliest are told
 CLASS_KINDS = ("category", "binary", "multilabel")
 
 

@@ -39,11 +39,9 @@ def make_run_sections(folder: Path, figures: dict[str, list[Path]]) -> list[Sect
         folder: The run folder.
         figures: Kind → files, as `build.draw_figures` returns them.
     """
-    config, results, steps = (
-        RunFolder(folder).read_config(),
-        run_reader.read_results(folder),
-        run_reader.read_verdicts(folder),
-    )
+    config = RunFolder(folder).read_config()
+    results = run_reader.read_results(folder)
+    steps = run_reader.read_verdicts(folder)
     return [
         *make_sections("", _make_introduction(results, steps)),
         *run_details.make_task_section(config),

@@ -24,10 +24,8 @@ def draw_score_plot(
     results: run_reader.JsonLines, steps: run_reader.JsonLines, config: dict[str, Any], file: Path
 ) -> Path | None:
     """Write the figure; None when no stage has a score."""
-    measure, winner = (
-        workflow_stages.get_main_metric(steps, results),
-        workflow_stages.find_best_stage(steps),
-    )
+    measure = workflow_stages.get_main_metric(steps, results)
+    winner = workflow_stages.find_best_stage(steps)
     dots = collect_dots(results, measure)
     baseline = dots.pop(
         workflow_stages.CONSTANT_STAGE,
@@ -39,11 +37,6 @@ def draw_score_plot(
     dots = select_dots(dots, winner, 1 if lower_is_better else -1)
     if not dots:
         return None
-    fits = max(map(len, workflow_stages.group_by_stage(results).values()))
-    has_intervals = any(low is not None for _, low, _ in dots.values())
-    whiskers = "95 % interval; " if has_intervals else ""
-    if fits > 1:
-        whiskers = f"mean ± sd of {fits} fits; "
     height = 1.5 + 0.27 * (len(dots) + 1)
     warning = run_reader.get_data_warning(results)
     with save_figure(
@@ -53,8 +46,17 @@ def draw_score_plot(
         _draw_dots(panel, dots, winner)
         _draw_baseline(panel, *baseline)
         better = "less" if lower_is_better else "more"
+        whiskers = _describe_whiskers(results, dots)
         panel.set_xlabel(f"validation {measure} ({whiskers}{better} is better)", fontsize=10)
     return file
+
+
+def _describe_whiskers(results: run_reader.JsonLines, dots: dict[str, Dot]) -> str:
+    """What the whiskers mean, for the label of the axis; '' where there are none."""
+    fits = max(map(len, workflow_stages.group_by_stage(results).values()))
+    if fits > 1:
+        return f"mean ± sd of {fits} fits; "
+    return "95 % interval; " if any(low is not None for _, low, _ in dots.values()) else ""
 
 
 def collect_dots(results: run_reader.JsonLines, measure: str) -> dict[str, Dot]:

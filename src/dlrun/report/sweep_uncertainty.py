@@ -44,10 +44,8 @@ def make_seed_table(
     """
     measure = objective.get_main_metric(jobs)
     groups = [group for group in group_by_seed(jobs, measure) if len(group) > 1]
-    goals, keys = (
-        merge_direction_map(jobs),
-        [key for key in find_variable_keys(jobs) if key not in SEED_KEYS],
-    )
+    goals = merge_direction_map(jobs)
+    keys = [key for key in find_variable_keys(jobs) if key not in SEED_KEYS]
     lower_is_better = measure_names.get_direction(measure, goals) == "min"
     groups.sort(key=lambda group: mean_over_jobs(group, measure) * (1 if lower_is_better else -1))
     names = list(dict.fromkeys(name for group in groups for job in group for name in job.scores))

@@ -11,10 +11,8 @@ from dlrun.report.result_tables import STAR, TextTable
 
 CONSTANT_STAGE, CONFIGURED_STAGE = "constant", "configured"
 FINAL_STAGE = "final"
-TUNE_STEP, SCORE_STEP = (
-    7,
-    2,
-)  # the step that compares all candidates, and the column of its table with their scores
+TUNE_STEP = 7  # the step that compares all candidates
+SCORE_STEP = 2  # the column of its table with their scores
 BASELINE_STEP = 5  # the step that decides whether there is anything to go on with
 
 
@@ -100,11 +98,10 @@ def make_stage_table(results: run_reader.JsonLines, steps: run_reader.JsonLines)
         rows.append([CONSTANT_STAGE, *map(formatting.format_number, baselines), "", ""])
     rows += [_make_stage_row(stage, lines, names, winner) for stage, lines in stages.items()]
     fits = max((len(lines) for lines in stages.values()), default=1)
-    stage_scores = [line.get("scores") or {} for lines in stages.values() for line in lines]
     interval = (
         f"mean ± sd over {fits} fits"
         if fits > 1
-        else measures.get_interval_heading(False, stage_scores)
+        else measures.get_interval_heading(False, all_scores)
     )
     columns = ["candidate", *(labels[name] for name in names), "epochs", "seconds"]
     right = frozenset(range(1, len(columns)))
@@ -138,10 +135,8 @@ def format_num_candidates(results: run_reader.JsonLines, steps: run_reader.JsonL
         for stage, lines in group_by_stage(results).items()
         if all(line.get("scores") for line in lines)
     ]
-    count, winner = (
-        len([stage for stage in scored if stage != CONSTANT_STAGE]),
-        find_best_stage(steps),
-    )
+    count = len([stage for stage in scored if stage != CONSTANT_STAGE])
+    winner = find_best_stage(steps)
     text = f"{count} candidate{'s were' if count != 1 else ' was'} tried"
     biased = "its validation score is optimistically biased (selection bias)"
     return f"{STAR} {winner} was chosen. {text}: {biased}." if winner else f"{text}."

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from dlrun.config.constraints import Count, Natural, NonNegative
-from dlrun.core import artifacts
 from dlrun.core.files import atomic_write, optional_write
 from dlrun.core.formatting import counted
 from dlrun.core.random import derive_seed
@@ -277,6 +276,9 @@ class SampleWriter(Callback):
         if trainer.epoch % self.every and not trainer.finished:
             return
         for kind in self._get_generator_names(trainer):
+            # Here, because most objectives make nothing.
+            from dlrun.core import artifacts
+
             samples = generate_artifacts(trainer, kind, derive_seed(trainer.seed, trainer.epoch))
             with optional_write("samples are", self._get_folder(trainer)):
                 artifacts.write_artifacts(

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from dlrun.core import device
-from dlrun.core.artifacts import Artifact, SampleGenerator
 from dlrun.core.dataset import Source
 from dlrun.core.errors import UserError, format_names
 from dlrun.core.objective import Objective
 from dlrun.core.types import Score
 from dlrun.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from dlrun.core.artifacts import Artifact, SampleGenerator
 
 
 def find_generator(objective: Objective, kind: str) -> SampleGenerator:

@@ -94,10 +94,8 @@ class Evidence:
         )
 
     def _compute_difference(self, stage: str, reference: str) -> Interval | None:
-        reference_rows, stage_rows = (
-            self._load_predictions(reference),
-            self._load_predictions(stage),
-        )
+        reference_rows = self._load_predictions(reference)
+        stage_rows = self._load_predictions(stage)
         if reference_rows is None or stage_rows is None:
             return None
         # The difference is the second minus the first, so for a loss the order is reversed.

@@ -85,7 +85,6 @@ class FinalEvaluation:
         self.winner = self._load_best_stage(folder)
         self.rival = self._get_linear_stage()
         self.epochs = self.workflow.evidence.get_best_epoch(self.winner.name)
-        self.experiment = Experiment(self._build_config(config), folder, plugins, processes)
         # What is solved, not trained, comes out the same with every seed.
         is_untrained = self.winner.name in UNTRAINED_STAGES
         num_seeds = 1 if is_untrained else self.workflow.settings.seeds
@@ -95,7 +94,9 @@ class FinalEvaluation:
             patch = self._build_patch(self.rival) | {"engine.epochs": 1}
             linear = Stage(FINAL_STAGES[1], {}, patch)
             plans.append(_single_stage_plan(linear, AllRowsPlan()))
-        self.experiment.builder.plan = PlanSequence(tuple(plans))
+        plan = PlanSequence(tuple(plans))
+        final_config = self._build_config(config)
+        self.experiment = Experiment(final_config, folder, plugins, processes, plan)
 
     def _get_linear_stage(self) -> Stage | None:
         """Return the linear model; None where test rows have been evaluated without it."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from dlrun.config.instantiate import apply_patch, build_part
 from dlrun.config.settings import get_split_seed
+from dlrun.core.dataset import Dataset
 from dlrun.core.errors import TrainingDiverged, UserError
 from dlrun.core.process_group import ONE_PROCESS, ProcessGroup
 from dlrun.core.run_folder import RunFile
@@ -20,7 +21,7 @@ from dlrun.data.audit.run import audit
 from dlrun.data.preprocessing.pipeline import prepare
 from dlrun.evaluation.protocols.two_stages import make_protocol
 from dlrun.evaluation.test_ledger import compute_config_hash
-from dlrun.experiment.builder import SUPERVISED_NODE
+from dlrun.experiment.builder import SUPERVISED_NODE, ExperimentBuilder
 from dlrun.experiment.runner import Experiment
 from dlrun.training.trainer import FitWatcher
 from dlrun.workflow import decisions, verdicts
@@ -89,9 +90,8 @@ class Workflow:
         self.settings = check_workflow_settings(
             config, build_part(config["workflow"], kind="workflow")
         )
-        self.experiment = Experiment(config, folder, plugins, processes)
-        self.run = self.experiment.run
-        dataset = self.experiment.builder.dataset
+        builder = ExperimentBuilder(config, folder, plugins, processes)
+        self.run, dataset = builder.run, builder.dataset
         self.measure = decisions.select_metric(dataset, self.settings.measure)
         self.protocol = decisions.select_protocol(
             dataset, self.settings.protocol, config["protocol"]
@@ -116,19 +116,16 @@ class Workflow:
         text = str(self.settings.budget)
         budget = BudgetTracker(self.run, seconds, text, processes)
         self.evidence = Evidence(self.run, self.config, self.measure.name, budget)
-        self.experiment.builder.config = self.config
         self.inner = make_protocol(self.protocol.nodes)
-        self.split = self._first_split()
-        self.experiment.builder.plan = StagedPlan(
-            self.inner, lambda results: iter(self.stages(results))
-        )
+        self.split = self._first_split(dataset)
+        plan = StagedPlan(self.inner, lambda results: iter(self.stages(results)))
+        self.experiment = Experiment(self.config, folder, plugins, processes, plan, builder)
 
-    def _first_split(self) -> tuple[FitJob, np.ndarray, np.ndarray]:
+    def _first_split(self, dataset: Dataset) -> tuple[FitJob, np.ndarray, np.ndarray]:
         """Return the first fit, its training rows and its validation rows; refuse a protocol
         without.
         """
         job = self.inner([])
-        dataset = self.experiment.builder.dataset
         assert job is not None
         train, val = self.inner.split_rows(dataset, job, get_split_seed(self.config))
         if val is None:

@@ -98,7 +98,7 @@ def read_bytes(root: Path, name: str) -> bytes:
     try:
         # Threads share an archive: it counts who has it open, and closes itself at none.
         with _archive_lock:
-            member = _open_archive(root, os.getpid()).open(name)
+            member = _open_archive(root, root.stat().st_mtime_ns, os.getpid()).open(name)
         try:
             return member.read()  # reading and unpacking need no lock
         finally:
@@ -109,9 +109,10 @@ def read_bytes(root: Path, name: str) -> bytes:
 
 
 @lru_cache(maxsize=4)
-def _open_archive(path: Path, process: int) -> zipfile.ZipFile:
+def _open_archive(path: Path, modified: int, process: int) -> zipfile.ZipFile:
     """Return an archive that stays open, one for each process."""
-    # The process is part of the cache key: a handle inherited from the parent would share its
+    # The time is part of the cache key: a later run may find another file under this path. So is
+    # the process: a handle inherited from the parent would share its
     # position in the file, and two processes would read each other's bytes.
     return zipfile.ZipFile(path)
 

@@ -14,7 +14,6 @@ from torch import Tensor
 from dlrun.core.dataset import Source, StoredColumn
 from dlrun.core.random import derive_seed
 from dlrun.core.types import Batch
-from dlrun.data.loading.partition import partition_batches
 
 warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
 # Rows are gathered for many small batches at once and then cut, which costs a microsecond a batch.
@@ -216,6 +215,8 @@ class Table(Source):
             rows = slice(low, high) if order is None else order[low:high]
             shares: Iterable[tuple[Tensor | slice, int]] = [(rows, size)]
             if world > 1:
+                from dlrun.data.loading.partition import partition_batches
+
                 shares = partition_batches(self._row_numbers(rows), size, rank, world)
             for local_rows, count in shares:
                 columns = [column.batches(local_rows, count) for column in self.columns.values()]

@@ -37,46 +37,36 @@ MAX_WEIGHTS, MAX_WORK, MAX_WORK_PER_MEMBER = (
 )  # of a member; times rows of a batch; see `is_worthwhile`
 
 
-def train_next_jobs(experiment: FitOwner, watch: FitWatcher | None = None) -> bool:
-    """Fit what the protocol asks for next as one, where it asks for several fits that can be;
-    whether it was so.
+def train_jobs(
+    experiment: FitOwner, jobs: Sequence[FitJob], watch: FitWatcher | None = None
+) -> list[BuiltFit] | None:
+    """Train several fits as one, where that can be; results are written in the protocol's order.
 
-    Results are written in the protocol's order.
+    Args:
+        experiment: Whose fits they are.
+        jobs: The fits.
+        watch: Shows the progress of each.
+
+    Returns:
+        None where they were trained, else the fits that were built to find out.
 
     Raises:
         UserError: if protocol.stacked=true asks for what cannot be.
     """
-    mode = parallel_fits_mode(experiment.builder.config)
-    jobs = get_pending_jobs(experiment) if mode and experiment.single_fits is None else []
-    if len(jobs) < 2:
-        return False
-    fits, reason = build_fits([(experiment, job) for job in jobs], mode is True)
+    is_required = parallel_fits_mode(experiment.builder.config) is True
+    fits, reason = build_fits([(experiment, job) for job in jobs], is_required)
     if reason is not None:
-        if mode is True:
+        if is_required:
             raise UserError(f"protocol.stacked=true: {reason}")
-        experiment.single_fits = fits
         log.debug("one fit after the other: %s", reason)
-        return False
+        return fits
     from dlrun.experiment.parallel_fits.loop import train_members
 
     members = [start_member(experiment, fit) for fit in fits]
     train_members(members, watch)
     for member in members:
-        experiment.run.add_results([finish_member(member)])
-        experiment.latest_fit = member.fit
-    return True
-
-
-def get_pending_jobs(experiment: FitOwner) -> list[FitJob]:
-    """The jobs that the plan asks for next, whatever comes of them, up to one that begins where
-    another one ends.
-    """
-    results, jobs = experiment.get_fit_results(), list[FitJob]()
-    # The plan is asked with empty results: only jobs that depend on none come out.
-    while (job := experiment.builder.plan(results)) is not None and not job.start:
-        jobs.append(job)
-        results = [*results, Result(job, "val", {})]
-    return jobs
+        experiment.add_result(member.fit, finish_member(member))
+    return None
 
 
 def build_fits(

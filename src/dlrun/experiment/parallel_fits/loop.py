@@ -33,11 +33,12 @@ class FitOwner(Protocol):
 
     builder: ExperimentBuilder
     run: RunFolder
-    latest_fit: BuiltFit | None
-    single_fits: list[BuiltFit] | None
 
-    def get_fit_results(self) -> list[Result]:
-        """The results of fits so far."""
+    def get_pending_jobs(self) -> list[FitJob]:
+        """The jobs that the plan asks for next, whatever comes of them."""
+
+    def add_result(self, fit: BuiltFit, result: Result) -> None:
+        """Write down what came of a fit."""
 
     def restore(self, fit: BuiltFit) -> dict[str, Score]:
         """Begin or restore a fit, and say what its baseline scores."""

@@ -14,7 +14,7 @@ from dlrun.config.instantiate import apply_patch
 from dlrun.core import checkpoint
 from dlrun.core.errors import UserError, format_names
 from dlrun.core.run_folder import RunFile, RunFolder
-from dlrun.core.types import Field, FitJob, Spec, horizon_from_dict
+from dlrun.core.types import Field, FitJob, Spec, horizon_from_dict, result_from_dict
 from dlrun.evaluation.answering_fits import (
     describe_single_fit,
     select_prediction_source,
@@ -134,8 +134,8 @@ def get_prediction_jobs(folder: Path, fit: str = "") -> tuple[list[FitJob], str]
 
 def get_finished_job(folder: Path, name: str) -> FitJob:
     """Return the finished fit of this name."""
-    results = RunFolder(folder).read_results()
-    return next(result.job for result in results if result.job.name == name)
+    lines = RunFolder(folder).read_result_lines()
+    return result_from_dict(next(line for line in lines if line["name"] == name)).job
 
 
 def _get_interrupted_job(run: RunFolder, fit: str) -> tuple[FitJob, str]:
