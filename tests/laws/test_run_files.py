@@ -73,3 +73,12 @@ def test_no_module_but_the_run_folder_names_a_file_of_a_run():
 def test_every_exception_is_still_needed():
     for module, name in EXCEPTIONS:
         assert name in (PACKAGE / module).read_text(encoding="utf-8"), (module, name)
+
+
+def test_the_page_on_a_run_folder_lists_every_file():
+    page = (PACKAGE.parents[1] / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    table = page.partition("## What a run folder holds")[2].partition("\n## ")[0]
+    for file in RunFile:
+        folder = file.partition("/")[0] + "/"
+        listed = f"`{file}`" in table or f"`{folder}" in table
+        assert listed or file.endswith(".png"), file

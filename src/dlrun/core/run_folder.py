@@ -40,6 +40,9 @@ class RunFile(StrEnum):
     ENVIRONMENT = "environment.json"
     LOCK = ".lock"
     LOG = "log.txt"
+    # Of a job of a sweep: why it failed, and what it printed in a process of its own.
+    JOB_ERROR = "error.txt"
+    CONSOLE = "console.txt"
     # The data, as the model sees them. The first file of fields is for whoever asks of no fit.
     DATA = "data.json"
     FIELDS = "fields.json"

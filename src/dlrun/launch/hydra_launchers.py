@@ -16,6 +16,7 @@ from dlrun.config.settings import Sweep
 from dlrun.core import json_text
 from dlrun.core.errors import UserError
 from dlrun.core.files import write_text
+from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.sweeps.job import Executor, JobResult, SweepJob
 
 EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
@@ -198,7 +199,7 @@ class LauncherTask:
             json.loads(get_job_file(folder, "job", number).read_text(encoding="utf-8"))
         )
         job.folder.mkdir(exist_ok=True)
-        console = (job.folder / "console.txt").open("a", encoding="utf-8")
+        console = RunFolder(job.folder).path(RunFile.CONSOLE).open("a", encoding="utf-8")
         # Launchers mix the output of their processes; each job keeps its own.
         with console, redirect_stdout(console), redirect_stderr(console):
             result = run_job(job, self.plugins, None)

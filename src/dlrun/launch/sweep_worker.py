@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from dlrun.core import json_text
+from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.sweeps.job import JobResult, SweepJob
 
 
@@ -106,7 +107,8 @@ def execute_message(parent: ParentConnection, message: dict[str, Any]) -> Iterat
 def redirect_output(folder: Path) -> None:
     """From here on, print to the console.txt of this folder."""
     folder.mkdir(exist_ok=True)
-    file = os.open(folder / "console.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    path = RunFolder(folder).path(RunFile.CONSOLE)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     for stream in (1, 2):
         # Descriptors, not sys.stdout: libraries in C and child processes print, too.
         os.dup2(file, stream)

@@ -142,7 +142,7 @@ class SweepFolder:
 
     def record_end(self, ended: JobResult) -> None:
         """Record how a job ended; of one that was cut nothing, since it goes on."""
-        file = self.job_folder(ended.number) / "error.txt"
+        file = RunFolder(self.job_folder(ended.number)).path(RunFile.JOB_ERROR)
         if ended.error and ended.status == "failed":
             write_text(file, ended.error + "\n")
         else:
