@@ -256,7 +256,7 @@ class RunFolder:
 
     def read_result_lines(self) -> JsonLines:
         """The lines of results.jsonl, with the fields that runs of before 0.1.1 lack."""
-        return [_add_signals(line) for line in load_json_lines(self.path(RunFile.RESULTS))]
+        return [_add_missing_fields(line) for line in load_json_lines(self.path(RunFile.RESULTS))]
 
     def read_results(self) -> list[Result]:
         """The results of the jobs so far.
@@ -396,14 +396,14 @@ class RunFolder:
         return stored_files.load_text(self.path(file)) if self.exists(file) else ""
 
 
-def _add_signals(line: dict[str, Any]) -> dict[str, Any]:
-    """A line of results.jsonl with its signals as fields.
+def _add_missing_fields(line: dict[str, Any]) -> dict[str, Any]:
+    """A line of results.jsonl with the fields that others act on.
 
     Runs of before 0.1.1 have them as words of the note alone. This is the one place that looks for
     words.
     """
     note = str(line.get("note") or "")
-    different = [remark for remark in split_remarks(note) if "not the book's" in remark]
+    different = [text for text in split_messages(note) if "not the book's" in text]
     from_note = {
         "synthetic": _get_synthetic({"note": note}),
         "book_difference": "; ".join(different),
@@ -416,8 +416,8 @@ def _get_synthetic(record: dict[str, Any]) -> str:
     """Why a result or data are made up; "" where they are not."""
     if "synthetic" in record:
         return str(record["synthetic"])
-    remarks = split_remarks(str(record.get("note") or ""))
-    return "; ".join(remark for remark in remarks if "SYNTHETIC" in remark)
+    messages = split_messages(str(record.get("note") or ""))
+    return "; ".join(message for message in messages if "SYNTHETIC" in message)
 
 
 def format_command(words: Iterable[str]) -> str:
@@ -425,6 +425,6 @@ def format_command(words: Iterable[str]) -> str:
     return shlex.join(["dlrun", *words])
 
 
-def split_remarks(note: str) -> list[str]:
+def split_messages(note: str) -> list[str]:
     """The remarks of a note, without empty ones."""
-    return list(filter(None, (remark.strip() for remark in note.split("; "))))
+    return list(filter(None, (message.strip() for message in note.split("; "))))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dlrun.core.measure_names import make_direction_map
-from dlrun.core.run_folder import JsonLines, RunFile, RunFolder, split_remarks
+from dlrun.core.run_folder import JsonLines, RunFile, RunFolder, split_messages
 
 
 def read_history(folder: Path) -> JsonLines:
@@ -75,12 +75,12 @@ def read_direction_map(results: JsonLines) -> dict[str, str]:
 
 def collect_messages(results: JsonLines) -> list[str]:
     """The distinct remarks that stand beside results, in order."""
-    return _collect_remarks(results, "note")
+    return _collect_messages(results, "note")
 
 
 def collect_data_warnings(results: JsonLines) -> list[str]:
     """The remarks among them that say that data or weights are made up (SYNTHETIC …)."""
-    return _collect_remarks(results, "synthetic")
+    return _collect_messages(results, "synthetic")
 
 
 def get_data_warning(results: JsonLines) -> str:
@@ -88,9 +88,11 @@ def get_data_warning(results: JsonLines) -> str:
     return next(iter(collect_data_warnings(results)), "")
 
 
-def _collect_remarks(results: JsonLines, field: str) -> list[str]:
-    remarks = (remark for line in results for remark in split_remarks(str(line.get(field) or "")))
-    return list(dict.fromkeys(remarks))
+def _collect_messages(results: JsonLines, field: str) -> list[str]:
+    messages = (
+        message for line in results for message in split_messages(str(line.get(field) or ""))
+    )
+    return list(dict.fromkeys(messages))
 
 
 def get_family(job: str) -> str:

@@ -21,7 +21,7 @@ INTERVAL_WARNING = (
 )
 
 
-def make_signals(
+def make_result_fields(
     builder: ExperimentBuilder,
     fit: BuiltFit,
     split: str,

@@ -21,7 +21,7 @@ from dlrun.evaluation.protocols.two_stages import drop_first_stages
 from dlrun.experiment.baseline_scores import compute_baseline_scores
 from dlrun.experiment.builder import BuiltFit, ExperimentBuilder
 from dlrun.experiment.fit_records import begin_callbacks, solve_model, write_predictions
-from dlrun.experiment.notes import describe_fit, describe_skipped_steps, make_signals
+from dlrun.experiment.notes import describe_fit, describe_skipped_steps, make_result_fields
 from dlrun.training import batch_norm
 from dlrun.training.callbacks import EarlyStopping
 from dlrun.training.generation import compute_objective_scores
@@ -413,8 +413,8 @@ class Experiment:
         )
         baseline = self._score_baseline(fit, split) if baseline is None else baseline
         write_predictions(self.builder, fit, split, meter)
-        signals = make_signals(self.builder, fit, split, scores, baseline)
-        return Result(fit.job, split, scores, baseline, trainer.epoch, fit.weights, **signals)
+        result_fields = make_result_fields(self.builder, fit, split, scores, baseline)
+        return Result(fit.job, split, scores, baseline, trainer.epoch, fit.weights, **result_fields)
 
     def _score_baseline(self, fit: BuiltFit, split: str) -> dict[str, Score]:
         """What the answer that has to be beaten comes to; nothing where there is none."""
