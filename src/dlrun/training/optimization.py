@@ -133,15 +133,15 @@ class Optimization:
                 self._step_group(step.group, rows)
 
     @property
-    def _sums_gradients(self) -> bool:
-        """Whether gradients are sums over rows until they are averaged.
+    def _is_loss_summed(self) -> bool:
+        """Whether the loss is made a sum over rows, and gradients are averaged later.
 
         Windows, and processes whose gradients torch averages, may have batches of different sizes.
         """
         return self.settings.accumulate > 1 or self.strategy.sharded
 
     def _backward(self, step: Step, rows: int) -> None:
-        loss = step.loss * rows if self._sums_gradients else step.loss
+        loss = step.loss * rows if self._is_loss_summed else step.loss
         if self.scaler is not None:
             loss = self.scaler.scale(loss)
         if len(self.groups) > 1:
@@ -150,21 +150,25 @@ class Optimization:
         else:
             loss.backward()
 
+    def _average_gradients(self, name: str, rows: int) -> None:
+        """Turn a group's gradients into their means over the rows of all processes."""
+        parameters, total = self.groups[name], self.accumulated_rows[name]
+        averaged = self.strategy.average_gradients(
+            parameters, 1 if self._is_loss_summed else rows, total
+        )
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizers[name])
+        if self.settings.accumulate > 1 and not averaged:
+            divide_gradients(parameters, total)
+
     def _step_group(self, name: str, rows: int) -> None:
         """Average, clip, step, and let the running averages follow."""
         parameters, optimizer = self.groups[name], self.optimizers[name]
-        total = self.accumulated_rows[name]
-        averaged = self.strategy.average_gradients(
-            parameters, 1 if self._sums_gradients else rows, total
-        )
-        if self.scaler is not None:
-            self.scaler.unscale_(optimizer)
-        if self.settings.accumulate > 1 and not averaged:
-            divide_gradients(parameters, total)
+        self._average_gradients(name, rows)
         self._clip(parameters)
         if self.schedule is not None:
-            now = ScheduleState(self.steps_taken[name], self.total_steps, self.history)
-            scale_learning_rate([optimizer], self.schedule(now))
+            state = ScheduleState(self.steps_taken[name], self.total_steps, self.history)
+            scale_learning_rate([optimizer], self.schedule(state))
         stepped = True
         if self.scaler is not None:
             stepped = self._scaled_step(self.scaler, optimizer)

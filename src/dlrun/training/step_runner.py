@@ -179,7 +179,7 @@ class Strategy:
         """A trainer's state as one process would have it."""
         return state
 
-    def localize_state(self, trainer: Any, state: dict[str, Any]) -> dict[str, Any]:
+    def shard_state(self, trainer: Any, state: dict[str, Any]) -> dict[str, Any]:
         """The other way round: the part of a state that this process restores."""
         return state
 

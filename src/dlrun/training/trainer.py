@@ -363,7 +363,7 @@ class Trainer:
         Raises:
             UserError: if these weights are of another model.
         """
-        state = self.strategy.localize_state(self, state)
+        state = self.strategy.shard_state(self, state)
         checkpoint.load_weights(self.objective, state["objective"])
         self.optimization.restore(state["learner"])
         self.history[:] = [EpochRecord(*entry) for entry in state["history"]]

@@ -402,7 +402,7 @@ class DataParallel(Strategy):
             "ranks": [meter_state for meter_state, _ in gathered],
         }
 
-    def localize_state(self, trainer: DistributedTrainer, state: dict[str, Any]) -> dict[str, Any]:
+    def shard_state(self, trainer: DistributedTrainer, state: dict[str, Any]) -> dict[str, Any]:
         """The part of every weight that this process holds."""
         if not self.sharded:
             return state
