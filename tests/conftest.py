@@ -2,6 +2,7 @@
 And a cache of its own: no test reads or writes the user's."""
 
 import atexit
+import gc
 import logging
 import os
 import pickle
@@ -21,6 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["XDG_CACHE_HOME"] = cache = tempfile.mkdtemp(prefix="dlrun-tests-")
 atexit.register(shutil.rmtree, cache, ignore_errors=True)
 
+gc.disable()  # until all is imported: see pytest_collection_finish
 ROOT = Path(__file__).parents[1]
 SEEN = {  # tests that look at what is drawn; elsewhere a dot stands for it, for to draw is half of a small run
     *(
@@ -93,6 +95,17 @@ class Sketch(Blank):
 
     def savefig(self, file, *_, **__):
         file.write(DOT) if hasattr(file, "write") else Path(file).write_bytes(DOT)
+
+
+def pytest_collection_finish():
+    """Garbage is looked for seldom, and never in what is imported: to do so was a tenth of all tests.
+
+    torch, Hydra and matplotlib are hundreds of thousands of objects that stay to the end.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 100)
+    gc.enable()
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -38,8 +38,10 @@ def close(ours, plain):
 
 
 @BUILDS
-def test_a_compiled_step_learns_what_torch_does(tmp_path, caplog):
+def test_a_compiled_step_learns_what_torch_does(tmp_path, caplog, monkeypatch):
     """Dropout draws the same, and the rate changes; it is told what it cost, and another fit pays nothing."""
+    # What calls the kernels need not be fast here: to optimize it is most of the compiling.
+    monkeypatch.setitem(aot_inductor.OPTIONS, "aot_inductor.compile_wrapper_opt_level", "O0")
     caplog.set_level(logging.INFO, "dlrun")
     plain, ours = (fitted(tmp_path / str(how), how) for how in (False, "step"))
     assert (
