@@ -235,7 +235,7 @@ def test_row_11_predict_answers_rows_of_a_class_that_training_has_not(train, run
     table("new.csv", "a,y", ["1,yes", "2,perhaps"])
     code, said = run("predict", str(folder), "new.csv", "to=predictions.csv")
     assert code == 0 and "1 row (line 3)" in said and "'perhaps'" in said and "no score" in said
-    assert len(Path("answers.csv").read_text().splitlines()) == 3
+    assert len(Path("predictions.csv").read_text().splitlines()) == 3
 
 
 def test_row_11_a_number_that_is_none_in_a_target_costs_the_score_not_the_answers(train, run):
@@ -245,7 +245,7 @@ def test_row_11_a_number_that_is_none_in_a_target_costs_the_score_not_the_answer
     table("new.csv", "a,y", ["1,2", "2,soon"])
     code, said = run("predict", str(folder), "new.csv", "to=predictions.csv")
     assert code == 0 and "line 3" in said and "no score" in said
-    assert len(Path("answers.csv").read_text().splitlines()) == 3
+    assert len(Path("predictions.csv").read_text().splitlines()) == 3
 
 
 def test_row_05_a_folder_validation_is_validated_on_and_its_new_classes_are_told(train):
@@ -310,7 +310,7 @@ def test_row_23_every_row_has_an_answer_also_an_empty_one(train, run):
     ]
     Path("new.csv").write_text('body\ngood\n""\nbad\n')
     code, _ = run("predict", str(folder), "new.csv", "to=predictions.csv")
-    lines = Path("answers.csv").read_text().splitlines()
+    lines = Path("predictions.csv").read_text().splitlines()
     assert code == 0 and [line.partition(",")[0] for line in lines] == ["line", "2", "3", "4"]
 
 
@@ -450,7 +450,7 @@ def test_row_22_a_number_too_large_for_float32_is_told_and_kills_no_column(train
     code, said = run("predict", str(folder), "new.csv", "to=predictions.csv")
     assert code == 0 and "in 1 row (line 3) (1e+39)" in said
     assert np.isfinite(
-        [float(line.split(",")[1]) for line in Path("answers.csv").read_text().splitlines()[1:]]
+        [float(line.split(",")[1]) for line in Path("predictions.csv").read_text().splitlines()[1:]]
     ).all()
     code, said, _ = train("task=csv", table("u.csv", "a,y", [f"{n % 9},{n if n != 7 else '1e200'}" for n in range(60)]),
                           "data.target=y")  # fmt: skip
@@ -466,7 +466,7 @@ def test_row_11_what_rows_bring_that_training_rows_have_not_is_counted(train, ru
     folder = train("task=csv", table("t.csv", "a,kind,y", rows), "data.target=y")[2]
     table("new.csv", "a,kind", ["1,p", ",q", "900,r", "2,"])
     code, said = run("predict", str(folder), "new.csv", "to=predictions.csv")
-    assert code == 0 and len(Path("answers.csv").read_text().splitlines()) == 5
+    assert code == 0 and len(Path("predictions.csv").read_text().splitlines()) == 5
     for told in (
         "a is missing (1 row)",
         "a is far beyond 0 to 8 (1 row)",
